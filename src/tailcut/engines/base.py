@@ -1,0 +1,65 @@
+"""What every engine promises, and the one set of options that all of them read.
+
+An engine is a loaded model. `bind` ties it to arrays that the caller owns; calling the bound object computes from the
+one into the other and allocates nothing. `run` is the plain way, for models whose outputs have no size known in advance.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+
+from tailcut.spec import ModelSpec
+
+Arrays = Mapping[str, np.ndarray]
+Bound = Callable[[], None]
+
+
+class U8Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A float32 input taken as uint8 on the wire: the graph itself computes `x * scale + offset`, per channel (axis 1)."""
+
+    scale: tuple[float, ...] = (1.0,)
+    offset: tuple[float, ...] = (0.0,)
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of an engine; what one engine has no use for, it ignores, and `tailcut tune` never offers."""
+
+    name: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    precision: Literal["f32", "bf16", "int8"] = "f32"
+    graph: Literal["off", "basic", "all"] = "all"
+    layout: Literal["plain", "blocked"] = "blocked"  # NCHW as written, or the engine's own blocked layout (NCHWc)
+    prepack: bool = True  # weights re-laid once at load for the matrix kernels
+    threads: int = 0  # intra-op threads of one instance; 0 leaves it to the engine
+    instances: int = 1  # batches that may compute at the same time
+    spinning: bool = True  # engine threads spin between calls instead of sleeping
+    pinning: bool = False  # engine threads bound to cores
+    arena: bool = True  # the engine keeps its scratch memory between calls
+    u8_input: U8Input | None = None
+
+
+class Engine(Protocol):
+    """A loaded model. Bound objects are not thread-safe, but up to `options.instances` may run at the same time."""
+
+    spec: ModelSpec
+    options: EngineOptions
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
+        """Tie C-contiguous arrays of exact shape and dtype to the model, and return the call that computes.
+
+        The arrays must outlive the bound object; names must be all of the model's inputs and outputs.
+
+        Raises:
+            UnsupportedError: a tensor has no fixed size (BYTES, or free output dimensions beside the batch).
+        """
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Compute all outputs into fresh arrays.
+
+        Raises:
+            EngineError: the engine refused the inputs or failed.
+        """
+
+    def close(self) -> None:
+        """Give the engine's memory back; no call may be in flight."""

@@ -1,0 +1,100 @@
+"""One tree of errors. Each carries a code that knows no transport; `server/` maps codes to HTTP, `cli/` to exit codes."""
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Code(StrEnum):
+    """What kind of fault it is, and so whose."""
+
+    INVALID = "invalid"  # the caller's input is wrong, and stays wrong
+    NOT_FOUND = "not_found"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED = "unsupported"
+    UNAVAILABLE = "unavailable"  # try again later
+    DEADLINE = "deadline"
+    INTERNAL = "internal"
+
+
+class TailcutError(Exception):
+    """The root: a message for the user, in one line that says what is wrong and what to do."""
+
+    code: ClassVar[Code] = Code.INTERNAL
+
+
+class InvalidInputError(TailcutError, ValueError):
+    """An input does not fit the model or the call: names the input, what was expected, and what came."""
+
+    code = Code.INVALID
+
+
+class ShapeMismatchError(InvalidInputError):
+    """Two shapes that do not fit each other; the message names both."""
+
+
+class UnsupportedError(TailcutError):
+    """A dtype, option or feature that this engine or machine does not have."""
+
+    code = Code.UNSUPPORTED
+
+
+class NotFoundError(TailcutError, LookupError):
+    """An unknown model, version or output."""
+
+    code = Code.NOT_FOUND
+
+
+class ModelFileError(TailcutError):
+    """A model file that is missing, empty or corrupt; the message names the file and the reason."""
+
+    code = Code.INVALID
+
+
+class ProfileError(TailcutError):
+    """A profile that cannot be used: corrupt, of another schema, or for another model."""
+
+    code = Code.INVALID
+
+
+class UsageError(TailcutError):
+    """A user's mistake on the command line or in a call: unknown file, bad flag, port in use."""
+
+    code = Code.INVALID
+
+
+class TooLargeError(TailcutError):
+    """More bytes, rows or samples than a limit admits; the message carries both sizes."""
+
+    code = Code.TOO_LARGE
+
+
+class CapacityError(TooLargeError, MemoryError):
+    """An arena or buffer is too small for what was asked; the message carries the sizes."""
+
+
+class ReleasedError(TailcutError, RuntimeError):
+    """A buffer, row or model was used after it was released or closed."""
+
+
+class IllegalMoveError(TailcutError, RuntimeError):
+    """A state machine was asked for a move that its table does not hold."""
+
+
+class QueueFullError(TailcutError):
+    """No row is free, or the work could not meet its deadline; try again after `retry_after_s`."""
+
+    code = Code.UNAVAILABLE
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceededError(TailcutError, TimeoutError):
+    """The work's deadline passed before its answer was there."""
+
+    code = Code.DEADLINE
+
+
+class EngineError(TailcutError):
+    """The engine raised while it ran a batch."""

@@ -1,0 +1,205 @@
+"""A profile: the frozen settings of one model, their evidence, and the versioned TOML file they live in.
+
+The profile is all that tuner and server share, so what was measured is what ships. Files are written whole or not at
+all: to a temporary sibling, then renamed.
+"""
+
+import hashlib
+import os
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import tomli_w
+
+from tailcut.engines.base import EngineOptions
+from tailcut.errors import ModelFileError, ProfileError
+
+SCHEMA = 1
+
+
+class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How requests share an engine call."""
+
+    max_batch: int = 1
+    hold_us: int = 0  # longest wait for company while an engine is idle; 0 never waits
+    bind: bool = True  # the engine computes on slab rows in place; false copies in and out by `run`
+    dispatch: Literal["worker", "inline"] = "worker"  # on a thread of its own, or on the loop's thread
+
+
+class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where rows live, and what the collector may touch."""
+
+    huge_pages: bool = False  # ask for transparent huge pages under the slab
+    prefault: bool = False  # touch every page of the slab at start
+    gc_freeze: bool = False  # freeze the collector after load and collect only between batches
+
+
+class IoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How bytes reach the rows."""
+
+    wire: Literal["json", "binary"] = "binary"  # what the profile was measured with; the server always speaks both
+    transport: Literal["tcp", "uds"] = "tcp"
+    direct_bytes: int = 65536  # bodies at least this long are received by the kernel straight into the row
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that a rung of the ladder may turn."""
+
+    engine: EngineOptions = EngineOptions()
+    batching: BatchingSettings = BatchingSettings()
+    memory: MemorySettings = MemorySettings()
+    io: IoSettings = IoSettings()
+
+    def describe(self, base: "Settings | None" = None) -> str:
+        """The settings that differ from `base` (default: the defaults), as `engine.threads=2 batching.max_batch=8`."""
+        base = base or Settings()
+        mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(base)
+        return " ".join(
+            f"{section}.{key}={value}"
+            for section, values in mine.items()
+            for key, value in values.items()
+            if value != theirs[section][key]
+        )
+
+
+class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which model the settings are for. `path` is relative to the profile's own folder where it can be."""
+
+    path: str
+    sha256: str
+    name: str
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model's settings with the machine and the measurements they rest on."""
+
+    schema: int = SCHEMA
+    model: ModelRef
+    settings: Settings = Settings()
+    machine: dict[str, Any] = {}
+    evidence: dict[str, Any] = {}
+
+    @classmethod
+    def of_model(cls, path: Path, settings: Settings | None = None, name: str | None = None) -> "Profile":
+        """A profile for a bare model file.
+
+        Raises:
+            ModelFileError: the file is missing, unreadable or empty.
+        """
+        ref = ModelRef(path=str(path.resolve()), sha256=model_hash(path), name=name or path.name.split(".")[0])
+        return cls(model=ref, settings=settings or Settings())
+
+    @classmethod
+    def load(cls, path: Path) -> "Profile":
+        """Read and check a profile file; the model's path comes back absolute.
+
+        Raises:
+            ProfileError: unreadable, not a profile, or of a later schema.
+        """
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ProfileError(f"{path}: no such profile") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ProfileError(f"{path}: not a readable profile: {error}") from None
+        schema = raw.get("schema")
+        if not isinstance(schema, int) or schema < 1:
+            raise ProfileError(f"{path}: not a Tailcut profile: it has no schema number")
+        if schema > SCHEMA:
+            raise ProfileError(f"{path}: schema {schema} is newer than this Tailcut reads ({SCHEMA}): upgrade Tailcut")
+        try:
+            profile = msgspec.convert(raw, cls)
+            _check(profile.settings)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise ProfileError(f"{path}: not a valid profile: {error}") from None
+        model = (path.parent / profile.model.path).resolve()
+        return msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, path=str(model)))
+
+    def verify_model(self) -> None:
+        """Check that the model file is the one that was measured.
+
+        Raises:
+            ModelFileError: it is missing, unreadable or empty.
+            ProfileError: it is another model.
+        """
+        if model_hash(Path(self.model.path)) != self.model.sha256:
+            raise ProfileError(
+                f"{self.model.path}: not the model that this profile was measured on (its hash differs): tune it again"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all, with the model's path relative to it where they share a folder tree.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        model = Path(self.model.path)
+        folder = path.resolve().parent
+        if model.is_absolute() and model.is_relative_to(folder):
+            model = model.relative_to(folder)
+        raw = msgspec.to_builtins(msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, path=str(model))))
+        write_atomically(path, tomli_w.dumps(_without_none(raw)))
+
+
+def model_hash(path: Path) -> str:
+    """SHA-256 of a model file, in hexadecimal.
+
+    Raises:
+        ModelFileError: the file is missing, unreadable or empty.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such model file") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
+    if size == 0:
+        raise ModelFileError(f"{path}: the model file is empty")
+    return digest
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        OSError: as the operating system says.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _check(settings: Settings) -> None:
+    limits = {
+        "engine.threads": (settings.engine.threads, 0, 1024),
+        "engine.instances": (settings.engine.instances, 1, 256),
+        "batching.max_batch": (settings.batching.max_batch, 1, 65536),
+        "batching.hold_us": (settings.batching.hold_us, 0, 10_000_000),
+        "io.direct_bytes": (settings.io.direct_bytes, 0, 1 << 40),
+    }
+    for name, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise ValueError(f"settings.{name} is {value}, must be {low} to {high}")
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value

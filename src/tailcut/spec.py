@@ -1,0 +1,135 @@
+"""What a model takes and gives: pure values, no engine behind them.
+
+`None` in a shape is a free dimension. A model is *batched* when the first dimension of every input and output is free,
+so that rows of several requests can share one call.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import ml_dtypes
+import numpy as np
+
+Shape = tuple[int | None, ...]
+
+
+class DType(StrEnum):
+    """Element types under the names that the Open Inference Protocol v2 gives them."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    BF16 = "BF16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BYTES = "BYTES"
+
+    @property
+    def numpy(self) -> np.dtype:
+        """The numpy dtype; BYTES is `object` (each element a `bytes` or `str`)."""
+        return _NUMPY[self]
+
+    @property
+    def itemsize(self) -> int | None:
+        """Bytes of one element, or None where elements differ in length (BYTES)."""
+        return None if self is DType.BYTES else _NUMPY[self].itemsize
+
+    @classmethod
+    def of(cls, dtype: np.dtype | type) -> "DType":
+        """The name of a numpy dtype.
+
+        Raises:
+            KeyError: the protocol has no name for it.
+        """
+        dtype = np.dtype(dtype)
+        return cls.BYTES if dtype.kind in "OSU" else _NAMES[dtype]
+
+
+_NUMPY: dict[DType, np.dtype] = {
+    DType.BOOL: np.dtype(np.bool_),
+    DType.UINT8: np.dtype(np.uint8),
+    DType.UINT16: np.dtype(np.uint16),
+    DType.UINT32: np.dtype(np.uint32),
+    DType.UINT64: np.dtype(np.uint64),
+    DType.INT8: np.dtype(np.int8),
+    DType.INT16: np.dtype(np.int16),
+    DType.INT32: np.dtype(np.int32),
+    DType.INT64: np.dtype(np.int64),
+    DType.FP16: np.dtype(np.float16),
+    DType.BF16: np.dtype(ml_dtypes.bfloat16),
+    DType.FP32: np.dtype(np.float32),
+    DType.FP64: np.dtype(np.float64),
+    DType.BYTES: np.dtype(object),
+}
+_NAMES = {dtype: name for name, dtype in _NUMPY.items()}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named input or output; `shape` includes the batch dimension where the model has one."""
+
+    name: str
+    dtype: DType
+    shape: Shape
+
+    @cached_property
+    def row_shape(self) -> Shape:
+        """The shape behind the first dimension."""
+        return self.shape[1:]
+
+    @cached_property
+    def row_bytes(self) -> int | None:
+        """Bytes of one row, or None where they are not fixed."""
+        size = self.dtype.itemsize
+        for dim in self.row_shape:
+            if dim is None or size is None:
+                return None
+            size *= dim
+        return size
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether a concrete shape fits."""
+        return len(shape) == len(self.shape) and all(
+            want is None or want == got for want, got in zip(self.shape, shape, strict=True)
+        )
+
+    def describe(self) -> str:
+        """The shape as a user reads it, with -1 for a free dimension: `FP32 [-1, 256]`."""
+        return f"{self.dtype} {[-1 if dim is None else dim for dim in self.shape]}"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's name and its inputs and outputs, in the model's own order."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @cached_property
+    def batched(self) -> bool:
+        """Whether the first dimension of every tensor is free."""
+        return all(len(tensor.shape) > 0 and tensor.shape[0] is None for tensor in self.inputs + self.outputs)
+
+    @cached_property
+    def fixed_rows(self) -> bool:
+        """Whether every row of every input and output has one fixed size, so that it can live in a slab."""
+        return self.batched and all(tensor.row_bytes is not None for tensor in self.inputs + self.outputs)
+
+    @cached_property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(tensor.name for tensor in self.inputs)
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(tensor.name for tensor in self.outputs)
