@@ -1,0 +1,78 @@
+"""What a batch of n rows costs, learned while serving, and how many rows are worth taking at once.
+
+Service time is kept for sizes 1, 2, 4, ... as a moving average and read between them by a straight line. Warm-up seeds
+it, so the first request is already decided on measurements.
+"""
+
+from bisect import bisect_left
+
+_WEIGHT = 0.1  # of the newest observation; about the last 20 batches count
+_REPLAN_EVERY = 64  # observations between two looks at the table of best sizes
+_WORTH = 0.95  # a larger batch must cut the time per row by this much for the rows in it to wait for each other
+
+
+class CostModel:
+    """Service time in nanoseconds as a function of batch size, for sizes 1 to `max_batch`."""
+
+    def __init__(self, max_batch: int) -> None:
+        sizes = {max_batch}
+        size = 1
+        while size < max_batch:
+            sizes.add(size)
+            size *= 2
+        self.sizes = sorted(sizes)  # the nodes
+        self._known: dict[int, float] = {}
+        self._observations = 0
+        self._best = list(range(max_batch + 1))  # until something is known, take all there is
+
+    def observe(self, rows: int, took_ns: int) -> None:
+        """Learn from one batch of `rows` rows."""
+        # A size between two nodes is told to the nearer one, scaled by rows: good to a few per cent where it matters.
+        node = self._nearest(rows)
+        scaled = took_ns * node / rows
+        known = self._known.get(node)
+        self._known[node] = scaled if known is None else known + _WEIGHT * (scaled - known)
+        self._observations += 1
+        if known is None or self._observations % _REPLAN_EVERY == 0:
+            self._replan()
+
+    def estimate_ns(self, rows: int) -> float:
+        """Expected service time of a batch of `rows` rows; 0 while nothing is known."""
+        if not self._known:
+            return 0.0
+        nodes = sorted(self._known)
+        at = bisect_left(nodes, rows)
+        if at < len(nodes) and nodes[at] == rows:
+            return self._known[rows]
+        if at == 0 or at == len(nodes):
+            node = nodes[min(at, len(nodes) - 1)]
+            return self._known[node] * rows / node
+        low, high = nodes[at - 1], nodes[at]
+        share = (rows - low) / (high - low)
+        return self._known[low] + share * (self._known[high] - self._known[low])
+
+    def best(self, ready: int) -> int:
+        """How many of `ready` rows to take at once: no more than pays for their waiting for each other."""
+        return self._best[ready] if ready < len(self._best) else self._best[-1]
+
+    def _nearest(self, rows: int) -> int:
+        at = bisect_left(self.sizes, rows)
+        if at == len(self.sizes):
+            return self.sizes[-1]
+        if at and rows - self.sizes[at - 1] < self.sizes[at] - rows:
+            return self.sizes[at - 1]
+        return self.sizes[at]
+
+    def _replan(self) -> None:
+        """Per number of ready rows, the size to take.
+
+        A size grows to the next one known only where that cuts the time per row: where it does not, the rows of a
+        smaller batch are answered earlier and those behind them no later.
+        """
+        chosen = 1
+        for size in self.sizes[1:]:
+            if size in self._known and self.estimate_ns(size) / size <= _WORTH * self.estimate_ns(chosen) / chosen:
+                chosen = size
+        unknown_above = [size for size in self.sizes if size > max(self._known)]
+        limit = self.sizes[-1] if unknown_above and chosen == max(self._known) else chosen
+        self._best = [min(ready, limit) for ready in range(self.sizes[-1] + 1)]

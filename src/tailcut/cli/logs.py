@@ -1,0 +1,25 @@
+"""Log lines on stderr: plain text for people, one JSON object a line for machines."""
+
+import logging
+import sys
+from typing import Literal
+
+import orjson
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
+
+
+def log_to_stderr(style: Literal["text", "json"]) -> None:
+    """Send the `tailcut` logger's lines to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if style == "json" else logging.Formatter("%(levelname)s %(message)s"))
+    logger = logging.getLogger("tailcut")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,214 @@
+"""A request's ticket, the batch it travels in, and the two ways a batch computes: on slab rows, or on loose arrays.
+
+A ticket is counted as failed until its sink was told otherwise: every ticket ends in exactly one `complete` or `fail`.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from tailcut.engines.base import Bound, Engine
+from tailcut.errors import EngineError, TailcutError
+from tailcut.memory.slab import RowState, Slab
+
+_log = logging.getLogger("tailcut")
+_BOUND_LIMIT = 4096  # bindings kept per worker: start rows times batch sizes in use, in practice a few dozen
+
+
+class Sink(Protocol):
+    """Who asked. Called once, on the thread of the ticket's home."""
+
+    def complete(self, ticket: "Ticket", batch: "Batch", index: int) -> None:
+        """The answer is in `batch`, at place `index`; its arrays are lent for the time of this call only."""
+
+    def fail(self, ticket: "Ticket", error: TailcutError) -> None:
+        """There is no answer, and why."""
+
+
+class Home(Protocol):
+    """Where a ticket's sink must be called: a loop's thread, or any thread."""
+
+    def post(self, batch: "Batch") -> None:
+        """Have `batch.hand_out(self)` called there."""
+
+    def post_failure(self, ticket: "Ticket", error: TailcutError) -> None:
+        """Have `ticket.sink.fail(ticket, error)` called there."""
+
+
+class Owner(Protocol):
+    """The model that a batch belongs to."""
+
+    def delivered(self, batch: "Batch") -> None:
+        """One of the batch's homes has handed out its part."""
+
+
+class Ticket:
+    """One request in the queue: `count` rows, in the slab from `row` on, or as loose `arrays` (then `row` is -1)."""
+
+    __slots__ = ("arrays", "cancelled", "count", "deadline_ns", "home", "key", "parts", "ready_ns", "row", "running", "sink")
+
+    def __init__(self, sink: Sink, home: Home, count: int, row: int = -1, deadline_ns: int = 0) -> None:
+        self.sink = sink
+        self.home = home
+        self.count = count
+        self.row = row
+        self.deadline_ns = deadline_ns  # 0: none
+        self.arrays: dict[str, np.ndarray] | None = None
+        self.key: object = None  # only tickets with equal keys share a batch
+        self.ready_ns = 0
+        self.parts: list[Ticket] = []  # of a request over the largest batch, which is never queued itself
+        self.cancelled = False
+        self.running = False
+
+
+class Batch:
+    """Tickets that compute together, and then their outputs: one array of `rows` rows for each output of the model."""
+
+    __slots__ = ("_blobs", "began_ns", "ended_ns", "error", "homes_left", "offsets", "outputs", "owner", "rows", "start", "tickets")
+
+    def __init__(self, owner: Owner, tickets: list[Ticket]) -> None:
+        self.owner = owner
+        self.tickets = tickets
+        self.offsets: list[int] = []
+        self.start = start = tickets[0].row  # the first row where the tickets' rows are neighbours in order, else -1
+        rows = 0
+        for ticket in tickets:
+            if ticket.row != start + rows:
+                self.start = -1
+            self.offsets.append(rows)
+            rows += ticket.count
+        self.rows = rows
+        self.outputs: Sequence[np.ndarray] = ()
+        self.error: TailcutError | None = None
+        self.began_ns = 0
+        self.ended_ns = 0
+        self.homes_left = 0
+        self._blobs: dict[int, bytes] = {}
+
+    def arrays(self, index: int) -> list[np.ndarray]:
+        """The outputs of the ticket at `index`: views, lent until it has been handed out."""
+        ticket = self.tickets[index]
+        if ticket.count == self.rows:
+            return list(self.outputs)
+        start = self.offsets[index]
+        return [array[start : start + ticket.count] for array in self.outputs]
+
+    def blob(self, index: int, output: int = 0) -> bytes:
+        """The bytes of one output of the ticket at `index`, owned by the caller; one copy serves the whole batch."""
+        blob = self._blobs.get(output)
+        if blob is None:
+            blob = self._blobs[output] = self.outputs[output].tobytes()
+        ticket = self.tickets[index]
+        if ticket.count == self.rows:
+            return blob
+        size = len(blob) // self.rows
+        start = self.offsets[index] * size
+        return blob[start : start + ticket.count * size]
+
+    def hand_out(self, home: Home) -> None:
+        """Tell every sink that lives at `home`."""
+        for index, ticket in enumerate(self.tickets):
+            if ticket.home is not home or ticket.cancelled:
+                continue
+            try:
+                if self.error is None:
+                    ticket.sink.complete(ticket, self, index)
+                else:
+                    ticket.sink.fail(ticket, self.error)
+            except Exception:  # one sink's fault must not cost the others of its batch their answers
+                _log.exception("an answer could not be handed out")
+
+
+class Executor(Protocol):
+    """Computes a batch; one for each worker, so its scratch and bindings are nobody else's."""
+
+    def run(self, batch: Batch) -> None:
+        """Fill `batch.outputs`.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+
+
+class RowExecutor:
+    """Runs neighbouring rows in place; others are gathered into scratch rows of its own first."""
+
+    def __init__(self, engine: Engine, slab: Slab) -> None:
+        self._engine = engine
+        self._slab = slab
+        self._bound: dict[tuple[int, int], tuple[Bound, tuple[np.ndarray, ...]]] = {}
+        self._scratch: Slab | None = None
+        self._scratch_bound: dict[int, tuple[Bound, tuple[np.ndarray, ...]]] = {}
+
+    def run(self, batch: Batch) -> None:
+        """Fill `batch.outputs` with views of the output rows."""
+        if batch.start >= 0:
+            place = (batch.start, batch.rows)
+            found = self._bound.get(place)
+            if found is None:
+                if len(self._bound) >= _BOUND_LIMIT:
+                    self._bound.clear()
+                found = self._bound[place] = self._bind(self._slab, *place)
+        else:
+            found = self._gather(batch)
+        call, batch.outputs = found
+        call()
+
+    def _gather(self, batch: Batch) -> tuple[Bound, tuple[np.ndarray, ...]]:
+        if self._scratch is None or self._scratch.rows < batch.rows:
+            specs = self._engine.spec
+            self._scratch = Slab(specs.inputs, specs.outputs, max(batch.rows, self._slab.block))
+            self._scratch_bound.clear()
+        for source, target, size in zip(
+            self._slab.input_bytes, self._scratch.input_bytes, self._slab.row_bytes, strict=True
+        ):
+            for ticket, offset in zip(batch.tickets, batch.offsets, strict=True):
+                length = ticket.count * size
+                start = ticket.row * size
+                target[offset * size : offset * size + length] = source[start : start + length]
+        found = self._scratch_bound.get(batch.rows)
+        if found is None:
+            found = self._scratch_bound[batch.rows] = self._bind(self._scratch, 0, batch.rows)
+        return found
+
+    def _bind(self, slab: Slab, start: int, rows: int) -> tuple[Bound, tuple[np.ndarray, ...]]:
+        spec = self._engine.spec
+        inputs = [array[start : start + rows] for array in slab.inputs]
+        outputs = tuple(array[start : start + rows] for array in slab.outputs)
+        call = self._engine.bind(
+            dict(zip(spec.input_names, inputs, strict=True)), dict(zip(spec.output_names, outputs, strict=True))
+        )
+        return call, outputs
+
+
+class ArrayExecutor:
+    """Runs loose arrays: rows of several tickets are joined, and the outputs cut apart again."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def run(self, batch: Batch) -> None:
+        """Fill `batch.outputs` with fresh arrays."""
+        spec = self._engine.spec
+        parts = [ticket.arrays or {} for ticket in batch.tickets]
+        if len(parts) == 1:
+            inputs = parts[0]
+        else:
+            inputs = {name: np.concatenate([part[name] for part in parts]) for name in spec.input_names}
+        outputs = self._engine.run(inputs)
+        batch.outputs = [outputs[name] for name in spec.output_names]
+        if len(parts) > 1 and any(array.shape[:1] != (batch.rows,) for array in batch.outputs):
+            raise EngineError("the model did not return one output row for each input row")
+
+
+def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:
+    """Move all rows of a batch; those of clients that left meanwhile only ever go to FREE, from where they stand."""
+    if batch.start >= 0 and not any([ticket.cancelled for ticket in batch.tickets]):
+        slab.move(batch.start, batch.rows, old, new)
+        return
+    for ticket in batch.tickets:
+        state = slab.state(ticket.row)
+        if state is old or new is RowState.FREE:
+            slab.move(ticket.row, ticket.count, state, new)

@@ -1,0 +1,35 @@
+"""Fits a profile to the machine it is to run on, and says what does not fit: pure, the machine's facts are arguments."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tailcut.runtime.profile import Profile
+
+_TELLING = ("cpu", "cpu_model", "cores", "isa")  # facts whose change makes the measurements another machine's
+
+
+def fit_to_machine(profile: Profile, machine: Mapping[str, Any], usable_cpus: int) -> tuple[Profile, list[str]]:
+    """The profile with its threads clamped to the CPUs there are, and one warning for each thing that does not fit."""
+    warnings: list[str] = []
+    name = profile.model.name
+    differing = [
+        f"{key} was {profile.machine[key]}, is {machine.get(key)}"
+        for key in _TELLING
+        if key in profile.machine and profile.machine[key] != machine.get(key)
+    ]
+    if differing:
+        warnings.append(f"{name}: measured on another machine ({'; '.join(differing)}): tune again to be sure")
+    engine = profile.settings.engine
+    threads = min(engine.threads, usable_cpus)
+    instances = max(1, min(engine.instances, usable_cpus // max(threads, 1)))
+    if (threads, instances) != (engine.threads, engine.instances):
+        warnings.append(
+            f"{name}: the profile wants {engine.instances} x {engine.threads} threads, this process may use {usable_cpus} "
+            f"CPUs: running {instances} x {threads}"
+        )
+        engine = msgspec.structs.replace(engine, threads=threads, instances=instances)
+        settings = msgspec.structs.replace(profile.settings, engine=engine)
+        profile = msgspec.structs.replace(profile, settings=settings)
+    return profile, warnings

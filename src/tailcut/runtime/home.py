@@ -1,0 +1,119 @@
+"""Where answers are handed out: on an event loop's own thread, woken once a batch, or on whatever thread computed.
+
+A sink for each kind of caller of the library stands beside its home.
+"""
+
+import asyncio
+import threading
+from typing import Protocol
+
+import numpy as np
+
+from tailcut.errors import TailcutError
+from tailcut.runtime.batch import Batch, Ticket
+
+
+class Kickable(Protocol):
+    """A model, as far as a loop is concerned: something to be kicked once for all that arrived in one pass."""
+
+    def kick(self) -> None:
+        """Start computing what is ready."""
+
+
+class LoopHome:
+    """An event loop. Batches computed elsewhere arrive by one thread-safe call each; kicks are gathered per pass."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._kicks: list[Kickable] = []
+
+    def kick_soon(self, model: Kickable) -> None:
+        """Kick the model after everything else that this pass of the loop has read: arrivals gather by themselves."""
+        if not self._kicks:
+            self._loop.call_soon(self._kick)
+        if model not in self._kicks:
+            self._kicks.append(model)
+
+    def post(self, batch: Batch) -> None:
+        """Hand out here and now when the loop's own thread computed, else wake the loop."""
+        if threading.get_ident() == self._thread:
+            self._hand_out(batch)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._hand_out, batch)
+        except RuntimeError:  # the loop was closed while its requests computed: nobody is left to be told
+            batch.owner.delivered(batch)
+
+    def post_failure(self, ticket: Ticket, error: TailcutError) -> None:
+        """Tell the sink on the loop's thread, never inside the caller's own call."""
+        try:
+            self._loop.call_soon_threadsafe(ticket.sink.fail, ticket, error)
+        except RuntimeError:
+            return
+
+    def _hand_out(self, batch: Batch) -> None:
+        try:
+            batch.hand_out(self)
+        finally:
+            batch.owner.delivered(batch)
+
+    def _kick(self) -> None:
+        kicks, self._kicks = self._kicks, []
+        for model in kicks:
+            model.kick()
+
+
+class AnyThread:
+    """For callers that block on an event: sinks are told by the thread that computed."""
+
+    def post(self, batch: Batch) -> None:
+        """Hand out at once."""
+        try:
+            batch.hand_out(self)
+        finally:
+            batch.owner.delivered(batch)
+
+    def post_failure(self, ticket: Ticket, error: TailcutError) -> None:
+        """Tell the sink at once."""
+        ticket.sink.fail(ticket, error)
+
+
+class FutureSink:
+    """Sets an asyncio future to a list of owned output arrays."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: "asyncio.Future[list[np.ndarray]]") -> None:
+        self.future = future
+
+    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+        """Copy the outputs out of their rows."""
+        if not self.future.done():
+            self.future.set_result([array.copy() for array in batch.arrays(index)])
+
+    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+        """Raise in the awaiting task."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class EventSink:
+    """Wakes a blocked thread; `outputs` or `error` is set then."""
+
+    __slots__ = ("error", "event", "outputs")
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.outputs: list[np.ndarray] | None = None
+        self.error: TailcutError | None = None
+
+    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+        """Copy the outputs out of their rows."""
+        self.outputs = [array.copy() for array in batch.arrays(index)]
+        self.event.set()
+
+    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+        """Keep the error for the waiting thread to raise."""
+        self.error = error
+        self.event.set()

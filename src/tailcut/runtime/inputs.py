@@ -1,0 +1,70 @@
+"""Checks a call's inputs against a model's spec, and says what does not fit: input, expected, got."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tailcut.errors import InvalidInputError
+from tailcut.spec import DType, ModelSpec, TensorSpec
+
+Arrays = dict[str, np.ndarray]
+
+
+def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arrays, int]:
+    """The inputs as C-contiguous arrays in the spec's order, and the number of rows (1 for a model without a batch).
+
+    Python lists are taken as the spec's dtype; arrays must have it already.
+
+    Raises:
+        InvalidInputError: an input is unknown, missing, or of another dtype or shape; or row counts differ.
+    """
+    unknown = set(inputs) - set(spec.input_names)
+    if unknown:
+        raise InvalidInputError(f"unknown input {min(unknown)[:64]!r}: the model takes {', '.join(spec.input_names)}")
+    arrays: Arrays = {}
+    for tensor in spec.inputs:
+        if tensor.name not in inputs:
+            raise InvalidInputError(f"input {tensor.name!r} is missing: the model takes {', '.join(spec.input_names)}")
+        arrays[tensor.name] = _as_array(tensor, inputs[tensor.name])
+    if not spec.batched:
+        return arrays, 1
+    counts = {name: array.shape[0] for name, array in arrays.items()}
+    rows = next(iter(counts.values()))
+    if any(count != rows for count in counts.values()):
+        raise InvalidInputError(f"inputs differ in their number of rows: {counts}")
+    if rows == 0:
+        raise InvalidInputError(f"input {spec.input_names[0]!r} has a batch of 0 rows: expected at least 1")
+    return arrays, rows
+
+
+def row_key(spec: ModelSpec, arrays: Arrays) -> object:
+    """Requests with equal keys may share a batch; None-keyed ones of one model always may."""
+    if not spec.batched:
+        return object()
+    return tuple(array.shape[1:] for array in arrays.values())
+
+
+def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+    else:
+        try:
+            array = np.asarray(value, dtype=tensor.dtype.numpy)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InvalidInputError(f"input {tensor.name!r}: expected {tensor.describe()}: {error}") from None
+    is_text = tensor.dtype is DType.BYTES and array.dtype.kind in "OSU"
+    if array.dtype != tensor.dtype.numpy and not is_text:
+        raise InvalidInputError(f"input {tensor.name!r}: expected {tensor.describe()}, got {_name(array.dtype)}")
+    if not tensor.accepts(array.shape):
+        raise InvalidInputError(
+            f"input {tensor.name!r}: expected {tensor.describe()}, got {_name(array.dtype)} {list(array.shape)}"
+        )
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _name(dtype: np.dtype) -> str:
+    try:
+        return DType.of(dtype)
+    except KeyError:
+        return str(dtype)

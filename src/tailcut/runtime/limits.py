@@ -1,0 +1,30 @@
+"""How much a model may hold at once, and how many slab rows that makes."""
+
+from dataclasses import dataclass
+
+from tailcut.errors import CapacityError
+from tailcut.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one model's queue: rows waiting or computing, and bytes of slab under them."""
+
+    queue_rows: int = 1024
+    slab_bytes: int = 256 << 20
+
+
+def rows_for(spec: ModelSpec, max_batch: int, limits: Limits) -> int:
+    """Rows of the slab: as many as may queue, fewer where rows are large, but always two batches.
+
+    Raises:
+        CapacityError: two batches alone are over the bound; names the sizes.
+    """
+    row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs + spec.outputs)
+    rows = max(2 * max_batch, min(limits.queue_rows, limits.slab_bytes // max(row_bytes, 1)))
+    if max_batch > 1 and 2 * max_batch * row_bytes > 8 * limits.slab_bytes:
+        raise CapacityError(
+            f"model {spec.name!r}: two batches of {max_batch} rows of {row_bytes} bytes need {2 * max_batch * row_bytes} "
+            f"bytes, over the bound of {8 * limits.slab_bytes}: lower max_batch"
+        )
+    return -(-rows // max_batch) * max_batch

@@ -1,0 +1,104 @@
+"""From a parsed head to a plan of what to do with the message, or a refusal before its body is read.
+
+Plans depend on nothing but the head's bytes and the models that are loaded, so the server keeps them by those bytes:
+on a kept-alive connection the second request's head costs one dictionary look-up.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from urllib.parse import unquote
+
+from tailcut.server.limits import ServerLimits
+from tailcut.server.replies import BINARY, Refusal, head
+from tailcut.server.routes import Handler, Site
+from tailcut.server.served import Served
+from tailcut.wire.http1 import Head
+from tailcut.wire.v2 import InferRequest, encode_response
+
+
+class Kind(Enum):
+    """What the connection does once the head is read."""
+
+    ANSWER = "answer"  # a small question about the server; its body is read and ignored
+    ROWS = "rows"  # the body is exactly some rows of a model's only input: into the slab
+    INFER = "infer"  # any other inference body: into a buffer, then parsed
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to do with a message."""
+
+    kind: Kind
+    head: Head
+    length: int  # of the body; 0 while unknown (chunked)
+    handler: Handler | None = None
+    served: Served | None = None
+    json_size: int | None = None
+    rows: int = 0
+    encoding: str | None = None
+    reply_head: bytes = b""  # ROWS: everything of the answer but the output's bytes
+    reply_head_close: bytes = b""
+    arguments: tuple[str, ...] = field(default=())
+
+
+def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
+    """What to do with a message of this head.
+
+    Raises:
+        Refusal: 400, 404, 405, 413, 415.
+    """
+    route = site.find(request.path)
+    if route is None:
+        raise Refusal(404, "no such path; this server speaks the Open Inference Protocol v2")
+    method = request.method.decode("latin-1")
+    if method not in route.methods:
+        raise Refusal(405, f"{method[:20]} is not for this path", {"Allow": ", ".join(route.methods)})
+    length = request.content_length or 0
+    if length > limits.body_bytes:
+        raise Refusal(413, f"the body is over the limit of {limits.body_bytes} bytes")
+    encoding = request.headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
+    if encoding not in {"identity", "gzip", "deflate"}:
+        raise Refusal(415, "Content-Encoding must be gzip, deflate or identity")
+    plan = Plan(Kind.ANSWER, request, length, route.handler, encoding=None if encoding == "identity" else encoding)
+    plan.arguments = tuple(unquote(argument) for argument in route.arguments)
+    if route.infers:
+        plan.kind = Kind.INFER
+        plan.served = site.served(*plan.arguments)
+        plan.json_size = _json_size(request)
+        _plan_rows(plan)
+    return plan
+
+
+def _json_size(request: Head) -> int | None:
+    raw = request.headers.get(b"inference-header-content-length")
+    if raw is None:
+        return None
+    if not raw.isdigit() or len(raw) > 18:
+        raise Refusal(400, "Inference-Header-Content-Length is not a number of bytes")
+    size = int(raw)
+    if request.content_length is not None and size > request.content_length:
+        raise Refusal(400, "Inference-Header-Content-Length is past the end of the body")
+    return size
+
+
+def _plan_rows(plan: Plan) -> None:
+    served = plan.served
+    if served is None or plan.json_size != 0 or plan.encoding or plan.head.chunked:
+        return
+    slab, spec = served.model.slab, served.model.spec
+    if slab is None or len(spec.inputs) != 1 or not plan.length or plan.length % slab.row_bytes[0]:
+        return
+    rows = plan.length // slab.row_bytes[0]
+    if rows > served.model.max_batch:
+        return
+    plan.kind, plan.rows = Kind.ROWS, rows
+    request = InferRequest.raw(spec)
+    outputs = {
+        tensor.name: array[:rows] for tensor, array in zip(spec.outputs, slab.outputs, strict=True)
+    }
+    response = encode_response(spec, served.version, request, outputs)
+    json_part = bytes(response.body_parts[0])
+    length = sum(len(part) for part in response.body_parts)
+    headers = {"Inference-Header-Content-Length": str(len(json_part))}
+    plan.reply_head = head(200, length, content_type=BINARY, headers=headers) + json_part
+    plan.reply_head_close = head(200, length, content_type=BINARY, headers=headers, close=True) + json_part

@@ -1,0 +1,148 @@
+"""A server's life: load, listen, drain, stop. Signals are handled here and nowhere else."""
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvloop
+
+from tailcut.errors import UsageError
+from tailcut.server.http import HttpConnection
+from tailcut.server.hub import Hub
+from tailcut.server.limits import ServerLimits
+from tailcut.server.routes import Site
+from tailcut.server.served import Served
+
+_log = logging.getLogger("tailcut")
+_BACKLOG = 4096
+_DRAIN_STEP_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a host and port (0: any free one), and a Unix socket beside it where asked for."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """What the command line may set."""
+
+    address: Address = field(default_factory=Address)
+    limits: ServerLimits = field(default_factory=ServerLimits)
+    direct_bytes: int = 65536
+    gc_freeze: bool = False
+
+
+def serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
+    """Serve until SIGTERM or SIGINT; returns when everything in flight has been answered.
+
+    Raises:
+        UsageError: the address cannot be had.
+    """
+    _raise_file_limit()
+    uvloop.run(_serve(models, options, on_ready))
+
+
+async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
+    loop = asyncio.get_running_loop()
+    site = Site(models)
+    hub = Hub(site, options.limits, direct_bytes=options.direct_bytes, collect=options.gc_freeze)
+    stopping = asyncio.Event()
+    drain = _Drain(hub, stopping)
+    loop.add_signal_handler(signal.SIGTERM, drain.begin, options.limits.drain_s)
+    loop.add_signal_handler(signal.SIGINT, drain.begin, 0.0)
+    servers = await _listen(hub, options.address)
+    port = servers[0].sockets[0].getsockname()[1]
+    if options.gc_freeze:
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+    site.ready = True
+    on_ready(Address(options.address.host, port, options.address.uds))
+    await stopping.wait()
+    for server in servers:
+        server.close()
+    await drain.finish()
+    hub.close()
+    await asyncio.sleep(0)
+    if options.address.uds:
+        Path(options.address.uds).unlink(missing_ok=True)
+
+
+class _Drain:
+    """From the first signal to the last answer; a second signal exits at once."""
+
+    def __init__(self, hub: Hub, stopping: asyncio.Event) -> None:
+        self._hub = hub
+        self._stopping = stopping
+
+    def begin(self, accept_s: float) -> None:
+        """Readiness off; accepting goes on for `accept_s`, so that whoever routes here can learn of it."""
+        if self._hub.draining:
+            os._exit(1)
+        _log.info("draining")
+        self._hub.draining = True
+        self._hub.site.ready = False
+        self._hub.loop.call_later(accept_s, self._stopping.set)
+
+    async def finish(self) -> None:
+        """Wait for what is in hand, no longer than its deadline."""
+        end = self._hub.loop.time() + self._hub.limits.deadline_s
+        while self._hub.busy() and self._hub.loop.time() < end:
+            await asyncio.sleep(_DRAIN_STEP_S)
+
+
+async def _listen(hub: Hub, address: Address) -> list[asyncio.Server]:
+    loop = hub.loop
+
+    def connection() -> HttpConnection:
+        return HttpConnection(hub)
+
+    try:
+        listener = socket.create_server(
+            (address.host, address.port), backlog=_BACKLOG, family=_family(address.host), reuse_port=False
+        )
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the port must be 0 to 65535"
+        raise UsageError(f"cannot listen on {address.host}:{address.port}: {reason}") from None
+    servers = [await loop.create_server(connection, sock=listener, backlog=_BACKLOG)]
+    if address.uds:
+        try:
+            _remove_stale(address.uds)
+            servers.append(await loop.create_unix_server(connection, address.uds, backlog=_BACKLOG))
+        except OSError as error:
+            raise UsageError(f"cannot listen on {address.uds}: {error.strerror}") from None
+    return servers
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on any more; a living one stays, and listening will fail on it."""
+    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
+        if not Path(path).is_socket():
+            return
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,117 @@
+"""What the connections of one loop share: the receive buffer, the plans by head, the clock, and who is connected."""
+
+import asyncio
+import gc
+from typing import Protocol
+
+from tailcut.runtime.home import LoopHome
+from tailcut.server.admission import Plan, plan_for
+from tailcut.server.limits import ServerLimits
+from tailcut.server.replies import Refusal
+from tailcut.server.routes import Site
+from tailcut.wire.http1 import Head, parse_head
+
+RECEIVE_BYTES = 64 * 1024
+_PLANS = 1024  # kept at most; a client that varies its heads costs 10 us a request, not memory
+_PLAN_BYTES = 2048  # longer heads are not kept
+_SWEEP_S = 0.25
+
+
+class Member(Protocol):
+    """A connection, as far as the hub is concerned."""
+
+    due: float
+    idle_since: float
+
+    @property
+    def busy(self) -> bool: ...  # noqa: D102  said there
+    def overdue(self) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+class Hub:
+    """One loop's connections. Time is the loop's own, read four times a second: limits are seconds, not microseconds."""
+
+    def __init__(self, site: Site, limits: ServerLimits, *, direct_bytes: int, collect: bool = False) -> None:
+        self.site = site
+        self.limits = limits
+        self.direct_bytes = direct_bytes
+        self.deadline_ns = int(limits.deadline_s * 1e9)
+        self.receive = bytearray(RECEIVE_BYTES)
+        self.receive_view = memoryview(self.receive)
+        self.plans: dict[bytes, Plan] = {}
+        self.refused_length = -1  # of the message whose head was last refused; -1: unknown, so the connection must end
+        self.draining = False
+        self.loop = asyncio.get_running_loop()
+        self.home = LoopHome(self.loop)
+        self.now = self.loop.time()
+        self.members: dict[Member, None] = {}  # ordered by arrival
+        self._collect = collect
+        self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
+
+    def plan(self, head_bytes: bytes) -> Plan:
+        """Parse and plan a head that is not known yet.
+
+        Raises:
+            ProtocolError: the head is broken.
+            Refusal: it is not admitted; `refused_length` says how long its body is.
+        """
+        head = parse_head(head_bytes)
+        try:
+            plan = plan_for(head, self.site, self.limits)
+        except Refusal:
+            self.refused_length = _skippable(head)
+            raise
+        if len(head_bytes) <= _PLAN_BYTES and not head.expects_continue:
+            if len(self.plans) >= _PLANS:
+                self.plans.clear()
+            self.plans[head_bytes] = plan
+        return plan
+
+    def enter(self, member: Member) -> None:
+        """A connection came; over the limit the one idle longest makes room."""
+        counts = self.site.counts
+        counts.accepted += 1
+        counts.connections += 1
+        self.members[member] = None
+        if counts.connections > self.limits.connections:
+            idle = [other for other in self.members if not other.busy and other is not member]
+            min(idle, key=lambda other: other.idle_since, default=member).close()
+
+    def leave(self, member: Member) -> None:
+        """A connection is gone."""
+        if self.members.pop(member, self) is None:
+            self.site.counts.connections -= 1
+
+    def count_latency(self, took_ns: int) -> None:
+        """Add one request to the latency histogram."""
+        counts = self.site.counts
+        counts.latency[min(max(took_ns, 0).bit_length(), len(counts.latency) - 1)] += 1
+        counts.latency_ns += took_ns
+
+    def busy(self) -> int:
+        """How many connections have a message in hand."""
+        return sum(member.busy for member in self.members)
+
+    def close(self) -> None:
+        """Close every connection after what has been written to it."""
+        self._timer.cancel()
+        for member in list(self.members):
+            member.close()
+
+    def _sweep(self) -> None:
+        now = self.now = self.loop.time()
+        idle_before = now - self.limits.idle_timeout_s
+        for member in list(self.members):
+            if member.due:
+                if member.due < now:
+                    member.overdue()
+            elif member.idle_since < idle_before and not member.busy:
+                member.close()
+        if self._collect and not self.busy():
+            gc.collect(1)
+        self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
+
+
+def _skippable(head: Head) -> int:
+    return -1 if head.chunked or head.expects_continue else head.content_length or 0

@@ -1,0 +1,19 @@
+"""Every bound of the server, with its default. Nothing here is unlimited."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Sizes in bytes, times in seconds."""
+
+    body_bytes: int = 64 << 20
+    buffered_bytes: int = 512 << 20  # bodies in buffers of their own, all connections together
+    connections: int = 4096  # over it, the connection that has been idle longest makes room
+    head_timeout_s: float = 10.0  # from the first byte to the empty line
+    body_timeout_s: float = 30.0  # from the empty line to the last byte
+    write_timeout_s: float = 30.0  # an answer that the client does not read
+    idle_timeout_s: float = 300.0  # between two requests
+    deadline_s: float = 30.0  # from the complete request to its answer, where the request names none
+    linger_s: float = 2.0  # how long a refused body is read away, so that the refusal arrives
+    drain_s: float = 5.0  # on SIGTERM: accepting goes on this long with readiness off

@@ -1,0 +1,97 @@
+"""What the server counts, and its rendering for Prometheus.
+
+The hot path adds to plain integers; prometheus-client sees them only when somebody asks for /metrics.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from tailcut.server.served import Served
+
+METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_BUCKETS = 40  # powers of two of nanoseconds: the last one is 9 minutes
+
+
+@dataclass(slots=True)
+class ServerCounts:
+    """Totals since the start; `latency[i]` counts requests whose queue and compute took under 2**i nanoseconds."""
+
+    replies: Counter[int] = field(default_factory=Counter)
+    connections: int = 0
+    accepted: int = 0
+    buffered_bytes: int = 0
+    latency: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
+    latency_ns: int = 0
+
+
+def render(counts: ServerCounts, models: Sequence[Served]) -> bytes:
+    """The text format, version 0.0.4."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(counts, models))
+    return generate_latest(registry)
+
+
+class _Collector:
+    def __init__(self, counts: ServerCounts, models: Sequence[Served]) -> None:
+        self._counts = counts
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        counts = self._counts
+        replies = CounterMetricFamily("tailcut_http_replies", "Answers by HTTP status", labels=["status"])
+        for status, count in sorted(counts.replies.items()):
+            replies.add_metric([str(status)], count)
+        yield replies
+        yield GaugeMetricFamily("tailcut_connections", "Open connections", counts.connections)
+        yield CounterMetricFamily("tailcut_connections_accepted", "Connections since the start", counts.accepted)
+        yield GaugeMetricFamily("tailcut_body_buffer_bytes", "Bodies in buffers of their own", counts.buffered_bytes)
+        latency = HistogramMetricFamily("tailcut_request_seconds", "From a complete request to the engine's answer")
+        latency.add_metric([], _cumulative(counts.latency), counts.latency_ns / 1e9)
+        yield latency
+        yield from self._model_counts()
+
+    def _model_counts(self) -> Iterator[Metric]:
+        labels = ["model", "version"]
+        counters = {
+            "requests": CounterMetricFamily("nv_inference_request_success", "Requests answered", labels=labels),
+            "failed": CounterMetricFamily("nv_inference_request_failure", "Requests the engine failed", labels=labels),
+            "rows": CounterMetricFamily("nv_inference_count", "Rows computed", labels=labels),
+            "batches": CounterMetricFamily("nv_inference_exec_count", "Batches computed", labels=labels),
+            "refused": CounterMetricFamily("tailcut_refused", "Requests refused at the door", labels=labels),
+            "expired": CounterMetricFamily("tailcut_expired", "Requests whose deadline passed in the queue", labels=labels),
+            "cancelled": CounterMetricFamily("tailcut_cancelled", "Requests whose client left", labels=labels),
+        }
+        micros = {
+            "queue_ns": CounterMetricFamily("nv_inference_queue_duration_us", "Time in the queue", labels=labels),
+            "compute_ns": CounterMetricFamily("nv_inference_compute_infer_duration_us", "Engine time", labels=labels),
+        }
+        gauges = {
+            "queued_rows": GaugeMetricFamily("nv_inference_pending_request_count", "Rows waiting", labels=labels),
+            "rows_in_use": GaugeMetricFamily("tailcut_rows_in_use", "Slab rows lent", labels=labels),
+        }
+        for served in self._models:
+            values = served.model.statistics()
+            where = [served.name, served.version]
+            for name, counter in counters.items():
+                counter.add_metric(where, values[name])
+            for name, counter in micros.items():
+                counter.add_metric(where, values[name] / 1000)
+            for name, gauge in gauges.items():
+                gauge.add_metric(where, values[name])
+        yield from (*counters.values(), *micros.values(), *gauges.values())
+
+
+def _cumulative(latency: list[int]) -> list[tuple[str, float]]:
+    buckets: list[tuple[str, float]] = []
+    total = 0
+    for power, count in enumerate(latency):
+        total += count
+        if power >= 12:  # from 4 us on
+            buckets.append((repr(2**power / 1e9), total))
+    buckets.append(("+Inf", total))
+    return buckets

@@ -1,0 +1,64 @@
+"""Answers as bytes: status lines and heads, and how an error of ours becomes one."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import orjson
+
+from tailcut.errors import Code, QueueFullError, TailcutError
+
+STATUS_OF: Mapping[Code, int] = {
+    Code.INVALID: 400,
+    Code.NOT_FOUND: 404,
+    Code.TOO_LARGE: 413,
+    Code.UNSUPPORTED: 400,
+    Code.UNAVAILABLE: 503,
+    Code.DEADLINE: 504,
+    Code.INTERNAL: 500,
+}
+JSON = "application/json"
+BINARY = "application/octet-stream"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+
+
+class Refusal(Exception):  # noqa: N818  it is an answer
+    """What is answered instead of doing what was asked."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers
+
+
+def head(
+    status: int, length: int, *, content_type: str = JSON, close: bool = False, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """A whole response head, its empty line included."""
+    lines = [_LINES[status], f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in (headers or {}).items()]
+    if close:
+        lines.append("Connection: close\r\n")
+    lines.append("\r\n")
+    return "".join(lines).encode("latin-1")
+
+
+def reply(
+    status: int, body: bytes, *, content_type: str = JSON, close: bool = False, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """A whole response."""
+    return head(status, len(body), content_type=content_type, close=close, headers=headers) + body
+
+
+def error_reply(status: int, message: str, *, close: bool = False, headers: Mapping[str, str] | None = None) -> bytes:
+    """The protocol's error object."""
+    return reply(status, orjson.dumps({"error": message}), close=close, headers=headers)
+
+
+def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
+    """An error of ours; 503 says when to try again, 500 keeps the engine's words to the log."""
+    status = STATUS_OF[error.code]
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, QueueFullError) else None
+    message = "the model failed on this input" if error.code is Code.INTERNAL else str(error)
+    return error_reply(status, message, close=close, headers=headers)

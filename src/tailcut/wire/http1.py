@@ -1,0 +1,235 @@
+"""HTTP/1.1 heads and chunked bodies: bytes in, values out, no socket.
+
+httptools reads the head's grammar; this module adds what it lets through (RFC 9112: bare line feeds, folded lines,
+doubtful lengths, Host rules), because a server that reads a message otherwise than the proxy before it can be smuggled
+past. Heads repeat on kept-alive connections byte for byte, so callers keep parsed ones in a dictionary: 0.2 us
+instead of 4.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+import httptools
+
+MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
+MAX_TARGET_BYTES = 8 * 1024
+_MAX_LENGTH = 1 << 48  # nothing that a server of ours could hold
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
+_START = re.compile(rb"[A-Z]{1,20}\Z")
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,12}\Z")
+
+
+class ProtocolError(Exception):
+    """A message that breaks the framing or its limits: answer `status`, then close."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One request's head. `content_length` is None without a body or with a chunked one; names are lower case."""
+
+    method: bytes
+    path: str
+    keep_alive: bool
+    content_length: int | None
+    chunked: bool
+    expects_continue: bool
+    headers: dict[bytes, bytes]
+
+
+class _Collector:
+    def __init__(self) -> None:
+        self.target = b""
+        self.fields: list[tuple[bytes, bytes]] = []
+
+    def on_url(self, part: bytes) -> None:
+        self.target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name.lower(), value))
+
+
+def check_partial(data: bytes) -> None:
+    """Refuse a head that cannot become a good one, before more of it is buffered.
+
+    Raises:
+        ProtocolError: 400, 414 or 431.
+    """
+    line_end = data.find(b"\r\n")
+    line = data if line_end < 0 else data[:line_end]
+    method, space, target = line.partition(b" ")
+    if not _START.match(method):
+        raise ProtocolError(400, "not an HTTP request")
+    if space and len(target) > MAX_TARGET_BYTES:
+        raise ProtocolError(414, f"the URL is over {MAX_TARGET_BYTES} bytes")
+    if len(data) > MAX_HEAD_BYTES:
+        raise ProtocolError(431, f"the head is over {MAX_HEAD_BYTES} bytes")
+    if data.count(b"\n") != data.count(b"\r\n") or b"\0" in data:
+        raise ProtocolError(400, "a line of the head does not end in CRLF")
+
+
+def parse_head(data: bytes) -> Head:
+    """Parse a whole head, its empty line included.
+
+    Raises:
+        ProtocolError: with the status to answer.
+    """
+    check_partial(data)
+    if re.search(rb"\r\n[ \t]", data) or re.search(rb"\r(?!\n)", data):
+        raise ProtocolError(400, "a header is folded or holds a bare carriage return")
+    collector = _Collector()
+    parser = httptools.HttpRequestParser(collector)
+    upgrade = False
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        upgrade = True
+    except httptools.HttpParserError:
+        _framing(collector.fields, "1.1")  # says which coding is not understood, where that is the reason
+        raise ProtocolError(400, "the head is not valid HTTP") from None
+    method = parser.get_method()
+    if upgrade or method == b"CONNECT":
+        raise ProtocolError(400, "upgrades and tunnels are not offered")
+    if len(collector.fields) > MAX_HEADERS:
+        raise ProtocolError(431, f"more than {MAX_HEADERS} headers")
+    version = parser.get_http_version()
+    if version not in {"1.0", "1.1"}:
+        raise ProtocolError(400, "only HTTP/1.0 and HTTP/1.1 are spoken")
+    return _head(method, collector, version)
+
+
+def _head(method: bytes, collector: _Collector, version: str) -> Head:
+    headers = dict(collector.fields)
+    names = [name for name, _ in collector.fields]
+    _check_host(collector.fields, version)
+    length, chunked = _framing(collector.fields, version)
+    expect = headers.get(b"expect")
+    if expect is not None and expect.lower() != b"100-continue":
+        raise ProtocolError(417, "only Expect: 100-continue is understood")
+    if b"upgrade" in headers:
+        raise ProtocolError(400, "upgrades are not offered")
+    options = {option.strip().lower() for option in headers.get(b"connection", b"").split(b",")}
+    keep_alive = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
+    for name in (b"inference-header-content-length", b"content-encoding", b"content-type"):
+        if names.count(name) > 1:
+            raise ProtocolError(400, f"{name.decode()} is repeated")
+    path = _path(collector.target)
+    return Head(method, path, keep_alive, length, chunked, expect is not None and version == "1.1", headers)
+
+
+def _path(target: bytes) -> str:
+    if target.startswith((b"http://", b"https://")):
+        target = b"/" + target.split(b"/", 3)[3] if target.count(b"/") > 2 else b"/"
+    try:
+        return target.partition(b"?")[0].decode("ascii")
+    except UnicodeDecodeError:
+        raise ProtocolError(400, "the URL is not ASCII") from None
+
+
+def _check_host(fields: list[tuple[bytes, bytes]], version: str) -> None:
+    hosts = [value for name, value in fields if name == b"host"]
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
+        raise ProtocolError(400, "exactly one Host header is needed")
+    if hosts and not _HOST.match(hosts[0]):
+        raise ProtocolError(400, "the Host header is not a host and port")
+
+
+def _framing(fields: list[tuple[bytes, bytes]], version: str) -> tuple[int | None, bool]:
+    lengths = [value for name, value in fields if name == b"content-length"]
+    codings = [value for name, value in fields if name == b"transfer-encoding"]
+    if lengths and codings:
+        raise ProtocolError(400, "Content-Length and Transfer-Encoding exclude each other")
+    if codings:
+        if version == "1.0":
+            raise ProtocolError(400, "HTTP/1.0 has no chunked bodies")
+        if len(codings) != 1 or codings[0].strip().lower() != b"chunked":
+            raise ProtocolError(501, "only the chunked transfer coding is understood")
+        return None, True
+    if not lengths:
+        return None, False
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 19 or int(lengths[0]) > _MAX_LENGTH:
+        raise ProtocolError(400, "Content-Length is not one plain number")
+    return int(lengths[0]), False
+
+
+class _Stage(Enum):
+    SIZE = "size"
+    DATA = "data"
+    DATA_END = "data end"
+    TRAILER = "trailer"
+    DONE = "done"
+
+
+class ChunkedBody:
+    """Reads a chunked body from pieces of any size; trailers are read and ignored.
+
+    Ours rather than httptools', whose parser does not say where in its input a message ended, so that a pipelined
+    request behind a chunked body would be lost.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.body = bytearray()
+        self.done = False
+        self._limit = limit_bytes
+        self._stage = _Stage.SIZE
+        self._left = 0
+        self._line = bytearray()
+        self._trailer_bytes = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take a piece; returns what stands behind the body's end (empty until `done`).
+
+        Raises:
+            ProtocolError: 400 for bad framing, 413 over the limit.
+        """
+        at = 0
+        while at < len(data) and not self.done:
+            if self._stage is _Stage.DATA:
+                piece = data[at : at + self._left]
+                self.body += piece
+                at += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._stage = _Stage.DATA_END
+                continue
+            end = data.find(b"\n", at)
+            self._line += data[at : end + 1] if end >= 0 else data[at:]
+            if len(self._line) > 4096:
+                raise ProtocolError(400, "a chunk's line is too long")
+            if end < 0:
+                return b""
+            at = end + 1
+            self._take_line()
+        return data[at:] if self.done else b""
+
+    def _take_line(self) -> None:
+        line = bytes(self._line)
+        self._line.clear()
+        if not line.endswith(b"\r\n"):
+            raise ProtocolError(400, "a chunk's line does not end in CRLF")
+        line = line[:-2]
+        if self._stage is _Stage.DATA_END:
+            if line:
+                raise ProtocolError(400, "a chunk is longer than its size")
+            self._stage = _Stage.SIZE
+        elif self._stage is _Stage.SIZE:
+            size = line.partition(b";")[0].rstrip(b" \t")
+            if not _SIZE.match(size):
+                raise ProtocolError(400, "a chunk's size is not a hexadecimal number")
+            self._left = int(size, 16)
+            if len(self.body) + self._left > self._limit:
+                raise ProtocolError(413, f"the body is over the limit of {self._limit} bytes")
+            self._stage = _Stage.DATA if self._left else _Stage.TRAILER
+        else:
+            self._trailer_bytes += len(line) + 2
+            if self._trailer_bytes > MAX_HEAD_BYTES:
+                raise ProtocolError(431, "the trailers are too long")
+            self.done = not line
+
+

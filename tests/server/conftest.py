@@ -1,0 +1,31 @@
+"""One real server for the tests of this folder, and small models made on the spot."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engines.models import identity, perceptron, two_in_two_out
+from tests.servers import Server, serving
+from tailcut.spec import DType
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with mlp.onnx (4 -> 3), echo.onnx (float32 identity of 1,000), big.onnx (50,000) and pair.onnx."""
+    folder = tmp_path_factory.mktemp("models")
+    perceptron([4, 8, 3], folder / "mlp.onnx")
+    identity(DType.FP32, (None, 1000), folder / "echo.onnx")
+    identity(DType.FP32, (None, 50_000), folder / "big.onnx")
+    identity(DType.INT8, (None, 4), folder / "ints.onnx")
+    two_in_two_out(folder / "pair.onnx")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of all of them with a 1 MiB body limit."""
+    sources = [models / f"{name}.onnx" for name in ("mlp", "echo", "big", "ints", "pair")]
+    with serving(tmp_path_factory.mktemp("server"), *sources, "--max-body", "1") as running:
+        yield running
+        assert running.stop() == 0

@@ -1,0 +1,230 @@
+"""A real server over real sockets: every bad message gets its answer, and the next good one is answered exactly."""
+
+import json
+import socket
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests.servers import Server, json_request, raw_request
+
+ROW = np.linspace(-1, 1, 1000, dtype=np.float32)
+GOOD = raw_request("echo", ROW.tobytes())
+HEALTH = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def sound_afterwards(server: Server) -> Iterator[None]:
+    """After every test: ready, exact, and no row left in use."""
+    yield
+    with server.connect() as wire:
+        assert wire.ask(HEALTH).status == 200
+        answer = wire.ask(GOOD)
+        assert answer.status == 200
+        size = int(answer.headers["inference-header-content-length"])
+        assert answer.body[size:] == ROW.tobytes()
+    for _ in range(200):
+        if server.metric("tailcut_rows_in_use") == 0 and server.metric("tailcut_body_buffer_bytes") == 0:
+            return
+    pytest.fail("rows or buffers are still in use")
+
+
+def head(*lines: str, start: str = "POST /v2/models/mlp/infer HTTP/1.1", host: str = "Host: x") -> bytes:
+    return "\r\n".join([start, *([host] if host else []), *lines, "", ""]).encode("latin-1")
+
+
+FRAMING = {
+    "host missing": (head(host=""), 400),
+    "host repeated": (head("Host: y"), 400),
+    "host with userinfo": (head(host="Host: u@x"), 400),
+    "length and coding": (head("Content-Length: 4", "Transfer-Encoding: chunked"), 400),
+    "two lengths": (head("Content-Length: 4", "Content-Length: 4"), 400),
+    "length +4": (head("Content-Length: +4"), 400),
+    "length 2^64": (head("Content-Length: 18446744073709551616"), 400),
+    "coding gzip": (head("Transfer-Encoding: gzip"), 501),
+    "chunked over 1.0": (head("Transfer-Encoding: chunked", start="POST /v2/models/mlp/infer HTTP/1.0"), 400),
+    "bare LF": (b"GET /v2 HTTP/1.1\nHost: x\n\n", 400),
+    "folded": (head("A: b\r\n c"), 400),
+    "NUL": (head("A: b\0"), 400),
+    "space before colon": (head("A : b"), 400),
+    "long head": (head("A: " + "b" * 40_000), 431),
+    "many headers": (head(*[f"A{i}: b" for i in range(150)]), 431),
+    "long URL": (head(start="GET /" + "a" * 9000 + " HTTP/1.1"), 414),
+    "TLS": (bytes.fromhex("160301020001"), 400),
+    "upgrade": (head("Upgrade: h2c", "Connection: Upgrade"), 400),
+    "CONNECT": (head(start="CONNECT x:1 HTTP/1.1"), 400),
+    "expectation": (head("Expect: something"), 417),
+    "bad chunk": (head("Transfer-Encoding: chunked") + b"zz\r\n", 400),
+    "chunked over the limit": (head("Transfer-Encoding: chunked") + b"200000\r\n", 413),
+}
+
+
+@pytest.mark.parametrize("name", FRAMING)
+def test_broken_framing(server: Server, name: str) -> None:
+    """One error object, then the connection is closed."""
+    data, status = FRAMING[name]
+    with server.connect() as wire:
+        answer = wire.ask(data)
+        assert answer.status == status
+        assert set(answer.json()) == {"error"}
+        assert answer.headers["connection"] == "close"
+        assert wire.closed()
+
+
+@pytest.mark.parametrize(
+    ("start", "status", "allow"),
+    [
+        ("GET /v2/models/mlp/infer HTTP/1.1", 405, "POST"),
+        ("DELETE /v2 HTTP/1.1", 405, "GET"),
+        ("GET /nowhere HTTP/1.1", 404, None),
+        ("GET /v2/models/none HTTP/1.1", 404, None),
+        ("GET /v2/models/mlp/versions/7 HTTP/1.1", 404, None),
+        ("GET /v2/models/%3Cscript%3E HTTP/1.1", 404, None),
+        ("GET /v2/models/mlp/versions/1/ready HTTP/1.1", 200, None),
+        ("GET /v2 HTTP/1.1", 200, None),
+        ("GET /v2/health/live HTTP/1.1", 200, None),
+    ],
+)
+def test_paths_and_methods(server: Server, start: str, status: int, allow: str | None) -> None:
+    """A wrong method is told the right ones; the connection lives on."""
+    with server.connect() as wire:
+        answer = wire.ask(head(start=start))
+        assert answer.status == status
+        assert answer.headers.get("allow") == allow
+        assert wire.ask(HEALTH).status == 200
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server) -> None:
+    """413 comes while not a byte of the body has been sent."""
+    with server.connect() as wire:
+        answer = wire.ask(head("Content-Length: 2000000"))
+        assert answer.status == 413
+        assert wire.closed()
+
+
+def test_pipelined_good_bad_good(server: Server) -> None:
+    """In order; after the broken one nothing more is understood."""
+    with server.connect() as wire:
+        wire.send(GOOD + head("Content-Length: +4") + GOOD)
+        assert wire.read().status == 200
+        assert wire.read().status == 400
+        assert wire.closed()
+
+
+def test_pipelined_wrong_inputs_cost_only_themselves(server: Server) -> None:
+    """A bad inference request between two good ones leaves the connection usable."""
+    with server.connect() as wire:
+        wire.send(GOOD + json_request("mlp", {"inputs": []}) + raw_request("none", b"abc") + GOOD)
+        assert [wire.read().status for _ in range(4)] == [200, 400, 404, 200]
+
+
+def test_every_split_of_a_request(server: Server) -> None:
+    """Wherever the network cuts the bytes, the answer is the same."""
+    x = np.arange(4, dtype=np.float32)
+    request = raw_request("mlp", x.tobytes())
+    with server.connect() as wire:
+        wire.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        expected = wire.ask(request)
+        for cut in range(1, len(request)):
+            wire.send(request[:cut])
+            wire.send(request[cut:])
+            answer = wire.read()
+            assert (answer.status, answer.body) == (200, expected.body), cut
+
+
+def test_chunked_bodies_are_answered(server: Server) -> None:
+    """JSON in chunks, trailers ignored."""
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}).encode()
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(body[i : i + 7]), body[i : i + 7]) for i in range(0, len(body), 7))
+    with server.connect() as wire:
+        wire.send(head("Transfer-Encoding: chunked") + chunks + b"0\r\nX-Trailer: y\r\n\r\n" + HEALTH)
+        answer = wire.read()
+        assert answer.status == 200
+        assert answer.json()["outputs"][0]["shape"] == [1, 3]
+        assert wire.read().status == 200
+
+
+def test_expect_continue(server: Server) -> None:
+    """100 comes before an admissible body, and never before a hopeless one."""
+    body = ROW.tobytes()
+    lines = ["POST /v2/models/echo/infer HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
+    lines += ["Inference-Header-Content-Length: 0", "Expect: 100-continue", "", ""]
+    with server.connect() as wire:
+        assert wire.ask("\r\n".join(lines).encode()).status == 100
+        assert wire.ask(body).status == 200
+    with server.connect() as wire:
+        assert wire.ask(head("Content-Length: 9000000", "Expect: 100-continue")).status == 413
+
+
+def test_large_bodies_go_into_rows(server: Server) -> None:
+    """A 200 KB body that arrives in many pieces comes back bit for bit, NaN and infinity with it."""
+    values = np.random.default_rng(0).standard_normal(50_000).astype(np.float32)
+    values[:3] = [np.nan, np.inf, -np.inf]
+    request = raw_request("big", values.tobytes())
+    with server.connect() as wire:
+        for at in range(0, len(request), 7001):
+            wire.send(request[at : at + 7001])
+        answer = wire.read()
+    assert answer.status == 200
+    assert answer.body[int(answer.headers["inference-header-content-length"]) :] == values.tobytes()
+
+
+def test_a_client_that_leaves_gives_its_rows_back(server: Server) -> None:
+    """Half a body, then a reset: the fixture sees every row come home."""
+    request = raw_request("big", bytes(200_000))
+    for cut in (40, 200, 70_000, 199_000):
+        wire = server.connect()
+        wire.send(request[:cut])
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wire.sock.close()
+
+
+def test_nothing_of_an_aborted_body_ever_shows(server: Server) -> None:
+    """A canary of 0xAA left half-way in a row is in no later answer."""
+    for _ in range(5):
+        wire = server.connect()
+        wire.send(raw_request("big", b"\xaa" * 200_000)[:150_000])
+        wire.sock.close()
+        with server.connect() as other:
+            answer = other.ask(raw_request("big", bytes(200_000)))
+            assert answer.status == 200
+            assert b"\xaa" not in answer.body
+
+
+def test_one_connection_many_requests(server: Server) -> None:
+    """Keep-alive holds over thousands of requests, each answered with its own bytes."""
+    with server.connect() as wire:
+        for number in range(2000):
+            row = np.full(1000, number, np.float32).tobytes()
+            answer = wire.ask(raw_request("echo", row))
+            assert answer.body[-4000:] == row
+
+
+def test_several_rows_in_one_raw_body(server: Server) -> None:
+    """The batch size follows from the length; over max_batch it is split and answered."""
+    for rows in (2, 31, 100):
+        x = np.random.default_rng(rows).standard_normal((rows, 4)).astype(np.float32)
+        with server.connect() as wire:
+            answer = wire.ask(raw_request("mlp", x.tobytes()))
+            assert answer.status == 200, answer.body
+            size = int(answer.headers["inference-header-content-length"])
+            assert json.loads(answer.body[:size])["outputs"][0]["shape"] == [rows, 3]
+            one = wire.ask(raw_request("mlp", x[rows - 1 :].tobytes()))
+            got = np.frombuffer(answer.body[size:], np.float32).reshape(rows, 3)
+            alone = np.frombuffer(one.body[int(one.headers["inference-header-content-length"]) :], np.float32)
+            np.testing.assert_allclose(got[-1], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_nobody_can_keep_the_server_from_answering_by_idling(models, tmp_path) -> None:  # noqa: ANN001
+    """Past the connection limit the one idle longest makes room, and health still answers."""
+    from tests.servers import serving
+
+    with serving(tmp_path, models / "mlp.onnx", "--max-connections", "20") as small:
+        idle = [small.connect() for _ in range(60)]
+        with small.connect() as wire:
+            assert wire.ask(HEALTH).status == 200
+        for wire in idle:
+            wire.sock.close()
+        assert small.stop() == 0

@@ -1,0 +1,128 @@
+"""What an inference request may hold, and what each wrong one is told; through the server, as a client sees it."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from tests.servers import Server, json_request, raw_request
+
+
+def tensor(**changes: object) -> dict:
+    return {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]} | changes
+
+
+def request(**changes: object) -> dict:
+    return {"inputs": [tensor(**changes)]}
+
+
+WRONG = {
+    "dtype": ("mlp", request(datatype="INT64"), "x"),
+    "rank": ("mlp", request(shape=[4]), "x"),
+    "shape": ("mlp", request(shape=[1, 5], data=[1] * 5), "x"),
+    "too few": ("mlp", request(data=[1, 2, 3]), "x"),
+    "negative dim": ("mlp", request(shape=[-1, 4]), "x"),
+    "dim 2^63": ("mlp", request(shape=[2**63, 4]), "x"),
+    "dim 1.0": ("mlp", request(shape=[1.0, 4]), "x"),
+    "dim true": ("mlp", request(shape=[True, 4]), "x"),
+    "dim null": ("mlp", request(shape=[None, 4]), "x"),
+    "1000 dims": ("mlp", request(shape=[1] * 1000), "x"),
+    "batch of 0": ("mlp", request(shape=[0, 4], data=[]), "x"),
+    "unknown input": ("mlp", {"inputs": [tensor(), tensor(name="z")]}, "z"),
+    "missing input": ("mlp", {"inputs": []}, "x"),
+    "repeated input": ("mlp", {"inputs": [tensor(), tensor()]}, "x"),
+    "unknown output": ("mlp", request() | {"outputs": [{"name": "q"}]}, "q"),
+    "NaN": ("mlp", '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[NaN,1,1,1]}]}', ""),
+    "1e400": ("mlp", '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[1e400,1,1,1]}]}', ""),
+    "INT8 300": ("ints", request(datatype="INT8", data=[300, 0, 0, 0]), "x"),
+    "ragged": ("mlp", request(data=[[1, 2], [3]]), "x"),
+    "text": ("mlp", request(data=["1", "2", "3", "4"]), "x"),
+    "not JSON": ("mlp", "hello", ""),
+    "not an object": ("mlp", "[1]", ""),
+    "not UTF-8": ("mlp", b'{"inputs":"\xff"}', ""),
+    "deep": ("mlp", '{"inputs":' + "[" * 250_000 + "]" * 250_000 + "}", ""),
+    "empty": ("mlp", "", ""),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_requests(server: Server, name: str) -> None:
+    """400, naming what is wrong where there is a name; nothing wrapped, nothing guessed."""
+    model, body, named = WRONG[name]
+    with server.connect() as wire:
+        answer = wire.ask(json_request(model, body))
+        assert answer.status == 400, answer.body[:200]
+        message = answer.json()["error"]
+        assert named in message
+        assert "Traceback" not in message
+        assert wire.ask(json_request("mlp", request())).status == 200
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "99999999", "1e3", ""])
+def test_wrong_header_lengths(server: Server, value: str) -> None:
+    """Negative, no number, or past the body: 400."""
+    body = json.dumps(request()).encode()
+    lines = ["POST /v2/models/mlp/infer HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
+    lines += [f"Inference-Header-Content-Length: {value}", "", ""]
+    with server.connect() as wire:
+        assert wire.ask("\r\n".join(lines).encode() + body).status == 400
+
+
+def test_a_binary_body_without_its_header_is_refused(server: Server) -> None:
+    """Bytes that are not JSON are not guessed to be a tensor."""
+    body = np.ones(4, np.float32).tobytes()
+    with server.connect() as wire:
+        lines = ["POST /v2/models/mlp/infer HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", "", ""]
+        assert wire.ask("\r\n".join(lines).encode() + body).status == 400
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 17])
+def test_raw_bodies_of_a_wrong_size(server: Server, size: int) -> None:
+    """Not a whole number of rows: 400, naming the input."""
+    with server.connect() as wire:
+        answer = wire.ask(raw_request("mlp", bytes(size)))
+        assert answer.status == 400
+        assert "x" in answer.json()["error"]
+
+
+def test_raw_bodies_need_a_model_with_one_input(server: Server) -> None:
+    """Nobody can say which bytes are whose."""
+    with server.connect() as wire:
+        assert wire.ask(raw_request("pair", bytes(16))).status == 400
+
+
+def test_gzip_bodies(server: Server) -> None:
+    """Inflated under the limit; a bomb is 413, rubbish 400, other codings 415."""
+    body = gzip.compress(json.dumps(request()).encode())
+    with server.connect() as wire:
+        assert wire.ask(json_request("mlp", body, "Content-Encoding: gzip")).status == 200
+        bomb = gzip.compress(b" " * 2_000_000)
+        assert wire.ask(json_request("mlp", bomb, "Content-Encoding: gzip")).status == 413
+        assert wire.ask(json_request("mlp", b"no gzip", "Content-Encoding: gzip")).status == 400
+        assert wire.ask(json_request("mlp", body[:-9], "Content-Encoding: gzip")).status == 400
+        assert wire.ask(json_request("mlp", body, "Content-Encoding: br")).status == 415
+
+
+def test_nan_comes_back_as_null_in_json_and_exactly_in_binary(server: Server) -> None:
+    """JSON has no NaN; bytes do."""
+    row = np.zeros(1000, np.float32)
+    row[:2] = np.nan, np.inf
+    with server.connect() as wire:
+        binary = wire.ask(raw_request("echo", row.tobytes()))
+        assert binary.body.endswith(row.tobytes())
+        meta = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1000], "parameters": {"binary_data_size": 4000}}]}
+        lead = json.dumps(meta).encode()
+        lines = ["POST /v2/models/echo/infer HTTP/1.1", "Host: x", f"Content-Length: {len(lead) + 4000}"]
+        lines += [f"Inference-Header-Content-Length: {len(lead)}", "", ""]
+        answer = wire.ask("\r\n".join(lines).encode() + lead + row.tobytes())
+        assert answer.status == 200
+        assert answer.json()["outputs"][0]["data"][:3] == [None, None, 0.0]
+
+
+def test_an_expired_request_is_told_so(server: Server) -> None:
+    """A timeout of a microsecond cannot be met: 503 at the door or 504 from the queue, never an answer too late."""
+    body = request() | {"parameters": {"timeout": 1}}
+    with server.connect() as wire:
+        assert wire.ask(json_request("mlp", body)).status in {503, 504}
+        assert wire.ask(json_request("mlp", request() | {"parameters": {"timeout": "soon"}})).status == 400

@@ -1,0 +1,147 @@
+"""Real `tailcut serve` processes for tests, and raw sockets to talk to them without a client's good manners."""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TIMEOUT_S = 20.0
+
+
+@dataclass
+class Server:
+    """A child process that is ready, and where it listens."""
+
+    process: subprocess.Popen
+    host: str
+    port: int
+    stderr: Path
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def stop(self) -> int:
+        """SIGINT: end at once with what is in hand answered; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        return self.process.wait(TIMEOUT_S)
+
+    def connect(self) -> "Wire":
+        return Wire(socket.create_connection((self.host, self.port), TIMEOUT_S))
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        with self.connect() as wire:
+            body = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+        return sum(float(line.rpartition(" ")[2]) for line in body.splitlines() if line.split("{")[0].split(" ")[0] == name)
+
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208  names are all that is wanted
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str | Path) -> Iterator[Server]:
+    """Run `tailcut serve ARGUMENTS --port 0 --json` until the block ends."""
+    stderr = folder / f"serve-{len(list(folder.iterdir()))}.log"
+    command = [sys.executable, "-m", "tailcut", "serve", *map(str, arguments), "--port", "0", "--json"]
+    with stderr.open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], 60)
+        line = process.stdout.readline() if ready else ""
+        assert line, f"the server did not start: {stderr.read_text()}"
+        address = json.loads(line)
+        yield Server(process, address["host"], address["port"], stderr)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(TIMEOUT_S)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@dataclass
+class Answer:
+    """One response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> dict:
+        return json.loads(self.body)
+
+
+class Wire:
+    """A blocking socket that reads whole responses."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._data = b""
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def ask(self, data: bytes) -> Answer:
+        self.send(data)
+        return self.read()
+
+    def read(self) -> Answer:
+        """The next response; ConnectionError when the server closed instead."""
+        while b"\r\n\r\n" not in self._data:
+            self._more()
+        head, _, self._data = self._data.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+        length = int(headers.get("content-length", 0))
+        while len(self._data) < length:
+            self._more()
+        body, self._data = self._data[:length], self._data[length:]
+        return Answer(int(lines[0].split(" ")[1]), headers, body)
+
+    def closed(self) -> bool:
+        """Whether the server has closed, waiting for it if it is about to."""
+        try:
+            while True:
+                self._more()
+        except ConnectionError:
+            return True
+
+    def _more(self) -> None:
+        piece = self.sock.recv(1 << 20)
+        if not piece:
+            raise ConnectionError("the server closed the connection")
+        self._data += piece
+
+
+def raw_request(model: str, body: bytes, *headers: str) -> bytes:
+    """A raw-body inference request."""
+    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
+    lines += ["Inference-Header-Content-Length: 0", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def json_request(model: str, value: object, *headers: str) -> bytes:
+    """A JSON inference request; a str or bytes value is sent as it is."""
+    body = value if isinstance(value, bytes) else value.encode() if isinstance(value, str) else json.dumps(value).encode()
+    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body

@@ -1,0 +1,157 @@
+"""HTTP heads and chunked bodies: what is read, and what is refused with which status. No socket."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial, parse_head
+
+
+def message(*lines: str, start: str = "POST /v2/models/m/infer HTTP/1.1", host: str = "Host: x") -> bytes:
+    return "\r\n".join([start, *([host] if host else []), *lines, "", ""]).encode("latin-1")
+
+
+def test_a_plain_head() -> None:
+    """Method, path without its query, length and headers come out; names are lower case."""
+    head = parse_head(message("Content-Length: 12", "X-A: b", start="POST /v2/m?x=1 HTTP/1.1"))
+    assert (head.method, head.path, head.content_length, head.chunked) == (b"POST", "/v2/m", 12, False)
+    assert head.keep_alive
+    assert head.headers[b"x-a"] == b"b"
+
+
+@pytest.mark.parametrize(
+    ("start", "lines", "keep_alive"),
+    [
+        ("GET / HTTP/1.1", [], True),
+        ("GET / HTTP/1.1", ["Connection: close"], False),
+        ("GET / HTTP/1.1", ["Connection: Keep-Alive, Close"], False),
+        ("GET / HTTP/1.0", [], False),
+        ("GET / HTTP/1.0", ["Connection: keep-alive"], True),
+    ],
+)
+def test_keep_alive(start: str, lines: list[str], keep_alive: bool) -> None:  # noqa: FBT001
+    """Version and Connection decide together."""
+    assert parse_head(message(*lines, start=start)).keep_alive is keep_alive
+
+
+REFUSED = {
+    "host missing": (message(host=""), 400),
+    "host repeated": (message("Host: y"), 400),
+    "host with a path": (message(host="Host: x/y"), 400),
+    "host with userinfo": (message(host="Host: a@x"), 400),
+    "host with a long port": (message(host="Host: x:123456"), 400),
+    "length and coding": (message("Content-Length: 4", "Transfer-Encoding: chunked"), 400),
+    "coding and length": (message("Transfer-Encoding: chunked", "Content-Length: 4"), 400),
+    "two lengths": (message("Content-Length: 4", "Content-Length: 4"), 400),
+    "length with a plus": (message("Content-Length: +4"), 400),
+    "length list": (message("Content-Length: 4,4"), 400),
+    "length 2^64": (message("Content-Length: 18446744073709551616"), 400),
+    "length 2^63": (message("Content-Length: 9223372036854775808"), 400),
+    "length negative": (message("Content-Length: -1"), 400),
+    "length hexadecimal": (message("Content-Length: 0x4"), 400),
+    "length empty": (message("Content-Length: "), 400),
+    "coding gzip": (message("Transfer-Encoding: gzip"), 501),
+    "coding gzip, chunked": (message("Transfer-Encoding: gzip, chunked"), 501),
+    "coding twice": (message("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), 400),
+    "chunked over 1.0": (message("Transfer-Encoding: chunked", start="POST / HTTP/1.0"), 400),
+    "bare LF": (b"GET / HTTP/1.1\nHost: x\r\n\r\n", 400),
+    "bare CR": (b"GET / HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n", 400),
+    "folded": (message("A: b\r\n c"), 400),
+    "NUL": (message("A: b\0c"), 400),
+    "space before colon": (message("A : b"), 400),
+    "no colon": (message("A"), 400),
+    "too many headers": (message(*[f"A{i}: b" for i in range(101)]), 431),
+    "head too long": (message("A: " + "b" * 33_000), 431),
+    "URL too long": (message(start="GET /" + "a" * 8200 + " HTTP/1.1"), 414),
+    "unknown expectation": (message("Expect: 200-ok"), 417),
+    "upgrade": (message("Upgrade: websocket", "Connection: Upgrade"), 400),
+    "CONNECT": (message(start="CONNECT x:443 HTTP/1.1"), 400),
+    "TLS hello": (bytes.fromhex("16030100f1010000ed0303") + b"\r\n\r\n", 400),
+    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "HTTP/1.9": (message(start="GET / HTTP/1.9"), 400),
+    "URL not ASCII": (message(start="GET /\xff HTTP/1.1"), 400),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name: str) -> None:
+    """Each bad head gets its status."""
+    data, status = REFUSED[name]
+    with pytest.raises(ProtocolError) as caught:
+        parse_head(data)
+    if name not in {"HTTP/2 preface"}:
+        assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x00\xf1", 400),
+        (b"GET / HTTP/1.1\nHost: x\n\n", 400),
+        (b"GET /" + b"a" * 9000, 414),
+        (b"GET / HTTP/1.1\r\nA: " + b"b" * 40_000, 431),
+        (b"get / HTTP/1.1\r\n", 400),
+    ],
+)
+def test_a_hopeless_beginning_is_refused_at_once(data: bytes, status: int) -> None:
+    """No more of it is buffered."""
+    with pytest.raises(ProtocolError) as caught:
+        check_partial(data)
+    assert caught.value.status == status
+
+
+def test_every_beginning_of_a_good_head_may_go_on() -> None:
+    """A head that arrives byte by byte is never refused on the way, but where a CR awaits its LF nothing is said yet."""
+    whole = message("Content-Length: 3", "A: b")
+    for size in range(1, len(whole)):
+        check_partial(whole[:size])
+
+
+CHUNKED = b"4;name=value\r\nWiki\r\n6\r\npedia \r\n0\r\nTrailer: x\r\n\r\n"
+
+
+def test_a_chunked_body_split_at_every_position() -> None:
+    """Pieces of any size give the same body, and what follows is returned."""
+    whole = CHUNKED + b"GET /"
+    for size in range(1, len(whole)):
+        body, rest = ChunkedBody(100), b""
+        for at in range(0, len(whole), size):
+            piece = whole[at : at + size]
+            rest += piece if body.done else body.feed(piece)
+        assert body.done
+        assert bytes(body.body) == b"Wikipedia "
+        assert rest == b"GET /"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.integers(1, 20))
+def test_chunked_round_trip(chunks: list[bytes], step: int) -> None:
+    """Whatever was sent in chunks comes out joined."""
+    sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    body = ChunkedBody(1000)
+    for at in range(0, len(sent), step):
+        body.feed(sent[at : at + step])
+    assert body.done
+    assert bytes(body.body) == b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"x\r\n", 400),
+        (b"-1\r\n", 400),
+        (b"+4\r\nWiki\r\n", 400),
+        (b"0x4\r\nWiki\r\n", 400),
+        (b"4\nWiki\r\n", 400),
+        (b"4\r\nWikiX\r\n", 400),
+        (b"ffffffffffffffff\r\n", 400),
+        (b"65\r\n", 413),
+        (b"\r\n", 400),
+        (b"4;" + b"a" * 5000, 400),
+    ],
+)
+def test_bad_chunks(data: bytes, status: int) -> None:
+    """Broken framing is 400, a body over its limit of 100 bytes 413."""
+    with pytest.raises(ProtocolError) as caught:
+        ChunkedBody(100).feed(data)
+    assert caught.value.status == status
