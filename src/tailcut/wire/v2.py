@@ -1,0 +1,17 @@
+"""The Open Inference Protocol v2, with the binary tensor extension: bodies <-> arrays, no socket.
+
+This is the codec's front door; requests, answers and the elements of tensors live in modules of their own beside it.
+"""
+
+from tailcut.wire.v2_request import InferRequest, WantedOutput, parse_request
+from tailcut.wire.v2_response import Response, encode_response, model_metadata, server_metadata
+
+__all__ = [
+    "InferRequest",
+    "Response",
+    "WantedOutput",
+    "encode_response",
+    "model_metadata",
+    "parse_request",
+    "server_metadata",
+]

@@ -1,0 +1,183 @@
+"""Elements of one tensor: bytes or JSON values <-> arrays, by the rules of the Open Inference Protocol v2. Pure.
+
+Nothing is converted in silence: a JSON value of the wrong kind, or one that its dtype cannot hold, is refused. Messages
+name the input, what was expected and what came, and never show values. Numbers are little-endian, as the protocol and
+every machine that the engines run on have it.
+"""
+
+import struct
+from collections.abc import Sequence
+from itertools import chain
+from math import prod
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from tailcut.errors import InvalidInputError
+from tailcut.spec import DType, TensorSpec
+
+_PREFIX = struct.Struct("<I")  # the length before each element of a BYTES tensor
+_FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
+_KINDS: dict[DType, set[type]] = (
+    {dtype: {int} for dtype in DType}
+    | {dtype: {int, float} for dtype in _FLOATS}
+    | {DType.BOOL: {bool}, DType.BYTES: {str}}
+)
+_WORDS: dict[type, str] = {
+    int: "an integer",
+    float: "a fraction",
+    bool: "true or false",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def shown(name: object) -> str:
+    """A name out of a request, fit for a message: quoted, 64 printable characters at most."""
+    if not isinstance(name, str):
+        return _WORDS.get(type(name), "a value")
+    return "'" + "".join(char if char.isprintable() else "?" for char in name[:64]) + "'"
+
+
+def from_bytes(tensor: TensorSpec, shape: tuple[int, ...], body: memoryview, offset: int, size: int) -> np.ndarray:
+    """The tensor whose `size` bytes begin at `offset` of a read-only body; a read-only view of it except for BYTES.
+
+    Raises:
+        InvalidInputError: `size` does not fit the shape, or the bytes are no values of the dtype.
+    """
+    if tensor.dtype is DType.BYTES:
+        return _strings_from_bytes(tensor, shape, body[offset : offset + size])
+    array: np.ndarray = np.ndarray(shape, tensor.dtype.numpy, body, offset)
+    if tensor.dtype is DType.BOOL and array.size and array.view(np.uint8).max() > 1:
+        raise InvalidInputError(f"input {shown(tensor.name)}: a BOOL byte must be 0 or 1")
+    return array
+
+
+def check_size(tensor: TensorSpec, shape: tuple[int, ...], size: int) -> None:
+    """Check a byte count against a shape; for BYTES, that the length prefixes fit at least.
+
+    Raises:
+        InvalidInputError: it does not fit; names both counts.
+    """
+    itemsize = tensor.dtype.itemsize
+    if itemsize is None:
+        if size < _PREFIX.size * prod(shape):
+            raise InvalidInputError(
+                f"input {shown(tensor.name)}: expected at least {_PREFIX.size * prod(shape)} bytes for "
+                f"{list(shape)} length-prefixed elements, got {size}"
+            )
+    elif size != itemsize * prod(shape):
+        raise InvalidInputError(
+            f"input {shown(tensor.name)}: expected {itemsize * prod(shape)} bytes for {tensor.dtype} {list(shape)}, "
+            f"got {size}"
+        )
+
+
+def to_bytes(array: np.ndarray, dtype: DType) -> bytes:
+    """An array's elements as the binary extension sends them, row-major; owned by the caller."""
+    if dtype is not DType.BYTES:
+        return array.tobytes()
+    parts: list[bytes] = []
+    for element in array.reshape(-1).tolist():
+        raw = element.encode() if isinstance(element, str) else bytes(element)
+        parts += (_PREFIX.pack(len(raw)), raw)
+    return b"".join(parts)
+
+
+def from_json(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> np.ndarray:
+    """The tensor in a JSON value: a flat row-major list, or lists nested as the shape has it.
+
+    Raises:
+        InvalidInputError: ragged, the wrong number of elements, of the wrong kind, or not representable.
+    """
+    flat = _flatten(tensor, shape, data)
+    if len(flat) != prod(shape):
+        raise InvalidInputError(
+            f"input {shown(tensor.name)}: expected {prod(shape)} elements for {list(shape)}, got {len(flat)}"
+        )
+    for kind in set(map(type, flat)) - _KINDS[tensor.dtype]:
+        raise InvalidInputError(f"input {shown(tensor.name)}: expected {tensor.dtype} elements, got {_WORDS[kind]}")
+    if tensor.dtype is DType.BYTES:
+        return _objects(shape, [element.encode() for element in flat])
+    return _numbers(tensor, flat).reshape(shape)
+
+
+def to_json(array: np.ndarray, dtype: DType, name: str) -> Any:
+    """An array's elements, flat and row-major, as orjson writes them: NaN and infinity become null there.
+
+    Raises:
+        InvalidInputError: an element of a BYTES output is not UTF-8, which JSON cannot carry.
+    """
+    if dtype is not DType.BYTES:
+        # orjson knows no bfloat16; float32 holds every one of its values exactly
+        flat = array.astype(np.float32) if dtype is DType.BF16 else array
+        return np.ascontiguousarray(flat).reshape(-1)
+    try:
+        return [item if isinstance(item, str) else bytes(item).decode() for item in array.reshape(-1).tolist()]
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"output {shown(name)} holds bytes that are not UTF-8: ask for it as binary") from None
+
+
+def _flatten(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> Sequence[Any]:
+    """The elements in a row; nested lists must have the shape's own lengths at every level."""
+    if not shape and not isinstance(data, list):
+        return [data]
+    if not isinstance(data, list):
+        raise InvalidInputError(f"input {shown(tensor.name)}: data must be a list, got {_WORDS[type(data)]}")
+    if not data or type(data[0]) is not list:
+        return data
+    level: list[Any] = [data]
+    for dim in shape:
+        if set(map(type, level)) != {list} or set(map(len, level)) != {dim}:
+            raise InvalidInputError(f"input {shown(tensor.name)}: data is not nested as its shape {list(shape)} says")
+        level = list(chain.from_iterable(level))
+        if not level:
+            break
+    return level
+
+
+def _numbers(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
+    dtype = tensor.dtype.numpy
+    if tensor.dtype not in _FLOATS:
+        try:
+            return np.array(flat, dtype)
+        except OverflowError:
+            raise InvalidInputError(
+                f"input {shown(tensor.name)}: a value is out of the range of {tensor.dtype}, "
+                f"{np.iinfo(dtype).min} to {np.iinfo(dtype).max}"
+            ) from None
+    with np.errstate(over="ignore"):  # an overflow is found below, and refused
+        array = np.array(flat, np.float64).astype(dtype)
+    if not np.isfinite(array).all():  # JSON has no way to say infinity, so it is an overflow
+        largest = ml_dtypes.finfo(dtype).max
+        raise InvalidInputError(
+            f"input {shown(tensor.name)}: a value is out of the range of {tensor.dtype}, +-{float(largest):.6g}"
+        )
+    return array
+
+
+def _strings_from_bytes(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview) -> np.ndarray:
+    elements: list[bytes] = []
+    count, position = prod(shape), 0
+    for _ in range(count):
+        start = position + _PREFIX.size
+        position = start + (_PREFIX.unpack_from(data, position)[0] if start <= len(data) else 0)
+        if position > len(data):
+            break
+        elements.append(bytes(data[start:position]))
+    if position != len(data) or len(elements) != count:
+        raise InvalidInputError(
+            f"input {shown(tensor.name)}: the length prefixes of its {count} BYTES elements do not add up to "
+            f"{len(data)} bytes"
+        )
+    return _objects(shape, elements)
+
+
+def _objects(shape: tuple[int, ...], elements: list[bytes]) -> np.ndarray:
+    array = np.empty(len(elements), dtype=object)
+    array[:] = elements
+    array.flags.writeable = False
+    return array.reshape(shape)
