@@ -1,0 +1,108 @@
+"""The `tailcut` command: finds the command that was named, runs it, and turns errors into one line and an exit code.
+
+Each command lives in a module of its own, imported only when it is asked for, so that `tailcut serve` does not wait for
+what `tailcut tune` needs. This is the only place of the project that ends the process.
+"""
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version as installed_version
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tailcut.errors import TailcutError
+
+DONE, USER_MISTAKE, BUG, INTERRUPTED = 0, 2, 70, 130  # 70 is EX_SOFTWARE of sysexits.h; 130 is 128 + SIGINT
+COMMANDS = ("tune", "serve", "bench", "demo")  # in the order a user meets them
+
+
+class _Commands(TyperGroup):
+    """The commands by name, each in `tailcut.cli.NAME` as a function of that name, imported when it is looked up."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  typer's signature
+        return [name for name in COMMANDS if find_spec(f"tailcut.cli.{name}")]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        function = getattr(import_module(f"tailcut.cli.{cmd_name}"), cmd_name)
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
+        app.command(cmd_name)(function)
+        return typer.main.get_command(app)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        names = self.list_commands(ctx)
+        if args[0] not in names:
+            ctx.fail(f"there is no command {args[0]!r}, there are {', '.join(names)}")
+        return super().resolve_command(ctx, args)
+
+
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+# Plain help: brackets in a help text stay brackets, and rich is not imported for it.
+app = typer.Typer(
+    cls=_Commands, add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS, invoke_without_command=True
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tailcut {installed_version('tailcut')}")
+        raise typer.Exit
+
+
+@app.callback()
+def tailcut(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  the callback answers it
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Cut the latency tail of AI inference: tune a model with proof, then serve exactly what was measured."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line (without the program's name) and give its exit code; never raises.
+
+    0 done; 1 the work was done and the answer is no; 2 the user's mistake, said in one line on stderr; 70 a fault of
+    Tailcut, with its traceback; 130 interrupted.
+    """
+    try:
+        code = typer.main.get_command(app).main(list(arguments), prog_name="tailcut", standalone_mode=False)
+    except (typer.TyperException, TailcutError, OSError) as error:
+        print(f"tailcut: {' '.join(_explain(error).split())}", file=sys.stderr)
+        return USER_MISTAKE
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except SystemExit as error:  # typer's answer to a closed pipe
+        return error.code if isinstance(error.code, int) else BUG
+    except Exception:  # noqa: BLE001  the last resort: a fault of ours, told apart from a "no" by its exit code
+        traceback.print_exc()
+        print("tailcut: this is a fault of Tailcut, not of yours: please report it", file=sys.stderr)
+        return BUG
+    return code if isinstance(code, int) else DONE
+
+
+def run() -> None:
+    """The console script."""
+    code = main(sys.argv[1:])
+    with contextlib.suppress(OSError):  # whoever read our output may be gone
+        sys.stdout.flush()
+    sys.exit(code)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, typer.TyperException):  # a bad flag or argument
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "tailcut"
+        return f"{error.format_message().rstrip('.')}: see `{command} --help`"
+    if isinstance(error, OSError) and error.strerror:  # the host's answer: no permission, disk full, port in use
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

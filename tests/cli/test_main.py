@@ -1,0 +1,175 @@
+"""The command line as a user meets it: real processes, exit codes, and one line for a mistake."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import types
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import typer
+
+from tailcut.cli import main as cli
+from tailcut.errors import UsageError
+
+SCRIPT = Path(sys.executable).with_name("tailcut")
+
+
+def tailcut(*arguments: str, module: bool = False) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "tailcut"] if module else [str(SCRIPT)]
+    return subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def only_line(text: str) -> str:
+    """The single line of a text; that there is exactly one is part of what is tested."""
+    lines = text.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("tailcut: ")
+    return lines[0]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch):
+    """Puts a command `probe` into the command line, in this process, whose body the test gives."""
+
+    def put(function) -> None:
+        function.__name__ = "probe"
+        module = types.ModuleType("tailcut.cli.probe")
+        module.probe = function
+        module.__spec__ = types.SimpleNamespace(name=module.__name__)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, "probe"))
+
+    return put
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_version_is_the_installed_one(module: bool):
+    """`tailcut --version` and `python -m tailcut --version` print the installed version and nothing else."""
+    done = tailcut("--version", module=module)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"tailcut {version('tailcut')}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_help_lists_the_commands(arguments: tuple[str, ...]):
+    """Help names every command that is there, with one line each."""
+    done = tailcut(*arguments)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "serve" in done.stdout
+    assert "Serve models" in done.stdout
+
+
+def test_every_command_has_help():
+    """Each command is found under its name and explains itself."""
+    for name in [name for name in cli.COMMANDS if (Path(cli.__file__).with_name(f"{name}.py")).exists()]:
+        done = tailcut(name, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"tailcut {name}" in done.stdout
+
+
+def test_help_does_not_load_the_heavy_libraries():
+    """Looking at help loads neither an engine nor numpy: a command starts quickly."""
+    code = (
+        "import sys; from tailcut.cli.main import main; main(['serve', '--help']); main(['--help']); "
+        "print(sorted({'numpy', 'onnxruntime', 'openvino', 'numba', 'onnx'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nope",), ["no command 'nope'", "serve", "--help"]),
+        (("--nope",), ["--nope", "tailcut --help"]),
+        (("serve",), ["SOURCE", "tailcut serve --help"]),
+        (("serve", "--nope", "a.onnx"), ["--nope", "tailcut serve --help"]),
+        (("serve", "--port", "many", "a.onnx"), ["--port", "tailcut serve --help"]),
+        (("serve", "--port", "70000", "a.onnx"), ["--port", "tailcut serve --help"]),
+        (("serve", "--json", "--max-batch", "0", "a.onnx"), ["--max-batch", "tailcut serve --help"]),
+    ],
+)
+def test_a_bad_flag_is_one_line_on_stderr(arguments: tuple[str, ...], words: list[str]):
+    """A mistake on the command line is one line that says what to do, nothing on stdout, exit code 2."""
+    done = tailcut(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    line = only_line(done.stderr)
+    assert all(word in line for word in words)
+
+
+def test_an_error_of_ours_is_one_line_and_exit_code_2(command, capsys: pytest.CaptureFixture[str]):
+    """A TailcutError out of a command becomes one line on stderr, whatever line breaks it holds; stdout stays empty."""
+
+    def fail(json: bool = False) -> None:
+        """Fails."""
+        raise UsageError("model.onnx:\n  no such file")
+
+    command(fail)
+    assert cli.main(["probe", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert only_line(err) == "tailcut: model.onnx: no such file"
+
+
+def test_what_the_host_refuses_is_named(command, capsys: pytest.CaptureFixture[str]):
+    """A full disk or a missing permission is named with its file, in one line, exit code 2."""
+
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/report.html")
+
+    command(fail)
+    assert cli.main(["probe"]) == 2
+    assert only_line(capsys.readouterr().err) == "tailcut: /tmp/report.html: No space left on device"
+
+
+def test_exit_codes_of_commands_pass_through(command):
+    """0 for done, 1 for a no."""
+
+    def answer(code: int) -> None:
+        raise typer.Exit(code)
+
+    command(answer)
+    assert [cli.main(["probe", str(code)]) for code in (0, 1)] == [0, 1]
+
+
+def test_a_fault_of_ours_is_not_a_no(command, capsys: pytest.CaptureFixture[str]):
+    """An unforeseen exception keeps its traceback and an exit code of its own."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    command(fail)
+    assert cli.main(["probe"]) == 70
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_module_that_cannot_load_does_not_break_the_others(monkeypatch: pytest.MonkeyPatch, capsys):
+    """A command whose module is not there is neither listed nor in the way."""
+    monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, "not_there"))
+    assert cli.main(["--help"]) == 0
+    assert "not_there" not in capsys.readouterr().out
+    assert cli.main(["not_there"]) == 2
+
+
+def test_control_c_exits_130_without_a_traceback():
+    """An interrupted command leaves with 130, the shell's code for SIGINT, and no traceback."""
+    code = (
+        "import sys, types, signal; from tailcut.cli import main as cli\n"
+        "def probe(): print('ready', flush=True); signal.pause()\n"
+        "module = types.ModuleType('tailcut.cli.probe'); module.probe = probe\n"
+        "module.__spec__ = types.SimpleNamespace(name='tailcut.cli.probe')\n"
+        "sys.modules['tailcut.cli.probe'] = module; cli.COMMANDS += ('probe',)\n"
+        "sys.argv = ['tailcut', 'probe']; cli.run()\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert err == ""
