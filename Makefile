@@ -1,0 +1,53 @@
+# Every target sets itself up from a bare clone; second runs start at once.
+# Only Python 3.11 to 3.13, make, a C compiler and a package index are needed.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# By content, not by time stamp: a fresh checkout has new times on old files.
+READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
+TESTS ?= tests
+
+.PHONY: help demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    tune, serve and load-test the bundled model; leaves a report in out/demo"
+	@echo "make test    all tests (TESTS=tests/wire for some)"
+	@echo "make lint    ruff, mypy, import-linter"
+	@echo "make format  let ruff format the code"
+	@echo "make bench   every program in benchmarks/ (BENCHMARKS=benchmarks/matmul.py for one)"
+	@echo "make clean   remove the virtual environment, caches and out/"
+
+$(READY):
+	@test -n "$(PYTHON)" || { echo "Tailcut needs Python 3.11, 3.12 or 3.13: install one, or say make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt install python3-venv"; exit 1; }
+	@echo "setting up $(VENV) (once; a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/tailcut demo --keep out/demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	@set -e; for program in $(BENCHMARKS); do echo; echo "== $$program"; $(BIN)/python $$program; done
+
+clean:
+	rm -rf $(VENV) out .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache
