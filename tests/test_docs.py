@@ -1,0 +1,37 @@
+"""The documents are true where a program can tell: links lead somewhere, floors and commands are those of the code."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tailcut.cli.main import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_inside_the_repository_lead_somewhere(page: Path):
+    """Every relative link of a page names a file or folder that is there."""
+    links = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_architecture_shows_the_floors_that_are_enforced():
+    """The list of floors in docs/architecture.md is import-linter's, top to bottom."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    floors = [
+        layer.replace("tailcut.", "") for layer in next(one for one in contracts if one["type"] == "layers")["layers"]
+    ]
+    assert "\n".join(f"    {floor}" for floor in floors) in (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+
+
+def test_every_command_is_in_the_reference():
+    """docs/reference/cli.md names every command."""
+    page = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f"`tailcut {name} " not in page and f"`tailcut {name}`" not in page] == []
