@@ -62,11 +62,11 @@ def serve(
     if len(set(names)) < len(names):
         raise UsageError(f"two models have one name ({', '.join(names)}): rename one with NAME=FILE")
     served = [_load(profile, Limits(queue_rows=queue)) for profile in profiles]
-    settings = profiles[0].settings
     options = ServerOptions(
         address=Address(host, port, uds),
         limits=limits,
-        direct_bytes=settings.io.direct_bytes,
+        direct_bytes=min(profile.settings.io.direct_bytes for profile in profiles),
+        spin_us=max(profile.settings.io.spin_us for profile in profiles),
         gc_freeze=any(profile.settings.memory.gc_freeze for profile in profiles),
     )
 

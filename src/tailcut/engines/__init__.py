@@ -1,0 +1,29 @@
+"""Engines: one protocol, one option set, one way to open a model."""
+
+from pathlib import Path
+
+from tailcut.engines.base import Engine, EngineOptions
+
+
+def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> Engine:
+    """Load a model file; the engine's own library is imported only now.
+
+    Args:
+        path: an ONNX file, with its external weights beside it where it has any.
+        options: the engine and its settings.
+        name: of the model; the file's stem where none is given.
+
+    Raises:
+        ModelFileError: missing, empty, corrupt, or not ONNX; names the file and the reason.
+        UnsupportedError: a tensor type or setting that this engine or machine does not have; names it.
+    """
+    if options.name == "openvino":
+        from tailcut.engines.openvino import OpenVinoEngine  # noqa: PLC0415  0.2 s that onnxruntime's users need not pay
+
+        return OpenVinoEngine(path, options, name)
+    from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  likewise
+
+    return OnnxRuntimeEngine(path, options, name)
+
+
+__all__ = ["Engine", "EngineOptions", "open_engine"]

@@ -40,8 +40,9 @@ MOVES: dict[RowState, frozenset[RowState]] = {
     RowState.DONE: frozenset({RowState.FREE}),
     RowState.ABANDONED: frozenset({RowState.FREE}),
 }
-_ALLOWED = frozenset((int(a), int(b)) for a, targets in MOVES.items() for b in targets)
-_RUNS = {state: bytes([state]) for state in RowState}
+_ALLOWED = tuple(tuple(new in MOVES[old] for new in RowState) for old in RowState)
+_FREE, _FILLING, _READY = int(RowState.FREE), int(RowState.FILLING), int(RowState.READY)
+_RUNS = tuple(bytes([state]) for state in RowState)
 
 
 class Slab:
@@ -87,6 +88,18 @@ class Slab:
         self._lend(row, count)
         return row
 
+    def fill(self, count: int, body: memoryview) -> int:
+        """Lend rows and copy the whole of the only input into them, FREE to READY; the first one's number, or -1."""
+        row = self.take(count)
+        if row >= 0:
+            start = row * self.row_bytes[0]
+            self.input_bytes[0][start : start + len(body)] = body
+            if count == 1:
+                self._states[row] = _READY
+            else:
+                self._states[row : row + count] = _RUNS[_READY] * count
+        return row
+
     def take_apart(self, count: int = 1) -> int:
         """Like `take`, but from the far end: for bodies that arrive slowly, and batches wider than a block."""
         row = self._free.bit_length() - count
@@ -113,18 +126,19 @@ class Slab:
             IllegalMoveError: the table has no such move, or a row is not in state `old`.
         """
         end = row + count
-        if (old, new) not in _ALLOWED or self._states.count(old, row, end) != count:
+        if not _ALLOWED[old][new] or self._states.count(old, row, end) != count:
             states = [RowState(state).name for state in self._states[row:end]]
             raise IllegalMoveError(f"rows {row} to {end - 1} are {states}, cannot go from {old.name} to {new.name}")
         if count == 1:
             self._states[row] = new
         else:
             self._states[row:end] = _RUNS[new] * count
-        if new is RowState.FREE:
+        if new == _FREE:
             self.in_use -= count
             self._free |= ((1 << count) - 1) << row
+            generations = self._generations
             for one in range(row, end):
-                self._generations[one] += 1
+                generations[one] += 1
 
     def state(self, row: int) -> RowState:
         """The state of one row."""
@@ -164,9 +178,9 @@ class Slab:
 
     def _lend(self, row: int, count: int) -> None:
         if count == 1:
-            self._states[row] = RowState.FILLING
+            self._states[row] = _FILLING
         else:
-            self._states[row : row + count] = _RUNS[RowState.FILLING] * count
+            self._states[row : row + count] = _RUNS[_FILLING] * count
         self.in_use += count
 
 

@@ -151,10 +151,13 @@ class RowExecutor:
                 if len(self._bound) >= _BOUND_LIMIT:
                     self._bound.clear()
                 found = self._bound[place] = self._bind(self._slab, *place)
+            call, batch.outputs = found
+            call()
         else:
-            found = self._gather(batch)
-        call, batch.outputs = found
-        call()
+            call, outputs = self._gather(batch)
+            call()
+            # The scratch is the next batch's before this one is handed out on its loop: the answers need their own memory.
+            batch.outputs = [output.copy() for output in outputs]
 
     def _gather(self, batch: Batch) -> tuple[Bound, tuple[np.ndarray, ...]]:
         if self._scratch is None or self._scratch.rows < batch.rows:

@@ -190,18 +190,38 @@ class Model:
 
     def submit(self, ticket: Ticket) -> None:
         """The ticket's rows are complete: queue it. The caller kicks."""
-        now = ticket.ready_ns = time.monotonic_ns()
+        ticket.ready_ns = time.monotonic_ns()
         with self._lock:
             if self._closed:
                 raise ReleasedError(f"model {self.spec.name!r} was closed")
             if ticket.row >= 0 and self.slab is not None:
                 self.slab.move(ticket.row, ticket.count, RowState.FILLING, RowState.READY)
-            self._queue.append(ticket)
-            self._ready_rows += ticket.count
-            if self._hold_ns:
-                gap = now - self._last_arrival_ns
-                self._last_arrival_ns = now
-                self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
+            self._enqueue(ticket)
+
+    def submit_body(self, ticket: Ticket, body: memoryview) -> None:
+        """Reserve, fill and submit in one: for a whole body that is exactly the ticket's rows. The caller kicks.
+
+        Raises:
+            QueueFullError: no rows are free.
+        """
+        ticket.ready_ns = time.monotonic_ns()
+        slab = self.slab
+        assert slab is not None  # noqa: S101  as in reserve
+        with self._lock:
+            ticket.row = row = slab.fill(ticket.count, body)
+            if row >= 0:
+                self._enqueue(ticket)
+                return
+            self.counts.refused += 1
+        raise self._full()
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        self._queue.append(ticket)
+        self._ready_rows += ticket.count
+        if self._hold_ns:
+            gap = ticket.ready_ns - self._last_arrival_ns
+            self._last_arrival_ns = ticket.ready_ns
+            self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
 
     def start(self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int = 0) -> Ticket:
         """Queue checked arrays: through rows of the slab, as loose arrays, or in parts when over the largest batch.

@@ -43,6 +43,7 @@ class IoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     wire: Literal["json", "binary"] = "binary"  # what the profile was measured with; the server always speaks both
     transport: Literal["tcp", "uds"] = "tcp"
     direct_bytes: int = 65536  # bodies at least this long are received by the kernel straight into the row
+    spin_us: int = 0  # after an answer, poll the sockets for so long instead of sleeping in the kernel
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -191,7 +192,10 @@ def _check(settings: Settings) -> None:
         "batching.max_batch": (settings.batching.max_batch, 1, 65536),
         "batching.hold_us": (settings.batching.hold_us, 0, 10_000_000),
         "io.direct_bytes": (settings.io.direct_bytes, 0, 1 << 40),
+        "io.spin_us": (settings.io.spin_us, 0, 10_000),
     }
+    if settings.batching.hold_us and settings.batching.dispatch == "inline":
+        raise ValueError("settings.batching.hold_us needs dispatch = 'worker': an inline loop cannot wait")
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise ValueError(f"settings.{name} is {value}, must be {low} to {high}")

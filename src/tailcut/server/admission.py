@@ -64,19 +64,19 @@ def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
     if route.infers:
         plan.kind = Kind.INFER
         plan.served = site.served(*plan.arguments)
-        plan.json_size = _json_size(request)
+        plan.json_size = _json_size(request, inflated=plan.encoding is not None)
         _plan_rows(plan)
     return plan
 
 
-def _json_size(request: Head) -> int | None:
+def _json_size(request: Head, *, inflated: bool) -> int | None:
     raw = request.headers.get(b"inference-header-content-length")
     if raw is None:
         return None
     if not raw.isdigit() or len(raw) > 18:
         raise Refusal(400, "Inference-Header-Content-Length is not a number of bytes")
     size = int(raw)
-    if request.content_length is not None and size > request.content_length:
+    if not inflated and request.content_length is not None and size > request.content_length:
         raise Refusal(400, "Inference-Header-Content-Length is past the end of the body")
     return size
 

@@ -42,6 +42,7 @@ class ServerOptions:
     address: Address = field(default_factory=Address)
     limits: ServerLimits = field(default_factory=ServerLimits)
     direct_bytes: int = 65536
+    spin_us: int = 0
     gc_freeze: bool = False
 
 
@@ -58,7 +59,13 @@ def serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[
 async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
     loop = asyncio.get_running_loop()
     site = Site(models)
-    hub = Hub(site, options.limits, direct_bytes=options.direct_bytes, collect=options.gc_freeze)
+    hub = Hub(
+        site,
+        options.limits,
+        direct_bytes=options.direct_bytes,
+        spin_us=options.spin_us,
+        collect=options.gc_freeze,
+    )
     stopping = asyncio.Event()
     drain = _Drain(hub, stopping)
     loop.add_signal_handler(signal.SIGTERM, drain.begin, options.limits.drain_s)

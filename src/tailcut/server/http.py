@@ -7,7 +7,6 @@ time; what a client pipelines behind it waits in `_held`.
 
 import asyncio
 import logging
-import time
 import zlib
 from enum import Enum, auto
 
@@ -172,24 +171,27 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _begin_rows(self, plan: Plan, data: bytes | bytearray, end: int, stop: int) -> int:
         """A body of whole rows: all here, copied once; else received into rows or, when short, into a buffer."""
+        hub = self._hub
         model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
         whole = stop - end == plan.length
-        if not whole and plan.length < self._hub.direct_bytes:
-            return self._begin_buffer(plan, data, end, stop)
         try:
-            row = model.reserve(plan.rows, apart=not whole)
+            if whole:
+                ticket = Ticket(self, hub.home, plan.rows, -1, hub.deadline())
+                model.submit_body(ticket, memoryview(data)[end:stop])
+                self._ticket = ticket
+                self._stage = Stage.ANSWER
+                hub.home.kick_soon(model)
+                return stop
+            if plan.length < hub.direct_bytes:
+                return self._begin_buffer(plan, data, end, stop)
+            row = self._row = model.reserve(plan.rows, apart=True)
         except TailcutError as error:
             return self._turn_away(error, plan.length, end, stop)
         slab = model.slab
         start = row * slab.row_bytes[0]  # type: ignore[union-attr]
         rows = slab.input_bytes[0][start : start + plan.length]  # type: ignore[union-attr]
-        if whole:
-            rows[:] = memoryview(data)[end:stop]
-            self._submit_rows(plan, row)
-        else:
-            rows[: stop - end] = memoryview(data)[end:stop]
-            self._row = row
-            self._expect_body(Stage.ROWS, rows[stop - end :])
+        rows[: stop - end] = memoryview(data)[end:stop]
+        self._expect_body(Stage.ROWS, rows[stop - end :])
         return stop
 
     def _begin_buffer(self, plan: Plan, data: bytes | bytearray, end: int, size: int) -> int:
@@ -230,7 +232,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         plan = self._plan
         if self._stage is Stage.ROWS:
             row, self._row = self._row, -1
-            self._submit_rows(plan, row)
+            model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
+            ticket = self._ticket = Ticket(self, self._hub.home, plan.rows, row, self._hub.deadline())
+            self._stage = Stage.ANSWER
+            model.submit(ticket)
+            self._hub.home.kick_soon(model)
             return
         body = bytes(self._body or b"")
         self._drop_body()
@@ -268,14 +274,6 @@ class HttpConnection(asyncio.BufferedProtocol):
             if len(self._held) > _HELD_BYTES:
                 self._transport.pause_reading()
 
-    def _submit_rows(self, plan: Plan, row: int) -> None:
-        hub = self._hub
-        model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
-        ticket = self._ticket = Ticket(self, hub.home, plan.rows, row, time.monotonic_ns() + hub.deadline_ns)
-        self._stage = Stage.ANSWER
-        model.submit(ticket)
-        hub.home.kick_soon(model)
-
     def _infer(self, plan: Plan, body: bytes) -> None:
         """Parse a whole body, check it against the model and queue it."""
         served = plan.served
@@ -286,7 +284,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 body = _inflate(body, plan.encoding, self._hub.limits.body_bytes)
             request = parse_request(served.model.spec, body, plan.json_size)
             arrays, rows = check_inputs(served.model.spec, request.inputs)
-            deadline = time.monotonic_ns() + (_timeout_ns(request) or self._hub.deadline_ns)
+            deadline = self._hub.deadline(_timeout_ns(request))
             self._request = request
             self._stage = Stage.ANSWER
             self._ticket = served.model.start(arrays, rows, self, self._hub.home, deadline)
@@ -311,6 +309,8 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._reply(b"".join([start, *blobs]), 200)
         else:
             self._encode(plan, batch, index)
+        if self._hub.spin_ns:
+            self._hub.stay_awake(batch.ended_ns)
         if self._held:
             self._next()
 

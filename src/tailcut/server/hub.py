@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from typing import Protocol
 
 from tailcut.runtime.home import LoopHome
@@ -32,11 +33,11 @@ class Member(Protocol):
 class Hub:
     """One loop's connections. Time is the loop's own, read four times a second: limits are seconds, not microseconds."""
 
-    def __init__(self, site: Site, limits: ServerLimits, *, direct_bytes: int, collect: bool = False) -> None:
+    def __init__(self, site: Site, limits: ServerLimits, *, direct_bytes: int, spin_us: int = 0, collect: bool = False) -> None:
         self.site = site
         self.limits = limits
         self.direct_bytes = direct_bytes
-        self.deadline_ns = int(limits.deadline_s * 1e9)
+        self._deadline_ns = int(limits.deadline_s * 1e9)
         self.receive = bytearray(RECEIVE_BYTES)
         self.receive_view = memoryview(self.receive)
         self.plans: dict[bytes, Plan] = {}
@@ -46,6 +47,9 @@ class Hub:
         self.home = LoopHome(self.loop)
         self.now = self.loop.time()
         self.members: dict[Member, None] = {}  # ordered by arrival
+        self.spin_ns = spin_us * 1000
+        self._spin_until_ns = 0
+        self._spinning = False
         self._collect = collect
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
 
@@ -86,8 +90,29 @@ class Hub:
     def count_latency(self, took_ns: int) -> None:
         """Add one request to the latency histogram."""
         counts = self.site.counts
-        counts.latency[min(max(took_ns, 0).bit_length(), len(counts.latency) - 1)] += 1
+        counts.latency[took_ns.bit_length()] += 1
         counts.latency_ns += took_ns
+
+    def deadline(self, timeout_ns: int = 0) -> int:
+        """Until when an answer is wanted, in monotonic nanoseconds."""
+        return time.monotonic_ns() + (timeout_ns or self._deadline_ns)
+
+    def stay_awake(self, now_ns: int) -> None:
+        """Poll the sockets for `spin_ns` from now on: a client that asks again at once finds the loop awake.
+
+        Sleeping in the kernel and being woken costs 25 us on the reference machine, a third of a small model's answer.
+        """
+        self._spin_until_ns = now_ns + self.spin_ns
+        if not self._spinning:
+            self._spinning = True
+            self.loop.call_soon(self._spin)
+
+    def _spin(self) -> None:
+        # A callback that is due makes the loop poll instead of sleep; this one only ever asks for the next.
+        if time.monotonic_ns() < self._spin_until_ns:
+            self.loop.call_soon(self._spin)
+        else:
+            self._spinning = False
 
     def busy(self) -> int:
         """How many connections have a message in hand."""

@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from tailcut.server.served import Served
 
 METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-_BUCKETS = 40  # powers of two of nanoseconds: the last one is 9 minutes
+_BUCKETS = 64  # powers of two of nanoseconds: no time that fits a clock is past the last one
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ def _cumulative(latency: list[int]) -> list[tuple[str, float]]:
     total = 0
     for power, count in enumerate(latency):
         total += count
-        if power >= 12:  # from 4 us on
+        if 12 <= power <= 40:  # from 4 us to 18 minutes
             buckets.append((repr(2**power / 1e9), total))
     buckets.append(("+Inf", total))
     return buckets

@@ -1,0 +1,103 @@
+"""How much CPU and memory this process may really use: affinity mask, cgroup limits, hardware.
+
+cgroup v2: cpu.max and memory.max (kernel documentation, admin-guide/cgroup-v2.rst); v1: cpu.cfs_quota_us and
+memory.limit_in_bytes. A limit may stand on any ancestor, so the hierarchy is walked from the process's own group up to
+the mount's root. Paths are arguments, so that made-up trees test what a container would show.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+PROC = Path("/proc/self")
+_NO_LIMIT = 1 << 60  # v1 writes a number near 2^63 for "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Limits of the process's control groups; None where there is none. `cpus` may be a fraction."""
+
+    cpus: float | None
+    memory_bytes: int | None
+
+
+def quota(root: Path = CGROUP_ROOT, proc: Path = PROC) -> Quota:
+    """The tightest CPU and memory limits on the way from this process's groups to the root."""
+    cpus: list[float] = []
+    memory: list[int] = []
+    for folder in _folders(root, proc):
+        cpus += _cpu_limit(folder)
+        memory += _memory_limit(folder)
+    return Quota(min(cpus, default=None), min(memory, default=None))
+
+
+def usable_cpus(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int:
+    """How many CPUs a pool of threads should be sized for: the least of mask, quota (rounded down) and hardware; at least 1."""
+    limit = quota(root, proc).cpus
+    counts = [os.cpu_count() or 1, len(affinity_mask())]
+    if limit is not None:
+        counts.append(int(limit))
+    return max(1, min(counts))
+
+
+def affinity_mask() -> frozenset[int]:
+    """CPUs that the calling thread may run on; all of them where the system has no such mask."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def throttled(root: Path = CGROUP_ROOT, proc: Path = PROC) -> tuple[int, int]:
+    """How often, and for how many microseconds in all, the quota has stopped this process's group."""
+    for folder in _folders(root, proc):
+        values = dict(line.split() for line in _read(folder / "cpu.stat").splitlines() if len(line.split()) == 2)
+        if "nr_throttled" in values:
+            nanos = int(values.get("throttled_time", 0))
+            return int(values["nr_throttled"]), int(values.get("throttled_usec", nanos // 1000))
+    return 0, 0
+
+
+def _folders(root: Path, proc: Path) -> Iterator[Path]:
+    """This process's groups in every hierarchy, each followed by its ancestors."""
+    for line in _read(proc / "cgroup").splitlines():
+        parts = line.split(":", 2)
+        if len(parts) != 3:
+            continue
+        number, controllers, path = parts
+        bases = [root] if number == "0" and not controllers else [root / controllers, root / controllers.split(",")[0]]
+        for base in bases:
+            if base.is_dir():
+                group = Path(path.lstrip("/"))
+                for folder in (group, *group.parents):
+                    yield base / folder
+                break
+
+
+def _cpu_limit(folder: Path) -> Iterator[float]:
+    words = _read(folder / "cpu.max").split()
+    if len(words) == 2 and words[0].isdigit() and int(words[1]):
+        yield int(words[0]) / int(words[1])
+    limit, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+    if limit is not None and limit > 0 and period:
+        yield limit / period
+
+
+def _memory_limit(folder: Path) -> Iterator[int]:
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        limit = _number(folder / name)
+        if limit is not None and 0 < limit < _NO_LIMIT:
+            yield limit
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

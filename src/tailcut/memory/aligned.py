@@ -1,0 +1,116 @@
+"""Memory that starts where vector units and caches like it: aligned arrays, and a matrix whose every row is aligned."""
+
+import mmap
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from tailcut.errors import InvalidInputError, ShapeMismatchError
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register (AVX-512)
+_HUGE_PAGE = 2 << 20
+
+
+def aligned_empty(
+    shape: int | tuple[int, ...], dtype: DTypeLike = np.float32, alignment: int = ALIGNMENT, *, huge_pages: bool = False
+) -> np.ndarray:
+    """A C-contiguous array of zeros whose first byte lies on a multiple of `alignment` bytes.
+
+    The memory comes straight from the kernel, zeroed and untouched: pages cost nothing before they are written.
+
+    Args:
+        shape: dimensions.
+        dtype: any fixed-size dtype.
+        alignment: bytes; a power of two.
+        huge_pages: advise the kernel to back it with transparent huge pages (madvise(2), MADV_HUGEPAGE).
+
+    Raises:
+        InvalidInputError: the alignment is not a power of two, or the dtype holds Python objects.
+    """
+    if alignment < 1 or alignment & (alignment - 1):
+        raise InvalidInputError(f"alignment must be a power of two, got {alignment}")
+    dtype = np.dtype(dtype)
+    if dtype.hasobject:
+        raise InvalidInputError(f"dtype {dtype} holds Python objects: it has no place in raw memory")
+    dims = (shape,) if isinstance(shape, int) else tuple(shape)
+    size = int(np.prod(dims, dtype=np.int64)) * dtype.itemsize
+    step = max(alignment, _HUGE_PAGE) if huge_pages else alignment
+    if huge_pages or size >= _HUGE_PAGE:
+        region = mmap.mmap(-1, size + step)
+        if huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
+            region.madvise(mmap.MADV_HUGEPAGE)
+        raw = np.frombuffer(region, np.uint8)
+    else:
+        raw = np.zeros(size + step, np.uint8)
+    start = -raw.ctypes.data % step
+    return raw[start : start + size].view(dtype).reshape(dims)
+
+
+class AlignedMatrix:
+    """A row-major float32 matrix; every row starts on a 64-byte boundary, so rows are padded to whole cache lines.
+
+    Args:
+        rows, cols: at least 1 each.
+
+    Raises:
+        InvalidInputError: a dimension is below 1.
+    """
+
+    __slots__ = ("_padded", "array")
+
+    def __init__(self, rows: int, cols: int) -> None:
+        if rows < 1 or cols < 1:
+            raise InvalidInputError(f"a matrix needs at least one row and column, got {rows} x {cols}")
+        stride = -(-cols * 4 // ALIGNMENT) * ALIGNMENT // 4
+        self._padded = aligned_empty((rows, stride), np.float32)
+        self.array = self._padded[:, :cols]  # float32 [rows, cols], a view without the padding
+
+    @classmethod
+    def from_array(cls, values: ArrayLike) -> Self:
+        """Copy a two-dimensional array.
+
+        Raises:
+            ShapeMismatchError: it has another number of dimensions.
+        """
+        source = np.asarray(values, np.float32)
+        if source.ndim != 2:
+            raise ShapeMismatchError(f"a matrix has shape (rows, cols), got {source.shape}")
+        matrix = cls(*source.shape)
+        matrix.array[:] = source
+        return matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.array.shape[0], self.array.shape[1]
+
+    def __getitem__(self, place: tuple[int, int]) -> float:
+        return float(self.array[place])
+
+    def __setitem__(self, place: tuple[int, int], value: float) -> None:
+        self.array[place] = value
+
+    def __matmul__(self, other: "AlignedMatrix") -> "AlignedMatrix":
+        return self.matmul(other)
+
+    def __repr__(self) -> str:
+        return f"AlignedMatrix({self.shape[0]}, {self.shape[1]})"
+
+    def matmul(self, other: "AlignedMatrix", out: "AlignedMatrix | None" = None) -> "AlignedMatrix":
+        """The product self @ other through BLAS, into `out` where one is given; returns it.
+
+        Raises:
+            ShapeMismatchError: the inner dimensions or out's shape do not fit; names both shapes.
+        """
+        (rows, inner), (other_inner, cols) = self.shape, other.shape
+        if inner != other_inner:
+            raise ShapeMismatchError(f"cannot multiply {rows} x {inner} by {other_inner} x {cols}: {inner} is not {other_inner}")
+        if out is None:
+            out = AlignedMatrix(rows, cols)
+        elif out.shape != (rows, cols):
+            raise ShapeMismatchError(f"out is {out.shape[0]} x {out.shape[1]}, the product is {rows} x {cols}")
+        if out is self or out is other:
+            raise InvalidInputError("out must not be one of the factors: it is written while they are read")
+        np.matmul(self.array, other.array, out=out.array)
+        return out

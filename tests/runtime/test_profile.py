@@ -1,0 +1,116 @@
+"""Profiles: what is written is what is read, and nothing half-written is ever seen."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tailcut.engines.base import EngineOptions, U8Input
+from tailcut.errors import ModelFileError, ProfileError
+from tailcut.runtime.fit import fit_to_machine
+from tailcut.runtime.profile import BatchingSettings, IoSettings, Profile, Settings, write_atomically
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"some bytes")
+    return path
+
+
+def test_round_trip(model: Path, tmp_path: Path) -> None:
+    """Every kind of setting survives the file; the model's path is stored relative to it."""
+    settings = Settings(
+        engine=EngineOptions(name="openvino", precision="bf16", threads=2, u8_input=U8Input(scale=(0.5,), offset=(1.0,))),
+        batching=BatchingSettings(max_batch=8),
+        io=IoSettings(spin_us=100),
+    )
+    profile = Profile.of_model(model, settings, "name")
+    profile = msgspec.structs.replace(profile, machine={"cpu": "x", "cores": 2}, evidence={"p99_ms": 1.5})
+    profile.save(tmp_path / "m.profile.toml")
+    assert 'path = "m.onnx"' in (tmp_path / "m.profile.toml").read_text()
+    assert Profile.load(tmp_path / "m.profile.toml") == profile
+
+
+def test_a_folder_moved_as_a_whole_still_works(model: Path, tmp_path: Path) -> None:
+    """The path is relative to the profile, not to where it was written."""
+    Profile.of_model(model).save(tmp_path / "p.toml")
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    for name in ("m.onnx", "p.toml"):
+        (tmp_path / name).rename(other / name)
+    Profile.load(other / "p.toml").verify_model()
+
+
+def test_another_model_is_told_apart(model: Path, tmp_path: Path) -> None:
+    """A model that changed after it was measured is refused."""
+    Profile.of_model(model).save(tmp_path / "p.toml")
+    model.write_bytes(b"other bytes")
+    with pytest.raises(ProfileError, match="hash"):
+        Profile.load(tmp_path / "p.toml").verify_model()
+
+
+@pytest.mark.parametrize("content", [b"", None])
+def test_models_that_cannot_be_hashed(tmp_path: Path, content: bytes | None) -> None:
+    """Missing and empty files are named."""
+    path = tmp_path / "gone.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"gone\.onnx"):
+        Profile.of_model(path)
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "reason"),
+    [
+        ("engine", "threads = -1", "threads"),
+        ("engine", 'name = "triton"', "name"),
+        ("engine", "colour = 1", "colour"),
+        ("batching", 'hold_us = 5\ndispatch = "inline"', "hold_us"),
+        ("io", "spin_us = 99999999", "spin_us"),
+    ],
+)
+def test_settings_out_of_bounds(model: Path, tmp_path: Path, section: str, text: str, reason: str) -> None:
+    """An unknown or impossible setting is named."""
+    path = tmp_path / "p.toml"
+    Profile.of_model(model).save(path)
+    lines = [line for line in path.read_text().splitlines() if line.split(" =")[0] not in text]
+    at = lines.index(f"[settings.{section}]") + 1
+    path.write_text("\n".join([*lines[:at], text, *lines[at:]]))
+    with pytest.raises(ProfileError, match=reason):
+        Profile.load(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """Whole or not at all: text that cannot be encoded changes nothing and leaves no litter."""
+    path = tmp_path / "f"
+    write_atomically(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
+
+
+def test_threads_are_clamped_to_the_cpus_there_are(model: Path) -> None:
+    """A profile for 8 CPUs runs on 2, with a warning; one CPU does not spin."""
+    settings = Settings(engine=EngineOptions(threads=4, instances=2), io=IoSettings(spin_us=100))
+    fitted, warnings = fit_to_machine(Profile.of_model(model, settings), {}, 2)
+    assert (fitted.settings.engine.threads, fitted.settings.engine.instances) == (2, 1)
+    assert len(warnings) == 1
+    fitted, warnings = fit_to_machine(Profile.of_model(model, settings), {}, 1)
+    assert fitted.settings.io.spin_us == 0
+    assert len(warnings) == 2
+
+
+def test_another_machine_is_a_warning(model: Path) -> None:
+    """It runs all the same."""
+    profile = msgspec.structs.replace(Profile.of_model(model), machine={"cpu": "old"})
+    fitted, warnings = fit_to_machine(profile, {"cpu": "new"}, 2)
+    assert fitted == profile
+    assert "another machine" in warnings[0]
+
+
+def test_describe_names_what_differs() -> None:
+    """Only what was turned is shown."""
+    settings = Settings(engine=EngineOptions(threads=2), batching=BatchingSettings(max_batch=8))
+    assert settings.describe() == "engine.threads=2 batching.max_batch=8"

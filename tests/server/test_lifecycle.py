@@ -1,0 +1,195 @@
+"""From start to stop: what SIGTERM does, what a taken port or a bad file is told, and what a client that leaves costs."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engines.models import perceptron
+from tests.servers import TIMEOUT_S, raw_request, serving
+
+ROW = np.arange(4, dtype=np.float32).tobytes()
+READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def tailcut(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tailcut", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_sigterm_drains(models: Path, tmp_path: Path) -> None:
+    """Readiness off, new connections still answered and told to close, then exit 0."""
+    with serving(tmp_path, models / "mlp.onnx", "--drain", "1s") as server, server.connect() as early:
+        assert early.ask(raw_request("mlp", ROW)).status == 200
+        server.process.send_signal(signal.SIGTERM)
+        status = 200
+        while status == 200:
+            with server.connect() as probe:
+                status = probe.ask(READY).status
+        assert status == 503
+        with server.connect() as late:
+            answer = late.ask(raw_request("mlp", ROW))
+            assert answer.status == 200
+            assert answer.headers["connection"] == "close"
+        answer = early.ask(raw_request("mlp", ROW))
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert server.process.wait(TIMEOUT_S) == 0
+
+
+def test_a_second_sigterm_exits_at_once(models: Path, tmp_path: Path) -> None:
+    """Nobody waits out a minute of draining who asks twice."""
+    with serving(tmp_path, models / "mlp.onnx", "--drain", "60s") as server:
+        server.process.send_signal(signal.SIGTERM)
+        while True:
+            with server.connect() as probe:
+                if probe.ask(READY).status == 503:
+                    break
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(TIMEOUT_S) == 1
+
+
+def test_no_request_is_lost_on_the_way_down(models: Path, tmp_path: Path) -> None:
+    """Clients that reconnect on `Connection: close` see every request answered until the socket is gone."""
+    failures: list[str] = []
+    answered = [0]
+    with serving(tmp_path, models / "mlp.onnx", "--drain", "1s") as server:
+        stop = threading.Event()
+
+        def client() -> None:
+            while not stop.is_set():
+                try:
+                    wire = server.connect()
+                except OSError:
+                    return
+                with wire:
+                    while True:
+                        try:
+                            answer = wire.ask(raw_request("mlp", ROW))
+                        except ConnectionError:
+                            failures.append("an idle connection was closed under a request")
+                            break
+                        answered[0] += 1
+                        if answer.status != 200:
+                            failures.append(str(answer.status))
+                        if answer.headers.get("connection") == "close":
+                            break
+
+        threads = [threading.Thread(target=client) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while answered[0] < 200:
+            threads[0].join(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(TIMEOUT_S) == 0
+        stop.set()
+        for thread in threads:
+            thread.join(TIMEOUT_S)
+    assert answered[0] > 200
+    # A connection accepted by the kernel just as the listener goes away was never the server's: at most one a client.
+    assert len(failures) <= len(threads)
+
+
+def test_a_taken_port(models: Path, tmp_path: Path) -> None:
+    """Exit 2 and one line that names it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = tailcut("serve", models / "mlp.onnx", "--port", str(port))
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "random", "truncated", "text"])
+def test_bad_model_files(models: Path, tmp_path: Path, fault: str) -> None:
+    """Exit 2 and one line that names the file."""
+    path = tmp_path / f"{fault}.onnx"
+    whole = (models / "mlp.onnx").read_bytes()
+    content = {
+        "empty": b"",
+        "random": np.random.default_rng(0).bytes(5000),
+        "truncated": whole[: len(whole) // 2],
+        "text": b"not a model\n",
+    }
+    if fault in content:
+        path.write_bytes(content[fault])
+    done = tailcut("serve", path, "--port", "0")
+    assert done.returncode == 2
+    assert path.name in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("schema = [", "not a readable profile"),
+        ("a = 1", "schema"),
+        ("schema = 99", "newer"),
+        ('schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.engine]\nthreads = "two"', "threads"),
+        ('schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.batching]\nmax_batch = 0', "max_batch"),
+        ('schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"', "hash"),
+    ],
+)
+def test_bad_profiles(tmp_path: Path, content: str, reason: str) -> None:
+    """Exit 2 and one line that says what is wrong with it."""
+    perceptron([4, 3], tmp_path / "m.onnx")
+    path = tmp_path / "p.toml"
+    path.write_text(content)
+    done = tailcut("serve", path, "--port", "0")
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_two_models_need_two_names(models: Path) -> None:
+    """Told so, and how to rename one."""
+    done = tailcut("serve", models / "mlp.onnx", models / "mlp.onnx", "--port", "0")
+    assert done.returncode == 2
+    assert "NAME=FILE" in done.stderr
+
+
+def test_two_models_and_a_unix_socket(models: Path, tmp_path: Path) -> None:
+    """Renamed models answer under their names, over TCP and the Unix socket, whose file is gone afterwards."""
+    uds = tmp_path / "s.sock"
+    with serving(tmp_path, f"a={models / 'mlp.onnx'}", f"b={models / 'mlp.onnx'}", "--uds", str(uds)) as server:
+        from tests.servers import Wire
+
+        with server.connect() as wire:
+            one = wire.ask(raw_request("a", ROW))
+        unix = socket.socket(socket.AF_UNIX)
+        unix.connect(str(uds))
+        with Wire(unix) as wire:
+            other = wire.ask(raw_request("b", ROW))
+        assert one.status == other.status == 200
+        assert one.body[-12:] == other.body[-12:]
+        assert server.stop() == 0
+    assert not uds.exists()
+
+
+def test_overload_is_refused_at_once(models: Path, tmp_path: Path) -> None:
+    """With a queue of two rows, a burst gets answers and 503 with Retry-After, nothing else, and the next one passes."""
+    with serving(tmp_path, models / "echo.onnx", "--queue", "2", "--max-batch", "1") as server:
+        wires = [server.connect() for _ in range(64)]
+        request = raw_request("echo", bytes(4000))
+        statuses: list[int] = []
+        for _ in range(20):
+            for wire in wires:
+                wire.send(request)
+            for wire in wires:
+                answer = wire.read()
+                statuses.append(answer.status)
+                if answer.status == 503:
+                    assert int(answer.headers["retry-after"]) >= 1
+        assert set(statuses) <= {200, 503}
+        assert 200 in statuses
+        for wire in wires:
+            wire.sock.close()
+        with server.connect() as wire:
+            assert wire.ask(request).status == 200
+        assert server.stop() == 0
