@@ -1,8 +1,10 @@
 """Bodies there and back, for every dtype, by hypothesis and with a client that we did not write."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 import tritonclient.http as triton
 from hypothesis import given, settings
@@ -117,6 +119,32 @@ def test_random_bytes_are_refused_or_read_but_never_crash(body: bytes, size: int
     except InvalidInputError:
         return
     assert request.inputs["x"].nbytes == len(body)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+PLACES = [("inputs",), ("outputs",), ("parameters",), ("id",)]
+PLACES += [("inputs", 0), *(("inputs", 0, key) for key in ("name", "datatype", "shape", "data", "parameters"))]
+PLACES += [("inputs", 0, "shape", 0), ("inputs", 0, "data", 0), ("outputs", 0), ("outputs", 0, "parameters")]
+
+
+@pytest.mark.parametrize("dtype", [DType.FP32, DType.INT8, DType.BOOL, DType.BYTES])
+@settings(max_examples=100, deadline=None)
+@given(place=st.sampled_from(PLACES), value=ANY_JSON)
+def test_any_json_anywhere_is_refused_or_read_but_never_crashes(dtype: DType, place: tuple, value: Any):
+    """A request that is right but for any one part of it gives a request or InvalidInputError, and nothing else."""
+    tensor = {"name": "x", "datatype": dtype.value, "shape": [2], "data": [1, 0]}
+    request: Any = {"id": "a", "inputs": [tensor], "outputs": [{"name": "y", "parameters": {}}], "parameters": {}}
+    part = request
+    for step in place[:-1]:
+        part = part[step]
+    part[place[-1]] = value
+    with contextlib.suppress(InvalidInputError):
+        parsed = parse_request(echo_spec(dtype, rank=1), orjson.dumps(request), None)
+        assert parsed.inputs["x"].dtype == dtype.numpy
 
 
 def test_mixed_binary_and_json_tensors_of_one_request():

@@ -275,6 +275,8 @@ def test_outputs_that_cannot_be_had(outputs: Any, words: list[str]):
         body(entry())[:-1] + b'"\xff"}',
         b'{"inputs": ' + b"[" * 250_000,
         b'{"id": 7, "inputs": []}',
+        b'{"inputs": "%s"}' % SECRET.encode(),
+        b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": "%s"}]}' % SECRET.encode(),
         b'{"parameters": [], "inputs": []}',
         b'{"parameters": {"binary_data_output": "yes"}, "inputs": [%s]}' % orjson.dumps(entry()),
     ],

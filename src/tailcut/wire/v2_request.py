@@ -157,7 +157,7 @@ def _read_head(spec: ModelSpec, head: bytes) -> _Plan:
         raise InvalidInputError("the request must be a JSON object")
     request_id = root.get("id")
     if request_id is not None and not isinstance(request_id, str):
-        raise InvalidInputError(f"id must be a string, got {shown(request_id)}")
+        raise InvalidInputError(f"id must be a string, got {_a(request_id)}")
     parameters = _parameters(root, "the request")
     slices, ready = _read_inputs(spec, root.get("inputs"))
     return _Plan(
@@ -196,7 +196,7 @@ def _read_inputs(spec: ModelSpec, entries: object) -> tuple[tuple[_Slice, ...], 
 def _known(entries: object, known: Mapping[str, TensorSpec], what: str) -> list[tuple[dict[str, Any], TensorSpec]]:
     """The entries of `inputs` or `outputs`, each with its tensor: objects with a known name, none repeated."""
     if not isinstance(entries, list):
-        raise InvalidInputError(f"{what}s must be a list of objects, got {shown(entries)}")
+        raise InvalidInputError(f"{what}s must be a list of objects, got {_a(entries)}")
     found: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if not isinstance(entry, dict):
@@ -217,7 +217,7 @@ def _shape(spec: ModelSpec, tensor: TensorSpec, entry: dict[str, Any]) -> tuple[
         raise InvalidInputError(f"input {name}: expected {want}, got datatype {shown(entry.get('datatype'))}")
     dims = entry.get("shape")
     if not isinstance(dims, list):
-        raise InvalidInputError(f"input {name}: expected a shape for {want}, got {shown(dims)}")
+        raise InvalidInputError(f"input {name}: expected a shape for {want}, got {_a(dims)}")
     if len(dims) != len(tensor.shape):
         raise InvalidInputError(f"input {name}: expected {want}, got a shape of {len(dims)} dimensions")
     if any(type(dim) is not int for dim in dims):
