@@ -1,0 +1,270 @@
+"""`tailcut demo`: the whole story on the bundled digits model, and at each step what to type for a model of one's own.
+
+It does what a user would do, with the same programs: `tailcut tune` in a process of its own, then `tailcut serve`
+twice, for the profile and for the baseline, with load and held-out samples sent to both over HTTP.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from tailcut.lab.trial import ArmRuns, ServedProfile
+
+ACCURACY_FLOOR = 0.97  # of the held-out samples, before and after
+_ASKED_AT_ONCE = 32
+_CONCURRENCY = 16
+_ROUNDS = 4
+_OPEN_SHARE, _CLOSED_SHARE = 0.1, 0.04  # of the tuning's budget, for each arm: 17 seconds in all at the default
+
+
+def demo(
+    budget: Annotated[str, typer.Option(help="Time for the tuning.")] = "60s",
+    keep: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where profile and report go; default: a new temporary folder.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end, the story on stderr.")
+    ] = False,
+) -> None:
+    """Tune, serve and load-test the bundled digit classifier, in under two minutes."""
+    import orjson
+    from rich.console import Console
+
+    from tailcut.cli.options import parse_duration
+
+    budget_s = parse_duration(budget)  # a mistake is told before anything is made
+    console = Console(stderr=json, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=json, highlight=False, width=140)  # nobody's window to fit: nothing is cut off
+    folder = _folder(keep)
+    result = _tune(console, folder, budget)
+    outcome = _serve_both(console, folder, result, budget_s)
+    outcome |= {"tune": result, "profile": result["profile"], "report": result["report"]}
+    good = _conclude(console, outcome)
+    if json:
+        print(orjson.dumps(outcome).decode())
+    raise typer.Exit(0 if good else 1)
+
+
+def _folder(keep: Path | None) -> Path:
+    """A folder with the model and its samples in it, so that every command shown can be typed as it stands."""
+    import shutil
+    import tempfile
+
+    from tailcut.models import digits_data, digits_model
+
+    folder = Path(tempfile.mkdtemp(prefix="tailcut-demo-")) if keep is None else keep
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(digits_model(), folder / "digits.onnx")
+    shutil.copyfile(digits_data(), folder / "digits.npz")
+    return folder
+
+
+def _step(console: "Console", number: int, title: str, command: str) -> None:
+    """The heading of a step, and how a user would take it with a model of theirs."""
+    console.print()
+    console.print(f"[bold]{number}  {title}[/bold]")
+    console.print(f"   for your own model:  [cyan]{command}[/cyan]")
+    console.print()
+
+
+def _tune(console: "Console", folder: Path, budget: str) -> dict[str, Any]:
+    import orjson
+
+    from tailcut.errors import EngineError
+
+    _step(console, 1, "Climb the ladder", "tailcut tune MODEL.onnx --data SAMPLES.npz")
+    console.print("   A small convolutional network that reads 8x8 images of handwritten digits, with the samples that")
+    console.print(f"   its training never saw. Tuning it takes about {budget}.")
+    console.print()
+    arguments = ["--data", "digits.npz", "-o", "digits.profile.toml", "--report", "digits.report.html"]
+    out = _run_tailcut(["tune", "digits.onnx", *arguments, "--budget", budget, "--json"], folder)
+    try:
+        result: dict[str, Any] = orjson.loads(out)
+    except orjson.JSONDecodeError:
+        raise EngineError("`tailcut tune` ended without a result: see its messages above") from None
+    for key in ("profile", "report"):
+        result[key] = str(folder / result[key])
+    _show_rungs(console, result)
+    return result
+
+
+def _run_tailcut(arguments: list[str], folder: Path) -> str:
+    """Run a command of ours in a folder, its progress on our stderr; returns its stdout, ends as it ends."""
+    import subprocess
+
+    command = [sys.executable, "-m", "tailcut", *arguments]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603  our own
+        try:
+            out, _ = child.communicate()
+        except KeyboardInterrupt:
+            try:
+                child.communicate(timeout=30)  # it has the signal too: it ends its servers before it goes
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                child.kill()
+            raise
+    if child.returncode:
+        raise typer.Exit(child.returncode)
+    return out
+
+
+def _show_rungs(console: "Console", result: dict[str, Any]) -> None:
+    """What each rung did to the percentiles: every candidate that was measured, and what was kept."""
+    from rich.markup import escape
+
+    table = _table("rung", "candidate", "p50 ms", "p95 ms", "p99 ms", "to the best so far", "verdict")
+    for rung in result["rungs"]:
+        measured = [one for one in rung["candidates"] if one["verdict"] != "skipped"]
+        heading = rung["name"]
+        for one in measured:
+            kept = one["setting"] in (rung["kept"] or "").split(" + ")
+            times = [_ms(one[key]) for key in ("p50_ms", "p95_ms", "p99_ms")]
+            ratio = f"{one['ratio_of']} x{one['p99_ratio']['point']:.2f}" if one["p99_ratio"] else ""
+            verdict = "kept" if kept else one["verdict"]
+            table.add_row(heading, escape(one["setting"]), *times, ratio, verdict, style="green" if kept else None)
+            heading = ""
+        untried = len(rung["candidates"]) - len(measured)
+        if untried:
+            table.add_row(heading, f"({untried} not tried: the budget was spent)")
+        elif not measured:
+            table.add_row(heading, escape(f"({rung['note'] or 'nothing to offer'})"))
+    _print_table(console, table)
+
+
+def _table(*headings: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading.endswith(" ms") or heading == "samples" else "left")
+    return table
+
+
+def _print_table(console: "Console", table: "Table") -> None:
+    from rich.padding import Padding
+
+    console.print(Padding(table, (0, 0, 1, 3)))
+
+
+def _serve_both(console: "Console", folder: Path, result: dict[str, Any], budget_s: float) -> dict[str, Any]:
+    """Serve baseline and tuned, ask both for the held-out samples, and load them in turns."""
+    from tailcut.cli.options import load_data
+    from tailcut.lab.trial import ServedProfile
+    from tailcut.runtime.profile import Profile
+    from tailcut.tuner.rungs import BASELINE, changed
+
+    _step(console, 2, "Serve the profile", "tailcut serve MODEL.profile.toml")
+    baseline = Profile.of_model(
+        folder / "digits.onnx", changed(BASELINE, batching={"bind": False}, io={"wire": "json"})
+    )
+    tuned = Profile.load(Path(result["profile"]))
+    data = load_data(folder / "digits.npz")
+    with ServedProfile(baseline) as before, ServedProfile(tuned) as after:
+        arms = {"baseline": before, "tuned": after}
+        console.print(f"   The tuned model answers at {after.target.authority}, the baseline beside it.")
+        accuracy = {name: _accuracy(served, data) for name, served in arms.items()}
+        console.print(
+            f"   Held-out samples read right, asked over HTTP: baseline {accuracy['baseline']:.2%}, "
+            f"tuned {accuracy['tuned']:.2%} of {len(data['labels'])}."
+        )
+        _step(console, 3, "Test it under load", "tailcut bench http://HOST:PORT --rate 1000")
+        load = _load(arms, data, result["objective"]["rate"], budget_s)
+        _show_load(console, load)
+    return {"accuracy": accuracy, "load": load}
+
+
+def _accuracy(served: "ServedProfile", data: dict[str, "np.ndarray"]) -> float:
+    """Share of samples whose largest score is at their label."""
+    from tailcut.lab.payload import infer_once
+
+    right = 0
+    for start in range(0, len(data["labels"]), _ASKED_AT_ONCE):
+        part = slice(start, start + _ASKED_AT_ONCE)
+        scores = infer_once(served.target, "digits", {"image": data["image"][part]})["scores"]
+        right += int((scores.argmax(axis=1) == data["labels"][part]).sum())
+    return right / len(data["labels"])
+
+
+def _load(
+    arms: dict[str, "ServedProfile"], data: dict[str, "np.ndarray"], rate: float, budget_s: float
+) -> dict[str, Any]:
+    """Rounds of both arms in turns: open loop at the tuning's rate, then closed loop for the capacity."""
+    from tailcut.lab.payload import infer_payload
+    from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
+
+    rows = [{"image": data["image"][row : row + 1]} for row in range(64)]
+    sides = [
+        Arm(
+            served.target,
+            [infer_payload(served.target, "digits", row, served.profile.settings.io.wire) for row in rows],
+        )
+        for served in arms.values()
+    ]
+    runs = [ArmRuns() for _ in sides]
+    for seed in range(_ROUNDS):
+        open_block(sides, runs, rate=rate, duration_s=_OPEN_SHARE * budget_s / _ROUNDS, seed=seed)
+        closed_block(sides, runs, concurrency=_CONCURRENCY, duration_s=_CLOSED_SHARE * budget_s / _ROUNDS)
+    return {name: _summary(run, rate) for name, run in zip(arms, runs, strict=True)}
+
+
+def _summary(run: "ArmRuns", rate: float) -> dict[str, Any]:
+    """An arm's figures; where the load client itself was late, they would be its own: no percentile then."""
+    import numpy as np
+
+    from tailcut.stats import Sample, percentile_interval
+    from tailcut.tuner.climb import percentiles_ms
+
+    late = run.behind > len(run.blocks) // 2
+    percentiles = percentiles_ms(run)
+    interval = percentile_interval(Sample.of(run.latencies), 0.99) if len(run.latencies) > 1 and not late else None
+    return {
+        "rate_offered": rate,
+        "samples": len(run.latencies),
+        "errors": run.errors,
+        "client_behind": late,
+        **(dict.fromkeys(percentiles) if late else percentiles),
+        "p99_interval_ms": None if interval is None else [interval.low, interval.high],
+        "throughput": float(np.mean(run.throughputs)),
+    }
+
+
+def _show_load(console: "Console", load: dict[str, Any]) -> None:
+    table = _table("", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "requests/s", "samples")
+    for name, arm in load.items():
+        interval = " to ".join(_ms(end) for end in arm["p99_interval_ms"] or [None])
+        times = [_ms(arm[key]) for key in ("p50_ms", "p95_ms", "p99_ms")]
+        table.add_row(name, *times, interval, f"{arm['throughput']:,.0f}", f"{arm['samples']:,}")
+    _print_table(console, table)
+    rate = load["tuned"]["rate_offered"]
+    console.print(f"   Latency at {rate:,.0f} requests/s, open loop; requests/s with {_CONCURRENCY} in flight.")
+    for name, arm in load.items():
+        if arm["client_behind"]:
+            console.print(f"   {name}: the load generator itself fell behind, so its percentiles are unknown.")
+
+
+def _conclude(console: "Console", outcome: dict[str, Any]) -> bool:
+    """The closing words; whether the model still answers right, and every request was answered."""
+    from rich.markup import escape
+
+    errors = sum(arm["errors"] for arm in outcome["load"].values())
+    accurate = min(outcome["accuracy"].values()) >= ACCURACY_FLOOR
+    _step(console, 4, "Read the report", "tailcut tune MODEL.onnx --data SAMPLES.npz --report REPORT.html")
+    if not accurate:
+        console.print(f"   [red]Fewer than {ACCURACY_FLOOR:.0%} of the held-out samples were read right.[/red]")
+    if errors:
+        console.print(f"   [red]{errors} requests of the load test were not answered well.[/red]")
+    console.print(f"   report:   {escape(outcome['report'])}")
+    console.print(f"   profile:  {escape(outcome['profile'])}")
+    console.print(f"   again:    tailcut serve {escape(outcome['profile'])}")
+    return accurate and not errors
+
+
+def _ms(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3g}"

@@ -1,0 +1,68 @@
+"""The demo from end to end: real tuning, real servers, real load, with a budget too small to prove much."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "tailcut", "demo"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    folder = tmp_path_factory.mktemp("demo") / "kept"
+    command = [*COMMAND, "--budget", "5s", "--keep", str(folder), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False), folder
+
+
+def test_it_ends_well_and_prints_one_json_object(done):
+    """Exit code 0; stdout is one JSON object and nothing else."""
+    process, _ = done
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout).keys() == {"accuracy", "load", "tune", "profile", "report"}
+
+
+def test_the_model_still_reads_digits_through_the_server(done):
+    """Held-out samples are read right over HTTP before and after, at least 97 % of them."""
+    accuracy = json.loads(done[0].stdout)["accuracy"]
+    assert min(accuracy["baseline"], accuracy["tuned"]) >= 0.97
+
+
+def test_both_arms_were_loaded_without_errors(done):
+    """Every request to baseline and tuned was answered, at one and the same rate."""
+    load = json.loads(done[0].stdout)["load"]
+    assert load.keys() == {"baseline", "tuned"}
+    assert [arm["errors"] for arm in load.values()] == [0, 0]
+    assert all(arm["samples"] > 0 and arm["throughput"] > 0 for arm in load.values())
+    assert load["baseline"]["rate_offered"] == load["tuned"]["rate_offered"]
+
+
+def test_profile_report_model_and_samples_stay_in_the_kept_folder(done):
+    """What the demo made can be looked at and served afterwards."""
+    outcome, folder = json.loads(done[0].stdout), done[1]
+    assert outcome["profile"] == str(folder / "digits.profile.toml")
+    assert "<html" in Path(outcome["report"]).read_text(encoding="utf-8")
+    assert {"digits.onnx", "digits.npz"} <= {path.name for path in folder.iterdir()}
+
+
+def test_the_story_names_what_to_type(done):
+    """The story on stderr shows every rung, and each step's command for a user's own model."""
+    story = done[0].stderr
+    for words in ("tailcut tune MODEL.onnx", "tailcut serve MODEL.profile.toml", "tailcut bench http://"):
+        assert words in story
+    for rung in ("algorithmic", "layout", "parallelism", "simd", "allocation", "io"):
+        assert rung in story
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["--budget", "soon"], "soon"), (["--budget", "5s", "--keep", "/dev/null/x"], "/dev/null")]
+)
+def test_a_mistake_is_one_line(arguments: list[str], words: str):
+    """A budget that is none and a folder that cannot be made are named, exit code 2."""
+    process = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("tailcut: ")
+    assert len(process.stderr.splitlines()) == 1
+    assert words in process.stderr
