@@ -129,7 +129,8 @@ class _Request:
 
 
 def _wrap(array: np.ndarray) -> Any:
-    return ov.Tensor(array, shared_memory=True)
+    # Views of a request's bytes are read-only, which openvino refuses to share: those are copied.
+    return ov.Tensor(array, shared_memory=bool(array.flags.writeable))
 
 
 def _properties(options: EngineOptions) -> dict[str, Any]:

@@ -11,26 +11,26 @@ from tailcut.runtime.batch import Batch, Executor, Owner, Ticket
 from tailcut.runtime.home import AnyThread, EventSink
 from tailcut.spec import DType, ModelSpec
 
-_BUDGET_NS = 3_000_000_000  # a slow model's large batches are learned while serving instead
+_BUDGET_NS = 1_500_000_000  # a slow model's large batches are learned while serving instead
 _FREE_DIM = 8  # what a free dimension beside the batch is taken as
 
 
 def warm_up(owner: Owner, spec: ModelSpec, executor: Executor, cost: CostModel, slab: Slab | None) -> None:
-    """Compute sizes 1, 2, 4, ... on zeros, three times each, as long as the budget lasts.
+    """Compute sizes 1, 2, 4, ... on zeros, up to three times each, as long as the budget lasts.
 
     A model that refuses zeros (an index that must not be 0, say) starts cold: its first request tells.
     """
     deadline = time.monotonic_ns() + _BUDGET_NS
     for rows in cost.sizes if spec.batched else (1,):
-        if time.monotonic_ns() + 4 * cost.estimate_ns(rows) > deadline:
+        if time.monotonic_ns() + 2 * cost.estimate_ns(rows) > deadline:
             return
         ticket = Ticket(EventSink(), AnyThread(), rows)
         if slab is None:
             ticket.arrays = {tensor.name: _zeros(tensor.shape, tensor.dtype, rows, spec.batched) for tensor in spec.inputs}
         else:
             ticket.row = 0
-        took = []
-        for _ in range(3):
+        took: list[int] = []
+        while len(took) < 3 and sum(took) < _BUDGET_NS // 10:
             batch = Batch(owner, [ticket])
             began = time.monotonic_ns()
             try:

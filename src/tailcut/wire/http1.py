@@ -231,5 +231,3 @@ class ChunkedBody:
             if self._trailer_bytes > MAX_HEAD_BYTES:
                 raise ProtocolError(431, "the trailers are too long")
             self.done = not line
-
-

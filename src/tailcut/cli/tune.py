@@ -1,0 +1,134 @@
+"""`tailcut tune`: climb the ladder, write the profile and the report."""
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tailcut.tuner.climb import Outcome, Wanted
+
+
+class WireChoice(StrEnum):
+    """What the clients of the served model may speak."""
+
+    JSON = "json"
+    BINARY = "binary"
+    ANY = "any"
+
+
+def tune(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
+    data: Annotated[Path | None, typer.Option(help="Inputs by name in an .npz file; `labels` too, where there are any.")] = None,
+    slo: Annotated[str | None, typer.Option(help="The deadline that p99 is to meet, such as 10ms.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests a second; half of the baseline's capacity else.", min=0.01)] = None,
+    budget: Annotated[str, typer.Option(help="Time to spend; a slow model's verification may take more.")] = "120s",
+    accuracy: Annotated[str, typer.Option(help="Least cosine with the float32 answers, or exact.")] = "0.999",
+    wire: Annotated[WireChoice, typer.Option(help="What the clients speak.")] = WireChoice.ANY,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The profile; MODEL.profile.toml else.")] = None,
+    report: Annotated[Path | None, typer.Option(help="The HTML report; MODEL.report.html else.")] = None,
+    seed: Annotated[int, typer.Option(help="Of arrival times and made-up inputs.", min=0)] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Climb the ladder of settings; keep only what is proven better and still right."""
+    import orjson
+    from rich.console import Console
+
+    from tailcut.report.console import LadderView, tune_summary
+    from tailcut.tuner.climb import Climb
+
+    wanted = _wanted(model, data, rate, budget, accuracy, wire.value, seed)
+    stem = model.name.removesuffix(".onnx")
+    profile_path = output or model.with_name(f"{stem}.profile.toml")
+    report_path = report or profile_path.with_name(f"{stem}.report.html")
+    for path in (profile_path, report_path):
+        _writable(path)
+    with LadderView(wanted.budget_s) as view:
+        outcome = Climb(wanted, view).run()
+    objective = {
+        "slo_ms": _milliseconds(slo),
+        "accuracy": accuracy,
+        "wire": wire.value,
+        "budget_s": wanted.budget_s,
+        "seed": seed,
+        "data": str(data) if data else None,
+    }
+    found = _write(outcome, wanted, objective, profile_path, report_path)
+    if json:
+        print(orjson.dumps(found).decode())
+    else:
+        Console().print(tune_summary(found))
+        print(f"serve it: tailcut serve {shlex.quote(str(profile_path))}")
+    if outcome.interrupted:
+        print("tailcut: interrupted: the profile holds the best settings so far", file=sys.stderr)
+
+
+def _wanted(  # noqa: PLR0917  the command's own options
+    model: Path, data: Path | None, rate: float | None, budget: str, accuracy: str, wire: Any, seed: int
+) -> "Wanted":
+    from tailcut.cli.options import load_data, parse_duration
+    from tailcut.errors import UsageError
+    from tailcut.tuner.accuracy import parse_bound
+    from tailcut.tuner.climb import Wanted
+
+    if model.suffix == ".toml":
+        raise UsageError(f"{model}: tune takes the model itself, an ONNX file, and writes a profile")
+    arrays = load_data(data) if data else None
+    labels = arrays.pop("labels", None) if arrays else None
+    budget_s = parse_duration(budget)
+    if budget_s < 5:
+        raise UsageError(f"--budget {budget}: a tune needs at least 5 seconds")
+    return Wanted(
+        model=model,
+        data=arrays,
+        labels=labels,
+        rate=rate,
+        budget_s=budget_s,
+        bound=parse_bound(accuracy),
+        wire=wire,
+        seed=seed,
+    )
+
+
+def _write(
+    outcome: "Outcome", wanted: "Wanted", objective: dict[str, Any], profile_path: Path, report_path: Path
+) -> dict[str, Any]:
+    import msgspec
+
+    from tailcut.machine.fingerprint import fingerprint
+    from tailcut.report.html import render_tune_html
+    from tailcut.runtime.profile import Profile, write_atomically
+    from tailcut.tuner.result import evidence, result
+
+    profile = Profile.of_model(wanted.model, outcome.settings, outcome.spec.name)
+    machine = fingerprint()
+    model = {"name": profile.model.name, "path": str(wanted.model), "sha256": profile.model.sha256}
+    command = f"tailcut {shlex.join(sys.argv[1:])}"
+    found = result(outcome, model=model, machine=machine, objective=objective, command=command)
+    found |= {"profile": str(profile_path), "report": str(report_path)}
+    profile = msgspec.structs.replace(profile, machine=machine, evidence=evidence(found))
+    profile.save(profile_path)
+    write_atomically(report_path, render_tune_html(found))
+    return found
+
+
+def _milliseconds(slo: str | None) -> float | None:
+    from tailcut.cli.options import parse_duration
+
+    return None if slo is None else parse_duration(slo) * 1e3
+
+
+def _writable(path: Path) -> None:
+    """Find out before two minutes are spent whether the result can be written."""
+    import os
+
+    from tailcut.errors import UsageError
+
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder to write {path.name} to")
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"{path}: cannot be written")

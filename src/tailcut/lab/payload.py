@@ -1,0 +1,143 @@
+"""Encoded inference requests of the three wires, and a plain blocking exchange for everything that is not load."""
+
+import http.client
+import json
+import socket
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+
+from tailcut.errors import TailcutError, UsageError
+from tailcut.lab.load import Payload, Target
+from tailcut.spec import DType, TensorSpec
+from tailcut.wire.v2_tensors import from_bytes, to_bytes
+
+Wire = Literal["json", "binary", "raw"]
+
+
+def infer_payload(target: Target, model: str, inputs: Mapping[str, np.ndarray], wire: Wire) -> Payload:
+    """One inference request as bytes: JSON both ways, v2 binary both ways, or the bare bytes of the only input.
+
+    Raises:
+        UsageError: a raw body was asked for and there are several inputs.
+    """
+    headers = {"Content-Type": "application/json"}
+    if wire == "raw":
+        if len(inputs) != 1:
+            raise UsageError("a raw body holds one input; this model has several: use --wire binary or json")
+        body = _bytes(next(iter(inputs.values())))
+        headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": "0"}
+    elif wire == "binary":
+        parts = [_bytes(array) for array in inputs.values()]
+        entries = [
+            _entry(name, array) | {"parameters": {"binary_data_size": len(part)}}
+            for (name, array), part in zip(inputs.items(), parts, strict=True)
+        ]
+        lead = orjson.dumps({"inputs": entries, "parameters": {"binary_data_output": True}})
+        body = b"".join([lead, *parts])
+        headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(lead))}
+    else:
+        entries = [_entry(name, array) | {"data": _numbers(array)} for name, array in inputs.items()]
+        body = orjson.dumps({"inputs": entries})
+    return encode(target, "POST", f"/v2/models/{model}/infer", body, headers)
+
+
+def encode(target: Target, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Payload:
+    """Any request as bytes."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {target.authority}", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return Payload("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+
+
+def ask(target: Target, method: str, path: str, body: bytes = b"") -> Any:
+    """One JSON exchange.
+
+    Raises:
+        UsageError: nobody listens there, or the answer is not JSON of status 200.
+    """
+    connection = _connection(target)
+    try:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        content = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        where = target.uds or target.authority
+        raise UsageError(f"no server answers at {where}: {error or type(error).__name__}") from None
+    finally:
+        connection.close()
+    try:
+        value = json.loads(content) if content else None
+    except ValueError:
+        raise UsageError(f"{target.authority}{path} does not answer in JSON: it is no inference server") from None
+    if answer.status != 200:
+        reason = value.get("error") if isinstance(value, dict) else answer.reason
+        raise UsageError(f"{target.authority}{path} answers {answer.status}: {reason}")
+    return value
+
+
+def infer_once(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One inference over the binary wire: the outputs by name.
+
+    Raises:
+        TailcutError: the server refused it; its own words.
+    """
+    request = infer_payload(target, model, inputs, "binary").request
+    lead, _, body = request.partition(b"\r\n\r\n")
+    fields = dict(line.split(": ", 1) for line in lead.decode().split("\r\n")[1:])
+    connection = _connection(target)
+    try:
+        connection.request("POST", f"/v2/models/{model}/infer", body, fields)
+        answer = connection.getresponse()
+        content = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise TailcutError(f"the server at {target.uds or target.authority} broke off: {error}") from None
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise TailcutError(f"the server answers {answer.status}: {content[:200].decode(errors='replace')}")
+    json_size = int(answer.headers.get("Inference-Header-Content-Length", len(content)))
+    return _decode(json.loads(content[:json_size]), memoryview(content)[json_size:])
+
+
+def _decode(answer: Mapping[str, Any], body: memoryview) -> dict[str, np.ndarray]:
+    outputs, at = {}, 0
+    for output in answer["outputs"]:
+        size = output.get("parameters", {}).get("binary_data_size")
+        tensor = TensorSpec(output["name"], DType(output["datatype"]), tuple(output["shape"]))
+        if size is None:
+            outputs[tensor.name] = np.array(output["data"], tensor.dtype.numpy).reshape(output["shape"])
+        else:
+            outputs[tensor.name] = from_bytes(tensor, tuple(output["shape"]), body, at, size)
+            at += size
+    return outputs
+
+
+def _connection(target: Target) -> http.client.HTTPConnection:
+    return _UnixConnection(target.uds) if target.uds else http.client.HTTPConnection(target.host, target.port, timeout=30)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _entry(name: str, array: np.ndarray) -> dict[str, Any]:
+    return {"name": name, "datatype": DType.of(array.dtype).value, "shape": list(array.shape)}
+
+
+def _numbers(array: np.ndarray) -> list[Any]:
+    if array.dtype == DType.BF16.numpy:
+        array = array.astype(np.float32)
+    return [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
+
+
+def _bytes(array: np.ndarray) -> bytes:
+    return to_bytes(array, DType.of(array.dtype))

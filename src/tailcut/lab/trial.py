@@ -1,0 +1,169 @@
+"""Two served profiles measured against each other: real servers in child processes, load in turns A B A B.
+
+A child is given a profile file and nothing else, so what is measured is what a user's `tailcut serve` will do.
+"""
+
+import ctypes
+import json
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from tailcut.errors import TailcutError
+from tailcut.lab.client import closed_loop, open_loop
+from tailcut.lab.load import LoadResult, Payload, Target
+from tailcut.runtime.profile import Profile
+
+_START_S = 120.0
+_STOP_S = 10.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class ServeError(TailcutError):
+    """A profile that cannot be served; carries the server's own last line."""
+
+
+class ServedProfile:
+    """A `tailcut serve` child process; a context manager that ends it.
+
+    Args:
+        profile: written to a temporary file for the child; its model path must be absolute.
+        arguments: more options of `tailcut serve`.
+    """
+
+    def __init__(self, profile: Profile, arguments: Sequence[str] = ()) -> None:
+        self.profile = profile
+        self._arguments = arguments
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self.target = Target()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the child and wait until it is ready.
+
+        Raises:
+            ServeError: it ended instead, or was not ready in two minutes.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")
+        folder = Path(self._folder.name)
+        path = folder / "trial.profile.toml"
+        self.profile.save(path)
+        command = [sys.executable, "-m", "tailcut", "serve", str(path), "--port", "0", "--json", *self._arguments]
+        log = folder / "stderr"
+        with log.open("wb") as stderr:
+            # A session of its own: Ctrl-C in the terminal is for the tuner, which stops its children itself.
+            self._child = subprocess.Popen(  # noqa: S603  our own interpreter on our own file
+                command, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True, preexec_fn=_die_with_parent
+            )
+        try:
+            self.target = self._wait_ready(log)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the child; killed when it does not end by itself."""
+        child, self._child = self._child, None
+        if child is not None:
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+                try:
+                    child.wait(_STOP_S)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _wait_ready(self, log: Path) -> Target:
+        child = self._child
+        assert child is not None  # noqa: S101  called right after it was made
+        assert child.stdout is not None  # noqa: S101  it has a pipe
+        ready, _, _ = select.select([child.stdout], [], [], _START_S)
+        line = child.stdout.readline() if ready else b""
+        if not line:
+            said = log.read_text(errors="replace").strip().splitlines()
+            raise ServeError((said[-1] if said else "the server said nothing").removeprefix("tailcut: "))
+        address: dict[str, Any] = json.loads(line)
+        return Target(address["host"], address["port"])
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One side of a comparison: where its server listens, and what it is sent."""
+
+    target: Target
+    payloads: Sequence[Payload]
+
+
+@dataclass(slots=True)
+class ArmRuns:
+    """What an arm's blocks brought: latencies in milliseconds for each open-loop block, requests a second for each closed one."""
+
+    blocks: list[np.ndarray] = field(default_factory=list)
+    throughputs: list[float] = field(default_factory=list)
+    errors: int = 0
+    behind: int = 0  # blocks in which the client itself was late
+    achieved: list[float] = field(default_factory=list)
+
+    @property
+    def latencies(self) -> np.ndarray:
+        """All blocks joined, in order of time."""
+        return np.concatenate(self.blocks) if self.blocks else np.empty(0)
+
+    def add_open(self, result: LoadResult) -> None:
+        """Count an open-loop block."""
+        self.errors += sum(result.errors.values())
+        self.behind += result.client_behind
+        self.achieved.append(result.rate_achieved)
+        self.blocks.append(result.latencies_ns / 1e6)
+
+    def add_closed(self, result: LoadResult) -> None:
+        """Count a closed-loop block."""
+        self.errors += sum(result.errors.values())
+        self.throughputs.append(result.rate_achieved)
+
+
+def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:
+    """One open-loop block on each arm in turn, all with the same arrival times."""
+    for arm, run in zip(arms, runs, strict=True):
+        run.add_open(
+            open_loop(arm.target, arm.payloads, rate=rate, duration_s=duration_s, seed=seed, warmup_s=min(0.1, duration_s / 5))
+        )
+
+
+def closed_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, concurrency: int, duration_s: float) -> None:
+    """One closed-loop block on each arm in turn."""
+    for arm, run in zip(arms, runs, strict=True):
+        run.add_closed(
+            closed_loop(
+                arm.target, arm.payloads, concurrency=concurrency, duration_s=duration_s, warmup_s=min(0.1, duration_s / 5)
+            )
+        )
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end the child when its parent is gone, however that went (prctl(2), PR_SET_PDEATHSIG)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

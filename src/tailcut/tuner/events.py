@@ -1,0 +1,47 @@
+"""What a tune tells whoever watches it. Values only: the tuner knows no terminal."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A step outside the rungs has begun."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RungStarted:
+    """A rung is being climbed; `candidates` counts what it will try."""
+
+    name: str
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateStarted:
+    """A candidate is being tried."""
+
+    rung: str
+    setting: str
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateDone:
+    """A candidate has its verdict; the record is the one in the result."""
+
+    rung: str
+    candidate: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RungDone:
+    """A rung is behind: what was kept, or why nothing was."""
+
+    name: str
+    kept: str | None
+    note: str | None
+
+
+Event = Phase | RungStarted | CandidateStarted | CandidateDone | RungDone

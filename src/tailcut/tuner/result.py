@@ -1,0 +1,113 @@
+"""A tune's outcome as the JSON object that the command prints and the report draws, and as the profile's evidence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tailcut.lab.record import interval_record
+from tailcut.lab.trial import ArmRuns
+from tailcut.stats import Sample, percentile, percentile_interval
+from tailcut.tuner.climb import Outcome, percentiles_ms, tail_ratio, throughput_ratio
+
+_CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
+
+
+def result(
+    outcome: Outcome, *, model: Mapping[str, Any], machine: Mapping[str, Any], objective: Mapping[str, Any], command: str
+) -> dict[str, Any]:
+    """Every key of `tailcut tune --json`; what is unknown is null."""
+    return {
+        "model": dict(model)
+        | {
+            "inputs": [f"{tensor.name} {tensor.describe()}" for tensor in outcome.spec.inputs],
+            "outputs": [f"{tensor.name} {tensor.describe()}" for tensor in outcome.spec.outputs],
+        },
+        "machine": dict(machine),
+        "objective": dict(objective)
+        | {"percentile": "p99", "rate": outcome.rate, "took_s": round(outcome.took_s, 1), "interrupted": outcome.interrupted},
+        "command": command,
+        "rungs": [
+            {"name": rung.name, "note": rung.note, "candidates": rung.candidates, "kept": " + ".join(rung.kept) or None}
+            for rung in outcome.rungs
+        ],
+        "verification": _verification(outcome, objective.get("seed", 0), objective.get("slo_ms")),
+        "accuracy": _accuracy(outcome),
+        "settings": msgspec.to_builtins(outcome.settings),
+        "profile": None,
+        "report": None,
+    }
+
+
+def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the profile file keeps of a result: figures, not samples."""
+    checked = found["verification"]
+    kept: dict[str, Any] = {
+        "command": found["command"],
+        "seed": found["objective"]["seed"],
+        "rate_offered": found["objective"]["rate"],
+        "kept": [rung["kept"] for rung in found["rungs"] if rung["kept"]],
+    }
+    if checked is not None:
+        for arm in ("baseline", "reference", "tuned"):
+            kept[arm] = {name: value for name, value in checked[arm].items() if name != "curve" and value is not None}
+        for name in ("p99_ratio", "throughput_ratio", "reference_p99_ratio"):
+            if checked[name] is not None:
+                kept[name] = checked[name]
+    if found["accuracy"] is not None:
+        kept["accuracy"] = {name: value for name, value in found["accuracy"].items() if value is not None}
+    return kept
+
+
+def _verification(outcome: Outcome, seed: int, slo_ms: float | None) -> dict[str, Any] | None:
+    if not outcome.arms:
+        return None
+    arms = outcome.arms
+    tuned, baseline, reference = arms["tuned"], arms["baseline"], arms["reference"]
+    ratios = {"p99_ratio": tail_ratio(tuned, baseline, seed), "reference_p99_ratio": tail_ratio(tuned, reference, seed)}
+    speed = throughput_ratio(tuned, baseline)
+    found: dict[str, Any] = {name: _arm(run, outcome.rate) for name, run in arms.items()}
+    for name, ratio in ratios.items():
+        found[name] = interval_record(ratio[1]) if ratio is not None and ratio[0] == "p99" else None
+    found["throughput_ratio"] = None if speed is None else interval_record(speed)
+    if slo_ms is not None:
+        bounds = found["tuned"]["p99_interval_ms"]
+        found["slo_met"] = None if bounds is None else True if bounds[1] <= slo_ms else False if bounds[0] > slo_ms else None
+    return found
+
+
+def _arm(run: ArmRuns, rate: float) -> dict[str, Any]:
+    latencies = run.latencies
+    interval = percentile_interval(Sample.of(latencies), 0.99) if len(latencies) >= 2 else None
+    return {
+        **percentiles_ms(run),
+        "p99_interval_ms": None if interval is None else [round(interval.low, 4), round(interval.high, 4)],
+        "samples": len(latencies),
+        "throughput": round(float(np.mean(run.throughputs)), 2) if run.throughputs else None,
+        "rate_offered": rate,
+        "rate_achieved": round(float(np.mean(run.achieved)), 2) if run.achieved else None,
+        "errors": run.errors,
+        "client_behind_blocks": run.behind,
+        "curve": _curve(latencies),
+    }
+
+
+def _curve(latencies: np.ndarray) -> list[list[float]]:
+    """Quantiles up to where the sample still has a few points beyond."""
+    if len(latencies) < 2:
+        return []
+    sample = Sample.of(latencies)
+    return [[q, round(percentile(sample, q), 4)] for q in _CURVE if (1 - q) * len(sample) >= 3]
+
+
+def _accuracy(outcome: Outcome) -> dict[str, Any] | None:
+    if outcome.accuracy is None:
+        return None
+    found = outcome.accuracy
+    return {
+        "metric": "cosine",
+        "worst": round(found.worst, 8),
+        "top1": found.top1,
+        "labels_accuracy": outcome.labels_accuracy,
+    }

@@ -1,0 +1,123 @@
+"""The figures are true: intervals cover what they say, and noise is not taken for news."""
+
+import numpy as np
+import pytest
+
+from tailcut.errors import InvalidInputError
+from tailcut.stats import (
+    Interval,
+    Sample,
+    Verdict,
+    paired_ratio_interval,
+    percentile,
+    percentile_interval,
+    ratio_interval,
+    samples_needed,
+    verdict,
+)
+
+
+@pytest.mark.parametrize(("q", "needed"), [(0.5, 7), (0.95, 90), (0.99, 459), (0.999, 4603)])
+def test_samples_needed(q: float, needed: int) -> None:
+    """The known sizes at 99 % confidence; one point fewer and the percentile is unknown."""
+    assert samples_needed(q) == needed
+    points = np.arange(needed, dtype=float)
+    assert percentile_interval(Sample.of(points), q) is not None
+    assert percentile_interval(Sample.of(points[1:]), q) is None
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, np.nan], [1.0, np.inf]])
+def test_what_is_no_sample(values: list[float]) -> None:
+    """Fewer than two points, or points that are no numbers."""
+    with pytest.raises(InvalidInputError):
+        Sample.of(values)
+
+
+def test_percentiles_are_points_of_the_sample() -> None:
+    """No interpolation: of 1 to 100 the 99th percentile is 99."""
+    sample = Sample.of(np.arange(100, 0, -1))
+    assert [percentile(sample, q) for q in (0.01, 0.5, 0.99, 1.0)] == [1, 50, 99, 100]
+
+
+@pytest.mark.parametrize("distribution", ["exponential", "lognormal", "uniform", "two humps"])
+@pytest.mark.parametrize(("q", "n"), [(0.5, 100), (0.95, 500), (0.99, 600), (0.99, 3000)])
+def test_intervals_cover(distribution: str, q: float, n: int) -> None:
+    """The 99 % interval holds the true quantile in at least 98 % of 600 seeded runs."""
+    random = np.random.default_rng(7)
+    draw = {
+        "exponential": lambda size: random.exponential(size=size),
+        "lognormal": lambda size: random.lognormal(sigma=1.5, size=size),
+        "uniform": lambda size: random.random(size),
+        "two humps": lambda size: np.where(random.random(size) < 0.9, random.normal(1, 0.1, size), random.normal(5, 1, size)),
+    }[distribution]
+    truth = np.quantile(draw(2_000_000), q)
+    held = 0
+    for _ in range(600):
+        interval = percentile_interval(Sample.of(draw(n)), q)
+        assert interval is not None
+        held += interval.low <= truth <= interval.high
+    assert held / 600 >= 0.98
+
+
+def blocks(random: np.random.Generator, scale: float, drift: np.ndarray, size: int) -> list[Sample]:
+    return [Sample.of(random.lognormal(sigma=0.3, size=size) * scale * factor) for factor in drift]
+
+
+def test_alike_is_not_told_apart() -> None:
+    """A/A comparisons on a machine that drifts cry wolf in under 2 % of 150 seeded runs."""
+    random = np.random.default_rng(1)
+    cried = 0
+    for seed in range(150):
+        drift = random.lognormal(sigma=0.1, size=6)
+        sides = [blocks(random, 1.0, drift, 100) for _ in range(2)]
+        cried += verdict(ratio_interval(*sides, 0.95, resamples=200, seed=seed)) is not Verdict.INDISTINCT
+    assert cried <= 3
+
+
+def test_a_true_difference_is_found() -> None:
+    """A tail a quarter shorter is called better, whatever the machine's drift."""
+    random = np.random.default_rng(2)
+    found = 0
+    for seed in range(20):
+        drift = random.lognormal(sigma=0.1, size=8)
+        ratio = ratio_interval(
+            blocks(random, 0.75, drift, 200), blocks(random, 1.0, drift, 200), 0.99, resamples=300, seed=seed
+        )
+        assert ratio.low < 0.78
+        found += verdict(ratio) is Verdict.BETTER
+    assert found >= 18
+
+
+def test_paired_ratio() -> None:
+    """Twice the throughput in every pair is a ratio of two, exactly."""
+    ratio = paired_ratio_interval([20.0, 40.0, 60.0], [10.0, 20.0, 30.0])
+    assert (ratio.point, ratio.low, ratio.high) == pytest.approx((2.0, 2.0, 2.0))
+    for pairs in ([1.0, 1.0], [1.0, 0.0, 1.0]):
+        with pytest.raises(InvalidInputError):
+            paired_ratio_interval(pairs, pairs)
+
+
+def test_paired_ratios_cover() -> None:
+    """With as few as four noisy pairs the interval still holds the truth in 98 % of 500 seeded runs."""
+    random = np.random.default_rng(3)
+    held = 0
+    for _ in range(500):
+        drift = random.lognormal(sigma=0.2, size=4)
+        new, old = (drift * scale * random.lognormal(sigma=0.05, size=4) for scale in (1.5, 1.0))
+        ratio = paired_ratio_interval(new.tolist(), old.tolist())
+        held += ratio.low <= 1.5 <= ratio.high
+    assert held / 500 >= 0.98
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        (Interval(0.5, 0.4, 0.6), Verdict.BETTER),
+        (Interval(0.97, 0.95, 0.985), Verdict.INDISTINCT),
+        (Interval(0.8, 0.6, 1.1), Verdict.INDISTINCT),
+        (Interval(1.2, 1.1, 1.3), Verdict.WORSE),
+    ],
+)
+def test_verdicts(interval: Interval, expected: Verdict) -> None:
+    """The whole interval must lie beyond the noise."""
+    assert verdict(interval) is expected
