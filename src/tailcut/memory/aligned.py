@@ -1,12 +1,13 @@
 """Memory that starts where vector units and caches like it: aligned arrays, and a matrix whose every row is aligned."""
 
+import math
 import mmap
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from tailcut.errors import InvalidInputError, ShapeMismatchError
+from tailcut.errors import CapacityError, InvalidInputError, ShapeMismatchError
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register (AVX-512)
 _HUGE_PAGE = 2 << 20
@@ -26,7 +27,8 @@ def aligned_empty(
         huge_pages: advise the kernel to back it with transparent huge pages (madvise(2), MADV_HUGEPAGE).
 
     Raises:
-        InvalidInputError: the alignment is not a power of two, or the dtype holds Python objects.
+        InvalidInputError: an alignment that is no power of two, a negative dimension, a dtype of Python objects.
+        CapacityError: there is no memory of that size.
     """
     if alignment < 1 or alignment & (alignment - 1):
         raise InvalidInputError(f"alignment must be a power of two, got {alignment}")
@@ -34,17 +36,27 @@ def aligned_empty(
     if dtype.hasobject:
         raise InvalidInputError(f"dtype {dtype} holds Python objects: it has no place in raw memory")
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
-    size = int(np.prod(dims, dtype=np.int64)) * dtype.itemsize
+    if any(dim < 0 for dim in dims):
+        raise InvalidInputError(f"dimensions must not be negative, got {list(dims)}")
+    size = math.prod(dims) * dtype.itemsize
     step = max(alignment, _HUGE_PAGE) if huge_pages else alignment
-    if huge_pages or size >= _HUGE_PAGE:
-        region = mmap.mmap(-1, size + step)
-        if huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
-            region.madvise(mmap.MADV_HUGEPAGE)
-        raw = np.frombuffer(region, np.uint8)
-    else:
-        raw = np.zeros(size + step, np.uint8)
+    try:
+        raw = (
+            _pages(size + step, huge_pages=huge_pages)
+            if huge_pages or size >= _HUGE_PAGE
+            else np.zeros(size + step, np.uint8)
+        )
+    except (MemoryError, OverflowError, OSError):
+        raise CapacityError(f"no memory for {size} bytes: {list(dims)} of {dtype}") from None
     start = -raw.ctypes.data % step
     return raw[start : start + size].view(dtype).reshape(dims)
+
+
+def _pages(size_bytes: int, *, huge_pages: bool) -> np.ndarray:
+    region = mmap.mmap(-1, size_bytes)
+    if huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
+        region.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(region, np.uint8)
 
 
 class AlignedMatrix:
@@ -105,7 +117,9 @@ class AlignedMatrix:
         """
         (rows, inner), (other_inner, cols) = self.shape, other.shape
         if inner != other_inner:
-            raise ShapeMismatchError(f"cannot multiply {rows} x {inner} by {other_inner} x {cols}: {inner} is not {other_inner}")
+            raise ShapeMismatchError(
+                f"cannot multiply {rows} x {inner} by {other_inner} x {cols}: {inner} is not {other_inner}"
+            )
         if out is None:
             out = AlignedMatrix(rows, cols)
         elif out.shape != (rows, cols):

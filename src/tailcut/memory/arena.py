@@ -1,5 +1,7 @@
 """A bump allocator: scratch arrays of one batch, given back all at once."""
 
+import math
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -39,16 +41,21 @@ class Arena:
 
         Raises:
             CapacityError: it does not fit; says how much was asked for and how much is left.
+            InvalidInputError: a dimension is negative, or the dtype holds Python objects.
         """
         dtype = np.dtype(dtype)
         dims = (shape,) if isinstance(shape, int) else tuple(shape)
-        size = dtype.itemsize
-        for dim in dims:
-            size *= dim
+        if dtype.hasobject or any(dim < 0 for dim in dims):
+            problem = (
+                f"dtype {dtype} holds Python objects" if dtype.hasobject else f"negative dimension in {list(dims)}"
+            )
+            raise InvalidInputError(f"an arena has no room for that: {problem}")
+        size = math.prod(dims) * dtype.itemsize
         end = self._used + size
-        if size < 0 or end > self.size_bytes:
+        if end > self.size_bytes:
+            left = self.size_bytes - self._used
             raise CapacityError(
-                f"{size} bytes for {list(dims)} of {dtype} do not fit: {self.size_bytes - self._used} of {self.size_bytes} are left"
+                f"{size} bytes for {list(dims)} of {dtype} do not fit: {left} of {self.size_bytes} are left"
             )
         array = self._block[self._used : end].view(dtype).reshape(dims)
         self._used = -(-end // ALIGNMENT) * ALIGNMENT
