@@ -10,6 +10,7 @@ from tailcut.errors import InvalidInputError, UnsupportedError
 from tailcut.machine.quota import affinity_mask
 
 _MPOL_DEFAULT, _MPOL_BIND = 0, 2  # linux/mempolicy.h
+_MASK_WORDS = 16  # 1024 nodes, the most that Linux is built for
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
 
 
@@ -54,9 +55,13 @@ def bind_memory(node: int | None) -> None:
     number = _SET_MEMPOLICY.get(os.uname().machine)
     if not sys.platform.startswith("linux") or number is None:
         raise UnsupportedError(f"memory cannot be bound to a node on {sys.platform} {os.uname().machine}")
-    mask = ctypes.c_ulong(0 if node is None else 1 << node)
-    mode = _MPOL_DEFAULT if node is None else _MPOL_BIND
+    words = (ctypes.c_ulong * _MASK_WORDS)()
+    if node is not None:
+        if not 0 <= node < _MASK_WORDS * 64:
+            raise InvalidInputError(f"cannot bind memory to node {node}: there is no such node")
+        words[node // 64] = 1 << node % 64
+    bits = 0 if node is None else _MASK_WORDS * 64 + 1  # the kernel reads one bit fewer than it is told
     libc = ctypes.CDLL(None, use_errno=True)
-    done = libc.syscall(number, mode, None if node is None else ctypes.byref(mask), 0 if node is None else 64)
+    done = libc.syscall(number, _MPOL_DEFAULT if node is None else _MPOL_BIND, words if bits else None, bits)
     if done != 0:
         raise InvalidInputError(f"cannot bind memory to node {node}: {os.strerror(ctypes.get_errno())}")

@@ -9,7 +9,18 @@ from pathlib import Path
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.machine.topology import topology
 
-ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "asimd", "bf16")
+ISA_FLAGS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_tile",
+    "amx_bf16",
+    "asimd",
+    "bf16",
+)
 _PACKAGES = ("tailcut", "numpy", "onnxruntime", "openvino", "uvloop")
 
 

@@ -34,7 +34,7 @@ def quota(root: Path = CGROUP_ROOT, proc: Path = PROC) -> Quota:
 
 
 def usable_cpus(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int:
-    """How many CPUs a pool of threads should be sized for: the least of mask, quota (rounded down) and hardware; at least 1."""
+    """How many CPUs to size a pool of threads for: the least of mask, hardware and quota (rounded down); at least 1."""
     limit = quota(root, proc).cpus
     counts = [os.cpu_count() or 1, len(affinity_mask())]
     if limit is not None:
@@ -60,7 +60,7 @@ def throttled(root: Path = CGROUP_ROOT, proc: Path = PROC) -> tuple[int, int]:
 
 
 def _folders(root: Path, proc: Path) -> Iterator[Path]:
-    """This process's groups in every hierarchy, each followed by its ancestors."""
+    """Yield this process's groups in every hierarchy, each followed by its ancestors."""
     for line in _read(proc / "cgroup").splitlines():
         parts = line.split(":", 2)
         if len(parts) != 3:

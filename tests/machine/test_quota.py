@@ -1,0 +1,122 @@
+"""Limits of control groups, in made-up trees of both versions, and what they leave for a pool of threads."""
+
+from pathlib import Path
+
+import pytest
+from tests.machine.trees import plant
+
+from tailcut.machine import quota as module
+from tailcut.machine.quota import Quota, quota, throttled, usable_cpus
+
+V1_GROUPS = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n0::/docker/abc"
+
+
+def process(tmp_path: Path, groups: str) -> Path:
+    return plant(tmp_path / "proc", {"cgroup": groups})
+
+
+def test_v2(tmp_path: Path) -> None:
+    """cpu.max is quota and period in microseconds, memory.max is bytes."""
+    root = plant(tmp_path / "cgroup", {"app/cpu.max": "150000 100000", "app/memory.max": "1073741824"})
+    assert quota(root, process(tmp_path, "0::/app")) == Quota(1.5, 1 << 30)
+
+
+def test_v2_limit_on_an_ancestor(tmp_path: Path) -> None:
+    """The tightest limit between the process and the root counts, wherever it stands."""
+    files = {
+        "pod/cpu.max": "50000 100000",
+        "pod/memory.max": "max",
+        "pod/box/cpu.max": "400000 100000",
+        "pod/box/memory.max": "4096",
+        "pod/box/leaf/cpu.max": "max 100000",
+        "sibling/cpu.max": "1000 100000",
+    }
+    root = plant(tmp_path / "cgroup", files)
+    assert quota(root, process(tmp_path, "0::/pod/box/leaf")) == Quota(0.5, 4096)
+
+
+def test_v1(tmp_path: Path) -> None:
+    """cfs_quota over cfs_period, in the hierarchy of its controller; joined controllers share a folder."""
+    files = {
+        "cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "250000",
+        "cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000",
+        "memory/docker/abc/memory.limit_in_bytes": "536870912",
+        "memory/memory.limit_in_bytes": "9223372036854771712",
+    }
+    root = plant(tmp_path / "cgroup", files)
+    assert quota(root, process(tmp_path, V1_GROUPS)) == Quota(2.5, 512 << 20)
+
+
+def test_v1_seen_from_inside_a_container(tmp_path: Path) -> None:
+    """The path may name a folder that only the host sees; the mount's root then is the container's own group."""
+    files = {
+        "cpu/cpu.cfs_quota_us": "100000",
+        "cpu/cpu.cfs_period_us": "50000",
+        "memory/memory.limit_in_bytes": "1048576",
+    }
+    root = plant(tmp_path / "cgroup", files)
+    assert quota(root, process(tmp_path, V1_GROUPS)) == Quota(2.0, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"cpu.max": "max 100000", "memory.max": "max"},
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        {"cpu.max": "100000 0"},
+        {"cpu.max": "", "memory.max": "rubbish"},
+        {"cpu/cpu.cfs_quota_us": "50000"},
+    ],
+)
+def test_no_limit(tmp_path: Path, files: dict[str, str]) -> None:
+    """No file, the word max, -1, and torn files all mean that there is no limit."""
+    root = plant(tmp_path / "cgroup", {"marker": "", **files})
+    assert quota(root, process(tmp_path, "1:cpu:/\n0::/\ntorn line")) == Quota(None, None)
+
+
+def test_without_proc(tmp_path: Path) -> None:
+    """Where there is no /proc, there is no limit."""
+    assert quota(tmp_path, tmp_path / "nowhere") == Quota(None, None)
+    assert throttled(tmp_path, tmp_path / "nowhere") == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "limit", "usable"),
+    [
+        ((8, 8), "max", 8),
+        ((8, 3), "max", 3),
+        ((8, 8), "250000", 2),
+        ((8, 8), "20000", 1),
+        ((8, 2), "600000", 2),
+        ((4, 4), "6400000", 4),
+    ],
+)
+def test_usable_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, int], limit: str, usable: int
+) -> None:
+    """The least of hardware, mask, and the quota rounded down, but never less than one."""
+    monkeypatch.setattr(module.os, "cpu_count", lambda: counts[0])
+    monkeypatch.setattr(module, "affinity_mask", lambda: frozenset(range(counts[1])))
+    root = plant(tmp_path / "cgroup", {"cpu.max": f"{limit} 100000"})
+    assert usable_cpus(root, process(tmp_path, "0::/")) == usable
+
+
+def test_throttled(tmp_path: Path) -> None:
+    """How often and how long the quota stopped the group: version 1 counts nanoseconds, version 2 microseconds."""
+    v2 = plant(tmp_path / "v2", {"app/cpu.stat": "usage_usec 5\nnr_throttled 3\nthrottled_usec 1200"})
+    assert throttled(v2, process(tmp_path, "0::/app")) == (3, 1200)
+    v1 = plant(tmp_path / "v1", {"cpu/app/cpu.stat": "nr_periods 9\nnr_throttled 2\nthrottled_time 7000000"})
+    assert throttled(v1, process(tmp_path, "2:cpu:/app")) == (2, 7000)
+
+
+def test_without_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no affinity (macOS), all CPUs may be used."""
+    monkeypatch.delattr(module.os, "sched_getaffinity")
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 6)
+    assert module.affinity_mask() == frozenset(range(6))
+
+
+def test_this_machine() -> None:
+    """Here, at least one CPU is usable, and no more than the mask holds."""
+    assert 1 <= usable_cpus() <= len(module.affinity_mask())
