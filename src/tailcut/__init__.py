@@ -1,1 +1,54 @@
-"""Tailcut cuts the latency tail of AI inference: tune a model with proof, then serve exactly what was measured."""
+"""Tailcut cuts the latency tail of AI inference: tune a model with proof, then serve exactly what was measured.
+
+The public names are loaded at their first use, so that `import tailcut` itself takes a few milliseconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tailcut.machine.affinity import pin_thread
+    from tailcut.machine.quota import usable_cpus
+    from tailcut.machine.topology import topology
+    from tailcut.memory.aligned import AlignedMatrix
+    from tailcut.memory.arena import Arena
+    from tailcut.memory.pool import BufferPool, TensorBuffer
+    from tailcut.runtime.model import Model
+    from tailcut.runtime.profile import Profile
+
+_HOMES = {
+    "AlignedMatrix": "tailcut.memory.aligned",
+    "Arena": "tailcut.memory.arena",
+    "BufferPool": "tailcut.memory.pool",
+    "Model": "tailcut.runtime.model",
+    "Profile": "tailcut.runtime.profile",
+    "TensorBuffer": "tailcut.memory.pool",
+    "pin_thread": "tailcut.machine.affinity",
+    "topology": "tailcut.machine.topology",
+    "usable_cpus": "tailcut.machine.quota",
+}
+
+__all__ = [
+    "AlignedMatrix",
+    "Arena",
+    "BufferPool",
+    "Model",
+    "Profile",
+    "TensorBuffer",
+    "pin_thread",
+    "topology",
+    "usable_cpus",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tailcut' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Names that are not loaded yet are listed too."""
+    return sorted({*globals(), *__all__})

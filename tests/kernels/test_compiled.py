@@ -10,7 +10,7 @@ from tailcut.kernels import compiled, reference
 from tailcut.memory.aligned import AlignedMatrix
 
 MATMULS = ["matmul_ikj", "matmul_tiled"]
-NAMES = [*MATMULS, "gather_rows", "normalize_u8"]
+NAMES = [*MATMULS, "gather_rows", "normalize_u8", "multiply_add_chains"]
 
 
 def test_every_kernel_has_a_twin() -> None:
@@ -68,6 +68,15 @@ def test_normalize_u8() -> None:
     reference.normalize_u8(image, scale, offset, wanted)
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
     assert got[2, 0, 0] == image[0, 0, 2] * 2.0 + 3
+
+
+def test_multiply_add_chains() -> None:
+    """Sixteen steps a round, on every value."""
+    got = np.linspace(-1, 1, 37, dtype=np.float32)
+    wanted = got.copy()
+    compiled.multiply_add_chains(got, np.float32(0.9), np.float32(0.25), 2)
+    reference.multiply_add_chains(wanted, np.float32(0.9), np.float32(0.25), 2)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
 def test_several_threads_call_at_once() -> None:

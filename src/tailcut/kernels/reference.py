@@ -24,3 +24,10 @@ def gather_rows(source: np.ndarray, indices: np.ndarray, out: np.ndarray) -> Non
 def normalize_u8(image: np.ndarray, scale: np.ndarray, offset: np.ndarray, out: np.ndarray) -> None:
     """Write image * scale + offset: uint8 [height, width, c], two float32 [c], to float32 [c, height, width]."""
     out[:] = (image.astype(np.float32) * scale + offset).transpose(2, 0, 1)
+
+
+def multiply_add_chains(values: np.ndarray, factor: np.float32, term: np.float32, rounds: int) -> None:
+    """Replace every x of float32 `values` by x * factor + term, 16 times a round."""
+    for _ in range(16 * rounds):
+        values *= factor
+        values += term

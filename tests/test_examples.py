@@ -1,0 +1,27 @@
+"""Each example runs as a user runs it, and prints what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+THREADS = "".join(rf"Thread {i} result: {0.6375 + 0.5 * i:.4f}\n".replace(".", r"\.") for i in range(8))
+OUTPUT = {  # what each prints, whole, as a regular expression
+    "buffer_pool.py": THREADS,
+    "matmul.py": r"Result\[0\]\[0\] = 6\.0\ncannot multiply 4 x 4 by 3 x 5: 4 is not 3\n",
+    "pinning.py": r"\d+ CPUs on \d+ cores and \d+ nodes; \d+ usable\n(worker \d+ runs on .+\n)+",
+    "serve_in_process.py": r"100 requests, (9[5-9]|100) right, fewer engine calls: True\n",
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_example(name: str) -> None:
+    """The example ends well, says nothing on stderr, and prints exactly what it promises."""
+    command = [sys.executable, str(EXAMPLES / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert re.fullmatch(OUTPUT[name], done.stdout)
