@@ -1,5 +1,6 @@
 """Small ONNX models made on the spot, one for each shape of signature that an engine must take."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def perceptron(widths: list[int], path: Path) -> Path:
     """x float32 [batch, widths[0]] -> y float32 [batch, widths[-1]], dense layers with a Relu between."""
     random = np.random.default_rng(0)
     nodes, weights, x = [], {}, "x"
-    for layer, (low, high) in enumerate(zip(widths, widths[1:], strict=False)):
+    for layer, (low, high) in enumerate(itertools.pairwise(widths)):
         last = layer == len(widths) - 2
         weights[f"w{layer}"] = random.standard_normal((low, high)).astype(np.float32) / np.float32(low**0.5)
         weights[f"b{layer}"] = random.standard_normal(high).astype(np.float32)
@@ -51,7 +52,9 @@ def perceptron(widths: list[int], path: Path) -> Path:
 
 def identity(dtype: DType, shape: Dims, path: Path) -> Path:
     """y = x."""
-    return save(path, [helper.make_node("Identity", ["x"], ["y"])], [value("x", dtype, shape)], [value("y", dtype, shape)])
+    return save(
+        path, [helper.make_node("Identity", ["x"], ["y"])], [value("x", dtype, shape)], [value("y", dtype, shape)]
+    )
 
 
 def two_in_two_out(path: Path) -> Path:
@@ -78,7 +81,7 @@ def no_batch(path: Path) -> Path:
 
 
 def gather_rows(path: Path) -> Path:
-    """index int64 [batch, 1] -> row float32 [batch, 1, 3] of a table of 5: an index outside it makes the engine raise."""
+    """index int64 [batch, 1] -> row float32 [batch, 1, 3] of a table of 5; onnxruntime raises for an index outside."""
     table = np.arange(15, dtype=np.float32).reshape(5, 3)
     nodes = [helper.make_node("Gather", ["table", "index"], ["row"])]
     ends = [value("index", DType.INT64, (None, 1))], [value("row", DType.FP32, (None, 1, 3))]
@@ -90,7 +93,12 @@ def external_weights(path: Path) -> Path:
     perceptron([64, 32], path)
     model = onnx.load(path)
     onnx.save(
-        model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0, all_tensors_to_one_file=True
+        model,
+        path,
+        save_as_external_data=True,
+        location=f"{path.name}.data",
+        size_threshold=0,
+        all_tensors_to_one_file=True,
     )
     return path
 

@@ -1,7 +1,7 @@
 """What every engine promises, and the one set of options that all of them read.
 
 An engine is a loaded model. `bind` ties it to arrays that the caller owns; calling the bound object computes from the
-one into the other and allocates nothing. `run` is the plain way, for models whose outputs have no size known in advance.
+one into the other and allocates nothing. `run` is the plain way, for models whose outputs have no size known before.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Bound = Callable[[], None]
 
 
 class U8Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A float32 input taken as uint8 on the wire: the graph itself computes `x * scale + offset`, per channel (axis 1)."""
+    """A float32 input taken as uint8 on the wire; the graph computes `x * scale + offset`, per channel (axis 1)."""
 
     scale: tuple[float, ...] = (1.0,)
     offset: tuple[float, ...] = (0.0,)

@@ -83,7 +83,7 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
 
 
 @contextmanager
-def prepared(path: Path, model: onnx.ModelProto, options: EngineOptions) -> Iterator[Path | bytes]:
+def prepared(path: Path, options: EngineOptions) -> Iterator[Path | bytes]:
     """What an engine is to load: the file as it stands, or the bytes of an edited copy."""
     if options.u8_input is None and options.precision != "int8":
         yield path
@@ -97,7 +97,7 @@ def prepared(path: Path, model: onnx.ModelProto, options: EngineOptions) -> Iter
 
 
 def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
-    """Make every float32 input a uint8 one, in place; the graph itself computes x * scale + offset per channel (axis 1)."""
+    """Make every float32 input a uint8 one, in place; the graph computes x * scale + offset per channel (axis 1)."""
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     nodes = []
@@ -136,11 +136,15 @@ def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
         raise UnsupportedError(f"{path}: {value.name!r} is a {kind or 'value without a type'}; only tensors are served")
     tensor = value.type.tensor_type
     if tensor.elem_type not in _DTYPES:
-        known = TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type in TensorProto.DataType.values() else "?"
+        known = (
+            TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type in TensorProto.DataType.values() else "?"
+        )
         raise UnsupportedError(f"{path}: tensor {value.name!r} has type {known}, which the protocol has no name for")
     if not tensor.HasField("shape"):
         raise UnsupportedError(f"{path}: tensor {value.name!r} has no rank: export the model with shapes")
-    dims: Shape = tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim)
+    dims: Shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim
+    )
     return TensorSpec(value.name, _DTYPES[tensor.elem_type], dims)
 
 

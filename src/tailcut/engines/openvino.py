@@ -2,8 +2,8 @@
 
 One infer request for each instance, shared by all bound objects: setting its tensors costs 2.2 us a call, while a
 request for each of hundreds of row ranges would each keep scratch memory of its own (10 MB and more for an image
-model). The C++ class's `infer` is called directly: 13 us for a 256-256-64-10 perceptron. A change of batch size from one
-call to the next costs about 20 us more, because the graph is shaped anew.
+model). The C++ class's `infer` is called directly: 13 us for a 256-256-64-10 perceptron. A change of batch size from
+one call to the next costs about 20 us more, because the graph is shaped anew.
 """
 
 import queue
@@ -15,6 +15,7 @@ import openvino as ov
 from openvino import _pyopenvino
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
+from tailcut.engines.binding import check_arrays
 from tailcut.engines.graph import load_graph, prepared, read_spec, short
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
@@ -33,7 +34,7 @@ class OpenVinoEngine:
             raise UnsupportedError("this processor has no bfloat16 instructions: use precision f32")
         graph = load_graph(path)
         self.options = options
-        with prepared(path, graph, options) as source:
+        with prepared(path, options) as source:
             if isinstance(source, bytes):
                 import onnx  # noqa: PLC0415  loaded by graph.py already
 
@@ -41,7 +42,9 @@ class OpenVinoEngine:
             self.spec = read_spec(graph, path, name)
             for tensor in self.spec.inputs + self.spec.outputs:
                 if tensor.dtype is DType.BYTES:
-                    raise UnsupportedError(f"{path}: openvino takes no strings (tensor {tensor.name!r}): use onnxruntime")
+                    raise UnsupportedError(
+                        f"{path}: openvino takes no strings (tensor {tensor.name!r}): use onnxruntime"
+                    )
             del graph
             try:
                 core = ov.Core()
@@ -51,16 +54,16 @@ class OpenVinoEngine:
                 raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
         self._input_ports = [self._port(self._model.inputs, tensor.name) for tensor in self.spec.inputs]
         self._output_ports = [self._port(self._model.outputs, tensor.name) for tensor in self.spec.outputs]
-        self._idle: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._loose: queue.SimpleQueue[Any] = queue.SimpleQueue()  # for `run`: their outputs are their own
         for _ in range(max(options.instances, 1)):
             self._idle.put(_Request(self._model.create_infer_request()))
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         """See `Engine.bind`."""
-        for tensor in self.spec.outputs:
-            if None in (tensor.shape[1:] if self.spec.batched else tensor.shape):
-                raise UnsupportedError(f"output {tensor.name!r} has no fixed size: it cannot be bound to memory")
+        if self._model is None:
+            raise ReleasedError("the engine was closed")
+        check_arrays(self.spec, inputs, outputs)
         ins = [(port, _wrap(inputs[t.name])) for port, t in zip(self._input_ports, self.spec.inputs, strict=True)]
         outs = [(port, _wrap(outputs[t.name])) for port, t in zip(self._output_ports, self.spec.outputs, strict=True)]
         keep = (dict(inputs), dict(outputs))
@@ -68,6 +71,9 @@ class OpenVinoEngine:
 
         def call(_keep: object = keep) -> None:
             request = take()
+            if request is None:
+                give(None)
+                raise ReleasedError("the engine was closed")
             try:
                 if request.bound is not call:
                     for port, tensor in ins:
@@ -94,13 +100,16 @@ class OpenVinoEngine:
             request = self._model.create_infer_request()
         try:
             for port, tensor in zip(self._input_ports, self.spec.inputs, strict=True):
-                request.set_tensor(port, _wrap(np.ascontiguousarray(inputs[tensor.name]).reshape(inputs[tensor.name].shape)))
+                request.set_tensor(port, _wrap(np.asarray(inputs[tensor.name], order="C")))
             _infer(request, _NO_INPUTS, share_outputs=True, decode_strings=False)
         except RuntimeError as error:
             raise EngineError(f"openvino failed: {short(error)}") from None
         outputs = {}
         for port, tensor in zip(self._output_ports, self.spec.outputs, strict=True):
-            outputs[tensor.name] = np.array(request.get_tensor(port).data, tensor.dtype.numpy)
+            data = request.get_tensor(port).data
+            if tensor.dtype is DType.BF16:
+                data = data.view(DType.BF16.numpy)
+            outputs[tensor.name] = np.array(data, tensor.dtype.numpy)
         self._loose.put(request)
         return outputs
 
@@ -110,6 +119,7 @@ class OpenVinoEngine:
         for requests in (self._idle, self._loose):
             while not requests.empty():
                 requests.get_nowait()
+        self._idle.put(None)  # tells whoever still calls
 
     def _port(self, ports: list[Any], name: str) -> Any:
         for port in ports:
@@ -130,6 +140,9 @@ class _Request:
 
 def _wrap(array: np.ndarray) -> Any:
     # Views of a request's bytes are read-only, which openvino refuses to share: those are copied.
+    if array.dtype == DType.BF16.numpy:  # numpy's own types end at float16: it goes by its bits
+        bits = array.view(np.uint16) if array.flags.writeable else array.view(np.uint16).copy()
+        return ov.Tensor(bits, ov.Shape(array.shape), ov.Type.bf16)
     return ov.Tensor(array, shared_memory=bool(array.flags.writeable))
 
 
