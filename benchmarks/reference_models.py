@@ -8,6 +8,7 @@ resnet18  x float32 [batch, 3, 224, 224]  -> y float32 [batch, 1000]   ResNet-18
 """
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,9 @@ class Net:
         low, high = channels
         weight = self.weight(high, low, kernel, kernel, fan_in=low * kernel * kernel)
         bias = self.keep(np.zeros(high, np.float32))
-        return self.apply("Conv", x, weight, bias, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4)
+        return self.apply(
+            "Conv", x, weight, bias, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4
+        )
 
     def save(self, path: Path, x: tuple[int, ...], y: int) -> Path:
         inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *x])]
@@ -58,7 +61,7 @@ class Net:
 
 def perceptron(path: Path, widths: tuple[int, ...]) -> Path:
     net, x = Net(), "x"
-    for layer, (low, high) in enumerate(zip(widths, widths[1:], strict=False)):
+    for layer, (low, high) in enumerate(pairwise(widths)):
         last = layer == len(widths) - 2
         x = net.dense(x, low, high, to="y" if last else "")
         if not last:

@@ -2,8 +2,8 @@
 
     python benchmarks/serving.py [--models tiny,ranker] [--seconds 4] [--rounds 2] [--no-mosec]
 
-Load comes from wrk (Debian package `wrk`), one thread, on the same cores; contestants take turns, round after round, and
-every cell is the median of the rounds. `limit` is the engine alone, in process. mosec gets a virtual environment of
+Load comes from wrk (Debian package `wrk`), one thread, on the same cores; contestants take turns, round after round,
+and every cell is the median of the rounds. `limit` is the engine alone, in process. mosec gets a virtual environment of
 its own under build/peers and is tried in three configurations; Tailcut in one, which must hold every column.
 """
 
@@ -210,7 +210,10 @@ def measure(name: str, args: argparse.Namespace) -> None:
                 wrk(url, body_bytes, 8, 1)
                 for connections in CONNECTIONS:
                     cells.setdefault((label, connections), []).append(wrk(url, body_bytes, connections, args.seconds))
-    print(f"\n{name}: {body_bytes}-byte bodies; the engine alone takes {limit[1]:.0f} us for 1 row, {limit[32]:.0f} us for 32")
+    print(
+        f"\n{name}: {body_bytes}-byte bodies; the engine alone takes {limit[1]:.0f} us for 1 row, "
+        f"{limit[32]:.0f} us for 32"
+    )
     print(f"{'':30s}" + "".join(f"{f'{c} connections: req/s':>24s}{'p50 us':>9s}{'p99 us':>9s}" for c in CONNECTIONS))
     for label in contestants:
         row = f"{label:30s}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 TIMEOUT_S = 20.0
 
@@ -45,7 +46,9 @@ class Server:
         """The sum of a metric over its labels."""
         with self.connect() as wire:
             body = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
-        return sum(float(line.rpartition(" ")[2]) for line in body.splitlines() if line.split("{")[0].split(" ")[0] == name)
+        return sum(
+            float(line.rpartition(" ")[2]) for line in body.splitlines() if line.split("{")[0].split(" ")[0] == name
+        )
 
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208  names are all that is wanted
@@ -92,7 +95,7 @@ class Wire:
         self.sock = sock
         self._data = b""
 
-    def __enter__(self) -> "Wire":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -142,6 +145,8 @@ def raw_request(model: str, body: bytes, *headers: str) -> bytes:
 
 def json_request(model: str, value: object, *headers: str) -> bytes:
     """A JSON inference request; a str or bytes value is sent as it is."""
-    body = value if isinstance(value, bytes) else value.encode() if isinstance(value, str) else json.dumps(value).encode()
+    body = (
+        value if isinstance(value, bytes) else value.encode() if isinstance(value, str) else json.dumps(value).encode()
+    )
     lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body

@@ -1,4 +1,4 @@
-"""One tree of errors. Each carries a code that knows no transport; `server/` maps codes to HTTP, `cli/` to exit codes."""
+"""One tree of errors, each with a code that knows no transport: `server/` maps codes to HTTP, `cli/` to exit codes."""
 
 from enum import StrEnum
 from typing import ClassVar

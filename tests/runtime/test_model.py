@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from tests.engines.models import dynamic_sequence, gather_rows, identity, no_batch
 
 from tailcut.errors import (
     DeadlineExceededError,
@@ -23,7 +24,6 @@ from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.spec import DType
-from tests.engines.models import dynamic_sequence, gather_rows, identity, no_batch, perceptron
 
 
 def opened(path: Path, *, limits: Limits = Limits(), **batching: object) -> Model:  # noqa: B008  frozen
@@ -47,9 +47,8 @@ def test_everyone_gets_their_own_rows(echo: Model) -> None:
     wrong: list[int] = []
 
     def blocking(base: int) -> None:
-        for number in range(200):
-            if (echo.infer_sync({"x": rows(base + number)})["y"] != base + number).any():
-                wrong.append(base + number)
+        numbers = range(base, base + 200)
+        wrong.extend(n for n in numbers if (echo.infer_sync({"x": rows(n)})["y"] != n).any())
 
     async def one(number: int) -> None:
         if ((await echo.infer({"x": rows(number, -number)}))["y"] != rows(number, -number)).any():

@@ -21,7 +21,9 @@ def model(tmp_path: Path) -> Path:
 def test_round_trip(model: Path, tmp_path: Path) -> None:
     """Every kind of setting survives the file; the model's path is stored relative to it."""
     settings = Settings(
-        engine=EngineOptions(name="openvino", precision="bf16", threads=2, u8_input=U8Input(scale=(0.5,), offset=(1.0,))),
+        engine=EngineOptions(
+            name="openvino", precision="bf16", threads=2, u8_input=U8Input(scale=(0.5,), offset=(1.0,))
+        ),
         batching=BatchingSettings(max_batch=8),
         io=IoSettings(spin_us=100),
     )

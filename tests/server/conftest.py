@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.engines.models import identity, perceptron, two_in_two_out
 from tests.servers import Server, serving
+
 from tailcut.spec import DType
 
 

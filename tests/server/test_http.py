@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-
 from tests.servers import Server, json_request, raw_request
 
 ROW = np.linspace(-1, 1, 1000, dtype=np.float32)
@@ -217,7 +216,7 @@ def test_several_rows_in_one_raw_body(server: Server) -> None:
             np.testing.assert_allclose(got[-1], alone, rtol=1e-5, atol=1e-6)
 
 
-def test_nobody_can_keep_the_server_from_answering_by_idling(models, tmp_path) -> None:  # noqa: ANN001
+def test_nobody_can_keep_the_server_from_answering_by_idling(models, tmp_path) -> None:
     """Past the connection limit the one idle longest makes room, and health still answers."""
     from tests.servers import serving
 

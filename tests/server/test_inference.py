@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-
 from tests.servers import Server, json_request, raw_request
 
 
@@ -111,7 +110,9 @@ def test_nan_comes_back_as_null_in_json_and_exactly_in_binary(server: Server) ->
     with server.connect() as wire:
         binary = wire.ask(raw_request("echo", row.tobytes()))
         assert binary.body.endswith(row.tobytes())
-        meta = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1000], "parameters": {"binary_data_size": 4000}}]}
+        meta = {
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1000], "parameters": {"binary_data_size": 4000}}]
+        }
         lead = json.dumps(meta).encode()
         lines = ["POST /v2/models/echo/infer HTTP/1.1", "Host: x", f"Content-Length: {len(lead) + 4000}"]
         lines += [f"Inference-Header-Content-Length: {len(lead)}", "", ""]

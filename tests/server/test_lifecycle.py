@@ -1,4 +1,4 @@
-"""From start to stop: what SIGTERM does, what a taken port or a bad file is told, and what a client that leaves costs."""
+"""From start to stop: what SIGTERM does, what a taken port or bad file is told, and what a client that leaves costs."""
 
 import signal
 import socket
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S, raw_request, serving
 
@@ -53,7 +52,7 @@ def test_a_second_sigterm_exits_at_once(models: Path, tmp_path: Path) -> None:
         assert server.process.wait(TIMEOUT_S) == 1
 
 
-def test_no_request_is_lost_on_the_way_down(models: Path, tmp_path: Path) -> None:
+def test_no_request_is_lost_on_the_way_down(models: Path, tmp_path: Path) -> None:  # noqa: C901  one story
     """Clients that reconnect on `Connection: close` see every request answered until the socket is gone."""
     failures: list[str] = []
     answered = [0]
@@ -131,8 +130,14 @@ def test_bad_model_files(models: Path, tmp_path: Path, fault: str) -> None:
         ("schema = [", "not a readable profile"),
         ("a = 1", "schema"),
         ("schema = 99", "newer"),
-        ('schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.engine]\nthreads = "two"', "threads"),
-        ('schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.batching]\nmax_batch = 0', "max_batch"),
+        (
+            'schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.engine]\nthreads = "two"',
+            "threads",
+        ),
+        (
+            'schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.batching]\nmax_batch = 0',
+            "max_batch",
+        ),
         ('schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"', "hash"),
     ],
 )
@@ -173,7 +178,7 @@ def test_two_models_and_a_unix_socket(models: Path, tmp_path: Path) -> None:
 
 
 def test_overload_is_refused_at_once(models: Path, tmp_path: Path) -> None:
-    """With a queue of two rows, a burst gets answers and 503 with Retry-After, nothing else, and the next one passes."""
+    """With a queue of two rows, a burst gets answers and 503 with Retry-After only, and the next one passes."""
     with serving(tmp_path, models / "echo.onnx", "--queue", "2", "--max-batch", "1") as server:
         wires = [server.connect() for _ in range(64)]
         request = raw_request("echo", bytes(4000))

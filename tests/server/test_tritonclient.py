@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tritonclient.http as triton
-
 from tests.servers import Server
 
 
@@ -27,7 +26,7 @@ def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
 
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
-def test_infer(client: triton.InferenceServerClient, binary_in: bool, binary_out: bool) -> None:  # noqa: FBT001
+def test_infer(client: triton.InferenceServerClient, binary_in: bool, binary_out: bool) -> None:
     """JSON and binary both ways, several rows, with a request id."""
     x = np.random.default_rng(1).standard_normal((3, 1000)).astype(np.float32)
     tensor = triton.InferInput("x", list(x.shape), "FP32")

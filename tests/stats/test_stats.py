@@ -47,8 +47,10 @@ def test_intervals_cover(distribution: str, q: float, n: int) -> None:
     draw = {
         "exponential": lambda size: random.exponential(size=size),
         "lognormal": lambda size: random.lognormal(sigma=1.5, size=size),
-        "uniform": lambda size: random.random(size),
-        "two humps": lambda size: np.where(random.random(size) < 0.9, random.normal(1, 0.1, size), random.normal(5, 1, size)),
+        "uniform": random.random,
+        "two humps": lambda size: np.where(
+            random.random(size) < 0.9, random.normal(1, 0.1, size), random.normal(5, 1, size)
+        ),
     }[distribution]
     truth = np.quantile(draw(2_000_000), q)
     held = 0

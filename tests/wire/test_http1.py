@@ -29,7 +29,7 @@ def test_a_plain_head() -> None:
         ("GET / HTTP/1.0", ["Connection: keep-alive"], True),
     ],
 )
-def test_keep_alive(start: str, lines: list[str], keep_alive: bool) -> None:  # noqa: FBT001
+def test_keep_alive(start: str, lines: list[str], keep_alive: bool) -> None:
     """Version and Connection decide together."""
     assert parse_head(message(*lines, start=start)).keep_alive is keep_alive
 
@@ -79,7 +79,7 @@ def test_what_is_refused(name: str) -> None:
     data, status = REFUSED[name]
     with pytest.raises(ProtocolError) as caught:
         parse_head(data)
-    if name not in {"HTTP/2 preface"}:
+    if name != "HTTP/2 preface":
         assert caught.value.status == status
 
 
@@ -101,7 +101,7 @@ def test_a_hopeless_beginning_is_refused_at_once(data: bytes, status: int) -> No
 
 
 def test_every_beginning_of_a_good_head_may_go_on() -> None:
-    """A head that arrives byte by byte is never refused on the way, but where a CR awaits its LF nothing is said yet."""
+    """A head that arrives byte by byte is never refused on the way; where a CR awaits its LF nothing is said yet."""
     whole = message("Content-Length: 3", "A: b")
     for size in range(1, len(whole)):
         check_partial(whole[:size])

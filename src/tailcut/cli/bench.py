@@ -24,7 +24,7 @@ class Wire(StrEnum):
     RAW = "raw"
 
 
-def bench(
+def bench(  # noqa: C901  a check for each option
     target: Annotated[str, typer.Argument(metavar="TARGET", help="http://HOST:PORT or http+unix:///PATH.")],
     model: Annotated[str | None, typer.Option(help="Which model, where the server has several.")] = None,
     rate: Annotated[float | None, typer.Option(help="Open loop: requests a second, Poisson.", min=0.01)] = None,

@@ -25,7 +25,7 @@ COMMANDS = ("tune", "serve", "bench", "demo")  # in the order a user meets them
 class _Commands(TyperGroup):
     """The commands by name, each in `tailcut.cli.NAME` as a function of that name, imported when it is looked up."""
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  typer's signature
+    def list_commands(self, ctx: Any) -> list[str]:
         return [name for name in COMMANDS if find_spec(f"tailcut.cli.{name}")]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:

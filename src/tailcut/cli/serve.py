@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from tailcut.runtime.limits import Limits
     from tailcut.runtime.profile import Profile
     from tailcut.server.served import Served
 
@@ -25,13 +26,18 @@ _log = logging.getLogger("tailcut")
 
 def serve(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Profiles (.toml) or bare models (.onnx); NAME=FILE renames.")
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="Profiles (.toml) or bare models (.onnx); NAME=FILE renames."),
     ],
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.", min=0, max=65535)] = 8000,
     uds: Annotated[str | None, typer.Option(help="Listen on this Unix socket too.")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="Largest batch, instead of the profile's.", min=1, max=65536)] = None,
-    queue: Annotated[int, typer.Option(help="Rows that may wait or compute, for each model.", min=1, max=1_000_000)] = 1024,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Largest batch, instead of the profile's.", min=1, max=65536)
+    ] = None,
+    queue: Annotated[
+        int, typer.Option(help="Rows that may wait or compute, for each model.", min=1, max=1_000_000)
+    ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep accepting this long with readiness off.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
@@ -106,7 +112,7 @@ def _profile(source: str, max_batch: int | None) -> "Profile":
     return profile
 
 
-def _load(profile: "Profile", limits: "Limits") -> "Served":  # noqa: F821
+def _load(profile: "Profile", limits: "Limits") -> "Served":
     from tailcut.runtime.model import Model
     from tailcut.server.served import Served
 

@@ -22,9 +22,13 @@ class WireChoice(StrEnum):
 
 def tune(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
-    data: Annotated[Path | None, typer.Option(help="Inputs by name in an .npz file; `labels` too, where there are any.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Inputs by name in an .npz file; `labels` too, where there are any.")
+    ] = None,
     slo: Annotated[str | None, typer.Option(help="The deadline that p99 is to meet, such as 10ms.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests a second; half of the baseline's capacity else.", min=0.01)] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second; half of the baseline's capacity else.", min=0.01)
+    ] = None,
     budget: Annotated[str, typer.Option(help="Time to spend; a slow model's verification may take more.")] = "120s",
     accuracy: Annotated[str, typer.Option(help="Least cosine with the float32 answers, or exact.")] = "0.999",
     wire: Annotated[WireChoice, typer.Option(help="What the clients speak.")] = WireChoice.ANY,
@@ -66,7 +70,7 @@ def tune(
         print("tailcut: interrupted: the profile holds the best settings so far", file=sys.stderr)
 
 
-def _wanted(  # noqa: PLR0917  the command's own options
+def _wanted(
     model: Path, data: Path | None, rate: float | None, budget: str, accuracy: str, wire: Any, seed: int
 ) -> "Wanted":
     from tailcut.cli.options import load_data, parse_duration

@@ -93,7 +93,8 @@ def rows_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int) ->
             array = array.astype(object)
         if array.dtype != tensor.dtype.numpy or not tensor.accepts(array.shape):
             raise UsageError(
-                f"array {tensor.name!r} of the data file is {array.dtype} {list(array.shape)}, the model takes {tensor.describe()}"
+                f"array {tensor.name!r} of the data file is {array.dtype} {list(array.shape)}, "
+                f"the model takes {tensor.describe()}"
             )
         arrays[tensor.name] = array
     if not spec.batched:
@@ -105,4 +106,6 @@ def rows_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int) ->
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(entry["name"], DType(entry["datatype"]), tuple(None if dim < 0 else dim for dim in entry["shape"]))
+    return TensorSpec(
+        entry["name"], DType(entry["datatype"]), tuple(None if dim < 0 else dim for dim in entry["shape"])
+    )

@@ -25,7 +25,13 @@ class Target:
     @property
     def authority(self) -> str:
         """What a Host header says."""
-        return "localhost" if self.uds else f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return (
+            "localhost"
+            if self.uds
+            else f"[{self.host}]:{self.port}"
+            if ":" in self.host
+            else f"{self.host}:{self.port}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one connection reports of one request; times in monotonic nanoseconds, `status` 0 when the connection broke."""
+    """What a connection tells of one request; times in monotonic nanoseconds, `status` 0 when the connection broke."""
 
     planned_ns: int
     free_ns: int  # when a connection was there to send it on
@@ -87,7 +93,7 @@ def poisson_times(rate: float, duration_s: float, seed: int) -> np.ndarray:
     return times[times < int(duration_s * 1e9)]
 
 
-def summarise(
+def summarise(  # noqa: PLR0913  a result is its parameters
     outcomes: Sequence[Outcome],
     *,
     mode: str,
@@ -117,5 +123,5 @@ def summarise(
         latencies_ns=done - planned,
         service_ns=done - sent,
         errors=errors,
-        lateness_p99_ns=float(np.quantile(lateness, 0.99)) if len(good) else 0.0,
+        lateness_p99_ns=float(np.quantile(lateness, 0.99)) if good else 0.0,
     )

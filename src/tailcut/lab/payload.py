@@ -44,7 +44,9 @@ def infer_payload(target: Target, model: str, inputs: Mapping[str, np.ndarray], 
     return encode(target, "POST", f"/v2/models/{model}/infer", body, headers)
 
 
-def encode(target: Target, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Payload:
+def encode(
+    target: Target, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> Payload:
     """Any request as bytes."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {target.authority}", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -115,7 +117,9 @@ def _decode(answer: Mapping[str, Any], body: memoryview) -> dict[str, np.ndarray
 
 
 def _connection(target: Target) -> http.client.HTTPConnection:
-    return _UnixConnection(target.uds) if target.uds else http.client.HTTPConnection(target.host, target.port, timeout=30)
+    return (
+        _UnixConnection(target.uds) if target.uds else http.client.HTTPConnection(target.host, target.port, timeout=30)
+    )
 
 
 class _UnixConnection(http.client.HTTPConnection):

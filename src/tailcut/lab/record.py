@@ -1,4 +1,4 @@
-"""Results as JSON: what a run found, with everything needed to doubt or repeat it; and comparisons of two such files."""
+"""Results as JSON: what a run found, with all it takes to doubt or repeat it; and comparisons of two such files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,16 @@ import orjson
 
 from tailcut.errors import UsageError
 from tailcut.lab.load import LoadResult
-from tailcut.stats import Interval, Sample, Verdict, percentile, percentile_interval, ratio_interval, samples_needed, verdict
+from tailcut.stats import (
+    Interval,
+    Sample,
+    Verdict,
+    percentile,
+    percentile_interval,
+    ratio_interval,
+    samples_needed,
+    verdict,
+)
 
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99_9": 0.999}
 _KEPT_LATENCIES = 20_000  # stored with a run, so that a later one can be compared point by point
@@ -43,7 +52,7 @@ def run_record(result: LoadResult) -> dict[str, Any]:
 
 
 def compare(new: Mapping[str, Any], old: Mapping[str, Any], noise: float = 0.05) -> dict[str, dict[str, Any]]:
-    """Per percentile, the ratio of two runs, new to old, and the verdict. Percentiles unknown on either side are left out.
+    """Per percentile, the ratio of two runs, new to old, and the verdict; percentiles unknown to either are left out.
 
     The two runs were not interleaved, so what changed on the machine between them is in the ratio too: the noise
     threshold is wider than within one run.
@@ -51,9 +60,13 @@ def compare(new: Mapping[str, Any], old: Mapping[str, Any], noise: float = 0.05)
     found: dict[str, dict[str, Any]] = {}
     sides = [np.asarray(run.get("latencies_us") or [], float) for run in (new, old)]
     for name, q in PERCENTILES.items():
-        if min(len(side) for side in sides) < samples_needed(q) or None in (new["latency_ms"][name], old["latency_ms"][name]):
+        if min(len(side) for side in sides) < samples_needed(q) or None in (
+            new["latency_ms"][name],
+            old["latency_ms"][name],
+        ):
             continue
-        ratio = ratio_interval(*(_blocks(side) for side in sides), q)
+        new_blocks, old_blocks = (_blocks(side) for side in sides)
+        ratio = ratio_interval(new_blocks, old_blocks, q)
         found[name] = {"ratio": interval_record(ratio), "verdict": verdict(ratio, noise).value}
     return found
 

@@ -70,8 +70,12 @@ class ServedProfile:
         log = folder / "stderr"
         with log.open("wb") as stderr:
             # A session of its own: Ctrl-C in the terminal is for the tuner, which stops its children itself.
-            self._child = subprocess.Popen(  # noqa: S603  our own interpreter on our own file
-                command, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True, preexec_fn=_die_with_parent
+            self._child = subprocess.Popen(  # noqa: S603  our own interpreter; the hook makes one system call
+                command,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  it makes one system call and takes no lock
             )
         try:
             self.target = self._wait_ready(log)
@@ -119,7 +123,7 @@ class Arm:
 
 @dataclass(slots=True)
 class ArmRuns:
-    """What an arm's blocks brought: latencies in milliseconds for each open-loop block, requests a second for each closed one."""
+    """What an arm's blocks brought: latencies in ms for each open-loop block, requests a second for each closed one."""
 
     blocks: list[np.ndarray] = field(default_factory=list)
     throughputs: list[float] = field(default_factory=list)
@@ -149,7 +153,9 @@ def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, dur
     """One open-loop block on each arm in turn, all with the same arrival times."""
     for arm, run in zip(arms, runs, strict=True):
         run.add_open(
-            open_loop(arm.target, arm.payloads, rate=rate, duration_s=duration_s, seed=seed, warmup_s=min(0.1, duration_s / 5))
+            open_loop(
+                arm.target, arm.payloads, rate=rate, duration_s=duration_s, seed=seed, warmup_s=min(0.1, duration_s / 5)
+            )
         )
 
 
@@ -158,7 +164,11 @@ def closed_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, concurrency: i
     for arm, run in zip(arms, runs, strict=True):
         run.add_closed(
             closed_loop(
-                arm.target, arm.payloads, concurrency=concurrency, duration_s=duration_s, warmup_s=min(0.1, duration_s / 5)
+                arm.target,
+                arm.payloads,
+                concurrency=concurrency,
+                duration_s=duration_s,
+                warmup_s=min(0.1, duration_s / 5),
             )
         )
 

@@ -151,7 +151,7 @@ class Slab:
     def prefault(self) -> None:
         """Write to every page now, so that no request pays for a page fault."""
         for array in self.inputs + self.outputs:
-            array.view(np.uint8).reshape(-1)[:: 4096] = 0
+            array.view(np.uint8).reshape(-1)[::4096] = 0
 
     def _open(self, count: int) -> int:
         self.close_block()
@@ -189,4 +189,4 @@ def _rows_of(spec: TensorSpec, rows: int, *, huge_pages: bool) -> np.ndarray:
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data

@@ -23,15 +23,16 @@ def bench_table(record: Mapping[str, Any]) -> None:
     for number, run in enumerate(record["runs"], 1):
         if run["client_behind"]:
             console.print(
-                f"[yellow]run {number}: the client itself fell behind its plan (p99 {run['client_lateness_p99_ms']} ms), so "
-                "its percentiles would not be the server's: lower the rate, or give the client a core of its own[/]"
+                f"[yellow]run {number}: the client itself fell behind its plan "
+                f"(p99 {run['client_lateness_p99_ms']} ms), so its percentiles would not be the "
+                "server's: lower the rate, or give the client a core of its own[/]"
             )
     for entry in record.get("comparison", []):
         for name, found in entry["percentiles"].items():
             ratio, word = found["ratio"], found["verdict"]
             console.print(
-                f"run {entry['run'] + 1} {name}: {ratio['point']:.3f} of before ({ratio['low']:.3f} to {ratio['high']:.3f}): "
-                f"[{_COLOURS[word]}]{word}[/]"
+                f"run {entry['run'] + 1} {name}: {ratio['point']:.3f} of before "
+                f"({ratio['low']:.3f} to {ratio['high']:.3f}): [{_COLOURS[word]}]{word}[/]"
             )
 
 

@@ -16,7 +16,7 @@ COLOURS = {"better": "green", "worse": "red", "indistinct": "dim", "rejected": "
 
 
 class LadderView:
-    """Shows events as they come, on stderr; a spinner with the time left where that is a terminal, plain lines elsewhere."""
+    """Shows events as they come, on stderr: a spinner with the time left on a terminal, plain lines elsewhere."""
 
     def __init__(self, budget_s: float) -> None:
         self.console = Console(stderr=True)
@@ -38,6 +38,7 @@ class LadderView:
             self._status.stop()
 
     def __call__(self, event: Event) -> None:
+        """Show one event."""
         match event:
             case Phase(text):
                 self._doing(text)
@@ -113,7 +114,11 @@ def headline(result: Mapping[str, Any]) -> str:
     if against is not None:
         said += f"; x{against['point']:.2f} of the reference's ({against['low']:.2f} to {against['high']:.2f})"
     if "slo_met" in checked:
-        words = {True: "[green]inside the deadline[/]", False: "[red]over the deadline[/]", None: "too near the deadline to tell"}
+        words = {
+            True: "[green]inside the deadline[/]",
+            False: "[red]over the deadline[/]",
+            None: "too near the deadline to tell",
+        }
         said += f"; {words[checked['slo_met']]} of {result['objective']['slo_ms']:g} ms"
     return said
 

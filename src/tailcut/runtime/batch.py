@@ -47,7 +47,19 @@ class Owner(Protocol):
 class Ticket:
     """One request in the queue: `count` rows, in the slab from `row` on, or as loose `arrays` (then `row` is -1)."""
 
-    __slots__ = ("arrays", "cancelled", "count", "deadline_ns", "home", "key", "parts", "ready_ns", "row", "running", "sink")
+    __slots__ = (
+        "arrays",
+        "cancelled",
+        "count",
+        "deadline_ns",
+        "home",
+        "key",
+        "parts",
+        "ready_ns",
+        "row",
+        "running",
+        "sink",
+    )
 
     def __init__(self, sink: Sink, home: Home, count: int, row: int = -1, deadline_ns: int = 0) -> None:
         self.sink = sink
@@ -66,7 +78,19 @@ class Ticket:
 class Batch:
     """Tickets that compute together, and then their outputs: one array of `rows` rows for each output of the model."""
 
-    __slots__ = ("_blobs", "began_ns", "ended_ns", "error", "homes_left", "offsets", "outputs", "owner", "rows", "start", "tickets")
+    __slots__ = (
+        "_blobs",
+        "began_ns",
+        "ended_ns",
+        "error",
+        "homes_left",
+        "offsets",
+        "outputs",
+        "owner",
+        "rows",
+        "start",
+        "tickets",
+    )
 
     def __init__(self, owner: Owner, tickets: list[Ticket]) -> None:
         self.owner = owner
@@ -117,7 +141,7 @@ class Batch:
                     ticket.sink.complete(ticket, self, index)
                 else:
                     ticket.sink.fail(ticket, self.error)
-            except Exception:  # one sink's fault must not cost the others of its batch their answers
+            except Exception:  # noqa: BLE001  one sink's fault must not cost the others of its batch their answers
                 _log.exception("an answer could not be handed out")
 
 
@@ -156,7 +180,7 @@ class RowExecutor:
         else:
             call, outputs = self._gather(batch)
             call()
-            # The scratch is the next batch's before this one is handed out on its loop: the answers need their own memory.
+            # The scratch is the next batch's before this one is handed out on its loop: answers need their own memory.
             batch.outputs = [output.copy() for output in outputs]
 
     def _gather(self, batch: Batch) -> tuple[Bound, tuple[np.ndarray, ...]]:
@@ -208,7 +232,7 @@ class ArrayExecutor:
 
 def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:
     """Move all rows of a batch; those of clients that left meanwhile only ever go to FREE, from where they stand."""
-    if batch.start >= 0 and not any([ticket.cancelled for ticket in batch.tickets]):
+    if batch.start >= 0 and not any([ticket.cancelled for ticket in batch.tickets]):  # noqa: C419  half the time
         slab.move(batch.start, batch.rows, old, new)
         return
     for ticket in batch.tickets:

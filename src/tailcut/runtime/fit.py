@@ -1,4 +1,4 @@
-"""Fits a profile to the machine it is to run on, and says what does not fit: pure, the machine's facts are arguments."""
+"""Fits a profile to the machine it is to run on and says what does not fit: pure, the machine's facts are arguments."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,16 +26,14 @@ def fit_to_machine(profile: Profile, machine: Mapping[str, Any], usable_cpus: in
     instances = max(1, min(engine.instances, usable_cpus // max(threads, 1)))
     if (threads, instances) != (engine.threads, engine.instances):
         warnings.append(
-            f"{name}: the profile wants {engine.instances} x {engine.threads} threads, this process may use {usable_cpus} "
-            f"CPUs: running {instances} x {threads}"
+            f"{name}: the profile wants {engine.instances} x {engine.threads} threads, "
+            f"this process may use {usable_cpus} CPUs: running {instances} x {threads}"
         )
         engine = msgspec.structs.replace(engine, threads=threads, instances=instances)
         settings = msgspec.structs.replace(profile.settings, engine=engine)
         profile = msgspec.structs.replace(profile, settings=settings)
     if profile.settings.io.spin_us and usable_cpus == 1:
         warnings.append(f"{name}: the loop does not spin, because this process may use one CPU only")
-        settings = msgspec.structs.replace(
-            profile.settings, io=msgspec.structs.replace(profile.settings.io, spin_us=0)
-        )
+        settings = msgspec.structs.replace(profile.settings, io=msgspec.structs.replace(profile.settings.io, spin_us=0))
         profile = msgspec.structs.replace(profile, settings=settings)
     return profile, warnings

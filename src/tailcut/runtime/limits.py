@@ -24,7 +24,7 @@ def rows_for(spec: ModelSpec, max_batch: int, limits: Limits) -> int:
     rows = max(2 * max_batch, min(limits.queue_rows, limits.slab_bytes // max(row_bytes, 1)))
     if max_batch > 1 and 2 * max_batch * row_bytes > 8 * limits.slab_bytes:
         raise CapacityError(
-            f"model {spec.name!r}: two batches of {max_batch} rows of {row_bytes} bytes need {2 * max_batch * row_bytes} "
-            f"bytes, over the bound of {8 * limits.slab_bytes}: lower max_batch"
+            f"model {spec.name!r}: two batches of {max_batch} rows of {row_bytes} bytes need "
+            f"{2 * max_batch * row_bytes} bytes, over the bound of {8 * limits.slab_bytes}: lower max_batch"
         )
     return -(-rows // max_batch) * max_batch

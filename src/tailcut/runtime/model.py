@@ -77,9 +77,11 @@ class Model:
         for executor in executors:
             warm_up(self, self.spec, executor, self.cost, self.slab)
         self._inline_executor = executors[0]
-        self._workers = [] if self.inline else [
-            Worker(self, executor, f"{self.spec.name}-{number}") for number, executor in enumerate(executors)
-        ]
+        self._workers = (
+            []
+            if self.inline
+            else [Worker(self, executor, f"{self.spec.name}-{number}") for number, executor in enumerate(executors)]
+        )
 
     @classmethod
     def open(cls, source: str | Path | Profile, *, limits: Limits = Limits()) -> Self:  # noqa: B008  frozen
@@ -101,9 +103,7 @@ class Model:
 
     # The library's way in.
 
-    async def infer(
-        self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None
-    ) -> dict[str, np.ndarray]:
+    async def infer(self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None) -> dict[str, np.ndarray]:
         """Compute the outputs for some rows, sharing a batch with whoever else asks.
 
         Raises:
@@ -137,7 +137,7 @@ class Model:
         return dict(zip(self.spec.output_names, sink.outputs or [], strict=True))
 
     def statistics(self) -> dict[str, int | float]:
-        """Counts since the start: requests, rows, batches, failures, and times in nanoseconds; and the queue as it is."""
+        """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
         with self._lock:
             return self.counts.as_dict() | {
                 "queued_rows": self._ready_rows,

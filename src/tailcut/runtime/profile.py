@@ -140,7 +140,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         folder = path.resolve().parent
         if model.is_absolute() and model.is_relative_to(folder):
             model = model.relative_to(folder)
-        raw = msgspec.to_builtins(msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, path=str(model))))
+        raw = msgspec.to_builtins(
+            msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, path=str(model)))
+        )
         write_atomically(path, tomli_w.dumps(_without_none(raw)))
 
 

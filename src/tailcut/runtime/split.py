@@ -41,7 +41,9 @@ class Parts:
             self._sink.fail(self._whole, error)
 
 
-def split_ticket(model: "Model", arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int) -> Ticket:
+def split_ticket(  # noqa: PLR0913, PLR0917  a ticket is its parameters
+    model: "Model", arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int
+) -> Ticket:
     """Queue the rows in batches of at most `model.max_batch`; the ticket returned stands for all of them.
 
     Raises:

@@ -26,7 +26,9 @@ def warm_up(owner: Owner, spec: ModelSpec, executor: Executor, cost: CostModel, 
             return
         ticket = Ticket(EventSink(), AnyThread(), rows)
         if slab is None:
-            ticket.arrays = {tensor.name: _zeros(tensor.shape, tensor.dtype, rows, spec.batched) for tensor in spec.inputs}
+            ticket.arrays = {
+                tensor.name: _zeros(tensor.shape, tensor.dtype, rows, spec.batched) for tensor in spec.inputs
+            }
         else:
             ticket.row = 0
         took: list[int] = []

@@ -93,9 +93,7 @@ def _plan_rows(plan: Plan) -> None:
         return
     plan.kind, plan.rows = Kind.ROWS, rows
     request = InferRequest.raw(spec)
-    outputs = {
-        tensor.name: array[:rows] for tensor, array in zip(spec.outputs, slab.outputs, strict=True)
-    }
+    outputs = {tensor.name: array[:rows] for tensor, array in zip(spec.outputs, slab.outputs, strict=True)}
     response = encode_response(spec, served.version, request, outputs)
     json_part = bytes(response.body_parts[0])
     length = sum(len(part) for part in response.body_parts)

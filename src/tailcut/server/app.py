@@ -85,7 +85,7 @@ async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Cal
     hub.close()
     await asyncio.sleep(0)
     if options.address.uds:
-        Path(options.address.uds).unlink(missing_ok=True)
+        Path(options.address.uds).unlink(missing_ok=True)  # noqa: ASYNC240  the loop has nothing else left to do
 
 
 class _Drain:
@@ -107,7 +107,7 @@ class _Drain:
     async def finish(self) -> None:
         """Wait for what is in hand, no longer than its deadline."""
         end = self._hub.loop.time() + self._hub.limits.deadline_s
-        while self._hub.busy() and self._hub.loop.time() < end:
+        while self._hub.busy() and self._hub.loop.time() < end:  # noqa: ASYNC110  an event would cost every request
             await asyncio.sleep(_DRAIN_STEP_S)
 
 

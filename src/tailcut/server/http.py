@@ -13,7 +13,7 @@ from enum import Enum, auto
 from tailcut.errors import InvalidInputError, TailcutError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs
-from tailcut.server.admission import Kind, Plan, plan_for
+from tailcut.server.admission import Kind, Plan
 from tailcut.server.hub import Hub
 from tailcut.server.replies import BINARY, CONTINUE, JSON, Refusal, error_reply, failure_reply, head
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial

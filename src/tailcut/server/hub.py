@@ -31,9 +31,11 @@ class Member(Protocol):
 
 
 class Hub:
-    """One loop's connections. Time is the loop's own, read four times a second: limits are seconds, not microseconds."""
+    """One loop's connections. Time is the loop's, read four times a second: limits are seconds, not microseconds."""
 
-    def __init__(self, site: Site, limits: ServerLimits, *, direct_bytes: int, spin_us: int = 0, collect: bool = False) -> None:
+    def __init__(
+        self, site: Site, limits: ServerLimits, *, direct_bytes: int, spin_us: int = 0, collect: bool = False
+    ) -> None:
         self.site = site
         self.limits = limits
         self.direct_bytes = direct_bytes

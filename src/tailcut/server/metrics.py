@@ -63,7 +63,9 @@ class _Collector:
             "rows": CounterMetricFamily("nv_inference_count", "Rows computed", labels=labels),
             "batches": CounterMetricFamily("nv_inference_exec_count", "Batches computed", labels=labels),
             "refused": CounterMetricFamily("tailcut_refused", "Requests refused at the door", labels=labels),
-            "expired": CounterMetricFamily("tailcut_expired", "Requests whose deadline passed in the queue", labels=labels),
+            "expired": CounterMetricFamily(
+                "tailcut_expired", "Requests whose deadline passed in the queue", labels=labels
+            ),
             "cancelled": CounterMetricFamily("tailcut_cancelled", "Requests whose client left", labels=labels),
         }
         micros = {

@@ -146,4 +146,3 @@ _ROUTES = {
     "/v2/repository/index": Route(_POST, _index),
     "/metrics": Route(_GET, _metrics),
 }
-

@@ -14,12 +14,11 @@ import numpy as np
 from tailcut.errors import InvalidInputError
 from tailcut.stats.sample import CONFIDENCE, Interval, Sample
 
-
 # The 0.995-quantile of Student's t by degrees of freedom; index 0 unused, the last serves for all beyond it.
 _STUDENT_99 = (np.inf, 63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012)
 
 
-def ratio_interval(
+def ratio_interval(  # noqa: PLR0913  a bootstrap is its parameters
     new: Sequence[Sample],
     old: Sequence[Sample],
     q: float,
@@ -40,9 +39,10 @@ def ratio_interval(
     Raises:
         InvalidInputError: no blocks, or not equally many.
     """
-
     if not new or len(new) != len(old):
-        raise InvalidInputError(f"a comparison needs as many blocks of one side as of the other: {len(new)} and {len(old)}")
+        raise InvalidInputError(
+            f"a comparison needs as many blocks of one side as of the other: {len(new)} and {len(old)}"
+        )
     sides = [[sample.values for sample in side] for side in (new, old)]
     random = np.random.default_rng(seed)
     ratios = np.empty(resamples)

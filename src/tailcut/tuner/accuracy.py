@@ -2,12 +2,13 @@
 
 Floating outputs are compared row by row. With a bound such as 0.999 the measure is the cosine similarity of each row
 with the reference row, and for classifiers (rows of 2 to 100,000 scores) also how often the largest score stands in
-the same place. One number a row has no direction: there the column of all rows is compared. `exact` allows only what stays within float32 rounding: no element further from the reference than
-1e-5 of the largest magnitude in its row. Integers, booleans and strings must be equal, always.
+the same place. One number a row has no direction: there the column of all rows is compared. `exact` allows only what
+stays within float32 rounding: no element further from the reference than 1e-5 of the largest magnitude in its row.
+Integers, booleans and strings must be equal, always.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -53,42 +54,64 @@ def compare(reference: Sequence[Outputs], candidate: Sequence[Outputs], bound: f
         reference, candidate: outputs by name for each request, rows first.
         bound: the least cosine and top-1 agreement, or None for exact.
     """
-    worst, agree, classified = 1.0, 0, 0
-    columns: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    tally = _Tally()
     for want, got in zip(reference, candidate, strict=True):
         for name, expected in want.items():
-            actual = got.get(name)
-            if actual is None or actual.shape != expected.shape or actual.dtype != expected.dtype:
-                return Accuracy(right=False, worst=-1.0, top1=None, reason=f"output {name!r} has another shape or dtype")
-            if expected.dtype.kind != "f" and expected.dtype.name != "bfloat16":
-                if not np.array_equal(expected, actual):
-                    return Accuracy(right=False, worst=-1.0, top1=None, reason=f"output {name!r} differs")
-                continue
+            fault = tally.add(name, expected, got.get(name), exact=bound is None)
+            if fault:
+                return Accuracy(right=False, worst=tally.worst, top1=None, reason=f"output {name!r} {fault}")
+    return tally.judge(bound)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What the outputs compared so far come to."""
+
+    worst: float = 1.0
+    agree: int = 0
+    classified: int = 0
+    columns: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+
+    def add(self, name: str, expected: np.ndarray, actual: np.ndarray | None, *, exact: bool) -> str:
+        """Count one output of one request; what is wrong beyond any bound, or nothing."""
+        fault = ""
+        if actual is None or actual.shape != expected.shape or actual.dtype != expected.dtype:
+            fault = "has another shape or dtype"
+        elif expected.dtype.kind != "f" and expected.dtype.name != "bfloat16":
+            fault = "" if np.array_equal(expected, actual) else "differs"
+        else:
             a, b = _rows(expected), _rows(actual)
-            if bound is None and not _within_rounding(a, b):
-                return Accuracy(
-                    right=False, worst=_cosine(a, b), top1=None, reason=f"output {name!r} differs by more than rounding"
-                )
             if a.shape[1] == 1:
-                columns.setdefault(name, []).append((a, b))
-                continue
-            worst = min(worst, _cosine(a, b))
+                self.columns.setdefault(name, []).append((a, b))
+            else:
+                self.worst = min(self.worst, _cosine(a, b))
             if expected.ndim == 2 and 2 <= expected.shape[1] <= _MOST_CLASSES:
-                agree += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
-                classified += len(a)
-    for pairs in columns.values():
-        worst = min(worst, _cosine(*(np.concatenate(side).reshape(1, -1) for side in zip(*pairs, strict=True))))
-    top1 = agree / classified if classified else None
-    if bound is not None and worst < bound:
-        return Accuracy(right=False, worst=worst, top1=top1, reason=f"cosine {worst:.6f} is below {bound}")
-    if bound is not None and top1 is not None and top1 < bound:
-        return Accuracy(right=False, worst=worst, top1=top1, reason=f"top-1 agreement {top1:.4f} is below {bound}")
-    return Accuracy(right=True, worst=worst, top1=top1, reason="right")
+                self.agree += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
+                self.classified += len(a)
+            return "differs by more than rounding" if exact and not _within_rounding(a, b) else ""
+        self.worst = -1.0 if fault else self.worst
+        return fault
+
+    def judge(self, bound: float | None) -> Accuracy:
+        """The whole."""
+        worst = self.worst
+        for pairs in self.columns.values():
+            a, b = (np.concatenate(side).reshape(1, -1) for side in zip(*pairs, strict=True))
+            worst = min(worst, _cosine(a, b))
+        top1 = self.agree / self.classified if self.classified else None
+        reason = ""
+        if bound is not None and worst < bound:
+            reason = f"cosine {worst:.6f} is below {bound}"
+        elif bound is not None and top1 is not None and top1 < bound:
+            reason = f"top-1 agreement {top1:.4f} is below {bound}"
+        return Accuracy(right=not reason, worst=worst, top1=top1, reason=reason or "right")
 
 
 def labelled(outputs: Sequence[Outputs], labels: np.ndarray) -> float | None:
     """The share of rows whose largest score stands at the label; None where no output looks like class scores."""
-    scores = [next((array for array in one.values() if array.ndim == 2 and array.shape[1] > 1), None) for one in outputs]
+    scores = [
+        next((array for array in one.values() if array.ndim == 2 and array.shape[1] > 1), None) for one in outputs
+    ]
     if any(array is None for array in scores):
         return None
     guesses = np.concatenate([array.argmax(axis=1) for array in scores if array is not None])

@@ -5,6 +5,7 @@ whoever listens to the events.
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,16 @@ from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.profile import Profile, Settings
 from tailcut.spec import ModelSpec
-from tailcut.stats import Interval, Sample, Verdict, paired_ratio_interval, percentile, ratio_interval, samples_needed, verdict
+from tailcut.stats import (
+    Interval,
+    Sample,
+    Verdict,
+    paired_ratio_interval,
+    percentile,
+    ratio_interval,
+    samples_needed,
+    verdict,
+)
 from tailcut.tuner.accuracy import Accuracy, Outputs, compare
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 from tailcut.tuner.ladder import Ladder, judge
@@ -35,9 +45,10 @@ _CHECKED = 64  # requests whose answers are compared before a candidate is timed
 _CHECK_S = 1.5  # and no longer than so
 _CONCURRENCY = 16  # in flight when throughput is measured
 _LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
-_VERIFY_SHARE = 0.4  # of the budget
+_VERIFY_SHARE = 0.35  # of the budget
 _SCREEN_BLOCKS = 2
-_BLOCKS = 8
+_BLOCKS = 10
+_BLOCK_SAMPLES = 100  # in each, for a p99 of its own to mean something
 _THROUGHPUT_BLOCKS = 5
 _CANDIDATE_S = 5.0  # a fast model gains nothing from longer trials
 _QUANTILES = (("p99", 0.99), ("p95", 0.95), ("p50", 0.5))
@@ -95,7 +106,9 @@ class Climb:
         self._tell = tell
         self._began = time.monotonic()
         self._spec, self._requests, self._reference = self._open_model()
-        self._facts = Facts(self._spec, usable_cpus(), isa_flags(), quota().cpus is not None, wanted.wire)
+        self._facts = Facts(
+            self._spec, usable_cpus(), os.cpu_count() or 1, isa_flags(), quota().cpus is not None, wanted.wire
+        )
         self._rate = wanted.rate or 0.0
         self._records: list[RungRecord] = []
         self._verify_s = _VERIFY_SHARE * wanted.budget_s
@@ -187,9 +200,11 @@ class Climb:
         self._records.append(record)
         offered = sum(len(group) for group in rung.offer(self._facts, ladder.best))
         self._tell(RungStarted(rung.name, offered))
+        # A rung that overruns loses its own last candidates, never those of the rungs behind it.
+        left_s = self._trial_end() - time.monotonic()
+        rung_end = time.monotonic() + left_s * offered / max(1, offered + ladder.left(number))
         for candidate in ladder.candidates(rung):
-            remaining = max(1, offered - len(record.candidates)) + ladder.left(number)
-            share = (self._trial_end() - time.monotonic()) / remaining
+            share = (rung_end - time.monotonic()) / max(1, offered - len(record.candidates))
             self._tell(CandidateStarted(rung.name, candidate.setting))
             entry, keep = self._try(ladder.best, candidate, share)
             record.candidates.append(entry)
@@ -214,7 +229,7 @@ class Climb:
             **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms", "throughput", "p99_ratio", "ratio_of")),
             "samples": 0,
         }
-        if share_s < 0.5:
+        if share_s < 1.0:
             return entry | {"verdict": "skipped", "reason": "the budget was spent: give more with --budget"}, False
         began = time.monotonic()
         try:
@@ -231,7 +246,9 @@ class Climb:
         runs = self._trial(arms, left)
         entry, keep = _judged(entry, runs, self._wanted.seed)
         if keep and candidate.changes_precision and self._wanted.data is None:
-            reason = f"{entry['reason']}; not kept: it changes precision, and only --data can show that answers stay right"
+            reason = (
+                f"{entry['reason']}; not kept: it changes precision, and only --data can show that answers stay right"
+            )
             return entry | {"reason": reason}, False
         return entry, keep
 
@@ -316,21 +333,28 @@ def _plainly_worse(runs: Sequence[ArmRuns]) -> bool:
     return False
 
 
-def tail_ratio(new: ArmRuns, old: ArmRuns, seed: int) -> tuple[str, Interval] | None:
-    """The ratio of the highest percentile that both samples can tell, and which one that is; None below 7 samples."""
+def tail_ratio(new: ArmRuns, old: ArmRuns, seed: int, *, paired: bool = False) -> tuple[str, Interval] | None:
+    """The ratio of the highest percentile that both samples can tell, and which one that is; None below 7 samples.
+
+    Of all blocks together, by bootstrap; or `paired`: of each block's own percentile against its neighbour's, so that a
+    stall of the machine in one block spoils that pair and not the whole comparison.
+    """
     sizes = [len(run.latencies) for run in (new, old)]
     for name, q in _QUANTILES:
         if min(sizes) >= samples_needed(q):
+            if paired and min(len(block) for run in (new, old) for block in run.blocks) >= _BLOCK_SAMPLES:
+                own = [[percentile(Sample.of(block), q) for block in run.blocks] for run in (new, old)]
+                return name, paired_ratio_interval(*own)
             with contextlib.suppress(TailcutError):
                 blocks = [[Sample.of(block) for block in run.blocks] for run in (new, old)]
-                return name, ratio_interval(*blocks, q, seed=seed)
+                return name, ratio_interval(blocks[0], blocks[1], q, seed=seed)
             joined = [[Sample.of(run.latencies)] for run in (new, old)]  # blocks of a single sample: one block instead
-            return name, ratio_interval(*joined, q, seed=seed)
+            return name, ratio_interval(joined[0], joined[1], q, seed=seed)
     return None
 
 
 def throughput_ratio(new: ArmRuns, old: ArmRuns) -> Interval | None:
-    """The ratio of requests a second, new to old, of paired closed-loop blocks; None where there are fewer than three."""
+    """The ratio of requests a second, new to old, of paired closed-loop blocks; None where there are under three."""
     if min(len(run.throughputs) for run in (new, old)) < 3 or not all(new.throughputs + old.throughputs):
         return None
     return paired_ratio_interval(new.throughputs, old.throughputs)
@@ -352,7 +376,7 @@ def _judged(entry: dict[str, Any], runs: Sequence[ArmRuns], seed: int) -> tuple[
     entry["throughput"] = round(float(np.mean(new.throughputs)), 2) if new.throughputs else None
     if new.errors:
         return entry | {"verdict": "rejected", "reason": f"{new.errors} requests failed under load"}, False
-    tail = tail_ratio(new, old, seed)
+    tail = tail_ratio(new, old, seed, paired=len(new.blocks) >= _BLOCKS)
     if tail is None:
         return entry | {"verdict": "skipped", "reason": "too few samples at this rate: give more --budget"}, False
     of, ratio = tail

@@ -1,8 +1,8 @@
 """Climbing, decided purely: which candidate is next, and whether one that was measured stays.
 
 The objective is the latency tail: p99 (or the highest percentile that the samples can tell) at the offered rate. A
-candidate stays when its tail is better by interval; or when the tail cannot be told apart and the throughput is better by
-interval. Everything else goes: a change that does nothing measurable is one more thing to go wrong.
+candidate stays when its tail is better by interval; or when the tail cannot be told apart and the throughput is better
+by interval. Everything else goes: a change that does nothing measurable is one more thing to go wrong.
 """
 
 from collections.abc import Iterator

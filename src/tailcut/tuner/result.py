@@ -15,7 +15,12 @@ _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.999
 
 
 def result(
-    outcome: Outcome, *, model: Mapping[str, Any], machine: Mapping[str, Any], objective: Mapping[str, Any], command: str
+    outcome: Outcome,
+    *,
+    model: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    objective: Mapping[str, Any],
+    command: str,
 ) -> dict[str, Any]:
     """Every key of `tailcut tune --json`; what is unknown is null."""
     return {
@@ -26,7 +31,12 @@ def result(
         },
         "machine": dict(machine),
         "objective": dict(objective)
-        | {"percentile": "p99", "rate": outcome.rate, "took_s": round(outcome.took_s, 1), "interrupted": outcome.interrupted},
+        | {
+            "percentile": "p99",
+            "rate": outcome.rate,
+            "took_s": round(outcome.took_s, 1),
+            "interrupted": outcome.interrupted,
+        },
         "command": command,
         "rungs": [
             {"name": rung.name, "note": rung.note, "candidates": rung.candidates, "kept": " + ".join(rung.kept) or None}
@@ -73,7 +83,9 @@ def _verification(outcome: Outcome, seed: int, slo_ms: float | None) -> dict[str
     found["throughput_ratio"] = None if speed is None else interval_record(speed)
     if slo_ms is not None:
         bounds = found["tuned"]["p99_interval_ms"]
-        found["slo_met"] = None if bounds is None else True if bounds[1] <= slo_ms else False if bounds[0] > slo_ms else None
+        found["slo_met"] = (
+            None if bounds is None else True if bounds[1] <= slo_ms else False if bounds[0] > slo_ms else None
+        )
     return found
 
 

@@ -26,6 +26,7 @@ class Facts:
 
     spec: ModelSpec
     usable_cpus: int
+    hardware_cpus: int
     isa: frozenset[str]
     has_quota: bool = False
     wire: Literal["json", "binary", "any"] = "any"
@@ -104,7 +105,9 @@ def _threads(facts: Facts, best: Settings) -> Group:
     cpus = facts.usable_cpus
     choices = [{"threads": 1, "instances": 1}]
     if cpus > 1:
-        choices += [{"threads": cpus, "instances": 1}, {"threads": 1, "instances": cpus}]
+        choices.append({"threads": 1, "instances": cpus})
+    if cpus != facts.hardware_cpus:
+        choices.append({"threads": cpus, "instances": 1})  # else what the engine takes by itself
     if cpus > 3:
         choices.append({"threads": cpus // 2, "instances": 2})
     return [_candidate(best, engine=choice) for choice in choices]
@@ -115,13 +118,18 @@ def _simd(facts: Facts, best: Settings) -> Iterator[Group]:
     cpus = facts.usable_cpus
     counts = sorted({1, cpus}, reverse=True)
     strings = any(tensor.dtype == "BYTES" for tensor in facts.spec.inputs + facts.spec.outputs)
-    precisions = ["f32"] + (["bf16"] if _BF16_FLAGS & facts.isa else [])
+    choices = [("f32", cpus)] + [("bf16", threads) for threads in counts if _BF16_FLAGS & facts.isa]
     group = []
     if not strings:
-        for precision in precisions:
-            for threads in counts:
-                engine = {"name": "openvino", "precision": precision, "threads": threads, "instances": 1, "layout": "blocked"}
-                group.append(_candidate(best, engine=engine | {"prepack": True, "spinning": True, "arena": True}))
+        for precision, threads in choices:
+            engine = {
+                "name": "openvino",
+                "precision": precision,
+                "threads": threads,
+                "instances": 1,
+                "layout": "blocked",
+            }
+            group.append(_candidate(best, engine=engine | {"prepack": True, "spinning": True, "arena": True}))
     group.append(_candidate(best, engine={"name": "onnxruntime", "precision": "int8"}))
     yield group
 
@@ -148,7 +156,11 @@ def _io(facts: Facts, best: Settings) -> Iterator[Group]:
 
 
 RUNGS = (
-    Rung("algorithmic", _algorithmic, "the model has no batch dimension and no rows of fixed size: nothing to share or bind"),
+    Rung(
+        "algorithmic",
+        _algorithmic,
+        "the model has no batch dimension and no rows of fixed size: nothing to share or bind",
+    ),
     Rung("layout", _layout, "the engine lays memory out by itself"),
     Rung("parallelism", _parallelism, "there is one CPU"),
     Rung("simd", _simd, "no other engine or precision takes this model"),

@@ -19,11 +19,12 @@ from tailcut.spec import DType, TensorSpec
 
 _PREFIX = struct.Struct("<I")  # the length before each element of a BYTES tensor
 _FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
-_KINDS: dict[DType, set[type]] = (
-    {dtype: {int} for dtype in DType}
-    | {dtype: {int, float} for dtype in _FLOATS}
-    | {DType.BOOL: {bool}, DType.BYTES: {str}}
-)
+_KINDS: dict[DType, set[type]] = {
+    **{dtype: {int} for dtype in DType},
+    **{dtype: {int, float} for dtype in _FLOATS},
+    DType.BOOL: {bool},
+    DType.BYTES: {str},
+}
 _WORDS: dict[type, str] = {
     int: "an integer",
     float: "a fraction",

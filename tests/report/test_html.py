@@ -1,0 +1,193 @@
+"""The report: one file that opens offline, says no more than was measured, and shows strangers' names as text."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailcut.report.html import headline, render_tune_html
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+]
+
+
+def arm(p99: float | None, samples: int = 2000) -> dict[str, Any]:
+    curve = [[q, 1.0 + q] for q in (0.0, 0.25, 0.5, 0.9, 0.95)] + ([[0.99, p99]] if p99 else [])
+    interval = [p99 * 0.9, p99 * 1.2] if p99 else None
+    return {
+        "p50_ms": 1.5,
+        "p95_ms": 1.95,
+        "p99_ms": p99,
+        "p99_interval_ms": interval,
+        "samples": samples,
+        "throughput": 1234.5,
+        "rate_offered": 500.0,
+        "errors": 0,
+        "curve": curve,
+    }
+
+
+def ratio(point: float) -> dict[str, float]:
+    return {"point": point, "low": point * 0.8, "high": point * 1.1}
+
+
+def candidate(verdict: str, point: float | None) -> dict[str, Any]:
+    return {
+        "setting": "engine.threads=2",
+        "p50_ms": 1.0,
+        "p95_ms": 2.0,
+        "p99_ms": None,
+        "throughput": 10.0,
+        "samples": 100,
+        "p99_ratio": ratio(point) if point else None,
+        "ratio_of": "p95",
+        "verdict": verdict,
+        "reason": f"because {verdict}",
+    }
+
+
+def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None = 0.4) -> dict[str, Any]:
+    verdicts = [("better", 0.5), ("worse", 1.8), ("indistinct", 1.0), ("rejected", None), ("skipped", None)]
+    return {
+        "model": {
+            "name": name,
+            "path": f"{name}.onnx",
+            "sha256": "0" * 64,
+            "inputs": ["x FP32 [-1, 4]"],
+            "outputs": ["y"],
+        },
+        "machine": {"cpu": "a processor", "cpus": 2},
+        "objective": {"percentile": "p99", "slo_ms": 10.0, "rate": 500.0, "accuracy": "0.999", "wire": "any"}
+        | {"budget_s": 60, "seed": 0, "data": None},
+        "command": f"tailcut tune {name}.onnx",
+        "rungs": [
+            {
+                "name": "algorithmic",
+                "note": None,
+                "kept": "engine.threads=2",
+                "candidates": [candidate(*v) for v in verdicts],
+            },
+            {"name": "layout", "note": "the engine lays memory out by itself", "kept": None, "candidates": []},
+        ],
+        "verification": {
+            "baseline": arm(p99 and 2 * p99),
+            "reference": arm(p99 and 1.5 * p99),
+            "tuned": arm(p99),
+            "p99_ratio": ratio(gain) if gain else None,
+            "reference_p99_ratio": ratio(0.9) if gain else None,
+            "throughput_ratio": ratio(2.0),
+            "slo_met": None,
+        },
+        "accuracy": {"metric": "cosine", "worst": 0.9999, "top1": None, "labels_accuracy": None},
+        "settings": {"engine": {"threads": 2}, "batching": {"max_batch": 8}},
+        "profile": "ranker.profile.toml",
+        "report": "ranker.report.html",
+    }
+
+
+INTERRUPTED = result() | {"verification": None, "accuracy": None}
+
+
+class _Balance(HTMLParser):
+    VOID = frozenset({"meta", "line", "circle", "path", "br", "link"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize(
+    "case", [result(), result(gain=None, p99=None), INTERRUPTED], ids=["full", "unknown", "interrupted"]
+)
+def test_one_small_file_without_a_single_reference_outside(case: dict[str, Any]) -> None:
+    """No address, no import, balanced tags, far below 2 MB."""
+    page = render_tune_html(case)
+    assert not re.search(r"(?:src|href|url)\s*[=(]\s*[\"']?(?:https?:)?//", page)
+    assert "@import" not in page
+    assert len(page) < 200_000
+    parser = _Balance()
+    parser.feed(page)
+    assert parser.open == []
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        (result(gain=0.4), "2.50 times shorter"),
+        (result(gain=0.95), "No proven gain"),
+        (result(gain=1.5), "longer"),
+        (result(gain=None, p99=None), "unknown"),
+        (INTERRUPTED, "Not verified"),
+    ],
+)
+def test_the_headline_claims_what_the_interval_holds(case: dict[str, Any], words: str) -> None:
+    """A gain only when the whole interval is one."""
+    assert words in headline(case)[0]
+    assert words in render_tune_html(case)
+
+
+def test_names_are_text() -> None:
+    """A model called like a script tag is shown as one, in the page and in the raw numbers."""
+    hostile = "</script><script>document.title='owned'</script>"
+    page = render_tune_html(result(name=hostile))
+    assert "<script>document.title" not in page
+    assert "&lt;/script&gt;" in page
+
+
+def browse(page: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    path = folder / "report.html"
+    path.write_text(page)
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder / 'browser'}", *flags, path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_its_script_runs_in_a_browser(tmp_path: Path) -> None:
+    """The page reads its own raw numbers and reports no error; a hostile name stays text."""
+    done = browse(render_tune_html(result(name="<b>x</b>")), tmp_path, "--dump-dom", "--enable-logging=stderr", "--v=0")
+    assert 'data-ready="2"' in done.stdout
+    assert "&lt;b&gt;x&lt;/b&gt;" in done.stdout
+    assert "CONSOLE" not in done.stderr.upper().replace("CONSOLE(0)", "") or "ERROR:CONSOLE" not in done.stderr.upper()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("size", ["1200,1600", "420,1600"])
+def test_it_is_drawn_light_and_dark(tmp_path: Path, size: str) -> None:
+    """Both schemes give a picture, and not the same one."""
+    pictures = []
+    for scheme in ("0", "1"):  # dark, light in Chromium's own numbers
+        folder = tmp_path / scheme
+        folder.mkdir()
+        shot = folder / "shot.png"
+        browse(
+            render_tune_html(result()),
+            folder,
+            f"--blink-settings=preferredColorScheme={scheme}",
+            f"--window-size={size}",
+            f"--screenshot={shot}",
+        )
+        pictures.append(shot.read_bytes())
+    assert all(len(picture) > 10_000 for picture in pictures)
+    assert pictures[0] != pictures[1]
