@@ -103,7 +103,7 @@ class SharedRegions:
             InvalidInputError: unknown region, bytes past its end, or the memory has been shrunk or deleted.
         """
         region = self._find(place)
-        buffer = memoryview(np.empty(place.size, np.uint8))  # aligned, unlike a bytearray
+        buffer = np.empty(place.size, np.uint8).data  # aligned, unlike a bytearray
         done = 0
         while done < place.size:
             count = os.preadv(region.file, [buffer[done:]], region.offset + place.offset + done)

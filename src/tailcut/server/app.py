@@ -11,15 +11,21 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from tailcut.errors import UsageError
+from tailcut.memory.shared import SharedRegions
+from tailcut.server.catalog import Catalog
 from tailcut.server.http import HttpConnection
 from tailcut.server.hub import Hub
 from tailcut.server.limits import ServerLimits
 from tailcut.server.routes import Site
 from tailcut.server.served import Served
+
+if TYPE_CHECKING:
+    from tailcut.server.grpc import GrpcServer
 
 _log = logging.getLogger("tailcut")
 _BACKLOG = 4096
@@ -28,11 +34,12 @@ _DRAIN_STEP_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a host and port (0: any free one), and a Unix socket beside it where asked for."""
+    """Where to listen: a host and port (0: any free one), and a Unix socket and a gRPC port where asked for."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     uds: str | None = None
+    grpc_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,8 @@ class ServerOptions:
     direct_bytes: int = 65536
     spin_us: int = 0
     gc_freeze: bool = False
+    shared_memory: str | None = None  # the prefix that keys of regions must have
+    model_control: bool = False  # clients may load and unload models
 
 
 def serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
@@ -58,7 +67,8 @@ def serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[
 
 async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
     loop = asyncio.get_running_loop()
-    site = Site(models)
+    catalog = Catalog(models, control=options.model_control, patience_s=options.limits.deadline_s)
+    site = Site(catalog, SharedRegions(options.shared_memory))
     hub = Hub(
         site,
         options.limits,
@@ -67,23 +77,27 @@ async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Cal
         collect=options.gc_freeze,
     )
     stopping = asyncio.Event()
-    drain = _Drain(hub, stopping)
+    grpc = _grpc_server(hub) if options.address.grpc_port is not None else None
+    drain = _Drain(hub, stopping, grpc)
     loop.add_signal_handler(signal.SIGTERM, drain.begin, options.limits.drain_s)
     loop.add_signal_handler(signal.SIGINT, drain.begin, 0.0)
     servers = await _listen(hub, options.address)
     port = servers[0].sockets[0].getsockname()[1]
+    grpc_port = await grpc.start(options.address.host, options.address.grpc_port or 0) if grpc else None
     if options.gc_freeze:
         gc.collect()
         gc.freeze()
         gc.disable()
     site.ready = True
-    on_ready(Address(options.address.host, port, options.address.uds))
+    on_ready(Address(options.address.host, port, options.address.uds, grpc_port))
     await stopping.wait()
     for server in servers:
         server.close()
     await drain.finish()
     hub.close()
     await asyncio.sleep(0)
+    site.regions.unregister()
+    await asyncio.to_thread(catalog.close)
     if options.address.uds:
         Path(options.address.uds).unlink(missing_ok=True)  # noqa: ASYNC240  the loop has nothing else left to do
 
@@ -91,9 +105,10 @@ async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Cal
 class _Drain:
     """From the first signal to the last answer; a second signal exits at once."""
 
-    def __init__(self, hub: Hub, stopping: asyncio.Event) -> None:
+    def __init__(self, hub: Hub, stopping: asyncio.Event, grpc: "GrpcServer | None" = None) -> None:
         self._hub = hub
         self._stopping = stopping
+        self._grpc = grpc
 
     def begin(self, accept_s: float) -> None:
         """Readiness off; accepting goes on for `accept_s`, so that whoever routes here can learn of it."""
@@ -102,6 +117,8 @@ class _Drain:
         _log.info("draining")
         self._hub.draining = True
         self._hub.site.ready = False
+        if self._grpc is not None:
+            self._grpc.drain()
         self._hub.loop.call_later(accept_s, self._stopping.set)
 
     async def finish(self) -> None:
@@ -109,6 +126,14 @@ class _Drain:
         end = self._hub.loop.time() + self._hub.limits.deadline_s
         while self._hub.busy() and self._hub.loop.time() < end:  # noqa: ASYNC110  an event would cost every request
             await asyncio.sleep(_DRAIN_STEP_S)
+        if self._grpc is not None:
+            await self._grpc.stop(max(0.0, end - self._hub.loop.time()))
+
+
+def _grpc_server(hub: Hub) -> "GrpcServer":
+    from tailcut.server.grpc import GrpcServer  # noqa: PLC0415  grpcio is an extra, and takes 60 ms to import
+
+    return GrpcServer(hub)
 
 
 async def _listen(hub: Hub, address: Address) -> list[asyncio.Server]:

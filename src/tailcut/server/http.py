@@ -17,7 +17,7 @@ from tailcut.server.admission import Kind, Plan
 from tailcut.server.hub import Hub
 from tailcut.server.replies import BINARY, CONTINUE, JSON, Refusal, error_reply, failure_reply, head
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial
-from tailcut.wire.v2 import InferRequest, encode_response, parse_request
+from tailcut.wire.v2 import InferRequest, encode_response, parse_request, schedule_of, shared_outputs
 
 _log = logging.getLogger("tailcut.http")
 _HELD_BYTES = 256 * 1024  # pipelined behind a message in hand, before reading pauses
@@ -282,9 +282,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         try:
             if plan.encoding:
                 body = _inflate(body, plan.encoding, self._hub.limits.body_bytes)
-            request = parse_request(served.model.spec, body, plan.json_size)
+            request = parse_request(served.model.spec, body, plan.json_size, self._hub.site.regions)
             arrays, rows = check_inputs(served.model.spec, request.inputs)
-            deadline = self._hub.deadline(_timeout_ns(request))
+            deadline = self._hub.deadline(schedule_of(request.parameters).timeout_ns)
             self._request = request
             self._stage = Stage.ANSWER
             self._ticket = served.model.start(arrays, rows, self, self._hub.home, deadline)
@@ -327,6 +327,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         spec = served.model.spec
         outputs = dict(zip(spec.output_names, batch.arrays(index), strict=True))
         try:
+            for place, data in shared_outputs(spec, request, outputs):
+                self._hub.site.regions.write(place, data)
             response = encode_response(spec, served.version, request, outputs)
         except TailcutError as error:
             self._fail(error)
@@ -424,11 +426,3 @@ def _inflate(body: bytes, encoding: str, limit_bytes: int) -> bytes:
     if not inflater.eof:
         raise InvalidInputError(f"the {encoding} body is cut short")
     return plain
-
-
-def _timeout_ns(request: InferRequest) -> int:
-    """The request's own `timeout` parameter, microseconds, in nanoseconds; 0 where it names none."""
-    timeout = request.parameters.get("timeout", 0)
-    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
-        raise InvalidInputError("parameter 'timeout' must be a whole number of microseconds")
-    return timeout * 1000

@@ -54,6 +54,7 @@ class Hub:
         self._spinning = False
         self._collect = collect
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
+        site.models.changed.append(self.plans.clear)  # plans name the models that they are for
 
     def plan(self, head_bytes: bytes) -> Plan:
         """Parse and plan a head that is not known yet.

@@ -4,7 +4,7 @@ The hot path adds to plain integers; prometheus-client sees them only when someb
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -22,6 +22,7 @@ class ServerCounts:
     """Totals since the start; `latency[i]` counts requests whose queue and compute took under 2**i nanoseconds."""
 
     replies: Counter[int] = field(default_factory=Counter)
+    grpc_replies: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     accepted: int = 0
     buffered_bytes: int = 0
@@ -29,7 +30,7 @@ class ServerCounts:
     latency_ns: int = 0
 
 
-def render(counts: ServerCounts, models: Sequence[Served]) -> bytes:
+def render(counts: ServerCounts, models: Iterable[Served]) -> bytes:
     """The text format, version 0.0.4."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(counts, models))
@@ -37,7 +38,7 @@ def render(counts: ServerCounts, models: Sequence[Served]) -> bytes:
 
 
 class _Collector:
-    def __init__(self, counts: ServerCounts, models: Sequence[Served]) -> None:
+    def __init__(self, counts: ServerCounts, models: Iterable[Served]) -> None:
         self._counts = counts
         self._models = models
 
@@ -47,6 +48,10 @@ class _Collector:
         for status, count in sorted(counts.replies.items()):
             replies.add_metric([str(status)], count)
         yield replies
+        grpc_replies = CounterMetricFamily("tailcut_grpc_replies", "Answers by gRPC status", labels=["status"])
+        for code, count in sorted(counts.grpc_replies.items()):
+            grpc_replies.add_metric([code], count)
+        yield grpc_replies
         yield GaugeMetricFamily("tailcut_connections", "Open connections", counts.connections)
         yield CounterMetricFamily("tailcut_connections_accepted", "Connections since the start", counts.accepted)
         yield GaugeMetricFamily("tailcut_body_buffer_bytes", "Bodies in buffers of their own", counts.buffered_bytes)

@@ -1,15 +1,18 @@
 """The server's paths: which there are, what methods they take, and the small answers about server and models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version as installed_version
 
 import orjson
 
+from tailcut.errors import NotFoundError
+from tailcut.memory.shared import SharedRegions
+from tailcut.server import about
+from tailcut.server.catalog import Catalog
 from tailcut.server.metrics import METRICS_TYPE, ServerCounts, render
 from tailcut.server.replies import Refusal, reply
 from tailcut.server.served import Served
-from tailcut.wire.v2 import model_metadata, server_metadata
 
 _GET = ("GET",)
 _POST = ("POST",)
@@ -31,9 +34,10 @@ class Route:
 
 @dataclass(slots=True)
 class Site:
-    """Everything that answers may speak of: the models, the counts, and whether the server is ready."""
+    """Everything that answers may speak of: the models, shared memory, the counts, and whether the server is ready."""
 
-    models: Sequence[Served]
+    models: Catalog
+    regions: SharedRegions = field(default_factory=SharedRegions)
     counts: ServerCounts = field(default_factory=ServerCounts)
     ready: bool = False
 
@@ -45,18 +49,29 @@ class Site:
         return _ROUTES.get(path.rstrip("/") or "/")
 
     def served(self, name: str, version: str = "") -> Served:
-        """The model of that name; any version where none is asked for.
+        """The model of that name; its newest version where none is asked for.
 
         Raises:
             Refusal: 404.
         """
-        for served in self.models:
-            if served.name == name:
-                if version in {"", served.version}:
-                    return served
-                raise Refusal(404, f"model {name!r} has no version {version[:64]!r}: it has {served.version!r}")
-        names = ", ".join(served.name for served in self.models)
-        raise Refusal(404, f"unknown model {name[:64]!r}: this server has {names}")
+        try:
+            return self.models.find(name, version)
+        except NotFoundError as error:
+            raise Refusal(404, str(error)) from None
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether that model is there and the server is ready."""
+        with suppress(NotFoundError):
+            return self.models.find(name, version) is not None and self.ready
+        return False
+
+    def asked(self, name: str = "", version: str = "") -> list[Served]:
+        """The model of that name, or all of them where none is named.
+
+        Raises:
+            NotFoundError: there is no such model.
+        """
+        return [self.models.find(name, version)] if name else list(self.models)
 
 
 Handler = Callable[..., bytes]
@@ -72,6 +87,8 @@ def _model_route(name: str, rest: list[str]) -> Route | None:
             return Route(_GET, _metadata, arguments)
         case ["ready"]:
             return Route(_GET, _model_ready, arguments)
+        case ["config"]:
+            return Route(_GET, _configuration, arguments)
         case ["stats"]:
             return Route(_GET, _statistics, arguments)
         case ["infer"]:
@@ -92,7 +109,7 @@ def _ready(site: Site) -> bytes:
 
 
 def _server(_site: Site) -> bytes:
-    return _json(server_metadata(installed_version("tailcut")))
+    return _json(about.server())
 
 
 def _model_ready(site: Site, name: str, version: str = "") -> bytes:
@@ -101,38 +118,19 @@ def _model_ready(site: Site, name: str, version: str = "") -> bytes:
 
 
 def _metadata(site: Site, name: str, version: str = "") -> bytes:
-    served = site.served(name, version)
-    return _json(model_metadata(served.model.spec, served.version) | {"name": served.name})
+    return _json(about.metadata(site.models, site.served(name, version)))
+
+
+def _configuration(site: Site, name: str, version: str = "") -> bytes:
+    return _json(about.configuration(site.served(name, version)))
 
 
 def _statistics(site: Site, name: str, version: str = "") -> bytes:
-    served = site.served(name, version)
-    counts = served.model.statistics()
-    failed = counts["failed"] + counts["expired"]
-    success = {"count": counts["requests"], "ns": counts["queue_ns"] + counts["compute_ns"]}
-    return _json(
-        {
-            "model_stats": [
-                {
-                    "name": served.name,
-                    "version": served.version,
-                    "inference_count": counts["rows"],
-                    "execution_count": counts["batches"],
-                    "inference_stats": {
-                        "success": success,
-                        "fail": {"count": failed, "ns": 0},
-                        "queue": {"count": counts["requests"], "ns": counts["queue_ns"]},
-                        "compute_infer": {"count": counts["batches"], "ns": counts["compute_ns"]},
-                    },
-                }
-            ]
-        }
-    )
+    return _json({"model_stats": [about.statistics(site.served(name, version))]})
 
 
 def _index(site: Site) -> bytes:
-    state = "READY" if site.ready else "UNAVAILABLE"
-    return _json([{"name": one.name, "version": one.version, "state": state, "reason": ""} for one in site.models])
+    return _json(site.models.index(ready=site.ready))
 
 
 def _metrics(site: Site) -> bytes:
