@@ -4,7 +4,7 @@ This is the codec's front door; requests, answers and the elements of tensors li
 """
 
 from tailcut.wire.v2_checks import Schedule, WantedOutput, schedule_of
-from tailcut.wire.v2_request import InferRequest, parse_request
+from tailcut.wire.v2_request import InferRequest, parse_lead, parse_request
 from tailcut.wire.v2_response import Response, encode_response, model_metadata, server_metadata, shared_outputs
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "WantedOutput",
     "encode_response",
     "model_metadata",
+    "parse_lead",
     "parse_request",
     "schedule_of",
     "server_metadata",
