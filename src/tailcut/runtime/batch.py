@@ -55,18 +55,22 @@ class Ticket:
         "home",
         "key",
         "parts",
+        "priority",
         "ready_ns",
         "row",
         "running",
         "sink",
     )
 
-    def __init__(self, sink: Sink, home: Home, count: int, row: int = -1, deadline_ns: int = 0) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  a ticket is its parameters; the server makes one a request
+        self, sink: Sink, home: Home, count: int, row: int = -1, deadline_ns: int = 0, priority: int = 0
+    ) -> None:
         self.sink = sink
         self.home = home
         self.count = count
         self.row = row
         self.deadline_ns = deadline_ns  # 0: none
+        self.priority = priority  # 1 is served first; 0: none named, which is `batching.queue.DEFAULT_PRIORITY`
         self.arrays: dict[str, np.ndarray] | None = None
         self.key: object = None  # only tickets with equal keys share a batch
         self.ready_ns = 0

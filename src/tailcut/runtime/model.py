@@ -8,7 +8,6 @@ waking a thread (about 20 us).
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from tailcut.batching.cost import CostModel
 from tailcut.batching.policy import Dispatch, Queue, Wait, decide
+from tailcut.batching.queue import Lanes
 from tailcut.engines import open_engine
 from tailcut.engines.base import Engine
 from tailcut.errors import DeadlineExceededError, EngineError, QueueFullError, ReleasedError, TailcutError
@@ -56,10 +56,10 @@ class Model:
         self._engine = engine
         self._hold_ns = batching.hold_us * 1000
         self._lock = threading.Lock()
-        self._queue: deque[Ticket] = deque()
-        self._ready_rows = 0
+        self._queue: Lanes[Ticket] = Lanes()
         self._computing = 0
         self._instances = 1 if self.inline else profile.settings.engine.instances
+        self._expected_end_ns = 0.0  # of the batch formed last
         self._last_arrival_ns = 0
         self._gap_ns = 0.0
         self._closed = False
@@ -103,8 +103,13 @@ class Model:
 
     # The library's way in.
 
-    async def infer(self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None) -> dict[str, np.ndarray]:
+    async def infer(
+        self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
+    ) -> dict[str, np.ndarray]:
         """Compute the outputs for some rows, sharing a batch with whoever else asks.
+
+        Who names a deadline (`timeout_s`) that is earlier than another's, or a smaller `priority`, is served before it:
+        1 is the first, 0 stands for none named (100), and larger numbers give way to everybody else.
 
         Raises:
             InvalidInputError: an input does not fit; the message names it, what was expected, and what came.
@@ -116,7 +121,7 @@ class Model:
         loop = asyncio.get_running_loop()
         home = self._home_of(loop)
         sink = FutureSink(loop.create_future())
-        ticket = self.start(arrays, rows, sink, home, self._deadline(timeout_s))
+        ticket = self.start(arrays, rows, sink, home, self._deadline(timeout_s), priority=priority)
         home.kick_soon(self)
         try:
             outputs = await sink.future
@@ -125,11 +130,13 @@ class Model:
             raise
         return dict(zip(self.spec.output_names, outputs, strict=True))
 
-    def infer_sync(self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None) -> dict[str, np.ndarray]:
+    def infer_sync(
+        self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
+    ) -> dict[str, np.ndarray]:
         """As `infer`, for a thread that may block."""
         arrays, rows = check_inputs(self.spec, inputs)
         sink = EventSink()
-        self.start(arrays, rows, sink, _ANY_THREAD, self._deadline(timeout_s))
+        self.start(arrays, rows, sink, _ANY_THREAD, self._deadline(timeout_s), priority=priority)
         self.kick()
         sink.event.wait()
         if sink.error is not None:
@@ -140,7 +147,7 @@ class Model:
         """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
         with self._lock:
             return self.counts.as_dict() | {
-                "queued_rows": self._ready_rows,
+                "queued_rows": self._queue.rows,
                 "rows_in_use": self.slab.in_use if self.slab else 0,
             }
 
@@ -150,7 +157,7 @@ class Model:
             if self._closed:
                 return
             self._closed = True
-            waiting, self._queue, self._ready_rows = self._queue, deque(), 0
+            waiting = self._queue.clear()
         for ticket in waiting:
             ticket.home.post_failure(ticket, ReleasedError(f"model {self.spec.name!r} was closed"))
         for worker in self._workers:
@@ -202,9 +209,12 @@ class Model:
         """Reserve, fill and submit in one: for a whole body that is exactly the ticket's rows. The caller kicks.
 
         Raises:
-            QueueFullError: no rows are free.
+            QueueFullError: no rows are free, or the deadline cannot be met.
         """
         ticket.ready_ns = time.monotonic_ns()
+        # Nearly always there is time for every waiting row in a batch of its own, and nothing closer to be asked.
+        if 0 < ticket.deadline_ns - ticket.ready_ns < self.cost.limit_ns * (2 + self._queue.rows):
+            self.admit(ticket.count, ticket.deadline_ns, ticket.priority)
         slab = self.slab
         assert slab is not None  # noqa: S101  as in reserve
         with self._lock:
@@ -217,32 +227,35 @@ class Model:
 
     def _enqueue(self, ticket: Ticket) -> None:
         self._queue.append(ticket)
-        self._ready_rows += ticket.count
         if self._hold_ns:
             gap = ticket.ready_ns - self._last_arrival_ns
             self._last_arrival_ns = ticket.ready_ns
             self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
 
-    def start(self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int = 0) -> Ticket:
+    def start(  # noqa: PLR0913  a ticket is its parameters
+        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int = 0, *, priority: int = 0
+    ) -> Ticket:
         """Queue checked arrays: through rows of the slab, as loose arrays, or in parts when over the largest batch.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
-        self.admit(rows, deadline_ns)
+        self.admit(rows, deadline_ns, priority)
         if rows > self.max_batch:
-            return split_ticket(self, arrays, rows, sink, home, deadline_ns)
-        ticket = self.prepare(arrays, rows, sink, home, deadline_ns)
+            return split_ticket(self, arrays, rows, sink, home, deadline_ns, priority)
+        ticket = self.prepare(arrays, rows, sink, home, deadline_ns, priority)
         self.submit(ticket)
         return ticket
 
-    def prepare(self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int) -> Ticket:
+    def prepare(  # noqa: PLR0913, PLR0917  as in start
+        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
+    ) -> Ticket:
         """A ticket with its inputs in place, ready to be submitted.
 
         Raises:
             QueueFullError: no rows are free.
         """
-        ticket = Ticket(sink, home, rows, deadline_ns=deadline_ns)
+        ticket = Ticket(sink, home, rows, deadline_ns=deadline_ns, priority=priority)
         if self.slab is None:
             ticket.arrays = arrays
             ticket.key = row_key(self.spec, arrays)
@@ -257,20 +270,27 @@ class Model:
         if ticket.row >= 0:
             self.give_back(ticket.row, ticket.count)
 
-    def admit(self, rows: int, deadline_ns: int = 0) -> None:
+    def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0) -> None:
         """Refuse at the door what finds the queue full or cannot make its deadline.
 
         Raises:
             QueueFullError: with the seconds after which another try makes sense.
         """
-        if self._ready_rows + rows > max(self.queue_rows, rows if not self._ready_rows else 0):
+        waiting = self._queue.rows
+        if waiting + rows > max(self.queue_rows, 0 if waiting else rows):
             self.counts.refused += 1
             raise self._full()
-        if deadline_ns and self._ready_rows:
-            batches = -(-(self._ready_rows + rows) // self.max_batch) / self._instances
-            if time.monotonic_ns() + batches * self.cost.estimate_ns(self.max_batch) > deadline_ns:
-                self.counts.refused += 1
-                raise self._full()
+        if deadline_ns and waiting and self._finish_ns(rows, deadline_ns, priority) > deadline_ns:
+            self.counts.refused += 1
+            raise self._full()
+
+    def _finish_ns(self, rows: int, deadline_ns: int, priority: int) -> float:
+        """When a newcomer's rows would be computed, by what was learned."""
+        now = time.monotonic_ns()
+        with self._lock:
+            rows += self._queue.rows_before(priority, deadline_ns)
+            busy_ns = max(0.0, self._expected_end_ns - now) if self._computing >= self._instances else 0.0
+        return now + (busy_ns + self.cost.wait_ns(rows)) / self._instances
 
     def cancel(self, ticket: Ticket) -> None:
         """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
@@ -284,9 +304,8 @@ class Model:
             if ticket.running:
                 if ticket.row >= 0 and self.slab is not None and self.slab.state(ticket.row) is RowState.RUNNING:
                     self.slab.move(ticket.row, ticket.count, RowState.RUNNING, RowState.ABANDONED)
-            elif ticket in self._queue:
-                self._queue.remove(ticket)
-                self._drop(ticket)
+            elif self._queue.remove(ticket):
+                self._free(ticket)
 
     def kick(self) -> None:
         """Have what is ready computed: here and now when inline, else by an idle worker."""
@@ -309,14 +328,23 @@ class Model:
     def next_batch(self) -> Batch | Wait | None:
         """Form the batch that the policy asks for; the caller must compute it."""
         now = time.monotonic_ns()
+        batch: Batch | None = None
         with self._lock:
             if self._computing >= self._instances:
                 return None
-            expired = self._take_expired(now)
+            late = self._queue.take_late(now + int(self.cost.least_ns))  # a batch of its own would be late already
             choice = self._decide(now)
-            batch = self._form(choice.rows) if isinstance(choice, Dispatch) else None
-        for ticket in expired:
-            ticket.home.post_failure(ticket, DeadlineExceededError("the deadline passed while the request was queued"))
+            if isinstance(choice, Dispatch):
+                batch = self._form(choice.rows)
+                self._expected_end_ns = now + self.cost.estimate_ns(batch.rows)
+            if late:
+                self.counts.expired += len(late)
+                for ticket in late:
+                    self._free(ticket)
+        for ticket in late:
+            ticket.home.post_failure(
+                ticket, DeadlineExceededError("the deadline could not be met any more: the request was not computed")
+            )
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
 
     def compute(self, batch: Batch, executor: Executor) -> None:
@@ -365,29 +393,16 @@ class Model:
             home.post(batch)
 
     def _decide(self, now: int) -> Dispatch | Wait | None:
-        if not self._queue:
+        head = self._queue.head()
+        if head is None:
             return None
         idle = self._instances - self._computing
-        queue = Queue(self._ready_rows, self._queue[0].ready_ns, self._gap_ns, idle)
-        return decide(queue, now, self.cost, self._hold_ns)
+        return decide(Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle), now, self.cost, self._hold_ns)
 
     def _form(self, rows: int) -> Batch:
-        """Take tickets from the head, up to `rows` rows, all of the first one's key."""
-        queue = self._queue
-        first = queue.popleft()
-        tickets, taken = [first], first.count
-        passed: list[Ticket] = []
-        while queue and taken < rows:
-            ticket = queue.popleft()
-            if ticket.key == first.key and taken + ticket.count <= rows:
-                tickets.append(ticket)
-                taken += ticket.count
-            else:
-                passed.append(ticket)
-        queue.extendleft(reversed(passed))
+        tickets = self._queue.take(rows)
         for ticket in tickets:
             ticket.running = True
-        self._ready_rows -= taken
         self._computing += 1
         batch = Batch(self, tickets)
         if self.slab is not None:
@@ -395,17 +410,8 @@ class Model:
             move_rows(self.slab, batch, RowState.READY, RowState.RUNNING)
         return batch
 
-    def _take_expired(self, now: int) -> list[Ticket]:
-        expired: list[Ticket] = []
-        while self._queue and 0 < self._queue[0].deadline_ns < now:
-            ticket = self._queue.popleft()
-            self._drop(ticket)
-            expired.append(ticket)
-        self.counts.expired += len(expired)
-        return expired
-
-    def _drop(self, ticket: Ticket) -> None:
-        self._ready_rows -= ticket.count
+    def _free(self, ticket: Ticket) -> None:
+        """Give back the rows of a ticket that was queued and will not compute."""
         if ticket.row >= 0 and self.slab is not None:
             self.slab.move(ticket.row, ticket.count, RowState.READY, RowState.FREE)
 
@@ -424,7 +430,7 @@ class Model:
         return 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
 
     def _full(self) -> QueueFullError:
-        wait_s = self._ready_rows / self.max_batch * self.cost.estimate_ns(self.max_batch) / 1e9
+        wait_s = self.cost.wait_ns(self._queue.rows) / self._instances / 1e9
         return QueueFullError(f"model {self.spec.name!r} has no room for more requests now", max(1, round(wait_s)))
 
 
