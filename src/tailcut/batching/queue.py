@@ -38,7 +38,8 @@ class Lanes(Generic[T]):
     def append(self, item: T) -> None:
         """Queue an item behind those that go before it."""
         lane = self._lane(item.priority) if item.priority else self._plain
-        if lane and _due(lane[-1]) > (item.deadline_ns or _FOREVER):
+        due = item.deadline_ns
+        if due and lane and (lane[-1].deadline_ns or _FOREVER) > due:
             insort(lane, item, key=_due)
         else:
             lane.append(item)
@@ -53,25 +54,30 @@ class Lanes(Generic[T]):
 
     def take(self, rows: int) -> list[T]:
         """Take the head, and of those behind it what shares its key and fits into `rows` rows, in order."""
+        first = self.head()
+        if first is None:
+            return []
         taken: list[T] = []
-        room, key = rows, None
+        key, room = first.key, max(rows, first.count)
+        left = self.rows
         for level in tuple(self._levels):
             lane = self._lanes[level]
             passed: list[T] = []
-            while lane and (room > 0 or not taken):
+            while lane and room:
                 item = lane.popleft()
-                if not taken:
-                    key = item.key
-                elif item.key != key or item.count > room:
+                count = item.count
+                if count <= room and item.key == key:
+                    taken.append(item)
+                    room -= count
+                    left -= count
+                else:
                     passed.append(item)
-                    continue
-                taken.append(item)
-                room -= item.count
-            lane.extendleft(reversed(passed))
+            if passed:
+                lane.extendleft(reversed(passed))
             self._close(level)
-            if room <= 0:
+            if not room:
                 break
-        self.rows -= rows - room
+        self.rows = left
         return taken
 
     def take_late(self, now_ns: int) -> list[T]:
