@@ -125,3 +125,30 @@ def unsupported_type(path: Path) -> Path:
     """x complex64 [batch, 2] -> y = x: a type that the protocol has no name for."""
     ends = [[helper.make_tensor_value_info(name, TensorProto.COMPLEX64, ["batch", 2])] for name in ("x", "y")]
     return save(path, [helper.make_node("Identity", ["x"], ["y"])], *ends)
+
+
+def endless(path: Path) -> Path:
+    """x float32 [batch, 4], rounds int64 [batch, 1] -> y = x, after as many rounds as the largest asks for."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Add", ["sum", "nothing"], ["more"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["batch", 4]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("more", TensorProto.FLOAT, ["batch", 4]),
+        ],
+        [numpy_helper.from_array(np.zeros(4, np.float32), "nothing")],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["rounds"], ["most"], keepdims=0),
+        helper.make_node("Loop", ["most", "", "x"], ["y"], body=body),
+    ]
+    inputs = [value("x", DType.FP32, (None, 4)), value("rounds", DType.INT64, (None, 1))]
+    return save(path, nodes, inputs, [value("y", DType.FP32, (None, 4))])

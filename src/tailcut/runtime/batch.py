@@ -93,6 +93,7 @@ class Batch:
         "owner",
         "rows",
         "start",
+        "thread",
         "tickets",
     )
 
@@ -110,8 +111,9 @@ class Batch:
         self.rows = rows
         self.outputs: Sequence[np.ndarray] = ()
         self.error: TailcutError | None = None
-        self.began_ns = 0
+        self.began_ns = 0  # 0: not yet
         self.ended_ns = 0
+        self.thread = 0  # that computes it
         self.homes_left = 0
         self._blobs: dict[int, bytes] = {}
 

@@ -6,9 +6,10 @@ waking a thread (about 20 us).
 """
 
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +25,7 @@ from tailcut.engines.base import Engine
 from tailcut.errors import DeadlineExceededError, EngineError, QueueFullError, ReleasedError, TailcutError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.batch import ArrayExecutor, Batch, Executor, Home, RowExecutor, Sink, Ticket, move_rows
+from tailcut.runtime.crew import Crew
 from tailcut.runtime.home import AnyThread, EventSink, FutureSink, LoopHome
 from tailcut.runtime.inputs import Arrays, check_inputs, row_key
 from tailcut.runtime.limits import Limits, rows_for
@@ -31,9 +33,10 @@ from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.runtime.split import split_ticket
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.runtime.warmup import warm_up
-from tailcut.runtime.worker import Worker
+from tailcut.runtime.watchdog import Watchdog
 from tailcut.spec import ModelSpec
 
+_log = logging.getLogger("tailcut")
 SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch=32))  # for a bare model: gathers, never waits
 _GAP_WEIGHT = 0.05  # of the newest gap between arrivals
 
@@ -53,11 +56,10 @@ class Model:
         self.cost = CostModel(self.max_batch)
         self.counts = ModelStatistics()
         self.slab: Slab | None = None
-        self._engine = engine
         self._hold_ns = batching.hold_us * 1000
         self._lock = threading.Lock()
         self._queue: Lanes[Ticket] = Lanes()
-        self._computing = 0
+        self._running: dict[Batch, None] = {}  # in the order in which they were formed
         self._instances = 1 if self.inline else profile.settings.engine.instances
         self._expected_end_ns = 0.0  # of the batch formed last
         self._last_arrival_ns = 0
@@ -73,15 +75,15 @@ class Model:
             )
             if memory.prefault:
                 self.slab.prefault()
-        executors = [self._executor() for _ in range(self._instances)]
+        executors = [self._executor(engine) for _ in range(self._instances)]
         for executor in executors:
             warm_up(self, self.spec, executor, self.cost, self.slab)
         self._inline_executor = executors[0]
-        self._workers = (
-            []
-            if self.inline
-            else [Worker(self, executor, f"{self.spec.name}-{number}") for number, executor in enumerate(executors)]
-        )
+        self._crew = Crew(self, engine, self._reopen, self._executor)
+        for executor in () if self.inline else executors:
+            self._crew.hire(executor)
+        self._hang_s = limits.hang_s
+        self._watchdog = Watchdog(self, limits.hang_s, self.spec.name)
 
     @classmethod
     def open(cls, source: str | Path | Profile, *, limits: Limits = Limits()) -> Self:  # noqa: B008  frozen
@@ -160,9 +162,8 @@ class Model:
             waiting = self._queue.clear()
         for ticket in waiting:
             ticket.home.post_failure(ticket, ReleasedError(f"model {self.spec.name!r} was closed"))
-        for worker in self._workers:
-            worker.stop()
-        self._engine.close()
+        self._watchdog.stop()
+        self._crew.close()
 
     def __enter__(self) -> Self:
         return self
@@ -289,7 +290,7 @@ class Model:
         now = time.monotonic_ns()
         with self._lock:
             rows += self._queue.rows_before(priority, deadline_ns)
-            busy_ns = max(0.0, self._expected_end_ns - now) if self._computing >= self._instances else 0.0
+            busy_ns = max(0.0, self._expected_end_ns - now) if len(self._running) >= self._instances else 0.0
         return now + (busy_ns + self.cost.wait_ns(rows)) / self._instances
 
     def cancel(self, ticket: Ticket) -> None:
@@ -302,18 +303,16 @@ class Model:
             ticket.cancelled = True
             self.counts.cancelled += 1
             if ticket.running:
-                if ticket.row >= 0 and self.slab is not None and self.slab.state(ticket.row) is RowState.RUNNING:
-                    self.slab.move(ticket.row, ticket.count, RowState.RUNNING, RowState.ABANDONED)
+                self._quarantine(ticket)
             elif self._queue.remove(ticket):
                 self._free(ticket)
 
     def kick(self) -> None:
         """Have what is ready computed: here and now when inline, else by an idle worker."""
-        if self._workers:
+        if not self.inline:
             # A worker that computes looks again by itself; only an idle one must be told.
-            if self._computing < self._instances:
-                for worker in self._workers:
-                    worker.wake()
+            if len(self._running) < self._instances:
+                self._crew.wake()
             return
         while True:
             batch = self.next_batch()
@@ -330,35 +329,29 @@ class Model:
         now = time.monotonic_ns()
         batch: Batch | None = None
         with self._lock:
-            if self._computing >= self._instances:
+            if len(self._running) >= self._instances:
                 return None
-            late = self._queue.take_late(now + int(self.cost.least_ns))  # a batch of its own would be late already
+            late = self._take_late(now)
             choice = self._decide(now)
             if isinstance(choice, Dispatch):
                 batch = self._form(choice.rows)
                 self._expected_end_ns = now + self.cost.estimate_ns(batch.rows)
-            if late:
-                self.counts.expired += len(late)
-                for ticket in late:
-                    self._free(ticket)
-        for ticket in late:
-            ticket.home.post_failure(
-                ticket, DeadlineExceededError("the deadline could not be met any more: the request was not computed")
-            )
+        if late:
+            _tell_late(late)
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
 
     def compute(self, batch: Batch, executor: Executor) -> None:
         """Run a batch and post its answers home; when it fails, each of its tickets gets a try of its own."""
-        batch.began_ns = time.monotonic_ns()
-        try:
-            executor.run(batch)
-        except Exception as error:  # noqa: BLE001  whatever an engine raises must cost this batch only
-            batch.error = error if isinstance(error, TailcutError) else EngineError(f"the engine failed: {error}")
-        batch.ended_ns = time.monotonic_ns()
-        if batch.error is not None and len(batch.tickets) > 1:
-            self._retry_apart(batch, executor)
+        _run(batch, executor)
+        if batch.error is None or len(batch.tickets) == 1:
+            self._finish(batch, batch)
             return
-        self._finish(batch, last=True)
+        for ticket in tuple(batch.tickets):
+            alone = Batch(self, [ticket])
+            batch.began_ns = time.monotonic_ns()  # each try has the time that a batch has
+            _run(alone, executor)
+            if not self._finish(alone, batch):
+                return
 
     def delivered(self, batch: Batch) -> None:
         """One of the batch's homes has handed out its part; after the last one the rows go back."""
@@ -367,44 +360,91 @@ class Model:
             if batch.homes_left == 0 and self.slab is not None:
                 move_rows(self.slab, batch, RowState.DONE, RowState.FREE)
 
-    def _retry_apart(self, batch: Batch, executor: Executor) -> None:
-        for ticket in batch.tickets:
-            alone = Batch(self, [ticket])
-            alone.began_ns = time.monotonic_ns()
-            try:
-                executor.run(alone)
-            except Exception as error:  # noqa: BLE001  as above
-                alone.error = error if isinstance(error, TailcutError) else EngineError(f"the engine failed: {error}")
-            alone.ended_ns = time.monotonic_ns()
-            self._finish(alone, last=ticket is batch.tickets[-1])
+    # The watchdog's way in.
 
-    def _finish(self, batch: Batch, *, last: bool) -> None:
+    def look_after(self) -> None:
+        """Give up the batches whose engine hangs, and tell the requests that have been waiting too long."""
+        now = time.monotonic_ns()
+        hung, told = self._give_up(now - int(self._hang_s * 1e9))
+        for ticket in told:
+            error = DeadlineExceededError(f"the engine did not answer within {self._hang_s:g} s: it was given up")
+            ticket.home.post_failure(ticket, error)
+        for batch in hung:
+            _log.error("%s: an engine call of %d rows hangs: replacing its worker", self.spec.name, batch.rows)
+            self._crew.replace(batch.thread)
+        with self._lock:
+            late = self._take_late(now)
+        _tell_late(late)
+
+    def _give_up(self, began_before_ns: int) -> tuple[list[Batch], list[Ticket]]:
+        """Take batches off the list of running ones, their rows in quarantine until the engine returns, if ever."""
+        told: list[Ticket] = []
+        with self._lock:
+            hung = [batch for batch in self._running if 0 < batch.began_ns < began_before_ns]
+            for batch in hung:
+                del self._running[batch]
+                for ticket in batch.tickets:
+                    if not ticket.cancelled:
+                        ticket.cancelled = True
+                        self._quarantine(ticket)
+                        told.append(ticket)
+            self.counts.hung += len(hung)
+            self.counts.failed += len(told)
+        return hung, told
+
+    def _quarantine(self, ticket: Ticket) -> None:
+        if ticket.row >= 0 and self.slab is not None and self.slab.state(ticket.row) is RowState.RUNNING:
+            self.slab.move(ticket.row, ticket.count, RowState.RUNNING, RowState.ABANDONED)
+
+    def _finish(self, batch: Batch, formed: Batch) -> bool:
+        """Count a batch and post it home; False when the batch it was formed as has been given up meanwhile."""
         homes = {ticket.home for ticket in batch.tickets}
         batch.homes_left = len(homes)
         with self._lock:
-            if last:
-                self._computing -= 1
-            self.counts.batch(batch)
-            if batch.error is None:
-                self.cost.observe(min(batch.rows, self.max_batch), batch.ended_ns - batch.began_ns)
-            if self.slab is not None:
-                move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE)
+            if formed in self._running:
+                if batch is not formed:
+                    formed.tickets.remove(batch.tickets[0])
+                if batch is formed or not formed.tickets:
+                    del self._running[formed]
+                self.counts.batch(batch)
+                if batch.error is None:
+                    self.cost.observe(min(batch.rows, self.max_batch), batch.ended_ns - batch.began_ns)
+                if self.slab is not None:
+                    move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE)
+                given_up = False
+            else:
+                given_up = True
+                if self.slab is not None:
+                    move_rows(self.slab, formed, RowState.RUNNING, RowState.FREE)
+        if given_up:
+            self._crew.returned()
+            return False
         for home in homes:
             home.post(batch)
+        return True
+
+    def _take_late(self, now: int) -> list[Ticket]:
+        """Take out of the queue what would be late already in a batch of its own."""
+        late = self._queue.take_late(now + int(self.cost.least_ns))
+        if late:
+            self.counts.expired += len(late)
+            for ticket in late:
+                self._free(ticket)
+        return late
 
     def _decide(self, now: int) -> Dispatch | Wait | None:
         head = self._queue.head()
         if head is None:
             return None
-        idle = self._instances - self._computing
+        idle = self._instances - len(self._running)
         return decide(Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle), now, self.cost, self._hold_ns)
 
     def _form(self, rows: int) -> Batch:
         tickets = self._queue.take(rows)
         for ticket in tickets:
             ticket.running = True
-        self._computing += 1
         batch = Batch(self, tickets)
+        self._running[batch] = None
         if self.slab is not None:
             self.slab.close_block()
             move_rows(self.slab, batch, RowState.READY, RowState.RUNNING)
@@ -415,8 +455,12 @@ class Model:
         if ticket.row >= 0 and self.slab is not None:
             self.slab.move(ticket.row, ticket.count, RowState.READY, RowState.FREE)
 
-    def _executor(self) -> Executor:
-        return ArrayExecutor(self._engine) if self.slab is None else RowExecutor(self._engine, self.slab)
+    def _executor(self, engine: Engine) -> Executor:
+        return ArrayExecutor(engine) if self.slab is None else RowExecutor(engine, self.slab)
+
+    def _reopen(self) -> Engine:
+        self.profile.verify_model()
+        return open_engine(Path(self.profile.model.path), self.profile.settings.engine, self.profile.model.name)
 
     def _home_of(self, loop: asyncio.AbstractEventLoop) -> LoopHome:
         home = self._homes.get(loop)
@@ -435,6 +479,23 @@ class Model:
 
 
 _ANY_THREAD = AnyThread()
+
+
+def _run(batch: Batch, executor: Executor) -> None:
+    """Have the engine compute; what it raises becomes the batch's error."""
+    batch.thread = threading.get_ident()
+    batch.began_ns = time.monotonic_ns()
+    try:
+        executor.run(batch)
+    except Exception as error:  # noqa: BLE001  whatever an engine raises must cost this batch only
+        batch.error = error if isinstance(error, TailcutError) else EngineError(f"the engine failed: {error}")
+    batch.ended_ns = time.monotonic_ns()
+
+
+def _tell_late(tickets: Iterable[Ticket]) -> None:
+    for ticket in tickets:
+        error = DeadlineExceededError("the deadline could not be met any more: the request was not computed")
+        ticket.home.post_failure(ticket, error)
 
 
 def open_profile(path: Path) -> Profile:
