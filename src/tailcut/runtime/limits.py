@@ -12,9 +12,11 @@ class Limits:
 
     queue_rows: int = 1024
     slab_bytes: int = 256 << 20
-    hang_s: float = (
-        30.0  # a call that takes longer is given up: its requests get DeadlineExceededError, its worker goes
-    )
+    hang_s: float = 30.0  # a call that takes longer is given up: its requests fail, its worker is replaced
+
+    def __post_init__(self) -> None:
+        if self.hang_s <= 0:
+            raise UsageError("the time after which an engine call counts as hung must be over 0")
 
 
 def rows_for(spec: ModelSpec, max_batch: int, limits: Limits) -> int:
