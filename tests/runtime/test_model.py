@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.engines.models import dynamic_sequence, gather_rows, identity, no_batch
 
+from tailcut.engines.base import EngineOptions
 from tailcut.errors import (
     DeadlineExceededError,
     EngineError,
@@ -264,3 +265,28 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
         assert caught.value.retry_after_s == 3
         model.start({"x": rows(1)}, 1, EventSink(), AnyThread(), due, priority=1)
         assert model.statistics() | {"refused": 1, "queued_rows": 4} == model.statistics()
+
+
+def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
+    """Its rows live in the slab and each is a call of its own; two instances compute two of them at a time."""
+    path = identity(DType.FP32, (1, 16), tmp_path / "one.onnx")
+    settings = Settings(engine=EngineOptions(threads=1, instances=2), batching=BatchingSettings(max_batch=8))
+    with Model.open(Profile.of_model(path, settings)) as model:
+        assert model.max_batch == 1
+        assert model.slab is not None
+        sinks = [EventSink() for _ in range(6)]
+        for number, sink in enumerate(sinks):
+            model.start({"x": rows(number)}, 1, sink, AnyThread())
+        running = [model.next_batch(), model.next_batch()]
+        assert all(isinstance(batch, Batch) and batch.rows == 1 for batch in running)
+        assert model.next_batch() is None
+        for batch in running:
+            model.compute(batch, model._inline_executor)
+        model.kick()
+        for number, sink in enumerate(sinks):
+            assert sink.event.wait(20)
+            assert sink.outputs is not None
+            np.testing.assert_array_equal(sink.outputs[0], rows(number))
+        assert model.statistics() | {"batches": 6, "rows_in_use": 0} == model.statistics()
+        with pytest.raises(InvalidInputError, match=r"\[1, 16\], got FP32 \[2, 16\]"):
+            model.infer_sync({"x": rows(1, 2)})
