@@ -54,6 +54,7 @@ class Ticket:
         "deadline_ns",
         "home",
         "key",
+        "length",
         "parts",
         "priority",
         "ready_ns",
@@ -72,6 +73,7 @@ class Ticket:
         self.deadline_ns = deadline_ns  # 0: none
         self.priority = priority  # 1 is served first; 0: none named, which is `batching.queue.DEFAULT_PRIORITY`
         self.arrays: dict[str, np.ndarray] | None = None
+        self.length = 0  # along the dimension that is padded, where one is
         self.key: object = None  # only tickets with equal keys share a batch
         self.ready_ns = 0
         self.parts: list[Ticket] = []  # of a request over the largest batch, which is never queued itself
@@ -85,6 +87,7 @@ class Batch:
     __slots__ = (
         "_blobs",
         "began_ns",
+        "cuts",
         "ended_ns",
         "error",
         "homes_left",
@@ -110,6 +113,7 @@ class Batch:
             rows += ticket.count
         self.rows = rows
         self.outputs: Sequence[np.ndarray] = ()
+        self.cuts: tuple[int | None, ...] = ()  # for each output, the axis that was padded; empty where none was
         self.error: TailcutError | None = None
         self.began_ns = 0  # 0: not yet
         self.ended_ns = 0
@@ -120,10 +124,14 @@ class Batch:
     def arrays(self, index: int) -> list[np.ndarray]:
         """The outputs of the ticket at `index`: views, lent until it has been handed out."""
         ticket = self.tickets[index]
-        if ticket.count == self.rows:
-            return list(self.outputs)
-        start = self.offsets[index]
-        return [array[start : start + ticket.count] for array in self.outputs]
+        arrays = list(self.outputs)
+        if ticket.count != self.rows:
+            start = self.offsets[index]
+            arrays = [array[start : start + ticket.count] for array in arrays]
+        if self.cuts:
+            pairs = zip(arrays, self.cuts, strict=True)
+            arrays = [a if axis is None else a[(slice(None),) * axis + (slice(ticket.length),)] for a, axis in pairs]
+        return arrays
 
     def blob(self, index: int, output: int = 0) -> bytes:
         """The bytes of one output of the ticket at `index`, owned by the caller; one copy serves the whole batch."""

@@ -41,6 +41,7 @@ class Crew:
         self._hung: dict[Worker, Engine] = {}
         self._hired = 0
         self._wanted = 0
+        self._coming = 0  # their engine is being loaded
         self._closed = False
 
     def hire(self, executor: Executor) -> None:
@@ -106,17 +107,20 @@ class Crew:
 
     def _refill(self, old: Engine) -> None:
         """Bring the crew back to strength; on the old engine where a new one cannot be had."""
-        if self._closed or len(self._workers) >= self._wanted:
-            return
+        with self._lock:
+            if self._closed or len(self._workers) + self._coming >= self._wanted:
+                return
+            self._coming += 1
         try:
             engine = self._reopen()
         except TailcutError as error:
             _log.error("no new engine: %s; going on with the old one", error)
             engine = old
-        self._add(self._make(engine), engine)
+        self._add(self._make(engine), engine, coming=1)
 
-    def _add(self, executor: Executor, engine: Engine) -> None:
+    def _add(self, executor: Executor, engine: Engine, *, coming: int = 0) -> None:
         with self._lock:
+            self._coming -= coming
             if self._closed:
                 return
             self._hired += 1

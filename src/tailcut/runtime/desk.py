@@ -35,6 +35,7 @@ class Desk:
         self.max_batch = batching.max_batch if spec.batched else 1
         self.inline = batching.dispatch == "inline"
         self.cost = CostModel(self.max_batch)
+        self._costs: dict[object, CostModel] = {}  # by a padded batch's bucket; others go by `cost`
         self.counts = ModelStatistics()
         self.slab: Slab | None = None
         self._hold_ns = batching.hold_us * 1000
@@ -174,7 +175,8 @@ class Desk:
             choice = self._decide(now)
             if isinstance(choice, Dispatch):
                 batch = self._form(choice.rows)
-                self._expected_end_ns = now + self.cost.estimate_ns(batch.rows)
+                cost = self._costs.get(batch.tickets[0].key, self.cost)
+                self._expected_end_ns = now + cost.estimate_ns(batch.rows)
         if late:
             _tell_late(late)
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
@@ -247,7 +249,7 @@ class Desk:
                     del self._running[formed]
                 self.counts.batch(batch)
                 if batch.error is None:
-                    self.cost.observe(min(batch.rows, self.max_batch), batch.ended_ns - batch.began_ns)
+                    self._learn(batch)
                 if self.slab is not None:
                     move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE)
                 given_up = False
@@ -261,6 +263,14 @@ class Desk:
         for home in homes:
             home.post(batch)
         return True
+
+    def _learn(self, batch: Batch) -> None:
+        rows, took = min(batch.rows, self.max_batch), batch.ended_ns - batch.began_ns
+        self.cost.observe(rows, took)
+        if self._costs:
+            cost = self._costs.get(batch.tickets[0].key)
+            if cost is not None:
+                cost.observe(rows, took)
 
     def _take_late(self, now: int) -> list[Ticket]:
         """Take out of the queue what would be late already in a batch of its own."""
@@ -276,7 +286,8 @@ class Desk:
         if head is None:
             return None
         idle = self._instances - len(self._running)
-        return decide(Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle), now, self.cost, self._hold_ns)
+        cost = self._costs.get(head.key, self.cost)
+        return decide(Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle), now, cost, self._hold_ns)
 
     def _form(self, rows: int) -> Batch:
         tickets = self._queue.take(rows)

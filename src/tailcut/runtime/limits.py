@@ -13,6 +13,7 @@ class Limits:
     queue_rows: int = 1024
     slab_bytes: int = 256 << 20
     hang_s: float = 30.0  # a call that takes longer is given up: its requests fail, its worker is replaced
+    warm_up_s: float = 10.0  # longest time before ready in which batch sizes are tried out
 
     def __post_init__(self) -> None:
         if self.hang_s <= 0:

@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tailcut.batching.cost import CostModel
 from tailcut.engines import open_engine
 from tailcut.engines.base import Engine
 from tailcut.errors import ReleasedError
@@ -23,9 +24,10 @@ from tailcut.runtime.desk import Desk
 from tailcut.runtime.home import AnyThread, EventSink, FutureSink, LoopHome
 from tailcut.runtime.inputs import Arrays, check_inputs, row_key
 from tailcut.runtime.limits import Limits
+from tailcut.runtime.padding import PaddedExecutor, plan_padding
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.runtime.split import split_ticket
-from tailcut.runtime.warmup import warm_up
+from tailcut.runtime.warmup import Step, warm_up
 from tailcut.runtime.watchdog import Watchdog
 
 SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch=32))  # for a bare model: gathers, never waits
@@ -41,9 +43,12 @@ class Model(Desk):
         super().__init__(engine.spec, profile.settings, limits)
         self.profile = profile
         self._homes: dict[asyncio.AbstractEventLoop, LoopHome] = {}
+        padding = profile.settings.batching.padding
+        self._padding = None if padding is None else plan_padding(engine, padding)
+        if self._padding is not None:
+            self._costs = {bucket: CostModel(self.max_batch) for bucket in self._padding.buckets}
         executors = [self._executor(engine) for _ in range(self._instances)]
-        for executor in executors:
-            warm_up(self, self.spec, executor, self.cost, self.slab)
+        warm_up(self, self.spec, executors, self._warm_up_steps(), limits.warm_up_s)
         self._inline_executor = executors[0]
         self._crew = Crew(self, engine, self._reopen, self._executor)
         for executor in () if self.inline else executors:
@@ -154,11 +159,15 @@ class Model(Desk):
 
         Raises:
             QueueFullError: no rows are free.
+            InvalidInputError: inputs that are padded differ in length.
         """
         ticket = Ticket(sink, home, rows, deadline_ns=deadline_ns, priority=priority)
         if self.slab is None:
             ticket.arrays = arrays
-            ticket.key = row_key(self.spec, arrays)
+            if self._padding is None:
+                ticket.key = row_key(self.spec, arrays)
+            else:
+                ticket.key, ticket.length = self._padding.place(arrays)
         else:
             row = ticket.row = self.reserve(rows)
             for target, source in zip(self.slab.inputs, arrays.values(), strict=True):
@@ -184,7 +193,21 @@ class Model(Desk):
             self.compute(batch, self._inline_executor)
 
     def _executor(self, engine: Engine) -> Executor:
+        if self._padding is not None:
+            return PaddedExecutor(engine, self._padding, self.max_batch)
         return ArrayExecutor(engine) if self.slab is None else RowExecutor(engine, self.slab)
+
+    def _warm_up_steps(self) -> list[Step]:
+        if self._padding is None:
+            return [Step(rows, (self.cost,), self.slab is not None) for rows in self.cost.sizes]
+        steps: list[Step] = []
+        buckets = self._padding.buckets
+        for bucket in buckets:
+            costs = [self._costs[bucket]]
+            if bucket == buckets[len(buckets) // 2]:
+                costs.append(self.cost)  # what a row costs before its length is known
+            steps += [Step(rows, tuple(costs), False, bucket, bucket) for rows in self.cost.sizes]
+        return steps
 
     def _reopen(self) -> Engine:
         self.profile.verify_model()
