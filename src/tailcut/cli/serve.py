@@ -48,6 +48,7 @@ def serve(
         int, typer.Option(help="Rows that may wait or compute, for each model.", min=1, max=1_000_000)
     ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
+    hang: Annotated[str, typer.Option(help="Give an engine call up after this long.")] = "30s",
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep accepting this long with readiness off.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
     max_connections: Annotated[int, typer.Option(help="Open connections at most.", min=1, max=1_000_000)] = 4096,
@@ -58,6 +59,10 @@ def serve(
     body_timeout: Annotated[str, typer.Option(help="For a whole body, from the end of its head.")] = "30s",
     write_timeout: Annotated[str, typer.Option(help="For a client to read an answer.")] = "30s",
     idle_timeout: Annotated[str, typer.Option(help="Between two requests of a connection.")] = "300s",
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the token that requests which change the server must carry.")
+    ] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log a line for each request.")] = False,
     log: Annotated[LogStyle, typer.Option(help="Log lines for people or for machines.")] = LogStyle.TEXT,
     json: Annotated[bool, typer.Option("--json", help="When ready, print one JSON object with the address.")] = False,
 ) -> None:
@@ -95,9 +100,9 @@ def serve(
         raise UsageError(
             f"two models have one name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
         )
-    limits_each = Limits(queue_rows=queue)
+    model_limits = Limits(queue_rows=queue, hang_s=parse_duration(hang))
     served = [
-        _load(profile, version, source, max_batch, limits_each)
+        _load(profile, version, source, max_batch, model_limits)
         for (profile, version), source in zip(opened, sources, strict=True)
     ]
     options = ServerOptions(
@@ -108,6 +113,8 @@ def serve(
         gc_freeze=any(profile.settings.memory.gc_freeze for profile in profiles),
         shared_memory=shared_memory.lstrip("/") if shared_memory else None,
         model_control=allow_model_control,
+        token=_token(token_file) if token_file is not None else None,
+        access_log=access_log,
     )
 
     def on_ready(address: Address) -> None:
@@ -124,6 +131,18 @@ def serve(
         for one in served:
             one.model.close()
     _log.info("stopped")
+
+
+def _token(path: Path) -> str:
+    from tailcut.errors import UsageError
+
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not token or len(token.split()) != 1:
+        raise UsageError(f"{path}: a token is one word of ASCII characters")
+    return token
 
 
 def _need_grpc() -> None:

@@ -55,6 +55,8 @@ class ServerOptions:
     gc_freeze: bool = False
     shared_memory: str | None = None  # the prefix that keys of regions must have
     model_control: bool = False  # clients may load and unload models
+    token: str | None = None  # that requests which change the server must carry
+    access_log: bool = False
 
 
 def serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
@@ -70,13 +72,14 @@ def serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[
 async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
     loop = asyncio.get_running_loop()
     catalog = Catalog(models, control=options.model_control, patience_s=options.limits.deadline_s)
-    site = Site(catalog, SharedRegions(options.shared_memory))
+    site = Site(catalog, SharedRegions(options.shared_memory), token=options.token)
     hub = Hub(
         site,
         options.limits,
         direct_bytes=options.direct_bytes,
         spin_us=options.spin_us,
         collect=options.gc_freeze,
+        access=options.access_log,
     )
     stopping = asyncio.Event()
     grpc = _grpc_server(hub) if options.address.grpc_port is not None else None

@@ -6,6 +6,7 @@ like one of HTTP, and shares its batches. What that costs is in docs/decisions/0
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from tailcut.errors import Code, InvalidInputError, QueueFullError, TailcutError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs
 from tailcut.server import about
+from tailcut.server.access import log_grpc, trace_of, with_trace
 from tailcut.server.hub import Hub
 from tailcut.server.replies import public_message
 from tailcut.server.served import Served
@@ -32,6 +34,12 @@ CODE_OF: Mapping[Code, grpc.StatusCode] = {
     Code.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Code.INTERNAL: grpc.StatusCode.INTERNAL,
 }
+_ADMIN = {
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
+    "SystemSharedMemoryRegister",
+    "SystemSharedMemoryUnregister",
+}  # need the token, where the server has one
 _log = logging.getLogger("tailcut.grpc")
 _IN_HAND = 64  # of one stream: read ahead, so that they share batches
 _HEAD_BYTES = 64 << 10  # names and shapes around the tensors of a message
@@ -91,31 +99,36 @@ class GrpcServer:
             return grpc.stream_stream_rpc_method_handler(self._stream, **parts)
         if name == "ModelInfer":
             return grpc.unary_unary_rpc_method_handler(self._infer, **parts)
-        return grpc.unary_unary_rpc_method_handler(self._plain(_Questions(self._hub).of(name)), **parts)
+        return grpc.unary_unary_rpc_method_handler(self._plain(name, _Questions(self._hub).of(name)), **parts)
 
-    def _plain(self, handler: Callable[[Any], Awaitable[Any]]) -> Any:
+    def _plain(self, name: str, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         async def call(request: Any, context: Any) -> Any:
+            tale = _Tale(self._hub, name, context)
+            if name in _ADMIN and not self._site.admits(tale.sent("authorization")):
+                tale.end(grpc.StatusCode.UNAUTHENTICATED)
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this needs the server's token")
             try:
                 answer = await handler(request)
             except TailcutError as error:
-                await self._abort(context, error)
-            self._count(grpc.StatusCode.OK)
+                await _abort(context, error, tale)
+            tale.end(grpc.StatusCode.OK, answer)
             return answer
 
         return call
 
     async def _infer(self, request: Any, context: Any) -> Any:
+        tale = _Tale(self._hub, "ModelInfer", context)
         call = _Call(self._hub, context.time_remaining())
         try:
             call.begin(request)
             answer = await call.answer
         except TailcutError as error:
-            await self._abort(context, error)
+            await _abort(context, error, tale)
         except asyncio.CancelledError:  # the client left, or its deadline passed
             call.cancel()
-            self._count(grpc.StatusCode.CANCELLED)
+            tale.end(grpc.StatusCode.CANCELLED)
             raise
-        self._count(grpc.StatusCode.OK)
+        tale.end(grpc.StatusCode.OK, answer)
         return answer
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
@@ -131,7 +144,9 @@ class GrpcServer:
                 except TailcutError as error:
                     answer.error_message = public_message(error)
                     answer.infer_response.id = call.id
-                self._count(CODE_OF[call.error.code] if call.error else grpc.StatusCode.OK)
+                _Tale(self._hub, "ModelStreamInfer", context, call.began_ns).end(
+                    CODE_OF[call.error.code] if call.error else grpc.StatusCode.OK, answer
+                )
                 yield answer
             await reader  # raises what ended it early
         finally:
@@ -152,16 +167,36 @@ class GrpcServer:
         finally:
             await calls.put(None)
 
-    async def _abort(self, context: Any, error: TailcutError) -> None:
-        code = CODE_OF[error.code]
-        self._count(code)
-        if error.code is Code.INTERNAL:
-            _log.warning("%s", error)
-        later = (("retry-after", str(error.retry_after_s)),) if isinstance(error, QueueFullError) else ()
-        await context.abort(code, public_message(error), later)
 
-    def _count(self, code: grpc.StatusCode) -> None:
-        self._site.counts.grpc_replies[code.name] += 1
+async def _abort(context: Any, error: TailcutError, tale: "_Tale") -> None:
+    code = CODE_OF[error.code]
+    tale.end(code)
+    if error.code is Code.INTERNAL:
+        _log.warning("%s", with_trace(str(error), trace_of(tale.sent("traceparent"))))
+    later = (("retry-after", str(error.retry_after_s)),) if isinstance(error, QueueFullError) else ()
+    await context.abort(code, public_message(error), later)
+
+
+class _Tale:
+    """What is counted of a call, and logged where an access log is kept."""
+
+    def __init__(self, hub: Hub, name: str, context: Any, began_ns: int = 0) -> None:
+        self._hub = hub
+        self._name = name
+        self._context = context
+        self._began_ns = began_ns or time.monotonic_ns()
+
+    def sent(self, name: str) -> str:
+        """A value of the call's metadata, empty where the client sent none."""
+        return next((str(value) for key, value in self._context.invocation_metadata() or () if key == name), "")
+
+    def end(self, code: grpc.StatusCode, answer: Any = None) -> None:
+        """The call has its answer."""
+        self._hub.site.counts.grpc_replies[code.name] += 1
+        if self._hub.access:
+            size = 0 if answer is None else answer.ByteSize()
+            took_ns = time.monotonic_ns() - self._began_ns
+            log_grpc(self._name, code.name, size, took_ns, trace_of(self.sent("traceparent")))
 
 
 class _Call:
@@ -169,6 +204,7 @@ class _Call:
 
     def __init__(self, hub: Hub, remaining_s: float | None, *, stream: bool = False) -> None:
         self.id = ""
+        self.began_ns = time.monotonic_ns()
         self.error: TailcutError | None = None
         self.answer: asyncio.Future[Any] = hub.loop.create_future()
         self._hub = hub
@@ -190,11 +226,11 @@ class _Call:
         model = served.model
         request = self._request = read_request(model.spec, message, hub.site.regions)
         arrays, rows = check_inputs(model.spec, request.inputs)
-        timeout_ns = schedule_of(request.parameters).timeout_ns
+        timeout_ns, priority = schedule_of(request.parameters)
         if self._remaining_s is not None:
             left_ns = max(1, int(self._remaining_s * 1e9))
             timeout_ns = min(timeout_ns, left_ns) if timeout_ns else left_ns
-        self._ticket = model.start(arrays, rows, self, hub.home, hub.deadline(timeout_ns))
+        self._ticket = model.start(arrays, rows, self, hub.home, hub.deadline(timeout_ns), priority=priority)
         hub.home.kick_soon(model)
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:

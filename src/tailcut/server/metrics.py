@@ -4,6 +4,7 @@ The hot path adds to plain integers; prometheus-client sees them only when someb
 """
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -35,7 +36,8 @@ def render(counts: ServerCounts, models: Iterable[Served]) -> bytes:
     """The text format, version 0.0.4."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(counts, models))
-    return generate_latest(registry)
+    # The library ends a counter's name with _total; the names that Triton gave them have no such end.
+    return re.sub(rb"(?m)^((?:# (?:HELP|TYPE) )?nv_\w+?)_total\b", rb"\1", generate_latest(registry))
 
 
 class _Collector:
@@ -74,17 +76,28 @@ class _Collector:
                 "tailcut_expired", "Requests whose deadline passed in the queue", labels=labels
             ),
             "cancelled": CounterMetricFamily("tailcut_cancelled", "Requests whose client left", labels=labels),
+            "hung": CounterMetricFamily("tailcut_hung", "Batches given up because the engine hung", labels=labels),
         }
         micros = {
             "queue_ns": CounterMetricFamily("nv_inference_queue_duration_us", "Time in the queue", labels=labels),
-            "compute_ns": CounterMetricFamily("nv_inference_compute_infer_duration_us", "Engine time", labels=labels),
+            "served_ns": CounterMetricFamily(
+                "nv_inference_compute_infer_duration_us", "Engine time, summed over requests", labels=labels
+            ),
+            "request_ns": CounterMetricFamily(
+                "nv_inference_request_duration_us", "Queue and engine time, summed over requests", labels=labels
+            ),
+            "compute_ns": CounterMetricFamily(
+                "tailcut_engine_busy_us", "Engine time, summed over batches", labels=labels
+            ),
         }
         gauges = {
-            "queued_rows": GaugeMetricFamily("nv_inference_pending_request_count", "Rows waiting", labels=labels),
+            "queued": GaugeMetricFamily("nv_inference_pending_request_count", "Requests waiting", labels=labels),
+            "queued_rows": GaugeMetricFamily("tailcut_queued_rows", "Rows waiting", labels=labels),
             "rows_in_use": GaugeMetricFamily("tailcut_rows_in_use", "Slab rows lent", labels=labels),
         }
         for served in self._models:
             values = served.model.statistics()
+            values["request_ns"] = values["queue_ns"] + values["served_ns"]
             where = [served.name, served.version]
             for name, counter in counters.items():
                 counter.add_metric(where, values[name])

@@ -37,18 +37,20 @@ class Schedule(NamedTuple):
     priority: int = 0
 
 
-def schedule_of(parameters: Mapping[str, Any]) -> Schedule:
-    """The schedule in the parameters `timeout` (microseconds) and `priority`.
+def schedule_of(parameters: Mapping[str, Any], default: Schedule = Schedule()) -> Schedule:  # noqa: B008  frozen
+    """The schedule in the parameters `timeout` (microseconds) and `priority`; what they leave out is the default's.
 
     Raises:
         InvalidInputError: one of them is not a whole number in range.
     """
+    if "timeout" not in parameters and "priority" not in parameters:
+        return default
     timeout, priority = parameters.get("timeout", 0), parameters.get("priority", 0)
     if type(timeout) is not int or not 0 <= timeout <= _LONGEST_US:
         raise InvalidInputError("parameter 'timeout' must be a whole number of microseconds")
     if type(priority) is not int or not 0 <= priority < 1 << 32:
         raise InvalidInputError("parameter 'priority' must be a whole number, 0 or more")
-    return Schedule(timeout * 1000, priority)
+    return Schedule(timeout * 1000 or default.timeout_ns, priority or default.priority)
 
 
 def known_entries(

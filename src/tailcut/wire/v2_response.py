@@ -92,7 +92,15 @@ def server_metadata(version: str) -> dict[str, Any]:
     return {
         "name": "tailcut",
         "version": version,
-        "extensions": ["binary_tensor_data", "model_repository", "statistics"],
+        "extensions": [
+            "binary_tensor_data",
+            "model_configuration",
+            "model_repository",
+            "parameters",
+            "schedule_policy",
+            "statistics",
+            "system_shared_memory",
+        ],
     }
 
 
