@@ -102,10 +102,10 @@ def test_files_are_given_back(tmp_path: Path) -> None:
     """Registering and unregistering leaves no file open, refused registrations neither."""
     (tmp_path / "mine").write_bytes(b"x")
     regions = SharedRegions("mine", tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         regions.register("a", "mine", 0, 1)
         regions.unregister()
         with pytest.raises(InvalidInputError):
             regions.register("a", "mine", 0, 2)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
