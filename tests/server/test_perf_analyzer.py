@@ -1,5 +1,6 @@
 """NVIDIA's load generator, unchanged, against our server, where this machine has it."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,12 +28,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.mark.parametrize("kind", perf_analyzer.RUNS)
 def test_a_run_ends_well_and_its_counts_are_ours(server: Server, kind: str) -> None:
-    """It sends its requests, reads our statistics, and finds as many successes as it sent."""
+    """It sends its requests, reads our statistics, and finds in them what it sent."""
     port = server.port if kind == "HTTP" else server.grpc_port
     arguments = [*perf_analyzer.RUNS[kind], "--request-count", "200", "--concurrency-range", "2", "-b", "3"]
     done = perf_analyzer.analyze(perf_analyzer.installed(), "mlp", f"localhost:{port}", arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     client, _, ours = done.stdout.partition("Server:")
     assert "Request count: 200" in client
-    assert "Inference count: 600" in ours
-    assert "Successful request count: 200" in ours
+    rows, requests = (
+        int(re.search(rf"{name}: (\d+)", ours)[1]) for name in ("Inference count", "Successful request count")
+    )
+    assert 195 <= requests <= 200  # it asks for the counts when some requests are on their way already
+    assert rows == 3 * requests
