@@ -27,7 +27,10 @@ _log = logging.getLogger("tailcut")
 def serve(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Profiles (.toml) or bare models (.onnx); NAME=FILE renames."),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Profiles (.toml) or bare models (.onnx); NAME=FILE or NAME:VERSION=FILE renames.",
+        ),
     ],
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.", min=0, max=65535)] = 8000,
@@ -95,7 +98,7 @@ def serve(
         raise UsageError("--shared-memory needs a prefix, so that clients cannot name just any memory")
     opened = [_profile(source, max_batch) for source in sources]
     profiles = [profile for profile, _ in opened]
-    names = [f"{profile.model.name}:{version}" for profile, version in opened]
+    names = [profile.model.name + (f":{version}" if version != "1" else "") for profile, version in opened]
     if len(set(names)) < len(names):
         raise UsageError(
             f"two models have one name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
