@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.engines.models import identity, perceptron
 from tests.servers import Server, serving
 
+from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.spec import DType
 from tailcut.wire.messages import METHODS, SERVICE
 
@@ -26,7 +27,9 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     perceptron([4, 8, 3], folder / "mlp.onnx")
-    perceptron([2048, 2048, 2048, 2048, 4], folder / "slow.onnx")
+    slow = perceptron([2048, 2048, 2048, 2048, 4], folder / "slow.onnx")
+    alone = Settings(batching=BatchingSettings(max_batch=1))  # so that a queue is long for a while
+    Profile.of_model(slow, alone).save(folder / "slow.profile.toml")
     identity(DType.FP32, (None, 4), folder / "echo.onnx")
     return folder
 
@@ -36,7 +39,7 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """mlp in two versions, slow; a token, an access log, a small body limit."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "token").write_text("secret\n")
-    sources = [f"mlp:2={models}/mlp.onnx", f"mlp:10={models}/echo.onnx", str(models / "slow.onnx")]
+    sources = [f"mlp:2={models}/mlp.onnx", f"mlp:10={models}/echo.onnx", str(models / "slow.profile.toml")]
     flags = ["--grpc-port", "0", "--max-body", "1", "--queue", "64", "--token-file", str(folder / "token")]
     with serving(folder, *sources, *flags, "--access-log", "--allow-model-control", "--log", "json") as running:
         yield running
@@ -204,6 +207,26 @@ def test_drain(models: Path, tmp_path: Path) -> None:
         assert method(channel, "ModelInfer")(request_of("mlp", ONES)).outputs
         watch.cancel()
         assert server.process.wait(20) == 0
+
+
+def test_idle_streams_hold_nobody_up(models: Path, tmp_path: Path) -> None:
+    """An open stream without a request, and a watch of the health, end with the server."""
+    with (
+        serving(tmp_path, models / "mlp.onnx", "--grpc-port", "0") as server,
+        grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel,
+    ):
+        more = threading.Event()
+
+        def requests() -> Iterator[Any]:
+            yield request_of("mlp", ONES)
+            more.wait()
+
+        stream = method(channel, "ModelStreamInfer")(requests())
+        assert next(stream).infer_response.outputs
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        assert server.stop() == 0
+        more.set()
 
 
 def test_many_threads_share_batches(channel: grpc.Channel, server: Server) -> None:

@@ -96,6 +96,8 @@ def serve(
         _need_grpc()
     if shared_memory is not None and not shared_memory.strip("/"):
         raise UsageError("--shared-memory needs a prefix, so that clients cannot name just any memory")
+    if shared_memory is not None and not Path("/dev/shm").is_dir():  # noqa: S108  shm_open(3)'s own folder
+        raise UsageError("--shared-memory needs /dev/shm, which this machine does not have")
     opened = [_profile(source, max_batch) for source in sources]
     profiles = [profile for profile, _ in opened]
     names = [profile.model.name + (f":{version}" if version != "1" else "") for profile, version in opened]

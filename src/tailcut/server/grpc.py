@@ -42,6 +42,8 @@ _ADMIN = {
 }  # need the token, where the server has one
 _log = logging.getLogger("tailcut.grpc")
 _IN_HAND = 64  # of one stream: read ahead, so that they share batches
+_STOP_STEP_S = 0.02
+_LAST_WORDS_S = 0.5  # for answers to reach the wire; what then is open still is a stream that nobody asks on
 _HEAD_BYTES = 64 << 10  # names and shapes around the tensors of a message
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a port in use is a mistake to be told, not to be shared
@@ -59,10 +61,15 @@ class GrpcServer:
         self._hub = hub
         self._site = hub.site
         self._server = grpc.aio.server(
-            options=[*_OPTIONS, ("grpc.max_receive_message_length", limits.body_bytes + _HEAD_BYTES)],
+            options=[
+                *_OPTIONS,
+                ("grpc.max_receive_message_length", limits.body_bytes + _HEAD_BYTES),
+                ("grpc.max_connection_idle_ms", int(limits.idle_timeout_s * 1000)),
+            ],
             maximum_concurrent_rpcs=limits.connections,
         )
         self._health = health.aio.HealthServicer()
+        self._in_hand: set[asyncio.Future[Any]] = set()
         self._draining: asyncio.Task[None] | None = None
         handlers = {name: self._handler(name) for name in METHODS}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -89,8 +96,11 @@ class GrpcServer:
         self._draining = self._hub.loop.create_task(self._health.enter_graceful_shutdown())
 
     async def stop(self, patience_s: float) -> None:
-        """Take no calls any more; those in hand have so long to end."""
-        await self._server.stop(patience_s)
+        """Answer the requests in hand, for so long at most; then take no calls any more and end the streams."""
+        end = self._hub.loop.time() + patience_s
+        while self._in_hand and self._hub.loop.time() < end:  # noqa: ASYNC110  an event would cost every request
+            await asyncio.sleep(_STOP_STEP_S)
+        await self._server.stop(_LAST_WORDS_S)
 
     def _handler(self, name: str) -> Any:
         request, answer, streams = METHODS[name]
@@ -118,11 +128,12 @@ class GrpcServer:
 
     async def _infer(self, request: Any, context: Any) -> Any:
         tale = _Tale(self._hub, "ModelInfer", context)
-        call = _Call(self._hub, context.time_remaining())
+        call = self._call(context)
         try:
             call.begin(request)
             answer = await call.answer
         except TailcutError as error:
+            call.answer.cancel()
             await _abort(context, error, tale)
         except asyncio.CancelledError:  # the client left, or its deadline passed
             call.cancel()
@@ -131,11 +142,20 @@ class GrpcServer:
         tale.end(grpc.StatusCode.OK, answer)
         return answer
 
-    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        """Answers in the order of the requests; a request that fails costs only itself."""
+    def _call(self, context: Any, *, stream: bool = False) -> "_Call":
+        call = _Call(self._hub, context.time_remaining(), stream=stream)
+        self._in_hand.add(call.answer)
+        call.answer.add_done_callback(self._in_hand.discard)
+        return call
+
+    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> None:
+        """Answers in the order of the requests; a request that fails costs only itself.
+
+        It writes instead of yielding: a generator that grpcio drops is told late that its client has left.
+        """
         calls: asyncio.Queue[_Call | None] = asyncio.Queue(_IN_HAND)
-        reader = self._hub.loop.create_task(self._read(requests, context, calls))
-        call: _Call | None = None
+        begun: set[_Call] = set()
+        reader = self._hub.loop.create_task(self._read(requests, context, calls, begun))
         try:
             while (call := await calls.get()) is not None:
                 answer = MESSAGES["ModelStreamInferResponse"]()
@@ -144,28 +164,33 @@ class GrpcServer:
                 except TailcutError as error:
                     answer.error_message = public_message(error)
                     answer.infer_response.id = call.id
+                begun.discard(call)
                 _Tale(self._hub, "ModelStreamInfer", context, call.began_ns).end(
                     CODE_OF[call.error.code] if call.error else grpc.StatusCode.OK, answer
                 )
-                yield answer
+                await context.write(answer)
             await reader  # raises what ended it early
         finally:
             reader.cancel()
-            while call is not None:
+            for call in begun:
                 call.cancel()
-                call = None if calls.empty() else calls.get_nowait()
 
-    async def _read(self, requests: AsyncIterator[Any], context: Any, calls: "asyncio.Queue[_Call | None]") -> None:
+    async def _read(
+        self, requests: AsyncIterator[Any], context: Any, calls: "asyncio.Queue[_Call | None]", begun: "set[_Call]"
+    ) -> None:
         try:
             async for request in requests:
-                call = _Call(self._hub, context.time_remaining(), stream=True)
+                call = self._call(context, stream=True)
+                begun.add(call)
                 try:
                     call.begin(request)
                 except TailcutError as error:
                     call.end(error)
                 await calls.put(call)
         finally:
-            await calls.put(None)
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():  # else nobody takes it, and the queue may be full
+                await calls.put(None)
 
 
 async def _abort(context: Any, error: TailcutError, tale: "_Tale") -> None:

@@ -65,8 +65,8 @@ class Site:
         """The route of a path without its query."""
         parts = (path.rstrip("/") or "/").split("/")
         for pattern, entry in _PATTERNS.get(len(parts), ()):
-            if all(want in {"", part} for want, part in zip(pattern, parts, strict=True)):
-                arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want != part)
+            if all(want in {None, part} for want, part in zip(pattern, parts, strict=True)):
+                arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want is None)
                 takes_body = entry.said.body is not None
                 return Route((entry.method,), entry.handler, arguments, takes_body, entry.admin)
         return None
@@ -261,8 +261,8 @@ _TABLE = [
     *_of_regions("cuda", _no_cuda_register, _no_cuda_unregister, _no_cuda),
     Entry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text")),
 ]
-# By the number of parts; a variable part is empty, and the table's order puts words before it.
-_PATTERNS: dict[int, list[tuple[list[str], Entry]]] = {}
+# By the number of parts; a variable part is None, and the table's order puts words before it.
+_PATTERNS: dict[int, list[tuple[list[str | None], Entry]]] = {}
 for _entry in _TABLE:
-    _parts = ["" if part.startswith("{") else part for part in _entry.path.split("/")]
+    _parts = [None if part.startswith("{") else part for part in _entry.path.split("/")]
     _PATTERNS.setdefault(len(_parts), []).append((_parts, _entry))
