@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tailcut.cli.main import INTERRUPTED
+
 if TYPE_CHECKING:
     from tailcut.tuner.climb import Outcome, Wanted
 
@@ -68,6 +70,7 @@ def tune(
         print(f"serve it: tailcut serve {shlex.quote(str(profile_path))}")
     if outcome.interrupted:
         print("tailcut: interrupted: the profile holds the best settings so far", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _wanted(

@@ -153,7 +153,7 @@ def percentile_chart(checked: Mapping[str, Any] | None) -> Chart | None:
 
 def bar(entry: Mapping[str, Any]) -> Bar | None:
     """A candidate's interval on an axis from a quarter to four times; what lies beyond is cut at the edge."""
-    ratio = entry["p99_ratio"]
+    ratio = entry["tail_ratio"]
     if ratio is None:
         return None
 

@@ -4,7 +4,6 @@ A thin shell: what is tried stands in `rungs`, what is kept in `ladder`, what is
 whoever listens to the events.
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -24,19 +23,11 @@ from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.profile import Profile, Settings
 from tailcut.spec import ModelSpec
-from tailcut.stats import (
-    Interval,
-    Sample,
-    Verdict,
-    paired_ratio_interval,
-    percentile,
-    ratio_interval,
-    samples_needed,
-    verdict,
-)
+from tailcut.stats import Interval, Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy, Outputs, compare
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 from tailcut.tuner.ladder import Ladder, judge
+from tailcut.tuner.race import Standing, percentiles_ms, ratios, standing
 from tailcut.tuner.rungs import BASELINE, RUNGS, Candidate, Facts, Rung, changed, starting_settings
 
 Arrays = dict[str, np.ndarray]
@@ -46,12 +37,21 @@ _CHECK_S = 1.5  # and no longer than so
 _CONCURRENCY = 16  # in flight when throughput is measured
 _LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
 _VERIFY_SHARE = 0.35  # of the budget
-_SCREEN_BLOCKS = 2
-_BLOCKS = 10
-_BLOCK_SAMPLES = 100  # in each, for a p99 of its own to mean something
-_THROUGHPUT_BLOCKS = 5
-_CANDIDATE_S = 5.0  # a fast model gains nothing from longer trials
-_QUANTILES = (("p99", 0.99), ("p95", 0.95), ("p50", 0.5))
+_FEWEST_ROUNDS, _MOST_ROUNDS = 10, 24
+_OPEN_S, _CLOSED_S = 0.12, 0.08  # of one arm's block in a trial
+_BLOCK_SAMPLES = 150  # Poisson: hardly ever under the 100 that a block's own p99 takes
+_CANDIDATE_S = 10.0  # a fast model gains nothing from longer trials
+_VERIFY_S, _VERIFY_ROUNDS = 12.0, 20
+_MEASURED = (
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "throughput",
+    "p99_ratio",
+    "throughput_ratio",
+    "tail_ratio",
+    "ratio_of",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,7 @@ class Climb:
         """Check, time and judge one candidate; returns its record and whether it stays."""
         entry: dict[str, Any] = {
             "setting": candidate.setting,
-            **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms", "throughput", "p99_ratio", "ratio_of")),
+            **dict.fromkeys(_MEASURED),
             "samples": 0,
         }
         if share_s < 1.0:
@@ -264,17 +264,17 @@ class Climb:
         return compare(self._reference[: len(answers)], answers, self._wanted.bound)
 
     def _trial(self, arms: Sequence[Arm], seconds: float) -> list[ArmRuns]:
-        """Blocks in turns: best, candidate, best, ...; stops early when the median is plainly worse."""
+        """Rounds of best, candidate, best, candidate, until the race is decided or the time is spent."""
         runs = [ArmRuns(), ArmRuns()]
-        throughput_s = min(0.3 * seconds, 2.0) / (2 * _THROUGHPUT_BLOCKS)
-        block_s = max(0.1, (seconds / 2 - _THROUGHPUT_BLOCKS * throughput_s) / _BLOCKS)
-        seed = self._wanted.seed * 1000
-        for number in range(_BLOCKS):
-            open_block(arms, runs, rate=self._rate, duration_s=block_s, seed=seed + number)
-            if number + 1 == _SCREEN_BLOCKS and _plainly_worse(runs):
-                return runs
-        for _ in range(_THROUGHPUT_BLOCKS):
-            closed_block(arms, runs, concurrency=_CONCURRENCY, duration_s=throughput_s)
+        open_s = min(max(_OPEN_S, _BLOCK_SAMPLES / self._rate), seconds / (2 * _FEWEST_ROUNDS))
+        closed_s = min(_CLOSED_S, open_s)
+        end = time.monotonic() + seconds
+        for number in range(_MOST_ROUNDS):
+            began = time.monotonic()
+            open_block(arms, runs, rate=self._rate, duration_s=open_s, seed=self._wanted.seed * 1000 + number)
+            closed_block(arms, runs, concurrency=_CONCURRENCY, duration_s=closed_s)
+            if standing(runs) is not Standing.OPEN or 2 * time.monotonic() - began > end:
+                break
         return runs
 
     # Verification.
@@ -292,19 +292,13 @@ class Climb:
         runs = {name: ArmRuns() for name in settings}
         left = max(self._began + self._wanted.budget_s - time.monotonic(), self._verify_s)
         throughput_s = min(6.0, 0.2 * left)
-        blocks = 8
         needed_s = 1.15 * samples_needed(0.99) / self._rate
-        block_s = min(max((left - throughput_s) / 3, needed_s), max(needed_s, 12.0)) / blocks
-        for number in range(blocks):
+        open_s = min(max((left - throughput_s) / 3, needed_s), max(needed_s, _VERIFY_S)) / _VERIFY_ROUNDS
+        closed_s = throughput_s / (3 * _VERIFY_ROUNDS)
+        for number in range(_VERIFY_ROUNDS):
             seed = self._wanted.seed * 1000 + 500 + number
-            open_block(arms, list(runs.values()), rate=self._rate, duration_s=block_s, seed=seed)
-        for _ in range(_THROUGHPUT_BLOCKS):
-            closed_block(
-                arms,
-                list(runs.values()),
-                concurrency=_CONCURRENCY,
-                duration_s=throughput_s / (3 * _THROUGHPUT_BLOCKS),
-            )
+            open_block(arms, list(runs.values()), rate=self._rate, duration_s=open_s, seed=seed)
+            closed_block(arms, list(runs.values()), concurrency=_CONCURRENCY, duration_s=closed_s)
         outcome.arms = runs
 
     def _labels(self, settings: dict[str, Settings]) -> dict[str, float] | None:
@@ -326,66 +320,24 @@ def _baseline(wire: Wire) -> Settings:
     return changed(BASELINE, batching={"bind": False}, io={"wire": wire})
 
 
-def _plainly_worse(runs: Sequence[ArmRuns]) -> bool:
-    with contextlib.suppress(TailcutError):
-        old, new = ([Sample.of(block) for block in run.blocks] for run in runs)
-        return verdict(ratio_interval(new, old, 0.5, resamples=300), 0.15) is Verdict.WORSE
-    return False
-
-
-def tail_ratio(new: ArmRuns, old: ArmRuns, seed: int, *, paired: bool = False) -> tuple[str, Interval] | None:
-    """The ratio of the highest percentile that both samples can tell, and which one that is; None below 7 samples.
-
-    Of all blocks together, by bootstrap; or `paired`: of each block's own percentile against its neighbour's, so that a
-    stall of the machine in one block spoils that pair and not the whole comparison.
-    """
-    sizes = [len(run.latencies) for run in (new, old)]
-    for name, q in _QUANTILES:
-        if min(sizes) >= samples_needed(q):
-            if paired and min(len(block) for run in (new, old) for block in run.blocks) >= _BLOCK_SAMPLES:
-                own = [[percentile(Sample.of(block), q) for block in run.blocks] for run in (new, old)]
-                return name, paired_ratio_interval(*own)
-            with contextlib.suppress(TailcutError):
-                blocks = [[Sample.of(block) for block in run.blocks] for run in (new, old)]
-                return name, ratio_interval(blocks[0], blocks[1], q, seed=seed)
-            joined = [[Sample.of(run.latencies)] for run in (new, old)]  # blocks of a single sample: one block instead
-            return name, ratio_interval(joined[0], joined[1], q, seed=seed)
-    return None
-
-
-def throughput_ratio(new: ArmRuns, old: ArmRuns) -> Interval | None:
-    """The ratio of requests a second, new to old, of paired closed-loop blocks; None where there are under three."""
-    if min(len(run.throughputs) for run in (new, old)) < 3 or not all(new.throughputs + old.throughputs):
-        return None
-    return paired_ratio_interval(new.throughputs, old.throughputs)
-
-
-def percentiles_ms(run: ArmRuns) -> dict[str, float | None]:
-    """p50, p95 and p99 where the sample can tell them."""
-    found: dict[str, float | None] = {}
-    for name, q in reversed(_QUANTILES):
-        known = len(run.latencies) >= samples_needed(q)
-        found[f"{name}_ms"] = round(percentile(Sample.of(run.latencies), q), 4) if known else None
-    return found
-
-
 def _judged(entry: dict[str, Any], runs: Sequence[ArmRuns], seed: int) -> tuple[dict[str, Any], bool]:
     old, new = runs
-    speed = throughput_ratio(new, old)
     entry = entry | percentiles_ms(new) | {"samples": len(new.latencies)}
     entry["throughput"] = round(float(np.mean(new.throughputs)), 2) if new.throughputs else None
     if new.errors:
         return entry | {"verdict": "rejected", "reason": f"{new.errors} requests failed under load"}, False
-    tail = tail_ratio(new, old, seed, paired=len(new.blocks) >= _BLOCKS)
-    if tail is None:
+    found = ratios(new, old, seed)
+    if found.tail is None:
         return entry | {"verdict": "skipped", "reason": "too few samples at this rate: give more --budget"}, False
-    of, ratio = tail
-    found = judge(ratio, speed, of)
-    entry |= {"p99_ratio": _record(ratio), "ratio_of": of, "verdict": found.verdict.value, "reason": found.reason}
+    said = judge(found)
+    of, tail = found.tail
+    entry |= {"tail_ratio": _record(tail), "ratio_of": of, "verdict": said.verdict.value, "reason": said.reason}
+    entry["p99_ratio"] = entry["tail_ratio"] if of == "p99" else None
+    entry["throughput_ratio"] = None if found.throughput is None else _record(found.throughput)
     if new.behind > len(new.blocks) // 2:
         entry["reason"] += "; the load client itself was late in most blocks"
         return entry | {"verdict": Verdict.INDISTINCT.value}, False
-    return entry, found.keep
+    return entry, said.keep
 
 
 def _record(interval: Interval) -> dict[str, float]:
