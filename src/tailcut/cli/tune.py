@@ -46,6 +46,7 @@ def tune(
     from tailcut.report.console import LadderView, tune_summary
     from tailcut.tuner.climb import Climb
 
+    slo_ms = _milliseconds(slo)
     wanted = _wanted(model, data, rate, budget, accuracy, wire.value, seed)
     stem = model.name.removesuffix(".onnx")
     profile_path = output or model.with_name(f"{stem}.profile.toml")
@@ -55,7 +56,7 @@ def tune(
     with LadderView(wanted.budget_s) as view:
         outcome = Climb(wanted, view).run()
     objective = {
-        "slo_ms": _milliseconds(slo),
+        "slo_ms": slo_ms,
         "accuracy": accuracy,
         "wire": wire.value,
         "budget_s": wanted.budget_s,

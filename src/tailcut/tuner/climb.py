@@ -143,13 +143,13 @@ class Climb:
 
     def _open_model(self) -> tuple[ModelSpec, list[Arrays], list[Outputs]]:
         wanted = self._wanted
-        self._tell(Phase("reading the model and its right answers"))
         engine = open_engine(wanted.model, BASELINE.engine)
         try:
             if wanted.data is not None:
                 requests = rows_of_data(engine.spec, wanted.data, 2048)
             else:
                 requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_CHECKED)]
+            self._tell(Phase(f"computing the right answers to {min(_CHECKED, len(requests))} requests"))
             return engine.spec, requests, [engine.run(request) for request in requests[:_CHECKED]]
         finally:
             engine.close()
