@@ -37,7 +37,11 @@ _CHECK_S = 1.5  # and no longer than so
 _CONCURRENCY = 16  # in flight when throughput is measured
 _LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
 _VERIFY_SHARE = 0.35  # of the budget
+_VERIFY_MOST = 0.45  # likewise; a slow model's p99 takes longer, and then the tune does
+_SLOW, _SLOW_CONCURRENCY = 200, 4  # a model of fewer requests a second is loaded with fewer in a trial
+_SLOW_ROUNDS, _SLOW_SAMPLES = 3, 4  # of every candidate that is tried at all, whatever the budget; samples in a block
 _FEWEST_ROUNDS, _MOST_ROUNDS = 10, 24
+_STARTED_S = 1.0  # of a rung's time, without which no other candidate is begun
 _OPEN_S, _CLOSED_S = 0.12, 0.08  # of one arm's block in a trial
 _BLOCK_SAMPLES = 150  # Poisson: hardly ever under the 100 that a block's own p99 takes
 _CANDIDATE_S = 10.0  # a fast model gains nothing from longer trials
@@ -110,6 +114,7 @@ class Climb:
             self._spec, usable_cpus(), os.cpu_count() or 1, isa_flags(), quota().cpus is not None, wanted.wire
         )
         self._rate = wanted.rate or 0.0
+        self._capacity = 0.0  # of the baseline, requests a second
         self._records: list[RungRecord] = []
         self._verify_s = _VERIFY_SHARE * wanted.budget_s
         self._servers: dict[Settings, ServedProfile] = {}
@@ -188,6 +193,7 @@ class Climb:
         found = closed_loop(arm.target, arm.payloads, concurrency=_CONCURRENCY, duration_s=2.0, warmup_s=0.5)
         if not found.samples:
             raise UsageError(f"the baseline answers no request rightly: {found.errors}")
+        self._capacity = found.rate_achieved
         if not self._rate:
             self._rate = float(f"{_LOAD * found.rate_achieved:.3g}")
         self._verify_s = max(self._verify_s, 3 * 1.15 * samples_needed(0.99) / self._rate + 8)
@@ -204,9 +210,10 @@ class Climb:
         left_s = self._trial_end() - time.monotonic()
         rung_end = time.monotonic() + left_s * offered / max(1, offered + ladder.left(number))
         for candidate in ladder.candidates(rung):
-            share = (rung_end - time.monotonic()) / max(1, offered - len(record.candidates))
+            left_s = rung_end - time.monotonic()
+            share_s = left_s / max(1, offered - len(record.candidates)) if left_s > _STARTED_S else 0.0
             self._tell(CandidateStarted(rung.name, candidate.setting))
-            entry, keep = self._try(ladder.best, candidate, share)
+            entry, keep = self._try(ladder.best, candidate, share_s)
             record.candidates.append(entry)
             if keep:
                 ladder.keep(rung, candidate)
@@ -220,7 +227,7 @@ class Climb:
         self._tell(RungDone(rung.name, " + ".join(record.kept) or None, record.note))
 
     def _trial_end(self) -> float:
-        return self._began + self._wanted.budget_s - min(self._verify_s, 0.7 * self._wanted.budget_s)
+        return self._began + self._wanted.budget_s - min(self._verify_s, _VERIFY_MOST * self._wanted.budget_s)
 
     def _try(self, best: Settings, candidate: Candidate, share_s: float) -> tuple[dict[str, Any], bool]:
         """Check, time and judge one candidate; returns its record and whether it stays."""
@@ -229,7 +236,7 @@ class Climb:
             **dict.fromkeys(_MEASURED),
             "samples": 0,
         }
-        if share_s < 1.0:
+        if not share_s:
             return entry | {"verdict": "skipped", "reason": "the budget was spent: give more with --budget"}, False
         began = time.monotonic()
         try:
@@ -242,8 +249,7 @@ class Climb:
             return entry | {"verdict": "rejected", "reason": str(error)}, False
         if not found.right:
             return entry | {"verdict": "rejected", "reason": f"wrong answers: {found.reason}"}, False
-        left = max(0.6, min(_CANDIDATE_S, share_s - (time.monotonic() - began)))
-        runs = self._trial(arms, left)
+        runs = self._trial(arms, min(_CANDIDATE_S, share_s - (time.monotonic() - began)))
         entry, keep = _judged(entry, runs, self._wanted.seed)
         if keep and candidate.changes_precision and self._wanted.data is None:
             reason = (
@@ -266,14 +272,17 @@ class Climb:
     def _trial(self, arms: Sequence[Arm], seconds: float) -> list[ArmRuns]:
         """Rounds of best, candidate, best, candidate, until the race is decided or the time is spent."""
         runs = [ArmRuns(), ArmRuns()]
-        open_s = min(max(_OPEN_S, _BLOCK_SAMPLES / self._rate), seconds / (2 * _FEWEST_ROUNDS))
-        closed_s = min(_CLOSED_S, open_s)
+        shortest_s = max(_OPEN_S, _SLOW_SAMPLES / self._rate)
+        open_s = max(shortest_s, min(_BLOCK_SAMPLES / self._rate, seconds / (2 * _FEWEST_ROUNDS)))
+        in_flight = _CONCURRENCY if self._capacity > _SLOW else _SLOW_CONCURRENCY
+        closed_s = max(_CLOSED_S, 2 * in_flight / self._capacity)
         end = time.monotonic() + seconds
         for number in range(_MOST_ROUNDS):
             began = time.monotonic()
             open_block(arms, runs, rate=self._rate, duration_s=open_s, seed=self._wanted.seed * 1000 + number)
-            closed_block(arms, runs, concurrency=_CONCURRENCY, duration_s=closed_s)
-            if standing(runs) is not Standing.OPEN or 2 * time.monotonic() - began > end:
+            closed_block(arms, runs, concurrency=in_flight, duration_s=closed_s)
+            spent = 2 * time.monotonic() - began > end and number + 1 >= _SLOW_ROUNDS
+            if spent or standing(runs) is not Standing.OPEN:
                 break
         return runs
 
@@ -294,11 +303,13 @@ class Climb:
         throughput_s = min(6.0, 0.2 * left)
         needed_s = 1.15 * samples_needed(0.99) / self._rate
         open_s = min(max((left - throughput_s) / 3, needed_s), max(needed_s, _VERIFY_S)) / _VERIFY_ROUNDS
-        closed_s = throughput_s / (3 * _VERIFY_ROUNDS)
+        every = 1 if self._capacity > _SLOW else 4  # a slow model takes long to empty after each block
+        closed_s = every * throughput_s / (3 * _VERIFY_ROUNDS)
         for number in range(_VERIFY_ROUNDS):
             seed = self._wanted.seed * 1000 + 500 + number
             open_block(arms, list(runs.values()), rate=self._rate, duration_s=open_s, seed=seed)
-            closed_block(arms, list(runs.values()), concurrency=_CONCURRENCY, duration_s=closed_s)
+            if number % every == 0:
+                closed_block(arms, list(runs.values()), concurrency=_CONCURRENCY, duration_s=closed_s)
         outcome.arms = runs
 
     def _labels(self, settings: dict[str, Settings]) -> dict[str, float] | None:
