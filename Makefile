@@ -11,7 +11,7 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   every program in benchmarks/ (BENCHMARKS=benchmarks/matmul.py for one)"
+	@echo "make peers   Tailcut beside mosec, LitServe, BentoML, Ray Serve, MLServer, FastAPI and pytriton; an hour"
 	@echo "make clean   remove the virtual environment, caches and out/"
 
 $(READY):
@@ -48,6 +49,9 @@ format: $(READY)
 
 bench: $(READY)
 	@set -e; for program in $(BENCHMARKS); do echo; echo "== $$program"; $(BIN)/python $$program; done
+
+peers: $(READY)
+	@$(BIN)/python benchmarks/peers/compare.py -o out/peers.md
 
 clean:
 	rm -rf $(VENV) out .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache
