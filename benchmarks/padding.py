@@ -2,8 +2,9 @@
 
     python benchmarks/padding.py [--requests 256] [--rounds 3]
 
-The same sentences (lengths 8 to 96, as many short as long) go through the encoder of `reference_models.py`, all queued
-at once, one engine thread; rows a second, median of the rounds, contestants in turns:
+The same sentences (lengths 8 to 96, as many short as long) go through two encoders: that of `reference_models.py`,
+which is bound by its arithmetic, and one of two layers 64 wide, which is bound by the calls. All are queued at once,
+one engine thread; rows a second, median of the rounds, contestants in turns:
 
 alone         one call a request at its own length: no batching at all
 own length    batches of requests that happen to have the same length: what a server does that does not pad
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reference_models import make
+from reference_models import Encoder, make
 
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.batch import ArrayExecutor, Batch
@@ -34,6 +35,10 @@ BUILD = Path(__file__).parent.parent / "build"
 BUCKETS = (16, 32, 48, 64, 96)
 BATCH = 8
 NAMES = ("ids", "mask")
+
+
+class SmallEncoder(Encoder):
+    WIDTH, HEADS, LAYERS = 64, 4, 2
 
 
 class LoosePadding:
@@ -58,11 +63,11 @@ def sentences(count: int) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def opened(*, padded: bool, max_batch: int = BATCH) -> Model:
+def opened(path: Path, *, padded: bool, max_batch: int = BATCH) -> Model:
     padding = PaddingSettings(buckets=BUCKETS, inputs=tuple(PaddedInput(name=name) for name in NAMES))
     batching = BatchingSettings(max_batch=max_batch, dispatch="inline", padding=padding if padded else None)
     settings = Settings(engine=EngineOptions(threads=1), batching=batching)
-    profile = Profile.of_model(make("encoder", BUILD / "models"), settings)
+    profile = Profile.of_model(path, settings)
     return Model.open(profile, limits=Limits(queue_rows=4096, warm_up_s=60))
 
 
@@ -93,32 +98,37 @@ def limit(model: Model, requests: list[dict[str, np.ndarray]]) -> float:
     return len(requests) / seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
-    requests = sentences(args.requests)
-    buckets, loose = opened(padded=True), opened(padded=True)
+def measure(path: Path, requests: list[dict[str, np.ndarray]], rounds: int) -> None:
+    buckets, loose = opened(path, padded=True), opened(path, padded=True)
     loose._inline_executor = LoosePadding(loose._crew._first)
     models = {
-        "alone": opened(padded=False, max_batch=1),
-        "own length": opened(padded=False),
+        "alone": opened(path, padded=False, max_batch=1),
+        "own length": opened(path, padded=False),
         "loose": loose,
         "buckets": buckets,
     }
     found: dict[str, list[float]] = {name: [] for name in [*models, "limit"]}
-    for _ in range(args.rounds):
+    for _ in range(rounds):
         for name, model in models.items():
             found[name].append(rows_per_second(model, requests))
         found["limit"].append(limit(buckets, requests))
     base = statistics.median(found["own length"])
-    print(f"{args.requests} sentences of 8 to 96 tokens, batches of up to {BATCH}, buckets {BUCKETS}")
+    print(f"{path.stem}: {len(requests)} sentences of 8 to 96 tokens, batches of up to {BATCH}, buckets {BUCKETS}")
     for name, rates in found.items():
         middle = statistics.median(rates)
         print(f"{name:12s}{middle:8.1f} rows/s{middle / base:7.2f} of own length")
     for model in models.values():
         model.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    small = BUILD / "models" / "small_encoder.onnx"
+    measure(make("encoder", BUILD / "models"), sentences(args.requests), args.rounds)
+    measure(small if small.exists() else SmallEncoder().make(small), sentences(10 * args.requests), args.rounds)
 
 
 if __name__ == "__main__":
