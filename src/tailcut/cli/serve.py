@@ -39,6 +39,7 @@ def serve(
         int, typer.Option(help="Rows that may wait or compute, for each model.", min=1, max=1_000_000)
     ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
+    hang: Annotated[str, typer.Option(help="Give an engine call up after this long.")] = "30s",
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep accepting this long with readiness off.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
     max_connections: Annotated[int, typer.Option(help="Open connections at most.", min=1, max=1_000_000)] = 4096,
@@ -67,7 +68,8 @@ def serve(
     names = [profile.model.name for profile in profiles]
     if len(set(names)) < len(names):
         raise UsageError(f"two models have one name ({', '.join(names)}): rename one with NAME=FILE")
-    served = [_load(profile, Limits(queue_rows=queue)) for profile in profiles]
+    model_limits = Limits(queue_rows=queue, hang_s=parse_duration(hang))
+    served = [_load(profile, model_limits) for profile in profiles]
     options = ServerOptions(
         address=Address(host, port, uds),
         limits=limits,

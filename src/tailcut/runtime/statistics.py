@@ -16,6 +16,7 @@ class ModelStatistics:
     refused: int = 0
     expired: int = 0
     cancelled: int = 0
+    hung: int = 0  # batches given up because the engine did not come back
     queue_ns: int = 0
     compute_ns: int = 0
 

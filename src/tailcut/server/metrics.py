@@ -67,6 +67,7 @@ class _Collector:
                 "tailcut_expired", "Requests whose deadline passed in the queue", labels=labels
             ),
             "cancelled": CounterMetricFamily("tailcut_cancelled", "Requests whose client left", labels=labels),
+            "hung": CounterMetricFamily("tailcut_hung", "Batches given up because the engine hung", labels=labels),
         }
         micros = {
             "queue_ns": CounterMetricFamily("nv_inference_queue_duration_us", "Time in the queue", labels=labels),

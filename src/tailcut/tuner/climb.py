@@ -16,7 +16,7 @@ import numpy as np
 from tailcut.engines import open_engine
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import closed_loop
-from tailcut.lab.describe import made_up_inputs, rows_of_data
+from tailcut.lab.describe import lengths_of, made_up_inputs, rows_of_data
 from tailcut.lab.payload import Wire, infer_once, infer_payload
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block
 from tailcut.machine.fingerprint import isa_flags
@@ -111,7 +111,13 @@ class Climb:
         self._began = time.monotonic()
         self._spec, self._requests, self._reference = self._open_model()
         self._facts = Facts(
-            self._spec, usable_cpus(), os.cpu_count() or 1, isa_flags(), quota().cpus is not None, wanted.wire
+            self._spec,
+            usable_cpus(),
+            os.cpu_count() or 1,
+            isa_flags(),
+            quota().cpus is not None,
+            wanted.wire,
+            lengths_of(self._spec, self._requests),
         )
         self._rate = wanted.rate or 0.0
         self._capacity = 0.0  # of the baseline, requests a second
