@@ -43,6 +43,13 @@ def serve(
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep accepting this long with readiness off.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
     max_connections: Annotated[int, typer.Option(help="Open connections at most.", min=1, max=1_000_000)] = 4096,
+    max_buffered: Annotated[
+        int, typer.Option(help="Bodies that are collected before they are read, all connections together, MiB.", min=1)
+    ] = 512,
+    head_timeout: Annotated[str, typer.Option(help="For a whole head, from its first byte.")] = "10s",
+    body_timeout: Annotated[str, typer.Option(help="For a whole body, from the end of its head.")] = "30s",
+    write_timeout: Annotated[str, typer.Option(help="For a client to read an answer.")] = "30s",
+    idle_timeout: Annotated[str, typer.Option(help="Between two requests of a connection.")] = "300s",
     log: Annotated[LogStyle, typer.Option(help="Log lines for people or for machines.")] = LogStyle.TEXT,
     json: Annotated[bool, typer.Option("--json", help="When ready, print one JSON object with the address.")] = False,
 ) -> None:
@@ -63,6 +70,11 @@ def serve(
         connections=max_connections,
         deadline_s=parse_duration(deadline),
         drain_s=parse_duration(drain),
+        buffered_bytes=max_buffered << 20,
+        head_timeout_s=parse_duration(head_timeout),
+        body_timeout_s=parse_duration(body_timeout),
+        write_timeout_s=parse_duration(write_timeout),
+        idle_timeout_s=parse_duration(idle_timeout),
     )
     profiles = [_profile(source, max_batch) for source in sources]
     names = [profile.model.name for profile in profiles]

@@ -12,6 +12,7 @@ from tailcut.server.limits import ServerLimits
 from tailcut.server.replies import BINARY, Refusal, head
 from tailcut.server.routes import Handler, Site
 from tailcut.server.served import Served
+from tailcut.spec import DType
 from tailcut.wire.http1 import Head
 from tailcut.wire.v2 import InferRequest, encode_response
 
@@ -36,6 +37,7 @@ class Plan:
     json_size: int | None = None
     rows: int = 0
     encoding: str | None = None
+    direct: bool = False  # INFER: a large tensor behind the JSON may be received into rows
     reply_head: bytes = b""  # ROWS: everything of the answer but the output's bytes
     reply_head_close: bytes = b""
     arguments: tuple[str, ...] = field(default=())
@@ -51,7 +53,7 @@ def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
     if route is None:
         raise Refusal(404, "no such path; this server speaks the Open Inference Protocol v2")
     method = request.method.decode("latin-1")
-    if method not in route.methods:
+    if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
         raise Refusal(405, f"{method[:20]} is not for this path", {"Allow": ", ".join(route.methods)})
     length = request.content_length or 0
     if length > limits.body_bytes:
@@ -83,10 +85,13 @@ def _json_size(request: Head, *, inflated: bool) -> int | None:
 
 def _plan_rows(plan: Plan) -> None:
     served = plan.served
-    if served is None or plan.json_size != 0 or plan.encoding or plan.head.chunked:
+    if served is None or plan.json_size is None or plan.encoding or plan.head.chunked:
         return
     slab, spec = served.model.slab, served.model.spec
-    if slab is None or len(spec.inputs) != 1 or not plan.length or plan.length % slab.row_bytes[0]:
+    if slab is None or len(spec.inputs) != 1 or spec.inputs[0].dtype is DType.BOOL:  # whose bytes need a look
+        return
+    plan.direct = plan.json_size > 0
+    if plan.direct or not plan.length or plan.length % slab.row_bytes[0]:
         return
     rows = plan.length // slab.row_bytes[0]
     if rows > served.model.max_batch:

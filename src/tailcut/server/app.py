@@ -9,13 +9,13 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import uvloop
 
 from tailcut.errors import UsageError
-from tailcut.server.http import HttpConnection
+from tailcut.server.accept import Acceptor
 from tailcut.server.hub import Hub
 from tailcut.server.limits import ServerLimits
 from tailcut.server.routes import Site
@@ -24,6 +24,8 @@ from tailcut.server.served import Served
 _log = logging.getLogger("tailcut")
 _BACKLOG = 4096
 _DRAIN_STEP_S = 0.02
+_NEWCOMER_S = 0.5  # whoever was accepted last has this long to say what it wants
+_OTHER_FILES = 64  # listeners, the loop's own, models, and those that are opened for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[
     Raises:
         UsageError: the address cannot be had.
     """
-    _raise_file_limit()
+    options = replace(options, limits=_fit_files(options.limits))
     uvloop.run(_serve(models, options, on_ready))
 
 
@@ -70,8 +72,8 @@ async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Cal
     drain = _Drain(hub, stopping)
     loop.add_signal_handler(signal.SIGTERM, drain.begin, options.limits.drain_s)
     loop.add_signal_handler(signal.SIGINT, drain.begin, 0.0)
-    servers = await _listen(hub, options.address)
-    port = servers[0].sockets[0].getsockname()[1]
+    acceptors = _listen(hub, options.address)
+    port = acceptors[0].port
     if options.gc_freeze:
         gc.collect()
         gc.freeze()
@@ -79,8 +81,8 @@ async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Cal
     site.ready = True
     on_ready(Address(options.address.host, port, options.address.uds))
     await stopping.wait()
-    for server in servers:
-        server.close()
+    for acceptor in acceptors:
+        acceptor.close()
     await drain.finish()
     hub.close()
     await asyncio.sleep(0)
@@ -105,18 +107,16 @@ class _Drain:
         self._hub.loop.call_later(accept_s, self._stopping.set)
 
     async def finish(self) -> None:
-        """Wait for what is in hand, no longer than its deadline."""
-        end = self._hub.loop.time() + self._hub.limits.deadline_s
-        while self._hub.busy() and self._hub.loop.time() < end:  # noqa: ASYNC110  an event would cost every request
+        """Wait for what is in hand, no longer than its deadline, and for the first words of who came last."""
+        loop, hub = self._hub.loop, self._hub
+        end = loop.time() + hub.limits.deadline_s
+        newcomers_until = loop.time() + _NEWCOMER_S
+        await asyncio.sleep(_DRAIN_STEP_S)
+        while (hub.busy() and loop.time() < end) or (hub.silent() and loop.time() < newcomers_until):  # noqa: ASYNC110  an event would cost every request
             await asyncio.sleep(_DRAIN_STEP_S)
 
 
-async def _listen(hub: Hub, address: Address) -> list[asyncio.Server]:
-    loop = hub.loop
-
-    def connection() -> HttpConnection:
-        return HttpConnection(hub)
-
+def _listen(hub: Hub, address: Address) -> list[Acceptor]:
     try:
         listener = socket.create_server(
             (address.host, address.port), backlog=_BACKLOG, family=_family(address.host), reuse_port=False
@@ -124,14 +124,17 @@ async def _listen(hub: Hub, address: Address) -> list[asyncio.Server]:
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the port must be 0 to 65535"
         raise UsageError(f"cannot listen on {address.host}:{address.port}: {reason}") from None
-    servers = [await loop.create_server(connection, sock=listener, backlog=_BACKLOG)]
+    acceptors = [Acceptor(hub, listener)]
     if address.uds:
         try:
             _remove_stale(address.uds)
-            servers.append(await loop.create_unix_server(connection, address.uds, backlog=_BACKLOG))
+            unix = socket.socket(socket.AF_UNIX)
+            unix.bind(address.uds)
+            unix.listen(_BACKLOG)
         except OSError as error:
-            raise UsageError(f"cannot listen on {address.uds}: {error.strerror}") from None
-    return servers
+            raise UsageError(f"cannot listen on {address.uds}: {error.strerror or error}") from None
+        acceptors.append(Acceptor(hub, unix))
+    return acceptors
 
 
 def _family(host: str) -> socket.AddressFamily:
@@ -149,7 +152,14 @@ def _remove_stale(path: str) -> None:
             Path(path).unlink()
 
 
-def _raise_file_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _fit_files(limits: ServerLimits) -> ServerLimits:
+    """Raise the limit of open files as far as may be; where that is still too few, fewer connections are taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft == resource.RLIM_INFINITY or limits.connections + _OTHER_FILES <= soft:
+        return limits
+    connections = max(1, soft - _OTHER_FILES)
+    _log.warning("the open-file limit of %d leaves room for %d connections: see ulimit -n", soft, connections)
+    return replace(limits, connections=connections)

@@ -26,6 +26,8 @@ class Member(Protocol):
 
     @property
     def busy(self) -> bool: ...  # noqa: D102  said there
+    @property
+    def fresh(self) -> bool: ...  # noqa: D102
     def overdue(self) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
@@ -49,6 +51,7 @@ class Hub:
         self.home = LoopHome(self.loop)
         self.now = self.loop.time()
         self.members: dict[Member, None] = {}  # ordered by arrival
+        self._idlest: list[tuple[float, Member]] = []  # the next to make room, the one idle longest last
         self.spin_ns = spin_us * 1000
         self._spin_until_ns = 0
         self._spinning = False
@@ -80,9 +83,28 @@ class Hub:
         counts.accepted += 1
         counts.connections += 1
         self.members[member] = None
-        if counts.connections > self.limits.connections:
-            idle = [other for other in self.members if not other.busy and other is not member]
-            min(idle, key=lambda other: other.idle_since, default=member).close()
+        if counts.connections > self.limits.connections and not self.make_room(member):
+            member.close()
+
+    def make_room(self, newcomer: Member | None = None, *, idle_s: float = 0.0) -> bool:
+        """Close the connection that has been idle longest, `idle_s` at least; whether there was one."""
+        latest = self.now - idle_s
+        if not self._idlest:  # looked for once for many newcomers: a look costs a millisecond at 4,096 connections
+            idle = [(member.idle_since, member) for member in self.members if not member.busy]
+            self._idlest = sorted(idle, key=lambda entry: entry[0], reverse=True)
+        while self._idlest:
+            since, member = self._idlest.pop()
+            if since > latest:
+                break
+            if member in self.members and member.idle_since == since and not member.busy and member is not newcomer:
+                member.close()
+                return True
+        self._idlest = []
+        return False
+
+    def silent(self) -> bool:
+        """Whether somebody who came has not said anything yet."""
+        return any(member.fresh for member in self.members)
 
     def leave(self, member: Member) -> None:
         """A connection is gone."""
@@ -141,4 +163,6 @@ class Hub:
 
 
 def _skippable(head: Head) -> int:
-    return -1 if head.chunked or head.expects_continue else head.content_length or 0
+    """How long a refused message's body is, where the connection can go on behind it; else -1."""
+    lasts = head.keep_alive and head.method != b"HEAD" and not head.chunked and not head.expects_continue
+    return head.content_length or 0 if lasts else -1

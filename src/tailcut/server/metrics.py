@@ -3,6 +3,7 @@
 The hot path adds to plain integers; prometheus-client sees them only when somebody asks for /metrics.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class _Collector:
         yield GaugeMetricFamily("tailcut_connections", "Open connections", counts.connections)
         yield CounterMetricFamily("tailcut_connections_accepted", "Connections since the start", counts.accepted)
         yield GaugeMetricFamily("tailcut_body_buffer_bytes", "Bodies in buffers of their own", counts.buffered_bytes)
+        yield GaugeMetricFamily("tailcut_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         latency = HistogramMetricFamily("tailcut_request_seconds", "From a complete request to the engine's answer")
         latency.add_metric([], _cumulative(counts.latency), counts.latency_ns / 1e9)
         yield latency

@@ -3,7 +3,7 @@
 This is the codec's front door; requests, answers and the elements of tensors live in modules of their own beside it.
 """
 
-from tailcut.wire.v2_request import InferRequest, WantedOutput, parse_request
+from tailcut.wire.v2_request import InferRequest, WantedOutput, parse_lead, parse_request
 from tailcut.wire.v2_response import Response, encode_response, model_metadata, server_metadata
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "WantedOutput",
     "encode_response",
     "model_metadata",
+    "parse_lead",
     "parse_request",
     "server_metadata",
 ]

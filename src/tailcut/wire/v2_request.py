@@ -95,6 +95,30 @@ def parse_request(spec: ModelSpec, body: bytes | bytearray | memoryview, json_si
     return InferRequest(plan.id, inputs, plan.outputs, plan.parameters)
 
 
+class Lead(NamedTuple):
+    """A request whose only tensor, `rows` rows of raw elements, follows its JSON; `request.inputs` is empty."""
+
+    request: InferRequest
+    rows: int
+
+
+def parse_lead(spec: ModelSpec, head: bytes, size: int) -> Lead | None:
+    """What the JSON of a binary body says before its tensor has arrived, where that may go to its rows unseen.
+
+    None where the `size` bytes behind the JSON need a look first, or are wrong: `parse_request` says why.
+    """
+    try:
+        plan = _plan(spec, head)
+    except InvalidInputError:
+        return None
+    if len(plan.slices) != 1 or plan.ready or plan.size != size or not spec.fixed_rows:
+        return None
+    piece = plan.slices[0]
+    if piece.tensor.dtype in {DType.BOOL, DType.BYTES}:  # not every byte is a value of these
+        return None
+    return Lead(InferRequest(plan.id, {}, plan.outputs, plan.parameters), piece.shape[0] if spec.batched else 1)
+
+
 def _at(spec: ModelSpec, piece: _Slice, body: memoryview, offset: int) -> np.ndarray:
     array = from_bytes(piece.tensor, piece.shape, body, offset, piece.size)
     if not spec.fixed_rows and not array.flags.aligned:
