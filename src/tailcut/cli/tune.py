@@ -37,6 +37,7 @@ def tune(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The profile; MODEL.profile.toml else.")] = None,
     report: Annotated[Path | None, typer.Option(help="The HTML report; MODEL.report.html else.")] = None,
     seed: Annotated[int, typer.Option(help="Of arrival times and made-up inputs.", min=0)] = 0,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Climb the ladder of settings; keep only what is proven better and still right."""
@@ -66,6 +67,10 @@ def tune(
     found = _write(outcome, wanted, objective, profile_path, report_path)
     if json:
         print(orjson.dumps(found).decode())
+    elif markdown:
+        from tailcut.report.markdown import tune_markdown
+
+        print(tune_markdown(found))
     else:
         Console().print(tune_summary(found))
         print(f"serve it: tailcut serve {shlex.quote(str(profile_path))}")
