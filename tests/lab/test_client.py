@@ -10,6 +10,7 @@ from tests.lab.scripted import OK, answer_ok, scripted
 
 from tailcut.errors import UsageError
 from tailcut.lab import client
+from tailcut.lab.arrivals import Constant, poisson_times
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import encode
@@ -25,7 +26,7 @@ def test_an_open_loop_sends_its_plan() -> None:
     """Every planned request is sent and answered; the times before the warm-up's end are not counted."""
     with scripted(answer_ok) as target:
         result = open_loop(target, requests(target), rate=400, duration_s=0.5, seed=1, warmup_s=0.25)
-    planned = client.poisson_times(400, 0.75, 1)
+    planned = poisson_times(400, 0.75, 1)
     assert result.samples == (planned >= 0.25e9).sum()
     assert result.errors == {}
     assert (result.mode, result.rate_offered) == ("open", 400)
@@ -126,7 +127,7 @@ def test_what_is_expected_is_no_error() -> None:
 
 def test_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests that are never answered are errors of kind `timeout`, each of them."""
-    monkeypatch.setattr(client, "_DRAIN_S", 0.2)
+    monkeypatch.setattr(client, "DRAIN_S", 0.2)
 
     async def script(number: int, writer: asyncio.StreamWriter) -> None:
         if number < 5:
@@ -137,7 +138,7 @@ def test_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted(script) as target:
         closed = closed_loop(target, requests(target), concurrency=3, duration_s=0.2)
     assert opened.samples == 5
-    assert opened.errors == {"timeout": len(client.poisson_times(100, 0.3, 4)) - 5}
+    assert opened.errors == {"timeout": len(poisson_times(100, 0.3, 4)) - 5}
     assert closed.errors == {"timeout": 3}
 
 
@@ -196,3 +197,60 @@ def test_the_collector_rests_during_a_run_and_is_back_after() -> None:
         closed_loop(target, requests(target), concurrency=1, duration_s=0.05)
     assert not any(seen)
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3;x=y\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
+        b"HTTP/1.1 200 OK\r\nConnection: keep-alive, close\r\nContent-Length: 3\r\n\r\nabc",
+    ],
+)
+def test_other_servers_framing(answer: bytes) -> None:
+    """Chunked bodies, bodies that end with the connection and lists of connection options are whole answers."""
+
+    async def script(number: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        if b"chunked" not in answer:
+            writer.close()
+
+    with scripted(script) as target:
+        result = closed_loop(target, requests(target), concurrency=2, duration_s=0.1)
+    assert result.errors == {}
+    assert result.samples > 4
+
+
+@pytest.mark.parametrize(
+    "answer", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"]
+)
+def test_what_is_no_http_is_a_broken_connection(answer: bytes) -> None:
+    """A server that talks otherwise brings errors, not a crash of the client."""
+
+    async def script(number: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+
+    with scripted(script) as target:
+        result = closed_loop(target, requests(target), concurrency=1, duration_s=0.1)
+    assert result.samples == 0
+    assert result.errors.keys() == {"connection"}
+
+
+def test_a_connection_closed_while_idle_is_no_error() -> None:
+    """Servers close idle connections; the next request takes another one."""
+
+    async def script(number: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        asyncio.get_running_loop().call_later(0.02, writer.close)
+
+    with scripted(script) as target:
+        result = open_loop(target, requests(target), rate=Constant(10), duration_s=0.5)
+    assert result.errors == {}
+    assert result.samples == 5
+
+
+def test_the_client_counts_its_own_processor_time() -> None:
+    """A closed loop against a fast server keeps a good part of a core busy, and says how much."""
+    with scripted(answer_ok) as target:
+        result = closed_loop(target, requests(target), concurrency=8, duration_s=0.3)
+    assert 0.05 < result.client_cpu < 1.5

@@ -1,9 +1,8 @@
-"""What a load test is: planned times, and what is made of the outcomes."""
+"""What is made of the outcomes of a load test."""
 
-import numpy as np
 import pytest
 
-from tailcut.lab.load import LoadResult, Outcome, Target, poisson_times, summarise
+from tailcut.lab.load import LoadResult, Outcome, Target, summarise
 
 MS = 1_000_000
 
@@ -14,26 +13,6 @@ def outcome(planned: int, sent: int, done: int, *, free: int = 0, status: int = 
 
 def result(outcomes: list[Outcome], mode: str = "open") -> LoadResult:
     return summarise(outcomes, mode=mode, duration_s=2.0, rate_offered=100.0, concurrency=4)
-
-
-def test_poisson_times_are_a_poisson_process() -> None:
-    """Sorted nanoseconds inside the duration, as many as the rate says, with gaps of mean and deviation 1/rate."""
-    times = poisson_times(1000, 100, seed=3)
-    assert times.dtype == np.int64
-    assert times[0] >= 0
-    assert times[-1] < 100e9
-    assert len(times) == pytest.approx(100_000, abs=4 * 100_000**0.5)
-    gaps = np.diff(times) / 1e6
-    assert (gaps >= 0).all()
-    assert gaps.mean() == pytest.approx(1.0, rel=0.02)
-    assert gaps.std() == pytest.approx(1.0, rel=0.02)
-
-
-def test_a_seed_repeats_its_times() -> None:
-    """The same seed plans the same arrivals, another one others."""
-    first, again, other = (poisson_times(50, 10, seed) for seed in (1, 1, 2))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first[:10], other[:10])
 
 
 def test_latency_counts_from_the_planned_time() -> None:
