@@ -35,9 +35,9 @@ def test_every_candidate_is_another_setting() -> None:
 
 
 def test_a_model_without_a_batch_dimension_is_not_batched() -> None:
-    """It is offered no batch sizes and no bound rows, and the rung has its reason ready."""
-    fixed = replace(FACTS, spec=spec(shape=(1, 16)))
-    assert offers(0, fixed) == []
+    """With the batch fixed at 1 rows may be bound, but no batch sizes are offered; without any batch nothing is."""
+    assert offers(0, replace(FACTS, spec=spec(shape=(1, 16))), starting_settings()) == ["batching.bind=True"]
+    assert offers(0, replace(FACTS, spec=spec(shape=(7, 16))), starting_settings()) == []
     assert "no batch dimension" in RUNGS[0].nothing
 
 
