@@ -27,7 +27,6 @@ class CostModel:
         self._best = list(range(max_batch + 1))  # until something is known, take all there is
         self.limit = max_batch  # the largest size worth taking
         self.limit_ns = 0.0  # and what it costs
-        self.least_ns = 0.0  # what a row costs alone
 
     def observe(self, rows: int, took_ns: int) -> None:
         """Learn from one batch of `rows` rows."""
@@ -86,4 +85,4 @@ class CostModel:
         unknown_above = [size for size in self.sizes if size > max(self._known)]
         limit = self.sizes[-1] if unknown_above and chosen == max(self._known) else chosen
         self._best = [min(ready, limit) for ready in range(self.sizes[-1] + 1)]
-        self.limit, self.limit_ns, self.least_ns = limit, self.estimate_ns(limit), self.estimate_ns(1)
+        self.limit, self.limit_ns = limit, self.estimate_ns(limit)

@@ -6,13 +6,14 @@ The lock is held for a microsecond at a time, never while an engine computes or 
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tailcut.batching.cost import CostModel
 from tailcut.batching.policy import Dispatch, Queue, Wait, decide
 from tailcut.batching.queue import Lanes
 from tailcut.errors import DeadlineExceededError, EngineError, QueueFullError, ReleasedError, TailcutError
 from tailcut.memory.slab import RowState, Slab
+from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.batch import Batch, Executor, Ticket, move_rows
 from tailcut.runtime.crew import Crew
 from tailcut.runtime.limits import Limits, rows_for
@@ -21,15 +22,16 @@ from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
 _log = logging.getLogger("tailcut")
-_GAP_WEIGHT = 0.05  # of the newest gap between arrivals
+_GAP_WEIGHT = 0.05  # of the newest gap between arrivals, and of that between batches
 
 
 class Desk:
     """Lends rows, queues tickets, forms batches, takes them back: what `Model` does for everybody but its user."""
 
     _crew: Crew
+    kick: Callable[[], None]
 
-    def __init__(self, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
+    def __init__(self, spec: ModelSpec, settings: Settings, limits: Limits, arbiter: Arbiter | None) -> None:
         batching = settings.batching
         self.spec = spec
         self.max_batch = batching.max_batch if spec.batched else 1
@@ -40,11 +42,15 @@ class Desk:
         self.slab: Slab | None = None
         self._hold_ns = batching.hold_us * 1000
         self._hang_s = limits.hang_s
+        self._arbiter = None if self.inline else arbiter  # inline models compute on the loop's thread, asking nobody
+        self._threads = settings.engine.threads  # of a batch; 0: all there are
         self._lock = threading.Lock()
         self._queue: Lanes[Ticket] = Lanes()
         self._running: dict[Batch, None] = {}  # in the order in which they were formed
         self._instances = 1 if self.inline else settings.engine.instances
         self._expected_end_ns = 0.0  # of the batch formed last
+        self._last_end_ns = 0  # of the batch that came back last
+        self._between_ns = 0.0  # from a batch's end to the start of the next one, when that was waiting
         self._last_arrival_ns = 0
         self._gap_ns = 0.0
         self._closed = False
@@ -145,7 +151,8 @@ class Desk:
         with self._lock:
             rows += self._queue.rows_before(priority, deadline_ns)
             busy_ns = max(0.0, self._expected_end_ns - now) if len(self._running) >= self._instances else 0.0
-        return now + (busy_ns + self.cost.wait_ns(rows)) / self._instances
+        batches = -(-rows // self.cost.limit)
+        return now + (busy_ns + batches * (self.cost.limit_ns + self._between_ns)) / self._instances
 
     def cancel(self, ticket: Ticket) -> None:
         """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
@@ -172,15 +179,24 @@ class Desk:
         with self._lock:
             if len(self._running) >= self._instances:
                 return None
-            late = self._take_late(now)
+            # Who would be late already when the batch that leaves now is back takes nobody's place in it.
+            rows = self.cost.best(-(-self._queue.rows // (self._instances - len(self._running))))
+            late = self._take_late(now + int(self.cost.estimate_ns(rows)))
             choice = self._decide(now)
-            if isinstance(choice, Dispatch):
+            turn = self._arbiter is None or self._my_turn(choice)
+            if turn and isinstance(choice, Dispatch):
                 batch = self._form(choice.rows)
                 cost = self._costs.get(batch.tickets[0].key, self.cost)
                 self._expected_end_ns = now + cost.estimate_ns(batch.rows)
+        if batch is None and self._arbiter is not None and not isinstance(choice, Dispatch):
+            self._arbiter.decline(self)
         if late:
             _tell_late(late)
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
+
+    def _my_turn(self, choice: Dispatch | Wait | None) -> bool:
+        """Whether the cores are free for a batch now; the arbiter kicks when they are."""
+        return isinstance(choice, Dispatch) and self._arbiter is not None and self._arbiter.take(self, self._threads)
 
     def compute(self, batch: Batch, executor: Executor) -> None:
         """Run a batch and post its answers home; when it fails, each of its tickets gets a try of its own."""
@@ -212,6 +228,7 @@ class Desk:
             error = DeadlineExceededError(f"the engine did not answer within {self._hang_s:g} s: it was given up")
             ticket.home.post_failure(ticket, error)
         for batch in hung:
+            self._end_turn(batch)
             _log.error("%s: an engine call of %d rows hangs: replacing its worker", self.spec.name, batch.rows)
             self._crew.replace(batch.thread)
         with self._lock:
@@ -242,18 +259,20 @@ class Desk:
         """Count a batch and post it home; False when the batch it was formed as has been given up meanwhile."""
         homes = {ticket.home for ticket in batch.tickets}
         batch.homes_left = len(homes)
+        given_up = last = False
         with self._lock:
             if formed in self._running:
                 if batch is not formed:
                     formed.tickets.remove(batch.tickets[0])
-                if batch is formed or not formed.tickets:
+                last = batch is formed or not formed.tickets
+                if last:
                     del self._running[formed]
+                self._last_end_ns = batch.ended_ns
                 self.counts.batch(batch)
                 if batch.error is None:
                     self._learn(batch)
                 if self.slab is not None:
                     move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE)
-                given_up = False
             else:
                 given_up = True
                 if self.slab is not None:
@@ -261,9 +280,16 @@ class Desk:
         if given_up:
             self._crew.returned()
             return False
+        if last:
+            self._end_turn(batch)
         for home in homes:
             home.post(batch)
         return True
+
+    def _end_turn(self, batch: Batch) -> None:
+        if self._arbiter is not None:
+            took_ns = (batch.ended_ns or time.monotonic_ns()) - batch.began_ns
+            self._arbiter.give(self, self._threads, took_ns, more=self._queue.rows > 0)
 
     def _learn(self, batch: Batch) -> None:
         rows, took = min(batch.rows, self.max_batch), batch.ended_ns - batch.began_ns
@@ -274,8 +300,8 @@ class Desk:
                 cost.observe(rows, took)
 
     def _take_late(self, now: int) -> list[Ticket]:
-        """Take out of the queue what would be late already in a batch of its own."""
-        late = self._queue.take_late(now + int(self.cost.least_ns))
+        """Take out of the queue what is due before `now`."""
+        late = self._queue.take_late(now)
         if late:
             self.counts.expired += len(late)
             for ticket in late:
@@ -286,6 +312,8 @@ class Desk:
         head = self._queue.head()
         if head is None:
             return None
+        if head.ready_ns < self._last_end_ns:
+            self._between_ns += _GAP_WEIGHT * (now - self._last_end_ns - self._between_ns)
         idle = self._instances - len(self._running)
         cost = self._costs.get(head.key, self.cost)
         return decide(Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle), now, cost, self._hold_ns)

@@ -18,6 +18,7 @@ from tailcut.batching.cost import CostModel
 from tailcut.engines import open_engine
 from tailcut.engines.base import Engine
 from tailcut.errors import ReleasedError
+from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.batch import ArrayExecutor, Batch, Executor, Home, RowExecutor, Sink, Ticket
 from tailcut.runtime.crew import Crew
 from tailcut.runtime.desk import Desk
@@ -39,8 +40,8 @@ class Model(Desk):
     Use `Model.open`. Thread-safe throughout, except that `close` must be the last call.
     """
 
-    def __init__(self, profile: Profile, engine: Engine, limits: Limits = Limits()) -> None:  # noqa: B008  frozen
-        super().__init__(engine.spec, profile.settings, limits)
+    def __init__(self, profile: Profile, engine: Engine, limits: Limits, arbiter: Arbiter | None = None) -> None:
+        super().__init__(engine.spec, profile.settings, limits, arbiter)
         self.profile = profile
         self._homes: dict[asyncio.AbstractEventLoop, LoopHome] = {}
         padding = profile.settings.batching.padding
@@ -56,8 +57,16 @@ class Model(Desk):
         self._watchdog = Watchdog(self, limits.hang_s, self.spec.name)
 
     @classmethod
-    def open(cls, source: str | Path | Profile, *, limits: Limits = Limits()) -> Self:  # noqa: B008  frozen
+    def open(
+        cls,
+        source: str | Path | Profile,
+        *,
+        limits: Limits = Limits(),  # noqa: B008  frozen
+        arbiter: Arbiter | None = None,
+    ) -> Self:
         """Load a model file (.onnx), a profile file (.toml) or a Profile, and warm it up.
+
+        Models that share an arbiter take turns on the cores, by compute time.
 
         Raises:
             ModelFileError: the model is missing, empty or corrupt.
@@ -68,7 +77,7 @@ class Model(Desk):
         path = Path(profile.model.path)
         engine = open_engine(path, profile.settings.engine, profile.model.name)
         try:
-            return cls(profile, engine, limits)
+            return cls(profile, engine, limits, arbiter)
         except BaseException:
             engine.close()
             raise
@@ -126,6 +135,8 @@ class Model(Desk):
             ticket.home.post_failure(ticket, ReleasedError(f"model {self.spec.name!r} was closed"))
         self._watchdog.stop()
         self._crew.close()
+        if self._arbiter is not None:
+            self._arbiter.leave(self)
 
     def __enter__(self) -> Self:
         return self
