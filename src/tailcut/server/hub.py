@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from tailcut.runtime.home import LoopHome
@@ -53,6 +54,7 @@ class Hub:
         self._spin_until_ns = 0
         self._spinning = False
         self._collect = collect
+        self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
 
     def plan(self, head_bytes: bytes) -> Plan:
@@ -80,6 +82,8 @@ class Hub:
         counts.accepted += 1
         counts.connections += 1
         self.members[member] = None
+        if self.on_count is not None:
+            self.on_count(counts.connections)
         if counts.connections > self.limits.connections:
             idle = [other for other in self.members if not other.busy and other is not member]
             min(idle, key=lambda other: other.idle_since, default=member).close()
@@ -88,6 +92,8 @@ class Hub:
         """A connection is gone."""
         if self.members.pop(member, self) is None:
             self.site.counts.connections -= 1
+            if self.on_count is not None:
+                self.on_count(self.site.counts.connections)
 
     def count_latency(self, took_ns: int) -> None:
         """Add one request to the latency histogram."""

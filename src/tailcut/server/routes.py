@@ -6,7 +6,7 @@ from importlib.metadata import version as installed_version
 
 import orjson
 
-from tailcut.server.metrics import METRICS_TYPE, ServerCounts, render
+from tailcut.server.metrics import METRICS_TYPE, Counted, ServerCounts, render
 from tailcut.server.replies import Refusal, reply
 from tailcut.server.served import Served
 from tailcut.wire.v2 import model_metadata, server_metadata
@@ -36,6 +36,11 @@ class Site:
     models: Sequence[Served]
     counts: ServerCounts = field(default_factory=ServerCounts)
     ready: bool = False
+    everywhere: Callable[[], tuple[ServerCounts, Sequence[Counted]]] | None = None  # over all workers, if there are any
+
+    def counted(self) -> tuple[ServerCounts, Sequence[Counted]]:
+        """The counts of the whole service."""
+        return (self.counts, self.models) if self.everywhere is None else self.everywhere()
 
     def find(self, path: str) -> Route | None:
         """The route of a path without its query."""
@@ -107,7 +112,7 @@ def _metadata(site: Site, name: str, version: str = "") -> bytes:
 
 def _statistics(site: Site, name: str, version: str = "") -> bytes:
     served = site.served(name, version)
-    counts = served.model.statistics()
+    counts = next(one for one in site.counted()[1] if one.name == served.name).model.statistics()
     failed = counts["failed"] + counts["expired"]
     success = {"count": counts["requests"], "ns": counts["queue_ns"] + counts["compute_ns"]}
     return _json(
@@ -136,7 +141,7 @@ def _index(site: Site) -> bytes:
 
 
 def _metrics(site: Site) -> bytes:
-    return reply(200, render(site.counts, site.models), content_type=METRICS_TYPE)
+    return reply(200, render(*site.counted()), content_type=METRICS_TYPE)
 
 
 _ROUTES = {
