@@ -152,6 +152,7 @@ class _Supervisor:
                 case Do.START:
                     self._start(action.worker, action.post)
                 case Do.RETIRE:
+                    _log.info("worker %d has a successor and finishes", action.post)
                     self._signal(action.worker, signal.SIGHUP)
                 case Do.DRAIN:
                     self._signal(action.worker, self._drain_by)
