@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -247,6 +248,32 @@ def test_many_threads_share_batches(channel: grpc.Channel, server: Server) -> No
         thread.join()
     assert wrong == []
     assert server.metric("nv_inference_exec_count") < server.metric("nv_inference_request_success")
+
+
+def test_workers_share_the_port(models: Path, tmp_path: Path) -> None:
+    """Every process answers on the one port, and the counts are those of all."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--grpc-port", str(port)) as server:
+        assert server.grpc_port == port
+        for _ in range(8):
+            options = [("grpc.use_local_subchannel_pool", 1)]  # each channel a connection of its own
+            with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+                assert method(channel, "ModelInfer")(request_of("mlp", ONES), timeout=20).outputs
+        for _ in range(5000):  # a worker tells the others four times a second
+            if server.metric("nv_inference_request_success") == 8:
+                break
+        assert server.metric("tailcut_grpc_replies_total") == 8
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("flags", [["--shared-memory", "a"], ["--allow-model-control"], ["--grpc-port", "0"]])
+def test_what_workers_cannot_share(models: Path, flags: list[str]) -> None:
+    """What one process is told, the others do not know: refused in one line, before anything is loaded."""
+    done = run_serve(str(models / "mlp.onnx"), "--workers", "2", *flags)
+    assert done.returncode == 2
+    assert "several workers share nothing but their port" in done.stderr
 
 
 def run_serve(*arguments: str) -> subprocess.CompletedProcess[str]:

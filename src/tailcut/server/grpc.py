@@ -46,7 +46,6 @@ _STOP_STEP_S = 0.02
 _LAST_WORDS_S = 0.5  # for answers to reach the wire; what then is open still is a stream that nobody asks on
 _HEAD_BYTES = 64 << 10  # names and shapes around the tensors of a message
 _OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a port in use is a mistake to be told, not to be shared
     ("grpc.max_send_message_length", -1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
 )
@@ -56,13 +55,17 @@ _Handler = Callable[[Any], Any]
 class GrpcServer:
     """The gRPC side of a server: the inference service, and the standard health service."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, *, shared: bool = False) -> None:
         limits = hub.limits
         self._hub = hub
         self._site = hub.site
         self._server = grpc.aio.server(
             options=[
                 *_OPTIONS,
+                (
+                    "grpc.so_reuseport",
+                    int(shared),
+                ),  # a port in use is a mistake to be told, but for workers of one server
                 ("grpc.max_receive_message_length", limits.body_bytes + _HEAD_BYTES),
                 ("grpc.max_connection_idle_ms", int(limits.idle_timeout_s * 1000)),
             ],
@@ -326,7 +329,9 @@ class _Questions:
             case "ModelConfig":
                 return {"config": about.configuration(site.models.find(request.name, request.version))}
             case "ModelStatistics":
-                return {"model_stats": [about.statistics(one) for one in site.asked(request.name, request.version)]}
+                return {
+                    "model_stats": [about.statistics(one) for one in site.counted_of(request.name, request.version)]
+                }
             case "RepositoryIndex":
                 models = site.models.index(ready=site.ready)
                 return {"models": [one for one in models if not request.ready or one["state"] == "READY"]}
