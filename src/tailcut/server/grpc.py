@@ -13,17 +13,17 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from tailcut.errors import Code, InvalidInputError, QueueFullError, TailcutError, UsageError
+from tailcut.errors import Code, EngineError, QueueFullError, TailcutError, UsageError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs
-from tailcut.server import about
 from tailcut.server.access import log_grpc, trace_of, with_trace
+from tailcut.server.grpc_questions import Questions
 from tailcut.server.hub import Hub
 from tailcut.server.replies import public_message
 from tailcut.server.served import Served
 from tailcut.wire.messages import MESSAGES, METHODS, SERVICE
 from tailcut.wire.v2 import InferRequest, schedule_of, shared_outputs
-from tailcut.wire.v2_grpc import infer_response, message_of, read_request
+from tailcut.wire.v2_grpc import infer_response, read_request
 
 CODE_OF: Mapping[Code, grpc.StatusCode] = {
     Code.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -49,7 +49,6 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
 )
-_Handler = Callable[[Any], Any]
 
 
 class GrpcServer:
@@ -62,10 +61,7 @@ class GrpcServer:
         self._server = grpc.aio.server(
             options=[
                 *_OPTIONS,
-                (
-                    "grpc.so_reuseport",
-                    int(shared),
-                ),  # a port in use is a mistake to be told, but for workers of one server
+                ("grpc.so_reuseport", int(shared)),  # by workers of one server; else a port in use is a mistake
                 ("grpc.max_receive_message_length", limits.body_bytes + _HEAD_BYTES),
                 ("grpc.max_connection_idle_ms", int(limits.idle_timeout_s * 1000)),
             ],
@@ -112,7 +108,7 @@ class GrpcServer:
             return grpc.stream_stream_rpc_method_handler(self._stream, **parts)
         if name == "ModelInfer":
             return grpc.unary_unary_rpc_method_handler(self._infer, **parts)
-        return grpc.unary_unary_rpc_method_handler(self._plain(name, _Questions(self._hub).of(name)), **parts)
+        return grpc.unary_unary_rpc_method_handler(self._plain(name, Questions(self._hub.site).of(name)), **parts)
 
     def _plain(self, name: str, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         async def call(request: Any, context: Any) -> Any:
@@ -273,10 +269,12 @@ class _Call:
         try:
             for place, data in shared_outputs(spec, request, outputs):
                 self._hub.site.regions.write(place, data)
+            self.answer.set_result(infer_response(spec, served.version, request, outputs, final=self._stream))
         except TailcutError as error:
             self.end(error)
-        else:
-            self.answer.set_result(infer_response(spec, served.version, request, outputs, final=self._stream))
+        except Exception:  # noqa: BLE001  the client must not wait for ever for an answer that nobody can write
+            _log.exception("the answer of model %r could not be written", spec.name)
+            self.end(EngineError("the answer could not be written"))
 
     def fail(self, ticket: Ticket, error: TailcutError) -> None:
         """There will be no answer."""
@@ -295,65 +293,3 @@ class _Call:
         if self._ticket is not None:
             self._served.model.cancel(self._ticket)
             self._ticket = None
-
-
-class _Questions:
-    """The calls that compute nothing, each a message in and a message out."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._site = hub.site
-
-    def of(self, name: str) -> Callable[[Any], Awaitable[Any]]:
-        """The handler of a call: a method of this class, or the answer in `_said`."""
-        answer = METHODS[name][1].DESCRIPTOR.name
-
-        async def ask(request: Any) -> Any:
-            said = self._said(name, request)
-            return message_of(answer, await said if isinstance(said, Awaitable) else said)
-
-        return ask
-
-    def _said(self, name: str, request: Any) -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]:  # noqa: PLR0911  a table
-        site = self._site
-        match name:
-            case "ServerLive":
-                return {"live": True}
-            case "ServerReady":
-                return {"ready": site.ready}
-            case "ModelReady":
-                return {"ready": site.model_ready(request.name, request.version)}
-            case "ServerMetadata":
-                return about.server()
-            case "ModelMetadata":
-                return about.metadata(site.models, site.models.find(request.name, request.version))
-            case "ModelConfig":
-                return {"config": about.configuration(site.models.find(request.name, request.version))}
-            case "ModelStatistics":
-                return {
-                    "model_stats": [about.statistics(one) for one in site.counted_of(request.name, request.version)]
-                }
-            case "RepositoryIndex":
-                models = site.models.index(ready=site.ready)
-                return {"models": [one for one in models if not request.ready or one["state"] == "READY"]}
-            case "RepositoryModelLoad" | "RepositoryModelUnload":
-                return self._control(name == "RepositoryModelLoad", request)
-        return self._shared(name, request)
-
-    async def _control(self, load: bool, request: Any) -> Mapping[str, Any]:  # noqa: FBT001  one of two calls
-        if load and request.parameters:
-            raise InvalidInputError("a model is loaded as the command line named it: parameters are not taken")
-        await (self._site.models.load if load else self._site.models.unload)(request.model_name)
-        return {}
-
-    def _shared(self, name: str, request: Any) -> Mapping[str, Any]:
-        regions = self._site.regions
-        match name:
-            case "SystemSharedMemoryStatus":
-                return {"regions": {one.name: about.region(one) for one in regions.status(request.name)}}
-            case "SystemSharedMemoryRegister":
-                regions.register(request.name, request.key, request.offset, request.byte_size)
-            case "SystemSharedMemoryUnregister":
-                regions.unregister(request.name)
-            case "CudaSharedMemoryRegister":
-                raise InvalidInputError("there is no CUDA memory here: register system shared memory")
-        return {}
