@@ -14,7 +14,7 @@ TESTS ?= tests
 SOAK ?= 60
 FUZZ ?= 20
 
-.PHONY: help demo test lint format bench soak fuzz clean
+.PHONY: help demo test lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   every program in benchmarks/ (BENCHMARKS=benchmarks/matmul.py for one)"
+	@echo "make peers   Tailcut beside mosec, LitServe, BentoML, Ray Serve, MLServer, FastAPI and pytriton; an hour"
 	@echo "make soak    mixed traffic with clients that leave, and overload, for SOAK=60 seconds: slopes and limits"
 	@echo "make fuzz    every parser of wire/ with atheris, FUZZ=20 seconds each"
 	@echo "make clean   remove the virtual environment, caches and out/"
@@ -53,6 +54,9 @@ format: $(READY)
 
 bench: $(READY)
 	@set -e; for program in $(BENCHMARKS); do echo; echo "== $$program"; $(BIN)/python $$program; done
+
+peers: $(READY)
+	@$(BIN)/python benchmarks/peers/compare.py -o out/peers.md
 
 soak: $(READY)
 	@$(BIN)/python -m tests.soak --seconds $(SOAK)

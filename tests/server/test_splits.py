@@ -17,6 +17,7 @@ from tests.servers import json_request, raw_request
 from tests.wire.test_http1 import REFUSED
 
 from tailcut.runtime.model import Model
+from tailcut.server.catalog import Catalog
 from tailcut.server.http import HttpConnection
 from tailcut.server.hub import Hub
 from tailcut.server.limits import ServerLimits
@@ -81,7 +82,9 @@ async def _answers(hub: Hub, pieces: list[bytes], count: int) -> tuple[list[int]
 
 def _serve(folder: Path, check: Callable[[Hub], Awaitable[None]]) -> None:
     async def run(model: Model) -> None:
-        hub = Hub(Site([Served(model, "mlp")], ready=True), ServerLimits(body_bytes=1 << 20), direct_bytes=65536)
+        hub = Hub(
+            Site(Catalog([Served(model, "mlp")]), ready=True), ServerLimits(body_bytes=1 << 20), direct_bytes=65536
+        )
         await check(hub)
         hub.close()
         while hub.members:  # noqa: ASYNC110  the loop's own next pass is the event

@@ -11,15 +11,21 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from tailcut.errors import UsageError
+from tailcut.memory.shared import SharedRegions
 from tailcut.server.accept import Acceptor
+from tailcut.server.catalog import Catalog
 from tailcut.server.hub import Hub
 from tailcut.server.limits import ServerLimits
 from tailcut.server.routes import Site
 from tailcut.server.served import Served
+
+if TYPE_CHECKING:
+    from tailcut.server.grpc import GrpcServer
 
 _log = logging.getLogger("tailcut")
 _BACKLOG = 4096
@@ -30,11 +36,12 @@ _OTHER_FILES = 64  # listeners, the loop's own, models, and those that are opene
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a host and port (0: any free one), and a Unix socket beside it where asked for."""
+    """Where to listen: a host and port (0: any free one), and a Unix socket and a gRPC port where asked for."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     uds: str | None = None
+    grpc_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,10 @@ class ServerOptions:
     direct_bytes: int = 65536
     spin_us: int = 0
     gc_freeze: bool = False
+    shared_memory: str | None = None  # the prefix that keys of regions must have
+    model_control: bool = False  # clients may load and unload models
+    token: str | None = None  # that requests which change the server must carry
+    access_log: bool = False
 
 
 def serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
@@ -60,32 +71,38 @@ def serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[
 
 async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
     loop = asyncio.get_running_loop()
-    site = Site(models)
+    catalog = Catalog(models, control=options.model_control, patience_s=options.limits.deadline_s)
+    site = Site(catalog, SharedRegions(options.shared_memory), token=options.token)
     hub = Hub(
         site,
         options.limits,
         direct_bytes=options.direct_bytes,
         spin_us=options.spin_us,
         collect=options.gc_freeze,
+        access=options.access_log,
     )
     stopping = asyncio.Event()
-    drain = _Drain(hub, stopping)
+    grpc = _grpc_server(hub) if options.address.grpc_port is not None else None
+    drain = _Drain(hub, stopping, grpc)
     loop.add_signal_handler(signal.SIGTERM, drain.begin, options.limits.drain_s)
     loop.add_signal_handler(signal.SIGINT, drain.begin, 0.0)
     acceptors = _listen(hub, options.address)
     port = acceptors[0].port
+    grpc_port = await grpc.start(options.address.host, options.address.grpc_port or 0) if grpc else None
     if options.gc_freeze:
         gc.collect()
         gc.freeze()
         gc.disable()
     site.ready = True
-    on_ready(Address(options.address.host, port, options.address.uds))
+    on_ready(Address(options.address.host, port, options.address.uds, grpc_port))
     await stopping.wait()
     for acceptor in acceptors:
         acceptor.close()
     await drain.finish()
     hub.close()
     await asyncio.sleep(0)
+    site.regions.unregister()
+    await asyncio.to_thread(catalog.close)
     if options.address.uds:
         Path(options.address.uds).unlink(missing_ok=True)  # noqa: ASYNC240  the loop has nothing else left to do
 
@@ -93,9 +110,10 @@ async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Cal
 class _Drain:
     """From the first signal to the last answer; a second signal exits at once."""
 
-    def __init__(self, hub: Hub, stopping: asyncio.Event) -> None:
+    def __init__(self, hub: Hub, stopping: asyncio.Event, grpc: "GrpcServer | None" = None) -> None:
         self._hub = hub
         self._stopping = stopping
+        self._grpc = grpc
 
     def begin(self, accept_s: float) -> None:
         """Readiness off; accepting goes on for `accept_s`, so that whoever routes here can learn of it."""
@@ -104,6 +122,8 @@ class _Drain:
         _log.info("draining")
         self._hub.draining = True
         self._hub.site.ready = False
+        if self._grpc is not None:
+            self._grpc.drain()
         self._hub.loop.call_later(accept_s, self._stopping.set)
 
     async def finish(self) -> None:
@@ -114,6 +134,14 @@ class _Drain:
         await asyncio.sleep(_DRAIN_STEP_S)
         while (hub.busy() and loop.time() < end) or (hub.silent() and loop.time() < newcomers_until):  # noqa: ASYNC110  an event would cost every request
             await asyncio.sleep(_DRAIN_STEP_S)
+        if self._grpc is not None:
+            await self._grpc.stop(max(0.0, end - self._hub.loop.time()))
+
+
+def _grpc_server(hub: Hub) -> "GrpcServer":
+    from tailcut.server.grpc import GrpcServer  # noqa: PLC0415  grpcio is an extra, and takes 60 ms to import
+
+    return GrpcServer(hub)
 
 
 def _listen(hub: Hub, address: Address) -> list[Acceptor]:

@@ -7,7 +7,9 @@ time; what a client pipelines behind it waits in `_held`.
 
 import asyncio
 import logging
+import time
 import zlib
+from collections.abc import Awaitable
 from enum import Enum, auto
 
 import numpy as np
@@ -15,11 +17,20 @@ import numpy as np
 from tailcut.errors import InvalidInputError, TailcutError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs
+from tailcut.server.access import trace_of_head, with_trace
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.hub import Hub
 from tailcut.server.replies import CLOSE, CONTINUE, END, Refusal, error_reply, failure_reply, response_head
 from tailcut.wire.http1 import ChunkedBody, Head, ProtocolError, check_partial
-from tailcut.wire.v2 import InferRequest, encode_response, parse_lead, parse_request
+from tailcut.wire.v2 import (
+    InferRequest,
+    Schedule,
+    encode_response,
+    parse_lead,
+    parse_request,
+    schedule_of,
+    shared_outputs,
+)
 
 _log = logging.getLogger("tailcut.http")
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
@@ -53,6 +64,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._target: memoryview | None = None  # where a body's next bytes go, when not to the shared buffer
         self._held = b""
         self._plan = _NO_PLAN  # of the message in hand
+        self._work: asyncio.Task[None] | None = None  # an answer that takes a while
         self._row = -1
         self._rows = 0
         self._body: np.ndarray | None = None
@@ -61,7 +73,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._chunked: ChunkedBody | None = None
         self._ticket: Ticket | None = None
         self._request: InferRequest | None = None
-        self._timeout_ns = 0  # of a request whose body is being received into rows; 0: the server's own
+        self._schedule = Schedule()  # of a request whose body is being received into rows
+        self._began_ns = 0  # when the message in hand had its head, where an access log is kept
         self._lingered = 0
         self._skip = 0
         self._paused = False
@@ -184,16 +197,18 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._refuse(error.status, error.message)
                 return size
             except Refusal as refusal:
-                self._plan = _NO_PLAN
+                self._plan = Plan(Kind.ANSWER, self._hub.refused_head, 0)
                 return self._turn_away(refusal, self._hub.refused_length, end, size)
         self._plan = plan
+        if self._hub.access:
+            self._began_ns = time.monotonic_ns()
         self.due = 0.0
         stop = end + plan.length
         if plan.kind is Kind.ROWS:
             return self._begin_rows(plan, data, end, min(stop, size))
         if stop <= size and not plan.head.chunked:
             if plan.kind is Kind.ANSWER:
-                self._answer(plan)
+                self._answer(plan, bytes(data[end:stop]))
             else:
                 self._infer(plan, bytes(data[end:stop]))
             return stop
@@ -206,7 +221,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         whole = stop - end == plan.length
         try:
             if whole:
-                ticket = Ticket(self, hub.home, plan.rows, -1, hub.deadline())
+                schedule = plan.schedule
+                ticket = Ticket(self, hub.home, plan.rows, -1, hub.deadline(schedule.timeout_ns), schedule.priority)
                 model.submit_body(ticket, memoryview(data)[end:stop])
                 self._ticket = ticket
                 self._stage = Stage.ANSWER
@@ -284,13 +300,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         begun, size = memoryview(lead)[json_size:], plan.length - json_size
         try:
             direct = parse_lead(model.spec, lead[:json_size], size)
-            timeout_ns = _timeout_ns(direct.request) if direct is not None else 0
+            schedule = schedule_of(direct.request.parameters, plan.schedule) if direct is not None else plan.schedule
         except InvalidInputError:
             direct = None  # the whole body will be told why
         try:
             if direct and direct.rows <= model.max_batch and self._receive_rows(direct.rows, begun, size):
                 self._request = direct.request
-                self._timeout_ns = timeout_ns
+                self._schedule = schedule
         except TailcutError as error:
             self._last_word(failure_reply(error, close=True))
             return
@@ -314,9 +330,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._stage is Stage.ROWS:
             row, self._row = self._row, -1
             model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
-            deadline = self._hub.deadline(self._timeout_ns)
-            self._timeout_ns = 0
-            ticket = self._ticket = Ticket(self, self._hub.home, self._rows, row, deadline)
+            schedule = self._schedule
+            deadline = self._hub.deadline(schedule.timeout_ns)
+            ticket = self._ticket = Ticket(self, self._hub.home, self._rows, row, deadline, schedule.priority)
             self._stage = Stage.ANSWER
             try:
                 model.submit(ticket)
@@ -333,7 +349,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if plan.kind is Kind.ROWS:
             self._begin_rows(plan, body, 0, len(body))
         elif plan.kind is Kind.ANSWER:
-            self._answer(plan)
+            self._answer(plan, bytes(body))
         else:
             self._infer(plan, body)
         self._next()
@@ -382,7 +398,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._drop_body()
             self._stage = Stage.HEAD
             if self._plan.kind is Kind.ANSWER:
-                self._answer(self._plan)
+                self._answer(self._plan, bytes(chunked.body))
             else:
                 self._infer(self._plan, chunked.body)
         return rest
@@ -395,12 +411,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         try:
             if plan.encoding:
                 body = _inflate(body, plan.encoding, self._hub.limits.body_bytes)
-            request = parse_request(served.model.spec, body, plan.json_size)
+            request = parse_request(served.model.spec, body, plan.json_size, self._hub.site.regions)
             arrays, rows = check_inputs(served.model.spec, request.inputs)
-            deadline = self._hub.deadline(_timeout_ns(request))
+            schedule = schedule_of(request.parameters, plan.schedule)
+            deadline = self._hub.deadline(schedule.timeout_ns)
             self._request = request
             self._stage = Stage.ANSWER
-            self._ticket = served.model.start(arrays, rows, self, self._hub.home, deadline)
+            self._ticket = served.model.start(arrays, rows, self, self._hub.home, deadline, priority=schedule.priority)
         except Refusal as refusal:
             self._reply(error_reply(refusal.status, refusal.message, close=self._closing()), refusal.status)
         except TailcutError as error:
@@ -440,6 +457,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         spec = served.model.spec
         outputs = dict(zip(spec.output_names, batch.arrays(index), strict=True))
         try:
+            for place, data in shared_outputs(spec, request, outputs):
+                self._hub.site.regions.write(place, data)
             response = encode_response(spec, served.version, request, outputs)
         except TailcutError as error:
             self._fail(error)
@@ -452,11 +471,31 @@ class HttpConnection(asyncio.BufferedProtocol):
         start = response_head(length, response.json_size, close=self._closing())
         self._reply(b"".join([start, *response.body_parts]), 200)
 
-    def _answer(self, plan: Plan) -> None:
+    def _answer(self, plan: Plan, body: bytes) -> None:
         try:
-            answer = plan.handler(self._hub.site, *plan.arguments)  # type: ignore[misc]  # ANSWER plans have one
-        except Refusal as refusal:
-            answer = error_reply(refusal.status, refusal.message, headers=refusal.headers)
+            if plan.encoding:
+                body = _inflate(body, plan.encoding, _QUESTION_BYTES)
+            arguments = (body, *plan.arguments) if plan.takes_body else plan.arguments
+            answer = plan.handler(self._hub.site, *arguments)  # type: ignore[misc]  # ANSWER plans have one
+        except (Refusal, TailcutError) as error:
+            answer = _refused(error)
+        if isinstance(answer, bytes):
+            self._tell(plan, answer)
+            return
+        self._stage = Stage.ANSWER
+        self._work = self._hub.loop.create_task(self._answer_later(plan, answer))
+
+    async def _answer_later(self, plan: Plan, coming: Awaitable[bytes]) -> None:
+        """The answer of work that takes a while: it goes on where the client leaves."""
+        try:
+            answer = await coming
+        except (Refusal, TailcutError) as error:
+            answer = _refused(error)
+        if not self._transport.is_closing():
+            self._tell(plan, answer)
+            self._next()
+
+    def _tell(self, plan: Plan, answer: bytes) -> None:
         if plan.head.method == b"HEAD":
             answer = answer[: answer.index(END) + len(END)]
         if self._closing():
@@ -471,13 +510,13 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _fail(self, error: TailcutError) -> None:
         answer = failure_reply(error, close=self._closing())
         if answer[9:10] == b"5":
-            _log.warning("%s", error)
+            _log.warning("%s", with_trace(str(error), trace_of_head(self._plan.head)))
         self._reply(answer, int(answer[9:12]))
 
     def _reply(self, answer: bytes, status: int) -> None:
         """Write a whole answer; the message is out of hand."""
         hub = self._hub
-        hub.site.counts.replies[status] += 1
+        hub.count_reply(self._plan.head, status, len(answer), self._began_ns)
         self._transport.write(answer)
         self._stage = Stage.HEAD
         self.idle_since = hub.now
@@ -501,7 +540,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if over:
             self._last_word(answer)
             return size
-        self._hub.site.counts.replies[int(answer[9:12])] += 1
+        self._hub.count_reply(self._plan.head, int(answer[9:12]), len(answer), self._began_ns)
         self._transport.write(answer)
         self._skip = max(0, end + length - size)
         if self._skip:
@@ -518,7 +557,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._held = b""
         self._stage = Stage.LINGER
         self.due = self._hub.now + self._hub.limits.linger_s
-        self._hub.site.counts.replies[int(answer[9:12])] += 1
+        self._hub.count_reply(self._plan.head, int(answer[9:12]), len(answer), self._began_ns)
         if self._transport.is_closing():
             return
         self._transport.write(answer)
@@ -544,6 +583,13 @@ def _too_many_bodies() -> Refusal:
     return Refusal(503, "too many bodies are arriving now", {"Retry-After": "1"})
 
 
+def _refused(error: Refusal | TailcutError) -> bytes:
+    """The answer to a question that is not answered."""
+    if isinstance(error, Refusal):
+        return error_reply(error.status, error.message, headers=error.headers)
+    return failure_reply(error)
+
+
 def _inflate(body: bytes | bytearray | memoryview, encoding: str, limit_bytes: int) -> bytes:
     """Undo gzip or deflate under the body limit."""
     inflater = zlib.decompressobj(wbits=47 if encoding == "gzip" else zlib.MAX_WBITS)
@@ -556,11 +602,3 @@ def _inflate(body: bytes | bytearray | memoryview, encoding: str, limit_bytes: i
     if not inflater.eof:
         raise InvalidInputError(f"the {encoding} body is cut short")
     return plain
-
-
-def _timeout_ns(request: InferRequest) -> int:
-    """The request's own `timeout` parameter, microseconds, in nanoseconds; 0 where it names none."""
-    timeout = request.parameters.get("timeout", 0)
-    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
-        raise InvalidInputError("parameter 'timeout' must be a whole number of microseconds")
-    return timeout * 1000

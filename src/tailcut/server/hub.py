@@ -6,6 +6,7 @@ import time
 from typing import Protocol
 
 from tailcut.runtime.home import LoopHome
+from tailcut.server.access import log_http
 from tailcut.server.admission import Plan, plan_for
 from tailcut.server.limits import ServerLimits
 from tailcut.server.replies import Refusal
@@ -35,8 +36,15 @@ class Member(Protocol):
 class Hub:
     """One loop's connections. Time is the loop's, read four times a second: limits are seconds, not microseconds."""
 
-    def __init__(
-        self, site: Site, limits: ServerLimits, *, direct_bytes: int, spin_us: int = 0, collect: bool = False
+    def __init__(  # noqa: PLR0913  what the command line may set
+        self,
+        site: Site,
+        limits: ServerLimits,
+        *,
+        direct_bytes: int,
+        spin_us: int = 0,
+        collect: bool = False,
+        access: bool = False,
     ) -> None:
         self.site = site
         self.limits = limits
@@ -46,6 +54,8 @@ class Hub:
         self.receive_view = memoryview(self.receive)
         self.plans: dict[bytes, Plan] = {}
         self.refused_length = -1  # of the message whose head was last refused; -1: unknown, so the connection must end
+        self.refused_head = Head(b"", "", True, None, False, False, {})
+        self.access = access
         self.draining = False
         self.loop = asyncio.get_running_loop()
         self.home = LoopHome(self.loop)
@@ -57,6 +67,7 @@ class Hub:
         self._spinning = False
         self._collect = collect
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
+        site.models.changed.append(self.plans.clear)  # plans name the models that they are for
 
     def plan(self, head_bytes: bytes) -> Plan:
         """Parse and plan a head that is not known yet.
@@ -69,6 +80,7 @@ class Hub:
         try:
             plan = plan_for(head, self.site, self.limits)
         except Refusal:
+            self.refused_head = head
             self.refused_length = _skippable(head)
             raise
         if len(head_bytes) <= _PLAN_BYTES and not head.expects_continue:
@@ -110,6 +122,12 @@ class Hub:
         """A connection is gone."""
         if self.members.pop(member, self) is None:
             self.site.counts.connections -= 1
+
+    def count_reply(self, head: Head, status: int, size: int, began_ns: int) -> None:
+        """Count an answer over HTTP, and log it where an access log is kept; `began_ns` is 0 for a broken head."""
+        self.site.counts.replies[status] += 1
+        if self.access:
+            log_http(head, status, size, time.monotonic_ns() - began_ns if began_ns else 0)
 
     def count_latency(self, took_ns: int) -> None:
         """Add one request to the latency histogram."""

@@ -72,5 +72,9 @@ def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
     """An error of ours; 503 says when to try again, 500 keeps the engine's words to the log."""
     status = STATUS_OF[error.code]
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, QueueFullError) else None
-    message = "the model failed on this input" if error.code is Code.INTERNAL else str(error)
-    return error_reply(status, message, close=close, headers=headers)
+    return error_reply(status, public_message(error), close=close, headers=headers)
+
+
+def public_message(error: TailcutError) -> str:
+    """What a client is told: the engine's own words stay in the log."""
+    return "the model failed on this input" if error.code is Code.INTERNAL else str(error)
