@@ -64,6 +64,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._target: memoryview | None = None  # where a body's next bytes go, when not to the shared buffer
         self._held = b""
         self._plan = _NO_PLAN  # of the message in hand
+        self._head = b""  # the bytes that it was planned from: the next message's head is mostly the same
+        self._edition = -1  # of the hub's plans, when it was
         self._work: asyncio.Task[None] | None = None  # an answer that takes a while
         self._row = -1
         self._rows = 0
@@ -170,6 +172,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Handle the messages in data[:size]; what is left of an unfinished one is held."""
         at = 0
         while at < size and self._stage is Stage.HEAD and not self._paused:
+            end = at + len(self._head)
+            if end <= size and self._edition == self._hub.edition and data.startswith(self._head, at):
+                at = self._begin(self._plan, data, end, size)
+                continue
             end = data.find(b"\r\n\r\n", at, size)
             if end < 0:
                 rest = bytes(data[at:size])
@@ -190,6 +196,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _message(self, key: bytes, data: bytes | bytearray, end: int, size: int) -> int:
         """Begin the message whose head ends at `end`; returns how far the data were used."""
         plan = self._hub.plans.get(key)
+        self._edition = -1
         if plan is None:
             try:
                 plan = self._hub.plan(key)
@@ -200,6 +207,12 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._plan = Plan(Kind.ANSWER, self._hub.refused_head, 0)
                 return self._turn_away(refusal, self._hub.refused_length, end, size)
         self._plan = plan
+        if key in self._hub.plans:
+            self._head, self._edition = key, self._hub.edition
+        return self._begin(plan, data, end, size)
+
+    def _begin(self, plan: Plan, data: bytes | bytearray, end: int, size: int) -> int:
+        """Go on behind the head."""
         if self._hub.access:
             self._began_ns = time.monotonic_ns()
         self.due = 0.0
