@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from enum import Enum, auto
 
 import numpy as np
@@ -35,6 +35,7 @@ from tailcut.wire.v2 import (
 _log = logging.getLogger("tailcut.http")
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _QUESTION_BYTES = 64 * 1024  # the body of a question about the server
+_JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
 _SKIP_BYTES = 1 << 20  # of a refused body, read away so that the connection lives
 _LINGER_BYTES = 64 << 20  # read away behind a refusal at most
 _NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
@@ -446,10 +447,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         if plan.kind is Kind.ROWS:
             start = plan.reply_head_close if self._closing() else plan.reply_head
             if len(batch.outputs) == 1:
-                self._reply(start + batch.blob(index), 200)
+                blob = batch.blob(index)
+                if len(blob) < _JOIN_BYTES:
+                    self._reply(start + blob, 200)
+                else:
+                    self._reply(start, 200, [blob])
             else:
-                blobs = [batch.blob(index, output) for output in range(len(batch.outputs))]
-                self._reply(b"".join([start, *blobs]), 200)
+                self._reply(start, 200, [batch.blob(index, output) for output in range(len(batch.outputs))])
         else:
             self._encode(plan, batch, index)
         if self._hub.spin_ns:
@@ -482,7 +486,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         length = sum(len(part) for part in response.body_parts)
         start = response_head(length, response.json_size, close=self._closing())
-        self._reply(b"".join([start, *response.body_parts]), 200)
+        self._reply(start, 200, response.body_parts)
 
     def _answer(self, plan: Plan, body: bytes) -> None:
         try:
@@ -526,11 +530,19 @@ class HttpConnection(asyncio.BufferedProtocol):
             _log.warning("%s", with_trace(str(error), trace_of_head(self._plan.head)))
         self._reply(answer, int(answer[9:12]))
 
-    def _reply(self, answer: bytes, status: int) -> None:
-        """Write a whole answer; the message is out of hand."""
+    def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = ()) -> None:
+        """Write a whole answer, whose parts are joined where that is cheaper; the message is out of hand."""
         hub = self._hub
-        hub.count_reply(self._plan.head, status, len(answer), self._began_ns)
-        self._transport.write(answer)
+        size = len(answer)
+        if parts:
+            size += sum(map(len, parts))
+            if size < _JOIN_BYTES:
+                self._transport.write(b"".join([answer, *parts]))
+            else:
+                self._transport.writelines([answer, *parts])
+        else:
+            self._transport.write(answer)
+        hub.count_reply(self._plan.head, status, size, self._began_ns)
         self._stage = Stage.HEAD
         self.idle_since = hub.now
         if self._closing():
