@@ -44,7 +44,7 @@ def overload(server: Server, seconds: float, times: float = 10.0) -> Overload:
     payload = Payload(raw_request("slow", bytes(1024)))
 
     def capacity() -> float:
-        return closed_loop(target, [payload], concurrency=8, duration_s=max(1.0, seconds / 10)).rate_achieved
+        return closed_loop(target, [payload], concurrency=8, duration_s=max(0.5, seconds / 10)).rate_achieved
 
     capacity()  # buffers and threads as they will be
     first = capacity()

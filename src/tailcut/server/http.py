@@ -221,10 +221,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         if plan.kind is Kind.ROWS:
             return self._begin_rows(plan, data, end, min(stop, size))
         if stop <= size and not plan.head.chunked:
+            body = memoryview(data)[end:stop]
             if plan.kind is Kind.ANSWER:
-                self._answer(plan, bytes(data[end:stop]))
+                self._answer(plan, bytes(body))
+            elif plan.served is not None and plan.served.model.slab is not None:
+                self._infer(plan, body)  # its tensors are copied into rows before anything else is received
             else:
-                self._infer(plan, bytes(data[end:stop]))
+                self._infer(plan, bytes(body))
             return stop
         return self._begin_buffer(plan, data, end, size)
 
