@@ -86,7 +86,8 @@ def serve(
     from tailcut.cli.logs import log_to_stderr
     from tailcut.cli.options import parse_duration
     from tailcut.errors import UsageError
-    from tailcut.runtime.limits import Limits
+    from tailcut.machine.quota import quota
+    from tailcut.runtime.limits import Limits, within_memory
     from tailcut.server.app import Address, ServerOptions
     from tailcut.server.app import serve as run_server
     from tailcut.server.limits import ServerLimits
@@ -120,7 +121,10 @@ def serve(
         raise UsageError(
             f"two models have one name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
         )
-    model_limits = Limits(queue_rows=queue, hang_s=parse_duration(hang))
+    wished = Limits(queue_rows=queue, hang_s=parse_duration(hang))
+    model_limits = within_memory(wished, quota().memory_bytes, len(sources))
+    if model_limits.slab_bytes < wished.slab_bytes:
+        _log.warning("the memory limit leaves %d MiB for the rows of each model", model_limits.slab_bytes >> 20)
     served = [
         _load(profile, version, partial(_profile, source, max_batch, worker), model_limits)
         for (profile, version), source in zip(opened, sources, strict=True)

@@ -69,7 +69,8 @@ class Hub:
         self._collect = collect
         self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
-        site.models.changed.append(self.plans.clear)  # plans name the models that they are for
+        self.edition = 0  # of the plans: another after the models have changed, which plans name
+        site.models.changed.append(self._forget_plans)
 
     def plan(self, head_bytes: bytes) -> Plan:
         """Parse and plan a head that is not known yet.
@@ -90,6 +91,10 @@ class Hub:
                 self.plans.clear()
             self.plans[head_bytes] = plan
         return plan
+
+    def _forget_plans(self) -> None:
+        self.plans.clear()
+        self.edition += 1
 
     def enter(self, member: Member) -> None:
         """A connection came; over the limit the one idle longest makes room."""
