@@ -3,7 +3,7 @@
     python benchmarks/padding.py [--requests 256] [--rounds 3]
 
 The same sentences (lengths 8 to 96, as many short as long) go through two encoders: that of `reference_models.py`,
-which is bound by its arithmetic, and one of two layers 64 wide, which is bound by the calls. All are queued at once,
+which is bound by its arithmetic, and one of two layers 64 wide, which is bound by the calls. 32 are queued at a time,
 one engine thread; rows a second, median of the rounds, contestants in turns:
 
 alone         one call a request at its own length: no batching at all
@@ -34,6 +34,7 @@ from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettin
 BUILD = Path(__file__).parent.parent / "build"
 BUCKETS = (16, 32, 48, 64, 96)
 BATCH = 8
+WAVE = 32
 NAMES = ("ids", "mask")
 
 
@@ -74,9 +75,10 @@ def opened(path: Path, *, padded: bool, max_batch: int = BATCH) -> Model:
 def rows_per_second(model: Model, requests: list[dict[str, np.ndarray]]) -> float:
     sinks = [EventSink() for _ in requests]
     began = time.perf_counter()
-    for request, sink in zip(requests, sinks, strict=True):
-        model.start(request, 1, sink, AnyThread())
-    model.kick()
+    for start in range(0, len(requests), WAVE):
+        for request, sink in zip(requests[start : start + WAVE], sinks[start : start + WAVE], strict=True):
+            model.start(request, 1, sink, AnyThread())
+        model.kick()
     took = time.perf_counter() - began
     if any(sink.outputs is None for sink in sinks):
         raise SystemExit("a request failed")
@@ -113,7 +115,7 @@ def measure(path: Path, requests: list[dict[str, np.ndarray]], rounds: int) -> N
             found[name].append(rows_per_second(model, requests))
         found["limit"].append(limit(buckets, requests))
     base = statistics.median(found["own length"])
-    print(f"{path.stem}: {len(requests)} sentences of 8 to 96 tokens, batches of up to {BATCH}, buckets {BUCKETS}")
+    print(f"{path.stem}: {len(requests)} sentences of 8 to 96 tokens, {WAVE} at a time in batches of up to {BATCH}")
     for name, rates in found.items():
         middle = statistics.median(rates)
         print(f"{name:12s}{middle:8.1f} rows/s{middle / base:7.2f} of own length")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from tailcut.runtime.arbiter import Arbiter
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.profile import Profile
     from tailcut.server.served import Served
@@ -40,6 +41,7 @@ def serve(
     ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
     hang: Annotated[str, typer.Option(help="Give an engine call up after this long.")] = "30s",
+    turns: Annotated[bool, typer.Option("--turns", help="Models take turns on the cores, by compute time.")] = False,
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep accepting this long with readiness off.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
     max_connections: Annotated[int, typer.Option(help="Open connections at most.", min=1, max=1_000_000)] = 4096,
@@ -52,6 +54,8 @@ def serve(
     from tailcut.cli.logs import log_to_stderr
     from tailcut.cli.options import parse_duration
     from tailcut.errors import UsageError
+    from tailcut.machine.quota import usable_cpus
+    from tailcut.runtime.arbiter import Arbiter
     from tailcut.runtime.limits import Limits
     from tailcut.server.app import Address, ServerOptions
     from tailcut.server.app import serve as run_server
@@ -69,7 +73,8 @@ def serve(
     if len(set(names)) < len(names):
         raise UsageError(f"two models have one name ({', '.join(names)}): rename one with NAME=FILE")
     model_limits = Limits(queue_rows=queue, hang_s=parse_duration(hang))
-    served = [_load(profile, model_limits) for profile in profiles]
+    arbiter = Arbiter(usable_cpus()) if turns and len(profiles) > 1 else None
+    served = [_load(profile, model_limits, arbiter) for profile in profiles]
     options = ServerOptions(
         address=Address(host, port, uds),
         limits=limits,
@@ -114,8 +119,8 @@ def _profile(source: str, max_batch: int | None) -> "Profile":
     return profile
 
 
-def _load(profile: "Profile", limits: "Limits") -> "Served":
+def _load(profile: "Profile", limits: "Limits", arbiter: "Arbiter | None") -> "Served":
     from tailcut.runtime.model import Model
     from tailcut.server.served import Served
 
-    return Served(Model.open(profile, limits=limits), profile.model.name)
+    return Served(Model.open(profile, limits=limits, arbiter=arbiter), profile.model.name)
