@@ -110,8 +110,7 @@ class Desk:
             QueueFullError: no rows are free, or the deadline cannot be met.
         """
         ticket.ready_ns = time.monotonic_ns()
-        # Nearly always there is time for every waiting row in a batch of its own, and nothing closer to be asked.
-        if 0 < ticket.deadline_ns - ticket.ready_ns < self.cost.limit_ns * (2 + self._queue.rows):
+        if ticket.deadline_ns and self._tight(ticket.deadline_ns - ticket.ready_ns):
             self.admit(ticket.count, ticket.deadline_ns, ticket.priority)
         slab = self.slab
         assert slab is not None  # noqa: S101  as in reserve
@@ -140,9 +139,16 @@ class Desk:
         if waiting + rows > max(self.queue_rows, 0 if waiting else rows):
             self.counts.refused += 1
             raise self._full()
-        if deadline_ns and waiting and self._finish_ns(rows, deadline_ns, priority) > deadline_ns:
+        # With nothing to wait for it is always let in: what an idle model believes to be slow must be able to prove it.
+        if not (deadline_ns and (waiting or self._running) and self._tight(deadline_ns - time.monotonic_ns())):
+            return
+        if self._finish_ns(rows, deadline_ns, priority) > deadline_ns:
             self.counts.refused += 1
             raise self._full()
+
+    def _tight(self, left_ns: int) -> bool:
+        """Whether a closer look pays: nearly always there is time for every waiting row in a batch of its own."""
+        return left_ns < (2 + self._queue.rows) * (self.cost.limit_ns + self._between_ns)
 
     def _finish_ns(self, rows: int, deadline_ns: int, priority: int) -> float:
         """When a newcomer's rows would be computed, by what was learned."""
@@ -150,8 +156,8 @@ class Desk:
         with self._lock:
             rows += self._queue.rows_before(priority, deadline_ns)
             busy_ns = max(0.0, self._expected_end_ns - now) if len(self._running) >= self._instances else 0.0
-        batches = -(-rows // self.cost.limit)
-        return now + (busy_ns + batches * (self.cost.limit_ns + self._between_ns)) / self._instances
+        count, cost_ns = self.cost.batches(rows)
+        return now + (busy_ns + cost_ns + count * self._between_ns) / self._instances
 
     def cancel(self, ticket: Ticket) -> None:
         """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
@@ -180,7 +186,7 @@ class Desk:
                 return None
             # Who would be late already when the batch that leaves now is back takes nobody's place in it.
             rows = self.cost.best(-(-self._queue.rows // (self._instances - len(self._running))))
-            late = self._take_late(now + int(self.cost.estimate_ns(rows)))
+            late = self._take_late(now, int(self.cost.estimate_ns(rows)))
             choice = self._decide(now)
             turn = self._arbiter is None or self._my_turn(choice)
             if turn and isinstance(choice, Dispatch):
@@ -298,10 +304,15 @@ class Desk:
             if cost is not None:
                 cost.observe(rows, took)
 
-    def _take_late(self, now: int) -> list[Ticket]:
-        """Take out of the queue what is due before `now`."""
-        late = self._queue.take_late(now)
+    def _take_late(self, now: int, ahead_ns: int = 0) -> list[Ticket]:
+        """Take out of the queue what is due before `now + ahead_ns`; not the last of all if it is not late yet.
+
+        What is believed to be too slow must be computed now and then, or nobody would learn that it no longer is.
+        """
+        late = self._queue.take_late(now + ahead_ns)
         if late:
+            if not self._queue.rows and late[-1].deadline_ns >= now:
+                self._queue.append(late.pop())
             self.counts.expired += len(late)
             for ticket in late:
                 self._free(ticket)
@@ -334,7 +345,7 @@ class Desk:
             self.slab.move(ticket.row, ticket.count, RowState.READY, RowState.FREE)
 
     def _full(self) -> QueueFullError:
-        wait_s = self.cost.wait_ns(self._queue.rows) / self._instances / 1e9
+        wait_s = self.cost.batches(self._queue.rows)[1] / self._instances / 1e9
         return QueueFullError(f"model {self.spec.name!r} has no room for more requests now", max(1, round(wait_s)))
 
 
