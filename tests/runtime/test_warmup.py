@@ -37,7 +37,8 @@ def test_every_bucket_is_known(tmp_path: Path) -> None:
     """Each with its own cost of each size."""
     path = masked_mean(tmp_path / "m.onnx")
     with opened(path, BatchingSettings(max_batch=4, padding=PADDING)) as model:
-        assert {bucket: set(cost._known) for bucket, cost in model._costs.items()} == {8: {1, 2, 4}, 16: {1, 2, 4}}
+        known = {bucket: set(cost._known) for bucket, cost in model.forecast.costs.items()}
+        assert known == {8: {1, 2, 4}, 16: {1, 2, 4}}
         assert set(model.cost._known) == {1, 2, 4}
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from tailcut.batching.cost import CostModel
+from tailcut.batching.forecast import Forecast
 from tailcut.batching.policy import Dispatch, Queue, Wait, decide
 from tailcut.batching.queue import Lanes
 from tailcut.errors import DeadlineExceededError, EngineError, QueueFullError, ReleasedError, TailcutError
@@ -22,7 +22,7 @@ from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
 _log = logging.getLogger("tailcut")
-_GAP_WEIGHT = 0.05  # of the newest gap between arrivals, and of that between batches
+_GAP_WEIGHT = 0.05  # of the newest gap between arrivals
 
 
 class Desk:
@@ -36,8 +36,6 @@ class Desk:
         self.spec = spec
         self.max_batch = batching.max_batch if spec.batched else 1
         self.inline = batching.dispatch == "inline"
-        self.cost = CostModel(self.max_batch)
-        self._costs: dict[object, CostModel] = {}  # by a padded batch's bucket; others go by `cost`
         self.counts = ModelStatistics()
         self.slab: Slab | None = None
         self._hold_ns = batching.hold_us * 1000
@@ -48,9 +46,8 @@ class Desk:
         self._queue: Lanes[Ticket] = Lanes()
         self._running: dict[Batch, None] = {}  # in the order in which they were formed
         self._instances = 1 if self.inline else settings.engine.instances
-        self._expected_end_ns = 0.0  # of the batch formed last
-        self._last_end_ns = 0  # of the batch that came back last
-        self._between_ns = 0.0  # from a batch's end to the start of the next one, when that was waiting
+        self.forecast = Forecast(self.max_batch, self._instances)
+        self.cost = self.forecast.cost
         self._last_arrival_ns = 0
         self._gap_ns = 0.0
         self._closed = False
@@ -110,7 +107,7 @@ class Desk:
             QueueFullError: no rows are free, or the deadline cannot be met.
         """
         ticket.ready_ns = time.monotonic_ns()
-        if ticket.deadline_ns and self._tight(ticket.deadline_ns - ticket.ready_ns):
+        if ticket.deadline_ns and self.forecast.is_near(ticket.deadline_ns - ticket.ready_ns, self._queue.rows):
             self.admit(ticket.count, ticket.deadline_ns, ticket.priority)
         slab = self.slab
         assert slab is not None  # noqa: S101  as in reserve
@@ -140,24 +137,15 @@ class Desk:
             self.counts.refused += 1
             raise self._full()
         # With nothing to wait for it is always let in: what an idle model believes to be slow must be able to prove it.
-        if not (deadline_ns and (waiting or self._running) and self._tight(deadline_ns - time.monotonic_ns())):
-            return
-        if self._finish_ns(rows, deadline_ns, priority) > deadline_ns:
-            self.counts.refused += 1
-            raise self._full()
-
-    def _tight(self, left_ns: int) -> bool:
-        """Whether a closer look pays: nearly always there is time for every waiting row in a batch of its own."""
-        return left_ns < (2 + self._queue.rows) * (self.cost.limit_ns + self._between_ns)
-
-    def _finish_ns(self, rows: int, deadline_ns: int, priority: int) -> float:
-        """When a newcomer's rows would be computed, by what was learned."""
         now = time.monotonic_ns()
+        if not (deadline_ns and (waiting or self._running) and self.forecast.is_near(deadline_ns - now, waiting)):
+            return
         with self._lock:
             rows += self._queue.rows_before(priority, deadline_ns)
-            busy_ns = max(0.0, self._expected_end_ns - now) if len(self._running) >= self._instances else 0.0
-        count, cost_ns = self.cost.batches(rows)
-        return now + (busy_ns + cost_ns + count * self._between_ns) / self._instances
+            done_ns = self.forecast.done_ns(rows, now, busy=len(self._running) >= self._instances)
+        if done_ns > deadline_ns:
+            self.counts.refused += 1
+            raise self._full()
 
     def cancel(self, ticket: Ticket) -> None:
         """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
@@ -191,8 +179,8 @@ class Desk:
             turn = self._arbiter is None or self._my_turn(choice)
             if turn and isinstance(choice, Dispatch):
                 batch = self._form(choice.rows)
-                cost = self._costs.get(batch.tickets[0].key, self.cost)
-                self._expected_end_ns = now + cost.estimate_ns(batch.rows)
+                first = batch.tickets[0]
+                self.forecast.formed(first.key, batch.rows, first.ready_ns, now)
         if batch is None and self._arbiter is not None and not isinstance(choice, Dispatch):
             self._arbiter.decline(self)
         if late:
@@ -272,10 +260,9 @@ class Desk:
                 last = batch is formed or not formed.tickets
                 if last:
                     del self._running[formed]
-                self._last_end_ns = batch.ended_ns
                 self.counts.batch(batch)
-                if batch.error is None:
-                    self._learn(batch)
+                learn, key = batch.error is None, batch.tickets[0].key
+                self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
                 if self.slab is not None:
                     move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE)
             else:
@@ -296,14 +283,6 @@ class Desk:
             took_ns = (batch.ended_ns or time.monotonic_ns()) - batch.began_ns
             self._arbiter.give(self, self._threads, took_ns, more=self._queue.rows > 0)
 
-    def _learn(self, batch: Batch) -> None:
-        rows, took = min(batch.rows, self.max_batch), batch.ended_ns - batch.began_ns
-        self.cost.observe(rows, took)
-        if self._costs:
-            cost = self._costs.get(batch.tickets[0].key)
-            if cost is not None:
-                cost.observe(rows, took)
-
     def _take_late(self, now: int, ahead_ns: int = 0) -> list[Ticket]:
         """Take out of the queue what is due before `now + ahead_ns`; not the last of all if it is not late yet.
 
@@ -322,10 +301,8 @@ class Desk:
         head = self._queue.head()
         if head is None:
             return None
-        if head.ready_ns < self._last_end_ns:
-            self._between_ns += _GAP_WEIGHT * (now - self._last_end_ns - self._between_ns)
         idle = self._instances - len(self._running)
-        cost = self._costs.get(head.key, self.cost)
+        cost = self.forecast.of(head.key)
         return decide(Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle), now, cost, self._hold_ns)
 
     def _form(self, rows: int) -> Batch:
