@@ -134,6 +134,8 @@ def test_closing_fails_what_waits(tmp_path: Path) -> None:
     model.close()
     with pytest.raises(ReleasedError):
         model.infer_sync({"x": rows(1)})
+    with pytest.raises(ReleasedError):
+        model.submit_body(Ticket(EventSink(), AnyThread(), 1), memoryview(rows(1).tobytes()))
 
 
 def test_a_deadline_that_has_passed(tmp_path: Path) -> None:

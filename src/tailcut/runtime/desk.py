@@ -91,7 +91,11 @@ class Desk:
             self.slab.move(row, count, RowState.FILLING, RowState.FREE)
 
     def submit(self, ticket: Ticket) -> None:
-        """The ticket's rows are complete: queue it. The caller kicks."""
+        """The ticket's rows are complete: queue it. The caller kicks.
+
+        Raises:
+            ReleasedError: the model was closed.
+        """
         ticket.ready_ns = time.monotonic_ns()
         with self._lock:
             if self._closed:
@@ -105,6 +109,7 @@ class Desk:
 
         Raises:
             QueueFullError: no rows are free, or the deadline cannot be met.
+            ReleasedError: the model was closed.
         """
         ticket.ready_ns = time.monotonic_ns()
         if ticket.deadline_ns and self.forecast.is_near(ticket.deadline_ns - ticket.ready_ns, self._queue.rows):
@@ -112,6 +117,8 @@ class Desk:
         slab = self.slab
         assert slab is not None  # noqa: S101  as in reserve
         with self._lock:
+            if self._closed:
+                raise ReleasedError(f"model {self.spec.name!r} was closed")
             ticket.row = row = slab.fill(ticket.count, body)
             if row >= 0:
                 self._enqueue(ticket)
