@@ -230,7 +230,7 @@ class Desk:
         for batch in hung:
             self._end_turn(batch)
             _log.error("%s: an engine call of %d rows hangs: replacing its worker", self.spec.name, batch.rows)
-            self._crew.replace(batch.thread)
+            self._crew.replace(batch)
         with self._lock:
             late = self._take_late(now)
         _tell_late(late)
@@ -277,7 +277,7 @@ class Desk:
                 if self.slab is not None:
                     move_rows(self.slab, formed, RowState.RUNNING, RowState.FREE)
         if given_up:
-            self._crew.returned()
+            self._crew.returned(formed)
             return False
         if last:
             self._end_turn(batch)
