@@ -40,6 +40,7 @@ class CostModel:
             self._nodes = sorted(self._known)
         if known is None or self._observations % _REPLAN_EVERY == 0:
             self._replan()
+        self.limit_ns = self._known.get(self.limit, self.limit_ns)  # promises at the door rest on it: never stale
 
     def estimate_ns(self, rows: int) -> float:
         """Expected service time of a batch of `rows` rows; 0 while nothing is known."""
