@@ -13,8 +13,8 @@ bound      no policy that serves in order of arrival can be below: every row at 
            none faster than a row alone
 
 Goodput counts answers that came before their deadline, which is what eight full batches take at the peak (64 rows
-always waiting, measured just before). Its limit is the ideal: nothing but full batches, one after the other, at what they cost
-on average in the same run, in which the thread that offers takes a core for itself.
+always waiting, measured just before). Its limit is the ideal: nothing but full batches, one after the other, at what
+they cost on average in the same run, in which the thread that offers takes a core for itself.
 """
 
 import argparse

@@ -73,7 +73,7 @@ def test_rows_of_an_engine_that_cannot_be_stopped_stay_in_quarantine(tmp_path: P
             returned.set()
 
         model._crew.returned = note
-        ticket, sink = ask(model, 1, 150_000)
+        ticket, sink = ask(model, 1, 1 << 19)
         model.kick()
         assert sink.event.wait(WAIT_S)
         assert model.slab is not None
