@@ -60,3 +60,19 @@ def test_the_cost_follows_a_change() -> None:
     for _ in range(100):
         cost.observe(4, 40_000)
     assert cost.estimate_ns(4) > 39_000
+
+
+def test_what_the_door_promises_by_follows_at_once() -> None:
+    """The cost of the size worth taking is never older than the last batch of that size."""
+    cost = learned(4, 1_000, 1)
+    assert (cost.limit, cost.limit_ns) == (4, 1_004)
+    cost.observe(4, 101_004)
+    assert cost.limit_ns == cost.estimate_ns(4) == 11_004
+
+
+def test_rows_are_counted_in_the_batches_they_will_make() -> None:
+    """35 rows where 16 are worth taking: two full batches and one of 3."""
+    cost = learned(16, 100_000, 1_000)
+    assert cost.batches(35) == (3, 2 * 116_000 + cost.estimate_ns(3))
+    assert cost.batches(32) == (2, 2 * 116_000)
+    assert CostModel(4).batches(9) == (3, 0.0)

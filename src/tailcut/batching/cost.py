@@ -40,6 +40,7 @@ class CostModel:
             self._nodes = sorted(self._known)
         if known is None or self._observations % _REPLAN_EVERY == 0:
             self._replan()
+        self.limit_ns = self._known.get(self.limit, self.limit_ns)  # promises at the door rest on it: never stale
 
     def estimate_ns(self, rows: int) -> float:
         """Expected service time of a batch of `rows` rows; 0 while nothing is known."""
@@ -60,9 +61,10 @@ class CostModel:
         """How many of `ready` rows to take at once: no more than pays for their waiting for each other."""
         return self._best[ready] if ready < len(self._best) else self._best[-1]
 
-    def wait_ns(self, rows: int) -> float:
-        """How long one engine needs for so many rows, in batches of the size worth taking; 0 while nothing is known."""
-        return -(-rows // self.limit) * self.limit_ns
+    def batches(self, rows: int) -> tuple[int, float]:
+        """How many batches of the size worth taking so many rows make, the last perhaps smaller; and what they cost."""
+        full, rest = divmod(rows, self.limit)
+        return full + (rest > 0), full * self.limit_ns + (self.estimate_ns(rest) if rest else 0.0)
 
     def _nearest(self, rows: int) -> int:
         at = bisect_left(self.sizes, rows)

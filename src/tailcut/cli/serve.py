@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from tailcut.runtime.limits import Limits
+    from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile
     from tailcut.server.app import Address
     from tailcut.server.served import Served
@@ -57,6 +58,7 @@ def serve(
     ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
     hang: Annotated[str, typer.Option(help="Give an engine call up after this long.")] = "30s",
+    turns: Annotated[bool, typer.Option("--turns", help="Models take turns on the cores, by compute time.")] = False,
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep accepting this long with readiness off.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
     max_connections: Annotated[int, typer.Option(help="Open connections at most.", min=1, max=1_000_000)] = 4096,
@@ -86,8 +88,7 @@ def serve(
     from tailcut.cli.logs import log_to_stderr
     from tailcut.cli.options import parse_duration
     from tailcut.errors import UsageError
-    from tailcut.machine.quota import quota
-    from tailcut.runtime.limits import Limits, within_memory
+    from tailcut.runtime.limits import Limits
     from tailcut.server.app import Address, ServerOptions
     from tailcut.server.app import serve as run_server
     from tailcut.server.limits import ServerLimits
@@ -121,14 +122,8 @@ def serve(
         raise UsageError(
             f"two models have one name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
         )
-    wished = Limits(queue_rows=queue, hang_s=parse_duration(hang))
-    model_limits = within_memory(wished, quota().memory_bytes, len(sources))
-    if model_limits.slab_bytes < wished.slab_bytes:
-        _log.warning("the memory limit leaves %d MiB for the rows of each model", model_limits.slab_bytes >> 20)
-    served = [
-        _load(profile, version, partial(_profile, source, max_batch, worker), model_limits)
-        for (profile, version), source in zip(opened, sources, strict=True)
-    ]
+    again = [partial(_profile, source, max_batch, worker) for source in sources]
+    served = _open(opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -275,11 +270,36 @@ def _name_and_version(text: str) -> tuple[str, str]:
     return name, version
 
 
-def _load(profile: "Profile", version: str, again: "Callable[[], tuple[Profile, str]]", limits: "Limits") -> "Served":
+def _open(
+    opened: "Sequence[tuple[Profile, str]]",
+    again: "Sequence[Callable[[], tuple[Profile, str]]]",
+    wished: "Limits",
+    *,
+    turns: bool,
+) -> "list[Served]":
+    """Load and warm all models; `again` reads the profile of each anew."""
+    from tailcut.machine.quota import quota, usable_cpus
+    from tailcut.runtime.arbiter import Arbiter
+    from tailcut.runtime.limits import within_memory
     from tailcut.runtime.model import Model
+
+    limits = within_memory(wished, quota().memory_bytes, len(opened))
+    if limits.slab_bytes < wished.slab_bytes:
+        _log.warning("the memory limit leaves %d MiB for the rows of each model", limits.slab_bytes >> 20)
+    arbiter = Arbiter(usable_cpus()) if turns and len(opened) > 1 else None
+    open_model = partial(Model.open, limits=limits, arbiter=arbiter)
+    return [_load(profile, version, read, open_model) for (profile, version), read in zip(opened, again, strict=True)]
+
+
+def _load(
+    profile: "Profile",
+    version: str,
+    again: "Callable[[], tuple[Profile, str]]",
+    open_model: "Callable[[Profile], Model]",
+) -> "Served":
     from tailcut.server.served import Served
 
-    def reload() -> Model:
-        return Model.open(again()[0], limits=limits)
+    def reload() -> "Model":
+        return open_model(again()[0])
 
-    return Served(Model.open(profile, limits=limits), profile.model.name, version, reload)
+    return Served(open_model(profile), profile.model.name, version, reload)
