@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc.service_pb2 as theirs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import SharedRegions
@@ -16,6 +18,7 @@ from tailcut.wire.messages import MESSAGES, METHODS
 from tailcut.wire.v2_grpc import infer_response, message_of, read_request
 
 OFF = SharedRegions()
+SECRET = "never-shown"
 TYPED = {
     DType.BOOL: ("bool_contents", [True, False]),
     DType.INT8: ("int_contents", [-128, 127]),
@@ -131,6 +134,34 @@ def test_the_rules_of_http_hold_here() -> None:
     request = message(spec, bytes(8), bytes(8))
     request.inputs.add(name="x", datatype="FP32", shape=[1, 2])
     assert "'x' is repeated" in refusal(spec, request)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_a_message_holds(data: st.DataObject) -> None:
+    """Any message is read or refused in words, and the words show nothing of it but names."""
+    dtype = data.draw(st.sampled_from(DType))
+    spec = spec_of(dtype, inputs=data.draw(st.integers(1, 2)))
+    request = MESSAGES["ModelInferRequest"](id=data.draw(st.text(max_size=3)))
+    for name in data.draw(st.lists(st.sampled_from(["x", "z", "w", ""]), max_size=3)):
+        shape = data.draw(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 3), max_size=3))
+        kind = data.draw(st.sampled_from([dtype.value, "FP32", "", "?"]))
+        tensor = request.inputs.add(name=name, datatype=kind, shape=shape)
+        field, values = data.draw(st.sampled_from(list(TYPED.values())))
+        if data.draw(st.booleans()):
+            getattr(tensor.contents, field).extend(values)
+        if data.draw(st.booleans()):
+            tensor.parameters[data.draw(st.sampled_from(["shared_memory_region", "other"]))].string_param = SECRET
+    request.raw_input_contents.extend(data.draw(st.lists(st.binary(max_size=20), max_size=3)))
+    try:
+        read = read_request(spec, request, OFF)
+    except InvalidInputError as error:
+        told = str(error)
+    else:
+        told = ""
+        assert list(read.inputs) == list(spec.input_names)
+        assert all(array.dtype == dtype.numpy for array in read.inputs.values())
+    assert SECRET not in told
 
 
 def test_parameters_arrive_as_plain_values() -> None:
