@@ -23,6 +23,7 @@ from tailcut.server.hub import Hub
 from tailcut.server.limits import ServerLimits
 from tailcut.server.routes import Site
 from tailcut.server.served import Served
+from tailcut.server.witness import Witness
 
 if TYPE_CHECKING:
     from tailcut.server.grpc import GrpcServer
@@ -81,6 +82,7 @@ async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Cal
         collect=options.gc_freeze,
         access=options.access_log,
     )
+    witness = Witness(loop, site.events)
     stopping = asyncio.Event()
     grpc = _grpc_server(hub) if options.address.grpc_port is not None else None
     drain = _Drain(hub, stopping, grpc)
@@ -100,6 +102,7 @@ async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Cal
         acceptor.close()
     await drain.finish()
     hub.close()
+    witness.close()
     await asyncio.sleep(0)
     site.regions.unregister()
     await asyncio.to_thread(catalog.close)

@@ -74,7 +74,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._ticket: Ticket | None = None
         self._request: InferRequest | None = None
         self._schedule = Schedule()  # of a request whose body is being received into rows
-        self._began_ns = 0  # when the message in hand had its head, where an access log is kept
+        self._began_ns = 0  # when the message in hand had its head
+        self._encoded_ns = 0  # when its answer was ready to be written
+        self._trail: tuple[int, ...] = ()  # of an answer that the client has not read yet
         self._lingered = 0
         self._skip = 0
         self._paused = False
@@ -146,6 +148,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The client reads again."""
         self._paused = False
+        if self._trail:
+            self._leave_trail(*self._trail)
         self.due = self._hub.now + self._hub.limits.linger_s if self._stage is Stage.LINGER else 0.0
         if not self._transport.is_closing():
             self._transport.resume_reading()
@@ -200,8 +204,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._plan = Plan(Kind.ANSWER, self._hub.refused_head, 0)
                 return self._turn_away(refusal, self._hub.refused_length, end, size)
         self._plan = plan
-        if self._hub.access:
-            self._began_ns = time.monotonic_ns()
+        self._began_ns = time.monotonic_ns()
         self.due = 0.0
         stop = end + plan.length
         if plan.kind is Kind.ROWS:
@@ -427,8 +430,10 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
         """The engine has answered."""
+        handed_ns = time.monotonic_ns()
         self._ticket = None
         plan = self._plan
+        began_ns = self._began_ns
         self._hub.count_latency(batch.ended_ns - ticket.ready_ns)
         if plan.kind is Kind.ROWS:
             start = plan.reply_head_close if self._closing() else plan.reply_head
@@ -439,10 +444,21 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._reply(b"".join([start, *blobs]), 200)
         else:
             self._encode(plan, batch, index)
+        moments = (began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
+        self._trail = (*moments, self._encoded_ns, ticket.count, batch.rows, plan.length)
+        if not self._paused:
+            self._leave_trail(*self._trail)
         if self._hub.spin_ns:
             self._hub.stay_awake(batch.ended_ns)
         if self._held:
             self._next()
+
+    def _leave_trail(self, *trail: int) -> None:
+        """Write down when the request passed each stage, now that its answer is out."""
+        self._trail = ()
+        served = self._plan.served
+        if served is not None:
+            served.timeline.record(*trail[:7], time.monotonic_ns(), *trail[7:], 200)
 
     def fail(self, ticket: Ticket, error: TailcutError) -> None:
         """There will be no answer."""
@@ -517,6 +533,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Write a whole answer; the message is out of hand."""
         hub = self._hub
         hub.count_reply(self._plan.head, status, len(answer), self._began_ns)
+        self._encoded_ns = time.monotonic_ns()
         self._transport.write(answer)
         self._stage = Stage.HEAD
         self.idle_since = hub.now
