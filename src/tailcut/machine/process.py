@@ -4,7 +4,7 @@
     ...
     cost = look(pid).since(before)
 
-Faults are the process's own total; the rest is kept by thread, since the kernel sums it nowhere (status and schedstat of
+Faults are the process's own total; the rest is kept by thread, because the kernel sums it nowhere (status, schedstat in
 proc(5) show one thread each): a thread that began and ended between two looks is not seen. The root is an argument, so
 that made-up trees test what we do not have.
 """
