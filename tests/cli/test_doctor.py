@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.cli.test_main import SCRIPT, only_line, tailcut
+from tests.cli.test_main import only_line, tailcut
 
 from tailcut.machine.finding import Severity
 
@@ -54,9 +54,25 @@ def test_apply_writes_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     done = tailcut("doctor", "--probe", "50ms", "--apply", "--env-file", str(path))
     assert done.returncode == 1
     assert "OMP_NUM_THREADS=4096" in done.stdout
-    lines = dict(line.split("=", 1) for line in path.read_text().splitlines())
+    first, *others = path.read_text().splitlines()
+    assert first.startswith("#")
+    lines = dict(line.split("=", 1) for line in others)
     assert 1 <= int(lines["OMP_NUM_THREADS"]) <= (os.cpu_count() or 1)
     assert str(path) in done.stdout.replace("\n", "")
+
+
+def test_apply_spares_files_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that the doctor did not write is not overwritten: one line says so. Its own is written again."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
+    path = tmp_path / "own.env"
+    path.write_text("SECRET=1\n")
+    done = tailcut("doctor", "--probe", "10ms", "--apply", "--env-file", str(path))
+    assert done.returncode == 2
+    assert "not the doctor's" in only_line(done.stderr)
+    assert path.read_text() == "SECRET=1\n"
+    path.write_text("# written by tailcut doctor --apply\nOMP_NUM_THREADS=99\n")
+    assert tailcut("doctor", "--probe", "10ms", "--apply", "--env-file", str(path)).returncode == 1
+    assert "99" not in path.read_text()
 
 
 @pytest.mark.parametrize("probe", ["0s", "2m", "soon"])
@@ -65,8 +81,3 @@ def test_a_probe_is_bounded(probe: str) -> None:
     done = tailcut("doctor", "--probe", probe)
     assert (done.returncode, done.stdout) == (2, "")
     assert only_line(done.stderr)
-
-
-def test_the_script_is_there() -> None:
-    """The command is installed beside the interpreter."""
-    assert SCRIPT.exists()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "red"}
 _LONGEST_PROBE_S = 60.0
+_HEADER = "# written by tailcut doctor --apply\n"  # what docker, systemd and shells all take as a comment
 
 
 def doctor(
@@ -60,13 +61,16 @@ def _reaches() -> "tuple[Reach, ...]":
 
 def _apply(checks: "Sequence[Check]", path: Path) -> dict[str, object] | None:
     """Write what a process can be started with; nothing that is outside this user's own processes is ever changed."""
+    from tailcut.errors import UsageError
     from tailcut.runtime.profile import write_atomically
 
     variables = {name: value for check in checks for name, value in check.environment.items()}
     if not variables:
         return None
-    write_atomically(path, "".join(f"{name}={value}\n" for name, value in variables.items()))
-    return {"file": str(path), "variables": variables}
+    if path.exists() and not path.read_text(errors="replace").startswith(_HEADER):
+        raise UsageError(f"{path} is there and not the doctor's: name another with --env-file")
+    write_atomically(path, _HEADER + "".join(f"{name}={value}\n" for name, value in variables.items()))
+    return {"file": str(path.resolve()), "variables": variables}
 
 
 def _show(checks: "Sequence[Check]", applied: dict[str, object] | None) -> None:
@@ -94,9 +98,7 @@ def _show(checks: "Sequence[Check]", applied: dict[str, object] | None) -> None:
         console.print(f"  [bold]{check.name}[/]: {escape(check.remedy or '')}", soft_wrap=True)
     if applied is not None:
         name = escape(str(applied["file"]))
-        console.print(
-            f"wrote {name}: start with `set -a; . ./{name}` or `docker run --env-file {name}`", soft_wrap=True
-        )
+        console.print(f"wrote {name}: start with `set -a; . {name}` or `docker run --env-file {name}`", soft_wrap=True)
     elif any(check.environment for check in checks):
         console.print("`tailcut doctor --apply` writes the variables among them to tailcut.env")
     counted = Counter(check.severity.value for check in checks)
