@@ -37,6 +37,8 @@ def doctor(
     seconds = parse_duration(probe)
     if not 0 < seconds <= _LONGEST_PROBE_S:
         raise UsageError(f"--probe must be more than nothing and at most {_LONGEST_PROBE_S:g}s")
+    if apply and env_file.exists() and not env_file.read_text(errors="replace").startswith(_HEADER):
+        raise UsageError(f"{env_file} is there and not the doctor's: name another with --env-file")
     facts = collect(missing=counts_missing())
     measured = measure(facts.mask, seconds)
     checks = examine(facts, measured, _reaches())
@@ -61,14 +63,11 @@ def _reaches() -> "tuple[Reach, ...]":
 
 def _apply(checks: "Sequence[Check]", path: Path) -> dict[str, object] | None:
     """Write what a process can be started with; nothing that is outside this user's own processes is ever changed."""
-    from tailcut.errors import UsageError
     from tailcut.runtime.profile import write_atomically
 
     variables = {name: value for check in checks for name, value in check.environment.items()}
     if not variables:
         return None
-    if path.exists() and not path.read_text(errors="replace").startswith(_HEADER):
-        raise UsageError(f"{path} is there and not the doctor's: name another with --env-file")
     write_atomically(path, _HEADER + "".join(f"{name}={value}\n" for name, value in variables.items()))
     return {"file": str(path.resolve()), "variables": variables}
 

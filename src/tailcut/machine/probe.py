@@ -16,7 +16,7 @@ from tailcut.machine.affinity import pinned
 from tailcut.machine.counters import counters
 from tailcut.machine.facts import Ticks, ticks
 
-_GAP_NS = 2_000  # a gap: twenty times a turn of the loop
+_GAP_NS = 2_000  # a gap: fifteen turns of the loop, which takes 130 ns
 _ARRAY_BYTES = 40 << 20  # over glibc's largest mmap threshold (32 MiB): such a block is new memory each time
 _CLOCK_READS = 20_000
 

@@ -101,6 +101,33 @@ def descendants(pid: int, proc: Path = PROC) -> tuple[int, ...]:
     return tuple(found)
 
 
+def listening_process(port: int, proc: Path = PROC) -> int | None:
+    """The process of this machine that listens on a TCP port; of a parent and its workers, the parent.
+
+    None where nobody listens, or another user's process does, whose open files are not ours to see.
+    """
+    inodes = {f"socket:[{inode}]" for name in ("tcp", "tcp6") for inode in _listeners(proc / "net" / name, port)}
+    holders = {int(folder.name) for folder in _entries(proc) if folder.name.isdigit() and _holds(folder, inodes)}
+    workers = {child for holder in holders for child in descendants(holder, proc)}
+    return min(holders - workers, default=None) if inodes else None
+
+
+def _listeners(table: Path, port: int) -> list[str]:
+    """Inodes of listening sockets in a table of proc_net_tcp: `sl local_address rem_address st ... inode`."""
+    rows = [line.split() for line in _read(table).splitlines()[1:]]
+    return [row[9] for row in rows if len(row) > 9 and row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port]
+
+
+def _holds(folder: Path, inodes: set[str]) -> bool:
+    for file in _entries(folder / "fd"):
+        try:
+            if str(file.readlink()) in inodes:
+                return True
+        except OSError:  # closed meanwhile, or not ours
+            continue
+    return False
+
+
 def _add(seen: ProcessLook, pid: int, proc: Path) -> bool:
     """Whether the process is there, and stayed until it was read."""
     folder = proc / str(pid)
