@@ -2,10 +2,12 @@
 
 import json
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.test_main import only_line, tailcut
+from tests.cli.test_main import SCRIPT, only_line, tailcut
 
 from tailcut.machine.finding import Severity
 
@@ -73,6 +75,33 @@ def test_apply_spares_files_of_others(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_text("# written by tailcut doctor --apply\nOMP_NUM_THREADS=99\n")
     assert tailcut("doctor", "--probe", "10ms", "--apply", "--env-file", str(path)).returncode == 1
     assert "99" not in path.read_text()
+
+
+@pytest.fixture
+def half_a_cpu() -> Iterator[Path]:
+    """A real control group with a quota of half a CPU, where this user may make one."""
+    group = Path("/sys/fs/cgroup/cpu") / f"tailcut-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_quota_us").write_text("50000")
+    except OSError as error:
+        if group.is_dir():
+            group.rmdir()
+        pytest.skip(f"no control group of version 1 can be made here: {error.strerror}")
+    yield group
+    group.rmdir()
+
+
+def test_a_real_quota_is_found(half_a_cpu: Path) -> None:
+    """Inside a quota of half a CPU the probe is really stopped: quota, throttling and threads say so, exit code 1."""
+    script = f"echo $$ > {half_a_cpu}/cgroup.procs; exec {SCRIPT} doctor --json --probe 300ms"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert found["quota"]["severity"] == "warning"
+    assert "0.5 CPUs" in found["quota"]["finding"]
+    assert found["throttling"]["severity"] == "fault"
+    assert "the CPU quota stopped" in found["neighbours"]["finding"]
 
 
 @pytest.mark.parametrize("probe", ["0s", "2m", "soon"])

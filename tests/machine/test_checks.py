@@ -61,7 +61,13 @@ def test_nothing_is_wrong_on_a_good_machine(tmp_path: Path) -> None:
         ("quota", {"sys/fs/cgroup/app/cpu.max": "20000 100000"}, WARNING, "0.2 CPUs", "--cpus 1"),
         ("quota", {"sys/fs/cgroup/app/cpu.max": "200000 100000"}, NOTE, "2 CPUs of the 4", "--cpuset-cpus 0,1"),
         ("quota", {"sys/fs/cgroup/app/cpu.max": "800000 100000"}, OK, "8 CPUs", None),
-        ("throttling", {"sys/fs/cgroup/app/cpu.stat": STOPPED}, WARNING, "stopped this control group 12", "docker"),
+        (
+            "throttling",
+            {"sys/fs/cgroup/app/cpu.stat": STOPPED},
+            WARNING,
+            "stops this control group (12 times",
+            "docker",
+        ),
         ("cpuset", TWO_NODES, NOTE, "2 NUMA nodes", "numactl"),
         ("isolated_cores", {f"{SYSTEM}/cpu/isolated": "2-3"}, WARNING, "2,3 are isolated", "taskset -c 2"),
         ("isolated_cores", {f"{SYSTEM}/cpu/isolated": "3"}, OK, "one isolated core", None),
@@ -128,8 +134,8 @@ def test_unset_threads_under_a_quota(tmp_path: Path) -> None:
 
 
 def test_throttled_while_looking(tmp_path: Path) -> None:
-    """A quota that stops us while we look is a fault, with its cost."""
-    facts = facts_of(tmp_path, {"sys/fs/cgroup/app/cpu.stat": STOPPED})
+    """A quota that stops us while we look is a fault, with its cost, also when it never did before."""
+    facts = facts_of(tmp_path)
     grown = measured(before=Ticks(0, 0, {}, 240_000), after=Ticks(0, 400, {}, 340_000))
     check = one(examine(facts, grown), "throttling")
     assert check.severity is FAULT
@@ -152,6 +158,7 @@ def test_interrupts(tmp_path: Path, count: int, severity: Severity) -> None:
     ("before", "after", "severity"),
     [
         (Ticks(0, 1000, {}, 0), Ticks(0, 1400, {}, 0), OK),
+        (Ticks(0, 10_000, {}, 0), Ticks(2, 10_100, {}, 0), OK),
         (Ticks(0, 10_000, {}, 0), Ticks(8, 10_400, {}, 0), WARNING),
         (Ticks(0, 10_000, {}, 0), Ticks(100, 10_400, {}, 0), FAULT),
         (Ticks(600, 10_000, {}, 0), Ticks(600, 10_400, {}, 0), FAULT),
@@ -185,6 +192,12 @@ def test_neighbours(tmp_path: Path, gaps: tuple, severity: Severity, finding: st
     assert check.severity is severity
     assert finding in check.finding
     assert (check.cost or "").count("us stolen in") == len(gaps)
+
+
+def test_gaps_of_a_quota_are_no_neighbours(tmp_path: Path) -> None:
+    """Gaps while the quota stopped us are the quota's."""
+    stopped = measured(gaps=(gap(0, max_us=50_000),), after=Ticks(0, 1400, {}, 60_000))
+    assert "the CPU quota stopped" in one(examine(facts_of(tmp_path), stopped), "neighbours").finding
 
 
 @pytest.mark.parametrize(("faults", "severity"), [(10_000, NOTE), (12, OK), (None, NOTE)])

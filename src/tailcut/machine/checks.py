@@ -54,12 +54,12 @@ def something_wrong(checks: tuple[Check, ...]) -> bool:
 
 def throttling(facts: Facts, measured: Measured) -> Check:
     """Being stopped is up to a tenth of a second in one piece."""
-    if not facts.throttled_times:
-        return Check("throttling", OK, "the quota has never stopped this control group")
     grown = measured.after.throttled_us - measured.before.throttled_us
-    times, total_ms = facts.throttled_times, facts.throttled_us / 1e3
+    if not facts.throttled_times and grown <= 0:
+        return Check("throttling", OK, "the quota has never stopped this control group")
+    total_ms = max(facts.throttled_us, measured.after.throttled_us) / 1e3
     cost = f"{grown / 1e3:,.1f} ms of the last {measured.seconds:.1f} s; {total_ms:,.1f} ms since the group began"
-    finding = f"the quota has stopped this control group {times:,} times"
+    finding = f"the quota stops this control group ({facts.throttled_times:,} times before we looked)"
     remedy = f"docker update --cpus {len(facts.mask)} CONTAINER"
     return Check("throttling", FAULT if grown > 0 else WARNING, finding, remedy, cost)
 
@@ -78,8 +78,8 @@ def interrupts(facts: Facts, measured: Measured) -> Check:
     ]
     if total < 1000 * len(facts.mask):
         return Check("interrupts", OK, finding, cost=cost)
-    target = elsewhere[0] if elsewhere else cpu
-    remedy = f"echo {target} | sudo tee /proc/irq/{name.split()[0]}/smp_affinity_list"
+    place = f"/proc/irq/{name.split()[0]}/smp_affinity_list"
+    remedy = f"echo {elsewhere[0]} | sudo tee {place}" if elsewhere else None
     return Check("interrupts", WARNING, finding, remedy, cost)
 
 
@@ -118,7 +118,8 @@ def steal(measured: Measured) -> Check:
     total = measured.after.total
     since_boot = measured.after.steal / total if total else 0.0
     cost = f"{100 * measured.steal_share:.2f} % while we looked, {100 * since_boot:.2f} % since the start"
-    worst = max(measured.steal_share, since_boot)
+    few = measured.after.steal - measured.before.steal < _FEW_TICKS
+    worst = max(0.0 if few else measured.steal_share, since_boot)
     if worst < 0.005:
         return Check("steal", OK, "the hypervisor takes next to nothing", cost=cost)
     remedy = "move to a host or instance type with dedicated cores"
@@ -135,9 +136,14 @@ def neighbours(measured: Measured) -> Check:
     if worst.max_us < 1000 and share < 0.01:
         return Check("neighbours", NOTE, f"gaps of up to {worst.max_us:,.0f} us", cost=cost)
     taken = sum(gaps.taken or 0 for gaps in measured.gaps)
-    who = f"other processes took the core {taken:,} times" if taken else "interrupts or the hypervisor"
+    remedy: str | None
+    if measured.after.throttled_us > measured.before.throttled_us:
+        who, remedy = "the CPU quota stopped this control group, see throttling", None
+    elif taken:
+        who, remedy = f"other processes took the core {taken:,} times", "top -b -n 1 -o %CPU | head -n 15"
+    else:
+        who, remedy = "interrupts or the hypervisor", "move to a host or instance type with dedicated cores"
     finding = f"a thread that wants to run waits for up to {worst.max_us / 1e3:,.1f} ms: {who}"
-    remedy = "top -b -n 1 -o %CPU | head -n 15" if taken else "move to a host or instance type with dedicated cores"
     return Check("neighbours", FAULT if share > 0.2 else WARNING, finding, remedy, cost)
 
 
@@ -171,6 +177,7 @@ def _stolen(gaps: Gaps) -> str:
     )
 
 
+_FEW_TICKS = 3  # of 10 ms: one tick in a second's look on one CPU would be 1 %
 _FLAGS = {  # the kernel's names, widest last
     "sse2": "sse2",
     "asimd": "neon",

@@ -34,7 +34,7 @@ def smt(facts: Facts) -> Check:
         return Check("smt", OK, "no two of our CPUs are seen to share a core")
     pairs = " ".join("+".join(map(str, cpus)) for cpus in facts.siblings)
     first = ",".join(str(cpu) for cpu in facts.mask if all(cpu not in cpus[1:] for cpus in facts.siblings))
-    finding = f"our CPUs {pairs} share cores: a neighbour on the other thread doubles the time of vector code"
+    finding = f"our CPUs {pairs} share cores: work on one slows the other"
     return Check("smt", NOTE, finding, f"taskset -c {first} COMMAND")
 
 
