@@ -83,7 +83,7 @@ def _function(one: Measured) -> dict[str, Any]:
     return {
         "name": one.name,
         "median_ns": _nanoseconds(one.median),
-        "slope_ns": None if line is None else _nanoseconds(line.slope) | {"r2": round(line.r2, 5)},
+        "slope_ns": None if line is None else _nanoseconds(line.slope) | {"bend": round(line.bend, 5)},
         "intercept_ns": None if line is None else round(line.intercept, 1),
         "min_ns": round(float(one.sample.values[0]), 3),
         "p95_ns": None if one.p95 is None else _nanoseconds(one.p95),
