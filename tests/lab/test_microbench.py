@@ -93,6 +93,19 @@ def test_loops_are_calibrated_and_give_a_line() -> None:
     assert function.line.bend == pytest.approx(0, abs=1e-9)
 
 
+def test_candidates_of_about_one_speed_get_the_same_loops() -> None:
+    """Skewed times, whose median moves with the calls summed up, are compared over equally many calls; a far slower
+    candidate has loops of its own."""
+    timer = Timer(0)
+    skewed = DISTRIBUTIONS["exponential"]
+    functions = {name: timer.function(skewed, scale=scale) for name, scale in (("a", 0.1), ("b", 0.12), ("slow", 3.0))}
+    pair_of = {name: functions[name] for name in ("a", "b")}
+    alike = benchmark(pair_of, seconds=0.1, rounds=101, warmup_s=0.02, clock=timer.clock)
+    assert alike["a"].loops.tolist() == alike["b"].loops.tolist()
+    apart = benchmark(functions, seconds=0.5, rounds=101, warmup_s=0.02, clock=timer.clock)
+    assert apart["a"].loops.sum() > 5 * apart["slow"].loops.sum()
+
+
 def test_a_slow_function_gets_fewer_rounds_of_one_call() -> None:
     """Where a call outlasts its share of the time, a sample is one call, and there are never under 21 of them."""
     timer = Timer(0)

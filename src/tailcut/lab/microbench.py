@@ -45,6 +45,7 @@ _CHUNKS = 100  # in the longest warm-up
 _MOST_CHUNKS = 1000  # whatever the clock says
 _MOST_LOOPS = 1 << 20  # 20 ms of a function that does nothing
 _TOLERANCE = 0.02  # by which a warm function may still move over the window
+_ALIKE = 2.0  # times as slow
 _SPREAD = (0.5, 1.0, 1.5)  # of the calibrated loop's length, round by round: the places of the regression
 
 
@@ -177,9 +178,14 @@ def benchmark(  # noqa: PLR0913  a benchmark is its parameters
     overhead = measure_overhead(clock)
     warmups = {name: _warm_up(function, overhead, clock, warmup_s) for name, function in functions.items()}
     slowest = max(warmup.per_call_ns for warmup in warmups.values())
+    quickest = min(warmup.per_call_ns for warmup in warmups.values())
     rounds = max(_FEWEST_ROUNDS, min(rounds, int(seconds * 1e9 / slowest))) | 1
     sample_ns = seconds * 1e9 / rounds
-    loops = {name: _loops(sample_ns / warmup.per_call_ns, rounds) for name, warmup in warmups.items()}
+    # The median of sums of skewed times moves with the number of calls: candidates of about one speed get equal loops.
+    alike = slowest <= _ALIKE * quickest
+    loops = {
+        name: _loops(sample_ns / (slowest if alike else warmup.per_call_ns), rounds) for name, warmup in warmups.items()
+    }
     totals = {name: np.empty(rounds) for name in functions}
     random = np.random.default_rng(seed)
     for number in range(rounds):
