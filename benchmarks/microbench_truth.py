@@ -166,7 +166,7 @@ def main() -> None:
         shares_alike = alike(chosen.alike, 0.1)
         print(f"\na real function against itself, {chosen.alike} times, 0.1 s each: called different")
         for noise, share in shares_alike.items():
-            # Samples of a real machine are not independent of each other: only the verdict as it is given has the limit.
+            # Real samples are not independent of each other: only the verdict as it is given has the limit.
             print(f"  noise {noise:.0%}: {said(share, good=share < CRIED or noise == 0)}")
 
 
