@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.servers import Server, serving
 
 from tailcut.models import digits_model
-from tests.servers import Server, serving
 
 
 @pytest.fixture(scope="module")

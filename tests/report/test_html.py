@@ -136,6 +136,7 @@ def test_one_small_file_without_a_single_reference_outside(draw: Callable[[], st
     page = draw()
     assert not re.search(r"(?:src|href|url)\s*[=(]\s*[\"']?(?:https?:)?//", page)
     assert "@import" not in page
+    assert "default-src 'none'" in page  # the browser itself would stop a request
     assert len(page) < 400_000
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
