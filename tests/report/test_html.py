@@ -226,17 +226,24 @@ READ = """(() => {
   press("End"); const last = chart.querySelector("[aria-live]").textContent;
   const shown = !chart.querySelector(".tip").hidden && chart.querySelectorAll(".lit").length;
   press("Escape");
-  return [first, last, shown, chart.querySelector(".tip").hidden, document.body.scrollWidth <= innerWidth].join(" | ");
+  const box = [...chart.querySelectorAll("svg")].find((one) => one.getClientRects().length).getBoundingClientRect();
+  const svg = [...chart.querySelectorAll("svg")].find((one) => one.getClientRects().length);
+  svg.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: box.right - 20, clientY: box.top + 50 }));
+  const pointed = chart.querySelector(".tip").textContent;
+  press("Escape");
+  const fits = document.body.scrollWidth <= innerWidth;
+  return [first, last, pointed, shown, chart.querySelector(".tip").hidden, fits].join(" | ");
 })()"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_charts_are_read_by_keyboard(tmp_path: Path) -> None:
-    """Home and End read the values of every curve aloud and light up their points; Escape hides them."""
+def test_charts_are_read_by_keyboard_and_pointer(tmp_path: Path) -> None:
+    """Home and End read every curve aloud and light up its points; the pointer shows them; Escape hides them."""
     done = browse(probe(render_tune_html(result()), READ), tmp_path, "--dump-dom")
-    first, last, lit, hidden, fits = title(done).split(" | ")
+    first, last, pointed, lit, hidden, fits = title(done).split(" | ")
     assert first == "p25: baseline 1.250 ms; reference 1.250 ms; tuned 1.250 ms"
     assert last == "p99: baseline 16.00 ms; reference 12.00 ms; tuned 8.000 ms"
+    assert pointed == "p99baseline 16.00 msreference 12.00 mstuned 8.000 ms"
     assert (lit, hidden, fits) == ("3", "true", "true")
 
 

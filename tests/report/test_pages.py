@@ -96,6 +96,20 @@ def test_a_microbenchmark_has_its_three_charts() -> None:
     assert "empty loop" in page.harness
 
 
+def test_pages_stay_below_two_megabytes() -> None:
+    """Forty runs of 20,000 kept latencies, and sixty functions, give pages that mail carries."""
+    heavy = [run(100.0 * number, samples=20_000) for number in range(1, 41)]
+    page = render_bench_html(bench(*heavy))
+    assert len(page.encode()) < 2_000_000
+    assert '"thinned":' in page
+    names = {f"test_module.py::test_number_{number}": 5.0 for number in range(12)}
+    record = microbench(names)
+    record["functions"] = record["functions"] * 5
+    page = render_microbench_html(record)
+    assert len(page.encode()) < 2_000_000
+    assert "The first 6 of 60 functions are drawn." in page
+
+
 def test_disturbed_samples_are_doubted() -> None:
     """Where over a tenth of the samples stand apart, the report says that something else runs."""
     record = microbench({"f": 5000.0}, draw="heavy tail")
