@@ -22,7 +22,7 @@ from tailcut.lab import benchmark
 from tailcut.lab.microbench import measure_overhead, named
 from tailcut.stats import Verdict, verdict
 
-SLOPES = ["normal, 2 %", "exponential", "two humps"]
+SLOPES = ["lognormal, 5 %", "exponential"]
 
 
 def constant(random: np.random.Generator, size: int) -> np.ndarray:
@@ -31,14 +31,14 @@ def constant(random: np.random.Generator, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("draw", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
 def test_the_medians_interval_covers(draw: Draw) -> None:
-    """The 99 % interval of a function's median holds the truth in 98 to 100 % of 300 seeded runs."""
-    assert 0.98 <= median_coverage(draw, 300) <= 1.0
+    """The 99 % interval of a function's median holds the truth in 98 to 100 % of 250 seeded runs."""
+    assert 0.98 <= median_coverage(draw, 250) <= 1.0
 
 
 @pytest.mark.parametrize("draw", [DISTRIBUTIONS[name] for name in SLOPES], ids=SLOPES)
 def test_the_slopes_interval_covers(draw: Draw) -> None:
-    """The regression's 99 % interval holds the true mean of a call in at least 98 % of 500 seeded runs."""
-    assert slope_coverage(draw, 500) >= 0.98
+    """The regression's 99 % interval holds the true mean of a call in at least 98 % of 400 seeded runs."""
+    assert slope_coverage(draw, 400) >= 0.98
 
 
 def test_alike_is_not_told_apart() -> None:
