@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tailcut.cli.main import INTERRUPTED
+
 if TYPE_CHECKING:
     from tailcut.tuner.climb import Outcome, Wanted
 
@@ -45,6 +47,7 @@ def tune(
     from tailcut.report.console import LadderView, tune_summary
     from tailcut.tuner.climb import Climb
 
+    slo_ms = _milliseconds(slo)
     wanted = _wanted(model, data, rate, budget, accuracy, wire.value, seed)
     stem = model.name.removesuffix(".onnx")
     profile_path = output or model.with_name(f"{stem}.profile.toml")
@@ -54,7 +57,7 @@ def tune(
     with LadderView(wanted.budget_s) as view:
         outcome = Climb(wanted, view).run()
     objective = {
-        "slo_ms": _milliseconds(slo),
+        "slo_ms": slo_ms,
         "accuracy": accuracy,
         "wire": wire.value,
         "budget_s": wanted.budget_s,
@@ -73,6 +76,7 @@ def tune(
         print(f"serve it: tailcut serve {shlex.quote(str(profile_path))}")
     if outcome.interrupted:
         print("tailcut: interrupted: the profile holds the best settings so far", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _wanted(

@@ -1,8 +1,9 @@
 """What a served model takes, asked of the server itself, and inputs made up to fit."""
 
 import ipaddress
+import itertools
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -81,9 +82,20 @@ def made_up_inputs(spec: ModelSpec, seed: int, *, rows: int = 1) -> dict[str, np
 def rows_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:
     """Up to `limit` single-row requests from a data file's arrays; arrays that are no inputs are left out.
 
+    Requests of several lengths come in arrays named NAME/GROUP, one group a length; they are taken in turns.
+
     Raises:
         UsageError: an input is missing, or of another dtype or shape than the model takes.
     """
+    lead = f"{spec.inputs[0].name}/"
+    groups = [name.removeprefix(lead) for name in data if name.startswith(lead)]
+    if groups:
+        parts = [
+            rows_of_data(spec, {t.name: data[key] for t in spec.inputs if (key := f"{t.name}/{group}") in data}, limit)
+            for group in groups
+        ]
+        turns = itertools.zip_longest(*parts)
+        return [request for turn in turns for request in turn if request is not None][:limit]
     arrays = {}
     for tensor in spec.inputs:
         if tensor.name not in data:
@@ -103,6 +115,15 @@ def rows_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int) ->
     if rows == 0:
         raise UsageError("the data file has no rows")
     return [{name: array[row : row + 1] for name, array in arrays.items()} for row in range(min(rows, limit))]
+
+
+def lengths_of(spec: ModelSpec, requests: Sequence[Mapping[str, np.ndarray]]) -> tuple[int, ...]:
+    """How long each request is along the first free dimension beside the batch; nothing where the model has none."""
+    for tensor in spec.inputs:
+        if spec.batched and None in tensor.row_shape:
+            axis = tensor.shape.index(None, 1)
+            return tuple(request[tensor.name].shape[axis] for request in requests)
+    return ()
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:

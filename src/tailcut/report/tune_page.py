@@ -143,9 +143,9 @@ def waterfall(result: Mapping[str, Any]) -> Waterfall:
             tried.append(one)
             if stays:
                 kept.append(one)
-                level *= entry["p99_ratio"]["point"] if entry["p99_ratio"] else 1.0
-            elif entry["p99_ratio"]:
-                ghosts.append((level * entry["p99_ratio"]["point"], one.css))
+                level *= entry["tail_ratio"]["point"] if entry["tail_ratio"] else 1.0
+            elif entry["tail_ratio"]:
+                ghosts.append((level * entry["tail_ratio"]["point"], one.css))
         raw.append((number, rung, before, level, tuple(kept), tuple(tried), ghosts))
     return _placed(raw)
 
@@ -177,7 +177,7 @@ def _placed(raw: Sequence[tuple[Any, ...]]) -> Waterfall:
 
 def _tried(entry: Mapping[str, Any], *, stays: bool) -> Tried:
     css = "kept" if stays else entry["verdict"]
-    found = entry["p99_ratio"]
+    found = entry["tail_ratio"]
     if css in {"rejected", "skipped"} or found is None:
         short = entry["reason"]
     elif css == "better":

@@ -15,11 +15,12 @@ from statistics import NormalDist
 import numpy as np
 
 from tailcut.errors import InvalidInputError
+from tailcut.stats.rank import PAIRS_NEEDED, signed_rank_interval
 from tailcut.stats.sample import CONFIDENCE, Interval, Sample
 
 _POINTS_AT_ONCE = 2_000_000  # 16 MB of float64: the draws of large samples are made in parts
-# The 0.995-quantile of Student's t by degrees of freedom; index 0 unused, the last serves for all beyond it.
-_STUDENT_99 = (np.inf, 63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012)
+# The 0.995-quantile of Student's t by degrees of freedom; index 0 unused.
+_STUDENT_99 = (np.inf, 63.66, 9.925, 5.841, 4.604, 4.032, 3.707)
 
 
 def ratio_interval(  # noqa: PLR0913  a bootstrap is its parameters
@@ -120,8 +121,8 @@ def median_ratio_interval(new: np.ndarray, old: np.ndarray, *, seed: int = 0) ->
 def paired_ratio_interval(new: Sequence[float], old: Sequence[float]) -> Interval:
     """The ratio of paired positive figures (one throughput for each block, say), new to old, with its 99 % interval.
 
-    Student's t on the logarithms of the pairs' ratios: with a handful of pairs a bootstrap would be far too sure of
-    itself, having only those few to draw from.
+    On the logarithms of the pairs' ratios: by signed ranks from 8 pairs on, by Student's t below, where a bootstrap
+    would be far too sure of itself, having only those few to draw from.
 
     Raises:
         InvalidInputError: fewer than three pairs, not equally many, or a figure that is not positive.
@@ -129,8 +130,11 @@ def paired_ratio_interval(new: Sequence[float], old: Sequence[float]) -> Interva
     if len(new) != len(old) or len(new) < 3 or min(*new, *old) <= 0:
         raise InvalidInputError("a paired ratio needs at least three pairs of positive figures")
     logs = np.log(np.asarray(new, float) / np.asarray(old, float))
+    if len(logs) >= PAIRS_NEEDED:
+        centre = signed_rank_interval(logs)
+        return Interval(*(float(np.exp(value)) for value in (centre.point, centre.low, centre.high)))
     middle = float(logs.mean())
-    reach = _STUDENT_99[min(len(logs) - 1, len(_STUDENT_99) - 1)] * float(logs.std(ddof=1)) / len(logs) ** 0.5
+    reach = _STUDENT_99[len(logs) - 1] * float(logs.std(ddof=1)) / len(logs) ** 0.5
     return Interval(*(float(np.exp(value)) for value in (middle, middle - reach, middle + reach)))
 
 
