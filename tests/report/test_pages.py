@@ -8,8 +8,10 @@ from tests.report.test_html import INTERRUPTED, result
 
 from tailcut.lab.microbench_record import changes
 from tailcut.report import bench_page, microbench_page
+from tailcut.report.charts import Tick
 from tailcut.report.html import render_bench_html, render_microbench_html
 from tailcut.report.markdown import bench_markdown, microbench_markdown, tune_markdown
+from tailcut.report.words import load
 
 
 def test_a_single_run_is_its_p99() -> None:
@@ -49,6 +51,43 @@ def test_what_got_worse_is_the_headline() -> None:
     assert "**worse**" in bench_markdown(BENCH)
     same = bench(run(500.0))
     assert bench_page.page(against(same, same)).headline == "Nothing proven changed"
+
+
+def test_a_search_for_the_highest_rate_is_its_answer() -> None:
+    """The rate shown to keep the limit is the headline, and the limit is marked in the curve; or there is none."""
+    points = [one | {"shown": "meets"} for one in BENCH["runs"]]
+    slo = {"percentile": "p99", "slo_ms": 10.0, "met": True, "highest_rate": 500.0, "limited_by": "misses"}
+    record = bench(*points) | {"slo": slo | {"curve": points}}
+    page = bench_page.page(record)
+    assert page.headline == "500 requests a second"
+    assert "p99 within 10 ms" in page.lead
+    assert page.rates is not None
+    assert page.rates.rule == Tick(10.0, "limit 10 ms")
+    assert "limit 10 ms" in render_bench_html(record)
+    none = record | {"slo": slo | {"curve": points, "met": False, "highest_rate": None}}
+    assert bench_page.page(none).headline == "No rate keeps p99 within 10 ms"
+
+
+def test_a_scenario_shows_its_metric() -> None:
+    """A named scenario's metric stands below the headline with its interval and its note, also in Markdown."""
+    scenario = {"name": "single-stream", "metric": "p90_ms", "value": 1.5, "interval": [1.4, 1.6], "note": "a note"}
+    record = bench(run(500.0)) | {"scenario": scenario}
+    for text in (render_bench_html(record), bench_markdown(record)):
+        for words in ("single-stream: p90", "1.5", "1.4 to 1.6", "a note"):
+            assert words in text
+
+
+def test_loads_are_named_by_what_they_are() -> None:
+    """A closed loop by its requests in flight, other arrivals than Poisson by name, none at all as all at once."""
+    assert load({"mode": "closed", "concurrency": 8}) == "8 in flight"
+    assert load({"mode": "open", "rate_offered": 50.0, "arrivals": "bursty"}) == "50/s offered, bursty"
+    assert load({"mode": "open", "rate_offered": None, "arrivals": None}) == "all at once"
+
+
+def test_a_busy_client_is_doubted() -> None:
+    """Where the client kept its core busy, the page says that its own speed may be the limit."""
+    record = bench(run(500.0) | {"client_cpu": 0.97, "client_processes": 1})
+    assert "0.97 cores busy" in bench_page.page(record).doubts[0]
 
 
 def test_too_few_samples_and_a_late_client_are_doubted() -> None:

@@ -76,6 +76,7 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
         )
     heads = ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"]
     parts.append(_table(heads, rows))
+    parts += [f"{_text(term)}: {value} {_text(note)}".rstrip() for term, value, note in page.facts]
     if page.changes:
         changed = [[one.run, one.name, ratio(one.ratio), _verdict(one.verdict, one.verdict)] for one in page.changes]
         parts.append(_table(["load", "percentile", "to the earlier result", "verdict"], changed))
