@@ -61,6 +61,7 @@ def test_a_search_for_the_highest_rate_is_its_answer() -> None:
     page = bench_page.page(record)
     assert page.headline == "500 requests a second"
     assert "p99 within 10 ms" in page.lead
+    assert page.lead.endswith("Above it, it is missed.")
     assert page.rates is not None
     assert page.rates.rule == Tick(10.0, "limit 10 ms")
     assert "limit 10 ms" in render_bench_html(record)

@@ -22,6 +22,12 @@ from tailcut.report.words import count, load, milliseconds, round_milliseconds
 
 _MOST_CURVES = len(TONES)
 _BUSY = 0.9  # of a core for each client process
+_LIMITS = {
+    "misses": "it is missed",
+    "unclear": "the limit lies inside the interval, and nothing is shown",
+    "errors": "requests fail",
+    "client behind": "the client itself falls behind",
+}
 _RATE_LINES = (("p50", "c5"), ("p95", "c3"), ("p99", "c1"))
 
 
@@ -107,13 +113,14 @@ def headline(record: Mapping[str, Any], changes: Sequence[Change]) -> tuple[str,
 def _answer(slo: Mapping[str, Any], target: str) -> tuple[str, str]:
     """What a search for the highest rate within a limit found."""
     limit = f"{slo['percentile']} within {slo['slo_ms']:g} ms"
-    why = f" Above it: {slo['limited_by']}." if slo["limited_by"] else ""
-    if slo["met"]:
-        return (
-            f"{count(slo['highest_rate'])} requests a second",
-            f"is the highest rate shown to keep {limit} at {target}.{why}",
-        )
-    return f"No rate keeps {limit}", f"at {target}, by its 99 % interval.{why.replace('Above it', 'The lowest rate')}"
+    why = _LIMITS.get(slo["limited_by"], slo["limited_by"])
+    if not slo["met"]:
+        return f"No rate keeps {limit}", f"at {target}: at the lowest one, {why or 'nothing was shown'}."
+    above = f" Above it, {why}." if why else ""
+    return (
+        f"{count(slo['highest_rate'])} requests a second",
+        f"is the highest rate shown to keep {limit} at {target}.{above}",
+    )
 
 
 def _facts(record: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
