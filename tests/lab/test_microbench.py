@@ -1,6 +1,8 @@
 """Micro-benchmarks on synthetic timers whose truth is known, and on a real clock where only the order is known."""
 
 import math
+import mmap
+import sys
 import time
 from collections.abc import Callable
 
@@ -162,6 +164,20 @@ def test_a_real_slowdown_is_found_on_a_real_clock() -> None:
     done = benchmark({"few": lambda: sum(few), "many": lambda: sum(many)}, seconds=0.1, warmup_s=0.05)
     assert done.comparisons[0].verdict is Verdict.WORSE
     assert done["few"].median.point < done["many"].median.point
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
+def test_what_a_call_costs_the_kernel_is_counted() -> None:
+    """A function that maps new memory and touches it has a page fault for every page, on whatever machine this runs."""
+
+    def touch() -> None:
+        with mmap.mmap(-1, 64 * mmap.PAGESIZE) as memory:
+            for page in range(64):
+                memory[page * mmap.PAGESIZE] = 1
+
+    function = benchmark(touch, seconds=0.02, warmup_s=0.01).functions[0]
+    assert function.counts is not None
+    assert function.counts.page_faults >= 60 * function.loops.max()
 
 
 def test_names_come_from_the_functions() -> None:

@@ -11,6 +11,7 @@ from tailcut.report import bench_page, microbench_page
 from tailcut.report.charts import Tick
 from tailcut.report.html import render_bench_html, render_microbench_html
 from tailcut.report.markdown import bench_markdown, microbench_markdown, tune_markdown
+from tailcut.report.microbench import count_columns
 from tailcut.report.words import load
 
 
@@ -148,6 +149,18 @@ def test_pages_stay_below_two_megabytes() -> None:
     page = render_microbench_html(record)
     assert len(page.encode()) < 2_000_000
     assert "The first 6 of 60 functions are drawn." in page
+
+
+def test_counts_that_say_something_have_columns() -> None:
+    """Page faults and IPC of a call are shown where there are some, in HTML and Markdown; rare counts are not."""
+    record = microbench({"f": 5.0, "g": 6.0})
+    for one, faults in zip(record["functions"], (12.0, 0.0), strict=True):
+        one["counts"] = {"page_faults": faults, "context_switches": 0.001, "ipc": 2.5}
+    assert dict(count_columns(record)) == {"IPC": ["2.5", "2.5"], "page faults": ["12", "0"]}
+    page, text = render_microbench_html(record), microbench_markdown(record)
+    assert ">Page faults</th>" in page
+    assert "| IPC | page faults |" in text
+    assert "switches" not in text
 
 
 def test_disturbed_samples_are_doubted() -> None:

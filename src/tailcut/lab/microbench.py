@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tailcut.errors import InvalidInputError
+from tailcut.machine.counters import Counts, counters
 from tailcut.stats import (
     Interval,
     Line,
@@ -74,6 +75,7 @@ class Measured:
     totals_ns: np.ndarray
     loops: np.ndarray
     warmup: Warmup
+    counts: Counts | None = None  # of one more loop, the longest, after the rounds
     seed: int = 0
 
     @cached_property
@@ -192,7 +194,14 @@ def benchmark(  # noqa: PLR0913  a benchmark is its parameters
         for name in random.permutation(list(functions)).tolist():
             totals[name][number] = _timed(functions[name], int(loops[name][number]), clock)
     measured = [
-        Measured(name, _net(totals[name], loops[name], overhead, name), loops[name], warmups[name], seed)
+        Measured(
+            name,
+            _net(totals[name], loops[name], overhead, name),
+            loops[name],
+            warmups[name],
+            _counted(functions[name], int(loops[name].max())),
+            seed,
+        )
         for name in functions
     ]
     return Benchmark(tuple(measured), overhead, noise, seed)
@@ -233,6 +242,14 @@ def _timed_nothing(loops: int, clock: Clock) -> float:
     for _ in calls:
         pass
     return clock() - start
+
+
+def _counted(function: Function, calls: int) -> Counts:
+    """What the processor and the kernel count in a loop of calls, the loop's own few instructions among them."""
+    with counters() as region:
+        for _ in repeat(None, calls):
+            function()
+    return region.counts
 
 
 def _net(totals: np.ndarray, loops: np.ndarray, overhead: Overhead, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tailcut.report.charts import TONES, Chart, Point, Scale, Series, density, linear, span
-from tailcut.report.microbench import doubts, harness_words, verdict_words
+from tailcut.report.microbench import count_columns, doubts, harness_words, verdict_words
 from tailcut.report.strips import Bar, ratio_bar, reach_of
 from tailcut.report.words import bounds, nanoseconds
 
@@ -34,6 +34,7 @@ class MicrobenchPage:
     headline: str
     lead: str
     functions: tuple[tuple[str, Mapping[str, Any]], ...]
+    counted: tuple[tuple[str, list[str]], ...]
     drawn: int
     distribution: Chart
     history: Chart
@@ -54,6 +55,7 @@ def page(record: Mapping[str, Any]) -> MicrobenchPage:
         head,
         lead,
         tuple(functions),
+        tuple(count_columns(record)),
         len(drawn),
         _distribution(drawn, scale),
         _history(drawn),
