@@ -199,7 +199,10 @@ def _ratio_words(found: Mapping[str, float] | None) -> tuple[str, str]:
 
 
 def _times(value: float) -> str:
-    return f"{1 / value:.2f} times" if value > 0 else "unboundedly"
+    if value <= 0:
+        return "unboundedly"
+    times = 1 / value
+    return f"{times:.2f} times" if times < 10 else f"{times:.3g} times"
 
 
 def _ms(value: float) -> str:
