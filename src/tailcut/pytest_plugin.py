@@ -3,6 +3,7 @@
 pytest loads this module in every run of whoever has Tailcut installed, so it imports nothing heavy until a test asks.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,9 +82,10 @@ class Baselines:
     def _slower(self, entry: Mapping[str, Any]) -> str:
         from tailcut.report.words import nanoseconds, ratio  # noqa: PLC0415
 
+        where = os.path.relpath(self.compare or "")
         return (
             f"{entry['name']} got slower: {ratio(entry['ratio'])} of {nanoseconds(entry['before_ns'])} in "
-            f"{self.compare} (99 % interval beyond the noise threshold of {self.noise:.0%})"
+            f"{where} (99 % interval beyond the noise threshold of {self.noise:.0%})"
         )
 
 
@@ -151,7 +153,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(line)
     for word, path in (("saved to", baselines.save), ("report:", baselines.report)):
         if path is not None:
-            terminalreporter.write_line(f"{word} {path}")
+            terminalreporter.write_line(f"{word} {os.path.relpath(path)}")
 
 
 def _place(config: pytest.Config, option: str) -> Path | None:

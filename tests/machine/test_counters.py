@@ -200,6 +200,31 @@ def test_where_the_call_is_forbidden(error: int) -> None:
     assert all(reason and remedy for reason, remedy in counts["missing"].values())
 
 
+USER_ONLY = """
+import os
+from tailcut.machine.perf import SOFTWARE, Event, Group
+os.setgid(65534)
+os.setuid(65534)
+group = Group([Event("page_faults", SOFTWARE, 2), Event("context_switches", SOFTWARE, 3, in_kernel=True)])
+before = group.decode(group.read())
+memory = bytearray(1 << 20)
+after = group.decode(group.read())
+print(group.user_only, [one.name for one in group.missing], after["page_faults"].since(before["page_faults"]))
+"""
+
+
+@linux
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(paranoid() != 2, reason="only at level 2 are users' counts limited to their own code")
+def test_the_kernels_share_is_left_out_and_said() -> None:
+    """Where users may not count inside the kernel, what happens in user code is counted, and `user_only` says so."""
+    done = subprocess.run([sys.executable, "-c", USER_ONLY], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    only, missing, faults = done.stdout.split(" ", 2)
+    assert (only, missing) == ("True", "['context_switches']")
+    assert int(faults) >= 100
+
+
 @linux
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
 def test_without_privileges() -> None:

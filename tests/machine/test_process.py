@@ -1,5 +1,7 @@
 """What another process costs, on made-up trees and on real children."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 from tests.machine.trees import plant
 
 from tailcut.errors import NotFoundError
-from tailcut.machine.process import descendants, look
+from tailcut.machine.process import descendants, listening_process, look
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc")
 CHILD = """
@@ -79,6 +81,22 @@ def test_no_such_process(tmp_path: Path, files: dict[str, str]) -> None:
     """A process that is not there, or is just ending, is named."""
     with pytest.raises(NotFoundError, match="no process 7"):
         look(7, proc=plant(tmp_path, files))
+
+
+@linux
+def test_who_listens() -> None:
+    """The process behind a port is found, the parent of two that hold one socket; a closed port has none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        command = [sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.readline()"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=[server.fileno()]
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            assert listening_process(port) == os.getpid()
+            child.communicate("end\n")
+    assert listening_process(port) is None
 
 
 @linux

@@ -109,6 +109,7 @@ def test_a_strip_goes_from_the_fastest_to_the_tail() -> None:
     for left, right in zip(row.parts, row.parts[1:], strict=False):
         assert left.at + left.width == pytest.approx(right.at, abs=0.05)
     assert row.marks[0].at < row.marks[1].at < drawn.rule.at < 100
+    assert [part.opacity for part in row.parts] == [0.3, 0.55, 1.0, 0.55, 0.3, 0.14]
     assert row.figures == (("p99", "10.00 ms"), ("p99.9", "unknown"))
 
 

@@ -137,6 +137,7 @@ def test_one_small_file_without_a_single_reference_outside(draw: Callable[[], st
     page = draw()
     assert not re.search(r"(?:src|href|url)\s*[=(]\s*[\"']?(?:https?:)?//", page)
     assert "@import" not in page
+    assert "default-src 'none'" in page  # the browser itself would stop a request
     assert len(page) < 400_000
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -158,7 +159,9 @@ def test_one_small_file_without_a_single_reference_outside(draw: Callable[[], st
 def test_the_headline_claims_what_the_interval_holds(case: dict[str, Any], words: str) -> None:
     """A gain only when the whole interval is one."""
     assert words in headline(case)[0]
-    assert words in render_tune_html(case)
+    page = render_tune_html(case)
+    assert words in page
+    assert ("may be luck" in page) == (words == "No proven gain")
 
 
 def test_names_are_text() -> None:
@@ -226,17 +229,24 @@ READ = """(() => {
   press("End"); const last = chart.querySelector("[aria-live]").textContent;
   const shown = !chart.querySelector(".tip").hidden && chart.querySelectorAll(".lit").length;
   press("Escape");
-  return [first, last, shown, chart.querySelector(".tip").hidden, document.body.scrollWidth <= innerWidth].join(" | ");
+  const box = [...chart.querySelectorAll("svg")].find((one) => one.getClientRects().length).getBoundingClientRect();
+  const svg = [...chart.querySelectorAll("svg")].find((one) => one.getClientRects().length);
+  svg.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: box.right - 20, clientY: box.top + 50 }));
+  const pointed = chart.querySelector(".tip").textContent;
+  press("Escape");
+  const fits = document.body.scrollWidth <= innerWidth;
+  return [first, last, pointed, shown, chart.querySelector(".tip").hidden, fits].join(" | ");
 })()"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_charts_are_read_by_keyboard(tmp_path: Path) -> None:
-    """Home and End read the values of every curve aloud and light up their points; Escape hides them."""
+def test_charts_are_read_by_keyboard_and_pointer(tmp_path: Path) -> None:
+    """Home and End read every curve aloud and light up its points; the pointer shows them; Escape hides them."""
     done = browse(probe(render_tune_html(result()), READ), tmp_path, "--dump-dom")
-    first, last, lit, hidden, fits = title(done).split(" | ")
+    first, last, pointed, lit, hidden, fits = title(done).split(" | ")
     assert first == "p25: baseline 1.250 ms; reference 1.250 ms; tuned 1.250 ms"
     assert last == "p99: baseline 16.00 ms; reference 12.00 ms; tuned 8.000 ms"
+    assert pointed == "p99baseline 16.00 msreference 12.00 mstuned 8.000 ms"
     assert (lit, hidden, fits) == ("3", "true", "true")
 
 

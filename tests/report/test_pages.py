@@ -8,8 +8,11 @@ from tests.report.test_html import INTERRUPTED, result
 
 from tailcut.lab.microbench_record import changes
 from tailcut.report import bench_page, microbench_page
+from tailcut.report.charts import Tick
 from tailcut.report.html import render_bench_html, render_microbench_html
 from tailcut.report.markdown import bench_markdown, microbench_markdown, tune_markdown
+from tailcut.report.microbench import count_columns
+from tailcut.report.words import load
 
 
 def test_a_single_run_is_its_p99() -> None:
@@ -49,6 +52,44 @@ def test_what_got_worse_is_the_headline() -> None:
     assert "**worse**" in bench_markdown(BENCH)
     same = bench(run(500.0))
     assert bench_page.page(against(same, same)).headline == "Nothing proven changed"
+
+
+def test_a_search_for_the_highest_rate_is_its_answer() -> None:
+    """The rate shown to keep the limit is the headline, and the limit is marked in the curve; or there is none."""
+    points = [one | {"shown": "meets"} for one in BENCH["runs"]]
+    slo = {"percentile": "p99", "slo_ms": 10.0, "met": True, "highest_rate": 500.0, "limited_by": "misses"}
+    record = bench(*points) | {"slo": slo | {"curve": points}}
+    page = bench_page.page(record)
+    assert page.headline == "500 requests a second"
+    assert "p99 within 10 ms" in page.lead
+    assert page.lead.endswith("Above it, it is missed.")
+    assert page.rates is not None
+    assert page.rates.rule == Tick(10.0, "limit 10 ms")
+    assert "limit 10 ms" in render_bench_html(record)
+    none = record | {"slo": slo | {"curve": points, "met": False, "highest_rate": None}}
+    assert bench_page.page(none).headline == "No rate keeps p99 within 10 ms"
+
+
+def test_a_scenario_shows_its_metric() -> None:
+    """A named scenario's metric stands below the headline with its interval and its note, also in Markdown."""
+    scenario = {"name": "single-stream", "metric": "p90_ms", "value": 1.5, "interval": [1.4, 1.6], "note": "a note"}
+    record = bench(run(500.0)) | {"scenario": scenario}
+    for text in (render_bench_html(record), bench_markdown(record)):
+        for words in ("single-stream: p90", "1.5", "1.4 to 1.6", "a note"):
+            assert words in text
+
+
+def test_loads_are_named_by_what_they_are() -> None:
+    """A closed loop by its requests in flight, other arrivals than Poisson by name, none at all as all at once."""
+    assert load({"mode": "closed", "concurrency": 8}) == "8 in flight"
+    assert load({"mode": "open", "rate_offered": 50.0, "arrivals": "bursty"}) == "50/s offered, bursty"
+    assert load({"mode": "open", "rate_offered": None, "arrivals": None}) == "all at once"
+
+
+def test_a_busy_client_is_doubted() -> None:
+    """Where the client kept its core busy, the page says that its own speed may be the limit."""
+    record = bench(run(500.0) | {"client_cpu": 0.97, "client_processes": 1})
+    assert "0.97 cores busy" in bench_page.page(record).doubts[0]
 
 
 def test_too_few_samples_and_a_late_client_are_doubted() -> None:
@@ -94,6 +135,32 @@ def test_a_microbenchmark_has_its_three_charts() -> None:
     assert len(page.distribution.legend) == 2
     assert "The harness" not in page.harness
     assert "empty loop" in page.harness
+
+
+def test_pages_stay_below_two_megabytes() -> None:
+    """Forty runs of 20,000 kept latencies, and sixty functions, give pages that mail carries."""
+    heavy = [run(100.0 * number, samples=20_000) for number in range(1, 41)]
+    page = render_bench_html(bench(*heavy))
+    assert len(page.encode()) < 2_000_000
+    assert '"thinned":' in page
+    names = {f"test_module.py::test_number_{number}": 5.0 for number in range(12)}
+    record = microbench(names)
+    record["functions"] = record["functions"] * 5
+    page = render_microbench_html(record)
+    assert len(page.encode()) < 2_000_000
+    assert "The first 6 of 60 functions are drawn." in page
+
+
+def test_counts_that_say_something_have_columns() -> None:
+    """Page faults and IPC of a call are shown where there are some, in HTML and Markdown; rare counts are not."""
+    record = microbench({"f": 5.0, "g": 6.0})
+    for one, faults in zip(record["functions"], (12.0, 0.0), strict=True):
+        one["counts"] = {"page_faults": faults, "context_switches": 0.001, "ipc": 2.5}
+    assert dict(count_columns(record)) == {"IPC": ["2.5", "2.5"], "page faults": ["12", "0"]}
+    page, text = render_microbench_html(record), microbench_markdown(record)
+    assert ">Page faults</th>" in page
+    assert "| IPC | page faults |" in text
+    assert "switches" not in text
 
 
 def test_disturbed_samples_are_doubted() -> None:

@@ -50,7 +50,7 @@ def test_shares_add_up() -> None:
     assert found["total_us"]["p50"] < found["total_us"]["p99"]
 
 
-@pytest.mark.parametrize("kind", ["gc", "throttled", "cpu_wait", "loop_stall", "page_fault"])
+@pytest.mark.parametrize("kind", ["gc", "throttled", "loop_stall", "page_fault"])
 def test_what_coincided_is_named(kind: str) -> None:
     """An event over the slow requests, and not over the others, is the cause before the stage it fell into."""
     records = trail(deliver=8000)
@@ -62,10 +62,20 @@ def test_what_coincided_is_named(kind: str) -> None:
     assert found["worst"][0]["coincided"] == [kind]
 
 
+@pytest.mark.parametrize(("kind", "stage"), [("engine_wait", "compute"), ("loop_wait", "deliver")])
+def test_waiting_for_a_cpu_counts_where_it_was_needed(kind: str, stage: str) -> None:
+    """A worker's wait explains computing, the loop's wait what follows it; neither explains the other."""
+    records = trail(**{stage: 8000})
+    spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
+    assert explain(records, [Event(kind, *span, 7 * MS) for span in spans])["cause"]["name"] == "cpu_wait"
+    other = "loop_wait" if kind == "engine_wait" else "engine_wait"
+    assert explain(records, [Event(other, *span, 7 * MS) for span in spans])["cause"]["name"] == stage
+
+
 def test_what_happens_all_the_time_explains_nothing() -> None:
     """Events that overlap the median requests as much as the slow ones are not the cause."""
     records = trail(compute=5000)
-    events = [Event("cpu_wait", int(row[0]), int(row[0]) + MS, 100 * US) for row in records]
+    events = [Event("loop_stall", int(row[0]), int(row[0]) + MS, 100 * US) for row in records]
     assert explain(records, events)["cause"]["name"] == "compute"
 
 

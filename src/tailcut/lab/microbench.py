@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tailcut.errors import InvalidInputError
+from tailcut.machine.counters import Counts, counters
 from tailcut.stats import (
     Interval,
     Line,
@@ -45,6 +46,7 @@ _CHUNKS = 100  # in the longest warm-up
 _MOST_CHUNKS = 1000  # whatever the clock says
 _MOST_LOOPS = 1 << 20  # 20 ms of a function that does nothing
 _TOLERANCE = 0.02  # by which a warm function may still move over the window
+_ALIKE = 2.0  # times as slow
 _SPREAD = (0.5, 1.0, 1.5)  # of the calibrated loop's length, round by round: the places of the regression
 
 
@@ -73,6 +75,7 @@ class Measured:
     totals_ns: np.ndarray
     loops: np.ndarray
     warmup: Warmup
+    counts: Counts | None = None  # of one more loop, the longest, after the rounds
     seed: int = 0
 
     @cached_property
@@ -177,16 +180,28 @@ def benchmark(  # noqa: PLR0913  a benchmark is its parameters
     overhead = measure_overhead(clock)
     warmups = {name: _warm_up(function, overhead, clock, warmup_s) for name, function in functions.items()}
     slowest = max(warmup.per_call_ns for warmup in warmups.values())
+    quickest = min(warmup.per_call_ns for warmup in warmups.values())
     rounds = max(_FEWEST_ROUNDS, min(rounds, int(seconds * 1e9 / slowest))) | 1
     sample_ns = seconds * 1e9 / rounds
-    loops = {name: _loops(sample_ns / warmup.per_call_ns, rounds) for name, warmup in warmups.items()}
+    # The median of sums of skewed times moves with the number of calls: candidates of about one speed get equal loops.
+    alike = slowest <= _ALIKE * quickest
+    loops = {
+        name: _loops(sample_ns / (slowest if alike else warmup.per_call_ns), rounds) for name, warmup in warmups.items()
+    }
     totals = {name: np.empty(rounds) for name in functions}
     random = np.random.default_rng(seed)
     for number in range(rounds):
         for name in random.permutation(list(functions)).tolist():
             totals[name][number] = _timed(functions[name], int(loops[name][number]), clock)
     measured = [
-        Measured(name, _net(totals[name], loops[name], overhead, name), loops[name], warmups[name], seed)
+        Measured(
+            name,
+            _net(totals[name], loops[name], overhead, name),
+            loops[name],
+            warmups[name],
+            _counted(functions[name], int(loops[name].max())),
+            seed,
+        )
         for name in functions
     ]
     return Benchmark(tuple(measured), overhead, noise, seed)
@@ -227,6 +242,14 @@ def _timed_nothing(loops: int, clock: Clock) -> float:
     for _ in calls:
         pass
     return clock() - start
+
+
+def _counted(function: Function, calls: int) -> Counts:
+    """What the processor and the kernel count in a loop of calls, the loop's own few instructions among them."""
+    with counters() as region:
+        for _ in repeat(None, calls):
+            function()
+    return region.counts
 
 
 def _net(totals: np.ndarray, loops: np.ndarray, overhead: Overhead, name: str) -> np.ndarray:

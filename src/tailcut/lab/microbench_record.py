@@ -16,6 +16,7 @@ from tailcut.stats import Interval, Sample, Verdict, percentile, ratio_interval,
 NOISE = 0.05  # between two runs: memory lies elsewhere, the machine had another hour
 _BLOCKS = 10  # into which a stored series is cut: neighbours in time belong together
 _KIND = "microbench"
+_COUNTED = ("page_faults", "context_switches", "instructions", "cycles", "branch_misses", "cache_misses", "dtlb_misses")
 
 
 def microbench_record(found: Benchmark, *, machine: Mapping[str, Any], command: str) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _function(one: Measured) -> dict[str, Any]:
     return {
         "name": one.name,
         "median_ns": _nanoseconds(one.median),
-        "slope_ns": None if line is None else _nanoseconds(line.slope) | {"r2": round(line.r2, 5)},
+        "slope_ns": None if line is None else _nanoseconds(line.slope) | {"bend": round(line.bend, 5)},
         "intercept_ns": None if line is None else round(line.intercept, 1),
         "min_ns": round(float(one.sample.values[0]), 3),
         "p95_ns": None if one.p95 is None else _nanoseconds(one.p95),
@@ -98,10 +99,22 @@ def _function(one: Measured) -> dict[str, Any]:
         },
         "drift": {"change": round(one.drift.change, 4), "significant": one.drift.significant},
         "warmup": {"calls": one.warmup.calls, "steady": one.warmup.steady},
+        "counts": _counts(one),
         "samples": len(one.sample),
         "samples_ns": [round(value, 3) for value in one.ns.tolist()],
         "loops": one.loops.tolist(),
     }
+
+
+def _counts(one: Measured) -> dict[str, float]:
+    """Counts of a call, on average over the longest loop; what this machine does not count is left out."""
+    if one.counts is None:
+        return {}
+    calls = int(one.loops.max())
+    whole = one.counts.values()
+    shares = {name: value / calls for name in _COUNTED if (value := whole[name]) is not None}
+    ipc = {} if whole["ipc"] is None else {"ipc": round(whole["ipc"], 3)}
+    return {name: float(f"{value:.4g}") for name, value in shares.items()} | ipc
 
 
 def _comparison(one: Comparison) -> dict[str, Any]:

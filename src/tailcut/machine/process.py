@@ -4,7 +4,7 @@
     ...
     cost = look(pid).since(before)
 
-Faults are the process's own total; the rest is kept by thread, since the kernel sums it nowhere (status, schedstat:
+Faults are the process's own total; the rest is kept by thread, because the kernel sums it nowhere (status, schedstat in
 proc(5) show one thread each): a thread that began and ended between two looks is not seen. The root is an argument, so
 that made-up trees test what we do not have.
 """
@@ -99,6 +99,33 @@ def descendants(pid: int, proc: Path = PROC) -> tuple[int, ...]:
             found += fresh
             waiting += fresh
     return tuple(found)
+
+
+def listening_process(port: int, proc: Path = PROC) -> int | None:
+    """The process of this machine that listens on a TCP port; of a parent and its workers, the parent.
+
+    None where nobody listens, or another user's process does, whose open files are not ours to see.
+    """
+    inodes = {f"socket:[{inode}]" for name in ("tcp", "tcp6") for inode in _listeners(proc / "net" / name, port)}
+    holders = {int(folder.name) for folder in _entries(proc) if folder.name.isdigit() and _holds(folder, inodes)}
+    workers = {child for holder in holders for child in descendants(holder, proc)}
+    return min(holders - workers, default=None) if inodes else None
+
+
+def _listeners(table: Path, port: int) -> list[str]:
+    """Inodes of listening sockets in a table of proc_net_tcp: `sl local_address rem_address st ... inode`."""
+    rows = [line.split() for line in _read(table).splitlines()[1:]]
+    return [row[9] for row in rows if len(row) > 9 and row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port]
+
+
+def _holds(folder: Path, inodes: set[str]) -> bool:
+    for file in _entries(folder / "fd"):
+        try:
+            if str(file.readlink()) in inodes:
+                return True
+        except OSError:  # closed meanwhile, or not ours
+            continue
+    return False
 
 
 def _add(seen: ProcessLook, pid: int, proc: Path) -> bool:

@@ -14,8 +14,9 @@ _MOST_THREADS = 32
 class CpuWaiting:
     """Reads the waiting times of the threads known at the last `refresh`."""
 
-    def __init__(self, tasks: Path = Path("/proc/self/task")) -> None:
+    def __init__(self, tasks: Path = Path("/proc/self/task"), main: int | None = None) -> None:
         self._tasks = tasks
+        self._main = str(os.getpid() if main is None else main)  # a process's first thread has its number
         self._files: dict[str, int] = {}
         self._waited: dict[str, int] = {}
         self.refresh()
@@ -32,14 +33,20 @@ class CpuWaiting:
                     self._files[name] = os.open(self._tasks / name / "schedstat", os.O_RDONLY | os.O_CLOEXEC)
                     self._waited[name] = self._read(name)
 
-    def longest_ns(self) -> int:
-        """What the thread that waited longest has waited since the last call; 0 where the kernel does not tell."""
-        longest = 0
+    def longest_ns(self) -> tuple[int, int]:
+        """What the main thread has waited since the last call, and the longest that another has.
+
+        Both are 0 where the kernel does not tell.
+        """
+        main = other = 0
         for name in self._files:
             waited = self._read(name)
-            longest = max(longest, waited - self._waited[name])
-            self._waited[name] = waited
-        return longest
+            since, self._waited[name] = waited - self._waited[name], waited
+            if name == self._main:
+                main = since
+            else:
+                other = max(other, since)
+        return main, other
 
     def close(self) -> None:
         """Close the files."""

@@ -11,6 +11,7 @@ from tailcut.report.charts import (
     Chart,
     Point,
     Series,
+    Tick,
     curve,
     linear,
     logarithmic,
@@ -20,6 +21,13 @@ from tailcut.report.strips import Arm, Bar, Strips, ratio_bar, reach_of, strips
 from tailcut.report.words import count, load, milliseconds, round_milliseconds
 
 _MOST_CURVES = len(TONES)
+_BUSY = 0.9  # of a core for each client process
+_LIMITS = {
+    "misses": "it is missed",
+    "unclear": "the limit lies inside the interval, and nothing is shown",
+    "errors": "requests fail",
+    "client behind": "the client itself falls behind",
+}
 _RATE_LINES = (("p50", "c5"), ("p95", "c3"), ("p99", "c1"))
 
 
@@ -44,6 +52,7 @@ class BenchPage:
     strips: Strips | None
     curves: Chart | None
     rates: Chart | None
+    facts: tuple[tuple[str, str, str], ...]
     changes: tuple[Change, ...]
     doubts: tuple[str, ...]
 
@@ -70,7 +79,8 @@ def page(record: Mapping[str, Any]) -> BenchPage:
             "Latency by percentile of each run",
             tick=round_milliseconds,
         ),
-        _rates(record["runs"]),
+        _rates(record),
+        _facts(record),
         changes,
         tuple(doubts(record)),
     )
@@ -79,6 +89,8 @@ def page(record: Mapping[str, Any]) -> BenchPage:
 def headline(record: Mapping[str, Any], changes: Sequence[Change]) -> tuple[str, str]:
     """The p99, or the change where an earlier result is compared with; never more than was measured."""
     runs = record["runs"]
+    if "slo" in record:
+        return _answer(record["slo"], record["target"])
     failed = sum(sum(run["errors"].values()) for run in runs)
     lead = f"{sum(run['samples'] for run in runs):,} requests answered by {record['target']}"
     lead += f", {failed:,} failed." if failed else ", none failed."
@@ -98,6 +110,30 @@ def headline(record: Mapping[str, Any], changes: Sequence[Change]) -> tuple[str,
     return f"p99 {milliseconds(ends[0])} to {milliseconds(ends[-1])} ms", f"Over {len(known)} loads: {lead}"
 
 
+def _answer(slo: Mapping[str, Any], target: str) -> tuple[str, str]:
+    """What a search for the highest rate within a limit found."""
+    limit = f"{slo['percentile']} within {slo['slo_ms']:g} ms"
+    why = _LIMITS.get(slo["limited_by"], slo["limited_by"])
+    if not slo["met"]:
+        return f"No rate keeps {limit}", f"at {target}: at the lowest one, {why or 'nothing was shown'}."
+    above = f" Above it, {why}." if why else ""
+    return (
+        f"{count(slo['highest_rate'])} requests a second",
+        f"is the highest rate shown to keep {limit} at {target}.{above}",
+    )
+
+
+def _facts(record: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """A named scenario's metric."""
+    if "scenario" not in record:
+        return ()
+    found = record["scenario"]
+    ends = found["interval"]
+    spread = "" if ends is None else f"99 % interval {ends[0]:,.4g} to {ends[1]:,.4g}; "
+    value = "unknown" if found["value"] is None else f"{found['value']:,.4g}"
+    return ((f"{found['name']}: {found['metric']}", value, f"{spread}{found['note']}"),)
+
+
 def doubts(record: Mapping[str, Any]) -> list[str]:
     """What a careful reader would ask before believing the figures."""
     found = []
@@ -106,6 +142,10 @@ def doubts(record: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"{load(run)}: the client itself fell behind its plan (p99 {run['client_lateness_p99_ms']} ms), so its "
                 "percentiles would not be the server's"
+            )
+        elif run.get("client_cpu", 0) > _BUSY * run.get("client_processes", 1):
+            found.append(
+                f"{load(run)}: the client kept {run['client_cpu']:.2f} cores busy: its own speed may be the limit"
             )
         elif run["latency_ms"]["p99"] is None:
             found.append(f"{load(run)}: {run['samples']:,} samples are too few for a p99, which takes 459")
@@ -136,25 +176,28 @@ def _spread(entries: list[Any]) -> list[Any]:
     ]
 
 
-def _rates(runs: Sequence[Mapping[str, Any]]) -> Chart | None:
-    """Latency against offered rate, where there are three open runs or more."""
+def _rates(record: Mapping[str, Any]) -> Chart | None:
+    """Latency against offered rate, where there are three open runs or more; with the limit of a search."""
+    slo = record.get("slo")
+    runs = slo["curve"] if slo else [run for run in record["runs"] if run["mode"] == "open"]
     swept = sorted(
-        (run for run in runs if run["mode"] == "open" and run["rate_offered"] and run["latency_ms"]["p50"] is not None),
+        (run for run in runs if run["rate_offered"] and run["latency_ms"]["p50"] is not None),
         key=lambda run: run["rate_offered"],
     )
     if len(swept) < 3:
         return None
     series = [
-        Series(name, tone, tuple(_rate_point(run, name) for run in swept if run["latency_ms"][name] is not None))
+        Series(name, tone, tuple(_rate_point(run, name) for run in swept if run["latency_ms"].get(name) is not None))
         for name, tone in _RATE_LINES
     ]
     kept = tuple(one for one in series if one.points)
-    values = [point.y for one in kept for point in one.points]
+    rule = Tick(slo["slo_ms"], f"limit {slo['slo_ms']:g} ms") if slo else None
+    values = [point.y for one in kept for point in one.points] + ([rule.value] if rule else [])
     x = linear(
         0, max(run["rate_offered"] for run in swept) * 1.04, "requests a second, offered", lambda rate: f"{rate:,.6g}"
     )
     y = logarithmic(min(values) / 1.25, max(values) * 1.25, "latency", round_milliseconds)
-    return Chart("Latency against the offered rate", x, y, kept)
+    return Chart("Latency against the offered rate", x, y, kept, rule)
 
 
 def _rate_point(run: Mapping[str, Any], name: str) -> Point:

@@ -201,7 +201,7 @@ def round_values(low: float, high: float) -> list[float]:
 def _even_values(low: float, high: float) -> list[float]:
     raw = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(raw))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw)
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw)
     return [step * number for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

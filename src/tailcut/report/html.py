@@ -17,6 +17,9 @@ from tailcut.report.tune_page import headline
 __all__ = ["headline", "render", "render_bench_html", "render_microbench_html", "render_tune_html"]
 
 
+_MOST_LATENCIES = 120_000  # in the raw numbers of a page: about 1 MB
+
+
 def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
     """A page from a template of ours that extends `base.html.j2`.
 
@@ -69,7 +72,17 @@ def render_bench_html(record: Mapping[str, Any]) -> str:
     Args:
         record: what `tailcut bench --json` prints.
     """
-    return render("bench.html.j2", record, record=record, page=bench_page.page(record))
+    return render("bench.html.j2", _light(record), record=record, page=bench_page.page(record))
+
+
+def _light(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with every k-th latency only where all of them would make the page heavy; then it says so."""
+    held = sum(len(run.get("latencies_us") or []) for run in record["runs"])
+    step = -(-held // _MOST_LATENCIES)
+    if step <= 1:
+        return dict(record)
+    runs = [run | {"latencies_us": (run.get("latencies_us") or [])[::step], "thinned": step} for run in record["runs"]]
+    return dict(record) | {"runs": runs}
 
 
 def render_microbench_html(record: Mapping[str, Any]) -> str:

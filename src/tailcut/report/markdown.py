@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tailcut.report import bench_page, microbench_page
-from tailcut.report.microbench import doubts, harness_words, outlier_words
+from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
 from tailcut.report.tune_page import ARMS, headline, waterfall
 from tailcut.report.words import bounds, count, load, milliseconds, nanoseconds, ratio
 
@@ -76,6 +76,7 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
         )
     heads = ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"]
     parts.append(_table(heads, rows))
+    parts += [f"{_text(term)}: {value} {_text(note)}".rstrip() for term, value, note in page.facts]
     if page.changes:
         changed = [[one.run, one.name, ratio(one.ratio), _verdict(one.verdict, one.verdict)] for one in page.changes]
         parts.append(_table(["load", "percentile", "to the earlier result", "verdict"], changed))
@@ -91,14 +92,14 @@ def microbench_markdown(record: Mapping[str, Any]) -> str:
         record: what `tailcut microbench --json` prints.
     """
     title, sentence = microbench_page.headline(record)
-    counted = any("instructions" in one for one in record["functions"])
+    counted = count_columns(record)
     rows = [
         [_code(one["name"]), nanoseconds(one["median_ns"]["point"]), bounds(one["median_ns"])]
         + [nanoseconds(one["p95_ns"] and one["p95_ns"]["point"]), str(one["samples"]), outlier_words(one["outliers"])]
-        + ([count(one["instructions"])] if counted else [])
-        for one in record["functions"]
+        + [words[number] for _, words in counted]
+        for number, one in enumerate(record["functions"])
     ]
-    heads = ["function", "median", "99 % interval", "p95", "samples", "outliers", *(["instructions"] * counted)]
+    heads = ["function", "median", "99 % interval", "p95", "samples", "outliers", *(title for title, _ in counted)]
     parts = [f"### {_text(title)}", _text(sentence), _table(heads, rows)]
     changes = microbench_page.page(record).changes
     if changes:

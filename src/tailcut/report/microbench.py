@@ -7,11 +7,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tailcut.report.words import bounds, nanoseconds, ratio
+from tailcut.report.words import bounds, count, nanoseconds, ratio
 
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
 _WORDS = {"better": "faster", "worse": "slower", "indistinct": "no telling apart"}
 _MANY_OUTLIERS = 0.1
+# Counts of a call with their titles, shown from how much on: rarer ones are the machine's doing, not the function's.
+_COUNTS = (
+    ("instructions", "retired", 1),
+    ("ipc", "IPC", 0),
+    ("cache_misses", "cache misses", 0.1),
+    ("branch_misses", "branch misses", 0.1),
+    ("page_faults", "page faults", 0.1),
+    ("context_switches", "switches", 0.1),
+)
 _DRIFT = 0.02
 
 
@@ -23,15 +32,15 @@ def microbench_table(record: Mapping[str, Any]) -> None:
     table = Table(title="time of a call", title_justify="left")
     for name in ("function", "median", "99 % interval", "slope", "fastest", "p95", "samples", "outliers"):
         table.add_column(name, justify="left" if name == "function" else "right")
-    counted = any("instructions" in one for one in record["functions"])
-    if counted:
-        table.add_column("instructions", justify="right")
-    for one in record["functions"]:
+    counted = count_columns(record)
+    for title, _ in counted:
+        table.add_column(title, justify="right")
+    for number, one in enumerate(record["functions"]):
         slope, p95 = one["slope_ns"], one["p95_ns"]
         row = [escape(one["name"]), nanoseconds(one["median_ns"]["point"]), bounds(one["median_ns"])]
         row += ["one call each" if slope is None else nanoseconds(slope["point"]), nanoseconds(one["min_ns"])]
         row += [nanoseconds(p95 and p95["point"]), f"{one['samples']}", outlier_words(one["outliers"])]
-        table.add_row(*row, *([f"{one['instructions']:,.0f}"] if counted else []))
+        table.add_row(*row, *(words[number] for _, words in counted))
     console.print(table)
     for one in record["comparisons"]:
         console.print(
@@ -45,6 +54,19 @@ def microbench_table(record: Mapping[str, Any]) -> None:
     for line in doubts(record):
         console.print(f"[yellow]{escape(line)}[/]")
     console.print(f"[dim]{harness_words(record)}[/]")
+
+
+def count_columns(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Titles and cells of what was counted in a call: callgrind's instructions, and the counts that say something."""
+    functions = record["functions"]
+    found = []
+    if any("instructions" in one for one in functions):
+        found.append(("instructions", [count(one.get("instructions")) for one in functions]))
+    for name, title, least in _COUNTS:
+        values = [one.get("counts", {}).get(name) for one in functions]
+        if any(value is not None and value >= least for value in values):
+            found.append((title, [count(value) for value in values]))
+    return found
 
 
 def doubts(record: Mapping[str, Any]) -> list[str]:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from tailcut.report.charts import TONES, Chart, Point, Scale, Series, density, linear, span
-from tailcut.report.microbench import doubts, harness_words, verdict_words
+from tailcut.report.microbench import count_columns, doubts, harness_words, verdict_words
 from tailcut.report.strips import Bar, ratio_bar, reach_of
 from tailcut.report.words import bounds, nanoseconds
 
-_DOTS = 120  # of a function in a chart: more cannot be told apart
+_DRAWN = len(TONES)  # functions in a chart; the table has all
+_DOTS = 480  # in a chart, all functions together: more cannot be told apart, and every one weighs
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class MicrobenchPage:
     headline: str
     lead: str
     functions: tuple[tuple[str, Mapping[str, Any]], ...]
+    counted: tuple[tuple[str, list[str]], ...]
+    drawn: int
     distribution: Chart
     history: Chart
     lines: Chart | None
@@ -46,14 +49,17 @@ def page(record: Mapping[str, Any]) -> MicrobenchPage:
     functions = [(TONES[number % len(TONES)], one) for number, one in enumerate(record["functions"])]
     changes = _changes(record)
     head, lead = headline(record)
-    scale = span([value for _, one in functions for value in one["samples_ns"]], "time of a call", nanoseconds)
+    drawn = functions[:_DRAWN]
+    scale = span([value for _, one in drawn for value in one["samples_ns"]], "time of a call", nanoseconds)
     return MicrobenchPage(
         head,
         lead,
         tuple(functions),
-        _distribution(functions, scale),
-        _history(functions),
-        _lines(functions),
+        tuple(count_columns(record)),
+        len(drawn),
+        _distribution(drawn, scale),
+        _history(drawn),
+        _lines(drawn),
         changes,
         tuple(doubts(record)),
         harness_words(record),
@@ -95,7 +101,10 @@ def _distribution(functions: Sequence[tuple[str, Mapping[str, Any]]], scale: Sca
         hill = density(values, scale)
         series.append(Series(one["name"], tone, tuple(Point(x, 0.12 + 0.88 * y, "", "") for x, y in hill), "area"))
         height = 0.02 + 0.08 * (number + 0.5) / len(functions)
-        dots = [Point(value, height, f"sample {place + 1}", nanoseconds(value)) for place, value in _few(values)]
+        dots = [
+            Point(value, height, f"sample {place + 1}", nanoseconds(value))
+            for place, value in _few(values, len(functions))
+        ]
         series.append(Series(one["name"], tone, tuple(dots), "dots"))
     y = linear(0, 1.02, "density", str, ticks=())
     return Chart("How the samples of each function are distributed", scale, y, tuple(series), hover="point")
@@ -111,7 +120,7 @@ def _history(functions: Sequence[tuple[str, Mapping[str, Any]]]) -> Chart:
             tone,
             tuple(
                 Point(place + 1, value, f"round {place + 1}", nanoseconds(value))
-                for place, value in _few(np.asarray(one["samples_ns"], float))
+                for place, value in _few(np.asarray(one["samples_ns"], float), len(functions))
             ),
             "dots",
         )
@@ -134,7 +143,7 @@ def _lines(functions: Sequence[tuple[str, Mapping[str, Any]]]) -> Chart | None:
         highest = max(highest, float(totals.max()))
         dots = [
             Point(loops[place] / most, totals[place], f"{loops[place]:,.0f} calls", nanoseconds(totals[place]))
-            for place, _ in _few(ns)
+            for place, _ in _few(ns, len(functions))
         ]
         line = [(share, one["intercept_ns"] + one["slope_ns"]["point"] * share * most) for share in (0.0, 1.0)]
         series.append(Series(one["name"], tone, tuple(Point(x, max(0.0, y), "", "") for x, y in line), "fit"))
@@ -146,11 +155,12 @@ def _lines(functions: Sequence[tuple[str, Mapping[str, Any]]]) -> Chart | None:
     return Chart("Whole time of a sample against its calls", x, y, tuple(series), hover="point")
 
 
-def _few(values: np.ndarray) -> list[tuple[int, float]]:
-    """Places and values of at most so many points, evenly in time; the extremes are always among them."""
-    if len(values) <= _DOTS:
+def _few(values: np.ndarray, functions: int) -> list[tuple[int, float]]:
+    """Places and values of one function's share of the points, evenly in time; the extremes are always among them."""
+    most = min(_DOTS // functions, 240)
+    if len(values) <= most:
         return list(enumerate(values.tolist()))
-    places = {*np.linspace(0, len(values) - 1, _DOTS - 2).round().astype(int).tolist()}
+    places = {*np.linspace(0, len(values) - 1, most - 2).round().astype(int).tolist()}
     places |= {int(values.argmin()), int(values.argmax())}
     return [(place, float(values[place])) for place in sorted(places)]
 

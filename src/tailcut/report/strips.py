@@ -7,12 +7,13 @@ An interval is a ratio on an axis of ratios with 1 in the middle.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tailcut.report.charts import Scale, Tick, logarithmic
 from tailcut.report.words import milliseconds, round_milliseconds
 
-# From which quantile to which a part of the strip goes, and how solid it is.
-_PARTS = ((0.0, 0.1, 0.3), (0.1, 0.25, 0.55), (0.25, 0.75, 1.0), (0.75, 0.9, 0.55), (0.9, 0.99, 0.3), (0.99, 1.0, 0.14))
+# How solid a part of the strip is, by how near the middle of its quantiles lies to the median.
+_SOLIDITY = ((0.25, 1.0), (0.4, 0.55), (0.49, 0.3), (0.5, 0.14))
 _LEAST_WIDTH = 0.25
 
 
@@ -106,13 +107,13 @@ def reach_of(ratios: Sequence[Mapping[str, float]], least: float = 1.1) -> float
 
 def _strip(scale: Scale, arm: Arm) -> Strip:
     known = {q: value for q, value in arm.curve}  # noqa: C416  pairs may be lists, as JSON has them
-    ends = [*known.items(), (1.0, arm.curve[-1][1])]
-    parts = []
-    for low, high, opacity in _PARTS:
-        inside = [value for q, value in ends if low <= q <= high]
-        if len(inside) >= 2:
-            left, right = _percent(scale, inside[0]), _percent(scale, inside[-1])
-            parts.append(Part(left, round(max(_LEAST_WIDTH, right - left), 2), opacity))
+    parts: list[Part] = []
+    for (low, left), (high, right) in pairwise(known.items()):
+        opacity = next(solid for depth, solid in _SOLIDITY if abs((low + high) / 2 - 0.5) <= depth)
+        start, end = _percent(scale, left), _percent(scale, right)
+        if parts and parts[-1].opacity == opacity:
+            start = parts.pop().at  # one part instead of two with a seam
+        parts.append(Part(start, round(max(_LEAST_WIDTH, end - start), 2), opacity))
     marks = tuple(Mark(_percent(scale, known[q]), css) for q, css in ((0.5, "middle"), (0.99, "tail")) if q in known)
     words = tuple(
         (term, f"{milliseconds(value)} ms" if value is not None else "unknown") for term, value in arm.figures.items()

@@ -82,11 +82,14 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
             "p99 unknown",
             f"{samples:,} samples cannot tell p99: it takes 459 in each arm. Raise the budget or the rate.",
         )
-    bounds = f"99 % interval {_times(found['high'])} to {_times(found['low'])}, {samples:,} requests in each arm"
+    size = f"{samples:,} requests in each arm"
+    bounds = f"99 % interval x{found['low']:.2f} to x{found['high']:.2f}, {size}"
     if found["high"] < 1:
+        gain = f"99 % interval {_times(found['high'])} to {_times(found['low'])}, {size}"
+        rate = f"{result['objective']['rate']:,.6g} a second"
         return (
             f"p99 {_times(found['point'])} shorter",
-            f"than the baseline at the same offered rate of {result['objective']['rate']:,.6g} a second ({bounds}).",
+            f"than the baseline at the same offered rate of {rate} ({gain}).",
         )
     if found["low"] > 1:
         return (
@@ -196,7 +199,10 @@ def _ratio_words(found: Mapping[str, float] | None) -> tuple[str, str]:
 
 
 def _times(value: float) -> str:
-    return f"{1 / value:.2f} times" if value > 0 else "unboundedly"
+    if value <= 0:
+        return "unboundedly"
+    times = 1 / value
+    return f"{times:.2f} times" if times < 10 else f"{times:.3g} times"
 
 
 def _ms(value: float) -> str:

@@ -44,7 +44,10 @@ def bounds(interval: Mapping[str, float] | None) -> str:
 
 def load(run: Mapping[str, object]) -> str:
     """What a run of a load test offered."""
-    if run["mode"] == "open":
-        offered = run["rate_offered"]
-        return f"{offered:,.6g}/s offered" if isinstance(offered, int | float) else "open loop"
-    return f"{run['concurrency']} in flight"
+    if run["mode"] == "closed":
+        return f"{run['concurrency']} in flight"
+    offered, arrivals = run["rate_offered"], run.get("arrivals")
+    if not isinstance(offered, int | float):
+        return "all at once"
+    kind = "" if arrivals in {None, "poisson"} else f", {arrivals}"
+    return f"{offered:,.6g}/s offered{kind}"

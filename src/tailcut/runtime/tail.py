@@ -26,10 +26,13 @@ _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 COINCIDENCES = {  # what may happen to a process, and what to do about it
     "gc": ("garbage collection", "set memory.gc_freeze in the profile, or make less garbage in the process"),
     "throttled": ("the CPU quota stopping the process", "raise the quota, or run fewer threads than it has CPUs"),
-    "cpu_wait": ("waiting for a CPU that others used", "give the server cores of its own, or move the other work"),
+    "cpu_wait": ("waiting for a CPU that was busy", "run fewer threads, or give the server cores of its own"),
     "loop_stall": ("the event loop being held up", "look for blocking calls in the process; use dispatch = 'worker'"),
     "page_fault": ("page faults", "set memory.prefault in the profile, and look for memory pressure"),
 }
+# Kinds of events that are one coincidence, each with the moments of a request between which it can have cost it time.
+_KINDS = {"cpu_wait": {"loop_wait": ("ended", "written"), "engine_wait": ("formed", "ended")}}
+_SERVING = ("ready", "written")  # what happened to us while the client was still sending cost it nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch: int
     usual = records[order[int(len(order) * 0.45) : int(len(order) * 0.55) + 1]]
     above = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
     stages = {name: (_stage_us(usual, name), _stage_us(slow, name)) for name in STAGES}
-    coincided = _coincidences(slow, usual, events, above)
+    coincided = _coincidences(slow, usual, events)
     cause = _cause(records, slow, usual, coincided, max_batch)
     return found | {
         "above_median_us": round(above, 1),
@@ -138,17 +141,17 @@ def _lower_to(rows: int) -> str:
     return f"lower max_batch to {rows}"
 
 
-def _coincidences(
-    slow: np.ndarray, usual: np.ndarray, events: Sequence[Event], above_us: float
-) -> dict[str, dict[str, float | int]]:
+def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) -> dict[str, dict[str, float | int]]:
     found: dict[str, dict[str, float | int]] = {}
-    for kind in COINCIDENCES:
-        mine = [event for event in events if event.kind == kind]
+    above_us = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
+    for name in COINCIDENCES:
+        kinds = _KINDS.get(name, {name: _SERVING})
+        mine = [event for event in events if event.kind in kinds]
         if not mine:
             continue
-        hit, spent = _overlap(slow, mine)
-        usual_hit, usual_spent = _overlap(usual, mine)
-        found[kind] = {
+        hit, spent = _overlap(slow, mine, kinds)
+        usual_hit, usual_spent = _overlap(usual, mine, kinds)
+        found[name] = {
             "events": len(mine),
             "longest_us": round(max(event.amount_ns for event in mine) / 1e3, 1),
             "slowest_hit": round(hit, 3),
@@ -158,13 +161,16 @@ def _coincidences(
     return found
 
 
-def _overlap(records: np.ndarray, events: Sequence[Event]) -> tuple[float, float]:
+def _overlap(records: np.ndarray, events: Sequence[Event], kinds: Mapping[str, tuple[str, str]]) -> tuple[float, float]:
     """The share of requests that an event overlapped, and the mean microseconds that it may have cost them."""
-    start, end = records[:, 0][:, None], records[:, len(MARKS) - 1][:, None]
-    bounds = np.array([(event.start_ns, event.end_ns, event.amount_ns) for event in events], np.int64)
-    shared = np.minimum(end, bounds[:, 1]) - np.maximum(start, bounds[:, 0])
-    cost = np.clip(shared, 0, bounds[:, 2])
-    return float((cost > 0).any(axis=1).mean()), float(cost.sum(axis=1).mean()) / 1e3
+    cost = np.zeros(len(records))
+    for kind, (first, last) in kinds.items():
+        bounds = [(one.start_ns, one.end_ns, one.amount_ns) for one in events if one.kind == kind]
+        if bounds:
+            start, end, amount = np.array(bounds, np.int64).T
+            begin, finish = records[:, _COLUMN[first]][:, None], records[:, _COLUMN[last]][:, None]
+            cost += np.clip(np.minimum(finish, end) - np.maximum(begin, start), 0, amount).sum(axis=1)
+    return float((cost > 0).mean()), float(cost.mean()) / 1e3
 
 
 def _worst(records: np.ndarray, events: Sequence[Event]) -> Iterator[dict[str, Any]]:

@@ -4,20 +4,40 @@ gRPC's messages have the same fields, so it sends them too. Nothing here is esti
 docs/reference/protocol.md names it.
 """
 
+import time
+from dataclasses import astuple
 from importlib.metadata import version as installed_version
 from typing import Any
 
 from tailcut.memory.shared import Region
+from tailcut.runtime.timeline import FIELDS, Events
 from tailcut.server.catalog import Catalog
 from tailcut.server.metrics import Counted
 from tailcut.server.served import Served
 from tailcut.spec import DType, TensorSpec
 from tailcut.wire.v2 import model_metadata, server_metadata
 
+_TRAIL_MOST = 8192  # requests in one answer: a megabyte
+
 
 def server() -> dict[str, Any]:
     """Name, version and extensions."""
     return server_metadata(installed_version("tailcut"))
+
+
+def trail(served: Served, cursor: int, events: Events) -> dict[str, Any]:
+    """The requests from number `cursor` on, or only the next number where that is negative, and what happened since."""
+    piece = served.timeline.since(served.timeline.count if cursor < 0 else cursor)
+    records = piece.records[-_TRAIL_MOST:]
+    begun = int(records[0, 0]) if len(records) else time.monotonic_ns()
+    return {
+        "fields": FIELDS,
+        "records": records.tolist(),
+        "next": piece.next,
+        "missed": piece.missed + len(piece.records) - len(records),
+        "events": [astuple(event) for event in events.since(begun)],
+        "max_batch": served.model.max_batch,
+    }
 
 
 def metadata(catalog: Catalog, served: Served) -> dict[str, Any]:

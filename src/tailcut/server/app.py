@@ -24,6 +24,7 @@ from tailcut.server.hub import Hub
 from tailcut.server.limits import ServerLimits
 from tailcut.server.routes import Site
 from tailcut.server.served import Served
+from tailcut.server.witness import Witness
 from tailcut.server.worker import Worker
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ async def _serve(
         collect=options.gc_freeze,
         access=options.access_log,
     )
+    witness = Witness(hub.loop, site.events)
     address = options.address
     grpc = _grpc_server(hub, shared=worker is not None) if address.grpc_port is not None else None
     if worker is None:
@@ -119,6 +121,7 @@ async def _serve(
     on_ready(address)
     await drain.wait()
     hub.close()
+    witness.close()
     await asyncio.sleep(0)
     if worker is not None:
         worker.publish(site)

@@ -77,7 +77,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._ticket: Ticket | None = None
         self._request: InferRequest | None = None
         self._schedule = Schedule()  # of a request whose body is being received into rows
-        self._began_ns = 0  # when the message in hand had its head, where an access log is kept
+        self._began_ns = 0  # when the message in hand had its head
+        self._encoded_ns = 0  # when its answer was ready to be written
+        self._trail: tuple[int, ...] = ()  # of an answer that the client has not read yet
         self._lingered = 0
         self._skip = 0
         self._paused = False
@@ -149,6 +151,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The client reads again."""
         self._paused = False
+        if self._trail:
+            self._leave_trail(*self._trail)
         self.due = self._hub.now + self._hub.limits.linger_s if self._stage is Stage.LINGER else 0.0
         if not self._transport.is_closing():
             self._transport.resume_reading()
@@ -214,8 +218,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _begin(self, plan: Plan, data: bytes | bytearray, end: int, size: int) -> int:
         """Go on behind the head."""
-        if self._hub.access:
-            self._began_ns = time.monotonic_ns()
+        self._began_ns = time.monotonic_ns()
         self.due = 0.0
         stop = end + plan.length
         if plan.kind is Kind.ROWS:
@@ -444,8 +447,10 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
         """The engine has answered."""
+        handed_ns = time.monotonic_ns()
         self._ticket = None
         plan = self._plan
+        began_ns = self._began_ns
         self._hub.count_latency(batch.ended_ns - ticket.ready_ns)
         if plan.kind is Kind.ROWS:
             start = plan.reply_head_close if self._closing() else plan.reply_head
@@ -459,10 +464,21 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._reply(start, 200, [batch.blob(index, output) for output in range(len(batch.outputs))])
         else:
             self._encode(plan, batch, index)
+        moments = (began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
+        self._trail = (*moments, self._encoded_ns, ticket.count, batch.rows, plan.length)
+        if not self._paused:
+            self._leave_trail(*self._trail)
         if self._hub.spin_ns:
             self._hub.stay_awake(batch.ended_ns)
         if self._held:
             self._next()
+
+    def _leave_trail(self, *trail: int) -> None:
+        """Write down when the request passed each stage, now that its answer is out."""
+        self._trail = ()
+        served = self._plan.served
+        if served is not None:
+            served.timeline.record(*trail[:7], time.monotonic_ns(), *trail[7:], 200)
 
     def fail(self, ticket: Ticket, error: TailcutError) -> None:
         """There will be no answer."""
@@ -537,6 +553,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Write a whole answer, whose parts are joined where that is cheaper; the message is out of hand."""
         hub = self._hub
         size = len(answer)
+        self._encoded_ns = time.monotonic_ns()
         if parts:
             size += sum(map(len, parts))
             if size < _JOIN_BYTES:

@@ -14,12 +14,16 @@ import orjson
 
 from tailcut.errors import InvalidInputError, NotFoundError
 from tailcut.memory.shared import SharedRegions
+from tailcut.runtime.tail import explain
+from tailcut.runtime.timeline import Events
 from tailcut.server import about
 from tailcut.server.catalog import Catalog
 from tailcut.server.metrics import METRICS_TYPE, Counted, ServerCounts, render
 from tailcut.server.openapi import Said, document
 from tailcut.server.replies import Refusal, reply
 from tailcut.server.served import Served
+
+_CURSOR_CHARS = 18
 
 Handler = Callable[..., bytes | Awaitable[bytes]]
 
@@ -58,6 +62,7 @@ class Site:
     models: Catalog
     regions: SharedRegions = field(default_factory=SharedRegions)
     counts: ServerCounts = field(default_factory=ServerCounts)
+    events: Events = field(default_factory=Events)
     ready: bool = False
     token: str | None = None
     everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
@@ -160,6 +165,21 @@ def _statistics(site: Site, name: str = "", version: str = "") -> bytes:
     return _json({"model_stats": [about.statistics(one) for one in site.counted_of(name, version)]})
 
 
+def _tail(site: Site, name: str, version: str = "") -> bytes:
+    served = site.served(name, version)
+    records = served.timeline.since().records
+    events = site.events.since(int(records[0, 0])) if len(records) else []
+    return _json(explain(records, events, max_batch=served.model.max_batch) | {"model": served.name})
+
+
+def _trail(site: Site, name: str, *rest: str) -> bytes:
+    *version, cursor = rest
+    served = site.served(name, *version)
+    if not cursor.lstrip("-").isdigit() or len(cursor) > _CURSOR_CHARS:
+        raise InvalidInputError("a trail is read from a whole number on: what the last answer gave as `next`")
+    return _json(about.trail(served, int(cursor), site.events))
+
+
 def _index(site: Site, body: bytes) -> bytes:
     models = site.models.index(ready=site.ready)
     wanted = _fields(body).get("ready") is True
@@ -259,6 +279,8 @@ _TABLE = [
     *_of_model("/ready", "GET", _model_ready, Said("Whether the model answers")),
     *_of_model("/config", "GET", _configuration, Said("Batching, instances and tensors", "configuration")),
     *_of_model("/stats", "GET", _statistics, Said("Counts and times", "statistics")),
+    *_of_model("/tail", "GET", _tail, Said("Why the slowest of the last requests were slow", "object")),
+    *_of_model("/trail/{cursor}", "GET", _trail, Said("When requests passed each stage, from a number on", "object")),
     *_of_model("/infer", "POST", None, Said("Inference", "answer", body="request")),
     Entry("/v2/repository/index", "POST", _index, Said("All models and their states", "index", body="ready")),
     Entry("/v2/repository/models/{model}/load", "POST", _load, Said("Read a model anew", body="empty"), admin=True),

@@ -1,9 +1,10 @@
 """A model under the name and version that clients know it by."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tailcut.runtime.model import Model
+from tailcut.runtime.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +15,4 @@ class Served:
     name: str
     version: str = "1"
     reload: Callable[[], Model] | None = None
+    timeline: Timeline = field(default_factory=Timeline)

@@ -50,9 +50,9 @@ class Witness:
         late_ns = now - last - int(_BEAT_S * 1e9)
         if late_ns > _LATE_NS:
             self._events.add("loop_stall", now - late_ns, now)
-        waited = min(self._waiting.longest_ns(), now - last)
-        if waited > _WAITED_NS:
-            self._events.add("cpu_wait", last, now, waited)
+        for kind, waited in zip(("loop_wait", "engine_wait"), self._waiting.longest_ns(), strict=True):
+            if waited > _WAITED_NS:
+                self._events.add(kind, last, now, min(waited, now - last))
         self._faults(last, now)
         self._beats += 1
         if self._beats % _SLOWLY == 0:

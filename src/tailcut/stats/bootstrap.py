@@ -10,6 +10,7 @@ Micro-benchmarks measure one point of each side in a round. There the rows of on
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def bootstrap_interval(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """A statistic of points drawn from one population, with its interval: the draws' own percentiles.
+    """A statistic of points drawn from one population, with its interval: the draws' percentiles, expanded.
 
     Args:
         points: of shape (n,), or (n, k) where the k figures of a row belong together.
@@ -87,7 +88,7 @@ def bootstrap_interval(
         statistic(points[random.integers(0, n, (min(step, resamples - done), n), np.uint32)])
         for done in range(0, resamples, step)
     ]
-    return _bounds(float(statistic(points[np.newaxis])[0]), np.concatenate(draws), confidence)
+    return _bounds(float(statistic(points[np.newaxis])[0]), np.concatenate(draws), _expanded(confidence, n))
 
 
 def medians(draws: np.ndarray) -> np.ndarray:
@@ -141,6 +142,17 @@ def _bounds(point: float, draws: np.ndarray, confidence: float) -> Interval:
     alpha = (1 - confidence) / 2
     low, high = np.quantile(draws, [alpha, 1 - alpha])
     return Interval(point, min(float(low), point), max(float(high), point))
+
+
+def _expanded(confidence: float, n: int) -> float:
+    """The confidence to ask of the draws' percentiles so that they cover as promised with n points.
+
+    Draws vary less than samples do, by (n - 1) / n in variance, and know nothing of Student's t (Hesterberg, What
+    Teachers Should Know About the Bootstrap, The American Statistician 69, 2015: expanded percentiles).
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    t = z + (z**3 + z) / (4 * (n - 1))
+    return 2 * NormalDist().cdf(t * (n / (n - 1)) ** 0.5) - 1
 
 
 def _again(block: np.ndarray, random: np.random.Generator) -> np.ndarray:
