@@ -6,6 +6,8 @@ Both in one process. The heavy model (the perceptron of batching.py, batches of 
 light one (256-256-64-10) gets 200 requests a second, Poisson. Two ways to use two cores, each with the arbiter of
 `runtime/arbiter.py` and without (the kernel alone shares the cores), in turns: engine calls of two threads that meet at
 barriers, and two instances of one thread each. The first line is the limit: the light model with nobody beside it.
+
+Then two heavy models side by side, one with batches of 16 and one with batches of 4, both always with 64 rows waiting.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -71,25 +74,59 @@ def light_latencies(model: Model, seconds: float, seed: int) -> np.ndarray:
     return np.array(latencies)
 
 
-def run(engine: EngineOptions, *, turns: bool, busy: bool, seconds: float, seed: int) -> tuple[np.ndarray, float]:
-    arbiter = Arbiter(CPUS) if turns else None
-    wide = BUILD / "models" / "wide.onnx"
-    with (
-        opened(wide if wide.exists() else perceptron(wide, WIDTHS), engine, 16, arbiter) as heavy,
-        opened(make("tiny", BUILD / "models"), EngineOptions(threads=1), 32, arbiter) as light,
-    ):
-        stopped = threading.Event()
-        refill = Refill(heavy, stopped)
-        for _ in range(64 if busy else 0):
-            refill.ask()
-        heavy.kick()
-        began, before = time.perf_counter(), refill.rows
-        latencies = light_latencies(light, seconds, seed)
-        rate = (refill.rows - before) / (time.perf_counter() - began)
-        stopped.set()
-        while heavy.statistics()["queued_rows"]:
+class Saturated:
+    """Keeps 64 rows waiting in a model, until the block ends."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.stopped = model, threading.Event()
+        self.refill = Refill(model, self.stopped)
+
+    def __enter__(self) -> Self:
+        for _ in range(64):
+            self.refill.ask()
+        self.model.kick()
+        self.began = time.perf_counter()
+        return self
+
+    def rate(self) -> float:
+        return self.refill.rows / (time.perf_counter() - self.began)
+
+    def __exit__(self, *error: object) -> None:
+        self.stopped.set()
+        while self.model.statistics()["queued_rows"]:
             time.sleep(0.01)
-    return latencies, rate
+
+
+def wide() -> Path:
+    path = BUILD / "models" / "wide.onnx"
+    return path if path.exists() else perceptron(path, WIDTHS)
+
+
+def beside(engine: EngineOptions, *, turns: bool, busy: bool, seconds: float, seed: int) -> tuple[np.ndarray, float]:
+    """The light model's latencies, and the heavy one's rows a second."""
+    arbiter = Arbiter(CPUS) if turns else None
+    light_engine = EngineOptions(threads=1)
+    with (
+        opened(wide(), engine, 16, arbiter) as heavy,
+        opened(make("tiny", BUILD / "models"), light_engine, 32, arbiter) as light,
+    ):
+        if not busy:
+            return light_latencies(light, seconds, seed), 0.0
+        with Saturated(heavy) as load:
+            return light_latencies(light, seconds, seed), load.rate()
+
+
+def rivals(engine: EngineOptions, *, turns: bool, seconds: float) -> tuple[float, float]:
+    """Rows a second of two heavy models, with batches of 16 and of 4."""
+    arbiter = Arbiter(CPUS) if turns else None
+    with (
+        opened(wide(), engine, 16, arbiter) as first,
+        opened(wide(), engine, 4, arbiter) as second,
+        Saturated(first) as one,
+        Saturated(second) as other,
+    ):
+        time.sleep(seconds)
+        return one.rate(), other.rate()
 
 
 def main() -> None:
@@ -109,13 +146,22 @@ def main() -> None:
     found: dict[str, list[tuple[np.ndarray, float]]] = {name: [] for name in cells}
     for number in range(args.rounds):
         for name, (engine, how) in cells.items():
-            found[name].append(run(engine, seconds=args.seconds, seed=number, **how))
+            found[name].append(beside(engine, seconds=args.seconds, seed=number, **how))
     print(f"{'':28s}light p50 ms   p99 ms   max ms   heavy rows/s")
     for name, runs in found.items():
         joined = np.concatenate([latencies for latencies, _ in runs]) * 1e3
         p50, p99 = np.quantile(joined, (0.5, 0.99))
         rate = float(np.median([rate for _, rate in runs]))
-        print(f"{name:28s}{p50:12.2f}{p99:9.2f}{joined.max():9.1f}{rate:15.0f}")
+        print(f"{name:28s}{p50:12.2f}{p99:9.2f}{joined.max():9.1f}{rate:15.0f}", flush=True)
+    print(f"\n{'two heavy models':28s}rows/s in batches of 16      of 4")
+    pairs = {name: (engine, how["turns"]) for name, (engine, how) in cells.items() if how["busy"]}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in pairs}
+    for _ in range(args.rounds):
+        for name, (engine, turns) in pairs.items():
+            rates[name].append(rivals(engine, turns=turns, seconds=args.seconds / 2))
+    for name, runs in rates.items():
+        one, other = np.median(runs, axis=0)
+        print(f"{name:28s}{one:23.0f}{other:10.0f}")
 
 
 if __name__ == "__main__":

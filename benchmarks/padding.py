@@ -3,18 +3,19 @@
     python benchmarks/padding.py [--requests 256] [--rounds 3]
 
 The same sentences (lengths 8 to 96, as many short as long) go through two encoders: that of `reference_models.py`,
-which is bound by its arithmetic, and one of two layers 64 wide, which is bound by the calls. All are queued at once,
-one engine thread; rows a second, median of the rounds, contestants in turns:
+which is bound by its arithmetic, and one of two layers 64 wide, which is bound by the calls. 32 are queued at a time,
+one engine thread; rows a second and the ratio, medians over the waves, contestants in turns wave by wave:
 
 alone         one call a request at its own length: no batching at all
 own length    batches of requests that happen to have the same length: what a server does that does not pad
 loose         padded with fresh arrays, joined, and run by name: the plain way to pad
 buckets       `runtime.padding`: padded straight into bound scratch
 limit         the engine alone on full batches of one bucket, weighted as the sentences fall into buckets
+
+Then single batches of the small encoder, the two ways to pad in turns batch by batch.
 """
 
 import argparse
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_models import Encoder, make
 
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.batch import ArrayExecutor, Batch
+from tailcut.runtime.batch import ArrayExecutor, Batch, Ticket
 from tailcut.runtime.home import AnyThread, EventSink
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
@@ -34,6 +35,7 @@ from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettin
 BUILD = Path(__file__).parent.parent / "build"
 BUCKETS = (16, 32, 48, 64, 96)
 BATCH = 8
+WAVE = 32
 NAMES = ("ids", "mask")
 
 
@@ -71,31 +73,56 @@ def opened(path: Path, *, padded: bool, max_batch: int = BATCH) -> Model:
     return Model.open(profile, limits=Limits(queue_rows=4096, warm_up_s=60))
 
 
-def rows_per_second(model: Model, requests: list[dict[str, np.ndarray]]) -> float:
-    sinks = [EventSink() for _ in requests]
+def seconds_of(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
+    sinks = [EventSink() for _ in wave]
     began = time.perf_counter()
-    for request, sink in zip(requests, sinks, strict=True):
+    for request, sink in zip(wave, sinks, strict=True):
         model.start(request, 1, sink, AnyThread())
     model.kick()
     took = time.perf_counter() - began
     if any(sink.outputs is None for sink in sinks):
         raise SystemExit("a request failed")
-    return len(requests) / took
+    return took
 
 
-def limit(model: Model, requests: list[dict[str, np.ndarray]]) -> float:
-    """Rows a second of bound full batches, each bucket as often as the requests have it."""
+def limit(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
+    """Seconds of bound full batches, each bucket as often as the requests have it."""
     seconds = 0.0
     for bucket in BUCKETS:
-        rows = sum(1 for one in requests if model._padding.place(one)[0] == bucket)
-        times = []
-        for _ in range(3):
-            call = model._inline_executor._call(bucket, BATCH)
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-        seconds += min(times) / BATCH * rows
-    return len(requests) / seconds
+        rows = sum(1 for one in wave if model._padding.place(one)[0] == bucket)
+        call = model._inline_executor._call(bucket, BATCH)
+        began = time.perf_counter()
+        call()
+        seconds += (time.perf_counter() - began) / BATCH * rows
+    return seconds
+
+
+def batch_of(model: Model, count: int, bucket: int, random: np.random.Generator) -> Batch:
+    tickets = []
+    for length in random.integers(2 * bucket // 3, bucket + 1, count):
+        ticket = Ticket(EventSink(), AnyThread(), 1)
+        ticket.arrays = {"ids": random.integers(1, 4096, (1, length)), "mask": np.ones((1, length), np.int64)}
+        ticket.key, ticket.length = bucket, int(length)
+        tickets.append(ticket)
+    return Batch(model, tickets)
+
+
+def single_batches(path: Path) -> None:
+    print("\nbucket  rows   loose us   buckets us   ratio")
+    random = np.random.default_rng(0)
+    with opened(path, padded=True) as model:
+        loose = LoosePadding(model._crew._first)
+        for bucket in (16, 32, 96):
+            for count in (1, 4, 8):
+                times = np.empty((60, 2))
+                for turn in times:
+                    for place, executor in enumerate((loose, model._inline_executor)):
+                        batch = batch_of(model, count, bucket, random)
+                        began = time.perf_counter()
+                        executor.run(batch)
+                        turn[place] = time.perf_counter() - began
+                plain, bound = np.median(times, axis=0) * 1e6
+                print(f"{bucket:6d}{count:6d}{plain:11.0f}{bound:13.0f}{np.median(times[:, 0] / times[:, 1]):8.2f}")
 
 
 def measure(path: Path, requests: list[dict[str, np.ndarray]], rounds: int) -> None:
@@ -108,15 +135,18 @@ def measure(path: Path, requests: list[dict[str, np.ndarray]], rounds: int) -> N
         "buckets": buckets,
     }
     found: dict[str, list[float]] = {name: [] for name in [*models, "limit"]}
-    for _ in range(rounds):
-        for name, model in models.items():
-            found[name].append(rows_per_second(model, requests))
-        found["limit"].append(limit(buckets, requests))
-    base = statistics.median(found["own length"])
-    print(f"{path.stem}: {len(requests)} sentences of 8 to 96 tokens, batches of up to {BATCH}, buckets {BUCKETS}")
-    for name, rates in found.items():
-        middle = statistics.median(rates)
-        print(f"{name:12s}{middle:8.1f} rows/s{middle / base:7.2f} of own length")
+    for number in range(rounds + 1):
+        for start in range(0, len(requests), WAVE):
+            wave = requests[start : start + WAVE]
+            times = {name: seconds_of(model, wave) for name, model in models.items()}
+            times["limit"] = limit(buckets, wave)
+            for name, took in times.items() if number else ():  # the first round binds what it meets
+                found[name].append(took)
+    print(f"{path.stem}: sentences of 8 to 96 tokens, {WAVE} at a time in batches of up to {BATCH}")
+    base = np.array(found["own length"])
+    for name, took in found.items():
+        ratio = np.median(base / np.array(took))
+        print(f"{name:12s}{WAVE / np.median(took):8.1f} rows/s{ratio:7.2f} of own length")
     for model in models.values():
         model.close()
 
@@ -129,6 +159,7 @@ def main() -> None:
     small = BUILD / "models" / "small_encoder.onnx"
     measure(make("encoder", BUILD / "models"), sentences(args.requests), args.rounds)
     measure(small if small.exists() else SmallEncoder().make(small), sentences(10 * args.requests), args.rounds)
+    single_batches(small)
 
 
 if __name__ == "__main__":

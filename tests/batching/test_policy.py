@@ -60,3 +60,48 @@ def test_the_cost_follows_a_change() -> None:
     for _ in range(100):
         cost.observe(4, 40_000)
     assert cost.estimate_ns(4) > 39_000
+
+
+def test_what_the_door_promises_by_follows_at_once() -> None:
+    """The cost of the size worth taking is never older than the last batch of that size."""
+    cost = learned(4, 1_000, 1)
+    assert (cost.limit, cost.limit_ns) == (4, 1_004)
+    cost.observe(4, 101_004)
+    assert cost.limit_ns == cost.estimate_ns(4) == 11_004
+
+
+def test_rows_are_counted_in_the_batches_they_will_make() -> None:
+    """35 rows where 16 are worth taking: two full batches and one of 3."""
+    cost = learned(16, 100_000, 1_000)
+    assert cost.batches(35) == (3, 2 * 116_000 + cost.estimate_ns(3))
+    assert cost.batches(32) == (2, 2 * 116_000)
+    assert CostModel(4).batches(9) == (3, 0.0)
+
+
+def test_a_size_that_a_stall_made_look_bad_is_tried_again() -> None:
+    """With enough rows ready, one batch in 64 is a size larger than what seems worth taking."""
+    cost = learned(8, 1_000_000, 1_000)
+    for _ in range(40):
+        cost.observe(8, 20_000_000)
+    assert cost.limit == 4
+    took = {4: 1_004_000, 8: 1_008_000}
+    seen = []
+    for _ in range(600):
+        rows = cost.best(50)
+        seen.append(rows)
+        cost.observe(rows, took[rows])
+    assert cost.limit == 8
+    assert seen.count(4) > 60
+    assert set(seen[-100:]) == {8}
+
+
+def test_trying_again_costs_little_where_it_is_in_vain() -> None:
+    """A model that gains nothing by batching computes one batch in 64 of two rows."""
+    cost = learned(8, 0, 1_000_000)
+    seen = []
+    for _ in range(640):
+        rows = cost.best(50)
+        seen.append(rows)
+        cost.observe(rows, rows * 1_000_000)
+    assert set(seen) == {1, 2}
+    assert seen.count(2) <= 11

@@ -68,12 +68,12 @@ def test_rows_of_an_engine_that_cannot_be_stopped_stay_in_quarantine(tmp_path: P
     with opened(tmp_path, engine="openvino") as model:
         crew_returned = model._crew.returned
 
-        def note() -> None:
-            crew_returned()
+        def note(batch: Batch) -> None:
+            crew_returned(batch)
             returned.set()
 
         model._crew.returned = note
-        ticket, sink = ask(model, 1, 150_000)
+        ticket, sink = ask(model, 1, 1 << 19)
         model.kick()
         assert sink.event.wait(WAIT_S)
         assert model.slab is not None
@@ -133,3 +133,19 @@ def test_closing_does_not_wait_for_ever(tmp_path: Path) -> None:
     model.kick()
     model.close()
     assert sink.error is not None
+
+
+def test_an_engine_that_returns_just_before_its_worker_is_replaced(tmp_path: Path) -> None:
+    """The worker stays, and is not counted among those that hang."""
+    with opened(tmp_path) as model:
+        (worker,) = model._crew._workers
+        _, sink = ask(model, 1, 0)
+        batch = Batch(model, [Ticket(sink, AnyThread(), 1)])
+        batch.thread = worker.thread
+        model._crew.returned(batch)
+        model._crew.replace(batch)
+        assert list(model._crew._workers) == [worker]
+        assert not model._crew._hung
+        model.kick()
+        assert sink.event.wait(WAIT_S)
+        assert sink.outputs is not None

@@ -134,6 +134,8 @@ def test_closing_fails_what_waits(tmp_path: Path) -> None:
     model.close()
     with pytest.raises(ReleasedError):
         model.infer_sync({"x": rows(1)})
+    with pytest.raises(ReleasedError):
+        model.submit_body(Ticket(EventSink(), AnyThread(), 1), memoryview(rows(1).tobytes()))
 
 
 def test_a_deadline_that_has_passed(tmp_path: Path) -> None:
@@ -285,3 +287,11 @@ def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
         assert model.statistics() | {"batches": 6, "rows_in_use": 0} == model.statistics()
         with pytest.raises(InvalidInputError, match=r"\[1, 16\], got FP32 \[2, 16\]"):
             model.infer_sync({"x": rows(1, 2)})
+
+
+def test_an_idle_model_refuses_nobody(tmp_path: Path) -> None:
+    """However slow it is believed to be: a stall long ago must not keep everybody out for ever."""
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")) as model:
+        for _ in range(200):
+            model.cost.observe(1, 100_000_000_000)
+        assert (model.infer_sync({"x": rows(4)}, timeout_s=10)["y"] == 4).all()

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tailcut.runtime.limits import Limits
     from tailcut.runtime.profile import Profile
-    from tailcut.server.served import Served
 
 
 class LogStyle(StrEnum):
@@ -49,6 +47,7 @@ def serve(
     ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
     hang: Annotated[str, typer.Option(help="Give an engine call up after this long.")] = "30s",
+    turns: Annotated[bool, typer.Option("--turns", help="Models take turns on the cores, by compute time.")] = False,
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep accepting this long with readiness off.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
     max_connections: Annotated[int, typer.Option(help="Open connections at most.", min=1, max=1_000_000)] = 4096,
@@ -72,10 +71,14 @@ def serve(
     from tailcut.cli.logs import log_to_stderr
     from tailcut.cli.options import parse_duration
     from tailcut.errors import UsageError
+    from tailcut.machine.quota import usable_cpus
+    from tailcut.runtime.arbiter import Arbiter
     from tailcut.runtime.limits import Limits
+    from tailcut.runtime.model import Model
     from tailcut.server.app import Address, ServerOptions
     from tailcut.server.app import serve as run_server
     from tailcut.server.limits import ServerLimits
+    from tailcut.server.served import Served
 
     log_to_stderr(log.value)
     limits = ServerLimits(
@@ -101,10 +104,16 @@ def serve(
             f"two models have one name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
         )
     model_limits = Limits(queue_rows=queue, hang_s=parse_duration(hang))
-    served = [
-        _load(profile, version, source, max_batch, model_limits)
-        for (profile, version), source in zip(opened, sources, strict=True)
-    ]
+    arbiter = Arbiter(usable_cpus()) if turns and len(profiles) > 1 else None
+
+    def load(profile: "Profile", version: str, source: str) -> Served:
+        def read_anew() -> Model:
+            return Model.open(_profile(source, max_batch)[0], limits=model_limits, arbiter=arbiter)
+
+        model = Model.open(profile, limits=model_limits, arbiter=arbiter)
+        return Served(model, profile.model.name, version, read_anew)
+
+    served = [load(*one, source) for one, source in zip(opened, sources, strict=True)]
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -187,13 +196,3 @@ def _name_and_version(text: str) -> tuple[str, str]:
     if not version.isdecimal() or not version.isascii() or int(version) < 1 or version != str(int(version)):
         raise UsageError(f"{version!r} is not a version: write NAME:VERSION=FILE with a whole number, 1 or more")
     return name, version
-
-
-def _load(profile: "Profile", version: str, source: str, max_batch: int | None, limits: "Limits") -> "Served":
-    from tailcut.runtime.model import Model
-    from tailcut.server.served import Served
-
-    def reload() -> Model:
-        return Model.open(_profile(source, max_batch)[0], limits=limits)
-
-    return Served(Model.open(profile, limits=limits), profile.model.name, version, reload)

@@ -31,8 +31,7 @@ class Arbiter:
         with self._lock:
             told = self._share.give(model, need or self._share.slots, took_ns, more=more)
         for one in told:
-            if one is not model:  # whose own worker looks again by itself
-                one.kick()
+            one.kick()
 
     def decline(self, model: Contender) -> None:
         """The model's turn came and it has nothing to compute."""

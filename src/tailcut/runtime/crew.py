@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tailcut.engines.base import Engine, Interruptible
 from tailcut.errors import TailcutError
-from tailcut.runtime.batch import Executor
+from tailcut.runtime.batch import Batch, Executor
 from tailcut.runtime.worker import Source, Worker
 
 _log = logging.getLogger("tailcut")
@@ -39,6 +39,7 @@ class Crew:
         self._lock = threading.Lock()
         self._workers: dict[Worker, Engine] = {}
         self._hung: dict[Worker, Engine] = {}
+        self._back: set[Batch] = set()  # given up, and returned before their worker was replaced
         self._hired = 0
         self._wanted = 0
         self._coming = 0  # their engine is being loaded
@@ -60,9 +61,13 @@ class Crew:
         for worker in tuple(self._workers):
             worker.wake()
 
-    def replace(self, thread: int) -> None:
-        """Put a new worker with a new engine in the place of the one whose call hangs on `thread`."""
+    def replace(self, batch: Batch) -> None:
+        """Put a new worker with a new engine in the place of the one whose call hangs on a batch."""
+        thread = batch.thread
         with self._lock:
+            if batch in self._back:
+                self._back.remove(batch)
+                return
             worker = next((one for one in self._workers if one.thread == thread), None)
             if worker is None:  # inline: there is only the caller's own thread
                 _interrupt(self._first, thread)
@@ -76,15 +81,17 @@ class Crew:
         else:
             self._refill(engine)
 
-    def returned(self) -> None:
-        """On a retired worker's own thread: its engine has come back after all."""
-        thread = threading.get_ident()
-        with self._lock:
-            worker = next((one for one in self._hung if one.thread == thread), None)
-            engine = None if worker is None else self._hung.pop(worker)
-            unused = engine is not None and engine not in (*self._workers.values(), *self._hung.values(), self._first)
-        if engine is None or worker is None:
+    def returned(self, batch: Batch) -> None:
+        """On the worker's own thread: the engine has come back with a batch that was given up."""
+        if not self._wanted:
             return
+        with self._lock:
+            worker = next((one for one in self._hung if one.thread == batch.thread), None)
+            if worker is None:  # before it could be replaced: it works on
+                self._back.add(batch)
+                return
+            engine = self._hung.pop(worker)
+            unused = engine not in (*self._workers.values(), *self._hung.values(), self._first)
         _log.warning("%s: an engine call that was given up has returned", worker.name)
         if unused:
             engine.close()

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from tailcut.batching.cost import CostModel
+from tailcut.batching.forecast import Forecast
 from tailcut.batching.policy import Dispatch, Queue, Wait, decide
 from tailcut.batching.queue import Lanes
 from tailcut.errors import DeadlineExceededError, EngineError, QueueFullError, ReleasedError, TailcutError
@@ -22,7 +22,7 @@ from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
 _log = logging.getLogger("tailcut")
-_GAP_WEIGHT = 0.05  # of the newest gap between arrivals, and of that between batches
+_GAP_WEIGHT = 0.05  # of the newest gap between arrivals
 
 
 class Desk:
@@ -36,8 +36,6 @@ class Desk:
         self.spec = spec
         self.max_batch = batching.max_batch if spec.batched else 1
         self.inline = batching.dispatch == "inline"
-        self.cost = CostModel(self.max_batch)
-        self._costs: dict[object, CostModel] = {}  # by a padded batch's bucket; others go by `cost`
         self.counts = ModelStatistics()
         self.slab: Slab | None = None
         self._hold_ns = batching.hold_us * 1000
@@ -48,9 +46,8 @@ class Desk:
         self._queue: Lanes[Ticket] = Lanes()
         self._running: dict[Batch, None] = {}  # in the order in which they were formed
         self._instances = 1 if self.inline else settings.engine.instances
-        self._expected_end_ns = 0.0  # of the batch formed last
-        self._last_end_ns = 0  # of the batch that came back last
-        self._between_ns = 0.0  # from a batch's end to the start of the next one, when that was waiting
+        self.forecast = Forecast(self.max_batch, self._instances)
+        self.cost = self.forecast.cost
         self._last_arrival_ns = 0
         self._gap_ns = 0.0
         self._closed = False
@@ -95,7 +92,11 @@ class Desk:
             self.slab.move(row, count, RowState.FILLING, RowState.FREE)
 
     def submit(self, ticket: Ticket) -> None:
-        """The ticket's rows are complete: queue it. The caller kicks."""
+        """The ticket's rows are complete: queue it. The caller kicks.
+
+        Raises:
+            ReleasedError: the model was closed.
+        """
         ticket.ready_ns = time.monotonic_ns()
         with self._lock:
             if self._closed:
@@ -109,14 +110,16 @@ class Desk:
 
         Raises:
             QueueFullError: no rows are free, or the deadline cannot be met.
+            ReleasedError: the model was closed.
         """
         ticket.ready_ns = time.monotonic_ns()
-        # Nearly always there is time for every waiting row in a batch of its own, and nothing closer to be asked.
-        if 0 < ticket.deadline_ns - ticket.ready_ns < self.cost.limit_ns * (2 + self._queue.rows):
+        if ticket.deadline_ns and self.forecast.is_near(ticket.deadline_ns - ticket.ready_ns, self._queue.rows):
             self.admit(ticket.count, ticket.deadline_ns, ticket.priority)
         slab = self.slab
         assert slab is not None  # noqa: S101  as in reserve
         with self._lock:
+            if self._closed:
+                raise ReleasedError(f"model {self.spec.name!r} was closed")
             ticket.row = row = slab.fill(ticket.count, body)
             if row >= 0:
                 self._enqueue(ticket)
@@ -141,18 +144,16 @@ class Desk:
         if waiting + rows > max(self.queue_rows, 0 if waiting else rows):
             self.counts.refused += 1
             raise self._full()
-        if deadline_ns and waiting and self._finish_ns(rows, deadline_ns, priority) > deadline_ns:
-            self.counts.refused += 1
-            raise self._full()
-
-    def _finish_ns(self, rows: int, deadline_ns: int, priority: int) -> float:
-        """When a newcomer's rows would be computed, by what was learned."""
+        # With nothing to wait for it is always let in: what an idle model believes to be slow must be able to prove it.
         now = time.monotonic_ns()
+        if not (deadline_ns and (waiting or self._running) and self.forecast.is_near(deadline_ns - now, waiting)):
+            return
         with self._lock:
             rows += self._queue.rows_before(priority, deadline_ns)
-            busy_ns = max(0.0, self._expected_end_ns - now) if len(self._running) >= self._instances else 0.0
-        batches = -(-rows // self.cost.limit)
-        return now + (busy_ns + batches * (self.cost.limit_ns + self._between_ns)) / self._instances
+            done_ns = self.forecast.done_ns(rows, now, busy=len(self._running) >= self._instances)
+        if done_ns > deadline_ns:
+            self.counts.refused += 1
+            raise self._full()
 
     def cancel(self, ticket: Ticket) -> None:
         """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
@@ -181,13 +182,13 @@ class Desk:
                 return None
             # Who would be late already when the batch that leaves now is back takes nobody's place in it.
             rows = self.cost.best(-(-self._queue.rows // (self._instances - len(self._running))))
-            late = self._take_late(now + int(self.cost.estimate_ns(rows)))
+            late = self._take_late(now, int(self.cost.estimate_ns(rows)))
             choice = self._decide(now)
             turn = self._arbiter is None or self._my_turn(choice)
             if turn and isinstance(choice, Dispatch):
                 batch = self._form(choice.rows)
-                cost = self._costs.get(batch.tickets[0].key, self.cost)
-                self._expected_end_ns = now + cost.estimate_ns(batch.rows)
+                first = batch.tickets[0]
+                self.forecast.formed(first.key, batch.rows, first.ready_ns, now)
         if batch is None and self._arbiter is not None and not isinstance(choice, Dispatch):
             self._arbiter.decline(self)
         if late:
@@ -230,7 +231,7 @@ class Desk:
         for batch in hung:
             self._end_turn(batch)
             _log.error("%s: an engine call of %d rows hangs: replacing its worker", self.spec.name, batch.rows)
-            self._crew.replace(batch.thread)
+            self._crew.replace(batch)
         with self._lock:
             late = self._take_late(now)
         _tell_late(late)
@@ -267,10 +268,9 @@ class Desk:
                 last = batch is formed or not formed.tickets
                 if last:
                     del self._running[formed]
-                self._last_end_ns = batch.ended_ns
                 self.counts.batch(batch)
-                if batch.error is None:
-                    self._learn(batch)
+                learn, key = batch.error is None, batch.tickets[0].key
+                self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
                 if self.slab is not None:
                     move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE)
             else:
@@ -278,7 +278,7 @@ class Desk:
                 if self.slab is not None:
                     move_rows(self.slab, formed, RowState.RUNNING, RowState.FREE)
         if given_up:
-            self._crew.returned()
+            self._crew.returned(formed)
             return False
         if last:
             self._end_turn(batch)
@@ -291,18 +291,15 @@ class Desk:
             took_ns = (batch.ended_ns or time.monotonic_ns()) - batch.began_ns
             self._arbiter.give(self, self._threads, took_ns, more=self._queue.rows > 0)
 
-    def _learn(self, batch: Batch) -> None:
-        rows, took = min(batch.rows, self.max_batch), batch.ended_ns - batch.began_ns
-        self.cost.observe(rows, took)
-        if self._costs:
-            cost = self._costs.get(batch.tickets[0].key)
-            if cost is not None:
-                cost.observe(rows, took)
+    def _take_late(self, now: int, ahead_ns: int = 0) -> list[Ticket]:
+        """Take out of the queue what is due before `now + ahead_ns`; not the last of all if it is not late yet.
 
-    def _take_late(self, now: int) -> list[Ticket]:
-        """Take out of the queue what is due before `now`."""
-        late = self._queue.take_late(now)
+        What is believed to be too slow must be computed now and then, or nobody would learn that it no longer is.
+        """
+        late = self._queue.take_late(now + ahead_ns)
         if late:
+            if not self._queue.rows and late[-1].deadline_ns >= now:
+                self._queue.append(late.pop())
             self.counts.expired += len(late)
             for ticket in late:
                 self._free(ticket)
@@ -312,10 +309,8 @@ class Desk:
         head = self._queue.head()
         if head is None:
             return None
-        if head.ready_ns < self._last_end_ns:
-            self._between_ns += _GAP_WEIGHT * (now - self._last_end_ns - self._between_ns)
         idle = self._instances - len(self._running)
-        cost = self._costs.get(head.key, self.cost)
+        cost = self.forecast.of(head.key)
         return decide(Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle), now, cost, self._hold_ns)
 
     def _form(self, rows: int) -> Batch:
@@ -335,7 +330,7 @@ class Desk:
             self.slab.move(ticket.row, ticket.count, RowState.READY, RowState.FREE)
 
     def _full(self) -> QueueFullError:
-        wait_s = self.cost.wait_ns(self._queue.rows) / self._instances / 1e9
+        wait_s = self.cost.batches(self._queue.rows)[1] / self._instances / 1e9
         return QueueFullError(f"model {self.spec.name!r} has no room for more requests now", max(1, round(wait_s)))
 
 

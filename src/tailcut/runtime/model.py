@@ -47,7 +47,7 @@ class Model(Desk):
         padding = profile.settings.batching.padding
         self._padding = None if padding is None else plan_padding(engine, padding)
         if self._padding is not None:
-            self._costs = {bucket: CostModel(self.max_batch) for bucket in self._padding.buckets}
+            self.forecast.costs = {bucket: CostModel(self.max_batch) for bucket in self._padding.buckets}
         executors = [self._executor(engine) for _ in range(self._instances)]
         warm_up(self, self.spec, executors, self._warm_up_steps(), limits.warm_up_s)
         self._inline_executor = executors[0]
@@ -214,7 +214,7 @@ class Model(Desk):
         steps: list[Step] = []
         buckets = self._padding.buckets
         for bucket in buckets:
-            costs = [self._costs[bucket]]
+            costs = [self.forecast.costs[bucket]]
             if bucket == buckets[len(buckets) // 2]:
                 costs.append(self.cost)  # what a row costs before its length is known
             steps += [Step(rows, tuple(costs), False, bucket, bucket) for rows in self.cost.sizes]

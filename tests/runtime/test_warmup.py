@@ -1,0 +1,63 @@
+"""What a model has computed before it is ready."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+from tests.engines.models import identity, masked_mean, save, value
+
+from tailcut.engines.base import EngineOptions
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.model import Model
+from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.spec import DType
+
+PADDING = PaddingSettings(buckets=(8, 16), inputs=(PaddedInput(name="ids"), PaddedInput(name="mask")))
+
+
+def opened(path: Path, batching: BatchingSettings, *, instances: int = 1, warm_up_s: float = 10.0) -> Model:
+    settings = Settings(engine=EngineOptions(threads=1, instances=instances), batching=batching)
+    return Model.open(Profile.of_model(path, settings), limits=Limits(warm_up_s=warm_up_s))
+
+
+def test_every_batch_size_is_known_on_every_instance(tmp_path: Path) -> None:
+    """The largest, and the powers of two below it; each instance has bindings of its own for them."""
+    path = identity(DType.FP32, (None, 4), tmp_path / "echo.onnx")
+    with opened(path, BatchingSettings(max_batch=12), instances=2) as model:
+        assert model.cost.sizes == [1, 2, 4, 8, 12]
+        assert set(model.cost._known) == {1, 2, 4, 8, 12}
+        for worker in model._crew._workers:
+            assert {rows for _, rows in worker._executor._bound} == {1, 2, 4, 8, 12}
+        assert model.statistics() | {"requests": 0, "batches": 0, "rows_in_use": 0} == model.statistics()
+
+
+def test_every_bucket_is_known(tmp_path: Path) -> None:
+    """Each with its own cost of each size."""
+    path = masked_mean(tmp_path / "m.onnx")
+    with opened(path, BatchingSettings(max_batch=4, padding=PADDING)) as model:
+        known = {bucket: set(cost._known) for bucket, cost in model.forecast.costs.items()}
+        assert known == {8: {1, 2, 4}, 16: {1, 2, 4}}
+        assert set(model.cost._known) == {1, 2, 4}
+
+
+def test_a_slow_model_is_ready_when_the_time_is_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It says how many sizes it left, serves, and learns them by serving."""
+    path = identity(DType.FP32, (None, 4), tmp_path / "echo.onnx")
+    with caplog.at_level(logging.WARNING), opened(path, BatchingSettings(max_batch=4), warm_up_s=0.0) as model:
+        assert "before 3 of its 3 batch sizes" in caplog.text
+        assert model.cost.estimate_ns(4) == 0
+        assert (model.infer_sync({"x": np.ones((4, 4), np.float32)})["y"] == 1).all()
+        assert model.cost.estimate_ns(4) > 0
+
+
+def test_a_model_that_refuses_zeros_starts_cold(tmp_path: Path) -> None:
+    """It is served all the same."""
+    table, ten = np.arange(5, dtype=np.float32), np.array(10)
+    nodes = [helper.make_node("Sub", ["x", "ten"], ["index"]), helper.make_node("Gather", ["table", "index"], ["y"])]
+    ends = [value("x", DType.INT64, (None, 1))], [value("y", DType.FP32, (None, 1))]
+    path = save(tmp_path / "from_ten.onnx", nodes, *ends, {"table": table, "ten": ten})
+    with opened(path, BatchingSettings(max_batch=4)) as model:
+        assert model.cost.estimate_ns(1) == 0
+        assert model.infer_sync({"x": np.array([[13]])})["y"] == 3
