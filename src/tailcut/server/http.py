@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from enum import Enum, auto
 
 import numpy as np
@@ -35,6 +35,7 @@ from tailcut.wire.v2 import (
 _log = logging.getLogger("tailcut.http")
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _QUESTION_BYTES = 64 * 1024  # the body of a question about the server
+_JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
 _SKIP_BYTES = 1 << 20  # of a refused body, read away so that the connection lives
 _LINGER_BYTES = 64 << 20  # read away behind a refusal at most
 _NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
@@ -64,6 +65,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._target: memoryview | None = None  # where a body's next bytes go, when not to the shared buffer
         self._held = b""
         self._plan = _NO_PLAN  # of the message in hand
+        self._head = b""  # the bytes that it was planned from: the next message's head is mostly the same
+        self._edition = -1  # of the hub's plans, when it was
         self._work: asyncio.Task[None] | None = None  # an answer that takes a while
         self._row = -1
         self._rows = 0
@@ -174,6 +177,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Handle the messages in data[:size]; what is left of an unfinished one is held."""
         at = 0
         while at < size and self._stage is Stage.HEAD and not self._paused:
+            end = at + len(self._head)
+            if end <= size and self._edition == self._hub.edition and data.startswith(self._head, at):
+                at = self._begin(self._plan, data, end, size)
+                continue
             end = data.find(b"\r\n\r\n", at, size)
             if end < 0:
                 rest = bytes(data[at:size])
@@ -194,6 +201,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _message(self, key: bytes, data: bytes | bytearray, end: int, size: int) -> int:
         """Begin the message whose head ends at `end`; returns how far the data were used."""
         plan = self._hub.plans.get(key)
+        self._edition = -1
         if plan is None:
             try:
                 plan = self._hub.plan(key)
@@ -204,16 +212,25 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._plan = Plan(Kind.ANSWER, self._hub.refused_head, 0)
                 return self._turn_away(refusal, self._hub.refused_length, end, size)
         self._plan = plan
+        if key in self._hub.plans:
+            self._head, self._edition = key, self._hub.edition
+        return self._begin(plan, data, end, size)
+
+    def _begin(self, plan: Plan, data: bytes | bytearray, end: int, size: int) -> int:
+        """Go on behind the head."""
         self._began_ns = time.monotonic_ns()
         self.due = 0.0
         stop = end + plan.length
         if plan.kind is Kind.ROWS:
             return self._begin_rows(plan, data, end, min(stop, size))
         if stop <= size and not plan.head.chunked:
+            body = memoryview(data)[end:stop]
             if plan.kind is Kind.ANSWER:
-                self._answer(plan, bytes(data[end:stop]))
+                self._answer(plan, bytes(body))
+            elif plan.served is not None and plan.served.model.slab is not None:
+                self._infer(plan, body)  # its tensors are copied into rows before anything else is received
             else:
-                self._infer(plan, bytes(data[end:stop]))
+                self._infer(plan, bytes(body))
             return stop
         return self._begin_buffer(plan, data, end, size)
 
@@ -438,10 +455,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         if plan.kind is Kind.ROWS:
             start = plan.reply_head_close if self._closing() else plan.reply_head
             if len(batch.outputs) == 1:
-                self._reply(start + batch.blob(index), 200)
+                blob = batch.blob(index)
+                if len(blob) < _JOIN_BYTES:
+                    self._reply(start + blob, 200)
+                else:
+                    self._reply(start, 200, [blob])
             else:
-                blobs = [batch.blob(index, output) for output in range(len(batch.outputs))]
-                self._reply(b"".join([start, *blobs]), 200)
+                self._reply(start, 200, [batch.blob(index, output) for output in range(len(batch.outputs))])
         else:
             self._encode(plan, batch, index)
         moments = (began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
@@ -485,7 +505,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         length = sum(len(part) for part in response.body_parts)
         start = response_head(length, response.json_size, close=self._closing())
-        self._reply(b"".join([start, *response.body_parts]), 200)
+        self._reply(start, 200, response.body_parts)
 
     def _answer(self, plan: Plan, body: bytes) -> None:
         try:
@@ -529,12 +549,20 @@ class HttpConnection(asyncio.BufferedProtocol):
             _log.warning("%s", with_trace(str(error), trace_of_head(self._plan.head)))
         self._reply(answer, int(answer[9:12]))
 
-    def _reply(self, answer: bytes, status: int) -> None:
-        """Write a whole answer; the message is out of hand."""
+    def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = ()) -> None:
+        """Write a whole answer, whose parts are joined where that is cheaper; the message is out of hand."""
         hub = self._hub
-        hub.count_reply(self._plan.head, status, len(answer), self._began_ns)
         self._encoded_ns = time.monotonic_ns()
-        self._transport.write(answer)
+        size = len(answer)
+        if parts:
+            size += sum(map(len, parts))
+            if size < _JOIN_BYTES:
+                self._transport.write(b"".join([answer, *parts]))
+            else:
+                self._transport.writelines([answer, *parts])
+        else:
+            self._transport.write(answer)
+        hub.count_reply(self._plan.head, status, size, self._began_ns)
         self._stage = Stage.HEAD
         self.idle_since = hub.now
         if self._closing():
