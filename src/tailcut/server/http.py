@@ -116,25 +116,21 @@ class HttpConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """The kernel wrote."""
         try:
-            self._received(nbytes)
-        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
-            _log.exception("a message was not understood")
-            self._refuse(500, "the server failed on this message")
-
-    def _received(self, nbytes: int) -> None:
-        if self._target is not None:
-            self._target = self._target[nbytes:]
-            if not self._target:
-                self._body_complete()
-        elif self._stage is Stage.HEAD:
-            if self._held:
+            if self._target is not None:
+                self._target = self._target[nbytes:]
+                if not self._target:
+                    self._body_complete()
+            elif self._stage is not Stage.HEAD:
+                self._take_beside(bytes(self._view[:nbytes]))
+            elif self._held:
                 data = self._held + bytes(self._view[:nbytes])
                 self._held = b""
                 self._take(data, len(data))
             else:
                 self._take(self._hub.receive, nbytes)
-        else:
-            self._take_beside(bytes(self._view[:nbytes]))
+        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
+            _log.exception("a message was not understood")
+            self._refuse(500, "the server failed on this message")
 
     def eof_received(self) -> bool:
         """The client said goodbye: nothing more is owed to it."""
@@ -448,7 +444,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         plan = self._plan
         self._hub.count_latency(batch.ended_ns - ticket.ready_ns)
         if plan.kind is Kind.ROWS:
-            start = plan.reply_head_close if self._closing() else plan.reply_head
+            start = plan.reply_head if plan.head.keep_alive and not self._hub.draining else plan.reply_head_close
             if len(batch.outputs) == 1:
                 blob = batch.blob(index)
                 if len(blob) < _JOIN_BYTES:
@@ -548,7 +544,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         hub.count_reply(self._plan.head, status, size, self._began_ns)
         self._stage = Stage.HEAD
         self.idle_since = hub.now
-        if self._closing():
+        if hub.draining or not self._plan.head.keep_alive:
             self.close()
 
     def _next(self) -> None:
