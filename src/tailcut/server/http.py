@@ -210,6 +210,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _begin(self, plan: Plan, data: bytes | bytearray, end: int, size: int) -> int:
         """Go on behind the head."""
+        self._view = self._hub.receive_view
         if self._hub.access:
             self._began_ns = time.monotonic_ns()
         self.due = 0.0
@@ -265,6 +266,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         view = slab.input_bytes[0][start : start + length]
         view[: len(begun)] = begun
         self._expect_body(Stage.ROWS, view[len(begun) :])
+        self._view = self._hub.head_view  # the next one is mostly like it: read its head, and hardly any of its body
         return True
 
     def _begin_buffer(self, plan: Plan, data: bytes | bytearray | memoryview, end: int, size: int) -> int:
