@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tailcut.client.aio import AsyncClient
+    from tailcut.client.sync import Client
     from tailcut.machine.affinity import pin_thread
     from tailcut.machine.counters import counters
     from tailcut.machine.quota import usable_cpus
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlignedMatrix": "tailcut.memory.aligned",
     "Arena": "tailcut.memory.arena",
+    "AsyncClient": "tailcut.client.aio",
     "BufferPool": "tailcut.memory.pool",
+    "Client": "tailcut.client.sync",
     "Model": "tailcut.runtime.model",
     "Profile": "tailcut.runtime.profile",
     "TensorBuffer": "tailcut.memory.pool",
@@ -33,7 +37,9 @@ _HOMES = {
 __all__ = [
     "AlignedMatrix",
     "Arena",
+    "AsyncClient",
     "BufferPool",
+    "Client",
     "Model",
     "Profile",
     "TensorBuffer",
