@@ -1,29 +1,44 @@
 """What a served model takes, asked of the server itself, and inputs made up to fit."""
 
 import ipaddress
+import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from tailcut.errors import UsageError
-from tailcut.lab.load import Target
-from tailcut.lab.payload import ask
+from tailcut.lab.load import Payload, Target
+from tailcut.lab.payload import ask, encode
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _FREE_DIM = 16  # what a free dimension beside the batch is taken as
 
 
 def parse_target(url: str, *, allow_remote: bool = False) -> Target:
-    """`http://HOST:PORT`, or `http+unix://PATH` with the path percent-encoded or plain.
+    """The address of `parse_url` alone."""
+    return parse_url(url, allow_remote=allow_remote)[0]
+
+
+def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
+    """An address and the path behind it, empty for a v2 server as a whole.
+
+    `http://HOST:PORT` and `http+unix://PATH`, the socket's path percent-encoded or plain; `http://HOST:PORT/PATH` and
+    `http+unix://%2FSOCKET/PATH`.
 
     Raises:
         UsageError: not such an address, or not of this machine and `allow_remote` is off.
     """
     if url.startswith("http+unix://"):
-        return Target(uds=unquote(url.removeprefix("http+unix://")))
+        place = url.removeprefix("http+unix://")
+        if place.startswith("/"):
+            return Target(uds=unquote(place)), ""
+        socket_path, slash, path = place.partition("/")
+        return Target(uds=unquote(socket_path)), slash + path if path else ""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
         port = parts.port or 80
@@ -38,7 +53,28 @@ def parse_target(url: str, *, allow_remote: bool = False) -> Target:
             raise UsageError(f"{parts.hostname}: no such host") from None
         if not ipaddress.ip_address(address).is_loopback:
             raise UsageError(f"{parts.hostname} is not this machine: add --allow-remote if you may send load there")
-    return Target(parts.hostname, port)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return Target(parts.hostname, port), "" if path == "/" else path
+
+
+def raw_payload(target: Target, path: str, body: Path | None, headers: Sequence[str], expect: int) -> Payload:
+    """A request of any server: POST with the file's bytes, GET without a file.
+
+    Raises:
+        UsageError: the file cannot be read, or a header is not `NAME:VALUE`.
+    """
+    fields = {}
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon or not _HEADER_NAME.match(name) or not value.isprintable() or not value.isascii():
+            raise UsageError(f"{header!r} is not a header: write --header NAME:VALUE")
+        fields[name] = value.strip()
+    try:
+        content = b"" if body is None else body.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{body}: {error.strerror}") from None
+    request = encode(target, "GET" if body is None else "POST", path or "/", content, fields).request
+    return Payload(request, expect)
 
 
 def served_models(target: Target) -> list[str]:
@@ -78,11 +114,13 @@ def made_up_inputs(spec: ModelSpec, seed: int, *, rows: int = 1) -> dict[str, np
     return inputs
 
 
-def rows_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:
-    """Up to `limit` single-row requests from a data file's arrays; arrays that are no inputs are left out.
+def rows_of_data(
+    spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int, *, rows: int = 1
+) -> list[dict[str, np.ndarray]]:
+    """Requests of `rows` rows from up to `limit` of a data file's; arrays that are no inputs are left out.
 
     Raises:
-        UsageError: an input is missing, or of another dtype or shape than the model takes.
+        UsageError: an input is missing, or of another dtype or shape than the model takes, or there are too few rows.
     """
     arrays = {}
     for tensor in spec.inputs:
@@ -99,10 +137,11 @@ def rows_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int) ->
         arrays[tensor.name] = array
     if not spec.batched:
         return [arrays]
-    rows = min(len(array) for array in arrays.values())
-    if rows == 0:
-        raise UsageError("the data file has no rows")
-    return [{name: array[row : row + 1] for name, array in arrays.items()} for row in range(min(rows, limit))]
+    there = min(limit, *(len(array) for array in arrays.values()))
+    if there < rows:
+        raise UsageError(f"the data file has {there or 'no'} rows, a request holds {rows}")
+    starts = range(0, there - rows + 1, rows)
+    return [{name: array[row : row + rows] for name, array in arrays.items()} for row in starts]
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
