@@ -5,6 +5,7 @@
 tiny      x float32 [batch, 256]          -> y float32 [batch, 10]     perceptron 256-256-64-10
 ranker    x float32 [batch, 1024]         -> y float32 [batch, 1]      perceptron 1024-2048-1024-512-1
 resnet18  x float32 [batch, 3, 224, 224]  -> y float32 [batch, 1000]   ResNet-18, batch norm folded
+encoder   ids, mask int64 [batch, length] -> y float32 [batch, 384]    6 transformer layers, masked mean, length <= 512
 """
 
 import sys
@@ -52,7 +53,9 @@ class Net:
         )
 
     def save(self, path: Path, x: tuple[int, ...], y: int) -> Path:
-        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *x])]
+        return self.save_with([helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *x])], path, y)
+
+    def save_with(self, inputs: list[onnx.ValueInfoProto], path: Path, y: int) -> Path:
         outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", y])]
         graph = helper.make_graph(self.nodes, path.stem, inputs, outputs, self.weights)
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
@@ -84,15 +87,79 @@ def resnet18(path: Path) -> Path:
     return net.save(path, (3, 224, 224), 1000)
 
 
+class Encoder(Net):
+    """A BERT-like encoder of the size of a small sentence embedder (MiniLM has these dimensions)."""
+
+    WIDTH, HEADS, LAYERS, VOCABULARY, LONGEST = 384, 12, 6, 4096, 512
+
+    def number(self, value: float) -> str:
+        return self.keep(np.array(value, np.float32))
+
+    def whole(self, *values: int) -> str:
+        return self.keep(np.array(values, np.int64))
+
+    def linear(self, x: str, width_in: int, width_out: int) -> str:
+        product = self.apply("MatMul", x, self.weight(width_in, width_out, fan_in=2 * width_in))
+        return self.apply("Add", product, self.keep(np.zeros(width_out, np.float32)))
+
+    def normal(self, x: str) -> str:
+        scale, shift = (self.keep(np.full(self.WIDTH, value, np.float32)) for value in (1, 0))
+        return self.apply("LayerNormalization", x, scale, shift, axis=-1)
+
+    def by_head(self, x: str) -> str:
+        parted = self.apply("Reshape", x, self.whole(0, 0, self.HEADS, self.WIDTH // self.HEADS))
+        return self.apply("Transpose", parted, perm=[0, 2, 1, 3])
+
+    def attend(self, x: str, hidden: str) -> str:
+        query, key, content = (self.by_head(self.linear(x, self.WIDTH, self.WIDTH)) for _ in range(3))
+        raw = self.apply("MatMul", query, self.apply("Transpose", key, perm=[0, 1, 3, 2]))
+        scaled = self.apply("Mul", raw, self.number((self.WIDTH // self.HEADS) ** -0.5))
+        share = self.apply("Softmax", self.apply("Add", scaled, hidden), axis=-1)
+        mixed = self.apply("Transpose", self.apply("MatMul", share, content), perm=[0, 2, 1, 3])
+        return self.linear(self.apply("Reshape", mixed, self.whole(0, 0, self.WIDTH)), self.WIDTH, self.WIDTH)
+
+    def think(self, x: str) -> str:
+        """Two dense layers with a GELU between."""
+        wide = self.linear(x, self.WIDTH, 4 * self.WIDTH)
+        erf = self.apply("Erf", self.apply("Mul", wide, self.number(0.5**0.5)))
+        half = self.apply("Mul", wide, self.number(0.5))
+        gelu = self.apply("Mul", half, self.apply("Add", erf, self.number(1)))
+        return self.linear(gelu, 4 * self.WIDTH, self.WIDTH)
+
+    def make(self, path: Path) -> Path:
+        kept = "kept"
+        self.nodes.append(helper.make_node("Cast", ["mask"], [kept], to=TensorProto.FLOAT))
+        gone = self.apply("Mul", self.apply("Sub", self.number(1), kept), self.number(-1e4))
+        hidden = self.apply("Unsqueeze", gone, self.whole(1, 2))
+        words = self.weight(self.VOCABULARY, self.WIDTH, fan_in=5000)
+        places = self.weight(self.LONGEST, self.WIDTH, fan_in=5000)
+        length = self.apply("Shape", "ids", start=1, end=2)
+        here = self.apply("Slice", places, self.whole(0), length, self.whole(0))
+        x = self.normal(self.apply("Add", self.apply("Gather", words, "ids"), here))
+        for _ in range(self.LAYERS):
+            x = self.normal(self.apply("Add", x, self.attend(x, hidden)))
+            x = self.normal(self.apply("Add", x, self.think(x)))
+        present = self.apply("Unsqueeze", kept, self.whole(2))
+        total = self.apply("ReduceSum", self.apply("Mul", x, present), self.whole(1), keepdims=0)
+        self.apply("Div", total, self.apply("ReduceSum", present, self.whole(1), keepdims=0), to="y")
+        inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["batch", "length"]) for n in ("ids", "mask")]
+        return self.save_with(inputs, path, self.WIDTH)
+
+
 def make(name: str, folder: Path) -> Path:
     """The model of that name in the folder, made when it is not there."""
     path = folder / f"{name}.onnx"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _ = resnet18(path) if name == "resnet18" else perceptron(path, LAYERS[name])
+        if name in LAYERS:
+            perceptron(path, LAYERS[name])
+        elif name == "encoder":
+            Encoder().make(path)
+        else:
+            resnet18(path)
     return path
 
 
 if __name__ == "__main__":
-    for model in (*LAYERS, "resnet18"):
+    for model in (*LAYERS, "resnet18", "encoder"):
         print(make(model, Path(sys.argv[1])))

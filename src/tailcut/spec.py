@@ -120,9 +120,16 @@ class ModelSpec:
         return all(len(tensor.shape) > 0 and tensor.shape[0] is None for tensor in self.inputs + self.outputs)
 
     @cached_property
+    def single(self) -> bool:
+        """Whether the first dimension of every tensor is fixed at 1: a row a call, and parallel instances for more."""
+        return all(tensor.shape[:1] == (1,) for tensor in self.inputs + self.outputs)
+
+    @cached_property
     def fixed_rows(self) -> bool:
         """Whether every row of every input and output has one fixed size, so that it can live in a slab."""
-        return self.batched and all(tensor.row_bytes is not None for tensor in self.inputs + self.outputs)
+        return (self.batched or self.single) and all(
+            tensor.row_bytes is not None for tensor in self.inputs + self.outputs
+        )
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:

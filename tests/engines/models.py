@@ -125,3 +125,69 @@ def unsupported_type(path: Path) -> Path:
     """x complex64 [batch, 2] -> y = x: a type that the protocol has no name for."""
     ends = [[helper.make_tensor_value_info(name, TensorProto.COMPLEX64, ["batch", 2])] for name in ("x", "y")]
     return save(path, [helper.make_node("Identity", ["x"], ["y"])], *ends)
+
+
+def endless(path: Path) -> Path:
+    """x float32 [batch, 4], rounds int64 [batch, 1] -> y = x, after as many rounds as the largest asks for."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Add", ["sum", "nothing"], ["more"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["batch", 4]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("more", TensorProto.FLOAT, ["batch", 4]),
+        ],
+        [numpy_helper.from_array(np.zeros(4, np.float32), "nothing")],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["rounds"], ["most"], keepdims=0),
+        helper.make_node("Loop", ["most", "", "x"], ["y"], body=body),
+    ]
+    inputs = [value("x", DType.FP32, (None, 4)), value("rounds", DType.INT64, (None, 1))]
+    return save(path, nodes, inputs, [value("y", DType.FP32, (None, 4))])
+
+
+def masked_mean(path: Path, *, minds_mask: bool = True, width: int = 8) -> Path:
+    """ids, mask int64 [batch, length] -> tokens float32 [batch, length, width], mean float32 [batch, width].
+
+    Embeds, mixes every token with its neighbours by masked attention, and averages what the mask leaves; without
+    `minds_mask` filled-up tokens count like others.
+    """
+    random = np.random.default_rng(0)
+    weights = {
+        "table": random.standard_normal((32, width)).astype(np.float32),
+        "one": np.ones((), np.float32),
+        "away": np.full((), -1e4, np.float32),
+        "middle": np.array([1]),
+        "last": np.array([2]),
+    }
+    scores = helper.make_node("Add", ["raw", "bias"], ["scores"])
+    if not minds_mask:
+        scores = helper.make_node("Identity", ["raw"], ["scores"])
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["x"]),
+        helper.make_node("Cast", ["mask"], ["kept"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["one", "kept"], ["gone"]),
+        helper.make_node("Mul", ["gone", "away"], ["far"]),
+        helper.make_node("Unsqueeze", ["far", "middle"], ["bias"]),
+        helper.make_node("Transpose", ["x"], ["keys"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["x", "keys"], ["raw"]),
+        scores,
+        helper.make_node("Softmax", ["scores"], ["share"], axis=-1),
+        helper.make_node("MatMul", ["share", "x"], ["tokens"]),
+        helper.make_node("Unsqueeze", ["kept", "last"], ["wide"]),
+        helper.make_node("Mul", ["tokens", "wide"], ["present"]),
+        helper.make_node("ReduceSum", ["present", "middle"], ["sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["wide", "middle"], ["count"], keepdims=0),
+        helper.make_node("Div", ["sum", "count"], ["mean"]),
+    ]
+    inputs = [value(name, DType.INT64, (None, "length")) for name in ("ids", "mask")]
+    outputs = [value("tokens", DType.FP32, (None, "length", width)), value("mean", DType.FP32, (None, width))]
+    return save(path, nodes, inputs, outputs, weights)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.engines.models import dynamic_sequence, gather_rows, identity, no_batch
 
+from tailcut.engines.base import EngineOptions
 from tailcut.errors import (
     DeadlineExceededError,
     EngineError,
@@ -227,3 +228,60 @@ def test_a_model_without_a_batch_dimension(tmp_path: Path) -> None:
         inputs = {t.name: np.ones([d or 1 for d in t.shape], t.dtype.numpy) for t in model.spec.inputs}
         assert set(model.infer_sync(inputs)) == set(model.spec.output_names)
         assert model.max_batch == 1
+
+
+def test_priority_and_deadline_decide_who_is_served_first(tmp_path: Path) -> None:
+    """With the engine busy, an urgent request overtakes the queue, and a shorter deadline overtakes a longer one."""
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch=1) as model:
+        served: list[str] = []
+
+        class Note(EventSink):
+            def __init__(self, name: str) -> None:
+                super().__init__()
+                self.name = name
+
+            def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+                served.append(self.name)
+
+        soon, later = (model.now_ns() + seconds * 1_000_000_000 for seconds in (20, 40))
+        wishes = [("idle", 0, 900), ("plain", 0, 0), ("later", later, 0), ("soon", soon, 0), ("urgent", 0, 1)]
+        for name, deadline, priority in wishes:
+            model.start({"x": rows(1)}, 1, Note(name), AnyThread(), deadline, priority=priority)
+        model.kick()
+        assert served == ["urgent", "soon", "later", "plain", "idle"]
+
+
+def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) -> None:
+    """By the learned cost of the rows that go before it; an urgent request has fewer of those, and is let in."""
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch=1) as model:
+        for _ in range(200):
+            model.cost.observe(1, 1_000_000_000)  # a second a row
+        for _ in range(3):
+            model.start({"x": rows(1)}, 1, EventSink(), AnyThread())
+        due = model.now_ns() + 2_500_000_000
+        body = memoryview(rows(1).tobytes())
+        with pytest.raises(QueueFullError) as caught:
+            model.submit_body(Ticket(EventSink(), AnyThread(), 1, -1, due, priority=200), body)
+        assert caught.value.retry_after_s == 3
+        model.start({"x": rows(1)}, 1, EventSink(), AnyThread(), due, priority=1)
+        assert model.statistics() | {"refused": 1, "queued_rows": 4} == model.statistics()
+
+
+def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
+    """Its rows live in the slab, and each is a call of its own on one of two instances."""
+    path = identity(DType.FP32, (1, 16), tmp_path / "one.onnx")
+    settings = Settings(engine=EngineOptions(threads=1, instances=2), batching=BatchingSettings(max_batch=8))
+    with Model.open(Profile.of_model(path, settings)) as model:
+        assert model.max_batch == 1
+        assert model.slab is not None
+        sinks = [EventSink() for _ in range(6)]
+        for number, sink in enumerate(sinks):
+            model.start({"x": rows(number)}, 1, sink, AnyThread())
+        model.kick()
+        for number, sink in enumerate(sinks):
+            assert sink.event.wait(20)
+            assert sink.outputs is not None
+            np.testing.assert_array_equal(sink.outputs[0], rows(number))
+        assert model.statistics() | {"batches": 6, "rows_in_use": 0} == model.statistics()
+        with pytest.raises(InvalidInputError, match=r"\[1, 16\], got FP32 \[2, 16\]"):
+            model.infer_sync({"x": rows(1, 2)})

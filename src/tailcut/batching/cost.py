@@ -22,8 +22,11 @@ class CostModel:
             size *= 2
         self.sizes = sorted(sizes)  # the nodes
         self._known: dict[int, float] = {}
+        self._nodes: list[int] = []  # the sizes that are known, in order
         self._observations = 0
         self._best = list(range(max_batch + 1))  # until something is known, take all there is
+        self.limit = max_batch  # the largest size worth taking
+        self.limit_ns = 0.0  # and what it costs
 
     def observe(self, rows: int, took_ns: int) -> None:
         """Learn from one batch of `rows` rows."""
@@ -33,14 +36,16 @@ class CostModel:
         known = self._known.get(node)
         self._known[node] = scaled if known is None else known + _WEIGHT * (scaled - known)
         self._observations += 1
+        if known is None:
+            self._nodes = sorted(self._known)
         if known is None or self._observations % _REPLAN_EVERY == 0:
             self._replan()
 
     def estimate_ns(self, rows: int) -> float:
         """Expected service time of a batch of `rows` rows; 0 while nothing is known."""
-        if not self._known:
+        nodes = self._nodes
+        if not nodes:
             return 0.0
-        nodes = sorted(self._known)
         at = bisect_left(nodes, rows)
         if at < len(nodes) and nodes[at] == rows:
             return self._known[rows]
@@ -54,6 +59,10 @@ class CostModel:
     def best(self, ready: int) -> int:
         """How many of `ready` rows to take at once: no more than pays for their waiting for each other."""
         return self._best[ready] if ready < len(self._best) else self._best[-1]
+
+    def wait_ns(self, rows: int) -> float:
+        """How long one engine needs for so many rows, in batches of the size worth taking; 0 while nothing is known."""
+        return -(-rows // self.limit) * self.limit_ns
 
     def _nearest(self, rows: int) -> int:
         at = bisect_left(self.sizes, rows)
@@ -76,3 +85,4 @@ class CostModel:
         unknown_above = [size for size in self.sizes if size > max(self._known)]
         limit = self.sizes[-1] if unknown_above and chosen == max(self._known) else chosen
         self._best = [min(ready, limit) for ready in range(self.sizes[-1] + 1)]
+        self.limit, self.limit_ns = limit, self.estimate_ns(limit)

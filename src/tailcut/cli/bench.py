@@ -78,6 +78,8 @@ def bench(
     against: Annotated[Path | None, typer.Option(help="An earlier result: say what changed, exit 1 if worse.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the result here, as JSON.")] = None,
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Send load to another machine.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Load-test a served model: open loop from planned times, or closed loop; percentiles with intervals."""
@@ -123,8 +125,17 @@ def bench(
         from tailcut.runtime.profile import write_atomically
 
         write_atomically(output, orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
+    if report:
+        from tailcut.report.html import render_bench_html
+        from tailcut.runtime.profile import write_atomically
+
+        write_atomically(report, render_bench_html(record))
     if json:
         print(orjson.dumps(record).decode())
+    elif markdown:
+        from tailcut.report.markdown import bench_markdown
+
+        print(bench_markdown(record))
     else:
         bench_table(record)
     if not _good(record):

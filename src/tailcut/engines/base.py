@@ -5,7 +5,7 @@ one into the other and allocates nothing. `run` is the plain way, for models who
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -63,3 +63,11 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give the engine's memory back; no call may be in flight."""
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """An engine that can be told to give up a call."""
+
+    def interrupt(self, thread: int) -> None:
+        """Have the call that runs on this thread now (`threading.get_ident`) end early, with an EngineError."""

@@ -1,6 +1,7 @@
 """What a served model takes, asked of the server itself, and inputs made up to fit."""
 
 import ipaddress
+import itertools
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -119,9 +120,25 @@ def rows_of_data(
 ) -> list[dict[str, np.ndarray]]:
     """Requests of `rows` rows from up to `limit` of a data file's; arrays that are no inputs are left out.
 
+    Requests of several lengths come in arrays named NAME/GROUP, one group a length; they are taken in turns.
+
     Raises:
         UsageError: an input is missing, or of another dtype or shape than the model takes, or there are too few rows.
     """
+    lead = f"{spec.inputs[0].name}/"
+    groups = [name.removeprefix(lead) for name in data if name.startswith(lead)]
+    if groups:
+        parts = [
+            rows_of_data(
+                spec,
+                {t.name: data[key] for t in spec.inputs if (key := f"{t.name}/{group}") in data},
+                limit,
+                rows=rows,
+            )
+            for group in groups
+        ]
+        turns = itertools.zip_longest(*parts)
+        return [request for turn in turns for request in turn if request is not None][:limit]
     arrays = {}
     for tensor in spec.inputs:
         if tensor.name not in data:
@@ -142,6 +159,15 @@ def rows_of_data(
         raise UsageError(f"the data file has {there or 'no'} rows, a request holds {rows}")
     starts = range(0, there - rows + 1, rows)
     return [{name: array[row : row + rows] for name, array in arrays.items()} for row in starts]
+
+
+def lengths_of(spec: ModelSpec, requests: Sequence[Mapping[str, np.ndarray]]) -> tuple[int, ...]:
+    """How long each request is along the first free dimension beside the batch; nothing where the model has none."""
+    for tensor in spec.inputs:
+        if spec.batched and None in tensor.row_shape:
+            axis = tensor.shape.index(None, 1)
+            return tuple(request[tensor.name].shape[axis] for request in requests)
+    return ()
 
 
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:

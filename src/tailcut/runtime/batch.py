@@ -54,20 +54,26 @@ class Ticket:
         "deadline_ns",
         "home",
         "key",
+        "length",
         "parts",
+        "priority",
         "ready_ns",
         "row",
         "running",
         "sink",
     )
 
-    def __init__(self, sink: Sink, home: Home, count: int, row: int = -1, deadline_ns: int = 0) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  a ticket is its parameters; the server makes one a request
+        self, sink: Sink, home: Home, count: int, row: int = -1, deadline_ns: int = 0, priority: int = 0
+    ) -> None:
         self.sink = sink
         self.home = home
         self.count = count
         self.row = row
         self.deadline_ns = deadline_ns  # 0: none
+        self.priority = priority  # 1 is served first; 0: none named, which is `batching.queue.DEFAULT_PRIORITY`
         self.arrays: dict[str, np.ndarray] | None = None
+        self.length = 0  # along the dimension that is padded, where one is
         self.key: object = None  # only tickets with equal keys share a batch
         self.ready_ns = 0
         self.parts: list[Ticket] = []  # of a request over the largest batch, which is never queued itself
@@ -81,6 +87,7 @@ class Batch:
     __slots__ = (
         "_blobs",
         "began_ns",
+        "cuts",
         "ended_ns",
         "error",
         "homes_left",
@@ -89,6 +96,7 @@ class Batch:
         "owner",
         "rows",
         "start",
+        "thread",
         "tickets",
     )
 
@@ -105,19 +113,25 @@ class Batch:
             rows += ticket.count
         self.rows = rows
         self.outputs: Sequence[np.ndarray] = ()
+        self.cuts: tuple[int | None, ...] = ()  # for each output, the axis that was padded; empty where none was
         self.error: TailcutError | None = None
-        self.began_ns = 0
+        self.began_ns = 0  # 0: not yet
         self.ended_ns = 0
+        self.thread = 0  # that computes it
         self.homes_left = 0
         self._blobs: dict[int, bytes] = {}
 
     def arrays(self, index: int) -> list[np.ndarray]:
         """The outputs of the ticket at `index`: views, lent until it has been handed out."""
         ticket = self.tickets[index]
-        if ticket.count == self.rows:
-            return list(self.outputs)
-        start = self.offsets[index]
-        return [array[start : start + ticket.count] for array in self.outputs]
+        arrays = list(self.outputs)
+        if ticket.count != self.rows:
+            start = self.offsets[index]
+            arrays = [array[start : start + ticket.count] for array in arrays]
+        if self.cuts:
+            pairs = zip(arrays, self.cuts, strict=True)
+            arrays = [a if axis is None else a[(slice(None),) * axis + (slice(ticket.length),)] for a, axis in pairs]
+        return arrays
 
     def blob(self, index: int, output: int = 0) -> bytes:
         """The bytes of one output of the ticket at `index`, owned by the caller; one copy serves the whole batch."""

@@ -1,17 +1,23 @@
-"""How much a model may hold at once, and how many slab rows that makes."""
+"""How much a model may hold at once, how many slab rows that makes, and how long its engine may take."""
 
 from dataclasses import dataclass
 
-from tailcut.errors import CapacityError
+from tailcut.errors import CapacityError, UsageError
 from tailcut.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one model's queue: rows waiting or computing, and bytes of slab under them."""
+    """Bounds of one model: rows waiting or computing, bytes of slab under them, seconds of one engine call."""
 
     queue_rows: int = 1024
     slab_bytes: int = 256 << 20
+    hang_s: float = 30.0  # a call that takes longer is given up: its requests fail, its worker is replaced
+    warm_up_s: float = 10.0  # longest time before ready in which batch sizes are tried out
+
+    def __post_init__(self) -> None:
+        if self.hang_s <= 0:
+            raise UsageError("the time after which an engine call counts as hung must be over 0")
 
 
 def rows_for(spec: ModelSpec, max_batch: int, limits: Limits) -> int:

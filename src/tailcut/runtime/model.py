@@ -1,14 +1,11 @@
-"""A loaded model: lends rows, queues tickets, forms batches, keeps the count.
+"""A loaded model, from opening to closing, and the ways in for whoever asks it.
 
-All state behind one lock, held for a microsecond at a time and never while an engine computes or a sink is told.
-Dispatch is either by worker threads, or inline: on the thread that kicks, for models whose batch costs less than
-waking a thread (about 20 us).
+What happens to a request in between is its desk's business (`desk.py`). Dispatch is either by worker threads, or
+inline: on the thread that kicks, for models whose batch costs less than waking a thread (about 20 us).
 """
 
 import asyncio
-import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,74 +15,58 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tailcut.batching.cost import CostModel
-from tailcut.batching.policy import Dispatch, Queue, Wait, decide
 from tailcut.engines import open_engine
 from tailcut.engines.base import Engine
-from tailcut.errors import DeadlineExceededError, EngineError, QueueFullError, ReleasedError, TailcutError
-from tailcut.memory.slab import RowState, Slab
-from tailcut.runtime.batch import ArrayExecutor, Batch, Executor, Home, RowExecutor, Sink, Ticket, move_rows
+from tailcut.errors import ReleasedError
+from tailcut.runtime.arbiter import Arbiter
+from tailcut.runtime.batch import ArrayExecutor, Batch, Executor, Home, RowExecutor, Sink, Ticket
+from tailcut.runtime.crew import Crew
+from tailcut.runtime.desk import Desk
 from tailcut.runtime.home import AnyThread, EventSink, FutureSink, LoopHome
 from tailcut.runtime.inputs import Arrays, check_inputs, row_key
-from tailcut.runtime.limits import Limits, rows_for
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.padding import PaddedExecutor, plan_padding
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.runtime.split import split_ticket
-from tailcut.runtime.statistics import ModelStatistics
-from tailcut.runtime.warmup import warm_up
-from tailcut.runtime.worker import Worker
-from tailcut.spec import ModelSpec
+from tailcut.runtime.warmup import Step, warm_up
+from tailcut.runtime.watchdog import Watchdog
 
 SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch=32))  # for a bare model: gathers, never waits
-_GAP_WEIGHT = 0.05  # of the newest gap between arrivals
 
 
-class Model:
+class Model(Desk):
     """A model that answers requests from any number of threads and event loops, batched with each other.
 
     Use `Model.open`. Thread-safe throughout, except that `close` must be the last call.
     """
 
-    def __init__(self, profile: Profile, engine: Engine, limits: Limits = Limits()) -> None:  # noqa: B008  frozen
-        batching = profile.settings.batching
+    def __init__(self, profile: Profile, engine: Engine, limits: Limits, arbiter: Arbiter | None = None) -> None:
+        super().__init__(engine.spec, profile.settings, limits, arbiter)
         self.profile = profile
-        self.spec: ModelSpec = engine.spec
-        self.max_batch = batching.max_batch if self.spec.batched else 1
-        self.inline = batching.dispatch == "inline"
-        self.cost = CostModel(self.max_batch)
-        self.counts = ModelStatistics()
-        self.slab: Slab | None = None
-        self._engine = engine
-        self._hold_ns = batching.hold_us * 1000
-        self._lock = threading.Lock()
-        self._queue: deque[Ticket] = deque()
-        self._ready_rows = 0
-        self._computing = 0
-        self._instances = 1 if self.inline else profile.settings.engine.instances
-        self._last_arrival_ns = 0
-        self._gap_ns = 0.0
-        self._closed = False
         self._homes: dict[asyncio.AbstractEventLoop, LoopHome] = {}
-        self.queue_rows = limits.queue_rows
-        if batching.bind and self.spec.fixed_rows:
-            self.queue_rows = rows_for(self.spec, self.max_batch, limits)
-            memory = profile.settings.memory
-            self.slab = Slab(
-                self.spec.inputs, self.spec.outputs, self.queue_rows, block=self.max_batch, huge_pages=memory.huge_pages
-            )
-            if memory.prefault:
-                self.slab.prefault()
-        executors = [self._executor() for _ in range(self._instances)]
-        for executor in executors:
-            warm_up(self, self.spec, executor, self.cost, self.slab)
+        padding = profile.settings.batching.padding
+        self._padding = None if padding is None else plan_padding(engine, padding)
+        if self._padding is not None:
+            self._costs = {bucket: CostModel(self.max_batch) for bucket in self._padding.buckets}
+        executors = [self._executor(engine) for _ in range(self._instances)]
+        warm_up(self, self.spec, executors, self._warm_up_steps(), limits.warm_up_s)
         self._inline_executor = executors[0]
-        self._workers = (
-            []
-            if self.inline
-            else [Worker(self, executor, f"{self.spec.name}-{number}") for number, executor in enumerate(executors)]
-        )
+        self._crew = Crew(self, engine, self._reopen, self._executor)
+        for executor in () if self.inline else executors:
+            self._crew.hire(executor)
+        self._watchdog = Watchdog(self, limits.hang_s, self.spec.name)
 
     @classmethod
-    def open(cls, source: str | Path | Profile, *, limits: Limits = Limits()) -> Self:  # noqa: B008  frozen
+    def open(
+        cls,
+        source: str | Path | Profile,
+        *,
+        limits: Limits = Limits(),  # noqa: B008  frozen
+        arbiter: Arbiter | None = None,
+    ) -> Self:
         """Load a model file (.onnx), a profile file (.toml) or a Profile, and warm it up.
+
+        Models that share an arbiter take turns on the cores, by compute time.
 
         Raises:
             ModelFileError: the model is missing, empty or corrupt.
@@ -96,15 +77,20 @@ class Model:
         path = Path(profile.model.path)
         engine = open_engine(path, profile.settings.engine, profile.model.name)
         try:
-            return cls(profile, engine, limits)
+            return cls(profile, engine, limits, arbiter)
         except BaseException:
             engine.close()
             raise
 
     # The library's way in.
 
-    async def infer(self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None) -> dict[str, np.ndarray]:
+    async def infer(
+        self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
+    ) -> dict[str, np.ndarray]:
         """Compute the outputs for some rows, sharing a batch with whoever else asks.
+
+        Who names a deadline (`timeout_s`) that is earlier than another's, or a smaller `priority`, is served before it:
+        1 is the first, 0 stands for none named (100), and larger numbers give way to everybody else.
 
         Raises:
             InvalidInputError: an input does not fit; the message names it, what was expected, and what came.
@@ -116,7 +102,7 @@ class Model:
         loop = asyncio.get_running_loop()
         home = self._home_of(loop)
         sink = FutureSink(loop.create_future())
-        ticket = self.start(arrays, rows, sink, home, self._deadline(timeout_s))
+        ticket = self.start(arrays, rows, sink, home, self._deadline(timeout_s), priority=priority)
         home.kick_soon(self)
         try:
             outputs = await sink.future
@@ -125,24 +111,18 @@ class Model:
             raise
         return dict(zip(self.spec.output_names, outputs, strict=True))
 
-    def infer_sync(self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None) -> dict[str, np.ndarray]:
+    def infer_sync(
+        self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
+    ) -> dict[str, np.ndarray]:
         """As `infer`, for a thread that may block."""
         arrays, rows = check_inputs(self.spec, inputs)
         sink = EventSink()
-        self.start(arrays, rows, sink, _ANY_THREAD, self._deadline(timeout_s))
+        self.start(arrays, rows, sink, _ANY_THREAD, self._deadline(timeout_s), priority=priority)
         self.kick()
         sink.event.wait()
         if sink.error is not None:
             raise sink.error
         return dict(zip(self.spec.output_names, sink.outputs or [], strict=True))
-
-    def statistics(self) -> dict[str, int | float]:
-        """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
-        with self._lock:
-            return self.counts.as_dict() | {
-                "queued_rows": self._ready_rows,
-                "rows_in_use": self.slab.in_use if self.slab else 0,
-            }
 
     def close(self) -> None:
         """Fail what waits, end the workers, free the engine. Calling it again does nothing."""
@@ -150,12 +130,13 @@ class Model:
             if self._closed:
                 return
             self._closed = True
-            waiting, self._queue, self._ready_rows = self._queue, deque(), 0
+            waiting = self._queue.clear()
         for ticket in waiting:
             ticket.home.post_failure(ticket, ReleasedError(f"model {self.spec.name!r} was closed"))
-        for worker in self._workers:
-            worker.stop()
-        self._engine.close()
+        self._watchdog.stop()
+        self._crew.close()
+        if self._arbiter is not None:
+            self._arbiter.leave(self)
 
     def __enter__(self) -> Self:
         return self
@@ -165,87 +146,39 @@ class Model:
     ) -> None:
         self.close()
 
-    # The server's way in: reserve a row, fill it, submit.
+    # The server's way in.
 
-    def reserve(self, count: int = 1, *, apart: bool = False) -> int:
-        """Lend neighbouring rows of the slab, state FILLING; `apart` for bodies that arrive in pieces.
-
-        Raises:
-            QueueFullError: no rows are free.
-        """
-        slab = self.slab
-        assert slab is not None  # noqa: S101  the caller chose this way because there is one
-        with self._lock:
-            row = slab.take_apart(count) if apart else slab.take(count)
-        if row < 0:
-            self.counts.refused += 1
-            raise self._full()
-        return row
-
-    def give_back(self, row: int, count: int = 1) -> None:
-        """A reserved row whose body will never be complete."""
-        assert self.slab is not None  # noqa: S101  as in reserve
-        with self._lock:
-            self.slab.move(row, count, RowState.FILLING, RowState.FREE)
-
-    def submit(self, ticket: Ticket) -> None:
-        """The ticket's rows are complete: queue it. The caller kicks."""
-        ticket.ready_ns = time.monotonic_ns()
-        with self._lock:
-            if self._closed:
-                raise ReleasedError(f"model {self.spec.name!r} was closed")
-            if ticket.row >= 0 and self.slab is not None:
-                self.slab.move(ticket.row, ticket.count, RowState.FILLING, RowState.READY)
-            self._enqueue(ticket)
-
-    def submit_body(self, ticket: Ticket, body: memoryview) -> None:
-        """Reserve, fill and submit in one: for a whole body that is exactly the ticket's rows. The caller kicks.
-
-        Raises:
-            QueueFullError: no rows are free.
-        """
-        ticket.ready_ns = time.monotonic_ns()
-        slab = self.slab
-        assert slab is not None  # noqa: S101  as in reserve
-        with self._lock:
-            ticket.row = row = slab.fill(ticket.count, body)
-            if row >= 0:
-                self._enqueue(ticket)
-                return
-            self.counts.refused += 1
-        raise self._full()
-
-    def _enqueue(self, ticket: Ticket) -> None:
-        self._queue.append(ticket)
-        self._ready_rows += ticket.count
-        if self._hold_ns:
-            gap = ticket.ready_ns - self._last_arrival_ns
-            self._last_arrival_ns = ticket.ready_ns
-            self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
-
-    def start(self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int = 0) -> Ticket:
+    def start(  # noqa: PLR0913  a ticket is its parameters
+        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int = 0, *, priority: int = 0
+    ) -> Ticket:
         """Queue checked arrays: through rows of the slab, as loose arrays, or in parts when over the largest batch.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
-        self.admit(rows, deadline_ns)
+        self.admit(rows, deadline_ns, priority)
         if rows > self.max_batch:
-            return split_ticket(self, arrays, rows, sink, home, deadline_ns)
-        ticket = self.prepare(arrays, rows, sink, home, deadline_ns)
+            return split_ticket(self, arrays, rows, sink, home, deadline_ns, priority)
+        ticket = self.prepare(arrays, rows, sink, home, deadline_ns, priority)
         self.submit(ticket)
         return ticket
 
-    def prepare(self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int) -> Ticket:
+    def prepare(  # noqa: PLR0913, PLR0917  as in start
+        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
+    ) -> Ticket:
         """A ticket with its inputs in place, ready to be submitted.
 
         Raises:
             QueueFullError: no rows are free.
+            InvalidInputError: inputs that are padded differ in length.
         """
-        ticket = Ticket(sink, home, rows, deadline_ns=deadline_ns)
+        ticket = Ticket(sink, home, rows, deadline_ns=deadline_ns, priority=priority)
         if self.slab is None:
             ticket.arrays = arrays
-            ticket.key = row_key(self.spec, arrays)
+            if self._padding is None:
+                ticket.key = row_key(self.spec, arrays)
+            else:
+                ticket.key, ticket.length = self._padding.place(arrays)
         else:
             row = ticket.row = self.reserve(rows)
             for target, source in zip(self.slab.inputs, arrays.values(), strict=True):
@@ -257,44 +190,12 @@ class Model:
         if ticket.row >= 0:
             self.give_back(ticket.row, ticket.count)
 
-    def admit(self, rows: int, deadline_ns: int = 0) -> None:
-        """Refuse at the door what finds the queue full or cannot make its deadline.
-
-        Raises:
-            QueueFullError: with the seconds after which another try makes sense.
-        """
-        if self._ready_rows + rows > max(self.queue_rows, rows if not self._ready_rows else 0):
-            self.counts.refused += 1
-            raise self._full()
-        if deadline_ns and self._ready_rows:
-            batches = -(-(self._ready_rows + rows) // self.max_batch) / self._instances
-            if time.monotonic_ns() + batches * self.cost.estimate_ns(self.max_batch) > deadline_ns:
-                self.counts.refused += 1
-                raise self._full()
-
-    def cancel(self, ticket: Ticket) -> None:
-        """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
-        for part in ticket.parts:
-            self.cancel(part)
-        with self._lock:
-            if ticket.cancelled:
-                return
-            ticket.cancelled = True
-            self.counts.cancelled += 1
-            if ticket.running:
-                if ticket.row >= 0 and self.slab is not None and self.slab.state(ticket.row) is RowState.RUNNING:
-                    self.slab.move(ticket.row, ticket.count, RowState.RUNNING, RowState.ABANDONED)
-            elif ticket in self._queue:
-                self._queue.remove(ticket)
-                self._drop(ticket)
-
     def kick(self) -> None:
         """Have what is ready computed: here and now when inline, else by an idle worker."""
-        if self._workers:
+        if not self.inline:
             # A worker that computes looks again by itself; only an idle one must be told.
-            if self._computing < self._instances:
-                for worker in self._workers:
-                    worker.wake()
+            if len(self._running) < self._instances:
+                self._crew.wake()
             return
         while True:
             batch = self.next_batch()
@@ -302,115 +203,26 @@ class Model:
                 return
             self.compute(batch, self._inline_executor)
 
-    # The workers' way in.
+    def _executor(self, engine: Engine) -> Executor:
+        if self._padding is not None:
+            return PaddedExecutor(engine, self._padding, self.max_batch)
+        return ArrayExecutor(engine) if self.slab is None else RowExecutor(engine, self.slab)
 
-    now_ns = staticmethod(time.monotonic_ns)
+    def _warm_up_steps(self) -> list[Step]:
+        if self._padding is None:
+            return [Step(rows, (self.cost,), self.slab is not None) for rows in self.cost.sizes]
+        steps: list[Step] = []
+        buckets = self._padding.buckets
+        for bucket in buckets:
+            costs = [self._costs[bucket]]
+            if bucket == buckets[len(buckets) // 2]:
+                costs.append(self.cost)  # what a row costs before its length is known
+            steps += [Step(rows, tuple(costs), False, bucket, bucket) for rows in self.cost.sizes]
+        return steps
 
-    def next_batch(self) -> Batch | Wait | None:
-        """Form the batch that the policy asks for; the caller must compute it."""
-        now = time.monotonic_ns()
-        with self._lock:
-            if self._computing >= self._instances:
-                return None
-            expired = self._take_expired(now)
-            choice = self._decide(now)
-            batch = self._form(choice.rows) if isinstance(choice, Dispatch) else None
-        for ticket in expired:
-            ticket.home.post_failure(ticket, DeadlineExceededError("the deadline passed while the request was queued"))
-        return batch if batch is not None else choice if isinstance(choice, Wait) else None
-
-    def compute(self, batch: Batch, executor: Executor) -> None:
-        """Run a batch and post its answers home; when it fails, each of its tickets gets a try of its own."""
-        batch.began_ns = time.monotonic_ns()
-        try:
-            executor.run(batch)
-        except Exception as error:  # noqa: BLE001  whatever an engine raises must cost this batch only
-            batch.error = error if isinstance(error, TailcutError) else EngineError(f"the engine failed: {error}")
-        batch.ended_ns = time.monotonic_ns()
-        if batch.error is not None and len(batch.tickets) > 1:
-            self._retry_apart(batch, executor)
-            return
-        self._finish(batch, last=True)
-
-    def delivered(self, batch: Batch) -> None:
-        """One of the batch's homes has handed out its part; after the last one the rows go back."""
-        with self._lock:
-            batch.homes_left -= 1
-            if batch.homes_left == 0 and self.slab is not None:
-                move_rows(self.slab, batch, RowState.DONE, RowState.FREE)
-
-    def _retry_apart(self, batch: Batch, executor: Executor) -> None:
-        for ticket in batch.tickets:
-            alone = Batch(self, [ticket])
-            alone.began_ns = time.monotonic_ns()
-            try:
-                executor.run(alone)
-            except Exception as error:  # noqa: BLE001  as above
-                alone.error = error if isinstance(error, TailcutError) else EngineError(f"the engine failed: {error}")
-            alone.ended_ns = time.monotonic_ns()
-            self._finish(alone, last=ticket is batch.tickets[-1])
-
-    def _finish(self, batch: Batch, *, last: bool) -> None:
-        homes = {ticket.home for ticket in batch.tickets}
-        batch.homes_left = len(homes)
-        with self._lock:
-            if last:
-                self._computing -= 1
-            self.counts.batch(batch)
-            if batch.error is None:
-                self.cost.observe(min(batch.rows, self.max_batch), batch.ended_ns - batch.began_ns)
-            if self.slab is not None:
-                move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE)
-        for home in homes:
-            home.post(batch)
-
-    def _decide(self, now: int) -> Dispatch | Wait | None:
-        if not self._queue:
-            return None
-        idle = self._instances - self._computing
-        queue = Queue(self._ready_rows, self._queue[0].ready_ns, self._gap_ns, idle)
-        return decide(queue, now, self.cost, self._hold_ns)
-
-    def _form(self, rows: int) -> Batch:
-        """Take tickets from the head, up to `rows` rows, all of the first one's key."""
-        queue = self._queue
-        first = queue.popleft()
-        tickets, taken = [first], first.count
-        passed: list[Ticket] = []
-        while queue and taken < rows:
-            ticket = queue.popleft()
-            if ticket.key == first.key and taken + ticket.count <= rows:
-                tickets.append(ticket)
-                taken += ticket.count
-            else:
-                passed.append(ticket)
-        queue.extendleft(reversed(passed))
-        for ticket in tickets:
-            ticket.running = True
-        self._ready_rows -= taken
-        self._computing += 1
-        batch = Batch(self, tickets)
-        if self.slab is not None:
-            self.slab.close_block()
-            move_rows(self.slab, batch, RowState.READY, RowState.RUNNING)
-        return batch
-
-    def _take_expired(self, now: int) -> list[Ticket]:
-        expired: list[Ticket] = []
-        while self._queue and 0 < self._queue[0].deadline_ns < now:
-            ticket = self._queue.popleft()
-            self._drop(ticket)
-            expired.append(ticket)
-        self.counts.expired += len(expired)
-        return expired
-
-    def _drop(self, ticket: Ticket) -> None:
-        self._ready_rows -= ticket.count
-        if ticket.row >= 0 and self.slab is not None:
-            self.slab.move(ticket.row, ticket.count, RowState.READY, RowState.FREE)
-
-    def _executor(self) -> Executor:
-        return ArrayExecutor(self._engine) if self.slab is None else RowExecutor(self._engine, self.slab)
+    def _reopen(self) -> Engine:
+        self.profile.verify_model()
+        return open_engine(Path(self.profile.model.path), self.profile.settings.engine, self.profile.model.name)
 
     def _home_of(self, loop: asyncio.AbstractEventLoop) -> LoopHome:
         home = self._homes.get(loop)
@@ -422,10 +234,6 @@ class Model:
 
     def _deadline(self, timeout_s: float | None) -> int:
         return 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
-
-    def _full(self) -> QueueFullError:
-        wait_s = self._ready_rows / self.max_batch * self.cost.estimate_ns(self.max_batch) / 1e9
-        return QueueFullError(f"model {self.spec.name!r} has no room for more requests now", max(1, round(wait_s)))
 
 
 _ANY_THREAD = AnyThread()

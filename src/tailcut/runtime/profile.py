@@ -8,6 +8,7 @@ import hashlib
 import os
 import tempfile
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,21 @@ from tailcut.engines.base import EngineOptions
 from tailcut.errors import ModelFileError, ProfileError
 
 SCHEMA = 1
+_MOST_BUCKETS = 64
+
+
+class PaddedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An input that is filled up along its free dimension, and with what."""
+
+    name: str
+    value: float = 0.0
+
+
+class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests of different lengths share a batch: each is filled up to the smallest bucket that holds it."""
+
+    buckets: tuple[int, ...]  # lengths, ascending
+    inputs: tuple[PaddedInput, ...]
 
 
 class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +43,7 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     hold_us: int = 0  # longest wait for company while an engine is idle; 0 never waits
     bind: bool = True  # the engine computes on slab rows in place; false copies in and out by `run`
     dispatch: Literal["worker", "inline"] = "worker"  # on a thread of its own, or on the loop's thread
+    padding: PaddingSettings | None = None  # of a free dimension beside the batch
 
 
 class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +57,7 @@ class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class IoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How bytes reach the rows."""
 
-    wire: Literal["json", "binary"] = "binary"  # what the profile was measured with; the server always speaks both
+    wire: Literal["json", "binary", "raw"] = "binary"  # what clients sent when it was measured; all are always served
     direct_bytes: int = 65536  # bodies at least this long are received by the kernel straight into the row
     spin_us: int = 0  # after an answer, poll the sockets for so long instead of sleeping in the kernel
 
@@ -58,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         base = base or Settings()
         mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(base)
         return " ".join(
-            f"{section}.{key}={value}"
+            f"{section}.{key}={_brief(value)}"
             for section, values in mine.items()
             for key, value in values.items()
             if value != theirs[section][key]
@@ -195,11 +212,22 @@ def _check(settings: Settings) -> None:
         "io.direct_bytes": (settings.io.direct_bytes, 0, 1 << 40),
         "io.spin_us": (settings.io.spin_us, 0, 10_000),
     }
+    padding = settings.batching.padding
+    if padding is not None:
+        buckets = padding.buckets
+        rising = all(low < high for low, high in pairwise(buckets))
+        if not (padding.inputs and 1 <= len(buckets) <= _MOST_BUCKETS and rising and buckets[0] >= 1):
+            raise ValueError(f"settings.batching.padding needs inputs, and 1 to {_MOST_BUCKETS} rising buckets")
     if settings.batching.hold_us and settings.batching.dispatch == "inline":
         raise ValueError("settings.batching.hold_us needs dispatch = 'worker': an inline loop cannot wait")
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise ValueError(f"settings.{name} is {value}, must be {low} to {high}")
+
+
+def _brief(value: Any) -> Any:
+    """A value in one word: of padding, the buckets."""
+    return "/".join(map(str, value["buckets"])) if isinstance(value, dict) else value
 
 
 def _without_none(value: Any) -> Any:

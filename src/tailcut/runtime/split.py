@@ -42,14 +42,14 @@ class Parts:
 
 
 def split_ticket(  # noqa: PLR0913, PLR0917  a ticket is its parameters
-    model: "Model", arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int
+    model: "Model", arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
 ) -> Ticket:
     """Queue the rows in batches of at most `model.max_batch`; the ticket returned stands for all of them.
 
     Raises:
         QueueFullError: not all parts found room; those that did are taken back.
     """
-    whole = Ticket(sink, home, rows, deadline_ns=deadline_ns)
+    whole = Ticket(sink, home, rows, deadline_ns=deadline_ns, priority=priority)
     parts = Parts(sink, whole, model)
     step = model.max_batch
     starts = range(0, rows, step)
@@ -59,7 +59,7 @@ def split_ticket(  # noqa: PLR0913, PLR0917  a ticket is its parameters
     try:
         for start in starts:
             piece = {name: array[start : start + step] for name, array in arrays.items()}
-            tickets.append(model.prepare(piece, min(step, rows - start), parts, home, deadline_ns))
+            tickets.append(model.prepare(piece, min(step, rows - start), parts, home, deadline_ns, priority))
     except BaseException:
         for ticket in tickets:
             model.forget(ticket)

@@ -28,6 +28,7 @@ class Worker:
     """One thread with an executor of its own."""
 
     def __init__(self, source: Source, executor: Executor, name: str) -> None:
+        self.name = name
         self._source = source
         self._executor = executor
         self._bell = threading.Lock()
@@ -45,11 +46,20 @@ class Worker:
                 self._rung = True
                 self._bell.release()
 
-    def stop(self) -> None:
-        """End the thread after the batch in its hands."""
+    @property
+    def thread(self) -> int:
+        """The thread's identity, as `threading.get_ident` has it there."""
+        return self._thread.ident or 0
+
+    def retire(self) -> None:
+        """End after the batch in its hands, whenever that is."""
         self._stopped = True
         self.wake()
-        self._thread.join()
+
+    def ended(self, timeout_s: float) -> bool:
+        """Wait for the end of a retired worker; whether it came."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while not self._stopped:

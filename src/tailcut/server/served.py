@@ -1,5 +1,6 @@
 """A model under the name and version that clients know it by."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tailcut.runtime.model import Model
@@ -7,8 +8,9 @@ from tailcut.runtime.model import Model
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One entry of the server's repository."""
+    """One entry of the server's repository; `reload` reads its file anew, where that may be asked for."""
 
     model: Model
     name: str
     version: str = "1"
+    reload: Callable[[], Model] | None = None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.profile import PaddedInput, PaddingSettings, Settings
 from tailcut.spec import ModelSpec
 
 BASELINE = Settings()  # what most people run: the engine's defaults, one call a request
@@ -30,6 +30,7 @@ class Facts:
     isa: frozenset[str]
     has_quota: bool = False
     wire: Literal["json", "binary", "any"] = "any"
+    lengths: tuple[int, ...] = ()  # of the data's requests, along the free dimension beside the batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,29 @@ def _algorithmic(facts: Facts, best: Settings) -> Iterator[Group]:
         yield [_candidate(best, batching={"bind": True})]
     if facts.spec.batched:
         yield [_candidate(best, batching={"max_batch": size, "bind": best.batching.bind}) for size in _BATCHES]
+
+    paddings = _paddings(facts, best) if facts.spec.batched else []
+    if paddings:
+        yield paddings
+
+
+def _paddings(facts: Facts, best: Settings) -> Group:
+    """Buckets by powers of two, and by the quartiles of the data's lengths; the accuracy check tells who bears them."""
+    free = {tensor.name: tensor.row_shape.count(None) for tensor in facts.spec.inputs}
+    lengths = sorted(facts.lengths)
+    if len(set(lengths)) < 2 or set(free.values()) - {0, 1}:
+        return []
+    inputs = tuple(PaddedInput(name=name) for name, count in free.items() if count)
+    powers = {1 << (length - 1).bit_length() for length in lengths if length}
+    quartiles = {lengths[(len(lengths) - 1) * quarter // 4] for quarter in (1, 2, 3, 4)} - {0}
+    batch = max(best.batching.max_batch, _BATCHES[1])
+    return [
+        _candidate(
+            best,
+            batching={"max_batch": batch, "padding": PaddingSettings(buckets=tuple(sorted(buckets)), inputs=inputs)},
+        )
+        for buckets in (powers, quartiles)
+    ]
 
 
 def _layout(facts: Facts, best: Settings) -> Iterator[Group]:
@@ -147,7 +171,8 @@ def _allocation(facts: Facts, best: Settings) -> Iterator[Group]:
 
 def _io(facts: Facts, best: Settings) -> Iterator[Group]:
     if facts.wire != "json":
-        yield [_candidate(best, io={"wire": "binary"})]
+        wires = ["binary", "raw"] if facts.wire == "any" and len(facts.spec.inputs) == 1 else ["binary"]
+        yield [_candidate(best, io={"wire": wire}) for wire in wires]
     if facts.wire != "json" and facts.spec.fixed_rows and best.batching.bind and len(facts.spec.inputs) == 1:
         row_bytes = facts.spec.inputs[0].row_bytes or 0
         if row_bytes > 4096:

@@ -1,0 +1,142 @@
+"""What waits for an engine, in the order in which it will be served: by priority, then by deadline, then by arrival.
+
+Earliest deadline first is the order that meets every deadline where any order does; arrival breaks ties. Almost always
+the newcomer belongs at the end (a server gives everyone the same time to answer, so deadlines come in order of
+arrival), and then it costs what a plain deque costs. Only a request that wishes for something else is put in its place
+by bisection: 2 us in a queue of 1,024.
+"""
+
+from bisect import insort
+from collections import deque
+from typing import Generic, Protocol, TypeVar
+
+DEFAULT_PRIORITY = 100  # of who names none (or 0): smaller numbers are served before, larger ones after
+_FOREVER = 1 << 63
+
+
+class Waiting(Protocol):
+    """What the queue reads of its items; none of it may change while they wait."""
+
+    count: int  # rows
+    key: object  # only items with equal keys may be taken together
+    priority: int  # 0: none named
+    deadline_ns: int  # 0: none
+
+
+T = TypeVar("T", bound=Waiting)
+
+
+class Lanes(Generic[T]):
+    """One lane for each priority in use, each ordered by deadline. Not thread-safe: its owner holds the lock."""
+
+    def __init__(self) -> None:
+        self.rows = 0  # of all that waits
+        self._plain: deque[T] = deque()  # the default priority's lane, which is always there
+        self._lanes = {DEFAULT_PRIORITY: self._plain}
+        self._levels = [DEFAULT_PRIORITY]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
+    def append(self, item: T) -> None:
+        """Queue an item behind those that go before it."""
+        lane = self._lane(item.priority) if item.priority else self._plain
+        due = item.deadline_ns
+        if due and lane and (lane[-1].deadline_ns or _FOREVER) > due:
+            insort(lane, item, key=_due)
+        else:
+            lane.append(item)
+        self.rows += item.count
+
+    def head(self) -> T | None:
+        """Who is served next."""
+        for level in self._levels:
+            if self._lanes[level]:
+                return self._lanes[level][0]
+        return None
+
+    def take(self, rows: int) -> list[T]:
+        """Take the head, and of those behind it what shares its key and fits into `rows` rows, in order."""
+        first = self.head()
+        if first is None:
+            return []
+        taken: list[T] = []
+        key, room = first.key, max(rows, first.count)
+        left = self.rows
+        for level in tuple(self._levels):
+            lane = self._lanes[level]
+            passed: list[T] = []
+            while lane and room:
+                item = lane.popleft()
+                count = item.count
+                if count <= room and item.key == key:
+                    taken.append(item)
+                    room -= count
+                    left -= count
+                else:
+                    passed.append(item)
+            if passed:
+                lane.extendleft(reversed(passed))
+            self._close(level)
+            if not room:
+                break
+        self.rows = left
+        return taken
+
+    def take_late(self, now_ns: int) -> list[T]:
+        """Take everything whose deadline lies before `now_ns`."""
+        late: list[T] = []
+        for level in tuple(self._levels):
+            lane = self._lanes[level]
+            while lane and 0 < lane[0].deadline_ns < now_ns:
+                late.append(lane.popleft())
+            self._close(level)
+        self.rows -= sum(item.count for item in late)
+        return late
+
+    def remove(self, item: T) -> bool:
+        """Take one item out of its place; False when it does not wait here."""
+        level = item.priority or DEFAULT_PRIORITY
+        lane = self._lanes.get(level)
+        if lane is None or item not in lane:
+            return False
+        lane.remove(item)
+        self.rows -= item.count
+        self._close(level)
+        return True
+
+    def clear(self) -> list[T]:
+        """Take everything, in order."""
+        everything = [item for level in self._levels for item in self._lanes[level]]
+        self._plain.clear()
+        self._lanes, self._levels, self.rows = {DEFAULT_PRIORITY: self._plain}, [DEFAULT_PRIORITY], 0
+        return everything
+
+    def rows_before(self, priority: int, deadline_ns: int) -> int:
+        """How many rows would be served before a newcomer's."""
+        mine, due = priority or DEFAULT_PRIORITY, deadline_ns or _FOREVER
+        if len(self._levels) == 1 and mine == DEFAULT_PRIORITY and (not self._plain or _due(self._plain[-1]) <= due):
+            return self.rows
+        rows = 0
+        for level in self._levels:
+            if level > mine:
+                break
+            rows += sum(item.count for item in self._lanes[level] if level < mine or _due(item) <= due)
+        return rows
+
+    def _lane(self, priority: int) -> deque[T]:
+        lane = self._lanes.get(priority)
+        if lane is None:
+            lane = self._lanes[priority] = deque()
+            insort(self._levels, priority)
+        return lane
+
+    def _close(self, level: int) -> None:
+        """An empty lane goes, so that whatever numbers clients name, there are never more lanes than items."""
+        if level != DEFAULT_PRIORITY and not self._lanes[level]:
+            del self._lanes[level]
+            self._levels.remove(level)
+
+
+def _due(item: Waiting) -> int:
+    return item.deadline_ns or _FOREVER

@@ -1,0 +1,356 @@
+"""Where a model's requests wait, travel in batches, and are counted: all of it behind one lock.
+
+The lock is held for a microsecond at a time, never while an engine computes or a sink is told.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from tailcut.batching.cost import CostModel
+from tailcut.batching.policy import Dispatch, Queue, Wait, decide
+from tailcut.batching.queue import Lanes
+from tailcut.errors import DeadlineExceededError, EngineError, QueueFullError, ReleasedError, TailcutError
+from tailcut.memory.slab import RowState, Slab
+from tailcut.runtime.arbiter import Arbiter
+from tailcut.runtime.batch import Batch, Executor, Ticket, move_rows
+from tailcut.runtime.crew import Crew
+from tailcut.runtime.limits import Limits, rows_for
+from tailcut.runtime.profile import Settings
+from tailcut.runtime.statistics import ModelStatistics
+from tailcut.spec import ModelSpec
+
+_log = logging.getLogger("tailcut")
+_GAP_WEIGHT = 0.05  # of the newest gap between arrivals, and of that between batches
+
+
+class Desk:
+    """Lends rows, queues tickets, forms batches, takes them back: what `Model` does for everybody but its user."""
+
+    _crew: Crew
+    kick: Callable[[], None]
+
+    def __init__(self, spec: ModelSpec, settings: Settings, limits: Limits, arbiter: Arbiter | None) -> None:
+        batching = settings.batching
+        self.spec = spec
+        self.max_batch = batching.max_batch if spec.batched else 1
+        self.inline = batching.dispatch == "inline"
+        self.cost = CostModel(self.max_batch)
+        self._costs: dict[object, CostModel] = {}  # by a padded batch's bucket; others go by `cost`
+        self.counts = ModelStatistics()
+        self.slab: Slab | None = None
+        self._hold_ns = batching.hold_us * 1000
+        self._hang_s = limits.hang_s
+        self._arbiter = None if self.inline else arbiter  # inline models compute on the loop's thread, asking nobody
+        self._threads = settings.engine.threads  # of a batch; 0: all there are
+        self._lock = threading.Lock()
+        self._queue: Lanes[Ticket] = Lanes()
+        self._running: dict[Batch, None] = {}  # in the order in which they were formed
+        self._instances = 1 if self.inline else settings.engine.instances
+        self._expected_end_ns = 0.0  # of the batch formed last
+        self._last_end_ns = 0  # of the batch that came back last
+        self._between_ns = 0.0  # from a batch's end to the start of the next one, when that was waiting
+        self._last_arrival_ns = 0
+        self._gap_ns = 0.0
+        self._closed = False
+        self.queue_rows = limits.queue_rows
+        if batching.bind and spec.fixed_rows:
+            self.queue_rows = rows_for(spec, self.max_batch, limits)
+            huge_pages = settings.memory.huge_pages
+            self.slab = Slab(spec.inputs, spec.outputs, self.queue_rows, block=self.max_batch, huge_pages=huge_pages)
+            if settings.memory.prefault:
+                self.slab.prefault()
+
+    def statistics(self) -> dict[str, int | float]:
+        """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
+        with self._lock:
+            return self.counts.as_dict() | {
+                "queued": len(self._queue),
+                "queued_rows": self._queue.rows,
+                "rows_in_use": self.slab.in_use if self.slab else 0,
+            }
+
+    # Who asks: reserve a row, fill it, submit.
+
+    def reserve(self, count: int = 1, *, apart: bool = False) -> int:
+        """Lend neighbouring rows of the slab, state FILLING; `apart` for bodies that arrive in pieces.
+
+        Raises:
+            QueueFullError: no rows are free.
+        """
+        slab = self.slab
+        assert slab is not None  # noqa: S101  the caller chose this way because there is one
+        with self._lock:
+            row = slab.take_apart(count) if apart else slab.take(count)
+        if row < 0:
+            self.counts.refused += 1
+            raise self._full()
+        return row
+
+    def give_back(self, row: int, count: int = 1) -> None:
+        """A reserved row whose body will never be complete."""
+        assert self.slab is not None  # noqa: S101  as in reserve
+        with self._lock:
+            self.slab.move(row, count, RowState.FILLING, RowState.FREE)
+
+    def submit(self, ticket: Ticket) -> None:
+        """The ticket's rows are complete: queue it. The caller kicks."""
+        ticket.ready_ns = time.monotonic_ns()
+        with self._lock:
+            if self._closed:
+                raise ReleasedError(f"model {self.spec.name!r} was closed")
+            if ticket.row >= 0 and self.slab is not None:
+                self.slab.move(ticket.row, ticket.count, RowState.FILLING, RowState.READY)
+            self._enqueue(ticket)
+
+    def submit_body(self, ticket: Ticket, body: memoryview) -> None:
+        """Reserve, fill and submit in one: for a whole body that is exactly the ticket's rows. The caller kicks.
+
+        Raises:
+            QueueFullError: no rows are free, or the deadline cannot be met.
+        """
+        ticket.ready_ns = time.monotonic_ns()
+        # Nearly always there is time for every waiting row in a batch of its own, and nothing closer to be asked.
+        if 0 < ticket.deadline_ns - ticket.ready_ns < self.cost.limit_ns * (2 + self._queue.rows):
+            self.admit(ticket.count, ticket.deadline_ns, ticket.priority)
+        slab = self.slab
+        assert slab is not None  # noqa: S101  as in reserve
+        with self._lock:
+            ticket.row = row = slab.fill(ticket.count, body)
+            if row >= 0:
+                self._enqueue(ticket)
+                return
+            self.counts.refused += 1
+        raise self._full()
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        self._queue.append(ticket)
+        if self._hold_ns:
+            gap = ticket.ready_ns - self._last_arrival_ns
+            self._last_arrival_ns = ticket.ready_ns
+            self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
+
+    def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0) -> None:
+        """Refuse at the door what finds the queue full or cannot make its deadline.
+
+        Raises:
+            QueueFullError: with the seconds after which another try makes sense.
+        """
+        waiting = self._queue.rows
+        if waiting + rows > max(self.queue_rows, 0 if waiting else rows):
+            self.counts.refused += 1
+            raise self._full()
+        if deadline_ns and waiting and self._finish_ns(rows, deadline_ns, priority) > deadline_ns:
+            self.counts.refused += 1
+            raise self._full()
+
+    def _finish_ns(self, rows: int, deadline_ns: int, priority: int) -> float:
+        """When a newcomer's rows would be computed, by what was learned."""
+        now = time.monotonic_ns()
+        with self._lock:
+            rows += self._queue.rows_before(priority, deadline_ns)
+            busy_ns = max(0.0, self._expected_end_ns - now) if len(self._running) >= self._instances else 0.0
+        batches = -(-rows // self.cost.limit)
+        return now + (busy_ns + batches * (self.cost.limit_ns + self._between_ns)) / self._instances
+
+    def cancel(self, ticket: Ticket) -> None:
+        """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
+        for part in ticket.parts:
+            self.cancel(part)
+        with self._lock:
+            if ticket.cancelled:
+                return
+            ticket.cancelled = True
+            self.counts.cancelled += 1
+            if ticket.running:
+                self._quarantine(ticket)
+            elif self._queue.remove(ticket):
+                self._free(ticket)
+
+    # The workers' way in.
+
+    now_ns = staticmethod(time.monotonic_ns)
+
+    def next_batch(self) -> Batch | Wait | None:
+        """Form the batch that the policy asks for; the caller must compute it."""
+        now = time.monotonic_ns()
+        batch: Batch | None = None
+        with self._lock:
+            if len(self._running) >= self._instances:
+                return None
+            # Who would be late already when the batch that leaves now is back takes nobody's place in it.
+            rows = self.cost.best(-(-self._queue.rows // (self._instances - len(self._running))))
+            late = self._take_late(now + int(self.cost.estimate_ns(rows)))
+            choice = self._decide(now)
+            turn = self._arbiter is None or self._my_turn(choice)
+            if turn and isinstance(choice, Dispatch):
+                batch = self._form(choice.rows)
+                cost = self._costs.get(batch.tickets[0].key, self.cost)
+                self._expected_end_ns = now + cost.estimate_ns(batch.rows)
+        if batch is None and self._arbiter is not None and not isinstance(choice, Dispatch):
+            self._arbiter.decline(self)
+        if late:
+            _tell_late(late)
+        return batch if batch is not None else choice if isinstance(choice, Wait) else None
+
+    def _my_turn(self, choice: Dispatch | Wait | None) -> bool:
+        """Whether the cores are free for a batch now; the arbiter kicks when they are."""
+        return isinstance(choice, Dispatch) and self._arbiter is not None and self._arbiter.take(self, self._threads)
+
+    def compute(self, batch: Batch, executor: Executor) -> None:
+        """Run a batch and post its answers home; when it fails, each of its tickets gets a try of its own."""
+        _run(batch, executor)
+        if batch.error is None or len(batch.tickets) == 1:
+            self._finish(batch, batch)
+            return
+        for ticket in tuple(batch.tickets):
+            alone = Batch(self, [ticket])
+            batch.began_ns = time.monotonic_ns()  # each try has the time that a batch has
+            _run(alone, executor)
+            if not self._finish(alone, batch):
+                return
+
+    def delivered(self, batch: Batch) -> None:
+        """One of the batch's homes has handed out its part; after the last one the rows go back."""
+        with self._lock:
+            batch.homes_left -= 1
+            if batch.homes_left == 0 and self.slab is not None:
+                move_rows(self.slab, batch, RowState.DONE, RowState.FREE)
+
+    # The watchdog's way in.
+
+    def look_after(self) -> None:
+        """Give up the batches whose engine hangs, and tell the requests that have been waiting too long."""
+        now = time.monotonic_ns()
+        hung, told = self._give_up(now - int(self._hang_s * 1e9))
+        for ticket in told:
+            error = DeadlineExceededError(f"the engine did not answer within {self._hang_s:g} s: it was given up")
+            ticket.home.post_failure(ticket, error)
+        for batch in hung:
+            self._end_turn(batch)
+            _log.error("%s: an engine call of %d rows hangs: replacing its worker", self.spec.name, batch.rows)
+            self._crew.replace(batch.thread)
+        with self._lock:
+            late = self._take_late(now)
+        _tell_late(late)
+
+    def _give_up(self, began_before_ns: int) -> tuple[list[Batch], list[Ticket]]:
+        """Take batches off the list of running ones, their rows in quarantine until the engine returns, if ever."""
+        told: list[Ticket] = []
+        with self._lock:
+            hung = [batch for batch in self._running if 0 < batch.began_ns < began_before_ns]
+            for batch in hung:
+                del self._running[batch]
+                for ticket in batch.tickets:
+                    if not ticket.cancelled:
+                        ticket.cancelled = True
+                        self._quarantine(ticket)
+                        told.append(ticket)
+            self.counts.hung += len(hung)
+            self.counts.failed += len(told)
+        return hung, told
+
+    def _quarantine(self, ticket: Ticket) -> None:
+        if ticket.row >= 0 and self.slab is not None and self.slab.state(ticket.row) is RowState.RUNNING:
+            self.slab.move(ticket.row, ticket.count, RowState.RUNNING, RowState.ABANDONED)
+
+    def _finish(self, batch: Batch, formed: Batch) -> bool:
+        """Count a batch and post it home; False when the batch it was formed as has been given up meanwhile."""
+        homes = {ticket.home for ticket in batch.tickets}
+        batch.homes_left = len(homes)
+        given_up = last = False
+        with self._lock:
+            if formed in self._running:
+                if batch is not formed:
+                    formed.tickets.remove(batch.tickets[0])
+                last = batch is formed or not formed.tickets
+                if last:
+                    del self._running[formed]
+                self._last_end_ns = batch.ended_ns
+                self.counts.batch(batch)
+                if batch.error is None:
+                    self._learn(batch)
+                if self.slab is not None:
+                    move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE)
+            else:
+                given_up = True
+                if self.slab is not None:
+                    move_rows(self.slab, formed, RowState.RUNNING, RowState.FREE)
+        if given_up:
+            self._crew.returned()
+            return False
+        if last:
+            self._end_turn(batch)
+        for home in homes:
+            home.post(batch)
+        return True
+
+    def _end_turn(self, batch: Batch) -> None:
+        if self._arbiter is not None:
+            took_ns = (batch.ended_ns or time.monotonic_ns()) - batch.began_ns
+            self._arbiter.give(self, self._threads, took_ns, more=self._queue.rows > 0)
+
+    def _learn(self, batch: Batch) -> None:
+        rows, took = min(batch.rows, self.max_batch), batch.ended_ns - batch.began_ns
+        self.cost.observe(rows, took)
+        if self._costs:
+            cost = self._costs.get(batch.tickets[0].key)
+            if cost is not None:
+                cost.observe(rows, took)
+
+    def _take_late(self, now: int) -> list[Ticket]:
+        """Take out of the queue what is due before `now`."""
+        late = self._queue.take_late(now)
+        if late:
+            self.counts.expired += len(late)
+            for ticket in late:
+                self._free(ticket)
+        return late
+
+    def _decide(self, now: int) -> Dispatch | Wait | None:
+        head = self._queue.head()
+        if head is None:
+            return None
+        if head.ready_ns < self._last_end_ns:
+            self._between_ns += _GAP_WEIGHT * (now - self._last_end_ns - self._between_ns)
+        idle = self._instances - len(self._running)
+        cost = self._costs.get(head.key, self.cost)
+        return decide(Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle), now, cost, self._hold_ns)
+
+    def _form(self, rows: int) -> Batch:
+        tickets = self._queue.take(rows)
+        for ticket in tickets:
+            ticket.running = True
+        batch = Batch(self, tickets)
+        self._running[batch] = None
+        if self.slab is not None:
+            self.slab.close_block()
+            move_rows(self.slab, batch, RowState.READY, RowState.RUNNING)
+        return batch
+
+    def _free(self, ticket: Ticket) -> None:
+        """Give back the rows of a ticket that was queued and will not compute."""
+        if ticket.row >= 0 and self.slab is not None:
+            self.slab.move(ticket.row, ticket.count, RowState.READY, RowState.FREE)
+
+    def _full(self) -> QueueFullError:
+        wait_s = self.cost.wait_ns(self._queue.rows) / self._instances / 1e9
+        return QueueFullError(f"model {self.spec.name!r} has no room for more requests now", max(1, round(wait_s)))
+
+
+def _run(batch: Batch, executor: Executor) -> None:
+    """Have the engine compute; what it raises becomes the batch's error."""
+    batch.thread = threading.get_ident()
+    batch.began_ns = time.monotonic_ns()
+    try:
+        executor.run(batch)
+    except Exception as error:  # noqa: BLE001  whatever an engine raises must cost this batch only
+        batch.error = error if isinstance(error, TailcutError) else EngineError(f"the engine failed: {error}")
+    batch.ended_ns = time.monotonic_ns()
+
+
+def _tell_late(tickets: Iterable[Ticket]) -> None:
+    for ticket in tickets:
+        error = DeadlineExceededError("the deadline could not be met any more: the request was not computed")
+        ticket.home.post_failure(ticket, error)

@@ -1,0 +1,173 @@
+"""Requests of different lengths in one batch: inputs filled up to the length of a bucket, outputs cut back.
+
+The lengths are those of a free dimension beside the batch (a sequence, say). Rows of one bucket compute together, in
+scratch of the worker's own that has the bucket's fixed size, so the engine can be bound to it: a request's arrays are
+copied once, straight to their place. Whether the model's answers bear the filling is not known here; `tailcut tune`
+compares them with those of the bare model before it offers a bucket.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailcut.engines.base import Bound, Engine
+from tailcut.errors import EngineError, InvalidInputError, TailcutError, UnsupportedError
+from tailcut.memory.aligned import aligned_empty
+from tailcut.runtime.batch import ArrayExecutor, Batch
+from tailcut.runtime.inputs import Arrays, row_key
+from tailcut.runtime.profile import PaddingSettings
+from tailcut.spec import DType, ModelSpec, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """How a model is padded: the axis and the value of each padded input, the axis to cut of each output."""
+
+    spec: ModelSpec
+    buckets: tuple[int, ...]  # ascending
+    axes: Mapping[str, int]
+    values: Mapping[str, float]
+    cuts: tuple[int | None, ...]
+
+    def place(self, arrays: Arrays) -> tuple[object, int]:
+        """The key of a request, and its length; the key is its bucket, or its own shape where no bucket is so long.
+
+        Raises:
+            InvalidInputError: the padded inputs differ in length; names them.
+        """
+        lengths = {name: arrays[name].shape[axis] for name, axis in self.axes.items()}
+        length = next(iter(lengths.values()))
+        if any(other != length for other in lengths.values()):
+            raise InvalidInputError(f"inputs differ in length: {lengths}")
+        at = bisect_left(self.buckets, length)
+        return (self.buckets[at] if at < len(self.buckets) else row_key(self.spec, arrays)), length
+
+    def shape(self, tensor: TensorSpec, rows: int, bucket: int) -> list[int]:
+        """An input's shape in a batch."""
+        return [rows, *(bucket if dim is None else dim for dim in tensor.row_shape)]
+
+
+def plan_padding(engine: Engine, settings: PaddingSettings) -> Padding:
+    """Check the settings against the model, and ask the model itself which outputs follow the length.
+
+    Raises:
+        UnsupportedError: the model cannot be padded so; says why.
+    """
+    spec = engine.spec
+    values = {padded.name: padded.value for padded in settings.inputs}
+    unknown = set(values) - set(spec.input_names)
+    if unknown:
+        raise UnsupportedError(f"padding: the model has no input {min(unknown)!r}")
+    if not spec.batched:
+        raise UnsupportedError("padding: the model has no batch dimension")
+    axes: dict[str, int] = {}
+    for tensor in spec.inputs:
+        free = [axis for axis, dim in enumerate(tensor.shape) if axis and dim is None]
+        if tensor.name in values:
+            axes[tensor.name] = _axis(tensor, free, values[tensor.name])
+        elif free or tensor.dtype is DType.BYTES:
+            raise UnsupportedError(f"padding: input {tensor.name!r} has no fixed size and is not padded: name it too")
+    bare = Padding(spec, settings.buckets, axes, values, (None,) * len(spec.outputs))
+    if all(tensor.row_bytes is not None for tensor in spec.outputs):
+        return bare
+    return Padding(spec, settings.buckets, axes, values, _cuts(engine, bare))
+
+
+def _axis(tensor: TensorSpec, free: Sequence[int], value: float) -> int:
+    if len(free) != 1:
+        raise UnsupportedError(
+            f"padding: input {tensor.name!r} has {len(free)} free dimensions beside the batch, not 1"
+        )
+    dtype = tensor.dtype.numpy
+    if tensor.dtype is DType.BYTES or (dtype.kind in "iub" and np.array(value).astype(dtype) != value):
+        raise UnsupportedError(f"padding: input {tensor.name!r} is {tensor.dtype}, which does not hold {value:g}")
+    return free[0]
+
+
+def _cuts(engine: Engine, padding: Padding) -> tuple[int | None, ...]:
+    """Compute a row of ones at two lengths: an output's axis that has the length both times follows it."""
+    longest = padding.buckets[-1]
+    seen: list[list[tuple[int, ...]]] = []
+    lengths = (longest, longest - 1 if longest > 1 else longest + 1)
+    for length in lengths:
+        inputs = {t.name: np.ones(padding.shape(t, 1, length), t.dtype.numpy) for t in engine.spec.inputs}
+        try:
+            outputs = engine.run(inputs)
+        except TailcutError as error:
+            raise UnsupportedError(f"padding: the model refuses a row of {length} ones: {error}") from None
+        seen.append([outputs[name].shape for name in engine.spec.output_names])
+    cuts: list[int | None] = []
+    for tensor, first, second in zip(engine.spec.outputs, *seen, strict=True):
+        moved = [axis for axis, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1]]
+        if len(moved) > 1 or any((first[axis], second[axis]) != lengths for axis in moved):
+            raise UnsupportedError(f"padding: output {tensor.name!r} does not follow the inputs' length")
+        cuts.append(moved[0] if moved else None)
+    return tuple(cuts)
+
+
+class PaddedExecutor:
+    """Runs the rows of one bucket in scratch of its size; requests longer than all buckets as loose arrays."""
+
+    def __init__(self, engine: Engine, padding: Padding, max_batch: int) -> None:
+        self._engine = engine
+        self._padding = padding
+        self._rows = max_batch
+        self._loose = ArrayExecutor(engine)
+        self._bindable = all(tensor.row_bytes is not None for tensor in engine.spec.outputs)
+        self._scratch: dict[int, dict[str, np.ndarray]] = {}
+        self._outputs: dict[int, dict[str, np.ndarray]] = {}
+        self._bound: dict[tuple[int, int], Bound] = {}
+
+    def run(self, batch: Batch) -> None:
+        """Fill `batch.outputs`; what follows the bucket's length is cut when a ticket's part is asked for."""
+        bucket = batch.tickets[0].key
+        if not isinstance(bucket, int):
+            self._loose.run(batch)
+            return
+        scratch = self._fill(batch, bucket)
+        batch.cuts = self._padding.cuts
+        if self._bindable:
+            self._call(bucket, batch.rows)()
+            # The scratch is the next batch's before this one is handed out on its loop: answers need their own memory.
+            batch.outputs = [array[: batch.rows].copy() for array in self._outputs[bucket].values()]
+            return
+        outputs = self._engine.run({name: array[: batch.rows] for name, array in scratch.items()})
+        batch.outputs = [outputs[name] for name in self._engine.spec.output_names]
+        if any(array.shape[:1] != (batch.rows,) for array in batch.outputs):
+            raise EngineError("the model did not return one output row for each input row")
+
+    def _fill(self, batch: Batch, bucket: int) -> dict[str, np.ndarray]:
+        scratch = self._scratch.get(bucket) or self._make(bucket)
+        for ticket, start in zip(batch.tickets, batch.offsets, strict=True):
+            for name, source in (ticket.arrays or {}).items():
+                target = scratch[name][start : start + ticket.count]
+                axis = self._padding.axes.get(name)
+                if axis is None or ticket.length == bucket:
+                    target[:] = source
+                else:
+                    before = (slice(None),) * axis
+                    target[(*before, slice(ticket.length))] = source
+                    target[(*before, slice(ticket.length, None))] = self._padding.values[name]
+        return scratch
+
+    def _make(self, bucket: int) -> dict[str, np.ndarray]:
+        spec, shape = self._engine.spec, self._padding.shape
+        scratch = {t.name: aligned_empty(tuple(shape(t, self._rows, bucket)), t.dtype.numpy) for t in spec.inputs}
+        self._scratch[bucket] = scratch
+        if self._bindable:
+            self._outputs[bucket] = {
+                t.name: aligned_empty(tuple(shape(t, self._rows, bucket)), t.dtype.numpy) for t in spec.outputs
+            }
+        return scratch
+
+    def _call(self, bucket: int, rows: int) -> Bound:
+        call = self._bound.get((bucket, rows))
+        if call is None:
+            inputs, outputs = (
+                {name: array[:rows] for name, array in arrays[bucket].items()}
+                for arrays in (self._scratch, self._outputs)
+            )
+            call = self._bound[bucket, rows] = self._engine.bind(inputs, outputs)
+        return call

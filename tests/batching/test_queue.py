@@ -1,0 +1,136 @@
+"""Who is served next: by priority, then by deadline, then by arrival."""
+
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailcut.batching.queue import DEFAULT_PRIORITY, Lanes
+
+
+@dataclass(eq=False)
+class Item:
+    """What the queue reads of a request."""
+
+    priority: int = 0
+    deadline_ns: int = 0
+    count: int = 1
+    key: object = None
+    arrived: int = 0
+
+    @property
+    def rank(self) -> tuple[int, float, int]:
+        return self.priority or DEFAULT_PRIORITY, self.deadline_ns or float("inf"), self.arrived
+
+
+def queue_of(*items: Item) -> Lanes[Item]:
+    lanes: Lanes[Item] = Lanes()
+    for item in items:
+        lanes.append(item)
+    return lanes
+
+
+def test_equals_are_served_in_order_of_arrival() -> None:
+    """Nobody wishes for anything: first come, first served."""
+    items = [Item() for _ in range(5)]
+    assert queue_of(*items).take(5) == items
+
+
+def test_smaller_priorities_go_first_and_larger_ones_last() -> None:
+    """1 overtakes who names nothing; 101 gives way to everybody."""
+    late, plain, urgent = Item(priority=101), Item(), Item(priority=1)
+    assert queue_of(late, plain, urgent).take(3) == [urgent, plain, late]
+
+
+def test_the_default_may_be_named() -> None:
+    """0 and the default's own number share a lane."""
+    items = [Item(priority=DEFAULT_PRIORITY), Item(), Item(priority=DEFAULT_PRIORITY)]
+    assert queue_of(*items).take(3) == items
+
+
+def test_earlier_deadlines_go_first_inside_a_priority() -> None:
+    """No deadline is the latest of all; a priority outranks a deadline."""
+    without, far, near, urgent = Item(), Item(deadline_ns=900), Item(deadline_ns=100), Item(priority=1)
+    assert queue_of(without, far, near, urgent).take(4) == [urgent, near, far, without]
+
+
+def test_a_batch_is_filled_across_priorities() -> None:
+    """What is urgent does not travel alone while there is room."""
+    urgent, plain = Item(priority=1), Item()
+    lanes = queue_of(plain, urgent)
+    assert lanes.take(2) == [urgent, plain]
+    assert lanes.rows == 0
+
+
+def test_only_equal_keys_are_taken_together() -> None:
+    """The head says which; the others keep their places."""
+    items = [Item(key="a"), Item(key="b"), Item(key="a"), Item(key="b")]
+    lanes = queue_of(*items)
+    assert lanes.take(8) == [items[0], items[2]]
+    assert lanes.take(8) == [items[1], items[3]]
+
+
+def test_a_request_of_several_rows_is_taken_whole_or_not() -> None:
+    """One that does not fit any more waits, and a smaller one behind it may go."""
+    items = [Item(count=2), Item(count=3), Item(count=1)]
+    lanes = queue_of(*items)
+    assert lanes.take(4) == [items[0], items[2]]
+    assert lanes.rows == 3
+    assert lanes.take(1) == [items[1]]
+
+
+def test_late_ones_are_found_behind_others_that_have_time() -> None:
+    """An urgent queue does not hide that a request behind it has expired."""
+    expired, urgent, fresh = Item(deadline_ns=50), Item(priority=1, deadline_ns=900), Item(deadline_ns=800)
+    lanes = queue_of(fresh, expired, urgent)
+    assert lanes.take_late(51) == [expired]
+    assert lanes.take(9) == [urgent, fresh]
+
+
+def test_what_leaves_is_found_wherever_it_stands() -> None:
+    """And only once."""
+    items = [Item(), Item(priority=7), Item(deadline_ns=5)]
+    lanes = queue_of(*items)
+    assert [lanes.remove(item) for item in (items[1], items[1], items[2])] == [True, False, True]
+    assert lanes.rows == 1
+    assert lanes.clear() == [items[0]]
+    assert lanes.head() is None
+
+
+def test_a_newcomer_is_told_what_goes_before_it() -> None:
+    """Rows of smaller priorities, and of its own with an earlier deadline or an earlier arrival."""
+    lanes = queue_of(
+        Item(count=4), Item(count=2, deadline_ns=100), Item(priority=1, count=1), Item(priority=500, count=8)
+    )
+    assert lanes.rows_before(1, 0) == 1
+    assert lanes.rows_before(0, 50) == 1
+    assert lanes.rows_before(0, 100) == 3
+    assert lanes.rows_before(0, 0) == 7
+    assert lanes.rows_before(1000, 0) == 15
+
+
+ITEMS = st.builds(Item, st.integers(0, 3), st.integers(0, 4), st.integers(1, 3), st.sampled_from("ab"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(ITEMS, st.integers(1, 6)), max_size=60))
+def test_any_order_of_calls_serves_by_rank_and_loses_nobody(steps: list[Item | int]) -> None:
+    """Against a plain sorted list: an item is put in, a number takes so many rows."""
+    lanes: Lanes[Item] = Lanes()
+    model: list[Item] = []
+    for number, step in enumerate(steps):
+        if isinstance(step, Item):
+            step.arrived = number
+            lanes.append(step)
+            model = sorted([*model, step], key=lambda item: item.rank)
+            continue
+        taken = lanes.take(step)
+        expected: list[Item] = []
+        for item in model:
+            room = step - sum(one.count for one in expected)
+            if not expected or (item.key == expected[0].key and item.count <= room):
+                expected.append(item)
+        assert taken == expected
+        model = [item for item in model if item not in taken]
+        assert lanes.rows == sum(item.count for item in model)
+    assert lanes.clear() == model

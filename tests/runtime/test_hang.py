@@ -1,0 +1,135 @@
+"""Engines that do not come back: real models whose loop runs for as many rounds as the request says."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import endless
+
+from tailcut.engines.base import EngineOptions
+from tailcut.errors import DeadlineExceededError
+from tailcut.memory.slab import RowState
+from tailcut.runtime.batch import Batch, Ticket
+from tailcut.runtime.home import AnyThread, EventSink
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.model import Model
+from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+
+FOR_EVER = 1 << 40
+WAIT_S = 20.0
+
+
+def opened(folder: Path, *, engine: str = "onnxruntime", instances: int = 1, dispatch: str = "worker") -> Model:
+    settings = Settings(
+        engine=EngineOptions(name=engine, threads=1, instances=instances),
+        batching=BatchingSettings(max_batch=4, dispatch=dispatch),
+    )
+    path = folder / "endless.onnx"
+    return Model.open(Profile.of_model(path if path.exists() else endless(path), settings), limits=Limits(hang_s=0.3))
+
+
+def ask(model: Model, number: int, rounds: int) -> tuple[Ticket, EventSink]:
+    sink = EventSink()
+    inputs = {"x": np.full((1, 4), number, np.float32), "rounds": np.full((1, 1), rounds, np.int64)}
+    return model.start(inputs, 1, sink, AnyThread()), sink
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+def test_a_hanging_engine_costs_its_batch_only(tmp_path: Path, instances: int) -> None:
+    """Its members hear of it, another worker answers the next request, and the rows come back."""
+    with opened(tmp_path, instances=instances) as model:
+        hanging = [ask(model, 1, FOR_EVER), ask(model, 2, FOR_EVER)]
+        model.kick()
+        for _, sink in hanging:
+            assert sink.event.wait(WAIT_S)
+            assert isinstance(sink.error, DeadlineExceededError)
+            assert "0.3 s" in str(sink.error)
+        inputs = {"x": np.full((1, 4), 7, np.float32), "rounds": [[3]]}
+        assert (model.infer_sync(inputs, timeout_s=WAIT_S)["y"] == 7).all()
+        assert model.statistics() | {"failed": 2, "requests": 1} == model.statistics()
+
+
+def test_the_crew_is_at_full_strength_again(tmp_path: Path) -> None:
+    """After five hanging batches, more than may hang at a time, each on its turn."""
+    with opened(tmp_path) as model:
+        for number in range(5):
+            _, sink = ask(model, number, FOR_EVER)
+            model.kick()
+            assert sink.event.wait(WAIT_S)
+        assert (model.infer_sync({"x": np.ones((1, 4), np.float32), "rounds": [[3]]})["y"] == 1).all()
+        assert model._crew.size == 1
+        assert model.statistics()["hung"] == 5
+
+
+def test_rows_of_an_engine_that_cannot_be_stopped_stay_in_quarantine(tmp_path: Path) -> None:
+    """Until it returns by itself: nobody else's bytes are put where it may still read and write."""
+    returned = threading.Event()
+    with opened(tmp_path, engine="openvino") as model:
+        crew_returned = model._crew.returned
+
+        def note() -> None:
+            crew_returned()
+            returned.set()
+
+        model._crew.returned = note
+        ticket, sink = ask(model, 1, 150_000)
+        model.kick()
+        assert sink.event.wait(WAIT_S)
+        assert model.slab is not None
+        assert model.slab.state(ticket.row) is RowState.ABANDONED
+        assert (model.infer_sync({"x": np.full((1, 4), 7, np.float32), "rounds": [[3]]})["y"] == 7).all()
+        assert not returned.is_set()
+        assert model.slab.state(ticket.row) is RowState.ABANDONED
+        assert returned.wait(WAIT_S)
+        assert model.statistics()["rows_in_use"] == 0
+        assert (model.infer_sync({"x": np.full((1, 4), 8, np.float32), "rounds": [[3]]})["y"] == 8).all()
+
+
+def test_an_inline_model_is_freed_too(tmp_path: Path) -> None:
+    """Its engine runs on the caller's own thread, which comes back because the engine is told to give up."""
+    with opened(tmp_path, dispatch="inline") as model:
+        _, sink = ask(model, 1, FOR_EVER)
+        model.kick()
+        assert isinstance(sink.error, DeadlineExceededError)
+        assert model.statistics()["rows_in_use"] == 0
+        assert (model.infer_sync({"x": np.ones((1, 4), np.float32), "rounds": [[3]]})["y"] == 1).all()
+
+
+def test_a_client_that_left_is_told_nothing(tmp_path: Path) -> None:
+    """Its row is in quarantine already when the engine is given up; its neighbour hears of the hang."""
+    with opened(tmp_path, dispatch="inline") as model:
+        (left, unheard), (_, heard) = ask(model, 1, 1 << 17), ask(model, 2, 0)
+        batch = model.next_batch()
+        assert isinstance(batch, Batch)
+        batch.began_ns = 1
+        model.cancel(left)
+        model.look_after()
+        assert unheard.error is None
+        assert isinstance(heard.error, DeadlineExceededError)
+        model.compute(batch, model._inline_executor)
+        assert unheard.outputs is heard.outputs is None
+        assert model.statistics()["rows_in_use"] == 0
+
+
+def test_what_waits_behind_a_long_batch_hears_in_time(tmp_path: Path) -> None:
+    """A deadline that passes while the only engine computes is answered then, and not when the engine is done."""
+    with opened(tmp_path) as model:
+        _, first = ask(model, 1, FOR_EVER)
+        model.kick()
+        sink = EventSink()
+        inputs = {"x": np.ones((1, 4), np.float32), "rounds": np.ones((1, 1), np.int64)}
+        model.start(inputs, 1, sink, AnyThread(), model.now_ns() + 50_000_000)
+        assert sink.event.wait(WAIT_S)
+        assert isinstance(sink.error, DeadlineExceededError)
+        assert first.event.wait(WAIT_S)
+
+
+def test_closing_does_not_wait_for_ever(tmp_path: Path) -> None:
+    """An engine that is lost in a batch is told to give up."""
+    model = opened(tmp_path)
+    model._hang_s = 1000.0
+    _, sink = ask(model, 1, FOR_EVER)
+    model.kick()
+    model.close()
+    assert sink.error is not None
