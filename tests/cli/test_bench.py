@@ -224,6 +224,9 @@ def test_a_gate_that_cannot_compare_is_a_no(server: Server, tmp_path: Path) -> N
     [
         (("http://127.0.0.1:9", "--duration", "1s"), "no server answers at 127.0.0.1:9"),
         (("ftp://x",), "is not http://HOST:PORT"),
+        (("grpc://127.0.0.1:9",), "no gRPC server answers at 127.0.0.1:9"),
+        (("grpc://127.0.0.1:9/path",), "is not grpc://HOST:PORT"),
+        (("grpc://127.0.0.1:9", "--body", "none"), "goes over HTTP"),
         (("http://192.0.2.1:80",), "--allow-remote"),
         (("http://127.0.0.1:9", "--rate", "5", "--rate-sweep"), "exclude each other"),
         (("http://127.0.0.1:9", "--duration", "soon"), "is not a duration"),

@@ -52,7 +52,7 @@ def bench(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="http://HOST:PORT or http+unix:///PATH of a v2 server; with --body any http:// URL."
+            metavar="TARGET", help="http://, grpc:// or http+unix:// of a v2 server; with --body any HTTP URL."
         ),
     ],
     model: Annotated[str | None, typer.Option(help="Which model, where the server has several.")] = None,

@@ -5,6 +5,7 @@ import itertools
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -28,8 +29,8 @@ def parse_target(url: str, *, allow_remote: bool = False) -> Target:
 def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
     """An address and the path behind it, empty for a v2 server as a whole.
 
-    `http://HOST:PORT` and `http+unix://PATH`, the socket's path percent-encoded or plain; `http://HOST:PORT/PATH` and
-    `http+unix://%2FSOCKET/PATH`.
+    `http://HOST:PORT`, `grpc://HOST:PORT` and `http+unix://PATH`, the socket's path percent-encoded or plain;
+    `http://HOST:PORT/PATH` and `http+unix://%2FSOCKET/PATH`.
 
     Raises:
         UsageError: not such an address, or not of this machine and `allow_remote` is off.
@@ -40,13 +41,17 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
             return Target(uds=unquote(place)), ""
         socket_path, slash, path = place.partition("/")
         return Target(uds=unquote(socket_path)), slash + path if path else ""
+    if url.startswith("grpc://") and urlsplit(url).path not in {"", "/"}:
+        raise UsageError(f"{url!r} is not grpc://HOST:PORT")
     parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
         port = parts.port or 80
     except ValueError:
         port = 0
-    if parts.scheme != "http" or not parts.hostname or not port:
-        raise UsageError(f"{url!r} is not http://HOST:PORT or http+unix:///PATH")
+    if parts.scheme not in {"http", "grpc"} or not parts.hostname or not port:
+        raise UsageError(f"{url!r} is not http://HOST:PORT, http+unix:///PATH or grpc://HOST:PORT")
+    if parts.scheme == "grpc" and not all(find_spec(name) for name in ("grpc", "google.protobuf")):
+        raise UsageError("grpc:// needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
     if not allow_remote:
         try:
             address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0][4][0]
@@ -55,7 +60,7 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
         if not ipaddress.ip_address(address).is_loopback:
             raise UsageError(f"{parts.hostname} is not this machine: add --allow-remote if you may send load there")
     path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return Target(parts.hostname, port), "" if path == "/" else path
+    return Target(parts.hostname, port, grpc=parts.scheme == "grpc"), "" if path == "/" else path
 
 
 def raw_payload(target: Target, path: str, body: Path | None, headers: Sequence[str], expect: int) -> Payload:
@@ -64,6 +69,8 @@ def raw_payload(target: Target, path: str, body: Path | None, headers: Sequence[
     Raises:
         UsageError: the file cannot be read, or a header is not `NAME:VALUE`.
     """
+    if target.grpc:
+        raise UsageError("a body of yours goes over HTTP: grpc:// sends v2 calls only")
     fields = {}
     for header in headers:
         name, colon, value = header.partition(":")
@@ -80,6 +87,10 @@ def raw_payload(target: Target, path: str, body: Path | None, headers: Sequence[
 
 def served_models(target: Target) -> list[str]:
     """Names of the server's models."""
+    if target.grpc:
+        from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
+
+        return [model.name for model in ask_grpc(target, "RepositoryIndex").models]
     return [entry["name"] for entry in ask(target, "POST", "/v2/repository/index") or []]
 
 
@@ -94,7 +105,16 @@ def served_spec(target: Target, model: str | None) -> ModelSpec:
         if len(names) != 1:
             raise UsageError(f"the server has {len(names)} models ({', '.join(names)}): name one with --model")
         model = names[0]
-    metadata = ask(target, "GET", f"/v2/models/{model}")
+    if target.grpc:
+        from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
+
+        said = ask_grpc(target, "ModelMetadata", name=model)
+        metadata = {
+            side: [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in tensors]
+            for side, tensors in (("inputs", said.inputs), ("outputs", said.outputs))
+        }
+    else:
+        metadata = ask(target, "GET", f"/v2/models/{model}")
     return ModelSpec(model, *(tuple(map(_tensor, metadata[side])) for side in ("inputs", "outputs")))
 
 

@@ -27,7 +27,7 @@ _STOP_S = 5.0
 class _Job(msgspec.Struct):
     """What one process is to do: a plan of its own, or connections of a closed loop."""
 
-    target: tuple[str, int, str | None]
+    target: tuple[str, int, str | None, bool]
     requests: list[tuple[bytes, int]]
     times: bytes = b""
     patience_s: float | None = None
@@ -78,7 +78,7 @@ def share_closed(
 
 
 def _job(target: Target, payloads: Sequence[Payload], **rest: object) -> _Job:
-    place = (target.host, target.port, target.uds)
+    place = (target.host, target.port, target.uds, target.grpc)
     return _Job(place, [(one.request, one.expect_status) for one in payloads], **rest)  # type: ignore[arg-type]
 
 

@@ -70,14 +70,14 @@ def _scenario(console: Console, scenario: Mapping[str, Any]) -> None:
 def _slo(console: Console, slo: Mapping[str, Any]) -> None:
     """The answer, and the curve that it was read from."""
     table = Table(title=f"{slo['percentile']} against rate; the limit is {slo['slo_ms']:g} ms")
-    for name in ("req/s offered", "p50", "p99", "99 % interval", "errors", "shown"):
+    for name in ("req/s offered", "p50", "p99", "99 % interval", "p99 at most", "errors", "shown"):
         table.add_column(name, justify="left" if name == "shown" else "right")
     for point in slo["curve"]:
         latency, interval = point["latency_ms"], point["p99_interval_ms"]
         spread = "unknown" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
         errors = str(sum(point["errors"].values()))
-        row = f"{point['rate_offered']:,.1f}", _ms(latency["p50"]), _ms(latency["p99"]), spread, errors, point["shown"]
-        table.add_row(*row)
+        figures = _ms(latency["p50"]), _ms(latency["p99"]), spread, _ms(point["p99_at_most_ms"])
+        table.add_row(f"{point['rate_offered']:,.1f}", *figures, errors, point["shown"])
     console.print(table)
     if slo["met"]:
         above = f"; above it: {slo['limited_by']}" if slo["limited_by"] else ""
