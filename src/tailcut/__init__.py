@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tailcut.kernels.vectorization import assert_vectorized
     from tailcut.machine.affinity import pin_thread
     from tailcut.machine.quota import usable_cpus
     from tailcut.machine.topology import topology
@@ -23,6 +24,7 @@ _HOMES = {
     "Model": "tailcut.runtime.model",
     "Profile": "tailcut.runtime.profile",
     "TensorBuffer": "tailcut.memory.pool",
+    "assert_vectorized": "tailcut.kernels.vectorization",
     "pin_thread": "tailcut.machine.affinity",
     "topology": "tailcut.machine.topology",
     "usable_cpus": "tailcut.machine.quota",
@@ -35,6 +37,7 @@ __all__ = [
     "Model",
     "Profile",
     "TensorBuffer",
+    "assert_vectorized",
     "pin_thread",
     "topology",
     "usable_cpus",
