@@ -48,6 +48,21 @@ def test_a_loop_that_is_gone_is_listed():
     assert [(loop.lines.first, loop.tally is None) for loop in loops] == [(103, False), (105, True)]
 
 
+def test_a_loop_of_memset_is_gone():
+    """Where each turn of a loop became a call of memset, no loop is left that could be vectorised."""
+    fill = MachineLoop((Instruction("callq", "memset", 104), Instruction("addq", "$64, %rdi", 104)))
+    call = MachineLoop((Instruction("callq", "*%rax", 106),))
+    loops = match_loops([fill, call], source_loops(SOURCE, 101), range(101, 107))
+    assert [loop.tally is None for loop in loops] == [True, False]
+
+
+def test_a_way_around_empty_inner_loops_is_no_loop():
+    """The path through a nest whose inner loop has no turns is not held against it."""
+    around = MachineLoop((Instruction("incq", "%rax", 102), Instruction("cmpq", "%rax, %rbx", 102)))
+    loops = match_loops([around, packed(104)], source_loops(SOURCE, 101), range(101, 107))
+    assert [loop.lines.first for loop in loops] == [103, 105]
+
+
 def test_an_unrolled_inner_loop_is_not_missed():
     """Where the machine loop is the outer statement's, the inner one is part of it."""
     loops = match_loops([packed(102), scalar(106)], source_loops(SOURCE, 101), range(101, 107))

@@ -60,6 +60,12 @@ def test_a_function_of_an_assembly():
     assert code[5].operands == "%rcx, %rdx"
 
 
+def test_a_call_through_a_register_is_named():
+    """Where a register holds one function's address, a call through it is that function's; else it stays unknown."""
+    text = "f:\n\tmovabsq\t$memset, %rax\n\tcallq\t*%rax\n\tcallq\t*%rbx\n"
+    assert [one.operands for one in parse_assembly(text, "f")] == ["$memset, %rax", "memset", "*%rbx"]
+
+
 def test_an_unknown_symbol_has_no_instructions():
     """A symbol that is not there gives nothing, not another function's code."""
     assert parse_assembly(ASSEMBLY, "neste") == []

@@ -92,11 +92,21 @@ def match_loops(
             others.append(one)
         else:
             placed.setdefault(statement, []).append(one)
-    loops = [_loop(statement, group) for statement, group in placed.items()]
+    nests = {one: [inner for inner in placed if inner != one and inner.first in one] for one in placed}
+    placed = {one: [loop for loop in group if not _detour(loop, nests[one])] for one, group in placed.items()}
+    loops = [_loop(statement, group) for statement, group in placed.items() if group]
     loops += [_loop(_span(group), group) for group in _by_likeness(others)]
     gone = [one for one in statements if one.innermost and one not in placed and not _unrolled(one, placed)]
     loops += [Loop(one, None, 0) for one in gone]
     return sorted(loops, key=lambda loop: loop.lines.first if loop.lines else 0)
+
+
+def _detour(loop: MachineLoop, inner: Sequence[SourceLines]) -> bool:
+    """A way through a nest for empty inner loops: their own machine loops stand elsewhere, and no work is done here."""
+    if not inner:
+        return False
+    counts = tally(loop.body)
+    return not (counts.packed or counts.scalar) or any(line in one for line in loop.lines for one in inner)
 
 
 def _unrolled(lines: SourceLines, found: Iterable[SourceLines]) -> bool:
@@ -107,6 +117,8 @@ def _unrolled(lines: SourceLines, found: Iterable[SourceLines]) -> bool:
 def _loop(lines: SourceLines | None, group: Sequence[MachineLoop]) -> Loop:
     tallies = [tally(one.body) for one in group]
     best = max(tallies, key=lambda one: (one.vectorized, one.width_bits, one.packed + one.scalar))
+    if best.copies and not (best.packed or best.scalar or best.calls):
+        return Loop(lines, None, len(group))  # each turn of the loop around it is a call of memset or memcpy
     return Loop(lines, best, len(group))
 
 

@@ -13,6 +13,7 @@ _GAS_LABEL = re.compile(r'"?([\w.$@]+)"?:')
 _DUMP_LINE = re.compile(r"\S.*:(\d+)(?: \(discriminator \d+\))?\Z")
 _DUMP_CODE = re.compile(r"\s+([0-9a-f]+):\s+(.+)")
 _PREFIXES = ("lock", "rep", "repz", "repnz", "notrack", "data16", "cs", "{evex}", "{vex}", "bnd")
+_ADDRESS = re.compile(r"\$([A-Za-z_]\w*), (%r\w+)")
 _TARGET = re.compile(r"([0-9a-f]+)(?: <.*>)?\Z")
 
 
@@ -57,7 +58,25 @@ def parse_assembly(text: str, symbol: str) -> list[Instruction]:
             labels[label[1]] = len(parsed)
         elif (code := line.split("#")[0].strip()) and not code.startswith("."):
             parsed.append((*_split(code), source_line))
-    return [Instruction(*code, labels.get(code[1].strip('"')) if code[0].startswith("j") else None) for code in parsed]
+    addresses = _addresses(parsed)
+    return [
+        Instruction(
+            name,
+            addresses.get(operands, operands) if name.startswith("call") else operands,
+            line,
+            labels.get(operands.strip('"')) if name.startswith("j") else None,
+        )
+        for name, operands, line in parsed
+    ]
+
+
+def _addresses(parsed: list[tuple[str, str, int]]) -> dict[str, str]:
+    """What a call through a register calls, by its operand, where one function's address alone is put there."""
+    found: dict[str, set[str]] = {}
+    for name, operands, _ in parsed:
+        if name == "movabsq" and (match := _ADDRESS.match(operands)):
+            found.setdefault(f"*{match[2]}", set()).add(match[1])
+    return {operand: names.pop() for operand, names in found.items() if len(names) == 1}
 
 
 def parse_disassembly(text: str) -> list[Instruction]:

@@ -17,13 +17,14 @@ _FLOAT_BITS = {"s": 32, "d": 64, "h": 16}
 _INTEGER_BITS = {"b": 8, "w": 16, "d": 32, "q": 64}
 _SCALAR = re.compile(r"(?:.*s[sdh]|cvtt?s[sdh]2u?si[lq]?|.*s[sdh]2s[sdh]|u?comis[sdh])\Z")
 _ELEMENT_MOVE = re.compile(r"(?:pinsr[bwdq]|pextr[bwdq]|extractps|insertps|mov[dq]|movw)\Z")  # one element in or out
-_FLOAT = re.compile(r"(?:.*p([sdh])|cvt\w*?p([sdh])2\w+)\Z")
+_FLOAT = re.compile(r"p([sdh])(?=2|\Z)")  # a conversion names two
 _TRUNCATE = re.compile(r"pmovu?s?([wdq])[bwd]\Z")
 _MOVE = re.compile(
     r"(?:mov|pmov[^sz]|lddqu|broadcast|pbroadcast|shuf|pshuf|unpck|punpck|perm|pack|palignr|valign|alignr|align|blend|pblend"
     r"|insert|extract|compress|expand|pcompress|pexpand|gather|pgather|scatter|pscatter|and|or|xor|pand|por|pxor|pternlog)"
 )
 _FUSED = re.compile(r"fn?m(?:add|sub)")
+_COPY = re.compile(r"(?:[0-9a-f]+ <)?mem(?:set|cpy|move)\b")
 _GATHER, _SCATTER = re.compile(r"p?gather"), re.compile(r"p?scatter")
 
 
@@ -38,6 +39,7 @@ class Tally:
     gathers: int
     scatters: int
     calls: int
+    copies: int  # calls of memset, memcpy, memmove
     widens: int  # float32 to float64
     width_bits: int
     element_bits: int  # 0 where no instruction names it
@@ -61,6 +63,7 @@ def tally(body: Sequence[Instruction]) -> Tally:
     packed = [(name, one) for name, one, kind in zip(names, body, kinds, strict=True) if kind == "packed"]
     vector = {"packed", "scalar"}
     used = [name for name, kind in zip(names, kinds, strict=True) if kind in vector]
+    copies = sum(one.name.startswith("call") and bool(_COPY.match(one.operands)) for one in body)
     computes, width_bits, element_bits = _shape(packed)
     return Tally(
         packed=len(packed),
@@ -69,7 +72,8 @@ def tally(body: Sequence[Instruction]) -> Tally:
         fma=sum(bool(_FUSED.match(name)) for name in used),
         gathers=sum(bool(_GATHER.match(name)) for name in used),
         scatters=sum(bool(_SCATTER.match(name)) for name in used),
-        calls=sum(one.name.startswith("call") for one in body),
+        calls=sum(one.name.startswith("call") for one in body) - copies,
+        copies=copies,
         widens=sum(name in {"cvtps2pd", "cvtss2sd"} for name in used),
         width_bits=width_bits,
         element_bits=element_bits,
@@ -121,8 +125,8 @@ def _shape(packed: Sequence[tuple[str, Instruction]]) -> tuple[str, int, int]:
 
 def _element(name: str) -> tuple[int, bool]:
     """Bits of an instruction's elements (0: it names none), and whether they are floats."""
-    if match := _FLOAT.match(name):
-        return _FLOAT_BITS[match[1] or match[2]], True
+    if sizes := _FLOAT.findall(name):
+        return max(_FLOAT_BITS[size] for size in sizes), True
     if match := _TRUNCATE.match(name):
         return _INTEGER_BITS[match[1]], False
     if name.startswith("p") or name.endswith(("32", "64")):
