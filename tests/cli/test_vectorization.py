@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tailcut.cli import main as cli
+
 pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in {"x86_64", "amd64"}, reason="machine code is read on x86-64 only"
 )
@@ -35,7 +37,7 @@ def plain(x):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kernels")
-    (folder / "kernels.py").write_text(KERNELS)
+    (folder / "own_kernels.py").write_text(KERNELS)
     (folder / "broken.py").write_text("raise SystemExit('not today')")
     return folder
 
@@ -47,7 +49,7 @@ def vectorization(folder: Path, *arguments: str) -> subprocess.CompletedProcess[
 
 def test_a_vectorised_function(folder: Path):
     """Compiled signatures are found; loop, lanes and source are shown; exit 0."""
-    done = vectorization(folder, "kernels:scale")
+    done = vectorization(folder, "own_kernels:scale")
     assert done.returncode == 0
     assert "vectorised" in done.stdout
     assert "lanes of float32" in done.stdout
@@ -56,7 +58,7 @@ def test_a_vectorised_function(folder: Path):
 
 def test_a_scalar_function_as_json(folder: Path):
     """One JSON object on stdout, whatever the module prints; reasons and advice in it; exit 1."""
-    done = vectorization(folder, "./kernels.py:recurrence", "--signature", "float32[::1]", "--json")
+    done = vectorization(folder, "./own_kernels.py:recurrence", "--signature", "float32[::1]", "--json")
     assert done.returncode == 1
     record = json.loads(done.stdout)
     assert record["vectorized"] is False
@@ -69,22 +71,27 @@ def test_a_scalar_function_as_json(folder: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("kernels:recurrence",), "pass --signature"),
-        (("kernels:plain",), "plain Python function"),
-        (("kernels:nothing",), "no function 'nothing'"),
+        (("own_kernels:recurrence",), "pass --signature"),
+        (("own_kernels:plain",), "plain Python function"),
+        (("own_kernels:nothing",), "no function 'nothing'"),
         (("nowhere:scale",), "no module 'nowhere'"),
         (("nowhere.py:scale",), "no such file"),
         (("broken:scale",), "not today"),
-        (("kernels",), "MODULE:FUNCTION"),
+        (("own_kernels",), "MODULE:FUNCTION"),
         (("./lib.so:scale",), "no such file"),
-        (("kernels:scale", "--signature", "float99"), "no signature"),
+        (("own_kernels:scale", "--signature", "float99"), "no signature"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
-def test_a_mistake_is_one_line(folder: Path, arguments: tuple[str, ...], words: str):
+def test_a_mistake_is_one_line(
+    folder: Path, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch, capsys
+):
     """An unknown name, a function that nothing compiles, a wrong signature: one line, exit 2, nothing on stdout."""
-    done = vectorization(folder, *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    lines = [line for line in done.stderr.splitlines() if line != "a module may chatter"]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert cli.main(["vectorization", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if line != "a module may chatter"]
     assert len(lines) == 1
     assert words in lines[0]

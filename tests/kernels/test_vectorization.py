@@ -40,8 +40,8 @@ def total(x):
 @numba.njit(fastmath={"reassoc"})
 def total_any_order(x):
     found = np.float32(0)
-    for value in x:
-        found += value
+    for i in range(len(x)):
+        found += x[i]
     return found
 
 

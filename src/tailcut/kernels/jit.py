@@ -65,20 +65,10 @@ def larger(context: Any, one: Any, other: Any) -> Any:  # noqa: ARG001  numba's 
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def half_bits(context: Any, value: Any) -> Any:  # noqa: ARG001  numba's protocol
-    """The 16 bits of a float32 rounded to a half, to the nearest, ties to even: one instruction, with vectors too."""
+def as_bits(context: Any, value: Any) -> Any:  # noqa: ARG001  numba's protocol
+    """The 32 bits of a float32."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+        return builder.bitcast(arguments[0], ir.IntType(32))
 
-    return types.uint16(types.float32), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def half_value(context: Any, bits: Any) -> Any:  # noqa: ARG001  numba's protocol
-    """The float32 that equals the half of these 16 bits."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), generate
+    return types.uint32(types.float32), generate

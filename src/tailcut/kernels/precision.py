@@ -6,7 +6,7 @@ the head of `compiled.py`.
 
 import numpy as np
 
-from tailcut.kernels.jit import half_bits, half_value, kernel
+from tailcut.kernels.jit import as_bits, as_float32, kernel
 
 _ROUND = np.float32(
     12582912.0
@@ -35,16 +35,37 @@ def bf16_to_float32(values: np.ndarray, out: np.ndarray) -> None:
 
 @kernel("float32[::1],uint16[::1]")
 def float32_to_f16(values: np.ndarray, out: np.ndarray) -> None:
-    """Write float32 [n] as halves, rounded to the nearest, ties to even; over 65504 becomes infinite."""
-    for i in range(len(values)):
-        out[i] = half_bits(values[i])
+    """Write float32 [n] as halves, rounded to the nearest, ties to even; over 65504 becomes infinite.
+
+    In integers: the instruction for it is not on every processor, and LLVM would call a function that is not there.
+    """
+    bits = values.view(np.uint32)
+    for i in range(len(bits)):
+        size = np.uint32(bits[i] & np.uint32(0x7FFFFFFF))
+        odd = np.uint32(np.uint32(size >> np.uint32(13)) & np.uint32(1))
+        normal = np.uint32(
+            np.uint32(size + np.uint32(0xC8000FFF) + odd) >> np.uint32(13)
+        )  # exponent less 112, and half a step
+        small = np.uint32(as_bits(as_float32(size) + np.float32(0.5)) - np.uint32(0x3F000000))  # the adder rounds
+        large = np.uint32(0x7E00) if size > np.uint32(0x7F800000) else np.uint32(0x7C00)
+        half = small if size < np.uint32(0x38800000) else normal  # under 2**-14
+        half = large if size >= np.uint32(0x47800000) else half  # from 2**16, infinite or NaN
+        out[i] = np.uint16(half | np.uint32(np.uint32(bits[i] >> np.uint32(16)) & np.uint32(0x8000)))
 
 
 @kernel("uint16[::1],float32[::1]")
 def f16_to_float32(values: np.ndarray, out: np.ndarray) -> None:
     """Write the float32 that halves [n] are."""
+    bits = out.view(np.uint32)
     for i in range(len(values)):
-        out[i] = half_value(values[i])
+        size = np.uint32(np.uint32(values[i] & np.uint16(0x7FFF)) << np.uint32(13))
+        exponent = np.uint32(size & np.uint32(0x0F800000))
+        normal = np.uint32(size + np.uint32(0x38000000))  # exponent plus 112
+        small = as_bits(as_float32(np.uint32(size + np.uint32(0x38800000))) - as_float32(np.uint32(0x38800000)))
+        large = np.uint32(normal + np.uint32(0x38000000))
+        one = small if exponent == np.uint32(0) else normal
+        one = large if exponent == np.uint32(0x0F800000) else one
+        bits[i] = np.uint32(one | np.uint32(np.uint32(values[i] & np.uint16(0x8000)) << np.uint32(16)))
 
 
 @kernel("float32[:,::1],float32[::1],int32[::1],int8[:,::1]", fastmath=frozenset())
