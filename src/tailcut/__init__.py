@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tailcut.client.aio import AsyncClient
     from tailcut.client.sync import Client
+    from tailcut.kernels.vectorization import assert_vectorized
     from tailcut.machine.affinity import pin_thread
     from tailcut.machine.counters import counters
     from tailcut.machine.quota import usable_cpus
@@ -29,6 +30,7 @@ _HOMES = {
     "Profile": "tailcut.runtime.profile",
     "TensorBuffer": "tailcut.memory.pool",
     "counters": "tailcut.machine.counters",
+    "assert_vectorized": "tailcut.kernels.vectorization",
     "pin_thread": "tailcut.machine.affinity",
     "topology": "tailcut.machine.topology",
     "usable_cpus": "tailcut.machine.quota",
@@ -43,6 +45,7 @@ __all__ = [
     "Model",
     "Profile",
     "TensorBuffer",
+    "assert_vectorized",
     "counters",
     "pin_thread",
     "topology",
