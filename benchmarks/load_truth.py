@@ -93,6 +93,7 @@ def queue(seconds: float) -> None:
         held = "unknown"
         if interval is not None:
             word = "holds the formula's" if interval.low <= p99 <= interval.high else "MISSES the formula's"
+            word += " (the client itself was late: this machine is busy)" * result.client_behind
             held = f"{interval.low:.2f} to {interval.high:.2f}: {word}"
         print(
             f"{load:>5.0%}{result.samples:>9,}{percentile(sample, 0.5):>8.2f}{p50:>9.2f}"
@@ -107,7 +108,7 @@ def wrk(url: str, connections: int, seconds: float) -> tuple[float, float]:
         'wrk.method = "POST"\nwrk.body = string.rep("\\0", tonumber(os.getenv("BODY_BYTES")))\n'
         'wrk.headers["Inference-Header-Content-Length"] = "0"\n'
     )
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script), url]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "-s", str(script), url]
     environment = os.environ | {"BODY_BYTES": str(BODY_BYTES)}
     out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     return float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1]), micros(out, "50%")
@@ -158,7 +159,7 @@ def triton(binary: Path, target: Target, connections: int, seconds: float) -> tu
     table = BUILD / "perf_analyzer.csv"
     table.unlink(missing_ok=True)
     command = [binary, "-m", "digits", "-u", target.authority, "-b", "1", "--shape", "image:1,8,8"]
-    command += ["--concurrency-range", str(connections), "-p", str(int(seconds * 1000)), "-r", "3", "-s", "50"]
+    command += ["--concurrency-range", str(connections), "-p", str(int(seconds * 1000)), "-r", "3", "-s", "1000"]
     command += ["--percentile", "50", "-f", str(table)]
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, env=os.environ | library(binary), timeout=120
@@ -201,8 +202,11 @@ def side_by_side(seconds: float, rounds: int) -> None:
                 found = {way: [] for way in ways}
                 for _ in range(rounds):
                     for way, run in ways.items():
-                        found[way].append(run(connections))
-                for way, runs in found.items():
+                        try:
+                            found[way].append(run(connections))
+                        except RuntimeError as error:
+                            print(f"  {way} gave up: {error}")
+                for way, runs in ((way, runs) for way, runs in found.items() if runs):
                     rate, p50 = (statistics.median(column) for column in zip(*runs, strict=True))
                     print(f"  {connections:>2d} in flight  {way:<15s}{rate:>10,.0f}/s{p50:>9,.0f} us", flush=True)
 
