@@ -76,3 +76,32 @@ def test_rows_are_counted_in_the_batches_they_will_make() -> None:
     assert cost.batches(35) == (3, 2 * 116_000 + cost.estimate_ns(3))
     assert cost.batches(32) == (2, 2 * 116_000)
     assert CostModel(4).batches(9) == (3, 0.0)
+
+
+def test_a_size_that_a_stall_made_look_bad_is_tried_again() -> None:
+    """With enough rows ready, one batch in 64 is a size larger than what seems worth taking."""
+    cost = learned(8, 1_000_000, 1_000)
+    for _ in range(40):
+        cost.observe(8, 20_000_000)
+    assert cost.limit == 4
+    took = {4: 1_004_000, 8: 1_008_000}
+    seen = []
+    for _ in range(600):
+        rows = cost.best(50)
+        seen.append(rows)
+        cost.observe(rows, took[rows])
+    assert cost.limit == 8
+    assert seen.count(4) > 60
+    assert set(seen[-100:]) == {8}
+
+
+def test_trying_again_costs_little_where_it_is_in_vain() -> None:
+    """A model that gains nothing by batching computes one batch in 64 of two rows."""
+    cost = learned(8, 0, 1_000_000)
+    seen = []
+    for _ in range(640):
+        rows = cost.best(50)
+        seen.append(rows)
+        cost.observe(rows, rows * 1_000_000)
+    assert set(seen) == {1, 2}
+    assert seen.count(2) <= 11

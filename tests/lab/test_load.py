@@ -51,6 +51,14 @@ def test_client_behind(late_ms: int, latency_ms: int, mode: str, behind: bool) -
     assert result([outcome(0, late_ms * MS, latency_ms * MS)] * 100, mode).client_behind is behind
 
 
+@pytest.mark.parametrize(("cpu", "done", "behind"), [(0.99, 50, True), (0.99, 99, False), (0.5, 50, False)])
+def test_a_client_that_never_rests_and_does_not_keep_up_is_behind(cpu: float, done: int, behind: bool) -> None:
+    """Requests that queue up in a client at its limit are not the server's; a busy client that keeps up is well."""
+    outcomes = [outcome(0, 30 * MS, 40 * MS, free=30 * MS)] * done
+    found = summarise(outcomes, mode="open", duration_s=1.0, rate_offered=100.0, concurrency=4, client_cpu=cpu)
+    assert found.client_behind is behind
+
+
 def test_nothing_answered_is_a_result_too() -> None:
     """No samples, a rate of zero, and nothing said of the client."""
     found = result([])

@@ -7,7 +7,9 @@ it, so the first request is already decided on measurements.
 from bisect import bisect_left
 
 _WEIGHT = 0.1  # of the newest observation; about the last 20 batches count
-_REPLAN_EVERY = 64  # observations between two looks at the table of best sizes
+_REPLAN_EVERY = 16  # observations between two looks at the table of best sizes
+_PROBE_EVERY = 64  # observations between two batches of a size that was not worth taking when last seen
+_PROBE_WEIGHT = 0.5  # of what such a batch took: it is the only news there is
 _WORTH = 0.95  # a larger batch must cut the time per row by this much for the rows in it to wait for each other
 
 
@@ -24,6 +26,7 @@ class CostModel:
         self._known: dict[int, float] = {}
         self._nodes: list[int] = []  # the sizes that are known, in order
         self._observations = 0
+        self._probe = 0  # a size to take once, when so many rows are ready
         self._best = list(range(max_batch + 1))  # until something is known, take all there is
         self.limit = max_batch  # the largest size worth taking
         self.limit_ns = 0.0  # and what it costs
@@ -34,12 +37,16 @@ class CostModel:
         node = self._nearest(rows)
         scaled = took_ns * node / rows
         known = self._known.get(node)
-        self._known[node] = scaled if known is None else known + _WEIGHT * (scaled - known)
+        weight = _PROBE_WEIGHT if node == self._probe else _WEIGHT
+        self._known[node] = scaled if known is None else known + weight * (scaled - known)
         self._observations += 1
         if known is None:
             self._nodes = sorted(self._known)
-        if known is None or self._observations % _REPLAN_EVERY == 0:
+        if known is None or node == self._probe or self._observations % _REPLAN_EVERY == 0:
+            self._probe = 0
             self._replan()
+        if self._observations % _PROBE_EVERY == 0:
+            self._probe = next((size for size in self.sizes if size > self.limit), 0)
         self.limit_ns = self._known.get(self.limit, self.limit_ns)  # promises at the door rest on it: never stale
 
     def estimate_ns(self, rows: int) -> float:
@@ -58,7 +65,12 @@ class CostModel:
         return self._known[low] + share * (self._known[high] - self._known[low])
 
     def best(self, ready: int) -> int:
-        """How many of `ready` rows to take at once: no more than pays for their waiting for each other."""
+        """How many of `ready` rows to take at once: no more than pays for their waiting for each other.
+
+        Now and then it is a size more: one that a stall made look bad would otherwise never be seen again.
+        """
+        if 0 < self._probe <= ready:
+            return self._probe
         return self._best[ready] if ready < len(self._best) else self._best[-1]
 
     def batches(self, rows: int) -> tuple[int, float]:

@@ -15,6 +15,8 @@ from tailcut.lab.arrivals import Arrivals
 
 BEHIND_NS = 2_000_000
 _BEHIND_SHARE = 0.25  # of the median latency
+_ALWAYS = 0.95  # of the time, for each client process
+_KEPT = 0.95  # of the rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Target:
     host: str = "127.0.0.1"
     port: int = 8000
     uds: str | None = None
+    grpc: bool = False
 
     @property
     def authority(self) -> str:
@@ -64,7 +67,7 @@ class Gathered:
     outcomes: list[Outcome]
     unanswered: int
     connections: int
-    cpu_s: float  # processor time that the client itself took
+    cpu_s: float  # that the client itself ran or waited for a processor
     start_ns: int
 
 
@@ -82,7 +85,7 @@ class LoadResult:
     errors: dict[str, int] = field(default_factory=dict)
     lateness_p99_ns: float = 0.0
     arrivals: str | None = None  # how an open loop's requests came: poisson, constant, bursty, trace
-    client_cpu: float = 0.0  # cores that the client itself kept busy
+    client_cpu: float = 0.0  # cores that the client itself kept busy, or would have if others had left them
     processes: int = 1
 
     @property
@@ -95,10 +98,13 @@ class LoadResult:
         """Whether the client itself was too slow for its figures to be the server's.
 
         So when the 99th percentile of its own lateness (sent after planned, with a connection free) is over both
-        2 ms and a quarter of the median latency.
+        2 ms and a quarter of the median latency; or when it had something to do all the time and less was answered
+        than was due: then requests queue up in the client, and look like the server's.
         """
         if self.mode != "open" or not self.samples:
             return False
+        if self.client_cpu > _ALWAYS * self.processes and self.rate_achieved < _KEPT * (self.rate_offered or 0.0):
+            return True
         return self.lateness_p99_ns > max(BEHIND_NS, _BEHIND_SHARE * float(np.median(self.latencies_ns)))
 
 

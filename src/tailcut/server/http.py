@@ -118,25 +118,21 @@ class HttpConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """The kernel wrote."""
         try:
-            self._received(nbytes)
-        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
-            _log.exception("a message was not understood")
-            self._refuse(500, "the server failed on this message")
-
-    def _received(self, nbytes: int) -> None:
-        if self._target is not None:
-            self._target = self._target[nbytes:]
-            if not self._target:
-                self._body_complete()
-        elif self._stage is Stage.HEAD:
-            if self._held:
+            if self._target is not None:
+                self._target = self._target[nbytes:]
+                if not self._target:
+                    self._body_complete()
+            elif self._stage is not Stage.HEAD:
+                self._take_beside(bytes(self._view[:nbytes]))
+            elif self._held:
                 data = self._held + bytes(self._view[:nbytes])
                 self._held = b""
                 self._take(data, len(data))
             else:
                 self._take(self._hub.receive, nbytes)
-        else:
-            self._take_beside(bytes(self._view[:nbytes]))
+        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
+            _log.exception("a message was not understood")
+            self._refuse(500, "the server failed on this message")
 
     def eof_received(self) -> bool:
         """The client said goodbye: nothing more is owed to it."""
@@ -218,6 +214,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _begin(self, plan: Plan, data: bytes | bytearray, end: int, size: int) -> int:
         """Go on behind the head."""
+        self._view = self._hub.receive_view
         self._began_ns = time.monotonic_ns()
         self.due = 0.0
         stop = end + plan.length
@@ -272,6 +269,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         view = slab.input_bytes[0][start : start + length]
         view[: len(begun)] = begun
         self._expect_body(Stage.ROWS, view[len(begun) :])
+        self._view = self._hub.head_view  # the next one is mostly like it: read its head, and hardly any of its body
         return True
 
     def _begin_buffer(self, plan: Plan, data: bytes | bytearray | memoryview, end: int, size: int) -> int:
@@ -453,7 +451,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         began_ns = self._began_ns
         self._hub.count_latency(batch.ended_ns - ticket.ready_ns)
         if plan.kind is Kind.ROWS:
-            start = plan.reply_head_close if self._closing() else plan.reply_head
+            start = plan.reply_head if plan.head.keep_alive and not self._hub.draining else plan.reply_head_close
             if len(batch.outputs) == 1:
                 blob = batch.blob(index)
                 if len(blob) < _JOIN_BYTES:
@@ -465,16 +463,17 @@ class HttpConnection(asyncio.BufferedProtocol):
         else:
             self._encode(plan, batch, index)
         moments = (began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
-        self._trail = (*moments, self._encoded_ns, ticket.count, batch.rows, plan.length)
-        if not self._paused:
-            self._leave_trail(*self._trail)
+        self._leave_trail(*moments, self._encoded_ns, ticket.count, batch.rows, plan.length)
         if self._hub.spin_ns:
             self._hub.stay_awake(batch.ended_ns)
         if self._held:
             self._next()
 
     def _leave_trail(self, *trail: int) -> None:
-        """Write down when the request passed each stage, now that its answer is out."""
+        """Write down when the request passed each stage; one whose client does not read is written later."""
+        if self._paused:
+            self._trail = trail
+            return
         self._trail = ()
         served = self._plan.served
         if served is not None:
@@ -565,7 +564,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         hub.count_reply(self._plan.head, status, size, self._began_ns)
         self._stage = Stage.HEAD
         self.idle_since = hub.now
-        if self._closing():
+        if hub.draining or not self._plan.head.keep_alive:
             self.close()
 
     def _next(self) -> None:

@@ -15,6 +15,7 @@ from tailcut.server.routes import Site
 from tailcut.wire.http1 import Head, parse_head
 
 RECEIVE_BYTES = 64 * 1024
+HEAD_BYTES = 2048
 _PLANS = 1024  # kept at most; a client that varies its heads costs 10 us a request, not memory
 _PLAN_BYTES = 2048  # longer heads are not kept
 _SWEEP_S = 0.25
@@ -53,6 +54,7 @@ class Hub:
         self._deadline_ns = int(limits.deadline_s * 1e9)
         self.receive = bytearray(RECEIVE_BYTES)
         self.receive_view = memoryview(self.receive)
+        self.head_view = self.receive_view[:HEAD_BYTES]  # where only a head is expected, and what follows has its place
         self.plans: dict[bytes, Plan] = {}
         self.refused_length = -1  # of the message whose head was last refused; -1: unknown, so the connection must end
         self.refused_head = Head(b"", "", True, None, False, False, {})
