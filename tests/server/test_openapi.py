@@ -70,7 +70,8 @@ def test_every_path_answers_as_the_document_says(server: Server) -> None:
         for template, operations in document["paths"].items():
             if "cudasharedmemory" in template and template.endswith("/register"):
                 continue  # there is no CUDA memory to register
-            path = template.replace("{model}", "mlp").replace("{version}", "1").replace("{region}", "a")
+            path = template.replace("{model}", "mlp").replace("{version}", "1").replace("{cursor}", "0")
+            path = path.replace("{region}", "a")
             if path.endswith("region/a/status"):
                 ask(
                     wire, "POST", path.replace("status", "register"), BODIES["register"], "Authorization: Bearer secret"

@@ -271,14 +271,24 @@ class _Call:
             for place, data in shared_outputs(spec, request, outputs):
                 self._hub.site.regions.write(place, data)
             self.answer.set_result(infer_response(spec, served.version, request, outputs, final=self._stream))
+<<<<<<< HEAD
             encoded_ns = time.monotonic_ns()  # grpcio writes it on a thread of its own: when is not known here
             moments = (self.began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
             served.timeline.record(*moments, encoded_ns, encoded_ns, ticket.count, batch.rows, 0, 200)
+=======
+>>>>>>> protocols
         except TailcutError as error:
             self.end(error)
         except Exception:  # noqa: BLE001  the client must not wait for ever for an answer that nobody can write
             _log.exception("the answer of model %r could not be written", spec.name)
             self.end(EngineError("the answer could not be written"))
+<<<<<<< HEAD
+=======
+        else:
+            encoded_ns = time.monotonic_ns()  # grpcio writes it on a thread of its own: when is not known here
+            moments = (self.began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
+            served.timeline.record(*moments, encoded_ns, encoded_ns, ticket.count, batch.rows, 0, 200)
+>>>>>>> protocols
 
     def fail(self, ticket: Ticket, error: TailcutError) -> None:
         """There will be no answer."""

@@ -551,8 +551,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = ()) -> None:
         """Write a whole answer, whose parts are joined where that is cheaper; the message is out of hand."""
         hub = self._hub
-        self._encoded_ns = time.monotonic_ns()
         size = len(answer)
+        self._encoded_ns = time.monotonic_ns()
         if parts:
             size += sum(map(len, parts))
             if size < _JOIN_BYTES:
