@@ -11,7 +11,10 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
 
-.PHONY: help demo test lint format bench clean
+SOAK ?= 60
+FUZZ ?= 20
+
+.PHONY: help demo test lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +23,9 @@ help:
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   every program in benchmarks/ (BENCHMARKS=benchmarks/matmul.py for one)"
+	@echo "make peers   Tailcut beside mosec, LitServe, BentoML, Ray Serve, MLServer, FastAPI and pytriton; an hour"
+	@echo "make soak    mixed traffic with clients that leave, and overload, for SOAK=60 seconds: slopes and limits"
+	@echo "make fuzz    every parser of wire/ with atheris, FUZZ=20 seconds each"
 	@echo "make clean   remove the virtual environment, caches and out/"
 
 $(READY):
@@ -48,6 +54,16 @@ format: $(READY)
 
 bench: $(READY)
 	@set -e; for program in $(BENCHMARKS); do echo; echo "== $$program"; $(BIN)/python $$program; done
+
+peers: $(READY)
+	@$(BIN)/python benchmarks/peers/compare.py -o out/peers.md
+
+soak: $(READY)
+	@$(BIN)/python -m tests.soak --seconds $(SOAK)
+
+fuzz: $(READY)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ)
 
 clean:
 	rm -rf $(VENV) out .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache

@@ -121,6 +121,14 @@ class Wire:
         body, self._data = self._data[:length], self._data[length:]
         return Answer(int(lines[0].split(" ")[1]), headers, body)
 
+    def pending(self) -> bytes:
+        """What has been received and not been read as an answer."""
+        return self._data
+
+    def more(self) -> None:
+        """Wait for more bytes; ConnectionError when the server closed instead."""
+        self._more()
+
     def closed(self) -> bool:
         """Whether the server has closed, waiting for it if it is about to."""
         try:

@@ -12,6 +12,7 @@ THREADS = "".join(rf"Thread {i} result: {0.6375 + 0.5 * i:.4f}\n".replace(".", r
 OUTPUT = {  # what each prints, whole, as a regular expression
     "buffer_pool.py": THREADS,
     "matmul.py": r"Result\[0\]\[0\] = 6\.0\ncannot multiply 4 x 4 by 3 x 5: 4 is not 3\n",
+    "microbenchmark.py": r"built-in sum against a loop: x0\.\d{3} \(0\.\d{3} to 0\.\d{3}\): better\n",
     "pinning.py": r"\d+ CPUs on \d+ cores and \d+ nodes; \d+ usable\n(worker \d+ runs on .+\n)+",
     "serve_in_process.py": r"100 requests, (9[5-9]|100) right, fewer engine calls: True\n",
 }

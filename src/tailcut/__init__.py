@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tailcut.machine.affinity import pin_thread
+    from tailcut.machine.counters import counters
     from tailcut.machine.quota import usable_cpus
     from tailcut.machine.topology import topology
     from tailcut.memory.aligned import AlignedMatrix
@@ -23,6 +24,7 @@ _HOMES = {
     "Model": "tailcut.runtime.model",
     "Profile": "tailcut.runtime.profile",
     "TensorBuffer": "tailcut.memory.pool",
+    "counters": "tailcut.machine.counters",
     "pin_thread": "tailcut.machine.affinity",
     "topology": "tailcut.machine.topology",
     "usable_cpus": "tailcut.machine.quota",
@@ -35,6 +37,7 @@ __all__ = [
     "Model",
     "Profile",
     "TensorBuffer",
+    "counters",
     "pin_thread",
     "topology",
     "usable_cpus",

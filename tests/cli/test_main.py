@@ -160,6 +160,7 @@ def test_control_c_exits_130_without_a_traceback():
     """An interrupted command leaves with 130, the shell's code for SIGINT, and no traceback."""
     code = (
         "import sys, types, signal; from tailcut.cli import main as cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it\n"
         "def probe(): print('ready', flush=True); signal.pause()\n"
         "module = types.ModuleType('tailcut.cli.probe'); module.probe = probe\n"
         "module.__spec__ = types.SimpleNamespace(name='tailcut.cli.probe')\n"

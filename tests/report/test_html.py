@@ -3,13 +3,16 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.report.records import BENCH, MICROBENCH
 
-from tailcut.report.html import headline, render_tune_html
+from tailcut.report import tune_page
+from tailcut.report.html import headline, render_bench_html, render_microbench_html, render_tune_html
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -53,7 +56,8 @@ def candidate(verdict: str, point: float | None) -> dict[str, Any]:
         "p99_ms": None,
         "throughput": 10.0,
         "samples": 100,
-        "p99_ratio": ratio(point) if point else None,
+        "p99_ratio": None,
+        "tail_ratio": ratio(point) if point else None,
         "ratio_of": "p95",
         "verdict": verdict,
         "reason": f"because {verdict}",
@@ -118,15 +122,25 @@ class _Balance(HTMLParser):
             assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize(
-    "case", [result(), result(gain=None, p99=None), INTERRUPTED], ids=["full", "unknown", "interrupted"]
-)
-def test_one_small_file_without_a_single_reference_outside(case: dict[str, Any]) -> None:
-    """No address, no import, balanced tags, far below 2 MB."""
-    page = render_tune_html(case)
+PAGES = {
+    "full": lambda: render_tune_html(result()),
+    "unknown": lambda: render_tune_html(result(gain=None, p99=None)),
+    "interrupted": lambda: render_tune_html(INTERRUPTED),
+    "bench": lambda: render_bench_html(BENCH),
+    "microbench": lambda: render_microbench_html(MICROBENCH),
+}
+
+
+@pytest.mark.parametrize("draw", PAGES.values(), ids=PAGES)
+def test_one_small_file_without_a_single_reference_outside(draw: Callable[[], str]) -> None:
+    """No address, no import, balanced tags, every id once, far below 2 MB."""
+    page = draw()
     assert not re.search(r"(?:src|href|url)\s*[=(]\s*[\"']?(?:https?:)?//", page)
     assert "@import" not in page
-    assert len(page) < 200_000
+    assert "default-src 'none'" in page  # the browser itself would stop a request
+    assert len(page) < 400_000
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
     parser = _Balance()
     parser.feed(page)
     assert parser.open == []
@@ -145,7 +159,9 @@ def test_one_small_file_without_a_single_reference_outside(case: dict[str, Any])
 def test_the_headline_claims_what_the_interval_holds(case: dict[str, Any], words: str) -> None:
     """A gain only when the whole interval is one."""
     assert words in headline(case)[0]
-    assert words in render_tune_html(case)
+    page = render_tune_html(case)
+    assert words in page
+    assert ("may be luck" in page) == (words == "No proven gain")
 
 
 def test_names_are_text() -> None:
@@ -163,13 +179,86 @@ def browse(page: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+def test_the_waterfall_shows_what_was_kept_and_why_the_rest_was_not() -> None:
+    """The kept setting moves the level by its ratio; each dropped one is a ring with its reason."""
+    first, second = tune_page.waterfall(result()).steps
+    assert [one.entry["verdict"] for one in first.kept] == ["better"]
+    assert first.after < first.before == pytest.approx(second.before + first.before - first.after, abs=0.02)
+    assert second.before == second.after == first.after
+    assert {one.css for one in first.dropped} == {"worse", "indistinct", "rejected"}
+    assert len(first.ghosts) == 2  # what was rejected has no ratio, so no place
+    assert first.untried == 1
+    page = render_tune_html(result())
+    assert "because rejected" in page
+    assert "the engine lays memory out by itself" in page
+
+
+def test_what_is_better_but_changes_precision_is_dropped() -> None:
+    """A candidate that won its trial and was not kept is shown as dropped, with the reason."""
+    case = result()
+    entry = candidate("better", 0.4) | {"setting": "engine.precision=int8", "reason": "p99 x0.40; not kept: precision"}
+    case["rungs"][0]["candidates"].append(entry)
+    dropped = tune_page.waterfall(case).steps[0].dropped[-1]
+    assert (dropped.css, dropped.word, dropped.short) == ("better", "not kept", "precision")
+
+
+def probe(page: str, script: str) -> str:
+    """The page with a script behind its own that writes what it finds into the title."""
+    return page.replace("</body>", f"<script>document.title = String({script});</script></body>")
+
+
+def title(done: subprocess.CompletedProcess[str]) -> str:
+    found = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert found, done.stderr
+    return found[1]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_its_script_runs_in_a_browser(tmp_path: Path) -> None:
-    """The page reads its own raw numbers and reports no error; a hostile name stays text."""
+    """The page reads its own raw numbers, wires its chart and reports no error; a hostile name stays text."""
     done = browse(render_tune_html(result(name="<b>x</b>")), tmp_path, "--dump-dom", "--enable-logging=stderr", "--v=0")
-    assert 'data-ready="2"' in done.stdout
+    assert 'data-ready="1"' in done.stdout
     assert "&lt;b&gt;x&lt;/b&gt;" in done.stdout
-    assert "CONSOLE" not in done.stderr.upper().replace("CONSOLE(0)", "") or "ERROR:CONSOLE" not in done.stderr.upper()
+    assert "ERROR:CONSOLE" not in done.stderr.upper()
+
+
+READ = """(() => {
+  const chart = document.querySelector("figure.chart");
+  const press = (key) => chart.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
+  press("Home"); const first = chart.querySelector("[aria-live]").textContent;
+  press("End"); const last = chart.querySelector("[aria-live]").textContent;
+  const shown = !chart.querySelector(".tip").hidden && chart.querySelectorAll(".lit").length;
+  press("Escape");
+  const box = [...chart.querySelectorAll("svg")].find((one) => one.getClientRects().length).getBoundingClientRect();
+  const svg = [...chart.querySelectorAll("svg")].find((one) => one.getClientRects().length);
+  svg.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: box.right - 20, clientY: box.top + 50 }));
+  const pointed = chart.querySelector(".tip").textContent;
+  press("Escape");
+  const fits = document.body.scrollWidth <= innerWidth;
+  return [first, last, pointed, shown, chart.querySelector(".tip").hidden, fits].join(" | ");
+})()"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_charts_are_read_by_keyboard_and_pointer(tmp_path: Path) -> None:
+    """Home and End read every curve aloud and light up its points; the pointer shows them; Escape hides them."""
+    done = browse(probe(render_tune_html(result()), READ), tmp_path, "--dump-dom")
+    first, last, pointed, lit, hidden, fits = title(done).split(" | ")
+    assert first == "p25: baseline 1.250 ms; reference 1.250 ms; tuned 1.250 ms"
+    assert last == "p99: baseline 16.00 ms; reference 12.00 ms; tuned 8.000 ms"
+    assert pointed == "p99baseline 16.00 msreference 12.00 mstuned 8.000 ms"
+    assert (lit, hidden, fits) == ("3", "true", "true")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("draw", [PAGES["bench"], PAGES["microbench"]], ids=["bench", "microbench"])
+def test_narrow_pages_do_not_scroll_sideways(tmp_path: Path, draw: Callable[[], str]) -> None:
+    """At the width of a telephone nothing but tables, which scroll by themselves, is wider than the page."""
+    script = "document.documentElement.dataset.ready + ' ' + (document.body.scrollWidth <= innerWidth)"
+    done = browse(probe(draw(), script), tmp_path, "--dump-dom", "--window-size=500,1600")
+    charts, fits = title(done).split(" ")
+    assert int(charts) >= 2
+    assert fits == "true"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.engines.models import identity, perceptron, two_in_two_out
+from tests.engines.models import dynamic_sequence, gather_rows, identity, perceptron, two_in_two_out
+from tests.server.sound import check_back, check_exact, usage
 from tests.servers import Server, serving
 
 from tailcut.spec import DType
@@ -19,13 +20,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     identity(DType.FP32, (None, 50_000), folder / "big.onnx")
     identity(DType.INT8, (None, 4), folder / "ints.onnx")
     two_in_two_out(folder / "pair.onnx")
+    gather_rows(folder / "gather.onnx")
+    dynamic_sequence(folder / "sequence.onnx")
     return folder
 
 
 @pytest.fixture(scope="session")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of all of them with a 1 MiB body limit."""
-    sources = [models / f"{name}.onnx" for name in ("mlp", "echo", "big", "ints", "pair")]
+    sources = [models / f"{name}.onnx" for name in ("mlp", "echo", "big", "ints", "pair", "gather", "sequence")]
     with serving(tmp_path_factory.mktemp("server"), *sources, "--max-body", "1") as running:
         yield running
         assert running.stop() == 0
+
+
+@pytest.fixture
+def sound(server: Server) -> Iterator[None]:
+    """Around a test: afterwards ready, exact, and rows, buffers, tasks, connections and files back where they were."""
+    before = usage(server)
+    yield
+    check_exact(server)
+    check_back(server, before)

@@ -35,6 +35,9 @@ class Lanes(Generic[T]):
         self._lanes = {DEFAULT_PRIORITY: self._plain}
         self._levels = [DEFAULT_PRIORITY]
 
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
     def append(self, item: T) -> None:
         """Queue an item behind those that go before it."""
         lane = self._lane(item.priority) if item.priority else self._plain

@@ -24,7 +24,7 @@ class Wire(StrEnum):
     RAW = "raw"
 
 
-def bench(  # noqa: C901  a check for each option
+def bench(  # noqa: C901, PLR0912  a check for each option
     target: Annotated[str, typer.Argument(metavar="TARGET", help="http://HOST:PORT or http+unix:///PATH.")],
     model: Annotated[str | None, typer.Option(help="Which model, where the server has several.")] = None,
     rate: Annotated[float | None, typer.Option(help="Open loop: requests a second, Poisson.", min=0.01)] = None,
@@ -38,6 +38,8 @@ def bench(  # noqa: C901  a check for each option
     against: Annotated[Path | None, typer.Option(help="An earlier result: say what changed, exit 1 if worse.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the result here, as JSON.")] = None,
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Send load to another machine.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Load-test a served model: open loop from planned times, or closed loop; percentiles with intervals."""
@@ -74,8 +76,17 @@ def bench(  # noqa: C901  a check for each option
         from tailcut.runtime.profile import write_atomically
 
         write_atomically(output, orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
+    if report:
+        from tailcut.report.html import render_bench_html
+        from tailcut.runtime.profile import write_atomically
+
+        write_atomically(report, render_bench_html(record))
     if json:
         print(orjson.dumps(record).decode())
+    elif markdown:
+        from tailcut.report.markdown import bench_markdown
+
+        print(bench_markdown(record))
     else:
         bench_table(record)
     failed = any(run["errors"] or not run["samples"] for run in record["runs"])

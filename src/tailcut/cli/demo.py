@@ -126,7 +126,7 @@ def _show_rungs(console: "Console", result: dict[str, Any]) -> None:
         for one in measured:
             kept = one["setting"] in (rung["kept"] or "").split(" + ")
             times = [_ms(one[key]) for key in ("p50_ms", "p95_ms", "p99_ms")]
-            ratio = f"{one['ratio_of']} x{one['p99_ratio']['point']:.2f}" if one["p99_ratio"] else ""
+            ratio = f"{one['ratio_of']} x{one['tail_ratio']['point']:.2f}" if one["tail_ratio"] else ""
             verdict = "kept" if kept else one["verdict"]
             table.add_row(heading, escape(one["setting"]), *times, ratio, verdict, style="green" if kept else None)
             heading = ""
@@ -219,7 +219,7 @@ def _summary(run: "ArmRuns", rate: float) -> dict[str, Any]:
     import numpy as np
 
     from tailcut.stats import Sample, percentile_interval
-    from tailcut.tuner.climb import percentiles_ms
+    from tailcut.tuner.race import percentiles_ms
 
     late = run.behind > len(run.blocks) // 2
     percentiles = percentiles_ms(run)

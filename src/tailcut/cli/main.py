@@ -19,7 +19,16 @@ from typer.core import TyperGroup
 from tailcut.errors import TailcutError
 
 DONE, USER_MISTAKE, BUG, INTERRUPTED = 0, 2, 70, 130  # 70 is EX_SOFTWARE of sysexits.h; 130 is 128 + SIGINT
-COMMANDS = ("tune", "serve", "bench", "demo")  # in the order a user meets them
+COMMANDS = (
+    "doctor",
+    "tune",
+    "serve",
+    "bench",
+    "explain",
+    "microbench",
+    "stat",
+    "demo",
+)  # in the order a user meets them
 
 
 class _Commands(TyperGroup):

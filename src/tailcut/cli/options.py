@@ -50,5 +50,6 @@ def load_data(path: str | Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise UsageError(f"{path}: no such data file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        reason = "it holds Python objects" if "allow_pickle" in str(error) else "not a readable .npz file"
+        objects = "allow_pickle" in str(error) and zipfile.is_zipfile(path)  # numpy takes any noise for a pickle
+        reason = "it holds Python objects" if objects else "not a readable .npz file"
         raise UsageError(f"{path}: {reason}: write one with numpy.savez(path, NAME=array)") from None

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tailcut.cli.main import INTERRUPTED
+
 if TYPE_CHECKING:
     from tailcut.tuner.climb import Outcome, Wanted
 
@@ -35,6 +37,7 @@ def tune(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The profile; MODEL.profile.toml else.")] = None,
     report: Annotated[Path | None, typer.Option(help="The HTML report; MODEL.report.html else.")] = None,
     seed: Annotated[int, typer.Option(help="Of arrival times and made-up inputs.", min=0)] = 0,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Climb the ladder of settings; keep only what is proven better and still right."""
@@ -44,6 +47,7 @@ def tune(
     from tailcut.report.console import LadderView, tune_summary
     from tailcut.tuner.climb import Climb
 
+    slo_ms = _milliseconds(slo)
     wanted = _wanted(model, data, rate, budget, accuracy, wire.value, seed)
     stem = model.name.removesuffix(".onnx")
     profile_path = output or model.with_name(f"{stem}.profile.toml")
@@ -53,7 +57,7 @@ def tune(
     with LadderView(wanted.budget_s) as view:
         outcome = Climb(wanted, view).run()
     objective = {
-        "slo_ms": _milliseconds(slo),
+        "slo_ms": slo_ms,
         "accuracy": accuracy,
         "wire": wire.value,
         "budget_s": wanted.budget_s,
@@ -63,11 +67,16 @@ def tune(
     found = _write(outcome, wanted, objective, profile_path, report_path)
     if json:
         print(orjson.dumps(found).decode())
+    elif markdown:
+        from tailcut.report.markdown import tune_markdown
+
+        print(tune_markdown(found))
     else:
         Console().print(tune_summary(found))
         print(f"serve it: tailcut serve {shlex.quote(str(profile_path))}")
     if outcome.interrupted:
         print("tailcut: interrupted: the profile holds the best settings so far", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _wanted(

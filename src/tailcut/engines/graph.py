@@ -4,6 +4,7 @@ Engines get the signature from here and not from their own session, so that all 
 """
 
 import logging
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,12 @@ _DTYPES = {
     TensorProto.DOUBLE: DType.FP64,
     TensorProto.STRING: DType.BYTES,
 }
-_REASON_CHARS = 160
+_REASON_CHARS = 200
+_NOISE = ("Exception from", "Check '", "FrontEnd API failed", "src/", "/")
+_INNARDS = re.compile(  # of an engine's message: its own name and number, our path, C++ files
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .* failed:|[\w/.-]+\.(?:cc|cpp|h):\d+ (?:\S+ )?"
+    r"|While validating .*?: "
+)
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -58,9 +64,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path}: not an ONNX model: it has no outputs")
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
-            for entry in tensor.external_data:
-                if entry.key == "location" and not (path.parent / entry.value).is_file():
-                    raise ModelFileError(f"{path}: its external weights file {entry.value!r} is missing")
+            _check_external(path, {entry.key: entry.value for entry in tensor.external_data})
     return model
 
 
@@ -105,14 +109,16 @@ def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
         if value.name in weights or value.type.tensor_type.elem_type != TensorProto.FLOAT:
             continue
         value.type.tensor_type.elem_type = TensorProto.UINT8
-        rank = len(value.type.tensor_type.shape.dim)
+        dims = value.type.tensor_type.shape.dim
+        rank = len(dims)
         cast, scaled, shifted = (f"{value.name}__{step}" for step in ("cast", "scaled", "float"))
         for node in graph.node:
             for place, used in enumerate(node.input):
                 if used == value.name:
                     node.input[place] = shifted
-        graph.initializer.append(_per_channel(fold.scale, f"{value.name}__scale", rank))
-        graph.initializer.append(_per_channel(fold.offset, f"{value.name}__offset", rank))
+        channels = dims[1].dim_value if rank > 1 else 0
+        graph.initializer.append(_per_channel(fold.scale, f"{value.name}__scale", rank, channels))
+        graph.initializer.append(_per_channel(fold.offset, f"{value.name}__offset", rank, channels))
         nodes.append(helper.make_node("Cast", [value.name], [cast], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Mul", [cast, f"{value.name}__scale"], [scaled]))
         nodes.append(helper.make_node("Add", [scaled, f"{value.name}__offset"], [shifted]))
@@ -124,10 +130,22 @@ def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
 
 def short(error: BaseException) -> str:
     """An engine's message in one clean line: no C++ file, no stack, no address."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    noise = ("Exception from", "Check '", "FrontEnd API failed", "[ONNXRuntimeError]", "src/", "/")
-    kept = [line for line in lines if not line.startswith(noise)] or lines[-1:] or [type(error).__name__]
-    return " ".join(kept)[:_REASON_CHARS]
+    lines = [_INNARDS.sub("", line).strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(_NOISE)] or [line for line in lines if line][-1:]
+    return (" ".join(kept) or type(error).__name__)[:_REASON_CHARS]
+
+
+def _check_external(path: Path, place: dict[str, str]) -> None:
+    """A weights file lies in the model's own folder or below, and is as long as the model says."""
+    name = place.get("location", "")
+    file = path.parent / name
+    if not file.resolve().is_relative_to(path.parent.resolve()):
+        raise ModelFileError(f"{path}: its external weights file {name!r} lies outside the model's folder")
+    if not file.is_file():
+        raise ModelFileError(f"{path}: its external weights file {name!r} is missing")
+    offset, length, size = place.get("offset", "0"), place.get("length", "0"), file.stat().st_size
+    if not (offset.isdigit() and length.isdigit() and int(offset) + int(length) <= size):
+        raise ModelFileError(f"{path}: its external weights file {name!r} is cut short: it has {size} bytes")
 
 
 def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
@@ -148,11 +166,15 @@ def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     return TensorSpec(value.name, _DTYPES[tensor.elem_type], dims)
 
 
-def _per_channel(values: tuple[float, ...], name: str, rank: int) -> TensorProto:
+def _per_channel(values: tuple[float, ...], name: str, rank: int, channels: int) -> TensorProto:
     array = np.array(values, np.float32)
     if len(values) > 1:
         if rank < 2:
             raise UnsupportedError("u8_input has one scale a channel, but the input has no channel axis")
+        if channels and len(values) != channels:
+            raise UnsupportedError(
+                f"u8_input has {len(values)} scales or offsets, but the input has {channels} channels"
+            )
         array = array.reshape(-1, *[1] * (rank - 2))
     return numpy_helper.from_array(array, name)
 

@@ -45,7 +45,9 @@ class OnnxRuntimeEngine:
             del graph
             try:
                 model = source if isinstance(source, bytes) else str(source)
-                self._session: Any = ort.InferenceSession(model, _session_options(options), ["CPUExecutionProvider"])
+                self._session: Any = ort.InferenceSession(
+                    model, _session_options(options), ["CPUExecutionProvider"], enable_fallback=0
+                )
             except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base
                 raise ModelFileError(f"{path}: onnxruntime cannot load it: {short(error)}") from None
         self._calls = _RunOptions()

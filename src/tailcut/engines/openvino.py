@@ -7,12 +7,14 @@ one call to the next costs about 20 us more, because the graph is shaped anew.
 """
 
 import queue
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino as ov
 from openvino import _pyopenvino
+from openvino.frontend import FrontEndManager
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
@@ -47,9 +49,10 @@ class OpenVinoEngine:
                     )
             del graph
             try:
-                core = ov.Core()
-                model = core.read_model(source if isinstance(source, bytes) else str(source))
-                self._model: Any = core.compile_model(model, "CPU", _properties(options))
+                # The ONNX front end by name: left to guess, openvino tries others, which print what they dislike.
+                reader = FrontEndManager().load_by_framework("onnx")
+                model = reader.convert(reader.load(BytesIO(source) if isinstance(source, bytes) else str(source)))
+                self._model: Any = ov.Core().compile_model(model, "CPU", _properties(options))
             except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
                 raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
         self._input_ports = [self._port(self._model.inputs, tensor.name) for tensor in self.spec.inputs]

@@ -1,53 +1,58 @@
-"""The load generator's sockets: many kept-alive HTTP/1.1 connections on one uvloop, each with one request in flight.
-
-Due times are met with a timerfd, whose grain is nanoseconds where uvloop's own timers have a millisecond's: the loop
-sleeps in the kernel between sends, so the client takes no more of the machine than its sends cost. Without one
-(macOS) the loop's timers serve, and the lateness that is reported says what that does.
-"""
+"""The load generator's two loops: many connections on one uvloop, each with one request in flight."""
 
 import asyncio
-import ctypes
 import gc
-import os
-import struct
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 
 import numpy as np
 import uvloop
 
-from tailcut.errors import UsageError
-from tailcut.lab.load import LoadResult, Outcome, Payload, Target, poisson_times, summarise
+from tailcut.lab.arrivals import Arrivals, Poisson, plan
+from tailcut.lab.connection import Connection, connect
+from tailcut.lab.load import Gathered, LoadResult, Outcome, Payload, Target, closed_result, open_result
+from tailcut.lab.timer import loop_timer
 
-_DRAIN_S = 10.0  # how long answers are waited for after the last send
-_RECEIVE_BYTES = 256 * 1024
-_OPEN_CONNECTIONS = 512  # an open loop's requests beyond these wait for one to come free, their latency running
+DRAIN_S = 10.0  # how long answers are waited for after the last send
+OPEN_CONNECTIONS = 512  # an open loop's requests beyond these wait for one to come free, their latency running
+_FIRST_CONNECTIONS = 4  # opened before the start; the others as they are needed
+
+
+def soon() -> int:
+    """A start that leaves time to set the timer."""
+    return time.monotonic_ns() + 1_000_000
 
 
 def open_loop(  # noqa: PLR0913  a load test is its parameters
     target: Target,
     payloads: Sequence[Payload],
     *,
-    rate: float,
+    rate: float | Arrivals,
     duration_s: float,
     seed: int = 0,
-    connections: int = _OPEN_CONNECTIONS,
+    connections: int = OPEN_CONNECTIONS,
     warmup_s: float = 0.0,
 ) -> LoadResult:
-    """Send at planned times, whatever the answers do: Poisson arrivals of `rate` a second; blocks until it is over.
+    """Send at planned times, whatever the answers do; blocks until it is over.
 
-    What is due in the first `warmup_s` is sent and not counted. Connections open as they are needed.
+    Args:
+        target: where to.
+        payloads: sent in turn.
+        rate: requests a second, Poisson; or another arrival process.
+        duration_s: of what is counted.
+        seed: of the arrivals.
+        connections: at most; they open as they are needed.
+        warmup_s: what is due in this time at the beginning is sent and not counted.
 
     Raises:
         UsageError: nobody listens.
     """
-    times = poisson_times(rate, warmup_s + duration_s, seed)
-    with _no_collections():
-        return uvloop.run(_Open(target, payloads, times, connections).run(warmup_s, duration_s, rate))
+    arrivals = rate if not isinstance(rate, int | float) else Poisson(rate)
+    times = plan(arrivals, warmup_s, duration_s, seed)
+    gathered = gather_open(target, payloads, times, connections=connections)
+    return open_result([gathered], arrivals, times, warmup_s=warmup_s, duration_s=duration_s)
 
 
 def closed_loop(
@@ -58,8 +63,35 @@ def closed_loop(
     Raises:
         UsageError: nobody listens.
     """
+    gathered = gather_closed(target, payloads, concurrency=concurrency, length_s=warmup_s + duration_s)
+    return closed_result([gathered], concurrency, warmup_s=warmup_s, duration_s=duration_s)
+
+
+def gather_open(  # noqa: PLR0913  a load test is its parameters
+    target: Target,
+    payloads: Sequence[Payload],
+    times: np.ndarray,
+    *,
+    connections: int = OPEN_CONNECTIONS,
+    patience_s: float | None = None,
+    start: Callable[[], int] = soon,
+) -> Gathered:
+    """The outcomes of planned sends: nanoseconds after `start()`, which is called when all is ready."""
     with _no_collections():
-        return uvloop.run(_Closed(target, payloads).run(concurrency, warmup_s, duration_s))
+        return uvloop.run(_Open(target, payloads, times, connections).run(patience_s, start))
+
+
+def gather_closed(
+    target: Target,
+    payloads: Sequence[Payload],
+    *,
+    concurrency: int,
+    length_s: float,
+    start: Callable[[], int] = soon,
+) -> Gathered:
+    """The outcomes of a closed loop that runs for `length_s` from `start()`."""
+    with _no_collections():
+        return uvloop.run(_Closed(target, payloads).run(concurrency, length_s, start))
 
 
 @contextmanager
@@ -74,105 +106,6 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-class _Connection(asyncio.BufferedProtocol):
-    """One request at a time: send, then count the answer's bytes in."""
-
-    _heads: dict[bytes, tuple[int, int, bool]] = {}  # noqa: RUF012  answers' heads repeat: shared by design
-    _room = bytearray(_RECEIVE_BYTES)
-    _view = memoryview(_room)
-
-    def __init__(self, on_done: Callable[["_Connection", Outcome], None]) -> None:
-        self._on_done = on_done
-        self._transport: asyncio.Transport | None = None
-        self._payload: Payload | None = None
-        self._left = -1  # bytes of the body to come; -1 while the head is
-        self._partial = b""
-        self._status = 0
-        self._closes = False
-        self._times = (0, 0, 0)
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can carry another request."""
-        return self._transport is not None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
-        if self._payload is not None:
-            self._status = 0
-            self._finish()
-
-    def send(self, payload: Payload, planned_ns: int, free_ns: int) -> None:
-        """Start a request."""
-        self._payload = payload
-        self._left = -1
-        self._times = (planned_ns, free_ns, time.monotonic_ns())
-        if self._transport is None:
-            self._finish()
-        else:
-            self._transport.write(payload.request)
-
-    def close(self) -> None:
-        self._payload = None
-        if self._transport is not None:
-            self._transport.abort()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._view
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self._left < 0:
-            self._head(nbytes)
-        else:
-            self._left -= nbytes
-            if self._left <= 0:
-                self._finish()
-
-    def eof_received(self) -> bool:
-        return False
-
-    def _head(self, nbytes: int) -> None:
-        data = self._partial + bytes(self._view[:nbytes]) if self._partial else bytes(self._view[:nbytes])
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            self._partial = data
-            return
-        self._partial = b""
-        head = data[: end + 4]
-        known = self._heads.get(head)
-        if known is None:
-            known = _read_head(head)
-            if len(self._heads) > 1000:
-                self._heads.clear()
-            self._heads[head] = known
-        self._status, length, self._closes = known
-        self._left = length - (len(data) - end - 4)
-        if self._left <= 0:
-            self._finish()
-
-    def _finish(self) -> None:
-        payload, self._payload = self._payload, None
-        if payload is None:
-            return
-        planned, free, sent = self._times
-        if self._closes and self._transport is not None:
-            self._transport.abort()
-            self._transport = None
-        done = time.monotonic_ns()
-        self._on_done(self, Outcome(planned, free, sent, done, self._status, self._status == payload.expect_status))
-
-
-def _read_head(head: bytes) -> tuple[int, int, bool]:
-    """Status, length of the body, and whether the server closes after it."""
-    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
-    fields = {name.strip().lower(): value.strip() for name, _, value in lines}
-    length = fields.get(b"content-length", b"0")
-    return int(head[9:12]), int(length) if length.isdigit() else 0, fields.get(b"connection", b"").lower() == b"close"
-
-
 class _Closed:
     def __init__(self, target: Target, payloads: Sequence[Payload]) -> None:
         self._target = target
@@ -183,44 +116,37 @@ class _Closed:
         self._busy = 0
         self._idle = asyncio.Event()
 
-    async def run(self, concurrency: int, warmup_s: float, duration_s: float) -> LoadResult:
-        connections = [await _connect(self._target, self._done) for _ in range(concurrency)]
-        start = time.monotonic_ns() + int(warmup_s * 1e9)
-        self._end_ns = start + int(duration_s * 1e9)
+    async def run(self, concurrency: int, length_s: float, start: Callable[[], int]) -> Gathered:
+        connections = [await connect(self._target, self._done) for _ in range(concurrency)]
+        start_ns, cpu_s = start(), time.process_time()
+        self._end_ns = start_ns + int(length_s * 1e9)
         self._busy = concurrency
         for connection in connections:
             self._send(connection)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), warmup_s + duration_s + _DRAIN_S)
+            await asyncio.wait_for(self._idle.wait(), length_s + DRAIN_S)
+        cpu_s = time.process_time() - cpu_s
         for connection in connections:
             connection.close()
-        counted = [one for one in self._outcomes if start <= one.done_ns < self._end_ns]
-        return summarise(
-            counted,
-            mode="closed",
-            duration_s=duration_s,
-            rate_offered=None,
-            concurrency=concurrency,
-            unanswered=self._busy,
-        )
+        return Gathered(self._outcomes, self._busy, concurrency, cpu_s, start_ns)
 
-    def _send(self, connection: _Connection) -> None:
+    def _send(self, connection: Connection) -> None:
         now = time.monotonic_ns()
         payload = self._payloads[self._sent % len(self._payloads)]
         self._sent += 1
         connection.send(payload, now, now)
 
-    def _done(self, connection: _Connection, outcome: Outcome) -> None:
+    def _done(self, connection: Connection, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
         if outcome.done_ns >= self._end_ns:
             self._rest()
         elif connection.alive:
             self._send(connection)
         else:
-            task = asyncio.ensure_future(_connect(self._target, self._done))
+            task = asyncio.ensure_future(connect(self._target, self._done))
             task.add_done_callback(self._again)
 
-    def _again(self, task: "asyncio.Task[_Connection]") -> None:
+    def _again(self, task: "asyncio.Task[Connection]") -> None:
         if task.cancelled() or task.exception() is not None:
             self._rest()
         else:
@@ -239,43 +165,31 @@ class _Open:
         self._times: list[int] = times.tolist()
         self._limit = limit
         self._next = 0
-        self._answered = 0
-        self._free: list[tuple[_Connection, int]] = []  # with the time each came free
+        self._free: list[tuple[Connection, int]] = []  # with the time each came free
         self._waiting: deque[tuple[int, int]] = deque()  # request numbers and planned times without a connection
         self._open = 0
-        self._failed = 0
         self._outcomes: list[Outcome] = []
         self._over = asyncio.Event()
         self._start_ns = 0
-        self._tasks: set[asyncio.Task[_Connection]] = set()
+        self._tasks: set[asyncio.Task[Connection]] = set()
 
-    async def run(self, warmup_s: float, duration_s: float, rate: float) -> LoadResult:
-        for _ in range(min(4, self._limit)):
-            self._free.append((await _connect(self._target, self._done), 0))
+    async def run(self, patience_s: float | None, start: Callable[[], int]) -> Gathered:
+        for _ in range(min(_FIRST_CONNECTIONS, self._limit)):
+            self._free.append((await connect(self._target, self._done), 0))
             self._open += 1
-        timer = _timer(asyncio.get_running_loop(), self._pump)
-        self._start_ns = time.monotonic_ns() + 1_000_000
+        timer = loop_timer(asyncio.get_running_loop(), self._pump)
+        self._start_ns, cpu_s = start(), time.process_time()
         self._arm = timer.arm
         self._arm(self._start_ns)
+        last_s = self._times[-1] / 1e9 if self._times else 0.0
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), warmup_s + duration_s + _DRAIN_S)
+            await asyncio.wait_for(self._over.wait(), last_s + (DRAIN_S if patience_s is None else patience_s))
+        cpu_s = time.process_time() - cpu_s
         timer.close()
         for connection, _ in self._free:
             connection.close()
-        start = self._start_ns + int(warmup_s * 1e9)
-        due = sum(self._start_ns + at >= start for at in self._times)
-        counted = [one for one in self._outcomes if one.planned_ns >= start]
-        # A run that the server could not keep up with took longer than planned: the rate is over what it really took.
-        last = max((one.done_ns for one in counted), default=start)
-        took_s = max(duration_s, (last - start) / 1e9)
-        return summarise(
-            counted,
-            mode="open",
-            duration_s=took_s,
-            rate_offered=rate,
-            concurrency=self._open,
-            unanswered=due - len(counted),
-        )
+        unanswered = len(self._times) - len(self._outcomes)
+        return Gathered(self._outcomes, unanswered, self._open, cpu_s, self._start_ns)
 
     def _pump(self) -> None:
         """Send what is due and set the timer for what is next."""
@@ -290,18 +204,23 @@ class _Open:
             self._over.set()
 
     def _dispatch(self, number: int, planned: int) -> None:
-        if self._free:
+        while self._free:
             connection, free = self._free.pop()
-            connection.send(self._payloads[number % len(self._payloads)], planned, free)
-            return
+            if connection.alive:
+                connection.send(self._payloads[number % len(self._payloads)], planned, free)
+                return
+            self._open -= 1  # the server closed it while it was idle, which is its right
         self._waiting.append((number, planned))
         if self._open < self._limit:
-            self._open += 1
-            task = asyncio.ensure_future(_connect(self._target, self._done))
-            self._tasks.add(task)
-            task.add_done_callback(self._connected)
+            self._connect()
 
-    def _connected(self, task: "asyncio.Task[_Connection]") -> None:
+    def _connect(self) -> None:
+        self._open += 1
+        task = asyncio.ensure_future(connect(self._target, self._done))
+        self._tasks.add(task)
+        task.add_done_callback(self._connected)
+
+    def _connected(self, task: "asyncio.Task[Connection]") -> None:
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is not None:
             self._open -= 1
@@ -312,14 +231,16 @@ class _Open:
             return
         self._reuse(task.result(), time.monotonic_ns())
 
-    def _done(self, connection: _Connection, outcome: Outcome) -> None:
+    def _done(self, connection: Connection, outcome: Outcome) -> None:
         if connection.alive:
             self._reuse(connection, outcome.done_ns)
         else:
             self._open -= 1
+            if len(self._waiting) > len(self._tasks):
+                self._connect()
         self._record(outcome)
 
-    def _reuse(self, connection: _Connection, now: int) -> None:
+    def _reuse(self, connection: Connection, now: int) -> None:
         if self._waiting:
             number, planned = self._waiting.popleft()
             connection.send(self._payloads[number % len(self._payloads)], planned, now)
@@ -330,62 +251,3 @@ class _Open:
         self._outcomes.append(outcome)
         if len(self._outcomes) == len(self._times):
             self._over.set()
-
-
-async def _connect(target: Target, on_done: Callable[[_Connection, Outcome], None]) -> _Connection:
-    loop = asyncio.get_running_loop()
-    make = partial(_Connection, on_done)
-    try:
-        if target.uds:
-            _, connection = await loop.create_unix_connection(make, target.uds)
-        else:
-            _, connection = await loop.create_connection(make, target.host, target.port)
-    except OSError as error:
-        raise UsageError(f"no server listens at {target.uds or target.authority}: {error.strerror or error}") from None
-    return connection
-
-
-class _Timer:
-    """Calls back once when the armed time has come."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-        self._loop = loop
-        self._callback = callback
-
-    def arm(self, at_ns: int) -> None:
-        delay = max(0, at_ns - time.monotonic_ns()) / 1e9
-        self._loop.call_later(delay, self._callback)
-
-    def close(self) -> None:
-        return
-
-
-class _KernelTimer(_Timer):
-    """timerfd_create(2), whose descriptor turns readable when the time has come."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-        super().__init__(loop, callback)
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create failed")
-        loop.add_reader(self._fd, self._fired)
-
-    def arm(self, at_ns: int) -> None:
-        seconds, nanos = divmod(max(at_ns, 1), 1_000_000_000)
-        self._libc.timerfd_settime(self._fd, 1, struct.pack("qqqq", 0, 0, seconds, nanos), None)  # 1: TFD_TIMER_ABSTIME
-
-    def close(self) -> None:
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-
-    def _fired(self) -> None:
-        try:
-            os.read(self._fd, 8)
-        except BlockingIOError:
-            return
-        self._callback()
-
-
-def _timer(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> _Timer:
-    return _KernelTimer(loop, callback) if sys.platform.startswith("linux") else _Timer(loop, callback)

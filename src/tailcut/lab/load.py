@@ -1,4 +1,4 @@
-"""What a load test is: where it goes, what it sends, when each request is due, and what came of it. No socket here.
+"""What a load test is: where it goes, what it sends, and what came of it. No socket here.
 
 Latency counts from the planned time, whether or not the client could send by then: a server that stalls is
 charged for every request that would have arrived meanwhile, not only for the one that happened to be under way
@@ -7,8 +7,11 @@ charged for every request that would have arrived meanwhile, not only for the on
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import numpy as np
+
+from tailcut.lab.arrivals import Arrivals
 
 BEHIND_NS = 2_000_000
 _BEHIND_SHARE = 0.25  # of the median latency
@@ -54,6 +57,17 @@ class Outcome:
     expected: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What one client process brings home; `unanswered` are requests sent or due that had no answer in time."""
+
+    outcomes: list[Outcome]
+    unanswered: int
+    connections: int
+    cpu_s: float  # processor time that the client itself took
+    start_ns: int
+
+
 @dataclass(frozen=True)
 class LoadResult:
     """One run. Latencies in nanoseconds: from the planned time, and `service_ns` from the actual send."""
@@ -67,6 +81,9 @@ class LoadResult:
     service_ns: np.ndarray
     errors: dict[str, int] = field(default_factory=dict)
     lateness_p99_ns: float = 0.0
+    arrivals: str | None = None  # how an open loop's requests came: poisson, constant, bursty, trace
+    client_cpu: float = 0.0  # cores that the client itself kept busy
+    processes: int = 1
 
     @property
     def samples(self) -> int:
@@ -85,12 +102,44 @@ class LoadResult:
         return self.lateness_p99_ns > max(BEHIND_NS, _BEHIND_SHARE * float(np.median(self.latencies_ns)))
 
 
-def poisson_times(rate: float, duration_s: float, seed: int) -> np.ndarray:
-    """Arrival times in nanoseconds from the start: independent exponential gaps of mean 1/rate, int64, sorted."""
-    random = np.random.default_rng(seed)
-    count = int(rate * duration_s + 10 * (rate * duration_s) ** 0.5 + 10)
-    times = np.cumsum(random.exponential(1e9 / rate, count)).astype(np.int64)
-    return times[times < int(duration_s * 1e9)]
+def open_result(
+    parts: Sequence[Gathered], arrivals: Arrivals, times: np.ndarray, *, warmup_s: float, duration_s: float
+) -> LoadResult:
+    """The result of an open loop whose plan `times` was shared out over client processes that started together."""
+    start = parts[0].start_ns + int(warmup_s * 1e9)
+    counted = [one for part in parts for one in part.outcomes if one.planned_ns >= start]
+    # A run that the server could not keep up with took longer than planned: the rate is over what it really took.
+    last = max((one.done_ns for one in counted), default=start)
+    took_s = max(duration_s, (last - start) / 1e9)
+    return summarise(
+        counted,
+        mode="open",
+        duration_s=took_s,
+        rate_offered=arrivals.rate,
+        concurrency=sum(part.connections for part in parts),
+        unanswered=int((times >= int(warmup_s * 1e9)).sum()) - len(counted),
+        arrivals=arrivals.name,
+        client_cpu=sum(part.cpu_s for part in parts) / (warmup_s + took_s),
+        processes=len(parts),
+    )
+
+
+def closed_result(parts: Sequence[Gathered], concurrency: int, *, warmup_s: float, duration_s: float) -> LoadResult:
+    """The result of a closed loop, its connections shared out over client processes."""
+    counted = []
+    for part in parts:
+        start = part.start_ns + int(warmup_s * 1e9)
+        counted += [one for one in part.outcomes if start <= one.done_ns < start + int(duration_s * 1e9)]
+    return summarise(
+        counted,
+        mode="closed",
+        duration_s=duration_s,
+        rate_offered=None,
+        concurrency=concurrency,
+        unanswered=sum(part.unanswered for part in parts),
+        client_cpu=sum(part.cpu_s for part in parts) / (warmup_s + duration_s),
+        processes=len(parts),
+    )
 
 
 def summarise(  # noqa: PLR0913  a result is its parameters
@@ -101,9 +150,12 @@ def summarise(  # noqa: PLR0913  a result is its parameters
     rate_offered: float | None,
     concurrency: int,
     unanswered: int = 0,
+    arrivals: str | None = None,
+    client_cpu: float = 0.0,
+    processes: int = 1,
 ) -> LoadResult:
-    """Gather outcomes into a result; requests never answered are errors of kind `timeout`."""
-    good = [outcome for outcome in outcomes if outcome.expected]
+    """Make outcomes a result, in the order of their planning; requests never answered are errors of kind `timeout`."""
+    good = sorted((outcome for outcome in outcomes if outcome.expected), key=attrgetter("planned_ns"))
     errors: dict[str, int] = {}
     for outcome in outcomes:
         if not outcome.expected:
@@ -124,4 +176,7 @@ def summarise(  # noqa: PLR0913  a result is its parameters
         service_ns=done - sent,
         errors=errors,
         lateness_p99_ns=float(np.quantile(lateness, 0.99)) if good else 0.0,
+        arrivals=arrivals,
+        client_cpu=client_cpu,
+        processes=processes,
     )

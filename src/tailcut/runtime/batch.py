@@ -4,6 +4,7 @@ A ticket is counted as failed until its sink was told otherwise: every ticket en
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -90,6 +91,7 @@ class Batch:
         "cuts",
         "ended_ns",
         "error",
+        "formed_ns",
         "homes_left",
         "offsets",
         "outputs",
@@ -115,6 +117,7 @@ class Batch:
         self.outputs: Sequence[np.ndarray] = ()
         self.cuts: tuple[int | None, ...] = ()  # for each output, the axis that was padded; empty where none was
         self.error: TailcutError | None = None
+        self.formed_ns = time.monotonic_ns()
         self.began_ns = 0  # 0: not yet
         self.ended_ns = 0
         self.thread = 0  # that computes it

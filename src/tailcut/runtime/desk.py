@@ -63,6 +63,7 @@ class Desk:
         """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
         with self._lock:
             return self.counts.as_dict() | {
+                "queued": len(self._queue),
                 "queued_rows": self._queue.rows,
                 "rows_in_use": self.slab.in_use if self.slab else 0,
             }

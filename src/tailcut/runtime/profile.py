@@ -57,7 +57,7 @@ class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class IoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How bytes reach the rows."""
 
-    wire: Literal["json", "binary"] = "binary"  # what the profile was measured with; the server always speaks both
+    wire: Literal["json", "binary", "raw"] = "binary"  # what clients sent when it was measured; all are always served
     direct_bytes: int = 65536  # bodies at least this long are received by the kernel straight into the row
     spin_us: int = 0  # after an answer, poll the sockets for so long instead of sleeping in the kernel
 

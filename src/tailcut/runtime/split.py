@@ -1,5 +1,6 @@
 """A request of more rows than the largest batch: several tickets that end in one answer."""
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,7 @@ class Parts:
             return
         self._ended = True
         whole = Batch(self._owner, [self._whole])
-        whole.began_ns, whole.ended_ns = batch.began_ns, batch.ended_ns
+        whole.formed_ns, whole.began_ns, whole.ended_ns = batch.formed_ns, batch.began_ns, batch.ended_ns
         parts = [self._outputs[part] for part in self._whole.parts]
         whole.outputs = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
         self._sink.complete(self._whole, whole, 0)
@@ -50,6 +51,7 @@ def split_ticket(  # noqa: PLR0913, PLR0917  a ticket is its parameters
         QueueFullError: not all parts found room; those that did are taken back.
     """
     whole = Ticket(sink, home, rows, deadline_ns=deadline_ns, priority=priority)
+    whole.ready_ns = time.monotonic_ns()
     parts = Parts(sink, whole, model)
     step = model.max_batch
     starts = range(0, rows, step)

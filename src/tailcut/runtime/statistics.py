@@ -1,6 +1,7 @@
 """What a model counts while it serves: plain integers, added to under the model's lock."""
 
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import dataclass, field
 
 from tailcut.runtime.batch import Batch
 
@@ -19,14 +20,24 @@ class ModelStatistics:
     hung: int = 0  # batches given up because the engine did not come back
     queue_ns: int = 0
     compute_ns: int = 0
+    served_ns: int = 0  # engine time summed over requests: each one of a batch had to wait for all of it
+    failed_ns: int = 0  # queue and engine time of requests that the engine failed
+    last_ms: int = 0  # when the newest answer was there, since 1970
+    by_rows: dict[int, tuple[int, int]] = field(default_factory=dict)  # rows of a batch -> batches, engine time
 
     def batch(self, batch: Batch) -> None:
         """Count a batch that has come back from the engine."""
         self.batches += 1
-        self.compute_ns += batch.ended_ns - batch.began_ns
+        took = batch.ended_ns - batch.began_ns
+        self.compute_ns += took
         if batch.error is not None:
             self.failed += len(batch.tickets)
+            self.failed_ns += sum(batch.ended_ns - ticket.ready_ns for ticket in batch.tickets)
             return
+        self.served_ns += took * len(batch.tickets)
+        self.last_ms = time.time_ns() // 1_000_000
+        batches, compute_ns = self.by_rows.get(batch.rows, (0, 0))
+        self.by_rows[batch.rows] = batches + 1, compute_ns + took
         self.requests += len(batch.tickets)
         self.rows += batch.rows
         began = batch.began_ns
@@ -34,5 +45,5 @@ class ModelStatistics:
             self.queue_ns += began - ticket.ready_ns
 
     def as_dict(self) -> dict[str, int | float]:
-        """A copy by name."""
-        return asdict(self)
+        """A copy of the plain numbers by name."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "by_rows"}

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import unquote
 
+from tailcut.errors import InvalidInputError
 from tailcut.server.limits import ServerLimits
 from tailcut.server.replies import BINARY, Refusal, head
 from tailcut.server.routes import Handler, Site
 from tailcut.server.served import Served
+from tailcut.spec import DType
 from tailcut.wire.http1 import Head
-from tailcut.wire.v2 import InferRequest, encode_response
+from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
 
 
 class Kind(Enum):
@@ -36,23 +38,30 @@ class Plan:
     json_size: int | None = None
     rows: int = 0
     encoding: str | None = None
+    direct: bool = False  # INFER: a large tensor behind the JSON may be received into rows
     reply_head: bytes = b""  # ROWS: everything of the answer but the output's bytes
     reply_head_close: bytes = b""
     arguments: tuple[str, ...] = field(default=())
+    takes_body: bool = False  # ANSWER: the handler wants it
+    schedule: Schedule = field(
+        default_factory=Schedule
+    )  # INFER: what the head says; the body's parameters come before it
 
 
 def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
     """What to do with a message of this head.
 
     Raises:
-        Refusal: 400, 404, 405, 413, 415.
+        Refusal: 400, 401, 404, 405, 413, 415.
     """
     route = site.find(request.path)
     if route is None:
         raise Refusal(404, "no such path; this server speaks the Open Inference Protocol v2")
     method = request.method.decode("latin-1")
-    if method not in route.methods:
+    if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
         raise Refusal(405, f"{method[:20]} is not for this path", {"Allow": ", ".join(route.methods)})
+    if route.admin:
+        site.admit_admin(request.headers.get(b"authorization", b"").decode("latin-1"))
     length = request.content_length or 0
     if length > limits.body_bytes:
         raise Refusal(413, f"the body is over the limit of {limits.body_bytes} bytes")
@@ -61,12 +70,26 @@ def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
         raise Refusal(415, "Content-Encoding must be gzip, deflate or identity")
     plan = Plan(Kind.ANSWER, request, length, route.handler, encoding=None if encoding == "identity" else encoding)
     plan.arguments = tuple(unquote(argument) for argument in route.arguments)
+    plan.takes_body = route.takes_body
     if route.infers:
         plan.kind = Kind.INFER
         plan.served = site.served(*plan.arguments)
         plan.json_size = _json_size(request, inflated=plan.encoding is not None)
+        plan.schedule = _schedule(request)
         _plan_rows(plan)
     return plan
+
+
+def _schedule(request: Head) -> Schedule:
+    """What raw bodies, which have no parameters, say in headers."""
+    fields = {"timeout": b"tailcut-timeout-us", "priority": b"tailcut-priority"}
+    given = {name: request.headers[header] for name, header in fields.items() if header in request.headers}
+    if not all(value.isdigit() and len(value) <= 18 for value in given.values()):
+        raise Refusal(400, "Tailcut-Timeout-Us and Tailcut-Priority must be whole numbers")
+    try:
+        return schedule_of({name: int(value) for name, value in given.items()})
+    except InvalidInputError as error:
+        raise Refusal(400, str(error)) from None
 
 
 def _json_size(request: Head, *, inflated: bool) -> int | None:
@@ -83,10 +106,13 @@ def _json_size(request: Head, *, inflated: bool) -> int | None:
 
 def _plan_rows(plan: Plan) -> None:
     served = plan.served
-    if served is None or plan.json_size != 0 or plan.encoding or plan.head.chunked:
+    if served is None or plan.json_size is None or plan.encoding or plan.head.chunked:
         return
     slab, spec = served.model.slab, served.model.spec
-    if slab is None or len(spec.inputs) != 1 or not plan.length or plan.length % slab.row_bytes[0]:
+    if slab is None or len(spec.inputs) != 1 or spec.inputs[0].dtype is DType.BOOL:  # whose bytes need a look
+        return
+    plan.direct = plan.json_size > 0
+    if plan.direct or not plan.length or plan.length % slab.row_bytes[0]:
         return
     rows = plan.length // slab.row_bytes[0]
     if rows > served.model.max_batch:

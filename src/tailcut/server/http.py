@@ -7,21 +7,37 @@ time; what a client pipelines behind it waits in `_held`.
 
 import asyncio
 import logging
+import time
 import zlib
+from collections.abc import Awaitable
 from enum import Enum, auto
+
+import numpy as np
 
 from tailcut.errors import InvalidInputError, TailcutError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs
+from tailcut.server.access import trace_of_head, with_trace
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.hub import Hub
-from tailcut.server.replies import BINARY, CONTINUE, JSON, Refusal, error_reply, failure_reply, head
-from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial
-from tailcut.wire.v2 import InferRequest, encode_response, parse_request
+from tailcut.server.replies import CLOSE, CONTINUE, END, Refusal, error_reply, failure_reply, response_head
+from tailcut.wire.http1 import ChunkedBody, Head, ProtocolError, check_partial
+from tailcut.wire.v2 import (
+    InferRequest,
+    Schedule,
+    encode_response,
+    parse_lead,
+    parse_request,
+    schedule_of,
+    shared_outputs,
+)
 
 _log = logging.getLogger("tailcut.http")
-_HELD_BYTES = 256 * 1024  # pipelined behind a message in hand, before reading pauses
+_HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
+_QUESTION_BYTES = 64 * 1024  # the body of a question about the server
+_SKIP_BYTES = 1 << 20  # of a refused body, read away so that the connection lives
 _LINGER_BYTES = 64 << 20  # read away behind a refusal at most
+_NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
 
 
 class Stage(Enum):
@@ -29,9 +45,11 @@ class Stage(Enum):
 
     HEAD = auto()
     ROWS = auto()  # a body, into rows of the slab
+    LEAD = auto()  # the JSON before a large tensor, which tells where the tensor may go
     BUFFER = auto()  # a body, into a buffer of its own
     CHUNKED = auto()
     ANSWER = auto()  # none expected: an answer is on its way
+    SKIP = auto()  # the rest of a body that was refused, small enough to go on behind it
     LINGER = auto()  # whatever comes is read away, so that the refusal before it arrives
 
 
@@ -45,13 +63,22 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._stage = Stage.HEAD
         self._target: memoryview | None = None  # where a body's next bytes go, when not to the shared buffer
         self._held = b""
-        self._plan: Plan = None  # type: ignore[assignment]  # set whenever the stage is beyond HEAD
+        self._plan = _NO_PLAN  # of the message in hand
+        self._work: asyncio.Task[None] | None = None  # an answer that takes a while
         self._row = -1
-        self._body: bytearray | None = None
+        self._rows = 0
+        self._body: np.ndarray | None = None
+        self._lead = b""
+        self._charged = 0  # bytes of `hub.site.counts.buffered_bytes` that are this connection's
         self._chunked: ChunkedBody | None = None
         self._ticket: Ticket | None = None
         self._request: InferRequest | None = None
+        self._schedule = Schedule()  # of a request whose body is being received into rows
+        self._began_ns = 0  # when the message in hand had its head
+        self._encoded_ns = 0  # when its answer was ready to be written
+        self._trail: tuple[int, ...] = ()  # of an answer that the client has not read yet
         self._lingered = 0
+        self._skip = 0
         self._paused = False
         self.due = 0.0  # when patience with this client ends; 0: no limit runs
         self.idle_since = hub.now
@@ -60,6 +87,11 @@ class HttpConnection(asyncio.BufferedProtocol):
     def busy(self) -> bool:
         """Whether a message is in hand, its body still arriving or its answer being computed."""
         return self._stage is not Stage.HEAD or bool(self._held)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the client came just now and has not said anything yet."""
+        return self._plan is _NO_PLAN and self.idle_since > self._hub.now - 1
 
     # What the loop calls.
 
@@ -82,6 +114,13 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """The kernel wrote."""
+        try:
+            self._received(nbytes)
+        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
+            _log.exception("a message was not understood")
+            self._refuse(500, "the server failed on this message")
+
+    def _received(self, nbytes: int) -> None:
         if self._target is not None:
             self._target = self._target[nbytes:]
             if not self._target:
@@ -101,25 +140,32 @@ class HttpConnection(asyncio.BufferedProtocol):
         return False
 
     def pause_writing(self) -> None:
-        """The client does not read: it has so long to start."""
+        """The client does not read: it has so long to start, and nothing more of it is read meanwhile."""
         self._paused = True
         self.due = self._hub.now + self._hub.limits.write_timeout_s
+        self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self._paused = False
-        self.due = 0.0
-        self._next()
+        if self._trail:
+            self._leave_trail(*self._trail)
+        self.due = self._hub.now + self._hub.limits.linger_s if self._stage is Stage.LINGER else 0.0
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._next()
 
     def overdue(self) -> None:
         """Patience ended: say so where somebody may listen, then close."""
-        if self._stage in {Stage.ROWS, Stage.BUFFER, Stage.CHUNKED} or (self._stage is Stage.HEAD and self._held):
-            self._refuse(408, "the request took too long to arrive")
-        else:
+        if self._paused or self._stage in {Stage.LINGER, Stage.SKIP} or (self._stage is Stage.HEAD and not self._held):
             self._transport.abort()
+        else:
+            self._refuse(408, "the request took too long to arrive")
 
     def close(self) -> None:
-        """Close after what has been written."""
+        """Close after what has been written, which the client has so long to read."""
+        self._stage = Stage.LINGER
+        self.due = self._hub.now + self._hub.limits.write_timeout_s
         self._transport.close()
 
     # A message's way: head, body, answer.
@@ -155,28 +201,31 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._refuse(error.status, error.message)
                 return size
             except Refusal as refusal:
+                self._plan = Plan(Kind.ANSWER, self._hub.refused_head, 0)
                 return self._turn_away(refusal, self._hub.refused_length, end, size)
         self._plan = plan
+        self._began_ns = time.monotonic_ns()
         self.due = 0.0
         stop = end + plan.length
         if plan.kind is Kind.ROWS:
             return self._begin_rows(plan, data, end, min(stop, size))
         if stop <= size and not plan.head.chunked:
             if plan.kind is Kind.ANSWER:
-                self._answer(plan)
+                self._answer(plan, bytes(data[end:stop]))
             else:
                 self._infer(plan, bytes(data[end:stop]))
             return stop
         return self._begin_buffer(plan, data, end, size)
 
-    def _begin_rows(self, plan: Plan, data: bytes | bytearray, end: int, stop: int) -> int:
+    def _begin_rows(self, plan: Plan, data: bytes | bytearray | memoryview, end: int, stop: int) -> int:
         """A body of whole rows: all here, copied once; else received into rows or, when short, into a buffer."""
         hub = self._hub
         model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
         whole = stop - end == plan.length
         try:
             if whole:
-                ticket = Ticket(self, hub.home, plan.rows, -1, hub.deadline())
+                schedule = plan.schedule
+                ticket = Ticket(self, hub.home, plan.rows, -1, hub.deadline(schedule.timeout_ns), schedule.priority)
                 model.submit_body(ticket, memoryview(data)[end:stop])
                 self._ticket = ticket
                 self._stage = Stage.ANSWER
@@ -184,47 +233,98 @@ class HttpConnection(asyncio.BufferedProtocol):
                 return stop
             if plan.length < hub.direct_bytes:
                 return self._begin_buffer(plan, data, end, stop)
-            row = self._row = model.reserve(plan.rows, apart=True)
+            if not self._receive_rows(plan.rows, memoryview(data)[end:stop], plan.length):
+                return self._begin_buffer(plan, data, end, stop)
         except TailcutError as error:
             return self._turn_away(error, plan.length, end, stop)
-        slab = model.slab
-        start = row * slab.row_bytes[0]  # type: ignore[union-attr]
-        rows = slab.input_bytes[0][start : start + plan.length]  # type: ignore[union-attr]
-        rows[: stop - end] = memoryview(data)[end:stop]
-        self._expect_body(Stage.ROWS, rows[stop - end :])
         return stop
 
-    def _begin_buffer(self, plan: Plan, data: bytes | bytearray, end: int, size: int) -> int:
+    def _receive_rows(self, rows: int, begun: memoryview, length: int) -> bool:
+        """Lend rows and have the rest of their `length` bytes received into them; not while rows are scarce.
+
+        Raises:
+            QueueFullError: no rows are free.
+        """
+        model = self._plan.served.model  # type: ignore[union-attr]  # only plans that have one come here
+        slab = model.slab
+        if slab is None or slab.in_use > slab.rows // 2:  # slow uploads must not hold what others could compute on
+            return False
+        row = self._row = model.reserve(rows, apart=True)
+        self._rows = rows
+        start = row * slab.row_bytes[0]
+        view = slab.input_bytes[0][start : start + length]
+        view[: len(begun)] = begun
+        self._expect_body(Stage.ROWS, view[len(begun) :])
+        return True
+
+    def _begin_buffer(self, plan: Plan, data: bytes | bytearray | memoryview, end: int, size: int) -> int:
         """A body that must be collected first: bounded alone and together with all others."""
         hub = self._hub
-        if plan.kind is Kind.ANSWER and not plan.head.chunked:
-            return self._turn_away(Refusal(413, "this path takes no body"), plan.length, end, size)
+        limit = hub.limits.body_bytes if plan.kind is not Kind.ANSWER else _QUESTION_BYTES
+        if plan.length > limit:
+            return self._turn_away(Refusal(413, f"this path takes {limit} bytes at most"), plan.length, end, size)
         if plan.served is not None:
             try:
                 plan.served.model.admit(1)
             except TailcutError as error:
                 return self._turn_away(error, plan.length, end, size)
         if hub.site.counts.buffered_bytes + plan.length > hub.limits.buffered_bytes:
-            busy = Refusal(503, "too many bodies are arriving now", {"Retry-After": "1"})
-            return self._turn_away(busy, plan.length, end, size)
+            return self._turn_away(_too_many_bodies(), plan.length, end, size)
         if plan.head.chunked:
-            self._chunked = ChunkedBody(hub.limits.body_bytes)
+            self._chunked = ChunkedBody(limit)
             self._expect_body(Stage.CHUNKED, None)
-            self._take_beside(bytes(data[end:size]))
+            return size - len(self._take_chunks(bytes(data[end:size])))
+        if plan.direct and plan.length >= hub.direct_bytes:
+            self._lead = bytes(data[end:size])
+            self._expect_body(Stage.LEAD, None)
+            self._take_lead()
             return size
-        hub.site.counts.buffered_bytes += plan.length
-        self._body = bytearray(plan.length)
-        view = memoryview(self._body)
-        view[: size - end] = memoryview(data)[end:size]
-        self._expect_body(Stage.BUFFER, view[size - end :])
+        self._collect(memoryview(data)[end:size])
         return size
+
+    def _collect(self, begun: memoryview) -> None:
+        """Have the rest of a body that has begun received into a buffer of its own."""
+        length = self._plan.length
+        self._charge(length)
+        self._body = np.empty(length, np.uint8)  # not a bytearray: that would be zeroed first
+        view = self._body.data
+        view[: len(begun)] = begun
+        self._expect_body(Stage.BUFFER, view[len(begun) :])
+
+    def _take_lead(self) -> None:
+        """Once the JSON of a binary body is here: its only tensor goes into rows, any other body into a buffer."""
+        plan, lead = self._plan, self._lead
+        json_size = plan.json_size or 0
+        if len(lead) < min(json_size, plan.length):
+            return
+        self._lead, self._held = b"", lead[plan.length :]
+        lead = lead[: plan.length]
+        model = plan.served.model  # type: ignore[union-attr]  # only plans that have one come here
+        begun, size = memoryview(lead)[json_size:], plan.length - json_size
+        try:
+            direct = parse_lead(model.spec, lead[:json_size], size)
+            schedule = schedule_of(direct.request.parameters, plan.schedule) if direct is not None else plan.schedule
+        except InvalidInputError:
+            direct = None  # the whole body will be told why
+        try:
+            if direct and direct.rows <= model.max_batch and self._receive_rows(direct.rows, begun, size):
+                self._request = direct.request
+                self._schedule = schedule
+        except TailcutError as error:
+            self._last_word(failure_reply(error, close=True))
+            return
+        if self._stage is Stage.LEAD:
+            self._collect(memoryview(lead))
+        if not self._target:
+            self._body_complete()
 
     def _expect_body(self, stage: Stage, target: memoryview | None) -> None:
         self._stage = stage
         self._target = target
-        self.due = self._hub.now + self._hub.limits.body_timeout_s
-        if self._plan.head.expects_continue:
-            self._transport.write(CONTINUE)
+        if not self.due:  # a body has one time limit, whichever ways it goes
+            self.due = self._hub.now + self._hub.limits.body_timeout_s
+            if self._plan.head.expects_continue:
+                self._transport.write(CONTINUE)
 
     def _body_complete(self) -> None:
         self.due = 0.0
@@ -233,37 +333,44 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._stage is Stage.ROWS:
             row, self._row = self._row, -1
             model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
-            ticket = self._ticket = Ticket(self, self._hub.home, plan.rows, row, self._hub.deadline())
+            schedule = self._schedule
+            deadline = self._hub.deadline(schedule.timeout_ns)
+            ticket = self._ticket = Ticket(self, self._hub.home, self._rows, row, deadline, schedule.priority)
             self._stage = Stage.ANSWER
-            model.submit(ticket)
-            self._hub.home.kick_soon(model)
+            try:
+                model.submit(ticket)
+            except TailcutError as error:
+                self._ticket = None
+                model.forget(ticket)
+                self._fail(error)
+            else:
+                self._hub.home.kick_soon(model)
             return
-        body = bytes(self._body or b"")
+        body = self._body.data if self._body is not None else memoryview(b"")
         self._drop_body()
         self._stage = Stage.HEAD
         if plan.kind is Kind.ROWS:
             self._begin_rows(plan, body, 0, len(body))
+        elif plan.kind is Kind.ANSWER:
+            self._answer(plan, bytes(body))
         else:
             self._infer(plan, body)
         self._next()
 
     def _take_beside(self, data: bytes) -> None:
         """Bytes that are neither a head nor a plain body."""
-        if self._stage is Stage.CHUNKED and self._chunked is not None:
-            try:
-                rest = self._chunked.feed(data)
-            except ProtocolError as error:
-                self._refuse(error.status, error.message)
-                return
-            if self._chunked.done:
-                body, self._chunked = bytes(self._chunked.body), None
+        if self._stage is Stage.CHUNKED:
+            self._held = self._take_chunks(data)
+            self._next()
+        elif self._stage is Stage.LEAD:
+            self._lead += data
+            self._take_lead()
+        elif self._stage is Stage.SKIP:
+            self._held = data[self._skip :]
+            self._skip = max(0, self._skip - len(data))
+            if not self._skip:
                 self.due = 0.0
                 self._stage = Stage.HEAD
-                self._held = rest
-                if self._plan.kind is Kind.ANSWER:
-                    self._answer(self._plan)
-                else:
-                    self._infer(self._plan, body)
                 self._next()
         elif self._stage is Stage.LINGER:
             self._lingered += len(data)
@@ -274,7 +381,32 @@ class HttpConnection(asyncio.BufferedProtocol):
             if len(self._held) > _HELD_BYTES:
                 self._transport.pause_reading()
 
-    def _infer(self, plan: Plan, body: bytes) -> None:
+    def _take_chunks(self, data: bytes) -> bytes:
+        """A piece of a chunked body; returns what stands behind its end."""
+        chunked = self._chunked
+        if chunked is None:
+            return b""
+        try:
+            rest = chunked.feed(data)
+        except ProtocolError as error:
+            self._refuse(error.status, error.message)
+            return b""
+        self._charge(len(chunked.body) - self._charged)
+        if self._hub.site.counts.buffered_bytes > self._hub.limits.buffered_bytes:
+            busy = _too_many_bodies()
+            self._last_word(error_reply(busy.status, busy.message, close=True, headers=busy.headers))
+            return b""
+        if chunked.done:
+            self.due = 0.0
+            self._drop_body()
+            self._stage = Stage.HEAD
+            if self._plan.kind is Kind.ANSWER:
+                self._answer(self._plan, bytes(chunked.body))
+            else:
+                self._infer(self._plan, chunked.body)
+        return rest
+
+    def _infer(self, plan: Plan, body: bytes | bytearray | memoryview) -> None:
         """Parse a whole body, check it against the model and queue it."""
         served = plan.served
         if served is None:
@@ -282,12 +414,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         try:
             if plan.encoding:
                 body = _inflate(body, plan.encoding, self._hub.limits.body_bytes)
-            request = parse_request(served.model.spec, body, plan.json_size)
+            request = parse_request(served.model.spec, body, plan.json_size, self._hub.site.regions)
             arrays, rows = check_inputs(served.model.spec, request.inputs)
-            deadline = self._hub.deadline(_timeout_ns(request))
+            schedule = schedule_of(request.parameters, plan.schedule)
+            deadline = self._hub.deadline(schedule.timeout_ns)
             self._request = request
             self._stage = Stage.ANSWER
-            self._ticket = served.model.start(arrays, rows, self, self._hub.home, deadline)
+            self._ticket = served.model.start(arrays, rows, self, self._hub.home, deadline, priority=schedule.priority)
         except Refusal as refusal:
             self._reply(error_reply(refusal.status, refusal.message, close=self._closing()), refusal.status)
         except TailcutError as error:
@@ -297,8 +430,10 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
         """The engine has answered."""
+        handed_ns = time.monotonic_ns()
         self._ticket = None
         plan = self._plan
+        began_ns = self._began_ns
         self._hub.count_latency(batch.ended_ns - ticket.ready_ns)
         if plan.kind is Kind.ROWS:
             start = plan.reply_head_close if self._closing() else plan.reply_head
@@ -309,10 +444,21 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._reply(b"".join([start, *blobs]), 200)
         else:
             self._encode(plan, batch, index)
+        moments = (began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
+        self._trail = (*moments, self._encoded_ns, ticket.count, batch.rows, plan.length)
+        if not self._paused:
+            self._leave_trail(*self._trail)
         if self._hub.spin_ns:
             self._hub.stay_awake(batch.ended_ns)
         if self._held:
             self._next()
+
+    def _leave_trail(self, *trail: int) -> None:
+        """Write down when the request passed each stage, now that its answer is out."""
+        self._trail = ()
+        served = self._plan.served
+        if served is not None:
+            served.timeline.record(*trail[:7], time.monotonic_ns(), *trail[7:], 200)
 
     def fail(self, ticket: Ticket, error: TailcutError) -> None:
         """There will be no answer."""
@@ -327,21 +473,49 @@ class HttpConnection(asyncio.BufferedProtocol):
         spec = served.model.spec
         outputs = dict(zip(spec.output_names, batch.arrays(index), strict=True))
         try:
+            for place, data in shared_outputs(spec, request, outputs):
+                self._hub.site.regions.write(place, data)
             response = encode_response(spec, served.version, request, outputs)
         except TailcutError as error:
             self._fail(error)
             return
-        headers = None if response.json_size is None else {"Inference-Header-Content-Length": str(response.json_size)}
+        except Exception:  # noqa: BLE001  the client must not wait for ever for an answer that nobody can write
+            _log.exception("the answer of model %r could not be written", spec.name)
+            self._reply(error_reply(500, "the answer could not be written", close=self._closing()), 500)
+            return
         length = sum(len(part) for part in response.body_parts)
-        kind = JSON if response.json_size is None else BINARY
-        start = head(200, length, content_type=kind, close=self._closing(), headers=headers)
+        start = response_head(length, response.json_size, close=self._closing())
         self._reply(b"".join([start, *response.body_parts]), 200)
 
-    def _answer(self, plan: Plan) -> None:
+    def _answer(self, plan: Plan, body: bytes) -> None:
         try:
-            answer = plan.handler(self._hub.site, *plan.arguments)  # type: ignore[misc]  # ANSWER plans have one
-        except Refusal as refusal:
-            answer = error_reply(refusal.status, refusal.message, close=self._closing(), headers=refusal.headers)
+            if plan.encoding:
+                body = _inflate(body, plan.encoding, _QUESTION_BYTES)
+            arguments = (body, *plan.arguments) if plan.takes_body else plan.arguments
+            answer = plan.handler(self._hub.site, *arguments)  # type: ignore[misc]  # ANSWER plans have one
+        except (Refusal, TailcutError) as error:
+            answer = _refused(error)
+        if isinstance(answer, bytes):
+            self._tell(plan, answer)
+            return
+        self._stage = Stage.ANSWER
+        self._work = self._hub.loop.create_task(self._answer_later(plan, answer))
+
+    async def _answer_later(self, plan: Plan, coming: Awaitable[bytes]) -> None:
+        """The answer of work that takes a while: it goes on where the client leaves."""
+        try:
+            answer = await coming
+        except (Refusal, TailcutError) as error:
+            answer = _refused(error)
+        if not self._transport.is_closing():
+            self._tell(plan, answer)
+            self._next()
+
+    def _tell(self, plan: Plan, answer: bytes) -> None:
+        if plan.head.method == b"HEAD":
+            answer = answer[: answer.index(END) + len(END)]
+        if self._closing():
+            answer = answer.replace(END, CLOSE, 1)
         self._reply(answer, int(answer[9:12]))
 
     # Answers.
@@ -352,18 +526,19 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _fail(self, error: TailcutError) -> None:
         answer = failure_reply(error, close=self._closing())
         if answer[9:10] == b"5":
-            _log.warning("%s", error)
+            _log.warning("%s", with_trace(str(error), trace_of_head(self._plan.head)))
         self._reply(answer, int(answer[9:12]))
 
     def _reply(self, answer: bytes, status: int) -> None:
         """Write a whole answer; the message is out of hand."""
         hub = self._hub
-        hub.site.counts.replies[status] += 1
+        hub.count_reply(self._plan.head, status, len(answer), self._began_ns)
+        self._encoded_ns = time.monotonic_ns()
         self._transport.write(answer)
         self._stage = Stage.HEAD
         self.idle_since = hub.now
         if self._closing():
-            self._transport.close()
+            self.close()
 
     def _next(self) -> None:
         """Go on with what was pipelined behind the last message."""
@@ -374,45 +549,65 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _turn_away(self, why: Refusal | TailcutError, length: int, end: int, size: int) -> int:
         """Answer without the body: go on behind it where it is all here, else read it away and close."""
+        over = length < 0 or end + length > size + _SKIP_BYTES or self._closing() or self._plan.head.expects_continue
         if isinstance(why, Refusal):
-            status, message, headers = why.status, why.message, why.headers
-            answer = error_reply(status, message, close=length < 0 or end + length > size, headers=headers)
+            answer = error_reply(why.status, why.message, close=over, headers=why.headers)
         else:
-            answer = failure_reply(why, close=end + length > size)
-            status = int(answer[9:12])
-        if length < 0 or end + length > size or self._hub.draining:
-            self._last_word(answer, status)
+            answer = failure_reply(why, close=over)
+        if over:
+            self._last_word(answer)
             return size
-        self._hub.site.counts.replies[status] += 1
+        self._hub.count_reply(self._plan.head, int(answer[9:12]), len(answer), self._began_ns)
         self._transport.write(answer)
-        return end + length
+        self._skip = max(0, end + length - size)
+        if self._skip:
+            self._stage = Stage.SKIP
+            self.due = self._hub.now + self._hub.limits.body_timeout_s
+        return min(end + length, size)
 
     def _refuse(self, status: int, message: str) -> None:
         """The framing is broken or out of time: one answer, and no more is understood on this connection."""
-        self._last_word(error_reply(status, message, close=True), status)
+        self._last_word(error_reply(status, message, close=True))
 
-    def _last_word(self, answer: bytes, status: int) -> None:
+    def _last_word(self, answer: bytes) -> None:
         self._drop_body()
         self._held = b""
         self._stage = Stage.LINGER
         self.due = self._hub.now + self._hub.limits.linger_s
-        self._hub.site.counts.replies[status] += 1
+        self._hub.count_reply(self._plan.head, int(answer[9:12]), len(answer), self._began_ns)
+        if self._transport.is_closing():
+            return
         self._transport.write(answer)
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
+    def _charge(self, size: int) -> None:
+        self._charged += size
+        self._hub.site.counts.buffered_bytes += size
+
     def _drop_body(self) -> None:
         self._target = None
         self._chunked = None
-        if self._body is not None:
-            self._hub.site.counts.buffered_bytes -= len(self._body)
-            self._body = None
+        self._body = None
+        self._lead = b""
+        self._charge(-self._charged)
         if self._row >= 0:
-            self._plan.served.model.give_back(self._row, self._plan.rows)  # type: ignore[union-attr]
+            self._plan.served.model.give_back(self._row, self._rows)  # type: ignore[union-attr]
             self._row = -1
 
 
-def _inflate(body: bytes, encoding: str, limit_bytes: int) -> bytes:
+def _too_many_bodies() -> Refusal:
+    return Refusal(503, "too many bodies are arriving now", {"Retry-After": "1"})
+
+
+def _refused(error: Refusal | TailcutError) -> bytes:
+    """The answer to a question that is not answered."""
+    if isinstance(error, Refusal):
+        return error_reply(error.status, error.message, headers=error.headers)
+    return failure_reply(error)
+
+
+def _inflate(body: bytes | bytearray | memoryview, encoding: str, limit_bytes: int) -> bytes:
     """Undo gzip or deflate under the body limit."""
     inflater = zlib.decompressobj(wbits=47 if encoding == "gzip" else zlib.MAX_WBITS)
     try:
@@ -424,11 +619,3 @@ def _inflate(body: bytes, encoding: str, limit_bytes: int) -> bytes:
     if not inflater.eof:
         raise InvalidInputError(f"the {encoding} body is cut short")
     return plain
-
-
-def _timeout_ns(request: InferRequest) -> int:
-    """The request's own `timeout` parameter, microseconds, in nanoseconds; 0 where it names none."""
-    timeout = request.parameters.get("timeout", 0)
-    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
-        raise InvalidInputError("parameter 'timeout' must be a whole number of microseconds")
-    return timeout * 1000

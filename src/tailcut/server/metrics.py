@@ -3,8 +3,10 @@
 The hot path adds to plain integers; prometheus-client sees them only when somebody asks for /metrics.
 """
 
+import asyncio
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -22,6 +24,7 @@ class ServerCounts:
     """Totals since the start; `latency[i]` counts requests whose queue and compute took under 2**i nanoseconds."""
 
     replies: Counter[int] = field(default_factory=Counter)
+    grpc_replies: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     accepted: int = 0
     buffered_bytes: int = 0
@@ -29,15 +32,16 @@ class ServerCounts:
     latency_ns: int = 0
 
 
-def render(counts: ServerCounts, models: Sequence[Served]) -> bytes:
+def render(counts: ServerCounts, models: Iterable[Served]) -> bytes:
     """The text format, version 0.0.4."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(counts, models))
-    return generate_latest(registry)
+    # The library ends a counter's name with _total; the names that Triton gave them have no such end.
+    return re.sub(rb"(?m)^((?:# (?:HELP|TYPE) )?nv_\w+?)_total\b", rb"\1", generate_latest(registry))
 
 
 class _Collector:
-    def __init__(self, counts: ServerCounts, models: Sequence[Served]) -> None:
+    def __init__(self, counts: ServerCounts, models: Iterable[Served]) -> None:
         self._counts = counts
         self._models = models
 
@@ -47,9 +51,14 @@ class _Collector:
         for status, count in sorted(counts.replies.items()):
             replies.add_metric([str(status)], count)
         yield replies
+        grpc_replies = CounterMetricFamily("tailcut_grpc_replies", "Answers by gRPC status", labels=["status"])
+        for code, count in sorted(counts.grpc_replies.items()):
+            grpc_replies.add_metric([code], count)
+        yield grpc_replies
         yield GaugeMetricFamily("tailcut_connections", "Open connections", counts.connections)
         yield CounterMetricFamily("tailcut_connections_accepted", "Connections since the start", counts.accepted)
         yield GaugeMetricFamily("tailcut_body_buffer_bytes", "Bodies in buffers of their own", counts.buffered_bytes)
+        yield GaugeMetricFamily("tailcut_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         latency = HistogramMetricFamily("tailcut_request_seconds", "From a complete request to the engine's answer")
         latency.add_metric([], _cumulative(counts.latency), counts.latency_ns / 1e9)
         yield latency
@@ -71,14 +80,24 @@ class _Collector:
         }
         micros = {
             "queue_ns": CounterMetricFamily("nv_inference_queue_duration_us", "Time in the queue", labels=labels),
-            "compute_ns": CounterMetricFamily("nv_inference_compute_infer_duration_us", "Engine time", labels=labels),
+            "served_ns": CounterMetricFamily(
+                "nv_inference_compute_infer_duration_us", "Engine time, summed over requests", labels=labels
+            ),
+            "request_ns": CounterMetricFamily(
+                "nv_inference_request_duration_us", "Queue and engine time, summed over requests", labels=labels
+            ),
+            "compute_ns": CounterMetricFamily(
+                "tailcut_engine_busy_us", "Engine time, summed over batches", labels=labels
+            ),
         }
         gauges = {
-            "queued_rows": GaugeMetricFamily("nv_inference_pending_request_count", "Rows waiting", labels=labels),
+            "queued": GaugeMetricFamily("nv_inference_pending_request_count", "Requests waiting", labels=labels),
+            "queued_rows": GaugeMetricFamily("tailcut_queued_rows", "Rows waiting", labels=labels),
             "rows_in_use": GaugeMetricFamily("tailcut_rows_in_use", "Slab rows lent", labels=labels),
         }
         for served in self._models:
             values = served.model.statistics()
+            values["request_ns"] = values["queue_ns"] + values["served_ns"]
             where = [served.name, served.version]
             for name, counter in counters.items():
                 counter.add_metric(where, values[name])

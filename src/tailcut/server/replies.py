@@ -1,6 +1,7 @@
 """Answers as bytes: status lines and heads, and how an error of ours becomes one."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 
 import orjson
@@ -19,6 +20,8 @@ STATUS_OF: Mapping[Code, int] = {
 JSON = "application/json"
 BINARY = "application/octet-stream"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+END = b"\r\n\r\n"
+CLOSE = b"\r\nConnection: close\r\n\r\n"  # in the place of END
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
@@ -44,6 +47,15 @@ def head(
     return "".join(lines).encode("latin-1")
 
 
+@lru_cache(1024)
+def response_head(length: int, json_size: int | None, *, close: bool) -> bytes:
+    """The head of an inference answer; kept, because answers of one model have few sizes."""
+    if json_size is None:
+        return head(200, length, close=close)
+    headers = {"Inference-Header-Content-Length": str(json_size)}
+    return head(200, length, content_type=BINARY, close=close, headers=headers)
+
+
 def reply(
     status: int, body: bytes, *, content_type: str = JSON, close: bool = False, headers: Mapping[str, str] | None = None
 ) -> bytes:
@@ -60,5 +72,9 @@ def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
     """An error of ours; 503 says when to try again, 500 keeps the engine's words to the log."""
     status = STATUS_OF[error.code]
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, QueueFullError) else None
-    message = "the model failed on this input" if error.code is Code.INTERNAL else str(error)
-    return error_reply(status, message, close=close, headers=headers)
+    return error_reply(status, public_message(error), close=close, headers=headers)
+
+
+def public_message(error: TailcutError) -> str:
+    """What a client is told: the engine's own words stay in the log."""
+    return "the model failed on this input" if error.code is Code.INTERNAL else str(error)

@@ -1,18 +1,42 @@
-"""The server's paths: which there are, what methods they take, and the small answers about server and models."""
+"""The server's paths as one table: methods, handlers and what the OpenAPI document says of each.
 
-from collections.abc import Callable, Sequence
+A handler is given the site, the body where the path takes one, and the path's variable parts. It returns a whole
+answer, or an awaitable of one where the work takes a while.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version as installed_version
+from hmac import compare_digest
+from typing import Any
 
 import orjson
 
+from tailcut.errors import InvalidInputError, NotFoundError
+from tailcut.memory.shared import SharedRegions
+from tailcut.runtime.tail import explain
+from tailcut.runtime.timeline import Events
+from tailcut.server import about
+from tailcut.server.catalog import Catalog
 from tailcut.server.metrics import METRICS_TYPE, ServerCounts, render
+from tailcut.server.openapi import Said, document
 from tailcut.server.replies import Refusal, reply
 from tailcut.server.served import Served
-from tailcut.wire.v2 import model_metadata, server_metadata
 
-_GET = ("GET",)
-_POST = ("POST",)
+_CURSOR_CHARS = 18
+
+Handler = Callable[..., bytes | Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A path of the table; `handler` is None where the body is for a model."""
+
+    path: str
+    method: str
+    handler: Handler | None
+    said: Said
+    admin: bool = False  # needs the token, where the server has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +44,10 @@ class Route:
     """What a path means; `arguments` are its still percent-encoded variable parts: model name, version."""
 
     methods: tuple[str, ...]
-    handler: "Handler | None"
+    handler: Handler | None
     arguments: tuple[str, ...] = ()
+    takes_body: bool = False
+    admin: bool = False
 
     @property
     def infers(self) -> bool:
@@ -31,56 +57,77 @@ class Route:
 
 @dataclass(slots=True)
 class Site:
-    """Everything that answers may speak of: the models, the counts, and whether the server is ready."""
+    """Everything that answers may speak of: the models, shared memory, the counts, and whether the server is ready."""
 
-    models: Sequence[Served]
+    models: Catalog
+    regions: SharedRegions = field(default_factory=SharedRegions)
     counts: ServerCounts = field(default_factory=ServerCounts)
+    events: Events = field(default_factory=Events)
     ready: bool = False
+    token: str | None = None
 
     def find(self, path: str) -> Route | None:
         """The route of a path without its query."""
-        parts = path.split("/")[1:]
-        if parts[:2] == ["v2", "models"] and len(parts) >= 3:
-            return _model_route(parts[2], parts[3:])
-        return _ROUTES.get(path.rstrip("/") or "/")
+        parts = (path.rstrip("/") or "/").split("/")
+        for pattern, entry in _PATTERNS.get(len(parts), ()):
+            if all(want in {"", part} for want, part in zip(pattern, parts, strict=True)):
+                arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want != part)
+                takes_body = entry.said.body is not None
+                return Route((entry.method,), entry.handler, arguments, takes_body, entry.admin)
+        return None
 
     def served(self, name: str, version: str = "") -> Served:
-        """The model of that name; any version where none is asked for.
+        """The model of that name; its newest version where none is asked for.
 
         Raises:
             Refusal: 404.
         """
-        for served in self.models:
-            if served.name == name:
-                if version in {"", served.version}:
-                    return served
-                raise Refusal(404, f"model {name!r} has no version {version[:64]!r}: it has {served.version!r}")
-        names = ", ".join(served.name for served in self.models)
-        raise Refusal(404, f"unknown model {name[:64]!r}: this server has {names}")
+        try:
+            return self.models.find(name, version)
+        except NotFoundError as error:
+            raise Refusal(404, str(error)) from None
 
+    def admit_admin(self, authorization: str) -> None:
+        """Check the token of a request that changes the server, where it has one.
 
-Handler = Callable[..., bytes]
+        Raises:
+            Refusal: 401.
+        """
+        if not self.admits(authorization):
+            raise Refusal(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
 
+    def admits(self, authorization: str) -> bool:
+        """Whether `Bearer TOKEN` is right, or not needed."""
+        return self.token is None or compare_digest(authorization.encode(), f"Bearer {self.token}".encode())
 
-def _model_route(name: str, rest: list[str]) -> Route | None:
-    arguments: tuple[str, ...] = (name,)
-    if len(rest) >= 2 and rest[0] == "versions":
-        arguments = (name, rest[1])
-        rest = rest[2:]
-    match rest:
-        case [] | [""]:
-            return Route(_GET, _metadata, arguments)
-        case ["ready"]:
-            return Route(_GET, _model_ready, arguments)
-        case ["stats"]:
-            return Route(_GET, _statistics, arguments)
-        case ["infer"]:
-            return Route(_POST, None, arguments)
-    return None
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether that model is there and the server is ready."""
+        with suppress(NotFoundError):
+            return self.models.find(name, version) is not None and self.ready
+        return False
+
+    def asked(self, name: str = "", version: str = "") -> list[Served]:
+        """The model of that name, or all of them where none is named.
+
+        Raises:
+            NotFoundError: there is no such model.
+        """
+        return [self.models.find(name, version)] if name else list(self.models)
 
 
 def _json(value: object, status: int = 200) -> bytes:
     return reply(status, orjson.dumps(value))
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    """The JSON object of a small body; an empty one where there is none."""
+    try:
+        value = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidInputError("the body must be a JSON object")
+    return value
 
 
 def _live(_site: Site) -> bytes:
@@ -92,7 +139,7 @@ def _ready(site: Site) -> bytes:
 
 
 def _server(_site: Site) -> bytes:
-    return _json(server_metadata(installed_version("tailcut")))
+    return _json(about.server())
 
 
 def _model_ready(site: Site, name: str, version: str = "") -> bytes:
@@ -101,48 +148,143 @@ def _model_ready(site: Site, name: str, version: str = "") -> bytes:
 
 
 def _metadata(site: Site, name: str, version: str = "") -> bytes:
+    return _json(about.metadata(site.models, site.served(name, version)))
+
+
+def _configuration(site: Site, name: str, version: str = "") -> bytes:
+    return _json(about.configuration(site.served(name, version)))
+
+
+def _statistics(site: Site, name: str = "", version: str = "") -> bytes:
+    return _json({"model_stats": [about.statistics(one) for one in site.asked(name, version)]})
+
+
+def _tail(site: Site, name: str, version: str = "") -> bytes:
     served = site.served(name, version)
-    return _json(model_metadata(served.model.spec, served.version) | {"name": served.name})
+    records = served.timeline.since().records
+    events = site.events.since(int(records[0, 0])) if len(records) else []
+    return _json(explain(records, events, max_batch=served.model.max_batch) | {"model": served.name})
 
 
-def _statistics(site: Site, name: str, version: str = "") -> bytes:
-    served = site.served(name, version)
-    counts = served.model.statistics()
-    failed = counts["failed"] + counts["expired"]
-    success = {"count": counts["requests"], "ns": counts["queue_ns"] + counts["compute_ns"]}
-    return _json(
-        {
-            "model_stats": [
-                {
-                    "name": served.name,
-                    "version": served.version,
-                    "inference_count": counts["rows"],
-                    "execution_count": counts["batches"],
-                    "inference_stats": {
-                        "success": success,
-                        "fail": {"count": failed, "ns": 0},
-                        "queue": {"count": counts["requests"], "ns": counts["queue_ns"]},
-                        "compute_infer": {"count": counts["batches"], "ns": counts["compute_ns"]},
-                    },
-                }
-            ]
-        }
-    )
+def _trail(site: Site, name: str, *rest: str) -> bytes:
+    *version, cursor = rest
+    served = site.served(name, *version)
+    if not cursor.lstrip("-").isdigit() or len(cursor) > _CURSOR_CHARS:
+        raise InvalidInputError("a trail is read from a whole number on: what the last answer gave as `next`")
+    return _json(about.trail(served, int(cursor), site.events))
 
 
-def _index(site: Site) -> bytes:
-    state = "READY" if site.ready else "UNAVAILABLE"
-    return _json([{"name": one.name, "version": one.version, "state": state, "reason": ""} for one in site.models])
+def _index(site: Site, body: bytes) -> bytes:
+    models = site.models.index(ready=site.ready)
+    wanted = _fields(body).get("ready") is True
+    return _json([one for one in models if not wanted or one["state"] == "READY"])
+
+
+async def _load(site: Site, body: bytes, name: str) -> bytes:
+    if _fields(body).get("parameters"):
+        raise InvalidInputError("a model is loaded as the command line named it: parameters are not taken")
+    await site.models.load(name)
+    return reply(200, b"")
+
+
+async def _unload(site: Site, body: bytes, name: str) -> bytes:
+    _fields(body)
+    await site.models.unload(name)
+    return reply(200, b"")
+
+
+def _regions(site: Site, name: str = "") -> bytes:
+    return _json([about.region(one) for one in site.regions.status(name)])
+
+
+def _register(site: Site, body: bytes, name: str) -> bytes:
+    fields = _fields(body)
+    key, offset, size = fields.get("key"), fields.get("offset", 0), fields.get("byte_size")
+    if not isinstance(key, str) or type(offset) is not int or type(size) is not int:
+        raise InvalidInputError(
+            "a region needs key (a string), byte_size and, where it is not 0, offset (whole numbers)"
+        )
+    site.regions.register(name, key, offset, size)
+    return reply(200, b"")
+
+
+def _unregister(site: Site, body: bytes, name: str = "") -> bytes:
+    _fields(body)
+    site.regions.unregister(name)
+    return reply(200, b"")
+
+
+def _no_cuda(_site: Site, _name: str = "") -> bytes:
+    return _json([])
+
+
+def _no_cuda_register(_site: Site, _body: bytes, _name: str) -> bytes:
+    raise InvalidInputError("there is no CUDA memory here: register system shared memory")
+
+
+def _no_cuda_unregister(_site: Site, _body: bytes, _name: str = "") -> bytes:
+    return reply(200, b"")
 
 
 def _metrics(site: Site) -> bytes:
     return reply(200, render(site.counts, site.models), content_type=METRICS_TYPE)
 
 
-_ROUTES = {
-    "/v2": Route(_GET, _server),
-    "/v2/health/live": Route(_GET, _live),
-    "/v2/health/ready": Route(_GET, _ready),
-    "/v2/repository/index": Route(_POST, _index),
-    "/metrics": Route(_GET, _metrics),
-}
+def _openapi(_site: Site) -> bytes:
+    return _json(document([(entry.path, entry.method, entry.said, entry.admin) for entry in _TABLE]))
+
+
+def _of_model(path: str, method: str, handler: Handler | None, said: Said) -> list[Entry]:
+    """A path below a model, and the same below one of its versions."""
+    roots = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+    return [Entry(root + path, method, handler, said) for root in roots]
+
+
+def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handler) -> list[Entry]:
+    root = f"/v2/{kind}sharedmemory"
+    return [
+        Entry(f"{root}/status", "GET", status, Said("All registered regions", "regions")),
+        Entry(f"{root}/region/{{region}}/status", "GET", status, Said("One region", "regions")),
+        Entry(
+            f"{root}/region/{{region}}/register",
+            "POST",
+            register,
+            Said("Register a region", body="register"),
+            admin=True,
+        ),
+        Entry(
+            f"{root}/region/{{region}}/unregister",
+            "POST",
+            unregister,
+            Said("Forget a region", body="empty"),
+            admin=True,
+        ),
+        Entry(f"{root}/unregister", "POST", unregister, Said("Forget all regions", body="empty"), admin=True),
+    ]
+
+
+_TABLE = [
+    Entry("/v2/health/live", "GET", _live, Said("Whether the process answers")),
+    Entry("/v2/health/ready", "GET", _ready, Said("Whether requests are wanted: 503 while draining")),
+    Entry("/v2", "GET", _server, Said("Name, version and extensions", "server")),
+    Entry("/v2/openapi.json", "GET", _openapi, Said("This document", "object")),
+    Entry("/v2/models/stats", "GET", _statistics, Said("Counts and times of all models", "statistics")),
+    *_of_model("", "GET", _metadata, Said("Inputs and outputs", "metadata")),
+    *_of_model("/ready", "GET", _model_ready, Said("Whether the model answers")),
+    *_of_model("/config", "GET", _configuration, Said("Batching, instances and tensors", "configuration")),
+    *_of_model("/stats", "GET", _statistics, Said("Counts and times", "statistics")),
+    *_of_model("/tail", "GET", _tail, Said("Why the slowest of the last requests were slow", "object")),
+    *_of_model("/trail/{cursor}", "GET", _trail, Said("When requests passed each stage, from a number on", "object")),
+    *_of_model("/infer", "POST", None, Said("Inference", "answer", body="request")),
+    Entry("/v2/repository/index", "POST", _index, Said("All models and their states", "index", body="ready")),
+    Entry("/v2/repository/models/{model}/load", "POST", _load, Said("Read a model anew", body="empty"), admin=True),
+    Entry("/v2/repository/models/{model}/unload", "POST", _unload, Said("Unload a model", body="empty"), admin=True),
+    *_of_regions("system", _register, _unregister, _regions),
+    *_of_regions("cuda", _no_cuda_register, _no_cuda_unregister, _no_cuda),
+    Entry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text")),
+]
+# By the number of parts; a variable part is empty, and the table's order puts words before it.
+_PATTERNS: dict[int, list[tuple[list[str], Entry]]] = {}
+for _entry in _TABLE:
+    _parts = ["" if part.startswith("{") else part for part in _entry.path.split("/")]
+    _PATTERNS.setdefault(len(_parts), []).append((_parts, _entry))

@@ -4,18 +4,23 @@ A run measures A B A B ...: block i of one side stands next to block i of the ot
 with replacement, which keeps what the machine did to both alike, then points within each drawn block, which
 keeps the noise inside a block (Davison and Hinkley, Bootstrap Methods and their Application, section 3.8: hierarchical
 data). With one block a side only the second step is left, and slow drift of the machine goes unseen.
+
+Micro-benchmarks measure one point of each side in a round. There the rows of one array are drawn, all draws at once.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 import numpy as np
 
 from tailcut.errors import InvalidInputError
+from tailcut.stats.rank import PAIRS_NEEDED, signed_rank_interval
 from tailcut.stats.sample import CONFIDENCE, Interval, Sample
 
-# The 0.995-quantile of Student's t by degrees of freedom; index 0 unused, the last serves for all beyond it.
-_STUDENT_99 = (np.inf, 63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012)
+_POINTS_AT_ONCE = 2_000_000  # 16 MB of float64: the draws of large samples are made in parts
+# The 0.995-quantile of Student's t by degrees of freedom; index 0 unused.
+_STUDENT_99 = (np.inf, 63.66, 9.925, 5.841, 4.604, 4.032, 3.707)
 
 
 def ratio_interval(  # noqa: PLR0913  a bootstrap is its parameters
@@ -50,17 +55,74 @@ def ratio_interval(  # noqa: PLR0913  a bootstrap is its parameters
         pairs = random.integers(0, len(new), len(new))
         above, below = (_quantile([_again(side[i], random) for i in pairs], q) for side in sides)
         ratios[draw] = above / below
-    alpha = (1 - confidence) / 2
-    low, high = np.quantile(ratios, [alpha, 1 - alpha])
-    point = _quantile(sides[0], q) / _quantile(sides[1], q)
-    return Interval(point, min(float(low), point), max(float(high), point))
+    return _bounds(_quantile(sides[0], q) / _quantile(sides[1], q), ratios, confidence)
+
+
+def bootstrap_interval(
+    points: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """A statistic of points drawn from one population, with its interval: the draws' percentiles, expanded.
+
+    Args:
+        points: of shape (n,), or (n, k) where the k figures of a row belong together.
+        statistic: takes draws of shape (draws, n) or (draws, n, k) and gives one figure for each.
+        confidence: of the interval.
+        resamples: bootstrap draws.
+        seed: of the draws, so that a result can be computed again.
+
+    Raises:
+        InvalidInputError: fewer than two points, or not all finite.
+    """
+    points = np.asarray(points, np.float64)
+    n = len(points)
+    if n < 2 or not np.isfinite(points).all():
+        raise InvalidInputError(f"a bootstrap needs at least two finite points, got {n}")
+    random = np.random.default_rng(seed)
+    step = max(1, _POINTS_AT_ONCE // points.size)
+    draws = [
+        statistic(points[random.integers(0, n, (min(step, resamples - done), n), np.uint32)])
+        for done in range(0, resamples, step)
+    ]
+    return _bounds(float(statistic(points[np.newaxis])[0]), np.concatenate(draws), _expanded(confidence, n))
+
+
+def medians(draws: np.ndarray) -> np.ndarray:
+    """The median of each row, a point of it: of an even number the lower of the two in the middle."""
+    rank = max(0, math.ceil(draws.shape[-1] / 2) - 1)
+    middle: np.ndarray = np.partition(draws, rank, axis=-1)[..., rank]
+    return middle
+
+
+def median_interval(points: np.ndarray, *, seed: int = 0) -> Interval:
+    """The median of points with its 99 % bootstrap interval."""
+    return bootstrap_interval(points, medians, seed=seed)
+
+
+def median_ratio_interval(new: np.ndarray, old: np.ndarray, *, seed: int = 0) -> Interval:
+    """The median of the ratios of neighbours in time, new to old, with its 99 % bootstrap interval.
+
+    A round measures both sides right after each other, so whatever slows the machine for longer than a round
+    divides out before anything is averaged.
+
+    Raises:
+        InvalidInputError: not equally many, fewer than two, or a figure that is not positive.
+    """
+    new, old = np.asarray(new, np.float64), np.asarray(old, np.float64)
+    if new.shape != old.shape or new.size < 2 or min(new.min(), old.min()) <= 0:
+        raise InvalidInputError("a ratio of neighbours needs at least two pairs of positive figures")
+    return bootstrap_interval(new / old, medians, seed=seed)
 
 
 def paired_ratio_interval(new: Sequence[float], old: Sequence[float]) -> Interval:
     """The ratio of paired positive figures (one throughput for each block, say), new to old, with its 99 % interval.
 
-    Student's t on the logarithms of the pairs' ratios: with a handful of pairs a bootstrap would be far too sure of
-    itself, having only those few to draw from.
+    On the logarithms of the pairs' ratios: by signed ranks from 8 pairs on, by Student's t below, where a bootstrap
+    would be far too sure of itself, having only those few to draw from.
 
     Raises:
         InvalidInputError: fewer than three pairs, not equally many, or a figure that is not positive.
@@ -68,9 +130,29 @@ def paired_ratio_interval(new: Sequence[float], old: Sequence[float]) -> Interva
     if len(new) != len(old) or len(new) < 3 or min(*new, *old) <= 0:
         raise InvalidInputError("a paired ratio needs at least three pairs of positive figures")
     logs = np.log(np.asarray(new, float) / np.asarray(old, float))
+    if len(logs) >= PAIRS_NEEDED:
+        centre = signed_rank_interval(logs)
+        return Interval(*(float(np.exp(value)) for value in (centre.point, centre.low, centre.high)))
     middle = float(logs.mean())
-    reach = _STUDENT_99[min(len(logs) - 1, len(_STUDENT_99) - 1)] * float(logs.std(ddof=1)) / len(logs) ** 0.5
+    reach = _STUDENT_99[len(logs) - 1] * float(logs.std(ddof=1)) / len(logs) ** 0.5
     return Interval(*(float(np.exp(value)) for value in (middle, middle - reach, middle + reach)))
+
+
+def _bounds(point: float, draws: np.ndarray, confidence: float) -> Interval:
+    alpha = (1 - confidence) / 2
+    low, high = np.quantile(draws, [alpha, 1 - alpha])
+    return Interval(point, min(float(low), point), max(float(high), point))
+
+
+def _expanded(confidence: float, n: int) -> float:
+    """The confidence to ask of the draws' percentiles so that they cover as promised with n points.
+
+    Draws vary less than samples do, by (n - 1) / n in variance, and know nothing of Student's t (Hesterberg, What
+    Teachers Should Know About the Bootstrap, The American Statistician 69, 2015: expanded percentiles).
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    t = z + (z**3 + z) / (4 * (n - 1))
+    return 2 * NormalDist().cdf(t * (n / (n - 1)) ** 0.5) - 1
 
 
 def _again(block: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -4,7 +4,6 @@ A thin shell: what is tried stands in `rungs`, what is kept in `ladder`, what is
 whoever listens to the events.
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -24,19 +23,11 @@ from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.profile import Profile, Settings
 from tailcut.spec import ModelSpec
-from tailcut.stats import (
-    Interval,
-    Sample,
-    Verdict,
-    paired_ratio_interval,
-    percentile,
-    ratio_interval,
-    samples_needed,
-    verdict,
-)
+from tailcut.stats import Interval, Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy, Outputs, compare
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 from tailcut.tuner.ladder import Ladder, judge
+from tailcut.tuner.race import Standing, percentiles_ms, ratios, standing
 from tailcut.tuner.rungs import BASELINE, RUNGS, Candidate, Facts, Rung, changed, starting_settings
 
 Arrays = dict[str, np.ndarray]
@@ -46,12 +37,25 @@ _CHECK_S = 1.5  # and no longer than so
 _CONCURRENCY = 16  # in flight when throughput is measured
 _LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
 _VERIFY_SHARE = 0.35  # of the budget
-_SCREEN_BLOCKS = 2
-_BLOCKS = 10
-_BLOCK_SAMPLES = 100  # in each, for a p99 of its own to mean something
-_THROUGHPUT_BLOCKS = 5
-_CANDIDATE_S = 5.0  # a fast model gains nothing from longer trials
-_QUANTILES = (("p99", 0.99), ("p95", 0.95), ("p50", 0.5))
+_VERIFY_MOST = 0.45  # likewise; a slow model's p99 takes longer, and then the tune does
+_SLOW, _SLOW_CONCURRENCY = 200, 4  # a model of fewer requests a second is loaded with fewer in a trial
+_SLOW_ROUNDS, _SLOW_SAMPLES = 3, 4  # of every candidate that is tried at all, whatever the budget; samples in a block
+_FEWEST_ROUNDS, _MOST_ROUNDS = 10, 24
+_STARTED_S = 1.0  # of a rung's time, without which no other candidate is begun
+_OPEN_S, _CLOSED_S = 0.12, 0.08  # of one arm's block in a trial
+_BLOCK_SAMPLES = 150  # Poisson: hardly ever under the 100 that a block's own p99 takes
+_CANDIDATE_S = 10.0  # a fast model gains nothing from longer trials
+_VERIFY_S, _VERIFY_ROUNDS = 12.0, 20
+_MEASURED = (
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "throughput",
+    "p99_ratio",
+    "throughput_ratio",
+    "tail_ratio",
+    "ratio_of",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ class Climb:
             lengths_of(self._spec, self._requests),
         )
         self._rate = wanted.rate or 0.0
+        self._capacity = 0.0  # of the baseline, requests a second
         self._records: list[RungRecord] = []
         self._verify_s = _VERIFY_SHARE * wanted.budget_s
         self._servers: dict[Settings, ServedProfile] = {}
@@ -149,13 +154,13 @@ class Climb:
 
     def _open_model(self) -> tuple[ModelSpec, list[Arrays], list[Outputs]]:
         wanted = self._wanted
-        self._tell(Phase("reading the model and its right answers"))
         engine = open_engine(wanted.model, BASELINE.engine)
         try:
             if wanted.data is not None:
                 requests = rows_of_data(engine.spec, wanted.data, 2048)
             else:
                 requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_CHECKED)]
+            self._tell(Phase(f"computing the right answers to {min(_CHECKED, len(requests))} requests"))
             return engine.spec, requests, [engine.run(request) for request in requests[:_CHECKED]]
         finally:
             engine.close()
@@ -194,6 +199,7 @@ class Climb:
         found = closed_loop(arm.target, arm.payloads, concurrency=_CONCURRENCY, duration_s=2.0, warmup_s=0.5)
         if not found.samples:
             raise UsageError(f"the baseline answers no request rightly: {found.errors}")
+        self._capacity = found.rate_achieved
         if not self._rate:
             self._rate = float(f"{_LOAD * found.rate_achieved:.3g}")
         self._verify_s = max(self._verify_s, 3 * 1.15 * samples_needed(0.99) / self._rate + 8)
@@ -210,9 +216,10 @@ class Climb:
         left_s = self._trial_end() - time.monotonic()
         rung_end = time.monotonic() + left_s * offered / max(1, offered + ladder.left(number))
         for candidate in ladder.candidates(rung):
-            share = (rung_end - time.monotonic()) / max(1, offered - len(record.candidates))
+            left_s = rung_end - time.monotonic()
+            share_s = left_s / max(1, offered - len(record.candidates)) if left_s > _STARTED_S else 0.0
             self._tell(CandidateStarted(rung.name, candidate.setting))
-            entry, keep = self._try(ladder.best, candidate, share)
+            entry, keep = self._try(ladder.best, candidate, share_s)
             record.candidates.append(entry)
             if keep:
                 ladder.keep(rung, candidate)
@@ -226,16 +233,16 @@ class Climb:
         self._tell(RungDone(rung.name, " + ".join(record.kept) or None, record.note))
 
     def _trial_end(self) -> float:
-        return self._began + self._wanted.budget_s - min(self._verify_s, 0.7 * self._wanted.budget_s)
+        return self._began + self._wanted.budget_s - min(self._verify_s, _VERIFY_MOST * self._wanted.budget_s)
 
     def _try(self, best: Settings, candidate: Candidate, share_s: float) -> tuple[dict[str, Any], bool]:
         """Check, time and judge one candidate; returns its record and whether it stays."""
         entry: dict[str, Any] = {
             "setting": candidate.setting,
-            **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms", "throughput", "p99_ratio", "ratio_of")),
+            **dict.fromkeys(_MEASURED),
             "samples": 0,
         }
-        if share_s < 1.0:
+        if not share_s:
             return entry | {"verdict": "skipped", "reason": "the budget was spent: give more with --budget"}, False
         began = time.monotonic()
         try:
@@ -248,8 +255,7 @@ class Climb:
             return entry | {"verdict": "rejected", "reason": str(error)}, False
         if not found.right:
             return entry | {"verdict": "rejected", "reason": f"wrong answers: {found.reason}"}, False
-        left = max(0.6, min(_CANDIDATE_S, share_s - (time.monotonic() - began)))
-        runs = self._trial(arms, left)
+        runs = self._trial(arms, min(_CANDIDATE_S, share_s - (time.monotonic() - began)))
         entry, keep = _judged(entry, runs, self._wanted.seed)
         if keep and candidate.changes_precision and self._wanted.data is None:
             reason = (
@@ -270,17 +276,20 @@ class Climb:
         return compare(self._reference[: len(answers)], answers, self._wanted.bound)
 
     def _trial(self, arms: Sequence[Arm], seconds: float) -> list[ArmRuns]:
-        """Blocks in turns: best, candidate, best, ...; stops early when the median is plainly worse."""
+        """Rounds of best, candidate, best, candidate, until the race is decided or the time is spent."""
         runs = [ArmRuns(), ArmRuns()]
-        throughput_s = min(0.3 * seconds, 2.0) / (2 * _THROUGHPUT_BLOCKS)
-        block_s = max(0.1, (seconds / 2 - _THROUGHPUT_BLOCKS * throughput_s) / _BLOCKS)
-        seed = self._wanted.seed * 1000
-        for number in range(_BLOCKS):
-            open_block(arms, runs, rate=self._rate, duration_s=block_s, seed=seed + number)
-            if number + 1 == _SCREEN_BLOCKS and _plainly_worse(runs):
-                return runs
-        for _ in range(_THROUGHPUT_BLOCKS):
-            closed_block(arms, runs, concurrency=_CONCURRENCY, duration_s=throughput_s)
+        shortest_s = max(_OPEN_S, _SLOW_SAMPLES / self._rate)
+        open_s = max(shortest_s, min(_BLOCK_SAMPLES / self._rate, seconds / (2 * _FEWEST_ROUNDS)))
+        in_flight = _CONCURRENCY if self._capacity > _SLOW else _SLOW_CONCURRENCY
+        closed_s = max(_CLOSED_S, 2 * in_flight / self._capacity)
+        end = time.monotonic() + seconds
+        for number in range(_MOST_ROUNDS):
+            began = time.monotonic()
+            open_block(arms, runs, rate=self._rate, duration_s=open_s, seed=self._wanted.seed * 1000 + number)
+            closed_block(arms, runs, concurrency=in_flight, duration_s=closed_s)
+            spent = 2 * time.monotonic() - began > end and number + 1 >= _SLOW_ROUNDS
+            if spent or standing(runs) is not Standing.OPEN:
+                break
         return runs
 
     # Verification.
@@ -298,19 +307,15 @@ class Climb:
         runs = {name: ArmRuns() for name in settings}
         left = max(self._began + self._wanted.budget_s - time.monotonic(), self._verify_s)
         throughput_s = min(6.0, 0.2 * left)
-        blocks = 8
         needed_s = 1.15 * samples_needed(0.99) / self._rate
-        block_s = min(max((left - throughput_s) / 3, needed_s), max(needed_s, 12.0)) / blocks
-        for number in range(blocks):
+        open_s = min(max((left - throughput_s) / 3, needed_s), max(needed_s, _VERIFY_S)) / _VERIFY_ROUNDS
+        every = 1 if self._capacity > _SLOW else 4  # a slow model takes long to empty after each block
+        closed_s = every * throughput_s / (3 * _VERIFY_ROUNDS)
+        for number in range(_VERIFY_ROUNDS):
             seed = self._wanted.seed * 1000 + 500 + number
-            open_block(arms, list(runs.values()), rate=self._rate, duration_s=block_s, seed=seed)
-        for _ in range(_THROUGHPUT_BLOCKS):
-            closed_block(
-                arms,
-                list(runs.values()),
-                concurrency=_CONCURRENCY,
-                duration_s=throughput_s / (3 * _THROUGHPUT_BLOCKS),
-            )
+            open_block(arms, list(runs.values()), rate=self._rate, duration_s=open_s, seed=seed)
+            if number % every == 0:
+                closed_block(arms, list(runs.values()), concurrency=_CONCURRENCY, duration_s=closed_s)
         outcome.arms = runs
 
     def _labels(self, settings: dict[str, Settings]) -> dict[str, float] | None:
@@ -332,66 +337,24 @@ def _baseline(wire: Wire) -> Settings:
     return changed(BASELINE, batching={"bind": False}, io={"wire": wire})
 
 
-def _plainly_worse(runs: Sequence[ArmRuns]) -> bool:
-    with contextlib.suppress(TailcutError):
-        old, new = ([Sample.of(block) for block in run.blocks] for run in runs)
-        return verdict(ratio_interval(new, old, 0.5, resamples=300), 0.15) is Verdict.WORSE
-    return False
-
-
-def tail_ratio(new: ArmRuns, old: ArmRuns, seed: int, *, paired: bool = False) -> tuple[str, Interval] | None:
-    """The ratio of the highest percentile that both samples can tell, and which one that is; None below 7 samples.
-
-    Of all blocks together, by bootstrap; or `paired`: of each block's own percentile against its neighbour's, so that a
-    stall of the machine in one block spoils that pair and not the whole comparison.
-    """
-    sizes = [len(run.latencies) for run in (new, old)]
-    for name, q in _QUANTILES:
-        if min(sizes) >= samples_needed(q):
-            if paired and min(len(block) for run in (new, old) for block in run.blocks) >= _BLOCK_SAMPLES:
-                own = [[percentile(Sample.of(block), q) for block in run.blocks] for run in (new, old)]
-                return name, paired_ratio_interval(*own)
-            with contextlib.suppress(TailcutError):
-                blocks = [[Sample.of(block) for block in run.blocks] for run in (new, old)]
-                return name, ratio_interval(blocks[0], blocks[1], q, seed=seed)
-            joined = [[Sample.of(run.latencies)] for run in (new, old)]  # blocks of a single sample: one block instead
-            return name, ratio_interval(joined[0], joined[1], q, seed=seed)
-    return None
-
-
-def throughput_ratio(new: ArmRuns, old: ArmRuns) -> Interval | None:
-    """The ratio of requests a second, new to old, of paired closed-loop blocks; None where there are under three."""
-    if min(len(run.throughputs) for run in (new, old)) < 3 or not all(new.throughputs + old.throughputs):
-        return None
-    return paired_ratio_interval(new.throughputs, old.throughputs)
-
-
-def percentiles_ms(run: ArmRuns) -> dict[str, float | None]:
-    """p50, p95 and p99 where the sample can tell them."""
-    found: dict[str, float | None] = {}
-    for name, q in reversed(_QUANTILES):
-        known = len(run.latencies) >= samples_needed(q)
-        found[f"{name}_ms"] = round(percentile(Sample.of(run.latencies), q), 4) if known else None
-    return found
-
-
 def _judged(entry: dict[str, Any], runs: Sequence[ArmRuns], seed: int) -> tuple[dict[str, Any], bool]:
     old, new = runs
-    speed = throughput_ratio(new, old)
     entry = entry | percentiles_ms(new) | {"samples": len(new.latencies)}
     entry["throughput"] = round(float(np.mean(new.throughputs)), 2) if new.throughputs else None
     if new.errors:
         return entry | {"verdict": "rejected", "reason": f"{new.errors} requests failed under load"}, False
-    tail = tail_ratio(new, old, seed, paired=len(new.blocks) >= _BLOCKS)
-    if tail is None:
+    found = ratios(new, old, seed)
+    if found.tail is None:
         return entry | {"verdict": "skipped", "reason": "too few samples at this rate: give more --budget"}, False
-    of, ratio = tail
-    found = judge(ratio, speed, of)
-    entry |= {"p99_ratio": _record(ratio), "ratio_of": of, "verdict": found.verdict.value, "reason": found.reason}
+    said = judge(found)
+    of, tail = found.tail
+    entry |= {"tail_ratio": _record(tail), "ratio_of": of, "verdict": said.verdict.value, "reason": said.reason}
+    entry["p99_ratio"] = entry["tail_ratio"] if of == "p99" else None
+    entry["throughput_ratio"] = None if found.throughput is None else _record(found.throughput)
     if new.behind > len(new.blocks) // 2:
         entry["reason"] += "; the load client itself was late in most blocks"
         return entry | {"verdict": Verdict.INDISTINCT.value}, False
-    return entry, found.keep
+    return entry, said.keep
 
 
 def _record(interval: Interval) -> dict[str, float]:

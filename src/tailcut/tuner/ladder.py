@@ -1,8 +1,9 @@
 """Climbing, decided purely: which candidate is next, and whether one that was measured stays.
 
 The objective is the latency tail: p99 (or the highest percentile that the samples can tell) at the offered rate. A
-candidate stays when its tail is better by interval; or when the tail cannot be told apart and the throughput is better
-by interval. Everything else goes: a change that does nothing measurable is one more thing to go wrong.
+candidate stays when its tail is better by interval. It stays, too, when its tail cannot be told apart and does not look
+longer, and the percentile below it or the throughput is better by interval: the same cause moves both, and the lower
+one is seen sooner. Everything else goes: a change that does nothing measurable is one more thing to go wrong.
 """
 
 from collections.abc import Iterator
@@ -10,10 +11,10 @@ from dataclasses import dataclass, field
 
 from tailcut.runtime.profile import Settings
 from tailcut.stats import Interval, Verdict, verdict
+from tailcut.tuner.race import NOISE, Ratios
 from tailcut.tuner.rungs import Candidate, Facts, Rung
 
-NOISE = 0.02
-_THROUGHPUT_NOISE = 0.03
+_NOT_LONGER = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,28 +26,28 @@ class Judgement:
     reason: str
 
 
-def judge(tail: Interval, throughput: Interval | None, of: str) -> Judgement:
-    """Judge the ratios of a candidate to the best so far: of its tail (less is better) and throughput (more is).
-
-    Args:
-        tail: ratio of the percentile called `of`.
-        throughput: ratio of requests a second, or None where it was not measured.
-        of: p99, p95 or p50.
-    """
+def judge(ratios: Ratios) -> Judgement:
+    """Judge a candidate by its ratios to the best so far, which must know at least one percentile."""
+    known = list(ratios.percentiles.items())
+    (of, tail), lower = known[0], known[1:2]
     found = verdict(tail, NOISE)
-    # Throughput is judged as the time a request takes, so that less is better there too.
-    rate = Verdict.INDISTINCT
-    if throughput is not None and throughput.low > 0:
-        rate = verdict(Interval(1 / throughput.point, 1 / throughput.high, 1 / throughput.low), _THROUGHPUT_NOISE)
-    change = f"{of} x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})"
-    speed = "" if throughput is None else f", throughput x{throughput.point:.2f}"
-    if found is Verdict.BETTER:
-        return Judgement(found, keep=True, reason=f"{change}{speed}")
-    if found is Verdict.WORSE:
-        return Judgement(found, keep=False, reason=f"{change}{speed}")
-    if rate is Verdict.BETTER:
-        return Judgement(Verdict.BETTER, keep=True, reason=f"{change}: no telling apart; but{speed.removeprefix(',')}")
-    return Judgement(found, keep=False, reason=f"{change}: no telling apart{speed}")
+    said = f"{of} {_words(tail)}"
+    speed = "" if ratios.throughput is None else f", throughput x{ratios.throughput.point:.2f}"
+    if found is not Verdict.INDISTINCT:
+        return Judgement(found, keep=found is Verdict.BETTER, reason=f"{said}{speed}")
+    if tail.point <= _NOT_LONGER:
+        for name, interval in lower:
+            if verdict(interval, NOISE) is Verdict.BETTER:
+                reason = f"{name} {_words(interval)}, {said} cannot be told apart{speed}"
+                return Judgement(Verdict.BETTER, keep=True, reason=reason)
+        if ratios.throughput is not None and ratios.faster():
+            reason = f"throughput {_words(ratios.throughput)}, {said} cannot be told apart"
+            return Judgement(Verdict.BETTER, keep=True, reason=reason)
+    return Judgement(found, keep=False, reason=f"{said}: no telling apart{speed}")
+
+
+def _words(interval: Interval) -> str:
+    return f"x{interval.point:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
 @dataclass(slots=True)

@@ -8,8 +8,9 @@ import numpy as np
 
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import ArmRuns
-from tailcut.stats import Sample, percentile, percentile_interval
-from tailcut.tuner.climb import Outcome, percentiles_ms, tail_ratio, throughput_ratio
+from tailcut.stats import Sample, percentile, percentile_interval, samples_needed
+from tailcut.tuner.climb import Outcome
+from tailcut.tuner.race import percentiles_ms, pooled, throughput_ratio
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 
@@ -75,11 +76,12 @@ def _verification(outcome: Outcome, seed: int, slo_ms: float | None) -> dict[str
         return None
     arms = outcome.arms
     tuned, baseline, reference = arms["tuned"], arms["baseline"], arms["reference"]
-    ratios = {"p99_ratio": tail_ratio(tuned, baseline, seed), "reference_p99_ratio": tail_ratio(tuned, reference, seed)}
+    against = {"p99_ratio": baseline, "reference_p99_ratio": reference}
     speed = throughput_ratio(tuned, baseline)
     found: dict[str, Any] = {name: _arm(run, outcome.rate) for name, run in arms.items()}
-    for name, ratio in ratios.items():
-        found[name] = interval_record(ratio[1]) if ratio is not None and ratio[0] == "p99" else None
+    for name, other in against.items():
+        known = min(len(tuned.latencies), len(other.latencies)) >= samples_needed(0.99)
+        found[name] = interval_record(pooled(tuned, other, 0.99, seed)) if known else None
     found["throughput_ratio"] = None if speed is None else interval_record(speed)
     if slo_ms is not None:
         bounds = found["tuned"]["p99_interval_ms"]

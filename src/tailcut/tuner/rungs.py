@@ -171,7 +171,8 @@ def _allocation(facts: Facts, best: Settings) -> Iterator[Group]:
 
 def _io(facts: Facts, best: Settings) -> Iterator[Group]:
     if facts.wire != "json":
-        yield [_candidate(best, io={"wire": "binary"})]
+        wires = ["binary", "raw"] if facts.wire == "any" and len(facts.spec.inputs) == 1 else ["binary"]
+        yield [_candidate(best, io={"wire": wire}) for wire in wires]
     if facts.wire != "json" and facts.spec.fixed_rows and best.batching.bind and len(facts.spec.inputs) == 1:
         row_bytes = facts.spec.inputs[0].row_bytes or 0
         if row_bytes > 4096:

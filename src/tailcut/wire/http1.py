@@ -114,7 +114,8 @@ def _head(method: bytes, collector: _Collector, version: str) -> Head:
         raise ProtocolError(417, "only Expect: 100-continue is understood")
     if b"upgrade" in headers:
         raise ProtocolError(400, "upgrades are not offered")
-    options = {option.strip().lower() for option in headers.get(b"connection", b"").split(b",")}
+    connection = b",".join(value for name, value in collector.fields if name == b"connection")
+    options = {option.strip().lower() for option in connection.split(b",")}
     keep_alive = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
     for name in (b"inference-header-content-length", b"content-encoding", b"content-type"):
         if names.count(name) > 1:

@@ -14,19 +14,23 @@ import numpy as np
 import orjson
 
 from tailcut.errors import InvalidInputError
+from tailcut.memory.shared import Place, SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.v2_checks import (
+    WantedOutput,
+    check_present,
+    input_shape,
+    kind_of,
+    known_entries,
+    parameters_of,
+    place_of,
+    wanted_outputs,
+)
 from tailcut.wire.v2_tensors import check_size, from_bytes, from_json, shown
 
 _PLANS_KEPT = 1024
 _PLANNED_HEAD_BYTES = 4096  # with the line above: about 4 MiB at most
-_MAX_ELEMENTS = 1 << 40  # beyond any body; numpy's own arithmetic stays far from overflow
-
-
-class WantedOutput(NamedTuple):
-    """An output that a request asks for, and whether as binary or as JSON."""
-
-    name: str
-    binary: bool
+_NO_REGIONS = SharedRegions()
 
 
 class InferRequest(msgspec.Struct, frozen=True, eq=False):
@@ -52,10 +56,19 @@ class _Slice(NamedTuple):
     size: int
 
 
+class _Shared(NamedTuple):
+    """An input that lies in shared memory."""
+
+    tensor: TensorSpec
+    shape: tuple[int, ...]
+    place: Place
+
+
 class _Plan(msgspec.Struct, frozen=True, eq=False):
     spec: ModelSpec  # held, so that its id() stays its own while the plan is kept
     id: str | None
     slices: tuple[_Slice, ...]
+    shared: tuple[_Shared, ...]
     ready: dict[str, np.ndarray]  # inputs whose data stood in the JSON
     size: int  # of all binary data
     outputs: tuple[WantedOutput, ...]
@@ -65,13 +78,18 @@ class _Plan(msgspec.Struct, frozen=True, eq=False):
 _plans: dict[tuple[int, bytes], _Plan] = {}
 
 
-def parse_request(spec: ModelSpec, body: bytes | bytearray | memoryview, json_size: int | None) -> InferRequest:
+def parse_request(
+    spec: ModelSpec,
+    body: bytes | bytearray | memoryview,
+    json_size: int | None,
+    regions: SharedRegions = _NO_REGIONS,
+) -> InferRequest:
     """The request in a body of contiguous bytes.
 
     `json_size` is what Inference-Header-Content-Length said: None when absent (the whole body is JSON), 0 when the body
     is the bytes of the model's only input. Arrays are read-only. Binary ones are views of the body, which must stay
     unchanged while they live; they may be unaligned, except for a model without rows of fixed size, whose engine reads
-    them in place: there an unaligned view is copied.
+    them in place: there an unaligned view is copied. Inputs in shared memory are copies.
 
     Raises:
         InvalidInputError: anything that does not fit the protocol or the model; names input, expected and got.
@@ -88,11 +106,37 @@ def parse_request(spec: ModelSpec, body: bytes | bytearray | memoryview, json_si
         raise InvalidInputError(
             f"binary sizes add up to {plan.size} bytes, but {len(view) - json_size} follow the JSON head"
         )
-    if not plan.slices:
+    if not plan.slices and not plan.shared:
         return InferRequest(plan.id, plan.ready, plan.outputs, plan.parameters)
     found = plan.ready | {piece.tensor.name: _at(spec, piece, view, json_size + piece.offset) for piece in plan.slices}
+    for tensor, shape, place in plan.shared:
+        found[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
     inputs = found if len(found) == 1 else {name: found[name] for name in spec.input_names}
     return InferRequest(plan.id, inputs, plan.outputs, plan.parameters)
+
+
+class Lead(NamedTuple):
+    """A request whose only tensor, `rows` rows of raw elements, follows its JSON; `request.inputs` is empty."""
+
+    request: InferRequest
+    rows: int
+
+
+def parse_lead(spec: ModelSpec, head: bytes, size: int) -> Lead | None:
+    """What the JSON of a binary body says before its tensor has arrived, where that may go to its rows unseen.
+
+    None where the `size` bytes behind the JSON need a look first, or are wrong: `parse_request` says why.
+    """
+    try:
+        plan = _plan(spec, head)
+    except InvalidInputError:
+        return None
+    if len(plan.slices) != 1 or plan.ready or plan.shared or plan.size != size or not spec.fixed_rows:
+        return None
+    piece = plan.slices[0]
+    if piece.tensor.dtype in {DType.BOOL, DType.BYTES}:  # not every byte is a value of these
+        return None
+    return Lead(InferRequest(plan.id, {}, plan.outputs, plan.parameters), piece.shape[0] if spec.batched else 1)
 
 
 def _at(spec: ModelSpec, piece: _Slice, body: memoryview, offset: int) -> np.ndarray:
@@ -157,128 +201,58 @@ def _read_head(spec: ModelSpec, head: bytes) -> _Plan:
         raise InvalidInputError("the request must be a JSON object")
     request_id = root.get("id")
     if request_id is not None and not isinstance(request_id, str):
-        raise InvalidInputError(f"id must be a string, got {_a(request_id)}")
-    parameters = _parameters(root, "the request")
-    slices, ready = _read_inputs(spec, root.get("inputs"))
+        raise InvalidInputError(f"id must be a string, got {kind_of(request_id)}")
+    parameters = parameters_of(root, "the request")
+    slices, shared, ready = _read_inputs(spec, root.get("inputs"))
     return _Plan(
         spec=spec,
         id=request_id,
         slices=slices,
+        shared=shared,
         ready=ready,
         size=sum(piece.size for piece in slices),
-        outputs=_read_outputs(spec, root.get("outputs"), parameters),
+        outputs=wanted_outputs(spec, root.get("outputs"), parameters),
         parameters=parameters,
     )
 
 
-def _read_inputs(spec: ModelSpec, entries: object) -> tuple[tuple[_Slice, ...], dict[str, np.ndarray]]:
+def _read_inputs(
+    spec: ModelSpec, entries: object
+) -> tuple[tuple[_Slice, ...], tuple[_Shared, ...], dict[str, np.ndarray]]:
     shapes: dict[str, tuple[int, ...]] = {}
     slices: list[_Slice] = []
+    shared: list[_Shared] = []
     ready: dict[str, np.ndarray] = {}
     offset = 0
-    for entry, tensor in _known(entries, {tensor.name: tensor for tensor in spec.inputs}, "input"):
-        shape = shapes[tensor.name] = _shape(spec, tensor, entry)
-        size = _binary_size(tensor, entry)
-        if size is None:
+    for entry, tensor in known_entries(entries, {tensor.name: tensor for tensor in spec.inputs}, "input"):
+        shape = shapes[tensor.name] = input_shape(spec, tensor, entry)
+        source = _source(tensor, entry)
+        if source is None:
             ready[tensor.name] = from_json(tensor, shape, entry["data"])
-            continue
-        check_size(tensor, shape, size)
-        slices.append(_Slice(tensor, shape, offset, size))
-        offset += size
-    for name in spec.input_names:
-        if name not in shapes:
-            raise InvalidInputError(f"input {shown(name)} is missing: the model takes {', '.join(spec.input_names)}")
-    if spec.batched and len({shape[0] for shape in shapes.values()}) > 1:
-        raise InvalidInputError(f"inputs differ in their batch size: {[shape[0] for shape in shapes.values()]}")
-    return tuple(slices), ready if slices else {name: ready[name] for name in spec.input_names}
+        elif isinstance(source, Place):
+            check_size(tensor, shape, source.size)
+            shared.append(_Shared(tensor, shape, source))
+        else:
+            check_size(tensor, shape, source)
+            slices.append(_Slice(tensor, shape, offset, source))
+            offset += source
+    check_present(spec, shapes)
+    whole = not slices and not shared
+    return tuple(slices), tuple(shared), {name: ready[name] for name in spec.input_names} if whole else ready
 
 
-def _known(entries: object, known: Mapping[str, TensorSpec], what: str) -> list[tuple[dict[str, Any], TensorSpec]]:
-    """The entries of `inputs` or `outputs`, each with its tensor: objects with a known name, none repeated."""
-    if not isinstance(entries, list):
-        raise InvalidInputError(f"{what}s must be a list of objects, got {_a(entries)}")
-    found: dict[str, dict[str, Any]] = {}
-    for entry in entries:
-        if not isinstance(entry, dict):
-            raise InvalidInputError(f"{what}s must be a list of objects, got {_a(entry)} in it")
-        name = entry.get("name")
-        if not isinstance(name, str) or name not in known:
-            raise InvalidInputError(f"unknown {what} {shown(name)}: the model has {', '.join(known)}")
-        if name in found:
-            raise InvalidInputError(f"{what} {shown(name)} is repeated")
-        found[name] = entry
-    return [(entry, known[name]) for name, entry in found.items()]
-
-
-def _shape(spec: ModelSpec, tensor: TensorSpec, entry: dict[str, Any]) -> tuple[int, ...]:
-    """The checked shape of an input, its dtype checked before it."""
-    name, want = shown(tensor.name), tensor.describe()
-    if entry.get("datatype") != tensor.dtype.value:
-        raise InvalidInputError(f"input {name}: expected {want}, got datatype {shown(entry.get('datatype'))}")
-    dims = entry.get("shape")
-    if not isinstance(dims, list):
-        raise InvalidInputError(f"input {name}: expected a shape for {want}, got {_a(dims)}")
-    if len(dims) != len(tensor.shape):
-        raise InvalidInputError(f"input {name}: expected {want}, got a shape of {len(dims)} dimensions")
-    if any(type(dim) is not int for dim in dims):
-        raise InvalidInputError(f"input {name}: expected {want}, got a shape that is not all integers")
-    shape = tuple(dims)
-    if not tensor.accepts(shape) or min(shape, default=0) < 0:
-        raise InvalidInputError(f"input {name}: expected {want}, got {tensor.dtype} {list(shape)}")
-    if prod(dim or 1 for dim in shape) > _MAX_ELEMENTS:
-        raise InvalidInputError(f"input {name}: {list(shape)} is more than {_MAX_ELEMENTS} elements")
-    if spec.batched and shape[0] == 0:
-        raise InvalidInputError(f"input {name}: expected a batch of at least 1, got {list(shape)}")
-    return shape
-
-
-def _binary_size(tensor: TensorSpec, entry: dict[str, Any]) -> int | None:
-    """Bytes of an input in the binary part, or None where its data stands in the JSON."""
+def _source(tensor: TensorSpec, entry: dict[str, Any]) -> int | Place | None:
+    """Where an input's data are: so many bytes in the binary part, in shared memory, or (None) in the JSON."""
     name = shown(tensor.name)
-    parameters = _parameters(entry, f"input {name}")
-    if "shared_memory_region" in parameters:
-        raise InvalidInputError(f"input {name}: shared memory is not offered: send data or binary_data_size")
+    parameters = parameters_of(entry, f"input {name}")
+    place = place_of(parameters, f"input {name}")
     size = parameters.get("binary_data_size")
-    if (size is None) == ("data" not in entry):
-        raise InvalidInputError(f"input {name}: expected either data or the parameter binary_data_size")
+    if [place is not None, size is not None, "data" in entry].count(True) != 1:
+        raise InvalidInputError(
+            f"input {name}: expected either data, the parameter binary_data_size, or a place in shared memory"
+        )
+    if place is not None:
+        return place
     if size is not None and (type(size) is not int or size < 0):
-        raise InvalidInputError(f"input {name}: binary_data_size must be a number of bytes, got {_a(size)}")
+        raise InvalidInputError(f"input {name}: binary_data_size must be a number of bytes, got {kind_of(size)}")
     return size
-
-
-def _read_outputs(spec: ModelSpec, entries: object, parameters: Mapping[str, Any]) -> tuple[WantedOutput, ...]:
-    default = _flag(parameters, "binary_data_output", "the request")
-    if entries is None or entries == []:
-        return tuple(WantedOutput(name, bool(default)) for name in spec.output_names)
-    wanted: list[WantedOutput] = []
-    for entry, tensor in _known(entries, {tensor.name: tensor for tensor in spec.outputs}, "output"):
-        what = f"output {shown(tensor.name)}"
-        own = _parameters(entry, what)
-        if own.get("classification"):
-            raise InvalidInputError(f"{what}: classification is not offered: take the scores and sort them")
-        if "shared_memory_region" in own:
-            raise InvalidInputError(f"{what}: shared memory is not offered")
-        binary = _flag(own, "binary_data", what)
-        wanted.append(WantedOutput(tensor.name, bool(default if binary is None else binary)))
-    return tuple(wanted)
-
-
-def _parameters(entry: Mapping[str, Any], what: str) -> dict[str, Any]:
-    parameters = entry.get("parameters")
-    if parameters is None:
-        return {}
-    if not isinstance(parameters, dict):
-        raise InvalidInputError(f"the parameters of {what} must be an object, got {_a(parameters)}")
-    return parameters
-
-
-def _flag(parameters: Mapping[str, Any], name: str, what: str) -> bool | None:
-    flag = parameters.get(name)
-    if flag is not None and not isinstance(flag, bool):
-        raise InvalidInputError(f"{name} of {what} must be true or false, got {_a(flag)}")
-    return flag
-
-
-def _a(value: object) -> str:
-    """The kind of a JSON value, not the value."""
-    return "a string" if isinstance(value, str) else shown(value)

@@ -11,8 +11,10 @@ import msgspec
 import numpy as np
 import orjson
 
+from tailcut.memory.shared import Place
 from tailcut.spec import DType, ModelSpec, TensorSpec
-from tailcut.wire.v2_request import InferRequest, WantedOutput
+from tailcut.wire.v2_checks import WantedOutput
+from tailcut.wire.v2_request import InferRequest
 from tailcut.wire.v2_tensors import to_bytes, to_json
 
 _HEADS_KEPT = 1024
@@ -54,7 +56,7 @@ def encode_response(
         InvalidInputError: JSON was asked for a BYTES output whose elements are not UTF-8.
     """
     arrays = [outputs[wanted.name] for wanted in request.outputs]
-    if not all(wanted.binary for wanted in request.outputs):
+    if not all(wanted.binary and wanted.place is None for wanted in request.outputs):
         return _encode_json(spec, version, request, arrays)
     tensors = _tensors(spec, request)
     if any(tensor.dtype is DType.BYTES for tensor in tensors):  # its size is in its elements, not in its shape
@@ -73,12 +75,32 @@ def encode_response(
     return Response([head, *(array.tobytes() for array in arrays)], len(head))
 
 
+def shared_outputs(
+    spec: ModelSpec, request: InferRequest, outputs: Mapping[str, np.ndarray]
+) -> list[tuple[Place, bytes]]:
+    """The outputs that belong into shared memory, each with its bytes: whoever answers writes them first."""
+    dtypes = {tensor.name: tensor.dtype for tensor in spec.outputs}
+    return [
+        (wanted.place, to_bytes(outputs[wanted.name], dtypes[wanted.name]))
+        for wanted in request.outputs
+        if wanted.place is not None
+    ]
+
+
 def server_metadata(version: str) -> dict[str, Any]:
     """What `GET /v2` answers; `version` is Tailcut's own."""
     return {
         "name": "tailcut",
         "version": version,
-        "extensions": ["binary_tensor_data", "model_repository", "statistics"],
+        "extensions": [
+            "binary_tensor_data",
+            "model_configuration",
+            "model_repository",
+            "parameters",
+            "schedule_policy",
+            "statistics",
+            "system_shared_memory",
+        ],
     }
 
 
@@ -124,7 +146,9 @@ def _encode_json(spec: ModelSpec, version: str, request: InferRequest, arrays: l
     binary: list[bytes] = []
     for wanted, tensor, array in zip(request.outputs, _tensors(spec, request), arrays, strict=True):
         entry = _entry(tensor, array)
-        if wanted.binary:
+        if wanted.place is not None:
+            entry["parameters"] = shared_parameters(wanted.place, array, tensor.dtype)
+        elif wanted.binary:
             binary.append(to_bytes(array, tensor.dtype))
             entry["parameters"] = {"binary_data_size": len(binary[-1])}
         else:
@@ -135,4 +159,11 @@ def _encode_json(spec: ModelSpec, version: str, request: InferRequest, arrays: l
         answer["id"] = request.id
     answer["outputs"] = entries
     head = orjson.dumps(answer, option=_OPTIONS)
-    return Response([head, *binary], len(head) if any(wanted.binary for wanted in request.outputs) else None)
+    return Response([head, *binary], len(head) if binary else None)
+
+
+def shared_parameters(place: Place, array: np.ndarray, dtype: DType) -> dict[str, Any]:
+    """What an answer says of an output that was put into shared memory: where, and how many bytes it has."""
+    size = array.nbytes if dtype is not DType.BYTES else len(to_bytes(array, dtype))
+    said: dict[str, Any] = {"shared_memory_region": place.region, "shared_memory_byte_size": size}
+    return said | ({"shared_memory_offset": place.offset} if place.offset else {})

@@ -102,7 +102,7 @@ def from_json(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> np.nd
     for kind in set(map(type, flat)) - _KINDS[tensor.dtype]:
         raise InvalidInputError(f"input {shown(tensor.name)}: expected {tensor.dtype} elements, got {_WORDS[kind]}")
     if tensor.dtype is DType.BYTES:
-        return _objects(shape, [element.encode() for element in flat])
+        return strings(shape, [element.encode() for element in flat])
     return _numbers(tensor, flat).reshape(shape)
 
 
@@ -143,13 +143,7 @@ def _flatten(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> Sequen
 def _numbers(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
     dtype = tensor.dtype.numpy
     if tensor.dtype not in _FLOATS:
-        try:
-            return np.array(flat, dtype)
-        except OverflowError:
-            raise InvalidInputError(
-                f"input {shown(tensor.name)}: a value is out of the range of {tensor.dtype}, "
-                f"{np.iinfo(dtype).min} to {np.iinfo(dtype).max}"
-            ) from None
+        return integers(tensor, flat)
     with np.errstate(over="ignore"):  # an overflow is found below, and refused
         array = np.array(flat, np.float64).astype(dtype)
     if not np.isfinite(array).all():  # JSON has no way to say infinity, so it is an overflow
@@ -158,6 +152,22 @@ def _numbers(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
             f"input {shown(tensor.name)}: a value is out of the range of {tensor.dtype}, +-{float(largest):.6g}"
         )
     return array
+
+
+def integers(tensor: TensorSpec, flat: Sequence[int]) -> np.ndarray:
+    """Whole numbers as a tensor's dtype, flat.
+
+    Raises:
+        InvalidInputError: one of them is out of its range.
+    """
+    dtype = tensor.dtype.numpy
+    try:
+        return np.array(flat, dtype)
+    except OverflowError:
+        raise InvalidInputError(
+            f"input {shown(tensor.name)}: a value is out of the range of {tensor.dtype}, "
+            f"{np.iinfo(dtype).min} to {np.iinfo(dtype).max}"
+        ) from None
 
 
 def _strings_from_bytes(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview) -> np.ndarray:
@@ -174,10 +184,11 @@ def _strings_from_bytes(tensor: TensorSpec, shape: tuple[int, ...], data: memory
             f"input {shown(tensor.name)}: the length prefixes of its {count} BYTES elements do not add up to "
             f"{len(data)} bytes"
         )
-    return _objects(shape, elements)
+    return strings(shape, elements)
 
 
-def _objects(shape: tuple[int, ...], elements: list[bytes]) -> np.ndarray:
+def strings(shape: tuple[int, ...], elements: list[bytes]) -> np.ndarray:
+    """A read-only array of elements that are bytes."""
     array = np.empty(len(elements), dtype=object)
     array[:] = elements
     array.flags.writeable = False

@@ -1,0 +1,104 @@
+"""`tailcut doctor`: what on this machine hurts latency, and the command that mends each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tailcut.machine.checks import Reach
+    from tailcut.machine.finding import Check
+
+_COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "red"}
+_LONGEST_PROBE_S = 60.0
+_HEADER = "# written by tailcut doctor --apply\n"  # what docker, systemd and shells all take as a comment
+
+
+def doctor(
+    probe: Annotated[str, typer.Option(help="How long to measure what neighbours take, over all CPUs.")] = "1s",
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write the variables that mend something to --env-file.")
+    ] = False,
+    env_file: Annotated[Path, typer.Option(help="Where --apply writes; NAME=value lines.")] = Path("tailcut.env"),
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Examine the machine: what makes the latency tail longer, what it costs, and the command that mends it."""
+    import orjson
+
+    from tailcut.cli.options import parse_duration
+    from tailcut.errors import UsageError
+    from tailcut.machine.checks import examine, something_wrong
+    from tailcut.machine.counters import counts_missing
+    from tailcut.machine.facts import collect
+    from tailcut.machine.fingerprint import fingerprint
+    from tailcut.machine.probe import measure
+
+    seconds = parse_duration(probe)
+    if not 0 < seconds <= _LONGEST_PROBE_S:
+        raise UsageError(f"--probe must be more than nothing and at most {_LONGEST_PROBE_S:g}s")
+    if apply and env_file.exists() and not env_file.read_text(errors="replace").startswith(_HEADER):
+        raise UsageError(f"{env_file} is there and not the doctor's: name another with --env-file")
+    facts = collect(missing=counts_missing())
+    measured = measure(facts.mask, seconds)
+    checks = examine(facts, measured, _reaches())
+    applied = _apply(checks, env_file) if apply else None
+    if json:
+        record = {"checks": [check.values() for check in checks], "applied": applied, "machine": fingerprint()}
+        print(orjson.dumps(record).decode())
+    else:
+        _show(checks, applied)
+    if something_wrong(checks):
+        raise typer.Exit(1)
+
+
+def _reaches() -> "tuple[Reach, ...]":
+    from tailcut.engines.reach import engine_reaches
+    from tailcut.kernels.isa import numba_isa
+    from tailcut.machine.checks import Reach
+
+    isa = numba_isa()
+    return (Reach("numba", isa, f"compiles for {isa}"), *engine_reaches())
+
+
+def _apply(checks: "Sequence[Check]", path: Path) -> dict[str, object] | None:
+    """Write what a process can be started with; nothing that is outside this user's own processes is ever changed."""
+    from tailcut.runtime.profile import write_atomically
+
+    variables = {name: value for check in checks for name, value in check.environment.items()}
+    if not variables:
+        return None
+    write_atomically(path, _HEADER + "".join(f"{name}={value}\n" for name, value in variables.items()))
+    return {"file": str(path.resolve()), "variables": variables}
+
+
+def _show(checks: "Sequence[Check]", applied: dict[str, object] | None) -> None:
+    from collections import Counter
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # nobody's window to fit: nothing is cut off
+    table = Table(show_lines=False)
+    for name in ("", "check", "finding, and what it costs here"):
+        table.add_column(name)
+    for check in checks:
+        cost = f"\n[dim]{escape(check.cost)}[/]" if check.cost else ""
+        colour = _COLOURS[check.severity.value]
+        table.add_row(f"[{colour}]{check.severity.value}[/]", check.name, f"{escape(check.finding)}{cost}")
+    console.print(table)
+    mends = [check for check in checks if check.remedy and check.severity.value != "ok"]
+    if mends:
+        console.print("What mends them, for you to run:")
+    for check in mends:
+        console.print(f"  [bold]{check.name}[/]: {escape(check.remedy or '')}", soft_wrap=True)
+    if applied is not None:
+        name = escape(str(applied["file"]))
+        console.print(f"wrote {name}: start with `set -a; . {name}` or `docker run --env-file {name}`", soft_wrap=True)
+    elif any(check.environment for check in checks):
+        console.print("`tailcut doctor --apply` writes the variables among them to tailcut.env")
+    counted = Counter(check.severity.value for check in checks)
+    console.print(", ".join(f"{counted[name]} {name}" for name in _COLOURS if counted[name]))

@@ -1,0 +1,81 @@
+"""`tailcut explain`: why the slowest requests were slow, stage by stage."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tailcut.lab.load import Target
+
+
+def explain(
+    target: Annotated[str, typer.Argument(metavar="URL|PROFILE", help="A running server, or a profile to load-test.")],
+    duration: Annotated[str, typer.Option(help="How long to look on.")] = "10s",
+    model: Annotated[str | None, typer.Option(help="Which model, where the server has several.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Of a PROFILE's load; what it was tuned at else.", min=0.01)
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the worst requests as an HTML timeline.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write them as trace events, for Perfetto.")] = None,
+    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Ask another machine.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Say what the slowest 1 % spent their time on, and what coincided."""
+    import orjson
+    from rich.console import Console
+
+    from tailcut.cli.options import parse_duration
+    from tailcut.errors import UsageError
+    from tailcut.lab.describe import parse_target
+    from tailcut.lab.explain import only_model, trace_events, watch
+    from tailcut.report.explain import explain_html, explain_markdown, explain_view
+    from tailcut.runtime.profile import write_atomically
+
+    length_s = parse_duration(duration)
+    if length_s <= 0:
+        raise UsageError("--duration must be more than nothing")
+    if target.endswith(".toml"):
+        found = _of_profile(Path(target), length_s, rate)
+    else:
+        if rate is not None:
+            raise UsageError("--rate is for a profile: a running server has its own traffic")
+        place: Target = parse_target(target, allow_remote=allow_remote)
+        found = watch(place, only_model(place, model), length_s)
+    found = {"target": target} | found
+    if report:
+        write_atomically(report, explain_html(found))
+    if trace:
+        write_atomically(trace, orjson.dumps(trace_events(found)).decode())
+    if json:
+        print(orjson.dumps(found).decode())
+    elif markdown:
+        print(explain_markdown(found), end="")
+    else:
+        Console().print(explain_view(found))
+
+
+def _of_profile(path: Path, length_s: float, rate: float | None) -> dict[str, Any]:
+    """Serve the profile in a child process, load it from here, and look on."""
+    from tailcut.errors import UsageError
+    from tailcut.lab.client import open_loop
+    from tailcut.lab.describe import made_up_inputs, served_spec
+    from tailcut.lab.explain import watch, while_doing
+    from tailcut.lab.payload import infer_payload
+    from tailcut.lab.trial import ServedProfile
+    from tailcut.runtime.profile import Profile
+
+    profile = Profile.load(path)
+    offered = rate or profile.evidence.get("rate_offered")
+    if not offered:
+        raise UsageError(f"{path}: the profile was not tuned, so give the requests a second with --rate")
+    name = profile.model.name
+    with ServedProfile(profile) as served:
+        spec = served_spec(served.target, name)
+        wire = profile.settings.io.wire
+        payloads = [infer_payload(served.target, name, made_up_inputs(spec, seed), wire) for seed in range(16)]
+        return while_doing(
+            lambda: open_loop(served.target, payloads, rate=float(offered), duration_s=length_s),
+            lambda: watch(served.target, name, length_s),
+        )

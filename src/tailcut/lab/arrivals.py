@@ -1,0 +1,163 @@
+"""When requests are due: arrival processes as pure functions of a rate, a duration and a seed. No clock here.
+
+All of them give int64 nanoseconds from the start, sorted. A load test plans its sends before it begins, so that
+nothing the server does can change them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from tailcut.errors import UsageError
+
+BURST_SHARE = 0.1  # of the time
+_TRACE_LIMIT = 10_000_000
+
+
+class Arrivals(Protocol):
+    """An arrival process."""
+
+    @property
+    def name(self) -> str:
+        """What records call it."""
+
+    @property
+    def rate(self) -> float:
+        """Mean requests a second."""
+
+    def times(self, duration_s: float, seed: int) -> np.ndarray:
+        """The arrivals of a duration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Equal gaps: a machine that polls."""
+
+    rate: float
+    name: str = "constant"
+
+    def times(self, duration_s: float, seed: int) -> np.ndarray:
+        """Every 1/rate seconds, the first at once."""
+        return _whole(np.arange(int(self.rate * duration_s) + 1) / self.rate, duration_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Poisson:
+    """Independent exponential gaps of mean 1/rate: very many users who know nothing of one another."""
+
+    rate: float
+    name: str = "poisson"
+
+    def times(self, duration_s: float, seed: int) -> np.ndarray:
+        """A seeded draw of the process."""
+        return _whole(_unit_poisson(self.rate * duration_s, np.random.default_rng(seed)) / self.rate, duration_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Bursty:
+    """A Markov-modulated Poisson process of two states with the mean rate asked for.
+
+    A tenth of the time is burst, at `factor` times the mean rate; the rest is calm, at what keeps the mean. Bursts last
+    `length_s` on average, both states exponentially, as a Markov chain's do (Fischer and Meier-Hellstern, The
+    Markov-modulated Poisson process cookbook, Performance Evaluation 18, 1993).
+    """
+
+    rate: float
+    factor: float = 5.0
+    length_s: float = 0.2
+    name: str = "bursty"
+
+    def __post_init__(self) -> None:
+        if not 1 < self.factor <= 1 / BURST_SHARE or self.length_s <= 0:
+            raise UsageError(f"a burst is over 1 and up to {1 / BURST_SHARE:g} times the mean rate, and lasts a time")
+
+    def times(self, duration_s: float, seed: int) -> np.ndarray:
+        """A seeded draw; the first state is drawn too."""
+        random = np.random.default_rng(seed)
+        edges, in_burst = [0.0], bool(random.random() < BURST_SHARE)
+        load = [0.0]  # arrivals expected up to each edge
+        calm_rate = self.rate * (1 - BURST_SHARE * self.factor) / (1 - BURST_SHARE)
+        calm_length_s = self.length_s * (1 - BURST_SHARE) / BURST_SHARE
+        while edges[-1] < duration_s:
+            lasts = random.exponential(self.length_s if in_burst else calm_length_s)
+            edges.append(edges[-1] + lasts)
+            load.append(load[-1] + lasts * (self.rate * self.factor if in_burst else calm_rate))
+            in_burst = not in_burst
+        # A Poisson process of rate 1 on the scale of expected arrivals is the wanted one on the scale of time.
+        return _whole(np.interp(_unit_poisson(load[-1], random), load, edges), duration_s)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Recorded arrivals, in seconds from the first one."""
+
+    seconds: np.ndarray
+    name: str = "trace"
+
+    @property
+    def rate(self) -> float:
+        """The mean over the trace."""
+        return len(self.seconds) / self.length_s
+
+    @property
+    def length_s(self) -> float:
+        """From the first arrival to the last, and a mean gap."""
+        last = float(self.seconds[-1])
+        return last * len(self.seconds) / (len(self.seconds) - 1)
+
+    def times(self, duration_s: float, seed: int) -> np.ndarray:
+        """The recorded times that lie in the duration."""
+        return _whole(self.seconds, duration_s)
+
+
+def poisson_times(rate: float, duration_s: float, seed: int) -> np.ndarray:
+    """The times of `Poisson(rate)`."""
+    return Poisson(rate).times(duration_s, seed)
+
+
+def plan(arrivals: Arrivals, warmup_s: float, duration_s: float, seed: int) -> np.ndarray:
+    """All arrivals of a run; those before `warmup_s` are not to be counted. A trace is warmed up for with Poisson."""
+    if not isinstance(arrivals, Replayed):
+        return arrivals.times(warmup_s + duration_s, seed)
+    before = poisson_times(arrivals.rate, warmup_s, seed)
+    return np.concatenate([before, arrivals.times(duration_s, seed) + int(warmup_s * 1e9)])
+
+
+def read_trace(path: Path) -> Replayed:
+    """A file of arrival times in seconds, one a line, not decreasing; lines that start with `#` are left out.
+
+    Raises:
+        UsageError: missing, fewer than two arrivals, or a line that is no time.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such trace") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a readable trace: {error}") from None
+    seconds: list[float] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            at = float(line)
+        except ValueError:
+            at = -1.0
+        if not 0 <= at < float("inf") or (seconds and at < seconds[-1]):
+            raise UsageError(f"{path}: line {number} is not a time in seconds at or after the one before")
+        seconds.append(at)
+    if len(seconds) < 2 or seconds[-1] == seconds[0] or len(seconds) > _TRACE_LIMIT:
+        raise UsageError(f"{path}: a trace has from two to {_TRACE_LIMIT:,} arrivals, not all at once")
+    return Replayed(np.asarray(seconds) - seconds[0])
+
+
+def _unit_poisson(length: float, random: np.random.Generator) -> np.ndarray:
+    """Arrivals of a Poisson process of rate 1 up to `length` and somewhat beyond."""
+    return np.cumsum(random.exponential(1.0, int(length + 10 * length**0.5 + 10)))
+
+
+def _whole(seconds: np.ndarray, duration_s: float) -> np.ndarray:
+    nanos = (seconds * 1e9).astype(np.int64)
+    return nanos[nanos < int(duration_s * 1e9)]

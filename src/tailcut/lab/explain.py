@@ -1,0 +1,109 @@
+"""Asks a running server for the trails of its requests, again and again, and explains the slowest at the end."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from tailcut.errors import UsageError
+from tailcut.lab.describe import served_models
+from tailcut.lab.load import Target
+from tailcut.lab.payload import ask
+from tailcut.runtime.tail import explain
+from tailcut.runtime.timeline import FIELDS, MARKS, STAGES, Event
+
+_POLL_S = 0.25
+_MOST = 400_000  # requests kept; beyond it the oldest go
+
+
+def only_model(target: Target, model: str | None) -> str:
+    """The model named, or the server's only one.
+
+    Raises:
+        UsageError: several models and none named, or the server has no such model.
+    """
+    names = served_models(target)
+    if model is None and len(names) == 1:
+        return names[0]
+    if model not in names:
+        reason = f"no model {model!r}" if model else f"{len(names)} models"
+        raise UsageError(f"the server has {reason}: name one of {', '.join(names)} with --model")
+    return model
+
+
+def watch(target: Target, model: str, duration_s: float) -> dict[str, Any]:
+    """Collect the trails of all requests that pass in `duration_s`, then explain the slowest.
+
+    Raises:
+        UsageError: the server does not answer, or keeps no trails.
+    """
+    records: list[np.ndarray] = []
+    events: dict[Event, None] = {}
+    first = _poll(target, model, -1)
+    cursor, missed = first["next"], 0
+    end = time.monotonic() + duration_s
+    while (left := end - time.monotonic()) > 0:
+        threading.Event().wait(min(_POLL_S, left))
+        piece = _poll(target, model, cursor)
+        cursor, missed = piece["next"], missed + piece["missed"]
+        records.append(np.array(piece["records"], np.int64).reshape(-1, len(FIELDS)))
+        events |= dict.fromkeys(Event(*event) for event in piece["events"])
+    joined = np.concatenate(records)[-_MOST:] if records else np.empty((0, len(FIELDS)), np.int64)
+    found = explain(joined, list(events), max_batch=first["max_batch"])
+    return {"model": model, "duration_s": duration_s, "missed": missed} | found
+
+
+def while_doing(work: Callable[[], object], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run `work` on a thread of its own while `look` looks on; its error is raised, if there is one."""
+    errors: list[Exception] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001  raised below, on the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded, name="load")
+    thread.start()
+    try:
+        return look()
+    finally:
+        thread.join()
+        if errors:
+            raise errors[0]
+
+
+def trace_events(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The worst requests as trace-event JSON, which Perfetto and Chrome's tracing page open."""
+    traced: list[dict[str, Any]] = []
+    for number, entry in enumerate(found.get("worst", ())):
+        start = entry["start_ns"] / 1e3
+        moments = [entry["marks_us"][name] for name in MARKS]
+        traced.append(
+            {"ph": "M", "name": "thread_name", "pid": 1, "tid": number, "args": {"name": f"request {number + 1}"}}
+        )
+        for stage, begin, end in zip(STAGES, moments, moments[1:], strict=False):
+            details = {"rows": entry["rows"], "batch_rows": entry["batch_rows"], "coincided": entry["coincided"]}
+            traced.append(
+                {
+                    "ph": "X",
+                    "name": stage,
+                    "pid": 1,
+                    "tid": number,
+                    "ts": start + begin,
+                    "dur": end - begin,
+                    "args": details,
+                }
+            )
+    return {"displayTimeUnit": "ms", "traceEvents": traced}
+
+
+def _poll(target: Target, model: str, cursor: int) -> dict[str, Any]:
+    with suppress(KeyError, TypeError):
+        piece: dict[str, Any] = ask(target, "GET", f"/v2/models/{model}/trail/{cursor}")
+        if piece["fields"] == list(FIELDS):
+            return piece
+    raise UsageError(f"the server at {target.uds or target.authority} keeps no trails that this Tailcut can read")

@@ -1,0 +1,105 @@
+"""How many instructions a call takes, counted by valgrind's callgrind: the same on a busy machine as on a quiet one.
+
+The count knows no cache, no branch predictor and no clock: it says whether the work grew, not whether it got slower.
+Only the calling thread is counted. Valgrind's processor has no AVX-512, so that numpy, numba and the engines run what
+they have for AVX2. The work runs some fifty times slower than usual: keep `loops` small.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tailcut.errors import UnsupportedError, UsageError
+
+REMEDY = "valgrind is not installed: install it (on Debian, apt install valgrind) to count instructions"
+_TIMEOUT_S = 300.0
+
+
+def count_instructions(target: str, setup: str = "", *, loops: int = 100, timeout_s: float = _TIMEOUT_S) -> float:
+    """Instructions of one call of `target`, on average over `loops` calls, after a warm-up.
+
+    Args:
+        target: `module:function` or `module:Class.method`, importable from this process's `sys.path`.
+        setup: `module:function` that is called once and returns the positional arguments, as a tuple; "" for none.
+        loops: calls to count; the child makes four times as many, and 64 before.
+        timeout_s: for the whole child.
+
+    The child counts `loops` calls and then twice as many; the difference over `loops` is the answer, so that start-up,
+    warm-up and the marks around the region cancel. It repeats to the instruction when `target` itself does: hashes are
+    seeded, the garbage collector is off, addresses are not random. The call and the loop around it count (about 100
+    instructions in CPython).
+
+    Raises:
+        UnsupportedError: valgrind is not installed, or this is not Linux on x86_64.
+        UsageError: `target` or `setup` cannot be found or raised; the message has the last line of its traceback.
+    """
+    if loops < 1:
+        raise UsageError("count at least one call")
+    if platform.machine() != "x86_64":  # lab/counted.py has the marks of no other processor
+        raise UnsupportedError(f"instructions of a call are counted on x86_64 only, and this is {platform.machine()}")
+    with tempfile.TemporaryDirectory(prefix="tailcut-") as folder:
+        out = Path(folder) / "out"
+        child = [sys.executable, "-m", "tailcut.lab.counted", target, setup, str(loops)]
+        _callgrind(["--instr-atstart=no", f"--callgrind-out-file={out}"], child, timeout_s)
+        once, twice = (_totals(out.with_suffix(f".{number}")) for number in (2, 3))
+    return (twice - once) / loops
+
+
+def count_command(command: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> int:
+    """Instructions of a whole program, its start included; of its children none.
+
+    Raises:
+        UnsupportedError: valgrind is not installed.
+        UsageError: the program is not there, failed, or did not end in time.
+    """
+    if not command or shutil.which(command[0]) is None:
+        raise UsageError(f"{command[0] if command else 'nothing'}: no such program")
+    with tempfile.TemporaryDirectory(prefix="tailcut-") as folder:
+        out = Path(folder) / "out"
+        _callgrind([f"--callgrind-out-file={out}"], list(command), timeout_s)
+        return _totals(out)
+
+
+def _callgrind(options: list[str], command: list[str], timeout_s: float) -> None:
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        raise UnsupportedError(REMEDY)
+    fixed = {
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",  # valgrind runs one thread at a time, and counts here only the caller's
+    }
+    try:
+        done = subprocess.run(  # noqa: S603  the user's own program, as an argument list
+            [valgrind, "--tool=callgrind", *options, *command],
+            env=os.environ | fixed,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(
+            f"{command[0]} did not end within {timeout_s:g} s under callgrind: count fewer calls"
+        ) from None
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("==")]
+        last = said[-1].strip() if said else f"exit code {done.returncode}"
+        raise UsageError(f"{command[-3] if 'tailcut.lab.counted' in command else command[0]} failed: {last}")
+
+
+def _totals(path: Path) -> int:
+    """The sum at the end of callgrind's output: `totals: 1315986`."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        raise UsageError("callgrind wrote no counts: is this valgrind older than 3.11?") from None
+    return next(int(line.split()[1]) for line in reversed(lines) if line.startswith("totals:"))

@@ -1,0 +1,195 @@
+"""The doctor's checks: what facts and measurements mean for latency, how bad it is, and the command that mends it.
+
+Pure: facts and measurements in, findings out; nothing is read, run or changed here or in `settings.py`, which has the
+checks that need facts alone. A command is text for the user: it needs rights beyond this process, or another way of
+starting it. What can be mended from user space is an environment variable, and stands in `environment`.
+"""
+
+from dataclasses import dataclass
+
+from tailcut.machine import settings
+from tailcut.machine.facts import ISA_VARIABLES, Facts
+from tailcut.machine.finding import FAULT, NOTE, OK, WARNING, Check
+from tailcut.machine.probe import Gaps, Measured
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The widest vector instructions that a library uses here, as it says itself; None where it says nothing."""
+
+    name: str
+    isa: str | None
+    detail: str
+
+
+def examine(facts: Facts, measured: Measured, reaches: tuple[Reach, ...] = ()) -> tuple[Check, ...]:
+    """Every finding, in the order in which a user meets them: processor, container, memory, clock, neighbours."""
+    return (
+        settings.governor(facts),
+        settings.turbo(facts),
+        settings.smt(facts),
+        isa(facts, reaches),
+        settings.quota(facts),
+        throttling(facts, measured),
+        settings.cpuset(facts),
+        settings.isolated(facts),
+        settings.threads(facts),
+        settings.numa(facts),
+        settings.huge_pages(facts),
+        settings.swap(facts),
+        allocator(facts, measured),
+        clock(facts, measured),
+        interrupts(facts, measured),
+        settings.virtualisation(facts),
+        steal(measured),
+        neighbours(measured),
+        settings.perf(facts),
+    )
+
+
+def something_wrong(checks: tuple[Check, ...]) -> bool:
+    """Whether any finding is a warning or a fault."""
+    return any(check.severity in (WARNING, FAULT) for check in checks)
+
+
+def throttling(facts: Facts, measured: Measured) -> Check:
+    """Being stopped is up to a tenth of a second in one piece."""
+    grown = measured.after.throttled_us - measured.before.throttled_us
+    if not facts.throttled_times and grown <= 0:
+        return Check("throttling", OK, "the quota has never stopped this control group")
+    total_ms = max(facts.throttled_us, measured.after.throttled_us) / 1e3
+    cost = f"{grown / 1e3:,.1f} ms of the last {measured.seconds:.1f} s; {total_ms:,.1f} ms since the group began"
+    finding = f"the quota stops this control group ({facts.throttled_times:,} times before we looked)"
+    remedy = f"docker update --cpus {len(facts.mask)} CONTAINER"
+    return Check("throttling", FAULT if grown > 0 else WARNING, finding, remedy, cost)
+
+
+def interrupts(facts: Facts, measured: Measured) -> Check:
+    """A device's interrupts run on whichever core they are sent to."""
+    found = measured.interrupts()
+    if not found:
+        return Check("interrupts", OK, "no device interrupted our CPUs while we looked")
+    name, cpu, rate = found[0]
+    total = sum(entry[2] for entry in found)
+    cost = f"{total:,.0f} a second on our CPUs"
+    finding = f"most from {name.partition(' ')[2]} (interrupt {name.split()[0]}), {rate:,.0f} a second, on CPU {cpu}"
+    elsewhere = [one for one in facts.online if one != cpu and one not in facts.mask] or [
+        one for one in facts.mask if one != cpu
+    ]
+    if total < 1000 * len(facts.mask):
+        return Check("interrupts", OK, finding, cost=cost)
+    place = f"/proc/irq/{name.split()[0]}/smp_affinity_list"
+    remedy = f"echo {elsewhere[0]} | sudo tee {place}" if elsewhere else None
+    return Check("interrupts", WARNING, finding, remedy, cost)
+
+
+def allocator(facts: Facts, measured: Measured) -> Check:
+    """The C library gives large blocks back at once, and the next request faults them in again."""
+    if facts.allocator not in ("glibc", "unknown"):
+        return Check("allocator", OK, facts.allocator)
+    faults = measured.block_faults
+    cost = (
+        None if faults is None else f"{faults:,} page faults and {measured.block_us / 1e3:.1f} ms for each 40 MiB block"
+    )
+    if faults is not None and faults < 1000:
+        return Check("allocator", OK, f"{facts.allocator}, which keeps large blocks", cost=cost)
+    # Blocks then come from one heap that is not given back: 0.7 ms instead of 35 ms for 40 MiB on a machine of ours.
+    variables = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 31)}
+    remedy = "export " + " ".join(f"{name}={value}" for name, value in variables.items())
+    finding = f"{facts.allocator}: each block over 32 MiB is new memory, faulted in page by page"
+    return Check("allocator", NOTE, finding, remedy, cost, variables)
+
+
+def clock(facts: Facts, measured: Measured) -> Check:
+    """A clock that is a system call costs a microsecond at each reading."""
+    cost = f"{measured.clock_ns:.0f} ns a reading"
+    if facts.clock is None:
+        return Check("clock", NOTE, "not visible here", cost=cost)
+    if facts.clock in ("hpet", "acpi_pm", "jiffies", "refined-jiffies", "xen") or measured.clock_ns > 500:
+        better = "tsc" if "tsc" in facts.clocks and facts.clock != "tsc" else None
+        path = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+        remedy = f"echo {better} | sudo tee {path}" if better else "boot with tsc=reliable"
+        return Check("clock", WARNING, f"{facts.clock}: slow to read", remedy, cost)
+    return Check("clock", OK, facts.clock, cost=cost)
+
+
+def steal(measured: Measured) -> Check:
+    """Time in which a CPU of ours wanted to run, and the hypervisor ran another guest."""
+    total = measured.after.total
+    since_boot = measured.after.steal / total if total else 0.0
+    cost = f"{100 * measured.steal_share:.2f} % while we looked, {100 * since_boot:.2f} % since the start"
+    few = measured.after.steal - measured.before.steal < _FEW_TICKS
+    worst = max(0.0 if few else measured.steal_share, since_boot)
+    if worst < 0.005:
+        return Check("steal", OK, "the hypervisor takes next to nothing", cost=cost)
+    remedy = "move to a host or instance type with dedicated cores"
+    return Check("steal", FAULT if worst > 0.05 else WARNING, "the hypervisor runs others on our CPUs", remedy, cost)
+
+
+def neighbours(measured: Measured) -> Check:
+    """What a spinning thread did not get, though it wanted nothing but to run."""
+    worst = max(measured.gaps, key=lambda gaps: gaps.max_us)
+    share = max(gaps.share for gaps in measured.gaps)
+    cost = "; ".join(_stolen(gaps) for gaps in measured.gaps)
+    if worst.max_us < 100 and share < 0.01:
+        return Check("neighbours", OK, "cores are left to us", cost=cost)
+    if worst.max_us < 1000 and share < 0.01:
+        return Check("neighbours", NOTE, f"gaps of up to {worst.max_us:,.0f} us", cost=cost)
+    taken = sum(gaps.taken or 0 for gaps in measured.gaps)
+    remedy: str | None
+    if measured.after.throttled_us > measured.before.throttled_us:
+        who, remedy = "the CPU quota stopped this control group, see throttling", None
+    elif taken:
+        who, remedy = f"other processes took the core {taken:,} times", "top -b -n 1 -o %CPU | head -n 15"
+    else:
+        who, remedy = "interrupts or the hypervisor", "move to a host or instance type with dedicated cores"
+    finding = f"a thread that wants to run waits for up to {worst.max_us / 1e3:,.1f} ms: {who}"
+    return Check("neighbours", FAULT if share > 0.2 else WARNING, finding, remedy, cost)
+
+
+def isa(facts: Facts, reaches: tuple[Reach, ...]) -> Check:
+    """Which vector instructions are there, and whether what computes uses them."""
+    best = widest(facts.isa)
+    limits = {name: facts.environment[name] for name in ISA_VARIABLES if name in facts.environment}
+    extra = [
+        name for name in ("avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "bf16") if name in facts.isa
+    ]
+    shown = " ".join([best or "none that we know", *extra])
+    told = "; ".join(f"{one.name}: {one.detail}" for one in reaches)
+    short = [one.name for one in reaches if one.isa is not None and best is not None and _RANK[one.isa] < _RANK[best]]
+    finding = f"{shown}{'; ' if told else ''}{told}"
+    if limits:
+        words = ", ".join(f"{name}={value}" for name, value in limits.items())
+        return Check("isa", WARNING, f"{finding}; limited by {words}", f"unset {' '.join(limits)}")
+    if short:
+        names = " and ".join(short)
+        return Check(
+            "isa", NOTE, f"{finding}; {names} does not reach {best}", "pip install --upgrade " + " ".join(short)
+        )
+    return Check("isa", OK, finding)
+
+
+def _stolen(gaps: Gaps) -> str:
+    where = "any CPU" if gaps.cpu is None else f"CPU {gaps.cpu}"
+    return (
+        f"{where}: {gaps.stolen_us:,.0f} us stolen in {gaps.seconds:.2f} s, "
+        f"{gaps.count:,} gaps, p99 {gaps.p99_us:,.0f} us, max {gaps.max_us:,.0f} us"
+    )
+
+
+_FEW_TICKS = 3  # of 10 ms: one tick in a second's look on one CPU would be 1 %
+_FLAGS = {  # the kernel's names, widest last
+    "sse2": "sse2",
+    "asimd": "neon",
+    "sse4_1": "sse4",
+    "avx": "avx",
+    "avx2": "avx2",
+    "sve": "sve",
+    "avx512f": "avx512",
+}
+_RANK = {name: rank for rank, name in enumerate(("none", *_FLAGS.values()))}
+
+
+def widest(flags: frozenset[str]) -> str | None:
+    """The widest of the vector instruction sets that we know: `avx512`, `avx2`, ... `neon`."""
+    return next((name for flag, name in reversed(_FLAGS.items()) if flag in flags), None)

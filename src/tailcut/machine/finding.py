@@ -1,0 +1,33 @@
+"""What the doctor says: a finding, how bad it is, what it costs, and the command that mends it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How much a finding matters, from least to most."""
+
+    OK = "ok"
+    NOTE = "note"  # good to know; nothing is wrong, or nobody inside can change it
+    WARNING = "warning"  # makes the tail longer
+    FAULT = "fault"  # spoils every measurement and every service
+
+
+OK, NOTE, WARNING, FAULT = Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding."""
+
+    name: str
+    severity: Severity
+    finding: str
+    remedy: str | None = None  # the exact command, for the user to run
+    cost: str | None = None  # measured here, where it can be
+    environment: Mapping[str, str] = field(default_factory=dict)  # the same remedy as variables of the process
+
+    def values(self) -> dict[str, object]:
+        """Fit for JSON."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"environment": dict(self.environment)}

@@ -1,0 +1,163 @@
+"""Checks of how the machine and the process are set up: each judges facts alone, and measures nothing."""
+
+from tailcut.machine.facts import THREAD_VARIABLES, Facts
+from tailcut.machine.finding import FAULT, NOTE, OK, WARNING, Check
+
+
+def governor(facts: Facts) -> Check:
+    """A slow clock after each idle moment is the first request's latency."""
+    if not facts.governors:
+        return Check("governor", NOTE, "not visible here: the host sets the frequency, or nothing does")
+    shown = ", ".join(facts.governors)
+    if facts.governors == ("performance",):
+        return Check("governor", OK, "performance: cores stay at full clock")
+    remedy = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    return Check("governor", WARNING, f"{shown}: cores slow down when idle and speed up late", remedy)
+
+
+def turbo(facts: Facts) -> Check:
+    """Turbo is fast and not steady: comparisons see the temperature too."""
+    if facts.turbo is None:
+        return Check("turbo", NOTE, "not visible here: the host decides")
+    if not facts.turbo:
+        return Check("turbo", OK, "off: the clock is steady")
+    remedy = (
+        "echo 1 | sudo tee /sys/devices/system/cpu/intel_pstate/no_turbo"
+        " || echo 0 | sudo tee /sys/devices/system/cpu/cpufreq/boost"
+    )
+    return Check("turbo", NOTE, "on: fast, but the clock depends on load and heat; switch it off to compare", remedy)
+
+
+def smt(facts: Facts) -> Check:
+    """Two threads on one core share its execution units."""
+    if not facts.siblings:
+        return Check("smt", OK, "no two of our CPUs are seen to share a core")
+    pairs = " ".join("+".join(map(str, cpus)) for cpus in facts.siblings)
+    first = ",".join(str(cpu) for cpu in facts.mask if all(cpu not in cpus[1:] for cpus in facts.siblings))
+    finding = f"our CPUs {pairs} share cores: work on one slows the other"
+    return Check("smt", NOTE, finding, f"taskset -c {first} COMMAND")
+
+
+def numa(facts: Facts) -> Check:
+    """The kernel takes pages away to see who faults on them."""
+    if facts.nodes < 2:
+        return Check("numa_balancing", OK, "one NUMA node: nothing to balance")
+    if facts.numa_balancing:
+        finding = (
+            f"on, with {facts.nodes} nodes: pages are unmapped to sample who uses them, and requests fault on them"
+        )
+        return Check("numa_balancing", WARNING, finding, "sudo sysctl kernel.numa_balancing=0")
+    return Check("numa_balancing", OK, f"off, with {facts.nodes} nodes")
+
+
+def huge_pages(facts: Facts) -> Check:
+    """Huge pages save misses; making one inside a request costs a stall."""
+    name, path = "transparent_huge_pages", "/sys/kernel/mm/transparent_hugepage"
+    if facts.thp is None:
+        return Check(name, NOTE, "not visible here")
+    if facts.thp == "always" and facts.thp_defrag == "always":
+        finding = "always, and compacted at once: a request's page fault may wait for memory to be moved"
+        return Check(name, WARNING, finding, f"echo defer+madvise | sudo tee {path}/defrag")
+    if facts.thp == "never":
+        finding = "never: memory that asks for huge pages does not get them"
+        return Check(name, NOTE, finding, f"echo madvise | sudo tee {path}/enabled")
+    return Check(name, OK, f"{facts.thp}, compaction {facts.thp_defrag or 'unknown'}")
+
+
+def quota(facts: Facts) -> Check:
+    """A quota is paid back in stalls."""
+    limit = facts.quota_cpus
+    if limit is None:
+        return Check("quota", OK, "no CPU quota on this control group")
+    if limit < 1 or limit != int(limit):
+        finding = f"{limit:g} CPUs: not a whole number, so that threads either idle or are stopped"
+        return Check("quota", WARNING, finding, f"docker update --cpus {max(1, round(limit))} CONTAINER")
+    if limit < len(facts.mask):
+        cpus = ",".join(map(str, facts.mask[: int(limit)]))
+        finding = f"{limit:g} CPUs of the {len(facts.mask)} in the mask: more threads than that are stopped together"
+        return Check("quota", NOTE, finding, f"docker update --cpuset-cpus {cpus} CONTAINER")
+    return Check("quota", OK, f"{limit:g} CPUs, no fewer than the mask has")
+
+
+def cpuset(facts: Facts) -> Check:
+    """Which CPUs are ours, and whether they lie together."""
+    shown = f"{len(facts.mask)} of {len(facts.online)} CPUs"
+    if len(facts.mask_nodes) > 1:
+        node = facts.mask_nodes[0]
+        finding = f"{shown}, on {len(facts.mask_nodes)} NUMA nodes: half of the memory is far from half of the threads"
+        return Check("cpuset", NOTE, finding, f"numactl --cpunodebind {node} --membind {node} COMMAND")
+    return Check("cpuset", OK, f"{shown} may be used")
+
+
+def isolated(facts: Facts) -> Check:
+    """The scheduler does not spread threads over isolated cores."""
+    inside = [cpu for cpu in facts.mask if cpu in facts.isolated]
+    if len(inside) > 1:
+        finding = f"our CPUs {_list(inside)} are isolated: threads that are not pinned one by one pile up on the first"
+        return Check("isolated_cores", WARNING, finding, f"taskset -c {inside[0]} COMMAND")
+    if facts.isolated and not inside:
+        finding = f"CPUs {_list(facts.isolated)} are isolated from the scheduler, and not ours"
+        return Check("isolated_cores", NOTE, finding, f"taskset -c {facts.isolated[0]} COMMAND")
+    return Check("isolated_cores", OK, "one isolated core, ours" if inside else "none: all CPUs are scheduled alike")
+
+
+def swap(facts: Facts) -> Check:
+    """A page that was swapped out comes back at a disk's speed."""
+    remedy = "sudo sysctl vm.swappiness=1"
+    if facts.swapped_bytes:
+        size = facts.swapped_bytes / (1 << 20)
+        return Check(
+            "swappiness", FAULT, f"{size:,.1f} MiB of this process are swapped out", f"sudo swapoff -a && {remedy}"
+        )
+    if not facts.swap_bytes:
+        return Check("swappiness", OK, "there is no swap")
+    if facts.swappiness is not None and facts.swappiness > 10:
+        finding = f"vm.swappiness is {facts.swappiness}, with swap: weights that rest for a while may leave memory"
+        return Check("swappiness", WARNING, finding, remedy)
+    return Check("swappiness", OK, f"vm.swappiness is {facts.swappiness}")
+
+
+def virtualisation(facts: Facts) -> Check:
+    """Inside a virtual machine, some causes cannot be seen or mended."""
+    if not facts.hypervisor:
+        return Check("virtualisation", OK, "no hypervisor is seen")
+    return Check("virtualisation", NOTE, "a virtual machine: the host's governor, turbo and neighbours are hidden")
+
+
+def perf(facts: Facts) -> Check:
+    """What the counters can tell about a tail."""
+    if not facts.missing:
+        return Check("perf", OK, "every counter works")
+    reasons = {one.reason: one for one in facts.missing}
+    names = {reason: [one.name for one in facts.missing if one.reason == reason] for reason in reasons}
+    finding = "; ".join(f"{reason}: no {', '.join(missing)}" for reason, missing in names.items())
+    return Check("perf", NOTE, finding, "; ".join(dict.fromkeys(one.remedy for one in reasons.values())))
+
+
+def threads(facts: Facts) -> Check:
+    """More threads than cores take turns, and each turn waits for the slowest."""
+    set_to = {name: facts.environment[name] for name in THREAD_VARIABLES if name in facts.environment}
+    wrong = {name: value for name, value in set_to.items() if not _within(value, facts.usable)}
+    right = dict.fromkeys(wrong or ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(facts.usable))
+    remedy = "export " + " ".join(f"{name}={value}" for name, value in right.items())
+    if wrong:
+        shown = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        finding = f"{shown}, and {facts.usable} usable: threads take turns on the cores"
+        return Check("threads", WARNING, finding, remedy, environment=right)
+    if facts.usable < len(facts.mask) and "OMP_NUM_THREADS" not in set_to:
+        finding = (
+            f"OMP_NUM_THREADS is not set: libraries start {len(facts.mask)} threads, and {facts.usable} are usable"
+        )
+        return Check("threads", WARNING, finding, remedy, environment=right)
+    shown = ", ".join(f"{name}={value}" for name, value in set_to.items()) or "no variable is set"
+    return Check("threads", OK, f"{shown}, and {facts.usable} usable")
+
+
+def _within(value: str, usable: int) -> bool:
+    """Whether every level of `4` or `4,2` asks for no more threads than are usable."""
+    parts = value.split(",")
+    return all(part.strip().isdigit() and 1 <= int(part) <= usable for part in parts)
+
+
+def _list(cpus: list[int] | tuple[int, ...]) -> str:
+    return ",".join(map(str, cpus))

@@ -1,0 +1,61 @@
+"""How long this process's threads stood ready for a CPU and did not have one (Linux; elsewhere nothing is known).
+
+/proc/self/task/TID/schedstat: time on a CPU, time waiting for one, slices (kernel documentation,
+scheduler/sched-stats.rst). Files stay open and are read in place, 2 us a thread.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_MOST_THREADS = 32
+
+
+class CpuWaiting:
+    """Reads the waiting times of the threads known at the last `refresh`."""
+
+    def __init__(self, tasks: Path = Path("/proc/self/task"), main: int | None = None) -> None:
+        self._tasks = tasks
+        self._main = str(os.getpid() if main is None else main)  # a process's first thread has its number
+        self._files: dict[str, int] = {}
+        self._waited: dict[str, int] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up threads that came, and drop those that went."""
+        with suppress(OSError):
+            names = sorted(os.listdir(self._tasks), key=int)[:_MOST_THREADS]  # noqa: PTH208  names, not paths
+            for gone in self._files.keys() - set(names):
+                os.close(self._files.pop(gone))
+                self._waited.pop(gone, None)
+            for name in names:
+                if name not in self._files:
+                    self._files[name] = os.open(self._tasks / name / "schedstat", os.O_RDONLY | os.O_CLOEXEC)
+                    self._waited[name] = self._read(name)
+
+    def longest_ns(self) -> tuple[int, int]:
+        """What the main thread has waited since the last call, and the longest that another has.
+
+        Both are 0 where the kernel does not tell.
+        """
+        main = other = 0
+        for name in self._files:
+            waited = self._read(name)
+            since, self._waited[name] = waited - self._waited[name], waited
+            if name == self._main:
+                main = since
+            else:
+                other = max(other, since)
+        return main, other
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def _read(self, name: str) -> int:
+        try:
+            return int(os.pread(self._files[name], 96, 0).split()[1])
+        except (OSError, IndexError, ValueError):
+            return self._waited.get(name, 0)

@@ -1,0 +1,168 @@
+"""The pytest plugin: the fixture `tailcut_benchmark`, saved baselines, and tests that fail where a function got slower.
+
+pytest loads this module in every run of whoever has Tailcut installed, so it imports nothing heavy until a test asks.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tailcut.lab.microbench import Benchmark, Function
+
+_NOISE = 0.05
+_SECONDS = 0.5
+_FOLDER = ".tailcut"  # of baselines that have a name and no path
+
+
+class Baselines:
+    """One test session's benchmarks: what was measured, and what it is compared with."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.save = _place(config, "tailcut_save")
+        self.compare = _place(config, "tailcut_compare")
+        self.report = _place(config, "tailcut_report")
+        self.noise: float = config.getoption("tailcut_noise")
+        self.seconds: float = config.getoption("tailcut_seconds")
+        self.functions: list[dict[str, Any]] = []
+        self.comparisons: list[dict[str, Any]] = []
+        self.against: list[dict[str, Any]] = []
+        self._last: dict[str, Any] = {}
+        self._earlier: dict[str, Any] | None = None
+        if self.compare is not None:
+            from tailcut.errors import UsageError  # noqa: PLC0415  only runs that compare want it
+            from tailcut.lab.microbench_record import read_microbench  # noqa: PLC0415
+
+            try:
+                self._earlier = read_microbench(self.compare)
+            except UsageError as error:
+                raise pytest.UsageError(f"--tailcut-compare: {error}") from None
+
+    def add(self, name: str, found: "Benchmark") -> None:
+        """Keep what a test measured; fail the test where a function is slower than its baseline."""
+        from tailcut.lab.microbench_record import changes, microbench_record  # noqa: PLC0415
+
+        self._last = microbench_record(found, machine={}, command="pytest")
+        for one in self._last["functions"]:
+            one["name"] = _name(name, one["name"], alone=len(found.functions) == 1)
+        for one in self._last["comparisons"]:
+            one |= {side: _name(name, one[side], alone=False) for side in ("name", "to")}
+        self.functions += self._last["functions"]
+        self.comparisons += self._last["comparisons"]
+        if self._earlier is not None:
+            entries = changes(self._last, self._earlier, self.noise)
+            self.against += entries
+            slower = [self._slower(entry) for entry in entries if entry["verdict"] == "worse"]
+            if slower:
+                pytest.fail("\n".join(slower), pytrace=False)
+
+    def record(self) -> dict[str, Any]:
+        """Everything measured in the session, in the form of `tailcut microbench --json`."""
+        from tailcut.machine.fingerprint import fingerprint  # noqa: PLC0415
+
+        found = self._last | {"functions": self.functions, "comparisons": self.comparisons, "machine": fingerprint()}
+        return found | ({"against": self.against} if self._earlier is not None else {})
+
+    def finish(self) -> None:
+        """Write what was asked for."""
+        if self.save is not None and self.functions:
+            from tailcut.lab.microbench_record import save_microbench  # noqa: PLC0415
+
+            self.save.parent.mkdir(parents=True, exist_ok=True)
+            save_microbench(self.save, self.record())
+        if self.report is not None and self.functions:
+            from tailcut.report.html import render_microbench_html  # noqa: PLC0415
+            from tailcut.runtime.profile import write_atomically  # noqa: PLC0415
+
+            write_atomically(self.report, render_microbench_html(self.record()))
+
+    def _slower(self, entry: Mapping[str, Any]) -> str:
+        from tailcut.report.words import nanoseconds, ratio  # noqa: PLC0415
+
+        where = os.path.relpath(self.compare or "")
+        return (
+            f"{entry['name']} got slower: {ratio(entry['ratio'])} of {nanoseconds(entry['before_ns'])} in "
+            f"{where} (99 % interval beyond the noise threshold of {self.noise:.0%})"
+        )
+
+
+_BASELINES = pytest.StashKey[Baselines]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options, all under one prefix."""
+    group = parser.getgroup("tailcut", "micro-benchmarks by Tailcut")
+    where = f"a path ending in .json, or a name: then {_FOLDER}/NAME.json below the root folder"
+    group.addoption("--tailcut-save", metavar="NAME", help=f"save what the benchmarks measure: {where}")
+    group.addoption("--tailcut-compare", metavar="NAME", help=f"fail tests slower than this saved run: {where}")
+    group.addoption("--tailcut-report", metavar="NAME.html", help="write an HTML report of the benchmarks")
+    group.addoption(
+        "--tailcut-noise", type=float, default=_NOISE, metavar="SHARE", help="a change below it is none (%(default)s)"
+    )
+    group.addoption(
+        "--tailcut-seconds", type=float, default=_SECONDS, metavar="S", help="for each function (%(default)s)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the baseline before any test runs: a wrong path is told at once."""
+    config.stash[_BASELINES] = Baselines(config)
+
+
+@pytest.fixture
+def tailcut_benchmark(request: pytest.FixtureRequest) -> "Callable[..., Benchmark]":
+    """Measures a function, or several by name, and returns a `tailcut.lab.microbench.Benchmark`."""
+    baselines = request.config.stash[_BASELINES]
+
+    def measure(
+        candidates: "Function | Sequence[Function] | Mapping[str, Function]", *, seconds: float | None = None
+    ) -> "Benchmark":
+        from tailcut.lab import benchmark  # noqa: PLC0415  sessions without benchmarks load no numpy for this
+
+        found = benchmark(candidates, seconds=baselines.seconds if seconds is None else seconds)
+        baselines.add(request.node.nodeid, found)
+        return found
+
+    return measure
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Save and report."""
+    session.config.stash[_BASELINES].finish()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """A line for each function that was measured, and where the files are."""
+    baselines = config.stash[_BASELINES]
+    if not baselines.functions:
+        return
+    from tailcut.report.words import bounds, nanoseconds, ratio  # noqa: PLC0415
+
+    changed = {entry["name"]: entry for entry in baselines.against}
+    terminalreporter.section("tailcut benchmarks: median of a call, 99 % interval")
+    for one in baselines.functions:
+        line = f"{one['name']}  {nanoseconds(one['median_ns']['point'])} ({bounds(one['median_ns'])})"
+        entry = changed.get(one["name"])
+        if entry is not None:
+            line += f"  {ratio(entry['ratio'])} of before: {entry['verdict']}"
+        elif baselines.compare is not None:
+            line += "  not in the baseline"
+        terminalreporter.write_line(line)
+    for word, path in (("saved to", baselines.save), ("report:", baselines.report)):
+        if path is not None:
+            terminalreporter.write_line(f"{word} {os.path.relpath(path)}")
+
+
+def _place(config: pytest.Config, option: str) -> Path | None:
+    given = config.getoption(option)
+    if not given:
+        return None
+    path = Path(given)
+    return path if path.suffix in {".json", ".html"} else config.rootpath / _FOLDER / f"{given}.json"
+
+
+def _name(test: str, function: str, *, alone: bool) -> str:
+    return test if alone else f"{test} {function}"

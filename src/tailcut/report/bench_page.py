@@ -1,0 +1,222 @@
+"""What the page of a load test says, as values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tailcut.report.charts import (
+    TONES,
+    Chart,
+    Point,
+    Series,
+    Tick,
+    curve,
+    linear,
+    logarithmic,
+    percentile_chart,
+)
+from tailcut.report.strips import Arm, Bar, Strips, ratio_bar, reach_of, strips
+from tailcut.report.words import count, load, milliseconds, round_milliseconds
+
+_MOST_CURVES = len(TONES)
+_BUSY = 0.9  # of a core for each client process
+_LIMITS = {
+    "misses": "it is missed",
+    "unclear": "the limit lies inside the interval, and nothing is shown",
+    "errors": "requests fail",
+    "client behind": "the client itself falls behind",
+}
+_RATE_LINES = (("p50", "c5"), ("p95", "c3"), ("p99", "c1"))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A percentile of a run against the earlier one."""
+
+    run: str
+    name: str
+    ratio: Mapping[str, float]
+    verdict: str
+    bar: Bar | None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPage:
+    """Everything the template shows."""
+
+    headline: str
+    lead: str
+    runs: tuple[tuple[str, str, Mapping[str, Any]], ...]
+    strips: Strips | None
+    curves: Chart | None
+    rates: Chart | None
+    facts: tuple[tuple[str, str, str], ...]
+    changes: tuple[Change, ...]
+    doubts: tuple[str, ...]
+
+
+def page(record: Mapping[str, Any]) -> BenchPage:
+    """Read a record of `tailcut bench`."""
+    runs = [(load(run), TONES[number % len(TONES)], run) for number, run in enumerate(record["runs"])]
+    shown = _spread([(words, tone, run, _quantiles(run)) for words, tone, run in runs if not run["client_behind"]])
+    changes = _changes(record)
+    head, lead = headline(record, changes)
+    return BenchPage(
+        head,
+        lead,
+        tuple(runs),
+        strips(
+            [
+                Arm(words, tone, f"{run['samples']:,} samples", points, _figures(run))
+                for words, tone, run, points in shown
+            ]
+        ),
+        percentile_chart(
+            [(words, tone, [(q, value) for q, value in points if q >= 0.25]) for words, tone, _, points in shown],
+            _ms,
+            "Latency by percentile of each run",
+            tick=round_milliseconds,
+        ),
+        _rates(record),
+        _facts(record),
+        changes,
+        tuple(doubts(record)),
+    )
+
+
+def headline(record: Mapping[str, Any], changes: Sequence[Change]) -> tuple[str, str]:
+    """The p99, or the change where an earlier result is compared with; never more than was measured."""
+    runs = record["runs"]
+    if "slo" in record:
+        return _answer(record["slo"], record["target"])
+    failed = sum(sum(run["errors"].values()) for run in runs)
+    lead = f"{sum(run['samples'] for run in runs):,} requests answered by {record['target']}"
+    lead += f", {failed:,} failed." if failed else ", none failed."
+    if changes:
+        worse = sum(one.verdict == "worse" for one in changes)
+        better = sum(one.verdict == "better" for one in changes)
+        if worse:
+            return f"{worse} of {len(changes)} percentiles got worse", lead
+        words = f"{better} of {len(changes)} percentiles got better" if better else "Nothing proven changed"
+        return words, lead
+    known = [run for run in runs if run["latency_ms"]["p99"] is not None]
+    if not known:
+        return "p99 unknown", f"{lead} A p99 takes 459 samples in a run, and a client that keeps its plan."
+    if len(known) == 1:
+        return f"p99 {milliseconds(known[0]['latency_ms']['p99'])} ms", f"At {load(known[0])}: {lead}"
+    ends = sorted(run["latency_ms"]["p99"] for run in known)
+    return f"p99 {milliseconds(ends[0])} to {milliseconds(ends[-1])} ms", f"Over {len(known)} loads: {lead}"
+
+
+def _answer(slo: Mapping[str, Any], target: str) -> tuple[str, str]:
+    """What a search for the highest rate within a limit found."""
+    limit = f"{slo['percentile']} within {slo['slo_ms']:g} ms"
+    why = _LIMITS.get(slo["limited_by"], slo["limited_by"])
+    if not slo["met"]:
+        return f"No rate keeps {limit}", f"at {target}: at the lowest one, {why or 'nothing was shown'}."
+    above = f" Above it, {why}." if why else ""
+    return (
+        f"{count(slo['highest_rate'])} requests a second",
+        f"is the highest rate shown to keep {limit} at {target}.{above}",
+    )
+
+
+def _facts(record: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """A named scenario's metric."""
+    if "scenario" not in record:
+        return ()
+    found = record["scenario"]
+    ends = found["interval"]
+    spread = "" if ends is None else f"99 % interval {ends[0]:,.4g} to {ends[1]:,.4g}; "
+    value = "unknown" if found["value"] is None else f"{found['value']:,.4g}"
+    return ((f"{found['name']}: {found['metric']}", value, f"{spread}{found['note']}"),)
+
+
+def doubts(record: Mapping[str, Any]) -> list[str]:
+    """What a careful reader would ask before believing the figures."""
+    found = []
+    for run in record["runs"]:
+        if run["client_behind"]:
+            found.append(
+                f"{load(run)}: the client itself fell behind its plan (p99 {run['client_lateness_p99_ms']} ms), so its "
+                "percentiles would not be the server's"
+            )
+        elif run.get("client_cpu", 0) > _BUSY * run.get("client_processes", 1):
+            found.append(
+                f"{load(run)}: the client kept {run['client_cpu']:.2f} cores busy: its own speed may be the limit"
+            )
+        elif run["latency_ms"]["p99"] is None:
+            found.append(f"{load(run)}: {run['samples']:,} samples are too few for a p99, which takes 459")
+    return found
+
+
+def _figures(run: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: run["latency_ms"][name] for name in ("p50", "p95", "p99")}
+
+
+def _quantiles(run: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Quantiles in milliseconds, the lowest ones too, from the latencies that the record keeps."""
+    values = np.sort(np.asarray(run.get("latencies_us") or [], float)) / 1e3
+    if len(values) < 8:
+        return []
+    low = [(q, float(values[int(q * (len(values) - 1))])) for q in (0.0, 0.1)]
+    return [*low, *curve(values)]
+
+
+def _spread(entries: list[Any]) -> list[Any]:
+    """As many as there are colours, evenly from first to last."""
+    entries = [entry for entry in entries if entry[3]]
+    if len(entries) <= _MOST_CURVES:
+        return entries
+    places = np.linspace(0, len(entries) - 1, _MOST_CURVES).round().astype(int)
+    return [
+        (words, TONES[number], run, points) for number, (words, _, run, points) in enumerate(entries[i] for i in places)
+    ]
+
+
+def _rates(record: Mapping[str, Any]) -> Chart | None:
+    """Latency against offered rate, where there are three open runs or more; with the limit of a search."""
+    slo = record.get("slo")
+    runs = slo["curve"] if slo else [run for run in record["runs"] if run["mode"] == "open"]
+    swept = sorted(
+        (run for run in runs if run["rate_offered"] and run["latency_ms"]["p50"] is not None),
+        key=lambda run: run["rate_offered"],
+    )
+    if len(swept) < 3:
+        return None
+    series = [
+        Series(name, tone, tuple(_rate_point(run, name) for run in swept if run["latency_ms"].get(name) is not None))
+        for name, tone in _RATE_LINES
+    ]
+    kept = tuple(one for one in series if one.points)
+    rule = Tick(slo["slo_ms"], f"limit {slo['slo_ms']:g} ms") if slo else None
+    values = [point.y for one in kept for point in one.points] + ([rule.value] if rule else [])
+    x = linear(
+        0, max(run["rate_offered"] for run in swept) * 1.04, "requests a second, offered", lambda rate: f"{rate:,.6g}"
+    )
+    y = logarithmic(min(values) / 1.25, max(values) * 1.25, "latency", round_milliseconds)
+    return Chart("Latency against the offered rate", x, y, kept, rule)
+
+
+def _rate_point(run: Mapping[str, Any], name: str) -> Point:
+    rate, value = run["rate_offered"], run["latency_ms"][name]
+    return Point(rate, value, f"{count(rate)}/s", f"{milliseconds(value)} ms")
+
+
+def _changes(record: Mapping[str, Any]) -> tuple[Change, ...]:
+    entries = [
+        (load(record["runs"][entry["run"]]), name, found)
+        for entry in record.get("comparison", [])
+        for name, found in entry["percentiles"].items()
+    ]
+    reach = reach_of([found["ratio"] for _, _, found in entries]) if entries else 1.0
+    return tuple(
+        Change(run, name.replace("_", "."), found["ratio"], found["verdict"], ratio_bar(found["ratio"], reach))
+        for run, name, found in entries
+    )
+
+
+def _ms(value: float) -> str:
+    return f"{milliseconds(value)} ms"

@@ -1,0 +1,143 @@
+"""Results as Markdown for pull requests: the same figures as the HTML pages, in tables that stay narrow.
+
+Names come from strangers: whatever Markdown or HTML would read into them is escaped.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tailcut.report import bench_page, microbench_page
+from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
+from tailcut.report.tune_page import ARMS, headline, waterfall
+from tailcut.report.words import bounds, count, load, milliseconds, nanoseconds, ratio
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
+
+
+def tune_markdown(result: Mapping[str, Any]) -> str:
+    """The outcome of a tune.
+
+    Args:
+        result: what `tailcut tune --json` prints.
+    """
+    title, sentence = headline(result)
+    parts = [f"### {_text(result['model']['name'])}: {title}", _text(sentence)]
+    checked = result["verification"]
+    if checked is not None:
+        rows = [
+            [
+                name,
+                *(milliseconds(checked[name][f"{p}_ms"]) for p in ("p50", "p95", "p99")),
+                _interval(checked[name]),
+                count(checked[name]["samples"]),
+                count(checked[name]["throughput"]),
+            ]
+            for name in ARMS
+        ]
+        heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", "requests/s"]
+        parts.append(_table(heads, rows))
+        parts.append(
+            f"p99 to the baseline {ratio(checked['p99_ratio'])}, to the reference "
+            f"{ratio(checked['reference_p99_ratio'])}; throughput {ratio(checked['throughput_ratio'])}."
+        )
+    rungs = [
+        [
+            step.name,
+            " <br> ".join(_code(one.entry["setting"]) for one in step.kept) or "nothing",
+            str(len(step.dropped)),
+            _text(" / ".join(one.short for one in step.kept) or step.note),
+        ]
+        for step in waterfall(result).steps
+    ]
+    parts.append(_table(["rung", "kept", "dropped", "why"], rungs))
+    accuracy = result["accuracy"]
+    if accuracy:
+        parts.append(f"Worst cosine with the float32 answers: {accuracy['worst']:.6f}.")
+    parts.append(_details(result["command"], result["machine"]))
+    return "\n\n".join(parts)
+
+
+def bench_markdown(record: Mapping[str, Any]) -> str:
+    """A load test.
+
+    Args:
+        record: what `tailcut bench --json` prints.
+    """
+    page = bench_page.page(record)
+    parts = [f"### {_text(page.headline)}", _text(page.lead)]
+    rows = []
+    for run in record["runs"]:
+        latency = run["latency_ms"]
+        failed = ", ".join(f"{number} x {kind}" for kind, number in run["errors"].items()) or "0"
+        figures = [milliseconds(latency[name]) for name in ("p50", "p95", "p99")]
+        rows.append(
+            [load(run), count(run["rate_achieved"]), count(run["samples"]), *figures, _interval(run), _text(failed)]
+        )
+    heads = ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"]
+    parts.append(_table(heads, rows))
+    parts += [f"{_text(term)}: {value} {_text(note)}".rstrip() for term, value, note in page.facts]
+    if page.changes:
+        changed = [[one.run, one.name, ratio(one.ratio), _verdict(one.verdict, one.verdict)] for one in page.changes]
+        parts.append(_table(["load", "percentile", "to the earlier result", "verdict"], changed))
+    parts += [f"> {_text(line)}" for line in page.doubts]
+    parts.append(_details(record["command"], record["machine"]))
+    return "\n\n".join(parts)
+
+
+def microbench_markdown(record: Mapping[str, Any]) -> str:
+    """A micro-benchmark.
+
+    Args:
+        record: what `tailcut microbench --json` prints.
+    """
+    title, sentence = microbench_page.headline(record)
+    counted = count_columns(record)
+    rows = [
+        [_code(one["name"]), nanoseconds(one["median_ns"]["point"]), bounds(one["median_ns"])]
+        + [nanoseconds(one["p95_ns"] and one["p95_ns"]["point"]), str(one["samples"]), outlier_words(one["outliers"])]
+        + [words[number] for _, words in counted]
+        for number, one in enumerate(record["functions"])
+    ]
+    heads = ["function", "median", "99 % interval", "p95", "samples", "outliers", *(title for title, _ in counted)]
+    parts = [f"### {_text(title)}", _text(sentence), _table(heads, rows)]
+    changes = microbench_page.page(record).changes
+    if changes:
+        compared = [
+            [_code(one.name), _text(one.to), ratio(one.ratio, 3), _verdict(one.verdict, one.words)] for one in changes
+        ]
+        parts.append(_table(["function", "to", "ratio of times", "verdict"], compared))
+    parts += [f"> {_text(line)}" for line in doubts(record)]
+    parts += [f"{harness_words(record).capitalize()}.", _details(record["command"], record["machine"])]
+    return "\n\n".join(parts)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    figures = [all(row[place][:1].isdigit() or row[place] == "unknown" for row in rows) for place in range(len(heads))]
+    rule = "|".join("---:" if right else "---" for right in figures)
+    lines = [f"| {' | '.join(heads)} |", f"|{rule}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _details(command: str, machine: Mapping[str, Any]) -> str:
+    names = ("cpu", "usable_cpus", "isa", "system", "python")
+    facts = ", ".join(f"{name} {machine[name]}" for name in names if name in machine)
+    return f"<details><summary>command and machine</summary>\n\n{_code(command)}\n\n{_text(facts)}\n\n</details>"
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    ends = entry["p99_interval_ms"]
+    return "unknown" if ends is None else f"{milliseconds(ends[0])} to {milliseconds(ends[1])}"
+
+
+def _verdict(verdict: str, words: str) -> str:
+    return f"**{words}**" if verdict in {"better", "worse"} else words
+
+
+def _text(words: str) -> str:
+    return _SPECIAL.sub(r"\\\1", " ".join(words.split()))
+
+
+def _code(words: str) -> str:
+    """Code of one line; a bar would end a table's cell, and a backtick the code."""
+    return f"`{' '.join(words.split()).replace('`', chr(39)).replace('|', '¦')}`"

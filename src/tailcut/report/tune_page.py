@@ -1,0 +1,209 @@
+"""What the page of a tune says, as values: the headline, the strips before and after, and the rungs as a waterfall."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tailcut.report.charts import Chart, Tick, percentile_chart
+from tailcut.report.strips import Arm, Bar, Mark, Strips, ratio_bar, strips
+from tailcut.report.words import milliseconds, ratio, round_milliseconds
+
+ARMS = ("baseline", "reference", "tuned")
+ARM_WORDS = {
+    "baseline": "the engine's defaults, one call a request, JSON over HTTP",
+    "reference": "the same defaults behind the binary wire",
+    "tuned": "the settings of the profile",
+}
+VERDICT_WORDS = {
+    "kept": "kept",
+    "better": "not kept",
+    "worse": "slower",
+    "indistinct": "no proof",
+    "rejected": "rejected",
+    "skipped": "not tried",
+}
+_FINEST = 1.06  # a track is never drawn finer than this ratio each way
+_MARKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One candidate: its verdict in a word, what it did and why it stayed or went."""
+
+    entry: Mapping[str, Any]
+    css: str
+    word: str
+    short: str
+    bar: Bar | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rung: where p99 stood before and after it, and where each dropped candidate would have put it."""
+
+    number: int
+    name: str
+    note: str
+    kept: tuple[Tried, ...]
+    tried: tuple[Tried, ...]
+    before: float
+    after: float
+    ghosts: tuple[Mark, ...]
+    said: str
+
+    @property
+    def dropped(self) -> tuple[Tried, ...]:
+        """Those that were tried and went."""
+        return tuple(one for one in self.tried if one.css not in {"kept", "skipped"})
+
+    @property
+    def untried(self) -> int:
+        """Those that the budget left no time for."""
+        return sum(one.css == "skipped" for one in self.tried)
+
+
+@dataclass(frozen=True, slots=True)
+class Waterfall:
+    """The rungs in their order, on one axis of ratios to where the climb began."""
+
+    steps: tuple[Step, ...]
+    ticks: tuple[Mark, ...]
+
+
+def headline(result: Mapping[str, Any]) -> tuple[str, str]:
+    """What was gained, in a few large words and a sentence; nothing is claimed that its interval does not hold."""
+    checked = result["verification"]
+    if checked is None:
+        return "Not verified", "The tune was interrupted. The profile holds the best settings found until then."
+    found, samples = checked["p99_ratio"], checked["tuned"]["samples"]
+    if found is None:
+        return (
+            "p99 unknown",
+            f"{samples:,} samples cannot tell p99: it takes 459 in each arm. Raise the budget or the rate.",
+        )
+    size = f"{samples:,} requests in each arm"
+    bounds = f"99 % interval x{found['low']:.2f} to x{found['high']:.2f}, {size}"
+    if found["high"] < 1:
+        gain = f"99 % interval {_times(found['high'])} to {_times(found['low'])}, {size}"
+        rate = f"{result['objective']['rate']:,.6g} a second"
+        return (
+            f"p99 {_times(found['point'])} shorter",
+            f"than the baseline at the same offered rate of {rate} ({gain}).",
+        )
+    if found["low"] > 1:
+        return (
+            "p99 got longer",
+            f"x{found['point']:.2f} of the baseline's ({bounds}). Do not use this profile; tune again.",
+        )
+    return "No proven gain", f"p99 is x{found['point']:.2f} of the baseline's ({bounds}): not to be told apart."
+
+
+def tune_facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The verified ratios and the deadline, each with what it is measured against."""
+    checked = result["verification"]
+    if checked is None:
+        return []
+    found = [
+        ("p99 to the reference", *_ratio_words(checked["reference_p99_ratio"])),
+        ("throughput to the baseline", *_ratio_words(checked["throughput_ratio"])),
+    ]
+    if result["objective"]["slo_ms"]:
+        met = {True: "met", False: "missed", None: "too near to tell"}[checked.get("slo_met")]
+        found.append((f"deadline of {result['objective']['slo_ms']:g} ms", met, "judged by the p99's interval"))
+    accuracy = result["accuracy"]
+    if accuracy:
+        found.append(("answers", f"{accuracy['worst']:.5f}", "worst cosine with the float32 answers"))
+    return found
+
+
+def before_after(result: Mapping[str, Any]) -> tuple[Strips | None, Chart | None]:
+    """The arms' latency as strips, and as curves by percentile."""
+    checked = result["verification"]
+    if checked is None:
+        return None, None
+    deadline = result["objective"]["slo_ms"]
+    arms = [
+        Arm(name, name, ARM_WORDS[name], arm["curve"], {p: arm[f"{p}_ms"] for p in ("p50", "p95", "p99")})
+        for name, arm in ((name, checked[name]) for name in ARMS)
+    ]
+    curves = [(name, name, checked[name]["curve"]) for name in ARMS]
+    rule = Tick(deadline, f"deadline {deadline:g} ms") if deadline else None
+    label = "Latency by percentile of baseline, reference and tuned"
+    chart = percentile_chart(curves, _ms, label, tick=round_milliseconds, rule=rule)
+    return strips(arms, deadline), chart
+
+
+def waterfall(result: Mapping[str, Any]) -> Waterfall:
+    """Rung by rung, how far the tail came down, as the product of what each kept candidate was measured to do."""
+    level, raw = 1.0, []
+    for number, rung in enumerate(result["rungs"], 1):
+        before, kept, ghosts, tried = level, [], [], []
+        names = (rung["kept"] or "").split(" + ")
+        for entry in rung["candidates"]:
+            stays = entry["verdict"] == "better" and entry["setting"] in names
+            one = _tried(entry, stays=stays)
+            tried.append(one)
+            if stays:
+                kept.append(one)
+                level *= entry["tail_ratio"]["point"] if entry["tail_ratio"] else 1.0
+            elif entry["tail_ratio"]:
+                ghosts.append((level * entry["tail_ratio"]["point"], one.css))
+        raw.append((number, rung, before, level, tuple(kept), tuple(tried), ghosts))
+    return _placed(raw)
+
+
+def _placed(raw: Sequence[tuple[Any, ...]]) -> Waterfall:
+    levels = [1.0, *(level for entry in raw for level in (entry[3], *(ghost for ghost, _ in entry[6])))]
+    low, high = min(*levels, 1 / _FINEST) / 1.1, max(*levels, _FINEST) * 1.1
+
+    def place(value: float) -> float:
+        return round(100 * min(1.0, max(0.0, math.log(value / low) / math.log(high / low))), 2)
+
+    steps = tuple(
+        Step(
+            number,
+            rung["name"],
+            rung["note"] or "nothing kept",
+            kept,
+            tried,
+            place(before),
+            place(after),
+            tuple(Mark(place(level), css) for level, css in ghosts),
+            "" if not kept or abs(after / before - 1) < 0.005 else f"p99 x{after / before:.2f}",
+        )
+        for number, rung, before, after, kept, tried, ghosts in raw
+    )
+    ticks = tuple(Mark(place(value), text=f"x{value:g}") for value in _MARKS if low <= value <= high)
+    return Waterfall(steps, ticks)
+
+
+def _tried(entry: Mapping[str, Any], *, stays: bool) -> Tried:
+    css = "kept" if stays else entry["verdict"]
+    found = entry["tail_ratio"]
+    if css in {"rejected", "skipped"} or found is None:
+        short = entry["reason"]
+    elif css == "better":
+        short = entry["reason"].rpartition("not kept: ")[2]
+    elif stays:
+        short = entry["reason"]
+    else:
+        short = f"{entry['ratio_of']} {ratio(found)}"
+    return Tried(entry, css, VERDICT_WORDS[css], short, ratio_bar(found))
+
+
+def _ratio_words(found: Mapping[str, float] | None) -> tuple[str, str]:
+    if found is None:
+        return "unknown", "too few samples"
+    return f"x{found['point']:.2f}", f"{found['low']:.2f} to {found['high']:.2f}"
+
+
+def _times(value: float) -> str:
+    if value <= 0:
+        return "unboundedly"
+    times = 1 / value
+    return f"{times:.2f} times" if times < 10 else f"{times:.3g} times"
+
+
+def _ms(value: float) -> str:
+    return f"{milliseconds(value)} ms"

@@ -1,0 +1,53 @@
+"""Figures as every report writes them; what is unknown is said to be."""
+
+from collections.abc import Mapping
+
+_TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds to about four digits."""
+    if value is None:
+        return "unknown"
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.1f}"
+
+
+def round_milliseconds(value: float) -> str:
+    """A round number of milliseconds, as axes have them."""
+    return f"{value:g} ms"
+
+
+def nanoseconds(value: float | None) -> str:
+    """A time in the unit that suits it, to four digits."""
+    if value is None:
+        return "unknown"
+    size, unit = next(((size, unit) for size, unit in _TIMES if abs(value) >= size), _TIMES[-1])
+    return f"{value / size:.4g} {unit}"
+
+
+def count(value: float | None) -> str:
+    """A number of things, or of things a second."""
+    return "unknown" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.4g}"
+
+
+def ratio(value: Mapping[str, float] | None, digits: int = 2) -> str:
+    """A ratio with its interval."""
+    if value is None:
+        return "unknown"
+    return f"x{value['point']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
+
+
+def bounds(interval: Mapping[str, float] | None) -> str:
+    """An interval of nanoseconds, without its point."""
+    return "unknown" if interval is None else f"{nanoseconds(interval['low'])} to {nanoseconds(interval['high'])}"
+
+
+def load(run: Mapping[str, object]) -> str:
+    """What a run of a load test offered."""
+    if run["mode"] == "closed":
+        return f"{run['concurrency']} in flight"
+    offered, arrivals = run["rate_offered"], run.get("arrivals")
+    if not isinstance(offered, int | float):
+        return "all at once"
+    kind = "" if arrivals in {None, "poisson"} else f", {arrivals}"
+    return f"{offered:,.6g}/s offered{kind}"

@@ -1,0 +1,205 @@
+"""Why the slowest requests were slow: records and events in, one verdict out. Pure.
+
+The slowest one per cent stands beside the requests around the median. What the slow ones took longer is split by stage;
+what coincided (garbage collection, waiting for a CPU, a quota's throttling, a stalled loop) is charged with the time
+that it overlapped them more than it overlapped the median ones. The cause is what explains most.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tailcut.runtime.timeline import FIELDS, MARKS, STAGES, Event
+from tailcut.stats import Sample, percentile, samples_needed
+
+SLOW_SHARE = 0.01
+_FEWEST = 50  # requests, below which there is no tail to speak of
+_LOOKED_AT = 300  # slow requests, of which the batch ahead is looked for
+_WORST = 20  # shown one by one
+_NAMED = 0.35  # of the time above the median: what coincided is the cause from here on
+_NEAR = 0.8  # of the largest share: near enough for the more telling name
+_BUSY = 0.85  # of the time the engine computes: then waiting is for want of capacity
+_COLUMN = {name: number for number, name in enumerate(FIELDS)}
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+COINCIDENCES = {  # what may happen to a process, and what to do about it
+    "gc": ("garbage collection", "set memory.gc_freeze in the profile, or make less garbage in the process"),
+    "throttled": ("the CPU quota stopping the process", "raise the quota, or run fewer threads than it has CPUs"),
+    "cpu_wait": ("waiting for a CPU that was busy", "run fewer threads, or give the server cores of its own"),
+    "loop_stall": ("the event loop being held up", "look for blocking calls in the process; use dispatch = 'worker'"),
+    "page_fault": ("page faults", "set memory.prefault in the profile, and look for memory pressure"),
+}
+# Kinds of events that are one coincidence, each with the moments of a request between which it can have cost it time.
+_KINDS = {"cpu_wait": {"loop_wait": ("ended", "written"), "engine_wait": ("formed", "ended")}}
+_SERVING = ("ready", "written")  # what happened to us while the client was still sending cost it nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One explanation, the share of the time above the median that it explains, and what to do."""
+
+    name: str
+    share: float
+    words: str
+    advice: str
+
+
+def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch: int = 1) -> dict[str, Any]:
+    """What the slowest requests spent their time on, and why, as a JSON object.
+
+    Args:
+        records: int64 [requests, fields] of a timeline.
+        events: of the process, in any order.
+        max_batch: of the model, for the advice.
+    """
+    total = (records[:, len(MARKS) - 1] - records[:, 0]) / 1e3 if len(records) else np.empty(0)
+    found: dict[str, Any] = {"requests": len(records), "total_us": _percentiles(total)}
+    if len(records) < _FEWEST:
+        return found | {"verdict": f"{len(records)} requests are too few to have a tail: it takes {_FEWEST}"}
+    order = np.argsort(total, kind="stable")
+    slow = records[order[-max(3, int(len(order) * SLOW_SHARE)) :]]
+    usual = records[order[int(len(order) * 0.45) : int(len(order) * 0.55) + 1]]
+    above = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
+    stages = {name: (_stage_us(usual, name), _stage_us(slow, name)) for name in STAGES}
+    coincided = _coincidences(slow, usual, events)
+    cause = _cause(records, slow, usual, coincided, max_batch)
+    return found | {
+        "above_median_us": round(above, 1),
+        "stages": {
+            name: {"median_us": round(a, 1), "slowest_us": round(b, 1), "share": round((b - a) / above, 3)}
+            for name, (a, b) in stages.items()
+        },
+        "coincided": coincided,
+        "cause": asdict(cause),
+        "verdict": f"{cause.share:.0%} of the time above the median is {cause.words}: {cause.advice}",
+        "worst": list(_worst(records[order[: -_WORST - 1 : -1]], events)),
+    }
+
+
+def _cause(
+    records: np.ndarray, slow: np.ndarray, usual: np.ndarray, coincided: Mapping[str, Any], max_batch: int
+) -> Cause:
+    most = max([entry["share"] for entry in coincided.values()], default=0.0)
+    for name, entry in coincided.items():  # the more telling first: a collection stalls the loop too
+        if entry["share"] >= max(_NAMED, _NEAR * most):
+            words, advice = COINCIDENCES[name]
+            return Cause(name, entry["share"], words, advice)
+    above = np.mean(_total_us(slow)) - np.mean(_total_us(usual))
+    shares = {name: float((_stage_us(slow, name) - _stage_us(usual, name)) / above) for name in STAGES}
+    name = max(shares, key=lambda stage: shares[stage])
+    words, advice = _stage_words(name, records, slow, usual, max_batch)
+    return Cause(name, min(shares[name], 1.0), words, advice)
+
+
+def _stage_words(
+    name: str, records: np.ndarray, slow: np.ndarray, usual: np.ndarray, max_batch: int
+) -> tuple[str, str]:
+    """The cause and the advice for a stage."""
+    if name == "queue":
+        return _queue_words(records, slow, max_batch)
+    batch = [float(np.mean(part[:, _COLUMN["batch_rows"]])) for part in (slow, usual)]
+    if name == "compute":
+        if batch[0] > 1.5 * batch[1]:
+            lower = max(1, int(batch[1]))
+            return f"computing in larger batches ({batch[0]:.0f} rows, the usual {batch[1]:.0f})", _lower_to(lower)
+        return "the engine taking longer for the same work", "see `tailcut doctor` for what disturbs this machine"
+    return {
+        "receive": ("clients sending slowly", "the server waits for their bytes: a buffering proxy in front helps"),
+        "dispatch": ("waking a worker thread", "try io.spin_us or dispatch = 'inline' in the profile"),
+        "deliver": ("the event loop getting to the answer", "the loop is busy: give it a core, or use --workers"),
+        "encode": ("encoding answers", "ask for binary outputs instead of JSON"),
+        "write": ("clients reading slowly", "answers wait in the socket: the client or the network is the limit"),
+    }[name]
+
+
+def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch: int) -> tuple[str, str]:
+    began, ended, rows = (records[:, _COLUMN[name]] for name in ("began", "ended", "batch_rows"))
+    _, first = np.unique(began, return_index=True)  # one record a batch
+    began, ended, rows = began[first], ended[first], rows[first]
+    span = max(1, int(ended.max() - began.min()))
+    busy = min(1.0, float((ended - began).sum()) / span)
+    typical = int(np.median(rows))
+    largest = int(np.median([_rows_ahead(one, began, ended, rows) for one in slow[:_LOOKED_AT]] or [typical]))
+    if largest > max(2 * typical, 1):
+        return f"queueing behind batches of {largest}", _lower_to(max(1, largest // 4))
+    if busy >= _BUSY:
+        more = "more instances, --workers, or a lower rate" if largest >= max_batch else f"max_batch above {max_batch}"
+        return f"queueing, with the engine busy {busy:.0%} of the time", f"it needs capacity: {more}"
+    return "queueing behind bursts of arrivals", "the engine is idle between them: more instances shorten the line"
+
+
+def _rows_ahead(one: np.ndarray, began: np.ndarray, ended: np.ndarray, rows: np.ndarray) -> int:
+    """The size of the batch that kept a request waiting longest; batches are sorted by their beginning."""
+    ready, own = int(one[_COLUMN["ready"]]), int(one[_COLUMN["began"]])
+    place = slice(*np.searchsorted(began, [ready - int((ended - began).max()), own]))
+    shared = np.minimum(ended[place], own) - np.maximum(began[place], ready)
+    return int(rows[place][shared.argmax()]) if len(shared) and shared.max() > 0 else int(one[_COLUMN["batch_rows"]])
+
+
+def _lower_to(rows: int) -> str:
+    return f"lower max_batch to {rows}"
+
+
+def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) -> dict[str, dict[str, float | int]]:
+    found: dict[str, dict[str, float | int]] = {}
+    above_us = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
+    for name in COINCIDENCES:
+        kinds = _KINDS.get(name, {name: _SERVING})
+        mine = [event for event in events if event.kind in kinds]
+        if not mine:
+            continue
+        hit, spent = _overlap(slow, mine, kinds)
+        usual_hit, usual_spent = _overlap(usual, mine, kinds)
+        found[name] = {
+            "events": len(mine),
+            "longest_us": round(max(event.amount_ns for event in mine) / 1e3, 1),
+            "slowest_hit": round(hit, 3),
+            "median_hit": round(usual_hit, 3),
+            "share": round(min(1.0, max(0.0, (spent - usual_spent) / max(above_us, 1e-9))), 3),
+        }
+    return found
+
+
+def _overlap(records: np.ndarray, events: Sequence[Event], kinds: Mapping[str, tuple[str, str]]) -> tuple[float, float]:
+    """The share of requests that an event overlapped, and the mean microseconds that it may have cost them."""
+    cost = np.zeros(len(records))
+    for kind, (first, last) in kinds.items():
+        bounds = [(one.start_ns, one.end_ns, one.amount_ns) for one in events if one.kind == kind]
+        if bounds:
+            start, end, amount = np.array(bounds, np.int64).T
+            begin, finish = records[:, _COLUMN[first]][:, None], records[:, _COLUMN[last]][:, None]
+            cost += np.clip(np.minimum(finish, end) - np.maximum(begin, start), 0, amount).sum(axis=1)
+    return float((cost > 0).mean()), float(cost.mean()) / 1e3
+
+
+def _worst(records: np.ndarray, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
+    """The slowest requests one by one, with their moments in microseconds from their own start."""
+    for row in records:
+        start, end = int(row[0]), int(row[len(MARKS) - 1])
+        yield {
+            "start_ns": start,
+            "marks_us": {name: round((int(row[number]) - start) / 1e3, 1) for number, name in enumerate(MARKS)},
+            **{name: int(row[_COLUMN[name]]) for name in ("rows", "batch_rows", "body_bytes", "status")},
+            "coincided": sorted({event.kind for event in events if event.start_ns < end and event.end_ns > start}),
+        }
+
+
+def _percentiles(values: np.ndarray) -> dict[str, float | None]:
+    known: dict[str, float | None] = dict.fromkeys([*_QUANTILES, "max"])
+    if len(values) >= 2:
+        sample = Sample.of(values)
+        for name, q in _QUANTILES.items():
+            if len(sample) >= samples_needed(q):
+                known[name] = round(percentile(sample, q), 1)
+        known["max"] = round(float(sample.values[-1]), 1)
+    return known
+
+
+def _total_us(records: np.ndarray) -> np.ndarray:
+    return np.asarray((records[:, len(MARKS) - 1] - records[:, 0]) / 1e3)
+
+
+def _stage_us(records: np.ndarray, stage: str) -> float:
+    number = STAGES.index(stage)
+    return float(np.mean(records[:, number + 1] - records[:, number])) / 1e3

@@ -1,0 +1,116 @@
+"""What the server says of itself and its models, as the JSON objects of the protocol: HTTP sends them as they are.
+
+gRPC's messages have the same fields, so it sends them too. Nothing here is estimated: what is not measured is 0, and
+docs/reference/protocol.md names it.
+"""
+
+import time
+from dataclasses import astuple
+from importlib.metadata import version as installed_version
+from typing import Any
+
+from tailcut.memory.shared import Region
+from tailcut.runtime.timeline import FIELDS, Events
+from tailcut.server.catalog import Catalog
+from tailcut.server.served import Served
+from tailcut.spec import DType, TensorSpec
+from tailcut.wire.v2 import model_metadata, server_metadata
+
+_TRAIL_MOST = 8192  # requests in one answer: a megabyte
+
+
+def server() -> dict[str, Any]:
+    """Name, version and extensions."""
+    return server_metadata(installed_version("tailcut"))
+
+
+def trail(served: Served, cursor: int, events: Events) -> dict[str, Any]:
+    """The requests from number `cursor` on, or only the next number where that is negative, and what happened since."""
+    piece = served.timeline.since(served.timeline.count if cursor < 0 else cursor)
+    records = piece.records[-_TRAIL_MOST:]
+    begun = int(records[0, 0]) if len(records) else time.monotonic_ns()
+    return {
+        "fields": FIELDS,
+        "records": records.tolist(),
+        "next": piece.next,
+        "missed": piece.missed + len(piece.records) - len(records),
+        "events": [astuple(event) for event in events.since(begun)],
+        "max_batch": served.model.max_batch,
+    }
+
+
+def metadata(catalog: Catalog, served: Served) -> dict[str, Any]:
+    """Inputs and outputs, and all versions of that name."""
+    return model_metadata(served.model.spec, served.version) | {
+        "name": served.name,
+        "versions": catalog.versions(served.name),
+    }
+
+
+def configuration(served: Served) -> dict[str, Any]:
+    """The model-configuration extension's object, with the fields that mean something here."""
+    model = served.model
+    batched = model.spec.batched
+    engine = model.profile.settings.engine
+    config: dict[str, Any] = {
+        "name": served.name,
+        "platform": "onnxruntime_onnx" if engine.name == "onnxruntime" else "",
+        "backend": engine.name,
+        "max_batch_size": model.max_batch if batched else 0,
+        "input": [_tensor(tensor, batched=batched) for tensor in model.spec.inputs],
+        "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
+        "instance_group": [{"name": served.name, "count": engine.instances, "kind": "KIND_CPU"}],
+        "model_transaction_policy": {"decoupled": False},
+    }
+    if batched and model.max_batch > 1:
+        hold_us = model.profile.settings.batching.hold_us
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": hold_us}
+    return config
+
+
+def statistics(served: Served) -> dict[str, Any]:
+    """The statistics extension's entry of one model. Times are nanoseconds, summed over requests."""
+    counts = served.model.statistics()
+    requests = counts["requests"]
+    return {
+        "name": served.name,
+        "version": served.version,
+        "last_inference": counts["last_ms"],
+        "inference_count": counts["rows"],
+        "execution_count": counts["batches"],
+        "inference_stats": {
+            "success": _duration(requests, counts["queue_ns"] + counts["served_ns"]),
+            "fail": _duration(counts["failed"] + counts["expired"], counts["failed_ns"]),
+            "queue": _duration(requests, counts["queue_ns"]),
+            "compute_input": _duration(requests, 0),
+            "compute_infer": _duration(requests, counts["served_ns"]),
+            "compute_output": _duration(requests, 0),
+            "cache_hit": _duration(0, 0),
+            "cache_miss": _duration(0, 0),
+        },
+        "batch_stats": [
+            {
+                "batch_size": rows,
+                "compute_input": _duration(batches, 0),
+                "compute_infer": _duration(batches, compute_ns),
+                "compute_output": _duration(batches, 0),
+            }
+            for rows, (batches, compute_ns) in sorted(served.model.counts.by_rows.copy().items())
+        ],
+    }
+
+
+def region(known: Region) -> dict[str, Any]:
+    """The shared-memory extension's entry of one region."""
+    return {"name": known.name, "key": known.key, "offset": known.offset, "byte_size": known.size}
+
+
+def _tensor(tensor: TensorSpec, *, batched: bool) -> dict[str, Any]:
+    shape = tensor.row_shape if batched else tensor.shape
+    kind = "STRING" if tensor.dtype is DType.BYTES else tensor.dtype.value
+    dims = [-1 if dim is None else dim for dim in shape]
+    return {"name": tensor.name, "data_type": f"TYPE_{kind}", "dims": dims}
+
+
+def _duration(count: float, ns: float) -> dict[str, float]:
+    return {"count": count, "ns": ns}

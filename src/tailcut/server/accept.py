@@ -1,0 +1,91 @@
+"""Accepting connections: a listener that the loop reads, and that rests while the process can open no more files.
+
+Ours rather than the loop's own server: when no file is left, libuv accepts and closes at once everybody who waits,
+and they see a reset. A listener that rests leaves them in the kernel's backlog, and they are served a moment later.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+
+from tailcut.server.http import HttpConnection
+from tailcut.server.hub import Hub
+
+_log = logging.getLogger("tailcut")
+_AT_ONCE = 64  # accepted in one pass of the loop, so that a flood of newcomers does not hold up those who are served
+_REST_S = 0.1
+_IDLE_S = 1.0  # idle at least, before a connection makes room
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Acceptor:
+    """One listening socket, owned from here on, and the connections that come out of it."""
+
+    def __init__(self, hub: Hub, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        self._hub = hub
+        self._listener = listener
+        self._tcp = listener.family != socket.AF_UNIX
+        self._opening: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rests = 0
+        hub.loop.add_reader(listener.fileno(), self._accept, _AT_ONCE)
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on."""
+        return int(self._listener.getsockname()[1])
+
+    def close(self) -> None:
+        """Take in whoever already waits, then listen no more."""
+        if self._timer is None:
+            self._accept(1 << 16)
+        if self._timer is not None:
+            self._timer.cancel()
+        else:
+            self._hub.loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+
+    def _accept(self, count: int) -> None:
+        for _ in range(count):
+            try:
+                client, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:  # that one left before it was accepted
+                continue
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self._rest(error)
+                return
+            if self._rests:
+                _log.warning("accepting again after %d rests", self._rests)
+                self._rests = 0
+            task = self._hub.loop.create_task(self._open(client))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self, client: socket.socket) -> None:
+        try:
+            client.setblocking(False)
+            if self._tcp:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._hub.loop.connect_accepted_socket(lambda: HttpConnection(self._hub), client)
+        except OSError:  # it left meanwhile
+            client.close()
+
+    def _rest(self, error: OSError) -> None:
+        """Nothing can be opened now: the one idle longest makes room, and newcomers wait in the backlog."""
+        if not self._rests:
+            _log.warning("not accepting for now: %s", error.strerror)
+        self._rests += 1
+        self._hub.make_room(idle_s=_IDLE_S)
+        loop = self._hub.loop
+        loop.remove_reader(self._listener.fileno())
+        self._timer = loop.call_later(_REST_S, self._resume)
+
+    def _resume(self) -> None:
+        self._timer = None
+        self._hub.loop.add_reader(self._listener.fileno(), self._accept, _AT_ONCE)

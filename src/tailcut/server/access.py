@@ -1,0 +1,46 @@
+"""One log line a request, where asked for, with the W3C trace context that the client sent.
+
+A line tells who asked for what, the status, the bytes of the answer and the time from head to answer. It never shows a
+body, a header or a query; a `traceparent` that is not well-formed is left out.
+"""
+
+import logging
+import re
+
+from tailcut.wire.http1 import Head
+
+_log = logging.getLogger("tailcut.access")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
+
+
+def trace_of(traceparent: str) -> dict[str, str]:
+    """The ids in a `traceparent` (W3C Trace Context, level 1), by the names that log lines give them; or none."""
+    match = _TRACEPARENT.fullmatch(traceparent)
+    return {"trace_id": match[1], "parent_id": match[2]} if match else {}
+
+
+def trace_of_head(head: Head) -> dict[str, str]:
+    """The same, from the head of an HTTP request."""
+    return trace_of(head.headers.get(b"traceparent", b"").decode("latin-1"))
+
+
+def with_trace(message: str, trace: dict[str, str]) -> str:
+    """A log message with the trace behind it, where there is one."""
+    return " ".join([message, *(f"{name}={value}" for name, value in trace.items())])
+
+
+def log_http(head: Head, status: int, size: int, took_ns: int) -> None:
+    """A request over HTTP."""
+    method = head.method.decode("latin-1") or "-"
+    _line({"method": method, "path": head.path or "-", "status": status, "bytes": size}, took_ns, trace_of_head(head))
+
+
+def log_grpc(call: str, status: str, size: int, took_ns: int, trace: dict[str, str]) -> None:
+    """A call over gRPC; of a stream, each of its requests."""
+    _line({"method": "gRPC", "path": call, "status": status, "bytes": size}, took_ns, trace)
+
+
+def _line(said: dict[str, str | int], took_ns: int, trace: dict[str, str]) -> None:
+    micros = took_ns // 1000
+    text = f"{said['method']} {said['path']} {said['status']} {said['bytes']} bytes {micros} us"
+    _log.info("%s", with_trace(text, trace), extra={"fields": said | {"us": micros} | trace})

@@ -1,0 +1,132 @@
+"""The models of a server by name and version: found, listed, and, where the server allows it, loaded and unloaded.
+
+Nothing that a request says names a file: what can be loaded is what the command line named, read anew from there.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
+from tailcut.runtime.model import Model
+from tailcut.server.served import Served
+
+_IDLE_STEP_S = 0.01
+
+
+class Catalog:
+    """The models that are served now, and those that were unloaded. All methods are for the loop's thread."""
+
+    def __init__(self, models: Sequence[Served], *, control: bool = False, patience_s: float = 30.0) -> None:
+        self._known = {(served.name, served.version): served for served in models}
+        self._gone: dict[tuple[str, str], str] = {}  # of those not served now: why
+        self._control = control
+        self._patience_s = patience_s
+        self._turn = asyncio.Lock()
+        self.changed: list[Callable[[], Any]] = []  # called when a model came or went
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter([served for key, served in self._known.items() if key not in self._gone])
+
+    def find(self, name: str, version: str = "") -> Served:
+        """The model of that name; its newest version where none is asked for.
+
+        Raises:
+            NotFoundError: there is no such model or version now; the message names those that there are.
+        """
+        versions = [served for served in self if served.name == name]
+        for served in versions:
+            if served.version == version:
+                return served
+        if not versions:
+            names = ", ".join(sorted({served.name for served in self})) or "none"
+            raise NotFoundError(f"unknown model {name[:64]!r}: this server has {names}")
+        if version:
+            has = ", ".join(repr(served.version) for served in versions)
+            raise NotFoundError(f"model {name!r} has no version {version[:64]!r}: it has {has}")
+        return max(versions, key=lambda served: int(served.version))
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model that are served now, oldest first."""
+        return sorted([served.version for served in self if served.name == name], key=int)
+
+    def index(self, *, ready: bool) -> list[dict[str, str]]:
+        """Every model with its state, as the repository extension lists them."""
+        entries = []
+        for name, version in self._known:
+            reason = self._gone.get((name, version))
+            state = "READY" if ready and reason is None else "UNAVAILABLE"
+            entries.append({"name": name, "version": version, "state": state, "reason": reason or ""})
+        return entries
+
+    async def load(self, name: str) -> None:
+        """Read all versions of a model anew from their files; the old ones answer until the new ones are warm.
+
+        Raises:
+            InvalidInputError: this server does not let clients load models, or the file cannot be loaded.
+            NotFoundError: the command line named no such model.
+        """
+        async with self._turn:
+            for key in self._keys(name):
+                served = self._known[key]
+                if served.reload is None:
+                    raise InvalidInputError(f"model {name[:64]!r} cannot be loaded again")
+                try:
+                    model = await asyncio.to_thread(served.reload)
+                except (TailcutError, OSError) as error:
+                    raise InvalidInputError(f"model {name[:64]!r} was not loaded: {_without_path(error)}") from error
+                old = None if key in self._gone else served.model
+                self._known[key] = replace(served, model=model)
+                self._gone.pop(key, None)
+                self._tell()
+                if old is not None:
+                    await self._retire(old)
+
+    async def unload(self, name: str) -> None:
+        """Take all versions of a model out of service; what is in hand is answered first.
+
+        Raises:
+            InvalidInputError: this server does not let clients unload models.
+            NotFoundError: the command line named no such model.
+        """
+        async with self._turn:
+            for key in self._keys(name):
+                if key not in self._gone:
+                    self._gone[key] = "unloaded"
+                    self._tell()
+                    await self._retire(self._known[key].model)
+
+    def close(self) -> None:
+        """Close every model."""
+        for served in self._known.values():
+            served.model.close()
+
+    def _keys(self, name: str) -> list[tuple[str, str]]:
+        if not self._control:
+            raise InvalidInputError("models are not loaded or unloaded here: start with --allow-model-control")
+        keys = [key for key in self._known if key[0] == name]
+        if not keys:
+            raise NotFoundError(f"unknown model {name[:64]!r}: only models of the command line can be loaded")
+        return keys
+
+    def _tell(self) -> None:
+        for callback in self.changed:
+            callback()
+
+    async def _retire(self, model: Model) -> None:
+        """Close a model that gets no new requests any more, when the last one has been answered."""
+
+        async def idle() -> None:
+            while any(model.statistics()[count] for count in ("queued_rows", "rows_in_use")):  # noqa: ASYNC110  rare, and rows tell nobody when they are free
+                await asyncio.sleep(_IDLE_STEP_S)
+
+        with suppress(TimeoutError):
+            await asyncio.wait_for(idle(), self._patience_s)
+        await asyncio.to_thread(model.close)
+
+
+def _without_path(error: Exception) -> str:
+    """What is wrong with a file, and not where it lies."""
+    return str(error).rpartition(": ")[2]

@@ -1,0 +1,141 @@
+"""The OpenAPI document of the server's paths: made from the route table, so that none is missing in it. Pure."""
+
+import re
+from collections.abc import Iterable
+from importlib.metadata import version as installed_version
+from typing import Any, NamedTuple
+
+
+class Said(NamedTuple):
+    """What the document says of a path: a line, the schema of its answer, and of its body where it takes one."""
+
+    summary: str
+    answer: str | None = None
+    body: str | None = None
+
+
+def document(routes: Iterable[tuple[str, str, Said, bool]]) -> dict[str, Any]:
+    """OpenAPI 3.1, from (path, method, what is said, whether the token is needed)."""
+    paths: dict[str, dict[str, Any]] = {}
+    for path, method, said, admin in routes:
+        paths.setdefault(path, {})[method.lower()] = _operation(path, said, admin=admin)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Tailcut: the Open Inference Protocol v2", "version": installed_version("tailcut")},
+        "paths": paths,
+        "components": {
+            "schemas": _SCHEMAS,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(path: str, said: Said, *, admin: bool) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": "Done"}
+    if said.answer is not None:
+        kind = "text/plain" if said.answer == "text" else "application/json"
+        good["content"] = {kind: {"schema": _ref(said.answer)}}
+    wrong = {"description": "An error, in one line", "content": {"application/json": {"schema": _ref("error")}}}
+    operation: dict[str, Any] = {"summary": said.summary, "responses": {"200": good, "4XX": wrong, "5XX": wrong}}
+    names = re.findall(r"{(\w+)}", path)
+    if names:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    if path.endswith("/infer"):
+        good["content"]["application/octet-stream"] = {}
+        operation["parameters"] += [
+            {"name": name, "in": "header", "required": False, "description": words, "schema": {"type": "integer"}}
+            for name, words in _HEADERS.items()
+        ]
+    if said.body is not None:
+        content: dict[str, Any] = {"application/json": {"schema": _ref(said.body)}}
+        if said.body == "request":
+            content["application/octet-stream"] = {}
+        operation["requestBody"] = {"required": said.body in {"request", "register"}, "content": content}
+    if admin:
+        operation["security"] = [{"token": []}, {}]
+    return operation
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    properties = required | (optional or {})
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+def _list(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": of}
+
+
+_HEADERS = {
+    "Inference-Header-Content-Length": "bytes of JSON before the binary data; 0 for a raw body",
+    "Tailcut-Timeout-Us": "microseconds that this request may take",
+    "Tailcut-Priority": "1 is served first; 0, or no such header, is the default",
+}
+_TEXT, _NUMBER, _OBJECT = {"type": "string"}, {"type": "integer"}, {"type": "object"}
+_DTYPES = {"enum": "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 BF16 FP32 FP64 BYTES".split()}  # noqa: SIM905
+_SHAPE = _list(_NUMBER)
+_TENSOR = _object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE})
+_DURATION = _object({"count": _NUMBER, "ns": _NUMBER})
+_CONFIG_TENSOR = _object({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE})
+_STAGES = "success fail queue compute_input compute_infer compute_output cache_hit cache_miss".split()  # noqa: SIM905
+_SCHEMAS: dict[str, Any] = {
+    "error": _object({"error": _TEXT}),
+    "object": _OBJECT,
+    "text": _TEXT,
+    "empty": _object({}),
+    "ready": _object({}, {"ready": {"type": "boolean"}}),
+    "register": _object({"key": _TEXT, "byte_size": _NUMBER}, {"offset": _NUMBER}),
+    "server": _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}),
+    "metadata": _object(
+        {
+            "name": _TEXT,
+            "versions": _list(_TEXT),
+            "platform": _TEXT,
+            "inputs": _list(_TENSOR),
+            "outputs": _list(_TENSOR),
+        }
+    ),
+    "configuration": _object(
+        {
+            "name": _TEXT,
+            "platform": _TEXT,
+            "backend": _TEXT,
+            "max_batch_size": _NUMBER,
+            "input": _list(_CONFIG_TENSOR),
+            "output": _list(_CONFIG_TENSOR),
+            "instance_group": _list(_object({"name": _TEXT, "count": _NUMBER, "kind": _TEXT})),
+        },
+        {"dynamic_batching": _OBJECT, "model_transaction_policy": _OBJECT},
+    ),
+    "statistics": _object(
+        {
+            "model_stats": _list(
+                _object(
+                    {
+                        "name": _TEXT,
+                        "version": _TEXT,
+                        "last_inference": _NUMBER,
+                        "inference_count": _NUMBER,
+                        "execution_count": _NUMBER,
+                        "inference_stats": _object(dict.fromkeys(_STAGES, _DURATION)),
+                        "batch_stats": _list(_object({"batch_size": _NUMBER, "compute_infer": _DURATION})),
+                    }
+                )
+            )
+        }
+    ),
+    "index": _list(_object({"name": _TEXT, "version": _TEXT, "state": _TEXT, "reason": _TEXT})),
+    "regions": _list(_object({"name": _TEXT, "key": _TEXT, "offset": _NUMBER, "byte_size": _NUMBER})),
+    "request": _object(
+        {"inputs": _list(_object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, {"parameters": _OBJECT}))},
+        {"id": _TEXT, "parameters": _OBJECT, "outputs": _list(_object({"name": _TEXT}, {"parameters": _OBJECT}))},
+    ),
+    "answer": _object(
+        {"model_name": _TEXT, "model_version": _TEXT, "outputs": _list(_TENSOR)}, {"id": _TEXT, "parameters": _OBJECT}
+    ),
+}

@@ -1,0 +1,54 @@
+"""The straight line through total times against numbers of calls: its slope is the time of one call.
+
+What a sample costs once, whatever the number of calls, is in the intercept and not in the slope, so the slope checks
+the median of the quotients by another way. The line goes through the medians at the fewest and at the most calls: least
+squares, which follows every spike of a busy machine, gave slopes below zero there. The median of a sum of n times lies
+below its mean by a term that does not grow with n, so the slope is that of the means all the same.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailcut.errors import InvalidInputError
+from tailcut.stats.bootstrap import bootstrap_interval, medians
+from tailcut.stats.sample import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line: its slope with the 99 % interval, where it starts, and how far the points between its ends lie off it.
+
+    `bend` is the median at the numbers of calls in between, over what the line says there, less 1.
+    """
+
+    slope: Interval
+    intercept: float
+    bend: float
+
+
+def fit_line(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> Line:
+    """The line through the medians of y at the least and the greatest x.
+
+    The points at each x are taken in their order: those of a row stand near each other in time and are drawn together.
+
+    Raises:
+        InvalidInputError: fewer than five points at some x, or all at one x.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    places, counts = np.unique(x, return_counts=True)
+    if len(places) < 2 or len(x) != len(y) or counts.min() < 5:
+        raise InvalidInputError("a line needs at least five points at each of two places or more")
+    rows = np.column_stack([y[x == place][: counts.min()] for place in places])
+    run = float(places[-1] - places[0])
+
+    def slopes(draws: np.ndarray) -> np.ndarray:
+        rise: np.ndarray = medians(draws[..., -1]) - medians(draws[..., 0])
+        return rise / run
+
+    slope = bootstrap_interval(rows, slopes, seed=seed)
+    middles = medians(rows.T)
+    intercept = float(middles[0] - slope.point * places[0])
+    said = intercept + slope.point * places[1:-1]
+    bend = float(np.mean(middles[1:-1] / said)) - 1 if len(said) and (said > 0).all() else 0.0
+    return Line(slope, intercept, bend)

@@ -1,0 +1,148 @@
+"""`tailcut bench` as a user meets it: a real server, real exit codes, one JSON object."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.lab.scripted import OK, scripted
+from tests.servers import Server, serving
+
+from tailcut.models import digits_data, digits_model
+
+SCRIPT = Path(sys.executable).with_name("tailcut")
+RUN_KEYS = {"mode", "rate_offered", "rate_achieved", "concurrency", "samples", "errors", "latency_ms"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("bench")
+    with serving(folder, digits_model(), "--uds", folder / "socket") as running:
+        yield running
+
+
+def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [str(SCRIPT), "bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_json_object(server: Server) -> None:
+    """With --json stdout is one object: the target, each run with its keys, the machine, the command and the seed."""
+    done = bench(server.url, "--concurrency", "1,4", "--duration", "300ms", "--warmup", "50ms", "--json")
+    assert done.returncode == 0
+    record = json.loads(done.stdout)
+    assert record["target"] == server.url
+    assert record["seed"] == 0
+    assert record["command"].startswith("tailcut bench ")
+    assert record["machine"]["cpu"]
+    assert [run["concurrency"] for run in record["runs"]] == [1, 4]
+    for run in record["runs"]:
+        assert run.keys() >= RUN_KEYS | {"p99_interval_ms"}
+        assert run["latency_ms"].keys() == {"p50", "p95", "p99", "p99_9", "max"}
+        assert run["mode"] == "closed"
+        assert run["errors"] == {}
+        assert run["samples"] > 20
+
+
+def test_a_person_gets_a_table(server: Server) -> None:
+    """Without --json: a line for each run on stdout, progress on stderr."""
+    done = bench(server.url, "--rate", "200", "--duration", "1s", "--wire", "json")
+    assert done.returncode == 0
+    assert "200.0/s offered" in done.stdout
+    assert "unknown" in done.stdout  # p99.9 of 200 samples
+    assert done.stderr.startswith("open loop, 200.0 requests/s for 1 s")
+
+
+def test_the_users_own_data_over_the_unix_socket(server: Server) -> None:
+    """--data sends the file's rows; http+unix:// goes over the socket."""
+    url = f"http+unix://{server.stderr.parent / 'socket'}"
+    done = bench(url, "--data", digits_data(), "--concurrency", "2", "--duration", "200ms", "--wire", "raw", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["runs"][0]["errors"] == {}
+
+
+def test_the_sweep_starts_with_the_capacity(server: Server) -> None:
+    """One closed run, then open ones at 10 to 90 % of what it reached."""
+    done = bench(server.url, "--rate-sweep", "--duration", "250ms", "--warmup", "50ms", "--json")
+    first, *others = json.loads(done.stdout)["runs"]
+    assert first["mode"] == "closed"
+    shares = [run["rate_offered"] / first["rate_achieved"] for run in others]
+    assert shares == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.8, 0.9], rel=0.01)
+
+
+def test_the_gate_passes_and_fails(server: Server, tmp_path: Path) -> None:
+    """Against a result three times as slow: exit 0. Against one three times as fast, a regression: exit 1."""
+    first = tmp_path / "first.json"
+    assert bench(server.url, "--concurrency", "2", "--duration", "1s", "-o", first).returncode == 0
+    record = json.loads(first.read_text())
+    slow, fast = tmp_path / "slow.json", tmp_path / "fast.json"
+    for path, factor in ((slow, 3.0), (fast, 1 / 3)):
+        run = record["runs"][0]
+        faked = run | {"latencies_us": [value * factor for value in run["latencies_us"]]}
+        path.write_text(json.dumps(record | {"runs": [faked]}))
+    passes = bench(server.url, "--concurrency", "2", "--duration", "1s", "--against", slow, "--json")
+    assert passes.returncode == 0
+    (entry,) = json.loads(passes.stdout)["comparison"]
+    assert entry["run"] == 0
+    assert entry["percentiles"]["p50"]["verdict"] == "better"
+    fails = bench(server.url, "--concurrency", "2", "--duration", "1s", "--against", fast)
+    assert fails.returncode == 1
+    assert "run 1 p50:" in fails.stdout
+    assert "worse" in fails.stdout
+
+
+def test_errors_are_a_no(tmp_path: Path) -> None:
+    """A server that refuses some requests makes exit 1, and the kinds are in the record."""
+    model = {"name": "m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}], "outputs": []}
+
+    async def script(number, writer) -> None:
+        body = json.dumps([{"name": "m"}] if number == 0 else model).encode()
+        if number < 2:
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        elif number % 4 == 0:
+            writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+        else:
+            writer.write(OK)
+
+    with scripted(script) as target:
+        done = bench(
+            f"http://{target.authority}", "--concurrency", "1", "--duration", "200ms", "--warmup", "0s", "--json"
+        )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["runs"][0]["errors"].keys() == {"503"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("http://127.0.0.1:9", "--duration", "1s"), "no server answers at 127.0.0.1:9"),
+        (("ftp://x",), "is not http://HOST:PORT"),
+        (("http://192.0.2.1:80",), "--allow-remote"),
+        (("http://127.0.0.1:9", "--rate", "5", "--rate-sweep"), "exclude each other"),
+        (("http://127.0.0.1:9", "--duration", "soon"), "is not a duration"),
+        (("http://127.0.0.1:9", "--duration", "0s"), "--duration"),
+        (("http://127.0.0.1:9", "--concurrency", "0"), "list of positive whole numbers"),
+        (("http://127.0.0.1:9", "--against", "none.json"), "no such result file"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: tuple[str, ...], words: str) -> None:
+    """Exit code 2, one line on stderr, nothing on stdout."""
+    done = bench(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("tailcut: ")
+    assert words in line
+
+
+def test_data_that_does_not_fit_and_models_that_are_not_there(server: Server, tmp_path: Path) -> None:
+    """Both are the user's mistakes, named before any load is sent."""
+    np.savez(tmp_path / "wrong.npz", image=np.zeros((1, 3), np.float32))
+    done = bench(server.url, "--data", tmp_path / "wrong.npz")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the model takes" in done.stderr
+    done = bench(server.url, "--model", "nope")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nope" in done.stderr

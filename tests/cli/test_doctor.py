@@ -1,0 +1,112 @@
+"""`tailcut doctor` on this machine: every check is there, the exit code is its answer, and nothing is changed."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.test_main import SCRIPT, only_line, tailcut
+
+from tailcut.machine.finding import Severity
+
+NAMES = [
+    "governor",
+    "turbo",
+    "smt",
+    "isa",
+    "quota",
+    "throttling",
+    "cpuset",
+    "isolated_cores",
+    "threads",
+    "numa_balancing",
+    "transparent_huge_pages",
+    "swappiness",
+    "allocator",
+    "clock",
+    "interrupts",
+    "virtualisation",
+    "steal",
+    "neighbours",
+    "perf",
+]
+
+
+def test_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One object with every check; exit code 1 exactly when one is a warning or a fault; no file is written."""
+    monkeypatch.chdir(tmp_path)
+    done = tailcut("doctor", "--json", "--probe", "100ms")
+    found = json.loads(done.stdout)
+    assert [check["name"] for check in found["checks"]] == NAMES
+    assert {check["severity"] for check in found["checks"]} <= set(Severity)
+    wrong = any(check["severity"] in ("warning", "fault") for check in found["checks"])
+    assert done.returncode == int(wrong)
+    assert done.stderr == ""
+    assert found["applied"] is None
+    assert found["machine"]["usable_cpus"] >= 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_apply_writes_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many threads asked for is an exit code of 1, and --apply writes the right number to a file."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
+    path = tmp_path / "tailcut.env"
+    done = tailcut("doctor", "--probe", "50ms", "--apply", "--env-file", str(path))
+    assert done.returncode == 1
+    assert "OMP_NUM_THREADS=4096" in done.stdout
+    first, *others = path.read_text().splitlines()
+    assert first.startswith("#")
+    lines = dict(line.split("=", 1) for line in others)
+    assert 1 <= int(lines["OMP_NUM_THREADS"]) <= (os.cpu_count() or 1)
+    assert str(path) in done.stdout.replace("\n", "")
+
+
+def test_apply_spares_files_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that the doctor did not write is not overwritten: one line says so. Its own is written again."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
+    path = tmp_path / "own.env"
+    path.write_text("SECRET=1\n")
+    done = tailcut("doctor", "--probe", "10ms", "--apply", "--env-file", str(path))
+    assert done.returncode == 2
+    assert "not the doctor's" in only_line(done.stderr)
+    assert path.read_text() == "SECRET=1\n"
+    path.write_text("# written by tailcut doctor --apply\nOMP_NUM_THREADS=99\n")
+    assert tailcut("doctor", "--probe", "10ms", "--apply", "--env-file", str(path)).returncode == 1
+    assert "99" not in path.read_text()
+
+
+@pytest.fixture
+def half_a_cpu() -> Iterator[Path]:
+    """A real control group with a quota of half a CPU, where this user may make one."""
+    group = Path("/sys/fs/cgroup/cpu") / f"tailcut-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_quota_us").write_text("50000")
+    except OSError as error:
+        if group.is_dir():
+            group.rmdir()
+        pytest.skip(f"no control group of version 1 can be made here: {error.strerror}")
+    yield group
+    group.rmdir()
+
+
+def test_a_real_quota_is_found(half_a_cpu: Path) -> None:
+    """Inside a quota of half a CPU the probe is really stopped: quota, throttling and threads say so, exit code 1."""
+    script = f"echo $$ > {half_a_cpu}/cgroup.procs; exec {SCRIPT} doctor --json --probe 300ms"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert found["quota"]["severity"] == "warning"
+    assert "0.5 CPUs" in found["quota"]["finding"]
+    assert found["throttling"]["severity"] == "fault"
+    assert "the CPU quota stopped" in found["neighbours"]["finding"]
+
+
+@pytest.mark.parametrize("probe", ["0s", "2m", "soon"])
+def test_a_probe_is_bounded(probe: str) -> None:
+    """A probe of no time, or of too much, is the user's mistake."""
+    done = tailcut("doctor", "--probe", probe)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert only_line(done.stderr)

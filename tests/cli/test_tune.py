@@ -1,0 +1,142 @@
+"""`tailcut tune` as a user runs it: a real climb on a real model, Ctrl-C in the middle, and mistakes in one line."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+from tests.servers import serving
+
+from tailcut.runtime.profile import Profile
+from tailcut.tuner.rungs import RUNGS
+
+TUNE = [sys.executable, "-m", "tailcut", "tune"]
+CANDIDATE_KEYS = {"setting", "p50_ms", "p95_ms", "p99_ms", "throughput", "p99_ratio", "verdict", "reason"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune")
+    perceptron([16, 32, 4], folder / "mlp.onnx")
+    x = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
+    np.savez(folder / "mlp.npz", x=x)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(folder: Path) -> tuple[dict, str]:
+    """What a short tune prints on stdout, read, and on stderr."""
+    command = [*TUNE, "mlp.onnx", "--data", "mlp.npz", "--budget", "14s", "--rate", "400", "--slo", "50ms", "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_the_result_has_every_rung(tuned: tuple[dict, str]) -> None:
+    """Six rungs in their order, each candidate with its verdict and reason, each kept one among its candidates."""
+    result, story = tuned
+    assert [rung["name"] for rung in result["rungs"]] == [rung.name for rung in RUNGS]
+    for rung in result["rungs"]:
+        settings = [candidate["setting"] for candidate in rung["candidates"]]
+        assert set((rung["kept"] or "").split(" + ")) <= {*settings, ""}
+        assert rung["kept"] or rung["note"]
+        assert rung["name"] in story
+        for candidate in rung["candidates"]:
+            assert candidate.keys() >= CANDIDATE_KEYS
+            assert candidate["verdict"] in {"better", "worse", "indistinct", "rejected", "skipped"}
+            assert candidate["reason"]
+
+
+def test_the_verification_is_of_three_arms_on_fresh_samples(tuned: tuple[dict, str]) -> None:
+    """Baseline, reference and tuned at one rate, without errors, and the ratios with their intervals."""
+    checked = tuned[0]["verification"]
+    for arm in ("baseline", "reference", "tuned"):
+        assert checked[arm]["samples"] >= 459
+        assert checked[arm]["errors"] == 0
+        assert checked[arm]["p50_ms"] <= checked[arm]["p95_ms"] <= checked[arm]["p99_ms"]
+    for name in ("p99_ratio", "throughput_ratio", "reference_p99_ratio"):
+        assert checked[name]["low"] <= checked[name]["point"] <= checked[name]["high"]
+    assert checked["slo_met"] in {True, False, None}
+    assert tuned[0]["accuracy"]["worst"] >= 0.999
+
+
+def test_the_profile_says_where_it_comes_from(tuned: tuple[dict, str], folder: Path) -> None:
+    """Settings, machine, the model's hash and the evidence stand in the file, and the server runs it."""
+    profile = Profile.load(folder / tuned[0]["profile"])
+    profile.verify_model()
+    assert profile.machine["usable_cpus"] >= 1
+    assert profile.evidence["rate_offered"] == 400
+    assert profile.evidence["tuned"]["samples"] >= 459
+    with serving(folder, folder / tuned[0]["profile"]) as server, server.connect() as wire:
+        assert wire.ask(b"GET /v2/models/mlp/ready HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+
+
+def test_the_report_stands_beside_it(tuned: tuple[dict, str], folder: Path) -> None:
+    """One HTML file that names the model and shows how to do it again."""
+    page = (folder / tuned[0]["report"]).read_text(encoding="utf-8")
+    assert "mlp" in page
+    assert "tailcut tune mlp.onnx --data mlp.npz" in page
+
+
+def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
+    """An interrupted tune writes a profile that serves, says that it is not verified, and leaves with 130."""
+    command = [*TUNE, "mlp.onnx", "--budget", "60s", "-o", "stopped.toml", "--report", "stopped.html", "--json"]
+    child = subprocess.Popen(  # in a session of its own, where SIGINT is not ignored as in a background job
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line.startswith("algorithmic"):
+            break
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert json.loads(out)["verification"] is None
+    assert "interrupted: the profile holds the best settings so far" in err
+    assert "Traceback" not in err
+    Profile.load(folder / "stopped.toml").verify_model()
+    assert "Not verified" in (folder / "stopped.html").read_text(encoding="utf-8")
+
+
+def _broken(folder: Path) -> None:
+    (folder / "empty.onnx").touch()
+    (folder / "noise.onnx").write_bytes(b"\xff\x00noise" * 40)
+    (folder / "not.npz").write_bytes(b"nothing of the kind")
+    np.savez(folder / "other.npz", z=np.zeros((3, 16), np.float32))
+    np.savez(folder / "wide.npz", x=np.zeros((3, 17), np.float32))
+    np.savez(folder / "none.npz", x=np.zeros((0, 16), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.onnx"], "nowhere.onnx: no such model file"),
+        (["empty.onnx"], "empty.onnx: the model file is empty"),
+        (["noise.onnx"], "noise.onnx: not an ONNX model"),
+        (["stopped.toml"], "tune takes the model itself"),
+        (["mlp.onnx", "--data", "nowhere.npz"], "nowhere.npz: no such data file"),
+        (["mlp.onnx", "--data", "not.npz"], "not a readable .npz file"),
+        (["mlp.onnx", "--data", "other.npz"], "has no array 'x'"),
+        (["mlp.onnx", "--data", "wide.npz"], "[3, 17]"),
+        (["mlp.onnx", "--data", "none.npz"], "no rows"),
+        (["mlp.onnx", "--accuracy", "high"], "--accuracy"),
+        (["mlp.onnx", "--budget", "1s"], "--budget"),
+        (["mlp.onnx", "--slo", "quick"], "quick"),
+        (["mlp.onnx", "--rate", "-1"], "rate"),
+        (["mlp.onnx", "-o", "no/such/folder/p.toml"], "no such folder"),
+        (["mlp.onnx", "--colour"], "--colour"),
+        ([], "MODEL"),
+    ],
+)
+def test_a_mistake_is_one_line(folder: Path, arguments: list[str], words: str) -> None:
+    """What is wrong and where, before any time is spent: exit code 2, nothing on stdout."""
+    _broken(folder)
+    done = subprocess.run([*TUNE, *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert done.stderr.startswith("tailcut: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,127 @@
+"""What fuzzers call: each takes bytes, and raises only when `wire` breaks a rule of its own.
+
+A rule is more than "no crash": what a parser says may not depend on how the network cut the bytes, and two ways of
+reading one body may not disagree.
+"""
+
+# ruff: noqa: PT017  a refusal is one of the right answers, not the only one
+from collections.abc import Callable
+
+import numpy as np
+
+from tailcut.errors import InvalidInputError
+from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial, parse_head
+from tailcut.wire.v2 import encode_response, parse_lead, parse_request
+
+STATUSES = {400, 413, 414, 417, 431, 501}
+LIMIT = 10_000
+
+
+def _spec(*inputs: TensorSpec) -> ModelSpec:
+    return ModelSpec("m", inputs, (TensorSpec("y", inputs[0].dtype, inputs[0].shape),))
+
+
+SPECS = [
+    _spec(TensorSpec("x", DType.FP32, (None, 4))),
+    _spec(TensorSpec("x", DType.BOOL, (None, 3))),
+    _spec(TensorSpec("x", DType.BYTES, (None,))),
+    _spec(TensorSpec("x", DType.INT8, (None, None))),
+    _spec(TensorSpec("a", DType.FP16, (None, 2)), TensorSpec("b", DType.INT64, (None, 1))),
+    _spec(TensorSpec("x", DType.FP32, (2, 2))),
+]
+
+
+def head(data: bytes) -> None:
+    """An accepted head has a path and a length of its own, and none of its beginnings would have been refused."""
+    try:
+        parsed = parse_head(data)
+    except ProtocolError as error:
+        assert error.status in STATUSES
+        assert not set(error.message) & set("\r\n\0")
+        return
+    assert parsed.content_length is None or 0 <= parsed.content_length < 1 << 62
+    assert not (parsed.chunked and parsed.content_length is not None)
+    assert parsed.path.isascii()
+    for size in range(1, len(data), max(1, len(data) // 50)):
+        check_partial(data[:size])
+
+
+def _read_chunks(pieces: list[bytes]) -> tuple[int, bytes, bytes]:
+    """Status (0: whole, -1: more is wanted), body and what is behind it."""
+    body, rest = ChunkedBody(LIMIT), b""
+    for piece in pieces:
+        try:
+            rest += piece if body.done else body.feed(piece)
+        except ProtocolError as error:
+            assert error.status in STATUSES
+            return error.status, b"", b""
+        assert len(body.body) <= LIMIT
+    return (0 if body.done else -1), bytes(body.body), rest
+
+
+def chunked(data: bytes) -> None:
+    """Cut anywhere, a chunked body reads as it does in one piece."""
+    cut = data[0] * len(data) // 256 if data else 0
+    data = data[1:]
+    whole = _read_chunks([data])
+    assert _read_chunks([data[:cut], data[cut:]]) == whole
+    if len(data) < 100:
+        assert _read_chunks([data[at : at + 1] for at in range(len(data))]) == whole
+
+
+def request(data: bytes) -> None:
+    """A body is read into arrays of the model's own dtypes and can be answered, or refused in one line."""
+    if len(data) < 2:
+        return
+    spec = SPECS[data[0] % len(SPECS)]
+    body = data[2:]
+    json_size = None if data[1] == 255 else data[1] * 2
+    lead = parse_lead(spec, body[: json_size or 0], len(body) - (json_size or 0)) if json_size else None
+    try:
+        parsed = parse_request(spec, body, json_size)
+    except InvalidInputError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 2000
+        assert lead is None
+        return
+    assert list(parsed.inputs) == list(spec.input_names)
+    for tensor in spec.inputs:
+        array = parsed.inputs[tensor.name]
+        assert array.dtype == tensor.dtype.numpy
+        assert tensor.accepts(array.shape)
+    if lead is not None:
+        assert lead.request.outputs == parsed.outputs
+        assert lead.request.id == parsed.id
+        assert lead.rows == parsed.inputs[spec.input_names[0]].shape[0]
+    array = parsed.inputs[spec.input_names[0]]
+    if array.dtype.kind != "O":
+        response = encode_response(spec, "1", parsed, {"y": np.ascontiguousarray(array)})
+        assert response.json_size is None or response.json_size == len(response.body_parts[0])
+
+
+_HEAD = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n"
+_JSON = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[1,2.5,-3,4e2]}]}'
+_BINARY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"parameters":{"binary_data_size":16}}]}'
+_PADDED = _BINARY + b" " * (len(_BINARY) % 2)
+TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
+    "head": (
+        head,
+        [
+            _HEAD + b"Content-Length: 12\r\nInference-Header-Content-Length: 0\r\n\r\n",
+            _HEAD + b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\nConnection: close, x\r\n\r\n",
+            b"GET http://x/v2?a=b HTTP/1.0\r\nHost: [::1]:80\r\n\r\n",
+        ],
+    ),
+    "chunked": (chunked, [b"\x40" + b"4;name=value\r\nWiki\r\n6\r\npedia \r\n0\r\nTrailer: x\r\n\r\nGET /"]),
+    "request": (
+        request,
+        [
+            b"\x00\xff" + _JSON,
+            b"\x00" + bytes([len(_PADDED) // 2]) + _PADDED + bytes(16),
+            b"\x01\xff" + b'{"inputs":[{"name":"x","datatype":"BOOL","shape":[1,3],"data":[true,false,true]}]}',
+            b"\x02\x00" + b"bytes of the only element",
+            b"\x03\x00" + b"INT8 row",
+        ],
+    ),
+}

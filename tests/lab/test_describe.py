@@ -1,0 +1,124 @@
+"""Addresses, what a server says of its models, and inputs that fit."""
+
+import numpy as np
+import pytest
+
+from tailcut.errors import UsageError
+from tailcut.lab.describe import made_up_inputs, parse_target, rows_of_data, served_models, served_spec
+from tailcut.lab.load import Target
+from tailcut.lab.payload import infer_once
+from tailcut.spec import DType, ModelSpec, TensorSpec
+
+SPEC = ModelSpec(
+    "m",
+    (
+        TensorSpec("x", DType.FP32, (None, 3)),
+        TensorSpec("ids", DType.INT64, (None, None)),
+        TensorSpec("text", DType.BYTES, (None, 1)),
+    ),
+    (TensorSpec("y", DType.FP32, (None, 1)),),
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("http://127.0.0.1:9000", Target("127.0.0.1", 9000)),
+        ("127.0.0.1:9000", Target("127.0.0.1", 9000)),
+        ("http://localhost", Target("localhost", 80)),
+        ("http://[::1]:9000", Target("::1", 9000)),
+        ("http+unix:///run/a b", Target(uds="/run/a b")),
+        ("http+unix://%2Frun%2Fa%20b", Target(uds="/run/a b")),
+    ],
+)
+def test_addresses(url: str, target: Target) -> None:
+    """Hosts with and without port and scheme, IPv6, and Unix sockets plain or percent-encoded."""
+    assert parse_target(url) == target
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ftp://127.0.0.1:1", "is not http://HOST:PORT"),
+        ("http://127.0.0.1:99999", "is not http://HOST:PORT"),
+        ("http://", "is not http://HOST:PORT"),
+        ("http://192.0.2.1:80", "--allow-remote"),
+        ("http://no-such-host.invalid", "no such host"),
+    ],
+)
+def test_addresses_that_are_none(url: str, words: str) -> None:
+    """Each is refused in a line that says what would do."""
+    with pytest.raises(UsageError, match=words):
+        parse_target(url)
+
+
+def test_another_machine_only_when_allowed() -> None:
+    """Load goes to this machine unless the user says that it may leave."""
+    assert parse_target("http://192.0.2.1:80", allow_remote=True) == Target("192.0.2.1", 80)
+
+
+def test_a_server_describes_its_models(target: Target) -> None:
+    """Names, and the signature of one with its free dimensions."""
+    assert sorted(served_models(target)) == ["mlp", "pair"]
+    spec = served_spec(target, "mlp")
+    assert spec == ModelSpec(
+        "mlp", (TensorSpec("x", DType.FP32, (None, 4)),), (TensorSpec("y", DType.FP32, (None, 3)),)
+    )
+
+
+def test_several_models_need_a_name(target: Target) -> None:
+    """The refusal lists them."""
+    with pytest.raises(UsageError, match=r"2 models \(.*mlp.*\): name one with --model"):
+        served_spec(target, None)
+
+
+@pytest.mark.parametrize("model", ["mlp", "pair"])
+def test_made_up_inputs_are_taken(target: Target, model: str) -> None:
+    """What is made up for a signature is what the server of that model accepts, for any number of rows."""
+    spec = served_spec(target, model)
+    for rows in (1, 3):
+        outputs = infer_once(target, model, made_up_inputs(spec, 5, rows=rows))
+        assert {len(array) for array in outputs.values()} == {rows}
+
+
+def test_made_up_inputs_are_seeded_and_fit() -> None:
+    """Every dtype in the model's shape; the same for the same seed."""
+    inputs = made_up_inputs(SPEC, 1, rows=2)
+    assert {name: (array.shape, array.dtype) for name, array in inputs.items()} == {
+        "x": ((2, 3), np.float32),
+        "ids": ((2, 16), np.int64),
+        "text": ((2, 1), object),
+    }
+    np.testing.assert_array_equal(inputs["x"], made_up_inputs(SPEC, 1, rows=2)["x"])
+    assert (inputs["x"] != made_up_inputs(SPEC, 2, rows=2)["x"]).any()
+
+
+def test_rows_of_data_are_single_requests() -> None:
+    """A data file's rows become one-row requests, up to the limit; labels and other arrays are left out."""
+    data = {
+        "x": np.arange(15, dtype=np.float32).reshape(5, 3),
+        "ids": np.zeros((5, 2), np.int64),
+        "text": np.array([["a"]] * 5),
+        "labels": np.arange(5),
+    }
+    rows = rows_of_data(SPEC, data, 4)
+    assert len(rows) == 4
+    assert set(rows[0]) == {"x", "ids", "text"}
+    np.testing.assert_array_equal(rows[2]["x"], [[6, 7, 8]])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": None}, "no array 'x'"),
+        ({"x": np.zeros((5, 3))}, r"'x' of the data file is float64 \[5, 3\], the model takes"),
+        ({"x": np.zeros((5, 4), np.float32)}, r"float32 \[5, 4\], the model takes"),
+        ({"x": np.zeros((0, 3), np.float32)}, "no rows"),
+    ],
+)
+def test_data_that_does_not_fit(change: dict, words: str) -> None:
+    """The message names the array, what it is and what the model takes."""
+    data = {"x": np.zeros((5, 3), np.float32), "ids": np.zeros((5, 2), np.int64), "text": np.array([["a"]] * 5)}
+    data = {name: array for name, array in (data | change).items() if array is not None}
+    with pytest.raises(UsageError, match=words):
+        rows_of_data(SPEC, data, 10)

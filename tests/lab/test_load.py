@@ -1,0 +1,66 @@
+"""What is made of the outcomes of a load test."""
+
+import pytest
+
+from tailcut.lab.load import LoadResult, Outcome, Target, summarise
+
+MS = 1_000_000
+
+
+def outcome(planned: int, sent: int, done: int, *, free: int = 0, status: int = 200) -> Outcome:
+    return Outcome(planned, free, sent, done, status, expected=status == 200)
+
+
+def result(outcomes: list[Outcome], mode: str = "open") -> LoadResult:
+    return summarise(outcomes, mode=mode, duration_s=2.0, rate_offered=100.0, concurrency=4)
+
+
+def test_latency_counts_from_the_planned_time() -> None:
+    """What a request waited before it was sent is in its latency, and not in its service time."""
+    found = result([outcome(planned=0, sent=30 * MS, done=31 * MS, free=30 * MS)])
+    assert found.latencies_ns.tolist() == [31 * MS]
+    assert found.service_ns.tolist() == [MS]
+
+
+def test_waiting_for_a_connection_is_not_the_clients_lateness() -> None:
+    """Only the time between `planned, with a connection free` and the send is the client's own."""
+    found = result([outcome(planned=0, sent=30 * MS, done=31 * MS, free=29 * MS)])
+    assert found.lateness_p99_ns == MS
+
+
+def test_errors_are_counted_by_kind_and_have_no_latency() -> None:
+    """Wrong statuses by number, broken connections and silence by name."""
+    outcomes = [outcome(0, 0, MS), outcome(0, 0, MS, status=503), outcome(0, 0, MS, status=0)]
+    found = summarise(outcomes, mode="open", duration_s=2.0, rate_offered=2.0, concurrency=1, unanswered=2)
+    assert found.errors == {"503": 1, "connection": 1, "timeout": 2}
+    assert found.samples == 1
+    assert found.rate_achieved == 0.5
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "latency_ms", "mode", "behind"),
+    [
+        (3, 10, "open", True),  # over 2 ms and over a quarter of the median
+        (3, 20, "open", False),  # a small part of the latency
+        (1, 2, "open", False),  # no machine keeps time better
+        (3, 10, "closed", False),  # a closed loop has no plan to be late for
+    ],
+)
+def test_client_behind(late_ms: int, latency_ms: int, mode: str, behind: bool) -> None:
+    """Behind means late by more than both 2 ms and a quarter of the median latency."""
+    assert result([outcome(0, late_ms * MS, latency_ms * MS)] * 100, mode).client_behind is behind
+
+
+def test_nothing_answered_is_a_result_too() -> None:
+    """No samples, a rate of zero, and nothing said of the client."""
+    found = result([])
+    assert (found.samples, found.rate_achieved, found.client_behind) == (0, 0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("target", "authority"),
+    [(Target("::1", 80), "[::1]:80"), (Target("localhost", 9), "localhost:9"), (Target(uds="/run/x"), "localhost")],
+)
+def test_authority(target: Target, authority: str) -> None:
+    """What stands in the Host header."""
+    assert target.authority == authority

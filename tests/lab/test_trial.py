@@ -1,0 +1,65 @@
+"""Profiles served by real child processes and measured in turns."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.lab.scripted import answer_ok, scripted
+
+from tailcut.errors import TailcutError
+from tailcut.lab.payload import encode, infer_once
+from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block
+from tailcut.runtime.profile import Profile, Settings
+
+
+def test_a_profile_is_served_and_ended(models: Path) -> None:
+    """Inside the block the child answers; after it the process is gone and nobody listens."""
+    with ServedProfile(Profile.of_model(models / "mlp.onnx", Settings())) as served:
+        child = served._child
+        assert child is not None
+        assert infer_once(served.target, "mlp", {"x": np.ones((1, 4), np.float32)})["y"].shape == (1, 3)
+    assert child.returncode is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)
+    with pytest.raises(TailcutError, match="broke off"):
+        infer_once(served.target, "mlp", {"x": np.ones((1, 4), np.float32)})
+
+
+def test_a_profile_that_cannot_be_served_says_why(models: Path) -> None:
+    """The server's own last line is the error, and no child is left."""
+    profile = Profile.of_model(models / "mlp.onnx", Settings())
+    served = ServedProfile(profile, ["--max-body", "none"])
+    with pytest.raises(ServeError, match="--max-body"):
+        served.start()
+    assert served._child is None
+
+
+def test_blocks_take_turns() -> None:
+    """Open blocks of all arms use the same arrival times; errors, lateness and rates are gathered by arm."""
+    order = []
+
+    def named(name: str):
+        async def script(number, writer) -> None:
+            if order[-1:] != [name]:
+                order.append(name)
+            if name == "b" and number == 30:
+                writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+            else:
+                await answer_ok(number, writer)
+
+        return script
+
+    with scripted(named("a")) as a, scripted(named("b")) as b:
+        arms = [Arm(target, [encode(target, "POST", "/")]) for target in (a, b)]
+        runs = [ArmRuns(), ArmRuns()]
+        for seed in range(2):
+            open_block(arms, runs, rate=200, duration_s=0.2, seed=seed)
+        closed_block(arms, runs, concurrency=2, duration_s=0.1)
+    assert order == ["a", "b"] * 3
+    sent = [sum(map(len, run.blocks)) + run.errors for run in runs]
+    assert sent[0] == sent[1]
+    assert len(runs[0].latencies) == sum(map(len, runs[0].blocks)) > 20
+    assert [len(run.throughputs) for run in runs] == [1, 1]
+    assert [run.errors for run in runs] == [0, 1]
+    assert [len(run.achieved) for run in runs] == [2, 2]

@@ -1,0 +1,60 @@
+"""Records as `tailcut bench` and `tailcut microbench` write them, from made-up runs of known figures."""
+
+from typing import Any
+
+import numpy as np
+from benchmarks.microbench_truth import DISTRIBUTIONS, Timer
+
+from tailcut.lab import benchmark
+from tailcut.lab.load import LoadResult
+from tailcut.lab.microbench_record import microbench_record
+from tailcut.lab.record import compare, run_record
+
+MACHINE = {"cpu": "a <b>processor</b>", "cpus": 2, "usable_cpus": 2, "python": "CPython 3.11"}
+
+
+def run(rate: float, slower: float = 1.0, *, samples: int = 1000, late_ms: float = 0.0) -> dict[str, Any]:
+    """An open run whose latencies are 1 ms and an exponential tail that grows with the rate."""
+    random = np.random.default_rng(int(rate))
+    latencies = (1e6 + random.exponential(rate * 2e3, samples)) * slower
+    return run_record(
+        LoadResult(
+            mode="open",
+            duration_s=5.0,
+            rate_offered=rate,
+            rate_achieved=rate,
+            concurrency=8,
+            latencies_ns=latencies,
+            service_ns=latencies,
+            errors={},
+            lateness_p99_ns=late_ms * 1e6,
+        )
+    )
+
+
+def bench(*runs: dict[str, Any]) -> dict[str, Any]:
+    """A load test of these runs."""
+    command = "tailcut bench http://127.0.0.1:8000 --rate-sweep"
+    return {"target": "http://127.0.0.1:8000", "runs": list(runs), "machine": MACHINE, "command": command, "seed": 0}
+
+
+def against(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """A load test with its comparison, run by run."""
+    entries = [
+        {"run": number, "percentiles": compare(one, other)}
+        for number, (one, other) in enumerate(zip(new["runs"], old["runs"], strict=True))
+    ]
+    return new | {"comparison": entries}
+
+
+def microbench(scales: dict[str, float], *, draw: str = "normal, 2 %") -> dict[str, Any]:
+    """Functions whose calls take so many microseconds, on a synthetic timer."""
+    timer = Timer(1)
+    functions = {name: timer.function(DISTRIBUTIONS[draw], scale=scale / 1e3) for name, scale in scales.items()}
+    found = benchmark(functions, seconds=0.05, warmup_s=0.01, clock=timer.clock)
+    return microbench_record(found, machine=MACHINE, command="tailcut microbench m:f")
+
+
+RATES = (100.0, 500.0, 900.0)
+BENCH = against(bench(*(run(rate) for rate in RATES)), bench(*(run(rate, 0.7) for rate in RATES)))
+MICROBENCH = microbench({"m:quick<b>": 5.0, "m:slow": 10.0})

@@ -1,0 +1,196 @@
+"""What the pages of load tests and micro-benchmarks claim, as HTML and as Markdown: no more than was measured."""
+
+import re
+
+import pytest
+from tests.report.records import BENCH, MICROBENCH, RATES, against, bench, microbench, run
+from tests.report.test_html import INTERRUPTED, result
+
+from tailcut.lab.microbench_record import changes
+from tailcut.report import bench_page, microbench_page
+from tailcut.report.charts import Tick
+from tailcut.report.html import render_bench_html, render_microbench_html
+from tailcut.report.markdown import bench_markdown, microbench_markdown, tune_markdown
+from tailcut.report.microbench import count_columns
+from tailcut.report.words import load
+
+
+def test_a_single_run_is_its_p99() -> None:
+    """The headline of one run is its p99, with the load it holds for."""
+    one = run(500.0)
+    page = bench_page.page(bench(one))
+    assert page.headline == f"p99 {one['latency_ms']['p99']:.3f} ms"
+    assert "500/s offered" in page.lead
+    assert page.rates is None
+
+
+def test_a_sweep_has_a_curve_over_the_rate() -> None:
+    """Three open runs give latency against rate, a curve of percentiles and a strip for each."""
+    page = bench_page.page(BENCH)
+    assert page.rates is not None
+    assert page.curves is not None
+    assert page.strips is not None
+    assert [[point.x for point in series.points] for series in page.rates.series] == [list(RATES)] * 3
+    assert len(page.curves.series) == len(page.strips.rows) == 3
+
+
+def test_many_runs_are_thinned_to_the_colours_there_are() -> None:
+    """Of twelve runs six curves are drawn, the first and the last among them; the table has all."""
+    page = bench_page.page(bench(*(run(100.0 * number) for number in range(1, 13))))
+    assert page.curves is not None
+    names = [series.name for series in page.curves.series]
+    assert len(names) == 6
+    assert (names[0], names[-1]) == ("100/s offered", "1,200/s offered")
+    assert len({series.tone for series in page.curves.series}) == 6
+    assert len(page.runs) == 12
+
+
+def test_what_got_worse_is_the_headline() -> None:
+    """A comparison with a faster earlier result is told before anything else, by HTML and Markdown."""
+    assert bench_page.page(BENCH).headline == "9 of 9 percentiles got worse"
+    assert "9 of 9 percentiles got worse" in render_bench_html(BENCH)
+    assert "**worse**" in bench_markdown(BENCH)
+    same = bench(run(500.0))
+    assert bench_page.page(against(same, same)).headline == "Nothing proven changed"
+
+
+def test_a_search_for_the_highest_rate_is_its_answer() -> None:
+    """The rate shown to keep the limit is the headline, and the limit is marked in the curve; or there is none."""
+    points = [one | {"shown": "meets"} for one in BENCH["runs"]]
+    slo = {"percentile": "p99", "slo_ms": 10.0, "met": True, "highest_rate": 500.0, "limited_by": "misses"}
+    record = bench(*points) | {"slo": slo | {"curve": points}}
+    page = bench_page.page(record)
+    assert page.headline == "500 requests a second"
+    assert "p99 within 10 ms" in page.lead
+    assert page.lead.endswith("Above it, it is missed.")
+    assert page.rates is not None
+    assert page.rates.rule == Tick(10.0, "limit 10 ms")
+    assert "limit 10 ms" in render_bench_html(record)
+    none = record | {"slo": slo | {"curve": points, "met": False, "highest_rate": None}}
+    assert bench_page.page(none).headline == "No rate keeps p99 within 10 ms"
+
+
+def test_a_scenario_shows_its_metric() -> None:
+    """A named scenario's metric stands below the headline with its interval and its note, also in Markdown."""
+    scenario = {"name": "single-stream", "metric": "p90_ms", "value": 1.5, "interval": [1.4, 1.6], "note": "a note"}
+    record = bench(run(500.0)) | {"scenario": scenario}
+    for text in (render_bench_html(record), bench_markdown(record)):
+        for words in ("single-stream: p90", "1.5", "1.4 to 1.6", "a note"):
+            assert words in text
+
+
+def test_loads_are_named_by_what_they_are() -> None:
+    """A closed loop by its requests in flight, other arrivals than Poisson by name, none at all as all at once."""
+    assert load({"mode": "closed", "concurrency": 8}) == "8 in flight"
+    assert load({"mode": "open", "rate_offered": 50.0, "arrivals": "bursty"}) == "50/s offered, bursty"
+    assert load({"mode": "open", "rate_offered": None, "arrivals": None}) == "all at once"
+
+
+def test_a_busy_client_is_doubted() -> None:
+    """Where the client kept its core busy, the page says that its own speed may be the limit."""
+    record = bench(run(500.0) | {"client_cpu": 0.97, "client_processes": 1})
+    assert "0.97 cores busy" in bench_page.page(record).doubts[0]
+
+
+def test_too_few_samples_and_a_late_client_are_doubted() -> None:
+    """A run without a p99 claims none, and both reports say why."""
+    few, late = bench(run(100.0, samples=100)), bench(run(100.0, late_ms=500.0))
+    assert bench_page.page(few).headline == "p99 unknown"
+    for record, words in ((few, "too few for a p99"), (late, "fell behind its plan")):
+        assert words in render_bench_html(record)
+        assert words in bench_markdown(record)
+
+
+@pytest.mark.parametrize(
+    ("scales", "words"),
+    [
+        ({"f": 5.0}, " us a call"),
+        ({"f": 10.0, "g": 5.0}, "g is 2 times faster"),
+        ({"f": 5.0, "g": 10.0}, "f is the fastest"),
+        ({"f": 5.0, "g": 5.0}, "No proven difference"),
+    ],
+)
+def test_the_headline_of_a_microbenchmark(scales: dict[str, float], words: str) -> None:
+    """The time of one function; of several the fastest, or that none is proven to be."""
+    record = microbench(scales)
+    assert words in microbench_page.page(record).headline
+    assert words in render_microbench_html(record)
+    assert words in microbench_markdown(record)
+
+
+def test_a_regression_is_the_headline() -> None:
+    """Against a saved run, what got slower comes first."""
+    record = microbench({"f": 6.0}) | {"against": changes(microbench({"f": 6.0}), microbench({"f": 5.0}))}
+    assert microbench_page.page(record).headline == "f got slower"
+    assert "**slower**" in microbench_markdown(record)
+
+
+def test_a_microbenchmark_has_its_three_charts() -> None:
+    """The distribution holds an area and dots of each function, the regression a line through three lengths."""
+    page = microbench_page.page(MICROBENCH)
+    assert [series.kind for series in page.distribution.series] == ["area", "dots"] * 2
+    assert page.lines is not None
+    assert [series.kind for series in page.lines.series] == ["fit", "dots"] * 2
+    assert len({point.x for point in page.lines.series[1].points}) == 3
+    assert len(page.distribution.legend) == 2
+    assert "The harness" not in page.harness
+    assert "empty loop" in page.harness
+
+
+def test_pages_stay_below_two_megabytes() -> None:
+    """Forty runs of 20,000 kept latencies, and sixty functions, give pages that mail carries."""
+    heavy = [run(100.0 * number, samples=20_000) for number in range(1, 41)]
+    page = render_bench_html(bench(*heavy))
+    assert len(page.encode()) < 2_000_000
+    assert '"thinned":' in page
+    names = {f"test_module.py::test_number_{number}": 5.0 for number in range(12)}
+    record = microbench(names)
+    record["functions"] = record["functions"] * 5
+    page = render_microbench_html(record)
+    assert len(page.encode()) < 2_000_000
+    assert "The first 6 of 60 functions are drawn." in page
+
+
+def test_counts_that_say_something_have_columns() -> None:
+    """Page faults and IPC of a call are shown where there are some, in HTML and Markdown; rare counts are not."""
+    record = microbench({"f": 5.0, "g": 6.0})
+    for one, faults in zip(record["functions"], (12.0, 0.0), strict=True):
+        one["counts"] = {"page_faults": faults, "context_switches": 0.001, "ipc": 2.5}
+    assert dict(count_columns(record)) == {"IPC": ["2.5", "2.5"], "page faults": ["12", "0"]}
+    page, text = render_microbench_html(record), microbench_markdown(record)
+    assert ">Page faults</th>" in page
+    assert "| IPC | page faults |" in text
+    assert "switches" not in text
+
+
+def test_disturbed_samples_are_doubted() -> None:
+    """Where over a tenth of the samples stand apart, the report says that something else runs."""
+    record = microbench({"f": 5000.0}, draw="heavy tail")
+    assert any("stand apart" in line for line in microbench_page.page(record).doubts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [bench_markdown(BENCH), microbench_markdown(MICROBENCH), tune_markdown(result()), tune_markdown(INTERRUPTED)],
+    ids=["bench", "microbench", "tune", "interrupted"],
+)
+def test_markdown_tables_are_whole(text: str) -> None:
+    """Every row of a table has as many cells as its head, and nothing is a Python object."""
+    for table in re.findall(r"(?:^\|.*\n)+", text + "\n", re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+    assert not re.search(r"\bNone\b|\bnan\b|<[a-z]+ object", text)
+
+
+def test_markdown_escapes_strangers_names() -> None:
+    """A model called like an image or a table's bar stays text."""
+    text = tune_markdown(result(name="![x](http://e.example/p.png) | <b>"))
+    assert r"!\[x\](http://e.example/p.png) \| \<b\>" in text
+
+
+def test_tune_markdown_tells_the_ladder() -> None:
+    """Each rung with what was kept and why; the verified figures; the command."""
+    text = tune_markdown(result())
+    assert "2.50 times shorter" in text
+    assert re.search(r"\| algorithmic \| `engine.threads=2` \| 3 \| because better \|", text)
+    assert "the engine lays memory out by itself" in text
+    assert "`tailcut tune ranker.onnx`" in text

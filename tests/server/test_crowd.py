@@ -1,0 +1,72 @@
+"""More clients than the server has room or files for."""
+
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.server.sound import GOOD, HEALTH, check_back, check_exact, usage
+from tests.servers import serving
+
+
+@contextmanager
+def open_files(count: int) -> Iterator[int]:
+    """As many open files as this process may have, `count` at most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield min(count, hard - 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_ten_thousand_idle_connections(models: Path, tmp_path: Path) -> None:
+    """They are capped: the ones idle longest make room, and whoever asks is answered at once and exactly."""
+    with open_files(10_000) as count, serving(tmp_path, models / "echo.onnx") as server:
+        before = usage(server)
+        crowd = []
+        for number in range(count):
+            crowd.append(socket.create_connection((server.host, server.port)))
+            if number % 2000 == 1999:
+                check_exact(server)
+        assert server.metric("tailcut_connections") <= 4096 + 1
+        check_exact(server)
+        for sock in crowd:
+            sock.close()
+        check_back(server, before)
+        assert server.stop() == 0
+
+
+def test_no_file_left_to_open(models: Path, tmp_path: Path) -> None:
+    """Accepting rests while no file can be opened: nobody who waits is reset, and all are answered in turn."""
+    with serving(tmp_path, models / "echo.onnx") as server:
+        before = usage(server)
+        room = server.open_files() + 8
+        _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (room, hard))
+        wires = [server.connect() for _ in range(40)]
+        for wire in wires:
+            wire.send(GOOD)  # most of these wait in the backlog, unread
+        for wire in wires:  # each is answered when one before it has gone
+            assert wire.read().status == 200
+            wire.sock.close()
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (hard, hard))
+        check_exact(server)
+        check_back(server, before)
+        log = server.stderr.read_text()
+        assert "not accepting for now" in log
+        assert "accepting again" in log
+        assert log.count("not accepting") < 40  # a line for each time, not for each try
+        assert server.stop() == 0
+
+
+def test_few_files_mean_few_connections(models: Path, tmp_path: Path) -> None:
+    """Where the limit cannot be raised, fewer connections are promised, and said so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(tmp_path, models / "mlp.onnx", "--max-connections", str(hard)) as server:
+        assert "leaves room for" in server.stderr.read_text()
+        with server.connect() as wire:
+            assert wire.ask(HEALTH).status == 200
+        assert server.stop() == 0
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)

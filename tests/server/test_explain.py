@@ -1,0 +1,195 @@
+"""Why a tail is slow: each cause is put into a real server, and must come out by name."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+from tests.servers import Server, serving
+
+from tailcut.engines.base import EngineOptions
+from tailcut.lab.client import open_loop
+from tailcut.lab.explain import only_model, trace_events, watch, while_doing
+from tailcut.lab.load import Target
+from tailcut.lab.payload import ask, infer_payload
+from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.timeline import STAGES
+
+RATE, SECONDS = 250, 2.0
+GARBAGE = """
+import gc, itertools, sys, threading
+kept = [[number] for number in range(600_000)]
+def collect():
+    tick = threading.Event()
+    while not tick.wait(0.25):
+        gc.collect()
+threading.Thread(target=collect, daemon=True).start()
+"""
+SERVE = "from tailcut.cli.main import main; raise SystemExit(main(sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of some 0.2 ms a row, batched by up to 64 on one thread of its own."""
+    folder = tmp_path_factory.mktemp("explained")
+    model = perceptron([64, 1024, 2048, 64], folder / "m.onnx")
+    settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=64))
+    Profile.of_model(model, settings).save(folder / "m.profile.toml")
+    return folder / "m.profile.toml"
+
+
+@contextmanager
+def harmed(profile: Path, program: str, **how: object) -> Iterator[Target]:
+    """`tailcut serve` with a program of ours in the same process."""
+    command = [sys.executable, "-c", f"{program}\nimport sys\n{SERVE}", "serve", str(profile), "--port", "0", "--json"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **how)
+    try:
+        assert child.stdout is not None
+        yield Target(port=json.loads(child.stdout.readline())["port"])
+    finally:
+        child.send_signal(signal.SIGINT)
+        child.wait(20)
+
+
+def target_of(server: Server) -> Target:
+    return Target(port=server.port)
+
+
+def load(target: Target, rows: tuple[int, ...] = (1,), rate: float = RATE) -> None:
+    """Open-loop requests of these numbers of rows, in turn."""
+    random = np.random.default_rng(0)
+    inputs = [{"x": random.standard_normal((count, 64)).astype(np.float32)} for count in rows]
+    payloads = [infer_payload(target, "m", one, "binary") for one in inputs]
+    result = open_loop(target, payloads, rate=rate, duration_s=SECONDS)
+    assert not result.errors
+
+
+def named(target: Target, causes: set[str], rows: tuple[int, ...] = (1,), rate: float = RATE) -> dict:
+    """Load the server until its verdict names one of the causes: three times at most, for others use the machine."""
+    found: dict = {}
+    for _ in range(3):
+        load(target, rows, rate)
+        found = ask(target, "GET", "/v2/models/m/tail")
+        if found["cause"]["name"] in causes:
+            return found
+    raise AssertionError(found["verdict"])
+
+
+def test_a_collector_at_work(profile: Path) -> None:
+    """Full collections of a large heap are named, with the setting that ends them."""
+    with harmed(profile, GARBAGE) as target:
+        found = named(target, {"gc"})
+    assert "memory.gc_freeze" in found["verdict"]
+    assert found["coincided"]["gc"]["events"] >= 3
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a CPU")
+def test_a_hog_on_the_same_core(profile: Path) -> None:
+    """A process that computes on the server's only core is seen as waiting for a CPU."""
+    core = {min(os.sched_getaffinity(0))}
+
+    def bound() -> None:
+        os.sched_setaffinity(0, core)
+
+    hog = subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=bound)  # noqa: PLW1509  one system call
+    try:
+        with harmed(profile, "", preexec_fn=bound) as target:
+            assert "a CPU" in named(target, {"cpu_wait"}, rate=100)["verdict"]
+    finally:
+        hog.kill()
+        hog.wait()
+
+
+@contextmanager
+def quota_group(percent: int) -> Iterator[Path]:
+    """A control group that may use so much of one CPU; skips where none can be made."""
+    name = f"tailcut-test-{os.getpid()}"
+    for root, limit in ((Path("/sys/fs/cgroup/cpu"), "cpu.cfs_quota_us"), (Path("/sys/fs/cgroup"), "cpu.max")):
+        group = root / name
+        with suppress(OSError):
+            group.mkdir()
+            try:
+                (group / limit).write_text(f"{percent * 1000}" if limit.endswith("us") else f"{percent * 1000} 100000")
+            except OSError:
+                group.rmdir()
+                continue
+            try:
+                yield group
+            finally:
+                group.rmdir()
+            return
+    pytest.skip("no control group can be made here")
+
+
+def test_a_quota(profile: Path) -> None:
+    """A process that its quota stops is told so."""
+    with quota_group(25) as group:
+
+        def join() -> None:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+
+        with harmed(profile, "", preexec_fn=join) as target:
+            assert "quota" in named(target, {"throttled"}, rate=400)["verdict"]
+
+
+def test_a_slow_client(profile: Path, tmp_path: Path) -> None:
+    """Bodies that arrive in pieces are the clients' slowness, not the server's."""
+    with serving(tmp_path, profile) as server:
+        target = target_of(server)
+        slow = infer_payload(target, "m", {"x": np.zeros((1, 64), np.float32)}, "raw").request
+        pause, enough = threading.Event(), threading.Event()
+
+        def trickle() -> None:
+            with socket.create_connection((target.host, target.port)) as wire:
+                while not enough.is_set():
+                    wire.sendall(slow[:-8])
+                    pause.wait(0.06)
+                    wire.sendall(slow[-8:])
+                    assert wire.recv(4096).startswith(b"HTTP/1.1 200")
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        try:
+            assert "clients sending slowly" in named(target, {"receive"})["verdict"]
+        finally:
+            enough.set()
+            thread.join()
+
+
+def test_a_huge_batch(profile: Path, tmp_path: Path) -> None:
+    """Single rows that wait behind full batches: the advice is a smaller largest batch."""
+    with serving(tmp_path, profile) as server:
+        target = target_of(server)
+        assert "lower max_batch" in named(target, {"queue", "compute"}, (*[1] * 23, 64), rate=600)["verdict"]
+
+
+def test_the_command_watches_a_running_server(profile: Path, tmp_path: Path) -> None:
+    """Every request that passes meanwhile is in the result, by stages that add up, and as trace events."""
+    with serving(tmp_path, profile) as server:
+        target = target_of(server)
+        assert only_model(target, None) == "m"
+        found = while_doing(lambda: load(target), lambda: watch(target, "m", SECONDS + 0.5))
+    assert found["requests"] > 0.7 * RATE * SECONDS
+    assert found["missed"] == 0
+    assert list(found["stages"]) == list(STAGES)
+    traced = trace_events(found)["traceEvents"]
+    assert {event["name"] for event in traced if event["ph"] == "X"} == set(STAGES)
+    assert all(event["dur"] >= 0 for event in traced if event["ph"] == "X")
+
+
+def test_a_cursor_that_is_none(profile: Path, tmp_path: Path) -> None:
+    """A trail is read from a whole number on; anything else is told so."""
+    with serving(tmp_path, profile) as server, server.connect() as wire:
+        answer = wire.ask(b"GET /v2/models/m/trail/first HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.status == 400
+        assert b"whole number" in answer.body
+        assert wire.ask(b"GET /v2/models/m/tail HTTP/1.1\r\nHost: x\r\n\r\n").status == 200

@@ -1,0 +1,141 @@
+"""Every message of the parser's tests, cut at every position, through real sockets and a real model.
+
+The server runs in this process, so that a piece is sent only once the one before it has been read: what the kernel
+would join is known to have been apart.
+"""
+
+import asyncio
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+from tests.server.test_http import FRAMING
+from tests.servers import json_request, raw_request
+from tests.wire.test_http1 import REFUSED
+
+from tailcut.runtime.model import Model
+from tailcut.server.catalog import Catalog
+from tailcut.server.http import HttpConnection
+from tailcut.server.hub import Hub
+from tailcut.server.limits import ServerLimits
+from tailcut.server.routes import Site
+from tailcut.server.served import Served
+
+CUTS = 160  # of a long message at most, spread over it; shorter ones are cut everywhere
+STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+VALUES = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+CHUNKED = b"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+GOOD = {
+    "question": (GET, [200]),
+    "raw": (raw_request("mlp", bytes(16)), [200]),
+    "json": (json_request("mlp", VALUES), [200]),
+    "binary": (raw_request("mlp", bytes(160)), [200]),
+    "two": (GET + raw_request("mlp", bytes(16)), [200, 200]),
+    "good, bad, good": (raw_request("mlp", bytes(16)) + b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n" + GET, [200, 400]),
+    "unknown, good": (raw_request("none", bytes(16)) + GET, [404, 200]),
+    "wrong, good": (json_request("mlp", "{}") + GET, [400, 200]),
+    "chunked, trailer": (CHUNKED + b"2;a=b\r\n{}\r\n0\r\nT: x\r\n\r\n" + GET, [400, 200]),
+    "chunk too long": (CHUNKED + b"2\r\n{}}\r\n0\r\n\r\n", [400]),
+    "chunk size": (CHUNKED + b"2\r\n{}\r\n-1\r\n\r\n", [400]),
+}
+
+
+class _Counted(HttpConnection):
+    """Tells when bytes were read."""
+
+    def __init__(self, hub: Hub, read: asyncio.Event) -> None:
+        super().__init__(hub)
+        self._read = read
+
+    def buffer_updated(self, nbytes: int) -> None:
+        super().buffer_updated(nbytes)
+        self._read.set()
+
+
+async def _answers(hub: Hub, pieces: list[bytes], count: int) -> tuple[list[int], bool]:
+    """The statuses of `count` answers to these pieces, and whether the connection then ended."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    read = asyncio.Event()
+    await loop.connect_accepted_socket(lambda: _Counted(hub, read), theirs)
+    ours.setblocking(False)
+    for piece in pieces:
+        read.clear()
+        try:
+            await loop.sock_sendall(ours, piece)
+        except ConnectionError:  # a beginning that was hopeless has been refused, and the end is not wanted
+            break
+        await asyncio.wait_for(read.wait(), 10)
+    data = b""
+    while len(STATUS.findall(data)) < count:
+        piece = await asyncio.wait_for(loop.sock_recv(ours, 65536), 10)
+        assert piece, data
+        data += piece
+    ended = b"\r\nConnection: close\r\n" in data
+    ours.close()
+    return [int(status) for status in STATUS.findall(data)], ended
+
+
+def _serve(folder: Path, check: Callable[[Hub], Awaitable[None]]) -> None:
+    async def run(model: Model) -> None:
+        hub = Hub(
+            Site(Catalog([Served(model, "mlp")]), ready=True), ServerLimits(body_bytes=1 << 20), direct_bytes=65536
+        )
+        await check(hub)
+        hub.close()
+        while hub.members:  # noqa: ASYNC110  the loop's own next pass is the event
+            await asyncio.sleep(0)
+        assert model.statistics()["rows_in_use"] == 0
+        assert hub.site.counts.buffered_bytes == 0
+
+    with Model.open(folder / "mlp.onnx") as model:
+        uvloop.run(run(model))
+
+
+def _cuts(data: bytes) -> range:
+    return range(1, len(data), max(1, len(data) // CUTS))
+
+
+BAD = {f"parser: {name}": case for name, case in REFUSED.items()} | {f"server: {n}": c for n, c in FRAMING.items()}
+
+
+def test_every_bad_message_at_every_cut(models: Path) -> None:
+    """However a broken message arrives, it gets the one status that the whole of it gets, and the connection ends."""
+
+    async def check(hub: Hub) -> None:
+        for name, (data, _) in BAD.items():
+            whole = await _answers(hub, [data], 1)
+            assert whole[1], name
+            for cut in _cuts(data):
+                assert await _answers(hub, [data[:cut], data[cut:]], 1) == whole, (name, cut)
+
+    _serve(models, check)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_good_message_at_every_cut(models: Path, name: str) -> None:
+    """Answers do not depend on where the network cuts."""
+    data, statuses = GOOD[name]
+
+    async def check(hub: Hub) -> None:
+        for cut in _cuts(data):
+            assert (await _answers(hub, [data[:cut], data[cut:]], len(statuses)))[0] == statuses, cut
+
+    _serve(models, check)
+
+
+def test_byte_by_byte(models: Path) -> None:
+    """The slowest of networks changes nothing."""
+
+    async def check(hub: Hub) -> None:
+        for name, (data, statuses) in GOOD.items():
+            if 400 in statuses:
+                continue
+            pieces = [data[at : at + 1] for at in range(len(data))]
+            assert (await _answers(hub, pieces, len(statuses)))[0] == statuses, name
+
+    _serve(models, check)

@@ -1,0 +1,35 @@
+"""The short forms of what `make soak` does for as long as it is told."""
+
+from pathlib import Path
+
+from tests.server.sound import usage
+from tests.servers import serving
+from tests.soak.mixed import LEAVES, make_models, mixed
+from tests.soak.overload import DEADLINE_S, OPTIONS, make_profile, overload
+
+
+def test_nobody_ever_gets_anothers_bytes(tmp_path: Path) -> None:
+    """8,000 requests of 32 clients that often leave half-way: each answer is its own input, and nothing leaks."""
+    with serving(tmp_path, *make_models(tmp_path)) as server:
+        before = usage(server)
+        tally = mixed(server, 1, 8000)
+        assert tally.faults == []
+        assert tally.answered > 5000
+        assert all(tally.left[where] > 100 for where in LEAVES)
+        after = usage(server)
+        while after != before:  # each look is an answer of the server; what was left is computed, then freed
+            after = usage(server)
+        assert server.stop() == 0
+        assert server.stderr.read_text().count("\n") == 3  # serving, draining, stopped: nothing went wrong
+
+
+def test_overload(tmp_path: Path) -> None:
+    """Offered ten times too much, what can be computed is, in time; the rest is refused; memory stays."""
+    with serving(tmp_path, make_profile(tmp_path), *OPTIONS) as server:
+        seen = overload(server, 2.0)
+        assert seen.others == 0
+        assert seen.refused > 0
+        assert seen.goodput > seen.peak / 2  # `make soak` asks for 90 %, on a machine that does nothing else
+        assert seen.p99_s < 2 * DEADLINE_S
+        assert seen.grown_bytes < 32 << 20
+        assert server.stop() == 0

@@ -1,0 +1,89 @@
+"""The pytest plugin in real pytest processes: the fixture, saved baselines, and tests that fail on a regression."""
+
+import json
+import re
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+TESTS = """
+values = list(range({size}))
+def test_sum(tailcut_benchmark):
+    found = tailcut_benchmark(lambda: sum(values))
+    assert found.functions[0].median.point > 0
+def test_two(tailcut_benchmark):
+    found = tailcut_benchmark({{"sum": lambda: sum(range(500)), "max": lambda: max(range(500))}}, seconds=0.03)
+    assert len(found.comparisons) == 1
+"""
+QUICK = "--tailcut-seconds=0.05"
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A folder to run pytest in; the plugin is named, so that it does not matter how Tailcut is installed."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p tailcut.pytest_plugin")
+    return pytester
+
+
+def write(project: pytest.Pytester, size: int) -> None:
+    project.makepyfile(test_speed=TESTS.format(size=size))
+
+
+def test_the_entry_point_is_the_plugin() -> None:
+    """pyproject.toml names the module under pytest11, and it has the fixture."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module = import_module(project["entry-points"]["pytest11"]["tailcut"])
+    assert callable(module.tailcut_benchmark)
+
+
+def test_save_then_compare(project: pytest.Pytester) -> None:
+    """A named run is saved below the root folder; the same work passes against it, three times the work fails, and the
+    failure names test, ratio, interval and file."""
+    write(project, 1000)
+    saved = project.runpytest_subprocess(QUICK, "--tailcut-save=main")
+    saved.assert_outcomes(passed=2)
+    record = json.loads((project.path / ".tailcut" / "main.json").read_text())
+    names = [one["name"] for one in record["functions"]]
+    assert names == ["test_speed.py::test_sum", "test_speed.py::test_two sum", "test_speed.py::test_two max"]
+    same = project.runpytest_subprocess(QUICK, "--tailcut-compare=main", "--tailcut-noise=0.5")
+    same.assert_outcomes(passed=2)
+    write(project, 3000)
+    slower = project.runpytest_subprocess(QUICK, "--tailcut-compare=main", "-k", "test_sum", "--tailcut-report=r.html")
+    slower.assert_outcomes(failed=1, deselected=1)
+    said = slower.stdout.str()
+    assert re.search(r"test_speed.py::test_sum got slower: x[234]\.\d\d \([234]\.\d\d to [234]\.\d\d\) of", said)
+    assert "main.json" in said
+    assert "Traceback" not in said
+    assert "got slower" in (project.path / "r.html").read_text()
+
+
+def test_the_summary_has_every_function(project: pytest.Pytester) -> None:
+    """Without options nothing is written, and the end of the run lists medians with their intervals."""
+    write(project, 1000)
+    done = project.runpytest_subprocess(QUICK)
+    done.stdout.fnmatch_lines(["*tailcut benchmarks*", "test_speed.py::test_sum  * us (* to *)"])
+    assert not (project.path / ".tailcut").exists()
+
+
+def test_a_baseline_that_is_not_there_is_told_at_once(project: pytest.Pytester) -> None:
+    """No test runs; one line names the file and how to make one."""
+    write(project, 10)
+    done = project.runpytest_subprocess("--tailcut-compare=none")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "none.json: no such baseline" in done.stderr.str()
+    assert "Traceback" not in done.stderr.str()
+
+
+def test_a_session_without_benchmarks_loads_nothing_heavy(project: pytest.Pytester) -> None:
+    """Whoever has Tailcut installed pays nothing in other test runs: no numpy, no engine, no line of output."""
+    project.makepyfile(
+        "import sys\ndef test(): assert not {'numpy', 'numba', 'onnxruntime', 'jinja2'} & set(sys.modules)"
+    )
+    done = project.runpytest_subprocess()
+    done.assert_outcomes(passed=1)
+    assert "tailcut benchmarks" not in done.stdout.str()
