@@ -24,6 +24,7 @@ class Server:
     host: str
     port: int
     stderr: Path
+    grpc_port: int | None = None
 
     @property
     def address(self) -> str:
@@ -67,7 +68,7 @@ def serving(folder: Path, *arguments: str | Path) -> Iterator[Server]:
         line = process.stdout.readline() if ready else ""
         assert line, f"the server did not start: {stderr.read_text()}"
         address = json.loads(line)
-        yield Server(process, address["host"], address["port"], stderr)
+        yield Server(process, address["host"], address["port"], stderr, address["grpc_port"])
     finally:
         if process.poll() is None:
             process.kill()

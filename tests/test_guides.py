@@ -10,7 +10,9 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^print\(.*?\)\s+# (?!None where)(.+)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["memory", "machine", "counters", "microbenchmarks", "batching"])
+@pytest.mark.parametrize(
+    "name", ["memory", "machine", "counters", "microbenchmarks", "batching", "client", "kernels", "vectorization"]
+)
 def test_snippets(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A page's snippets run one after the other in one program; every `print(...)  # text` prints that text."""
     program = "\n".join(BLOCK.findall((GUIDES / f"{name}.md").read_text(encoding="utf-8")))

@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tailcut.client.aio import AsyncClient
+    from tailcut.client.sync import Client
+    from tailcut.kernels.vectorization import assert_vectorized
     from tailcut.machine.affinity import pin_thread
     from tailcut.machine.counters import counters
     from tailcut.machine.quota import usable_cpus
@@ -20,11 +23,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "AlignedMatrix": "tailcut.memory.aligned",
     "Arena": "tailcut.memory.arena",
+    "AsyncClient": "tailcut.client.aio",
     "BufferPool": "tailcut.memory.pool",
+    "Client": "tailcut.client.sync",
     "Model": "tailcut.runtime.model",
     "Profile": "tailcut.runtime.profile",
     "TensorBuffer": "tailcut.memory.pool",
     "counters": "tailcut.machine.counters",
+    "assert_vectorized": "tailcut.kernels.vectorization",
     "pin_thread": "tailcut.machine.affinity",
     "topology": "tailcut.machine.topology",
     "usable_cpus": "tailcut.machine.quota",
@@ -33,10 +39,13 @@ _HOMES = {
 __all__ = [
     "AlignedMatrix",
     "Arena",
+    "AsyncClient",
     "BufferPool",
+    "Client",
     "Model",
     "Profile",
     "TensorBuffer",
+    "assert_vectorized",
     "counters",
     "pin_thread",
     "topology",

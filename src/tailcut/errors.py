@@ -90,6 +90,12 @@ class QueueFullError(TailcutError):
         self.retry_after_s = retry_after_s
 
 
+class UnreachableError(TailcutError, ConnectionError):
+    """No server answers at an address, it broke off, or what answers there is none."""
+
+    code = Code.UNAVAILABLE
+
+
 class DeadlineExceededError(TailcutError, TimeoutError):
     """The work's deadline passed before its answer was there."""
 

@@ -115,17 +115,131 @@ def test_errors_are_a_no(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["runs"][0]["errors"].keys() == {"503"}
 
 
+def test_a_search_names_its_rate_and_shows_its_curve(server: Server) -> None:
+    """--slo: the answer under `slo`, a curve sorted by rate, and exit 0 although probes above the rate failed."""
+    done = bench(server.url, "--slo", "250ms", "--duration", "100ms", "--warmup", "20ms", "--wire", "raw", "--json")
+    record = json.loads(done.stdout)
+    slo = record["slo"]
+    assert done.returncode == (0 if slo["met"] else 1)
+    assert (slo["slo_ms"], slo["percentile"]) == (250, "p99")
+    rates = [point["rate_offered"] for point in slo["curve"]]
+    assert rates == sorted(rates)
+    assert len(record["runs"]) == len(rates) + 1  # the capacity comes first
+    if slo["met"]:
+        met = [point for point in slo["curve"] if point["rate_offered"] == pytest.approx(slo["highest_rate"], abs=0.01)]
+        assert {point["shown"] for point in met} == {"meets"}
+        assert len(met) >= 2
+
+
+def test_a_limit_that_cannot_be_kept_is_a_no(server: Server) -> None:
+    """At one rate with --slo: met or not, and exit 1 when not; nothing answers within a microsecond."""
+    done = bench(server.url, "--rate", "600", "--slo", "1us", "--duration", "1s", "--json")
+    assert done.returncode == 1
+    slo = json.loads(done.stdout)["slo"]
+    assert (slo["met"], slo["highest_rate"]) == (False, None)
+    assert slo["limited_by"] in {"misses", "client behind"}
+    done = bench(server.url, "--rate", "600", "--slo", "10s", "--duration", "1s")
+    assert done.returncode == 0
+    assert "600.0 requests/s keep p99 within the limit" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("scenario", "more", "metric", "rows"),
+    [
+        ("single-stream", (), "p90_ms", 1),
+        ("multi-stream", ("--duration", "2500ms"), "p99_ms", 8),
+        ("server", ("--slo", "10s", "--rate", "700"), "queries_per_s", 1),
+        ("offline", ("--samples", "640"), "samples_per_s", 32),
+    ],
+)
+def test_scenarios(server: Server, scenario: str, more: tuple[str, ...], metric: str, rows: int) -> None:
+    """MLPerf's four by name, each with its metric and its samples in a query."""
+    done = bench(server.url, "--scenario", scenario, "--duration", "800ms", *more, "--json")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)["scenario"]
+    assert (found["name"], found["metric"], found["samples_per_query"]) == (scenario, metric, rows)
+    assert found["value"] > 0
+    assert "not an MLPerf result" in found["note"]
+
+
+def test_the_server_scenario_needs_its_limit(server: Server) -> None:
+    """Without --slo there is nothing to meet."""
+    done = bench(server.url, "--scenario", "server")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "add --slo" in done.stderr
+
+
+def test_any_server_with_a_body_of_ones_own(tmp_path: Path) -> None:
+    """--body, --header and --expect measure servers that speak another protocol; other statuses are errors."""
+    body, seen = tmp_path / "body", []
+    body.write_bytes(b"abc")
+
+    async def script(number, writer) -> None:
+        seen.append(number)
+        writer.write(OK.replace(b"200 OK", b"202 Accepted"))
+
+    with scripted(script) as target:
+        url = f"http://{target.authority}/any/path"
+        options = ["--body", body, "--header", "X-Key: 1", "--concurrency", "2", "--duration", "200ms", "--json"]
+        good, bad = bench(url, *options, "--expect", "202"), bench(url, *options)
+    assert good.returncode == 0
+    assert json.loads(good.stdout)["runs"][0]["samples"] > 20
+    assert bad.returncode == 1
+    assert json.loads(bad.stdout)["runs"][0]["errors"].keys() == {"202"}
+
+
+def test_a_trace_is_replayed_in_two_processes(server: Server, tmp_path: Path) -> None:
+    """Every arrival of the file is sent once; the record says how they came, and how many processes sent them."""
+    trace = tmp_path / "trace"
+    trace.write_text("".join(f"{at * 0.01:.3f}\n" for at in range(50)))
+    done = bench(server.url, "--trace", trace, "--processes", "2", "--json")
+    assert done.returncode == 0
+    (run,) = json.loads(done.stdout)["runs"]
+    assert (run["samples"], run["arrivals"], run["client_processes"]) == (50, "trace", 2)
+    assert run["rate_offered"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("arrivals", ["constant", "bursty"])
+def test_arrivals_by_name(server: Server, arrivals: str) -> None:
+    """The record says how the requests came."""
+    done = bench(server.url, "--rate", "200", "--arrivals", arrivals, "--duration", "300ms", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["runs"][0]["arrivals"] == arrivals
+
+
+def test_a_gate_that_cannot_compare_is_a_no(server: Server, tmp_path: Path) -> None:
+    """When no percentile is known to both sides the gate does not pass in silence."""
+    first = tmp_path / "first.json"
+    assert bench(server.url, "--concurrency", "2", "--duration", "300ms", "-o", first).returncode == 0
+    record = json.loads(first.read_text())
+    record["runs"][0]["latency_ms"] = dict.fromkeys(record["runs"][0]["latency_ms"])
+    first.write_text(json.dumps(record))
+    done = bench(server.url, "--concurrency", "2", "--duration", "300ms", "--against", first)
+    assert done.returncode == 1
+    assert "could not be compared" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("http://127.0.0.1:9", "--duration", "1s"), "no server answers at 127.0.0.1:9"),
         (("ftp://x",), "is not http://HOST:PORT"),
+        (("grpc://127.0.0.1:9",), "no gRPC server answers at 127.0.0.1:9"),
+        (("grpc://127.0.0.1:9/path",), "is not grpc://HOST:PORT"),
+        (("grpc://127.0.0.1:9", "--body", "none"), "goes over HTTP"),
         (("http://192.0.2.1:80",), "--allow-remote"),
         (("http://127.0.0.1:9", "--rate", "5", "--rate-sweep"), "exclude each other"),
         (("http://127.0.0.1:9", "--duration", "soon"), "is not a duration"),
         (("http://127.0.0.1:9", "--duration", "0s"), "--duration"),
         (("http://127.0.0.1:9", "--concurrency", "0"), "list of positive whole numbers"),
         (("http://127.0.0.1:9", "--against", "none.json"), "no such result file"),
+        (("http://127.0.0.1:9", "--trace", "a", "--rate", "5"), "exclude each other"),
+        (("http://127.0.0.1:9", "--scenario", "offline", "--slo", "5ms"), "belongs to the server scenario"),
+        (("http://127.0.0.1:9", "--arrivals", "bursty", "--burst-factor", "20", "--rate", "5"), "burst"),
+        (("http://127.0.0.1:9", "--processes", "0"), "--processes"),
+        (("http://127.0.0.1:9/x", "--header", "none"), "not a header"),
+        (("http://127.0.0.1:9/x", "--body", "none.bin"), "none.bin: No such file"),
+        (("http://127.0.0.1:9/x", "--scenario", "offline"), "several samples"),
     ],
 )
 def test_mistakes_are_one_line(arguments: tuple[str, ...], words: str) -> None:

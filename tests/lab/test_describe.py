@@ -1,10 +1,20 @@
 """Addresses, what a server says of its models, and inputs that fit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tailcut.errors import UsageError
-from tailcut.lab.describe import made_up_inputs, parse_target, rows_of_data, served_models, served_spec
+from tailcut.lab.describe import (
+    made_up_inputs,
+    parse_target,
+    parse_url,
+    raw_payload,
+    rows_of_data,
+    served_models,
+    served_spec,
+)
 from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_once
 from tailcut.spec import DType, ModelSpec, TensorSpec
@@ -21,18 +31,20 @@ SPEC = ModelSpec(
 
 
 @pytest.mark.parametrize(
-    ("url", "target"),
+    ("url", "target", "path"),
     [
-        ("http://127.0.0.1:9000", Target("127.0.0.1", 9000)),
-        ("127.0.0.1:9000", Target("127.0.0.1", 9000)),
-        ("http://localhost", Target("localhost", 80)),
-        ("http://[::1]:9000", Target("::1", 9000)),
-        ("http+unix:///run/a b", Target(uds="/run/a b")),
-        ("http+unix://%2Frun%2Fa%20b", Target(uds="/run/a b")),
+        ("http://127.0.0.1:9000", Target("127.0.0.1", 9000), ""),
+        ("127.0.0.1:9000", Target("127.0.0.1", 9000), ""),
+        ("http://localhost/", Target("localhost", 80), ""),
+        ("http://[::1]:9000/a/b?c=d", Target("::1", 9000), "/a/b?c=d"),
+        ("http+unix:///run/a b", Target(uds="/run/a b"), ""),
+        ("http+unix://%2Frun%2Fa%20b", Target(uds="/run/a b"), ""),
+        ("http+unix://%2Frun%2Fa/infer", Target(uds="/run/a"), "/infer"),
     ],
 )
-def test_addresses(url: str, target: Target) -> None:
-    """Hosts with and without port and scheme, IPv6, and Unix sockets plain or percent-encoded."""
+def test_addresses(url: str, target: Target, path: str) -> None:
+    """Hosts with and without port and scheme, IPv6, and Unix sockets plain or percent-encoded; the path behind."""
+    assert parse_url(url) == (target, path)
     assert parse_target(url) == target
 
 
@@ -105,6 +117,9 @@ def test_rows_of_data_are_single_requests() -> None:
     assert len(rows) == 4
     assert set(rows[0]) == {"x", "ids", "text"}
     np.testing.assert_array_equal(rows[2]["x"], [[6, 7, 8]])
+    pairs = rows_of_data(SPEC, data, 64, rows=2)
+    assert len(pairs) == 2
+    np.testing.assert_array_equal(pairs[1]["x"], [[6, 7, 8], [9, 10, 11]])
 
 
 @pytest.mark.parametrize(
@@ -122,3 +137,29 @@ def test_data_that_does_not_fit(change: dict, words: str) -> None:
     data = {name: array for name, array in (data | change).items() if array is not None}
     with pytest.raises(UsageError, match=words):
         rows_of_data(SPEC, data, 10)
+
+
+def test_any_request_of_any_server(tmp_path: Path) -> None:
+    """A file's bytes as they are, the headers given, and the status that counts as good."""
+    body = tmp_path / "body"
+    body.write_bytes(b"\0\r\n")
+    target = Target("127.0.0.1", 80)
+    payload = raw_payload(target, "/p?q=1", body, ["X-A: b", "X-C:d"], 202)
+    assert payload.request == (
+        b"POST /p?q=1 HTTP/1.1\r\nHost: 127.0.0.1:80\r\nContent-Length: 3\r\nX-A: b\r\nX-C: d\r\n\r\n\0\r\n"
+    )
+    assert payload.expect_status == 202
+    assert raw_payload(target, "", None, [], 200).request.startswith(b"GET / HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("header", ["no colon", "a b: c", "X: a\r\nY: b", ": v", "X: ä"])
+def test_headers_that_are_none(header: str) -> None:
+    """A header cannot smuggle in another line."""
+    with pytest.raises(UsageError, match="is not a header"):
+        raw_payload(Target(), "/", None, [header], 200)
+
+
+def test_a_body_that_is_not_there(tmp_path: Path) -> None:
+    """The message names the file."""
+    with pytest.raises(UsageError, match=r"none: No such file"):
+        raw_payload(Target(), "/", tmp_path / "none", [], 200)

@@ -23,7 +23,7 @@ def lognormal(seed: int, scale: float = 1.0, size: int = 5000) -> np.ndarray:
 
 def test_keys_and_figures() -> None:
     """Percentiles are points of the sample in milliseconds, the interval encloses the p99."""
-    record = run_record(result(np.arange(1, 5001) / 100))
+    record = run_record(result(np.random.default_rng(0).permutation(np.arange(1, 5001)) / 100))
     assert record["latency_ms"] == {"p50": 25.0, "p95": 47.5, "p99": 49.5, "p99_9": 49.95, "max": 50.0}
     low, high = record["p99_interval_ms"]
     assert low < 49.5 < high
@@ -95,12 +95,13 @@ def test_percentiles_unknown_to_either_run_are_not_compared() -> None:
 def test_runs_match_by_mode_rate_and_concurrency() -> None:
     """Open runs by their rate, whatever connections they needed; closed ones by what was in flight."""
 
-    def run(mode: str, rate: float | None, concurrency: int) -> dict:
-        return {"mode": mode, "rate_offered": rate, "concurrency": concurrency}
+    def run(mode: str, rate: float | None, concurrency: int, arrivals: str | None = None) -> dict:
+        return {"mode": mode, "rate_offered": rate, "concurrency": concurrency, "arrivals": arrivals}
 
-    new = [run("open", 100, 9), run("closed", None, 8), run("closed", None, 32)]
+    new = [run("open", 100, 9), run("closed", None, 8), run("closed", None, 32), run("open", 100, 9, "bursty")]
     old = [run("closed", None, 32), run("open", 100, 4), run("open", 200, 4)]
     assert match_runs(new, old) == [(0, 1), (2, 0)]
+    assert match_runs(new, [run("open", 100, 4, "poisson")]) == [(0, 0)]
 
 
 @pytest.mark.parametrize(

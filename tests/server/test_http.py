@@ -64,6 +64,7 @@ def test_broken_framing(server: Server, name: str) -> None:
         ("DELETE /v2 HTTP/1.1", 405, "GET"),
         ("GET /nowhere HTTP/1.1", 404, None),
         ("GET /v2/models/none HTTP/1.1", 404, None),
+        ("GET /v2/models//ready HTTP/1.1", 404, None),
         ("GET /v2/models/mlp/versions/7 HTTP/1.1", 404, None),
         ("GET /v2/models/%3Cscript%3E HTTP/1.1", 404, None),
         ("GET /v2/models/mlp/versions/1/ready HTTP/1.1", 200, None),

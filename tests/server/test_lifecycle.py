@@ -7,10 +7,14 @@ import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S, raw_request, serving
+
+from tailcut.engines.base import EngineOptions
+from tailcut.runtime.profile import Profile, Settings
 
 ROW = np.arange(4, dtype=np.float32).tobytes()
 READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -104,7 +108,7 @@ def test_a_taken_port(models: Path, tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("fault", ["missing", "empty", "random", "truncated", "text"])
+@pytest.mark.parametrize("fault", ["missing", "empty", "random", "truncated", "text", "flipped"])
 def test_bad_model_files(models: Path, tmp_path: Path, fault: str) -> None:
     """Exit 2 and one line that names the file."""
     path = tmp_path / f"{fault}.onnx"
@@ -114,6 +118,7 @@ def test_bad_model_files(models: Path, tmp_path: Path, fault: str) -> None:
         "random": np.random.default_rng(0).bytes(5000),
         "truncated": whole[: len(whole) // 2],
         "text": b"not a model\n",
+        "flipped": bytes(byte ^ 0x80 for byte in whole[:32]) + whole[32:],
     }
     if fault in content:
         path.write_bytes(content[fault])
@@ -198,3 +203,40 @@ def test_overload_is_refused_at_once(models: Path, tmp_path: Path) -> None:
         with server.connect() as wire:
             assert wire.ask(request).status == 200
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "file"])
+def test_a_unix_socket_that_cannot_be(models: Path, tmp_path: Path, folder: str) -> None:
+    """No such folder, or a file in its place: exit 2 and one line that names the socket."""
+    (tmp_path / "file").touch()
+    done = tailcut("serve", models / "mlp.onnx", "--port", "0", "--uds", tmp_path / folder / "s.sock")
+    assert done.returncode == 2
+    assert "s.sock" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_profile_of_another_machine_is_served(models: Path, tmp_path: Path) -> None:
+    """With a warning, and with no more threads than there are CPUs."""
+    settings = Settings(engine=EngineOptions(threads=512))
+    profile = Profile.of_model(models / "mlp.onnx", settings)
+    msgspec.structs.replace(profile, machine={"cpu": "of long ago"}).save(tmp_path / "p.toml")
+    with serving(tmp_path, tmp_path / "p.toml") as server:
+        with server.connect() as wire:
+            assert wire.ask(raw_request("mlp", ROW)).status == 200
+        assert server.stop() == 0
+        warnings = [line for line in server.stderr.read_text().splitlines() if line.startswith("WARNING")]
+        assert "another machine" in warnings[0]
+        assert "threads" in " ".join(warnings[1:])
+
+
+def test_every_limit_is_an_option(models: Path, tmp_path: Path) -> None:
+    """And a wrong one is told."""
+    limits = ["--max-body", "1", "--max-buffered", "8", "--max-connections", "9", "--queue", "64", "--deadline", "9s"]
+    limits += ["--head-timeout", "9s", "--body-timeout", "9s", "--write-timeout", "9s", "--idle-timeout", "9s"]
+    with serving(tmp_path, models / "mlp.onnx", *limits, "--drain", "9s") as server:
+        with server.connect() as wire:
+            assert wire.ask(raw_request("mlp", ROW)).status == 200
+        assert server.stop() == 0
+    done = tailcut("serve", models / "mlp.onnx", "--write-timeout", "soon")
+    assert done.returncode == 2
+    assert "soon" in done.stderr

@@ -1,88 +1,270 @@
-"""NVIDIA's own HTTP client, unchanged, against our server."""
+"""NVIDIA's own clients, unchanged, against our server: HTTP and gRPC, each blocking and asynchronous."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
-import tritonclient.http as triton
-from tests.servers import Server
+import tritonclient.grpc
+import tritonclient.grpc.aio
+import tritonclient.http
+import tritonclient.http.aio
+from tests.engines.models import identity, perceptron, two_in_two_out
+from tests.servers import Server, serving
+from tritonclient.utils import InferenceServerException, shared_memory
+
+from tailcut.spec import DType
+
+CLIENTS = {
+    "http": tritonclient.http,
+    "http.aio": tritonclient.http.aio,
+    "grpc": tritonclient.grpc,
+    "grpc.aio": tritonclient.grpc.aio,
+}
+PREFIX = f"tailcut-test-{os.getpid()}-"
 
 
-@pytest.fixture
-def client(server: Server) -> triton.InferenceServerClient:
-    return triton.InferenceServerClient(server.address)
+class Triton:
+    """One of the four clients; every call blocks, so that one test serves all."""
+
+    def __init__(self, kind: str, server: Server) -> None:
+        self.kind = kind
+        self.module = CLIENTS[kind]
+        self.http = kind.startswith("http")
+        self._loop = asyncio.new_event_loop()
+        self._address = server.address if self.http else f"{server.host}:{server.grpc_port}"
+        self._client = self._run(self._open())
+
+    async def _open(self) -> Any:
+        return self.module.InferenceServerClient(self._address)
+
+    def _run(self, coming: Awaitable[Any]) -> Any:
+        return self._loop.run_until_complete(coming)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            if not self.http and name.startswith("get_"):
+                named["as_json"] = True
+            answer = getattr(self._client, name)(*arguments, **named)
+            return self._run(answer) if self.kind.endswith("aio") else answer
+
+        return call
+
+    def close(self) -> None:
+        closed = self._client.close()
+        if self.kind.endswith("aio"):
+            self._run(closed)
+        self._loop.close()
+
+    def input(self, name: str, array: np.ndarray, datatype: str) -> Any:
+        tensor = self.module.InferInput(name, list(array.shape), datatype)
+        tensor.set_data_from_numpy(array)
+        return tensor
 
 
-def test_health_and_metadata(client: triton.InferenceServerClient) -> None:
-    """Live, ready, server, model, index and statistics."""
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """mlp (4 -> 3), pair, and an identity of each dtype; gRPC, shared memory and model control are on."""
+    folder = tmp_path_factory.mktemp("triton")
+    sources = [perceptron([4, 8, 3], folder / "mlp.onnx"), two_in_two_out(folder / "pair.onnx")]
+    sources += [identity(dtype, (None, 2), folder / f"{dtype.value}.onnx") for dtype in DType]
+    flags = ["--grpc-port", "0", "--shared-memory", PREFIX, "--allow-model-control"]
+    with serving(folder, *sources, *flags) as running:
+        yield running
+        assert running.stop() == 0
+
+
+@pytest.fixture(scope="module", params=CLIENTS)
+def client(request: pytest.FixtureRequest, server: Server) -> Iterator[Triton]:
+    client = Triton(request.param, server)
+    yield client
+    client.close()
+
+
+def test_health_and_metadata(client: Triton) -> None:
+    """Live, ready, server and model."""
     assert client.is_server_live()
     assert client.is_server_ready()
-    assert client.is_model_ready("mlp")
+    assert client.is_model_ready("mlp", "1")
     assert not client.is_model_ready("none")
-    assert client.get_server_metadata()["name"] == "tailcut"
-    metadata = client.get_model_metadata("mlp", "1")
-    assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
-    assert {model["name"] for model in client.get_model_repository_index()} >= {"mlp", "echo", "big", "ints", "pair"}
-    assert client.get_inference_statistics("mlp")["model_stats"][0]["name"] == "mlp"
+    assert not client.is_model_ready("mlp", "2")
+    assert "system_shared_memory" in client.get_server_metadata()["extensions"]
+    metadata = client.get_model_metadata("pair")
+    assert [tensor["name"] for tensor in metadata["inputs"]] == ["a", "b"]
+    assert [int(dim) for dim in metadata["outputs"][1]["shape"]] == [-1, 4]
+
+
+def test_configuration(client: Triton) -> None:
+    """The batch dimension is told apart from the others."""
+    config = client.get_model_config("mlp")
+    config = config.get("config", config)
+    assert config["max_batch_size"] == 32
+    assert config["input"][0]["data_type"] == "TYPE_FP32"
+    assert [int(dim) for dim in config["input"][0]["dims"]] == [4]
+
+
+def test_statistics(client: Triton) -> None:
+    """They count what was asked, for one model and for all."""
+
+    def count() -> int:
+        stats = client.get_inference_statistics("mlp")["model_stats"][0]
+        return int(stats["inference_stats"]["success"].get("count", 0))
+
+    before = count()
+    client.infer("mlp", [client.input("x", np.ones((3, 4), np.float32), "FP32")])
+    assert count() == before + 1
+    stats = client.get_inference_statistics()["model_stats"]
+    assert {"mlp", "pair"} < {one["name"] for one in stats}
+
+
+@pytest.mark.parametrize("dtype", DType)
+def test_every_dtype(client: Triton, dtype: DType) -> None:
+    """What goes in comes out, bit for bit."""
+    values = np.array([["\u00e9\0".encode(), b""]], object) if dtype is DType.BYTES else np.array([[1, 0]], dtype.numpy)
+    result = client.infer(dtype.value, [client.input("x", values, dtype.value)], request_id="seven")
+    assert result.as_numpy("y").tolist() == values.tolist()
+    response = result.get_response()
+    assert (response["id"] if client.http else response.id) == "seven"
+
+
+def test_strings_that_are_no_text(client: Triton) -> None:
+    """The engines take text: other bytes are refused, and not turned into something that looks like them."""
+    with pytest.raises(InferenceServerException, match="not UTF-8"):
+        client.infer("BYTES", [client.input("x", np.array([[b"\xff", b""]], object), "BYTES")])
+
+
+def test_outputs_and_parameters(client: Triton) -> None:
+    """Two inputs, one of two outputs, the schedule's parameters, several rows."""
+    a, b = (np.full((5, 4), value, np.float32) for value in (3, 1))
+    tensors = [client.input("a", a, "FP32"), client.input("b", b, "FP32")]
+    wanted = [client.module.InferRequestedOutput("difference")]
+    result = client.infer("pair", tensors, outputs=wanted, priority=2, timeout=5_000_000)
+    assert (result.as_numpy("difference") == 2).all()
+    assert result.as_numpy("total") is None
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "named", "code"),
+    [
+        ("none", 4, "unknown model", ("404", "StatusCode.NOT_FOUND")),
+        ("mlp:9", 4, "no version", ("404", "StatusCode.NOT_FOUND")),
+        ("mlp", 5, "expected FP32 [-1, 4]", ("400", "StatusCode.INVALID_ARGUMENT")),
+        ("pair", 4, "unknown input 'x'", ("400", "StatusCode.INVALID_ARGUMENT")),
+    ],
+)
+def test_errors(client: Triton, model: str, width: int, named: str, code: tuple[str, str]) -> None:
+    """Each is told with its code, and costs only itself."""
+    tensor = client.input("x", np.ones((1, width), np.float32), "FP32")
+    name, _, version = model.partition(":")
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer(name, [tensor], model_version=version)
+    assert named in str(caught.value)
+    assert caught.value.status() == code[0 if client.http else 1]
+    client.infer("mlp", [client.input("x", np.ones((1, 4), np.float32), "FP32")])
+
+
+def test_repository(client: Triton) -> None:
+    """Unloaded, a model is gone; loaded again, it answers as before."""
+    tensor = client.input("x", np.ones((1, 2), np.int8), "INT8")
+    client.unload_model("INT8")
+    index = client.get_model_repository_index()
+    states = {one["name"]: one["state"] for one in (index if client.http else index["models"])}
+    assert (states["INT8"], states["mlp"]) == ("UNAVAILABLE", "READY")
+    assert not client.is_model_ready("INT8")
+    with pytest.raises(InferenceServerException, match="unknown model"):
+        client.infer("INT8", [tensor])
+    client.load_model("INT8")
+    client.load_model("INT8")
+    assert client.infer("INT8", [tensor]).as_numpy("y").tolist() == [[1, 1]]
+    with pytest.raises(InferenceServerException, match="only models of the command line"):
+        client.load_model("passwd")
+
+
+def test_shared_memory(client: Triton) -> None:
+    """A tensor goes in and out by memory that both sides see; a region that is gone is an error."""
+    values = np.arange(8, dtype=np.float32).reshape(4, 2)
+    key = f"/{PREFIX}{client.kind}"
+    region = shared_memory.create_shared_memory_region("io", key, 64)
+    try:
+        shared_memory.set_shared_memory_region(region, [values])
+        client.register_system_shared_memory("io", key, 64)
+        status = client.get_system_shared_memory_status()
+        assert [one["key"] for one in (status if client.http else status["regions"].values())] == [key]
+        tensor = client.module.InferInput("x", [4, 2], "FP32")
+        tensor.set_shared_memory("io", 32)
+        wanted = client.module.InferRequestedOutput("y")
+        wanted.set_shared_memory("io", 32, offset=32)
+        client.infer("FP32", [tensor], outputs=[wanted])
+        got = shared_memory.get_contents_as_numpy(region, np.float32, [4, 2], offset=32)
+        assert got.tolist() == values.tolist()
+        tensor.set_shared_memory("io", 32, offset=40)
+        with pytest.raises(InferenceServerException, match="past its end"):
+            client.infer("FP32", [tensor])
+        tensor = client.module.InferInput("x", [4, 2], "FP32")
+        tensor.set_shared_memory("io", 32)
+        os.truncate(f"/dev/shm{key}", 16)
+        with pytest.raises(InferenceServerException, match="smaller"):
+            client.infer("FP32", [tensor], outputs=[wanted])
+        client.unregister_system_shared_memory("io")
+        with pytest.raises(InferenceServerException, match="no region"):
+            client.infer("FP32", [tensor])
+    finally:
+        client.unregister_system_shared_memory()
+        shared_memory.destroy_shared_memory_region(region)
 
 
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
-def test_infer(client: triton.InferenceServerClient, binary_in: bool, binary_out: bool) -> None:
-    """JSON and binary both ways, several rows, with a request id."""
-    x = np.random.default_rng(1).standard_normal((3, 1000)).astype(np.float32)
-    tensor = triton.InferInput("x", list(x.shape), "FP32")
-    tensor.set_data_from_numpy(x, binary_data=binary_in)
-    wanted = triton.InferRequestedOutput("y", binary_data=binary_out)
-    result = client.infer("echo", [tensor], outputs=[wanted], request_id="seven")
-    np.testing.assert_array_equal(result.as_numpy("y"), x)
-    assert result.get_response()["id"] == "seven"
-
-
-def test_two_inputs_two_outputs(client: triton.InferenceServerClient) -> None:
-    """Each output carries its own numbers; one alone may be asked for."""
-    metadata = client.get_model_metadata("pair")
-    tensors = []
-    arrays = {}
-    for number, entry in enumerate(metadata["inputs"]):
-        array = np.full([2, *entry["shape"][1:]], number + 1, np.float32)
-        arrays[entry["name"]] = array
-        tensor = triton.InferInput(entry["name"], list(array.shape), "FP32")
-        tensor.set_data_from_numpy(array)
-        tensors.append(tensor)
-    both = client.infer("pair", tensors)
-    names = [entry["name"] for entry in metadata["outputs"]]
-    one = client.infer("pair", tensors, outputs=[triton.InferRequestedOutput(names[1])])
-    np.testing.assert_array_equal(both.as_numpy(names[1]), one.as_numpy(names[1]))
-    assert one.as_numpy(names[0]) is None
+def test_json_and_binary_over_http(server: Server, binary_in: bool, binary_out: bool) -> None:
+    """Both ways, both forms."""
+    with tritonclient.http.InferenceServerClient(server.address) as client:
+        x = np.random.default_rng(1).standard_normal((3, 2)).astype(np.float32)
+        tensor = tritonclient.http.InferInput("x", list(x.shape), "FP32")
+        tensor.set_data_from_numpy(x, binary_data=binary_in)
+        wanted = tritonclient.http.InferRequestedOutput("y", binary_data=binary_out)
+        assert (client.infer("FP32", [tensor], outputs=[wanted]).as_numpy("y") == x).all()
 
 
 @pytest.mark.parametrize("compression", ["gzip", "deflate"])
-def test_compressed_requests(client: triton.InferenceServerClient, compression: str) -> None:
+def test_compressed_requests_over_http(server: Server, compression: str) -> None:
     """What the client compresses, the server inflates."""
-    x = np.zeros((1, 1000), np.float32)
-    tensor = triton.InferInput("x", list(x.shape), "FP32")
-    tensor.set_data_from_numpy(x)
-    result = client.infer("echo", [tensor], request_compression_algorithm=compression)
-    np.testing.assert_array_equal(result.as_numpy("y"), x)
-
-
-def test_errors_reach_the_user(client: triton.InferenceServerClient) -> None:
-    """Their exception carries our message."""
-    tensor = triton.InferInput("x", [1, 5], "FP32")
-    tensor.set_data_from_numpy(np.zeros((1, 5), np.float32))
-    with pytest.raises(triton.InferenceServerException, match="x"):
-        client.infer("mlp", [tensor])
-    with pytest.raises(triton.InferenceServerException, match="none"):
-        client.get_model_metadata("none")
+    with tritonclient.http.InferenceServerClient(server.address) as client:
+        tensor = tritonclient.http.InferInput("x", [1, 2], "FP32")
+        tensor.set_data_from_numpy(np.ones((1, 2), np.float32))
+        result = client.infer("FP32", [tensor], request_compression_algorithm=compression)
+        assert result.as_numpy("y").tolist() == [[1, 1]]
 
 
 def test_many_at_once(server: Server) -> None:
-    """Concurrent requests of different content each get their own answer."""
-    with triton.InferenceServerClient(server.address, concurrency=16) as client:
+    """Requests in flight together share batches, and each gets its own answer."""
+    with tritonclient.http.InferenceServerClient(server.address, concurrency=16) as client:
         pending = []
-        for number in range(200):
-            x = np.full((1, 1000), number, np.float32)
-            tensor = triton.InferInput("x", [1, 1000], "FP32")
-            tensor.set_data_from_numpy(x)
-            pending.append(client.async_infer("echo", [tensor]))
+        for number in range(100):
+            tensor = tritonclient.http.InferInput("x", [1, 2], "FP32")
+            tensor.set_data_from_numpy(np.full((1, 2), number, np.float32))
+            pending.append(client.async_infer("FP32", [tensor]))
         for number, request in enumerate(pending):
             assert (request.get_result().as_numpy("y") == number).all()
+
+
+def test_a_stream(server: Server) -> None:
+    """Answers come in the order of the requests, an error among them, and each says that it is the last of its own."""
+    answers: list[tuple[Any, Any]] = []
+    with tritonclient.grpc.InferenceServerClient(f"{server.host}:{server.grpc_port}") as client:
+        client.start_stream(lambda result, error: answers.append((result, error)))
+        for number in range(100):
+            tensor = tritonclient.grpc.InferInput("x", [1, 2], "FP32")
+            tensor.set_data_from_numpy(np.full((1, 2), number, np.float32))
+            client.async_stream_infer("none" if number == 50 else "FP32", [tensor], request_id=str(number))
+        client.stop_stream()
+    assert len(answers) == 100
+    for number, (result, error) in enumerate(answers):
+        if number == 50:
+            assert "unknown model" in str(error)
+            continue
+        response = result.get_response()
+        assert response.id == str(number)
+        assert response.parameters["triton_final_response"].bool_param
+        assert (result.as_numpy("y") == number).all()

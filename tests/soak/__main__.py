@@ -95,7 +95,7 @@ def soak_mixed(server: Server, seconds: float, requests: int) -> list[Figure]:
 def soak_overload(server: Server, seconds: float) -> list[Figure]:
     seen = overload(server, seconds)
     return [
-        Figure("offered, in times of the peak", seen.offered / seen.peak, 10, "x", least=True),
+        Figure("offered, in times of the peak", seen.offered / seen.peak, 8, "x", least=True),
         Figure("goodput", 100 * seen.goodput / seen.peak, 90, "% of peak", least=True),
         Figure("p99 of what was accepted", seen.p99_s * 1e3, DEADLINE_S * 1e3, "ms"),
         Figure("neither answered nor refused", seen.others, 0, ""),

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,11 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tailcut.lab.load import LoadResult, Payload, Target
+    from collections.abc import Callable
+
+    from tailcut.lab.arrivals import Arrivals
+    from tailcut.lab.load import Payload, Target
+    from tailcut.lab.scenarios import Scenario
+    from tailcut.lab.session import Session
 
 _PAYLOADS = 64  # distinct requests sent in turn
 _SWEEP = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)  # of the closed loop's capacity
 _SWEEP_CONCURRENCY = 32
+_MOST_PROCESSES = 64
 
 
 class Wire(StrEnum):
@@ -24,16 +31,49 @@ class Wire(StrEnum):
     RAW = "raw"
 
 
-def bench(  # noqa: C901, PLR0912  a check for each option
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="http://HOST:PORT or http+unix:///PATH.")],
+class Kind(StrEnum):
+    """How an open loop's requests come."""
+
+    POISSON = "poisson"
+    CONSTANT = "constant"
+    BURSTY = "bursty"
+
+
+class ScenarioName(StrEnum):
+    """MLPerf's four."""
+
+    SINGLE_STREAM = "single-stream"
+    MULTI_STREAM = "multi-stream"
+    SERVER = "server"
+    OFFLINE = "offline"
+
+
+def bench(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET", help="http://, grpc:// or http+unix:// of a v2 server; with --body any HTTP URL."
+        ),
+    ],
     model: Annotated[str | None, typer.Option(help="Which model, where the server has several.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Open loop: requests a second, Poisson.", min=0.01)] = None,
+    rate: Annotated[float | None, typer.Option(help="Open loop: requests a second.", min=0.01)] = None,
+    arrivals: Annotated[Kind, typer.Option(help="How an open loop's requests come.")] = Kind.POISSON,
+    burst_factor: Annotated[float, typer.Option(help="Bursty: a burst's rate, in mean rates; up to 10.")] = 5.0,
+    burst_length: Annotated[str, typer.Option(help="Bursty: how long a burst lasts on average.")] = "200ms",
+    trace: Annotated[Path | None, typer.Option(help="Open loop: arrival times in seconds, one a line.")] = None,
     rate_sweep: Annotated[bool, typer.Option("--rate-sweep", help="Open loop at 10 to 90 % of the capacity.")] = False,
+    slo: Annotated[str | None, typer.Option(help="Find the highest rate whose p99 stays within this.")] = None,
+    scenario: Annotated[ScenarioName | None, typer.Option(help="One of MLPerf's four.")] = None,
+    samples: Annotated[int, typer.Option(help="Of the offline scenario.", min=32)] = 24_576,
     concurrency: Annotated[str, typer.Option(help="Closed loop: requests in flight, a list.")] = "1,8,32",
     duration: Annotated[str, typer.Option(help="Of each run.")] = "5s",
     warmup: Annotated[str, typer.Option(help="Before each run, not counted.")] = "500ms",
+    processes: Annotated[str, typer.Option(help="Client processes: a number, or auto.")] = "1",
     wire: Annotated[Wire, typer.Option(help="How tensors travel.")] = Wire.BINARY,
     data: Annotated[Path | None, typer.Option(help="Inputs from an .npz file; else made up, seeded.")] = None,
+    body: Annotated[Path | None, typer.Option(help="Send this file to the URL as it is.")] = None,
+    expect: Annotated[int, typer.Option(help="The status that is a good answer.", min=100, max=599)] = 200,
+    header: Annotated[list[str] | None, typer.Option(help="NAME:VALUE of each request; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Of arrival times and made-up inputs.")] = 0,
     against: Annotated[Path | None, typer.Option(help="An earlier result: say what changed, exit 1 if worse.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the result here, as JSON.")] = None,
@@ -47,29 +87,38 @@ def bench(  # noqa: C901, PLR0912  a check for each option
 
     from tailcut.cli.options import parse_counts, parse_duration
     from tailcut.errors import UsageError
-    from tailcut.lab.describe import parse_target
-    from tailcut.lab.record import read_record, regressed
+    from tailcut.lab.describe import parse_url, raw_payload
+    from tailcut.lab.record import read_record
+    from tailcut.lab.scenarios import Scenario, samples_per_query
+    from tailcut.lab.session import Session
     from tailcut.report.bench import bench_table
 
-    if rate is not None and rate_sweep:
-        raise UsageError("--rate and --rate-sweep exclude each other")
+    _check_exclusive(rate=rate, trace=trace, rate_sweep=rate_sweep, slo=slo, scenario=scenario)
+    named = Scenario(scenario) if scenario else None
     earlier = read_record(against) if against else None
-    place = parse_target(target, allow_remote=allow_remote)
-    counts, length_s, warmup_s = parse_counts(concurrency), parse_duration(duration), parse_duration(warmup)
+    load = _Load(
+        rate=rate,
+        make=_maker(arrivals, burst_factor, parse_duration(burst_length)),
+        trace=trace,
+        sweep=rate_sweep,
+        slo_ms=None if slo is None else parse_duration(slo) * 1e3,
+        scenario=named,
+        samples=samples,
+        concurrency=parse_counts(concurrency),
+    )
+    length_s, warmup_s, clients = parse_duration(duration), parse_duration(warmup), _process_count(processes)
     if length_s <= 0:
         raise UsageError("--duration must be more than nothing")
-    payloads = _payloads(place, model, data, wire.value, seed)
-    runs = _Runs(place, payloads, length_s, warmup_s, seed)
-    if rate is not None:
-        runs.open(rate)
-    elif rate_sweep:
-        capacity = runs.closed(_SWEEP_CONCURRENCY).rate_achieved
-        for share in _SWEEP:
-            runs.open(max(0.1, share * capacity))
+    place, path = parse_url(target, allow_remote=allow_remote)
+    if body is not None or path:
+        if named and samples_per_query(named) > 1:
+            raise UsageError(f"the {named} scenario makes requests of several samples: it cannot with a body of yours")
+        payloads = [raw_payload(place, path, body, header or [], expect)]
     else:
-        for count in counts:
-            runs.closed(count)
-    record: dict[str, Any] = runs.record(target, f"tailcut {shlex.join(sys.argv[1:])}")
+        payloads = _payloads(place, model, data, wire.value, seed, samples_per_query(named) if named else 1)
+    session = Session(place, payloads, length_s, warmup_s, seed, clients, lambda text: print(text, file=sys.stderr))
+    found = load.run(session)
+    record = _record(session, found, target, seed)
     if earlier is not None:
         record["comparison"] = _compare(record, earlier)
     if output:
@@ -89,70 +138,120 @@ def bench(  # noqa: C901, PLR0912  a check for each option
         print(bench_markdown(record))
     else:
         bench_table(record)
-    failed = any(run["errors"] or not run["samples"] for run in record["runs"])
-    worse = any(regressed(entry["percentiles"]) for entry in record.get("comparison", []))
-    if failed or worse:
+    if not _good(record):
         raise typer.Exit(1)
 
 
-class _Runs:
-    def __init__(
-        self, target: "Target", payloads: "list[Payload]", duration_s: float, warmup_s: float, seed: int
-    ) -> None:
-        self._target = target
-        self._payloads = payloads
-        self._duration_s = duration_s
-        self._warmup_s = warmup_s
-        self._seed = seed
-        self._results: list[LoadResult] = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Load:
+    """Which runs are asked for."""
 
-    def open(self, rate: float) -> None:
-        from tailcut.lab.client import open_loop
+    rate: float | None
+    make: "Callable[[float], Arrivals]"
+    trace: Path | None
+    sweep: bool
+    slo_ms: float | None
+    scenario: "Scenario | None"
+    samples: int
+    concurrency: list[int]
 
-        print(f"open loop, {rate:,.1f} requests/s for {self._duration_s:g} s ...", file=sys.stderr)
-        self._results.append(
-            open_loop(
-                self._target,
-                self._payloads,
-                rate=rate,
-                duration_s=self._duration_s,
-                seed=self._seed,
-                warmup_s=self._warmup_s,
-            )
-        )
+    def run(self, session: "Session") -> dict[str, Any]:
+        """Make them; returns what stands in the record beside the runs."""
+        from tailcut.lab.arrivals import read_trace
+        from tailcut.lab.scenarios import run_scenario
 
-    def closed(self, concurrency: int) -> "LoadResult":
-        from tailcut.lab.client import closed_loop
-
-        print(f"closed loop, {concurrency} in flight for {self._duration_s:g} s ...", file=sys.stderr)
-        result = closed_loop(
-            self._target,
-            self._payloads,
-            concurrency=concurrency,
-            duration_s=self._duration_s,
-            warmup_s=self._warmup_s,
-        )
-        self._results.append(result)
-        return result
-
-    def record(self, target: str, command: str) -> dict[str, Any]:
-        from tailcut.lab.record import run_record
-        from tailcut.machine.fingerprint import fingerprint
-
-        runs = [run_record(result) for result in self._results]
-        return {"target": target, "runs": runs, "machine": fingerprint(), "command": command, "seed": self._seed}
+        if self.scenario is not None:
+            found = run_scenario(session, self.scenario, slo_ms=self.slo_ms, rate=self.rate, samples=self.samples)
+            return {"scenario": found} | ({"slo": found.pop("slo")} if "slo" in found else {})
+        if self.trace is not None:
+            trace = read_trace(self.trace)
+            session.open(trace, duration_s=trace.length_s)
+        elif self.slo_ms is not None and self.rate is None:
+            return {"slo": session.saturate(self.make, self.slo_ms)}
+        elif self.slo_ms is not None and self.rate is not None:
+            return {"slo": session.meets(self.make(self.rate), self.slo_ms)}
+        elif self.rate is not None:
+            session.open(self.make(self.rate))
+        elif self.sweep:
+            capacity = session.closed(_SWEEP_CONCURRENCY).rate_achieved
+            for share in _SWEEP:
+                session.open(self.make(max(0.1, share * capacity)))
+        else:
+            for count in self.concurrency:
+                session.closed(count)
+        return {}
 
 
-def _payloads(target: "Target", model: str | None, data: Path | None, wire: str, seed: int) -> "list[Payload]":
+def _check_exclusive(**given: object) -> None:
+    """Of the ways to say what load is meant, --slo goes with --rate or --scenario server, and no others together."""
+    from tailcut.errors import UsageError
+
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if len(named) > 1 and set(named) - {"--slo", "--rate"} not in (set(), {"--scenario"}):
+        raise UsageError(f"{' and '.join(named)} exclude each other")
+    if given["scenario"] and given["scenario"] != "server" and len(named) > 1:
+        raise UsageError(f"{' and '.join(named[:-1])} belongs to the server scenario")
+
+
+def _maker(kind: Kind, factor: float, length_s: float) -> "Callable[[float], Arrivals]":
+    from tailcut.lab.arrivals import Bursty, Constant, Poisson
+
+    if kind is Kind.BURSTY:
+        Bursty(1.0, factor, length_s)  # what cannot be is refused before any load
+        return lambda rate: Bursty(rate, factor, length_s)
+    return Constant if kind is Kind.CONSTANT else Poisson
+
+
+def _process_count(text: str) -> int | None:
+    """A number of client processes, or None for auto."""
+    from tailcut.errors import UsageError
+
+    if text == "auto":
+        return None
+    if not text.isdigit() or not 0 < int(text) <= _MOST_PROCESSES:
+        raise UsageError(f"--processes is a number from 1 to {_MOST_PROCESSES}, or auto: {text!r} is neither")
+    return int(text)
+
+
+def _record(session: "Session", found: dict[str, Any], target: str, seed: int) -> dict[str, Any]:
+    from tailcut.lab.record import run_record
+    from tailcut.machine.fingerprint import fingerprint
+
+    command = f"tailcut {shlex.join(sys.argv[1:])}"
+    runs = [run_record(result) for result in session.results]
+    return {"target": target, "runs": runs} | found | {"machine": fingerprint(), "command": command, "seed": seed}
+
+
+def _good(record: dict[str, Any]) -> bool:
+    """Whether the answer is yes: nothing failed, the limit was kept, nothing is worse, and all could be compared.
+
+    The probes of a search are meant to fail somewhere: there the search's own answer counts.
+    """
+    from tailcut.lab.record import regressed
+
+    comparison = [entry["percentiles"] for entry in record.get("comparison", [])]
+    if any(regressed(entry) or not entry for entry in comparison):
+        return False
+    if "slo" in record:
+        return bool(record["slo"]["met"])
+    return not any(run["errors"] or not run["samples"] for run in record["runs"])
+
+
+def _payloads(
+    target: "Target", model: str | None, data: Path | None, wire: str, seed: int, rows: int
+) -> "list[Payload]":
     from tailcut.cli.options import load_data
+    from tailcut.errors import UsageError
     from tailcut.lab.describe import made_up_inputs, rows_of_data, served_spec
     from tailcut.lab.payload import infer_payload
 
     spec = served_spec(target, model)
+    if rows > 1 and not spec.batched:
+        raise UsageError(f"{spec.name} has no batch dimension: it cannot take {rows} samples in a request")
     if data is not None:
-        inputs = rows_of_data(spec, load_data(data), _PAYLOADS)
+        inputs = rows_of_data(spec, load_data(data), _PAYLOADS * rows, rows=rows)
     else:
-        inputs = [made_up_inputs(spec, seed + number) for number in range(8)]
+        inputs = [made_up_inputs(spec, seed + number, rows=rows) for number in range(8)]
     return [infer_payload(target, spec.name, one, wire) for one in inputs]  # type: ignore[arg-type]  # the enum's values
 
 

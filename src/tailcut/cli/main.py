@@ -26,6 +26,7 @@ COMMANDS = (
     "bench",
     "explain",
     "microbench",
+    "vectorization",
     "stat",
     "demo",
 )  # in the order a user meets them

@@ -1,18 +1,23 @@
 """`tailcut serve`: exactly what was measured, behind the Open Inference Protocol v2."""
 
 import logging
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from tailcut.runtime.arbiter import Arbiter
     from tailcut.runtime.limits import Limits
+    from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile
+    from tailcut.server.app import Address
     from tailcut.server.served import Served
+    from tailcut.server.worker import Worker
 
 
 class LogStyle(StrEnum):
@@ -28,7 +33,10 @@ _log = logging.getLogger("tailcut")
 def serve(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Profiles (.toml) or bare models (.onnx); NAME=FILE renames."),
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Profiles (.toml) or bare models (.onnx); NAME=FILE or NAME:VERSION=FILE renames.",
+        ),
     ],
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.", min=0, max=65535)] = 8000,
@@ -65,6 +73,12 @@ def serve(
         Path | None, typer.Option(help="File with the token that requests which change the server must carry.")
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log a line for each request.")] = False,
+    workers: Annotated[
+        str, typer.Option(metavar="N|auto", help="Processes that serve; auto: as many as the CPUs have room for.")
+    ] = "1",
+    max_restarts: Annotated[
+        int, typer.Option(help="Give up when so many workers in a row have ended.", min=1, max=1000)
+    ] = 8,
     log: Annotated[LogStyle, typer.Option(help="Log lines for people or for machines.")] = LogStyle.TEXT,
     json: Annotated[bool, typer.Option("--json", help="When ready, print one JSON object with the address.")] = False,
 ) -> None:
@@ -74,17 +88,17 @@ def serve(
     from tailcut.cli.logs import log_to_stderr
     from tailcut.cli.options import parse_duration
     from tailcut.errors import UsageError
-    from tailcut.machine.quota import usable_cpus
-    from tailcut.runtime.arbiter import Arbiter
     from tailcut.runtime.limits import Limits
     from tailcut.server.app import Address, ServerOptions
     from tailcut.server.app import serve as run_server
     from tailcut.server.limits import ServerLimits
+    from tailcut.server.worker import Worker
 
+    worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
     log_to_stderr(log.value)
     limits = ServerLimits(
         body_bytes=max_body << 20,
-        connections=max_connections,
+        connections=max_connections if worker is None else max(1, max_connections // worker.size),
         deadline_s=parse_duration(deadline),
         drain_s=parse_duration(drain),
         buffered_bytes=max_buffered << 20,
@@ -93,23 +107,23 @@ def serve(
         write_timeout_s=parse_duration(write_timeout),
         idle_timeout_s=parse_duration(idle_timeout),
     )
-    arbiter = Arbiter(usable_cpus()) if turns and len(sources) > 1 else None
     if grpc_port is not None:
         _need_grpc()
-    if shared_memory is not None and not shared_memory.strip("/"):
-        raise UsageError("--shared-memory needs a prefix, so that clients cannot name just any memory")
-    opened = [_profile(source, max_batch) for source in sources]
+    if shared_memory is not None:
+        _need_shared_memory(shared_memory)
+    size = 1 if worker else _count(workers, sources)
+    if size > 1:
+        _need_one_worker(shared_memory is not None or allow_model_control or grpc_port == 0)
+        raise typer.Exit(_supervise(size, max_restarts, Address(host, port, uds, grpc_port), json=json))
+    opened = [_profile(source, max_batch, worker) for source in sources]
     profiles = [profile for profile, _ in opened]
-    names = [f"{profile.model.name}:{version}" for profile, version in opened]
+    names = [profile.model.name + (f":{version}" if version != "1" else "") for profile, version in opened]
     if len(set(names)) < len(names):
         raise UsageError(
             f"two models have one name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
         )
-    model_limits = Limits(queue_rows=queue, hang_s=parse_duration(hang))
-    served = [
-        _load(profile, version, source, max_batch, model_limits, arbiter)
-        for (profile, version), source in zip(opened, sources, strict=True)
-    ]
+    again = [partial(_profile, source, max_batch, worker) for source in sources]
+    served = _open(opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -123,6 +137,8 @@ def serve(
     )
 
     def on_ready(address: Address) -> None:
+        if worker is not None:
+            return
         place = f"http://{host}:{address.port}" + (f" and {uds}" if uds else "")
         place += f", gRPC on {host}:{address.grpc_port}" if address.grpc_port is not None else ""
         _log.info("serving %s on %s", ", ".join(names), place)
@@ -131,11 +147,12 @@ def serve(
             print(orjson.dumps(asdict(address) | {"models": models}).decode(), flush=True)
 
     try:
-        run_server(served, options, on_ready)
+        run_server(served, options, on_ready, worker)
     finally:
         for one in served:
             one.model.close()
-    _log.info("stopped")
+    if worker is None:
+        _log.info("stopped")
 
 
 def _token(path: Path) -> str:
@@ -150,6 +167,25 @@ def _token(path: Path) -> str:
     return token
 
 
+def _need_shared_memory(prefix: str) -> None:
+    from tailcut.errors import UsageError
+
+    if not prefix.strip("/"):
+        raise UsageError("--shared-memory needs a prefix, so that clients cannot name just any memory")
+    if not Path("/dev/shm").is_dir():  # noqa: S108  shm_open(3)'s own folder
+        raise UsageError("--shared-memory needs /dev/shm, which this machine does not have")
+
+
+def _need_one_worker(needed: bool) -> None:
+    from tailcut.errors import UsageError
+
+    if needed:
+        raise UsageError(
+            "several workers share nothing but their port: --shared-memory and --allow-model-control need --workers 1, "
+            "and --grpc-port a port by its number"
+        )
+
+
 def _need_grpc() -> None:
     from importlib.util import find_spec
 
@@ -159,7 +195,42 @@ def _need_grpc() -> None:
         raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
 
 
-def _profile(source: str, max_batch: int | None) -> "tuple[Profile, str]":
+def _supervise(size: int, max_restarts: int, address: "Address", *, json: bool) -> int:
+    import orjson
+
+    from tailcut.server.fleet import Patience
+    from tailcut.server.supervisor import Crew, supervise
+
+    def on_ready(bound: "Address", models: list[dict[str, str]]) -> None:
+        place = f"http://{bound.host}:{bound.port}" + (f" and {bound.uds}" if bound.uds else "")
+        names = ", ".join(model["name"] for model in models)
+        _log.info("serving %s on %s with %d workers", names, place, size)
+        if json:
+            print(orjson.dumps(asdict(bound) | {"models": models}).decode(), flush=True)
+
+    command = [sys.executable, "-m", "tailcut", *sys.argv[1:]]
+    code = supervise(Crew(size, command, Patience(limit=max_restarts)), address, on_ready)
+    if code == 0:
+        _log.info("stopped")
+    return code
+
+
+def _count(workers: str, sources: Sequence[str]) -> int:
+    """How many processes `--workers` asks for; auto leaves each the CPUs that its profiles were measured with."""
+    from tailcut.errors import UsageError
+    from tailcut.machine.quota import usable_cpus
+    from tailcut.runtime.model import open_profile
+
+    if workers.isdecimal() and 1 <= int(workers) <= 1024:
+        return int(workers)
+    if workers != "auto":
+        raise UsageError(f"--workers must be a number from 1 to 1024 or auto, not {workers!r}")
+    engines = [open_profile(Path(source.rpartition("=")[2])).settings.engine for source in sources]
+    wanted = max(max(engine.threads, 1) * engine.instances for engine in engines)
+    return max(1, usable_cpus() // wanted)
+
+
+def _profile(source: str, max_batch: int | None, worker: "Worker | None") -> "tuple[Profile, str]":
     """The profile of a SOURCE, and the version it is to be served as."""
     import msgspec
 
@@ -170,8 +241,13 @@ def _profile(source: str, max_batch: int | None) -> "tuple[Profile, str]":
 
     name, equals, path = source.rpartition("=")
     name, version = _name_and_version(name)
-    profile, warnings = fit_to_machine(open_profile(Path(path)), fingerprint(), usable_cpus())
-    for warning in warnings:
+    profile = open_profile(Path(path))
+    if worker is not None and not profile.settings.engine.threads:  # an engine left alone would take every CPU
+        settings = profile.settings
+        engine = msgspec.structs.replace(settings.engine, threads=max(1, worker.cpus // settings.engine.instances))
+        profile = msgspec.structs.replace(profile, settings=msgspec.structs.replace(settings, engine=engine))
+    profile, warnings = fit_to_machine(profile, fingerprint(), worker.cpus if worker else usable_cpus())
+    for warning in warnings if worker is None or worker.post == 0 else []:  # once is enough
         _log.warning("%s", warning)
     if equals and name:
         profile = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, name=name))
@@ -194,13 +270,36 @@ def _name_and_version(text: str) -> tuple[str, str]:
     return name, version
 
 
-def _load(
-    profile: "Profile", version: str, source: str, max_batch: int | None, limits: "Limits", arbiter: "Arbiter | None"
-) -> "Served":
+def _open(
+    opened: "Sequence[tuple[Profile, str]]",
+    again: "Sequence[Callable[[], tuple[Profile, str]]]",
+    wished: "Limits",
+    *,
+    turns: bool,
+) -> "list[Served]":
+    """Load and warm all models; `again` reads the profile of each anew."""
+    from tailcut.machine.quota import quota, usable_cpus
+    from tailcut.runtime.arbiter import Arbiter
+    from tailcut.runtime.limits import within_memory
     from tailcut.runtime.model import Model
+
+    limits = within_memory(wished, quota().memory_bytes, len(opened))
+    if limits.slab_bytes < wished.slab_bytes:
+        _log.warning("the memory limit leaves %d MiB for the rows of each model", limits.slab_bytes >> 20)
+    arbiter = Arbiter(usable_cpus()) if turns and len(opened) > 1 else None
+    open_model = partial(Model.open, limits=limits, arbiter=arbiter)
+    return [_load(profile, version, read, open_model) for (profile, version), read in zip(opened, again, strict=True)]
+
+
+def _load(
+    profile: "Profile",
+    version: str,
+    again: "Callable[[], tuple[Profile, str]]",
+    open_model: "Callable[[Profile], Model]",
+) -> "Served":
     from tailcut.server.served import Served
 
-    def reload() -> Model:
-        return Model.open(_profile(source, max_batch)[0], limits=limits, arbiter=arbiter)
+    def reload() -> "Model":
+        return open_model(again()[0])
 
-    return Served(Model.open(profile, limits=limits, arbiter=arbiter), profile.model.name, version, reload)
+    return Served(open_model(profile), profile.model.name, version, reload)

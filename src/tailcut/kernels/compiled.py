@@ -1,4 +1,4 @@
-"""Loops compiled by numba, each with its numpy twin in `reference.py`.
+"""Loops compiled by numba, each with its numpy twin in `reference.py`; more in `images`, `precision` and `rows`.
 
 Import this module only where they run: numba takes half a second to load, and each kernel compiles at its first call
 for a dtype (kept in numba's cache on disk).

@@ -11,7 +11,7 @@ import numpy as np
 import uvloop
 
 from tailcut.lab.arrivals import Arrivals, Poisson, plan
-from tailcut.lab.connection import Connection, connect
+from tailcut.lab.connection import Carrier, connect
 from tailcut.lab.load import Gathered, LoadResult, Outcome, Payload, Target, closed_result, open_result
 from tailcut.lab.timer import loop_timer
 
@@ -130,13 +130,13 @@ class _Closed:
             connection.close()
         return Gathered(self._outcomes, self._busy, concurrency, cpu_s, start_ns)
 
-    def _send(self, connection: Connection) -> None:
+    def _send(self, connection: Carrier) -> None:
         now = time.monotonic_ns()
         payload = self._payloads[self._sent % len(self._payloads)]
         self._sent += 1
         connection.send(payload, now, now)
 
-    def _done(self, connection: Connection, outcome: Outcome) -> None:
+    def _done(self, connection: Carrier, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
         if outcome.done_ns >= self._end_ns:
             self._rest()
@@ -146,7 +146,7 @@ class _Closed:
             task = asyncio.ensure_future(connect(self._target, self._done))
             task.add_done_callback(self._again)
 
-    def _again(self, task: "asyncio.Task[Connection]") -> None:
+    def _again(self, task: "asyncio.Task[Carrier]") -> None:
         if task.cancelled() or task.exception() is not None:
             self._rest()
         else:
@@ -165,13 +165,13 @@ class _Open:
         self._times: list[int] = times.tolist()
         self._limit = limit
         self._next = 0
-        self._free: list[tuple[Connection, int]] = []  # with the time each came free
+        self._free: list[tuple[Carrier, int]] = []  # with the time each came free
         self._waiting: deque[tuple[int, int]] = deque()  # request numbers and planned times without a connection
         self._open = 0
         self._outcomes: list[Outcome] = []
         self._over = asyncio.Event()
         self._start_ns = 0
-        self._tasks: set[asyncio.Task[Connection]] = set()
+        self._tasks: set[asyncio.Task[Carrier]] = set()
 
     async def run(self, patience_s: float | None, start: Callable[[], int]) -> Gathered:
         for _ in range(min(_FIRST_CONNECTIONS, self._limit)):
@@ -220,7 +220,7 @@ class _Open:
         self._tasks.add(task)
         task.add_done_callback(self._connected)
 
-    def _connected(self, task: "asyncio.Task[Connection]") -> None:
+    def _connected(self, task: "asyncio.Task[Carrier]") -> None:
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is not None:
             self._open -= 1
@@ -231,7 +231,7 @@ class _Open:
             return
         self._reuse(task.result(), time.monotonic_ns())
 
-    def _done(self, connection: Connection, outcome: Outcome) -> None:
+    def _done(self, connection: Carrier, outcome: Outcome) -> None:
         if connection.alive:
             self._reuse(connection, outcome.done_ns)
         else:
@@ -240,7 +240,7 @@ class _Open:
                 self._connect()
         self._record(outcome)
 
-    def _reuse(self, connection: Connection, now: int) -> None:
+    def _reuse(self, connection: Carrier, now: int) -> None:
         if self._waiting:
             number, planned = self._waiting.popleft()
             connection.send(self._payloads[number % len(self._payloads)], planned, now)

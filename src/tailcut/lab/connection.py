@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from tailcut.errors import UsageError
 from tailcut.lab.load import Outcome, Payload, Target
@@ -29,12 +30,30 @@ class AnswerHead:
     closes: bool
 
 
-async def connect(target: Target, on_done: Callable[["Connection", Outcome], None]) -> "Connection":
+class Carrier(Protocol):
+    """What carries one request at a time, whatever it speaks."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can carry another request."""
+
+    def send(self, payload: Payload, planned_ns: int, free_ns: int) -> None:
+        """Start a request."""
+
+    def close(self) -> None:
+        """Break off; nothing more is told."""
+
+
+async def connect(target: Target, on_done: Callable[[Carrier, Outcome], None]) -> Carrier:
     """A connection to the target that calls `on_done` with the outcome of each request.
 
     Raises:
         UsageError: nobody listens.
     """
+    if target.grpc:
+        from tailcut.lab.grpc_connection import connect_grpc  # noqa: PLC0415  grpc is heavy, and few load it
+
+        return await connect_grpc(target, on_done)
     loop = asyncio.get_running_loop()
     make = partial(Connection, on_done)
     try:
@@ -54,7 +73,7 @@ class Connection(asyncio.BufferedProtocol):
     _room = bytearray(_RECEIVE_BYTES)
     _view = memoryview(_room)
 
-    def __init__(self, on_done: Callable[["Connection", Outcome], None]) -> None:
+    def __init__(self, on_done: Callable[[Carrier, Outcome], None]) -> None:
         self._on_done = on_done
         self._transport: asyncio.Transport | None = None
         self._payload: Payload | None = None

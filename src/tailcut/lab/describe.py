@@ -2,36 +2,56 @@
 
 import ipaddress
 import itertools
+import re
 import socket
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from tailcut.errors import UsageError
-from tailcut.lab.load import Target
-from tailcut.lab.payload import ask
+from tailcut.lab.load import Payload, Target
+from tailcut.lab.payload import ask, encode
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _FREE_DIM = 16  # what a free dimension beside the batch is taken as
 
 
 def parse_target(url: str, *, allow_remote: bool = False) -> Target:
-    """`http://HOST:PORT`, or `http+unix://PATH` with the path percent-encoded or plain.
+    """The address of `parse_url` alone."""
+    return parse_url(url, allow_remote=allow_remote)[0]
+
+
+def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
+    """An address and the path behind it, empty for a v2 server as a whole.
+
+    `http://HOST:PORT`, `grpc://HOST:PORT` and `http+unix://PATH`, the socket's path percent-encoded or plain;
+    `http://HOST:PORT/PATH` and `http+unix://%2FSOCKET/PATH`.
 
     Raises:
         UsageError: not such an address, or not of this machine and `allow_remote` is off.
     """
     if url.startswith("http+unix://"):
-        return Target(uds=unquote(url.removeprefix("http+unix://")))
+        place = url.removeprefix("http+unix://")
+        if place.startswith("/"):
+            return Target(uds=unquote(place)), ""
+        socket_path, slash, path = place.partition("/")
+        return Target(uds=unquote(socket_path)), slash + path if path else ""
+    if url.startswith("grpc://") and urlsplit(url).path not in {"", "/"}:
+        raise UsageError(f"{url!r} is not grpc://HOST:PORT")
     parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
         port = parts.port or 80
     except ValueError:
         port = 0
-    if parts.scheme != "http" or not parts.hostname or not port:
-        raise UsageError(f"{url!r} is not http://HOST:PORT or http+unix:///PATH")
+    if parts.scheme not in {"http", "grpc"} or not parts.hostname or not port:
+        raise UsageError(f"{url!r} is not http://HOST:PORT, http+unix:///PATH or grpc://HOST:PORT")
+    if parts.scheme == "grpc" and not all(find_spec(name) for name in ("grpc", "google.protobuf")):
+        raise UsageError("grpc:// needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
     if not allow_remote:
         try:
             address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0][4][0]
@@ -39,11 +59,38 @@ def parse_target(url: str, *, allow_remote: bool = False) -> Target:
             raise UsageError(f"{parts.hostname}: no such host") from None
         if not ipaddress.ip_address(address).is_loopback:
             raise UsageError(f"{parts.hostname} is not this machine: add --allow-remote if you may send load there")
-    return Target(parts.hostname, port)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return Target(parts.hostname, port, grpc=parts.scheme == "grpc"), "" if path == "/" else path
+
+
+def raw_payload(target: Target, path: str, body: Path | None, headers: Sequence[str], expect: int) -> Payload:
+    """A request of any server: POST with the file's bytes, GET without a file.
+
+    Raises:
+        UsageError: the file cannot be read, or a header is not `NAME:VALUE`.
+    """
+    if target.grpc:
+        raise UsageError("a body of yours goes over HTTP: grpc:// sends v2 calls only")
+    fields = {}
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon or not _HEADER_NAME.match(name) or not value.isprintable() or not value.isascii():
+            raise UsageError(f"{header!r} is not a header: write --header NAME:VALUE")
+        fields[name] = value.strip()
+    try:
+        content = b"" if body is None else body.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{body}: {error.strerror}") from None
+    request = encode(target, "GET" if body is None else "POST", path or "/", content, fields).request
+    return Payload(request, expect)
 
 
 def served_models(target: Target) -> list[str]:
     """Names of the server's models."""
+    if target.grpc:
+        from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
+
+        return [model.name for model in ask_grpc(target, "RepositoryIndex").models]
     return [entry["name"] for entry in ask(target, "POST", "/v2/repository/index") or []]
 
 
@@ -58,7 +105,16 @@ def served_spec(target: Target, model: str | None) -> ModelSpec:
         if len(names) != 1:
             raise UsageError(f"the server has {len(names)} models ({', '.join(names)}): name one with --model")
         model = names[0]
-    metadata = ask(target, "GET", f"/v2/models/{model}")
+    if target.grpc:
+        from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
+
+        said = ask_grpc(target, "ModelMetadata", name=model)
+        metadata = {
+            side: [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in tensors]
+            for side, tensors in (("inputs", said.inputs), ("outputs", said.outputs))
+        }
+    else:
+        metadata = ask(target, "GET", f"/v2/models/{model}")
     return ModelSpec(model, *(tuple(map(_tensor, metadata[side])) for side in ("inputs", "outputs")))
 
 
@@ -79,19 +135,26 @@ def made_up_inputs(spec: ModelSpec, seed: int, *, rows: int = 1) -> dict[str, np
     return inputs
 
 
-def rows_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:
-    """Up to `limit` single-row requests from a data file's arrays; arrays that are no inputs are left out.
+def rows_of_data(
+    spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int, *, rows: int = 1
+) -> list[dict[str, np.ndarray]]:
+    """Requests of `rows` rows from up to `limit` of a data file's; arrays that are no inputs are left out.
 
     Requests of several lengths come in arrays named NAME/GROUP, one group a length; they are taken in turns.
 
     Raises:
-        UsageError: an input is missing, or of another dtype or shape than the model takes.
+        UsageError: an input is missing, or of another dtype or shape than the model takes, or there are too few rows.
     """
     lead = f"{spec.inputs[0].name}/"
     groups = [name.removeprefix(lead) for name in data if name.startswith(lead)]
     if groups:
         parts = [
-            rows_of_data(spec, {t.name: data[key] for t in spec.inputs if (key := f"{t.name}/{group}") in data}, limit)
+            rows_of_data(
+                spec,
+                {t.name: data[key] for t in spec.inputs if (key := f"{t.name}/{group}") in data},
+                limit,
+                rows=rows,
+            )
             for group in groups
         ]
         turns = itertools.zip_longest(*parts)
@@ -111,10 +174,11 @@ def rows_of_data(spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int) ->
         arrays[tensor.name] = array
     if not spec.batched:
         return [arrays]
-    rows = min(len(array) for array in arrays.values())
-    if rows == 0:
-        raise UsageError("the data file has no rows")
-    return [{name: array[row : row + 1] for name, array in arrays.items()} for row in range(min(rows, limit))]
+    there = min(limit, *(len(array) for array in arrays.values()))
+    if there < rows:
+        raise UsageError(f"the data file has {there or 'no'} rows, a request holds {rows}")
+    starts = range(0, there - rows + 1, rows)
+    return [{name: array[row : row + rows] for name, array in arrays.items()} for row in starts]
 
 
 def lengths_of(spec: ModelSpec, requests: Sequence[Mapping[str, np.ndarray]]) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ class Target:
     host: str = "127.0.0.1"
     port: int = 8000
     uds: str | None = None
+    grpc: bool = False
 
     @property
     def authority(self) -> str:

@@ -23,6 +23,12 @@ def infer_payload(target: Target, model: str, inputs: Mapping[str, np.ndarray], 
     Raises:
         UsageError: a raw body was asked for and there are several inputs.
     """
+    if target.grpc:
+        from tailcut.lab.grpc_connection import grpc_payload  # noqa: PLC0415  grpc is heavy, and few load it
+
+        if wire != "binary":
+            raise UsageError("gRPC has one form of tensors: leave --wire out")
+        return grpc_payload(model, inputs)
     headers = {"Content-Type": "application/json"}
     if wire == "raw":
         if len(inputs) != 1:

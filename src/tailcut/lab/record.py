@@ -14,11 +14,11 @@ from tailcut.stats import (
     Sample,
     Verdict,
     percentile,
-    percentile_interval,
     ratio_interval,
     samples_needed,
     verdict,
 )
+from tailcut.stats.serial import serial_percentile_interval
 
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99_9": 0.999}
 _KEPT_LATENCIES = 20_000  # stored with a run, so that a later one can be compared point by point
@@ -35,7 +35,7 @@ def run_record(result: LoadResult) -> dict[str, Any]:
             if len(sample) >= samples_needed(q):
                 latency[name] = round(percentile(sample, q), 4)
         latency["max"] = round(float(sample.values[-1]), 4)
-        interval = percentile_interval(sample, 0.99)
+        interval = serial_percentile_interval(result.latencies_ns / 1e6, 0.99)
     return {
         "mode": result.mode,
         "rate_offered": result.rate_offered,
@@ -47,6 +47,9 @@ def run_record(result: LoadResult) -> dict[str, Any]:
         "p99_interval_ms": None if interval is None else [round(interval.low, 4), round(interval.high, 4)],
         "client_behind": result.client_behind,
         "client_lateness_p99_ms": round(result.lateness_p99_ns / 1e6, 4),
+        "client_cpu": round(result.client_cpu, 3),
+        "client_processes": result.processes,
+        "arrivals": result.arrivals,
         "latencies_us": _thinned(result.latencies_ns),
     }
 
@@ -99,10 +102,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def match_runs(new: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Pairs of indices of runs of one mode, rate and concurrency."""
+    """Pairs of indices of runs of one mode, kind of arrivals, rate and concurrency."""
 
     def key(run: Mapping[str, Any]) -> tuple[object, ...]:
-        return run["mode"], run["rate_offered"], run["concurrency"] if run["mode"] == "closed" else None
+        arrivals = run.get("arrivals") or "poisson"  # older results know no other
+        return run["mode"], run["rate_offered"], *((run["concurrency"],) if run["mode"] == "closed" else (arrivals,))
 
     places = {key(run): index for index, run in enumerate(old)}
     return [(index, places[key(run)]) for index, run in enumerate(new) if key(run) in places]

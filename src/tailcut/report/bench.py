@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_BUSY = 0.9  # of a core for each client process
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
 
 
@@ -14,6 +15,17 @@ def bench_table(record: Mapping[str, Any]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)  # nobody's window to fit: nothing is cut off
+    if "slo" in record:  # its runs are the points of the curve
+        _slo(console, record["slo"])
+    else:
+        _runs(console, record)
+    if "scenario" in record:
+        _scenario(console, record["scenario"])
+    for entry in record.get("comparison", []):
+        _comparison(console, entry)
+
+
+def _runs(console: Console, record: Mapping[str, Any]) -> None:
     table = Table(title=f"{record['target']}: latency in ms; an unknown percentile lacks samples")
     for name in ("load", "req/s", "samples", "p50", "p95", "p99", "99 % interval", "p99.9", "max", "errors"):
         table.add_column(name, justify="left" if name == "load" else "right")
@@ -27,18 +39,64 @@ def bench_table(record: Mapping[str, Any]) -> None:
                 f"(p99 {run['client_lateness_p99_ms']} ms), so its percentiles would not be the "
                 "server's: lower the rate, or give the client a core of its own[/]"
             )
-    for entry in record.get("comparison", []):
-        for name, found in entry["percentiles"].items():
-            ratio, word = found["ratio"], found["verdict"]
+        elif run["client_cpu"] > _BUSY * run["client_processes"]:
             console.print(
-                f"run {entry['run'] + 1} {name}: {ratio['point']:.3f} of before "
-                f"({ratio['low']:.3f} to {ratio['high']:.3f}): [{_COLOURS[word]}]{word}[/]"
+                f"[yellow]run {number}: the client kept {run['client_cpu']:.2f} cores busy with "
+                f"{run['client_processes']} of its processes, so its own speed may be the limit: "
+                "add --processes auto[/]"
             )
+
+
+def _comparison(console: Console, entry: Mapping[str, Any]) -> None:
+    number = entry["run"] + 1
+    if not entry["percentiles"]:
+        console.print(f"[red]run {number} could not be compared: it or the earlier one has no percentile[/]")
+    for name, found in entry["percentiles"].items():
+        ratio, word = found["ratio"], found["verdict"]
+        console.print(
+            f"run {number} {name}: {ratio['point']:.3f} of before "
+            f"({ratio['low']:.3f} to {ratio['high']:.3f}): [{_COLOURS[word]}]{word}[/]"
+        )
+
+
+def _scenario(console: Console, scenario: Mapping[str, Any]) -> None:
+    value, interval = scenario["value"], scenario["interval"]
+    spread = "" if interval is None else f" (99 % interval {interval[0]:,.3f} to {interval[1]:,.3f})"
+    shown = "unknown" if value is None else f"{value:,.3f}"
+    console.print(f"{scenario['name']}: {scenario['metric']} {shown}{spread}")
+    console.print(f"[dim]{scenario['note']}[/]")
+
+
+def _slo(console: Console, slo: Mapping[str, Any]) -> None:
+    """The answer, and the curve that it was read from."""
+    table = Table(title=f"{slo['percentile']} against rate; the limit is {slo['slo_ms']:g} ms")
+    for name in ("req/s offered", "p50", "p99", "99 % interval", "p99 at most", "errors", "shown"):
+        table.add_column(name, justify="left" if name == "shown" else "right")
+    for point in slo["curve"]:
+        latency, interval = point["latency_ms"], point["p99_interval_ms"]
+        spread = "unknown" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
+        errors = str(sum(point["errors"].values()))
+        figures = _ms(latency["p50"]), _ms(latency["p99"]), spread, _ms(point["p99_at_most_ms"])
+        table.add_row(f"{point['rate_offered']:,.1f}", *figures, errors, point["shown"])
+    console.print(table)
+    if slo["met"]:
+        above = f"; above it: {slo['limited_by']}" if slo["limited_by"] else ""
+        console.print(
+            f"[green]{slo['highest_rate']:,.1f} requests/s keep {slo['percentile']} within the limit{above}[/]"
+        )
+    else:
+        console.print(f"[red]no rate was shown to keep {slo['percentile']} within the limit: {slo['limited_by']}[/]")
 
 
 def _row(run: Mapping[str, Any]) -> list[str]:
     latency, interval = run["latency_ms"], run["p99_interval_ms"]
-    load = f"{run['rate_offered']:,.1f}/s offered" if run["mode"] == "open" else f"{run['concurrency']} in flight"
+    kind = "" if run["arrivals"] in {None, "poisson"} else f", {run['arrivals']}"
+    if run["mode"] == "closed":
+        load = f"{run['concurrency']} in flight"
+    elif run["rate_offered"] is None:
+        load = "all at once"
+    else:
+        load = f"{run['rate_offered']:,.1f}/s offered{kind}"
     errors = ", ".join(f"{count} x {kind}" for kind, count in run["errors"].items()) or "0"
     figures = [_ms(latency[name]) for name in ("p50", "p95", "p99")]
     spread = "unknown" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"

@@ -68,6 +68,11 @@ class Desk:
                 "rows_in_use": self.slab.in_use if self.slab else 0,
             }
 
+    def batches_by_rows(self) -> dict[int, tuple[int, int]]:
+        """How many batches of so many rows were computed, and their engine time in nanoseconds."""
+        with self._lock:
+            return self.counts.by_rows.copy()
+
     # Who asks: reserve a row, fill it, submit.
 
     def reserve(self, count: int = 1, *, apart: bool = False) -> int:

@@ -60,7 +60,21 @@ def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
         raise InvalidInputError(
             f"input {tensor.name!r}: expected {tensor.describe()}, got {_name(array.dtype)} {list(array.shape)}"
         )
+    if is_text:
+        return _as_text(tensor, array)
     return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
+    """Strings as `str`: what else onnxruntime finds in an object array, it takes by what `str()` makes of it."""
+    text = np.empty(array.size, object)
+    try:
+        text[:] = [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"input {tensor.name!r}: a BYTES element is not UTF-8") from None
+    if not all(isinstance(item, str) for item in text):
+        raise InvalidInputError(f"input {tensor.name!r}: expected strings or bytes")
+    return text.reshape(array.shape)
 
 
 def _name(dtype: np.dtype) -> str:

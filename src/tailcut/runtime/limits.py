@@ -1,6 +1,6 @@
 """How much a model may hold at once, how many slab rows that makes, and how long its engine may take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tailcut.errors import CapacityError, UsageError
 from tailcut.spec import ModelSpec
@@ -12,12 +12,21 @@ class Limits:
 
     queue_rows: int = 1024
     slab_bytes: int = 256 << 20
+    most_bytes: int = 2 << 30  # of a slab of large rows, which holds two batches however few rows those are
     hang_s: float = 30.0  # a call that takes longer is given up: its requests fail, its worker is replaced
     warm_up_s: float = 10.0  # longest time before ready in which batch sizes are tried out
 
     def __post_init__(self) -> None:
         if self.hang_s <= 0:
             raise UsageError("the time after which an engine call counts as hung must be over 0")
+
+
+def within_memory(limits: Limits, memory_bytes: int | None, models: int = 1) -> Limits:
+    """Limits that leave three quarters of the memory that the process may use to engines, weights and bodies."""
+    if memory_bytes is None:
+        return limits
+    share = memory_bytes // 4 // models
+    return replace(limits, slab_bytes=min(limits.slab_bytes, share), most_bytes=min(limits.most_bytes, 2 * share))
 
 
 def rows_for(spec: ModelSpec, max_batch: int, limits: Limits) -> int:
@@ -28,9 +37,9 @@ def rows_for(spec: ModelSpec, max_batch: int, limits: Limits) -> int:
     """
     row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs + spec.outputs)
     rows = max(2 * max_batch, min(limits.queue_rows, limits.slab_bytes // max(row_bytes, 1)))
-    if max_batch > 1 and 2 * max_batch * row_bytes > 8 * limits.slab_bytes:
+    if 2 * max_batch * row_bytes > limits.most_bytes:
         raise CapacityError(
             f"model {spec.name!r}: two batches of {max_batch} rows of {row_bytes} bytes need "
-            f"{2 * max_batch * row_bytes} bytes, over the bound of {8 * limits.slab_bytes}: lower max_batch"
+            f"{2 * max_batch * row_bytes} bytes, over the bound of {limits.most_bytes}: lower max_batch"
         )
     return -(-rows // max_batch) * max_batch

@@ -12,6 +12,7 @@ from typing import Any
 from tailcut.memory.shared import Region
 from tailcut.runtime.timeline import FIELDS, Events
 from tailcut.server.catalog import Catalog
+from tailcut.server.metrics import Counted
 from tailcut.server.served import Served
 from tailcut.spec import DType, TensorSpec
 from tailcut.wire.v2 import model_metadata, server_metadata
@@ -68,7 +69,7 @@ def configuration(served: Served) -> dict[str, Any]:
     return config
 
 
-def statistics(served: Served) -> dict[str, Any]:
+def statistics(served: Counted) -> dict[str, Any]:
     """The statistics extension's entry of one model. Times are nanoseconds, summed over requests."""
     counts = served.model.statistics()
     requests = counts["requests"]
@@ -95,7 +96,7 @@ def statistics(served: Served) -> dict[str, Any]:
                 "compute_infer": _duration(batches, compute_ns),
                 "compute_output": _duration(batches, 0),
             }
-            for rows, (batches, compute_ns) in sorted(served.model.counts.by_rows.copy().items())
+            for rows, (batches, compute_ns) in sorted(served.model.batches_by_rows().items())
         ],
     }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
@@ -19,11 +19,13 @@ from tailcut.errors import UsageError
 from tailcut.memory.shared import SharedRegions
 from tailcut.server.accept import Acceptor
 from tailcut.server.catalog import Catalog
+from tailcut.server.http import HttpConnection
 from tailcut.server.hub import Hub
 from tailcut.server.limits import ServerLimits
 from tailcut.server.routes import Site
 from tailcut.server.served import Served
 from tailcut.server.witness import Witness
+from tailcut.server.worker import Worker
 
 if TYPE_CHECKING:
     from tailcut.server.grpc import GrpcServer
@@ -60,18 +62,32 @@ class ServerOptions:
     access_log: bool = False
 
 
-def serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
+class Door(Protocol):
+    """Something that accepts connections until it is closed."""
+
+    def close(self) -> None: ...  # noqa: D102  said there
+
+
+def serve(
+    models: Sequence[Served],
+    options: ServerOptions,
+    on_ready: Callable[[Address], None],
+    worker: Worker | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; returns when everything in flight has been answered.
+
+    A worker accepts from its supervisor's listeners instead of its own, and SIGHUP retires it.
 
     Raises:
         UsageError: the address cannot be had.
     """
-    options = replace(options, limits=_fit_files(options.limits))
-    uvloop.run(_serve(models, options, on_ready))
+    options = replace(options, limits=fit_files(options.limits))
+    uvloop.run(_serve(models, options, on_ready, worker))
 
 
-async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None]) -> None:
-    loop = asyncio.get_running_loop()
+async def _serve(
+    models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None], worker: Worker | None
+) -> None:
     catalog = Catalog(models, control=options.model_control, patience_s=options.limits.deadline_s)
     site = Site(catalog, SharedRegions(options.shared_memory), token=options.token)
     hub = Hub(
@@ -82,55 +98,62 @@ async def _serve(models: Sequence[Served], options: ServerOptions, on_ready: Cal
         collect=options.gc_freeze,
         access=options.access_log,
     )
-    witness = Witness(loop, site.events)
-    stopping = asyncio.Event()
-    grpc = _grpc_server(hub) if options.address.grpc_port is not None else None
-    drain = _Drain(hub, stopping, grpc)
-    loop.add_signal_handler(signal.SIGTERM, drain.begin, options.limits.drain_s)
-    loop.add_signal_handler(signal.SIGINT, drain.begin, 0.0)
-    acceptors = _listen(hub, options.address)
-    port = acceptors[0].port
-    grpc_port = await grpc.start(options.address.host, options.address.grpc_port or 0) if grpc else None
+    witness = Witness(hub.loop, site.events)
+    address = options.address
+    grpc = _grpc_server(hub, shared=worker is not None) if address.grpc_port is not None else None
+    if worker is None:
+        listeners = open_listeners(address)
+        address = replace(address, port=listeners[0].getsockname()[1])
+        doors: list[Door] = [Acceptor(hub, listener) for listener in listeners]
+    else:
+        hub.on_count = worker.count
+        doors = [*worker.doors(lambda: HttpConnection(hub))]
+    if grpc is not None:
+        address = replace(address, grpc_port=await grpc.start(address.host, address.grpc_port or 0))
+    drain = _Drain(hub, doors, worker, grpc)
     if options.gc_freeze:
         gc.collect()
         gc.freeze()
         gc.disable()
     site.ready = True
-    on_ready(Address(options.address.host, port, options.address.uds, grpc_port))
-    await stopping.wait()
-    for acceptor in acceptors:
-        acceptor.close()
-    await drain.finish()
+    if worker is not None:
+        worker.report(site)
+    on_ready(address)
+    await drain.wait()
     hub.close()
     witness.close()
     await asyncio.sleep(0)
+    if worker is not None:
+        worker.publish(site)
+    else:
+        close_listeners(address)
     site.regions.unregister()
     await asyncio.to_thread(catalog.close)
-    if options.address.uds:
-        Path(options.address.uds).unlink(missing_ok=True)  # noqa: ASYNC240  the loop has nothing else left to do
 
 
 class _Drain:
-    """From the first signal to the last answer; a second signal exits at once."""
+    """From the first signal to the last answer. A second one exits at once; a worker's parent sees to that."""
 
-    def __init__(self, hub: Hub, stopping: asyncio.Event, grpc: "GrpcServer | None" = None) -> None:
+    def __init__(
+        self, hub: Hub, doors: Sequence[Door], worker: Worker | None, grpc: "GrpcServer | None" = None
+    ) -> None:
         self._hub = hub
-        self._stopping = stopping
+        self._doors = doors
+        self._worker = worker
         self._grpc = grpc
+        self._stopping = asyncio.Event()
+        hub.loop.add_signal_handler(signal.SIGTERM, self._begin, hub.limits.drain_s)
+        hub.loop.add_signal_handler(signal.SIGINT, self._begin, 0.0)
+        if worker is not None:
+            hub.loop.add_signal_handler(signal.SIGHUP, self._retire)
 
-    def begin(self, accept_s: float) -> None:
-        """Readiness off; accepting goes on for `accept_s`, so that whoever routes here can learn of it."""
-        if self._hub.draining:
-            os._exit(1)
-        _log.info("draining")
-        self._hub.draining = True
-        self._hub.site.ready = False
-        if self._grpc is not None:
-            self._grpc.drain()
-        self._hub.loop.call_later(accept_s, self._stopping.set)
+    async def wait(self) -> None:
+        """Return when a signal has come, accepting is over, and what was in hand is answered or past its deadline.
 
-    async def finish(self) -> None:
-        """Wait for what is in hand, no longer than its deadline, and for the first words of who came last."""
+        Who came last has a moment for the first words.
+        """
+        await self._stopping.wait()
+        self._close()
         loop, hub = self._hub.loop, self._hub
         end = loop.time() + hub.limits.deadline_s
         newcomers_until = loop.time() + _NEWCOMER_S
@@ -140,32 +163,78 @@ class _Drain:
         if self._grpc is not None:
             await self._grpc.stop(max(0.0, end - self._hub.loop.time()))
 
+    def _begin(self, accept_s: float) -> None:
+        """Readiness off; accepting goes on for `accept_s`, so that whoever routes here can learn of it."""
+        if self._hub.draining:
+            if self._worker is None:
+                os._exit(1)
+            return
+        if self._worker is None:
+            _log.info("draining")
+        self._hub.draining = True
+        self._hub.site.ready = False
+        if self._grpc is not None:
+            self._grpc.drain()
+        self._hub.loop.call_later(accept_s, self._stopping.set)
 
-def _grpc_server(hub: Hub) -> "GrpcServer":
+    def _retire(self) -> None:
+        """Others accept instead, and the service stays ready: here each connection's next answer is its last."""
+        if not self._hub.draining:
+            self._hub.draining = True
+            self._close()
+            self._leave_when_empty(self._hub.loop.time() + self._hub.limits.drain_s)
+
+    def _leave_when_empty(self, end: float) -> None:
+        if self._hub.members and self._hub.loop.time() < end:
+            self._hub.loop.call_later(_DRAIN_STEP_S, self._leave_when_empty, end)
+        else:
+            self._stopping.set()
+
+    def _close(self) -> None:
+        if self._worker is not None:
+            self._hub.on_count = None
+            self._worker.leave()
+        for door in self._doors:
+            door.close()
+
+
+def _grpc_server(hub: Hub, *, shared: bool) -> "GrpcServer":
     from tailcut.server.grpc import GrpcServer  # noqa: PLC0415  grpcio is an extra, and takes 60 ms to import
 
-    return GrpcServer(hub)
+    return GrpcServer(hub, shared=shared)
 
 
-def _listen(hub: Hub, address: Address) -> list[Acceptor]:
+def open_listeners(address: Address) -> list[socket.socket]:
+    """Listen on the address: TCP first, then the Unix socket where there is one.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
     try:
-        listener = socket.create_server(
-            (address.host, address.port), backlog=_BACKLOG, family=_family(address.host), reuse_port=False
-        )
+        listeners = [
+            socket.create_server(
+                (address.host, address.port), backlog=_BACKLOG, family=_family(address.host), reuse_port=False
+            )
+        ]
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the port must be 0 to 65535"
         raise UsageError(f"cannot listen on {address.host}:{address.port}: {reason}") from None
-    acceptors = [Acceptor(hub, listener)]
     if address.uds:
+        unix = socket.socket(socket.AF_UNIX)
         try:
             _remove_stale(address.uds)
-            unix = socket.socket(socket.AF_UNIX)
             unix.bind(address.uds)
             unix.listen(_BACKLOG)
         except OSError as error:
             raise UsageError(f"cannot listen on {address.uds}: {error.strerror or error}") from None
-        acceptors.append(Acceptor(hub, unix))
-    return acceptors
+        listeners.append(unix)
+    return listeners
+
+
+def close_listeners(address: Address) -> None:
+    """Remove what listening left in the file system."""
+    if address.uds:
+        Path(address.uds).unlink(missing_ok=True)
 
 
 def _family(host: str) -> socket.AddressFamily:
@@ -183,7 +252,7 @@ def _remove_stale(path: str) -> None:
             Path(path).unlink()
 
 
-def _fit_files(limits: ServerLimits) -> ServerLimits:
+def fit_files(limits: ServerLimits) -> ServerLimits:
     """Raise the limit of open files as far as may be; where that is still too few, fewer connections are taken."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):

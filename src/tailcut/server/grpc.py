@@ -13,17 +13,17 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from tailcut.errors import Code, InvalidInputError, QueueFullError, TailcutError, UsageError
+from tailcut.errors import Code, EngineError, QueueFullError, TailcutError, UsageError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs
-from tailcut.server import about
 from tailcut.server.access import log_grpc, trace_of, with_trace
+from tailcut.server.grpc_questions import Questions
 from tailcut.server.hub import Hub
 from tailcut.server.replies import public_message
 from tailcut.server.served import Served
 from tailcut.wire.messages import MESSAGES, METHODS, SERVICE
 from tailcut.wire.v2 import InferRequest, schedule_of, shared_outputs
-from tailcut.wire.v2_grpc import infer_response, message_of, read_request
+from tailcut.wire.v2_grpc import infer_response, read_request
 
 CODE_OF: Mapping[Code, grpc.StatusCode] = {
     Code.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -42,27 +42,33 @@ _ADMIN = {
 }  # need the token, where the server has one
 _log = logging.getLogger("tailcut.grpc")
 _IN_HAND = 64  # of one stream: read ahead, so that they share batches
+_STOP_STEP_S = 0.02
+_LAST_WORDS_S = 0.5  # for answers to reach the wire; what then is open still is a stream that nobody asks on
 _HEAD_BYTES = 64 << 10  # names and shapes around the tensors of a message
 _OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a port in use is a mistake to be told, not to be shared
     ("grpc.max_send_message_length", -1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
 )
-_Handler = Callable[[Any], Any]
 
 
 class GrpcServer:
     """The gRPC side of a server: the inference service, and the standard health service."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, *, shared: bool = False) -> None:
         limits = hub.limits
         self._hub = hub
         self._site = hub.site
         self._server = grpc.aio.server(
-            options=[*_OPTIONS, ("grpc.max_receive_message_length", limits.body_bytes + _HEAD_BYTES)],
+            options=[
+                *_OPTIONS,
+                ("grpc.so_reuseport", int(shared)),  # by workers of one server; else a port in use is a mistake
+                ("grpc.max_receive_message_length", limits.body_bytes + _HEAD_BYTES),
+                ("grpc.max_connection_idle_ms", int(limits.idle_timeout_s * 1000)),
+            ],
             maximum_concurrent_rpcs=limits.connections,
         )
         self._health = health.aio.HealthServicer()
+        self._in_hand: set[asyncio.Future[Any]] = set()
         self._draining: asyncio.Task[None] | None = None
         handlers = {name: self._handler(name) for name in METHODS}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -89,8 +95,11 @@ class GrpcServer:
         self._draining = self._hub.loop.create_task(self._health.enter_graceful_shutdown())
 
     async def stop(self, patience_s: float) -> None:
-        """Take no calls any more; those in hand have so long to end."""
-        await self._server.stop(patience_s)
+        """Answer the requests in hand, for so long at most; then take no calls any more and end the streams."""
+        end = self._hub.loop.time() + patience_s
+        while self._in_hand and self._hub.loop.time() < end:  # noqa: ASYNC110  an event would cost every request
+            await asyncio.sleep(_STOP_STEP_S)
+        await self._server.stop(_LAST_WORDS_S)
 
     def _handler(self, name: str) -> Any:
         request, answer, streams = METHODS[name]
@@ -99,7 +108,7 @@ class GrpcServer:
             return grpc.stream_stream_rpc_method_handler(self._stream, **parts)
         if name == "ModelInfer":
             return grpc.unary_unary_rpc_method_handler(self._infer, **parts)
-        return grpc.unary_unary_rpc_method_handler(self._plain(name, _Questions(self._hub).of(name)), **parts)
+        return grpc.unary_unary_rpc_method_handler(self._plain(name, Questions(self._hub.site).of(name)), **parts)
 
     def _plain(self, name: str, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         async def call(request: Any, context: Any) -> Any:
@@ -118,11 +127,12 @@ class GrpcServer:
 
     async def _infer(self, request: Any, context: Any) -> Any:
         tale = _Tale(self._hub, "ModelInfer", context)
-        call = _Call(self._hub, context.time_remaining())
+        call = self._call(context)
         try:
             call.begin(request)
             answer = await call.answer
         except TailcutError as error:
+            call.answer.cancel()
             await _abort(context, error, tale)
         except asyncio.CancelledError:  # the client left, or its deadline passed
             call.cancel()
@@ -131,11 +141,20 @@ class GrpcServer:
         tale.end(grpc.StatusCode.OK, answer)
         return answer
 
-    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        """Answers in the order of the requests; a request that fails costs only itself."""
+    def _call(self, context: Any, *, stream: bool = False) -> "_Call":
+        call = _Call(self._hub, context.time_remaining(), stream=stream)
+        self._in_hand.add(call.answer)
+        call.answer.add_done_callback(self._in_hand.discard)
+        return call
+
+    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> None:
+        """Answers in the order of the requests; a request that fails costs only itself.
+
+        It writes instead of yielding: a generator that grpcio drops is told late that its client has left.
+        """
         calls: asyncio.Queue[_Call | None] = asyncio.Queue(_IN_HAND)
-        reader = self._hub.loop.create_task(self._read(requests, context, calls))
-        call: _Call | None = None
+        begun: set[_Call] = set()
+        reader = self._hub.loop.create_task(self._read(requests, context, calls, begun))
         try:
             while (call := await calls.get()) is not None:
                 answer = MESSAGES["ModelStreamInferResponse"]()
@@ -144,28 +163,33 @@ class GrpcServer:
                 except TailcutError as error:
                     answer.error_message = public_message(error)
                     answer.infer_response.id = call.id
+                begun.discard(call)
                 _Tale(self._hub, "ModelStreamInfer", context, call.began_ns).end(
                     CODE_OF[call.error.code] if call.error else grpc.StatusCode.OK, answer
                 )
-                yield answer
+                await context.write(answer)
             await reader  # raises what ended it early
         finally:
             reader.cancel()
-            while call is not None:
+            for call in begun:
                 call.cancel()
-                call = None if calls.empty() else calls.get_nowait()
 
-    async def _read(self, requests: AsyncIterator[Any], context: Any, calls: "asyncio.Queue[_Call | None]") -> None:
+    async def _read(
+        self, requests: AsyncIterator[Any], context: Any, calls: "asyncio.Queue[_Call | None]", begun: "set[_Call]"
+    ) -> None:
         try:
             async for request in requests:
-                call = _Call(self._hub, context.time_remaining(), stream=True)
+                call = self._call(context, stream=True)
+                begun.add(call)
                 try:
                     call.begin(request)
                 except TailcutError as error:
                     call.end(error)
                 await calls.put(call)
         finally:
-            await calls.put(None)
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():  # else nobody takes it, and the queue may be full
+                await calls.put(None)
 
 
 async def _abort(context: Any, error: TailcutError, tale: "_Tale") -> None:
@@ -246,13 +270,15 @@ class _Call:
         try:
             for place, data in shared_outputs(spec, request, outputs):
                 self._hub.site.regions.write(place, data)
-        except TailcutError as error:
-            self.end(error)
-        else:
             self.answer.set_result(infer_response(spec, served.version, request, outputs, final=self._stream))
             encoded_ns = time.monotonic_ns()  # grpcio writes it on a thread of its own: when is not known here
             moments = (self.began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
             served.timeline.record(*moments, encoded_ns, encoded_ns, ticket.count, batch.rows, 0, 200)
+        except TailcutError as error:
+            self.end(error)
+        except Exception:  # noqa: BLE001  the client must not wait for ever for an answer that nobody can write
+            _log.exception("the answer of model %r could not be written", spec.name)
+            self.end(EngineError("the answer could not be written"))
 
     def fail(self, ticket: Ticket, error: TailcutError) -> None:
         """There will be no answer."""
@@ -271,63 +297,3 @@ class _Call:
         if self._ticket is not None:
             self._served.model.cancel(self._ticket)
             self._ticket = None
-
-
-class _Questions:
-    """The calls that compute nothing, each a message in and a message out."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._site = hub.site
-
-    def of(self, name: str) -> Callable[[Any], Awaitable[Any]]:
-        """The handler of a call: a method of this class, or the answer in `_said`."""
-        answer = METHODS[name][1].DESCRIPTOR.name
-
-        async def ask(request: Any) -> Any:
-            said = self._said(name, request)
-            return message_of(answer, await said if isinstance(said, Awaitable) else said)
-
-        return ask
-
-    def _said(self, name: str, request: Any) -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]:  # noqa: PLR0911  a table
-        site = self._site
-        match name:
-            case "ServerLive":
-                return {"live": True}
-            case "ServerReady":
-                return {"ready": site.ready}
-            case "ModelReady":
-                return {"ready": site.model_ready(request.name, request.version)}
-            case "ServerMetadata":
-                return about.server()
-            case "ModelMetadata":
-                return about.metadata(site.models, site.models.find(request.name, request.version))
-            case "ModelConfig":
-                return {"config": about.configuration(site.models.find(request.name, request.version))}
-            case "ModelStatistics":
-                return {"model_stats": [about.statistics(one) for one in site.asked(request.name, request.version)]}
-            case "RepositoryIndex":
-                models = site.models.index(ready=site.ready)
-                return {"models": [one for one in models if not request.ready or one["state"] == "READY"]}
-            case "RepositoryModelLoad" | "RepositoryModelUnload":
-                return self._control(name == "RepositoryModelLoad", request)
-        return self._shared(name, request)
-
-    async def _control(self, load: bool, request: Any) -> Mapping[str, Any]:  # noqa: FBT001  one of two calls
-        if load and request.parameters:
-            raise InvalidInputError("a model is loaded as the command line named it: parameters are not taken")
-        await (self._site.models.load if load else self._site.models.unload)(request.model_name)
-        return {}
-
-    def _shared(self, name: str, request: Any) -> Mapping[str, Any]:
-        regions = self._site.regions
-        match name:
-            case "SystemSharedMemoryStatus":
-                return {"regions": {one.name: about.region(one) for one in regions.status(request.name)}}
-            case "SystemSharedMemoryRegister":
-                regions.register(request.name, request.key, request.offset, request.byte_size)
-            case "SystemSharedMemoryUnregister":
-                regions.unregister(request.name)
-            case "CudaSharedMemoryRegister":
-                raise InvalidInputError("there is no CUDA memory here: register system shared memory")
-        return {}

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from enum import Enum, auto
 
 import numpy as np
@@ -35,6 +35,7 @@ from tailcut.wire.v2 import (
 _log = logging.getLogger("tailcut.http")
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _QUESTION_BYTES = 64 * 1024  # the body of a question about the server
+_JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
 _SKIP_BYTES = 1 << 20  # of a refused body, read away so that the connection lives
 _LINGER_BYTES = 64 << 20  # read away behind a refusal at most
 _NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
@@ -64,6 +65,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._target: memoryview | None = None  # where a body's next bytes go, when not to the shared buffer
         self._held = b""
         self._plan = _NO_PLAN  # of the message in hand
+        self._head = b""  # the bytes that it was planned from: the next message's head is mostly the same
+        self._edition = -1  # of the hub's plans, when it was
         self._work: asyncio.Task[None] | None = None  # an answer that takes a while
         self._row = -1
         self._rows = 0
@@ -115,25 +118,21 @@ class HttpConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """The kernel wrote."""
         try:
-            self._received(nbytes)
-        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
-            _log.exception("a message was not understood")
-            self._refuse(500, "the server failed on this message")
-
-    def _received(self, nbytes: int) -> None:
-        if self._target is not None:
-            self._target = self._target[nbytes:]
-            if not self._target:
-                self._body_complete()
-        elif self._stage is Stage.HEAD:
-            if self._held:
+            if self._target is not None:
+                self._target = self._target[nbytes:]
+                if not self._target:
+                    self._body_complete()
+            elif self._stage is not Stage.HEAD:
+                self._take_beside(bytes(self._view[:nbytes]))
+            elif self._held:
                 data = self._held + bytes(self._view[:nbytes])
                 self._held = b""
                 self._take(data, len(data))
             else:
                 self._take(self._hub.receive, nbytes)
-        else:
-            self._take_beside(bytes(self._view[:nbytes]))
+        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
+            _log.exception("a message was not understood")
+            self._refuse(500, "the server failed on this message")
 
     def eof_received(self) -> bool:
         """The client said goodbye: nothing more is owed to it."""
@@ -174,6 +173,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Handle the messages in data[:size]; what is left of an unfinished one is held."""
         at = 0
         while at < size and self._stage is Stage.HEAD and not self._paused:
+            end = at + len(self._head)
+            if end <= size and self._edition == self._hub.edition and data.startswith(self._head, at):
+                at = self._begin(self._plan, data, end, size)
+                continue
             end = data.find(b"\r\n\r\n", at, size)
             if end < 0:
                 rest = bytes(data[at:size])
@@ -194,6 +197,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _message(self, key: bytes, data: bytes | bytearray, end: int, size: int) -> int:
         """Begin the message whose head ends at `end`; returns how far the data were used."""
         plan = self._hub.plans.get(key)
+        self._edition = -1
         if plan is None:
             try:
                 plan = self._hub.plan(key)
@@ -204,16 +208,26 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._plan = Plan(Kind.ANSWER, self._hub.refused_head, 0)
                 return self._turn_away(refusal, self._hub.refused_length, end, size)
         self._plan = plan
+        if key in self._hub.plans:
+            self._head, self._edition = key, self._hub.edition
+        return self._begin(plan, data, end, size)
+
+    def _begin(self, plan: Plan, data: bytes | bytearray, end: int, size: int) -> int:
+        """Go on behind the head."""
+        self._view = self._hub.receive_view
         self._began_ns = time.monotonic_ns()
         self.due = 0.0
         stop = end + plan.length
         if plan.kind is Kind.ROWS:
             return self._begin_rows(plan, data, end, min(stop, size))
         if stop <= size and not plan.head.chunked:
+            body = memoryview(data)[end:stop]
             if plan.kind is Kind.ANSWER:
-                self._answer(plan, bytes(data[end:stop]))
+                self._answer(plan, bytes(body))
+            elif plan.served is not None and plan.served.model.slab is not None:
+                self._infer(plan, body)  # its tensors are copied into rows before anything else is received
             else:
-                self._infer(plan, bytes(data[end:stop]))
+                self._infer(plan, bytes(body))
             return stop
         return self._begin_buffer(plan, data, end, size)
 
@@ -255,6 +269,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         view = slab.input_bytes[0][start : start + length]
         view[: len(begun)] = begun
         self._expect_body(Stage.ROWS, view[len(begun) :])
+        self._view = self._hub.head_view  # the next one is mostly like it: read its head, and hardly any of its body
         return True
 
     def _begin_buffer(self, plan: Plan, data: bytes | bytearray | memoryview, end: int, size: int) -> int:
@@ -436,25 +451,29 @@ class HttpConnection(asyncio.BufferedProtocol):
         began_ns = self._began_ns
         self._hub.count_latency(batch.ended_ns - ticket.ready_ns)
         if plan.kind is Kind.ROWS:
-            start = plan.reply_head_close if self._closing() else plan.reply_head
+            start = plan.reply_head if plan.head.keep_alive and not self._hub.draining else plan.reply_head_close
             if len(batch.outputs) == 1:
-                self._reply(start + batch.blob(index), 200)
+                blob = batch.blob(index)
+                if len(blob) < _JOIN_BYTES:
+                    self._reply(start + blob, 200)
+                else:
+                    self._reply(start, 200, [blob])
             else:
-                blobs = [batch.blob(index, output) for output in range(len(batch.outputs))]
-                self._reply(b"".join([start, *blobs]), 200)
+                self._reply(start, 200, [batch.blob(index, output) for output in range(len(batch.outputs))])
         else:
             self._encode(plan, batch, index)
         moments = (began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
-        self._trail = (*moments, self._encoded_ns, ticket.count, batch.rows, plan.length)
-        if not self._paused:
-            self._leave_trail(*self._trail)
+        self._leave_trail(*moments, self._encoded_ns, ticket.count, batch.rows, plan.length)
         if self._hub.spin_ns:
             self._hub.stay_awake(batch.ended_ns)
         if self._held:
             self._next()
 
     def _leave_trail(self, *trail: int) -> None:
-        """Write down when the request passed each stage, now that its answer is out."""
+        """Write down when the request passed each stage; one whose client does not read is written later."""
+        if self._paused:
+            self._trail = trail
+            return
         self._trail = ()
         served = self._plan.served
         if served is not None:
@@ -485,7 +504,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         length = sum(len(part) for part in response.body_parts)
         start = response_head(length, response.json_size, close=self._closing())
-        self._reply(b"".join([start, *response.body_parts]), 200)
+        self._reply(start, 200, response.body_parts)
 
     def _answer(self, plan: Plan, body: bytes) -> None:
         try:
@@ -529,15 +548,23 @@ class HttpConnection(asyncio.BufferedProtocol):
             _log.warning("%s", with_trace(str(error), trace_of_head(self._plan.head)))
         self._reply(answer, int(answer[9:12]))
 
-    def _reply(self, answer: bytes, status: int) -> None:
-        """Write a whole answer; the message is out of hand."""
+    def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = ()) -> None:
+        """Write a whole answer, whose parts are joined where that is cheaper; the message is out of hand."""
         hub = self._hub
-        hub.count_reply(self._plan.head, status, len(answer), self._began_ns)
         self._encoded_ns = time.monotonic_ns()
-        self._transport.write(answer)
+        size = len(answer)
+        if parts:
+            size += sum(map(len, parts))
+            if size < _JOIN_BYTES:
+                self._transport.write(b"".join([answer, *parts]))
+            else:
+                self._transport.writelines([answer, *parts])
+        else:
+            self._transport.write(answer)
+        hub.count_reply(self._plan.head, status, size, self._began_ns)
         self._stage = Stage.HEAD
         self.idle_since = hub.now
-        if self._closing():
+        if hub.draining or not self._plan.head.keep_alive:
             self.close()
 
     def _next(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from tailcut.runtime.home import LoopHome
@@ -14,6 +15,7 @@ from tailcut.server.routes import Site
 from tailcut.wire.http1 import Head, parse_head
 
 RECEIVE_BYTES = 64 * 1024
+HEAD_BYTES = 2048
 _PLANS = 1024  # kept at most; a client that varies its heads costs 10 us a request, not memory
 _PLAN_BYTES = 2048  # longer heads are not kept
 _SWEEP_S = 0.25
@@ -52,6 +54,7 @@ class Hub:
         self._deadline_ns = int(limits.deadline_s * 1e9)
         self.receive = bytearray(RECEIVE_BYTES)
         self.receive_view = memoryview(self.receive)
+        self.head_view = self.receive_view[:HEAD_BYTES]  # where only a head is expected, and what follows has its place
         self.plans: dict[bytes, Plan] = {}
         self.refused_length = -1  # of the message whose head was last refused; -1: unknown, so the connection must end
         self.refused_head = Head(b"", "", True, None, False, False, {})
@@ -66,8 +69,10 @@ class Hub:
         self._spin_until_ns = 0
         self._spinning = False
         self._collect = collect
+        self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
-        site.models.changed.append(self.plans.clear)  # plans name the models that they are for
+        self.edition = 0  # of the plans: another after the models have changed, which plans name
+        site.models.changed.append(self._forget_plans)
 
     def plan(self, head_bytes: bytes) -> Plan:
         """Parse and plan a head that is not known yet.
@@ -89,12 +94,18 @@ class Hub:
             self.plans[head_bytes] = plan
         return plan
 
+    def _forget_plans(self) -> None:
+        self.plans.clear()
+        self.edition += 1
+
     def enter(self, member: Member) -> None:
         """A connection came; over the limit the one idle longest makes room."""
         counts = self.site.counts
         counts.accepted += 1
         counts.connections += 1
         self.members[member] = None
+        if self.on_count is not None:
+            self.on_count(counts.connections)
         if counts.connections > self.limits.connections and not self.make_room(member):
             member.close()
 
@@ -122,6 +133,8 @@ class Hub:
         """A connection is gone."""
         if self.members.pop(member, self) is None:
             self.site.counts.connections -= 1
+            if self.on_count is not None:
+                self.on_count(self.site.counts.connections)
 
     def count_reply(self, head: Head, status: int, size: int, began_ns: int) -> None:
         """Count an answer over HTTP, and log it where an access log is kept; `began_ns` is 0 for a broken head."""

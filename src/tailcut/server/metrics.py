@@ -8,15 +8,32 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from tailcut.server.served import Served
-
 METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _BUCKETS = 64  # powers of two of nanoseconds: no time that fits a clock is past the last one
+
+
+class Counting(Protocol):
+    """A model, as far as metrics are concerned."""
+
+    def statistics(self) -> dict[str, int | float]: ...  # noqa: D102  said there
+    def batches_by_rows(self) -> dict[int, tuple[int, int]]: ...  # noqa: D102
+
+
+class Counted(Protocol):
+    """A served model, or what several workers' have counted together."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102  said there
+    @property
+    def version(self) -> str: ...  # noqa: D102
+    @property
+    def model(self) -> Counting: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -32,7 +49,7 @@ class ServerCounts:
     latency_ns: int = 0
 
 
-def render(counts: ServerCounts, models: Iterable[Served]) -> bytes:
+def render(counts: ServerCounts, models: Iterable[Counted]) -> bytes:
     """The text format, version 0.0.4."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(counts, models))
@@ -41,7 +58,7 @@ def render(counts: ServerCounts, models: Iterable[Served]) -> bytes:
 
 
 class _Collector:
-    def __init__(self, counts: ServerCounts, models: Iterable[Served]) -> None:
+    def __init__(self, counts: ServerCounts, models: Iterable[Counted]) -> None:
         self._counts = counts
         self._models = models
 

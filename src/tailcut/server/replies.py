@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import orjson
 
-from tailcut.errors import Code, QueueFullError, TailcutError
+from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
 
 STATUS_OF: Mapping[Code, int] = {
     Code.INVALID: 400,
@@ -70,6 +70,8 @@ def error_reply(status: int, message: str, *, close: bool = False, headers: Mapp
 
 def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
     """An error of ours; 503 says when to try again, 500 keeps the engine's words to the log."""
+    if isinstance(error, ReleasedError):  # unloaded while its body was on the way
+        return error_reply(503, "the model was unloaded", close=close, headers={"Retry-After": "1"})
     status = STATUS_OF[error.code]
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, QueueFullError) else None
     return error_reply(status, public_message(error), close=close, headers=headers)

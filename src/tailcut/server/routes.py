@@ -4,7 +4,7 @@ A handler is given the site, the body where the path takes one, and the path's v
 answer, or an awaitable of one where the work takes a while.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hmac import compare_digest
@@ -18,7 +18,7 @@ from tailcut.runtime.tail import explain
 from tailcut.runtime.timeline import Events
 from tailcut.server import about
 from tailcut.server.catalog import Catalog
-from tailcut.server.metrics import METRICS_TYPE, ServerCounts, render
+from tailcut.server.metrics import METRICS_TYPE, Counted, ServerCounts, render
 from tailcut.server.openapi import Said, document
 from tailcut.server.replies import Refusal, reply
 from tailcut.server.served import Served
@@ -65,13 +65,18 @@ class Site:
     events: Events = field(default_factory=Events)
     ready: bool = False
     token: str | None = None
+    everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
+
+    def counted(self) -> tuple[ServerCounts, Iterable[Counted]]:
+        """The counts of the whole service."""
+        return (self.counts, self.models) if self.everywhere is None else self.everywhere()
 
     def find(self, path: str) -> Route | None:
         """The route of a path without its query."""
         parts = (path.rstrip("/") or "/").split("/")
         for pattern, entry in _PATTERNS.get(len(parts), ()):
-            if all(want in {"", part} for want, part in zip(pattern, parts, strict=True)):
-                arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want != part)
+            if all(want in {None, part} for want, part in zip(pattern, parts, strict=True)):
+                arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want is None)
                 takes_body = entry.said.body is not None
                 return Route((entry.method,), entry.handler, arguments, takes_body, entry.admin)
         return None
@@ -106,13 +111,14 @@ class Site:
             return self.models.find(name, version) is not None and self.ready
         return False
 
-    def asked(self, name: str = "", version: str = "") -> list[Served]:
-        """The model of that name, or all of them where none is named.
+    def counted_of(self, name: str = "", version: str = "") -> list[Counted]:
+        """The counts of the model of that name, or of all of them where none is named, over all workers.
 
         Raises:
             NotFoundError: there is no such model.
         """
-        return [self.models.find(name, version)] if name else list(self.models)
+        wanted = {(one.name, one.version) for one in ([self.models.find(name, version)] if name else self.models)}
+        return [one for one in self.counted()[1] if (one.name, one.version) in wanted]
 
 
 def _json(value: object, status: int = 200) -> bytes:
@@ -156,7 +162,7 @@ def _configuration(site: Site, name: str, version: str = "") -> bytes:
 
 
 def _statistics(site: Site, name: str = "", version: str = "") -> bytes:
-    return _json({"model_stats": [about.statistics(one) for one in site.asked(name, version)]})
+    return _json({"model_stats": [about.statistics(one) for one in site.counted_of(name, version)]})
 
 
 def _tail(site: Site, name: str, version: str = "") -> bytes:
@@ -227,7 +233,7 @@ def _no_cuda_unregister(_site: Site, _body: bytes, _name: str = "") -> bytes:
 
 
 def _metrics(site: Site) -> bytes:
-    return reply(200, render(site.counts, site.models), content_type=METRICS_TYPE)
+    return reply(200, render(*site.counted()), content_type=METRICS_TYPE)
 
 
 def _openapi(_site: Site) -> bytes:
@@ -283,8 +289,8 @@ _TABLE = [
     *_of_regions("cuda", _no_cuda_register, _no_cuda_unregister, _no_cuda),
     Entry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text")),
 ]
-# By the number of parts; a variable part is empty, and the table's order puts words before it.
-_PATTERNS: dict[int, list[tuple[list[str], Entry]]] = {}
+# By the number of parts; a variable part is None, and the table's order puts words before it.
+_PATTERNS: dict[int, list[tuple[list[str | None], Entry]]] = {}
 for _entry in _TABLE:
-    _parts = ["" if part.startswith("{") else part for part in _entry.path.split("/")]
+    _parts = [None if part.startswith("{") else part for part in _entry.path.split("/")]
     _PATTERNS.setdefault(len(_parts), []).append((_parts, _entry))

@@ -142,5 +142,5 @@ def _from_contents(tensor: TensorSpec, shape: tuple[int, ...], contents: Any) ->
     if tensor.dtype is DType.BYTES:
         return strings(shape, list(flat))
     if tensor.dtype in _INTS | _UINTS:
-        return integers(tensor, flat).reshape(shape)
+        return integers(tensor, list(flat)).reshape(shape)  # as they stand, numpy would wrap them
     return np.array(flat, tensor.dtype.numpy).reshape(shape)

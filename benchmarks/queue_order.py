@@ -1,6 +1,6 @@
 """What ordering by priority and deadline costs a request that wishes for nothing, beside a plain deque.
 
-    python benchmarks/queue.py [--rows 1024]
+    python benchmarks/queue_order.py [--rows 1024]
 
 The same requests go through a deque and through `batching.queue.Lanes`, put in one by one and taken out in batches of
 32, in turns; the last line is the worst case, deadlines that each belong to the front.

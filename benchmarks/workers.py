@@ -1,0 +1,121 @@
+"""What a second worker process brings: requests a second and latency with 1 and 2 workers, and how connections spread.
+
+    python benchmarks/workers.py [--models tiny,ranker] [--seconds 3] [--rounds 3] [--connections 128]
+
+Load comes from wrk, one thread, on the same cores, so two workers and wrk compete for what there is: on two cores the
+second worker is no free doubling, and that is what this program shows. One and two workers take turns; every
+figure is the median of the rounds. The spread is each worker's share of the connections, read from the kernel's table
+of sockets (/proc/net/tcp and /proc/PID/fd) while wrk runs.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reference_models import LAYERS, make
+from serving import BUILD, DISPATCH, ENGINES, first_line, running, wrk
+
+from tailcut.machine.fingerprint import fingerprint
+from tailcut.runtime.profile import BatchingSettings, IoSettings, Profile, Settings
+
+WORKERS = (1, 2)
+LIMIT_SHARE = 0.75  # of the connections, for the worker that has most of them
+
+
+@contextmanager
+def tailcut(name: str, model: Path, workers: int) -> Iterator[tuple[str, int]]:
+    """A served model's URL and its process."""
+    settings = Settings(
+        engine=ENGINES[name],
+        batching=BatchingSettings(max_batch=32, dispatch=DISPATCH[name]),
+        io=IoSettings(spin_us=100),
+    )
+    profile = BUILD / f"{name}.profile.toml"
+    Profile.of_model(model, settings).save(profile)
+    command = [sys.executable, "-m", "tailcut", "serve", str(profile), "--port", "0", "--json"]
+    with running([*command, "--workers", str(workers)]) as child:
+        yield f"http://127.0.0.1:{json.loads(first_line(child))['port']}/v2/models/{name}/infer", child.pid
+
+
+def connections(parent: int, port: int) -> list[int]:
+    """How many established connections to the port each of a process's children holds."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in rows if int(row[1].split(":")[1], 16) == port and row[3] == "01"}
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [sum(_inode(entry) in inodes for entry in Path(f"/proc/{child}/fd").iterdir()) for child in children]
+
+
+def _inode(entry: Path) -> str:
+    try:
+        return str(entry.readlink()).removeprefix("socket:[").removesuffix("]")
+    except OSError:
+        return ""
+
+
+def spread(parent: int, port: int, count: int, into: list[list[int]]) -> None:
+    """Wait until all connections are there, and note who has how many."""
+    for _ in range(200):
+        found = connections(parent, port)
+        if sum(found) >= count:
+            into.append(sorted(found))
+            return
+        time.sleep(0.01)
+
+
+def measure(name: str, args: argparse.Namespace) -> None:
+    model = make(name, BUILD / "models")
+    runs: dict[int, list[tuple[float, float, float, int]]] = {workers: [] for workers in WORKERS}
+    spreads: list[list[int]] = []
+    for _ in range(args.rounds):
+        for workers in WORKERS:
+            with tailcut(name, model, workers) as (url, pid):
+                wrk(url, 4 * LAYERS[name][0], 8, 1)
+                watch = threading.Thread(
+                    target=spread, args=(pid, int(url.split(":")[2].split("/")[0]), args.connections, spreads)
+                )
+                if workers > 1:
+                    watch.start()
+                runs[workers].append(wrk(url, 4 * LAYERS[name][0], args.connections, args.seconds))
+                if workers > 1:
+                    watch.join()
+    print(f"\n{name}, {args.connections} connections")
+    rates = {}
+    for workers, found in runs.items():
+        rates[workers], p50, p99 = (statistics.median(run[i] for run in found) for i in range(3))
+        failed = sum(run[3] for run in found)
+        print(
+            f"{workers} worker{'s' if workers > 1 else ' '} {rates[workers]:>10,.0f} req/s  p50 {p50:>8,.0f} us  "
+            f"p99 {p99:>8,.0f} us  {failed} failed"
+        )
+    print(f"2 workers / 1 worker: {rates[2] / rates[1]:.2f} of the rate")
+    most = max(max(one) / sum(one) for one in spreads)
+    verdict = "under" if most <= LIMIT_SHARE else "OVER"
+    print(f"connections {spreads}: at most {most:.0%} at one worker, {verdict} the limit of {LIMIT_SHARE:.0%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="tiny,ranker")
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=128)
+    args = parser.parse_args()
+    if not shutil.which("wrk"):
+        raise SystemExit("wrk is not installed: apt-get install wrk")
+    BUILD.mkdir(exist_ok=True)
+    print(f"{fingerprint()['cpu']}, {os.cpu_count()} CPUs shared with the client")
+    for name in args.models.split(","):
+        measure(name, args)
+
+
+if __name__ == "__main__":
+    main()

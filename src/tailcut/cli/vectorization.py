@@ -1,0 +1,100 @@
+"""`tailcut vectorization`: which loops of a function run on vectors, how wide, and why the others do not."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tailcut.kernels.loops import Analysis
+
+
+def vectorization(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="MODULE:FUNCTION or FILE.py:FUNCTION (numba), or ./LIB.so:SYMBOL.")
+    ],
+    signature: Annotated[
+        str | None, typer.Option(help="Argument types to compile for, such as 'float32[::1],int64'.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Read a function's machine code: packed or scalar, lanes, FMA, gathers, loop by loop, with reasons and advice."""
+    import orjson
+
+    from tailcut.errors import UsageError
+    from tailcut.report.vectorization import vectorization_record, vectorization_text
+
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise UsageError(f"{target!r} names no function: write MODULE:FUNCTION, FILE.py:FUNCTION or ./LIB.so:SYMBOL")
+    if _is_machine_code(Path(place)):
+        isa, analyses = None, _of_library(Path(place), name, signature)
+    else:
+        isa, analyses = _of_numba(place, name, signature)
+    record = vectorization_record(target, isa, analyses)
+    print(orjson.dumps(record).decode() if json else vectorization_text(record))
+    if not record["vectorized"]:
+        raise typer.Exit(1)
+
+
+def _is_machine_code(path: Path) -> bool:
+    """A library is known by its name where it is missing, and by its first bytes where it is there."""
+    if path.is_file() and path.suffix != ".py":
+        return True
+    return ".so" in path.suffixes or path.suffix in {".o", ".dylib", ".a"}
+
+
+def _of_library(path: Path, symbol: str, signature: str | None) -> "list[Analysis]":
+    from tailcut.errors import UsageError
+    from tailcut.kernels.shared_object import analyse_symbol
+
+    if signature is not None:
+        raise UsageError("--signature is for numba functions: a library is compiled already")
+    return [analyse_symbol(path, symbol)]
+
+
+def _of_numba(place: str, name: str, signature: str | None) -> "tuple[str, list[Analysis]]":
+    from tailcut.errors import UsageError
+
+    try:
+        from tailcut.kernels.vectorization import analyse, numba_isa
+    except ImportError as error:
+        raise UsageError(f"numba cannot be loaded: {error}") from None
+    module = _load(place)
+    try:
+        function: Any = module
+        for part in name.split("."):
+            function = getattr(function, part)
+    except AttributeError:
+        raise UsageError(f"{place} has no function {name!r}") from None
+    nothing_compiled = hasattr(function, "py_func") and not function.signatures
+    if nothing_compiled and signature is None:
+        raise UsageError(
+            f"{place}:{name} is compiled for no argument types yet: "
+            "pass --signature, such as 'float32[::1],float32[::1]', to compile it"
+        )
+    return numba_isa(), analyse(function, signature)
+
+
+def _load(place: str) -> Any:
+    """The module of that name, or of that file; the current folder is looked at first, as `python -m` does."""
+    import contextlib
+    from importlib import import_module
+
+    from tailcut.errors import UsageError
+
+    is_file = place.endswith(".py")
+    if is_file and not Path(place).is_file():
+        raise UsageError(f"{place}: no such file")
+    sys.path.insert(0, str(Path(place).parent.resolve()) if is_file else str(Path.cwd()))
+    module = Path(place).stem if is_file else place
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what a module prints at its import is no part of our output
+            return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{place}.".startswith(f"{error.name}."):
+            raise UsageError(f"there is no module {error.name!r}, here or installed") from None
+        raise UsageError(f"{place} cannot be imported: {error}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever the user's module does when it is run
+        raise UsageError(f"{place} cannot be imported: {type(error).__name__}: {error}") from None

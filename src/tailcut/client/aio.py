@@ -1,0 +1,266 @@
+"""The asyncio client: the same calls, rules and errors as the blocking one, for one event loop.
+
+Cancelling a call closes its connection, so that the server drops the work.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
+from tailcut.client.policy import Hedge, HedgeClock, RefusedError, Retries, StaleError, Tries
+from tailcut.client.requests import Address, Call, Encoder, Parts, model_path
+from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
+
+_ONCE = Retries(limit=0)
+_GOOD = 200
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """One request at a time; its answer, or why there is none, ends the future."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._reader = AnswerReader()
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+        self.used = False  # by a call before this one
+
+    @property
+    def alive(self) -> bool:
+        return self._transport is not None
+
+    def ask(self, parts: Parts) -> asyncio.Future[Answer]:
+        """Send a request."""
+        self._answer = asyncio.get_running_loop().create_future()
+        if self._transport is None:
+            self._lost()
+        else:
+            self._transport.writelines(parts)
+        return self._answer
+
+    def close(self) -> None:
+        """Give up what is in hand."""
+        self._answer = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._lost()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._reader.target()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._answer is None:  # what nobody asked for
+            self.close()
+            return
+        try:
+            answer = self._reader.received(nbytes)
+        except TailcutError as error:
+            self._end(error)
+            self.close()
+            return
+        if answer is not None:
+            self._end(answer)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def _lost(self) -> None:
+        if self.used and not self._reader.begun:
+            self._end(StaleError(f"{self._address} closed a kept connection"))
+        else:
+            self._end(UnreachableError(f"{self._address} broke off without a complete answer"))
+
+    def _end(self, result: Answer | TailcutError) -> None:
+        future, self._answer = self._answer, None
+        if future is None or future.done():
+            return
+        if isinstance(result, Answer):
+            future.set_result(result)
+        else:
+            future.set_exception(result)
+
+
+class AsyncClient:
+    """A connection pool to one server, for one event loop. Use it in an `async with` block, or call `close`.
+
+    Args:
+        url: `http://HOST:PORT` or `unix:PATH`.
+        timeout_s: for a whole call, connecting, tries and pauses included. The server drops work that it cannot finish
+            in this time.
+        retries: how failed calls are tried again (`tailcut.client.policy` states the rule).
+        hedge: whether slow calls are sent a second time, and when.
+        connections: kept open at most while nobody uses them.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        timeout_s: float = 30.0,
+        retries: Retries | None = None,
+        hedge: Hedge | None = None,
+        connections: int = 64,
+    ) -> None:
+        self._address = Address.parse(url)
+        self._encoder = Encoder(self._address)
+        self._timeout_s = timeout_s
+        self._retries = retries or Retries()
+        self._clock = None if hedge is None else HedgeClock(hedge)
+        self._idle: deque[_Connection] = deque()
+        self._kept = connections
+        self._closed = False
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Compute a model's outputs, as arrays by name; only those in `outputs` where it is given.
+
+        The arrays must not change before the answer is there. Raises as `Client.infer`.
+        """
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        parts = self._encoder.infer(Call(model, inputs, version, outputs, max(1, int(seconds * 1e6))))
+        return outputs_of(await self._ask(parts, seconds))
+
+    async def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
+        """What the server says of a model (inputs, outputs, versions), or of itself. Raises as `Client.metadata`."""
+        path = model_path(model, version) if model else "/v2"
+        answer: dict[str, Any] = (await self._ask(self._encoder.get(path), self._timeout_s)).json()
+        return answer
+
+    async def ready(self, model: str = "", version: str = "") -> bool:
+        """Whether the server, or one of its models, is there and takes requests."""
+        return await self._answers_ok(f"{model_path(model, version)}/ready" if model else "/v2/health/ready")
+
+    async def live(self) -> bool:
+        """Whether the server runs."""
+        return await self._answers_ok("/v2/health/live")
+
+    async def close(self) -> None:
+        """Close the kept connections; calls afterwards raise ReleasedError."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+        await asyncio.sleep(0)  # the loop closes them on its next pass
+
+    async def __aenter__(self) -> Self:
+        """Give the client; the block's end closes it."""
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close."""
+        await self.close()
+
+    async def _answers_ok(self, path: str) -> bool:
+        try:
+            await self._ask(self._encoder.get(path), self._timeout_s, _ONCE)
+        except ReleasedError:
+            raise
+        except TailcutError:
+            return False
+        return True
+
+    async def _ask(self, parts: Parts, seconds: float, retries: Retries | None = None) -> Answer:
+        if self._closed:
+            raise ReleasedError("this client is closed")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        tries = Tries(retries or self._retries)
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    try:
+                        answer = await self._try(parts, fresh=tries.fresh)
+                        error = error_of(answer)
+                    except TailcutError as failed:
+                        error = failed
+                    if error is None:
+                        return answer
+                    pause = tries.pause_after(error, deadline - loop.time(), random.random())  # noqa: S311  dice
+                    if pause:
+                        await asyncio.sleep(pause)
+        except TimeoutError as error:
+            if isinstance(error, TailcutError):
+                raise
+            raise DeadlineExceededError(f"{self._address} did not answer in time") from None
+
+    async def _try(self, parts: Parts, *, fresh: bool) -> Answer:
+        if self._clock is None:
+            return await self._exchange(parts, fresh=fresh)
+        due_s, began = self._clock.due_after(), asyncio.get_running_loop().time()
+        running = {asyncio.ensure_future(self._exchange(parts, fresh=fresh))}
+        try:
+            done, _ = await asyncio.wait(running, timeout=due_s)
+            if not done:
+                self._clock.sent_copy()
+                running.add(asyncio.ensure_future(self._exchange(parts, fresh=False)))
+            answer = await _first_answer(running)
+        finally:
+            for task in running:
+                task.cancel()  # which closes its connection
+            await asyncio.wait(running)
+        self._clock.took(asyncio.get_running_loop().time() - began)
+        return answer
+
+    async def _exchange(self, parts: Parts, *, fresh: bool) -> Answer:
+        """One request and its answer on a connection of the pool, or on a new one."""
+        connection = None if fresh else self._take()
+        if connection is None:
+            connection = await self._connect()
+        try:
+            answer = await connection.ask(parts)
+        except BaseException:
+            connection.close()
+            raise
+        if answer.closes or self._closed or len(self._idle) >= self._kept:
+            connection.close()
+        else:
+            connection.used = True
+            self._idle.append(connection)
+        return answer
+
+    def _take(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.alive:
+                return connection
+        return None
+
+    async def _connect(self) -> _Connection:
+        loop, address = asyncio.get_running_loop(), self._address
+        try:
+            if address.uds is not None:
+                _, connection = await loop.create_unix_connection(lambda: _Connection(address), address.uds)
+            else:
+                _, connection = await loop.create_connection(lambda: _Connection(address), address.host, address.port)
+        except OSError as error:
+            raise RefusedError(f"no server listens at {address}: {error.strerror or error}") from None
+        return connection
+
+
+async def _first_answer(running: set[asyncio.Task[Answer]]) -> Answer:
+    """The first good answer; a refusal or a broken connection counts only when no other is left to wait for."""
+    left = set(running)
+    while True:
+        done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        good = [task for task in done if task.exception() is None and task.result().status == _GOOD]
+        if good or not left:
+            return (good or list(done))[0].result()

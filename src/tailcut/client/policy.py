@@ -1,0 +1,128 @@
+"""When a client tries again, and when it sends a second copy. Pure: the time and the dice are arguments.
+
+A call is tried again only where that is safe and can help:
+
+- 503: the server did not begin. Not before its Retry-After, plus a random pause.
+- Nobody listens: nothing was sent. After a random pause.
+- A kept connection turns out to be closed before any byte of an answer came: the server closed it while it was idle, or
+  its process has ended. At once, on a new connection, one time. (An inference changes nothing on the server, so one
+  that was computed after all does no harm.)
+
+Everything else is the caller's to decide: a connection that breaks in the middle of an answer, 4xx, 500, 504. Pauses
+are drawn between nothing and a bound that doubles with each try ("full jitter"), so that clients that were refused
+together do not come back together. No pause goes past the call's deadline: what cannot be in time fails at once.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from tailcut.errors import InvalidInputError, QueueFullError, TailcutError, UnreachableError
+
+_RECENT = 512  # latencies kept
+_KNOWN = 64  # fewer than these say nothing about a 95th percentile
+_RENEW = 32  # so many new ones, and the percentile is taken again
+
+
+class RefusedError(UnreachableError):
+    """Nobody listens: nothing was sent."""
+
+
+class StaleError(UnreachableError):
+    """A kept connection was closed before any byte of an answer came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a call is tried again, and the bound of the random pause before: `pause_s`, doubled each time."""
+
+    limit: int = 3
+    pause_s: float = 0.025
+    longest_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or self.pause_s < 0 or self.longest_s < self.pause_s:
+            raise InvalidInputError("retries must have a limit and pauses of 0 or more, the longest not the shortest")
+
+    def pause(self, error: TailcutError, tries: int, left_s: float, dice: float) -> float | None:
+        """How long to wait after so many tries before the next; None: do not try again.
+
+        Args:
+            error: what the last try ended with.
+            tries: so far, the first included.
+            left_s: until the call's deadline.
+            dice: a random number from 0 to 1.
+        """
+        if tries > self.limit:
+            return None
+        bound = min(self.longest_s, self.pause_s * 2 ** (tries - 1))
+        wait = dice * bound + (error.retry_after_s if isinstance(error, QueueFullError) else 0)
+        return wait if wait < left_s else None
+
+
+class Tries:
+    """The tries of one call."""
+
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
+        self._count = 0
+        self.fresh = False  # whether the next one must be on a new connection
+
+    def pause_after(self, error: TailcutError, left_s: float, dice: float) -> float:
+        """How long to wait before the next try; raises the error where there is none."""
+        if isinstance(error, StaleError) and not self.fresh:
+            self.fresh = True
+            return 0.0
+        if not isinstance(error, QueueFullError | RefusedError):
+            raise error
+        self._count += 1
+        pause = self._retries.pause(error, self._count, left_s, dice)
+        if pause is None:
+            raise error
+        return pause
+
+
+@dataclass(frozen=True, slots=True)
+class Hedge:
+    """Send a second copy of a call that takes long, on another connection; the first answer counts.
+
+    Attributes:
+        after_s: how long a call may take before; None: as long as 95 % of the last calls took.
+        share: of all calls, how many may be sent twice: a server that is slow because it has too much to do must not
+            get twice as much.
+    """
+
+    after_s: float | None = None
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if (self.after_s is not None and self.after_s < 0) or not 0 < self.share <= 1:
+            raise InvalidInputError("a hedge needs after_s of 0 or more, or None, and a share above 0 and up to 1")
+
+
+class HedgeClock:
+    """Says when a hedge is due, from what calls took lately and how many copies went out."""
+
+    def __init__(self, hedge: Hedge) -> None:
+        self._hedge = hedge
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._calls = 0
+        self._copies = 0
+        self._p95: float | None = None
+
+    def due_after(self) -> float | None:
+        """Seconds after which the call that begins now is to be sent again; None: it is not."""
+        self._calls += 1
+        if self._copies >= max(1.0, self._hedge.share * self._calls):
+            return None
+        return self._hedge.after_s if self._hedge.after_s is not None else self._p95
+
+    def sent_copy(self) -> None:
+        """Count a copy."""
+        self._copies += 1
+
+    def took(self, seconds: float) -> None:
+        """Learn from a call that was answered."""
+        self._recent.append(seconds)
+        count = len(self._recent)
+        if count >= _KNOWN and (self._p95 is None or self._calls % _RENEW == 0):
+            self._p95 = sorted(self._recent)[count * 95 // 100]

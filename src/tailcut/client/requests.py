@@ -1,0 +1,144 @@
+"""Calls as bytes: where they go, and what is sent. Pure.
+
+What is sent before the tensors' own bytes depends on nothing but the model and the names, datatypes and shapes of the
+inputs, so it is kept: from the second call on, encoding costs a look-up and a view of each array.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import orjson
+
+from tailcut.errors import InvalidInputError
+from tailcut.spec import DType
+from tailcut.wire.v2_tensors import shown, to_bytes
+
+Parts = list[bytes | memoryview]
+_HEADS_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server: host and port, or the path of its Unix socket."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: str | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> "Address":
+        """`http://HOST:PORT`, `HOST:PORT`, or `unix:PATH`.
+
+        Raises:
+            InvalidInputError: it is none of these.
+        """
+        if url.startswith("unix:"):
+            return cls(uds=url.removeprefix("unix:"))
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
+        if parts.scheme != "http" or not parts.hostname or parts.path not in {"", "/"} or parts.query:
+            raise InvalidInputError(f"{url!r} is no server: write http://HOST:PORT or unix:PATH")
+        return cls(parts.hostname, port if port is not None else 80)
+
+    def __str__(self) -> str:
+        """The address as a message shows it."""
+        if self.uds is not None:
+            return f"unix:{self.uds}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """What a Host header says."""
+        return "localhost" if self.uds is not None else str(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one inference is about."""
+
+    model: str
+    inputs: Mapping[str, np.ndarray]
+    version: str = ""
+    outputs: Sequence[str] | None = None  # None: all of them
+    timeout_us: int = 0  # 0: the server's own
+
+
+class Encoder:
+    """Calls to one server."""
+
+    def __init__(self, address: Address) -> None:
+        self._authority = address.authority
+        self._heads: dict[object, bytes] = {}
+
+    def get(self, path: str) -> Parts:
+        """A question without a body."""
+        return [f"GET {path} HTTP/1.1\r\nHost: {self._authority}\r\n\r\n".encode("latin-1")]
+
+    def infer(self, call: Call) -> Parts:
+        """An inference in the binary form both ways: one head, then each input's bytes, which still are the arrays'.
+
+        Raises:
+            InvalidInputError: an input's dtype has no name in the protocol.
+        """
+        described = []
+        parts: Parts = [b""]
+        for name, value in call.inputs.items():
+            array = np.asarray(value)
+            if not array.dtype.isnative:
+                array = array.astype(array.dtype.newbyteorder("="))
+            try:
+                dtype = DType.of(array.dtype)
+            except KeyError:
+                raise InvalidInputError(f"input {shown(name)}: the protocol has no name for {array.dtype}") from None
+            data = _bytes_of(array, dtype)
+            described.append((name, dtype, array.shape, len(data)))
+            parts.append(data)
+        outputs = None if call.outputs is None else tuple(call.outputs)
+        key = (call.model, call.version, outputs, call.timeout_us, tuple(described))
+        head = self._heads.get(key)
+        if head is None:
+            head = self._head(call, described)
+            if len(self._heads) >= _HEADS_KEPT:
+                self._heads.clear()
+            self._heads[key] = head
+        parts[0] = head
+        return parts
+
+    def _head(self, call: Call, described: list[tuple[str, DType, tuple[int, ...], int]]) -> bytes:
+        inputs = [
+            {"name": name, "datatype": dtype.value, "shape": shape, "parameters": {"binary_data_size": size}}
+            for name, dtype, shape, size in described
+        ]
+        request: dict[str, object] = {"inputs": inputs, "parameters": {"binary_data_output": True}}
+        if call.timeout_us:
+            request["parameters"] = {"binary_data_output": True, "timeout": call.timeout_us}
+        if call.outputs is not None:
+            request["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in call.outputs]
+        lead = orjson.dumps(request)
+        length = len(lead) + sum(size for *_, size in described)
+        lines = [
+            f"POST {model_path(call.model, call.version)}/infer HTTP/1.1",
+            f"Host: {self._authority}",
+            "Content-Type: application/octet-stream",
+            f"Inference-Header-Content-Length: {len(lead)}",
+            f"Content-Length: {length}",
+        ]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + lead
+
+
+def model_path(model: str, version: str = "") -> str:
+    """The path of a model, whatever characters its name has."""
+    path = f"/v2/models/{quote(model, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def _bytes_of(array: np.ndarray, dtype: DType) -> bytes | memoryview:
+    if dtype is DType.BYTES or not array.size:
+        return to_bytes(array, dtype)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint8).data

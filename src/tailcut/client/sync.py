@@ -1,0 +1,292 @@
+"""The blocking client: plain sockets, a pool of kept connections, one call on a connection at a time.
+
+Any number of threads may use one client. A connection is taken from the pool, or opened, for each try of a call, and
+put back when its answer is complete; one whose answer is not waited for any longer is closed, so that the server drops
+the work.
+"""
+
+import random
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Self
+
+import numpy as np
+
+from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
+from tailcut.client.policy import Hedge, HedgeClock, RefusedError, Retries, StaleError, Tries
+from tailcut.client.requests import Address, Call, Encoder, Parts, model_path
+from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
+
+_ONCE = Retries(limit=0)
+_GOOD = 200
+
+
+class _Connection:
+    def __init__(self, address: Address, deadline: float) -> None:
+        try:
+            if address.uds is not None:
+                self._socket = socket.socket(socket.AF_UNIX)
+                self._socket.settimeout(_left(deadline))
+                self._socket.connect(address.uds)
+            else:
+                self._socket = socket.create_connection((address.host, address.port), _left(deadline))
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except TimeoutError:
+            raise DeadlineExceededError(f"{address} did not accept a connection in time") from None
+        except OSError as error:
+            raise RefusedError(f"no server listens at {address}: {error.strerror or error}") from None
+        self._address = address
+        self._reader = AnswerReader()
+        self.used = False  # by a call before this one
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, parts: Parts, deadline: float) -> None:
+        """Send a request; an answer may be there although not all could be sent."""
+        self._socket.settimeout(_left(deadline))
+        try:
+            sent = self._socket.sendmsg(parts)
+            for part in parts:
+                if sent < len(part):
+                    self._socket.sendall(memoryview(part)[sent:])
+                sent = max(0, sent - len(part))
+        except TimeoutError:
+            raise DeadlineExceededError(f"{self._address} did not take the request in time") from None
+        except OSError:  # the server may have refused the request before all of it was sent: its answer is read next
+            return
+
+    def receive(self, deadline: float) -> Answer:
+        while True:
+            self._socket.settimeout(_left(deadline))
+            answer = self.receive_some()
+            if answer is not None:
+                return answer
+
+    def receive_some(self) -> Answer | None:
+        """Receive once; the answer when it is complete."""
+        try:
+            count = self._socket.recv_into(self._reader.target())
+        except TimeoutError:
+            raise DeadlineExceededError(f"{self._address} did not answer in time") from None
+        except OSError:
+            count = 0
+        if count:
+            return self._reader.received(count)
+        if self.used and not self._reader.begun:
+            raise StaleError(f"{self._address} closed a kept connection")
+        raise UnreachableError(f"{self._address} broke off without a complete answer")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Client:
+    """A connection pool to one server; thread-safe. Use it in a `with` block, or call `close`.
+
+    Args:
+        url: `http://HOST:PORT` or `unix:PATH`.
+        timeout_s: for a whole call, connecting, tries and pauses included. The server drops work that it cannot finish
+            in this time.
+        retries: how failed calls are tried again (`tailcut.client.policy` states the rule).
+        hedge: whether slow calls are sent a second time, and when.
+        connections: kept open at most while nobody uses them.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        timeout_s: float = 30.0,
+        retries: Retries | None = None,
+        hedge: Hedge | None = None,
+        connections: int = 64,
+    ) -> None:
+        self._address = Address.parse(url)
+        self._encoder = Encoder(self._address)
+        self._timeout_s = timeout_s
+        self._retries = retries or Retries()
+        self._clock = None if hedge is None else HedgeClock(hedge)
+        self._idle: deque[_Connection] = deque()  # the last used in front: others age, and fewer stay open
+        self._kept = connections
+        self._closed = False
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Compute a model's outputs, as arrays by name; only those in `outputs` where it is given.
+
+        Raises:
+            InvalidInputError: the inputs do not fit the model.
+            NotFoundError: the server has no such model or version.
+            TooLargeError: the request is over the server's limit.
+            QueueFullError: the server is too busy, also after the retries that fit the time; `retry_after_s` says when
+                to come back.
+            DeadlineExceededError: no answer in time.
+            EngineError: the model failed on these inputs.
+            UnreachableError: no server, it broke off, or it speaks another protocol.
+        """
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + seconds
+        parts = self._encoder.infer(Call(model, inputs, version, outputs, max(1, int(seconds * 1e6))))
+        return outputs_of(self._ask(parts, deadline))
+
+    def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
+        """What the server says of a model (inputs, outputs, versions), or of itself where none is named.
+
+        Raises:
+            NotFoundError: the server has no such model or version.
+            TailcutError: as `infer`.
+        """
+        path = model_path(model, version) if model else "/v2"
+        answer: dict[str, Any] = self._ask(self._encoder.get(path), self._deadline()).json()
+        return answer
+
+    def ready(self, model: str = "", version: str = "") -> bool:
+        """Whether the server, or one of its models, is there and takes requests."""
+        return self._answers_ok(f"{model_path(model, version)}/ready" if model else "/v2/health/ready")
+
+    def live(self) -> bool:
+        """Whether the server runs."""
+        return self._answers_ok("/v2/health/live")
+
+    def close(self) -> None:
+        """Close the kept connections; calls afterwards raise ReleasedError."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def __enter__(self) -> Self:
+        """Give the client; the block's end closes it."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close."""
+        self.close()
+
+    def _answers_ok(self, path: str) -> bool:
+        try:
+            self._ask(self._encoder.get(path), self._deadline(), _ONCE)
+        except ReleasedError:
+            raise
+        except TailcutError:
+            return False
+        return True
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._timeout_s
+
+    def _ask(self, parts: Parts, deadline: float, retries: Retries | None = None) -> Answer:
+        if self._closed:
+            raise ReleasedError("this client is closed")
+        tries = Tries(retries or self._retries)
+        while True:
+            try:
+                answer = self._try(parts, deadline, fresh=tries.fresh)
+                error = error_of(answer)
+            except TailcutError as failed:
+                error = failed
+            if error is None:
+                return answer
+            pause = tries.pause_after(error, deadline - time.monotonic(), random.random())  # noqa: S311  dice
+            if pause:
+                time.sleep(pause)
+
+    def _try(self, parts: Parts, deadline: float, *, fresh: bool) -> Answer:
+        due_s = None if self._clock is None else self._clock.due_after()
+        began = time.monotonic()
+        running = [self._begin(parts, deadline, fresh=fresh)]
+        try:
+            if due_s is None:
+                winner, answer = running[0], running[0].receive(deadline)
+            else:
+                if not _readable(running, min(began + due_s, deadline)):
+                    self._send_copy(running, parts, deadline)
+                winner, answer = _first_answer(running, deadline)
+        except BaseException:
+            for connection in running:
+                connection.close()
+            raise
+        for connection in running:
+            if connection is not winner:
+                connection.close()
+        self._put_back(winner, answer)
+        if self._clock is not None:
+            self._clock.took(time.monotonic() - began)
+        return answer
+
+    def _begin(self, parts: Parts, deadline: float, *, fresh: bool) -> _Connection:
+        """A connection with the request on its way."""
+        connection = None
+        if not fresh:
+            with suppress(IndexError):  # another thread may be faster
+                connection = self._idle.pop()
+        if connection is None:
+            connection = _Connection(self._address, deadline)
+        try:
+            connection.send(parts, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _send_copy(self, running: list[_Connection], parts: Parts, deadline: float) -> None:
+        if self._clock is not None:
+            self._clock.sent_copy()
+        with suppress(RefusedError):  # then the first is waited for
+            running.append(self._begin(parts, deadline, fresh=False))
+
+    def _put_back(self, connection: _Connection, answer: Answer) -> None:
+        if answer.closes or self._closed or len(self._idle) >= self._kept:
+            connection.close()
+        else:
+            connection.used = True
+            self._idle.append(connection)
+
+
+def _first_answer(running: list[_Connection], deadline: float) -> tuple[_Connection, Answer]:
+    """The first good answer; a refusal or a broken connection counts only when no other is left to wait for."""
+    while True:
+        readable = _readable(running, deadline)
+        if not readable:
+            raise DeadlineExceededError("no answer in time")
+        for connection in readable:
+            last = len(running) == 1
+            try:
+                answer = connection.receive_some()
+            except UnreachableError:
+                if last:
+                    raise
+            else:
+                if answer is None:
+                    continue
+                if last or answer.status == _GOOD:
+                    return connection, answer
+            running.remove(connection)
+            connection.close()
+
+
+def _readable(running: Sequence[_Connection], until: float) -> list[_Connection]:
+    """Those of the connections on which something has come, waiting for the first."""
+    poll = select.poll()
+    for connection in running:
+        poll.register(connection.fileno(), select.POLLIN)
+    ready = {descriptor for descriptor, _ in poll.poll(max(0.0, until - time.monotonic()) * 1000)}
+    return [connection for connection in running if connection.fileno() in ready]
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise DeadlineExceededError("no time is left for this call")
+    return left

@@ -1,0 +1,172 @@
+"""Several client processes for one load test, because one Python process can send only so much.
+
+The plan is dealt out like cards, so that together the processes send exactly the arrivals that one would have sent.
+Each connects, says that it is ready, and starts at the same monotonic time. Jobs and outcomes travel through pipes as
+MessagePack; nothing is pickled.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from typing import IO, BinaryIO
+
+import msgspec
+import numpy as np
+
+from tailcut.errors import TailcutError, UsageError
+from tailcut.lab.client import OPEN_CONNECTIONS, gather_closed, gather_open
+from tailcut.lab.load import Gathered, Outcome, Payload, Target
+
+_READY = b"ready\n"
+_LEAD_NS = 20_000_000  # from the word to the start: every process has read it by then
+_STOP_S = 5.0
+
+
+class _Job(msgspec.Struct):
+    """What one process is to do: a plan of its own, or connections of a closed loop."""
+
+    target: tuple[str, int, str | None, bool]
+    requests: list[tuple[bytes, int]]
+    times: bytes = b""
+    patience_s: float | None = None
+    connections: int = 0
+    concurrency: int = 0
+    length_s: float = 0.0
+
+
+class _Found(msgspec.Struct):
+    """What it brings back; `outcomes` are rows of six int64."""
+
+    outcomes: bytes = b""
+    unanswered: int = 0
+    connections: int = 0
+    cpu_s: float = 0.0
+    start_ns: int = 0
+    mistake: str | None = None
+
+
+def share_open(
+    target: Target, payloads: Sequence[Payload], times: np.ndarray, *, processes: int, patience_s: float | None = None
+) -> list[Gathered]:
+    """`gather_open` in several processes, each with its part of the plan.
+
+    Raises:
+        UsageError: nobody listens.
+    """
+    connections = max(1, OPEN_CONNECTIONS // processes)
+    jobs = []
+    for number in range(processes):
+        turned = [payloads[(number + k * processes) % len(payloads)] for k in range(len(payloads))]
+        part = times[number::processes].astype(np.int64).tobytes()
+        jobs.append(_job(target, turned, times=part, patience_s=patience_s, connections=connections))
+    return _run(jobs)
+
+
+def share_closed(
+    target: Target, payloads: Sequence[Payload], *, concurrency: int, length_s: float, processes: int
+) -> list[Gathered]:
+    """`gather_closed` in several processes, each with its part of the connections.
+
+    Raises:
+        UsageError: nobody listens.
+    """
+    processes = min(processes, concurrency)
+    parts = [len(range(number, concurrency, processes)) for number in range(processes)]
+    return _run([_job(target, payloads, concurrency=part, length_s=length_s) for part in parts])
+
+
+def _job(target: Target, payloads: Sequence[Payload], **rest: object) -> _Job:
+    place = (target.host, target.port, target.uds, target.grpc)
+    return _Job(place, [(one.request, one.expect_status) for one in payloads], **rest)  # type: ignore[arg-type]
+
+
+def _run(jobs: Sequence[_Job]) -> list[Gathered]:
+    with ExitStack() as stack:
+        children = []
+        for job in jobs:
+            command = [sys.executable, "-m", __name__]
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  our own
+            stack.callback(_end, child)
+            assert child.stdin is not None  # noqa: S101  it has a pipe
+            data = msgspec.msgpack.encode(job)
+            _write(child.stdin, len(data).to_bytes(8) + data)
+            children.append(child)
+        for child in children:
+            assert child.stdout is not None  # noqa: S101  it has a pipe
+            if child.stdout.readline() != _READY:
+                _found(child)
+        start = (time.monotonic_ns() + _LEAD_NS).to_bytes(8)
+        for child in children:
+            _write(child.stdin, start)
+        return [_gathered(_found(child)) for child in children]
+
+
+def _found(child: subprocess.Popen[bytes]) -> _Found:
+    assert child.stdout is not None  # noqa: S101  it has a pipe
+    rest = child.stdout.read()
+    if not rest:
+        raise TailcutError("a client process of the load test ended without a result")
+    found = msgspec.msgpack.decode(rest, type=_Found)
+    if found.mistake:
+        raise UsageError(found.mistake)
+    return found
+
+
+def _gathered(found: _Found) -> Gathered:
+    rows = np.frombuffer(found.outcomes, np.int64).reshape(-1, 6).tolist()
+    outcomes = [Outcome(a, b, c, d, status, expected=bool(good)) for a, b, c, d, status, good in rows]
+    return Gathered(outcomes, found.unanswered, found.connections, found.cpu_s, found.start_ns)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            pipe.close()
+    try:
+        child.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _write(pipe: IO[bytes] | None, data: bytes) -> None:
+    assert pipe is not None  # noqa: S101  it has a pipe
+    pipe.write(data)
+    pipe.flush()
+
+
+def _work(source: BinaryIO, sink: BinaryIO) -> None:
+    """The child's side: one job, one result."""
+    job = msgspec.msgpack.decode(source.read(int.from_bytes(source.read(8))), type=_Job)
+    target = Target(*job.target)
+    payloads = [Payload(*one) for one in job.requests]
+
+    def start() -> int:
+        sink.write(_READY)
+        sink.flush()
+        start_ns = int.from_bytes(source.read(8))
+        return start_ns or sys.exit(1)  # the parent is gone
+
+    try:
+        if job.concurrency:
+            got = gather_closed(target, payloads, concurrency=job.concurrency, length_s=job.length_s, start=start)
+        else:
+            times = np.frombuffer(job.times, np.int64)
+            got = gather_open(
+                target, payloads, times, connections=job.connections, patience_s=job.patience_s, start=start
+            )
+    except UsageError as error:
+        sink.write(b"mistake\n" + msgspec.msgpack.encode(_Found(mistake=str(error))))
+        return
+    rows = [(o.planned_ns, o.free_ns, o.sent_ns, o.done_ns, o.status, o.expected) for o in got.outcomes]
+    outcomes = np.array(rows, np.int64).tobytes()
+    sink.write(msgspec.msgpack.encode(_Found(outcomes, got.unanswered, got.connections, got.cpu_s, got.start_ns)))
+
+
+if __name__ == "__main__":
+    # Files of our own: with PYTHONUNBUFFERED set, those of sys read and write in part.
+    # A parent that no longer reads has given the test up.
+    with suppress(BrokenPipeError), open(0, "rb", closefd=False) as source, open(1, "wb", closefd=False) as sink:
+        _work(source, sink)

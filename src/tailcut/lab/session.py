@@ -1,0 +1,176 @@
+"""One `tailcut bench`: runs against one target, made one after the other, and kept in the order they were made."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tailcut.lab.arrivals import Arrivals, Poisson, plan
+from tailcut.lab.client import gather_closed, gather_open
+from tailcut.lab.load import LoadResult, Payload, Target, closed_result, open_result
+from tailcut.lab.processes import share_closed, share_open
+from tailcut.lab.record import run_record
+from tailcut.lab.saturation import Shown, judge, saturate
+from tailcut.machine.quota import usable_cpus
+from tailcut.stats.serial import serial_percentile_interval
+
+BUSY = 0.9  # of a core for each client process: beyond it the client may well be the limit
+_PROBE_SAMPLES = 1500  # without so many the p99 of a busy server is hardly known
+_LONGEST_PROBE_S = 30.0
+_CAPACITY_CONCURRENCY = 32
+_CAPACITY_S = 2.0
+
+
+class Session:
+    """Runs of one load test.
+
+    Args:
+        target: where to.
+        payloads: sent in turn.
+        duration_s, warmup_s: of each run.
+        seed: of arrivals; each probe of a search takes the next one.
+        processes: client processes, or None for as many as it turns out to take.
+        say: told what is being done.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917  a load test is its parameters
+        self,
+        target: Target,
+        payloads: Sequence[Payload],
+        duration_s: float,
+        warmup_s: float,
+        seed: int = 0,
+        processes: int | None = 1,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._target = target
+        self._payloads = payloads
+        self._duration_s = duration_s
+        self._warmup_s = warmup_s
+        self._seed = seed
+        self._processes = processes or 1
+        self._grows = processes is None
+        self._say = say
+        self.results: list[LoadResult] = []
+
+    def open(self, arrivals: Arrivals, *, duration_s: float | None = None, seed: int | None = None) -> LoadResult:
+        """An open loop."""
+        length_s = duration_s or self._duration_s
+        seed = self._seed if seed is None else seed
+        kind = "" if arrivals.name == "poisson" else f", {arrivals.name} arrivals"
+        self._say(f"open loop, {arrivals.rate:,.1f} requests/s{kind} for {length_s:g} s ...")
+        times = plan(arrivals, self._warmup_s, length_s, seed)
+
+        def run() -> LoadResult:
+            if self._processes == 1:
+                parts = [gather_open(self._target, self._payloads, times)]
+            else:
+                parts = share_open(self._target, self._payloads, times, processes=self._processes)
+            return open_result(parts, arrivals, times, warmup_s=self._warmup_s, duration_s=length_s)
+
+        return self._keep(run)
+
+    def closed(self, concurrency: int, *, duration_s: float | None = None) -> LoadResult:
+        """A closed loop."""
+        length_s = duration_s or self._duration_s
+        self._say(f"closed loop, {concurrency} in flight for {length_s:g} s ...")
+
+        def run() -> LoadResult:
+            whole_s = self._warmup_s + length_s
+            if self._processes == 1:
+                parts = [gather_closed(self._target, self._payloads, concurrency=concurrency, length_s=whole_s)]
+            else:
+                parts = share_closed(
+                    self._target,
+                    self._payloads,
+                    concurrency=concurrency,
+                    length_s=whole_s,
+                    processes=self._processes,
+                )
+            return closed_result(parts, concurrency, warmup_s=self._warmup_s, duration_s=length_s)
+
+        return self._keep(run)
+
+    def at_once(self, count: int, connections: int, patience_s: float) -> LoadResult:
+        """`count` requests that are all due at the start, sent as fast as the connections carry them."""
+        self._say(f"{count:,} requests, all due at once, over {connections} connections ...")
+        times = np.zeros(count, np.int64)
+        gathered = gather_open(self._target, self._payloads, times, connections=connections, patience_s=patience_s)
+        last_ns = max((one.done_ns for one in gathered.outcomes), default=gathered.start_ns + 1)
+        took_s = (last_ns - gathered.start_ns) / 1e9
+        at_once = Poisson(count / took_s, name="at once")
+        result = replace(
+            open_result([gathered], at_once, times, warmup_s=0.0, duration_s=took_s),
+            rate_offered=None,
+        )
+        self.results.append(result)
+        return result
+
+    def meets(self, arrivals: Arrivals, slo_ms: float) -> dict[str, Any]:
+        """Whether the p99 at one rate stays within a limit."""
+        result = self.open(arrivals)
+        shown = _shown(result, slo_ms)
+        point = _curve_point(result, shown)
+        met = shown is Shown.MEETS
+        return {
+            "slo_ms": slo_ms,
+            "percentile": "p99",
+            "met": met,
+            "highest_rate": arrivals.rate if met else None,
+            "limited_by": None if met else shown.value,
+            "curve": [point],
+        }
+
+    def saturate(self, make: Callable[[float], Arrivals], slo_ms: float) -> dict[str, Any]:
+        """The highest rate whose p99 stays within a limit, and the latency at every rate that was tried."""
+        capacity = self.closed(_CAPACITY_CONCURRENCY, duration_s=min(_CAPACITY_S, self._duration_s)).rate_achieved
+        curve: list[dict[str, Any]] = []
+
+        def probe(rate: float) -> Shown:
+            needed_s = min(_LONGEST_PROBE_S, _PROBE_SAMPLES / rate)
+            seed = self._seed + len(curve)
+            result = self.open(make(rate), duration_s=round(max(self._duration_s, needed_s), 3), seed=seed)
+            shown = _shown(result, slo_ms)
+            self._say(f"  {shown.value}")
+            curve.append(_curve_point(result, shown))
+            return shown
+
+        search = saturate(max(1.0, capacity / 2), probe)
+        return {
+            "slo_ms": slo_ms,
+            "percentile": "p99",
+            "met": search.confirmed,
+            "highest_rate": round(search.low, 3) if search.confirmed and search.low else None,
+            "limited_by": search.limited_by,
+            "curve": sorted(curve, key=lambda point: float(point["rate_offered"])),
+        }
+
+    def _keep(self, run: Callable[[], LoadResult]) -> LoadResult:
+        """Run; again with twice the client processes while the client was the limit and there are cores for them."""
+        result = run()
+        while self._grows and 2 * self._processes <= usable_cpus() and client_limits(result):
+            self._processes *= 2
+            self._say(f"the client was at its limit: once more with {self._processes} client processes ...")
+            result = run()
+        self.results.append(result)
+        return result
+
+
+def client_limits(result: LoadResult) -> bool:
+    """Whether the client may have been what a run was limited by."""
+    return result.client_behind or result.client_cpu > BUSY * result.processes
+
+
+def _shown(result: LoadResult, slo_ms: float) -> Shown:
+    p99 = serial_percentile_interval(result.latencies_ns / 1e6, 0.99)
+    return judge(p99, slo_ms, errors=sum(result.errors.values()), client_behind=result.client_behind)
+
+
+def _curve_point(result: LoadResult, shown: Shown) -> dict[str, Any]:
+    record = run_record(result)
+    keys = ("rate_offered", "rate_achieved", "samples", "errors", "latency_ms", "p99_interval_ms")
+    # True of the server even when the client was late, which only adds to the latency.
+    at_most = serial_percentile_interval(result.latencies_ns / 1e6, 0.99)
+    bound = None if at_most is None else round(at_most.high, 4)
+    return {key: record[key] for key in keys} | {"p99_at_most_ms": bound, "shown": shown.value}

@@ -1,0 +1,77 @@
+"""Accepting from a listener that several processes share, so that each gets its part of the connections.
+
+The kernel wakes every process that watches the listener, and whoever is first takes what is there: libuv, and any loop
+that accepts whenever it can, hands nearly all of 128 connections that come at once to one process of two
+(docs/decisions/060). Here a process that has more connections than the one with the fewest gives way for a
+millisecond at a time. It gives way so often and no more: one that hangs, with the fewest connections, stops nobody.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from tailcut.server.board import Board
+
+_GIVE_WAY_S = 0.001
+_GIVE_WAY_TIMES = 5
+_OUT_OF_FILES_S = 0.1  # accepting pauses, and goes on when connections have closed
+
+
+class FairAcceptor:
+    """Watches one shared listener for one place on the board."""
+
+    def __init__(
+        self, listener: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], board: Board, place: int
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._protocol = protocol
+        self._board = board
+        self._place = place
+        self._gave_way = 0
+        self._open = True
+        self._tasks: set[asyncio.Task[object]] = set()
+        listener.setblocking(False)
+        self._watch()
+
+    def close(self) -> None:
+        """Accept no more; what has been accepted stays. Other processes keep the listener."""
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+
+    def _watch(self) -> None:
+        if self._open:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._loop.call_later(seconds, self._watch)
+
+    def _accept(self) -> None:
+        if self._board.connections(self._place) > self._board.least() and self._gave_way < _GIVE_WAY_TIMES:
+            self._gave_way += 1
+            self._pause(_GIVE_WAY_S)
+            return
+        self._gave_way = 0
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # another was faster, or the client left
+            return
+        except OSError:
+            self._pause(_OUT_OF_FILES_S)
+            return
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The protocol's own count follows when the loop has set the connection up; until then this one stands.
+        self._board.hold(self._place, self._board.connections(self._place) + 1)
+        task: asyncio.Task[object] = self._loop.create_task(self._begin(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _begin(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        except OSError:  # the client left meanwhile
+            connection.close()

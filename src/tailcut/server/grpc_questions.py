@@ -1,0 +1,75 @@
+"""The gRPC calls that compute nothing: what the server says of itself and its models, and what changes it.
+
+They say what the HTTP side says, as messages: `about.py` has the words of both.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from tailcut.errors import InvalidInputError
+from tailcut.server import about
+from tailcut.server.routes import Site
+from tailcut.wire.messages import METHODS
+from tailcut.wire.v2_grpc import message_of
+
+
+class Questions:
+    """The calls that compute nothing, each a message in and a message out."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def of(self, name: str) -> Callable[[Any], Awaitable[Any]]:
+        """The handler of a call: a method of this class, or the answer in `_said`."""
+        answer = METHODS[name][1].DESCRIPTOR.name
+
+        async def ask(request: Any) -> Any:
+            said = self._said(name, request)
+            return message_of(answer, await said if isinstance(said, Awaitable) else said)
+
+        return ask
+
+    def _said(self, name: str, request: Any) -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]:  # noqa: PLR0911  a table
+        site = self._site
+        match name:
+            case "ServerLive":
+                return {"live": True}
+            case "ServerReady":
+                return {"ready": site.ready}
+            case "ModelReady":
+                return {"ready": site.model_ready(request.name, request.version)}
+            case "ServerMetadata":
+                return about.server()
+            case "ModelMetadata":
+                return about.metadata(site.models, site.models.find(request.name, request.version))
+            case "ModelConfig":
+                return {"config": about.configuration(site.models.find(request.name, request.version))}
+            case "ModelStatistics":
+                return {
+                    "model_stats": [about.statistics(one) for one in site.counted_of(request.name, request.version)]
+                }
+            case "RepositoryIndex":
+                models = site.models.index(ready=site.ready)
+                return {"models": [one for one in models if not request.ready or one["state"] == "READY"]}
+            case "RepositoryModelLoad" | "RepositoryModelUnload":
+                return self._control(name == "RepositoryModelLoad", request)
+        return self._shared(name, request)
+
+    async def _control(self, load: bool, request: Any) -> Mapping[str, Any]:  # noqa: FBT001  one of two calls
+        if load and request.parameters:
+            raise InvalidInputError("a model is loaded as the command line named it: parameters are not taken")
+        await (self._site.models.load if load else self._site.models.unload)(request.model_name)
+        return {}
+
+    def _shared(self, name: str, request: Any) -> Mapping[str, Any]:
+        regions = self._site.regions
+        match name:
+            case "SystemSharedMemoryStatus":
+                return {"regions": {one.name: about.region(one) for one in regions.status(request.name)}}
+            case "SystemSharedMemoryRegister":
+                regions.register(request.name, request.key, request.offset, request.byte_size)
+            case "SystemSharedMemoryUnregister":
+                regions.unregister(request.name)
+            case "CudaSharedMemoryRegister":
+                raise InvalidInputError("there is no CUDA memory here: register system shared memory")
+        return {}

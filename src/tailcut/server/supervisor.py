@@ -1,0 +1,233 @@
+"""A supervisor and its workers, the thin shell around `fleet.py`: it listens, starts, signals and reaps.
+
+Workers are fresh processes that run the same command line and inherit the listening sockets, one end of a socket pair
+(over which they say that they are ready, and see their supervisor end), and the board. They are told what to do by
+signals: SIGTERM and SIGINT drain, SIGHUP retires. The supervisor itself takes SIGTERM and SIGINT (drain all, exit 0; a
+second one kills all and exits 1) and SIGHUP (renew all, one after the other).
+
+The listening sockets stay open here while anybody serves, so that a connection that waits in the kernel's queue
+outlives every worker.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from tailcut.machine.quota import affinity_mask, usable_cpus
+from tailcut.machine.shares import Share, shares
+from tailcut.machine.topology import topology
+from tailcut.server.app import Address, close_listeners, fit_files, open_listeners
+from tailcut.server.board import Board
+from tailcut.server.fleet import Action, Do, Fleet, Patience
+from tailcut.server.limits import ServerLimits
+from tailcut.server.worker import ENVIRONMENT, Assignment
+
+_log = logging.getLogger("tailcut")
+Models = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """What is to be supervised: how many workers, and the command line that starts one."""
+
+    size: int
+    command: Sequence[str]
+    patience: Patience = field(default_factory=Patience)
+
+
+def supervise(crew: Crew, address: Address, on_ready: Callable[[Address, Models], None]) -> int:
+    """Run the workers until SIGTERM or SIGINT; returns the exit code.
+
+    `on_ready` is called once, when all of them serve, with the address and the models as a worker names them.
+
+    0 drained; 1 killed by a second signal, or given up after too many losses in a row; else the code of the first
+    worker, which could not load.
+
+    Raises:
+        UsageError: the address cannot be had.
+    """
+    fit_files(ServerLimits(connections=1))  # workers inherit it
+    listeners = open_listeners(address)
+    bound = replace(address, port=listeners[0].getsockname()[1])
+    board = Board.make(2 * crew.size + 2)
+    try:
+        return asyncio.run(_Supervisor(crew, listeners, board, lambda models: on_ready(bound, models)).run())
+    finally:
+        for listener in listeners:
+            listener.close()
+        close_listeners(address)
+        board.close()
+
+
+@dataclass(slots=True)
+class _Child:
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    place: int  # on the board
+
+
+class _Supervisor:
+    def __init__(
+        self, crew: Crew, listeners: Sequence[socket.socket], board: Board, on_ready: Callable[[Models], None]
+    ) -> None:
+        self._crew = crew
+        self._listeners = listeners
+        self._board = board
+        self._on_ready = on_ready
+        self._fleet = Fleet(crew.size, crew.patience)
+        self._shares = _shares(crew.size)
+        self._children: dict[int, _Child] = {}
+        self._free = list(range(board.places, 0, -1))  # places on the board; the smallest is taken first
+        self._timer: asyncio.TimerHandle | None = None
+        self._models: Models = []
+        self._stopping = False
+        self._drain_by = signal.SIGTERM  # or SIGINT, on which a worker accepts no longer
+
+    async def run(self) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop, signal.SIGTERM)
+        self._loop.add_signal_handler(signal.SIGINT, self._stop, signal.SIGINT)
+        self._loop.add_signal_handler(signal.SIGHUP, self._renew)
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._do(self._fleet.begin(self._now()))
+        try:
+            return await self._ended
+        finally:
+            for child in self._children.values():
+                child.process.kill()
+                child.process.wait()
+                child.control.close()
+
+    # What happens.
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._stopping:
+            self._end(1)
+            return
+        self._stopping = True
+        self._drain_by = number
+        _log.info("draining")
+        self._do(self._fleet.stop(self._now()))
+
+    def _renew(self) -> None:
+        _log.info("renewing every worker, one after the other")
+        self._do(self._fleet.renew(self._now()))
+
+    def _ready(self, worker: int) -> None:
+        child = self._children[worker]
+        self._loop.remove_reader(child.control)
+        said = child.control.recv(1 << 16)
+        if said:  # else it has ended: its signal comes
+            self._models = msgspec.json.decode(said)
+            self._do(self._fleet.ready(worker, self._now()))
+
+    def _reap(self) -> None:
+        for worker, child in list(self._children.items()):
+            code = child.process.poll()
+            if code is None:
+                continue
+            del self._children[worker]
+            self._loop.remove_reader(child.control)
+            child.control.close()
+            self._board.fold(child.place)
+            self._free.append(child.place)
+            self._do(self._fleet.lost(worker, self._now(), code), code)
+
+    def _tick(self) -> None:
+        self._do(self._fleet.tick(self._now()))
+
+    # What is done about it.
+
+    def _do(self, actions: Sequence[Action], code: int = 0) -> None:
+        for action in actions:
+            match action.do:
+                case Do.START:
+                    self._start(action.worker, action.post)
+                case Do.RETIRE:
+                    _log.info("worker %d has a successor and finishes", action.post)
+                    self._signal(action.worker, signal.SIGHUP)
+                case Do.DRAIN:
+                    self._signal(action.worker, self._drain_by)
+                case Do.ANNOUNCE:
+                    self._on_ready(self._models)
+                case Do.EXIT:
+                    self._end(action.code)
+                case _:
+                    self._tell(action, code)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._fleet.due()
+        if due is not None:
+            self._timer = self._loop.call_at(due, self._tick)
+
+    def _tell(self, action: Action, code: int) -> None:
+        match action.do:
+            case Do.FAIL:
+                again = f"in {action.seconds:g} s" if action.seconds else "now"
+                _log.warning("worker %d ended (%s): another starts %s", action.post, _described(code), again)
+            case Do.ABANDON:
+                _log.error("a new worker %d could not start: the old ones go on serving", action.post)
+            case Do.GIVE_UP:
+                limit = self._crew.patience.limit
+                _log.error("worker %d ended %d times in a row: giving up", action.post, limit)
+
+    def _start(self, worker: int, post: int) -> None:
+        place = self._free.pop()
+        ours, theirs = socket.socketpair()
+        share = self._shares[post]
+        assignment = Assignment(
+            post=post,
+            size=self._crew.size,
+            parent=os.getpid(),
+            listeners=tuple(listener.fileno() for listener in self._listeners),
+            control=theirs.fileno(),
+            board=self._board.descriptor,
+            places=self._board.places,
+            place=place,
+            cpus=share.cpus,
+            pin=share.pin,
+            node=share.node,
+        )
+        process = subprocess.Popen(  # noqa: S603  our own interpreter
+            self._crew.command,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {ENVIRONMENT: msgspec.json.encode(assignment).decode()},
+            pass_fds=[*assignment.listeners, assignment.control, assignment.board],
+            start_new_session=True,  # Ctrl-C in the terminal is for the supervisor
+        )
+        theirs.close()
+        ours.setblocking(False)
+        self._children[worker] = _Child(process, ours, place)
+        self._loop.add_reader(ours, self._ready, worker)
+
+    def _signal(self, worker: int, number: signal.Signals) -> None:
+        self._children[worker].process.send_signal(number)
+
+    def _end(self, code: int) -> None:
+        if not self._ended.done():
+            self._ended.set_result(code)
+
+    def _now(self) -> float:
+        return self._loop.time()
+
+
+def _shares(size: int) -> list[Share]:
+    return shares(topology(), affinity_mask(), usable_cpus(), size)
+
+
+def _described(code: int) -> str:
+    """An exit code as a user knows it."""
+    try:
+        return f"exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"by signal {-code}"

@@ -1,0 +1,45 @@
+"""Percentiles of points that follow one another: requests that waited behind the same stall are one event, not many.
+
+The order-statistics interval of `sample.py` takes points as independent. Waiting times are not: behind a busy server
+neighbours are slow together, and an interval that does not know it is far too sure of itself. Here the number of
+independent points is estimated by batch means of "above the percentile or not", and the ranks are drawn for that many
+(Law, Simulation Modeling and Analysis, 5th ed., section 9.5).
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tailcut.stats.sample import CONFIDENCE, Interval, Sample, _ranks, percentile, samples_needed
+
+_BATCHES = 20
+_STUDENT_SQUARED = (2.861 / 2.576) ** 2  # 20 batches know the variance so well: t against the normal at 99 %
+
+
+def independent_points(values: ArrayLike, q: float) -> float:
+    """How many independent points know the q-percentile as well as these, in the order of time, do; at most all."""
+    array = np.asarray(values, np.float64)
+    above = array > np.sort(array)[max(0, math.ceil(q * len(array)) - 1)]
+    share = float(above.mean())
+    if len(array) < 2 * _BATCHES or share in {0.0, 1.0}:
+        return float(len(array))
+    means = np.array([batch.mean() for batch in np.array_split(above, _BATCHES)])
+    inflation = float(means.var(ddof=1)) * len(array) / _BATCHES / (share * (1 - share)) * _STUDENT_SQUARED
+    return len(array) / max(1.0, inflation)
+
+
+def serial_percentile_interval(values: ArrayLike, q: float, confidence: float = CONFIDENCE) -> Interval | None:
+    """The q-percentile of points in the order of time with its interval, or None when they are too few to know it."""
+    array = np.asarray(values, np.float64)
+    n = len(array)
+    if n < samples_needed(q, confidence):
+        return None
+    sample = Sample.of(array)
+    alike = max(2, int(independent_points(array, q)))
+    low, high = _ranks(alike, q, confidence)
+    # No rank of the few is the maximum's for sure: the highest of them stands for all that lies above it.
+    top = n - 1 if high == alike - 1 else math.ceil((high + 1) / alike * n) - 1
+    bottom = int(low / alike * n)
+    point = percentile(sample, q)
+    return Interval(point, min(point, float(sample.values[bottom])), max(point, float(sample.values[top])))

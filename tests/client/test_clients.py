@@ -1,0 +1,294 @@
+"""Both clients against a real server, and against peers that misbehave."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+from tests.client.peers import BUSY, HOLD, TIMEOUT_S, X, good, peer, reply
+from tests.engines.models import perceptron
+from tests.servers import Server, serving
+
+import tailcut
+from tailcut.client import Hedge, Retries
+from tailcut.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    NotFoundError,
+    QueueFullError,
+    ReleasedError,
+    TooLargeError,
+    UnreachableError,
+)
+
+
+class Blocking:
+    """The asyncio client behind the blocking one's methods, so that each test speaks of both."""
+
+    def __init__(self, url: str, **settings) -> None:
+        self._runner = asyncio.Runner()
+        self._client = tailcut.AsyncClient(url, **settings)
+
+    def __getattr__(self, name: str) -> Callable:
+        return lambda *arguments, **more: self._runner.run(getattr(self._client, name)(*arguments, **more))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+
+@pytest.fixture(params=[tailcut.Client, Blocking], ids=["sync", "async"])
+def make(request: pytest.FixtureRequest) -> type:
+    return request.param
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def url(request: pytest.FixtureRequest, server: Server, unix_path: Path) -> str:
+    return server.url if request.param == "tcp" else f"unix:{unix_path}"
+
+
+def test_infer_over_every_transport(make: type, url: str) -> None:
+    """Answers are those of the model, call after call over one kept connection."""
+    random = np.random.default_rng(0)
+    with make(url) as client:
+        for rows in (1, 3, 7):
+            x = random.standard_normal((rows, 1000)).astype(np.float32)
+            np.testing.assert_array_equal(client.infer("echo", {"x": x})["y"], x)
+        assert client.ready()
+        assert client.live()
+        assert client.ready("echo", "1")
+        assert not client.ready("none")
+        assert client.metadata("echo")["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 1000]}]
+        assert client.metadata()["name"] == "tailcut"
+
+
+def test_dtypes_and_several_tensors(make: type, server: Server) -> None:
+    """Half floats, two inputs with two outputs, and one output alone."""
+    with make(server.url) as client:
+        half = np.array([[1.5, -2.25]], np.float16)
+        np.testing.assert_array_equal(client.infer("half", {"x": half})["y"], half)
+        inputs = client.metadata("pair")["inputs"]
+        arrays = {one["name"]: np.full([2, *one["shape"][1:]], 1, np.float32) for one in inputs}
+        both = client.infer("pair", arrays)
+        assert len(both) == 2
+        name = list(both)[1]
+        (alone,) = client.infer("pair", arrays, outputs=[name]).items()
+        assert alone[0] == name
+        np.testing.assert_array_equal(alone[1], both[name])
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "kind"),
+    [
+        ("mlp", np.zeros((1, 5), np.float32), InvalidInputError),
+        ("mlp", np.zeros((1, 4), np.float64), InvalidInputError),
+        ("none", np.zeros((1, 4), np.float32), NotFoundError),
+        ("echo", np.zeros((1000, 1000), np.float32), TooLargeError),
+    ],
+)
+def test_the_servers_errors_are_typed(make: type, server: Server, model: str, x: np.ndarray, kind: type) -> None:
+    """Each has its kind and the server's words, and the next call passes."""
+    with make(server.url) as client:
+        with pytest.raises(kind) as raised:
+            client.infer(model, {"x": x})
+        assert str(raised.value)
+        assert client.infer("mlp", {"x": np.zeros((1, 4), np.float32)})["y"].shape == (1, 3)
+
+
+def test_many_threads_share_a_client(server: Server) -> None:
+    """Every thread gets its own answers."""
+    wrong: list[float] = []
+
+    def work(number: int) -> None:
+        for step in range(50):
+            x = np.full((1, 1000), number * 100 + step, np.float32)
+            if not (client.infer("echo", {"x": x})["y"] == x).all():
+                wrong.append(number)
+
+    with tailcut.Client(server.url) as client:
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(TIMEOUT_S)
+    assert wrong == []
+
+
+def test_many_calls_at_once(server: Server) -> None:
+    """Every call of one event loop gets its own answer."""
+
+    async def work() -> None:
+        async with tailcut.AsyncClient(server.url) as client:
+            inputs = [np.full((1, 1000), number, np.float32) for number in range(100)]
+            answers = await asyncio.gather(*(client.infer("echo", {"x": x}) for x in inputs))
+        assert all((answer["y"] == x).all() for answer, x in zip(answers, inputs, strict=True))
+
+    asyncio.run(work())
+
+
+def test_nobody_listens(make: type) -> None:
+    """Said in one line, after the tries that were asked for; readiness is simply false."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with make(f"127.0.0.1:{port}", retries=Retries(limit=1, pause_s=0.0)) as client:
+        with pytest.raises(UnreachableError, match=f"no server listens at 127.0.0.1:{port}"):
+            client.infer("m", X)
+        assert not client.ready()
+
+
+def test_busy_and_then_not(make: type) -> None:
+    """503 is tried again on the same connection until the limit, and not with other errors."""
+    with peer([BUSY, BUSY, good(3.0)]) as found, make(found.url) as client:
+        assert client.infer("m", X)["y"] == 3.0
+        assert (found.connections, len(found.requests)) == (1, 3)
+        assert len(set(found.requests)) == 1
+    with peer([BUSY, BUSY]) as found, make(found.url, retries=Retries(limit=1)) as client:
+        with pytest.raises(QueueFullError, match="full"):
+            client.infer("m", X)
+        assert len(found.requests) == 2
+    with peer([reply(500, b'{"error": "no"}')]) as found, make(found.url) as client:
+        with pytest.raises(tailcut.errors.EngineError):
+            client.infer("m", X)
+        assert len(found.requests) == 1
+
+
+def test_a_retry_that_would_be_late_is_not_waited_for(make: type) -> None:
+    """A server that asks for a minute is not tried again within ten seconds: the error comes at once."""
+    with (
+        peer([reply(503, b'{"error": "full"}', "Retry-After: 60")]) as found,
+        make(found.url, timeout_s=10.0) as client,
+    ):
+        with pytest.raises(QueueFullError) as raised:
+            client.infer("m", X)
+        assert raised.value.retry_after_s == 60
+        assert len(found.requests) == 1
+
+
+def test_a_stale_connection_is_replaced(make: type) -> None:
+    """A kept connection that the server has closed costs nothing: the call goes over a new one."""
+    with peer([good(1.0)], [good(2.0)]) as found, make(found.url) as client:
+        assert client.infer("m", X)["y"] == 1.0
+        assert client.infer("m", X)["y"] == 2.0
+        assert found.connections == 2
+
+
+def test_an_answer_that_breaks_off_is_not_asked_for_again(make: type) -> None:
+    """On a new connection nobody knows what the server did: that is the caller's to decide."""
+    for cut in (0, 10, len(good()) - 1):
+        with peer([good()[:cut]]) as found, make(found.url) as client:
+            with pytest.raises(UnreachableError, match="broke off"):
+                client.infer("m", X)
+            assert len(found.requests) == 1
+
+
+def test_the_deadline_holds(make: type) -> None:
+    """No answer in time is an error of its own, and the connection is closed so that the server learns of it."""
+    with peer([HOLD]) as found, make(found.url) as client:
+        with pytest.raises(DeadlineExceededError):
+            client.infer("m", X, timeout_s=0.05)
+        assert found.gone.acquire(timeout=TIMEOUT_S)
+        assert b'"timeout":50000' in found.requests[0]
+
+
+def test_connection_close_is_honoured(make: type) -> None:
+    """After an answer that says so, the next call opens a connection of its own."""
+    closing = good().replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
+    with peer([closing, good()], [good()]) as found, make(found.url) as client:
+        client.infer("m", X)
+        client.infer("m", X)
+        assert found.connections == 2
+
+
+def test_the_first_answer_wins(make: type) -> None:
+    """When the first copy hangs, a second goes out on another connection; the loser's connection is closed."""
+    with peer([HOLD], [good(2.0)]) as found:
+        with make(found.url, hedge=Hedge(after_s=0.01)) as client:
+            assert client.infer("m", X)["y"] == 2.0
+        assert found.gone.acquire(timeout=TIMEOUT_S)
+        assert len(found.requests) == 2
+
+
+def test_a_refused_copy_does_not_end_the_first(make: type) -> None:
+    """503 for one of the copies counts only when there is no other to wait for."""
+    release = threading.Event()
+
+    def slow() -> Iterator[bytes]:
+        release.wait(TIMEOUT_S)
+        yield good(4.0)
+
+    class Second(list):
+        def __iter__(self) -> Iterator[bytes]:
+            yield BUSY
+            release.set()
+
+    class First(list):
+        def __iter__(self) -> Iterator[bytes]:
+            return slow()
+
+    with peer(First(), Second()) as found, make(found.url, hedge=Hedge(after_s=0.01)) as client:
+        assert client.infer("m", X)["y"] == 4.0
+        assert found.connections == 2
+
+
+def test_a_quick_call_is_not_sent_twice(make: type) -> None:
+    """A hedge that is not due sends nothing."""
+    with peer([good(), good()]) as found, make(found.url, hedge=Hedge(after_s=TIMEOUT_S)) as client:
+        client.infer("m", X)
+        client.infer("m", X)
+        assert (found.connections, len(found.requests)) == (1, 2)
+
+
+def test_a_closed_client(make: type) -> None:
+    """Calls after `close` say so; closing again does nothing."""
+    client = make("127.0.0.1:1")
+    with client:
+        client.close()
+        with pytest.raises(ReleasedError, match="closed"):
+            client.infer("m", X)
+        with pytest.raises(ReleasedError, match="closed"):
+            client.ready()
+
+
+def test_a_cancelled_call_closes_its_connection() -> None:
+    """The server learns that nobody waits; the client goes on."""
+
+    async def work(url: str) -> None:
+        async with tailcut.AsyncClient(url) as client:
+            task = asyncio.ensure_future(client.infer("m", X))
+            while not found.requests:  # noqa: ASYNC110  the peer is a thread
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await client.infer("m", X))["y"] == 1.0
+
+    with peer([HOLD], [good()]) as found:
+        asyncio.run(work(found.url))
+        assert found.gone.acquire(timeout=TIMEOUT_S)
+
+
+def test_a_killed_worker_is_not_noticed(tmp_path: Path) -> None:
+    """Calls over kept connections go on without an error while workers are killed: what was in hand is sent again."""
+    perceptron([4, 3], tmp_path / "m.onnx")
+    with serving(tmp_path, tmp_path / "m.onnx", "--workers", "2") as server, tailcut.Client(server.url) as client:
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+        if not children.exists():
+            pytest.skip("reads /proc")
+        x = {"x": np.zeros((1, 4), np.float32)}
+        for _ in range(2):
+            client.infer("m", x)
+            victim = int(children.read_text().split()[0])
+            os.kill(victim, signal.SIGKILL)
+            while victim in map(int, children.read_text().split()):
+                client.infer("m", x)
+        client.infer("m", x)
+        assert server.stop() == 0

@@ -1,0 +1,167 @@
+"""Calls as bytes and answers from bytes, with the answers split at every position."""
+
+import numpy as np
+import pytest
+from tests.client.peers import good, reply
+
+from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
+from tailcut.client.requests import Address, Call, Encoder, model_path
+from tailcut.errors import (
+    DeadlineExceededError,
+    EngineError,
+    InvalidInputError,
+    NotFoundError,
+    QueueFullError,
+    TailcutError,
+    TooLargeError,
+    UnreachableError,
+)
+
+
+def read(data: bytes, step: int) -> list[Answer]:
+    """Answers from bytes that come in pieces of `step` at most."""
+    reader, answers = AnswerReader(), []
+    while data:
+        target = reader.target()
+        count = min(step, len(target), len(data))
+        target[:count] = data[:count]
+        data = data[count:]
+        answer = reader.received(count)
+        if answer is not None:
+            answers.append(answer)
+    return answers
+
+
+def test_an_answer_in_pieces() -> None:
+    """Two answers one after the other are the same however the bytes come, down to one at a time."""
+    data = good(2.5)
+    for step in range(1, len(data) + 1):
+        first, second = read(data, step) + read(data, step)
+        assert outputs_of(first)["y"] == outputs_of(second)["y"] == np.float32([2.5])
+
+
+def test_a_large_answer() -> None:
+    """A body over the reader's own room is received into the answer's memory, and its arrays are writable."""
+    values = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    lead = b'{"outputs":[{"name":"y","datatype":"FP32","shape":[100000],"parameters":{"binary_data_size":400000}}]}'
+    data = reply(200, lead + values.tobytes(), f"Inference-Header-Content-Length: {len(lead)}")
+    y = outputs_of(read(data, 60_000)[0])["y"]
+    np.testing.assert_array_equal(y, values)
+    y[0] = 7
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n",
+        b"x" * 40_000,
+        reply(200, b"{}") + b"more",
+    ],
+)
+def test_what_is_no_answer(data: bytes) -> None:
+    """Another protocol, another framing, an absurd length, an endless head, bytes behind the answer: all refused."""
+    with pytest.raises(UnreachableError):
+        read(data, len(data))
+
+
+@pytest.mark.parametrize(
+    "lead",
+    [
+        b"{",
+        b"{}",
+        b'{"outputs":[{"name":"y","datatype":"FP31","shape":[1],"parameters":{"binary_data_size":4}}]}',
+        b'{"outputs":[{"name":"y","datatype":"FP32","shape":[1000],"parameters":{"binary_data_size":4}}]}',
+        b'{"outputs":[{"name":"y","datatype":"FP32","shape":[1]}]}',
+    ],
+)
+def test_outputs_that_do_not_fit(lead: bytes) -> None:
+    """Outputs that are not described, or not by the bytes that came, raise no error but ours."""
+    (answer,) = read(reply(200, lead + bytes(4), f"Inference-Header-Content-Length: {len(lead)}"), 1000)
+    with pytest.raises(UnreachableError):
+        outputs_of(answer)
+
+
+def test_json_outputs() -> None:
+    """An answer without a binary part is read too."""
+    body = b'{"outputs":[{"name":"y","datatype":"INT8","shape":[2,1],"data":[1,2]}]}'
+    np.testing.assert_array_equal(outputs_of(read(reply(200, body), 1000)[0])["y"], np.int8([[1], [2]]))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, InvalidInputError),
+        (404, NotFoundError),
+        (408, DeadlineExceededError),
+        (413, TooLargeError),
+        (500, EngineError),
+        (503, QueueFullError),
+        (504, DeadlineExceededError),
+        (418, TailcutError),
+    ],
+)
+def test_errors(status: int, kind: type) -> None:
+    """Each status is an error of its kind with the server's words; without words, the status is named."""
+    error = error_of(read(reply(status, b'{"error": "said so"}', "Retry-After: 7"), 1000)[0])
+    assert type(error) is kind
+    assert str(error) == "said so"
+    if isinstance(error, QueueFullError):
+        assert error.retry_after_s == 7
+    assert str(status) in str(error_of(read(reply(status, b"<html>"), 1000)[0]))
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://h:1", Address("h", 1)),
+        ("h:1", Address("h", 1)),
+        ("http://h/", Address("h", 80)),
+        ("http://[::1]:9", Address("::1", 9)),
+        ("unix:/a/b", Address(uds="/a/b")),
+    ],
+)
+def test_addresses(url: str, address: Address) -> None:
+    """Host and port with or without the scheme, IPv6, or a Unix socket's path."""
+    assert Address.parse(url) == address
+
+
+@pytest.mark.parametrize("url", ["https://h:1", "http://", "http://h:port", "http://h:1/path", "http://h:99999", ""])
+def test_bad_addresses(url: str) -> None:
+    """What is none is told how to write one."""
+    with pytest.raises(InvalidInputError, match="HOST:PORT"):
+        Address.parse(url)
+
+
+def test_arrays_are_sent_as_they_stand() -> None:
+    """A contiguous array is not copied; any other is sent in row-major order, little-endian."""
+    encoder = Encoder(Address())
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    parts = encoder.infer(Call("m", {"x": x}))
+    assert np.shares_memory(np.frombuffer(parts[1], np.uint8), x)
+    for other in (np.asfortranarray(x), x.astype(">f4"), np.repeat(x, 2, 1)[:, ::2]):
+        again = encoder.infer(Call("m", {"x": other}))
+        assert bytes(again[1]) == x.tobytes()
+        assert again[0] == parts[0]
+
+
+def test_strings_there_and_back() -> None:
+    """Text and bytes are sent behind their lengths; a BYTES output comes back as bytes."""
+    parts = Encoder(Address()).infer(Call("m", {"x": np.array([["a", "\u00fc"]], object)}))
+    sent = bytes(parts[1])
+    assert sent == b"\x01\0\0\0a\x02\0\0\0\xc3\xbc"
+    lead = b'{"outputs":[{"name":"y","datatype":"BYTES","shape":[1,2],"parameters":{"binary_data_size":11}}]}'
+    (answer,) = read(reply(200, lead + sent, f"Inference-Header-Content-Length: {len(lead)}"), 1000)
+    assert outputs_of(answer)["y"].tolist() == [[b"a", b"\xc3\xbc"]]
+
+
+def test_a_dtype_without_a_name() -> None:
+    """It is refused before anything is sent."""
+    with pytest.raises(InvalidInputError, match=r"'x'.*complex128"):
+        Encoder(Address()).infer(Call("m", {"x": np.ones(1, np.complex128)}))
+
+
+def test_names_of_models_are_quoted() -> None:
+    """No name reaches another path."""
+    assert model_path("a/b c\r\n", "1/2") == "/v2/models/a%2Fb%20c%0D%0A/versions/1%2F2"

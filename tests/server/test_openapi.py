@@ -1,0 +1,220 @@
+"""The server's own description of itself is true: every path of it, against a real server."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+from tests.servers import Answer, Server, Wire, raw_request, serving
+
+from tailcut.server.routes import _TABLE
+
+PREFIX = f"tailcut-openapi-{os.getpid()}-"
+KEY = f"{PREFIX}a"
+BODIES = {
+    "request": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]},
+    "register": {"key": KEY, "byte_size": 8},
+    "ready": {"ready": True},
+    "empty": {},
+}
+KINDS = {"string": str, "integer": int, "boolean": bool, "object": dict, "array": list}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """mlp; with shared memory, model control and a token."""
+    folder = tmp_path_factory.mktemp("openapi")
+    (folder / "token").write_text("secret")
+    Path(f"/dev/shm/{KEY}").write_bytes(bytes(8))
+    flags = ["--shared-memory", PREFIX, "--allow-model-control", "--token-file", str(folder / "token")]
+    try:
+        with serving(folder, perceptron([4, 8, 3], folder / "mlp.onnx"), *flags) as running:
+            yield running
+            assert running.stop() == 0
+    finally:
+        Path(f"/dev/shm/{KEY}").unlink()
+
+
+def ask(wire: Wire, method: str, path: str, body: object = None, *headers: str) -> Answer:
+    data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(data)}", *headers, "", ""]
+    return wire.ask("\r\n".join(lines).encode() + data)
+
+
+def check(document: dict, schema: dict, value: Any, where: str) -> None:
+    """Whether a value is what a schema of the document says, fields that it does not know included."""
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    if "enum" in schema:
+        assert value in schema["enum"], where
+    if "type" in schema:
+        assert isinstance(value, KINDS[schema["type"]]), f"{where}: {value!r}"
+    if isinstance(value, list):
+        for item in value:
+            check(document, schema.get("items", {}), item, f"{where}[]")
+    if isinstance(value, dict) and "properties" in schema:
+        assert set(schema["required"]) <= set(value), where
+        for name, field in value.items():
+            check(document, schema["properties"].get(name, {}), field, f"{where}.{name}")
+
+
+def test_every_path_answers_as_the_document_says(server: Server) -> None:
+    """Walked in order, with the bodies that it asks for and the token where it is needed."""
+    walked = 0
+    with server.connect() as wire:
+        document = ask(wire, "GET", "/v2/openapi.json").json()
+        for template, operations in document["paths"].items():
+            if "cudasharedmemory" in template and template.endswith("/register"):
+                continue  # there is no CUDA memory to register
+            path = template.replace("{model}", "mlp").replace("{version}", "1").replace("{region}", "a")
+            if path.endswith("region/a/status"):
+                ask(
+                    wire, "POST", path.replace("status", "register"), BODIES["register"], "Authorization: Bearer secret"
+                )
+            if path.endswith("region/a/register"):
+                ask(wire, "POST", path.replace("register", "unregister"), {}, "Authorization: Bearer secret")
+            for method, operation in operations.items():
+                body = None
+                if "requestBody" in operation:
+                    reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+                    body = BODIES[reference.rpartition("/")[2]]
+                token = ["Authorization: Bearer secret"] if "security" in operation else []
+                answer = ask(wire, method.upper(), path, body, *token)
+                assert answer.status == 200, (path, answer.body)
+                content = operation["responses"]["200"].get("content", {})
+                kind = answer.headers.get("content-type", "").partition(";")[0]
+                if content:
+                    assert kind in content, path
+                if kind == "application/json" and content:
+                    check(document, content[kind]["schema"], answer.json(), path)
+                if path.endswith("/unload"):
+                    assert ask(wire, "POST", path.replace("unload", "load"), {}, *token).status == 200
+                walked += 1
+    assert walked == len(_TABLE) - 1
+
+
+def test_every_route_is_in_the_document(server: Server) -> None:
+    """The table that routes requests, and what is described, are the same."""
+    with server.connect() as wire:
+        paths = ask(wire, "GET", "/v2/openapi.json").json()["paths"]
+    assert {(path, method.upper()) for path, methods in paths.items() for method in methods} == {
+        (entry.path, entry.method) for entry in _TABLE
+    }
+
+
+def test_what_changes_the_server_needs_the_token(server: Server) -> None:
+    """401 before anything is done, and the connection lives on."""
+    with server.connect() as wire:
+        for headers in ([], ["Authorization: Bearer wrong"], ["Authorization: secret"]):
+            answer = ask(wire, "POST", "/v2/repository/models/mlp/unload", {}, *headers)
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert ask(wire, "GET", "/v2/models/mlp/ready").status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/v2/repository/models/mlp/load", {"parameters": {"config": "{}"}}, "parameters are not taken"),
+        ("/v2/repository/models/mlp/load", b"[1]", "a JSON object"),
+        ("/v2/repository/models/mlp/load", b"\xff", "a JSON object"),
+        ("/v2/systemsharedmemory/region/b/register", {"key": 1, "byte_size": 1}, "key (a string)"),
+        ("/v2/systemsharedmemory/region/b/register", {"key": KEY, "byte_size": True}, "whole numbers"),
+        ("/v2/systemsharedmemory/region/b/register", {"key": "/etc/passwd", "byte_size": 1}, "must begin with"),
+        ("/v2/systemsharedmemory/region/b/register", {"key": KEY, "byte_size": 9}, "smaller"),
+        ("/v2/cudasharedmemory/region/b/register", {}, "no CUDA memory"),
+    ],
+)
+def test_wrong_admin_requests(server: Server, path: str, body: object, words: str) -> None:
+    """400 in one line, with no path of the server's in it."""
+    with server.connect() as wire:
+        answer = ask(wire, "POST", path, body, "Authorization: Bearer secret")
+        assert answer.status == 400
+        assert words in answer.json()["error"]
+        assert "/dev/shm" not in answer.json()["error"]
+
+
+def test_a_region_that_nobody_registered_has_no_status(server: Server) -> None:
+    """404."""
+    with server.connect() as wire:
+        assert ask(wire, "GET", "/v2/systemsharedmemory/region/none/status").status == 404
+
+
+@pytest.mark.parametrize("header", ["Tailcut-Timeout-Us: soon", "Tailcut-Timeout-Us: -1", "Tailcut-Priority: 1.5"])
+def test_wrong_schedule_headers(server: Server, header: str) -> None:
+    """Raw bodies say when they are wanted in headers, in whole numbers."""
+    with server.connect() as wire:
+        answer = wire.ask(raw_request("mlp", bytes(16), header))
+        assert answer.status == 400
+        assert "whole numbers" in answer.json()["error"]
+        assert (
+            wire.ask(raw_request("mlp", bytes(16), "Tailcut-Priority: 2", "Tailcut-Timeout-Us: 5000000")).status == 200
+        )
+
+
+def test_a_timeout_in_a_header_is_kept(server: Server) -> None:
+    """A microsecond is too short for any answer: refused at the door or dropped from the queue."""
+    with server.connect() as wire:
+        request = raw_request("mlp", np.ones(4, np.float32).tobytes(), "Tailcut-Timeout-Us: 1")
+        assert wire.ask(request).status in {503, 504}
+
+
+def test_metrics_have_the_names_that_a_triton_user_looks_for(server: Server) -> None:
+    """Without the `_total` that the library would add, each described, and counting."""
+    with server.connect() as wire:
+        wire.ask(raw_request("mlp", bytes(32)))
+        text = ask(wire, "GET", "/metrics").body.decode()
+    for name in (
+        "nv_inference_request_success",
+        "nv_inference_request_failure",
+        "nv_inference_count",
+        "nv_inference_exec_count",
+        "nv_inference_request_duration_us",
+        "nv_inference_queue_duration_us",
+        "nv_inference_compute_infer_duration_us",
+        "nv_inference_pending_request_count",
+    ):
+        assert f"# HELP {name} " in text
+        assert f'{name}{{model="mlp",version="1"}} ' in text
+    assert server.metric("nv_inference_count") >= 2
+
+
+def test_without_the_flag_models_stay(tmp_path: Path) -> None:
+    """One clear line, and the model answers as before."""
+    with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx")) as server, server.connect() as wire:
+        for what in ("unload", "load"):
+            answer = ask(wire, "POST", f"/v2/repository/models/mlp/{what}")
+            assert (answer.status, "--allow-model-control" in answer.json()["error"]) == (400, True)
+        assert wire.ask(raw_request("mlp", bytes(16))).status == 200
+        register = ask(wire, "POST", "/v2/systemsharedmemory/region/a/register", {"key": "a", "byte_size": 1})
+        assert (register.status, "--shared-memory" in register.json()["error"]) == (400, True)
+
+
+def test_a_model_is_read_anew_while_it_is_asked(tmp_path: Path) -> None:
+    """Loading swaps in what the file now holds; requests on the way get one model's answer or the other's."""
+    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    with (
+        serving(tmp_path, path, "--allow-model-control") as server,
+        server.connect() as admin,
+        server.connect() as wire,
+    ):
+        assert wire.ask(raw_request("mlp", bytes(16))).status == 200
+        perceptron([4, 8, 5], tmp_path / "mlp.onnx")
+        admin.send(b"POST /v2/repository/models/mlp/load HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        for _ in range(100_000):
+            answer = wire.ask(raw_request("mlp", bytes(16)))
+            assert answer.status == 200
+            size = len(answer.body) - int(answer.headers["inference-header-content-length"])
+            assert size in {12, 20}
+            if size == 20:
+                break
+        assert size == 20
+        assert admin.read().status == 200
+        (tmp_path / "mlp.onnx").write_bytes(b"rubbish")
+        answer = ask(admin, "POST", "/v2/repository/models/mlp/load")
+        assert answer.status == 400
+        assert str(tmp_path) not in answer.json()["error"]
+        assert wire.ask(raw_request("mlp", bytes(16))).status == 200

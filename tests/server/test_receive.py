@@ -1,0 +1,118 @@
+"""Where the kernel writes a body, and what a request leaves in the allocator. In this process, to look inside."""
+
+import asyncio
+import json
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvloop
+from tests.servers import raw_request
+
+from tailcut.runtime.model import Model
+from tailcut.server.catalog import Catalog
+from tailcut.server.http import HttpConnection
+from tailcut.server.hub import HEAD_BYTES, RECEIVE_BYTES, Hub
+from tailcut.server.limits import ServerLimits
+from tailcut.server.routes import Site
+from tailcut.server.served import Served
+
+VALUES = np.random.default_rng(0).standard_normal(50_000).astype(np.float32).tobytes()
+
+
+class _Watched(HttpConnection):
+    """Notes where the loop was told to receive, and how much came there."""
+
+    received: list[tuple[int, int]]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        view = super().get_buffer(sizehint)
+        self._place = np.frombuffer(view, np.uint8).ctypes.data
+        return view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received.append((self._place, nbytes))
+        super().buffer_updated(nbytes)
+
+
+Ask = Callable[[bytes], Awaitable[bytes]]
+
+
+def _run(path: Path, check: Callable[[Model, list[tuple[int, int]], Ask], Awaitable[None]]) -> None:
+    async def run(model: Model) -> None:
+        hub = Hub(Site(Catalog([Served(model, path.stem)]), ready=True), ServerLimits(), direct_bytes=65536)
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        places: list[tuple[int, int]] = []
+
+        def connection() -> HttpConnection:
+            watched = _Watched(hub)
+            watched.received = places
+            return watched
+
+        await loop.connect_accepted_socket(connection, theirs)
+
+        async def ask(request: bytes) -> bytes:
+            await loop.sock_sendall(ours, request)
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += await loop.sock_recv(ours, 1 << 20)
+            head, _, body = data.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200"), data[:300]
+            length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+            while len(body) < length:
+                body += await loop.sock_recv(ours, 1 << 20)
+            return body
+
+        await check(model, places, ask)
+        ours.close()
+        hub.close()
+
+    with Model.open(path) as model:
+        uvloop.run(run(model))
+
+
+def _binary() -> bytes:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 50_000], "parameters": {"binary_data_size": len(VALUES)}}
+    lead = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    return raw_request("big", lead + VALUES).replace(b"Length: 0", b"Length: %d" % len(lead), 1)
+
+
+@pytest.mark.parametrize("request_bytes", [raw_request("big", VALUES), _binary()], ids=["raw", "behind JSON"])
+def test_the_kernel_writes_large_bodies_into_the_slab(models: Path, request_bytes: bytes) -> None:
+    """All but what came in one read with the head, and on a connection that did so before even nearly all of that."""
+
+    async def check(model: Model, places: list[tuple[int, int]], ask: Ask) -> None:
+        assert (await ask(request_bytes)).endswith(VALUES)
+        rows = model.slab.inputs[0]
+        begin, end = rows.ctypes.data, rows.ctypes.data + rows.nbytes
+        direct = sum(count for place, count in places if begin <= place < end)
+        assert direct >= len(request_bytes) - RECEIVE_BYTES
+        assert sum(count for _, count in places) == len(request_bytes)
+        places.clear()
+        assert (await ask(request_bytes)).endswith(VALUES)
+        direct = sum(count for place, count in places if begin <= place < end)
+        assert direct >= len(request_bytes) - HEAD_BYTES
+
+    _run(models / "big.onnx", check)
+
+
+def test_requests_leave_nothing_in_the_allocator(models: Path) -> None:
+    """A thousand answers later there are as many blocks as before, once the trail of past requests is full."""
+
+    async def check(model: Model, places: list[tuple[int, int]], ask: Ask) -> None:
+        request = raw_request("mlp", bytes(16))
+        for _ in range(4500):
+            await ask(request)
+            places.clear()
+        before = sys.getallocatedblocks()
+        for _ in range(1000):
+            await ask(request)
+            places.clear()
+        assert sys.getallocatedblocks() - before < 100
+
+    _run(models / "mlp.onnx", check)

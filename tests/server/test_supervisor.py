@@ -1,0 +1,282 @@
+"""Several worker processes behind one socket: what the loss, the renewal and the end of them cost a client."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving
+
+ROW = np.arange(4, dtype=np.float32).tobytes()
+REQUEST = raw_request("mlp", ROW)
+READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+pytestmark = LINUX
+
+
+def workers(server: Server) -> list[int]:
+    """Process ids of the living workers."""
+    pid = server.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def until(what: Callable[[], bool], server: Server) -> None:
+    """Wait for a state of the server, asking it over and over."""
+    for _ in range(20_000):
+        if what():
+            return
+        with server.connect() as wire:
+            wire.ask(READY)
+    raise AssertionError(server.stderr.read_text())
+
+
+@dataclass
+class Clients:
+    """Threads that keep asking until they are told to stop; a reused connection that closes is an interruption."""
+
+    server: Server
+    answered: int = 0
+    wrong: list[str] = field(default_factory=list)  # answers other than 200
+    interrupted: int = 0  # requests on a live connection that got no answer
+    unconnected: int = 0  # connections that were refused or reset before their first answer
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            before = self.answered
+            try:
+                with self.server.connect() as wire:
+                    self.talk(wire)
+            except OSError:
+                if self.answered == before:
+                    self.unconnected += 1
+                    if self.server.process.poll() is not None:
+                        return
+                else:
+                    self.interrupted += 1
+
+    def talk(self, wire: Wire) -> None:
+        while not self.stop.is_set():
+            answer = wire.ask(REQUEST)
+            self.answered += 1
+            if answer.status != 200:
+                self.wrong.append(str(answer.status))
+            if answer.headers.get("connection") == "close":
+                return
+
+
+@contextmanager
+def load(server: Server, threads: int = 4) -> Iterator[list[Clients]]:
+    """Clients that are at work when the block begins, and have stopped when it has ended."""
+    clients = [Clients(server) for _ in range(threads)]
+    running = [threading.Thread(target=client.run) for client in clients]
+    for thread in running:
+        thread.start()
+    try:
+        until(lambda: all(client.answered > 20 for client in clients), server)
+        yield clients
+    finally:
+        for client in clients:
+            client.stop.set()
+        for thread in running:
+            thread.join(TIMEOUT_S)
+
+
+@pytest.fixture
+def fleet(models: Path, tmp_path: Path) -> Iterator[Server]:
+    """Two workers that serve one model."""
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--drain", "1s") as server:
+        yield server
+
+
+def test_a_killed_worker_costs_its_own_requests_only(fleet: Server) -> None:
+    """SIGKILL under load: at most one request a connection is lost, none is answered wrongly, and two serve again."""
+    with load(fleet) as clients:
+        for _ in range(2):
+            victim = workers(fleet)[0]
+            os.kill(victim, signal.SIGKILL)
+            until(lambda victim=victim: len(workers(fleet)) == 2 and victim not in workers(fleet), fleet)
+    assert not any(client.wrong or client.unconnected for client in clients)
+    assert sum(client.interrupted for client in clients) <= 2 * len(clients)
+    assert fleet.stop() == 0
+
+
+def test_a_renewal_loses_nothing(fleet: Server) -> None:
+    """SIGHUP under load: every worker is another process afterwards; no request failed and readiness never went off."""
+    before = workers(fleet)
+    unready: list[int] = []
+
+    def renewed() -> bool:
+        with fleet.connect() as wire:
+            status = wire.ask(READY).status
+        if status != 200:
+            unready.append(status)
+        now = workers(fleet)
+        return len(now) == 2 and not set(now) & set(before)
+
+    with load(fleet) as clients:
+        fleet.process.send_signal(signal.SIGHUP)
+        until(renewed, fleet)
+    assert not any(client.wrong or client.unconnected or client.interrupted for client in clients)
+    assert unready == []
+    assert fleet.stop() == 0
+
+
+def test_sigterm_answers_everything(fleet: Server) -> None:
+    """SIGTERM under load: what was sent is answered; the supervisor exits with 0 and no worker is left."""
+    with load(fleet) as clients:
+        pids = workers(fleet)
+        fleet.process.send_signal(signal.SIGTERM)
+        assert fleet.process.wait(TIMEOUT_S) == 0
+    assert not any(client.wrong for client in clients)
+    # A connection that the kernel accepts just as the last listener goes away was never a worker's: one a client.
+    assert sum(client.interrupted for client in clients) <= len(clients)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_second_sigterm_exits_at_once(models: Path, tmp_path: Path) -> None:
+    """Nobody waits out a minute of draining who asks twice; the workers are gone with their supervisor."""
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--drain", "60s") as server:
+        pids = workers(server)
+        server.process.send_signal(signal.SIGTERM)
+        status = 200
+        while status == 200:
+            with server.connect() as wire:
+                status = wire.ask(READY).status
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(TIMEOUT_S) == 1
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_workers_die_with_their_supervisor(fleet: Server) -> None:
+    """A supervisor that is killed takes its workers with it: nobody accepts any more."""
+    watched = [os.pidfd_open(pid) for pid in workers(fleet)]
+    fleet.process.kill()
+    fleet.process.wait(TIMEOUT_S)
+    import select
+
+    for descriptor in watched:
+        assert select.select([descriptor], [], [], TIMEOUT_S)[0]
+        os.close(descriptor)
+    with pytest.raises(ConnectionRefusedError):
+        fleet.connect()
+
+
+def test_metrics_are_the_sum_over_workers_and_never_go_back(fleet: Server) -> None:
+    """Whichever worker is asked, counters show all requests, also those of a worker that has been killed."""
+    for _ in range(10):
+        with fleet.connect() as wire:
+            wire.ask(REQUEST)
+    until(lambda: fleet.metric("nv_inference_request_success") == 10, fleet)
+    victim = workers(fleet)[0]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: len(workers(fleet)) == 2 and victim not in workers(fleet), fleet)
+    seen = [fleet.metric("nv_inference_request_success") for _ in range(4)]
+    assert seen == [10] * 4
+    accepted = [fleet.metric("tailcut_connections_accepted_total") for _ in range(10)]
+    assert accepted == sorted(accepted)
+    with fleet.connect() as wire:
+        stats = wire.ask(b"GET /v2/models/mlp/stats HTTP/1.1\r\nHost: x\r\n\r\n").json()
+    assert stats["model_stats"][0]["inference_count"] == 10
+
+
+def test_connections_are_shared_fairly(fleet: Server) -> None:
+    """Of 64 connections that come at once and stay, each of two workers has its part: a quarter at least."""
+    wires = [fleet.connect() for _ in range(64)]
+    for wire in wires:
+        wire.send(READY)
+    assert [wire.read().status for wire in wires] == [200] * 64
+    sockets = [
+        sum("socket:" in str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()) for pid in workers(fleet)
+    ]
+    assert min(sockets) > 16
+    for wire in wires:
+        wire.sock.close()
+
+
+def test_a_crash_loop_ends(models: Path, tmp_path: Path) -> None:
+    """Workers that cannot load any more are tried `--max-restarts` times; then all end, exit code 1, and it is said."""
+    path = tmp_path / "gone.onnx"
+    path.write_bytes((models / "mlp.onnx").read_bytes())
+    with serving(tmp_path, path, "--workers", "2", "--max-restarts", "3", "--drain", "0s") as server:
+        path.unlink()
+        os.kill(workers(server)[1], signal.SIGKILL)
+        assert server.process.wait(TIMEOUT_S) == 1
+        log = server.stderr.read_text()
+    assert "ended (by SIGKILL): another starts now" in log
+    assert "ended 3 times in a row: giving up" in log
+
+
+def test_a_renewal_that_cannot_load_changes_nothing(models: Path, tmp_path: Path) -> None:
+    """With a model file that has become unreadable, SIGHUP leaves the old workers serving, and says so."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes((models / "mlp.onnx").read_bytes())
+    with serving(tmp_path, f"mlp={path}", "--workers", "2") as server:
+        before = workers(server)
+        path.write_bytes(b"not a model")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "the old ones go on serving" in server.stderr.read_text(), server)
+        with server.connect() as wire:
+            assert wire.ask(REQUEST).status == 200
+        assert workers(server) == before
+        assert server.stop() == 0
+
+
+def test_a_unix_socket_is_shared_and_removed(models: Path, tmp_path: Path) -> None:
+    """Workers accept on the Unix socket too; its file is gone when the supervisor is."""
+    uds = tmp_path / "s.sock"
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--uds", str(uds)) as server:
+        for _ in range(4):
+            unix = socket.socket(socket.AF_UNIX)
+            unix.connect(str(uds))
+            with Wire(unix) as wire:
+                assert wire.ask(REQUEST).status == 200
+        assert server.stop() == 0
+    assert not uds.exists()
+
+
+def tailcut(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tailcut", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("fault", ["missing", "port", "count"])
+def test_mistakes_are_one_line(tmp_path: Path, fault: str) -> None:
+    """A model that cannot be loaded, a taken port and a bad number: exit 2 and one line, however many workers."""
+    model = perceptron([4, 3], tmp_path / "m.onnx")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        arguments, word = {
+            "missing": ([tmp_path / "no.onnx", "--port", "0", "--workers", "3"], "no.onnx"),
+            "port": ([model, "--port", str(taken.getsockname()[1]), "--workers", "2"], "cannot listen"),
+            "count": ([model, "--port", "0", "--workers", "none"], "--workers"),
+        }[fault]
+        done = tailcut("serve", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert word in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_auto_and_pinning(models: Path, tmp_path: Path) -> None:
+    """`auto` starts a worker for each CPU, when a model wants one; together they are bound to all of them."""
+    from tailcut.machine.quota import affinity_mask, usable_cpus
+
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "auto") as server:
+        children = workers(server)
+        if usable_cpus() == 1:
+            assert children == []
+        else:
+            assert len(children) == usable_cpus()
+            masks = [os.sched_getaffinity(child) for child in children]
+            if usable_cpus() == len(affinity_mask()):
+                assert set().union(*masks) == affinity_mask()
+                assert sum(len(mask) for mask in masks) == len(affinity_mask())
+        assert server.stop() == 0
