@@ -1,9 +1,10 @@
 """An engine that hangs behind a real server."""
 
+import time
 from pathlib import Path
 
 from tests.engines.models import endless
-from tests.servers import json_request, serving
+from tests.servers import TIMEOUT_S, json_request, serving
 
 
 def asked(rounds: int) -> bytes:
@@ -22,6 +23,9 @@ def test_a_hanging_engine_is_answered_with_504_and_replaced(tmp_path: Path) -> N
         assert answer.status == 200
         assert answer.json()["outputs"][0]["data"] == [1, 2, 3, 4]
         assert wire.ask(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+        end = time.monotonic() + TIMEOUT_S
+        while server.metric("tailcut_rows_in_use") and time.monotonic() < end:
+            pass  # each look is a request; the row comes back when the engine has given up
         assert server.metric("tailcut_rows_in_use") == 0
         assert server.metric("tailcut_hung_total") == 1
         assert server.stop() == 0
