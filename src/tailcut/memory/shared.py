@@ -3,7 +3,7 @@
 A client may shrink or delete its file at any moment. A mapped page behind the new end of a file ends the process with
 SIGBUS, and no check before the access helps, since the file may shrink between the two. `preadv` and `pwrite` on the
 file simply come back short, so a vanished region costs its own request a 400. The price is one copy, which the way into
-the batch needs anyway. See docs/decisions/051-shared-memory-by-system-calls.md.
+the batch needs anyway. See docs/decisions/010-shared-memory-by-system-calls.md.
 """
 
 import os

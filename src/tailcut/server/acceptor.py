@@ -2,7 +2,7 @@
 
 The kernel wakes every process that watches the listener, and whoever is first takes what is there: libuv, and any loop
 that accepts whenever it can, hands nearly all of 128 connections that come at once to one process of two
-(docs/decisions/060). Here a process that has more connections than the one with the fewest gives way for a
+(docs/decisions/011). Here a process that has more connections than the one with the fewest gives way for a
 millisecond at a time. It gives way so often and no more: one that hangs, with the fewest connections, stops nobody.
 """
 

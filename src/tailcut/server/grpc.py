@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 over gRPC, on the same loop as HTTP: grpcio's sockets, our queue. The only gRPC place.
 
 grpcio keeps HTTP/2 to a thread of its own and hands calls to the loop; a request is decoded, queued and answered there
-like one of HTTP, and shares its batches. What that costs is in docs/decisions/050-grpc-by-grpcio.md.
+like one of HTTP, and shares its batches. What that costs is in docs/decisions/009-grpc-by-grpcio.md.
 """
 
 import asyncio
