@@ -148,9 +148,9 @@ class Hub:
         counts.latency[took_ns.bit_length()] += 1
         counts.latency_ns += took_ns
 
-    def deadline(self, timeout_ns: int = 0) -> int:
-        """Until when an answer is wanted, in monotonic nanoseconds."""
-        return time.monotonic_ns() + (timeout_ns or self._deadline_ns)
+    def deadline(self, timeout_ns: int = 0, now_ns: int = 0) -> int:
+        """Until when an answer is wanted, in monotonic nanoseconds; counted from now where no moment is given."""
+        return (now_ns or time.monotonic_ns()) + (timeout_ns or self._deadline_ns)
 
     def stay_awake(self, now_ns: int) -> None:
         """Poll the sockets for `spin_ns` from now on: a client that asks again at once finds the loop awake.
