@@ -32,6 +32,7 @@ def check_exact(server: Server) -> None:
 def usage(server: Server) -> dict[str, float]:
     """Rows, buffers, tasks, connections (the one that asks among them) and open files."""
     with server.connect() as wire:
+        wire.ask(HEALTH)  # by its answer, accepting this connection is over: that is a task of the loop, too
         text = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
         found = dict.fromkeys(_GAUGES, 0.0) | {"files": float(server.open_files())}
     for line in text.splitlines():
