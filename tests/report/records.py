@@ -9,6 +9,8 @@ from tailcut.lab import benchmark
 from tailcut.lab.load import LoadResult
 from tailcut.lab.microbench_record import microbench_record
 from tailcut.lab.record import compare, run_record
+from tailcut.runtime.tail import explain
+from tailcut.runtime.timeline import Event
 
 MACHINE = {"cpu": "a <b>processor</b>", "cpus": 2, "usable_cpus": 2, "python": "CPython 3.11"}
 
@@ -58,3 +60,14 @@ def microbench(scales: dict[str, float], *, draw: str = "normal, 2 %") -> dict[s
 RATES = (100.0, 500.0, 900.0)
 BENCH = against(bench(*(run(rate) for rate in RATES)), bench(*(run(rate, 0.7) for rate in RATES)))
 MICROBENCH = microbench({"m:quick<b>": 5.0, "m:slow": 10.0})
+
+
+def explained(requests: int = 1000) -> dict[str, Any]:
+    """A tail in which one request of a hundred waited for a collection of 20 ms; the rest take 700 us."""
+    stages = np.tile([50_000, 100_000, 10_000, 400_000, 90_000, 20_000, 30_000], (requests, 1))
+    stages[::100, 1] += 20_000_000
+    marks = np.cumsum(np.column_stack([np.arange(requests) * 50_000_000 + 1, stages]), axis=1)
+    records = np.column_stack([marks, np.tile([1, 4, 256, 200], (requests, 1))]).astype(np.int64)
+    events = [Event("gc", start, start + 20_000_000, 20_000_000) for start in records[::100, 1].tolist()]
+    found = {"target": "http://127.0.0.1:8000", "model": "m<b>", "duration_s": 50.0, "missed": 0}
+    return found | explain(records, events, max_batch=8)

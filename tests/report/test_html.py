@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.records import BENCH, MICROBENCH
+from tests.report.records import BENCH, MICROBENCH, explained
 
 from tailcut.report import tune_page
-from tailcut.report.html import headline, render_bench_html, render_microbench_html, render_tune_html
+from tailcut.report.html import (
+    headline,
+    render_bench_html,
+    render_explain_html,
+    render_microbench_html,
+    render_tune_html,
+)
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -128,6 +134,8 @@ PAGES = {
     "interrupted": lambda: render_tune_html(INTERRUPTED),
     "bench": lambda: render_bench_html(BENCH),
     "microbench": lambda: render_microbench_html(MICROBENCH),
+    "explain": lambda: render_explain_html(explained()),
+    "no tail": lambda: render_explain_html(explained(20)),
 }
 
 

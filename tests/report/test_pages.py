@@ -3,12 +3,13 @@
 import re
 
 import pytest
-from tests.report.records import BENCH, MICROBENCH, RATES, against, bench, microbench, run
+from tests.report.records import BENCH, MICROBENCH, RATES, against, bench, explained, microbench, run
 from tests.report.test_html import INTERRUPTED, result
 
 from tailcut.lab.microbench_record import changes
-from tailcut.report import bench_page, microbench_page
+from tailcut.report import bench_page, explain_page, microbench_page
 from tailcut.report.charts import Tick
+from tailcut.report.explain import explain_markdown
 from tailcut.report.html import render_bench_html, render_microbench_html
 from tailcut.report.markdown import bench_markdown, microbench_markdown, tune_markdown
 from tailcut.report.microbench import count_columns
@@ -194,3 +195,25 @@ def test_tune_markdown_tells_the_ladder() -> None:
     assert re.search(r"\| algorithmic \| `engine.threads=2` \| 3 \| because better \|", text)
     assert "the engine lays memory out by itself" in text
     assert "`tailcut tune ranker.onnx`" in text
+
+
+def test_an_explained_tail_is_its_cause() -> None:
+    """The cause is the headline; two bars of stages share an axis; each of the worst requests has one."""
+    page = explain_page.page(explained())
+    assert page.headline == "100 % is garbage collection"
+    assert "memory.gc_freeze" in page.lead
+    assert page.means is not None
+    assert page.worst is not None
+    median, slowest = (sum(part.width for part in row.parts) for row in page.means.rows)
+    assert median * 25 < slowest <= 100.1
+    assert all("garbage collection" in row.note for row in page.worst.rows[:10])
+    assert page.worst.rows[0].figures == (("queue", "20.1 ms"),)
+    assert "m<b>" not in explain_markdown(explained())
+
+
+def test_too_few_requests_have_no_tail_on_the_page() -> None:
+    """The page says how many it takes, and draws nothing; what was missed is doubted."""
+    page = explain_page.page(explained(20) | {"missed": 7})
+    assert page.headline == "No tail to explain"
+    assert (page.means, page.worst) == (None, None)
+    assert page.doubts[0].startswith("7 more requests")

@@ -30,7 +30,8 @@ def explain(
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_target
     from tailcut.lab.explain import only_model, trace_events, watch
-    from tailcut.report.explain import explain_html, explain_markdown, explain_view
+    from tailcut.report.explain import explain_markdown, explain_view
+    from tailcut.report.html import render_explain_html
     from tailcut.runtime.profile import write_atomically
 
     length_s = parse_duration(duration)
@@ -45,7 +46,7 @@ def explain(
         found = watch(place, only_model(place, model), length_s)
     found = {"target": target} | found
     if report:
-        write_atomically(report, explain_html(found))
+        write_atomically(report, render_explain_html(found))
     if trace:
         write_atomically(trace, orjson.dumps(trace_events(found)).decode())
     if json:

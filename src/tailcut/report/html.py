@@ -11,10 +11,18 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from tailcut.report import bench_page, microbench_page, tune_page, words
+from tailcut.report import bench_page, explain_page, microbench_page, tune_page, words
+from tailcut.report.explain import HEADS
 from tailcut.report.tune_page import headline
 
-__all__ = ["headline", "render", "render_bench_html", "render_microbench_html", "render_tune_html"]
+__all__ = [
+    "headline",
+    "render",
+    "render_bench_html",
+    "render_explain_html",
+    "render_microbench_html",
+    "render_tune_html",
+]
 
 
 _MOST_LATENCIES = 120_000  # in the raw numbers of a page: about 1 MB
@@ -92,3 +100,15 @@ def render_microbench_html(record: Mapping[str, Any]) -> str:
         record: what `tailcut microbench --json` prints.
     """
     return render("microbench.html.j2", record, record=record, page=microbench_page.page(record))
+
+
+def render_explain_html(found: Mapping[str, Any]) -> str:
+    """The page of an explained tail.
+
+    Args:
+        found: what `tailcut explain --json` prints.
+    """
+    page = explain_page.page(found)
+    return render(
+        "explain.html.j2", found, found=found, page=page, heads=HEADS, command=f"tailcut explain {found['target']}"
+    )

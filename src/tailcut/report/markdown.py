@@ -22,7 +22,7 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
         result: what `tailcut tune --json` prints.
     """
     title, sentence = headline(result)
-    parts = [f"### {_text(result['model']['name'])}: {title}", _text(sentence)]
+    parts = [f"### {plain(result['model']['name'])}: {title}", plain(sentence)]
     checked = result["verification"]
     if checked is not None:
         rows = [
@@ -46,7 +46,7 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
             step.name,
             " <br> ".join(_code(one.entry["setting"]) for one in step.kept) or "nothing",
             str(len(step.dropped)),
-            _text(" / ".join(one.short for one in step.kept) or step.note),
+            plain(" / ".join(one.short for one in step.kept) or step.note),
         ]
         for step in waterfall(result).steps
     ]
@@ -65,22 +65,22 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
         record: what `tailcut bench --json` prints.
     """
     page = bench_page.page(record)
-    parts = [f"### {_text(page.headline)}", _text(page.lead)]
+    parts = [f"### {plain(page.headline)}", plain(page.lead)]
     rows = []
     for run in record["runs"]:
         latency = run["latency_ms"]
         failed = ", ".join(f"{number} x {kind}" for kind, number in run["errors"].items()) or "0"
         figures = [milliseconds(latency[name]) for name in ("p50", "p95", "p99")]
         rows.append(
-            [load(run), count(run["rate_achieved"]), count(run["samples"]), *figures, _interval(run), _text(failed)]
+            [load(run), count(run["rate_achieved"]), count(run["samples"]), *figures, _interval(run), plain(failed)]
         )
     heads = ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"]
     parts.append(_table(heads, rows))
-    parts += [f"{_text(term)}: {value} {_text(note)}".rstrip() for term, value, note in page.facts]
+    parts += [f"{plain(term)}: {value} {plain(note)}".rstrip() for term, value, note in page.facts]
     if page.changes:
         changed = [[one.run, one.name, ratio(one.ratio), _verdict(one.verdict, one.verdict)] for one in page.changes]
         parts.append(_table(["load", "percentile", "to the earlier result", "verdict"], changed))
-    parts += [f"> {_text(line)}" for line in page.doubts]
+    parts += [f"> {plain(line)}" for line in page.doubts]
     parts.append(_details(record["command"], record["machine"]))
     return "\n\n".join(parts)
 
@@ -100,14 +100,14 @@ def microbench_markdown(record: Mapping[str, Any]) -> str:
         for number, one in enumerate(record["functions"])
     ]
     heads = ["function", "median", "99 % interval", "p95", "samples", "outliers", *(title for title, _ in counted)]
-    parts = [f"### {_text(title)}", _text(sentence), _table(heads, rows)]
+    parts = [f"### {plain(title)}", plain(sentence), _table(heads, rows)]
     changes = microbench_page.page(record).changes
     if changes:
         compared = [
-            [_code(one.name), _text(one.to), ratio(one.ratio, 3), _verdict(one.verdict, one.words)] for one in changes
+            [_code(one.name), plain(one.to), ratio(one.ratio, 3), _verdict(one.verdict, one.words)] for one in changes
         ]
         parts.append(_table(["function", "to", "ratio of times", "verdict"], compared))
-    parts += [f"> {_text(line)}" for line in doubts(record)]
+    parts += [f"> {plain(line)}" for line in doubts(record)]
     parts += [f"{harness_words(record).capitalize()}.", _details(record["command"], record["machine"])]
     return "\n\n".join(parts)
 
@@ -122,7 +122,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _details(command: str, machine: Mapping[str, Any]) -> str:
     names = ("cpu", "usable_cpus", "isa", "system", "python")
     facts = ", ".join(f"{name} {machine[name]}" for name in names if name in machine)
-    return f"<details><summary>command and machine</summary>\n\n{_code(command)}\n\n{_text(facts)}\n\n</details>"
+    return f"<details><summary>command and machine</summary>\n\n{_code(command)}\n\n{plain(facts)}\n\n</details>"
 
 
 def _interval(entry: Mapping[str, Any]) -> str:
@@ -134,7 +134,8 @@ def _verdict(verdict: str, words: str) -> str:
     return f"**{words}**" if verdict in {"better", "worse"} else words
 
 
-def _text(words: str) -> str:
+def plain(words: str) -> str:
+    """A stranger's words in one line, with nothing that Markdown would read into them."""
     return _SPECIAL.sub(r"\\\1", " ".join(words.split()))
 
 

@@ -31,7 +31,7 @@ COINCIDENCES = {  # what may happen to a process, and what to do about it
     "page_fault": ("page faults", "set memory.prefault in the profile, and look for memory pressure"),
 }
 # Kinds of events that are one coincidence, each with the moments of a request between which it can have cost it time.
-_KINDS = {"cpu_wait": {"loop_wait": ("ended", "written"), "engine_wait": ("formed", "ended")}}
+KINDS = {"cpu_wait": {"loop_wait": ("ended", "written"), "engine_wait": ("formed", "ended")}}
 _SERVING = ("ready", "written")  # what happened to us while the client was still sending cost it nothing
 
 
@@ -72,7 +72,7 @@ def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch: int
         },
         "coincided": coincided,
         "cause": asdict(cause),
-        "verdict": f"{cause.share:.0%} of the time above the median is {cause.words}: {cause.advice}",
+        "verdict": f"{100 * cause.share:.0f} % of the time above the median is {cause.words}: {cause.advice}",
         "worst": list(_worst(records[order[: -_WORST - 1 : -1]], events)),
     }
 
@@ -125,7 +125,7 @@ def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch: int) -> tuple
         return f"queueing behind batches of {largest}", _lower_to(max(1, largest // 4))
     if busy >= _BUSY:
         more = "more instances, --workers, or a lower rate" if largest >= max_batch else f"max_batch above {max_batch}"
-        return f"queueing, with the engine busy {busy:.0%} of the time", f"it needs capacity: {more}"
+        return f"queueing, with the engine busy {100 * busy:.0f} % of the time", f"it needs capacity: {more}"
     return "queueing behind bursts of arrivals", "the engine is idle between them: more instances shorten the line"
 
 
@@ -145,7 +145,7 @@ def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) 
     found: dict[str, dict[str, float | int]] = {}
     above_us = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
     for name in COINCIDENCES:
-        kinds = _KINDS.get(name, {name: _SERVING})
+        kinds = KINDS.get(name, {name: _SERVING})
         mine = [event for event in events if event.kind in kinds]
         if not mine:
             continue

@@ -1,0 +1,165 @@
+"""What the page of an explained tail says, as values: two bars of stages, then one for each of the worst requests."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from tailcut.report.charts import Scale, linear
+from tailcut.report.explain import coincided_lines, coincidence, stage_rows
+from tailcut.report.strips import Mark
+from tailcut.report.words import count, nanoseconds
+
+STAGES = {  # in a request's order: what happens in it, and the tone of its part of a bar
+    "receive": ("the client sends", "c5"),
+    "queue": ("it waits in the queue", "c2"),
+    "dispatch": ("a worker wakes", "c6"),
+    "compute": ("the engine computes", "c1"),
+    "deliver": ("the loop gets to the answer", "c3"),
+    "encode": ("the answer is encoded", "c4"),
+    "write": ("the client takes it", "c7"),
+}
+_LEAST_WIDTH = 0.05  # of a hundred; what is narrower is not drawn
+_NAMED_SHARE = 0.2  # of a request, from which a stage is written beside its bar
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stage in a bar, in per cent of its width."""
+
+    tone: str
+    at: float
+    width: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageBar:
+    """A request, or the mean of many: its name, a note, its largest stages in words, and its parts."""
+
+    name: str
+    note: str
+    figures: tuple[tuple[str, str], ...]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageBars:
+    """Bars on one axis of time that begins at 0."""
+
+    rows: tuple[StageBar, ...]
+    ticks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainPage:
+    """Everything the template shows."""
+
+    headline: str
+    lead: str
+    facts: tuple[tuple[str, str, str], ...]
+    doubts: tuple[str, ...]
+    stages: tuple[tuple[str, str, str], ...]
+    means: StageBars | None
+    rows: tuple[tuple[str, str, str, str], ...]
+    coincided: tuple[str, ...]
+    worst: StageBars | None
+    figures: tuple[tuple[str, ...], ...]
+
+
+def page(found: Mapping[str, Any]) -> ExplainPage:
+    """Read what `tailcut explain` found."""
+    stages, worst = found.get("stages"), found.get("worst", ())
+    head, lead = headline(found)
+    return ExplainPage(
+        head,
+        lead,
+        _facts(found),
+        doubts(found),
+        tuple((name, words, tone) for name, (words, tone) in STAGES.items()),
+        _bars([_mean(name, stages, key) for name, key in _MEANS]) if stages else None,
+        tuple(stage_rows(found)) if stages else (),
+        tuple(coincided_lines(found)),
+        _bars([_one(entry) for entry in worst]) if worst else None,
+        tuple(_figures(entry) for entry in worst),
+    )
+
+
+def headline(found: Mapping[str, Any]) -> tuple[str, str]:
+    """The cause with its share, and what to do about it."""
+    cause = found.get("cause")
+    if not cause:
+        return "No tail to explain", f"{found['verdict']}."
+    above = nanoseconds(found["above_median_us"] * 1e3)
+    lead = f"The slowest one per cent took {above} longer than the median request. What to do: {cause['advice']}."
+    return f"{100 * cause['share']:.0f} % is {cause['words']}", lead
+
+
+def doubts(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Why the page may not tell the whole truth."""
+    lines = []
+    if found["missed"]:
+        lines.append(f"{found['missed']:,} more requests passed too fast to be read, and are not in these figures.")
+    if found.get("stages") and found["total_us"]["p99"] is None:
+        lines.append(f"{found['requests']:,} requests are too few for a p99: look on for longer.")
+    return tuple(lines)
+
+
+_MEANS = (("around the median", "median_us"), ("the slowest 1 %", "slowest_us"))
+_Stages = list[tuple[str, float]]  # names and microseconds, in order
+
+
+def _facts(found: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    total = found["total_us"]
+    values = [("p50", total["p50"]), ("p99", total["p99"]), ("longest", total["max"])]
+    looked = f"in {found['duration_s']:g} s"
+    return (
+        ("requests", count(found["requests"]), looked),
+        *((name, "unknown" if value is None else nanoseconds(value * 1e3), "") for name, value in values),
+    )
+
+
+def _mean(name: str, stages: Mapping[str, Any], key: str) -> tuple[str, str, _Stages]:
+    times = [(stage, float(stages[stage][key])) for stage in STAGES]
+    return nanoseconds(sum(time for _, time in times) * 1e3), name, times
+
+
+def _one(entry: Mapping[str, Any]) -> tuple[str, str, _Stages]:
+    moments = list(entry["marks_us"].values())
+    times = [(stage, end - begin) for stage, (begin, end) in zip(STAGES, pairwise(moments), strict=True)]
+    note = f"in a batch of {entry['batch_rows']}"
+    met = dict.fromkeys(coincidence(kind) for kind in entry["coincided"])
+    return nanoseconds(moments[-1] * 1e3), "; ".join([note, *met]), times
+
+
+def _bars(requests: Sequence[tuple[str, str, _Stages]]) -> StageBars:
+    longest = max(sum(time for _, time in times) for _, _, times in requests)
+    scale = linear(0.0, longest, "time", lambda value: nanoseconds(value * 1e3) if value else "0")
+    marks = [(100 * scale.at(tick.value), tick.text) for tick in scale.ticks]
+    ticks = tuple(
+        Mark(round(at, 2), "" if number % 2 == 0 else "minor", text) for number, (at, text) in enumerate(marks)
+    )
+    return StageBars(
+        tuple(_bar(scale, *request) for request in requests), tuple(tick for tick in ticks if tick.at < 97)
+    )
+
+
+def _bar(scale: Scale, name: str, note: str, times: _Stages) -> StageBar:
+    whole, begin = sum(time for _, time in times), 0.0
+    parts, figures = [], []
+    for stage, time in times:
+        words = nanoseconds(time * 1e3)
+        at, end = 100 * scale.at(begin), 100 * scale.at(begin + time)
+        if end - at >= _LEAST_WIDTH:
+            parts.append(Part(STAGES[stage][1], round(at, 2), round(end - at, 2), f"{stage} {words}"))
+        if whole and time / whole >= _NAMED_SHARE:
+            figures.append((stage, words))
+        begin += time
+    return StageBar(name, note, tuple(figures), tuple(parts))
+
+
+def _figures(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of the table below the bars: the whole, each stage in microseconds, rows and bytes."""
+    moments = list(entry["marks_us"].values())
+    times = [moments[-1], *(end - begin for begin, end in pairwise(moments))]
+    return (*map(count, times), count(entry["rows"]), count(entry["batch_rows"]), count(entry["body_bytes"]))
