@@ -46,6 +46,9 @@ def test_the_json_object(server: Server) -> None:
         assert run["mode"] == "closed"
         assert run["errors"] == {}
         assert run["samples"] > 20
+        assert run.keys() >= {"server_cost"}
+        if sys.platform == "linux":
+            assert 1_000 < run["server_cost"]["cpu_ns"] < 1e9
 
 
 def test_a_person_gets_a_table(server: Server) -> None:

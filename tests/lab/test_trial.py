@@ -1,6 +1,7 @@
 """Profiles served by real child processes and measured in turns."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from tests.lab.scripted import answer_ok, scripted
 
 from tailcut.errors import TailcutError
-from tailcut.lab.payload import encode, infer_once
+from tailcut.lab.payload import encode, infer_once, infer_payload
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block
 from tailcut.runtime.profile import Profile, Settings
 
@@ -63,3 +64,23 @@ def test_blocks_take_turns() -> None:
     assert [len(run.throughputs) for run in runs] == [1, 1]
     assert [run.errors for run in runs] == [0, 1]
     assert [len(run.achieved) for run in runs] == [2, 2]
+    assert [run.spent.per_request() for run in runs] == [None, None]  # nobody named a process
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc")
+def test_blocks_have_their_servers_cost(models: Path) -> None:
+    """What a server spends in its open blocks is told a request; closed blocks do not count."""
+    served = ServedProfile(Profile.of_model(models / "mlp.onnx", Settings()))
+    assert served.pid is None
+    with served:
+        payload = infer_payload(served.target, "mlp", {"x": np.ones((1, 4), np.float32)}, "binary")
+        arm, runs = Arm(served.target, [payload], served.pid), ArmRuns()
+        open_block([arm], [runs], rate=200, duration_s=0.3, seed=1)
+        sent = runs.spent.requests
+        closed_block([arm], [runs], concurrency=2, duration_s=0.1)
+    assert served.pid is None
+    assert runs.spent.requests == sent >= len(runs.latencies) > 20
+    cost = runs.spent.per_request()
+    assert cost is not None
+    assert 1_000 < cost["cpu_ns"] < 1e9
+    assert cost["context_switches"] > 0

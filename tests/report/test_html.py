@@ -33,6 +33,8 @@ FLAGS = [
     "--hide-scrollbars",
 ]
 
+COST = {"cpu_ns": 87_654.0, "waited_ns": None, "context_switches": 2.25, "page_faults": 0.125}
+
 
 def arm(p99: float | None, samples: int = 2000) -> dict[str, Any]:
     curve = [[q, 1.0 + q] for q in (0.0, 0.25, 0.5, 0.9, 0.95)] + ([[0.99, p99]] if p99 else [])
@@ -46,6 +48,7 @@ def arm(p99: float | None, samples: int = 2000) -> dict[str, Any]:
         "throughput": 1234.5,
         "rate_offered": 500.0,
         "errors": 0,
+        "cost": COST,
         "curve": curve,
     }
 
@@ -62,6 +65,7 @@ def candidate(verdict: str, point: float | None) -> dict[str, Any]:
         "p99_ms": None,
         "throughput": 10.0,
         "samples": 100,
+        "cost": COST if point else None,
         "p99_ratio": None,
         "tail_ratio": ratio(point) if point else None,
         "ratio_of": "p95",

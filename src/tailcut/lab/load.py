@@ -87,6 +87,8 @@ class LoadResult:
     arrivals: str | None = None  # how an open loop's requests came: poisson, constant, bursty, trace
     client_cpu: float = 0.0  # cores that the client itself kept busy, or would have if others had left them
     processes: int = 1
+    answered: int = 0  # requests of the warm-up and failed ones too: all that the server had work with
+    server_cost: dict[str, float | None] | None = None  # a request, see lab/cost.py
 
     @property
     def samples(self) -> int:
@@ -127,6 +129,7 @@ def open_result(
         arrivals=arrivals.name,
         client_cpu=sum(part.cpu_s for part in parts) / (warmup_s + took_s),
         processes=len(parts),
+        answered=_answered(parts),
     )
 
 
@@ -145,6 +148,7 @@ def closed_result(parts: Sequence[Gathered], concurrency: int, *, warmup_s: floa
         unanswered=sum(part.unanswered for part in parts),
         client_cpu=sum(part.cpu_s for part in parts) / (warmup_s + duration_s),
         processes=len(parts),
+        answered=_answered(parts),
     )
 
 
@@ -159,6 +163,7 @@ def summarise(  # noqa: PLR0913  a result is its parameters
     arrivals: str | None = None,
     client_cpu: float = 0.0,
     processes: int = 1,
+    answered: int = 0,
 ) -> LoadResult:
     """Make outcomes a result, in the order of their planning; requests never answered are errors of kind `timeout`."""
     good = sorted((outcome for outcome in outcomes if outcome.expected), key=attrgetter("planned_ns"))
@@ -185,4 +190,9 @@ def summarise(  # noqa: PLR0913  a result is its parameters
         arrivals=arrivals,
         client_cpu=client_cpu,
         processes=processes,
+        answered=answered,
     )
+
+
+def _answered(parts: Sequence[Gathered]) -> int:
+    return sum(bool(one.status) for part in parts for one in part.outcomes)

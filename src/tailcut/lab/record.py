@@ -49,6 +49,7 @@ def run_record(result: LoadResult) -> dict[str, Any]:
         "client_lateness_p99_ms": round(result.lateness_p99_ns / 1e6, 4),
         "client_cpu": round(result.client_cpu, 3),
         "client_processes": result.processes,
+        "server_cost": result.server_cost,
         "arrivals": result.arrivals,
         "latencies_us": _thinned(result.latencies_ns),
     }

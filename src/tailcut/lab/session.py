@@ -8,6 +8,7 @@ import numpy as np
 
 from tailcut.lab.arrivals import Arrivals, Poisson, plan
 from tailcut.lab.client import gather_closed, gather_open
+from tailcut.lab.cost import Spent, server_process, watched
 from tailcut.lab.load import LoadResult, Payload, Target, closed_result, open_result
 from tailcut.lab.processes import share_closed, share_open
 from tailcut.lab.record import run_record
@@ -52,6 +53,7 @@ class Session:
         self._processes = processes or 1
         self._grows = processes is None
         self._say = say
+        self._server = server_process(target)
         self.results: list[LoadResult] = []
 
     def open(self, arrivals: Arrivals, *, duration_s: float | None = None, seed: int | None = None) -> LoadResult:
@@ -96,14 +98,16 @@ class Session:
         """`count` requests that are all due at the start, sent as fast as the connections carry them."""
         self._say(f"{count:,} requests, all due at once, over {connections} connections ...")
         times = np.zeros(count, np.int64)
-        gathered = gather_open(self._target, self._payloads, times, connections=connections, patience_s=patience_s)
-        last_ns = max((one.done_ns for one in gathered.outcomes), default=gathered.start_ns + 1)
-        took_s = (last_ns - gathered.start_ns) / 1e9
-        at_once = Poisson(count / took_s, name="at once")
-        result = replace(
-            open_result([gathered], at_once, times, warmup_s=0.0, duration_s=took_s),
-            rate_offered=None,
-        )
+
+        def run() -> LoadResult:
+            gathered = gather_open(self._target, self._payloads, times, connections=connections, patience_s=patience_s)
+            last_ns = max((one.done_ns for one in gathered.outcomes), default=gathered.start_ns + 1)
+            took_s = (last_ns - gathered.start_ns) / 1e9
+            at_once = Poisson(count / took_s, name="at once")
+            result = open_result([gathered], at_once, times, warmup_s=0.0, duration_s=took_s)
+            return replace(result, rate_offered=None)
+
+        result = self._costed(run)
         self.results.append(result)
         return result
 
@@ -148,13 +152,20 @@ class Session:
 
     def _keep(self, run: Callable[[], LoadResult]) -> LoadResult:
         """Run; again with twice the client processes while the client was the limit and there are cores for them."""
-        result = run()
+        result = self._costed(run)
         while self._grows and 2 * self._processes <= usable_cpus() and client_limits(result):
             self._processes *= 2
             self._say(f"the client was at its limit: once more with {self._processes} client processes ...")
-            result = run()
+            result = self._costed(run)
         self.results.append(result)
         return result
+
+    def _costed(self, run: Callable[[], LoadResult]) -> LoadResult:
+        """Run, with what the server spent on it."""
+        result, cost = watched(self._server, run)
+        spent = Spent()
+        spent.add(result, cost)
+        return replace(result, server_cost=spent.per_request())
 
 
 def client_limits(result: LoadResult) -> bool:

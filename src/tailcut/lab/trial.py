@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +21,9 @@ import numpy as np
 
 from tailcut.errors import TailcutError
 from tailcut.lab.client import closed_loop, open_loop
+from tailcut.lab.cost import Spent, watched
 from tailcut.lab.load import LoadResult, Payload, Target
+from tailcut.machine.process import ProcessCost
 from tailcut.runtime.profile import Profile
 
 _START_S = 120.0
@@ -55,6 +58,11 @@ class ServedProfile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process; None while there is none."""
+        return None if self._child is None else self._child.pid
 
     def start(self) -> None:
         """Start the child and wait until it is ready.
@@ -119,6 +127,7 @@ class Arm:
 
     target: Target
     payloads: Sequence[Payload]
+    pid: int | None = None  # of its server, where the cost is wanted
 
 
 @dataclass(slots=True)
@@ -130,18 +139,20 @@ class ArmRuns:
     errors: int = 0
     behind: int = 0  # blocks in which the client itself was late
     achieved: list[float] = field(default_factory=list)
+    spent: Spent = field(default_factory=Spent)  # by the server in the open blocks: there all arms carry the same load
 
     @property
     def latencies(self) -> np.ndarray:
         """All blocks joined, in order of time."""
         return np.concatenate(self.blocks) if self.blocks else np.empty(0)
 
-    def add_open(self, result: LoadResult) -> None:
-        """Count an open-loop block."""
+    def add_open(self, result: LoadResult, cost: ProcessCost | None = None) -> None:
+        """Count an open-loop block, and what the server spent on it."""
         self.errors += sum(result.errors.values())
         self.behind += result.client_behind
         self.achieved.append(result.rate_achieved)
         self.blocks.append(result.latencies_ns / 1e6)
+        self.spent.add(result, cost)
 
     def add_closed(self, result: LoadResult) -> None:
         """Count a closed-loop block."""
@@ -152,11 +163,16 @@ class ArmRuns:
 def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:
     """One open-loop block on each arm in turn, all with the same arrival times."""
     for arm, run in zip(arms, runs, strict=True):
-        run.add_open(
-            open_loop(
-                arm.target, arm.payloads, rate=rate, duration_s=duration_s, seed=seed, warmup_s=min(0.1, duration_s / 5)
-            )
+        block = partial(
+            open_loop,
+            arm.target,
+            arm.payloads,
+            rate=rate,
+            duration_s=duration_s,
+            seed=seed,
+            warmup_s=min(0.1, duration_s / 5),
         )
+        run.add_open(*watched(arm.pid, block))
 
 
 def closed_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, concurrency: int, duration_s: float) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tailcut.report.words import cpu
+
 _BUSY = 0.9  # of a core for each client process
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
 
@@ -29,8 +31,11 @@ def _runs(console: Console, record: Mapping[str, Any]) -> None:
     table = Table(title=f"{record['target']}: latency in ms; an unknown percentile lacks samples")
     for name in ("load", "req/s", "samples", "p50", "p95", "p99", "99 % interval", "p99.9", "max", "errors"):
         table.add_column(name, justify="left" if name == "load" else "right")
+    costs = any(run["server_cost"] for run in record["runs"])
+    if costs:
+        table.add_column("server CPU", justify="right")
     for run in record["runs"]:
-        table.add_row(*_row(run))
+        table.add_row(*_row(run), *([cpu(run["server_cost"])] if costs else []))
     console.print(table)
     for number, run in enumerate(record["runs"], 1):
         if run["client_behind"]:

@@ -55,6 +55,7 @@ class BenchPage:
     facts: tuple[tuple[str, str, str], ...]
     changes: tuple[Change, ...]
     doubts: tuple[str, ...]
+    costs: bool  # whether any run has one
 
 
 def page(record: Mapping[str, Any]) -> BenchPage:
@@ -83,6 +84,7 @@ def page(record: Mapping[str, Any]) -> BenchPage:
         _facts(record),
         changes,
         tuple(doubts(record)),
+        any(run["server_cost"] for run in record["runs"]),
     )
 
 

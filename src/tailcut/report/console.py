@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from tailcut.report.words import cpu
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 
 COLOURS = {"better": "green", "worse": "red", "indistinct": "dim", "rejected": "yellow", "skipped": "dim"}
@@ -74,7 +75,7 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:
         lines.append("[yellow]not verified: interrupted before the end; the best settings so far were kept[/]")
     else:
         table = Table(title=f"verified at {result['objective']['rate']:,.6g} requests/s, latency in ms")
-        for name in ("", "p50", "p95", "p99", "99 % interval", "samples", "req/s at 16 in flight"):
+        for name in ("", "p50", "p95", "p99", "99 % interval", "samples", "req/s at 16 in flight", "CPU a request"):
             table.add_column(name, justify="right" if name else "left")
         for arm in ("baseline", "reference", "tuned"):
             found = checked[arm]
@@ -82,7 +83,7 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:
             spread = "unknown" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
             figures = [_ms(found[name]) for name in ("p50_ms", "p95_ms", "p99_ms")]
             speed = "unknown" if found["throughput"] is None else f"{found['throughput']:,.0f}"
-            table.add_row(arm, *figures, spread, f"{found['samples']:,}", speed)
+            table.add_row(arm, *figures, spread, f"{found['samples']:,}", speed, cpu(found["cost"]))
         lines += [table, headline(result)]
     accuracy = result["accuracy"]
     if accuracy is not None:

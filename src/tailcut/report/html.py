@@ -49,7 +49,9 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
         "count": words.count,
         "ratio": words.ratio,
         "bounds": words.bounds,
+        "costs": words.costs,
     }
+    environment.globals["cost_titles"] = words.COST_TITLES
     text = json.dumps(raw, allow_nan=False).replace("<", "\\u003c")
     return environment.get_template(template).render(raw=text, **values)
 

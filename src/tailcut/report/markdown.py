@@ -10,7 +10,7 @@ from typing import Any
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
 from tailcut.report.tune_page import ARMS, headline, waterfall
-from tailcut.report.words import bounds, count, load, milliseconds, nanoseconds, ratio
+from tailcut.report.words import bounds, count, cpu, load, milliseconds, nanoseconds, ratio
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
@@ -32,10 +32,11 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
                 _interval(checked[name]),
                 count(checked[name]["samples"]),
                 count(checked[name]["throughput"]),
+                cpu(checked[name]["cost"]),
             ]
             for name in ARMS
         ]
-        heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", "requests/s"]
+        heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", "requests/s", "CPU a request"]
         parts.append(_table(heads, rows))
         parts.append(
             f"p99 to the baseline {ratio(checked['p99_ratio'])}, to the reference "
@@ -67,14 +68,16 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
     page = bench_page.page(record)
     parts = [f"### {plain(page.headline)}", plain(page.lead)]
     rows = []
+    costs = any(run["server_cost"] for run in record["runs"])
     for run in record["runs"]:
         latency = run["latency_ms"]
         failed = ", ".join(f"{number} x {kind}" for kind, number in run["errors"].items()) or "0"
         figures = [milliseconds(latency[name]) for name in ("p50", "p95", "p99")]
-        rows.append(
-            [load(run), count(run["rate_achieved"]), count(run["samples"]), *figures, _interval(run), plain(failed)]
-        )
-    heads = ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"]
+        row = [load(run), count(run["rate_achieved"]), count(run["samples"]), *figures, _interval(run), plain(failed)]
+        rows.append(row + ([cpu(run["server_cost"])] if costs else []))
+    heads = ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"] + (
+        ["server CPU"] if costs else []
+    )
     parts.append(_table(heads, rows))
     parts += [f"{plain(term)}: {value} {plain(note)}".rstrip() for term, value, note in page.facts]
     if page.changes:

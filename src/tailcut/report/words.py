@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
+COST_TITLES = ("Server CPU a request", "Ready without a core", "Switches", "Page faults")
 
 
 def milliseconds(value: float | None) -> str:
@@ -51,3 +52,15 @@ def load(run: Mapping[str, object]) -> str:
         return "all at once"
     kind = "" if arrivals in {None, "poisson"} else f", {arrivals}"
     return f"{offered:,.6g}/s offered{kind}"
+
+
+def cpu(cost: Mapping[str, float | None] | None) -> str:
+    """The processor time in the cost of a request."""
+    return nanoseconds(None if cost is None else cost["cpu_ns"])
+
+
+def costs(cost: Mapping[str, float | None] | None) -> list[str]:
+    """The cost of a request under `COST_TITLES`."""
+    known = cost or dict.fromkeys(("cpu_ns", "waited_ns", "context_switches", "page_faults"))
+    times = [nanoseconds(known[name]) for name in ("cpu_ns", "waited_ns")]
+    return times + [count(known[name]) for name in ("context_switches", "page_faults")]

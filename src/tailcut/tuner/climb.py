@@ -190,7 +190,7 @@ class Climb:
 
     def _arm(self, settings: Settings, wire: Wire | None = None) -> Arm:
         server = self._serve(settings)
-        return Arm(server.target, self._payloads(wire or settings.io.wire))
+        return Arm(server.target, self._payloads(wire or settings.io.wire), server.pid)
 
     def _measure_rate(self) -> None:
         self._tell(Phase("measuring what the baseline can carry"))
@@ -241,6 +241,7 @@ class Climb:
             "setting": candidate.setting,
             **dict.fromkeys(_MEASURED),
             "samples": 0,
+            "cost": None,
         }
         if not share_s:
             return entry | {"verdict": "skipped", "reason": "the budget was spent: give more with --budget"}, False
@@ -339,7 +340,7 @@ def _baseline(wire: Wire) -> Settings:
 
 def _judged(entry: dict[str, Any], runs: Sequence[ArmRuns], seed: int) -> tuple[dict[str, Any], bool]:
     old, new = runs
-    entry = entry | percentiles_ms(new) | {"samples": len(new.latencies)}
+    entry = entry | percentiles_ms(new) | {"samples": len(new.latencies), "cost": new.spent.per_request()}
     entry["throughput"] = round(float(np.mean(new.throughputs)), 2) if new.throughputs else None
     if new.errors:
         return entry | {"verdict": "rejected", "reason": f"{new.errors} requests failed under load"}, False

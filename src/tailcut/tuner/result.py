@@ -13,6 +13,7 @@ from tailcut.tuner.climb import Outcome
 from tailcut.tuner.race import percentiles_ms, pooled, throughput_ratio
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
+_SHOWN_ONLY = {"curve", "cost"}  # of an arm: not kept in the profile
 
 
 def result(
@@ -62,7 +63,9 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
     }
     if checked is not None:
         for arm in ("baseline", "reference", "tuned"):
-            kept[arm] = {name: value for name, value in checked[arm].items() if name != "curve" and value is not None}
+            kept[arm] = {
+                name: value for name, value in checked[arm].items() if name not in _SHOWN_ONLY and value is not None
+            }
         for name in ("p99_ratio", "throughput_ratio", "reference_p99_ratio"):
             if checked[name] is not None:
                 kept[name] = checked[name]
@@ -102,6 +105,7 @@ def _arm(run: ArmRuns, rate: float) -> dict[str, Any]:
         "rate_offered": rate,
         "rate_achieved": round(float(np.mean(run.achieved)), 2) if run.achieved else None,
         "errors": run.errors,
+        "cost": run.spent.per_request(),
         "client_behind_blocks": run.behind,
         "curve": _curve(latencies),
     }
