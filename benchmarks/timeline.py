@@ -1,0 +1,65 @@
+"""What it costs that every request leaves a trail, and that a witness watches the process.
+
+    python benchmarks/timeline.py
+
+A trail is the record and the readings of the clock that it takes, in batches of 1,000; a beat is one look of the
+witness, with as many threads as a server of this machine has. The least of many rounds, because a busy machine only
+ever adds.
+"""
+
+import asyncio
+import threading
+import time
+
+import uvloop
+
+from tailcut.runtime.timeline import Events, Timeline
+from tailcut.server.witness import Witness
+
+TRAIL_LIMIT_US, BEAT_LIMIT = 1.0, 0.005  # the second: of a core
+BEATS_A_SECOND = 100
+THREADS = 8
+
+
+def trail_us() -> float:
+    """One record with the three readings of the clock that nothing else needs."""
+    timeline, now = Timeline(), time.monotonic_ns
+    rounds = []
+    for _ in range(300):
+        began = time.perf_counter_ns()
+        for _ in range(1000):
+            head, handed = now(), now()
+            timeline.record(head, head, head, head, head, handed, handed, now(), 1, 8, 1024, 200)
+        rounds.append(time.perf_counter_ns() - began)
+    return min(rounds) / 1000 / 1e3
+
+
+async def beat_us() -> float:
+    """One beat of a witness in a process of some threads."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=stop.wait) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    witness = Witness(asyncio.get_running_loop(), Events())
+    rounds = []
+    for _ in range(2000):
+        began = time.perf_counter_ns()
+        witness._beat()
+        rounds.append(time.perf_counter_ns() - began)
+        witness._timer.cancel()
+    witness.close()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return sum(sorted(rounds)[: len(rounds) // 2]) / (len(rounds) // 2) / 1e3
+
+
+def main() -> None:
+    trail, beat = trail_us(), uvloop.run(beat_us())
+    share = beat * BEATS_A_SECOND / 1e6
+    print(f"a trail costs a request {trail:.2f} us; limit {TRAIL_LIMIT_US:.0f} us")
+    print(f"a beat takes {beat:.0f} us with {THREADS + 1} threads, {share:.2%} of a core; limit {BEAT_LIMIT:.1%}")
+
+
+if __name__ == "__main__":
+    main()

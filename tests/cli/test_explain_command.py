@@ -1,0 +1,98 @@
+"""`tailcut explain` as a user runs it: on a server under load, on a profile, and with mistakes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+from tests.servers import serving
+
+from tailcut.lab.client import open_loop
+from tailcut.lab.explain import while_doing
+from tailcut.lab.load import Target
+from tailcut.lab.payload import infer_payload
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.timeline import STAGES
+
+EXPLAIN = [sys.executable, "-m", "tailcut", "explain"]
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explain")
+    Profile.of_model(perceptron([16, 32, 4], folder / "mlp.onnx")).save(folder / "mlp.toml")
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*EXPLAIN, *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_server_under_load(folder: Path) -> None:
+    """One JSON object with the stages, a page that opens, and trace events of the worst requests."""
+    with serving(folder, folder / "mlp.toml") as server:
+        target = Target(port=server.port)
+        payload = infer_payload(target, "mlp", {"x": np.zeros((1, 16), np.float32)}, "binary")
+        done = while_doing(
+            lambda: open_loop(target, [payload], rate=300, duration_s=4.0),
+            lambda: run(
+                folder, f"http://127.0.0.1:{server.port}", "--duration", "2s", "--json",
+                "--report", "why.html", "--trace", "why.json",
+            ),
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found["stages"]) == list(STAGES)
+    assert found["model"] == "mlp"
+    assert found["cause"]["advice"] in found["verdict"]
+    assert json.loads((folder / "why.json").read_text())["traceEvents"]
+    page = (folder / "why.html").read_text(encoding="utf-8")
+    assert found["cause"]["words"] in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_page_opens_in_a_browser(folder: Path) -> None:
+    """The page of the test before runs its script, and shows the slowest requests."""
+    flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run".split()  # noqa: SIM905
+    command = [
+        str(CHROMIUM),
+        *flags,
+        f"--user-data-dir={folder / 'browser'}",
+        "--dump-dom",
+        (folder / "why.html").as_uri(),
+    ]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    assert "data-ready" in dom
+    assert "compute" in dom
+
+
+def test_a_profile(folder: Path) -> None:
+    """A profile is served and loaded for the time of the look; the table and Markdown carry the verdict."""
+    done = run(folder, "mlp.toml", "--rate", "300", "--duration", "1s", "--markdown")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("### mlp: ")
+    assert "| compute |" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["http://127.0.0.1:9"], "no server answers"),
+        (["nowhere.toml", "--rate", "10"], "nowhere.toml: no such profile"),
+        (["mlp.toml"], "--rate"),
+        (["http://127.0.0.1:9", "--rate", "10"], "--rate is for a profile"),
+        (["mlp.toml", "--duration", "soon"], "soon"),
+        ([], "URL|PROFILE"),
+    ],
+)
+def test_a_mistake_is_one_line(folder: Path, arguments: list[str], words: str) -> None:
+    """What is wrong, with exit code 2 and nothing on stdout."""
+    done = run(folder, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
