@@ -17,6 +17,12 @@ class Item:
     count: int = 1
     key: object = None
     arrived: int = 0
+    requests: int = 1
+
+    def split(self, requests: int) -> "Item":
+        self.requests -= requests
+        self.count -= requests
+        return Item(self.priority, self.deadline_ns, requests, self.key, self.arrived, requests)
 
     @property
     def rank(self) -> tuple[int, float, int]:
@@ -134,3 +140,23 @@ def test_any_order_of_calls_serves_by_rank_and_loses_nobody(steps: list[Item | i
         model = [item for item in model if item not in taken]
         assert lanes.rows == sum(item.count for item in model)
     assert lanes.clear() == model
+
+
+def test_an_item_of_several_requests_is_split_where_a_batch_ends() -> None:
+    """What fits goes, from its front, and the rest is the next to go; one request of many rows stays whole."""
+    several, whole = Item(count=5, requests=5), Item(count=3)
+    lanes = queue_of(several, whole)
+    (first,) = lanes.take(2)
+    assert (first.requests, several.requests, lanes.rows) == (2, 3, 6)
+    assert lanes.take(4) == [several]
+    assert lanes.take(1) == [whole]
+    assert lanes.rows == 0
+
+
+def test_a_split_keeps_the_order_of_those_who_were_passed_over() -> None:
+    """Others of another key wait on in front of what was left."""
+    first, other, several = Item(), Item(key="other"), Item(count=4, requests=4)
+    lanes = queue_of(first, other, several)
+    taken = lanes.take(3)
+    assert (taken[0], taken[1].requests, len(taken)) == (first, 2, 2)
+    assert list(lanes.items()) == [other, several]

@@ -8,7 +8,8 @@ by bisection: 2 us in a queue of 1,024.
 
 from bisect import insort
 from collections import deque
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Generic, Protocol, Self, TypeVar
 
 DEFAULT_PRIORITY = 100  # of who names none (or 0): smaller numbers are served before, larger ones after
 _FOREVER = 1 << 63
@@ -21,6 +22,10 @@ class Waiting(Protocol):
     key: object  # only items with equal keys may be taken together
     priority: int  # 0: none named
     deadline_ns: int  # 0: none
+    requests: int  # of one row each, where it is more than one
+
+    def split(self, requests: int) -> Self:
+        """Cut the first requests off, as an item of their own."""
 
 
 T = TypeVar("T", bound=Waiting)
@@ -56,12 +61,15 @@ class Lanes(Generic[T]):
         return None
 
     def take(self, rows: int) -> list[T]:
-        """Take the head, and of those behind it what shares its key and fits into `rows` rows, in order."""
+        """Take the head, and of those behind it what shares its key and fits into `rows` rows, in order.
+
+        An item of several requests is split where it does not fit whole.
+        """
         first = self.head()
         if first is None:
             return []
         taken: list[T] = []
-        key, room = first.key, max(rows, first.count)
+        key, room = first.key, max(rows, first.count if first.requests == 1 else 1)
         left = self.rows
         for level in tuple(self._levels):
             lane = self._lanes[level]
@@ -73,6 +81,11 @@ class Lanes(Generic[T]):
                     taken.append(item)
                     room -= count
                     left -= count
+                elif item.requests > 1 and item.key == key:
+                    taken.append(item.split(room))
+                    lane.appendleft(item)
+                    left -= room
+                    room = 0
                 else:
                     passed.append(item)
             if passed:
@@ -107,10 +120,14 @@ class Lanes(Generic[T]):
 
     def clear(self) -> list[T]:
         """Take everything, in order."""
-        everything = [item for level in self._levels for item in self._lanes[level]]
+        everything = list(self.items())
         self._plain.clear()
         self._lanes, self._levels, self.rows = {DEFAULT_PRIORITY: self._plain}, [DEFAULT_PRIORITY], 0
         return everything
+
+    def items(self) -> Iterator[T]:
+        """Everything that waits, in order; the queue must not change meanwhile."""
+        return (item for level in self._levels for item in self._lanes[level])
 
     def rows_before(self, priority: int, deadline_ns: int) -> int:
         """How many rows would be served before a newcomer's."""

@@ -70,6 +70,7 @@ class Slab:
         self.outputs = tuple(_rows_of(spec, self.rows, huge_pages=huge_pages) for spec in outputs)
         self.input_bytes = tuple(_bytes_of(array) for array in self.inputs)
         self.row_bytes = tuple(array[0].nbytes for array in self.inputs)
+        self.addresses = tuple(array.ctypes.data for array in self.inputs)
         self.in_use = 0
         self._states = bytearray(self.rows)
         self._generations = [0] * self.rows
@@ -100,6 +101,26 @@ class Slab:
                 self._states[row : row + count] = _RUNS[_READY] * count
         return row
 
+    def take_some(self, count: int) -> tuple[int, int]:
+        """Lend up to `count` neighbouring rows of one block, FREE to FILLING: the first one's number and how many."""
+        left = self._block_end - self._cursor
+        count = min(count, left or self.block)
+        row = self.take(count)
+        while row < 0 and count > 1:
+            count //= 2
+            row = self.take(count)
+        return row, count
+
+    def settle(self, row: int, lent: int, filled: int) -> None:
+        """Of neighbouring rows that were lent, the first `filled` are READY, and the rest is free again."""
+        if filled:
+            self.move(row, filled, RowState.FILLING, RowState.READY)
+        if filled < lent:
+            self.move(row + filled, lent - filled, RowState.FILLING, RowState.FREE)
+            if self._cursor == row + lent:  # still the open block's next rows
+                self._free ^= ((1 << (lent - filled)) - 1) << (row + filled)
+                self._cursor = row + filled
+
     def take_apart(self, count: int = 1) -> int:
         """Like `take`, but from the far end: for bodies that arrive slowly, and batches wider than a block."""
         row = self._free.bit_length() - count
@@ -126,13 +147,14 @@ class Slab:
             IllegalMoveError: the table has no such move, or a row is not in state `old`.
         """
         end = row + count
-        if not _ALLOWED[old][new] or self._states.count(old, row, end) != count:
-            states = [RowState(state).name for state in self._states[row:end]]
-            raise IllegalMoveError(f"rows {row} to {end - 1} are {states}, cannot go from {old.name} to {new.name}")
+        states = self._states
+        if not _ALLOWED[old][new] or (states[row] != old if count == 1 else states.count(old, row, end) != count):
+            names = [RowState(state).name for state in states[row:end]]
+            raise IllegalMoveError(f"rows {row} to {end - 1} are {names}, cannot go from {old.name} to {new.name}")
         if count == 1:
-            self._states[row] = new
+            states[row] = new
         else:
-            self._states[row:end] = _RUNS[new] * count
+            states[row:end] = _RUNS[new] * count
         if new == _FREE:
             self.in_use -= count
             self._free |= ((1 << count) - 1) << row

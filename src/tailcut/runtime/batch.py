@@ -15,6 +15,7 @@ from tailcut.errors import EngineError, TailcutError
 from tailcut.memory.slab import RowState, Slab
 
 _log = logging.getLogger("tailcut")
+_Outputs = tuple[np.ndarray, ...]
 _BOUND_LIMIT = 4096  # bindings kept per worker: start rows times batch sizes in use, in practice a few dozen
 
 
@@ -46,7 +47,11 @@ class Owner(Protocol):
 
 
 class Ticket:
-    """One request in the queue: `count` rows, in the slab from `row` on, or as loose `arrays` (then `row` is -1)."""
+    """One request in the queue: `count` rows, in the slab from `row` on, or as loose `arrays` (then `row` is -1).
+
+    Or several requests of one row each that arrived together and wait as one: `requests` of them, for which the sink
+    answers as a whole, the first being its number `offset`. Such a ticket is split where a batch ends.
+    """
 
     __slots__ = (
         "arrays",
@@ -56,9 +61,11 @@ class Ticket:
         "home",
         "key",
         "length",
+        "offset",
         "parts",
         "priority",
         "ready_ns",
+        "requests",
         "row",
         "running",
         "sink",
@@ -78,8 +85,26 @@ class Ticket:
         self.key: object = None  # only tickets with equal keys share a batch
         self.ready_ns = 0
         self.parts: list[Ticket] = []  # of a request over the largest batch, which is never queued itself
+        self.requests = 1
+        self.offset = 0
         self.cancelled = False
         self.running = False
+
+    def split(self, requests: int) -> "Ticket":
+        """Cut the first requests off a ticket of several, as a ticket of their own."""
+        first = Ticket(self.sink, self.home, requests, self.row, self.deadline_ns, self.priority)
+        first.key, first.ready_ns = self.key, self.ready_ns
+        first.requests, first.offset = requests, self.offset
+        first.running, first.cancelled = self.running, self.cancelled
+        self.count -= requests
+        self.requests -= requests
+        self.offset += requests
+        self.row += requests
+        return first
+
+    def singles(self) -> "list[Ticket]":
+        """A ticket of its own for each of its requests; itself where it is one."""
+        return [*(self.split(1) for _ in range(self.requests - 1)), self]
 
 
 class Batch:
@@ -87,6 +112,7 @@ class Batch:
 
     __slots__ = (
         "_blobs",
+        "addresses",
         "began_ns",
         "cuts",
         "ended_ns",
@@ -96,6 +122,7 @@ class Batch:
         "offsets",
         "outputs",
         "owner",
+        "requests",
         "rows",
         "start",
         "thread",
@@ -107,14 +134,17 @@ class Batch:
         self.tickets = tickets
         self.offsets: list[int] = []
         self.start = start = tickets[0].row  # the first row where the tickets' rows are neighbours in order, else -1
-        rows = 0
+        rows = requests = 0
         for ticket in tickets:
             if ticket.row != start + rows:
                 self.start = -1
             self.offsets.append(rows)
             rows += ticket.count
+            requests += ticket.requests
         self.rows = rows
+        self.requests = requests
         self.outputs: Sequence[np.ndarray] = ()
+        self.addresses: tuple[int, ...] = ()  # of the outputs, where they are rows of a slab
         self.cuts: tuple[int | None, ...] = ()  # for each output, the axis that was padded; empty where none was
         self.error: TailcutError | None = None
         self.formed_ns = time.monotonic_ns()
@@ -179,9 +209,9 @@ class RowExecutor:
     def __init__(self, engine: Engine, slab: Slab) -> None:
         self._engine = engine
         self._slab = slab
-        self._bound: dict[tuple[int, int], tuple[Bound, tuple[np.ndarray, ...]]] = {}
+        self._bound: dict[tuple[int, int], tuple[Bound, _Outputs, tuple[int, ...]]] = {}
         self._scratch: Slab | None = None
-        self._scratch_bound: dict[int, tuple[Bound, tuple[np.ndarray, ...]]] = {}
+        self._scratch_bound: dict[int, tuple[Bound, _Outputs, tuple[int, ...]]] = {}
 
     def run(self, batch: Batch) -> None:
         """Fill `batch.outputs` with views of the output rows."""
@@ -192,15 +222,16 @@ class RowExecutor:
                 if len(self._bound) >= _BOUND_LIMIT:
                     self._bound.clear()
                 found = self._bound[place] = self._bind(self._slab, *place)
-            call, batch.outputs = found
+            call, batch.outputs, batch.addresses = found
             call()
         else:
-            call, outputs = self._gather(batch)
+            call, outputs, _ = self._gather(batch)
             call()
             # The scratch is the next batch's before this one is handed out on its loop: answers need their own memory.
             batch.outputs = [output.copy() for output in outputs]
+            batch.addresses = tuple(output.ctypes.data for output in batch.outputs)
 
-    def _gather(self, batch: Batch) -> tuple[Bound, tuple[np.ndarray, ...]]:
+    def _gather(self, batch: Batch) -> tuple[Bound, _Outputs, tuple[int, ...]]:
         if self._scratch is None or self._scratch.rows < batch.rows:
             specs = self._engine.spec
             self._scratch = Slab(specs.inputs, specs.outputs, max(batch.rows, self._slab.block))
@@ -217,14 +248,14 @@ class RowExecutor:
             found = self._scratch_bound[batch.rows] = self._bind(self._scratch, 0, batch.rows)
         return found
 
-    def _bind(self, slab: Slab, start: int, rows: int) -> tuple[Bound, tuple[np.ndarray, ...]]:
+    def _bind(self, slab: Slab, start: int, rows: int) -> tuple[Bound, _Outputs, tuple[int, ...]]:
         spec = self._engine.spec
         inputs = [array[start : start + rows] for array in slab.inputs]
         outputs = tuple(array[start : start + rows] for array in slab.outputs)
         call = self._engine.bind(
             dict(zip(spec.input_names, inputs, strict=True)), dict(zip(spec.output_names, outputs, strict=True))
         )
-        return call, outputs
+        return call, outputs, tuple(output.ctypes.data for output in outputs)
 
 
 class ArrayExecutor:

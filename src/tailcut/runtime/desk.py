@@ -14,7 +14,7 @@ from tailcut.batching.queue import Lanes
 from tailcut.errors import DeadlineExceededError, EngineError, QueueFullError, ReleasedError, TailcutError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.arbiter import Arbiter
-from tailcut.runtime.batch import Batch, Executor, Ticket, move_rows
+from tailcut.runtime.batch import Batch, Executor, Sink, Ticket, move_rows
 from tailcut.runtime.crew import Crew
 from tailcut.runtime.limits import Limits, rows_for
 from tailcut.runtime.profile import Settings
@@ -90,6 +90,63 @@ class Desk:
             raise self._full()
         return row
 
+    def lend(self, count: int, deadline_ns: int, priority: int) -> tuple[int, int]:
+        """Lend neighbouring rows for some of `count` requests of one row: the first one's number, and how many.
+
+        Raises:
+            QueueFullError: no rows are free, or the deadline cannot be met; all of them are counted as refused.
+            ReleasedError: the model was closed.
+        """
+        now = time.monotonic_ns()
+        if deadline_ns and self.forecast.is_near(deadline_ns - now, self._queue.rows):
+            self.admit(1, deadline_ns, priority, requests=count)
+        slab = self.slab
+        assert slab is not None  # noqa: S101  as in reserve
+        with self._lock:
+            if self._closed:
+                raise ReleasedError(f"model {self.spec.name!r} was closed")
+            row, rows = slab.take_some(count)
+            if row >= 0:
+                return row, rows
+            self.counts.refused += count
+        raise self._full()
+
+    def settle(self, row: int, lent: int, ticket: Ticket | None) -> None:
+        """Queue a ticket of the requests that came into the first of the rows lent; the others go back.
+
+        Raises:
+            ReleasedError: the model was closed.
+        """
+        slab = self.slab
+        assert slab is not None  # noqa: S101  as in reserve
+        with self._lock:
+            if ticket is None or self._closed:
+                slab.settle(row, lent, 0)
+            else:
+                slab.settle(row, lent, ticket.count)
+                ticket.ready_ns = time.monotonic_ns()
+                self._enqueue(ticket)
+                return
+        if ticket is not None:
+            raise ReleasedError(f"model {self.spec.name!r} was closed")
+
+    def withdraw(self, sink: Sink, number: int) -> None:
+        """The client of one request of several left: if it still waits, it will not be computed."""
+        with self._lock:
+            self.counts.cancelled += 1
+            for ticket in self._queue.items():
+                if ticket.sink is sink and ticket.offset <= number < ticket.offset + ticket.requests:
+                    break
+            else:
+                return
+            self._queue.remove(ticket)
+            if number > ticket.offset:
+                self._queue.append(ticket.split(number - ticket.offset))
+            gone = ticket.split(1) if ticket.requests > 1 else ticket
+            if gone is not ticket:
+                self._queue.append(ticket)
+            self._free(gone)
+
     def give_back(self, row: int, count: int = 1) -> None:
         """A reserved row whose body will never be complete."""
         assert self.slab is not None  # noqa: S101  as in reserve
@@ -139,7 +196,7 @@ class Desk:
             self._last_arrival_ns = ticket.ready_ns
             self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
 
-    def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0) -> None:
+    def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0, *, requests: int = 1) -> None:
         """Refuse at the door what finds the queue full or cannot make its deadline.
 
         Raises:
@@ -147,7 +204,7 @@ class Desk:
         """
         waiting = self._queue.rows
         if waiting + rows > max(self.queue_rows, 0 if waiting else rows):
-            self.counts.refused += 1
+            self.counts.refused += requests
             raise self._full()
         # With nothing to wait for it is always let in: what an idle model believes to be slow must be able to prove it.
         now = time.monotonic_ns()
@@ -157,7 +214,7 @@ class Desk:
             rows += self._queue.rows_before(priority, deadline_ns)
             done_ns = self.forecast.done_ns(rows, now, busy=len(self._running) >= self._instances)
         if done_ns > deadline_ns:
-            self.counts.refused += 1
+            self.counts.refused += requests
             raise self._full()
 
     def cancel(self, ticket: Ticket) -> None:
@@ -180,6 +237,8 @@ class Desk:
 
     def next_batch(self) -> Batch | Wait | None:
         """Form the batch that the policy asks for; the caller must compute it."""
+        if not self._queue.rows and self._arbiter is None:
+            return None
         now = time.monotonic_ns()
         batch: Batch | None = None
         with self._lock:
@@ -207,9 +266,11 @@ class Desk:
     def compute(self, batch: Batch, executor: Executor) -> None:
         """Run a batch and post its answers home; when it fails, each of its tickets gets a try of its own."""
         _run(batch, executor)
-        if batch.error is None or len(batch.tickets) == 1:
+        if batch.error is None or batch.requests == 1:
             self._finish(batch, batch)
             return
+        with self._lock:
+            batch.tickets = [single for ticket in batch.tickets for single in ticket.singles()]
         for ticket in tuple(batch.tickets):
             alone = Batch(self, [ticket])
             batch.began_ns = time.monotonic_ns()  # each try has the time that a batch has
@@ -254,7 +315,7 @@ class Desk:
                         self._quarantine(ticket)
                         told.append(ticket)
             self.counts.hung += len(hung)
-            self.counts.failed += len(told)
+            self.counts.failed += sum(ticket.requests for ticket in told)
         return hung, told
 
     def _quarantine(self, ticket: Ticket) -> None:
@@ -305,7 +366,7 @@ class Desk:
         if late:
             if not self._queue.rows and late[-1].deadline_ns >= now:
                 self._queue.append(late.pop())
-            self.counts.expired += len(late)
+            self.counts.expired += sum(ticket.requests for ticket in late)
             for ticket in late:
                 self._free(ticket)
         return late

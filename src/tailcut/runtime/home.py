@@ -35,6 +35,13 @@ class LoopHome:
         if model not in self._kicks:
             self._kicks.append(model)
 
+    def kick_now(self, model: Kickable) -> None:
+        """Kick at once for arrivals that have gathered already; with those of others where there are some."""
+        if self._kicks:
+            self.kick_soon(model)
+        else:
+            model.kick()
+
     def post(self, batch: Batch) -> None:
         """Hand out here and now when the loop's own thread computed, else wake the loop."""
         if threading.get_ident() == self._thread:

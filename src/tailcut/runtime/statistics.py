@@ -31,18 +31,18 @@ class ModelStatistics:
         took = batch.ended_ns - batch.began_ns
         self.compute_ns += took
         if batch.error is not None:
-            self.failed += len(batch.tickets)
-            self.failed_ns += sum(batch.ended_ns - ticket.ready_ns for ticket in batch.tickets)
+            self.failed += batch.requests
+            self.failed_ns += sum((batch.ended_ns - ticket.ready_ns) * ticket.requests for ticket in batch.tickets)
             return
-        self.served_ns += took * len(batch.tickets)
+        self.served_ns += took * batch.requests
         self.last_ms = time.time_ns() // 1_000_000
         batches, compute_ns = self.by_rows.get(batch.rows, (0, 0))
         self.by_rows[batch.rows] = batches + 1, compute_ns + took
-        self.requests += len(batch.tickets)
+        self.requests += batch.requests
         self.rows += batch.rows
         began = batch.began_ns
         for ticket in batch.tickets:
-            self.queue_ns += began - ticket.ready_ns
+            self.queue_ns += (began - ticket.ready_ns) * ticket.requests
 
     def as_dict(self) -> dict[str, int | float]:
         """A copy of the plain numbers by name."""

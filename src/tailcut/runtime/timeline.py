@@ -44,6 +44,7 @@ class Timeline:
         if capacity < 1 or capacity & (capacity - 1):
             raise ValueError(f"the capacity must be a power of two, got {capacity}")
         self._ring = bytearray(capacity * _RECORD.size)
+        self.table = np.frombuffer(self._ring, np.int64).reshape(capacity, len(FIELDS))  # for who writes many at once
         self._mask = capacity - 1
         self._pack = _RECORD.pack_into
         self.count = 0
@@ -56,9 +57,8 @@ class Timeline:
     def since(self, cursor: int = 0) -> Piece:
         """A copy of the records from number `cursor` on."""
         first = min(max(cursor, self.count - self._mask - 1, 0), self.count)
-        ring = np.frombuffer(self._ring, np.int64).reshape(-1, len(FIELDS))
         places = np.arange(first, self.count) & self._mask
-        return Piece(ring[places], self.count, max(0, first - cursor))
+        return Piece(self.table[places], self.count, max(0, first - cursor))
 
 
 class Events:

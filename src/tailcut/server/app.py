@@ -19,6 +19,7 @@ from tailcut.errors import UsageError
 from tailcut.memory.shared import SharedRegions
 from tailcut.server.accept import Acceptor
 from tailcut.server.catalog import Catalog
+from tailcut.server.express import Express
 from tailcut.server.http import HttpConnection
 from tailcut.server.hub import Hub
 from tailcut.server.limits import ServerLimits
@@ -55,6 +56,7 @@ class ServerOptions:
     limits: ServerLimits = field(default_factory=ServerLimits)
     direct_bytes: int = 65536
     spin_us: int = 0
+    express: bool = True
     gc_freeze: bool = False
     shared_memory: str | None = None  # the prefix that keys of regions must have
     model_control: bool = False  # clients may load and unload models
@@ -98,6 +100,8 @@ async def _serve(
         collect=options.gc_freeze,
         access=options.access_log,
     )
+    if options.express and not options.access_log:  # which has a line to write for each request
+        hub.express = Express.open(hub)
     witness = Witness(hub.loop, site.events)
     address = options.address
     grpc = _grpc_server(hub, shared=worker is not None) if address.grpc_port is not None else None
@@ -171,7 +175,7 @@ class _Drain:
             return
         if self._worker is None:
             _log.info("draining")
-        self._hub.draining = True
+        self._hub.drain()
         self._hub.site.ready = False
         if self._grpc is not None:
             self._grpc.drain()
@@ -180,7 +184,7 @@ class _Drain:
     def _retire(self) -> None:
         """Others accept instead, and the service stays ready: here each connection's next answer is its last."""
         if not self._hub.draining:
-            self._hub.draining = True
+            self._hub.drain()
             self._close()
             self._leave_when_empty(self._hub.loop.time() + self._hub.limits.drain_s)
 

@@ -19,6 +19,7 @@ from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs
 from tailcut.server.access import trace_of_head, with_trace
 from tailcut.server.admission import Kind, Plan
+from tailcut.server.express import Group
 from tailcut.server.hub import Hub
 from tailcut.server.replies import CLOSE, CONTINUE, END, Refusal, error_reply, failure_reply, response_head
 from tailcut.wire.http1 import ChunkedBody, Head, ProtocolError, check_partial
@@ -37,6 +38,8 @@ _now_ns = time.monotonic_ns  # one name to look up, five times a request
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _QUESTION_BYTES = 64 * 1024  # the body of a question about the server
 _JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
+_STEADY = 3  # messages with one head in a row, and a client goes the short way
+_LONG_WAY = 64  # messages before one that came back from there tries again
 _SKIP_BYTES = 1 << 20  # of a refused body, read away so that the connection lives
 _LINGER_BYTES = 64 << 20  # read away behind a refusal at most
 _NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
@@ -61,7 +64,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._view = hub.receive_view
-        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
         self._stage = Stage.HEAD
         self._target: memoryview | None = None  # where a body's next bytes go, when not to the shared buffer
         self._held = b""
@@ -85,27 +88,42 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._skip = 0
         self._paused = False
         self.due = 0.0  # when patience with this client ends; 0: no limit runs
-        self.idle_since = hub.now
+        self._idle_since = hub.now
+        self.fd = -1  # of its socket while it goes the short way
+        self._repeats = 0  # messages whose head was the one before's; far below 0 where the short way is not for it
+        self._awaited: tuple[Group, int] | None = None  # the answer that it had not yet when it came back from there
 
     @property
     def busy(self) -> bool:
         """Whether a message is in hand, its body still arriving or its answer being computed."""
+        if self.fd >= 0 and self._hub.express is not None:
+            return self._hub.express.busy(self.fd)
         return self._stage is not Stage.HEAD or bool(self._held)
+
+    @property
+    def idle_since(self) -> float:
+        """When the client was last heard or answered, in the loop's seconds; what counts only while it is not busy."""
+        if self.fd >= 0 and self._hub.express is not None:
+            return self._hub.express.seen(self.fd)
+        return self._idle_since
 
     @property
     def fresh(self) -> bool:
         """Whether the client came just now and has not said anything yet."""
-        return self._plan is _NO_PLAN and self.idle_since > self._hub.now - 1
+        return self._plan is _NO_PLAN and self._idle_since > self._hub.now - 1
 
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
-        self._transport = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
+        self.transport = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
         self._hub.enter(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client left: its work goes with it."""
+        self._leave_express()
+        if self._awaited is not None and self._hub.express is not None:
+            self._hub.express.forget(*self._awaited)
         self._hub.leave(self)
         self._drop_body()
         if self._ticket is not None and self._plan.served is not None:
@@ -143,7 +161,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The client does not read: it has so long to start, and nothing more of it is read meanwhile."""
         self._paused = True
         self.due = self._hub.now + self._hub.limits.write_timeout_s
-        self._transport.pause_reading()
+        self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -152,22 +170,23 @@ class HttpConnection(asyncio.BufferedProtocol):
             trail, self._trail = self._trail, ()
             self._plan.served.timeline.record(*trail[:7], _now_ns(), *trail[7:], 200)
         self.due = self._hub.now + self._hub.limits.linger_s if self._stage is Stage.LINGER else 0.0
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
             self._next()
 
     def overdue(self) -> None:
         """Patience ended: say so where somebody may listen, then close."""
         if self._paused or self._stage in {Stage.LINGER, Stage.SKIP} or (self._stage is Stage.HEAD and not self._held):
-            self._transport.abort()
+            self.transport.abort()
         else:
             self._refuse(408, "the request took too long to arrive")
 
     def close(self) -> None:
         """Close after what has been written, which the client has so long to read."""
+        self._leave_express()
         self._stage = Stage.LINGER
         self.due = self._hub.now + self._hub.limits.write_timeout_s
-        self._transport.close()
+        self.transport.close()
 
     # A message's way: head, body, answer.
 
@@ -177,6 +196,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         while at < size and self._stage is Stage.HEAD and not self._paused:
             end = at + len(self._head)
             if end <= size and self._edition == self._hub.edition and data.startswith(self._head, at):
+                self._repeats += 1
+                if self._repeats >= _STEADY and not at and self._board_express(data, end, size):
+                    return
                 at = self._begin(self._plan, data, end, size)
                 continue
             end = data.find(b"\r\n\r\n", at, size)
@@ -192,9 +214,40 @@ class HttpConnection(asyncio.BufferedProtocol):
                     self.due = self._hub.now + self._hub.limits.head_timeout_s
                 return
             end += 4
+            self._repeats = min(self._repeats, 0)
             at = self._message(bytes(memoryview(data)[at:end]), data, end, size)
         if at < size:
             self._held = bytes(data[at:size])
+
+    def _board_express(self, data: bytes | bytearray, end: int, size: int) -> bool:
+        """A client that repeats itself goes the short way from now on, where there is one for it."""
+        plan, express = self._plan, self._hub.express
+        if express is not None and size == end + plan.length:
+            self._repeats = 0
+            if express.join(self, plan, self._head, memoryview(data)[end:size]):
+                return True
+            self._repeats = -_LONG_WAY
+        return False
+
+    def _leave_express(self) -> None:
+        if self.fd >= 0 and self._hub.express is not None:
+            self._hub.express.leave(self)
+
+    def returned(self, group: Group | None, number: int) -> None:
+        """It does not go the short way any more; its answer may still be on it, as the `number`-th of a group."""
+        self._repeats = -_LONG_WAY
+        self._idle_since = self._hub.now
+        if group is not None:
+            self._stage = Stage.ANSWER
+            self._awaited = group, number
+
+    def answer_row(self, batch: Batch, row: int) -> None:
+        """The answer that it waited for when it came back from the short way."""
+        self._awaited = None
+        plan = self._plan
+        rows = [array[row : row + 1].tobytes() for array in batch.outputs]
+        self._reply(plan.reply_head_close if self._closing() else plan.reply_head, 200, rows)
+        self._next()
 
     def _message(self, key: bytes, data: bytes | bytearray, end: int, size: int) -> int:
         """Begin the message whose head ends at `end`; returns how far the data were used."""
@@ -343,7 +396,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         if not self.due:  # a body has one time limit, whichever ways it goes
             self.due = self._hub.now + self._hub.limits.body_timeout_s
             if self._plan.head.expects_continue:
-                self._transport.write(CONTINUE)
+                self.transport.write(CONTINUE)
 
     def _body_complete(self) -> None:
         self.due = 0.0
@@ -394,11 +447,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif self._stage is Stage.LINGER:
             self._lingered += len(data)
             if self._lingered > _LINGER_BYTES:
-                self._transport.abort()
+                self.transport.abort()
         else:
             self._held += data
             if len(self._held) > _HELD_BYTES:
-                self._transport.pause_reading()
+                self.transport.pause_reading()
 
     def _take_chunks(self, data: bytes) -> bytes:
         """A piece of a chunked body; returns what stands behind its end."""
@@ -491,7 +544,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def fail(self, ticket: Ticket, error: TailcutError) -> None:
         """There will be no answer."""
-        self._ticket = None
+        self._ticket = self._awaited = None
         self._fail(error)
         self._next()
 
@@ -537,7 +590,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             answer = await coming
         except (Refusal, TailcutError) as error:
             answer = _refused(error)
-        if not self._transport.is_closing():
+        if not self.transport.is_closing():
             self._tell(plan, answer)
             self._next()
 
@@ -566,25 +619,25 @@ class HttpConnection(asyncio.BufferedProtocol):
         if parts:
             size += sum(map(len, parts))
             if size < _JOIN_BYTES:
-                self._transport.write(b"".join([answer, *parts]))
+                self.transport.write(b"".join([answer, *parts]))
             else:
-                self._transport.writelines([answer, *parts])
+                self.transport.writelines([answer, *parts])
         else:
-            self._transport.write(answer)
+            self.transport.write(answer)
         if hub.access:
             hub.count_reply(self._plan.head, status, size, self._began_ns)
         else:
             hub.site.counts.replies[status] += 1
         self._stage = Stage.HEAD
-        self.idle_since = hub.now
+        self._idle_since = hub.now
         if hub.draining or not self._plan.head.keep_alive:
             self.close()
 
     def _next(self) -> None:
         """Go on with what was pipelined behind the last message."""
-        if self._stage is Stage.HEAD and not self._paused and self._held and not self._transport.is_closing():
+        if self._stage is Stage.HEAD and not self._paused and self._held and not self.transport.is_closing():
             data, self._held = self._held, b""
-            self._transport.resume_reading()
+            self.transport.resume_reading()
             self._take(data, len(data))
 
     def _turn_away(self, why: Refusal | TailcutError, length: int, end: int, size: int) -> int:
@@ -598,7 +651,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._last_word(answer)
             return size
         self._hub.count_reply(self._plan.head, int(answer[9:12]), len(answer), self._began_ns)
-        self._transport.write(answer)
+        self.transport.write(answer)
         self._skip = max(0, end + length - size)
         if self._skip:
             self._stage = Stage.SKIP
@@ -615,11 +668,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._stage = Stage.LINGER
         self.due = self._hub.now + self._hub.limits.linger_s
         self._hub.count_reply(self._plan.head, int(answer[9:12]), len(answer), self._began_ns)
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             return
-        self._transport.write(answer)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        self.transport.write(answer)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
 
     def _charge(self, size: int) -> None:
         self._charged += size

@@ -9,6 +9,7 @@ from typing import Protocol
 from tailcut.runtime.home import LoopHome
 from tailcut.server.access import log_http
 from tailcut.server.admission import Plan, plan_for
+from tailcut.server.express import Express
 from tailcut.server.limits import ServerLimits
 from tailcut.server.replies import Refusal
 from tailcut.server.routes import Site
@@ -25,10 +26,11 @@ class Member(Protocol):
     """A connection, as far as the hub is concerned."""
 
     due: float
-    idle_since: float
 
     @property
-    def busy(self) -> bool: ...  # noqa: D102  said there
+    def idle_since(self) -> float: ...  # noqa: D102  said there
+    @property
+    def busy(self) -> bool: ...  # noqa: D102
     @property
     def fresh(self) -> bool: ...  # noqa: D102
     def overdue(self) -> None: ...  # noqa: D102
@@ -71,6 +73,7 @@ class Hub:
         self._collect = collect
         self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
+        self.express: Express | None = None
         self.edition = 0  # of the plans: another after the models have changed, which plans name
         site.models.changed.append(self._forget_plans)
 
@@ -97,6 +100,14 @@ class Hub:
     def _forget_plans(self) -> None:
         self.plans.clear()
         self.edition += 1
+        if self.express is not None:
+            self.express.dissolve()
+
+    def drain(self) -> None:
+        """From now on each connection's next answer is its last."""
+        self.draining = True
+        if self.express is not None:
+            self.express.dissolve()
 
     def enter(self, member: Member) -> None:
         """A connection came; over the limit the one idle longest makes room."""
@@ -142,11 +153,11 @@ class Hub:
         if self.access:
             log_http(head, status, size, time.monotonic_ns() - began_ns if began_ns else 0)
 
-    def count_latency(self, took_ns: int) -> None:
-        """Add one request to the latency histogram."""
+    def count_latency(self, took_ns: int, requests: int = 1) -> None:
+        """Add requests that took so long to the latency histogram."""
         counts = self.site.counts
-        counts.latency[took_ns.bit_length()] += 1
-        counts.latency_ns += took_ns
+        counts.latency[took_ns.bit_length()] += requests
+        counts.latency_ns += took_ns * requests
 
     def deadline(self, timeout_ns: int = 0, now_ns: int = 0) -> int:
         """Until when an answer is wanted, in monotonic nanoseconds; counted from now where no moment is given."""
@@ -166,6 +177,8 @@ class Hub:
         # A callback that is due makes the loop poll instead of sleep; this one only ever asks for the next.
         if time.monotonic_ns() < self._spin_until_ns:
             self.loop.call_soon(self._spin)
+            if self.express is not None:
+                self.express.turn()
         else:
             self._spinning = False
 
@@ -176,6 +189,9 @@ class Hub:
     def close(self) -> None:
         """Close every connection after what has been written to it."""
         self._timer.cancel()
+        if self.express is not None:
+            self.express.close()
+            self.express = None
         for member in list(self.members):
             member.close()
 

@@ -1,0 +1,186 @@
+"""One pass over many sockets in compiled code: whole messages of known heads into rows, and answers out of rows.
+
+What Python would do once a request is done here for a whole pass, with the GIL released: receive, compare the head,
+copy the body, send. Nothing is decided here: a message that is not exactly what its connection said last time is left
+for somebody who understands it. Linux only (epoll). Importing this module loads numba, and compiles or loads the code.
+
+Tables are int64, so that their columns can be read and written from both sides:
+
+- `state`, a row for each descriptor: its connection's `GENERATION` (never used twice; 0: none), the number of its
+  `PLAN` (-1: none), whether an answer is `PENDING`, and when it was last heard or answered (`SEEN`, monotonic ns).
+- `plans`: the head's `START` in `heads` and its `HEAD_BYTES`, its `BODY_BYTES`, and its `TARGET`.
+- `targets`: the `ADDRESS` of the first row that may be filled (0: bodies are dropped), `ROW_BYTES`, the `ROOM` there,
+  how many rows have been `TAKEN`, and how many are `WANTED`.
+- `members`, for each target: the descriptor, generation, and moment of arrival of each row taken.
+- `events`, as epoll_wait(2) writes them on x86-64: 12 bytes, mask and descriptor first. On others they are 16 bytes.
+"""
+
+import platform
+
+import numba
+import numpy as np
+from numba import types
+
+GENERATION, PLAN, PENDING, SEEN = range(4)
+START, HEAD_BYTES, BODY_BYTES, TARGET = range(4)
+ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED = range(5)
+STATES, PLANS, TARGETS = 4, 4, 5  # columns
+
+EVENT_WORDS, _EVENT_FD = (3, 1) if platform.machine() == "x86_64" else (4, 2)  # int32: epoll.h packs it on x86-64 only
+_DONTWAIT, _NOSIGNAL = 0x40, 0x4000  # bits/socket.h
+_MONOTONIC = 1  # time.h
+
+_int, _long, _address = types.int32, types.int64, types.uintp
+_recv = types.ExternalFunction("recv", _long(_int, _address, _address, _int))
+_send = types.ExternalFunction("send", _long(_int, _address, _address, _int))
+_epoll_wait = types.ExternalFunction("epoll_wait", _int(_int, _address, _int, _int))
+_clock = types.ExternalFunction("clock_gettime", _int(_int, _address))
+_memcpy = types.ExternalFunction("memcpy", _address(_address, _address, _address))
+_memcmp = types.ExternalFunction("memcmp", _int(_address, _address, _address))
+
+_BYTES, _LONGS, _TABLE, _CUBE = "uint8[::1]", "int64[::1]", "int64[:,::1]", "int64[:,:,::1]"
+
+
+@numba.njit(  # type: ignore[untyped-decorator]
+    f"int64(int64,int64,int32[:,::1],{_TABLE},{_TABLE},{_TABLE})", nogil=True, cache=True
+)
+def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
+    poll: int, left: int, events: np.ndarray, state: np.ndarray, plans: np.ndarray, targets: np.ndarray
+) -> int:
+    """Fill `events` with whom there is something to hear from, and count rows `WANTED` by target; does not wait.
+
+    The `left` first ones that had no room in the last pass go before: the kernel's list keeps its order, so that who
+    stands at its head and speaks again at once would be heard again and again, and others never.
+    """
+    count = left or _epoll_wait(poll, events.ctypes.data, events.shape[0], 0)
+    targets[:, WANTED] = 0
+    targets[:, ROOM] = 0
+    targets[:, TAKEN] = 0
+    for i in range(count):
+        own = state[events[i, _EVENT_FD]]
+        if own[PLAN] >= 0 and not own[PENDING]:
+            targets[plans[own[PLAN], TARGET], WANTED] += 1
+    return int(count)
+
+
+@numba.njit(  # type: ignore[untyped-decorator]
+    f"int64(int64,int32[:,::1],{_TABLE},{_TABLE},{_BYTES},{_TABLE},{_CUBE},{_BYTES},{_TABLE})", nogil=True, cache=True
+)
+def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
+    count: int,
+    events: np.ndarray,
+    state: np.ndarray,
+    plans: np.ndarray,
+    heads: np.ndarray,
+    targets: np.ndarray,
+    members: np.ndarray,
+    scratch: np.ndarray,
+    odd: np.ndarray,
+) -> int:
+    """Receive from those in `events`: each whole message of its plan into a row of its target.
+
+    Who has said anything else, or left, or speaks before it has its answer is written to `odd`: descriptor and how many
+    bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the next pass.
+    Whom there was no room for moves to the front of `events`, and their number into the last row of `odd`.
+    Returns how many are odd.
+    """
+    now = np.empty(2, np.int64)
+    odds = left = 0
+    over = False
+    room = scratch.shape[0]
+    for i in range(count):
+        fd = events[i, _EVENT_FD]
+        own = state[fd]
+        number = own[PLAN]
+        if number < 0:
+            continue
+        if own[PENDING]:
+            odd[odds, 0], odd[odds, 1] = fd, 0
+            odds += 1
+            continue
+        plan = plans[number]
+        target = targets[plan[TARGET]]
+        if over or target[TAKEN] == target[ROOM]:
+            events[left, _EVENT_FD] = fd
+            left += 1
+            continue
+        got = _recv(fd, scratch.ctypes.data, room, _DONTWAIT)
+        head = plan[HEAD_BYTES]
+        if got != head + plan[BODY_BYTES] or _memcmp(scratch.ctypes.data, heads.ctypes.data + plan[START], head) != 0:
+            odd[odds, 0], odd[odds, 1] = fd, max(got, 0)
+            odds += 1
+            over = got > 0
+            continue
+        row = target[TAKEN]
+        if target[ADDRESS]:
+            size = target[ROW_BYTES]
+            _memcpy(target[ADDRESS] + row * size, scratch.ctypes.data + head, size)
+        _clock(_MONOTONIC, now.ctypes.data)
+        member = members[plan[TARGET], row]
+        member[0], member[1], member[2] = fd, own[GENERATION], now[0] * 1_000_000_000 + now[1]
+        own[PENDING] = 1
+        own[SEEN] = member[2]
+        target[TAKEN] = row + 1
+    odd[odd.shape[0] - 1, 0] = left
+    return odds
+
+
+@numba.njit(  # type: ignore[untyped-decorator]
+    f"int64({_TABLE},{_TABLE},int64,{_TABLE},{_BYTES},{_TABLE},int64,{_LONGS},{_TABLE})", nogil=True, cache=True
+)
+def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
+    members: np.ndarray,
+    state: np.ndarray,
+    head_bytes: int,
+    outputs: np.ndarray,
+    scratch: np.ndarray,
+    ring: np.ndarray,
+    at: int,
+    trail: np.ndarray,
+    short: np.ndarray,
+) -> int:
+    """Send each member its answer: the head that `scratch` begins with, then its row of each output.
+
+    `outputs` holds the address of the first member's row and the bytes of a row. Who has left since is passed over. Who
+    cannot take all of it now is written to `short`: the member's place and how many bytes went out; its answer stays
+    pending. Of each answer that was sent, a record is written into `ring` (which may be empty) from number `at` on:
+    arrival, the five moments that `trail` begins with, when it was encoded, when written, then what `trail` ends with.
+    Returns how many are short, and in `trail[0]` how many records were written.
+    """
+    now = np.empty(2, np.int64)
+    shorts = 0
+    mask = ring.shape[0] - 1
+    written = 0
+    for i in range(members.shape[0]):
+        fd = members[i, 0]
+        own = state[fd]
+        if own[GENERATION] != members[i, 1]:
+            continue
+        size = head_bytes
+        for j in range(outputs.shape[0]):
+            length = outputs[j, 1]
+            _memcpy(scratch.ctypes.data + size, outputs[j, 0] + i * length, length)
+            size += length
+        _clock(_MONOTONIC, now.ctypes.data)
+        encoded = now[0] * 1_000_000_000 + now[1]
+        own[PENDING] = 0
+        sent = _send(fd, scratch.ctypes.data, size, _DONTWAIT | _NOSIGNAL)
+        if sent != size:
+            own[PENDING] = 1
+            short[shorts, 0], short[shorts, 1] = i, max(sent, 0)
+            shorts += 1
+            continue
+        _clock(_MONOTONIC, now.ctypes.data)
+        own[SEEN] = now[0] * 1_000_000_000 + now[1]
+        if mask >= 0:
+            record = ring[(at + written) & mask]
+            record[0] = members[i, 2]
+            for j in range(5):
+                record[j + 1] = trail[j]
+            record[6] = encoded
+            record[7] = own[SEEN]
+            for j in range(5, trail.shape[0]):
+                record[j + 3] = trail[j]
+            written += 1
+    trail[0] = written
+    return shorts

@@ -1,0 +1,413 @@
+"""The short way for connections that repeat themselves: compiled code receives for all of them and answers all of them.
+
+A client on a kept-alive connection asks for the same thing with the same head again and again. Once it has, its socket
+is watched here instead of by the loop's own transport: one pass over all sockets (`kernels/sockets.py`) puts the rows
+of whoever has spoken side by side into the slab, they wait as one ticket, and their answers leave in one call. Python
+sees a pass, not a request.
+
+This way knows no exceptions. Whoever says anything else, leaves, does not read, or must be told something out of turn
+is given back to its `HttpConnection`, which does everything that a connection may need and knows nothing of this.
+"""
+
+import asyncio
+import logging
+import select
+import time
+from ctypes import string_at
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+
+from tailcut.errors import TailcutError
+from tailcut.runtime.batch import Batch, Ticket
+from tailcut.server.admission import Kind, Plan
+from tailcut.server.replies import failure_reply
+
+if TYPE_CHECKING:
+    from tailcut.server.hub import Hub
+
+_log = logging.getLogger("tailcut.http")
+_EVENTS = 64  # sockets heard in a pass
+_TARGETS = 16
+_PLANS = 64
+_HEADS_BYTES = 64 * 1024
+_ANSWER_BYTES = 64 * 1024
+_FILES = 1024  # descriptors that the table of states begins with
+
+
+class Passenger(Protocol):
+    """A connection, as far as this way is concerned."""
+
+    transport: asyncio.Transport
+    fd: int  # of its socket while it is here, else -1
+
+    def returned(self, group: "Group | None", number: int) -> None:
+        """It is here no more; its answer may still be on its way, as the `number`-th of a group."""
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes of it stand in the hub's receive buffer."""
+
+    def answer_row(self, batch: Batch, row: int) -> None:
+        """The answer that it was waiting for when it returned."""
+
+    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+        """There will be none."""
+
+
+@dataclass(slots=True, eq=False)
+class _Target:
+    """Where requests of one kind go: a model's rows, under one schedule, answered with one head."""
+
+    plan: Plan
+    at: int  # of its cells
+    outputs: np.ndarray  # int64 [outputs, 2]: where the first row to answer stands, and the bytes of a row
+    output_cells: memoryview  # the same, flat
+    refusal: bytes = b""  # what those of this pass are told instead
+    row: int = -1
+    lent: int = 0
+    deadline_ns: int = 0
+
+
+class Group:
+    """The requests of one pass for one target; sink of the tickets that they wait as."""
+
+    __slots__ = ("_express", "left", "members", "target")
+
+    def __init__(self, express: "Express", target: _Target, members: np.ndarray) -> None:
+        self._express = express
+        self.target = target
+        self.members = members  # int64 [requests, 3]: descriptor, generation, arrival
+        self.left = len(members)  # not answered yet
+
+    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+        """The engine has answered those of the ticket."""
+        self._express.answer(self, ticket, batch, index)
+
+    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+        """There will be no answer for those of the ticket."""
+        self._express.fail(self, ticket, error)
+
+
+class Express:
+    """All connections of a loop that go the short way."""
+
+    def __init__(self, hub: "Hub") -> None:
+        from tailcut.kernels import sockets  # noqa: PLC0415  numba takes a quarter of a second to load
+
+        self._code = sockets
+        self._hub = hub
+        self._poll = select.epoll()
+        self._poll_fd = self._poll.fileno()
+        self._passengers: dict[int, Passenger] = {}  # by descriptor
+        self._late: dict[int, Passenger] = {}  # by generation: returned with an answer on its way
+        self._groups: dict[Group, None] = {}
+        self._numbers: dict[int, int] = {}  # plans by their identity; `_kept` keeps them alive
+        self._kept: list[Plan] = []
+        self._targets: list[_Target] = []
+        self._generation = 0
+        self._events = np.zeros((_EVENTS, sockets.EVENT_WORDS), np.int32)
+        self._state = np.zeros((_FILES, sockets.STATES), np.int64)
+        self._plans = np.zeros((_PLANS, sockets.PLANS), np.int64)
+        self._heads = np.zeros(_HEADS_BYTES, np.uint8)
+        self._heads_end = 0
+        self._table = np.zeros((_TARGETS, sockets.TARGETS), np.int64)
+        self._cells = self._table.data.cast("B").cast("q")  # a cell costs a tenth of what numpy takes for it
+        self._members = np.zeros((_TARGETS, _EVENTS, 3), np.int64)
+        self._odd = np.zeros((_EVENTS + 1, 2), np.int64)
+        self._left = 0  # of `_events`, for the next pass
+        self._odd_cells = self._odd.data.cast("B").cast("q")
+        self._receive = np.frombuffer(hub.receive, np.uint8)
+        self._answer = np.zeros(_ANSWER_BYTES, np.uint8)
+        self._answer_view = self._answer.data
+        self._trail = np.zeros(9, np.int64)
+        self._trail_cells = self._trail.data
+        self._no_ring = np.zeros((0, 12), np.int64)
+        self._no_outputs = np.zeros((0, 2), np.int64)
+        hub.loop.add_reader(self._poll_fd, self.turn)
+
+    @classmethod
+    def open(cls, hub: "Hub") -> Self | None:
+        """Make one where this machine can: None elsewhere, and the long way serves everybody."""
+        if not hasattr(select, "epoll"):
+            return None
+        try:
+            return cls(hub)
+        except Exception as error:  # noqa: BLE001  numba may fail in as many ways as there are machines
+            _log.warning("every request takes the long way: %s", error)
+            return None
+
+    # Coming and going.
+
+    def join(self, passenger: Passenger, plan: Plan, head: bytes, body: memoryview) -> bool:
+        """Take over a connection together with the request that it has just sent; False where it cannot come."""
+        if plan.kind is not Kind.ROWS or plan.rows != 1 or not plan.head.keep_alive or self._hub.draining:
+            return False
+        number = self._number(plan, head)
+        transport = passenger.transport
+        if number < 0 or transport.get_write_buffer_size() or transport.is_closing():
+            return False
+        fd = transport.get_extra_info("socket").fileno()
+        target = self._targets[self._plans[number, self._code.TARGET]]
+        if not self._lend(target, 1):
+            return False
+        model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
+        start = target.row * len(body)
+        model.slab.input_bytes[0][start : start + len(body)] = body  # type: ignore[union-attr]  # ROWS plans have one
+        while fd >= len(self._state):
+            self._state = np.concatenate([self._state, np.zeros_like(self._state)])
+        self._generation += 1
+        now = time.monotonic_ns()
+        self._state[fd] = self._generation, number, 1, now
+        transport.pause_reading()
+        self._poll.register(fd, select.EPOLLIN)
+        passenger.fd = fd
+        self._passengers[fd] = passenger
+        self._submit(target, np.array([[fd, self._generation, now]], np.int64))
+        self._hub.home.kick_soon(model)
+        return True
+
+    def leave(self, passenger: Passenger) -> None:
+        """Give a connection back; what it is owed will be answered by itself."""
+        fd = passenger.fd
+        passenger.fd = -1
+        del self._passengers[fd]
+        self._poll.unregister(fd)
+        generation, _, pending, _ = self._state[fd].tolist()
+        self._state[fd] = 0, -1, 0, 0
+        if pending:
+            group, number = self._find(generation)
+            self._late[generation] = passenger
+            passenger.returned(group, number)
+        else:
+            passenger.returned(None, 0)
+        if not passenger.transport.is_closing():
+            passenger.transport.resume_reading()
+
+    def forget(self, group: Group, number: int) -> None:
+        """A client that returned here owed an answer has left altogether."""
+        if self._late.pop(int(group.members[number, 1]), None) is not None:
+            group.target.plan.served.model.withdraw(group, number)  # type: ignore[union-attr]
+
+    def dissolve(self) -> None:
+        """Everybody goes the long way from now on, until it comes again; the plans may mean something else then."""
+        for passenger in list(self._passengers.values()):
+            self.leave(passenger)
+        self._numbers.clear()
+        self._kept.clear()
+        self._targets.clear()
+        self._heads_end = 0
+
+    def close(self) -> None:
+        """Give everybody back and stop watching."""
+        self.dissolve()
+        if not self._poll.closed:
+            self._hub.loop.remove_reader(self._poll_fd)
+            self._poll.close()
+
+    def busy(self, fd: int) -> bool:
+        """Whether a connection here waits for an answer."""
+        return bool(self._state[fd, self._code.PENDING])
+
+    def seen(self, fd: int) -> float:
+        """When a connection here was last heard or answered, in the loop's seconds."""
+        return float(self._state[fd, self._code.SEEN]) / 1e9
+
+    # A pass.
+
+    def turn(self) -> None:
+        """Hear everybody who has something to say, and have what is ready computed."""
+        try:
+            self._turn()
+        except Exception:  # noqa: BLE001  whatever it is, the long way serves everybody
+            _log.exception("the short way failed: every request takes the long one from now on")
+            self._hub.express = None
+            self.close()
+
+    def _turn(self) -> None:
+        code, cells = self._code, self._cells
+        count = code.look(self._poll_fd, self._left, self._events, self._state, self._plans, self._table)
+        if count <= 0:
+            return
+        heard = [target for target in self._targets if cells[target.at + code.WANTED]]
+        for target in heard:
+            self._prepare(target)
+        odds = code.take(
+            count,
+            self._events,
+            self._state,
+            self._plans,
+            self._heads,
+            self._table,
+            self._members,
+            self._receive,
+            self._odd,
+        )
+        odd = self._odd[:odds].tolist() if odds else ()
+        self._left = self._odd_cells[2 * _EVENTS]
+        kicks = []
+        for target in heard:
+            taken = cells[target.at + code.TAKEN]
+            if target.refusal:
+                self._refuse(target, taken)
+            elif not taken:
+                target.plan.served.model.settle(target.row, target.lent, None)  # type: ignore[union-attr]
+            else:
+                self._submit(target, self._members[target.at // code.TARGETS, :taken].copy())
+                kicks.append(target.plan.served.model)  # type: ignore[union-attr]
+        for fd, size in odd:
+            passenger = self._passengers.get(fd)
+            if passenger is not None:
+                self.leave(passenger)
+                if size:
+                    passenger.buffer_updated(size)
+        for model in kicks:
+            self._hub.home.kick_now(model)
+
+    def _prepare(self, target: _Target) -> None:
+        """Rows for those who want some, or the reason why they get none."""
+        code, cells, at = self._code, self._cells, target.at
+        if self._lend(target, cells[at + code.WANTED]):
+            size = cells[at + code.ROW_BYTES]
+            slab = target.plan.served.model.slab  # type: ignore[union-attr]  # ROWS plans have one
+            cells[at + code.ADDRESS] = slab.addresses[0] + target.row * size  # type: ignore[union-attr]
+            cells[at + code.ROOM] = target.lent
+        else:
+            cells[at + code.ADDRESS] = 0
+            cells[at + code.ROOM] = _EVENTS
+
+    def _lend(self, target: _Target, count: int) -> bool:
+        plan = target.plan
+        schedule = plan.schedule
+        target.deadline_ns = self._hub.deadline(schedule.timeout_ns)
+        try:
+            model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
+            target.row, target.lent = model.lend(count, target.deadline_ns, schedule.priority)
+        except TailcutError as error:
+            target.refusal = failure_reply(error)
+            return False
+        target.refusal = b""
+        return True
+
+    def _submit(self, target: _Target, members: np.ndarray) -> None:
+        taken = len(members)
+        group = Group(self, target, members)
+        ticket = Ticket(group, self._hub.home, taken, target.row, target.deadline_ns, target.plan.schedule.priority)
+        ticket.requests = taken
+        self._groups[group] = None
+        try:
+            target.plan.served.model.settle(target.row, target.lent, ticket)  # type: ignore[union-attr]
+        except TailcutError as error:
+            self.fail(group, ticket, error)
+
+    def _refuse(self, target: _Target, taken: int) -> None:
+        members = self._members[target.at // self._code.TARGETS, :taken].copy()
+        self._hub.site.counts.replies[503] += taken
+        self._send(members, target.refusal, self._no_outputs, self._no_ring, 0)
+
+    # The way back.
+
+    def answer(self, group: Group, ticket: Ticket, batch: Batch, index: int) -> None:
+        """Answer those of a ticket, each with its row of the batch's outputs."""
+        handed_ns = time.monotonic_ns()
+        target = group.target
+        served = target.plan.served
+        first, count = batch.offsets[index], ticket.count
+        members = group.members if count == len(group.members) else group.members[ticket.offset : ticket.offset + count]
+        cells = target.output_cells
+        for place, address in enumerate(batch.addresses):
+            cells[2 * place] = address + first * cells[2 * place + 1]
+        trail = self._trail_cells
+        trail[0], trail[1], trail[2] = ticket.ready_ns, batch.formed_ns, batch.began_ns
+        trail[3], trail[4] = batch.ended_ns, handed_ns
+        trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, target.plan.length, 200
+        timeline = served.timeline  # type: ignore[union-attr]  # ROWS plans have one
+        written = self._send(members, target.plan.reply_head, target.outputs, timeline.table, timeline.count)
+        timeline.count += written
+        self._hub.site.counts.replies[200] += written
+        self._hub.count_latency(batch.ended_ns - ticket.ready_ns, count)
+        if self._late:
+            for place, generation in enumerate(members[:, 1].tolist()):
+                passenger = self._late.pop(generation, None)
+                if passenger is not None:
+                    passenger.answer_row(batch, first + place)
+        self._done(group, count)
+        if self._hub.spin_ns:
+            self._hub.stay_awake(batch.ended_ns)
+
+    def fail(self, group: Group, ticket: Ticket, error: TailcutError) -> None:
+        """Tell those of a ticket, the long way, that there will be no answer."""
+        for fd, generation, _ in group.members[ticket.offset : ticket.offset + ticket.count].tolist():
+            if self._state[fd, self._code.GENERATION] == generation:
+                self.leave(self._passengers[fd])
+            passenger = self._late.pop(generation, None)
+            if passenger is not None:
+                passenger.fail(ticket, error)
+        self._done(group, ticket.count)
+
+    def _send(self, members: np.ndarray, head: bytes, outputs: np.ndarray, ring: np.ndarray, at: int) -> int:
+        """Send what can be sent at once, and leave the rest to the transports; how many records were written."""
+        self._answer_view[: len(head)] = head
+        shorts = self._code.answer(
+            members, self._state, len(head), outputs, self._answer, ring, at, self._trail, self._odd
+        )
+        written = self._trail_cells[0]
+        for place, sent in self._odd[:shorts].tolist() if shorts else ():
+            fd = int(members[place, 0])
+            rows = [string_at(address + place * size, size) for address, size in outputs.tolist()]
+            passenger = self._passengers[fd]
+            self._state[fd, self._code.PENDING] = 0  # from here on the transport owes it the answer
+            self.leave(passenger)
+            passenger.transport.write(b"".join([head, *rows])[sent:])
+        return written
+
+    def _done(self, group: Group, count: int) -> None:
+        group.left -= count
+        if not group.left:
+            self._groups.pop(group, None)
+
+    def _find(self, generation: int) -> tuple[Group, int]:
+        """Where a connection's request waits."""
+        for group in self._groups:
+            places = np.flatnonzero(group.members[:, 1] == generation)
+            if len(places):
+                return group, int(places[0])
+        raise LookupError(generation)
+
+    # What is asked for.
+
+    def _number(self, plan: Plan, head: bytes) -> int:
+        """The number of a plan, given at its first use; -1 where it has none."""
+        known = self._numbers.get(id(plan))
+        if known is not None:
+            return known
+        code = self._code
+        number = len(self._kept)
+        end = self._heads_end + len(head)
+        if number == _PLANS or end > _HEADS_BYTES or len(head) + plan.length > len(self._receive):
+            return -1
+        target = self._target(plan)
+        if target is None:
+            return -1
+        self._heads[self._heads_end : end] = np.frombuffer(head, np.uint8)
+        self._plans[number] = self._heads_end, len(head), plan.length, target.at // code.TARGETS
+        self._heads_end = end
+        self._kept.append(plan)
+        self._numbers[id(plan)] = number
+        return number
+
+    def _target(self, plan: Plan) -> _Target | None:
+        for target in self._targets:
+            known = target.plan
+            if known.served is plan.served and known.schedule == plan.schedule and known.reply_head == plan.reply_head:
+                return target
+        slab = plan.served.model.slab  # type: ignore[union-attr]  # ROWS plans have one
+        sizes = [array[0].nbytes for array in slab.outputs]  # type: ignore[union-attr]  # and it has
+        if len(self._targets) == _TARGETS or len(plan.reply_head) + sum(sizes) > _ANSWER_BYTES:
+            return None
+        number = len(self._targets)
+        outputs = np.array([(0, size) for size in sizes], np.int64).reshape(-1, 2)
+        target = _Target(plan, number * self._code.TARGETS, outputs, outputs.data.cast("B").cast("q"))
+        self._cells[target.at + self._code.ROW_BYTES] = plan.length
+        self._targets.append(target)
+        return target
