@@ -84,13 +84,27 @@ def bare_us(express: Express, clients: list[socket.socket], answer: bytes) -> fl
         express._table[0, sockets.ADDRESS] = 0
         express._table[0, sockets.ROOM] = 64
         sockets.take(
-            count, express._events, express._state, express._plans, express._heads, express._table, express._members,
-            express._receive, express._odd,
+            count,
+            express._events,
+            express._state,
+            express._plans,
+            express._heads,
+            express._table,
+            express._members,
+            express._receive,
+            express._odd,
         )
         members = express._members[0, :count]
         sockets.answer(
-            members, express._state, len(answer), express._no_outputs, express._answer, express._no_ring, 0,
-            express._trail, express._odd,
+            members,
+            express._state,
+            len(answer),
+            express._no_outputs,
+            express._answer,
+            express._no_ring,
+            0,
+            express._trail,
+            express._odd,
         )
         times.append(time.thread_time_ns() - began)
         for client in clients:

@@ -25,7 +25,7 @@ _CONNECTIONS, _FOLDS = 0, 1  # 64-bit words of a place's head: all places', and 
 _HEAD_BYTES = 16
 _LENGTHS = struct.Struct("<II")  # a snapshot's size and checksum
 _TRIES = 1000
-MOMENTARY = frozenset({"connections", "buffered_bytes", "queued", "queued_rows", "rows_in_use"})
+MOMENTARY = frozenset({"connections", "express", "buffered_bytes", "queued", "queued_rows", "rows_in_use"})
 _NEWEST = frozenset({"last_ms"})  # the sum of two points in time is none
 
 Counts = dict[str, Any]  # numbers, lists of numbers, or again such dictionaries

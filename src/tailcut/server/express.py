@@ -163,6 +163,7 @@ class Express:
         self._poll.register(fd, select.EPOLLIN)
         passenger.fd = fd
         self._passengers[fd] = passenger
+        self._hub.site.counts.express += 1
         self._submit(target, np.array([[fd, self._generation, now]], np.int64))
         self._hub.home.kick_soon(model)
         return True
@@ -172,6 +173,7 @@ class Express:
         fd = passenger.fd
         passenger.fd = -1
         del self._passengers[fd]
+        self._hub.site.counts.express -= 1
         self._poll.unregister(fd)
         generation, _, pending, _ = self._state[fd].tolist()
         self._state[fd] = 0, -1, 0, 0
@@ -318,13 +320,16 @@ class Express:
         for place, address in enumerate(batch.addresses):
             cells[2 * place] = address + first * cells[2 * place + 1]
         trail = self._trail_cells
-        trail[0], trail[1], trail[2] = ticket.ready_ns, batch.formed_ns, batch.began_ns
-        trail[3], trail[4] = batch.ended_ns, handed_ns
+        moments = ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns
+        trail[0], trail[1], trail[2], trail[3], trail[4] = moments
         trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, target.plan.length, 200
         timeline = served.timeline  # type: ignore[union-attr]  # ROWS plans have one
-        written = self._send(members, target.plan.reply_head, target.outputs, timeline.table, timeline.count)
+        written, shorts = self._send(members, target.plan.reply_head, target.outputs, timeline.table, timeline.count)
         timeline.count += written
-        self._hub.site.counts.replies[200] += written
+        for place in shorts:
+            now = time.monotonic_ns()
+            timeline.record(int(members[place, 2]), *moments, now, now, 1, batch.rows, target.plan.length, 200)
+        self._hub.site.counts.replies[200] += written + len(shorts)
         self._hub.count_latency(batch.ended_ns - ticket.ready_ns, count)
         if self._late:
             for place, generation in enumerate(members[:, 1].tolist()):
@@ -345,21 +350,29 @@ class Express:
                 passenger.fail(ticket, error)
         self._done(group, ticket.count)
 
-    def _send(self, members: np.ndarray, head: bytes, outputs: np.ndarray, ring: np.ndarray, at: int) -> int:
-        """Send what can be sent at once, and leave the rest to the transports; how many records were written."""
+    def _send(
+        self, members: np.ndarray, head: bytes, outputs: np.ndarray, ring: np.ndarray, at: int
+    ) -> tuple[int, list[int]]:
+        """Send what can be sent at once, and leave the rest to the transports.
+
+        Returns how many records were written, and the places of those that the transports have.
+        """
         self._answer_view[: len(head)] = head
-        shorts = self._code.answer(
+        count = self._code.answer(
             members, self._state, len(head), outputs, self._answer, ring, at, self._trail, self._odd
         )
         written = self._trail_cells[0]
-        for place, sent in self._odd[:shorts].tolist() if shorts else ():
+        if not count:
+            return written, []
+        shorts = self._odd[:count].tolist()
+        for place, sent in shorts:
             fd = int(members[place, 0])
             rows = [string_at(address + place * size, size) for address, size in outputs.tolist()]
             passenger = self._passengers[fd]
             self._state[fd, self._code.PENDING] = 0  # from here on the transport owes it the answer
             self.leave(passenger)
             passenger.transport.write(b"".join([head, *rows])[sent:])
-        return written
+        return written, [place for place, _ in shorts]
 
     def _done(self, group: Group, count: int) -> None:
         group.left -= count
