@@ -5,13 +5,12 @@ Holding a batch back is a setting (`hold_us`), and even then only while the lear
 saves more engine time than the wait for it costs.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tailcut.batching.cost import CostModel
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(NamedTuple):
     """What the policy sees: rows ready, when the oldest became so, the usual gap between arrivals, idle engines."""
 
     ready: int
@@ -20,15 +19,13 @@ class Queue:
     idle: int
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(NamedTuple):
     """Send this many rows now."""
 
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Look again at this time, or when something arrives."""
 
     until_ns: int

@@ -68,6 +68,10 @@ class Lanes(Generic[T]):
         first = self.head()
         if first is None:
             return []
+        if len(self._levels) == len(self._plain) == 1 and (first.count <= rows or first.requests == 1):
+            self._plain.clear()
+            self.rows = 0
+            return [first]
         taken: list[T] = []
         key, room = first.key, max(rows, first.count if first.requests == 1 else 1)
         left = self.rows
@@ -99,6 +103,8 @@ class Lanes(Generic[T]):
     def take_late(self, now_ns: int) -> list[T]:
         """Take everything whose deadline lies before `now_ns`."""
         late: list[T] = []
+        if len(self._levels) == 1 and (not self._plain or not 0 < self._plain[0].deadline_ns < now_ns):
+            return late
         for level in tuple(self._levels):
             lane = self._lanes[level]
             while lane and 0 < lane[0].deadline_ns < now_ns:

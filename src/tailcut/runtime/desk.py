@@ -22,6 +22,7 @@ from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
 _log = logging.getLogger("tailcut")
+_ROWS_WEIGHT = 0.1  # of the newest batch
 _GAP_WEIGHT = 0.05  # of the newest gap between arrivals
 
 
@@ -36,6 +37,8 @@ class Desk:
         self.spec = spec
         self.max_batch = batching.max_batch if spec.batched else 1
         self.inline = batching.dispatch == "inline"
+        # Models that take turns wake each other, and must not compute on each other's threads.
+        self._adaptive = batching.dispatch == "adaptive" and arbiter is None
         self.counts = ModelStatistics()
         self.slab: Slab | None = None
         self._hold_ns = batching.hold_us * 1000
@@ -48,6 +51,7 @@ class Desk:
         self._instances = 1 if self.inline else settings.engine.instances
         self.forecast = Forecast(self.max_batch, self._instances)
         self.cost = self.forecast.cost
+        self._usual_rows = 1.0  # of a batch
         self._last_arrival_ns = 0
         self._gap_ns = 0.0
         self._closed = False
@@ -335,6 +339,7 @@ class Desk:
                 if last:
                     del self._running[formed]
                 self.counts.batch(batch)
+                self._usual_rows += _ROWS_WEIGHT * (batch.rows - self._usual_rows)
                 learn, key = batch.error is None, batch.tickets[0].key
                 self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
                 if self.slab is not None:

@@ -1,7 +1,8 @@
 """A loaded model, from opening to closing, and the ways in for whoever asks it.
 
-What happens to a request in between is its desk's business (`desk.py`). Dispatch is either by worker threads, or
-inline: on the thread that kicks, for models whose batch costs less than waking a thread (about 20 us).
+What happens to a request in between is its desk's business (`desk.py`). Dispatch is by worker threads, or inline: on the
+thread that kicks, for models whose batch costs less than waking a thread. Adaptive dispatch does either: it computes
+where it is kicked what takes half a millisecond at most, and has its worker do the rest while the loop receives.
 """
 
 import asyncio
@@ -30,6 +31,10 @@ from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.runtime.split import split_ticket
 from tailcut.runtime.warmup import Step, warm_up
 from tailcut.runtime.watchdog import Watchdog
+
+# Of adaptive dispatch: as long may the thread that kicks be kept from receiving, and so large are batches of few clients.
+_HERE_NS = 500_000
+_FEW = 2.5
 
 SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch=32))  # for a bare model: gathers, never waits
 
@@ -194,7 +199,7 @@ class Model(Desk):
         """Have what is ready computed: here and now when inline, else by an idle worker."""
         if not self.inline:
             # A worker that computes looks again by itself; only an idle one must be told.
-            if len(self._running) < self._instances:
+            if len(self._running) < self._instances and not (self._adaptive and self._compute_here()):
                 self._crew.wake()
             return
         while True:
@@ -202,6 +207,20 @@ class Model(Desk):
             if not isinstance(batch, Batch):
                 return
             self.compute(batch, self._inline_executor)
+
+    def _compute_here(self) -> bool:
+        """Compute on this thread what is soon done, sparing it two threads' wake-ups; whether nothing is left.
+
+        Not while batches are large: many are being served then, and receiving from them goes on beside a worker.
+        """
+        rows = min(self._queue.rows, self.max_batch)
+        if self._usual_rows > _FEW or self.cost.estimate_ns(rows) > _HERE_NS:
+            return False
+        batch = self.next_batch()
+        if not isinstance(batch, Batch):
+            return False
+        self.compute(batch, self._inline_executor)
+        return not self._queue.rows
 
     def _executor(self, engine: Engine) -> Executor:
         if self._padding is not None:

@@ -42,7 +42,8 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     max_batch: int = 1
     hold_us: int = 0  # longest wait for company while an engine is idle; 0 never waits
     bind: bool = True  # the engine computes on slab rows in place; false copies in and out by `run`
-    dispatch: Literal["worker", "inline"] = "worker"  # on a thread of its own, or on the loop's thread
+    # On a thread of its own; on the loop's thread; or there only a short batch that nothing else waits for.
+    dispatch: Literal["worker", "inline", "adaptive"] = "worker"
     padding: PaddingSettings | None = None  # of a free dimension beside the batch
 
 
@@ -220,6 +221,8 @@ def _check(settings: Settings) -> None:
             raise ValueError(f"settings.batching.padding needs inputs, and 1 to {_MOST_BUCKETS} rising buckets")
     if settings.batching.hold_us and settings.batching.dispatch == "inline":
         raise ValueError("settings.batching.hold_us needs dispatch = 'worker': an inline loop cannot wait")
+    if settings.batching.dispatch == "adaptive" and settings.engine.instances != 1:
+        raise ValueError("settings.batching.dispatch = 'adaptive' needs engine.instances = 1")
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise ValueError(f"settings.{name} is {value}, must be {low} to {high}")

@@ -116,7 +116,10 @@ def _layout(facts: Facts, best: Settings) -> Iterator[Group]:
 def _parallelism(facts: Facts, best: Settings) -> Iterator[Group]:
     cpus = facts.usable_cpus
     yield _threads(facts, best)
-    yield [_candidate(best, batching={"dispatch": "inline", "hold_us": 0}, engine={"instances": 1})]
+    yield [
+        _candidate(best, batching={"dispatch": "inline", "hold_us": 0}, engine={"instances": 1}),
+        _candidate(best, batching={"dispatch": "adaptive"}, engine={"instances": 1}),
+    ]
     yield [_candidate(best, engine={"spinning": False})]
     if cpus > 1:
         yield [_candidate(best, io={"spin_us": _SPIN_US})]
