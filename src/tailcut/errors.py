@@ -81,13 +81,17 @@ class IllegalMoveError(TailcutError, RuntimeError):
 
 
 class QueueFullError(TailcutError):
-    """No row is free, or the work could not meet its deadline; try again after `retry_after_s`."""
+    """No row is free, or the work could not meet its deadline; try again after `retry_after_s`.
+
+    Until `opens_ns` (monotonic) the answer to a request like it would be the same.
+    """
 
     code = Code.UNAVAILABLE
 
-    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+    def __init__(self, message: str, retry_after_s: int = 1, opens_ns: int = 0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.opens_ns = opens_ns
 
 
 class UnreachableError(TailcutError, ConnectionError):

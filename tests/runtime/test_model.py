@@ -158,6 +158,7 @@ def test_a_full_queue(tmp_path: Path) -> None:
         with pytest.raises(QueueFullError) as caught:
             model.start({"x": rows(9)}, 1, EventSink(), AnyThread())
         assert caught.value.retry_after_s >= 1
+        assert caught.value.opens_ns <= model.now_ns() + 5_000_000  # a refusal stands for milliseconds at most
         with pytest.raises(QueueFullError):
             model.infer_sync({"x": rows(*range(5))})
         model.kick()
@@ -265,8 +266,27 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
         with pytest.raises(QueueFullError) as caught:
             model.submit_body(Ticket(EventSink(), AnyThread(), 1, -1, due, priority=200), body)
         assert caught.value.retry_after_s == 3
+        assert 0 < caught.value.opens_ns - model.now_ns() <= 5_000_000  # and what is learned meanwhile counts
         model.start({"x": rows(1)}, 1, EventSink(), AnyThread(), due, priority=1)
         assert model.statistics() | {"refused": 1, "queued_rows": 4} == model.statistics()
+
+
+def test_answers_that_come_too_late_shorten_the_queue(tmp_path: Path) -> None:
+    """What was promised two seconds and told so after its time takes trust; the next forecast keeps time in hand."""
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch=1) as model:
+        late = model.now_ns() - 1
+        ticket = Ticket(EventSink(), AnyThread(), 1, deadline_ns=late)
+        ticket.arrays = {"x": rows(1)}
+        row = ticket.row = model.reserve()
+        assert model.slab is not None
+        model.slab.inputs[0][row] = 1
+        model.submit(ticket)
+        ticket.ready_ns = late - 2_000_000_000
+        model.kick()
+        assert model.statistics()["expired"] == 1
+        assert abs(model.forecast.trust - 0.98) < 1e-9
+        assert (model.infer_sync({"x": rows(4)}, timeout_s=10)["y"] == 4).all()
+        assert 0.98 < model.forecast.trust < 1.0
 
 
 def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:

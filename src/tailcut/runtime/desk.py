@@ -24,6 +24,7 @@ from tailcut.spec import ModelSpec
 _log = logging.getLogger("tailcut")
 _ROWS_WEIGHT = 0.1  # of the newest batch
 _GAP_WEIGHT = 0.05  # of the newest gap between arrivals
+_SHUT_NS = 5_000_000  # for so long a refusal stands at most: what is learned meanwhile must count
 
 
 class Desk:
@@ -216,10 +217,19 @@ class Desk:
             return
         with self._lock:
             rows += self._queue.rows_before(priority, deadline_ns)
-            done_ns = self.forecast.done_ns(rows, now, busy=len(self._running) >= self._instances)
-        if done_ns > deadline_ns:
+            opens_ns = self.forecast.opens_ns(deadline_ns, rows, now, busy=len(self._running) >= self._instances)
+        if opens_ns > now:
             self.counts.refused += requests
-            raise self._full()
+            raise self._full(min(opens_ns, now + int(min(self.cost.limit_ns, _SHUT_NS))))
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait for an engine now."""
+        return self._queue.rows
+
+    def waiting_ns(self) -> int:
+        """How long the workers will take for what waits; 0 where the asking thread is the one that computes."""
+        return 0 if self.inline else int(self.cost.batches(self._queue.rows)[1] / self._instances)
 
     def cancel(self, ticket: Ticket) -> None:
         """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
@@ -284,7 +294,10 @@ class Desk:
 
     def delivered(self, batch: Batch) -> None:
         """One of the batch's homes has handed out its part; after the last one the rows go back."""
+        first = batch.tickets[0]
         with self._lock:
+            if first.deadline_ns:
+                self.forecast.told(first.ready_ns, first.deadline_ns, time.monotonic_ns())
             batch.homes_left -= 1
             if batch.homes_left == 0 and self.slab is not None:
                 move_rows(self.slab, batch, RowState.DONE, RowState.FREE)
@@ -374,6 +387,8 @@ class Desk:
             self.counts.expired += sum(ticket.requests for ticket in late)
             for ticket in late:
                 self._free(ticket)
+            for ticket in late[:1]:  # one promise: what follows it was late by the same delay
+                self.forecast.told(ticket.ready_ns, ticket.deadline_ns, ticket.deadline_ns)
         return late
 
     def _decide(self, now: int) -> Dispatch | Wait | None:
@@ -400,9 +415,12 @@ class Desk:
         if ticket.row >= 0 and self.slab is not None:
             self.slab.move(ticket.row, ticket.count, RowState.READY, RowState.FREE)
 
-    def _full(self) -> QueueFullError:
+    def _full(self, opens_ns: int = 0) -> QueueFullError:
+        """No room; where nobody knows until when, until a quarter of a batch has passed."""
         wait_s = self.cost.batches(self._queue.rows)[1] / self._instances / 1e9
-        return QueueFullError(f"model {self.spec.name!r} has no room for more requests now", max(1, round(wait_s)))
+        opens_ns = opens_ns or time.monotonic_ns() + int(min(self.cost.limit_ns / 4, _SHUT_NS))
+        message = f"model {self.spec.name!r} has no room for more requests now"
+        return QueueFullError(message, max(1, round(wait_s)), opens_ns)
 
 
 def _run(batch: Batch, executor: Executor) -> None:

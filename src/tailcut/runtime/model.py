@@ -1,8 +1,8 @@
 """A loaded model, from opening to closing, and the ways in for whoever asks it.
 
-What happens to a request in between is its desk's business (`desk.py`). Dispatch is by worker threads, or inline: on the
-thread that kicks, for models whose batch costs less than waking a thread. Adaptive dispatch does either: it computes
-where it is kicked what takes half a millisecond at most, and has its worker do the rest while the loop receives.
+What happens to a request in between is its desk's business (`desk.py`). Dispatch is by worker threads, or inline: on
+the thread that kicks, for models whose batch costs less than waking a thread. Adaptive dispatch does either: where it is
+kicked it computes what takes half a millisecond at most, and has its worker do the rest while the loop receives.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from tailcut.runtime.split import split_ticket
 from tailcut.runtime.warmup import Step, warm_up
 from tailcut.runtime.watchdog import Watchdog
 
-# Of adaptive dispatch: as long may the thread that kicks be kept from receiving, and so large are batches of few clients.
+# Of adaptive dispatch: so long may the thread that kicks be kept from receiving, and so large are few clients' batches.
 _HERE_NS = 500_000
 _FEW = 2.5
 

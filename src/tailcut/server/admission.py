@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import unquote
 
-from tailcut.errors import InvalidInputError
+from tailcut.errors import InvalidInputError, QueueFullError
 from tailcut.server.limits import ServerLimits
 from tailcut.server.replies import BINARY, Refusal, head
 from tailcut.server.routes import Handler, Site
@@ -46,6 +46,9 @@ class Plan:
     schedule: Schedule = field(
         default_factory=Schedule
     )  # INFER: what the head says; the body's parameters come before it
+    refusal: QueueFullError | None = (
+        None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
+    )
 
 
 def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:

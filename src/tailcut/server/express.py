@@ -305,6 +305,7 @@ class Express:
     def _refuse(self, target: _Target, taken: int) -> None:
         members = self._members[target.at // self._code.TARGETS, :taken].copy()
         self._hub.site.counts.replies[503] += taken
+        self._hub.rest_soon(target.plan.served.model)  # type: ignore[union-attr]  # ROWS plans have one
         self._send(members, target.refusal, self._no_outputs, self._no_ring, 0)
 
     # The way back.

@@ -14,9 +14,10 @@ from enum import Enum, auto
 
 import numpy as np
 
-from tailcut.errors import InvalidInputError, TailcutError
+from tailcut.errors import InvalidInputError, QueueFullError, TailcutError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs
+from tailcut.runtime.model import Model
 from tailcut.server.access import trace_of_head, with_trace
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.express import Group
@@ -291,6 +292,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         hub = self._hub
         model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
         whole = stop - end == plan.length
+        refusal = plan.refusal
+        if refusal is not None and self._began_ns < refusal.opens_ns:
+            model.counts.refused += 1
+            hub.rest_soon(model)
+            return self._turn_away(refusal, plan.length, end, stop)
         try:
             if whole:
                 schedule = plan.schedule
@@ -302,10 +308,14 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._stage = Stage.ANSWER
                 hub.home.kick_soon(model)
                 return stop
-            if plan.length < hub.direct_bytes:
+            schedule = plan.schedule  # what cannot be computed in time is not received either
+            model.admit(plan.rows, hub.deadline(schedule.timeout_ns, self._began_ns), schedule.priority)
+            begun = memoryview(data)[end:stop]
+            if plan.length < hub.direct_bytes or not self._receive_rows(plan.rows, begun, plan.length):
                 return self._begin_buffer(plan, data, end, stop)
-            if not self._receive_rows(plan.rows, memoryview(data)[end:stop], plan.length):
-                return self._begin_buffer(plan, data, end, stop)
+        except QueueFullError as error:
+            plan.refusal = error.with_traceback(None)  # whose frames would keep what they hold
+            return self._turn_away(error, plan.length, end, stop)
         except TailcutError as error:
             return self._turn_away(error, plan.length, end, stop)
         return stop
@@ -410,6 +420,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             ticket = self._ticket = Ticket(self, self._hub.home, self._rows, row, deadline, schedule.priority)
             self._stage = Stage.ANSWER
             try:
+                model.admit(ticket.count, deadline, schedule.priority)  # others may have come first meanwhile
                 model.submit(ticket)
             except TailcutError as error:
                 self._ticket = None
@@ -486,6 +497,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         try:
             if plan.encoding:
                 body = _inflate(body, plan.encoding, self._hub.limits.body_bytes)
+            self._knock(served.model, plan, body)
             request = parse_request(served.model.spec, body, plan.json_size, self._hub.site.regions)
             arrays, rows = check_inputs(served.model.spec, request.inputs)
             schedule = schedule_of(request.parameters, plan.schedule)
@@ -499,6 +511,17 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._fail(error)
         else:
             self._hub.home.kick_soon(served.model)
+
+    def _knock(self, model: Model, plan: Plan, body: bytes | bytearray | memoryview) -> None:
+        """Refuse what will be refused before its body is parsed, except where the body may name a time of its own.
+
+        Raises:
+            QueueFullError: too much is waiting already, or the deadline cannot be met.
+        """
+        if model.waiting_rows:
+            lead = bytes(body[: plan.json_size])
+            named = b"timeout" in lead or b"priority" in lead or b"\\" in lead
+            model.admit(1, 0 if named else self._hub.deadline(plan.schedule.timeout_ns), plan.schedule.priority)
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
         """The engine has answered."""

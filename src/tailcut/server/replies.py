@@ -72,9 +72,15 @@ def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
     """An error of ours; 503 says when to try again, 500 keeps the engine's words to the log."""
     if isinstance(error, ReleasedError):  # unloaded while its body was on the way
         return error_reply(503, "the model was unloaded", close=close, headers={"Retry-After": "1"})
-    status = STATUS_OF[error.code]
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, QueueFullError) else None
-    return error_reply(status, public_message(error), close=close, headers=headers)
+    if isinstance(error, QueueFullError):
+        return _full_reply(str(error), error.retry_after_s, close)
+    return error_reply(STATUS_OF[error.code], public_message(error), close=close)
+
+
+@lru_cache(256)
+def _full_reply(message: str, retry_after_s: int, close: bool) -> bytes:  # noqa: FBT001  a key of the cache
+    """Kept: under overload it is what nine of ten are told."""
+    return error_reply(503, message, close=close, headers={"Retry-After": str(retry_after_s)})
 
 
 def public_message(error: TailcutError) -> str:

@@ -1,0 +1,76 @@
+"""What a real server does with requests that it cannot compute in time, while it has more than enough to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from tests.servers import Answer, Server, json_request, raw_request, serving
+from tests.soak.overload import make_profile
+
+BUSY = 64  # requests of a millisecond or more each, one at a time
+ONE = bytes(1024)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model that computes one row at a time, milliseconds each."""
+    folder = tmp_path_factory.mktemp("overload")
+    with serving(folder, make_profile(folder)) as running:
+        yield running
+        assert running.stop() == 0
+
+
+@contextmanager
+def busy(server: Server) -> Iterator[None]:
+    """Meanwhile many requests wait, all of which are answered."""
+    wires = [server.connect() for _ in range(BUSY)]
+    for wire in wires:
+        wire.send(raw_request("slow", ONE))
+    yield
+    for wire in wires:
+        assert wire.read().status == 200
+        wire.sock.close()
+
+
+def ask(server: Server, request: bytes) -> Answer:
+    with server.connect() as wire:
+        return wire.ask(request)
+
+
+def test_what_cannot_be_in_time_is_refused_before_its_body_is_there(server: Server) -> None:
+    """503 to a head and half a body; the rest is read away, and the connection goes on."""
+    request = raw_request("slow", ONE, "Tailcut-Timeout-Us: 100")
+    with busy(server), server.connect() as wire:
+        wire.send(request[:-512])
+        refused = wire.read()
+        wire.send(request[-512:])
+        wire.send(raw_request("slow", ONE))
+        answered = wire.read()
+    assert refused.status == 503
+    assert answered.status == 200
+
+
+def test_what_cannot_be_in_time_is_refused_before_it_is_parsed(server: Server) -> None:
+    """A body of rubbish is 503 while too much waits, and 400 when it would be computed."""
+    request = json_request("slow", "rubbish", "Tailcut-Timeout-Us: 100")
+    with busy(server):
+        assert ask(server, request).status == 503
+    assert ask(server, request).status == 400
+
+
+def test_a_body_that_may_name_its_own_time_is_read_first(server: Server) -> None:
+    """What it says counts more than what its head does."""
+    with busy(server):
+        assert ask(server, json_request("slow", '{"timeout": rubbish', "Tailcut-Timeout-Us: 100")).status == 400
+
+
+def test_a_refusal_is_everybodys_with_the_same_head_and_nobody_elses(server: Server) -> None:
+    """Hasty requests are refused and counted one by one; patient ones between them are answered."""
+    hasty, patient = raw_request("slow", ONE, "Tailcut-Timeout-Us: 100"), raw_request("slow", ONE)
+    before = server.metric("tailcut_refused_total")
+    with busy(server), server.connect() as wire:
+        wire.send(5 * hasty + patient)
+        statuses = [wire.read().status for _ in range(6)]
+    assert statuses == [503] * 5 + [200]
+    assert server.metric("tailcut_refused_total") - before == 5
+    assert ask(server, hasty[:-1] + b"\1").status in {200, 504}  # nothing waits any more: it is let in
