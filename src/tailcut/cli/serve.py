@@ -129,6 +129,7 @@ def serve(
         limits=limits,
         direct_bytes=min(profile.settings.io.direct_bytes for profile in profiles),
         spin_us=max(profile.settings.io.spin_us for profile in profiles),
+        express=all(profile.settings.io.express for profile in profiles),
         gc_freeze=any(profile.settings.memory.gc_freeze for profile in profiles),
         shared_memory=shared_memory.lstrip("/") if shared_memory else None,
         model_control=allow_model_control,
