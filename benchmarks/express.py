@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -71,10 +70,7 @@ async def passes_us(model: Model, connections: int) -> tuple[float, float]:
 
 def bare_us(express: Express, clients: list[socket.socket], answer: bytes) -> float:
     """The same receiving and answering, without rows, batches and engine."""
-    target = express._targets[0]
-    place = np.array([[np.frombuffer(answer, np.uint8).ctypes.data, len(answer)]], np.int64)
-    same = np.zeros((len(clients), 3), np.int64)
-    row = np.zeros(len(REQUEST), np.uint8)
+    express._answer_view[: len(answer)] = answer
     times = []
     for _ in range(ROUNDS):
         for client in clients:
@@ -82,7 +78,7 @@ def bare_us(express: Express, clients: list[socket.socket], answer: bytes) -> fl
         began = time.thread_time_ns()
         count = sockets.look(express._poll_fd, 0, express._events, express._state, express._plans, express._table)
         express._table[0, sockets.ADDRESS] = 0
-        express._table[0, sockets.ROOM] = 64
+        express._table[0, sockets.ROOM] = len(express._events)
         sockets.take(
             count,
             express._events,
@@ -94,9 +90,8 @@ def bare_us(express: Express, clients: list[socket.socket], answer: bytes) -> fl
             express._receive,
             express._odd,
         )
-        members = express._members[0, :count]
         sockets.answer(
-            members,
+            express._members[0, :count],
             express._state,
             len(answer),
             express._no_outputs,
@@ -109,7 +104,6 @@ def bare_us(express: Express, clients: list[socket.socket], answer: bytes) -> fl
         times.append(time.thread_time_ns() - began)
         for client in clients:
             client.recv(65536)
-    del target, place, same, row
     return min(times) / len(clients) / 1e3
 
 

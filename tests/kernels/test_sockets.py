@@ -1,0 +1,149 @@
+"""Compiled passes over real sockets: what is taken, what is left, and who is passed over."""
+
+import select
+import socket
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tailcut.kernels import sockets
+
+HEAD, BODY = b"HEAD", 8
+ROOM = 4
+
+
+class Pass:
+    """The tables of one plan and one target, and some connected pairs."""
+
+    def __init__(self, count: int) -> None:
+        self.pairs = [socket.socketpair() for _ in range(count)]
+        self.poll = select.epoll()
+        self.events = np.zeros((64, sockets.EVENT_WORDS), np.int32)
+        self.state = np.zeros((4096, sockets.STATES), np.int64)
+        self.plans = np.array([[0, len(HEAD), BODY, 0]], np.int64)
+        self.heads = np.frombuffer(HEAD, np.uint8).copy()
+        self.table = np.zeros((1, sockets.TARGETS), np.int64)
+        self.table[0, sockets.ROW_BYTES] = BODY
+        self.rows = np.zeros((64, BODY), np.uint8)
+        self.members = np.zeros((1, 64, 3), np.int64)
+        self.scratch = np.zeros(1024, np.uint8)
+        self.odd = np.zeros((65, 2), np.int64)
+        for number, (_, theirs) in enumerate(self.pairs):
+            self.poll.register(theirs.fileno(), select.EPOLLIN)
+            self.state[theirs.fileno()] = number + 1, 0, 0, 0
+
+    def say(self, number: int, data: bytes) -> None:
+        self.pairs[number][0].send(data)
+
+    def turn(self, room: int = 64) -> tuple[list[int], list[list[int]]]:
+        """One pass: the generations taken, and who was odd."""
+        left = int(self.odd[64, 0])
+        count = sockets.look(self.poll.fileno(), left, self.events, self.state, self.plans, self.table)
+        self.table[0, sockets.ADDRESS] = self.rows.ctypes.data
+        self.table[0, sockets.ROOM] = room
+        odds = sockets.take(
+            count,
+            self.events,
+            self.state,
+            self.plans,
+            self.heads,
+            self.table,
+            self.members,
+            self.scratch,
+            self.odd,
+        )
+        taken = int(self.table[0, sockets.TAKEN])
+        return self.members[0, :taken, 1].tolist(), self.odd[:odds].tolist()
+
+    def close(self) -> None:
+        self.poll.close()
+        for ours, theirs in self.pairs:
+            ours.close()
+            theirs.close()
+
+
+@pytest.fixture
+def ten() -> Iterator[Pass]:
+    made = Pass(10)
+    yield made
+    made.close()
+
+
+def body(number: int) -> bytes:
+    return bytes([number]) * BODY
+
+
+def test_whole_messages_stand_side_by_side(ten: Pass) -> None:
+    """Each body is in the row that its member names, whoever spoke first."""
+    for number in (7, 2, 5):
+        ten.say(number, HEAD + body(number))
+    taken, odd = ten.turn()
+    assert (sorted(taken), odd) == ([3, 6, 8], [])
+    for row, generation in enumerate(taken):
+        assert ten.rows[row].tobytes() == body(generation - 1)
+        assert ten.state[ten.pairs[generation - 1][1].fileno(), sockets.PENDING] == 1
+
+
+def test_nobody_is_heard_twice_before_all_have_been_heard(ten: Pass) -> None:
+    """Ten are ready, a pass has room for four; those who are heard speak again at once, and still wait their turn."""
+    for number in range(10):
+        ten.say(number, HEAD + body(number))
+    heard = []
+    for _ in range(3):
+        taken, _ = ten.turn(ROOM)
+        heard += taken
+        for generation in taken:
+            ten.state[ten.pairs[generation - 1][1].fileno(), sockets.PENDING] = 0
+            ten.say(generation - 1, HEAD + body(generation - 1))
+    assert sorted(heard[:10]) == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"HEAT" + body(0), HEAD + body(0)[1:], HEAD + body(0) + b"H"],
+    ids=["another head", "too short", "too long"],
+)
+def test_anything_else_is_odd_and_its_bytes_are_kept(ten: Pass, said: bytes) -> None:
+    """Nothing of it is in a row; the others of the pass are heard in the next one."""
+    ten.say(3, said)
+    taken, odd = ten.turn()
+    assert taken == []
+    assert odd == [[ten.pairs[3][1].fileno(), len(said)]]
+    assert ten.scratch[: len(said)].tobytes() == said
+    assert not ten.rows.any()
+
+
+def test_who_left_and_who_does_not_wait_are_odd_without_bytes(ten: Pass) -> None:
+    """The end of a connection, and a second message before the answer: nothing is read of either."""
+    ten.say(1, HEAD + body(1))
+    assert ten.turn() == ([2], [])
+    ten.say(1, HEAD + body(1))
+    ten.pairs[4][0].close()
+    taken, odd = ten.turn()
+    assert taken == []
+    assert sorted(odd) == sorted([[ten.pairs[1][1].fileno(), 0], [ten.pairs[4][1].fileno(), 0]])
+    assert ten.pairs[1][1].recv(100) == HEAD + body(1)
+
+
+def test_an_answer_goes_to_its_generation_only(ten: Pass) -> None:
+    """A descriptor that is another connection's by now gets nothing; the others get their own row."""
+    for number in range(3):
+        ten.say(number, HEAD + body(number))
+    taken, _ = ten.turn()
+    members = ten.members[0, : len(taken)].copy()
+    ten.state[ten.pairs[1][1].fileno(), sockets.GENERATION] = 99
+    outputs = np.array([[ten.rows.ctypes.data, BODY]], np.int64)
+    answer = np.zeros(1024, np.uint8)
+    answer[:2] = np.frombuffer(b"OK", np.uint8)
+    ring, trail = np.zeros((4, 12), np.int64), np.arange(9)
+    short = np.zeros((65, 2), np.int64)
+    assert sockets.answer(members, ten.state, 2, outputs, answer, ring, 3, trail, short) == 0
+    assert trail[0] == 2
+    for number in (0, 2):
+        assert ten.pairs[number][0].recv(100) == b"OK" + body(number)
+    ten.pairs[1][0].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        ten.pairs[1][0].recv(1)
+    assert ring[[3, 0], 0].tolist() == members[[place for place in range(3) if members[place, 1] != 2], 2].tolist()
+    assert (ring[[1, 2]] == 0).all()
