@@ -27,6 +27,9 @@ def busy(server: Server, body: bytes = ONE) -> Iterator[None]:
     wires = [server.connect() for _ in range(BUSY)]
     for wire in wires:
         wire.send(raw_request("slow", body))
+    looks = iter(range(1000))  # each is an answer
+    while not server.metric("tailcut_queued_rows") and next(looks, None) is not None:
+        pass
     yield
     for wire in wires:
         assert wire.read().status == 200
