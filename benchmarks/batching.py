@@ -36,6 +36,7 @@ from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.home import AnyThread
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.stats import median_interval
 
 BUILD = Path(__file__).parent.parent / "build"
 WIDTHS = (1024, 3072, 3072, 1024, 1)
@@ -212,14 +213,15 @@ def latencies(model: Model, load: float, seconds: float, seed: int) -> tuple[flo
 def latency_table(model: Model, seconds: float, rounds: int) -> None:
     print(
         "load   rate/s   measured p50   p99 ms | simulated p99: ours   held (best hold)   bound |"
-        " rows/batch  p99 / ours"
+        " rows/batch  p99 / ours (99 % interval)"
     )
     for load in LOADS:
         blocks = [latencies(model, load, seconds, seed) for seed in range(rounds)]
         rate, p50, p99, ours, held, floor, hold, rows, ratio = np.median(blocks, axis=0)
+        sure = median_interval(np.array([block[-1] for block in blocks]))
         print(
             f"{load:4.0%}{rate:9.0f}{p50:15.2f}{p99:9.2f} |{ours:20.2f}{held:9.2f} ({hold:4.1f} ms){floor:10.2f} |"
-            f"{rows:11.1f}{ratio:11.2f}",
+            f"{rows:11.1f}{ratio:11.2f} ({sure.low:.2f} to {sure.high:.2f})",
             flush=True,
         )
 

@@ -31,6 +31,7 @@ from tailcut.runtime.home import AnyThread
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.stats.serial import serial_percentile_interval
 
 BUILD = Path(__file__).parent.parent / "build"
 CPUS = 2
@@ -147,21 +148,29 @@ def main() -> None:
     for number in range(args.rounds):
         for name, (engine, how) in cells.items():
             found[name].append(beside(engine, seconds=args.seconds, seed=number, **how))
-    print(f"{'':28s}light p50 ms   p99 ms   max ms   heavy rows/s")
+    print(f"{'':28s}light p50 ms{'p99 ms (99 % interval)':>28s}   max ms   heavy rows/s (rounds)")
     for name, runs in found.items():
         joined = np.concatenate([latencies for latencies, _ in runs]) * 1e3
-        p50, p99 = np.quantile(joined, (0.5, 0.99))
-        rate = float(np.median([rate for _, rate in runs]))
-        print(f"{name:28s}{p50:12.2f}{p99:9.2f}{joined.max():9.1f}{rate:15.0f}", flush=True)
+        p99 = serial_percentile_interval(joined, 0.99)
+        tail = "unknown" if p99 is None else f"{p99.point:.2f} ({p99.low:.2f} to {p99.high:.2f})"
+        rates = [rate for _, rate in runs]
+        print(
+            f"{name:28s}{np.median(joined):12.2f}{tail:>28s}{joined.max():9.1f}{np.median(rates):15.0f} "
+            f"({min(rates):.0f} to {max(rates):.0f})",
+            flush=True,
+        )
     print(f"\n{'two heavy models':28s}rows/s in batches of 16      of 4")
     pairs = {name: (engine, how["turns"]) for name, (engine, how) in cells.items() if how["busy"]}
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in pairs}
+    rivalled: dict[str, list[tuple[float, float]]] = {name: [] for name in pairs}
     for _ in range(args.rounds):
         for name, (engine, turns) in pairs.items():
-            rates[name].append(rivals(engine, turns=turns, seconds=args.seconds / 2))
-    for name, runs in rates.items():
-        one, other = np.median(runs, axis=0)
-        print(f"{name:28s}{one:23.0f}{other:10.0f}")
+            rivalled[name].append(rivals(engine, turns=turns, seconds=args.seconds / 2))
+    for name, runs in rivalled.items():
+        (one, other), low, high = np.median(runs, axis=0), np.min(runs, axis=0), np.max(runs, axis=0)
+        print(
+            f"{name:28s}{one:9.0f} ({low[0]:.0f} to {high[0]:.0f}){other:10.0f} ({low[1]:.0f} to {high[1]:.0f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from tests.lab.scripted import answer_ok, scripted
 from tailcut.errors import TailcutError
 from tailcut.lab.payload import encode, infer_once, infer_payload
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.machine.quota import usable_cpus
+from tailcut.runtime.profile import IoSettings, Profile, Settings
 
 
 def test_a_profile_is_served_and_ended(models: Path) -> None:
@@ -25,6 +26,24 @@ def test_a_profile_is_served_and_ended(models: Path) -> None:
         os.kill(child.pid, 0)
     with pytest.raises(TailcutError, match="broke off"):
         infer_once(served.target, "mlp", {"x": np.ones((1, 4), np.float32)})
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or usable_cpus() < 2, reason="no room for two workers")
+def test_a_profile_of_two_workers_is_measured_like_any_other(models: Path) -> None:
+    """Its load is answered by both, and what both spent is its cost."""
+    profile = Profile.of_model(models / "mlp.onnx", Settings(io=IoSettings(workers=2)))
+    with ServedProfile(profile) as served:
+        payloads = [infer_payload(served.target, "mlp", {"x": np.ones((1, 4), np.float32)}, "binary")]
+        arms, runs = [Arm(served.target, payloads, served.pid)], [ArmRuns()]
+        open_block(arms, runs, rate=300, duration_s=0.3, seed=0)
+        closed_block(arms, runs, concurrency=4, duration_s=0.2)
+        children = Path(f"/proc/{served.pid}/task/{served.pid}/children").read_text().split()
+    assert len(children) == 2
+    assert runs[0].errors == 0
+    assert runs[0].throughputs[0] > 0
+    cost = runs[0].spent.per_request()
+    assert cost is not None
+    assert (cost["cpu_ns"] or 0) > 1_000
 
 
 def test_a_profile_that_cannot_be_served_says_why(models: Path) -> None:

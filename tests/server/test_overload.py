@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from tests.servers import Answer, Server, json_request, raw_request, serving
@@ -21,11 +22,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @contextmanager
-def busy(server: Server) -> Iterator[None]:
+def busy(server: Server, body: bytes = ONE) -> Iterator[None]:
     """Meanwhile many requests wait, all of which are answered."""
     wires = [server.connect() for _ in range(BUSY)]
     for wire in wires:
-        wire.send(raw_request("slow", ONE))
+        wire.send(raw_request("slow", body))
+    looks = iter(range(1000))  # each is an answer
+    while not server.metric("tailcut_queued_rows") and next(looks, None) is not None:
+        pass
     yield
     for wire in wires:
         assert wire.read().status == 200
@@ -48,6 +52,23 @@ def test_what_cannot_be_in_time_is_refused_before_its_body_is_there(server: Serv
         answered = wire.read()
     assert refused.status == 503
     assert answered.status == 200
+
+
+def test_a_body_whose_turn_passed_while_it_arrived_is_refused(tmp_path: Path) -> None:
+    """It was let in when nothing waited, and lent a row; with others computing at its end, 100 us are too few: 503."""
+    body = bytes(4 * 16384)  # large enough to be received into its row
+    with serving(tmp_path, make_profile(tmp_path, (16384, 64, 4096, 4096, 8))) as server, server.connect() as wire:
+        request = raw_request("slow", body, "Tailcut-Timeout-Us: 100")
+        wire.send(request[:-512])
+        while server.metric("tailcut_rows_in_use") != 1:  # each look is an answer
+            pass
+        with busy(server, body):
+            wire.send(request[-512:])
+            assert wire.read().status == 503
+        while server.metric("tailcut_rows_in_use"):
+            pass
+        assert wire.ask(raw_request("slow", body)).status == 200
+        assert server.stop() == 0
 
 
 def test_what_cannot_be_in_time_is_refused_before_it_is_parsed(server: Server) -> None:

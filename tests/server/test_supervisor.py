@@ -16,6 +16,9 @@ import pytest
 from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving
 
+from tailcut.machine.quota import usable_cpus
+from tailcut.runtime.profile import IoSettings, Profile, Settings
+
 ROW = np.arange(4, dtype=np.float32).tobytes()
 REQUEST = raw_request("mlp", ROW)
 READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -155,6 +158,21 @@ def test_a_second_sigterm_exits_at_once(models: Path, tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(TIMEOUT_S) == 1
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.skipif(usable_cpus() < 2, reason="one CPU has room for one worker")
+def test_a_profile_says_how_many_workers_there_are(models: Path, tmp_path: Path) -> None:
+    """What was measured with two is served with two, but for --workers, and for options that need one."""
+    path = tmp_path / "two.profile.toml"
+    Profile.of_model(models / "mlp.onnx", Settings(io=IoSettings(workers=2)), "mlp").save(path)
+    with serving(tmp_path, path) as server, server.connect() as wire:
+        assert len(workers(server)) == 2
+        assert wire.ask(REQUEST).status == 200
+        assert server.stop() == 0
+    for alone in (["--workers", "1"], ["--allow-model-control"]):
+        with serving(tmp_path, path, *alone) as server:
+            assert workers(server) == []
+            assert server.stop() == 0
 
 
 def test_workers_die_with_their_supervisor(fleet: Server) -> None:

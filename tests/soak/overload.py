@@ -1,6 +1,7 @@
 """Ten times more than a real server can compute: what is answered, how late, and what memory does."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +21,15 @@ DEADLINE_S = 1.0
 OPTIONS = ["--queue", "64", "--deadline", "1s"]
 
 
-def make_profile(folder: Path) -> Path:
+def make_profile(folder: Path, widths: Sequence[int] = (256, 4096, 4096, 8)) -> Path:
     """A model of some milliseconds, so that a client in Python can offer ten times as much; it leaves a core to it."""
-    widths = [256, 4096, 4096, 8]
     weights = {f"w{i}": np.full(pair, 1 / 4096, np.float32) for i, pair in enumerate(itertools.pairwise(widths))}
-    names = ["x", "a", "b", "y"]
+    names = ["x", *(f"v{i}" for i in range(len(widths) - 2)), "y"]
     nodes = [
         helper.make_node("MatMul", [into, name], [out])
         for name, (into, out) in zip(weights, itertools.pairwise(names), strict=True)
     ]
-    ends = [value("x", DType.FP32, (None, 256))], [value("y", DType.FP32, (None, 8))]
+    ends = [value("x", DType.FP32, (None, widths[0]))], [value("y", DType.FP32, (None, 8))]
     model = save(folder / "slow.onnx", nodes, *ends, weights)
     settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=1))
     Profile.of_model(model, settings).save(folder / "slow.toml")

@@ -13,7 +13,8 @@ from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.tuner.accuracy import compare
-from tailcut.tuner.rungs import BASELINE, RUNGS, Candidate, Facts
+from tailcut.tuner.climb import Climb, Wanted
+from tailcut.tuner.rungs import BASELINE, RUNGS, Candidate, Facts, starting_settings
 
 IDS = TensorSpec("ids", DType.INT64, (None, None))
 MASK = TensorSpec("mask", DType.INT64, (None, None))
@@ -68,3 +69,24 @@ def test_only_a_model_whose_outputs_mind_the_mask_passes_the_accuracy_check(tmp_
     with Model.open(Profile.of_model(path, candidate.settings)) as model:
         found = compare(reference, [model.infer_sync(request) for request in requests], 0.999)
     assert found.right is minds_mask
+
+
+@pytest.mark.parametrize(("minds_mask", "verdicts"), [(True, {"better", "worse", "indistinct"}), (False, {"rejected"})])
+def test_buckets_are_raced_through_real_servers(tmp_path: Path, minds_mask: bool, verdicts: set[str]) -> None:
+    """Timed against the best so far where the answers stay right, and rejected for its wrong answers where not."""
+    path = masked_mean(tmp_path / "m.onnx", minds_mask=minds_mask)
+    random = np.random.default_rng(0)
+    data = {f"ids/{length}": random.integers(1, 32, (4, length)) for length in (3, 7, 12, 19)}
+    data |= {name.replace("ids", "mask"): np.ones_like(ids) for name, ids in data.items()}
+    climb = Climb(Wanted(path, data, rate=300.0), lambda event: None)
+    best = starting_settings()
+    candidate = next(RUNGS[0].offer(climb._facts, best))[0]
+    try:
+        climb._measure_rate()
+        entry, _ = climb._try(best, candidate, 1.5)
+    finally:
+        climb._retire()
+    assert entry["setting"] == "batching.max_batch=8 batching.padding=4/8/16/32"
+    assert entry["verdict"] in verdicts
+    assert (entry["samples"] > 50) is minds_mask
+    assert ("wrong answers" in entry["reason"]) is not minds_mask

@@ -60,6 +60,18 @@ def test_one_cpu_is_offered_no_more_threads() -> None:
     assert not any("spin_us" in name or "instances" in name or "engine.pinning" in name for name in offers(2, alone))
 
 
+def test_worker_processes_share_the_cpus() -> None:
+    """One for each CPU, or two where that leaves several to each; none beside a single CPU."""
+    settings = {
+        one.settings.io.workers: one.settings.engine.threads
+        for group in RUNGS[5].offer(replace(FACTS, usable_cpus=8), BOUND)
+        for one in group
+    }
+    assert settings | {2: 4, 8: 1} == settings
+    assert any("io.workers=2" in name for name in offers(5))
+    assert not any("workers" in name for name in offers(5, replace(FACTS, usable_cpus=1)))
+
+
 def test_bf16_needs_the_instructions() -> None:
     """A processor without bfloat16 is not offered it; int8 is offered to all."""
     assert any("bf16" in name for name in offers(3))

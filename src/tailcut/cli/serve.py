@@ -74,8 +74,9 @@ def serve(
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log a line for each request.")] = False,
     workers: Annotated[
-        str, typer.Option(metavar="N|auto", help="Processes that serve; auto: as many as the CPUs have room for.")
-    ] = "1",
+        str | None,
+        typer.Option(metavar="N|auto", help="Processes that serve; the profile's else. auto: what the CPUs hold."),
+    ] = None,
     max_restarts: Annotated[
         int, typer.Option(help="Give up when so many workers in a row have ended.", min=1, max=1000)
     ] = 8,
@@ -111,9 +112,10 @@ def serve(
         _need_grpc()
     if shared_memory is not None:
         _need_shared_memory(shared_memory)
-    size = 1 if worker else _count(workers, sources)
+    alone = shared_memory is not None or allow_model_control or grpc_port == 0
+    size = 1 if worker or (alone and workers is None) else _count(workers, sources)
     if size > 1:
-        _need_one_worker(shared_memory is not None or allow_model_control or grpc_port == 0)
+        _need_one_worker(alone)
         raise typer.Exit(_supervise(size, max_restarts, Address(host, port, uds, grpc_port), json=json))
     opened = [_profile(source, max_batch, worker) for source in sources]
     profiles = [profile for profile, _ in opened]
@@ -216,12 +218,14 @@ def _supervise(size: int, max_restarts: int, address: "Address", *, json: bool) 
     return code
 
 
-def _count(workers: str, sources: Sequence[str]) -> int:
-    """How many processes `--workers` asks for; auto leaves each the CPUs that its profiles were measured with."""
+def _count(workers: str | None, sources: Sequence[str]) -> int:
+    """How many processes `--workers` asks for, else the profiles; auto leaves each the CPUs of its engines."""
     from tailcut.errors import UsageError
     from tailcut.machine.quota import usable_cpus
     from tailcut.runtime.model import open_profile
 
+    if workers is None:
+        return _profiled(sources)
     if workers.isdecimal() and 1 <= int(workers) <= 1024:
         return int(workers)
     if workers != "auto":
@@ -229,6 +233,18 @@ def _count(workers: str, sources: Sequence[str]) -> int:
     engines = [open_profile(Path(source.rpartition("=")[2])).settings.engine for source in sources]
     wanted = max(max(engine.threads, 1) * engine.instances for engine in engines)
     return max(1, usable_cpus() // wanted)
+
+
+def _profiled(sources: Sequence[str]) -> int:
+    """How many processes the profiles were measured with, no more than there are CPUs."""
+    from tailcut.machine.quota import usable_cpus
+    from tailcut.runtime.profile import Profile
+
+    files = [Path(source.rpartition("=")[2]) for source in sources]
+    wanted = max([Profile.load(file).settings.io.workers for file in files if file.suffix == ".toml"], default=1)
+    if wanted > usable_cpus():
+        _log.warning("the profile wants %d workers: this machine has CPUs for %d", wanted, usable_cpus())
+    return max(1, min(wanted, usable_cpus()))
 
 
 def _profile(source: str, max_batch: int | None, worker: "Worker | None") -> "tuple[Profile, str]":

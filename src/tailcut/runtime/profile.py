@@ -62,6 +62,7 @@ class IoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     direct_bytes: int = 65536  # bodies at least this long are received by the kernel straight into the row
     spin_us: int = 0  # after an answer, poll the sockets for so long instead of sleeping in the kernel
     express: bool = True  # compiled code serves connections that repeat themselves
+    workers: int = 1  # processes that `tailcut serve` starts, where its own --workers says nothing
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -308,7 +308,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._stage = Stage.ANSWER
                 hub.home.kick_soon(model)
                 return stop
-            schedule = plan.schedule  # what cannot be computed in time is not received either
+            schedule = self._schedule = plan.schedule  # what cannot be computed in time is not received either
             model.admit(plan.rows, hub.deadline(schedule.timeout_ns, self._began_ns), schedule.priority)
             begun = memoryview(data)[end:stop]
             if plan.length < hub.direct_bytes or not self._receive_rows(plan.rows, begun, plan.length):

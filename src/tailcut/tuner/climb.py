@@ -7,7 +7,7 @@ whoever listens to the events.
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from tailcut.spec import ModelSpec
 from tailcut.stats import Interval, Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy, Outputs, compare
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
+from tailcut.tuner.holding import Sharing, measure
 from tailcut.tuner.ladder import Ladder, judge
 from tailcut.tuner.race import Standing, percentiles_ms, ratios, standing
 from tailcut.tuner.rungs import BASELINE, RUNGS, Candidate, Facts, Rung, changed, starting_settings
@@ -109,6 +110,7 @@ class Climb:
         self._wanted = wanted
         self._tell = tell
         self._began = time.monotonic()
+        self._sharing = Sharing()
         self._spec, self._requests, self._reference = self._open_model()
         self._facts = Facts(
             self._spec,
@@ -136,6 +138,7 @@ class Climb:
         outcome = Outcome(self._spec, ladder.best, self._rate, self._records)
         try:
             self._measure_rate()
+            ladder.facts = replace(self._facts, waits_us=self._sharing.waits_us(self._rate))
             outcome.rate = self._rate
             for number, rung in enumerate(RUNGS):
                 self._climb(ladder, number, rung)
@@ -161,7 +164,10 @@ class Climb:
             else:
                 requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_CHECKED)]
             self._tell(Phase(f"computing the right answers to {min(_CHECKED, len(requests))} requests"))
-            return engine.spec, requests, [engine.run(request) for request in requests[:_CHECKED]]
+            answers: list[Outputs] = [engine.run(request) for request in requests[:_CHECKED]]
+            if engine.spec.batched:
+                self._sharing = measure(engine, requests[0])
+            return engine.spec, requests, answers
         finally:
             engine.close()
 
@@ -210,7 +216,7 @@ class Climb:
     def _climb(self, ladder: Ladder, number: int, rung: Rung) -> None:
         record = RungRecord(rung.name)
         self._records.append(record)
-        offered = sum(len(group) for group in rung.offer(self._facts, ladder.best))
+        offered = sum(len(group) for group in rung.offer(ladder.facts, ladder.best))
         self._tell(RungStarted(rung.name, offered))
         # A rung that overruns loses its own last candidates, never those of the rungs behind it.
         left_s = self._trial_end() - time.monotonic()

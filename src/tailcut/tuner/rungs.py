@@ -31,6 +31,7 @@ class Facts:
     has_quota: bool = False
     wire: Literal["json", "binary", "any"] = "any"
     lengths: tuple[int, ...] = ()  # of the data's requests, along the free dimension beside the batch
+    waits_us: tuple[int, ...] = ()  # for company, that may pay at the rate offered
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,14 @@ def _candidate(best: Settings, **sections: dict[str, Any]) -> Candidate:
 def _algorithmic(facts: Facts, best: Settings) -> Iterator[Group]:
     if facts.spec.fixed_rows:
         yield [_candidate(best, batching={"bind": True})]
-    if facts.spec.batched:
-        yield [_candidate(best, batching={"max_batch": size, "bind": best.batching.bind}) for size in _BATCHES]
-
+    # Requests of different lengths hardly ever share a plain batch: where there are some, buckets go before sizes.
     paddings = _paddings(facts, best) if facts.spec.batched else []
     if paddings:
         yield paddings
+    if facts.spec.batched:
+        yield [_candidate(best, batching={"max_batch": size, "bind": best.batching.bind}) for size in _BATCHES]
+    if best.batching.max_batch > 1 and best.batching.dispatch == "worker" and facts.waits_us:
+        yield [_candidate(best, batching={"hold_us": wait}) for wait in facts.waits_us]
 
 
 def _paddings(facts: Facts, best: Settings) -> Group:
@@ -181,6 +184,17 @@ def _io(facts: Facts, best: Settings) -> Iterator[Group]:
         if row_bytes > 4096:
             limit = 4096 if best.io.direct_bytes > row_bytes else 1 << 30
             yield [_candidate(best, io={"direct_bytes": limit})]
+    if facts.usable_cpus > 1:
+        yield _workers(facts, best)
+
+
+def _workers(facts: Facts, best: Settings) -> Group:
+    """Processes that share the CPUs: one for each, or two where that leaves several to each."""
+    cpus = facts.usable_cpus
+    counts = sorted({count for count in (2, cpus) if 1 < count <= cpus})
+    return [
+        _candidate(best, io={"workers": count}, engine={"threads": cpus // count, "instances": 1}) for count in counts
+    ]
 
 
 RUNGS = (
