@@ -1,249 +1,26 @@
-"""Where a model's requests wait, travel in batches, and are counted: all of it behind one lock.
-
-The lock is held for a microsecond at a time, never while an engine computes or a sink is told.
-"""
+"""Where a model's requests travel in batches, and are counted: the workers' and the watchdog's side of a model."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 
-from tailcut.batching.forecast import Forecast
 from tailcut.batching.policy import Dispatch, Queue, Wait, decide
-from tailcut.batching.queue import Lanes
-from tailcut.errors import DeadlineExceededError, EngineError, QueueFullError, ReleasedError, TailcutError
-from tailcut.memory.slab import RowState, Slab
-from tailcut.runtime.arbiter import Arbiter
-from tailcut.runtime.batch import Batch, Executor, Sink, Ticket, move_rows
+from tailcut.errors import DeadlineExceededError, EngineError, TailcutError
+from tailcut.memory.slab import RowState
+from tailcut.runtime.batch import Batch, Executor, Ticket, move_rows
 from tailcut.runtime.crew import Crew
-from tailcut.runtime.limits import Limits, rows_for
-from tailcut.runtime.profile import Settings
-from tailcut.runtime.statistics import ModelStatistics
-from tailcut.spec import ModelSpec
+from tailcut.runtime.reception import Reception
 
 _log = logging.getLogger("tailcut")
 _ROWS_WEIGHT = 0.1  # of the newest batch
-_GAP_WEIGHT = 0.05  # of the newest gap between arrivals
-_SHUT_NS = 5_000_000  # for so long a refusal stands at most: what is learned meanwhile must count
 
 
-class Desk:
-    """Lends rows, queues tickets, forms batches, takes them back: what `Model` does for everybody but its user."""
+class Desk(Reception):
+    """Forms batches of what has been queued, has them computed, and takes them back."""
 
     _crew: Crew
     kick: Callable[[], None]
-
-    def __init__(self, spec: ModelSpec, settings: Settings, limits: Limits, arbiter: Arbiter | None) -> None:
-        batching = settings.batching
-        self.spec = spec
-        self.max_batch = batching.max_batch if spec.batched else 1
-        self.inline = batching.dispatch == "inline"
-        # Models that take turns wake each other, and must not compute on each other's threads.
-        self._adaptive = batching.dispatch == "adaptive" and arbiter is None
-        self.counts = ModelStatistics()
-        self.slab: Slab | None = None
-        self._hold_ns = batching.hold_us * 1000
-        self._hang_s = limits.hang_s
-        self._arbiter = None if self.inline else arbiter  # inline models compute on the loop's thread, asking nobody
-        self._threads = settings.engine.threads  # of a batch; 0: all there are
-        self._lock = threading.Lock()
-        self._queue: Lanes[Ticket] = Lanes()
-        self._running: dict[Batch, None] = {}  # in the order in which they were formed
-        self._instances = 1 if self.inline else settings.engine.instances
-        self.forecast = Forecast(self.max_batch, self._instances)
-        self.cost = self.forecast.cost
-        self._usual_rows = 1.0  # of a batch
-        self._last_arrival_ns = 0
-        self._gap_ns = 0.0
-        self._closed = False
-        self.queue_rows = limits.queue_rows
-        if batching.bind and spec.fixed_rows:
-            self.queue_rows = rows_for(spec, self.max_batch, limits)
-            huge_pages = settings.memory.huge_pages
-            self.slab = Slab(spec.inputs, spec.outputs, self.queue_rows, block=self.max_batch, huge_pages=huge_pages)
-            if settings.memory.prefault:
-                self.slab.prefault()
-
-    def statistics(self) -> dict[str, int | float]:
-        """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
-        with self._lock:
-            return self.counts.as_dict() | {
-                "queued": len(self._queue),
-                "queued_rows": self._queue.rows,
-                "rows_in_use": self.slab.in_use if self.slab else 0,
-            }
-
-    def batches_by_rows(self) -> dict[int, tuple[int, int]]:
-        """How many batches of so many rows were computed, and their engine time in nanoseconds."""
-        with self._lock:
-            return self.counts.by_rows.copy()
-
-    # Who asks: reserve a row, fill it, submit.
-
-    def reserve(self, count: int = 1, *, apart: bool = False) -> int:
-        """Lend neighbouring rows of the slab, state FILLING; `apart` for bodies that arrive in pieces.
-
-        Raises:
-            QueueFullError: no rows are free.
-        """
-        slab = self.slab
-        assert slab is not None  # noqa: S101  the caller chose this way because there is one
-        with self._lock:
-            row = slab.take_apart(count) if apart else slab.take(count)
-        if row < 0:
-            self.counts.refused += 1
-            raise self._full()
-        return row
-
-    def lend(self, count: int, deadline_ns: int, priority: int) -> tuple[int, int]:
-        """Lend neighbouring rows for some of `count` requests of one row: the first one's number, and how many.
-
-        Raises:
-            QueueFullError: no rows are free, or the deadline cannot be met; all of them are counted as refused.
-            ReleasedError: the model was closed.
-        """
-        now = time.monotonic_ns()
-        if deadline_ns and self.forecast.is_near(deadline_ns - now, self._queue.rows):
-            self.admit(1, deadline_ns, priority, requests=count)
-        slab = self.slab
-        assert slab is not None  # noqa: S101  as in reserve
-        with self._lock:
-            if self._closed:
-                raise ReleasedError(f"model {self.spec.name!r} was closed")
-            row, rows = slab.take_some(count)
-            if row >= 0:
-                return row, rows
-            self.counts.refused += count
-        raise self._full()
-
-    def settle(self, row: int, lent: int, ticket: Ticket | None) -> None:
-        """Queue a ticket of the requests that came into the first of the rows lent; the others go back.
-
-        Raises:
-            ReleasedError: the model was closed.
-        """
-        slab = self.slab
-        assert slab is not None  # noqa: S101  as in reserve
-        with self._lock:
-            if ticket is None or self._closed:
-                slab.settle(row, lent, 0)
-            else:
-                slab.settle(row, lent, ticket.count)
-                ticket.ready_ns = time.monotonic_ns()
-                self._enqueue(ticket)
-                return
-        if ticket is not None:
-            raise ReleasedError(f"model {self.spec.name!r} was closed")
-
-    def withdraw(self, sink: Sink, number: int) -> None:
-        """The client of one request of several left: if it still waits, it will not be computed."""
-        with self._lock:
-            self.counts.cancelled += 1
-            for ticket in self._queue.items():
-                if ticket.sink is sink and ticket.offset <= number < ticket.offset + ticket.requests:
-                    break
-            else:
-                return
-            self._queue.remove(ticket)
-            if number > ticket.offset:
-                self._queue.append(ticket.split(number - ticket.offset))
-            gone = ticket.split(1) if ticket.requests > 1 else ticket
-            if gone is not ticket:
-                self._queue.append(ticket)
-            self._free(gone)
-
-    def give_back(self, row: int, count: int = 1) -> None:
-        """A reserved row whose body will never be complete."""
-        assert self.slab is not None  # noqa: S101  as in reserve
-        with self._lock:
-            self.slab.move(row, count, RowState.FILLING, RowState.FREE)
-
-    def submit(self, ticket: Ticket) -> None:
-        """The ticket's rows are complete: queue it. The caller kicks.
-
-        Raises:
-            ReleasedError: the model was closed.
-        """
-        ticket.ready_ns = time.monotonic_ns()
-        with self._lock:
-            if self._closed:
-                raise ReleasedError(f"model {self.spec.name!r} was closed")
-            if ticket.row >= 0 and self.slab is not None:
-                self.slab.move(ticket.row, ticket.count, RowState.FILLING, RowState.READY)
-            self._enqueue(ticket)
-
-    def submit_body(self, ticket: Ticket, body: memoryview) -> None:
-        """Reserve, fill and submit in one: for a whole body that is exactly the ticket's rows. The caller kicks.
-
-        Raises:
-            QueueFullError: no rows are free, or the deadline cannot be met.
-            ReleasedError: the model was closed.
-        """
-        ticket.ready_ns = time.monotonic_ns()
-        if ticket.deadline_ns and self.forecast.is_near(ticket.deadline_ns - ticket.ready_ns, self._queue.rows):
-            self.admit(ticket.count, ticket.deadline_ns, ticket.priority)
-        slab = self.slab
-        assert slab is not None  # noqa: S101  as in reserve
-        with self._lock:
-            if self._closed:
-                raise ReleasedError(f"model {self.spec.name!r} was closed")
-            ticket.row = row = slab.fill(ticket.count, body)
-            if row >= 0:
-                self._enqueue(ticket)
-                return
-            self.counts.refused += 1
-        raise self._full()
-
-    def _enqueue(self, ticket: Ticket) -> None:
-        self._queue.append(ticket)
-        if self._hold_ns:
-            gap = ticket.ready_ns - self._last_arrival_ns
-            self._last_arrival_ns = ticket.ready_ns
-            self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
-
-    def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0, *, requests: int = 1) -> None:
-        """Refuse at the door what finds the queue full or cannot make its deadline.
-
-        Raises:
-            QueueFullError: with the seconds after which another try makes sense.
-        """
-        waiting = self._queue.rows
-        if waiting + rows > max(self.queue_rows, 0 if waiting else rows):
-            self.counts.refused += requests
-            raise self._full()
-        # With nothing to wait for it is always let in: what an idle model believes to be slow must be able to prove it.
-        now = time.monotonic_ns()
-        if not (deadline_ns and (waiting or self._running) and self.forecast.is_near(deadline_ns - now, waiting)):
-            return
-        with self._lock:
-            rows += self._queue.rows_before(priority, deadline_ns)
-            opens_ns = self.forecast.opens_ns(deadline_ns, rows, now, busy=len(self._running) >= self._instances)
-        if opens_ns > now:
-            self.counts.refused += requests
-            raise self._full(min(opens_ns, now + int(min(self.cost.limit_ns, _SHUT_NS))))
-
-    @property
-    def waiting_rows(self) -> int:
-        """Rows that wait for an engine now."""
-        return self._queue.rows
-
-    def waiting_ns(self) -> int:
-        """How long the workers will take for what waits; 0 where the asking thread is the one that computes."""
-        return 0 if self.inline else int(self.cost.batches(self._queue.rows)[1] / self._instances)
-
-    def cancel(self, ticket: Ticket) -> None:
-        """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
-        for part in ticket.parts:
-            self.cancel(part)
-        with self._lock:
-            if ticket.cancelled:
-                return
-            ticket.cancelled = True
-            self.counts.cancelled += 1
-            if ticket.running:
-                self._quarantine(ticket)
-            elif self._queue.remove(ticket):
-                self._free(ticket)
 
     # The workers' way in.
 
@@ -335,10 +112,6 @@ class Desk:
             self.counts.failed += sum(ticket.requests for ticket in told)
         return hung, told
 
-    def _quarantine(self, ticket: Ticket) -> None:
-        if ticket.row >= 0 and self.slab is not None and self.slab.state(ticket.row) is RowState.RUNNING:
-            self.slab.move(ticket.row, ticket.count, RowState.RUNNING, RowState.ABANDONED)
-
     def _finish(self, batch: Batch, formed: Batch) -> bool:
         """Count a batch and post it home; False when the batch it was formed as has been given up meanwhile."""
         homes = {ticket.home for ticket in batch.tickets}
@@ -409,18 +182,6 @@ class Desk:
             self.slab.close_block()
             move_rows(self.slab, batch, RowState.READY, RowState.RUNNING)
         return batch
-
-    def _free(self, ticket: Ticket) -> None:
-        """Give back the rows of a ticket that was queued and will not compute."""
-        if ticket.row >= 0 and self.slab is not None:
-            self.slab.move(ticket.row, ticket.count, RowState.READY, RowState.FREE)
-
-    def _full(self, opens_ns: int = 0) -> QueueFullError:
-        """No room; where nobody knows until when, until a quarter of a batch has passed."""
-        wait_s = self.cost.batches(self._queue.rows)[1] / self._instances / 1e9
-        opens_ns = opens_ns or time.monotonic_ns() + int(min(self.cost.limit_ns / 4, _SHUT_NS))
-        message = f"model {self.spec.name!r} has no room for more requests now"
-        return QueueFullError(message, max(1, round(wait_s)), opens_ns)
 
 
 def _run(batch: Batch, executor: Executor) -> None:

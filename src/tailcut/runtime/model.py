@@ -1,8 +1,9 @@
 """A loaded model, from opening to closing, and the ways in for whoever asks it.
 
-What happens to a request in between is its desk's business (`desk.py`). Dispatch is by worker threads, or inline: on
-the thread that kicks, for models whose batch costs less than waking a thread. Adaptive dispatch does either: where it
-is kicked it computes what takes half a millisecond at most, and has its worker do the rest while the loop receives.
+How requests are taken in is in `reception.py`, and how they are computed in `desk.py`. Dispatch is by worker threads,
+or inline: on the thread that kicks, for models whose batch costs less than waking a thread. Adaptive dispatch does
+either: where it is kicked it computes what takes half a millisecond at most, and has its worker do the rest while the
+loop receives.
 """
 
 import asyncio
