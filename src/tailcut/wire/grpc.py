@@ -110,7 +110,7 @@ def error_end(status: Status, message: str, retry_after_s: int | None = None, *,
 
 def percent_encoded(message: str) -> bytes:
     """A status message as it travels: printable ASCII as it is, everything else as the bytes of its UTF-8."""
-    return quote(message[:_MESSAGE_CHARS], safe=_PLAIN, errors="replace").encode("ascii")
+    return quote(message[:_MESSAGE_CHARS].strip(), safe=_PLAIN, errors="replace").encode("ascii")
 
 
 def prefixed(message: bytes) -> bytes:
