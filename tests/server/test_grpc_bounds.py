@@ -154,6 +154,14 @@ def test_a_message_that_does_not_arrive(client: Client) -> None:
     assert client.status(3)[0]["grpc-status"] == "4"
 
 
+def test_a_frame_that_does_not_arrive(client: Client) -> None:
+    """The connection ends after the body timeout: nothing behind the frame could be understood."""
+    client.send(call(1, infer("mlp", np.ones((1, 4), np.float32))))
+    assert client.status(1)[0]["grpc-status"] == "0"
+    client.send(h2.request(3, b"x")[:-5])
+    assert h2.GOAWAY not in {one.kind for one in client.closed()}
+
+
 def test_silence(server: Server) -> None:
     """Who does not say the preface goes after the head timeout; who has no call, after the idle timeout."""
     with Client(server.host, server.grpc_port or 0, b"") as client:

@@ -189,7 +189,9 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def overdue(self) -> None:
         """Patience ended, with what the client sends, takes, or does not say."""
         hub = self.hub
-        if self._lingers or self._stuck_since or not self._http2.greeted:
+        begun = self._http2.partial_since
+        cut_short = begun and begun + hub.limits.body_timeout_s < hub.now
+        if self._lingers or self._stuck_since or not self._http2.greeted or cut_short:
             self._transport.abort()
             return
         late_ns = time.monotonic_ns() - int(hub.limits.body_timeout_s * 1e9)
@@ -359,6 +361,9 @@ class GrpcConnection(asyncio.BufferedProtocol):
             since_ns = min(call.waits_since_ns for call in self._uploads)
             waited_s = (time.monotonic_ns() - since_ns) / 1e9 if since_ns else 0.0
             self.due = hub.now + max(0.0, hub.limits.body_timeout_s - waited_s)
+        if self._http2.partial_since:
+            due = self._http2.partial_since + hub.limits.body_timeout_s
+            self.due = min(self.due or due, due)
 
     def _charge_answers(self, size: int) -> None:
         self.hub.site.counts.buffered_bytes += size - self._charged

@@ -95,6 +95,8 @@ class Inference:
             times = (self.began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
             self.moments = (*times, time.monotonic_ns(), ticket.count, batch.rows)
         self._done(self)
+        if self._hub.spin_ns:
+            self._hub.stay_awake(batch.ended_ns)
 
     def fail(self, ticket: Ticket, error: TailcutError) -> None:
         """There will be no answer."""

@@ -102,6 +102,7 @@ class Http2Connection(Generic[H]):
         self.out = Outlet()
         self.last_stream = 0
         self.failed = False
+        self.partial_since = 0.0  # when the frame began to arrive that is not whole yet; 0: there is none
         self._blocks = HeaderBlocks(interpret)
         self._incoming: dict[int, _Incoming] = {}  # of those streams, who may send more
         self._dismissed: dict[int, None] = {}  # answered or reset by us while the client sends: its rest is ignored
@@ -164,7 +165,12 @@ class Http2Connection(Generic[H]):
             if self._rest:
                 data = self._rest + data
             at = 0 if self._greeted >= len(PREFACE) else self._greet(data)
-            self._rest = data[self._frames(data, at) :]
+            end = self._frames(data, at)
+            if end or not self._rest:
+                self.partial_since = now
+            self._rest = data[end:]
+            if not self._rest and self._block is None:
+                self.partial_since = 0.0
         except Http2Error as error:
             self._fail(error.code)
             raise
