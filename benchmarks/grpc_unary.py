@@ -34,7 +34,7 @@ from tailcut.wire.messages import METHODS, SERVICE
 CONCURRENCY = (1, 32)
 OURS = """
 import asyncio, uvloop
-from tailcut.wire.grpc import ANSWER_END, ANSWER_HEAD, prefixed, read_call
+from tailcut.wire.grpc_framing import ANSWER_END, ANSWER_HEAD, prefixed, read_call
 from tailcut.wire.http2 import Data, Http2Connection
 from tailcut.wire.messages import METHODS
 REQUEST, ANSWER, _ = METHODS["ModelInfer"]

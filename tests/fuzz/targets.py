@@ -11,7 +11,7 @@ import numpy as np
 
 from tailcut.errors import InvalidInputError
 from tailcut.spec import DType, ModelSpec, TensorSpec
-from tailcut.wire.grpc import CallError, Messages, error_end, read_call
+from tailcut.wire.grpc_framing import CallError, Messages, error_end, read_call
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial, parse_head
 from tailcut.wire.http2 import Data, Http2Connection, Opened
 from tailcut.wire.http2_frames import Http2Error

@@ -16,7 +16,7 @@ from tailcut.server.grpc_calls import AdminCall, Call, InferCall, QuestionCall, 
 from tailcut.server.grpc_inference import Inference
 from tailcut.server.grpc_questions import Questions
 from tailcut.server.hub import Hub
-from tailcut.wire.grpc import CallError, CallHead, Status, error_end, read_call
+from tailcut.wire.grpc_framing import CallError, CallHead, Status, error_end, read_call
 from tailcut.wire.http2 import Data, Http2Connection, Opened
 from tailcut.wire.http2_frames import Http2Error
 from tailcut.wire.messages import HEALTH, HEALTH_SERVICE, METHODS, SERVICE

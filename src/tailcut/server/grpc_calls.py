@@ -17,7 +17,16 @@ from tailcut.server.access import log_grpc, trace_of, with_trace
 from tailcut.server.grpc_inference import Inference
 from tailcut.server.hub import Hub
 from tailcut.server.replies import public_message
-from tailcut.wire.grpc import ANSWER_END, ANSWER_HEAD, CallError, CallHead, Messages, Status, error_end, prefixed
+from tailcut.wire.grpc_framing import (
+    ANSWER_END,
+    ANSWER_HEAD,
+    CallError,
+    CallHead,
+    Messages,
+    Status,
+    error_end,
+    prefixed,
+)
 from tailcut.wire.messages import HEALTH, MESSAGES
 
 STATUS_OF: Mapping[Code, Status] = {

@@ -7,7 +7,7 @@ import hpack
 import pytest
 from tests import frames as h2
 
-from tailcut.wire.grpc import (
+from tailcut.wire.grpc_framing import (
     ANSWER_END,
     ANSWER_HEAD,
     CallError,
