@@ -2,14 +2,16 @@
 
     python benchmarks/grpc_unary.py [--seconds 3] [--rounds 3]
 
-The client is grpcio's own asyncio client, so it costs as much as the server: compare the rows with each other. The bare
-servers answer each request with a fixed response of tiny's size; what Tailcut takes longer is its own. The last row is
-Tailcut's HTTP side under wrk with as many connections, for whom a different client is no problem.
+The client is grpcio's own asyncio client, so it costs as much as the server: compare the rows with each other, and the
+server's own CPU time for each call, which no client hides. The bare servers read each request and answer with a fixed
+response of tiny's size: three on grpcio, one on Tailcut's HTTP/2 (`wire/http2.py`). What Tailcut takes longer than that
+is the model's, its queue's and its checks'. The last row is Tailcut's HTTP side under wrk with as many connections.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -30,6 +32,29 @@ from serving import BUILD, first_line, running, wrk
 from tailcut.wire.messages import METHODS, SERVICE
 
 CONCURRENCY = (1, 32)
+OURS = """
+import asyncio, uvloop
+from tailcut.wire.grpc_framing import ANSWER_END, ANSWER_HEAD, prefixed, read_call
+from tailcut.wire.http2 import Data, Http2Connection
+from tailcut.wire.messages import METHODS
+REQUEST, ANSWER, _ = METHODS["ModelInfer"]
+answer = ANSWER(model_name="tiny", model_version="1", raw_output_contents=[bytes(40)])
+answer.outputs.add(name="y", datatype="FP32", shape=[1, 10])
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.http2 = transport, Http2Connection(read_call)
+    def data_received(self, data):
+        for event in self.http2.receive(data, 0.0):
+            if type(event) is Data and event.ended:
+                REQUEST.FromString(event.data[5:])
+                self.http2.send(event.stream, ANSWER_HEAD, prefixed(answer.SerializeToString()), ANSWER_END)
+        self.transport.write(self.http2.take())
+async def serve():
+    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+uvloop.run(serve())
+"""
 BARE = """
 import asyncio, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -58,22 +83,30 @@ else:
 """
 
 
-@contextmanager
-def bare(kind: str) -> Iterator[tuple[int, int]]:
-    with running([sys.executable, "-c", BARE, kind]) as child:
-        yield int(first_line(child)), 0
+Serving = tuple[int, int, int]  # the gRPC port, the HTTP port or 0, and the server's process
 
 
 @contextmanager
-def tailcut(model: Path) -> Iterator[tuple[int, int]]:
+def bare(program: str, kind: str = "") -> Iterator[Serving]:
+    with running([sys.executable, "-c", program, kind]) as child:
+        yield int(first_line(child)), 0, child.pid
+
+
+@contextmanager
+def tailcut(model: Path) -> Iterator[Serving]:
     command = [sys.executable, "-m", "tailcut", "serve", str(model), "--port", "0", "--grpc-port", "0", "--json"]
     with running(command) as child:
         address = json.loads(first_line(child))
-        yield address["grpc_port"], address["port"]
+        yield address["grpc_port"], address["port"], child.pid
 
 
-async def load(port: int, concurrency: int, seconds: float) -> tuple[float, float, float]:
-    """Calls a second, p50 and p99 in microseconds."""
+def cpu_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+async def load(port: int, concurrency: int, seconds: float, pid: int) -> tuple[float, float, float, float]:
+    """Calls a second, p50 and p99 in microseconds, and the server's CPU time for a call in microseconds."""
     request, answer, _ = METHODS["ModelInfer"]
     message = request(model_name="tiny", raw_input_contents=[np.zeros(LAYERS["tiny"][0], np.float32).tobytes()])
     message.inputs.add(name="x", datatype="FP32", shape=[1, LAYERS["tiny"][0]])
@@ -81,6 +114,7 @@ async def load(port: int, concurrency: int, seconds: float) -> tuple[float, floa
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         infer = channel.unary_unary(f"/{SERVICE}/ModelInfer", request.SerializeToString, answer.FromString)
         await infer(message)
+        began_cpu_s = cpu_seconds(pid)
         end = time.perf_counter() + seconds
 
         async def one() -> None:
@@ -90,7 +124,8 @@ async def load(port: int, concurrency: int, seconds: float) -> tuple[float, floa
                 took.append(time.perf_counter_ns() - began)
 
         await asyncio.gather(*[one() for _ in range(concurrency)])
-    return len(took) / seconds, statistics.median(took) / 1e3, float(np.percentile(took, 99)) / 1e3
+        cpu_us = (cpu_seconds(pid) - began_cpu_s) * 1e6 / len(took)
+    return len(took) / seconds, statistics.median(took) / 1e3, float(np.percentile(took, 99)) / 1e3, cpu_us
 
 
 def main() -> None:
@@ -101,31 +136,35 @@ def main() -> None:
     BUILD.mkdir(exist_ok=True)
     model = make("tiny", BUILD / "models")
     contestants = {
-        "bare grpcio, asyncio": lambda: bare("asyncio"),
-        "bare grpcio, uvloop": lambda: bare("uvloop"),
-        "bare grpcio, 8 threads": lambda: bare("threads"),
+        "bare grpcio, asyncio": lambda: bare(BARE, "asyncio"),
+        "bare grpcio, uvloop": lambda: bare(BARE, "uvloop"),
+        "bare grpcio, 8 threads": lambda: bare(BARE, "threads"),
+        "bare, our HTTP/2": lambda: bare(OURS),
         "tailcut, gRPC": lambda: tailcut(model),
     }
-    cells: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+    cells: dict[tuple[str, int], list[tuple[float, float, float, float]]] = {}
     for _ in range(args.rounds):
         for label, start in contestants.items():
-            with start() as (port, http_port):
-                uvloop.run(load(port, 8, 0.5))
+            with start() as (port, http_port, pid):
+                uvloop.run(load(port, 8, 0.5, pid))
                 for concurrency in CONCURRENCY:
-                    cells.setdefault((label, concurrency), []).append(uvloop.run(load(port, concurrency, args.seconds)))
+                    measured = uvloop.run(load(port, concurrency, args.seconds, pid))
+                    cells.setdefault((label, concurrency), []).append(measured)
                     if http_port and shutil.which("wrk"):
                         url = f"http://127.0.0.1:{http_port}/v2/models/tiny/infer"
+                        before_s = cpu_seconds(pid)
                         run = wrk(url, 4 * LAYERS["tiny"][0], concurrency, args.seconds)
-                        cells.setdefault(("tailcut, HTTP, wrk", concurrency), []).append(run[:3])
+                        cpu_us = (cpu_seconds(pid) - before_s) * 1e6 / (run[0] * args.seconds)
+                        cells.setdefault(("tailcut, HTTP, wrk", concurrency), []).append((*run[:3], cpu_us))
     print(
         f"{'tiny, 1 KB requests':26s}"
-        + "".join(f"{f'{c} at once: calls/s':>22s}{'p50 us':>9s}{'p99 us':>9s}" for c in CONCURRENCY)
+        + "".join(f"{f'{c} at once: calls/s':>22s}{'p50 us':>9s}{'p99 us':>9s}{'CPU us':>8s}" for c in CONCURRENCY)
     )
     for label in dict.fromkeys(label for label, _ in cells):
         row = f"{label:26s}"
         for concurrency in CONCURRENCY:
-            rate, p50, p99 = (statistics.median(run[i] for run in cells[label, concurrency]) for i in range(3))
-            row += f"{rate:>22,.0f}{p50:>9,.0f}{p99:>9,.0f}"
+            rate, p50, p99, cpu = (statistics.median(run[i] for run in cells[label, concurrency]) for i in range(4))
+            row += f"{rate:>22,.0f}{p50:>9,.0f}{p99:>9,.0f}{cpu:>8,.0f}"
         print(row)
 
 

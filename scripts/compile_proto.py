@@ -1,8 +1,8 @@
-"""Compiles src/tailcut/wire/inference.proto to inference.binpb beside it, the descriptor that the server reads.
+"""Compiles the .proto files of src/tailcut/wire to .binpb files beside them, the descriptors that the server reads.
 
     python scripts/compile_proto.py [--check]
 
-With --check nothing is written; the exit code says whether the file is up to date. Needs grpcio-tools.
+With --check nothing is written; the exit code says whether the files are up to date. Needs grpcio-tools.
 """
 
 import sys
@@ -15,20 +15,23 @@ from grpc_tools import protoc
 WIRE = Path(__file__).parent.parent / "src" / "tailcut" / "wire"
 
 
-def compile_proto() -> bytes:
-    """The descriptor set of inference.proto, without comments and positions."""
+def compile_proto(source: Path) -> bytes:
+    """The descriptor set of a file, without comments and positions."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "inference.binpb"
-        code = protoc.main(["protoc", f"-I{WIRE}", f"--descriptor_set_out={out}", str(WIRE / "inference.proto")])
+        out = Path(folder) / "out.binpb"
+        code = protoc.main(["protoc", f"-I{WIRE}", f"--descriptor_set_out={out}", str(source)])
         if code:
-            sys.exit("protoc refused inference.proto")
+            sys.exit(f"protoc refused {source.name}")
         return FileDescriptorSet.FromString(out.read_bytes()).SerializeToString(deterministic=True)
 
 
 if __name__ == "__main__":
-    compiled = compile_proto()
-    target = WIRE / "inference.binpb"
-    if "--check" in sys.argv:
-        sys.exit(not target.exists() or target.read_bytes() != compiled)
-    target.write_bytes(compiled)
-    print(f"{target.name}: {len(compiled)} bytes")
+    for source in sorted(WIRE.glob("*.proto")):
+        compiled = compile_proto(source)
+        target = source.with_suffix(".binpb")
+        if "--check" in sys.argv:
+            if not target.exists() or target.read_bytes() != compiled:
+                sys.exit(f"{target.name} is not what {source.name} compiles to")
+            continue
+        target.write_bytes(compiled)
+        print(f"{target.name}: {len(compiled)} bytes")

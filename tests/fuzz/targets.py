@@ -11,7 +11,10 @@ import numpy as np
 
 from tailcut.errors import InvalidInputError
 from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.grpc_framing import CallError, Messages, error_end, read_call
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial, parse_head
+from tailcut.wire.http2 import Data, Http2Connection, Opened
+from tailcut.wire.http2_frames import Http2Error
 from tailcut.wire.v2 import encode_response, parse_lead, parse_request
 
 STATUSES = {400, 413, 414, 417, 431, 501}
@@ -100,6 +103,55 @@ def request(data: bytes) -> None:
         assert response.json_size is None or response.json_size == len(response.body_parts[0])
 
 
+def _converse(pieces: list[bytes]) -> tuple[list[object], bytes, object]:
+    """What is understood, what is written, and the error that ended it."""
+    made = Http2Connection(read_call)
+    events: list[object] = []
+    for piece in pieces:
+        try:
+            events += made.receive(piece, 0.0)
+        except Http2Error as error:
+            assert made.failed
+            return [], b"", error.code
+    return events, made.take(), None
+
+
+def http2(data: bytes) -> None:
+    """Cut anywhere, a conversation means the same; its messages are read or refused, and it can be answered."""
+    cut = data[0] * len(data) // 256 if data else 0
+    data = data[1:]
+    whole = _converse([data])
+    assert repr(_converse([data[:cut], data[cut:]])) == repr(whole)
+    made = Http2Connection(read_call)
+    messages = Messages(LIMIT, b"gzip")
+    try:
+        for event in made.receive(data, 0.0):
+            if isinstance(event, Opened) and event.head.error is not None:
+                made.send(event.stream, None, b"", error_end(event.head.error.status, str(event.head.error)))
+            elif isinstance(event, Data):
+                made.taken(event.stream, event.size)
+                messages.feed(event.data)
+                while messages.take() is not None:
+                    made.send(event.stream, b"\x88", b"answer")
+    except (Http2Error, CallError):
+        pass
+    assert made.out.waiting_bytes >= 0
+    made.take()
+
+
+def _frames(*frames: tuple[int, int, int, bytes]) -> bytes:
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    return (
+        b"\x40"
+        + preface
+        + b"".join(
+            len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+            for kind, flags, stream, payload in frames
+        )
+    )
+
+
+_CALL = b"\x83\x86\x44\x02/a\x5f\x10application/grpc\x40\x0cgrpc-timeout\x021S"
 _HEAD = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n"
 _JSON = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[1,2.5,-3,4e2]}]}'
 _BINARY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"parameters":{"binary_data_size":16}}]}'
@@ -114,6 +166,14 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
         ],
     ),
     "chunked": (chunked, [b"\x40" + b"4;name=value\r\nWiki\r\n6\r\npedia \r\n0\r\nTrailer: x\r\n\r\nGET /"]),
+    "http2": (
+        http2,
+        [
+            _frames((1, 4, 1, _CALL), (0, 1, 1, b"\0\0\0\0\1x"), (8, 0, 0, bytes([0, 0, 0, 9])), (6, 0, 0, bytes(8))),
+            _frames((1, 0, 1, _CALL[:5]), (9, 4, 1, _CALL[5:]), (0, 8, 1, b"\2ab" + bytes(2)), (3, 0, 1, bytes(4))),
+            _frames((4, 0, 0, b"\0\4\0\0\0\5"), (1, 5, 1, _CALL), (1, 5, 3, b"\xbf\xbe\x83\x86"), (7, 0, 0, bytes(8))),
+        ],
+    ),
     "request": (
         request,
         [

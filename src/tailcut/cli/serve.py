@@ -194,7 +194,7 @@ def _need_grpc() -> None:
 
     from tailcut.errors import UsageError
 
-    if not all(find_spec(name) for name in ("grpc", "grpc_health", "google.protobuf")):
+    if not all(find_spec(name) for name in ("hpack", "google", "google.protobuf")):
         raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
 
 

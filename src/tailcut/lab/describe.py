@@ -51,7 +51,7 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
     if parts.scheme not in {"http", "grpc"} or not parts.hostname or not port:
         raise UsageError(f"{url!r} is not http://HOST:PORT, http+unix:///PATH or grpc://HOST:PORT")
     if parts.scheme == "grpc" and not all(find_spec(name) for name in ("grpc", "google.protobuf")):
-        raise UsageError("grpc:// needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
+        raise UsageError("grpc:// needs grpcio, which is not installed: pip install 'tailcut[grpc-client]'")
     if not allow_remote:
         try:
             address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0][4][0]

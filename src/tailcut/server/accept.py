@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Callable
 
 from tailcut.server.http import HttpConnection
 from tailcut.server.hub import Hub
@@ -22,9 +23,12 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Acceptor:
     """One listening socket, owned from here on, and the connections that come out of it."""
 
-    def __init__(self, hub: Hub, listener: socket.socket) -> None:
+    def __init__(
+        self, hub: Hub, listener: socket.socket, protocol: Callable[[], asyncio.BaseProtocol] | None = None
+    ) -> None:
         listener.setblocking(False)
         self._hub = hub
+        self._protocol = protocol or (lambda: HttpConnection(hub))
         self._listener = listener
         self._tcp = listener.family != socket.AF_UNIX
         self._opening: set[asyncio.Task[None]] = set()
@@ -72,7 +76,7 @@ class Acceptor:
             client.setblocking(False)
             if self._tcp:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._hub.loop.connect_accepted_socket(lambda: HttpConnection(self._hub), client)
+            await self._hub.loop.connect_accepted_socket(self._protocol, client)
         except OSError:  # it left meanwhile
             client.close()
 

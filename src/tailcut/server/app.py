@@ -104,16 +104,20 @@ async def _serve(
         hub.express = Express.open(hub)
     witness = Witness(hub.loop, site.events)
     address = options.address
-    grpc = _grpc_server(hub, shared=worker is not None) if address.grpc_port is not None else None
+    grpc = _grpc_server(hub) if address.grpc_port is not None else None
     if worker is None:
         listeners = open_listeners(address)
         address = replace(address, port=listeners[0].getsockname()[1])
         doors: list[Door] = [Acceptor(hub, listener) for listener in listeners]
+        if grpc is not None:
+            acceptor = Acceptor(hub, open_grpc_listener(address), grpc.connection)
+            address = replace(address, grpc_port=acceptor.port)
+            doors.append(acceptor)
     else:
         hub.on_count = worker.count
-        doors = [*worker.doors(lambda: HttpConnection(hub))]
+        doors = [*worker.doors(lambda: HttpConnection(hub), grpc.connection if grpc is not None else None)]
     if grpc is not None:
-        address = replace(address, grpc_port=await grpc.start(address.host, address.grpc_port or 0))
+        doors.append(grpc)
     drain = _Drain(hub, doors, worker, grpc)
     if options.gc_freeze:
         gc.collect()
@@ -164,8 +168,6 @@ class _Drain:
         await asyncio.sleep(_DRAIN_STEP_S)
         while (hub.busy() and loop.time() < end) or (hub.silent() and loop.time() < newcomers_until):  # noqa: ASYNC110  an event would cost every request
             await asyncio.sleep(_DRAIN_STEP_S)
-        if self._grpc is not None:
-            await self._grpc.stop(max(0.0, end - self._hub.loop.time()))
 
     def _begin(self, accept_s: float) -> None:
         """Readiness off; accepting goes on for `accept_s`, so that whoever routes here can learn of it."""
@@ -202,10 +204,10 @@ class _Drain:
             door.close()
 
 
-def _grpc_server(hub: Hub, *, shared: bool) -> "GrpcServer":
-    from tailcut.server.grpc import GrpcServer  # noqa: PLC0415  grpcio is an extra, and takes 60 ms to import
+def _grpc_server(hub: Hub) -> "GrpcServer":
+    from tailcut.server.grpc import GrpcServer  # noqa: PLC0415  protobuf and hpack are an extra
 
-    return GrpcServer(hub, shared=shared)
+    return GrpcServer(hub)
 
 
 def open_listeners(address: Address) -> list[socket.socket]:
@@ -233,6 +235,22 @@ def open_listeners(address: Address) -> list[socket.socket]:
             raise UsageError(f"cannot listen on {address.uds}: {error.strerror or error}") from None
         listeners.append(unix)
     return listeners
+
+
+def open_grpc_listener(address: Address) -> socket.socket:
+    """Listen for gRPC.
+
+    Raises:
+        UsageError: its port cannot be had.
+    """
+    place = f"[{address.host}]:{address.grpc_port}" if ":" in address.host else f"{address.host}:{address.grpc_port}"
+    try:
+        return socket.create_server(
+            (address.host, address.grpc_port or 0), backlog=_BACKLOG, family=_family(address.host), reuse_port=False
+        )
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the port must be 0 to 65535"
+        raise UsageError(f"cannot listen for gRPC on {place}: {reason}") from None
 
 
 def close_listeners(address: Address) -> None:

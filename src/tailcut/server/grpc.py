@@ -1,300 +1,379 @@
-"""The Open Inference Protocol v2 over gRPC, on the same loop as HTTP: grpcio's sockets, our queue. The only gRPC place.
+"""The Open Inference Protocol v2 over gRPC, on the same loop as HTTP: our own HTTP/2 (`wire/http2.py`), our own queue.
 
-grpcio keeps HTTP/2 to a thread of its own and hands calls to the loop; a request is decoded, queued and answered there
-like one of HTTP, and shares its batches. What that costs is in docs/decisions/009-grpc-by-grpcio.md.
+A request is decoded, queued and answered on the loop's thread, like one of HTTP, and shares its batches. Whatever the
+answers of one pass of the loop are, each connection writes them at once. Why not grpcio's server, and what that
+brings, is in docs/decisions/017-http2-of-our-own.md.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-
-from tailcut.errors import Code, EngineError, QueueFullError, TailcutError, UsageError
-from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.inputs import check_inputs
-from tailcut.server.access import log_grpc, trace_of, with_trace
+from tailcut.server.grpc_calls import AdminCall, Call, InferCall, QuestionCall, StreamCall, WatchCall
+from tailcut.server.grpc_inference import Inference
 from tailcut.server.grpc_questions import Questions
 from tailcut.server.hub import Hub
-from tailcut.server.replies import public_message
-from tailcut.server.served import Served
-from tailcut.wire.messages import MESSAGES, METHODS, SERVICE
-from tailcut.wire.v2 import InferRequest, schedule_of, shared_outputs
-from tailcut.wire.v2_grpc import infer_response, read_request
+from tailcut.wire.grpc_framing import CallError, CallHead, Status, error_end, read_call
+from tailcut.wire.http2 import Data, Http2Connection, Opened
+from tailcut.wire.http2_frames import Http2Error
+from tailcut.wire.messages import HEALTH, HEALTH_SERVICE, METHODS, SERVICE
 
-CODE_OF: Mapping[Code, grpc.StatusCode] = {
-    Code.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
-    Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Code.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Code.UNSUPPORTED: grpc.StatusCode.INVALID_ARGUMENT,
-    Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Code.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Code.INTERNAL: grpc.StatusCode.INTERNAL,
-}
+_log = logging.getLogger("tailcut.grpc")
 _ADMIN = {
     "RepositoryModelLoad",
     "RepositoryModelUnload",
     "SystemSharedMemoryRegister",
     "SystemSharedMemoryUnregister",
 }  # need the token, where the server has one
-_log = logging.getLogger("tailcut.grpc")
-_IN_HAND = 64  # of one stream: read ahead, so that they share batches
-_STOP_STEP_S = 0.02
-_LAST_WORDS_S = 0.5  # for answers to reach the wire; what then is open still is a stream that nobody asks on
-_HEAD_BYTES = 64 << 10  # names and shapes around the tensors of a message
-_OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-)
+_Maker = Callable[["GrpcConnection", int, CallHead], Call]
 
 
 class GrpcServer:
-    """The gRPC side of a server: the inference service, and the standard health service."""
+    """The gRPC side of a server: the inference service and the standard health service, and their connections."""
 
-    def __init__(self, hub: Hub, *, shared: bool = False) -> None:
-        limits = hub.limits
-        self._hub = hub
-        self._site = hub.site
-        self._server = grpc.aio.server(
-            options=[
-                *_OPTIONS,
-                ("grpc.so_reuseport", int(shared)),  # by workers of one server; else a port in use is a mistake
-                ("grpc.max_receive_message_length", limits.body_bytes + _HEAD_BYTES),
-                ("grpc.max_connection_idle_ms", int(limits.idle_timeout_s * 1000)),
-            ],
-            maximum_concurrent_rpcs=limits.connections,
-        )
-        self._health = health.aio.HealthServicer()
-        self._in_hand: set[asyncio.Future[Any]] = set()
-        self._draining: asyncio.Task[None] | None = None
-        handlers = {name: self._handler(name) for name in METHODS}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.closing = False
+        self.connections: set[GrpcConnection] = set()
+        self.calls: dict[str, _Maker] = {f"/{SERVICE}/{name}": self._maker(name) for name in METHODS}
+        self._draining = False
+        self._watchers: set[WatchCall] = set()
+        check = partial(QuestionCall, name="Check", handler=self._check, request=HEALTH["HealthCheckRequest"])
+        watch = partial(WatchCall, name="Watch", status_of=self._status_of, watchers=self._watchers)
+        self.calls |= {f"/{HEALTH_SERVICE}/Check": check, f"/{HEALTH_SERVICE}/Watch": watch}
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and say that the server serves; returns the port.
-
-        Raises:
-            UsageError: the address cannot be had.
-        """
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            bound: int = self._server.add_insecure_port(place)
-        except RuntimeError:
-            raise UsageError(f"cannot listen for gRPC on {place}: in use, or not an address of this machine") from None
-        await self._server.start()
-        for service in ("", SERVICE):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        return bound
+    def connection(self) -> "GrpcConnection":
+        """The protocol of a socket that was accepted."""
+        return GrpcConnection(self)
 
     def drain(self) -> None:
         """Tell who asks or watches that the server is about to go; calls are answered still."""
-        self._draining = self._hub.loop.create_task(self._health.enter_graceful_shutdown())
+        self._draining = True
+        for watcher in list(self._watchers):
+            watcher.tell()
 
-    async def stop(self, patience_s: float) -> None:
-        """Answer the requests in hand, for so long at most; then take no calls any more and end the streams."""
-        end = self._hub.loop.time() + patience_s
-        while self._in_hand and self._hub.loop.time() < end:  # noqa: ASYNC110  an event would cost every request
-            await asyncio.sleep(_STOP_STEP_S)
-        await self._server.stop(_LAST_WORDS_S)
+    def close(self) -> None:
+        """Have every client open no more calls here; those in hand are answered."""
+        self.closing = True
+        for connection in list(self.connections):
+            connection.wind_down()
 
-    def _handler(self, name: str) -> Any:
-        request, answer, streams = METHODS[name]
-        parts = {"request_deserializer": request.FromString, "response_serializer": answer.SerializeToString}
+    def _maker(self, name: str) -> _Maker:
+        request, _, streams = METHODS[name]
         if streams:
-            return grpc.stream_stream_rpc_method_handler(self._stream, **parts)
+            return partial(StreamCall, name=name)
         if name == "ModelInfer":
-            return grpc.unary_unary_rpc_method_handler(self._infer, **parts)
-        return grpc.unary_unary_rpc_method_handler(self._plain(name, Questions(self._hub.site).of(name)), **parts)
+            return partial(InferCall, name=name)
+        kind = AdminCall if name in _ADMIN else QuestionCall
+        return partial(kind, name=name, handler=Questions(self.hub.site).of(name), request=request)
 
-    def _plain(self, name: str, handler: Callable[[Any], Awaitable[Any]]) -> Any:
-        async def call(request: Any, context: Any) -> Any:
-            tale = _Tale(self._hub, name, context)
-            if name in _ADMIN and not self._site.admits(tale.sent("authorization")):
-                tale.end(grpc.StatusCode.UNAUTHENTICATED)
-                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "this needs the server's token")
-            try:
-                answer = await handler(request)
-            except TailcutError as error:
-                await _abort(context, error, tale)
-            tale.end(grpc.StatusCode.OK, answer)
-            return answer
+    def _status_of(self, service: str) -> int:
+        status = HEALTH["HealthCheckResponse"]
+        if service not in {"", SERVICE}:
+            return int(status.SERVICE_UNKNOWN)
+        return int(status.NOT_SERVING if self._draining else status.SERVING)
 
-        return call
+    async def _check(self, request: Any) -> Any:
+        status = self._status_of(request.service)
+        if status == HEALTH["HealthCheckResponse"].SERVICE_UNKNOWN:
+            raise CallError(Status.NOT_FOUND, "no such service")
+        return HEALTH["HealthCheckResponse"](status=status)
 
-    async def _infer(self, request: Any, context: Any) -> Any:
-        tale = _Tale(self._hub, "ModelInfer", context)
-        call = self._call(context)
+
+class GrpcConnection(asyncio.BufferedProtocol):
+    """One accepted socket and its calls."""
+
+    def __init__(self, server: GrpcServer) -> None:
+        hub = server.hub
+        self.hub = hub
+        self._server = server
+        self._http2 = Http2Connection(read_call)
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
+        self._calls: dict[int, Call] = {}
+        self._streams: set[StreamCall] = set()  # those of them that may have more to do after every write
+        self._uploads: dict[Call, None] = {}  # those whose message is on its way
+        self._sent: list[Inference] = []  # whose answers go out with the next write
+        self._charged = 0  # of the server's buffers, for answers that the client has not opened its windows for
+        self._flushing = False  # as soon as this pass of the loop is over
+        self._lingers = False
+        self._paused = False
+        self._stuck_since = 0.0  # the client does not take what it is sent
+        self._asked = False  # whether it is there still
+        self.due = hub.now + hub.limits.head_timeout_s
+        self.idle_since = hub.now
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is owed to somebody here."""
+        return bool(self._http2.out.waiting_bytes) or any(call.in_hand for call in self._calls.values())
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the client came just now and has not said anything yet."""
+        return not self._http2.greeted and self.idle_since > self.hub.now - 1
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client came."""
+        self._transport = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
+        self._server.connections.add(self)
+        self.hub.enter(self)
+        if self._server.closing:
+            self._http2.wind_down()
+        self._flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client left: its work goes with it."""
+        self._server.connections.discard(self)
+        self.hub.leave(self)
+        self._cancel_all()
+        self._charge_answers(0)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the kernel may write next."""
+        return self.hub.receive_view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """The kernel wrote."""
+        hub = self.hub
+        if self._lingers:
+            return
+        self.idle_since = hub.now
+        self._asked = False
         try:
-            call.begin(request)
-            answer = await call.answer
-        except TailcutError as error:
-            call.answer.cancel()
-            await _abort(context, error, tale)
-        except asyncio.CancelledError:  # the client left, or its deadline passed
-            call.cancel()
-            tale.end(grpc.StatusCode.CANCELLED)
-            raise
-        tale.end(grpc.StatusCode.OK, answer)
-        return answer
+            events = self._http2.receive(bytes(hub.receive_view[:nbytes]), hub.now)
+        except Http2Error:
+            self._linger()
+            return
+        for event in events:
+            if type(event) is Data:
+                call = self._calls.get(event.stream)
+                if call is not None:
+                    self._feed(call, event.data, event.size, ended=event.ended)
+            elif type(event) is Opened:
+                self._open(event.stream, event.head, ended=event.ended)
+            else:
+                call = self._calls.get(event.stream)
+                if call is not None:
+                    self._forget(call)
+                    call.cancel()
+        self._flush()
 
-    def _call(self, context: Any, *, stream: bool = False) -> "_Call":
-        call = _Call(self._hub, context.time_remaining(), stream=stream)
-        self._in_hand.add(call.answer)
-        call.answer.add_done_callback(self._in_hand.discard)
-        return call
+    def eof_received(self) -> bool:
+        """The client said goodbye: nothing more is owed to it."""
+        return False
 
-    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> None:
-        """Answers in the order of the requests; a request that fails costs only itself.
+    def pause_writing(self) -> None:
+        """The client does not read: it has so long to start, and nothing more of it is read meanwhile."""
+        self._paused = True
+        self._http2.out.stopped = True
+        self._transport.pause_reading()
+        self._settle()
 
-        It writes instead of yielding: a generator that grpcio drops is told late that its client has left.
-        """
-        calls: asyncio.Queue[_Call | None] = asyncio.Queue(_IN_HAND)
-        begun: set[_Call] = set()
-        reader = self._hub.loop.create_task(self._read(requests, context, calls, begun))
-        try:
-            while (call := await calls.get()) is not None:
-                answer = MESSAGES["ModelStreamInferResponse"]()
-                try:
-                    answer.infer_response.CopyFrom(await call.answer)
-                except TailcutError as error:
-                    answer.error_message = public_message(error)
-                    answer.infer_response.id = call.id
-                begun.discard(call)
-                _Tale(self._hub, "ModelStreamInfer", context, call.began_ns).end(
-                    CODE_OF[call.error.code] if call.error else grpc.StatusCode.OK, answer
-                )
-                await context.write(answer)
-            await reader  # raises what ended it early
-        finally:
-            reader.cancel()
-            for call in begun:
-                call.cancel()
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._paused = False
+        self._stuck_since = 0.0
+        self._http2.out.stopped = False
+        self._http2.out.pump()
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._flush()
 
-    async def _read(
-        self, requests: AsyncIterator[Any], context: Any, calls: "asyncio.Queue[_Call | None]", begun: "set[_Call]"
-    ) -> None:
-        try:
-            async for request in requests:
-                call = self._call(context, stream=True)
-                begun.add(call)
-                try:
-                    call.begin(request)
-                except TailcutError as error:
-                    call.end(error)
-                await calls.put(call)
-        finally:
-            task = asyncio.current_task()
-            if task is not None and not task.cancelling():  # else nobody takes it, and the queue may be full
-                await calls.put(None)
+    # What the hub and the server call.
 
+    def overdue(self) -> None:
+        """Patience ended, with what the client sends, takes, or does not say."""
+        hub = self.hub
+        begun = self._http2.partial_since
+        cut_short = begun and begun + hub.limits.body_timeout_s < hub.now
+        if self._lingers or self._stuck_since or not self._http2.greeted or cut_short:
+            self._transport.abort()
+            return
+        late_ns = time.monotonic_ns() - int(hub.limits.body_timeout_s * 1e9)
+        late = [call for call in self._uploads if 0 < call.waits_since_ns <= late_ns]
+        for call in late:
+            call.fail(CallError(Status.DEADLINE_EXCEEDED, "the request took too long to arrive"))
+        if not late and self.idle_since + hub.limits.idle_timeout_s <= hub.now:
+            if self._asked:
+                self._transport.abort()
+                return
+            self._asked = True
+            self._http2.ping()
+        self._flush()
 
-async def _abort(context: Any, error: TailcutError, tale: "_Tale") -> None:
-    code = CODE_OF[error.code]
-    tale.end(code)
-    if error.code is Code.INTERNAL:
-        _log.warning("%s", with_trace(str(error), trace_of(tale.sent("traceparent"))))
-    later = (("retry-after", str(error.retry_after_s)),) if isinstance(error, QueueFullError) else ()
-    await context.abort(code, public_message(error), later)
+    def wind_down(self) -> None:
+        """Have the client open no more calls here; when the last is answered, the connection ends."""
+        self._http2.wind_down()
+        self._flush()
 
+    def close(self) -> None:
+        """End every call and the connection, after what has been written."""
+        for call in list(self._calls.values()):
+            call.fail(CallError(Status.UNAVAILABLE, "the server closes this connection"))
+        self._http2.go_away()
+        self._lingers = True
+        self.due = self.hub.now + self.hub.limits.write_timeout_s
+        self._write()
+        self._transport.close()
 
-class _Tale:
-    """What is counted of a call, and logged where an access log is kept."""
+    # What calls call.
 
-    def __init__(self, hub: Hub, name: str, context: Any, began_ns: int = 0) -> None:
-        self._hub = hub
-        self._name = name
-        self._context = context
-        self._began_ns = began_ns or time.monotonic_ns()
+    def send(self, call: Call, head: bytes | None, data: bytes, end: bytes | None = None) -> None:
+        """Send on a call's stream; `end` is the block that ends it."""
+        if end is not None:
+            self._forget(call)
+        if head is not None or data or end is not None:
+            self._http2.send(call.stream, head, data, end)
+        self._flush_soon()
 
-    def sent(self, name: str) -> str:
-        """A value of the call's metadata, empty where the client sent none."""
-        return next((str(value) for key, value in self._context.invocation_metadata() or () if key == name), "")
+    def waits(self, call: Call) -> bool:
+        """Whether the client has not made room for what a call has sent already."""
+        return self._http2.out.waits(call.stream)
 
-    def end(self, code: grpc.StatusCode, answer: Any = None) -> None:
-        """The call has its answer."""
-        self._hub.site.counts.grpc_replies[code.name] += 1
-        if self._hub.access:
-            size = 0 if answer is None else answer.ByteSize()
-            took_ns = time.monotonic_ns() - self._began_ns
-            log_grpc(self._name, code.name, size, took_ns, trace_of(self.sent("traceparent")))
+    def taken(self, call: Call, size: int) -> None:
+        """The client may send so many bytes more of a call."""
+        if size:
+            self._http2.taken(call.stream, size)
+            self._flush_soon()
 
-
-class _Call:
-    """One inference request: the sink of its ticket, with a future for whoever answers."""
-
-    def __init__(self, hub: Hub, remaining_s: float | None, *, stream: bool = False) -> None:
-        self.id = ""
-        self.began_ns = time.monotonic_ns()
-        self.error: TailcutError | None = None
-        self.answer: asyncio.Future[Any] = hub.loop.create_future()
-        self._hub = hub
-        self._remaining_s = remaining_s
-        self._stream = stream
-        self._ticket: Ticket | None = None
-        self._served: Served = None  # type: ignore[assignment]  # set before there is a ticket
-        self._request: InferRequest = None  # type: ignore[assignment]  # likewise
-
-    def begin(self, message: Any) -> None:
-        """Check the request and queue it.
+    def charge(self, call: Call, size: int) -> None:
+        """What a call keeps in buffers, which all connections together may have so much of.
 
         Raises:
-            TailcutError: it is not admitted.
+            CallError: that is used up.
         """
-        hub = self._hub
-        self.id = message.id
-        served = self._served = hub.site.models.find(message.model_name, message.model_version)
-        model = served.model
-        request = self._request = read_request(model.spec, message, hub.site.regions)
-        arrays, rows = check_inputs(model.spec, request.inputs)
-        timeout_ns, priority = schedule_of(request.parameters)
-        if self._remaining_s is not None:
-            left_ns = max(1, int(self._remaining_s * 1e9))
-            timeout_ns = min(timeout_ns, left_ns) if timeout_ns else left_ns
-        self._ticket = model.start(arrays, rows, self, hub.home, hub.deadline(timeout_ns), priority=priority)
-        hub.home.kick_soon(model)
-
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
-        """The engine has answered."""
-        handed_ns = time.monotonic_ns()
-        self._ticket = None
-        self._hub.count_latency(batch.ended_ns - ticket.ready_ns)
-        if self.answer.done():
+        more = size - call.charged
+        if not more:
             return
-        served, request = self._served, self._request
-        spec = served.model.spec
-        outputs = dict(zip(spec.output_names, batch.arrays(index), strict=True))
-        try:
-            for place, data in shared_outputs(spec, request, outputs):
-                self._hub.site.regions.write(place, data)
-            self.answer.set_result(infer_response(spec, served.version, request, outputs, final=self._stream))
-        except TailcutError as error:
-            self.end(error)
-        except Exception:  # noqa: BLE001  the client must not wait for ever for an answer that nobody can write
-            _log.exception("the answer of model %r could not be written", spec.name)
-            self.end(EngineError("the answer could not be written"))
+        counts = self.hub.site.counts
+        if more > 0 and counts.buffered_bytes + more > self.hub.limits.buffered_bytes:
+            raise CallError(Status.UNAVAILABLE, "too many messages are arriving now")
+        counts.buffered_bytes += more
+        call.charged = size
+
+    def record(self, inference: Inference) -> None:
+        """The answer to an inference goes out with the next write."""
+        self._sent.append(inference)
+
+    # Calls and writes.
+
+    def _open(self, stream: int, head: CallHead, *, ended: bool) -> None:
+        make = self._server.calls.get(head.path)
+        error = head.error
+        if error is None and make is None:
+            error = CallError(Status.UNIMPLEMENTED, "there is no such call")
+        elif self.hub.site.counts.buffered_bytes > self.hub.limits.buffered_bytes:
+            error = CallError(Status.UNAVAILABLE, "too many messages are on their way")
+        if head.refused is not None or error is not None or make is None:
+            self._turn_away(stream, head.refused, error)
+            return
+        call = self._calls[stream] = make(self, stream, head)
+        if isinstance(call, StreamCall):
+            self._streams.add(call)
+        if ended:
+            self._feed(call, b"", 0, ended=True)
         else:
-            encoded_ns = time.monotonic_ns()  # grpcio writes it on a thread of its own: when is not known here
-            moments = (self.began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
-            served.timeline.record(*moments, encoded_ns, encoded_ns, ticket.count, batch.rows, 0, 200)
+            self._uploads[call] = None
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
-        """There will be no answer."""
-        self._ticket = None
-        self.end(error)
+    def _turn_away(self, stream: int, refused: bytes | None, error: CallError | None) -> None:
+        """Answer what is no call, or none of ours, from its head alone."""
+        if refused is None and error is not None:
+            self.hub.site.counts.grpc_replies[error.status.name] += 1
+            retry_after_s = 1 if error.status is Status.UNAVAILABLE else None
+            refused = error_end(error.status, str(error), retry_after_s)
+        self._http2.send(stream, None, b"", refused)
 
-    def end(self, error: TailcutError) -> None:
-        """The answer is an error."""
-        if not self.answer.done():
-            self.error = error
-            self.answer.set_exception(error)
+    def _feed(self, call: Call, data: bytes, size: int, *, ended: bool) -> None:
+        try:
+            call.receive(data, size, ended=ended)
+        except CallError as error:
+            call.fail(error, 1 if error.status is Status.UNAVAILABLE else None)
+        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
+            _log.exception("a message was not understood")
+            call.fail(CallError(Status.INTERNAL, "the server failed on this message"))
+        if call.waits_since_ns and not call.over:
+            self._uploads[call] = None
+        else:
+            self._uploads.pop(call, None)
 
-    def cancel(self) -> None:
-        """Nobody waits any more: queued work goes with the client."""
-        self.answer.cancel()
-        if self._ticket is not None:
-            self._served.model.cancel(self._ticket)
-            self._ticket = None
+    def _forget(self, call: Call) -> None:
+        self._calls.pop(call.stream, None)
+        self._uploads.pop(call, None)
+        if isinstance(call, StreamCall):
+            self._streams.discard(call)
+
+    def _cancel_all(self) -> None:
+        calls = list(self._calls.values())
+        self._calls.clear()
+        self._uploads.clear()
+        self._streams.clear()
+        for call in calls:
+            call.cancel()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self.hub.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write what there is, and see what the client has to do by when."""
+        self._flushing = False
+        if self._lingers or self._transport.is_closing():
+            return
+        self._write()
+        for call in list(self._streams):
+            self._feed(call, b"", 0, ended=False)  # its client may have made room for answers
+        if self._http2.over:
+            self._linger()
+        else:
+            self._settle()
+
+    def _write(self) -> None:
+        data = self._http2.take()
+        if data:
+            self._transport.write(data)
+        if self._sent:
+            now_ns = time.monotonic_ns()
+            for inference in self._sent:
+                inference.written(now_ns)
+            self._sent.clear()
+
+    def _settle(self) -> None:
+        out, hub = self._http2.out, self.hub
+        if out.waiting_bytes != self._charged:
+            if out.waiting_bytes < self._charged:
+                self._stuck_since = 0.0
+            self._charge_answers(out.waiting_bytes)
+        if self._paused or out.waiting_bytes:
+            self._stuck_since = self._stuck_since or hub.now
+            self.due = self._stuck_since + hub.limits.write_timeout_s
+            return
+        self._stuck_since = 0.0
+        if not self._http2.greeted:
+            return
+        self.due = self.idle_since + hub.limits.idle_timeout_s if self._calls else 0.0
+        if self._uploads:
+            since_ns = min(call.waits_since_ns for call in self._uploads)
+            waited_s = (time.monotonic_ns() - since_ns) / 1e9 if since_ns else 0.0
+            self.due = hub.now + max(0.0, hub.limits.body_timeout_s - waited_s)
+        if self._http2.partial_since:
+            due = self._http2.partial_since + hub.limits.body_timeout_s
+            self.due = min(self.due or due, due)
+
+    def _charge_answers(self, size: int) -> None:
+        self.hub.site.counts.buffered_bytes += size - self._charged
+        self._charged = size
+
+    def _linger(self) -> None:
+        """The last frame is out: wait so long for the client to read it and close."""
+        self._cancel_all()
+        self._lingers = True
+        self.due = self.hub.now + self.hub.limits.linger_s
+        self._write()
+        if not self._transport.is_closing() and self._transport.can_write_eof():
+            self._transport.write_eof()

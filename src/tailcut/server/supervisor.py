@@ -24,7 +24,7 @@ import msgspec
 from tailcut.machine.quota import affinity_mask, usable_cpus
 from tailcut.machine.shares import Share, shares
 from tailcut.machine.topology import topology
-from tailcut.server.app import Address, close_listeners, fit_files, open_listeners
+from tailcut.server.app import Address, close_listeners, fit_files, open_grpc_listener, open_listeners
 from tailcut.server.board import Board
 from tailcut.server.fleet import Action, Do, Fleet, Patience
 from tailcut.server.limits import ServerLimits
@@ -57,6 +57,8 @@ def supervise(crew: Crew, address: Address, on_ready: Callable[[Address, Models]
     fit_files(ServerLimits(connections=1))  # workers inherit it
     listeners = open_listeners(address)
     bound = replace(address, port=listeners[0].getsockname()[1])
+    if address.grpc_port is not None:
+        listeners.append(open_grpc_listener(address))
     board = Board.make(2 * crew.size + 2)
     try:
         return asyncio.run(_Supervisor(crew, listeners, board, lambda models: on_ready(bound, models)).run())

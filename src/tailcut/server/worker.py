@@ -75,10 +75,18 @@ class Worker:
             pass
         return cls(assignment)
 
-    def doors(self, protocol: Callable[[], asyncio.BaseProtocol]) -> list[FairAcceptor]:
-        """Start accepting from the supervisor's listeners."""
+    def doors(
+        self, protocol: Callable[[], asyncio.BaseProtocol], grpc: Callable[[], asyncio.BaseProtocol] | None = None
+    ) -> list[FairAcceptor]:
+        """Start accepting from the supervisor's listeners; where there is gRPC, the last of them is for it."""
         self.count(0)
-        return [FairAcceptor(listener, protocol, self._board, self._place) for listener in self._listeners]
+        protocols = [protocol] * len(self._listeners)
+        if grpc is not None:
+            protocols[-1] = grpc
+        return [
+            FairAcceptor(listener, speaks, self._board, self._place)
+            for listener, speaks in zip(self._listeners, protocols, strict=True)
+        ]
 
     def count(self, connections: int) -> None:
         """Tell the others how many connections are here."""

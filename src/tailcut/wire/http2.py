@@ -1,0 +1,485 @@
+"""The server's end of an HTTP/2 connection with prior knowledge: bytes to events, answers to bytes. Pure, no socket.
+
+Feed what the network brings to `receive`, in whatever pieces; do what its events say; write what `take` returns. The
+connection answers by itself what needs nobody's decision (SETTINGS, PING, window updates), keeps flow control both
+ways, and ends what breaks a rule of RFC 9113: a stream by RST_STREAM, the connection by GOAWAY and an `Http2Error`.
+
+Everything a client can make us keep is bounded: streams, fields, frames, and data by the windows below. What it can
+make us do for nothing is paid from budgets that fill with time and with real work.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Generic
+
+from tailcut.wire.http2_fields import (
+    BLOCK_BYTES,
+    BlockError,
+    Field,
+    H,
+    HeaderBlocks,
+    MalformedError,
+    TooManyFieldsError,
+    check_trailers,
+)
+from tailcut.wire.http2_frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_BYTES,
+    HEAD_BYTES,
+    PREFACE,
+    PRIORITY_FIELDS,
+    WINDOW_LIMIT,
+    Budget,
+    ErrorCode,
+    Http2Error,
+    Kind,
+    Setting,
+    frame,
+    read_settings,
+    unpadded,
+    word,
+)
+from tailcut.wire.http2_send import Outlet
+
+STREAMS = 1024  # open at once, for each connection
+STREAM_WINDOW = 1 << 20  # bytes a client may send on a stream before they are taken from it
+CONNECTION_WINDOW = 16 << 20  # of all its streams: opened anew as bytes arrive, TCP slows down who is too fast
+_CONTINUATIONS = 16  # frames of one header block
+_IDLE_WINDOW = 65535  # what both sides begin with
+_RESETS = 1024, 256  # streams that a client may open and reset: at once, and each second
+_CHORES = 1024, 256  # frames that carry no request
+_CHORES_EARNED = 8  # by a frame that does: clients measure the line, and open windows, as they use it
+_EVER_OPEN = (1 << 31) - 1
+_OUR_PING = b"tailcut!"
+_HEAD = Struct(">HBBBI")
+
+
+@dataclass(slots=True)
+class Opened(Generic[H]):
+    """A request began; `ended` where nothing follows its head."""
+
+    stream: int
+    head: H
+    ended: bool
+
+
+@dataclass(slots=True)
+class Data:
+    """Bytes of a request; they took `size` of its window, which `taken` gives back. `ended`: they are the last."""
+
+    stream: int
+    data: bytes
+    size: int
+    ended: bool
+
+
+@dataclass(slots=True)
+class Reset:
+    """A request is over before its answer: the client gave it up, or it broke a rule."""
+
+    stream: int
+    code: int
+
+
+class _Incoming:
+    """What a client still sends on a stream."""
+
+    __slots__ = ("left", "owed", "window")
+
+    def __init__(self, left: int) -> None:
+        self.window = STREAM_WINDOW  # what it may send
+        self.owed = 0  # taken, and not given back yet
+        self.left = left  # of the length it announced; -1: none
+
+
+class Http2Connection(Generic[H]):
+    """One connection; `interpret` makes of a request's fields the head that `Opened` carries."""
+
+    def __init__(self, interpret: Callable[[Sequence[Field]], H]) -> None:
+        self.out = Outlet()
+        self.last_stream = 0
+        self.failed = False
+        self.partial_since = 0.0  # when the frame began to arrive that is not whole yet; 0: there is none
+        self._blocks = HeaderBlocks(interpret)
+        self._incoming: dict[int, _Incoming] = {}  # of those streams, who may send more
+        self._dismissed: dict[int, None] = {}  # answered or reset by us while the client sends: its rest is ignored
+        self._rest = b""
+        self._greeted = 0  # bytes of the preface, then 1 more with the first SETTINGS
+        self._window = CONNECTION_WINDOW
+        self._owed = 0
+        self._block: tuple[int, int, bytearray, int] | None = None  # a header block in pieces: stream, flags, and count
+        self._events: list[Opened[H] | Data | Reset] = []
+        self._resets = Budget(*_RESETS)
+        self._chores = Budget(*_CHORES)
+        self._now = 0.0
+        self._final = _EVER_OPEN  # the last stream that is served
+        self._winding = False
+        self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
+            Kind.DATA: self._on_data,
+            Kind.HEADERS: self._on_headers,
+            Kind.PRIORITY: self._on_priority,
+            Kind.RST_STREAM: self._on_reset,
+            Kind.SETTINGS: self._on_settings,
+            Kind.PUSH_PROMISE: self._on_push,
+            Kind.PING: self._on_ping,
+            Kind.GOAWAY: self._on_goaway,
+            Kind.WINDOW_UPDATE: self._on_window_update,
+            Kind.CONTINUATION: self._on_continuation,
+        }
+        settings = ((Setting.STREAMS, STREAMS), (Setting.WINDOW, STREAM_WINDOW), (Setting.FIELDS, BLOCK_BYTES))
+        parts = b"".join(key.to_bytes(2, "big") + word(value) for key, value in settings)
+        self.out.write(frame(Kind.SETTINGS, 0, 0, parts))
+        self.out.write(frame(Kind.WINDOW_UPDATE, 0, 0, word(CONNECTION_WINDOW - _IDLE_WINDOW)))
+
+    @property
+    def greeted(self) -> bool:
+        """Whether the client has said the preface and its settings."""
+        return self._greeted > len(PREFACE)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will happen any more: the client was told to go, and its last stream is answered."""
+        return self.failed or (self._final != _EVER_OPEN and not self.out.windows)
+
+    def take(self) -> bytes:
+        """What is to be written now."""
+        return self.out.take()
+
+    # What comes in.
+
+    def receive(self, data: bytes, now: float) -> list["Opened[H] | Data | Reset"]:
+        """What these bytes bring; `now` in seconds, on any clock that only goes forward.
+
+        Raises:
+            Http2Error: the client broke a rule that ends the connection; GOAWAY is ready to be written.
+        """
+        if self.failed:
+            return []
+        self._now = now
+        self._events = []
+        try:
+            self._chores.earn(self.out.earned())
+            if self._rest:
+                data = self._rest + data
+            at = 0 if self._greeted >= len(PREFACE) else self._greet(data)
+            end = self._frames(data, at)
+            if end or not self._rest:
+                self.partial_since = now
+            self._rest = data[end:]
+            if not self._rest and self._block is None:
+                self.partial_since = 0.0
+        except Http2Error as error:
+            self._fail(error.code)
+            raise
+        except BlockError as error:
+            flood = isinstance(error, TooManyFieldsError)
+            code = ErrorCode.ENHANCE_YOUR_CALM if flood else ErrorCode.COMPRESSION_ERROR
+            self._fail(code)
+            raise Http2Error(code, str(error)) from None
+        return self._events
+
+    def _greet(self, data: bytes) -> int:
+        """How much of the preface stands at the start of these bytes."""
+        said = data[: len(PREFACE)]
+        if not PREFACE.startswith(said):
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "this is no HTTP/2 with prior knowledge")
+        if len(said) < len(PREFACE):
+            return 0
+        self._greeted = len(PREFACE)
+        return len(PREFACE)
+
+    def _frames(self, data: bytes, at: int) -> int:
+        """Handle the whole frames in data[at:]; returns where the rest begins."""
+        size = len(data)
+        if self._greeted < len(PREFACE):
+            return 0
+        while size - at >= HEAD_BYTES:
+            high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
+            length = high << 8 | low
+            if length > FRAME_BYTES:
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, f"a frame of more than {FRAME_BYTES} bytes")
+            end = at + HEAD_BYTES + length
+            if end > size:
+                break
+            if not self.greeted:
+                if kind != Kind.SETTINGS or flags & ACK:
+                    raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+                self._greeted += 1
+            if self._block is not None and kind != Kind.CONTINUATION:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a header block goes on in CONTINUATION and nothing else")
+            handler = self._handlers.get(kind)
+            if handler is None:
+                self._chore()
+            else:
+                handler(flags, stream & _EVER_OPEN, data[at + HEAD_BYTES : end])
+            at = end
+        return at
+
+    def _on_data(self, flags: int, stream: int, payload: bytes) -> None:
+        size = len(payload)
+        incoming = self._incoming.get(stream)
+        self._window -= size
+        if self._window < 0:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
+        self._owed += size
+        if self._owed >= CONNECTION_WINDOW // 2:
+            self.out.write(frame(Kind.WINDOW_UPDATE, 0, 0, word(self._owed)))
+            self._window += self._owed
+            self._owed = 0
+        data = unpadded(flags, payload)
+        ended = bool(flags & END_STREAM)
+        if incoming is None:
+            self._stray_data(stream, ended=ended)
+            return
+        incoming.window -= size
+        if incoming.window < 0:
+            self._spoil(stream, ErrorCode.FLOW_CONTROL_ERROR)
+            return
+        if incoming.left >= 0:
+            incoming.left -= len(data)
+            if incoming.left < 0 or (ended and incoming.left):
+                self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
+                return
+        if ended:
+            del self._incoming[stream]
+        elif not data:
+            self._chore()
+        if data:
+            self._chores.earn(_CHORES_EARNED)
+        self._events.append(Data(stream, data, size, ended))
+
+    def _stray_data(self, stream: int, *, ended: bool) -> None:
+        """Data for a stream that takes none."""
+        if stream in self._dismissed:
+            if ended:
+                del self._dismissed[stream]
+            return
+        self._known(stream)
+        self._spoil(stream, ErrorCode.STREAM_CLOSED)
+
+    def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
+        if not stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS without a stream")
+        block = unpadded(flags, payload)
+        if flags & PRIORITY_FIELDS:
+            if len(block) < 5:
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
+            block = block[5:]
+        if flags & END_HEADERS:
+            self._header_block(flags, stream, block)
+        else:
+            self._block = stream, flags, bytearray(block), 1
+
+    def _on_continuation(self, flags: int, stream: int, payload: bytes) -> None:
+        if self._block is None or self._block[0] != stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        _, first_flags, block, count = self._block
+        if count > _CONTINUATIONS or len(block) + len(payload) > BLOCK_BYTES:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "a header block that does not end")
+        block += payload
+        if flags & END_HEADERS:
+            self._block = None
+            self._header_block(first_flags, stream, bytes(block))
+        else:
+            self._block = stream, first_flags, block, count + 1
+
+    def _header_block(self, flags: int, stream: int, block: bytes) -> None:
+        ended = bool(flags & END_STREAM)
+        if stream <= self.last_stream or not stream & 1:
+            self._trailers(stream, self._blocks.decode(block), ended=ended)
+            return
+        self.last_stream = stream
+        try:
+            head, length = self._blocks.request(block)
+        except MalformedError:
+            self._dismiss(stream, ended=ended)
+            self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        if stream > self._final or len(self.out.windows) >= STREAMS:
+            self._dismiss(stream, ended=ended)
+            self._spoil(stream, ErrorCode.REFUSED_STREAM)
+            return
+        if ended and length > 0:
+            self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        self.out.open(stream)
+        self._chores.earn(_CHORES_EARNED)
+        if not ended:
+            self._incoming[stream] = _Incoming(length)
+        self._events.append(Opened(stream, head, ended))
+
+    def _trailers(self, stream: int, fields: Sequence[Field], *, ended: bool) -> None:
+        """Fields behind a request's data; only a stream that may still send has any."""
+        self._known(stream)
+        incoming = self._incoming.get(stream)
+        if incoming is None:
+            if stream in self.out.windows:
+                self._spoil(stream, ErrorCode.STREAM_CLOSED)
+            elif self._dismissed.pop(stream, self) is not None:
+                raise Http2Error(ErrorCode.STREAM_CLOSED, "HEADERS for a stream that is closed")
+            return
+        try:
+            check_trailers(fields)
+        except MalformedError:
+            ended = False
+        if not ended or incoming.left > 0:
+            self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        del self._incoming[stream]
+        self._events.append(Data(stream, b"", 0, ended=True))
+
+    def _on_priority(self, _flags: int, stream: int, payload: bytes) -> None:
+        self._chore()
+        if not stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "PRIORITY without a stream")
+        if len(payload) != 5:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
+
+    def _on_reset(self, _flags: int, stream: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of a wrong size")
+        self._known(stream)
+        self._pay_reset()
+        self._close(stream)
+        self._dismissed.pop(stream, None)
+        self._events.append(Reset(stream, int.from_bytes(payload, "big")))
+
+    def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
+        self._chore()
+        if stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if flags & ACK:
+            if payload:
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with settings")
+            return
+        settings = dict(read_settings(payload))  # the last word counts: a frame may hold thousands
+        self.out.frame_bytes = settings.get(Setting.FRAME, self.out.frame_bytes)
+        if Setting.WINDOW in settings:
+            self.out.set_window(settings[Setting.WINDOW])
+        self.out.write(frame(Kind.SETTINGS, ACK, 0, b""))
+
+    def _on_push(self, _flags: int, _stream: int, _payload: bytes) -> None:
+        raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a client pushes nothing")
+
+    def _on_ping(self, flags: int, stream: int, payload: bytes) -> None:
+        self._chore()
+        if stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "PING of a stream")
+        if len(payload) != 8:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PING of a wrong size")
+        if not flags & ACK:
+            self.out.write(frame(Kind.PING, ACK, 0, payload))
+        elif payload == _OUR_PING and self._winding:
+            self.go_away()
+
+    def _on_goaway(self, _flags: int, stream: int, payload: bytes) -> None:
+        self._chore()
+        if stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a stream")
+        if len(payload) < 8:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of a wrong size")
+
+    def _on_window_update(self, _flags: int, stream: int, payload: bytes) -> None:
+        self._chore()
+        if len(payload) != 4:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong size")
+        more = int.from_bytes(payload, "big") & WINDOW_LIMIT
+        if not stream:
+            if not more:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
+            self.out.widen(more)
+            return
+        self._known(stream)
+        if stream not in self.out.windows:
+            return
+        if not more:
+            self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
+        elif not self.out.widen_stream(stream, more):
+            self._spoil(stream, ErrorCode.FLOW_CONTROL_ERROR)
+
+    # What goes out.
+
+    def taken(self, stream: int, size: int) -> None:
+        """So many bytes of a stream's data are out of the way: the client may send as many more."""
+        incoming = self._incoming.get(stream)
+        if incoming is None:
+            return
+        incoming.owed += size
+        if incoming.owed >= STREAM_WINDOW // 2:
+            self.out.write(frame(Kind.WINDOW_UPDATE, 0, stream, word(incoming.owed)))
+            incoming.window += incoming.owed
+            incoming.owed = 0
+
+    def send(self, stream: int, head: bytes | None, data: bytes, trailers: bytes | None = None) -> None:
+        """Send on a stream: a head's block, data as the windows allow, and the last block, which ends it."""
+        if stream not in self.out.windows or self.failed:
+            return
+        self.out.send(stream, head, data, trailers)
+        if trailers is not None:
+            self._resets.earn(1)
+            if stream in self._incoming:  # who sends still is told that nobody listens
+                del self._incoming[stream]
+                self._dismiss(stream, ended=False)
+                self.out.finally_reset(stream)
+
+    def reset(self, stream: int, code: ErrorCode) -> None:
+        """End a stream at once."""
+        if stream in self.out.windows:
+            self._close(stream)
+            self.out.write(frame(Kind.RST_STREAM, 0, stream, word(code)))
+
+    def ping(self) -> None:
+        """Ask whether the client is there."""
+        self.out.write(frame(Kind.PING, 0, 0, _OUR_PING))
+
+    def wind_down(self) -> None:
+        """Ask the client to open no more streams; once it has heard that, none but those are served."""
+        if not self._winding:
+            self._winding = True
+            self.out.write(frame(Kind.GOAWAY, 0, 0, word(_EVER_OPEN) + word(ErrorCode.NO_ERROR)))
+            self.ping()
+
+    def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
+        """Tell the client which streams are served still."""
+        if self._final == _EVER_OPEN:
+            self._final = self.last_stream
+            self.out.write(frame(Kind.GOAWAY, 0, 0, word(self._final) + word(code)))
+
+    def _fail(self, code: ErrorCode) -> None:
+        self.failed = True
+        self._rest = b""
+        self.out.write(frame(Kind.GOAWAY, 0, 0, word(self.last_stream) + word(code)))
+
+    def _close(self, stream: int) -> None:
+        self._dismiss(stream, ended=self._incoming.pop(stream, None) is None)
+        self.out.drop(stream)
+
+    def _dismiss(self, stream: int, *, ended: bool) -> None:
+        if not ended:
+            if len(self._dismissed) >= STREAMS:
+                del self._dismissed[next(iter(self._dismissed))]
+            self._dismissed[stream] = None
+
+    def _spoil(self, stream: int, code: ErrorCode) -> None:
+        """A stream broke a rule: it ends, and that costs as much as giving it up."""
+        self._pay_reset()
+        was_open = stream in self.out.windows
+        self._close(stream)
+        self.out.write(frame(Kind.RST_STREAM, 0, stream, word(code)))
+        if was_open:
+            self._events.append(Reset(stream, code))
+
+    def _known(self, stream: int) -> None:
+        if not stream & 1 or stream > self.last_stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a frame for a stream that nobody has opened")
+
+    def _chore(self) -> None:
+        if not self._chores.pay(self._now):
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry no request")
+
+    def _pay_reset(self) -> None:
+        if not self._resets.pay(self._now):
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many requests that were given up")

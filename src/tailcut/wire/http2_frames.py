@@ -1,0 +1,132 @@
+"""The frames of HTTP/2 as RFC 9113 has them: names, numbers and bytes, and a budget for the useless ones."""
+
+from collections.abc import Iterator
+from enum import IntEnum
+from struct import Struct
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HEAD_BYTES = 9
+FRAME_BYTES = 16384  # the largest frame that is taken, and the size that every receiver takes
+WINDOW_LIMIT = (1 << 31) - 1
+END_STREAM = ACK = 0x1
+END_HEADERS = 0x4
+PADDED = 0x8
+PRIORITY_FIELDS = 0x20
+_HEAD = Struct(">HBBBI")
+
+
+class Kind(IntEnum):
+    """Section 6."""
+
+    DATA = 0
+    HEADERS = 1
+    PRIORITY = 2
+    RST_STREAM = 3
+    SETTINGS = 4
+    PUSH_PROMISE = 5
+    PING = 6
+    GOAWAY = 7
+    WINDOW_UPDATE = 8
+    CONTINUATION = 9
+
+
+class Setting(IntEnum):
+    """Section 6.5.2, as far as a server without pushes and tables of its own has to know."""
+
+    PUSH = 2
+    STREAMS = 3
+    WINDOW = 4
+    FRAME = 5
+    FIELDS = 6
+
+
+class ErrorCode(IntEnum):
+    """Section 7."""
+
+    NO_ERROR = 0
+    PROTOCOL_ERROR = 1
+    INTERNAL_ERROR = 2
+    FLOW_CONTROL_ERROR = 3
+    SETTINGS_TIMEOUT = 4
+    STREAM_CLOSED = 5
+    FRAME_SIZE_ERROR = 6
+    REFUSED_STREAM = 7
+    CANCEL = 8
+    COMPRESSION_ERROR = 9
+    CONNECT_ERROR = 10
+    ENHANCE_YOUR_CALM = 11
+
+
+class Http2Error(Exception):
+    """The client broke a rule that ends the connection."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def frame(kind: Kind, flags: int, stream: int, payload: bytes) -> bytes:
+    """A whole frame."""
+    size = len(payload)
+    return _HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
+
+
+def word(value: int) -> bytes:
+    """A number of 32 bits."""
+    return value.to_bytes(4, "big")
+
+
+def unpadded(flags: int, payload: bytes) -> bytes:
+    """The payload of a DATA or HEADERS frame without its padding.
+
+    Raises:
+        Http2Error: there is more padding than payload.
+    """
+    if not flags & PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise Http2Error(ErrorCode.PROTOCOL_ERROR, "more padding than payload")
+    return payload[1 : len(payload) - payload[0]]
+
+
+def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
+    """Number and value of each setting, known or not.
+
+    Raises:
+        Http2Error: the frame or a value breaks a rule.
+    """
+    if len(payload) % 6:
+        raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
+    for at in range(0, len(payload), 6):
+        key, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
+        if key == Setting.WINDOW and value > WINDOW_LIMIT:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window over 2^31-1")
+        if (key == Setting.PUSH and value > 1) or (key == Setting.FRAME and not FRAME_BYTES <= value < 1 << 24):
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a setting out of its range")
+        yield key, value
+
+
+class Budget:
+    """So many at once, and so many more each second; what is earned fills it, never over the brim."""
+
+    __slots__ = ("_at", "_left", "_most", "_per_second")
+
+    def __init__(self, most: int, per_second: int) -> None:
+        self._most = most
+        self._per_second = per_second
+        self._left = float(most)
+        self._at = -1.0
+
+    def pay(self, now: float) -> bool:
+        """Take one; False when nothing is left."""
+        if self._left < 1 and self._at >= 0:
+            self._left = min(self._most, self._left + (now - self._at) * self._per_second)
+            self._at = now
+        elif self._at < 0:
+            self._at = now
+        self._left -= 1
+        return self._left >= 0
+
+    def earn(self, count: int) -> None:
+        """Put some back."""
+        self._left = min(self._most, self._left + count)

@@ -1,0 +1,177 @@
+"""The sending half of an HTTP/2 connection: frames that wait to be written, and data that waits for a window. Pure."""
+
+from struct import Struct
+
+from tailcut.wire.http2_frames import (
+    END_HEADERS,
+    END_STREAM,
+    FRAME_BYTES,
+    WINDOW_LIMIT,
+    ErrorCode,
+    Http2Error,
+    Kind,
+    frame,
+    word,
+)
+
+_HEAD = Struct(">HBBBI")
+_DATA_EARNED = 16  # frames that a client sends for one of ours, generously: it opens windows and measures the line
+_WORTH_BYTES = 1024  # a smaller frame of ours earns nothing, unless it is the last: windows may be opened by bytes
+_OUR_FRAME_BYTES = 64 << 10  # written at most, whatever the client would take: answers of several streams take turns
+
+
+class _Waiting:
+    """What a stream has to send when it may: data from `at` on, then perhaps the block that ends it."""
+
+    __slots__ = ("at", "data", "reset", "trailers")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.at = 0
+        self.trailers: bytes | None = None
+        self.reset = False
+
+
+class Outlet:
+    """What goes to the client. `stopped` holds data back while nobody takes what was written before."""
+
+    def __init__(self) -> None:
+        self.frame_bytes = FRAME_BYTES  # that the client takes
+        self.waiting_bytes = 0
+        self.stopped = False
+        self._out: list[bytes] = []
+        self._window = 65535
+        self._first_window = 65535
+        self.windows: dict[int, int] = {}  # of the streams whose answer has not been sent to its end
+        self._waiting: dict[int, _Waiting] = {}
+        self._earned = 0
+
+    def write(self, whole: bytes) -> None:
+        """Frames that no window holds back."""
+        self._out.append(whole)
+
+    def take(self) -> bytes:
+        """Everything that may be written now."""
+        out, self._out = self._out, []
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def open(self, stream: int) -> None:
+        """A stream that will be answered."""
+        self.windows[stream] = self._first_window
+
+    def drop(self, stream: int) -> None:
+        """Nobody wants the rest of a stream."""
+        self.windows.pop(stream, None)
+        waiting = self._waiting.pop(stream, None)
+        if waiting is not None:
+            self.waiting_bytes -= len(waiting.data) - waiting.at
+
+    def waits(self, stream: int) -> bool:
+        """Whether a stream has data that no window has let out."""
+        return stream in self._waiting
+
+    def send(self, stream: int, head: bytes | None, data: bytes, trailers: bytes | None) -> None:
+        """A head's block, data, and the block that ends the stream, in this order, each where there is one."""
+        out = self._out
+        if head is not None:
+            out.append(frame(Kind.HEADERS, END_HEADERS, stream, head))
+        size = len(data)
+        waiting = self._waiting.get(stream)
+        if waiting is None and size <= min(self._window, self.windows[stream], FRAME_BYTES) and not self.stopped:
+            if size:
+                self._earned += _DATA_EARNED
+                self._window -= size
+                self.windows[stream] -= size
+                out.append(_HEAD.pack(size >> 8, size & 0xFF, Kind.DATA, 0, stream))
+                out.append(data)
+            if trailers is not None:
+                out.append(frame(Kind.HEADERS, END_HEADERS | END_STREAM, stream, trailers))
+                del self.windows[stream]
+            return
+        if waiting is None:
+            waiting = self._waiting[stream] = _Waiting()
+        waiting.data += data
+        self.waiting_bytes += size
+        waiting.trailers = trailers
+        self.pump()
+
+    def finally_reset(self, stream: int) -> None:
+        """Once a stream has sent everything, tell the client that the rest of its request is not wanted."""
+        waiting = self._waiting.get(stream)
+        if waiting is None:
+            self._out.append(frame(Kind.RST_STREAM, 0, stream, word(ErrorCode.NO_ERROR)))
+        else:
+            waiting.reset = True
+
+    def pump(self) -> None:
+        """Send what the windows allow, a frame of each stream in turn."""
+        moved = True
+        while moved and not self.stopped:
+            moved = False
+            for stream, waiting in list(self._waiting.items()):
+                moved |= self._send_some(stream, waiting)
+
+    def _send_some(self, stream: int, waiting: _Waiting) -> bool:
+        left = len(waiting.data) - waiting.at
+        size = max(0, min(left, self.frame_bytes, _OUR_FRAME_BYTES, self._window, self.windows[stream]))
+        if size:
+            end = waiting.at + size
+            self._out.append(frame(Kind.DATA, 0, stream, bytes(memoryview(waiting.data)[waiting.at : end])))
+            waiting.at = end
+            self._window -= size
+            self.windows[stream] -= size
+            self.waiting_bytes -= size
+            if size == left or size >= _WORTH_BYTES:
+                self._earned += _DATA_EARNED
+        if size == left:
+            del self._waiting[stream]
+            if waiting.trailers is not None:
+                self._out.append(frame(Kind.HEADERS, END_HEADERS | END_STREAM, stream, waiting.trailers))
+                del self.windows[stream]
+            if waiting.reset:
+                self._out.append(frame(Kind.RST_STREAM, 0, stream, word(ErrorCode.NO_ERROR)))
+        return size > 0
+
+    # What the client allows.
+
+    def set_window(self, size: int) -> None:
+        """What a stream may send at first; it counts for those that are open too, and may leave them less than none.
+
+        Raises:
+            Http2Error: a window grows over its limit.
+        """
+        change = size - self._first_window
+        self._first_window = size
+        for stream in self.windows:
+            self.windows[stream] += change
+        if max(self.windows.values(), default=0) > WINDOW_LIMIT:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window over 2^31-1")
+        if change > 0:
+            self.pump()
+
+    def widen(self, more: int) -> None:
+        """The connection may send so many bytes more.
+
+        Raises:
+            Http2Error: its window grows over its limit.
+        """
+        self._window += more
+        if self._window > WINDOW_LIMIT:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window over 2^31-1")
+        self.pump()
+
+    def widen_stream(self, stream: int, more: int) -> bool:
+        """A stream may send so many bytes more; False where its window grows over its limit."""
+        if stream in self.windows:
+            self.windows[stream] += more
+            if self.windows[stream] > WINDOW_LIMIT:
+                return False
+            waiting = self._waiting.get(stream)
+            while waiting is not None and not self.stopped and self._send_some(stream, waiting):
+                waiting = self._waiting.get(stream)
+        return True
+
+    def earned(self) -> int:
+        """How many small frames the client may send us for what it was sent since the last call."""
+        earned, self._earned = self._earned, 0
+        return earned

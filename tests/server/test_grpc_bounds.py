@@ -1,0 +1,304 @@
+"""What a gRPC client can make the server keep, wait for, or do for nothing: raw frames against short limits."""
+
+import gzip
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from tests import frames as h2
+from tests.frames import Client, frame, word
+from tests.server.test_grpc import method
+from tests.server.test_supervisor import LINUX, until, workers
+from tests.servers import Server, serving
+
+from tailcut.wire.messages import METHODS, SERVICE
+
+LIMITS = ["--head-timeout", "300ms", "--body-timeout", "600ms", "--write-timeout", "600ms", "--idle-timeout", "1s"]
+INFER = h2.literal(*h2.fields(f"/{SERVICE}/ModelInfer"))
+STREAM = h2.literal(*h2.fields(f"/{SERVICE}/ModelStreamInfer"))
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Impatient, with room for 8 connections and 8 MiB of messages."""
+    folder = tmp_path_factory.mktemp("bounds")
+    flags = ["--grpc-port", "0", "--max-connections", "8", "--max-buffered", "8", "--max-body", "16", *LIMITS]
+    sources = [models / f"{name}.onnx" for name in ("mlp", "big")]
+    with serving(folder, *sources, *flags) as running:
+        yield running
+        assert running.stop() == 0
+        assert "Traceback" not in running.stderr.read_text()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept(server: Server) -> Iterator[None]:
+    """Rows, buffers and connections are back where they were, and the next call is answered exactly."""
+    yield
+    until(lambda: server.metric("tailcut_rows_in_use") == server.metric("tailcut_body_buffer_bytes") == 0, server)
+    with Client(server.host, server.grpc_port or 0) as client:
+        client.send(call(1, infer("mlp", np.ones((1, 4), np.float32))))
+        said, data = client.status(1)
+        assert said["grpc-status"] == "0"
+        assert answer_of(data).model_name == "mlp"
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.host, server.grpc_port or 0) as client:
+        yield client
+
+
+def infer(model: str, array: np.ndarray) -> bytes:
+    request = METHODS["ModelInfer"][0](model_name=model, raw_input_contents=[array.tobytes()])
+    request.inputs.add(name="x", datatype="FP32", shape=array.shape)
+    return bytes(request.SerializeToString())
+
+
+def prefixed(message: bytes) -> bytes:
+    return b"\0" + word(len(message)) + message
+
+
+def data_frames(stream: int, data: bytes, *, end: bool = True) -> bytes:
+    pieces = [data[at : at + 16384] for at in range(0, len(data), 16384)]
+    return b"".join(
+        frame(h2.DATA, h2.END_STREAM * (end and at == len(pieces) - 1), stream, piece)
+        for at, piece in enumerate(pieces)
+    )
+
+
+def call(stream: int, message: bytes, block: bytes = INFER) -> bytes:
+    return frame(h2.HEADERS, h2.END_HEADERS, stream, block) + data_frames(stream, prefixed(message))
+
+
+def answer_of(data: bytes) -> object:
+    return METHODS["ModelInfer"][1].FromString(data[5:])
+
+
+def test_large_messages(server: Server) -> None:
+    """Several megabytes each way, several at once, through grpcio: every value comes back."""
+    rows = np.arange(32 * 50_000, dtype=np.float32).reshape(32, 50_000)
+    request = METHODS["ModelInfer"][0].FromString(infer("big", rows[:20]))
+    options = [("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}", options) as channel:
+        call = method(channel, "ModelInfer")
+        for _ in range(3):
+            assert call(request, timeout=20).raw_output_contents[0] == rows[:20].tobytes()
+        answers = list(method(channel, "ModelStreamInfer")(iter([request] * 4), timeout=20))
+        assert [one.infer_response.raw_output_contents[0] == rows[:20].tobytes() for one in answers] == [True] * 4
+
+
+def test_compressed_by_grpcio(server: Server) -> None:
+    """A client that compresses is understood."""
+    request = METHODS["ModelInfer"][0].FromString(infer("big", np.zeros((2, 50_000), np.float32)))
+    for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+        with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+            answer = method(channel, "ModelInfer")(request, compression=compression, timeout=20)
+            assert answer.raw_output_contents[0] == bytes(400_000)
+
+
+def test_a_small_message_that_inflates_to_a_large_one(client: Client) -> None:
+    """RESOURCE_EXHAUSTED, without room for it ever being made."""
+    block = h2.literal(*h2.fields(f"/{SERVICE}/ModelInfer", grpc_encoding="gzip"))
+    bomb = gzip.compress(bytes(100 * MIB))
+    client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, block), data_frames(1, b"\1" + word(len(bomb)) + bomb))
+    assert client.status(1)[0]["grpc-status"] == "8"
+
+
+def test_windows_of_a_few_bytes(server: Server) -> None:
+    """An answer goes out as the client opens its window, and is whole in the end."""
+    row = np.arange(4, dtype=np.float32)[None]
+    with Client(server.host, server.grpc_port or 0, h2.PREFACE + h2.settings(window=3)) as client:
+        client.send(call(1, infer("mlp", row)))
+        data = b""
+        for one in client.frames():
+            if one.kind == h2.DATA:
+                data += one.payload
+                assert len(one.payload) <= 7
+                client.send(frame(h2.WINDOW, 0, 1, word(7)))
+            if one.kind == h2.HEADERS and one.flags & h2.END_STREAM:
+                break
+        assert len(data) == 5 + int.from_bytes(data[1:5], "big")
+
+
+def test_a_client_that_never_opens_its_window(server: Server) -> None:
+    """After the write timeout the connection ends, and its answer is not kept."""
+    with Client(server.host, server.grpc_port or 0, h2.PREFACE + h2.settings(window=0)) as client:
+        client.send(call(1, infer("mlp", np.ones((1, 4), np.float32))))
+        client.closed()
+
+
+def test_a_client_that_never_reads(server: Server) -> None:
+    """Answers that TCP does not take end the connection after the write timeout."""
+    hello = h2.PREFACE + h2.settings(window=(1 << 31) - 1) + frame(h2.WINDOW, 0, 0, word(1 << 30))
+    message = infer("big", np.zeros((20, 50_000), np.float32))
+    with Client(server.host, server.grpc_port or 0, hello) as client:
+        client.send(call(1, message), call(3, message))
+        until(lambda: server.metric("tailcut_connections") == 1, server)  # the one that asks
+
+
+def test_a_message_that_does_not_arrive(client: Client) -> None:
+    """DEADLINE_EXCEEDED after the body timeout; other calls of the connection are answered meanwhile and after."""
+    whole = call(1, infer("mlp", np.ones((1, 4), np.float32)))
+    client.send(whole[:-10])
+    client.sock.settimeout(20)
+    client.send(b"")
+    # A frame cut short holds up its connection; a message cut between frames only its call.
+    rest = frame(h2.HEADERS, h2.END_HEADERS, 3, INFER) + frame(h2.DATA, 0, 3, prefixed(bytes(100))[:50])
+    client.send(whole[-10:], rest, call(5, infer("mlp", np.ones((1, 4), np.float32))))
+    assert client.status(5)[0]["grpc-status"] == "0"
+    assert client.status(3)[0]["grpc-status"] == "4"
+
+
+def test_a_frame_that_does_not_arrive(client: Client) -> None:
+    """The connection ends after the body timeout: nothing behind the frame could be understood."""
+    client.send(call(1, infer("mlp", np.ones((1, 4), np.float32))))
+    assert client.status(1)[0]["grpc-status"] == "0"
+    client.send(h2.request(3, b"x")[:-5])
+    assert h2.GOAWAY not in {one.kind for one in client.closed()}
+
+
+def test_silence(server: Server) -> None:
+    """Who does not say the preface goes after the head timeout; who has no call, after the idle timeout."""
+    with Client(server.host, server.grpc_port or 0, b"") as client:
+        assert {one.kind for one in client.closed()} == {h2.SETTINGS, h2.WINDOW}
+    with Client(server.host, server.grpc_port or 0) as client:
+        assert client.closed()[-1].kind == h2.GOAWAY
+
+
+def test_a_quiet_stream_is_asked_whether_its_client_lives(server: Server) -> None:
+    """A stream may be quiet for as long as its client answers a ping; one that does not is gone."""
+    with Client(server.host, server.grpc_port or 0) as client:
+        client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, STREAM))
+        ping = client.until(h2.PING)
+        client.send(frame(h2.PING, 1, 0, ping.payload))
+        assert client.until(h2.PING).payload == ping.payload
+        client.closed()
+
+
+def test_messages_of_all_connections_together(server: Server) -> None:
+    """Over the limit of bytes that are kept, the next message is UNAVAILABLE, and says when to come again."""
+    with Client(server.host, server.grpc_port or 0) as first, Client(server.host, server.grpc_port or 0) as second:
+        first.send(frame(h2.HEADERS, h2.END_HEADERS, 1, INFER), frame(h2.DATA, 0, 1, prefixed(bytes(7 * MIB))[:100]))
+        until(lambda: server.metric("tailcut_body_buffer_bytes") >= 7 * MIB, server)
+        second.send(frame(h2.HEADERS, h2.END_HEADERS, 1, INFER), frame(h2.DATA, 0, 1, prefixed(bytes(2 * MIB))[:100]))
+        said = second.status(1)[0]
+        assert (said["grpc-status"], said["retry-after"]) == ("14", "1")
+        first.send(frame(h2.RST, 0, 1, word(8)))
+
+
+def test_connections_are_the_servers(server: Server) -> None:
+    """They count together with HTTP's, and the one idle longest makes room."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(server.host, server.grpc_port or 0)) for _ in range(12)]
+        clients[-1].until(h2.SETTINGS)
+        assert server.metric("tailcut_connections") <= 8
+        assert clients[0].closed()[-1].kind == h2.GOAWAY
+
+
+def test_floods_end_their_connection_only(server: Server) -> None:
+    """Rapid resets are answered with ENHANCE_YOUR_CALM, and what they asked for is not computed any more."""
+    message = infer("mlp", np.ones((1, 4), np.float32))
+    with Client(server.host, server.grpc_port or 0) as client:
+        for number in range(3000):
+            try:
+                client.send(call(2 * number + 1, message), frame(h2.RST, 0, 2 * number + 1, word(8)))
+            except ConnectionError:
+                break
+        try:
+            last = client.closed()[-1]
+        except ConnectionResetError:  # its own frames were still on the way
+            return
+        assert (last.kind, last.code) == (h2.GOAWAY, 11)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"", "12"),
+        (prefixed(b"") * 2, "12"),
+        (prefixed(bytes(9))[:8], "12"),
+        (b"\1" + word(0), "13"),
+        (prefixed(b"\xff" * 9), "3"),
+        (b"\0\xff\xff\xff\xff", "8"),
+    ],
+)
+def test_messages_that_are_none(client: Client, data: bytes, status: str) -> None:
+    """None, two, a part of one, compressed by nothing, rubbish, over every limit: the call's status says so."""
+    client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, INFER), frame(h2.DATA, h2.END_STREAM, 1, data))
+    assert client.status(1)[0]["grpc-status"] == status
+
+
+def test_streams_of_messages(client: Client) -> None:
+    """Thousands in one go are answered in order, a bad one with its error; a last one cut short ends the stream."""
+    good, bad = infer("mlp", np.ones((1, 4), np.float32)), infer("mlp", np.ones((1, 5), np.float32))
+    messages = b"".join(prefixed(good if number % 3 else bad) for number in range(3000))
+    client.send(frame(h2.WINDOW, 0, 0, word(1 << 30)), h2.settings(window=1 << 30))
+    client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, STREAM), data_frames(1, messages + b"\0"))
+    said, data = client.status(1)
+    assert said["grpc-status"] == "13"
+    answers, at = [], 0
+    while at < len(data):
+        size = int.from_bytes(data[at + 1 : at + 5], "big")
+        answers.append(METHODS["ModelStreamInfer"][1].FromString(data[at + 5 : at + 5 + size]))
+        at += 5 + size
+    assert [bool(one.error_message) for one in answers] == [number % 3 == 0 for number in range(3000)]
+
+
+def test_what_is_no_grpc(client: Client, server: Server) -> None:
+    """Another content is 415, another method 405; HTTP/1.1 on the port ends at once."""
+    fields = dict(h2.fields(f"/{SERVICE}/ModelInfer"))
+    client.send(h2.request(1, b"x", h2.literal(*(fields | {"content-type": "text/html"}).items())))
+    assert client.status(1)[0][":status"] == "415"
+    client.send(h2.request(3, None, h2.literal(*(fields | {":method": "GET"}).items())))
+    assert client.status(3)[0][":status"] == "405"
+    with Client(server.host, server.grpc_port or 0, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as other:
+        assert other.closed()[-1].code == 1
+
+
+def test_drain_with_open_streams(models: Path, tmp_path: Path) -> None:
+    """SIGTERM: calls go on; then GOAWAY; whatever is still open ends with UNAVAILABLE, and the exit is clean."""
+    with (
+        serving(tmp_path, models / "mlp.onnx", "--grpc-port", "0", "--drain", "300ms") as server,
+        Client(server.host, server.grpc_port or 0) as client,
+    ):
+        message = prefixed(infer("mlp", np.ones((1, 4), np.float32)))
+        client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, STREAM), frame(h2.DATA, 0, 1, message))
+        client.until(h2.DATA, 1)
+        server.process.send_signal(signal.SIGTERM)
+        client.send(frame(h2.DATA, 0, 1, message))
+        client.until(h2.DATA, 1)
+        assert client.until(h2.GOAWAY).code == 0
+        assert client.status(1)[0]["grpc-status"] == "14"
+        assert server.process.wait(20) == 0
+
+
+@LINUX
+def test_a_retired_worker_answers_what_it_has(models: Path, tmp_path: Path) -> None:
+    """SIGHUP: clients keep being answered over gRPC while every worker is replaced, and none sees an error."""
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--grpc-port", str(_free_port())) as server:
+        before = set(workers(server))
+        request = METHODS["ModelInfer"][0].FromString(infer("mlp", np.ones((1, 4), np.float32)))
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(f"{server.host}:{server.grpc_port}", options) as channel:
+            ask = method(channel, "ModelInfer")
+            ask(request, timeout=20)
+            server.process.send_signal(signal.SIGHUP)
+            asked = 0
+            while before & set(workers(server)):
+                assert ask(request, timeout=20).outputs
+                asked += 1
+            assert ask(request, timeout=20).outputs
+            assert asked > 1
+        assert server.stop() == 0
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
