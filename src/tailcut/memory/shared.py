@@ -113,7 +113,7 @@ class SharedRegions:
             done += count
         return buffer.toreadonly()
 
-    def write(self, place: Place, data: bytes) -> None:
+    def write(self, place: Place, data: bytes | memoryview) -> None:
         """Put bytes at the start of a place.
 
         Raises:
