@@ -156,7 +156,8 @@ def _encode_json(spec: ModelSpec, version: str, request: InferRequest, arrays: l
     for wanted, tensor, array in zip(request.outputs, _tensors(spec, request), arrays, strict=True):
         entry = _entry(tensor, array)
         if wanted.place is not None:
-            entry["parameters"] = shared_parameters(wanted.place, array, tensor.dtype)
+            # NVIDIA's C++ client looks for the bytes in the body of every output that has parameters.
+            entry["parameters"] = shared_parameters(wanted.place, array, tensor.dtype) | {"binary_data_size": 0}
         elif wanted.binary:
             binary.append(to_bytes(array, tensor.dtype))
             entry["parameters"] = {"binary_data_size": len(binary[-1])}
