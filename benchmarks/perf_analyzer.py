@@ -22,10 +22,13 @@ from serving import BUILD, first_line, running
 
 FOLDER = BUILD / "perf_analyzer"
 PACKAGES = ("tritonclient==2.51.0", "nvidia-cuda-runtime-cu12")
+SHARED = ["--shared-memory", "system"]
 RUNS = {
     "HTTP": ["-i", "http"],
     "gRPC": ["-i", "grpc"],
     "gRPC, a stream": ["-i", "grpc", "--streaming", "--async"],
+    "HTTP, shared memory": ["-i", "http", *SHARED],
+    "gRPC, shared memory": ["-i", "grpc", *SHARED],
 }
 
 
@@ -77,12 +80,13 @@ def main() -> None:
     program = install()
     model = args.model or make("tiny", BUILD / "models")
     command = [sys.executable, "-m", "tailcut", "serve", str(model), "--port", "0", "--grpc-port", "0", "--json"]
+    command += ["--shared-memory", "/"]  # it names its regions after the tensors
     with running(command) as child:
         address = json.loads(first_line(child))
         name = address["models"][0]["name"]
         load = ["--request-count", str(args.requests), "--concurrency-range", str(args.concurrency)]
         for label, arguments in RUNS.items():
-            port = address["port" if label == "HTTP" else "grpc_port"]
+            port = address["port" if label.startswith("HTTP") else "grpc_port"]
             place = f"localhost:{port}"
             print(f"\n== {label}: perf_analyzer -m {name} -u {place} {' '.join([*arguments, *load])}")
             done = analyze(program, name, place, [*arguments, *load])

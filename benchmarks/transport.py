@@ -4,7 +4,8 @@
 
 One connection, one call after the other, on identity models (so the same bytes come back) whose engine time is shown
 as the floor. The ways take turns, a block of calls each, round after round; every figure is over all blocks of a way.
-tritonclient[http] comes with the development environment.
+Raw bodies, JSON (1 KB only) and gRPC have no client of ours: there a plain one sends requests that were encoded before,
+and reads answers without looking into them. tritonclient[http] and grpcio come with the development environment.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 import onnx
 import orjson
@@ -30,10 +32,17 @@ from serving import first_line, running
 import tailcut
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
+from tailcut.lab.grpc_connection import grpc_payload
+from tailcut.lab.load import Target
+from tailcut.lab.payload import infer_payload
 from tailcut.machine.fingerprint import fingerprint
+from tailcut.stats import Sample, percentile_interval
+from tailcut.wire.messages import SERVICE
 
 SIZES = {"1 KB": 256, "64 KB": 16 * 1024, "600 KB": 3 * 224 * 224}
 LIMIT = 1.0  # our blocking client's median, in http.client's
+PREFIX = "tailcut-transport-"
+JSON_BYTES = 4096  # more than these as JSON is nobody's wish
 Way = Callable[[], np.ndarray]
 
 
@@ -45,10 +54,12 @@ def identity(path: Path, width: int) -> Path:
 
 
 @contextmanager
-def serving(model: Path, uds: Path) -> Iterator[int]:
+def serving(model: Path, uds: Path) -> Iterator[tuple[int, int]]:
+    """The ports of HTTP and of gRPC."""
     command = [sys.executable, "-m", "tailcut", "serve", str(model), "--port", "0", "--json", "--uds", str(uds)]
-    with running(command) as child:
-        yield json.loads(first_line(child))["port"]
+    with running([*command, "--grpc-port", "0", "--shared-memory", PREFIX]) as child:
+        said = json.loads(first_line(child))
+        yield said["port"], said["grpc_port"]
 
 
 def standard_library(port: int, x: np.ndarray) -> Way:
@@ -78,12 +89,42 @@ def triton(port: int, x: np.ndarray) -> Way:
     return call
 
 
-def ways(stack: ExitStack, port: int, uds: Path, x: np.ndarray) -> dict[str, Way]:
+def plain(port: int, x: np.ndarray, wire: str) -> Way:
+    """A request that is encoded already; the answer's last bytes, as they come."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    head, _, body = infer_payload(Target(port=port), "m", {"x": x}, wire).request.partition(b"\r\n\r\n")
+    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+
+    def call() -> np.ndarray:
+        connection.request("POST", "/v2/models/m/infer", body, headers)
+        answer = connection.getresponse().read()
+        if wire == "json":
+            return np.float32(orjson.loads(answer)["outputs"][0]["data"])
+        return np.frombuffer(answer[-x.nbytes :], np.float32)
+
+    return call
+
+
+def over_grpc(channel: grpc.Channel, x: np.ndarray) -> Way:
+    infer, request = channel.unary_unary(f"/{SERVICE}/ModelInfer"), grpc_payload("m", {"x": x}).request
+    return lambda: np.frombuffer(infer(request)[-x.nbytes :], np.float32)
+
+
+def ways(stack: ExitStack, ports: tuple[int, int], uds: Path, x: np.ndarray) -> dict[str, Way]:
+    port, grpc_port = ports
+    channel = stack.enter_context(
+        grpc.insecure_channel(f"127.0.0.1:{grpc_port}", [("grpc.max_receive_message_length", -1)])
+    )
+    shared = stack.enter_context(tailcut.Client(f"unix:{uds}", shared_memory=PREFIX))
     tcp = stack.enter_context(tailcut.Client(f"http://127.0.0.1:{port}"))
     unix = stack.enter_context(tailcut.Client(f"unix:{uds}"))
     found: dict[str, Way] = {
         "Client, TCP": lambda: tcp.infer("m", {"x": x})["y"],
         "Client, Unix socket": lambda: unix.infer("m", {"x": x})["y"],
+        "Client, shared memory": lambda: shared.infer("m", {"x": x})["y"],
+        "raw body, TCP": plain(port, x, "raw"),
+        **({"JSON, TCP": plain(port, x, "json")} if x.nbytes < JSON_BYTES else {}),
+        "grpcio, TCP": over_grpc(channel, x),
         "http.client, TCP": standard_library(port, x),
         "tritonclient.http, TCP": triton(port, x),
     }
@@ -133,8 +174,8 @@ def measure(label: str, width: int, args: argparse.Namespace) -> None:
         engine = open_engine(model, EngineOptions(threads=1))
         floor = float(np.median(block(engine.bind({"x": x}, {"y": np.empty_like(x)}), 200)))
         engine.close()
-        port = stack.enter_context(serving(model, Path(folder) / "s.sock"))
-        found = ways(stack, port, Path(folder) / "s.sock", x)
+        ports = stack.enter_context(serving(model, Path(folder) / "s.sock"))
+        found = ways(stack, ports, Path(folder) / "s.sock", x)
         times: dict[str, list[float]] = {name: [] for name in found}
         for name, way in found.items():
             if not np.array_equal(way().reshape(-1), x.reshape(-1)):
@@ -145,7 +186,10 @@ def measure(label: str, width: int, args: argparse.Namespace) -> None:
                 times[name] += block(way, args.calls)
     print(f"\n{label}: {x.nbytes} bytes there and back; the engine alone takes {floor:.0f} us")
     for name, values in times.items():
-        print(f"  {name:<26} p50 {np.median(values):>7.0f} us   p99 {np.quantile(values, 0.99):>7.0f} us")
+        p50, rate = percentile_interval(Sample.of(values), 0.5), 1e6 / np.mean(values)
+        spread = f"{p50.low:.0f} to {p50.high:.0f}"
+        p99 = np.quantile(values, 0.99)
+        print(f"  {name:<26} p50 {p50.point:>6.0f} us ({spread:>12})   p99 {p99:>6.0f} us   {rate:>6,.0f} calls/s")
     ratio = float(np.median(times["Client, TCP"]) / np.median(times["http.client, TCP"]))
     verdict = "under" if ratio < LIMIT else "OVER"
     print(f"  Client / http.client over TCP: {ratio:.2f}, {verdict} the limit of {LIMIT:.2f}")

@@ -265,3 +265,15 @@ def test_data_that_does_not_fit_and_models_that_are_not_there(server: Server, tm
     done = bench(server.url, "--model", "nope")
     assert (done.returncode, done.stdout) == (2, "")
     assert "nope" in done.stderr
+
+
+def test_the_record_names_the_transport(server: Server) -> None:
+    """What the requests went over, and how tensors were in them."""
+    done = bench(server.url, "--concurrency", "1", "--duration", "100ms", "--wire", "raw", "--json")
+    assert json.loads(done.stdout)["transport"] == "HTTP over TCP, raw tensors"
+
+
+def test_shared_memory_is_for_v2_tensors(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """With another form, or a body of one's own, it is a mistake."""
+    assert main(["bench", server.url, "--shared-memory", "x-", "--wire", "raw"]) == 2
+    assert "leave --wire" in capsys.readouterr().err

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.client.blocking import Blocking
 from tests.engines.models import identity, perceptron, two_in_two_out
 from tests.servers import Server, serving
 
+import tailcut
 from tailcut.spec import DType
 
 
@@ -27,3 +29,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, unix_path: Path) -> Iterato
     with serving(folder, *sources, "--max-body", "1", "--uds", str(unix_path)) as running:
         yield running
         assert running.stop() == 0
+
+
+@pytest.fixture(params=[tailcut.Client, Blocking], ids=["sync", "async"])
+def make(request: pytest.FixtureRequest) -> type:
+    return request.param
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def url(request: pytest.FixtureRequest, server: Server, unix_path: Path) -> str:
+    return server.url if request.param == "tcp" else f"unix:{unix_path}"

@@ -5,9 +5,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pytest
@@ -26,34 +25,6 @@ from tailcut.errors import (
     TooLargeError,
     UnreachableError,
 )
-
-
-class Blocking:
-    """The asyncio client behind the blocking one's methods, so that each test speaks of both."""
-
-    def __init__(self, url: str, **settings) -> None:
-        self._runner = asyncio.Runner()
-        self._client = tailcut.AsyncClient(url, **settings)
-
-    def __getattr__(self, name: str) -> Callable:
-        return lambda *arguments, **more: self._runner.run(getattr(self._client, name)(*arguments, **more))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._runner.run(self._client.close())
-        self._runner.close()
-
-
-@pytest.fixture(params=[tailcut.Client, Blocking], ids=["sync", "async"])
-def make(request: pytest.FixtureRequest) -> type:
-    return request.param
-
-
-@pytest.fixture(params=["tcp", "unix"])
-def url(request: pytest.FixtureRequest, server: Server, unix_path: Path) -> str:
-    return server.url if request.param == "tcp" else f"unix:{unix_path}"
 
 
 def test_infer_over_every_transport(make: type, url: str) -> None:

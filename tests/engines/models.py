@@ -191,3 +191,9 @@ def masked_mean(path: Path, *, minds_mask: bool = True, width: int = 8) -> Path:
     inputs = [value(name, DType.INT64, (None, "length")) for name in ("ids", "mask")]
     outputs = [value("tokens", DType.FP32, (None, "length", width)), value("mean", DType.FP32, (None, width))]
     return save(path, nodes, inputs, outputs, weights)
+
+
+def nonzero(path: Path) -> Path:
+    """x float32 [4, 2] -> where int64 [2, as many as are not zero]: an output whose size the values decide."""
+    nodes = [helper.make_node("NonZero", ["x"], ["where"])]
+    return save(path, nodes, [value("x", DType.FP32, (4, 2))], [value("where", DType.INT64, (2, None))])

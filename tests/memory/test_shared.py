@@ -109,3 +109,11 @@ def test_files_are_given_back(tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError):
             regions.register("a", "mine", 0, 2)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_region_that_is_deleted_is_forgotten_with_the_next_one(regions: SharedRegions, tmp_path: Path) -> None:
+    """Clients that are killed say no farewell: what they left neither holds memory nor counts against the limit."""
+    (tmp_path / "mine_a").unlink()
+    (tmp_path / "mine_b").write_bytes(bytes(8))
+    regions.register("b", "mine_b", 0, 8)
+    assert [region.name for region in regions.status()] == ["b"]

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(perf_analyzer.missing() is not None or not perf_
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("perf")
-    with serving(folder, perceptron([4, 8, 3], folder / "mlp.onnx"), "--grpc-port", "0") as running:
+    with serving(
+        folder, perceptron([4, 8, 3], folder / "mlp.onnx"), "--grpc-port", "0", "--shared-memory", "/"
+    ) as running:
         yield running
         assert running.stop() == 0
 
@@ -29,8 +31,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize("kind", perf_analyzer.RUNS)
 def test_a_run_ends_well_and_its_counts_are_ours(server: Server, kind: str) -> None:
     """It sends its requests, reads our statistics, and finds in them what it sent."""
-    port = server.port if kind == "HTTP" else server.grpc_port
+    port = server.port if kind.startswith("HTTP") else server.grpc_port
     arguments = [*perf_analyzer.RUNS[kind], "--request-count", "200", "--concurrency-range", "2", "-b", "3"]
+    if "shared" in kind:
+        assert "is open to any name" in server.stderr.read_text()
     done = perf_analyzer.analyze(perf_analyzer.installed(), "mlp", f"localhost:{port}", arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     client, _, ours = done.stdout.partition("Server:")

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tailcut.lab.load import Payload, Target
     from tailcut.lab.scenarios import Scenario
     from tailcut.lab.session import Session
+    from tailcut.lab.shared import SharedLoad
 
 _PAYLOADS = 64  # distinct requests sent in turn
 _SWEEP = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)  # of the closed loop's capacity
@@ -70,6 +72,9 @@ def bench(
     warmup: Annotated[str, typer.Option(help="Before each run, not counted.")] = "500ms",
     processes: Annotated[str, typer.Option(help="Client processes: a number, or auto.")] = "1",
     wire: Annotated[Wire, typer.Option(help="How tensors travel.")] = Wire.BINARY,
+    shared_memory: Annotated[
+        str | None, typer.Option(metavar="PREFIX", help="Tensors in shared memory whose name begins so.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Inputs from an .npz file; else made up, seeded.")] = None,
     body: Annotated[Path | None, typer.Option(help="Send this file to the URL as it is.")] = None,
     expect: Annotated[int, typer.Option(help="The status that is a good answer.", min=100, max=599)] = 200,
@@ -91,6 +96,7 @@ def bench(
     from tailcut.lab.record import read_record
     from tailcut.lab.scenarios import Scenario, samples_per_query
     from tailcut.lab.session import Session
+    from tailcut.lab.shared import SharedLoad
     from tailcut.report.bench import bench_table
 
     _check_exclusive(rate=rate, trace=trace, rate_sweep=rate_sweep, slo=slo, scenario=scenario)
@@ -110,15 +116,18 @@ def bench(
     if length_s <= 0:
         raise UsageError("--duration must be more than nothing")
     place, path = parse_url(target, allow_remote=allow_remote)
-    if body is not None or path:
-        if named and samples_per_query(named) > 1:
-            raise UsageError(f"the {named} scenario makes requests of several samples: it cannot with a body of yours")
-        payloads = [raw_payload(place, path, body, header or [], expect)]
-    else:
-        payloads = _payloads(place, model, data, wire.value, seed, samples_per_query(named) if named else 1)
-    session = Session(place, payloads, length_s, warmup_s, seed, clients, lambda text: print(text, file=sys.stderr))
-    found = load.run(session)
-    record = _record(session, found, target, seed)
+    own = body is not None or bool(path)
+    tensors = _form(wire, shared_memory, named, own=own)
+    with ExitStack() as stack:
+        if own:
+            payloads = [raw_payload(place, path, body, header or [], expect)]
+        else:
+            shared = None if shared_memory is None else stack.enter_context(SharedLoad(place, shared_memory))
+            rows = samples_per_query(named) if named else 1
+            payloads = _payloads(place, model, data, wire.value, seed, rows, shared)
+        session = Session(place, payloads, length_s, warmup_s, seed, clients, lambda text: print(text, file=sys.stderr))
+        found = load.run(session)
+    record = _record(session, found, target, seed) | {"transport": f"{place.transport}, {tensors}"}
     if earlier is not None:
         record["comparison"] = _compare(record, earlier)
     if output:
@@ -237,8 +246,26 @@ def _good(record: dict[str, Any]) -> bool:
     return not any(run["errors"] or not run["samples"] for run in record["runs"])
 
 
+def _form(wire: Wire, shared_memory: str | None, scenario: "Scenario | None", *, own: bool) -> str:
+    """How tensors travel, in words; `own` where the user brings the body."""
+    from tailcut.errors import UsageError
+    from tailcut.lab.scenarios import samples_per_query
+
+    if shared_memory is not None and (own or wire is not Wire.BINARY):
+        raise UsageError("--shared-memory is a way for v2 tensors to travel: leave --wire, --body and paths out")
+    if own and scenario and samples_per_query(scenario) > 1:
+        raise UsageError(f"the {scenario} scenario makes requests of several samples: it cannot with a body of yours")
+    return "a body of yours" if own else f"{wire} tensors" if shared_memory is None else "tensors in shared memory"
+
+
 def _payloads(
-    target: "Target", model: str | None, data: Path | None, wire: str, seed: int, rows: int
+    target: "Target",
+    model: str | None,
+    data: Path | None,
+    wire: str,
+    seed: int,
+    rows: int,
+    shared: "SharedLoad | None",
 ) -> "list[Payload]":
     from tailcut.cli.options import load_data
     from tailcut.errors import UsageError
@@ -252,6 +279,8 @@ def _payloads(
         inputs = rows_of_data(spec, load_data(data), _PAYLOADS * rows, rows=rows)
     else:
         inputs = [made_up_inputs(spec, seed + number, rows=rows) for number in range(8)]
+    if shared is not None:
+        return shared.payloads(spec.name, inputs)
     return [infer_payload(target, spec.name, one, wire) for one in inputs]  # type: ignore[arg-type]  # the enum's values
 
 

@@ -45,7 +45,7 @@ def serve(
         int | None, typer.Option(help="Speak gRPC on this port too; 0 takes any free one.", min=0, max=65535)
     ] = None,
     shared_memory: Annotated[
-        str | None, typer.Option(metavar="PREFIX", help="Take tensors from shared memory whose key begins so.")
+        str | None, typer.Option(metavar="PREFIX", help="Take tensors from shared memory whose key begins so; /: any.")
     ] = None,
     allow_model_control: Annotated[
         bool, typer.Option("--allow-model-control", help="Let clients unload models, and load them again.")
@@ -173,10 +173,15 @@ def _token(path: Path) -> str:
 def _need_shared_memory(prefix: str) -> None:
     from tailcut.errors import UsageError
 
-    if not prefix.strip("/"):
-        raise UsageError("--shared-memory needs a prefix, so that clients cannot name just any memory")
+    if not prefix.strip("/") and prefix != "/":  # said on purpose, and not by a variable that is empty
+        raise UsageError("--shared-memory needs a prefix, so that clients cannot name just any memory; / is for any")
     if not Path("/dev/shm").is_dir():  # noqa: S108  shm_open(3)'s own folder
         raise UsageError("--shared-memory needs /dev/shm, which this machine does not have")
+    if prefix == "/":
+        _log.warning(
+            "--shared-memory / is open to any name: whoever reaches this server can have it read and write everything "
+            "in /dev/shm that its user may"
+        )
 
 
 def _need_one_worker(needed: bool) -> None:

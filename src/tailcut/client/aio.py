@@ -5,19 +5,19 @@ Cancelling a call closes its connection, so that the server drops the work.
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
-from tailcut.client.policy import Hedge, HedgeClock, RefusedError, Retries, StaleError, Tries
-from tailcut.client.requests import Address, Call, Encoder, Parts, model_path
+from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
+from tailcut.client.pool import FAREWELL_S, GOOD, ONCE, Pool
+from tailcut.client.requests import Address, Call, Parts, Request, model_path
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
 
-_ONCE = Retries(limit=0)
-_GOOD = 200
+Result = TypeVar("Result")
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -93,35 +93,8 @@ class _Connection(asyncio.BufferedProtocol):
             future.set_exception(result)
 
 
-class AsyncClient:
-    """A connection pool to one server, for one event loop. Use it in an `async with` block, or call `close`.
-
-    Args:
-        url: `http://HOST:PORT` or `unix:PATH`.
-        timeout_s: for a whole call, connecting, tries and pauses included. The server drops work that it cannot finish
-            in this time.
-        retries: how failed calls are tried again (`tailcut.client.policy` states the rule).
-        hedge: whether slow calls are sent a second time, and when.
-        connections: kept open at most while nobody uses them.
-    """
-
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8000",
-        *,
-        timeout_s: float = 30.0,
-        retries: Retries | None = None,
-        hedge: Hedge | None = None,
-        connections: int = 64,
-    ) -> None:
-        self._address = Address.parse(url)
-        self._encoder = Encoder(self._address)
-        self._timeout_s = timeout_s
-        self._retries = retries or Retries()
-        self._clock = None if hedge is None else HedgeClock(hedge)
-        self._idle: deque[_Connection] = deque()
-        self._kept = connections
-        self._closed = False
+class AsyncClient(Pool[_Connection]):
+    """The asyncio client, for one event loop. Use it in an `async with` block, or call `close`."""
 
     async def infer(
         self,
@@ -137,13 +110,16 @@ class AsyncClient:
         The arrays must not change before the answer is there. Raises as `Client.infer`.
         """
         seconds = self._timeout_s if timeout_s is None else timeout_s
-        parts = self._encoder.infer(Call(model, inputs, version, outputs, max(1, int(seconds * 1e6))))
-        return outputs_of(await self._ask(parts, seconds))
+        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)))
+        if self._shared is not None:
+            self._check_open()
+            return await self._carry(self._shared.infer(call), seconds, self._retries)
+        return outputs_of(await self._ask(Request(self._encoder.infer(call)), self._until(seconds), self._retries))
 
     async def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
         """What the server says of a model (inputs, outputs, versions), or of itself. Raises as `Client.metadata`."""
         path = model_path(model, version) if model else "/v2"
-        answer: dict[str, Any] = (await self._ask(self._encoder.get(path), self._timeout_s)).json()
+        answer: dict[str, Any] = (await self._get(path, self._retries)).json()
         return answer
 
     async def ready(self, model: str = "", version: str = "") -> bool:
@@ -155,7 +131,10 @@ class AsyncClient:
         return await self._answers_ok("/v2/health/live")
 
     async def close(self) -> None:
-        """Close the kept connections; calls afterwards raise ReleasedError."""
+        """Close the kept connections and remove shared memory; calls afterwards raise ReleasedError."""
+        if self._shared is not None and not self._closed:
+            with suppress(TailcutError):  # the memory is gone already: a server that does not hear of it finds out
+                await self._carry(self._shared.farewell(), min(self._timeout_s, FAREWELL_S), ONCE)
         self._closed = True
         while self._idle:
             self._idle.pop().close()
@@ -171,24 +150,45 @@ class AsyncClient:
 
     async def _answers_ok(self, path: str) -> bool:
         try:
-            await self._ask(self._encoder.get(path), self._timeout_s, _ONCE)
+            await self._get(path, ONCE)
         except ReleasedError:
             raise
         except TailcutError:
             return False
         return True
 
-    async def _ask(self, parts: Parts, seconds: float, retries: Retries | None = None) -> Answer:
-        if self._closed:
-            raise ReleasedError("this client is closed")
+    async def _get(self, path: str, retries: Retries) -> Answer:
+        return await self._ask(Request(self._encoder.get(path)), self._until(self._timeout_s), retries)
+
+    @staticmethod
+    def _until(seconds: float) -> float:
+        return asyncio.get_running_loop().time() + seconds
+
+    async def _carry(self, talk: Generator[Request, Answer, Result], seconds: float, retries: Retries) -> Result:
+        """Send what a call over shared memory wants sent, one request after the other."""
+        deadline = self._until(seconds)
+        try:
+            request = next(talk)
+            while True:
+                try:
+                    answer = await self._ask(request, deadline, retries)
+                except BaseException as error:  # noqa: BLE001  it comes back out of the call, unless that can go on
+                    request = talk.throw(error)
+                else:
+                    request = talk.send(answer)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
+
+    async def _ask(self, request: Request, deadline: float, retries: Retries) -> Answer:
+        self._check_open()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        tries = Tries(retries or self._retries)
+        tries = Tries(retries)
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
                     try:
-                        answer = await self._try(parts, fresh=tries.fresh)
+                        answer = await self._try(request, fresh=tries.fresh)
                         error = error_of(answer)
                     except TailcutError as failed:
                         error = failed
@@ -202,16 +202,16 @@ class AsyncClient:
                 raise
             raise DeadlineExceededError(f"{self._address} did not answer in time") from None
 
-    async def _try(self, parts: Parts, *, fresh: bool) -> Answer:
+    async def _try(self, request: Request, *, fresh: bool) -> Answer:
         if self._clock is None:
-            return await self._exchange(parts, fresh=fresh)
+            return await self._exchange(request, fresh=fresh)
         due_s, began = self._clock.due_after(), asyncio.get_running_loop().time()
-        running = {asyncio.ensure_future(self._exchange(parts, fresh=fresh))}
+        running = {asyncio.ensure_future(self._exchange(request, fresh=fresh))}
         try:
             done, _ = await asyncio.wait(running, timeout=due_s)
             if not done:
                 self._clock.sent_copy()
-                running.add(asyncio.ensure_future(self._exchange(parts, fresh=False)))
+                running.add(asyncio.ensure_future(self._exchange(request, fresh=False)))
             answer = await _first_answer(running)
         finally:
             for task in running:
@@ -220,21 +220,19 @@ class AsyncClient:
         self._clock.took(asyncio.get_running_loop().time() - began)
         return answer
 
-    async def _exchange(self, parts: Parts, *, fresh: bool) -> Answer:
+    async def _exchange(self, request: Request, *, fresh: bool) -> Answer:
         """One request and its answer on a connection of the pool, or on a new one."""
         connection = None if fresh else self._take()
         if connection is None:
             connection = await self._connect()
+        request.begun += 1
         try:
-            answer = await connection.ask(parts)
+            answer = await connection.ask(request.parts)
         except BaseException:
             connection.close()
             raise
-        if answer.closes or self._closed or len(self._idle) >= self._kept:
-            connection.close()
-        else:
-            connection.used = True
-            self._idle.append(connection)
+        request.answered += 1
+        self._put_back(connection, answer)
         return answer
 
     def _take(self) -> _Connection | None:
@@ -261,6 +259,6 @@ async def _first_answer(running: set[asyncio.Task[Answer]]) -> Answer:
     left = set(running)
     while True:
         done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-        good = [task for task in done if task.exception() is None and task.result().status == _GOOD]
+        good = [task for task in done if task.exception() is None and task.result().status == GOOD]
         if good or not left:
             return (good or list(done))[0].result()

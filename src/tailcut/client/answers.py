@@ -165,21 +165,27 @@ class _Slice:
     shape: tuple[int, ...]
     offset: int
     size: int
+    shared: bool = False  # in shared memory, from whose start `offset` counts
 
 
 _layouts: dict[bytes, tuple[_Slice, ...]] = {}
 
 
-def outputs_of(answer: Answer) -> dict[str, np.ndarray]:
+def outputs_of(answer: Answer, memory: memoryview | None = None) -> dict[str, np.ndarray]:
     """The outputs by name. Arrays are writable and stand on the answer's own memory (BYTES: read-only objects).
+
+    Args:
+        answer: a good one.
+        memory: the region that the request gave outputs a place in; what came there is copied out of it.
 
     Raises:
         UnreachableError: the answer breaks the protocol.
     """
-    if answer.json_size is None:
+    if answer.json_size is None and memory is None:
         return _from_json(answer.json())
     body = memoryview(answer.body)
-    lead = bytes(body[: answer.json_size])
+    json_size = len(body) if answer.json_size is None else answer.json_size
+    lead = bytes(body[:json_size])
     layout = _layouts.get(lead)
     try:
         if layout is None:
@@ -187,21 +193,37 @@ def outputs_of(answer: Answer) -> dict[str, np.ndarray]:
             if len(_layouts) >= _KEPT:
                 _layouts.clear()
             _layouts[lead] = layout
-        return {
-            part.tensor.name: from_bytes(part.tensor, part.shape, body, answer.json_size + part.offset, part.size)
-            for part in layout
-        }
+        return {part.tensor.name: _array(part, body[json_size:], memory) for part in layout}
     except (KeyError, TypeError, ValueError, TailcutError) as error:
         raise UnreachableError("the server's answer does not fit the protocol") from error
+
+
+def _array(part: _Slice, body: memoryview, memory: memoryview | None) -> np.ndarray:
+    if not part.shared:
+        return from_bytes(part.tensor, part.shape, body, part.offset, part.size)
+    if memory is None:
+        raise TypeError("a place in shared memory that the request did not name")
+    return from_bytes(part.tensor, part.shape, _copy(memory[part.offset : part.offset + part.size]), 0, part.size)
+
+
+def _copy(data: memoryview) -> memoryview:
+    """A copy in memory that arrays may stand on and that is not zeroed before."""
+    room = np.empty(len(data), np.uint8).data
+    room[:] = data
+    return room
 
 
 def _layout(described: Any) -> tuple[_Slice, ...]:
     parts, offset = [], 0
     for output in described["outputs"]:
-        shape = tuple(output["shape"])
-        size = output["parameters"]["binary_data_size"]
-        parts.append(_Slice(TensorSpec(output["name"], DType(output["datatype"]), shape), shape, offset, size))
-        offset += size
+        shape, said = tuple(output["shape"]), output["parameters"]
+        tensor = TensorSpec(output["name"], DType(output["datatype"]), shape)
+        if "shared_memory_region" in said:
+            place = said.get("shared_memory_offset", 0)
+            parts.append(_Slice(tensor, shape, place, said["shared_memory_byte_size"], shared=True))
+        else:
+            parts.append(_Slice(tensor, shape, offset, said["binary_data_size"]))
+            offset += said["binary_data_size"]
     return tuple(parts)
 
 

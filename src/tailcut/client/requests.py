@@ -68,6 +68,30 @@ class Call:
     timeout_us: int = 0  # 0: the server's own
 
 
+@dataclass(slots=True)
+class Request:
+    """What is to be sent, and how often it was."""
+
+    parts: Parts
+    begun: int = 0
+    answered: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether every copy was answered. Of one that was not, the server may still be at work."""
+        return self.begun == self.answered
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a request says of an input; `size` is that of its bytes."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    size: int
+
+
 class Encoder:
     """Calls to one server."""
 
@@ -79,48 +103,35 @@ class Encoder:
         """A question without a body."""
         return [f"GET {path} HTTP/1.1\r\nHost: {self._authority}\r\n\r\n".encode("latin-1")]
 
+    def post(self, path: str, body: bytes) -> Parts:
+        """A question or a call with a body of JSON."""
+        lines = [f"POST {path} HTTP/1.1", f"Host: {self._authority}", "Content-Type: application/json"]
+        return ["\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("latin-1") + body]
+
     def infer(self, call: Call) -> Parts:
         """An inference in the binary form both ways: one head, then each input's bytes, which still are the arrays'.
 
         Raises:
             InvalidInputError: an input's dtype has no name in the protocol.
         """
-        described = []
-        parts: Parts = [b""]
-        for name, value in call.inputs.items():
-            array = np.asarray(value)
-            if not array.dtype.isnative:
-                array = array.astype(array.dtype.newbyteorder("="))
-            try:
-                dtype = DType.of(array.dtype)
-            except KeyError:
-                raise InvalidInputError(f"input {shown(name)}: the protocol has no name for {array.dtype}") from None
-            data = _bytes_of(array, dtype)
-            described.append((name, dtype, array.shape, len(data)))
-            parts.append(data)
+        described, data = describe(call.inputs)
         outputs = None if call.outputs is None else tuple(call.outputs)
-        key = (call.model, call.version, outputs, call.timeout_us, tuple(described))
+        key = (call.model, call.version, outputs, call.timeout_us, described)
         head = self._heads.get(key)
         if head is None:
             head = self._head(call, described)
             if len(self._heads) >= _HEADS_KEPT:
                 self._heads.clear()
             self._heads[key] = head
-        parts[0] = head
-        return parts
+        return [head, *data]
 
-    def _head(self, call: Call, described: list[tuple[str, DType, tuple[int, ...], int]]) -> bytes:
-        inputs = [
-            {"name": name, "datatype": dtype.value, "shape": shape, "parameters": {"binary_data_size": size}}
-            for name, dtype, shape, size in described
-        ]
-        request: dict[str, object] = {"inputs": inputs, "parameters": {"binary_data_output": True}}
-        if call.timeout_us:
-            request["parameters"] = {"binary_data_output": True, "timeout": call.timeout_us}
+    def _head(self, call: Call, described: Sequence[Described]) -> bytes:
+        inputs = [entry(one, {"binary_data_size": one.size}) for one in described]
+        request: dict[str, object] = {"inputs": inputs, "parameters": parameters_of(call)}
         if call.outputs is not None:
             request["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in call.outputs]
         lead = orjson.dumps(request)
-        length = len(lead) + sum(size for *_, size in described)
+        length = len(lead) + sum(one.size for one in described)
         lines = [
             f"POST {model_path(call.model, call.version)}/infer HTTP/1.1",
             f"Host: {self._authority}",
@@ -135,6 +146,37 @@ def model_path(model: str, version: str = "") -> str:
     """The path of a model, whatever characters its name has."""
     path = f"/v2/models/{quote(model, safe='')}"
     return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], Parts]:
+    """What a request says of its inputs, and their bytes, which still are the arrays'.
+
+    Raises:
+        InvalidInputError: a dtype has no name in the protocol.
+    """
+    described, parts = [], Parts()
+    for name, value in inputs.items():
+        array = np.asarray(value)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        try:
+            dtype = DType.of(array.dtype)
+        except KeyError:
+            raise InvalidInputError(f"input {shown(name)}: the protocol has no name for {array.dtype}") from None
+        data = _bytes_of(array, dtype)
+        described.append(Described(name, dtype, array.shape, len(data)))
+        parts.append(data)
+    return tuple(described), parts
+
+
+def entry(one: Described, parameters: Mapping[str, object]) -> dict[str, object]:
+    """An input as the JSON of a request has it."""
+    return {"name": one.name, "datatype": one.dtype.value, "shape": one.shape, "parameters": parameters}
+
+
+def parameters_of(call: Call) -> dict[str, object]:
+    """A request's own parameters."""
+    return {"binary_data_output": True} | ({"timeout": call.timeout_us} if call.timeout_us else {})
 
 
 def _bytes_of(array: np.ndarray, dtype: DType) -> bytes | memoryview:

@@ -9,20 +9,19 @@ import random
 import select
 import socket
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
-from tailcut.client.policy import Hedge, HedgeClock, RefusedError, Retries, StaleError, Tries
-from tailcut.client.requests import Address, Call, Encoder, Parts, model_path
+from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
+from tailcut.client.pool import FAREWELL_S, GOOD, ONCE, Pool
+from tailcut.client.requests import Address, Call, Parts, Request, model_path
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
 
-_ONCE = Retries(limit=0)
-_GOOD = 200
+Result = TypeVar("Result")
 
 
 class _Connection:
@@ -85,35 +84,8 @@ class _Connection:
         self._socket.close()
 
 
-class Client:
-    """A connection pool to one server; thread-safe. Use it in a `with` block, or call `close`.
-
-    Args:
-        url: `http://HOST:PORT` or `unix:PATH`.
-        timeout_s: for a whole call, connecting, tries and pauses included. The server drops work that it cannot finish
-            in this time.
-        retries: how failed calls are tried again (`tailcut.client.policy` states the rule).
-        hedge: whether slow calls are sent a second time, and when.
-        connections: kept open at most while nobody uses them.
-    """
-
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8000",
-        *,
-        timeout_s: float = 30.0,
-        retries: Retries | None = None,
-        hedge: Hedge | None = None,
-        connections: int = 64,
-    ) -> None:
-        self._address = Address.parse(url)
-        self._encoder = Encoder(self._address)
-        self._timeout_s = timeout_s
-        self._retries = retries or Retries()
-        self._clock = None if hedge is None else HedgeClock(hedge)
-        self._idle: deque[_Connection] = deque()  # the last used in front: others age, and fewer stay open
-        self._kept = connections
-        self._closed = False
+class Client(Pool[_Connection]):
+    """The blocking client; any number of threads may share one. Use it in a `with` block, or call `close`."""
 
     def infer(
         self,
@@ -135,11 +107,16 @@ class Client:
             DeadlineExceededError: no answer in time.
             EngineError: the model failed on these inputs.
             UnreachableError: no server, it broke off, or it speaks another protocol.
+            UnsupportedError: with `shared_memory`: this machine or the server has none of that name.
+            CapacityError: with `shared_memory`: /dev/shm has no room for the tensors.
         """
         seconds = self._timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + seconds
-        parts = self._encoder.infer(Call(model, inputs, version, outputs, max(1, int(seconds * 1e6))))
-        return outputs_of(self._ask(parts, deadline))
+        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)))
+        if self._shared is not None:
+            self._check_open()
+            return self._carry(self._shared.infer(call), deadline, self._retries)
+        return outputs_of(self._ask(Request(self._encoder.infer(call)), deadline, self._retries))
 
     def metadata(self, model: str = "", version: str = "") -> dict[str, Any]:
         """What the server says of a model (inputs, outputs, versions), or of itself where none is named.
@@ -149,7 +126,7 @@ class Client:
             TailcutError: as `infer`.
         """
         path = model_path(model, version) if model else "/v2"
-        answer: dict[str, Any] = self._ask(self._encoder.get(path), self._deadline()).json()
+        answer: dict[str, Any] = self._get(path, self._retries).json()
         return answer
 
     def ready(self, model: str = "", version: str = "") -> bool:
@@ -161,7 +138,10 @@ class Client:
         return self._answers_ok("/v2/health/live")
 
     def close(self) -> None:
-        """Close the kept connections; calls afterwards raise ReleasedError."""
+        """Close the kept connections and remove shared memory; calls afterwards raise ReleasedError."""
+        if self._shared is not None and not self._closed:
+            with suppress(TailcutError):  # the memory is gone already: a server that does not hear of it finds out
+                self._carry(self._shared.farewell(), time.monotonic() + min(self._timeout_s, FAREWELL_S), ONCE)
         self._closed = True
         while self._idle:
             self._idle.pop().close()
@@ -176,23 +156,37 @@ class Client:
 
     def _answers_ok(self, path: str) -> bool:
         try:
-            self._ask(self._encoder.get(path), self._deadline(), _ONCE)
+            self._get(path, ONCE)
         except ReleasedError:
             raise
         except TailcutError:
             return False
         return True
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._timeout_s
+    def _get(self, path: str, retries: Retries) -> Answer:
+        return self._ask(Request(self._encoder.get(path)), time.monotonic() + self._timeout_s, retries)
 
-    def _ask(self, parts: Parts, deadline: float, retries: Retries | None = None) -> Answer:
-        if self._closed:
-            raise ReleasedError("this client is closed")
-        tries = Tries(retries or self._retries)
+    def _carry(self, talk: Generator[Request, Answer, Result], deadline: float, retries: Retries) -> Result:
+        """Send what a call over shared memory wants sent, one request after the other."""
+        try:
+            request = next(talk)
+            while True:
+                try:
+                    answer = self._ask(request, deadline, retries)
+                except BaseException as error:  # noqa: BLE001  it comes back out of the call, unless that can go on
+                    request = talk.throw(error)
+                else:
+                    request = talk.send(answer)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
+
+    def _ask(self, request: Request, deadline: float, retries: Retries) -> Answer:
+        self._check_open()
+        tries = Tries(retries)
         while True:
             try:
-                answer = self._try(parts, deadline, fresh=tries.fresh)
+                answer = self._try(request, deadline, fresh=tries.fresh)
                 error = error_of(answer)
             except TailcutError as failed:
                 error = failed
@@ -202,16 +196,16 @@ class Client:
             if pause:
                 time.sleep(pause)
 
-    def _try(self, parts: Parts, deadline: float, *, fresh: bool) -> Answer:
+    def _try(self, request: Request, deadline: float, *, fresh: bool) -> Answer:
         due_s = None if self._clock is None else self._clock.due_after()
         began = time.monotonic()
-        running = [self._begin(parts, deadline, fresh=fresh)]
+        running = [self._begin(request, deadline, fresh=fresh)]
         try:
             if due_s is None:
                 winner, answer = running[0], running[0].receive(deadline)
             else:
                 if not _readable(running, min(began + due_s, deadline)):
-                    self._send_copy(running, parts, deadline)
+                    self._send_copy(running, request, deadline)
                 winner, answer = _first_answer(running, deadline)
         except BaseException:
             for connection in running:
@@ -220,12 +214,13 @@ class Client:
         for connection in running:
             if connection is not winner:
                 connection.close()
+        request.answered += 1
         self._put_back(winner, answer)
         if self._clock is not None:
             self._clock.took(time.monotonic() - began)
         return answer
 
-    def _begin(self, parts: Parts, deadline: float, *, fresh: bool) -> _Connection:
+    def _begin(self, request: Request, deadline: float, *, fresh: bool) -> _Connection:
         """A connection with the request on its way."""
         connection = None
         if not fresh:
@@ -233,25 +228,19 @@ class Client:
                 connection = self._idle.pop()
         if connection is None:
             connection = _Connection(self._address, deadline)
+        request.begun += 1
         try:
-            connection.send(parts, deadline)
+            connection.send(request.parts, deadline)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _send_copy(self, running: list[_Connection], parts: Parts, deadline: float) -> None:
+    def _send_copy(self, running: list[_Connection], request: Request, deadline: float) -> None:
         if self._clock is not None:
             self._clock.sent_copy()
         with suppress(RefusedError):  # then the first is waited for
-            running.append(self._begin(parts, deadline, fresh=False))
-
-    def _put_back(self, connection: _Connection, answer: Answer) -> None:
-        if answer.closes or self._closed or len(self._idle) >= self._kept:
-            connection.close()
-        else:
-            connection.used = True
-            self._idle.append(connection)
+            running.append(self._begin(request, deadline, fresh=False))
 
 
 def _first_answer(running: list[_Connection], deadline: float) -> tuple[_Connection, Answer]:
@@ -270,7 +259,7 @@ def _first_answer(running: list[_Connection], deadline: float) -> tuple[_Connect
             else:
                 if answer is None:
                     continue
-                if last or answer.status == _GOOD:
+                if last or answer.status == GOOD:
                     return connection, answer
             running.remove(connection)
             connection.close()

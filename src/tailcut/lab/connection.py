@@ -5,6 +5,7 @@ server closes behind it. Answers' heads repeat, so what one says is kept by its 
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,9 +73,11 @@ class Connection(asyncio.BufferedProtocol):
     _heads: dict[bytes, AnswerHead] = {}  # noqa: RUF012  answers' heads repeat: shared by design
     _room = bytearray(_RECEIVE_BYTES)
     _view = memoryview(_room)
+    _numbers = itertools.count()
 
     def __init__(self, on_done: Callable[[Carrier, Outcome], None]) -> None:
         self._on_done = on_done
+        self._number = next(self._numbers)
         self._transport: asyncio.Transport | None = None
         self._payload: Payload | None = None
         self._left = -1  # bytes of the body to come; -1 while the head is
@@ -108,7 +111,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is None:
             self._finish(0)
         else:
-            self._transport.write(payload.request)
+            self._transport.write(payload.at(self._number))
 
     def close(self) -> None:
         """Break off; nothing more is told."""

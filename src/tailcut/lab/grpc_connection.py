@@ -5,8 +5,9 @@ or read while latency is measured. Status codes are told as the HTTP statuses of
 """
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -15,9 +16,9 @@ import numpy as np
 
 from tailcut.errors import UsageError
 from tailcut.lab.load import Outcome, Payload, Target
-from tailcut.spec import DType
+from tailcut.spec import DType, TensorSpec
 from tailcut.wire.messages import MESSAGES, METHODS, SERVICE
-from tailcut.wire.v2_tensors import to_bytes
+from tailcut.wire.v2_tensors import from_bytes, to_bytes
 
 _ASK_S = 30.0
 _OPTIONS = (
@@ -56,13 +57,55 @@ def ask_grpc(target: Target, method: str, **fields: object) -> Any:
 
 def grpc_payload(model: str, inputs: Mapping[str, np.ndarray]) -> Payload:
     """One ModelInfer call as bytes, tensors in their raw form."""
+    return Payload(MESSAGES["ModelInferRequest"](**_fields(model, inputs)).SerializeToString())
+
+
+def infer_once_grpc(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One inference: the outputs by name.
+
+    Raises:
+        UsageError: nobody listens there, or the call is refused.
+    """
+    said = ask_grpc(target, "ModelInfer", **_fields(model, inputs))
+    outputs = {}
+    for one, raw in zip(said.outputs, said.raw_output_contents, strict=True):
+        tensor = TensorSpec(one.name, DType(one.datatype), tuple(one.shape))
+        outputs[one.name] = from_bytes(tensor, tuple(one.shape), memoryview(raw), 0, len(raw))
+    return outputs
+
+
+def shared_call(model: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> bytes:
+    """One ModelInfer call as bytes, from the entries that a JSON request would have; tensors in shared memory."""
+    kinds = {str: "string_param", int: "int64_param", bool: "bool_param"}
+    sides = [
+        [
+            {**one, "parameters": {key: {kinds[type(value)]: value} for key, value in one["parameters"].items()}}
+            for one in side
+        ]
+        for side in (inputs, outputs)
+    ]
+    message = MESSAGES["ModelInferRequest"](model_name=model, inputs=sides[0], outputs=sides[1])
+    encoded: bytes = message.SerializeToString()
+    return encoded
+
+
+def call_once(target: Target, request: bytes) -> None:
+    """Send an encoded ModelInfer call.
+
+    Raises:
+        UsageError: as `ask_grpc`.
+    """
+    message = MESSAGES["ModelInferRequest"].FromString(request)
+    ask_grpc(target, "ModelInfer", **{field.name: value for field, value in message.ListFields()})
+
+
+def _fields(model: str, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
     dtypes = {name: DType.of(array.dtype) for name, array in inputs.items()}
     entries = [
         {"name": name, "datatype": dtypes[name].value, "shape": list(array.shape)} for name, array in inputs.items()
     ]
     raw = [to_bytes(array, dtypes[name]) for name, array in inputs.items()]
-    message = MESSAGES["ModelInferRequest"](model_name=model, inputs=entries, raw_input_contents=raw)
-    return Payload(message.SerializeToString())
+    return {"model_name": model, "inputs": entries, "raw_input_contents": raw}
 
 
 async def connect_grpc(target: Target, on_done: Callable[["GrpcConnection", Outcome], None]) -> "GrpcConnection":
@@ -86,11 +129,13 @@ class GrpcConnection:
     """One call at a time. It is always alive: a channel connects again by itself."""
 
     alive = True
+    _numbers = itertools.count()
 
     def __init__(self, channel: grpc.aio.Channel, on_done: Callable[["GrpcConnection", Outcome], None]) -> None:
         self._channel = channel
         self._infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
         self._on_done = on_done
+        self._number = next(self._numbers)
         self._task: asyncio.Task[None] | None = None
 
     def send(self, payload: Payload, planned_ns: int, free_ns: int) -> None:
@@ -106,7 +151,7 @@ class GrpcConnection:
     async def _call(self, payload: Payload, planned: int, free: int) -> None:
         sent = time.monotonic_ns()
         try:
-            await self._infer(payload.request)
+            await self._infer(payload.at(self._number))
             status = 200
         except grpc.aio.AioRpcError as error:
             status = _HTTP_STATUS.get(error.code(), 500)

@@ -29,6 +29,11 @@ class Target:
     grpc: bool = False
 
     @property
+    def transport(self) -> str:
+        """What requests travel over, in words."""
+        return "gRPC" if self.grpc else "HTTP over a Unix socket" if self.uds else "HTTP over TCP"
+
+    @property
     def authority(self) -> str:
         """What a Host header says."""
         return (
@@ -42,10 +47,18 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One whole encoded HTTP request, and the status it is to be answered with."""
+    """One whole encoded HTTP request, and the status it is to be answered with.
+
+    `places` are the same request with other places for its answer in shared memory, one for each request in flight.
+    """
 
     request: bytes
     expect_status: int = 200
+    places: tuple[bytes, ...] = ()
+
+    def at(self, number: int) -> bytes:
+        """What the connection of that number sends."""
+        return self.places[number % len(self.places)] if self.places else self.request
 
 
 @dataclass(frozen=True, slots=True)

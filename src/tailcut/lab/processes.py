@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import IO, BinaryIO
 
 import msgspec
@@ -28,7 +29,7 @@ class _Job(msgspec.Struct):
     """What one process is to do: a plan of its own, or connections of a closed loop."""
 
     target: tuple[str, int, str | None, bool]
-    requests: list[tuple[bytes, int]]
+    requests: list[tuple[bytes, int, tuple[bytes, ...]]]
     times: bytes = b""
     patience_s: float | None = None
     connections: int = 0
@@ -58,7 +59,8 @@ def share_open(
     connections = max(1, OPEN_CONNECTIONS // processes)
     jobs = []
     for number in range(processes):
-        turned = [payloads[(number + k * processes) % len(payloads)] for k in range(len(payloads))]
+        own = _own_places(payloads, number, processes)
+        turned = [own[(number + k * processes) % len(payloads)] for k in range(len(payloads))]
         part = times[number::processes].astype(np.int64).tobytes()
         jobs.append(_job(target, turned, times=part, patience_s=patience_s, connections=connections))
     return _run(jobs)
@@ -74,12 +76,22 @@ def share_closed(
     """
     processes = min(processes, concurrency)
     parts = [len(range(number, concurrency, processes)) for number in range(processes)]
-    return _run([_job(target, payloads, concurrency=part, length_s=length_s) for part in parts])
+    return _run(
+        [
+            _job(target, _own_places(payloads, number, processes), concurrency=part, length_s=length_s)
+            for number, part in enumerate(parts)
+        ]
+    )
+
+
+def _own_places(payloads: Sequence[Payload], number: int, processes: int) -> list[Payload]:
+    """The payloads with that process's part of the places in shared memory."""
+    return [replace(one, places=one.places[number::processes]) for one in payloads]
 
 
 def _job(target: Target, payloads: Sequence[Payload], **rest: object) -> _Job:
     place = (target.host, target.port, target.uds, target.grpc)
-    return _Job(place, [(one.request, one.expect_status) for one in payloads], **rest)  # type: ignore[arg-type]
+    return _Job(place, [(one.request, one.expect_status, one.places) for one in payloads], **rest)  # type: ignore[arg-type]
 
 
 def _run(jobs: Sequence[_Job]) -> list[Gathered]:

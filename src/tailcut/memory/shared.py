@@ -51,13 +51,14 @@ class SharedRegions:
         self._regions: dict[str, Region] = {}
 
     def register(self, name: str, key: str, offset: int, size: int) -> None:
-        """Open the region and check its size; a name that is taken is refused.
+        """Open the region and check its size; a name that is taken is refused. Regions that were deleted are forgotten.
 
         Raises:
             InvalidInputError: shared memory is off, the name or key is not admitted, or no such region is there.
         """
         if self._prefix is None:
             raise InvalidInputError(_OFF)
+        self._forget_deleted()
         if not name or name in self._regions:
             raise InvalidInputError("a region needs a name that is not registered yet: unregister it first")
         if len(self._regions) >= _REGIONS:
@@ -112,7 +113,7 @@ class SharedRegions:
             done += count
         return buffer.toreadonly()
 
-    def write(self, place: Place, data: bytes) -> None:
+    def write(self, place: Place, data: bytes | memoryview) -> None:
         """Put bytes at the start of a place.
 
         Raises:
@@ -131,6 +132,12 @@ class SharedRegions:
                 view, at = view[count:], at + count
         except OSError:
             raise InvalidInputError(f"region {place.region[:64]!r} cannot be written") from None
+
+    def _forget_deleted(self) -> None:
+        """Let go of regions whose file is gone, of which nobody can make use: a killed client says no farewell."""
+        for region in list(self._regions.values()):
+            if os.fstat(region.file).st_nlink == 0:
+                self.unregister(region.name)
 
     def _find(self, place: Place) -> Region:
         region = self._regions.get(place.region)

@@ -28,7 +28,9 @@ def bench_table(record: Mapping[str, Any]) -> None:
 
 
 def _runs(console: Console, record: Mapping[str, Any]) -> None:
-    table = Table(title=f"{record['target']}: latency in ms; an unknown percentile lacks samples")
+    table = Table(
+        title=f"{record['target']}, {record['transport']}: latency in ms; an unknown percentile lacks samples"
+    )
     for name in ("load", "req/s", "samples", "p50", "p95", "p99", "99 % interval", "p99.9", "max", "errors"):
         table.add_column(name, justify="left" if name == "load" else "right")
     costs = any(run["server_cost"] for run in record["runs"])

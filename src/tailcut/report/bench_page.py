@@ -92,9 +92,9 @@ def headline(record: Mapping[str, Any], changes: Sequence[Change]) -> tuple[str,
     """The p99, or the change where an earlier result is compared with; never more than was measured."""
     runs = record["runs"]
     if "slo" in record:
-        return _answer(record["slo"], record["target"])
+        return _answer(record["slo"], _place(record))
     failed = sum(sum(run["errors"].values()) for run in runs)
-    lead = f"{sum(run['samples'] for run in runs):,} requests answered by {record['target']}"
+    lead = f"{sum(run['samples'] for run in runs):,} requests answered by {_place(record)}"
     lead += f", {failed:,} failed." if failed else ", none failed."
     if changes:
         worse = sum(one.verdict == "worse" for one in changes)
@@ -110,6 +110,11 @@ def headline(record: Mapping[str, Any], changes: Sequence[Change]) -> tuple[str,
         return f"p99 {milliseconds(known[0]['latency_ms']['p99'])} ms", f"At {load(known[0])}: {lead}"
     ends = sorted(run["latency_ms"]["p99"] for run in known)
     return f"p99 {milliseconds(ends[0])} to {milliseconds(ends[-1])} ms", f"Over {len(known)} loads: {lead}"
+
+
+def _place(record: Mapping[str, Any]) -> str:
+    """The target, and how tensors travelled to it; older results do not say that."""
+    return f"{record['target']} ({record['transport']})" if record.get("transport") else str(record["target"])
 
 
 def _answer(slo: Mapping[str, Any], target: str) -> tuple[str, str]:

@@ -68,6 +68,7 @@ def infer_response(
         if wanted.place is None:
             response.raw_output_contents.append(to_bytes(array, dtype))
             continue
+        response.raw_output_contents.append(b"")  # NVIDIA's clients count one for each output, wherever it is
         for name, value in shared_parameters(wanted.place, array, dtype).items():
             if isinstance(value, str):
                 entry.parameters[name].string_param = value

@@ -77,14 +77,23 @@ def encode_response(
 
 def shared_outputs(
     spec: ModelSpec, request: InferRequest, outputs: Mapping[str, np.ndarray]
-) -> list[tuple[Place, bytes]]:
-    """The outputs that belong into shared memory, each with its bytes: whoever answers writes them first."""
+) -> list[tuple[Place, bytes | memoryview]]:
+    """The outputs that belong into shared memory, each with its bytes: whoever answers writes them first.
+
+    The bytes may be views of the outputs: a copy of 600 KB here cost a call over shared memory 0.6 ms in page faults.
+    """
     dtypes = {tensor.name: tensor.dtype for tensor in spec.outputs}
     return [
-        (wanted.place, to_bytes(outputs[wanted.name], dtypes[wanted.name]))
+        (wanted.place, _bytes_of(outputs[wanted.name], dtypes[wanted.name]))
         for wanted in request.outputs
         if wanted.place is not None
     ]
+
+
+def _bytes_of(array: np.ndarray, dtype: DType) -> bytes | memoryview:
+    if dtype is DType.BYTES or not array.size:
+        return to_bytes(array, dtype)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def server_metadata(version: str) -> dict[str, Any]:
@@ -147,7 +156,8 @@ def _encode_json(spec: ModelSpec, version: str, request: InferRequest, arrays: l
     for wanted, tensor, array in zip(request.outputs, _tensors(spec, request), arrays, strict=True):
         entry = _entry(tensor, array)
         if wanted.place is not None:
-            entry["parameters"] = shared_parameters(wanted.place, array, tensor.dtype)
+            # NVIDIA's C++ client looks for the bytes in the body of every output that has parameters.
+            entry["parameters"] = shared_parameters(wanted.place, array, tensor.dtype) | {"binary_data_size": 0}
         elif wanted.binary:
             binary.append(to_bytes(array, tensor.dtype))
             entry["parameters"] = {"binary_data_size": len(binary[-1])}

@@ -1,0 +1,239 @@
+"""Calls whose tensors travel in shared memory: which region, what lies where, when it may be used again. No socket.
+
+A call is a generator that yields what to send and is sent the answers, so that the blocking and the asyncio client run
+the same lines. Each call in flight has a region of its own, made and registered when no idle one is large enough.
+
+- *Where outputs go.* Their sizes are known only from an answer. The first call of its kind (model, names, datatypes and
+  shapes of the inputs) gets its outputs in the body; from the second on they have places in the region. Strings, whose
+  sizes change with their values, always come in the body, and so do outputs that once outgrew their place.
+- *When a region is used again.* Only when every copy of the request was answered. After a timeout, a broken connection
+  or a second copy that lost, the server may still be reading inputs or writing outputs there: the region is unlinked
+  and another is made.
+- *A server that was started anew* knows none of the regions and answers 400. Calls on a region that was used before, or
+  with places for outputs, are therefore tried once more on a new region and with outputs in the body.
+"""
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import orjson
+
+from tailcut.client.answers import Answer, outputs_of
+from tailcut.client.requests import Address, Call, Described, Encoder, Parts, Request, describe, entry, model_path
+from tailcut.client.requests import parameters_of as parameters
+from tailcut.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    QueueFullError,
+    TailcutError,
+    UnreachableError,
+    UnsupportedError,
+)
+from tailcut.memory.region import OwnRegion, check_prefix, sweep
+
+Outputs = dict[str, np.ndarray]
+Talk = Generator[Request, Answer, Outputs]
+Steps = Generator[Request, Answer, None]
+
+_ALIGNED = 64
+_SMALLEST = 64 * 1024
+_KEPT = 256
+_ROOT = "/v2/systemsharedmemory"
+_NOT_ITS_FAULT = (DeadlineExceededError, QueueFullError, UnreachableError)  # of whether it takes shared memory
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """What is known of an output; `size` 0 where it comes in the body."""
+
+    name: str
+    size: int
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A registered region, and the requests that were encoded for it."""
+
+    region: OwnRegion
+    heads: dict[object, Parts] = field(default_factory=dict)
+
+
+class SharedTensors:
+    """The regions of one client. Any number of calls may run at the same time, also in several threads.
+
+    Args:
+        address: for messages.
+        encoder: writes requests to that server.
+        prefix: of the regions' keys.
+        kept: regions that are kept at most while nobody uses them.
+    """
+
+    def __init__(self, address: Address, encoder: Encoder, prefix: str, kept: int) -> None:
+        self._address = address
+        self._encoder = encoder
+        self._prefix = check_prefix(prefix)
+        self._kept = kept
+        self._idle: deque[_Slot] = deque()
+        self._gone: deque[str] = deque()  # unlinked regions that the server has not been told of
+        self._outputs: dict[object, tuple[_Output, ...]] = {}
+        self._closed = False
+        sweep(prefix)
+
+    def infer(self, call: Call) -> Talk:
+        """One inference."""
+        described, data = describe(call.inputs)
+        kind = (call.model, call.version, None if call.outputs is None else tuple(call.outputs), described)
+        known = self._outputs.get(kind)
+        slot = self._take(_room(described, known))
+        if slot is None and known is None:
+            outputs = yield from self._attempt(slot, call, described, data, known)
+        else:
+            try:
+                outputs = yield from self._attempt(slot, call, described, data, known)
+            except InvalidInputError:
+                self._outputs.pop(kind, None)
+                outputs = yield from self._attempt(None, call, described, data, None)
+                known = _with_room(known, outputs)
+        if known is None:
+            known = tuple(_Output(name, _fixed_size(array)) for name, array in outputs.items())
+        if kind not in self._outputs:
+            if len(self._outputs) >= _KEPT:
+                self._outputs.clear()
+            self._outputs[kind] = known
+        return outputs
+
+    def farewell(self) -> Steps:
+        """Unlink all regions, then tell the server. Those in use go when their calls end."""
+        self._closed = True
+        while self._idle:
+            self._retire(self._idle.pop())
+        yield from self._unregister()
+
+    def _attempt(
+        self,
+        slot: _Slot | None,
+        call: Call,
+        described: tuple[Described, ...],
+        data: Sequence[bytes | memoryview],
+        known: tuple[_Output, ...] | None,
+    ) -> Talk:
+        if slot is None:
+            slot = yield from self._make(_room(described, known))
+        request, good = Request([]), False
+        try:
+            at = 0
+            for part in data:
+                slot.region.view[at : at + len(part)] = part
+                at += _aligned(len(part))
+            request.parts = self._encoded(slot, call, described, known)
+            try:
+                outputs = outputs_of((yield request), slot.region.view)
+                good = True
+            except QueueFullError:  # nothing was begun
+                good = True
+                raise
+        finally:
+            if good and request.settled and not self._closed and len(self._idle) < self._kept:
+                self._idle.append(slot)
+            else:
+                self._retire(slot)
+        return outputs
+
+    def _take(self, size: int) -> _Slot | None:
+        """The idle region used last, where it is large enough; else it makes way for a larger one."""
+        try:
+            slot = self._idle.pop()
+        except IndexError:
+            return None
+        if slot.region.size >= size:
+            return slot
+        self._retire(slot)
+        return None
+
+    def _make(self, size: int) -> Generator[Request, Answer, _Slot]:
+        yield from self._unregister()
+        region = OwnRegion(self._prefix, max(_SMALLEST, 1 << (size - 1).bit_length()))
+        try:
+            body = orjson.dumps({"key": region.key, "offset": 0, "byte_size": region.size})
+            yield Request(self._encoder.post(f"{_ROOT}/region/{region.name}/register", body))
+        except BaseException as error:
+            region.close()
+            if not isinstance(error, TailcutError) or isinstance(error, _NOT_ITS_FAULT):
+                raise
+            raise UnsupportedError(
+                f"{self._address} takes no tensors in shared memory whose name begins with {self._prefix!r}: {error}"
+            ) from None
+        return _Slot(region)
+
+    def _retire(self, slot: _Slot) -> None:
+        slot.region.close()
+        self._gone.append(slot.region.name)
+
+    def _unregister(self) -> Steps:
+        while self._gone:
+            try:
+                name = self._gone.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                yield Request(self._encoder.post(f"{_ROOT}/region/{name}/unregister", b""))
+            except _NOT_ITS_FAULT:
+                raise
+            except TailcutError:  # the server knows it no longer
+                continue
+
+    def _encoded(
+        self, slot: _Slot, call: Call, described: tuple[Described, ...], known: tuple[_Output, ...] | None
+    ) -> Parts:
+        names = None if call.outputs is None else tuple(call.outputs)
+        key = (call.model, call.version, call.timeout_us, names, described, known)
+        kept = slot.heads.get(key)
+        if kept is None:
+            if len(slot.heads) >= _KEPT:
+                slot.heads.clear()
+            kept = slot.heads[key] = self._encode(slot.region.name, call, described, known)
+        return kept
+
+    def _encode(
+        self, region: str, call: Call, described: Sequence[Described], known: Sequence[_Output] | None
+    ) -> Parts:
+        inputs, outputs, at = [], [], 0
+        for one in described:
+            inputs.append(entry(one, _place(region, at, one.size)))
+            at += _aligned(one.size)
+        if known is None:
+            outputs = [{"name": name, "parameters": {"binary_data": True}} for name in call.outputs or ()]
+        for output in known or ():
+            said = _place(region, at, output.size) if output.size else {"binary_data": True}
+            outputs.append({"name": output.name, "parameters": said})
+            at += _aligned(output.size)
+        request: dict[str, object] = {"inputs": inputs, "parameters": parameters(call)}
+        if outputs:
+            request["outputs"] = outputs
+        return self._encoder.post(f"{model_path(call.model, call.version)}/infer", orjson.dumps(request))
+
+
+def _place(region: str, offset: int, size: int) -> dict[str, object]:
+    return {"shared_memory_region": region, "shared_memory_offset": offset, "shared_memory_byte_size": size}
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
+def _room(described: Sequence[Described], known: Sequence[_Output] | None) -> int:
+    sizes = [one.size for one in described] + [one.size for one in known or ()]
+    return sum(_aligned(size) for size in sizes) or 1
+
+
+def _fixed_size(array: np.ndarray) -> int:
+    return 0 if array.dtype.hasobject else array.nbytes
+
+
+def _with_room(known: Sequence[_Output] | None, outputs: Outputs) -> tuple[_Output, ...] | None:
+    """What was known of outputs, those that have outgrown their place without one; None where they are others now."""
+    if known is None or {one.name for one in known} != set(outputs):
+        return None
+    return tuple(_Output(one.name, one.size if _fixed_size(outputs[one.name]) <= one.size else 0) for one in known)

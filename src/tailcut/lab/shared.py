@@ -1,0 +1,167 @@
+"""Requests of a load test whose tensors lie in shared memory: two regions, made before the load and removed after it.
+
+Inputs are written once, before the load, as request bodies are encoded before it. Outputs go into a region that has a
+place for each request in flight; that memory is not reserved, so it takes no more than the places that are used.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Self
+
+import numpy as np
+import orjson
+
+from tailcut.errors import TailcutError
+from tailcut.lab.client import OPEN_CONNECTIONS
+from tailcut.lab.load import Payload, Target
+from tailcut.lab.payload import ask, encode, infer_once
+from tailcut.memory.region import OwnRegion, sweep
+from tailcut.spec import DType
+from tailcut.wire.v2_tensors import to_bytes
+
+_ALIGNED = 64
+_PAGE = 4096
+
+Arrays = Mapping[str, np.ndarray]
+Place = dict[str, str | int]
+
+
+class SharedLoad:
+    """The regions of one load test; leave its block, by whatever way, and they are gone.
+
+    Args:
+        target: the server that is told of them.
+        prefix: what their names begin with.
+    """
+
+    def __init__(self, target: Target, prefix: str) -> None:
+        self._target = target
+        self._prefix = prefix
+        self._regions: list[OwnRegion] = []
+        sweep(prefix)
+
+    def __enter__(self) -> Self:
+        """Nothing is made yet."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Unlink the regions and tell the server."""
+        while self._regions:
+            region = self._regions.pop()
+            region.close()
+            with suppress(TailcutError):  # a server that is gone needs no telling
+                self._tell("unregister", region.name)
+
+    def payloads(self, model: str, requests: Sequence[Arrays]) -> list[Payload]:
+        """One payload for each request's inputs, as good for every connection.
+
+        Raises:
+            UsageError: nobody answers, or the server takes no shared memory of that name.
+            TailcutError: its answers over shared memory are not those over the wire.
+        """
+        answers = [self._asked(model, inputs) for inputs in requests]
+        data = [[_bytes(array) for array in inputs.values()] for inputs in requests]
+        source = self._make(sum(_aligned(len(part)) for parts in data for part in parts))
+        sizes = {name: max(_fixed_size(answer[name]) for answer in answers) for name in answers[0]}
+        width = -(-max(1, sum(map(_aligned, sizes.values()))) // _PAGE) * _PAGE
+        sink = self._make(width * OPEN_CONNECTIONS, reserve=False)
+        payloads, at = [], 0
+        for inputs, parts in zip(requests, data, strict=True):
+            entries = []
+            for (name, array), part in zip(inputs.items(), parts, strict=True):
+                source.view[at : at + len(part)] = part
+                entries.append(
+                    {"name": name, "datatype": DType.of(array.dtype).value, "shape": list(array.shape)}
+                    | {"parameters": _place(source, at, len(part))}
+                )
+                at += _aligned(len(part))
+            places = [_outputs(sink, sizes, number * width) for number in range(OPEN_CONNECTIONS)]
+            encoded = tuple(self._encode(model, entries, outputs) for outputs in places)
+            payloads.append(Payload(encoded[0], places=encoded))
+        for payload, answer in zip(payloads, answers, strict=True):
+            self._check(payload, answer, sizes, sink)
+        return payloads
+
+    def _make(self, size: int, *, reserve: bool = True) -> OwnRegion:
+        region = OwnRegion(self._prefix, max(_PAGE, size), reserve=reserve)
+        self._regions.append(region)
+        self._tell("register", region.name, key=region.key, offset=0, byte_size=region.size)
+        return region
+
+    def _tell(self, what: str, name: str, **fields: str | int) -> None:
+        if self._target.grpc:
+            from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
+
+            ask_grpc(self._target, f"SystemSharedMemory{what.capitalize()}", name=name, **fields)
+            return
+        body = orjson.dumps(fields) if fields else b""
+        ask(self._target, "POST", f"/v2/systemsharedmemory/region/{name}/{what}", body)
+
+    def _asked(self, model: str, inputs: Arrays) -> Arrays:
+        """The outputs over the wire."""
+        if self._target.grpc:
+            from tailcut.lab.grpc_connection import infer_once_grpc  # noqa: PLC0415  as above
+
+            return infer_once_grpc(self._target, model, inputs)
+        return infer_once(self._target, model, inputs)
+
+    def _encode(self, model: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> bytes:
+        if self._target.grpc:
+            from tailcut.lab.grpc_connection import shared_call  # noqa: PLC0415  as above
+
+            return shared_call(model, inputs, outputs)
+        body = orjson.dumps({"inputs": inputs, "outputs": outputs})
+        headers = {"Content-Type": "application/json"}
+        return encode(self._target, "POST", f"/v2/models/{model}/infer", body, headers).request
+
+    def _check(self, payload: Payload, answer: Arrays, sizes: Mapping[str, int], sink: OwnRegion) -> None:
+        """Send a request once, and compare what comes with what came over the wire."""
+        if self._target.grpc:
+            from tailcut.lab.grpc_connection import call_once  # noqa: PLC0415  as above
+
+            call_once(self._target, payload.request)
+        else:
+            head, _, body = payload.request.partition(b"\r\n\r\n")
+            ask(self._target, "POST", head.split(b" ", 2)[1].decode("latin-1"), body)
+        at = 0
+        for name, size in sizes.items():
+            if size:
+                want = answer[name]
+                got = np.frombuffer(bytes(sink.view[at : at + want.nbytes]), want.dtype).reshape(want.shape)
+                if not _alike(got, want):
+                    raise TailcutError(f"output {name!r} over shared memory is not what the server says over the wire")
+            at += _aligned(size)
+
+
+def _outputs(sink: OwnRegion, sizes: Mapping[str, int], start: int) -> list[dict[str, Any]]:
+    """The outputs of a request, with places; strings, whose sizes change, come in the answer."""
+    entries: list[dict[str, Any]] = []
+    for name, size in sizes.items():
+        said = _place(sink, start, size) if size else {"binary_data": True}
+        entries.append({"name": name, "parameters": said})
+        start += _aligned(size)
+    return entries
+
+
+def _place(region: OwnRegion, offset: int, size: int) -> Place:
+    where: Place = {"shared_memory_region": region.name, "shared_memory_byte_size": size}
+    return where | ({"shared_memory_offset": offset} if offset else {})
+
+
+def _alike(got: np.ndarray, want: np.ndarray) -> bool:
+    """Equal but for rounding: other requests may have shared the batch of one of the two."""
+    if want.dtype.kind in "fV":  # V: bfloat16
+        return bool(np.allclose(got.astype(np.float64), want.astype(np.float64), 1e-2, 1e-3, equal_nan=True))
+    return bool(np.array_equal(got, want))
+
+
+def _bytes(array: np.ndarray) -> bytes:
+    return to_bytes(array, DType.of(array.dtype))
+
+
+def _fixed_size(array: np.ndarray) -> int:
+    return 0 if array.dtype.hasobject else array.nbytes
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
