@@ -17,6 +17,7 @@ import uvloop
 
 from tailcut.errors import UsageError
 from tailcut.memory.shared import SharedRegions
+from tailcut.runtime.timeline import Events
 from tailcut.server.accept import Acceptor
 from tailcut.server.catalog import Catalog
 from tailcut.server.http import HttpConnection
@@ -88,8 +89,12 @@ def serve(
 async def _serve(
     models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None], worker: Worker | None
 ) -> None:
+    events = Events()
+    if worker is not None:
+        models, events = worker.trails.adopt(models), worker.trails.own_events
     catalog = Catalog(models, control=options.model_control, patience_s=options.limits.deadline_s)
     site = Site(catalog, SharedRegions(options.shared_memory), token=options.token)
+    site.events = (events,) if worker is None else worker.trails.events
     hub = Hub(
         site,
         options.limits,
@@ -98,7 +103,7 @@ async def _serve(
         collect=options.gc_freeze,
         access=options.access_log,
     )
-    witness = Witness(hub.loop, site.events)
+    witness = Witness(hub.loop, events)
     address = options.address
     grpc = _grpc_server(hub, shared=worker is not None) if address.grpc_port is not None else None
     if worker is None:

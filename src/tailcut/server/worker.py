@@ -19,6 +19,7 @@ from tailcut.server.acceptor import FairAcceptor
 from tailcut.server.board import Board, Counts
 from tailcut.server.metrics import Counted, ServerCounts
 from tailcut.server.routes import Site
+from tailcut.server.trails import Trails
 
 ENVIRONMENT = "TAILCUT_WORKER"
 _PUBLISH_S = 0.25
@@ -26,7 +27,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervisor gives a worker, as JSON in its environment. Listeners, control and board are descriptors."""
+    """What a supervisor gives a worker, as JSON in its environment; what it inherits is named by its descriptor."""
 
     post: int
     size: int  # how many workers there are
@@ -34,8 +35,10 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[int, ...]
     control: int
     board: int
+    trails: int
     places: int
     place: int
+    models: int  # of the command line
     cpus: int
     pin: tuple[int, ...] = ()
     node: int | None = None
@@ -49,6 +52,7 @@ class Worker:
         self._listeners = [socket.socket(fileno=listener) for listener in assignment.listeners]
         self._board = Board(assignment.board, assignment.places)
         self._place = assignment.place
+        self.trails = Trails(assignment.trails, assignment.places, assignment.models).open(assignment.place)
         self.post = assignment.post
         self.size = assignment.size
         self.cpus = assignment.cpus
@@ -64,7 +68,7 @@ class Worker:
             return None
         assignment = msgspec.json.decode(told, type=Assignment)
         _die_with(assignment.parent)
-        for descriptor in (*assignment.listeners, assignment.control, assignment.board):
+        for descriptor in (*assignment.listeners, assignment.control, assignment.board, assignment.trails):
             os.set_inheritable(descriptor, False)
         try:
             if assignment.pin:
