@@ -3,8 +3,8 @@
     python benchmarks/timeline.py
 
 A trail is the record and the readings of the clock that it takes, in batches of 1,000, in memory of the process's own
-and in memory that workers share; a beat is one look of the witness, with as many threads as a server of this machine has. The least of many rounds, because a busy machine only
-ever adds.
+and in memory that workers share; a beat is one look of the witness, with as many threads as a server of this machine
+has. The least of many rounds, because a busy machine only ever adds.
 """
 
 import asyncio

@@ -117,10 +117,16 @@ def check(records: np.ndarray, first: int) -> None:
     assert (records[:, 1] == -records[:, 0]).all()
 
 
-def test_the_place_being_written_is_not_read() -> None:
-    """A record without its stamp is what a killed writer leaves behind: it is neither read nor counted."""
-    ring = Ring(2, 4)
-    for number in range(6):
+@pytest.mark.parametrize("count", [4, 5, 6, 7, 8])
+def test_the_place_being_written_is_not_read(count: int) -> None:
+    """A record without its stamp is what a killed writer leaves behind: neither read nor counted, and written over."""
+    memory = memoryview(bytearray(Ring.size_bytes(2, 4)))
+    ring = Ring(2, 4, memory)
+    for number in range(count):
         ring.record(number, -number)
-    ring._words[(6 % 4) * 3] = 12345
-    assert ring.copy()[0][:, 0].tolist() == [3, 4, 5]
+    at = count % 4 * 24
+    memory[at : at + 24] = np.array([12345, 0, 0]).tobytes()
+    assert (ring.copy()[0][:, 0].tolist(), ring.end) == ([count - 3, count - 2, count - 1], count)
+    successor = Ring(2, 4, memory)
+    successor.record(count, -count)
+    assert ring.copy()[0][:, 0].tolist() == [count - 2, count - 1, count]

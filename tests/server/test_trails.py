@@ -22,7 +22,7 @@ TAIL = b"GET /v2/models/mlp/tail HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def send(server: Server, count: int, connections: int = 8) -> None:
-    """So many requests over connections that are open at once, so that every worker has some."""
+    """So many requests, in turn over connections that are open at once."""
     wires = [server.connect() for _ in range(connections)]
     for number in range(count):
         assert wires[number % connections].ask(REQUEST).status == 200
@@ -44,8 +44,13 @@ def kill_and_send(server: Server, victim: int) -> int:
     """Kill a worker and send requests until the one that follows it has answered some; how many were sent."""
     os.kill(victim, signal.SIGKILL)
     until(lambda: len(workers(server)) == 2 and victim not in workers(server), server)
+    return send_to_all(server)
+
+
+def send_to_all(server: Server) -> int:
+    """Requests until every worker has answered some; how many were sent."""
     sent = 0
-    while not set(workers(server)) <= {one["process"] for one in tail(server)["processes"]}:
+    while not set(workers(server)) <= {one["process"] for one in tail(server).get("processes", ())}:
         send(server, 16)
         sent += 16
     return sent
@@ -55,12 +60,12 @@ def test_whoever_is_asked_answers_for_all(models: Path, tmp_path: Path) -> None:
     """Two workers' requests add up in every answer; a third that follows a killed one adds to what that one left."""
     with serving(tmp_path, models / "mlp.onnx", "--workers", "2") as server:
         first = workers(server)
-        send(server, 200)
-        until(lambda: tail(server)["requests"] == 200, server)  # the last ones' records follow their answers
+        sent = send_to_all(server)
+        until(lambda: tail(server)["requests"] == sent, server)  # the last ones' records follow their answers
         answers = [tail(server) for _ in range(8)]
-        assert {answer["requests"] for answer in answers} == {200}
+        assert {answer["requests"] for answer in answers} == {sent}
         assert {one["process"] for one in answers[0]["processes"]} == set(first)
-        sent = 200 + kill_and_send(server, first[0])
+        sent += kill_and_send(server, first[0])
         until(lambda: tail(server)["requests"] == sent, server)
         answers = [tail(server) for _ in range(8)]
         assert {answer["requests"] for answer in answers} == {sent}
@@ -75,7 +80,8 @@ def test_a_trail_is_read_to_its_end_once(models: Path, tmp_path: Path) -> None:
     seen: Counter[tuple[int, ...]] = Counter()
     sent = 0
     with serving(tmp_path, models / "mlp.onnx", "--workers", "2") as server:
-        send(server, 50)
+        before = send_to_all(server)
+        until(lambda: tail(server)["requests"] == before, server)
         cursor = trail(server, "-1")["next"]
         for number in range(6):
             if number == 3:
@@ -89,7 +95,7 @@ def test_a_trail_is_read_to_its_end_once(models: Path, tmp_path: Path) -> None:
                 seen.update(map(tuple, piece["records"]))
         assert (len(seen), seen.total()) == (sent, sent)
         assert len({record[-1] for record in seen}) == 3
-        assert len(trail(server, "0")["records"]) == sent + 50
+        assert len(trail(server, "0")["records"]) == sent + before
         assert server.stop() == 0
 
 
@@ -97,6 +103,7 @@ def test_the_command_tells_workers_apart(models: Path, tmp_path: Path) -> None:
     """Text, page and trace events of a service of two processes name both."""
     with serving(tmp_path, models / "mlp.onnx", "--workers", "2") as server:
         pids = set(workers(server))
+        send_to_all(server)
         target = Target(port=server.port)
         found = {"target": server.url} | while_doing(lambda: send(server, 3000, 16), lambda: watch(target, "mlp", 2.0))
         assert server.stop() == 0

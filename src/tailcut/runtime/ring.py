@@ -5,9 +5,9 @@ that wrote it. Stamps count up from place to place, so the newest is found by ha
 and a reader touches no page that has never been written. Whoever writes on in a ring (a worker's successor does) goes
 on with the numbers.
 
-The stamp is packed last. So what can be half written at any moment, also for ever by a writer that was killed, is the
-place behind the newest record: it is never read, and a ring shows one record fewer than it has places. A copy is cut
-again by what has been written while it was made.
+The stamp is packed last, over zeros. So what can be half written at any moment, also for ever by a writer that was
+killed, is the place behind the newest record: it is never read, and a ring shows one record fewer than it has places. A
+copy is cut again by what has been written while it was made.
 """
 
 import os
@@ -26,7 +26,7 @@ class Ring:
     def __init__(self, width: int, capacity: int, memory: memoryview | None = None) -> None:
         if capacity < 2 or capacity & (capacity - 1):
             raise ValueError(f"the capacity must be a power of two, got {capacity}")
-        layout = struct.Struct(f"<{width + 1}q")
+        layout = struct.Struct(f"{width + 1}q")  # native: each word, so the stamp too, is one store
         self._memory = memoryview(bytearray(layout.size * capacity)) if memory is None else memory
         self._words = self._memory.cast("q")
         self._size = layout.size
@@ -51,8 +51,9 @@ class Ring:
         words, step = self._words, self._size // _WORD
         at = step - 1
         first = words[at]
-        if not first:
-            return 0
+        if not first:  # never written, or just being written: then the newest is the last
+            last = words[at + self._mask * step]
+            return (last & _NUMBER) + 1 if last else 0
         first &= _NUMBER
         newest, beyond = 0, self._mask + 1  # places; those from the first to the newest are of the newest round
         while beyond - newest > 1:
