@@ -14,9 +14,35 @@ from tailcut.server.hub import Hub
 
 _log = logging.getLogger("tailcut")
 _AT_ONCE = 64  # accepted in one pass of the loop, so that a flood of newcomers does not hold up those who are served
-_REST_S = 0.1
+REST_S = 0.1
 _IDLE_S = 1.0  # idle at least, before a connection makes room
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+def exhausted(error: OSError) -> bool:
+    """Whether an accept failed for want of files or memory."""
+    return error.errno in _EXHAUSTED
+
+
+class Rests:
+    """What a door does while nothing can be opened: the one idle longest makes room, and it is said once."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._count = 0
+
+    def begin(self, error: OSError) -> None:
+        """The door rests for a moment."""
+        if not self._count:
+            _log.warning("not accepting for now: %s", error.strerror)
+        self._count += 1
+        self._hub.make_room(idle_s=_IDLE_S)
+
+    def end(self) -> None:
+        """Something was accepted."""
+        if self._count:
+            _log.warning("accepting again after %d rests", self._count)
+            self._count = 0
 
 
 class Acceptor:
@@ -29,7 +55,7 @@ class Acceptor:
         self._tcp = listener.family != socket.AF_UNIX
         self._opening: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._rests = 0
+        self._rests = Rests(hub)
         hub.loop.add_reader(listener.fileno(), self._accept, _AT_ONCE)
 
     @property
@@ -56,13 +82,11 @@ class Acceptor:
             except ConnectionError:  # that one left before it was accepted
                 continue
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
+                if not exhausted(error):
                     raise
                 self._rest(error)
                 return
-            if self._rests:
-                _log.warning("accepting again after %d rests", self._rests)
-                self._rests = 0
+            self._rests.end()
             task = self._hub.loop.create_task(self._open(client))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
@@ -77,14 +101,11 @@ class Acceptor:
             client.close()
 
     def _rest(self, error: OSError) -> None:
-        """Nothing can be opened now: the one idle longest makes room, and newcomers wait in the backlog."""
-        if not self._rests:
-            _log.warning("not accepting for now: %s", error.strerror)
-        self._rests += 1
-        self._hub.make_room(idle_s=_IDLE_S)
+        """Nothing can be opened now: newcomers wait in the backlog."""
+        self._rests.begin(error)
         loop = self._hub.loop
         loop.remove_reader(self._listener.fileno())
-        self._timer = loop.call_later(_REST_S, self._resume)
+        self._timer = loop.call_later(REST_S, self._resume)
 
     def _resume(self) -> None:
         self._timer = None

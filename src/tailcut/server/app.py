@@ -20,7 +20,6 @@ from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.timeline import Events
 from tailcut.server.accept import Acceptor
 from tailcut.server.catalog import Catalog
-from tailcut.server.http import HttpConnection
 from tailcut.server.hub import Hub
 from tailcut.server.limits import ServerLimits
 from tailcut.server.routes import Site
@@ -112,7 +111,7 @@ async def _serve(
         doors: list[Door] = [Acceptor(hub, listener) for listener in listeners]
     else:
         hub.on_count = worker.count
-        doors = [*worker.doors(lambda: HttpConnection(hub))]
+        doors = [*worker.doors(hub)]
     if grpc is not None:
         address = replace(address, grpc_port=await grpc.start(address.host, address.grpc_port or 0))
     drain = _Drain(hub, doors, worker, grpc)

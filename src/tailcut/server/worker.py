@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,6 +17,7 @@ from tailcut.errors import TailcutError
 from tailcut.machine.affinity import bind_memory, pin_thread
 from tailcut.server.acceptor import FairAcceptor
 from tailcut.server.board import Board, Counts
+from tailcut.server.hub import Hub
 from tailcut.server.metrics import Counted, ServerCounts
 from tailcut.server.routes import Site
 from tailcut.server.trails import Trails
@@ -79,10 +80,10 @@ class Worker:
             pass
         return cls(assignment)
 
-    def doors(self, protocol: Callable[[], asyncio.BaseProtocol]) -> list[FairAcceptor]:
+    def doors(self, hub: Hub) -> list[FairAcceptor]:
         """Start accepting from the supervisor's listeners."""
         self.count(0)
-        return [FairAcceptor(listener, protocol, self._board, self._place) for listener in self._listeners]
+        return [FairAcceptor(hub, listener, self._board, self._place) for listener in self._listeners]
 
     def count(self, connections: int) -> None:
         """Tell the others how many connections are here."""
