@@ -55,7 +55,7 @@ def serve(
         int | None, typer.Option(help="Largest batch, instead of the profile's.", min=1, max=65536)
     ] = None,
     queue: Annotated[
-        int, typer.Option(help="Rows that may wait or compute, for each model.", min=1, max=1_000_000)
+        int, typer.Option(help="Rows that may wait or compute, for each model of each worker.", min=1, max=1_000_000)
     ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
     hang: Annotated[str, typer.Option(help="Give an engine call up after this long.")] = "30s",
@@ -115,7 +115,7 @@ def serve(
     size = 1 if worker else _count(workers, sources)
     if size > 1:
         _need_one_worker(shared_memory is not None or allow_model_control or grpc_port == 0)
-        crew = _crew(size, len(sources), max_restarts)
+        crew = _crew(size, len(sources), limits.drain_s, max_restarts)
         raise typer.Exit(_supervise(crew, Address(host, port, uds, grpc_port), json=json))
     opened = [_profile(source, max_batch, worker) for source in sources]
     profiles = [profile for profile, _ in opened]
@@ -197,11 +197,11 @@ def _need_grpc() -> None:
         raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
 
 
-def _crew(size: int, models: int, max_restarts: int) -> "Crew":
+def _crew(size: int, models: int, drain_s: float, max_restarts: int) -> "Crew":
     from tailcut.server.fleet import Patience
     from tailcut.server.supervisor import Crew
 
-    return Crew(size, [sys.executable, "-m", "tailcut", *sys.argv[1:]], models, Patience(limit=max_restarts))
+    return Crew(size, [sys.executable, "-m", "tailcut", *sys.argv[1:]], models, drain_s, Patience(limit=max_restarts))
 
 
 def _supervise(crew: "Crew", address: "Address", *, json: bool) -> int:

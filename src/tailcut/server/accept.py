@@ -5,9 +5,14 @@ and they see a reset. A listener that rests leaves them in the kernel's backlog,
 """
 
 import asyncio
+import ctypes
 import errno
 import logging
 import socket
+import struct
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 from tailcut.server.http import HttpConnection
 from tailcut.server.hub import Hub
@@ -16,7 +21,27 @@ _log = logging.getLogger("tailcut")
 _AT_ONCE = 64  # accepted in one pass of the loop, so that a flood of newcomers does not hold up those who are served
 REST_S = 0.1
 _IDLE_S = 1.0  # idle at least, before a connection makes room
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+# socket(7), SO_ATTACH_FILTER, on a TCP header: drop what has SYN and not ACK, take the rest. Code, jumps, constant.
+_NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+def refuse(listener: socket.socket) -> None:
+    """Let nobody begin to connect any more; whose connection has begun still gets in.
+
+    A listener that is closed resets whoever has connected since the last accept, with a request already sent perhaps.
+    Between this and the close everybody can be taken in: who comes later is refused as if the listener were gone.
+    """
+    if listener.family == socket.AF_UNIX:
+        with suppress(OSError):
+            Path(listener.getsockname()).unlink()
+    elif sys.platform.startswith("linux"):
+        program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_SYN))
+        with suppress(OSError):  # forbidden here: then the last moment's newcomers are reset, as anywhere else
+            listener.setsockopt(
+                socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_SYN), ctypes.addressof(program))
+            )
 
 
 def exhausted(error: OSError) -> bool:
@@ -62,6 +87,10 @@ class Acceptor:
     def port(self) -> int:
         """The TCP port that is listened on."""
         return int(self._listener.getsockname()[1])
+
+    def refuse(self) -> None:
+        """Let nobody begin to connect any more."""
+        refuse(self._listener)
 
     def close(self) -> None:
         """Take in whoever already waits, then listen no more."""

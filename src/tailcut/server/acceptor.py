@@ -34,6 +34,9 @@ class FairAcceptor:
         listener.setblocking(False)
         self._watch()
 
+    def refuse(self) -> None:
+        """Nothing: whether nobody may connect any more is for the supervisor to say, whose listener it is."""
+
     def close(self) -> None:
         """Accept no more; what has been accepted stays. Other processes keep the listener."""
         if self._open:

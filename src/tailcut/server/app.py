@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tailcut")
 _BACKLOG = 4096
 _DRAIN_STEP_S = 0.02
+_SETTLE_S = 0.1  # for handshakes that have begun, before nobody is accepted any more
 _NEWCOMER_S = 0.5  # whoever was accepted last has this long to say what it wants
 _OTHER_FILES = 64  # listeners, the loop's own, models, and those that are opened for a moment
 
@@ -65,6 +66,7 @@ class ServerOptions:
 class Door(Protocol):
     """Something that accepts connections until it is closed."""
 
+    def refuse(self) -> None: ...  # noqa: D102  said there
     def close(self) -> None: ...  # noqa: D102  said there
 
 
@@ -157,6 +159,9 @@ class _Drain:
         Who came last has a moment for the first words.
         """
         await self._stopping.wait()
+        for door in self._doors:
+            door.refuse()
+        await asyncio.sleep(_SETTLE_S)
         self._close()
         loop, hub = self._hub.loop, self._hub
         end = loop.time() + hub.limits.deadline_s

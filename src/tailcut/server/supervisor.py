@@ -24,6 +24,7 @@ import msgspec
 from tailcut.machine.quota import affinity_mask, usable_cpus
 from tailcut.machine.shares import Share, shares
 from tailcut.machine.topology import topology
+from tailcut.server.accept import refuse
 from tailcut.server.app import Address, close_listeners, fit_files, open_listeners
 from tailcut.server.board import Board
 from tailcut.server.fleet import Action, Do, Fleet, Patience
@@ -37,11 +38,15 @@ Models = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """What is to be supervised: how many workers, the command line that starts one, and how many models it names."""
+    """What is to be supervised: how many workers, the command line that starts one, and how many models it names.
+
+    `drain_s` is how long a worker goes on accepting when it is told to drain.
+    """
 
     size: int
     command: Sequence[str]
     models: int
+    drain_s: float
     patience: Patience = field(default_factory=Patience)
 
 
@@ -126,7 +131,13 @@ class _Supervisor:
         self._stopping = True
         self._drain_by = number
         _log.info("draining")
+        # The workers accept a moment longer than that, so that whoever has begun to connect gets in.
+        self._loop.call_later(self._crew.drain_s if number == signal.SIGTERM else 0.0, self._refuse)
         self._do(self._fleet.stop(self._now()))
+
+    def _refuse(self) -> None:
+        for listener in self._listeners:
+            refuse(listener)
 
     def _renew(self) -> None:
         _log.info("renewing every worker, one after the other")
