@@ -136,7 +136,7 @@ def test_an_answer_goes_to_its_generation_only(ten: Pass) -> None:
     outputs = np.array([[ten.rows.ctypes.data, BODY]], np.int64)
     answer = np.zeros(1024, np.uint8)
     answer[:2] = np.frombuffer(b"OK", np.uint8)
-    ring, trail = np.zeros((4, 12), np.int64), np.arange(9)
+    ring, trail = np.zeros((4, 13), np.int64), np.arange(9)
     short = np.zeros((65, 2), np.int64)
     assert sockets.answer(members, ten.state, 2, outputs, answer, ring, 3, trail, short) == 0
     assert trail[0] == 2
@@ -146,4 +146,5 @@ def test_an_answer_goes_to_its_generation_only(ten: Pass) -> None:
     with pytest.raises(BlockingIOError):
         ten.pairs[1][0].recv(1)
     assert ring[[3, 0], 0].tolist() == members[[place for place in range(3) if members[place, 1] != 2], 2].tolist()
+    assert ring[[3, 0], 12].tolist() == [3, 4]
     assert (ring[[1, 2]] == 0).all()

@@ -62,12 +62,16 @@ BENCH = against(bench(*(run(rate) for rate in RATES)), bench(*(run(rate, 0.7) fo
 MICROBENCH = microbench({"m:quick<b>": 5.0, "m:slow": 10.0})
 
 
-def explained(requests: int = 1000) -> dict[str, Any]:
-    """A tail in which one request of a hundred waited for a collection of 20 ms; the rest take 700 us."""
+def explained(requests: int = 1000, processes: tuple[int, ...] = (41,)) -> dict[str, Any]:
+    """A tail in which one request of a hundred waited for a collection of 20 ms; the rest take 700 us.
+
+    The processes answered in turn.
+    """
     stages = np.tile([50_000, 100_000, 10_000, 400_000, 90_000, 20_000, 30_000], (requests, 1))
     stages[::100, 1] += 20_000_000
     marks = np.cumsum(np.column_stack([np.arange(requests) * 50_000_000 + 1, stages]), axis=1)
-    records = np.column_stack([marks, np.tile([1, 4, 256, 200], (requests, 1))]).astype(np.int64)
-    events = [Event("gc", start, start + 20_000_000, 20_000_000) for start in records[::100, 1].tolist()]
+    records = np.column_stack([marks, np.tile([1, 4, 256, 200], (requests, 1)), np.resize(processes, requests)])
+    records = records.astype(np.int64)
+    events = [Event("gc", start, start + 20_000_000, 20_000_000, processes[0]) for start in records[::100, 1].tolist()]
     found = {"target": "http://127.0.0.1:8000", "model": "m<b>", "duration_s": 50.0, "missed": 0}
     return found | explain(records, events, max_batch=8)

@@ -19,7 +19,7 @@ def trail(count: int = 2000, *, every: int = 50, compute_us: float = 200, **slow
         spent[::every, STAGES.index(stage)] += more
     start = np.arange(count) * MS
     marks = start[:, None] + np.concatenate([np.zeros((count, 1)), np.cumsum(spent, axis=1)], axis=1) * US
-    rest = np.tile([1, 1, 1024, 200], (count, 1))
+    rest = np.tile([1, 1, 1024, 200, 0], (count, 1))
     return np.concatenate([marks, rest], axis=1).astype(np.int64)
 
 
@@ -133,3 +133,38 @@ def test_the_worst_are_shown_one_by_one() -> None:
     totals = [entry["marks_us"]["written"] for entry in worst]
     assert totals == sorted(totals, reverse=True)
     assert set(worst[0]["marks_us"]) == set(MARKS)
+
+
+def of_process(records: np.ndarray, process: int) -> np.ndarray:
+    """The same requests, answered by that process."""
+    records = records.copy()
+    records[:, -1] = process
+    return records
+
+
+def test_an_event_costs_its_own_process_only() -> None:
+    """What stopped one worker explains nothing of another's slow requests at the same moments."""
+    records = of_process(trail(deliver=8000), 7)
+    spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS, 7 * MS) for row in records[::50]]
+    mine = explain(records, [Event("gc", *span, 7) for span in spans])
+    others = explain(records, [Event("gc", *span, 8) for span in spans])
+    assert (mine["cause"]["name"], others["cause"]["name"]) == ("gc", "deliver")
+    assert (mine["worst"][0]["coincided"], others["worst"][0]["coincided"]) == (["gc"], [])
+
+
+def test_two_engines_half_busy_are_not_one_that_is_full() -> None:
+    """Capacity is looked at process by process: their engines compute beside each other."""
+    one = trail(queue=6000, compute_us=500)
+    both = np.concatenate([of_process(one, 7), of_process(one, 8)])
+    assert "bursts" in explain(both)["verdict"]
+
+
+def test_a_tail_of_one_process_is_told() -> None:
+    """Each process's part of the slowest stands beside its part of all; a lopsided tail is in the verdict."""
+    found = explain(np.concatenate([of_process(trail(compute=9000), 7), of_process(trail(every=9999), 8)]))
+    assert [(one["process"], one["requests"], one["slowest"]) for one in found["processes"]] == [
+        (7, 2000, 40),
+        (8, 2000, 0),
+    ]
+    assert "100 % of the slowest are of process 7, which answered 50 % of all" in found["verdict"]
+    assert "process" not in explain(trail(compute=9000))["verdict"]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.server.sound import GOOD, HEALTH, check_back, check_exact, usage
+from tests.server.test_supervisor import workers
 from tests.servers import serving
 
 
@@ -58,6 +59,36 @@ def test_no_file_left_to_open(models: Path, tmp_path: Path) -> None:
         assert "not accepting for now" in log
         assert "accepting again" in log
         assert log.count("not accepting") < 40  # a line for each time, not for each try
+        assert server.stop() == 0
+
+
+def test_no_file_left_to_a_worker(models: Path, tmp_path: Path) -> None:
+    """The same with workers: each rests when it is full, says so once each time, makes room and accepts again."""
+    with serving(tmp_path, models / "echo.onnx", "--workers", "2") as server:
+        pids = workers(server)
+        for pid in pids:
+            room = len(list(Path(f"/proc/{pid}/fd").iterdir())) + 8
+            _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (room, hard))
+        silent = [server.connect() for _ in range(16)]  # these fill both, say nothing and have to make room
+        for wire in silent:
+            wire.send(HEALTH)
+        wires = [server.connect() for _ in range(40)]
+        for wire in wires:
+            wire.send(GOOD)
+        for wire in wires:
+            assert wire.read().status == 200
+            wire.sock.close()
+        assert workers(server) == pids
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+        for wire in silent:
+            wire.sock.close()
+        for _ in range(4):
+            check_exact(server)
+        log = server.stderr.read_text()
+        assert "accepting again" in log
+        assert 1 <= log.count("not accepting for now") < 40
         assert server.stop() == 0
 
 

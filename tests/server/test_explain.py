@@ -189,7 +189,8 @@ def test_the_command_watches_a_running_server(profile: Path, tmp_path: Path) -> 
 def test_a_cursor_that_is_none(profile: Path, tmp_path: Path) -> None:
     """A trail is read from a whole number on; anything else is told so."""
     with serving(tmp_path, profile) as server, server.connect() as wire:
-        answer = wire.ask(b"GET /v2/models/m/trail/first HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert answer.status == 400
-        assert b"whole number" in answer.body
+        for cursor in ("first", "--3", "1.", ".1", "1.-1", "9" * 18, "\u0663".encode().hex("%")):
+            answer = wire.ask(f"GET /v2/models/m/trail/{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert answer.status == 400
+            assert b"whole number" in answer.body
         assert wire.ask(b"GET /v2/models/m/tail HTTP/1.1\r\nHost: x\r\n\r\n").status == 200

@@ -196,7 +196,7 @@ def test_connections_are_the_servers(server: Server) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(server.host, server.grpc_port or 0)) for _ in range(12)]
         clients[-1].until(h2.SETTINGS)
-        assert server.metric("tailcut_connections") <= 8
+        until(lambda: server.metric("tailcut_connections") <= 8, server)  # who asks comes and goes, too
         assert clients[0].closed()[-1].kind == h2.GOAWAY
 
 

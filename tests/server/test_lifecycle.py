@@ -57,7 +57,7 @@ def test_a_second_sigterm_exits_at_once(models: Path, tmp_path: Path) -> None:
 
 
 def test_no_request_is_lost_on_the_way_down(models: Path, tmp_path: Path) -> None:  # noqa: C901  one story
-    """Clients that reconnect on `Connection: close` see every request answered until the socket is gone."""
+    """Whoever could connect is answered, and told `Connection: close`; who comes later is refused, never reset."""
     failures: list[str] = []
     answered = [0]
     with serving(tmp_path, models / "mlp.onnx", "--drain", "1s") as server:
@@ -93,8 +93,7 @@ def test_no_request_is_lost_on_the_way_down(models: Path, tmp_path: Path) -> Non
         for thread in threads:
             thread.join(TIMEOUT_S)
     assert answered[0] > 200
-    # A connection accepted by the kernel just as the listener goes away was never the server's: at most one a client.
-    assert len(failures) <= len(threads)
+    assert failures == []
 
 
 def test_a_taken_port(models: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tailcut.runtime.profile import Profile
     from tailcut.server.app import Address
     from tailcut.server.served import Served
+    from tailcut.server.supervisor import Crew
     from tailcut.server.worker import Worker
 
 
@@ -54,7 +55,7 @@ def serve(
         int | None, typer.Option(help="Largest batch, instead of the profile's.", min=1, max=65536)
     ] = None,
     queue: Annotated[
-        int, typer.Option(help="Rows that may wait or compute, for each model.", min=1, max=1_000_000)
+        int, typer.Option(help="Rows that may wait or compute, for each model of each worker.", min=1, max=1_000_000)
     ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
     hang: Annotated[str, typer.Option(help="Give an engine call up after this long.")] = "30s",
@@ -116,7 +117,8 @@ def serve(
     size = 1 if worker or (alone and workers is None) else _count(workers, sources)
     if size > 1:
         _need_one_worker(alone)
-        raise typer.Exit(_supervise(size, max_restarts, Address(host, port, uds, grpc_port), json=json))
+        crew = _crew(size, len(sources), limits.drain_s, max_restarts)
+        raise typer.Exit(_supervise(crew, Address(host, port, uds, grpc_port), json=json))
     opened = [_profile(source, max_batch, worker) for source in sources]
     profiles = [profile for profile, _ in opened]
     names = [profile.model.name + (f":{version}" if version != "1" else "") for profile, version in opened]
@@ -203,21 +205,26 @@ def _need_grpc() -> None:
         raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
 
 
-def _supervise(size: int, max_restarts: int, address: "Address", *, json: bool) -> int:
+def _crew(size: int, models: int, drain_s: float, max_restarts: int) -> "Crew":
+    from tailcut.server.fleet import Patience
+    from tailcut.server.supervisor import Crew
+
+    return Crew(size, [sys.executable, "-m", "tailcut", *sys.argv[1:]], models, drain_s, Patience(limit=max_restarts))
+
+
+def _supervise(crew: "Crew", address: "Address", *, json: bool) -> int:
     import orjson
 
-    from tailcut.server.fleet import Patience
-    from tailcut.server.supervisor import Crew, supervise
+    from tailcut.server.supervisor import supervise
 
     def on_ready(bound: "Address", models: list[dict[str, str]]) -> None:
         place = f"http://{bound.host}:{bound.port}" + (f" and {bound.uds}" if bound.uds else "")
         names = ", ".join(model["name"] for model in models)
-        _log.info("serving %s on %s with %d workers", names, place, size)
+        _log.info("serving %s on %s with %d workers", names, place, crew.size)
         if json:
             print(orjson.dumps(asdict(bound) | {"models": models}).decode(), flush=True)
 
-    command = [sys.executable, "-m", "tailcut", *sys.argv[1:]]
-    code = supervise(Crew(size, command, Patience(limit=max_restarts)), address, on_ready)
+    code = supervise(crew, address, on_ready)
     if code == 0:
         _log.info("stopped")
     return code

@@ -135,7 +135,7 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
     outputs: np.ndarray,
     scratch: np.ndarray,
     ring: np.ndarray,
-    at: int,
+    stamp: int,
     trail: np.ndarray,
     short: np.ndarray,
 ) -> int:
@@ -143,14 +143,17 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
 
     `outputs` holds the address of the first member's row and the bytes of a row. Who has left since is passed over. Who
     cannot take all of it now is written to `short`: the member's place and how many bytes went out; its answer stays
-    pending. Of each answer that was sent, a record is written into `ring` (which may be empty) from number `at` on:
-    arrival, the five moments that `trail` begins with, when it was encoded, when written, then what `trail` ends with.
+    pending. Of each answer that was sent, a record is written into `ring` (which may be empty), with the stamps from
+    `stamp` on in the last column: arrival, the five moments that `trail` begins with, when it was encoded, when it was
+    written, then what `trail` ends with. Other processes may read the ring, so a record has its stamp after everything
+    else: a call lies between, over which no compiler moves a store, and x86 shows stores in their order.
     Returns how many are short, and in `trail[0]` how many records were written.
     """
     now = np.empty(2, np.int64)
     shorts = 0
     mask = ring.shape[0] - 1
     written = 0
+    last = ring.shape[1] - 1
     for i in range(members.shape[0]):
         fd = members[i, 0]
         own = state[fd]
@@ -163,6 +166,8 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
             size += length
         _clock(_MONOTONIC, now.ctypes.data)
         encoded = now[0] * 1_000_000_000 + now[1]
+        if written:
+            ring[(stamp + written - 1) & mask, last] = stamp + written - 1
         own[PENDING] = 0
         sent = _send(fd, scratch.ctypes.data, size, _DONTWAIT | _NOSIGNAL)
         if sent != size:
@@ -173,7 +178,7 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
         _clock(_MONOTONIC, now.ctypes.data)
         own[SEEN] = now[0] * 1_000_000_000 + now[1]
         if mask >= 0:
-            record = ring[(at + written) & mask]
+            record = ring[(stamp + written) & mask]
             record[0] = members[i, 2]
             for j in range(5):
                 record[j + 1] = trail[j]
@@ -182,5 +187,8 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
             for j in range(5, trail.shape[0]):
                 record[j + 3] = trail[j]
             written += 1
+    if written:
+        _clock(_MONOTONIC, now.ctypes.data)
+        ring[(stamp + written - 1) & mask, last] = stamp + written - 1
     trail[0] = written
     return shorts

@@ -42,7 +42,7 @@ def watch(target: Target, model: str, duration_s: float) -> dict[str, Any]:
     """
     records: list[np.ndarray] = []
     events: dict[Event, None] = {}
-    first = _poll(target, model, -1)
+    first = _poll(target, model, "-1")
     cursor, missed = first["next"], 0
     end = time.monotonic() + duration_s
     while (left := end - time.monotonic()) > 0:
@@ -77,21 +77,20 @@ def while_doing(work: Callable[[], object], look: Callable[[], dict[str, Any]]) 
 
 
 def trace_events(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The worst requests as trace-event JSON, which Perfetto and Chrome's tracing page open."""
-    traced: list[dict[str, Any]] = []
-    for number, entry in enumerate(found.get("worst", ())):
-        start = entry["start_ns"] / 1e3
+    """The worst requests as trace-event JSON, which Perfetto and Chrome's tracing page open, by process."""
+    worst = found.get("worst", ())
+    traced = [_name("process_name", pid, 0, f"process {pid}") for pid in sorted({entry["process"] for entry in worst})]
+    for number, entry in enumerate(worst, 1):
+        start, pid = entry["start_ns"] / 1e3, entry["process"]
         moments = [entry["marks_us"][name] for name in MARKS]
-        traced.append(
-            {"ph": "M", "name": "thread_name", "pid": 1, "tid": number, "args": {"name": f"request {number + 1}"}}
-        )
+        traced.append(_name("thread_name", pid, number, f"request {number}"))
         for stage, begin, end in zip(STAGES, moments, moments[1:], strict=False):
             details = {"rows": entry["rows"], "batch_rows": entry["batch_rows"], "coincided": entry["coincided"]}
             traced.append(
                 {
                     "ph": "X",
                     "name": stage,
-                    "pid": 1,
+                    "pid": pid,
                     "tid": number,
                     "ts": start + begin,
                     "dur": end - begin,
@@ -101,7 +100,11 @@ def trace_events(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"displayTimeUnit": "ms", "traceEvents": traced}
 
 
-def _poll(target: Target, model: str, cursor: int) -> dict[str, Any]:
+def _name(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:
+    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
+
+
+def _poll(target: Target, model: str, cursor: str) -> dict[str, Any]:
     with suppress(KeyError, TypeError):
         piece: dict[str, Any] = ask(target, "GET", f"/v2/models/{model}/trail/{cursor}")
         if piece["fields"] == list(FIELDS):

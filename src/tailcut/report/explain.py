@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailcut.report.markdown import plain
-from tailcut.report.words import count
+from tailcut.report.words import count, nanoseconds
 from tailcut.runtime.tail import COINCIDENCES, KINDS
 
 HEADS = ("stage", "median us", "slowest 1 % us", "of the time above the median")
@@ -24,7 +24,7 @@ def explain_view(found: Mapping[str, Any]) -> RenderableType:
         for row in stage_rows(found):
             table.add_row(*row)
         lines.append(table)
-        lines += [escape(line) for line in coincided_lines(found)]
+        lines += [escape(line) for line in (*process_lines(found), *coincided_lines(found))]
     if found["missed"]:
         lines.append(f"[yellow]{found['missed']:,} more passed too fast to be read[/]")
     return Group(*lines)
@@ -35,7 +35,8 @@ def explain_markdown(found: Mapping[str, Any]) -> str:
     parts = [f"### {plain(found['model'])}: {found['verdict']}"]
     if "stages" in found:
         rows = [" | ".join(row) for row in (HEADS, ("---", "---:", "---:", "---:"), *stage_rows(found))]
-        parts += ["\n".join(f"| {row} |" for row in rows), "\n".join(f"- {line}" for line in coincided_lines(found))]
+        lines = (*process_lines(found), *coincided_lines(found))
+        parts += ["\n".join(f"| {row} |" for row in rows), "\n".join(f"- {line}" for line in lines)]
     if found["missed"]:
         parts.append(f"{found['missed']:,} more passed too fast to be read.")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -47,6 +48,21 @@ def stage_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         (name, count(stage["median_us"]), count(stage["slowest_us"]), f"{100 * stage['share']:.0f} %")
         for name, stage in found["stages"].items()
     ]
+
+
+def process_lines(found: Mapping[str, Any]) -> list[str]:
+    """What each process answered, where there are several."""
+    processes = found.get("processes", ())
+    return [
+        f"process {one['process']}: {count(one['requests'])} requests, {count(one['slowest'])} of the slowest; "
+        f"p50 {_time(one['total_us']['p50'])}, p99 {_time(one['total_us']['p99'])}"
+        for one in processes
+        if len(processes) > 1
+    ]
+
+
+def _time(us: float | None) -> str:
+    return "unknown" if us is None else nanoseconds(us * 1e3)
 
 
 def coincided_lines(found: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from tailcut.report.charts import Scale, linear
-from tailcut.report.explain import coincided_lines, coincidence, stage_rows
+from tailcut.report.explain import coincided_lines, coincidence, process_lines, stage_rows
 from tailcut.report.strips import Mark
 from tailcut.report.words import count, nanoseconds
 
@@ -62,6 +62,7 @@ class ExplainPage:
     stages: tuple[tuple[str, str, str], ...]
     means: StageBars | None
     rows: tuple[tuple[str, str, str, str], ...]
+    processes: tuple[str, ...]
     coincided: tuple[str, ...]
     worst: StageBars | None
     figures: tuple[tuple[str, ...], ...]
@@ -79,8 +80,9 @@ def page(found: Mapping[str, Any]) -> ExplainPage:
         tuple((name, words, tone) for name, (words, tone) in STAGES.items()),
         _bars([_mean(name, stages, key) for name, key in _MEANS]) if stages else None,
         tuple(stage_rows(found)) if stages else (),
+        tuple(process_lines(found)),
         tuple(coincided_lines(found)),
-        _bars([_one(entry) for entry in worst]) if worst else None,
+        _bars([_one(entry, several=len(found["processes"]) > 1) for entry in worst]) if worst else None,
         tuple(_figures(entry) for entry in worst),
     )
 
@@ -124,12 +126,12 @@ def _mean(name: str, stages: Mapping[str, Any], key: str) -> tuple[str, str, _St
     return nanoseconds(sum(time for _, time in times) * 1e3), name, times
 
 
-def _one(entry: Mapping[str, Any]) -> tuple[str, str, _Stages]:
+def _one(entry: Mapping[str, Any], *, several: bool) -> tuple[str, str, _Stages]:
     moments = list(entry["marks_us"].values())
     times = [(stage, end - begin) for stage, (begin, end) in zip(STAGES, pairwise(moments), strict=True)]
-    note = f"in a batch of {entry['batch_rows']}"
+    notes = [f"in a batch of {entry['batch_rows']}", *([f"process {entry['process']}"] if several else [])]
     met = dict.fromkeys(coincidence(kind) for kind in entry["coincided"])
-    return nanoseconds(moments[-1] * 1e3), "; ".join([note, *met]), times
+    return nanoseconds(moments[-1] * 1e3), "; ".join([*notes, *met]), times
 
 
 def _bars(requests: Sequence[tuple[str, str, _Stages]]) -> StageBars:
@@ -159,7 +161,8 @@ def _bar(scale: Scale, name: str, note: str, times: _Stages) -> StageBar:
 
 
 def _figures(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """A row of the table below the bars: the whole, each stage in microseconds, rows and bytes."""
+    """A row of the table below the bars: the whole, each stage in microseconds, rows, bytes and process."""
     moments = list(entry["marks_us"].values())
     times = [moments[-1], *(end - begin for begin, end in pairwise(moments))]
-    return (*map(count, times), count(entry["rows"]), count(entry["batch_rows"]), count(entry["body_bytes"]))
+    counts = (count(entry[name]) for name in ("rows", "batch_rows", "body_bytes"))
+    return (*map(count, times), *counts, str(entry["process"]))

@@ -201,6 +201,9 @@ def write_atomically(path: Path, text: str) -> None:
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
         Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a write's own error names no file
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -2,7 +2,8 @@
 
 The slowest one per cent stands beside the requests around the median. What the slow ones took longer is split by stage;
 what coincided (garbage collection, waiting for a CPU, a quota's throttling, a stalled loop) is charged with the time
-that it overlapped them more than it overlapped the median ones. The cause is what explains most.
+that it overlapped them more than it overlapped the median ones. The cause is what explains most. Several workers'
+records and events may be mixed: each request meets only the events and the batches of its own process.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ _WORST = 20  # shown one by one
 _NAMED = 0.35  # of the time above the median: what coincided is the cause from here on
 _NEAR = 0.8  # of the largest share: near enough for the more telling name
 _BUSY = 0.85  # of the time the engine computes: then waiting is for want of capacity
+_ONE_SIDED = 0.7  # of the slowest requests, from which on one process is named
 _COLUMN = {name: number for number, name in enumerate(FIELDS)}
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 COINCIDENCES = {  # what may happen to a process, and what to do about it
@@ -49,8 +51,8 @@ def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch: int
     """What the slowest requests spent their time on, and why, as a JSON object.
 
     Args:
-        records: int64 [requests, fields] of a timeline.
-        events: of the process, in any order.
+        records: int64 [requests, fields] of the timelines of one model.
+        events: of the processes that answered, in any order.
         max_batch: of the model, for the advice.
     """
     total = (records[:, len(MARKS) - 1] - records[:, 0]) / 1e3 if len(records) else np.empty(0)
@@ -64,6 +66,7 @@ def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch: int
     stages = {name: (_stage_us(usual, name), _stage_us(slow, name)) for name in STAGES}
     coincided = _coincidences(slow, usual, events)
     cause = _cause(records, slow, usual, coincided, max_batch)
+    processes = _processes(records, slow)
     return found | {
         "above_median_us": round(above, 1),
         "stages": {
@@ -72,7 +75,9 @@ def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch: int
         },
         "coincided": coincided,
         "cause": asdict(cause),
-        "verdict": f"{100 * cause.share:.0f} % of the time above the median is {cause.words}: {cause.advice}",
+        "processes": processes,
+        "verdict": f"{100 * cause.share:.0f} % of the time above the median is {cause.words}: {cause.advice}"
+        f"{_one_sided(processes)}",
         "worst": list(_worst(records[order[: -_WORST - 1 : -1]], events)),
     }
 
@@ -114,13 +119,13 @@ def _stage_words(
 
 
 def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch: int) -> tuple[str, str]:
-    began, ended, rows = (records[:, _COLUMN[name]] for name in ("began", "ended", "batch_rows"))
-    _, first = np.unique(began, return_index=True)  # one record a batch
-    began, ended, rows = began[first], ended[first], rows[first]
-    span = max(1, int(ended.max() - began.min()))
-    busy = min(1.0, float((ended - began).sum()) / span)
-    typical = int(np.median(rows))
-    largest = int(np.median([_rows_ahead(one, began, ended, rows) for one in slow[:_LOOKED_AT]] or [typical]))
+    batches = {process: _batches(records[of_it]) for process, of_it in _by_process(records)}
+    computed = sum(float((one.ended - one.began).sum()) for one in batches.values())
+    spans = sum(int(one.ended.max() - one.began.min()) for one in batches.values())
+    busy = min(1.0, computed / max(1, spans))
+    typical = int(np.median(np.concatenate([one.rows for one in batches.values()])))
+    ahead = [_rows_ahead(one, batches[int(one[_COLUMN["process"]])]) for one in slow[:_LOOKED_AT]]
+    largest = int(np.median(ahead or [typical]))
     if largest > max(2 * typical, 1):
         return f"queueing behind batches of {largest}", _lower_to(max(1, largest // 4))
     if busy >= _BUSY:
@@ -129,8 +134,56 @@ def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch: int) -> tuple
     return "queueing behind bursts of arrivals", "the engine is idle between them: more instances shorten the line"
 
 
-def _rows_ahead(one: np.ndarray, began: np.ndarray, ended: np.ndarray, rows: np.ndarray) -> int:
-    """The size of the batch that kept a request waiting longest; batches are sorted by their beginning."""
+@dataclass(frozen=True, slots=True)
+class _Batches:
+    """What one process computed, in the order of its beginnings."""
+
+    began: np.ndarray
+    ended: np.ndarray
+    rows: np.ndarray
+
+
+def _batches(records: np.ndarray) -> _Batches:
+    began, first = np.unique(records[:, _COLUMN["began"]], return_index=True)  # one record a batch
+    return _Batches(began, records[first, _COLUMN["ended"]], records[first, _COLUMN["batch_rows"]])
+
+
+def _by_process(records: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each process that answered, and which of the records are its own."""
+    column = records[:, _COLUMN["process"]]
+    for process in np.unique(column):
+        yield int(process), column == process
+
+
+def _processes(records: np.ndarray, slow: np.ndarray) -> list[dict[str, Any]]:
+    """What each process answered, and its part of the slowest."""
+    return [
+        {
+            "process": process,
+            "requests": int(of_it.sum()),
+            "slowest": int((slow[:, _COLUMN["process"]] == process).sum()),
+            "total_us": _percentiles(_total_us(records[of_it])),
+        }
+        for process, of_it in _by_process(records)
+    ]
+
+
+def _one_sided(processes: Sequence[Mapping[str, Any]]) -> str:
+    """Words for a tail that one process of several has nearly to itself; else nothing."""
+    answered, slowest = (sum(one[key] for one in processes) for key in ("requests", "slowest"))
+    for one in processes:
+        share, usual = one["slowest"] / slowest, one["requests"] / answered
+        if share >= _ONE_SIDED and share >= 1.5 * usual:
+            return (
+                f" ({100 * share:.0f} % of the slowest are of process {one['process']}, "
+                f"which answered {100 * usual:.0f} % of all)"
+            )
+    return ""
+
+
+def _rows_ahead(one: np.ndarray, batches: _Batches) -> int:
+    """The size of the batch that kept a request waiting longest, in its own process."""
+    began, ended, rows = batches.began, batches.ended, batches.rows
     ready, own = int(one[_COLUMN["ready"]]), int(one[_COLUMN["began"]])
     place = slice(*np.searchsorted(began, [ready - int((ended - began).max()), own]))
     shared = np.minimum(ended[place], own) - np.maximum(began[place], ready)
@@ -162,14 +215,16 @@ def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) 
 
 
 def _overlap(records: np.ndarray, events: Sequence[Event], kinds: Mapping[str, tuple[str, str]]) -> tuple[float, float]:
-    """The share of requests that an event overlapped, and the mean microseconds that it may have cost them."""
+    """The share of requests that an event of their process overlapped, and the mean microseconds it may have cost."""
     cost = np.zeros(len(records))
-    for kind, (first, last) in kinds.items():
-        bounds = [(one.start_ns, one.end_ns, one.amount_ns) for one in events if one.kind == kind]
-        if bounds:
-            start, end, amount = np.array(bounds, np.int64).T
-            begin, finish = records[:, _COLUMN[first]][:, None], records[:, _COLUMN[last]][:, None]
-            cost += np.clip(np.minimum(finish, end) - np.maximum(begin, start), 0, amount).sum(axis=1)
+    for process, of_it in _by_process(records):
+        for kind, (first, last) in kinds.items():
+            mine = [one for one in events if one.kind == kind and one.process == process]
+            if mine:
+                bounds = [(one.start_ns, one.end_ns, one.amount_ns) for one in mine]
+                start, end, amount = np.array(bounds, np.int64).T
+                begin, finish = (records[of_it, _COLUMN[mark]][:, None] for mark in (first, last))
+                cost[of_it] += np.clip(np.minimum(finish, end) - np.maximum(begin, start), 0, amount).sum(axis=1)
     return float((cost > 0).mean()), float(cost.mean()) / 1e3
 
 
@@ -177,11 +232,13 @@ def _worst(records: np.ndarray, events: Sequence[Event]) -> Iterator[dict[str, A
     """The slowest requests one by one, with their moments in microseconds from their own start."""
     for row in records:
         start, end = int(row[0]), int(row[len(MARKS) - 1])
+        process = int(row[_COLUMN["process"]])
+        mine = [event for event in events if event.process == process]
         yield {
             "start_ns": start,
             "marks_us": {name: round((int(row[number]) - start) / 1e3, 1) for number, name in enumerate(MARKS)},
-            **{name: int(row[_COLUMN[name]]) for name in ("rows", "batch_rows", "body_bytes", "status")},
-            "coincided": sorted({event.kind for event in events if event.start_ns < end and event.end_ns > start}),
+            **{name: int(row[_COLUMN[name]]) for name in ("rows", "batch_rows", "body_bytes", "status", "process")},
+            "coincided": sorted({event.kind for event in mine if event.start_ns < end and event.end_ns > start}),
         }
 
 

@@ -5,12 +5,13 @@ docs/reference/protocol.md names it.
 """
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from importlib.metadata import version as installed_version
 from typing import Any
 
 from tailcut.memory.shared import Region
-from tailcut.runtime.timeline import FIELDS, Events
+from tailcut.runtime.timeline import FIELDS, Event, Piece
 from tailcut.server.catalog import Catalog
 from tailcut.server.metrics import Counted
 from tailcut.server.served import Served
@@ -25,19 +26,24 @@ def server() -> dict[str, Any]:
     return server_metadata(installed_version("tailcut"))
 
 
-def trail(served: Served, cursor: int, events: Events) -> dict[str, Any]:
-    """The requests from number `cursor` on, or only the next number where that is negative, and what happened since."""
-    piece = served.timeline.since(served.timeline.count if cursor < 0 else cursor)
+def trail(served: Served, piece: Piece, events_since: Callable[[int], list[Event]]) -> dict[str, Any]:
+    """The requests that somebody has read from their trails, where to read on, and what happened since."""
     records = piece.records[-_TRAIL_MOST:]
-    begun = int(records[0, 0]) if len(records) else time.monotonic_ns()
+    begun = int(records[:, 0].min()) if len(records) else time.monotonic_ns()
     return {
         "fields": FIELDS,
         "records": records.tolist(),
-        "next": piece.next,
+        "next": _cursor(piece.next),
         "missed": piece.missed + len(piece.records) - len(records),
-        "events": [astuple(event) for event in events.since(begun)],
+        "events": [astuple(event) for event in events_since(begun)],
         "max_batch": served.model.max_batch,
     }
+
+
+def _cursor(ends: Sequence[int]) -> str:
+    """A number for each process that has ever answered: the rest of a trail's path."""
+    used = max([1, *(number + 1 for number, end in enumerate(ends) if end)])
+    return ".".join(map(str, ends[:used]))
 
 
 def metadata(catalog: Catalog, served: Served) -> dict[str, Any]:

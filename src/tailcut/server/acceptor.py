@@ -10,29 +10,40 @@ import asyncio
 import socket
 from collections.abc import Callable
 
+from tailcut.server.accept import REST_S, Rests, exhausted
 from tailcut.server.board import Board
+from tailcut.server.http import HttpConnection
+from tailcut.server.hub import Hub
 
 _GIVE_WAY_S = 0.001
 _GIVE_WAY_TIMES = 5
-_OUT_OF_FILES_S = 0.1  # accepting pauses, and goes on when connections have closed
 
 
 class FairAcceptor:
     """Watches one shared listener for one place on the board."""
 
     def __init__(
-        self, listener: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], board: Board, place: int
+        self,
+        hub: Hub,
+        listener: socket.socket,
+        board: Board,
+        place: int,
+        protocol: Callable[[], asyncio.BaseProtocol] | None = None,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._protocol = protocol or (lambda: HttpConnection(hub))
+        self._loop = hub.loop
         self._listener = listener
-        self._protocol = protocol
         self._board = board
         self._place = place
         self._gave_way = 0
         self._open = True
+        self._rests = Rests(hub)
         self._tasks: set[asyncio.Task[object]] = set()
         listener.setblocking(False)
         self._watch()
+
+    def refuse(self) -> None:
+        """Nothing: whether nobody may connect any more is for the supervisor to say, whose listener it is."""
 
     def close(self) -> None:
         """Accept no more; what has been accepted stays. Other processes keep the listener."""
@@ -57,11 +68,15 @@ class FairAcceptor:
         self._gave_way = 0
         try:
             connection, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # another was faster, or the client left
+        except (BlockingIOError, InterruptedError, ConnectionError):  # another was faster, or the client left
             return
-        except OSError:
-            self._pause(_OUT_OF_FILES_S)
+        except OSError as error:
+            if not exhausted(error):
+                raise
+            self._rests.begin(error)  # others may accept meanwhile
+            self._pause(REST_S)
             return
+        self._rests.end()
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # The protocol's own count follows when the loop has set the connection up; until then this one stands.

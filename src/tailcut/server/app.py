@@ -17,10 +17,10 @@ import uvloop
 
 from tailcut.errors import UsageError
 from tailcut.memory.shared import SharedRegions
+from tailcut.runtime.timeline import Events
 from tailcut.server.accept import Acceptor
 from tailcut.server.catalog import Catalog
 from tailcut.server.express import Express
-from tailcut.server.http import HttpConnection
 from tailcut.server.hub import Hub
 from tailcut.server.limits import ServerLimits
 from tailcut.server.routes import Site
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tailcut")
 _BACKLOG = 4096
 _DRAIN_STEP_S = 0.02
+_SETTLE_S = 0.1  # for handshakes that have begun, before nobody is accepted any more
 _NEWCOMER_S = 0.5  # whoever was accepted last has this long to say what it wants
 _OTHER_FILES = 64  # listeners, the loop's own, models, and those that are opened for a moment
 
@@ -67,6 +68,7 @@ class ServerOptions:
 class Door(Protocol):
     """Something that accepts connections until it is closed."""
 
+    def refuse(self) -> None: ...  # noqa: D102  said there
     def close(self) -> None: ...  # noqa: D102  said there
 
 
@@ -90,8 +92,12 @@ def serve(
 async def _serve(
     models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None], worker: Worker | None
 ) -> None:
+    events = Events()
+    if worker is not None:
+        models, events = worker.trails.adopt(models), worker.trails.own_events
     catalog = Catalog(models, control=options.model_control, patience_s=options.limits.deadline_s)
     site = Site(catalog, SharedRegions(options.shared_memory), token=options.token)
+    site.events = (events,) if worker is None else worker.trails.events
     hub = Hub(
         site,
         options.limits,
@@ -102,7 +108,7 @@ async def _serve(
     )
     if options.express and not options.access_log:  # which has a line to write for each request
         hub.express = Express.open(hub)
-    witness = Witness(hub.loop, site.events)
+    witness = Witness(hub.loop, events)
     address = options.address
     grpc = _grpc_server(hub) if address.grpc_port is not None else None
     if worker is None:
@@ -115,7 +121,7 @@ async def _serve(
             doors.append(acceptor)
     else:
         hub.on_count = worker.count
-        doors = [*worker.doors(lambda: HttpConnection(hub), grpc.connection if grpc is not None else None)]
+        doors = [*worker.doors(hub, grpc.connection if grpc is not None else None)]
     if grpc is not None:
         doors.append(grpc)
     drain = _Drain(hub, doors, worker, grpc)
@@ -161,6 +167,9 @@ class _Drain:
         Who came last has a moment for the first words.
         """
         await self._stopping.wait()
+        for door in self._doors:
+            door.refuse()
+        await asyncio.sleep(_SETTLE_S)
         self._close()
         loop, hub = self._hub.loop, self._hub
         end = loop.time() + hub.limits.deadline_s

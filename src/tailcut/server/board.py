@@ -11,13 +11,13 @@ region's first place.
 import mmap
 import os
 import struct
-import tempfile
 import zlib
 from typing import Any
 
 import orjson
 
 from tailcut.errors import TooLargeError
+from tailcut.memory.anonymous import anonymous_file
 
 _PLACE_BYTES = 64 * 1024
 _ABSENT = -1  # in place of a connection count: whoever sat here does not accept
@@ -43,13 +43,7 @@ class Board:
     @classmethod
     def make(cls, places: int) -> "Board":
         """A fresh region with every place empty."""
-        if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("tailcut")
-        else:
-            with tempfile.TemporaryFile() as file:
-                descriptor = os.dup(file.fileno())
-        os.truncate(descriptor, (places + 1) * _PLACE_BYTES)
-        board = cls(descriptor, places)
+        board = cls(anonymous_file((places + 1) * _PLACE_BYTES), places)
         for place in range(1, places + 1):
             board.leave(place)
         return board

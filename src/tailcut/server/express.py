@@ -122,7 +122,7 @@ class Express:
         self._answer_view = self._answer.data
         self._trail = np.zeros(9, np.int64)
         self._trail_cells = self._trail.data
-        self._no_ring = np.zeros((0, 12), np.int64)
+        self._no_ring = np.zeros((0, 0), np.int64)
         self._no_outputs = np.zeros((0, 2), np.int64)
         hub.loop.add_reader(self._poll_fd, self.turn)
 
@@ -325,8 +325,8 @@ class Express:
         trail[0], trail[1], trail[2], trail[3], trail[4] = moments
         trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, target.plan.length, 200
         timeline = served.timeline  # type: ignore[union-attr]  # ROWS plans have one
-        written, shorts = self._send(members, target.plan.reply_head, target.outputs, timeline.table, timeline.count)
-        timeline.count += written
+        written, shorts = self._send(members, target.plan.reply_head, target.outputs, timeline.table, timeline.stamp)
+        timeline.stamp += written
         for place in shorts:
             now = time.monotonic_ns()
             timeline.record(int(members[place, 2]), *moments, now, now, 1, batch.rows, target.plan.length, 200)

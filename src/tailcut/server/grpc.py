@@ -55,6 +55,9 @@ class GrpcServer:
         for watcher in list(self._watchers):
             watcher.tell()
 
+    def refuse(self) -> None:
+        """Nothing: its listener's door sees to that."""
+
     def close(self) -> None:
         """Have every client open no more calls here; those in hand are answered."""
         self.closing = True

@@ -4,7 +4,8 @@ A handler is given the site, the body where the path takes one, and the path's v
 answer, or an awaitable of one where the work takes a while.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hmac import compare_digest
@@ -15,7 +16,7 @@ import orjson
 from tailcut.errors import InvalidInputError, NotFoundError
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.tail import explain
-from tailcut.runtime.timeline import Events
+from tailcut.runtime.timeline import Event, Events, read
 from tailcut.server import about
 from tailcut.server.catalog import Catalog
 from tailcut.server.metrics import METRICS_TYPE, Counted, ServerCounts, render
@@ -23,7 +24,7 @@ from tailcut.server.openapi import Said, document
 from tailcut.server.replies import Refusal, reply
 from tailcut.server.served import Served
 
-_CURSOR_CHARS = 18
+_CURSOR = re.compile(r"-\d{1,17}|\d{1,17}(\.\d{1,17})*", re.ASCII)  # a number for each worker, or a negative one
 
 Handler = Callable[..., bytes | Awaitable[bytes]]
 
@@ -62,7 +63,7 @@ class Site:
     models: Catalog
     regions: SharedRegions = field(default_factory=SharedRegions)
     counts: ServerCounts = field(default_factory=ServerCounts)
-    events: Events = field(default_factory=Events)
+    events: Sequence[Events] = ()  # of every process that serves
     ready: bool = False
     token: str | None = None
     everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
@@ -70,6 +71,10 @@ class Site:
     def counted(self) -> tuple[ServerCounts, Iterable[Counted]]:
         """The counts of the whole service."""
         return (self.counts, self.models) if self.everywhere is None else self.everywhere()
+
+    def events_since(self, start_ns: int) -> list[Event]:
+        """What happened to any process that serves, and ended after a moment."""
+        return [event for events in self.events for event in events.since(start_ns)]
 
     def find(self, path: str) -> Route | None:
         """The route of a path without its query."""
@@ -167,17 +172,19 @@ def _statistics(site: Site, name: str = "", version: str = "") -> bytes:
 
 def _tail(site: Site, name: str, version: str = "") -> bytes:
     served = site.served(name, version)
-    records = served.timeline.since().records
-    events = site.events.since(int(records[0, 0])) if len(records) else []
+    records = read(served.trails).records
+    events = site.events_since(int(records[:, 0].min())) if len(records) else []
     return _json(explain(records, events, max_batch=served.model.max_batch) | {"model": served.name})
 
 
 def _trail(site: Site, name: str, *rest: str) -> bytes:
     *version, cursor = rest
     served = site.served(name, *version)
-    if not cursor.lstrip("-").isdigit() or len(cursor) > _CURSOR_CHARS:
+    if not _CURSOR.fullmatch(cursor):
         raise InvalidInputError("a trail is read from a whole number on: what the last answer gave as `next`")
-    return _json(about.trail(served, int(cursor), site.events))
+    cursors = [-1] * len(served.trails) if cursor[0] == "-" else [int(number) for number in cursor.split(".")]
+    piece = read(served.trails, cursors)
+    return _json(about.trail(served, piece, site.events_since))
 
 
 def _index(site: Site, body: bytes) -> bytes:

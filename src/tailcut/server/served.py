@@ -16,3 +16,9 @@ class Served:
     version: str = "1"
     reload: Callable[[], Model] | None = None
     timeline: Timeline = field(default_factory=Timeline)
+    timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several
+
+    @property
+    def trails(self) -> tuple[Timeline, ...]:
+        """Everybody's timelines."""
+        return self.timelines or (self.timeline,)

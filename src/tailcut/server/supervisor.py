@@ -1,9 +1,9 @@
 """A supervisor and its workers, the thin shell around `fleet.py`: it listens, starts, signals and reaps.
 
 Workers are fresh processes that run the same command line and inherit the listening sockets, one end of a socket pair
-(over which they say that they are ready, and see their supervisor end), and the board. They are told what to do by
-signals: SIGTERM and SIGINT drain, SIGHUP retires. The supervisor itself takes SIGTERM and SIGINT (drain all, exit 0; a
-second one kills all and exits 1) and SIGHUP (renew all, one after the other).
+(over which they say that they are ready, and see their supervisor end), the board, and the region of their trails. They
+are told what to do by signals: SIGTERM and SIGINT drain, SIGHUP retires. The supervisor itself takes SIGTERM and SIGINT
+(drain all, exit 0; a second one kills all and exits 1) and SIGHUP (renew all, one after the other).
 
 The listening sockets stay open here while anybody serves, so that a connection that waits in the kernel's queue
 outlives every worker.
@@ -24,10 +24,12 @@ import msgspec
 from tailcut.machine.quota import affinity_mask, usable_cpus
 from tailcut.machine.shares import Share, shares
 from tailcut.machine.topology import topology
+from tailcut.server.accept import refuse
 from tailcut.server.app import Address, close_listeners, fit_files, open_grpc_listener, open_listeners
 from tailcut.server.board import Board
 from tailcut.server.fleet import Action, Do, Fleet, Patience
 from tailcut.server.limits import ServerLimits
+from tailcut.server.trails import Trails
 from tailcut.server.worker import ENVIRONMENT, Assignment
 
 _log = logging.getLogger("tailcut")
@@ -36,10 +38,15 @@ Models = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """What is to be supervised: how many workers, and the command line that starts one."""
+    """What is to be supervised: how many workers, the command line that starts one, and how many models it names.
+
+    `drain_s` is how long a worker goes on accepting when it is told to drain.
+    """
 
     size: int
     command: Sequence[str]
+    models: int
+    drain_s: float
     patience: Patience = field(default_factory=Patience)
 
 
@@ -60,12 +67,14 @@ def supervise(crew: Crew, address: Address, on_ready: Callable[[Address, Models]
     if address.grpc_port is not None:
         listeners.append(open_grpc_listener(address))
     board = Board.make(2 * crew.size + 2)
+    trails = Trails.make(board.places, crew.models)
     try:
-        return asyncio.run(_Supervisor(crew, listeners, board, lambda models: on_ready(bound, models)).run())
+        return asyncio.run(_Supervisor(crew, listeners, board, trails, lambda models: on_ready(bound, models)).run())
     finally:
         for listener in listeners:
             listener.close()
         close_listeners(address)
+        trails.close()
         board.close()
 
 
@@ -78,11 +87,17 @@ class _Child:
 
 class _Supervisor:
     def __init__(
-        self, crew: Crew, listeners: Sequence[socket.socket], board: Board, on_ready: Callable[[Models], None]
+        self,
+        crew: Crew,
+        listeners: Sequence[socket.socket],
+        board: Board,
+        trails: Trails,
+        on_ready: Callable[[Models], None],
     ) -> None:
         self._crew = crew
         self._listeners = listeners
         self._board = board
+        self._trails = trails
         self._on_ready = on_ready
         self._fleet = Fleet(crew.size, crew.patience)
         self._shares = _shares(crew.size)
@@ -118,7 +133,13 @@ class _Supervisor:
         self._stopping = True
         self._drain_by = number
         _log.info("draining")
+        # The workers accept a moment longer than that, so that whoever has begun to connect gets in.
+        self._loop.call_later(self._crew.drain_s if number == signal.SIGTERM else 0.0, self._refuse)
         self._do(self._fleet.stop(self._now()))
+
+    def _refuse(self) -> None:
+        for listener in self._listeners:
+            refuse(listener)
 
     def _renew(self) -> None:
         _log.info("renewing every worker, one after the other")
@@ -194,8 +215,10 @@ class _Supervisor:
             listeners=tuple(listener.fileno() for listener in self._listeners),
             control=theirs.fileno(),
             board=self._board.descriptor,
+            trails=self._trails.descriptor,
             places=self._board.places,
             place=place,
+            models=self._crew.models,
             cpus=share.cpus,
             pin=share.pin,
             node=share.node,
@@ -204,7 +227,7 @@ class _Supervisor:
             self._crew.command,
             stdin=subprocess.DEVNULL,
             env=os.environ | {ENVIRONMENT: msgspec.json.encode(assignment).decode()},
-            pass_fds=[*assignment.listeners, assignment.control, assignment.board],
+            pass_fds=[*assignment.listeners, assignment.control, assignment.board, assignment.trails],
             start_new_session=True,  # Ctrl-C in the terminal is for the supervisor
         )
         theirs.close()

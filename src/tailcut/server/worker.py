@@ -17,8 +17,10 @@ from tailcut.errors import TailcutError
 from tailcut.machine.affinity import bind_memory, pin_thread
 from tailcut.server.acceptor import FairAcceptor
 from tailcut.server.board import Board, Counts
+from tailcut.server.hub import Hub
 from tailcut.server.metrics import Counted, ServerCounts
 from tailcut.server.routes import Site
+from tailcut.server.trails import Trails
 
 ENVIRONMENT = "TAILCUT_WORKER"
 _PUBLISH_S = 0.25
@@ -26,7 +28,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervisor gives a worker, as JSON in its environment. Listeners, control and board are descriptors."""
+    """What a supervisor gives a worker, as JSON in its environment; what it inherits is named by its descriptor."""
 
     post: int
     size: int  # how many workers there are
@@ -34,8 +36,10 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[int, ...]
     control: int
     board: int
+    trails: int
     places: int
     place: int
+    models: int  # of the command line
     cpus: int
     pin: tuple[int, ...] = ()
     node: int | None = None
@@ -49,6 +53,7 @@ class Worker:
         self._listeners = [socket.socket(fileno=listener) for listener in assignment.listeners]
         self._board = Board(assignment.board, assignment.places)
         self._place = assignment.place
+        self.trails = Trails(assignment.trails, assignment.places, assignment.models).open(assignment.place)
         self.post = assignment.post
         self.size = assignment.size
         self.cpus = assignment.cpus
@@ -64,7 +69,7 @@ class Worker:
             return None
         assignment = msgspec.json.decode(told, type=Assignment)
         _die_with(assignment.parent)
-        for descriptor in (*assignment.listeners, assignment.control, assignment.board):
+        for descriptor in (*assignment.listeners, assignment.control, assignment.board, assignment.trails):
             os.set_inheritable(descriptor, False)
         try:
             if assignment.pin:
@@ -75,17 +80,15 @@ class Worker:
             pass
         return cls(assignment)
 
-    def doors(
-        self, protocol: Callable[[], asyncio.BaseProtocol], grpc: Callable[[], asyncio.BaseProtocol] | None = None
-    ) -> list[FairAcceptor]:
+    def doors(self, hub: Hub, grpc: Callable[[], asyncio.BaseProtocol] | None = None) -> list[FairAcceptor]:
         """Start accepting from the supervisor's listeners; where there is gRPC, the last of them is for it."""
         self.count(0)
-        protocols = [protocol] * len(self._listeners)
+        protocols: list[Callable[[], asyncio.BaseProtocol] | None] = [None] * len(self._listeners)
         if grpc is not None:
             protocols[-1] = grpc
         return [
-            FairAcceptor(listener, speaks, self._board, self._place)
-            for listener, speaks in zip(self._listeners, protocols, strict=True)
+            FairAcceptor(hub, listener, self._board, self._place, protocol)
+            for listener, protocol in zip(self._listeners, protocols, strict=True)
         ]
 
     def count(self, connections: int) -> None:

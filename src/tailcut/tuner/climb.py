@@ -18,12 +18,13 @@ from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import closed_loop
 from tailcut.lab.describe import lengths_of, made_up_inputs, rows_of_data
 from tailcut.lab.payload import Wire, infer_once, infer_payload
+from tailcut.lab.record import interval_record
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.profile import Profile, Settings
 from tailcut.spec import ModelSpec
-from tailcut.stats import Interval, Verdict, samples_needed
+from tailcut.stats import Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy, Outputs, compare
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 from tailcut.tuner.holding import Sharing, measure
@@ -355,14 +356,10 @@ def _judged(entry: dict[str, Any], runs: Sequence[ArmRuns], seed: int) -> tuple[
         return entry | {"verdict": "skipped", "reason": "too few samples at this rate: give more --budget"}, False
     said = judge(found)
     of, tail = found.tail
-    entry |= {"tail_ratio": _record(tail), "ratio_of": of, "verdict": said.verdict.value, "reason": said.reason}
+    entry |= {"tail_ratio": interval_record(tail), "ratio_of": of, "verdict": said.verdict.value, "reason": said.reason}
     entry["p99_ratio"] = entry["tail_ratio"] if of == "p99" else None
-    entry["throughput_ratio"] = None if found.throughput is None else _record(found.throughput)
+    entry["throughput_ratio"] = None if found.throughput is None else interval_record(found.throughput)
     if new.behind > len(new.blocks) // 2:
         entry["reason"] += "; the load client itself was late in most blocks"
         return entry | {"verdict": Verdict.INDISTINCT.value}, False
     return entry, said.keep
-
-
-def _record(interval: Interval) -> dict[str, float]:
-    return {"point": round(interval.point, 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}

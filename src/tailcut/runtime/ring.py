@@ -1,0 +1,80 @@
+"""A ring of fixed records in one piece of memory, which one process writes and any that maps it may read. No lock.
+
+A record is 64-bit integers, and behind them its stamp: its number in the ring, and above that the id of the process
+that wrote it. Stamps count up from place to place, so the newest is found by halving: no count stands anywhere else,
+and a reader touches no page that has never been written. Whoever writes on in a ring (a worker's successor does) goes
+on with the numbers.
+
+The stamp is packed last, over zeros. So what can be half written at any moment, also for ever by a writer that was
+killed, is the place behind the newest record: it is never read, and a ring shows one record fewer than it has places. A
+copy is cut again by what has been written while it was made.
+"""
+
+import os
+import struct
+
+import numpy as np
+
+_WORD = 8
+_NUMBER_BITS = 40  # a year of 30,000 a second
+_NUMBER = (1 << _NUMBER_BITS) - 1
+
+
+class Ring:
+    """The last `capacity` - 1 records of `width` integers each; the capacity is a power of two."""
+
+    def __init__(self, width: int, capacity: int, memory: memoryview | None = None) -> None:
+        if capacity < 2 or capacity & (capacity - 1):
+            raise ValueError(f"the capacity must be a power of two, got {capacity}")
+        layout = struct.Struct(f"{width + 1}q")  # native: each word, so the stamp too, is one store
+        self._memory = memoryview(bytearray(layout.size * capacity)) if memory is None else memory
+        self._words = self._memory.cast("q")
+        self._size = layout.size
+        self._mask = capacity - 1
+        self._pack = layout.pack_into
+        self.table = np.frombuffer(self._memory, np.int64).reshape(capacity, -1)  # for who writes many records at once
+        self.stamp = os.getpid() << _NUMBER_BITS | self.end  # of the next record
+
+    @staticmethod
+    def size_bytes(width: int, capacity: int) -> int:
+        """How much memory such a ring takes."""
+        return (width + 1) * _WORD * capacity
+
+    def record(self, *values: int) -> None:
+        """Write one record."""
+        stamp = self.stamp
+        self._pack(self._memory, (stamp & self._mask) * self._size, *values, stamp)
+        self.stamp = stamp + 1
+
+    @property
+    def end(self) -> int:
+        """The number that the next record gets."""
+        words, step = self._words, self._size // _WORD
+        at = step - 1
+        first = words[at]
+        if not first:  # never written, or just being written: then the newest is the last
+            last = words[at + self._mask * step]
+            return (last & _NUMBER) + 1 if last else 0
+        first &= _NUMBER
+        newest, beyond = 0, self._mask + 1  # places; those from the first to the newest are of the newest round
+        while beyond - newest > 1:
+            middle = (newest + beyond) // 2
+            stamp = words[at + middle * step]
+            if stamp and stamp & _NUMBER >= first + middle:
+                newest = middle
+            else:
+                beyond = middle
+        return first + newest + 1
+
+    def copy(self, cursor: int = 0) -> tuple[np.ndarray, int]:
+        """The records from number `cursor` on, as int64 [count, width + 1], and the number of the first.
+
+        The last column is the process that wrote each. The number is the next record's where there is none.
+        """
+        end = self.end
+        first = min(max(cursor, end - self._mask, 0), end)
+        records = self.table[np.arange(first, end) & self._mask]
+        late = min(max(0, self.end - self._mask - first), len(records))  # overwritten meanwhile
+        records, first = records[late:], first + late
+        records[:, -1] >>= _NUMBER_BITS
+        return records, first
