@@ -33,7 +33,7 @@ COINCIDENCES = {  # what may happen to a process, and what to do about it
     "page_fault": ("page faults", "set memory.prefault in the profile, and look for memory pressure"),
 }
 # Kinds of events that are one coincidence, each with the moments of a request between which it can have cost it time.
-KINDS = {"cpu_wait": {"loop_wait": ("ended", "written"), "engine_wait": ("formed", "ended")}}
+KINDS = {"cpu_wait": {"loop_wait": ("ended", "written"), "engine_wait": ("ready", "ended")}}
 _SERVING = ("ready", "written")  # what happened to us while the client was still sending cost it nothing
 
 
