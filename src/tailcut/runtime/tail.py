@@ -23,6 +23,7 @@ _NAMED = 0.35  # of the time above the median: what coincided is the cause from 
 _NEAR = 0.8  # of the largest share: near enough for the more telling name
 _BUSY = 0.85  # of the time the engine computes: then waiting is for want of capacity
 _ONE_SIDED = 0.7  # of the slowest requests, from which on one process is named
+_Spans = tuple[tuple[str, str], ...]
 _COLUMN = {name: number for number, name in enumerate(FIELDS)}
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 COINCIDENCES = {  # what may happen to a process, and what to do about it
@@ -32,9 +33,10 @@ COINCIDENCES = {  # what may happen to a process, and what to do about it
     "loop_stall": ("the event loop being held up", "look for blocking calls in the process; use dispatch = 'worker'"),
     "page_fault": ("page faults", "set memory.prefault in the profile, and look for memory pressure"),
 }
-# Kinds of events that are one coincidence, each with the moments of a request between which it can have cost it time.
-KINDS = {"cpu_wait": {"loop_wait": ("ended", "written"), "engine_wait": ("ready", "ended")}}
-_SERVING = ("ready", "written")  # what happened to us while the client was still sending cost it nothing
+# Kinds of events that are one coincidence, each with the moments of a request between which it can have cost it time:
+# a request that is queued waits for the loop to wake a worker, and for the worker to come.
+KINDS = {"cpu_wait": {"loop_wait": (("ready", "formed"), ("ended", "written")), "engine_wait": (("ready", "ended"),)}}
+_SERVING = (("ready", "written"),)  # what happened to us while the client was still sending cost it nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,17 +216,20 @@ def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) 
     return found
 
 
-def _overlap(records: np.ndarray, events: Sequence[Event], kinds: Mapping[str, tuple[str, str]]) -> tuple[float, float]:
+def _overlap(records: np.ndarray, events: Sequence[Event], kinds: Mapping[str, _Spans]) -> tuple[float, float]:
     """The share of requests that an event of their process overlapped, and the mean microseconds it may have cost."""
     cost = np.zeros(len(records))
     for process, of_it in _by_process(records):
-        for kind, (first, last) in kinds.items():
+        for kind, spans in kinds.items():
             mine = [one for one in events if one.kind == kind and one.process == process]
             if mine:
                 bounds = [(one.start_ns, one.end_ns, one.amount_ns) for one in mine]
                 start, end, amount = np.array(bounds, np.int64).T
-                begin, finish = (records[of_it, _COLUMN[mark]][:, None] for mark in (first, last))
-                cost[of_it] += np.clip(np.minimum(finish, end) - np.maximum(begin, start), 0, amount).sum(axis=1)
+                overlap = np.zeros((int(of_it.sum()), len(mine)))
+                for span in spans:
+                    begin, finish = (records[of_it, _COLUMN[mark]][:, None] for mark in span)
+                    overlap += np.maximum(np.minimum(finish, end) - np.maximum(begin, start), 0)
+                cost[of_it] += np.minimum(overlap, amount).sum(axis=1)
     return float((cost > 0).mean()), float(cost.mean()) / 1e3
 
 
