@@ -57,7 +57,8 @@ def test_what_got_worse_is_the_headline() -> None:
 
 def test_a_search_for_the_highest_rate_is_its_answer() -> None:
     """The rate shown to keep the limit is the headline, and the limit is marked in the curve; or there is none."""
-    points = [one | {"shown": "meets"} for one in BENCH["runs"]]
+    shown = ("meets", "meets", "misses")
+    points = [one | {"shown": word, "p99_at_most_ms": 9.5} for one, word in zip(BENCH["runs"], shown, strict=True)]
     slo = {"percentile": "p99", "slo_ms": 10.0, "met": True, "highest_rate": 500.0, "limited_by": "misses"}
     record = bench(*points) | {"slo": slo | {"curve": points}}
     page = bench_page.page(record)
@@ -67,6 +68,10 @@ def test_a_search_for_the_highest_rate_is_its_answer() -> None:
     assert page.rates is not None
     assert page.rates.rule == Tick(10.0, "limit 10 ms")
     assert "limit 10 ms" in render_bench_html(record)
+    for text in (render_bench_html(record), bench_markdown(record)):
+        assert "misses" in text
+        assert "9.50" in text
+    assert [row[3] for row in page.tried] == list(shown)
     none = record | {"slo": slo | {"curve": points, "met": False, "highest_rate": None}}
     assert bench_page.page(none).headline == "No rate keeps p99 within 10 ms"
 

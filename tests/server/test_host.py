@@ -1,5 +1,6 @@
 """What the host takes away from a running command: memory and disk, with real limits and real processes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tests.servers import raw_request, serving
+from tests.servers import json_request, raw_request, serving
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="control groups and tmpfs")
 ROOT = Path("/sys/fs/cgroup")
@@ -82,3 +84,37 @@ def test_a_report_that_finds_no_room(models: Path, tmp_path: Path) -> None:
         assert "No space left" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("fault", ["shrunk", "deleted"])
+def test_a_shared_region_that_goes_away(models: Path, tmp_path: Path, fault: str) -> None:
+    """Under a running server: 400 for who names it, and everybody else, and a new region, is served as before."""
+    x = np.ones((1, 4), np.float32)
+    place = Path(f"/dev/shm/tailcut-host-{os.getpid()}-{fault}")
+    region = {"shared_memory_region": "r", "shared_memory_byte_size": 16}
+    entry = {"name": "x", "datatype": "FP32", "shape": [1, 4], "parameters": region}
+    register = json.dumps({"key": f"/{place.name}", "offset": 0, "byte_size": 4096}).encode()
+    head = (
+        f"POST /v2/systemsharedmemory/region/r/register HTTP/1.1\r\nHost: x\r\nContent-Length: {len(register)}\r\n\r\n"
+    )
+    try:
+        with serving(tmp_path, models / "mlp.onnx", "--shared-memory", "tailcut-") as server, server.connect() as wire:
+            expected = wire.ask(raw_request("mlp", x.tobytes())).body[-12:]
+            for _ in range(2):  # the second time with a new region in the place of the one that went
+                place.write_bytes(x.tobytes().ljust(4096, b"\0"))
+                assert wire.ask(head.encode() + register).status == 200
+                answer = wire.ask(json_request("mlp", {"inputs": [entry]}))
+                assert np.float32(answer.json()["outputs"][0]["data"]).tobytes() == expected
+                if fault == "shrunk":
+                    os.truncate(place, 0)
+                else:
+                    place.unlink()
+                refused = wire.ask(json_request("mlp", {"inputs": [entry]}))
+                assert refused.status == 400
+                assert str(place) not in refused.json()["error"]
+                assert wire.ask(raw_request("mlp", x.tobytes())).body.endswith(expected)
+                unregister = b"POST /v2/systemsharedmemory/region/r/unregister HTTP/1.1\r\nHost: x\r\n\r\n"
+                assert wire.ask(unregister).status == 200
+            assert server.stop() == 0
+    finally:
+        place.unlink(missing_ok=True)

@@ -56,6 +56,7 @@ class BenchPage:
     changes: tuple[Change, ...]
     doubts: tuple[str, ...]
     costs: bool  # whether any run has one
+    tried: tuple[tuple[str, str, str, str], ...]  # of a search: rate, p99, at most, and what that shows
 
 
 def page(record: Mapping[str, Any]) -> BenchPage:
@@ -85,6 +86,7 @@ def page(record: Mapping[str, Any]) -> BenchPage:
         changes,
         tuple(doubts(record)),
         any(run["server_cost"] for run in record["runs"]),
+        _tried(record.get("slo")),
     )
 
 
@@ -127,6 +129,19 @@ def _answer(slo: Mapping[str, Any], target: str) -> tuple[str, str]:
     return (
         f"{count(slo['highest_rate'])} requests a second",
         f"is the highest rate shown to keep {limit} at {target}.{above}",
+    )
+
+
+def _tried(slo: Mapping[str, Any] | None) -> tuple[tuple[str, str, str, str], ...]:
+    """Each rate of a search: its p99, what that is at most, and what this says of the limit."""
+    return tuple(
+        (
+            count(point["rate_offered"]),
+            milliseconds(point["latency_ms"]["p99"]),
+            milliseconds(point["p99_at_most_ms"]),
+            str(point["shown"]),
+        )
+        for point in sorted(slo["curve"] if slo else (), key=lambda one: float(one["rate_offered"]))
     )
 
 

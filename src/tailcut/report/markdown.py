@@ -80,6 +80,9 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
     )
     parts.append(_table(heads, rows))
     parts += [f"{plain(term)}: {value} {plain(note)}".rstrip() for term, value, note in page.facts]
+    if page.tried:
+        heads = ["requests/s offered", "p99 ms", "p99 at most, ms", "the limit"]
+        parts.append(_table(heads, [list(row) for row in page.tried]))
     if page.changes:
         changed = [[one.run, one.name, ratio(one.ratio), _verdict(one.verdict, one.verdict)] for one in page.changes]
         parts.append(_table(["load", "percentile", "to the earlier result", "verdict"], changed))
