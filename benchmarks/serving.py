@@ -39,7 +39,7 @@ ENGINES = {
     "tiny": EngineOptions(threads=1),
     "ranker": EngineOptions(name="openvino", precision="bf16", threads=1, instances=1),
 }
-DISPATCH = {"tiny": "inline", "ranker": "worker"}
+DISPATCH = {"tiny": "inline", "ranker": "adaptive"}
 MOSEC = {  # name: workers, batch, wait in ms, threads
     "mosec, 1 worker, no batching": (1, 1, 1, 2),
     "mosec, 1 worker, batch 32": (1, 32, 1, 2),

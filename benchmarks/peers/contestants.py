@@ -39,7 +39,7 @@ TAILCUT = {
     ),
     "ranker": Settings(
         engine=EngineOptions(name="openvino", precision="bf16", threads=1),
-        batching=BatchingSettings(max_batch=32),
+        batching=BatchingSettings(max_batch=32, dispatch="adaptive"),
         io=IoSettings(spin_us=100),
     ),
     "resnet18": Settings(
