@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 
 from tailcut.errors import TailcutError
+from tailcut.memory.slab import Slab
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.replies import failure_reply
+from tailcut.server.served import Served
 
 if TYPE_CHECKING:
     from tailcut.server.hub import Hub
@@ -60,6 +62,8 @@ class _Target:
     """Where requests of one kind go: a model's rows, under one schedule, answered with one head."""
 
     plan: Plan
+    served: Served
+    slab: Slab
     at: int  # of its cells
     outputs: np.ndarray  # int64 [outputs, 2]: where the first row to answer stands, and the bytes of a row
     output_cells: memoryview  # the same, flat
@@ -151,9 +155,8 @@ class Express:
         target = self._targets[self._plans[number, self._code.TARGET]]
         if not self._lend(target, 1):
             return False
-        model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
         start = target.row * len(body)
-        model.slab.input_bytes[0][start : start + len(body)] = body  # type: ignore[union-attr]  # ROWS plans have one
+        target.slab.input_bytes[0][start : start + len(body)] = body
         while fd >= len(self._state):
             self._state = np.concatenate([self._state, np.zeros_like(self._state)])
         self._generation += 1
@@ -165,7 +168,7 @@ class Express:
         self._passengers[fd] = passenger
         self._hub.site.counts.express += 1
         self._submit(target, np.array([[fd, self._generation, now]], np.int64))
-        self._hub.home.kick_soon(model)
+        self._hub.home.kick_soon(target.served.model)
         return True
 
     def leave(self, passenger: Passenger) -> None:
@@ -189,7 +192,7 @@ class Express:
     def forget(self, group: Group, number: int) -> None:
         """A client that returned here owed an answer has left altogether."""
         if self._late.pop(int(group.members[number, 1]), None) is not None:
-            group.target.plan.served.model.withdraw(group, number)  # type: ignore[union-attr]
+            group.target.served.model.withdraw(group, number)
 
     def dissolve(self) -> None:
         """Everybody goes the long way from now on, until it comes again; the plans may mean something else then."""
@@ -253,10 +256,10 @@ class Express:
             if target.refusal:
                 self._refuse(target, taken)
             elif not taken:
-                target.plan.served.model.settle(target.row, target.lent, None)  # type: ignore[union-attr]
+                target.served.model.settle(target.row, target.lent, None)
             else:
                 self._submit(target, self._members[target.at // code.TARGETS, :taken].copy())
-                kicks.append(target.plan.served.model)  # type: ignore[union-attr]
+                kicks.append(target.served.model)
         for fd, size in odd:
             passenger = self._passengers.get(fd)
             if passenger is not None:
@@ -271,20 +274,17 @@ class Express:
         code, cells, at = self._code, self._cells, target.at
         if self._lend(target, cells[at + code.WANTED]):
             size = cells[at + code.ROW_BYTES]
-            slab = target.plan.served.model.slab  # type: ignore[union-attr]  # ROWS plans have one
-            cells[at + code.ADDRESS] = slab.addresses[0] + target.row * size  # type: ignore[union-attr]
+            cells[at + code.ADDRESS] = target.slab.addresses[0] + target.row * size
             cells[at + code.ROOM] = target.lent
         else:
             cells[at + code.ADDRESS] = 0
             cells[at + code.ROOM] = _EVENTS
 
     def _lend(self, target: _Target, count: int) -> bool:
-        plan = target.plan
-        schedule = plan.schedule
+        schedule = target.plan.schedule
         target.deadline_ns = self._hub.deadline(schedule.timeout_ns)
         try:
-            model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
-            target.row, target.lent = model.lend(count, target.deadline_ns, schedule.priority)
+            target.row, target.lent = target.served.model.lend(count, target.deadline_ns, schedule.priority)
         except TailcutError as error:
             target.refusal = failure_reply(error)
             return False
@@ -298,14 +298,14 @@ class Express:
         ticket.requests = taken
         self._groups[group] = None
         try:
-            target.plan.served.model.settle(target.row, target.lent, ticket)  # type: ignore[union-attr]
+            target.served.model.settle(target.row, target.lent, ticket)
         except TailcutError as error:
             self.fail(group, ticket, error)
 
     def _refuse(self, target: _Target, taken: int) -> None:
         members = self._members[target.at // self._code.TARGETS, :taken].copy()
         self._hub.site.counts.replies[503] += taken
-        self._hub.rest_soon(target.plan.served.model)  # type: ignore[union-attr]  # ROWS plans have one
+        self._hub.rest_soon(target.served.model)
         self._send(members, target.refusal, self._no_outputs, self._no_ring, 0)
 
     # The way back.
@@ -314,7 +314,6 @@ class Express:
         """Answer those of a ticket, each with its row of the batch's outputs."""
         handed_ns = time.monotonic_ns()
         target = group.target
-        served = target.plan.served
         first, count = batch.offsets[index], ticket.count
         members = group.members if count == len(group.members) else group.members[ticket.offset : ticket.offset + count]
         cells = target.output_cells
@@ -324,7 +323,7 @@ class Express:
         moments = ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns
         trail[0], trail[1], trail[2], trail[3], trail[4] = moments
         trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, target.plan.length, 200
-        timeline = served.timeline  # type: ignore[union-attr]  # ROWS plans have one
+        timeline = target.served.timeline
         written, shorts = self._send(members, target.plan.reply_head, target.outputs, timeline.table, timeline.stamp)
         timeline.stamp += written
         for place in shorts:
@@ -415,13 +414,16 @@ class Express:
             known = target.plan
             if known.served is plan.served and known.schedule == plan.schedule and known.reply_head == plan.reply_head:
                 return target
-        slab = plan.served.model.slab  # type: ignore[union-attr]  # ROWS plans have one
-        sizes = [array[0].nbytes for array in slab.outputs]  # type: ignore[union-attr]  # and it has
+        served = plan.served
+        slab = served.model.slab if served is not None else None
+        if served is None or slab is None:
+            return None
+        sizes = [array[0].nbytes for array in slab.outputs]
         if len(self._targets) == _TARGETS or len(plan.reply_head) + sum(sizes) > _ANSWER_BYTES:
             return None
         number = len(self._targets)
         outputs = np.array([(0, size) for size in sizes], np.int64).reshape(-1, 2)
-        target = _Target(plan, number * self._code.TARGETS, outputs, outputs.data.cast("B").cast("q"))
+        target = _Target(plan, served, slab, number * self._code.TARGETS, outputs, outputs.data.cast("B").cast("q"))
         self._cells[target.at + self._code.ROW_BYTES] = plan.length
         self._targets.append(target)
         return target

@@ -80,7 +80,7 @@ def shared_outputs(
 ) -> list[tuple[Place, bytes | memoryview]]:
     """The outputs that belong into shared memory, each with its bytes: whoever answers writes them first.
 
-    The bytes may be views of the outputs: a copy of 600 KB here cost a call over shared memory 0.6 ms in page faults.
+    The bytes may be views of the outputs: a copy of 600 KB here cost a call over shared memory 0.6 ms.
     """
     dtypes = {tensor.name: tensor.dtype for tensor in spec.outputs}
     return [
