@@ -111,8 +111,9 @@ def test_a_killed_worker_costs_its_own_requests_only(fleet: Server) -> None:
             victim = workers(fleet)[0]
             os.kill(victim, signal.SIGKILL)
             until(lambda victim=victim: len(workers(fleet)) == 2 and victim not in workers(fleet), fleet)
-    assert not any(client.wrong or client.unconnected or client.refused for client in clients)
-    assert sum(client.interrupted for client in clients) <= 2 * len(clients)
+    assert not any(client.wrong or client.refused for client in clients)
+    # The first request of a connection that the victim had just accepted is in flight there, too.
+    assert all(client.interrupted + client.unconnected <= 2 for client in clients)
     assert fleet.stop() == 0
 
 

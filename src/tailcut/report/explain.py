@@ -77,5 +77,5 @@ def coincided_lines(found: Mapping[str, Any]) -> list[str]:
 
 def coincidence(kind: str) -> str:
     """A coincidence in words, by its name or by that of a kind of its events."""
-    name = next((name for name, kinds in KINDS.items() if kind in kinds), kind)
+    name = next((name for name, spans in KINDS.items() if any(kind in kinds for kinds in spans.values())), kind)
     return COINCIDENCES[name][0] if name in COINCIDENCES else name

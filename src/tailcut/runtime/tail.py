@@ -23,7 +23,7 @@ _NAMED = 0.35  # of the time above the median: what coincided is the cause from 
 _NEAR = 0.8  # of the largest share: near enough for the more telling name
 _BUSY = 0.85  # of the time the engine computes: then waiting is for want of capacity
 _ONE_SIDED = 0.7  # of the slowest requests, from which on one process is named
-_Spans = tuple[tuple[str, str], ...]
+_Kinds = Mapping[tuple[str, str], tuple[str, ...]]
 _COLUMN = {name: number for number, name in enumerate(FIELDS)}
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 COINCIDENCES = {  # what may happen to a process, and what to do about it
@@ -33,10 +33,16 @@ COINCIDENCES = {  # what may happen to a process, and what to do about it
     "loop_stall": ("the event loop being held up", "look for blocking calls in the process; use dispatch = 'worker'"),
     "page_fault": ("page faults", "set memory.prefault in the profile, and look for memory pressure"),
 }
-# Kinds of events that are one coincidence, each with the moments of a request between which it can have cost it time:
-# a request that is queued waits for the loop to wake a worker, and for the worker to come.
-KINDS = {"cpu_wait": {"loop_wait": (("ready", "formed"), ("ended", "written")), "engine_wait": (("ready", "ended"),)}}
-_SERVING = (("ready", "written"),)  # what happened to us while the client was still sending cost it nothing
+# Kinds of events that are one coincidence, by the moments of a request between which they can have cost it time: one
+# that is queued waits for the loop to wake a worker, or for the worker to come.
+KINDS = {
+    "cpu_wait": {
+        ("ready", "formed"): ("loop_wait", "engine_wait"),
+        ("formed", "ended"): ("engine_wait",),
+        ("ended", "written"): ("loop_wait",),
+    }
+}
+_SERVING = ("ready", "written")  # what happened to us while the client was still sending cost it nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +206,8 @@ def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) 
     found: dict[str, dict[str, float | int]] = {}
     above_us = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
     for name in COINCIDENCES:
-        kinds = KINDS.get(name, {name: _SERVING})
-        mine = [event for event in events if event.kind in kinds]
+        kinds = KINDS.get(name, {_SERVING: (name,)})
+        mine = [event for event in events if any(event.kind in names for names in kinds.values())]
         if not mine:
             continue
         hit, spent = _overlap(slow, mine, kinds)
@@ -216,21 +222,25 @@ def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) 
     return found
 
 
-def _overlap(records: np.ndarray, events: Sequence[Event], kinds: Mapping[str, _Spans]) -> tuple[float, float]:
+def _overlap(records: np.ndarray, events: Sequence[Event], kinds: _Kinds) -> tuple[float, float]:
     """The share of requests that an event of their process overlapped, and the mean microseconds it may have cost."""
     cost = np.zeros(len(records))
     for process, of_it in _by_process(records):
-        for kind, spans in kinds.items():
-            mine = [one for one in events if one.kind == kind and one.process == process]
-            if mine:
-                bounds = [(one.start_ns, one.end_ns, one.amount_ns) for one in mine]
-                start, end, amount = np.array(bounds, np.int64).T
-                overlap = np.zeros((int(of_it.sum()), len(mine)))
-                for span in spans:
-                    begin, finish = (records[of_it, _COLUMN[mark]][:, None] for mark in span)
-                    overlap += np.maximum(np.minimum(finish, end) - np.maximum(begin, start), 0)
-                cost[of_it] += np.minimum(overlap, amount).sum(axis=1)
+        own = [one for one in events if one.process == process]
+        for span, names in kinds.items():
+            begin, finish = (records[of_it, _COLUMN[mark]][:, None] for mark in span)
+            spent = [_spent(begin, finish, [one for one in own if one.kind == name]) for name in names]
+            cost[of_it] += np.max(spent, axis=0)  # two threads that wait at a time keep a request no longer than one
     return float((cost > 0).mean()), float(cost.mean()) / 1e3
+
+
+def _spent(begin: np.ndarray, finish: np.ndarray, events: Sequence[Event]) -> np.ndarray:
+    """What events of one kind may have cost each request between two of its moments, nanoseconds."""
+    if not events:
+        return np.zeros(len(begin))
+    start, end, amount = np.array([(one.start_ns, one.end_ns, one.amount_ns) for one in events], np.int64).T
+    spent: np.ndarray = np.clip(np.minimum(finish, end) - np.maximum(begin, start), 0, amount).sum(axis=1)
+    return spent
 
 
 def _worst(records: np.ndarray, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
