@@ -80,6 +80,16 @@ def test_waiting_for_a_cpu_explains_a_queue(kind: str) -> None:
     assert explain(records, [Event(kind, *span, 7 * MS) for span in spans])["cause"]["name"] == "cpu_wait"
 
 
+def test_a_quota_is_named_before_the_waiting_that_it_makes() -> None:
+    """Threads that a quota stops wait for a CPU all the while: the quota is the cause, with all of their time."""
+    records = trail(compute=8000)
+    spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
+    events = [Event("engine_wait", *span, 7 * MS) for span in spans] + [Event("throttled", *s, 3 * MS) for s in spans]
+    cause = explain(records, events)["cause"]
+    assert cause["name"] == "throttled"
+    assert cause["share"] > 0.7
+
+
 def test_what_happens_all_the_time_explains_nothing() -> None:
     """Events that overlap the median requests as much as the slow ones are not the cause."""
     records = trail(compute=5000)
