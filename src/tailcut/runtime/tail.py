@@ -21,7 +21,7 @@ _LOOKED_AT = 300  # slow requests, of which the batch ahead is looked for
 _WORST = 20  # shown one by one
 _NAMED = 0.35  # of the time above the median: what coincided is the cause from here on
 _NEAR = 0.8  # of the largest share: near enough for the more telling name
-_STOPPED = 0.2  # of the time, or of that of waiting for a CPU, from which on the quota is what made threads wait
+_STOPPED = 0.2  # of the time above the median, from which on a quota or a collection is what made threads wait
 _BUSY = 0.85  # of the time the engine computes: then waiting is for want of capacity
 _ONE_SIDED = 0.7  # of the slowest requests, from which on one process is named
 _Kinds = Mapping[tuple[str, str], tuple[str, ...]]
@@ -95,9 +95,11 @@ def _cause(
     records: np.ndarray, slow: np.ndarray, usual: np.ndarray, coincided: Mapping[str, Any], max_batch: int
 ) -> Cause:
     found = {name: float(entry["share"]) for name, entry in coincided.items()}
-    if found.get("throttled", 0.0) >= max(_STOPPED, _STOPPED * found.get("cpu_wait", 0.0)):
-        # Threads that a quota stops wait for a CPU all the while, and so it is counted twice.
-        found["throttled"] = max(found["throttled"], found.pop("cpu_wait", 0.0))
+    for name in ("throttled", "gc"):
+        # Threads that a quota stops wait for a CPU all the while, and those that a collection held up wake together and
+        # wait for one: it is the same time, counted twice.
+        if found.get(name, 0.0) >= _STOPPED:
+            found[name] = max(found[name], found.pop("cpu_wait", 0.0))
     most = max(found.values(), default=0.0)
     for name, share in found.items():  # the more telling first: a collection stalls the loop too
         if share >= max(_NAMED, _NEAR * most):
