@@ -102,8 +102,17 @@ def test_a_hog_on_the_same_core(profile: Path) -> None:
 
     hog = subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=bound)  # noqa: PLW1509  one system call
     try:
-        with harmed(profile, "", preexec_fn=bound) as target:
-            assert "a CPU" in named(target, {"cpu_wait"}, rate=100)["verdict"]
+        for attempt in range(
+            4
+        ):  # where its threads stand when the hog comes is the scheduler's choice, for a server's life
+            with harmed(profile, "", preexec_fn=bound) as target:
+                try:
+                    assert "a CPU" in named(target, {"cpu_wait"}, rate=100)["verdict"]
+                except AssertionError:
+                    if attempt == 3:
+                        raise
+                else:
+                    break
     finally:
         hog.kill()
         hog.wait()
