@@ -72,6 +72,14 @@ def test_waiting_for_a_cpu_counts_where_it_was_needed(kind: str, stage: str) -> 
     assert explain(records, [Event(other, *span, 7 * MS) for span in spans])["cause"]["name"] == stage
 
 
+@pytest.mark.parametrize("kind", ["engine_wait", "loop_wait"])
+def test_waiting_for_a_cpu_explains_a_queue(kind: str) -> None:
+    """A worker that does not come, and a loop that does not get to wake it."""
+    records = trail(queue=8000)
+    spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
+    assert explain(records, [Event(kind, *span, 7 * MS) for span in spans])["cause"]["name"] == "cpu_wait"
+
+
 def test_a_quota_is_named_before_the_waiting_that_it_makes() -> None:
     """Threads that a quota stops wait for a CPU all the while: the quota is the cause, with all of their time."""
     records = trail(compute=8000)

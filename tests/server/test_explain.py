@@ -30,7 +30,7 @@ import gc, itertools, sys, threading
 kept = [[number] for number in range(600_000)]
 def collect():
     tick = threading.Event()
-    while not tick.wait(0.25):
+    while not tick.wait(0.1):
         gc.collect()
 threading.Thread(target=collect, daemon=True).start()
 """
@@ -102,17 +102,8 @@ def test_a_hog_on_the_same_core(profile: Path) -> None:
 
     hog = subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=bound)  # noqa: PLW1509  one system call
     try:
-        for attempt in range(
-            4
-        ):  # where its threads stand when the hog comes is the scheduler's choice, for a server's life
-            with harmed(profile, "", preexec_fn=bound) as target:
-                try:
-                    assert "a CPU" in named(target, {"cpu_wait"}, rate=100)["verdict"]
-                except AssertionError:
-                    if attempt == 3:
-                        raise
-                else:
-                    break
+        with harmed(profile, "", preexec_fn=bound) as target:
+            assert "a CPU" in named(target, {"cpu_wait"}, rate=100)["verdict"]
     finally:
         hog.kill()
         hog.wait()
@@ -141,7 +132,7 @@ def quota_group(percent: int) -> Iterator[Path]:
 
 def test_a_quota(profile: Path) -> None:
     """A process that its quota stops is told so."""
-    with quota_group(25) as group:
+    with quota_group(15) as group:
 
         def join() -> None:
             (group / "cgroup.procs").write_text(str(os.getpid()))

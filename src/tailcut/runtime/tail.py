@@ -34,9 +34,11 @@ COINCIDENCES = {  # what may happen to a process, and what to do about it
     "loop_stall": ("the event loop being held up", "look for blocking calls in the process; use dispatch = 'worker'"),
     "page_fault": ("page faults", "set memory.prefault in the profile, and look for memory pressure"),
 }
-# Kinds of events that are one coincidence, by the moments of a request between which they can have cost it time.
+# Kinds of events that are one coincidence, by the moments of a request between which they can have cost it time: one
+# that is queued waits for the loop to wake a worker, or for the worker to come.
 KINDS = {
     "cpu_wait": {
+        ("ready", "formed"): ("loop_wait", "engine_wait"),
         ("formed", "ended"): ("engine_wait",),
         ("ended", "written"): ("loop_wait",),
     }
