@@ -1,11 +1,13 @@
 """Mixed traffic against a real server of identity models: every request has a pattern of its own, and clients leave.
 
 Each answer must be its own request's bytes. A client that leaves sends 0xAA only: no answer ever holds that pattern.
+Half of the connections ask for the same thing again and again, so that the server serves them the short way.
 """
 
 import asyncio
 import json
 import random
+import re
 import socket
 import struct
 import time
@@ -36,6 +38,7 @@ class Tally:
 
     answered: int = 0
     refused: int = 0
+    express: int = 0  # connections seen on the short way at a time, at most
     left: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)  # seconds, of small raw requests, in order
     faults: list[str] = field(default_factory=list)
@@ -100,15 +103,17 @@ class _Client:
         self._random = random.Random(seed)
         self._tally = tally
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._steady = False  # repeats itself on this connection
 
     async def run(self, numbers: "asyncio.Queue[int]") -> None:
         while not numbers.empty():
             number = numbers.get_nowait()
-            build, model, _ = self._random.choices(KINDS, [weight for *_, weight in KINDS])[0]
-            size = 4 * WIDTHS[model] * self._random.choice([1, 1, 1, 2, 5])
             if self._streams is None:
                 self._streams = await asyncio.open_connection(self._server.host, self._server.port)
-            if self._random.random() < 0.2:
+                self._steady = self._random.random() < 0.5
+            build, model, _ = KINDS[0] if self._steady else self._random.choices(KINDS, [one[2] for one in KINDS])[0]
+            size = 4 * WIDTHS[model] * (1 if self._steady else self._random.choice([1, 1, 1, 2, 5]))
+            if self._random.random() < (0.05 if self._steady else 0.2):
                 await self._leave(build(model, CANARY * size), self._random.choice(LEAVES))
             else:
                 await self._ask(build(model, pattern(number, size)), pattern(number, size), build is _raw)
@@ -164,6 +169,17 @@ class _Client:
         self._tally.left[where] += 1
 
 
+async def _watch(server: Server, tally: Tally) -> None:
+    """Look at the server's gauge until told to stop."""
+    while True:
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        text = await reader.read(-1)
+        writer.close()
+        tally.express = max(tally.express, int(float(re.search(rb"(?m)^tailcut_connections_express (\S+)", text)[1])))
+        await asyncio.sleep(0.1)
+
+
 def mixed(server: Server, first: int, count: int, seed: int = 0) -> Tally:
     """Send `count` requests of unique numbers from `first` on."""
 
@@ -172,7 +188,9 @@ def mixed(server: Server, first: int, count: int, seed: int = 0) -> Tally:
         numbers: asyncio.Queue[int] = asyncio.Queue()
         for number in range(first, first + count):
             numbers.put_nowait(number)
+        watching = asyncio.create_task(_watch(server, tally))
         await asyncio.gather(*[_Client(server, seed * 1000 + one, tally).run(numbers) for one in range(WORKERS)])
+        watching.cancel()
         return tally
 
     return uvloop.run(run())
