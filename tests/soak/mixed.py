@@ -113,7 +113,7 @@ class _Client:
                 self._steady = self._random.random() < 0.5
             build, model, _ = KINDS[0] if self._steady else self._random.choices(KINDS, [one[2] for one in KINDS])[0]
             size = 4 * WIDTHS[model] * (1 if self._steady else self._random.choice([1, 1, 1, 2, 5]))
-            if self._random.random() < (0.05 if self._steady else 0.2):
+            if self._random.random() < (0.1 if self._steady else 0.2):
                 await self._leave(build(model, CANARY * size), self._random.choice(LEAVES))
             else:
                 await self._ask(build(model, pattern(number, size)), pattern(number, size), build is _raw)
