@@ -4,7 +4,8 @@
 
 The model takes one number out of its input, so that what is measured is the way from the socket into the engine's
 input. Bodies come raw and as a tensor behind its JSON (what tritonclient sends), over two kept-alive connections from
-a process of its own on the same cores; contestants take turns, and every figure is the median of the rounds. CPU is
+a process of its own on the same cores; contestants take turns, and every figure is the median of the rounds. Tailcut
+computes on a worker's thread, as a bare model does, or where the body has arrived (`dispatch = "adaptive"`). CPU is
 the server process's own; what the kernel copies is in `system`, what we copy is in `user`. `--source` names another
 checkout's src/ to compare with.
 """
@@ -26,6 +27,8 @@ import numpy as np
 import onnx
 import psutil
 from onnx import TensorProto, helper, numpy_helper
+
+from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 
 SIZE = 3 * 224 * 224
 BYTES = 4 * SIZE
@@ -146,12 +149,16 @@ def main() -> None:
         kinds = requests()
         for kind, request in kinds.items():
             (folder / kind).write_bytes(request)
-        serve = [sys.executable, "-m", "tailcut", "serve", str(folder / "first.onnx"), "--port", "0", "--json"]
+        adaptive = Settings(batching=BatchingSettings(max_batch=32, dispatch="adaptive"))
+        Profile.of_model(folder / "first.onnx", adaptive).save(folder / "first.toml")
         bare = BARE.replace("WHOLE", str(len(kinds["raw"])))
         contestants = {"bare receive loop": ([sys.executable, "-c", bare], "raw", None)}
         for source in [None, *args.source]:
             for kind in kinds:
-                contestants[f"tailcut, {kind}" + (f" ({source})" if source else "")] = (serve, kind, source)
+                for served, words in (("first.onnx", ""), ("first.toml", ", adaptive")):
+                    serve = [sys.executable, "-m", "tailcut", "serve", str(folder / served), "--port", "0", "--json"]
+                    label = f"tailcut, {kind}{words}" + (f" ({source})" if source else "")
+                    contestants[label] = (serve, kind, source)
         cells: dict[str, list[tuple[float, float, float]]] = {label: [] for label in contestants}
         for _ in range(args.rounds):
             for label, (command, kind, source) in contestants.items():

@@ -6,6 +6,7 @@ A call knows its connection only as a `Link`; nothing here sees a socket or a fr
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -55,8 +56,8 @@ class Link(Protocol):
     def record(self, inference: Inference) -> None: ...  # noqa: D102
 
 
-class Call:
-    """What all calls have in common: one message in, unless said otherwise, and an end."""
+class Call(ABC):
+    """What all calls have in common: messages in, and an end."""
 
     def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
         self.link = link
@@ -69,35 +70,19 @@ class Call:
         self._head = head
         self._begun = False  # its answer's head has been sent
         self._messages: Messages | None = None
-        self._message: bytes | None = None
 
     @property
     def in_hand(self) -> bool:
         """Whether an answer is owed."""
         return not self.over
 
+    @abstractmethod
     def receive(self, data: bytes, size: int, *, ended: bool) -> None:
         """Bytes of the request, which took `size` of its window.
 
         Raises:
             CallError: they are no message, or over a bound.
         """
-        if ended and self._messages is None and data[:1] == b"\0" and int.from_bytes(data[1:5], "big") == len(data) - 5:
-            self.waits_since_ns = 0
-            self._start(data[5:])
-            return
-        messages = self._collect(data)
-        self.link.taken(self, size)
-        if self._message is None:
-            self._message = messages.take()
-        message = self._message
-        if (message is not None and not messages.empty) or (message is None and ended):
-            raise CallError(Status.UNIMPLEMENTED, "this call takes one message, whole")
-        self.link.charge(self, messages.held + (0 if message is None else len(message)))
-        if ended and message is not None:
-            self._message = None
-            self.waits_since_ns = 0
-            self._start(message)
 
     def cancel(self) -> None:
         """The client does not want it any more, or is gone."""
@@ -122,11 +107,7 @@ class Call:
         self._abandon()
         self.link.send(self, None, b"", error_end(status, message, retry_after_s, begun=self._begun))
 
-    def _start(self, message: bytes) -> None:
-        """The request is complete."""
-        raise NotImplementedError
-
-    def _abandon(self) -> None:
+    def _abandon(self) -> None:  # noqa: B027  most have nothing to give up
         """Give up what has been started."""
 
     def _collect(self, data: bytes) -> Messages:
@@ -161,7 +142,42 @@ class Call:
         return timeout_ns and max(1, timeout_ns - (time.monotonic_ns() - self.began_ns))
 
 
-class InferCall(Call):
+class OneMessageCall(Call):
+    """A call of which the request is one message."""
+
+    def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
+        super().__init__(link, stream, head, name)
+        self._message: bytes | None = None
+
+    def receive(self, data: bytes, size: int, *, ended: bool) -> None:
+        """Bytes of the request, which took `size` of its window.
+
+        Raises:
+            CallError: they are no message, more than one, or over a bound.
+        """
+        if ended and self._messages is None and data[:1] == b"\0" and int.from_bytes(data[1:5], "big") == len(data) - 5:
+            self.waits_since_ns = 0
+            self._start(data[5:])
+            return
+        messages = self._collect(data)
+        self.link.taken(self, size)
+        if self._message is None:
+            self._message = messages.take()
+        message = self._message
+        if (message is not None and not messages.empty) or (message is None and ended):
+            raise CallError(Status.UNIMPLEMENTED, "this call takes one message, whole")
+        self.link.charge(self, messages.held + (0 if message is None else len(message)))
+        if ended and message is not None:
+            self._message = None
+            self.waits_since_ns = 0
+            self._start(message)
+
+    @abstractmethod
+    def _start(self, message: bytes) -> None:
+        """The request is complete."""
+
+
+class InferCall(OneMessageCall):
     """ModelInfer."""
 
     _inference: Inference | None = None
@@ -310,7 +326,7 @@ class StreamCall(Call):
 Handler = Callable[[Any], Awaitable[Any]]
 
 
-class QuestionCall(Call):
+class QuestionCall(OneMessageCall):
     """A call that computes nothing: a message in and a message out, at once or after a while."""
 
     def __init__(self, link: Link, stream: int, head: CallHead, name: str, handler: Handler, request: Any) -> None:  # noqa: PLR0913, PLR0917  bound by the table of calls
@@ -351,7 +367,7 @@ class AdminCall(QuestionCall):
             self.fail(CallError(Status.UNAUTHENTICATED, "this needs the server's token"))
 
 
-class WatchCall(Call):
+class WatchCall(OneMessageCall):
     """Health.Watch: the status now, and again whenever it changes."""
 
     def __init__(  # noqa: PLR0913, PLR0917  bound by the table of calls
