@@ -14,26 +14,21 @@ import logging
 import select
 import time
 from ctypes import string_at
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
 from tailcut.errors import TailcutError
-from tailcut.memory.slab import Slab
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.replies import failure_reply
-from tailcut.server.served import Served
 
 if TYPE_CHECKING:
     from tailcut.server.hub import Hub
+    from tailcut.server.timetable import Target
 
 _log = logging.getLogger("tailcut.http")
 _EVENTS = 64  # sockets heard in a pass
-_TARGETS = 16
-_PLANS = 64
-_HEADS_BYTES = 64 * 1024
 _ANSWER_BYTES = 64 * 1024
 _FILES = 1024  # descriptors that the table of states begins with
 
@@ -57,28 +52,12 @@ class Passenger(Protocol):
         """There will be none."""
 
 
-@dataclass(slots=True, eq=False)
-class _Target:
-    """Where requests of one kind go: a model's rows, under one schedule, answered with one head."""
-
-    plan: Plan
-    served: Served
-    slab: Slab
-    at: int  # of its cells
-    outputs: np.ndarray  # int64 [outputs, 2]: where the first row to answer stands, and the bytes of a row
-    output_cells: memoryview  # the same, flat
-    refusal: bytes = b""  # what those of this pass are told instead
-    row: int = -1
-    lent: int = 0
-    deadline_ns: int = 0
-
-
 class Group:
     """The requests of one pass for one target; sink of the tickets that they wait as."""
 
     __slots__ = ("_express", "left", "members", "target")
 
-    def __init__(self, express: "Express", target: _Target, members: np.ndarray) -> None:
+    def __init__(self, express: "Express", target: "Target", members: np.ndarray) -> None:
         self._express = express
         self.target = target
         self.members = members  # int64 [requests, 3]: descriptor, generation, arrival
@@ -98,6 +77,7 @@ class Express:
 
     def __init__(self, hub: "Hub") -> None:
         from tailcut.kernels import sockets  # noqa: PLC0415  numba takes a quarter of a second to load
+        from tailcut.server.timetable import Timetable  # noqa: PLC0415  it loads them, too
 
         self._code = sockets
         self._hub = hub
@@ -106,18 +86,16 @@ class Express:
         self._passengers: dict[int, Passenger] = {}  # by descriptor
         self._late: dict[int, Passenger] = {}  # by generation: returned with an answer on its way
         self._groups: dict[Group, None] = {}
-        self._numbers: dict[int, int] = {}  # plans by their identity; `_kept` keeps them alive
-        self._kept: list[Plan] = []
-        self._targets: list[_Target] = []
+        self._timetable = Timetable(len(hub.receive), _ANSWER_BYTES)
+        self._targets = self._timetable.targets
         self._generation = 0
         self._events = np.zeros((_EVENTS, sockets.EVENT_WORDS), np.int32)
         self._state = np.zeros((_FILES, sockets.STATES), np.int64)
-        self._plans = np.zeros((_PLANS, sockets.PLANS), np.int64)
-        self._heads = np.zeros(_HEADS_BYTES, np.uint8)
-        self._heads_end = 0
-        self._table = np.zeros((_TARGETS, sockets.TARGETS), np.int64)
-        self._cells = self._table.data.cast("B").cast("q")  # a cell costs a tenth of what numpy takes for it
-        self._members = np.zeros((_TARGETS, _EVENTS, 3), np.int64)
+        self._plans = self._timetable.plans
+        self._heads = self._timetable.heads
+        self._table = self._timetable.table
+        self._cells = self._timetable.cells
+        self._members = np.zeros((len(self._table), _EVENTS, 3), np.int64)
         self._odd = np.zeros((_EVENTS + 1, 2), np.int64)
         self._left = 0  # of `_events`, for the next pass
         self._odd_cells = self._odd.data.cast("B").cast("q")
@@ -147,12 +125,12 @@ class Express:
         """Take over a connection together with the request that it has just sent; False where it cannot come."""
         if plan.kind is not Kind.ROWS or plan.rows != 1 or not plan.head.keep_alive or self._hub.draining:
             return False
-        number = self._number(plan, head)
+        number = self._timetable.number(plan, head)
         transport = passenger.transport
         if number < 0 or transport.get_write_buffer_size() or transport.is_closing():
             return False
         fd = transport.get_extra_info("socket").fileno()
-        target = self._targets[self._plans[number, self._code.TARGET]]
+        target = self._timetable.target(number)
         if not self._lend(target, 1):
             return False
         start = target.row * len(body)
@@ -198,10 +176,7 @@ class Express:
         """Everybody goes the long way from now on, until it comes again; the plans may mean something else then."""
         for passenger in list(self._passengers.values()):
             self.leave(passenger)
-        self._numbers.clear()
-        self._kept.clear()
-        self._targets.clear()
-        self._heads_end = 0
+        self._timetable.clear()
 
     def close(self) -> None:
         """Give everybody back and stop watching."""
@@ -269,7 +244,7 @@ class Express:
         for model in kicks:
             self._hub.home.kick_now(model)
 
-    def _prepare(self, target: _Target) -> None:
+    def _prepare(self, target: "Target") -> None:
         """Rows for those who want some, or the reason why they get none."""
         code, cells, at = self._code, self._cells, target.at
         if self._lend(target, cells[at + code.WANTED]):
@@ -280,7 +255,7 @@ class Express:
             cells[at + code.ADDRESS] = 0
             cells[at + code.ROOM] = _EVENTS
 
-    def _lend(self, target: _Target, count: int) -> bool:
+    def _lend(self, target: "Target", count: int) -> bool:
         schedule = target.plan.schedule
         target.deadline_ns = self._hub.deadline(schedule.timeout_ns)
         try:
@@ -291,7 +266,7 @@ class Express:
         target.refusal = b""
         return True
 
-    def _submit(self, target: _Target, members: np.ndarray) -> None:
+    def _submit(self, target: "Target", members: np.ndarray) -> None:
         taken = len(members)
         group = Group(self, target, members)
         ticket = Ticket(group, self._hub.home, taken, target.row, target.deadline_ns, target.plan.schedule.priority)
@@ -302,7 +277,7 @@ class Express:
         except TailcutError as error:
             self.fail(group, ticket, error)
 
-    def _refuse(self, target: _Target, taken: int) -> None:
+    def _refuse(self, target: "Target", taken: int) -> None:
         members = self._members[target.at // self._code.TARGETS, :taken].copy()
         self._hub.site.counts.replies[503] += taken
         self._hub.rest_soon(target.served.model)
@@ -386,44 +361,3 @@ class Express:
             if len(places):
                 return group, int(places[0])
         raise LookupError(generation)
-
-    # What is asked for.
-
-    def _number(self, plan: Plan, head: bytes) -> int:
-        """The number of a plan, given at its first use; -1 where it has none."""
-        known = self._numbers.get(id(plan))
-        if known is not None:
-            return known
-        code = self._code
-        number = len(self._kept)
-        end = self._heads_end + len(head)
-        if number == _PLANS or end > _HEADS_BYTES or len(head) + plan.length > len(self._receive):
-            return -1
-        target = self._target(plan)
-        if target is None:
-            return -1
-        self._heads[self._heads_end : end] = np.frombuffer(head, np.uint8)
-        self._plans[number] = self._heads_end, len(head), plan.length, target.at // code.TARGETS
-        self._heads_end = end
-        self._kept.append(plan)
-        self._numbers[id(plan)] = number
-        return number
-
-    def _target(self, plan: Plan) -> _Target | None:
-        for target in self._targets:
-            known = target.plan
-            if known.served is plan.served and known.schedule == plan.schedule and known.reply_head == plan.reply_head:
-                return target
-        served = plan.served
-        slab = served.model.slab if served is not None else None
-        if served is None or slab is None:
-            return None
-        sizes = [array[0].nbytes for array in slab.outputs]
-        if len(self._targets) == _TARGETS or len(plan.reply_head) + sum(sizes) > _ANSWER_BYTES:
-            return None
-        number = len(self._targets)
-        outputs = np.array([(0, size) for size in sizes], np.int64).reshape(-1, 2)
-        target = _Target(plan, served, slab, number * self._code.TARGETS, outputs, outputs.data.cast("B").cast("q"))
-        self._cells[target.at + self._code.ROW_BYTES] = plan.length
-        self._targets.append(target)
-        return target
