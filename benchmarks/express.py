@@ -76,7 +76,7 @@ def bare_us(express: Express, clients: list[socket.socket], answer: bytes) -> fl
         for client in clients:
             client.send(REQUEST)
         began = time.thread_time_ns()
-        count = sockets.look(express._poll_fd, 0, express._events, express._state, express._plans, express._table)
+        count = sockets.look(express._poll_fd, 0, express._events, express._state, express._plans, express._table, 0)
         express._table[0, sockets.ADDRESS] = 0
         express._table[0, sockets.ROOM] = len(express._events)
         sockets.take(

@@ -2,6 +2,8 @@
 
 import select
 import socket
+import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,7 +41,7 @@ class Pass:
     def turn(self, room: int = 64) -> tuple[list[int], list[list[int]]]:
         """One pass: the generations taken, and who was odd."""
         left = int(self.odd[64, 0])
-        count = sockets.look(self.poll.fileno(), left, self.events, self.state, self.plans, self.table)
+        count = sockets.look(self.poll.fileno(), left, self.events, self.state, self.plans, self.table, 0)
         self.table[0, sockets.ADDRESS] = self.rows.ctypes.data
         self.table[0, sockets.ROOM] = room
         odds = sockets.take(
@@ -148,3 +150,14 @@ def test_an_answer_goes_to_its_generation_only(ten: Pass) -> None:
     assert ring[[3, 0], 0].tolist() == members[[place for place in range(3) if members[place, 1] != 2], 2].tolist()
     assert ring[[3, 0], 12].tolist() == [3, 4]
     assert (ring[[1, 2]] == 0).all()
+
+
+def test_looking_awake_ends_with_the_first_word_or_in_time(ten: Pass) -> None:
+    """Polling for a minute ends as soon as somebody speaks; polling for nobody ends when it was to end."""
+    tables = ten.poll.fileno(), 0, ten.events, ten.state, ten.plans, ten.table
+    until_ns = time.monotonic_ns() + 2_000_000
+    assert sockets.look(*tables, until_ns) == 0
+    assert time.monotonic_ns() >= until_ns
+    threading.Timer(0.05, ten.say, (3, HEAD + body(3))).start()
+    assert sockets.look(*tables, time.monotonic_ns() + 60_000_000_000) == 1
+    assert time.monotonic_ns() < until_ns + 30_000_000_000

@@ -96,6 +96,21 @@ def test_an_inline_model_is_freed_too(tmp_path: Path) -> None:
         assert (model.infer_sync({"x": np.ones((1, 4), np.float32), "rounds": [[3]]})["y"] == 1).all()
 
 
+def test_past_the_queue_too(tmp_path: Path) -> None:
+    """What was computed at once, without having been queued, hangs and is given up like everything else."""
+    with opened(tmp_path, dispatch="inline") as model:
+        assert model.slab is not None
+        row, lent = model.lend(2, 0, 0)
+        model.slab.inputs[0][row], model.slab.inputs[1][row] = 1, FOR_EVER
+        sink = EventSink()
+        assert model.compute_now(Ticket(sink, AnyThread(), 1, row), lent)
+        assert isinstance(sink.error, DeadlineExceededError)
+        assert sink.outputs is None
+        counts = model.statistics()
+        assert counts | {"hung": 1, "failed": 1, "requests": 0, "rows_in_use": 0} == counts
+        assert (model.infer_sync({"x": np.ones((1, 4), np.float32), "rounds": [[3]]})["y"] == 1).all()
+
+
 def test_a_client_that_left_is_told_nothing(tmp_path: Path) -> None:
     """Its row is in quarantine already when the engine is given up; its neighbour hears of the hang."""
     with opened(tmp_path, dispatch="inline") as model:

@@ -17,6 +17,7 @@ from tailcut.errors import (
     InvalidInputError,
     QueueFullError,
     ReleasedError,
+    TailcutError,
 )
 from tailcut.memory.slab import RowState
 from tailcut.runtime.batch import Batch, Ticket
@@ -163,6 +164,70 @@ def test_a_full_queue(tmp_path: Path) -> None:
             model.infer_sync({"x": rows(*range(5))})
         model.kick()
         assert [int(sink.outputs[0][0, 0]) for sink in sinks if sink.outputs] == [0, 1, 2, 3]
+        assert model.statistics()["rows_in_use"] == 0
+
+
+def test_at_once_past_the_queue(tmp_path: Path) -> None:
+    """Who finds nobody there is computed where it is, counted like everybody else, and gives its rows back."""
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
+        assert model.slab is not None
+        row, lent = model.lend(5, 0, 0)
+        model.slab.inputs[0][row : row + 3] = rows(7, 8, 9)
+        sink = EventSink()
+        ticket = Ticket(sink, AnyThread(), 3, row, model.now_ns() + 60_000_000_000)
+        ticket.requests = 3
+        assert model.compute_now(ticket, lent)
+        assert sink.outputs is not None
+        assert sink.outputs[0][:, 0].tolist() == [7, 8, 9]
+        counts = model.statistics()
+        assert counts | {"requests": 3, "rows": 3, "batches": 1, "queued": 0, "rows_in_use": 0} == counts
+        assert model.batches_by_rows()[3][0] == 1
+
+
+def test_not_past_others(tmp_path: Path) -> None:
+    """Where somebody waits or computes, or a worker is to do it, nothing is done and the rows are lent still."""
+    path = identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")
+    with opened(path, dispatch="inline") as model:
+        first, second = EventSink(), EventSink()
+        model.start({"x": rows(1)}, 1, first, AnyThread())
+        row, lent = model.lend(1, 0, 0)
+        ticket = Ticket(second, AnyThread(), 1, row)
+        assert not model.compute_now(ticket, lent)
+        batch = model.next_batch()
+        assert isinstance(batch, Batch)
+        assert not model.compute_now(ticket, lent)
+        model.compute(batch, model._inline_executor)
+        assert first.outputs is not None
+        assert second.outputs is None
+        assert model.compute_now(ticket, lent)
+        assert second.outputs is not None
+    with opened(path, dispatch="worker") as model:
+        row, lent = model.lend(1, 0, 0)
+        assert not model.compute_now(Ticket(EventSink(), AnyThread(), 1, row), lent)
+        model.give_back(row)
+    row, lent = 0, 1
+    assert not model.compute_now(Ticket(EventSink(), AnyThread(), 1, row), lent)  # closed
+
+
+def test_a_bad_row_past_the_queue_costs_only_itself(tmp_path: Path) -> None:
+    """When the engine refuses requests that were computed at once, each gets a try of its own."""
+    heard: dict[int, bool] = {}
+
+    class Crowd:
+        def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+            heard[ticket.offset] = True
+
+        def fail(self, ticket: Ticket, error: TailcutError) -> None:
+            heard[ticket.offset] = False
+
+    with opened(gather_rows(tmp_path / "gather.onnx"), dispatch="inline") as model:
+        assert model.slab is not None
+        row, lent = model.lend(3, 0, 0)
+        model.slab.inputs[0][row : row + 3] = [[0], [999_999], [2]]
+        ticket = Ticket(Crowd(), AnyThread(), 3, row)
+        ticket.requests = 3
+        assert model.compute_now(ticket, lent)
+        assert heard == {0: True, 1: False, 2: True}
         assert model.statistics()["rows_in_use"] == 0
 
 

@@ -42,17 +42,25 @@ _BYTES, _LONGS, _TABLE, _CUBE = "uint8[::1]", "int64[::1]", "int64[:,::1]", "int
 
 
 @numba.njit(  # type: ignore[untyped-decorator]
-    f"int64(int64,int64,int32[:,::1],{_TABLE},{_TABLE},{_TABLE})", nogil=True, cache=True
+    f"int64(int64,int64,int32[:,::1],{_TABLE},{_TABLE},{_TABLE},int64)", nogil=True, cache=True
 )
 def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
-    poll: int, left: int, events: np.ndarray, state: np.ndarray, plans: np.ndarray, targets: np.ndarray
+    poll: int, left: int, events: np.ndarray, state: np.ndarray, plans: np.ndarray, targets: np.ndarray, until_ns: int
 ) -> int:
-    """Fill `events` with whom there is something to hear from, and count rows `WANTED` by target; does not wait.
+    """Fill `events` with whom there is something to hear from, and count rows `WANTED` by target.
+
+    Does not sleep, but looks again and again until there is somebody or `until_ns` (monotonic) has passed.
 
     The `left` first ones that had no room in the last pass go before: the kernel's list keeps its order, so that who
     stands at its head and speaks again at once would be heard again and again, and others never.
     """
+    now = np.empty(2, np.int64)
     count = left or _epoll_wait(poll, events.ctypes.data, events.shape[0], 0)
+    while count == 0 and until_ns:
+        _clock(_MONOTONIC, now.ctypes.data)
+        if now[0] * 1_000_000_000 + now[1] >= until_ns:
+            break
+        count = _epoll_wait(poll, events.ctypes.data, events.shape[0], 0)
     targets[:, WANTED] = 0
     targets[:, ROOM] = 0
     targets[:, TAKEN] = 0

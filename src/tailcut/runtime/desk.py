@@ -57,6 +57,50 @@ class Desk(Reception):
     def compute(self, batch: Batch, executor: Executor) -> None:
         """Run a batch and post its answers home; when it fails, each of its tickets gets a try of its own."""
         _run(batch, executor)
+        self._conclude(batch, executor)
+
+    def form_alone(self, ticket: Ticket, lent: int) -> Batch | None:
+        """A batch of what has just come into the first of the rows lent, past the queue; the caller must compute it.
+
+        None where others wait or compute, or where it is more than is worth taking at once: then it is to be queued.
+        """
+        rows, slab = ticket.count, self.slab
+        assert slab is not None  # noqa: S101  as in reserve
+        with self._lock:
+            if self._queue.rows or self._running or self._closed or rows > self.cost.best(rows):
+                return None
+            slab.settle(ticket.row, lent, rows)
+            ticket.ready_ns = now = time.monotonic_ns()
+            ticket.running = True
+            batch = Batch(self, [ticket])
+            self._running[batch] = None
+            slab.close_block()
+            slab.move(ticket.row, rows, RowState.READY, RowState.RUNNING)
+            self.forecast.formed(ticket.key, rows, now, now)
+        return batch
+
+    def compute_alone(self, batch: Batch, executor: Executor) -> None:
+        """As `compute`, for a batch of one ticket of this thread: told at once, and counted afterwards."""
+        _run(batch, executor)
+        if batch.error is not None:
+            self._conclude(batch, executor)
+            return
+        with self._lock:
+            given_up = self._running.pop(batch, self) is self
+        if given_up:
+            self._return(batch)
+            return
+        ticket = batch.tickets[0]
+        batch.hand_out(ticket.home)
+        with self._lock:
+            self._count(batch)
+            if ticket.deadline_ns:
+                self.forecast.told(ticket.ready_ns, ticket.deadline_ns, time.monotonic_ns())
+            if self.slab is not None:
+                self.slab.move(ticket.row, batch.rows, RowState.RUNNING, RowState.FREE)
+
+    def _conclude(self, batch: Batch, executor: Executor) -> None:
+        """What comes after a batch's engine call."""
         if batch.error is None or batch.requests == 1:
             self._finish(batch, batch)
             return
@@ -116,32 +160,40 @@ class Desk(Reception):
         """Count a batch and post it home; False when the batch it was formed as has been given up meanwhile."""
         homes = {ticket.home for ticket in batch.tickets}
         batch.homes_left = len(homes)
-        given_up = last = False
+        last = False
         with self._lock:
-            if formed in self._running:
+            kept = formed in self._running
+            if kept:
                 if batch is not formed:
                     formed.tickets.remove(batch.tickets[0])
                 last = batch is formed or not formed.tickets
                 if last:
                     del self._running[formed]
-                self.counts.batch(batch)
-                self._usual_rows += _ROWS_WEIGHT * (batch.rows - self._usual_rows)
-                learn, key = batch.error is None, batch.tickets[0].key
-                self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
+                self._count(batch)
                 if self.slab is not None:
                     move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE)
-            else:
-                given_up = True
-                if self.slab is not None:
-                    move_rows(self.slab, formed, RowState.RUNNING, RowState.FREE)
-        if given_up:
-            self._crew.returned(formed)
+        if not kept:
+            self._return(formed)
             return False
         if last:
             self._end_turn(batch)
         for home in homes:
             home.post(batch)
         return True
+
+    def _return(self, formed: Batch) -> None:
+        """A batch that had been given up is back after all: nobody waits for it."""
+        with self._lock:
+            if self.slab is not None:
+                move_rows(self.slab, formed, RowState.RUNNING, RowState.FREE)
+        self._crew.returned(formed)
+
+    def _count(self, batch: Batch) -> None:
+        """Add a batch to the counts, and learn from it."""
+        self.counts.batch(batch)
+        self._usual_rows += _ROWS_WEIGHT * (batch.rows - self._usual_rows)
+        learn, key = batch.error is None, batch.tickets[0].key
+        self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
 
     def _end_turn(self, batch: Batch) -> None:
         if self._arbiter is not None:

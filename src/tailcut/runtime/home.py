@@ -35,6 +35,11 @@ class LoopHome:
         if model not in self._kicks:
             self._kicks.append(model)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no kick is due."""
+        return not self._kicks
+
     def kick_now(self, model: Kickable) -> None:
         """Kick at once for arrivals that have gathered already; with those of others where there are some."""
         if self._kicks:

@@ -209,13 +209,32 @@ class Model(Desk):
                 return
             self.compute(batch, self._inline_executor)
 
-    def _compute_here(self) -> bool:
-        """Compute on this thread what is soon done, sparing it two threads' wake-ups; whether nothing is left.
+    def compute_now(self, ticket: Ticket, lent: int) -> bool:
+        """Compute what came into the first of the rows lent on this thread, past the queue; False: it is to be settled.
+
+        For tickets whose home is this thread's loop. What every request must go through in a queue takes longer than
+        a small model's engine call.
+        """
+        if not self.inline and not (self._adaptive and self._is_soon_done(ticket.count)):
+            return False
+        batch = self.form_alone(ticket, lent)
+        if batch is None:
+            return False
+        self.compute_alone(batch, self._inline_executor)
+        if self._queue.rows:
+            self.kick()
+        return True
+
+    def _is_soon_done(self, rows: int) -> bool:
+        """Whether so many rows are computed on the thread that kicks, which spares two threads' wake-ups.
 
         Not while batches are large: many are being served then, and receiving from them goes on beside a worker.
         """
-        rows = min(self._queue.rows, self.max_batch)
-        if self._usual_rows > _FEW or self.cost.estimate_ns(rows) > _HERE_NS:
+        return self._usual_rows <= _FEW and self.cost.estimate_ns(min(rows, self.max_batch)) <= _HERE_NS
+
+    def _compute_here(self) -> bool:
+        """Compute on this thread what is soon done; whether nothing is left."""
+        if not self._is_soon_done(self._queue.rows):
             return False
         batch = self.next_batch()
         if not isinstance(batch, Batch):

@@ -195,18 +195,18 @@ class Express:
 
     # A pass.
 
-    def turn(self) -> None:
-        """Hear everybody who has something to say, and have what is ready computed."""
+    def turn(self, until_ns: int = 0) -> None:
+        """Hear everybody who has something to say, or wait awake until somebody has; have what is ready computed."""
         try:
-            self._turn()
+            self._turn(until_ns)
         except Exception:  # noqa: BLE001  whatever it is, the long way serves everybody
             _log.exception("the short way failed: every request takes the long one from now on")
             self._hub.express = None
             self.close()
 
-    def _turn(self) -> None:
+    def _turn(self, until_ns: int) -> None:
         code, cells = self._code, self._cells
-        count = code.look(self._poll_fd, self._left, self._events, self._state, self._plans, self._table)
+        count = code.look(self._poll_fd, self._left, self._events, self._state, self._plans, self._table, until_ns)
         if count <= 0:
             return
         heard = [target for target in self._targets if cells[target.at + code.WANTED]]
@@ -225,16 +225,8 @@ class Express:
         )
         odd = self._odd[:odds].tolist() if odds else ()
         self._left = self._odd_cells[2 * _EVENTS]
-        kicks = []
-        for target in heard:
-            taken = cells[target.at + code.TAKEN]
-            if target.refusal:
-                self._refuse(target, taken)
-            elif not taken:
-                target.served.model.settle(target.row, target.lent, None)
-            else:
-                self._submit(target, self._members[target.at // code.TARGETS, :taken].copy())
-                kicks.append(target.served.model)
+        alone = len(heard) == 1 and not odds and self._hub.home.idle
+        kicks = [target.served.model for target in heard if self._board(target, alone=alone)]
         for fd, size in odd:
             passenger = self._passengers.get(fd)
             if passenger is not None:
@@ -243,6 +235,18 @@ class Express:
                     passenger.buffer_updated(size)
         for model in kicks:
             self._hub.home.kick_now(model)
+
+    def _board(self, target: "Target", *, alone: bool) -> bool:
+        """Do what is to be done for those who came to a target in this pass; whether its model is to be kicked."""
+        cells, at = self._cells, target.at
+        taken = cells[at + self._code.TAKEN]
+        if target.refusal:
+            self._refuse(target, taken)
+            return False
+        if not taken:
+            target.served.model.settle(target.row, target.lent, None)
+            return False
+        return self._submit(target, self._members[at // self._code.TARGETS, :taken].copy(), alone=alone)
 
     def _prepare(self, target: "Target") -> None:
         """Rows for those who want some, or the reason why they get none."""
@@ -266,16 +270,21 @@ class Express:
         target.refusal = b""
         return True
 
-    def _submit(self, target: "Target", members: np.ndarray) -> None:
+    def _submit(self, target: "Target", members: np.ndarray, *, alone: bool = False) -> bool:
+        """Queue those who came in this pass, or answer them at once where nobody else did; whether a kick is due."""
         taken = len(members)
         group = Group(self, target, members)
         ticket = Ticket(group, self._hub.home, taken, target.row, target.deadline_ns, target.plan.schedule.priority)
         ticket.requests = taken
         self._groups[group] = None
+        model = target.served.model
+        if alone and model.compute_now(ticket, target.lent):
+            return False
         try:
-            target.served.model.settle(target.row, target.lent, ticket)
+            model.settle(target.row, target.lent, ticket)
         except TailcutError as error:
             self.fail(group, ticket, error)
+        return True
 
     def _refuse(self, target: "Target", taken: int) -> None:
         members = self._members[target.at // self._code.TARGETS, :taken].copy()

@@ -22,6 +22,7 @@ _PLANS = 1024  # kept at most; a client that varies its heads costs 10 us a requ
 _PLAN_BYTES = 2048  # longer heads are not kept
 _SWEEP_S = 0.25
 _REST_NS = 2_000_000
+_LOOK_NS = 20_000  # for so long the short way alone is polled, before the loop looks at everything else
 
 
 class Member(Protocol):
@@ -193,10 +194,11 @@ class Hub:
 
     def _spin(self) -> None:
         # A callback that is due makes the loop poll instead of sleep; this one only ever asks for the next.
-        if time.monotonic_ns() < self._spin_until_ns:
+        now_ns = time.monotonic_ns()
+        if now_ns < self._spin_until_ns:
             self.loop.call_soon(self._spin)
             if self.express is not None:
-                self.express.turn()
+                self.express.turn(min(now_ns + _LOOK_NS, self._spin_until_ns))
         else:
             self._spinning = False
 
