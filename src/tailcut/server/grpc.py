@@ -14,6 +14,7 @@ from typing import Any
 
 from tailcut.server.grpc_calls import AdminCall, Call, InferCall, QuestionCall, StreamCall, WatchCall
 from tailcut.server.grpc_inference import Inference
+from tailcut.server.grpc_plans import Plans
 from tailcut.server.grpc_questions import Questions
 from tailcut.server.hub import Hub
 from tailcut.wire.grpc_framing import CallError, CallHead, Status, error_end, read_call
@@ -37,6 +38,7 @@ class GrpcServer:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.closing = False
+        self._plans = Plans(hub)
         self.connections: set[GrpcConnection] = set()
         self.calls: dict[str, _Maker] = {f"/{SERVICE}/{name}": self._maker(name) for name in METHODS}
         self._draining = False
@@ -67,9 +69,9 @@ class GrpcServer:
     def _maker(self, name: str) -> _Maker:
         request, _, streams = METHODS[name]
         if streams:
-            return partial(StreamCall, name=name)
+            return partial(StreamCall, name=name, plans=self._plans)
         if name == "ModelInfer":
-            return partial(InferCall, name=name)
+            return partial(InferCall, name=name, plans=self._plans)
         kind = AdminCall if name in _ADMIN else QuestionCall
         return partial(kind, name=name, handler=Questions(self.hub.site).of(name), request=request)
 
