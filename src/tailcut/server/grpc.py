@@ -278,7 +278,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._turn_away(stream, head.refused, error)
             return
         call = self._calls[stream] = make(self, stream, head)
-        if isinstance(call, StreamCall):
+        if type(call) is StreamCall:
             self._streams.add(call)
         if ended:
             self._feed(call, b"", 0, ended=True)
@@ -309,7 +309,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.stream, None)
         self._uploads.pop(call, None)
-        if isinstance(call, StreamCall):
+        if type(call) is StreamCall:
             self._streams.discard(call)
 
     def _cancel_all(self) -> None:

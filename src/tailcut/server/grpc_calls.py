@@ -41,6 +41,7 @@ STATUS_OF: Mapping[Code, Status] = {
     Code.DEADLINE: Status.DEADLINE_EXCEEDED,
     Code.INTERNAL: Status.INTERNAL,
 }
+_NAMES = tuple(status.name for status in Status)  # which a status itself takes a while to say
 _log = logging.getLogger("tailcut.grpc")
 _IN_HAND = 64  # of one stream: read ahead, so that they share batches
 _HEAD_BYTES = 64 << 10  # names and shapes around the tensors of a message
@@ -61,17 +62,18 @@ class Link(Protocol):
 class Call(ABC):
     """What all calls have in common: messages in, and an end."""
 
+    charged = 0  # bytes of the server's buffers that are this call's
+    over = False
+    _begun = False  # its answer's head has been sent
+    _messages: Messages | None = None
+
     def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
         self.link = link
         self.stream = stream
         self.name = name
         self.began_ns = time.monotonic_ns()
-        self.charged = 0  # bytes of the server's buffers that are this call's
-        self.over = False
         self.waits_since_ns = self.began_ns  # for its message, or the rest of it; 0: for nothing
         self._head = head
-        self._begun = False  # its answer's head has been sent
-        self._messages: Messages | None = None
 
     @property
     def in_hand(self) -> bool:
@@ -131,7 +133,7 @@ class Call(ABC):
 
     def _tell(self, status: Status, size: int, began_ns: int) -> None:
         hub = self.link.hub
-        hub.site.counts.grpc_replies[status.name] += 1
+        hub.site.counts.grpc_replies[_NAMES[status]] += 1
         if hub.access:
             log_grpc(self.name, status.name, size, time.monotonic_ns() - began_ns, self._trace())
 
@@ -147,9 +149,7 @@ class Call(ABC):
 class OneMessageCall(Call):
     """A call of which the request is one message."""
 
-    def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
-        super().__init__(link, stream, head, name)
-        self._message: bytes | None = None
+    _message: bytes | None = None
 
     def receive(self, data: bytes, size: int, *, ended: bool) -> None:
         """Bytes of the request, which took `size` of its window.
@@ -182,10 +182,11 @@ class OneMessageCall(Call):
 class InferCall(OneMessageCall):
     """ModelInfer."""
 
+    _inference: Inference | None = None
+
     def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
         super().__init__(link, stream, head, name)
         self._plans = plans
-        self._inference: Inference | None = None
 
     def _start(self, message: bytes) -> None:
         self._inference = inference = Inference(self._plans, self.began_ns, self._done)

@@ -84,11 +84,11 @@ class Inference:
         deadline_ns = hub.deadline(_earlier(schedule.timeout_ns, left_ns))
         model.admit(form.rows, deadline_ns, schedule.priority)
         ticket = Ticket(self, hub.home, form.rows, -1, deadline_ns, schedule.priority)
-        body = memoryview(data)[lead_end:]
+        body = memoryview(data)
         if len(form.pieces) == 1:
-            model.submit_body(ticket, body[form.pieces[0].start :])
+            model.submit_body(ticket, body[lead_end + form.pieces[0].start :])
         else:
-            model.submit_bodies(ticket, [body[piece.start : piece.end] for piece in form.pieces])
+            model.submit_bodies(ticket, [body[lead_end + one.start : lead_end + one.end] for one in form.pieces])
         self._ticket = ticket
         hub.home.kick_soon(model)
 
@@ -151,8 +151,8 @@ class Inference:
 
     def written(self, now_ns: int) -> None:
         """Its answer has gone out: when it passed each stage is known."""
-        *times, rows, batch_rows = self.moments
-        self._served.timeline.record(*times, now_ns, rows, batch_rows, 0, 200)
+        moments = self.moments
+        self._served.timeline.record(*moments[:-2], now_ns, *moments[-2:], 0, 200)
 
     def cancel(self) -> None:
         """Nobody waits any more: queued work goes with the client."""

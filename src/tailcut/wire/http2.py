@@ -27,6 +27,7 @@ from tailcut.wire.http2_frames import (
     END_STREAM,
     FRAME_BYTES,
     HEAD_BYTES,
+    PADDED,
     PREFACE,
     PRIORITY_FIELDS,
     WINDOW_LIMIT,
@@ -57,6 +58,7 @@ __all__ = ["CONNECTION_WINDOW", "STREAMS", "STREAM_WINDOW", "Data", "Http2Connec
 _CONTINUATIONS = 16  # frames of one header block
 _IDLE_WINDOW = 65535  # what both sides begin with
 _CHORES_EARNED = 8  # by a frame that carries a request: clients measure the line, and open windows, as they use it
+_PREFACE_BYTES = len(PREFACE)
 _HEAD = Struct(">HBBBI")
 
 
@@ -72,7 +74,7 @@ class Http2Connection(Streams[H]):
         self._window = CONNECTION_WINDOW
         self._owed = 0
         self._block: tuple[int, int, bytearray, int] | None = None  # a header block in pieces: stream, flags, and count
-        self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
+        handlers: dict[int, Callable[[int, int, bytes], None]] = {
             Kind.DATA: self._on_data,
             Kind.HEADERS: self._on_headers,
             Kind.PRIORITY: self._on_priority,
@@ -84,6 +86,7 @@ class Http2Connection(Streams[H]):
             Kind.WINDOW_UPDATE: self._on_window_update,
             Kind.CONTINUATION: self._on_continuation,
         }
+        self._handlers = {int(kind): handler for kind, handler in handlers.items()}  # plain numbers are found sooner
         settings = ((Setting.STREAMS, STREAMS), (Setting.WINDOW, STREAM_WINDOW), (Setting.FIELDS, BLOCK_BYTES))
         parts = b"".join(key.to_bytes(2, "big") + word(value) for key, value in settings)
         self.out.write(frame(Kind.SETTINGS, 0, 0, parts))
@@ -92,7 +95,7 @@ class Http2Connection(Streams[H]):
     @property
     def greeted(self) -> bool:
         """Whether the client has said the preface and its settings."""
-        return self._greeted > len(PREFACE)
+        return self._greeted > _PREFACE_BYTES
 
     def receive(self, data: bytes, now: float) -> list["Opened[H] | Data | Reset"]:
         """What these bytes bring; `now` in seconds, on any clock that only goes forward.
@@ -108,7 +111,7 @@ class Http2Connection(Streams[H]):
             self._chores.earn(self.out.earned())
             if self._rest:
                 data = self._rest + data
-            at = 0 if self._greeted >= len(PREFACE) else self._greet(data)
+            at = 0 if self._greeted >= _PREFACE_BYTES else self._greet(data)
             end = self._frames(data, at)
             if end or not self._rest:
                 self.partial_since = now
@@ -129,18 +132,18 @@ class Http2Connection(Streams[H]):
 
     def _greet(self, data: bytes) -> int:
         """How much of the preface stands at the start of these bytes."""
-        said = data[: len(PREFACE)]
+        said = data[:_PREFACE_BYTES]
         if not PREFACE.startswith(said):
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "this is no HTTP/2 with prior knowledge")
-        if len(said) < len(PREFACE):
+        if len(said) < _PREFACE_BYTES:
             return 0
-        self._greeted = len(PREFACE)
-        return len(PREFACE)
+        self._greeted = _PREFACE_BYTES
+        return _PREFACE_BYTES
 
     def _frames(self, data: bytes, at: int) -> int:
         """Handle the whole frames in data[at:]; returns where the rest begins."""
         size = len(data)
-        if self._greeted < len(PREFACE):
+        if self._greeted < _PREFACE_BYTES:
             return 0
         while size - at >= HEAD_BYTES:
             high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
@@ -150,7 +153,7 @@ class Http2Connection(Streams[H]):
             end = at + HEAD_BYTES + length
             if end > size:
                 break
-            if not self.greeted:
+            if self._greeted == _PREFACE_BYTES:
                 if kind != Kind.SETTINGS or flags & ACK:
                     raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
                 self._greeted += 1
@@ -175,7 +178,7 @@ class Http2Connection(Streams[H]):
             self.out.write(frame(Kind.WINDOW_UPDATE, 0, 0, word(self._owed)))
             self._window += self._owed
             self._owed = 0
-        data = unpadded(flags, payload)
+        data = unpadded(flags, payload) if flags & PADDED else payload
         ended = bool(flags & END_STREAM)
         if incoming is None:
             self._stray_data(stream, ended=ended)
@@ -209,7 +212,7 @@ class Http2Connection(Streams[H]):
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
         if not stream:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS without a stream")
-        block = unpadded(flags, payload)
+        block = unpadded(flags, payload) if flags & PADDED else payload
         if flags & PRIORITY_FIELDS:
             if len(block) < 5:
                 raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
@@ -338,8 +341,8 @@ class Http2Connection(Streams[H]):
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
             self.out.widen(more)
             return
-        self._known(stream)
         if stream not in self.out.windows:
+            self._known(stream)
             return
         if not more:
             self._spoil(stream, ErrorCode.PROTOCOL_ERROR)

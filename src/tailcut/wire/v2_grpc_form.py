@@ -124,7 +124,10 @@ class Form(NamedTuple):
         """Whether what is behind a message's lead has this form."""
         if len(message) != lead_end + self.size:
             return False
-        return all([message.startswith(piece.mark, lead_end + piece.at) for piece in self.pieces])  # noqa: C419  mostly one
+        for piece in self.pieces:  # noqa: SIM110  mostly one, which a generator would cost half a microsecond more
+            if not message.startswith(piece.mark, lead_end + piece.at):
+                return False
+        return True
 
     def answer(self, request_id: bytes, contents: Sequence[bytes], *, final: bool = False) -> bytes:
         """The ModelInferResponse with these bytes of the outputs asked for; `final` as in `infer_response`."""
