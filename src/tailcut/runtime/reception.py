@@ -199,7 +199,11 @@ class Reception:
         row = ticket.row = self.reserve(ticket.count)
         for target, size, body in zip(slab.input_bytes, slab.row_bytes, bodies, strict=True):
             target[row * size : row * size + len(body)] = body
-        self.submit(ticket)
+        try:
+            self.submit(ticket)
+        except ReleasedError:
+            self.give_back(row, ticket.count)
+            raise
 
     def _enqueue(self, ticket: Ticket) -> None:
         self._queue.append(ticket)
