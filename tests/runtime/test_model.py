@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from tests.engines.models import dynamic_sequence, gather_rows, identity, no_batch
+from tests.engines.models import dynamic_sequence, gather_rows, identity, no_batch, two_in_two_out
 
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import (
@@ -380,3 +380,18 @@ def test_an_idle_model_refuses_nobody(tmp_path: Path) -> None:
         for _ in range(200):
             model.cost.observe(1, 100_000_000_000)
         assert (model.infer_sync({"x": rows(4)}, timeout_s=10)["y"] == 4).all()
+
+
+def test_bodies_of_several_inputs(tmp_path: Path) -> None:
+    """Each goes into its input's rows; a model that is closed takes none, and keeps no row of theirs."""
+    a, b = np.full((2, 4), 5, np.float32), np.arange(8, dtype=np.float32).reshape(2, 4)
+    bodies = [memoryview(array.tobytes()) for array in (a, b)]
+    model = opened(two_in_two_out(tmp_path / "pair.onnx"), dispatch="inline")
+    sink = EventSink()
+    model.submit_bodies(Ticket(sink, AnyThread(), 2), bodies)
+    model.kick()
+    assert [output.tolist() for output in sink.outputs or []] == [(a + b).tolist(), (a - b).tolist()]
+    model.close()
+    with pytest.raises(ReleasedError):
+        model.submit_bodies(Ticket(sink, AnyThread(), 2), bodies)
+    assert model.statistics()["rows_in_use"] == 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from tailcut.server.grpc_calls import AdminCall, Call, InferCall, QuestionCall, StreamCall, WatchCall
 from tailcut.server.grpc_inference import Inference
+from tailcut.server.grpc_plans import Plans
 from tailcut.server.grpc_questions import Questions
 from tailcut.server.hub import Hub
 from tailcut.wire.grpc_framing import CallError, CallHead, Status, error_end, read_call
@@ -37,6 +38,7 @@ class GrpcServer:
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.closing = False
+        self._plans = Plans(hub)
         self.connections: set[GrpcConnection] = set()
         self.calls: dict[str, _Maker] = {f"/{SERVICE}/{name}": self._maker(name) for name in METHODS}
         self._draining = False
@@ -67,9 +69,9 @@ class GrpcServer:
     def _maker(self, name: str) -> _Maker:
         request, _, streams = METHODS[name]
         if streams:
-            return partial(StreamCall, name=name)
+            return partial(StreamCall, name=name, plans=self._plans)
         if name == "ModelInfer":
-            return partial(InferCall, name=name)
+            return partial(InferCall, name=name, plans=self._plans)
         kind = AdminCall if name in _ADMIN else QuestionCall
         return partial(kind, name=name, handler=Questions(self.hub.site).of(name), request=request)
 
@@ -276,7 +278,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._turn_away(stream, head.refused, error)
             return
         call = self._calls[stream] = make(self, stream, head)
-        if isinstance(call, StreamCall):
+        if type(call) is StreamCall:
             self._streams.add(call)
         if ended:
             self._feed(call, b"", 0, ended=True)
@@ -307,7 +309,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.stream, None)
         self._uploads.pop(call, None)
-        if isinstance(call, StreamCall):
+        if type(call) is StreamCall:
             self._streams.discard(call)
 
     def _cancel_all(self) -> None:

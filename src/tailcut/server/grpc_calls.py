@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from tailcut.errors import Code, InvalidInputError, QueueFullError, ReleasedError, TailcutError
 from tailcut.server.access import log_grpc, trace_of, with_trace
 from tailcut.server.grpc_inference import Inference
+from tailcut.server.grpc_plans import Plans
 from tailcut.server.hub import Hub
 from tailcut.server.replies import public_message
 from tailcut.wire.grpc_framing import (
@@ -29,6 +30,7 @@ from tailcut.wire.grpc_framing import (
     prefixed,
 )
 from tailcut.wire.messages import HEALTH, MESSAGES
+from tailcut.wire.v2_grpc_form import stream_answer
 
 STATUS_OF: Mapping[Code, Status] = {
     Code.INVALID: Status.INVALID_ARGUMENT,
@@ -39,6 +41,7 @@ STATUS_OF: Mapping[Code, Status] = {
     Code.DEADLINE: Status.DEADLINE_EXCEEDED,
     Code.INTERNAL: Status.INTERNAL,
 }
+_NAMES = tuple(status.name for status in Status)  # which a status itself takes a while to say
 _log = logging.getLogger("tailcut.grpc")
 _IN_HAND = 64  # of one stream: read ahead, so that they share batches
 _HEAD_BYTES = 64 << 10  # names and shapes around the tensors of a message
@@ -59,17 +62,18 @@ class Link(Protocol):
 class Call(ABC):
     """What all calls have in common: messages in, and an end."""
 
+    charged = 0  # bytes of the server's buffers that are this call's
+    over = False
+    _begun = False  # its answer's head has been sent
+    _messages: Messages | None = None
+
     def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
         self.link = link
         self.stream = stream
         self.name = name
         self.began_ns = time.monotonic_ns()
-        self.charged = 0  # bytes of the server's buffers that are this call's
-        self.over = False
         self.waits_since_ns = self.began_ns  # for its message, or the rest of it; 0: for nothing
         self._head = head
-        self._begun = False  # its answer's head has been sent
-        self._messages: Messages | None = None
 
     @property
     def in_hand(self) -> bool:
@@ -129,7 +133,7 @@ class Call(ABC):
 
     def _tell(self, status: Status, size: int, began_ns: int) -> None:
         hub = self.link.hub
-        hub.site.counts.grpc_replies[status.name] += 1
+        hub.site.counts.grpc_replies[_NAMES[status]] += 1
         if hub.access:
             log_grpc(self.name, status.name, size, time.monotonic_ns() - began_ns, self._trace())
 
@@ -145,9 +149,7 @@ class Call(ABC):
 class OneMessageCall(Call):
     """A call of which the request is one message."""
 
-    def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
-        super().__init__(link, stream, head, name)
-        self._message: bytes | None = None
+    _message: bytes | None = None
 
     def receive(self, data: bytes, size: int, *, ended: bool) -> None:
         """Bytes of the request, which took `size` of its window.
@@ -182,8 +184,12 @@ class InferCall(OneMessageCall):
 
     _inference: Inference | None = None
 
+    def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
+        super().__init__(link, stream, head, name)
+        self._plans = plans
+
     def _start(self, message: bytes) -> None:
-        self._inference = inference = Inference(self.link.hub, self.began_ns, self._done)
+        self._inference = inference = Inference(self._plans, self.began_ns, self._done)
         try:
             inference.begin(message, self._left_ns())
         except TailcutError as error:
@@ -197,7 +203,7 @@ class InferCall(OneMessageCall):
         if inference.error is not None:
             self.fail(inference.error)
             return
-        message = inference.answer.SerializeToString()
+        message = inference.answer or b""
         self._leave(Status.OK, len(message))
         self._send(message, end=True)
         self.link.record(inference)
@@ -211,8 +217,9 @@ class InferCall(OneMessageCall):
 class StreamCall(Call):
     """ModelStreamInfer: answers in the order of the requests; a request that fails costs only itself."""
 
-    def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
+    def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
         super().__init__(link, stream, head, name)
+        self._plans = plans
         self.waits_since_ns = 0  # between its messages, for as long as the client likes
         self._parts: deque[Inference] = deque()
         self._owed = 0  # bytes that the client may not send again yet
@@ -273,7 +280,7 @@ class StreamCall(Call):
         self.link.send(self, None, b"")
 
     def _begin(self, message: bytes) -> None:
-        inference = Inference(self.link.hub, time.monotonic_ns(), self._done, final=True)
+        inference = Inference(self._plans, time.monotonic_ns(), self._done, final=True)
         self._parts.append(inference)
         try:
             inference.begin(message, self._left_ns())
@@ -291,16 +298,15 @@ class StreamCall(Call):
         parts = self._parts
         while parts and (parts[0].error is not None or parts[0].answer is not None):
             part = parts.popleft()
-            answer = MESSAGES["ModelStreamInferResponse"]()
-            status = Status.OK
             if part.error is None:
-                answer.infer_response.CopyFrom(part.answer)
+                status = Status.OK
+                message = stream_answer(part.answer or b"")
                 self.link.record(part)
             else:
                 status = STATUS_OF[part.error.code]
-                answer.error_message = public_message(part.error)
-                answer.infer_response.id = part.id
-            message = answer.SerializeToString()
+                answer = MESSAGES["ModelStreamInferResponse"](error_message=public_message(part.error))
+                answer.infer_response.id = part.id.decode()
+                message = answer.SerializeToString()
             self._tell(status, len(message), part.began_ns)
             self._send(message, end=False)
 

@@ -1,20 +1,24 @@
-"""One inference request over gRPC: from its message to a ticket, and from the engine's answer to a message."""
+"""One inference request over gRPC: from its message to a ticket, and from the engine's answer to a message.
+
+A request that is like one before it (`grpc_plans.py`) is not read as a message: its tensors go from its bytes to rows,
+and its answer is put together of bytes.
+"""
 
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs
-from tailcut.server.hub import Hub
+from tailcut.server.grpc_plans import Plan, Plans
 from tailcut.server.served import Served
 from tailcut.wire.messages import MESSAGES
 from tailcut.wire.v2 import InferRequest, schedule_of, shared_outputs
 from tailcut.wire.v2_grpc import infer_response, read_request
+from tailcut.wire.v2_grpc_form import Form, Lead, read_lead
 
 _log = logging.getLogger("tailcut.grpc")
 _read = MESSAGES["ModelInferRequest"].FromString
@@ -26,7 +30,9 @@ class Inference:
     __slots__ = (
         "_done",
         "_final",
+        "_form",
         "_hub",
+        "_plans",
         "_request",
         "_served",
         "_ticket",
@@ -37,18 +43,22 @@ class Inference:
         "moments",
     )
 
-    def __init__(self, hub: Hub, began_ns: int, done: Callable[["Inference"], None], *, final: bool = False) -> None:
-        self.id = ""
+    def __init__(
+        self, plans: Plans, began_ns: int, done: Callable[["Inference"], None], *, final: bool = False
+    ) -> None:
+        self.id = b""
         self.began_ns = began_ns
-        self.answer: Any = None
+        self.answer: bytes | None = None  # a ModelInferResponse
         self.error: TailcutError | None = None
         self.moments: tuple[int, ...] = ()  # for the timeline, but for the last
-        self._hub = hub
+        self._plans = plans
+        self._hub = plans.hub
         self._done = done
         self._final = final
         self._ticket: Ticket | None = None
         self._served: Served = None  # type: ignore[assignment]  # set before there is a ticket
-        self._request: InferRequest = None  # type: ignore[assignment]  # likewise
+        self._form: Form | None = None  # where the request was like one before it, else:
+        self._request: InferRequest = None  # type: ignore[assignment]  # set before there is a ticket
 
     def begin(self, data: bytes, left_ns: int) -> None:
         """Check the request and queue it; `left_ns` is what the call has left, or 0.
@@ -56,21 +66,48 @@ class Inference:
         Raises:
             TailcutError: it is not admitted.
         """
+        lead = read_lead(data)
+        if lead is not None:
+            plan = self._plans.find(lead.key)
+            if plan is not None and plan.form.fits(data, lead.end):
+                self.id = lead.id
+                self._submit(plan, data, lead.end, left_ns)
+                return
+        self._read(data, lead, left_ns)
+
+    def _submit(self, plan: Plan, data: bytes, lead_end: int, left_ns: int) -> None:
+        """Queue a request of a known form."""
+        hub = self._hub
+        served, form = plan
+        self._served, self._form = served, form
+        model, schedule = served.model, form.schedule
+        deadline_ns = hub.deadline(_earlier(schedule.timeout_ns, left_ns))
+        model.admit(form.rows, deadline_ns, schedule.priority)
+        ticket = Ticket(self, hub.home, form.rows, -1, deadline_ns, schedule.priority)
+        body = memoryview(data)
+        if len(form.pieces) == 1:
+            model.submit_body(ticket, body[lead_end + form.pieces[0].start :])
+        else:
+            model.submit_bodies(ticket, [body[lead_end + one.start : lead_end + one.end] for one in form.pieces])
+        self._ticket = ticket
+        hub.home.kick_soon(model)
+
+    def _read(self, data: bytes, lead: Lead | None, left_ns: int) -> None:
+        """Read a request as a message, and queue it."""
         hub = self._hub
         try:
             message = _read(data)
         except DecodeError:
             raise InvalidInputError("the message is no ModelInferRequest") from None
-        self.id = message.id
+        self.id = message.id.encode()
         served = self._served = hub.site.models.find(message.model_name, message.model_version)
         model = served.model
         request = self._request = read_request(model.spec, message, hub.site.regions)
         arrays, rows = check_inputs(model.spec, request.inputs)
         schedule = schedule_of(request.parameters)
-        timeout_ns = schedule.timeout_ns
-        if left_ns:
-            timeout_ns = min(timeout_ns, left_ns) if timeout_ns else left_ns
-        deadline_ns = hub.deadline(timeout_ns)
+        if lead is not None:
+            self._plans.learn(lead, served, message, request, rows)
+        deadline_ns = hub.deadline(_earlier(schedule.timeout_ns, left_ns))
         self._ticket = model.start(arrays, rows, self, hub.home, deadline_ns, priority=schedule.priority)
         hub.home.kick_soon(model)
 
@@ -79,17 +116,12 @@ class Inference:
         handed_ns = time.monotonic_ns()
         self._ticket = None
         self._hub.count_latency(batch.ended_ns - ticket.ready_ns)
-        served, request = self._served, self._request
-        spec = served.model.spec
-        outputs = dict(zip(spec.output_names, batch.arrays(index), strict=True))
         try:
-            for place, data in shared_outputs(spec, request, outputs):
-                self._hub.site.regions.write(place, data)
-            self.answer = infer_response(spec, served.version, request, outputs, final=self._final)
+            self.answer = self._answer(batch, index)
         except TailcutError as error:
             self.error = error
         except Exception:  # noqa: BLE001  the client must not wait for ever for an answer that nobody can write
-            _log.exception("the answer of model %r could not be written", spec.name)
+            _log.exception("the answer of model %r could not be written", self._served.model.spec.name)
             self.error = EngineError("the answer could not be written")
         else:
             times = (self.began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
@@ -97,6 +129,19 @@ class Inference:
         self._done(self)
         if self._hub.spin_ns:
             self._hub.stay_awake(batch.ended_ns)
+
+    def _answer(self, batch: Batch, index: int) -> bytes:
+        form = self._form
+        if form is not None:
+            contents = [batch.blob(index, place) for place, _ in form.outputs]
+            return form.answer(self.id, contents, final=self._final)
+        served, request = self._served, self._request
+        spec = served.model.spec
+        outputs = dict(zip(spec.output_names, batch.arrays(index), strict=True))
+        for place, data in shared_outputs(spec, request, outputs):
+            self._hub.site.regions.write(place, data)
+        response = infer_response(spec, served.version, request, outputs, final=self._final)
+        return bytes(response.SerializeToString())
 
     def fail(self, ticket: Ticket, error: TailcutError) -> None:
         """There will be no answer."""
@@ -106,11 +151,16 @@ class Inference:
 
     def written(self, now_ns: int) -> None:
         """Its answer has gone out: when it passed each stage is known."""
-        *times, rows, batch_rows = self.moments
-        self._served.timeline.record(*times, now_ns, rows, batch_rows, 0, 200)
+        moments = self.moments
+        self._served.timeline.record(*moments[:-2], now_ns, *moments[-2:], 0, 200)
 
     def cancel(self) -> None:
         """Nobody waits any more: queued work goes with the client."""
         if self._ticket is not None:
             self._served.model.cancel(self._ticket)
             self._ticket = None
+
+
+def _earlier(timeout_ns: int, left_ns: int) -> int:
+    """The shorter of two times, of which 0 is none."""
+    return min(timeout_ns, left_ns) if timeout_ns and left_ns else timeout_ns or left_ns

@@ -4,14 +4,12 @@ Feed what the network brings to `receive`, in whatever pieces; do what its event
 connection answers by itself what needs nobody's decision (SETTINGS, PING, window updates), keeps flow control both
 ways, and ends what breaks a rule of RFC 9113: a stream by RST_STREAM, the connection by GOAWAY and an `Http2Error`.
 
-Everything a client can make us keep is bounded: streams, fields, frames, and data by the windows below. What it can
-make us do for nothing is paid from budgets that fill with time and with real work.
+Everything a client can make us keep is bounded: streams, fields, frames, and data by the windows. What it can make us
+do for nothing is paid from budgets that fill with time and with real work (`http2_streams.py`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from struct import Struct
-from typing import Generic
 
 from tailcut.wire.http2_fields import (
     BLOCK_BYTES,
@@ -29,10 +27,10 @@ from tailcut.wire.http2_frames import (
     END_STREAM,
     FRAME_BYTES,
     HEAD_BYTES,
+    PADDED,
     PREFACE,
     PRIORITY_FIELDS,
     WINDOW_LIMIT,
-    Budget,
     ErrorCode,
     Http2Error,
     Kind,
@@ -42,82 +40,41 @@ from tailcut.wire.http2_frames import (
     unpadded,
     word,
 )
-from tailcut.wire.http2_send import Outlet
+from tailcut.wire.http2_streams import (
+    CONNECTION_WINDOW,
+    EVER_OPEN,
+    OUR_PING,
+    STREAM_WINDOW,
+    STREAMS,
+    Data,
+    Incoming,
+    Opened,
+    Reset,
+    Streams,
+)
 
-STREAMS = 1024  # open at once, for each connection
-STREAM_WINDOW = 1 << 20  # bytes a client may send on a stream before they are taken from it
-CONNECTION_WINDOW = 16 << 20  # of all its streams: opened anew as bytes arrive, TCP slows down who is too fast
+__all__ = ["CONNECTION_WINDOW", "STREAMS", "STREAM_WINDOW", "Data", "Http2Connection", "Opened", "Reset"]
+
 _CONTINUATIONS = 16  # frames of one header block
 _IDLE_WINDOW = 65535  # what both sides begin with
-_RESETS = 1024, 256  # streams that a client may open and reset: at once, and each second
-_CHORES = 1024, 256  # frames that carry no request
-_CHORES_EARNED = 8  # by a frame that does: clients measure the line, and open windows, as they use it
-_EVER_OPEN = (1 << 31) - 1
-_OUR_PING = b"tailcut!"
+_CHORES_EARNED = 8  # by a frame that carries a request: clients measure the line, and open windows, as they use it
+_PREFACE_BYTES = len(PREFACE)
 _HEAD = Struct(">HBBBI")
 
 
-@dataclass(slots=True)
-class Opened(Generic[H]):
-    """A request began; `ended` where nothing follows its head."""
-
-    stream: int
-    head: H
-    ended: bool
-
-
-@dataclass(slots=True)
-class Data:
-    """Bytes of a request; they took `size` of its window, which `taken` gives back. `ended`: they are the last."""
-
-    stream: int
-    data: bytes
-    size: int
-    ended: bool
-
-
-@dataclass(slots=True)
-class Reset:
-    """A request is over before its answer: the client gave it up, or it broke a rule."""
-
-    stream: int
-    code: int
-
-
-class _Incoming:
-    """What a client still sends on a stream."""
-
-    __slots__ = ("left", "owed", "window")
-
-    def __init__(self, left: int) -> None:
-        self.window = STREAM_WINDOW  # what it may send
-        self.owed = 0  # taken, and not given back yet
-        self.left = left  # of the length it announced; -1: none
-
-
-class Http2Connection(Generic[H]):
+class Http2Connection(Streams[H]):
     """One connection; `interpret` makes of a request's fields the head that `Opened` carries."""
 
     def __init__(self, interpret: Callable[[Sequence[Field]], H]) -> None:
-        self.out = Outlet()
-        self.last_stream = 0
-        self.failed = False
+        super().__init__()
         self.partial_since = 0.0  # when the frame began to arrive that is not whole yet; 0: there is none
         self._blocks = HeaderBlocks(interpret)
-        self._incoming: dict[int, _Incoming] = {}  # of those streams, who may send more
-        self._dismissed: dict[int, None] = {}  # answered or reset by us while the client sends: its rest is ignored
         self._rest = b""
         self._greeted = 0  # bytes of the preface, then 1 more with the first SETTINGS
         self._window = CONNECTION_WINDOW
         self._owed = 0
         self._block: tuple[int, int, bytearray, int] | None = None  # a header block in pieces: stream, flags, and count
-        self._events: list[Opened[H] | Data | Reset] = []
-        self._resets = Budget(*_RESETS)
-        self._chores = Budget(*_CHORES)
-        self._now = 0.0
-        self._final = _EVER_OPEN  # the last stream that is served
-        self._winding = False
-        self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
+        handlers: dict[int, Callable[[int, int, bytes], None]] = {
             Kind.DATA: self._on_data,
             Kind.HEADERS: self._on_headers,
             Kind.PRIORITY: self._on_priority,
@@ -129,6 +86,7 @@ class Http2Connection(Generic[H]):
             Kind.WINDOW_UPDATE: self._on_window_update,
             Kind.CONTINUATION: self._on_continuation,
         }
+        self._handlers = {int(kind): handler for kind, handler in handlers.items()}  # plain numbers are found sooner
         settings = ((Setting.STREAMS, STREAMS), (Setting.WINDOW, STREAM_WINDOW), (Setting.FIELDS, BLOCK_BYTES))
         parts = b"".join(key.to_bytes(2, "big") + word(value) for key, value in settings)
         self.out.write(frame(Kind.SETTINGS, 0, 0, parts))
@@ -137,18 +95,7 @@ class Http2Connection(Generic[H]):
     @property
     def greeted(self) -> bool:
         """Whether the client has said the preface and its settings."""
-        return self._greeted > len(PREFACE)
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing will happen any more: the client was told to go, and its last stream is answered."""
-        return self.failed or (self._final != _EVER_OPEN and not self.out.windows)
-
-    def take(self) -> bytes:
-        """What is to be written now."""
-        return self.out.take()
-
-    # What comes in.
+        return self._greeted > _PREFACE_BYTES
 
     def receive(self, data: bytes, now: float) -> list["Opened[H] | Data | Reset"]:
         """What these bytes bring; `now` in seconds, on any clock that only goes forward.
@@ -164,7 +111,7 @@ class Http2Connection(Generic[H]):
             self._chores.earn(self.out.earned())
             if self._rest:
                 data = self._rest + data
-            at = 0 if self._greeted >= len(PREFACE) else self._greet(data)
+            at = 0 if self._greeted >= _PREFACE_BYTES else self._greet(data)
             end = self._frames(data, at)
             if end or not self._rest:
                 self.partial_since = now
@@ -172,9 +119,11 @@ class Http2Connection(Generic[H]):
             if not self._rest and self._block is None:
                 self.partial_since = 0.0
         except Http2Error as error:
+            self._rest = b""
             self._fail(error.code)
             raise
         except BlockError as error:
+            self._rest = b""
             flood = isinstance(error, TooManyFieldsError)
             code = ErrorCode.ENHANCE_YOUR_CALM if flood else ErrorCode.COMPRESSION_ERROR
             self._fail(code)
@@ -183,18 +132,18 @@ class Http2Connection(Generic[H]):
 
     def _greet(self, data: bytes) -> int:
         """How much of the preface stands at the start of these bytes."""
-        said = data[: len(PREFACE)]
+        said = data[:_PREFACE_BYTES]
         if not PREFACE.startswith(said):
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "this is no HTTP/2 with prior knowledge")
-        if len(said) < len(PREFACE):
+        if len(said) < _PREFACE_BYTES:
             return 0
-        self._greeted = len(PREFACE)
-        return len(PREFACE)
+        self._greeted = _PREFACE_BYTES
+        return _PREFACE_BYTES
 
     def _frames(self, data: bytes, at: int) -> int:
         """Handle the whole frames in data[at:]; returns where the rest begins."""
         size = len(data)
-        if self._greeted < len(PREFACE):
+        if self._greeted < _PREFACE_BYTES:
             return 0
         while size - at >= HEAD_BYTES:
             high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
@@ -204,7 +153,7 @@ class Http2Connection(Generic[H]):
             end = at + HEAD_BYTES + length
             if end > size:
                 break
-            if not self.greeted:
+            if self._greeted == _PREFACE_BYTES:
                 if kind != Kind.SETTINGS or flags & ACK:
                     raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
                 self._greeted += 1
@@ -214,7 +163,7 @@ class Http2Connection(Generic[H]):
             if handler is None:
                 self._chore()
             else:
-                handler(flags, stream & _EVER_OPEN, data[at + HEAD_BYTES : end])
+                handler(flags, stream & EVER_OPEN, data[at + HEAD_BYTES : end])
             at = end
         return at
 
@@ -229,7 +178,7 @@ class Http2Connection(Generic[H]):
             self.out.write(frame(Kind.WINDOW_UPDATE, 0, 0, word(self._owed)))
             self._window += self._owed
             self._owed = 0
-        data = unpadded(flags, payload)
+        data = unpadded(flags, payload) if flags & PADDED else payload
         ended = bool(flags & END_STREAM)
         if incoming is None:
             self._stray_data(stream, ended=ended)
@@ -263,7 +212,7 @@ class Http2Connection(Generic[H]):
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
         if not stream:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS without a stream")
-        block = unpadded(flags, payload)
+        block = unpadded(flags, payload) if flags & PADDED else payload
         if flags & PRIORITY_FIELDS:
             if len(block) < 5:
                 raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
@@ -308,7 +257,7 @@ class Http2Connection(Generic[H]):
         self.out.open(stream)
         self._chores.earn(_CHORES_EARNED)
         if not ended:
-            self._incoming[stream] = _Incoming(length)
+            self._incoming[stream] = Incoming(length)
         self._events.append(Opened(stream, head, ended))
 
     def _trailers(self, stream: int, fields: Sequence[Field], *, ended: bool) -> None:
@@ -372,7 +321,7 @@ class Http2Connection(Generic[H]):
             raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PING of a wrong size")
         if not flags & ACK:
             self.out.write(frame(Kind.PING, ACK, 0, payload))
-        elif payload == _OUR_PING and self._winding:
+        elif payload == OUR_PING and self._winding:
             self.go_away()
 
     def _on_goaway(self, _flags: int, stream: int, payload: bytes) -> None:
@@ -392,94 +341,10 @@ class Http2Connection(Generic[H]):
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
             self.out.widen(more)
             return
-        self._known(stream)
         if stream not in self.out.windows:
+            self._known(stream)
             return
         if not more:
             self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
         elif not self.out.widen_stream(stream, more):
             self._spoil(stream, ErrorCode.FLOW_CONTROL_ERROR)
-
-    # What goes out.
-
-    def taken(self, stream: int, size: int) -> None:
-        """So many bytes of a stream's data are out of the way: the client may send as many more."""
-        incoming = self._incoming.get(stream)
-        if incoming is None:
-            return
-        incoming.owed += size
-        if incoming.owed >= STREAM_WINDOW // 2:
-            self.out.write(frame(Kind.WINDOW_UPDATE, 0, stream, word(incoming.owed)))
-            incoming.window += incoming.owed
-            incoming.owed = 0
-
-    def send(self, stream: int, head: bytes | None, data: bytes, trailers: bytes | None = None) -> None:
-        """Send on a stream: a head's block, data as the windows allow, and the last block, which ends it."""
-        if stream not in self.out.windows or self.failed:
-            return
-        self.out.send(stream, head, data, trailers)
-        if trailers is not None:
-            self._resets.earn(1)
-            if stream in self._incoming:  # who sends still is told that nobody listens
-                del self._incoming[stream]
-                self._dismiss(stream, ended=False)
-                self.out.finally_reset(stream)
-
-    def reset(self, stream: int, code: ErrorCode) -> None:
-        """End a stream at once."""
-        if stream in self.out.windows:
-            self._close(stream)
-            self.out.write(frame(Kind.RST_STREAM, 0, stream, word(code)))
-
-    def ping(self) -> None:
-        """Ask whether the client is there."""
-        self.out.write(frame(Kind.PING, 0, 0, _OUR_PING))
-
-    def wind_down(self) -> None:
-        """Ask the client to open no more streams; once it has heard that, none but those are served."""
-        if not self._winding:
-            self._winding = True
-            self.out.write(frame(Kind.GOAWAY, 0, 0, word(_EVER_OPEN) + word(ErrorCode.NO_ERROR)))
-            self.ping()
-
-    def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
-        """Tell the client which streams are served still."""
-        if self._final == _EVER_OPEN:
-            self._final = self.last_stream
-            self.out.write(frame(Kind.GOAWAY, 0, 0, word(self._final) + word(code)))
-
-    def _fail(self, code: ErrorCode) -> None:
-        self.failed = True
-        self._rest = b""
-        self.out.write(frame(Kind.GOAWAY, 0, 0, word(self.last_stream) + word(code)))
-
-    def _close(self, stream: int) -> None:
-        self._dismiss(stream, ended=self._incoming.pop(stream, None) is None)
-        self.out.drop(stream)
-
-    def _dismiss(self, stream: int, *, ended: bool) -> None:
-        if not ended:
-            if len(self._dismissed) >= STREAMS:
-                del self._dismissed[next(iter(self._dismissed))]
-            self._dismissed[stream] = None
-
-    def _spoil(self, stream: int, code: ErrorCode) -> None:
-        """A stream broke a rule: it ends, and that costs as much as giving it up."""
-        self._pay_reset()
-        was_open = stream in self.out.windows
-        self._close(stream)
-        self.out.write(frame(Kind.RST_STREAM, 0, stream, word(code)))
-        if was_open:
-            self._events.append(Reset(stream, code))
-
-    def _known(self, stream: int) -> None:
-        if not stream & 1 or stream > self.last_stream:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a frame for a stream that nobody has opened")
-
-    def _chore(self) -> None:
-        if not self._chores.pay(self._now):
-            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry no request")
-
-    def _pay_reset(self) -> None:
-        if not self._resets.pay(self._now):
-            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "too many requests that were given up")

@@ -65,7 +65,7 @@ class Http2Error(Exception):
         self.code = code
 
 
-def frame(kind: Kind, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     """A whole frame."""
     size = len(payload)
     return _HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
@@ -119,14 +119,16 @@ class Budget:
 
     def pay(self, now: float) -> bool:
         """Take one; False when nothing is left."""
-        if self._left < 1 and self._at >= 0:
-            self._left = min(self._most, self._left + (now - self._at) * self._per_second)
+        left = self._left
+        if left < 1 and self._at >= 0:
+            left = min(self._most, left + (now - self._at) * self._per_second)
             self._at = now
         elif self._at < 0:
             self._at = now
-        self._left -= 1
-        return self._left >= 0
+        self._left = left - 1
+        return left >= 1
 
     def earn(self, count: int) -> None:
         """Put some back."""
-        self._left = min(self._most, self._left + count)
+        left = self._left + count
+        self._left = left if left < self._most else self._most  # noqa: FURB136  a call of min takes as long as the rest

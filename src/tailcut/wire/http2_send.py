@@ -15,6 +15,7 @@ from tailcut.wire.http2_frames import (
 )
 
 _HEAD = Struct(">HBBBI")
+_DATA, _HEADERS = int(Kind.DATA), int(Kind.HEADERS)  # a look-up in an enum takes 80 ns, and an answer has three
 _DATA_EARNED = 16  # frames that a client sends for one of ours, generously: it opens windows and measures the line
 _WORTH_BYTES = 1024  # a smaller frame of ours earns nothing, unless it is the last: windows may be opened by bytes
 _OUR_FRAME_BYTES = 64 << 10  # written at most, whatever the client would take: answers of several streams take turns
@@ -74,18 +75,18 @@ class Outlet:
         """A head's block, data, and the block that ends the stream, in this order, each where there is one."""
         out = self._out
         if head is not None:
-            out.append(frame(Kind.HEADERS, END_HEADERS, stream, head))
+            out.append(frame(_HEADERS, END_HEADERS, stream, head))
         size = len(data)
         waiting = self._waiting.get(stream)
-        if waiting is None and size <= min(self._window, self.windows[stream], FRAME_BYTES) and not self.stopped:
+        room = size <= FRAME_BYTES and size <= self._window and size <= self.windows[stream]
+        if waiting is None and room and not self.stopped:
             if size:
                 self._earned += _DATA_EARNED
                 self._window -= size
                 self.windows[stream] -= size
-                out.append(_HEAD.pack(size >> 8, size & 0xFF, Kind.DATA, 0, stream))
-                out.append(data)
+                out += (_HEAD.pack(size >> 8, size & 0xFF, _DATA, 0, stream), data)
             if trailers is not None:
-                out.append(frame(Kind.HEADERS, END_HEADERS | END_STREAM, stream, trailers))
+                out.append(frame(_HEADERS, END_HEADERS | END_STREAM, stream, trailers))
                 del self.windows[stream]
             return
         if waiting is None:
@@ -158,13 +159,14 @@ class Outlet:
         self._window += more
         if self._window > WINDOW_LIMIT:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window over 2^31-1")
-        self.pump()
+        if self._waiting:
+            self.pump()
 
     def widen_stream(self, stream: int, more: int) -> bool:
         """A stream may send so many bytes more; False where its window grows over its limit."""
         if stream in self.windows:
-            self.windows[stream] += more
-            if self.windows[stream] > WINDOW_LIMIT:
+            window = self.windows[stream] = self.windows[stream] + more
+            if window > WINDOW_LIMIT:
                 return False
             waiting = self._waiting.get(stream)
             while waiting is not None and not self.stopped and self._send_some(stream, waiting):

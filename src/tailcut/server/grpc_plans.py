@@ -1,0 +1,55 @@
+"""What is known of inference requests by their leads (`wire/v2_grpc_form.py`), until the models change.
+
+A lead is planned when it comes the second time. So a client that says something else in every request (a number among
+its parameters) costs a look-up each time, and takes nobody's place.
+"""
+
+from typing import Any, NamedTuple
+
+from tailcut.server.hub import Hub
+from tailcut.server.served import Served
+from tailcut.wire.v2 import InferRequest
+from tailcut.wire.v2_grpc_form import Form, Lead
+
+_PLANS = 1024  # kept at most
+_LEAD_BYTES = 2048  # longer ones are not kept
+_SEEN = 4096  # leads that came once, as their hashes
+
+
+class Plan(NamedTuple):
+    """Whom requests with one lead are for, and their form."""
+
+    served: Served
+    form: Form
+
+
+class Plans:
+    """The plans of one loop's server."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self._plans: dict[bytes, Plan] = {}
+        self._seen: set[int] = set()
+        self.find = self._plans.get
+        hub.site.models.changed.append(self._forget)
+
+    def learn(self, lead: Lead, served: Served, message: Any, request: InferRequest, rows: int) -> None:
+        """A message with this lead was read as `request`, of so many rows, and nothing is wrong with it."""
+        model, key = served.model, lead.key
+        if model.slab is None or rows > model.max_batch or len(key) > _LEAD_BYTES:
+            return
+        mark = hash(key)
+        if mark not in self._seen:
+            if len(self._seen) >= _SEEN:
+                self._seen.clear()
+            self._seen.add(mark)
+            return
+        form = Form.of(model.spec, served.version, message, request)
+        if form is not None:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[key] = Plan(served, form)
+
+    def _forget(self) -> None:
+        self._plans.clear()
+        self._seen.clear()
