@@ -256,15 +256,13 @@ def test_workers_share_the_port(models: Path, tmp_path: Path) -> None:
     """Every process answers on the one port, and the counts are those of all."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--grpc-port", str(port)) as server:
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--grpc-port", str(port), "--drain", "0s") as server:
         assert server.grpc_port == port
         for _ in range(8):
             options = [("grpc.use_local_subchannel_pool", 1)]  # each channel a connection of its own
             with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
                 assert method(channel, "ModelInfer")(request_of("mlp", ONES), timeout=20).outputs
-        for _ in range(5000):  # a worker tells the others four times a second
-            if server.metric("nv_inference_request_success") == 8:
-                break
+        until(lambda: server.metric("nv_inference_request_success") == 8, server)  # workers tell each other
         assert server.metric("tailcut_grpc_replies_total") == 8
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
