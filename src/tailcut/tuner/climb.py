@@ -37,6 +37,7 @@ _PAYLOADS = 32  # distinct requests sent in turn
 _CHECKED = 64  # requests whose answers are compared before a candidate is timed
 _CHECK_S = 1.5  # and no longer than so
 _CONCURRENCY = 16  # in flight when throughput is measured
+_CAPACITY_S, _CAPACITY_SHARE = 2.0, 0.1  # how long the baseline's is measured, and no more of the budget
 _LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
 _VERIFY_SHARE = 0.35  # of the budget
 _VERIFY_MOST = 0.45  # likewise; a slow model's p99 takes longer, and then the tune does
@@ -204,7 +205,10 @@ class Climb:
         self._tell(Phase("measuring what the baseline can carry"))
         baseline = _baseline("json")
         arm = self._arm(baseline)
-        found = closed_loop(arm.target, arm.payloads, concurrency=_CONCURRENCY, duration_s=2.0, warmup_s=0.5)
+        length_s = min(_CAPACITY_S, _CAPACITY_SHARE * self._wanted.budget_s)
+        found = closed_loop(
+            arm.target, arm.payloads, concurrency=_CONCURRENCY, duration_s=length_s, warmup_s=length_s / 4
+        )
         if not found.samples:
             raise UsageError(f"the baseline answers no request rightly: {found.errors}")
         self._capacity = found.rate_achieved
