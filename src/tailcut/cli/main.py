@@ -10,7 +10,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -63,6 +62,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version as installed_version
+
         print(f"tailcut {installed_version('tailcut')}")
         raise typer.Exit
 
