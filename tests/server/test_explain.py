@@ -49,6 +49,14 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "m.profile.toml"
 
 
+@pytest.fixture(scope="module")
+def server(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that nothing is done to."""
+    with serving(tmp_path_factory.mktemp("server"), profile) as running:
+        yield running
+        assert running.stop() == 0
+
+
 @contextmanager
 def harmed(profile: Path, program: str, **how: object) -> Iterator[Target]:
     """`tailcut serve` with a program of ours in the same process."""
@@ -112,13 +120,13 @@ def test_a_hog_on_the_same_core(profile: Path) -> None:
     def bound() -> None:
         os.sched_setaffinity(0, core)
 
-    hog = subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=bound)  # noqa: PLW1509  one system call
-    try:
-        with harmed(profile, "", preexec_fn=bound) as target:
+    with harmed(profile, "", preexec_fn=bound) as target:
+        hog = subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=bound)  # noqa: PLW1509  one system call
+        try:
             assert "a CPU" in named(target, {"cpu_wait"}, rate=100)["verdict"]
-    finally:
-        hog.kill()
-        hog.wait()
+        finally:
+            hog.kill()
+            hog.wait()
 
 
 @dataclass
@@ -198,12 +206,11 @@ def test_a_huge_batch(profile: Path, tmp_path: Path) -> None:
         assert "lower max_batch" in named(target, {"queue", "compute"}, (*[1] * 23, 64), rate=600)["verdict"]
 
 
-def test_the_command_watches_a_running_server(profile: Path, tmp_path: Path) -> None:
+def test_the_command_watches_a_running_server(server: Server) -> None:
     """Every request that passes meanwhile is in the result, by stages that add up, and as trace events."""
-    with serving(tmp_path, profile) as server:
-        target = target_of(server)
-        assert only_model(target, None) == "m"
-        found = while_doing(lambda: load(target), lambda: watch(target, "m", SECONDS + 0.5))
+    target = target_of(server)
+    assert only_model(target, None) == "m"
+    found = while_doing(lambda: load(target), lambda: watch(target, "m", SECONDS + 0.5))
     assert found["requests"] > 0.7 * RATE * SECONDS
     assert found["missed"] == 0
     assert list(found["stages"]) == list(STAGES)
@@ -212,9 +219,9 @@ def test_the_command_watches_a_running_server(profile: Path, tmp_path: Path) -> 
     assert all(event["dur"] >= 0 for event in traced if event["ph"] == "X")
 
 
-def test_a_cursor_that_is_none(profile: Path, tmp_path: Path) -> None:
+def test_a_cursor_that_is_none(server: Server) -> None:
     """A trail is read from a whole number on; anything else is told so."""
-    with serving(tmp_path, profile) as server, server.connect() as wire:
+    with server.connect() as wire:
         for cursor in ("first", "--3", "1.", ".1", "1.-1", "9" * 18, "\u0663".encode().hex("%")):
             answer = wire.ask(f"GET /v2/models/m/trail/{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert answer.status == 400
