@@ -11,6 +11,9 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
 
+# Container images set it; the hundreds of processes that the tests start would each compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 SOAK ?= 60
 FUZZ ?= 20
 

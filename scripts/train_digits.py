@@ -1,6 +1,6 @@
 """Train the bundled model: a small convolutional network that reads handwritten digits of 8x8 pixels.
 
-    python scripts/train_digits.py
+    pip install -e '.[train]' && python scripts/train_digits.py
 
 The data come with scikit-learn (a copy of the UCI "Optical Recognition of Handwritten Digits" test set: 1797 images,
 values 0 to 16). A fifth of them, drawn by label, is never trained on; it is stored beside the model. Forward and

@@ -19,11 +19,11 @@ def server(tmp_path_factory: pytest.TempPathFactory):
 def test_report_and_markdown(server: Server, tmp_path: Path) -> None:
     """One run gives the page, the Markdown with the same headline, and exit code 0."""
     page = tmp_path / "load.html"
-    command = [sys.executable, "-m", "tailcut", "bench", server.url, "--rate", "300", "--duration", "2s"]
+    command = [sys.executable, "-m", "tailcut", "bench", server.url, "--rate", "1000", "--duration", "700ms"]
     command += ["--warmup", "100ms", "--markdown", "--report", str(page)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("### p99 ")
-    assert "| 300/s offered |" in done.stdout
+    assert "| 1,000/s offered |" in done.stdout
     headline = done.stdout.splitlines()[0].removeprefix("### ")
     assert f'<h1 id="found">{headline}</h1>' in page.read_text()

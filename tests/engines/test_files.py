@@ -88,7 +88,7 @@ from tailcut.engines import EngineOptions, open_engine
 from tailcut.errors import TailcutError
 data, path, noise = Path({str(path)!r}).read_bytes(), Path({str(tmp_path / "bad.onnx")!r}), random.Random(0)
 bad = [noise.randbytes(noise.randrange(1, 400)) for _ in range(60)]
-for _ in range(150):
+for _ in range(60):  # hardly ever refused: nearly all of a model is weights
     flipped = bytearray(data)
     flipped[noise.randrange(len(data))] ^= 1 << noise.randrange(8)
     bad.append(bytes(flipped))

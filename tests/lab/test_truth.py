@@ -13,7 +13,7 @@ from tailcut.stats.serial import serial_percentile_interval
 SERVICE_S = 0.005
 LOAD = 0.6
 RATE = LOAD / SERVICE_S
-SECONDS, WARMUP_S = 8.0, 0.5
+SECONDS, WARMUP_S = 5.0, 0.5
 SEED = 17
 
 

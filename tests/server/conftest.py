@@ -1,6 +1,7 @@
 """One real server for the tests of this folder, and small models made on the spot."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tests.engines.models import dynamic_sequence, gather_rows, identity, percep
 from tests.server.sound import check_back, check_exact, usage
 from tests.servers import Server, serving
 
+from tailcut.cli.main import main
 from tailcut.spec import DType
 
 
@@ -41,3 +43,28 @@ def sound(server: Server) -> Iterator[None]:
     yield
     check_exact(server)
     check_back(server, before)
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """What `tailcut serve` says on stderr, native code included, to arguments that it must refuse with exit code 2.
+
+    It runs in this process, so that nobody waits for another to start; what would really serve is never reached.
+    """
+
+    def never(*_: object) -> None:
+        raise AssertionError("it would serve")
+
+    def refused(*arguments: str | Path) -> str:
+        assert main(["serve", *map(str, arguments), "--port", "0"]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        return err
+
+    monkeypatch.setattr("tailcut.server.app.serve", never)
+    logger = logging.getLogger("tailcut")
+    handlers, level, propagate = [*logger.handlers], logger.level, logger.propagate
+    yield refused
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logger.propagate = propagate

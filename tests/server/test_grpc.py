@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -256,46 +256,37 @@ def test_workers_share_the_port(models: Path, tmp_path: Path) -> None:
     """Every process answers on the one port, and the counts are those of all."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--grpc-port", str(port)) as server:
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "2", "--grpc-port", str(port), "--drain", "0s") as server:
         assert server.grpc_port == port
         for _ in range(8):
             options = [("grpc.use_local_subchannel_pool", 1)]  # each channel a connection of its own
             with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
                 assert method(channel, "ModelInfer")(request_of("mlp", ONES), timeout=20).outputs
-        for _ in range(5000):  # a worker tells the others four times a second
-            if server.metric("nv_inference_request_success") == 8:
-                break
+        until(lambda: server.metric("nv_inference_request_success") == 8, server)  # workers tell each other
         assert server.metric("tailcut_grpc_replies_total") == 8
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
 
 
 @pytest.mark.parametrize("flags", [["--shared-memory", "a"], ["--allow-model-control"], ["--grpc-port", "0"]])
-def test_what_workers_cannot_share(models: Path, flags: list[str]) -> None:
+def test_what_workers_cannot_share(models: Path, refusal: Callable[..., str], flags: list[str]) -> None:
     """What one process is told, the others do not know: refused in one line, before anything is loaded."""
-    done = run_serve(str(models / "mlp.onnx"), "--workers", "2", *flags)
-    assert done.returncode == 2
-    assert "several workers share nothing but their port" in done.stderr
-
-
-def run_serve(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tailcut", "serve", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "several workers share nothing but their port" in refusal(models / "mlp.onnx", "--workers", "2", *flags)
 
 
 def test_a_port_in_use_is_one_line(models: Path, server: Server) -> None:
     """Exit code 2, and the port is not shared with whoever has it."""
-    done = run_serve(str(models / "mlp.onnx"), "--port", "0", "--grpc-port", str(server.grpc_port))
+    command = [sys.executable, "-m", "tailcut", "serve", str(models / "mlp.onnx"), "--port", "0"]
+    command += ["--grpc-port", str(server.grpc_port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert f"cannot listen for gRPC on 127.0.0.1:{server.grpc_port}" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("source", ["mlp:0=m.onnx", "mlp:x=m.onnx", "mlp:01=m.onnx"])
-def test_versions_that_are_none(models: Path, source: str) -> None:
+def test_versions_that_are_none(models: Path, refusal: Callable[..., str], source: str) -> None:
     """Only whole numbers from 1 on."""
-    done = run_serve(source.replace("m.onnx", str(models / "mlp.onnx")))
-    assert done.returncode == 2
-    assert "is not a version" in done.stderr
+    assert "is not a version" in refusal(source.replace("m.onnx", str(models / "mlp.onnx")))
 
 
 def test_without_the_extra_one_line_says_what_to_install(models: Path) -> None:

@@ -105,7 +105,7 @@ def test_the_command_tells_workers_apart(models: Path, tmp_path: Path) -> None:
         pids = set(workers(server))
         send_to_all(server)
         target = Target(port=server.port)
-        found = {"target": server.url} | while_doing(lambda: send(server, 3000, 16), lambda: watch(target, "mlp", 2.0))
+        found = {"target": server.url} | while_doing(lambda: send(server, 2000, 16), lambda: watch(target, "mlp", 1.2))
         assert server.stop() == 0
     assert (found["missed"], {one["process"] for one in found["processes"]}) == (0, pids)
     for written in (explain_markdown(found), render_explain_html(found)):

@@ -1,6 +1,8 @@
 """Ten times more than a real server can compute: what is answered, how late, and what memory does."""
 
 import itertools
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,7 @@ class Overload:
     refused: int
     others: int  # neither answered nor refused
     grown_bytes: int
+    left: float  # the share of this machine's CPUs that others left to server and client
 
 
 def overload(server: Server, seconds: float, times: float = 10.0) -> Overload:
@@ -62,7 +65,9 @@ def overload(server: Server, seconds: float, times: float = 10.0) -> Overload:
     process = psutil.Process(server.process.pid)
     open_loop(target, [payload], rate=times * first, duration_s=0.3)
     before = process.memory_info().rss
+    began, others = time.monotonic(), _spent_by_others_s(process)
     result = open_loop(target, [payload], rate=times * first, duration_s=seconds, warmup_s=0.2)
+    taken = (_spent_by_others_s(process) - others) / (time.monotonic() - began) / (os.cpu_count() or 1)
     grown = process.memory_info().rss - before
     peak = (first + capacity()) / 2  # what else the machine did meanwhile counts into both sides
     return Overload(
@@ -73,4 +78,12 @@ def overload(server: Server, seconds: float, times: float = 10.0) -> Overload:
         refused=result.errors.get("503", 0) + result.errors.get("504", 0),
         others=sum(count for kind, count in result.errors.items() if kind not in {"503", "504"}),
         grown_bytes=grown,
+        left=min(1.0, max(0.0, 1 - taken)),
     )
+
+
+def _spent_by_others_s(server: psutil.Process) -> float:
+    """The CPU seconds of this machine that were neither the server's nor this process's."""
+    times = psutil.cpu_times()
+    mine = [psutil.Process().cpu_times(), server.cpu_times()]
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - sum(one.user + one.system for one in mine)

@@ -78,7 +78,7 @@ def test_buckets_are_raced_through_real_servers(tmp_path: Path, minds_mask: bool
     random = np.random.default_rng(0)
     data = {f"ids/{length}": random.integers(1, 32, (4, length)) for length in (3, 7, 12, 19)}
     data |= {name.replace("ids", "mask"): np.ones_like(ids) for name, ids in data.items()}
-    climb = Climb(Wanted(path, data, rate=300.0), lambda event: None)
+    climb = Climb(Wanted(path, data, rate=300.0, budget_s=10.0), lambda event: None)
     best = starting_settings()
     candidate = next(RUNGS[0].offer(climb._facts, best))[0]
     try:

@@ -82,11 +82,11 @@ def test_throughput_turned_over() -> None:
 
 
 def test_alike_is_hardly_ever_called_better() -> None:
-    """Of 200 candidates that change nothing, looked at after every round, at most 4 are kept."""
+    """Of 100 candidates that change nothing, looked at after every round, at most 2 are kept."""
     from tailcut.tuner.ladder import judge
 
     kept = 0
-    for seed in range(200):
+    for seed in range(100):
         random = RANDOM(seed)
         arms = [ArmRuns(), ArmRuns()]
         for _ in range(20):
@@ -98,4 +98,4 @@ def test_alike_is_hardly_ever_called_better() -> None:
             if standing(arms) is not Standing.OPEN:
                 break
         kept += judge(ratios(arms[1], arms[0])).keep
-    assert kept <= 4
+    assert kept <= 2

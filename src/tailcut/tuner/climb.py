@@ -37,9 +37,11 @@ _PAYLOADS = 32  # distinct requests sent in turn
 _CHECKED = 64  # requests whose answers are compared before a candidate is timed
 _CHECK_S = 1.5  # and no longer than so
 _CONCURRENCY = 16  # in flight when throughput is measured
+_CAPACITY_S, _CAPACITY_SHARE = 2.0, 0.1  # how long the baseline's is measured, and no more of the budget
 _LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
 _VERIFY_SHARE = 0.35  # of the budget
 _VERIFY_MOST = 0.45  # likewise; a slow model's p99 takes longer, and then the tune does
+_BESIDE_P99_S, _BESIDE_P99_LEAST_S, _BESIDE_P99_SHARE = 8.0, 4.0, 0.2  # throughput and answers; the share of the budget
 _SLOW, _SLOW_CONCURRENCY = 200, 4  # a model of fewer requests a second is loaded with fewer in a trial
 _SLOW_ROUNDS, _SLOW_SAMPLES = 3, 4  # of every candidate that is tried at all, whatever the budget; samples in a block
 _FEWEST_ROUNDS, _MOST_ROUNDS = 10, 24
@@ -203,13 +205,17 @@ class Climb:
         self._tell(Phase("measuring what the baseline can carry"))
         baseline = _baseline("json")
         arm = self._arm(baseline)
-        found = closed_loop(arm.target, arm.payloads, concurrency=_CONCURRENCY, duration_s=2.0, warmup_s=0.5)
+        length_s = min(_CAPACITY_S, _CAPACITY_SHARE * self._wanted.budget_s)
+        found = closed_loop(
+            arm.target, arm.payloads, concurrency=_CONCURRENCY, duration_s=length_s, warmup_s=length_s / 4
+        )
         if not found.samples:
             raise UsageError(f"the baseline answers no request rightly: {found.errors}")
         self._capacity = found.rate_achieved
         if not self._rate:
             self._rate = float(f"{_LOAD * found.rate_achieved:.3g}")
-        self._verify_s = max(self._verify_s, 3 * 1.15 * samples_needed(0.99) / self._rate + 8)
+        beside_s = min(_BESIDE_P99_S, max(_BESIDE_P99_LEAST_S, _BESIDE_P99_SHARE * self._wanted.budget_s))
+        self._verify_s = max(self._verify_s, 3 * 1.15 * samples_needed(0.99) / self._rate + beside_s)
         self._tell(Phase(f"the baseline carries {found.rate_achieved:,.0f} req/s; offering {self._rate:,.6g} to all"))
 
     # Rungs.
