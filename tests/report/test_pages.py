@@ -107,6 +107,15 @@ def test_too_few_samples_and_a_late_client_are_doubted() -> None:
         assert words in bench_markdown(record)
 
 
+def test_many_late_runs_are_one_doubt() -> None:
+    """A search that the client could not keep up with says so once."""
+    record = bench(*(run(100.0 * number, late_ms=500.0 + number) for number in range(1, 6)), run(50.0))
+    assert len(bench_page.doubts(record)) == 1
+    assert (
+        "in 5 of 6 runs the client itself fell behind its plan (p99 501.0 to 505.0 ms)" in bench_page.doubts(record)[0]
+    )
+
+
 @pytest.mark.parametrize(
     ("scales", "words"),
     [

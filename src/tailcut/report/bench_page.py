@@ -21,6 +21,7 @@ from tailcut.report.strips import Arm, Bar, Strips, ratio_bar, reach_of, strips
 from tailcut.report.words import count, load, milliseconds, round_milliseconds
 
 _MOST_CURVES = len(TONES)
+_SINGLY = 3  # doubts of one kind are told one by one; more of them in one line
 _BUSY = 0.9  # of a core for each client process
 _LIMITS = {
     "misses": "it is missed",
@@ -158,13 +159,22 @@ def _facts(record: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
 
 def doubts(record: Mapping[str, Any]) -> list[str]:
     """What a careful reader would ask before believing the figures."""
+    runs = record["runs"]
+    late_ms = [run["client_lateness_p99_ms"] for run in runs if run["client_behind"]]
+    together = len(late_ms) > _SINGLY
     found = []
-    for run in record["runs"]:
+    if together:
+        found.append(
+            f"in {len(late_ms)} of {len(runs)} runs the client itself fell behind its plan (p99 {min(late_ms)} to "
+            f"{max(late_ms)} ms), so their percentiles would not be the server's"
+        )
+    for run in runs:
         if run["client_behind"]:
-            found.append(
-                f"{load(run)}: the client itself fell behind its plan (p99 {run['client_lateness_p99_ms']} ms), so its "
-                "percentiles would not be the server's"
-            )
+            if not together:
+                found.append(
+                    f"{load(run)}: the client itself fell behind its plan (p99 {run['client_lateness_p99_ms']} ms), so "
+                    "its percentiles would not be the server's"
+                )
         elif run.get("client_cpu", 0) > _BUSY * run.get("client_processes", 1):
             found.append(
                 f"{load(run)}: the client kept {run['client_cpu']:.2f} cores busy: its own speed may be the limit"
