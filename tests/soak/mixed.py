@@ -20,16 +20,24 @@ import uvloop
 from tests.engines.models import identity
 from tests.servers import Server, json_request, raw_request
 
+from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.spec import DType
 
 WIDTHS = {"small": 8, "middle": 1000, "large": 30_000}  # floats a row
+DISPATCH = {"small": "inline", "middle": "adaptive", "large": "worker"}  # each model computes in another way
 CANARY = b"\xaa"
 WORKERS = 32
 
 
 def make_models(folder: Path) -> list[Path]:
-    """The identity models that the traffic is for."""
-    return [identity(DType.UINT8, (None, 4 * width), folder / f"{name}.onnx") for name, width in WIDTHS.items()]
+    """Profiles of the identity models that the traffic is for."""
+    profiles = []
+    for name, width in WIDTHS.items():
+        model = identity(DType.UINT8, (None, 4 * width), folder / f"{name}.onnx")
+        settings = Settings(batching=BatchingSettings(max_batch=32, dispatch=DISPATCH[name]))
+        profiles.append(folder / f"{name}.profile.toml")
+        Profile.of_model(model, settings).save(profiles[-1])
+    return profiles
 
 
 @dataclass
