@@ -185,7 +185,7 @@ def test_at_once_past_the_queue(tmp_path: Path) -> None:
 
 
 def test_not_past_others(tmp_path: Path) -> None:
-    """Where somebody waits or computes, or a worker is to do it, nothing is done and the rows are lent still."""
+    """Where somebody waits or computes, is waited for, or a worker is to do it, nothing is done: the rows stay lent."""
     path = identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")
     with opened(path, dispatch="inline") as model:
         first, second = EventSink(), EventSink()
@@ -201,12 +201,13 @@ def test_not_past_others(tmp_path: Path) -> None:
         assert second.outputs is None
         assert model.compute_now(ticket, lent)
         assert second.outputs is not None
-    with opened(path, dispatch="worker") as model:
         row, lent = model.lend(1, 0, 0)
-        assert not model.compute_now(Ticket(EventSink(), AnyThread(), 1, row), lent)
-        model.give_back(row)
-    row, lent = 0, 1
-    assert not model.compute_now(Ticket(EventSink(), AnyThread(), 1, row), lent)  # closed
+    assert not model.compute_now(Ticket(EventSink(), AnyThread(), 1, row), lent)  # it is closed
+    for way in ({"dispatch": "worker"}, {"dispatch": "adaptive", "hold_us": 100}):
+        with opened(path, **way) as model:
+            row, lent = model.lend(1, 0, 0)
+            assert not model.compute_now(Ticket(EventSink(), AnyThread(), 1, row), lent)
+            model.give_back(row)
 
 
 def test_a_bad_row_past_the_queue_costs_only_itself(tmp_path: Path) -> None:

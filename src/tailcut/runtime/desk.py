@@ -62,12 +62,13 @@ class Desk(Reception):
     def form_alone(self, ticket: Ticket, lent: int) -> Batch | None:
         """A batch of what has just come into the first of the rows lent, past the queue; the caller must compute it.
 
-        None where others wait or compute, or where it is more than is worth taking at once: then it is to be queued.
+        None where others wait, compute, or are waited for, or where it is more than is worth taking at once: then it is
+        to be queued.
         """
         rows, slab = ticket.count, self.slab
         assert slab is not None  # noqa: S101  as in reserve
         with self._lock:
-            if self._queue.rows or self._running or self._closed or rows > self.cost.best(rows):
+            if self._queue.rows or self._running or self._closed or self._hold_ns or rows > self.cost.best(rows):
                 return None
             slab.settle(ticket.row, lent, rows)
             ticket.ready_ns = now = time.monotonic_ns()
