@@ -6,16 +6,23 @@ reading one body may not disagree.
 
 # ruff: noqa: PT017  a refusal is one of the right answers, not the only one
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from tailcut.errors import InvalidInputError
+from tailcut.memory.shared import SharedRegions
+from tailcut.runtime.inputs import check_inputs
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.grpc_framing import CallError, Messages, error_end, read_call
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial, parse_head
 from tailcut.wire.http2 import Data, Http2Connection, Opened
 from tailcut.wire.http2_frames import Http2Error
-from tailcut.wire.v2 import encode_response, parse_lead, parse_request
+from tailcut.wire.messages import MESSAGES
+from tailcut.wire.v2 import InferRequest, encode_response, parse_lead, parse_request, schedule_of
+from tailcut.wire.v2_grpc import read_request
+from tailcut.wire.v2_grpc_form import Form, read_lead
 
 STATUSES = {400, 413, 414, 417, 431, 501}
 LIMIT = 10_000
@@ -139,6 +146,64 @@ def http2(data: bytes) -> None:
     made.take()
 
 
+_ONE = _spec(TensorSpec("x", DType.FP32, (None, 4)))
+_FORMS: dict[bytes, Form] = {}  # of the seeds, by their leads
+
+
+def _read_grpc(data: bytes) -> tuple[Any, InferRequest, int] | None:
+    """What a ModelInferRequest says to who reads all of it: message, request and rows; None where it is refused."""
+    try:
+        message = MESSAGES["ModelInferRequest"].FromString(data)
+        if message.model_name != "m" or message.model_version:
+            return None
+        parsed = read_request(_ONE, message, SharedRegions())
+        schedule_of(parsed.parameters)
+        return message, parsed, check_inputs(_ONE, parsed.inputs)[1]
+    except (DecodeError, InvalidInputError):
+        return None
+
+
+def grpc_form(data: bytes) -> None:
+    """A message that is recognised by its bytes is a good one, and says what its bytes were taken for."""
+    lead = read_lead(data)
+    if lead is None:
+        return
+    read = _read_grpc(data)
+    form = _FORMS.get(lead.key)
+    if form is not None and form.fits(data, lead.end):
+        assert read is not None
+    if read is None:
+        return
+    message, parsed, rows = read
+    form = Form.of(_ONE, "1", message, parsed)
+    if form is None or not form.fits(data, lead.end):
+        return
+    assert lead.id.decode() == message.id
+    assert rows == form.rows
+    assert form.schedule == schedule_of(parsed.parameters)
+    (piece,) = form.pieces
+    assert data[lead.end + piece.start : lead.end + piece.end] == parsed.inputs["x"].tobytes()
+
+
+def _grpc_seeds() -> list[bytes]:
+    """Messages as clients write them; their forms are remembered as those of a server's clients would be."""
+    seeds = []
+    for rows, name, timeout in ((1, "", 0), (3, "seven", 0), (1, "x" * 127, 5000)):
+        message = MESSAGES["ModelInferRequest"](model_name="m", id=name, raw_input_contents=[bytes(16 * rows)])
+        message.inputs.add(name="x", datatype="FP32", shape=[rows, 4])
+        message.outputs.add(name="y")
+        if timeout:
+            message.parameters["timeout"].int64_param = timeout
+        seeds.append(message.SerializeToString())
+        read, lead = _read_grpc(seeds[-1]), read_lead(seeds[-1])
+        assert read is not None
+        assert lead is not None
+        form = Form.of(_ONE, "1", *read[:2])
+        assert form is not None
+        _FORMS[lead.key] = form
+    return seeds
+
+
 def _frames(*frames: tuple[int, int, int, bytes]) -> bytes:
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
     return (
@@ -174,6 +239,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
             _frames((4, 0, 0, b"\0\4\0\0\0\5"), (1, 5, 1, _CALL), (1, 5, 3, b"\xbf\xbe\x83\x86"), (7, 0, 0, bytes(8))),
         ],
     ),
+    "grpc_form": (grpc_form, _grpc_seeds()),
     "request": (
         request,
         [
