@@ -98,12 +98,12 @@ def test_no_request_is_lost_on_the_way_down(models: Path, tmp_path: Path) -> Non
 
 
 def test_a_taken_port(models: Path, tmp_path: Path) -> None:
-    """Exit 2 and one line that names it."""
+    """Exit 2 and one line that names it and says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = tailcut("serve", models / "mlp.onnx", "--port", str(port))
     assert done.returncode == 2
-    assert f"127.0.0.1:{port}" in done.stderr
+    assert f"127.0.0.1:{port}: Address already in use; port 0 takes one that is free" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
 

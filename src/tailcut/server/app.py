@@ -1,6 +1,7 @@
 """A server's life: load, listen, drain, stop. Signals are handled here and nowhere else."""
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -225,15 +226,7 @@ def open_listeners(address: Address) -> list[socket.socket]:
     Raises:
         UsageError: it cannot be had.
     """
-    try:
-        listeners = [
-            socket.create_server(
-                (address.host, address.port), backlog=_BACKLOG, family=_family(address.host), reuse_port=False
-            )
-        ]
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "the port must be 0 to 65535"
-        raise UsageError(f"cannot listen on {address.host}:{address.port}: {reason}") from None
+    listeners = [_listen(address.host, address.port, "")]
     if address.uds:
         unix = socket.socket(socket.AF_UNIX)
         try:
@@ -252,14 +245,20 @@ def open_grpc_listener(address: Address) -> socket.socket:
     Raises:
         UsageError: its port cannot be had.
     """
-    place = f"[{address.host}]:{address.grpc_port}" if ":" in address.host else f"{address.host}:{address.grpc_port}"
+    return _listen(address.host, address.grpc_port or 0, " for gRPC")
+
+
+def _listen(host: str, port: int, what: str) -> socket.socket:
     try:
-        return socket.create_server(
-            (address.host, address.grpc_port or 0), backlog=_BACKLOG, family=_family(address.host), reuse_port=False
-        )
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "the port must be 0 to 65535"
-        raise UsageError(f"cannot listen for gRPC on {place}: {reason}") from None
+        return socket.create_server((host, port), backlog=_BACKLOG, family=_family(host), reuse_port=False)
+    except OverflowError:
+        reason = "the port must be 0 to 65535"
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # the standard library repeats the address there
+        if error.errno == errno.EADDRINUSE:
+            reason += "; port 0 takes one that is free"
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    raise UsageError(f"cannot listen{what} on {place}: {reason}")
 
 
 def close_listeners(address: Address) -> None:
