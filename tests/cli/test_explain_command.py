@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 from tests.engines.models import perceptron
 from tests.servers import serving
 
-from tailcut.cli.main import main
 from tailcut.lab.client import open_loop
 from tailcut.lab.explain import while_doing
 from tailcut.lab.load import Target
@@ -91,17 +91,6 @@ def test_a_profile(folder: Path) -> None:
         ([], "URL|PROFILE"),
     ],
 )
-def test_a_mistake_is_one_line(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    arguments: list[str],
-    words: str,
-) -> None:
+def test_a_mistake_is_one_line(folder: Path, mistake: Callable[..., str], arguments: list[str], words: str) -> None:
     """What is wrong, with exit code 2 and nothing on stdout."""
-    monkeypatch.chdir(folder)
-    assert main(["explain", *arguments]) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert words in err
-    assert len(err.splitlines()) == 1
+    assert words in mistake(folder, "explain", *arguments)

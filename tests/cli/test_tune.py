@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 from tests.engines.models import perceptron
 from tests.servers import serving
 
-from tailcut.cli.main import main
 from tailcut.runtime.profile import Profile
 from tailcut.tuner.rungs import RUNGS
 
@@ -135,19 +135,7 @@ def _broken(folder: Path) -> None:
         ([], "MODEL"),
     ],
 )
-def test_a_mistake_is_one_line(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    arguments: list[str],
-    words: str,
-) -> None:
+def test_a_mistake_is_one_line(folder: Path, mistake: Callable[..., str], arguments: list[str], words: str) -> None:
     """What is wrong and where, before any time is spent: exit code 2, nothing on stdout."""
     _broken(folder)
-    monkeypatch.chdir(folder)
-    assert main(["tune", *arguments]) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert words in err
-    assert err.startswith("tailcut: ")
-    assert len(err.splitlines()) == 1
+    assert words in mistake(folder, "tune", *arguments)

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tailcut.server.grpc_calls import AdminCall, Call, InferCall, QuestionCall, StreamCall, WatchCall
+from tailcut.server.grpc_calls import Call
+from tailcut.server.grpc_infer_calls import InferCall, StreamCall
 from tailcut.server.grpc_inference import Inference
 from tailcut.server.grpc_plans import Plans
+from tailcut.server.grpc_question_calls import AdminCall, QuestionCall, WatchCall
 from tailcut.server.grpc_questions import Questions
 from tailcut.server.hub import Hub
 from tailcut.wire.grpc_framing import CallError, CallHead, Status, error_end, read_call

@@ -1,0 +1,166 @@
+"""The calls of gRPC that infer: one request, or a stream of them."""
+
+import asyncio
+import time
+from collections import deque
+
+from tailcut.errors import TailcutError
+from tailcut.server.grpc_calls import STATUS_OF, Call, Link, OneMessageCall
+from tailcut.server.grpc_inference import Inference
+from tailcut.server.grpc_plans import Plans
+from tailcut.server.replies import public_message
+from tailcut.wire.grpc_framing import ANSWER_END, ANSWER_HEAD, CallError, CallHead, Status
+from tailcut.wire.messages import MESSAGES
+from tailcut.wire.v2_grpc_form import stream_answer
+
+_IN_HAND = 64  # of one stream: read ahead, so that they share batches
+
+
+class InferCall(OneMessageCall):
+    """ModelInfer."""
+
+    _inference: Inference | None = None
+
+    def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
+        super().__init__(link, stream, head, name)
+        self._plans = plans
+
+    def _start(self, message: bytes) -> None:
+        self._inference = inference = Inference(self._plans, self.began_ns, self._done)
+        try:
+            inference.begin(message, self._left_ns())
+        except TailcutError as error:
+            self._inference = None
+            self.fail(error)
+
+    def _done(self, inference: Inference) -> None:
+        self._inference = None
+        if self.over:
+            return
+        if inference.error is not None:
+            self.fail(inference.error)
+            return
+        message = inference.answer or b""
+        self._leave(Status.OK, len(message))
+        self._send(message, end=True)
+        self.link.record(inference)
+
+    def _abandon(self) -> None:
+        if self._inference is not None:
+            self._inference.cancel()
+            self._inference = None
+
+
+class StreamCall(Call):
+    """ModelStreamInfer: answers in the order of the requests; a request that fails costs only itself."""
+
+    def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
+        super().__init__(link, stream, head, name)
+        self._plans = plans
+        self.waits_since_ns = 0  # between its messages, for as long as the client likes
+        self._parts: deque[Inference] = deque()
+        self._owed = 0  # bytes that the client may not send again yet
+        self._ended = False
+        self._again: asyncio.Handle | None = None
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether an answer is owed."""
+        return bool(self._parts)
+
+    def receive(self, data: bytes, size: int, *, ended: bool) -> None:
+        """Bytes of requests, which took `size` of the stream's window.
+
+        Raises:
+            CallError: they are no messages, or over a bound.
+        """
+        messages = self._collect(data)
+        self._owed += size
+        self._ended |= ended
+        self.link.charge(self, messages.held)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Answer what can be answered, and begin what may be begun: so much, that others have their turn too.
+
+        Raises:
+            CallError: a message is over a bound.
+        """
+        messages = self._messages
+        if self.over or messages is None or self._again is not None:
+            return
+        for _ in range(_IN_HAND):
+            self._answer()
+            if len(self._parts) >= _IN_HAND or self.link.waits(self):
+                return  # what the client sends meanwhile fills its window, and no more
+            message = messages.take()
+            if message is None:
+                break
+            self.waits_since_ns = 0
+            self._begin(message)
+        else:
+            self._again = self.link.hub.loop.call_soon(self._go_on_again)
+            return
+        self.waits_since_ns = 0 if messages.empty else self.waits_since_ns or time.monotonic_ns()
+        self.link.charge(self, messages.held)
+        self.link.taken(self, self._owed)
+        self._owed = 0
+        if self._ended and not self._parts:
+            self._finish(whole=messages.empty)
+
+    def _go_on_again(self) -> None:
+        self._again = None
+        try:
+            self.go_on()
+        except CallError as error:
+            self.fail(error)
+        self.link.send(self, None, b"")
+
+    def _begin(self, message: bytes) -> None:
+        inference = Inference(self._plans, time.monotonic_ns(), self._done, final=True)
+        self._parts.append(inference)
+        try:
+            inference.begin(message, self._left_ns())
+        except TailcutError as error:
+            inference.error = error
+
+    def _done(self, _inference: Inference) -> None:
+        try:
+            self.go_on()
+        except CallError as error:
+            self.fail(error)
+
+    def _answer(self) -> None:
+        """Send the answers whose turn it is."""
+        parts = self._parts
+        while parts and (parts[0].error is not None or parts[0].answer is not None):
+            part = parts.popleft()
+            if part.error is None:
+                status = Status.OK
+                message = stream_answer(part.answer or b"")
+                self.link.record(part)
+            else:
+                status = STATUS_OF[part.error.code]
+                answer = MESSAGES["ModelStreamInferResponse"](error_message=public_message(part.error))
+                answer.infer_response.id = part.id.decode()
+                message = answer.SerializeToString()
+            self._tell(status, len(message), part.began_ns)
+            self._send(message, end=False)
+
+    def _finish(self, *, whole: bool) -> None:
+        if not whole:
+            raise CallError(Status.INTERNAL, "the last message is cut short")
+        self.over = True
+        self.link.charge(self, 0)
+        self.link.send(self, None if self._begun else ANSWER_HEAD, b"", ANSWER_END)
+
+    def _leave(self, status: Status, size: int = 0) -> None:
+        self.over = True
+        self.link.charge(self, 0)
+
+    def _abandon(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        for part in self._parts:
+            part.cancel()
+        self._parts.clear()
