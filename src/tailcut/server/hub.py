@@ -22,7 +22,7 @@ _PLANS = 1024  # kept at most; a client that varies its heads costs 10 us a requ
 _PLAN_BYTES = 2048  # longer heads are not kept
 _SWEEP_S = 0.25
 _REST_NS = 2_000_000
-_LOOK_NS = 20_000  # for so long the short way alone is polled, before the loop looks at everything else
+_LOOK_NS = 20_000  # where all go the short way, it is polled for so long before the loop looks at everything else
 
 
 class Member(Protocol):
@@ -198,7 +198,8 @@ class Hub:
         if now_ns < self._spin_until_ns:
             self.loop.call_soon(self._spin)
             if self.express is not None:
-                self.express.turn(min(now_ns + _LOOK_NS, self._spin_until_ns))
+                alone = self.site.counts.express == len(self.members)  # nobody else is kept waiting meanwhile
+                self.express.turn(min(now_ns + _LOOK_NS, self._spin_until_ns) if alone else 0)
         else:
             self._spinning = False
 
