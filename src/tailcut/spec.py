@@ -72,6 +72,22 @@ _NUMPY: dict[DType, np.dtype] = {
 _NAMES = {dtype: name for name, dtype in _NUMPY.items()}
 
 
+class Rows(StrEnum):
+    """Whether the rows of a request, along the first axis of its tensors, may be computed apart from each other."""
+
+    INDEPENDENT = "independent"  # each row's answer is its own: requests may share a batch, and be split
+    DEPENDENT = "dependent"  # a request runs whole: never merged with another, never split
+    UNKNOWN = "unknown"  # nothing proves it either way: treated as dependent
+
+
+@dataclass(frozen=True, slots=True)
+class RowEvidence:
+    """What is known of a model's rows, and why: one line for the user, naming the tensor or the operator."""
+
+    rows: Rows
+    reason: str
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One named input or output; `shape` includes the batch dimension where the model has one."""
