@@ -219,7 +219,9 @@ def test_labels_of_scores_that_tie(wanted: np.ndarray, got: np.ndarray) -> None:
     assert not compare([{"label": wanted}], [{"label": got}], 0.999).right
 
 
-@pytest.mark.parametrize(("got", "right"), [([3, 1, 7], True), ([3, 7, 9], True), ([7, 3, 1], False), ([3, 1, 1], False)])
+@pytest.mark.parametrize(
+    ("got", "right"), [([3, 1, 7], True), ([3, 7, 9], True), ([7, 3, 1], False), ([3, 1, 1], False)]
+)
 def test_places_of_scores_that_tie(got: list[int], right: bool) -> None:
     """Among the top k, names of equal scores may change places, and the last for one that is not shown."""
     wanted = [{"values": TOP, "ids": np.array([[3, 7, 1]])}]
