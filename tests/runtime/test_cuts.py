@@ -40,7 +40,7 @@ def test_every_size_that_convolutions_pools_and_resizes_make_is_learned(size_at:
     [
         lambda length: length * length,
         lambda length: 128 - length,
-        lambda length: length if length > 20 else 20,
+        lambda length: max(length, 20),
         lambda length: length.bit_length(),
         lambda length: length % 5,
     ],

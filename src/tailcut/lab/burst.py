@@ -15,7 +15,7 @@ from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import connected_socket, decode_outputs
 
 _TIMEOUT_S = 120.0
-_SMALL_BYTES = 16 * 1024  # sent in one piece; of a larger one the last byte is sent when the others are there
+_SMALL_BYTES = 8 * 1024  # sent in one piece; of a larger one the last byte is sent when the others are there
 
 
 @dataclass(frozen=True, slots=True)
