@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tests.report.records import BENCH, MICROBENCH, explained
 
 from tailcut.report import tune_page
+from tailcut.report.console import tune_summary
 from tailcut.report.html import (
     headline,
     render_bench_html,
@@ -19,6 +21,7 @@ from tailcut.report.html import (
     render_microbench_html,
     render_tune_html,
 )
+from tailcut.report.markdown import tune_markdown
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -85,7 +88,14 @@ def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None 
             "outputs": ["y"],
         },
         "machine": {"cpu": "a processor", "cpus": 2},
-        "objective": {"percentile": "p99", "slo_ms": 10.0, "rate": 500.0, "accuracy": "0.999", "wire": "any"}
+        "objective": {
+            "percentile": "p99",
+            "slo_ms": 10.0,
+            "rate": 500.0,
+            "accuracy": "0.999",
+            "metric": None,
+            "wire": "any",
+        }
         | {"budget_s": 60, "seed": 0, "data": None},
         "command": f"tailcut tune {name}.onnx",
         "rungs": [
@@ -106,7 +116,31 @@ def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None 
             "throughput_ratio": ratio(2.0),
             "slo_met": None,
         },
-        "accuracy": {"metric": "cosine", "worst": 0.9999, "top1": None, "labels_accuracy": None},
+        "accuracy": {
+            "metric": "built-in",
+            "right": True,
+            "reason": "right",
+            "requests": 146,
+            "worst": 0.9999,
+            "top1": None,
+            "spread": 0.0123,
+            "differing": None,
+            "value": None,
+            "labels_accuracy": None,
+            "random_outputs": [],
+            "worst_rows": [
+                {
+                    "request": 12,
+                    "row": 2,
+                    "asked": "request 12 joined with 2 more, asked with 15 others",
+                    "output": "y<b>",
+                    "measure": "cosine",
+                    "found": "cosine 0.999900 (at least 0.999)",
+                    "expected": "[3] 0.5",
+                    "got": "[3] 0.52",
+                }
+            ],
+        },
         "settings": {"engine": {"threads": 2}, "batching": {"max_batch": 8}},
         "profile": "ranker.profile.toml",
         "report": "ranker.report.html",
@@ -292,3 +326,37 @@ def test_it_is_drawn_light_and_dark(tmp_path: Path, size: str) -> None:
         pictures.append(shot.read_bytes())
     assert all(len(picture) > 10_000 for picture in pictures)
     assert pictures[0] != pictures[1]
+
+
+def test_the_rows_that_are_furthest_off_are_shown() -> None:
+    """Request, row, output, what was found, expected and got: in the page as text, and in Markdown."""
+    page, markdown = render_tune_html(result()), tune_markdown(result())
+    for text in (page, markdown):
+        assert "request 12 joined with 2 more, asked with 15 others" in text
+        assert "cosine 0.999900 (at least 0.999)" in text
+        assert "[3] 0.52" in text
+    assert "y&lt;b&gt;" in page
+    assert "1.23%" in page
+
+
+def test_what_was_not_compared_is_said() -> None:
+    """A random model has no figures; each report says why."""
+    case = result()
+    case["accuracy"] |= {"worst": None, "spread": None, "worst_rows": [], "random_outputs": ["noise"]}
+    words = "Not compared, because the model itself draws it at random: noise."
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(tune_summary(case))
+    for text in (render_tune_html(case), tune_markdown(case), shown.get()):
+        assert words in text
+        assert "cosine" not in text.partition('<script type="application/json"')[0]
+
+
+def test_a_metric_of_the_users_own_is_named() -> None:
+    """Its value stands where the cosine would."""
+    case = result()
+    case["objective"]["metric"] = "mine:f1"
+    case["accuracy"] |= {"metric": "mine:f1", "value": 0.75, "worst": None, "spread": None, "worst_rows": []}
+    assert tune_page.tune_facts(case)[-1] == ("answers", "0.75", "mine:f1")
+    assert "mine:f1" in render_tune_html(case)
+    assert "mine:f1 0.75" in tune_markdown(case)

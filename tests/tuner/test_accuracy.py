@@ -1,17 +1,24 @@
 """Whether answers are still right: what passes, what does not, and what is said."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from tailcut.errors import UsageError
-from tailcut.tuner.accuracy import compare, labelled, parse_bound
+from tailcut.tuner.accuracy import Metric, compare, labelled, load_metric, parse_bound
 
 RANDOM = np.random.default_rng(0)
 SCORES = [{"y": RANDOM.standard_normal((1, 10)).astype(np.float32)} for _ in range(50)]
+REGRESSOR = [{"y": (1000 + 4 * RANDOM.standard_normal((1, 1))).astype(np.float32)} for _ in range(64)]
+CLASSES = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], np.float32)
+TOP = np.array([[0.5, 0.3, 0.3]], np.float32)
+Answers = list[dict[str, np.ndarray]]
 
 
-def nudged(answers: list[dict], by: float) -> list[dict]:
+def nudged(answers: Answers, by: float) -> Answers:
     noise = np.random.default_rng(1)
     return [
         {name: (array + by * noise.standard_normal(array.shape)).astype(array.dtype) for name, array in one.items()}
@@ -19,28 +26,45 @@ def nudged(answers: list[dict], by: float) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("bound", [0.999, None])
+def rounded(answers: Answers) -> Answers:
+    return [
+        {name: array.astype(ml_dtypes.bfloat16).astype(np.float32) for name, array in one.items()} for one in answers
+    ]
+
+
+def text(*labels: str | bytes) -> np.ndarray:
+    return np.array(labels, object)
+
+
+@pytest.mark.parametrize("bound", [0.999, 1.0, None])
 def test_the_same_answers_are_right(bound: float | None) -> None:
     """Equal outputs pass any bound, with a cosine of one and full agreement."""
     found = compare(SCORES, SCORES, bound)
     assert found.right
     assert found.worst == pytest.approx(1.0)
     assert found.top1 == 1.0
+    assert found.rows == ()
 
 
 def test_rounding_passes_exact_and_bf16_does_not() -> None:
-    """exact allows float32 rounding and nothing more."""
+    """exact allows float32 rounding and nothing more; an ordinary classifier's scores in bf16 pass 0.999."""
     assert compare(SCORES, nudged(SCORES, 1e-7), None).right
-    rounded = [{"y": one["y"].astype(ml_dtypes.bfloat16).astype(np.float32)} for one in SCORES]
-    assert not compare(SCORES, rounded, None).right
-    assert compare(SCORES, rounded, 0.999).right
+    assert not compare(SCORES, rounded(SCORES), None).right
+    assert compare(SCORES, rounded(SCORES), 0.999).right
+    shares = [{"p": np.exp(2 * one["y"]) / np.exp(2 * one["y"]).sum()} for one in SCORES]
+    assert compare(shares, rounded(shares), 0.999).right
 
 
 def test_a_worse_cosine_is_said() -> None:
-    """The worst row counts, and the reason names its cosine."""
-    found = compare(SCORES, nudged(SCORES, 0.3), 0.999)
+    """The worst row counts, and the reason names output and measure."""
+    found = compare([{"y": one["y"][:, None]} for one in SCORES], nudged(SCORES, 0.3), 0.999)
+    assert "another shape" in found.reason
+    wide = [{"y": one["y"].reshape(1, 2, 5)} for one in SCORES]
+    found = compare(wide, nudged(wide, 0.3), 0.999)
     assert not found.right
-    assert found.reason.startswith("cosine 0.")
+    assert found.reason.startswith("output 'y': cosine 0.")
+    assert found.worst is not None
+    assert f"{found.worst:.6f}" in found.reason
 
 
 def test_another_class_is_seen_where_the_cosine_is_high() -> None:
@@ -52,6 +76,13 @@ def test_another_class_is_seen_where_the_cosine_is_high() -> None:
     assert "top-1 agreement 0.0000" in found.reason
 
 
+def test_largest_scores_that_tie_agree() -> None:
+    """Two scores within float32 rounding of each other are both the largest."""
+    tie = [{"y": np.array([[1.0, 1.0 + 1e-6, 0.0]], np.float32)}]
+    found = compare(tie, [{"y": np.array([[1.0 + 1e-6, 1.0, 0.0]], np.float32)}], 0.999)
+    assert (found.right, found.top1) == (True, 1.0)
+
+
 def test_one_number_a_row_is_compared_down_the_column() -> None:
     """A regressor's single output has no direction of its own: a sign flip in one of many rows is no cosine of -1."""
     one = [{"y": np.array([[value]], np.float32)} for value in (1.0, 2.0, 3.0, 1e-4)]
@@ -61,22 +92,162 @@ def test_one_number_a_row_is_compared_down_the_column() -> None:
     assert not compare(one, far, 0.999).right
 
 
+def test_a_regressor_is_judged_by_its_spread() -> None:
+    """Off by a tenth of the answers' own spread is wrong, however small that is beside their mean."""
+    spread = float(np.std([one["y"] for one in REGRESSOR]))
+    shifted = [{"y": one["y"] + np.float32(0.1 * spread)} for one in REGRESSOR]
+    found = compare(REGRESSOR, shifted, 0.999)
+    assert found.worst is not None
+    assert found.worst > 0.99999
+    assert not found.right
+    assert found.spread == pytest.approx(0.1, rel=0.01)
+    assert "root mean square error of 0.100 of the output's spread (at most 0.045)" in found.reason
+
+
+def test_one_answer_off_by_a_tenth_of_the_spread() -> None:
+    """A single one among many is wrong too, and the row says which."""
+    off = [dict(one) for one in REGRESSOR]
+    off[5]["y"] = off[5]["y"] + np.float32(0.1 * np.std([one["y"] for one in REGRESSOR]))
+    found = compare(REGRESSOR, off, 0.999)
+    assert not found.right
+    assert found.rows[0].request == 5
+    assert float(found.rows[0].got) - float(found.rows[0].expected) == pytest.approx(0.4, abs=0.1)
+
+
+def test_a_loss_of_precision_that_a_cosine_does_not_see() -> None:
+    """Answers that lost 6 points of R2 have a cosine of 0.9999 and are refused."""
+    random = np.random.default_rng(3)
+    clean = random.standard_normal((256, 1))
+    truth = 100 + clean + 0.94 * random.standard_normal((256, 1))
+    wanted, got = 100 + clean, 100 + clean + 0.34 * random.standard_normal((256, 1))
+    r2 = [1 - ((truth - one) ** 2).sum() / ((truth - truth.mean()) ** 2).sum() for one in (wanted, got)]
+    assert 0.03 < r2[0] - r2[1] < 0.12
+    found = compare(*([{"y": row[None].astype(np.float32)} for row in one] for one in (wanted, got)), 0.999)
+    assert found.worst is not None
+    assert found.worst > 0.9999
+    assert not found.right
+
+
+def test_each_column_of_a_few_has_its_own_spread() -> None:
+    """A small unit beside a large one is not drowned by it."""
+    random = np.random.default_rng(4)
+    both = [{"y": (random.standard_normal((1, 2)) * [1000, 0.1]).astype(np.float32)} for _ in range(40)]
+    off = [{"y": one["y"] + np.array([[0, 0.02]], np.float32)} for one in both]
+    found = compare(both, off, 0.999)
+    assert not found.right
+    assert "spread" in found.reason
+
+
+def test_an_output_that_does_not_vary_is_compared_with_its_magnitude() -> None:
+    """A constant has no spread: an error of a hundredth of it passes, of a tenth does not."""
+    same = [{"y": np.full((1, 1), 7, np.float32)} for _ in range(20)]
+    assert compare(same, [{"y": one["y"] * np.float32(1.01)} for one in same], 0.999).right
+    assert not compare(same, [{"y": one["y"] * np.float32(1.1)} for one in same], 0.999).right
+
+
+@pytest.mark.parametrize("bound", [0.999, None])
+def test_nothing_beside_almost_nothing(bound: float | None) -> None:
+    """0 beside 2e-10 is rounding where other rows are of ordinary size, or there is nothing else."""
+    rows = [np.ones((1, 4)), np.zeros((1, 4)), np.ones((1, 4)) * 2]
+    for kept in (rows, rows[1:2]):
+        wanted = [{"y": row.astype(np.float32)} for row in kept]
+        assert compare(wanted, [{"y": one["y"] + np.float32(2e-10)} for one in wanted], bound).right
+    small = [{"y": np.full((1, 4), value, np.float32)} for value in (1e-9, 2e-9, 3e-9, 4e-9)]
+    assert not compare(small, [{"y": -one["y"]} for one in small], bound).right
+
+
 @pytest.mark.parametrize(
     ("expected", "actual", "words"),
     [
         (np.array([1, 2]), np.array([1, 3]), "differs"),
-        (np.array([True]), np.array([False]), "differs"),
-        (np.array([b"a"], object), np.array([b"b"], object), "differs"),
+        (text(b"a"), text(b"b"), "differs"),
+        (text("a"), text(b"\xff"), "differs"),
         (np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32), "another shape"),
+        (np.zeros((0, 6), np.float32), np.zeros((1, 6), np.float32), "another shape"),
         (np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float64), "another shape or dtype"),
     ],
 )
 def test_what_must_be_equal(expected: np.ndarray, actual: np.ndarray, words: str) -> None:
-    """Integers, booleans, strings, shapes and dtypes are equal or wrong, whatever the bound; the output is named."""
+    """Integers, strings, shapes and dtypes are equal or wrong, whatever the bound; the output is named."""
     found = compare([{"out": expected}], [{"out": actual}], 0.0)
     assert not found.right
     assert "'out'" in found.reason
     assert words in found.reason
+
+
+@pytest.mark.parametrize("bound", [0.999, None])
+@pytest.mark.parametrize(
+    "array", [np.zeros((0, 6), np.float32), np.zeros((2, 0), np.int64), np.float32(3).reshape(()), np.array(5)]
+)
+def test_empty_answers_and_scalars(array: np.ndarray, bound: float | None) -> None:
+    """Nothing found, and no dimensions at all, are answers like others."""
+    assert compare([{"y": array}, {"y": array}], [{"y": array}, {"y": array.copy()}], bound).right
+
+
+def test_rows_of_different_number_and_length() -> None:
+    """A detector's finds and a tagger's tokens differ in number from request to request."""
+    random = np.random.default_rng(5)
+    for shape in ((lambda n: (n, 6)), (lambda n: (1, n, 4)), (lambda n: (n,)), (lambda n: (1, n))):
+        wanted = [{"y": random.standard_normal(shape(n)).astype(np.float32)} for n in (3, 1, 7, 12, 2)]
+        assert compare(wanted, nudged(wanted, 1e-7), 0.999).right
+        found = compare(wanted, [{"y": one["y"][::-1].copy() * 2} for one in wanted], 0.999)
+        assert not found.right
+
+
+def test_strings_are_strings() -> None:
+    """The engine's `str` and the wire's `bytes` of the same text are equal, also under exact."""
+    for bound in (0.999, None):
+        assert compare([{"label": text("a", "ü")}], [{"label": text(b"a", "ü".encode())}], bound).right
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got"),
+    [
+        (np.array([0, 2, 0, 1]), np.array([1, 2, 0, 1])),
+        (np.array([[0], [2], [0], [1]]), np.array([[1], [2], [0], [1]])),
+        (text("x", "z", "x", "y"), text(b"y", b"z", b"x", b"y")),
+        (np.array([10, 30, 10, 20]), np.array([20, 30, 10, 20])),
+    ],
+)
+def test_labels_of_scores_that_tie(wanted: np.ndarray, got: np.ndarray) -> None:
+    """Where the reference's scores tie, either label is right, numbered or named; exact takes only the same one."""
+    assert compare([{"scores": CLASSES, "label": wanted}], [{"scores": CLASSES, "label": got}], 0.999).right
+    assert not compare([{"scores": CLASSES, "label": wanted}], [{"scores": CLASSES, "label": got}], None).right
+    wrong = got.copy()
+    wrong[3] = got[1]
+    assert not compare([{"scores": CLASSES, "label": wanted}], [{"scores": CLASSES, "label": wrong}], 0.999).right
+    assert not compare([{"label": wanted}], [{"label": got}], 0.999).right
+
+
+@pytest.mark.parametrize(
+    ("got", "right"), [([3, 1, 7], True), ([3, 7, 9], True), ([7, 3, 1], False), ([3, 1, 1], False)]
+)
+def test_places_of_scores_that_tie(got: list[int], right: bool) -> None:
+    """Among the top k, names of equal scores may change places, and the last for one that is not shown."""
+    wanted = [{"values": TOP, "ids": np.array([[3, 7, 1]])}]
+    assert compare(wanted, [{"values": TOP, "ids": np.array([got])}], 0.999).right is right
+
+
+def test_masks_may_differ_at_their_threshold() -> None:
+    """A share of a mask's elements, by the bound; in one row or in all together not more; exact takes none."""
+    mask = RANDOM.random((4, 1, 64, 64)) > 0.5
+    few, many = mask.copy(), mask.copy()
+    few[0, 0, 3, 3] ^= True
+    many[0] ^= True
+    for kind in (np.bool_, np.uint8):
+        wanted = [{"mask": mask.astype(kind)}]
+        assert compare(wanted, [{"mask": few.astype(kind)}], 0.999).right
+        assert not compare(wanted, [{"mask": few.astype(kind)}], None).right
+        found = compare(wanted, [{"mask": many.astype(kind)}], 0.999)
+        assert "of the row's elements differ (at most 0.10%)" in found.reason
+    classes = RANDOM.integers(0, 20, (1, 64, 64))
+    other = classes.copy()
+    other[0, 0, 0] += 1
+    assert compare([{"map": classes}], [{"map": other}], 0.999).right
+    names = RANDOM.integers(0, 20, (1, 4096))
+    other = names.copy()
+    other[0, 0] += 1
+    assert not compare([{"ids": names}], [{"ids": other}], 0.999).right
 
 
 def test_a_missing_output_is_wrong() -> None:
@@ -85,11 +256,67 @@ def test_a_missing_output_is_wrong() -> None:
 
 
 def test_nan_where_nan_was() -> None:
-    """Not-a-numbers in the same places are right, elsewhere wrong."""
+    """Not-a-numbers and infinities in the same places are right, elsewhere or with another sign wrong."""
     nan = [{"y": np.array([[1.0, np.nan, 2.0, np.inf]], np.float32)}]
-    assert compare(nan, nan, 0.999).right
-    other = [{"y": np.array([[1.0, 5.0, np.nan, np.inf]], np.float32)}]
-    assert not compare(nan, other, 0.999).right
+    for bound in (0.999, None):
+        assert compare(nan, nan, bound).right
+        for other in ([1.0, 5.0, np.nan, np.inf], [1.0, np.nan, 2.0, -np.inf]):
+            assert not compare(nan, [{"y": np.array([other], np.float32)}], bound).right
+
+
+def test_the_worst_rows_are_kept_also_of_what_is_right() -> None:
+    """Each row once, the worst first, at most five, with what was expected and what came."""
+    off = nudged(SCORES, 1e-3)
+    off[7]["y"] = off[7]["y"] + np.float32(0.02)
+    found = compare(SCORES, off, 0.999)
+    assert found.right
+    assert len(found.rows) == 5
+    assert found.rows[0].request == 7
+    assert [row.excess for row in found.rows] == sorted((row.excess for row in found.rows), reverse=True)
+    assert len({row.request for row in found.rows}) == 5
+    assert found.rows[0].expected.count("[") == 3
+
+
+def test_random_outputs_are_not_compared() -> None:
+    """Of those only shape and dtype count; the others are compared as ever."""
+    noise = [{"noise": RANDOM.random((1, 3)), "y": one["y"]} for one in SCORES]
+    other = [{"noise": RANDOM.random((1, 3)), "y": one["y"]} for one in SCORES]
+    assert not compare(noise, other, 0.999).right
+    assert compare(noise, other, 0.999, uncompared={"noise"}).right
+    assert not compare(noise, [one | {"y": -one["y"]} for one in other], 0.999, uncompared={"noise"}).right
+    assert not compare(noise, [one | {"noise": np.zeros((1, 4))} for one in other], 0.999, uncompared={"noise"}).right
+
+
+@pytest.mark.parametrize(
+    ("function", "right"), [(lambda a, b: True, True), (lambda a, b: 0.5, False), (lambda a, b: float("nan"), False)]
+)
+def test_a_metric_of_the_users_own_decides(function: Callable[[Answers, Answers], float], right: bool) -> None:
+    """Its value takes the place of all built-in measures; shapes are its business, missing outputs are not."""
+    other = [{"y": np.zeros((3, 1), np.float32)} for _ in SCORES]
+    found = compare(SCORES, other, 0.999, metric=Metric("m:f", function))
+    assert found.right is right
+    assert right or "m:f is" in found.reason
+    assert not compare(SCORES, [{} for _ in SCORES], 0.999, metric=Metric("m:f", function)).right
+
+
+def test_a_metric_is_loaded_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By module and function; what cannot be used is one line that names the option."""
+    (tmp_path / "own_metric.py").write_text(
+        "def mean(reference, candidate):\n    return 1 - abs(reference[0]['y'] - candidate[0]['y']).mean()\n"
+        "def words(reference, candidate):\n    return 'good'\n"
+        "def error(reference, candidate):\n    return 0.0\n"
+        "def broken(reference, candidate):\n    return reference[0]['z']\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    metric = load_metric("own_metric:mean")
+    assert metric.value(SCORES, SCORES) == 1.0
+    metric.check(SCORES, 0.999)
+    for name, mistake in (("words", "returned str"), ("broken", "raised KeyError"), ("error", "larger must be better")):
+        with pytest.raises(UsageError, match=f"--metric own_metric:{name} .*{mistake}"):
+            load_metric(f"own_metric:{name}").check(SCORES, 0.999)
+    for name, mistake in (("own_metric:no", "has no no"), ("nowhere_at_all:f", "cannot be imported"), ("x", "MODULE:")):
+        with pytest.raises(UsageError, match=f"--metric {name}: .*{mistake}"):
+            load_metric(name)
 
 
 def test_labels() -> None:

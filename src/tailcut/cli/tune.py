@@ -33,6 +33,13 @@ def tune(
     ] = None,
     budget: Annotated[str, typer.Option(help="Time to spend; a slow model's verification may take more.")] = "120s",
     accuracy: Annotated[str, typer.Option(help="Least cosine with the float32 answers, or exact.")] = "0.999",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Judge answers by a function (reference, candidate) -> float, at least --accuracy.",
+        ),
+    ] = None,
     wire: Annotated[WireChoice, typer.Option(help="What the clients speak.")] = WireChoice.ANY,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The profile; MODEL.profile.toml else.")] = None,
     report: Annotated[Path | None, typer.Option(help="The HTML report; MODEL.report.html else.")] = None,
@@ -40,7 +47,10 @@ def tune(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Climb the ladder of settings; keep only what is proven better and still right."""
+    """Climb the ladder of settings; keep only what is proven better and still right.
+
+    Exit code 1: the settings found answer wrongly in the verification, and no profile is written.
+    """
     import orjson
     from rich.console import Console
 
@@ -48,7 +58,7 @@ def tune(
     from tailcut.tuner.climb import Climb
 
     slo_ms = _milliseconds(slo)
-    wanted = _wanted(model, data, rate, budget, accuracy, wire.value, seed)
+    wanted = _wanted(model, data, rate, budget, accuracy, metric, wire.value, seed)
     stem = model.name.removesuffix(".onnx")
     profile_path = output or model.with_name(f"{stem}.profile.toml")
     report_path = report or profile_path.with_name(f"{stem}.report.html")
@@ -59,12 +69,18 @@ def tune(
     objective = {
         "slo_ms": slo_ms,
         "accuracy": accuracy,
+        "metric": metric,
         "wire": wire.value,
         "budget_s": wanted.budget_s,
         "seed": seed,
         "data": str(data) if data else None,
     }
     found = _write(outcome, wanted, objective, profile_path, report_path)
+    if outcome.wrong:
+        if json:
+            print(orjson.dumps(found).decode())
+        print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
+        raise typer.Exit(1)
     if json:
         print(orjson.dumps(found).decode())
     elif markdown:
@@ -80,11 +96,18 @@ def tune(
 
 
 def _wanted(
-    model: Path, data: Path | None, rate: float | None, budget: str, accuracy: str, wire: Any, seed: int
+    model: Path,
+    data: Path | None,
+    rate: float | None,
+    budget: str,
+    accuracy: str,
+    metric: str | None,
+    wire: Any,
+    seed: int,
 ) -> "Wanted":
     from tailcut.cli.options import load_data, parse_duration
     from tailcut.errors import UsageError
-    from tailcut.tuner.accuracy import parse_bound
+    from tailcut.tuner.accuracy import load_metric, parse_bound
     from tailcut.tuner.climb import Wanted
 
     if model.suffix == ".toml":
@@ -94,13 +117,17 @@ def _wanted(
     budget_s = parse_duration(budget)
     if budget_s < 5:
         raise UsageError(f"--budget {budget}: a tune needs at least 5 seconds")
+    bound = parse_bound(accuracy)
+    if metric is not None and bound is None:
+        raise UsageError("--metric is compared with a number: give it as --accuracy, such as 0.999")
     return Wanted(
         model=model,
         data=arrays,
         labels=labels,
         rate=rate,
         budget_s=budget_s,
-        bound=parse_bound(accuracy),
+        bound=bound,
+        metric=load_metric(metric) if metric else None,
         wire=wire,
         seed=seed,
     )
@@ -121,6 +148,8 @@ def _write(
     model = {"name": profile.model.name, "path": str(wanted.model), "sha256": profile.model.sha256}
     command = f"tailcut {shlex.join(sys.argv[1:])}"
     found = result(outcome, model=model, machine=machine, objective=objective, command=command)
+    if outcome.wrong:
+        return found
     found |= {"profile": str(profile_path), "report": str(report_path)}
     profile = msgspec.structs.replace(profile, machine=machine, evidence=evidence(found))
     profile.save(profile_path)

@@ -15,6 +15,7 @@ from tailcut.spec import DType, TensorSpec
 from tailcut.wire.v2_tensors import from_bytes, to_bytes
 
 Wire = Literal["json", "binary", "raw"]
+_TIMEOUT_S = 30.0
 
 
 def infer_payload(target: Target, model: str, inputs: Mapping[str, np.ndarray], wire: Wire) -> Payload:
@@ -65,7 +66,7 @@ def ask(target: Target, method: str, path: str, body: bytes = b"") -> Any:
     Raises:
         UsageError: nobody listens there, or the answer is not JSON of status 200.
     """
-    connection = _connection(target)
+    connection = _Connection(target)
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()
@@ -94,7 +95,7 @@ def infer_once(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> 
     request = infer_payload(target, model, inputs, "binary").request
     lead, _, body = request.partition(b"\r\n\r\n")
     fields = dict(line.split(": ", 1) for line in lead.decode().split("\r\n")[1:])
-    connection = _connection(target)
+    connection = _Connection(target)
     try:
         connection.request("POST", f"/v2/models/{model}/infer", body, fields)
         answer = connection.getresponse()
@@ -106,10 +107,11 @@ def infer_once(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> 
     if answer.status != 200:
         raise TailcutError(f"the server answers {answer.status}: {content[:200].decode(errors='replace')}")
     json_size = int(answer.headers.get("Inference-Header-Content-Length", len(content)))
-    return _decode(json.loads(content[:json_size]), memoryview(content)[json_size:])
+    return decode_outputs(json.loads(content[:json_size]), memoryview(content)[json_size:])
 
 
-def _decode(answer: Mapping[str, Any], body: memoryview) -> dict[str, np.ndarray]:
+def decode_outputs(answer: Mapping[str, Any], body: memoryview) -> dict[str, np.ndarray]:
+    """The outputs of an answer by name: its JSON, and the binary tensors behind that. A null is NaN."""
     outputs, at = {}, 0
     for output in answer["outputs"]:
         size = output.get("parameters", {}).get("binary_data_size")
@@ -122,21 +124,29 @@ def _decode(answer: Mapping[str, Any], body: memoryview) -> dict[str, np.ndarray
     return outputs
 
 
-def _connection(target: Target) -> http.client.HTTPConnection:
-    return (
-        _UnixConnection(target.uds) if target.uds else http.client.HTTPConnection(target.host, target.port, timeout=30)
-    )
+def connected_socket(target: Target, timeout_s: float) -> socket.socket:
+    """A connection to a server, which sends what it is given at once.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    if not target.uds:
+        connection = socket.create_connection((target.host, target.port), timeout_s)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout_s)
+    connection.connect(target.uds)
+    return connection
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=30)
-        self._path = path
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, target: Target) -> None:
+        super().__init__(target.host, target.port, timeout=_TIMEOUT_S)
+        self._target = target
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        self.sock = connected_socket(self._target, _TIMEOUT_S)
 
 
 def _entry(name: str, array: np.ndarray) -> dict[str, Any]:

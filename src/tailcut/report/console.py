@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.words import cpu
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 
@@ -87,11 +88,11 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:
         lines += [table, headline(result)]
     accuracy = result["accuracy"]
     if accuracy is not None:
-        top1 = "" if accuracy["top1"] is None else f", top-1 agreement {accuracy['top1']:.4f}"
-        lines.append(f"answers: worst cosine {accuracy['worst']:.6f}{top1}")
-        if accuracy["labels_accuracy"]:
-            shares = accuracy["labels_accuracy"]
-            lines.append(f"accuracy on the labels: {shares['baseline']:.4f} before, {shares['tuned']:.4f} tuned")
+        figures = ", ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
+        if figures:
+            lines.append(escape(f"answers: {figures}"))
+        if random_words(accuracy):
+            lines.append(f"[yellow]{escape(random_words(accuracy))}[/]")
     for name in ("profile", "report"):
         if result[name]:
             lines.append(f"{name}: {escape(str(result[name]))}")

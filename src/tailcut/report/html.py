@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from tailcut.report import bench_page, explain_page, microbench_page, tune_page, words
+from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.explain import HEADS
 from tailcut.report.tune_page import headline
 
@@ -73,6 +74,8 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
         strips=strips,
         chart=chart,
         waterfall=tune_page.waterfall(result),
+        answers=accuracy_figures(result["accuracy"]) if result["accuracy"] else [],
+        not_compared=random_words(result["accuracy"]) if result["accuracy"] else "",
     )
 
 

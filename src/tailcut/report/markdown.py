@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tailcut.report import bench_page, microbench_page
+from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
 from tailcut.report.tune_page import ARMS, headline, waterfall
 from tailcut.report.words import bounds, count, cpu, load, milliseconds, nanoseconds, ratio
@@ -54,9 +55,29 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
     parts.append(_table(["rung", "kept", "dropped", "why"], rungs))
     accuracy = result["accuracy"]
     if accuracy:
-        parts.append(f"Worst cosine with the float32 answers: {accuracy['worst']:.6f}.")
+        figures = "; ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
+        said = [plain(f"Answers to {accuracy['requests']:,} requests: {figures}.") if figures else ""]
+        parts += [words for words in (*said, plain(random_words(accuracy))) if words]
+        if accuracy["worst_rows"]:
+            parts.append(_worst_rows(accuracy["worst_rows"]))
     parts.append(_details(result["command"], result["machine"]))
     return "\n\n".join(parts)
+
+
+def _worst_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    heads = ["furthest off", "row", "output", "found", "expected", "got"]
+    cells = [
+        [
+            plain(row["asked"] or f"request {row['request']}"),
+            str(row["row"]),
+            _code(row["output"]),
+            plain(row["found"]),
+            _code(row["expected"]),
+            _code(row["got"]),
+        ]
+        for row in rows
+    ]
+    return f"<details><summary>rows furthest off</summary>\n\n{_table(heads, cells)}\n\n</details>"
 
 
 def bench_markdown(record: Mapping[str, Any]) -> str:

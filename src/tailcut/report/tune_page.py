@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.charts import Chart, Tick, percentile_chart
 from tailcut.report.strips import Arm, Bar, Mark, Strips, ratio_bar, strips
 from tailcut.report.words import milliseconds, ratio, round_milliseconds
@@ -113,7 +114,9 @@ def tune_facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         found.append((f"deadline of {result['objective']['slo_ms']:g} ms", met, "judged by the p99's interval"))
     accuracy = result["accuracy"]
     if accuracy:
-        found.append(("answers", f"{accuracy['worst']:.5f}", "worst cosine with the float32 answers"))
+        figures = accuracy_figures(accuracy)
+        words, figure = figures[0] if figures else (random_words(accuracy), "not compared")
+        found.append(("answers", figure, words))
     return found
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from tailcut.engines.base import Bound, Engine
 from tailcut.errors import EngineError, TailcutError
 from tailcut.memory.slab import RowState, Slab
+from tailcut.runtime.cuts import Cut
 
 _log = logging.getLogger("tailcut")
 _Outputs = tuple[np.ndarray, ...]
@@ -145,7 +146,7 @@ class Batch:
         self.requests = requests
         self.outputs: Sequence[np.ndarray] = ()
         self.addresses: tuple[int, ...] = ()  # of the outputs, where they are rows of a slab
-        self.cuts: tuple[int | None, ...] = ()  # for each output, the axis that was padded; empty where none was
+        self.cuts: tuple[Cut | None, ...] = ()  # for each output, how what was filled up is cut; empty where none was
         self.error: TailcutError | None = None
         self.formed_ns = time.monotonic_ns()
         self.began_ns = 0  # 0: not yet
@@ -163,7 +164,7 @@ class Batch:
             arrays = [array[start : start + ticket.count] for array in arrays]
         if self.cuts:
             pairs = zip(arrays, self.cuts, strict=True)
-            arrays = [a if axis is None else a[(slice(None),) * axis + (slice(ticket.length),)] for a, axis in pairs]
+            arrays = [array if cut is None else cut.take(array, ticket.length) for array, cut in pairs]
         return arrays
 
     def blob(self, index: int, output: int = 0) -> bytes:

@@ -2,13 +2,15 @@
 
 The lengths are those of a free dimension beside the batch (a sequence, say). Rows of one bucket compute together, in
 scratch of the worker's own that has the bucket's fixed size, so the engine can be bound to it: a request's arrays are
-copied once, straight to their place. Whether the model's answers bear the filling is not known here; `tailcut tune`
-compares them with those of the bare model before it offers a bucket.
+copied once, straight to their place. Which outputs follow the length, and by which stride, is learned by computing rows
+of many lengths. Whether the model's answers bear the filling is not known here; `tailcut tune` compares them with those
+of the bare model before it offers a bucket.
 """
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from tailcut.engines.base import Bound, Engine
 from tailcut.errors import EngineError, InvalidInputError, TailcutError, UnsupportedError
 from tailcut.memory.aligned import aligned_empty
 from tailcut.runtime.batch import ArrayExecutor, Batch
+from tailcut.runtime.cuts import Cut, learn_cut, probe_lengths
 from tailcut.runtime.inputs import Arrays, row_key
 from tailcut.runtime.profile import PaddingSettings
 from tailcut.spec import DType, ModelSpec, TensorSpec
@@ -23,16 +26,20 @@ from tailcut.spec import DType, ModelSpec, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """How a model is padded: the axis and the value of each padded input, the axis to cut of each output."""
+    """How a model is padded: the axis and the value of each padded input, and how each output is cut.
+
+    Requests shorter than `shortest` are computed at their own length, because the model refuses some that are shorter.
+    """
 
     spec: ModelSpec
     buckets: tuple[int, ...]  # ascending
     axes: Mapping[str, int]
     values: Mapping[str, float]
-    cuts: tuple[int | None, ...]
+    cuts: tuple[Cut | None, ...]
+    shortest: int = 0
 
     def place(self, arrays: Arrays) -> tuple[object, int]:
-        """The key of a request, and its length; the key is its bucket, or its own shape where no bucket is so long.
+        """The key of a request, and its length; the key is its bucket, or its own shape where no bucket is for it.
 
         Raises:
             InvalidInputError: the padded inputs differ in length; names them.
@@ -42,7 +49,9 @@ class Padding:
         if any(other != length for other in lengths.values()):
             raise InvalidInputError(f"inputs differ in length: {lengths}")
         at = bisect_left(self.buckets, length)
-        return (self.buckets[at] if at < len(self.buckets) else row_key(self.spec, arrays)), length
+        if at == len(self.buckets) or length < self.shortest:
+            return row_key(self.spec, arrays), length
+        return self.buckets[at], length
 
     def shape(self, tensor: TensorSpec, rows: int, bucket: int) -> list[int]:
         """An input's shape in a batch."""
@@ -70,9 +79,7 @@ def plan_padding(engine: Engine, settings: PaddingSettings) -> Padding:
         elif free or tensor.dtype is DType.BYTES:
             raise UnsupportedError(f"padding: input {tensor.name!r} has no fixed size and is not padded: name it too")
     bare = Padding(spec, settings.buckets, axes, values, (None,) * len(spec.outputs))
-    if all(tensor.row_bytes is not None for tensor in spec.outputs):
-        return bare
-    return Padding(spec, settings.buckets, axes, values, _cuts(engine, bare))
+    return _with_cuts(engine, bare)
 
 
 def _axis(tensor: TensorSpec, free: Sequence[int], value: float) -> int:
@@ -86,25 +93,75 @@ def _axis(tensor: TensorSpec, free: Sequence[int], value: float) -> int:
     return free[0]
 
 
-def _cuts(engine: Engine, padding: Padding) -> tuple[int | None, ...]:
-    """Compute a row of ones at two lengths: an output's axis that has the length both times follows it."""
-    longest = padding.buckets[-1]
-    seen: list[list[tuple[int, ...]]] = []
-    lengths = (longest, longest - 1 if longest > 1 else longest + 1)
-    for length in lengths:
-        inputs = {t.name: np.ones(padding.shape(t, 1, length), t.dtype.numpy) for t in engine.spec.inputs}
-        try:
-            outputs = engine.run(inputs)
-        except TailcutError as error:
-            raise UnsupportedError(f"padding: the model refuses a row of {length} ones: {error}") from None
-        seen.append([outputs[name].shape for name in engine.spec.output_names])
-    cuts: list[int | None] = []
-    for tensor, first, second in zip(engine.spec.outputs, *seen, strict=True):
-        moved = [axis for axis, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1]]
-        if len(moved) > 1 or any((first[axis], second[axis]) != lengths for axis in moved):
-            raise UnsupportedError(f"padding: output {tensor.name!r} does not follow the inputs' length")
-        cuts.append(moved[0] if moved else None)
-    return tuple(cuts)
+def _with_cuts(engine: Engine, padding: Padding) -> Padding:
+    """Compute a row of ones at many lengths: an output's axis that moves with the length is cut as it moved."""
+    sizes = _Sizes(engine, padding)
+    probed = probe_lengths(padding.buckets)
+    accepted = [length for length in probed if sizes.of(length) is not None]
+    longest = probed[-1]
+    if longest not in accepted:
+        if all(tensor.row_bytes is not None for tensor in engine.spec.outputs):
+            return padding  # it takes no ones, but there is nothing to cut
+        raise UnsupportedError(f"padding: the model refuses a row of {longest} ones: {sizes.refusal}")
+    refused = [length for length in probed if length > accepted[0] and length not in accepted]
+    if refused:
+        raise UnsupportedError(
+            f"padding: the model takes a row of {accepted[0]} ones and refuses one of {refused[0]}: "
+            "not every length can be filled up"
+        )
+    cuts: list[Cut | None] = []
+    for number, tensor in enumerate(engine.spec.outputs):
+        shapes = [sizes.shape(number, length) for length in accepted]
+        moved = [axis for axis in range(len(shapes[0])) if len({shape[axis : axis + 1] for shape in shapes}) > 1]
+        if not moved:
+            cuts.append(None)
+            continue
+        axis = moved[0]
+        cut = learn_cut(axis, partial(sizes.size, number, axis), accepted) if axis and len(moved) == 1 else None
+        if cut is None:
+            raise UnsupportedError(
+                f"padding: output {tensor.name!r} does not follow the inputs' length by one axis and one stride"
+            )
+        cuts.append(cut)
+    shortest = 0 if accepted[0] == probed[0] else accepted[0]
+    return Padding(padding.spec, padding.buckets, padding.axes, padding.values, tuple(cuts), shortest)
+
+
+class _Sizes:
+    """The shapes of all outputs for a row of ones of a length, each length computed once."""
+
+    def __init__(self, engine: Engine, padding: Padding) -> None:
+        self._engine = engine
+        self._padding = padding
+        self._known: dict[int, list[tuple[int, ...]] | None] = {}
+        self.refusal = ""
+
+    def of(self, length: int) -> list[tuple[int, ...]] | None:
+        """The outputs' shapes, or None where the model refuses the length; `refusal` holds its last words."""
+        if length not in self._known:
+            spec, shape = self._engine.spec, self._padding.shape
+            inputs = {t.name: np.ones(shape(t, 1, length), t.dtype.numpy) for t in spec.inputs}
+            try:
+                outputs = self._engine.run(inputs)
+                self._known[length] = [outputs[name].shape for name in spec.output_names]
+            except TailcutError as error:
+                self.refusal, self._known[length] = str(error), None
+        return self._known[length]
+
+    def shape(self, output: int, length: int) -> tuple[int, ...]:
+        """The shape of one output.
+
+        Raises:
+            UnsupportedError: the model refuses the length.
+        """
+        shapes = self.of(length)
+        if shapes is None:
+            raise UnsupportedError(f"padding: the model refuses a row of {length} ones: {self.refusal}")
+        return shapes[output]
+
+    def size(self, output: int, axis: int, length: int) -> int:
+        """The size of one axis of one output, as `shape`."""
+        return self.shape(output, length)[axis]
 
 
 class PaddedExecutor:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,17 +26,21 @@ from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.profile import Profile, Settings
 from tailcut.spec import ModelSpec
 from tailcut.stats import Verdict, samples_needed
-from tailcut.tuner.accuracy import Accuracy, Outputs, compare
+from tailcut.tuner.accuracy import Accuracy, Metric
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
+from tailcut.tuner.gate import Gate
 from tailcut.tuner.holding import Sharing, measure
 from tailcut.tuner.ladder import Ladder, judge
+from tailcut.tuner.questions import Questions
 from tailcut.tuner.race import Standing, percentiles_ms, ratios, standing
 from tailcut.tuner.rungs import BASELINE, RUNGS, Candidate, Facts, Rung, changed, starting_settings
 
 Arrays = dict[str, np.ndarray]
 _PAYLOADS = 32  # distinct requests sent in turn
-_CHECKED = 64  # requests whose answers are compared before a candidate is timed
-_CHECK_S = 1.5  # and no longer than so
+_MADE_UP = 64  # requests, where there are no data
+_CHECK_S, _LAST_CHECK_S = 1.5, 10.0  # how long a candidate's answers are compared before it is timed; and at the end
+_REFERENCE_SHARE = 0.1  # of the budget: for the right answers
+_IN_FLIGHT_S = 10.0  # worth of requests are asked together at most, at the baseline's rate
 _CONCURRENCY = 16  # in flight when throughput is measured
 _CAPACITY_S, _CAPACITY_SHARE = 2.0, 0.1  # how long the baseline's is measured, and no more of the budget
 _LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
@@ -72,6 +77,7 @@ class Wanted:
     rate: float | None = None
     budget_s: float = 120.0
     bound: float | None = 0.999  # None: exact
+    metric: Metric | None = None  # in place of the built-in measures
     wire: Literal["json", "binary", "any"] = "any"
     seed: int = 0
 
@@ -97,8 +103,16 @@ class Outcome:
     arms: dict[str, ArmRuns] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     labels_accuracy: dict[str, float] | None = None
+    random_outputs: tuple[str, ...] = ()  # that the model itself draws at random, so that they were not compared
     interrupted: bool = False
     took_s: float = 0.0
+
+    @property
+    def wrong(self) -> str:
+        """What the verification found wrong, in one line that names settings and request; empty where nothing is."""
+        if self.accuracy is None or self.accuracy.right:
+            return ""
+        return f"wrong answers with {self.settings.describe() or 'the default settings'}: {self.accuracy.reason}"
 
 
 class Climb:
@@ -114,7 +128,7 @@ class Climb:
         self._tell = tell
         self._began = time.monotonic()
         self._sharing = Sharing()
-        self._spec, self._requests, self._reference = self._open_model()
+        self._spec, self._requests, self._gate = self._open_model()
         self._facts = Facts(
             self._spec,
             usable_cpus(),
@@ -139,6 +153,7 @@ class Climb:
         """
         ladder = Ladder(self._facts, starting_settings(), RUNGS)
         outcome = Outcome(self._spec, ladder.best, self._rate, self._records)
+        outcome.random_outputs = self._gate.random_outputs
         try:
             self._measure_rate()
             ladder.facts = replace(self._facts, waits_us=self._sharing.waits_us(self._rate))
@@ -158,21 +173,29 @@ class Climb:
 
     # The model and its right answers.
 
-    def _open_model(self) -> tuple[ModelSpec, list[Arrays], list[Outputs]]:
+    def _open_model(self) -> tuple[ModelSpec, list[Arrays], Gate]:
         wanted = self._wanted
-        engine = open_engine(wanted.model, BASELINE.engine)
+        open_reference = partial(open_engine, wanted.model, BASELINE.engine)
+        engine = open_reference()
         try:
             if wanted.data is not None:
                 requests = rows_of_data(engine.spec, wanted.data, 2048)
             else:
-                requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_CHECKED)]
-            self._tell(Phase(f"computing the right answers to {min(_CHECKED, len(requests))} requests"))
-            answers: list[Outputs] = [engine.run(request) for request in requests[:_CHECKED]]
+                requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_MADE_UP)]
             if engine.spec.batched:
                 self._sharing = measure(engine, requests[0])
-            return engine.spec, requests, answers
         finally:
             engine.close()
+        self._tell(Phase("computing the right answers"))
+        questions = Questions(open_reference, requests, _REFERENCE_SHARE * wanted.budget_s)
+        gate = Gate(questions, wanted.bound, wanted.metric, wanted.seed)
+        if gate.random_outputs:
+            names = ", ".join(map(repr, gate.random_outputs))
+            rest = "only speed is tuned" if gate.blind else "they are not compared"
+            self._tell(
+                Phase(f"the model itself is random: asked the same twice, it answers {names} differently; {rest}")
+            )
+        return engine.spec, requests, gate
 
     def _payloads(self, wire: Wire) -> list[Any]:
         if wire not in self._payload_cache:
@@ -271,23 +294,16 @@ class Climb:
             return entry | {"verdict": "rejected", "reason": f"wrong answers: {found.reason}"}, False
         runs = self._trial(arms, min(_CANDIDATE_S, share_s - (time.monotonic() - began)))
         entry, keep = _judged(entry, runs, self._wanted.seed)
-        if keep and candidate.changes_precision and self._wanted.data is None:
-            reason = (
-                f"{entry['reason']}; not kept: it changes precision, and only --data can show that answers stay right"
-            )
+        if keep and candidate.changes_precision and (self._wanted.data is None or self._gate.blind):
+            shows = "nothing shows" if self._gate.blind else "only --data can show"
+            reason = f"{entry['reason']}; not kept: it changes precision, and {shows} that answers stay right"
             return entry | {"reason": reason}, False
         return entry, keep
 
-    def _check(self, settings: Settings, limit: int = _CHECKED, seconds: float = _CHECK_S) -> Accuracy:
-        """Ask the candidate's own server the reference requests, as a client would."""
-        server = self._serve(settings)
-        end = time.monotonic() + seconds
-        answers: list[Outputs] = []
-        for request in self._requests[: min(limit, len(self._reference))]:
-            answers.append(infer_once(server.target, self._spec.name, request))
-            if time.monotonic() > end and len(answers) >= 8:
-                break
-        return compare(self._reference[: len(answers)], answers, self._wanted.bound)
+    def _check(self, settings: Settings, seconds: float = _CHECK_S) -> Accuracy:
+        """Ask the candidate's own server as clients would."""
+        in_flight = max(_SLOW_CONCURRENCY, int(_IN_FLIGHT_S * self._capacity)) if self._capacity else _CONCURRENCY
+        return self._gate.check(self._serve(settings).target, settings, seconds, in_flight)
 
     def _trial(self, arms: Sequence[Arm], seconds: float) -> list[ArmRuns]:
         """Rounds of best, candidate, best, candidate, until the race is decided or the time is spent."""
@@ -315,7 +331,9 @@ class Climb:
         settings = {"baseline": _baseline("json"), "reference": _baseline(reference_wire), "tuned": outcome.settings}
         self._retire(*settings.values())
         arms = [self._arm(one) for one in settings.values()]
-        outcome.accuracy = self._check(outcome.settings, seconds=10.0)
+        outcome.accuracy = self._check(outcome.settings, _LAST_CHECK_S)
+        if outcome.wrong:
+            return
         if self._wanted.labels is not None:
             outcome.labels_accuracy = self._labels(settings)
         runs = {name: ArmRuns() for name in settings}

@@ -14,6 +14,7 @@ from tailcut.tuner.race import percentiles_ms, pooled, throughput_ratio
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 _SHOWN_ONLY = {"curve", "cost"}  # of an arm: not kept in the profile
+_NO_FIGURES = {"worst_rows", "reason"}  # of the accuracy, likewise
 
 
 def result(
@@ -45,7 +46,7 @@ def result(
             for rung in outcome.rungs
         ],
         "verification": _verification(outcome, objective.get("seed", 0), objective.get("slo_ms")),
-        "accuracy": _accuracy(outcome),
+        "accuracy": _accuracy(outcome, objective.get("metric")),
         "settings": msgspec.to_builtins(outcome.settings),
         "profile": None,
         "report": None,
@@ -70,7 +71,9 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
             if checked[name] is not None:
                 kept[name] = checked[name]
     if found["accuracy"] is not None:
-        kept["accuracy"] = {name: value for name, value in found["accuracy"].items() if value is not None}
+        kept["accuracy"] = {
+            name: value for name, value in found["accuracy"].items() if name not in _NO_FIGURES and value is not None
+        }
     return kept
 
 
@@ -119,13 +122,37 @@ def _curve(latencies: np.ndarray) -> list[list[float]]:
     return [[q, round(percentile(sample, q), 4)] for q in _CURVE if (1 - q) * len(sample) >= 3]
 
 
-def _accuracy(outcome: Outcome) -> dict[str, Any] | None:
+def _accuracy(outcome: Outcome, metric: str | None) -> dict[str, Any] | None:
     if outcome.accuracy is None:
         return None
     found = outcome.accuracy
     return {
-        "metric": "cosine",
-        "worst": round(found.worst, 8),
-        "top1": found.top1,
+        "metric": metric or "built-in",
+        "right": found.right,
+        "reason": found.reason,
+        "requests": found.requests,
+        "worst": _rounded(found.worst),
+        "top1": _rounded(found.top1),
+        "spread": _rounded(found.spread),
+        "differing": _rounded(found.differing),
+        "value": _rounded(found.value),
         "labels_accuracy": outcome.labels_accuracy,
+        "random_outputs": list(outcome.random_outputs),
+        "worst_rows": [
+            {
+                "request": row.request,
+                "row": row.row,
+                "asked": row.asked,
+                "output": row.output,
+                "measure": row.measure,
+                "found": row.words,
+                "expected": row.expected,
+                "got": row.got,
+            }
+            for row in found.rows
+        ],
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(value, 8)

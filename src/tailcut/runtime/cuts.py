@@ -1,0 +1,89 @@
+"""How long an output is for an input of a given length, learned by asking the model at many lengths: pure but for that.
+
+Convolutions, pools and resizes make sizes of one form: `scale * floor((length + shift) / stride) + offset`. Whatever a
+chain of them does, floors of floors keep that form, and a ceiling is a floor with another shift. Sizes that do not have
+it cannot be predicted, so padding is not offered for them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which axis of an output follows the inputs' length, and how.
+
+    The size is `size` at the length `anchor`, and grows by `scale` with each `stride` more.
+    """
+
+    axis: int
+    anchor: int
+    size: int
+    stride: int = 1
+    scale: int = 1
+
+    def at(self, length: int) -> int:
+        """The size of the axis for inputs of this length."""
+        return self.size + self.scale * ((length - self.anchor) // self.stride)
+
+    def take(self, array: np.ndarray, length: int) -> np.ndarray:
+        """A view of what belongs to inputs of this length."""
+        return array[(slice(None),) * self.axis + (slice(self.at(length)),)]
+
+
+def probe_lengths(buckets: Iterable[int]) -> list[int]:
+    """Lengths at which sizes are compared, ascending: buckets, their neighbours, lengths between, and the last few.
+
+    The last nine tell strides of up to 8 apart by themselves; longer ones are found by `learn_cut`.
+    """
+    ends = sorted({0, *buckets})
+    longest = ends[-1]
+    found = set(range(max(1, longest - 8), longest + 1)) | {1 << power for power in range(longest.bit_length())}
+    for low, high in pairwise(ends):
+        found |= {high, high - 1, low + 1, (low + high) // 2, (low + 2 * high) // 3}
+    return sorted(length for length in found if 1 <= length <= longest)
+
+
+def learn_cut(axis: int, size_at: Callable[[int], int], lengths: list[int]) -> Cut | None:
+    """The cut whose sizes are those of the model at all these lengths, or None where there is none of this form.
+
+    Args:
+        axis: of the output.
+        size_at: the size of that axis for an input of a length; asked at a few more lengths than those.
+        lengths: ascending, of which the sizes are not all the same.
+    """
+    low, high = lengths[0], lengths[-1]
+    top = _first_of(size_at, low, high)
+    bottom = _first_above(size_at, low, high)
+    scale = size_at(top) - size_at(top - 1)
+    risen = size_at(top) - size_at(bottom)
+    if scale < 1 or risen < 0 or risen % scale:
+        return None
+    steps = risen // scale
+    # A single step tells no stride, and needs none: any that is longer than the lengths at hand is right for them.
+    stride = (top - bottom) // steps if steps else max(top - low, high - top + 1)
+    if stride < 1 or (steps and (top - bottom) % steps):
+        return None
+    cut = Cut(axis, top, size_at(top), stride, scale)
+    return cut if all(cut.at(length) == size_at(length) for length in lengths) else None
+
+
+def _first_of(size_at: Callable[[int], int], low: int, high: int) -> int:
+    """The shortest length with the size of the longest, if sizes only rise."""
+    wanted = size_at(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if size_at(middle) == wanted else (middle, high)
+    return high
+
+
+def _first_above(size_at: Callable[[int], int], low: int, high: int) -> int:
+    """The shortest length with a larger size than the shortest one, if sizes only rise."""
+    least = size_at(low)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if size_at(middle) > least else (middle, high)
+    return high

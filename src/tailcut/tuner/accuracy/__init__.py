@@ -1,0 +1,11 @@
+"""Whether a candidate's answers are still right, compared with the float32 reference: pure.
+
+`floats`, `labels` and `text` measure one output each; `verdict` puts the measures together; `metric` is a measure that
+the user brings.
+"""
+
+from tailcut.tuner.accuracy.finding import Finding
+from tailcut.tuner.accuracy.metric import Metric, load_metric
+from tailcut.tuner.accuracy.verdict import EXACT, Accuracy, Outputs, compare, labelled, parse_bound
+
+__all__ = ["EXACT", "Accuracy", "Finding", "Metric", "Outputs", "compare", "labelled", "load_metric", "parse_bound"]

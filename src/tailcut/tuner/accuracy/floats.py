@@ -1,0 +1,182 @@
+"""Floating outputs: cosine of each row, error beside the output's spread, place of the largest score, rounding.
+
+The cosine is blind to an error that is small beside the output's mean and large beside its variation: a regressor whose
+answers lie around 1000. So the error is also divided by the spread of the reference over the data, its standard
+deviation: of each column where a row has up to 8 numbers that are not shares of 1, of all columns together otherwise.
+Allowed is the distance of two unit vectors with the bound's cosine, as root mean square over the data, and twice that
+in any one row.
+
+An error within float32 rounding of the output's own scale is none: 0 beside 2e-10 passes.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tailcut.tuner.accuracy.finding import Bound, Finding, Measured, Pairs, row_pair
+from tailcut.tuner.accuracy.spread import Layout, Spread
+
+ROUNDING = 1e-5  # of the largest magnitude in a row
+_MOST_CLASSES = 100_000
+_ROUNDING_OF = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+def is_float(array: np.ndarray) -> bool:
+    """Whether an output holds floating numbers."""
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def rounding_of(array: np.ndarray) -> float:
+    """How far two scores of this dtype may lie apart and still tie, as a share of the largest of them."""
+    return _ROUNDING_OF.get(array.dtype.name, ROUNDING)
+
+
+def measure_floats(name: str, pairs: Pairs, bound: Bound) -> Measured:
+    """Compare one floating output over all requests."""
+    measured, odd_rows = Measured(), []
+    layout = Layout.of([expected for expected, _ in pairs])
+    spread = Spread.of(layout, [expected for expected, _ in pairs])
+    compared: list[_Rows] = []
+    for request, (expected, got) in enumerate(pairs):
+        if not expected.size:
+            continue
+        a, b = layout.rows(expected), layout.rows(got)
+        rows = _Rows(name, request, np.where(np.isfinite(a), a, 0.0), np.where(np.isfinite(b), b, 0.0))
+        odd = _first_odd(a, b)
+        if odd is not None:
+            odd_rows.append(_odd(name, request, odd, a[odd], b[odd]))
+            continue
+        compared.append(rows)
+        if expected.ndim == 2 and 2 <= a.shape[1] <= _MOST_CLASSES:
+            _count_top1(measured, rows, rounding_of(expected))
+    if layout.width == 1:
+        _add_column_cosine(measured, compared, bound)
+    else:
+        for rows in compared:
+            _add_cosine(measured, rows, spread.floor, bound)
+    _judge_top1(measured, bound)
+    _add_spread(measured, compared, spread, bound)
+    if bound.exact:  # the figures are for the report; only rounding is judged
+        measured.findings = [found for rows in compared if (found := _beyond_rounding(rows, spread.floor))]
+    measured.findings += odd_rows
+    return measured
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of one request, float64 [rows, numbers]; what is not finite, in both alike, is 0."""
+
+    name: str
+    request: int
+    a: np.ndarray
+    b: np.ndarray
+
+    @property
+    def error(self) -> np.ndarray:
+        """Absolute."""
+        return np.asarray(np.abs(self.b - self.a))
+
+    def finding(self, row: int, measure: str, words: str, excess: float) -> Finding:
+        shown = row_pair(self.a[row], self.b[row], np.abs(self.b[row] - self.a[row]))
+        return Finding(self.request, row, self.name, measure, words, excess, **shown)
+
+
+def _add_cosine(measured: Measured, rows: _Rows, floor: float, bound: Bound) -> None:
+    """The worst row's. A row that is off by rounding of the output's scale has no angle worth measuring."""
+    lengths = np.linalg.norm(rows.a, axis=1) * np.linalg.norm(rows.b, axis=1)
+    cosines = (rows.a * rows.b).sum(axis=1) / np.where(lengths == 0, 1.0, lengths)
+    near = np.sqrt((rows.error**2).mean(axis=1)) <= floor
+    cosines = np.where(near, np.maximum(cosines, 1.0), cosines)
+    row = int(cosines.argmin())
+    worst = float(min(cosines[row], 1.0))
+    measured.cosine = worst if measured.cosine is None else min(measured.cosine, worst)
+    if worst < 1.0:
+        words = f"cosine {worst:.6f} (at least {bound.value})"
+        measured.findings.append(rows.finding(row, "cosine", words, (1.0 - worst) / bound.cosine_slack))
+
+
+def _add_column_cosine(measured: Measured, compared: list[_Rows], bound: Bound) -> None:
+    """One number a row has no direction, but the column of all rows has; it is charged to the row furthest off."""
+    if not compared:
+        return
+    a, b = (np.concatenate([getattr(rows, side)[:, 0] for rows in compared]) for side in ("a", "b"))
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    worst = 1.0 if np.array_equal(a, b) else float(min(1.0, a @ b / length)) if length else 0.0
+    measured.cosine = worst
+    if worst < 1.0:
+        rows = max(compared, key=lambda one: float(one.error.max()))
+        words = f"cosine {worst:.6f} of the whole column (at least {bound.value})"
+        row = int(rows.error[:, 0].argmax())
+        measured.findings.append(rows.finding(row, "cosine", words, (1.0 - worst) / bound.cosine_slack))
+
+
+def _add_spread(measured: Measured, compared: list[_Rows], spread: Spread, bound: Bound) -> None:
+    """Each request's worst row, and the root mean square over all rows, which is charged to the worst row of all."""
+    worst: tuple[float, _Rows, int] | None = None
+    squares: np.ndarray | float = 0.0
+    count = 0
+    for rows in compared:
+        ratios = spread.ratios(rows.error)
+        squares = squares + (ratios**2).sum(axis=0)
+        count += len(ratios)
+        row = int(ratios.max(axis=1).argmax())
+        ratio = float(ratios[row].max())
+        if worst is None or ratio > worst[0]:
+            worst = ratio, rows, row
+        if ratio:
+            words = f"error of {ratio:.3f} of the output's spread (at most {2 * bound.distance:.3f})"
+            measured.findings.append(rows.finding(row, "error to spread", words, ratio / (2 * bound.distance)))
+    if worst is None:
+        return
+    measured.spread = whole = float(np.sqrt(np.max(squares) / count))
+    if whole > bound.distance:
+        words = f"root mean square error of {whole:.3f} of the output's spread (at most {bound.distance:.3f})"
+        _, rows, row = worst
+        measured.findings.append(rows.finding(row, "error to spread", words, whole / bound.distance))
+
+
+def _count_top1(measured: Measured, rows: _Rows, rounding: float) -> None:
+    """Count rows whose largest score stands in the same place, or in one that ties with it within rounding."""
+    chosen = rows.b.argmax(axis=1)
+    best = rows.a.max(axis=1)
+    tie = best - rounding * np.abs(rows.a).max(axis=1)
+    agree = rows.a[np.arange(len(chosen)), chosen] >= tie
+    agreed, total = measured.top1
+    measured.top1 = agreed + int(agree.sum()), total + len(agree)
+    if not agree.all():
+        row = int(agree.argmin())
+        measured.findings.append(rows.finding(row, "top-1", "", 0.0))
+
+
+def _judge_top1(measured: Measured, bound: Bound) -> None:
+    agreed, total = measured.top1
+    if agreed == total:
+        return
+    excess = (1 - agreed / total) / bound.cosine_slack
+    words = f"top-1 agreement {agreed / total:.4f} (at least {bound.value})"
+    measured.findings = [
+        replace(found, words=words, excess=excess) if found.measure == "top-1" else found for found in measured.findings
+    ]
+
+
+def _beyond_rounding(rows: _Rows, floor: float) -> Finding | None:
+    allowed = ROUNDING * np.abs(rows.a).max(axis=1, keepdims=True, initial=0) + floor
+    excess = (rows.error / allowed).max(axis=1)
+    row = int(excess.argmax())
+    if not excess[row]:
+        return None
+    words = f"differs by {excess[row]:.3g} times what float32 rounding explains"
+    return rows.finding(row, "rounding", words, float(excess[row]))
+
+
+def _first_odd(a: np.ndarray, b: np.ndarray) -> int | None:
+    """The first row with NaN or infinity where the other has none, or another one."""
+    same = (np.isfinite(a) & np.isfinite(b)) | (np.isnan(a) & np.isnan(b)) | (np.isinf(a) & (a == b))
+    rows = same.all(axis=1)
+    return None if rows.all() else int(rows.argmin())
+
+
+def _odd(name: str, request: int, row: int, a: np.ndarray, b: np.ndarray) -> Finding:
+    unlike = (np.isfinite(a) != np.isfinite(b)) | (np.isnan(a) != np.isnan(b)) | (np.isinf(a) & (a != b))
+    words = "NaN or infinity stands elsewhere"
+    return Finding(request, row, name, "finite", words, np.inf, **row_pair(a, b, unlike.astype(np.float64)))

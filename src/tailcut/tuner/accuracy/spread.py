@@ -1,0 +1,109 @@
+"""How a floating output falls into rows and columns, and how it varies over the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_FLOOR = 1e-6  # of the output's typical magnitude: float32 rounding after a few operations
+_FEW_COLUMNS = 8  # a row of up to so many numbers is a regressor's, each with a unit of its own
+_FEWEST_ROWS = 4  # fewer show no spread
+_CONSTANT = 1e-6  # of the magnitude: what varies less is constant over the data
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the arrays of one output are read as rows, and over how many columns the spread is taken."""
+
+    vector: bool  # one row, although it has one dimension: as long in every request, and longer than 1
+    width: int  # numbers in a row; 0 where it differs from request to request
+    columns: int
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray]) -> "Layout":
+        """The layout that all arrays of an output share."""
+        shapes = {array.shape for array in arrays}
+        vector = len(shapes) == 1 and all(len(shape) == 1 and shape[0] > 1 for shape in shapes)
+        widths = {_width(shape, vector=vector) for shape in shapes}
+        if len(widths) == 1:
+            width = widths.pop()
+            return cls(vector, width, width)
+        ends = {shape[-1] if len(shape) > 2 else 1 for shape in shapes}
+        return cls(vector, 0, ends.pop() if len(ends) == 1 else 1)
+
+    def rows(self, array: np.ndarray) -> np.ndarray:
+        """The array as float64 [rows, numbers]."""
+        width = _width(array.shape, vector=self.vector)
+        return array.astype(np.float64).reshape(array.size // width if width else 0, width)
+
+
+def _width(shape: tuple[int, ...], *, vector: bool) -> int:
+    return shape[0] if vector else int(np.prod(shape[1:], dtype=np.int64)) if len(shape) > 1 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The standard deviation of the reference over the data, and the error that counts as none."""
+
+    by_column: bool
+    sizes: np.ndarray  # [columns], or [1] for all columns together
+    floors: np.ndarray  # likewise
+    floor: float  # of a whole row
+
+    @classmethod
+    def of(cls, layout: Layout, arrays: Sequence[np.ndarray]) -> "Spread":
+        """The spread of a reference output over all requests."""
+        rows = [_finite(layout.rows(array)) for array in arrays if array.size]
+        maxima = np.concatenate([np.abs(part).max(axis=1) for part in rows]) if rows else np.empty(0)
+        floor = _FLOOR * _typical(maxima)
+        variance, square, count = _moments([part.reshape(-1, layout.columns) for part in rows])
+        few = 1 <= layout.width <= _FEW_COLUMNS and not all(map(_is_distribution, rows))
+        together = _size(variance.mean(keepdims=True), square.mean(keepdims=True), count)
+        if not few:
+            return cls(by_column=False, sizes=together, floors=np.array([floor]), floor=floor)
+        sizes = _size(variance, square, count)
+        sizes = np.where(sizes == 0, together, sizes)  # always 0: measured beside the other columns
+        joined = np.abs(np.concatenate(rows))
+        floors = _FLOOR * np.array([_typical(joined[:, column]) for column in range(layout.width)])
+        return cls(by_column=True, sizes=sizes, floors=floors, floor=floor)
+
+    def ratios(self, error: np.ndarray) -> np.ndarray:
+        """Absolute errors [rows, numbers] beside the spread: [rows, columns], or [rows, 1] over each row as a whole."""
+        if not self.by_column:
+            error = np.sqrt((error**2).mean(axis=1, keepdims=True))
+        counted = np.where(error <= self.floors, 0.0, error)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.where(counted == 0, 0.0, counted / self.sizes))
+
+
+def _moments(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Variance and mean square of each column, and the number of rows; sums are taken from the first row on."""
+    count = sum(map(len, parts))
+    if not count:
+        return np.zeros(1), np.zeros(1), 0
+    first = parts[0][0]
+    mean = sum((part - first).sum(axis=0) for part in parts) / count
+    variance = sum(((part - first - mean) ** 2).sum(axis=0) for part in parts) / count
+    square = sum((part**2).sum(axis=0) for part in parts) / count
+    return np.asarray(variance), np.asarray(square), count
+
+
+def _size(variance: np.ndarray, square: np.ndarray, count: int) -> np.ndarray:
+    """The standard deviation; the root mean square where too few rows, or none that differ, show one."""
+    deviation, magnitude = np.sqrt(variance), np.sqrt(square)
+    unknown = (count < _FEWEST_ROWS) | (deviation <= _CONSTANT * magnitude)
+    return np.asarray(np.where(unknown, magnitude, deviation))
+
+
+def _is_distribution(rows: np.ndarray) -> bool:
+    """Whether rows are shares that add up to 1: a classifier's, all in one unit."""
+    return rows.shape[1] > 1 and bool((rows >= -_FLOOR).all() and (np.abs(rows.sum(axis=1) - 1) < 1e-3).all())
+
+
+def _typical(magnitudes: np.ndarray) -> float:
+    present = magnitudes[magnitudes > 0]
+    return float(np.median(present)) if len(present) else 1.0
+
+
+def _finite(rows: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(rows), rows, 0.0)

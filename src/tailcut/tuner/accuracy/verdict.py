@@ -1,0 +1,152 @@
+"""All outputs of all requests compared, and what it comes to: right or wrong, the figures, and the worst rows."""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailcut.errors import UsageError
+from tailcut.tuner.accuracy.finding import Bound, Finding, Measured, Pairs
+from tailcut.tuner.accuracy.floats import is_float, measure_floats
+from tailcut.tuner.accuracy.labels import is_text, measure_labels
+from tailcut.tuner.accuracy.metric import Metric
+
+Outputs = Mapping[str, np.ndarray]
+EXACT = "exact"
+_SHOWN = 5  # worst rows
+_SLACK = 1e-9  # of an excess: float64 rounding in the measures
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How near the outputs are. A figure is None where no output has it."""
+
+    right: bool
+    reason: str  # "right", or what is wrong with which output
+    requests: int = 0  # compared
+    worst: float | None = None  # the worst row's cosine
+    top1: float | None = None  # agreement of the largest score, where the model looks like a classifier
+    spread: float | None = None  # the largest root mean square error beside an output's spread over the data
+    differing: float | None = None  # the largest share of differing elements of integers, booleans and strings
+    value: float | None = None  # of the user's metric
+    rows: tuple[Finding, ...] = ()  # the worst first
+
+    @property
+    def wrong_row(self) -> Finding | None:
+        """The row that shows best what is wrong."""
+        return self.rows[0] if self.rows and not self.right else None
+
+
+def parse_bound(text: str) -> float | None:
+    """The bound of `--accuracy`: a number from 0 to 1, or None for `exact`.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text == EXACT:
+        return None
+    try:
+        bound = float(text)
+    except ValueError:
+        bound = -1.0
+    if not 0 <= bound <= 1:
+        raise UsageError(f"--accuracy {text}: give a number from 0 to 1, or exact")
+    return bound
+
+
+def compare(
+    reference: Sequence[Outputs],
+    candidate: Sequence[Outputs],
+    bound: float | None,
+    *,
+    metric: Metric | None = None,
+    uncompared: AbstractSet[str] = frozenset(),
+) -> Accuracy:
+    """Compare answers to the same requests.
+
+    Args:
+        reference, candidate: outputs by name for each request.
+        bound: the least cosine, top-1 agreement and so on, or None for exact; the least value of the metric.
+        metric: measures in place of all built-in ones.
+        uncompared: outputs of which only shape and dtype count, because the model draws them at random.
+    """
+    names = list(dict.fromkeys(name for one in reference for name in one))
+    for request, (want, got) in enumerate(zip(reference, candidate, strict=True)):
+        for name in names:
+            fault = _other_form(want[name], got.get(name), shapes=metric is None)
+            if fault:
+                found = Finding(request, 0, name, "form", fault, np.inf)
+                return Accuracy(right=False, reason=found.where, requests=len(reference), rows=(found,))
+    if metric is not None:
+        return _by_metric(metric, reference, candidate, bound)
+    measured = _measured(reference, candidate, [name for name in names if name not in uncompared], Bound(bound))
+    return _verdict(measured, len(reference))
+
+
+def _other_form(expected: np.ndarray, got: np.ndarray | None, *, shapes: bool) -> str:
+    if got is None:
+        return "is missing"
+    if got.dtype != expected.dtype and not (is_text(got) and is_text(expected)):
+        return f"has another shape or dtype: {got.dtype} and not {expected.dtype}"
+    if shapes and got.shape != expected.shape:
+        return f"has another shape or dtype: {list(got.shape)} and not {list(expected.shape)}"
+    return ""
+
+
+def _measured(
+    reference: Sequence[Outputs], candidate: Sequence[Outputs], names: Sequence[str], bound: Bound
+) -> list[Measured]:
+    pairs: dict[str, Pairs] = {
+        name: [(want[name], got[name]) for want, got in zip(reference, candidate, strict=True)] for name in names
+    }
+    floats = {name: one for name, one in pairs.items() if one and is_float(one[0][0])}
+    measured = [measure_floats(name, one, bound) for name, one in floats.items()]
+    rest = {name: one for name, one in pairs.items() if one and name not in floats}
+    return measured + [measure_labels(name, one, bound, list(floats.values())) for name, one in rest.items()]
+
+
+def _verdict(measured: Sequence[Measured], requests: int) -> Accuracy:
+    findings = sorted((found for one in measured for found in one.findings), key=lambda found: -found.excess)
+    wrong = bool(findings) and findings[0].excess > 1 + _SLACK
+    agreed, total = (sum(one.top1[place] for one in measured) for place in (0, 1))
+    return Accuracy(
+        right=not wrong,
+        reason=findings[0].where if wrong else "right",
+        requests=requests,
+        worst=min((one.cosine for one in measured if one.cosine is not None), default=None),
+        top1=agreed / total if total else None,
+        spread=max((one.spread for one in measured if one.spread is not None), default=None),
+        differing=max((one.differing for one in measured if one.differing is not None), default=None),
+        rows=_worst_rows(findings),
+    )
+
+
+def _worst_rows(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The first of each row, the worst rows first."""
+    rows: dict[tuple[int, int, str], Finding] = {}
+    for found in findings:
+        if found.excess > 0:
+            rows.setdefault((found.request, found.row, found.output), found)
+    return tuple(rows.values())[:_SHOWN]
+
+
+def _by_metric(
+    metric: Metric, reference: Sequence[Outputs], candidate: Sequence[Outputs], bound: float | None
+) -> Accuracy:
+    value = metric.value(reference, candidate)
+    least = 1.0 if bound is None else bound
+    right = value >= least
+    reason = "right" if right else f"{metric.name} is {value:.6g}, below {least}"
+    return Accuracy(right=right, reason=reason, requests=len(reference), value=value)
+
+
+def labelled(outputs: Sequence[Outputs], labels: np.ndarray) -> float | None:
+    """The share of rows whose largest score stands at the label; None where no output looks like class scores."""
+    scores = [
+        next((array for array in one.values() if array.ndim == 2 and array.shape[1] > 1), None) for one in outputs
+    ]
+    if any(array is None for array in scores):
+        return None
+    guesses = np.concatenate([array.argmax(axis=1) for array in scores if array is not None])
+    return float((guesses == labels[: len(guesses)]).mean())

@@ -1,0 +1,181 @@
+"""The accuracy gate: asks a served candidate the way traffic does, and compares its answers with the bare model's.
+
+Different requests are asked together, over as many connections as fill the candidate's batches, because a fault of
+batching or padding shows only in company. A few are asked alone first: a lone request takes another way through the
+server. Who asks with whom changes from pass to pass.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tailcut.lab.burst import Burst, Reply
+from tailcut.lab.load import Payload, Target
+from tailcut.lab.payload import Wire, infer_payload
+from tailcut.runtime.profile import Settings
+from tailcut.spec import DType
+from tailcut.tuner.accuracy import Accuracy, Finding, Metric, compare
+from tailcut.tuner.questions import Question, Questions, free_axes, length_of
+
+_ALONE = 8  # questions asked alone, on one connection
+_FEWEST_TOGETHER, _MOST_TOGETHER = 16, 64
+_PASSES = 2  # over all questions, each time in other company
+_LATER = frozenset({413, 503, 504})  # refusals for lack of room or time: asked again alone, which is no wrong answer
+_JSON_BYTES = 1 << 20  # larger requests are asked in binary, whatever the clients speak
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as it was asked, and what came back."""
+
+    question: Question
+    company: int  # requests in flight with it
+    reply: Reply
+
+    @property
+    def words(self) -> str:
+        """What to call it."""
+        return f"{self.question.words}, asked {f'with {self.company} others' if self.company else 'alone'}"
+
+
+class Gate:
+    """Judges candidates of one model.
+
+    Args:
+        questions: what they are asked, with the right answers.
+        bound: of `--accuracy`; None for exact.
+        metric: the user's measure, in place of the built-in ones.
+        seed: of the order in which questions are asked.
+    """
+
+    def __init__(self, questions: Questions, bound: float | None, metric: Metric | None = None, seed: int = 0) -> None:
+        self._questions = questions
+        self._bound = bound
+        self._metric = metric
+        self._seed = seed
+        self._payloads: dict[tuple[int, Wire], Payload] = {}
+        if metric is not None:
+            metric.check([one.answer for one in questions.all], 1.0 if bound is None else bound)
+
+    @property
+    def random_outputs(self) -> tuple[str, ...]:
+        """Outputs that are not compared, because the bare model itself draws them at random; a metric judges all."""
+        if self._metric is not None:
+            return ()
+        return tuple(name for name in self._questions.spec.output_names if name in self._questions.random)
+
+    @property
+    def blind(self) -> bool:
+        """Whether nothing can be compared: every output is random."""
+        return len(self.random_outputs) == len(self._questions.spec.outputs)
+
+    def check(
+        self, target: Target, settings: Settings, seconds: float, most_together: int = _MOST_TOGETHER
+    ) -> Accuracy:
+        """Ask a server that runs these settings, for about so long, and compare.
+
+        Args:
+            target: where it listens.
+            settings: what it was started with: they say what fills a batch, and which lengths are padded.
+            seconds: one pass over a few questions is made whatever it takes.
+            most_together: requests in flight; fewer for a slow model.
+        """
+        questions = self._questions.of(settings.batching.padding)
+        padding = settings.batching.padding
+        if padding is not None and (self.blind or not self._is_between(questions, padding.buckets)):
+            why = "the model is random" if self.blind else "no request has a length between the buckets"
+            return Accuracy(right=False, reason=f"{why}, so nothing shows what padding does")
+        usual = 2 * settings.batching.max_batch * settings.engine.instances
+        together = min(max(_FEWEST_TOGETHER, usual), _MOST_TOGETHER, most_together)
+        asked: list[Asked] = []
+        with Burst(target) as burst:
+            for group in self._groups(questions, together, seconds):
+                asked += self._ask(burst, target, group, settings.io.wire)
+        return self._judge(asked)
+
+    def _is_between(self, questions: Sequence[Question], buckets: Sequence[int]) -> bool:
+        axes = free_axes(self._questions.spec)
+        lengths = {length_of(axes, question.inputs) for question in questions} if axes else set()
+        return any(length is not None and length < buckets[-1] and length not in buckets for length in lengths)
+
+    def _groups(self, questions: Sequence[Question], together: int, seconds: float) -> Iterator[list[Question]]:
+        """Which questions are asked together, until the time is over; alone and one group in any case."""
+        end = time.monotonic() + seconds
+        order = random.Random(self._seed)  # noqa: S311  an order, no secret
+        for number, question in enumerate(questions[:_ALONE]):
+            if number and time.monotonic() > end - seconds / 2:
+                break
+            yield [question]
+        for number in range(_PASSES):
+            mixed = list(questions)
+            order.shuffle(mixed)
+            for start in range(0, len(mixed), together):
+                if (number or start) and time.monotonic() > end:
+                    return
+                yield mixed[start : start + together]
+
+    def _ask(self, burst: Burst, target: Target, group: Sequence[Question], wire: Wire) -> list[Asked]:
+        payloads = [self._payload(target, question, wire) for question in group]
+        asked = []
+        for question, payload, reply in zip(group, payloads, burst.ask(payloads), strict=True):
+            company, last = len(group) - 1, reply
+            if last.status in _LATER:
+                company, last = 0, burst.ask([payload])[0]
+            if last.status not in _LATER - {504}:
+                asked.append(Asked(question, company, last))
+        return asked
+
+    def _payload(self, target: Target, question: Question, wire: Wire) -> Payload:
+        if (wire == "json" and not _fits_json(question)) or (wire == "raw" and not self._is_raw()):
+            wire = "binary"
+        key = (id(question), wire)
+        if key not in self._payloads:
+            self._payloads[key] = infer_payload(target, self._questions.spec.name, question.inputs, wire)
+        return self._payloads[key]
+
+    def _is_raw(self) -> bool:
+        spec = self._questions.spec
+        return len(spec.inputs) == 1 and spec.fixed_rows
+
+    def _judge(self, asked: Sequence[Asked]) -> Accuracy:
+        if not asked:
+            return Accuracy(right=False, reason="no request was answered: each was refused for lack of room")
+        for one in asked:
+            if one.reply.status != 200:
+                words = f"the server answers {one.reply.status or 'nothing'}: {one.reply.message}"
+                row = Finding(one.question.source, 0, "", "status", words, np.inf, asked=one.words)
+                return Accuracy(right=False, reason=f"{one.words}: {words}", requests=len(asked), rows=(row,))
+        found = compare(
+            [one.question.answer for one in asked],
+            [one.reply.outputs for one in asked],
+            self._bound,
+            metric=self._metric,
+            uncompared=frozenset(self.random_outputs),
+        )
+        rows = tuple(
+            replace(row, request=asked[row.request].question.source, asked=asked[row.request].words)
+            for row in found.rows
+        )
+        reason = f"{rows[0].asked}: {rows[0].where}" if rows and not found.right else found.reason
+        return replace(found, rows=rows, reason=reason)
+
+
+def _fits_json(question: Question) -> bool:
+    """Whether JSON carries the request and its answer: small, no NaN or infinity, no string that is not UTF-8."""
+    arrays = [*question.inputs.values(), *question.answer.values()]
+    return sum(array.nbytes for array in arrays) <= _JSON_BYTES and all(map(_is_json, arrays))
+
+
+def _is_json(array: np.ndarray) -> bool:
+    if DType.of(array.dtype) is not DType.BYTES:
+        return array.dtype.kind in "iub" or bool(np.isfinite(array.astype(np.float64)).all())
+    try:
+        for item in array.reshape(-1).tolist():
+            if isinstance(item, bytes):
+                item.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,217 @@
+"""The requests whose answers are compared, made from the data, and the bare model's answers to them.
+
+Each is asked of the reference engine alone. There are the data's own requests; several of them joined into one request
+of several rows; and, for a model with a free dimension beside the batch, requests cut shorter along it: a model whose
+buckets stand at the data's own lengths would otherwise never be asked what padding does between them.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailcut.engines.base import Engine
+from tailcut.errors import TailcutError
+from tailcut.runtime.profile import PaddingSettings
+from tailcut.spec import ModelSpec
+from tailcut.tuner.accuracy import Outputs, compare
+
+Arrays = dict[str, np.ndarray]
+_MOST = 64  # of the data's requests
+_FEWEST = 8  # are asked however long the model takes
+_JOINED = (2, 3, 13, 7, 40)  # rows: inside, at the edge of, and over the usual largest batches
+_JOINED_BYTES = 8 << 20
+_ANSWER_BYTES = 64 << 20  # kept, of all answers
+_CUTS = (0.5, 0.75, 0.3, 0.9)  # of a request's length, for a model with free dimensions whatever its settings
+_CUTS_ASKED = 8
+_TWICE = 3  # requests that the reference is asked two times
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request, the right answer to it, and where it comes from."""
+
+    inputs: Arrays
+    answer: Outputs
+    source: int  # place among the data's requests; of the first of those joined
+    joined: int = 1  # requests of the data in it
+    length: int = 0  # that it was cut to; 0: as it is
+
+    @property
+    def words(self) -> str:
+        """What to call it."""
+        said = f"request {self.source}"
+        if self.joined > 1:
+            said += f" joined with {self.joined - 1} more"
+        if self.length:
+            said += f" cut to length {self.length}"
+        return said
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    inputs: Arrays
+    source: int
+    joined: int = 1
+    length: int = 0
+
+
+class Questions:
+    """What a candidate is asked, with the answers that it must give.
+
+    Args:
+        open_reference: opens the bare model; called again for requests that a candidate's buckets call for.
+        requests: the data's, at least one.
+        seconds: for the first answers; at least 8 are computed whatever that takes.
+
+    Raises:
+        TailcutError: the bare model refuses a request of the data.
+    """
+
+    def __init__(self, open_reference: Callable[[], Engine], requests: Sequence[Arrays], seconds: float) -> None:
+        self._open = open_reference
+        self._requests = requests
+        self._between: dict[PaddingSettings, list[Question]] = {}
+        engine = open_reference()
+        try:
+            self.spec = engine.spec
+            self.random = _random_outputs(engine, requests[:_TWICE])
+            self.all = _answered(engine, self._plans(), seconds, least=_FEWEST)
+        finally:
+            engine.close()
+
+    def of(self, padding: PaddingSettings | None) -> list[Question]:
+        """The questions for a candidate: all, and where it pads also some below, at and between its buckets."""
+        if padding is None:
+            return self.all
+        if padding not in self._between:
+            engine = self._open()
+            try:
+                plans = _below_at_and_between(self.spec, self._requests, padding.buckets)
+                self._between[padding] = _answered(engine, plans, float("inf"), least=0)
+            finally:
+                engine.close()
+        return self._between[padding] + self.all
+
+    def _plans(self) -> Iterator[_Plan]:
+        """The most telling ones first, for models so slow that time ends before all are answered."""
+        singles = iter([_Plan(request, number) for number, request in enumerate(self._requests[:_MOST])])
+        yield from itertools.islice(singles, _FEWEST)
+        joined = _joins(self._requests[:_MOST]) if self.spec.batched else iter(())
+        cuts = itertools.islice(_cuts(self.spec, self._requests), _CUTS_ASKED)
+        for several in itertools.zip_longest(joined, cuts, singles):
+            yield from (plan for plan in several if plan is not None)
+
+
+def free_axes(spec: ModelSpec) -> Mapping[str, int] | None:
+    """The axis of each input with a free length beside the batch; None where there is none, or an input has two."""
+    axes = {}
+    for tensor in spec.inputs:
+        free = [axis for axis, dim in enumerate(tensor.shape) if axis and dim is None]
+        if len(free) > 1:
+            return None
+        if free:
+            axes[tensor.name] = free[0]
+    return axes or None
+
+
+def length_of(axes: Mapping[str, int], request: Arrays) -> int | None:
+    """A request's length along the free axes; None where its inputs differ in it."""
+    lengths = {request[name].shape[axis] for name, axis in axes.items()}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _answered(engine: Engine, plans: Iterable[_Plan], seconds: float, *, least: int) -> list[Question]:
+    """Have them answered, until the time or the memory for answers is spent; what the model refuses is left out.
+
+    Raises:
+        TailcutError: the model refuses one of the data's own requests.
+    """
+    end = time.monotonic() + seconds
+    questions: list[Question] = []
+    held = 0
+    for plan in plans:
+        if len(questions) >= least and (time.monotonic() > end or held > _ANSWER_BYTES):
+            break
+        try:
+            answer = engine.run(plan.inputs)
+        except TailcutError:
+            if plan.joined == 1 and not plan.length:
+                raise
+            continue
+        held += sum(array.nbytes for array in answer.values())
+        questions.append(Question(plan.inputs, answer, plan.source, plan.joined, plan.length))
+    return questions
+
+
+def _random_outputs(engine: Engine, requests: Sequence[Arrays]) -> frozenset[str]:
+    """Outputs that come out differently when the same request is asked again."""
+    first, second = ([engine.run(request) for request in requests] for _ in range(2))
+    return frozenset(
+        name
+        for name in engine.spec.output_names
+        if not compare([{name: one[name]} for one in first], [{name: one[name]} for one in second], None).right
+    )
+
+
+def _joins(requests: Sequence[Arrays]) -> Iterator[_Plan]:
+    """Requests of several rows, made of neighbours that have the same shape behind the first axis."""
+    groups: dict[object, list[int]] = {}
+    for number, request in enumerate(requests):
+        groups.setdefault(tuple(array.shape[1:] for array in request.values()), []).append(number)
+    start = 0
+    for count in _JOINED:
+        for members in groups.values():
+            chosen = [members[(start + place) % len(members)] for place in range(count)]
+            start += count
+            one_bytes = sum(array.nbytes for array in requests[chosen[0]].values())
+            if count == 2 or one_bytes * count <= _JOINED_BYTES:
+                yield _Plan(_join([requests[number] for number in chosen]), chosen[0], count)
+
+
+def _join(requests: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
+
+
+def _cuts(spec: ModelSpec, requests: Sequence[Arrays]) -> Iterator[_Plan]:
+    """Requests cut to shares of their own length."""
+    axes = free_axes(spec)
+    if axes is None:
+        return
+    for (number, request), share in zip(enumerate(requests), itertools.cycle(_CUTS), strict=False):
+        length = length_of(axes, request)
+        if length is not None and 1 <= int(share * length) < length:
+            yield _Plan(_cut(axes, request, int(share * length)), number, 1, int(share * length))
+
+
+def _cut(axes: Mapping[str, int], request: Arrays, length: int) -> Arrays:
+    return {
+        name: np.ascontiguousarray(array[(slice(None),) * axes[name] + (slice(length),)]) if name in axes else array
+        for name, array in request.items()
+    }
+
+
+def _below_at_and_between(spec: ModelSpec, requests: Sequence[Arrays], buckets: Sequence[int]) -> Iterator[_Plan]:
+    """Requests cut to each bucket, its neighbours and lengths inside each gap: alone, and two as one of two rows."""
+    axes = free_axes(spec)
+    if axes is None:
+        return
+    lengths = {number: length_of(axes, request) or 0 for number, request in enumerate(requests)}
+    turn = 0
+    for length in _wanted_lengths(buckets):
+        longer = [number for number, own in lengths.items() if own > length]
+        chosen = [longer[(turn + place) % len(longer)] for place in range(2)] if longer else []
+        turn += 2
+        cut = [_cut(axes, requests[number], length) for number in chosen]
+        if cut:
+            yield _Plan(cut[0], chosen[0], 1, length)
+            yield _Plan(_join(cut), chosen[0], 2, length)
+
+
+def _wanted_lengths(buckets: Sequence[int]) -> list[int]:
+    found = set()
+    for low, high in itertools.pairwise((0, *buckets)):
+        found |= {low + 1, (low + high) // 2, (low + 3 * high) // 4, high - 1, high}
+    return sorted(length for length in found if length >= 1)

@@ -1,0 +1,217 @@
+"""Real servers: some wrong on purpose, in ways that show only in company or between lengths, and some right."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tests.engines.models import Dims, dynamic_sequence, masked_mean, perceptron, save, value
+
+from tailcut.engines import open_engine
+from tailcut.engines.base import EngineOptions
+from tailcut.lab.payload import infer_once
+from tailcut.lab.trial import ServedProfile
+from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.spec import DType
+from tailcut.tuner.accuracy import Accuracy
+from tailcut.tuner.gate import Gate
+from tailcut.tuner.questions import Questions
+from tailcut.tuner.rungs import changed
+
+PLAIN = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=8))
+# Batches on the user's word, where there is such a word: these tests want to see a wrong server.
+FORCED: dict[str, Any] = {"rows": "independent"} if "rows" in BatchingSettings.__struct_fields__ else {}
+Requests = list[dict[str, np.ndarray]]
+
+
+def gate(path: Path, requests: Requests, bound: float | None = 0.999) -> Gate:
+    return Gate(Questions(partial(open_engine, path, EngineOptions(threads=1)), requests, 10.0), bound)
+
+
+@contextmanager
+def served(path: Path, settings: Settings) -> Iterator[ServedProfile]:
+    with ServedProfile(Profile.of_model(path, settings, path.stem)) as server:
+        yield server
+
+
+def judged(path: Path, requests: Requests, settings: Settings, bound: float | None = 0.999) -> Accuracy:
+    checker = gate(path, requests, bound)
+    with served(path, settings) as server:
+        return checker.check(server.target, settings, 1.5)
+
+
+def vectors(*shape: int, count: int = 40) -> Requests:
+    random = np.random.default_rng(0)
+    return [{"x": random.standard_normal((1, *shape)).astype(np.float32)} for _ in range(count)]
+
+
+def model(path: Path, nodes: list[Any], inputs: dict[str, Dims], outputs: dict[str, Dims], **weights: Any) -> Path:
+    ends = [[value(name, DType.FP32, dims) for name, dims in one.items()] for one in (inputs, outputs)]
+    return save(path, nodes, *ends, {name: np.asarray(array) for name, array in weights.items()})
+
+
+def test_a_server_that_mixes_rows_is_wrong_only_in_company(tmp_path: Path) -> None:
+    """A softmax over the first axis, batched by force: each request alone is right, and the gate still refuses it."""
+    nodes = [helper.make_node("Softmax", ["x"], ["y"], axis=0)]
+    path = model(tmp_path / "m.onnx", nodes, {"x": (None, 4)}, {"y": (None, 4)})
+    requests = vectors(4)
+    settings = changed(PLAIN, batching={"bind": False, **FORCED})
+    checker = gate(path, requests)
+    with served(path, settings) as server:
+        for request in requests[:4]:
+            np.testing.assert_allclose(infer_once(server.target, "m", request)["y"], np.ones((1, 4)))
+        found = checker.check(server.target, settings, 1.5)
+    assert not found.right
+    assert found.reason.startswith("request ")
+    assert "others: output 'y': " in found.reason or "joined" in found.reason
+
+
+def sentences(*lengths: int) -> Requests:
+    random = np.random.default_rng(0)
+    return [{"ids": random.integers(1, 32, (1, length)), "mask": np.ones((1, length), np.int64)} for length in lengths]
+
+
+def padded(*buckets: int, mask: float = 0.0, name: str = "ids") -> Settings:
+    inputs = (PaddedInput(name="ids"), PaddedInput(name="mask", value=mask)) if name == "ids" else ()
+    padding = PaddingSettings(buckets=buckets, inputs=inputs or (PaddedInput(name=name),))
+    return changed(PLAIN, batching={"padding": padding})
+
+
+@pytest.mark.parametrize(("mask", "right"), [(0.0, True), (1.0, False)])
+def test_padding_is_proven_between_the_buckets(tmp_path: Path, mask: float, right: bool) -> None:
+    """All data stand at the buckets, where nothing is filled up; a wrong value of the mask shows at cut requests."""
+    path = masked_mean(tmp_path / "m.onnx")
+    found = judged(path, sentences(5, 9, 16, 30) * 4, padded(5, 9, 16, 30, mask=mask))
+    assert found.right is right
+    assert right or "cut to length" in found.reason
+
+
+def test_a_mean_without_a_mask_does_not_bear_padding(tmp_path: Path) -> None:
+    """Zeros that are filled up count as numbers: refused, although every request of the data fits its bucket."""
+    path = dynamic_sequence(tmp_path / "m.onnx")
+    nodes = [helper.make_node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=1)]
+    path = model(tmp_path / "mean.onnx", nodes, {"x": (None, None)}, {"y": (None, 1)})
+    requests = [{"x": np.random.default_rng(n).random((1, n), np.float32)} for n in (5, 9, 16, 30) * 2]
+    found = judged(path, requests, padded(5, 9, 16, 30, name="x"))
+    assert not found.right
+    assert "cut to length" in found.reason
+
+
+@pytest.mark.parametrize(("layers", "right"), [(1, True), (2, False)])
+def test_strided_outputs_are_cut_and_compared(tmp_path: Path, layers: int, right: bool) -> None:
+    """Answers have their own length; where a second layer sees what the first made of the filling, they are wrong."""
+    random = np.random.default_rng(1)
+    weights = {"w": random.random((3, 2, 8), np.float32), "v": random.random((3, 3, 3), np.float32)}
+    first = helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[8], strides=[4], pads=[2, 2])
+    second = helper.make_node("Conv", ["c", "v"], ["y"], kernel_shape=[3], pads=[1, 1])
+    last = second if layers == 2 else helper.make_node("Identity", ["c"], ["y"])
+    ends = {"x": (None, 2, "width")}, {"y": (None, 3, "steps")}
+    path = model(tmp_path / "m.onnx", [first, last], *ends, **weights)
+    requests = [{"x": random.random((1, 2, n), np.float32)} for n in (16, 24, 40, 64)]
+    found = judged(path, requests, padded(16, 24, 40, 64, name="x"))
+    assert found.right is right
+    assert "another shape" not in found.reason
+
+
+def test_buckets_without_a_length_between_them_are_not_proven(tmp_path: Path) -> None:
+    """Requests of length 1 cannot be cut, so nothing shows what is filled up."""
+    path = masked_mean(tmp_path / "m.onnx")
+    found = judged(path, sentences(1, 1, 1), padded(1, 2))
+    assert not found.right
+    assert "no request has a length between the buckets" in found.reason
+
+
+@pytest.mark.parametrize("bound", [0.999, None])
+@pytest.mark.parametrize("wire", ["binary", "json", "raw"])
+def test_a_right_server_passes_on_every_wire(tmp_path: Path, wire: str, bound: float | None) -> None:
+    """Bound rows, requests of several rows, over the largest batch, alone and together: compared to rounding."""
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    found = judged(path, vectors(4), changed(PLAIN, io={"wire": wire}), bound)
+    assert found.right, found.reason
+    assert found.requests > 80
+
+
+def test_regressors_labels_masks_and_strings_pass(tmp_path: Path) -> None:
+    """A model with all of them, served as it is, is right in all of them; the figures are there."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["scores"]),
+        helper.make_node("ArgMax", ["scores"], ["class"], axis=1, keepdims=0),
+        helper.make_node("Greater", ["x", "half"], ["mask"]),
+        helper.make_node("ReduceSum", ["x", "one"], ["sum"], keepdims=1),
+        helper.make_node(
+            "LabelEncoder",
+            ["class"],
+            ["label"],
+            domain="ai.onnx.ml",
+            keys_int64s=[0, 1, 2],
+            values_strings=["setosa", "größer", "virginica"],
+        ),
+    ]
+    weights = {"w": np.eye(4, 3, dtype=np.float32), "half": np.float32(0.5), "one": np.array([1])}
+    kinds = {"scores": (DType.FP32, 3), "mask": (DType.BOOL, 4), "sum": (DType.FP32, 1)}
+    outputs = [value(name, dtype, (None, width)) for name, (dtype, width) in kinds.items()]
+    outputs += [value("class", DType.INT64, (None,)), value("label", DType.BYTES, (None,))]
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "all", [value("x", DType.FP32, (None, 4))], outputs, tensors)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+    for wire in ("binary", "json"):
+        found = judged(path, vectors(4), changed(PLAIN, io={"wire": wire}), None)
+        assert found.right, found.reason
+        assert (found.top1, found.differing) == (1.0, 0.0)
+
+
+def test_nan_and_infinity_are_asked_in_binary(tmp_path: Path) -> None:
+    """JSON has no word for them, so a profile for JSON clients is not refused for it."""
+    nodes = [helper.make_node("Log", ["x"], ["y"])]
+    path = model(tmp_path / "m.onnx", nodes, {"x": (None, 4)}, {"y": (None, 4)})
+    found = judged(path, vectors(4), changed(PLAIN, io={"wire": "json"}))
+    assert found.right, found.reason
+
+
+def test_a_server_that_answers_an_error_is_wrong(tmp_path: Path) -> None:
+    """What the bare model answers and the server does not is no refusal for lack of room."""
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    checker = gate(path, vectors(4))
+    (tmp_path / "other").mkdir()
+    with served(perceptron([5, 8, 3], tmp_path / "other" / "m.onnx"), PLAIN) as server:
+        found = checker.check(server.target, PLAIN, 1.5)
+    assert not found.right
+    assert "request 0, asked alone: the server answers 400: " in found.reason
+
+
+def test_a_random_model_is_not_compared(tmp_path: Path) -> None:
+    """Answers pass by shape and dtype; padding, which nothing can show to be right, does not."""
+    nodes = [helper.make_node("RandomNormalLike", ["x"], ["n"]), helper.make_node("Add", ["x", "n"], ["y"])]
+    path = model(tmp_path / "m.onnx", nodes, {"x": (None, None)}, {"y": (None, None)})
+    checker = gate(path, [{"x": np.ones((1, n), np.float32)} for n in (3, 6, 9)])
+    assert (checker.blind, checker.random_outputs) == (True, ("y",))
+    with served(path, PLAIN) as server:
+        assert checker.check(server.target, PLAIN, 1.5).right
+        found = checker.check(server.target, padded(4, 8, 16, name="x"), 1.5)
+    assert "the model is random" in found.reason
+
+
+def test_dynamic_int8_is_refused_for_its_company(tmp_path: Path) -> None:
+    """One scale for a whole batch: small rows are lost beside large ones, which a row alone never shows."""
+    random = np.random.default_rng(2)
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["i"]),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["s", "ws"], ["scale"]),
+        helper.make_node("Mul", ["f", "scale"], ["y"]),
+    ]
+    weights = {"w": random.integers(-100, 100, (16, 4)).astype(np.int8), "wz": np.int8(0), "ws": np.float32(0.05)}
+    path = model(tmp_path / "m.onnx", nodes, {"x": (None, 16)}, {"y": (None, 4)}, **weights)
+    scales = (1, 50, 0.1, 1, 200, 1)
+    requests = [
+        {"x": (scale * random.standard_normal((1, 16))).astype(np.float32)} for _ in range(5) for scale in scales
+    ]
+    found = judged(path, requests, changed(PLAIN, batching={"bind": False, **FORCED}))
+    assert not found.right

@@ -1,0 +1,90 @@
+"""What candidates are asked: the data's requests, joined and cut ones, and the bare model's answers to each alone."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+from tests.engines.models import masked_mean, perceptron, save, value
+
+from tailcut.engines import open_engine
+from tailcut.engines.base import EngineOptions
+from tailcut.errors import EngineError
+from tailcut.runtime.profile import PaddedInput, PaddingSettings
+from tailcut.spec import DType
+from tailcut.tuner.questions import Questions
+
+PADDING = PaddingSettings(buckets=(4, 8, 16), inputs=(PaddedInput(name="ids"), PaddedInput(name="mask")))
+
+
+def questions(path: Path, requests: list[dict[str, np.ndarray]], seconds: float = 10.0) -> Questions:
+    return Questions(partial(open_engine, path, EngineOptions(threads=1)), requests, seconds)
+
+
+def vectors(count: int) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return [{"x": random.standard_normal((1, 4)).astype(np.float32)} for _ in range(count)]
+
+
+def sentences(*lengths: int) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return [{"ids": random.integers(1, 32, (1, length)), "mask": np.ones((1, length), np.int64)} for length in lengths]
+
+
+def test_requests_are_asked_as_they_are_and_joined(tmp_path: Path) -> None:
+    """Up to 64 of the data, and some of 2 to 40 rows; the answer to each is the bare model's to it alone."""
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    found = questions(path, vectors(100))
+    assert len({one.source for one in found.all if one.joined == 1}) == 64
+    assert {one.joined for one in found.all} == {1, 2, 3, 7, 13, 40}
+    engine = open_engine(path, EngineOptions(threads=1))
+    for one in found.all:
+        assert len(one.inputs["x"]) == one.joined
+        np.testing.assert_array_equal(one.answer["y"], engine.run(one.inputs)["y"])
+
+
+def test_time_that_is_spent_leaves_the_most_telling(tmp_path: Path) -> None:
+    """Eight requests in any case, however slow the model."""
+    found = questions(perceptron([4, 8, 3], tmp_path / "m.onnx"), vectors(100), 0.0)
+    assert [one.source for one in found.all] == list(range(8))
+
+
+def test_requests_are_cut_where_the_model_has_a_free_length(tmp_path: Path) -> None:
+    """All inputs to the same length, whatever the settings; for buckets below, at and between them."""
+    found = questions(masked_mean(tmp_path / "m.onnx"), sentences(4, 8, 16, 16))
+    cut = [one for one in found.all if one.length]
+    assert cut
+    assert all(one.inputs["ids"].shape == one.inputs["mask"].shape == (1, one.length) for one in cut)
+    between = found.of(PADDING)[: -len(found.all)]
+    assert {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15} == {one.length for one in between}
+    assert {one.joined for one in between} == {1, 2}
+    assert found.of(PADDING) == found.of(PADDING)
+    assert found.of(None) == found.all
+
+
+def test_a_length_that_the_bare_model_refuses_is_left_out(tmp_path: Path) -> None:
+    """A convolution of 5 over fewer than 5 has no answer to compare with."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[5])]
+    ends = [value("x", DType.FP32, (None, 1, None))], [value("y", DType.FP32, (None, 1, "steps"))]
+    path = save(tmp_path / "m.onnx", nodes, *ends, {"w": np.ones((1, 1, 5), np.float32)})
+    found = questions(path, [{"x": np.ones((1, 1, length), np.float32)} for length in (8, 16)])
+    padding = PaddingSettings(buckets=(8, 16), inputs=(PaddedInput(name="x"),))
+    assert min(one.length for one in found.of(padding) if one.length) == 6
+
+
+def test_a_request_of_the_data_that_the_model_refuses_is_an_error(tmp_path: Path) -> None:
+    """It is told, because nothing can be tuned on it."""
+    path = masked_mean(tmp_path / "m.onnx")
+    with pytest.raises(EngineError):
+        questions(path, [sentences(4)[0] | {"mask": np.ones((1, 3), np.int64)}])
+
+
+def test_random_outputs_are_found(tmp_path: Path) -> None:
+    """An output that differs when the same is asked twice is random; its neighbour is not."""
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["noise"]),
+        helper.make_node("Add", ["x", "x"], ["double"]),
+    ]
+    ends = [[value(name, DType.FP32, (None, 4)) for name in names] for names in (("x",), ("noise", "double"))]
+    assert questions(save(tmp_path / "m.onnx", nodes, *ends), vectors(10)).random == {"noise"}
