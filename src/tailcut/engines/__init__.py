@@ -21,6 +21,10 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
         from tailcut.engines.openvino import OpenVinoEngine  # noqa: PLC0415  0.2 s that onnxruntime's users need not pay
 
         return OpenVinoEngine(path, options, name)
+    if options.name == "none":
+        from tailcut.engines.none import NoneEngine  # noqa: PLC0415  for measurements only
+
+        return NoneEngine(path, options, name)
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  likewise
 
     return OnnxRuntimeEngine(path, options, name)

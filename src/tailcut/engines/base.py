@@ -26,7 +26,7 @@ class U8Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of an engine; what one engine has no use for, it ignores, and `tailcut tune` never offers."""
 
-    name: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    name: Literal["onnxruntime", "openvino", "none"] = "onnxruntime"  # none computes nothing: it measures the server
     precision: Literal["f32", "bf16", "int8"] = "f32"
     graph: Literal["off", "basic", "all"] = "all"
     layout: Literal["plain", "blocked"] = "blocked"  # NCHW as written, or the engine's own blocked layout (NCHWc)

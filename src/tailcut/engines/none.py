@@ -1,0 +1,56 @@
+"""An engine that computes nothing: every output is zeros. It measures the server around it, and nothing else.
+
+`tailcut tune` serves it to learn what each way into the server costs; the profile that a tune writes never names it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from tailcut.engines.base import Arrays, Bound, EngineOptions
+from tailcut.engines.binding import check_arrays
+from tailcut.engines.graph import load_graph, read_spec
+from tailcut.errors import ReleasedError
+from tailcut.spec import DType
+
+
+class NoneEngine:
+    """A model's signature without the model."""
+
+    def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
+        self.options = options
+        self.spec = read_spec(load_graph(path), path, name)
+        self._closed = False
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
+        """See `Engine.bind`."""
+        self._check_open()
+        check_arrays(self.spec, inputs, outputs)
+        for array in outputs.values():
+            array[...] = 0
+
+        def call(_keep: object = (dict(inputs), dict(outputs))) -> None:
+            self._check_open()
+
+        return call
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """See `Engine.run`: a row of zeros for each row, and free dimensions of one."""
+        self._check_open()
+        rows = next((array.shape[0] for array in inputs.values() if array.ndim), 1) if self.spec.batched else 1
+        outputs = {}
+        for tensor in self.spec.outputs:
+            shape = [1 if dim is None else dim for dim in tensor.shape]
+            if self.spec.batched:
+                shape[0] = rows
+            text = tensor.dtype is DType.BYTES
+            outputs[tensor.name] = np.full(shape, "", object) if text else np.zeros(shape, tensor.dtype.numpy)
+        return outputs
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ReleasedError("the engine was closed")

@@ -1,0 +1,253 @@
+"""Engine configurations measured in process: time, CPU and memory by batch size, many of them in a few seconds.
+
+Each configuration is loaded by a child of its own (`estimator.py`). They take turns in short runs, so that a stall of
+the machine hits all of them alike; after each round the worse half is measured no further. A small model is called
+thousands of times a second, so a tenth of a second says more here than ten through a served load.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self, cast
+
+import msgspec
+import numpy as np
+
+from tailcut.engines import EngineOptions
+from tailcut.errors import TailcutError
+from tailcut.tuner.estimator import Load, Loaded, Measure, Measured, pack, read, write
+from tailcut.tuner.simulate import ServiceTimes
+
+QUANTILES = 16  # of the times of a size, equally likely
+_LARGEST = 128
+_GAIN = 0.97  # of the time per row, that a size twice as large must reach to go on
+_SHORTEST_S = 0.02
+_STOP_S = 5.0
+
+
+class EstimateError(TailcutError):
+    """A configuration that cannot be measured: the engine refuses the model, or its process ended."""
+
+
+@dataclass(slots=True)
+class EngineEstimate:
+    """What is known of one configuration; times by batch size, in nanoseconds."""
+
+    options: EngineOptions
+    times_ns: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    paused_ns: list[np.ndarray] = field(default_factory=list)  # of one row, after a rest
+    cpu_ns: dict[int, float] = field(default_factory=dict)  # of a call
+    memory_bytes: int = 0
+    load_s: float = 0.0
+    error: str | None = None
+
+    @property
+    def sizes(self) -> list[int]:
+        """The batch sizes that were measured."""
+        return sorted(self.times_ns)
+
+    def median_ns(self, rows: int) -> float:
+        """The median time of a measured size."""
+        return float(np.median(np.concatenate(self.times_ns[rows])))
+
+    def low_ns(self, rows: int) -> float:
+        """The lower quartile of a measured size: what it takes when nothing disturbs it."""
+        return float(np.quantile(np.concatenate(self.times_ns[rows]), 0.25))
+
+    @property
+    def rows_per_s(self) -> float:
+        """The most rows a second, at whatever size, on all instances."""
+        return max((rows * self.options.instances / self.low_ns(rows) * 1e9 for rows in self.sizes), default=0.0)
+
+    @property
+    def alone_ns(self) -> float:
+        """What one row takes after a rest; as in a loop where that was not measured."""
+        if self.paused_ns:
+            return float(np.median(np.concatenate(self.paused_ns)))
+        return self.median_ns(1) if 1 in self.times_ns else float("inf")
+
+    def service_times(self, threads: int) -> ServiceTimes:
+        """For the simulation; `threads` where the options leave the number to the engine."""
+        shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
+        rows = [np.quantile(np.concatenate(self.times_ns[size]), shares) for size in self.sizes]
+        return ServiceTimes(np.array(self.sizes, np.int64), np.array(rows), self.options.threads or threads)
+
+
+class Estimator:
+    """The parent's side of one child; a context manager that ends it.
+
+    Raises:
+        EstimateError: the child ended, or refused.
+    """
+
+    def __init__(self, model: Path, options: EngineOptions, request: Mapping[str, np.ndarray]) -> None:
+        self.estimate = EngineEstimate(options)
+        command = [sys.executable, "-m", "tailcut.tuner.estimator"]
+        self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self._send(Load(str(model.resolve()), options, pack(dict(request)), max(1, options.instances)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def wait_loaded(self) -> None:
+        """Wait until the model is open."""
+        found = msgspec.msgpack.decode(self._receive(), type=Loaded)
+        if found.error:
+            raise EstimateError(found.error)
+        self.estimate.load_s, self.estimate.memory_bytes = found.load_s, found.memory_bytes
+
+    def measure(self, rows: int, seconds: float, *, paused: bool = False) -> None:
+        """Have one size timed, and keep what was found."""
+        self._send(Measure(rows, seconds, paused=paused))
+        found = msgspec.msgpack.decode(self._receive(), type=Measured)
+        if found.error:
+            raise EstimateError(found.error)
+        times = np.frombuffer(found.times_ns, np.int64)
+        self.estimate.memory_bytes = max(self.estimate.memory_bytes, found.memory_bytes)
+        if paused:
+            self.estimate.paused_ns.append(times)
+        else:
+            self.estimate.times_ns.setdefault(rows, []).append(times)
+            self.estimate.cpu_ns[rows] = found.cpu_ns / max(1, len(times))
+
+    def close(self) -> None:
+        """End the child."""
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._child.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+
+    def _send(self, message: object) -> None:
+        try:
+            write(cast(BinaryIO, self._child.stdin), message)
+        except OSError:
+            raise EstimateError("the process that measures it ended") from None
+
+    def _receive(self) -> bytes:
+        data = read(cast(BinaryIO, self._child.stdout))
+        if not data:
+            raise EstimateError("the process that measures it ended")
+        return data
+
+
+def estimate_engines(
+    model: Path,
+    choices: Sequence[EngineOptions],
+    request: Mapping[str, np.ndarray],
+    *,
+    seconds: float,
+    batched: bool,
+    tell: Callable[[EngineEstimate], None] = lambda _: None,
+) -> list[EngineEstimate]:
+    """Measure all configurations, for about so long; the best first, by rows a second and by a lone row.
+
+    Args:
+        model: an ONNX file.
+        choices: what to measure.
+        request: one request, whose rows fill the batches.
+        seconds: for everything.
+        batched: whether larger batches than the request's own are tried.
+        tell: called with each configuration that is done.
+    """
+    end = time.monotonic() + seconds
+    estimates: list[EngineEstimate] = []
+    racing: list[Estimator] = []
+    for options in choices:
+        estimator = Estimator(model, options, request)
+        estimates.append(estimator.estimate)
+        racing.append(estimator)
+        if len(racing) % 2 == 0:  # two load at a time
+            racing = _loaded(racing, tell)
+    racing = _loaded(racing, tell)
+    try:
+        sizes = [1]
+        while racing and sizes:
+            for size in sizes:
+                racing = _round(racing, size, end, tell)
+            largest = sizes[-1]
+            grows = batched and largest < _LARGEST and any(_pays(one.estimate) for one in racing)
+            sizes = [largest * 2] if grows and time.monotonic() < end else []
+        keep = max(2, len(racing) // 2)
+        ranked = sorted(racing, key=lambda one: -one.estimate.rows_per_s)[:keep]
+        alone = sorted(racing, key=lambda one: one.estimate.low_ns(1))[:2]
+        racing = [one for one in racing if one in ranked or one in alone or not _done(one, tell)]
+        while time.monotonic() < end and racing:
+            for one in racing:
+                _measure(one, 1, end, paused=True)
+            for size in racing[0].estimate.sizes:
+                for one in racing:
+                    if size in one.estimate.times_ns:
+                        _measure(one, size, end)
+    finally:
+        for one in racing:
+            _done(one, tell)
+    return sorted(estimates, key=lambda one: -one.rows_per_s)
+
+
+def _loaded(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None]) -> list[Estimator]:
+    kept = []
+    for one in racing:
+        try:
+            if not one.estimate.load_s:
+                one.wait_loaded()
+            kept.append(one)
+        except EstimateError as error:
+            one.estimate.error = str(error)
+            _done(one, tell)
+    return kept
+
+
+def _round(
+    racing: Sequence[Estimator], rows: int, end: float, tell: Callable[[EngineEstimate], None]
+) -> list[Estimator]:
+    """Each measures one size once; what fails there is out, unless smaller sizes went well."""
+    kept = []
+    for one in racing:
+        if rows > 1 and not _pays(one.estimate):
+            kept.append(one)
+            continue
+        try:
+            one.measure(rows, max(_SHORTEST_S, min(0.1, (end - time.monotonic()) / (12 * len(racing)))))
+            kept.append(one)
+        except EstimateError as error:
+            if rows > 1:
+                kept.append(one)
+            else:
+                one.estimate.error = str(error)
+                _done(one, tell)
+    return kept
+
+
+def _pays(estimate: EngineEstimate) -> bool:
+    """Whether the largest size so far took less time per row than the one before it."""
+    sizes = estimate.sizes
+    if len(sizes) < 2:
+        return True
+    before, last = sizes[-2:]
+    return estimate.low_ns(last) / last <= _GAIN * estimate.low_ns(before) / before
+
+
+def _measure(one: Estimator, rows: int, end: float, *, paused: bool = False) -> None:
+    if time.monotonic() < end:
+        one.measure(rows, 2 * _SHORTEST_S, paused=paused)
+
+
+def _done(one: Estimator, tell: Callable[[EngineEstimate], None]) -> bool:
+    one.close()
+    tell(one.estimate)
+    return True

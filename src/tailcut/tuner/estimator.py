@@ -1,0 +1,195 @@
+"""A child process that loads one engine configuration and times it when it is told to.
+
+One process for each configuration, so that their threads and memory are their own, and so that an engine that crashes
+costs one configuration. Jobs and answers travel through pipes as MessagePack, each behind its length; nothing is
+pickled. The parent's side is `estimate.py`.
+"""
+
+import resource
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+
+from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.base import Engine
+from tailcut.errors import TailcutError
+from tailcut.memory.aligned import aligned_empty
+from tailcut.spec import DType
+
+_PAUSE_S = 0.002  # between calls that are to find the processor as a lone request does
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """An array on its way through a pipe; strings travel as lists."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes | list[str]
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Open the model; the first job."""
+
+    path: str
+    options: EngineOptions
+    request: list[Tensor]
+    instances: int
+
+
+class Measure(msgspec.Struct, frozen=True, tag=True):
+    """Call the engine with so many rows, on all instances at once, for so long; `paused`: with rests in between."""
+
+    rows: int
+    seconds: float
+    fewest: int = 3
+    paused: bool = False
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The model is open; or why not."""
+
+    error: str | None = None
+    load_s: float = 0.0
+    memory_bytes: int = 0
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True):
+    """How long the calls took (int64 nanoseconds), and the CPU time of all of them together; or what went wrong."""
+
+    times_ns: bytes = b""
+    cpu_ns: int = 0
+    memory_bytes: int = 0
+    error: str | None = None
+
+
+def pack(arrays: dict[str, np.ndarray]) -> list[Tensor]:
+    """Arrays as they travel."""
+    return [_tensor(name, array) for name, array in arrays.items()]
+
+
+def _tensor(name: str, array: np.ndarray) -> Tensor:
+    dtype = DType.of(array.dtype)
+    if dtype is DType.BYTES:
+        text = [item.decode() if isinstance(item, bytes) else str(item) for item in array.reshape(-1).tolist()]
+        return Tensor(name, dtype, array.shape, text)
+    return Tensor(name, dtype, array.shape, np.ascontiguousarray(array).tobytes())
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    if isinstance(tensor.data, list):
+        return np.array(tensor.data, object).reshape(tensor.shape)
+    return np.frombuffer(bytearray(tensor.data), DType(tensor.dtype).numpy).reshape(tensor.shape)
+
+
+class _Bench:
+    """An open engine, and the calls of each batch size."""
+
+    def __init__(self, job: Load) -> None:
+        self._engine: Engine = open_engine(Path(job.path), job.options)
+        self._request = {tensor.name: _array(tensor) for tensor in job.request}
+        self._instances = job.instances
+        self._calls: dict[int, list[Callable[[], object]]] = {}
+
+    def measure(self, job: Measure) -> Measured:
+        calls = self._calls.get(job.rows)
+        if calls is None:
+            calls = self._calls[job.rows] = [self._call(job.rows) for _ in range(self._instances)]
+            for call in calls:
+                call()  # the first of a size plans memory
+        times: list[list[int]] = [[] for _ in calls]
+        cpu = time.process_time_ns()
+        if len(calls) == 1:
+            _time(calls[0], job, times[0])
+        else:
+            threads = [threading.Thread(target=_time, args=(call, job, own)) for call, own in zip(calls, times, strict=True)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        cpu = time.process_time_ns() - cpu
+        everything = np.array([one for own in times for one in own], np.int64)
+        return Measured(everything.tobytes(), cpu, _memory_bytes())
+
+    def _call(self, rows: int) -> Callable[[], object]:
+        spec = self._engine.spec
+        inputs = {name: self._rows(array, rows) for name, array in self._request.items()}
+        if not spec.fixed_rows:
+            return lambda: self._engine.run(inputs)
+        ins = {name: _aligned(array) for name, array in inputs.items()}
+        outputs = {}
+        for tensor in spec.outputs:
+            shape = tuple(rows if dim is None else dim for dim in tensor.shape)
+            outputs[tensor.name] = aligned_empty(shape, tensor.dtype.numpy)
+        return self._engine.bind(ins, outputs)
+
+    def _rows(self, array: np.ndarray, rows: int) -> np.ndarray:
+        if not self._engine.spec.batched:
+            return array
+        return np.concatenate([array] * -(-rows // max(1, len(array))))[:rows]
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    copy = aligned_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def _time(call: Callable[[], object], job: Measure, times: list[int]) -> None:
+    clock = time.monotonic_ns
+    end = clock() + int(job.seconds * 1e9)
+    while len(times) < job.fewest or clock() < end:
+        if job.paused:
+            time.sleep(_PAUSE_S)
+        began = clock()
+        call()
+        times.append(clock() - began)
+
+
+def _memory_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def write(pipe: BinaryIO, message: object) -> None:
+    """Send one message."""
+    data = msgspec.msgpack.encode(message)
+    pipe.write(len(data).to_bytes(8) + data)
+    pipe.flush()
+
+
+def read(pipe: BinaryIO) -> bytes:
+    """Receive one message; nothing when the other side is gone."""
+    head = pipe.read(8)
+    return pipe.read(int.from_bytes(head)) if len(head) == 8 else b""
+
+
+def _work(source: BinaryIO, sink: BinaryIO) -> None:
+    bench: _Bench | None = None
+    while data := read(source):
+        job = msgspec.msgpack.decode(data, type=Load | Measure)
+        answer: Loaded | Measured
+        try:
+            if isinstance(job, Load):
+                began = time.monotonic()
+                bench = _Bench(job)
+                answer = Loaded(load_s=time.monotonic() - began, memory_bytes=_memory_bytes())
+            else:
+                assert bench is not None  # noqa: S101  the parent loads first
+                answer = bench.measure(job)
+        except (TailcutError, MemoryError) as error:
+            told = str(error) or type(error).__name__
+            answer = Loaded(error=told) if isinstance(job, Load) else Measured(error=told)
+        write(sink, answer)
+
+
+__all__: Sequence[str] = ("Load", "Loaded", "Measure", "Measured", "Tensor", "pack", "read", "write")
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError), open(0, "rb", closefd=False) as source, open(1, "wb", closefd=False) as sink:
+        _work(source, sink)

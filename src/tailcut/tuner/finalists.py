@@ -1,0 +1,79 @@
+"""Which configurations race on the real server: the best by simulation, few of a kind. Pure.
+
+The simulation ranks thousands, but what it does not model (caches, the operating system) it cannot rank. So the
+finalists are the best of several kinds rather than the eight best, which mostly differ in one batch size.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tailcut.runtime.profile import Settings
+
+FINALISTS = 8
+NEAR = 0.05  # configurations within it of the best are equal, and the shortest lone latency decides
+_SAME_ENGINE, _SAME_PRECISION, _SAME_DISPATCH = 2, 4, 4  # of the finalists
+_LONE = 2  # finalists that are there for the lone request
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A whole configuration, and what the simulation expects of it.
+
+    Args:
+        settings: the configuration.
+        rate: requests a second within the limit.
+        alone_ms: the median latency of one connection.
+        cpu_us: CPU time of a request.
+        memory_bytes: of the engine.
+    """
+
+    settings: Settings
+    rate: float
+    alone_ms: float
+    cpu_us: float
+    memory_bytes: int
+
+
+def finalists(predicted: Iterable[Predicted], count: int = FINALISTS) -> list[Predicted]:
+    """The best by rate, a few of each kind, and the best for a lone request."""
+    ranked = sorted(predicted, key=lambda one: (-one.rate, one.alone_ms))
+    chosen: list[Predicted] = []
+    kinds: Counter[object] = Counter()
+    for one in ranked:
+        if len(chosen) == count - min(_LONE, count - 1):
+            break
+        if all(kinds[key] < most for key, most in _kinds(one.settings)):
+            chosen.append(one)
+            kinds.update(key for key, _ in _kinds(one.settings))
+    near = [one for one in ranked if one not in chosen and one.rate >= 0.5 * ranked[0].rate]
+    chosen += sorted(near, key=lambda one: one.alone_ms)[: count - len(chosen)]
+    return chosen
+
+
+def pareto(predicted: Sequence[Predicted]) -> list[Predicted]:
+    """Those that no other beats in rate, lone latency, CPU and memory at once."""
+    front: list[Predicted] = []
+    for one in sorted(predicted, key=lambda each: -each.rate):
+        if not any(_beats(other, one) for other in front):
+            front.append(one)
+    return front
+
+
+def _beats(one: Predicted, other: Predicted) -> bool:
+    pairs = [
+        (one.rate, other.rate),
+        (-one.alone_ms, -other.alone_ms),
+        (-one.cpu_us, -other.cpu_us),
+        (-one.memory_bytes, -other.memory_bytes),
+    ]
+    return all(mine >= its for mine, its in pairs) and any(mine > its for mine, its in pairs)
+
+
+def _kinds(settings: Settings) -> list[tuple[object, int]]:
+    engine, dispatch = settings.engine, settings.batching.dispatch
+    return [
+        ((engine, dispatch), _SAME_ENGINE),
+        ((engine.name, engine.precision), _SAME_PRECISION),
+        (dispatch, _SAME_DISPATCH),
+    ]

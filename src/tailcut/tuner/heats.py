@@ -1,0 +1,87 @@
+"""A race of several arms in interleaved heats: who is still in it, and who leads. Pure.
+
+Each heat measures every arm that is left once, right after one another, so that what disturbs the machine hits all
+alike; arms are compared heat by heat. An arm leaves when its loss to the leader is clear, and when time is up the best
+estimate wins: that nothing was significant selects nobody, least of all the baseline.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tailcut.stats import Interval, paired_ratio_interval
+
+_LOOK = 3  # heats before an arm may leave
+_PLAIN = 0.6  # of the leader's: leaves after two heats
+_CLEAR = 0.97  # the whole interval of the ratio to the leader below it: leaves
+
+
+@dataclass(slots=True)
+class Lane:
+    """What one arm brought, heat by heat: more is better."""
+
+    scores: list[float] = field(default_factory=list)
+    racing: bool = True
+
+    @property
+    def estimate(self) -> float:
+        """The median of its heats: one that was disturbed does not count."""
+        return float(np.median(self.scores)) if self.scores else 0.0
+
+
+@dataclass(slots=True)
+class Heats:
+    """The lanes of a race, in the order of its arms."""
+
+    lanes: list[Lane]
+
+    @classmethod
+    def of(cls, count: int) -> "Heats":
+        """A race of so many arms."""
+        return cls([Lane() for _ in range(count)])
+
+    @property
+    def racing(self) -> list[int]:
+        """The arms that are still in it."""
+        return [number for number, lane in enumerate(self.lanes) if lane.racing]
+
+    @property
+    def leader(self) -> int:
+        """The arm with the best estimate among those that are in it."""
+        return max(self.racing, key=lambda number: self.lanes[number].estimate)
+
+    def add(self, scores: Sequence[float]) -> None:
+        """Take in a heat: a score for each arm that is racing, in order."""
+        for number, score in zip(self.racing, scores, strict=True):
+            self.lanes[number].scores.append(score)
+        leader = self.leader
+        for number in self.racing:
+            if number != leader and self._is_out(self.lanes[number], self.lanes[leader]):
+                self.lanes[number].racing = False
+
+    def ratio(self, number: int, other: int) -> Interval | None:
+        """One arm's scores to another's over the heats that both ran; None where these are too few."""
+        return _ratio(self.lanes[number], self.lanes[other])
+
+    def near(self, share: float) -> list[int]:
+        """The arms whose estimate is within a share of the leader's, the leader first."""
+        leader = self.leader
+        least = (1 - share) * self.lanes[leader].estimate
+        others = [number for number in self.racing if number != leader and self.lanes[number].estimate >= least]
+        return [leader, *others]
+
+    def _is_out(self, lane: Lane, leader: Lane) -> bool:
+        if len(lane.scores) == 2 and lane.estimate < _PLAIN * leader.estimate:
+            return True
+        if len(lane.scores) < _LOOK:
+            return False
+        found = _ratio(lane, leader)
+        return found is not None and found.high < _CLEAR
+
+
+def _ratio(one: Lane, other: Lane) -> Interval | None:
+    both = min(len(one.scores), len(other.scores))
+    if both < _LOOK or not all(one.scores[:both] + other.scores[:both]):
+        return None
+    return paired_ratio_interval(one.scores[:both], other.scores[:both])

@@ -1,0 +1,431 @@
+"""The search space: every setting that a tune may turn, with its values, what it needs, and when it helps or hurts.
+
+`CATALOGUE` is what `tailcut ladder` prints; the functions below list the values that make sense for one model on one
+machine. Facts prune before anything runs: no int8 where no operator gains, no layout without convolutions, no strings
+on openvino. Pure.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from tailcut.engines.base import EngineOptions
+from tailcut.runtime.profile import PaddedInput, PaddingSettings, Settings
+from tailcut.spec import ModelSpec
+
+BASELINE = Settings()  # what most people run: the engine's defaults, one call a request
+BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_BUSY_POLL_US = 100
+_HUGE_PAGE = 2 << 20
+_MOST_BUCKETS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting, as the catalogue explains it; `fields` are its places in the profile."""
+
+    name: str
+    rung: str
+    fields: tuple[str, ...]
+    values: str
+    needs: str
+    helps: str
+    hurts: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What decides whether a value makes sense.
+
+    Args:
+        spec: the model's signature, its rows decided.
+        usable_cpus, hardware_cpus: CPUs that this process may use, and that there are.
+        isa: flags of the processor.
+        has_quota: whether a quota bounds the CPU time: nothing is pinned then.
+        wire: what clients may speak.
+        lengths: of the data's requests, along the free dimension beside the batch.
+        quantizable: whether int8 would change any operator.
+        convolutions: whether the graph has any.
+        lower_precision: whether less than float32 is allowed: only data can show that answers stay right.
+    """
+
+    spec: ModelSpec
+    usable_cpus: int
+    hardware_cpus: int
+    isa: frozenset[str]
+    has_quota: bool = False
+    wire: Literal["json", "binary", "any"] = "any"
+    lengths: tuple[int, ...] = ()
+    quantizable: bool = True
+    convolutions: bool = True
+    lower_precision: bool = True
+
+
+def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
+    """The settings with some values of some sections replaced."""
+    for name, values in sections.items():
+        part = msgspec.structs.replace(getattr(settings, name), **values)
+        settings = msgspec.structs.replace(settings, **{name: part})
+    return settings
+
+
+def engine_choices(facts: Facts) -> list[EngineOptions]:
+    """Engines, precisions, threads and instances: what is measured in process."""
+    shapes = _thread_shapes(facts)
+    choices = []
+    for threads, instances in shapes:
+        choices.append(EngineOptions(threads=threads, instances=instances))
+        if threads > 1:
+            choices.append(EngineOptions(threads=threads, instances=instances, spinning=False))
+    if facts.lower_precision and facts.quantizable:
+        choices += [EngineOptions(precision="int8", threads=threads, instances=count) for threads, count in shapes]
+    if not any(tensor.dtype == "BYTES" for tensor in facts.spec.inputs + facts.spec.outputs):
+        precisions = ["f32"] + (["bf16"] if facts.lower_precision and BF16_FLAGS & facts.isa else [])
+        choices += [
+            EngineOptions(name="openvino", precision=precision, threads=threads, instances=count)  # type: ignore[arg-type]
+            for precision in precisions
+            for threads, count in shapes
+        ]
+    return choices
+
+
+def _thread_shapes(facts: Facts) -> list[tuple[int, int]]:
+    """Threads and instances that fit into the usable CPUs: one of one, one of all, and all of one."""
+    cpus = facts.usable_cpus
+    shapes = [(1, 1)]
+    if cpus > 1:
+        shapes += [(cpus, 1), (1, cpus)]
+    if cpus > 3:
+        shapes += [(cpus // 2, 1), (cpus // 2, 2)]
+    return shapes
+
+
+def serving_choices(facts: Facts, engine: EngineOptions) -> Iterator[Settings]:
+    """Ways to serve an engine configuration: dispatch and batch size, rows bound, clients on the quickest wire."""
+    paddings = paddings_of(facts)
+    base = changed(
+        BASELINE,
+        batching={"bind": facts.spec.fixed_rows},
+        io={"wire": quickest_wire(facts)},
+    )
+    base = msgspec.structs.replace(base, engine=engine)
+    for dispatch in ("inline", "adaptive", "worker"):
+        if dispatch != "worker" and engine.instances > 1:
+            continue
+        for size in BATCH_SIZES if facts.spec.batched else (1,):
+            yield changed(base, batching={"dispatch": dispatch, "max_batch": size})
+            for padding in paddings if size > 1 else ():
+                yield changed(base, batching={"dispatch": dispatch, "max_batch": size, "padding": padding})
+
+
+def refinements(facts: Facts, winner: Settings) -> list[Settings]:
+    """Small changes of a configuration that only the real server can judge."""
+    cpus, spec = facts.usable_cpus, facts.spec
+    found = [changed(winner, memory={"gc_freeze": True})]
+    if cpus > 1:
+        found.append(changed(winner, io={"spin_us": _BUSY_POLL_US}))
+        found.append(changed(winner, io={"workers": 2}, engine={"threads": max(1, cpus // 2), "instances": 1}))
+    if winner.engine.name == "onnxruntime":
+        found.append(changed(winner, engine={"arena": not winner.engine.arena}))
+        found.append(changed(winner, engine={"prepack": False}))
+        if facts.convolutions:
+            found.append(changed(winner, engine={"layout": "plain"}))
+    if cpus > 1 and not facts.has_quota and winner.engine.threads > 1:
+        found.append(changed(winner, engine={"pinning": True}))
+    if spec.fixed_rows and winner.batching.bind:
+        found.append(changed(winner, memory={"prefault": True}))
+        row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs)
+        if row_bytes * winner.batching.max_batch >= _HUGE_PAGE:
+            found.append(changed(winner, memory={"huge_pages": True}))
+        if len(spec.inputs) == 1 and row_bytes > 4096 and winner.io.wire != "json":
+            limit = 4096 if winner.io.direct_bytes > row_bytes else 1 << 30
+            found.append(changed(winner, io={"direct_bytes": limit}))
+    return [settings for settings in found if settings != winner]
+
+
+def quickest_wire(facts: Facts) -> Literal["json", "binary", "raw"]:
+    """The wire that costs the server least, of those that clients may speak."""
+    if facts.wire == "json":
+        return "json"
+    return "raw" if facts.wire == "any" and len(facts.spec.inputs) == 1 and facts.spec.fixed_rows else "binary"
+
+
+def paddings_of(facts: Facts) -> list[PaddingSettings]:
+    """Buckets by powers of two and by the quartiles of the data's lengths; the accuracy gate tells which are right."""
+    if not facts.spec.batched:
+        return []
+    free = {tensor.name: tensor.row_shape.count(None) for tensor in facts.spec.inputs}
+    lengths = sorted(facts.lengths)
+    if len(set(lengths)) < 2 or set(free.values()) - {0, 1}:
+        return []
+    inputs = tuple(PaddedInput(name=name) for name, count in free.items() if count)
+    powers = {1 << (length - 1).bit_length() for length in lengths if length}
+    places = range(1, _MOST_BUCKETS + 1)
+    quartiles = {lengths[(len(lengths) - 1) * place // _MOST_BUCKETS] for place in places} - {0}
+    return [PaddingSettings(buckets=tuple(sorted(buckets)), inputs=inputs) for buckets in (powers, quartiles)]
+
+
+RUNG_FIELDS: dict[str, tuple[str, ...]] = {
+    "algorithmic": ("batching.max_batch", "batching.hold_us", "batching.bind", "batching.padding", "engine.graph"),
+    "layout": ("engine.layout", "engine.prepack", "engine.u8_input"),
+    "parallelism": (
+        "engine.threads",
+        "engine.instances",
+        "engine.spinning",
+        "engine.pinning",
+        "batching.dispatch",
+        "io.spin_us",
+    ),
+    "simd": ("engine.name", "engine.precision"),
+    "allocation": ("engine.arena", "memory.huge_pages", "memory.prefault", "memory.gc_freeze"),
+    "io": ("io.wire", "io.direct_bytes", "io.express", "io.workers"),
+}
+
+
+def up_to(winner: Settings, rung: str, base: Settings) -> Settings:
+    """The base with the winner's values of this rung and all before it."""
+    settings = base
+    for name, fields in RUNG_FIELDS.items():
+        settings = with_fields(settings, winner, fields)
+        if name == rung:
+            break
+    return settings
+
+
+def without(winner: Settings, rung: str, base: Settings) -> Settings:
+    """The winner with the base's values of one rung."""
+    return with_fields(winner, base, RUNG_FIELDS[rung])
+
+
+def with_fields(settings: Settings, other: Settings, fields: tuple[str, ...]) -> Settings:
+    """The settings with another's values in some fields; what would be invalid together is made valid."""
+    for field in fields:
+        section, _, name = field.partition(".")
+        settings = changed(settings, **{section: {name: getattr(getattr(other, section), name)}})
+    if settings.batching.dispatch != "worker" and settings.engine.instances != 1:
+        settings = changed(settings, engine={"instances": 1})
+    if settings.batching.dispatch == "inline" and settings.batching.hold_us:
+        settings = changed(settings, batching={"hold_us": 0})
+    if settings.engine.name != "openvino" and settings.engine.precision == "bf16":
+        settings = changed(settings, engine={"precision": "f32"})
+    return settings
+
+
+_GUIDE_ORT = "onnxruntime, performance tuning"
+_GUIDE_OV = "openvino, optimising inference"
+CATALOGUE: tuple[Setting, ...] = (
+    Setting(
+        "batch size",
+        "algorithmic",
+        ("batching.max_batch",),
+        "1, 4, 8, 16, 32, 64, 128",
+        "rows that are independent",
+        "requests come together and a call has a fixed cost",
+        "a larger batch takes as long per row as a smaller one",
+        "measured: rows a second by batch size",
+    ),
+    Setting(
+        "queue delay",
+        "algorithmic",
+        ("batching.hold_us",),
+        "0; or half to all of what one row takes",
+        "a worker thread, and a rate at which company is to be expected",
+        "arrivals are dense and calls are expensive",
+        "a lone request waits for nobody",
+        "simulated from the measured times",
+    ),
+    Setting(
+        "bound rows",
+        "algorithmic",
+        ("batching.bind",),
+        "on, off",
+        "inputs and outputs of one fixed size",
+        "always: the engine reads and writes the rows in place",
+        "never seen",
+        "measured",
+    ),
+    Setting(
+        "padding buckets",
+        "algorithmic",
+        ("batching.padding",),
+        "powers of two; quartiles of the data's lengths",
+        "one free dimension beside the batch, and data of several lengths",
+        "requests of different lengths can share a batch",
+        "much of a bucket is filling; a model without a mask answers wrongly, and the gate refuses it",
+        "measured, and checked by the accuracy gate",
+    ),
+    Setting(
+        "graph level",
+        "algorithmic",
+        ("engine.graph",),
+        "all",
+        "onnxruntime",
+        "always: fused nodes",
+        "an optimiser's fault: a profile may say basic or off",
+        _GUIDE_ORT,
+    ),
+    Setting(
+        "layout",
+        "layout",
+        ("engine.layout",),
+        "blocked, plain",
+        "onnxruntime, and convolutions",
+        "convolutions over many channels",
+        "few channels: laying out costs more than it saves",
+        _GUIDE_ORT,
+    ),
+    Setting(
+        "pre-packing",
+        "layout",
+        ("engine.prepack",),
+        "on, off",
+        "onnxruntime",
+        "matrix products with constant weights",
+        "memory: weights are kept twice",
+        _GUIDE_ORT,
+    ),
+    Setting(
+        "uint8 input",
+        "layout",
+        ("engine.u8_input",),
+        "scale and offset a channel, by hand in the profile",
+        "a float32 input of images",
+        "a quarter of the bytes on the wire and in the rows",
+        "clients must send uint8",
+        "docs/reference/profile.md",
+    ),
+    Setting(
+        "threads and instances",
+        "parallelism",
+        ("engine.threads", "engine.instances"),
+        "1 x 1, all x 1, 1 x all, halves",
+        "more than one usable CPU",
+        "threads: large calls. Instances: many small ones",
+        "more threads than CPUs, or than a call has work for",
+        _GUIDE_OV,
+    ),
+    Setting(
+        "spinning",
+        "parallelism",
+        ("engine.spinning",),
+        "on, off",
+        "onnxruntime, several threads",
+        "the engine has the machine to itself",
+        "anything else runs there: the event loop, a client, another model",
+        _GUIDE_ORT,
+    ),
+    Setting(
+        "pinning",
+        "parallelism",
+        ("engine.pinning",),
+        "off, on",
+        "several threads, and no CPU quota",
+        "threads stay with their caches",
+        "others share the cores",
+        _GUIDE_OV,
+    ),
+    Setting(
+        "dispatch",
+        "parallelism",
+        ("batching.dispatch",),
+        "inline, adaptive, worker",
+        "inline and adaptive: one instance",
+        "inline: calls of tens of microseconds. Adaptive: short ones, while few clients ask",
+        "inline: a long call keeps the loop from receiving",
+        "simulated from the measured times",
+    ),
+    Setting(
+        "busy polling",
+        "parallelism",
+        ("io.spin_us",),
+        "0, 100 us",
+        "more than one usable CPU",
+        "one client asks again at once",
+        "a core is kept busy",
+        "measured",
+    ),
+    Setting(
+        "engine and precision",
+        "simd",
+        ("engine.name", "engine.precision"),
+        "onnxruntime f32, int8; openvino f32, bf16",
+        "bf16: a processor with it. int8: weights of matrix products. Both: --data, to show that answers stay right",
+        "bf16: half the bytes, twice the products. int8: a quarter",
+        "answers that are no longer right: the accuracy gate decides",
+        _GUIDE_OV,
+    ),
+    Setting(
+        "engine arena",
+        "allocation",
+        ("engine.arena",),
+        "on, off",
+        "onnxruntime",
+        "scratch memory is kept between calls",
+        "memory that is never given back",
+        _GUIDE_ORT,
+    ),
+    Setting(
+        "memory of the rows",
+        "allocation",
+        ("memory.huge_pages", "memory.prefault"),
+        "off, on",
+        "rows of fixed size; huge pages: 2 MiB of them",
+        "large rows: fewer page faults and TLB misses",
+        "memory is taken at the start",
+        "Linux, transparent huge pages",
+    ),
+    Setting(
+        "garbage collector",
+        "allocation",
+        ("memory.gc_freeze",),
+        "off, on",
+        "nothing",
+        "a collection in the middle of a request",
+        "garbage is kept until a pause",
+        "Python, gc.freeze",
+    ),
+    Setting(
+        "wire",
+        "io",
+        ("io.wire",),
+        "json, binary, raw",
+        "clients that speak it (--wire)",
+        "numbers travel as they are",
+        "clients that only know JSON",
+        "Open Inference Protocol, binary tensor data",
+    ),
+    Setting(
+        "receiving into rows",
+        "io",
+        ("io.direct_bytes",),
+        "64 KiB, 4 KiB, never",
+        "one input, rows of fixed size",
+        "large bodies: one copy less",
+        "small bodies: one more system call",
+        "measured",
+    ),
+    Setting(
+        "fast path",
+        "io",
+        ("io.express",),
+        "on, off",
+        "Linux, rows of fixed size, one input",
+        "connections that repeat themselves",
+        "0.3 s of start-up and 50 MB",
+        "docs/decisions/016-the-short-way.md",
+    ),
+    Setting(
+        "worker processes",
+        "io",
+        ("io.workers",),
+        "1, 2",
+        "more than one usable CPU",
+        "the event loop is the limit",
+        "batches are smaller, weights are kept in each process",
+        "measured",
+    ),
+)
