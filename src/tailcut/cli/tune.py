@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tailcut.cli.choices import BatchingChoice
 from tailcut.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ def tune(
     budget: Annotated[str, typer.Option(help="Time to spend; a slow model's verification may take more.")] = "120s",
     accuracy: Annotated[str, typer.Option(help="Least cosine with the float32 answers, or exact.")] = "0.999",
     wire: Annotated[WireChoice, typer.Option(help="What the clients speak.")] = WireChoice.ANY,
+    batching: Annotated[
+        BatchingChoice,
+        typer.Option(help="Merge and split requests: on, off, or auto, where the model's rows are independent."),
+    ] = BatchingChoice.AUTO,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The profile; MODEL.profile.toml else.")] = None,
     report: Annotated[Path | None, typer.Option(help="The HTML report; MODEL.report.html else.")] = None,
     seed: Annotated[int, typer.Option(help="Of arrival times and made-up inputs.", min=0)] = 0,
@@ -41,14 +46,17 @@ def tune(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Climb the ladder of settings; keep only what is proven better and still right."""
+    from dataclasses import replace
+
     import orjson
     from rich.console import Console
 
     from tailcut.report.console import LadderView, tune_summary
+    from tailcut.runtime.rows import SETTING_OF
     from tailcut.tuner.climb import Climb
 
     slo_ms = _milliseconds(slo)
-    wanted = _wanted(model, data, rate, budget, accuracy, wire.value, seed)
+    wanted = replace(_wanted(model, data, rate, budget, accuracy, wire.value, seed), rows=SETTING_OF[batching.value])
     stem = model.name.removesuffix(".onnx")
     profile_path = output or model.with_name(f"{stem}.profile.toml")
     report_path = report or profile_path.with_name(f"{stem}.report.html")

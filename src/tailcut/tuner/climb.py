@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 
@@ -17,13 +18,16 @@ from tailcut.engines import open_engine
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import closed_loop
 from tailcut.lab.describe import lengths_of, made_up_inputs, rows_of_data
-from tailcut.lab.payload import Wire, infer_once, infer_payload
+from tailcut.lab.payload import Wire, ask, infer_once, infer_payload
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
+from tailcut.runtime.limits import Limits
 from tailcut.runtime.profile import Profile, Settings
-from tailcut.spec import ModelSpec
+from tailcut.runtime.row_proof import settle_rows
+from tailcut.runtime.rows import RowsSetting
+from tailcut.spec import ModelSpec, Rows
 from tailcut.stats import Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy, Outputs, compare
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
@@ -74,6 +78,7 @@ class Wanted:
     bound: float | None = 0.999  # None: exact
     wire: Literal["json", "binary", "any"] = "any"
     seed: int = 0
+    rows: RowsSetting = "auto"  # of every profile that is tried
 
 
 @dataclass(slots=True)
@@ -94,6 +99,7 @@ class Outcome:
     settings: Settings
     rate: float
     rungs: list[RungRecord]
+    rows: dict[str, Any] = field(default_factory=dict)  # whether requests are batched, and why
     arms: dict[str, ArmRuns] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     labels_accuracy: dict[str, float] | None = None
@@ -114,6 +120,7 @@ class Climb:
         self._tell = tell
         self._began = time.monotonic()
         self._sharing = Sharing()
+        self._rows: dict[str, Any] = {}
         self._spec, self._requests, self._reference = self._open_model()
         self._facts = Facts(
             self._spec,
@@ -137,8 +144,9 @@ class Climb:
         Raises:
             TailcutError: the baseline itself cannot be served.
         """
-        ladder = Ladder(self._facts, starting_settings(), RUNGS)
-        outcome = Outcome(self._spec, ladder.best, self._rate, self._records)
+        start = changed(starting_settings(), batching={"rows": self._wanted.rows})
+        ladder = Ladder(self._facts, start, RUNGS)
+        outcome = Outcome(self._spec, ladder.best, self._rate, self._records, self._rows)
         try:
             self._measure_rate()
             ladder.facts = replace(self._facts, waits_us=self._sharing.waits_us(self._rate))
@@ -146,6 +154,7 @@ class Climb:
             for number, rung in enumerate(RUNGS):
                 self._climb(ladder, number, rung)
             outcome.settings = ladder.best
+            outcome.rows = self._rows_of(ladder.best)
             self._verify(outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
@@ -162,6 +171,9 @@ class Climb:
         wanted = self._wanted
         engine = open_engine(wanted.model, BASELINE.engine)
         try:
+            decision = settle_rows(engine, wanted.rows, Limits())
+            self._rows = decision.as_dict()
+            self._tell(Phase(decision.describe()))
             if wanted.data is not None:
                 requests = rows_of_data(engine.spec, wanted.data, 2048)
             else:
@@ -173,6 +185,17 @@ class Climb:
             return engine.spec, requests, answers
         finally:
             engine.close()
+
+    def _rows_of(self, settings: Settings) -> dict[str, Any]:
+        """What was decided of the rows on the engine of these settings: that of another engine, by its own server."""
+        engine = settings.engine
+        if (engine.name, engine.precision) == (BASELINE.engine.name, BASELINE.engine.precision):
+            return self._rows
+        path = f"/v2/models/{quote(self._spec.name, safe='')}/config"
+        config = ask(self._serve(settings).target, "GET", path)
+        rows, reason = (config["parameters"][name]["string_value"] for name in ("rows", "rows_reason"))
+        decided = {"rows": rows, "batched": rows == Rows.INDEPENDENT, "reason": reason}
+        return decided | {"setting": self._wanted.rows, "evidence": {}}
 
     def _payloads(self, wire: Wire) -> list[Any]:
         if wire not in self._payload_cache:
@@ -203,7 +226,7 @@ class Climb:
 
     def _measure_rate(self) -> None:
         self._tell(Phase("measuring what the baseline can carry"))
-        baseline = _baseline("json")
+        baseline = self._baseline("json")
         arm = self._arm(baseline)
         length_s = min(_CAPACITY_S, _CAPACITY_SHARE * self._wanted.budget_s)
         found = closed_loop(
@@ -312,7 +335,11 @@ class Climb:
         """Baseline, reference and tuned once more, on fresh arrival times, all at the same rate, in turns."""
         self._tell(Phase("verifying: baseline, reference and tuned in turns, on fresh samples"))
         reference_wire: Wire = "json" if self._wanted.wire == "json" else "binary"
-        settings = {"baseline": _baseline("json"), "reference": _baseline(reference_wire), "tuned": outcome.settings}
+        settings = {
+            "baseline": self._baseline("json"),
+            "reference": self._baseline(reference_wire),
+            "tuned": outcome.settings,
+        }
         self._retire(*settings.values())
         arms = [self._arm(one) for one in settings.values()]
         outcome.accuracy = self._check(outcome.settings, seconds=10.0)
@@ -332,6 +359,9 @@ class Climb:
                 closed_block(arms, list(runs.values()), concurrency=_CONCURRENCY, duration_s=closed_s)
         outcome.arms = runs
 
+    def _baseline(self, wire: Wire) -> Settings:
+        return changed(BASELINE, batching={"bind": False, "rows": self._wanted.rows}, io={"wire": wire})
+
     def _labels(self, settings: dict[str, Settings]) -> dict[str, float] | None:
         from tailcut.tuner.accuracy import labelled  # noqa: PLC0415  only tunes with labels want it
 
@@ -345,10 +375,6 @@ class Climb:
                 return None
             found[name] = share
         return found
-
-
-def _baseline(wire: Wire) -> Settings:
-    return changed(BASELINE, batching={"bind": False}, io={"wire": wire})
 
 
 def _judged(entry: dict[str, Any], runs: Sequence[ArmRuns], seed: int) -> tuple[dict[str, Any], bool]:

@@ -40,6 +40,7 @@ def result(
             "interrupted": outcome.interrupted,
         },
         "command": command,
+        "rows": outcome.rows,
         "rungs": [
             {"name": rung.name, "note": rung.note, "candidates": rung.candidates, "kept": " + ".join(rung.kept) or None}
             for rung in outcome.rungs
@@ -59,6 +60,7 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
         "command": found["command"],
         "seed": found["objective"]["seed"],
         "rate_offered": found["objective"]["rate"],
+        "rows": found["rows"],
         "kept": [rung["kept"] for rung in found["rungs"] if rung["kept"]],
     }
     if checked is not None:
