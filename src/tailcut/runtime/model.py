@@ -247,14 +247,21 @@ class Model(Desk):
         return self._usual_rows <= _FEW and self.cost.estimate_ns(min(rows, self.max_batch)) <= _HERE_NS
 
     def _compute_here(self) -> bool:
-        """Compute on this thread what is soon done; whether nothing is left."""
-        if not self._is_soon_done(self._queue.rows):
-            return False
-        batch = self.next_batch()
-        if not isinstance(batch, Batch):
-            return False
-        self.compute(batch, self._inline_executor)
-        return not self._queue.rows
+        """Compute on this thread what is soon done; whether nothing is left.
+
+        That is one batch; where each request is one, as many as the same time holds.
+        """
+        end = 0 if self.spec.batched else time.monotonic_ns() + _HERE_NS
+        while self._is_soon_done(self._queue.rows):
+            batch = self.next_batch()
+            if not isinstance(batch, Batch):
+                return False
+            self.compute(batch, self._inline_executor)
+            if not self._queue.rows:
+                return True
+            if time.monotonic_ns() >= end:
+                return False
+        return False
 
     def _executor(self, engine: Engine) -> Executor:
         if self._padding is not None:
