@@ -38,7 +38,7 @@ _FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
 _TOLERANCES = {DType.BF16: 5e-2, DType.FP16: 1e-2}
 _TOLERANCE = 1e-3
 _DISTURBANCE = {DType.BF16: 2.0**-7, DType.FP16: 2.0**-10, DType.FP32: 2.0**-21, DType.FP64: 2.0**-50}
-_DISTURBED = 4  # times a row is computed again where it differs
+_DISTURBED = 8  # times a row is computed again where it differs
 _AMPLIFIED = 8.0  # so many times what disturbing moves a value may still be rounding
 
 Outputs = Mapping[str, np.ndarray]
