@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from tailcut.report.tune_page import rows_words
 from tailcut.report.words import cpu
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 
@@ -92,6 +93,9 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:
         if accuracy["labels_accuracy"]:
             shares = accuracy["labels_accuracy"]
             lines.append(f"accuracy on the labels: {shares['baseline']:.4f} before, {shares['tuned']:.4f} tuned")
+    rows = rows_words(result)
+    if rows:
+        lines.append(escape(rows))
     for name in ("profile", "report"):
         if result[name]:
             lines.append(f"{name}: {escape(str(result[name]))}")

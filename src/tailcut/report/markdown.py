@@ -9,7 +9,7 @@ from typing import Any
 
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
-from tailcut.report.tune_page import ARMS, headline, waterfall
+from tailcut.report.tune_page import ARMS, headline, rows_words, waterfall
 from tailcut.report.words import bounds, count, cpu, load, milliseconds, nanoseconds, ratio
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
@@ -55,6 +55,9 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
     accuracy = result["accuracy"]
     if accuracy:
         parts.append(f"Worst cosine with the float32 answers: {accuracy['worst']:.6f}.")
+    rows = rows_words(result)
+    if rows:
+        parts.append(plain(rows))
     parts.append(_details(result["command"], result["machine"]))
     return "\n\n".join(parts)
 

@@ -144,8 +144,7 @@ class Climb:
         Raises:
             TailcutError: the baseline itself cannot be served.
         """
-        start = changed(starting_settings(), batching={"rows": self._wanted.rows})
-        ladder = Ladder(self._facts, start, RUNGS)
+        ladder = Ladder(self._facts, self._start(), RUNGS)
         outcome = Outcome(self._spec, ladder.best, self._rate, self._records, self._rows)
         try:
             self._measure_rate()
@@ -173,11 +172,11 @@ class Climb:
         try:
             decision = settle_rows(engine, wanted.rows, Limits())
             self._rows = decision.as_dict()
-            self._tell(Phase(decision.describe()))
             if wanted.data is not None:
                 requests = rows_of_data(engine.spec, wanted.data, 2048)
             else:
                 requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_CHECKED)]
+            self._tell(Phase(decision.describe()))
             self._tell(Phase(f"computing the right answers to {min(_CHECKED, len(requests))} requests"))
             answers: list[Outputs] = [engine.run(request) for request in requests[:_CHECKED]]
             if engine.spec.batched:
@@ -358,6 +357,9 @@ class Climb:
             if number % every == 0:
                 closed_block(arms, list(runs.values()), concurrency=_CONCURRENCY, duration_s=closed_s)
         outcome.arms = runs
+
+    def _start(self) -> Settings:
+        return changed(starting_settings(), batching={"rows": self._wanted.rows})
 
     def _baseline(self, wire: Wire) -> Settings:
         return changed(BASELINE, batching={"bind": False, "rows": self._wanted.rows}, io={"wire": wire})
