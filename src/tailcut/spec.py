@@ -1,10 +1,10 @@
 """What a model takes and gives: pure values, no engine behind them.
 
-`None` in a shape is a free dimension. A model is *batched* when the first dimension of every input and output is free,
-so that rows of several requests can share one call.
+`None` in a shape is a free dimension. A model is *batched* when the first dimension of every input and output is free
+and its rows are independent, so that rows of several requests can share one call.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
@@ -95,6 +95,7 @@ class TensorSpec:
     name: str
     dtype: DType
     shape: Shape
+    first_axis: str = field(default="", compare=False)  # what the model calls its first dimension; "" where unnamed
 
     @cached_property
     def row_shape(self) -> Shape:
@@ -124,16 +125,27 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model's name and its inputs and outputs, in the model's own order."""
+    """A model's name and its inputs and outputs, in the model's own order.
+
+    `rows` is what has been decided of its rows, or, before that, what the graph alone says: a model that is not
+    independent has no batch, whatever its shapes are.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    rows: Rows = Rows.INDEPENDENT
+    rows_reason: str = field(default="", compare=False)
+
+    @cached_property
+    def batchable(self) -> bool:
+        """Whether the first dimension of every tensor is free."""
+        return all(len(tensor.shape) > 0 and tensor.shape[0] is None for tensor in self.inputs + self.outputs)
 
     @cached_property
     def batched(self) -> bool:
-        """Whether the first dimension of every tensor is free."""
-        return all(len(tensor.shape) > 0 and tensor.shape[0] is None for tensor in self.inputs + self.outputs)
+        """Whether rows of several requests may share a call, and a request may be split by its rows."""
+        return self.batchable and self.rows is Rows.INDEPENDENT
 
     @cached_property
     def single(self) -> bool:

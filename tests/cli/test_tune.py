@@ -53,6 +53,16 @@ def test_the_result_has_every_rung(tuned: tuple[dict, str]) -> None:
             assert (candidate["cost"] is None) <= (candidate["samples"] == 0 or sys.platform != "linux")
 
 
+def test_whether_requests_are_batched_is_told_with_its_reason(tuned: tuple[dict, str]) -> None:
+    """In the result with every source, and while the tune runs."""
+    result, story = tuned
+    assert result["rows"]["batched"] is True
+    assert result["rows"]["setting"] == "auto"
+    assert "keeps the rows apart" in result["rows"]["reason"]
+    assert set(result["rows"]["evidence"]) == {"signature", "graph", "proof"}
+    assert "rows independent, batched" in story
+
+
 def test_the_verification_is_of_three_arms_on_fresh_samples(tuned: tuple[dict, str]) -> None:
     """Baseline, reference and tuned at one rate, without errors, and the ratios with their intervals."""
     checked = tuned[0]["verification"]
@@ -74,6 +84,8 @@ def test_the_profile_says_where_it_comes_from(tuned: tuple[dict, str], folder: P
     assert profile.machine["usable_cpus"] >= 1
     assert profile.evidence["rate_offered"] == 1200
     assert profile.evidence["tuned"]["samples"] >= 459
+    assert profile.evidence["rows"]["rows"] == "independent"
+    assert profile.settings.batching.rows == "auto"
     with serving(folder, folder / tuned[0]["profile"]) as server, server.connect() as wire:
         assert wire.ask(b"GET /v2/models/mlp/ready HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
 
@@ -83,6 +95,7 @@ def test_the_report_stands_beside_it(tuned: tuple[dict, str], folder: Path) -> N
     page = (folder / tuned[0]["report"]).read_text(encoding="utf-8")
     assert "mlp" in page
     assert "tailcut tune mlp.onnx --data mlp.npz" in page
+    assert "Requests are batched (rows independent)" in page
 
 
 def test_control_c_keeps_the_best_so_far(folder: Path) -> None:

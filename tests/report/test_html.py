@@ -4,7 +4,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from html import escape
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from tailcut.report.html import (
     render_microbench_html,
     render_tune_html,
 )
-from tailcut.report.markdown import tune_markdown
+from tailcut.report.markdown import plain, tune_markdown
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -98,6 +100,8 @@ def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None 
         }
         | {"budget_s": 60, "seed": 0, "data": None},
         "command": f"tailcut tune {name}.onnx",
+        "rows": {"rows": "dependent", "batched": False, "reason": "Softmax over axis 0 mixes <rows>", "setting": "auto"}
+        | {"evidence": {}},
         "rungs": [
             {
                 "name": "algorithmic",
@@ -237,6 +241,19 @@ def test_the_waterfall_shows_what_was_kept_and_why_the_rest_was_not() -> None:
     page = render_tune_html(result())
     assert "because rejected" in page
     assert "the engine lays memory out by itself" in page
+
+
+def test_it_says_whether_requests_are_batched_and_why() -> None:
+    """On the page, in Markdown and on the console; a result that does not say leaves it out."""
+    sentence = "Each request runs whole, never merged or split (rows dependent): Softmax over axis 0 mixes <rows>."
+    assert escape(sentence) in render_tune_html(result())
+    assert plain(sentence) in tune_markdown(result())
+    console = Console(file=StringIO(), width=500)
+    console.print(tune_summary(result()))
+    assert sentence in console.file.getvalue()  # type: ignore[attr-defined]
+    batched = result() | {"rows": {"rows": "independent", "batched": True, "reason": "so it is"}}
+    assert "Requests are batched (rows independent): so it is." in render_tune_html(batched)
+    assert "runs whole" not in render_tune_html(result() | {"rows": {}})
 
 
 def test_what_is_better_but_changes_precision_is_dropped() -> None:

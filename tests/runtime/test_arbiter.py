@@ -17,7 +17,7 @@ from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.spec import DType
 
-SETTINGS = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=4))
+SETTINGS = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=4, rows="independent"))
 LIMITS = Limits(hang_s=0.3)
 ROW = np.ones((1, 4), np.float32)
 WAIT_S = 20.0

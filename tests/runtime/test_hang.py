@@ -23,7 +23,7 @@ WAIT_S = 20.0
 def opened(folder: Path, *, engine: str = "onnxruntime", instances: int = 1, dispatch: str = "worker") -> Model:
     settings = Settings(
         engine=EngineOptions(name=engine, threads=1, instances=instances),
-        batching=BatchingSettings(max_batch=4, dispatch=dispatch),
+        batching=BatchingSettings(max_batch=4, dispatch=dispatch, rows="independent"),  # which its loop does not show
     )
     path = folder / "endless.onnx"
     return Model.open(Profile.of_model(path if path.exists() else endless(path), settings), limits=Limits(hang_s=0.3))

@@ -274,7 +274,7 @@ def _payloads(
 
     spec = served_spec(target, model)
     if rows > 1 and not spec.batched:
-        raise UsageError(f"{spec.name} has no batch dimension: it cannot take {rows} samples in a request")
+        raise UsageError(f"the server does not batch {spec.name}: it cannot take {rows} samples in a request")
     if data is not None:
         inputs = rows_of_data(spec, load_data(data), _PAYLOADS * rows, rows=rows)
     else:

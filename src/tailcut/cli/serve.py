@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tailcut.cli.choices import BatchingChoice
+
 if TYPE_CHECKING:
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
@@ -53,6 +55,10 @@ def serve(
     ] = False,
     max_batch: Annotated[
         int | None, typer.Option(help="Largest batch, instead of the profile's.", min=1, max=65536)
+    ] = None,
+    batching: Annotated[
+        BatchingChoice | None,
+        typer.Option(help="Merge and split requests: on, off, or auto, where the model's rows are independent."),
     ] = None,
     queue: Annotated[
         int, typer.Option(help="Rows that may wait or compute, for each model of each worker.", min=1, max=1_000_000)
@@ -119,15 +125,16 @@ def serve(
         _need_one_worker(alone)
         crew = _crew(size, len(sources), limits.drain_s, max_restarts)
         raise typer.Exit(_supervise(crew, Address(host, port, uds, grpc_port), json=json))
-    opened = [_profile(source, max_batch, worker) for source in sources]
+    opened = [_profile(source, max_batch, batching, worker) for source in sources]
     profiles = [profile for profile, _ in opened]
     names = [profile.model.name + (f":{version}" if version != "1" else "") for profile, version in opened]
     if len(set(names)) < len(names):
         raise UsageError(
             f"two models have one name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
         )
-    again = [partial(_profile, source, max_batch, worker) for source in sources]
+    again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
     served = _open(opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
+    _say_rows(served, worker)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -259,7 +266,9 @@ def _profiled(sources: Sequence[str]) -> int:
     return max(1, min(wanted, usable_cpus()))
 
 
-def _profile(source: str, max_batch: int | None, worker: "Worker | None") -> "tuple[Profile, str]":
+def _profile(
+    source: str, max_batch: int | None, batching: BatchingChoice | None, worker: "Worker | None"
+) -> "tuple[Profile, str]":
     """The profile of a SOURCE, and the version it is to be served as."""
     import msgspec
 
@@ -267,6 +276,7 @@ def _profile(source: str, max_batch: int | None, worker: "Worker | None") -> "tu
     from tailcut.machine.quota import usable_cpus
     from tailcut.runtime.fit import fit_to_machine
     from tailcut.runtime.model import open_profile
+    from tailcut.runtime.profile import with_batching
 
     name, equals, path = source.rpartition("=")
     name, version = _name_and_version(name)
@@ -281,10 +291,18 @@ def _profile(source: str, max_batch: int | None, worker: "Worker | None") -> "tu
     if equals and name:
         profile = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, name=name))
     if max_batch is not None:
-        batching = msgspec.structs.replace(profile.settings.batching, max_batch=max_batch)
-        settings = msgspec.structs.replace(profile.settings, batching=batching)
+        sized = msgspec.structs.replace(profile.settings.batching, max_batch=max_batch)
+        settings = msgspec.structs.replace(profile.settings, batching=sized)
         profile = msgspec.structs.replace(profile, settings=settings)
+    if batching is not None:
+        profile = with_batching(profile, batching.value)
     return profile, version
+
+
+def _say_rows(models: "Sequence[Served]", worker: "Worker | None") -> None:
+    """One line for each model: whether its requests are batched, and why; one worker of several is enough."""
+    for served in models if worker is None or worker.post == 0 else []:
+        _log.info("%s: %s", served.name, served.model.rows.describe())
 
 
 def _name_and_version(text: str) -> tuple[str, str]:

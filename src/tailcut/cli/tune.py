@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tailcut.cli.choices import BatchingChoice
 from tailcut.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
-    from tailcut.tuner.climb import Outcome, Wanted
+    from tailcut.tuner.records import Outcome, Wanted
 
 
 class WireChoice(StrEnum):
@@ -41,6 +42,10 @@ def tune(
         ),
     ] = None,
     wire: Annotated[WireChoice, typer.Option(help="What the clients speak.")] = WireChoice.ANY,
+    batching: Annotated[
+        BatchingChoice,
+        typer.Option(help="Merge and split requests: on, off, or auto, where the model's rows are independent."),
+    ] = BatchingChoice.AUTO,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The profile; MODEL.profile.toml else.")] = None,
     report: Annotated[Path | None, typer.Option(help="The HTML report; MODEL.report.html else.")] = None,
     seed: Annotated[int, typer.Option(help="Of arrival times and made-up inputs.", min=0)] = 0,
@@ -51,21 +56,25 @@ def tune(
 
     Exit code 1: the settings found answer wrongly in the verification, and no profile is written.
     """
+    from dataclasses import replace
+
     import orjson
     from rich.console import Console
 
     from tailcut.report.console import LadderView, tune_summary
-    from tailcut.tuner.climb import Climb
+    from tailcut.runtime.rows import SETTING_OF
+    from tailcut.tuner.search import Search
 
     slo_ms = _milliseconds(slo)
     wanted = _wanted(model, data, rate, budget, accuracy, metric, wire.value, seed)
+    wanted = replace(wanted, rows=SETTING_OF[batching.value], slo_ms=slo_ms)
     stem = model.name.removesuffix(".onnx")
     profile_path = output or model.with_name(f"{stem}.profile.toml")
     report_path = report or profile_path.with_name(f"{stem}.report.html")
     for path in (profile_path, report_path):
         _writable(path)
     with LadderView(wanted.budget_s) as view:
-        outcome = Climb(wanted, view).run()
+        outcome = Search(wanted, view).run()
     objective = {
         "slo_ms": slo_ms,
         "accuracy": accuracy,
@@ -108,7 +117,7 @@ def _wanted(
     from tailcut.cli.options import load_data, parse_duration
     from tailcut.errors import UsageError
     from tailcut.tuner.accuracy import load_metric, parse_bound
-    from tailcut.tuner.climb import Wanted
+    from tailcut.tuner.records import Wanted
 
     if model.suffix == ".toml":
         raise UsageError(f"{model}: tune takes the model itself, an ONNX file, and writes a profile")

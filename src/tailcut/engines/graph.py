@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tailcut.engines.base import EngineOptions, U8Input
+from tailcut.engines.rows import analyse_rows
 from tailcut.errors import ModelFileError, UnsupportedError
-from tailcut.spec import DType, ModelSpec, Shape, TensorSpec
+from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, Shape, TensorSpec
 
 _DTYPES = {
     TensorProto.BOOL: DType.BOOL,
@@ -69,7 +71,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
 
 def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec:
-    """The signature: inputs that are no initialisers, and outputs, in the graph's order.
+    """The signature, with what the graph says of its rows: inputs that are no initialisers, and outputs, in order.
 
     Raises:
         UnsupportedError: a tensor of a type that the wire has no name for, or without a rank.
@@ -83,7 +85,9 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
         except Exception as error:  # noqa: BLE001  as in load_graph
             raise ModelFileError(f"{path}: {short(error)}") from None
     spec_name = name or path.name.split(".")[0]
-    return ModelSpec(spec_name, tuple(inputs), tuple(_tensor(value, path) for value in outputs))
+    spec = ModelSpec(spec_name, tuple(inputs), tuple(_tensor(value, path) for value in outputs))
+    found = analyse_rows(model) if spec.batchable else RowEvidence(Rows.DEPENDENT, "")
+    return replace(spec, rows=found.rows, rows_reason=found.reason)
 
 
 @contextmanager
@@ -163,7 +167,9 @@ def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     dims: Shape = tuple(
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim
     )
-    return TensorSpec(value.name, _DTYPES[tensor.elem_type], dims)
+    return TensorSpec(
+        value.name, _DTYPES[tensor.elem_type], dims, tensor.shape.dim[0].dim_param if tensor.shape.dim else ""
+    )
 
 
 def _per_channel(values: tuple[float, ...], name: str, rank: int, channels: int) -> TensorProto:

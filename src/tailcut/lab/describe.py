@@ -4,7 +4,7 @@ import ipaddress
 import itertools
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from tailcut.errors import UsageError
+from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import ask, encode
-from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _FREE_DIM = 16  # what a free dimension beside the batch is taken as
@@ -109,13 +109,24 @@ def served_spec(target: Target, model: str | None) -> ModelSpec:
         from tailcut.lab.grpc_connection import ask_grpc  # noqa: PLC0415  grpc is heavy, and few load it
 
         said = ask_grpc(target, "ModelMetadata", name=model)
+        rows = _rows(lambda: ask_grpc(target, "ModelConfig", name=model).config.max_batch_size)
         metadata = {
             side: [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in tensors]
             for side, tensors in (("inputs", said.inputs), ("outputs", said.outputs))
         }
     else:
         metadata = ask(target, "GET", f"/v2/models/{model}")
-    return ModelSpec(model, *(tuple(map(_tensor, metadata[side])) for side in ("inputs", "outputs")))
+        rows = _rows(lambda: ask(target, "GET", f"/v2/models/{model}/config")["max_batch_size"])
+    inputs, outputs = (tuple(map(_tensor, metadata[side])) for side in ("inputs", "outputs"))
+    return ModelSpec(model, inputs, outputs, rows)
+
+
+def _rows(max_batch_size: Callable[[], Any]) -> Rows:
+    """Whether the server batches the model; shapes cannot tell, and a server without that extension does not say."""
+    try:
+        return Rows.INDEPENDENT if max_batch_size() > 0 else Rows.DEPENDENT
+    except (TailcutError, KeyError, TypeError):
+        return Rows.UNKNOWN
 
 
 def made_up_inputs(spec: ModelSpec, seed: int, *, rows: int = 1) -> dict[str, np.ndarray]:

@@ -11,10 +11,11 @@ from rich.status import Status
 from rich.table import Table
 
 from tailcut.report.accuracy import accuracy_figures, random_words
+from tailcut.report.tune_page import rows_words
 from tailcut.report.words import cpu
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 
-COLOURS = {"better": "green", "worse": "red", "indistinct": "dim", "rejected": "yellow", "skipped": "dim"}
+COLOURS = {"better": "green", "worse": "red", "indistinct": "dim", "rejected": "yellow", "skipped": "dim", "estimated": "dim", "raced": "cyan"}
 
 
 class LadderView:
@@ -93,6 +94,9 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:
             lines.append(escape(f"answers: {figures}"))
         if random_words(accuracy):
             lines.append(f"[yellow]{escape(random_words(accuracy))}[/]")
+    rows = rows_words(result)
+    if rows:
+        lines.append(escape(rows))
     for name in ("profile", "report"):
         if result[name]:
             lines.append(f"{name}: {escape(str(result[name]))}")

@@ -70,6 +70,7 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
         result=result,
         headline=headline(result),
         facts=tune_page.tune_facts(result),
+        rows=tune_page.rows_words(result),
         arms=tune_page.ARM_WORDS,
         strips=strips,
         chart=chart,

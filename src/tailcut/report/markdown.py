@@ -10,7 +10,7 @@ from typing import Any
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
-from tailcut.report.tune_page import ARMS, headline, waterfall
+from tailcut.report.tune_page import ARMS, headline, rows_words, waterfall
 from tailcut.report.words import bounds, count, cpu, load, milliseconds, nanoseconds, ratio
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
@@ -60,6 +60,9 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
         parts += [words for words in (*said, plain(random_words(accuracy))) if words]
         if accuracy["worst_rows"]:
             parts.append(_worst_rows(accuracy["worst_rows"]))
+    rows = rows_words(result)
+    if rows:
+        parts.append(plain(rows))
     parts.append(_details(result["command"], result["machine"]))
     return "\n\n".join(parts)
 

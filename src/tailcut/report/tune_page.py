@@ -120,6 +120,15 @@ def tune_facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return found
 
 
+def rows_words(result: Mapping[str, Any]) -> str:
+    """Whether the model's requests are batched, and why, in a sentence; nothing where the result does not say."""
+    rows = result.get("rows")
+    if not rows:
+        return ""
+    how = "Requests are batched" if rows["batched"] else "Each request runs whole, never merged or split"
+    return f"{how} (rows {rows['rows']}): {rows['reason']}."
+
+
 def before_after(result: Mapping[str, Any]) -> tuple[Strips | None, Chart | None]:
     """The arms' latency as strips, and as curves by percentile."""
     checked = result["verification"]

@@ -5,6 +5,7 @@ A sink for each kind of caller of the library stands beside its home.
 
 import asyncio
 import threading
+from collections import deque
 from typing import Protocol
 
 import numpy as np
@@ -21,12 +22,14 @@ class Kickable(Protocol):
 
 
 class LoopHome:
-    """An event loop. Batches computed elsewhere arrive by one thread-safe call each; kicks are gathered per pass."""
+    """An event loop. Batches computed elsewhere wake it, once for all that come before it looks; kicks are gathered."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread = threading.get_ident()
         self._kicks: list[Kickable] = []
+        self._computed: deque[Batch] = deque()  # elsewhere, and not handed out yet
+        self._is_woken = False  # for them
 
     def kick_soon(self, model: Kickable) -> None:
         """Kick the model after everything else that this pass of the loop has read: arrivals gather by themselves."""
@@ -52,10 +55,18 @@ class LoopHome:
         if threading.get_ident() == self._thread:
             self._hand_out(batch)
             return
+        # A batch that finds the loop woken is in time: the mark is taken away before the first one is taken out.
+        self._computed.append(batch)
+        if self._is_woken:
+            return
+        self._is_woken = True
         try:
-            self._loop.call_soon_threadsafe(self._hand_out, batch)
+            self._loop.call_soon_threadsafe(self._hand_out_computed)
         except RuntimeError:  # the loop was closed while its requests computed: nobody is left to be told
-            batch.owner.delivered(batch)
+            self._is_woken = False
+            while self._computed:
+                computed = self._computed.popleft()
+                computed.owner.delivered(computed)
 
     def post_failure(self, ticket: Ticket, error: TailcutError) -> None:
         """Tell the sink on the loop's thread, never inside the caller's own call."""
@@ -63,6 +74,11 @@ class LoopHome:
             self._loop.call_soon_threadsafe(ticket.sink.fail, ticket, error)
         except RuntimeError:
             return
+
+    def _hand_out_computed(self) -> None:
+        self._is_woken = False
+        while self._computed:
+            self._hand_out(self._computed.popleft())
 
     def _hand_out(self, batch: Batch) -> None:
         try:

@@ -48,6 +48,9 @@ def row_key(spec: ModelSpec, arrays: Arrays) -> object:
 def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
+        exact = array.dtype == tensor.dtype.numpy and array.dtype != object and array.flags.c_contiguous
+        if exact and tensor.accepts(array.shape):  # as all that comes from the wire
+            return array
     else:
         try:
             array = np.asarray(value, dtype=tensor.dtype.numpy)

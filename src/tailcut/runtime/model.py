@@ -7,6 +7,7 @@ loop receives.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,11 +29,14 @@ from tailcut.runtime.home import AnyThread, EventSink, FutureSink, LoopHome
 from tailcut.runtime.inputs import Arrays, check_inputs, row_key
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.padding import PaddedExecutor, plan_padding
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import BatchingSettings, Profile, Settings, with_batching
+from tailcut.runtime.row_proof import settle_rows
+from tailcut.runtime.rows import Batching
 from tailcut.runtime.split import split_ticket
 from tailcut.runtime.warmup import Step, warm_up
 from tailcut.runtime.watchdog import Watchdog
 
+_log = logging.getLogger("tailcut")
 # Of adaptive dispatch: so long may the thread that kicks be kept from receiving, and so large are few clients' batches.
 _HERE_NS = 500_000
 _FEW = 2.5
@@ -47,15 +51,20 @@ class Model(Desk):
     """
 
     def __init__(self, profile: Profile, engine: Engine, limits: Limits, arbiter: Arbiter | None = None) -> None:
+        began = time.monotonic()
+        self.rows = settle_rows(engine, profile.settings.batching.rows, limits)
         super().__init__(engine.spec, profile.settings, limits, arbiter)
         self.profile = profile
         self._homes: dict[asyncio.AbstractEventLoop, LoopHome] = {}
-        padding = profile.settings.batching.padding
+        padding = profile.settings.batching.padding if self.spec.batched or not self.spec.batchable else None
+        if padding is not profile.settings.batching.padding:
+            _log.warning("%s: not padded, because requests are not batched: %s", self.spec.name, self.rows.reason)
         self._padding = None if padding is None else plan_padding(engine, padding)
         if self._padding is not None:
             self.forecast.costs = {bucket: CostModel(self.max_batch) for bucket in self._padding.buckets}
         executors = [self._executor(engine) for _ in range(self._instances)]
-        warm_up(self, self.spec, executors, self._warm_up_steps(), limits.warm_up_s)
+        left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
+        warm_up(self, self.spec, executors, self._warm_up_steps(), left_s)
         self._inline_executor = executors[0]
         self._crew = Crew(self, engine, self._reopen, self._executor)
         for executor in () if self.inline else executors:
@@ -69,17 +78,22 @@ class Model(Desk):
         *,
         limits: Limits = Limits(),  # noqa: B008  frozen
         arbiter: Arbiter | None = None,
+        batching: Batching | None = None,
     ) -> Self:
         """Load a model file (.onnx), a profile file (.toml) or a Profile, and warm it up.
 
-        Models that share an arbiter take turns on the cores, by compute time.
+        Models that share an arbiter take turns on the cores, by compute time. `batching` says whether requests may be
+        merged and split: "on", "off", or "auto" to leave it to the evidence; None leaves it to the profile.
 
         Raises:
             ModelFileError: the model is missing, empty or corrupt.
             ProfileError: the profile is corrupt, of a later schema, or for another model.
-            UnsupportedError: a setting that this machine or engine does not have.
+            UnsupportedError: a setting that this machine or engine does not have, or batching where the model's
+                signature rules it out.
         """
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
+        if batching is not None:
+            profile = with_batching(profile, batching)
         path = Path(profile.model.path)
         engine = open_engine(path, profile.settings.engine, profile.model.name)
         try:
@@ -233,14 +247,21 @@ class Model(Desk):
         return self._usual_rows <= _FEW and self.cost.estimate_ns(min(rows, self.max_batch)) <= _HERE_NS
 
     def _compute_here(self) -> bool:
-        """Compute on this thread what is soon done; whether nothing is left."""
-        if not self._is_soon_done(self._queue.rows):
-            return False
-        batch = self.next_batch()
-        if not isinstance(batch, Batch):
-            return False
-        self.compute(batch, self._inline_executor)
-        return not self._queue.rows
+        """Compute on this thread what is soon done; whether nothing is left.
+
+        That is one batch; where each request is one, as many as the same time holds.
+        """
+        end = 0 if self.spec.batched else time.monotonic_ns() + _HERE_NS
+        while self._is_soon_done(self._queue.rows):
+            batch = self.next_batch()
+            if not isinstance(batch, Batch):
+                return False
+            self.compute(batch, self._inline_executor)
+            if not self._queue.rows:
+                return True
+            if time.monotonic_ns() >= end:
+                return False
+        return False
 
     def _executor(self, engine: Engine) -> Executor:
         if self._padding is not None:
@@ -261,7 +282,9 @@ class Model(Desk):
 
     def _reopen(self) -> Engine:
         self.profile.verify_model()
-        return open_engine(Path(self.profile.model.path), self.profile.settings.engine, self.profile.model.name)
+        engine = open_engine(Path(self.profile.model.path), self.profile.settings.engine, self.profile.model.name)
+        engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
+        return engine
 
     def _home_of(self, loop: asyncio.AbstractEventLoop) -> LoopHome:
         home = self._homes.get(loop)

@@ -17,6 +17,7 @@ import tomli_w
 
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import ModelFileError, ProfileError
+from tailcut.runtime.rows import SETTING_OF, Batching, RowsSetting
 
 SCHEMA = 1
 _MOST_BUCKETS = 64
@@ -45,6 +46,7 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     # On a thread of its own; on the loop's thread; or there only a short batch that nothing else waits for.
     dispatch: Literal["worker", "inline", "adaptive"] = "worker"
     padding: PaddingSettings | None = None  # of a free dimension beside the batch
+    rows: RowsSetting = "auto"  # whether requests may be merged and split; auto: where the evidence says so
 
 
 class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,6 +166,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, path=str(model)))
         )
         write_atomically(path, tomli_w.dumps(_without_none(raw)))
+
+
+def with_batching(profile: Profile, batching: Batching) -> Profile:
+    """The profile with the user's word on batching instead of its own."""
+    settings = profile.settings
+    rows = msgspec.structs.replace(settings.batching, rows=SETTING_OF[batching])
+    return msgspec.structs.replace(profile, settings=msgspec.structs.replace(settings, batching=rows))
 
 
 def model_hash(path: Path) -> str:

@@ -68,11 +68,17 @@ def configuration(served: Served) -> dict[str, Any]:
         "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
         "instance_group": [{"name": served.name, "count": engine.instances, "kind": "KIND_CPU"}],
         "model_transaction_policy": {"decoupled": False},
+        "parameters": {name: {"string_value": value} for name, value in rows(served).items()},
     }
     if batched and model.max_batch > 1:
         hold_us = model.profile.settings.batching.hold_us
         config["dynamic_batching"] = {"max_queue_delay_microseconds": hold_us}
     return config
+
+
+def rows(served: Served) -> dict[str, str]:
+    """What was decided of the model's rows, and why."""
+    return {"rows": served.model.rows.rows.value, "rows_reason": served.model.rows.reason}
 
 
 def statistics(served: Counted) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tailcut.server.served import Served
 from tailcut.wire.messages import MESSAGES
 from tailcut.wire.v2 import InferRequest, schedule_of, shared_outputs
 from tailcut.wire.v2_grpc import infer_response, read_request
-from tailcut.wire.v2_grpc_form import Form, Lead, read_lead
+from tailcut.wire.v2_grpc_form import ArrayForm, Form, Lead, read_lead
 
 _log = logging.getLogger("tailcut.grpc")
 _read = MESSAGES["ModelInferRequest"].FromString
@@ -57,7 +57,7 @@ class Inference:
         self._final = final
         self._ticket: Ticket | None = None
         self._served: Served = None  # type: ignore[assignment]  # set before there is a ticket
-        self._form: Form | None = None  # where the request was like one before it, else:
+        self._form: Form | ArrayForm | None = None  # where the request was like one before it, else:
         self._request: InferRequest = None  # type: ignore[assignment]  # set before there is a ticket
 
     def begin(self, data: bytes, left_ns: int) -> None:
@@ -82,6 +82,11 @@ class Inference:
         self._served, self._form = served, form
         model, schedule = served.model, form.schedule
         deadline_ns = hub.deadline(_earlier(schedule.timeout_ns, left_ns))
+        if isinstance(form, ArrayForm):
+            arrays = form.inputs(data, lead_end)
+            self._ticket = model.start(arrays, form.rows, self, hub.home, deadline_ns, priority=schedule.priority)
+            hub.home.kick_soon(model)
+            return
         model.admit(form.rows, deadline_ns, schedule.priority)
         ticket = Ticket(self, hub.home, form.rows, -1, deadline_ns, schedule.priority)
         body = memoryview(data)
@@ -132,6 +137,8 @@ class Inference:
 
     def _answer(self, batch: Batch, index: int) -> bytes:
         form = self._form
+        if isinstance(form, ArrayForm):
+            return form.answer(self.id, batch.arrays(index), final=self._final)
         if form is not None:
             contents = [batch.blob(index, place) for place, _ in form.outputs]
             return form.answer(self.id, contents, final=self._final)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tailcut.server.hub import Hub
 from tailcut.server.served import Served
 from tailcut.wire.v2 import InferRequest
-from tailcut.wire.v2_grpc_form import Form, Lead
+from tailcut.wire.v2_grpc_form import ArrayForm, Form, Lead
 
 _PLANS = 1024  # kept at most
 _LEAD_BYTES = 2048  # longer ones are not kept
@@ -20,7 +20,7 @@ class Plan(NamedTuple):
     """Whom requests with one lead are for, and their form."""
 
     served: Served
-    form: Form
+    form: Form | ArrayForm
 
 
 class Plans:
@@ -36,7 +36,8 @@ class Plans:
     def learn(self, lead: Lead, served: Served, message: Any, request: InferRequest, rows: int) -> None:
         """A message with this lead was read as `request`, of so many rows, and nothing is wrong with it."""
         model, key = served.model, lead.key
-        if model.slab is None or rows > model.max_batch or len(key) > _LEAD_BYTES:
+        in_rows = model.slab is not None
+        if (in_rows and rows > model.max_batch) or len(key) > _LEAD_BYTES:
             return
         mark = hash(key)
         if mark not in self._seen:
@@ -44,7 +45,7 @@ class Plans:
                 self._seen.clear()
             self._seen.add(mark)
             return
-        form = Form.of(model.spec, served.version, message, request)
+        form = (Form if in_rows else ArrayForm).of(model.spec, served.version, message, request)
         if form is not None:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()

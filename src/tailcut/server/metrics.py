@@ -6,8 +6,9 @@ The hot path adds to plain integers; prometheus-client sees them only when someb
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -50,18 +51,21 @@ class ServerCounts:
     latency_ns: int = 0
 
 
-def render(counts: ServerCounts, models: Iterable[Counted]) -> bytes:
-    """The text format, version 0.0.4."""
+def render(
+    counts: ServerCounts, models: Iterable[Counted], rows: Mapping[tuple[str, str], str] = MappingProxyType({})
+) -> bytes:
+    """The text format, version 0.0.4; `rows` is what was decided of each model's rows, by its name and version."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(counts, models))
+    registry.register(_Collector(counts, models, rows))
     # The library ends a counter's name with _total; the names that Triton gave them have no such end.
     return re.sub(rb"(?m)^((?:# (?:HELP|TYPE) )?nv_\w+?)_total\b", rb"\1", generate_latest(registry))
 
 
 class _Collector:
-    def __init__(self, counts: ServerCounts, models: Iterable[Counted]) -> None:
+    def __init__(self, counts: ServerCounts, models: Iterable[Counted], rows: Mapping[tuple[str, str], str]) -> None:
         self._counts = counts
         self._models = models
+        self._rows = rows
 
     def collect(self) -> Iterator[Metric]:
         counts = self._counts
@@ -82,6 +86,11 @@ class _Collector:
         latency = HistogramMetricFamily("tailcut_request_seconds", "From a complete request to the engine's answer")
         latency.add_metric([], _cumulative(counts.latency), counts.latency_ns / 1e9)
         yield latency
+        said = "1 for what was decided of the model's rows: independent, dependent or unknown"
+        decided = GaugeMetricFamily("tailcut_model_rows_info", said, labels=["model", "version", "rows"])
+        for (name, version), rows in self._rows.items():
+            decided.add_metric([name, version, rows], 1)
+        yield decided
         yield from self._model_counts()
 
     def _model_counts(self) -> Iterator[Metric]:

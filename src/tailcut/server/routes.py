@@ -167,7 +167,12 @@ def _configuration(site: Site, name: str, version: str = "") -> bytes:
 
 
 def _statistics(site: Site, name: str = "", version: str = "") -> bytes:
-    return _json({"model_stats": [about.statistics(one) for one in site.counted_of(name, version)]})
+    # gRPC's message has no place for what is said of rows: there it is in the configuration.
+    entries = [
+        about.statistics(one) | about.rows(site.models.find(one.name, one.version))
+        for one in site.counted_of(name, version)
+    ]
+    return _json({"model_stats": entries})
 
 
 def _tail(site: Site, name: str, version: str = "") -> bytes:
@@ -240,7 +245,8 @@ def _no_cuda_unregister(_site: Site, _body: bytes, _name: str = "") -> bytes:
 
 
 def _metrics(site: Site) -> bytes:
-    return reply(200, render(*site.counted()), content_type=METRICS_TYPE)
+    rows = {(served.name, served.version): served.model.rows.rows.value for served in site.models}
+    return reply(200, render(*site.counted(), rows), content_type=METRICS_TYPE)
 
 
 def _openapi(_site: Site) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 
@@ -18,13 +19,16 @@ from tailcut.engines import open_engine
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import closed_loop
 from tailcut.lab.describe import lengths_of, made_up_inputs, rows_of_data
-from tailcut.lab.payload import Wire, infer_once, infer_payload
+from tailcut.lab.payload import Wire, ask, infer_once, infer_payload
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
+from tailcut.runtime.limits import Limits
 from tailcut.runtime.profile import Profile, Settings
-from tailcut.spec import ModelSpec
+from tailcut.runtime.row_proof import settle_rows
+from tailcut.runtime.rows import RowsSetting
+from tailcut.spec import ModelSpec, Rows
 from tailcut.stats import Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy, Metric
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
@@ -80,6 +84,7 @@ class Wanted:
     metric: Metric | None = None  # in place of the built-in measures
     wire: Literal["json", "binary", "any"] = "any"
     seed: int = 0
+    rows: RowsSetting = "auto"  # of every profile that is tried
 
 
 @dataclass(slots=True)
@@ -100,6 +105,7 @@ class Outcome:
     settings: Settings
     rate: float
     rungs: list[RungRecord]
+    rows: dict[str, Any] = field(default_factory=dict)  # whether requests are batched, and why
     arms: dict[str, ArmRuns] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     labels_accuracy: dict[str, float] | None = None
@@ -128,6 +134,7 @@ class Climb:
         self._tell = tell
         self._began = time.monotonic()
         self._sharing = Sharing()
+        self._rows: dict[str, Any] = {}
         self._spec, self._requests, self._gate = self._open_model()
         self._facts = Facts(
             self._spec,
@@ -151,8 +158,8 @@ class Climb:
         Raises:
             TailcutError: the baseline itself cannot be served.
         """
-        ladder = Ladder(self._facts, starting_settings(), RUNGS)
-        outcome = Outcome(self._spec, ladder.best, self._rate, self._records)
+        ladder = Ladder(self._facts, self._start(), RUNGS)
+        outcome = Outcome(self._spec, ladder.best, self._rate, self._records, self._rows)
         outcome.random_outputs = self._gate.random_outputs
         try:
             self._measure_rate()
@@ -161,6 +168,7 @@ class Climb:
             for number, rung in enumerate(RUNGS):
                 self._climb(ladder, number, rung)
             outcome.settings = ladder.best
+            outcome.rows = self._rows_of(ladder.best)
             self._verify(outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
@@ -175,18 +183,21 @@ class Climb:
 
     def _open_model(self) -> tuple[ModelSpec, list[Arrays], Gate]:
         wanted = self._wanted
-        open_reference = partial(open_engine, wanted.model, BASELINE.engine)
-        engine = open_reference()
+        engine = open_engine(wanted.model, BASELINE.engine)
         try:
+            decision = settle_rows(engine, wanted.rows, Limits())
+            self._rows = decision.as_dict()
             if wanted.data is not None:
                 requests = rows_of_data(engine.spec, wanted.data, 2048)
             else:
                 requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_MADE_UP)]
+            self._tell(Phase(decision.describe()))
             if engine.spec.batched:
                 self._sharing = measure(engine, requests[0])
         finally:
             engine.close()
         self._tell(Phase("computing the right answers"))
+        open_reference = partial(_open_reference, wanted.model, engine.spec.rows)
         questions = Questions(open_reference, requests, _REFERENCE_SHARE * wanted.budget_s)
         gate = Gate(questions, wanted.bound, wanted.metric, wanted.seed)
         if gate.random_outputs:
@@ -196,6 +207,17 @@ class Climb:
                 Phase(f"the model itself is random: asked the same twice, it answers {names} differently; {rest}")
             )
         return engine.spec, requests, gate
+
+    def _rows_of(self, settings: Settings) -> dict[str, Any]:
+        """What was decided of the rows on the engine of these settings: that of another engine, by its own server."""
+        engine = settings.engine
+        if (engine.name, engine.precision) == (BASELINE.engine.name, BASELINE.engine.precision):
+            return self._rows
+        path = f"/v2/models/{quote(self._spec.name, safe='')}/config"
+        config = ask(self._serve(settings).target, "GET", path)
+        rows, reason = (config["parameters"][name]["string_value"] for name in ("rows", "rows_reason"))
+        decided = {"rows": rows, "batched": rows == Rows.INDEPENDENT, "reason": reason}
+        return decided | {"setting": self._wanted.rows, "evidence": {}}
 
     def _payloads(self, wire: Wire) -> list[Any]:
         if wire not in self._payload_cache:
@@ -226,7 +248,7 @@ class Climb:
 
     def _measure_rate(self) -> None:
         self._tell(Phase("measuring what the baseline can carry"))
-        baseline = _baseline("json")
+        baseline = self._baseline("json")
         arm = self._arm(baseline)
         length_s = min(_CAPACITY_S, _CAPACITY_SHARE * self._wanted.budget_s)
         found = closed_loop(
@@ -328,7 +350,11 @@ class Climb:
         """Baseline, reference and tuned once more, on fresh arrival times, all at the same rate, in turns."""
         self._tell(Phase("verifying: baseline, reference and tuned in turns, on fresh samples"))
         reference_wire: Wire = "json" if self._wanted.wire == "json" else "binary"
-        settings = {"baseline": _baseline("json"), "reference": _baseline(reference_wire), "tuned": outcome.settings}
+        settings = {
+            "baseline": self._baseline("json"),
+            "reference": self._baseline(reference_wire),
+            "tuned": outcome.settings,
+        }
         self._retire(*settings.values())
         arms = [self._arm(one) for one in settings.values()]
         outcome.accuracy = self._check(outcome.settings, _LAST_CHECK_S)
@@ -350,6 +376,12 @@ class Climb:
                 closed_block(arms, list(runs.values()), concurrency=_CONCURRENCY, duration_s=closed_s)
         outcome.arms = runs
 
+    def _start(self) -> Settings:
+        return changed(starting_settings(), batching={"rows": self._wanted.rows})
+
+    def _baseline(self, wire: Wire) -> Settings:
+        return changed(BASELINE, batching={"bind": False, "rows": self._wanted.rows}, io={"wire": wire})
+
     def _labels(self, settings: dict[str, Settings]) -> dict[str, float] | None:
         from tailcut.tuner.accuracy import labelled  # noqa: PLC0415  only tunes with labels want it
 
@@ -363,10 +395,6 @@ class Climb:
                 return None
             found[name] = share
         return found
-
-
-def _baseline(wire: Wire) -> Settings:
-    return changed(BASELINE, batching={"bind": False}, io={"wire": wire})
 
 
 def _judged(entry: dict[str, Any], runs: Sequence[ArmRuns], seed: int) -> tuple[dict[str, Any], bool]:

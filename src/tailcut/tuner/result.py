@@ -9,7 +9,7 @@ import numpy as np
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import ArmRuns
 from tailcut.stats import Sample, percentile, percentile_interval, samples_needed
-from tailcut.tuner.climb import Outcome
+from tailcut.tuner.records import Outcome
 from tailcut.tuner.race import percentiles_ms, pooled, throughput_ratio
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
@@ -41,6 +41,7 @@ def result(
             "interrupted": outcome.interrupted,
         },
         "command": command,
+        "rows": outcome.rows,
         "rungs": [
             {"name": rung.name, "note": rung.note, "candidates": rung.candidates, "kept": " + ".join(rung.kept) or None}
             for rung in outcome.rungs
@@ -60,6 +61,7 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
         "command": found["command"],
         "seed": found["objective"]["seed"],
         "rate_offered": found["objective"]["rate"],
+        "rows": found["rows"],
         "kept": [rung["kept"] for rung in found["rungs"] if rung["kept"]],
     }
     if checked is not None:

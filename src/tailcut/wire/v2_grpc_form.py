@@ -12,6 +12,8 @@ here: it is read as a message, which is right for all of them.
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from tailcut.spec import DType, ModelSpec
 from tailcut.wire.messages import MESSAGES
 from tailcut.wire.v2_checks import Schedule, schedule_of
@@ -28,6 +30,7 @@ def _tag(number: int) -> int:
 _ID, _RAW, _RAW_OUTPUT = _tag(3), _tag(7), _tag(6)
 _OTHERS = {_tag(number) for number in (1, 2, 4, 5, 6)}  # of a request, before its tensors
 _SHORT = 0x80  # a length below it is one byte
+_SHAPES = 64  # of the outputs of one form, whose heads are kept
 
 
 class Lead(NamedTuple):
@@ -91,17 +94,9 @@ class Form(NamedTuple):
 
         Those are the ones of which not every tensor is so many bytes, whatever they hold, in the message itself.
         """
-        raw = message.raw_input_contents
-        fixed = spec.fixed_rows and all(tensor.dtype is not DType.BOOL for tensor in spec.inputs)
-        if not fixed or len(raw) != len(spec.inputs) or any(wanted.place is not None for wanted in request.outputs):
+        if not spec.fixed_rows or not _has_all_in_itself(spec, message, request):
             return None
-        pieces: dict[str, Piece] = {}
-        at = 0
-        for entry, data in zip(message.inputs, raw, strict=True):
-            mark = _mark(_RAW, len(data))
-            start = at + len(mark)
-            pieces[entry.name] = Piece(mark, at, start, start + len(data))
-            at = start + len(data)
+        pieces, size = _pieces(spec, message)
         rows = request.inputs[spec.input_names[0]].shape[0]
         response = _Response()
         outputs: list[tuple[int, bytes]] = []
@@ -111,8 +106,8 @@ class Form(NamedTuple):
             response.outputs.add(name=wanted.name, datatype=tensor.dtype.value, shape=(rows, *tensor.row_shape))
             outputs.append((place, _mark(_RAW_OUTPUT, rows * (tensor.row_bytes or 0))))
         return cls(
-            at,
-            tuple(pieces[name] for name in spec.input_names),
+            size,
+            pieces,
             rows,
             schedule_of(request.parameters),
             _Response(model_name=spec.name, model_version=version).SerializeToString(),
@@ -122,12 +117,7 @@ class Form(NamedTuple):
 
     def fits(self, message: bytes, lead_end: int) -> bool:
         """Whether what is behind a message's lead has this form."""
-        if len(message) != lead_end + self.size:
-            return False
-        for piece in self.pieces:  # noqa: SIM110  mostly one, which a generator would cost half a microsecond more
-            if not message.startswith(piece.mark, lead_end + piece.at):
-                return False
-        return True
+        return _fits(self.size, self.pieces, message, lead_end)
 
     def answer(self, request_id: bytes, contents: Sequence[bytes], *, final: bool = False) -> bytes:
         """The ModelInferResponse with these bytes of the outputs asked for; `final` as in `infer_response`."""
@@ -140,6 +130,101 @@ class Form(NamedTuple):
         for (_, mark), content in zip(self.outputs, contents, strict=True):
             parts += (mark, content)
         return b"".join(parts)
+
+
+class ArrayForm(NamedTuple):
+    """As `Form`, for a model whose engine is given arrays: what its outputs are as large as is known by each answer."""
+
+    size: int
+    pieces: tuple[Piece, ...]
+    rows: int  # 1 for a model without a batch
+    schedule: Schedule
+    tensors: tuple[tuple[str, np.dtype, tuple[int, ...]], ...]  # the model's inputs, in its own order
+    before_id: bytes
+    outputs: tuple[tuple[int, str, str], ...]  # asked for: place in the model's own order, name and datatype
+    behind_ids: dict[tuple[tuple[int, ...], ...], bytes]  # by the shapes of the outputs asked for
+
+    @classmethod
+    def of(cls, spec: ModelSpec, version: str, message: Any, request: InferRequest) -> Self | None:
+        """As `Form.of`."""
+        strings = any(spec.outputs[spec.output_names.index(one.name)].dtype is DType.BYTES for one in request.outputs)
+        if strings or not _has_all_in_itself(spec, message, request):
+            return None
+        pieces, size = _pieces(spec, message)
+        shapes = {name: array.shape for name, array in request.inputs.items()}
+        places = [spec.output_names.index(wanted.name) for wanted in request.outputs]
+        return cls(
+            size,
+            pieces,
+            shapes[spec.input_names[0]][0] if spec.batched else 1,
+            schedule_of(request.parameters),
+            tuple((tensor.name, tensor.dtype.numpy, shapes[tensor.name]) for tensor in spec.inputs),
+            _Response(model_name=spec.name, model_version=version).SerializeToString(),
+            tuple((place, spec.outputs[place].name, spec.outputs[place].dtype.value) for place in places),
+            {},
+        )
+
+    def fits(self, message: bytes, lead_end: int) -> bool:
+        """As `Form.fits`."""
+        return _fits(self.size, self.pieces, message, lead_end)
+
+    def inputs(self, message: bytes, lead_end: int) -> dict[str, np.ndarray]:
+        """The tensors of a message that fits: views of its bytes, or copies where those are not aligned."""
+        found: dict[str, np.ndarray] = {}
+        for (name, dtype, shape), piece in zip(self.tensors, self.pieces, strict=True):
+            array: np.ndarray = np.ndarray(shape, dtype, message, lead_end + piece.start)
+            found[name] = array if array.flags.aligned else array.copy()
+        return found
+
+    def answer(self, request_id: bytes, arrays: Sequence[np.ndarray], *, final: bool = False) -> bytes:
+        """The ModelInferResponse with these outputs of the model, all of them in its own order."""
+        wanted = [arrays[place] for place, _, _ in self.outputs]
+        shapes = tuple([array.shape for array in wanted])
+        behind_id = self.behind_ids.get(shapes)
+        if behind_id is None:
+            response = _Response()
+            for (_, name, datatype), shape in zip(self.outputs, shapes, strict=True):
+                response.outputs.add(name=name, datatype=datatype, shape=shape)
+            if len(self.behind_ids) >= _SHAPES:
+                self.behind_ids.clear()
+            behind_id = self.behind_ids[shapes] = response.SerializeToString()
+        parts = [self.before_id]
+        if request_id:
+            parts += (bytes((_ID, len(request_id))), request_id)
+        if final:
+            parts.append(_FINAL)
+        parts.append(behind_id)
+        for array in wanted:
+            parts += (_mark(_RAW_OUTPUT, array.nbytes), array.tobytes())
+        return b"".join(parts)
+
+
+def _has_all_in_itself(spec: ModelSpec, message: Any, request: InferRequest) -> bool:
+    """Whether every tensor is so many bytes of the message, whatever they hold; that of a BOOL needs a look."""
+    plain = all(tensor.dtype not in {DType.BOOL, DType.BYTES} for tensor in spec.inputs)
+    raw = len(message.raw_input_contents) == len(spec.inputs)
+    return plain and raw and all(wanted.place is None for wanted in request.outputs)
+
+
+def _pieces(spec: ModelSpec, message: Any) -> tuple[tuple[Piece, ...], int]:
+    """Where the inputs lie behind a message's lead, in the model's own order; and how many bytes are there."""
+    pieces: dict[str, Piece] = {}
+    at = 0
+    for entry, data in zip(message.inputs, message.raw_input_contents, strict=True):
+        mark = _mark(_RAW, len(data))
+        start = at + len(mark)
+        pieces[entry.name] = Piece(mark, at, start, start + len(data))
+        at = start + len(data)
+    return tuple(pieces[name] for name in spec.input_names), at
+
+
+def _fits(size: int, pieces: Sequence[Piece], message: bytes, lead_end: int) -> bool:
+    if len(message) != lead_end + size:
+        return False
+    for piece in pieces:  # noqa: SIM110  mostly one, which a generator would cost half a microsecond more
+        if not message.startswith(piece.mark, lead_end + piece.at):
+            return False
+    return True
 
 
 def stream_answer(response: bytes) -> bytes:

@@ -97,7 +97,7 @@ def parse_request(
     view = memoryview(body).toreadonly()
     if json_size is None:
         json_size = len(view)
-    if json_size == 0 and len(view):
+    if json_size == 0 and (len(view) or not spec.batched):  # no rows are a request where rows belong together
         return _parse_raw(spec, view)
     if not 0 <= json_size <= len(view):
         raise InvalidInputError(f"the JSON head is said to have {json_size} bytes, but the body has {len(view)}")

@@ -1,0 +1,99 @@
+"""The domain ai.onnx.ml: classical models, which take `[rows, features]`."""
+
+from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
+from tailcut.engines.rows.sizes import ONE, ZERO, Size, number
+from tailcut.engines.rows.values import Mixes, Unclear, Value
+
+
+def _table(operation: Operation) -> Value:
+    """The input as `[rows, features]`; one axis alone is one row to these operators."""
+    value = operation.need(0)
+    if value.rows is not None and (value.rank != 2 or value.rows.axis != 0):  # noqa: PLR2004
+        raise Mixes("takes the rows for features")
+    return value
+
+
+def _features(operation: Operation) -> Value:
+    """Each feature by itself."""
+    return Value(_table(operation).sizes, _table(operation).rows)
+
+
+def _elements(operation: Operation) -> Value:
+    return Value(operation.need(0).sizes, operation.need(0).rows)
+
+
+def _regressor(operation: Operation) -> Value:
+    value = _table(operation)
+    targets = operation.integer("targets", operation.integer("n_targets", 1))
+    return Value((value.sizes[0], number(targets)), value.rows)
+
+
+def _classifier(operation: Operation) -> list[Value]:
+    value = _table(operation)
+    return [
+        Value((value.sizes[0],), value.rows),
+        Value((value.sizes[0], operation.unknown(1)), value.rows),
+    ]
+
+
+def _ensemble(operation: Operation) -> Value:
+    value = _table(operation)
+    return Value((value.sizes[0], number(operation.integer("n_targets", 1))), value.rows)
+
+
+def _one_hot(operation: Operation) -> Value:
+    value = operation.need(0)
+    names = operation.attributes.get("cats_int64s") or operation.attributes.get("cats_strings") or ()
+    return Value((*value.sizes, number(len(names))), value.rows)
+
+
+def _feature_vectorizer(operation: Operation) -> Value:
+    values = operation.given
+    found = {value.rows for value in values}
+    if found == {None}:
+        raise Unclear("joins features")
+    if len(found) > 1:
+        raise Mixes("works for a fixed number of rows only")
+    rows = found.pop()
+    if rows is None or rows.axis != 0 or any(value.rank != 2 for value in values):  # noqa: PLR2004
+        raise Mixes("takes the rows for features")
+    width: Size = sum((value.sizes[1] for value in values), start=ZERO)
+    return Value((values[0].sizes[0], width), rows)
+
+
+def _array_feature_extractor(operation: Operation) -> Value:
+    """Picks along the last axis, for all rows the same places."""
+    value, places = operation.need(0), operation.need(1)
+    count = places.sizes[-1]
+    if places.rows is not None:
+        if value.rows is not None:
+            raise Mixes("picks from each row what other rows name")
+        if places.rows.axis != places.rank - 1 or any(size != ONE for size in places.sizes[:-1]):
+            raise Unclear("picks by numbers of several axes")
+        # A list of labels and one number a row: [1, rows].
+        leading = value.sizes[:-1] if value.rank > 1 else (ONE,)
+        return Value((*leading, count), places.rows.at(len(leading)))
+    if value.rows is not None and value.rows.axis == axis_of(-1, value.rank):
+        raise Mixes("picks rows by number")
+    leading = value.sizes[:-1] if value.rank > 1 else (ONE,)
+    return Value((*leading, count), value.rows)
+
+
+def _zip_map(operation: Operation) -> Value:
+    """One map a row: its tensor stands for the sequence."""
+    return _features(operation)
+
+
+RULES: Table = {
+    **{kind: Rule(_features) for kind in ("Scaler", "Imputer", "Normalizer")},
+    **{kind: Rule(_elements) for kind in ("Binarizer", "LabelEncoder", "CategoryMapper")},
+    "LinearRegressor": Rule(_regressor),
+    "SVMRegressor": Rule(_regressor),
+    "TreeEnsembleRegressor": Rule(_regressor),
+    "TreeEnsemble": Rule(_ensemble),
+    **{kind: Rule(_classifier) for kind in ("LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier")},
+    "OneHotEncoder": Rule(_one_hot),
+    "FeatureVectorizer": Rule(_feature_vectorizer),
+    "ArrayFeatureExtractor": Rule(_array_feature_extractor),
+    "ZipMap": Rule(_zip_map),
+}

@@ -1,0 +1,269 @@
+"""The run-time proof: rows of different magnitudes, computed alone, together, and reordered in a larger batch.
+
+It runs on the engine and the precision that will serve, because what an engine makes of a graph is its own affair. A
+difference proves that rows depend on each other; no difference proves it for these inputs only, so the graph must agree
+before a model is batched (`runtime/rows.py`).
+
+What counts as a difference: another shape or dtype, an integer, boolean or string that is not the same, or a floating
+value that is further from the row's own answer than rounding explains. Kernels sum in another order for another batch
+size, so values need not be equal bit for bit. How much rounding explains is a share of the largest magnitude in that
+row's output (`_TOLERANCES`). Where a row exceeds it, the row is computed alone once more with its inputs disturbed by a
+few units in the last place: a model that amplifies rounding (a sum that nearly cancels, an arg-max between equals, a
+quantiser at a step's edge) moves as much then, and what moves so by itself proves nothing about other rows.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tailcut.engines.base import Arrays, Engine
+from tailcut.engines.samples import Samples, find_samples
+from tailcut.errors import TailcutError, UnsupportedError
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.rows import RowDecision, RowsSetting, decide_rows, needs_proof
+from tailcut.spec import DType, ModelSpec, RowEvidence, Rows
+
+_log = logging.getLogger("tailcut")
+_BUDGET_SHARE = 0.3  # of the time for warming up
+_FEW, _MANY = 4, 8  # rows together, and in the larger batch: sizes that warm-up computes as well
+# A scale over the whole batch (dynamic int8, batch statistics) is set by the largest row and shows in the smallest.
+_MAGNITUDES = (1.0, 50.0, 0.1, 200.0)
+_ORDER = (2, 0, 3, 1)
+_FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
+# Of the largest magnitude in a row's output. float32 kernels were seen to differ by 1e-6 to 1e-4 between batch sizes;
+# bfloat16 keeps 8 bits (1 part in 256 at each layer) and float16 keeps 11 (1 part in 2,048), and both add up by layer.
+_TOLERANCES = {DType.BF16: 5e-2, DType.FP16: 1e-2}
+_TOLERANCE = 1e-3
+_DISTURBANCE = {DType.BF16: 2.0**-7, DType.FP16: 2.0**-10, DType.FP32: 2.0**-21, DType.FP64: 2.0**-50}
+_DISTURBED = 8  # times a row is computed again where it differs
+_AMPLIFIED = 8.0  # so many times what disturbing moves a value may still be rounding
+
+Outputs = Mapping[str, np.ndarray]
+
+
+def settle_rows(engine: Engine, user: RowsSetting, limits: Limits) -> RowDecision:
+    """Decide whether the rows of a loaded model are independent, and lower its spec to that.
+
+    Raises:
+        UnsupportedError: the user asks for batching, and the signature rules it out.
+    """
+    proof = prove_rows(engine, _BUDGET_SHARE * limits.warm_up_s) if needs_proof(engine.spec, user) else None
+    decision = decide_rows(engine.spec, proof, user)
+    if decision.warning:
+        _log.warning("%s: %s", engine.spec.name, decision.warning)
+    engine.spec = replace(engine.spec, rows=decision.rows, rows_reason=decision.reason)
+    return decision
+
+
+def prove_rows(engine: Engine, budget_s: float, *, seed: int = 0) -> RowEvidence:
+    """Compute made-up rows alone and together, within about `budget_s`, and compare.
+
+    A step that the time has no room for is left out, and the reason says so.
+    """
+    try:
+        samples = find_samples(engine, seed=seed)
+    except UnsupportedError as error:
+        return RowEvidence(Rows.UNKNOWN, str(error))
+    return _Proof(engine, samples, time.monotonic() + budget_s, seed).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """Where a row's answer in company is not its answer alone."""
+
+    output: str
+    what: str
+    by: float = 0.0  # the largest difference of a floating value, as a share of the row's largest magnitude
+
+
+class _Proof:
+    def __init__(self, engine: Engine, samples: Samples, end: float, seed: int) -> None:
+        self._engine = engine
+        self._spec = engine.spec
+        self._samples = samples
+        self._end = end
+        self._seed = seed
+        self._row_s = 0.0  # what a row alone took last
+        self._tolerances = _tolerances(engine)
+        self._rows: list[Arrays] = []
+        self._alone: list[Outputs] = []
+
+    def run(self) -> RowEvidence:
+        """All steps."""
+        fault = self._compute_alone()
+        if fault is not None:
+            return fault
+        count = len(self._rows)
+        if count < 2:
+            return RowEvidence(Rows.UNKNOWN, f"a row takes {self._row_s:.2g} s, too long to compute several in time")
+        fault = self._compare(range(count))
+        if fault is not None:
+            return fault
+        proven = f"{count} rows answer alike alone and together"
+        if not self._has_time(_MANY):
+            return RowEvidence(Rows.INDEPENDENT, f"{proven}; a row takes {self._row_s:.2g} s: no time for more")
+        fault = self._compare([-1] * (_MANY - count) + [place for place in _ORDER if place < count])
+        if fault is not None:
+            return fault
+        return RowEvidence(Rows.INDEPENDENT, f"{proven}, and in another order among {_MANY}")
+
+    def _compute_alone(self) -> RowEvidence | None:
+        """Each row alone, and the first twice: a model that answers one request in two ways proves nothing."""
+        spec = self._spec
+        for place, magnitude in enumerate(_MAGNITUDES):
+            if self._rows and not self._has_time(3 * len(self._rows)):
+                break
+            row = _scaled(spec, self._samples.make(1, self._seed + place), magnitude)
+            try:
+                answer = self._run(row)
+            except TailcutError as error:
+                if not self._rows:
+                    return RowEvidence(Rows.UNKNOWN, f"a made-up row is refused: {error}")
+                continue  # a magnitude that it refuses
+            for name, array in answer.items():
+                if array.shape[:1] != (1,):
+                    return _dependent(f"output {name!r} has {_rows_of(array)} for 1 row of input")
+            if not self._rows:
+                again = self._difference(answer, self._run(row), 0)
+                if again is not None:
+                    return _dependent(f"output {again.output!r} differs between two calls with the same input")
+            self._rows.append(row)
+            self._alone.append(answer)
+        return None
+
+    def _compare(self, places: Sequence[int]) -> RowEvidence | None:
+        """Compute these rows in one batch (-1: any other row) and compare each with its own answer."""
+        fill = 1000
+        parts: list[Arrays] = []
+        for place in places:
+            parts.append(self._rows[place] if place >= 0 else self._samples.make(1, self._seed + fill))
+            fill += place < 0
+        inputs = {name: np.concatenate([part[name] for part in parts]) for name in self._spec.input_names}
+        try:
+            outputs = self._run(inputs)
+        except TailcutError as error:
+            return _dependent(f"{len(places)} rows together are refused, and each of them alone is not: {error}")
+        for name, array in outputs.items():
+            if array.shape[:1] != (len(places),):
+                return _dependent(f"output {name!r} has {_rows_of(array)} for {len(places)} rows of input")
+        for at, place in enumerate(places):
+            if place < 0:
+                continue
+            found = self._difference(self._alone[place], outputs, at)
+            if found is not None and not self._is_rounding(place, found, outputs, at):
+                by = f" by {found.by:.2g} of its magnitude" if 0 < found.by < float("inf") else ""
+                return _dependent(f"output {found.output!r} of a row {found.what} with {len(places)} rows{by}")
+        return None
+
+    def _difference(self, alone: Outputs, together: Outputs, at: int) -> _Difference | None:
+        """The first output in which row `at` of a batch is not the answer of the row alone."""
+        for name, want in alone.items():
+            got = together[name][at : at + 1]
+            if got.dtype != want.dtype or got.shape != want.shape:
+                return _Difference(name, f"is {want.dtype} {list(want.shape)} alone and {got.dtype} {list(got.shape)}")
+            if not _is_float(want):
+                if not np.array_equal(want, got):
+                    return _Difference(name, "changes")
+                continue
+            by = _distance(want, got)
+            if by > self._tolerances[name]:
+                return _Difference(name, "changes", by)
+        return None
+
+    def _is_rounding(self, place: int, found: _Difference, together: Outputs, at: int) -> bool:
+        """Whether disturbing the row's own inputs by rounding alone moves its answer about as much."""
+        name = found.output
+        want, got = self._alone[place][name], together[name][at : at + 1]
+        if (
+            want.shape != got.shape
+            or want.dtype != got.dtype
+            or not any(_is_float(x) for x in self._rows[place].values())
+        ):
+            return False
+        random = np.random.default_rng(self._seed)
+        moved_by, moved = 0.0, np.zeros(want.shape, bool)
+        for _ in range(_DISTURBED):
+            try:
+                other = self._run(_disturbed(self._spec, self._rows[place], random))[name]
+            except TailcutError:
+                return False
+            if other.shape != want.shape:
+                return False
+            if _is_float(want):
+                moved_by = max(moved_by, _distance(want, other))
+            else:
+                moved |= other != want
+        if _is_float(want):
+            return found.by <= _AMPLIFIED * moved_by
+        return bool((moved | (want == got)).all())
+
+    def _run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        began = time.monotonic()
+        outputs = self._engine.run(inputs)
+        self._row_s = (time.monotonic() - began) / len(next(iter(inputs.values())))
+        return outputs
+
+    def _has_time(self, rows: int) -> bool:
+        return time.monotonic() + rows * self._row_s <= self._end
+
+
+def _tolerances(engine: Engine) -> dict[str, float]:
+    """The share of a row's magnitude that rounding explains, by output."""
+    spec = engine.spec
+    computed = [tensor.dtype for tensor in spec.inputs + spec.outputs]
+    if engine.options.precision == "bf16":
+        computed.append(DType.BF16)
+    coarsest = max(_TOLERANCES.get(dtype, _TOLERANCE) for dtype in computed)
+    return dict.fromkeys(spec.output_names, coarsest)
+
+
+def _scaled(spec: ModelSpec, row: Arrays, magnitude: float) -> dict[str, np.ndarray]:
+    """A row with its floating inputs at another magnitude."""
+    return {
+        tensor.name: (row[tensor.name] * magnitude).astype(tensor.dtype.numpy)
+        if tensor.dtype in _FLOATS
+        else row[tensor.name]
+        for tensor in spec.inputs
+    }
+
+
+def _disturbed(spec: ModelSpec, row: Arrays, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """A row whose floating inputs are off by a few units in the last place."""
+    disturbed = dict(row)
+    for tensor in spec.inputs:
+        if tensor.dtype in _FLOATS:
+            wide = row[tensor.name].astype(np.float64)
+            noise = 1 + _DISTURBANCE[tensor.dtype] * random.uniform(-1, 1, wide.shape)
+            disturbed[tensor.name] = (wide * noise).astype(tensor.dtype.numpy)
+    return disturbed
+
+
+def _distance(want: np.ndarray, got: np.ndarray) -> float:
+    """The largest difference, as a share of the largest finite magnitude wanted; infinite where NaN or infinity differ.
+
+    float64 is compared as such, and everything else in float64 too: none of it is wider.
+    """
+    a, b = want.astype(np.float64), got.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    difference = float(np.abs(a[finite] - b[finite]).max())
+    scale = float(np.abs(a[finite]).max())
+    return difference / scale if scale else (0.0 if difference == 0 else float("inf"))
+
+
+def _is_float(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" or array.dtype == DType.BF16.numpy
+
+
+def _rows_of(array: np.ndarray) -> str:
+    return f"{array.shape[0]} rows" if array.ndim else "no rows"
+
+
+def _dependent(reason: str) -> RowEvidence:
+    return RowEvidence(Rows.DEPENDENT, f"at run time, {reason}")

@@ -1,0 +1,121 @@
+"""Whether a model's requests may share batches: decided from its signature, its graph, a proof, and the user. Pure.
+
+Batching assumes that each row of a request is computed apart from the others. A model for which that does not hold
+answers wrongly when it is batched, with no sign of it, so nothing is batched without evidence: the graph must say that
+its rows are independent, and the run-time proof must not contradict it. A negative result wins over a positive one, and
+the user's word wins over both (decision 021).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from tailcut.errors import UnsupportedError
+from tailcut.spec import ModelSpec, RowEvidence, Rows
+
+RowsSetting = Literal["auto", "independent", "dependent"]
+Batching = Literal["auto", "on", "off"]  # the same as an option of commands and of `Model.open`
+
+SETTING_OF: dict[Batching, RowsSetting] = {"auto": "auto", "on": "independent", "off": "dependent"}
+_HOW_TO_TURN_ON = "--batching on turns batching on"
+
+
+@dataclass(frozen=True, slots=True)
+class RowDecision:
+    """What holds for a model's rows, why, and what each source said; a source that was not asked is None."""
+
+    rows: Rows
+    reason: str
+    user: RowsSetting
+    signature: RowEvidence
+    graph: RowEvidence | None = None
+    proof: RowEvidence | None = None
+    warning: str = ""  # one line for the user, whose word stands against the evidence
+
+    @property
+    def batched(self) -> bool:
+        """Whether requests may be merged and split."""
+        return self.rows is Rows.INDEPENDENT
+
+    def describe(self) -> str:
+        """The decision as one line."""
+        how = "batched" if self.batched else "each request runs whole"
+        return f"rows {self.rows.value}, {how}: {self.reason}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The decision as plain JSON values."""
+        sources = {name: getattr(self, name) for name in ("signature", "graph", "proof")}
+        return {
+            "rows": self.rows.value,
+            "batched": self.batched,
+            "reason": self.reason,
+            "setting": self.user,
+            "evidence": {name: asdict(found) for name, found in sources.items() if found is not None},
+        }
+
+
+def read_signature(spec: ModelSpec) -> RowEvidence:
+    """What the shapes alone say: dependent where a first axis is missing or fixed, else unknown.
+
+    The names of the axes are a hint for the reader, never evidence: exporters call a batch anything, and one that is
+    shared by all tensors may be a time.
+    """
+    for side, tensors in (("input", spec.inputs), ("output", spec.outputs)):
+        for tensor in tensors:
+            if not tensor.shape or tensor.shape[0] is not None:
+                what = "has no axes" if not tensor.shape else f"has its first axis fixed at {tensor.shape[0]}"
+                return RowEvidence(Rows.DEPENDENT, f"{side} {tensor.name!r} {what}")
+    names = sorted({tensor.first_axis for tensor in spec.inputs + spec.outputs if tensor.first_axis})
+    called = f"the first axis is called {', '.join(map(repr, names[:4]))}" if names else "the first axis has no name"
+    return RowEvidence(Rows.UNKNOWN, called)
+
+
+def needs_proof(spec: ModelSpec, user: RowsSetting) -> bool:
+    """Whether the run-time proof could change the decision or what is said about it."""
+    return spec.batchable and spec.rows is not Rows.DEPENDENT and user != "dependent"
+
+
+def decide_rows(spec: ModelSpec, proof: RowEvidence | None, user: RowsSetting = "auto") -> RowDecision:
+    """Combine all sources.
+
+    Args:
+        spec: as the engine read it: `rows` and `rows_reason` are what its graph says.
+        proof: what the run-time proof found; None where it was not made.
+        user: the setting `batching.rows`.
+
+    Raises:
+        UnsupportedError: the user asks for batching, and the signature rules it out.
+    """
+    signature = read_signature(spec)
+    if signature.rows is Rows.DEPENDENT:
+        if user == "independent":
+            raise UnsupportedError(
+                f"model {spec.name!r} cannot be batched: {signature.reason}: use --batching auto or off"
+            )
+        return RowDecision(Rows.DEPENDENT, signature.reason, user, signature)
+    graph = RowEvidence(spec.rows, spec.rows_reason)
+    if user == "dependent":
+        return RowDecision(Rows.DEPENDENT, "batching was turned off by the user", user, signature, graph, proof)
+    negative = next((found for found in (proof, graph) if found is not None and found.rows is Rows.DEPENDENT), None)
+    if user == "independent":
+        warning = "" if negative is None else f"batched as asked, although answers may be wrong: {negative.reason}"
+        return RowDecision(
+            Rows.INDEPENDENT, "batching was turned on by the user", user, signature, graph, proof, warning
+        )
+    rows, reason = _weigh(signature, graph, proof, negative)
+    return RowDecision(rows, reason, user, signature, graph, proof)
+
+
+def _weigh(
+    signature: RowEvidence, graph: RowEvidence, proof: RowEvidence | None, negative: RowEvidence | None
+) -> tuple[Rows, str]:
+    """The decision where the user leaves it to the evidence."""
+    if negative is not None:
+        return Rows.DEPENDENT, negative.reason
+    if graph.rows is Rows.UNKNOWN:
+        passed = proof is not None and proof.rows is Rows.INDEPENDENT
+        tried = "; the run-time proof found no difference, but cannot see every case" if passed else ""
+        return Rows.UNKNOWN, f"{graph.reason} ({signature.reason}){tried}; {_HOW_TO_TURN_ON}"
+    if proof is None or proof.rows is Rows.UNKNOWN:
+        unproven = "" if proof is None else f"; not proven at run time: {proof.reason}"
+        return Rows.INDEPENDENT, f"{graph.reason}{unproven}"
+    return Rows.INDEPENDENT, f"{graph.reason}; {proof.reason}"

@@ -1,0 +1,108 @@
+"""How a tune spends its time: pure arithmetic; `now` is an argument.
+
+Each phase has a share of the budget and an end; what a phase leaves over, the ones after it have. The verification is
+planned first: what it claims must hold, so a slow model's verification may take more than its share, and then the tune
+takes longer than asked.
+"""
+
+from dataclasses import dataclass
+
+_ANSWERS, _CAPACITY, _ESTIMATE, _WAY, _CHECK = 0.06, 0.03, 0.20, 0.015, 0.01  # shares of the budget
+_RACE_END, _REFINE_END, _EXPLAIN_END = 0.55, 0.62, 0.75  # of the budget, counted from its beginning
+_EXPLAIN = _EXPLAIN_END - _REFINE_END
+_VERIFY = 1 - _EXPLAIN_END
+_MOST_VERIFY = 0.45
+_MOST_CAPACITY_S, _MOST_CHECK_S, _MOST_LAST_CHECK_S, _MOST_WAY_S, _MOST_REFINEMENT_S = 2.0, 1.5, 8.0, 2.0, 2.0
+
+
+@dataclass(slots=True)
+class Plan:
+    """The phases of one tune; times are seconds of a monotonic clock."""
+
+    began: float
+    budget_s: float
+    verify_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """The verification has its share at least."""
+        self.verify_s = max(self.verify_s, _VERIFY * self.budget_s)
+
+    def needs_verification_s(self, seconds: float) -> None:
+        """A p99 of each arm takes so long: the search gives way to it, up to a point."""
+        self.verify_s = max(self.verify_s, seconds)
+
+    @property
+    def end(self) -> float:
+        """When the budget is spent."""
+        return self.began + self.budget_s
+
+    @property
+    def answers_s(self) -> float:
+        """For the right answers."""
+        return _ANSWERS * self.budget_s
+
+    @property
+    def capacity_s(self) -> float:
+        """For the baseline's capacity."""
+        return min(_MOST_CAPACITY_S, _CAPACITY * self.budget_s)
+
+    @property
+    def estimate_s(self) -> float:
+        """For the engine configurations, all together."""
+        return _ESTIMATE * self._search_s / (1 - _VERIFY)
+
+    @property
+    def way_s(self) -> float:
+        """For one probe of a way in."""
+        return min(_MOST_WAY_S, _WAY * self.budget_s)
+
+    @property
+    def check_s(self) -> float:
+        """For the answers of one candidate."""
+        return min(_MOST_CHECK_S, _CHECK * self.budget_s)
+
+    @property
+    def last_check_s(self) -> float:
+        """For the answers of the winner."""
+        return min(_MOST_LAST_CHECK_S, 5 * _CHECK * self.budget_s)
+
+    @property
+    def refinement_s(self) -> float:
+        """For one refinement."""
+        return min(_MOST_REFINEMENT_S, 2 * _CHECK * self.budget_s)
+
+    @property
+    def race_until(self) -> float:
+        """When the race ends."""
+        return self._at(_RACE_END)
+
+    @property
+    def refine_until(self) -> float:
+        """After which no refinement is begun."""
+        return self._at(_REFINE_END)
+
+    @property
+    def explain_until(self) -> float:
+        """When the rungs have been measured."""
+        return self._at(_EXPLAIN_END)
+
+    @property
+    def explain_s(self) -> float:
+        """How long that takes."""
+        return _EXPLAIN * self._search_s / (1 - _VERIFY)
+
+    def verification_s(self, now: float) -> float:
+        """What is left for the verification; never less than it needs."""
+        return max(self.end - now, self.verify_s / 2)
+
+    def spent_s(self, now: float) -> float:
+        """Since the tune began."""
+        return now - self.began
+
+    @property
+    def _search_s(self) -> float:
+        """What is left for everything before the verification."""
+        return self.budget_s - min(self.verify_s, _MOST_VERIFY * self.budget_s)
+
+    def _at(self, share: float) -> float:
+        return self.began + share * self._search_s / (1 - _VERIFY)

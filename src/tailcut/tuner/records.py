@@ -1,0 +1,97 @@
+"""What a tune is asked for, and what it comes to: the values that its parts hand to one another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tailcut.lab.trial import ArmRuns
+from tailcut.runtime.profile import Settings
+from tailcut.runtime.rows import RowsSetting
+from tailcut.spec import ModelSpec
+from tailcut.stats import Interval
+from tailcut.tuner.accuracy import Accuracy, Metric
+from tailcut.tuner.finalists import Predicted
+
+MEASURED = (
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "throughput",
+    "p99_ratio",
+    "throughput_ratio",
+    "tail_ratio",
+    "ratio_of",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user asked for."""
+
+    model: Path
+    data: dict[str, np.ndarray] | None = None
+    labels: np.ndarray | None = None
+    rate: float | None = None
+    slo_ms: float | None = None  # what p99 has to meet
+    budget_s: float = 120.0
+    bound: float | None = 0.999  # None: exact
+    metric: Metric | None = None  # in place of the built-in measures
+    wire: Literal["json", "binary", "any"] = "any"
+    seed: int = 0
+    rows: RowsSetting = "auto"  # of every profile that is tried
+
+
+@dataclass(slots=True)
+class RungRecord:
+    """What a rung came to."""
+
+    name: str
+    note: str | None = None
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class HighestRate:
+    """More traffic, the same tail: a rate at which the tuned server's p99 was measured against the limit."""
+
+    limit_ms: float
+    baseline: float  # requests a second at which the baseline has that p99, or was offered
+    tuned: float
+    p99_ms: Interval
+    samples: int
+    within: bool  # the whole interval lies within the limit
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Everything a tune found, for the result and the profile."""
+
+    spec: ModelSpec
+    settings: Settings
+    rate: float
+    rungs: list[RungRecord]
+    rows: dict[str, Any] = field(default_factory=dict)  # whether requests are batched, and why
+    estimated: Sequence[Predicted] = ()
+    arms: dict[str, ArmRuns] = field(default_factory=dict)
+    highest: HighestRate | None = None
+    accuracy: Accuracy | None = None
+    labels_accuracy: dict[str, float] | None = None
+    random_outputs: tuple[str, ...] = ()  # that the model itself draws at random, so that they were not compared
+    interrupted: bool = False
+    took_s: float = 0.0
+
+    @property
+    def wrong(self) -> str:
+        """What the verification found wrong, in one line that names settings and request; empty where nothing is."""
+        if self.accuracy is None or self.accuracy.right:
+            return ""
+        return f"wrong answers with {self.settings.describe() or 'the default settings'}: {self.accuracy.reason}"
+
+
+def entry_of(setting: str) -> dict[str, Any]:
+    """A candidate's record before anything is known of it."""
+    return {"setting": setting, **dict.fromkeys(MEASURED), "samples": 0, "cost": None}
