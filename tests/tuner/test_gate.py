@@ -20,7 +20,7 @@ from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.questions import Questions
-from tailcut.tuner.rungs import changed
+from tailcut.tuner.space import changed
 
 PLAIN = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=8))
 # Batches on the user's word, where there is such a word: these tests want to see a wrong server.

@@ -9,51 +9,50 @@ from tests.engines.models import perceptron
 
 from tailcut.errors import UnsupportedError
 from tailcut.runtime.rows import RowsSetting
-from tailcut.tuner.climb import Climb, Wanted
-from tailcut.tuner.rungs import RUNGS, changed, starting_settings
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.search import Search
+from tailcut.tuner.space import BASELINE, changed, serving_choices
 
 
-def climb(path: Path, rows: RowsSetting = "auto") -> Climb:
-    return Climb(Wanted(path, budget_s=10.0, rows=rows), lambda event: None)
+def search(path: Path, rows: RowsSetting = "auto") -> Search:
+    return Search(Wanted(path, budget_s=10.0, rows=rows), lambda event: None)
 
 
-def batches_offered(one: Climb) -> bool:
-    offered = [candidate for group in RUNGS[0].offer(one._facts, starting_settings()) for candidate in group]
-    return any(candidate.settings.batching.max_batch > 1 for candidate in offered)
+def batches_offered(one: Search) -> bool:
+    return any(settings.batching.max_batch > 1 for settings in serving_choices(one._facts, BASELINE.engine))
 
 
 def test_batches_are_offered_where_rows_are_independent(tmp_path: Path) -> None:
     """And where they are not, neither batches nor rows of a slab."""
     path = perceptron([8, 3], tmp_path / "m.onnx")
-    assert batches_offered(climb(path))
-    assert not batches_offered(climb(path, "dependent"))
+    assert batches_offered(search(path))
+    assert not batches_offered(search(path, "dependent"))
     onnx.save(CASES["running_sum"].model, path)
-    dependent = climb(path)
+    dependent = search(path)
     assert not batches_offered(dependent)
     assert dependent._rows["rows"] == "dependent"
     assert "CumSum" in dependent._rows["reason"]
-    assert batches_offered(climb(path, "independent"))
+    assert batches_offered(search(path, "independent"))
 
 
 def test_the_users_word_is_in_every_profile(tmp_path: Path) -> None:
     """In the baseline as in the candidates, so that what is measured is what was asked for."""
     path = perceptron([8, 3], tmp_path / "m.onnx")
-    one = climb(path, "dependent")
+    one = search(path, "dependent")
     assert one._baseline("json").batching.rows == "dependent"
-    assert one._start().batching.rows == "dependent"
     onnx.save(CASES["mean_of_all"].model, path)
     with pytest.raises(UnsupportedError, match="cannot be batched"):
-        climb(path, "independent")
+        search(path, "independent")
 
 
 def test_another_engine_is_asked_for_its_own_rows(tmp_path: Path) -> None:
     """Quantised to int8 the same model has dependent rows, and the result says so."""
-    one = climb(perceptron([64, 32], tmp_path / "m.onnx"))
-    settings = changed(one._start(), engine={"precision": "int8"})
+    one = search(perceptron([64, 32], tmp_path / "m.onnx"))
+    settings = changed(one._baseline("binary"), engine={"precision": "int8"})
     try:
         rows = one._rows_of(settings)
     finally:
         one._retire()
     assert (rows["rows"], rows["batched"]) == ("dependent", False)
     assert "DynamicQuantizeLinear" in rows["reason"]
-    assert one._rows_of(one._start())["batched"] is True
+    assert one._rows_of(one._baseline("binary"))["batched"] is True

@@ -158,7 +158,7 @@ def _serve_both(console: "Console", folder: Path, result: dict[str, Any], budget
     from tailcut.cli.options import load_data
     from tailcut.lab.trial import ServedProfile
     from tailcut.runtime.profile import Profile
-    from tailcut.tuner.rungs import BASELINE, changed
+    from tailcut.tuner.space import BASELINE, changed
 
     _step(console, 2, "Serve the profile", "tailcut serve MODEL.profile.toml")
     baseline = Profile.of_model(

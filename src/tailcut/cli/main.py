@@ -22,6 +22,7 @@ DONE, USER_MISTAKE, BUG, INTERRUPTED = 0, 2, 70, 130  # 70 is EX_SOFTWARE of sys
 COMMANDS = (
     "doctor",
     "tune",
+    "ladder",
     "serve",
     "bench",
     "explain",

@@ -11,7 +11,7 @@ from rich.status import Status
 from rich.table import Table
 
 from tailcut.report.accuracy import accuracy_figures, random_words
-from tailcut.report.tune_page import rows_words
+from tailcut.report.tune_page import more_traffic, rows_words
 from tailcut.report.words import cpu
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 
@@ -87,6 +87,8 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:
             speed = "unknown" if found["throughput"] is None else f"{found['throughput']:,.0f}"
             table.add_row(arm, *figures, spread, f"{found['samples']:,}", speed, cpu(found["cost"]))
         lines += [table, headline(result)]
+        if more_traffic(result):
+            lines.append(f"[green]{escape(more_traffic(result))}[/]")
     accuracy = result["accuracy"]
     if accuracy is not None:
         figures = ", ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))

@@ -74,6 +74,7 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
         arms=tune_page.ARM_WORDS,
         strips=strips,
         chart=chart,
+        more_traffic=tune_page.more_traffic(result),
         waterfall=tune_page.waterfall(result),
         answers=accuracy_figures(result["accuracy"]) if result["accuracy"] else [],
         not_compared=random_words(result["accuracy"]) if result["accuracy"] else "",

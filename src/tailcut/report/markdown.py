@@ -10,7 +10,7 @@ from typing import Any
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
-from tailcut.report.tune_page import ARMS, headline, rows_words, waterfall
+from tailcut.report.tune_page import ARMS, headline, more_traffic, rows_words, waterfall
 from tailcut.report.words import bounds, count, cpu, load, milliseconds, nanoseconds, ratio
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
@@ -43,6 +43,8 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
             f"p99 to the baseline {ratio(checked['p99_ratio'])}, to the reference "
             f"{ratio(checked['reference_p99_ratio'])}; throughput {ratio(checked['throughput_ratio'])}."
         )
+        if more_traffic(result):
+            parts.append(plain(f"{more_traffic(result)}."))
     rungs = [
         [
             step.name,

@@ -23,6 +23,8 @@ VERDICT_WORDS = {
     "indistinct": "no proof",
     "rejected": "rejected",
     "skipped": "not tried",
+    "estimated": "estimated",
+    "raced": "raced",
 }
 _FINEST = 1.06  # a track is never drawn finer than this ratio each way
 _MARKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -56,7 +58,12 @@ class Step:
     @property
     def dropped(self) -> tuple[Tried, ...]:
         """Those that were tried and went."""
-        return tuple(one for one in self.tried if one.css not in {"kept", "skipped"})
+        return tuple(one for one in self.tried if one.css not in {"kept", "skipped", "estimated"})
+
+    @property
+    def estimated(self) -> tuple[Tried, ...]:
+        """Those that were measured in process only."""
+        return tuple(one for one in self.tried if one.css == "estimated")
 
     @property
     def untried(self) -> int:
@@ -98,6 +105,21 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
             f"x{found['point']:.2f} of the baseline's ({bounds}). Do not use this profile; tune again.",
         )
     return "No proven gain", f"p99 is x{found['point']:.2f} of the baseline's ({bounds}): not to be told apart."
+
+
+def more_traffic(result: Mapping[str, Any]) -> str:
+    """The second headline: the same tail with more traffic; empty where it was not shown."""
+    checked = result["verification"]
+    found = None if checked is None else checked.get("highest_rate")
+    if not found or not found["within"] or found["tuned"] <= found["baseline"]:
+        return ""
+    times = found["tuned"] / found["baseline"]
+    low, high = found["p99_interval_ms"]
+    return (
+        f"{times:.2f} times the traffic within the same tail: {found['tuned']:,.0f} requests/s instead of "
+        f"{found['baseline']:,.6g} with a p99 of {low:.3g} to {high:.3g} ms, limit {found['limit_ms']:.3g} ms "
+        f"({found['samples']:,} requests)"
+    )
 
 
 def tune_facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -153,7 +175,7 @@ def waterfall(result: Mapping[str, Any]) -> Waterfall:
         before, kept, ghosts, tried = level, [], [], []
         names = (rung["kept"] or "").split(" + ")
         for entry in rung["candidates"]:
-            stays = entry["verdict"] == "better" and entry["setting"] in names
+            stays = entry["verdict"] in {"better", "indistinct", "worse"} and entry["setting"] in names
             one = _tried(entry, stays=stays)
             tried.append(one)
             if stays:
@@ -193,7 +215,7 @@ def _placed(raw: Sequence[tuple[Any, ...]]) -> Waterfall:
 def _tried(entry: Mapping[str, Any], *, stays: bool) -> Tried:
     css = "kept" if stays else entry["verdict"]
     found = entry["tail_ratio"]
-    if css in {"rejected", "skipped"} or found is None:
+    if css in {"rejected", "skipped", "estimated", "raced"} or found is None:
         short = entry["reason"]
     elif css == "better":
         short = entry["reason"].rpartition("not kept: ")[2]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ QUANTILES = 16  # of the times of a size, equally likely
 _LARGEST = 128
 _GAIN = 0.97  # of the time per row, that a size twice as large must reach to go on
 _SHORTEST_S = 0.02
+_MEASURING = 0.6  # of the time, however long loading took
 _STOP_S = 5.0
 
 
@@ -125,7 +127,8 @@ class Estimator:
         """End the child."""
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(OSError):  # what is still to be written to a process that ended
+                    pipe.close()
         try:
             self._child.wait(_STOP_S)
         except subprocess.TimeoutExpired:
@@ -164,7 +167,7 @@ def estimate_engines(
         batched: whether larger batches than the request's own are tried.
         tell: called with each configuration that is done.
     """
-    end = time.monotonic() + seconds
+    began = time.monotonic()
     estimates: list[EngineEstimate] = []
     racing: list[Estimator] = []
     for options in choices:
@@ -174,6 +177,7 @@ def estimate_engines(
         if len(racing) % 2 == 0:  # two load at a time
             racing = _loaded(racing, tell)
     racing = _loaded(racing, tell)
+    end = max(began + seconds, time.monotonic() + _MEASURING * seconds)
     try:
         sizes = [1]
         while racing and sizes:

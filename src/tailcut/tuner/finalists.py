@@ -12,7 +12,7 @@ from tailcut.runtime.profile import Settings
 
 FINALISTS = 8
 NEAR = 0.05  # configurations within it of the best are equal, and the shortest lone latency decides
-_SAME_ENGINE, _SAME_PRECISION, _SAME_DISPATCH = 2, 4, 4  # of the finalists
+_SAME_ENGINE, _SAME_PRECISION, _SAME_DISPATCH = 1, 3, 3  # of the finalists
 _LONE = 2  # finalists that are there for the lone request
 
 

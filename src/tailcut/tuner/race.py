@@ -1,4 +1,4 @@
-"""What two arms' blocks say about each other, and whether more blocks are worth their time: pure.
+"""What two arms' blocks say about each other: pure.
 
 Blocks come in pairs, one of each arm right after the other. Where every block is long enough for a percentile of its
 own, the pairs are compared one by one: a stall of the machine in one block spoils that pair and not the whole. Where
@@ -6,28 +6,22 @@ requests are too few for that, all blocks are taken together, by bootstrap.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 
 from tailcut.errors import TailcutError
 from tailcut.lab.trial import ArmRuns
 from tailcut.stats import (
     Interval,
     Sample,
-    Verdict,
     paired_ratio_interval,
     percentile,
     ratio_interval,
     samples_needed,
-    verdict,
 )
 
 QUANTILES = {"p99": 0.99, "p95": 0.95, "p50": 0.5}  # from the tail down
 NOISE = 0.02
-_THROUGHPUT_NOISE = 0.03
-_PLAIN = 0.15  # a difference this large at a glance needs no more blocks
-_GLANCE, _LOOK, _ENOUGH = 2, 5, 10  # blocks after which each way to stop opens
+_LOOK = 5  # blocks, from which on pairs are compared one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +41,6 @@ class Ratios:
         """Throughput turned over, so that less is better there too."""
         speed = self.throughput
         return None if speed is None else Interval(1 / speed.point, 1 / speed.high, 1 / speed.low)
-
-    def faster(self) -> bool:
-        """Whether the throughput is better by interval."""
-        took = self.time_per_request
-        return took is not None and verdict(took, _THROUGHPUT_NOISE) is Verdict.BETTER
-
-
-class Standing(Enum):
-    """How a race stands."""
-
-    OPEN = auto()
-    WON = auto()
-    LOST = auto()
 
 
 def ratios(new: ArmRuns, old: ArmRuns, seed: int = 0) -> Ratios:
@@ -96,29 +77,6 @@ def percentiles_ms(run: ArmRuns) -> dict[str, float | None]:
     return found
 
 
-def standing(runs: Sequence[ArmRuns], compare: Callable[[ArmRuns, ArmRuns], Ratios] = ratios) -> Standing:
-    """Whether the race of the best so far (first) and a candidate (second) is decided before its time is up.
-
-    Won only by far (the whole interval 10 % beyond no change), so that looking after every block does not make a
-    winner of chance; lost when nothing points to a gain.
-    """
-    old, new = runs
-    blocks = len(new.blocks)
-    if blocks == _GLANCE and _plainly_worse(new, old):
-        return Standing.LOST
-    if blocks < _LOOK:
-        return Standing.OPEN
-    found = compare(new, old)
-    if found.tail is None:
-        return Standing.OPEN
-    if blocks >= _ENOUGH and found.tail[1].high < 0.9:
-        return Standing.WON
-    points = [interval.point for interval in found.percentiles.values()]
-    if found.time_per_request is not None:
-        points.append(found.time_per_request.point)
-    return Standing.LOST if min(points) > 1 - NOISE else Standing.OPEN
-
-
 def _paired(new: ArmRuns, old: ArmRuns, q: float) -> Interval | None:
     """The ratio of each block's own percentile to its neighbour's; None where a block is too short to have one."""
     shortest = min((len(block) for run in (new, old) for block in run.blocks), default=0)
@@ -126,10 +84,3 @@ def _paired(new: ArmRuns, old: ArmRuns, q: float) -> Interval | None:
         return None
     own = [[percentile(Sample.of(block), q) for block in run.blocks] for run in (new, old)]
     return paired_ratio_interval(own[0], own[1])
-
-
-def _plainly_worse(new: ArmRuns, old: ArmRuns) -> bool:
-    with contextlib.suppress(TailcutError):
-        blocks = [[Sample.of(block) for block in run.blocks] for run in (new, old)]
-        return verdict(ratio_interval(blocks[0], blocks[1], 0.5, resamples=300), _PLAIN) is Verdict.WORSE
-    return False

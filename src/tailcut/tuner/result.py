@@ -9,8 +9,9 @@ import numpy as np
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import ArmRuns
 from tailcut.stats import Sample, percentile, percentile_interval, samples_needed
-from tailcut.tuner.records import Outcome
+from tailcut.tuner.finalists import Predicted, pareto
 from tailcut.tuner.race import percentiles_ms, pooled, throughput_ratio
+from tailcut.tuner.records import Outcome
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 _SHOWN_ONLY = {"curve", "cost"}  # of an arm: not kept in the profile
@@ -46,6 +47,7 @@ def result(
             {"name": rung.name, "note": rung.note, "candidates": rung.candidates, "kept": " + ".join(rung.kept) or None}
             for rung in outcome.rungs
         ],
+        "estimated": [_predicted(one) for one in pareto(outcome.estimated)],
         "verification": _verification(outcome, objective.get("seed", 0), objective.get("slo_ms")),
         "accuracy": _accuracy(outcome, objective.get("metric")),
         "settings": msgspec.to_builtins(outcome.settings),
@@ -69,7 +71,7 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
             kept[arm] = {
                 name: value for name, value in checked[arm].items() if name not in _SHOWN_ONLY and value is not None
             }
-        for name in ("p99_ratio", "throughput_ratio", "reference_p99_ratio"):
+        for name in ("p99_ratio", "throughput_ratio", "reference_p99_ratio", "highest_rate"):
             if checked[name] is not None:
                 kept[name] = checked[name]
     if found["accuracy"] is not None:
@@ -91,12 +93,35 @@ def _verification(outcome: Outcome, seed: int, slo_ms: float | None) -> dict[str
         known = min(len(tuned.latencies), len(other.latencies)) >= samples_needed(0.99)
         found[name] = interval_record(pooled(tuned, other, 0.99, seed)) if known else None
     found["throughput_ratio"] = None if speed is None else interval_record(speed)
+    held = outcome.highest
+    found["highest_rate"] = (
+        None
+        if held is None
+        else {
+            "limit_ms": held.limit_ms,
+            "baseline": held.baseline,
+            "tuned": round(held.tuned, 2),
+            "p99_interval_ms": [round(held.p99_ms.low, 4), round(held.p99_ms.high, 4)],
+            "samples": held.samples,
+            "within": held.within,
+        }
+    )
     if slo_ms is not None:
         bounds = found["tuned"]["p99_interval_ms"]
         found["slo_met"] = (
             None if bounds is None else True if bounds[1] <= slo_ms else False if bounds[0] > slo_ms else None
         )
     return found
+
+
+def _predicted(one: Predicted) -> dict[str, Any]:
+    return {
+        "setting": one.settings.describe(),
+        "rate": round(one.rate, 2),
+        "alone_ms": round(one.alone_ms, 4),
+        "cpu_us": round(one.cpu_us, 2),
+        "memory_bytes": one.memory_bytes,
+    }
 
 
 def _arm(run: ArmRuns, rate: float) -> dict[str, Any]:

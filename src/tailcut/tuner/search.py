@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -42,7 +42,7 @@ from tailcut.tuner.heats import Heats
 from tailcut.tuner.questions import Questions
 from tailcut.tuner.race import NOISE, percentiles_ms, ratios
 from tailcut.tuner.records import HighestRate, Outcome, RungRecord, Wanted, entry_of
-from tailcut.tuner.simulate import Configuration, WayIn, simulate
+from tailcut.tuner.simulate import Configuration, WayIn, highest_rate, simulate
 from tailcut.tuner.space import (
     BASELINE,
     RUNG_FIELDS,
@@ -55,7 +55,7 @@ from tailcut.tuner.space import (
     up_to,
     without,
 )
-from tailcut.tuner.ways import probe, way_in
+from tailcut.tuner.ways import Probe, probe, way_in
 
 Arrays = dict[str, np.ndarray]
 _PAYLOADS = 32  # distinct requests sent in turn
@@ -260,11 +260,11 @@ class Search:
         self._rungs["simd"].candidates.append(entry)
         self._tell(CandidateDone("simd", entry))
 
-    def _ways(self) -> WayIn:
-        """What the quickest wire costs, by two servers of the empty engine."""
+    def _ways(self) -> dict[str, WayIn]:
+        """What the quickest wire costs with each dispatch, by servers of the empty engine."""
         self._tell(Phase("measuring the way in, with an engine that computes nothing"))
-        probes = []
-        for dispatch in ("inline", "worker"):
+        probes: dict[str, Probe] = {}
+        for dispatch in ("inline", "adaptive", "worker"):
             settings = changed(
                 BASELINE,
                 engine={"name": "none"},
@@ -272,25 +272,25 @@ class Search:
                 io={"wire": quickest_wire(self._facts)},
             )
             arm = self._arm(settings)
-            probes.append(probe(arm.target, arm.payloads, arm.pid, self._plan.way_s))
+            probes[dispatch] = probe(arm.target, arm.payloads, arm.pid, self._plan.way_s)
             self._retire(self._baseline("json"))
-        return way_in(*probes)
+        return {dispatch: way_in(found, probes["inline"]) for dispatch, found in probes.items()}
 
     def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
         known = [one for one in estimates if one.error is None and one.sizes]
         if not known:
             raise UsageError("no engine configuration could be measured")
-        way = self._ways()
+        ways = self._ways()
         cpus = self._facts.usable_cpus
         cores = max(1.0, cpus - 1.0)  # the load client keeps one busy
         predicted = []
         for estimate in known:
             service = estimate.service_times(cpus)
-            for settings in serving_choices(self._facts, estimate.options):
+            for settings in serving_choices(self._facts, estimate.options, estimate.alone_ns / 1e3):
                 settings = changed(settings, batching={"rows": self._wanted.rows})
                 configuration = Configuration(
                     service,
-                    way,
+                    ways[settings.batching.dispatch],
                     settings.batching.dispatch,
                     settings.batching.max_batch,
                     settings.batching.hold_us,
@@ -302,8 +302,6 @@ class Search:
         return predicted
 
     def _predicted(self, settings: Settings, configuration: Configuration, estimate: EngineEstimate) -> Predicted:
-        from tailcut.tuner.simulate import highest_rate  # noqa: PLC0415  compiled code, loaded when it is wanted
-
         way = configuration.way_in
         alone_ns = estimate.alone_ns + way.receive_ns + way.answer_ns + way.batch_ns + way.outside_ns
         if configuration.dispatch == "worker":
@@ -613,6 +611,3 @@ def _effect_words(entry: dict[str, Any], word: Verdict) -> str:
     if word is Verdict.INDISTINCT:
         parts.append("indistinguishable from no effect")
     return ", ".join(parts) or "too few samples"
-
-
-_Objective = Literal["goodput", "latency"]

@@ -18,6 +18,8 @@ from tailcut.spec import ModelSpec
 BASELINE = Settings()  # what most people run: the engine's defaults, one call a request
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_DELAYS = (0.5, 1.0)  # of what one row takes; the best fixed delays of benchmarks/batching.py lie about there
+_LEAST_DELAY_US = 20.0  # waking a thread takes longer than a shorter one
 _BUSY_POLL_US = 100
 _HUGE_PAGE = 2 << 20
 _MOST_BUCKETS = 4
@@ -104,8 +106,12 @@ def _thread_shapes(facts: Facts) -> list[tuple[int, int]]:
     return shapes
 
 
-def serving_choices(facts: Facts, engine: EngineOptions) -> Iterator[Settings]:
-    """Ways to serve an engine configuration: dispatch and batch size, rows bound, clients on the quickest wire."""
+def serving_choices(facts: Facts, engine: EngineOptions, alone_us: float = 0.0) -> Iterator[Settings]:
+    """Ways to serve an engine configuration: dispatch, batch size and delay, rows bound, clients on the quickest wire.
+
+    Args:
+        alone_us: what one row takes; delays are shares of it, and none is offered where it is 0.
+    """
     paddings = paddings_of(facts)
     base = changed(
         BASELINE,
@@ -118,6 +124,9 @@ def serving_choices(facts: Facts, engine: EngineOptions) -> Iterator[Settings]:
             continue
         for size in BATCH_SIZES if facts.spec.batched else (1,):
             yield changed(base, batching={"dispatch": dispatch, "max_batch": size})
+            for share in _DELAYS if dispatch == "worker" and size > 1 and alone_us >= _LEAST_DELAY_US else ():
+                delay_us = round(share * alone_us)
+                yield changed(base, batching={"dispatch": dispatch, "max_batch": size, "hold_us": delay_us})
             for padding in paddings if size > 1 else ():
                 yield changed(base, batching={"dispatch": dispatch, "max_batch": size, "padding": padding})
 

@@ -58,12 +58,12 @@ def probe(target: Target, payloads: Sequence[Payload], pid: int | None, seconds:
     return Probe(alone, cost, many)
 
 
-def way_in(inline: Probe, worker: Probe | None) -> WayIn:
-    """The costs, from a probe with inline dispatch and one with a worker thread."""
-    busy = inline.busy_ns
-    batch = max(0.0, inline.alone_cpu_ns - busy)
-    outside = max(0.0, inline.alone_ns - busy - batch)
-    wake = max(0.0, worker.alone_ns - inline.alone_ns) / 2 if worker is not None else 0.0
+def way_in(own: Probe, inline: Probe) -> WayIn:
+    """The costs of a dispatch, from a probe of it and one with inline dispatch, in which no thread is woken."""
+    busy = own.busy_ns
+    batch = max(0.0, own.alone_cpu_ns - busy)
+    wake = max(0.0, own.alone_ns - inline.alone_ns) / 2
+    outside = max(0.0, own.alone_ns - busy - batch - 2 * wake)
     return WayIn(
         receive_ns=round(_RECEIVING * busy),
         answer_ns=round((1 - _RECEIVING) * busy),

@@ -1,0 +1,76 @@
+"""Engine configurations measured in child processes: real engines, real models, and engines that refuse."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+
+from tailcut.engines import EngineOptions
+from tailcut.tuner.estimate import EngineEstimate, EstimateError, Estimator, estimate_engines
+
+REQUEST = {"x": np.ones((1, 64), np.float32)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return perceptron([64, 128, 8], tmp_path_factory.mktemp("models") / "m.onnx")
+
+
+def test_times_by_batch_size(model: Path) -> None:
+    """Each size that is asked for has its times, a row alone also after a rest, and memory is counted."""
+    with Estimator(model, EngineOptions(threads=1), REQUEST) as estimator:
+        estimator.wait_loaded()
+        for rows in (1, 8):
+            estimator.measure(rows, 0.02)
+        estimator.measure(1, 0.02, paused=True)
+        found = estimator.estimate
+    assert found.sizes == [1, 8]
+    assert all(0 < found.low_ns(rows) <= found.median_ns(rows) for rows in found.sizes)
+    assert found.rows_per_s > 8 / found.median_ns(8) * 1e9 * 0.5
+    assert found.alone_ns > 0
+    assert found.memory_bytes > 10 << 20
+    service = found.service_times(threads=2)
+    assert service.sizes.tolist() == [1, 8]
+    assert service.threads == 1
+    assert (np.diff(service.quantiles_ns, axis=1) >= 0).all()
+
+
+def test_several_instances_are_called_at_once(model: Path) -> None:
+    """Their times hold what they take from each other, and their rows add up."""
+    with Estimator(model, EngineOptions(threads=1, instances=2), REQUEST) as estimator:
+        estimator.wait_loaded()
+        estimator.measure(4, 0.02)
+        found = estimator.estimate
+    assert found.rows_per_s == pytest.approx(2 * 4 / found.low_ns(4) * 1e9)
+
+
+def test_what_cannot_be_loaded_says_why(model: Path) -> None:
+    """An engine that refuses is an estimate with an error, and costs the others nothing."""
+    told: list[EngineEstimate] = []
+    choices = [EngineOptions(precision="bf16"), EngineOptions(threads=1)]
+    refused, good = sorted(
+        estimate_engines(model, choices, REQUEST, seconds=1.0, batched=True, tell=told.append),
+        key=lambda one: one.error is None,
+    )
+    assert "bf16" in (refused.error or "")
+    assert good.error is None
+    assert len(good.sizes) >= 2
+    assert good.paused_ns
+    assert {id(one) for one in told} == {id(refused), id(good)}
+
+
+def test_a_model_without_a_batch_is_measured_as_it_is(model: Path) -> None:
+    """Only the size of one request."""
+    (found,) = estimate_engines(model, [EngineOptions(threads=1)], REQUEST, seconds=0.5, batched=False)
+    assert found.sizes == [1]
+
+
+def test_a_process_that_ends_is_one_line(model: Path) -> None:
+    """What measures a configuration may crash with it."""
+    with Estimator(model, EngineOptions(threads=1), REQUEST) as estimator:
+        estimator.wait_loaded()
+        estimator._child.kill()
+        estimator._child.wait()
+        with pytest.raises(EstimateError, match="ended"):
+            estimator.measure(1, 0.01)

@@ -1,0 +1,56 @@
+"""Which configurations race: the best of several kinds."""
+
+from tailcut.runtime.profile import Settings
+from tailcut.tuner.finalists import FINALISTS, Predicted, finalists, pareto
+from tailcut.tuner.space import changed
+
+
+def predicted(rate: float, alone_ms: float = 1.0, **sections: dict) -> Predicted:
+    return Predicted(changed(Settings(), **sections), rate, alone_ms, 10.0, 1 << 20)
+
+
+def many() -> list[Predicted]:
+    """Three dispatches, seven sizes, four engines: larger batches a little better, inline best."""
+    found = []
+    for engine, gain in (("onnxruntime", 1.0), ("openvino", 0.9)):
+        for threads in (1, 2):
+            for dispatch, share in (("inline", 1.0), ("adaptive", 0.8), ("worker", 0.7)):
+                for size in (1, 4, 8, 16, 32, 64, 128):
+                    rate = 1000 * gain * share * (1 + size / 1000) / threads
+                    settings = {"engine": {"name": engine, "threads": threads}}
+                    batching = {"dispatch": dispatch, "max_batch": size}
+                    found.append(predicted(rate, threads * share, batching=batching, **settings))
+    return found
+
+
+def test_the_best_is_among_them() -> None:
+    """First of all."""
+    chosen = finalists(many())
+    assert chosen[0].rate == max(one.rate for one in many())
+    assert len(chosen) == FINALISTS
+
+
+def test_they_are_of_several_kinds() -> None:
+    """Not eight batch sizes of one engine and dispatch."""
+    chosen = finalists(many())
+    assert {one.settings.batching.dispatch for one in chosen} == {"inline", "adaptive", "worker"}
+    assert {one.settings.engine.name for one in chosen} == {"onnxruntime", "openvino"}
+
+
+def test_the_lone_request_has_its_own() -> None:
+    """One that is slower under load and much quicker alone races, too."""
+    quick = predicted(700.0, 0.01, batching={"max_batch": 2, "dispatch": "adaptive"})
+    assert quick in finalists([*many(), quick])
+
+
+def test_few_are_all_taken() -> None:
+    """Where there are less than eight, each races."""
+    one, other = predicted(1.0), predicted(2.0, batching={"max_batch": 2})
+    assert finalists([one, other]) == [other, one]
+    assert finalists([]) == []
+
+
+def test_the_pareto_front() -> None:
+    """Who is beaten in everything is not on it."""
+    fast, quick, poor = predicted(100.0, 5.0), predicted(50.0, 1.0), predicted(40.0, 2.0)
+    assert pareto([poor, quick, fast]) == [fast, quick]

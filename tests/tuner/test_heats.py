@@ -1,0 +1,74 @@
+"""The race: the best estimate wins, hopeless arms leave, and luck does not decide alone."""
+
+import numpy as np
+import pytest
+
+from tailcut.tuner.heats import Heats
+
+
+def race(means: list[float], *, heats: int = 12, noise: float = 0.1, seed: int = 0) -> Heats:
+    random = np.random.default_rng(seed)
+    found = Heats.of(len(means))
+    for _ in range(heats):
+        weather = random.lognormal(sigma=0.3)
+        found.add([means[arm] * weather * random.lognormal(sigma=noise) for arm in found.racing])
+    return found
+
+
+def test_the_best_estimate_wins() -> None:
+    """Also by a little, and also where nothing is significant."""
+    assert race([100, 103, 150]).leader == 2
+    assert sum(race([100, 104], heats=20, noise=0.03, seed=seed).leader == 1 for seed in range(50)) >= 45
+
+
+def test_hopeless_arms_leave_early() -> None:
+    """Half of the leader's rate is enough after two heats."""
+    found = race([100, 45, 98], heats=4)
+    assert found.racing == [0, 2]
+    assert len(found.lanes[1].scores) == 2
+
+
+def test_the_best_hardly_ever_leaves() -> None:
+    """In 200 races of eight, the best arm is still there at the end nearly always."""
+    means = [100, 90, 85, 80, 70, 60, 95, 97]
+    assert sum(0 in race(means, seed=seed).racing for seed in range(200)) >= 195
+
+
+def test_the_winner_is_near_the_best() -> None:
+    """What is lost by choosing in a noisy race of eight is small."""
+    means = [100, 99, 97, 96, 94, 92, 80, 60]
+    lost = [1 - means[race(means, seed=seed).leader] / 100 for seed in range(100)]
+    assert np.mean(lost) < 0.03
+
+
+def test_one_stalled_heat_does_not_count() -> None:
+    """A machine that stood still in one arm's turn costs that arm nothing."""
+    found = Heats.of(2)
+    for number in range(9):
+        found.add([103.0 if number != 4 else 5.0, 100.0 + 2 * (number % 2)])
+    assert found.leader == 0
+
+
+def test_ratios_have_intervals_from_three_heats_on() -> None:
+    """Before that there is none."""
+    found = Heats.of(2)
+    found.add([100, 50])
+    assert found.ratio(1, 0) is None
+    found = race([100, 100], heats=10, noise=0.02)
+    interval = found.ratio(1, 0)
+    assert interval is not None
+    assert interval.low < 1 < interval.high
+
+
+def test_near_ones_are_listed_behind_the_leader() -> None:
+    """Those within a share of the best estimate."""
+    found = Heats.of(3)
+    for _ in range(2):
+        found.add([100, 97, 70])
+    assert found.near(0.05) == [0, 1]
+
+
+def test_each_arm_in_the_race_has_a_score() -> None:
+    """A heat with a score too few is a fault."""
+    with pytest.raises(ValueError, match="zip"):
+        Heats.of(2).add([1.0])

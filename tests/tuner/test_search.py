@@ -1,0 +1,85 @@
+"""A tune's phases on real models and servers: what is refused, what is kept, and what a way in costs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import masked_mean, perceptron
+
+from tailcut.lab.payload import infer_payload
+from tailcut.lab.trial import ServedProfile
+from tailcut.runtime.profile import Profile
+from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.search import Search
+from tailcut.tuner.space import BASELINE, changed, serving_choices
+from tailcut.tuner.ways import probe, way_in
+
+
+@pytest.mark.parametrize("minds_mask", [True, False])
+def test_padding_races_only_where_answers_stay_right(tmp_path: Path, minds_mask: bool) -> None:
+    """A model that counts the filling answers wrongly when padded: its buckets are rejected before they race."""
+    path = masked_mean(tmp_path / "m.onnx", minds_mask=minds_mask)
+    random = np.random.default_rng(0)
+    data = {f"ids/{length}": random.integers(1, 32, (4, length)) for length in (3, 7, 12, 19)}
+    data |= {name.replace("ids", "mask"): np.ones_like(ids) for name, ids in data.items()}
+    search = Search(Wanted(path, data, rate=300.0, slo_ms=100.0, budget_s=12.0), lambda event: None)
+    choices = [one for one in serving_choices(search._facts, BASELINE.engine) if one.batching.dispatch == "worker"]
+    padded = next(one for one in choices if one.batching.padding)
+    plain = next(one for one in choices if not one.batching.padding)
+    try:
+        search._measure_baseline()
+        won = search._race([Predicted(one, 300.0, 1.0, 10.0, 0) for one in (padded, plain)])
+    finally:
+        search._retire()
+    refused = [one for rung in search._rungs.values() for one in rung.candidates if one["verdict"] == "rejected"]
+    assert [("wrong answers" in one["reason"], "padding" in one["setting"]) for one in refused] == (
+        [] if minds_mask else [(True, True)]
+    )
+    assert minds_mask or won == plain
+
+
+def test_nothing_significant_does_not_select_the_baseline(tmp_path: Path) -> None:
+    """Where two finalists are alike one of them wins, and the settings are not the baseline's."""
+    path = perceptron([16, 32, 4], tmp_path / "m.onnx")
+    search = Search(Wanted(path, slo_ms=50.0, budget_s=8.0), lambda event: None)
+    choices = list(serving_choices(search._facts, BASELINE.engine))[:2]
+    try:
+        search._measure_baseline()
+        won = search._race([Predicted(one, 1000.0, 1.0, 10.0, 0) for one in choices])
+    finally:
+        search._retire()
+    assert won in choices
+
+
+def test_what_a_way_in_costs(tmp_path: Path) -> None:
+    """Nanoseconds for each part, with an engine that computes nothing; a worker thread has to be woken."""
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    probes = {}
+    for dispatch in ("inline", "worker"):
+        settings = changed(BASELINE, engine={"name": "none"}, batching={"dispatch": dispatch, "max_batch": 64})
+        with ServedProfile(Profile.of_model(path, settings)) as served:
+            request = {"x": np.ones((1, 16), np.float32)}
+            payloads = [infer_payload(served.target, "m", request, "raw")]
+            probes[dispatch] = probe(served.target, payloads, served.pid, 0.6)
+    for dispatch, found in probes.items():
+        way = way_in(found, probes["inline"])
+        assert 200 < way.receive_ns + way.answer_ns < 2_000_000
+        assert way.outside_ns >= 0
+        assert (way.wake_ns == 0) is (dispatch == "inline")
+
+
+def test_the_story_says_what_limits(tmp_path: Path) -> None:
+    """Whether rows may be batched, what the baseline carries, and the limit that its own tail sets."""
+    said: list[Event] = []
+    search = Search(Wanted(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=6.0), said.append)
+    try:
+        rate = search._measure_baseline()
+    finally:
+        search._retire()
+    words = " / ".join(event.text for event in said if isinstance(event, Phase))
+    assert "rows independent, batched" in words
+    assert "the limit of p99 is" in words
+    assert rate > 0
+    assert search._limit_ms > 0
