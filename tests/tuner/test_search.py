@@ -32,7 +32,7 @@ def test_padding_races_only_where_answers_stay_right(tmp_path: Path, minds_mask:
         search._measure_baseline()
         won = search._race([Predicted(one, 300.0, 1.0, 10.0, 0) for one in (padded, plain)])
     finally:
-        search._retire()
+        search._servers.keep()
     refused = [one for rung in search._rungs.values() for one in rung.candidates if one["verdict"] == "rejected"]
     assert [("wrong answers" in one["reason"], "padding" in one["setting"]) for one in refused] == (
         [] if minds_mask else [(True, True)]
@@ -49,7 +49,7 @@ def test_nothing_significant_does_not_select_the_baseline(tmp_path: Path) -> Non
         search._measure_baseline()
         won = search._race([Predicted(one, 1000.0, 1.0, 10.0, 0) for one in choices])
     finally:
-        search._retire()
+        search._servers.keep()
     assert won in choices
 
 
@@ -77,7 +77,7 @@ def test_the_story_says_what_limits(tmp_path: Path) -> None:
     try:
         rate = search._measure_baseline()
     finally:
-        search._retire()
+        search._servers.keep()
     words = " / ".join(event.text for event in said if isinstance(event, Phase))
     assert "rows independent, batched" in words
     assert "the limit of p99 is" in words

@@ -62,7 +62,7 @@ def test_engines_and_precisions() -> None:
 
 
 def test_facts_prune() -> None:
-    """No bf16 without its instructions, no int8 where it changes nothing, no strings on openvino, one CPU one thread."""
+    """No bf16 without its instructions, no int8 without a gain, no strings on openvino, one thread on one CPU."""
     assert "bf16" not in {one.precision for one in engine_choices(facts(isa=frozenset({"avx2"})))}
     assert "int8" not in {one.precision for one in engine_choices(facts(quantizable=False))}
     assert {one.name for one in engine_choices(facts(TEXT))} == {"onnxruntime"}

@@ -52,7 +52,7 @@ def test_another_engine_is_asked_for_its_own_rows(tmp_path: Path) -> None:
     try:
         rows = one._rows_of(settings)
     finally:
-        one._retire()
+        one._servers.keep()
     assert (rows["rows"], rows["batched"]) == ("dependent", False)
     assert "DynamicQuantizeLinear" in rows["reason"]
     assert one._rows_of(one._baseline("binary"))["batched"] is True

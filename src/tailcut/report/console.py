@@ -15,7 +15,15 @@ from tailcut.report.tune_page import more_traffic, rows_words
 from tailcut.report.words import cpu
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 
-COLOURS = {"better": "green", "worse": "red", "indistinct": "dim", "rejected": "yellow", "skipped": "dim", "estimated": "dim", "raced": "cyan"}
+COLOURS = {
+    "better": "green",
+    "worse": "red",
+    "indistinct": "dim",
+    "rejected": "yellow",
+    "skipped": "dim",
+    "estimated": "dim",
+    "raced": "cyan",
+}
 
 
 class LadderView:
@@ -69,7 +77,7 @@ def candidate_line(candidate: Mapping[str, Any]) -> str:
     return f"[{COLOURS[word]}]{word:10s}[/] {escape(candidate['setting'])} [dim]{escape(candidate['reason'])}[/]"
 
 
-def tune_summary(result: Mapping[str, Any]) -> RenderableType:
+def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a line for each thing there is
     """The verification as a table, what was gained, and where the files are."""
     checked = result["verification"]
     lines: list[RenderableType] = []
@@ -96,9 +104,9 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:
             lines.append(escape(f"answers: {figures}"))
         if random_words(accuracy):
             lines.append(f"[yellow]{escape(random_words(accuracy))}[/]")
-    rows = rows_words(result)
-    if rows:
-        lines.append(escape(rows))
+    batching = rows_words(result)
+    if batching:
+        lines.append(escape(batching))
     for name in ("profile", "report"):
         if result[name]:
             lines.append(f"{name}: {escape(str(result[name]))}")

@@ -62,9 +62,9 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
         parts += [words for words in (*said, plain(random_words(accuracy))) if words]
         if accuracy["worst_rows"]:
             parts.append(_worst_rows(accuracy["worst_rows"]))
-    rows = rows_words(result)
-    if rows:
-        parts.append(plain(rows))
+    batching = rows_words(result)
+    if batching:
+        parts.append(plain(batching))
     parts.append(_details(result["command"], result["machine"]))
     return "\n\n".join(parts)
 

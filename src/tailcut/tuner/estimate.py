@@ -45,6 +45,7 @@ class EngineEstimate:
     cpu_ns: dict[int, float] = field(default_factory=dict)  # of a call
     memory_bytes: int = 0
     load_s: float = 0.0
+    batched: bool = False  # its rows may share a call: int8 with one scale a batch may not, where float32 may
     error: str | None = None
 
     @property
@@ -108,6 +109,7 @@ class Estimator:
         if found.error:
             raise EstimateError(found.error)
         self.estimate.load_s, self.estimate.memory_bytes = found.load_s, found.memory_bytes
+        self.estimate.batched = found.batched
 
     def measure(self, rows: int, seconds: float, *, paused: bool = False) -> None:
         """Have one size timed, and keep what was found."""
@@ -148,7 +150,7 @@ class Estimator:
         return data
 
 
-def estimate_engines(
+def estimate_engines(  # noqa: C901, PLR0913  rounds of one measurement
     model: Path,
     choices: Sequence[EngineOptions],
     request: Mapping[str, np.ndarray],
@@ -184,7 +186,9 @@ def estimate_engines(
             for size in sizes:
                 racing = _round(racing, size, end, tell)
             largest = sizes[-1]
-            grows = batched and largest < _LARGEST and any(_pays(one.estimate) for one in racing)
+            grows = (
+                batched and largest < _LARGEST and any(one.estimate.batched and _pays(one.estimate) for one in racing)
+            )
             sizes = [largest * 2] if grows and time.monotonic() < end else []
         keep = max(2, len(racing) // 2)
         ranked = sorted(racing, key=lambda one: -one.estimate.rows_per_s)[:keep]
@@ -222,7 +226,7 @@ def _round(
     """Each measures one size once; what fails there is out, unless smaller sizes went well."""
     kept = []
     for one in racing:
-        if rows > 1 and not _pays(one.estimate):
+        if rows > 1 and not (one.estimate.batched and _pays(one.estimate)):
             kept.append(one)
             continue
         try:

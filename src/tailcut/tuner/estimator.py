@@ -18,7 +18,7 @@ import numpy as np
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
-from tailcut.errors import TailcutError
+from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.memory.aligned import aligned_empty
 from tailcut.spec import DType
 
@@ -53,9 +53,10 @@ class Measure(msgspec.Struct, frozen=True, tag=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """The model is open; or why not."""
+    """The model is open, and whether its rows may share a call there; or why not."""
 
     error: str | None = None
+    batched: bool = False
     load_s: float = 0.0
     memory_bytes: int = 0
 
@@ -93,6 +94,7 @@ class _Bench:
 
     def __init__(self, job: Load) -> None:
         self._engine: Engine = open_engine(Path(job.path), job.options)
+        self.batched = self._engine.spec.batched
         self._request = {tensor.name: _array(tensor) for tensor in job.request}
         self._instances = job.instances
         self._calls: dict[int, list[Callable[[], object]]] = {}
@@ -108,7 +110,9 @@ class _Bench:
         if len(calls) == 1:
             _time(calls[0], job, times[0])
         else:
-            threads = [threading.Thread(target=_time, args=(call, job, own)) for call, own in zip(calls, times, strict=True)]
+            threads = [
+                threading.Thread(target=_time, args=(call, job, own)) for call, own in zip(calls, times, strict=True)
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -130,7 +134,9 @@ class _Bench:
         return self._engine.bind(ins, outputs)
 
     def _rows(self, array: np.ndarray, rows: int) -> np.ndarray:
-        if not self._engine.spec.batched:
+        if not self.batched:
+            if rows > 1:
+                raise UnsupportedError("the rows of this configuration depend on each other")
             return array
         return np.concatenate([array] * -(-rows // max(1, len(array))))[:rows]
 
@@ -181,7 +187,7 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
             if isinstance(job, Load):
                 began = time.monotonic()
                 bench = _Bench(job)
-                answer = Loaded(load_s=time.monotonic() - began, memory_bytes=_memory_bytes())
+                answer = Loaded(None, bench.batched, time.monotonic() - began, _memory_bytes())
             else:
                 assert bench is not None  # noqa: S101  the parent loads first
                 answer = bench.measure(job)

@@ -8,7 +8,7 @@ a whole configuration would do in `simulate`, which ones race in `finalists`, wh
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -23,16 +23,16 @@ from tailcut.lab.arrivals import poisson_times
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.describe import lengths_of, made_up_inputs, rows_of_data
 from tailcut.lab.load import LoadResult
-from tailcut.lab.payload import Wire, ask, infer_once, infer_payload
-from tailcut.lab.record import interval_record
-from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, closed_block, open_block
+from tailcut.lab.payload import Wire, ask, infer_once
+from tailcut.lab.trial import Arm
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.limits import Limits
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Settings
 from tailcut.runtime.row_proof import settle_rows
 from tailcut.spec import ModelSpec, Rows
-from tailcut.stats import Sample, Verdict, percentile, percentile_interval, samples_needed, verdict
+from tailcut.stats import Sample, Verdict, percentile, samples_needed
+from tailcut.tuner.accuracy import labelled
 from tailcut.tuner.budget import Plan
 from tailcut.tuner.estimate import EngineEstimate, estimate_engines
 from tailcut.tuner.events import CandidateDone, Event, Phase, RungDone, RungStarted
@@ -40,8 +40,9 @@ from tailcut.tuner.finalists import NEAR, Predicted, finalists
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.questions import Questions
-from tailcut.tuner.race import NOISE, percentiles_ms, ratios
-from tailcut.tuner.records import HighestRate, Outcome, RungRecord, Wanted, entry_of
+from tailcut.tuner.race import NOISE
+from tailcut.tuner.records import Outcome, RungRecord, Wanted, entry_of
+from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import Configuration, WayIn, highest_rate, simulate
 from tailcut.tuner.space import (
     BASELINE,
@@ -55,15 +56,17 @@ from tailcut.tuner.space import (
     up_to,
     without,
 )
+from tailcut.tuner.verification import Load, verify
+from tailcut.tuner.waterfall import effect, waterfall
 from tailcut.tuner.ways import Probe, probe, way_in
 
 Arrays = dict[str, np.ndarray]
-_PAYLOADS = 32  # distinct requests sent in turn
 _MADE_UP = 64  # requests, where there are no data
 _IN_FLIGHT_S = 10.0  # worth of requests are asked together at most, at the baseline's rate
 _LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
 _CONCURRENCY = 16  # in flight when the baseline's capacity is measured
 _MOST_CLIENTS = 128
+_FILLED = 0.6  # of the limit: what those connections make of it
 _LONE_FACTOR = 3.0  # of a lone request's median: the limit where the baseline's p99 takes too long to know
 _SIMULATED = 3000  # requests of one simulation
 _LEAST_BLOCK_S = 0.12
@@ -71,18 +74,6 @@ _BLOCK_REQUESTS = 3  # of each connection, in a block
 _MOST_HEATS = 40
 _REFINED = 1.01  # a refinement stays when it looks at least this much better
 _FEWEST_HEATS = 3
-_VERIFY_ROUNDS = 20
-_RATE_STEPS = 5
-_BACK_OFF = 0.85  # of a rate that the verification did not hold
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What heats measure: closed loops of so many connections, judged by answers within a limit."""
-
-    clients: tuple[int, ...]
-    limit_ms: float
-    block_s: float
 
 
 class Search:
@@ -98,12 +89,12 @@ class Search:
         self._tell = tell
         self._plan = Plan(time.monotonic(), wanted.budget_s)
         self._rungs = {name: RungRecord(name) for name in RUNG_FIELDS}
-        self._servers: dict[Settings, ServedProfile] = {}
-        self._payloads: dict[Wire, list[Any]] = {}
         self._rows: dict[str, Any] = {}
         self._capacity = 0.0  # of the baseline, requests a second
         self._limit_ms = wanted.slo_ms or 0.0
+        self._load = Load((1, _CONCURRENCY), self._limit_ms, _LEAST_BLOCK_S)
         self._spec, self._requests, self._gate = self._learn()
+        self._servers = Servers(wanted.model, self._spec, self._requests)
         self._facts = Facts(
             self._spec,
             usable_cpus(),
@@ -128,14 +119,13 @@ class Search:
             predicted = self._predict(self._estimate())
             outcome.estimated = predicted
             outcome.settings = self._refine(self._race(predicted))
-            outcome.settings = self._explain(outcome.settings, outcome.rate)
+            self._explain(outcome)
             outcome.rows = self._rows_of(outcome.settings)
             self._verify(outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
         finally:
-            for server in self._servers.values():
-                server.stop()
+            self._servers.keep()
         outcome.took_s = self._plan.spent_s(time.monotonic())
         return outcome
 
@@ -170,44 +160,19 @@ class Search:
         if (settings.engine.name, settings.engine.precision) == (BASELINE.engine.name, BASELINE.engine.precision):
             return self._rows
         path = f"/v2/models/{quote(self._spec.name, safe='')}/config"
-        config = ask(self._serve(settings).target, "GET", path)
+        config = ask(self._servers.of(settings).target, "GET", path)
         rows, reason = (config["parameters"][name]["string_value"] for name in ("rows", "rows_reason"))
         decided = {"rows": rows, "batched": rows == Rows.INDEPENDENT, "reason": reason}
         return decided | {"setting": self._wanted.rows, "evidence": {}}
 
-    # Servers.
-
     def _baseline(self, wire: Wire) -> Settings:
         return changed(BASELINE, batching={"bind": False, "rows": self._wanted.rows}, io={"wire": wire})
-
-    def _serve(self, settings: Settings) -> ServedProfile:
-        """A running server of these settings; those that differ only in what clients send share one."""
-        key = changed(settings, io={"wire": "binary"})
-        server = self._servers.get(key)
-        if server is None:
-            server = ServedProfile(Profile.of_model(self._wanted.model, key, self._spec.name))
-            server.start()
-            self._servers[key] = server
-        return server
-
-    def _retire(self, *keep: Settings) -> None:
-        keys = {changed(settings, io={"wire": "binary"}) for settings in keep}
-        for key in [key for key in self._servers if key not in keys]:
-            self._servers.pop(key).stop()
-
-    def _arm(self, settings: Settings) -> Arm:
-        server, wire = self._serve(settings), settings.io.wire
-        if wire not in self._payloads:
-            self._payloads[wire] = [
-                infer_payload(server.target, self._spec.name, request, wire) for request in self._requests[:_PAYLOADS]
-            ]
-        return Arm(server.target, self._payloads[wire], server.pid)
 
     # The baseline: what it carries, and the limit that all others are held to.
 
     def _measure_baseline(self) -> float:
         self._tell(Phase("measuring what the baseline can carry"))
-        arm = self._arm(self._baseline("json"))
+        arm = self._servers.arm(self._baseline("json"))
         length_s = self._plan.capacity_s
         found = closed_loop(
             arm.target, arm.payloads, concurrency=_CONCURRENCY, duration_s=length_s, warmup_s=length_s / 4
@@ -268,12 +233,17 @@ class Search:
             settings = changed(
                 BASELINE,
                 engine={"name": "none"},
-                batching={"bind": self._spec.fixed_rows, "rows": "auto", "max_batch": _MOST_CLIENTS, "dispatch": dispatch},
+                batching={
+                    "bind": self._spec.fixed_rows,
+                    "rows": "auto",
+                    "max_batch": _MOST_CLIENTS,
+                    "dispatch": dispatch,
+                },
                 io={"wire": quickest_wire(self._facts)},
             )
-            arm = self._arm(settings)
+            arm = self._servers.arm(settings)
             probes[dispatch] = probe(arm.target, arm.payloads, arm.pid, self._plan.way_s)
-            self._retire(self._baseline("json"))
+            self._servers.keep(self._baseline("json"))
         return {dispatch: way_in(found, probes["inline"]) for dispatch, found in probes.items()}
 
     def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
@@ -283,11 +253,13 @@ class Search:
         ways = self._ways()
         cpus = self._facts.usable_cpus
         cores = max(1.0, cpus - 1.0)  # the load client keeps one busy
+        alone = replace(self._spec, rows=Rows.DEPENDENT)
         predicted = []
         for estimate in known:
             service = estimate.service_times(cpus)
-            for settings in serving_choices(self._facts, estimate.options, estimate.alone_ns / 1e3):
-                settings = changed(settings, batching={"rows": self._wanted.rows})
+            facts = self._facts if estimate.batched else replace(self._facts, spec=alone)
+            for choice in serving_choices(facts, estimate.options, estimate.alone_ns / 1e3):
+                settings = changed(choice, batching={"rows": self._wanted.rows})
                 configuration = Configuration(
                     service,
                     ways[settings.batching.dispatch],
@@ -306,7 +278,7 @@ class Search:
         alone_ns = estimate.alone_ns + way.receive_ns + way.answer_ns + way.batch_ns + way.outside_ns
         if configuration.dispatch == "worker":
             alone_ns += 2 * way.wake_ns
-        if self._wanted.rate and not self._wanted.slo_ms:
+        if self._wanted.rate is not None and self._for_latency:
             times = poisson_times(self._wanted.rate, _SIMULATED / self._wanted.rate, 1)
             rate = 1e3 / simulate(configuration, times).percentile_ms(0.99)
         else:
@@ -319,12 +291,12 @@ class Search:
     def _race(self, predicted: Sequence[Predicted]) -> Settings:
         """The best estimate on the real server, of the finalists whose answers are right."""
         chosen = finalists(predicted)
-        load = self._load(chosen)
+        load = self._load = self._load_for(chosen)
         arms, settings = [], []
         for one in chosen:
             words = one.settings.describe(self._baseline("json"))
             try:
-                arm = self._arm(one.settings)
+                arm = self._servers.arm(one.settings)
                 found = self._gate.check(arm.target, one.settings, self._plan.check_s, self._in_flight())
                 reason = "" if found.right else f"wrong answers: {found.reason}"
             except TailcutError as error:
@@ -340,7 +312,7 @@ class Search:
             self._tell(Phase("no finalist answers rightly: the baseline stays"))
             return self._baseline(self._wanted.wire if self._wanted.wire == "json" else "binary")
         self._tell(Phase(f"racing {len(arms)} finalists on the real server"))
-        heats = self._heats(arms, load, self._plan.race_until)
+        heats = self._heats(arms, self._plan.race_until)
         best = self._shortest_alone(heats.near(NEAR), arms)
         for number, lane in enumerate(heats.lanes):
             words = f"{lane.estimate:,.0f} answers/s within {load.limit_ms:.3g} ms"
@@ -352,42 +324,43 @@ class Search:
         return settings[best]
 
     def _refine(self, winner: Settings) -> Settings:
-        """Small changes of the winner, each judged by its own servers; those that look better stay."""
-        load = self._load([])
+        """Small changes of the winner, each judged beside it on servers; those that look better stay."""
         for candidate in refinements(self._facts, winner):
             if time.monotonic() > self._plan.refine_until:
                 break
             words = candidate.describe(winner)
-            try:
-                arms = [self._arm(winner), self._arm(candidate)]
-            except TailcutError:
-                continue
-            heats = self._heats(arms, load, time.monotonic() + self._plan.refinement_s)
-            found = heats.ratio(1, 0)
-            better = found is not None and found.point >= _REFINED and found.low > 1 - NOISE
-            right = better and self._gate.check(arms[1].target, candidate, self._plan.check_s, self._in_flight()).right
-            self._tell(Phase(f"{words}: {'kept' if right else 'no gain'}{'' if found is None else f', x{found.point:.2f}'}"))
-            self._retire(self._baseline("json"), candidate if right else winner)
-            if right:
-                return self._refine_on(candidate)
+            better = self._is_refined(candidate, winner)
+            self._tell(Phase(f"{words}: {'kept' if better else 'no gain'}"))
+            if better:
+                return self._refine(candidate)
         return winner
 
-    def _refine_on(self, winner: Settings) -> Settings:
-        return self._refine(winner) if time.monotonic() < self._plan.refine_until else winner
+    def _is_refined(self, candidate: Settings, winner: Settings) -> bool:
+        try:
+            arms = [self._servers.arm(winner), self._servers.arm(candidate)]
+        except TailcutError:
+            return False
+        heats = self._heats(arms, time.monotonic() + self._plan.refinement_s)
+        found = heats.ratio(1, 0)
+        better = found is not None and found.point >= _REFINED and found.low > 1 - NOISE
+        better = better and self._gate.check(arms[1].target, candidate, self._plan.check_s, self._in_flight()).right
+        self._servers.keep(self._baseline("json"), candidate if better else winner)
+        return better
 
-    def _heats(self, arms: Sequence[Arm], load: Load, until: float) -> Heats:
+    def _heats(self, arms: Sequence[Arm], until: float) -> Heats:
         heats = Heats.of(len(arms))
         for number in range(_MOST_HEATS):
             began = time.monotonic()
-            heats.add([self._score(arms[place], load, number) for place in heats.racing])
+            heats.add([self._score(arms[place], number) for place in heats.racing])
             took = time.monotonic() - began
             if len(heats.racing) == 1 or (number + 1 >= _FEWEST_HEATS and time.monotonic() + took > until):
                 break
         return heats
 
-    def _score(self, arm: Arm, load: Load, number: int) -> float:
+    def _score(self, arm: Arm, number: int) -> float:
         """One block of one arm; more is better."""
-        if self._wanted.rate and not self._wanted.slo_ms:
+        load = self._load
+        if self._wanted.rate is not None and self._for_latency:
             length_s = max(load.block_s, 1.1 * samples_needed(0.95) / self._wanted.rate)
             opened = open_loop(arm.target, arm.payloads, rate=self._wanted.rate, duration_s=length_s, seed=number)
             return 0.0 if not opened.samples or opened.errors else 1e9 / float(np.quantile(opened.latencies_ns, 0.99))
@@ -400,17 +373,17 @@ class Search:
             best = max(best, within if within >= 0.99 * found.rate_achieved else 0.9 * within)
         return max(best, 1e-9)
 
-    def _load(self, chosen: Sequence[Predicted]) -> Load:
+    def _load_for(self, chosen: Sequence[Predicted]) -> Load:
         """Connections that bring the best to its limit, and an eighth of them."""
-        if chosen:
-            rate = max(one.rate for one in chosen)
-            if self._wanted.rate and not self._wanted.slo_ms:
-                rate = self._capacity
-            most = int(max(2, min(_MOST_CLIENTS, 0.6 * rate * self._limit_ms / 1e3)))
-            few = max(1, most // 8)
-            block_s = max(_LEAST_BLOCK_S, _BLOCK_REQUESTS * most / max(rate, 1e-9))
-            self._measured_load = Load(tuple(sorted({few, most})), self._limit_ms, block_s)
-        return self._measured_load
+        rate = self._capacity if self._for_latency else max(one.rate for one in chosen)
+        most = int(max(2, min(_MOST_CLIENTS, _FILLED * rate * self._limit_ms / 1e3)))
+        block_s = max(_LEAST_BLOCK_S, _BLOCK_REQUESTS * most / max(rate, 1e-9))
+        return Load(tuple(sorted({max(1, most // 8), most})), self._limit_ms, block_s)
+
+    @property
+    def _for_latency(self) -> bool:
+        """Whether the shortest p99 at one rate is wanted, rather than the highest rate within a limit."""
+        return self._wanted.rate is not None and self._wanted.slo_ms is None
 
     def _shortest_alone(self, near: Sequence[int], arms: Sequence[Arm]) -> int:
         """Of arms that are equal in rate, the one with the shortest median at one connection."""
@@ -429,155 +402,68 @@ class Search:
     def _in_flight(self) -> int:
         return max(4, int(_IN_FLIGHT_S * self._capacity)) if self._capacity else _CONCURRENCY
 
-    # The rungs: what each of them does on the way from the baseline to the winner.
+    # The rungs, and the verification.
 
-    def _explain(self, winner: Settings, rate: float) -> Settings:
-        """Race the cumulative settings rung by rung; a rung that makes things worse leaves the winner."""
-        base = self._baseline("json")
-        steps = [base, *(up_to(winner, rung, base) for rung in RUNG_FIELDS)]
+    def _explain(self, outcome: Outcome) -> None:
+        """Measure what each rung does on the way to the winner; one that makes things worse leaves it."""
         self._tell(Phase("measuring what each rung does on the way to the winner"))
-        runs = self._waterfall(steps, rate)
-        for number, rung in enumerate(RUNG_FIELDS, 1):
-            record = self._rungs[rung]
+        base = self._baseline("json")
+        steps = [base, *(up_to(outcome.settings, rung, base) for rung in RUNG_FIELDS)]
+        runs = waterfall(self._servers, steps, outcome.rate, self._load.block_s, self._plan)
+        self._servers.keep(base, outcome.settings)
+        for (rung, record), before, after in zip(self._rungs.items(), steps, steps[1:], strict=False):
             self._tell(RungStarted(rung, 1))
-            if steps[number] == steps[number - 1]:
+            if before == after:
                 record.note = "the winner has nothing of this rung"
-                self._tell(RungDone(rung, None, record.note))
-                continue
-            entry = self._effect(steps[number - 1], steps[number], runs)
-            if entry["verdict"] == Verdict.WORSE.value and self._is_better_without(winner, rung, base):
-                winner = without(winner, rung, base)
-                entry["reason"] += "; taken out of the winner"
             else:
-                record.kept.append(entry["setting"])
-            record.candidates.insert(0, entry)
-            self._tell(CandidateDone(rung, entry))
+                entry = effect(before, after, runs)
+                without_it = without(outcome.settings, rung, base)
+                if entry["verdict"] == Verdict.WORSE.value and self._is_better(without_it, outcome.settings):
+                    outcome.settings = without_it
+                    entry["reason"] += "; taken out of the winner"
+                else:
+                    record.kept.append(entry["setting"])
+                record.candidates.insert(0, entry)
+                self._tell(CandidateDone(rung, entry))
             self._tell(RungDone(rung, " + ".join(record.kept) or None, record.note))
-        return winner
 
-    def _waterfall(self, steps: Sequence[Settings], rate: float) -> dict[Settings, ArmRuns]:
-        """Open and closed blocks of all steps in turns, as many as time allows."""
-        unique = list(dict.fromkeys(steps))
-        arms = [self._arm(settings) for settings in unique]
-        runs = {settings: ArmRuns() for settings in unique}
-        block_s = max(_LEAST_BLOCK_S, min(120 / rate, self._plan.explain_s / (2 * len(unique) * _FEWEST_HEATS)))
-        for number in range(_MOST_HEATS):
-            began = time.monotonic()
-            open_block(arms, list(runs.values()), rate=rate, duration_s=block_s, seed=self._wanted.seed * 100 + number)
-            closed_block(arms, list(runs.values()), concurrency=_CONCURRENCY, duration_s=self._measured_load.block_s)
-            took = time.monotonic() - began
-            if number + 1 >= _FEWEST_HEATS and time.monotonic() + took > self._plan.explain_until:
-                break
-        self._retire(steps[0], steps[-1])
-        return runs
-
-    def _effect(self, before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> dict[str, Any]:
-        old, new = runs[before], runs[after]
-        entry = entry_of(after.describe(before)) | percentiles_ms(new)
-        entry |= {"samples": len(new.latencies), "cost": new.spent.per_request()}
-        entry["throughput"] = round(float(np.mean(new.throughputs)), 2) if new.throughputs else None
-        found = ratios(new, old, self._wanted.seed)
-        speed = found.throughput
-        entry["throughput_ratio"] = None if speed is None else interval_record(speed)
-        if found.tail is not None:
-            of, tail = found.tail
-            entry |= {"tail_ratio": interval_record(tail), "ratio_of": of}
-            entry["p99_ratio"] = entry["tail_ratio"] if of == "p99" else None
-        judged = [] if found.tail is None else [verdict(found.tail[1], NOISE)]
-        if found.time_per_request is not None:
-            judged.append(verdict(found.time_per_request, NOISE))
-        better, worse = Verdict.BETTER in judged, Verdict.WORSE in judged
-        word = Verdict.INDISTINCT if better == worse else Verdict.BETTER if better else Verdict.WORSE
-        return entry | {"verdict": word.value, "reason": _effect_words(entry, word)}
-
-    def _is_better_without(self, winner: Settings, rung: str, base: Settings) -> bool:
-        other = without(winner, rung, base)
+    def _is_better(self, candidate: Settings, winner: Settings) -> bool:
+        """Whether a candidate leads over the winner so far, and answers rightly; the other server is stopped."""
         try:
-            arms = [self._arm(winner), self._arm(other)]
+            arms = [self._servers.arm(winner), self._servers.arm(candidate)]
         except TailcutError:
             return False
-        heats = self._heats(arms, self._measured_load, time.monotonic() + self._plan.refinement_s)
+        heats = self._heats(arms, time.monotonic() + self._plan.refinement_s)
         better = heats.leader == 1
         if better:
-            better = self._gate.check(arms[1].target, other, self._plan.check_s, self._in_flight()).right
-        self._retire(base, other if better else winner)
+            better = self._gate.check(arms[1].target, candidate, self._plan.check_s, self._in_flight()).right
+        self._servers.keep(self._baseline("json"), candidate if better else winner)
         return better
 
-    # Verification.
-
     def _verify(self, outcome: Outcome) -> None:
-        """Baseline, reference and tuned once more, on fresh arrival times, all at the same rate, in turns."""
+        """What is claimed: from fresh samples of baseline, reference and tuned."""
         self._tell(Phase("verifying: baseline, reference and tuned in turns, on fresh samples"))
         settings = {
             "baseline": self._baseline("json"),
             "reference": self._baseline("json" if self._wanted.wire == "json" else "binary"),
             "tuned": outcome.settings,
         }
-        self._retire(*settings.values())
-        arms = [self._arm(one) for one in settings.values()]
+        self._servers.keep(*settings.values())
+        arms = {name: self._servers.arm(one) for name, one in settings.items()}
         outcome.accuracy = self._gate.check(
-            arms[-1].target, outcome.settings, self._plan.last_check_s, self._in_flight()
+            arms["tuned"].target, outcome.settings, self._plan.last_check_s, self._in_flight()
         )
         if outcome.wrong:
             return
         if self._wanted.labels is not None:
             outcome.labels_accuracy = self._labels(settings)
-        highest = self._highest_rate(arms[-1])
-        runs = {name: ArmRuns() for name in settings}
-        left = self._plan.verification_s(time.monotonic())
-        needed_s = 1.15 * samples_needed(0.99) / outcome.rate
-        open_s = max(0.7 * left / 3, needed_s) / _VERIFY_ROUNDS
-        closed_s = max(self._measured_load.block_s, 0.15 * left / 3 / _VERIFY_ROUNDS)
-        every = 1 if self._capacity * open_s > _CONCURRENCY else 4  # a slow model takes long to empty after each block
-        more = ArmRuns()
-        for number in range(_VERIFY_ROUNDS):
-            seed = self._wanted.seed * 1000 + 500 + number
-            open_block(arms, list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=seed)
-            if number % every == 0:
-                closed_block(arms, list(runs.values()), concurrency=_CONCURRENCY, duration_s=closed_s)
-            if highest:
-                open_block(arms[-1:], [more], rate=highest, duration_s=open_s / 2, seed=seed)
-        outcome.arms = runs
-        outcome.highest = self._held(outcome, highest, more)
-
-    def _highest_rate(self, arm: Arm) -> float:
-        """A rate that the tuned server should carry within the limit; 0 where none was found."""
-        found = closed_loop(
-            arm.target, arm.payloads, concurrency=self._measured_load.clients[-1], duration_s=0.4, warmup_s=0.1
-        )
-        low, high = 0.0, found.rate_achieved
-        for _ in range(_RATE_STEPS):
-            rate = 0.9 * high if not low else (low * high) ** 0.5
-            length_s = max(0.3, 1.2 * samples_needed(0.99) / rate)
-            if time.monotonic() + length_s > self._plan.end - self._plan.verify_s / 2:
-                break
-            opened = open_loop(arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=int(rate))
-            p99_ms = float(np.quantile(opened.latencies_ns, 0.99)) / 1e6 if opened.samples else np.inf
-            if p99_ms <= self._limit_ms and not opened.errors:
-                low = rate
-            else:
-                high = rate
-            if low and high / low < 1.05:
-                break
-        return _BACK_OFF * low
-
-    def _held(self, outcome: Outcome, rate: float, runs: ArmRuns) -> HighestRate | None:
-        """Whether the p99 at that rate was shown to lie within the limit."""
-        if not rate or len(runs.latencies) < samples_needed(0.99):
-            return None
-        interval = percentile_interval(Sample.of(runs.latencies), 0.99)
-        if interval is None:
-            return None
-        within = interval.high <= self._limit_ms and not runs.errors
-        return HighestRate(self._limit_ms, outcome.rate, rate, interval, len(runs.latencies), within)
+        verify(outcome, arms, self._load, self._limit_ms, self._plan, seed=self._wanted.seed)
 
     def _labels(self, settings: dict[str, Settings]) -> dict[str, float] | None:
-        from tailcut.tuner.accuracy import labelled  # noqa: PLC0415  only tunes with labels want it
-
         found: dict[str, float] = {}
         labels = self._wanted.labels
         for name in ("baseline", "tuned"):
-            target = self._serve(settings[name]).target
+            target = self._servers.of(settings[name]).target
             answers = [infer_once(target, self._spec.name, request) for request in self._requests]
             share = None if labels is None else labelled(answers, labels)
             if share is None:
@@ -598,16 +484,3 @@ def _limit_ms(found: LoadResult) -> float:
     if len(latencies) >= samples_needed(0.99):
         return float(f"{percentile(latencies, 0.99):.3g}")
     return float(f"{_LONE_FACTOR * percentile(latencies, 0.5):.3g}")
-
-
-def _effect_words(entry: dict[str, Any], word: Verdict) -> str:
-    parts = []
-    if entry["tail_ratio"]:
-        found = entry["tail_ratio"]
-        parts.append(f"{entry['ratio_of']} x{found['point']:.2f} ({found['low']:.2f} to {found['high']:.2f})")
-    if entry["throughput_ratio"]:
-        found = entry["throughput_ratio"]
-        parts.append(f"throughput x{found['point']:.2f} ({found['low']:.2f} to {found['high']:.2f})")
-    if word is Verdict.INDISTINCT:
-        parts.append("indistinguishable from no effect")
-    return ", ".join(parts) or "too few samples"

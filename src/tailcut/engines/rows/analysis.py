@@ -112,7 +112,9 @@ def _inputs(graph: onnx.GraphProto) -> dict[str, Value]:
     input, or that a first axis bears, too (`None`, `?`), says nothing.
     """
     shapes = {value.name: value.type.tensor_type.shape.dim for value in _real_inputs(graph)}
-    vague = {name for dims in shapes.values() for name, times in Counter(d.dim_param for d in dims).items() if times > 1}
+    vague = {
+        name for dims in shapes.values() for name, times in Counter(d.dim_param for d in dims).items() if times > 1
+    }
     vague.update(dims[0].dim_param for dims in shapes.values())
     vague.update(("?", "None", "-1", "unk", "dynamic"))
     values = {}
@@ -328,5 +330,3 @@ def _needed(graph: onnx.GraphProto) -> set[str]:
         if maker is not None:
             open_names += [*(one for one in maker.input if one), *_captured(maker)]
     return needed
-
-

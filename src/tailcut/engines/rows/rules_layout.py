@@ -8,7 +8,19 @@ import numpy as np
 
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
 from tailcut.engines.rows.sizes import ONE, ROWS, Size, floor_divide, number, opaque, product
-from tailcut.engines.rows.values import ITEMS, Mixes, Position, RowAxis, Sizes, Unclear, Value, array, broadcast, known, vector
+from tailcut.engines.rows.values import (
+    ITEMS,
+    Mixes,
+    Position,
+    RowAxis,
+    Sizes,
+    Unclear,
+    Value,
+    array,
+    broadcast,
+    known,
+    vector,
+)
 
 
 def regroup(value: Value, target: Sequence[Size | None]) -> Value:

@@ -42,9 +42,7 @@ def _string_split(operation: Operation) -> Value:
     raise Unclear("splits text")
 
 
-_RANDOM = (
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli"
-).split()
+_RANDOM = ("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli").split()
 
 RULES: Table = {
     **{kind: Rule(_random, counts=True, numbered=True) for kind in _RANDOM},

@@ -109,8 +109,6 @@ def _top_k(operation: Operation) -> list[Value]:
     return [Value(shape, value.rows), Value(shape, value.rows, below=value.sizes[axis])]
 
 
-
-
 _REDUCTIONS = (
     "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare"
 ).split()

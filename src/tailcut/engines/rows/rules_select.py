@@ -315,7 +315,9 @@ def _written(value: Value, updates: Value, place: int) -> Value:
 def _pad(operation: Operation) -> Value:
     value = operation.need(0)
     if "pads" in operation.attributes or "paddings" in operation.attributes:
-        pads: Sizes = tuple(number(pad) for pad in operation.attributes.get("pads", operation.attributes.get("paddings")))
+        pads: Sizes = tuple(
+            number(pad) for pad in operation.attributes.get("pads", operation.attributes.get("paddings"))
+        )
     else:
         pads = operation.items(1, "its pads")
     if value.counts:

@@ -104,7 +104,8 @@ def _pool(operation: Operation) -> list[Value | Spoiled]:
     rows = batch_rows(operation, value, channels=True)
     kernel = operation.ints("kernel_shape", None) or ()
     sizes = (
-        _window(operation, size, place, number(kernel[place]), len(kernel)) for place, size in enumerate(value.sizes[2:])
+        _window(operation, size, place, number(kernel[place]), len(kernel))
+        for place, size in enumerate(value.sizes[2:])
     )
     result = Value((*value.sizes[:2], *sizes), rows)
     if rows is None:
@@ -185,7 +186,11 @@ def _scaled(operation: Operation, size: Size, scale: Size) -> Size:
     exact = size * scale
     if exact.whole:
         return exact
-    return number(exact.factor.numerator // exact.factor.denominator) if exact.number is not None else operation.derived(size, scale)
+    return (
+        number(exact.factor.numerator // exact.factor.denominator)
+        if exact.number is not None
+        else operation.derived(size, scale)
+    )
 
 
 def _space(operation: Operation) -> Value:

@@ -207,12 +207,8 @@ def _total(terms: tuple[Size, ...]) -> Size:
     if len(kept) == 1:
         return Size(kept[0][1], kept[0][0])
     shared = reduce(lambda a, b: a & b, (Counter(atoms) for atoms, _ in kept))
-    scale = Fraction(
-        gcd(*(factor.numerator for _, factor in kept)), max(factor.denominator for _, factor in kept)
-    )
-    parts = tuple(
-        Size(factor / scale, tuple(sorted((Counter(atoms) - shared).elements()))) for atoms, factor in kept
-    )
+    scale = Fraction(gcd(*(factor.numerator for _, factor in kept)), max(factor.denominator for _, factor in kept))
+    parts = tuple(Size(factor / scale, tuple(sorted((Counter(atoms) - shared).elements()))) for atoms, factor in kept)
     name = _short("(" + " + ".join(map(str, parts)) + ")")
     natural = all(part.natural for part in parts)
     atom = Atom(
