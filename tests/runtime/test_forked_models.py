@@ -74,7 +74,7 @@ def expected(path: Path) -> Iterator[list[np.ndarray]]:
 
 def check(model: Model, expected: list[np.ndarray]) -> None:
     for x, y in zip(INPUTS, expected, strict=True):
-        np.testing.assert_allclose(model.infer_sync({"x": x}, timeout_s=20)["y"], y, rtol=1e-4, atol=1e-5)
+        assert np.allclose(model.infer_sync({"x": x}, timeout_s=20)["y"], y, rtol=1e-4, atol=1e-5)
 
 
 def check_inherited(path: Path, expected: list[np.ndarray]) -> None:
@@ -124,7 +124,7 @@ def test_a_child_awaits_answers_on_its_own_loop(path: Path, expected: list[np.nd
         async def ask() -> None:
             answers = await asyncio.gather(*(model.infer({"x": x}, timeout_s=20) for x in INPUTS))
             for answer, y in zip(answers, expected, strict=True):
-                np.testing.assert_allclose(answer["y"], y, rtol=1e-4, atol=1e-5)
+                assert np.allclose(answer["y"], y, rtol=1e-4, atol=1e-5)
 
         assert succeeded(fork(lambda: asyncio.run(ask())))
 
@@ -206,7 +206,7 @@ def test_a_pre_forking_server(path: Path, expected: list[np.ndarray]) -> None:
                 client.sendall(json.dumps(x.tolist()).encode())
                 answer = json.loads(client.makefile("rb").read())
             workers.add(answer["pid"])
-            np.testing.assert_allclose(np.float32(answer["y"]), y, rtol=1e-4, atol=1e-5)
+            assert np.allclose(np.float32(answer["y"]), y, rtol=1e-4, atol=1e-5)
         master.stdin.close()
         assert master.wait(60) == 0
     assert workers

@@ -17,9 +17,10 @@ Tables are int64, so that their columns can be read and written from both sides:
 
 import platform
 
-import numba
 import numpy as np
 from numba import types
+
+from tailcut.kernels.cache import compiled
 
 GENERATION, PLAN, PENDING, SEEN = range(4)
 START, HEAD_BYTES, BODY_BYTES, TARGET = range(4)
@@ -41,9 +42,7 @@ _memcmp = types.ExternalFunction("memcmp", _int(_address, _address, _address))
 _BYTES, _LONGS, _TABLE, _CUBE = "uint8[::1]", "int64[::1]", "int64[:,::1]", "int64[:,:,::1]"
 
 
-@numba.njit(  # type: ignore[untyped-decorator]
-    f"int64(int64,int64,int32[:,::1],{_TABLE},{_TABLE},{_TABLE},int64)", nogil=True, cache=True
-)
+@compiled(f"int64(int64,int64,int32[:,::1],{_TABLE},{_TABLE},{_TABLE},int64)")
 def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     poll: int, left: int, events: np.ndarray, state: np.ndarray, plans: np.ndarray, targets: np.ndarray, until_ns: int
 ) -> int:
@@ -71,9 +70,7 @@ def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     return int(count)
 
 
-@numba.njit(  # type: ignore[untyped-decorator]
-    f"int64(int64,int32[:,::1],{_TABLE},{_TABLE},{_BYTES},{_TABLE},{_CUBE},{_BYTES},{_TABLE})", nogil=True, cache=True
-)
+@compiled(f"int64(int64,int32[:,::1],{_TABLE},{_TABLE},{_BYTES},{_TABLE},{_CUBE},{_BYTES},{_TABLE})")
 def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     count: int,
     events: np.ndarray,
@@ -133,9 +130,7 @@ def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     return odds
 
 
-@numba.njit(  # type: ignore[untyped-decorator]
-    f"int64({_TABLE},{_TABLE},int64,{_TABLE},{_BYTES},{_TABLE},int64,{_LONGS},{_TABLE})", nogil=True, cache=True
-)
+@compiled(f"int64({_TABLE},{_TABLE},int64,{_TABLE},{_BYTES},{_TABLE},int64,{_LONGS},{_TABLE})")
 def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
     members: np.ndarray,
     state: np.ndarray,

@@ -6,6 +6,7 @@ all: to a temporary sibling, then renamed.
 
 import hashlib
 import os
+import re
 import tempfile
 import tomllib
 from itertools import pairwise
@@ -20,6 +21,10 @@ from tailcut.errors import ModelFileError, ProfileError
 
 SCHEMA = 1
 _MOST_BUCKETS = 64
+_LARGEST_BYTES = 16 << 20
+_TOO_DEEP = "its values lie too deep in one another"
+# A dotted key of more parts than any profile's; each look begins where a word does, so that looking takes linear time.
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""", re.ASCII)
 
 
 class PaddedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,11 +125,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ProfileError: unreadable, not a profile, or of a later schema.
         """
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            raw = _parsed(path)
         except FileNotFoundError:
             raise ProfileError(f"{path}: no such profile") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ProfileError(f"{path}: not a readable profile: {error}") from None
+        except RecursionError:
+            raise ProfileError(f"{path}: not a readable profile: {_TOO_DEEP}") from None
         schema = raw.get("schema")
         if not isinstance(schema, int) or schema < 1:
             raise ProfileError(f"{path}: not a Tailcut profile: it has no schema number")
@@ -133,8 +140,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         try:
             profile = msgspec.convert(raw, cls)
             _check(profile.settings)
-        except (msgspec.ValidationError, ValueError) as error:
+        except (msgspec.ValidationError, ValueError, OverflowError) as error:
             raise ProfileError(f"{path}: not a valid profile: {error}") from None
+        except RecursionError:
+            raise ProfileError(f"{path}: not a valid profile: {_TOO_DEEP}") from None
         model = (path.parent / profile.model.path).resolve()
         return msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, path=str(model)))
 
@@ -164,6 +173,24 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, path=str(model)))
         )
         write_atomically(path, tomli_w.dumps(_without_none(raw)))
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file, which may be anything: no larger, and with no longer keys, than a profile has.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no TOML, or no profile could be like it. The parser's time grows with the square of a dotted
+            key's parts.
+    """
+    with path.open("rb") as file:
+        data = file.read(_LARGEST_BYTES + 1)
+    if len(data) > _LARGEST_BYTES:
+        raise ValueError(f"it has more than {_LARGEST_BYTES >> 20} MiB")
+    text = data.decode("utf-8")
+    if _LONG_KEY.search(text):
+        raise ValueError(_TOO_DEEP)
+    return tomllib.loads(text)
 
 
 def model_hash(path: Path) -> str:

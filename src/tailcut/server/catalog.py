@@ -4,6 +4,7 @@ Nothing that a request says names a file: what can be loaded is what the command
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +14,7 @@ from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
 from tailcut.runtime.model import Model
 from tailcut.server.served import Served
 
+_log = logging.getLogger("tailcut")
 _IDLE_STEP_S = 0.01
 
 
@@ -74,15 +76,9 @@ class Catalog:
                 if served.reload is None:
                     raise InvalidInputError(f"model {name[:64]!r} cannot be loaded again")
                 try:
-                    model = await asyncio.to_thread(served.reload)
+                    await self._replace(key, served.reload)
                 except (TailcutError, OSError) as error:
                     raise InvalidInputError(f"model {name[:64]!r} was not loaded: {_without_path(error)}") from error
-                old = None if key in self._gone else served.model
-                self._known[key] = replace(served, model=model)
-                self._gone.pop(key, None)
-                self._tell()
-                if old is not None:
-                    await self._retire(old)
 
     async def unload(self, name: str) -> None:
         """Take all versions of a model out of service; what is in hand is answered first.
@@ -97,6 +93,27 @@ class Catalog:
                     self._gone[key] = "unloaded"
                     self._tell()
                     await self._retire(self._known[key].model)
+
+    async def renew(self) -> None:
+        """Read all models that are served anew, one after the other; one that does not load stays as it was."""
+        async with self._turn:
+            self._tell()  # heads that were admitted may not be any more
+            for key, served in list(self._known.items()):
+                if served.reload is None or key in self._gone:
+                    continue
+                try:
+                    await self._replace(key, served.reload)
+                except (TailcutError, OSError) as error:
+                    _log.error("model %r could not be read anew: the old one goes on serving: %s", served.name, error)
+
+    async def _replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> None:
+        model = await asyncio.to_thread(reload)
+        old = None if key in self._gone else self._known[key].model
+        self._known[key] = replace(self._known[key], model=model)
+        self._gone.pop(key, None)
+        self._tell()
+        if old is not None:
+            await self._retire(old)
 
     def close(self) -> None:
         """Close every model."""
