@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.engines.models import perceptron
 
 from tailcut.engines.base import EngineOptions, U8Input
 from tailcut.errors import ModelFileError, ProfileError
@@ -116,3 +117,38 @@ def test_describe_names_what_differs() -> None:
     """Only what was turned is shown."""
     settings = Settings(engine=EngineOptions(threads=2), batching=BatchingSettings(max_batch=8))
     assert settings.describe() == "engine.threads=2 batching.max_batch=8"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 100_000,
+        "x = " + "{a=" * 100_000,
+        "[evidence]\nx = " + "[" * 900 + "]" * 900,
+        ".".join(["a"] * 300_000) + " = 1",
+        "[" + " . ".join(["'a'"] * 300_000) + "]",
+        "x = {" + ".".join(['"a"'] * 300_000) + " = 1}",
+        "x = " + "1" * 100_000,
+        "#" * (17 << 20),
+    ],
+    ids=["arrays", "tables", "evidence", "key", "header", "inline", "digits", "size"],
+)
+def test_a_file_made_to_break_parsers_is_one_line(tmp_path: Path, text: str) -> None:
+    """Refused in a moment, with a short reason."""
+    path = tmp_path / "deep.toml"
+    path.write_text(f"schema = 1\n{text}\n")
+    with pytest.raises(ProfileError, match=r"^[^\n]*deep\.toml: not a [^\n]{1,200}$"):
+        Profile.load(path)
+
+
+@pytest.mark.parametrize("number", ["9" * 4000, "0x" + "f" * 100_000, "-" + "9" * 30])
+def test_a_number_of_any_size_is_one_line(tmp_path: Path, number: str) -> None:
+    """As a setting and as the schema."""
+    Profile.of_model(perceptron([4, 8, 3], tmp_path / "mlp.onnx")).save(tmp_path / "good.toml")
+    good = (tmp_path / "good.toml").read_text()
+    for name, before in (("max_batch", "max_batch = 1"), ("schema", "schema = 1")):
+        assert before in good
+        path = tmp_path / f"{name}.toml"
+        path.write_text(good.replace(before, f"{name} = {number}"))
+        with pytest.raises(ProfileError, match=r"^[^\n]{1,400}$"):
+            Profile.load(path)

@@ -98,6 +98,7 @@ def test_every_path_answers_as_the_document_says(server: Server) -> None:
                     assert ask(wire, "POST", path.replace("unload", "load"), {}, *token).status == 200
                 walked += 1
         assert walked == len(_TABLE) - 1  # there is no CUDA memory to register
+        assert wire.ask(raw_request("mlp", bytes(16))).status == 200
         answer = ask(wire, "GET", "/v2/models/mlp/stats")  # with counts in it
         check(document, document["components"]["schemas"]["statistics"], answer.json(), "stats")
         assert answer.json()["model_stats"][0]["batch_stats"]

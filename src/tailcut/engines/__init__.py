@@ -9,6 +9,12 @@ from tailcut.engines.base import Engine, EngineOptions
 # child, which does not have it, hangs or aborts at its exit.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+# openvino cannot be imported where there is neither HOME nor a passwd entry. This is what container runtimes set then.
+try:
+    Path.home()
+except RuntimeError:
+    os.environ["HOME"] = "/"
+
 # Engines that open in a forked child whose parent computes with them. Of 90 children forked while four threads did so,
 # all opened onnxruntime; of 60, one hung for good in openvino's `compile_model`.
 OPEN_AFTER_FORK = frozenset({"onnxruntime"})

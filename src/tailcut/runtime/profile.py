@@ -22,6 +22,7 @@ from tailcut.errors import ModelFileError, ProfileError
 SCHEMA = 1
 _MOST_BUCKETS = 64
 _LARGEST_BYTES = 16 << 20
+_LARGEST_INT = 1 << 63
 _TOO_DEEP = "its values lie too deep in one another"
 # A dotted key of more parts than any profile's; each look begins where a word does, so that looking takes linear time.
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""", re.ASCII)
@@ -133,7 +134,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         except RecursionError:
             raise ProfileError(f"{path}: not a readable profile: {_TOO_DEEP}") from None
         schema = raw.get("schema")
-        if not isinstance(schema, int) or schema < 1:
+        if not isinstance(schema, int) or not 1 <= schema < _LARGEST_INT:
             raise ProfileError(f"{path}: not a Tailcut profile: it has no schema number")
         if schema > SCHEMA:
             raise ProfileError(f"{path}: schema {schema} is newer than this Tailcut reads ({SCHEMA}): upgrade Tailcut")
@@ -257,7 +258,8 @@ def _check(settings: Settings) -> None:
         raise ValueError("settings.batching.dispatch = 'adaptive' needs engine.instances = 1")
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
-            raise ValueError(f"settings.{name} is {value}, must be {low} to {high}")
+            told = value if abs(value) < _LARGEST_INT else "far too large"  # Python does not write any number of digits
+            raise ValueError(f"settings.{name} is {told}, must be {low} to {high}")
 
 
 def _brief(value: Any) -> Any:
