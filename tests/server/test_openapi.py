@@ -162,6 +162,7 @@ def test_a_page_of_another_site_changes_nothing(server: Server, path: str, heade
         ["Content-Type: application/x-www-form-urlencoded"],  # what `curl -d` sends
         ["Content-Type: text/plain"],
         ["Origin: http://X", "Sec-Fetch-Site: same-origin"],
+        ["Origin: https://proxy.example", "Sec-Fetch-Site: same-origin"],
         ["Sec-Fetch-Site: none"],
     ],
 )
