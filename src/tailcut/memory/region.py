@@ -74,7 +74,8 @@ class OwnRegion:
         """In a forked child: the region is the parent's, which alone removes it and holds its lock."""
         if self._finalizer.detach() is not None:
             os.close(self._file)
-            self._unmap()  # a mapping has a descriptor of its own, which would hold the lock
+            with suppress(AttributeError):  # another thread was about to map it
+                self._unmap()  # a mapping has a descriptor of its own, which would hold the lock
 
     def _unmap(self) -> None:
         with suppress(BufferError):  # somebody still looks at a part of it: it goes with them

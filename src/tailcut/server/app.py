@@ -165,6 +165,7 @@ class _Drain:
         hub.loop.add_signal_handler(signal.SIGHUP, self._retire if worker is not None else self._renew)
         hub.loop.add_signal_handler(signal.SIGUSR1, self._tell)
         self._renewing: asyncio.Task[None] | None = None
+        self._stale = False  # what is served may have been read before the last SIGHUP
 
     async def wait(self) -> None:
         """Return when a signal has come, accepting is over, and what was in hand is answered or past its deadline.
@@ -205,10 +206,16 @@ class _Drain:
             self._leave_when_empty(self._hub.loop.time() + self._hub.limits.drain_s)
 
     def _renew(self) -> None:
+        self._stale = True
+        if self._renewing is None or self._renewing.done():
+            self._renewing = self._hub.loop.create_task(self._read_anew())
+
+    async def _read_anew(self) -> None:
         """Read everything anew, as a successor of a worker would; what does not load is answered as before."""
-        if not self._hub.draining and (self._renewing is None or self._renewing.done()):
+        while self._stale and not self._hub.draining:
+            self._stale = False
             _log.info("reading every model anew")
-            self._renewing = self._hub.loop.create_task(self._hub.site.renew())
+            await self._hub.site.renew()
 
     def _tell(self) -> None:
         _log.info("%s", self._hub.site.counts.line())
