@@ -15,10 +15,16 @@ import httptools
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_TARGET_BYTES = 8 * 1024
+_CR = 0x0D
 _MAX_LENGTH = 1 << 48  # nothing that a server of ours could hold
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
 _START = re.compile(rb"[A-Z]{1,20}\Z")
-_SIZE = re.compile(rb"[0-9A-Fa-f]{1,12}\Z")
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
+_EXTENSION = rb"[ \t]*+;[ \t]*+" + _TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,12})(?:" + _EXTENSION + rb")*+")  # RFC 9112 section 7.1, with 48 bits of size
+_FIELD = re.compile(_TOKEN + rb":" + _TEXT)
 
 
 class ProtocolError(Exception):
@@ -181,6 +187,7 @@ class ChunkedBody:
         self._stage = _Stage.SIZE
         self._left = 0
         self._line = bytearray()
+        self._trailers = 0
         self._trailer_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
@@ -199,6 +206,8 @@ class ChunkedBody:
                 if not self._left:
                     self._stage = _Stage.DATA_END
                 continue
+            if self._stage is _Stage.DATA_END and not self._line and data[at] != _CR:
+                raise ProtocolError(400, "a chunk is longer than its size")
             end = data.find(b"\n", at)
             self._line += data[at : end + 1] if end >= 0 else data[at:]
             if len(self._line) > 4096:
@@ -220,15 +229,19 @@ class ChunkedBody:
                 raise ProtocolError(400, "a chunk is longer than its size")
             self._stage = _Stage.SIZE
         elif self._stage is _Stage.SIZE:
-            size = line.partition(b";")[0].rstrip(b" \t")
-            if not _SIZE.match(size):
-                raise ProtocolError(400, "a chunk's size is not a hexadecimal number")
-            self._left = int(size, 16)
+            chunk = _CHUNK.fullmatch(line)
+            if chunk is None:
+                raise ProtocolError(400, "a chunk's line is not a hexadecimal size and extensions")
+            self._left = int(chunk[1], 16)
             if len(self.body) + self._left > self._limit:
                 raise ProtocolError(413, f"the body is over the limit of {self._limit} bytes")
             self._stage = _Stage.DATA if self._left else _Stage.TRAILER
-        else:
+        elif line:
+            if not _FIELD.fullmatch(line):
+                raise ProtocolError(400, "a trailer is not a field")
+            self._trailers += 1
             self._trailer_bytes += len(line) + 2
-            if self._trailer_bytes > MAX_HEAD_BYTES:
-                raise ProtocolError(431, "the trailers are too long")
-            self.done = not line
+            if self._trailers > MAX_HEADERS or self._trailer_bytes > MAX_HEAD_BYTES:
+                raise ProtocolError(431, f"the trailers are over {MAX_HEADERS} fields or {MAX_HEAD_BYTES} bytes")
+        else:
+            self.done = True
