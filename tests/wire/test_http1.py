@@ -135,6 +135,11 @@ def test_chunked_round_trip(chunks: list[bytes], step: int) -> None:
     assert bytes(body.body) == b"".join(chunks)
 
 
+def feed(body: ChunkedBody, data: bytes, step: int) -> None:
+    for at in range(0, len(data), step):
+        body.feed(data[at : at + step])
+
+
 BAD_CHUNKS = {
     "size no number": (b"x\r\n", 400),
     "size negative": (b"-1\r\n", 400),
@@ -183,10 +188,8 @@ def test_bad_chunks(name: str) -> None:
     """Broken framing is 400, a body over its limit of 100 bytes 413, endless trailers 431; also byte by byte."""
     data, status = BAD_CHUNKS[name]
     for step in (len(data), 1):
-        body = ChunkedBody(100)
         with pytest.raises(ProtocolError) as caught:
-            for at in range(0, len(data), step):
-                body.feed(data[at : at + step])
+            feed(ChunkedBody(100), data, step)
         assert caught.value.status == status
 
 
