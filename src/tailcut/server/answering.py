@@ -20,7 +20,7 @@ from tailcut.server.access import trace_of_head, with_trace
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.express import Group
 from tailcut.server.hub import Hub
-from tailcut.server.replies import CLOSE, END, Refusal, error_reply, failure_reply, response_head
+from tailcut.server.replies import CLOSE, END, Refusal, dated, error_reply, failure_reply, response_head
 from tailcut.wire.http1 import ChunkedBody, Head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, parse_request, schedule_of, shared_outputs
 
@@ -122,7 +122,7 @@ class Answering(asyncio.BufferedProtocol):
             self._stage = Stage.ANSWER
             self._ticket = served.model.start(arrays, rows, self, self._hub.home, deadline, priority=schedule.priority)
         except Refusal as refusal:
-            self._reply(error_reply(refusal.status, refusal.message, close=self._closing()), refusal.status)
+            self._say(error_reply(refusal.status, refusal.message, close=self._closing()))
         except TailcutError as error:
             self._fail(error)
         else:
@@ -143,11 +143,14 @@ class Answering(asyncio.BufferedProtocol):
         """The engine has answered."""
         handed_ns = self._encoded_ns = _now_ns()
         self._ticket = None
+        hub = self._hub
         plan = self._plan
         began_ns = self._began_ns
-        self._hub.count_latency(batch.ended_ns - ticket.ready_ns)
+        hub.count_latency(batch.ended_ns - ticket.ready_ns)
         if plan.kind is Kind.ROWS:
-            start = plan.reply_head if plan.head.keep_alive and not self._hub.draining else plan.reply_head_close
+            if plan.date is not hub.date:
+                plan.renew(hub.date)
+            start = plan.reply_head if plan.head.keep_alive and not hub.draining else plan.reply_head_close
             if len(batch.outputs) == 1:
                 blob = batch.blob(index)
                 if len(blob) < _JOIN_BYTES:
@@ -176,8 +179,8 @@ class Answering(asyncio.BufferedProtocol):
                 plan.length,
                 200,
             )
-        if self._hub.spin_ns:
-            self._hub.stay_awake(batch.ended_ns)
+        if hub.spin_ns:
+            hub.stay_awake(batch.ended_ns)
         if self._held:
             self._next()
 
@@ -191,6 +194,7 @@ class Answering(asyncio.BufferedProtocol):
         """The answer that it waited for when it came back from the short way."""
         self._awaited = None
         plan = self._plan
+        plan.renew(self._hub.date)
         rows = [array[row : row + 1].tobytes() for array in batch.outputs]
         self._reply(plan.reply_head_close if self._closing() else plan.reply_head, 200, rows)
         self._next()
@@ -211,10 +215,10 @@ class Answering(asyncio.BufferedProtocol):
             return
         except Exception:  # noqa: BLE001  the client must not wait for ever for an answer that nobody can write
             _log.exception("the answer of model %r could not be written", spec.name)
-            self._reply(error_reply(500, "the answer could not be written", close=self._closing()), 500)
+            self._say(error_reply(500, "the answer could not be written", close=self._closing()))
             return
         length = sum(len(part) for part in response.body_parts)
-        start = response_head(length, response.json_size, close=self._closing())
+        start = response_head(length, response.json_size, self._hub.date, close=self._closing())
         self._reply(start, 200, response.body_parts)
 
     def _answer(self, plan: Plan, body: bytes) -> None:
@@ -246,7 +250,7 @@ class Answering(asyncio.BufferedProtocol):
             answer = answer[: answer.index(END) + len(END)]
         if self._closing():
             answer = answer.replace(END, CLOSE, 1)
-        self._reply(answer, int(answer[9:12]))
+        self._say(answer)
 
     # What is written.
 
@@ -257,7 +261,11 @@ class Answering(asyncio.BufferedProtocol):
         answer = failure_reply(error, close=self._closing())
         if answer[9:10] == b"5":
             _log.warning("%s", with_trace(str(error), trace_of_head(self._plan.head)))
-        self._reply(answer, int(answer[9:12]))
+        self._say(answer)
+
+    def _say(self, answer: bytes) -> None:
+        """Write a whole answer that has no date yet."""
+        self._reply(dated(answer, self._hub.date), int(answer[9:12]))
 
     def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = ()) -> None:
         """Write a whole answer, whose parts are joined where that is cheaper; the message is out of hand."""
@@ -287,6 +295,7 @@ class Answering(asyncio.BufferedProtocol):
             answer = error_reply(why.status, why.message, close=over, headers=why.headers)
         else:
             answer = failure_reply(why, close=over)
+        answer = dated(answer, self._hub.date)
         if over:
             self._last_word(answer)
             return size
@@ -300,7 +309,7 @@ class Answering(asyncio.BufferedProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """The framing is broken or out of time: one answer, and no more is understood on this connection."""
-        self._last_word(error_reply(status, message, close=True))
+        self._last_word(dated(error_reply(status, message, close=True), self._hub.date))
 
     def _last_word(self, answer: bytes) -> None:
         self._drop_body()

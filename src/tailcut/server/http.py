@@ -16,7 +16,7 @@ from tailcut.errors import InvalidInputError, QueueFullError, TailcutError
 from tailcut.runtime.batch import Ticket
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.answering import LONG_WAY, QUESTION_BYTES, Answering, Stage
-from tailcut.server.replies import CONTINUE, Refusal, error_reply, failure_reply
+from tailcut.server.replies import CONTINUE, Refusal, dated, error_reply, failure_reply
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial
 from tailcut.wire.v2 import parse_lead, schedule_of
 
@@ -283,7 +283,7 @@ class HttpConnection(Answering):
                 self._request = direct.request
                 self._schedule = schedule
         except TailcutError as error:
-            self._last_word(failure_reply(error, close=True))
+            self._last_word(dated(failure_reply(error, close=True), self._hub.date))
             return
         if self._stage is Stage.LEAD:
             self._collect(memoryview(lead))
@@ -367,7 +367,8 @@ class HttpConnection(Answering):
         self._charge(len(chunked.body) - self._charged)
         if self._hub.site.counts.buffered_bytes > self._hub.limits.buffered_bytes:
             busy = _too_many_bodies()
-            self._last_word(error_reply(busy.status, busy.message, close=True, headers=busy.headers))
+            answer = error_reply(busy.status, busy.message, close=True, headers=busy.headers)
+            self._last_word(dated(answer, self._hub.date))
             return b""
         if chunked.done:
             self.due = 0.0
