@@ -8,6 +8,7 @@ import logging
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from enum import Enum, auto
 
 import numpy as np
@@ -59,6 +60,9 @@ class Answering(asyncio.BufferedProtocol):
         self._stage = Stage.HEAD
         self._target: memoryview | None = None  # where a body's next bytes go, when not to the shared buffer
         self._held = b""
+        self._ended = False  # the client sends nothing more, and may still read
+        self._empty_lines = 0  # read past since the message that began at `_empty_since_ns`
+        self._empty_since_ns = 0
         self._plan = NO_PLAN  # of the message in hand
         self._head = b""  # the bytes that it was planned from: the next message's head is mostly the same
         self._edition = -1  # of the hub's plans, when it was
@@ -322,6 +326,18 @@ class Answering(asyncio.BufferedProtocol):
         self.transport.write(answer)
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def _finish(self) -> None:
+        """Bring what the client has asked for to its end, and the connection with it: nothing more will come."""
+        if self.transport.is_closing():
+            return
+        if self._stage is Stage.ANSWER:
+            if not self._held:  # the answer to this message is the last
+                self._plan = replace(self._plan, head=replace(self._plan.head, keep_alive=False))
+        elif self._stage is not Stage.HEAD or not self._paused:
+            self._drop_body()  # of a message that will not become whole
+            self._held = b""
+            self.close()
 
     def close(self) -> None:
         """Close after what has been written, which the client has so long to read."""
