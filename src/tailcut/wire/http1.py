@@ -7,6 +7,7 @@ instead of 4.
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +20,9 @@ _CR = 0x0D
 _MAX_LENGTH = 1 << 48  # nothing that a server of ours could hold
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
 _START = re.compile(rb"[A-Z]{1,20}\Z")
+_BEHIND_VALUES = re.compile(rb"(?<![ \t])[ \t]++\r\n")
+_VERSION = re.compile(rb" HTTP/([0-9]{1,3}(?:\.[0-9]{1,3})?)\Z")
+_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)\Z", re.DOTALL)
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
@@ -65,7 +69,7 @@ def check_partial(data: bytes) -> None:
     """Refuse a head that cannot become a good one, before more of it is buffered.
 
     Raises:
-        ProtocolError: 400, 414 or 431.
+        ProtocolError: 400, 414, 431 or 505.
     """
     line_end = data.find(b"\r\n")
     line = data if line_end < 0 else data[:line_end]
@@ -74,6 +78,9 @@ def check_partial(data: bytes) -> None:
         raise ProtocolError(400, "not an HTTP request")
     if space and len(target) > MAX_TARGET_BYTES:
         raise ProtocolError(414, f"the URL is over {MAX_TARGET_BYTES} bytes")
+    version = _VERSION.search(line) if line_end >= 0 else None
+    if version is not None and version[1] not in {b"1.0", b"1.1"}:
+        raise ProtocolError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here: gRPC has a port of its own")
     if len(data) > MAX_HEAD_BYTES:
         raise ProtocolError(431, f"the head is over {MAX_HEAD_BYTES} bytes")
     if data.count(b"\n") != data.count(b"\r\n") or b"\0" in data:
@@ -89,24 +96,25 @@ def parse_head(data: bytes) -> Head:
     check_partial(data)
     if re.search(rb"\r\n[ \t]", data) or re.search(rb"\r(?!\n)", data):
         raise ProtocolError(400, "a header is folded or holds a bare carriage return")
+    fields_at = data.index(b"\r\n")
+    # No part of a value (RFC 9112 section 5.1). The parser leaves out what stands before one, and only that.
+    data = data[:fields_at] + _BEHIND_VALUES.sub(b"\r\n", data[fields_at:])
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
-    upgrade = False
     try:
-        parser.feed_data(data)
-    except httptools.HttpParserUpgrade:
-        upgrade = True
+        with suppress(httptools.HttpParserUpgrade):  # an offer that a server may ignore (RFC 9110 section 7.8)
+            parser.feed_data(data)
     except httptools.HttpParserError:
         _framing(collector.fields, "1.1")  # says which coding is not understood, where that is the reason
         raise ProtocolError(400, "the head is not valid HTTP") from None
     method = parser.get_method()
-    if upgrade or method == b"CONNECT":
-        raise ProtocolError(400, "upgrades and tunnels are not offered")
+    if method == b"CONNECT":
+        raise ProtocolError(400, "tunnels are not offered")
     if len(collector.fields) > MAX_HEADERS:
         raise ProtocolError(431, f"more than {MAX_HEADERS} headers")
     version = parser.get_http_version()
-    if version not in {"1.0", "1.1"}:
-        raise ProtocolError(400, "only HTTP/1.0 and HTTP/1.1 are spoken")
+    if version not in {"1.0", "1.1"}:  # of a request line that names none: HTTP/0.9
+        raise ProtocolError(400, "the request line does not end in an HTTP version")
     return _head(method, collector, version)
 
 
@@ -118,8 +126,6 @@ def _head(method: bytes, collector: _Collector, version: str) -> Head:
     expect = headers.get(b"expect")
     if expect is not None and expect.lower() != b"100-continue":
         raise ProtocolError(417, "only Expect: 100-continue is understood")
-    if b"upgrade" in headers:
-        raise ProtocolError(400, "upgrades are not offered")
     connection = b",".join(value for name, value in collector.fields if name == b"connection")
     options = {option.strip().lower() for option in connection.split(b",")}
     keep_alive = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
@@ -131,8 +137,12 @@ def _head(method: bytes, collector: _Collector, version: str) -> Head:
 
 
 def _path(target: bytes) -> str:
-    if target.startswith((b"http://", b"https://")):
-        target = b"/" + target.split(b"/", 3)[3] if target.count(b"/") > 2 else b"/"
+    """The path of a target; the authority of an absolute one goes before Host (RFC 9112 section 3.2.2), for nothing."""
+    absolute = _ABSOLUTE.match(target)
+    if absolute is not None:
+        if not absolute[1] or not _HOST.match(absolute[1]):
+            raise ProtocolError(400, "the URL's authority is not a host and port")
+        target = absolute[2] if absolute[2].startswith(b"/") else b"/"
     try:
         return target.partition(b"?")[0].decode("ascii")
     except UnicodeDecodeError:
@@ -155,13 +165,15 @@ def _framing(fields: list[tuple[bytes, bytes]], version: str) -> tuple[int | Non
     if codings:
         if version == "1.0":
             raise ProtocolError(400, "HTTP/1.0 has no chunked bodies")
-        if len(codings) != 1 or codings[0].strip().lower() != b"chunked":
+        if len(codings) != 1 or codings[0].lower() != b"chunked":
             raise ProtocolError(501, "only the chunked transfer coding is understood")
         return None, True
     if not lengths:
         return None, False
-    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 19 or int(lengths[0]) > _MAX_LENGTH:
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 19 or int(lengths[0]) >= 1 << 63:
         raise ProtocolError(400, "Content-Length is not one plain number")
+    if int(lengths[0]) > _MAX_LENGTH:
+        raise ProtocolError(413, "the body is larger than any that is taken")
     return int(lengths[0]), False
 
 
