@@ -7,7 +7,6 @@ instead of 4.
 """
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,8 +19,10 @@ _CR = 0x0D
 _MAX_LENGTH = 1 << 48  # nothing that a server of ours could hold
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
 _START = re.compile(rb"[A-Z]{1,20}\Z")
+_FOLDED = re.compile(rb"\r(?:\n[ \t]|(?!\n))")
 _BEHIND_VALUES = re.compile(rb"(?<![ \t])[ \t]++\r\n")
-_VERSION = re.compile(rb" HTTP/([0-9]{1,3}(?:\.[0-9]{1,3})?)\Z")
+_VERSIONS = (b" HTTP/1.1", b" HTTP/1.0")
+_VERSION = re.compile(rb" HTTP/[0-9]{1,3}(?:\.[0-9]{1,3})?\Z")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)\Z", re.DOTALL)
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
@@ -78,8 +79,7 @@ def check_partial(data: bytes) -> None:
         raise ProtocolError(400, "not an HTTP request")
     if space and len(target) > MAX_TARGET_BYTES:
         raise ProtocolError(414, f"the URL is over {MAX_TARGET_BYTES} bytes")
-    version = _VERSION.search(line) if line_end >= 0 else None
-    if version is not None and version[1] not in {b"1.0", b"1.1"}:
+    if line_end >= 0 and line[-9:] not in _VERSIONS and _VERSION.search(line):
         raise ProtocolError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here: gRPC has a port of its own")
     if len(data) > MAX_HEAD_BYTES:
         raise ProtocolError(431, f"the head is over {MAX_HEAD_BYTES} bytes")
@@ -94,16 +94,18 @@ def parse_head(data: bytes) -> Head:
         ProtocolError: with the status to answer.
     """
     check_partial(data)
-    if re.search(rb"\r\n[ \t]", data) or re.search(rb"\r(?!\n)", data):
+    if _FOLDED.search(data):
         raise ProtocolError(400, "a header is folded or holds a bare carriage return")
-    fields_at = data.index(b"\r\n")
-    # No part of a value (RFC 9112 section 5.1). The parser leaves out what stands before one, and only that.
-    data = data[:fields_at] + _BEHIND_VALUES.sub(b"\r\n", data[fields_at:])
+    if b" \r\n" in data or b"\t\r\n" in data:
+        line, end, fields = data.partition(b"\r\n")
+        # No part of a value (RFC 9112 section 5.1). The parser leaves out what stands before one, and only that.
+        data = line + end + _BEHIND_VALUES.sub(b"\r\n", fields)
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
     try:
-        with suppress(httptools.HttpParserUpgrade):  # an offer that a server may ignore (RFC 9110 section 7.8)
-            parser.feed_data(data)
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        pass  # an offer that a server may ignore (RFC 9110 section 7.8)
     except httptools.HttpParserError:
         _framing(collector.fields, "1.1")  # says which coding is not understood, where that is the reason
         raise ProtocolError(400, "the head is not valid HTTP") from None
@@ -138,7 +140,7 @@ def _head(method: bytes, collector: _Collector, version: str) -> Head:
 
 def _path(target: bytes) -> str:
     """The path of a target; the authority of an absolute one goes before Host (RFC 9112 section 3.2.2), for nothing."""
-    absolute = _ABSOLUTE.match(target)
+    absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
     if absolute is not None:
         if not absolute[1] or not _HOST.match(absolute[1]):
             raise ProtocolError(400, "the URL's authority is not a host and port")
