@@ -200,6 +200,49 @@ def test_while_the_request_waits(echo: Path, settled: bool) -> None:
     running(story, echo, dispatch="worker", arbiter=hog.arbiter)
 
 
+async def _over_tcp(hub: Hub) -> socket.socket:
+    listener = await asyncio.get_running_loop().create_server(lambda: HttpConnection(hub), "127.0.0.1", 0)
+    ours = socket.create_connection(listener.sockets[0].getsockname())
+    ours.setblocking(False)
+    await until(lambda: bool(hub.members))
+    listener.close()
+    return ours
+
+
+@pytest.mark.parametrize(("version", "gone"), [(b"HTTP/1.0", False), (b"HTTP/1.1", False), (b"HTTP/1.1", True)])
+def test_over_tcp_a_client_is_asked_whether_it_is_there(
+    echo: Path, monkeypatch: pytest.MonkeyPatch, version: bytes, gone: bool
+) -> None:
+    """An interim answer finds out which client has closed, whose work is dropped; HTTP/1.0 has none and is spared."""
+    monkeypatch.setattr("tailcut.server.answering.WAITS_S", 0.0)
+    monkeypatch.setattr("tailcut.server.http.WAITS_S", 0.0)
+    hog = Hog()
+
+    async def story(hub: Hub) -> None:
+        ours = await _over_tcp(hub)
+        model = hub.site.served("echo").model
+        hog.hold()
+        row = bytes(range(4 * WIDTH))
+        await hub.loop.sock_sendall(ours, raw_request("echo", row).replace(b"HTTP/1.1", version))
+        await until(lambda: model.statistics()["queued_rows"] == 1)
+        ours.shutdown(socket.SHUT_WR)
+        if gone:
+            ours.close()
+            await until(lambda: not model.statistics()["queued_rows"])
+            assert model.statistics()["cancelled"] == 1
+            hog.release()
+            return
+        interim = b"HTTP/1.1 100 Continue\r\n\r\n" if version == b"HTTP/1.1" else b""
+        if interim:
+            assert await asyncio.wait_for(hub.loop.sock_recv(ours, len(interim)), 10) == interim
+        hog.release()
+        answer = (await _to_the_end(ours)).replace(interim, b"")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert answer.endswith(row)
+
+    running(story, echo, dispatch="worker", arbiter=hog.arbiter)
+
+
 def test_a_client_that_is_gone_takes_its_work_along(echo: Path) -> None:
     """Over a Unix socket the end of a client is known from the end of its sending: nothing is computed for nobody."""
     hog = Hog()

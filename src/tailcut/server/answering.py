@@ -25,6 +25,7 @@ from tailcut.server.replies import CLOSE, END, Refusal, dated, error_reply, fail
 from tailcut.wire.http1 import ChunkedBody, Head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, parse_request, schedule_of, shared_outputs
 
+WAITS_S = 1.0  # how long a client that sends nothing more waits before it is asked whether it is there
 LONG_WAY = 64  # messages before one that came back from the short way tries it again
 QUESTION_BYTES = 64 * 1024  # the body of a question about the server
 NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
@@ -61,6 +62,7 @@ class Answering(asyncio.BufferedProtocol):
         self._target: memoryview | None = None  # where a body's next bytes go, when not to the shared buffer
         self._held = b""
         self._ended = False  # the client sends nothing more, and may still read
+        self._asked = False  # whether it does
         self._empty_lines = 0  # read past since the message that began at `_empty_since_ns`
         self._empty_since_ns = 0
         self._plan = NO_PLAN  # of the message in hand
@@ -334,6 +336,7 @@ class Answering(asyncio.BufferedProtocol):
         if self._stage is Stage.ANSWER:
             if not self._held:  # the answer to this message is the last
                 self._plan = replace(self._plan, head=replace(self._plan.head, keep_alive=False))
+            self.due = self.due or self._hub.now + WAITS_S
         elif self._stage is not Stage.HEAD or not self._paused:
             self._drop_body()  # of a message that will not become whole
             self._held = b""

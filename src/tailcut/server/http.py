@@ -16,7 +16,7 @@ import numpy as np
 from tailcut.errors import InvalidInputError, QueueFullError, TailcutError
 from tailcut.runtime.batch import Ticket
 from tailcut.server.admission import Kind, Plan
-from tailcut.server.answering import LONG_WAY, QUESTION_BYTES, Answering, Stage
+from tailcut.server.answering import LONG_WAY, QUESTION_BYTES, WAITS_S, Answering, Stage
 from tailcut.server.replies import CONTINUE, Refusal, dated, error_reply, failure_reply
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial
 from tailcut.wire.v2 import parse_lead, schedule_of
@@ -77,7 +77,7 @@ class HttpConnection(Answering):
     def eof_received(self) -> bool:
         """The client sends nothing more: what it has asked for is answered, where it can still read.
 
-        A client that has closed looks the same over TCP, and its work is done for nothing; see `_is_gone`.
+        A client that has closed altogether may look the same: `_look_for_client` tells them apart.
         """
         if self._stage is Stage.LINGER or _is_gone(self.transport):
             return False
@@ -105,10 +105,27 @@ class HttpConnection(Answering):
 
     def overdue(self) -> None:
         """Patience ended: say so where somebody may listen, then close."""
-        if self._paused or self._stage in {Stage.LINGER, Stage.SKIP} or (self._stage is Stage.HEAD and not self._held):
+        stage = self._stage
+        if self._paused or stage in {Stage.LINGER, Stage.SKIP} or (stage is Stage.HEAD and not self._held):
             self.transport.abort()
+        elif self._ended:
+            self._look_for_client()
         else:
             self._refuse(408, "the request took too long to arrive")
+
+    def _look_for_client(self) -> None:
+        """Drop the work of a client that has closed; over TCP, only what is sent to it brings out whether it has.
+
+        An interim answer is sent, which every client of HTTP/1.1 reads past, and which a closed socket answers by a
+        reset. Otherwise clients that give up under load would fill the queue with work for nobody.
+        """
+        if _is_gone(self.transport):
+            self.transport.abort()
+            return
+        self._asked = not self._asked and self._plan.head.interim
+        if self._asked:
+            self.transport.write(CONTINUE)
+        self.due = self._hub.now + (0.0 if self._asked else WAITS_S)
 
     # A message's way: head, body, answer.
 

@@ -52,6 +52,7 @@ class Head:
     chunked: bool
     expects_continue: bool
     headers: dict[bytes, bytes]
+    interim: bool = False  # whether 1xx may come before the answer: not over HTTP/1.0
 
 
 class _Collector:
@@ -135,7 +136,8 @@ def _head(method: bytes, collector: _Collector, version: str) -> Head:
         if names.count(name) > 1:
             raise ProtocolError(400, f"{name.decode()} is repeated")
     path = _path(collector.target)
-    return Head(method, path, keep_alive, length, chunked, expect is not None and version == "1.1", headers)
+    interim = version == "1.1"
+    return Head(method, path, keep_alive, length, chunked, expect is not None and interim, headers, interim)
 
 
 def _path(target: bytes) -> str:
