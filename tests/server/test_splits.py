@@ -14,7 +14,7 @@ import pytest
 import uvloop
 from tests.server.test_http import FRAMING
 from tests.servers import json_request, raw_request
-from tests.wire.test_http1 import REFUSED
+from tests.wire.test_http1 import BAD_CHUNKS, REFUSED
 
 from tailcut.runtime.model import Model
 from tailcut.server.catalog import Catalog
@@ -119,6 +119,20 @@ def test_every_bad_message_at_every_cut(models: Path) -> None:
             assert whole[1], name
             for cut in _cuts(data):
                 assert await _answers(hub, [data[:cut], data[cut:]], 1) == whole, (name, cut)
+
+    _serve(models, check)
+
+
+def test_every_bad_chunk_at_every_cut(models: Path) -> None:
+    """The same for what stands in a body, behind a good head."""
+
+    async def check(hub: Hub) -> None:
+        for name, (data, status) in BAD_CHUNKS.items():
+            if name == "over the limit":  # of another size here
+                continue
+            for cut in _cuts(data):
+                pieces = [CHUNKED + data[:cut], data[cut:]]
+                assert await _answers(hub, pieces, 1) == ([status], True), (name, cut)
 
     _serve(models, check)
 
