@@ -167,6 +167,8 @@ def test_empty_lines_before_a_request(server: Server) -> None:
     with server.connect() as wire:
         for _ in range(20):
             assert wire.ask(b"\r\n" * 8 + GOOD).status == 200
+        for _ in range(20):
+            assert wire.ask(b"\r\n" + head(start="GET /nowhere HTTP/1.1")).status == 404
         wire.send(GOOD + b"\r\n" + HEALTH + b"\r\n\r\n" + GOOD + b"\r\n")
         assert [wire.read().status for _ in range(3)] == [200, 200, 200]
         wire.send(b"\r\n" * 4)

@@ -204,6 +204,7 @@ class HttpConnection(Answering):
                 self._refuse(error.status, error.message)
                 return size
             except Refusal as refusal:
+                self._began_ns = _now_ns()
                 self._plan = Plan(Kind.ANSWER, self._hub.refused_head, 0)
                 return self._turn_away(refusal, self._hub.refused_length, end, size)
         self._plan = plan
