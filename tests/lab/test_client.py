@@ -3,19 +3,30 @@
 import asyncio
 import gc
 import socket
+import sys
 from functools import partial
 
 import pytest
 from tests.lab.scripted import OK, answer_ok, scripted
 
 from tailcut.errors import UsageError
-from tailcut.lab import client
+from tailcut.lab import client, compiled
 from tailcut.lab.arrivals import Constant, poisson_times
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import encode
 
 STALL_S = 0.3
+
+
+@pytest.fixture(params=["compiled", "python"], autouse=True)
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every fact of this file holds for both loops."""
+    if request.param == "python":
+        monkeypatch.setattr(compiled, "suits", lambda _target, _payloads: False)
+    elif not sys.platform.startswith("linux"):
+        pytest.skip("the compiled loop needs epoll and timerfd")
+    return request.param
 
 
 def requests(target: Target) -> list[Payload]:

@@ -11,12 +11,12 @@ from tests.servers import Server
 
 from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import Spent, server_process, watched
-from tailcut.lab.load import LoadResult, Target, summarise
+from tailcut.lab.load import LoadResult, Target, as_rows, summarise
 from tailcut.lab.payload import encode
 from tailcut.machine.process import ProcessCost
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc")
-NOTHING = summarise([], mode="closed", duration_s=1.0, rate_offered=None, concurrency=1)
+NOTHING = summarise(as_rows([]), mode="closed", duration_s=1.0, rate_offered=None, concurrency=1)
 
 
 def cost(cpu_ns: int, waited_ns: int | None = 0) -> ProcessCost:

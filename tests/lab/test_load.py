@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailcut.lab.load import LoadResult, Outcome, Target, summarise
+from tailcut.lab.load import LoadResult, Outcome, Target, as_rows, summarise
 
 MS = 1_000_000
 
@@ -12,7 +12,7 @@ def outcome(planned: int, sent: int, done: int, *, free: int = 0, status: int = 
 
 
 def result(outcomes: list[Outcome], mode: str = "open") -> LoadResult:
-    return summarise(outcomes, mode=mode, duration_s=2.0, rate_offered=100.0, concurrency=4)
+    return summarise(as_rows(outcomes), mode=mode, duration_s=2.0, rate_offered=100.0, concurrency=4)
 
 
 def test_latency_counts_from_the_planned_time() -> None:
@@ -31,7 +31,7 @@ def test_waiting_for_a_connection_is_not_the_clients_lateness() -> None:
 def test_errors_are_counted_by_kind_and_have_no_latency() -> None:
     """Wrong statuses by number, broken connections and silence by name."""
     outcomes = [outcome(0, 0, MS), outcome(0, 0, MS, status=503), outcome(0, 0, MS, status=0)]
-    found = summarise(outcomes, mode="open", duration_s=2.0, rate_offered=2.0, concurrency=1, unanswered=2)
+    found = summarise(as_rows(outcomes), mode="open", duration_s=2.0, rate_offered=2.0, concurrency=1, unanswered=2)
     assert found.errors == {"503": 1, "connection": 1, "timeout": 2}
     assert found.samples == 1
     assert found.rate_achieved == 0.5
@@ -55,7 +55,7 @@ def test_client_behind(late_ms: int, latency_ms: int, mode: str, behind: bool) -
 def test_a_client_that_never_rests_and_does_not_keep_up_is_behind(cpu: float, done: int, behind: bool) -> None:
     """Requests that queue up in a client at its limit are not the server's; a busy client that keeps up is well."""
     outcomes = [outcome(0, 30 * MS, 40 * MS, free=30 * MS)] * done
-    found = summarise(outcomes, mode="open", duration_s=1.0, rate_offered=100.0, concurrency=4, client_cpu=cpu)
+    found = summarise(as_rows(outcomes), mode="open", duration_s=1.0, rate_offered=100.0, concurrency=4, client_cpu=cpu)
     assert found.client_behind is behind
 
 

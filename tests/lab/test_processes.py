@@ -9,7 +9,7 @@ from tests.lab.scripted import answer_ok, scripted
 
 from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Poisson, poisson_times
-from tailcut.lab.load import Target, closed_result, open_result
+from tailcut.lab.load import PLANNED, Target, closed_result, open_result
 from tailcut.lab.payload import encode
 from tailcut.lab.processes import share_closed, share_open
 
@@ -20,7 +20,7 @@ def test_a_shared_plan_is_the_same_plan() -> None:
     with scripted(answer_ok) as target:
         parts = share_open(target, [encode(target, "POST", "/", b"x")], times, processes=3)
     assert len({part.start_ns for part in parts}) == 1
-    sent = sorted(one.planned_ns - parts[0].start_ns for part in parts for one in part.outcomes)
+    sent = sorted(int(row[PLANNED]) - parts[0].start_ns for part in parts for row in part.outcomes)
     assert sent == times.tolist()
     result = open_result(parts, Poisson(300), times, warmup_s=0.1, duration_s=0.5)
     assert result.errors == {}

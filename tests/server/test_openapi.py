@@ -185,10 +185,27 @@ def test_every_route_is_in_the_document(server: Server) -> None:
 def test_what_changes_the_server_needs_the_token(server: Server) -> None:
     """401 before anything is done, and the connection lives on."""
     with server.connect() as wire:
-        for headers in ([], ["Authorization: Bearer wrong"], ["Authorization: secret"]):
+        for said in (
+            "",
+            "Bearer wrong",
+            "secret",
+            "Bearer",
+            "Bearer ",
+            "Bearersecret",
+            "Basic secret",
+            "Bearer Secret",
+        ):
+            headers = [f"Authorization: {said}"] if said else []
             answer = ask(wire, "POST", "/v2/repository/models/mlp/unload", {}, *headers)
             assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert ask(wire, "GET", "/v2/models/mlp/ready").status == 200
+
+
+@pytest.mark.parametrize("said", ["Bearer secret", "bearer secret", "BEARER  secret", "bEARER secret \t"])
+def test_the_name_of_the_scheme_has_no_case(server: Server, said: str) -> None:
+    """RFC 9110 section 11.1, and as many spaces before the token as a client likes."""
+    with server.connect() as wire:
+        assert ask(wire, "POST", "/v2/systemsharedmemory/unregister", {}, f"Authorization: {said}").status == 200
 
 
 @pytest.mark.parametrize(

@@ -15,34 +15,37 @@ Tables are int64, so that their columns can be read and written from both sides:
 - `events`, as epoll_wait(2) writes them on x86-64: 12 bytes, mask and descriptor first. On others they are 16 bytes.
 """
 
-import platform
-
 import numpy as np
-from numba import types
 
 from tailcut.kernels.cache import compiled
+from tailcut.kernels.libc import (
+    BYTES,
+    CUBE,
+    DONTWAIT,
+    EVENT_DATA,
+    EVENT_WORDS,
+    LONGS,
+    MONOTONIC,
+    NOSIGNAL,
+    TABLE,
+    clock_gettime,
+    epoll_wait,
+    memcmp,
+    memcpy,
+    recv,
+    send,
+)
+
+__all__ = ["EVENT_WORDS", "answer", "look", "take"]
+
 
 GENERATION, PLAN, PENDING, SEEN = range(4)
 START, HEAD_BYTES, BODY_BYTES, TARGET = range(4)
 ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED = range(5)
 STATES, PLANS, TARGETS = 4, 4, 5  # columns
 
-EVENT_WORDS, _EVENT_FD = (3, 1) if platform.machine() == "x86_64" else (4, 2)  # int32: epoll.h packs it on x86-64 only
-_DONTWAIT, _NOSIGNAL = 0x40, 0x4000  # bits/socket.h
-_MONOTONIC = 1  # time.h
 
-_int, _long, _address = types.int32, types.int64, types.uintp
-_recv = types.ExternalFunction("recv", _long(_int, _address, _address, _int))
-_send = types.ExternalFunction("send", _long(_int, _address, _address, _int))
-_epoll_wait = types.ExternalFunction("epoll_wait", _int(_int, _address, _int, _int))
-_clock = types.ExternalFunction("clock_gettime", _int(_int, _address))
-_memcpy = types.ExternalFunction("memcpy", _address(_address, _address, _address))
-_memcmp = types.ExternalFunction("memcmp", _int(_address, _address, _address))
-
-_BYTES, _LONGS, _TABLE, _CUBE = "uint8[::1]", "int64[::1]", "int64[:,::1]", "int64[:,:,::1]"
-
-
-@compiled(f"int64(int64,int64,int32[:,::1],{_TABLE},{_TABLE},{_TABLE},int64)")
+@compiled(f"int64(int64,int64,int32[:,::1],{TABLE},{TABLE},{TABLE},int64)")
 def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     poll: int, left: int, events: np.ndarray, state: np.ndarray, plans: np.ndarray, targets: np.ndarray, until_ns: int
 ) -> int:
@@ -54,23 +57,23 @@ def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     stands at its head and speaks again at once would be heard again and again, and others never.
     """
     now = np.empty(2, np.int64)
-    count = left or _epoll_wait(poll, events.ctypes.data, events.shape[0], 0)
+    count = left or epoll_wait(poll, events.ctypes.data, events.shape[0], 0)
     while count == 0 and until_ns:
-        _clock(_MONOTONIC, now.ctypes.data)
+        clock_gettime(MONOTONIC, now.ctypes.data)
         if now[0] * 1_000_000_000 + now[1] >= until_ns:
             break
-        count = _epoll_wait(poll, events.ctypes.data, events.shape[0], 0)
+        count = epoll_wait(poll, events.ctypes.data, events.shape[0], 0)
     targets[:, WANTED] = 0
     targets[:, ROOM] = 0
     targets[:, TAKEN] = 0
     for i in range(count):
-        own = state[events[i, _EVENT_FD]]
+        own = state[events[i, EVENT_DATA]]
         if own[PLAN] >= 0 and not own[PENDING]:
             targets[plans[own[PLAN], TARGET], WANTED] += 1
     return int(count)
 
 
-@compiled(f"int64(int64,int32[:,::1],{_TABLE},{_TABLE},{_BYTES},{_TABLE},{_CUBE},{_BYTES},{_TABLE})")
+@compiled(f"int64(int64,int32[:,::1],{TABLE},{TABLE},{BYTES},{TABLE},{CUBE},{BYTES},{TABLE})")
 def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     count: int,
     events: np.ndarray,
@@ -94,7 +97,7 @@ def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     over = False
     room = scratch.shape[0]
     for i in range(count):
-        fd = events[i, _EVENT_FD]
+        fd = events[i, EVENT_DATA]
         own = state[fd]
         number = own[PLAN]
         if number < 0:
@@ -106,12 +109,12 @@ def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
         plan = plans[number]
         target = targets[plan[TARGET]]
         if over or target[TAKEN] == target[ROOM]:
-            events[left, _EVENT_FD] = fd
+            events[left, EVENT_DATA] = fd
             left += 1
             continue
-        got = _recv(fd, scratch.ctypes.data, room, _DONTWAIT)
+        got = recv(fd, scratch.ctypes.data, room, DONTWAIT)
         head = plan[HEAD_BYTES]
-        if got != head + plan[BODY_BYTES] or _memcmp(scratch.ctypes.data, heads.ctypes.data + plan[START], head) != 0:
+        if got != head + plan[BODY_BYTES] or memcmp(scratch.ctypes.data, heads.ctypes.data + plan[START], head) != 0:
             odd[odds, 0], odd[odds, 1] = fd, max(got, 0)
             odds += 1
             over = got > 0
@@ -119,8 +122,8 @@ def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
         row = target[TAKEN]
         if target[ADDRESS]:
             size = target[ROW_BYTES]
-            _memcpy(target[ADDRESS] + row * size, scratch.ctypes.data + head, size)
-        _clock(_MONOTONIC, now.ctypes.data)
+            memcpy(target[ADDRESS] + row * size, scratch.ctypes.data + head, size)
+        clock_gettime(MONOTONIC, now.ctypes.data)
         member = members[plan[TARGET], row]
         member[0], member[1], member[2] = fd, own[GENERATION], now[0] * 1_000_000_000 + now[1]
         own[PENDING] = 1
@@ -130,7 +133,7 @@ def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     return odds
 
 
-@compiled(f"int64({_TABLE},{_TABLE},int64,{_TABLE},{_BYTES},{_TABLE},int64,{_LONGS},{_TABLE})")
+@compiled(f"int64({TABLE},{TABLE},int64,{TABLE},{BYTES},{TABLE},int64,{LONGS},{TABLE})")
 def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
     members: np.ndarray,
     state: np.ndarray,
@@ -165,20 +168,20 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
         size = head_bytes
         for j in range(outputs.shape[0]):
             length = outputs[j, 1]
-            _memcpy(scratch.ctypes.data + size, outputs[j, 0] + i * length, length)
+            memcpy(scratch.ctypes.data + size, outputs[j, 0] + i * length, length)
             size += length
-        _clock(_MONOTONIC, now.ctypes.data)
+        clock_gettime(MONOTONIC, now.ctypes.data)
         encoded = now[0] * 1_000_000_000 + now[1]
         if written:
             ring[(stamp + written - 1) & mask, last] = stamp + written - 1
         own[PENDING] = 0
-        sent = _send(fd, scratch.ctypes.data, size, _DONTWAIT | _NOSIGNAL)
+        sent = send(fd, scratch.ctypes.data, size, DONTWAIT | NOSIGNAL)
         if sent != size:
             own[PENDING] = 1
             short[shorts, 0], short[shorts, 1] = i, max(sent, 0)
             shorts += 1
             continue
-        _clock(_MONOTONIC, now.ctypes.data)
+        clock_gettime(MONOTONIC, now.ctypes.data)
         own[SEEN] = now[0] * 1_000_000_000 + now[1]
         if mask >= 0:
             record = ring[(stamp + written) & mask]
@@ -191,7 +194,7 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
                 record[j + 3] = trail[j]
             written += 1
     if written:
-        _clock(_MONOTONIC, now.ctypes.data)
+        clock_gettime(MONOTONIC, now.ctypes.data)
         ring[(stamp + written - 1) & mask, last] = stamp + written - 1
     trail[0] = written
     return shorts

@@ -1,4 +1,7 @@
-"""The load generator's two loops: many connections on one uvloop, each with one request in flight."""
+"""The load generator's two loops: many connections, each with one request in flight.
+
+They run as compiled code (`lab/compiled.py`) where that reads the server's answers, and else here, on one uvloop.
+"""
 
 import asyncio
 import gc
@@ -6,15 +9,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import numpy as np
 import uvloop
 
+from tailcut.lab import compiled
 from tailcut.lab.arrivals import Arrivals, Poisson, plan
 from tailcut.lab.connection import Carrier, connect
-from tailcut.lab.load import Gathered, LoadResult, Outcome, Payload, Target, closed_result, open_result
+from tailcut.lab.load import Gathered, LoadResult, Outcome, Payload, Target, as_rows, closed_result, open_result
 from tailcut.lab.timer import loop_timer
+from tailcut.machine.waiting import runnable_s
 
 DRAIN_S = 10.0  # how long answers are waited for after the last send
 OPEN_CONNECTIONS = 512  # an open loop's requests beyond these wait for one to come free, their latency running
@@ -78,7 +82,14 @@ def gather_open(  # noqa: PLR0913  a load test is its parameters
     start: Callable[[], int] = soon,
 ) -> Gathered:
     """The outcomes of planned sends: nanoseconds after `start()`, which is called when all is ready."""
+    patience_s = DRAIN_S if patience_s is None else patience_s
     with _no_collections():
+        if compiled.suits(target, payloads):
+            with suppress(compiled.OddAnswerError):
+                return compiled.gather_open(
+                    target, payloads, times, connections=connections, patience_s=patience_s, start=start
+                )
+            start = soon  # the first one is over
         return uvloop.run(_Open(target, payloads, times, connections).run(patience_s, start))
 
 
@@ -92,6 +103,12 @@ def gather_closed(
 ) -> Gathered:
     """The outcomes of a closed loop that runs for `length_s` from `start()`."""
     with _no_collections():
+        if compiled.suits(target, payloads):
+            with suppress(compiled.OddAnswerError):
+                return compiled.gather_closed(
+                    target, payloads, concurrency=concurrency, length_s=length_s, patience_s=DRAIN_S, start=start
+                )
+            start = soon
         return uvloop.run(_Closed(target, payloads).run(concurrency, length_s, start))
 
 
@@ -107,18 +124,6 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _runnable_s() -> float:
-    """Seconds that this thread ran or waited for a processor; where the kernel does not count the latter, ran.
-
-    A client that always has something to do is at its limit, also where others leave it less than a core.
-    """
-    try:
-        ran, waited, _ = Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return time.thread_time()
-    return (int(ran) + int(waited)) / 1e9
-
-
 class _Closed:
     def __init__(self, target: Target, payloads: Sequence[Payload]) -> None:
         self._target = target
@@ -131,17 +136,17 @@ class _Closed:
 
     async def run(self, concurrency: int, length_s: float, start: Callable[[], int]) -> Gathered:
         connections = [await connect(self._target, self._done) for _ in range(concurrency)]
-        start_ns, cpu_s = start(), _runnable_s()
+        start_ns, cpu_s = start(), runnable_s()
         self._end_ns = start_ns + int(length_s * 1e9)
         self._busy = concurrency
         for connection in connections:
             self._send(connection)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), length_s + DRAIN_S)
-        cpu_s = _runnable_s() - cpu_s
+        cpu_s = runnable_s() - cpu_s
         for connection in connections:
             connection.close()
-        return Gathered(self._outcomes, self._busy, concurrency, cpu_s, start_ns)
+        return Gathered(as_rows(self._outcomes), self._busy, concurrency, cpu_s, start_ns)
 
     def _send(self, connection: Carrier) -> None:
         now = time.monotonic_ns()
@@ -186,23 +191,23 @@ class _Open:
         self._start_ns = 0
         self._tasks: set[asyncio.Task[Carrier]] = set()
 
-    async def run(self, patience_s: float | None, start: Callable[[], int]) -> Gathered:
+    async def run(self, patience_s: float, start: Callable[[], int]) -> Gathered:
         for _ in range(min(_FIRST_CONNECTIONS, self._limit)):
             self._free.append((await connect(self._target, self._done), 0))
             self._open += 1
         timer = loop_timer(asyncio.get_running_loop(), self._pump)
-        self._start_ns, cpu_s = start(), _runnable_s()
+        self._start_ns, cpu_s = start(), runnable_s()
         self._arm = timer.arm
         self._arm(self._start_ns)
         last_s = self._times[-1] / 1e9 if self._times else 0.0
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), last_s + (DRAIN_S if patience_s is None else patience_s))
-        cpu_s = _runnable_s() - cpu_s
+            await asyncio.wait_for(self._over.wait(), last_s + patience_s)
+        cpu_s = runnable_s() - cpu_s
         timer.close()
         for connection, _ in self._free:
             connection.close()
         unanswered = len(self._times) - len(self._outcomes)
-        return Gathered(self._outcomes, unanswered, self._open, cpu_s, self._start_ns)
+        return Gathered(as_rows(self._outcomes), unanswered, self._open, cpu_s, self._start_ns)
 
     def _pump(self) -> None:
         """Send what is due and set the timer for what is next."""

@@ -6,8 +6,7 @@ charged for every request that would have arrived meanwhile, not only for the on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
@@ -73,11 +72,19 @@ class Outcome:
     expected: bool
 
 
+PLANNED, FREE, SENT, DONE, STATUS, EXPECTED = range(6)  # columns of outcomes in an array, as the fields above
+
+
+def as_rows(outcomes: Sequence[Outcome]) -> np.ndarray:
+    """Outcomes as int64 [requests, 6], a column for each field."""
+    return np.array([astuple(outcome) for outcome in outcomes], np.int64).reshape(-1, 6)
+
+
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """What one client process brings home; `unanswered` are requests sent or due that had no answer in time."""
 
-    outcomes: list[Outcome]
+    outcomes: np.ndarray  # int64 [requests, 6]
     unanswered: int
     connections: int
     cpu_s: float  # that the client itself ran or waited for a processor
@@ -128,9 +135,10 @@ def open_result(
 ) -> LoadResult:
     """The result of an open loop whose plan `times` was shared out over client processes that started together."""
     start = parts[0].start_ns + int(warmup_s * 1e9)
-    counted = [one for part in parts for one in part.outcomes if one.planned_ns >= start]
+    outcomes = np.concatenate([part.outcomes for part in parts])
+    counted = outcomes[outcomes[:, PLANNED] >= start]
     # A run that the server could not keep up with took longer than planned: the rate is over what it really took.
-    last = max((one.done_ns for one in counted), default=start)
+    last = int(counted[:, DONE].max(initial=start))
     took_s = max(duration_s, (last - start) / 1e9)
     return summarise(
         counted,
@@ -151,9 +159,10 @@ def closed_result(parts: Sequence[Gathered], concurrency: int, *, warmup_s: floa
     counted = []
     for part in parts:
         start = part.start_ns + int(warmup_s * 1e9)
-        counted += [one for one in part.outcomes if start <= one.done_ns < start + int(duration_s * 1e9)]
+        done = part.outcomes[:, DONE]
+        counted.append(part.outcomes[(start <= done) & (done < start + int(duration_s * 1e9))])
     return summarise(
-        counted,
+        np.concatenate(counted),
         mode="closed",
         duration_s=duration_s,
         rate_offered=None,
@@ -166,7 +175,7 @@ def closed_result(parts: Sequence[Gathered], concurrency: int, *, warmup_s: floa
 
 
 def summarise(  # noqa: PLR0913  a result is its parameters
-    outcomes: Sequence[Outcome],
+    outcomes: np.ndarray,
     *,
     mode: str,
     duration_s: float,
@@ -178,17 +187,19 @@ def summarise(  # noqa: PLR0913  a result is its parameters
     processes: int = 1,
     answered: int = 0,
 ) -> LoadResult:
-    """Make outcomes a result, in the order of their planning; requests never answered are errors of kind `timeout`."""
-    good = sorted((outcome for outcome in outcomes if outcome.expected), key=attrgetter("planned_ns"))
-    errors: dict[str, int] = {}
-    for outcome in outcomes:
-        if not outcome.expected:
-            kind = str(outcome.status) if outcome.status else "connection"
-            errors[kind] = errors.get(kind, 0) + 1
+    """Make outcomes (int64 [requests, 6]) a result, in the order of their planning.
+
+    Requests never answered are errors of kind `timeout`.
+    """
+    expected = outcomes[:, EXPECTED] != 0
+    statuses, counts = np.unique(outcomes[~expected, STATUS], return_counts=True)
+    kinds = [str(status) if status else "connection" for status in statuses.tolist()]
+    errors = dict(zip(kinds, counts.tolist(), strict=True))
     if unanswered:
         errors["timeout"] = unanswered
-    times = np.array([(one.planned_ns, one.free_ns, one.sent_ns, one.done_ns) for one in good], np.int64).reshape(-1, 4)
-    planned, free, sent, done = times.T
+    good = outcomes[expected]
+    good = good[np.argsort(good[:, PLANNED], kind="stable")]
+    planned, free, sent, done = good[:, PLANNED], good[:, FREE], good[:, SENT], good[:, DONE]
     lateness = sent - np.maximum(planned, free)
     return LoadResult(
         mode=mode,
@@ -199,7 +210,7 @@ def summarise(  # noqa: PLR0913  a result is its parameters
         latencies_ns=done - planned,
         service_ns=done - sent,
         errors=errors,
-        lateness_p99_ns=float(np.quantile(lateness, 0.99)) if good else 0.0,
+        lateness_p99_ns=float(np.quantile(lateness, 0.99)) if len(good) else 0.0,
         arrivals=arrivals,
         client_cpu=client_cpu,
         processes=processes,
@@ -208,4 +219,4 @@ def summarise(  # noqa: PLR0913  a result is its parameters
 
 
 def _answered(parts: Sequence[Gathered]) -> int:
-    return sum(bool(one.status) for part in parts for one in part.outcomes)
+    return sum(int(np.count_nonzero(part.outcomes[:, STATUS])) for part in parts)

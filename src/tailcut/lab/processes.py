@@ -18,7 +18,7 @@ import numpy as np
 
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import OPEN_CONNECTIONS, gather_closed, gather_open
-from tailcut.lab.load import Gathered, Outcome, Payload, Target
+from tailcut.lab.load import Gathered, Payload, Target
 
 _READY = b"ready\n"
 _LEAD_NS = 20_000_000  # from the word to the start: every process has read it by then
@@ -127,8 +127,7 @@ def _found(child: subprocess.Popen[bytes]) -> _Found:
 
 
 def _gathered(found: _Found) -> Gathered:
-    rows = np.frombuffer(found.outcomes, np.int64).reshape(-1, 6).tolist()
-    outcomes = [Outcome(a, b, c, d, status, expected=bool(good)) for a, b, c, d, status, good in rows]
+    outcomes = np.frombuffer(found.outcomes, np.int64).reshape(-1, 6)
     return Gathered(outcomes, found.unanswered, found.connections, found.cpu_s, found.start_ns)
 
 
@@ -172,9 +171,8 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
     except UsageError as error:
         sink.write(b"mistake\n" + msgspec.msgpack.encode(_Found(mistake=str(error))))
         return
-    rows = [(o.planned_ns, o.free_ns, o.sent_ns, o.done_ns, o.status, o.expected) for o in got.outcomes]
-    outcomes = np.array(rows, np.int64).tobytes()
-    sink.write(msgspec.msgpack.encode(_Found(outcomes, got.unanswered, got.connections, got.cpu_s, got.start_ns)))
+    found = _Found(got.outcomes.tobytes(), got.unanswered, got.connections, got.cpu_s, got.start_ns)
+    sink.write(msgspec.msgpack.encode(found))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from tailcut.lab.arrivals import Arrivals, Poisson, plan
 from tailcut.lab.client import gather_closed, gather_open
 from tailcut.lab.cost import Spent, server_process, watched
-from tailcut.lab.load import LoadResult, Payload, Target, closed_result, open_result
+from tailcut.lab.load import DONE, LoadResult, Payload, Target, closed_result, open_result
 from tailcut.lab.processes import share_closed, share_open
 from tailcut.lab.record import run_record
 from tailcut.lab.saturation import Shown, judge, saturate
@@ -101,7 +101,7 @@ class Session:
 
         def run() -> LoadResult:
             gathered = gather_open(self._target, self._payloads, times, connections=connections, patience_s=patience_s)
-            last_ns = max((one.done_ns for one in gathered.outcomes), default=gathered.start_ns + 1)
+            last_ns = int(gathered.outcomes[:, DONE].max(initial=gathered.start_ns + 1))
             took_s = (last_ns - gathered.start_ns) / 1e9
             at_once = Poisson(count / took_s, name="at once")
             result = open_result([gathered], at_once, times, warmup_s=0.0, duration_s=took_s)

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from tailcut.errors import InvalidInputError, QueueFullError
 from tailcut.server.limits import ServerLimits
-from tailcut.server.replies import BINARY, Refusal, head
+from tailcut.server.replies import BINARY, OK, Refusal, head
 from tailcut.server.routes import Handler, Site
 from tailcut.server.served import Served
 from tailcut.spec import DType
@@ -39,8 +39,11 @@ class Plan:
     rows: int = 0
     encoding: str | None = None
     direct: bool = False  # INFER: a large tensor behind the JSON may be received into rows
-    reply_head: bytes = b""  # ROWS: everything of the answer but the output's bytes
+    reply_rest: bytes = b""  # ROWS: everything of the answer but its status line, date and the output's bytes
+    reply_rest_close: bytes = b""
+    reply_head: bytes = b""  # the same with them, as of `date`
     reply_head_close: bytes = b""
+    date: bytes = b""  # the line in those two
     arguments: tuple[str, ...] = field(default=())
     takes_body: bool = False  # ANSWER: the handler wants it
     schedule: Schedule = field(
@@ -49,6 +52,12 @@ class Plan:
     refusal: QueueFullError | None = (
         None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
     )
+
+    def renew(self, date: bytes) -> None:
+        """Put another second's date into the heads of its answers."""
+        self.date = date
+        start = OK + date
+        self.reply_head, self.reply_head_close = start + self.reply_rest, start + self.reply_rest_close
 
 
 def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
@@ -145,5 +154,6 @@ def _plan_rows(plan: Plan) -> None:
     json_part = bytes(response.body_parts[0])
     length = sum(len(part) for part in response.body_parts)
     headers = {"Inference-Header-Content-Length": str(len(json_part))}
-    plan.reply_head = head(200, length, content_type=BINARY, headers=headers) + json_part
-    plan.reply_head_close = head(200, length, content_type=BINARY, headers=headers, close=True) + json_part
+    reply_head = head(200, length, content_type=BINARY, headers=headers) + json_part
+    reply_head_close = head(200, length, content_type=BINARY, headers=headers, close=True) + json_part
+    plan.reply_rest, plan.reply_rest_close = reply_head[len(OK) :], reply_head_close[len(OK) :]

@@ -36,7 +36,8 @@ class Catalog:
         """The model of that name; its newest version where none is asked for.
 
         Raises:
-            NotFoundError: there is no such model or version now; the message names those that there are.
+            NotFoundError: there is no such model or version now; the message names those that there are. It begins as
+                Triton's does: programs written for Triton look for those words.
         """
         versions = [served for served in self if served.name == name]
         for served in versions:
@@ -44,10 +45,10 @@ class Catalog:
                 return served
         if not versions:
             names = ", ".join(sorted({served.name for served in self})) or "none"
-            raise NotFoundError(f"unknown model {name[:64]!r}: this server has {names}")
+            raise NotFoundError(f"Request for unknown model: {name[:64]!r} is not found; this server has {names}")
         if version:
             has = ", ".join(repr(served.version) for served in versions)
-            raise NotFoundError(f"model {name!r} has no version {version[:64]!r}: it has {has}")
+            raise NotFoundError(f"Request for unknown model: {name!r} has no version {version[:64]!r}; it has {has}")
         return max(versions, key=lambda served: int(served.version))
 
     def versions(self, name: str) -> list[str]:
@@ -71,14 +72,14 @@ class Catalog:
             NotFoundError: the command line named no such model.
         """
         async with self._turn:
-            for key in self._keys(name):
+            for key in self._keys(name, "load"):
                 served = self._known[key]
                 if served.reload is None:
-                    raise InvalidInputError(f"model {name[:64]!r} cannot be loaded again")
+                    raise InvalidInputError(f"failed to load {name[:64]!r}: it cannot be loaded again")
                 try:
                     await self._replace(key, served.reload)
                 except (TailcutError, OSError) as error:
-                    raise InvalidInputError(f"model {name[:64]!r} was not loaded: {_without_path(error)}") from error
+                    raise InvalidInputError(f"failed to load {name[:64]!r}: {_without_path(error)}") from error
 
     async def unload(self, name: str) -> None:
         """Take all versions of a model out of service; what is in hand is answered first.
@@ -88,7 +89,7 @@ class Catalog:
             NotFoundError: the command line named no such model.
         """
         async with self._turn:
-            for key in self._keys(name):
+            for key in self._keys(name, "unload"):
                 if key not in self._gone:
                     self._gone[key] = "unloaded"
                     self._tell()
@@ -120,12 +121,14 @@ class Catalog:
         for served in self._known.values():
             served.model.close()
 
-    def _keys(self, name: str) -> list[tuple[str, str]]:
+    def _keys(self, name: str, action: str) -> list[tuple[str, str]]:
         if not self._control:
             raise InvalidInputError("models are not loaded or unloaded here: start with --allow-model-control")
         keys = [key for key in self._known if key[0] == name]
         if not keys:
-            raise NotFoundError(f"unknown model {name[:64]!r}: only models of the command line can be loaded")
+            raise NotFoundError(
+                f"failed to {action} {name[:64]!r}: unknown model; only models of the command line can be loaded"
+            )
         return keys
 
     def _tell(self) -> None:

@@ -119,8 +119,11 @@ class Site:
             raise Refusal(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
 
     def admits(self, authorization: str) -> bool:
-        """Whether `Bearer TOKEN` is right, or not needed."""
-        return self.token is None or compare_digest(authorization.encode(), f"Bearer {self.token}".encode())
+        """Whether `Bearer TOKEN` is right, or not needed; the scheme may be in any case (RFC 9110 section 11.1)."""
+        if self.token is None:
+            return True
+        scheme, _, token = authorization.partition(" ")
+        return scheme.lower() == "bearer" and compare_digest(token.strip(" ").encode(), self.token.encode())
 
     def model_ready(self, name: str, version: str = "") -> bool:
         """Whether that model is there and the server is ready."""

@@ -1,0 +1,218 @@
+"""A server as a queue, event by event, in compiled code: what each request's latency would be.
+
+Pure: arrivals, service times and costs in, latencies out; random numbers come from a seed. The model:
+
+- One *loop* receives requests and writes answers, one thing after another. A pass takes in everything that has arrived
+  by then, then everything that instances have finished.
+- *Instances* compute batches. With `INLINE` dispatch the loop computes them itself; with `WORKER` dispatch they run
+  beside it, and a batch is picked up and handed back `wake` later; `ADAPTIVE` computes on the loop what takes at most
+  `here` while batches are small, and leaves the rest to the instance.
+- How many rows a batch takes, and whether it is held back, is the rule of `batching/policy.py`, with the learned cost
+  given as tables.
+- *Cores* are shared: while more threads are active than there are cores, everything takes longer in proportion.
+
+Importing this module loads numba, and compiles or loads the code.
+"""
+
+import numpy as np
+
+from tailcut.kernels.cache import compiled
+
+INLINE, WORKER, ADAPTIVE = range(3)
+# Of `costs`, int64 nanoseconds: per request received, per request answered, per batch, for waking a thread, outside the
+# server (client and kernel), the longest delay in the queue, the deadline (0: none), and what adaptive computes itself.
+RECEIVE, ANSWER, BATCH, WAKE, OUTSIDE, DELAY, DEADLINE, HERE = range(8)
+COSTS = 8
+REFUSED = -1  # as a latency: no room in the queue, or the deadline could not be met
+_FEW = 2.5  # adaptive dispatch: rows of a usual batch, beyond which the loop leaves computing to the instance
+_ROWS_WEIGHT, _GAP_WEIGHT = 0.1, 0.05
+_FAR = 1 << 62
+
+_plain = compiled()
+
+
+@_plain
+def batch_rows(ready: int, idle: int, best: np.ndarray) -> int:
+    """How many rows leave: idle instances share what is ready, and no batch is larger than pays."""
+    share = -(-ready // max(idle, 1))
+    return best[min(share, best.shape[0] - 1)]  # type: ignore[no-any-return]
+
+
+@_plain
+def held_until(  # noqa: PLR0913, PLR0917  what the policy sees
+    ready: int, rows: int, oldest: int, gap: float, now: int, delay: int, best: np.ndarray, estimate: np.ndarray
+) -> int:
+    """When a batch that is worth holding back has to leave; 0 where it leaves now."""
+    most = best.shape[0] - 1
+    if delay == 0 or rows != ready or ready >= most or ready >= best[ready + 1]:
+        return 0
+    until = oldest + delay
+    saved = estimate[rows] + estimate[1] - estimate[rows + 1]
+    return until if now + gap <= until and saved > gap * ready else 0
+
+
+@_plain
+def _service(rows: int, sizes: np.ndarray, times: np.ndarray, draw: int) -> float:
+    """The time of a batch: one of the measured quantiles, read between the sizes by a straight line."""
+    last = sizes.shape[0] - 1
+    if rows >= sizes[last]:
+        return times[last, draw] * rows / sizes[last]  # type: ignore[no-any-return]
+    at = 0
+    while sizes[at] < rows:
+        at += 1
+    if at == 0 or sizes[at] == rows:
+        return times[at, draw]  # type: ignore[no-any-return]
+    share = (rows - sizes[at - 1]) / (sizes[at] - sizes[at - 1])
+    return times[at - 1, draw] + share * (times[at, draw] - times[at - 1, draw])  # type: ignore[no-any-return]
+
+
+@_plain
+def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and what it is a model of
+    arrivals: np.ndarray,
+    costs: np.ndarray,
+    sizes: np.ndarray,
+    times: np.ndarray,
+    best: np.ndarray,
+    estimate: np.ndarray,
+    dispatch: int,
+    instances: int,
+    threads: int,
+    cores: float,
+    queue_rows: int,
+    seed: int,
+    latencies: np.ndarray,
+    totals: np.ndarray,
+) -> None:
+    """Fill `latencies` (ns, int64; `REFUSED` for what was not computed) for sorted `arrivals` (ns, int64).
+
+    Args:
+        costs: int64 [COSTS], see above.
+        sizes, times: batch sizes (int64, ascending) and float64 [sizes, quantiles], equally likely service times in ns.
+        best, estimate: rows worth taking by rows ready (int64), and expected ns by rows (float64); [largest batch + 1].
+        dispatch, instances, threads, cores: who computes; threads of one batch; cores there are for the server.
+        queue_rows: requests that may wait at most.
+        totals: float64 [3], filled: CPU ns of the loop, CPU ns of the engine, and the number of batches.
+    """
+    np.random.seed(seed)  # noqa: NPY002  numba's generator
+    count = arrivals.shape[0]
+    far = _FAR
+    queue = np.empty(count, np.int64)  # request numbers in order; [head, tail) wait
+    ready_at = np.zeros(count, np.int64)
+    head = tail = taken = ended = 0
+    order = np.empty(count, np.int64)  # request numbers, batch by batch
+    begin, size, finished = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    placed = batches = 0
+    posted = np.empty(count, np.int64)  # batches that are done; [first, last) are to be answered by the loop
+    first = last = 0
+    flying = np.full(instances, -1, np.int64)  # the batch on each instance
+    idle_since = np.full(instances, -1, np.int64)
+    running = 0
+    loop = held = 0  # when the loop is free, and until when the oldest request is held back
+    usual, gap, last_arrival = 1.0, 0.0, 0
+    while ended < count:
+        receive = max(loop, arrivals[taken]) if taken < count else far
+        write = far
+        if first < last:
+            done = finished[posted[first]]
+            write = loop if loop > done else done + costs[WAKE]  # a loop that is awake need not be woken
+        finish, which = far, -1
+        take, slot = far, -1
+        for i in range(instances):
+            if flying[i] >= 0:
+                if finished[flying[i]] < finish:
+                    finish, which = finished[flying[i]], i
+            elif dispatch != INLINE and head < tail:
+                ready = ready_at[queue[head]]
+                at = ready + costs[WAKE] if ready > idle_since[i] else idle_since[i]
+                if max(at, held) < take:
+                    take, slot = max(at, held), i
+        now = min(receive, write, finish, take)
+        if now == finish:
+            posted[last] = flying[which]
+            last += 1
+            flying[which] = -1
+            idle_since[which] = now
+            running -= 1
+            continue
+        here = now != take or now == min(receive, write)
+        if not here:
+            ready = tail - head
+            rows = batch_rows(ready, instances - running, best)
+            until = held_until(ready, rows, ready_at[queue[head]], gap, now, costs[DELAY], best, estimate)
+            if until > now and until != held:
+                held = until
+                continue
+            held = 0
+            active = running * threads + (1 if loop > now else 0)
+        else:
+            active = 1 + running * threads
+            slow = max(1.0, active / cores)
+            began = now
+            while taken < count and arrivals[taken] <= now:
+                number = taken
+                taken += 1
+                now += np.int64(costs[RECEIVE] * slow)
+                if tail - head >= queue_rows:
+                    latencies[number] = REFUSED
+                    ended += 1
+                    continue
+                gap += _GAP_WEIGHT * (min(arrivals[number] - last_arrival, 1_000_000_000) - gap)
+                last_arrival = arrivals[number]
+                ready_at[number] = now
+                queue[tail] = number
+                tail += 1
+            while first < last and finished[posted[first]] <= now:
+                batch = posted[first]
+                first += 1
+                now += np.int64(costs[BATCH] * slow)
+                for j in range(begin[batch], begin[batch] + size[batch]):
+                    now += np.int64(costs[ANSWER] * slow)
+                    latencies[order[j]] = now - arrivals[order[j]] + costs[OUTSIDE]
+                    ended += 1
+            totals[0] += (now - began) / slow
+        # A batch: by the instance that takes one, or by the loop until nothing is left that it computes itself.
+        while head < tail:
+            ready = tail - head
+            if here:
+                if dispatch == WORKER:
+                    break
+                rows = batch_rows(ready, 1, best)
+                mine = dispatch == INLINE or (running == 0 and usual <= _FEW and estimate[rows] <= costs[HERE])
+                if not mine:
+                    break
+            else:
+                rows = batch_rows(ready, instances - running, best)
+            start = placed
+            while placed - start < rows and head < tail:
+                number = queue[head]
+                head += 1
+                if costs[DEADLINE] and arrivals[number] + costs[DEADLINE] < now + estimate[rows]:
+                    latencies[number] = REFUSED
+                    ended += 1
+                    continue
+                order[placed] = number
+                placed += 1
+            k = placed - start
+            if k == 0:
+                continue
+            wide = max(1.0, (active + threads - (1 if here else 0)) / cores)
+            took = _service(k, sizes, times, np.random.randint(times.shape[1]))  # noqa: NPY002  as above
+            usual += _ROWS_WEIGHT * (k - usual)
+            totals[1] += took * threads
+            totals[2] += 1
+            begin[batches], size[batches], finished[batches] = start, k, now + np.int64(took * wide)
+            batches += 1
+            if not here:
+                flying[slot] = batches - 1
+                running += 1
+                break
+            slow = max(1.0, active / cores)
+            began = finished[batches - 1]
+            now = began + np.int64(costs[BATCH] * slow)
+            for j in range(start, placed):
+                now += np.int64(costs[ANSWER] * slow)
+                latencies[order[j]] = now - arrivals[order[j]] + costs[OUTSIDE]
+                ended += 1
+            totals[0] += (now - began) / slow
+        if here:
+            loop = now

@@ -1,0 +1,220 @@
+"""What a configuration would do under a load, from measured parts: thousands of configurations a minute.
+
+A whole configuration is a queue: requests arrive, the loop receives them, batches form by the rule of
+`batching/policy.py`, instances that share cores compute them, the loop answers. The parts are measured where measuring
+them is cheap (the engine in process, the way in with an engine that computes nothing); the event loop that puts them
+together is `kernels/queueing.py`. Pure: the same question has the same answer.
+
+Not modelled: caches that instances take from each other, and what the operating system does now and then. The race on
+the real server has the last word; this decides what races.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from tailcut.batching.cost import CostModel
+from tailcut.kernels import queueing
+
+DispatchKind = Literal["inline", "worker", "adaptive"]
+_DISPATCH: dict[DispatchKind, int] = {
+    "inline": queueing.INLINE,
+    "worker": queueing.WORKER,
+    "adaptive": queueing.ADAPTIVE,
+}
+_HERE_NS = 500_000  # what adaptive dispatch computes on the loop's thread, as in runtime/model.py
+_SEARCH_STEPS = 12  # of a bisection: to 0.1 %
+_TIGHT = 0.01
+
+
+@dataclass(frozen=True)
+class ServiceTimes:
+    """How long an engine configuration takes for batches of `sizes` rows.
+
+    Args:
+        sizes: int64 [sizes], ascending, the first one 1.
+        quantiles_ns: float64 [sizes, quantiles]: equally likely times in nanoseconds, ascending.
+        threads: that one batch keeps busy.
+    """
+
+    sizes: np.ndarray
+    quantiles_ns: np.ndarray
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the shapes: numbers in the wrong place would still simulate something."""
+        if self.quantiles_ns.ndim != 2 or len(self.sizes) != len(self.quantiles_ns) or self.sizes[0] != 1:
+            raise ValueError("service times need a row of quantiles for each size, and the first size is 1")
+
+    @cached_property
+    def medians_ns(self) -> np.ndarray:
+        """The median for each size."""
+        medians: np.ndarray = np.median(self.quantiles_ns, axis=1)
+        return medians
+
+
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """What a way into the server costs, in nanoseconds, with an engine that computes nothing."""
+
+    receive_ns: int  # of the loop's time, per request
+    answer_ns: int  # likewise
+    batch_ns: int  # of the loop's time, per batch
+    wake_ns: int  # until a thread that was woken runs
+    outside_ns: int  # of a latency, in the client and the kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A whole configuration, as far as time goes."""
+
+    service: ServiceTimes
+    way_in: WayIn
+    dispatch: DispatchKind = "worker"
+    max_batch_size: int = 32
+    max_queue_delay_us: int = 0
+    instances: int = 1
+    cores: float = 2.0  # that are there for this server
+    queue_rows: int = 1024
+    deadline_ns: int = 0  # 0: none
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What came of one simulation; latencies in nanoseconds of the requests that were answered, in order of arrival."""
+
+    latencies_ns: np.ndarray
+    refused: int
+    duration_s: float
+    loop_busy_s: float
+    engine_cpu_s: float
+    batches: int
+
+    @property
+    def rate(self) -> float:
+        """Requests answered a second."""
+        return len(self.latencies_ns) / self.duration_s if self.duration_s else 0.0
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds that an answered request takes."""
+        return (self.loop_busy_s + self.engine_cpu_s) / max(1, len(self.latencies_ns))
+
+    def percentile_ms(self, share: float) -> float:
+        """A percentile of the latencies in milliseconds; infinite where requests were refused beyond it."""
+        asked = len(self.latencies_ns) + self.refused
+        if not asked or self.refused > (1 - share) * asked:
+            return float("inf")
+        return float(np.quantile(self.latencies_ns, min(1.0, share * asked / len(self.latencies_ns)))) / 1e6
+
+    def goodput(self, limit_ms: float) -> float:
+        """Answers within a limit, a second."""
+        return float((self.latencies_ns <= limit_ms * 1e6).sum()) / self.duration_s if self.duration_s else 0.0
+
+
+def simulate(configuration: Configuration, arrivals_ns: np.ndarray, seed: int = 0) -> Prediction:
+    """Have the requests that arrive at these times (int64 ns, ascending) served.
+
+    A run of 10,000 requests takes a few milliseconds.
+    """
+    service, way_in = configuration.service, configuration.way_in
+    best, estimate = _worth_taking(service, configuration.max_batch_size)
+    costs = np.zeros(queueing.COSTS, np.int64)
+    costs[queueing.RECEIVE], costs[queueing.ANSWER] = way_in.receive_ns, way_in.answer_ns
+    costs[queueing.BATCH], costs[queueing.WAKE] = way_in.batch_ns, way_in.wake_ns
+    costs[queueing.OUTSIDE], costs[queueing.DEADLINE] = way_in.outside_ns, configuration.deadline_ns
+    costs[queueing.DELAY], costs[queueing.HERE] = configuration.max_queue_delay_us * 1000, _HERE_NS
+    latencies, totals = np.zeros(len(arrivals_ns), np.int64), np.zeros(3)
+    queueing.run(
+        np.array(arrivals_ns, np.int64),
+        costs,
+        np.array(service.sizes, np.int64),
+        np.array(service.quantiles_ns, np.float64),
+        best,
+        estimate,
+        _DISPATCH[configuration.dispatch],
+        configuration.instances,
+        service.threads,
+        float(configuration.cores),
+        configuration.queue_rows,
+        seed,
+        latencies,
+        totals,
+    )
+    answered = latencies >= 0
+    ends = (arrivals_ns + latencies)[answered]
+    duration_ns = int(max(ends.max(initial=0), arrivals_ns[-1])) - int(arrivals_ns[0]) if len(arrivals_ns) else 0
+    return Prediction(
+        latencies[answered],
+        int((~answered).sum()),
+        duration_ns / 1e9,
+        totals[0] / 1e9,
+        totals[1] / 1e9,
+        int(totals[2]),
+    )
+
+
+def simulate_closed(configuration: Configuration, clients: int, answers: int = 5000, seed: int = 0) -> Prediction:
+    """Have `clients` connections served that each send their next request when they have their answer.
+
+    It is found by iteration: arrivals are the ends of the simulation before, until throughput stands still.
+    """
+    capacity = saturation_rate(configuration)
+    low, high = 0.0, capacity
+    prediction = simulate(configuration, _poisson(capacity / 2, answers, seed), seed)
+    for _ in range(_SEARCH_STEPS):
+        rate = (low + high) / 2
+        prediction = simulate(configuration, _poisson(rate, answers, seed), seed)
+        inside = rate * float(np.mean(prediction.latencies_ns)) / 1e9 if len(prediction.latencies_ns) else float("inf")
+        if inside > clients:  # Little's law: requests inside = rate x time inside
+            high = rate
+        else:
+            low = rate
+        if high - low < _TIGHT * capacity:
+            break
+    return prediction
+
+
+def saturation_rate(configuration: Configuration, answers: int = 5000, seed: int = 0) -> float:
+    """Requests a second when there are always more: the capacity."""
+    all_at_once = np.zeros(answers, np.int64)
+    endless = Configuration(
+        configuration.service,
+        configuration.way_in,
+        configuration.dispatch,
+        configuration.max_batch_size,
+        0,
+        configuration.instances,
+        configuration.cores,
+        answers + 1,
+    )
+    return simulate(endless, all_at_once, seed).rate
+
+
+def highest_rate(configuration: Configuration, limit_ms: float, answers: int = 5000, seed: int = 0) -> float:
+    """The highest Poisson rate whose p99 stays within the limit; 0 where none does."""
+    low, high = 0.0, saturation_rate(configuration, answers, seed)
+    for _ in range(_SEARCH_STEPS):
+        rate = (low + high) / 2
+        p99_ms = simulate(configuration, _poisson(rate, answers, seed), seed).percentile_ms(0.99)
+        low, high = (rate, high) if p99_ms <= limit_ms else (low, rate)
+        if high - low < _TIGHT * max(low, 1e-9):
+            break
+    return low
+
+
+def _poisson(rate: float, count: int, seed: int) -> np.ndarray:
+    gaps = np.random.default_rng(seed).exponential(1e9 / max(rate, 1e-9), count)
+    return np.cumsum(gaps).astype(np.int64)
+
+
+def _worth_taking(service: ServiceTimes, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tables of the server's own cost model, taught the measured medians."""
+    model = CostModel(largest)
+    for size in model.sizes:
+        model.observe(size, round(float(np.interp(size, service.sizes, service.medians_ns))))
+    best = np.array([0, *(model.best(ready) for ready in range(1, largest + 1))], np.int64)
+    estimate = np.array([model.estimate_ns(rows) for rows in range(largest + 1)])
+    return best, estimate

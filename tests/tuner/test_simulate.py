@@ -1,0 +1,174 @@
+"""The simulation of a server against queues that have a formula, and against the server's own rule for batches."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from tailcut.batching.cost import CostModel
+from tailcut.batching.policy import Dispatch, Queue, decide
+from tailcut.kernels import queueing
+from tailcut.tuner.simulate import (
+    Configuration,
+    Prediction,
+    ServiceTimes,
+    WayIn,
+    highest_rate,
+    saturation_rate,
+    simulate,
+    simulate_closed,
+)
+
+FREE = WayIn(receive_ns=0, answer_ns=0, batch_ns=0, wake_ns=0, outside_ns=0)
+MS = 1_000_000
+
+
+def fixed(*times_ms: float, threads: int = 1) -> ServiceTimes:
+    """Batches of 1, 2, 4, ... rows take exactly so long."""
+    sizes = 2 ** np.arange(len(times_ms))
+    return ServiceTimes(sizes, np.array(times_ms)[:, None] * MS, threads)
+
+
+def exponential(mean_ms: float) -> ServiceTimes:
+    """Many equally likely times of an exponential distribution."""
+    shares = (np.arange(20_000) + 0.5) / 20_000
+    return ServiceTimes(np.array([1]), -np.log1p(-shares)[None, :] * mean_ms * MS)
+
+
+def poisson(rate: float, count: int, seed: int = 1) -> np.ndarray:
+    return np.cumsum(np.random.default_rng(seed).exponential(1e9 / rate, count)).astype(np.int64)
+
+
+def single(service: ServiceTimes, **settings: object) -> Configuration:
+    """One instance, one row a batch, room for all."""
+    return Configuration(service, FREE, max_batch_size=1, queue_rows=1 << 30, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+def test_m_d_1(load: float) -> None:
+    """The mean time in a queue of fixed service is that of Pollaczek and Khinchine."""
+    found = simulate(single(fixed(1.0)), poisson(load * 1000, 400_000))
+    mean_ms = 1 + load / (2 * (1 - load))
+    assert found.latencies_ns.mean() / MS == pytest.approx(mean_ms, rel=0.03)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+def test_m_m_1(load: float) -> None:
+    """Time in a queue of exponential service is exponential: its mean and its p99."""
+    found = simulate(single(exponential(1.0)), poisson(load * 1000, 400_000))
+    mean_ms = 1 / (1 - load)
+    assert found.latencies_ns.mean() / MS == pytest.approx(mean_ms, rel=0.06)
+    assert found.percentile_ms(0.99) == pytest.approx(mean_ms * math.log(100), rel=0.08)
+
+
+def test_two_instances_share_a_queue() -> None:
+    """M/M/2: the mean time by Erlang's formula."""
+    load = 0.7
+    found = simulate(single(exponential(1.0), instances=2), poisson(load * 2000, 400_000))
+    assert found.latencies_ns.mean() / MS == pytest.approx(1 / (1 - load**2), rel=0.05)
+
+
+def test_cores_are_shared() -> None:
+    """Two instances of one thread each on one core carry no more than one instance."""
+    alone = saturation_rate(single(fixed(1.0), cores=1.0))
+    both = saturation_rate(single(fixed(1.0), instances=2, cores=1.0))
+    apart = saturation_rate(single(fixed(1.0), instances=2, cores=2.0))
+    assert both == pytest.approx(alone, rel=0.02)
+    assert apart == pytest.approx(2 * alone, rel=0.02)
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "worker"])
+def test_batches_carry_more(dispatch: str) -> None:
+    """With eight rows for the price of two, capacity is four times that of single rows."""
+    service = fixed(1.0, 1.33, 1.67, 2.0)
+    several = Configuration(service, FREE, dispatch, max_batch_size=8, queue_rows=1 << 30)  # type: ignore[arg-type]
+    assert saturation_rate(several) == pytest.approx(4000, rel=0.03)
+    assert saturation_rate(single(service)) == pytest.approx(1000, rel=0.01)
+
+
+def test_a_lone_request_pays_for_each_part_of_its_way() -> None:
+    """Received, woken for, computed, told, answered, and what lies outside."""
+    way = WayIn(receive_ns=10, answer_ns=200, batch_ns=3000, wake_ns=40_000, outside_ns=500_000)
+    alone = np.array([0], np.int64)
+    worker = simulate(Configuration(fixed(1.0), way, "worker"), alone)
+    inline = simulate(Configuration(fixed(1.0), way, "inline"), alone)
+    assert worker.latencies_ns.tolist() == [10 + 40_000 + MS + 40_000 + 3000 + 200 + 500_000]
+    assert inline.latencies_ns.tolist() == [10 + MS + 3000 + 200 + 500_000]
+
+
+def test_adaptive_computes_short_batches_itself() -> None:
+    """Under half a millisecond the loop does it; above, the instance is woken."""
+    way = WayIn(0, 0, 0, wake_ns=40_000, outside_ns=0)
+    alone = np.array([0], np.int64)
+    times = [simulate(Configuration(fixed(ms), way, "adaptive"), alone).latencies_ns[0] for ms in (0.4, 0.6)]
+    assert times == [400_000, 680_000]
+
+
+def test_a_full_queue_and_a_deadline_refuse() -> None:
+    """What finds no room or cannot be in time is refused, and counts against every percentile beyond it."""
+    burst = np.zeros(100, np.int64)
+    full = simulate(Configuration(fixed(1.0), FREE, "inline", max_batch_size=1, queue_rows=10), burst)
+    late = simulate(Configuration(fixed(1.0), FREE, "inline", max_batch_size=1, deadline_ns=5 * MS), burst)
+    assert (full.refused, len(full.latencies_ns)) == (90, 10)
+    assert (late.refused, len(late.latencies_ns)) == (95, 5)
+    assert full.percentile_ms(0.99) == float("inf")
+    assert full.percentile_ms(0.05) == pytest.approx(5.0, rel=0.2)
+
+
+def test_holding_back_waits_for_company() -> None:
+    """A delay merges requests that come a little apart, where the cost says that it pays."""
+    service = fixed(1.0, 1.0, 1.0, 1.0)
+    arrivals = np.arange(2000, dtype=np.int64) * (MS * 9 // 20)
+    now, later = (
+        simulate(Configuration(service, FREE, "worker", max_batch_size=8, max_queue_delay_us=delay), arrivals)
+        for delay in (0, 2000)
+    )
+    assert later.batches < 0.9 * now.batches
+
+
+def test_the_rule_for_batches_is_the_servers() -> None:
+    """For all small queues the compiled rule says what `batching.policy.decide` says."""
+    model = CostModel(8)
+    for size, took in zip(model.sizes, (1000, 1300, 1900, 3600), strict=True):
+        model.observe(size, took)
+    best = np.array([0, *(model.best(ready) for ready in range(1, 9))], np.int64)
+    estimate = np.array([model.estimate_ns(rows) for rows in range(9)])
+    for ready, idle, gap, age in itertools.product(range(1, 12), (1, 2, 3), (0.0, 50.0, 400.0), (0, 500, 5000)):
+        now, delay = 10_000, 2000
+        expected = decide(Queue(ready, now - age, gap, idle), now, model, delay)
+        rows = queueing.batch_rows(ready, idle, best)
+        until = queueing.held_until(ready, rows, now - age, gap, now, delay, best, estimate)
+        if isinstance(expected, Dispatch):
+            assert (rows, until) == (expected.rows, 0)
+        else:
+            assert until == expected.until_ns
+
+
+def test_the_highest_rate_within_a_limit() -> None:
+    """Just below it the p99 holds, well above it does not."""
+    configuration = single(fixed(1.0))
+    rate = highest_rate(configuration, limit_ms=5.0, answers=20_000)
+    assert 500 < rate < 650  # in M/D/1, P(wait > t) falls about as exp(-1.1 t) at a load of 0.55
+    assert simulate(configuration, poisson(rate * 0.9, 20_000)).percentile_ms(0.99) < 5.5
+    assert simulate(configuration, poisson(rate * 1.15, 20_000)).percentile_ms(0.99) > 5.0
+
+
+def test_a_closed_loop_obeys_littles_law() -> None:
+    """Clients in flight are throughput times latency."""
+    found = simulate_closed(single(exponential(1.0)), clients=4, answers=20_000)
+    inside = found.rate * found.latencies_ns.mean() / 1e9
+    assert inside == pytest.approx(4, rel=0.15)
+
+
+def test_nothing_arrives() -> None:
+    """An empty load has an empty answer."""
+    found = simulate(single(fixed(1.0)), np.empty(0, np.int64))
+    assert isinstance(found, Prediction)
+    assert (found.rate, found.refused, found.batches) == (0.0, 0, 0)
+
+
+def test_service_times_need_one_row_a_size() -> None:
+    """Quantiles of another shape are refused."""
+    with pytest.raises(ValueError, match="row of quantiles"):
+        ServiceTimes(np.array([1, 2]), np.ones((1, 5)))
