@@ -15,7 +15,7 @@ ITEMS = 64  # elements of a tensor that are followed one by one
 
 @dataclass(frozen=True, slots=True)
 class RowAxis:
-    """Where the rows lie: along `axis`, element `(o * rows + row) * inner + i` belongs to `row`, with o < outer, i < inner.
+    """Where the rows lie: element `(o * rows + row) * inner + i` along `axis` belongs to `row`; o < outer, i < inner.
 
     `[batch, heads]` reshaped to `[batch * heads]` has inner = heads; transposed before, it has outer = heads.
     """
@@ -47,9 +47,9 @@ class Value:
     """A tensor whose row, if it has rows, depends on the same row of the inputs and on nothing else.
 
     `shape` is None where it cannot be followed (only without rows). Without `rows` the tensor is the same for any rows;
-    small ones carry their elements (`items`, an array of Size; `real` for floating point), which may contain the number of
-    rows. With rows, `below` bounds the elements (0 <= element < below), `position` marks row numbers, and `leads` says
-    that the first element along the last axis is the row's own number (the index tuples of GatherND).
+    a small one carries its elements (`items`, an array of Size; `real` for floating point), which may contain the number
+    of rows. With rows, `below` bounds the elements (0 <= element < below), `position` marks row numbers, and `leads`
+    says that the first element along the last axis is the row's own number (the index tuples of GatherND).
     """
 
     shape: Sizes | None
@@ -108,6 +108,10 @@ class Unclear(Exception):  # noqa: N818  a verdict, no error
     def __init__(self, why: str, where: str = "") -> None:
         super().__init__(why)
         self.why, self.where = why, where
+
+
+class Foreign(Unclear):
+    """Not even equal inputs are known to give equal outputs."""
 
 
 class Mixes(Unclear):
