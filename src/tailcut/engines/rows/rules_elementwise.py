@@ -14,7 +14,7 @@ from onnx import TensorProto
 from tailcut.engines.rows.arithmetic import REAL, TRUTH, WHOLE, greatest, negation, rounded
 from tailcut.engines.rows.operation import Operation, Rule, Table
 from tailcut.engines.rows.sizes import ONE, Size, larger, smaller
-from tailcut.engines.rows.values import ITEMS, Mixes, Position, Unclear, Value, array, broadcast, known
+from tailcut.engines.rows.values import ANYWHERE, ITEMS, Mixes, Position, Unclear, Value, array, broadcast, known
 
 _REAL = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _WIDE = {TensorProto.INT32, TensorProto.INT64}  # wide enough for any size
@@ -78,24 +78,21 @@ def _limit(value: Value) -> Size | None:
 
 
 def _positions(operation: Operation) -> Value:
-    """`scale * row + rest` times a size, or plus a bounded term.
-
-    Raises:
-        Mixes: it is anything else.
-    """
+    """`scale * row + rest` times a size, or plus a bounded term, keeps its form; anything else may be anywhere."""
     values = sorted(operation.given, key=lambda value: value.position is None)
-    position, other = values[0].position, values[-1]
-    if len(values) == 2 and position is not None and not (other.numbered or other.counts):
-        if operation.kind == "Mul" and other.items is not None and other.items.size == 1:
-            scale: Size = other.items.flat[0]
-            if scale.natural and scale.whole:
-                below = (position.below - ONE) * scale + ONE
-                return replace(broadcast(*values), position=Position(position.scale * scale, below))
-        limit = _limit(other)
-        if operation.kind == "Add" and limit is not None:
-            below = position.below + limit - ONE
-            return replace(broadcast(*values), position=Position(position.scale, below))
-    raise Mixes("computes with a row's place in the batch")
+    position, other = values[0].position or ANYWHERE, values[-1]
+    result = replace(broadcast(*values), position=ANYWHERE)
+    if len(values) != 2 or position == ANYWHERE or other.numbered or other.counts:
+        return result
+    if operation.kind == "Mul" and other.items is not None and other.items.size == 1:
+        scale: Size = other.items.flat[0]
+        if scale.natural and scale.whole:
+            below = (position.below - ONE) * scale + ONE
+            return replace(result, position=Position(position.scale * scale, below))
+    limit = _limit(other)
+    if operation.kind == "Add" and limit is not None:
+        return replace(result, position=Position(position.scale, position.below + limit - ONE))
+    return result
 
 
 def _cast(operation: Operation) -> Value:

@@ -62,8 +62,10 @@ def _split(operation: Operation) -> list[Value]:
         parts = operation.items(1, "its sizes")
     else:
         parts = _equal_parts(whole, count)
-    if value.items is not None:
-        return _split_items(value.items, parts, axis, real=value.real)
+    sizes = [part.integer for part in parts if part.integer is not None]
+    if value.items is not None and len(sizes) == len(parts):
+        return [known(piece, real=value.real) for piece in np.split(value.items, np.cumsum(sizes)[:-1], axis)]
+    value = value.untracked
     answers, start = [], ZERO
     for part in parts:
         answers.append(_piece(value, axis, start, start + part))
@@ -79,13 +81,6 @@ def _equal_parts(whole: Size, count: int) -> Sizes:
         raise Unclear("splits an axis into parts that cannot be followed")
     longest = -(-whole.integer // count)
     return (*(number(longest),) * (count - 1), number(whole.integer - longest * (count - 1)))
-
-
-def _split_items(items: np.ndarray, parts: Sizes, axis: int, *, real: bool) -> list[Value]:
-    sizes = [part.integer for part in parts if part.integer is not None]
-    if len(sizes) < len(parts):
-        raise Unclear("splits a shape in a way that cannot be followed")
-    return [known(piece, real=real) for piece in np.split(items, np.cumsum(sizes)[:-1], axis)]
 
 
 def _piece(value: Value, axis: int, start: Size, end: Size) -> Value:
@@ -120,7 +115,10 @@ def _slice(operation: Operation) -> Value:
     axes = operation.ints("axes", 3) or tuple(range(len(starts)))
     steps = operation.ints("steps", 4) or (1,) * len(starts)
     if value.items is not None:
-        return known(_sliced_items(value.items, axes, starts, ends, steps), real=value.real)
+        items = _sliced_items(value.items, axes, starts, ends, steps)
+        if items is not None:
+            return known(items, real=value.real)
+        value = value.untracked
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         value = _cut(value, axis_of(axis, value.rank), start, end, step)
     return value
@@ -128,16 +126,17 @@ def _slice(operation: Operation) -> Value:
 
 def _sliced_items(
     items: np.ndarray, axes: tuple[int, ...], starts: Sizes, ends: Sizes, steps: tuple[int, ...]
-) -> np.ndarray:
+) -> np.ndarray | None:
     windows = [slice(None)] * items.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         first, last = start.integer, end.integer
         if first is None or last is None:
-            raise Unclear("cuts a shape in a way that cannot be followed")
+            return None
         # Counted backwards, an end before the first element is written as a number below -length.
         to_start = step < 0 and last < -items.shape[axis]
         windows[axis] = slice(first, None if to_start else last, step)
-    return items[tuple(windows)]
+    window: np.ndarray = items[tuple(windows)]
+    return window
 
 
 def _cut(value: Value, axis: int, start: Size, end: Size, step: int) -> Value:

@@ -108,21 +108,16 @@ def _reshape(operation: Operation) -> Value:
         else:
             target.append(None if size.integer == -1 else size)
     if value.items is not None:
-        return _reshaped_items(value, target)
+        numbers = [-1 if size is None else size.integer for size in target]
+        if None not in numbers:
+            return known(value.items.reshape([size for size in numbers if size is not None]), real=value.real)
+        value = value.untracked
     if value.shape is None and None not in target:
         return Value(tuple(size for size in target if size is not None))
     if value.leads and (not target or target[-1] != value.sizes[-1]):
         raise Unclear("regroups index tuples")
     result = regroup(value, target)
     return replace(value, shape=result.shape, rows=result.rows)
-
-
-def _reshaped_items(value: Value, target: Sequence[Size | None]) -> Value:
-    shape = [-1 if size is None else size.integer for size in target]
-    numbers = [size for size in shape if size is not None]
-    if value.items is None or len(numbers) < len(shape):
-        raise Unclear("reshapes a shape in a way that cannot be followed")
-    return known(value.items.reshape(numbers), real=value.real)
 
 
 def _flatten(operation: Operation) -> Value:
@@ -265,7 +260,7 @@ def _range(operation: Operation) -> Value:
         length, first = count.integer, start.integer
         if length is not None and first is not None and 0 <= length <= ITEMS:
             return vector([number(first + delta.integer * place) for place in range(length)], real=real)
-        return Value((count,))
+        return Value((count,), below=limit if start.natural and delta.integer > 0 else None)
     return _row_numbers(start, count, delta)
 
 

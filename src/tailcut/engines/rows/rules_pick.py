@@ -4,27 +4,30 @@ import numpy as np
 
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
 from tailcut.engines.rows.sizes import ONE
-from tailcut.engines.rows.values import Mixes, RowAxis, Sizes, Unclear, Value, array, known
+from tailcut.engines.rows.values import Mixes, RowAxis, Sizes, Unclear, Value, known
 
 
 def _gather(operation: Operation) -> Value:
     value, indices = operation.need(0), operation.need(1)
     axis = axis_of(operation.integer("axis", 0), value.rank)
     if value.items is not None and indices.items is not None:
-        return known(_gathered_items(value, indices, axis), real=value.real)
-    if value.counts or indices.counts:
-        raise Mixes("computes with the number of rows")
-    shape = (*value.sizes[:axis], *indices.sizes, *value.sizes[axis + 1 :])
+        places = [index.integer for index in indices.items.flat if index.integer is not None]
+        if len(places) == indices.items.size:
+            found = np.take(value.items, np.array(places, np.intp), axis)
+            shape = (*value.items.shape[:axis], *indices.items.shape, *value.items.shape[axis + 1 :])
+            return known(found.reshape(shape), real=value.real)
+    value, indices = value.untracked, indices.untracked
+    sizes = (*value.sizes[:axis], *indices.sizes, *value.sizes[axis + 1 :])
     if value.rows is not None and value.rows.axis == axis:
-        return _gather_own(value, indices, axis, shape)
+        return _gather_own(value, indices, axis, sizes)
     if value.numbered or indices.numbered:
         raise Mixes("computes with a row's place in the batch")
     if value.rows is not None and indices.rows is not None:
         raise Mixes("picks from each row what other rows name")
     if value.rows is not None:
         moved = value.rows.axis if value.rows.axis < axis else value.rows.axis + indices.rank - 1
-        return Value(shape, value.rows.at(moved), below=value.below)
-    return Value(shape, indices.rows and indices.rows.at(indices.rows.axis + axis))
+        return Value(sizes, value.rows.at(moved), below=value.below)
+    return Value(sizes, indices.rows and indices.rows.at(indices.rows.axis + axis), below=value.below)
 
 
 def _gather_own(value: Value, indices: Value, axis: int, shape: Sizes) -> Value:
@@ -36,15 +39,6 @@ def _gather_own(value: Value, indices: Value, axis: int, shape: Sizes) -> Value:
     if rows.outer != ONE or not own or value.numbered:
         raise Unclear("picks rows by computed numbers")
     return Value(shape, indices.rows.at(indices.rows.axis + axis), below=value.below)
-
-
-def _gathered_items(value: Value, indices: Value, axis: int) -> np.ndarray:
-    assert value.items is not None and indices.items is not None  # noqa: S101, PT018  for mypy
-    places = [index.integer for index in indices.items.flat]
-    if None in places:
-        raise Mixes("computes with the number of rows") if value.counts else Unclear("picks sizes by number")
-    found = np.take(value.items, np.array(places, np.intp).reshape(indices.items.shape), axis)
-    return found if isinstance(found, np.ndarray) else array([found]).reshape(())
 
 
 def _gather_elements(operation: Operation) -> Value:
