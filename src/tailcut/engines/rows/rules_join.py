@@ -149,12 +149,14 @@ def _cut(value: Value, axis: int, start: Size, end: Size, step: int) -> Value:
         if first is not None and last is not None and (along_rows or _within(first, size)):
             return _piece(value, axis, first, last if along_rows else _end(last, size))
     if along_rows:
+        if first is None or last is None:
+            raise Unclear("cuts the rows in a way that cannot be followed")
         raise Mixes("picks rows by their place")
     if value.leads and axis == value.rank - 1:
         raise Unclear("cuts index tuples")
     length = _stepped(first, last, size, step)
     if length is None:
-        length = _cut_length(size, start, end, step)
+        length = opaque("cut", size, start, end, number(step))
     shape = tuple(length if place == axis else one for place, one in enumerate(value.sizes))
     return replace(value, shape=shape, items=None)
 
@@ -187,10 +189,6 @@ def _stepped(first: Size | None, last: Size | None, size: Size, step: int) -> Si
     if first is None or last is None or step < 1 or not _within(first, size):
         return None
     return floor_divide(_end(last, size) - first + number(step - 1), number(step))
-
-
-def _cut_length(size: Size, start: Size, end: Size, step: int) -> Size:
-    return opaque("cut", size, start, end, number(step))
 
 
 def _pad(operation: Operation) -> Value:

@@ -84,8 +84,6 @@ def _attention(operation: Operation) -> list[Value]:
 def _mask(mask: Value | None, rows: object) -> None:
     """One length, or one list of flags, for each row. Lists of start and end are not followed."""
     if mask is not None and mask.rows != rows:
-        if mask.rows is None and mask.rank > 1 and mask.sizes[0] == ONE:
-            return
         raise Unclear("has a mask that cannot be followed")
 
 

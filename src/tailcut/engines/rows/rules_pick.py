@@ -35,7 +35,7 @@ def _gather_own(value: Value, indices: Value, axis: int, shape: Sizes) -> Value:
     rows, position = value.rows, indices.position
     if rows is None or position is None or indices.rows is None:
         raise Mixes("picks rows by number")
-    own = position.scale == rows.inner and (position.below in (ONE, rows.inner))
+    own = position.scale == rows.inner and (rows.inner - position.below).natural
     if rows.outer != ONE or not own or value.numbered:
         raise Unclear("picks rows by computed numbers")
     return Value(shape, indices.rows.at(indices.rows.axis + axis), below=value.below)

@@ -170,6 +170,8 @@ def floor_divide(a: Size, b: Size) -> Size:
             rest = rest + term
         else:
             exact = exact + quotient
+    if rest == ZERO:
+        return exact
     if rest.integer is not None and b.integer:
         return exact + number(rest.integer // b.integer)
     return exact + opaque("floor", rest, b, natural=rest.natural and b.natural)

@@ -182,5 +182,5 @@ def broadcast(*values: Value) -> Value:
 
 def _refuse_company(size: Size) -> None:
     if size.integer is None:
-        raise Mixes("aligns the rows with another axis")
+        raise Unclear("aligns the rows with an axis that may be another")
     raise Mixes(f"works for a fixed number of rows only ({size})")
