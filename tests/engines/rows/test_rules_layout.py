@@ -6,7 +6,7 @@ import pytest
 from tailcut.spec import Rows
 from tests.engines.rows.graphs import Case, check
 
-YES, NO = Rows.INDEPENDENT, Rows.DEPENDENT
+YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
 X = "(float[N, 4, 6] x) => (float y)"
 FREE = "(float[N, L, 6] x) => (float y)"
 SIZES = "s = Shape(x) n = Gather(s, [0]) l = Gather(s, [1])"  # the number of rows, and the length of x
@@ -29,16 +29,28 @@ CASES = [
     Case(YES, X, "r = Reshape(x, [-1, 6]) a = Softmax <axis = 1> (r) y = Reshape(a, [-1, 4, 6])"),
     Case(NO, X, "r = Reshape(x, [-1, 6]) a = Softmax <axis = 0> (r) y = Reshape(a, [-1, 4, 6])"),
     # Rows and another axis folded together and taken apart, as in attention with heads.
-    Case(YES, FREE, f"{SIZES} h = Mul(n, l) t = Concat <axis = 0> (h, [-1]) r = Reshape(x, t) u = Concat <axis = 0> (n, l, [6]) y = Reshape(r, u)"),
+    Case(
+        YES,
+        FREE,
+        f"{SIZES} h = Mul(n, l) t = Concat <axis = 0> (h, [-1]) r = Reshape(x, t) u = Concat <axis = 0> (n, l, [6]) y = Reshape(r, u)",
+    ),
     Case(
         YES,
         FREE,
         f"""{SIZES} p = Transpose <perm = [1, 0, 2]> (x) h = Mul(n, l) t = Concat <axis = 0> (h, [6]) r = Reshape(p, t)
         u = Concat <axis = 0> (l, n, [6]) v = Reshape(r, u) y = Transpose <perm = [1, 0, 2]> (v)""",
     ),
-    Case(NO, FREE, f"{SIZES} p = Transpose <perm = [1, 0, 2]> (x) u = Concat <axis = 0> (n, l, [6]) y = Reshape(p, u)"),
-    Case(NO, FREE, f"{SIZES} u = Concat <axis = 0> (l, n, [6]) y = Reshape(x, u)"),
-    Case(YES, FREE, f"{SIZES} h = Mul(n, l) t = Concat <axis = 0> (h, [6]) r = Reshape(x, t) c = Div(h, l) u = Concat <axis = 0> (c, l, [6]) y = Reshape(r, u)"),
+    Case(
+        UNKNOWN,
+        FREE,
+        f"{SIZES} p = Transpose <perm = [1, 0, 2]> (x) u = Concat <axis = 0> (n, l, [6]) y = Reshape(p, u)",
+    ),
+    Case(UNKNOWN, FREE, f"{SIZES} u = Concat <axis = 0> (l, n, [6]) y = Reshape(x, u)"),
+    Case(
+        YES,
+        FREE,
+        f"{SIZES} h = Mul(n, l) t = Concat <axis = 0> (h, [6]) r = Reshape(x, t) c = Div(h, l) u = Concat <axis = 0> (c, l, [6]) y = Reshape(r, u)",
+    ),
     Case(YES, X, "y = Flatten(x)"),
     Case(YES, X, "y = Flatten <axis = -2> (x)"),
     Case(NO, X, "y = Flatten <axis = 0> (x)"),
@@ -53,8 +65,18 @@ CASES = [
     Case(NO, X, "y = Squeeze(x, [0])"),
     Case(YES, "(float[N, 1, 4] x) => (float y)", "y = Squeeze(x, [1])"),
     # Class tokens, initial states and masks that are made for each row.
-    Case(YES, FREE, f"{SIZES} t = Concat <axis = 0> (n, [1, 6]) c = Expand(w, t) y = Concat <axis = 1> (c, x)", weights=TOKEN),
-    Case(NO, FREE, f"{SIZES} t = Concat <axis = 0> (n, [1, 6]) c = Expand(w, t) y = Concat <axis = 1> (c, x)", weights={"w": (5, 1, 6)}),
+    Case(
+        YES,
+        FREE,
+        f"{SIZES} t = Concat <axis = 0> (n, [1, 6]) c = Expand(w, t) y = Concat <axis = 1> (c, x)",
+        weights=TOKEN,
+    ),
+    Case(
+        NO,
+        FREE,
+        f"{SIZES} t = Concat <axis = 0> (n, [1, 6]) c = Expand(w, t) y = Concat <axis = 1> (c, x)",
+        weights={"w": (5, 1, 6)},
+    ),
     Case(
         YES,
         FREE,
@@ -63,7 +85,12 @@ CASES = [
         weights=TOKEN,
     ),
     Case(YES, FREE, f"{SIZES} t = Concat <axis = 0> (n, l, [6]) z = ConstantOfShape(t) y = Add(x, z)"),
-    Case(YES, FREE, f"{SIZES} t = Concat <axis = 0> (n, [1, 1]) c = Tile(w, t) y = Concat <axis = 1> (c, x)", weights=TOKEN),
+    Case(
+        YES,
+        FREE,
+        f"{SIZES} t = Concat <axis = 0> (n, [1, 1]) c = Tile(w, t) y = Concat <axis = 1> (c, x)",
+        weights=TOKEN,
+    ),
     Case(YES, X, "y = Tile(x, [1, 2, 1])"),
     Case(NO, X, "y = Tile(x, [2, 1, 1])"),
     Case(YES, X, "y = Expand(x, [1, 1, 6])"),
@@ -75,7 +102,12 @@ CASES = [
     Case(NO, FREE, f"{SIZES} b = Squeeze(n) r = Range({{0}}, b, {{1}}) y = Cast <to = 1> (r)"),
     Case(NO, "(float[N] x) => (float y)", "s = Shape(x) f = Cast <to = 1> (s) y = Add(x, f)"),
     # A target that is data, and one that repeats the shape through a table.
-    Case(NO, X, "k = Cast <to = 7> (x) m = ReduceMax <keepdims = 0> (k) t = Reshape(m, [1]) y = Expand(x, t)", shows=False),
+    Case(
+        NO,
+        X,
+        "k = Cast <to = 7> (x) m = ReduceMax <keepdims = 0> (k) t = Reshape(m, [1]) y = Expand(x, t)",
+        shows=False,
+    ),
     Case(YES, X, "p = Gather(w, [0, 1]) y = Reshape(x, p)", weights={"w": np.array([0, 24])}),
 ]
 
