@@ -187,7 +187,7 @@ class _Walk:
         return [self.tensors[output.name] for output in graph.output]
 
     def _scan(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> list[Tensor]:
-        """A Scan over an axis beside the rows, whose states keep their shape and their rows: then every turn is alike."""
+        """A Scan over an axis beside the rows whose states keep their shape and rows, so that every turn is alike."""
         body, scanned = attributes["body"], int(attributes["num_scan_inputs"])
         axes = list(attributes.get("scan_input_axes", [0] * scanned))
         axes += attributes.get("scan_output_axes", [0] * (len(node.output) - len(node.input) + scanned))
