@@ -12,7 +12,8 @@ FLAT = "(float[N] x) => (float y)"
 BOTH = "(float[N, 3] x) => (int64 a, float b)"
 LINEAR = "coefficients = [0.1, 0.2, 0.3, 0.5, 0.2, 0.1], intercepts = [0.1, 0.2]"
 TREE = """nodes_treeids = [0, 0, 0], nodes_nodeids = [0, 1, 2], nodes_featureids = [1, 0, 0],
-nodes_values = [0.5, 0.0, 0.0], nodes_modes = ["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids = [1, 0, 0], nodes_falsenodeids = [2, 0, 0]"""
+nodes_values = [0.5, 0.0, 0.0],
+nodes_modes = ["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids = [1, 0, 0], nodes_falsenodeids = [2, 0, 0]"""
 LEAVES = "{kind}_treeids = [0, 0], {kind}_nodeids = [1, 2], {kind}_ids = [0, {other}], {kind}_weights = [1.0, 2.0]"
 
 CASES = [

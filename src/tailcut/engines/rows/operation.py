@@ -97,11 +97,13 @@ class Rule:
     """What an operator does to rows: gives one value for each output (or one for all).
 
     `counts`: it accepts elements that contain the number of rows. `numbered`: it accepts rows' places in the batch.
+    `filled`: it accepts rows that are filled up to the longest.
     """
 
     apply: Callable[[Operation], Answer]
     counts: bool = False
     numbered: bool = False
+    filled: bool = False
 
 
 Table = Mapping[str, Rule]

@@ -78,6 +78,8 @@ def _unlike_inputs(tensor: Value) -> str | None:
     rows = tensor.rows
     if tensor.numbered or tensor.counts:
         return "tells the number of rows or their places in the batch"
+    if tensor.filler is not None:
+        return "has rows as long as the longest"
     if rows is None:
         return "does not follow the rows of the inputs"
     if rows.axis != 0:
