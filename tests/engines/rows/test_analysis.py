@@ -9,6 +9,7 @@ from tests.engines.rows.test_rules_layout import CASES as LAYOUTS
 from tests.engines.rows.test_rules_vision import CASES as IMAGES
 
 from tailcut.engines.rows import analyse_rows
+from tailcut.engines.rows.sizes import ROWS, symbol
 from tailcut.spec import Rows
 
 YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
@@ -68,6 +69,15 @@ def test_a_name_for_every_axis_names_none() -> None:
     assert analyse_rows(build(Case(UNKNOWN, "(float[N, L, L] x) => (float y)", body))).rows is UNKNOWN
     body = body.replace("w =", "h = Slice(s, [1], [2]) w =").replace("w, w", "h, w")
     assert analyse_rows(build(Case(YES, "(float[N, L, L] x) => (float y)", body))).rows is YES
+
+
+def test_an_axis_may_be_called_rows() -> None:
+    """An axis with any name at all is not taken for the rows."""
+    for name in ("rows", "'a')", "input ('x', 1)"):
+        model = build(Case(NO, "(float[N, L] x) => (float y)", "y = Transpose(x)"))
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = name
+        assert analyse_rows(model).rows is NO
+        assert symbol("axis", name) not in (ROWS, symbol("input", "x", 1))
 
 
 def test_functions_of_the_model_are_inlined() -> None:

@@ -82,7 +82,7 @@ class Operation:
 
     def unknown(self, axis: int) -> Size:
         """A size of the first output that the analysis does not compute; the same for any rows."""
-        return symbol(f"{self.outputs[0]}[{axis}]")
+        return symbol("computed", self.outputs[0], axis)
 
     def derived(self, axis_size: Size, *parameters: Size) -> Size:
         """A size that is this operator's function of another, equal wherever the parameters are."""

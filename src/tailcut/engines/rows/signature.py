@@ -56,9 +56,9 @@ def input_values(graph: onnx.GraphProto) -> dict[str, Value]:
             if dim.HasField("dim_value") and dim.dim_value >= 0:
                 sizes.append(number(dim.dim_value))
             elif dim.dim_param and dim.dim_param not in vague:
-                sizes.append(symbol(dim.dim_param))
+                sizes.append(symbol("axis", dim.dim_param))
             else:
-                sizes.append(symbol(f"{name}[{axis}]"))
+                sizes.append(symbol("input", name, axis))
         values[name] = Value(tuple(sizes), RowAxis(0))
     return values
 
