@@ -155,6 +155,13 @@ def test_old_opsets_are_unknown() -> None:
     assert analyse_rows(build(Case(UNKNOWN, X, "y = Relu(x)", opset=6))).rows is UNKNOWN
 
 
+def test_a_model_of_another_domain_alone() -> None:
+    """A model of trees need not name the version of the operators that it does not use."""
+    model = build(Case(YES, X, "y = ai.onnx.ml.Binarizer <threshold = 0.5> (x)"))
+    del model.opset_import[0]
+    assert analyse_rows(model).rows is YES
+
+
 @pytest.mark.parametrize("case", [*LAYOUTS, *IMAGES], ids=str)
 def test_malformed_nodes_are_a_verdict(case: Case) -> None:
     """A graph whose nodes lack inputs or attributes is judged; one that lacks its last node is not proven."""

@@ -73,8 +73,8 @@ def analyse_rows(model: onnx.ModelProto) -> RowEvidence:
         except Exception:  # noqa: BLE001  the inliner's errors have no common base
             return RowEvidence(Rows.UNKNOWN, "the model's own functions cannot be inlined")
     opsets = {opset.domain: opset.version for opset in model.opset_import}
-    opset = opsets.get("", opsets.get("ai.onnx", 1))
-    if opset < _OLDEST_OPSET:
+    opset = opsets.get("", opsets.get("ai.onnx", 0))
+    if opset < _OLDEST_OPSET and any(node.domain in ("", "ai.onnx") for node in model.graph.node):
         return RowEvidence(Rows.UNKNOWN, f"the model is written for opset {opset}; rows are followed from opset 7 on")
     walk = _Walk({**opsets, "": opset, "ai.onnx": opset})
     walk.tensors.update(input_values(model.graph))
