@@ -1,5 +1,8 @@
 """The walk over whole graphs: signatures, names, functions, control flow, and what exporters write."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +12,7 @@ from tests.engines.rows.test_rules_layout import CASES as LAYOUTS
 from tests.engines.rows.test_rules_vision import CASES as IMAGES
 
 from tailcut.engines.rows import analyse_rows
+from tailcut.engines.rows.analysis import _TABLES
 from tailcut.engines.rows.sizes import ROWS, symbol
 from tailcut.spec import Rows
 
@@ -174,6 +178,12 @@ def test_malformed_nodes_are_a_verdict(case: Case) -> None:
     assert analyse_rows(model).reason
     del model.graph.node[:]
     assert analyse_rows(model).rows is UNKNOWN
+
+
+def test_every_rule_has_a_graph() -> None:
+    """Each operator with a rule stands in a graph of these tests."""
+    written = set(re.findall(r"\w+", "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))))
+    assert {kind for table in _TABLES.values() for kind in table} <= written
 
 
 HEADS = """s = Shape(x) n = Gather(s, {0}) l = Gather(s, {1}) un = Unsqueeze(n, [0]) ul = Unsqueeze(l, [0])"""

@@ -12,6 +12,8 @@ X = "(float[N, 4] x) => (float y)"
 RANDOM = [
     Case(NO, X, "r = RandomNormalLike(x) y = Add(x, r)"),
     Case(NO, X, "r = RandomUniform <shape = [1, 4]> () y = Add(x, r)"),
+    Case(NO, X, "r = RandomNormal <shape = [4]> () y = Add(x, r)"),
+    Case(NO, X, "y = RandomUniformLike(x)"),
     Case(NO, X, "s = Sigmoid(x) r = Bernoulli(s) y = Add(x, r)"),
     Case(NO, X, "i = Multinomial(x) y = Cast <to = 1> (i)"),
     Case(NO, X, "y = Dropout(x, {0.5}, t)", weights={"t": np.array(True)}),
