@@ -1,0 +1,55 @@
+"""Initialisers and Constant nodes as values: shapes always, elements of small ones that lie in the file itself."""
+
+from collections.abc import Mapping
+from math import isfinite, prod
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+from tailcut.engines.rows.sizes import number
+from tailcut.engines.rows.values import ITEMS, Unclear, Value, array, known
+
+_WIDE = 4  # bytes
+
+
+def initializer(tensor: TensorProto) -> Value:
+    """A weight; its data may be elsewhere (external) or large, and is not read then."""
+    shape = tuple(number(size) for size in tensor.dims)
+    if tensor.data_location == TensorProto.EXTERNAL or prod(tensor.dims) > ITEMS:
+        return Value(shape)
+    return constant(numpy_helper.to_array(tensor))
+
+
+def constant(elements: np.ndarray) -> Value:
+    """An array; numbers are followed one by one where they are few and finite."""
+    narrow = elements.dtype.kind != "b" and elements.dtype.itemsize < _WIDE  # sums of these may overflow
+    if elements.size > ITEMS or elements.dtype.kind not in "iufb" or narrow:
+        return Value(tuple(number(size) for size in elements.shape))
+    numbers = [element.item() for element in elements.reshape(-1)]
+    if not all(isfinite(element) for element in numbers):
+        return Value(tuple(number(size) for size in elements.shape))
+    items = array([number(element) for element in numbers]).reshape(elements.shape)
+    return known(items, real=elements.dtype.kind == "f")
+
+
+def constant_node(attributes: Mapping[str, Any]) -> Value:
+    """A Constant node in any of its forms.
+
+    Raises:
+        Unclear: it has none of them.
+    """
+    for name, found in attributes.items():
+        if name == "value":
+            return found if isinstance(found, Value) else constant(found)
+        if name == "sparse_value":
+            return Value(tuple(number(size) for size in found.dims))
+        if name in ("value_int", "value_ints"):
+            return constant(np.array(found, np.int64))
+        if name in ("value_float", "value_floats"):
+            return constant(np.array(found, np.float32))
+        if name == "value_string":
+            return Value(())
+        if name == "value_strings":
+            return Value((number(len(found)),))
+    raise Unclear("has no value")

@@ -1,0 +1,133 @@
+"""One node of the graph as a rule sees it, and what a rule is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tailcut.engines.rows.sizes import Size, opaque, symbol
+from tailcut.engines.rows.values import RowAxis, Sizes, Spoiled, Unclear, Value
+
+END = 10**9  # exports write this, 2**31 - 1 or 2**63 - 1 for "to the end"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A node: its operator, attributes, known inputs (None for an optional one that is left out), and opset version."""
+
+    kind: str
+    label: str  # the node's name, or its first output's where it has none
+    attributes: Mapping[str, Any]
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[str, ...]
+    opset: int
+
+    def value(self, place: int) -> Value | None:
+        """An input, or None where it is left out."""
+        return self.inputs[place] if place < len(self.inputs) else None
+
+    def need(self, place: int) -> Value:
+        """An input that must be there.
+
+        Raises:
+            Unclear: it is not.
+        """
+        value = self.value(place)
+        if value is None:
+            raise Unclear(f"has no input {place}")
+        return value
+
+    @property
+    def given(self) -> tuple[Value, ...]:
+        """The inputs that are not left out."""
+        return tuple(value for value in self.inputs if value is not None)
+
+    def items(self, place: int, what: str) -> Sizes:
+        """The elements of a small integer input.
+
+        Raises:
+            Unclear: they cannot be followed.
+        """
+        value = self.need(place)
+        if value.items is None:
+            raise Unclear(f"takes {what} from a tensor whose elements cannot be followed")
+        return tuple(value.items.flat)
+
+    def ints(self, name: str, place: int | None) -> tuple[int, ...] | None:
+        """Known integers from an attribute, or from the input at `place` in newer opsets; None where both are missing.
+
+        Raises:
+            Unclear: the input's elements are not known integers.
+        """
+        if name in self.attributes:
+            found = self.attributes[name]
+            return tuple(found) if isinstance(found, Sequence) else (int(found),)
+        if place is None or self.value(place) is None:
+            return None
+        numbers = [item.integer for item in self.items(place, name)]
+        if any(number is None for number in numbers):
+            raise Unclear(f"takes {name} from a tensor whose elements cannot be followed")
+        return tuple(number for number in numbers if number is not None)
+
+    def integer(self, name: str, default: int) -> int:
+        """An integer attribute."""
+        return int(self.attributes.get(name, default))
+
+    def flag(self, place: int) -> bool | None:
+        """Whether a scalar input is true; False where it is left out, None where it cannot be known."""
+        value = self.value(place)
+        if value is None:
+            return False
+        known = None if value.items is None or value.items.size != 1 else value.items.flat[0].number
+        return None if known is None else bool(known != 0)
+
+    def unknown(self, axis: int) -> Size:
+        """A size of the first output that the analysis does not compute; the same for any rows."""
+        return symbol("computed", self.outputs[0], axis)
+
+    def derived(self, axis_size: Size, *parameters: Size) -> Size:
+        """A size that is this operator's function of another, equal wherever the parameters are."""
+        return opaque(self.kind, axis_size, *parameters)
+
+
+Answer = Value | Sequence[Value | Spoiled]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What an operator does to rows: gives one value for each output (or one for all).
+
+    `counts`: it accepts elements that contain the number of rows. `numbered`: it accepts rows' places in the batch.
+    `filled`: it accepts rows that are filled up to the longest.
+    """
+
+    apply: Callable[[Operation], Answer]
+    counts: bool = False
+    numbered: bool = False
+    filled: bool = False
+
+
+Table = Mapping[str, Rule]
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """A counted axis.
+
+    Raises:
+        Unclear: the tensor has no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise Unclear(f"names axis {axis} of a tensor with {rank} axes")
+    return axis % rank
+
+
+def together(values: Sequence[Value], axis: int) -> RowAxis | None:
+    """The one row axis of several tensors of which all that have rows have them on `axis`; None where none has."""
+    found = {value.rows for value in values if value.rows is not None}
+    if not found:
+        return None
+    if len(found) > 1:
+        raise Unclear("has inputs whose rows lie on different axes")
+    rows = found.pop()
+    if rows.axis != axis:
+        raise Unclear(f"has rows on axis {rows.axis} instead of {axis}")
+    return rows

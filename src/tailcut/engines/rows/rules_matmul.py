@@ -1,0 +1,103 @@
+"""Products: the row axis must not be summed over, and two tensors with rows must not meet pairwise."""
+
+from dataclasses import replace
+
+from tailcut.engines.rows.operation import Operation, Rule, Table
+from tailcut.engines.rows.sizes import ONE, Size, joint
+from tailcut.engines.rows.values import Mixes, RowAxis, Unclear, Value, broadcast
+
+
+def multiplied(a: Value, b: Value) -> Value:
+    """As numpy multiplies: the last axis of a and the last but one of b are summed over, the others broadcast."""
+    one_a, one_b = a.rank == 1, b.rank == 1
+    a = Value((ONE, *a.sizes), a.rows and a.rows.at(1)) if one_a else a
+    b = Value((*b.sizes, ONE), b.rows) if one_b else b
+    if (a.rows is not None and a.rows.axis == a.rank - 1) or (b.rows is not None and b.rows.axis == b.rank - 2):
+        raise Mixes("sums over the rows")
+    left = Value((*a.sizes[:-1], ONE), a.rows)
+    right = Value((*b.sizes[:-2], ONE, b.sizes[-1]), b.rows)
+    result = broadcast(left, right)
+    shape, rows = list(result.sizes), result.rows
+    # Without the axes that a vector was given: the last one for b, the last but one for a.
+    for given, place in ((one_b, len(shape) - 1), (one_a, len(shape) - 2)):
+        if given:
+            del shape[place]
+            rows = rows.at(rows.axis - 1) if rows is not None and rows.axis > place else rows
+    return Value(tuple(shape), rows)
+
+
+def turned(value: Value) -> Value:
+    """The last two axes exchanged."""
+    sizes, last = value.sizes, value.rank - 1
+    rows = value.rows
+    if rows is not None and rows.axis >= last - 1:
+        rows = rows.at(2 * last - 1 - rows.axis)
+    return Value((*sizes[:-2], sizes[-1], sizes[-2]), rows)
+
+
+def parameters_without_rows(operation: Operation, first: int) -> None:
+    """Scales, zero points and weights from `first` on must not come from the rows. Raises Unclear where they do."""
+    if any(value is not None and value.rows is not None for value in operation.inputs[first:]):
+        raise Unclear("takes a parameter from the rows")
+
+
+def _matmul(operation: Operation) -> Value:
+    return multiplied(operation.need(0), operation.need(1))
+
+
+def _matmul_integer(operation: Operation) -> Value:
+    parameters_without_rows(operation, 2)
+    return multiplied(operation.need(0), operation.need(1))
+
+
+def _qlinear_matmul(operation: Operation) -> Value:
+    a, b = operation.need(0), operation.need(3)
+    if any(operation.need(place).rows is not None for place in (1, 2, 4, 5, 6, 7)):
+        raise Unclear("takes a parameter from the rows")
+    return multiplied(a, b)
+
+
+def gemm(operation: Operation) -> Value:
+    """The sum alpha * A @ B + beta * C, with A and B turned on request."""
+    a, b = operation.need(0), operation.need(1)
+    a = turned(a) if operation.integer("transA", 0) else a
+    b = turned(b) if operation.integer("transB", 0) else b
+    result, bias = multiplied(a, b), operation.value(2)
+    return result if bias is None else replace(result, rows=broadcast(result, bias).rows)
+
+
+def _einsum(operation: Operation) -> Value:
+    """The letter of the row axis must stand for rows wherever it appears, and in the result."""
+    left, arrow, right = str(operation.attributes["equation"]).replace(" ", "").partition("->")
+    terms = list(zip(left.split(","), operation.given, strict=True))
+    if not arrow or "." in left or any(len(term) != value.rank or len(set(term)) != len(term) for term, value in terms):
+        raise Unclear("has an equation that cannot be followed")
+    sizes: dict[str, Size] = {}
+    for term, value in terms:
+        for letter, size in zip(term, value.sizes, strict=True):
+            sizes[letter] = joint(sizes.get(letter, ONE), size)
+    rows = {term[value.rows.axis]: value.rows for term, value in terms if value.rows is not None}
+    if not rows:
+        return Value(tuple(sizes[letter] for letter in right))
+    if len(rows) > 1:
+        raise Mixes("combines rows with other rows")
+    ((letter, found),) = rows.items()
+    if any(letter in term and not _as_rows(value, term.index(letter), found) for term, value in terms):
+        raise Mixes("aligns the rows with another axis")
+    if letter not in right:
+        raise Mixes("sums over the rows")
+    shape = tuple(found.size if one == letter else sizes[one] for one in right)
+    return Value(shape, found.at(right.index(letter)))
+
+
+def _as_rows(value: Value, axis: int, rows: RowAxis) -> bool:
+    return value.sizes[axis] == ONE or value.rows == rows.at(axis)
+
+
+RULES: Table = {
+    "MatMul": Rule(_matmul),
+    "MatMulInteger": Rule(_matmul_integer),
+    "QLinearMatMul": Rule(_qlinear_matmul),
+    "Gemm": Rule(gemm),
+    "Einsum": Rule(_einsum),
+}

@@ -1,0 +1,38 @@
+"""Quantisation with scales that are fixed, and with scales that are taken from the data (one for the whole batch)."""
+
+from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
+from tailcut.engines.rows.sizes import ONE
+from tailcut.engines.rows.values import Mixes, Unclear, Value
+
+
+def dynamic(operation: Operation) -> Value:
+    """Scales from the smallest and the largest element of all rows."""
+    if any(value.rows for value in operation.given):
+        raise Mixes("takes one scale over all rows")
+    raise Unclear("quantises")
+
+
+def _dynamic_linear(operation: Operation) -> list[Value]:
+    """The quantised tensor, its scale and its zero point; weights may be quantised in the graph."""
+    value = operation.need(0)
+    return [dynamic(operation)] if value.rows is not None else [Value(value.sizes), Value(()), Value(())]
+
+
+def quantized(operation: Operation) -> Value:
+    """x, scale, zero point: a scale for the whole tensor, or one for each element of an axis beside the rows."""
+    value, scale = operation.need(0), operation.need(1)
+    if any(given.rows is not None for given in operation.given[1:]):
+        raise Unclear("takes a scale from the rows")
+    if value.rows is not None and not (scale.rank == 0 or scale.sizes == (ONE,)):
+        axis = axis_of(operation.integer("axis", 1), value.rank)
+        blocked = scale.rank == value.rank and scale.rank > 1
+        if axis == value.rows.axis or (blocked and scale.sizes[value.rows.axis] != ONE):
+            raise Mixes("works for a fixed number of rows only")
+    return Value(value.sizes, value.rows)
+
+
+RULES: Table = {
+    "DynamicQuantizeLinear": Rule(_dynamic_linear),
+    "QuantizeLinear": Rule(quantized),
+    "DequantizeLinear": Rule(quantized),
+}

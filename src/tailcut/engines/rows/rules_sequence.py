@@ -1,0 +1,105 @@
+"""Recurrent operators and attention: time and batch are different axes, and a state belongs to its row."""
+
+from collections.abc import Sequence
+
+from tailcut.engines.rows.operation import Operation, Rule, Table
+from tailcut.engines.rows.sizes import Size, number
+from tailcut.engines.rows.values import Mixes, RowAxis, Sizes, Unclear, Value
+
+
+def same_rows(operation: Operation, axes: dict[int, int]) -> RowAxis | None:
+    """The rows of inputs that each have them on a given axis (input -> axis); None where no input has any.
+
+    Raises:
+        Mixes: one has them elsewhere, grouped differently, or one has a fixed number of rows.
+    """
+    given = {place: value for place in axes if (value := operation.value(place)) is not None}
+    found = next((value.rows for value in given.values() if value.rows is not None), None)
+    if found is None:
+        return None
+    for place, value in given.items():
+        if value.rows is None:
+            raise Mixes("works for a fixed number of rows only")
+        if value.rows != found.at(axes[place]):
+            raise Mixes("mixes the rows", f"over axis {value.rows.axis}")
+    return found
+
+
+def without_rows(operation: Operation, places: Sequence[int]) -> None:
+    """Weights and scales must not come from the rows. Raises Unclear where they do."""
+    for place in places:
+        value = operation.value(place)
+        if value is not None and value.rows is not None:
+            raise Unclear("takes a parameter from the rows")
+
+
+def _recurrent(operation: Operation) -> list[Value]:
+    """X, W, R, B, sequence_lens, initial_h (and for LSTM initial_c, P); batch on axis 1, or 0 with layout = 1."""
+    value, batch_first = operation.need(0), operation.integer("layout", 0)
+    batch = 0 if batch_first else 1
+    states = (5, 6) if operation.kind == "LSTM" else (5,)
+    without_rows(operation, (1, 2, 3, 7))
+    rows = same_rows(operation, {0: batch, 4: 0, **dict.fromkeys(states, batch)})
+    directions, hidden = operation.need(1).sizes[0], _hidden(operation)
+    steps, size = value.sizes[1 if batch_first else 0], value.sizes[batch]
+    if batch_first:
+        every, last = (size, steps, directions, hidden), (size, directions, hidden)
+        places = 0, 0
+    else:
+        every, last = (steps, directions, size, hidden), (directions, size, hidden)
+        places = 2, 1
+    final = Value(last, rows and rows.at(places[1]))
+    return [Value(every, rows and rows.at(places[0])), final, final]
+
+
+def _hidden(operation: Operation) -> Size:
+    size = operation.integer("hidden_size", 0)
+    return number(size) if size else operation.need(2).sizes[2]
+
+
+def _attention(operation: Operation) -> list[Value]:
+    """Q, K, V, attn_mask, past_key, past_value, nonpad_kv_seqlen: batch first, with an axis of heads or without."""
+    query, value, mask = operation.need(0), operation.need(2), operation.value(3)
+    rows = same_rows(operation, {0: 0, 1: 0, 2: 0, 4: 0, 5: 0, 6: 0})
+    if mask is not None:
+        mask_rows(mask, rows, whole=4)
+    heads = number(operation.integer("kv_num_heads", 0)) if value.rank == 3 else value.sizes[1]
+    if query.rank == 3:
+        shape: Sizes = (query.sizes[0], query.sizes[1], operation.unknown(2))
+    else:
+        shape = (*query.sizes[:3], value.sizes[-1])
+    present = (query.sizes[0], heads, operation.unknown(12), operation.unknown(13))
+    scores = tuple(query.sizes[0] if axis == 0 else operation.unknown(20 + axis) for axis in range(4))
+    return [Value(shape, rows), Value(present, rows), Value(present, rows), Value(scores, rows)]
+
+
+def mask_rows(mask: Value, rows: RowAxis | None, whole: int) -> None:
+    """A mask may be the same for all rows, or have one row for each on axis 0 of its full rank.
+
+    Raises:
+        Mixes: it has rows on another axis, or a fixed number of them.
+    """
+    if mask.rows is None:
+        if rows is not None and mask.rank == whole and mask.sizes[0].integer != 1:
+            raise Mixes("works for a fixed number of rows only")
+    elif mask.rows != rows or mask.rank != whole:
+        raise Mixes("mixes the rows", f"over axis {mask.rows.axis}")
+
+
+def _rotary(operation: Operation) -> Value:
+    """X, cos_cache, sin_cache, position_ids: the caches are shared, or one for each row."""
+    places = [0] + ([3] if operation.value(3) is not None else [1, 2])
+    given = [operation.need(place) for place in places]
+    if given[0].rows is not None and any(value.rows is None for value in given[1:]):
+        raise Unclear("has caches without rows")
+    rows = same_rows(operation, dict.fromkeys(places, 0))
+    if len(places) == 2:
+        without_rows(operation, (1, 2))
+    return Value(operation.need(0).sizes, rows)
+
+
+RULES: Table = {
+    **{kind: Rule(_recurrent) for kind in ("LSTM", "GRU", "RNN")},
+    "Attention": Rule(_attention),
+    "RotaryEmbedding": Rule(_rotary),
+}
