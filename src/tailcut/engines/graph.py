@@ -1,20 +1,15 @@
-"""The ONNX file itself: its signature, and the edits that both engines share. No engine is involved.
+"""The ONNX file itself: how it is read, and its signature. No engine is involved.
 
 Engines get the signature from here and not from their own session, so that all of them tell the same story.
 """
 
-import logging
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from tailcut.engines.base import EngineOptions, U8Input
+from tailcut.engines.files import check_external
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, Shape, TensorSpec
 
@@ -64,7 +59,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path}: not an ONNX model: it has no outputs")
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
-            _check_external(path, {entry.key: entry.value for entry in tensor.external_data})
+            check_external(path, {entry.key: entry.value for entry in tensor.external_data})
     return model
 
 
@@ -86,66 +81,11 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
     return ModelSpec(spec_name, tuple(inputs), tuple(_tensor(value, path) for value in outputs))
 
 
-@contextmanager
-def prepared(path: Path, options: EngineOptions) -> Iterator[Path | bytes]:
-    """What an engine is to load: the file as it stands, or the bytes of an edited copy."""
-    if options.u8_input is None and options.precision != "int8":
-        yield path
-        return
-    whole = onnx.load(path)  # with its external weights
-    if options.u8_input is not None:
-        take_u8(whole, options.u8_input)
-    if options.precision == "int8":
-        whole = _quantized(whole, path)
-    yield whole.SerializeToString()
-
-
-def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
-    """Make every float32 input a uint8 one, in place; the graph computes x * scale + offset per channel (axis 1)."""
-    graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    nodes = []
-    for value in graph.input:
-        if value.name in weights or value.type.tensor_type.elem_type != TensorProto.FLOAT:
-            continue
-        value.type.tensor_type.elem_type = TensorProto.UINT8
-        dims = value.type.tensor_type.shape.dim
-        rank = len(dims)
-        cast, scaled, shifted = (f"{value.name}__{step}" for step in ("cast", "scaled", "float"))
-        for node in graph.node:
-            for place, used in enumerate(node.input):
-                if used == value.name:
-                    node.input[place] = shifted
-        channels = dims[1].dim_value if rank > 1 else 0
-        graph.initializer.append(_per_channel(fold.scale, f"{value.name}__scale", rank, channels))
-        graph.initializer.append(_per_channel(fold.offset, f"{value.name}__offset", rank, channels))
-        nodes.append(helper.make_node("Cast", [value.name], [cast], to=TensorProto.FLOAT))
-        nodes.append(helper.make_node("Mul", [cast, f"{value.name}__scale"], [scaled]))
-        nodes.append(helper.make_node("Add", [scaled, f"{value.name}__offset"], [shifted]))
-    if not nodes:
-        raise UnsupportedError("u8_input needs a model with a float32 input; this one has none")
-    for place, node in enumerate(nodes):
-        graph.node.insert(place, node)
-
-
 def short(error: BaseException) -> str:
     """An engine's message in one clean line: no C++ file, no stack, no address."""
     lines = [_INNARDS.sub("", line).strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(_NOISE)] or [line for line in lines if line][-1:]
     return (" ".join(kept) or type(error).__name__)[:_REASON_CHARS]
-
-
-def _check_external(path: Path, place: dict[str, str]) -> None:
-    """A weights file lies in the model's own folder or below, and is as long as the model says."""
-    name = place.get("location", "")
-    file = path.parent / name
-    if not file.resolve().is_relative_to(path.parent.resolve()):
-        raise ModelFileError(f"{path}: its external weights file {name!r} lies outside the model's folder")
-    if not file.is_file():
-        raise ModelFileError(f"{path}: its external weights file {name!r} is missing")
-    offset, length, size = place.get("offset", "0"), place.get("length", "0"), file.stat().st_size
-    if not (offset.isdigit() and length.isdigit() and int(offset) + int(length) <= size):
-        raise ModelFileError(f"{path}: its external weights file {name!r} is cut short: it has {size} bytes")
 
 
 def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
@@ -164,34 +104,3 @@ def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim
     )
     return TensorSpec(value.name, _DTYPES[tensor.elem_type], dims)
-
-
-def _per_channel(values: tuple[float, ...], name: str, rank: int, channels: int) -> TensorProto:
-    array = np.array(values, np.float32)
-    if len(values) > 1:
-        if rank < 2:
-            raise UnsupportedError("u8_input has one scale a channel, but the input has no channel axis")
-        if channels and len(values) != channels:
-            raise UnsupportedError(
-                f"u8_input has {len(values)} scales or offsets, but the input has {channels} channels"
-            )
-        array = array.reshape(-1, *[1] * (rank - 2))
-    return numpy_helper.from_array(array, name)
-
-
-def _quantized(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """int8 weights, activations quantised as they come (onnxruntime's dynamic quantisation)."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415  half a second, int8 only
-
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it advises at every call
-    try:
-        with tempfile.TemporaryDirectory(prefix="tailcut-") as folder:
-            out = Path(folder) / "int8.onnx"
-            quantize_dynamic(model, out, per_channel=True, weight_type=QuantType.QInt8)
-            return onnx.load(out)
-    except Exception as error:  # noqa: BLE001  whatever the quantiser meets
-        raise UnsupportedError(f"{path}: cannot be quantised to int8: {short(error)}") from None
-    finally:
-        root.setLevel(level)

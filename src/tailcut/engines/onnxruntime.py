@@ -14,7 +14,8 @@ from onnx import TensorProto
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
-from tailcut.engines.graph import load_graph, prepared, read_spec, short
+from tailcut.engines.edits import prepared
+from tailcut.engines.graph import load_graph, read_spec, short
 from tailcut.errors import EngineError, InvalidInputError, ModelFileError, ReleasedError, UnsupportedError
 from tailcut.machine.quota import affinity_mask
 from tailcut.spec import DType, TensorSpec

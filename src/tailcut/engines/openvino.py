@@ -18,7 +18,8 @@ from openvino.frontend import FrontEndManager
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
-from tailcut.engines.graph import load_graph, prepared, read_spec, short
+from tailcut.engines.edits import prepared
+from tailcut.engines.graph import load_graph, read_spec, short
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.spec import DType
