@@ -116,7 +116,7 @@ def _write(
     from tailcut.runtime.profile import Profile, write_atomically
     from tailcut.tuner.result import evidence, result
 
-    profile = Profile.of_model(wanted.model, outcome.settings, outcome.spec.name)
+    profile = Profile.of_model(wanted.model, outcome.settings, outcome.spec.name).with_weights()
     machine = fingerprint()
     model = {"name": profile.model.name, "path": str(wanted.model), "sha256": profile.model.sha256}
     command = f"tailcut {shlex.join(sys.argv[1:])}"

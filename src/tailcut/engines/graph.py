@@ -3,13 +3,16 @@
 Engines get the signature from here and not from their own session, so that all of them tell the same story.
 """
 
+import json
 import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto
 
-from tailcut.engines.files import check_external
+from tailcut.engines.files import check_external, check_kind, external_file, not_onnx, sampled_hash
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, Shape, TensorSpec
 
@@ -29,38 +32,67 @@ _DTYPES = {
     TensorProto.DOUBLE: DType.FP64,
     TensorProto.STRING: DType.BYTES,
 }
+CLASSES = "tailcut.classes."  # and an output's name: the metadata under which an edit leaves its columns' classes
 _REASON_CHARS = 200
 _NOISE = ("Exception from", "Check '", "FrontEnd API failed", "src/", "/")
 _INNARDS = re.compile(  # of an engine's message: its own name and number, our path, C++ files
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .* failed:|[\w/.-]+\.(?:cc|cpp|h):\d+ (?:\S+ )?"
     r"|While validating .*?: "
 )
+_NO_OPERATOR = re.compile(r"No conversion rule found for operations: ([^\n]+)")  # openvino's words
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
     """Read a model's graph, without external weights.
 
     Raises:
-        ModelFileError: missing, empty, unreadable, or not ONNX.
+        ModelFileError: missing, empty, unreadable, or not ONNX: then it says what the file is, and what to do.
     """
+    check_kind(path)
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such model file") from None
+        model = onnx.load_model_from_string(path.read_bytes())
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if not data:
-        raise ModelFileError(f"{path}: the model file is empty")
-    try:
-        model = onnx.load_model_from_string(data)
     except Exception:  # noqa: BLE001  protobuf's errors have no common base that both its runtimes share
-        raise ModelFileError(f"{path}: not an ONNX model, or cut short") from None
+        raise not_onnx(path) from None
     if not model.graph.output:
-        raise ModelFileError(f"{path}: not an ONNX model: it has no outputs")
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            check_external(path, {entry.key: entry.value for entry in tensor.external_data})
+        raise not_onnx(path)
+    for tensor in external_tensors(model):
+        check_external(path, place_of(tensor))
     return model
+
+
+def is_classes(key: str | bytes) -> bool:
+    """Whether a key of a model's metadata names an output's classes; text that is no UTF-8 comes as bytes."""
+    return isinstance(key, str) and key.startswith(CLASSES)
+
+
+def external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """The tensors whose elements lie in another file, in the graph's order, those of nodes and subgraphs too."""
+    return (tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL)
+
+
+def place_of(tensor: TensorProto) -> dict[str, str]:
+    """Where an external tensor's elements lie, in ONNX's own words: `location`, `offset`, `length`."""
+    return {str(entry.key): str(entry.value) for entry in tensor.external_data}
+
+
+def weights_hash(path: Path) -> str | None:
+    """A hash of the model's external weights, from samples of each tensor; None where it has none.
+
+    Raises:
+        ModelFileError: the model or one of its weights files cannot be read.
+    """
+    pieces = []
+    for tensor in external_tensors(load_graph(path)):
+        place = place_of(tensor)
+        file = external_file(path, place.get("location", ""))
+        offset = int(place.get("offset", "0"))
+        pieces.append((file, offset, int(place.get("length", "0")) or file.stat().st_size - offset))
+    try:
+        return sampled_hash(pieces) if pieces else None
+    except OSError as error:
+        raise ModelFileError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec:
@@ -78,11 +110,16 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
         except Exception as error:  # noqa: BLE001  as in load_graph
             raise ModelFileError(f"{path}: {short(error)}") from None
     spec_name = name or path.name.split(".")[0]
-    return ModelSpec(spec_name, tuple(inputs), tuple(_tensor(value, path) for value in outputs))
+    classes = {entry.key: tuple(json.loads(entry.value)) for entry in model.metadata_props if is_classes(entry.key)}
+    tensors = [replace(_tensor(value, path), classes=classes.get(f"{CLASSES}{value.name}", ())) for value in outputs]
+    return ModelSpec(spec_name, tuple(inputs), tuple(tensors))
 
 
 def short(error: BaseException) -> str:
     """An engine's message in one clean line: no C++ file, no stack, no address."""
+    missing = _NO_OPERATOR.search(str(error))
+    if missing:
+        return f"it has no operator {missing[1]}: use onnxruntime"[:_REASON_CHARS]
     lines = [_INNARDS.sub("", line).strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(_NOISE)] or [line for line in lines if line][-1:]
     return (" ".join(kept) or type(error).__name__)[:_REASON_CHARS]
@@ -104,3 +141,28 @@ def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim
     )
     return TensorSpec(value.name, _DTYPES[tensor.elem_type], dims)
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    yield from _tensors_of_graph(model.graph)
+    for function in model.functions:
+        yield from _tensors_of_nodes(function.node)
+
+
+def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []:
+                yield from (sparse.values, sparse.indices)
+            for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _tensors_of_graph(graph)

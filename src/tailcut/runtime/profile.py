@@ -16,6 +16,7 @@ import msgspec
 import tomli_w
 
 from tailcut.engines.base import EngineOptions
+from tailcut.engines.files import check_kind
 from tailcut.errors import ModelFileError, ProfileError
 
 SCHEMA = 1
@@ -91,6 +92,7 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     path: str
     sha256: str
     name: str
+    weights: str | None = None  # a hash of samples of its external weights, where it has any
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,7 +111,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             ModelFileError: the file is missing, unreadable or empty.
         """
-        ref = ModelRef(path=str(path.resolve()), sha256=model_hash(path), name=name or path.name.split(".")[0])
+        # The last link stays: external weights lie beside it, as in the snapshots of a Hugging Face cache.
+        place = path.parent.resolve() / path.name
+        ref = ModelRef(path=str(place), sha256=model_hash(path), name=name or path.name.split(".")[0])
         return cls(model=ref, settings=settings or Settings())
 
     @classmethod
@@ -135,8 +139,18 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             _check(profile.settings)
         except (msgspec.ValidationError, ValueError) as error:
             raise ProfileError(f"{path}: not a valid profile: {error}") from None
-        model = (path.parent / profile.model.path).resolve()
-        return msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, path=str(model)))
+        model = path.parent / profile.model.path
+        place = str(model.parent.resolve() / model.name)
+        return msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, path=place))
+
+    def with_weights(self) -> "Profile":
+        """The profile with a hash of its model's external weights, so that others are not taken for those measured.
+
+        Raises:
+            ModelFileError: a file cannot be read.
+        """
+        found = _weights_hash(Path(self.model.path))
+        return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, weights=found))
 
     def verify_model(self) -> None:
         """Check that the model file is the one that was measured.
@@ -145,7 +159,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ModelFileError: it is missing, unreadable or empty.
             ProfileError: it is another model.
         """
-        if model_hash(Path(self.model.path)) != self.model.sha256:
+        path = Path(self.model.path)
+        same = model_hash(path) == self.model.sha256
+        if not same or (self.model.weights is not None and _weights_hash(path) != self.model.weights):
             raise ProfileError(
                 f"{self.model.path}: not the model that this profile was measured on (its hash differs): tune it again"
             )
@@ -170,19 +186,20 @@ def model_hash(path: Path) -> str:
     """SHA-256 of a model file, in hexadecimal.
 
     Raises:
-        ModelFileError: the file is missing, unreadable or empty.
+        ModelFileError: the file is missing, unreadable, empty, or of another kind.
     """
+    check_kind(path)
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such model file") from None
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if size == 0:
-        raise ModelFileError(f"{path}: the model file is empty")
-    return digest
+
+
+def _weights_hash(path: Path) -> str | None:
+    from tailcut.engines.graph import weights_hash  # noqa: PLC0415  onnx takes 0.2 s, and few models have such files
+
+    return weights_hash(path)
 
 
 def write_atomically(path: Path, text: str) -> None:
