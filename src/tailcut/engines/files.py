@@ -68,6 +68,12 @@ _SUFFIXES: dict[str, tuple[str, str]] = {  # for what has no sure bytes of its o
 }
 
 
+def model_name(path: Path) -> str:
+    """What a model is called where nothing else is said: its file's name up to the first dot, as clean text."""
+    name = path.name.split(".")[0] or path.name.removesuffix(".onnx").strip(".") or "model"
+    return os.fsencode(name).decode(errors="replace")  # file names may be no UTF-8, JSON may not
+
+
 def check_kind(path: Path) -> None:
     """Refuse what cannot be an ONNX file, by its first bytes; the rest is for the parser.
 

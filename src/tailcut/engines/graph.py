@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from tailcut.engines.files import check_external, check_kind, external_file, not_onnx, sampled_hash
+from tailcut.engines.files import check_external, check_kind, external_file, model_name, not_onnx, sampled_hash
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, Shape, TensorSpec
 
@@ -109,7 +109,7 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
             outputs = list(onnx.shape_inference.infer_shapes(model).graph.output)
         except Exception as error:  # noqa: BLE001  as in load_graph
             raise ModelFileError(f"{path}: {short(error)}") from None
-    spec_name = name or path.name.split(".")[0]
+    spec_name = name or model_name(path)
     classes = {entry.key: tuple(json.loads(entry.value)) for entry in model.metadata_props if is_classes(entry.key)}
     tensors = [replace(_tensor(value, path), classes=classes.get(f"{CLASSES}{value.name}", ())) for value in outputs]
     return ModelSpec(spec_name, tuple(inputs), tuple(tensors))

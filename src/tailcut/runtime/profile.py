@@ -16,7 +16,7 @@ import msgspec
 import tomli_w
 
 from tailcut.engines.base import EngineOptions
-from tailcut.engines.files import check_kind
+from tailcut.engines.files import check_kind, model_name
 from tailcut.errors import ModelFileError, ProfileError
 
 SCHEMA = 1
@@ -113,7 +113,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """
         # The last link stays: external weights lie beside it, as in the snapshots of a Hugging Face cache.
         place = path.parent.resolve() / path.name
-        ref = ModelRef(path=str(place), sha256=model_hash(path), name=name or path.name.split(".")[0])
+        ref = ModelRef(path=str(place), sha256=model_hash(path), name=name or model_name(path))
         return cls(model=ref, settings=settings or Settings())
 
     @classmethod
