@@ -41,7 +41,7 @@ def test_other_files(tmp_path: Path) -> None:
     """Noise, an empty file and none at all."""
     for name, content in (("noise.npz", b"noise"), ("empty.npz", b""), ("cut.npz", b"PK\x03\x04")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UsageError, match="not a readable .npz file"):
+        with pytest.raises(UsageError, match=r"not a readable \.npz file"):
             load_data(tmp_path / name)
     with pytest.raises(UsageError, match="no such data file"):
         load_data(tmp_path / "none.npz")

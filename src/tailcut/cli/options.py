@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tailcut.errors import UsageError
+from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.data import ONLY_INPUT
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?\Z")
@@ -53,13 +53,13 @@ def load_data(path: str | Path) -> dict[str, np.ndarray]:
             for name in data.files:
                 arrays[name] = data[name]
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such data file") from None
+        raise MissingFileError(f"{path}: no such data file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         if str(error).startswith("Object arrays"):
             what, group = (f"array {name!r}", name) if name else ("it", "NAME")
             raise UsageError(
-                f"{path}: {what} holds Python objects, as lists of different lengths do: save an array for each length, "
-                f"named {group}/0, {group}/1 and so on, and strings as numpy.array(strings)"
+                f"{path}: {what} holds Python objects, as lists of different lengths do: save an array for each "
+                f"length, named {group}/0, {group}/1 and so on, and strings as numpy.array(strings)"
             ) from None
         raise UsageError(f"{path}: not a readable .npz file: write one with numpy.savez(path, NAME=array)") from None
     return arrays

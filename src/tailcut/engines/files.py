@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tailcut.errors import ModelFileError
+from tailcut.errors import MissingModelFileError, ModelFileError
 
 _HEAD_BYTES = 512
 _SAMPLE_BYTES = 4096
@@ -82,18 +82,17 @@ def check_kind(path: Path) -> None:
     """
     try:
         mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ModelFileError(f"{path}: {_of_folder(path)}")
-        if not stat.S_ISREG(mode):
-            raise ModelFileError(f"{path}: not a regular file, so not an ONNX model: name the ONNX file")
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+        head = _head(path) if stat.S_ISREG(mode) else b""
     except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such model file") from None
+        raise MissingModelFileError(f"{path}: no such model file") from None
     except ValueError as error:  # a NUL in the path
         raise ModelFileError(f"{str(path)!r}: cannot be read: {error}") from None
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
+        raise ModelFileError(f"{path}: {_of_folder(path)}")
+    if not stat.S_ISREG(mode):
+        raise ModelFileError(f"{path}: not a regular file, so not an ONNX model: name the ONNX file")
     if not head:
         raise ModelFileError(f"{path}: the model file is empty")
     other = _by_content(path, head)
@@ -122,6 +121,11 @@ def not_onnx(path: Path) -> ModelFileError:
     else:
         return ModelFileError(f"{path}: not an ONNX model, or cut short")
     return ModelFileError(f"{path}: {_sentence(what, advice)}")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES)
 
 
 def _is_graph(path: Path, name: str) -> bool:
@@ -221,7 +225,7 @@ def external_file(path: Path, name: str) -> Path:
     files = [folder / inside for folder in (path.parent, homes[1])]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        raise ModelFileError(f"{path}: its external weights file {name!r} is missing")
+        raise MissingModelFileError(f"{path}: its external weights file {name!r} is missing")
     if not any(file.resolve().is_relative_to(home) for home in (*homes, *_blobs(path))):
         raise ModelFileError(
             f"{path}: its external weights file {name!r} is a link to a file outside the model's folder: put the file "

@@ -17,7 +17,7 @@ import tomli_w
 
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.files import check_kind, model_name
-from tailcut.errors import ModelFileError, ProfileError
+from tailcut.errors import MissingProfileError, ModelFileError, ProfileError
 
 SCHEMA = 1
 _MOST_BUCKETS = 64
@@ -126,7 +126,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ProfileError(f"{path}: no such profile") from None
+            raise MissingProfileError(f"{path}: no such profile") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ProfileError(f"{path}: not a readable profile: {error}") from None
         schema = raw.get("schema")
