@@ -118,7 +118,9 @@ def _dispatcher(function: object) -> Any:
             f"{name} is a numba ufunc, whose loop is not its own: put the loop into an @numba.njit function"
         )
     if inspect.isfunction(function):
-        raise ArgumentTypeError(f"{name} is a plain Python function, which nothing compiles: decorate it with @numba.njit")
+        raise ArgumentTypeError(
+            f"{name} is a plain Python function, which nothing compiles: decorate it with @numba.njit"
+        )
     raise ArgumentTypeError(f"{name} is no numba function: name one decorated with @numba.njit")
 
 

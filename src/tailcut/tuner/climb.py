@@ -124,8 +124,8 @@ class Climb:
             isa_flags(),
             quota().cpus is not None,
             wanted.wire,
-            benefits_from_int8(load_graph(wanted.model)),
             lengths_of(self._spec, self._requests),
+            int8=benefits_from_int8(load_graph(wanted.model)),
         )
         self._rate = wanted.rate or 0.0
         self._capacity = 0.0  # of the baseline, requests a second

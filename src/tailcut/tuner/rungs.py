@@ -30,9 +30,9 @@ class Facts:
     isa: frozenset[str]
     has_quota: bool = False
     wire: Literal["json", "binary", "any"] = "any"
-    int8: bool = True  # whether an operator of the model benefits from it
     lengths: tuple[int, ...] = ()  # of the data's requests, along the free dimension beside the batch
     waits_us: tuple[int, ...] = ()  # for company, that may pay at the rate offered
+    int8: bool = True  # whether an operator of the model benefits from it
 
 
 @dataclass(frozen=True, slots=True)
