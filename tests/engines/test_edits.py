@@ -30,7 +30,7 @@ def test_a_zipmap_gives_its_tensor(tmp_path: Path, labels: list, precision: str)
     label = DType.BYTES if isinstance(labels[0], str) else DType.INT64
     assert engine.spec.outputs == (
         TensorSpec("output_label", label, (None,)),
-        TensorSpec("output_probability", DType.FP32, (None, len(labels)), tuple(labels)),
+        TensorSpec("output_probability", DType.FP32, (None, len(labels)), classes=tuple(labels)),
     )
     got = engine.run({"x": ROWS})
     assert got["output_label"].tolist() == list(wanted)
