@@ -93,8 +93,9 @@ KINDS = [
     ("a.npz", ["x.npy"], "a file of numpy arrays", "--data"),
     ("a.npy", b"\x93NUMPY\x01\0", "a numpy array", "--data"),
     ("a.txt", b"tree\nversion=v4\n", "a LightGBM model", "convert_lightgbm"),
-    ("m.onnx.data", b"\0" * 99, "a file of weights without a graph", "name m.onnx"),
-    ("m.onnx_data", b"\0" * 99, "a file of weights without a graph", "name m.onnx"),
+    ("m.onnx.data", b"\0" * 99, "a file of weights without a graph", "/m.onnx"),
+    ("m.onnx_data", b"\0" * 99, "a file of weights without a graph", "/m.onnx"),
+    ("m.onnx_data_1", b"\0" * 99, "a file of weights without a graph", "/m.onnx"),
     ("other.data", b"\0" * 99, "a file of weights without a graph", "name the .onnx file beside it"),
 ]
 
@@ -237,7 +238,7 @@ def test_external_weights_cut_short(options: EngineOptions, tmp_path: Path) -> N
     assert "m.onnx.data" in refusal(path, options)
 
 
-@pytest.mark.parametrize("location", ["../secret.data", "/etc/hostname"])
+@pytest.mark.parametrize("location", ["../secret.data", "/etc/hostname", "x/../../secret.data"])
 def test_external_weights_outside(options: EngineOptions, tmp_path: Path, location: str) -> None:
     """A model cannot read files outside its own folder."""
     (tmp_path / "secret.data").write_bytes(b"x" * 20_000)
@@ -305,6 +306,17 @@ def test_weights_that_are_links_to_elsewhere(options: EngineOptions, tmp_path: P
     path = models.external_weights(folder / "m.onnx")
     (folder / "m.onnx.data").unlink()
     (folder / "m.onnx.data").symlink_to(target)
+    assert "is a link to a file outside the model's folder" in refusal(path, options)
+
+
+def test_a_store_that_is_a_link(options: EngineOptions, tmp_path: Path) -> None:
+    """A folder that only looks like the cache leads nowhere: the store is a folder of its own, and no link."""
+    path = in_cache(tmp_path / "cache")
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    (tmp_path / "cache" / "blobs").rename(tmp_path / "elsewhere")
+    (tmp_path / "cache" / "blobs").symlink_to(tmp_path / "elsewhere")
     assert "is a link to a file outside the model's folder" in refusal(path, options)
 
 

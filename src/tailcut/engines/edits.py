@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tailcut.engines.base import EngineOptions, U8Input
-from tailcut.engines.files import external_file, is_beside
-from tailcut.engines.graph import CLASSES, external_tensors, is_classes, load_graph, place_of, short
-from tailcut.errors import UnsupportedError
+from tailcut.engines.files import is_beside
+from tailcut.engines.graph import CLASSES, external_files, external_tensors, is_classes, load_graph, place_of, short
+from tailcut.errors import ModelFileError, UnsupportedError
 
 _MOST_BYTES = (2 << 30) - (1 << 20)  # of a message of protobuf, with room for what an edit adds
 _MODERN_IR = 4  # from this version on, initialisers are no inputs
@@ -41,14 +41,14 @@ def prepare(path: Path, options: EngineOptions) -> Prepared:
     """
     model = load_graph(path)
     edited = replace_zipmaps(model)
-    names = {place_of(tensor).get("location", "") for tensor in external_tensors(model)}
+    files = external_files(model, path)
     # OpenVINO follows no link out of the model's folder, onnxruntime those into the folder of the model's own target.
     own = options.name == "onnxruntime"
-    unreadable = not all(is_beside(path, name, follow_model=own) for name in names)
+    unreadable = not all(is_beside(path, name, follow_model=own) for name in files)
     if not (edited or unreadable or options.u8_input is not None or options.precision == "int8"):
         return Prepared(path, model)
     _modernise(model)
-    _take_in_weights(model, path)
+    _take_in_weights(model, path, files)
     if options.u8_input is not None:
         take_u8(model, options.u8_input)
     if options.precision == "int8":
@@ -185,14 +185,18 @@ def _modernise(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, _MODERN_IR)
 
 
-def _take_in_weights(model: onnx.ModelProto, path: Path) -> None:
+def _take_in_weights(model: onnx.ModelProto, path: Path, files: Mapping[str, Path]) -> None:
     """Copy external weights into the model, in place."""
     size = 0
     for tensor in external_tensors(model):
         place = place_of(tensor)
-        with external_file(path, place.get("location", "")).open("rb") as file:
-            file.seek(int(place.get("offset", "0")))
-            data = file.read(int(place.get("length", "0")) or -1)
+        file = files[place.get("location", "")]
+        try:
+            with file.open("rb") as weights:
+                weights.seek(int(place.get("offset", "0")))
+                data = weights.read(int(place.get("length", "-1")))
+        except OSError as error:
+            raise ModelFileError(f"{file}: cannot be read: {error.strerror}") from None
         size += len(data)
         if size > _MOST_BYTES:
             raise _too_large(path)

@@ -6,6 +6,7 @@ no graph is parsed here.
 
 import hashlib
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Iterable
@@ -39,6 +40,7 @@ _HEADS: tuple[tuple[int, bytes, str, str], ...] = (  # offset, bytes, what it is
     (257, b"ustar", "a tar archive", _ARCHIVE),
     (0, b"tree\nversion=", "a LightGBM model", "convert it with onnxmltools.convert_lightgbm"),
 )
+_DATA = re.compile(r"(.+?)(?:\.onnx)?[._]data(?:[._-]?\d+)*\Z")  # model.onnx.data, model.onnx_data, model.onnx_data_1
 _SUFFIXES: dict[str, tuple[str, str]] = {  # for what has no sure bytes of its own
     ".pt": ("a PyTorch file", _TORCH),
     ".pth": ("a PyTorch file", _TORCH),
@@ -103,15 +105,11 @@ def check_kind(path: Path) -> None:
 def not_onnx(path: Path) -> ModelFileError:
     """The error for a file that no parser takes: its name may tell what it is."""
     suffix = path.suffix.lower()
-    stem = path.name.removesuffix(path.suffix).removesuffix("_data").removesuffix(".onnx")
-    if path.name.endswith((".onnx.data", ".onnx_data", ".data", "_data")):
-        graphs = [
-            name for name in (f"{stem}.onnx", path.name.removesuffix("_data"), path.stem) if _is_graph(path, name)
-        ]
-        what, advice = (
-            "a file of weights without a graph",
-            f"name {graphs[0] if graphs else 'the .onnx file beside it'}",
-        )
+    data = _DATA.match(path.name)
+    if data:
+        graph = path.with_name(f"{data[1]}.onnx")
+        what = "a file of weights without a graph"
+        advice = f"name {graph if graph.is_file() else 'the .onnx file beside it'}"
     elif suffix == ".bin":
         ir = path.with_suffix(".xml").exists()
         what = "the weights of an OpenVINO IR" if ir else "a file of weights without a graph"
@@ -126,10 +124,6 @@ def not_onnx(path: Path) -> ModelFileError:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(_HEAD_BYTES)
-
-
-def _is_graph(path: Path, name: str) -> bool:
-    return name.endswith(".onnx") and path.with_name(name).is_file()
 
 
 def _sentence(what: str, advice: str) -> str:
@@ -219,14 +213,15 @@ def external_file(path: Path, name: str) -> Path:
         ModelFileError: it is missing, or lies elsewhere.
     """
     inside = os.path.normpath(name)  # by its words: what links make of it is looked at below
-    if not name or "\0" in name or Path(name).is_absolute() or inside.startswith(os.pardir):
+    if not name or "\0" in name or Path(name).is_absolute() or Path(inside).parts[:1] == (os.pardir,):
         raise ModelFileError(f"{path}: its external weights file {name!r} lies outside the model's folder")
     homes = [path.parent.resolve(), path.resolve().parent]
     files = [folder / inside for folder in (path.parent, homes[1])]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise MissingModelFileError(f"{path}: its external weights file {name!r} is missing")
-    if not any(file.resolve().is_relative_to(home) for home in (*homes, *_blobs(path))):
+    target = file.resolve()
+    if target.parent != _store(path) and not any(target.is_relative_to(home) for home in homes):
         raise ModelFileError(
             f"{path}: its external weights file {name!r} is a link to a file outside the model's folder: put the file "
             "itself there"
@@ -244,24 +239,23 @@ def is_beside(path: Path, name: str, *, follow_model: bool) -> bool:
     return file.is_file() and any(file.resolve().is_relative_to(home) for home in homes)
 
 
-def _blobs(path: Path) -> list[Path]:
-    """The store of a Hugging Face cache, where the model lies below one of its snapshots."""
+def _store(path: Path) -> Path | None:
+    """The blobs of a Hugging Face cache, where the model lies below one of its snapshots."""
     folders = Path(os.path.abspath(path)).parents  # noqa: PTH100  resolve() would leave the snapshot by its link
-    return [folder.parent / "blobs" for folder in folders if folder.name == "snapshots"][:1]
+    blobs = next((folder.parent / "blobs" for folder in folders if folder.name == "snapshots"), None)
+    return None if blobs is None or blobs.is_symlink() else blobs.resolve()
 
 
-def check_external(path: Path, place: dict[str, str]) -> Path:
-    """A weights file lies where it may, and is as long as the model says; returns where that is.
+def check_size(path: Path, file: Path, place: dict[str, str]) -> None:
+    """A weights file is as long as a tensor's place in it says.
 
     Raises:
-        ModelFileError: it does not, or is cut short.
+        ModelFileError: it is cut short.
     """
-    name = place.get("location", "")
-    file = external_file(path, name)
     offset, length, size = place.get("offset", "0"), place.get("length", "0"), file.stat().st_size
     if not (offset.isdigit() and length.isdigit() and int(offset) + int(length) <= size):
+        name = place.get("location", "")
         raise ModelFileError(f"{path}: its external weights file {name!r} is cut short: it has {size} bytes")
-    return file
 
 
 def sampled_hash(pieces: Iterable[tuple[Path, int, int]]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from tailcut.engines.files import check_external, check_kind, external_file, model_name, not_onnx, sampled_hash
+from tailcut.engines.files import check_kind, check_size, external_file, model_name, not_onnx, sampled_hash
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, Shape, TensorSpec
 
@@ -57,9 +57,21 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise not_onnx(path) from None
     if not model.graph.output:
         raise not_onnx(path)
+    files = external_files(model, path)
     for tensor in external_tensors(model):
-        check_external(path, place_of(tensor))
+        place = place_of(tensor)
+        check_size(path, files[place.get("location", "")], place)
     return model
+
+
+def external_files(model: onnx.ModelProto, path: Path) -> dict[str, Path]:
+    """The model's weights files by the names that its graph gives them.
+
+    Raises:
+        ModelFileError: one is missing, or lies where it may not.
+    """
+    names = {place_of(tensor).get("location", "") for tensor in external_tensors(model)}
+    return {name: external_file(path, name) for name in sorted(names)}
 
 
 def is_classes(key: str | bytes) -> bool:
@@ -83,12 +95,13 @@ def weights_hash(path: Path) -> str | None:
     Raises:
         ModelFileError: the model or one of its weights files cannot be read.
     """
+    model = load_graph(path)
+    files = external_files(model, path)
     pieces = []
-    for tensor in external_tensors(load_graph(path)):
+    for tensor in external_tensors(model):
         place = place_of(tensor)
-        file = external_file(path, place.get("location", ""))
-        offset = int(place.get("offset", "0"))
-        pieces.append((file, offset, int(place.get("length", "0")) or file.stat().st_size - offset))
+        file, offset = files[place.get("location", "")], int(place.get("offset", "0"))
+        pieces.append((file, offset, int(place.get("length", file.stat().st_size - offset))))
     try:
         return sampled_hash(pieces) if pieces else None
     except OSError as error:
