@@ -260,11 +260,11 @@ class Climb:
             "samples": 0,
             "cost": None,
         }
-        if not share_s:
-            return entry | {"verdict": "skipped", "reason": "the budget was spent: give more with --budget"}, False
         engine = candidate.settings.engine.name
         if engine in self._unloadable:
             return entry | {"verdict": "rejected", "reason": self._unloadable[engine]}, False
+        if not share_s:
+            return entry | {"verdict": "skipped", "reason": "the budget was spent: give more with --budget"}, False
         began = time.monotonic()
         try:
             wires = [best.io.wire, candidate.settings.io.wire]
