@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.engines.models import perceptron
+from tests.engines.models import external_weights, perceptron
 
 from tailcut.engines.base import EngineOptions, U8Input
 from tailcut.errors import ModelFileError, ProfileError
@@ -51,6 +51,34 @@ def test_another_model_is_told_apart(model: Path, tmp_path: Path) -> None:
     model.write_bytes(b"other bytes")
     with pytest.raises(ProfileError, match="hash"):
         Profile.load(tmp_path / "p.toml").verify_model()
+
+
+def test_other_weights_are_told_apart(tmp_path: Path) -> None:
+    """With a hash of its external weights a profile refuses the same graph with others; without one it takes them."""
+    path = external_weights(tmp_path / "m.onnx")
+    plain = Profile.of_model(path)
+    plain.with_weights().save(tmp_path / "p.toml")
+    profile = Profile.load(tmp_path / "p.toml")
+    profile.verify_model()
+    data = tmp_path / "m.onnx.data"
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    plain.verify_model()
+    with pytest.raises(ProfileError, match="not the model that this profile was measured on"):
+        profile.verify_model()
+
+
+def test_a_model_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    """Its weights may lie beside the link only, so the profile names the link and not where it leads."""
+    for folder in ("store", "models"):
+        (tmp_path / folder).mkdir()
+    path = external_weights(tmp_path / "models" / "m.onnx").rename(tmp_path / "store" / "hash")
+    link = tmp_path / "models" / "m.onnx"
+    link.symlink_to(path)
+    Profile.of_model(link).save(tmp_path / "models" / "p.toml")
+    profile = Profile.load(tmp_path / "models" / "p.toml")
+    assert profile.model.path == str(link)
+    assert profile.model.name == "m"
+    profile.verify_model()
 
 
 @pytest.mark.parametrize("content", [b"", None])

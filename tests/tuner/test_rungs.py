@@ -97,3 +97,11 @@ def test_precision_is_known_to_change() -> None:
     for group in RUNGS[3].offer(FACTS, BASELINE):
         for candidate in group:
             assert candidate.changes_precision == ("bf16" in candidate.setting or "int8" in candidate.setting)
+
+
+def test_int8_is_offered_where_an_operator_gains() -> None:
+    """Without such an operator the rung has the other engine only; with strings it has nothing left."""
+    assert any("int8" in name for name in offers(3))
+    assert offers(3, replace(FACTS, int8=False))
+    assert not any("int8" in name for name in offers(3, replace(FACTS, int8=False)))
+    assert offers(3, replace(FACTS, int8=False, spec=spec(DType.BYTES, (None, 1)))) == []

@@ -17,7 +17,8 @@ import msgspec
 import tomli_w
 
 from tailcut.engines.base import EngineOptions
-from tailcut.errors import ModelFileError, ProfileError
+from tailcut.engines.files import check_kind, model_name
+from tailcut.errors import MissingProfileError, ModelFileError, ProfileError
 
 SCHEMA = 1
 _MOST_BUCKETS = 64
@@ -97,6 +98,7 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     path: str
     sha256: str
     name: str
+    weights: str | None = None  # a hash of samples of its external weights, where it has any
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,7 +117,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             ModelFileError: the file is missing, unreadable or empty.
         """
-        ref = ModelRef(path=str(path.resolve()), sha256=model_hash(path), name=name or path.name.split(".")[0])
+        # The last link stays: external weights lie beside it, as in the snapshots of a Hugging Face cache.
+        place = path.parent.resolve() / path.name
+        ref = ModelRef(path=str(place), sha256=model_hash(path), name=name or model_name(path))
         return cls(model=ref, settings=settings or Settings())
 
     @classmethod
@@ -128,7 +132,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         try:
             raw = _parsed(path)
         except FileNotFoundError:
-            raise ProfileError(f"{path}: no such profile") from None
+            raise MissingProfileError(f"{path}: no such profile") from None
         except (OSError, ValueError) as error:
             raise ProfileError(f"{path}: not a readable profile: {error}") from None
         except RecursionError:
@@ -145,8 +149,18 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ProfileError(f"{path}: not a valid profile: {error}") from None
         except RecursionError:
             raise ProfileError(f"{path}: not a valid profile: {_TOO_DEEP}") from None
-        model = (path.parent / profile.model.path).resolve()
-        return msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, path=str(model)))
+        model = path.parent / profile.model.path
+        place = str(model.parent.resolve() / model.name)
+        return msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, path=place))
+
+    def with_weights(self) -> "Profile":
+        """The profile with a hash of its model's external weights, so that others are not taken for those measured.
+
+        Raises:
+            ModelFileError: a file cannot be read.
+        """
+        found = _weights_hash(Path(self.model.path))
+        return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, weights=found))
 
     def verify_model(self) -> None:
         """Check that the model file is the one that was measured.
@@ -155,7 +169,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ModelFileError: it is missing, unreadable or empty.
             ProfileError: it is another model.
         """
-        if model_hash(Path(self.model.path)) != self.model.sha256:
+        path = Path(self.model.path)
+        same = model_hash(path) == self.model.sha256
+        if not same or (self.model.weights is not None and _weights_hash(path) != self.model.weights):
             raise ProfileError(
                 f"{self.model.path}: not the model that this profile was measured on (its hash differs): tune it again"
             )
@@ -198,19 +214,20 @@ def model_hash(path: Path) -> str:
     """SHA-256 of a model file, in hexadecimal.
 
     Raises:
-        ModelFileError: the file is missing, unreadable or empty.
+        ModelFileError: the file is missing, unreadable, empty, or of another kind.
     """
+    check_kind(path)
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such model file") from None
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if size == 0:
-        raise ModelFileError(f"{path}: the model file is empty")
-    return digest
+
+
+def _weights_hash(path: Path) -> str | None:
+    from tailcut.engines.graph import weights_hash  # noqa: PLC0415  onnx takes 0.2 s, and few models have such files
+
+    return weights_hash(path)
 
 
 def write_atomically(path: Path, text: str) -> None:

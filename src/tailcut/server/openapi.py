@@ -88,7 +88,7 @@ _HEADERS = {
 _TEXT, _NUMBER, _OBJECT = {"type": "string"}, {"type": "integer"}, {"type": "object"}
 _DTYPES = {"enum": "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 BF16 FP32 FP64 BYTES".split()}  # noqa: SIM905
 _SHAPE = _list(_NUMBER)
-_TENSOR = _object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE})
+_TENSOR = _object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, {"parameters": _OBJECT})
 _DATA: dict[str, Any] = {"data": {"type": "array"}, "parameters": _OBJECT}  # of a tensor; without data, it is elsewhere
 _DURATION = _object({"count": _NUMBER, "ns": _NUMBER})
 _CONFIG_TENSOR = _object({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE})
@@ -120,7 +120,7 @@ _SCHEMAS: dict[str, Any] = {
             "output": _list(_CONFIG_TENSOR),
             "instance_group": _list(_object({"name": _TEXT, "count": _NUMBER, "kind": _TEXT})),
         },
-        {"dynamic_batching": _OBJECT, "model_transaction_policy": _OBJECT},
+        {"dynamic_batching": _OBJECT, "model_transaction_policy": _OBJECT, "parameters": _OBJECT},
     ),
     "statistics": _object(
         {

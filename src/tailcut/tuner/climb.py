@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tailcut.engines import open_engine
+from tailcut.engines.edits import benefits_from_int8
+from tailcut.engines.graph import load_graph
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import closed_loop
 from tailcut.lab.describe import lengths_of, made_up_inputs, rows_of_data
@@ -123,12 +125,14 @@ class Climb:
             quota().cpus is not None,
             wanted.wire,
             lengths_of(self._spec, self._requests),
+            int8=benefits_from_int8(load_graph(wanted.model)),
         )
         self._rate = wanted.rate or 0.0
         self._capacity = 0.0  # of the baseline, requests a second
         self._records: list[RungRecord] = []
         self._verify_s = _VERIFY_SHARE * wanted.budget_s
         self._servers: dict[Settings, ServedProfile] = {}
+        self._unloadable: dict[str, str] = {}  # engines that cannot load the model, and why
         self._payload_cache: dict[Wire, list[Any]] = {}
 
     def run(self) -> Outcome:
@@ -256,6 +260,9 @@ class Climb:
             "samples": 0,
             "cost": None,
         }
+        engine = candidate.settings.engine.name
+        if engine in self._unloadable:
+            return entry | {"verdict": "rejected", "reason": self._unloadable[engine]}, False
         if not share_s:
             return entry | {"verdict": "skipped", "reason": "the budget was spent: give more with --budget"}, False
         began = time.monotonic()
@@ -266,6 +273,8 @@ class Climb:
             arms = [self._arm(one, wire) for one, wire in zip((best, candidate.settings), wires, strict=True)]
             found = self._check(candidate.settings)
         except (ServeError, TailcutError) as error:
+            if f"{engine} cannot load it" in str(error):  # whatever its other settings
+                self._unloadable[engine] = str(error)
             return entry | {"verdict": "rejected", "reason": str(error)}, False
         if not found.right:
             return entry | {"verdict": "rejected", "reason": f"wrong answers: {found.reason}"}, False

@@ -32,6 +32,7 @@ class Facts:
     wire: Literal["json", "binary", "any"] = "any"
     lengths: tuple[int, ...] = ()  # of the data's requests, along the free dimension beside the batch
     waits_us: tuple[int, ...] = ()  # for company, that may pay at the rate offered
+    int8: bool = True  # whether an operator of the model benefits from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +161,10 @@ def _simd(facts: Facts, best: Settings) -> Iterator[Group]:
                 "layout": "blocked",
             }
             group.append(_candidate(best, engine=engine | {"prepack": True, "spinning": True, "arena": True}))
-    group.append(_candidate(best, engine={"name": "onnxruntime", "precision": "int8"}))
-    yield group
+    if facts.int8:
+        group.append(_candidate(best, engine={"name": "onnxruntime", "precision": "int8"}))
+    if group:
+        yield group
 
 
 def _allocation(facts: Facts, best: Settings) -> Iterator[Group]:
