@@ -62,6 +62,27 @@ def test_save_then_compare(project: pytest.Pytester) -> None:
     assert "got slower" in (project.path / "r.html").read_text()
 
 
+def test_results_of_all_workers_are_saved(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pytest-xdist every worker's results reach the saved run, also those of a worker that died afterwards, and a
+    comparison fails in the worker as it does alone."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p xdist -p tailcut.pytest_plugin")
+    write(project, 1000)
+    project.makepyfile(test_more=TESTS.format(size=10), test_z="import os\n\ndef test_dies():\n    os._exit(1)\n")
+    done = project.runpytest_subprocess(QUICK, "-n2", "--tailcut-save=main", "--max-worker-restart=1")
+    done.assert_outcomes(passed=4, failed=1)
+    done.stdout.fnmatch_lines(["*workers measured beside each other*", "saved to .tailcut/main.json"])
+    record = json.loads((project.path / ".tailcut" / "main.json").read_text())
+    names = {one["name"] for one in record["functions"]}
+    assert names == {
+        f"test_{file}.py::test_{end}" for file in ("speed", "more") for end in ("sum", "two sum", "two max")
+    }
+    (project.path / "test_z.py").unlink()
+    write(project, 100_000)
+    slower = project.runpytest_subprocess(QUICK, "-n1", "--tailcut-compare=main", "-k", "test_speed and test_sum")
+    slower.assert_outcomes(failed=1)
+    assert "test_speed.py::test_sum got slower" in slower.stdout.str()
+
+
 def test_the_summary_has_every_function(project: pytest.Pytester) -> None:
     """Without options nothing is written, and the end of the run lists medians with their intervals."""
     write(project, 1000)

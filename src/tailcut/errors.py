@@ -1,4 +1,8 @@
-"""One tree of errors, each with a code that knows no transport: `server/` maps codes to HTTP, `cli/` to exit codes."""
+"""One tree of errors, each with a code that knows no transport: `server/` maps codes to HTTP, `cli/` to exit codes.
+
+A caller's mistake is one of Python's own errors too (ValueError, TypeError, FileNotFoundError, LookupError), and so is
+what passed its deadline (TimeoutError), so that code which knows nothing of Tailcut handles them.
+"""
 
 from enum import StrEnum
 from typing import ClassVar
@@ -28,11 +32,15 @@ class InvalidInputError(TailcutError, ValueError):
     code = Code.INVALID
 
 
+class InputTypeError(InvalidInputError, TypeError):
+    """An input of another type than the model or the call takes."""
+
+
 class ShapeMismatchError(InvalidInputError):
     """Two shapes that do not fit each other; the message names both."""
 
 
-class UnsupportedError(TailcutError):
+class UnsupportedError(TailcutError, ValueError):
     """A dtype, option or feature that this engine or machine does not have."""
 
     code = Code.UNSUPPORTED
@@ -44,25 +52,41 @@ class NotFoundError(TailcutError, LookupError):
     code = Code.NOT_FOUND
 
 
-class ModelFileError(TailcutError):
-    """A model file that is missing, empty or corrupt; the message names the file and the reason."""
+class ModelFileError(TailcutError, ValueError):
+    """A model file that is missing, empty, corrupt or of another kind; the message names the file and the reason."""
 
     code = Code.INVALID
 
 
-class ProfileError(TailcutError):
-    """A profile that cannot be used: corrupt, of another schema, or for another model."""
+class MissingModelFileError(ModelFileError, FileNotFoundError):
+    """A model file, or one with its weights, that is not there."""
+
+
+class ProfileError(TailcutError, ValueError):
+    """A profile that cannot be used: missing, corrupt, of another schema, or for another model."""
 
     code = Code.INVALID
 
 
-class UsageError(TailcutError):
+class MissingProfileError(ProfileError, FileNotFoundError):
+    """A profile that is not there."""
+
+
+class UsageError(TailcutError, ValueError):
     """A user's mistake on the command line or in a call: unknown file, bad flag, port in use."""
 
     code = Code.INVALID
 
 
-class TooLargeError(TailcutError):
+class ArgumentTypeError(UsageError, TypeError):
+    """An argument of another type than the call takes."""
+
+
+class MissingFileError(UsageError, FileNotFoundError):
+    """A file that a call or a command line names, and that is not there."""
+
+
+class TooLargeError(TailcutError, ValueError):
     """More bytes, rows or samples than a limit admits; the message carries both sizes."""
 
     code = Code.TOO_LARGE
@@ -80,7 +104,7 @@ class IllegalMoveError(TailcutError, RuntimeError):
     """A state machine was asked for a move that its table does not hold."""
 
 
-class QueueFullError(TailcutError):
+class QueueFullError(TailcutError):  # no mistake of the caller's, and Python has no error for it
     """No row is free, or the work could not meet its deadline; try again after `retry_after_s`.
 
     Until `opens_ns` (monotonic) the answer to a request like it would be the same.
@@ -106,5 +130,5 @@ class DeadlineExceededError(TailcutError, TimeoutError):
     code = Code.DEADLINE
 
 
-class EngineError(TailcutError):
+class EngineError(TailcutError, RuntimeError):
     """The engine raised while it ran a batch."""

@@ -3,6 +3,7 @@
 pytest loads this module in every run of whoever has Tailcut installed, so it imports nothing heavy until a test asks.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from tailcut.lab.microbench import Benchmark, Function
 
 _NOISE = 0.05
 _SECONDS = 0.5
+_ATTRIBUTE = "tailcut_benchmarks"  # of a test's report: JSON
 _FOLDER = ".tailcut"  # of baselines that have a name and no path
 
 
@@ -30,6 +34,7 @@ class Baselines:
         self.functions: list[dict[str, Any]] = []
         self.comparisons: list[dict[str, Any]] = []
         self.against: list[dict[str, Any]] = []
+        self.workers: set[str] = set()  # of pytest-xdist, that measured something
         self._last: dict[str, Any] = {}
         self._earlier: dict[str, Any] | None = None
         if self.compare is not None:
@@ -41,23 +46,32 @@ class Baselines:
             except UsageError as error:
                 raise pytest.UsageError(f"--tailcut-compare: {error}") from None
 
-    def add(self, name: str, found: "Benchmark") -> None:
-        """Keep what a test measured; fail the test where a function is slower than its baseline."""
+    def measured(self, name: str, found: "Benchmark") -> dict[str, Any]:
+        """What a test measured, as the record that its report carries, with the changes since the baseline."""
         from tailcut.lab.microbench_record import changes, microbench_record  # noqa: PLC0415
 
-        self._last = microbench_record(found, machine={}, command="pytest")
-        for one in self._last["functions"]:
+        record = microbench_record(found, machine={}, command="pytest")
+        for one in record["functions"]:
             one["name"] = _name(name, one["name"], alone=len(found.functions) == 1)
-        for one in self._last["comparisons"]:
+        for one in record["comparisons"]:
             one |= {side: _name(name, one[side], alone=False) for side in ("name", "to")}
-        self.functions += self._last["functions"]
-        self.comparisons += self._last["comparisons"]
-        if self._earlier is not None:
-            entries = changes(self._last, self._earlier, self.noise)
-            self.against += entries
-            slower = [self._slower(entry) for entry in entries if entry["verdict"] == "worse"]
-            if slower:
-                pytest.fail("\n".join(slower), pytrace=False)
+        entries = [] if self._earlier is None else changes(record, self._earlier, self.noise)
+        return record | {"against": entries}
+
+    def judge(self, record: Mapping[str, Any]) -> None:
+        """Fail the test where a function is slower than its baseline."""
+        slower = [self._slower(entry) for entry in record["against"] if entry["verdict"] == "worse"]
+        if slower:
+            pytest.fail("\n".join(slower), pytrace=False)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect what the tests measured, in this process and in pytest-xdist's workers, whose reports arrive here."""
+        for record in json.loads(getattr(report, _ATTRIBUTE, "[]")):
+            self.against += record.pop("against")
+            self._last = record
+            self.functions += record["functions"]
+            self.comparisons += record["comparisons"]
+            self.workers |= {report.node.gateway.id} if hasattr(report, "node") else set()
 
     def record(self) -> dict[str, Any]:
         """Everything measured in the session, in the form of `tailcut microbench --json`."""
@@ -90,6 +104,7 @@ class Baselines:
 
 
 _BASELINES = pytest.StashKey[Baselines]()
+_MEASURED = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -109,7 +124,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the baseline before any test runs: a wrong path is told at once."""
-    config.stash[_BASELINES] = Baselines(config)
+    baselines = config.stash[_BASELINES] = Baselines(config)
+    config.pluginmanager.register(baselines, "tailcut-baselines")
 
 
 @pytest.fixture
@@ -123,15 +139,31 @@ def tailcut_benchmark(request: pytest.FixtureRequest) -> "Callable[..., Benchmar
         from tailcut.lab import benchmark  # noqa: PLC0415  sessions without benchmarks load no numpy for this
 
         found = benchmark(candidates, seconds=baselines.seconds if seconds is None else seconds)
-        baselines.add(request.node.nodeid, found)
+        record = baselines.measured(request.node.nodeid, found)
+        request.node.stash.setdefault(_MEASURED, []).append(record)
+        baselines.judge(record)
         return found
 
     return measure
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.TestReport, pytest.TestReport]":
+    """Have the test's report carry what it measured: reports reach the process that saves, results alone do not."""
+    report = yield
+    records = item.stash.get(_MEASURED, [])
+    if records:
+        import orjson  # noqa: PLC0415  as above
+
+        setattr(report, _ATTRIBUTE, orjson.dumps(records).decode())  # pytest-xdist passes plain values only
+        item.stash[_MEASURED] = []
+    return report
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Save and report."""
-    session.config.stash[_BASELINES].finish()
+    """Save and report, in the process that has all results."""
+    if not hasattr(session.config, "workerinput"):
+        session.config.stash[_BASELINES].finish()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -151,6 +183,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         elif baselines.compare is not None:
             line += "  not in the baseline"
         terminalreporter.write_line(line)
+    if len(baselines.workers) > 1:
+        terminalreporter.write_line(
+            f"{len(baselines.workers)} workers measured beside each other, and so each other: give benchmarks a run of "
+            "their own (-n 0)"
+        )
     for word, path in (("saved to", baselines.save), ("report:", baselines.report)):
         if path is not None:
             terminalreporter.write_line(f"{word} {os.path.relpath(path)}")

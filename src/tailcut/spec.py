@@ -90,11 +90,15 @@ class RowEvidence:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One named input or output; `shape` includes the batch dimension where the model has one."""
+    """One named input or output; `shape` includes the batch dimension where the model has one.
+
+    `classes` are those that the columns of an output stand for, where the file names them.
+    """
 
     name: str
     dtype: DType
     shape: Shape
+    classes: tuple[str | int, ...] = ()
     first_axis: str = field(default="", compare=False)  # what the model calls its first dimension; "" where unnamed
 
     @cached_property

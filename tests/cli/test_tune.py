@@ -101,8 +101,12 @@ def test_the_report_stands_beside_it(tuned: tuple[dict, str], folder: Path) -> N
 
 
 def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
-    """An interrupted tune writes a profile that serves, says that it is not verified, and leaves with 130."""
-    command = [*TUNE, "mlp.onnx", "--budget", "60s", "-o", "stopped.toml", "--report", "stopped.html", "--json"]
+    """An interrupted tune writes a profile that serves, says that it is not verified, and leaves with 130.
+
+    The model's name needs percent-encoding in every URL.
+    """
+    model = perceptron([16, 32, 4], folder / "a b% 模型?.onnx")
+    command = [*TUNE, model.name, "--budget", "60s", "-o", "stopped.toml", "--report", "stopped.html", "--json"]
     child = subprocess.Popen(  # in a session of its own, where SIGINT is not ignored as in a background job
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

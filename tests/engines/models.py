@@ -197,3 +197,46 @@ def nonzero(path: Path) -> Path:
     """x float32 [4, 2] -> where int64 [2, as many as are not zero]: an output whose size the values decide."""
     nodes = [helper.make_node("NonZero", ["x"], ["where"])]
     return save(path, nodes, [value("x", DType.FP32, (4, 2))], [value("where", DType.INT64, (2, None))])
+
+
+def zipmap(path: Path, labels: list[str] | list[int], name: str = "output_probability") -> Path:
+    """x float32 [batch, 4] -> output_label [batch] and maps of the scores, as scikit-learn's converter writes it."""
+    random = np.random.default_rng(0)
+    kind = "strings" if isinstance(labels[0], str) else "int64s"
+    key = TensorProto.STRING if kind == "strings" else TensorProto.INT64
+    keys = {f"classlabels_{'strings' if kind == 'strings' else 'ints'}": labels}
+    count = len(labels)
+    nodes = [
+        helper.make_node(
+            "LinearClassifier",
+            ["x"],
+            ["output_label", "probabilities"],
+            domain="ai.onnx.ml",
+            coefficients=random.standard_normal(count * 4).astype(np.float32).tolist(),
+            intercepts=random.standard_normal(count).astype(np.float32).tolist(),
+            post_transform="SOFTMAX",
+            multi_class=1,
+            **keys,
+        ),
+        helper.make_node("ZipMap", ["probabilities"], [name], domain="ai.onnx.ml", **{f"classlabels_{kind}": labels}),
+    ]
+    maps = helper.make_map_type_proto(key, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    outputs = [
+        helper.make_tensor_value_info("output_label", key, [1]),  # one label, as LightGBM's converter has it
+        helper.make_value_info(name, helper.make_sequence_type_proto(maps)),
+    ]
+    graph = helper.make_graph(nodes, path.stem, [value("x", DType.FP32, (None, 4))], outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 1)], ir_version=8), path)
+    return path
+
+
+def constants(path: Path) -> Path:
+    """x float32 [batch, 64] -> y float32 [batch, 32]; the weights are a Constant node, as some exporters have them."""
+    weights = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(weights, "")),
+        helper.make_node("Constant", [], ["shift"], value_float=0.5),
+        helper.make_node("MatMul", ["x", "w"], ["product"]),
+        helper.make_node("Add", ["product", "shift"], ["y"]),
+    ]
+    return save(path, nodes, [value("x", DType.FP32, (None, 64))], [value("y", DType.FP32, (None, 32))])

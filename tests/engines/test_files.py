@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +14,8 @@ from onnx import TensorProto, helper
 from tests.engines import models
 
 from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.base import U8Input
+from tailcut.engines.graph import weights_hash
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType
 
@@ -50,7 +54,94 @@ def test_empty(options: EngineOptions, tmp_path: Path) -> None:
 
 def test_folder(options: EngineOptions, tmp_path: Path) -> None:
     """A folder instead of a file."""
-    assert "directory" in refusal(tmp_path, options)
+    assert refusal(tmp_path, options) == "a directory, not an ONNX model: name an ONNX file"
+
+
+def zipped(path: Path, *names: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+
+
+TORCH, PICKLE, IR = "export it with torch.onnx.export", "pickles are never loaded", "name the ONNX file that it was"
+# The name of a file; its bytes, or the names in its zip archive; what it is; what to do. Names lie where bytes tell.
+KINDS = [
+    ("a.pt", ["model/data.pkl", "model/data/0"], "a PyTorch file", TORCH),
+    ("a.onnx", ["model/data.pkl", "model/code/m.py", "model/constants.pkl"], "a TorchScript model", TORCH),
+    ("a.pth", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "a PyTorch file", TORCH),
+    ("a.pkl", b"\x80\x04\x95\x10\x00", "a Python pickle", PICKLE),
+    ("a.onnx", b"\x80\x05\x95\x10\x00", "a Python pickle", PICKLE),
+    ("a.joblib", b"\x78\x9c123456789", "a joblib pickle", PICKLE),
+    ("a.pickle", b"(lp0\n.", "a Python pickle", PICKLE),
+    ("a.h5", b"\x89HDF\r\n\x1a\n00000", "an HDF5 file, as Keras writes them", "tf2onnx"),
+    ("a.keras", ["metadata.json", "config.json", "model.weights.h5"], "a Keras model", "tf2onnx"),
+    ("a.tflite", b"\x1c\0\0\0TFL3\x14\0", "a TensorFlow Lite model", "tf2onnx --tflite"),
+    ("a.pb", b"\x0a\x05\x0a\x03abc", "a TensorFlow graph", "tf2onnx"),
+    ("a.xml", b'<?xml version="1.0"?>\n<net name="m" version="11">', "an OpenVINO IR", IR),
+    ("a.onnx", b'<net name="m" version="11">', "an OpenVINO IR", IR),
+    ("a.bin", b"\0" * 64, "a file of weights without a graph", "export the model to ONNX"),
+    ("a.safetensors", (40).to_bytes(8, "little") + b'{"w":1}' + b" " * 60, "(safetensors)", "optimum-cli export onnx"),
+    ("a.gguf", b"GGUF\x03\0\0\0", "a GGUF language model", "export the original model to ONNX"),
+    ("a.mlmodel", b"\x08\x04\x12\x02ab", "a Core ML model", "export the original model to ONNX"),
+    ("a.engine", b"ftrt\0\0\0\0", "a TensorRT engine", IR),
+    ("a.plan", b"\0\0\0\0\0", "a TensorRT engine", IR),
+    ("a.ort", b"\x20\0\0\0ORTM", "onnxruntime's own format", IR),
+    ("a.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer", "git lfs pull"),
+    ("a.onnx", b"<!DOCTYPE html><html>", "a web page", "fetch the file again"),
+    ("a.onnx", b"\x1f\x8b\x08\0", "a gzip archive", "unpack it"),
+    ("a.zip", ["model.onnx"], "a zip archive", "unpack it"),
+    ("a.npz", ["x.npy"], "a file of numpy arrays", "--data"),
+    ("a.npy", b"\x93NUMPY\x01\0", "a numpy array", "--data"),
+    ("a.txt", b"tree\nversion=v4\n", "a LightGBM model", "convert_lightgbm"),
+    ("m.onnx.data", b"\0" * 99, "a file of weights without a graph", "/m.onnx"),
+    ("m.onnx_data", b"\0" * 99, "a file of weights without a graph", "/m.onnx"),
+    ("m.onnx_data_1", b"\0" * 99, "a file of weights without a graph", "/m.onnx"),
+    ("other.data", b"\0" * 99, "a file of weights without a graph", "name the .onnx file beside it"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "what", "advice"), KINDS, ids=lambda value: str(value)[:16])
+def test_other_kinds_of_files(tmp_path: Path, name: str, content: bytes | list[str], what: str, advice: str) -> None:
+    """Files of other kinds are named for what they are, by content before by name, with the next step; none is read."""
+    models.perceptron([4, 2], tmp_path / "m.onnx")
+    path = tmp_path / name
+    path.write_bytes(content) if isinstance(content, bytes) else zipped(path, *content)
+    reason = refusal(path, EngineOptions())
+    assert what in reason
+    assert "not an ONNX model" in reason
+    assert advice in reason
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        (["onnx/model.onnx", "config.json"], "name {}/onnx/model.onnx"),
+        (["model.onnx"], "name {}/model.onnx"),
+        (["a.onnx", "b.onnx"], "name {}/a.onnx or {}/b.onnx"),
+        (["1/model.onnx", "config.pbtxt"], "name {}/1/model.onnx"),
+        (["saved_model.pb", "variables/variables.index"], "a TensorFlow SavedModel (a directory)"),
+        (["Manifest.json", "Data/m.mlmodel"], "a Core ML package (a directory)"),
+        (["config.json", "model.safetensors"], "a Hugging Face model without an ONNX file (a directory)"),
+        (["m.xml", "m.bin"], "a directory with an OpenVINO IR"),
+    ],
+)
+def test_kinds_of_folders(tmp_path: Path, files: list[str], what: str) -> None:
+    """A folder is named for what it holds; where it holds ONNX files, so are they."""
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"x")
+    assert what.format(tmp_path, tmp_path) in refusal(tmp_path, EngineOptions())
+
+
+def test_a_model_by_another_name(options: EngineOptions, tmp_path: Path) -> None:
+    """What is ONNX by its content is loaded, whatever it is called."""
+    path = models.perceptron([4, 2], tmp_path / "m.onnx").rename(tmp_path / "model.pt")
+    open_engine(path, options).close()
+
+
+def test_a_device_is_no_model(options: EngineOptions) -> None:
+    """What is no regular file is not read at all: it may never end."""
+    assert "not a regular file" in refusal(Path("/dev/zero"), options)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -85,6 +176,8 @@ def test_random_and_flipped_bytes(options: EngineOptions, tmp_path: Path) -> Non
 import random, sys
 from pathlib import Path
 from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.base import U8Input
+from tailcut.engines.graph import weights_hash
 from tailcut.errors import TailcutError
 data, path, noise = Path({str(path)!r}).read_bytes(), Path({str(tmp_path / "bad.onnx")!r}), random.Random(0)
 bad = [noise.randbytes(noise.randrange(1, 400)) for _ in range(60)]
@@ -145,7 +238,7 @@ def test_external_weights_cut_short(options: EngineOptions, tmp_path: Path) -> N
     assert "m.onnx.data" in refusal(path, options)
 
 
-@pytest.mark.parametrize("location", ["../secret.data", "/etc/hostname"])
+@pytest.mark.parametrize("location", ["../secret.data", "/etc/hostname", "x/../../secret.data"])
 def test_external_weights_outside(options: EngineOptions, tmp_path: Path, location: str) -> None:
     """A model cannot read files outside its own folder."""
     (tmp_path / "secret.data").write_bytes(b"x" * 20_000)
@@ -159,6 +252,85 @@ def test_external_weights_outside(options: EngineOptions, tmp_path: Path, locati
                 entry.value = location
     path.write_bytes(model.SerializeToString())
     assert "outside" in refusal(path, options)
+
+
+def in_cache(folder: Path, *, file: str = "onnx/model.onnx") -> Path:
+    """A model and its weights as the Hugging Face cache keeps them: links in a snapshot to files of a hash's name."""
+    blobs, model = folder / "blobs", folder / "snapshots" / "0a1b" / file
+    model.parent.mkdir(parents=True)
+    blobs.mkdir()
+    models.external_weights(folder / "model.onnx")
+    for number, name in enumerate(("model.onnx", "model.onnx.data")):
+        (folder / name).rename(blobs / f"hash{number}")
+        up = "../" * len(model.parent.relative_to(folder).parts)
+        (model.parent / name).symlink_to(f"{up}blobs/hash{number}")
+    return model
+
+
+@pytest.mark.parametrize("change", [{}, {"precision": "int8"}, {"u8_input": U8Input()}], ids=str)
+@pytest.mark.parametrize("file", ["model.onnx", "onnx/model.onnx"])
+def test_the_hugging_face_cache(options: EngineOptions, tmp_path: Path, change: dict, file: str) -> None:
+    """Models of its snapshots load with their weights, as they are and edited."""
+    x = np.ones((2, 64), np.uint8 if "u8_input" in change else np.float32)
+    results = []
+    for path in (models.external_weights(tmp_path / "plain.onnx"), in_cache(tmp_path / "models--a--b", file=file)):
+        engine = open_engine(path, msgspec.structs.replace(options, **change))
+        results.append(engine.run({"x": x})["y"])
+        engine.close()
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_graph_beside_links_into_the_cache(options: EngineOptions, tmp_path: Path) -> None:
+    """A snapshot's model that is a file of its own may have weights that are links into the cache's store."""
+    path = in_cache(tmp_path)
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    open_engine(path, options).close()
+
+
+def test_a_link_to_a_model_elsewhere(options: EngineOptions, tmp_path: Path) -> None:
+    """Weights lie beside the file that the link leads to."""
+    (tmp_path / "store").mkdir()
+    link = tmp_path / "current.onnx"
+    link.symlink_to(models.external_weights(tmp_path / "store" / "m.onnx"))
+    open_engine(link, options).close()
+
+
+@pytest.mark.parametrize("target", ["../secret.data", "/etc/hostname"])
+def test_weights_that_are_links_to_elsewhere(options: EngineOptions, tmp_path: Path, target: str) -> None:
+    """A link out of the model's folder is followed nowhere but into the cache's own store."""
+    (tmp_path / "secret.data").write_bytes(b"x" * 20_000)
+    folder = tmp_path / "snapshots"  # looks like the cache, but has no store
+    folder.mkdir()
+    path = models.external_weights(folder / "m.onnx")
+    (folder / "m.onnx.data").unlink()
+    (folder / "m.onnx.data").symlink_to(target)
+    assert "is a link to a file outside the model's folder" in refusal(path, options)
+
+
+def test_a_store_that_is_a_link(options: EngineOptions, tmp_path: Path) -> None:
+    """A folder that only looks like the cache leads nowhere: the store is a folder of its own, and no link."""
+    path = in_cache(tmp_path / "cache")
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    (tmp_path / "cache" / "blobs").rename(tmp_path / "elsewhere")
+    (tmp_path / "cache" / "blobs").symlink_to(tmp_path / "elsewhere")
+    assert "is a link to a file outside the model's folder" in refusal(path, options)
+
+
+def test_other_weights_are_another_model(tmp_path: Path) -> None:
+    """A change in any tensor's first or last bytes changes the hash; a model without such files has none."""
+    path = models.external_weights(tmp_path / "m.onnx")
+    data = tmp_path / "m.onnx.data"
+    content, found = data.read_bytes(), {weights_hash(path)}
+    for place in (0, len(content) - 1):
+        data.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        found.add(weights_hash(path))
+    assert len(found) == 3
+    assert None not in found
+    assert weights_hash(models.perceptron([4, 2], tmp_path / "whole.onnx")) is None
 
 
 def test_unsupported_type(options: EngineOptions, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_u8_input_of_an_output(tmp_path: Path, engine: str) -> None:
 def test_u8_input_that_makes_no_sense(tmp_path: Path, engine: str) -> None:
     """A model without a float32 input, and a scale for each channel of an input without channels, are refused."""
     whole = models.identity(DType.INT64, (None, 3), tmp_path / "whole.onnx")
-    with pytest.raises(UnsupportedError, match="needs a model with a float32 input"):
+    with pytest.raises(UnsupportedError, match="needs a model with a float32 or float16 input"):
         open_engine(whole, EngineOptions(name=engine, u8_input=U8Input()))
     flat = models.identity(DType.FP32, (None,), tmp_path / "flat.onnx")
     with pytest.raises(UnsupportedError, match="no channel axis"):

@@ -24,7 +24,7 @@ from tailcut.wire.v2 import InferRequest, encode_response, parse_lead, parse_req
 from tailcut.wire.v2_grpc import read_request
 from tailcut.wire.v2_grpc_form import Form, read_lead
 
-STATUSES = {400, 413, 414, 417, 431, 501}
+STATUSES = {400, 413, 414, 417, 431, 501, 505}
 LIMIT = 10_000
 
 
@@ -228,14 +228,23 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
             _HEAD + b"Content-Length: 12\r\nInference-Header-Content-Length: 0\r\n\r\n",
             _HEAD + b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\nConnection: close, x\r\n\r\n",
             b"GET http://x/v2?a=b HTTP/1.0\r\nHost: [::1]:80\r\n\r\n",
+            _HEAD + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 4 \t\r\n\r\n",
+            b"GET /v2 HTTP/2.0\r\nHost:\tx \r\n\r\n",
         ],
     ),
-    "chunked": (chunked, [b"\x40" + b"4;name=value\r\nWiki\r\n6\r\npedia \r\n0\r\nTrailer: x\r\n\r\nGET /"]),
+    "chunked": (
+        chunked,
+        [
+            b"\x40" + b"4;name=value\r\nWiki\r\n6\r\npedia \r\n0\r\nTrailer: x\r\n\r\nGET /",
+            b"\x20" + b'4 ; a = "b\\"; c";d\r\nWiki\r\n00\r\nA: b\r\nC:\td\r\n\r\n\r\nGET /',
+        ],
+    ),
     "http2": (
         http2,
         [
             _frames((1, 4, 1, _CALL), (0, 1, 1, b"\0\0\0\0\1x"), (8, 0, 0, bytes([0, 0, 0, 9])), (6, 0, 0, bytes(8))),
             _frames((1, 0, 1, _CALL[:5]), (9, 4, 1, _CALL[5:]), (0, 8, 1, b"\2ab" + bytes(2)), (3, 0, 1, bytes(4))),
+            _frames((1, 5, 1, _CALL + b"\x01\1x\x0f\x17\1x"), (1, 5, 3, _CALL + b"\x01\1x\x0f\x17\1y")),
             _frames((4, 0, 0, b"\0\4\0\0\0\5"), (1, 5, 1, _CALL), (1, 5, 3, b"\xbf\xbe\x83\x86"), (7, 0, 0, bytes(8))),
         ],
     ),

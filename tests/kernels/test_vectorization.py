@@ -197,7 +197,7 @@ def test_the_code_that_is_read_is_the_code_that_runs():
     """Compiling again with lines changes no instruction of what numba runs."""
     axpy.compile(f"void(float32,{PAIR})")
     arguments = axpy.signatures[0]
-    text, symbol = _compile_with_lines(axpy, arguments)
+    text, symbol, _ = _compile_with_lines(axpy, arguments)
     running = axpy.inspect_asm(arguments)
     own = re.search(r"^\s+\.globl\s+(\S*axpy\S*)$", running, re.MULTILINE)[1]
 

@@ -126,7 +126,7 @@ def test_rows_of_data_are_single_requests() -> None:
     ("change", "words"),
     [
         ({"x": None}, "no array 'x'"),
-        ({"x": np.zeros((5, 3))}, r"'x' of the data file is float64 \[5, 3\], the model takes"),
+        ({"x": np.zeros((5, 3), "S1")}, r"'x' of the data file is \|S1 \[5, 3\], the model takes FP32"),
         ({"x": np.zeros((5, 4), np.float32)}, r"float32 \[5, 4\], the model takes"),
         ({"x": np.zeros((0, 3), np.float32)}, "no rows"),
     ],

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.forked import fork, succeeded
 
 from tailcut.errors import CapacityError, InvalidInputError, ShapeMismatchError
 from tailcut.memory.aligned import AlignedMatrix, aligned_empty
@@ -117,3 +118,12 @@ def test_empty_matrix(shape: tuple[int, int]) -> None:
     """A matrix without elements is refused."""
     with pytest.raises(InvalidInputError, match="at least one row and column"):
         AlignedMatrix(*shape)
+
+
+@pytest.mark.parametrize("huge_pages", [False, True])
+def test_a_forked_child_writes_into_its_own_copy(huge_pages: bool) -> None:
+    """Also in arrays of several MiB, which are mapped: the parent's values stay."""
+    array = aligned_empty(1 << 20, np.float32, huge_pages=huge_pages)
+    array.fill(1)
+    assert succeeded(fork(lambda: array.fill(2)))
+    assert (array == 1).all()

@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from tests.forked import fork, succeeded
 
 from tailcut.errors import CapacityError, InvalidInputError, ReleasedError
 from tailcut.memory.pool import BufferPool, TensorBuffer
@@ -146,3 +147,13 @@ def test_one_buffer_released_by_many_threads_is_released_once() -> None:
             thread.join()
         assert len(done) == 1
         assert pool.statistics().idle == 1
+
+
+def test_a_forked_child_gives_back_although_another_thread_did_so_then() -> None:
+    """The lock of a thread that the child does not have is not waited for."""
+    pool = BufferPool(1, 8)
+    buffer = pool.acquire()
+    with pool._returning:
+        child = fork(lambda: pool.release(buffer))
+    assert succeeded(child)
+    pool.release(buffer)

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.forked import fork, succeeded
 
 from tailcut.errors import CapacityError, InvalidInputError, UnsupportedError
 from tailcut.memory.region import OwnRegion, check_prefix, sweep
@@ -101,3 +103,23 @@ def test_a_forked_child_leaves_it_to_its_parent(tmp_path: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert (tmp_path / region.name).exists()
     region.close()
+
+
+def test_a_forked_child_does_not_keep_it_from_being_swept(tmp_path: Path) -> None:
+    """Its maker's lock ends with its maker, although the maker's child lives on."""
+    region = OwnRegion("mine-", 64, folder=tmp_path)
+    ours, childs = socket.socketpair()
+
+    def live_on() -> None:
+        ours.close()
+        childs.send(b"here")
+        childs.recv(1)
+
+    child = fork(live_on)
+    childs.close()
+    assert ours.recv(4) == b"here"
+    region.forked()  # as when the maker is killed, and its descriptors are closed
+    sweep("mine-", tmp_path)
+    assert not (tmp_path / region.name).exists()
+    ours.close()
+    assert succeeded(child)

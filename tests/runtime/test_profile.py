@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.engines.models import external_weights, perceptron
 
 from tailcut.engines.base import EngineOptions, U8Input
 from tailcut.errors import ModelFileError, ProfileError
@@ -50,6 +51,34 @@ def test_another_model_is_told_apart(model: Path, tmp_path: Path) -> None:
     model.write_bytes(b"other bytes")
     with pytest.raises(ProfileError, match="hash"):
         Profile.load(tmp_path / "p.toml").verify_model()
+
+
+def test_other_weights_are_told_apart(tmp_path: Path) -> None:
+    """With a hash of its external weights a profile refuses the same graph with others; without one it takes them."""
+    path = external_weights(tmp_path / "m.onnx")
+    plain = Profile.of_model(path)
+    plain.with_weights().save(tmp_path / "p.toml")
+    profile = Profile.load(tmp_path / "p.toml")
+    profile.verify_model()
+    data = tmp_path / "m.onnx.data"
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    plain.verify_model()
+    with pytest.raises(ProfileError, match="not the model that this profile was measured on"):
+        profile.verify_model()
+
+
+def test_a_model_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    """Its weights may lie beside the link only, so the profile names the link and not where it leads."""
+    for folder in ("store", "models"):
+        (tmp_path / folder).mkdir()
+    path = external_weights(tmp_path / "models" / "m.onnx").rename(tmp_path / "store" / "hash")
+    link = tmp_path / "models" / "m.onnx"
+    link.symlink_to(path)
+    Profile.of_model(link).save(tmp_path / "models" / "p.toml")
+    profile = Profile.load(tmp_path / "models" / "p.toml")
+    assert profile.model.path == str(link)
+    assert profile.model.name == "m"
+    profile.verify_model()
 
 
 @pytest.mark.parametrize("content", [b"", None])
@@ -116,3 +145,38 @@ def test_describe_names_what_differs() -> None:
     """Only what was turned is shown."""
     settings = Settings(engine=EngineOptions(threads=2), batching=BatchingSettings(max_batch=8))
     assert settings.describe() == "engine.threads=2 batching.max_batch=8"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 100_000,
+        "x = " + "{a=" * 100_000,
+        "[evidence]\nx = " + "[" * 900 + "]" * 900,
+        ".".join(["a"] * 300_000) + " = 1",
+        "[" + " . ".join(["'a'"] * 300_000) + "]",
+        "x = {" + ".".join(['"a"'] * 300_000) + " = 1}",
+        "x = " + "1" * 100_000,
+        "#" * (17 << 20),
+    ],
+    ids=["arrays", "tables", "evidence", "key", "header", "inline", "digits", "size"],
+)
+def test_a_file_made_to_break_parsers_is_one_line(tmp_path: Path, text: str) -> None:
+    """Refused in a moment, with a short reason."""
+    path = tmp_path / "deep.toml"
+    path.write_text(f"schema = 1\n{text}\n")
+    with pytest.raises(ProfileError, match=r"^[^\n]*deep\.toml: not a [^\n]{1,200}$"):
+        Profile.load(path)
+
+
+@pytest.mark.parametrize("number", ["9" * 4000, "0x" + "f" * 100_000, "-" + "9" * 30])
+def test_a_number_of_any_size_is_one_line(tmp_path: Path, number: str) -> None:
+    """As a setting and as the schema."""
+    Profile.of_model(perceptron([4, 8, 3], tmp_path / "mlp.onnx")).save(tmp_path / "good.toml")
+    good = (tmp_path / "good.toml").read_text()
+    for name, before in (("max_batch", "max_batch = 1"), ("schema", "schema = 1")):
+        assert before in good
+        path = tmp_path / f"{name}.toml"
+        path.write_text(good.replace(before, f"{name} = {number}"))
+        with pytest.raises(ProfileError, match=r"^[^\n]{1,400}$"):
+            Profile.load(path)

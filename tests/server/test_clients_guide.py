@@ -23,5 +23,5 @@ def test_snippets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         exec(compile(running, "clients.md", "exec"), {"__name__": "clients"})
         assert server.stop() == 0
     promised = PROMISE.findall(program)
-    assert len(promised) == 8
+    assert len(promised) == 9
     assert capsys.readouterr().out.splitlines() == promised

@@ -9,6 +9,7 @@ import itertools
 import re
 import socket
 import time
+import types
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -260,6 +261,44 @@ def test_any_conversation_in_any_pieces(echo: Path, data: st.DataObject) -> None
         await asyncio.gather(*(talk(number) for number in range(3)))
 
     running(story, echo)
+
+
+def test_dates_go_on_there(echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers on the way, refusals among them, carry the date of their second, as those of the other way do."""
+    clock = types.SimpleNamespace(time=lambda: second, monotonic_ns=time.monotonic_ns, sleep=time.sleep)
+    monkeypatch.setattr("tailcut.server.hub.time", clock)
+    second = 1_000_000_000
+
+    async def date(client: Client) -> bytes:
+        row = client.row()
+        await client.send(client.request(row))
+        _, head, _ = await client.read()
+        (line,) = re.findall(rb"\r\nDate: ([^\r]*)", head)
+        return line
+
+    async def story(hub: Hub) -> None:
+        nonlocal second
+        clients = [await Client(hub, number).connect() for number in range(2)]
+        await clients[0].settle()
+        assert hub.site.counts.express == 1
+        model = hub.site.served("echo").model
+        for second, expected in (  # noqa: B007  what the clock says
+            (1_000_000_000, b"Sun, 09 Sep 2001 01:46:40 GMT"),
+            (2_000_000_000, b"Wed, 18 May 2033 03:33:20 GMT"),
+        ):
+            while await date(clients[0]) != expected:
+                pass  # the clock is read four times a second
+            assert await date(clients[1]) == expected
+            taken = [model.reserve(1, apart=True) for _ in range(model.slab.rows - model.slab.in_use)]
+            assert await date(clients[0]) == expected
+            assert hub.site.counts.replies[503] >= 1
+            for row in taken:
+                model.give_back(row)
+        assert hub.site.counts.express >= 1
+        for client in clients:
+            client.close()
+
+    running(story, echo, rows=16)
 
 
 def test_a_refusal_leaves_them_on_the_way(echo: Path) -> None:

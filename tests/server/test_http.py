@@ -3,6 +3,8 @@
 import json
 import socket
 import struct
+import time
+from email.utils import parsedate_to_datetime
 
 import numpy as np
 import pytest
@@ -37,10 +39,14 @@ FRAMING = {
     "many headers": (head(*[f"A{i}: b" for i in range(150)]), 431),
     "long URL": (head(start="GET /" + "a" * 9000 + " HTTP/1.1"), 414),
     "TLS": (bytes.fromhex("160301020001"), 400),
-    "upgrade": (head("Upgrade: h2c", "Connection: Upgrade"), 400),
+    "other version": (head(start="GET /v2 HTTP/2.0"), 505),
     "CONNECT": (head(start="CONNECT x:1 HTTP/1.1"), 400),
     "expectation": (head("Expect: something"), 417),
     "bad chunk": (head("Transfer-Encoding: chunked") + b"zz\r\n", 400),
+    "bad trailer": (head("Transfer-Encoding: chunked") + b"0\r\nX : y\r\n\r\n", 400),
+    "many empty lines": (b"\r\n" * 9 + head(start="GET /v2 HTTP/1.1"), 400),
+    "CR before a request line": (b"\r" + head(start="GET /v2 HTTP/1.1"), 400),
+    "length 2^50": (head("Content-Length: 1125899906842624"), 413),
     "chunked over the limit": (head("Transfer-Encoding: chunked") + b"200000\r\n", 413),
 }
 
@@ -132,6 +138,101 @@ def test_chunked_bodies_are_answered(server: Server) -> None:
         assert answer.status == 200
         assert answer.json()["outputs"][0]["shape"] == [1, 3]
         assert wire.read().status == 200
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_an_upgrade_is_ignored(server: Server, close: bool) -> None:
+    """Java's client and `curl --http2` offer h2c with their first request: it is answered over HTTP/1.1, a body too."""
+    lines = ["Connection: Upgrade, HTTP2-Settings" + ", close" * close, "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"]
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]})
+    for request in (
+        head(*lines, start="GET /v2 HTTP/1.1"),
+        raw_request("mlp", bytes(16), *lines),
+        json_request("mlp", body, *lines),
+        head("Transfer-Encoding: chunked", *lines) + f"{len(body):x}\r\n{body}\r\n0\r\n\r\n".encode(),
+    ):
+        with server.connect() as wire:
+            answer = wire.ask(request)
+            assert answer.status == 200
+            assert "upgrade" not in answer.headers
+            assert answer.headers.get("connection") == ("close" if close else None)
+            if close:
+                assert wire.closed()
+            else:
+                assert wire.ask(request).status == 200
+
+
+def test_empty_lines_before_a_request(server: Server) -> None:
+    """Eight are read past, before the first request and behind each one; more are no HTTP."""
+    with server.connect() as wire:
+        for _ in range(20):
+            assert wire.ask(b"\r\n" * 8 + GOOD).status == 200
+        for _ in range(20):
+            assert wire.ask(b"\r\n" + head(start="GET /nowhere HTTP/1.1")).status == 404
+        wire.send(GOOD + b"\r\n" + HEALTH + b"\r\n\r\n" + GOOD + b"\r\n")
+        assert [wire.read().status for _ in range(3)] == [200, 200, 200]
+        wire.send(b"\r\n" * 4)
+        assert wire.ask(b"\r\n" * 4 + HEALTH).status == 400
+        assert wire.closed()
+
+
+def test_every_answer_has_its_date(server: Server) -> None:
+    """Of whatever kind and status, over every way, on one line, and not of another time than now."""
+    questions = [
+        HEALTH,
+        head(start="HEAD /v2 HTTP/1.1"),
+        head(start="GET /metrics HTTP/1.1"),
+        head(start="GET /nowhere HTTP/1.1"),
+        head(start="DELETE /v2 HTTP/1.1"),
+        json_request("mlp", {"inputs": []}),
+        json_request("mlp", {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}),
+        raw_request("none", bytes(16)),
+        raw_request("mlp", bytes(17)),
+        raw_request("mlp", bytes(160)),
+        raw_request("big", bytes(200_000)),
+        *[raw_request("mlp", bytes(16))] * 10,
+        raw_request("mlp", bytes(16), "Connection: close"),
+        head("Content-Length: 2000000"),
+        head("Content-Length: +4"),
+    ]
+    for question in questions:
+        with server.connect() as wire:
+            for _ in range(1 if b"close" in question else 2):
+                wire.send(question)
+                while b"\r\n\r\n" not in wire.pending():
+                    wire.more()
+                lines = wire.pending().partition(b"\r\n\r\n")[0].split(b"\r\n")
+                (date,) = [line[6:].decode() for line in lines if line.lower().startswith(b"date: ")]
+                assert abs(parsedate_to_datetime(date).timestamp() - time.time()) < 5
+                if question.startswith(b"HEAD") or b"\r\nConnection: close" in wire.pending():
+                    break
+                wire.read()
+
+
+@pytest.mark.parametrize("target", ["http://x/v2", "http://other:1/v2", "HTTP://x:8000/v2?a=b"])
+def test_an_absolute_target(server: Server, target: str) -> None:
+    """As a proxy would send it: its authority goes before Host, and both mean this server."""
+    with server.connect() as wire:
+        assert wire.ask(head(start=f"GET {target} HTTP/1.1")).json()["name"] == "tailcut"
+
+
+def test_a_client_that_ends_its_side_is_answered(server: Server) -> None:
+    """Over TCP: every answer comes, then the connection is closed."""
+    row = np.arange(4, dtype=np.float32).tobytes()
+    for data, count in (
+        (GOOD, 1),
+        (raw_request("mlp", row), 1),
+        (raw_request("big", bytes(200_000)), 1),
+        (raw_request("mlp", row) * 20, 20),
+        (json_request("none", "{}") + HEALTH, 2),
+    ):
+        with server.connect() as wire:
+            wire.send(data)
+            wire.sock.shutdown(socket.SHUT_WR)
+            answers = [wire.read() for _ in range(count)]
+            assert all(answer.status in {200, 404} for answer in answers)
+            assert wire.closed()
+            assert wire.pending() == b""
 
 
 def test_expect_continue(server: Server) -> None:

@@ -92,6 +92,20 @@ def test_raw_bodies_need_a_model_with_one_input(server: Server) -> None:
         assert wire.ask(raw_request("pair", bytes(16))).status == 400
 
 
+@pytest.mark.parametrize("length", [1, 3, 1000])
+def test_raw_bodies_of_a_free_length(server: Server, length: int) -> None:
+    """Of a model that takes [batch, length] the whole body is one row, as Triton has it."""
+    row = np.arange(length, dtype=np.float32)
+    with server.connect() as wire:
+        answer = wire.ask(raw_request("sequence", row.tobytes()))
+        assert answer.status == 200, answer.body
+        size = int(answer.headers["inference-header-content-length"])
+        shapes = {output["name"]: output["shape"] for output in json.loads(answer.body[:size])["outputs"]}
+        assert shapes == {"double": [1, length], "total": [1, 1]}
+        assert answer.body[size:] == (2 * row).tobytes() + row.sum(keepdims=True).tobytes()
+        check_clean(wire.ask(raw_request("sequence", row.tobytes() + b"x")))
+
+
 def test_gzip_bodies(server: Server) -> None:
     """Inflated under the limit; a bomb is 413, rubbish 400, other codings 415."""
     body = gzip.compress(json.dumps(request()).encode())

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 from tests.server.test_http import FRAMING
 from tests.servers import json_request, raw_request
-from tests.wire.test_http1 import REFUSED
+from tests.wire.test_http1 import BAD_CHUNKS, REFUSED
 
 from tailcut.runtime.model import Model
 from tailcut.server.catalog import Catalog
@@ -27,6 +27,7 @@ from tailcut.server.served import Served
 CUTS = 160  # of a long message at most, spread over it; shorter ones are cut everywhere
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+UPGRADE = GET[:-2] + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
 VALUES = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 CHUNKED = b"POST /v2/models/mlp/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 GOOD = {
@@ -39,6 +40,12 @@ GOOD = {
     "unknown, good": (raw_request("none", bytes(16)) + GET, [404, 200]),
     "wrong, good": (json_request("mlp", "{}") + GET, [400, 200]),
     "chunked, trailer": (CHUNKED + b"2;a=b\r\n{}\r\n0\r\nT: x\r\n\r\n" + GET, [400, 200]),
+    "empty lines": (b"\r\n" + GET + b"\r\n\r\n" + raw_request("mlp", bytes(16)) + b"\r\n" + GET, [200, 200, 200]),
+    "chunked, empty line": (CHUNKED + b"2\r\n{}\r\n0\r\n\r\n\r\n" + GET, [400, 200]),
+    "upgrade": (UPGRADE + b"\r\n" + GET, [200, 200]),
+    "upgrade with a body": (raw_request("mlp", bytes(16), "Upgrade: h2c", "Connection: Upgrade") + GET, [200, 200]),
+    "white space": (raw_request("mlp", bytes(16), "A:\tb\t", "Tailcut-Priority: 1 ") + GET, [200, 200]),
+    "bad trailer": (CHUNKED + b"2\r\n{}\r\n0\r\nT : x\r\n\r\n" + GET, [400]),
     "chunk too long": (CHUNKED + b"2\r\n{}}\r\n0\r\n\r\n", [400]),
     "chunk size": (CHUNKED + b"2\r\n{}\r\n-1\r\n\r\n", [400]),
 }
@@ -112,6 +119,20 @@ def test_every_bad_message_at_every_cut(models: Path) -> None:
             assert whole[1], name
             for cut in _cuts(data):
                 assert await _answers(hub, [data[:cut], data[cut:]], 1) == whole, (name, cut)
+
+    _serve(models, check)
+
+
+def test_every_bad_chunk_at_every_cut(models: Path) -> None:
+    """The same for what stands in a body, behind a good head."""
+
+    async def check(hub: Hub) -> None:
+        for name, (data, status) in BAD_CHUNKS.items():
+            if name == "over the limit":  # of another size here
+                continue
+            for cut in _cuts(data):
+                pieces = [CHUNKED + data[:cut], data[cut:]]
+                assert await _answers(hub, pieces, 1) == ([status], True), (name, cut)
 
     _serve(models, check)
 

@@ -148,7 +148,7 @@ def test_outputs_and_parameters(client: Triton) -> None:
 @pytest.mark.parametrize(
     ("model", "width", "named", "code"),
     [
-        ("none", 4, "unknown model", ("404", "StatusCode.NOT_FOUND")),
+        ("none", 4, "Request for unknown model: 'none' is not found", ("404", "StatusCode.NOT_FOUND")),
         ("mlp:9", 4, "no version", ("404", "StatusCode.NOT_FOUND")),
         ("mlp", 5, "expected FP32 [-1, 4]", ("400", "StatusCode.INVALID_ARGUMENT")),
         ("pair", 4, "unknown input 'x'", ("400", "StatusCode.INVALID_ARGUMENT")),
@@ -161,6 +161,7 @@ def test_errors(client: Triton, model: str, width: int, named: str, code: tuple[
     with pytest.raises(InferenceServerException) as caught:
         client.infer(name, [tensor], model_version=version)
     assert named in str(caught.value)
+    assert caught.value.message().startswith("Request for unknown model") == (code[0] == "404")
     assert caught.value.status() == code[0 if client.http else 1]
     client.infer("mlp", [client.input("x", np.ones((1, 4), np.float32), "FP32")])
 
@@ -178,8 +179,10 @@ def test_repository(client: Triton) -> None:
     client.load_model("INT8")
     client.load_model("INT8")
     assert client.infer("INT8", [tensor]).as_numpy("y").tolist() == [[1, 1]]
-    with pytest.raises(InferenceServerException, match="only models of the command line"):
+    with pytest.raises(InferenceServerException, match=r"failed to load .*only models of the command line"):
         client.load_model("passwd")
+    with pytest.raises(InferenceServerException, match="Request for unknown model: 'passwd'"):
+        client.get_model_metadata("passwd")
 
 
 def test_shared_memory(client: Triton) -> None:

@@ -1,14 +1,23 @@
 """Engine configurations measured in child processes: real engines, real models, and engines that refuse."""
 
+import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from tests.engines.models import perceptron
 
 from tailcut.engines import EngineOptions
 from tailcut.tuner.estimate import EngineEstimate, EstimateError, Estimator, estimate_engines
 
+CLASSIFIER = {
+    "coefficients": [0.1] * 128,
+    "intercepts": [0.0, 0.0],
+    "classlabels_ints": [0, 1],
+    "post_transform": "NONE",
+}
 REQUEST = {"x": np.ones((1, 64), np.float32)}
 
 
@@ -74,3 +83,26 @@ def test_a_process_that_ends_is_one_line(model: Path) -> None:
         estimator._child.wait()
         with pytest.raises(EstimateError, match="ended"):
             estimator.measure(1, 0.01)
+
+
+def test_an_engine_that_cannot_load_the_model_is_started_once(tmp_path: Path) -> None:
+    """Its other configurations have the same reason; those of the other engine are measured."""
+    path = tmp_path / "labels.onnx"
+    nodes = [helper.make_node("LinearClassifier", ["x"], ["label", "scores"], domain="ai.onnx.ml", **CLASSIFIER)]
+    outputs = [
+        helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = helper.make_graph(nodes, "labels", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    choices = [EngineOptions(name="openvino", threads=threads) for threads in (1, 2)] + [EngineOptions(threads=1)]
+    began = time.monotonic()
+    found = estimate_engines(path, choices, REQUEST, seconds=0.5, batched=True)
+    errors = [one.error for one in found if one.options.name == "openvino"]
+    assert len(errors) == 2
+    assert errors[0] == errors[1]
+    assert "openvino cannot load it" in (errors[0] or "")
+    assert [one.error for one in found if one.options.name == "onnxruntime"] == [None]
+    assert time.monotonic() - began < 60

@@ -182,6 +182,12 @@ ENDS_STREAM = {
     "no method": (request(1, block=h2.literal(*HEAD[1:])), ErrorCode.PROTOCOL_ERROR),
     "no path": (request(1, block=h2.literal(*HEAD[:2], *HEAD[3:])), ErrorCode.PROTOCOL_ERROR),
     "an empty path": (request(1, block=h2.literal(*h2.fields(""))), ErrorCode.PROTOCOL_ERROR),
+    "another host than its authority": (request(1, block=PLAIN + h2.literal(("host", "y"))), ErrorCode.PROTOCOL_ERROR),
+    "a host with another port than its authority": (
+        request(1, block=PLAIN + h2.literal(("host", "x:81"))),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    "two hosts": (request(1, block=PLAIN + h2.literal(("host", "x"), ("host", "x"))), ErrorCode.PROTOCOL_ERROR),
     "a field of the connection": (request(1, block=PLAIN + h2.literal(("connection", "x"))), ErrorCode.PROTOCOL_ERROR),
     "te": (request(1, block=PLAIN + h2.literal(("te", "gzip"))), ErrorCode.PROTOCOL_ERROR),
     "a length that is none": (request(1, b"", PLAIN + h2.literal(("content-length", "+1"))), ErrorCode.PROTOCOL_ERROR),
@@ -211,6 +217,18 @@ def test_what_ends_a_stream(name: str) -> None:
     opened = any(isinstance(event, Opened) for event in events)
     assert [event for event in events if isinstance(event, Reset)] == ([Reset(1, code)] if opened else [])
     assert paths(made.receive(frame(h2.DATA, 0, 1, b"late") * opened + request(7, b"x"), 0.0)) == [b"/a"]
+
+
+@pytest.mark.parametrize("host", ["x", "X", "x:80"])
+def test_a_host_beside_its_authority(host: str) -> None:
+    """The same place in other letters, or with the scheme's own port, is the same."""
+    assert paths(connection().receive(request(1, block=PLAIN + h2.literal(("host", host))), 0.0)) == [b"/a"]
+
+
+def test_a_host_in_the_place_of_an_authority() -> None:
+    """A request that came over HTTP/1.1 first may have a Host and no authority."""
+    block = h2.literal(*[field for field in h2.fields() if field[0] != ":authority"], ("host", "y"))
+    assert paths(connection().receive(request(1, block=block), 0.0)) == [b"/a"]
 
 
 def test_a_known_block_is_decoded_by_looking() -> None:

@@ -137,6 +137,35 @@ def test_a_raw_body_of_a_model_without_a_batch():
     assert "expected 8 bytes" in refusal(bytes(16), 0, spec)
 
 
+FIXED = TensorSpec("y", DType.FP32, (2,))  # beside which the first free dimension of an input is no batch
+
+
+def free(*shape: int | None) -> ModelSpec:
+    return ModelSpec("m", (TensorSpec("x", DType.FP32, shape),), (Y,))
+
+
+@pytest.mark.parametrize(
+    ("shape", "elements", "expected"),
+    [
+        ((None,), 5, (5,)),
+        ((None, 3), 12, (4, 3)),
+        ((3, None), 12, (3, 4)),
+        ((1, None), 7, (1, 7)),
+        ((None, None), 7, (1, 7)),
+        ((None, None, 2), 8, (1, 4, 2)),
+        ((None, 2, None), 8, (1, 2, 4)),
+    ],
+)
+def test_a_raw_body_gives_its_free_dimension_by_its_length(
+    shape: tuple[int | None, ...], elements: int, expected: tuple[int, ...]
+):
+    """One free dimension follows from the length; beside a batch that is free too, the body is one row."""
+    data = np.arange(elements, dtype=np.float32)
+    request = parse_request(free(*shape), data.tobytes(), 0)
+    assert request.inputs["x"].shape == expected
+    assert request.inputs["x"].ravel().tolist() == data.tolist()
+
+
 def test_a_raw_body_is_one_element_of_bytes():
     """A raw body for a BYTES input is one element, without a length before it."""
     spec = ModelSpec("m", (TensorSpec("x", DType.BYTES, (None, 1)),), (Y,))
@@ -149,7 +178,11 @@ def test_a_raw_body_is_one_element_of_bytes():
         (bytes(17), SPEC, ["'x'", "multiple of 16", "17"]),
         (b"", SPEC, ["JSON"]),
         (bytes(16), ModelSpec("m", (X, TensorSpec("w", DType.FP32, (None, 4))), (Y,)), ["one input", "2"]),
-        (bytes(16), ModelSpec("m", (TensorSpec("x", DType.FP32, (None, None)),), (Y,)), ["several free", "JSON head"]),
+        (bytes(16), free(None, None, None), ["several free", "JSON head"]),
+        (bytes(16), free(2, None, None), ["several free", "JSON head"]),
+        (bytes(18), free(None, None), ["'x'", "multiple of 4", "18"]),
+        (bytes(16), free(None, 3, None), ["'x'", "multiple of 12", "16"]),
+        (bytes(16), ModelSpec("m", (TensorSpec("x", DType.FP32, (None, None)),), (FIXED,)), ["several free"]),
         (bytes(16), ModelSpec("m", (TensorSpec("x", DType.BYTES, (None, 3)),), (Y,)), ["BYTES", "JSON head"]),
     ],
 )

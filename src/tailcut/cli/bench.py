@@ -75,7 +75,7 @@ def bench(
     shared_memory: Annotated[
         str | None, typer.Option(metavar="PREFIX", help="Tensors in shared memory whose name begins so.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Inputs from an .npz file; else made up, seeded.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Inputs from an .npz or .npy file; else made up, seeded.")] = None,
     body: Annotated[Path | None, typer.Option(help="Send this file to the URL as it is.")] = None,
     expect: Annotated[int, typer.Option(help="The status that is a good answer.", min=100, max=599)] = 200,
     header: Annotated[list[str] | None, typer.Option(help="NAME:VALUE of each request; may be repeated.")] = None,

@@ -4,8 +4,8 @@ Each command lives in a module of its own, imported only when it is asked for, s
 what `tailcut tune` needs. This is the only place of the project that ends the process.
 """
 
-import contextlib
 import gc
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tailcut.cli.streams import secure_streams
 from tailcut.errors import TailcutError
 
 DONE, USER_MISTAKE, BUG, INTERRUPTED = 0, 2, 70, 130  # 70 is EX_SOFTWARE of sysexits.h; 130 is 128 + SIGINT
@@ -105,9 +106,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """The console script."""
+    secure_streams()
     code = main(sys.argv[1:])
-    with contextlib.suppress(OSError):  # whoever read our output may be gone
+    try:
         sys.stdout.flush()
+    except OSError as error:  # a full disk, say: what was asked for is not there
+        code = USER_MISTAKE
+        print(f"tailcut: the output cannot be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest goes when the interpreter ends
     gc.freeze()  # 0.16 s of a server's end were the search for cycles in what numba had loaded; all of it goes anyway
     sys.exit(code)
 

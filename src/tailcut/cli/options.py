@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tailcut.errors import UsageError
+from tailcut.errors import MissingFileError, UsageError
+from tailcut.lab.data import ONLY_INPUT
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?\Z")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
@@ -37,19 +38,28 @@ def parse_counts(text: str) -> list[int]:
 
 
 def load_data(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; nothing pickled is ever read.
+    """The arrays of an .npz file by name, or the one of an .npy file under no name; nothing pickled is ever read.
 
     Raises:
-        UsageError: missing, not an .npz file, or it holds Python objects.
+        UsageError: missing, of another kind, or an array holds Python objects, as lists of different lengths become.
     """
+    name = ONLY_INPUT
+    arrays: dict[str, np.ndarray] = {}
     try:
-        with np.load(path, allow_pickle=False) as data:
-            if not isinstance(data, np.lib.npyio.NpzFile):
-                raise UsageError(f"{path}: not an .npz file: write one with numpy.savez(path, NAME=array)")
-            return {name: data[name] for name in data.files}
+        data = np.load(path, allow_pickle=False)
+        if isinstance(data, np.ndarray):
+            return {ONLY_INPUT: data}
+        with data:
+            for name in data.files:
+                arrays[name] = data[name]
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such data file") from None
+        raise MissingFileError(f"{path}: no such data file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        objects = "allow_pickle" in str(error) and zipfile.is_zipfile(path)  # numpy takes any noise for a pickle
-        reason = "it holds Python objects" if objects else "not a readable .npz file"
-        raise UsageError(f"{path}: {reason}: write one with numpy.savez(path, NAME=array)") from None
+        if str(error).startswith("Object arrays"):
+            what, group = (f"array {name!r}", name) if name else ("it", "NAME")
+            raise UsageError(
+                f"{path}: {what} holds Python objects, as lists of different lengths do: save an array for each "
+                f"length, named {group}/0, {group}/1 and so on, and strings as numpy.array(strings)"
+            ) from None
+        raise UsageError(f"{path}: not a readable .npz file: write one with numpy.savez(path, NAME=array)") from None
+    return arrays

@@ -1,6 +1,9 @@
 """`tailcut serve`: exactly what was measured, behind the Open Inference Protocol v2."""
 
 import logging
+import shlex
+import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -104,6 +107,7 @@ def serve(
 
     worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
     log_to_stderr(log.value)
+    _ignore_signals()
     limits = ServerLimits(
         body_bytes=max_body << 20,
         connections=max_connections if worker is None else max(1, max_connections // worker.size),
@@ -144,16 +148,15 @@ def serve(
         gc_freeze=any(profile.settings.memory.gc_freeze for profile in profiles),
         shared_memory=shared_memory.lstrip("/") if shared_memory else None,
         model_control=allow_model_control,
-        token=_token(token_file) if token_file is not None else None,
+        token=_token(token_file, worker) if token_file is not None else None,
+        read_token=partial(_token, token_file) if token_file is not None else None,
         access_log=access_log,
     )
 
     def on_ready(address: Address) -> None:
         if worker is not None:
             return
-        place = f"http://{host}:{address.port}" + (f" and {uds}" if uds else "")
-        place += f", gRPC on {host}:{address.grpc_port}" if address.grpc_port is not None else ""
-        _log.info("serving %s on %s", ", ".join(names), place)
+        _log.info("serving %s on %s", ", ".join(names), _place(address))
         if json:
             models = [{"name": one.name, "version": one.version} for one in served]
             print(orjson.dumps(asdict(address) | {"models": models}).decode(), flush=True)
@@ -167,9 +170,28 @@ def serve(
         _log.info("stopped")
 
 
-def _token(path: Path) -> str:
+def _ignore_signals() -> None:
+    """Have those signals that mean nothing before the server is up not end it."""
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _place(address: "Address") -> str:
+    """Where the server listens, as a log line says it."""
+    from tailcut.server.app import authority, both_families
+
+    place = f"http://{authority(address.host, address.port)}"
+    if ":" in address.host:
+        place += " (IPv6 and IPv4)" if both_families(address.host) else " (IPv6 only)"
+    place += f" and {address.uds}" if address.uds else ""
+    return place + (f", gRPC on {authority(address.host, address.grpc_port)}" if address.grpc_port is not None else "")
+
+
+def _token(path: Path, worker: "Worker | None" = None) -> str:
     from tailcut.errors import UsageError
 
+    if path.stat().st_mode & stat.S_IROTH and (worker is None or worker.post == 0):
+        _log.warning("%s: every user of this machine can read this token: chmod o-r %s", path, shlex.quote(str(path)))
     try:
         token = path.read_text(encoding="ascii").strip()
     except UnicodeDecodeError:
@@ -225,9 +247,8 @@ def _supervise(crew: "Crew", address: "Address", *, json: bool) -> int:
     from tailcut.server.supervisor import supervise
 
     def on_ready(bound: "Address", models: list[dict[str, str]]) -> None:
-        place = f"http://{bound.host}:{bound.port}" + (f" and {bound.uds}" if bound.uds else "")
         names = ", ".join(model["name"] for model in models)
-        _log.info("serving %s on %s with %d workers", names, place, crew.size)
+        _log.info("serving %s on %s with %d workers", names, _place(bound), crew.size)
         if json:
             print(orjson.dumps(asdict(bound) | {"models": models}).decode(), flush=True)
 

@@ -26,7 +26,7 @@ class WireChoice(StrEnum):
 def tune(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
     data: Annotated[
-        Path | None, typer.Option(help="Inputs by name in an .npz file; `labels` too, where there are any.")
+        Path | None, typer.Option(help="Inputs by name in an .npz file, or the only one as .npy; `labels` too.")
     ] = None,
     slo: Annotated[str | None, typer.Option(help="The deadline that p99 is to meet, such as 10ms.")] = None,
     rate: Annotated[
@@ -152,7 +152,7 @@ def _write(
     from tailcut.runtime.profile import Profile, write_atomically
     from tailcut.tuner.result import evidence, result
 
-    profile = Profile.of_model(wanted.model, outcome.settings, outcome.spec.name)
+    profile = Profile.of_model(wanted.model, outcome.settings, outcome.spec.name).with_weights()
     machine = fingerprint()
     model = {"name": profile.model.name, "path": str(wanted.model), "sha256": profile.model.sha256}
     command = f"tailcut {shlex.join(sys.argv[1:])}"

@@ -4,6 +4,7 @@ Cancelling a call closes its connection, so that the server drops the work.
 """
 
 import asyncio
+import os
 import random
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -48,6 +49,19 @@ class _Connection(asyncio.BufferedProtocol):
         self._answer = None
         if self._transport is not None:
             self._transport.abort()
+
+    def abandon(self) -> None:
+        """Put /dev/null in the socket's place.
+
+        Neither closed nor taken from its loop: what the loop watches, the kernel keeps for parent and child together,
+        and what either removes, it removes for both.
+        """
+        transport, self._transport, self._answer = self._transport, None, None
+        descriptor = -1 if transport is None else transport.get_extra_info("socket").fileno()
+        if descriptor >= 0:
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(nothing, descriptor, inheritable=False)
+            os.close(nothing)
 
     # What the loop calls.
 
@@ -251,6 +265,7 @@ class AsyncClient(Pool[_Connection]):
                 _, connection = await loop.create_connection(lambda: _Connection(address), address.host, address.port)
         except OSError as error:
             raise RefusedError(f"no server listens at {address}: {error.strerror or error}") from None
+        self._open.add(connection)
         return connection
 
 

@@ -2,7 +2,9 @@
 
 from collections import deque
 from typing import Generic, Protocol, TypeVar
+from weakref import WeakSet
 
+from tailcut import forks
 from tailcut.client.answers import Answer
 from tailcut.client.policy import Hedge, HedgeClock, Retries
 from tailcut.client.requests import Address, Encoder
@@ -20,12 +22,17 @@ class _Connection(Protocol):
     def close(self) -> None:
         """Give up what is in hand."""
 
+    def abandon(self) -> None:
+        """Let go of the socket in a forked child, without a word to the server or to an event loop."""
+
 
 C = TypeVar("C", bound=_Connection)
 
 
 class Pool(Generic[C]):
     """A connection pool to one server.
+
+    In a forked child it is as if made anew: connections and regions of shared memory stay the parent's.
 
     Args:
         url: `http://HOST:PORT` or `unix:PATH`.
@@ -56,12 +63,23 @@ class Pool(Generic[C]):
         self._timeout_s = timeout_s
         self._retries = retries or Retries()
         self._clock = None if hedge is None else HedgeClock(hedge)
+        self._open: WeakSet[C] = WeakSet()  # also those in use, by threads that a forked child does not have
         self._idle: deque[C] = deque()  # the last used in front: others age, and fewer stay open
         self._kept = connections
         self._shared: SharedTensors | None = None
         self._closed = False
         if shared_memory is not None:
             self._shared = SharedTensors(self._address, self._encoder, shared_memory, connections)
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a forked child: forget what is the parent's; the next call opens a connection of its own."""
+        self._idle.clear()
+        for connection in list(self._open):
+            connection.abandon()
+        self._open.clear()
+        if self._shared is not None:
+            self._shared.forked()
 
     def _check_open(self) -> None:
         if self._closed:

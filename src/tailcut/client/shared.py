@@ -111,6 +111,11 @@ class SharedTensors:
             self._retire(self._idle.pop())
         yield from self._unregister()
 
+    def forked(self) -> None:
+        """In a forked child: the regions are the parent's, and its server's to be told of."""
+        self._idle.clear()
+        self._gone.clear()
+
     def _attempt(
         self,
         slot: _Slot | None,

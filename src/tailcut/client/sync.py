@@ -83,6 +83,8 @@ class _Connection:
     def close(self) -> None:
         self._socket.close()
 
+    abandon = close  # which says nothing to the server while the parent has the socket open
+
 
 class Client(Pool[_Connection]):
     """The blocking client; any number of threads may share one. Use it in a `with` block, or call `close`."""
@@ -228,6 +230,7 @@ class Client(Pool[_Connection]):
                 connection = self._idle.pop()
         if connection is None:
             connection = _Connection(self._address, deadline)
+            self._open.add(connection)
         request.begun += 1
         try:
             connection.send(request.parts, deadline)

@@ -1,8 +1,23 @@
 """Engines: one protocol, one option set, one way to open a model."""
 
+import os
 from pathlib import Path
 
 from tailcut.engines.base import Engine, EngineOptions
+
+# onnxruntime's telemetry starts a thread when it is imported, and waits for that thread when the process ends: a forked
+# child, which does not have it, hangs or aborts at its exit.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# openvino cannot be imported where there is neither HOME nor a passwd entry. This is what container runtimes set then.
+try:
+    Path.home()
+except RuntimeError:
+    os.environ["HOME"] = "/"
+
+# Engines that open in a forked child whose parent computes with them. Of 90 children forked while four threads did so,
+# all opened onnxruntime; of 60, one hung for good in openvino's `compile_model`.
+OPEN_AFTER_FORK = frozenset({"onnxruntime"})
 
 
 def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> Engine:
@@ -30,4 +45,4 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
     return OnnxRuntimeEngine(path, options, name)
 
 
-__all__ = ["Engine", "EngineOptions", "open_engine"]
+__all__ = ["OPEN_AFTER_FORK", "Engine", "EngineOptions", "open_engine"]

@@ -17,10 +17,12 @@ Bound = Callable[[], None]
 
 
 class U8Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A float32 input taken as uint8 on the wire; the graph computes `x * scale + offset`, per channel (axis 1)."""
+    """A float input taken as uint8 on the wire; the graph computes `x * scale + offset`, per channel."""
 
     scale: tuple[float, ...] = (1.0,)
     offset: tuple[float, ...] = (0.0,)
+    # The axis of the channels: 1, the last, or (auto) the last where only that one is as long as there are numbers.
+    channels: Literal["auto", "first", "last"] = "auto"
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,21 +1,18 @@
-"""The ONNX file itself: its signature, and the edits that both engines share. No engine is involved.
+"""The ONNX file itself: how it is read, and its signature. No engine is involved.
 
 Engines get the signature from here and not from their own session, so that all of them tell the same story.
 """
 
-import logging
+import json
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from tailcut.engines.base import EngineOptions, U8Input
+from tailcut.engines.files import check_kind, check_size, external_file, model_name, not_onnx, sampled_hash
 from tailcut.engines.rows import analyse_rows
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, Shape, TensorSpec
@@ -36,38 +33,80 @@ _DTYPES = {
     TensorProto.DOUBLE: DType.FP64,
     TensorProto.STRING: DType.BYTES,
 }
+CLASSES = "tailcut.classes."  # and an output's name: the metadata under which an edit leaves its columns' classes
 _REASON_CHARS = 200
 _NOISE = ("Exception from", "Check '", "FrontEnd API failed", "src/", "/")
 _INNARDS = re.compile(  # of an engine's message: its own name and number, our path, C++ files
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .* failed:|[\w/.-]+\.(?:cc|cpp|h):\d+ (?:\S+ )?"
     r"|While validating .*?: "
 )
+_NO_OPERATOR = re.compile(r"No conversion rule found for operations: ([^\n]+)")  # openvino's words
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
     """Read a model's graph, without external weights.
 
     Raises:
-        ModelFileError: missing, empty, unreadable, or not ONNX.
+        ModelFileError: missing, empty, unreadable, or not ONNX: then it says what the file is, and what to do.
     """
+    check_kind(path)
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such model file") from None
+        model = onnx.load_model_from_string(path.read_bytes())
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if not data:
-        raise ModelFileError(f"{path}: the model file is empty")
-    try:
-        model = onnx.load_model_from_string(data)
     except Exception:  # noqa: BLE001  protobuf's errors have no common base that both its runtimes share
-        raise ModelFileError(f"{path}: not an ONNX model, or cut short") from None
+        raise not_onnx(path) from None
     if not model.graph.output:
-        raise ModelFileError(f"{path}: not an ONNX model: it has no outputs")
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            _check_external(path, {entry.key: entry.value for entry in tensor.external_data})
+        raise not_onnx(path)
+    files = external_files(model, path)
+    for tensor in external_tensors(model):
+        place = place_of(tensor)
+        check_size(path, files[place.get("location", "")], place)
     return model
+
+
+def external_files(model: onnx.ModelProto, path: Path) -> dict[str, Path]:
+    """The model's weights files by the names that its graph gives them.
+
+    Raises:
+        ModelFileError: one is missing, or lies where it may not.
+    """
+    names = {place_of(tensor).get("location", "") for tensor in external_tensors(model)}
+    return {name: external_file(path, name) for name in sorted(names)}
+
+
+def is_classes(key: str | bytes) -> bool:
+    """Whether a key of a model's metadata names an output's classes; text that is no UTF-8 comes as bytes."""
+    return isinstance(key, str) and key.startswith(CLASSES)
+
+
+def external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """The tensors whose elements lie in another file, in the graph's order, those of nodes and subgraphs too."""
+    return (tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL)
+
+
+def place_of(tensor: TensorProto) -> dict[str, str]:
+    """Where an external tensor's elements lie, in ONNX's own words: `location`, `offset`, `length`."""
+    return {str(entry.key): str(entry.value) for entry in tensor.external_data}
+
+
+def weights_hash(path: Path) -> str | None:
+    """A hash of the model's external weights, from samples of each tensor; None where it has none.
+
+    Raises:
+        ModelFileError: the model or one of its weights files cannot be read.
+    """
+    model = load_graph(path)
+    files = external_files(model, path)
+    pieces = []
+    for tensor in external_tensors(model):
+        place = place_of(tensor)
+        file, offset = files[place.get("location", "")], int(place.get("offset", "0"))
+        pieces.append((file, offset, int(place.get("length", file.stat().st_size - offset))))
+    try:
+        return sampled_hash(pieces) if pieces else None
+    except OSError as error:
+        raise ModelFileError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec:
@@ -84,72 +123,22 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
             outputs = list(onnx.shape_inference.infer_shapes(model).graph.output)
         except Exception as error:  # noqa: BLE001  as in load_graph
             raise ModelFileError(f"{path}: {short(error)}") from None
-    spec_name = name or path.name.split(".")[0]
-    spec = ModelSpec(spec_name, tuple(inputs), tuple(_tensor(value, path) for value in outputs))
+    spec_name = name or model_name(path)
+    classes = {entry.key: tuple(json.loads(entry.value)) for entry in model.metadata_props if is_classes(entry.key)}
+    tensors = [replace(_tensor(value, path), classes=classes.get(f"{CLASSES}{value.name}", ())) for value in outputs]
+    spec = ModelSpec(spec_name, tuple(inputs), tuple(tensors))
     found = analyse_rows(model) if spec.batchable else RowEvidence(Rows.DEPENDENT, "")
     return replace(spec, rows=found.rows, rows_reason=found.reason)
 
 
-@contextmanager
-def prepared(path: Path, options: EngineOptions) -> Iterator[Path | bytes]:
-    """What an engine is to load: the file as it stands, or the bytes of an edited copy."""
-    if options.u8_input is None and options.precision != "int8":
-        yield path
-        return
-    whole = onnx.load(path)  # with its external weights
-    if options.u8_input is not None:
-        take_u8(whole, options.u8_input)
-    if options.precision == "int8":
-        whole = _quantized(whole, path)
-    yield whole.SerializeToString()
-
-
-def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
-    """Make every float32 input a uint8 one, in place; the graph computes x * scale + offset per channel (axis 1)."""
-    graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    nodes = []
-    for value in graph.input:
-        if value.name in weights or value.type.tensor_type.elem_type != TensorProto.FLOAT:
-            continue
-        value.type.tensor_type.elem_type = TensorProto.UINT8
-        dims = value.type.tensor_type.shape.dim
-        rank = len(dims)
-        cast, scaled, shifted = (f"{value.name}__{step}" for step in ("cast", "scaled", "float"))
-        for node in graph.node:
-            for place, used in enumerate(node.input):
-                if used == value.name:
-                    node.input[place] = shifted
-        channels = dims[1].dim_value if rank > 1 else 0
-        graph.initializer.append(_per_channel(fold.scale, f"{value.name}__scale", rank, channels))
-        graph.initializer.append(_per_channel(fold.offset, f"{value.name}__offset", rank, channels))
-        nodes.append(helper.make_node("Cast", [value.name], [cast], to=TensorProto.FLOAT))
-        nodes.append(helper.make_node("Mul", [cast, f"{value.name}__scale"], [scaled]))
-        nodes.append(helper.make_node("Add", [scaled, f"{value.name}__offset"], [shifted]))
-    if not nodes:
-        raise UnsupportedError("u8_input needs a model with a float32 input; this one has none")
-    for place, node in enumerate(nodes):
-        graph.node.insert(place, node)
-
-
 def short(error: BaseException) -> str:
     """An engine's message in one clean line: no C++ file, no stack, no address."""
+    missing = _NO_OPERATOR.search(str(error))
+    if missing:
+        return f"it has no operator {missing[1]}: use onnxruntime"[:_REASON_CHARS]
     lines = [_INNARDS.sub("", line).strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(_NOISE)] or [line for line in lines if line][-1:]
     return (" ".join(kept) or type(error).__name__)[:_REASON_CHARS]
-
-
-def _check_external(path: Path, place: dict[str, str]) -> None:
-    """A weights file lies in the model's own folder or below, and is as long as the model says."""
-    name = place.get("location", "")
-    file = path.parent / name
-    if not file.resolve().is_relative_to(path.parent.resolve()):
-        raise ModelFileError(f"{path}: its external weights file {name!r} lies outside the model's folder")
-    if not file.is_file():
-        raise ModelFileError(f"{path}: its external weights file {name!r} is missing")
-    offset, length, size = place.get("offset", "0"), place.get("length", "0"), file.stat().st_size
-    if not (offset.isdigit() and length.isdigit() and int(offset) + int(length) <= size):
-        raise ModelFileError(f"{path}: its external weights file {name!r} is cut short: it has {size} bytes")
 
 
 def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
@@ -167,37 +156,30 @@ def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     dims: Shape = tuple(
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in tensor.shape.dim
     )
-    return TensorSpec(
-        value.name, _DTYPES[tensor.elem_type], dims, tensor.shape.dim[0].dim_param if tensor.shape.dim else ""
-    )
+    first_axis = tensor.shape.dim[0].dim_param if tensor.shape.dim else ""
+    return TensorSpec(value.name, _DTYPES[tensor.elem_type], dims, first_axis=first_axis)
 
 
-def _per_channel(values: tuple[float, ...], name: str, rank: int, channels: int) -> TensorProto:
-    array = np.array(values, np.float32)
-    if len(values) > 1:
-        if rank < 2:
-            raise UnsupportedError("u8_input has one scale a channel, but the input has no channel axis")
-        if channels and len(values) != channels:
-            raise UnsupportedError(
-                f"u8_input has {len(values)} scales or offsets, but the input has {channels} channels"
-            )
-        array = array.reshape(-1, *[1] * (rank - 2))
-    return numpy_helper.from_array(array, name)
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    yield from _tensors_of_graph(model.graph)
+    for function in model.functions:
+        yield from _tensors_of_nodes(function.node)
 
 
-def _quantized(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """int8 weights, activations quantised as they come (onnxruntime's dynamic quantisation)."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415  half a second, int8 only
+def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of_nodes(graph.node)
 
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it advises at every call
-    try:
-        with tempfile.TemporaryDirectory(prefix="tailcut-") as folder:
-            out = Path(folder) / "int8.onnx"
-            quantize_dynamic(model, out, per_channel=True, weight_type=QuantType.QInt8)
-            return onnx.load(out)
-    except Exception as error:  # noqa: BLE001  whatever the quantiser meets
-        raise UnsupportedError(f"{path}: cannot be quantised to int8: {short(error)}") from None
-    finally:
-        root.setLevel(level)
+
+def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []:
+                yield from (sparse.values, sparse.indices)
+            for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield from _tensors_of_graph(graph)

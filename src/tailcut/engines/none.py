@@ -9,7 +9,8 @@ import numpy as np
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
-from tailcut.engines.graph import load_graph, read_spec
+from tailcut.engines.edits import prepare
+from tailcut.engines.graph import read_spec
 from tailcut.errors import ReleasedError
 from tailcut.spec import DType
 
@@ -19,7 +20,7 @@ class NoneEngine:
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         self.options = options
-        self.spec = read_spec(load_graph(path), path, name)
+        self.spec = read_spec(prepare(path, options).graph, path, name)
         self._closed = False
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:

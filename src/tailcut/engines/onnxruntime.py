@@ -15,7 +15,8 @@ from onnx import TensorProto
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
-from tailcut.engines.graph import load_graph, prepared, read_spec, short
+from tailcut.engines.edits import prepare
+from tailcut.engines.graph import read_spec, short
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
 from tailcut.machine.quota import affinity_mask
 from tailcut.spec import DType, TensorSpec
@@ -39,18 +40,18 @@ class OnnxRuntimeEngine:
             raise UnsupportedError(
                 "onnxruntime has no bf16 kernels for CPUs of this kind: use openvino, or f32 or int8"
             )
-        graph = load_graph(path)
         self.options = options
-        with prepared(path, options) as source:
-            self.spec = read_spec(_edited(graph, source), path, name)
-            del graph
-            try:
-                model = source if isinstance(source, bytes) else str(source)
-                self._session: Any = ort.InferenceSession(
-                    model, _session_options(options), ["CPUExecutionProvider"], enable_fallback=0
-                )
-            except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base
-                raise ModelFileError(f"{path}: onnxruntime cannot load it: {short(error)}") from None
+        prepared = prepare(path, options)
+        self.spec = read_spec(prepared.graph, path, name)
+        source = prepared.source
+        del prepared  # the graph, before the engine makes its own
+        try:
+            model = source if isinstance(source, bytes) else str(source)
+            self._session: Any = ort.InferenceSession(
+                model, _session_options(options), ["CPUExecutionProvider"], enable_fallback=0
+            )
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base
+            raise ModelFileError(f"{path}: onnxruntime cannot load it: {short(error)}") from None
         self._calls = _RunOptions()
         self._output_names = list(self.spec.output_names)
 
@@ -150,14 +151,6 @@ def _bfloat16(value: Any) -> np.ndarray:
     if array.nbytes:
         ctypes.memmove(array.ctypes.data, value.data_ptr(), array.nbytes)
     return array
-
-
-def _edited(graph: Any, source: Path | bytes) -> Any:
-    if isinstance(source, Path):
-        return graph
-    import onnx  # noqa: PLC0415  loaded by graph.py already
-
-    return onnx.load_model_from_string(source)
 
 
 def _session_options(options: EngineOptions) -> Any:

@@ -18,7 +18,8 @@ from openvino.frontend import FrontEndManager
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
-from tailcut.engines.graph import load_graph, prepared, read_spec, short
+from tailcut.engines.edits import prepare
+from tailcut.engines.graph import read_spec, short
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.spec import DType
@@ -34,27 +35,21 @@ class OpenVinoEngine:
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         if options.precision == "bf16" and not _BF16_FLAGS & isa_flags():
             raise UnsupportedError("this processor has no bfloat16 instructions: use precision f32")
-        graph = load_graph(path)
         self.options = options
-        with prepared(path, options) as source:
-            if isinstance(source, bytes):
-                import onnx  # noqa: PLC0415  loaded by graph.py already
-
-                graph = onnx.load_model_from_string(source)
-            self.spec = read_spec(graph, path, name)
-            for tensor in self.spec.inputs + self.spec.outputs:
-                if tensor.dtype is DType.BYTES:
-                    raise UnsupportedError(
-                        f"{path}: openvino takes no strings (tensor {tensor.name!r}): use onnxruntime"
-                    )
-            del graph
-            try:
-                # The ONNX front end by name: left to guess, openvino tries others, which print what they dislike.
-                reader = FrontEndManager().load_by_framework("onnx")
-                model = reader.convert(reader.load(BytesIO(source) if isinstance(source, bytes) else str(source)))
-                self._model: Any = ov.Core().compile_model(model, "CPU", _properties(options))
-            except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
-                raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
+        prepared = prepare(path, options)
+        self.spec = read_spec(prepared.graph, path, name)
+        source = prepared.source
+        del prepared  # the graph, before the engine makes its own
+        for tensor in self.spec.inputs + self.spec.outputs:
+            if tensor.dtype is DType.BYTES:
+                raise UnsupportedError(f"{path}: openvino takes no strings (tensor {tensor.name!r}): use onnxruntime")
+        try:
+            # The ONNX front end by name: left to guess, openvino tries others, which print what they dislike.
+            reader = FrontEndManager().load_by_framework("onnx")
+            model = reader.convert(reader.load(BytesIO(source) if isinstance(source, bytes) else str(source)))
+            self._model: Any = ov.Core().compile_model(model, "CPU", _properties(options))
+        except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
+            raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
         self._input_ports = [self._port(self._model.inputs, tensor.name) for tensor in self.spec.inputs]
         self._output_ports = [self._port(self._model.outputs, tensor.name) for tensor in self.spec.outputs]
         self._idle: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()

@@ -11,8 +11,9 @@ rows (an `AlignedMatrix`'s array); `out` is overwritten and must not overlap a s
 from collections.abc import Callable
 from typing import TypeVar
 
-import numba
 import numpy as np
+
+from tailcut.kernels.cache import compiled
 
 _TILE_K = 32  # a tile of b is 32 x 256 float32 = 32 KiB: it stays in the first-level cache for all rows of a
 _TILE_COLS = 256
@@ -23,8 +24,7 @@ _FUSED = {"contract", "reassoc"}  # multiply and add in one instruction, sums in
 
 def _kernel(*, fastmath: set[str] | None = None) -> Callable[[_F], _F]:
     """Compile at the first call, and keep the function's type for type checkers."""
-    compiler: Callable[[_F], _F] = numba.njit(nogil=True, cache=True, fastmath=fastmath or False)
-    return compiler
+    return compiled(fastmath=fastmath or False)
 
 
 @_kernel(fastmath=_FUSED)

@@ -7,10 +7,11 @@ waits for a compiler. Importing this module loads numba.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from tailcut.kernels.cache import compiled
 
 FUSED = frozenset({"contract", "reassoc"})  # multiply and add in one instruction, sums in any order
 EXACT = frozenset({"contract"})
@@ -23,24 +24,23 @@ def kernel(*signatures: str, fastmath: frozenset[str] = EXACT) -> Callable[[_F],
     """Make a kernel of a loop; `prepare` compiles it for these argument types, written as `float32[::1],int64`."""
 
     def declare(function: _F) -> _F:
-        compiler: Callable[[_F], _F] = numba.njit(nogil=True, cache=True, fastmath=set(fastmath), error_model="numpy")
-        compiled = compiler(function)
-        _PREPARED.append((compiled, signatures))
-        return compiled
+        dispatcher = compiled(fastmath=set(fastmath), error_model="numpy")(function)
+        _PREPARED.append((dispatcher, signatures))
+        return dispatcher
 
     return declare
 
 
 def prepared() -> dict[str, tuple[str, ...]]:
     """The kernels of every module that is loaded, by name, with the signatures that `prepare` compiles."""
-    return {compiled.py_func.__name__: signatures for compiled, signatures in _PREPARED}
+    return {dispatcher.py_func.__name__: signatures for dispatcher, signatures in _PREPARED}
 
 
 def prepare() -> None:
     """Compile the kernels of every module that is loaded, or load them from the cache."""
-    for compiled, signatures in _PREPARED:
+    for dispatcher, signatures in _PREPARED:
         for signature in signatures:
-            compiled.compile(f"void({signature})")
+            dispatcher.compile(f"void({signature})")
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -23,9 +23,9 @@ Tables are int64 unless said otherwise, and their columns are named below:
   broke), and whether the status was the expected one.
 """
 
-import numba
 import numpy as np
 
+from tailcut.kernels.cache import compiled
 from tailcut.kernels.libc import (
     ABSTIME,
     BYTES,
@@ -63,16 +63,16 @@ _CLOSE = np.frombuffer(b"close", np.uint8)
 _KEEP = np.frombuffer(b"keep-alive", np.uint8)
 _HTTP = np.frombuffer(b"http/1.", np.uint8)
 
-_plain = numba.njit(nogil=True, cache=True)
+_plain = compiled()
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _now(room: np.ndarray) -> int:
     clock_gettime(MONOTONIC, room.ctypes.data)
     return room[0] * 1_000_000_000 + room[1]  # type: ignore[no-any-return]
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _begins(data: np.ndarray, at: int, end: int, word: np.ndarray) -> bool:
     """Whether `word`, which is in lower case, stands at a place, in any case."""
     if end - at < word.shape[0]:
@@ -86,7 +86,7 @@ def _begins(data: np.ndarray, at: int, end: int, word: np.ndarray) -> bool:
     return True
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _whole_number(data: np.ndarray, at: int, end: int) -> int:
     while at < end and data[at] in (9, 32):
         at += 1
@@ -97,7 +97,7 @@ def _whole_number(data: np.ndarray, at: int, end: int) -> int:
     return number
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _says_close(data: np.ndarray, at: int, end: int, closes: bool) -> bool:  # noqa: FBT001  numba takes no keywords
     """What the options of a Connection field make of `closes`."""
     keeps = False
@@ -109,7 +109,7 @@ def _says_close(data: np.ndarray, at: int, end: int, closes: bool) -> bool:  # n
     return closes and not keeps
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def read_head(data: np.ndarray, end: int, found: np.ndarray) -> None:
     """Read an answer's head, data[:end] with its empty line: status, length, closes, odd into `found`.
 
@@ -146,7 +146,7 @@ def read_head(data: np.ndarray, end: int, found: np.ndarray) -> None:
         found[3] = 1
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _end_of_head(data: np.ndarray, size: int) -> int:
     """Where the bytes behind the first empty line start, or -1."""
     for i in range(3, size):
@@ -155,7 +155,7 @@ def _end_of_head(data: np.ndarray, size: int) -> int:
     return -1
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _send_rest(own: np.ndarray, slot: int, spans: np.ndarray, requests: np.ndarray) -> None:
     """Send what is left of a request; the rest goes when the socket takes more, and its error shows as an event."""
     span = spans[own[PAYLOAD], slot % spans.shape[1]]
@@ -166,14 +166,14 @@ def _send_rest(own: np.ndarray, slot: int, spans: np.ndarray, requests: np.ndarr
         own[GONE] += sent
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _record(own: np.ndarray, done: int, status: int, expects: np.ndarray, result: np.ndarray) -> None:
     result[0], result[1], result[2], result[3] = own[PLANNED], own[FREE_SINCE], own[SENT_AT], done
     result[4] = status
     result[5] = status == expects[own[PAYLOAD]]
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _receive(own: np.ndarray, slot: int, heads: np.ndarray, scratch: np.ndarray, found: np.ndarray) -> int:  # noqa: C901, PLR0911, PLR0912  one loop over what a socket has
     """Receive what is there; says what is known of the answer now."""
     room = scratch.shape[0]
@@ -211,7 +211,7 @@ def _receive(own: np.ndarray, slot: int, heads: np.ndarray, scratch: np.ndarray,
             return PART
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _sleep(poll: int, timer: int, due: int, now: int, clock: np.ndarray, events: np.ndarray, spec: np.ndarray) -> int:  # noqa: PLR0913, PLR0917  the tables of drive
     """Wait for events until a send is due; the last stretch before it is polled."""
     wake = min(due - clock[SPIN], clock[UNTIL])
@@ -225,7 +225,7 @@ def _sleep(poll: int, timer: int, due: int, now: int, clock: np.ndarray, events:
     return epoll_wait(poll, events.ctypes.data, events.shape[0], left_ms)  # type: ignore[no-any-return]
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _send_due(  # noqa: PLR0913, PLR0917  the tables of drive
     now: int,
     connections: np.ndarray,
@@ -270,7 +270,7 @@ def _send_due(  # noqa: PLR0913, PLR0917  the tables of drive
         _send_rest(own, slot, spans, requests)
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _take(  # noqa: PLR0913, PLR0917  the tables of drive
     slot: int,
     mask: int,
@@ -317,11 +317,9 @@ def _take(  # noqa: PLR0913, PLR0917  the tables of drive
     return BROKEN
 
 
-@numba.njit(  # type: ignore[untyped-decorator]
+@compiled(
     f"int64(int64,int64,{TABLE},{LONGS},{CUBE},{BYTES},{LONGS},{LONGS},{LONGS},{LONGS},{LONGS},{TABLE},uint8[:,::1],"
-    f"{BYTES},int32[:,::1])",
-    nogil=True,
-    cache=True,
+    f"{BYTES},int32[:,::1])"
 )
 def drive(  # noqa: C901, PLR0913, PLR0917  one call a time slice, and its tables
     poll: int,

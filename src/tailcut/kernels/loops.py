@@ -21,6 +21,7 @@ class SourceLines:
     first: int
     last: int
     innermost: bool = True
+    parallel: bool = False  # over numba's prange
 
     def __contains__(self, line: int) -> bool:
         return self.first <= line <= self.last
@@ -71,8 +72,15 @@ def source_loops(source: str, first_line: int) -> list[SourceLines]:
     for node in nodes:
         inner = any(isinstance(other, _LOOPS) for other in ast.walk(node) if other is not node)
         offset = first_line - 1
-        loops.append(SourceLines(node.lineno + offset, (node.end_lineno or node.lineno) + offset, not inner))
+        last = (node.end_lineno or node.lineno) + offset
+        loops.append(SourceLines(node.lineno + offset, last, not inner, _is_parallel(node)))
     return sorted(loops, key=lambda loop: (loop.first, -loop.last))
+
+
+def _is_parallel(node: ast.AST) -> bool:
+    call = node.iter if isinstance(node, ast.For) else None
+    name = call.func if isinstance(call, ast.Call) else None
+    return "prange" in {getattr(name, "id", ""), getattr(name, "attr", "")}
 
 
 def match_loops(

@@ -14,8 +14,9 @@ Pure: arrivals, service times and costs in, latencies out; random numbers come f
 Importing this module loads numba, and compiles or loads the code.
 """
 
-import numba
 import numpy as np
+
+from tailcut.kernels.cache import compiled
 
 INLINE, WORKER, ADAPTIVE = range(3)
 # Of `costs`, int64 nanoseconds: per request received, per request answered, per batch, for waking a thread, outside the
@@ -27,17 +28,17 @@ _FEW = 2.5  # adaptive dispatch: rows of a usual batch, beyond which the loop le
 _ROWS_WEIGHT, _GAP_WEIGHT = 0.1, 0.05
 _FAR = 1 << 62
 
-_plain = numba.njit(nogil=True, cache=True)
+_plain = compiled()
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def batch_rows(ready: int, idle: int, best: np.ndarray) -> int:
     """How many rows leave: idle instances share what is ready, and no batch is larger than pays."""
     share = -(-ready // max(idle, 1))
     return best[min(share, best.shape[0] - 1)]  # type: ignore[no-any-return]
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def held_until(  # noqa: PLR0913, PLR0917  what the policy sees
     ready: int, rows: int, oldest: int, gap: float, now: int, delay: int, best: np.ndarray, estimate: np.ndarray
 ) -> int:
@@ -50,7 +51,7 @@ def held_until(  # noqa: PLR0913, PLR0917  what the policy sees
     return until if now + gap <= until and saved > gap * ready else 0
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def _service(rows: int, sizes: np.ndarray, times: np.ndarray, draw: int) -> float:
     """The time of a batch: one of the measured quantiles, read between the sizes by a straight line."""
     last = sizes.shape[0] - 1
@@ -65,7 +66,7 @@ def _service(rows: int, sizes: np.ndarray, times: np.ndarray, draw: int) -> floa
     return times[at - 1, draw] + share * (times[at, draw] - times[at - 1, draw])  # type: ignore[no-any-return]
 
 
-@_plain  # type: ignore[untyped-decorator]
+@_plain
 def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and what it is a model of
     arrivals: np.ndarray,
     costs: np.ndarray,

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tailcut.errors import UnsupportedError, UsageError
+from tailcut.errors import MissingFileError, UnsupportedError, UsageError
 from tailcut.kernels.loops import Analysis, LoopFacts, match_loops
 from tailcut.kernels.machine_code import innermost_loops, parse_disassembly
 
@@ -23,7 +23,7 @@ def analyse_symbol(path: Path, symbol: str) -> Analysis:
         UnsupportedError: objdump is not installed, or the code is not x86-64's.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+        raise MissingFileError(f"{path}: no such file")
     if (objdump := shutil.which("objdump")) is None:
         raise UnsupportedError("reading a library needs objdump: install binutils (Debian: apt install binutils)")
     done = subprocess.run(  # noqa: S603  objdump reads the file and runs nothing of it

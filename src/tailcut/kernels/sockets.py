@@ -15,9 +15,9 @@ Tables are int64, so that their columns can be read and written from both sides:
 - `events`, as epoll_wait(2) writes them on x86-64: 12 bytes, mask and descriptor first. On others they are 16 bytes.
 """
 
-import numba
 import numpy as np
 
+from tailcut.kernels.cache import compiled
 from tailcut.kernels.libc import (
     BYTES,
     CUBE,
@@ -38,15 +38,14 @@ from tailcut.kernels.libc import (
 
 __all__ = ["EVENT_WORDS", "answer", "look", "take"]
 
+
 GENERATION, PLAN, PENDING, SEEN = range(4)
 START, HEAD_BYTES, BODY_BYTES, TARGET = range(4)
 ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED = range(5)
 STATES, PLANS, TARGETS = 4, 4, 5  # columns
 
 
-@numba.njit(  # type: ignore[untyped-decorator]
-    f"int64(int64,int64,int32[:,::1],{TABLE},{TABLE},{TABLE},int64)", nogil=True, cache=True
-)
+@compiled(f"int64(int64,int64,int32[:,::1],{TABLE},{TABLE},{TABLE},int64)")
 def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     poll: int, left: int, events: np.ndarray, state: np.ndarray, plans: np.ndarray, targets: np.ndarray, until_ns: int
 ) -> int:
@@ -74,9 +73,7 @@ def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     return int(count)
 
 
-@numba.njit(  # type: ignore[untyped-decorator]
-    f"int64(int64,int32[:,::1],{TABLE},{TABLE},{BYTES},{TABLE},{CUBE},{BYTES},{TABLE})", nogil=True, cache=True
-)
+@compiled(f"int64(int64,int32[:,::1],{TABLE},{TABLE},{BYTES},{TABLE},{CUBE},{BYTES},{TABLE})")
 def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     count: int,
     events: np.ndarray,
@@ -136,9 +133,7 @@ def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     return odds
 
 
-@numba.njit(  # type: ignore[untyped-decorator]
-    f"int64({TABLE},{TABLE},int64,{TABLE},{BYTES},{TABLE},int64,{LONGS},{TABLE})", nogil=True, cache=True
-)
+@compiled(f"int64({TABLE},{TABLE},int64,{TABLE},{BYTES},{TABLE},int64,{LONGS},{TABLE})")
 def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
     members: np.ndarray,
     state: np.ndarray,

@@ -23,6 +23,7 @@ _MOVE = re.compile(
     r"(?:mov|pmov[^sz]|lddqu|broadcast|pbroadcast|shuf|pshuf|unpck|punpck|perm|pack|palignr|valign|alignr|align|blend|pblend"
     r"|insert|extract|compress|expand|pcompress|pexpand|gather|pgather|scatter|pscatter|and|or|xor|pand|por|pxor|pternlog)"
 )
+_CONVERSION = re.compile(r"(cvtt?)s([sdh])(?=2[ps][sdh]\Z)")  # of one float: cvtss2sd
 _FUSED = re.compile(r"fn?m(?:add|sub)")
 _COPY = re.compile(r"(?:[0-9a-f]+ <)?mem(?:set|cpy|move)\b")
 _GATHER, _SCATTER = re.compile(r"p?gather"), re.compile(r"p?scatter")
@@ -87,6 +88,7 @@ def operations(body: Sequence[Instruction]) -> frozenset[str]:
     for one in body:
         name = _bare(one.name)
         if _kind(name, one.operands) in {"packed", "scalar"} and not (_MOVE.match(name) or _ELEMENT_MOVE.match(name)):
+            name = _CONVERSION.sub(r"\1p\2", name)
             found.add(re.sub(r"(?:\d{3})?[ps][sdh]\Z|[bwdq]\Z", "", name))
     return frozenset(found)
 

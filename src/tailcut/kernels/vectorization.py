@@ -17,11 +17,12 @@ from typing import Any
 from numba.core import compiler, errors, sigutils, types
 from numba.core.dispatcher import Dispatcher
 
-from tailcut.errors import UnsupportedError, UsageError
+from tailcut.errors import ArgumentTypeError, UnsupportedError, UsageError
 from tailcut.kernels.advice import advise
 from tailcut.kernels.isa import numba_isa
 from tailcut.kernels.loops import Analysis, Loop, LoopFacts, SourceLines, match_loops, source_loops
-from tailcut.kernels.machine_code import innermost_loops, parse_assembly
+from tailcut.kernels.machine_code import MachineLoop, innermost_loops, parse_assembly
+from tailcut.kernels.prange import kernel_loops, starts_threads
 from tailcut.kernels.remarks import Remark, compiler_remarks, why_scalar
 
 _NEWLINE = "\n"
@@ -113,12 +114,14 @@ def _dispatcher(function: object) -> Any:
         return function
     name = _name(function)
     if type(function).__name__ in {"DUFunc", "GUFunc"}:
-        raise UsageError(
+        raise ArgumentTypeError(
             f"{name} is a numba ufunc, whose loop is not its own: put the loop into an @numba.njit function"
         )
     if inspect.isfunction(function):
-        raise UsageError(f"{name} is a plain Python function, which nothing compiles: decorate it with @numba.njit")
-    raise UsageError(f"{name} is no numba function: name one decorated with @numba.njit")
+        raise ArgumentTypeError(
+            f"{name} is a plain Python function, which nothing compiles: decorate it with @numba.njit"
+        )
+    raise ArgumentTypeError(f"{name} is no numba function: name one decorated with @numba.njit")
 
 
 def _parse(signature: str) -> Any:
@@ -136,10 +139,19 @@ def _parse(signature: str) -> Any:
 def _analyse(dispatcher: Any, arguments: Sequence[Any], *, reasons: bool) -> Analysis:
     collecting: AbstractContextManager[list[Remark]] = compiler_remarks() if reasons else nullcontext([])
     with collecting as remarks:
-        text, symbol = _compile_with_lines(dispatcher, arguments)
+        text, symbol, libraries = _compile_with_lines(dispatcher, arguments)
     source, own = _source(dispatcher.py_func)
     lines = range(min(source), max(source) + 1) if source else range(1, sys.maxsize)
-    loops = match_loops(innermost_loops(parse_assembly(text, symbol)), own, lines)
+    machine = innermost_loops(parse_assembly(text, symbol))
+    if starts_threads(text):
+        kernels = kernel_loops(text, libraries)
+        if not kernels:
+            raise UnsupportedError(
+                f"{_name(dispatcher)}: the kernels of its prange loops are not where they are looked for, so nothing "
+                "is known of them: have it read without parallel=True"
+            )
+        machine = [loop for loop in machine if not _starts_kernels(loop, own)] + kernels
+    loops = match_loops(machine, own, lines)
     file = Path(dispatcher.py_func.__code__.co_filename).name
     heard = [one for one in remarks if Path(one.file).name == file]
     strided = any(isinstance(one, types.Array) and one.layout == "A" for one in arguments)
@@ -147,8 +159,11 @@ def _analyse(dispatcher: Any, arguments: Sequence[Any], *, reasons: bool) -> Ana
     return Analysis(_name(dispatcher), _types(arguments), facts)
 
 
-def _compile_with_lines(dispatcher: Any, arguments: Sequence[Any]) -> tuple[str, str]:
-    """Assembly of the function as its own options compile it, with lines added and nothing else; its symbol."""
+def _compile_with_lines(dispatcher: Any, arguments: Sequence[Any]) -> tuple[str, str, list[str]]:
+    """Assembly of the function as its own options compile it, with lines added and nothing else; its symbol.
+
+    Beside them the assembly of what it is linked with: for `parallel=True`, its kernels.
+    """
     flags = compiler.Flags()
     description = dispatcher.targetdescr
     options = {"boundscheck": None, **dispatcher.targetoptions}
@@ -169,7 +184,9 @@ def _compile_with_lines(dispatcher: Any, arguments: Sequence[Any]) -> tuple[str,
     except Exception as error:  # noqa: BLE001  numba has many ways to refuse a type
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UsageError(f"{_name(dispatcher)} does not compile for {_types(arguments)}: {reason}") from None
-    return result.library.get_asm_str(), result.fndesc.llvm_func_name
+    text = result.library.get_asm_str()
+    linked = getattr(result.library, "_linking_libraries", ()) if starts_threads(text) else ()
+    return text, result.fndesc.llvm_func_name, [library.get_asm_str() for library in linked]
 
 
 def _types(arguments: Sequence[Any]) -> str:
@@ -196,6 +213,12 @@ def _facts(
     return LoopFacts(
         loop, textwrap.dedent("\n".join(text)), reasons, tuple(advise(loop.tally, reasons, strided=strided))
     )
+
+
+def _starts_kernels(loop: MachineLoop, own: Sequence[SourceLines]) -> bool:
+    """Whether numba added it, to share a prange loop among threads or to put their results together."""
+    parallel = [one for one in own if one.parallel]
+    return not loop.lines or any(all(line in one for line in loop.lines) for one in parallel)
 
 
 def _innermost(line: int, own: Sequence[SourceLines]) -> SourceLines:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tailcut.errors import UsageError
+from tailcut.errors import MissingFileError, UsageError
 
 BURST_SHARE = 0.1  # of the time
 _TRACE_LIMIT = 10_000_000
@@ -134,7 +134,7 @@ def read_trace(path: Path) -> Replayed:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such trace") from None
+        raise MissingFileError(f"{path}: no such trace") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a readable trace: {error}") from None
     seconds: list[float] = []

@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from tailcut.errors import TailcutError, UsageError
+from tailcut.lab.data import arrays_of_inputs, has_request_axis, misfit, whole_requests
 from tailcut.lab.load import Payload, Target
-from tailcut.lab.payload import ask, encode
+from tailcut.lab.payload import ask, encode, model_path
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -115,8 +116,8 @@ def served_spec(target: Target, model: str | None) -> ModelSpec:
             for side, tensors in (("inputs", said.inputs), ("outputs", said.outputs))
         }
     else:
-        metadata = ask(target, "GET", f"/v2/models/{model}")
-        rows = _rows(lambda: ask(target, "GET", f"/v2/models/{model}/config")["max_batch_size"])
+        metadata = ask(target, "GET", model_path(model))
+        rows = _rows(lambda: ask(target, "GET", model_path(model) + "/config")["max_batch_size"])
     inputs, outputs = (tuple(map(_tensor, metadata[side])) for side in ("inputs", "outputs"))
     return ModelSpec(model, inputs, outputs, rows)
 
@@ -151,7 +152,8 @@ def rows_of_data(
 ) -> list[dict[str, np.ndarray]]:
     """Requests of `rows` rows from up to `limit` of a data file's; arrays that are no inputs are left out.
 
-    Requests of several lengths come in arrays named NAME/GROUP, one group a length; they are taken in turns.
+    Requests of several lengths come in arrays named NAME/GROUP, one group a length; they are taken in turns. One axis
+    before an input's own is one whole request each; so is every row where the model's first axis is fixed at 1.
 
     Raises:
         UsageError: an input is missing, or of another dtype or shape than the model takes, or there are too few rows.
@@ -170,21 +172,12 @@ def rows_of_data(
         ]
         turns = itertools.zip_longest(*parts)
         return [request for turn in turns for request in turn if request is not None][:limit]
-    arrays = {}
+    arrays = arrays_of_inputs(spec, data)
+    if not spec.batched or has_request_axis(spec, arrays):
+        return whole_requests(spec, arrays, limit)
     for tensor in spec.inputs:
-        if tensor.name not in data:
-            raise UsageError(f"the data file has no array {tensor.name!r}: it has {', '.join(data) or 'none'}")
-        array = data[tensor.name]
-        if array.dtype.kind in "SU" and tensor.dtype is DType.BYTES:
-            array = array.astype(object)
-        if array.dtype != tensor.dtype.numpy or not tensor.accepts(array.shape):
-            raise UsageError(
-                f"array {tensor.name!r} of the data file is {array.dtype} {list(array.shape)}, "
-                f"the model takes {tensor.describe()}"
-            )
-        arrays[tensor.name] = array
-    if not spec.batched:
-        return [arrays]
+        if not tensor.accepts(arrays[tensor.name].shape):
+            raise misfit(tensor, arrays[tensor.name])
     there = min(limit, *(len(array) for array in arrays.values()))
     if there < rows:
         raise UsageError(f"the data file has {there or 'no'} rows, a request holds {rows}")

@@ -11,7 +11,7 @@ import numpy as np
 from tailcut.errors import UsageError
 from tailcut.lab.describe import served_models
 from tailcut.lab.load import Target
-from tailcut.lab.payload import ask
+from tailcut.lab.payload import ask, model_path
 from tailcut.runtime.tail import explain
 from tailcut.runtime.timeline import FIELDS, MARKS, STAGES, Event
 
@@ -106,7 +106,7 @@ def _name(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:
 
 def _poll(target: Target, model: str, cursor: str) -> dict[str, Any]:
     with suppress(KeyError, TypeError):
-        piece: dict[str, Any] = ask(target, "GET", f"/v2/models/{model}/trail/{cursor}")
+        piece: dict[str, Any] = ask(target, "GET", f"{model_path(model)}/trail/{cursor}")
         if piece["fields"] == list(FIELDS):
             return piece
     raise UsageError(f"the server at {target.uds or target.authority} keeps no trails that this Tailcut can read")

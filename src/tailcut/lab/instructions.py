@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tailcut.errors import UnsupportedError, UsageError
+from tailcut.errors import MissingFileError, UnsupportedError, UsageError
 
 REMEDY = "valgrind is not installed: install it (on Debian, apt install valgrind) to count instructions"
 _TIMEOUT_S = 300.0
@@ -58,7 +58,7 @@ def count_command(command: Sequence[str], *, timeout_s: float = _TIMEOUT_S) -> i
         UsageError: the program is not there, failed, or did not end in time.
     """
     if not command or shutil.which(command[0]) is None:
-        raise UsageError(f"{command[0] if command else 'nothing'}: no such program")
+        raise MissingFileError(f"{command[0] if command else 'nothing'}: no such program")
     with tempfile.TemporaryDirectory(prefix="tailcut-") as folder:
         out = Path(folder) / "out"
         _callgrind([f"--callgrind-out-file={out}"], list(command), timeout_s)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tailcut.errors import UsageError
+from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.microbench import Benchmark, Comparison, Measured
 from tailcut.lab.record import interval_record
 from tailcut.runtime.profile import write_atomically
@@ -47,7 +47,7 @@ def read_microbench(path: Path) -> dict[str, Any]:
     try:
         value = orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such baseline: write one with --save") from None
+        raise MissingFileError(f"{path}: no such baseline: write one with --save") from None
     except (OSError, orjson.JSONDecodeError):
         raise UsageError(f"{path}: not a saved micro-benchmark (write one with --save)") from None
     if not isinstance(value, dict) or value.get("kind") != _KIND or not _whole(value.get("functions")):

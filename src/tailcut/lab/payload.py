@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -16,6 +17,11 @@ from tailcut.wire.v2_tensors import from_bytes, to_bytes
 
 Wire = Literal["json", "binary", "raw"]
 _TIMEOUT_S = 30.0
+
+
+def model_path(model: str) -> str:
+    """Where a server has a model, its name percent-encoded."""
+    return f"/v2/models/{quote(model, safe='')}"
 
 
 def infer_payload(target: Target, model: str, inputs: Mapping[str, np.ndarray], wire: Wire) -> Payload:
@@ -48,7 +54,7 @@ def infer_payload(target: Target, model: str, inputs: Mapping[str, np.ndarray], 
     else:
         entries = [_entry(name, array) | {"data": _numbers(array)} for name, array in inputs.items()]
         body = orjson.dumps({"inputs": entries})
-    return encode(target, "POST", f"/v2/models/{model}/infer", body, headers)
+    return encode(target, "POST", f"{model_path(model)}/infer", body, headers)
 
 
 def encode(
@@ -97,7 +103,7 @@ def infer_once(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> 
     fields = dict(line.split(": ", 1) for line in lead.decode().split("\r\n")[1:])
     connection = _Connection(target)
     try:
-        connection.request("POST", f"/v2/models/{model}/infer", body, fields)
+        connection.request("POST", f"{model_path(model)}/infer", body, fields)
         answer = connection.getresponse()
         content = answer.read()
     except (OSError, http.client.HTTPException) as error:

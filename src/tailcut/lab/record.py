@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tailcut.errors import UsageError
+from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.load import LoadResult
 from tailcut.stats import (
     Interval,
@@ -94,7 +94,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         value = orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such result file") from None
+        raise MissingFileError(f"{path}: no such result file") from None
     except (OSError, orjson.JSONDecodeError):
         raise UsageError(f"{path}: not a result of tailcut bench (write one with -o or --json)") from None
     if not isinstance(value, dict) or not isinstance(value.get("runs"), list):

@@ -14,7 +14,7 @@ import orjson
 from tailcut.errors import TailcutError
 from tailcut.lab.client import OPEN_CONNECTIONS
 from tailcut.lab.load import Payload, Target
-from tailcut.lab.payload import ask, encode, infer_once
+from tailcut.lab.payload import ask, encode, infer_once, model_path
 from tailcut.memory.region import OwnRegion, sweep
 from tailcut.spec import DType
 from tailcut.wire.v2_tensors import to_bytes
@@ -112,7 +112,7 @@ class SharedLoad:
             return shared_call(model, inputs, outputs)
         body = orjson.dumps({"inputs": inputs, "outputs": outputs})
         headers = {"Content-Type": "application/json"}
-        return encode(self._target, "POST", f"/v2/models/{model}/infer", body, headers).request
+        return encode(self._target, "POST", f"{model_path(model)}/infer", body, headers).request
 
     def _check(self, payload: Payload, answer: Arrays, sizes: Mapping[str, int], sink: OwnRegion) -> None:
         """Send a request once, and compare what comes with what came over the wire."""

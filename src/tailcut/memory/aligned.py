@@ -53,7 +53,8 @@ def aligned_empty(
 
 
 def _pages(size_bytes: int, *, huge_pages: bool) -> np.ndarray:
-    region = mmap.mmap(-1, size_bytes)
+    # Private, which is not what mmap takes by default: a forked child would write into its parent's arrays.
+    region = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if huge_pages and hasattr(mmap, "MADV_HUGEPAGE"):
         region.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(region, np.uint8)

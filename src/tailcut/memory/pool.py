@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from tailcut import forks
 from tailcut.errors import CapacityError, InvalidInputError, ReleasedError
 from tailcut.memory.aligned import aligned_empty
 
@@ -102,6 +103,11 @@ class BufferPool:
         self._returning = threading.Lock()
         self._created = len(self._idle)
         self._dropped = 0
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a forked child: a buffer was being given back in another thread, perhaps, which is not here."""
+        self._returning = threading.Lock()
 
     def acquire(self) -> TensorBuffer:
         """A buffer that is the caller's alone until its release."""

@@ -19,6 +19,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from tailcut import forks
 from tailcut.errors import CapacityError, InvalidInputError, UnsupportedError
 
 _FOLDER = Path("/dev/shm")  # noqa: S108  where Linux keeps what shm_open(3) makes
@@ -45,7 +46,9 @@ class OwnRegion:
         plain = check_prefix(prefix)
         self.size = size
         self.name, file = _make(plain, folder)
-        self._finalizer = weakref.finalize(self, _remove, folder / self.name, file, os.getpid())
+        self._file = file
+        self._finalizer = weakref.finalize(self, _remove, folder / self.name, file)
+        forks.watch(self)
         try:
             if reserve:
                 os.posix_fallocate(file, 0, size)
@@ -65,6 +68,16 @@ class OwnRegion:
     def close(self) -> None:
         """Unlink it; who has it open keeps it until they close it. Once more does nothing."""
         self._finalizer()
+        self._unmap()
+
+    def forked(self) -> None:
+        """In a forked child: the region is the parent's, which alone removes it and holds its lock."""
+        if self._finalizer.detach() is not None:
+            os.close(self._file)
+            with suppress(AttributeError):  # another thread was about to map it
+                self._unmap()  # a mapping has a descriptor of its own, which would hold the lock
+
+    def _unmap(self) -> None:
         with suppress(BufferError):  # somebody still looks at a part of it: it goes with them
             self.view.release()
             self._map.close()
@@ -117,9 +130,7 @@ def _make(prefix: str, folder: Path) -> tuple[str, int]:
     raise UnsupportedError(f"shared memory made in {folder} is removed as soon as it is there")
 
 
-def _remove(path: Path, file: int, maker: int) -> None:
-    if os.getpid() != maker:  # a forked child, with a copy of the object: the region is its parent's
-        return
+def _remove(path: Path, file: int) -> None:
     with suppress(OSError):
         path.unlink()
     os.close(file)

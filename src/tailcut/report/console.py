@@ -95,8 +95,9 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a 
             speed = "unknown" if found["throughput"] is None else f"{found['throughput']:,.0f}"
             table.add_row(arm, *figures, spread, f"{found['samples']:,}", speed, cpu(found["cost"]))
         lines += [table, headline(result)]
-        if more_traffic(result):
-            lines.append(f"[green]{escape(more_traffic(result))}[/]")
+        more = more_traffic(result)
+        if more:
+            lines.append(f"[green]{escape(more)}[/]")
     accuracy = result["accuracy"]
     if accuracy is not None:
         figures = ", ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))

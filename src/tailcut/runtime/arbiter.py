@@ -4,6 +4,7 @@ import threading
 from collections.abc import Hashable
 from typing import Protocol
 
+from tailcut import forks
 from tailcut.batching.share import Share
 
 
@@ -19,6 +20,12 @@ class Arbiter:
 
     def __init__(self, slots: int) -> None:
         self._share: Share[Contender] = Share(slots)
+        self._lock = threading.Lock()
+        forks.watch(self)
+
+    def forked(self) -> None:
+        """In a forked child: nothing computes here yet."""
+        self._share = Share(self._share.slots)
         self._lock = threading.Lock()
 
     def take(self, model: Contender, need: int) -> bool:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tailcut.errors import InvalidInputError
+from tailcut.errors import InputTypeError, InvalidInputError
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 Arrays = dict[str, np.ndarray]
+_BY_NAME = "inputs are arrays by name, as in {'x': array}"
 
 
 def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arrays, int]:
@@ -17,11 +18,15 @@ def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arra
     Python lists are taken as the spec's dtype; arrays must have it already.
 
     Raises:
-        InvalidInputError: an input is unknown, missing, or of another dtype or shape; or row counts differ.
+        InvalidInputError: an input is unknown, missing, or of another dtype or shape; or row counts differ. Of another
+            type, it is an InputTypeError.
     """
-    unknown = set(inputs) - set(spec.input_names)
+    unknown = _names(inputs) - set(spec.input_names)
     if unknown:
-        raise InvalidInputError(f"unknown input {min(unknown)[:64]!r}: the model takes {', '.join(spec.input_names)}")
+        if not isinstance(inputs, Mapping):
+            raise InputTypeError(f"{_BY_NAME}, got {type(inputs).__name__}")
+        name = str(min(unknown, key=str))
+        raise InvalidInputError(f"unknown input {name[:64]!r}: the model takes {', '.join(spec.input_names)}")
     arrays: Arrays = {}
     for tensor in spec.inputs:
         if tensor.name not in inputs:
@@ -36,6 +41,13 @@ def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arra
     if rows == 0:
         raise InvalidInputError(f"input {spec.input_names[0]!r} has a batch of 0 rows: expected at least 1")
     return arrays, rows
+
+
+def _names(inputs: Mapping[str, ArrayLike]) -> set[str]:
+    try:
+        return set(inputs)
+    except TypeError:  # an array, or a list of lists
+        raise InputTypeError(f"{_BY_NAME}, got {type(inputs).__name__}") from None
 
 
 def row_key(spec: ModelSpec, arrays: Arrays) -> object:
@@ -58,7 +70,7 @@ def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
             raise InvalidInputError(f"input {tensor.name!r}: expected {tensor.describe()}: {error}") from None
     is_text = tensor.dtype is DType.BYTES and array.dtype.kind in "OSU"
     if array.dtype != tensor.dtype.numpy and not is_text:
-        raise InvalidInputError(f"input {tensor.name!r}: expected {tensor.describe()}, got {_name(array.dtype)}")
+        raise InputTypeError(f"input {tensor.name!r}: expected {tensor.describe()}, got {_name(array.dtype)}")
     if not tensor.accepts(array.shape):
         raise InvalidInputError(
             f"input {tensor.name!r}: expected {tensor.describe()}, got {_name(array.dtype)} {list(array.shape)}"
@@ -76,7 +88,7 @@ def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
     except UnicodeDecodeError:
         raise InvalidInputError(f"input {tensor.name!r}: a BYTES element is not UTF-8") from None
     if not all(isinstance(item, str) for item in text):
-        raise InvalidInputError(f"input {tensor.name!r}: expected strings or bytes")
+        raise InputTypeError(f"input {tensor.name!r}: expected strings or bytes")
     return text.reshape(array.shape)
 
 

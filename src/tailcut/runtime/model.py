@@ -8,6 +8,7 @@ loop receives.
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tailcut import forks
 from tailcut.batching.cost import CostModel
-from tailcut.engines import open_engine
+from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine
 from tailcut.errors import ReleasedError
 from tailcut.runtime.arbiter import Arbiter
@@ -47,7 +49,9 @@ SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch=32))  # for a bare 
 class Model(Desk):
     """A model that answers requests from any number of threads and event loops, batched with each other.
 
-    Use `Model.open`. Thread-safe throughout, except that `close` must be the last call.
+    Use `Model.open`. Thread-safe throughout, except that `close` must be the last call. In a forked child, the first
+    call of `infer` or `infer_sync` opens the model anew, because engines and threads do not survive a fork; with
+    openvino, which cannot be opened there reliably, such calls raise ReleasedError.
     """
 
     def __init__(self, profile: Profile, engine: Engine, limits: Limits, arbiter: Arbiter | None = None) -> None:
@@ -55,6 +59,7 @@ class Model(Desk):
         self.rows = settle_rows(engine, profile.settings.batching.rows, limits)
         super().__init__(engine.spec, profile.settings, limits, arbiter)
         self.profile = profile
+        self._limits = limits
         self._homes: dict[asyncio.AbstractEventLoop, LoopHome] = {}
         padding = profile.settings.batching.padding if self.spec.batched or not self.spec.batchable else None
         if padding is not profile.settings.batching.padding:
@@ -70,6 +75,9 @@ class Model(Desk):
         for executor in () if self.inline else executors:
             self._crew.hire(executor)
         self._watchdog = Watchdog(self, limits.hang_s, self.spec.name)
+        self._inherited = False  # in a forked child, from a parent that had it open
+        self._opening = threading.Lock()
+        forks.watch(self)
 
     @classmethod
     def open(
@@ -118,6 +126,8 @@ class Model(Desk):
             DeadlineExceededError: `timeout_s` passed.
             EngineError: the engine failed on these inputs.
         """
+        if self._inherited:
+            await asyncio.to_thread(self._open_here)
         arrays, rows = check_inputs(self.spec, inputs)
         loop = asyncio.get_running_loop()
         home = self._home_of(loop)
@@ -135,6 +145,8 @@ class Model(Desk):
         self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
     ) -> dict[str, np.ndarray]:
         """As `infer`, for a thread that may block."""
+        if self._inherited:
+            self._open_here()
         arrays, rows = check_inputs(self.spec, inputs)
         sink = EventSink()
         self.start(arrays, rows, sink, _ANY_THREAD, self._deadline(timeout_s), priority=priority)
@@ -147,6 +159,7 @@ class Model(Desk):
     def close(self) -> None:
         """Fail what waits, end the workers, free the engine. Calling it again does nothing."""
         with self._lock:
+            self._inherited = False
             if self._closed:
                 return
             self._closed = True
@@ -157,6 +170,38 @@ class Model(Desk):
         self._crew.close()
         if self._arbiter is not None:
             self._arbiter.leave(self)
+
+    def forked(self) -> None:
+        """In a forked child: closed, until it is asked. What the parent opened is neither used nor freed here."""
+        forks.keep_for_good(self.__dict__.copy())
+        self._inherited = self._inherited or not self._closed
+        self._closed = True
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+
+    def _open_here(self) -> None:
+        """Open in this process what its parent had open.
+
+        Raises:
+            ReleasedError: its engine cannot be opened in a forked child.
+            ModelFileError: the model file is missing or unreadable by now.
+            ProfileError: it is another model by now.
+        """
+        with self._opening:
+            if not self._inherited:
+                return
+            name = self.profile.settings.engine.name
+            if name not in OPEN_AFTER_FORK:
+                raise ReleasedError(
+                    f"model {self.spec.name!r} was opened before this process was forked, which {name} does not "
+                    "survive: open it only after the fork, start processes with 'spawn', or use onnxruntime"
+                )
+            engine = self._reopen()
+            try:
+                Model.__init__(self, self.profile, engine, self._limits, self._arbiter)
+            except BaseException:
+                engine.close()
+                raise
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ all: to a temporary sibling, then renamed.
 
 import hashlib
 import os
+import re
 import tempfile
 import tomllib
 from itertools import pairwise
@@ -16,11 +17,17 @@ import msgspec
 import tomli_w
 
 from tailcut.engines.base import EngineOptions
-from tailcut.errors import ModelFileError, ProfileError
+from tailcut.engines.files import check_kind, model_name
+from tailcut.errors import MissingProfileError, ModelFileError, ProfileError
 from tailcut.runtime.rows import SETTING_OF, Batching, RowsSetting
 
 SCHEMA = 1
 _MOST_BUCKETS = 64
+_LARGEST_BYTES = 16 << 20
+_LARGEST_INT = 1 << 63
+_TOO_DEEP = "its values lie too deep in one another"
+# A dotted key of more parts than any profile's; each look begins where a word does, so that looking takes linear time.
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""", re.ASCII)
 
 
 class PaddedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +100,7 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     path: str
     sha256: str
     name: str
+    weights: str | None = None  # a hash of samples of its external weights, where it has any
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,7 +119,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             ModelFileError: the file is missing, unreadable or empty.
         """
-        ref = ModelRef(path=str(path.resolve()), sha256=model_hash(path), name=name or path.name.split(".")[0])
+        # The last link stays: external weights lie beside it, as in the snapshots of a Hugging Face cache.
+        place = path.parent.resolve() / path.name
+        ref = ModelRef(path=str(place), sha256=model_hash(path), name=name or model_name(path))
         return cls(model=ref, settings=settings or Settings())
 
     @classmethod
@@ -122,23 +132,37 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ProfileError: unreadable, not a profile, or of a later schema.
         """
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            raw = _parsed(path)
         except FileNotFoundError:
-            raise ProfileError(f"{path}: no such profile") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise MissingProfileError(f"{path}: no such profile") from None
+        except (OSError, ValueError) as error:
             raise ProfileError(f"{path}: not a readable profile: {error}") from None
+        except RecursionError:
+            raise ProfileError(f"{path}: not a readable profile: {_TOO_DEEP}") from None
         schema = raw.get("schema")
-        if not isinstance(schema, int) or schema < 1:
+        if not isinstance(schema, int) or not 1 <= schema < _LARGEST_INT:
             raise ProfileError(f"{path}: not a Tailcut profile: it has no schema number")
         if schema > SCHEMA:
             raise ProfileError(f"{path}: schema {schema} is newer than this Tailcut reads ({SCHEMA}): upgrade Tailcut")
         try:
             profile = msgspec.convert(raw, cls)
             _check(profile.settings)
-        except (msgspec.ValidationError, ValueError) as error:
+        except (msgspec.ValidationError, ValueError, OverflowError) as error:
             raise ProfileError(f"{path}: not a valid profile: {error}") from None
-        model = (path.parent / profile.model.path).resolve()
-        return msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, path=str(model)))
+        except RecursionError:
+            raise ProfileError(f"{path}: not a valid profile: {_TOO_DEEP}") from None
+        model = path.parent / profile.model.path
+        place = str(model.parent.resolve() / model.name)
+        return msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, path=place))
+
+    def with_weights(self) -> "Profile":
+        """The profile with a hash of its model's external weights, so that others are not taken for those measured.
+
+        Raises:
+            ModelFileError: a file cannot be read.
+        """
+        found = _weights_hash(Path(self.model.path))
+        return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, weights=found))
 
     def verify_model(self) -> None:
         """Check that the model file is the one that was measured.
@@ -147,7 +171,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ModelFileError: it is missing, unreadable or empty.
             ProfileError: it is another model.
         """
-        if model_hash(Path(self.model.path)) != self.model.sha256:
+        path = Path(self.model.path)
+        same = model_hash(path) == self.model.sha256
+        if not same or (self.model.weights is not None and _weights_hash(path) != self.model.weights):
             raise ProfileError(
                 f"{self.model.path}: not the model that this profile was measured on (its hash differs): tune it again"
             )
@@ -175,23 +201,42 @@ def with_batching(profile: Profile, batching: Batching) -> Profile:
     return msgspec.structs.replace(profile, settings=msgspec.structs.replace(settings, batching=rows))
 
 
+def _parsed(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file, which may be anything: no larger, and with no longer keys, than a profile has.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no TOML, or no profile could be like it. The parser's time grows with the square of a dotted
+            key's parts.
+    """
+    with path.open("rb") as file:
+        data = file.read(_LARGEST_BYTES + 1)
+    if len(data) > _LARGEST_BYTES:
+        raise ValueError(f"it has more than {_LARGEST_BYTES >> 20} MiB")
+    text = data.decode("utf-8")
+    if _LONG_KEY.search(text):
+        raise ValueError(_TOO_DEEP)
+    return tomllib.loads(text)
+
+
 def model_hash(path: Path) -> str:
     """SHA-256 of a model file, in hexadecimal.
 
     Raises:
-        ModelFileError: the file is missing, unreadable or empty.
+        ModelFileError: the file is missing, unreadable, empty, or of another kind.
     """
+    check_kind(path)
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such model file") from None
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
-    if size == 0:
-        raise ModelFileError(f"{path}: the model file is empty")
-    return digest
+
+
+def _weights_hash(path: Path) -> str | None:
+    from tailcut.engines.graph import weights_hash  # noqa: PLC0415  onnx takes 0.2 s, and few models have such files
+
+    return weights_hash(path)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -239,7 +284,8 @@ def _check(settings: Settings) -> None:
         raise ValueError("settings.batching.dispatch = 'adaptive' needs engine.instances = 1")
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
-            raise ValueError(f"settings.{name} is {value}, must be {low} to {high}")
+            told = value if abs(value) < _LARGEST_INT else "far too large"  # Python does not write any number of digits
+            raise ValueError(f"settings.{name} is {told}, must be {low} to {high}")
 
 
 def _brief(value: Any) -> Any:

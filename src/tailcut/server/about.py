@@ -10,6 +10,8 @@ from dataclasses import astuple
 from importlib.metadata import version as installed_version
 from typing import Any
 
+import orjson
+
 from tailcut.memory.shared import Region
 from tailcut.runtime.timeline import FIELDS, Event, Piece
 from tailcut.server.catalog import Catalog
@@ -46,12 +48,17 @@ def _cursor(ends: Sequence[int]) -> str:
     return ".".join(map(str, ends[:used]))
 
 
-def metadata(catalog: Catalog, served: Served) -> dict[str, Any]:
-    """Inputs and outputs, and all versions of that name."""
-    return model_metadata(served.model.spec, served.version) | {
+def metadata(catalog: Catalog, served: Served, *, classes: bool = True) -> dict[str, Any]:
+    """Inputs and outputs, and all versions of that name; with the classes of outputs, for which gRPC has no field."""
+    spec = served.model.spec
+    answer = model_metadata(spec, served.version) | {
         "name": served.name,
         "versions": catalog.versions(served.name),
     }
+    for entry, tensor in zip(answer["outputs"], spec.outputs, strict=True):
+        if classes and tensor.classes:
+            entry["parameters"] = {"classes": list(tensor.classes)}
+    return answer
 
 
 def configuration(served: Served) -> dict[str, Any]:
@@ -73,6 +80,12 @@ def configuration(served: Served) -> dict[str, Any]:
     if batched and model.max_batch > 1:
         hold_us = model.profile.settings.batching.hold_us
         config["dynamic_batching"] = {"max_queue_delay_microseconds": hold_us}
+    classes = {
+        f"classes.{tensor.name}": {"string_value": orjson.dumps(tensor.classes).decode()}
+        for tensor in model.spec.outputs
+        if tensor.classes
+    }
+    config["parameters"] |= classes
     return config
 
 

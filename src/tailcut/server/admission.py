@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from tailcut.errors import InvalidInputError, QueueFullError
 from tailcut.server.limits import ServerLimits
-from tailcut.server.replies import BINARY, Refusal, head
+from tailcut.server.replies import BINARY, OK, Refusal, head
 from tailcut.server.routes import Handler, Site
 from tailcut.server.served import Served
 from tailcut.spec import DType
@@ -39,8 +39,11 @@ class Plan:
     rows: int = 0
     encoding: str | None = None
     direct: bool = False  # INFER: a large tensor behind the JSON may be received into rows
-    reply_head: bytes = b""  # ROWS: everything of the answer but the output's bytes
+    reply_rest: bytes = b""  # ROWS: everything of the answer but its status line, date and the output's bytes
+    reply_rest_close: bytes = b""
+    reply_head: bytes = b""  # the same with them, as of `date`
     reply_head_close: bytes = b""
+    date: bytes = b""  # the line in those two
     arguments: tuple[str, ...] = field(default=())
     takes_body: bool = False  # ANSWER: the handler wants it
     schedule: Schedule = field(
@@ -49,6 +52,12 @@ class Plan:
     refusal: QueueFullError | None = (
         None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
     )
+
+    def renew(self, date: bytes) -> None:
+        """Put another second's date into the heads of its answers."""
+        self.date = date
+        start = OK + date
+        self.reply_head, self.reply_head_close = start + self.reply_rest, start + self.reply_rest_close
 
 
 def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
@@ -65,6 +74,7 @@ def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
         raise Refusal(405, f"{method[:20]} is not for this path", {"Allow": ", ".join(route.methods)})
     if route.admin:
         site.admit_admin(request.headers.get(b"authorization", b"").decode("latin-1"))
+        _refuse_other_sites(request)
     length = request.content_length or 0
     if length > limits.body_bytes:
         raise Refusal(413, f"the body is over the limit of {limits.body_bytes} bytes")
@@ -81,6 +91,23 @@ def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
         plan.schedule = _schedule(request)
         _plan_rows(plan)
     return plan
+
+
+def _refuse_other_sites(request: Head) -> None:
+    """Refuse what a browser sends on behalf of a page of another site, which needs no permission for a simple request.
+
+    Every browser says with each POST where the page is from (Origin: Fetch, section 3.2; Sec-Fetch-Site: Fetch
+    Metadata, section 2.4). Other clients, whatever their Content-Type is, send neither.
+
+    Raises:
+        Refusal: 403.
+    """
+    site = request.headers.get(b"sec-fetch-site", b"none")
+    origin = request.headers.get(b"origin")
+    host = request.headers.get(b"host", b"")
+    own = origin is None or origin.lower() in {b"http://" + host.lower(), b"https://" + host.lower()}
+    if site != b"same-origin" and (site != b"none" or not own):  # behind a proxy, Host may be another than the page's
+        raise Refusal(403, "a page of another site must not change this server")
 
 
 def _schedule(request: Head) -> Schedule:
@@ -127,5 +154,6 @@ def _plan_rows(plan: Plan) -> None:
     json_part = bytes(response.body_parts[0])
     length = sum(len(part) for part in response.body_parts)
     headers = {"Inference-Header-Content-Length": str(len(json_part))}
-    plan.reply_head = head(200, length, content_type=BINARY, headers=headers) + json_part
-    plan.reply_head_close = head(200, length, content_type=BINARY, headers=headers, close=True) + json_part
+    reply_head = head(200, length, content_type=BINARY, headers=headers) + json_part
+    reply_head_close = head(200, length, content_type=BINARY, headers=headers, close=True) + json_part
+    plan.reply_rest, plan.reply_rest_close = reply_head[len(OK) :], reply_head_close[len(OK) :]

@@ -8,6 +8,7 @@ import logging
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from enum import Enum, auto
 
 import numpy as np
@@ -20,10 +21,11 @@ from tailcut.server.access import trace_of_head, with_trace
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.express import Group
 from tailcut.server.hub import Hub
-from tailcut.server.replies import CLOSE, END, Refusal, error_reply, failure_reply, response_head
+from tailcut.server.replies import CLOSE, END, Refusal, dated, error_reply, failure_reply, response_head
 from tailcut.wire.http1 import ChunkedBody, Head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, parse_request, schedule_of, shared_outputs
 
+WAITS_S = 1.0  # how long a client that sends nothing more waits before it is asked whether it is there
 LONG_WAY = 64  # messages before one that came back from the short way tries it again
 QUESTION_BYTES = 64 * 1024  # the body of a question about the server
 NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
@@ -59,6 +61,10 @@ class Answering(asyncio.BufferedProtocol):
         self._stage = Stage.HEAD
         self._target: memoryview | None = None  # where a body's next bytes go, when not to the shared buffer
         self._held = b""
+        self._ended = False  # the client sends nothing more, and may still read
+        self._asked = False  # whether it does
+        self._empty_lines = 0  # read past since the message that began at `_empty_since_ns`
+        self._empty_since_ns = 0
         self._plan = NO_PLAN  # of the message in hand
         self._head = b""  # the bytes that it was planned from: the next message's head is mostly the same
         self._edition = -1  # of the hub's plans, when it was
@@ -122,7 +128,7 @@ class Answering(asyncio.BufferedProtocol):
             self._stage = Stage.ANSWER
             self._ticket = served.model.start(arrays, rows, self, self._hub.home, deadline, priority=schedule.priority)
         except Refusal as refusal:
-            self._reply(error_reply(refusal.status, refusal.message, close=self._closing()), refusal.status)
+            self._say(error_reply(refusal.status, refusal.message, close=self._closing()))
         except TailcutError as error:
             self._fail(error)
         else:
@@ -143,11 +149,14 @@ class Answering(asyncio.BufferedProtocol):
         """The engine has answered."""
         handed_ns = self._encoded_ns = _now_ns()
         self._ticket = None
+        hub = self._hub
         plan = self._plan
         began_ns = self._began_ns
-        self._hub.count_latency(batch.ended_ns - ticket.ready_ns)
+        hub.count_latency(batch.ended_ns - ticket.ready_ns)
         if plan.kind is Kind.ROWS:
-            start = plan.reply_head if plan.head.keep_alive and not self._hub.draining else plan.reply_head_close
+            if plan.date is not hub.date:
+                plan.renew(hub.date)
+            start = plan.reply_head if plan.head.keep_alive and not hub.draining else plan.reply_head_close
             if len(batch.outputs) == 1:
                 blob = batch.blob(index)
                 if len(blob) < _JOIN_BYTES:
@@ -176,8 +185,8 @@ class Answering(asyncio.BufferedProtocol):
                 plan.length,
                 200,
             )
-        if self._hub.spin_ns:
-            self._hub.stay_awake(batch.ended_ns)
+        if hub.spin_ns:
+            hub.stay_awake(batch.ended_ns)
         if self._held:
             self._next()
 
@@ -191,6 +200,7 @@ class Answering(asyncio.BufferedProtocol):
         """The answer that it waited for when it came back from the short way."""
         self._awaited = None
         plan = self._plan
+        plan.renew(self._hub.date)
         rows = [array[row : row + 1].tobytes() for array in batch.outputs]
         self._reply(plan.reply_head_close if self._closing() else plan.reply_head, 200, rows)
         self._next()
@@ -211,10 +221,10 @@ class Answering(asyncio.BufferedProtocol):
             return
         except Exception:  # noqa: BLE001  the client must not wait for ever for an answer that nobody can write
             _log.exception("the answer of model %r could not be written", spec.name)
-            self._reply(error_reply(500, "the answer could not be written", close=self._closing()), 500)
+            self._say(error_reply(500, "the answer could not be written", close=self._closing()))
             return
         length = sum(len(part) for part in response.body_parts)
-        start = response_head(length, response.json_size, close=self._closing())
+        start = response_head(length, response.json_size, self._hub.date, close=self._closing())
         self._reply(start, 200, response.body_parts)
 
     def _answer(self, plan: Plan, body: bytes) -> None:
@@ -246,7 +256,7 @@ class Answering(asyncio.BufferedProtocol):
             answer = answer[: answer.index(END) + len(END)]
         if self._closing():
             answer = answer.replace(END, CLOSE, 1)
-        self._reply(answer, int(answer[9:12]))
+        self._say(answer)
 
     # What is written.
 
@@ -257,7 +267,11 @@ class Answering(asyncio.BufferedProtocol):
         answer = failure_reply(error, close=self._closing())
         if answer[9:10] == b"5":
             _log.warning("%s", with_trace(str(error), trace_of_head(self._plan.head)))
-        self._reply(answer, int(answer[9:12]))
+        self._say(answer)
+
+    def _say(self, answer: bytes) -> None:
+        """Write a whole answer that has no date yet."""
+        self._reply(dated(answer, self._hub.date), int(answer[9:12]))
 
     def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = ()) -> None:
         """Write a whole answer, whose parts are joined where that is cheaper; the message is out of hand."""
@@ -287,6 +301,7 @@ class Answering(asyncio.BufferedProtocol):
             answer = error_reply(why.status, why.message, close=over, headers=why.headers)
         else:
             answer = failure_reply(why, close=over)
+        answer = dated(answer, self._hub.date)
         if over:
             self._last_word(answer)
             return size
@@ -300,7 +315,7 @@ class Answering(asyncio.BufferedProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """The framing is broken or out of time: one answer, and no more is understood on this connection."""
-        self._last_word(error_reply(status, message, close=True))
+        self._last_word(dated(error_reply(status, message, close=True), self._hub.date))
 
     def _last_word(self, answer: bytes) -> None:
         self._drop_body()
@@ -313,6 +328,19 @@ class Answering(asyncio.BufferedProtocol):
         self.transport.write(answer)
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def _finish(self) -> None:
+        """Bring what the client has asked for to its end, and the connection with it: nothing more will come."""
+        if self.transport.is_closing():
+            return
+        if self._stage is Stage.ANSWER:
+            if not self._held:  # the answer to this message is the last
+                self._plan = replace(self._plan, head=replace(self._plan.head, keep_alive=False))
+            self.due = self.due or self._hub.now + WAITS_S
+        elif self._stage is not Stage.HEAD or not self._paused:
+            self._drop_body()  # of a message that will not become whole
+            self._held = b""
+            self.close()
 
     def close(self) -> None:
         """Close after what has been written, which the client has so long to read."""

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import ipaddress
 import logging
 import os
 import resource
@@ -63,6 +64,7 @@ class ServerOptions:
     shared_memory: str | None = None  # the prefix that keys of regions must have
     model_control: bool = False  # clients may load and unload models
     token: str | None = None  # that requests which change the server must carry
+    read_token: Callable[[], str] | None = None  # anew, where there is one
     access_log: bool = False
 
 
@@ -81,7 +83,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns when everything in flight has been answered.
 
-    A worker accepts from its supervisor's listeners instead of its own, and SIGHUP retires it.
+    A worker accepts from its supervisor's listeners instead of its own, and SIGHUP retires it. Alone, the server reads
+    its token and all models anew on SIGHUP. SIGUSR1 has a line of counts logged.
 
     Raises:
         UsageError: the address cannot be had.
@@ -97,7 +100,7 @@ async def _serve(
     if worker is not None:
         models, events = worker.trails.adopt(models), worker.trails.own_events
     catalog = Catalog(models, control=options.model_control, patience_s=options.limits.deadline_s)
-    site = Site(catalog, SharedRegions(options.shared_memory), token=options.token)
+    site = Site(catalog, SharedRegions(options.shared_memory), token=options.token, read_token=options.read_token)
     site.events = (events,) if worker is None else worker.trails.events
     hub = Hub(
         site,
@@ -159,8 +162,10 @@ class _Drain:
         self._stopping = asyncio.Event()
         hub.loop.add_signal_handler(signal.SIGTERM, self._begin, hub.limits.drain_s)
         hub.loop.add_signal_handler(signal.SIGINT, self._begin, 0.0)
-        if worker is not None:
-            hub.loop.add_signal_handler(signal.SIGHUP, self._retire)
+        hub.loop.add_signal_handler(signal.SIGHUP, self._retire if worker is not None else self._renew)
+        hub.loop.add_signal_handler(signal.SIGUSR1, self._tell)
+        self._renewing: asyncio.Task[None] | None = None
+        self._stale = False  # what is served may have been read before the last SIGHUP
 
     async def wait(self) -> None:
         """Return when a signal has come, accepting is over, and what was in hand is answered or past its deadline.
@@ -199,6 +204,21 @@ class _Drain:
             self._hub.drain()
             self._close()
             self._leave_when_empty(self._hub.loop.time() + self._hub.limits.drain_s)
+
+    def _renew(self) -> None:
+        self._stale = True
+        if self._renewing is None or self._renewing.done():
+            self._renewing = self._hub.loop.create_task(self._read_anew())
+
+    async def _read_anew(self) -> None:
+        """Read everything anew, as a successor of a worker would; what does not load is answered as before."""
+        while self._stale and not self._hub.draining:
+            self._stale = False
+            _log.info("reading every model anew")
+            await self._hub.site.renew()
+
+    def _tell(self) -> None:
+        _log.info("%s", self._hub.site.counts.line())
 
     def _leave_when_empty(self, end: float) -> None:
         if self._hub.members and self._hub.loop.time() < end:
@@ -249,16 +269,29 @@ def open_grpc_listener(address: Address) -> socket.socket:
 
 
 def _listen(host: str, port: int, what: str) -> socket.socket:
+    family = _family(host)
     try:
-        return socket.create_server((host, port), backlog=_BACKLOG, family=_family(host), reuse_port=False)
+        return socket.create_server((host, port), backlog=_BACKLOG, family=family, dualstack_ipv6=both_families(host))
     except OverflowError:
         reason = "the port must be 0 to 65535"
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # the standard library repeats the address there
         if error.errno == errno.EADDRINUSE:
             reason += "; port 0 takes one that is free"
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    raise UsageError(f"cannot listen{what} on {place}: {reason}")
+    raise UsageError(f"cannot listen{what} on {authority(host, port)}: {reason}")
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as an address has them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def both_families(host: str) -> bool:
+    """Whether listening on this address takes clients over IPv4 as well as over IPv6."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        return address.version == 6 and address.is_unspecified and socket.has_dualstack_ipv6()
+    return False
 
 
 def close_listeners(address: Address) -> None:

@@ -4,6 +4,7 @@ Nothing that a request says names a file: what can be loaded is what the command
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +14,7 @@ from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
 from tailcut.runtime.model import Model
 from tailcut.server.served import Served
 
+_log = logging.getLogger("tailcut")
 _IDLE_STEP_S = 0.01
 
 
@@ -34,7 +36,8 @@ class Catalog:
         """The model of that name; its newest version where none is asked for.
 
         Raises:
-            NotFoundError: there is no such model or version now; the message names those that there are.
+            NotFoundError: there is no such model or version now; the message names those that there are. It begins as
+                Triton's does: programs written for Triton look for those words.
         """
         versions = [served for served in self if served.name == name]
         for served in versions:
@@ -42,10 +45,10 @@ class Catalog:
                 return served
         if not versions:
             names = ", ".join(sorted({served.name for served in self})) or "none"
-            raise NotFoundError(f"unknown model {name[:64]!r}: this server has {names}")
+            raise NotFoundError(f"Request for unknown model: {name[:64]!r} is not found; this server has {names}")
         if version:
             has = ", ".join(repr(served.version) for served in versions)
-            raise NotFoundError(f"model {name!r} has no version {version[:64]!r}: it has {has}")
+            raise NotFoundError(f"Request for unknown model: {name!r} has no version {version[:64]!r}; it has {has}")
         return max(versions, key=lambda served: int(served.version))
 
     def versions(self, name: str) -> list[str]:
@@ -69,20 +72,14 @@ class Catalog:
             NotFoundError: the command line named no such model.
         """
         async with self._turn:
-            for key in self._keys(name):
+            for key in self._keys(name, "load"):
                 served = self._known[key]
                 if served.reload is None:
-                    raise InvalidInputError(f"model {name[:64]!r} cannot be loaded again")
+                    raise InvalidInputError(f"failed to load {name[:64]!r}: it cannot be loaded again")
                 try:
-                    model = await asyncio.to_thread(served.reload)
+                    await self._replace(key, served.reload)
                 except (TailcutError, OSError) as error:
-                    raise InvalidInputError(f"model {name[:64]!r} was not loaded: {_without_path(error)}") from error
-                old = None if key in self._gone else served.model
-                self._known[key] = replace(served, model=model)
-                self._gone.pop(key, None)
-                self._tell()
-                if old is not None:
-                    await self._retire(old)
+                    raise InvalidInputError(f"failed to load {name[:64]!r}: {_without_path(error)}") from error
 
     async def unload(self, name: str) -> None:
         """Take all versions of a model out of service; what is in hand is answered first.
@@ -92,23 +89,46 @@ class Catalog:
             NotFoundError: the command line named no such model.
         """
         async with self._turn:
-            for key in self._keys(name):
+            for key in self._keys(name, "unload"):
                 if key not in self._gone:
                     self._gone[key] = "unloaded"
                     self._tell()
                     await self._retire(self._known[key].model)
+
+    async def renew(self) -> None:
+        """Read all models that are served anew, one after the other; one that does not load stays as it was."""
+        async with self._turn:
+            self._tell()  # heads that were admitted may not be any more
+            for key, served in list(self._known.items()):
+                if served.reload is None or key in self._gone:
+                    continue
+                try:
+                    await self._replace(key, served.reload)
+                except (TailcutError, OSError) as error:
+                    _log.error("model %r could not be read anew: the old one goes on serving: %s", served.name, error)
+
+    async def _replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> None:
+        model = await asyncio.to_thread(reload)
+        old = None if key in self._gone else self._known[key].model
+        self._known[key] = replace(self._known[key], model=model)
+        self._gone.pop(key, None)
+        self._tell()
+        if old is not None:
+            await self._retire(old)
 
     def close(self) -> None:
         """Close every model."""
         for served in self._known.values():
             served.model.close()
 
-    def _keys(self, name: str) -> list[tuple[str, str]]:
+    def _keys(self, name: str, action: str) -> list[tuple[str, str]]:
         if not self._control:
             raise InvalidInputError("models are not loaded or unloaded here: start with --allow-model-control")
         keys = [key for key in self._known if key[0] == name]
         if not keys:
-            raise NotFoundError(f"unknown model {name[:64]!r}: only models of the command line can be loaded")
+            raise NotFoundError(
+                f"failed to {action} {name[:64]!r}: unknown model; only models of the command line can be loaded"
+            )
         return keys
 
     def _tell(self) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from tailcut.errors import TailcutError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.server.admission import Kind, Plan
-from tailcut.server.replies import failure_reply
+from tailcut.server.replies import dated, failure_reply
 
 if TYPE_CHECKING:
     from tailcut.server.hub import Hub
@@ -125,6 +125,8 @@ class Express:
         """Take over a connection together with the request that it has just sent; False where it cannot come."""
         if plan.kind is not Kind.ROWS or plan.rows != 1 or not plan.head.keep_alive or self._hub.draining:
             return False
+        if plan.date is not self._hub.date:
+            plan.renew(self._hub.date)
         number = self._timetable.number(plan, head)
         transport = passenger.transport
         if number < 0 or transport.get_write_buffer_size() or transport.is_closing():
@@ -265,7 +267,7 @@ class Express:
         try:
             target.row, target.lent = target.served.model.lend(count, target.deadline_ns, schedule.priority)
         except TailcutError as error:
-            target.refusal = failure_reply(error)
+            target.refusal = dated(failure_reply(error), self._hub.date)
             return False
         target.refusal = b""
         return True
@@ -308,7 +310,10 @@ class Express:
         trail[0], trail[1], trail[2], trail[3], trail[4] = moments
         trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, target.plan.length, 200
         timeline = target.served.timeline
-        written, shorts = self._send(members, target.plan.reply_head, target.outputs, timeline.table, timeline.stamp)
+        plan = target.plan
+        if plan.date is not self._hub.date:
+            plan.renew(self._hub.date)
+        written, shorts = self._send(members, plan.reply_head, target.outputs, timeline.table, timeline.stamp)
         timeline.stamp += written
         for place in shorts:
             now = time.monotonic_ns()

@@ -41,7 +41,7 @@ class Questions:
             case "ServerMetadata":
                 return about.server()
             case "ModelMetadata":
-                return about.metadata(site.models, site.models.find(request.name, request.version))
+                return about.metadata(site.models, site.models.find(request.name, request.version), classes=False)
             case "ModelConfig":
                 return {"config": about.configuration(site.models.find(request.name, request.version))}
             case "ModelStatistics":

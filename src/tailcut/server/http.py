@@ -8,6 +8,7 @@ transports, except `express.py`.
 
 import asyncio
 import logging
+import select
 import time
 
 import numpy as np
@@ -15,8 +16,8 @@ import numpy as np
 from tailcut.errors import InvalidInputError, QueueFullError, TailcutError
 from tailcut.runtime.batch import Ticket
 from tailcut.server.admission import Kind, Plan
-from tailcut.server.answering import LONG_WAY, QUESTION_BYTES, Answering, Stage
-from tailcut.server.replies import CONTINUE, Refusal, error_reply, failure_reply
+from tailcut.server.answering import LONG_WAY, QUESTION_BYTES, WAITS_S, Answering, Stage
+from tailcut.server.replies import CONTINUE, Refusal, dated, error_reply, failure_reply
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial
 from tailcut.wire.v2 import parse_lead, schedule_of
 
@@ -24,6 +25,8 @@ _log = logging.getLogger("tailcut.http")
 _now_ns = time.monotonic_ns  # one name to look up
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _LINGER_BYTES = 64 << 20  # read away behind a refusal at most
+_CR = 0x0D
+_EMPTY_LINES = 8  # before a request line: some clients send one behind a body
 _STEADY = 3  # messages with one head in a row, and a client goes the short way
 
 
@@ -72,8 +75,15 @@ class HttpConnection(Answering):
             self._refuse(500, "the server failed on this message")
 
     def eof_received(self) -> bool:
-        """The client said goodbye: nothing more is owed to it."""
-        return False
+        """The client sends nothing more: what it has asked for is answered, where it can still read.
+
+        A client that has closed altogether may look the same: `_look_for_client` tells them apart.
+        """
+        if self._stage is Stage.LINGER or _is_gone(self.transport):
+            return False
+        self._ended = True
+        self._finish()
+        return True
 
     def pause_writing(self) -> None:
         """The client does not read: it has so long to start, and nothing more of it is read meanwhile."""
@@ -89,15 +99,33 @@ class HttpConnection(Answering):
             self._plan.served.timeline.record(*trail[:7], _now_ns(), *trail[7:], 200)
         self.due = self._hub.now + self._hub.limits.linger_s if self._stage is Stage.LINGER else 0.0
         if not self.transport.is_closing():
-            self.transport.resume_reading()
+            if not self._ended:
+                self.transport.resume_reading()
             self._next()
 
     def overdue(self) -> None:
         """Patience ended: say so where somebody may listen, then close."""
-        if self._paused or self._stage in {Stage.LINGER, Stage.SKIP} or (self._stage is Stage.HEAD and not self._held):
+        stage = self._stage
+        if self._paused or stage in {Stage.LINGER, Stage.SKIP} or (stage is Stage.HEAD and not self._held):
             self.transport.abort()
+        elif self._ended:
+            self._look_for_client()
         else:
             self._refuse(408, "the request took too long to arrive")
+
+    def _look_for_client(self) -> None:
+        """Drop the work of a client that has closed; over TCP, only what is sent to it brings out whether it has.
+
+        An interim answer is sent, which every client of HTTP/1.1 reads past, and which a closed socket answers by a
+        reset. Otherwise clients that give up under load would fill the queue with work for nobody.
+        """
+        if _is_gone(self.transport):
+            self.transport.abort()
+            return
+        self._asked = not self._asked and self._plan.head.interim
+        if self._asked:
+            self.transport.write(CONTINUE)
+        self.due = self._hub.now + (0.0 if self._asked else WAITS_S)
 
     # A message's way: head, body, answer.
 
@@ -112,6 +140,9 @@ class HttpConnection(Answering):
                     return
                 at = self._begin(self._plan, data, end, size)
                 continue
+            if data[at] == _CR:
+                at = self._skip_empty_line(data, at, size)
+                continue
             end = data.find(b"\r\n\r\n", at, size)
             if end < 0:
                 rest = bytes(data[at:size])
@@ -120,9 +151,7 @@ class HttpConnection(Answering):
                 except ProtocolError as error:
                     self._refuse(error.status, error.message)
                     return
-                self._held = rest
-                if not self.due:
-                    self.due = self._hub.now + self._hub.limits.head_timeout_s
+                self._hold(rest)
                 return
             end += 4
             self._repeats = min(self._repeats, 0)
@@ -130,10 +159,34 @@ class HttpConnection(Answering):
         if at < size:
             self._held = bytes(data[at:size])
 
+    def _skip_empty_line(self, data: bytes | bytearray, at: int, size: int) -> int:
+        """Read past an empty line before a request line, as RFC 9112 section 2.2 asks; returns how far data were used.
+
+        It is no sign of life: neither the time limits nor the idle time begin anew.
+        """
+        if size - at == 1:
+            self._hold(b"\r")
+            return size
+        if self._empty_since_ns != self._began_ns:  # a message has begun since the last one
+            self._empty_since_ns, self._empty_lines = self._began_ns, 0
+        self._empty_lines += 1
+        if data[at + 1 : at + 2] != b"\n" or self._empty_lines > _EMPTY_LINES:
+            self._refuse(400, "not an HTTP request")
+            return size
+        if size - at == 2:
+            self.due = 0.0
+        return at + 2
+
+    def _hold(self, rest: bytes) -> None:
+        """Keep the beginning of a head until more of it is here, which has one time limit."""
+        self._held = rest
+        if not self.due:
+            self.due = self._hub.now + self._hub.limits.head_timeout_s
+
     def _board_express(self, data: bytes | bytearray, end: int, size: int) -> bool:
         """A client that repeats itself goes the short way from now on, where there is one for it."""
         plan, express = self._plan, self._hub.express
-        if express is not None and size == end + plan.length:
+        if express is not None and size == end + plan.length and not self._ended:
             self._repeats = 0
             if express.join(self, plan, self._head, memoryview(data)[end:size]):
                 return True
@@ -151,6 +204,7 @@ class HttpConnection(Answering):
                 self._refuse(error.status, error.message)
                 return size
             except Refusal as refusal:
+                self._began_ns = _now_ns()
                 self._plan = Plan(Kind.ANSWER, self._hub.refused_head, 0)
                 return self._turn_away(refusal, self._hub.refused_length, end, size)
         self._plan = plan
@@ -283,7 +337,7 @@ class HttpConnection(Answering):
                 self._request = direct.request
                 self._schedule = schedule
         except TailcutError as error:
-            self._last_word(failure_reply(error, close=True))
+            self._last_word(dated(failure_reply(error, close=True), self._hub.date))
             return
         if self._stage is Stage.LEAD:
             self._collect(memoryview(lead))
@@ -367,7 +421,8 @@ class HttpConnection(Answering):
         self._charge(len(chunked.body) - self._charged)
         if self._hub.site.counts.buffered_bytes > self._hub.limits.buffered_bytes:
             busy = _too_many_bodies()
-            self._last_word(error_reply(busy.status, busy.message, close=True, headers=busy.headers))
+            answer = error_reply(busy.status, busy.message, close=True, headers=busy.headers)
+            self._last_word(dated(answer, self._hub.date))
             return b""
         if chunked.done:
             self.due = 0.0
@@ -383,8 +438,20 @@ class HttpConnection(Answering):
         """Go on with what was pipelined behind the last message."""
         if self._stage is Stage.HEAD and not self._paused and self._held and not self.transport.is_closing():
             data, self._held = self._held, b""
-            self.transport.resume_reading()
+            if not self._ended:
+                self.transport.resume_reading()
             self._take(data, len(data))
+        if self._ended:
+            self._finish()
+
+
+def _is_gone(transport: asyncio.Transport) -> bool:
+    """Whether the client does not read either, where Linux knows: it closed a Unix socket, or reset the connection."""
+    if not hasattr(select, "epoll"):
+        return False
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), 0)  # POLLHUP and POLLERR are always told
+    return bool(poll.poll(0))
 
 
 def _too_many_bodies() -> Refusal:

@@ -12,7 +12,7 @@ from tailcut.server.access import log_http
 from tailcut.server.admission import Plan, plan_for
 from tailcut.server.express import Express
 from tailcut.server.limits import ServerLimits
-from tailcut.server.replies import Refusal
+from tailcut.server.replies import Refusal, date_line
 from tailcut.server.routes import Site
 from tailcut.wire.http1 import Head, parse_head
 
@@ -68,6 +68,9 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self.home = LoopHome(self.loop)
         self.now = self.loop.time()
+        self.date = b""  # the header line of every answer, another object each second
+        self._second = 0
+        self._read_clock()
         self.members: dict[Member, None] = {}  # ordered by arrival
         self._idlest: list[tuple[float, Member]] = []  # the next to make room, the one idle longest last
         self.spin_ns = spin_us * 1000
@@ -216,8 +219,15 @@ class Hub:
         for member in list(self.members):
             member.close()
 
+    def _read_clock(self) -> None:
+        second = int(time.time())  # the wall clock, which may jump: nothing but the date depends on it
+        if second != self._second:
+            self._second = second
+            self.date = date_line(second)
+
     def _sweep(self) -> None:
         now = self.now = self.loop.time()
+        self._read_clock()
         idle_before = now - self.limits.idle_timeout_s
         for member in list(self.members):
             if member.due:

@@ -50,6 +50,13 @@ class ServerCounts:
     latency: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
     latency_ns: int = 0
 
+    def line(self) -> str:
+        """The gist of it, for the log."""
+        replies = [f"{count} x {status}" for status, count in sorted(self.replies.items())]
+        replies += [f"{count} x {status}" for status, count in sorted(self.grpc_replies.items())]
+        answered = ", ".join(replies) or "none"
+        return f"{self.connections} connections open of {self.accepted} accepted; answers since the start: {answered}"
+
 
 def render(
     counts: ServerCounts, models: Iterable[Counted], rows: Mapping[tuple[str, str], str] = MappingProxyType({})

@@ -12,6 +12,8 @@ class Said(NamedTuple):
     summary: str
     answer: str | None = None
     body: str | None = None
+    unready: bool = False  # 503 is an answer, and has no body
+    refused: bool = False  # always, with 400
 
 
 def document(routes: Iterable[tuple[str, str, Said, bool]]) -> dict[str, Any]:
@@ -36,7 +38,12 @@ def _operation(path: str, said: Said, *, admin: bool) -> dict[str, Any]:
         kind = "text/plain" if said.answer == "text" else "application/json"
         good["content"] = {kind: {"schema": _ref(said.answer)}}
     wrong = {"description": "An error, in one line", "content": {"application/json": {"schema": _ref("error")}}}
-    operation: dict[str, Any] = {"summary": said.summary, "responses": {"200": good, "4XX": wrong, "5XX": wrong}}
+    responses = {"200": good, "4XX": wrong, "5XX": wrong}
+    if said.unready:
+        responses["503"] = {"description": "Not ready"}
+    if said.refused:
+        del responses["200"]
+    operation: dict[str, Any] = {"summary": said.summary, "responses": responses}
     names = re.findall(r"{(\w+)}", path)
     if names:
         operation["parameters"] = [
@@ -44,6 +51,8 @@ def _operation(path: str, said: Said, *, admin: bool) -> dict[str, Any]:
         ]
     if path.endswith("/infer"):
         good["content"]["application/octet-stream"] = {}
+        size = "bytes of JSON before the binary data, where there are any"
+        good["headers"] = {"Inference-Header-Content-Length": {"description": size, "schema": {"type": "integer"}}}
         operation["parameters"] += [
             {"name": name, "in": "header", "required": False, "description": words, "schema": {"type": "integer"}}
             for name, words in _HEADERS.items()
@@ -79,7 +88,8 @@ _HEADERS = {
 _TEXT, _NUMBER, _OBJECT = {"type": "string"}, {"type": "integer"}, {"type": "object"}
 _DTYPES = {"enum": "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 BF16 FP32 FP64 BYTES".split()}  # noqa: SIM905
 _SHAPE = _list(_NUMBER)
-_TENSOR = _object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE})
+_TENSOR = _object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, {"parameters": _OBJECT})
+_DATA: dict[str, Any] = {"data": {"type": "array"}, "parameters": _OBJECT}  # of a tensor; without data, it is elsewhere
 _DURATION = _object({"count": _NUMBER, "ns": _NUMBER})
 _CONFIG_TENSOR = _object({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE})
 _STAGES = "success fail queue compute_input compute_infer compute_output cache_hit cache_miss".split()  # noqa: SIM905
@@ -110,7 +120,7 @@ _SCHEMAS: dict[str, Any] = {
             "output": _list(_CONFIG_TENSOR),
             "instance_group": _list(_object({"name": _TEXT, "count": _NUMBER, "kind": _TEXT})),
         },
-        {"dynamic_batching": _OBJECT, "model_transaction_policy": _OBJECT},
+        {"dynamic_batching": _OBJECT, "model_transaction_policy": _OBJECT, "parameters": _OBJECT},
     ),
     "statistics": _object(
         {
@@ -132,10 +142,15 @@ _SCHEMAS: dict[str, Any] = {
     "index": _list(_object({"name": _TEXT, "version": _TEXT, "state": _TEXT, "reason": _TEXT})),
     "regions": _list(_object({"name": _TEXT, "key": _TEXT, "offset": _NUMBER, "byte_size": _NUMBER})),
     "request": _object(
-        {"inputs": _list(_object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, {"parameters": _OBJECT}))},
+        {"inputs": _list(_object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, _DATA))},
         {"id": _TEXT, "parameters": _OBJECT, "outputs": _list(_object({"name": _TEXT}, {"parameters": _OBJECT}))},
     ),
     "answer": _object(
-        {"model_name": _TEXT, "model_version": _TEXT, "outputs": _list(_TENSOR)}, {"id": _TEXT, "parameters": _OBJECT}
+        {
+            "model_name": _TEXT,
+            "model_version": _TEXT,
+            "outputs": _list(_object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, _DATA)),
+        },
+        {"id": _TEXT, "parameters": _OBJECT},
     ),
 }

@@ -1,6 +1,7 @@
 """Answers as bytes: status lines and heads, and how an error of ours becomes one."""
 
 from collections.abc import Mapping
+from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -19,6 +20,7 @@ STATUS_OF: Mapping[Code, int] = {
 }
 JSON = "application/json"
 BINARY = "application/octet-stream"
+OK = b"HTTP/1.1 200 OK\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 END = b"\r\n\r\n"
 CLOSE = b"\r\nConnection: close\r\n\r\n"  # in the place of END
@@ -47,13 +49,24 @@ def head(
     return "".join(lines).encode("latin-1")
 
 
+def date_line(unix_s: float) -> bytes:
+    """The header line that tells the time of an answer (RFC 9110 section 6.6.1)."""
+    return f"Date: {formatdate(unix_s, usegmt=True)}\r\n".encode()
+
+
+def dated(answer: bytes, date: bytes) -> bytes:
+    """An answer with its date, a whole line, behind the status line."""
+    start = answer.index(b"\n") + 1
+    return b"".join([answer[:start], date, answer[start:]])
+
+
 @lru_cache(1024)
-def response_head(length: int, json_size: int | None, *, close: bool) -> bytes:
-    """The head of an inference answer; kept, because answers of one model have few sizes."""
+def response_head(length: int, json_size: int | None, date: bytes, *, close: bool) -> bytes:
+    """The head of an inference answer; kept for a second, because answers of one model have few sizes."""
     if json_size is None:
-        return head(200, length, close=close)
+        return dated(head(200, length, close=close), date)
     headers = {"Inference-Header-Content-Length": str(json_size)}
-    return head(200, length, content_type=BINARY, close=close, headers=headers)
+    return dated(head(200, length, content_type=BINARY, close=close, headers=headers), date)
 
 
 def reply(

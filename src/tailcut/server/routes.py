@@ -4,6 +4,7 @@ A handler is given the site, the body where the path takes one, and the path's v
 answer, or an awaitable of one where the work takes a while.
 """
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from tailcut.errors import InvalidInputError, NotFoundError
+from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.tail import explain
 from tailcut.runtime.timeline import Event, Events, read
@@ -24,6 +25,7 @@ from tailcut.server.openapi import Said, document
 from tailcut.server.replies import Refusal, reply
 from tailcut.server.served import Served
 
+_log = logging.getLogger("tailcut")
 _CURSOR = re.compile(r"-\d{1,17}|\d{1,17}(\.\d{1,17})*", re.ASCII)  # a number for each worker, or a negative one
 
 Handler = Callable[..., bytes | Awaitable[bytes]]
@@ -66,7 +68,17 @@ class Site:
     events: Sequence[Events] = ()  # of every process that serves
     ready: bool = False
     token: str | None = None
+    read_token: Callable[[], str] | None = None  # anew
     everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
+
+    async def renew(self) -> None:
+        """Read the token and every model anew from their files; what cannot be read stays as it was, and it is said."""
+        try:
+            if self.read_token is not None:
+                self.token = self.read_token()
+        except (TailcutError, OSError) as error:
+            _log.error("the token stays as it was: %s", error)
+        await self.models.renew()
 
     def counted(self) -> tuple[ServerCounts, Iterable[Counted]]:
         """The counts of the whole service."""
@@ -107,8 +119,11 @@ class Site:
             raise Refusal(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
 
     def admits(self, authorization: str) -> bool:
-        """Whether `Bearer TOKEN` is right, or not needed."""
-        return self.token is None or compare_digest(authorization.encode(), f"Bearer {self.token}".encode())
+        """Whether `Bearer TOKEN` is right, or not needed; the scheme may be in any case (RFC 9110 section 11.1)."""
+        if self.token is None:
+            return True
+        scheme, _, token = authorization.partition(" ")
+        return scheme.lower() == "bearer" and compare_digest(token.strip(" ").encode(), self.token.encode())
 
     def model_ready(self, name: str, version: str = "") -> bool:
         """Whether that model is there and the server is ready."""
@@ -268,7 +283,7 @@ def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handl
             f"{root}/region/{{region}}/register",
             "POST",
             register,
-            Said("Register a region", body="register"),
+            Said("Register a region", body="register", refused=kind == "cuda"),
             admin=True,
         ),
         Entry(
@@ -284,12 +299,12 @@ def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handl
 
 _TABLE = [
     Entry("/v2/health/live", "GET", _live, Said("Whether the process answers")),
-    Entry("/v2/health/ready", "GET", _ready, Said("Whether requests are wanted: 503 while draining")),
+    Entry("/v2/health/ready", "GET", _ready, Said("Whether requests are wanted: 503 while draining", unready=True)),
     Entry("/v2", "GET", _server, Said("Name, version and extensions", "server")),
     Entry("/v2/openapi.json", "GET", _openapi, Said("This document", "object")),
     Entry("/v2/models/stats", "GET", _statistics, Said("Counts and times of all models", "statistics")),
     *_of_model("", "GET", _metadata, Said("Inputs and outputs", "metadata")),
-    *_of_model("/ready", "GET", _model_ready, Said("Whether the model answers")),
+    *_of_model("/ready", "GET", _model_ready, Said("Whether the model answers", unready=True)),
     *_of_model("/config", "GET", _configuration, Said("Batching, instances and tensors", "configuration")),
     *_of_model("/stats", "GET", _statistics, Said("Counts and times", "statistics")),
     *_of_model("/tail", "GET", _tail, Said("Why the slowest of the last requests were slow", "object")),

@@ -3,7 +3,8 @@
 Workers are fresh processes that run the same command line and inherit the listening sockets, one end of a socket pair
 (over which they say that they are ready, and see their supervisor end), the board, and the region of their trails. They
 are told what to do by signals: SIGTERM and SIGINT drain, SIGHUP retires. The supervisor itself takes SIGTERM and SIGINT
-(drain all, exit 0; a second one kills all and exits 1) and SIGHUP (renew all, one after the other).
+(drain all, exit 0; a second one kills all and exits 1), SIGHUP (renew all, one after the other) and SIGUSR1 (log a line
+of counts).
 
 The listening sockets stay open here while anybody serves, so that a connection that waits in the kernel's queue
 outlives every worker.
@@ -30,7 +31,7 @@ from tailcut.server.board import Board
 from tailcut.server.fleet import Action, Do, Fleet, Patience
 from tailcut.server.limits import ServerLimits
 from tailcut.server.trails import Trails
-from tailcut.server.worker import ENVIRONMENT, Assignment
+from tailcut.server.worker import ENVIRONMENT, Assignment, as_counted
 
 _log = logging.getLogger("tailcut")
 Models = list[dict[str, Any]]
@@ -114,6 +115,7 @@ class _Supervisor:
         self._loop.add_signal_handler(signal.SIGTERM, self._stop, signal.SIGTERM)
         self._loop.add_signal_handler(signal.SIGINT, self._stop, signal.SIGINT)
         self._loop.add_signal_handler(signal.SIGHUP, self._renew)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._count)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
         self._do(self._fleet.begin(self._now()))
         try:
@@ -144,6 +146,11 @@ class _Supervisor:
     def _renew(self) -> None:
         _log.info("renewing every worker, one after the other")
         self._do(self._fleet.renew(self._now()))
+
+    def _count(self) -> None:
+        counts = self._board.totals()
+        if "server" in counts:  # else no worker has published any yet
+            _log.info("%s", as_counted(counts)[0].line())
 
     def _ready(self, worker: int) -> None:
         child = self._children[worker]

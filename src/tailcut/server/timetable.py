@@ -86,7 +86,7 @@ class Timetable:
     def _target(self, plan: Plan) -> Target | None:
         for target in self.targets:
             known = target.plan
-            if known.served is plan.served and known.schedule == plan.schedule and known.reply_head == plan.reply_head:
+            if known.served is plan.served and known.schedule == plan.schedule and known.reply_rest == plan.reply_rest:
                 return target
         served = plan.served
         slab = served.model.slab if served is not None else None

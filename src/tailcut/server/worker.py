@@ -114,7 +114,7 @@ class Worker:
 
     def _everywhere(self, site: Site) -> tuple[ServerCounts, Sequence[Counted]]:
         self.publish(site)  # what has been shown once is never taken back, whichever worker is asked next
-        return _as_counted(self._board.totals())
+        return as_counted(self._board.totals())
 
     def _publish_often(self, site: Site, loop: asyncio.AbstractEventLoop) -> None:
         self.publish(site)
@@ -150,7 +150,8 @@ def _as_counts(site: Site) -> Counts:
     return {"server": server, "models": models}
 
 
-def _as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:
+def as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:
+    """What workers have published, as what one process counts."""
     server = counts["server"]
     replies = Counter({int(status): count for status, count in server["replies"].items()})
     summed = [

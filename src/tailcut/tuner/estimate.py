@@ -150,7 +150,7 @@ class Estimator:
         return data
 
 
-def estimate_engines(  # noqa: C901, PLR0913  rounds of one measurement
+def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     model: Path,
     choices: Sequence[EngineOptions],
     request: Mapping[str, np.ndarray],
@@ -170,15 +170,7 @@ def estimate_engines(  # noqa: C901, PLR0913  rounds of one measurement
         tell: called with each configuration that is done.
     """
     began = time.monotonic()
-    estimates: list[EngineEstimate] = []
-    racing: list[Estimator] = []
-    for options in choices:
-        estimator = Estimator(model, options, request)
-        estimates.append(estimator.estimate)
-        racing.append(estimator)
-        if len(racing) % 2 == 0:  # two load at a time
-            racing = _loaded(racing, tell)
-    racing = _loaded(racing, tell)
+    racing, estimates = _load_all(model, choices, request, tell)
     end = max(began + seconds, time.monotonic() + _MEASURING * seconds)
     try:
         sizes = [1]
@@ -205,6 +197,34 @@ def estimate_engines(  # noqa: C901, PLR0913  rounds of one measurement
         for one in racing:
             _done(one, tell)
     return sorted(estimates, key=lambda one: -one.rows_per_s)
+
+
+def _load_all(
+    model: Path,
+    choices: Sequence[EngineOptions],
+    request: Mapping[str, np.ndarray],
+    tell: Callable[[EngineEstimate], None],
+) -> tuple[list[Estimator], list[EngineEstimate]]:
+    """Load all, two at a time; an engine that cannot load the model at all is tried once."""
+    names = list(dict.fromkeys(options.name for options in choices))
+    firsts = [next(options for options in choices if options.name == name) for name in names]
+    racing: list[Estimator] = []
+    estimates: list[EngineEstimate] = []
+    for number, options in enumerate([*firsts, *(one for one in choices if one not in firsts)]):
+        refused = [one.error for one in estimates if one.options.name == options.name and _unloadable(one)]
+        if refused:
+            estimates.append(EngineEstimate(options, error=refused[0]))
+            tell(estimates[-1])
+            continue
+        racing.append(Estimator(model, options, request))
+        estimates.append(racing[-1].estimate)
+        if number + 1 >= len(firsts) and len(racing) % 2 == 0:
+            racing = _loaded(racing, tell)
+    return _loaded(racing, tell), estimates
+
+
+def _unloadable(estimate: EngineEstimate) -> bool:
+    return estimate.error is not None and f"{estimate.options.name} cannot load it" in estimate.error
 
 
 def _loaded(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None]) -> list[Estimator]:

@@ -11,19 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 import numpy as np
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
+from tailcut.engines.edits import benefits_from_int8
+from tailcut.engines.graph import load_graph
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.arrivals import poisson_times
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.describe import lengths_of, made_up_inputs, rows_of_data
 from tailcut.lab.load import LoadResult
-from tailcut.lab.payload import Wire, ask, infer_once
+from tailcut.lab.payload import Wire, ask, infer_once, model_path
 from tailcut.lab.trial import Arm
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
@@ -103,6 +104,7 @@ class Search:
             quota().cpus is not None,
             wanted.wire,
             lengths_of(self._spec, self._requests),
+            quantizable=benefits_from_int8(load_graph(wanted.model)),
             lower_precision=wanted.data is not None and not self._gate.blind,
         )
 
@@ -159,7 +161,7 @@ class Search:
         """What was decided of the rows on the engine of these settings: that of another engine, by its own server."""
         if (settings.engine.name, settings.engine.precision) == (BASELINE.engine.name, BASELINE.engine.precision):
             return self._rows
-        path = f"/v2/models/{quote(self._spec.name, safe='')}/config"
+        path = f"{model_path(self._spec.name)}/config"
         config = ask(self._servers.of(settings).target, "GET", path)
         rows, reason = (config["parameters"][name]["string_value"] for name in ("rows", "rows_reason"))
         decided = {"rows": rows, "batched": rows == Rows.INDEPENDENT, "reason": reason}

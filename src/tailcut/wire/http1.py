@@ -15,10 +15,21 @@ import httptools
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_TARGET_BYTES = 8 * 1024
+_CR = 0x0D
 _MAX_LENGTH = 1 << 48  # nothing that a server of ours could hold
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
 _START = re.compile(rb"[A-Z]{1,20}\Z")
-_SIZE = re.compile(rb"[0-9A-Fa-f]{1,12}\Z")
+_FOLDED = re.compile(rb"\r(?:\n[ \t]|(?!\n))")
+_BEHIND_VALUES = re.compile(rb"(?<![ \t])[ \t]++\r\n")
+_VERSIONS = (b" HTTP/1.1", b" HTTP/1.0")
+_VERSION = re.compile(rb" HTTP/[0-9]{1,3}(?:\.[0-9]{1,3})?\Z")
+_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)\Z", re.DOTALL)
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
+_EXTENSION = rb"[ \t]*+;[ \t]*+" + _TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,12})(?:" + _EXTENSION + rb")*+")  # RFC 9112 section 7.1, with 48 bits of size
+_FIELD = re.compile(_TOKEN + rb":" + _TEXT)
 
 
 class ProtocolError(Exception):
@@ -41,6 +52,7 @@ class Head:
     chunked: bool
     expects_continue: bool
     headers: dict[bytes, bytes]
+    interim: bool = False  # whether 1xx may come before the answer: not over HTTP/1.0
 
 
 class _Collector:
@@ -59,7 +71,7 @@ def check_partial(data: bytes) -> None:
     """Refuse a head that cannot become a good one, before more of it is buffered.
 
     Raises:
-        ProtocolError: 400, 414 or 431.
+        ProtocolError: 400, 414, 431 or 505.
     """
     line_end = data.find(b"\r\n")
     line = data if line_end < 0 else data[:line_end]
@@ -68,6 +80,8 @@ def check_partial(data: bytes) -> None:
         raise ProtocolError(400, "not an HTTP request")
     if space and len(target) > MAX_TARGET_BYTES:
         raise ProtocolError(414, f"the URL is over {MAX_TARGET_BYTES} bytes")
+    if line_end >= 0 and line[-9:] not in _VERSIONS and _VERSION.search(line):
+        raise ProtocolError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here: gRPC has a port of its own")
     if len(data) > MAX_HEAD_BYTES:
         raise ProtocolError(431, f"the head is over {MAX_HEAD_BYTES} bytes")
     if data.count(b"\n") != data.count(b"\r\n") or b"\0" in data:
@@ -81,26 +95,29 @@ def parse_head(data: bytes) -> Head:
         ProtocolError: with the status to answer.
     """
     check_partial(data)
-    if re.search(rb"\r\n[ \t]", data) or re.search(rb"\r(?!\n)", data):
+    if _FOLDED.search(data):
         raise ProtocolError(400, "a header is folded or holds a bare carriage return")
+    if b" \r\n" in data or b"\t\r\n" in data:
+        line, end, fields = data.partition(b"\r\n")
+        # No part of a value (RFC 9112 section 5.1). The parser leaves out what stands before one, and only that.
+        data = line + end + _BEHIND_VALUES.sub(b"\r\n", fields)
     collector = _Collector()
     parser = httptools.HttpRequestParser(collector)
-    upgrade = False
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade:
-        upgrade = True
+        pass  # an offer that a server may ignore (RFC 9110 section 7.8)
     except httptools.HttpParserError:
         _framing(collector.fields, "1.1")  # says which coding is not understood, where that is the reason
         raise ProtocolError(400, "the head is not valid HTTP") from None
     method = parser.get_method()
-    if upgrade or method == b"CONNECT":
-        raise ProtocolError(400, "upgrades and tunnels are not offered")
+    if method == b"CONNECT":
+        raise ProtocolError(400, "tunnels are not offered")
     if len(collector.fields) > MAX_HEADERS:
         raise ProtocolError(431, f"more than {MAX_HEADERS} headers")
     version = parser.get_http_version()
-    if version not in {"1.0", "1.1"}:
-        raise ProtocolError(400, "only HTTP/1.0 and HTTP/1.1 are spoken")
+    if version not in {"1.0", "1.1"}:  # of a request line that names none: HTTP/0.9
+        raise ProtocolError(400, "the request line does not end in an HTTP version")
     return _head(method, collector, version)
 
 
@@ -112,8 +129,6 @@ def _head(method: bytes, collector: _Collector, version: str) -> Head:
     expect = headers.get(b"expect")
     if expect is not None and expect.lower() != b"100-continue":
         raise ProtocolError(417, "only Expect: 100-continue is understood")
-    if b"upgrade" in headers:
-        raise ProtocolError(400, "upgrades are not offered")
     connection = b",".join(value for name, value in collector.fields if name == b"connection")
     options = {option.strip().lower() for option in connection.split(b",")}
     keep_alive = b"close" not in options and (version == "1.1" or b"keep-alive" in options)
@@ -121,12 +136,17 @@ def _head(method: bytes, collector: _Collector, version: str) -> Head:
         if names.count(name) > 1:
             raise ProtocolError(400, f"{name.decode()} is repeated")
     path = _path(collector.target)
-    return Head(method, path, keep_alive, length, chunked, expect is not None and version == "1.1", headers)
+    interim = version == "1.1"
+    return Head(method, path, keep_alive, length, chunked, expect is not None and interim, headers, interim)
 
 
 def _path(target: bytes) -> str:
-    if target.startswith((b"http://", b"https://")):
-        target = b"/" + target.split(b"/", 3)[3] if target.count(b"/") > 2 else b"/"
+    """The path of a target; the authority of an absolute one goes before Host (RFC 9112 section 3.2.2), for nothing."""
+    absolute = None if target.startswith(b"/") else _ABSOLUTE.match(target)
+    if absolute is not None:
+        if not absolute[1] or not _HOST.match(absolute[1]):
+            raise ProtocolError(400, "the URL's authority is not a host and port")
+        target = absolute[2] if absolute[2].startswith(b"/") else b"/"
     try:
         return target.partition(b"?")[0].decode("ascii")
     except UnicodeDecodeError:
@@ -149,13 +169,15 @@ def _framing(fields: list[tuple[bytes, bytes]], version: str) -> tuple[int | Non
     if codings:
         if version == "1.0":
             raise ProtocolError(400, "HTTP/1.0 has no chunked bodies")
-        if len(codings) != 1 or codings[0].strip().lower() != b"chunked":
+        if len(codings) != 1 or codings[0].lower() != b"chunked":
             raise ProtocolError(501, "only the chunked transfer coding is understood")
         return None, True
     if not lengths:
         return None, False
-    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 19 or int(lengths[0]) > _MAX_LENGTH:
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > 19 or int(lengths[0]) >= 1 << 63:
         raise ProtocolError(400, "Content-Length is not one plain number")
+    if int(lengths[0]) > _MAX_LENGTH:
+        raise ProtocolError(413, "the body is larger than any that is taken")
     return int(lengths[0]), False
 
 
@@ -181,6 +203,7 @@ class ChunkedBody:
         self._stage = _Stage.SIZE
         self._left = 0
         self._line = bytearray()
+        self._trailers = 0
         self._trailer_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
@@ -199,6 +222,8 @@ class ChunkedBody:
                 if not self._left:
                     self._stage = _Stage.DATA_END
                 continue
+            if self._stage is _Stage.DATA_END and not self._line and data[at] != _CR:
+                raise ProtocolError(400, "a chunk is longer than its size")
             end = data.find(b"\n", at)
             self._line += data[at : end + 1] if end >= 0 else data[at:]
             if len(self._line) > 4096:
@@ -220,15 +245,19 @@ class ChunkedBody:
                 raise ProtocolError(400, "a chunk is longer than its size")
             self._stage = _Stage.SIZE
         elif self._stage is _Stage.SIZE:
-            size = line.partition(b";")[0].rstrip(b" \t")
-            if not _SIZE.match(size):
-                raise ProtocolError(400, "a chunk's size is not a hexadecimal number")
-            self._left = int(size, 16)
+            chunk = _CHUNK.fullmatch(line)
+            if chunk is None:
+                raise ProtocolError(400, "a chunk's line is not a hexadecimal size and extensions")
+            self._left = int(chunk[1], 16)
             if len(self.body) + self._left > self._limit:
                 raise ProtocolError(413, f"the body is over the limit of {self._limit} bytes")
             self._stage = _Stage.DATA if self._left else _Stage.TRAILER
-        else:
+        elif line:
+            if not _FIELD.fullmatch(line):
+                raise ProtocolError(400, "a trailer is not a field")
+            self._trailers += 1
             self._trailer_bytes += len(line) + 2
-            if self._trailer_bytes > MAX_HEAD_BYTES:
-                raise ProtocolError(431, "the trailers are too long")
-            self.done = not line
+            if self._trailers > MAX_HEADERS or self._trailer_bytes > MAX_HEAD_BYTES:
+                raise ProtocolError(431, f"the trailers are over {MAX_HEADERS} fields or {MAX_HEAD_BYTES} bytes")
+        else:
+            self.done = True

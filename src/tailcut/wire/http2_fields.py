@@ -25,6 +25,7 @@ _PSEUDO = {b":method", b":scheme", b":path", b":authority"}
 _NEEDED = {b":method", b":scheme", b":path"}
 _OF_A_CONNECTION = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 _LENGTH_DIGITS = 18
+_DEFAULT_PORT = {b"http": b":80", b"https": b":443"}
 
 
 class MalformedError(Exception):
@@ -127,7 +128,20 @@ def check_request(fields: Sequence[Field]) -> int:
             raise MalformedError("a field's value has characters that none may have")
     if not seen >= _NEEDED or (b":path", b"") in fields:
         raise MalformedError("a request has a method, a scheme and a path")
+    _check_host(fields)
     return length
+
+
+def _check_host(fields: Sequence[Field]) -> None:
+    """Refuse a Host that names another place than `:authority` (RFC 9113 section 8.3.1), or a second one."""
+    hosts = [value for name, value in fields if name == b"host"]
+    if not hosts:
+        return
+    first = dict(reversed(fields))
+    port = _DEFAULT_PORT.get(first[b":scheme"].lower(), b"")
+    places = {value.lower().removesuffix(port) for value in (first.get(b":authority", hosts[0]), hosts[0])}
+    if len(hosts) > 1 or len(places) > 1:
+        raise MalformedError("Host and :authority differ")
 
 
 def check_trailers(fields: Sequence[Field]) -> None:

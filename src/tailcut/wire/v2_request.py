@@ -151,7 +151,10 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
     if len(spec.inputs) != 1:
         raise InvalidInputError(f"a body without a JSON head needs a model of one input; it has {len(spec.inputs)}")
     tensor = spec.inputs[0]
-    free = [axis for axis, dim in enumerate(tensor.shape) if dim is None]
+    dims = tensor.shape
+    free = [axis for axis, dim in enumerate(dims) if dim is None]
+    if spec.batched and len(free) == 2:  # the batch and another: the whole body is one row, as Triton has it
+        dims, free = (1, *dims[1:]), free[1:]
     if tensor.dtype is DType.BYTES:  # the whole body is one element, with no length before it
         shape = tuple(1 if dim is None else dim for dim in tensor.shape)
         if prod(shape) != 1:
@@ -162,17 +165,17 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
         return InferRequest.raw(spec, {tensor.name: array})
     if len(free) > 1:
         raise InvalidInputError(
-            f"input {shown(tensor.name)}: {tensor.describe()} has several free dimensions: "
-            "give its shape in a JSON head"
+            f"input {shown(tensor.name)}: {tensor.describe()} has several free dimensions, which cannot be told from "
+            "the length of a raw body: give its shape in a JSON head"
         )
-    unit = (tensor.dtype.itemsize or 1) * prod(dim for dim in tensor.shape if dim is not None)
+    unit = (tensor.dtype.itemsize or 1) * prod(dim for dim in dims if dim is not None)
     count = len(body) // unit if unit and free else 1
     if count * unit != len(body):
         of = f"a multiple of {unit}" if free else f"{unit}"
         raise InvalidInputError(
             f"input {shown(tensor.name)}: expected {of} bytes for {tensor.describe()}, got {len(body)}"
         )
-    shape = tuple(count if dim is None else dim for dim in tensor.shape)
+    shape = tuple(count if dim is None else dim for dim in dims)
     return InferRequest.raw(spec, {tensor.name: _at(spec, _Slice(tensor, shape, 0, len(body)), body, 0)})
 
 

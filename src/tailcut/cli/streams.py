@@ -1,0 +1,57 @@
+"""Standard streams that are closed, or whose reader leaves: neither ends a command, and no file takes their place.
+
+A process may be started with any of its three descriptors closed. The next file that it opens then gets that number,
+and a library that prints writes into it, be it a socket. And when the reader of a pipe ends (`| head`), writing to it
+fails: a server must go on serving, and a tuning run must still write its profile.
+"""
+
+import errno
+import io
+import os
+import sys
+from typing import TextIO
+
+_GONE = {errno.EPIPE, errno.EIO}  # the reader has ended; the terminal has hung up
+
+
+def secure_streams() -> None:
+    """Put /dev/null in the place of what is closed, and let output outlast its reader."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115  for as long as the process lives
+    sys.stdout = _lasting(sys.stdout, 1)
+    sys.stderr = _lasting(sys.stderr, 2)
+
+
+class _Lasting(io.FileIO):
+    """A descriptor that takes what nobody can read any more; of standard error also what no disk has room for."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, "w", closefd=False)
+
+    def write(self, data: object) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]  # what the buffer above it hands down
+        except OSError as error:
+            if error.errno in _GONE:
+                nothing = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nothing, self.fileno())
+                os.close(nothing)
+            elif self.fileno() != 2:
+                raise
+            return memoryview(data).nbytes  # type: ignore[arg-type]
+
+
+def _lasting(stream: TextIO | None, number: int) -> TextIO:
+    lines = number == 2 or os.isatty(number)
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Lasting(number)),
+        encoding=getattr(stream, "encoding", None) or "utf-8",
+        errors=getattr(stream, "errors", None) or "backslashreplace",
+        line_buffering=lines,
+        write_through=bool(getattr(stream, "write_through", False)),
+    )

@@ -1,0 +1,283 @@
+"""Edits of a model's graph that both engines share: what an engine loads is what its signature is read from."""
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tailcut.engines.base import EngineOptions, U8Input
+from tailcut.engines.files import is_beside
+from tailcut.engines.graph import CLASSES, external_files, external_tensors, is_classes, load_graph, place_of, short
+from tailcut.errors import ModelFileError, UnsupportedError
+
+_MOST_BYTES = (2 << 30) - (1 << 20)  # of a message of protobuf, with room for what an edit adds
+_MODERN_IR = 4  # from this version on, initialisers are no inputs
+_QUANTISED = {"MatMul": 1, "Gemm": 1, "Conv": 1, "Attention": 1, "LSTM": 1}  # the operator's input that is quantised
+_LEAST_WEIGHTS = 1024  # elements; with fewer, quantising the activations takes longer than it saves
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What an engine is to load (the file as it stands, or the bytes of an edited copy), and its graph."""
+
+    source: Path | bytes
+    graph: onnx.ModelProto
+
+
+def prepare(path: Path, options: EngineOptions) -> Prepared:
+    """Read a model and make the edits that it and the options need.
+
+    Raises:
+        ModelFileError: as `load_graph`.
+        UnsupportedError: an option does not fit the model, or the edited copy is larger than an ONNX file may be.
+    """
+    model = load_graph(path)
+    edited = replace_zipmaps(model)
+    files = external_files(model, path)
+    # OpenVINO follows no link out of the model's folder, onnxruntime those into the folder of the model's own target.
+    own = options.name == "onnxruntime"
+    unreadable = not all(is_beside(path, name, follow_model=own) for name in files)
+    if not (edited or unreadable or options.u8_input is not None or options.precision == "int8"):
+        return Prepared(path, model)
+    _modernise(model)
+    _take_in_weights(model, path, files)
+    if options.u8_input is not None:
+        take_u8(model, options.u8_input)
+    if options.precision == "int8":
+        constants_to_initializers(model)
+        model = _quantized(model, path)
+    try:
+        return Prepared(model.SerializeToString(), model)
+    except Exception:  # noqa: BLE001  as in load_graph
+        raise _too_large(path) from None
+
+
+def replace_zipmaps(model: onnx.ModelProto) -> bool:
+    """Have the model return the tensor that each ZipMap at its end makes maps of, in place; whether there was one.
+
+    The output keeps its name; its columns are the classes, which are written into the model's metadata.
+    """
+    graph = model.graph
+    for entry in [entry for entry in model.metadata_props if is_classes(entry.key)]:
+        model.metadata_props.remove(entry)  # these names are this function's own
+    outputs = {value.name: value for value in graph.output if isinstance(value.name, str)}  # bytes: no UTF-8
+    found = False
+    for node in graph.node:
+        value = outputs.get(node.output[0]) if node.op_type == "ZipMap" else None
+        classes = [] if value is None else _classes(node)
+        if value is None or not classes:
+            continue
+        found = True
+        node.CopyFrom(helper.make_node("Identity", list(node.input), list(node.output), name=node.name))
+        shape = [_first_dim(graph), len(classes)]
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, shape))
+        entry = model.metadata_props.add()
+        entry.key, entry.value = CLASSES + value.name, json.dumps(classes, ensure_ascii=False)
+    if found:
+        _free_labels(graph)
+    if found and not any(not entry.domain or entry.domain == "ai.onnx" for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("", 13))
+    return found
+
+
+def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
+    """Make every float input a uint8 one, in place; the graph computes x * scale + offset, per channel.
+
+    Raises:
+        UnsupportedError: no input is float32 or float16, or the numbers do not fit its channels.
+    """
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    nodes = []
+    for value in graph.input:
+        kind = value.type.tensor_type.elem_type
+        if value.name in weights or kind not in _FLOATS:
+            continue
+        value.type.tensor_type.elem_type = TensorProto.UINT8
+        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        cast, scaled, shifted, done = (f"{value.name}__{step}" for step in ("cast", "scaled", "shifted", "float"))
+        _rename_uses(graph, value.name, done)
+        scale, offset = f"{value.name}__scale", f"{value.name}__offset"
+        graph.initializer.append(_per_channel(fold.scale, scale, dims, fold.channels))
+        graph.initializer.append(_per_channel(fold.offset, offset, dims, fold.channels))
+        nodes.append(helper.make_node("Cast", [value.name], [cast], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [cast, scale], [scaled]))
+        nodes.append(helper.make_node("Add", [scaled, offset], [shifted]))
+        nodes.append(helper.make_node("Cast", [shifted], [done], to=kind))  # to float32: the engines drop it
+    if not nodes:
+        raise UnsupportedError("u8_input needs a model with a float32 or float16 input; this one has none")
+    for place, node in enumerate(nodes):
+        graph.node.insert(place, node)
+
+
+def constants_to_initializers(model: onnx.ModelProto) -> None:
+    """Make initialisers of the graph's Constant nodes, in place: the quantiser takes no other weights."""
+    graph = model.graph
+    outputs = {value.name for value in graph.output}
+    kept = []
+    for node in graph.node:
+        tensor = _constant(node) if node.output[0] not in outputs else None
+        if tensor is None:
+            kept.append(node)
+        else:
+            graph.initializer.append(tensor)
+    if len(kept) < len(graph.node):
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def benefits_from_int8(model: onnx.ModelProto) -> bool:
+    """Whether an operator of the graph multiplies by enough constant float32 weights for int8 to pay."""
+    sizes = {one.name: _elements(one) for one in model.graph.initializer}
+    for node in model.graph.node:
+        tensor = _constant(node)
+        if tensor is not None:
+            sizes[node.output[0]] = _elements(tensor)
+    return any(
+        sizes.get(node.input[_QUANTISED[node.op_type]], 0) >= _LEAST_WEIGHTS
+        for node in model.graph.node
+        if node.op_type in _QUANTISED and len(node.input) > _QUANTISED[node.op_type]
+    )
+
+
+def _classes(node: onnx.NodeProto) -> list[int | str]:
+    for attribute in node.attribute:
+        if attribute.name == "classlabels_int64s" and attribute.ints:
+            return list(attribute.ints)
+        if attribute.name == "classlabels_strings" and attribute.strings:
+            return [label.decode("utf-8", "replace") for label in attribute.strings]
+    return []
+
+
+def _free_labels(graph: onnx.GraphProto) -> None:
+    """A label for each row: some converters (LightGBM's) declare a single one, whatever the number of rows."""
+    rows = _first_dim(graph)
+    for value in graph.output:
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 1 and dims[0].dim_value == 1 and not isinstance(rows, int):
+            value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, [rows]))
+
+
+def _first_dim(graph: onnx.GraphProto) -> str | int | None:
+    """The first dimension of the model's first input, which is that of the scores too."""
+    weights = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if value.name not in weights and dims:
+            return dims[0].dim_value or dims[0].dim_param or None
+    return None
+
+
+def _modernise(model: onnx.ModelProto) -> None:
+    """Leave initialisers out of the inputs, where old files list them: edits add initialisers that are no inputs."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in weights]:
+        model.graph.input.remove(value)
+    model.ir_version = max(model.ir_version, _MODERN_IR)
+
+
+def _take_in_weights(model: onnx.ModelProto, path: Path, files: Mapping[str, Path]) -> None:
+    """Copy external weights into the model, in place."""
+    size = 0
+    for tensor in external_tensors(model):
+        place = place_of(tensor)
+        file = files[place.get("location", "")]
+        try:
+            with file.open("rb") as weights:
+                weights.seek(int(place.get("offset", "0")))
+                data = weights.read(int(place.get("length", "-1")))
+        except OSError as error:
+            raise ModelFileError(f"{file}: cannot be read: {error.strerror}") from None
+        size += len(data)
+        if size > _MOST_BYTES:
+            raise _too_large(path)
+        tensor.raw_data = data
+        del tensor.external_data[:]
+        tensor.data_location = TensorProto.DEFAULT
+
+
+def _too_large(path: Path) -> UnsupportedError:
+    return UnsupportedError(
+        f"{path}: with its weights it is larger than 2 GiB, which a copy in memory cannot be: put the weights files "
+        "themselves beside the model instead of links, and leave u8_input and precision int8 out"
+    )
+
+
+def _rename_uses(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Have all nodes read `new` where they read `old`, those of subgraphs too."""
+    for node in graph.node:
+        for place, used in enumerate(node.input):
+            if used == old:
+                node.input[place] = new
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                _rename_uses(inner, old, new)
+
+
+def _constant(node: onnx.NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node, under the name of its output; None for strings and sparse ones."""
+    if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"} or len(node.attribute) != 1:
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        tensor = TensorProto.FromString(attribute.t.SerializeToString())
+        tensor.name = node.output[0]
+        return tensor
+    value = helper.get_attribute_value(attribute)
+    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    kind = kinds.get(attribute.name)
+    return None if kind is None else numpy_helper.from_array(np.array(value, kind), node.output[0])
+
+
+def _elements(tensor: TensorProto) -> int:
+    """How many float32 numbers a tensor has; none of other types."""
+    return math.prod(tensor.dims) if tensor.data_type == TensorProto.FLOAT else 0
+
+
+def _per_channel(values: tuple[float, ...], name: str, dims: Sequence[int], layout: str) -> TensorProto:
+    array = np.array(values, np.float32)
+    if len(values) == 1:
+        return numpy_helper.from_array(array.reshape(()), name)
+    if len(dims) < 2:
+        raise UnsupportedError("u8_input has one scale a channel, but the input has no channel axis")
+    axis = _channel_axis(len(values), dims, layout)
+    if dims[axis] and len(values) != dims[axis]:
+        raise UnsupportedError(
+            f"u8_input has {len(values)} scales or offsets, but the input has {dims[axis]} channels (axis {axis})"
+        )
+    return numpy_helper.from_array(array.reshape(-1, *[1] * (len(dims) - axis - 1)), name)
+
+
+def _channel_axis(channels: int, dims: Sequence[int], layout: str) -> int:
+    """Axis 1, or the last one where the layout says so or only that one may have so many channels."""
+    last = len(dims) - 1
+    if layout == "auto":
+        return last if dims[last] == channels != dims[1] else 1
+    return last if layout == "last" else 1
+
+
+def _quantized(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """int8 weights, activations quantised as they come (onnxruntime's dynamic quantisation)."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415  half a second, int8 only
+
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises at every call
+    try:
+        with tempfile.TemporaryDirectory(prefix="tailcut-") as folder:
+            out = Path(folder) / "int8.onnx"
+            quantize_dynamic(model, out, per_channel=True, weight_type=QuantType.QInt8)
+            return onnx.load(out)
+    except Exception as error:  # noqa: BLE001  whatever the quantiser meets
+        raise UnsupportedError(f"{path}: cannot be quantised to int8: {short(error)}") from None
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,276 @@
+"""What lies on the disk: whether a file may be an ONNX model, what it is otherwise, and which files hold its weights.
+
+Content decides before names do: a file's first bytes, and what an archive lists. Nothing is unpickled or unpacked, and
+no graph is parsed here.
+"""
+
+import hashlib
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from tailcut.errors import MissingModelFileError, ModelFileError
+
+_HEAD_BYTES = 512
+_SAMPLE_BYTES = 4096
+_GRAPH_FOLDERS = ("", "onnx")  # where Hugging Face repositories keep their ONNX files
+_LISTED = 3  # files named in a message at most
+_TORCH = "export it with torch.onnx.export"
+_KERAS = "convert it with tf2onnx or model.export(format='onnx')"
+_PICKLE = "convert the model with skl2onnx, onnxmltools or torch.onnx.export; pickles are never loaded"
+_ARCHIVE = "unpack it and name the ONNX file in it"
+_HEADS: tuple[tuple[int, bytes, str, str], ...] = (  # offset, bytes, what it is, what to do
+    (0, b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with git lfs pull"),
+    (0, b"GGUF", "a GGUF language model", "export the original model to ONNX"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes them", _KERAS),
+    (4, b"TFL3", "a TensorFlow Lite model", "convert it with tf2onnx --tflite"),
+    (4, b"ORTM", "a model in onnxruntime's own format (.ort)", "name the ONNX file that it was made from"),
+    (0, b"ftrt", "a TensorRT engine", "name the ONNX file that it was built from"),
+    (0, b"ptrt", "a TensorRT engine", "name the ONNX file that it was built from"),
+    (0, b"CBM1", "a CatBoost model", "save it with save_model(path, format='onnx')"),
+    (0, b"\x93NUMPY", "a numpy array", "name the model, and pass the array with --data"),
+    (0, b"\x1f\x8b", "a gzip archive", _ARCHIVE),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard archive", _ARCHIVE),
+    (0, b"\xfd7zXZ\x00", "an xz archive", _ARCHIVE),
+    (0, b"BZh", "a bzip2 archive", _ARCHIVE),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", _ARCHIVE),
+    (257, b"ustar", "a tar archive", _ARCHIVE),
+    (0, b"tree\nversion=", "a LightGBM model", "convert it with onnxmltools.convert_lightgbm"),
+)
+_DATA = re.compile(r"(.+?)(?:\.onnx)?[._]data(?:[._-]?\d+)*\Z")  # model.onnx.data, model.onnx_data, model.onnx_data_1
+_SUFFIXES: dict[str, tuple[str, str]] = {  # for what has no sure bytes of its own
+    ".pt": ("a PyTorch file", _TORCH),
+    ".pth": ("a PyTorch file", _TORCH),
+    ".ckpt": ("a checkpoint", _TORCH),
+    ".pkl": ("a Python pickle", _PICKLE),
+    ".pickle": ("a Python pickle", _PICKLE),
+    ".joblib": ("a joblib pickle", _PICKLE),
+    ".h5": ("a Keras model", _KERAS),
+    ".keras": ("a Keras model", _KERAS),
+    ".pb": ("a TensorFlow graph", "convert it with tf2onnx"),
+    ".tflite": ("a TensorFlow Lite model", "convert it with tf2onnx --tflite"),
+    ".mlmodel": ("a Core ML model", "export the original model to ONNX"),
+    ".engine": ("a TensorRT engine", "name the ONNX file that it was built from"),
+    ".plan": ("a TensorRT engine", "name the ONNX file that it was built from"),
+    ".trt": ("a TensorRT engine", "name the ONNX file that it was built from"),
+    ".safetensors": (
+        "a file of weights without a graph (safetensors)",
+        "export the model with optimum-cli export onnx",
+    ),
+    ".gguf": ("a GGUF language model", "export the original model to ONNX"),
+    ".xml": ("an OpenVINO IR or another XML file", "name the ONNX file that it was converted from"),
+    ".ubj": ("an XGBoost model", "convert it with onnxmltools.convert_xgboost"),
+    ".json": ("a JSON file", "name the ONNX file"),
+    ".npz": ("a file of numpy arrays", "name the model, and pass the arrays with --data"),
+    ".csv": ("a table", "name the ONNX file"),
+    ".toml": ("a TOML file", "name the ONNX file"),
+}
+
+
+def model_name(path: Path) -> str:
+    """What a model is called where nothing else is said: its file's name up to the first dot, as clean text."""
+    name = path.name.split(".")[0] or path.name.removesuffix(".onnx").strip(".") or "model"
+    return os.fsencode(name).decode(errors="replace")  # file names may be no UTF-8, JSON may not
+
+
+def check_kind(path: Path) -> None:
+    """Refuse what cannot be an ONNX file, by its first bytes; the rest is for the parser.
+
+    Raises:
+        ModelFileError: missing, unreadable, empty, no regular file, or of another kind; says what to do.
+    """
+    try:
+        mode = path.stat().st_mode
+        head = _head(path) if stat.S_ISREG(mode) else b""
+    except FileNotFoundError:
+        raise MissingModelFileError(f"{path}: no such model file") from None
+    except ValueError as error:  # a NUL in the path
+        raise ModelFileError(f"{str(path)!r}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
+        raise ModelFileError(f"{path}: {_of_folder(path)}")
+    if not stat.S_ISREG(mode):
+        raise ModelFileError(f"{path}: not a regular file, so not an ONNX model: name the ONNX file")
+    if not head:
+        raise ModelFileError(f"{path}: the model file is empty")
+    other = _by_content(path, head)
+    if other is not None:
+        raise ModelFileError(f"{path}: {_sentence(*other)}")
+
+
+def not_onnx(path: Path) -> ModelFileError:
+    """The error for a file that no parser takes: its name may tell what it is."""
+    suffix = path.suffix.lower()
+    data = _DATA.match(path.name)
+    if data:
+        graph = path.with_name(f"{data[1]}.onnx")
+        what = "a file of weights without a graph"
+        advice = f"name {graph if graph.is_file() else 'the .onnx file beside it'}"
+    elif suffix == ".bin":
+        ir = path.with_suffix(".xml").exists()
+        what = "the weights of an OpenVINO IR" if ir else "a file of weights without a graph"
+        advice = "name the ONNX file that it was converted from" if ir else "export the model to ONNX"
+    elif suffix in _SUFFIXES:
+        what, advice = _SUFFIXES[suffix]
+    else:
+        return ModelFileError(f"{path}: not an ONNX model, or cut short")
+    return ModelFileError(f"{path}: {_sentence(what, advice)}")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES)
+
+
+def _sentence(what: str, advice: str) -> str:
+    return f"{what}, not an ONNX model: {advice}"
+
+
+def _by_content(path: Path, head: bytes) -> tuple[str, str] | None:
+    for offset, magic, what, advice in _HEADS:
+        if head[offset : offset + len(magic)] == magic:
+            return what, advice
+    if head.startswith(b"PK\x03\x04"):
+        return _of_zip(path)
+    if head[:1] == b"\x80" and len(head) > 1 and 2 <= head[1] <= 5:  # pickle's protocol 2 to 5
+        torch = head[2:12] == b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8" or path.suffix.lower() in {".pt", ".pth"}
+        return ("a PyTorch file", _TORCH) if torch else ("a Python pickle", _PICKLE)
+    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
+        return _SUFFIXES[".safetensors"]
+    return _of_text(head.lstrip(b"\xef\xbb\xbf \t\r\n").lower())
+
+
+def _of_text(text: bytes) -> tuple[str, str] | None:
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page", "the download went wrong: fetch the file again"
+    if not text.startswith((b"<?xml", b"<net ")):
+        return None
+    if b"<net" in text:
+        return "an OpenVINO IR", "name the ONNX file that it was converted from"
+    return "an XML file", "name the ONNX file"
+
+
+def _of_zip(path: Path) -> tuple[str, str]:
+    """What an archive is, by the names that it lists."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        names = []
+    ends = {name.rpartition("/")[2] for name in names}
+    if "data.pkl" in ends:
+        script = "constants.pkl" in ends
+        return ("a TorchScript model" if script else "a PyTorch file"), _TORCH
+    if "model.weights.h5" in ends or {"metadata.json", "config.json"} <= ends:
+        return "a Keras model", _KERAS
+    if names and all(name.endswith(".npy") for name in names):
+        return _SUFFIXES[".npz"]
+    if path.suffix.lower() in {".pt", ".pth", ".pt2"}:
+        return "a PyTorch file", _TORCH
+    return "a zip archive", _ARCHIVE
+
+
+def _of_folder(path: Path) -> str:
+    """A directory, named for what it holds, and the file to name instead."""
+    what = "a directory"
+    graphs = [path / folder / "model.onnx" for folder in _GRAPH_FOLDERS]
+    graphs = [graph for graph in graphs if graph.is_file()]
+    if not graphs:
+        places = [path / folder for folder in _GRAPH_FOLDERS] + [path / "1"]  # 1: a version in Triton's layout
+        graphs = sorted(file for place in places for file in place.glob("*.onnx") if file.is_file())
+    if graphs:
+        more = f" (or {len(graphs) - 1} more)" if len(graphs) > _LISTED else ""
+        return f"{what}, not an ONNX model: name {' or '.join(map(str, graphs[:_LISTED]))}{more}"
+    advice = "name an ONNX file"
+    if (path / "saved_model.pb").is_file():
+        what, advice = "a TensorFlow SavedModel (a directory)", "convert it with tf2onnx --saved-model"
+    elif (path / "Manifest.json").is_file() and (path / "Data").is_dir():
+        what, advice = "a Core ML package (a directory)", "export the original model to ONNX"
+    elif (path / "config.json").is_file():
+        what, advice = (
+            "a Hugging Face model without an ONNX file (a directory)",
+            "make one with optimum-cli export onnx",
+        )
+    elif any(path.glob("*.xml")) and any(path.glob("*.bin")):
+        what, advice = "a directory with an OpenVINO IR", "name the ONNX file that it was converted from"
+    return _sentence(what, advice)
+
+
+# Weights beside the graph.
+
+
+def external_file(path: Path, name: str) -> Path:
+    """Where a model's external weights file lies: in the model's folder or below.
+
+    Links are followed into that folder, into the folder of the file that the model itself is a link to, and into the
+    `blobs` of a Hugging Face cache (`snapshots/REVISION/model.onnx`), which is how that cache stores every file.
+
+    Raises:
+        ModelFileError: it is missing, or lies elsewhere.
+    """
+    inside = os.path.normpath(name)  # by its words: what links make of it is looked at below
+    if not name or "\0" in name or Path(name).is_absolute() or Path(inside).parts[:1] == (os.pardir,):
+        raise ModelFileError(f"{path}: its external weights file {name!r} lies outside the model's folder")
+    homes = [path.parent.resolve(), path.resolve().parent]
+    files = [folder / inside for folder in (path.parent, homes[1])]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise MissingModelFileError(f"{path}: its external weights file {name!r} is missing")
+    target = file.resolve()
+    if target.parent != _store(path) and not any(target.is_relative_to(home) for home in homes):
+        raise ModelFileError(
+            f"{path}: its external weights file {name!r} is a link to a file outside the model's folder: put the file "
+            "itself there"
+        )
+    return file
+
+
+def is_beside(path: Path, name: str, *, follow_model: bool) -> bool:
+    """Whether a weights file lies in the model's own folder or below it, with no link that leads out of it.
+
+    With `follow_model`, a link may lead into the folder of the file that the model is a link to.
+    """
+    file = path.parent / name
+    homes = [path.parent.resolve(), *([path.resolve().parent] if follow_model else [])]
+    return file.is_file() and any(file.resolve().is_relative_to(home) for home in homes)
+
+
+def _store(path: Path) -> Path | None:
+    """The blobs of a Hugging Face cache, where the model lies below one of its snapshots."""
+    folders = Path(os.path.abspath(path)).parents  # noqa: PTH100  resolve() would leave the snapshot by its link
+    blobs = next((folder.parent / "blobs" for folder in folders if folder.name == "snapshots"), None)
+    return None if blobs is None or blobs.is_symlink() else blobs.resolve()
+
+
+def check_size(path: Path, file: Path, place: dict[str, str]) -> None:
+    """A weights file is as long as a tensor's place in it says.
+
+    Raises:
+        ModelFileError: it is cut short.
+    """
+    offset, length, size = place.get("offset", "0"), place.get("length", "0"), file.stat().st_size
+    if not (offset.isdigit() and length.isdigit() and int(offset) + int(length) <= size):
+        name = place.get("location", "")
+        raise ModelFileError(f"{path}: its external weights file {name!r} is cut short: it has {size} bytes")
+
+
+def sampled_hash(pieces: Iterable[tuple[Path, int, int]]) -> str:
+    """SHA-256 over the first and last 4 KiB of each piece (file, offset, length) and the lengths.
+
+    Other weights differ in their first bytes, so gigabytes are told apart in milliseconds.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path, offset, length in pieces:
+        digest.update(f"{length}:".encode())
+        with path.open("rb") as file:
+            for start in sorted({offset, max(offset, offset + length - _SAMPLE_BYTES)}):
+                file.seek(start)
+                digest.update(file.read(min(_SAMPLE_BYTES, offset + length - start)))
+    return digest.hexdigest()

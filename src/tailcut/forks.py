@@ -1,0 +1,40 @@
+"""What becomes of our objects in a forked child: connections, threads, locks and regions stay the parent's.
+
+fork(2) copies a process's memory and descriptors, but of its threads only the one that calls it. Sockets are shared by
+both sides from then on, so that one reads the answers of the other; a lock that another thread held stays locked; what
+a thread was to do is never done. Objects that hold any of this are watched here, and told in the child before fork
+returns there.
+"""
+
+import ctypes
+import os
+from typing import Protocol
+from weakref import WeakSet
+
+
+class Inherited(Protocol):
+    """An object that holds what a forked child must not use."""
+
+    def forked(self) -> None:
+        """Let go of it: in the child, where no other thread runs. Must not raise, and must not wait."""
+
+
+_watched: WeakSet[Inherited] = WeakSet()
+
+
+def watch(inherited: Inherited) -> None:
+    """Tell the object, for as long as it lives, that it is in a forked child."""
+    _watched.add(inherited)
+
+
+def keep_for_good(value: object) -> None:
+    """Never free an object, not even when the process ends: what frees it would wait for threads of the parent."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+
+
+def _in_child() -> None:
+    for inherited in list(_watched):
+        inherited.forked()
+
+
+os.register_at_fork(after_in_child=_in_child)

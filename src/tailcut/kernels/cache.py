@@ -1,0 +1,108 @@
+"""Where compiled kernels are kept from one start to the next.
+
+Numba keeps them beside the source where that can be written, else below the user's home, and raises where neither can
+be, as in a container whose image is read-only and whose user has no home. What it keeps it unpickles, so a folder is
+used only when it is this user's and nobody else can write to it.
+"""
+
+import logging
+import os
+import pickle
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from numba import config, njit
+from numba.core.caching import FunctionCache
+
+_log = logging.getLogger("tailcut")
+_F = TypeVar("_F", bound=Callable[..., Any])
+_UNREADABLE = (OSError, EOFError, ValueError, pickle.UnpicklingError)
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
+    """Numba's, except that what cannot be read or written is compiled and not kept."""
+
+    @contextmanager
+    def _guard_against_spurious_io_errors(self) -> Iterator[None]:
+        with suppress(*_UNREADABLE):
+            yield
+
+
+def compiled(*signatures: str, **options: object) -> Callable[[_F], _F]:
+    """`numba.njit` of a function that releases the GIL, for these signatures only where there are any.
+
+    Its machine code is kept where there is a place for it.
+    """
+
+    def declare(function: _F) -> _F:
+        dispatcher = njit(nogil=True, **options)(function)
+        _keep(dispatcher)
+        for signature in signatures:
+            dispatcher.compile(signature)
+        if signatures:
+            dispatcher.disable_compile()
+        kept: _F = dispatcher
+        return kept
+
+    return declare
+
+
+def _keep(dispatcher: Any) -> None:
+    before = config.CACHE_DIR
+    if not before and not beside_is_writable(Path(dispatcher.py_func.__code__.co_filename).parent):
+        folder = user_folder()
+        if folder is None:
+            return
+        config.CACHE_DIR = str(folder)
+    try:
+        dispatcher._cache = _Cache(dispatcher.py_func)  # noqa: SLF001  as numba's `enable_caching` does
+    except RuntimeError:  # no place after all
+        _not_kept()
+    finally:
+        config.CACHE_DIR = before
+
+
+def beside_is_writable(package: Path) -> bool:
+    """Whether compiled code can be kept in the package's own folder."""
+    folder = package / "__pycache__"
+    return os.access(folder if folder.is_dir() else package, os.W_OK | os.X_OK)
+
+
+@cache
+def user_folder() -> Path | None:
+    """A folder that is this user's alone: in the cache folder or the home, else among temporary files."""
+    candidates = [Path(os.environ.get("XDG_CACHE_HOME", "")) / "tailcut"]
+    with suppress(RuntimeError):  # no HOME, and no passwd entry either
+        home = Path.home()
+        candidates += [home / ".cache" / "tailcut"] if home.is_dir() else []
+    with suppress(OSError):  # no folder for temporary files
+        candidates.append(Path(tempfile.gettempdir()) / f"tailcut-{os.geteuid()}")
+    for folder in candidates:
+        if folder.is_absolute() and _is_ours(folder):
+            return folder
+    _not_kept()
+    return None
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return False
+    private = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(status.st_mode) and private and os.access(folder, os.W_OK | os.X_OK)
+
+
+@cache
+def _not_kept() -> None:
+    """Say it once."""
+    _log.warning(
+        "compiled kernels cannot be kept, so that each start compiles them anew: "
+        "set NUMBA_CACHE_DIR to a folder that this user can write"
+    )

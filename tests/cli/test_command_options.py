@@ -1,0 +1,47 @@
+"""Data files as commands read them: arrays by name, one array without, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tailcut.cli.options import load_data
+from tailcut.errors import UsageError
+from tailcut.lab.data import ONLY_INPUT
+
+RAGGED = np.array([[1, 2], [3]], object)
+
+
+def test_arrays_by_name(tmp_path: Path) -> None:
+    """All arrays of an .npz file."""
+    np.savez(tmp_path / "d.npz", x=np.arange(3), y=np.array(["a"]))
+    assert {name: array.tolist() for name, array in load_data(tmp_path / "d.npz").items()} == {
+        "x": [0, 1, 2],
+        "y": ["a"],
+    }
+
+
+def test_one_array(tmp_path: Path) -> None:
+    """The array of an .npy file has no name."""
+    np.save(tmp_path / "d.npy", np.arange(3))
+    assert load_data(tmp_path / "d.npy")[ONLY_INPUT].tolist() == [0, 1, 2]
+
+
+def test_lists_of_different_lengths(tmp_path: Path) -> None:
+    """Python objects are never unpickled; the line names the array and says how to save requests of several lengths."""
+    np.savez(tmp_path / "d.npz", ids=RAGGED)
+    with pytest.raises(UsageError, match=r"array 'ids' holds Python objects.*named ids/0, ids/1 and so on"):
+        load_data(tmp_path / "d.npz")
+    np.save(tmp_path / "d.npy", RAGGED)
+    with pytest.raises(UsageError, match=r"it holds Python objects.*named NAME/0"):
+        load_data(tmp_path / "d.npy")
+
+
+def test_other_files(tmp_path: Path) -> None:
+    """Noise, an empty file and none at all."""
+    for name, content in (("noise.npz", b"noise"), ("empty.npz", b""), ("cut.npz", b"PK\x03\x04")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=r"not a readable \.npz file"):
+            load_data(tmp_path / name)
+    with pytest.raises(UsageError, match="no such data file"):
+        load_data(tmp_path / "none.npz")

@@ -1,0 +1,134 @@
+"""A data file's arrays as requests: an axis of requests, a fixed first axis, dtypes that nearly fit, no name."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from tailcut.errors import UsageError
+from tailcut.lab.data import ONLY_INPUT
+from tailcut.lab.describe import rows_of_data
+from tailcut.spec import DType, ModelSpec, TensorSpec
+
+OUT = (TensorSpec("y", DType.FP32, (None, 6)),)
+
+
+def spec(*inputs: TensorSpec) -> ModelSpec:
+    return ModelSpec("m", inputs, OUT)
+
+
+ONE = spec(TensorSpec("x", DType.FP32, (1, 3)))
+POINTS = ModelSpec("m", (TensorSpec("x", DType.FP32, (None, 3)),), (TensorSpec("y", DType.FP32, (2,)),))
+STATEFUL = spec(
+    TensorSpec("x", DType.FP32, (1, None)),
+    TensorSpec("state", DType.FP32, (2, 1, 4)),
+    TensorSpec("rate", DType.INT64, ()),
+)
+
+
+def shapes(model: ModelSpec, **arrays: np.ndarray) -> list[dict[str, tuple[int, ...]]]:
+    return [{name: array.shape for name, array in one.items()} for one in rows_of_data(model, arrays, 64)]
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def test_rows_for_a_fixed_batch_of_one_are_requests() -> None:
+    """Eight rows for an input of [1, 3] are eight requests of one row, up to the limit, in their order."""
+    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    requests = rows_of_data(ONE, {"x": x}, 64)
+    np.testing.assert_array_equal(np.concatenate([one["x"] for one in requests]), x)
+    assert [one["x"].shape for one in requests] == [(1, 3)] * 8
+    assert len(rows_of_data(ONE, {"x": x}, 5)) == 5
+    assert shapes(spec(TensorSpec("x", DType.FP32, (4, 3))), x=x) == [{"x": (4, 3)}] * 2
+
+
+def test_a_model_without_a_batch_axis_takes_an_axis_of_requests() -> None:
+    """One axis more than the input has is a request each; without it the array is one request."""
+    assert shapes(POINTS, x=zeros(5, 7, 3)) == [{"x": (7, 3)}] * 5
+    assert shapes(POINTS, x=zeros(7, 3)) == [{"x": (7, 3)}]
+    assert shapes(ONE, x=zeros(8, 1, 3)) == [{"x": (1, 3)}] * 8
+
+
+def test_a_batched_model_takes_whole_requests_too() -> None:
+    """The same axis before the rows gives requests of several rows."""
+    batched = ModelSpec("m", POINTS.inputs, OUT)
+    assert shapes(batched, x=zeros(5, 7, 3)) == [{"x": (7, 3)}] * 5
+    assert shapes(batched, x=zeros(5, 3)) == [{"x": (1, 3)}] * 5
+
+
+def test_what_is_given_once_is_shared() -> None:
+    """An input of exactly one request's shape goes into all of them; the shortest of the others decides how many."""
+    found = shapes(STATEFUL, x=zeros(8, 1, 5), state=zeros(2, 1, 4), rate=np.array(16000))
+    assert found == [{"x": (1, 5), "state": (2, 1, 4), "rate": ()}] * 8
+    assert len(shapes(STATEFUL, x=zeros(8, 5), state=zeros(3, 2, 1, 4), rate=np.zeros(9, np.int64))) == 3
+
+
+def test_groups_of_whole_requests() -> None:
+    """Requests of several lengths come in groups here as well, taken in turns."""
+    arrays = {"x/short": zeros(2, 4, 3), "x/long": zeros(2, 9, 3)}
+    assert shapes(POINTS, **arrays) == [{"x": (4, 3)}, {"x": (9, 3)}] * 2
+
+
+@pytest.mark.parametrize("shape", [(8, 4), (8, 2, 1, 3), (3,), (5, 3)])
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    """The message has the array's shape and the model's."""
+    model = spec(TensorSpec("x", DType.FP32, (2, 3)))
+    with pytest.raises(UsageError, match=r"float32 \[.*the model takes FP32 \[2, 3\]"):
+        rows_of_data(model, {"x": zeros(*shape)}, 64)
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 3), (0, 3)])
+def test_no_request_at_all(shape: tuple[int, ...]) -> None:
+    """An axis of requests without any is said to be so."""
+    with pytest.raises(UsageError, match="no rows"):
+        rows_of_data(ONE, {"x": zeros(*shape)}, 64)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        (DType.FP32, np.array([0.1, np.nan, np.inf])),
+        (DType.FP32, np.array([1, 2, 255], np.uint8)),
+        (DType.FP16, np.array([0.1, 2], np.float32)),
+        (DType.BF16, np.array([0.1, 2], np.float64)),
+        (DType.FP64, np.array([0.1], np.float32)),
+        (DType.INT64, np.array([1, -1], np.int32)),
+        (DType.INT32, np.array([1, -1])),
+        (DType.INT64, np.array([1.0, -1.0])),
+        (DType.BOOL, np.array([0, 1])),
+    ],
+)
+def test_near_misses_are_converted(dtype: DType, values: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
+    """Floats of another precision, and numbers that stay what they are, become the model's; one line says so."""
+    with caplog.at_level(logging.WARNING, "tailcut"):
+        (request,) = rows_of_data(spec(TensorSpec("x", dtype, (len(values),))), {"x": values}, 64)
+    assert request["x"].dtype == dtype.numpy
+    np.testing.assert_array_equal(request["x"], values.astype(dtype.numpy))
+    assert caplog.messages == [f"array 'x' of the data file is {values.dtype}: converted to the model's {dtype.numpy}"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        (DType.INT32, np.array([1 << 40])),
+        (DType.INT64, np.array([0.5])),
+        (DType.INT64, np.array([np.nan])),
+        (DType.UINT8, np.array([-1])),
+        (DType.FP32, np.array([1e300])),
+        (DType.FP32, np.array([(1 << 24) + 1])),
+        (DType.BOOL, np.array([0, 2])),
+    ],
+)
+def test_numbers_that_would_change_are_refused(dtype: DType, values: np.ndarray) -> None:
+    """Nothing is rounded to whole numbers, wrapped or turned into infinity."""
+    with pytest.raises(UsageError, match="does not hold, the model takes"):
+        rows_of_data(spec(TensorSpec("x", dtype, (1,))), {"x": values}, 64)
+
+
+def test_an_array_without_a_name() -> None:
+    """It is for the only input; a model with several needs names."""
+    assert shapes(ONE, **{ONLY_INPUT: zeros(2, 3)}) == [{"x": (1, 3)}] * 2
+    with pytest.raises(UsageError, match=r"3 inputs: save x, state, rate as .npz"):
+        rows_of_data(STATEFUL, {ONLY_INPUT: zeros(2, 3)}, 64)

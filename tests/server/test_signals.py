@@ -1,0 +1,139 @@
+"""SIGHUP and SIGUSR1 with one worker and with two, and what else belongs to the process: its address and its token."""
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.engines.models import perceptron
+from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving
+
+BODY = bytes(16)
+
+
+def follow(server: Server, words: str, times: int = 1) -> None:
+    """Wait until the server has logged some words so often."""
+    while server.stderr.read_text().count(words) < times:
+        with server.connect() as wire:  # a turn of its loop, and an end where it has ended
+            assert wire.ask(raw_request("mlp", BODY)).status == 200
+
+
+@contextmanager
+def asking(server: Server) -> Iterator[list[object]]:
+    """A client that asks without a pause; what it got but good answers."""
+    wrong: list[object] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                with server.connect() as wire:
+                    for _ in range(50):
+                        answer = wire.ask(raw_request("mlp", BODY))
+                        if answer.status != 200:
+                            wrong.append(answer)
+                        if answer.headers.get("connection") == "close":
+                            break
+            except OSError as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    yield wrong
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def outputs(server: Server) -> int:
+    """The width of the model's answer."""
+    with server.connect() as wire:
+        answer = wire.ask(raw_request("mlp", BODY))
+    return (len(answer.body) - int(answer.headers["inference-header-content-length"])) // 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers: int) -> None:
+    """The model of a changed file answers, a file that does not load changes nothing, and no request fails."""
+    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    token = tmp_path / "token"
+    token.write_text("old")
+    token.chmod(0o600)
+    flags = ["--workers", str(workers), "--token-file", str(token)]
+    with serving(tmp_path, path, *flags) as server:
+        assert outputs(server) == 3
+        perceptron([4, 8, 5], path)
+        token.write_text("new")
+        with asking(server) as wrong:
+            server.process.send_signal(signal.SIGHUP)
+            while outputs(server) != 5:
+                assert server.process.poll() is None
+            if workers > 1:
+                follow(server, "has a successor", workers)
+        assert wrong == []
+        path.write_bytes(b"rubbish")
+        if workers == 1:
+            with server.connect() as wire:
+                for word, status in (("old", 401), ("new", 400)):
+                    head = f"POST /v2/repository/models/mlp/load HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {word}"
+                    assert wire.ask(f"{head}\r\nContent-Length: 0\r\n\r\n".encode()).status == status
+        server.process.send_signal(signal.SIGHUP)
+        follow(server, "goes on serving" if workers == 1 else "the old ones go on serving")
+        assert outputs(server) == 5
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigusr1_logs_a_line_of_counts(tmp_path: Path, workers: int) -> None:
+    """And nothing else happens."""
+    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    with serving(tmp_path, path, "--workers", str(workers)) as server:
+        with server.connect() as wire:
+            assert wire.ask(raw_request("mlp", BODY)).status == 200
+            assert (
+                wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+            )  # which publishes a worker's counts
+        server.process.send_signal(signal.SIGUSR1)
+        follow(server, "answers since the start: ")
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_addresses_are_those_of_both_families(tmp_path: Path, workers: int) -> None:
+    """`--host ::` answers over IPv4 as well, and says so."""
+    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    with serving(tmp_path, path, "--workers", str(workers), "--host", "::") as server:
+        for host in ("127.0.0.1", "::1"):
+            with Wire(socket.create_connection((host, server.port), TIMEOUT_S)) as wire:
+                assert wire.ask(raw_request("mlp", BODY)).status == 200
+        assert f"http://[::]:{server.port} (IPv6 and IPv4)" in server.stderr.read_text()
+        assert server.stop() == 0
+
+
+def test_one_address_of_ipv6_is_of_that_family(tmp_path: Path) -> None:
+    """`--host ::1` is not reached over IPv4, and says so."""
+    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    with serving(tmp_path, path, "--host", "::1") as server:
+        with server.connect() as wire:
+            assert wire.ask(raw_request("mlp", BODY)).status == 200
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S)
+        assert f"http://[::1]:{server.port} (IPv6 only)" in server.stderr.read_text()
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o640, False), (0o600, False)])
+def test_a_token_that_everybody_can_read_is_warned_of(
+    tmp_path: Path, mode: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By one line with the command that mends it."""
+    from tailcut.cli.serve import _token
+
+    path = tmp_path / "token"
+    path.write_text("secret")
+    path.chmod(mode)
+    assert _token(path) == "secret"
+    assert (f"chmod o-r {path}" in caplog.text) is warned
