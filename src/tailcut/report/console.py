@@ -100,9 +100,9 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a 
             lines.append(f"[green]{escape(more)}[/]")
     accuracy = result["accuracy"]
     if accuracy is not None:
-        figures = ", ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
-        if figures:
-            lines.append(escape(f"answers: {figures}"))
+        answers = ", ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
+        if answers:
+            lines.append(escape(f"answers: {answers}"))
         if random_words(accuracy):
             lines.append(f"[yellow]{escape(random_words(accuracy))}[/]")
     batching = rows_words(result)

@@ -26,6 +26,7 @@ VERDICT_WORDS = {
     "estimated": "estimated",
     "raced": "raced",
 }
+_STEPS = frozenset({"better", "indistinct", "worse"})  # verdicts of what was measured beside the step before it
 _FINEST = 1.06  # a track is never drawn finer than this ratio each way
 _MARKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
@@ -175,7 +176,8 @@ def waterfall(result: Mapping[str, Any]) -> Waterfall:
         before, kept, ghosts, tried = level, [], [], []
         names = (rung["kept"] or "").split(" + ")
         for entry in rung["candidates"]:
-            stays = entry["verdict"] in {"better", "indistinct", "worse"} and entry["setting"] in names
+            stays = entry["verdict"] in _STEPS and entry["setting"] in names
+            names = [name for name in names if not stays or name != entry["setting"]]
             one = _tried(entry, stays=stays)
             tried.append(one)
             if stays:
