@@ -79,6 +79,20 @@ def candidate(verdict: str, point: float | None) -> dict[str, Any]:
     }
 
 
+def estimate(number: int) -> dict[str, Any]:
+    """A configuration that was simulated: larger batches carry more, and take longer alone."""
+    raced = 100.0 * number if number > 25 else None
+    return {
+        "setting": f"batching.max_batch={number}",
+        "rate": 100.0 * number * (0.5 if number % 3 else 1.0),
+        "alone_ms": 0.1 * number,
+        "cpu_us": 10.0 + number,
+        "memory_bytes": number << 22,
+        "front": number % 3 == 0,
+        "raced": raced,
+    }
+
+
 def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None = 0.4) -> dict[str, Any]:
     verdicts = [("better", 0.5), ("worse", 1.8), ("indistinct", 1.0), ("rejected", None), ("skipped", None)]
     return {
@@ -119,7 +133,12 @@ def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None 
             "reference_p99_ratio": ratio(0.9) if gain else None,
             "throughput_ratio": ratio(2.0),
             "slo_met": None,
+            "clients": 16,
         },
+        "estimated": [estimate(number) for number in range(1, 30)],
+        "winner": "batching.max_batch=29",
+        "noise": {"quiet_share": 0.987, "worst_gap_ms": 4.2, "probes": 60, "late_blocks": 1, "repeated_blocks": 3},
+        "retune": None,
         "accuracy": {
             "metric": "built-in",
             "right": True,
@@ -151,6 +170,10 @@ def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None 
     }
 
 
+RETUNED = result() | {
+    "retune": {"before": "a", "after": "b", "changed": {"engine.threads": [1, 2]}, "wrong": None},
+    "verification": result()["verification"] | {"previous": arm(9.0), "previous_p99_ratio": ratio(0.8)},
+}
 INTERRUPTED = result() | {"verification": None, "accuracy": None}
 
 
@@ -173,6 +196,7 @@ class _Balance(HTMLParser):
 PAGES = {
     "full": lambda: render_tune_html(result()),
     "unknown": lambda: render_tune_html(result(gain=None, p99=None)),
+    "retuned": lambda: render_tune_html(RETUNED),
     "interrupted": lambda: render_tune_html(INTERRUPTED),
     "bench": lambda: render_bench_html(BENCH),
     "microbench": lambda: render_microbench_html(MICROBENCH),
@@ -377,3 +401,43 @@ def test_a_metric_of_the_users_own_is_named() -> None:
     assert tune_page.tune_facts(case)[-1] == ("answers", "0.75", "mine:f1")
     assert "mine:f1" in render_tune_html(case)
     assert "mine:f1 0.75" in tune_markdown(case)
+
+
+def test_the_front_is_drawn_of_everything_that_was_estimated() -> None:
+    """A dot for each configuration, those that raced and the winner in their own colours, and the front as a line."""
+    chart = tune_page.pareto_chart(result())
+    assert chart is not None
+    counts = {series.name: len(series.points) for series in chart.series}
+    assert counts["estimated"] == 25
+    assert counts["raced on the server"] == 3
+    assert counts["the winner"] == 1
+    (front,) = (series for series in chart.series if series.kind == "fit")
+    rates = [point.y for point in front.points]
+    assert rates == sorted(rates)
+    assert all(point.size for series in chart.series if series.kind == "dots" for point in series.points)
+    assert "What there was to choose from" in render_tune_html(result())
+    assert tune_page.pareto_chart(result() | {"estimated": []}) is None
+
+
+def test_noise_and_what_changed_are_told() -> None:
+    """How quiet the machine was, how many blocks were repeated, and what a profile that was checked again became."""
+    for text in (render_tune_html(RETUNED), _shown(tune_summary(RETUNED))):
+        assert "quiet for 98.7% of the time" in text
+        assert "3 blocks repeated because the client was late, 1 of them still late" in text
+        assert "engine.threads 1" in text
+        assert "previous" in text
+
+
+def test_memory_over_the_limit_is_told() -> None:
+    """The tuned server's peak beside --memory."""
+    found = result()
+    found["objective"]["memory_bytes"] = 100_000_000
+    found["verification"] |= {"memory_within": False}
+    found["verification"]["tuned"]["memory_peak_bytes"] = 150_000_000
+    assert tune_page.memory_words(found) == ("the tuned server's memory peaked at 150 MB: OVER the limit of 100 MB")
+
+
+def _shown(what: Any) -> str:
+    console = Console(file=StringIO(), width=400)
+    console.print(what)
+    return console.file.getvalue()  # type: ignore[attr-defined]

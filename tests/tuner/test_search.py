@@ -30,7 +30,7 @@ def test_padding_races_only_where_answers_stay_right(tmp_path: Path, minds_mask:
     plain = next(one for one in choices if not one.batching.padding)
     try:
         search._measure_baseline()
-        won = search._race([Predicted(one, 300.0, 1.0, 10.0, 0) for one in (padded, plain)])
+        won = search._race(search._chosen([Predicted(one, 300.0, 1.0, 10.0, 0) for one in (padded, plain)]))
     finally:
         search._servers.keep()
     refused = [one for rung in search._rungs.values() for one in rung.candidates if one["verdict"] == "rejected"]
@@ -47,7 +47,7 @@ def test_nothing_significant_does_not_select_the_baseline(tmp_path: Path) -> Non
     choices = list(serving_choices(search._facts, BASELINE.engine))[:2]
     try:
         search._measure_baseline()
-        won = search._race([Predicted(one, 1000.0, 1.0, 10.0, 0) for one in choices])
+        won = search._race(search._chosen([Predicted(one, 1000.0, 1.0, 10.0, 0) for one in choices]))
     finally:
         search._servers.keep()
     assert won in choices
@@ -75,11 +75,12 @@ def test_the_story_says_what_limits(tmp_path: Path) -> None:
     said: list[Event] = []
     search = Search(Wanted(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=6.0), said.append)
     try:
-        rate = search._measure_baseline()
+        found = search._measure_baseline()
     finally:
         search._servers.keep()
     words = " / ".join(event.text for event in said if isinstance(event, Phase))
     assert "rows independent, batched" in words
     assert "the limit of p99 is" in words
-    assert rate > 0
-    assert search._limit_ms > 0
+    assert found.rate > 0
+    assert found.limit_ms > 0
+    assert search._outcome.objective.limit_ms == found.limit_ms

@@ -12,6 +12,9 @@ from tailcut.lab.data import ONLY_INPUT
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?\Z")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]i?B)\Z")
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
 
 def parse_duration(text: str) -> float:
     """Seconds in `500us`, `10ms`, `30s`, `2m`, `1h`; a bare number is seconds.
@@ -23,6 +26,18 @@ def parse_duration(text: str) -> float:
     if not match:
         raise UsageError(f"{text!r} is not a duration: write 500us, 10ms, 30s, 2m or 1h")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes in `500MB`, `2GB`, `512MiB`, `800kB`.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    match = _BYTES.match(text.strip())
+    if not match:
+        raise UsageError(f"{text!r} is not an amount of memory: write 500MB, 2GB or 512MiB")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def parse_counts(text: str) -> list[int]:

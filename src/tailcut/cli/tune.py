@@ -1,7 +1,9 @@
-"""`tailcut tune`: climb the ladder, write the profile and the report."""
+"""`tailcut tune`: find the best settings, write the profile and the report; or compare profiles."""
 
 import shlex
 import sys
+import time
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +14,8 @@ from tailcut.cli.choices import BatchingChoice
 from tailcut.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
+    from tailcut.runtime.profile import Settings
+    from tailcut.tuner.compare import Comparison
     from tailcut.tuner.records import Outcome, Wanted
 
 
@@ -23,16 +27,51 @@ class WireChoice(StrEnum):
     ANY = "any"
 
 
+class ObjectiveChoice(StrEnum):
+    """What a tune optimises."""
+
+    GOODPUT = "goodput"
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+    COST = "cost"
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Where the results go."""
+
+    profile: Path
+    report: Path
+    journal: Path
+
+
 def tune(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="MODEL", help="An ONNX file; with --compare, two or more profiles.", show_default=False),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Inputs by name in an .npz file, or the only one as .npy; `labels` too.")
     ] = None,
-    slo: Annotated[str | None, typer.Option(help="The deadline that p99 is to meet, such as 10ms.")] = None,
+    slo: Annotated[str | None, typer.Option(help="The limit that p99 must meet, such as 10ms.")] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Requests a second; half of the baseline's capacity else.", min=0.01)
+        float | None, typer.Option(help="Requests per second (default: half the baseline's capacity).", min=0.01)
     ] = None,
-    budget: Annotated[str, typer.Option(help="Time to spend; a slow model's verification may take more.")] = "120s",
+    objective: Annotated[
+        ObjectiveChoice | None,
+        typer.Option(
+            help="goodput: highest rate whose p99 meets the limit (default); latency: lowest p99 at --rate (default "
+            "with --rate alone); throughput: highest rate of closed loops; cost: least CPU per request within it.",
+            show_default=False,
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Leave out configurations whose engine needs more, such as 500MB.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(help="Size the search space to this many CPUs.", min=1)] = None,
+    budget: Annotated[
+        str, typer.Option(help="Time to spend; the p99 of a slow model may take longer, which is said first.")
+    ] = "120s",
     accuracy: Annotated[str, typer.Option(help="Least cosine with the float32 answers, or exact.")] = "0.999",
     metric: Annotated[
         str | None,
@@ -46,37 +85,56 @@ def tune(
         BatchingChoice,
         typer.Option(help="Merge and split requests: on, off, or auto, where the model's rows are independent."),
     ] = BatchingChoice.AUTO,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The profile; MODEL.profile.toml else.")] = None,
-    report: Annotated[Path | None, typer.Option(help="The HTML report; MODEL.report.html else.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure anew what an earlier tune left in MODEL.trials.jsonl.")
+    ] = False,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Race the whole search space, whatever --budget says; for validation.")
+    ] = False,
+    retune: Annotated[
+        Path | None,
+        typer.Option(metavar="PROFILE", help="Check this profile again against a new search, and update it."),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare the given profiles of one model with the first of them.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The profile (default: MODEL.profile.toml).")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="The HTML report (default: MODEL.report.html).")] = None,
     seed: Annotated[int, typer.Option(help="Of arrival times and made-up inputs.", min=0)] = 0,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Climb the ladder of settings; keep only what is proven better and still right.
+    """Find the best settings for a model, and prove what they gain.
 
-    Exit code 1: the settings found answer wrongly in the verification, and no profile is written.
+    Exit code 1: the settings found answer wrongly in the verification, and no profile is written; with --compare, a
+    profile is proven worse than the first, or one answers wrongly.
     """
     from dataclasses import replace
 
-    import orjson
-    from rich.console import Console
-
-    from tailcut.report.console import LadderView, tune_summary
+    from tailcut.cli.options import parse_bytes
     from tailcut.runtime.rows import SETTING_OF
-    from tailcut.tuner.search import Search
+    from tailcut.tuner.objective import Constraints
 
-    slo_ms = _milliseconds(slo)
+    began = time.monotonic()
+    model, profiles, previous = _models(models or [], retune, compare=compare)
     wanted = _wanted(model, data, rate, budget, accuracy, metric, wire.value, seed)
-    wanted = replace(wanted, rows=SETTING_OF[batching.value], slo_ms=slo_ms)
-    stem = model.name.removesuffix(".onnx")
-    profile_path = output or model.with_name(f"{stem}.profile.toml")
-    report_path = report or profile_path.with_name(f"{stem}.report.html")
-    for path in (profile_path, report_path):
-        _writable(path)
-    with LadderView(wanted.budget_s) as view:
-        outcome = Search(wanted, view).run()
-    objective = {
-        "slo_ms": slo_ms,
+    wanted = replace(
+        wanted,
+        rows=SETTING_OF[batching.value],
+        slo_ms=_milliseconds(slo),
+        objective=None if objective is None else objective.value,
+        constraints=Constraints(None if memory is None else parse_bytes(memory), cpus),
+        fresh=fresh,
+        exhaustive=exhaustive,
+        previous=previous,
+        began=began,
+    )
+    asked = {
+        "slo_ms": wanted.slo_ms,
+        "memory_bytes": wanted.constraints.memory_bytes,
+        "cpus": cpus,
         "accuracy": accuracy,
         "metric": metric,
         "wire": wire.value,
@@ -84,24 +142,113 @@ def tune(
         "seed": seed,
         "data": str(data) if data else None,
     }
-    found = _write(outcome, wanted, objective, profile_path, report_path)
-    if outcome.wrong:
-        if json:
-            print(orjson.dumps(found).decode())
-        print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
-        raise typer.Exit(1)
+    if compare:
+        _compare(wanted, profiles, asked, json=json)
+        return
+    files = _files(model, output or retune, report)
+    outcome, found = _search(replace(wanted, journal=files.journal), asked, files)
+    _show(outcome, found, files, markdown=markdown, json=json)
+
+
+def _models(
+    given: list[Path], retune: Path | None, *, compare: bool
+) -> tuple[Path, dict[str, "Settings"], "Settings | None"]:
+    """The model, the settings of the profiles to compare by name, and those to check again."""
+    from tailcut.errors import UsageError
+    from tailcut.runtime.profile import Profile
+
+    if compare and (retune is not None or len(given) < 2):
+        raise UsageError("--compare takes two or more profiles: tailcut tune --compare A.toml B.toml")
+    if compare:
+        profiles = {str(path): Profile.load(path) for path in given}
+        first = next(iter(profiles.values()))
+        if len(profiles) < len(given):
+            raise UsageError("--compare: a profile is given twice")
+        for name, profile in profiles.items():
+            profile.verify_model()
+            if (profile.model.sha256, profile.model.weights) != (first.model.sha256, first.model.weights):
+                raise UsageError(f"{name}: is for another model than {given[0]}: compare profiles of one model")
+        return Path(first.model.path), {name: profile.settings for name, profile in profiles.items()}, None
+    if retune is not None:
+        if given:
+            raise UsageError("--retune takes the model from the profile: leave out MODEL")
+        profile = Profile.load(retune)
+        profile.verify_model()
+        return Path(profile.model.path), {}, profile.settings
+    if len(given) != 1:
+        raise UsageError("tune takes one MODEL, an ONNX file" if not given else "tune takes one MODEL at a time")
+    if given[0].suffix == ".toml":
+        raise UsageError(
+            f"{given[0]}: tune takes the model itself, an ONNX file, and writes a profile (--retune checks one again)"
+        )
+    return given[0], {}, None
+
+
+def _files(model: Path, output: Path | None, report: Path | None) -> _Files:
+    stem = model.name.removesuffix(".onnx")
+    profile = output or model.with_name(f"{stem}.profile.toml")
+    files = _Files(
+        profile, report or profile.with_name(f"{stem}.report.html"), profile.with_name(f"{stem}.trials.jsonl")
+    )
+    for path in (files.profile, files.report, files.journal):
+        _writable(path)
+    return files
+
+
+def _search(wanted: "Wanted", asked: dict[str, Any], files: _Files) -> tuple["Outcome", dict[str, Any]]:
+    from tailcut.report.console import LadderView
+    from tailcut.tuner.search import Search
+
+    with LadderView(wanted.budget_s) as view:
+        outcome = Search(wanted, view).run()
+    return outcome, _write(outcome, wanted, asked, files)
+
+
+def _show(outcome: "Outcome", found: dict[str, Any], files: _Files, *, markdown: bool, json: bool) -> None:
+    import orjson
+    from rich.console import Console
+
     if json:
         print(orjson.dumps(found).decode())
-    elif markdown:
+    if outcome.wrong:
+        print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
+        raise typer.Exit(1)
+    if markdown and not json:
         from tailcut.report.markdown import tune_markdown
 
         print(tune_markdown(found))
-    else:
+    elif not json:
+        from tailcut.report.console import tune_summary
+
         Console().print(tune_summary(found))
-        print(f"serve it: tailcut serve {shlex.quote(str(profile_path))}")
+        print(f"serve it: tailcut serve {shlex.quote(str(files.profile))}")
     if outcome.interrupted:
         print("tailcut: interrupted: the profile holds the best settings so far", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
+
+
+def _compare(wanted: "Wanted", profiles: dict[str, "Settings"], asked: dict[str, Any], *, json: bool) -> None:
+    import orjson
+    from rich.console import Console
+
+    from tailcut.machine.fingerprint import fingerprint
+    from tailcut.report.console import LadderView, comparison_summary
+    from tailcut.tuner.compare import compare, comparison_record
+
+    with LadderView(wanted.budget_s) as view:
+        found: Comparison = compare(wanted, profiles, view)
+    record = {
+        "model": str(wanted.model),
+        "machine": fingerprint(),
+        "objective": asked,
+        "command": f"tailcut {shlex.join(sys.argv[1:])}",
+    } | comparison_record(found, wanted.slo_ms)
+    if json:
+        print(orjson.dumps(record).decode())
+    else:
+        Console().print(comparison_summary(record))
+    if found.is_worse:
+        raise typer.Exit(1)
 
 
 def _wanted(
@@ -119,8 +266,6 @@ def _wanted(
     from tailcut.tuner.accuracy import load_metric, parse_bound
     from tailcut.tuner.records import Wanted
 
-    if model.suffix == ".toml":
-        raise UsageError(f"{model}: tune takes the model itself, an ONNX file, and writes a profile")
     arrays = load_data(data) if data else None
     labels = arrays.pop("labels", None) if arrays else None
     budget_s = parse_duration(budget)
@@ -142,9 +287,7 @@ def _wanted(
     )
 
 
-def _write(
-    outcome: "Outcome", wanted: "Wanted", objective: dict[str, Any], profile_path: Path, report_path: Path
-) -> dict[str, Any]:
+def _write(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: _Files) -> dict[str, Any]:
     import msgspec
 
     from tailcut.machine.fingerprint import fingerprint
@@ -156,13 +299,13 @@ def _write(
     machine = fingerprint()
     model = {"name": profile.model.name, "path": str(wanted.model), "sha256": profile.model.sha256}
     command = f"tailcut {shlex.join(sys.argv[1:])}"
-    found = result(outcome, model=model, machine=machine, objective=objective, command=command)
+    found = result(outcome, model=model, machine=machine, objective=asked, command=command)
     if outcome.wrong:
         return found
-    found |= {"profile": str(profile_path), "report": str(report_path)}
+    found |= {"profile": str(files.profile), "report": str(files.report), "trials": str(files.journal)}
     profile = msgspec.structs.replace(profile, machine=machine, evidence=evidence(found))
-    profile.save(profile_path)
-    write_atomically(report_path, render_tune_html(found))
+    profile.save(files.profile)
+    write_atomically(files.report, render_tune_html(found))
     return found
 
 

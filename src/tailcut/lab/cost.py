@@ -22,6 +22,7 @@ class Spent:
     requests: int = 0
     costs: list[ProcessCost] = field(default_factory=list)
     whole: bool = True  # whether every load had its cost
+    cpu_ns_by_block: list[float] = field(default_factory=list)  # CPU time per request, of each load with a cost
 
     def add(self, result: LoadResult, cost: ProcessCost | None) -> None:
         """Count a load in; one without a cost leaves all unknown."""
@@ -30,6 +31,8 @@ class Spent:
         else:
             self.requests += result.answered
             self.costs.append(cost)
+            if result.answered:
+                self.cpu_ns_by_block.append(cost.cpu_ns / result.answered)
 
     def per_request(self) -> dict[str, float | None] | None:
         """Each cost by name, fit for JSON; None where it is unknown, or nothing was answered."""

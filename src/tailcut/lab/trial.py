@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -70,13 +70,17 @@ class ServedProfile:
         Raises:
             ServeError: it ended instead, or was not ready in two minutes.
         """
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start the child; `wait_ready` comes next, so that several can start at the same time."""
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")
         folder = Path(self._folder.name)
         path = folder / "trial.profile.toml"
         self.profile.save(path)
         command = [sys.executable, "-m", "tailcut", "serve", str(path), "--port", "0", "--json", *self._arguments]
-        log = folder / "stderr"
-        with log.open("wb") as stderr:
+        with (folder / "stderr").open("wb") as stderr:
             # A session of its own: Ctrl-C in the terminal is for the tuner, which stops its children itself.
             self._child = subprocess.Popen(  # noqa: S603  our own interpreter; the hook makes one system call
                 command,
@@ -85,8 +89,16 @@ class ServedProfile:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  it makes one system call and takes no lock
             )
+
+    def wait_ready(self) -> None:
+        """Wait until the launched child is ready.
+
+        Raises:
+            ServeError: it ended instead, or was not ready in two minutes.
+        """
+        assert self._folder is not None  # noqa: S101  it was launched
         try:
-            self.target = self._wait_ready(log)
+            self.target = self._wait_ready(Path(self._folder.name) / "stderr")
         except BaseException:
             self.stop()
             raise
@@ -137,7 +149,9 @@ class ArmRuns:
     blocks: list[np.ndarray] = field(default_factory=list)
     throughputs: list[float] = field(default_factory=list)
     errors: int = 0
-    behind: int = 0  # blocks in which the client itself was late
+    behind: int = 0  # blocks in which the client itself was late, even when they were repeated
+    repeated: int = 0  # blocks that were repeated because the client was late
+    lateness_ns: list[float] = field(default_factory=list)  # p99 of the client's lateness in each open block
     achieved: list[float] = field(default_factory=list)
     spent: Spent = field(default_factory=Spent)  # by the server in the open blocks: there all arms carry the same load
 
@@ -150,6 +164,7 @@ class ArmRuns:
         """Count an open-loop block, and what the server spent on it."""
         self.errors += sum(result.errors.values())
         self.behind += result.client_behind
+        self.lateness_ns.append(result.lateness_p99_ns)
         self.achieved.append(result.rate_achieved)
         self.blocks.append(result.latencies_ns / 1e6)
         self.spent.add(result, cost)
@@ -161,7 +176,7 @@ class ArmRuns:
 
 
 def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:
-    """One open-loop block on each arm in turn, all with the same arrival times."""
+    """One open-loop block on each arm in turn, with the same arrival times; repeated once where the client was late."""
     for arm, run in zip(arms, runs, strict=True):
         block = partial(
             open_loop,
@@ -172,7 +187,17 @@ def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, dur
             seed=seed,
             warmup_s=min(0.1, duration_s / 5),
         )
-        run.add_open(*watched(arm.pid, block))
+        result, cost, repeated = watched_again(arm.pid, block)
+        run.repeated += repeated
+        run.add_open(result, cost)
+
+
+def watched_again(pid: int | None, block: Callable[[], LoadResult]) -> tuple[LoadResult, ProcessCost | None, bool]:
+    """A block, what the server spent on it, and whether it was repeated (once) because the client itself was late."""
+    result, cost = watched(pid, block)
+    if not result.client_behind:
+        return result, cost, False
+    return *watched(pid, block), True
 
 
 def closed_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, concurrency: int, duration_s: float) -> None:

@@ -88,6 +88,15 @@ def look(pid: int, *, children: bool = True, proc: Path = PROC) -> ProcessLook:
     return seen
 
 
+def peak_bytes(pid: int, proc: Path = PROC) -> int | None:
+    """The most memory that a process and its children held, each at its own time (VmHWM); None where it is unknown."""
+    peaks = []
+    for process in (pid, *descendants(pid, proc)):
+        lines = [line.split() for line in _read(proc / str(process) / "status").splitlines()]
+        peaks += [int(words[1]) * 1024 for words in lines if words[:1] == ["VmHWM:"] and len(words) > 1]
+    return sum(peaks) or None
+
+
 def descendants(pid: int, proc: Path = PROC) -> tuple[int, ...]:
     """Children and theirs, as /proc/PID/task/TID/children lists them (CONFIG_PROC_CHILDREN); none where it does not."""
     found: list[int] = []

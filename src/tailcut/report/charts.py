@@ -49,12 +49,13 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A place in a chart by its values, what it is called, and what it says."""
+    """A place in a chart by its values, what it is called, and what it says; `size` is a dot's radius."""
 
     x: float
     y: float
     key: str
     text: str
+    size: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

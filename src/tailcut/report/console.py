@@ -11,9 +11,27 @@ from rich.status import Status
 from rich.table import Table
 
 from tailcut.report.accuracy import accuracy_figures, random_words
-from tailcut.report.tune_page import more_traffic, rows_words
-from tailcut.report.words import cpu
-from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
+from tailcut.report.tune_page import (
+    arms_of,
+    cost_words,
+    memory_words,
+    more_traffic,
+    noise_words,
+    retune_words,
+    rows_words,
+)
+from tailcut.report.words import cpu, ratio
+from tailcut.tuner.events import (
+    Best,
+    CandidateDone,
+    CandidateStarted,
+    Estimated,
+    Event,
+    Expected,
+    Phase,
+    RungDone,
+    RungStarted,
+)
 
 COLOURS = {
     "better": "green",
@@ -27,14 +45,15 @@ COLOURS = {
 
 
 class LadderView:
-    """Shows events as they come, on stderr: a spinner with the time left on a terminal, plain lines elsewhere."""
+    """Shows events as they come, on stderr: a line with the progress on a terminal, plain lines elsewhere."""
 
-    def __init__(self, budget_s: float) -> None:
-        self.console = Console(stderr=True)
-        if not self.console.is_terminal:
+    def __init__(self, budget_s: float, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        if console is None and not self.console.is_terminal:
             self.console = Console(stderr=True, width=160)
-        self._budget_s = budget_s
+        self._whole_s = budget_s
         self._began = time.monotonic()
+        self._phase, self._estimated, self._best = "", 0, ""
         self._status: Status | None = Status("", console=self.console) if self.console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -52,23 +71,36 @@ class LadderView:
         """Show one event."""
         match event:
             case Phase(text):
-                self._doing(text)
+                self._phase = text
                 self.console.print(f"[bold]{escape(text)}[/]")
+            case Estimated(count):
+                self._estimated += count
+            case Best(setting, score):
+                self._best = f"{setting}, {score}"
+            case Expected(seconds):
+                self._whole_s = seconds
             case RungStarted(name, candidates):
-                self._doing(name)
+                self._phase = name
                 self.console.print(f"[bold cyan]{name}[/] [dim]{candidates} to try[/]")
             case CandidateStarted(rung, setting):
-                self._doing(f"{rung}: {setting}")
+                self._phase = f"{rung}: {setting}"
             case CandidateDone(_, candidate):
                 self.console.print("  " + candidate_line(candidate))
             case RungDone(name, kept, note):
                 said = f"[green]kept {escape(kept)}[/]" if kept else f"[dim]{escape(note or 'nothing kept')}[/]"
                 self.console.print(f"  [bold]{name}[/]: {said}")
-
-    def _doing(self, text: str) -> None:
         if self._status is not None:
-            spent = time.monotonic() - self._began
-            self._status.update(f"{escape(text)} [dim]{spent:.0f} of {self._budget_s:.0f} s[/]")
+            self._status.update(self.progress(time.monotonic() - self._began))
+
+    def progress(self, spent_s: float) -> str:
+        """The phase, configurations estimated, the best so far, and the time left, in rich markup."""
+        left_s = max(0.0, self._whole_s - spent_s)
+        parts = [escape(self._phase), f"{left_s:.0f} s left"]
+        if self._estimated:
+            parts.insert(1, f"{self._estimated:,} estimated")
+        if self._best:
+            parts.append(f"best: {escape(self._best)}")
+        return f"{parts[0]} [dim]{' · '.join(parts[1:])}[/]"
 
 
 def candidate_line(candidate: Mapping[str, Any]) -> str:
@@ -84,10 +116,11 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a 
     if checked is None:
         lines.append("[yellow]not verified: interrupted before the end; the best settings so far were kept[/]")
     else:
+        in_flight = f"req/s at {checked['clients']} in flight"
         table = Table(title=f"verified at {result['objective']['rate']:,.6g} requests/s, latency in ms")
-        for name in ("", "p50", "p95", "p99", "99 % interval", "samples", "req/s at 16 in flight", "CPU a request"):
+        for name in ("", "p50", "p95", "p99", "99 % interval", "samples", in_flight, "CPU a request"):
             table.add_column(name, justify="right" if name else "left")
-        for arm in ("baseline", "reference", "tuned"):
+        for arm in arms_of(checked):
             found = checked[arm]
             bounds = found["p99_interval_ms"]
             spread = "unknown" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
@@ -98,6 +131,7 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a 
         more = more_traffic(result)
         if more:
             lines.append(f"[green]{escape(more)}[/]")
+        lines += [escape(words) for words in (cost_words(result), memory_words(result)) if words]
     accuracy = result["accuracy"]
     if accuracy is not None:
         answers = ", ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
@@ -108,10 +142,42 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a 
     batching = rows_words(result)
     if batching:
         lines.append(escape(batching))
+    lines += [escape(words) for words in (retune_words(result), noise_words(result["noise"])) if words]
     for name in ("profile", "report"):
         if result[name]:
             lines.append(f"{name}: {escape(str(result[name]))}")
     return Group(*lines)
+
+
+def comparison_summary(record: Mapping[str, Any]) -> RenderableType:
+    """Profiles compared with the first of them, as a table and a verdict for each."""
+    table = Table(title=f"{record['model']} at {record['rate']:,.6g} requests/s, latency in ms")
+    columns = ("profile", "p50", "p99", "99 % interval", "p99 ratio", f"req/s at {record['clients']} in flight")
+    for name in (*columns, "throughput ratio", "CPU a request"):
+        table.add_column(name, justify="left" if name == "profile" else "right")
+    lines: list[RenderableType] = [table]
+    for one in record["profiles"]:
+        bounds = one["p99_interval_ms"]
+        table.add_row(
+            escape(one["profile"]),
+            _ms(one["p50_ms"]),
+            _ms(one["p99_ms"]),
+            "unknown" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}",
+            ratio(one["ratios"].get("p99")) if one["verdict"] else "",
+            "unknown" if one["throughput"] is None else f"{one['throughput']:,.0f}",
+            ratio(one["throughput_ratio"]) if one["verdict"] else "",
+            cpu(one["cost"]),
+        )
+        name = escape(one["profile"])
+        if one["wrong"]:
+            lines.append(f"[red]{name} answers wrongly: {escape(one['wrong'])}[/]")
+        elif one["verdict"]:
+            lines.append(f"[{COLOURS[one['verdict']]}]{name}: {one['verdict']}[/] {escape(one['reason'])}")
+        if "slo_met" in one:
+            words = {True: "met", False: "missed", None: "too near to tell"}[one["slo_met"]]
+            lines.append(f"{name}: the limit of {record['objective']['slo_ms']:g} ms is {words}")
+    noise = noise_words(record["noise"])
+    return Group(*lines, *([escape(noise)] if noise else []))
 
 
 def headline(result: Mapping[str, Any]) -> str:

@@ -71,7 +71,14 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
         headline=headline(result),
         facts=tune_page.tune_facts(result),
         rows=tune_page.rows_words(result),
-        arms=tune_page.ARM_WORDS,
+        arms=tune_page.arms_of(result["verification"]) if result["verification"] else (),
+        pareto=tune_page.pareto_chart(result),
+        noise=tune_page.noise_words(result.get("noise")),
+        notes=[
+            words
+            for words in (tune_page.retune_words(result), tune_page.cost_words(result), tune_page.memory_words(result))
+            if words
+        ],
         strips=strips,
         chart=chart,
         more_traffic=tune_page.more_traffic(result),

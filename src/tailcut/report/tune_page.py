@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailcut.report.accuracy import accuracy_figures, random_words
-from tailcut.report.charts import Chart, Tick, percentile_chart
+from tailcut.report.charts import Chart, Point, Series, Tick, percentile_chart, span
 from tailcut.report.strips import Arm, Bar, Mark, Strips, ratio_bar, strips
-from tailcut.report.words import milliseconds, ratio, round_milliseconds
+from tailcut.report.words import count, milliseconds, ratio, round_milliseconds
 
 ARMS = ("baseline", "reference", "tuned")
 ARM_WORDS = {
     "baseline": "the engine's defaults, one call a request, JSON over HTTP",
     "reference": "the same defaults behind the binary wire",
     "tuned": "the settings of the profile",
+    "previous": "the settings of the profile that was checked again",
 }
 VERDICT_WORDS = {
     "kept": "kept",
@@ -123,6 +124,55 @@ def more_traffic(result: Mapping[str, Any]) -> str:
     )
 
 
+def arms_of(checked: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arms of a verification, in order."""
+    return tuple(name for name in ARM_WORDS if checked.get(name) is not None)
+
+
+def cost_words(result: Mapping[str, Any]) -> str:
+    """The CPU time per request where that was the objective; else nothing."""
+    checked = result["verification"]
+    if checked is None or result["objective"].get("kind") != "cost" or not checked.get("cpu_ratio"):
+        return ""
+    return f"CPU time per request {ratio(checked['cpu_ratio'])} of the baseline's"
+
+
+def memory_words(result: Mapping[str, Any]) -> str:
+    """Whether the tuned server stayed within `--memory`; nothing where no limit was given."""
+    checked = result["verification"]
+    if checked is None or "memory_within" not in checked:
+        return ""
+    peak, limit = checked["tuned"]["memory_peak_bytes"] / 1e6, result["objective"]["memory_bytes"] / 1e6
+    word = "within" if checked["memory_within"] else "OVER"
+    return f"the tuned server's memory peaked at {peak:,.0f} MB: {word} the limit of {limit:,.0f} MB"
+
+
+def noise_words(noise: Mapping[str, Any] | None) -> str:
+    """How noisy the machine was, in a sentence; nothing where it was not measured."""
+    if not noise:
+        return ""
+    words = f"machine: quiet for {noise['quiet_share']:.1%} of the time, worst gap {noise['worst_gap_ms']:.3g} ms"
+    if noise["repeated_blocks"]:
+        still = f", {noise['late_blocks']} of them still late" if noise["late_blocks"] else ""
+        words += f"; {noise['repeated_blocks']} blocks repeated because the client was late{still}"
+    return words
+
+
+def retune_words(result: Mapping[str, Any]) -> str:
+    """What changed against the profile that was checked again; nothing where there is none."""
+    found = result.get("retune")
+    if not found:
+        return ""
+    if found["wrong"]:
+        return f"the profile that was checked again answers wrongly: {found['wrong']}"
+    if not found["changed"]:
+        return "checked again: the profile's settings are still the best"
+    changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found["changed"].items())
+    checked = result["verification"]
+    tail = ratio(checked["previous_p99_ratio"]) if checked and checked.get("previous_p99_ratio") else ""
+    return f"changed against the profile before: {changed}" + (f"; p99 {tail} of the profile before" if tail else "")
+
+
 def tune_facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The verified ratios and the deadline, each with what it is measured against."""
     checked = result["verification"]
@@ -160,13 +210,64 @@ def before_after(result: Mapping[str, Any]) -> tuple[Strips | None, Chart | None
     deadline = result["objective"]["slo_ms"]
     arms = [
         Arm(name, name, ARM_WORDS[name], arm["curve"], {p: arm[f"{p}_ms"] for p in ("p50", "p95", "p99")})
-        for name, arm in ((name, checked[name]) for name in ARMS)
+        for name, arm in ((name, checked[name]) for name in arms_of(checked))
     ]
-    curves = [(name, name, checked[name]["curve"]) for name in ARMS]
+    curves = [(name, name, checked[name]["curve"]) for name in arms_of(checked)]
     rule = Tick(deadline, f"deadline {deadline:g} ms") if deadline else None
     label = "Latency by percentile of baseline, reference and tuned"
     chart = percentile_chart(curves, _ms, label, tick=round_milliseconds, rule=rule)
     return strips(arms, deadline), chart
+
+
+def pareto_chart(result: Mapping[str, Any]) -> Chart | None:
+    """Rate against lone latency of everything that was estimated; None where that is too little for a chart.
+
+    The line joins those that no other beats in both; raced ones and the winner are marked; a dot's size is the memory.
+    """
+    found = [one for one in result.get("estimated", ()) if one["rate"] > 0 and one["alone_ms"] > 0]
+    if len(found) < 2:
+        return None
+    most = max(one["memory_bytes"] for one in found) or 1
+    winner = result["winner"]
+
+    def points(chosen: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
+        return tuple(
+            Point(one["alone_ms"], one["rate"], one["setting"] or "defaults", _estimate_words(one), _radius(one, most))
+            for one in chosen
+        )
+
+    raced = [one for one in found if one["raced"] is not None]
+    front = _front(found)
+    line = tuple(Point(one["alone_ms"], one["rate"], "", "") for one in front)
+    series = [
+        Series("estimated", "c5", points([one for one in found if one["raced"] is None]), "dots"),
+        Series("the front of these", "c1", line, "fit"),
+        Series("raced on the server", "c2", points([one for one in raced if one["setting"] != winner]), "dots"),
+        Series("the winner", "c3", points([one for one in raced if one["setting"] == winner]), "dots"),
+    ]
+    x = span([one["alone_ms"] for one in found], "median of a lone request", round_milliseconds)
+    y = span([one["rate"] for one in found], "requests/s within the limit", count)
+    label = "Rate within the limit against the latency of a lone request, for every configuration that was simulated"
+    return Chart(label, x, y, tuple(one for one in series if one.points), hover="point")
+
+
+def _front(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that no other beats in rate and lone latency at once, by latency."""
+    front: list[Mapping[str, Any]] = []
+    for one in sorted(found, key=lambda each: (each["alone_ms"], -each["rate"])):
+        if not front or one["rate"] > front[-1]["rate"]:
+            front.append(one)
+    return front
+
+
+def _radius(one: Mapping[str, Any], most: float) -> float:
+    """In proportion to the root of the memory, so that areas compare."""
+    return round(2.0 + 5.0 * math.sqrt(one["memory_bytes"] / most), 1)
+
+
+def _estimate_words(one: Mapping[str, Any]) -> str:
+    words = f"{count(one['rate'])} requests/s, {milliseconds(one['alone_ms'])} ms alone, {one['cpu_us']:,.0f} us of CPU"
+    return f"{words}, {one['memory_bytes'] / 1e6:,.0f} MB"
 
 
 def waterfall(result: Mapping[str, Any]) -> Waterfall:

@@ -12,6 +12,9 @@ _RACE_END, _REFINE_END, _EXPLAIN_END = 0.55, 0.62, 0.75  # of the budget, counte
 _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END
 _MOST_VERIFY = 0.45
+_WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
+_STARTING = 0.4  # of the time until the race ends, to start servers in
+_FEWEST_FINALISTS = 3
 _MOST_CAPACITY_S, _MOST_CHECK_S, _MOST_LAST_CHECK_S, _MOST_WAY_S, _MOST_REFINEMENT_S = 2.0, 1.5, 8.0, 2.0, 2.0
 
 
@@ -27,14 +30,24 @@ class Plan:
         """The verification has its share at least."""
         self.verify_s = max(self.verify_s, _VERIFY * self.budget_s)
 
+    @property
+    def expected_s(self) -> float:
+        """How long the whole tune takes: longer than the budget where the verification needs more of it than it has."""
+        return self._search_s * (_EXPLAIN_END / (1 - _VERIFY)) + self.verify_s
+
+    def finalists(self, now: float, start_s: float, most: int) -> int:
+        """How many configurations there is time to start; `start_s` is what one takes."""
+        left_s = _STARTING * (self.race_until - now)
+        return max(_FEWEST_FINALISTS, min(most, int(left_s / max(start_s + self.check_s, 1e-9))))
+
     def needs_verification_s(self, seconds: float) -> None:
         """A p99 of each arm takes so long: the search gives way to it, up to a point."""
         self.verify_s = max(self.verify_s, seconds)
 
     @property
     def end(self) -> float:
-        """When the budget is spent."""
-        return self.began + self.budget_s
+        """When the last measurement ends: the result and the report take a moment, too."""
+        return self.began + self.budget_s - min(_MOST_WRAP_UP_S, _WRAP_UP * self.budget_s)
 
     @property
     def answers_s(self) -> float:

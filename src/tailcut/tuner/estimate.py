@@ -111,9 +111,9 @@ class Estimator:
         self.estimate.load_s, self.estimate.memory_bytes = found.load_s, found.memory_bytes
         self.estimate.batched = found.batched
 
-    def measure(self, rows: int, seconds: float, *, paused: bool = False) -> None:
-        """Have one size timed, and keep what was found."""
-        self._send(Measure(rows, seconds, paused=paused))
+    def measure(self, rows: int, seconds: float, *, fewest: int = 3, paused: bool = False) -> None:
+        """Have one size timed, `fewest` times at least, and keep what was found."""
+        self._send(Measure(rows, seconds, fewest, paused))
         found = msgspec.msgpack.decode(self._receive(), type=Measured)
         if found.error:
             raise EstimateError(found.error)
@@ -187,12 +187,11 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
         alone = sorted(racing, key=lambda one: one.estimate.low_ns(1))[:2]
         racing = [one for one in racing if one in ranked or one in alone or not _done(one, tell)]
         while time.monotonic() < end and racing:
-            for one in racing:
-                _measure(one, 1, end, paused=True)
+            measured = [_measure(one, 1, end, paused=True) for one in racing]
             for size in racing[0].estimate.sizes:
-                for one in racing:
-                    if size in one.estimate.times_ns:
-                        _measure(one, size, end)
+                measured += [_measure(one, size, end) for one in racing if size in one.estimate.times_ns]
+            if not any(measured):
+                break
     finally:
         for one in racing:
             _done(one, tell)
@@ -249,8 +248,13 @@ def _round(
         if rows > 1 and not (one.estimate.batched and _pays(one.estimate)):
             kept.append(one)
             continue
+        fewest = _calls_in(one.estimate, rows, end - time.monotonic())
+        if not fewest:
+            kept.append(one)
+            continue
         try:
-            one.measure(rows, max(_SHORTEST_S, min(0.1, (end - time.monotonic()) / (12 * len(racing)))))
+            seconds = max(_SHORTEST_S, min(0.1, (end - time.monotonic()) / (12 * len(racing))))
+            one.measure(rows, seconds, fewest=fewest)
             kept.append(one)
         except EstimateError as error:
             if rows > 1:
@@ -259,6 +263,15 @@ def _round(
                 one.estimate.error = str(error)
                 _done(one, tell)
     return kept
+
+
+def _calls_in(estimate: EngineEstimate, rows: int, seconds: float) -> int:
+    """How many calls of this size there is time for, up to 3, after one that is not counted; the first size has 1."""
+    smaller = [size for size in estimate.sizes if size <= rows]
+    if not smaller:
+        return 3 if seconds > 0 else 1
+    call_s = estimate.low_ns(smaller[-1]) / 1e9 * rows / smaller[-1]
+    return max(0, min(3, int(seconds / max(call_s, 1e-9)) - 1))
 
 
 def _pays(estimate: EngineEstimate) -> bool:
@@ -270,9 +283,12 @@ def _pays(estimate: EngineEstimate) -> bool:
     return estimate.low_ns(last) / last <= _GAIN * estimate.low_ns(before) / before
 
 
-def _measure(one: Estimator, rows: int, end: float, *, paused: bool = False) -> None:
-    if time.monotonic() < end:
-        one.measure(rows, 2 * _SHORTEST_S, paused=paused)
+def _measure(one: Estimator, rows: int, end: float, *, paused: bool = False) -> bool:
+    """Time one size once more; whether there was time for it."""
+    fewest = _calls_in(one.estimate, rows, end - time.monotonic())
+    if fewest:
+        one.measure(rows, 2 * _SHORTEST_S, fewest=fewest, paused=paused)
+    return fewest > 0
 
 
 def _done(one: Estimator, tell: Callable[[EngineEstimate], None]) -> bool:

@@ -44,4 +44,26 @@ class RungDone:
     note: str | None
 
 
-Event = Phase | RungStarted | CandidateStarted | CandidateDone | RungDone
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """So many more configurations have been estimated."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best configuration so far, and its score in words."""
+
+    setting: str
+    score: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """How long the whole tune is expected to take, where that is not the budget."""
+
+    seconds: float
+
+
+Event = Phase | Estimated | Best | Expected | RungStarted | CandidateStarted | CandidateDone | RungDone

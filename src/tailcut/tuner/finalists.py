@@ -5,7 +5,7 @@ finalists are the best of several kinds rather than the eight best, which mostly
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tailcut.runtime.profile import Settings
@@ -26,6 +26,8 @@ class Predicted:
         alone_ms: the median latency of one connection.
         cpu_us: CPU time of a request.
         memory_bytes: of the engine.
+        p99_ms: at the rate that the objective names; infinite where none was simulated.
+        capacity: requests a second when there are always more.
     """
 
     settings: Settings
@@ -33,11 +35,17 @@ class Predicted:
     alone_ms: float
     cpu_us: float
     memory_bytes: int
+    p99_ms: float = float("inf")
+    capacity: float = 0.0
 
 
-def finalists(predicted: Iterable[Predicted], count: int = FINALISTS) -> list[Predicted]:
-    """The best by rate, a few of each kind, and the best for a lone request."""
-    ranked = sorted(predicted, key=lambda one: (-one.rate, one.alone_ms))
+def finalists(
+    predicted: Iterable[Predicted],
+    count: int = FINALISTS,
+    rank: Callable[[Predicted], float] = lambda one: one.rate,
+) -> list[Predicted]:
+    """The best by rank (more is better), a few of each kind, and the best for a lone request."""
+    ranked = sorted(predicted, key=lambda one: (-rank(one), one.alone_ms))
     chosen: list[Predicted] = []
     kinds: Counter[object] = Counter()
     for one in ranked:
@@ -46,7 +54,7 @@ def finalists(predicted: Iterable[Predicted], count: int = FINALISTS) -> list[Pr
         if all(kinds[key] < most for key, most in _kinds(one.settings)):
             chosen.append(one)
             kinds.update(key for key, _ in _kinds(one.settings))
-    near = [one for one in ranked if one not in chosen and one.rate >= 0.5 * ranked[0].rate]
+    near = [one for one in ranked if one not in chosen and rank(one) >= 0.5 * rank(ranked[0])]
     chosen += sorted(near, key=lambda one: one.alone_ms)[: count - len(chosen)]
     return chosen
 

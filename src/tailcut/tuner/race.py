@@ -13,10 +13,12 @@ from tailcut.lab.trial import ArmRuns
 from tailcut.stats import (
     Interval,
     Sample,
+    Verdict,
     paired_ratio_interval,
     percentile,
     ratio_interval,
     samples_needed,
+    verdict,
 )
 
 QUANTILES = {"p99": 0.99, "p95": 0.95, "p50": 0.5}  # from the tail down
@@ -50,6 +52,24 @@ def ratios(new: ArmRuns, old: ArmRuns, seed: int = 0) -> Ratios:
         if min(len(new.latencies), len(old.latencies)) >= samples_needed(q):
             found[name] = _paired(new, old, q) or pooled(new, old, q, seed)
     return Ratios(found, throughput_ratio(new, old))
+
+
+def judged(found: Ratios) -> tuple[Verdict, str]:
+    """A verdict on tail and throughput together, and its figures in words."""
+    verdicts, words = [], []
+    if found.tail is not None:
+        of, tail = found.tail
+        verdicts.append(verdict(tail, NOISE))
+        words.append(f"{of} x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})")
+    if found.throughput is not None and found.time_per_request is not None:
+        speed = found.throughput
+        verdicts.append(verdict(found.time_per_request, NOISE))
+        words.append(f"throughput x{speed.point:.2f} ({speed.low:.2f} to {speed.high:.2f})")
+    better, worse = Verdict.BETTER in verdicts, Verdict.WORSE in verdicts
+    word = Verdict.INDISTINCT if better == worse else Verdict.BETTER if better else Verdict.WORSE
+    if word is Verdict.INDISTINCT:
+        words.append("indistinguishable from no effect" if verdicts else "too few samples")
+    return word, ", ".join(words)
 
 
 def pooled(new: ArmRuns, old: ArmRuns, q: float, seed: int = 0) -> Interval:

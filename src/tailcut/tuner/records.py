@@ -14,6 +14,8 @@ from tailcut.spec import ModelSpec
 from tailcut.stats import Interval
 from tailcut.tuner.accuracy import Accuracy, Metric
 from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.noise import Noise
+from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
 
 MEASURED = (
     "p50_ms",
@@ -42,6 +44,20 @@ class Wanted:
     wire: Literal["json", "binary", "any"] = "any"
     seed: int = 0
     rows: RowsSetting = "auto"  # of every profile that is tried
+    objective: ObjectiveKind | None = None  # None: latency where only a rate is given, else goodput
+    constraints: Constraints = field(default_factory=Constraints)
+    journal: Path | None = None  # where estimates and trials are stored
+    fresh: bool = False  # take nothing over from there
+    exhaustive: bool = False  # race the whole product of the space
+    previous: Settings | None = None  # of a profile that is to be checked again
+    began: float | None = None  # on the monotonic clock; None: when the search begins
+
+    @property
+    def kind(self) -> ObjectiveKind:
+        """The objective, whether it was named or follows from what was."""
+        if self.objective is not None:
+            return self.objective
+        return "latency" if self.rate is not None and self.slo_ms is None else "goodput"
 
 
 @dataclass(slots=True)
@@ -75,7 +91,16 @@ class Outcome:
     rate: float
     rungs: list[RungRecord]
     rows: dict[str, Any] = field(default_factory=dict)  # whether requests are batched, and why
+    objective: Objective = field(default_factory=Objective)
     estimated: Sequence[Predicted] = ()
+    raced: dict[Settings, float] = field(default_factory=dict)  # scores on the real server
+    race_winner: Settings | None = None  # before refinements
+    reused: int = 0  # estimates that an earlier tune left
+    clients: int = 16  # in flight in the closed loops of the verification
+    memory_peaks: dict[str, int] = field(default_factory=dict)  # bytes, of each arm's server
+    noise: Noise = field(default_factory=Noise)
+    previous: Settings | None = None  # that were checked again
+    previous_wrong: str = ""  # what they answer wrongly
     arms: dict[str, ArmRuns] = field(default_factory=dict)
     highest: HighestRate | None = None
     accuracy: Accuracy | None = None

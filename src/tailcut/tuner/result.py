@@ -1,6 +1,6 @@
 """A tune's outcome as the JSON object that the command prints and the report draws, and as the profile's evidence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -8,7 +8,8 @@ import numpy as np
 
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import ArmRuns
-from tailcut.stats import Sample, percentile, percentile_interval, samples_needed
+from tailcut.runtime.profile import Settings
+from tailcut.stats import Sample, paired_ratio_interval, percentile, percentile_interval, samples_needed
 from tailcut.tuner.finalists import Predicted, pareto
 from tailcut.tuner.race import percentiles_ms, pooled, throughput_ratio
 from tailcut.tuner.records import Outcome
@@ -37,6 +38,8 @@ def result(
         "objective": dict(objective)
         | {
             "percentile": "p99",
+            "kind": outcome.objective.kind,
+            "limit_ms": outcome.objective.limit_ms if np.isfinite(outcome.objective.limit_ms) else None,
             "rate": outcome.rate,
             "took_s": round(outcome.took_s, 1),
             "interrupted": outcome.interrupted,
@@ -47,8 +50,14 @@ def result(
             {"name": rung.name, "note": rung.note, "candidates": rung.candidates, "kept": " + ".join(rung.kept) or None}
             for rung in outcome.rungs
         ],
-        "estimated": [_predicted(one) for one in pareto(outcome.estimated)],
-        "verification": _verification(outcome, objective.get("seed", 0), objective.get("slo_ms")),
+        "estimated": _estimated(outcome),
+        "winner": None if outcome.race_winner is None else outcome.race_winner.describe(),
+        "reused_estimates": outcome.reused,
+        "noise": outcome.noise.record(),
+        "verification": _verification(
+            outcome, objective.get("seed", 0), objective.get("slo_ms"), objective.get("memory_bytes")
+        ),
+        "retune": _retune(outcome),
         "accuracy": _accuracy(outcome, objective.get("metric")),
         "settings": msgspec.to_builtins(outcome.settings),
         "profile": None,
@@ -71,7 +80,7 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
             kept[arm] = {
                 name: value for name, value in checked[arm].items() if name not in _SHOWN_ONLY and value is not None
             }
-        for name in ("p99_ratio", "throughput_ratio", "reference_p99_ratio", "highest_rate"):
+        for name in ("p99_ratio", "throughput_ratio", "cpu_ratio", "reference_p99_ratio", "highest_rate"):
             if checked[name] is not None:
                 kept[name] = checked[name]
     if found["accuracy"] is not None:
@@ -81,17 +90,25 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _verification(outcome: Outcome, seed: int, slo_ms: float | None) -> dict[str, Any] | None:
+def _verification(outcome: Outcome, seed: int, slo_ms: float | None, memory_bytes: int | None) -> dict[str, Any] | None:
     if not outcome.arms:
         return None
     arms = outcome.arms
     tuned, baseline, reference = arms["tuned"], arms["baseline"], arms["reference"]
     against = {"p99_ratio": baseline, "reference_p99_ratio": reference}
     speed = throughput_ratio(tuned, baseline)
-    found: dict[str, Any] = {name: _arm(run, outcome.rate) for name, run in arms.items()}
+    found: dict[str, Any] = {name: arm_record(run, outcome.rate) for name, run in arms.items()}
+    if "previous" in arms:
+        against["previous_p99_ratio"] = arms["previous"]
     for name, other in against.items():
         known = min(len(tuned.latencies), len(other.latencies)) >= samples_needed(0.99)
         found[name] = interval_record(pooled(tuned, other, 0.99, seed)) if known else None
+    found["clients"] = outcome.clients
+    found["cpu_ratio"] = _cpu_ratio(tuned, baseline)
+    for name in arms:
+        found[name]["memory_peak_bytes"] = outcome.memory_peaks.get(name)
+    if memory_bytes is not None and "tuned" in outcome.memory_peaks:
+        found["memory_within"] = outcome.memory_peaks["tuned"] <= memory_bytes
     found["throughput_ratio"] = None if speed is None else interval_record(speed)
     held = outcome.highest
     found["highest_rate"] = (
@@ -107,11 +124,58 @@ def _verification(outcome: Outcome, seed: int, slo_ms: float | None) -> dict[str
         }
     )
     if slo_ms is not None:
-        bounds = found["tuned"]["p99_interval_ms"]
-        found["slo_met"] = (
-            None if bounds is None else True if bounds[1] <= slo_ms else False if bounds[0] > slo_ms else None
-        )
+        found["slo_met"] = met(found["tuned"]["p99_interval_ms"], slo_ms)
     return found
+
+
+def met(bounds: Sequence[float] | None, limit: float) -> bool | None:
+    """Whether an interval lies within a limit (true), or over it (false); None where it holds it or is unknown."""
+    if bounds is None or bounds[0] <= limit < bounds[1]:
+        return None
+    return bounds[1] <= limit
+
+
+def _cpu_ratio(tuned: ArmRuns, baseline: ArmRuns) -> dict[str, float] | None:
+    """The server's CPU time per request to the baseline's, block by block; None where it is unknown."""
+    costs = [run.spent.cpu_ns_by_block for run in (tuned, baseline)]
+    if min(map(len, costs)) < 3 or len(costs[0]) != len(costs[1]) or not all(costs[0] + costs[1]):
+        return None
+    return interval_record(paired_ratio_interval(costs[0], costs[1]))
+
+
+def _retune(outcome: Outcome) -> dict[str, Any] | None:
+    """What changed against the profile that was checked again; None where there is none."""
+    previous = outcome.previous
+    if previous is None:
+        return None
+    return {
+        "before": previous.describe(),
+        "after": outcome.settings.describe(),
+        "changed": _changes(previous, outcome.settings),
+        "wrong": outcome.previous_wrong or None,
+    }
+
+
+def _changes(before: Settings, after: Settings) -> dict[str, list[Any]]:
+    """The settings that differ, as the value before and after."""
+    old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
+    return {
+        f"{section}.{name}": [value, new[section][name]]
+        for section, values in old.items()
+        for name, value in values.items()
+        if value != new[section][name]
+    }
+
+
+def _estimated(outcome: Outcome) -> list[dict[str, Any]]:
+    """Every configuration that was simulated, the best by the objective first."""
+    front = pareto(outcome.estimated)
+    ranked = sorted(outcome.estimated, key=outcome.objective.rank, reverse=True)
+    raced = {settings.describe(): score for settings, score in outcome.raced.items()}
+    return [
+        _predicted(one) | {"front": one in front, "raced": _rounded(raced.get(one.settings.describe()))}
+        for one in ranked
+    ]
 
 
 def _predicted(one: Predicted) -> dict[str, Any]:
@@ -124,7 +188,8 @@ def _predicted(one: Predicted) -> dict[str, Any]:
     }
 
 
-def _arm(run: ArmRuns, rate: float) -> dict[str, Any]:
+def arm_record(run: ArmRuns, rate: float) -> dict[str, Any]:
+    """The figures of one arm's blocks at a rate."""
     latencies = run.latencies
     interval = percentile_interval(Sample.of(latencies), 0.99) if len(latencies) >= 2 else None
     return {

@@ -1,6 +1,7 @@
 """The servers that a tune has running: one for each configuration, as a user would start it."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ class Servers:
         self._spec = spec
         self._requests = requests[:_PAYLOADS]
         self._running: dict[Settings, ServedProfile] = {}
+        self._launched: set[Settings] = set()  # of these, those that nobody waited for yet
+        self._started, self._waited_s = 0, 0.0
         self._payloads: dict[Wire, list[Payload]] = {}
 
     def of(self, settings: Settings) -> ServedProfile:
@@ -38,12 +41,37 @@ class Servers:
             ServeError: it does not start.
         """
         key = _key(settings)
-        server = self._running.get(key)
-        if server is None:
-            server = ServedProfile(Profile.of_model(self._model, key, self._spec.name))
-            server.start()
-            self._running[key] = server
+        self.launch(settings)
+        server = self._running[key]
+        if key in self._launched:
+            self._launched.remove(key)
+            began = time.monotonic()
+            try:
+                server.wait_ready()
+            except BaseException:
+                self._running.pop(key)
+                raise
+            self._started += 1
+            self._waited_s += time.monotonic() - began
         return server
+
+    def launch(self, *settings: Settings) -> None:
+        """Have servers start while something else is done; `of` waits for them."""
+        for key in map(_key, settings):
+            if key not in self._running:
+                server = ServedProfile(Profile.of_model(self._model, key, self._spec.name))
+                server.launch()
+                self._running[key] = server
+                self._launched.add(key)
+
+    @property
+    def start_s(self) -> float:
+        """How long a start was waited for on average; 0 before the first."""
+        return self._waited_s / max(1, self._started)
+
+    def count_new(self, settings: Iterable[Settings]) -> int:
+        """How many of these have no server yet."""
+        return len({_key(one) for one in settings} - set(self._running))
 
     def arm(self, settings: Settings) -> Arm:
         """The server of these settings with what is sent to it."""
@@ -58,6 +86,7 @@ class Servers:
         """Stop all others."""
         keys = {_key(one) for one in settings}
         for key in [key for key in self._running if key not in keys]:
+            self._launched.discard(key)
             self._running.pop(key).stop()
 
 

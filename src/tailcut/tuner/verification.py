@@ -6,7 +6,6 @@ rate at which the tuned server's p99 is shown to lie within the limit.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,10 +13,13 @@ from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 from tailcut.stats import Sample, percentile_interval, samples_needed
 from tailcut.tuner.budget import Plan
+from tailcut.tuner.racing import LEAST_BLOCK_S, Load
 from tailcut.tuner.records import HighestRate, Outcome
 
-_ROUNDS = 20
-_CLIENTS = 16
+_ROUNDS = 20  # as planned
+_FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # where they take longer than planned, and where they do not
+_SELDOM = 5  # rounds from one closed block to the next, at most
+_HIGHEST_SHARE = 0.6  # of the verification: is left when the search for the highest rate ends
 _STEPS = 5  # of the search for the highest rate
 _BACK_OFF = 0.85  # of the highest rate found: what one short run shows is partly luck
 _NEAR = 1.05
@@ -25,34 +27,38 @@ _SPARE = 1.15  # more samples than the p99 needs
 _OPEN_SHARE, _CLOSED_SHARE = 0.6, 0.15  # of what is left
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What heats measure: closed loops of so many connections, judged by answers within a limit."""
-
-    clients: tuple[int, ...]
-    limit_ms: float
-    block_s: float
+def verification_s(rate: float, arms: int) -> float:
+    """How long the p99 of so many arms takes at a rate, with one more for the highest rate."""
+    return (arms + 0.5) * _SPARE * samples_needed(0.99) / rate
 
 
-def verify(  # noqa: PLR0913  what is verified, on what, against what, in which time
-    outcome: Outcome, arms: Mapping[str, Arm], load: Load, limit_ms: float, plan: Plan, *, seed: int
-) -> None:
+def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *, seed: int) -> None:
     """Fill the outcome's arms and its highest rate: all arms at the outcome's rate, in turns."""
+    limit_ms = outcome.objective.limit_ms
     highest = _highest_rate(arms["tuned"], load, limit_ms, plan)
     runs = {name: ArmRuns() for name in arms}
     left_s = plan.verification_s(time.monotonic())
     needed_s = _SPARE * samples_needed(0.99) / outcome.rate
     open_s = max(_OPEN_SHARE * left_s / len(arms), needed_s) / _ROUNDS
-    closed_s = max(load.block_s, _CLOSED_SHARE * left_s / len(arms) / _ROUNDS)
-    every = 1 if outcome.rate * open_s > _CLIENTS else 4  # a slow model takes long to empty after each block
+    # Closed blocks have a least length: where there is no time for one each round, there is one every few rounds.
+    each_s = _CLOSED_SHARE * left_s / len(arms)
+    closed_s = max(LEAST_BLOCK_S, each_s / _ROUNDS)
+    every = max(1, min(_SELDOM, round(_ROUNDS * closed_s / each_s)))
     more = ArmRuns()
-    for number in range(_ROUNDS):
+    for number in range(_MOST_ROUNDS):
+        began = time.monotonic()
+        outcome.noise.probe()
         fresh = seed * 1000 + 500 + number
         open_block(list(arms.values()), list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=fresh)
         if number % every == 0:
-            closed_block(list(arms.values()), list(runs.values()), concurrency=_CLIENTS, duration_s=closed_s)
+            closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
         if highest:
             open_block([arms["tuned"]], [more], rate=highest, duration_s=open_s / 2, seed=fresh)
+        now = time.monotonic()
+        known = min(len(run.latencies) for run in runs.values()) >= samples_needed(0.99)
+        if 2 * now - began > plan.end and (known or number + 1 >= _ROUNDS) and number + 1 >= _FEWEST_ROUNDS:
+            break
+    outcome.noise.add_runs(more)
     outcome.arms = runs
     outcome.highest = _shown(outcome.rate, highest, more, limit_ms)
 
@@ -64,7 +70,7 @@ def _highest_rate(arm: Arm, load: Load, limit_ms: float, plan: Plan) -> float:
     for _ in range(_STEPS):
         rate = 0.9 * high if not low else (low * high) ** 0.5
         length_s = max(0.3, _SPARE * samples_needed(0.99) / max(rate, 1e-9))
-        if time.monotonic() + length_s > plan.end - plan.verify_s / 2:
+        if time.monotonic() + length_s > plan.end - _HIGHEST_SHARE * plan.verify_s:
             break
         opened = open_loop(arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=int(rate))
         p99_ms = float(np.quantile(opened.latencies_ns, 0.99)) / 1e6 if opened.samples else np.inf

@@ -9,33 +9,39 @@ import numpy as np
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import ArmRuns, closed_block, open_block
 from tailcut.runtime.profile import Settings
-from tailcut.stats import Verdict, verdict
 from tailcut.tuner.budget import Plan
-from tailcut.tuner.race import NOISE, percentiles_ms, ratios
-from tailcut.tuner.records import entry_of
+from tailcut.tuner.race import judged, percentiles_ms, ratios
+from tailcut.tuner.records import Outcome, entry_of
 from tailcut.tuner.servers import Servers
 
-_CLIENTS = 16
 _BLOCK_SAMPLES = 120  # of an open block: enough for a p99 of its own
 _LEAST_BLOCK_S = 0.12
 _FEWEST, _MOST = 3, 24  # rounds
 
 
 def waterfall(
-    servers: Servers, steps: Sequence[Settings], rate: float, closed_s: float, plan: Plan
+    servers: Servers, steps: Sequence[Settings], outcome: Outcome, closed_s: float, plan: Plan
 ) -> dict[Settings, ArmRuns]:
     """Open blocks at one rate and closed ones of all steps, in turns, as many as the plan has time for."""
     unique = list(dict.fromkeys(steps))
+    servers.launch(*unique)
     arms = [servers.arm(settings) for settings in unique]
     runs = {settings: ArmRuns() for settings in unique}
-    share_s = plan.explain_s / (2 * len(unique) * _FEWEST)
-    open_s = max(_LEAST_BLOCK_S, min(_BLOCK_SAMPLES / rate, share_s))
+    share_s = max(0.0, plan.explain_until - time.monotonic()) / (2 * len(unique) * _FEWEST)
+    open_s = max(_LEAST_BLOCK_S, min(_BLOCK_SAMPLES / outcome.rate, share_s))
+    closed_s = max(_LEAST_BLOCK_S, min(closed_s, share_s))
     for number in range(_MOST):
         began = time.monotonic()
-        open_block(arms, list(runs.values()), rate=rate, duration_s=open_s, seed=9000 + number)
-        closed_block(arms, list(runs.values()), concurrency=_CLIENTS, duration_s=min(closed_s, 2 * share_s))
-        if number + 1 >= _FEWEST and 2 * time.monotonic() - began > plan.explain_until:
+        outcome.noise.probe()
+        open_block(arms, list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=9000 + number)
+        closed_block(arms, list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
+        now = time.monotonic()
+        # Three rounds have an interval; a model so slow that they take twice the time goes without.
+        fewest = _FEWEST if now < plan.explain_until + plan.explain_s else 1
+        if number + 1 >= fewest and 2 * now - began > plan.explain_until:
             break
+    for run in runs.values():
+        outcome.noise.add_runs(run)
     return runs
 
 
@@ -46,20 +52,11 @@ def effect(before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> 
     entry |= {"samples": len(new.latencies), "cost": new.spent.per_request()}
     entry["throughput"] = round(float(np.mean(new.throughputs)), 2) if new.throughputs else None
     found = ratios(new, old)
-    judged, words = [], []
     if found.tail is not None:
         of, tail = found.tail
         entry |= {"tail_ratio": interval_record(tail), "ratio_of": of}
         entry["p99_ratio"] = entry["tail_ratio"] if of == "p99" else None
-        judged.append(verdict(tail, NOISE))
-        words.append(f"{of} x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})")
-    if found.throughput is not None and found.time_per_request is not None:
-        speed = found.throughput
-        entry["throughput_ratio"] = interval_record(speed)
-        judged.append(verdict(found.time_per_request, NOISE))
-        words.append(f"throughput x{speed.point:.2f} ({speed.low:.2f} to {speed.high:.2f})")
-    better, worse = Verdict.BETTER in judged, Verdict.WORSE in judged
-    word = Verdict.INDISTINCT if better == worse else Verdict.BETTER if better else Verdict.WORSE
-    if word is Verdict.INDISTINCT:
-        words.append("indistinguishable from no effect" if judged else "too few samples")
-    return entry | {"verdict": word.value, "reason": ", ".join(words)}
+    if found.throughput is not None:
+        entry["throughput_ratio"] = interval_record(found.throughput)
+    word, reason = judged(found)
+    return entry | {"verdict": word.value, "reason": reason}

@@ -1,0 +1,77 @@
+"""What the baseline carries, and the limit that follows from its own tail."""
+
+from dataclasses import dataclass
+
+from tailcut.errors import UsageError
+from tailcut.lab.client import closed_loop, open_loop
+from tailcut.lab.load import LoadResult
+from tailcut.lab.trial import Arm
+from tailcut.stats import Sample, percentile, samples_needed
+
+_LOAD = 0.5  # of the baseline's capacity: the rate offered where the user names none
+_CLIENTS = 16  # in flight when the capacity is measured
+_FEWEST_CLIENTS = 2
+_LONE_FACTOR = 3.0  # of a request's median: the limit where the p99 takes too long to know
+_FEWEST_ANSWERS = 2
+_LONGEST_S = 60.0
+_SPARE = 1.2  # more requests than a p99 needs
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The baseline's capacity in requests per second.
+
+    Args:
+        capacity: in a closed loop.
+        clients: in flight there; fewer for a slow model, whose requests would take long to drain.
+        rate: to offer every arm.
+        limit_ms: its p99 at that rate, or the user's limit.
+    """
+
+    capacity: float
+    clients: int
+    rate: float
+    limit_ms: float
+
+
+def measure_baseline(arm: Arm, seconds: float, *, rate: float | None, limit_ms: float | None) -> Baseline:
+    """Measure the capacity, and at half of it (or at the user's rate) the p99.
+
+    Args:
+        arm: the baseline's server.
+        seconds: for the closed loop; the open one has as long, or four times that where it then knows a p99.
+        rate: what the user names.
+        limit_ms: likewise; then nothing is offered.
+
+    Raises:
+        UsageError: no request is answered rightly.
+    """
+    first = _closed(arm, _FEWEST_CLIENTS, seconds / 4)
+    clients = max(_FEWEST_CLIENTS, min(_CLIENTS, int(first.rate_achieved * seconds)))
+    capacity = _closed(arm, clients, seconds).rate_achieved
+    rate = rate or float(f"{_LOAD * capacity:.3g}")
+    if limit_ms is None:
+        needed_s = _SPARE * samples_needed(0.99) / rate
+        length_s = max(seconds, needed_s) if needed_s <= 4 * seconds else seconds
+        limit_ms = _limit_ms(open_loop(arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=1), first)
+    return Baseline(capacity, clients, rate, limit_ms)
+
+
+def _closed(arm: Arm, clients: int, seconds: float) -> LoadResult:
+    """A closed loop; longer where a request takes longer than that."""
+    while True:
+        found = closed_loop(arm.target, arm.payloads, concurrency=clients, duration_s=seconds, warmup_s=seconds / 4)
+        if found.samples >= _FEWEST_ANSWERS:
+            return found
+        if found.errors or seconds > _LONGEST_S:
+            raise UsageError(f"the baseline answers no request rightly: {found.errors or 'none came in time'}")
+        seconds *= 2
+
+
+def _limit_ms(opened: LoadResult, closed: LoadResult) -> float:
+    """The p99 of the open loop; three medians where it has too few samples to tell."""
+    samples = opened if opened.samples >= 2 else closed
+    latencies = Sample.of(samples.latencies_ns / 1e6)
+    if len(latencies) >= samples_needed(0.99):
+        return float(f"{percentile(latencies, 0.99):.3g}")
+    return float(f"{_LONE_FACTOR * percentile(latencies, 0.5):.3g}")

@@ -1,0 +1,162 @@
+"""Two or more profiles of one model measured against each other: right answers first, then interleaved blocks.
+
+All profiles get the same arrivals in turns. Ratios are to the first profile, each with an interval, and only an
+interval that clears the noise threshold is called better or worse.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from tailcut.lab.record import interval_record
+from tailcut.lab.trial import ArmRuns, closed_block, open_block
+from tailcut.runtime.profile import Settings
+from tailcut.stats import Verdict, samples_needed
+from tailcut.tuner.accuracy import Accuracy
+from tailcut.tuner.baseline import Baseline, measure_baseline
+from tailcut.tuner.budget import Plan
+from tailcut.tuner.events import Event, Expected, Phase
+from tailcut.tuner.learning import learn
+from tailcut.tuner.noise import Noise
+from tailcut.tuner.race import Ratios, judged, ratios
+from tailcut.tuner.racing import LEAST_BLOCK_S
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.result import arm_record, met
+from tailcut.tuner.servers import Servers
+
+_ROUNDS = 20  # as planned
+_FEWEST_ROUNDS, _MOST_ROUNDS = 6, 60
+_OPEN_SHARE = 0.7  # of the time of a round
+_SPARE = 1.15  # more samples than a p99 needs
+_ASKED = 64  # questions in flight, at most
+
+
+@dataclass(slots=True)
+class Side:
+    """One profile in a comparison."""
+
+    name: str
+    settings: Settings
+    accuracy: Accuracy | None = None
+    runs: ArmRuns = field(default_factory=ArmRuns)
+    ratios: Ratios = field(default_factory=Ratios)  # to the first
+    verdict: Verdict = Verdict.INDISTINCT
+    reason: str = ""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether its answers are wrong."""
+        return self.accuracy is not None and not self.accuracy.right
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What came of it; the first side is what the others are compared with."""
+
+    sides: list[Side]
+    baseline: Baseline
+    noise: Noise = field(default_factory=Noise)
+    took_s: float = 0.0
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether a later profile is proven worse than the first, or any answers wrongly."""
+        return any(side.wrong for side in self.sides) or any(side.verdict is Verdict.WORSE for side in self.sides[1:])
+
+
+def compare(wanted: Wanted, profiles: Mapping[str, Settings], tell: Callable[[Event], None]) -> Comparison:
+    """Check and measure profiles of one model.
+
+    Args:
+        wanted: model, data, rate, limit and budget.
+        profiles: settings by name, at least two.
+        tell: called with each event.
+
+    Raises:
+        TailcutError: a profile cannot be served, or the first answers nothing.
+    """
+    plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
+    learned = learn(wanted, plan.answers_s, tell)
+    servers = Servers(wanted.model, learned.spec, learned.requests)
+    sides = [Side(name, settings) for name, settings in profiles.items()]
+    try:
+        servers.launch(*profiles.values())
+        first = servers.arm(sides[0].settings)
+        tell(Phase(f"measuring what {sides[0].name} can carry"))
+        baseline = measure_baseline(first, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
+        found = Comparison(sides, baseline)
+        tell(Phase(f"checking the answers of {len(sides)} profiles"))
+        for side in sides:
+            target = servers.arm(side.settings).target
+            asked = max(4, min(_ASKED, int(2 * plan.check_s * baseline.capacity)))
+            side.accuracy = learned.gate.check(target, side.settings, plan.last_check_s, asked)
+        _measure(found, servers, plan, tell)
+    finally:
+        servers.keep()
+    for side in sides[1:]:
+        side.ratios = ratios(side.runs, sides[0].runs, wanted.seed)
+        side.verdict, side.reason = judged(side.ratios)
+    found.took_s = plan.spent_s(time.monotonic())
+    return found
+
+
+def _measure(found: Comparison, servers: Servers, plan: Plan, tell: Callable[[Event], None]) -> None:
+    """Open and closed blocks in turns, until the time is over and each p99 is known."""
+    arms, runs = [servers.arm(side.settings) for side in found.sides], [side.runs for side in found.sides]
+    baseline = found.baseline
+    needed_s = _SPARE * samples_needed(0.99) / baseline.rate
+    left_s = max(0.0, plan.end - time.monotonic())
+    open_s = max(LEAST_BLOCK_S, max(_OPEN_SHARE * left_s / len(arms), needed_s) / _ROUNDS)
+    closed_s = max(LEAST_BLOCK_S, (1 - _OPEN_SHARE) * left_s / len(arms) / _ROUNDS)
+    whole_s = plan.spent_s(time.monotonic()) + _ROUNDS * len(arms) * open_s
+    tell(Phase(f"measuring {len(arms)} profiles in turns at {baseline.rate:,.6g} req/s"))
+    if whole_s > 1.1 * plan.budget_s:
+        tell(Expected(whole_s))
+        tell(Phase(f"the p99 of a model this slow takes about {whole_s:,.0f} s instead of {plan.budget_s:g} s"))
+    for number in range(_MOST_ROUNDS):
+        began = time.monotonic()
+        found.noise.probe()
+        open_block(arms, runs, rate=baseline.rate, duration_s=open_s, seed=7000 + number)
+        closed_block(arms, runs, concurrency=baseline.clients, duration_s=closed_s)
+        now = time.monotonic()
+        known = min(len(run.latencies) for run in runs) >= samples_needed(0.99)
+        if 2 * now - began > plan.end and (known or number + 1 >= _ROUNDS) and number + 1 >= _FEWEST_ROUNDS:
+            break
+    for run in runs:
+        found.noise.add_runs(run)
+
+
+def comparison_record(found: Comparison, slo_ms: float | None) -> dict[str, Any]:
+    """The figures of a comparison as a JSON object."""
+    return {
+        "rate": found.baseline.rate,
+        "clients": found.baseline.clients,
+        "took_s": round(found.took_s, 1),
+        "noise": found.noise.record(),
+        "worse": found.is_worse,
+        "profiles": [_side_record(side, found, slo_ms) for side in found.sides],
+    }
+
+
+def _side_record(side: Side, found: Comparison, slo_ms: float | None) -> dict[str, Any]:
+    is_first = side is found.sides[0]
+    record = arm_record(side.runs, found.baseline.rate)
+    bounds: Sequence[float] | None = record["p99_interval_ms"]
+    speed = side.ratios.throughput
+    values: dict[str, Any] = {
+        "profile": side.name,
+        "setting": side.settings.describe(),
+        "settings": msgspec.to_builtins(side.settings),
+        "right": None if side.accuracy is None else side.accuracy.right,
+        "wrong": side.accuracy.reason if side.accuracy is not None and side.wrong else None,
+        "ratios": {name: interval_record(ratio) for name, ratio in side.ratios.percentiles.items()},
+        "throughput_ratio": None if speed is None else interval_record(speed),
+        "verdict": None if is_first else side.verdict.value,
+        "reason": "" if is_first else side.reason,
+    }
+    if slo_ms is not None:
+        values["slo_met"] = met(bounds, slo_ms)
+    return values | record

@@ -1,0 +1,188 @@
+"""The record of a tune beside its profile: every estimate and trial as one JSON line, appended as soon as it is known.
+
+A line carries the key of what it was measured on: the model's hash, the engines' versions, the machine, the shape of a
+request, and the settings. A later tune with the same key takes estimates and ways of the last hours from there, so a
+tune that was killed goes on where it stopped. Races and verifications are stored but never taken over: what is claimed
+is always measured anew.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tailcut.engines import EngineOptions
+from tailcut.machine.fingerprint import fingerprint
+from tailcut.runtime.profile import Profile, Settings
+from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.simulate import WayIn
+
+_HOURS = 6.0  # estimates and ways that are older are measured again: the machine may have changed
+_READ_BYTES = 16 << 20  # of the end of the file
+_QUANTILES = 64  # of the times of one batch size
+_VERSIONS = ("tailcut", "onnxruntime", "openvino", "numpy", "python")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What all lines of one tune were measured on."""
+
+    model: str
+    engines: str
+    machine: str
+    request: str
+
+    @classmethod
+    def of(cls, model: Path, request: Mapping[str, np.ndarray], rows: str) -> "Key":
+        """The key of a model on this machine.
+
+        Raises:
+            ModelFileError: the model cannot be read.
+        """
+        ref = Profile.of_model(model).with_weights().model
+        facts = fingerprint()
+        engines = " ".join(f"{name} {facts[name]}" for name in _VERSIONS if name in facts)
+        machine = {name: value for name, value in facts.items() if name not in _VERSIONS}
+        digest = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:16]
+        shapes = " ".join(f"{name}:{array.dtype}{list(array.shape)}" for name, array in request.items())
+        return cls(f"{ref.sha256} {ref.weights or ''}".strip(), engines, digest, f"{shapes} rows:{rows}")
+
+
+class Journal:
+    """One file of lines; without a path nothing is stored.
+
+    Args:
+        path: where it lies; None: nowhere.
+        key: of the lines to write, and of those to take over.
+        fresh: take nothing over.
+    """
+
+    def __init__(self, path: Path | None, key: Key | None, *, fresh: bool = False) -> None:
+        self._path = path if key is not None else None
+        self._key = {} if key is None else asdict(key)
+        self._known = [] if fresh or self._path is None else list(_lines(self._path, self._key))
+        if self._path is not None:
+            _end_line(self._path)
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return "" if self._path is None else self._path.name
+
+    def add(self, kind: str, settings: Settings | EngineOptions, **values: Any) -> None:
+        """Append one line.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._path is None:
+            return
+        entry = {"kind": kind, "at": round(time.time(), 3), **self._key, "settings": msgspec.to_builtins(settings)}
+        data = json.dumps(entry | values, default=float).encode() + b"\n"
+        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            os.write(handle, data)
+        finally:
+            os.close(handle)
+
+    def add_estimate(self, estimate: EngineEstimate) -> None:
+        """Store one engine configuration's measurements, or why there are none."""
+        self.add("estimate", estimate.options, **_estimate_values(estimate))
+
+    def estimates(self, choices: Sequence[EngineOptions]) -> list[EngineEstimate]:
+        """The stored estimates of these configurations, the latest of each; none of those that failed."""
+        found: dict[EngineOptions, EngineEstimate] = {}
+        for line in self._of("estimate"):
+            options = _converted(line["settings"], EngineOptions)
+            if options in choices and not line.get("error") and line.get("times_ns"):
+                found[options] = _estimate(options, line)
+        return list(found.values())
+
+    def add_way(self, settings: Settings, way: WayIn) -> None:
+        """Store what the way in costs with these settings."""
+        self.add("way", settings, **asdict(way))
+
+    def way(self, settings: Settings) -> WayIn | None:
+        """The latest stored way in with these settings."""
+        found = None
+        for line in self._of("way"):
+            if _converted(line["settings"], Settings) == settings:
+                found = WayIn(**{name: int(line[name]) for name in WayIn.__dataclass_fields__})
+        return found
+
+    def _of(self, kind: str) -> Iterator[dict[str, Any]]:
+        return (line for line in self._known if line["kind"] == kind)
+
+
+def _estimate_values(estimate: EngineEstimate) -> dict[str, Any]:
+    if estimate.error is not None:
+        return {"error": estimate.error}
+    return {
+        "times_ns": {str(size): _quantiles(estimate.times_ns[size]) for size in estimate.sizes},
+        "paused_ns": _quantiles(estimate.paused_ns) if estimate.paused_ns else [],
+        "cpu_ns": {str(size): round(value) for size, value in estimate.cpu_ns.items()},
+        "memory_bytes": estimate.memory_bytes,
+        "load_s": round(estimate.load_s, 4),
+        "batched": estimate.batched,
+    }
+
+
+def _quantiles(times: Sequence[np.ndarray]) -> list[int]:
+    shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    return [round(value) for value in np.quantile(np.concatenate(times), shares).tolist()]
+
+
+def _estimate(options: EngineOptions, line: Mapping[str, Any]) -> EngineEstimate:
+    return EngineEstimate(
+        options,
+        {int(size): [np.array(values, np.int64)] for size, values in line["times_ns"].items()},
+        [np.array(line["paused_ns"], np.int64)] if line["paused_ns"] else [],
+        {int(size): float(value) for size, value in line["cpu_ns"].items()},
+        int(line["memory_bytes"]),
+        float(line["load_s"]),
+        bool(line["batched"]),
+    )
+
+
+def _converted(value: Any, kind: type[Any]) -> Any:
+    """A stored value as a struct; None where another version wrote it."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None
+
+
+def _lines(path: Path, key: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield the recent lines with this key; a line that was cut off or is damaged is left out."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _READ_BYTES))
+            data = file.read()
+    except OSError:
+        return
+    oldest = time.time() - _HOURS * 3600
+    for text in data.splitlines():
+        try:
+            line = json.loads(text)
+            if line["at"] >= oldest and all(line[name] == value for name, value in key.items()) and line["kind"]:
+                yield line
+        except (ValueError, KeyError, TypeError):
+            continue
+
+
+def _end_line(path: Path) -> None:
+    """End a last line that was cut off, so that the next one does not join it."""
+    try:
+        with path.open("r+b") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                file.write(b"\n")
+    except FileNotFoundError:
+        return

@@ -1,0 +1,100 @@
+"""What a tune optimises and what it must not exceed: how a prediction is ranked, and how one measured block is scored.
+
+Pure. Every score is a number where more is better, so that the race needs to know nothing about the objective.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tailcut.lab.load import LoadResult
+from tailcut.tuner.finalists import Predicted
+
+ObjectiveKind = Literal["goodput", "latency", "throughput", "cost"]
+_WITHIN = 0.99  # share of the answers that must be within the limit
+_PENALTY = 0.9  # on the score of a closed block with more late answers than that
+_TOO_LATE = 0.01  # on the score of a cost whose p99 is over the limit
+_LEAST = 1e-9  # a score of 0 has no ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One goal of a tune.
+
+    Args:
+        kind: `goodput`, the highest rate whose p99 is within the limit; `latency`, the lowest p99 at the rate;
+            `throughput`, the highest rate of closed loops, whatever the tail; `cost`, the least CPU time per request
+            among configurations whose p99 at the rate is within the limit.
+        limit_ms: the limit of p99; infinite until it is known.
+        rate: requests per second offered; 0 until it is known.
+    """
+
+    kind: ObjectiveKind = "goodput"
+    limit_ms: float = float("inf")
+    rate: float = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether configurations are judged by open loops at the rate, rather than by closed loops."""
+        return self.kind in {"latency", "cost"}
+
+    def rank(self, predicted: Predicted) -> float:
+        """What the simulation expects of a configuration."""
+        if self.kind == "latency":
+            return 1e3 / max(predicted.p99_ms, _LEAST)
+        if self.kind == "throughput":
+            return predicted.capacity
+        if self.kind == "cost":
+            return self._cheap(predicted.cpu_us * 1e3, predicted.p99_ms)
+        return predicted.rate
+
+    def score_closed(self, result: LoadResult) -> float:
+        """Score one closed loop."""
+        if self.kind == "throughput":
+            return max(result.rate_achieved, _LEAST)
+        within = int((result.latencies_ns <= self.limit_ms * 1e6).sum()) / result.duration_s
+        return max(within if within >= _WITHIN * result.rate_achieved else _PENALTY * within, _LEAST)
+
+    def score_open(self, result: LoadResult, cpu_ns: float | None) -> float:
+        """Score one open loop at the rate.
+
+        Args:
+            result: what it found.
+            cpu_ns: the server's CPU time per request; None where it is unknown.
+        """
+        if not result.samples or result.errors:
+            return _LEAST
+        p99_ms = float(np.quantile(result.latencies_ns, 0.99)) / 1e6
+        if self.kind == "latency":
+            return 1e3 / p99_ms
+        return self._cheap(cpu_ns, p99_ms) if cpu_ns else _LEAST
+
+    def describe(self, score: float) -> str:
+        """A score in words."""
+        if self.kind == "latency":
+            return f"p99 {1e3 / score:.3g} ms at {self.rate:,.6g} req/s"
+        if self.kind == "throughput":
+            return f"{score:,.0f} answers/s"
+        if self.kind == "cost":
+            over = f"counted {1 / _TOO_LATE:.0f} times where p99 is over {self.limit_ms:.3g} ms"
+            return f"{1e6 / score:,.0f} us of CPU per request at {self.rate:,.6g} req/s, {over}"
+        return f"{score:,.0f} answers/s within {self.limit_ms:.3g} ms"
+
+    def _cheap(self, cpu_ns: float, p99_ms: float) -> float:
+        score = 1e9 / max(cpu_ns, _LEAST)
+        return score if p99_ms <= self.limit_ms else _TOO_LATE * score
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """Limits on what a configuration may use; None where there is none."""
+
+    memory_bytes: int | None = None
+    cpus: int | None = None
+
+    def allowed(self, predicted: Iterable[Predicted]) -> list[Predicted]:
+        """The configurations whose estimated engine memory is within the limit."""
+        limit = self.memory_bytes
+        return [one for one in predicted if limit is None or one.memory_bytes <= limit]

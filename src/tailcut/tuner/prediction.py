@@ -1,0 +1,84 @@
+"""From measured parts to predicted configurations: every way to serve every engine configuration, simulated. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tailcut.lab.arrivals import poisson_times
+from tailcut.runtime.profile import Settings
+from tailcut.runtime.rows import RowsSetting
+from tailcut.spec import Rows
+from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.objective import Objective
+from tailcut.tuner.simulate import Configuration, Prediction, WayIn, highest_rate, saturation_rate, simulate
+from tailcut.tuner.space import Facts, changed, serving_choices
+
+_SIMULATED = 3000  # requests of one simulation
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What was measured, and for what it is put together.
+
+    Args:
+        facts: of model and machine.
+        ways: the way in of each dispatch.
+        cores: that are there for the server.
+        rows: of every profile that is tried.
+    """
+
+    facts: Facts
+    ways: Mapping[str, WayIn]
+    cores: float
+    rows: RowsSetting
+
+
+def predict(estimates: Sequence[EngineEstimate], parts: Parts, objective: Objective) -> Iterator[Predicted]:
+    """Yield every way to serve the estimated engines, with what the simulation expects of it."""
+    alone = replace(parts.facts.spec, rows=Rows.DEPENDENT)
+    for estimate in estimates:
+        service = estimate.service_times(parts.facts.usable_cpus)
+        facts = parts.facts if estimate.batched else replace(parts.facts, spec=alone)
+        for choice in serving_choices(facts, estimate.options, estimate.alone_ns / 1e3):
+            settings = changed(choice, batching={"rows": parts.rows})
+            configuration = Configuration(
+                service,
+                parts.ways[settings.batching.dispatch],
+                settings.batching.dispatch,
+                settings.batching.max_batch,
+                settings.batching.hold_us,
+                estimate.options.instances,
+                parts.cores,
+            )
+            yield _predicted(settings, configuration, estimate, objective)
+
+
+def _predicted(
+    settings: Settings, configuration: Configuration, estimate: EngineEstimate, objective: Objective
+) -> Predicted:
+    way = configuration.way_in
+    alone_ns = estimate.alone_ns + way.receive_ns + way.answer_ns + way.batch_ns + way.outside_ns
+    if configuration.dispatch == "worker":
+        alone_ns += 2 * way.wake_ns
+    cpu_us = (estimate.cpu_ns[1] + way.receive_ns + way.answer_ns + way.batch_ns) / 1e3
+    p99_ms, capacity = float("inf"), 0.0
+    if objective.is_open:
+        times = poisson_times(objective.rate, _SIMULATED / objective.rate, 1)
+        prediction = simulate(configuration, times)
+        p99_ms = prediction.percentile_ms(0.99)
+        cpu_us = _cpu_us(estimate, prediction)
+    elif objective.kind == "throughput":
+        capacity = saturation_rate(configuration, _SIMULATED)
+    rate = highest_rate(configuration, objective.limit_ms, _SIMULATED)
+    return Predicted(settings, rate, alone_ns / 1e6, cpu_us, estimate.memory_bytes, p99_ms, capacity)
+
+
+def _cpu_us(estimate: EngineEstimate, prediction: Prediction) -> float:
+    """CPU time of a request: the loop's, and the engine's measured time for batches of the simulated mean size."""
+    answered = max(1, len(prediction.latencies_ns))
+    rows = answered / max(1, prediction.batches)
+    sizes = sorted(estimate.cpu_ns)
+    call_ns = float(np.interp(rows, sizes, [estimate.cpu_ns[size] for size in sizes]))
+    return prediction.loop_busy_s * 1e6 / answered + call_ns / 1e3 / rows

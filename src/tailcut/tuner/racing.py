@@ -1,0 +1,114 @@
+"""Heats on running servers: what one block measures, and how long a heat takes. A thin shell around `heats.py`."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from tailcut.lab.client import closed_loop, open_loop
+from tailcut.lab.load import LoadResult
+from tailcut.lab.trial import Arm, watched_again
+from tailcut.runtime.profile import Settings
+from tailcut.stats import samples_needed
+from tailcut.tuner.heats import Heats
+from tailcut.tuner.journal import Journal
+from tailcut.tuner.noise import Noise
+from tailcut.tuner.objective import Objective
+
+FEWEST_HEATS = 3
+LEAST_BLOCK_S = 0.12
+_MOST_HEATS = 40
+_MOST_CLIENTS = 128
+_FILLED = 0.6  # of the limit: what those connections make of it
+_BLOCK_REQUESTS = 3  # of each connection, in a block
+_OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Closed loops of so many connections, in blocks of so many seconds."""
+
+    clients: tuple[int, ...]
+    block_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A configuration in a race, and its running server."""
+
+    settings: Settings
+    arm: Arm
+
+
+def load_for(objective: Objective, rate: float) -> Load:
+    """Connections that bring a server of this rate to the limit, and an eighth of them; many where no limit counts."""
+    if objective.kind == "throughput":
+        most = _MOST_CLIENTS
+    else:
+        most = int(max(2, min(_MOST_CLIENTS, _FILLED * rate * objective.limit_ms / 1e3)))
+    block_s = max(LEAST_BLOCK_S, _BLOCK_REQUESTS * most / max(rate, 1e-9))
+    return Load(tuple(sorted({max(1, most // 8), most})), block_s)
+
+
+@dataclass(slots=True)
+class Racing:
+    """Runs heats by one objective, with one load; every score is stored as it comes."""
+
+    objective: Objective
+    load: Load
+    noise: Noise
+    journal: Journal
+
+    def heats(self, entrants: Sequence[Entrant], until: float) -> Heats:
+        """Race until a time of the monotonic clock, but at least three heats."""
+        heats = Heats.of(len(entrants))
+        most_s = max(0.0, until - time.monotonic()) / (FEWEST_HEATS * len(entrants))
+        for number in range(_MOST_HEATS):
+            began = time.monotonic()
+            self.noise.probe()
+            racing = heats.racing
+            scores = [self._score(entrants[place].arm, number, most_s) for place in racing]
+            for place, score in zip(racing, scores, strict=True):
+                self.journal.add("heat", entrants[place].settings, score=score, objective=self.objective.kind)
+            heats.add(scores)
+            took = time.monotonic() - began
+            if len(heats.racing) == 1 or (number + 1 >= FEWEST_HEATS and time.monotonic() + took > until):
+                break
+        return heats
+
+    def shortest_alone(self, near: Sequence[int], entrants: Sequence[Entrant]) -> int:
+        """Of entrants that are equal in rate, the one with the shortest median at one connection."""
+        if len(near) == 1 or self.objective.is_open:
+            return near[0]
+        medians: dict[int, list[float]] = {number: [] for number in near}
+        for _ in range(FEWEST_HEATS):
+            for number in near:
+                arm = entrants[number].arm
+                found = closed_loop(
+                    arm.target, arm.payloads, concurrency=1, duration_s=LEAST_BLOCK_S, warmup_s=LEAST_BLOCK_S / 6
+                )
+                if found.samples:
+                    medians[number].append(float(np.median(found.latencies_ns)))
+        return min(near, key=lambda number: float(np.median(medians[number] or [np.inf])))
+
+    def _score(self, arm: Arm, number: int, most_s: float) -> float:
+        """One heat of one arm; `most_s` bounds what a slow model's blocks take."""
+        if self.objective.is_open:
+            return self._score_open(arm, number, most_s)
+        block_s = max(LEAST_BLOCK_S, min(self.load.block_s, most_s / len(self.load.clients)))
+        return max(self.objective.score_closed(self._closed(arm, clients, block_s)) for clients in self.load.clients)
+
+    def _closed(self, arm: Arm, clients: int, block_s: float) -> LoadResult:
+        return closed_loop(arm.target, arm.payloads, concurrency=clients, duration_s=block_s, warmup_s=block_s / 5)
+
+    def _score_open(self, arm: Arm, number: int, most_s: float) -> float:
+        rate = self.objective.rate
+        wanted_s = max(self.load.block_s, _OPEN_SPARE * samples_needed(0.95) / rate)
+        length_s = max(LEAST_BLOCK_S, min(wanted_s, most_s))
+        block = partial(open_loop, arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=number)
+        result, cost, repeated = watched_again(arm.pid, block)
+        self.noise.add_block(result, repeated=repeated)
+        cpu_ns = None if cost is None or not result.answered else cost.cpu_ns / result.answered
+        return self.objective.score_open(result, cpu_ns)
