@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
 from tests.servers import serving
 
 from tailcut.runtime.profile import Profile
-from tailcut.tuner.space import RUNG_FIELDS
+from tailcut.tuner.space import RUNG_FIELDS, changed
 
 TUNE = [sys.executable, "-m", "tailcut", "tune"]
 CANDIDATE_KEYS = {"setting", "p50_ms", "p95_ms", "p99_ms", "throughput", "p99_ratio", "verdict", "reason"}
@@ -53,6 +54,71 @@ def test_the_result_has_every_rung(tuned: tuple[dict, str]) -> None:
             assert (candidate["cost"] is None) <= (candidate["samples"] == 0 or sys.platform != "linux")
     assert sum(one["verdict"] == "estimated" for rung in result["rungs"] for one in rung["candidates"]) >= 4
     assert result["estimated"]
+    assert any(one["front"] for one in result["estimated"])
+    assert result["winner"] in {one["setting"] for one in result["estimated"] if one["raced"]}
+
+
+def test_every_measurement_is_stored_beside_the_profile(tuned: tuple[dict, str], folder: Path) -> None:
+    """Estimates, ways in, heats and the verification, each as one line with its key."""
+    lines = [json.loads(text) for text in (folder / tuned[0]["trials"]).read_text().splitlines()]
+    assert {line["kind"] for line in lines} >= {"estimate", "way", "heat", "verified"}
+    assert len({(line["model"], line["engines"], line["machine"], line["request"]) for line in lines}) == 1
+    assert all(line["settings"] for line in lines)
+
+
+def test_the_noise_of_the_machine_is_in_the_result(tuned: tuple[dict, str]) -> None:
+    """The share of quiet time, the worst gap, and how late the client was."""
+    noise = tuned[0]["noise"]
+    assert 0 <= noise["quiet_share"] <= 1
+    assert noise["worst_gap_ms"] >= 0
+    assert noise["probes"] > 3
+    assert noise["client_lateness_p99_ms"] >= 0
+
+
+def test_a_profile_is_checked_again(tuned: tuple[dict, str], folder: Path) -> None:
+    """The estimates of the tune before are taken over, its settings race and are verified, and changes are named.
+
+    The objective is the least CPU time at the rate, and the constraints are kept.
+    """
+    command = [*TUNE, "--retune", tuned[0]["profile"], "-o", "again.profile.toml", "--data", "mlp.npz", "--json"]
+    command += ["--budget", "5s", "--rate", "1200", "--slo", "50ms", "--objective", "cost", "--memory", "2GB"]
+    journal = folder / "again.trials.jsonl"
+    journal.write_text((folder / tuned[0]["trials"]).read_text())
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["reused_estimates"] >= 3
+    assert "taking over" in done.stderr
+    assert result["retune"]["before"] == Profile.load(folder / tuned[0]["profile"]).settings.describe()
+    assert result["retune"]["wrong"] is None
+    assert result["verification"]["previous"]["samples"] >= 459
+    assert (result["retune"]["changed"] == {}) is (result["retune"]["before"] == result["retune"]["after"])
+    assert result["objective"]["kind"] == "cost"
+    assert sys.platform != "linux" or result["verification"]["memory_within"] is True
+
+
+def test_profiles_are_compared(tuned: tuple[dict, str], folder: Path) -> None:
+    """Each with its figures and its ratios to the first; one that answers wrongly is named, and the exit code is 1."""
+    first = folder / tuned[0]["profile"]
+    profile = Profile.load(first)
+    rounded = changed(profile.settings, engine={"name": "onnxruntime", "precision": "int8"})
+    msgspec.structs.replace(profile, settings=rounded).save(folder / "rounded.toml")
+    command = [*TUNE, "--compare", first.name, "rounded.toml", "--accuracy", "exact", "--budget", "5s"]
+    done = subprocess.run(
+        [*command, "--rate", "500", "--slo", "50ms", "--json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    record = json.loads(done.stdout)
+    one, other = record["profiles"]
+    assert (one["right"], other["right"], record["worse"]) == (True, False, True)
+    assert one["samples"] >= 459
+    assert one["verdict"] is None
+    assert one["slo_met"] in {True, False, None}
 
 
 def test_whether_requests_are_batched_is_told_with_its_reason(tuned: tuple[dict, str]) -> None:
@@ -150,6 +216,14 @@ def _broken(folder: Path) -> None:
         (["mlp.onnx", "--slo", "quick"], "quick"),
         (["mlp.onnx", "--rate", "-1"], "rate"),
         (["mlp.onnx", "-o", "no/such/folder/p.toml"], "no such folder"),
+        (["mlp.onnx", "--memory", "lots"], "not an amount of memory"),
+        (["mlp.onnx", "--objective", "joy"], "--objective"),
+        (["mlp.onnx", "--cpus", "0"], "--cpus"),
+        (["mlp.onnx", "other.onnx"], "one MODEL"),
+        (["mlp.onnx", "--retune", "p.toml"], "leave out MODEL"),
+        (["--retune", "nowhere.toml"], "nowhere.toml: no such profile"),
+        (["--compare", "p.toml"], "two or more profiles"),
+        (["--compare", "p.toml", "q.toml"], "p.toml: no such profile"),
         (["mlp.onnx", "--colour"], "--colour"),
         ([], "MODEL"),
     ],

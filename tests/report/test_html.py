@@ -304,7 +304,7 @@ def title(done: subprocess.CompletedProcess[str]) -> str:
 def test_its_script_runs_in_a_browser(tmp_path: Path) -> None:
     """The page reads its own raw numbers, wires its chart and reports no error; a hostile name stays text."""
     done = browse(render_tune_html(result(name="<b>x</b>")), tmp_path, "--dump-dom", "--enable-logging=stderr", "--v=0")
-    assert 'data-ready="1"' in done.stdout
+    assert 'data-ready="2"' in done.stdout
     assert "&lt;b&gt;x&lt;/b&gt;" in done.stdout
     assert "ERROR:CONSOLE" not in done.stderr.upper()
 

@@ -10,7 +10,7 @@ def test_phases_follow_one_another_within_the_budget(budget: float) -> None:
     """Race, refinement, rungs, then a quarter for the verification."""
     plan = Plan(1000.0, budget)
     assert 1000 < plan.race_until < plan.refine_until < plan.explain_until <= 1000 + 0.76 * budget
-    assert plan.verification_s(plan.explain_until) >= 0.24 * budget
+    assert plan.verification_s(plan.explain_until) >= 0.2 * budget
     before = plan.answers_s + plan.capacity_s + plan.estimate_s + 3 * plan.way_s
     assert before < plan.race_until - 1000
 
@@ -28,5 +28,20 @@ def test_a_slow_models_verification_comes_first() -> None:
 def test_what_is_left_over_goes_to_the_verification() -> None:
     """A search that ends early leaves its time to the samples."""
     plan = Plan(0.0, 100.0)
-    assert plan.verification_s(40.0) == 60.0
+    assert plan.verification_s(40.0) == plan.end - 40.0
+    assert 95.0 <= plan.end < 100.0
     assert plan.spent_s(40.0) == 40.0
+
+
+def test_a_slow_model_is_expected_to_take_longer() -> None:
+    """The estimate is the budget, unless the verification needs more than the search leaves it."""
+    plan = Plan(0.0, 30.0)
+    assert plan.expected_s == pytest.approx(30.0)
+    plan.needs_verification_s(600.0)
+    assert 600.0 < plan.expected_s < 630.0
+
+
+@pytest.mark.parametrize(("start_s", "count"), [(0.1, 8), (2.0, 3), (30.0, 3)])
+def test_as_many_finalists_as_there_is_time_to_start(start_s: float, count: int) -> None:
+    """All eight where servers start quickly; never less than three."""
+    assert Plan(0.0, 30.0).finalists(8.0, start_s, 8) == count

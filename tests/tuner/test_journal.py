@@ -1,0 +1,107 @@
+"""The record beside a profile: what is taken over from it, and what is not."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+
+from tailcut.engines import EngineOptions
+from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.journal import Journal, Key
+from tailcut.tuner.simulate import WayIn
+from tailcut.tuner.space import BASELINE, changed
+
+KEY = Key("model", "engines", "machine", "x:float32[1, 4]")
+ONE, TWO = EngineOptions(threads=1), EngineOptions(threads=2)
+
+
+def estimate(options: EngineOptions = ONE) -> EngineEstimate:
+    times = {1: [np.arange(1000, 2000)], 2: [np.arange(1500, 2500)]}
+    return EngineEstimate(options, times, [np.full(5, 9000)], {1: 800.5, 2: 1200.0}, 1 << 20, 0.25, batched=True)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "m.trials.jsonl"
+
+
+def test_an_estimate_comes_back_as_it_was(path: Path) -> None:
+    """Its times as quantiles, which say the same median; options without a line are not there."""
+    Journal(path, KEY).add_estimate(estimate())
+    (found,) = Journal(path, KEY).estimates([ONE, TWO])
+    assert found.options == ONE
+    assert found.sizes == [1, 2]
+    assert found.median_ns(1) == pytest.approx(1500, rel=0.01)
+    assert found.alone_ns == 9000
+    assert found.cpu_ns == {1: 800, 2: 1200}
+    assert (found.memory_bytes, found.load_s, found.batched) == (1 << 20, 0.25, True)
+
+
+def test_a_way_in_comes_back(path: Path) -> None:
+    """Of the settings it was measured with, and of no others."""
+    way = WayIn(1, 2, 3, 4, 5)
+    Journal(path, KEY).add_way(BASELINE, way)
+    journal = Journal(path, KEY)
+    assert journal.way(BASELINE) == way
+    assert journal.way(changed(BASELINE, batching={"max_batch": 8})) is None
+
+
+@pytest.mark.parametrize("name", ["model", "engines", "machine", "request"])
+def test_another_key_is_measured_anew(path: Path, name: str) -> None:
+    """Another model, engine version, machine or request shape takes nothing over; nor does --fresh."""
+    Journal(path, KEY).add_estimate(estimate())
+    assert Journal(path, replace(KEY, **{name: "other"})).estimates([ONE]) == []
+    assert Journal(path, KEY, fresh=True).estimates([ONE]) == []
+
+
+def test_old_and_failed_estimates_are_measured_anew(path: Path) -> None:
+    """A line of yesterday, and a configuration that failed."""
+    journal = Journal(path, KEY)
+    journal.add_estimate(estimate())
+    journal.add_estimate(EngineEstimate(TWO, error="no room"))
+    line = json.loads(path.read_text().splitlines()[0]) | {"at": time.time() - 86400}
+    rest = path.read_text().splitlines()[1]
+    path.write_text(f"{json.dumps(line)}\n{rest}\n")
+    assert Journal(path, KEY).estimates([ONE, TWO]) == []
+
+
+def test_a_killed_tune_leaves_a_file_that_reads(path: Path) -> None:
+    """A last line that was cut off is left out, and the next one does not join it; lines of other kinds are no harm."""
+    Journal(path, KEY).add_estimate(estimate())
+    with path.open("ab") as file:
+        file.write(b'\xff\x00\n[1]\n{"kind": "estimate", "at": 17')
+    journal = Journal(path, KEY)
+    assert len(journal.estimates([ONE])) == 1
+    journal.add_estimate(estimate(TWO))
+    assert {one.options for one in Journal(path, KEY).estimates([ONE, TWO])} == {ONE, TWO}
+
+
+def test_lines_carry_their_key(path: Path) -> None:
+    """Model hash, engine versions, machine, settings and what was found, one JSON object a line."""
+    Journal(path, KEY).add("heat", BASELINE, score=12.5, objective="goodput")
+    line = json.loads(path.read_text())
+    assert line.keys() >= {"kind", "at", "model", "engines", "machine", "request", "settings", "score"}
+    assert line["settings"]["batching"]["max_batch"] == 1
+
+
+def test_without_a_path_nothing_is_stored(tmp_path: Path) -> None:
+    """And nothing is taken over."""
+    journal = Journal(None, KEY)
+    journal.add_estimate(estimate())
+    assert journal.estimates([ONE]) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_key_of_a_model(tmp_path: Path) -> None:
+    """The same twice; another with another model or other shapes."""
+    one, other = (perceptron([4, size], tmp_path / f"{size}.onnx") for size in (3, 5))
+    request = {"x": np.zeros((1, 4), np.float32)}
+    key = Key.of(one, request, "auto")
+    assert key == Key.of(one, request, "auto")
+    assert key.model != Key.of(other, request, "auto").model
+    assert key.request != Key.of(one, {"x": np.zeros((2, 4), np.float32)}, "auto").request
+    assert "onnxruntime" in key.engines
