@@ -80,10 +80,21 @@ def test_a_profile_is_checked_again(tuned: tuple[dict, str], folder: Path) -> No
 
     The objective is the least CPU time at the rate, and the constraints are kept.
     """
-    command = [*TUNE, "--retune", tuned[0]["profile"], "-o", "again.profile.toml", "--data", "mlp.npz", "--json"]
-    command += ["--budget", "5s", "--rate", "1200", "--slo", "50ms", "--objective", "cost", "--memory", "2GB"]
-    journal = folder / "again.trials.jsonl"
-    journal.write_text((folder / tuned[0]["trials"]).read_text())
+    command = [*TUNE, "--retune", tuned[0]["profile"], "-o", "again.toml", "--report", "again.html", "--json"]
+    command += [
+        "--data",
+        "mlp.npz",
+        "--budget",
+        "5s",
+        "--rate",
+        "1200",
+        "--slo",
+        "50ms",
+        "--objective",
+        "cost",
+        "--memory",
+        "2GB",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -22,7 +22,7 @@ def test_a_slow_models_verification_comes_first() -> None:
     assert slow.race_until < plan.race_until
     slow.needs_verification_s(400.0)
     assert slow.explain_until >= 54.0
-    assert slow.verification_s(60.0) >= 200.0
+    assert slow.verification_s(60.0) >= 400.0
 
 
 def test_what_is_left_over_goes_to_the_verification() -> None:

@@ -241,7 +241,7 @@ def pareto_chart(result: Mapping[str, Any]) -> Chart | None:
     line = tuple(Point(one["alone_ms"], one["rate"], "", "") for one in front)
     series = [
         Series("estimated", "c5", points([one for one in found if one["raced"] is None]), "dots"),
-        Series("the front of these", "c1", line, "fit"),
+        Series("the front", "c1", line, "fit"),
         Series("raced on the server", "c2", points([one for one in raced if one["setting"] != winner]), "dots"),
         Series("the winner", "c3", points([one for one in raced if one["setting"] == winner]), "dots"),
     ]

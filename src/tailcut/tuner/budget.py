@@ -11,7 +11,7 @@ _ANSWERS, _CAPACITY, _ESTIMATE, _WAY, _CHECK = 0.06, 0.03, 0.20, 0.015, 0.01  # 
 _RACE_END, _REFINE_END, _EXPLAIN_END = 0.55, 0.62, 0.75  # of the budget, counted from its beginning
 _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END
-_MOST_VERIFY = 0.45
+_LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.45
 _WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
 _STARTING = 0.4  # of the time until the race ends, to start servers in
 _FEWEST_FINALISTS = 3
@@ -25,6 +25,7 @@ class Plan:
     began: float
     budget_s: float
     verify_s: float = 0.0
+    needed_s: float = 0.0  # of these, what a p99 of each arm takes
 
     def __post_init__(self) -> None:
         """The verification has its share at least."""
@@ -42,6 +43,7 @@ class Plan:
 
     def needs_verification_s(self, seconds: float) -> None:
         """A p99 of each arm takes so long: the search gives way to it, up to a point."""
+        self.needed_s = seconds
         self.verify_s = max(self.verify_s, seconds)
 
     @property
@@ -100,13 +102,18 @@ class Plan:
         return self._at(_EXPLAIN_END)
 
     @property
+    def rungs_until(self) -> float:
+        """The latest that the rungs may end: a quick model's verification can spare what others overran."""
+        return max(self.explain_until, self.end - max(self.needed_s, _LEAST_VERIFY * self.budget_s))
+
+    @property
     def explain_s(self) -> float:
         """How long that takes."""
         return _EXPLAIN * self._search_s / (1 - _VERIFY)
 
     def verification_s(self, now: float) -> float:
         """What is left for the verification; never less than it needs."""
-        return max(self.end - now, self.verify_s / 2)
+        return max(self.end - now, self.needed_s, _LEAST_VERIFY * self.budget_s / 2)
 
     def spent_s(self, now: float) -> float:
         """Since the tune began."""

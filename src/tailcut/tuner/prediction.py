@@ -81,4 +81,4 @@ def _cpu_us(estimate: EngineEstimate, prediction: Prediction) -> float:
     rows = answered / max(1, prediction.batches)
     sizes = sorted(estimate.cpu_ns)
     call_ns = float(np.interp(rows, sizes, [estimate.cpu_ns[size] for size in sizes]))
-    return prediction.loop_busy_s * 1e6 / answered + call_ns / 1e3 / rows
+    return float(prediction.loop_busy_s) * 1e6 / answered + call_ns / 1e3 / rows

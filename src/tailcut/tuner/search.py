@@ -373,7 +373,7 @@ class Search:
         base, outcome = self._baseline("json"), self._outcome
         steps = [base, *(up_to(outcome.settings, rung, base) for rung in RUNG_FIELDS)]
         starting_s = self._servers.start_s * self._servers.count_new(steps)
-        if time.monotonic() + starting_s > self._plan.explain_until:
+        if time.monotonic() + starting_s > self._plan.rungs_until:
             words = f"not measured on its own: starting the servers takes {starting_s:.0f} s, and the budget has less"
             for rung, record in self._rungs.items():
                 record.note = words

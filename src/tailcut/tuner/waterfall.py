@@ -27,7 +27,8 @@ def waterfall(
     servers.launch(*unique)
     arms = [servers.arm(settings) for settings in unique]
     runs = {settings: ArmRuns() for settings in unique}
-    share_s = max(0.0, plan.explain_until - time.monotonic()) / (2 * len(unique) * _FEWEST)
+    until = plan.explain_until if time.monotonic() < plan.explain_until - plan.explain_s / 2 else plan.rungs_until
+    share_s = max(0.0, until - time.monotonic()) / (2 * len(unique) * _FEWEST)
     open_s = max(_LEAST_BLOCK_S, min(_BLOCK_SAMPLES / outcome.rate, share_s))
     closed_s = max(_LEAST_BLOCK_S, min(closed_s, share_s))
     for number in range(_MOST):
@@ -37,8 +38,8 @@ def waterfall(
         closed_block(arms, list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
         now = time.monotonic()
         # Three rounds have an interval; a model so slow that they take twice the time goes without.
-        fewest = _FEWEST if now < plan.explain_until + plan.explain_s else 1
-        if number + 1 >= fewest and 2 * now - began > plan.explain_until:
+        fewest = _FEWEST if now < until + plan.explain_s else 1
+        if number + 1 >= fewest and 2 * now - began > until:
             break
     for run in runs.values():
         outcome.noise.add_runs(run)

@@ -49,7 +49,7 @@
       for (const dot of group) {
         const row = document.createElement("span");
         const swatch = document.createElement("i");
-        const tone = [...dot.classList].find((name) => /^c\d$|^baseline$|^reference$|^tuned$/.test(name));
+        const tone = [...dot.classList].find((name) => /^c\d$|^baseline$|^reference$|^tuned$|^previous$/.test(name));
         swatch.className = "swatch " + tone;
         row.append(swatch, `${dot.dataset.n} `, Object.assign(document.createElement("em"), { textContent: dot.dataset.t }));
         tip.append(row);
