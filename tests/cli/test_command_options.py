@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailcut.cli.options import load_data
+from tailcut.cli.options import load_data, parse_bytes
 from tailcut.errors import UsageError
 from tailcut.lab.data import ONLY_INPUT
 
@@ -45,3 +45,18 @@ def test_other_files(tmp_path: Path) -> None:
             load_data(tmp_path / name)
     with pytest.raises(UsageError, match="no such data file"):
         load_data(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("500MB", 500_000_000), ("1.5 GB", 1_500_000_000), ("512MiB", 512 << 20), ("8kB", 8000)]
+)
+def test_amounts_of_memory(text: str, size: int) -> None:
+    """Decimal and binary units."""
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "500", "lots", "-1MB", "1TB"])
+def test_what_is_no_amount_of_memory(text: str) -> None:
+    """One line that shows how to write it."""
+    with pytest.raises(UsageError, match="write 500MB"):
+        parse_bytes(text)

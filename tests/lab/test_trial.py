@@ -9,8 +9,9 @@ import pytest
 from tests.lab.scripted import answer_ok, scripted
 
 from tailcut.errors import TailcutError
+from tailcut.lab.load import LoadResult
 from tailcut.lab.payload import encode, infer_once, infer_payload
-from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block
+from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block, watched_again
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import IoSettings, Profile, Settings
 
@@ -103,3 +104,27 @@ def test_blocks_have_their_servers_cost(models: Path) -> None:
     assert cost is not None
     assert 1_000 < cost["cpu_ns"] < 1e9
     assert cost["context_switches"] > 0
+
+
+def late(lateness_ms: float) -> LoadResult:
+    latencies = np.full(100, 1e6)
+    return LoadResult("open", 1.0, 100.0, 100.0, 1, latencies, latencies, lateness_p99_ns=lateness_ms * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("lateness_ms", "asked", "kept_ms"), [([0.1], 1, 0.1), ([50.0, 0.2], 2, 0.2), ([50.0, 60.0], 2, 60.0)]
+)
+def test_a_block_in_which_the_client_was_late_is_repeated_once(
+    lateness_ms: list[float], asked: int, kept_ms: float
+) -> None:
+    """The second one counts, whether or not the client was in time then."""
+    results = [late(value) for value in lateness_ms]
+    blocks = iter(results)
+    kept, cost, repeated = watched_again(None, lambda: next(blocks))
+    assert kept is results[asked - 1]
+    assert repeated is (asked == 2)
+    assert cost is None
+    runs = ArmRuns()
+    runs.add_open(kept)
+    assert runs.lateness_ns == [kept_ms * 1e6]
+    assert runs.behind == (kept_ms > 2)

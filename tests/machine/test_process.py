@@ -10,7 +10,7 @@ import pytest
 from tests.machine.trees import plant
 
 from tailcut.errors import NotFoundError
-from tailcut.machine.process import descendants, listening_process, look
+from tailcut.machine.process import descendants, listening_process, look, peak_bytes
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc")
 CHILD = """
@@ -118,3 +118,17 @@ def test_a_real_child() -> None:
     assert cost.context_switches >= 1
     assert cost.cpu_ns > 1_000_000
     assert cost.context_switches >= cost.involuntary_switches >= 0
+
+
+def test_the_peak_of_a_process_and_its_children(tmp_path: Path) -> None:
+    """Their high-water marks together; None where there is no such process."""
+    parent, child = (f"Name:\tx\nVmPeak:\t9 kB\nVmHWM:\t{size} kB\n" for size in (1000, 24))
+    plant(tmp_path, {"7/status": parent, "7/task/7/children": "8", "8/status": child, "8/task/8/children": ""})
+    assert peak_bytes(7, tmp_path) == 1024 * 1024
+    assert peak_bytes(9, tmp_path) is None
+
+
+@linux
+def test_a_real_peak() -> None:
+    """Of this process: more than a megabyte."""
+    assert (peak_bytes(os.getpid()) or 0) > 1 << 20

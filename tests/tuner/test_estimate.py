@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from tests.engines.models import perceptron
 
 from tailcut.engines import EngineOptions
-from tailcut.tuner.estimate import EngineEstimate, EstimateError, Estimator, estimate_engines
+from tailcut.tuner.estimate import EngineEstimate, EstimateError, Estimator, _calls_in, estimate_engines
 
 CLASSIFIER = {
     "coefficients": [0.1] * 128,
@@ -106,3 +106,11 @@ def test_an_engine_that_cannot_load_the_model_is_started_once(tmp_path: Path) ->
     assert "openvino cannot load it" in (errors[0] or "")
     assert [one.error for one in found if one.options.name == "onnxruntime"] == [None]
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize(("rows", "seconds", "calls"), [(1, 10.0, 3), (2, 10.0, 3), (8, 10.0, 1), (16, 10.0, 0)])
+def test_a_size_is_measured_only_where_there_is_time_for_it(rows: int, seconds: float, calls: int) -> None:
+    """A row takes half a second: three calls of one or two rows in ten seconds, one of eight, none of sixteen."""
+    known = EngineEstimate(EngineOptions(), {1: [np.full(5, 500_000_000)]})
+    assert _calls_in(known, rows, seconds) == calls
+    assert _calls_in(EngineEstimate(EngineOptions()), 1, -1.0) == 1

@@ -84,3 +84,21 @@ def test_the_story_says_what_limits(tmp_path: Path) -> None:
     assert found.rate > 0
     assert found.limit_ms > 0
     assert search._outcome.objective.limit_ms == found.limit_ms
+
+
+def test_an_exhaustive_race_takes_the_whole_space(tmp_path: Path) -> None:
+    """Everything that was simulated races, up to a limit that is said; a usual race takes a few."""
+    said: list[Event] = []
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    predicted = [
+        Predicted(changed(BASELINE, batching={"max_batch": size}), 1000.0 - size, 1.0, 10.0, 0)
+        for size in range(1, 131)
+    ]
+    previous = changed(BASELINE, batching={"max_batch": 500})
+    search = Search(Wanted(path, budget_s=30.0, exhaustive=True, previous=previous), said.append)
+    chosen = search._chosen(predicted)
+    assert chosen[:96] == [one.settings for one in predicted[:96]]
+    assert chosen[96:] == [previous]
+    assert any("racing 96 configurations (the best by simulation of 130)" in event.text for event in said[-1:])
+    few = Search(Wanted(path, budget_s=30.0), said.append)._chosen(predicted)
+    assert 1 <= len(few) <= 8

@@ -193,9 +193,12 @@ def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, dur
 
 
 def watched_again(pid: int | None, block: Callable[[], LoadResult]) -> tuple[LoadResult, ProcessCost | None, bool]:
-    """A block, what the server spent on it, and whether it was repeated (once) because the client itself was late."""
+    """A block, what the server spent on it, and whether it was repeated (once) because the client itself was late.
+
+    One with failed requests stays: they are the server's, and must not get lost.
+    """
     result, cost = watched(pid, block)
-    if not result.client_behind:
+    if not result.client_behind or result.errors:
         return result, cost, False
     return *watched(pid, block), True
 

@@ -58,7 +58,7 @@ from tailcut.tuner.ways import Probe, probe, way_in
 _MOST_CLIENTS = 128
 _REFINED = 1.01  # a refinement stays when it looks at least this much better
 _EXHAUSTIVE = 96  # configurations at most
-_GROUP = 8  # of them on servers at a time
+_GROUP = 9  # on servers at a time: eight finalists, and the settings of a profile that is checked again
 
 
 class Search:
@@ -266,7 +266,7 @@ class Search:
 
     def _race(self, chosen: Sequence[Settings]) -> Settings:
         """The best estimate on the real server, of the configurations whose answers are right."""
-        groups = [chosen[start : start + _GROUP + 1] for start in range(0, len(chosen), _GROUP + 1)]
+        groups = [chosen[start : start + _GROUP] for start in range(0, len(chosen), _GROUP)]
         winners: list[Settings] = []
         for group in groups:
             winners += self._race_group(group)[: 2 if len(groups) > 1 else 1]

@@ -1,0 +1,65 @@
+"""What a tune shows while it runs, and what a comparison shows at its end."""
+
+from io import StringIO
+
+from rich.console import Console
+from tests.report.test_html import COST, arm, ratio
+
+from tailcut.report.console import LadderView, comparison_summary
+from tailcut.tuner.events import Best, Estimated, Expected, Phase, RungStarted
+
+
+def view(*, terminal: bool) -> tuple[LadderView, StringIO]:
+    out = StringIO()
+    return LadderView(120.0, Console(file=out, force_terminal=terminal, width=200)), out
+
+
+def test_progress_has_phase_estimates_the_best_and_the_time_left() -> None:
+    """As they come: the counts add up, a new phase replaces the one before."""
+    shown, _ = view(terminal=True)
+    with shown:
+        shown(Phase("measuring 7 engine configurations"))
+        assert shown.progress(20.0).startswith("measuring 7 engine configurations")
+        assert "100 s left" in shown.progress(20.0)
+        assert "estimated" not in shown.progress(20.0)
+        for event in (Estimated(1), Estimated(203), Best("engine.threads=1", "900 answers/s"), RungStarted("simd", 1)):
+            shown(event)
+        line = shown.progress(50.0)
+    assert line.startswith("simd")
+    assert "204 estimated" in line
+    assert "70 s left" in line
+    assert "best: engine.threads=1, 900 answers/s" in line
+
+
+def test_a_slow_models_time_left_is_the_expected_one() -> None:
+    """And never less than nothing."""
+    shown, _ = view(terminal=True)
+    shown(Expected(600.0))
+    assert "500 s left" in shown.progress(100.0)
+    assert "0 s left" in shown.progress(700.0)
+
+
+def test_without_a_terminal_there_are_plain_lines() -> None:
+    """Phases are lines; counts are no lines of their own."""
+    shown, out = view(terminal=False)
+    with shown:
+        for event in (Phase("simulated 203 configurations"), Estimated(203), Best("a", "b")):
+            shown(event)
+    assert out.getvalue() == "simulated 203 configurations\n"
+
+
+def test_a_comparison_names_what_is_worse_and_what_is_wrong() -> None:
+    """A row for each profile, and below it a sentence for each but the first."""
+    first = arm(8.0) | {"profile": "A.toml", "wrong": None, "verdict": None, "reason": "", "ratios": {}}
+    worse = first | {"profile": "B.toml", "verdict": "worse", "reason": "p99 x1.40", "ratios": {"p99": ratio(1.4)}}
+    wrong = worse | {"profile": "C.toml", "wrong": "request 3: cosine 0.5"}
+    profiles = [one | {"throughput_ratio": None, "slo_met": False, "cost": COST} for one in (first, worse, wrong)]
+    record = {"model": "m.onnx", "rate": 500.0, "clients": 16, "noise": None, "objective": {"slo_ms": 10.0}}
+    out = StringIO()
+    Console(file=out, width=200).print(comparison_summary(record | {"profiles": profiles}))
+    text = out.getvalue()
+    assert "req/s at 16 in flight" in text
+    assert "B.toml: worse p99 x1.40" in text
+    assert "C.toml answers wrongly: request 3: cosine 0.5" in text
+    assert "x1.40 (1.12 to 1.54)" in text
+    assert text.count("the limit of 10 ms is missed") == 3
