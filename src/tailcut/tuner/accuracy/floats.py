@@ -2,7 +2,7 @@
 
 The cosine is blind to an error that is small beside the output's mean and large beside its variation: a regressor whose
 answers lie around 1000. So the error is also divided by the spread of the reference over the data, its standard
-deviation: of each column where a row has up to 8 numbers that are not shares of 1, of all columns together otherwise.
+deviation: of each column where a row has up to 8 numbers that are not shares of 1, of all numbers together otherwise.
 Allowed is the distance of two unit vectors with the bound's cosine, as root mean square over the data, and twice that
 in any one row.
 
