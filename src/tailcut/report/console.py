@@ -88,9 +88,9 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:
         lines += [table, headline(result)]
     accuracy = result["accuracy"]
     if accuracy is not None:
-        figures = ", ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
-        if figures:
-            lines.append(escape(f"answers: {figures}"))
+        answers = "; ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
+        if answers:
+            lines.append(escape(f"answers: {answers}"))
         if random_words(accuracy):
             lines.append(f"[yellow]{escape(random_words(accuracy))}[/]")
     for name in ("profile", "report"):
