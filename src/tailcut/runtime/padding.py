@@ -96,12 +96,15 @@ def _axis(tensor: TensorSpec, free: Sequence[int], value: float) -> int:
 def _with_cuts(engine: Engine, padding: Padding) -> Padding:
     """Compute a row of ones at many lengths: an output's axis that moves with the length is cut as it moved."""
     sizes = _Sizes(engine, padding)
+    nothing_to_cut = all(tensor.row_bytes is not None for tensor in engine.spec.outputs)
+    if nothing_to_cut and sizes.of(1) is not None and sizes.of(1) == sizes.of(padding.buckets[-1]):
+        return padding  # it takes the shortest row, so every length may be filled up
     probed = probe_lengths(padding.buckets)
     accepted = [length for length in probed if sizes.of(length) is not None]
     longest = probed[-1]
     if longest not in accepted:
-        if all(tensor.row_bytes is not None for tensor in engine.spec.outputs):
-            return padding  # it takes no ones, but there is nothing to cut
+        if nothing_to_cut:
+            return padding  # it takes no ones, which says nothing of lengths
         raise UnsupportedError(f"padding: the model refuses a row of {longest} ones: {sizes.refusal}")
     refused = [length for length in probed if length > accepted[0] and length not in accepted]
     if refused:
