@@ -1,6 +1,6 @@
 """The climb itself: opens the model, starts servers, runs trials and asks the ladder what to make of them.
 
-A thin shell: what is tried stands in `rungs`, what is kept in `ladder`, what is right in `accuracy`, what is shown in
+A thin shell: what is tried stands in `rungs`, what is kept in `ladder`, what is right in `gate`, what is shown in
 whoever listens to the events.
 """
 
