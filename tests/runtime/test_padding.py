@@ -149,6 +149,14 @@ def test_lengths_that_the_model_refuses_are_not_filled_up(tmp_path: Path) -> Non
         model.infer_sync({"x": np.ones((1, 2, 3), np.float32)})
 
 
+def test_nothing_is_filled_up_to_something(tmp_path: Path) -> None:
+    """A request of length 0 is computed at that length, and its answer is as long."""
+    with opened(dynamic_sequence(tmp_path / "s.onnx"), 1, 8, inputs=(PaddedInput(name="x", value=9),)) as model:
+        answer = model.infer_sync({"x": np.ones((2, 0), np.float32)})
+        assert answer["double"].shape == (2, 0)
+        assert (answer["total"] == 0).all()
+
+
 def test_outputs_that_no_stride_describes_refuse_padding(tmp_path: Path) -> None:
     """Two axes that move, the first axis, and lengths of which only some are taken: each with its reason at start."""
     rows = np.array([-1, 2])
