@@ -1,6 +1,5 @@
 """The walk over a graph: from the inputs' rows, node by node, to the outputs'. No engine and no weights are needed."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,27 +9,30 @@ from onnx import AttributeProto, TensorProto, helper, inliner, numpy_helper
 
 from tailcut.engines.rows import (
     rules_elementwise,
+    rules_join,
     rules_layout,
     rules_matmul,
     rules_microsoft,
     rules_ml,
+    rules_pick,
     rules_quantize,
     rules_random,
     rules_reduce,
-    rules_select,
     rules_sequence,
     rules_vision,
 )
 from tailcut.engines.rows.constants import constant_node, initializer
 from tailcut.engines.rows.operation import Operation, Rule, Table
-from tailcut.engines.rows.sizes import ROWS, Size, number, symbol
-from tailcut.engines.rows.values import ITEMS, Mixes, RowAxis, Spoiled, Unclear, Value
+from tailcut.engines.rows.signature import excluded, input_values, judged
+from tailcut.engines.rows.sizes import number
+from tailcut.engines.rows.values import ITEMS, Foreign, Mixes, Spoiled, Unclear, Value
 from tailcut.spec import RowEvidence, Rows
 
 _ONNX: Table = {
     **rules_elementwise.RULES,
     **rules_layout.RULES,
-    **rules_select.RULES,
+    **rules_join.RULES,
+    **rules_pick.RULES,
     **rules_reduce.RULES,
     **rules_matmul.RULES,
     **rules_vision.RULES,
@@ -53,13 +55,13 @@ Tensor = Value | Spoiled
 def analyse_rows(model: onnx.ModelProto) -> RowEvidence:
     """Whether each row of every output is a function of the same row of the inputs, and of nothing else.
 
-    The rows lie along the first axis of every input and every output. The verdict is INDEPENDENT only where a rule for
-    each operator on the way proves it, whatever the other axes are; DEPENDENT names the operator that mixes rows, or the
+    The rows lie along the first axis of every input and output. The verdict is INDEPENDENT only where a rule for each
+    operator on the way proves it, whatever the other axes are; DEPENDENT names the operator that mixes rows, or the
     input or output without a free first axis; UNKNOWN names the operator that cannot be followed. Weights are not read,
     except small tensors of numbers in the file itself. The operators behave as in the ONNX operator specification
     (https://onnx.ai/onnx/operators/) and in onnxruntime's ContribOperators.md.
     """
-    signature = _signature(model.graph)
+    signature = excluded(model.graph)
     if signature is not None:
         return signature
     if model.functions:
@@ -72,79 +74,9 @@ def analyse_rows(model: onnx.ModelProto) -> RowEvidence:
     if opset < _OLDEST_OPSET:
         return RowEvidence(Rows.UNKNOWN, f"the model is written for opset {opset}; rows are followed from opset 7 on")
     walk = _Walk({**opsets, "": opset, "ai.onnx": opset})
-    walk.tensors.update(_inputs(model.graph))
+    walk.tensors.update(input_values(model.graph))
     walk.through(model.graph)
-    return _verdict([_judged(output.name, walk.tensors.get(output.name)) for output in model.graph.output], walk.count)
-
-
-def _real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    weights = {tensor.name for tensor in graph.initializer}
-    return [value for value in graph.input if value.name not in weights]
-
-
-def _signature(graph: onnx.GraphProto) -> RowEvidence | None:
-    """What the inputs and outputs exclude by themselves."""
-    inputs = _real_inputs(graph)
-    if not inputs:
-        return RowEvidence(Rows.DEPENDENT, "the model has no inputs")
-    for kind, value in [("input", value) for value in inputs] + [("output", value) for value in graph.output]:
-        name = f"{kind} {value.name!r}"
-        if value.type.WhichOneof("value") != "tensor_type":
-            if kind == "input":
-                return RowEvidence(Rows.UNKNOWN, f"{name} is not a tensor")
-            continue
-        if not value.type.tensor_type.HasField("shape"):
-            if kind == "input":
-                return RowEvidence(Rows.UNKNOWN, f"{name} has no shape")
-            continue
-        dims = value.type.tensor_type.shape.dim
-        if not dims:
-            return RowEvidence(Rows.DEPENDENT, f"{name} is a single value without a first axis")
-        if dims[0].HasField("dim_value") and dims[0].dim_value >= 0:
-            return RowEvidence(Rows.DEPENDENT, f"the first axis of {name} has the fixed length {dims[0].dim_value}")
-    return None
-
-
-def _inputs(graph: onnx.GraphProto) -> dict[str, Value]:
-    """Every input with its rows on axis 0, whatever that axis is called.
-
-    Names of other axes are believed between inputs: equal names are equal lengths. A name that stands twice in one
-    input, or that a first axis bears, too (`None`, `?`), says nothing.
-    """
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in _real_inputs(graph)}
-    vague = {name for dims in shapes.values() for name, times in Counter(d.dim_param for d in dims).items() if times > 1}
-    vague.update(dims[0].dim_param for dims in shapes.values())
-    vague.update(("?", "None", "-1", "unk", "dynamic"))
-    values = {}
-    for name, dims in shapes.items():
-        sizes: list[Size] = [ROWS]
-        for axis, dim in enumerate(dims[1:], start=1):
-            if dim.HasField("dim_value") and dim.dim_value >= 0:
-                sizes.append(number(dim.dim_value))
-            elif dim.dim_param and dim.dim_param not in vague:
-                sizes.append(symbol(dim.dim_param))
-            else:
-                sizes.append(symbol(f"{name}[{axis}]"))
-        values[name] = Value(tuple(sizes), RowAxis(0))
-    return values
-
-
-def _judged(name: str, tensor: Tensor | None) -> Tensor:
-    """An output; spoiled where its rows are not the inputs' rows along the first axis."""
-    if tensor is None:
-        return Spoiled(Rows.UNKNOWN, f"output {name!r} is not computed by the graph")
-    if isinstance(tensor, Spoiled):
-        return tensor
-    rows = tensor.rows
-    if tensor.numbered or tensor.counts:
-        return Spoiled(Rows.DEPENDENT, f"output {name!r} tells the number of rows or their places in the batch")
-    if rows is None:
-        return Spoiled(Rows.DEPENDENT, f"output {name!r} does not follow the rows of the inputs")
-    if rows.axis != 0:
-        return Spoiled(Rows.DEPENDENT, f"output {name!r} has its rows on axis {rows.axis}, not on the first")
-    if rows != RowAxis(0):
-        return Spoiled(Rows.DEPENDENT, f"output {name!r} has {rows.outer * rows.inner} rows for each row of the inputs")
-    return tensor
+    return _verdict([judged(output.name, walk.tensors.get(output.name)) for output in model.graph.output], walk.count)
 
 
 def _verdict(outputs: Iterable[Tensor], count: int) -> RowEvidence:
@@ -190,23 +122,19 @@ class _Walk:
 
     def _answers(self, node: onnx.NodeProto) -> list[Tensor]:
         """One tensor for each output of the node."""
-        found = [self.tensors.get(name) for name in node.input if name] + [
-            self.tensors.get(name) for name in _captured(node)
-        ]
+        found = [self.tensors.get(name) for name in (*filter(None, node.input), *_captured(node))]
         everywhere = len(node.output)
         if None in found:
-            return [Spoiled(Rows.UNKNOWN, f"{_label(node)} uses a tensor that the graph has not computed")] * everywhere
+            return [_spoiled(node, Rows.UNKNOWN, "uses a tensor that the graph has not computed")] * everywhere
         spoiled = _worst(tensor for tensor in found if isinstance(tensor, Spoiled))
         if spoiled is not None:
             return [spoiled] * everywhere
-        if node.op_type == "If" and node.domain in ("", "ai.onnx"):
-            return self._branch(node)
         try:
             return list(self._applied(node))
         except Mixes as reason:
             return [_spoiled(node, Rows.DEPENDENT, reason.why, reason.where)] * everywhere
         except Exception as reason:  # noqa: BLE001  a malformed node may break a rule anywhere
-            if node.op_type not in _CONTROL_FLOW and all(_row_free(tensor) for tensor in found):
+            if not isinstance(reason, Foreign) and all(map(_row_free, found)):
                 return [Value(None)] * everywhere  # whatever it computes, it is the same for any rows
             why = reason.why if isinstance(reason, Unclear) else "cannot be followed"
             return [_spoiled(node, Rows.UNKNOWN, why)] * everywhere
@@ -215,6 +143,9 @@ class _Walk:
         attributes = _attributes(node)
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             yield constant_node(attributes)
+            return
+        if node.op_type == "If" and node.domain in ("", "ai.onnx"):
+            yield from self._branch(node)
             return
         rule = self._rule(node)
         inputs = tuple(self.tensors[name] if name else None for name in node.input)
@@ -236,9 +167,11 @@ class _Walk:
         if rule is not None:
             return rule
         if table is None:
-            raise _Foreign(f"belongs to {node.domain!r}, whose operators are not known")
+            raise Foreign(f"belongs to {node.domain!r}, whose operators are not known")
         if node.op_type in _CONTROL_FLOW:
-            raise _Foreign("is control flow, which is not followed")
+            raise Foreign("is control flow, which is not followed")
+        if table is not _ONNX and table is not rules_ml.RULES:
+            raise Foreign("is an operator without a rule")
         raise Unclear("is an operator without a rule")
 
     def _branch(self, node: onnx.NodeProto) -> list[Tensor]:
@@ -246,15 +179,11 @@ class _Walk:
         condition = self.tensors[node.input[0]]
         item = condition.items.flat[0] if isinstance(condition, Value) and condition.items is not None else None
         if item is None or item.number is None:
-            return [_spoiled(node, Rows.UNKNOWN, "is control flow, which is not followed")] * len(node.output)
+            raise Foreign("is control flow, which is not followed")
         wanted = "then_branch" if item.number else "else_branch"
         graph = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
         self.through(graph)
         return [self.tensors[output.name] for output in graph.output]
-
-
-class _Foreign(Unclear):
-    """An operator of which not even that is known: that equal inputs give equal outputs."""
 
 
 def _row_free(tensor: Tensor | None) -> bool:
@@ -328,5 +257,3 @@ def _needed(graph: onnx.GraphProto) -> set[str]:
         if maker is not None:
             open_names += [*(one for one in maker.input if one), *_captured(maker)]
     return needed
-
-

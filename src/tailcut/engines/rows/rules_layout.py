@@ -2,20 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isfinite
+from math import isfinite, prod
 
 import numpy as np
 
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
 from tailcut.engines.rows.sizes import ONE, ROWS, Size, floor_divide, number, opaque, product
-from tailcut.engines.rows.values import ITEMS, Mixes, Position, RowAxis, Sizes, Unclear, Value, array, broadcast, known, vector
+from tailcut.engines.rows.values import (
+    ITEMS,
+    Mixes,
+    Position,
+    RowAxis,
+    Sizes,
+    Unclear,
+    Value,
+    array,
+    broadcast,
+    known,
+    vector,
+)
 
 
 def regroup(value: Value, target: Sequence[Size | None]) -> Value:
-    """The same elements in row-major order under another shape; None stands for the one size that follows (-1).
+    """The same elements in row-major order under another shape; None is the size that follows from the rest (-1).
 
-    The rows keep an axis of their own when what stands before them divides into whole axes, and what stands behind, too:
-    `[rows, 12]` becomes `[rows * 3, 4]`, but not `[2, rows * 6]`.
+    The rows stay apart when the axes before them divide what stood before them, and likewise behind: `[rows, 12]` may
+    become `[rows * 3, 4]`, but not `[2, rows * 6]`.
 
     Raises:
         Mixes: the groups cut through rows.
@@ -28,10 +40,10 @@ def regroup(value: Value, target: Sequence[Size | None]) -> Value:
     with_rows = [axis for axis, size in enumerate(sizes) if size.rows]
     if not with_rows:
         raise Mixes("expects a fixed number of rows")
-    axis, per_row = with_rows[0], sizes[with_rows[0]].per_row
-    if len(with_rows) > 1 or per_row is None:
+    axis = with_rows[0]
+    if len(with_rows) > 1 or sizes[axis].per_row is None:
         raise Unclear("regroups the rows in a way that cannot be followed")
-    outer, inner = _factors(before, behind, target, sizes, axis, per_row)
+    outer, inner = _factors(value.groups, target, sizes, axis)
     if inner is None or outer is None:
         if all(size.integer is not None for size in (before, behind, *sizes[:axis], *sizes[axis + 1 :])):
             raise Mixes("regroups elements across rows")
@@ -40,22 +52,20 @@ def regroup(value: Value, target: Sequence[Size | None]) -> Value:
 
 
 def _factors(
-    before: Size, behind: Size, target: Sequence[Size | None], sizes: Sizes, axis: int, per_row: Size
+    groups: tuple[Size, Size], target: Sequence[Size | None], sizes: Sizes, axis: int
 ) -> tuple[Size | None, Size | None]:
     """What stands before and behind the rows on their new axis; None where it is not a whole number for sure.
 
-    Where the size that follows stands on one side, the other side decides, because the number of elements is the same.
+    Where the target names the row axis, one side decides, because the number of elements stays the same.
     """
-    open_before, open_behind = None in target[:axis], None in target[axis + 1 :]
-    outer = None if open_before else before.over(product(sizes[:axis]))
-    inner = None if open_behind else behind.over(product(sizes[axis + 1 :]))
-    if outer is not None and (open_behind or inner is None) and target[axis] is not None:
-        inner = per_row.over(outer)
-    elif inner is not None and (open_before or outer is None) and target[axis] is not None:
-        outer = per_row.over(inner)
-    if outer is not None and inner is not None and outer * inner != per_row:
-        raise Unclear("regroups the rows in a way that cannot be followed")
-    return outer, inner
+    (before, behind), per_row = groups, sizes[axis].per_row
+    outer = None if None in target[:axis] else before.over(product(sizes[:axis]))
+    inner = None if None in target[axis + 1 :] else behind.over(product(sizes[axis + 1 :]))
+    if target[axis] is None or per_row is None:
+        return outer, inner
+    if outer is not None:
+        return outer, per_row.over(outer)
+    return (None if inner is None else per_row.over(inner)), inner
 
 
 def _resolved(total: Size, target: Sequence[Size | None]) -> Sizes:
@@ -98,20 +108,16 @@ def _reshape(operation: Operation) -> Value:
         else:
             target.append(None if size.integer == -1 else size)
     if value.items is not None:
-        return _reshaped_items(value, target)
+        numbers = [-1 if size is None else size.integer for size in target]
+        if None not in numbers:
+            return known(value.items.reshape([size for size in numbers if size is not None]), real=value.real)
+        value = value.untracked
     if value.shape is None and None not in target:
         return Value(tuple(size for size in target if size is not None))
     if value.leads and (not target or target[-1] != value.sizes[-1]):
         raise Unclear("regroups index tuples")
     result = regroup(value, target)
     return replace(value, shape=result.shape, rows=result.rows)
-
-
-def _reshaped_items(value: Value, target: Sequence[Size | None]) -> Value:
-    shape = [-1 if size is None else size.integer for size in target]
-    if value.items is None or None in shape:
-        raise Unclear("reshapes a shape in a way that cannot be followed")
-    return known(value.items.reshape(shape), real=value.real)
 
 
 def _flatten(operation: Operation) -> Value:
@@ -176,8 +182,8 @@ def _expand(operation: Operation) -> Value:
         raise Unclear("takes a target shape that cannot be followed")
     result = broadcast(value, _filled(target, value))
     if value.items is not None:
-        shape = [size.integer for size in result.sizes]
-        if None not in shape and product(result.sizes).factor <= ITEMS:
+        shape = [size.integer for size in result.sizes if size.integer is not None]
+        if len(shape) == result.rank and prod(shape) <= ITEMS:
             return known(np.broadcast_to(value.items, shape), real=value.real)
     if value.counts:
         raise Mixes("computes with the number of rows")
@@ -208,7 +214,7 @@ def _constant_of_shape(operation: Operation) -> Value:
     if count is not None and count <= ITEMS:
         filler = 0.0 if fill is None else fill.item()
         if isinstance(filler, int | float) and isfinite(filler):
-            items = array([number(filler)] * count).reshape([size.integer for size in target])
+            items = array([number(filler)] * count).reshape([size.factor.numerator for size in target])
             return known(items, real=isinstance(filler, float))
     return result
 
@@ -254,7 +260,7 @@ def _range(operation: Operation) -> Value:
         length, first = count.integer, start.integer
         if length is not None and first is not None and 0 <= length <= ITEMS:
             return vector([number(first + delta.integer * place) for place in range(length)], real=real)
-        return Value((count,))
+        return Value((count,), below=limit if start.natural and delta.integer > 0 else None)
     return _row_numbers(start, count, delta)
 
 

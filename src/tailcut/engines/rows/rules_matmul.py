@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 from tailcut.engines.rows.operation import Operation, Rule, Table
-from tailcut.engines.rows.sizes import ONE, Size
+from tailcut.engines.rows.sizes import ONE, Size, joint
 from tailcut.engines.rows.values import Mixes, RowAxis, Unclear, Value, broadcast
 
 
 def multiplied(a: Value, b: Value) -> Value:
-    """numpy's matmul: the last axis of a and the last but one of b are summed over, the axes before are broadcast."""
+    """As numpy multiplies: the last axis of a and the last but one of b are summed over, the others broadcast."""
     one_a, one_b = a.rank == 1, b.rank == 1
     a = Value((ONE, *a.sizes), a.rows and a.rows.at(1)) if one_a else a
     b = Value((*b.sizes, ONE), b.rows) if one_b else b
@@ -58,7 +58,7 @@ def _qlinear_matmul(operation: Operation) -> Value:
 
 
 def gemm(operation: Operation) -> Value:
-    """alpha * A @ B + beta * C, with A and B turned on request."""
+    """The sum alpha * A @ B + beta * C, with A and B turned on request."""
     a, b = operation.need(0), operation.need(1)
     a = turned(a) if operation.integer("transA", 0) else a
     b = turned(b) if operation.integer("transB", 0) else b
@@ -67,33 +67,31 @@ def gemm(operation: Operation) -> Value:
 
 
 def _einsum(operation: Operation) -> Value:
-    equation = str(operation.attributes["equation"]).replace(" ", "")
-    left, arrow, right = equation.partition("->")
-    terms = left.split(",")
-    if not arrow or "." in equation or len(terms) != len(operation.given):
+    """The letter of the row axis must stand for rows wherever it appears, and in the result."""
+    left, arrow, right = str(operation.attributes["equation"]).replace(" ", "").partition("->")
+    terms = list(zip(left.split(","), operation.given, strict=True))
+    if not arrow or "." in left or any(len(term) != value.rank or len(set(term)) != len(term) for term, value in terms):
         raise Unclear("has an equation that cannot be followed")
     sizes: dict[str, Size] = {}
-    rows: dict[str, RowAxis] = {}
-    for term, value in zip(terms, operation.given, strict=True):
-        if len(term) != value.rank or len(set(term)) != len(term):
-            raise Unclear("has an equation that cannot be followed")
-        for label, size in zip(term, value.sizes, strict=True):
-            sizes[label] = size if sizes.get(label, ONE) == ONE else sizes[label]
-        if value.rows is not None:
-            rows[term[value.rows.axis]] = value.rows
+    for term, value in terms:
+        for letter, size in zip(term, value.sizes, strict=True):
+            sizes[letter] = joint(sizes.get(letter, ONE), size)
+    rows = {term[value.rows.axis]: value.rows for term, value in terms if value.rows is not None}
     if not rows:
-        return Value(tuple(sizes[label] for label in right))
+        return Value(tuple(sizes[letter] for letter in right))
     if len(rows) > 1:
         raise Mixes("combines rows with other rows")
-    ((label, found),) = rows.items()
-    for term, value in zip(terms, operation.given, strict=True):
-        place = term.find(label)
-        if place >= 0 and value.sizes[place] != ONE and (value.rows is None or value.rows.at(0) != found.at(0)):
-            raise Mixes("aligns the rows with another axis")
-    if label not in right:
+    ((letter, found),) = rows.items()
+    if any(letter in term and not _as_rows(value, term.index(letter), found) for term, value in terms):
+        raise Mixes("aligns the rows with another axis")
+    if letter not in right:
         raise Mixes("sums over the rows")
-    shape = tuple(found.size if one == label else sizes[one] for one in right)
-    return Value(shape, found.at(right.index(label)))
+    shape = tuple(found.size if one == letter else sizes[one] for one in right)
+    return Value(shape, found.at(right.index(letter)))
+
+
+def _as_rows(value: Value, axis: int, rows: RowAxis) -> bool:
+    return value.sizes[axis] == ONE or value.rows == rows.at(axis)
 
 
 RULES: Table = {

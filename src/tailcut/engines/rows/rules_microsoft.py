@@ -41,7 +41,7 @@ def _matmul_nbits(operation: Operation) -> Value:
 
 
 def _bias(operation: Operation) -> Value:
-    """x and an optional bias for the last axis."""
+    """A tensor and an optional bias for the last axis."""
     return broadcast(*operation.given)
 
 
@@ -84,8 +84,6 @@ def _attention(operation: Operation) -> list[Value]:
 def _mask(mask: Value | None, rows: object) -> None:
     """One length, or one list of flags, for each row. Lists of start and end are not followed."""
     if mask is not None and mask.rows != rows:
-        if mask.rows is None and mask.rank > 1 and mask.sizes[0] == ONE:
-            return
         raise Unclear("has a mask that cannot be followed")
 
 
@@ -106,7 +104,7 @@ def _multi_head(operation: Operation) -> list[Value]:
     scores = operation.value(5)
     if scores is not None:
         mask_rows(scores, rows, whole=4)
-    if len(operation.inputs) > 8:  # noqa: PLR2004
+    if len(operation.inputs) > 8:
         raise Unclear("shares a buffer between calls")
     size = operation.unknown(2)
     present = Value((query.sizes[0], *(operation.unknown(axis) for axis in (10, 11, 12))), rows)
@@ -136,7 +134,7 @@ def _qlinear_softmax(operation: Operation) -> Value:
     value = operation.need(0)
     parameters_without_rows(operation, 1)
     axis = axis_of(operation.integer("axis", -1), value.rank)
-    flattens = operation.integer("opset", 0) < 13  # noqa: PLR2004
+    flattens = operation.integer("opset", 0) < 13
     if value.rows is not None and (value.rows.axis >= axis if flattens else value.rows.axis == axis):
         raise Mixes("mixes the rows", f"over axis {value.rows.axis}")
     return Value(value.sizes, value.rows)
@@ -145,7 +143,7 @@ def _qlinear_softmax(operation: Operation) -> Value:
 def _qlinear_pool(operation: Operation) -> Value:
     value = operation.need(0)
     parameters_without_rows(operation, 1)
-    rows = batch_rows(operation, value)
+    rows = batch_rows(value)
     last = operation.integer("channels_last", 0)
     spatial = range(1, value.rank - 1) if last else range(2, value.rank)
     one = operation.kind == "QLinearGlobalAveragePool"
@@ -158,7 +156,7 @@ def _qlinear_pool(operation: Operation) -> Value:
 def _qlinear_concat(operation: Operation) -> Value:
     """The result's scale and zero point, then each tensor with its own two."""
     parts = [operation.need(place) for place in range(2, len(operation.inputs), 3)]
-    others = [value for place, value in enumerate(operation.inputs) if place < 2 or place % 3 != 2]  # noqa: PLR2004
+    others = [value for place, value in enumerate(operation.inputs) if place < 2 or place % 3 != 2]
     if any(value is not None and value.rows is not None for value in others):
         raise Unclear("takes a parameter from the rows")
     axis = axis_of(operation.integer("axis", 1), parts[0].rank)

@@ -1,14 +1,14 @@
 """The domain ai.onnx.ml: classical models, which take `[rows, features]`."""
 
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
-from tailcut.engines.rows.sizes import ONE, ZERO, Size, number
-from tailcut.engines.rows.values import Mixes, Unclear, Value
+from tailcut.engines.rows.sizes import ONE, ZERO, Size, number, product
+from tailcut.engines.rows.values import Mixes, RowAxis, Unclear, Value
 
 
 def _table(operation: Operation) -> Value:
     """The input as `[rows, features]`; one axis alone is one row to these operators."""
     value = operation.need(0)
-    if value.rows is not None and (value.rank != 2 or value.rows.axis != 0):  # noqa: PLR2004
+    if value.rows is not None and (value.rank != 2 or value.rows.axis != 0):
         raise Mixes("takes the rows for features")
     return value
 
@@ -30,10 +30,11 @@ def _regressor(operation: Operation) -> Value:
 
 def _classifier(operation: Operation) -> list[Value]:
     value = _table(operation)
-    return [
-        Value((value.sizes[0],), value.rows),
-        Value((value.sizes[0], operation.unknown(1)), value.rows),
-    ]
+    labels = next((found for name, found in operation.attributes.items() if name.startswith("classlabels_")), ())
+    # A support vector machine without probabilities gives a score for each pair of classes.
+    paired = operation.kind == "SVMClassifier" and "prob_a" not in operation.attributes
+    classes = operation.unknown(1) if paired or len(labels) < 2 else number(len(labels))
+    return [Value((value.sizes[0],), value.rows), Value((value.sizes[0], classes), value.rows)]
 
 
 def _ensemble(operation: Operation) -> Value:
@@ -55,7 +56,7 @@ def _feature_vectorizer(operation: Operation) -> Value:
     if len(found) > 1:
         raise Mixes("works for a fixed number of rows only")
     rows = found.pop()
-    if rows is None or rows.axis != 0 or any(value.rank != 2 for value in values):  # noqa: PLR2004
+    if rows is None or rows.axis != 0 or any(value.rank != 2 for value in values):
         raise Mixes("takes the rows for features")
     width: Size = sum((value.sizes[1] for value in values), start=ZERO)
     return Value((values[0].sizes[0], width), rows)
@@ -64,19 +65,15 @@ def _feature_vectorizer(operation: Operation) -> Value:
 def _array_feature_extractor(operation: Operation) -> Value:
     """Picks along the last axis, for all rows the same places."""
     value, places = operation.need(0), operation.need(1)
-    count = places.sizes[-1]
+    leading = value.sizes[:-1] if value.rank > 1 else (ONE,)
+    shape = (*leading, product(places.sizes))  # onnxruntime takes the places in row-major order, whatever their shape
     if places.rows is not None:
         if value.rows is not None:
             raise Mixes("picks from each row what other rows name")
-        if places.rows.axis != places.rank - 1 or any(size != ONE for size in places.sizes[:-1]):
-            raise Unclear("picks by numbers of several axes")
-        # A list of labels and one number a row: [1, rows].
-        leading = value.sizes[:-1] if value.rank > 1 else (ONE,)
-        return Value((*leading, count), places.rows.at(len(leading)))
+        return Value(shape, RowAxis(len(leading), *places.groups))
     if value.rows is not None and value.rows.axis == axis_of(-1, value.rank):
         raise Mixes("picks rows by number")
-    leading = value.sizes[:-1] if value.rank > 1 else (ONE,)
-    return Value((*leading, count), value.rows)
+    return Value(shape, value.rows)
 
 
 def _zip_map(operation: Operation) -> Value:

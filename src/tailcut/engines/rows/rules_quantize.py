@@ -12,6 +12,12 @@ def dynamic(operation: Operation) -> Value:
     raise Unclear("quantises")
 
 
+def _dynamic_linear(operation: Operation) -> list[Value]:
+    """The quantised tensor, its scale and its zero point; weights may be quantised in the graph."""
+    value = operation.need(0)
+    return [dynamic(operation)] if value.rows is not None else [Value(value.sizes), Value(()), Value(())]
+
+
 def quantized(operation: Operation) -> Value:
     """x, scale, zero point: a scale for the whole tensor, or one for each element of an axis beside the rows."""
     value, scale = operation.need(0), operation.need(1)
@@ -26,7 +32,7 @@ def quantized(operation: Operation) -> Value:
 
 
 RULES: Table = {
-    "DynamicQuantizeLinear": Rule(dynamic),
+    "DynamicQuantizeLinear": Rule(_dynamic_linear),
     "QuantizeLinear": Rule(quantized),
     "DequantizeLinear": Rule(quantized),
 }

@@ -2,20 +2,20 @@
 
 from tailcut.engines.rows.operation import Operation, Rule, Table
 from tailcut.engines.rows.sizes import number
-from tailcut.engines.rows.values import Mixes, Unclear, Value
+from tailcut.engines.rows.values import Foreign, Mixes, Unclear, Value
 
 
-def _random(operation: Operation) -> Value:
+def _random(_: Operation) -> Value:
     raise Mixes("makes the model random: its answers differ from call to call")
 
 
 def _dropout(operation: Operation) -> list[Value]:
     """Passes its input on, except in training."""
     value, training = operation.need(0), operation.flag(2)
-    if operation.opset < 7 and not operation.integer("is_test", 0):  # noqa: PLR2004
-        raise Unclear("may be in training mode")
+    if operation.opset < 7 and not operation.integer("is_test", 0):
+        raise Foreign("may be in training mode")
     if training is None:
-        raise Unclear("may be in training mode")
+        raise Foreign("may be in training mode")
     if training:
         _random(operation)
     return [value, Value(value.shape, value.rows)]
@@ -30,7 +30,7 @@ def _string_normalizer(operation: Operation) -> Value:
 
 def _tf_idf(operation: Operation) -> Value:
     value = operation.need(0)
-    if value.rows is not None and (value.rank != 2 or value.rows.axis != 0):  # noqa: PLR2004
+    if value.rows is not None and (value.rank != 2 or value.rows.axis != 0):
         raise Mixes("counts words over all rows")
     length = number(max(operation.attributes["ngram_indexes"]) + 1)
     return Value((*value.sizes[:-1], length), value.rows)
@@ -42,9 +42,7 @@ def _string_split(operation: Operation) -> Value:
     raise Unclear("splits text")
 
 
-_RANDOM = (
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli"
-).split()
+_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 RULES: Table = {
     **{kind: Rule(_random, counts=True, numbered=True) for kind in _RANDOM},

@@ -54,7 +54,7 @@ def _reduced_items(operation: Operation, value: Value, over: tuple[int, ...], *,
 def _softmax(operation: Operation) -> Value:
     """Up to opset 12 over all axes from `axis` on, since then over `axis` alone."""
     value = operation.need(0)
-    flattens = operation.opset < 13  # noqa: PLR2004
+    flattens = operation.opset < 13
     axis = axis_of(operation.integer("axis", 1 if flattens else -1), value.rank)
     if value.rows is not None and (value.rows.axis >= axis if flattens else value.rows.axis == axis):
         raise Mixes("mixes the rows", f"over axis {value.rows.axis}")
@@ -109,11 +109,10 @@ def _top_k(operation: Operation) -> list[Value]:
     return [Value(shape, value.rows), Value(shape, value.rows, below=value.sizes[axis])]
 
 
-
-
 _REDUCTIONS = (
-    "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare"
-).split()
+    *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum"),
+    *("ReduceLogSumExp", "ReduceSumSquare"),
+)
 
 RULES: Table = {
     **{kind: Rule(_reduce, counts=True) for kind in _REDUCTIONS},

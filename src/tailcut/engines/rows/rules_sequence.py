@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tailcut.engines.rows.operation import Operation, Rule, Table
 from tailcut.engines.rows.sizes import Size, number
-from tailcut.engines.rows.values import Mixes, RowAxis, Unclear, Value
+from tailcut.engines.rows.values import Mixes, RowAxis, Sizes, Unclear, Value
 
 
 def same_rows(operation: Operation, axes: dict[int, int]) -> RowAxis | None:
@@ -58,14 +58,14 @@ def _hidden(operation: Operation) -> Size:
 
 
 def _attention(operation: Operation) -> list[Value]:
-    """Q, K, V, attn_mask, past_key, past_value, nonpad_kv_seqlen; `[batch, heads, length, size]` or `[batch, length, all]`."""
+    """Q, K, V, attn_mask, past_key, past_value, nonpad_kv_seqlen: batch first, with an axis of heads or without."""
     query, value, mask = operation.need(0), operation.need(2), operation.value(3)
     rows = same_rows(operation, {0: 0, 1: 0, 2: 0, 4: 0, 5: 0, 6: 0})
     if mask is not None:
         mask_rows(mask, rows, whole=4)
-    heads = number(operation.integer("kv_num_heads", 0)) if value.rank == 3 else value.sizes[1]  # noqa: PLR2004
-    if query.rank == 3:  # noqa: PLR2004
-        shape = (query.sizes[0], query.sizes[1], operation.unknown(2))
+    heads = number(operation.integer("kv_num_heads", 0)) if value.rank == 3 else value.sizes[1]
+    if query.rank == 3:
+        shape: Sizes = (query.sizes[0], query.sizes[1], operation.unknown(2))
     else:
         shape = (*query.sizes[:3], value.sizes[-1])
     present = (query.sizes[0], heads, operation.unknown(12), operation.unknown(13))
@@ -93,7 +93,7 @@ def _rotary(operation: Operation) -> Value:
     if given[0].rows is not None and any(value.rows is None for value in given[1:]):
         raise Unclear("has caches without rows")
     rows = same_rows(operation, dict.fromkeys(places, 0))
-    if len(places) == 2:  # noqa: PLR2004
+    if len(places) == 2:
         without_rows(operation, (1, 2))
     return Value(operation.need(0).sizes, rows)
 

@@ -8,7 +8,7 @@ from tailcut.engines.rows.values import Mixes, RowAxis, Sizes, Spoiled, Unclear,
 from tailcut.spec import Rows
 
 
-def batch_rows(operation: Operation, value: Value, *, channels: bool = False) -> RowAxis | None:
+def batch_rows(value: Value, *, channels: bool = False) -> RowAxis | None:
     """The row axis of an image: axis 0, or also 1 for operators that treat every channel alike.
 
     Raises:
@@ -46,7 +46,7 @@ def _conv(operation: Operation) -> Value:
 
 def convolved(operation: Operation, value: Value, weight: Value) -> Value:
     """`[batch, channels, ...]` with weights `[out, channels, ...]`."""
-    rows = batch_rows(operation, value)
+    rows = batch_rows(value)
     spatial = value.sizes[2:]
     sizes = (
         _window(operation, size, place, weight.sizes[place + 2], len(spatial)) for place, size in enumerate(spatial)
@@ -57,7 +57,7 @@ def convolved(operation: Operation, value: Value, weight: Value) -> Value:
 def _qlinear_conv(operation: Operation) -> Value:
     parameters_without_rows(operation, 1)
     if operation.integer("channels_last", 0):
-        rows = batch_rows(operation, operation.need(0))
+        rows = batch_rows(operation.need(0))
         return Value(tuple(_unknown_behind_rows(operation, operation.need(0))), rows)
     return convolved(operation, operation.need(0), operation.need(3))
 
@@ -69,7 +69,7 @@ def _unknown_behind_rows(operation: Operation, value: Value) -> Sizes:
 def _conv_transpose(operation: Operation) -> Value:
     value, weight = operation.need(0), operation.need(1)
     parameters_without_rows(operation, 1)
-    rows, count = batch_rows(operation, value), value.rank - 2
+    rows, count = batch_rows(value), value.rank - 2
     strides = operation.ints("strides", None) or (1,) * count
     dilations = operation.ints("dilations", None) or (1,) * count
     pads = operation.ints("pads", None) or (0,) * (2 * count)
@@ -95,16 +95,17 @@ def _deform_conv(operation: Operation) -> Value:
         raise Unclear("takes a parameter from the rows")
     if any(part.rows != value.rows for part in others):
         raise Mixes("works for a fixed number of rows only")
-    rows = batch_rows(operation, value)
+    rows = batch_rows(value)
     return Value((value.sizes[0], weight.sizes[0], *offset.sizes[2:]), rows)
 
 
 def _pool(operation: Operation) -> list[Value | Spoiled]:
     value = operation.need(0)
-    rows = batch_rows(operation, value, channels=True)
+    rows = batch_rows(value, channels=True)
     kernel = operation.ints("kernel_shape", None) or ()
     sizes = (
-        _window(operation, size, place, number(kernel[place]), len(kernel)) for place, size in enumerate(value.sizes[2:])
+        _window(operation, size, place, number(kernel[place]), len(kernel))
+        for place, size in enumerate(value.sizes[2:])
     )
     result = Value((*value.sizes[:2], *sizes), rows)
     if rows is None:
@@ -114,14 +115,14 @@ def _pool(operation: Operation) -> list[Value | Spoiled]:
 
 def _global_pool(operation: Operation) -> Value:
     value = operation.need(0)
-    rows = batch_rows(operation, value, channels=True)
+    rows = batch_rows(value, channels=True)
     return Value((*value.sizes[:2], *(ONE,) * (value.rank - 2)), rows)
 
 
 def _batch_normalization(operation: Operation) -> list[Value | Spoiled]:
     value = operation.need(0)
     if value.rows is not None:
-        if operation.integer("training_mode", 0) or (operation.opset < 14 and len(operation.outputs) > 1):  # noqa: PLR2004
+        if operation.integer("training_mode", 0) or (operation.opset < 14 and len(operation.outputs) > 1):
             raise Mixes("normalises over the whole batch, as in training")
         if value.rows.axis == min(1, value.rank - 1):
             raise Mixes("treats rows as channels")
@@ -132,7 +133,7 @@ def _batch_normalization(operation: Operation) -> list[Value | Spoiled]:
 def _per_image(operation: Operation) -> Value:
     """Computes inside one image: InstanceNormalization, GroupNormalization, LRN."""
     parameters_without_rows(operation, 1)
-    return Value(operation.need(0).sizes, batch_rows(operation, operation.need(0)))
+    return Value(operation.need(0).sizes, batch_rows(operation.need(0)))
 
 
 def _layer_normalization(operation: Operation) -> list[Value]:
@@ -146,7 +147,7 @@ def _layer_normalization(operation: Operation) -> list[Value]:
 
 
 def _resize(operation: Operation) -> Value:
-    """The row axis keeps its length. Which inputs there are depends on the opset: X, scales; or X, roi, scales, sizes."""
+    """The row axis keeps its length. The inputs depend on the opset: X, scales; or X, roi, scales, sizes."""
     value = operation.need(0)
     mode = str(operation.attributes.get("coordinate_transformation_mode", "half_pixel"))
     linear = str(operation.attributes.get("mode", "nearest")) != "nearest"
@@ -155,7 +156,7 @@ def _resize(operation: Operation) -> Value:
     places = [axis_of(axis, value.rank) for axis in operation.ints("axes", None) or range(value.rank)]
     proportional = str(operation.attributes.get("keep_aspect_ratio_policy", "stretch")) != "stretch"
     shape = list(value.sizes)
-    for axis, (scale, size) in zip(places, _resizing(operation, len(places)), strict=True):
+    for axis, (scale, size) in zip(places, _resizing(operation), strict=True):
         if value.rows is not None and axis == value.rows.axis:
             if size is not None and size != value.rows.size and size.integer is not None:
                 raise Mixes("expects a fixed number of rows")
@@ -168,11 +169,11 @@ def _resize(operation: Operation) -> Value:
     return Value(tuple(shape), value.rows)
 
 
-def _resizing(operation: Operation, count: int) -> list[tuple[Size | None, Size | None]]:
+def _resizing(operation: Operation) -> list[tuple[Size | None, Size | None]]:
     """Scale or size for each axis."""
     if "scales" in operation.attributes:
         return [(number(scale), None) for scale in operation.attributes["scales"]]
-    place = 1 if operation.opset < 11 else 2  # noqa: PLR2004
+    place = 1 if operation.opset < 11 else 2
     scales, sizes = operation.value(place), operation.value(3)
     if scales is not None and scales.sizes != (number(0),):
         return [(scale, None) for scale in operation.items(place, "its scales")]
@@ -185,12 +186,16 @@ def _scaled(operation: Operation, size: Size, scale: Size) -> Size:
     exact = size * scale
     if exact.whole:
         return exact
-    return number(exact.factor.numerator // exact.factor.denominator) if exact.number is not None else operation.derived(size, scale)
+    return (
+        number(exact.factor.numerator // exact.factor.denominator)
+        if exact.number is not None
+        else operation.derived(size, scale)
+    )
 
 
 def _space(operation: Operation) -> Value:
     value, block = operation.need(0), number(operation.integer("blocksize", 1))
-    rows = batch_rows(operation, value)
+    rows = batch_rows(value)
     batch, channels, height, width = value.sizes
     if operation.kind == "DepthToSpace":
         return Value((batch, floor_divide(channels, block * block), height * block, width * block), rows)
@@ -201,13 +206,13 @@ def _grid_sample(operation: Operation) -> Value:
     value, grid = operation.need(0), operation.need(1)
     if value.rows != grid.rows:
         raise Mixes("works for a fixed number of rows only")
-    rows = batch_rows(operation, value)
+    rows = batch_rows(value)
     return Value((*value.sizes[:2], *grid.sizes[1:-1]), rows)
 
 
 def _affine_grid(operation: Operation) -> Value:
     value, size = operation.need(0), operation.items(1, "its size")
-    rows = batch_rows(operation, value)
+    rows = batch_rows(value)
     if rows is not None and size[0] != rows.size:
         raise Mixes("expects a fixed number of rows")
     return Value((size[0], *size[2:], number(len(size) - 2)), rows)
@@ -215,7 +220,7 @@ def _affine_grid(operation: Operation) -> Value:
 
 def _col2im(operation: Operation) -> Value:
     value, image, block = operation.need(0), operation.items(1, "its image"), operation.items(2, "its block")
-    rows = batch_rows(operation, value)
+    rows = batch_rows(value)
     return Value((value.sizes[0], floor_divide(value.sizes[1], product(block)), *image), rows)
 
 
@@ -234,7 +239,7 @@ def _regions(operation: Operation) -> Value:
 
 def _dft(operation: Operation) -> Value:
     value = operation.need(0)
-    axes = operation.ints("axis", 2) or (1 if operation.opset < 20 else -2,)  # noqa: PLR2004
+    axes = operation.ints("axis", 2) or (1 if operation.opset < 20 else -2,)
     axis = axis_of(axes[0], value.rank)
     along(operation, axis)
     shape = [*value.sizes[:-1], operation.unknown(value.rank - 1)]
@@ -246,7 +251,7 @@ def _dft(operation: Operation) -> Value:
 def _stft(operation: Operation) -> Value:
     value = operation.need(0)
     parameters_without_rows(operation, 1)
-    rows = batch_rows(operation, value)
+    rows = batch_rows(value)
     return Value((value.sizes[0], operation.unknown(1), operation.unknown(2), number(2)), rows)
 
 

@@ -98,6 +98,8 @@ class Size:
         """The quotient, where the division leaves no rest for any request; None otherwise."""
         if other.factor == 0:
             return None
+        if self.factor == 0:
+            return ZERO
         left = Counter(self.atoms)
         left.subtract(Counter(other.atoms))
         if any(count < 0 for count in left.values()):
@@ -161,12 +163,27 @@ def joint(a: Size, b: Size) -> Size:
 
 def floor_divide(a: Size, b: Size) -> Size:
     """Integer division of sizes."""
-    exact = a.over(b)
-    if exact is not None:
+    exact, rest = ZERO, ZERO
+    for term in _expanded(a):
+        quotient = term.over(b)
+        if quotient is None or not quotient.whole:
+            rest = rest + term
+        else:
+            exact = exact + quotient
+    if rest == ZERO:
         return exact
+    if rest.integer is not None and b.integer:
+        return exact + number(rest.integer // b.integer)
+    return exact + opaque("floor", rest, b, natural=rest.natural and b.natural)
+
+
+def modulo(a: Size, b: Size) -> Size:
+    """The rest of an integer division of sizes of at least 0."""
+    if a.over(b) is not None:
+        return ZERO
     if a.integer is not None and b.integer:
-        return number(a.integer // b.integer)
-    return opaque("floor", a, b, natural=a.natural and b.natural)
+        return number(a.integer % b.integer)
+    return opaque("modulo", a, b)
 
 
 def smaller(a: Size, b: Size) -> Size:
@@ -207,12 +224,8 @@ def _total(terms: tuple[Size, ...]) -> Size:
     if len(kept) == 1:
         return Size(kept[0][1], kept[0][0])
     shared = reduce(lambda a, b: a & b, (Counter(atoms) for atoms, _ in kept))
-    scale = Fraction(
-        gcd(*(factor.numerator for _, factor in kept)), max(factor.denominator for _, factor in kept)
-    )
-    parts = tuple(
-        Size(factor / scale, tuple(sorted((Counter(atoms) - shared).elements()))) for atoms, factor in kept
-    )
+    scale = Fraction(gcd(*(factor.numerator for _, factor in kept)), max(factor.denominator for _, factor in kept))
+    parts = tuple(Size(factor / scale, tuple(sorted((Counter(atoms) - shared).elements()))) for atoms, factor in kept)
     name = _short("(" + " + ".join(map(str, parts)) + ")")
     natural = all(part.natural for part in parts)
     atom = Atom(

@@ -6,7 +6,7 @@ from functools import reduce
 
 import numpy as np
 
-from tailcut.engines.rows.sizes import ONE, ROWS, Size, joint, number, product
+from tailcut.engines.rows.sizes import ONE, ROWS, ZERO, Size, joint, number, product
 from tailcut.spec import Rows
 
 Sizes = tuple[Size, ...]
@@ -15,7 +15,7 @@ ITEMS = 64  # elements of a tensor that are followed one by one
 
 @dataclass(frozen=True, slots=True)
 class RowAxis:
-    """Where the rows lie: along `axis`, element `(o * rows + row) * inner + i` belongs to `row`, with o < outer, i < inner.
+    """Where the rows lie: element `(o * rows + row) * inner + i` along `axis` belongs to `row`; o < outer, i < inner.
 
     `[batch, heads]` reshaped to `[batch * heads]` has inner = heads; transposed before, it has outer = heads.
     """
@@ -36,10 +36,16 @@ class RowAxis:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Elements that are `scale * row + rest`, with 0 <= rest < `below` and rest a function of the row's own inputs."""
+    """Elements that are `scale * row + rest`, with 0 <= rest < `below` and rest a function of the row's own inputs.
+
+    ANYWHERE stands for any other function of the row's place.
+    """
 
     scale: Size = ONE
     below: Size = ONE
+
+
+ANYWHERE = Position(ZERO, ZERO)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,9 +53,9 @@ class Value:
     """A tensor whose row, if it has rows, depends on the same row of the inputs and on nothing else.
 
     `shape` is None where it cannot be followed (only without rows). Without `rows` the tensor is the same for any rows;
-    small ones carry their elements (`items`, an array of Size; `real` for floating point), which may contain the number of
-    rows. With rows, `below` bounds the elements (0 <= element < below), `position` marks row numbers, and `leads` says
-    that the first element along the last axis is the row's own number (the index tuples of GatherND).
+    a small one carries its elements (`items`, an array of Size; `real` for floating point), which may contain the
+    number of rows. `below` bounds elements that are not carried: 0 <= element < below. With rows, `position` marks row
+    numbers, and `leads` says that the first element along the last axis is the row's own number (GatherND's tuples).
     """
 
     shape: Sizes | None
@@ -69,6 +75,17 @@ class Value:
     def numbered(self) -> bool:
         """Whether its elements contain a row's place in the batch."""
         return self.position is not None or self.leads
+
+    @property
+    def untracked(self) -> "Value":
+        """The same tensor without its elements.
+
+        Raises:
+            Mixes: they contain the number of rows.
+        """
+        if self.counts:
+            raise Mixes("computes with the number of rows")
+        return replace(self, items=None)
 
     @property
     def sizes(self) -> Sizes:
@@ -108,6 +125,10 @@ class Unclear(Exception):  # noqa: N818  a verdict, no error
     def __init__(self, why: str, where: str = "") -> None:
         super().__init__(why)
         self.why, self.where = why, where
+
+
+class Foreign(Unclear):
+    """Not even equal inputs are known to give equal outputs."""
 
 
 class Mixes(Unclear):
@@ -161,5 +182,5 @@ def broadcast(*values: Value) -> Value:
 
 def _refuse_company(size: Size) -> None:
     if size.integer is None:
-        raise Mixes("aligns the rows with another axis")
+        raise Unclear("aligns the rows with an axis that may be another")
     raise Mixes(f"works for a fixed number of rows only ({size})")

@@ -1,0 +1,49 @@
+"""Operators that compute element by element, and index arithmetic."""
+
+import pytest
+
+from tailcut.spec import Rows
+from tests.engines.rows.graphs import Case, check
+
+YES, NO = Rows.INDEPENDENT, Rows.DEPENDENT
+X = "(float[N, 4] x) => (float y)"
+XZ = "(float[N, 4] x, float[N, 4] z) => (float y)"
+COUNT = "s = Shape(x) n = Gather(s, {0})"
+NUMBERS = f"{COUNT} r = Range({{0}}, n, {{1}}) u = Unsqueeze(r, [1])"
+
+CASES = [
+    *(Case(YES, X, f"y = {kind}(x)") for kind in ("Relu", "Sigmoid", "Erf", "Neg", "HardSwish", "Identity", "Floor")),
+    Case(YES, XZ, "a = Add(x, z) b = Mul(a, x) c = Sub(b, z) y = Max(c, x, z)"),
+    Case(YES, X, "y = Add(x, w)", weights={"w": (4,)}),
+    Case(YES, X, "y = PRelu(x, w)", weights={"w": (1, 4)}),
+    Case(NO, X, "y = Add(x, w)", weights={"w": (5, 4)}),
+    Case(NO, "(float[N, 4] x, float[N] z) => (float y)", "y = Mul(x, z)"),
+    Case(YES, "(float[N, 4] x, float[N, 1] z) => (float y)", "y = Mul(x, z)"),
+    Case(NO, "(float[N, 1] x, float[N] z) => (float y)", "y = Mul(x, z)"),
+    Case(NO, X, "t = Transpose(x) y = Add(x, t)"),
+    Case(YES, X, "c = Greater(x, {0.0}) y = Where(c, x, {0.5})"),
+    Case(YES, X, "y = Clip(x, {-1.0}, {1.0})"),
+    Case(YES, X, "y = Clip <min = 0.0, max = 1.0> (x)", opset=10),
+    Case(YES, "(float[N, 4] x) => (bool y)", "y = IsNaN(x)"),
+    Case(YES, "(int64[N, 4] x) => (float y)", "a = Mod(x, [2]) b = Div(a, [3]) y = Cast <to = 1> (b)"),
+    Case(YES, "(float[N, 4] x) => (string y)", "i = Cast <to = 7> (x) y = Cast <to = 8> (i)"),
+    # The number of rows among the values, or only on the way to them.
+    Case(NO, X, f"{COUNT} f = Cast <to = 1> (n) y = Div(x, f)"),
+    Case(NO, X, f"{COUNT} f = Cast <to = 1> (n) g = Sqrt(f) y = Div(x, g)"),
+    Case(NO, X, f"{COUNT} e = Equal(n, {{1}}) z = Neg(x) y = Where(e, x, z)"),
+    Case(NO, X, f"{COUNT} m = Max(n, {{3}}) f = Cast <to = 1> (m) y = Div(x, f)"),
+    Case(YES, X, f"{COUNT} m = Div(n, n) f = Cast <to = 1> (m) y = Div(x, f)"),
+    Case(YES, X, f"{COUNT} e = Equal(n, {{0}}) o = Not(e) z = Neg(x) y = Where(o, x, z)"),
+    Case(YES, X, f"{COUNT} m = Mod(n, n) f = Cast <to = 1> (m) y = Add(x, f)"),
+    # A row's place among the values.
+    Case(NO, X, f"{NUMBERS} f = Cast <to = 1> (u) y = Add(x, f)"),
+    Case(NO, X, f"{NUMBERS} l = Less(u, {{1}}) z = Neg(x) y = Where(l, x, z)"),
+    Case(NO, X, f"{NUMBERS} k = Mul(u, {{2}}) f = Cast <to = 1> (k) y = Add(x, f)"),
+    Case(YES, X, f"{NUMBERS} t = Max(u, {{9}}) p = Shape(t) e = Expand({{1.0}}, p) y = Add(x, e)"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_elementwise(case: Case) -> None:
+    """Elementwise operators keep rows apart unless broadcasting aligns them with something else."""
+    check(case)

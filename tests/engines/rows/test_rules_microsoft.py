@@ -1,0 +1,120 @@
+"""Operators of onnxruntime's own domain."""
+
+import numpy as np
+import pytest
+
+from tailcut.engines.rows import analyse_rows
+from tailcut.spec import Rows
+from tests.engines.rows.graphs import Case, build, check
+
+YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
+X = "(float[N, 4] x) => (float y)"
+LONG = "(float[N, 5, 8] x) => (float y)"
+QUANTIZED = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8), "q": np.full((4, 3), 7, np.uint8)}
+TAKE = "q8 = QuantizeLinear(x, s, z)"
+GIVE = "y = DequantizeLinear(r, s, z)"
+NORM = {"g": (8,), "b": (8,)}
+
+CASES = [
+    Case(YES, X, "y = com.microsoft.Gelu(x)"),
+    Case(YES, X, "y = com.microsoft.QuickGelu <alpha = 1.0> (x)"),
+    Case(YES, X, "y = com.microsoft.FastGelu(x, w)", weights={"w": (4,)}),
+    Case(YES, X, "y = com.microsoft.BiasGelu(x, w)", weights={"w": (4,)}),
+    Case(YES, X, "y = com.microsoft.FusedMatMul <transB = 1> (x, w)", weights={"w": (3, 4)}),
+    Case(NO, X, "y = com.microsoft.FusedMatMul <transB = 1> (x, x)"),
+    Case(YES, X, 'y = com.microsoft.FusedGemm <activation = "Relu"> (x, w)', weights={"w": (4, 3)}),
+    Case(
+        YES,
+        "(float[N, 3, 8, 8] x) => (float y)",
+        'y = com.microsoft.FusedConv <activation = "Relu"> (x, w)',
+        weights={"w": (5, 3, 3, 3)},
+    ),
+    Case(YES, LONG, "y = com.microsoft.SkipLayerNormalization(x, x, g, b)", weights=NORM),
+    Case(
+        NO,
+        "(float[N, 5, 1] x) => (float y)",
+        "t = Transpose <perm = [1, 2, 0]> (x) r = com.microsoft.SkipLayerNormalization(t, t, g, b) y = Transpose <perm = [2, 0, 1]> (r)",
+        weights={"g": (5,), "b": (5,)},
+    ),
+    Case(YES, LONG, "y = SimplifiedLayerNormalization <axis = -1> (x, g)", weights=NORM),
+    Case(
+        YES,
+        "(int32[N, 5] x, int32[N, 5] m) => (float y)",
+        "y, k = com.microsoft.EmbedLayerNormalization(x, , t, p, , g, b, m)",
+        weights={"t": (3, 8), "p": (5, 8), **NORM},
+    ),
+    Case(YES, LONG, "y = com.microsoft.Attention <num_heads = 2> (x, w, b)", weights={"w": (8, 24), "b": (24,)}),
+    Case(
+        NO,
+        LONG,
+        "t = Transpose <perm = [1, 0, 2]> (x) r = com.microsoft.Attention <num_heads = 2> (t, w, b) y = Transpose <perm = [1, 0, 2]> (r)",
+        weights={"w": (8, 24), "b": (24,)},
+    ),
+    Case(
+        YES,
+        "(float[N, 5, 8] x, int32[N, 5] m) => (float y)",
+        "y = com.microsoft.Attention <num_heads = 2> (x, w, b, m)",
+        weights={"w": (8, 24), "b": (24,)},
+    ),
+    Case(
+        YES,
+        "(float[N, 5, 8] x, float[N, 4, 8] k) => (float y)",
+        "y = com.microsoft.MultiHeadAttention <num_heads = 2> (x, k, k)",
+    ),
+    Case(
+        NO,
+        LONG,
+        "t = Transpose <perm = [1, 0, 2]> (x) r = com.microsoft.MultiHeadAttention <num_heads = 2> (t, t, t) y = Transpose <perm = [1, 0, 2]> (r)",
+    ),
+    Case(NO, X, "y = com.microsoft.DynamicQuantizeMatMul(x, q, s, z)", weights=QUANTIZED),
+    Case(YES, X, f"{TAKE} r = com.microsoft.QLinearAdd(q8, s, z, q8, s, z, s, z) {GIVE}", weights=QUANTIZED),
+    Case(
+        NO,
+        X,
+        f"{TAKE} t = Transpose(q8) r = com.microsoft.QLinearMul(q8, s, z, t, s, z, s, z) {GIVE}",
+        weights=QUANTIZED,
+    ),
+    Case(YES, X, f"{TAKE} r = com.microsoft.QLinearSigmoid(q8, s, z, s, z) {GIVE}", weights=QUANTIZED),
+    Case(YES, X, f"{TAKE} r = com.microsoft.QGemm(q8, s, z, q, s, z, , s, z) {GIVE}", weights=QUANTIZED),
+    Case(
+        YES,
+        X,
+        f"{TAKE} r = com.microsoft.QLinearConcat <axis = 1> (s, z, q8, s, z, q8, s, z) {GIVE}",
+        weights=QUANTIZED,
+    ),
+    Case(
+        NO, X, f"{TAKE} r = com.microsoft.QLinearConcat <axis = 0> (s, z, q8, s, z, q8, s, z) {GIVE}", weights=QUANTIZED
+    ),
+    Case(
+        YES,
+        X,
+        f"{TAKE} r = com.microsoft.QLinearSoftmax <axis = 1, opset = 13> (q8, s, z, s, z) {GIVE}",
+        weights=QUANTIZED,
+    ),
+    Case(
+        YES,
+        "(float[N, 3, 4, 4] x) => (float y)",
+        f"{TAKE} r = com.microsoft.QLinearGlobalAveragePool <channels_last = 0> (q8, s, z, s, z) {GIVE}",
+        weights=QUANTIZED,
+    ),
+    Case(
+        YES,
+        "(uint8[N, 4] x) => (float y)",
+        "y = com.microsoft.MatMulIntegerToFloat(x, q, s, s, z, z)",
+        weights=QUANTIZED,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_microsoft(case: Case) -> None:
+    """Fused and quantised operators treat rows as what they were made of."""
+    check(case)
+
+
+def test_an_unknown_operator_is_unknown() -> None:
+    """An operator of a known domain without a rule, and one of an unknown domain, are unknown by name."""
+    for body, said in (("y = com.microsoft.Sampling(x)", "Sampling"), ("y = other.Thing(x)", "'other'")):
+        evidence = analyse_rows(build(Case(UNKNOWN, X, body)))
+        assert evidence.rows is UNKNOWN
+        assert said in evidence.reason

@@ -1,0 +1,108 @@
+"""Operators that pick or write elements by their number."""
+
+import numpy as np
+import pytest
+
+from tailcut.spec import Rows
+from tests.engines.rows.graphs import Case, check
+
+YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
+X = "(float[N, 4, 6] x) => (float y)"
+IDS = "(int64[N, 4] x) => (float y)"
+COUNT = "s = Shape(x) n = Gather(s, {0}) r = Range({0}, n, {1})"
+ENDS = f"{COUNT} f = ReduceMax <axes = [2], keepdims = 0> (x) a = ArgMax <axis = 1, keepdims = 0> (f)"
+PAIRS = f"{ENDS} u = Unsqueeze(r, [-1]) v = Unsqueeze(a, [-1])"
+
+CASES = [
+    Case(YES, IDS, "y = Gather(w, x)", weights={"w": (3, 5)}),
+    Case(NO, IDS, "y = Gather <axis = 1> (w, x)", weights={"w": (2, 3, 5)}),
+    Case(YES, X, "y = Gather <axis = 1> (x, {0})"),
+    Case(YES, X, "y = Gather <axis = 2> (x, [0, -1, 3])"),
+    Case(NO, X, "y = Gather(x, [0])"),
+    Case(NO, X, "y = Gather(x, [0, 0, 0, 0, 0])"),
+    Case(NO, "(float[N, 4] x, int64[N] i) => (float y)", "y = Gather(x, i)", high=1),
+    Case(NO, "(float[N, 4] x, int64[N] i) => (float y)", "y = Gather <axis = 1> (x, i)"),
+    Case(NO, X, f"{COUNT} p = Gather(w, r) y = Add(x, p)", weights={"w": (9, 4, 6)}),
+    # The state at the end of each row's text, in the ways of the exporters.
+    Case(YES, X, f"{COUNT} y = Gather(x, r)"),
+    Case(YES, X, f"{PAIRS} i = Concat <axis = -1> (u, v) y = GatherND(x, i)"),
+    Case(YES, X, f"{ENDS} k = Mul(r, {{4}}) i = Add(k, a) l = Reshape(x, [-1, 6]) y = Gather(l, i)"),
+    Case(UNKNOWN, X, f"{ENDS} k = Mul(r, {{3}}) i = Add(k, a) l = Reshape(x, [-1, 6]) y = Gather(l, i)"),
+    Case(
+        UNKNOWN,
+        "(float[N, 4, 6] x, int64[N] e) => (float y)",
+        f"{COUNT} k = Mul(r, {{4}}) i = Add(k, e) l = Reshape(x, [-1, 6]) y = Gather(l, i)",
+    ),
+    Case(UNKNOWN, X, f"{PAIRS} i = Concat <axis = -1> (v, u) t = Transpose <perm = [1, 0, 2]> (x) y = GatherND(t, i)"),
+    Case(YES, X, f"{PAIRS} i = Concat <axis = -1> (u, v) z = Gather <axis = 1> (x, {{0}}) y = ScatterND(x, i, z)"),
+    Case(
+        NO,
+        X,
+        "z = Gather <axis = 1> (x, {0}) i = Constant <value_ints = [0]>() j = Unsqueeze(i, [0]) k = Slice(z, [0], [1]) y = ScatterND(x, j, w)",
+        weights={"w": (1, 4, 6)},
+    ),
+    Case(YES, "(float[N, 4] x, int64[N, 2] i) => (float y)", "y = GatherElements <axis = 1> (x, i)"),
+    Case(NO, "(float[N, 4] x, int64[N, 4] i) => (float y)", "y = GatherElements <axis = 0> (x, i)", high=1),
+    Case(
+        NO,
+        "(float[N, 4] x) => (float y)",
+        "y = GatherElements <axis = 1> (x, i)",
+        weights={"i": np.zeros((1, 2), np.int64)},
+    ),
+    Case(
+        YES,
+        "(float[N, 4] x, int64[N, 4] i) => (float y)",
+        'y = ScatterElements <axis = 1, reduction = "add"> (x, i, x)',
+    ),
+    Case(
+        NO,
+        "(float[N, 4] x, int64[N, 4] i) => (float y)",
+        'y = ScatterElements <axis = 0, reduction = "add"> (x, i, x)',
+        high=1,
+    ),
+    Case(YES, "(float[N, 4, 6] x, int64[N, 4, 1] i) => (float y)", "y = GatherND <batch_dims = 1> (x, i)"),
+    Case(YES, "(int64[N, 4, 2] i) => (float y)", "y = GatherND(w, i)", weights={"w": (3, 3)}),
+    Case(NO, X, "y = GatherND(x, i)", weights={"i": np.zeros((5, 1), np.int64)}),
+    Case(
+        YES,
+        X,
+        "t = Transpose <perm = [1, 2, 0]> (x) g = GatherND(t, i) y = Transpose(g)",
+        weights={"i": np.array([[0, 1], [2, 3]])},
+    ),
+    Case(
+        YES,
+        X,
+        "t = Transpose <perm = [1, 0, 2]> (x) u = Neg(t) g = ScatterND(t, i, u) y = Transpose <perm = [1, 0, 2]> (g)",
+        weights={"i": np.array([[0], [2], [1], [3]])},
+    ),
+    Case(YES, X, "y = Compress <axis = 1> (x, w)", weights={"w": np.array([True, False, True, False])}),
+    Case(NO, X, "y = Compress <axis = 0> (x, w)", weights={"w": np.array([True])}),
+    Case(NO, "(float[N, 4] x, bool[N] c) => (float y)", "y = Compress <axis = 0> (x, c)"),
+    Case(NO, X, "y = Compress(x, w)", weights={"w": np.array([True])}, shows=False),
+    Case(YES, X, "y = Trilu <upper = 1> (x)"),
+    Case(NO, "(float[N, 4] x) => (float y)", "y = Trilu <upper = 1> (x)"),
+    Case(NO, "(float[N, 4] x) => (float y)", "e = EyeLike(x) y = Add(x, e)"),
+    Case(YES, IDS, "y = OneHot(x, {3}, [0.0, 1.0])"),
+    Case(NO, IDS, "y = OneHot <axis = 0> (x, {3}, [0.0, 1.0])"),
+    Case(NO, "(int64[N, 4] x) => (float y)", "s = Shape(x) n = Gather(s, [0]) y = OneHot(x, n, [0.0, 1.0])"),
+    Case(
+        YES,
+        "(float[N, 4] x) => (float y)",
+        "k = ArgMax <axis = 1, keepdims = 0> (x) l = Add(k, [1]) y = ReverseSequence <batch_axis = 0, time_axis = 1> (x, l)",
+    ),
+    Case(
+        NO,
+        "(float[N, 4] x) => (float y)",
+        "y = ReverseSequence <batch_axis = 1, time_axis = 0> (x, [1, 1, 1, 1])",
+        shows=False,
+    ),
+    Case(NO, "(float[N, 4] x) => (int64 y)", "m = Greater(x, {0.0}) z = NonZero(m) y = Transpose(z)"),
+    Case(NO, "(float[N] x) => (float y)", "y = Unique(x)"),
+    Case(NO, "(float[N, 3, 4] x, float[N, 2, 3] p) => (int64 y)", "y = NonMaxSuppression(x, p, {9})"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_pick(case: Case) -> None:
+    """Picking beside the rows keeps them apart; along them only a row's own number does."""
+    check(case)

@@ -1,0 +1,116 @@
+"""Convolutions, pools, normalisations and image operators."""
+
+import numpy as np
+import pytest
+
+from tailcut.spec import Rows
+from tests.engines.rows.graphs import Case, check
+
+YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
+X = "(float[N, 3, 8, 8] x) => (float y)"
+FREE = "(float[N, 3, H, W] x) => (float y)"
+FOUR = "(float[N, 4, 8, 8] x) => (float y)"
+SWAP = "t = Transpose <perm = [1, 0, 2, 3]> (x)"
+BACK = "y = Transpose <perm = [1, 0, 2, 3]> (r)"
+W = {"w": (5, 3, 3, 3), "b": (5,)}
+C3 = {name: np.full(3, 0.5, np.float32) for name in "gbmv"}
+SIZES = "s = Shape(x) n = Slice(s, [0], [2])"
+
+CASES = [
+    Case(YES, X, "y = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w, b)", weights=W),
+    Case(YES, FREE, 'y = Conv <auto_pad = "SAME_UPPER"> (x, w)', weights={"w": (5, 3, 3, 3)}),
+    Case(
+        NO,
+        "(float[N, 8, 8] x) => (float y)",
+        "u = Unsqueeze(x, [0]) r = Conv(u, w) s = Squeeze(r, [0]) y = Identity(s)",
+        weights={"w": (5, 5, 3, 3)},
+    ),
+    Case(
+        NO,
+        "(float[N, 4] x) => (float y)",
+        "t = Transpose(x) u = Unsqueeze(t, [0]) r = Conv <pads = [1, 1]> (u, w) s = Squeeze(r, [0]) y = Transpose(s)",
+        weights={"w": (4, 4, 3)},
+    ),
+    Case(UNKNOWN, "(float[N, 3, 8, 8] x, float[N, 3, 3, 3] k) => (float y)", "y = Conv(x, k)"),
+    Case(YES, X, "y = ConvTranspose <strides = [2, 2]> (x, w)", weights={"w": (3, 2, 3, 3)}),
+    Case(NO, X, f"{SWAP} r = ConvTranspose(t, w) {BACK}", weights={"w": (5, 2, 3, 3)}),
+    *(Case(YES, X, f"y = {kind} <kernel_shape = [2, 2], strides = [2, 2]> (x)") for kind in ("MaxPool", "AveragePool")),
+    Case(YES, X, f"{SWAP} r = MaxPool <kernel_shape = [2, 2]> (t) {BACK}"),
+    Case(
+        NO,
+        "(float[N, 3, 8] x) => (float y)",
+        "t = Transpose <perm = [1, 2, 0]> (x) r = MaxPool <kernel_shape = [2], pads = [0, 1]> (t) y = Transpose <perm = [2, 0, 1]> (r)",
+    ),
+    Case(NO, "(float[N, 3, 8, 8] x) => (float y, int64 i)", "y, i = MaxPool <kernel_shape = [2, 2]> (x)"),
+    *(Case(YES, FREE, f"y = {kind}(x)") for kind in ("GlobalAveragePool", "GlobalMaxPool")),
+    Case(YES, X, "y = BatchNormalization(x, g, b, m, v)", weights=C3),
+    Case(NO, X, "y, r, s = BatchNormalization <training_mode = 1> (x, g, b, m, v)", weights=C3),
+    Case(
+        NO,
+        "(float[N, 3] x) => (float y)",
+        "t = Transpose(x) r = BatchNormalization(t, h, h, h, h) y = Transpose(r)",
+        weights={"h": np.full(5, 0.5, np.float32)},
+    ),
+    Case(YES, X, "y = InstanceNormalization(x, g, b)", weights=C3),
+    Case(NO, X, f"{SWAP} r = InstanceNormalization(t, h, h) {BACK}", weights={"h": np.ones(5, np.float32)}),
+    Case(YES, FOUR, "y = LRN <size = 3> (x)"),
+    Case(NO, FOUR, f"{SWAP} r = LRN <size = 3, alpha = 10.0> (t) {BACK}"),
+    Case(YES, "(float[N, 4, 8] x) => (float y)", "y = LayerNormalization(x, h)", weights={"h": (8,)}),
+    Case(
+        YES,
+        "(float[N, 4, 8] x) => (float y, float m, float d)",
+        "y, m, d = LayerNormalization <axis = 1> (x, h)",
+        weights={"h": (4, 8)},
+    ),
+    Case(
+        NO,
+        "(float[N, 8] x) => (float y)",
+        "t = Transpose(x) r = LayerNormalization(t, h) y = Transpose(r)",
+        weights={"h": (5,)},
+    ),
+    Case(YES, "(float[N, 4, 8] x) => (float y)", "y = RMSNormalization(x, h)", opset=23, weights={"h": (8,)}),
+    Case(YES, FREE, 'y = Resize <mode = "linear"> (x, , [1.0, 1.0, 2.0, 2.0])'),
+    Case(YES, FREE, f'{SIZES} t = Concat <axis = 0> (n, [16, 5]) y = Resize <mode = "nearest"> (x, , , t)'),
+    Case(
+        YES,
+        FREE,
+        f'{SIZES} h = Slice(s, [2], [4]) d = Mul(h, [2, 2]) t = Concat <axis = 0> (n, d) f = Cast <to = 1> (t) g = Cast <to = 1> (s) q = Div(f, g) y = Resize <mode = "nearest"> (x, , q)',
+    ),
+    Case(NO, X, 'y = Resize <mode = "nearest"> (x, , , [5, 3, 16, 16])'),
+    Case(UNKNOWN, X, 'y = Resize <mode = "nearest"> (x, , [2.0, 1.0, 1.0, 1.0])'),
+    Case(YES, X, 'y = Resize <mode = "cubic", axes = [2, 3]> (x, , , [4, 4])', opset=18),
+    Case(YES, X, 'y = Upsample <mode = "nearest"> (x, [1.0, 1.0, 2.0, 2.0])', opset=9),
+    Case(YES, X, 'y = Resize <mode = "nearest"> (x, [1.0, 1.0, 2.0, 2.0])', opset=10),
+    Case(
+        UNKNOWN,
+        X,
+        'y = Resize <mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize"> (x, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 2.0, 2.0])',
+    ),
+    Case(YES, FOUR, "y = DepthToSpace <blocksize = 2> (x)"),
+    Case(YES, FOUR, "y = SpaceToDepth <blocksize = 2> (x)"),
+    Case(NO, FOUR, f"{SWAP} r = SpaceToDepth <blocksize = 2> (t) y = Transpose <perm = [1, 0, 2, 3]> (r)"),
+    Case(YES, "(float[N, 3, 8, 8] x, float[N, 5, 5, 2] g) => (float y)", "h = Tanh(g) y = GridSample(x, h)"),
+    Case(NO, "(float[N, 3, 8, 8] x) => (float y)", "y = GridSample(x, g)", weights={"g": (5, 4, 4, 2)}),
+    Case(
+        YES,
+        "(float[N, 2, 3] x) => (float y)",
+        "s = Shape(x) n = Slice(s, [0], [1]) t = Concat <axis = 0> (n, [1, 4, 4]) y = AffineGrid(x, t)",
+        opset=20,
+    ),
+    Case(YES, "(float[N, 8, 9] x) => (float y)", "y = Col2Im(x, [4, 4], [2, 2])", opset=18),
+    Case(YES, "(float[N, 3, 3] x) => (float y)", "y = Det(x)"),
+    Case(NO, "(float[N, 3, 8, 8] x, float[N, 4] r, int64[N] i) => (float y)", "y = RoiAlign(x, r, i)", high=1),
+    Case(YES, "(float[N, 8, 1] x) => (float y)", "y = DFT <axis = 1> (x)"),
+    Case(
+        NO,
+        "(float[N, 8, 1] x) => (float y)",
+        "t = Transpose <perm = [1, 0, 2]> (x) r = DFT <axis = 1> (t) y = Transpose <perm = [1, 0, 2]> (r)",
+    ),
+    Case(YES, "(float[N, 16, 1] x) => (float y)", "y = STFT(x, {4}, , {8})"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_vision(case: Case) -> None:
+    """Image operators keep rows apart on the batch axis, and on no axis along which they compute."""
+    check(case)
