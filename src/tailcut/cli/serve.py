@@ -134,7 +134,6 @@ def serve(
         )
     again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
     served = _open(opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
-    _say_rows(served, worker)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -149,6 +148,7 @@ def serve(
     )
 
     def on_ready(address: Address) -> None:
+        _say_rows(served, worker)
         if worker is not None:
             return
         place = f"http://{host}:{address.port}" + (f" and {uds}" if uds else "")

@@ -55,9 +55,8 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
     accuracy = result["accuracy"]
     if accuracy:
         parts.append(f"Worst cosine with the float32 answers: {accuracy['worst']:.6f}.")
-    rows = rows_words(result)
-    if rows:
-        parts.append(plain(rows))
+    if rows_words(result):
+        parts.append(plain(rows_words(result)))
     parts.append(_details(result["command"], result["machine"]))
     return "\n\n".join(parts)
 
