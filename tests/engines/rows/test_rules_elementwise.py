@@ -1,9 +1,9 @@
 """Operators that compute element by element, and index arithmetic."""
 
 import pytest
+from tests.engines.rows.graphs import Case, check
 
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, check
 
 YES, NO = Rows.INDEPENDENT, Rows.DEPENDENT
 X = "(float[N, 4] x) => (float y)"

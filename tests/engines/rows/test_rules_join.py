@@ -1,9 +1,9 @@
 """Operators that join, cut and extend tensors along an axis."""
 
 import pytest
+from tests.engines.rows.graphs import Case, check
 
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, check
 
 YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
 X = "(float[N, 4, 6] x) => (float y)"
@@ -21,7 +21,8 @@ CASES = [
     Case(
         YES,
         XZ,
-        f"{COUNT} d = Concat <axis = 0> (x, z) m = Add(n, n) a = Slice(d, [0], n, [0]) b = Slice(d, n, m, [0]) y = Sub(a, b)",
+        f"""{COUNT} d = Concat <axis = 0> (x, z) m = Add(n, n) a = Slice(d, [0], n, [0]) b = Slice(d, n, m, [0]) y
+        = Sub(a, b)""",
     ),
     Case(NO, XZ, "d = Concat <axis = 0> (x, z) r = Softmax <axis = 0> (d) a, b = Split <axis = 0> (r) y = Sub(a, b)"),
     Case(YES, X, "a, y = Split <axis = 1> (x)"),

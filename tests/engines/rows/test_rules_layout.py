@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from tests.engines.rows.graphs import Case, check
 
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, check
 
 YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
 X = "(float[N, 4, 6] x) => (float y)"
@@ -32,7 +32,8 @@ CASES = [
     Case(
         YES,
         FREE,
-        f"{SIZES} h = Mul(n, l) t = Concat <axis = 0> (h, [-1]) r = Reshape(x, t) u = Concat <axis = 0> (n, l, [6]) y = Reshape(r, u)",
+        f"""{SIZES} h = Mul(n, l) t = Concat <axis = 0> (h, [-1]) r = Reshape(x, t) u = Concat <axis = 0> (n, l,
+        [6]) y = Reshape(r, u)""",
     ),
     Case(
         YES,
@@ -49,7 +50,8 @@ CASES = [
     Case(
         YES,
         FREE,
-        f"{SIZES} h = Mul(n, l) t = Concat <axis = 0> (h, [6]) r = Reshape(x, t) c = Div(h, l) u = Concat <axis = 0> (c, l, [6]) y = Reshape(r, u)",
+        f"""{SIZES} h = Mul(n, l) t = Concat <axis = 0> (h, [6]) r = Reshape(x, t) c = Div(h, l) u = Concat <axis
+        = 0> (c, l, [6]) y = Reshape(r, u)""",
     ),
     Case(YES, X, "y = Flatten(x)"),
     Case(YES, X, "y = Flatten <axis = -2> (x)"),

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from tests.engines.rows.graphs import Case, check
 
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, check
 
 YES, NO = Rows.INDEPENDENT, Rows.DEPENDENT
 X = "(float[N, 4] x) => (float y)"

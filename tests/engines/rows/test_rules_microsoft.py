@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from tests.engines.rows.graphs import Case, build, check
 
 from tailcut.engines.rows import analyse_rows
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, build, check
 
 YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
 X = "(float[N, 4] x) => (float y)"
@@ -33,7 +33,8 @@ CASES = [
     Case(
         NO,
         "(float[N, 5, 1] x) => (float y)",
-        "t = Transpose <perm = [1, 2, 0]> (x) r = com.microsoft.SkipLayerNormalization(t, t, g, b) y = Transpose <perm = [2, 0, 1]> (r)",
+        """t = Transpose <perm = [1, 2, 0]> (x) r = com.microsoft.SkipLayerNormalization(t, t, g, b) y = Transpose
+        <perm = [2, 0, 1]> (r)""",
         weights={"g": (5,), "b": (5,)},
     ),
     Case(YES, LONG, "y = SimplifiedLayerNormalization <axis = -1> (x, g)", weights=NORM),
@@ -47,7 +48,8 @@ CASES = [
     Case(
         NO,
         LONG,
-        "t = Transpose <perm = [1, 0, 2]> (x) r = com.microsoft.Attention <num_heads = 2> (t, w, b) y = Transpose <perm = [1, 0, 2]> (r)",
+        """t = Transpose <perm = [1, 0, 2]> (x) r = com.microsoft.Attention <num_heads = 2> (t, w, b) y =
+        Transpose <perm = [1, 0, 2]> (r)""",
         weights={"w": (8, 24), "b": (24,)},
     ),
     Case(
@@ -64,7 +66,8 @@ CASES = [
     Case(
         NO,
         LONG,
-        "t = Transpose <perm = [1, 0, 2]> (x) r = com.microsoft.MultiHeadAttention <num_heads = 2> (t, t, t) y = Transpose <perm = [1, 0, 2]> (r)",
+        """t = Transpose <perm = [1, 0, 2]> (x) r = com.microsoft.MultiHeadAttention <num_heads = 2> (t, t, t) y =
+        Transpose <perm = [1, 0, 2]> (r)""",
     ),
     Case(NO, X, "y = com.microsoft.DynamicQuantizeMatMul(x, q, s, z)", weights=QUANTIZED),
     Case(YES, X, f"{TAKE} r = com.microsoft.QLinearAdd(q8, s, z, q8, s, z, s, z) {GIVE}", weights=QUANTIZED),

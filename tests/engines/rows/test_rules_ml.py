@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
+from tests.engines.rows.graphs import Case, check
 
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, check
 
 YES, NO = Rows.INDEPENDENT, Rows.DEPENDENT
 X = "(float[N, 3] x) => (float y)"
 FLAT = "(float[N] x) => (float y)"
 BOTH = "(float[N, 3] x) => (int64 a, float b)"
 LINEAR = "coefficients = [0.1, 0.2, 0.3, 0.5, 0.2, 0.1], intercepts = [0.1, 0.2]"
-TREE = """nodes_treeids = [0, 0, 0], nodes_nodeids = [0, 1, 2], nodes_featureids = [1, 0, 0], nodes_values = [0.5, 0.0, 0.0],
-nodes_modes = ["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids = [1, 0, 0], nodes_falsenodeids = [2, 0, 0]"""
+TREE = """nodes_treeids = [0, 0, 0], nodes_nodeids = [0, 1, 2], nodes_featureids = [1, 0, 0],
+nodes_values = [0.5, 0.0, 0.0], nodes_modes = ["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids = [1, 0, 0], nodes_falsenodeids = [2, 0, 0]"""
 LEAVES = "{kind}_treeids = [0, 0], {kind}_nodeids = [1, 2], {kind}_ids = [0, {other}], {kind}_weights = [1.0, 2.0]"
 
 CASES = [
@@ -41,7 +41,8 @@ CASES = [
     Case(
         YES,
         BOTH,
-        f"a, b = ai.onnx.ml.TreeEnsembleClassifier <classlabels_int64s = [0, 1], {TREE}, {LEAVES.format(kind='class', other=1)}> (x)",
+        f"""a, b = ai.onnx.ml.TreeEnsembleClassifier <classlabels_int64s = [0, 1], {TREE},
+        {LEAVES.format(kind="class", other=1)}> (x)""",
     ),
     Case(
         YES,

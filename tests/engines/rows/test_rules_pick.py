@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from tests.engines.rows.graphs import Case, check
 
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, check
 
 YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
 X = "(float[N, 4, 6] x) => (float y)"
@@ -38,7 +38,8 @@ CASES = [
     Case(
         NO,
         X,
-        "z = Gather <axis = 1> (x, {0}) i = Constant <value_ints = [0]>() j = Unsqueeze(i, [0]) k = Slice(z, [0], [1]) y = ScatterND(x, j, w)",
+        """z = Gather <axis = 1> (x, {0}) i = Constant <value_ints = [0]>() j = Unsqueeze(i, [0]) k = Slice(z,
+        [0], [1]) y = ScatterND(x, j, w)""",
         weights={"w": (1, 4, 6)},
     ),
     Case(YES, "(float[N, 4] x, int64[N, 2] i) => (float y)", "y = GatherElements <axis = 1> (x, i)"),
@@ -88,7 +89,8 @@ CASES = [
     Case(
         YES,
         "(float[N, 4] x) => (float y)",
-        "k = ArgMax <axis = 1, keepdims = 0> (x) l = Add(k, [1]) y = ReverseSequence <batch_axis = 0, time_axis = 1> (x, l)",
+        """k = ArgMax <axis = 1, keepdims = 0> (x) l = Add(k, [1]) y = ReverseSequence <batch_axis = 0, time_axis
+        = 1> (x, l)""",
     ),
     Case(
         NO,

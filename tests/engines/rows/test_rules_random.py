@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from tests.engines.rows.graphs import Case, build, check
 
 from tailcut.engines.rows import analyse_rows
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, build, check
 
 YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
 X = "(float[N, 4] x) => (float y)"

@@ -1,9 +1,9 @@
 """Operators that combine elements along axes."""
 
 import pytest
+from tests.engines.rows.graphs import Case, check
 
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, check
 
 YES, NO = Rows.INDEPENDENT, Rows.DEPENDENT
 X = "(float[N, 4, 6] x) => (float y)"
@@ -62,7 +62,8 @@ CASES = [
     Case(
         YES,
         X,
-        "s = Shape(x) p = ReduceProd <keepdims = 1> (s) n = Slice(s, [0], [1]) d = Div(p, n) t = Concat <axis = 0> (n, d) y = Reshape(x, t)",
+        """s = Shape(x) p = ReduceProd <keepdims = 1> (s) n = Slice(s, [0], [1]) d = Div(p, n) t = Concat <axis =
+        0> (n, d) y = Reshape(x, t)""",
     ),
     Case(NO, X, "s = Shape(x) f = Cast <to = 1> (s) p = ReduceMean <keepdims = 0> (f) y = Add(x, p)"),
 ]

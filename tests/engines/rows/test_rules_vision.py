@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from tests.engines.rows.graphs import Case, check
 
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, check
 
 YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
 X = "(float[N, 3, 8, 8] x) => (float y)"
@@ -39,7 +39,8 @@ CASES = [
     Case(
         NO,
         "(float[N, 3, 8] x) => (float y)",
-        "t = Transpose <perm = [1, 2, 0]> (x) r = MaxPool <kernel_shape = [2], pads = [0, 1]> (t) y = Transpose <perm = [2, 0, 1]> (r)",
+        """t = Transpose <perm = [1, 2, 0]> (x) r = MaxPool <kernel_shape = [2], pads = [0, 1]> (t) y = Transpose
+        <perm = [2, 0, 1]> (r)""",
     ),
     Case(NO, "(float[N, 3, 8, 8] x) => (float y, int64 i)", "y, i = MaxPool <kernel_shape = [2, 2]> (x)"),
     *(Case(YES, FREE, f"y = {kind}(x)") for kind in ("GlobalAveragePool", "GlobalMaxPool")),
@@ -74,7 +75,8 @@ CASES = [
     Case(
         YES,
         FREE,
-        f'{SIZES} h = Slice(s, [2], [4]) d = Mul(h, [2, 2]) t = Concat <axis = 0> (n, d) f = Cast <to = 1> (t) g = Cast <to = 1> (s) q = Div(f, g) y = Resize <mode = "nearest"> (x, , q)',
+        f"""{SIZES} h = Slice(s, [2], [4]) d = Mul(h, [2, 2]) t = Concat <axis = 0> (n, d) f = Cast <to = 1> (t)
+        g = Cast <to = 1> (s) q = Div(f, g) y = Resize <mode = "nearest"> (x, , q)""",
     ),
     Case(NO, X, 'y = Resize <mode = "nearest"> (x, , , [5, 3, 16, 16])'),
     Case(UNKNOWN, X, 'y = Resize <mode = "nearest"> (x, , [2.0, 1.0, 1.0, 1.0])'),
@@ -84,7 +86,8 @@ CASES = [
     Case(
         UNKNOWN,
         X,
-        'y = Resize <mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize"> (x, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 2.0, 2.0])',
+        """y = Resize <mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize">
+        (x, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 2.0, 2.0])""",
     ),
     Case(YES, FOUR, "y = DepthToSpace <blocksize = 2> (x)"),
     Case(YES, FOUR, "y = SpaceToDepth <blocksize = 2> (x)"),

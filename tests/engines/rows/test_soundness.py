@@ -3,10 +3,10 @@
 import numpy as np
 import onnx
 import pytest
+from tests.engines.rows.graphs import Case, build, requests, rows_are_alone
 
 from tailcut.engines.rows import analyse_rows
 from tailcut.spec import Rows
-from tests.engines.rows.graphs import Case, build, requests, rows_are_alone
 
 STEPS = 6
 GRAPHS = 60  # a seed
@@ -157,7 +157,7 @@ def engine_says(model: onnx.ModelProto) -> bool | None:
 @pytest.mark.parametrize("seed", range(8))
 def test_independent_means_independent(seed: int) -> None:
     """Of random graphs that run, each one that the analysis calls independent answers a row as it does alone."""
-    found = {verdict: 0 for verdict in Rows}
+    found = dict.fromkeys(Rows, 0)
     for place in range(GRAPHS):
         case = Composer(1000 * seed + place).case()
         model = pruned(build(case))

@@ -24,7 +24,7 @@ from tailcut.engines.rows import (
 from tailcut.engines.rows.constants import constant_node, initializer
 from tailcut.engines.rows.operation import Operation, Rule, Table
 from tailcut.engines.rows.signature import excluded, input_values, judged
-from tailcut.engines.rows.sizes import number
+from tailcut.engines.rows.sizes import Size, number
 from tailcut.engines.rows.values import ITEMS, Foreign, Mixes, Spoiled, Unclear, Value
 from tailcut.spec import RowEvidence, Rows
 
@@ -48,6 +48,7 @@ _TABLES: Mapping[str, Table] = {
 }
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _OLDEST_OPSET = 7  # before, broadcasting followed other rules
+_OLDEST_SCAN = 9  # before, it had a batch axis of its own
 
 Tensor = Value | Spoiled
 
@@ -144,8 +145,8 @@ class _Walk:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             yield constant_node(attributes)
             return
-        if node.op_type == "If" and node.domain in ("", "ai.onnx"):
-            yield from self._branch(node)
+        if node.op_type in ("If", "Scan") and node.domain in ("", "ai.onnx"):
+            yield from self._branch(node) if node.op_type == "If" else self._scan(node, attributes)
             return
         rule = self._rule(node)
         inputs = tuple(self.tensors[name] if name else None for name in node.input)
@@ -184,6 +185,40 @@ class _Walk:
         graph = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
         self.through(graph)
         return [self.tensors[output.name] for output in graph.output]
+
+    def _scan(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> list[Tensor]:
+        """A Scan over an axis beside the rows whose states keep their shape and rows, so that every turn is alike."""
+        body, scanned = attributes["body"], int(attributes["num_scan_inputs"])
+        axes = list(attributes.get("scan_input_axes", [0] * scanned))
+        axes += attributes.get("scan_output_axes", [0] * (len(node.output) - len(node.input) + scanned))
+        given = [self.tensors[name] for name in node.input]
+        values = [value for value in given if isinstance(value, Value)]
+        if any(axes) or self.opsets[""] < _OLDEST_SCAN or any(value.counts or value.numbered for value in values):
+            raise Foreign("is a loop that is not followed")
+        states, tables = values[: len(values) - scanned], values[len(values) - scanned :]
+        if any(table.rows is not None and table.rows.axis == 0 for table in tables):
+            raise Mixes("goes from row to row")
+        turns = [Value(state.sizes, state.rows) for state in states]
+        turns += [Value(table.sizes[1:], table.rows and table.rows.at(table.rows.axis - 1)) for table in tables]
+        self.tensors.update(zip((value.name for value in body.input), turns, strict=True))
+        self.through(body)
+        answers = [self.tensors[output.name] for output in body.output]
+        spoiled = _worst(answer for answer in answers if isinstance(answer, Spoiled))
+        if spoiled is not None:  # the next turn begins with it
+            return [spoiled] * len(node.output)
+        for state, answer in zip(turns[: len(states)], answers, strict=False):
+            if not isinstance(answer, Value) or answer.counts or answer.numbered:
+                raise Foreign("is a loop whose state cannot be followed")
+            if (answer.sizes, answer.rows) != (state.sizes, state.rows):
+                raise Foreign("is a loop whose state cannot be followed")
+        return [*turns[: len(states)], *(_stacked(answer, tables[0].sizes[0]) for answer in answers[len(states) :])]
+
+
+def _stacked(tensor: Tensor, count: Size) -> Tensor:
+    """What a loop collects: a new first axis."""
+    if not isinstance(tensor, Value) or tensor.counts or tensor.numbered:
+        raise Foreign("is a loop that is not followed")
+    return Value((count, *tensor.sizes), tensor.rows and tensor.rows.at(tensor.rows.axis + 1))
 
 
 def _row_free(tensor: Tensor | None) -> bool:

@@ -130,6 +130,8 @@ def _flatten(operation: Operation) -> Value:
 def _transpose(operation: Operation) -> Value:
     value = operation.need(0)
     permutation = operation.ints("perm", None) or tuple(reversed(range(value.rank)))
+    if sorted(permutation) != list(range(value.rank)):
+        raise Unclear("names other axes than its input has")
     if value.leads and permutation[-1] != value.rank - 1:
         raise Unclear("transposes index tuples")
     if value.items is not None:
@@ -178,7 +180,7 @@ def _unsqueeze(operation: Operation) -> Value:
 
 def _expand(operation: Operation) -> Value:
     value, target = operation.need(0), operation.items(1, "its target shape")
-    if not all(size.natural for size in target):
+    if any(size.number is not None and not size.natural for size in target):
         raise Unclear("takes a target shape that cannot be followed")
     result = broadcast(value, _filled(target, value))
     if value.items is not None:

@@ -218,14 +218,15 @@ def _total(terms: tuple[Size, ...]) -> Size:
     sums: dict[tuple[Atom, ...], Fraction] = {}
     for term in terms:
         sums[term.atoms] = sums.get(term.atoms, Fraction(0)) + term.factor
-    kept = [(atoms, factor) for atoms, factor in sorted(sums.items()) if factor]
+    kept = [(atoms, factor) for atoms, factor in sums.items() if factor]
     if not kept:
         return ZERO
     if len(kept) == 1:
         return Size(kept[0][1], kept[0][0])
     shared = reduce(lambda a, b: a & b, (Counter(atoms) for atoms, _ in kept))
     scale = Fraction(gcd(*(factor.numerator for _, factor in kept)), max(factor.denominator for _, factor in kept))
-    parts = tuple(Size(factor / scale, tuple(sorted((Counter(atoms) - shared).elements()))) for atoms, factor in kept)
+    rest = [(tuple(sorted((Counter(atoms) - shared).elements())), factor / scale) for atoms, factor in kept]
+    parts = tuple(Size(factor, atoms) for atoms, factor in sorted(rest))
     name = _short("(" + " + ".join(map(str, parts)) + ")")
     natural = all(part.natural for part in parts)
     atom = Atom(
