@@ -28,7 +28,7 @@ from tailcut.spec import DType, ModelSpec, RowEvidence, Rows
 
 _log = logging.getLogger("tailcut")
 _BUDGET_SHARE = 0.3  # of the time for warming up
-_FEW, _MANY = 4, 8  # rows together, and in the larger batch: sizes that warm-up computes as well
+_MANY = 8  # rows of the larger batch; like those of the smaller one, a size that warm-up computes as well
 # A scale over the whole batch (dynamic int8, batch statistics) is set by the largest row and shows in the smallest.
 _MAGNITUDES = (1.0, 50.0, 0.1, 200.0)
 _ORDER = (2, 0, 3, 1)
@@ -44,13 +44,17 @@ _AMPLIFIED = 8.0  # so many times what disturbing moves a value may still be rou
 Outputs = Mapping[str, np.ndarray]
 
 
-def settle_rows(engine: Engine, user: RowsSetting, limits: Limits) -> RowDecision:
+def settle_rows(engine: Engine, user: RowsSetting, limits: Limits, samples: Samples | None = None) -> RowDecision:
     """Decide whether the rows of a loaded model are independent, and lower its spec to that.
+
+    The proof is made with these samples; with any that the model accepts where none are given.
 
     Raises:
         UnsupportedError: the user asks for batching, and the signature rules it out.
     """
-    proof = prove_rows(engine, _BUDGET_SHARE * limits.warm_up_s) if needs_proof(engine.spec, user) else None
+    proof = None
+    if needs_proof(engine.spec, user):
+        proof = prove_rows(engine, _BUDGET_SHARE * limits.warm_up_s, samples)
     decision = decide_rows(engine.spec, proof, user)
     if decision.warning:
         _log.warning("%s: %s", engine.spec.name, decision.warning)
@@ -58,16 +62,17 @@ def settle_rows(engine: Engine, user: RowsSetting, limits: Limits) -> RowDecisio
     return decision
 
 
-def prove_rows(engine: Engine, budget_s: float, *, seed: int = 0) -> RowEvidence:
+def prove_rows(engine: Engine, budget_s: float, samples: Samples | None = None, *, seed: int = 0) -> RowEvidence:
     """Compute made-up rows alone and together, within about `budget_s`, and compare.
 
     A step that the time has no room for is left out, and the reason says so.
     """
+    end = time.monotonic() + budget_s
     try:
-        samples = find_samples(engine, seed=seed)
+        samples = samples or find_samples(engine, seed=seed)
     except UnsupportedError as error:
         return RowEvidence(Rows.UNKNOWN, str(error))
-    return _Proof(engine, samples, time.monotonic() + budget_s, seed).run()
+    return _Proof(engine, samples, end, seed).run()
 
 
 @dataclass(frozen=True, slots=True)

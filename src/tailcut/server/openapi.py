@@ -110,7 +110,7 @@ _SCHEMAS: dict[str, Any] = {
             "output": _list(_CONFIG_TENSOR),
             "instance_group": _list(_object({"name": _TEXT, "count": _NUMBER, "kind": _TEXT})),
         },
-        {"dynamic_batching": _OBJECT, "model_transaction_policy": _OBJECT},
+        {"dynamic_batching": _OBJECT, "model_transaction_policy": _OBJECT, "parameters": _OBJECT},
     ),
     "statistics": _object(
         {
@@ -124,6 +124,8 @@ _SCHEMAS: dict[str, Any] = {
                         "execution_count": _NUMBER,
                         "inference_stats": _object(dict.fromkeys(_STAGES, _DURATION)),
                         "batch_stats": _list(_object({"batch_size": _NUMBER, "compute_infer": _DURATION})),
+                        "rows": _TEXT,
+                        "rows_reason": _TEXT,
                     }
                 )
             )
