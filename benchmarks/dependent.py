@@ -99,7 +99,9 @@ def measure(name: str, args: argparse.Namespace) -> None:
                             cells.setdefault((wire, f"{label}, {dispatch}", connections), []).append(cell)
     heads = "".join(f"{f'{c} connections: req/s':>24s}{'p50 us':>9s}{'CPU us':>8s}" for c in CONNECTIONS)
     print(f"{'':32s}{heads}")
-    for wire, label in dict.fromkeys((wire, label) for wire, label, _ in sorted(cells, key=lambda key: wires.index(key[0]))):
+    for wire, label in dict.fromkeys(
+        (wire, label) for wire, label, _ in sorted(cells, key=lambda key: wires.index(key[0]))
+    ):
         row = f"{wire:8s}{label:24s}"
         for connections in CONNECTIONS:
             rate, p50, cpu = (statistics.median(run[i] for run in cells[wire, label, connections]) for i in range(3))
