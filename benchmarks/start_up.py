@@ -2,8 +2,8 @@
 
     python benchmarks/start_up.py [--models tiny,resnet18,encoder] [--rounds 5]
 
-Each cell is the median of fresh processes, in milliseconds: the whole of `Model.open` (largest batch 32, warm-up included,
-libraries imported before), and of that the analysis and the proof.
+Each cell is the median of fresh processes, in milliseconds: the whole of `Model.open` (largest batch 32, warm-up
+included, libraries imported before), and of that the analysis and the proof.
 """
 
 import argparse
