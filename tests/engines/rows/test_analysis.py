@@ -1,5 +1,8 @@
 """The walk over whole graphs: signatures, names, functions, control flow, and what exporters write."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +12,8 @@ from tests.engines.rows.test_rules_layout import CASES as LAYOUTS
 from tests.engines.rows.test_rules_vision import CASES as IMAGES
 
 from tailcut.engines.rows import analyse_rows
+from tailcut.engines.rows.analysis import _TABLES
+from tailcut.engines.rows.sizes import ROWS, symbol
 from tailcut.spec import Rows
 
 YES, NO, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
@@ -68,6 +73,15 @@ def test_a_name_for_every_axis_names_none() -> None:
     assert analyse_rows(build(Case(UNKNOWN, "(float[N, L, L] x) => (float y)", body))).rows is UNKNOWN
     body = body.replace("w =", "h = Slice(s, [1], [2]) w =").replace("w, w", "h, w")
     assert analyse_rows(build(Case(YES, "(float[N, L, L] x) => (float y)", body))).rows is YES
+
+
+def test_an_axis_may_be_called_rows() -> None:
+    """An axis with any name at all is not taken for the rows."""
+    for name in ("rows", "'a')", "input ('x', 1)"):
+        model = build(Case(NO, "(float[N, L] x) => (float y)", "y = Transpose(x)"))
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = name
+        assert analyse_rows(model).rows is NO
+        assert symbol("axis", name) not in (ROWS, symbol("input", "x", 1))
 
 
 def test_functions_of_the_model_are_inlined() -> None:
@@ -145,6 +159,13 @@ def test_old_opsets_are_unknown() -> None:
     assert analyse_rows(build(Case(UNKNOWN, X, "y = Relu(x)", opset=6))).rows is UNKNOWN
 
 
+def test_a_model_of_another_domain_alone() -> None:
+    """A model of trees need not name the version of the operators that it does not use."""
+    model = build(Case(YES, X, "y = ai.onnx.ml.Binarizer <threshold = 0.5> (x)"))
+    del model.opset_import[0]
+    assert analyse_rows(model).rows is YES
+
+
 @pytest.mark.parametrize("case", [*LAYOUTS, *IMAGES], ids=str)
 def test_malformed_nodes_are_a_verdict(case: Case) -> None:
     """A graph whose nodes lack inputs or attributes is judged; one that lacks its last node is not proven."""
@@ -157,6 +178,12 @@ def test_malformed_nodes_are_a_verdict(case: Case) -> None:
     assert analyse_rows(model).reason
     del model.graph.node[:]
     assert analyse_rows(model).rows is UNKNOWN
+
+
+def test_every_rule_has_a_graph() -> None:
+    """Each operator with a rule stands in a graph of these tests."""
+    written = set(re.findall(r"\w+", "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))))
+    assert {kind for table in _TABLES.values() for kind in table} <= written
 
 
 HEADS = """s = Shape(x) n = Gather(s, {0}) l = Gather(s, {1}) un = Unsqueeze(n, [0]) ul = Unsqueeze(l, [0])"""

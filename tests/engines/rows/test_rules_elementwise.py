@@ -11,8 +11,32 @@ XZ = "(float[N, 4] x, float[N, 4] z) => (float y)"
 COUNT = "s = Shape(x) n = Gather(s, {0})"
 NUMBERS = f"{COUNT} r = Range({{0}}, n, {{1}}) u = Unsqueeze(r, [1])"
 
+UNARY = (
+    *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Exp", "HardSigmoid"),
+    *("LeakyRelu", "Log", "Mish", "Reciprocal", "Round", "Selu", "Shrink", "Sign", "Sin", "Sinh", "Softplus"),
+    *("Softsign", "Sqrt", "Tan", "ThresholdedRelu", "Relu", "Sigmoid", "Erf", "Neg", "HardSwish", "Identity", "Floor"),
+)
+PAIRS = (
+    *(("float", "float", kind) for kind in ("Min", "Mean", "Sum", "Pow")),
+    *(("float", "bool", kind) for kind in ("LessOrEqual", "GreaterOrEqual", "Equal", "Greater", "Less")),
+    *(("bool", "bool", kind) for kind in ("And", "Or", "Xor")),
+    *(("int32", "int32", kind) for kind in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")),
+    ("uint8", "uint8", 'BitShift <direction = "LEFT">'),
+    ("string", "string", "StringConcat"),
+)
+
 CASES = [
-    *(Case(YES, X, f"y = {kind}(x)") for kind in ("Relu", "Sigmoid", "Erf", "Neg", "HardSwish", "Identity", "Floor")),
+    *(
+        Case(rows, f"({a}[N, 4] x, {a}[{shape}] z) => ({b} y)", f"y = {kind}(x, z)", opset=20, shows=False)
+        for a, b, kind in PAIRS
+        for rows, shape in ((YES, "N, 4"), (NO, "N"))
+    ),
+    Case(YES, "(int32[N, 4] x) => (int32 y)", "y = BitwiseNot(x)", opset=18),
+    Case(YES, "(float[N, 4] x) => (bool y)", "y = IsInf(x)"),
+    Case(YES, "(string[N, 4] x) => (bool y)", 'y = RegexFullMatch <pattern = "a.*"> (x)', opset=20),
+    Case(YES, X, "i = Cast <to = 7> (x) y = CastLike(i, x)"),
+    Case(YES, X, "y = Swish(x)", opset=24, runs=False),
+    *(Case(YES, X, f"y = {kind}(x)", opset=18) for kind in UNARY),
     Case(YES, XZ, "a = Add(x, z) b = Mul(a, x) c = Sub(b, z) y = Max(c, x, z)"),
     Case(YES, X, "y = Add(x, w)", weights={"w": (4,)}),
     Case(YES, X, "y = PRelu(x, w)", weights={"w": (1, 4)}),

@@ -15,7 +15,58 @@ TAKE = "q8 = QuantizeLinear(x, s, z)"
 GIVE = "y = DequantizeLinear(r, s, z)"
 NORM = {"g": (8,), "b": (8,)}
 
+WIDE = {"q": np.full((8, 24), 7, np.uint8), "b": np.zeros(24, np.float32), **{n: QUANTIZED[n] for n in "sz"}}
+NBITS = {"q": np.full((3, 1, 16), 7, np.uint8), "s": np.ones(3, np.float32)}
+LSTM8 = "com.microsoft.DynamicQuantizeLSTM <hidden_size = 2> (t, w, r, , , , , , s, z, s, z)"
+
 CASES = [
+    Case(YES, "(float[N, 2, 8] x) => (float y)", "y = com.microsoft.BiasAdd(x, b, x)", weights=NORM, runs=False),
+    Case(YES, X, "y = com.microsoft.TransposeMatMul <transB = 1> (x, w)", weights={"w": (3, 4)}),
+    Case(
+        YES,
+        "(float[N, 32] x) => (float y)",
+        "y = com.microsoft.MatMulNBits <K = 32, N = 3, bits = 4, block_size = 32> (x, q, s)",
+        weights=NBITS,
+    ),
+    Case(
+        NO,
+        "(float[N, 32] x) => (float y)",
+        "t = Transpose(x) y = com.microsoft.MatMulNBits <K = 5, N = 3, bits = 4, block_size = 32> (t, q, s)",
+        weights=NBITS,
+    ),
+    Case(YES, LONG, "y = com.microsoft.SkipSimplifiedLayerNormalization(x, x, g)", weights=NORM),
+    Case(
+        YES,
+        LONG,
+        "q8 = QuantizeLinear(x, s, z) y = com.microsoft.QAttention <num_heads = 2> (q8, q, b, s, s, , z, z)",
+        weights=WIDE,
+    ),
+    Case(
+        NO,
+        LONG,
+        """q8 = QuantizeLinear(x, s, z) t = Transpose <perm = [1, 0, 2]> (q8)
+    r = com.microsoft.QAttention <num_heads = 2> (t, q, b, s, s, , z, z) y = Transpose <perm = [1, 0, 2]> (r)""",
+        weights=WIDE,
+    ),
+    Case(YES, X, f"{TAKE} r = com.microsoft.QLinearLeakyRelu(q8, s, z, s, z) {GIVE}", weights=QUANTIZED),
+    Case(
+        YES,
+        "(float[N, 3, 4, 4] x) => (float y)",
+        f"{TAKE} r = com.microsoft.QLinearAveragePool <kernel_shape = [2, 2]> (q8, s, z, s, z) {GIVE}",
+        weights=QUANTIZED,
+    ),
+    Case(
+        NO,
+        "(float[N, 3] x) => (float y)",
+        f"u = Unsqueeze(x, [1]) t = Transpose <perm = [1, 0, 2]> (u) y = {LSTM8}",
+        weights={
+            "w": np.ones((1, 3, 8), np.int8),
+            "r": np.ones((1, 2, 8), np.int8),
+            "s": np.ones(1, np.float32),
+            "z": np.zeros(1, np.int8),
+        },
+        runs=False,
+    ),
     Case(YES, X, "y = com.microsoft.Gelu(x)"),
     Case(YES, X, "y = com.microsoft.QuickGelu <alpha = 1.0> (x)"),
     Case(YES, X, "y = com.microsoft.FastGelu(x, w)", weights={"w": (4,)}),

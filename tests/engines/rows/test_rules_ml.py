@@ -12,10 +12,23 @@ FLAT = "(float[N] x) => (float y)"
 BOTH = "(float[N, 3] x) => (int64 a, float b)"
 LINEAR = "coefficients = [0.1, 0.2, 0.3, 0.5, 0.2, 0.1], intercepts = [0.1, 0.2]"
 TREE = """nodes_treeids = [0, 0, 0], nodes_nodeids = [0, 1, 2], nodes_featureids = [1, 0, 0],
-nodes_values = [0.5, 0.0, 0.0], nodes_modes = ["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids = [1, 0, 0], nodes_falsenodeids = [2, 0, 0]"""
+nodes_values = [0.5, 0.0, 0.0],
+nodes_modes = ["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids = [1, 0, 0], nodes_falsenodeids = [2, 0, 0]"""
 LEAVES = "{kind}_treeids = [0, 0], {kind}_nodeids = [1, 2], {kind}_ids = [0, {other}], {kind}_weights = [1.0, 2.0]"
 
+SVM = """coefficients = [0.5, -0.5], support_vectors = [0.1, 0.2, 0.3, 1.0, 0.5, 0.2], kernel_type = "RBF",
+kernel_params = [0.5, 0.0, 3.0], rho = [0.1]"""
+
 CASES = [
+    Case(YES, X, f"y = ai.onnx.ml.SVMRegressor <n_supports = 2, {SVM}> (x)"),
+    Case(
+        YES, BOTH, f"a, b = ai.onnx.ml.SVMClassifier <classlabels_ints = [0, 1], vectors_per_class = [1, 1], {SVM}> (x)"
+    ),
+    Case(NO, FLAT, f"y = ai.onnx.ml.SVMRegressor <n_supports = 2, {SVM}> (x)", shows=False),
+    Case(YES, X, "y = ai.onnx.ml.TreeEnsemble <n_targets = 1> (x)", runs=False),
+    Case(NO, FLAT, "y = ai.onnx.ml.TreeEnsemble <n_targets = 1> (x)", runs=False),
+    Case(YES, X, "y = ai.onnx.ml.ZipMap <classlabels_int64s = [0, 1, 2]> (x)", runs=False),
+    Case(NO, FLAT, "y = ai.onnx.ml.ZipMap <classlabels_int64s = [0, 1, 2]> (x)", runs=False),
     Case(YES, X, "y = ai.onnx.ml.Scaler <offset = [1.0, 2.0, 3.0], scale = [1.0, 0.5, 2.0]> (x)"),
     Case(YES, X, 'y = ai.onnx.ml.Normalizer <norm = "L2"> (x)'),
     Case(NO, FLAT, 'y = ai.onnx.ml.Normalizer <norm = "L2"> (x)'),

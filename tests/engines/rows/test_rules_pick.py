@@ -61,6 +61,7 @@ CASES = [
         'y = ScatterElements <axis = 0, reduction = "add"> (x, i, x)',
         high=1,
     ),
+    Case(YES, "(float[N, 4] x, int64[N, 4] i) => (float y)", "y = Scatter <axis = 1> (x, i, x)", opset=9, high=1),
     Case(YES, "(float[N, 4, 6] x, int64[N, 4, 1] i) => (float y)", "y = GatherND <batch_dims = 1> (x, i)"),
     Case(YES, "(int64[N, 4, 2] i) => (float y)", "y = GatherND(w, i)", weights={"w": (3, 3)}),
     Case(NO, X, "y = GatherND(x, i)", weights={"i": np.zeros((5, 1), np.int64)}),

@@ -16,7 +16,42 @@ W = {"w": (5, 3, 3, 3), "b": (5,)}
 C3 = {name: np.full(3, 0.5, np.float32) for name in "gbmv"}
 SIZES = "s = Shape(x) n = Slice(s, [0], [2])"
 
+Q = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8), "k": np.full((5, 3, 3, 3), 7, np.uint8)}
+
 CASES = [
+    Case(YES, "(uint8[N, 3, 8, 8] x) => (int32 y)", "y = ConvInteger(x, k, z)", weights=Q),
+    Case(YES, "(uint8[N, 3, 8, 8] x) => (uint8 y)", "y = QLinearConv(x, s, z, k, s, z, s, z)", weights=Q),
+    Case(
+        YES,
+        "(float[N, 3, 8, 8] x, float[N, 18, 6, 6] o) => (float y)",
+        "y = DeformConv <kernel_shape = [3, 3]> (x, w, o)",
+        opset=19,
+        weights={"w": (5, 3, 3, 3)},
+    ),
+    Case(
+        NO,
+        "(float[N, 3, 8, 8] x) => (float y)",
+        "y = DeformConv <kernel_shape = [3, 3]> (x, w, o)",
+        opset=19,
+        weights={"w": (5, 3, 3, 3), "o": (5, 18, 6, 6)},
+    ),
+    Case(YES, X, "y = LpPool <kernel_shape = [2, 2], p = 2> (x)"),
+    Case(YES, X, "y = GlobalLpPool <p = 2> (x)"),
+    Case(NO, "(float[N, 3, 8] x) => (float y)", "t = Transpose <perm = [1, 2, 0]> (x) y = GlobalLpPool <p = 2> (t)"),
+    Case(YES, FOUR, "y = GroupNormalization <num_groups = 2> (x, h, h)", opset=21, weights={"h": (4,)}),
+    Case(
+        NO,
+        "(float[N, 2, 8, 8] x) => (float y)",
+        f"{SWAP} r = GroupNormalization <num_groups = 1> (t, h, h) {BACK}",
+        opset=21,
+        weights={"h": (5,)},
+    ),
+    Case(
+        NO,
+        "(float[N, 3, 8, 8] x) => (float y)",
+        "y = MaxRoiPool <pooled_shape = [1, 1]> (x, r)",
+        weights={"r": np.zeros((2, 5), np.float32)},
+    ),
     Case(YES, X, "y = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w, b)", weights=W),
     Case(YES, FREE, 'y = Conv <auto_pad = "SAME_UPPER"> (x, w)', weights={"w": (5, 3, 3, 3)}),
     Case(

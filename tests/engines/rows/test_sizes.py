@@ -19,8 +19,9 @@ from tailcut.engines.rows.sizes import (
     symbol,
 )
 
-VALUES = {"rows": 3, "a": 4, "b": 6}
-LEAVES = st.sampled_from([ROWS, symbol("a"), symbol("b"), number(0), number(1), number(2), number(3), number(12)])
+A, B = symbol("axis", "a"), symbol("axis", "b")
+VALUES = {ROWS.atoms[0].name: 3, A.atoms[0].name: 4, B.atoms[0].name: 6}
+LEAVES = st.sampled_from([ROWS, A, B, number(0), number(1), number(2), number(3), number(12)])
 
 
 def valued(size: Size) -> Fraction:
@@ -88,7 +89,7 @@ def test_exact_quotients_are_exact(a: tuple[Size, Fraction], b: tuple[Size, Frac
 
 def test_rows_are_found_in_products_only() -> None:
     """What rows are multiplied with is known for products, and for nothing else."""
-    a, two = symbol("a"), number(2)
+    a, two = A, number(2)
     assert (ROWS * a * two).per_row == a * two
     assert (ROWS * a + ROWS).per_row == a + number(1)
     assert (ROWS + number(1)).per_row is None
@@ -100,7 +101,7 @@ def test_rows_are_found_in_products_only() -> None:
 
 def test_broadcast_sizes() -> None:
     """Two sizes that are broadcast leave the one that is known, and a cut table leaves its length."""
-    a, b = symbol("a"), symbol("b")
+    a, b = A, B
     assert joint(a, number(1)) == a
     assert joint(number(5), a) == number(5)
     assert joint(smaller(a, number(512)), a) == a
@@ -109,7 +110,7 @@ def test_broadcast_sizes() -> None:
 
 def test_names_stay_short() -> None:
     """The name of a size does not grow with the depth of the graph."""
-    size = symbol("a")
+    size = A
     for _ in range(40):
         size = opaque("Conv", size + size, size * size)
     assert len(str(size)) < 200

@@ -19,6 +19,7 @@ from tailcut.engines.rows import (
     rules_random,
     rules_reduce,
     rules_sequence,
+    rules_text,
     rules_vision,
 )
 from tailcut.engines.rows.constants import constant_node, initializer
@@ -39,12 +40,13 @@ _ONNX: Table = {
     **rules_sequence.RULES,
     **rules_quantize.RULES,
     **rules_random.RULES,
+    **rules_text.RULES,
 }
 _TABLES: Mapping[str, Table] = {
     "": _ONNX,
     "ai.onnx": _ONNX,
     "ai.onnx.ml": rules_ml.RULES,
-    "com.microsoft": rules_microsoft.RULES,
+    "com.microsoft": {**rules_microsoft.RULES, **rules_text.MICROSOFT},
 }
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 _OLDEST_OPSET = 7  # before, broadcasting followed other rules
@@ -71,8 +73,8 @@ def analyse_rows(model: onnx.ModelProto) -> RowEvidence:
         except Exception:  # noqa: BLE001  the inliner's errors have no common base
             return RowEvidence(Rows.UNKNOWN, "the model's own functions cannot be inlined")
     opsets = {opset.domain: opset.version for opset in model.opset_import}
-    opset = opsets.get("", opsets.get("ai.onnx", 1))
-    if opset < _OLDEST_OPSET:
+    opset = opsets.get("", opsets.get("ai.onnx", 0))
+    if opset < _OLDEST_OPSET and any(node.domain in ("", "ai.onnx") for node in model.graph.node):
         return RowEvidence(Rows.UNKNOWN, f"the model is written for opset {opset}; rows are followed from opset 7 on")
     walk = _Walk({**opsets, "": opset, "ai.onnx": opset})
     walk.tensors.update(input_values(model.graph))
@@ -158,6 +160,8 @@ class _Walk:
             raise Mixes("computes with the number of rows")
         if not rule.numbered and any(value.numbered for value in operation.given):
             raise Mixes("computes with a row's place in the batch")
+        if not rule.filled and any(value.filler is not None for value in operation.given):
+            raise Mixes("sees how long other rows are")
         answer = rule.apply(operation)
         for value in [answer] if isinstance(answer, Value) else answer:
             yield _checked(value)
@@ -193,7 +197,7 @@ class _Walk:
         axes += attributes.get("scan_output_axes", [0] * (len(node.output) - len(node.input) + scanned))
         given = [self.tensors[name] for name in node.input]
         values = [value for value in given if isinstance(value, Value)]
-        if any(axes) or self.opsets[""] < _OLDEST_SCAN or any(value.counts or value.numbered for value in values):
+        if any(axes) or self.opsets[""] < _OLDEST_SCAN or any(value.counts or value.impure for value in values):
             raise Foreign("is a loop that is not followed")
         states, tables = values[: len(values) - scanned], values[len(values) - scanned :]
         if any(table.rows is not None and table.rows.axis == 0 for table in tables):
@@ -207,7 +211,7 @@ class _Walk:
         if spoiled is not None:  # the next turn begins with it
             return [spoiled] * len(node.output)
         for state, answer in zip(turns[: len(states)], answers, strict=False):
-            if not isinstance(answer, Value) or answer.counts or answer.numbered:
+            if not isinstance(answer, Value) or answer.counts or answer.impure:
                 raise Foreign("is a loop whose state cannot be followed")
             if (answer.sizes, answer.rows) != (state.sizes, state.rows):
                 raise Foreign("is a loop whose state cannot be followed")
@@ -216,7 +220,7 @@ class _Walk:
 
 def _stacked(tensor: Tensor, count: Size) -> Tensor:
     """What a loop collects: a new first axis."""
-    if not isinstance(tensor, Value) or tensor.counts or tensor.numbered:
+    if not isinstance(tensor, Value) or tensor.counts or tensor.impure:
         raise Foreign("is a loop that is not followed")
     return Value((count, *tensor.sizes), tensor.rows and tensor.rows.at(tensor.rows.axis + 1))
 
@@ -262,6 +266,8 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
             found = numpy_helper.to_array(found) if small else initializer(found)
         elif attribute.type == AttributeProto.STRING:
             found = found.decode(errors="replace")
+        elif attribute.type == AttributeProto.STRINGS:
+            found = [text.decode(errors="replace") for text in found]
         attributes[attribute.name] = found
     return attributes
 

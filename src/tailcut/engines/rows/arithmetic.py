@@ -19,6 +19,7 @@ from tailcut.engines.rows.sizes import (
 )
 from tailcut.engines.rows.values import Sizes
 
+_ROUNDING = 1e-3  # a float this near to an integer may be rounded to either side of it
 Arithmetic = Callable[[Sizes], Size | None]
 
 
@@ -54,6 +55,8 @@ def rounded(kind: str, item: Size) -> Size:
         return item
     if item.number is None:
         return opaque(kind, item, natural=item.natural)
+    if abs(item.number - round(item.number)) < _ROUNDING:
+        return opaque(kind, item)
     down = item.number.numerator // item.number.denominator
     return number({"Floor": down, "Ceil": down + 1, "Round": round(item.number)}[kind])
 

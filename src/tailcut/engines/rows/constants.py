@@ -10,6 +10,8 @@ from onnx import TensorProto, numpy_helper
 from tailcut.engines.rows.sizes import number
 from tailcut.engines.rows.values import ITEMS, Unclear, Value, array, known
 
+_WIDE = 4  # bytes
+
 
 def initializer(tensor: TensorProto) -> Value:
     """A weight; its data may be elsewhere (external) or large, and is not read then."""
@@ -21,7 +23,8 @@ def initializer(tensor: TensorProto) -> Value:
 
 def constant(elements: np.ndarray) -> Value:
     """An array; numbers are followed one by one where they are few and finite."""
-    if elements.size > ITEMS or elements.dtype.kind not in "iufb":
+    narrow = elements.dtype.kind != "b" and elements.dtype.itemsize < _WIDE  # sums of these may overflow
+    if elements.size > ITEMS or elements.dtype.kind not in "iufb" or narrow:
         return Value(tuple(number(size) for size in elements.shape))
     numbers = [element.item() for element in elements.reshape(-1)]
     if not all(isfinite(element) for element in numbers):

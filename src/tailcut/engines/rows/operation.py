@@ -82,7 +82,7 @@ class Operation:
 
     def unknown(self, axis: int) -> Size:
         """A size of the first output that the analysis does not compute; the same for any rows."""
-        return symbol(f"{self.outputs[0]}[{axis}]")
+        return symbol("computed", self.outputs[0], axis)
 
     def derived(self, axis_size: Size, *parameters: Size) -> Size:
         """A size that is this operator's function of another, equal wherever the parameters are."""
@@ -97,11 +97,13 @@ class Rule:
     """What an operator does to rows: gives one value for each output (or one for all).
 
     `counts`: it accepts elements that contain the number of rows. `numbered`: it accepts rows' places in the batch.
+    `filled`: it accepts rows that are filled up to the longest.
     """
 
     apply: Callable[[Operation], Answer]
     counts: bool = False
     numbered: bool = False
+    filled: bool = False
 
 
 Table = Mapping[str, Rule]

@@ -7,6 +7,7 @@ from math import isfinite, prod
 import numpy as np
 
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
+from tailcut.engines.rows.rules_text import flattened_tokens
 from tailcut.engines.rows.sizes import ONE, ROWS, Size, floor_divide, number, opaque, product
 from tailcut.engines.rows.values import (
     ITEMS,
@@ -124,6 +125,8 @@ def _flatten(operation: Operation) -> Value:
     value = operation.need(0)
     axis = operation.integer("axis", 1)
     axis = axis if axis >= 0 else axis + value.rank
+    if value.filler is not None:
+        return flattened_tokens(value, axis)
     return regroup(value, [product(value.sizes[:axis]), product(value.sizes[axis:])])
 
 
@@ -275,7 +278,7 @@ def _row_numbers(start: Size, count: Size, delta: Size) -> Value:
 
 RULES: Table = {
     "Reshape": Rule(_reshape, counts=True, numbered=True),
-    "Flatten": Rule(_flatten),
+    "Flatten": Rule(_flatten, filled=True),
     "Transpose": Rule(_transpose, counts=True, numbered=True),
     "Squeeze": Rule(_squeeze, counts=True, numbered=True),
     "Unsqueeze": Rule(_unsqueeze, counts=True, numbered=True),

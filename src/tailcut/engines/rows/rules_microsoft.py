@@ -40,11 +40,6 @@ def _matmul_nbits(operation: Operation) -> Value:
     return Value((*value.sizes[:-1], number(operation.integer("N", 0))), value.rows)
 
 
-def _bias(operation: Operation) -> Value:
-    """A tensor and an optional bias for the last axis."""
-    return broadcast(*operation.given)
-
-
 def _skip_normalization(operation: Operation) -> list[Value]:
     """input, skip, gamma, beta, bias: normalised along the last axis; outputs the result, mean, deviation and sum."""
     value, skip = operation.need(0), operation.need(1)
@@ -176,8 +171,7 @@ def _quantized_gemm(operation: Operation) -> Value:
 
 
 RULES: Table = {
-    **{kind: Rule(elementwise) for kind in ("Gelu", "QuickGelu", "BiasAdd")},
-    **{kind: Rule(_bias) for kind in ("BiasGelu", "FastGelu")},
+    **{kind: Rule(elementwise) for kind in ("Gelu", "QuickGelu", "BiasAdd", "BiasGelu", "FastGelu")},
     "FusedMatMul": Rule(_fused_matmul),
     "TransposeMatMul": Rule(_fused_matmul),
     "FusedGemm": Rule(gemm),

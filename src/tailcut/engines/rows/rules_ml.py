@@ -14,8 +14,9 @@ def _table(operation: Operation) -> Value:
 
 
 def _features(operation: Operation) -> Value:
-    """Each feature by itself."""
-    return Value(_table(operation).sizes, _table(operation).rows)
+    """The same rows and features; ZipMap gives one map for each row, and its tensor stands for them."""
+    value = _table(operation)
+    return Value(value.sizes, value.rows)
 
 
 def _elements(operation: Operation) -> Value:
@@ -76,13 +77,8 @@ def _array_feature_extractor(operation: Operation) -> Value:
     return Value(shape, value.rows)
 
 
-def _zip_map(operation: Operation) -> Value:
-    """One map a row: its tensor stands for the sequence."""
-    return _features(operation)
-
-
 RULES: Table = {
-    **{kind: Rule(_features) for kind in ("Scaler", "Imputer", "Normalizer")},
+    **{kind: Rule(_features) for kind in ("Scaler", "Imputer", "Normalizer", "ZipMap")},
     **{kind: Rule(_elements) for kind in ("Binarizer", "LabelEncoder", "CategoryMapper")},
     "LinearRegressor": Rule(_regressor),
     "SVMRegressor": Rule(_regressor),
@@ -92,5 +88,4 @@ RULES: Table = {
     "OneHotEncoder": Rule(_one_hot),
     "FeatureVectorizer": Rule(_feature_vectorizer),
     "ArrayFeatureExtractor": Rule(_array_feature_extractor),
-    "ZipMap": Rule(_zip_map),
 }

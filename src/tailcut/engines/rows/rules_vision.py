@@ -1,5 +1,6 @@
 """Convolutions, pools, normalisations and image operators, which take `[batch, channels, ...]`."""
 
+from tailcut.engines.rows.arithmetic import rounded
 from tailcut.engines.rows.operation import Operation, Rule, Table, axis_of
 from tailcut.engines.rows.rules_matmul import parameters_without_rows
 from tailcut.engines.rows.rules_reduce import along
@@ -32,7 +33,7 @@ def _window(operation: Operation, size: Size, place: int, kernel: Size, count: i
     covered = (kernel - ONE) * number(dilations[place]) + ONE
     span = size + number(pads[place] + pads[place + count]) - covered
     if operation.integer("ceil_mode", 0):
-        return operation.derived(span, stride) if span.integer is None else operation.unknown(place + 2)
+        return operation.unknown(place + 2)
     if span.integer is not None:
         return number(span.integer // strides[place] + 1)
     return span + ONE if stride == ONE else operation.derived(span, stride)
@@ -82,7 +83,7 @@ def _conv_transpose(operation: Operation) -> Value:
         grown = (size - ONE) * number(strides[place]) + covered
         length = grown + number(extra[place] - pads[place] - pads[place + count])
         if str(operation.attributes.get("auto_pad", "NOTSET")) != "NOTSET":
-            length = operation.derived(size, number(strides[place]))
+            length = operation.unknown(place + 2)
         sizes.append(number(fixed[place - count]) if fixed else length)
     return Value((value.sizes[0], channels, *sizes), rows)
 
@@ -184,13 +185,7 @@ def _resizing(operation: Operation) -> list[tuple[Size | None, Size | None]]:
 
 def _scaled(operation: Operation, size: Size, scale: Size) -> Size:
     exact = size * scale
-    if exact.whole:
-        return exact
-    return (
-        number(exact.factor.numerator // exact.factor.denominator)
-        if exact.number is not None
-        else operation.derived(size, scale)
-    )
+    return rounded("Floor", exact) if exact.whole or exact.number is not None else operation.derived(size, scale)
 
 
 def _space(operation: Operation) -> Value:

@@ -56,9 +56,9 @@ def input_values(graph: onnx.GraphProto) -> dict[str, Value]:
             if dim.HasField("dim_value") and dim.dim_value >= 0:
                 sizes.append(number(dim.dim_value))
             elif dim.dim_param and dim.dim_param not in vague:
-                sizes.append(symbol(dim.dim_param))
+                sizes.append(symbol("axis", dim.dim_param))
             else:
-                sizes.append(symbol(f"{name}[{axis}]"))
+                sizes.append(symbol("input", name, axis))
         values[name] = Value(tuple(sizes), RowAxis(0))
     return values
 
@@ -78,6 +78,8 @@ def _unlike_inputs(tensor: Value) -> str | None:
     rows = tensor.rows
     if tensor.numbered or tensor.counts:
         return "tells the number of rows or their places in the batch"
+    if tensor.filler is not None:
+        return "has rows as long as the longest"
     if rows is None:
         return "does not follow the rows of the inputs"
     if rows.axis != 0:

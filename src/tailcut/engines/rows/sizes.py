@@ -113,9 +113,9 @@ def number(value: float | Fraction) -> Size:
     return Size(Fraction(value))
 
 
-def symbol(name: str, *, positive: bool = False) -> Size:
-    """An axis whose length is the same for every row, known only by its name."""
-    return Size(Fraction(1), (Atom(name, positive=positive),))
+def symbol(kind: str, *names: str | int) -> Size:
+    """An axis whose length is the same for every row, known only by its names, which may be any text."""
+    return Size(Fraction(1), (Atom(f"{kind} {names!r}"),))
 
 
 def opaque(kind: str, *parts: Size, whole: bool = True, natural: bool = True) -> Size:

@@ -56,6 +56,7 @@ class Value:
     a small one carries its elements (`items`, an array of Size; `real` for floating point), which may contain the
     number of rows. `below` bounds elements that are not carried: 0 <= element < below. With rows, `position` marks row
     numbers, and `leads` says that the first element along the last axis is the row's own number (GatherND's tuples).
+    Where there is a `filler`, each row is filled up with it along the last axis, to the length of the longest row.
     """
 
     shape: Sizes | None
@@ -65,6 +66,7 @@ class Value:
     below: Size | None = None
     position: Position | None = None
     leads: bool = False
+    filler: str | None = None
 
     @property
     def counts(self) -> bool:
@@ -75,6 +77,11 @@ class Value:
     def numbered(self) -> bool:
         """Whether its elements contain a row's place in the batch."""
         return self.position is not None or self.leads
+
+    @property
+    def impure(self) -> bool:
+        """Whether a row shows its place in the batch, or the length of another."""
+        return self.numbered or self.filler is not None
 
     @property
     def untracked(self) -> "Value":
