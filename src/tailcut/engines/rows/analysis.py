@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import onnx
@@ -262,7 +263,7 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     for attribute in node.attribute:
         found = helper.get_attribute_value(attribute)
         if attribute.type == AttributeProto.TENSOR:
-            small = found.data_location != TensorProto.EXTERNAL and len(found.SerializeToString()) < 100 * ITEMS
+            small = found.data_location != TensorProto.EXTERNAL and prod(found.dims) <= ITEMS
             found = numpy_helper.to_array(found) if small else initializer(found)
         elif attribute.type == AttributeProto.STRING:
             found = found.decode(errors="replace")
