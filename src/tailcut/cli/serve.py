@@ -138,7 +138,6 @@ def serve(
         )
     again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
     served = _open(opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
-    _say_rows(served, worker)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -154,6 +153,7 @@ def serve(
     )
 
     def on_ready(address: Address) -> None:
+        _say_rows(served, worker)
         if worker is not None:
             return
         _log.info("serving %s on %s", ", ".join(names), _place(address))

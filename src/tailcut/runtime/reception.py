@@ -63,6 +63,7 @@ class Reception:
             return self.counts.as_dict() | {
                 "queued": len(self._queue),
                 "queued_rows": self._queue.rows,
+                "computing": len(self._running),
                 "rows_in_use": self.slab.in_use if self.slab else 0,
             }
 

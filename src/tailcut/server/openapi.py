@@ -134,6 +134,8 @@ _SCHEMAS: dict[str, Any] = {
                         "execution_count": _NUMBER,
                         "inference_stats": _object(dict.fromkeys(_STAGES, _DURATION)),
                         "batch_stats": _list(_object({"batch_size": _NUMBER, "compute_infer": _DURATION})),
+                        "rows": _TEXT,
+                        "rows_reason": _TEXT,
                     }
                 )
             )
