@@ -15,6 +15,7 @@ from onnx import TensorProto
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.graph import load_graph, prepared, read_spec, short
+from tailcut.engines.hints import read_hints
 from tailcut.errors import EngineError, InvalidInputError, ModelFileError, ReleasedError, UnsupportedError
 from tailcut.machine.quota import affinity_mask
 from tailcut.spec import DType, TensorSpec
@@ -40,6 +41,7 @@ class OnnxRuntimeEngine:
             )
         graph = load_graph(path)
         self.options = options
+        self.hints = read_hints(graph)
         with prepared(path, options) as source:
             self.spec = read_spec(_edited(graph, source), path, name)
             del graph

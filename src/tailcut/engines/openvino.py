@@ -19,6 +19,7 @@ from openvino.frontend import FrontEndManager
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.graph import load_graph, prepared, read_spec, short
+from tailcut.engines.hints import read_hints
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.spec import DType
@@ -36,6 +37,7 @@ class OpenVinoEngine:
             raise UnsupportedError("this processor has no bfloat16 instructions: use precision f32")
         graph = load_graph(path)
         self.options = options
+        self.hints = read_hints(graph)
         with prepared(path, options) as source:
             if isinstance(source, bytes):
                 import onnx  # noqa: PLC0415  loaded by graph.py already
