@@ -15,7 +15,7 @@ from onnx import TensorProto
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.graph import load_graph, prepared, read_spec, short
-from tailcut.engines.hints import read_hints
+from tailcut.engines.graph_hints import read_hints
 from tailcut.errors import EngineError, InvalidInputError, ModelFileError, ReleasedError, UnsupportedError
 from tailcut.machine.quota import affinity_mask
 from tailcut.spec import DType, TensorSpec

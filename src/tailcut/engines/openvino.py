@@ -24,7 +24,7 @@ from openvino.frontend import FrontEndManager
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.graph import load_graph, prepared, read_spec, short
-from tailcut.engines.hints import read_hints
+from tailcut.engines.graph_hints import read_hints
 from tailcut.engines.openvino_lane import Lane, wrap
 from tailcut.engines.shape_check import ShapeCheck
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError

@@ -9,10 +9,11 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from tailcut.engines.base import Arrays, Engine
+from tailcut.engines.base import Arrays
 from tailcut.engines.filling import ROWS, SampleInput, fill
 from tailcut.engines.guesses import guesses
 from tailcut.engines.hints import Hinted, InputHints
@@ -24,6 +25,15 @@ _MOST_S = 10.0
 _AFTER_FIRST = 8  # tries for a fuller answer, once one was accepted that has no elements or is not finite
 _ROWS_AGAIN = 8
 _LISTED = 12  # sizes that a message names
+
+
+class Answering(Protocol):
+    """What requests can be tried on: an engine, or a served model."""
+
+    spec: ModelSpec
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """The outputs; a TailcutError where the request is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,7 @@ def likely_samples(spec: ModelSpec, hints: InputHints | None = None) -> Samples:
     return Samples(spec, guess.inputs, guess.rows)
 
 
-def find_samples(engine: Engine, *, seed: int = 0) -> Samples:
+def find_samples(engine: Answering, *, seed: int = 0) -> Samples:
     """Sizes and values that the engine accepts, by trying the likely ones; at most 96 tries and about 10 s.
 
     Raises:
@@ -94,7 +104,7 @@ def find_samples(engine: Engine, *, seed: int = 0) -> Samples:
     )
 
 
-def _run_again(engine: Engine, samples: Samples, seed: int) -> None:
+def _run_again(engine: Answering, samples: Samples, seed: int) -> None:
     """More values of the same kind: integers that are refused may be missing from a first, small request.
 
     Raises:

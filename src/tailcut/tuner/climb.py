@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from tailcut.engines import open_engine
+from tailcut.engines.samples import find_samples
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import closed_loop
-from tailcut.lab.describe import lengths_of, made_up_inputs, rows_of_data
+from tailcut.lab.describe import lengths_of, rows_of_data
 from tailcut.lab.payload import Wire, infer_once, infer_payload
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block
@@ -165,7 +166,8 @@ class Climb:
             if wanted.data is not None:
                 requests = rows_of_data(engine.spec, wanted.data, 2048)
             else:
-                requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_CHECKED)]
+                samples = find_samples(engine, seed=wanted.seed)
+                requests = [samples.make(samples.rows, wanted.seed + number) for number in range(_CHECKED)]
             self._tell(Phase(f"computing the right answers to {min(_CHECKED, len(requests))} requests"))
             answers: list[Outputs] = [engine.run(request) for request in requests[:_CHECKED]]
             if engine.spec.batched:
