@@ -21,7 +21,6 @@ from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.spec import ModelSpec
 
 _MOST_TRIES = 96
-_MOST_S = 10.0
 _AFTER_FIRST = 8  # tries for a fuller answer, once one was accepted that has no elements or is not finite
 _ROWS_AGAIN = 8
 _LISTED = 12  # sizes that a message names
@@ -67,15 +66,15 @@ def likely_samples(spec: ModelSpec, hints: InputHints | None = None) -> Samples:
     return Samples(spec, guess.inputs, guess.rows)
 
 
-def find_samples(engine: Answering, *, seed: int = 0) -> Samples:
-    """Sizes and values that the engine accepts, by trying the likely ones; at most 96 tries and about 10 s.
+def find_samples(engine: Answering, *, seed: int = 0, budget_s: float = 10.0) -> Samples:
+    """Sizes and values that the engine accepts, by trying the likely ones: at most 96 times, within about `budget_s`.
 
     Raises:
         UnsupportedError: it accepts none of them; says which sizes were tried, and what the engine said.
     """
     spec = engine.spec
     hints = engine.hints if isinstance(engine, Hinted) else InputHints()
-    end = time.monotonic() + _MOST_S
+    end = time.monotonic() + budget_s
     tried: list[Samples] = []
     accepted: Samples | None = None
     refusal = ""

@@ -30,7 +30,7 @@ from tailcut.runtime.limits import Limits
 from tailcut.runtime.padding import PaddedExecutor, plan_padding
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.runtime.split import split_ticket
-from tailcut.runtime.warmup import Step, warm_up
+from tailcut.runtime.warmup import Step, WarmUpPlan, warm_up
 from tailcut.runtime.watchdog import Watchdog
 
 # Of adaptive dispatch: so long may the thread that kicks be kept from receiving, and so large are few clients' batches.
@@ -55,7 +55,8 @@ class Model(Desk):
         if self._padding is not None:
             self.forecast.costs = {bucket: CostModel(self.max_batch) for bucket in self._padding.buckets}
         executors = [self._executor(engine) for _ in range(self._instances)]
-        warm_up(self, self.spec, executors, self._warm_up_steps(), limits.warm_up_s)
+        plan = WarmUpPlan(self._warm_up_steps(), profile.samples, limits.warm_up_s)
+        self.warm_up = warm_up(self, engine, executors, plan)
         self._inline_executor = executors[0]
         self._crew = Crew(self, engine, self._reopen, self._executor)
         for executor in () if self.inline else executors:
@@ -249,14 +250,14 @@ class Model(Desk):
 
     def _warm_up_steps(self) -> list[Step]:
         if self._padding is None:
-            return [Step(rows, (self.cost,), self.slab is not None) for rows in self.cost.sizes]
+            return [Step(rows, (self.cost,), self.slab) for rows in self.cost.sizes]
         steps: list[Step] = []
         buckets = self._padding.buckets
         for bucket in buckets:
             costs = [self.forecast.costs[bucket]]
             if bucket == buckets[len(buckets) // 2]:
                 costs.append(self.cost)  # what a row costs before its length is known
-            steps += [Step(rows, tuple(costs), False, bucket, bucket) for rows in self.cost.sizes]
+            steps += [Step(rows, tuple(costs), None, bucket, bucket) for rows in self.cost.sizes]
         return steps
 
     def _reopen(self) -> Engine:

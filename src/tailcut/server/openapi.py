@@ -79,6 +79,7 @@ _HEADERS = {
 _TEXT, _NUMBER, _OBJECT = {"type": "string"}, {"type": "integer"}, {"type": "object"}
 _DTYPES = {"enum": "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 BF16 FP32 FP64 BYTES".split()}  # noqa: SIM905
 _SHAPE = _list(_NUMBER)
+_YES = {"type": "boolean"}
 _TENSOR = _object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE})
 _DURATION = _object({"count": _NUMBER, "ns": _NUMBER})
 _CONFIG_TENSOR = _object({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE})
@@ -88,7 +89,8 @@ _SCHEMAS: dict[str, Any] = {
     "object": _OBJECT,
     "text": _TEXT,
     "empty": _object({}),
-    "ready": _object({}, {"ready": {"type": "boolean"}}),
+    "ready": _object({}, {"ready": _YES}),
+    "readiness": _object({"name": _TEXT, "ready": _YES, "warmed_up": _YES}, {"reason": _TEXT}),
     "register": _object({"key": _TEXT, "byte_size": _NUMBER}, {"offset": _NUMBER}),
     "server": _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}),
     "metadata": _object(

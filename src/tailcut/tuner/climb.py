@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from tailcut.engines import open_engine
@@ -24,6 +25,7 @@ from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_bl
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.samples import SampleRequest, kinds_of
 from tailcut.spec import ModelSpec
 from tailcut.stats import Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy, Outputs, compare
@@ -100,6 +102,7 @@ class Outcome:
     labels_accuracy: dict[str, float] | None = None
     interrupted: bool = False
     took_s: float = 0.0
+    samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data
 
 
 class Climb:
@@ -116,6 +119,7 @@ class Climb:
         self._began = time.monotonic()
         self._sharing = Sharing()
         self._spec, self._requests, self._reference = self._open_model()
+        self._samples = () if wanted.data is None else kinds_of(self._spec, self._requests)
         self._facts = Facts(
             self._spec,
             usable_cpus(),
@@ -139,7 +143,7 @@ class Climb:
             TailcutError: the baseline itself cannot be served.
         """
         ladder = Ladder(self._facts, starting_settings(), RUNGS)
-        outcome = Outcome(self._spec, ladder.best, self._rate, self._records)
+        outcome = Outcome(self._spec, ladder.best, self._rate, self._records, samples=self._samples)
         try:
             self._measure_rate()
             ladder.facts = replace(self._facts, waits_us=self._sharing.waits_us(self._rate))
@@ -189,7 +193,8 @@ class Climb:
         key = changed(settings, io={"wire": "binary"})
         server = self._servers.get(key)
         if server is None:
-            server = ServedProfile(Profile.of_model(self._wanted.model, key, self._spec.name))
+            profile = Profile.of_model(self._wanted.model, key, self._spec.name)
+            server = ServedProfile(msgspec.structs.replace(profile, samples=self._samples))
             server.start()
             self._servers[key] = server
         return server
