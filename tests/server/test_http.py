@@ -3,11 +3,19 @@
 import json
 import socket
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
+from tests.engines.models import save, value
 from tests.server.sound import GOOD, HEALTH, ROW, check_clean
 from tests.servers import Server, json_request, raw_request
+
+from tailcut.runtime.model import Model
+from tailcut.server.about import readiness
+from tailcut.server.served import Served
+from tailcut.spec import DType
 
 pytestmark = pytest.mark.usefixtures("sound")
 

@@ -1,0 +1,81 @@
+"""Without a number of threads, an engine gets as many as the process may use, not as many as the host has cores."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.engines.models import perceptron
+
+from tailcut.engines import EngineOptions, open_engine
+from tailcut.machine.quota import affinity_mask, usable_cpus
+
+PROGRAM = """
+import json, logging, os, sys
+from pathlib import Path
+path, cpu = Path(sys.argv[1]), sys.argv[2]
+if cpu:
+    os.sched_setaffinity(0, {int(cpu)})
+logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+from tailcut.engines import EngineOptions, open_engine
+session = open_engine(path, EngineOptions())._session
+compiled = open_engine(path, EngineOptions(name="openvino"))._idle.get()._bound.get_compiled_model()
+pools = session.get_session_options().intra_op_num_threads, compiled.get_property("INFERENCE_NUM_THREADS")
+print(json.dumps(pools))
+"""
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[Path]:
+    """A control group with a quota of one CPU, where this user may make one."""
+    group = Path("/sys/fs/cgroup/cpu") / f"tailcut-threads-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_quota_us").write_text("100000")
+    except OSError as error:
+        if group.is_dir():
+            group.rmdir()
+        pytest.skip(f"no control group of version 1 can be made here: {error.strerror}")
+    yield group
+    group.rmdir()
+
+
+def threads_of(path: Path, group: Path | None = None, cpu: int | None = None) -> tuple[list[int], str]:
+    """The threads of both engines in a process in a control group, or on one CPU alone; and its log."""
+    enter = f"echo $$ > {group}/cgroup.procs; " if group else ""
+    command = ["sh", "-c", f'{enter}exec "$@"', "sh", sys.executable, "-c", PROGRAM, str(path)]
+    done = subprocess.run(
+        [*command, "" if cpu is None else str(cpu)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_a_quota_of_one_cpu_gives_one_thread(one_cpu: Path, tmp_path: Path) -> None:
+    """In a real control group, where both engines would start one for each core of the host; the log says why."""
+    found, log = threads_of(perceptron([16, 16, 4], tmp_path / "m.onnx"), group=one_cpu)
+    assert found == [1, 1]
+    reason = f"m: engine threads: 1 (instances: 1): the CPU quota allows 1 CPU of {os.cpu_count()}"
+    assert log.splitlines().count(reason) == (2 if os.cpu_count() != 1 else 0)
+
+
+def test_a_mask_of_one_cpu_gives_one_thread(tmp_path: Path) -> None:
+    """As `taskset` sets it."""
+    cpu = min(affinity_mask())
+    found, _ = threads_of(perceptron([16, 16, 4], tmp_path / "m.onnx"), cpu=cpu)
+    assert found == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_instances_share_the_cpus(tmp_path: Path, name: str) -> None:
+    """And a number of threads that was given stays what it is."""
+    path = perceptron([16, 16, 4], tmp_path / "m.onnx")
+    many = open_engine(path, EngineOptions(name=name, instances=4096 if name == "onnxruntime" else usable_cpus()))
+    assert many.options.threads == 1
+    given = open_engine(path, EngineOptions(name=name, threads=3))
+    assert given.options.threads == 3
+    for engine in (many, given):
+        engine.close()
