@@ -281,3 +281,9 @@ def test_readiness_says_whether_the_model_was_warmed_up(server: Server, tmp_path
         said = readiness(Served(model, "odd"), ready=True)
     assert said | {"reason": ""} == {"name": "odd", "ready": True, "warmed_up": False, "reason": ""}
     assert "accepts none of the requests made up for it (tried x [1, 16]" in said["reason"]
+
+
+def test_the_log_says_how_many_threads_compute_and_why(server: Server) -> None:
+    """One line a model whose settings leave it open."""
+    lines = server.stderr.read_text().splitlines()
+    assert len([line for line in lines if line.startswith("INFO mlp: engine threads: ")]) == 1

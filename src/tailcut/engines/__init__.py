@@ -1,6 +1,6 @@
 """Engines: one protocol, one option set, one way to open a model."""
 
-import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -9,7 +9,13 @@ from tailcut.engines.base import Engine, EngineOptions
 from tailcut.machine.quota import affinity_mask, usable_cpus_and_why
 from tailcut.machine.topology import cores_of, topology
 
-_log = logging.getLogger("tailcut")
+
+@dataclass(frozen=True, slots=True)
+class EngineThreads:
+    """How many threads compute one call, and the reason, for the user to read."""
+
+    count: int
+    reason: str
 
 
 def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> Engine:
@@ -25,7 +31,7 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
         ModelFileError: missing, empty, corrupt, or not ONNX; names the file and the reason.
         UnsupportedError: a tensor type or setting that this engine or machine does not have; names it.
     """
-    options = _with_threads(options, name or path.stem)
+    options = msgspec.structs.replace(options, threads=engine_threads(options).count)
     if options.name == "openvino":
         from tailcut.engines.openvino import OpenVinoEngine  # noqa: PLC0415  0.2 s that onnxruntime's users need not pay
 
@@ -35,18 +41,19 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
     return OnnxRuntimeEngine(path, options, name)
 
 
-def _with_threads(options: EngineOptions, name: str) -> EngineOptions:
-    """The options with a number of threads, shared out among the instances; one a core, as engines do by themselves."""
+def engine_threads(options: EngineOptions) -> EngineThreads:
+    """The threads of one instance, and the reason: where none are given, the usable CPUs, shared among the instances.
+
+    One for each core, as engines choose by themselves: the second CPU of a core has no arithmetic units of its own.
+    """
     if options.threads:
-        return options
+        return EngineThreads(options.threads, "as the settings say")
     cpus = usable_cpus_and_why()
     cores = cores_of(topology(), affinity_mask())
     usable, reason = cpus.count, cpus.reason
     if cores < usable:
         usable, reason = cores, f"one for each core of {usable} CPUs"
-    threads = max(1, usable // max(options.instances, 1))
-    _log.info("%s: engine threads: %d (instances: %d): %s", name, threads, options.instances, reason)
-    return msgspec.structs.replace(options, threads=threads)
+    return EngineThreads(max(1, usable // max(options.instances, 1)), reason)
 
 
-__all__ = ["Engine", "EngineOptions", "open_engine"]
+__all__ = ["Engine", "EngineOptions", "EngineThreads", "engine_threads", "open_engine"]
