@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from tailcut.engines.base import Engine, EngineOptions
+from tailcut.engines.telemetry import import_openvino
 from tailcut.machine.quota import affinity_mask, usable_cpus_and_why
 from tailcut.machine.topology import cores_of, topology
 
@@ -33,6 +34,7 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
     """
     options = msgspec.structs.replace(options, threads=engine_threads(options).count)
     if options.name == "openvino":
+        import_openvino()
         from tailcut.engines.openvino import OpenVinoEngine  # noqa: PLC0415  0.2 s that onnxruntime's users need not pay
 
         return OpenVinoEngine(path, options, name)

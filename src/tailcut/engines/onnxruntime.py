@@ -20,6 +20,7 @@ from tailcut.errors import EngineError, InvalidInputError, ModelFileError, Relea
 from tailcut.machine.quota import affinity_mask
 from tailcut.spec import DType, TensorSpec
 
+ort.disable_telemetry_events()
 ort.set_default_logger_severity(4)  # fatal only: what goes wrong is raised, and raised once
 _LEVELS = {
     ("off", "plain"): ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
