@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
+from tests.machine.sandbox import control_group
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.machine.quota import affinity_mask, usable_cpus
@@ -30,16 +31,8 @@ print(json.dumps([*pools, engine_threads(EngineOptions()).reason]))
 @pytest.fixture
 def one_cpu() -> Iterator[Path]:
     """A control group with a quota of one CPU, where this user may make one."""
-    group = Path("/sys/fs/cgroup/cpu") / f"tailcut-threads-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / "cpu.cfs_quota_us").write_text("100000")
-    except OSError as error:
-        if group.is_dir():
-            group.rmdir()
-        pytest.skip(f"no control group of version 1 can be made here: {error.strerror}")
-    yield group
-    group.rmdir()
+    with control_group(100_000) as group:
+        yield group
 
 
 def threads_of(path: Path, group: Path | None = None, cpu: int | None = None) -> list[int | str]:
