@@ -31,7 +31,7 @@ def run_refused(error: int, program: str, *arguments: str) -> subprocess.Complet
 
 @contextmanager
 def control_group(quota_us: int) -> Iterator[Path]:
-    """A control group of version 1 with this quota in 100 ms, where this user may make one; else the test is skipped."""
+    """A control group of version 1 with this quota in 100 ms; skips the test where this user may make none."""
     group = Path("/sys/fs/cgroup/cpu") / f"tailcut-test-{os.getpid()}"
     try:
         group.mkdir()
