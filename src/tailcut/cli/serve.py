@@ -154,6 +154,7 @@ def serve(
 
     def on_ready(address: Address) -> None:
         _say_rows(served, worker)
+        _say_threads(served, worker)
         if worker is not None:
             return
         _log.info("serving %s on %s", ", ".join(names), _place(address))
@@ -304,7 +305,10 @@ def _profile(
     profile = open_profile(Path(path))
     if worker is not None and not profile.settings.engine.threads:  # an engine left alone would take every CPU
         settings = profile.settings
-        engine = msgspec.structs.replace(settings.engine, threads=max(1, worker.cpus // settings.engine.instances))
+        threads = max(1, worker.cpus // settings.engine.instances)
+        if worker.post == 0:
+            _log.info("%s: engine threads: %d: the CPUs of a worker", profile.model.name, threads)
+        engine = msgspec.structs.replace(settings.engine, threads=threads)
         profile = msgspec.structs.replace(profile, settings=msgspec.structs.replace(settings, engine=engine))
     profile, warnings = fit_to_machine(profile, fingerprint(), worker.cpus if worker else usable_cpus())
     for warning in warnings if worker is None or worker.post == 0 else []:  # once is enough
@@ -357,6 +361,19 @@ def _open(
     arbiter = Arbiter(usable_cpus()) if turns and len(opened) > 1 else None
     open_model = partial(Model.open, limits=limits, arbiter=arbiter)
     return [_load(profile, version, read, open_model) for (profile, version), read in zip(opened, again, strict=True)]
+
+
+def _say_threads(served: "Sequence[Served]", worker: "Worker | None") -> None:
+    """One line for each model whose settings leave the number of threads open: on the first process only."""
+    from tailcut.engines import engine_threads
+
+    for one in served if worker is None or worker.post == 0 else []:
+        options = one.model.profile.settings.engine
+        found = engine_threads(options)
+        if not options.threads:
+            _log.info(
+                "%s: engine threads: %d (instances: %d): %s", one.name, found.count, options.instances, found.reason
+            )
 
 
 def _load(

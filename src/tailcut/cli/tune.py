@@ -160,7 +160,7 @@ def _write(
     if outcome.wrong:
         return found
     found |= {"profile": str(profile_path), "report": str(report_path)}
-    profile = msgspec.structs.replace(profile, machine=machine, evidence=evidence(found))
+    profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=evidence(found))
     profile.save(profile_path)
     write_atomically(report_path, render_tune_html(found))
     return found

@@ -35,7 +35,7 @@ from tailcut.runtime.profile import BatchingSettings, Profile, Settings, with_ba
 from tailcut.runtime.row_proof import settle_rows
 from tailcut.runtime.rows import Batching
 from tailcut.runtime.split import split_ticket
-from tailcut.runtime.warmup import Step, warm_up
+from tailcut.runtime.warmup import Step, WarmUpPlan, warm_up
 from tailcut.runtime.watchdog import Watchdog
 
 _log = logging.getLogger("tailcut")
@@ -69,7 +69,8 @@ class Model(Desk):
             self.forecast.costs = {bucket: CostModel(self.max_batch) for bucket in self._padding.buckets}
         executors = [self._executor(engine) for _ in range(self._instances)]
         left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
-        warm_up(self, self.spec, executors, self._warm_up_steps(), left_s)
+        plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
+        self.warm_up = warm_up(self, engine, executors, plan)
         self._inline_executor = executors[0]
         self._crew = Crew(self, engine, self._reopen, self._executor)
         for executor in () if self.inline else executors:
@@ -315,14 +316,14 @@ class Model(Desk):
 
     def _warm_up_steps(self) -> list[Step]:
         if self._padding is None:
-            return [Step(rows, (self.cost,), self.slab is not None) for rows in self.cost.sizes]
+            return [Step(rows, (self.cost,), self.slab) for rows in self.cost.sizes]
         steps: list[Step] = []
         buckets = self._padding.buckets
         for bucket in buckets:
             costs = [self.forecast.costs[bucket]]
             if bucket == buckets[len(buckets) // 2]:
                 costs.append(self.cost)  # what a row costs before its length is known
-            steps += [Step(rows, tuple(costs), False, bucket, bucket) for rows in self.cost.sizes]
+            steps += [Step(rows, tuple(costs), None, bucket, bucket) for rows in self.cost.sizes]
         return steps
 
     def _reopen(self) -> Engine:

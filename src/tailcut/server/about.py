@@ -94,6 +94,13 @@ def rows(served: Served) -> dict[str, str]:
     return {"rows": served.model.rows.rows.value, "rows_reason": served.model.rows.reason}
 
 
+def readiness(served: Served, *, ready: bool) -> dict[str, Any]:
+    """Whether a model answers, and whether it has computed already: the reason where it has not, or not all sizes."""
+    warm_up = served.model.warm_up
+    known = {"name": served.name, "ready": ready, "warmed_up": warm_up.warmed_up}
+    return known | ({"reason": warm_up.reason} if warm_up.reason else {})
+
+
 def statistics(served: Counted) -> dict[str, Any]:
     """The statistics extension's entry of one model. Times are nanoseconds, summed over requests."""
     counts = served.model.statistics()

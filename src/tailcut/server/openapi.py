@@ -12,7 +12,7 @@ class Said(NamedTuple):
     summary: str
     answer: str | None = None
     body: str | None = None
-    unready: bool = False  # 503 is an answer, and has no body
+    unready: bool = False  # 503 is an answer, with the body of the good one, if that has any
     refused: bool = False  # always, with 400
 
 
@@ -40,7 +40,7 @@ def _operation(path: str, said: Said, *, admin: bool) -> dict[str, Any]:
     wrong = {"description": "An error, in one line", "content": {"application/json": {"schema": _ref("error")}}}
     responses = {"200": good, "4XX": wrong, "5XX": wrong}
     if said.unready:
-        responses["503"] = {"description": "Not ready"}
+        responses["503"] = good | {"description": "Not ready"}
     if said.refused:
         del responses["200"]
     operation: dict[str, Any] = {"summary": said.summary, "responses": responses}
@@ -88,6 +88,7 @@ _HEADERS = {
 _TEXT, _NUMBER, _OBJECT = {"type": "string"}, {"type": "integer"}, {"type": "object"}
 _DTYPES = {"enum": "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 BF16 FP32 FP64 BYTES".split()}  # noqa: SIM905
 _SHAPE = _list(_NUMBER)
+_YES = {"type": "boolean"}
 _TENSOR = _object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, {"parameters": _OBJECT})
 _DATA: dict[str, Any] = {"data": {"type": "array"}, "parameters": _OBJECT}  # of a tensor; without data, it is elsewhere
 _DURATION = _object({"count": _NUMBER, "ns": _NUMBER})
@@ -98,7 +99,8 @@ _SCHEMAS: dict[str, Any] = {
     "object": _OBJECT,
     "text": _TEXT,
     "empty": _object({}),
-    "ready": _object({}, {"ready": {"type": "boolean"}}),
+    "ready": _object({}, {"ready": _YES}),
+    "readiness": _object({"name": _TEXT, "ready": _YES, "warmed_up": _YES}, {"reason": _TEXT}),
     "register": _object({"key": _TEXT, "byte_size": _NUMBER}, {"offset": _NUMBER}),
     "server": _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}),
     "metadata": _object(

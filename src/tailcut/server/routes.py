@@ -169,8 +169,7 @@ def _server(_site: Site) -> bytes:
 
 
 def _model_ready(site: Site, name: str, version: str = "") -> bytes:
-    site.served(name, version)
-    return _ready(site)
+    return _json(about.readiness(site.served(name, version), ready=site.ready), 200 if site.ready else 503)
 
 
 def _metadata(site: Site, name: str, version: str = "") -> bytes:
@@ -304,7 +303,9 @@ _TABLE = [
     Entry("/v2/openapi.json", "GET", _openapi, Said("This document", "object")),
     Entry("/v2/models/stats", "GET", _statistics, Said("Counts and times of all models", "statistics")),
     *_of_model("", "GET", _metadata, Said("Inputs and outputs", "metadata")),
-    *_of_model("/ready", "GET", _model_ready, Said("Whether the model answers", unready=True)),
+    *_of_model(
+        "/ready", "GET", _model_ready, Said("Whether the model answers, warmed up or not", "readiness", unready=True)
+    ),
     *_of_model("/config", "GET", _configuration, Said("Batching, instances and tensors", "configuration")),
     *_of_model("/stats", "GET", _statistics, Said("Counts and times", "statistics")),
     *_of_model("/tail", "GET", _tail, Said("Why the slowest of the last requests were slow", "object")),

@@ -19,10 +19,11 @@ from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
 from tailcut.engines.edits import benefits_from_int8
 from tailcut.engines.graph import load_graph
+from tailcut.engines.samples import find_samples
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.arrivals import poisson_times
 from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.describe import lengths_of, made_up_inputs, rows_of_data
+from tailcut.lab.describe import lengths_of, rows_of_data
 from tailcut.lab.load import LoadResult
 from tailcut.lab.payload import Wire, ask, infer_once, model_path
 from tailcut.lab.trial import Arm
@@ -31,6 +32,7 @@ from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.profile import Settings
 from tailcut.runtime.row_proof import settle_rows
+from tailcut.runtime.samples import kinds_of
 from tailcut.spec import ModelSpec, Rows
 from tailcut.stats import Sample, Verdict, percentile, samples_needed
 from tailcut.tuner.accuracy import labelled
@@ -95,7 +97,8 @@ class Search:
         self._limit_ms = wanted.slo_ms or 0.0
         self._load = Load((1, _CONCURRENCY), self._limit_ms, _LEAST_BLOCK_S)
         self._spec, self._requests, self._gate = self._learn()
-        self._servers = Servers(wanted.model, self._spec, self._requests)
+        samples = () if wanted.data is None else kinds_of(self._spec, self._requests)
+        self._servers = Servers(wanted.model, self._spec, self._requests, samples)
         self._facts = Facts(
             self._spec,
             usable_cpus(),
@@ -116,6 +119,7 @@ class Search:
         """
         outcome = Outcome(self._spec, self._baseline("json"), self._wanted.rate or 0.0, list(self._rungs.values()))
         outcome.rows, outcome.random_outputs = self._rows, self._gate.random_outputs
+        outcome.samples = self._servers.samples
         try:
             outcome.rate = self._measure_baseline()
             predicted = self._predict(self._estimate())
@@ -142,7 +146,8 @@ class Search:
             if wanted.data is not None:
                 requests = rows_of_data(engine.spec, wanted.data, 2048)
             else:
-                requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_MADE_UP)]
+                samples = find_samples(engine, seed=wanted.seed)
+                requests = [samples.make(samples.rows, wanted.seed + number) for number in range(_MADE_UP)]
             spec = engine.spec
         finally:
             engine.close()

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from tailcut.lab.load import Payload
 from tailcut.lab.payload import Wire, infer_payload
 from tailcut.lab.trial import Arm, ServedProfile
 from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.samples import SampleRequest
 from tailcut.spec import ModelSpec
 from tailcut.tuner.space import changed
 
@@ -22,9 +24,17 @@ class Servers:
         model: an ONNX file.
         spec: its signature.
         requests: what clients send.
+        samples: kinds of requests in the data, with which servers warm up.
     """
 
-    def __init__(self, model: Path, spec: ModelSpec, requests: Sequence[Mapping[str, np.ndarray]]) -> None:
+    def __init__(
+        self,
+        model: Path,
+        spec: ModelSpec,
+        requests: Sequence[Mapping[str, np.ndarray]],
+        samples: tuple[SampleRequest, ...] = (),
+    ) -> None:
+        self.samples = samples
         self._model = model
         self._spec = spec
         self._requests = requests[:_PAYLOADS]
@@ -40,7 +50,8 @@ class Servers:
         key = _key(settings)
         server = self._running.get(key)
         if server is None:
-            server = ServedProfile(Profile.of_model(self._model, key, self._spec.name))
+            profile = Profile.of_model(self._model, key, self._spec.name)
+            server = ServedProfile(msgspec.structs.replace(profile, samples=self.samples))
             server.start()
             self._running[key] = server
         return server
