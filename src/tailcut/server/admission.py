@@ -6,9 +6,11 @@ on a kept-alive connection the second request's head costs one dictionary look-u
 
 from dataclasses import dataclass, field
 from enum import Enum
+from math import prod
 from urllib.parse import unquote
 
 from tailcut.errors import InvalidInputError, QueueFullError
+from tailcut.runtime.model import Model
 from tailcut.server.limits import ServerLimits
 from tailcut.server.replies import BINARY, Refusal, head
 from tailcut.server.routes import Handler, Site
@@ -16,6 +18,11 @@ from tailcut.server.served import Served
 from tailcut.spec import DType
 from tailcut.wire.http1 import Head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
+
+
+QUESTION_BYTES = 64 * 1024  # the body of a question about the server
+_JSON_BYTES = 32  # of a number as JSON, with its comma and some white space
+_AROUND_BYTES = 1 << 20  # names, shapes, parameters and indentation around the numbers, generously
 
 
 class Kind(Enum):
@@ -46,6 +53,7 @@ class Plan:
     schedule: Schedule = field(
         default_factory=Schedule
     )  # INFER: what the head says; the body's parameters come before it
+    limit: int = QUESTION_BYTES  # bytes of the body, inflated
     refusal: QueueFullError | None = (
         None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
     )
@@ -79,8 +87,23 @@ def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
         plan.served = site.served(*plan.arguments)
         plan.json_size = _json_size(request, inflated=plan.encoding is not None)
         plan.schedule = _schedule(request)
+        plan.limit = largest_body(plan.served.model, limits.body_bytes)
+        if length > plan.limit:
+            raise Refusal(413, f"the body is over the limit of {plan.limit} bytes, which every request to it fits into")
         _plan_rows(plan)
     return plan
+
+
+def largest_body(model: Model, most: int) -> int:
+    """Bytes of the largest body that a model's requests can need, in any form; `most` where no shape bounds them."""
+    spec = model.spec
+    numbers = 0
+    for tensor in spec.inputs:
+        shape = tensor.row_shape if spec.batched else tensor.shape
+        if tensor.dtype is DType.BYTES or None in shape:
+            return most
+        numbers += prod(dim for dim in shape if dim is not None)
+    return min(most, numbers * (model.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
 
 
 def _schedule(request: Head) -> Schedule:

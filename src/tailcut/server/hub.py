@@ -14,6 +14,7 @@ from tailcut.server.express import Express
 from tailcut.server.limits import ServerLimits
 from tailcut.server.replies import Refusal
 from tailcut.server.routes import Site
+from tailcut.server.step_runner import StepRunner
 from tailcut.wire.http1 import Head, parse_head
 
 RECEIVE_BYTES = 64 * 1024
@@ -67,6 +68,7 @@ class Hub:
         self.draining = False
         self.loop = asyncio.get_running_loop()
         self.home = LoopHome(self.loop)
+        self.steps = StepRunner(self.loop)
         self.now = self.loop.time()
         self.members: dict[Member, None] = {}  # ordered by arrival
         self._idlest: list[tuple[float, Member]] = []  # the next to make room, the one idle longest last
