@@ -41,6 +41,8 @@ CONVERSATION = b"".join(
 def connection(*said: bytes) -> Http2Connection[tuple[tuple[bytes, bytes], ...]]:
     made = Http2Connection(tuple)
     made.receive(HELLO + b"".join(said), 0.0)
+    while made.pending:
+        made.receive(b"", 0.0)
     made.take()
     return made
 

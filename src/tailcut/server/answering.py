@@ -79,6 +79,7 @@ class Answering(asyncio.BufferedProtocol):
         self._encoded_ns = 0  # when its answer was ready to be written
         self._job: Job | None = None  # a large body is being read, or a large answer written
         self._trail: tuple[int, ...] = ()  # of an answer that the client has not read yet
+        self._unread = 0  # bytes of answers that wait for the client to read, charged like bodies
         self._lingered = 0
         self._skip = 0
         self._paused = False
@@ -378,7 +379,7 @@ class Answering(asyncio.BufferedProtocol):
         """Close after what has been written, which the client has so long to read."""
         self._leave_express()
         self._stage = Stage.LINGER
-        self.due = self._hub.now + self._hub.limits.write_timeout_s
+        self.due = self._hub.now + self._hub.limits.write_s(self.transport.get_write_buffer_size())
         self.transport.close()
 
     def returned(self, group: Group | None, number: int) -> None:
@@ -396,6 +397,10 @@ class Answering(asyncio.BufferedProtocol):
     def _charge(self, size: int) -> None:
         self._charged += size
         self._hub.site.counts.buffered_bytes += size
+
+    def _hold_unread(self, size: int) -> None:
+        self._hub.site.counts.buffered_bytes += size - self._unread
+        self._unread = size
 
     def _charge_more(self, size: int) -> None:
         """Charge what has been inflated.

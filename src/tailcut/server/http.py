@@ -44,6 +44,7 @@ class HttpConnection(Answering):
         if self._awaited is not None and self._hub.express is not None:
             self._hub.express.forget(*self._awaited)
         self._hub.leave(self)
+        self._hold_unread(0)
         self._drop_body()
         if self._ticket is not None and self._plan.served is not None:
             self._plan.served.model.cancel(self._ticket)
@@ -77,14 +78,16 @@ class HttpConnection(Answering):
         return False
 
     def pause_writing(self) -> None:
-        """The client does not read: it has so long to start, and nothing more of it is read meanwhile."""
+        """The client does not read: it has so long for all that was written, and nothing more of it is read meanwhile."""
         self._paused = True
-        self.due = self._hub.now + self._hub.limits.write_timeout_s
+        self._hold_unread(self.transport.get_write_buffer_size())
+        self.due = self._hub.now + self._hub.limits.write_s(self._unread)
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self._paused = False
+        self._hold_unread(0)
         if self._trail and self._job is None and self._plan.served is not None:
             trail, self._trail = self._trail, ()
             self._plan.served.timeline.record(*trail[:7], _now_ns(), *trail[7:], 200)

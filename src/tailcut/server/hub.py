@@ -12,6 +12,7 @@ from tailcut.server.access import log_http
 from tailcut.server.admission import Plan, plan_for
 from tailcut.server.express import Express
 from tailcut.server.limits import ServerLimits
+from tailcut.server.log_queue import dropped_lines
 from tailcut.server.replies import Refusal
 from tailcut.server.routes import Site
 from tailcut.server.step_runner import StepRunner
@@ -220,6 +221,7 @@ class Hub:
 
     def _sweep(self) -> None:
         now = self.now = self.loop.time()
+        self.site.counts.log_lines_dropped = dropped_lines()
         idle_before = now - self.limits.idle_timeout_s
         for member in list(self.members):
             if member.due:
