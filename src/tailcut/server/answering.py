@@ -153,7 +153,8 @@ class Answering(asyncio.BufferedProtocol):
         """The same for a body that is large, or of which nobody knows how large it is."""
         model, hub = plan.served.model, self._hub  # type: ignore[union-attr]  # only plans that have one come here
         if plan.encoding:
-            body = yield from inflate_in_steps(body, plan.limit, self._charge_more, wbits=_WBITS[plan.encoding])
+            most = min(plan.limit, hub.limits.buffered_bytes)
+            body = yield from inflate_in_steps(body, most, self._charge_more, wbits=_WBITS[plan.encoding])
         self._knock(model, plan, body)
         yield
         request = yield from request_in_steps(model.spec, body, plan.json_size, hub.site.regions)

@@ -253,7 +253,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
 
     # What calls call.
 
-    def send(self, call: Call, head: bytes | None, data: bytes, end: bytes | None = None) -> None:
+    def send(self, call: Call, head: bytes | None, data: bytes | memoryview, end: bytes | None = None) -> None:
         """Send on a call's stream; `end` is the block that ends it."""
         if end is not None:
             self._forget(call)

@@ -25,7 +25,7 @@ class InferCall(OneMessageCall):
         super().__init__(link, stream, head, name)
         self._plans = plans
 
-    def _start(self, message: bytes) -> None:
+    def _start(self, message: bytes | memoryview) -> None:
         self._inference = inference = Inference(self._plans, self.began_ns, self._done)
         try:
             inference.begin(message, self._left_ns())
@@ -40,9 +40,13 @@ class InferCall(OneMessageCall):
         if inference.error is not None:
             self.fail(inference.error)
             return
-        message = inference.answer or b""
-        self._leave(Status.OK, len(message))
-        self._send(message, end=True)
+        answer = inference.answer or b""
+        if isinstance(answer, bytes):
+            self._leave(Status.OK, len(answer))
+            self._send(answer, end=True)
+        else:
+            self._leave(Status.OK, sum(map(len, answer)))
+            self._send_parts(answer)
         self.link.record(inference)
 
     def _abandon(self) -> None:
@@ -87,13 +91,17 @@ class StreamCall(Call):
             CallError: a message is over a bound.
         """
         messages = self._messages
-        if self.over or messages is None or self._again is not None:
+        if self.over or messages is None or self._again is not None or self._job is not None:
             return
         for _ in range(_IN_HAND):
             self._answer()
             if len(self._parts) >= _IN_HAND or self.link.waits(self):
                 return  # what the client sends meanwhile fills its window, and no more
             message = messages.take()
+            if messages.inflating:
+                self.link.charge(self, messages.held)
+                self._inflate(messages)
+                return
             if message is None:
                 break
             self.waits_since_ns = 0
@@ -108,6 +116,11 @@ class StreamCall(Call):
         if self._ended and not self._parts:
             self._finish(whole=messages.empty)
 
+    def _inflated(self, message: bytes | memoryview) -> None:
+        self._begin(message)
+        self.go_on()
+        self.link.send(self, None, b"")
+
     def _go_on_again(self) -> None:
         self._again = None
         try:
@@ -116,7 +129,7 @@ class StreamCall(Call):
             self.fail(error)
         self.link.send(self, None, b"")
 
-    def _begin(self, message: bytes) -> None:
+    def _begin(self, message: bytes | memoryview) -> None:
         inference = Inference(self._plans, time.monotonic_ns(), self._done, final=True)
         self._parts.append(inference)
         try:
@@ -137,7 +150,7 @@ class StreamCall(Call):
             part = parts.popleft()
             if part.error is None:
                 status = Status.OK
-                message = stream_answer(part.answer or b"")
+                message = stream_answer(_whole(part.answer))
                 self.link.record(part)
             else:
                 status = STATUS_OF[part.error.code]
@@ -156,6 +169,7 @@ class StreamCall(Call):
 
     def _leave(self, status: Status, size: int = 0) -> None:
         self.over = True
+        self._give_up_job()
         self.link.charge(self, 0)
 
     def _abandon(self) -> None:
@@ -164,3 +178,7 @@ class StreamCall(Call):
         for part in self._parts:
             part.cancel()
         self._parts.clear()
+
+
+def _whole(answer: bytes | list[bytes | memoryview] | None) -> bytes:
+    return answer if isinstance(answer, bytes) else b"".join(answer or ())

@@ -18,6 +18,9 @@ MAX_TARGET_BYTES = 8 * 1024
 _MAX_LENGTH = 1 << 48  # nothing that a server of ours could hold
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
 _START = re.compile(rb"[A-Z]{1,20}\Z")
+_CHUNKS = 1024  # and one more for each so many bytes, or the body is mostly framing
+_CHUNK_BYTES = 64
+_SMALL_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,4})\r\n")
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,12}\Z")
 
 
@@ -182,6 +185,8 @@ class ChunkedBody:
         self._left = 0
         self._line = bytearray()
         self._trailer_bytes = 0
+        self._chunks = 0
+        self._trailers = 0
 
     def feed(self, data: bytes) -> bytes:
         """Take a piece; returns what stands behind the body's end (empty until `done`).
@@ -191,6 +196,11 @@ class ChunkedBody:
         """
         at = 0
         while at < len(data) and not self.done:
+            if self._stage is _Stage.SIZE and not self._line:
+                after = self._take_whole(data, at)
+                if after > at:
+                    at = after
+                    continue
             if self._stage is _Stage.DATA:
                 piece = data[at : at + self._left]
                 self.body += piece
@@ -209,6 +219,25 @@ class ChunkedBody:
             self._take_line()
         return data[at:] if self.done else b""
 
+    def _take_whole(self, data: bytes, at: int) -> int:
+        """Take a short chunk that is all here, in one step; returns what is behind it, or `at` where it is none."""
+        match = _SMALL_CHUNK.match(data, at)
+        if match is None:
+            return at
+        start, size = match.end(), int(match[1], 16)
+        if not size or not data.startswith(b"\r\n", start + size):
+            return at
+        self._count_chunk(size)
+        self.body += data[start : start + size]
+        return start + size + 2
+
+    def _count_chunk(self, size: int) -> None:
+        self._chunks += 1
+        if len(self.body) + size > self._limit:
+            raise ProtocolError(413, f"the body is over the limit of {self._limit} bytes")
+        if self._chunks > _CHUNKS + len(self.body) // _CHUNK_BYTES:
+            raise ProtocolError(413, f"the body has over {_CHUNKS} chunks of less than {_CHUNK_BYTES} bytes")
+
     def _take_line(self) -> None:
         line = bytes(self._line)
         self._line.clear()
@@ -224,11 +253,11 @@ class ChunkedBody:
             if not _SIZE.match(size):
                 raise ProtocolError(400, "a chunk's size is not a hexadecimal number")
             self._left = int(size, 16)
-            if len(self.body) + self._left > self._limit:
-                raise ProtocolError(413, f"the body is over the limit of {self._limit} bytes")
+            self._count_chunk(self._left)
             self._stage = _Stage.DATA if self._left else _Stage.TRAILER
         else:
             self._trailer_bytes += len(line) + 2
-            if self._trailer_bytes > MAX_HEAD_BYTES:
+            self._trailers += 1
+            if self._trailer_bytes > MAX_HEAD_BYTES or self._trailers > MAX_HEADERS + 1:
                 raise ProtocolError(431, "the trailers are too long")
             self.done = not line

@@ -29,14 +29,14 @@ class _Waiting:
     __slots__ = ("at", "left", "parts", "reset", "trailers")
 
     def __init__(self) -> None:
-        self.parts: deque[bytes] = deque()  # never copied together: a large answer is a large copy
+        self.parts: deque[bytes | memoryview] = deque()  # never copied together: a large answer is a large copy
         self.at = 0  # of the first part
         self.left = 0
         self.trailers: bytes | None = None
         self.reset = False
 
 
-def _cut(waiting: _Waiting, size: int) -> bytes:
+def _cut(waiting: _Waiting, size: int) -> bytes | memoryview:
     """The next `size` bytes of a stream."""
     pieces = []
     waiting.left -= size
@@ -59,7 +59,7 @@ class Outlet:
         self.frame_bytes = FRAME_BYTES  # that the client takes
         self.waiting_bytes = 0
         self.stopped = False
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._window = 65535
         self._first_window = 65535
         self.windows: dict[int, int] = {}  # of the streams whose answer has not been sent to its end
@@ -85,7 +85,7 @@ class Outlet:
         """Everything that may be written now."""
         out, self._out = self._out, []
         self._burst = 0
-        return out[0] if len(out) == 1 else b"".join(out)
+        return bytes(out[0]) if len(out) == 1 else b"".join(out)
 
     def open(self, stream: int) -> None:
         """A stream that will be answered."""
@@ -102,7 +102,7 @@ class Outlet:
         """Whether a stream has data that no window has let out."""
         return stream in self._waiting
 
-    def send(self, stream: int, head: bytes | None, data: bytes, trailers: bytes | None) -> None:
+    def send(self, stream: int, head: bytes | None, data: bytes | memoryview, trailers: bytes | None) -> None:
         """A head's block, data, and the block that ends the stream, in this order, each where there is one."""
         out = self._out
         if head is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from tailcut.errors import InvalidInputError, TooLargeError
 
 _STEP_BYTES = 128 * 1024  # inflated between two pauses: a third of a millisecond
+_FREED_BYTES = 2 << 20
 _INPUT_BYTES = 16 * 1024  # zlib hands back what it has not used, so it is given a little at a time
 AUTO = 47  # wbits: gzip or zlib, by the first bytes
 
@@ -30,6 +31,9 @@ def inflate_in_steps(
             except zlib.error:
                 raise InvalidInputError("the body is not valid gzip or deflate") from None
             if len(plain) + len(piece) > limit_bytes:
+                while plain:  # the kernel takes 64 MB back in 25 ms
+                    del plain[-_FREED_BYTES:]
+                    yield
                 raise TooLargeError(f"the inflated body is over the limit of {limit_bytes} bytes")
             charge(len(piece))
             plain += piece

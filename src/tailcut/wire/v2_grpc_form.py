@@ -27,6 +27,7 @@ def _tag(number: int) -> int:
 
 _ID, _RAW, _RAW_OUTPUT = _tag(3), _tag(7), _tag(6)
 _OTHERS = {_tag(number) for number in (1, 2, 4, 5, 6)}  # of a request, before its tensors
+_LEAD_BYTES = 4096  # longer ones are not looked through
 _SHORT = 0x80  # a length below it is one byte
 
 
@@ -57,6 +58,8 @@ def read_lead(message: bytes) -> Lead | None:
             elif tag not in _OTHERS:
                 return None
             at = end
+            if at > _LEAD_BYTES:
+                return None
     except IndexError:
         return None
     if not id_end:
