@@ -111,7 +111,7 @@ class Http2Connection(Streams[H]):
         """
         if self.failed:
             return []
-        self._spent = self._blocks.decoded = 0
+        self._spent = self._blocks.decoded = self.out.tried = 0
         self._now = now
         self._events = []
         try:
@@ -161,7 +161,7 @@ class Http2Connection(Streams[H]):
             end = at + HEAD_BYTES + length
             if end > size:
                 break
-            if self._spent + self._blocks.decoded >= _TURN_UNITS:
+            if self._spent + self._blocks.decoded + self.out.tried >= _TURN_UNITS:
                 self.pending = True
                 break
             self._spent += 1
@@ -320,7 +320,7 @@ class Http2Connection(Streams[H]):
         settings = dict(read_settings(payload))  # the last word counts: a frame may hold thousands
         self.out.frame_bytes = settings.get(Setting.FRAME, self.out.frame_bytes)
         if Setting.WINDOW in settings:
-            self._spent += len(self.out.windows) >> 2
+            self._spent += len(self.out.windows) >> 4
             self.out.set_window(settings[Setting.WINDOW])
         self.out.write(frame(Kind.SETTINGS, ACK, 0, b""))
 
@@ -350,7 +350,6 @@ class Http2Connection(Streams[H]):
         if len(payload) != 4:
             raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong size")
         more = int.from_bytes(payload, "big") & WINDOW_LIMIT
-        self._spent += self.out.waiting_streams >> 1
         if not stream:
             if not more:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")

@@ -65,12 +65,8 @@ class Outlet:
         self.windows: dict[int, int] = {}  # of the streams whose answer has not been sent to its end
         self._waiting: dict[int, _Waiting] = {}
         self._earned = 0
+        self.tried = 0  # times that a stream was looked at whether it may send, for who counts them
         self._burst = 0  # bytes put into frames since they were last taken
-
-    @property
-    def waiting_streams(self) -> int:
-        """How many streams have data that no window has let out."""
-        return len(self._waiting)
 
     @property
     def more(self) -> bool:
@@ -127,7 +123,7 @@ class Outlet:
             waiting.left += size
         self.waiting_bytes += size
         waiting.trailers = trailers
-        self.pump()
+        self._send_all(stream)  # others that wait could have gone before
 
     def finally_reset(self, stream: int) -> None:
         """Once a stream has sent everything, tell the client that the rest of its request is not wanted."""
@@ -151,6 +147,7 @@ class Outlet:
                         self._waiting[stream] = self._waiting.pop(stream)
 
     def _send_some(self, stream: int, waiting: _Waiting) -> bool:
+        self.tried += 1
         left = waiting.left
         size = max(0, min(left, self.frame_bytes, _OUR_FRAME_BYTES, self._window, self.windows[stream]))
         if size:
@@ -205,10 +202,14 @@ class Outlet:
             window = self.windows[stream] = self.windows[stream] + more
             if window > WINDOW_LIMIT:
                 return False
-            waiting = self._waiting.get(stream)
-            while waiting is not None and not (self.stopped or self.more) and self._send_some(stream, waiting):
-                waiting = self._waiting.get(stream)
+            self._send_all(stream)
         return True
+
+    def _send_all(self, stream: int) -> None:
+        """Send what the windows allow of one stream."""
+        waiting = self._waiting.get(stream)
+        while waiting is not None and not (self.stopped or self.more) and self._send_some(stream, waiting):
+            waiting = self._waiting.get(stream)
 
     def earned(self) -> int:
         """How many small frames the client may send us for what it was sent since the last call."""
