@@ -109,7 +109,6 @@ async def _serve(
     )
     if options.express and not options.access_log:  # which has a line to write for each request
         hub.express = Express.open(hub)
-    witness = Witness(hub.loop, events, site.counts)
     address = options.address
     grpc = _grpc_server(hub) if address.grpc_port is not None else None
     if worker is None:
@@ -136,6 +135,7 @@ async def _serve(
     if worker is not None:
         worker.report(site)
     on_ready(address)
+    witness = Witness(hub.loop, events, site.counts)  # what it takes to start holds nobody up
     await drain.wait()
     hub.close()
     witness.close()
