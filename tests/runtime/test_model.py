@@ -16,9 +16,9 @@ from tailcut.errors import (
     EngineError,
     InvalidInputError,
     QueueFullError,
-    TooLargeError,
     ReleasedError,
     TailcutError,
+    TooLargeError,
 )
 from tailcut.memory.slab import RowState
 from tailcut.runtime.batch import Batch, Ticket
@@ -161,7 +161,7 @@ def test_a_full_queue(tmp_path: Path) -> None:
             model.start({"x": rows(9)}, 1, EventSink(), AnyThread())
         assert caught.value.retry_after_s >= 1
         assert caught.value.opens_ns <= model.now_ns() + 5_000_000  # a refusal stands for milliseconds at most
-        with pytest.raises(TooLargeError, match="5 rows, and the queue of model 'echo' holds 4: .* --queue"):
+        with pytest.raises(TooLargeError, match=r"5 rows, and the queue of model 'echo' holds 4: .* --queue"):
             model.infer_sync({"x": rows(*range(5))})
         model.kick()
         assert [int(sink.outputs[0][0, 0]) for sink in sinks if sink.outputs] == [0, 1, 2, 3]

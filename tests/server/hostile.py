@@ -111,7 +111,9 @@ HTTP: dict[str, Callable[[], bytes]] = {
     "2 million nested lists": lambda: _json("sequence", [2_000_000, 1], b"[" + b"[0]," * 1_999_999 + b"[0]]"),
     "3 million levels of lists": lambda: json_request("sequence", b'{"inputs":' + b"[" * 3_000_000),
     "levels of lists as data": lambda: _json("sequence", [1, 1], b"[" * 3_000_000 + b"]" * 3_000_000),
-    "a million empty strings in JSON": lambda: _json("words", [1, 1_000_000], b'["' + b'","' * 999_999 + b'"]', "BYTES"),
+    "a million empty strings in JSON": lambda: _json(
+        "words", [1, 1_000_000], b'["' + b'","' * 999_999 + b'"]', "BYTES"
+    ),
     "a million strings, binary": lambda: _binary("words", "BYTES", [1, 1_000_000], word(0) * 1_000_000),
     "a million escaped quotes": lambda: _json("words", [1, 1], b'["' + b'\\"' * 1_000_000 + b'"]', "BYTES"),
     "half a million inputs": lambda: json_request("sequence", b'{"inputs":[' + b'{"name":"x"},' * 500_000 + b"{}]}"),
@@ -180,36 +182,52 @@ def _blocked_answers() -> bytes:
 
 _MLP = message("mlp", [1, 4], bytes(16))
 GRPC: dict[str, Callable[[], bytes]] = {
-    "SETTINGS of 2,730 entries, a thousand": lambda: h2.HELLO + frame(h2.SETTINGS, 0, 0, bytes([0, 9, 0, 0, 0, 0]) * 2730) * 1000,
+    "SETTINGS of 2,730 entries, a thousand": lambda: (
+        h2.HELLO + frame(h2.SETTINGS, 0, 0, bytes([0, 9, 0, 0, 0, 0]) * 2730) * 1000
+    ),
     "SETTINGS, 50,000 frames": lambda: h2.HELLO + frame(h2.SETTINGS) * 50_000,
     "PING, 50,000 frames": lambda: h2.HELLO + frame(h2.PING, 0, 0, bytes(8)) * 50_000,
     "PRIORITY, 50,000 frames": lambda: h2.HELLO + frame(h2.PRIORITY, 0, 1, bytes(5)) * 50_000,
     "WINDOW_UPDATE, 50,000 frames": lambda: h2.HELLO + frame(h2.WINDOW, 0, 0, word(1)) * 50_000,
     "empty DATA, 50,000 frames": lambda: h2.HELLO + frame(h2.HEADERS, 4, 1, _INFER) + frame(h2.DATA, 0, 1) * 50_000,
     "unknown frames, 50,000": lambda: h2.HELLO + frame(99) * 50_000,
-    "20,000 calls opened and reset": lambda: h2.HELLO
-    + _streams(20_000, lambda s: frame(h2.HEADERS, 4, s, _INFER) + frame(h2.RST, 0, s, word(8))),
+    "20,000 calls opened and reset": lambda: (
+        h2.HELLO + _streams(20_000, lambda s: frame(h2.HEADERS, 4, s, _INFER) + frame(h2.RST, 0, s, word(8)))
+    ),
     "CONTINUATION without an end": lambda: h2.HELLO + frame(h2.HEADERS, 0, 1) + frame(h2.CONTINUATION, 0, 1) * 50_000,
-    "5,000 blocks of 300 fields from 300 bytes": lambda: h2.HELLO
-    + _streams(5000, lambda s: frame(h2.HEADERS, 5, s, b"\x82\x86\x84" + b"\x90" * 200 + bytes([0x0f, s & 0x7f, 0]))),
-    "a Huffman string of 30 KB, a hundred": lambda: h2.HELLO
-    + _streams(100, lambda s: frame(h2.HEADERS, 5, s, b"\x00\x01a" + b"\xff\x81\x74" + bytes(14_960))),
-    "5,000 changes of the table's size": lambda: h2.HELLO + _streams(30, lambda s: frame(h2.HEADERS, 5, s, b"\x3f\xe1\x1f" * 5000)),
+    "5,000 blocks of 300 fields from 300 bytes": lambda: (
+        h2.HELLO
+        + _streams(
+            5000, lambda s: frame(h2.HEADERS, 5, s, b"\x82\x86\x84" + b"\x90" * 200 + bytes([0x0F, s & 0x7F, 0]))
+        )
+    ),
+    "a Huffman string of 30 KB, a hundred": lambda: (
+        h2.HELLO + _streams(100, lambda s: frame(h2.HEADERS, 5, s, b"\x00\x01a" + b"\xff\x81\x74" + bytes(14_960)))
+    ),
+    "5,000 changes of the table's size": lambda: (
+        h2.HELLO + _streams(30, lambda s: frame(h2.HEADERS, 5, s, b"\x3f\xe1\x1f" * 5000))
+    ),
     "10,000 calls that do not exist": lambda: h2.HELLO + _streams(10_000, lambda s: h2.request(s, None, _NOWHERE)),
     "gRPC, gzip of 178 MB": lambda: _OPEN + call(1, prefixed(gzip.compress(bytes(178 * MIB)), 1), _GZIP),
     "gRPC, gzip of 60 MB": lambda: _OPEN + call(1, prefixed(gzip.compress(bytes(60 * MIB)), 1), _GZIP),
-    "gRPC, 4 million typed numbers": lambda: _OPEN
-    + call(1, prefixed(message("sequence", [1, 4_000_000], fp32_contents=[0.0] * 4_000_000))),
-    "gRPC, a million strings": lambda: _OPEN
-    + call(1, prefixed(message("words", [1, 1_000_000], datatype="BYTES", bytes_contents=[b""] * 1_000_000))),
-    "gRPC, a tensor of 16 MB": lambda: _OPEN + call(1, prefixed(message("sequence", [1, 4_000_000], bytes(16_000_000)))),
+    "gRPC, 4 million typed numbers": lambda: (
+        _OPEN + call(1, prefixed(message("sequence", [1, 4_000_000], fp32_contents=[0.0] * 4_000_000)))
+    ),
+    "gRPC, a million strings": lambda: (
+        _OPEN + call(1, prefixed(message("words", [1, 1_000_000], datatype="BYTES", bytes_contents=[b""] * 1_000_000)))
+    ),
+    "gRPC, a tensor of 16 MB": lambda: (
+        _OPEN + call(1, prefixed(message("sequence", [1, 4_000_000], bytes(16_000_000))))
+    ),
     "gRPC, half a million inputs": lambda: _OPEN + call(1, prefixed(b"\x0a\x03mlp" + b"\x2a\x03\x0a\x01x" * 500_000)),
     "gRPC, 900 calls at once": lambda: h2.HELLO + _streams(900, lambda s: call(s, prefixed(_MLP))),
     "gRPC, a stream of 20,000 requests": lambda: _OPEN + call(1, prefixed(_MLP) * 20_000, _STREAM),
     "gRPC, a stream of 100,000 bad ones": lambda: _OPEN + call(1, prefixed(b"\xff") * 100_000, _STREAM),
     "gRPC, windows changed under 900 answers": _blocked_answers,
 }
-ALL = {name: Hostile(make) for name, make in HTTP.items()} | {name: Hostile(make, grpc=True) for name, make in GRPC.items()}
+ALL = {name: Hostile(make) for name, make in HTTP.items()} | {
+    name: Hostile(make, grpc=True) for name, make in GRPC.items()
+}
 
 
 def corpora() -> Iterator[tuple[str, Hostile]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.servers import TIMEOUT_S, Server, Wire, raw_request
+from tests.servers import TIMEOUT_S, Server, raw_request
 
 from tailcut.server import log_queue
 from tailcut.server.log_queue import LogQueue

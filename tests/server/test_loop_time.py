@@ -1,10 +1,9 @@
-"""What clients can make the event loop do holds up nobody else: every hostile input that there is, beside a good client."""
+"""What a client makes the event loop do holds up nobody else: every hostile input there is, beside a good client."""
 
 import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,14 +58,12 @@ def test_nobody_waits_for_a_hostile_client(server: Server, client: GoodClient) -
     held_up = [
         name
         for name, hostile in inputs
-        if all(
-            wait_beside_s(server, client, hostile, limit_s=INPUT_S, quiet_s=0.01) > limit_s for _ in range(TRIES)
-        )
+        if all(wait_beside_s(server, client, hostile, limit_s=INPUT_S, quiet_s=0.01) > limit_s for _ in range(TRIES))
     ]
     assert held_up == []
     assert client.wrong == 0
     # Late for a timer by no more than two such waits: the loop's own look at itself, over the whole time.
-    assert 0 < server.metric("tailcut_loop_longest_stall_seconds")
+    assert server.metric("tailcut_loop_longest_stall_seconds") > 0
     assert server.metric("tailcut_loop_longest_stall_cpu_seconds") < 2 * limit_s
     with server.connect() as wire:
         assert wire.ask(HEALTH).status == 200
@@ -79,8 +76,6 @@ def test_a_held_up_loop_is_seen() -> None:
     async def run() -> None:
         witness = Witness(asyncio.get_running_loop(), Events(), counts)
         for work in (time.sleep, _compute):
-            while not counts.loop_stall_ns:  # until it has begun to look
-                await asyncio.sleep(0.001)
             work(0.1)
             await asyncio.sleep(0.03)
             if work is time.sleep:

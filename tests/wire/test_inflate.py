@@ -2,11 +2,24 @@
 
 import gzip
 import zlib
+from collections.abc import Generator
 
 import pytest
 
 from tailcut.errors import InvalidInputError, TooLargeError
 from tailcut.wire.inflate import inflate, inflate_in_steps
+
+
+def finish(steps: Generator[None, None, bytearray]) -> tuple[int, bytearray]:
+    """How many steps there were, and the result."""
+    count = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return count, end.value
+        count += 1
+
 
 PLAIN = bytes(range(256)) * 4000
 
@@ -15,15 +28,8 @@ PLAIN = bytes(range(256)) * 4000
 def test_what_comes_out_is_charged_as_it_comes(packed: bytes) -> None:
     """The plain bytes, and each of them charged, in pieces of 128 KB at most."""
     charged: list[int] = []
-    steps = inflate_in_steps(packed, len(PLAIN), charged.append)
-    count = 0
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            assert end.value == PLAIN
-            break
-        count += 1
+    count, plain = finish(inflate_in_steps(packed, len(PLAIN), charged.append))
+    assert plain == PLAIN
     assert sum(charged) == len(PLAIN)
     assert max(charged) <= 128 * 1024
     assert count >= len(PLAIN) // (128 * 1024)

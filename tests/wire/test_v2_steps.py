@@ -66,7 +66,9 @@ def test_numbers(nested: bool, indent: int | None) -> None:
 )
 def test_other_numbers(dtype: DType, values: list[int]) -> None:
     """The largest and smallest of each kind are exact."""
-    request, _ = finish(request_in_steps(spec(dtype, None), body(values * 20_000, [len(values) * 20_000], dtype.value), None, OFF))
+    request, _ = finish(
+        request_in_steps(spec(dtype, None), body(values * 20_000, [len(values) * 20_000], dtype.value), None, OFF)
+    )
     assert request.inputs["x"].dtype == dtype.numpy
     assert request.inputs["x"].tolist() == values * 20_000
 
@@ -139,13 +141,13 @@ def test_wrong_bodies(name: str) -> None:
             parse_request(given_spec, raw, None)
 
 
-TEXTS = st.sampled_from(list('[]{},:" \\1e-.') + ['"data"', '"data":[', "[1,2]", '"a"', "true", "null", "\\u0041", "é"])
+TEXTS = st.sampled_from([*'[]{},:" \\1e-.', '"data"', '"data":[', "[1,2]", '"a"', "true", "null", "\\u0041", "é"])
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(TEXTS, max_size=60), st.integers(0, 2))
 def test_any_text_means_the_same(pieces: list[str], kind: int) -> None:
-    """With pieces of a few bytes: what one way reads the other reads, to the same values; what it refuses is refused."""
+    """With pieces of a few bytes: both ways read the same values, and what is refused at once is refused in steps."""
     given_spec, datatype = [(FREE, "FP32"), (WORDS, "BYTES"), (spec(DType.INT64, None), "INT64")][kind]
     shape = "[1,2]" if kind == 0 else "[2]"
     text = "".join(pieces)

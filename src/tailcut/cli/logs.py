@@ -31,7 +31,7 @@ def log_to_stderr(style: Literal["text", "json"]) -> None:
 @contextmanager
 def logged_apart() -> Iterator[logging.Handler]:
     """Within this block lines are written by a thread of their own, so that nobody who serves waits for a reader."""
-    from tailcut.server.log_queue import LogQueue  # noqa: PLC0415  only what serves needs it
+    from tailcut.server.log_queue import LogQueue
 
     logger = logging.getLogger("tailcut")
     before = [*logger.handlers]

@@ -37,7 +37,7 @@ def _check_names(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> None:
 def _rows(spec: ModelSpec, arrays: Arrays) -> int:
     if not spec.batched:
         return 1
-    counts = {name: array.shape[0] for name, array in arrays.items()}
+    counts: dict[str, int] = {name: array.shape[0] for name, array in arrays.items()}
     rows = next(iter(counts.values()))
     if any(count != rows for count in counts.values()):
         raise InvalidInputError(f"inputs differ in their number of rows: {counts}")
@@ -49,7 +49,7 @@ def _rows(spec: ModelSpec, arrays: Arrays) -> int:
 def check_inputs_in_steps(
     spec: ModelSpec, inputs: Mapping[str, np.ndarray]
 ) -> Generator[None, None, tuple[Arrays, int]]:
-    """As `check_inputs` for arrays that have passed the protocol's checks, with a pause after every few thousand strings.
+    """As `check_inputs` for arrays that have passed the protocol's checks, pausing after every few thousand strings.
 
     Raises:
         InvalidInputError: as `check_inputs`.

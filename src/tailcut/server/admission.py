@@ -19,7 +19,6 @@ from tailcut.spec import DType
 from tailcut.wire.http1 import Head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
 
-
 QUESTION_BYTES = 64 * 1024  # the body of a question about the server
 _JSON_BYTES = 32  # of a number as JSON, with its comma and some white space
 _AROUND_BYTES = 1 << 20  # names, shapes, parameters and indentation around the numbers, generously

@@ -24,7 +24,15 @@ from tailcut.server.replies import CLOSE, END, Refusal, error_reply, failure_rep
 from tailcut.server.step_runner import Job
 from tailcut.wire.http1 import ChunkedBody, Head
 from tailcut.wire.inflate import AUTO, inflate, inflate_in_steps
-from tailcut.wire.v2 import InferRequest, Response, Schedule, encode_response, parse_request, schedule_of, shared_outputs
+from tailcut.wire.v2 import (
+    InferRequest,
+    Response,
+    Schedule,
+    encode_response,
+    parse_request,
+    schedule_of,
+    shared_outputs,
+)
 from tailcut.wire.v2_steps import STEP_BYTES, STEP_ELEMENTS, request_in_steps, response_in_steps
 
 LONG_WAY = 64  # messages before one that came back from the short way tries it again

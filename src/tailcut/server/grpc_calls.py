@@ -139,14 +139,15 @@ class Call(ABC):
 
     def _inflate_done(self, message: bytes | memoryview | None, error: Exception | None) -> None:
         self._job = None
-        try:
-            if error is not None:
-                raise error
-            self._inflated(message or b"")
-        except CallError as wrong:
-            self.fail(wrong, 1 if wrong.status is Status.UNAVAILABLE else None)
-        except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
-            _log.exception("a message was not understood")
+        if error is None:
+            try:
+                self._inflated(message or b"")
+            except Exception as wrong:  # noqa: BLE001  whatever one message does to us must cost its client only
+                error = wrong
+        if isinstance(error, CallError):
+            self.fail(error, 1 if error.status is Status.UNAVAILABLE else None)
+        elif error is not None:
+            _log.error("a message was not understood", exc_info=error)
             self.fail(CallError(Status.INTERNAL, "the server failed on this message"))
 
     @abstractmethod

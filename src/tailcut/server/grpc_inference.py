@@ -139,9 +139,7 @@ class Inference:
         arrays, rows = yield from check_inputs_in_steps(model.spec, request.inputs)
         schedule = schedule_of(request.parameters)
         deadline_ns = hub.deadline(_earlier(schedule.timeout_ns, left_ns))
-        return (
-            yield from model.start_in_steps(arrays, rows, self, hub.home, deadline_ns, priority=schedule.priority)
-        )
+        return (yield from model.start_in_steps(arrays, rows, self, hub.home, deadline_ns, priority=schedule.priority))
 
     def _ready(self, ticket: Ticket | None, error: Exception | None) -> None:
         """A large request has been read and queued; or not."""

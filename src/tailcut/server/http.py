@@ -78,7 +78,7 @@ class HttpConnection(Answering):
         return False
 
     def pause_writing(self) -> None:
-        """The client does not read: it has so long for all that was written, and nothing more of it is read meanwhile."""
+        """The client does not read: it has so long for all that was written, and nothing of it is read meanwhile."""
         self._paused = True
         self._hold_unread(self.transport.get_write_buffer_size())
         self.due = self._hub.now + self._hub.limits.write_s(self._unread)

@@ -19,9 +19,7 @@ class Job:
 
     __slots__ = ("cancelled", "done", "steps")
 
-    def __init__(
-        self, steps: Generator[None, None, Any], done: Callable[[Any, Exception | None], None]
-    ) -> None:
+    def __init__(self, steps: Generator[None, None, Any], done: Callable[[Any, Exception | None], None]) -> None:
         self.steps = steps
         self.done = done
         self.cancelled = False

@@ -102,13 +102,13 @@ class HeaderBlocks(Generic[H]):
             raise BlockError("a header block changes the table's size more than twice")
         self.decoded += len(block) >> 5
         try:
-            fields = list(self._decoder.decode(block, raw=True))
-            self.decoded += len(fields)
-            return fields
+            fields: list[Field] = list(self._decoder.decode(block, raw=True))
         except hpack.OversizedHeaderListError:
             raise TooManyFieldsError(f"the fields of a request take more than {BLOCK_BYTES} bytes") from None
         except (hpack.HPACKError, IndexError):
             raise BlockError("a header block cannot be decoded") from None
+        self.decoded += len(fields)
+        return fields
 
 
 def _updates_first(block: bytes) -> int:

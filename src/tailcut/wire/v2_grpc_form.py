@@ -59,7 +59,7 @@ def read_lead(message: bytes) -> Lead | None:
                 return None
             at = end
             if at > _LEAD_BYTES:
-                return None
+                raise IndexError  # noqa: TRY301  as for one that does not end
     except IndexError:
         return None
     if not id_end:

@@ -68,26 +68,34 @@ def take_apart(data: bytes | memoryview) -> Steps[Taken]:
             raw.append(view[field.start : field.end])
             continue
         if field.number == _INPUTS and field.end - field.start > _SMALL_BYTES:
-            entry = bytearray()
-            value = view[field.start : field.end]
-            for number, inner in enumerate(_fields(value)):
-                if not number % 256:
-                    yield
-                if number > _FIELDS:
-                    raise InvalidInputError(f"an input of more than {_FIELDS} fields")
-                if inner.number != _CONTENTS or inner.kind != 2:
-                    entry += value[inner.tag : inner.end]
-                elif inputs in lists:
-                    raise InvalidInputError("an input has contents twice")
-                else:
-                    lists[inputs] = value[inner.start : inner.end]
+            entry, data_of_it = yield from _input_apart(view[field.start : field.end])
             rest += bytes([_INPUTS << 3 | 2]) + varint(len(entry)) + entry
+            if data_of_it is not None:
+                lists[inputs] = data_of_it
         else:
             rest += view[field.tag : field.end]
         inputs += field.number == _INPUTS
     if len(rest) > 2 * STEP_BYTES:
         raise InvalidInputError(_AROUND)
     return Taken(bytes(rest), raw, lists)
+
+
+def _input_apart(value: memoryview) -> Steps[tuple[bytearray, memoryview | None]]:
+    """An input without its list, and the list."""
+    entry = bytearray()
+    data = None
+    for count, field in enumerate(_fields(value)):
+        if not count % 256:
+            yield
+        if count > _FIELDS:
+            raise InvalidInputError(f"an input of more than {_FIELDS} fields")
+        if field.number != _CONTENTS or field.kind != 2:
+            entry += value[field.tag : field.end]
+        elif data is not None:
+            raise InvalidInputError("an input has contents twice")
+        else:
+            data = value[field.start : field.end]
+    return entry, data
 
 
 def large_request(spec: ModelSpec, message: Any, taken: Taken, regions: SharedRegions) -> Steps[InferRequest]:
@@ -136,32 +144,40 @@ def _list_in_steps(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview)
         return (yield from _strings(tensor, shape, data))
     if first is None or first.kind != 2 or first.end != len(data):
         raise InvalidInputError(f"input {shown(tensor.name)}: {wanted} must be one packed list")
-    packed = data[first.start : first.end]
     array = np.empty(count, tensor.dtype.numpy)
-    if tensor.dtype in {DType.FP32, DType.FP64}:
-        if len(packed) != array.nbytes:
-            raise wrong_count(tensor, shape, len(packed) // array.itemsize)
-        to = array.view(np.uint8)
-        for at in range(0, len(packed), _COPY_BYTES):
-            to[at : at + _COPY_BYTES] = np.frombuffer(packed[at : at + _COPY_BYTES], np.uint8)
-            yield
-        return array.reshape(shape)
+    fixed = tensor.dtype in {DType.FP32, DType.FP64}
+    packed = data[first.start : first.end]
+    yield from _fixed(tensor, shape, packed, array) if fixed else _numbers(tensor, shape, packed, array)
+    return array.reshape(shape)
+
+
+def _fixed(tensor: TensorSpec, shape: tuple[int, ...], packed: memoryview, array: np.ndarray) -> Steps[None]:
+    """Floats, which lie in the message as in memory."""
+    if len(packed) != array.nbytes:
+        raise wrong_count(tensor, shape, len(packed) // array.itemsize)
+    to = array.view(np.uint8)
+    for at in range(0, len(packed), _COPY_BYTES):
+        to[at : at + _COPY_BYTES] = np.frombuffer(packed[at : at + _COPY_BYTES], np.uint8)
+        yield
+
+
+def _numbers(tensor: TensorSpec, shape: tuple[int, ...], packed: memoryview, array: np.ndarray) -> Steps[None]:
+    """Integers of one to ten bytes each, which protobuf reads."""
+    key = bytes([_NUMBERS[FIELD_OF[tensor.dtype]] << 3 | 2])
     filled = at = 0
     while at < len(packed):
         end = min(at + STEP_BYTES // 4, len(packed))
         while end < len(packed) and packed[end - 1] & 0x80:  # inside of a number
             end += 1
-        piece = bytes([first.number << 3 | 2]) + varint(end - at) + packed[at:end]
-        numbers = numbers_of(tensor, _message(_Contents, piece))
-        if filled + len(numbers) > count:
-            raise wrong_count(tensor, shape, filled + len(numbers))
-        array[filled : filled + len(numbers)] = numbers
-        filled += len(numbers)
+        piece = numbers_of(tensor, _message(_Contents, key + varint(end - at) + packed[at:end]))
+        if filled + len(piece) > len(array):
+            raise wrong_count(tensor, shape, filled + len(piece))
+        array[filled : filled + len(piece)] = piece
+        filled += len(piece)
         at = end
         yield
-    if filled != count:
+    if filled != len(array):
         raise wrong_count(tensor, shape, filled)
-    return array.reshape(shape)
 
 
 def _strings(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Steps[np.ndarray]:

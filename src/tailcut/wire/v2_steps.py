@@ -44,7 +44,7 @@ _TOKENS_BYTES = 4 * 1024  # looked through bracket by bracket
 _KEPT_BYTES = 8 * 1024  # a list up to this size stays where it is
 _STRING_BYTES = 4 << 20  # orjson reads a string in one go, 3 ms for each MB
 _DEEPEST = 64  # dimensions, which is numpy's own limit
-# A key and its list: in valid JSON it can be nothing else, because a quote inside of a string stands behind a backslash.
+# A key and its list: in valid JSON it is nothing else, because a quote inside of a string stands behind a backslash.
 _DATA = re.compile(rb'(?<!\\)"data"\s{0,16}:\s{0,16}\[')
 _DATA_BYTES = 64
 # A string, or the beginning of one up to the end: so that no start of a match is tried in vain.
@@ -98,18 +98,18 @@ def request_in_steps(
         raise InvalidInputError(f"binary sizes add up to {binary} bytes, but {len(view) - size} follow the JSON head")
     found: dict[str, np.ndarray] = {}
     at = size
-    for tensor, source in sources:
+    for tensor, place in sources:
         yield
         shape = shapes[tensor.name]
-        if isinstance(source, _Span):
-            found[tensor.name] = yield from _list_in_steps(tensor, shape, text[source.start : source.end])
-        elif isinstance(source, Place):
-            found[tensor.name] = from_bytes(tensor, shape, regions.read(source), 0, source.size)
-        elif isinstance(source, int):
-            found[tensor.name] = yield from _binary_in_steps(spec, tensor, shape, view[at : at + source])
-            at += source
+        if isinstance(place, _Span):
+            found[tensor.name] = yield from _list_in_steps(tensor, shape, text[place.start : place.end])
+        elif isinstance(place, Place):
+            found[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
+        elif isinstance(place, int):
+            found[tensor.name] = yield from _binary_in_steps(spec, tensor, shape, view[at : at + place])
+            at += place
         else:
-            found[tensor.name] = from_json(tensor, shape, source)
+            found[tensor.name] = from_json(tensor, shape, place)
     return InferRequest(id_of(root), {name: found[name] for name in spec.input_names}, outputs, parameters)
 
 
@@ -198,7 +198,7 @@ def _whole_strings(window: bytes) -> bytes:
     match = None
     for match in _STRING.finditer(window):  # noqa: B007  the last one is wanted
         pass
-    return window[: match.start()] if match is not None and not match[1] == b'"' else window
+    return window[: match.start()] if match is not None and match[1] != b'"' else window
 
 
 def _end_of_string(text: memoryview, quote: int) -> Steps[int]:
@@ -238,7 +238,7 @@ def _list_in_steps(tensor: TensorSpec, shape: tuple[int, ...], text: memoryview)
         deeper = depth + structure.count(b"[") - structure.count(b"]")
         if b'"' in piece:
             flat = _flat(b"[" * depth + piece + b"]" * deeper, len(shape) if nested else 1)
-        else:  # without the brackets, which are known to be right: a hundred thousand short lists would wake the collector
+        else:  # without the brackets, which are known to be right: short lists by the thousand wake the collector
             if _MISPLACED.search(piece):
                 raise InvalidInputError("the request is not valid JSON: no comma before or behind a list")
             flat = _flat(b"[" + piece.translate(_NO_BRACKETS) + b"]", 1)
@@ -337,34 +337,41 @@ def _cut(text: memoryview, at: int) -> Steps[int]:
         return len(text)
     window = bytes(text[at : at + STEP_BYTES])
     quote = window.find(b'"')
-    if quote < 0 and at + STEP_BYTES >= len(text):
-        return len(text)
-    comma = window.rfind(b",", 1, quote if quote >= 0 else len(window))
     if quote >= 0:
-        window = window[:_STEP_OF_STRINGS]
-        before = last = 0
-        for match in _STRING.finditer(window):
-            if last:
-                before, start = last, match.start()
-            last = match.end()
-        if before:
-            comma = window.find(b",", before, start)
-            if comma < 0:
-                raise InvalidInputError("the request is not valid JSON: no comma between two strings")
-        elif comma < 0:  # a string that is longer than the window, or the last one
-            at = yield from _end_of_string(text, at + quote)
-            window, comma = b"", -1
-        if not window:
-            yield
-            window = bytes(text[at : at + STEP_BYTES])
-            comma, quote = window.find(b","), window.find(b'"')
-            if 0 <= quote < comma:
-                raise InvalidInputError("the request is not valid JSON: no comma between two strings")
-            if comma < 0 and at + len(window) == len(text):
-                return len(text)
-    if comma < 0:
-        raise InvalidInputError(f"the request is not valid JSON: no comma in {STEP_BYTES} bytes of a list")
-    return at + comma
+        return (yield from _cut_strings(text, at, window, quote))
+    if at + STEP_BYTES >= len(text):
+        return len(text)
+    return at + _comma(window.rfind(b",", 1))
+
+
+def _cut_strings(text: memoryview, at: int, window: bytes, quote: int) -> Steps[int]:
+    """The same where the window has strings, the first at `quote`."""
+    window = window[:_STEP_OF_STRINGS]
+    before = start = last = 0
+    for match in _STRING.finditer(window):
+        if last:
+            before, start = last, match.start()
+        last = match.end()
+    if before:
+        return at + _comma(window.find(b",", before, start))
+    comma = window.rfind(b",", 1, quote)
+    if comma >= 0:
+        return at + comma
+    at = yield from _end_of_string(text, at + quote)  # it is longer than the window, or the last one
+    yield
+    window = bytes(text[at : at + STEP_BYTES])
+    comma, quote = window.find(b","), window.find(b'"')
+    if comma < 0 and at + len(window) == len(text):
+        return len(text)
+    return at + _comma(-1 if 0 <= quote < comma else comma)
+
+
+def _comma(place: int) -> int:
+    if place < 0:
+        raise InvalidInputError(
+            f"the request is not valid JSON: no comma in {STEP_BYTES} bytes, or between two strings"
+        )
+    return place
 
 
 # Answers.

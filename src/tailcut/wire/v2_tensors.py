@@ -200,9 +200,7 @@ def _strings_from_bytes(tensor: TensorSpec, shape: tuple[int, ...], data: memory
             return array
 
 
-def strings_in_steps(
-    tensor: TensorSpec, shape: tuple[int, ...], data: memoryview
-) -> Generator[None, None, np.ndarray]:
+def strings_in_steps(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Generator[None, None, np.ndarray]:
     """The elements of a binary BYTES tensor, with a pause after every few thousand.
 
     Raises:
