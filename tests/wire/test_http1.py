@@ -155,3 +155,27 @@ def test_bad_chunks(data: bytes, status: int) -> None:
     with pytest.raises(ProtocolError) as caught:
         ChunkedBody(100).feed(data)
     assert caught.value.status == status
+
+
+def test_chunks_are_counted() -> None:
+    """A thousand small ones are a body, a million are an attack: refused after 1,025, however they arrive."""
+    small, large = b"1\r\nx\r\n", b"100\r\n" + bytes(256) + b"\r\n"
+    body = ChunkedBody(1 << 30)
+    assert body.feed(small * 1000 + large * 5000 + b"0\r\n\r\nnext") == b"next"
+    assert len(body.body) == 1000 + 5000 * 256
+    for size in (1, 5, 4096):
+        body, data = ChunkedBody(1 << 30), small * 2000
+        with pytest.raises(ProtocolError) as caught:
+            for at in range(0, len(data), size):
+                body.feed(data[at : at + size])
+        assert caught.value.status == 413
+        assert 1000 < len(body.body) < 1100
+
+
+def test_trailers_are_counted() -> None:
+    """As the fields of a head are."""
+    body = ChunkedBody(100)
+    assert body.feed(b"0\r\n" + b"a: b\r\n" * 100 + b"\r\nnext") == b"next"
+    with pytest.raises(ProtocolError) as caught:
+        ChunkedBody(100).feed(b"0\r\n" + b"a: b\r\n" * 101 + b"\r\n")
+    assert caught.value.status == 431
