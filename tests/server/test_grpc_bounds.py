@@ -306,7 +306,7 @@ def _free_port() -> int:
 
 
 def test_a_client_that_takes_a_byte_at_a_time(server: Server) -> None:
-    """The write timeout is a total, and a byte now and then buys no time; whoever reads at a pace has its whole answer."""
+    """The write timeout is a total, and a byte now and then buys no time; a client that reads on has its answer."""
     message = infer("big", np.zeros((20, 50_000), np.float32))
     hello = h2.PREFACE + h2.settings(window=0) + frame(h2.WINDOW, 0, 0, word(1 << 30))
     for size in (1, 256 << 10):

@@ -226,7 +226,7 @@ def test_over_the_largest_batch_in_json(server: Server) -> None:
 
 @pytest.mark.parametrize("coding", ["", "gzip", "deflate"])
 def test_large_json_both_ways(server: Server, coding: str) -> None:
-    """Two hundred thousand numbers, read and written in steps: each comes back doubled, and the next request is right."""
+    """Two hundred thousand numbers, read and written in steps, come back doubled, and the next request is right."""
     values = np.random.default_rng(0).integers(-99, 99, 200_000).astype(np.float32)
     meta = {"name": "x", "datatype": "FP32", "shape": [2, 100_000], "data": values.astype(int).reshape(2, -1).tolist()}
     body = json.dumps({"id": "a", "inputs": [meta], "outputs": [{"name": "double"}]}, separators=(",", ":")).encode()

@@ -165,9 +165,9 @@ def test_chunks_are_counted() -> None:
     assert len(body.body) == 1000 + 5000 * 256
     for size in (1, 5, 4096):
         body, data = ChunkedBody(1 << 30), small * 2000
+        pieces = (data[at : at + size] for at in range(0, len(data), size))
         with pytest.raises(ProtocolError) as caught:
-            for at in range(0, len(data), size):
-                body.feed(data[at : at + size])
+            _ = [body.feed(piece) for piece in pieces]
         assert caught.value.status == 413
         assert 1000 < len(body.body) < 1100
 

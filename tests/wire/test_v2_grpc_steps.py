@@ -12,7 +12,7 @@ from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.messages import MESSAGES
-from tailcut.wire.v2_grpc import infer_response, large_answer, read_request
+from tailcut.wire.v2_grpc import infer_response, large_answer, read_request, varint
 from tailcut.wire.v2_grpc_steps import large_request, take_apart
 from tailcut.wire.v2_request import InferRequest
 
@@ -55,7 +55,10 @@ def test_typed_lists(dtype: DType) -> None:
     """A hundred thousand elements of each kind, and a handful, are those that protobuf reads."""
     for repeats in (50_000, 3):
         message = typed(dtype, TYPED[dtype][1] * repeats)
-        request, expected = read(spec_of(dtype), message.SerializeToString()), read_request(spec_of(dtype), message, OFF)
+        request, expected = (
+            read(spec_of(dtype), message.SerializeToString()),
+            read_request(spec_of(dtype), message, OFF),
+        )
         assert request.inputs["x"].dtype == dtype.numpy
         assert request.inputs["x"].tolist() == expected.inputs["x"].tolist()
         assert (request.id, request.outputs) == (expected.id, expected.outputs)
@@ -90,6 +93,7 @@ def _raw(**changes: Any) -> bytes:
     return bytes(message.SerializeToString())
 
 
+TWICE = b"\x0a\x01x" + b"\x2a\x02\x32\x00" * 2 + b"\x12" + varint(5000) + b"x" * 5000
 WRONG = {
     "too few": _typed(DType.FP32, [0.0] * 90_000, 90_001),
     "too many": _typed(DType.FP32, [0.0] * 90_000, 89_999),
@@ -107,7 +111,7 @@ WRONG = {
     "many fields": b"\x0a\x01m" * 50_000,
     "many inputs": b"\x2a\x03\x0a\x01x" * 50_000,
     "large id": b"\x1a\xc0\x9a\x0c" + b"a" * 200_000,
-    "contents twice": b"\x2a\x8c\x80\x04" + b"\x0a\x01x" + b"\x2a\x02\x32\x00" * 2 + b"\x12" + b"\xfc\xff\x03" + b"x" * 65_532,
+    "contents twice": b"\x2a" + varint(len(TWICE)) + TWICE + _raw(),
 }
 
 

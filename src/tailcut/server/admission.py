@@ -88,7 +88,7 @@ def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
         plan.schedule = _schedule(request)
         plan.limit = largest_body(plan.served.model, limits.body_bytes)
         if length > plan.limit:
-            raise Refusal(413, f"the body is over the limit of {plan.limit} bytes, which every request to it fits into")
+            raise Refusal(413, f"the body is over {plan.limit} bytes, more than any request to this model needs")
         _plan_rows(plan)
     return plan
 

@@ -34,6 +34,7 @@ from tailcut.wire.v2 import (
     shared_outputs,
 )
 from tailcut.wire.v2_steps import STEP_BYTES, STEP_ELEMENTS, request_in_steps, response_in_steps
+from tailcut.wire.v2_tensors import STEP_STRINGS
 
 LONG_WAY = 64  # messages before one that came back from the short way tries it again
 NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
@@ -42,6 +43,7 @@ _log = logging.getLogger("tailcut.http")
 _now_ns = time.monotonic_ns  # one name to look up, thrice a request
 _JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
 _WBITS = {"gzip": AUTO, "deflate": zlib.MAX_WBITS}
+_LOOK_BYTES = 256 * 1024  # looked through between two pauses
 _SKIP_BYTES = 1 << 20  # of a refused body, read away so that the connection lives
 
 
@@ -163,8 +165,9 @@ class Answering(asyncio.BufferedProtocol):
         if plan.encoding:
             most = min(plan.limit, hub.limits.buffered_bytes)
             body = yield from inflate_in_steps(body, most, self._charge_more, wbits=_WBITS[plan.encoding])
-        self._knock(model, plan, body)
-        yield
+        if model.waiting_rows:
+            named = yield from _names_its_time(memoryview(body)[: plan.json_size])
+            model.admit(1, 0 if named else hub.deadline(plan.schedule.timeout_ns), plan.schedule.priority)
         request = yield from request_in_steps(model.spec, body, plan.json_size, hub.site.regions)
         arrays, rows = yield from check_inputs_in_steps(model.spec, request.inputs)
         schedule = schedule_of(request.parameters, plan.schedule)
@@ -250,7 +253,7 @@ class Answering(asyncio.BufferedProtocol):
                 self._hub.site.regions.write(place, data)
             if _takes_long(request, outputs):
                 if served.model.slab is not None:  # whose rows are others' soon
-                    outputs = {name: array.copy() for name, array in outputs.items()}
+                    outputs = {wanted.name: outputs[wanted.name].copy() for wanted in request.outputs}
                 steps = response_in_steps(spec, served.version, request, outputs)
                 self._charge(sum(array.nbytes for array in outputs.values()))
                 self._job = self._hub.steps.start(steps, self._answer_ready)
@@ -444,11 +447,23 @@ def _refused(error: Refusal | TailcutError) -> bytes:
 
 def _takes_long(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> bool:
     """Whether an answer has so many elements that are written one by one, that it is written in steps."""
-    return any(
-        outputs[wanted.name].size > STEP_ELEMENTS
-        for wanted in request.outputs
-        if wanted.place is None and (not wanted.binary or outputs[wanted.name].dtype.kind == "O")
-    )
+    for wanted in request.outputs:
+        array = outputs[wanted.name]
+        strings = array.dtype.kind == "O"
+        one_by_one = wanted.place is None and (strings or not wanted.binary)
+        if one_by_one and array.size > (STEP_STRINGS if strings else STEP_ELEMENTS):
+            return True
+    return False
+
+
+def _names_its_time(lead: memoryview) -> Generator[None, None, bool]:
+    """Whether a large body may name a timeout or priority of its own, looked for in steps."""
+    for at in range(0, len(lead), _LOOK_BYTES):
+        window = bytes(lead[at : at + _LOOK_BYTES + 8])
+        if b"timeout" in window or b"priority" in window or b"\\" in window:
+            return True
+        yield
+    return False
 
 
 def _known(error: Exception | None) -> TailcutError:

@@ -229,6 +229,8 @@ class OneMessageCall(Call):
             self._message = messages.take()
         if messages.inflating:
             self.link.charge(self, messages.held)
+            if self._ended:
+                self.waits_since_ns = 0
             if self._job is None:
                 self._inflate(messages)
             return
