@@ -19,6 +19,7 @@ import uvloop
 from tailcut.errors import UsageError
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.timeline import Events
+from tailcut.server import about
 from tailcut.server.accept import Acceptor
 from tailcut.server.catalog import Catalog
 from tailcut.server.express import Express
@@ -131,6 +132,7 @@ async def _serve(
         gc.disable()
     elif not options.model_control:  # where models go, nothing of them must be kept
         gc.freeze()  # what is there now stays: looking through it held the loop for 85 ms at every full collection
+    about.version()  # reads files, which nobody should wait for later
     site.ready = True
     if worker is not None:
         worker.report(site)
