@@ -356,7 +356,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         if self._lingers or self._transport.is_closing():
             return
         self._write()
-        for call in list(self._streams):
+        for call in [call for call in self._streams if call.stalled]:
             self._feed(call, b"", 0, ended=False)  # its client may have made room for answers
         if self._http2.over:
             self._linger()

@@ -20,6 +20,7 @@ _DATA, _HEADERS = int(Kind.DATA), int(Kind.HEADERS)  # a look-up in an enum take
 _DATA_EARNED = 16  # frames that a client sends for one of ours, generously: it opens windows and measures the line
 _WORTH_BYTES = 1024  # a smaller frame of ours earns nothing, unless it is the last: windows may be opened by bytes
 _BURST_BYTES = 1 << 20  # put into frames in one go: others have their turn, and the client reads
+_PART_BYTES = 256  # what a part counts at least: putting thousands together takes as long as copying that much
 _OUR_FRAME_BYTES = 64 << 10  # written at most, whatever the client would take: answers of several streams take turns
 
 
@@ -151,8 +152,9 @@ class Outlet:
         left = waiting.left
         size = max(0, min(left, self.frame_bytes, _OUR_FRAME_BYTES, self._window, self.windows[stream]))
         if size:
+            parts = len(waiting.parts)
             self._out.append(frame(Kind.DATA, 0, stream, _cut(waiting, size)))
-            self._burst += size
+            self._burst += max(size, _PART_BYTES * (parts - len(waiting.parts)))
             self._window -= size
             self.windows[stream] -= size
             self.waiting_bytes -= size
