@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,7 +34,7 @@ from tailcut.runtime.padding import PaddedExecutor, plan_padding
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings, with_batching
 from tailcut.runtime.row_proof import settle_rows
 from tailcut.runtime.rows import Batching
-from tailcut.runtime.split import split_ticket
+from tailcut.runtime.split import split_in_steps, split_ticket
 from tailcut.runtime.warmup import Step, WarmUpPlan, warm_up
 from tailcut.runtime.watchdog import Watchdog
 
@@ -42,6 +42,7 @@ _log = logging.getLogger("tailcut")
 # Of adaptive dispatch: so long may the thread that kicks be kept from receiving, and so large are few clients' batches.
 _HERE_NS = 500_000
 _FEW = 2.5
+_STEP_BYTES = 256 * 1024  # copied between two pauses
 
 SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch=32))  # for a bare model: gathers, never waits
 
@@ -227,6 +228,51 @@ class Model(Desk):
             return split_ticket(self, arrays, rows, sink, home, deadline_ns, priority)
         ticket = self.prepare(arrays, rows, sink, home, deadline_ns, priority)
         self.submit(ticket)
+        return ticket
+
+    def start_in_steps(  # noqa: PLR0913  as in start
+        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int = 0, *, priority: int = 0
+    ) -> Generator[None, None, Ticket]:
+        """As `start`, with a pause after every 256 KB that are copied into rows.
+
+        Raises:
+            QueueFullError: as in `start`.
+        """
+        if self.slab is None or sum(array.nbytes for array in arrays.values()) <= _STEP_BYTES:
+            return self.start(arrays, rows, sink, home, deadline_ns, priority=priority)
+        self.admit(rows, deadline_ns, priority)
+        if rows > self.max_batch:
+            return (yield from split_in_steps(self, arrays, rows, sink, home, deadline_ns, priority))
+        ticket = yield from self.prepare_in_steps(arrays, rows, sink, home, deadline_ns, priority)
+        try:
+            self.submit(ticket)
+        except ReleasedError:
+            self.forget(ticket)
+            raise
+        return ticket
+
+    def prepare_in_steps(  # noqa: PLR0913, PLR0917  as in start
+        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
+    ) -> Generator[None, None, Ticket]:
+        """As `prepare`, with pauses.
+
+        Raises:
+            QueueFullError: no rows are free.
+        """
+        slab = self.slab
+        if slab is None or sum(array.nbytes for array in arrays.values()) <= _STEP_BYTES:
+            return self.prepare(arrays, rows, sink, home, deadline_ns, priority)
+        ticket = Ticket(sink, home, rows, deadline_ns=deadline_ns, priority=priority)
+        row = ticket.row = self.reserve(rows, apart=True)
+        try:
+            for target, source in zip(slab.inputs, arrays.values(), strict=True):
+                to, of = (array.reshape(-1).view(np.uint8) for array in (target[row : row + rows], source))
+                for at in range(0, of.size, _STEP_BYTES):
+                    to[at : at + _STEP_BYTES] = of[at : at + _STEP_BYTES]
+                    yield
+        except BaseException:  # nobody waits for it any more
+            self.forget(ticket)
+            raise
         return ticket
 
     def prepare(  # noqa: PLR0913, PLR0917  as in start

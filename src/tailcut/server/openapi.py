@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from importlib.metadata import version as installed_version
 from typing import Any, NamedTuple
 
 
@@ -16,14 +15,14 @@ class Said(NamedTuple):
     refused: bool = False  # always, with 400
 
 
-def document(routes: Iterable[tuple[str, str, Said, bool]]) -> dict[str, Any]:
-    """OpenAPI 3.1, from (path, method, what is said, whether the token is needed)."""
+def document(routes: Iterable[tuple[str, str, Said, bool]], version: str) -> dict[str, Any]:
+    """OpenAPI 3.1, from (path, method, what is said, whether the token is needed) and Tailcut's version."""
     paths: dict[str, dict[str, Any]] = {}
     for path, method, said, admin in routes:
         paths.setdefault(path, {})[method.lower()] = _operation(path, said, admin=admin)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Tailcut: the Open Inference Protocol v2", "version": installed_version("tailcut")},
+        "info": {"title": "Tailcut: the Open Inference Protocol v2", "version": version},
         "paths": paths,
         "components": {
             "schemas": _SCHEMAS,

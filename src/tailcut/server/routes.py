@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from hmac import compare_digest
 from typing import Any
 
@@ -264,7 +265,12 @@ def _metrics(site: Site) -> bytes:
 
 
 def _openapi(_site: Site) -> bytes:
-    return _json(document([(entry.path, entry.method, entry.said, entry.admin) for entry in _TABLE]))
+    return _openapi_reply()
+
+
+@cache
+def _openapi_reply() -> bytes:
+    return _json(document([(entry.path, entry.method, entry.said, entry.admin) for entry in _TABLE], about.version()))
 
 
 def _of_model(path: str, method: str, handler: Handler | None, said: Said) -> list[Entry]:
