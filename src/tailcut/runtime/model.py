@@ -22,7 +22,8 @@ from tailcut import forks
 from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine
-from tailcut.errors import ReleasedError
+from tailcut.engines.samples import Samples
+from tailcut.errors import ProfileError, ReleasedError
 from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.batch import ArrayExecutor, Batch, Executor, Home, RowExecutor, Sink, Ticket
 from tailcut.runtime.crew import Crew
@@ -37,6 +38,7 @@ from tailcut.runtime.rows import Batching
 from tailcut.runtime.split import split_in_steps, split_ticket
 from tailcut.runtime.warmup import Step, WarmUpPlan, warm_up
 from tailcut.runtime.watchdog import Watchdog
+from tailcut.spec import ModelSpec
 
 _log = logging.getLogger("tailcut")
 # Of adaptive dispatch: so long may the thread that kicks be kept from receiving, and so large are few clients' batches.
@@ -57,7 +59,8 @@ class Model(Desk):
 
     def __init__(self, profile: Profile, engine: Engine, limits: Limits, arbiter: Arbiter | None = None) -> None:
         began = time.monotonic()
-        self.rows = settle_rows(engine, profile.settings.batching.rows, limits)
+        known = _known_samples(profile, engine.spec)
+        self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known)
         super().__init__(engine.spec, profile.settings, limits, arbiter)
         self.profile = profile
         self._limits = limits
@@ -391,6 +394,14 @@ class Model(Desk):
 
 
 _ANY_THREAD = AnyThread()
+
+
+def _known_samples(profile: Profile, spec: ModelSpec) -> Samples | None:
+    """The most frequent kind of request in the data that the profile was tuned with; None where it does not say."""
+    try:
+        return profile.samples[0].of(spec) if profile.samples else None
+    except ProfileError:  # warm-up says so
+        return None
 
 
 def open_profile(path: Path) -> Profile:

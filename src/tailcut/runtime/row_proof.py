@@ -72,7 +72,7 @@ def prove_rows(engine: Engine, budget_s: float, samples: Samples | None = None, 
     """
     end = time.monotonic() + budget_s
     try:
-        samples = samples or find_samples(engine, seed=seed)
+        samples = samples or find_samples(engine, seed=seed, budget_s=budget_s)
     except UnsupportedError as error:
         return RowEvidence(Rows.UNKNOWN, str(error))
     return _Proof(engine, samples, end, seed).run()
