@@ -122,7 +122,7 @@ class Inference:
         arrays, rows = check_inputs(model.spec, request.inputs)
         schedule = schedule_of(request.parameters)
         if lead is not None:
-            self._plans.learn(lead, served, message, request, rows)
+            self._plans.learn(data, lead, served, message, request, rows)
         deadline_ns = hub.deadline(_earlier(schedule.timeout_ns, left_ns))
         self._ticket = model.start(arrays, rows, self, hub.home, deadline_ns, priority=schedule.priority)
         hub.home.kick_soon(model)

@@ -206,7 +206,7 @@ class Search:
     # Estimates.
 
     def _estimate(self) -> list[EngineEstimate]:
-        choices = engine_choices(self._facts)
+        choices = engine_choices(self._facts)[: self._plan.engines]
         self._tell(Phase(f"measuring {len(choices)} engine configurations in process"))
         request = {name: array[:1] if self._spec.batched else array for name, array in self._requests[0].items()}
         return estimate_engines(
@@ -233,25 +233,25 @@ class Search:
         self._tell(CandidateDone("simd", entry))
 
     def _ways(self) -> dict[str, WayIn]:
-        """What the quickest wire costs with each dispatch, by servers of the empty engine."""
+        """What the quickest wire costs with each dispatch, by two servers of the empty engine."""
         self._tell(Phase("measuring the way in, with an engine that computes nothing"))
+        base = changed(
+            BASELINE,
+            engine={"name": "none"},
+            batching={"bind": self._spec.fixed_rows, "max_batch": _MOST_CLIENTS},
+            io={"wire": quickest_wire(self._facts)},
+        )
+        probed = {dispatch: changed(base, batching={"dispatch": dispatch}) for dispatch in ("inline", "worker")}
+        self._servers.start(probed.values())
         probes: dict[str, Probe] = {}
-        for dispatch in ("inline", "adaptive", "worker"):
-            settings = changed(
-                BASELINE,
-                engine={"name": "none"},
-                batching={
-                    "bind": self._spec.fixed_rows,
-                    "rows": "auto",
-                    "max_batch": _MOST_CLIENTS,
-                    "dispatch": dispatch,
-                },
-                io={"wire": quickest_wire(self._facts)},
-            )
+        for dispatch, settings in probed.items():
             arm = self._servers.arm(settings)
             probes[dispatch] = probe(arm.target, arm.payloads, arm.pid, self._plan.way_s)
-            self._servers.keep(self._baseline("json"))
-        return {dispatch: way_in(found, probes["inline"]) for dispatch, found in probes.items()}
+        self._servers.keep(self._baseline("json"))
+        ways = {dispatch: way_in(found, probes["inline"]) for dispatch, found in probes.items()}
+        return ways | {
+            "adaptive": ways["worker"]
+        }  # where many ask, a worker computes; the lone request's saving is known
 
     def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
         known = [one for one in estimates if one.error is None and one.sizes]
@@ -297,9 +297,10 @@ class Search:
 
     def _race(self, predicted: Sequence[Predicted]) -> Settings:
         """The best estimate on the real server, of the finalists whose answers are right."""
-        chosen = finalists(predicted)
+        chosen = finalists(predicted, self._plan.finalists)
         load = self._load = self._load_for(chosen)
         arms, settings = [], []
+        self._servers.start(one.settings for one in chosen)
         for one in chosen:
             words = one.settings.describe(self._baseline("json"))
             try:

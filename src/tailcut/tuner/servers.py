@@ -1,6 +1,7 @@
 """The servers that a tune has running: one for each configuration, as a user would start it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -8,13 +9,14 @@ import numpy as np
 
 from tailcut.lab.load import Payload
 from tailcut.lab.payload import Wire, infer_payload
-from tailcut.lab.trial import Arm, ServedProfile
+from tailcut.lab.trial import Arm, ServedProfile, ServeError
 from tailcut.runtime.profile import Profile, Settings
 from tailcut.runtime.samples import SampleRequest
 from tailcut.spec import ModelSpec
 from tailcut.tuner.space import changed
 
 _PAYLOADS = 32  # distinct requests sent in turn
+_AT_ONCE = 2  # servers that get ready together
 
 
 class Servers:
@@ -50,11 +52,26 @@ class Servers:
         key = _key(settings)
         server = self._running.get(key)
         if server is None:
-            profile = Profile.of_model(self._model, key, self._spec.name)
-            server = ServedProfile(msgspec.structs.replace(profile, samples=self.samples))
+            server = self._server(key)
             server.start()
             self._running[key] = server
         return server
+
+    def start(self, wanted: Iterable[Settings]) -> None:
+        """Start those that are not running, a few at a time; what does not start says so when it is asked for."""
+        missing = [key for key in dict.fromkeys(map(_key, wanted)) if key not in self._running]
+        for at in range(0, len(missing), _AT_ONCE):
+            begun = {key: self._server(key) for key in missing[at : at + _AT_ONCE]}
+            for server in begun.values():
+                server.begin()
+            for key, server in begun.items():
+                with suppress(ServeError):
+                    server.wait_ready()
+                    self._running[key] = server
+
+    def _server(self, key: Settings) -> ServedProfile:
+        profile = Profile.of_model(self._model, key, self._spec.name)
+        return ServedProfile(msgspec.structs.replace(profile, samples=self.samples))
 
     def arm(self, settings: Settings) -> Arm:
         """The server of these settings with what is sent to it."""
