@@ -303,7 +303,7 @@ def _write(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: _
     if outcome.wrong:
         return found
     found |= {"profile": str(files.profile), "report": str(files.report), "trials": str(files.journal)}
-    profile = msgspec.structs.replace(profile, machine=machine, evidence=evidence(found))
+    profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=evidence(found))
     profile.save(files.profile)
     write_atomically(files.report, render_tune_html(found))
     return found

@@ -70,11 +70,11 @@ class ServedProfile:
         Raises:
             ServeError: it ended instead, or was not ready in two minutes.
         """
-        self.launch()
+        self.begin()
         self.wait_ready()
 
-    def launch(self) -> None:
-        """Start the child; `wait_ready` comes next, so that several can start at the same time."""
+    def begin(self) -> None:
+        """Start the child, from a thread that outlives it: it ends with that. Several may get ready at a time."""
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")
         folder = Path(self._folder.name)
         path = folder / "trial.profile.toml"
@@ -91,12 +91,12 @@ class ServedProfile:
             )
 
     def wait_ready(self) -> None:
-        """Wait until the launched child is ready.
+        """Wait until the child that was begun listens.
 
         Raises:
             ServeError: it ended instead, or was not ready in two minutes.
         """
-        assert self._folder is not None  # noqa: S101  it was launched
+        assert self._folder is not None  # noqa: S101  it was begun
         try:
             self.target = self._wait_ready(Path(self._folder.name) / "stderr")
         except BaseException:

@@ -20,6 +20,7 @@ from tailcut.engines.base import EngineOptions
 from tailcut.engines.files import check_kind, model_name
 from tailcut.errors import MissingProfileError, ModelFileError, ProfileError
 from tailcut.runtime.rows import SETTING_OF, Batching, RowsSetting
+from tailcut.runtime.samples import SampleRequest
 
 SCHEMA = 1
 _MOST_BUCKETS = 64
@@ -109,6 +110,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     schema: int = SCHEMA
     model: ModelRef
     settings: Settings = Settings()
+    samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data it was tuned with, for warming up
     machine: dict[str, Any] = {}
     evidence: dict[str, Any] = {}
 
@@ -191,6 +193,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         raw = msgspec.to_builtins(
             msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, path=str(model)))
         )
+        if not self.samples:
+            del raw["samples"]
         write_atomically(path, tomli_w.dumps(_without_none(raw)))
 
 

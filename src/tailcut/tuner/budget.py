@@ -14,7 +14,8 @@ _VERIFY = 1 - _EXPLAIN_END
 _LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.45
 _WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
 _STARTING = 0.4  # of the time until the race ends, to start servers in
-_FEWEST_FINALISTS = 3
+_FEWEST_FINALISTS = 2
+_FEWEST_ENGINES, _ENGINE_S = 3, 2.5
 _MOST_CAPACITY_S, _MOST_CHECK_S, _MOST_LAST_CHECK_S, _MOST_WAY_S, _MOST_REFINEMENT_S = 2.0, 1.5, 8.0, 2.0, 2.0
 
 
@@ -35,6 +36,11 @@ class Plan:
     def expected_s(self) -> float:
         """How long the whole tune takes: longer than the budget where the verification needs more of it than it has."""
         return self._search_s * (_EXPLAIN_END / (1 - _VERIFY)) + self.verify_s
+
+    @property
+    def engines(self) -> int:
+        """How many engine configurations are measured: loading one takes about half a second."""
+        return int(max(_FEWEST_ENGINES, self.budget_s / _ENGINE_S))
 
     def finalists(self, now: float, start_s: float, most: int) -> int:
         """How many configurations there is time to start; `start_s` is what one takes."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
-from tailcut.lab.describe import made_up_inputs, rows_of_data
+from tailcut.engines.samples import find_samples
+from tailcut.lab.describe import rows_of_data
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.row_proof import settle_rows
 from tailcut.spec import ModelSpec
@@ -51,7 +52,8 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
         if wanted.data is not None:
             requests = rows_of_data(engine.spec, wanted.data, _MOST_REQUESTS)
         else:
-            requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_MADE_UP)]
+            samples = find_samples(engine, seed=wanted.seed)
+            requests = [samples.make(samples.rows, wanted.seed + number) for number in range(_MADE_UP)]
         spec = engine.spec
     finally:
         engine.close()

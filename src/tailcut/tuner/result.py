@@ -62,6 +62,7 @@ def result(
         "settings": msgspec.to_builtins(outcome.settings),
         "profile": None,
         "report": None,
+        "trials": None,
     }
 
 

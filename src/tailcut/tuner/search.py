@@ -23,6 +23,7 @@ from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.process import peak_bytes
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.profile import Settings
+from tailcut.runtime.samples import kinds_of
 from tailcut.spec import Rows
 from tailcut.stats import Verdict
 from tailcut.tuner.accuracy import Accuracy, labelled
@@ -84,12 +85,14 @@ class Search:
         )
         key = None if wanted.journal is None else Key.of(wanted.model, self._requests[0], wanted.rows)
         self._journal = Journal(wanted.journal, key, fresh=wanted.fresh)
-        self._servers = Servers(wanted.model, self._spec, self._requests)
+        samples = () if wanted.data is None else kinds_of(self._spec, self._requests)
+        self._servers = Servers(wanted.model, self._spec, self._requests, samples)
         objective = Objective(wanted.kind, wanted.slo_ms or float("inf"), wanted.rate or 0.0)
         outcome = Outcome(
             self._spec, self._baseline("json"), objective.rate, list(self._rungs.values()), objective=objective
         )
         outcome.rows, outcome.random_outputs = self._rows, self._gate.random_outputs
+        outcome.samples = samples
         self._outcome = outcome
         self._racing = Racing(objective, Load((1, 16), LEAST_BLOCK_S), outcome.noise, self._journal)
         self._facts = Facts(
@@ -166,7 +169,7 @@ class Search:
     # Estimates.
 
     def _estimate(self) -> list[EngineEstimate]:
-        choices = engine_choices(self._facts)
+        choices = engine_choices(self._facts)[: self._plan.engines]
         known = self._journal.estimates(choices)
         self._outcome.reused = len(known)
         if known:
@@ -202,12 +205,12 @@ class Search:
         self._tell(Estimated(1))
 
     def _ways(self) -> dict[str, WayIn]:
-        """What the quickest wire costs with each dispatch, by servers of the empty engine."""
-        settings = {name: self._way_settings(name) for name in ("inline", "adaptive", "worker")}
+        """What the quickest wire costs with each dispatch, by two servers of the empty engine."""
+        settings = {name: self._way_settings(name) for name in ("inline", "worker")}
         known = {name: way for name, one in settings.items() if (way := self._journal.way(one)) is not None}
         if len(known) == len(settings):
             self._tell(Phase(f"taking over what the way in costs from {self._journal.name}"))
-            return known
+            return known | {"adaptive": known["worker"]}
         self._tell(Phase("measuring the way in, with an engine that computes nothing"))
         self._servers.launch(*settings.values())
         arms = {name: self._servers.arm(one) for name, one in settings.items()}
@@ -218,10 +221,11 @@ class Search:
         ways = {name: way_in(found, probes["inline"]) for name, found in probes.items()}
         for name, way in ways.items():
             self._journal.add_way(settings[name], way)
-        return ways
+        # Where many ask, adaptive dispatch computes on a worker; the lone request's saving is known.
+        return ways | {"adaptive": ways["worker"]}
 
     def _way_settings(self, dispatch: str) -> Settings:
-        batching = {"bind": self._spec.fixed_rows, "rows": "auto", "max_batch": _MOST_CLIENTS, "dispatch": dispatch}
+        batching = {"bind": self._spec.fixed_rows, "max_batch": _MOST_CLIENTS, "dispatch": dispatch}
         return changed(BASELINE, engine={"name": "none"}, batching=batching, io={"wire": quickest_wire(self._facts)})
 
     def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:

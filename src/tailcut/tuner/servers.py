@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from tailcut.lab.load import Payload
 from tailcut.lab.payload import Wire, infer_payload
 from tailcut.lab.trial import Arm, ServedProfile
 from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.samples import SampleRequest
 from tailcut.spec import ModelSpec
 from tailcut.tuner.space import changed
 
@@ -23,9 +25,17 @@ class Servers:
         model: an ONNX file.
         spec: its signature.
         requests: what clients send.
+        samples: kinds of requests in the data, with which servers warm up.
     """
 
-    def __init__(self, model: Path, spec: ModelSpec, requests: Sequence[Mapping[str, np.ndarray]]) -> None:
+    def __init__(
+        self,
+        model: Path,
+        spec: ModelSpec,
+        requests: Sequence[Mapping[str, np.ndarray]],
+        samples: tuple[SampleRequest, ...] = (),
+    ) -> None:
+        self.samples = samples
         self._model = model
         self._spec = spec
         self._requests = requests[:_PAYLOADS]
@@ -59,8 +69,9 @@ class Servers:
         """Have servers start while something else is done; `of` waits for them."""
         for key in map(_key, settings):
             if key not in self._running:
-                server = ServedProfile(Profile.of_model(self._model, key, self._spec.name))
-                server.launch()
+                profile = Profile.of_model(self._model, key, self._spec.name)
+                server = ServedProfile(msgspec.structs.replace(profile, samples=self.samples))
+                server.begin()
                 self._running[key] = server
                 self._launched.add(key)
 
