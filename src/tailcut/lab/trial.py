@@ -28,6 +28,7 @@ from tailcut.runtime.profile import Profile
 
 _START_S = 120.0
 _STOP_S = 10.0
+_REPEATED = 0.25  # of an arm's blocks, at most
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -187,18 +188,22 @@ def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, dur
             seed=seed,
             warmup_s=min(0.1, duration_s / 5),
         )
-        result, cost, repeated = watched_again(arm.pid, block)
+        allowed = run.repeated <= _REPEATED * len(run.blocks)
+        result, cost, repeated = watched_again(arm.pid, block, allowed=allowed)
         run.repeated += repeated
         run.add_open(result, cost)
 
 
-def watched_again(pid: int | None, block: Callable[[], LoadResult]) -> tuple[LoadResult, ProcessCost | None, bool]:
+def watched_again(
+    pid: int | None, block: Callable[[], LoadResult], *, allowed: bool = True
+) -> tuple[LoadResult, ProcessCost | None, bool]:
     """A block, what the server spent on it, and whether it was repeated (once) because the client itself was late.
 
-    One with failed requests stays: they are the server's, and must not get lost.
+    One with failed requests stays: they are the server's, and must not get lost. `allowed` bounds the time: where
+    the client is late all the time, repeating does not help.
     """
     result, cost = watched(pid, block)
-    if not result.client_behind or result.errors:
+    if not allowed or not result.client_behind or result.errors:
         return result, cost, False
     return *watched(pid, block), True
 

@@ -23,6 +23,7 @@ _MOST_HEATS = 40
 _MOST_CLIENTS = 128
 _FILLED = 0.6  # of the limit: what those connections make of it
 _BLOCK_REQUESTS = 3  # of each connection, in a block
+_REPEATED = 0.25  # of the open blocks, at most
 _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
 
 
@@ -108,7 +109,8 @@ class Racing:
         wanted_s = max(self.load.block_s, _OPEN_SPARE * samples_needed(0.95) / rate)
         length_s = max(LEAST_BLOCK_S, min(wanted_s, most_s))
         block = partial(open_loop, arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=number)
-        result, cost, repeated = watched_again(arm.pid, block)
+        allowed = self.noise.repeated_blocks <= _REPEATED * len(self.noise.lateness_ns)
+        result, cost, repeated = watched_again(arm.pid, block, allowed=allowed)
         self.noise.add_block(result, repeated=repeated)
         cpu_ns = None if cost is None or not result.answered else cost.cpu_ns / result.answered
         return self.objective.score_open(result, cpu_ns)
