@@ -165,6 +165,7 @@ def test_the_profile_says_where_it_comes_from(tuned: tuple[dict, str], folder: P
     profile = Profile.load(folder / tuned[0]["profile"])
     profile.verify_model()
     assert profile.machine["usable_cpus"] >= 1
+    assert profile.evidence["verified"] is True
     assert profile.evidence["rate_offered"] == 1200
     assert profile.evidence["tuned"]["samples"] >= 459
     assert profile.evidence["rows"]["rows"] == "independent"
@@ -201,7 +202,9 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     assert json.loads(out)["verification"] is None
     assert "interrupted: the profile holds the best settings so far" in err
     assert "Traceback" not in err
-    Profile.load(folder / "stopped.toml").verify_model()
+    stopped = Profile.load(folder / "stopped.toml")
+    stopped.verify_model()
+    assert stopped.evidence["verified"] is False
     assert "Not verified" in (folder / "stopped.html").read_text(encoding="utf-8")
 
 

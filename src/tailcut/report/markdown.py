@@ -10,7 +10,17 @@ from typing import Any
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
-from tailcut.report.tune_page import ARMS, headline, more_traffic, rows_words, waterfall
+from tailcut.report.tune_page import (
+    arms_of,
+    cost_words,
+    headline,
+    memory_words,
+    more_traffic,
+    noise_words,
+    retune_words,
+    rows_words,
+    waterfall,
+)
 from tailcut.report.words import bounds, count, cpu, load, milliseconds, nanoseconds, ratio
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
@@ -35,7 +45,7 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
                 count(checked[name]["throughput"]),
                 cpu(checked[name]["cost"]),
             ]
-            for name in ARMS
+            for name in arms_of(checked)
         ]
         heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", "requests/s", "CPU a request"]
         parts.append(_table(heads, rows))
@@ -62,6 +72,8 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
         parts += [words for words in (*said, plain(random_words(accuracy))) if words]
         if accuracy["worst_rows"]:
             parts.append(_worst_rows(accuracy["worst_rows"]))
+    notes = (retune_words(result), cost_words(result), memory_words(result), noise_words(result.get("noise")))
+    parts += [plain(f"{words[0].upper()}{words[1:]}.") for words in notes if words]
     batching = rows_words(result)
     if batching:
         parts.append(plain(batching))

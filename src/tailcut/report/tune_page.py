@@ -10,7 +10,6 @@ from tailcut.report.charts import Chart, Point, Series, Tick, percentile_chart, 
 from tailcut.report.strips import Arm, Bar, Mark, Strips, ratio_bar, strips
 from tailcut.report.words import count, milliseconds, ratio, round_milliseconds
 
-ARMS = ("baseline", "reference", "tuned")
 ARM_WORDS = {
     "baseline": "the engine's defaults, one call a request, JSON over HTTP",
     "reference": "the same defaults behind the binary wire",

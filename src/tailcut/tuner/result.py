@@ -72,6 +72,7 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {
         "command": found["command"],
         "seed": found["objective"]["seed"],
+        "verified": checked is not None,
         "rate_offered": found["objective"]["rate"],
         "rows": found["rows"],
         "kept": [rung["kept"] for rung in found["rungs"] if rung["kept"]],

@@ -92,7 +92,7 @@ class Search:
             self._spec, self._baseline("json"), objective.rate, list(self._rungs.values()), objective=objective
         )
         outcome.rows, outcome.random_outputs = self._rows, self._gate.random_outputs
-        outcome.samples = samples
+        outcome.samples, outcome.previous = samples, wanted.previous
         self._outcome = outcome
         self._racing = Racing(objective, Load((1, 16), LEAST_BLOCK_S), outcome.noise, self._journal)
         self._facts = Facts(
