@@ -17,6 +17,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.tuner.space import RUNG_FIELDS, changed
 
 TUNE = [sys.executable, "-m", "tailcut", "tune"]
+VERDICTS = {"better", "worse", "indistinct", "rejected", "estimated", "raced", "skipped"}
 CANDIDATE_KEYS = {"setting", "p50_ms", "p95_ms", "p99_ms", "throughput", "p99_ratio", "verdict", "reason"}
 
 
@@ -49,7 +50,15 @@ def test_the_result_has_every_rung(tuned: tuple[dict, str]) -> None:
         assert rung["name"] in story
         for candidate in rung["candidates"]:
             assert candidate.keys() >= CANDIDATE_KEYS
-            assert candidate["verdict"] in {"better", "worse", "indistinct", "rejected", "estimated", "raced"}
+            assert candidate["verdict"] in {
+                "better",
+                "worse",
+                "indistinct",
+                "rejected",
+                "estimated",
+                "raced",
+                "skipped",
+            }
             assert candidate["reason"]
             assert (candidate["cost"] is None) <= (candidate["samples"] == 0 or sys.platform != "linux")
     assert sum(one["verdict"] == "estimated" for rung in result["rungs"] for one in rung["candidates"]) >= 4

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from tests.engines.models import perceptron
 
 from tailcut.engines import EngineOptions
-from tailcut.tuner.estimate import EngineEstimate, EstimateError, Estimator, _calls_in, estimate_engines
+from tailcut.tuner.estimate import NO_TIME, EngineEstimate, EstimateError, Estimator, _calls_in, estimate_engines
 
 CLASSIFIER = {
     "coefficients": [0.1] * 128,
@@ -114,3 +114,13 @@ def test_a_size_is_measured_only_where_there_is_time_for_it(rows: int, seconds: 
     known = EngineEstimate(EngineOptions(), {1: [np.full(5, 500_000_000)]})
     assert _calls_in(known, rows, seconds) == calls
     assert _calls_in(EngineEstimate(EngineOptions()), 1, -1.0) == 1
+
+
+def test_what_there_is_no_time_to_load_is_left_out(model: Path) -> None:
+    """With no time at all three configurations are measured, and the rest say why they are not."""
+    choices = [EngineOptions(threads=1, instances=count) for count in (1, 2, 3, 4, 5)]
+    found = estimate_engines(model, choices, REQUEST, seconds=0.0, batched=False)
+    measured = [one for one in found if one.error is None]
+    assert len(measured) == 3
+    assert all(one.sizes == [1] for one in measured)
+    assert {one.error for one in found if one not in measured} == {NO_TIME}

@@ -28,6 +28,9 @@ _LARGEST = 128
 _GAIN = 0.97  # of the time per row, that a size twice as large must reach to go on
 _SHORTEST_S = 0.02
 _MEASURING = 0.6  # of the time, however long loading took
+_LOADING = 0.7  # of the time, after which no more configurations are loaded
+_FEWEST = 3  # configurations that are loaded in any case
+NO_TIME = "no time left to load it"
 _STOP_S = 5.0
 
 
@@ -170,7 +173,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
         tell: called with each configuration that is done.
     """
     began = time.monotonic()
-    racing, estimates = _load_all(model, choices, request, tell)
+    racing, estimates = _load_all(model, choices, request, tell, began + _LOADING * seconds)
     end = max(began + seconds, time.monotonic() + _MEASURING * seconds)
     try:
         sizes = [1]
@@ -203,8 +206,12 @@ def _load_all(
     choices: Sequence[EngineOptions],
     request: Mapping[str, np.ndarray],
     tell: Callable[[EngineEstimate], None],
+    until: float,
 ) -> tuple[list[Estimator], list[EngineEstimate]]:
-    """Load all, two at a time; an engine that cannot load the model at all is tried once."""
+    """Load all, two at a time; an engine that cannot load the model at all is tried once.
+
+    Where loading takes longer than planned, only the first few are loaded.
+    """
     names = list(dict.fromkeys(options.name for options in choices))
     firsts = [next(options for options in choices if options.name == name) for name in names]
     racing: list[Estimator] = []
@@ -213,6 +220,10 @@ def _load_all(
         refused = [one.error for one in estimates if one.options.name == options.name and _unloadable(one)]
         if refused:
             estimates.append(EngineEstimate(options, error=refused[0]))
+            tell(estimates[-1])
+            continue
+        if number >= max(len(firsts), _FEWEST) and time.monotonic() > until:
+            estimates.append(EngineEstimate(options, error=NO_TIME))
             tell(estimates[-1])
             continue
         racing.append(Estimator(model, options, request))

@@ -22,6 +22,7 @@ LEAST_BLOCK_S = 0.12
 _MOST_HEATS = 40
 _MOST_CLIENTS = 128
 _FILLED = 0.6  # of the limit: what those connections make of it
+_FULL_S = 0.5  # worth of requests in flight, where no limit counts
 _BLOCK_REQUESTS = 3  # of each connection, in a block
 _REPEATED = 0.25  # of the open blocks, at most
 _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
@@ -46,7 +47,7 @@ class Entrant:
 def load_for(objective: Objective, rate: float) -> Load:
     """Connections that bring a server of this rate to the limit, and an eighth of them; many where no limit counts."""
     if objective.kind == "throughput":
-        most = _MOST_CLIENTS
+        most = int(max(2, min(_MOST_CLIENTS, _FULL_S * rate)))
     else:
         most = int(max(2, min(_MOST_CLIENTS, _FILLED * rate * objective.limit_ms / 1e3)))
     block_s = max(LEAST_BLOCK_S, _BLOCK_REQUESTS * most / max(rate, 1e-9))

@@ -29,7 +29,7 @@ from tailcut.stats import Verdict
 from tailcut.tuner.accuracy import Accuracy, labelled
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import Plan
-from tailcut.tuner.estimate import EngineEstimate, estimate_engines
+from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Expected, Phase, RungDone, RungStarted
 from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
 from tailcut.tuner.journal import Journal, Key
@@ -190,11 +190,13 @@ class Search:
         )
 
     def _told(self, estimate: EngineEstimate) -> None:
-        self._journal.add_estimate(estimate)
+        if estimate.error != NO_TIME:
+            self._journal.add_estimate(estimate)
         settings = msgspec.structs.replace(BASELINE, engine=estimate.options)
         entry = entry_of(settings.describe() or "the engine's defaults")
         if estimate.error:
-            entry |= {"verdict": "rejected", "reason": estimate.error}
+            verdict = "skipped" if estimate.error == NO_TIME else "rejected"
+            entry |= {"verdict": verdict, "reason": estimate.error}
         else:
             entry |= {
                 "verdict": "estimated",
@@ -262,11 +264,15 @@ class Search:
         previous = self._wanted.previous
         if previous is not None and previous not in settings:
             settings.append(previous)
-        self._racing.load = load_for(self._outcome.objective, self._best_rate(chosen))
+        load = self._racing.load = load_for(self._outcome.objective, self._best_rate(chosen))
+        if self._outcome.objective.kind == "throughput":
+            self._outcome.clients = load.clients[-1]  # what was raced is what is verified
         return settings
 
     def _best_rate(self, chosen: Sequence[Predicted]) -> float:
-        return self._capacity if self._outcome.objective.is_open else max((one.rate for one in chosen), default=0.0)
+        if self._outcome.objective.is_open:
+            return self._capacity
+        return max((max(one.rate, one.capacity) for one in chosen), default=0.0)
 
     def _race(self, chosen: Sequence[Settings]) -> Settings:
         """The best estimate on the real server, of the configurations whose answers are right."""
@@ -343,7 +349,10 @@ class Search:
 
     def _refine(self, winner: Settings) -> Settings:
         """Small changes of the winner, each judged beside it on servers; those that look better stay."""
+        limited = self._wanted.constraints.memory_bytes is not None
         for candidate in refinements(self._facts, winner):
+            if limited and candidate.io.workers > 1:
+                continue  # each process has the weights again, and no estimate of that
             if time.monotonic() + self._servers.start_s + self._plan.refinement_s > self._plan.refine_until:
                 break
             words = candidate.describe(winner)
