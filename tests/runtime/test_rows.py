@@ -12,7 +12,7 @@ INDEPENDENT, DEPENDENT, UNKNOWN = Rows.INDEPENDENT, Rows.DEPENDENT, Rows.UNKNOWN
 
 
 def spec_of(graph: Rows = INDEPENDENT, x: Shape = (None, 4), y: Shape = (None, 3), axis: str = "batch") -> ModelSpec:
-    inputs = (TensorSpec("x", DType.FP32, x, axis),)
+    inputs = (TensorSpec("x", DType.FP32, x, first_axis=axis),)
     return ModelSpec("m", inputs, (TensorSpec("y", DType.FP32, y),), graph, "the graph's reason")
 
 

@@ -117,8 +117,8 @@ def test_a_binary_answer_is_as_the_document_says(server: Server) -> None:
         assert {name for output in answer.json()["outputs"] for name in output} <= set(tensor)
 
 
-def test_what_is_not_ready_says_so_without_a_body(tmp_path: Path) -> None:
-    """503 while the server drains, as the document says: no error object."""
+def test_what_is_not_ready_says_so(tmp_path: Path) -> None:
+    """503 while the server drains, as the document says: no error object, and of a model whether it is warmed up."""
     with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), "--drain", "20s") as server:
         with server.connect() as wire:
             paths = ask(wire, "GET", "/v2/openapi.json").json()["paths"]
@@ -129,9 +129,13 @@ def test_what_is_not_ready_says_so_without_a_body(tmp_path: Path) -> None:
                     answer = ask(wire, "GET", path)
                 if answer.status != 200:
                     break
-            assert (answer.status, answer.body) == (503, b"")
-            template = path.replace("mlp", "{model}")
-            assert "content" not in paths[template]["get"]["responses"]["503"]
+            assert answer.status == 503
+            told = paths[path.replace("mlp", "{model}")]["get"]["responses"]["503"]
+            if path == "/v2/health/ready":
+                assert (answer.body, "content" in told) == (b"", False)
+            else:
+                assert answer.json() == {"name": "mlp", "ready": False, "warmed_up": True}
+                assert told["content"]["application/json"]["schema"]["$ref"].endswith("/readiness")
 
 
 @pytest.mark.parametrize(

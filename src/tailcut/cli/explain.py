@@ -61,6 +61,7 @@ def _of_profile(path: Path, length_s: float, rate: float | None) -> dict[str, An
     """Serve the profile in a child process, load it from here, and look on."""
     from tailcut.errors import UsageError
     from tailcut.lab.client import open_loop
+    from tailcut.lab.compiled import prepare
     from tailcut.lab.describe import served_samples, served_spec
     from tailcut.lab.explain import watch, while_doing
     from tailcut.lab.payload import infer_payload
@@ -72,6 +73,7 @@ def _of_profile(path: Path, length_s: float, rate: float | None) -> dict[str, An
     if not offered:
         raise UsageError(f"{path}: the profile was not tuned, so give the requests a second with --rate")
     name = profile.model.name
+    prepare()
     with ServedProfile(profile) as served:
         spec = served_spec(served.target, name)
         wire = profile.settings.io.wire

@@ -41,6 +41,12 @@ def suits(target: Target, payloads: Sequence[Payload]) -> bool:
     return sys.platform.startswith("linux") and not target.grpc and len({len(one.places) for one in payloads}) == 1
 
 
+def prepare() -> None:
+    """Compile the loop, or load it: a second that must not pass while a server is looked at."""
+    if sys.platform.startswith("linux"):
+        from tailcut.kernels import load  # noqa: F401, PLC0415  numba, which only this loop needs
+
+
 def gather_open(  # noqa: PLR0913  a load test is its parameters
     target: Target,
     payloads: Sequence[Payload],
