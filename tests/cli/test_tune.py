@@ -281,6 +281,7 @@ def _broken(folder: Path) -> None:
         (["mlp.onnx", "other.onnx"], "one MODEL"),
         (["mlp.onnx", "--retune", "p.toml"], "leave out MODEL"),
         (["--retune", "nowhere.toml"], "nowhere.toml: no such profile"),
+        (["--compare", "p.toml", "q.toml", "--markdown"], "no option of the search"),
         (["--compare", "p.toml"], "two or more profiles"),
         (["--compare", "p.toml", "q.toml"], "p.toml: no such profile"),
         (["mlp.onnx", "--colour"], "--colour"),

@@ -45,3 +45,15 @@ def test_a_slow_model_is_expected_to_take_longer() -> None:
 def test_as_many_finalists_as_there_is_time_to_start(start_s: float, count: int) -> None:
     """All eight where servers start quickly; never less than two."""
     assert Plan(0.0, 30.0).finalists(8.0, start_s, 8) == count
+
+
+def test_after_an_exhaustive_race_the_rest_has_its_time() -> None:
+    """The ends of the phases after it move; one that ended in time moves nothing."""
+    plan = Plan(0.0, 100.0)
+    end, race_until = plan.end, plan.race_until
+    plan.race_ended(race_until - 1.0)
+    assert plan.end == end
+    plan.race_ended(race_until + 200.0)
+    assert plan.end == pytest.approx(end + 200.0)
+    assert plan.refine_until > race_until + 200.0
+    assert plan.spent_s(300.0) == 300.0

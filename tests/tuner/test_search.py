@@ -104,7 +104,8 @@ def test_an_exhaustive_race_takes_the_whole_space(tmp_path: Path) -> None:
     chosen = search._chosen(predicted)
     assert chosen[:96] == [one.settings for one in predicted[:96]]
     assert chosen[96:] == [previous]
-    assert any("racing 96 configurations (the best by simulation of 130)" in event.text for event in said[-1:])
+    words = " / ".join(event.text for event in said if isinstance(event, Phase))
+    assert "racing 96 configurations (the best by simulation of 130), in groups of 9: about" in words
     few = Search(Wanted(path, budget_s=30.0), said.append)._chosen(predicted)
     assert 1 <= len(few) <= 8
 

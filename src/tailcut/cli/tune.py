@@ -114,10 +114,13 @@ def tune(
     from dataclasses import replace
 
     from tailcut.cli.options import parse_bytes
+    from tailcut.errors import UsageError
     from tailcut.runtime.rows import SETTING_OF
     from tailcut.tuner.objective import Constraints
 
     began = time.monotonic()
+    if compare and any((output, report, markdown, exhaustive, fresh, objective, memory, cpus)):
+        raise UsageError("--compare measures profiles as they are: it takes no option of the search or its files")
     model, profiles, previous = _models(models or [], retune, compare=compare)
     wanted = _wanted(model, data, rate, budget, accuracy, metric, wire.value, seed)
     wanted = replace(

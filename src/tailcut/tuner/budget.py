@@ -27,6 +27,7 @@ class Plan:
     budget_s: float
     verify_s: float = 0.0
     needed_s: float = 0.0  # of these, what a p99 of each arm takes
+    extra_s: float = 0.0  # that the user granted beyond the budget
 
     def __post_init__(self) -> None:
         """The verification has its share at least."""
@@ -55,7 +56,11 @@ class Plan:
     @property
     def end(self) -> float:
         """When the last measurement ends: the result and the report take a moment, too."""
-        return self.began + self.budget_s - min(_MOST_WRAP_UP_S, _WRAP_UP * self.budget_s)
+        return self.began + self.extra_s + self.budget_s - min(_MOST_WRAP_UP_S, _WRAP_UP * self.budget_s)
+
+    def race_ended(self, now: float) -> None:
+        """An exhaustive race took as long as it took: what comes after it has the time that it was planned to have."""
+        self.extra_s += max(0.0, now - self.race_until)
 
     @property
     def answers_s(self) -> float:
@@ -131,4 +136,4 @@ class Plan:
         return self.budget_s - min(self.verify_s, _MOST_VERIFY * self.budget_s)
 
     def _at(self, share: float) -> float:
-        return self.began + share * self._search_s / (1 - _VERIFY)
+        return self.began + self.extra_s + share * self._search_s / (1 - _VERIFY)

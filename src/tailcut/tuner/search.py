@@ -117,7 +117,10 @@ class Search:
         try:
             self._measure_baseline()
             outcome.estimated = self._predict(self._estimate())
-            outcome.settings = self._refine(self._race(self._chosen(outcome.estimated)))
+            winner = self._race(self._chosen(outcome.estimated))
+            if self._wanted.exhaustive:
+                self._plan.race_ended(time.monotonic())
+            outcome.settings = self._refine(winner)
             self._explain()
             outcome.rows = self._rows_of(outcome.settings)
             self._verify()
@@ -256,7 +259,10 @@ class Search:
         if self._wanted.exhaustive:
             chosen = sorted(predicted, key=rank, reverse=True)[:_EXHAUSTIVE]
             cut = f" (the best by simulation of {len(predicted):,})" if len(chosen) < len(predicted) else ""
-            self._tell(Phase(f"racing {len(chosen)} configurations{cut}, in groups of {_GROUP}: this ignores --budget"))
+            takes_s = len(chosen) * (self._servers.start_s + self._plan.check_s + 2 * self._plan.refinement_s)
+            words = f"in groups of {_GROUP}: about {takes_s:,.0f} s, whatever --budget says"
+            self._tell(Phase(f"racing {len(chosen)} configurations{cut}, {words}"))
+            self._tell(Expected(self._plan.budget_s + takes_s))
         else:
             count = self._plan.finalists(time.monotonic(), self._servers.start_s, FINALISTS)
             chosen = finalists(predicted, count, rank)
