@@ -61,7 +61,7 @@ def test_the_result_has_every_rung(tuned: tuple[dict, str]) -> None:
             }
             assert candidate["reason"]
             assert (candidate["cost"] is None) <= (candidate["samples"] == 0 or sys.platform != "linux")
-    assert sum(one["verdict"] == "estimated" for rung in result["rungs"] for one in rung["candidates"]) >= 4
+    assert sum(one["verdict"] == "estimated" for rung in result["rungs"] for one in rung["candidates"]) >= 3
     assert result["estimated"]
     assert any(one["front"] for one in result["estimated"])
     assert result["winner"] in {one["setting"] for one in result["estimated"] if one["raced"]}
