@@ -149,7 +149,7 @@ def _write(
 
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.report.html import render_tune_html
-    from tailcut.runtime.profile import Profile, write_atomically
+    from tailcut.runtime.profile import Profile, copy_path, write_atomically
     from tailcut.tuner.result import evidence, result
 
     profile = Profile.of_model(wanted.model, outcome.settings, outcome.spec.name).with_weights()
@@ -160,6 +160,10 @@ def _write(
     if outcome.wrong:
         return found
     found |= {"profile": str(profile_path), "report": str(report_path)}
+    if outcome.copy is not None:
+        copy = copy_path(profile_path, outcome.copy_bytes)
+        write_atomically(copy, outcome.copy_bytes)
+        profile = profile.with_quantized(copy)
     profile = msgspec.structs.replace(profile, machine=machine, evidence=evidence(found))
     profile.save(profile_path)
     write_atomically(report_path, render_tune_html(found))

@@ -13,6 +13,7 @@ from tailcut.runtime.rows import RowsSetting
 from tailcut.spec import ModelSpec
 from tailcut.stats import Interval
 from tailcut.tuner.accuracy import Accuracy, Metric
+from tailcut.tuner.calibrate import Copy
 from tailcut.tuner.finalists import Predicted
 
 MEASURED = (
@@ -80,6 +81,8 @@ class Outcome:
     highest: HighestRate | None = None
     accuracy: Accuracy | None = None
     labels_accuracy: dict[str, float] | None = None
+    copy: Copy | None = None  # of the model, in static int8, where the settings run one
+    copy_bytes: bytes = b""
     random_outputs: tuple[str, ...] = ()  # that the model itself draws at random, so that they were not compared
     interrupted: bool = False
     took_s: float = 0.0

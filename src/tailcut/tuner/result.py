@@ -50,6 +50,7 @@ def result(
         "estimated": [_predicted(one) for one in pareto(outcome.estimated)],
         "verification": _verification(outcome, objective.get("seed", 0), objective.get("slo_ms")),
         "accuracy": _accuracy(outcome, objective.get("metric")),
+        "quantized": None if outcome.copy is None else outcome.copy.as_dict(),
         "settings": msgspec.to_builtins(outcome.settings),
         "profile": None,
         "report": None,
@@ -74,6 +75,8 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("p99_ratio", "throughput_ratio", "reference_p99_ratio", "highest_rate"):
             if checked[name] is not None:
                 kept[name] = checked[name]
+    if found["quantized"] is not None:
+        kept["quantized"] = {name: value for name, value in found["quantized"].items() if value is not None}
     if found["accuracy"] is not None:
         kept["accuracy"] = {
             name: value for name, value in found["accuracy"].items() if name not in _NO_FIGURES and value is not None

@@ -6,10 +6,12 @@ a whole configuration would do in `simulate`, which ones race in `finalists`, wh
 """
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,6 +37,7 @@ from tailcut.spec import ModelSpec, Rows
 from tailcut.stats import Sample, Verdict, percentile, samples_needed
 from tailcut.tuner.accuracy import labelled
 from tailcut.tuner.budget import Plan
+from tailcut.tuner.calibrate import CalibrationError, Copy, Material, copies_for
 from tailcut.tuner.estimate import EngineEstimate, estimate_engines
 from tailcut.tuner.events import CandidateDone, Event, Phase, RungDone, RungStarted
 from tailcut.tuner.finalists import NEAR, Predicted, finalists
@@ -50,6 +53,7 @@ from tailcut.tuner.space import (
     RUNG_FIELDS,
     Facts,
     changed,
+    copy_engines,
     engine_choices,
     quickest_wire,
     refinements,
@@ -96,6 +100,8 @@ class Search:
         self._load = Load((1, _CONCURRENCY), self._limit_ms, _LEAST_BLOCK_S)
         self._spec, self._requests, self._gate = self._learn()
         self._servers = Servers(wanted.model, self._spec, self._requests)
+        self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
+        self._copies: dict[str, Copy] = {}
         self._facts = Facts(
             self._spec,
             usable_cpus(),
@@ -118,6 +124,7 @@ class Search:
         outcome.rows, outcome.random_outputs = self._rows, self._gate.random_outputs
         try:
             outcome.rate = self._measure_baseline()
+            self._calibrate()
             predicted = self._predict(self._estimate())
             outcome.estimated = predicted
             outcome.settings = self._refine(self._race(predicted))
@@ -128,6 +135,8 @@ class Search:
             outcome.interrupted = True
         finally:
             self._servers.keep()
+            self._take_copy(outcome)
+            self._folder.cleanup()
         outcome.took_s = self._plan.spent_s(time.monotonic())
         return outcome
 
@@ -200,6 +209,28 @@ class Search:
 
     # Estimates.
 
+    def _calibrate(self) -> None:
+        """Have copies of the model in static int8 written, where they may pay, to be measured with the rest."""
+        seconds, engines = self._plan.calibrate_s, copy_engines(self._facts)
+        if not (seconds and engines) or self._wanted.bound is None:
+            return
+        self._tell(Phase("quantising the model to static int8 with the data"))
+        try:
+            material = Material.of(self._wanted.model, self._requests, self._gate)
+        except CalibrationError as error:
+            self._tell(Phase(f"static int8 is left out: {error}"))
+            return
+        folder = Path(self._folder.name)
+        self._copies = copies_for(material, engines, folder, seconds, lambda words: self._tell(Phase(words)))
+        self._servers.copies = {name: copy.path for name, copy in self._copies.items()}
+        self._facts = replace(self._facts, copies=frozenset(copy.engine for copy in self._copies.values()))
+
+    def _take_copy(self, outcome: Outcome) -> None:
+        """The copy that the outcome's settings run, before its folder goes."""
+        if outcome.settings.engine.precision == "int8_static":
+            outcome.copy = self._copies[outcome.settings.engine.name]
+            outcome.copy_bytes = outcome.copy.path.read_bytes()
+
     def _estimate(self) -> list[EngineEstimate]:
         choices = engine_choices(self._facts)
         self._tell(Phase(f"measuring {len(choices)} engine configurations in process"))
@@ -210,6 +241,7 @@ class Search:
             request,
             seconds=self._plan.estimate_s,
             batched=self._spec.batched,
+            copies=self._servers.copies,
             tell=self._told,
         )
 

@@ -29,6 +29,7 @@ class Servers:
         self._spec = spec
         self._requests = requests[:_PAYLOADS]
         self._running: dict[Settings, ServedProfile] = {}
+        self.copies: Mapping[str, Path] = {}  # for precision int8_static, by engine
         self._payloads: dict[Wire, list[Payload]] = {}
 
     def of(self, settings: Settings) -> ServedProfile:
@@ -40,10 +41,15 @@ class Servers:
         key = _key(settings)
         server = self._running.get(key)
         if server is None:
-            server = ServedProfile(Profile.of_model(self._model, key, self._spec.name))
+            server = ServedProfile(self._profile(key))
             server.start()
             self._running[key] = server
         return server
+
+    def _profile(self, settings: Settings) -> Profile:
+        profile = Profile.of_model(self._model, settings, self._spec.name)
+        copy = self.copies.get(settings.engine.name) if settings.engine.precision == "int8_static" else None
+        return profile if copy is None else profile.with_quantized(copy)
 
     def arm(self, settings: Settings) -> Arm:
         """The server of these settings with what is sent to it."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailcut.engines.base import EngineOptions
+from tailcut.engines.base import EngineOptions, Form
 from tailcut.runtime.profile import PaddedInput, PaddingSettings, Settings
 from tailcut.spec import ModelSpec
 
@@ -51,6 +51,7 @@ class Facts:
         wire: what clients may speak.
         lengths: of the data's requests, along the free dimension beside the batch.
         quantizable: whether int8 would change any operator.
+        copies: engines for which there is a copy in static int8.
         convolutions: whether the graph has any.
         lower_precision: whether less than float32 is allowed: only data can show that answers stay right.
     """
@@ -63,6 +64,7 @@ class Facts:
     wire: Literal["json", "binary", "any"] = "any"
     lengths: tuple[int, ...] = ()
     quantizable: bool = True
+    copies: frozenset[Form] = frozenset()
     convolutions: bool = True
     lower_precision: bool = True
 
@@ -85,7 +87,12 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
             choices.append(EngineOptions(threads=threads, instances=instances, spinning=False))
     if facts.lower_precision and facts.quantizable:
         choices += [EngineOptions(precision="int8", threads=threads, instances=count) for threads, count in shapes]
-    if not any(tensor.dtype == "BYTES" for tensor in facts.spec.inputs + facts.spec.outputs):
+    choices += [
+        EngineOptions(name=name, precision="int8_static", threads=threads, instances=count)
+        for name in sorted(facts.copies)
+        for threads, count in shapes
+    ]
+    if not _has_text(facts):
         precisions = ["f32"] + (["bf16"] if facts.lower_precision and BF16_FLAGS & facts.isa else [])
         choices += [
             EngineOptions(name="openvino", precision=precision, threads=threads, instances=count)  # type: ignore[arg-type]
@@ -93,6 +100,17 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
             for threads, count in shapes
         ]
     return choices
+
+
+def copy_engines(facts: Facts) -> tuple[Form, ...]:
+    """The engines that a copy of the model in static int8 may pay for."""
+    if not (facts.lower_precision and facts.quantizable):
+        return ()
+    return ("onnxruntime",) if _has_text(facts) else ("onnxruntime", "openvino")
+
+
+def _has_text(facts: Facts) -> bool:
+    return any(tensor.dtype == "BYTES" for tensor in facts.spec.inputs + facts.spec.outputs)
 
 
 def _thread_shapes(facts: Facts) -> list[tuple[int, int]]:
@@ -361,10 +379,12 @@ CATALOGUE: tuple[Setting, ...] = (
         "engine and precision",
         "simd",
         ("engine.name", "engine.precision"),
-        "onnxruntime f32, int8; openvino f32, bf16",
-        "bf16: a processor with it. int8: weights of matrix products. Both: --data, to show that answers stay right",
-        "bf16: half the bytes, twice the products. int8: a quarter",
-        "answers that are no longer right: the accuracy gate decides",
+        "onnxruntime f32, int8, int8_static; openvino f32, bf16, int8_static",
+        "bf16: a processor with it. int8: weights of matrix products. int8_static: those or convolutions. "
+        "All: --data, to show that answers stay right",
+        "bf16: half the bytes, twice the products. int8: a quarter. int8_static: scales are fixed, so that rows stay "
+        "independent and convolutions gain",
+        "answers that are no longer right: the accuracy gate decides, and a static copy keeps in float what loses most",
         _GUIDE_OV,
     ),
     Setting(
