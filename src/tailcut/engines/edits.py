@@ -71,7 +71,10 @@ def whole_model(path: Path) -> onnx.ModelProto:
     """
     model = load_graph(path)
     replace_zipmaps(model)
-    _take_whole(model, path, external_files(model, path))
+    try:
+        _take_whole(model, path, external_files(model, path))
+    except UnsupportedError:
+        raise UnsupportedError(f"{path}: with its weights it is larger than 2 GiB, which no quantiser takes") from None
     return model
 
 

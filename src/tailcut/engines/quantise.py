@@ -154,7 +154,7 @@ class Calibration:
                 options,
             )
             quantizer.quantize_model()
-            out.write_bytes(quantizer.model.model.SerializeToString())
+            quantizer.model.save_model_to_file(str(out))
 
     def _histograms(self) -> dict[str, "Histogram"]:
         if not self._found:
