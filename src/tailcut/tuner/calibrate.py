@@ -205,11 +205,14 @@ class Calibrator:
             if _distance(best) <= _ENOUGH or time.monotonic() > self._end:
                 break
             best = min(best, self._attempt(engine, method, 0, started), key=_distance)
+        most = 0
         for level in range(1, len(LEVELS)):
             if best.accuracy.right or time.monotonic() > self._end:
                 break
-            better = self._attempt(engine, best.method, level, started)
-            best = min(best, better, key=_distance)
+            last = self._attempt(engine, best.method, level, started)
+            if len(last.in_float) <= most:
+                break
+            most, best = len(last.in_float), min(best, last, key=_distance)
         if not best.accuracy.right:
             raise CalibrationError(
                 f"{best.accuracy.reason} with {len(best.in_float)} of {best.operators} operators in float"

@@ -76,11 +76,17 @@ def _start(job: Start) -> Calibration:
     return calibration
 
 
-def _attempt(calibration: Calibration, held_out: Sequence[list[Tensor]], job: Attempt) -> Attempted:
+def _in_float(calibration: Calibration, level: int) -> list[str]:
+    """Half of the operators at most: what quantises fewer is not worth its conversions."""
+    if not level:
+        return []
     worst = calibration.most_sensitive()
-    chosen = worst[: math.ceil(LEVELS[job.level] * len(worst))]
-    if job.level:
-        chosen = list(dict.fromkeys([*calibration.ends(), *chosen]))
+    chosen = [*calibration.ends(), *worst[: math.ceil(LEVELS[level] * len(worst))]]
+    return list(dict.fromkeys(chosen))[: len(worst) // 2]
+
+
+def _attempt(calibration: Calibration, held_out: Sequence[list[Tensor]], job: Attempt) -> Attempted:
+    chosen = _in_float(calibration, job.level)
     out = Path(job.out)
     calibration.write(job.engine, job.method, chosen, out)
     engine = open_engine(out, EngineOptions(name=job.engine, precision="int8_static"))
