@@ -4,8 +4,8 @@ onnxruntime's quantiser edits the graph. `Calibration` runs the float model over
 activation, its ends and a sample of its numbers; from these it writes as many copies as are asked for, each with its
 own way to choose the ranges and its own operators left in float. Both engines read the result as any other ONNX file.
 
-The ranges are chosen here: onnxruntime's own histograms take 1.4 s a request for a detector of 320 x 320 pixels, where
-a sample takes 0.25 s, and its search by entropy is as wide as its histogram, so that it finds nothing but the ends.
+Rounding a weight moves what it multiplies by the mean of its input, every time in the same direction. That shift is
+known from the means of the channels, and is taken out of the biases: it halves the error of a ResNet-18.
 
 It belongs in a process of its own: it holds the model several times, and the quantiser was not made for every model.
 """
@@ -15,22 +15,21 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
+from tailcut.engines.activations import CHOICES, Activation, Histogram, Method
 from tailcut.engines.base import Arrays, Form
 from tailcut.engines.edits import constants_to_initializers, whole_model
 from tailcut.engines.graph import short
 from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 
-Method = Literal["minmax", "least error", "percentile"]
-METHODS: tuple[Method, ...] = ("minmax", "least error", "percentile")
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # What only hands numbers on, or has a kernel of its own in int8: between two products it stays in int8.
 _BETWEEN = (
@@ -52,13 +51,9 @@ _BETWEEN = (
     "Transpose",
     "Unsqueeze",
 )
-_BINS = 2048
-_SAMPLE = 1024  # numbers of each activation that are kept of a request
-_RARE = 1e-4  # of all numbers, at both ends together: what the percentile leaves out
-_SHARES = np.linspace(1.0, 0.05, 39)  # of either end, tried for the least error
 _LEAST_OPSET = 13  # from here on DequantizeLinear has scales per channel
 _INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # 32-bit sums of products: nothing saturates
-_STEPS = 255
+_LARGEST = {False: 127, True: 64}  # int8 weight, by whether the range is reduced
 
 
 class Calibration:
@@ -83,7 +78,7 @@ class Calibration:
             raise UnsupportedError(f"{path}: it has no convolution or product with constant weights to quantise")
         with self._quantiser():
             self._session, self._names = _with_activations(self._float, folder)
-        self._activations = {name: _Activation() for name in self._names}
+        self._activations = {name: Activation() for name in self._names}
         self._found: dict[str, Histogram] = {}
         self._random = np.random.default_rng(0)
         self.requests = 0
@@ -102,7 +97,7 @@ class Calibration:
         with self._quantiser():
             arrays = self._session.run(self._names, dict(request))
         for name, array in zip(self._names, arrays, strict=True):
-            self._activations[name].add(array.reshape(-1), self._random)
+            self._activations[name].add(array, self._random)
         self._found.clear()
         self.requests += 1
 
@@ -140,11 +135,12 @@ class Calibration:
             "WeightSymmetric": True,
             "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"] if own else list(_PRODUCTS),
         }
+        reduced = not _INT8_FLAGS & isa_flags()  # 7-bit weights, where 16-bit sums would saturate
         with self._quantiser():
             quantizer = QDQQuantizer(
-                onnx.ModelProto.FromString(self._float.SerializeToString()),
-                True,
-                not _INT8_FLAGS & isa_flags(),  # 7-bit weights, where 16-bit sums would saturate
+                self._without_shifts(in_float, _LARGEST[reduced]),
+                True,  # weights per channel
+                reduced,
                 QuantType.QInt8,
                 QuantType.QUInt8,
                 self._ranges(method),
@@ -156,7 +152,7 @@ class Calibration:
             quantizer.quantize_model()
             quantizer.model.save_model_to_file(str(out))
 
-    def _histograms(self) -> dict[str, "Histogram"]:
+    def _histograms(self) -> dict[str, Histogram]:
         if not self._found:
             self._found = {name: one.histogram() for name, one in self._activations.items() if one.samples}
         return self._found
@@ -164,9 +160,28 @@ class Calibration:
     def _ranges(self, method: Method) -> Any:
         from onnxruntime.quantization import CalibrationMethod, TensorsData  # noqa: PLC0415  as in write
 
-        choose = _CHOICES[method]
+        choose = CHOICES[method]
         ends = {name: tuple(map(np.float32, choose(one))) for name, one in self._histograms().items()}
         return TensorsData(CalibrationMethod.MinMax, ends)
+
+    def _without_shifts(self, in_float: Sequence[str], largest: int) -> onnx.ModelProto:
+        """A copy of the float model whose biases make up for the rounding of the weights."""
+        model = onnx.ModelProto.FromString(self._float.SerializeToString())
+        weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            activation = self._activations.get(node.input[0]) if node.input else None
+            if node.name not in self.operators or node.name in in_float or activation is None:
+                continue
+            shift = shift_of(node, numpy_helper.to_array(weights[node.input[1]]), activation.means, largest)
+            bias = weights.get(node.input[2]) if len(node.input) > 2 else None
+            if shift is None or (len(node.input) > 2 and (bias is None or math.prod(bias.dims) != len(shift))):
+                continue
+            old = np.zeros(len(shift)) if bias is None else numpy_helper.to_array(bias).reshape(-1)
+            name = f"{node.name}__bias"
+            model.graph.initializer.append(numpy_helper.from_array((old - shift).astype(np.float32), name))
+            del node.input[2:]
+            node.input.append(name)
+        return model
 
     def _is_product(self, node: onnx.NodeProto) -> bool:
         return node.op_type in _PRODUCTS and len(node.input) > 1 and node.input[1] in self._weights
@@ -241,75 +256,30 @@ def _with_activations(model: onnx.ModelProto, folder: Path) -> tuple[Any, list[s
     return calibrator.infer_session, sorted(calibrator.tensors_to_calibrate)
 
 
-@dataclass(slots=True)
-class _Activation:
-    """What is kept of an activation: its ends, and some of its numbers."""
-
-    lowest: float = math.inf
-    highest: float = -math.inf
-    samples: list[np.ndarray] = field(default_factory=list)
-
-    def add(self, numbers: np.ndarray, random: np.random.Generator) -> None:
-        if not numbers.size:
-            return
-        self.lowest = min(self.lowest, float(numbers.min()))
-        self.highest = max(self.highest, float(numbers.max()))
-        self.samples.append(numbers[random.integers(0, numbers.size, _SAMPLE)])
-
-    def histogram(self) -> "Histogram":
-        if not (math.isfinite(self.lowest) and math.isfinite(self.highest)):
-            raise UnsupportedError("a value inside the model is infinite or NaN, which int8 has no range for")
-        counts, edges = np.histogram(np.concatenate(self.samples), _BINS, (self.lowest, self.highest))
-        return Histogram(counts.astype(np.float64), (edges[:-1] + edges[1:]) / 2, self.lowest, self.highest)
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """How often an activation had which numbers.
+def shift_of(node: onnx.NodeProto, weight: np.ndarray, means: np.ndarray, largest: int) -> np.ndarray | None:
+    """How far rounding a node's weights moves each of its outputs on average, float64 [channels]; None where unknown.
 
     Args:
-        counts: in each bin, float64 [bins].
-        middles: of the bins, float64 [bins].
-        lowest, highest: numbers seen.
+        node: a Conv or Gemm; others are not known.
+        weight: its weights, as ONNX has them.
+        means: of its input's channels.
+        largest: the number in int8 that stands for the largest weight of a channel.
     """
-
-    counts: np.ndarray
-    middles: np.ndarray
-    lowest: float
-    highest: float
-
-    @property
-    def noise(self) -> float:
-        """The mean square of int8's error beside that of the numbers, over the whole range."""
-        power = float(self.counts @ self.middles**2)
-        return self.error(self.lowest, self.highest) / power if power else 0.0
-
-    def error(self, low: float, high: float) -> float:
-        """The sum of squared errors of int8 over a range: rounding inside it; what lies outside moves to its end."""
-        low, high = min(0.0, low), max(0.0, high)  # 0 itself is always exact
-        beyond = np.maximum(0.0, np.maximum(low - self.middles, self.middles - high))
-        rounding = ((high - low) / _STEPS) ** 2 / 12
-        return float(self.counts @ np.where(beyond > 0, beyond**2, rounding))
-
-    def whole(self) -> tuple[float, float]:
-        """All that was seen."""
-        return self.lowest, self.highest
-
-    def within_percentile(self) -> tuple[float, float]:
-        """Without the rarest numbers on either side."""
-        shares = np.cumsum(self.counts) / max(1.0, self.counts.sum())
-        low, high = np.searchsorted(shares, (_RARE / 2, 1 - _RARE / 2))
-        last = len(self.middles) - 1
-        return max(self.lowest, float(self.middles[low])), min(self.highest, float(self.middles[min(high, last)]))
-
-    def least_error(self) -> tuple[float, float]:
-        """The range with the least sum of squared errors."""
-        high = min((self.highest * share for share in _SHARES), key=lambda end: self.error(self.lowest, end))
-        return min((self.lowest * share for share in _SHARES), key=lambda end: self.error(end, high)), high
-
-
-_CHOICES: dict[Method, Callable[[Histogram], tuple[float, float]]] = {
-    "least error": Histogram.least_error,
-    "percentile": Histogram.within_percentile,
-    "minmax": Histogram.whole,
-}
+    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    if node.op_type == "Gemm":
+        if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0 or attributes.get("transA"):
+            return None
+        weight = weight if attributes.get("transB") else weight.T
+    elif node.op_type != "Conv":
+        return None
+    groups = attributes.get("group", 1)
+    if len(means) != groups * weight.shape[1]:
+        return None
+    scales = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True) / largest
+    scales = np.where(scales > 0, scales, 1.0).astype(np.float64)
+    rounding = np.clip(np.round(weight / scales), -largest, largest) * scales - weight
+    rounding = rounding.reshape(*weight.shape[:2], -1).sum(axis=2)
+    shifts: np.ndarray = np.einsum(
+        "goc,gc->go", rounding.reshape(groups, -1, weight.shape[1]), means.reshape(groups, -1)
+    ).reshape(-1)
+    return shifts

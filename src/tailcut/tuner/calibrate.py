@@ -21,8 +21,8 @@ from typing import BinaryIO, Self, TypeVar, cast
 import msgspec
 import numpy as np
 
+from tailcut.engines.activations import METHODS, Method
 from tailcut.engines.base import Form
-from tailcut.engines.quantise import METHODS, Method
 from tailcut.errors import TailcutError
 from tailcut.tuner.accuracy import Accuracy, Outputs
 from tailcut.tuner.calibrator import LEVELS, Attempt, Attempted, Start, Started

@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 
 from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.activations import Method
 from tailcut.engines.base import Form
-from tailcut.engines.quantise import Calibration, Method
+from tailcut.engines.quantise import Calibration
 from tailcut.errors import TailcutError
 from tailcut.tuner.estimator import Tensor, pack, read, unpack, write
 
