@@ -11,7 +11,7 @@ from rich.status import Status
 from rich.table import Table
 
 from tailcut.report.accuracy import accuracy_figures, random_words
-from tailcut.report.tune_page import more_traffic, rows_words
+from tailcut.report.tune_page import copy_words, more_traffic, rows_words
 from tailcut.report.words import cpu
 from tailcut.tuner.events import CandidateDone, CandidateStarted, Event, Phase, RungDone, RungStarted
 
@@ -108,6 +108,8 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a 
     batching = rows_words(result)
     if batching:
         lines.append(escape(batching))
+    if copy_words(result):
+        lines.append(escape(copy_words(result)))
     for name in ("profile", "report"):
         if result[name]:
             lines.append(f"{name}: {escape(str(result[name]))}")

@@ -71,6 +71,7 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
         headline=headline(result),
         facts=tune_page.tune_facts(result),
         rows=tune_page.rows_words(result),
+        copy=tune_page.copy_words(result),
         arms=tune_page.ARM_WORDS,
         strips=strips,
         chart=chart,

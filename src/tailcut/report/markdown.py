@@ -10,7 +10,7 @@ from typing import Any
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
-from tailcut.report.tune_page import ARMS, headline, more_traffic, rows_words, waterfall
+from tailcut.report.tune_page import ARMS, copy_words, headline, more_traffic, rows_words, waterfall
 from tailcut.report.words import bounds, count, cpu, load, milliseconds, nanoseconds, ratio
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
@@ -65,6 +65,8 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
     batching = rows_words(result)
     if batching:
         parts.append(plain(batching))
+    if copy_words(result):
+        parts.append(plain(copy_words(result)))
     parts.append(_details(result["command"], result["machine"]))
     return "\n\n".join(parts)
 
