@@ -97,8 +97,10 @@ class OpenVinoEngine:
         except queue.Empty:
             request = self._model.create_infer_request()
         try:
-            for port, tensor in zip(self._input_ports, self.spec.inputs, strict=True):
-                request.set_tensor(port, _wrap(np.asarray(inputs[tensor.name], order="C")))
+            # Held until the call is over: openvino keeps the address of what it shares, and not the array.
+            held = [np.asarray(inputs[tensor.name], order="C") for tensor in self.spec.inputs]
+            for port, array in zip(self._input_ports, held, strict=True):
+                request.set_tensor(port, _wrap(array))
             _infer(request, _NO_INPUTS, share_outputs=True, decode_strings=False)
         except RuntimeError as error:
             raise EngineError(f"openvino failed: {short(error)}") from None
