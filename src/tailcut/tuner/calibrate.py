@@ -31,7 +31,7 @@ from tailcut.tuner.gate import Gate
 
 Arrays = dict[str, np.ndarray]
 Judge = Callable[[Sequence[Outputs]], Accuracy]
-FEWEST = 8  # requests that ranges are taken from, and as many to judge by
+FEWEST = 16  # requests in the data
 MOST = 128
 MOST_BYTES = 256 << 20  # of requests
 _COLLECTING = 0.4  # of the time; the rest is for attempts
@@ -64,19 +64,19 @@ class Material:
 
     @classmethod
     def of(cls, model: Path, requests: Sequence[Arrays], gate: Gate) -> Self:
-        """Every second request that the gate has an answer to is held out.
+        """Every second request that the gate has an answer to is held out: of a slow model, that may be four.
 
         Raises:
             CalibrationError: there are too few.
         """
+        if len(requests) < FEWEST:
+            raise CalibrationError(f"it needs {FEWEST} requests of --data or more, and there are {len(requests)}")
         questions = gate.held_out()
         held_out = {question.source for question in questions}
         rest = [request for number, request in enumerate(requests) if number not in held_out]
-        if min(len(held_out), len(rest)) < FEWEST:
-            raise CalibrationError(f"it needs {2 * FEWEST} requests of --data or more, and there are {len(requests)}")
         rest = rest[:: -(-len(rest) // MOST)]
         sizes = np.cumsum([sum(array.nbytes for array in request.values()) for request in rest])
-        rest = rest[: max(FEWEST, int((sizes <= MOST_BYTES).sum()))]
+        rest = rest[: max(FEWEST // 2, int((sizes <= MOST_BYTES).sum()))]
         return cls(model, rest, [one.inputs for one in questions], partial(gate.judge, questions))
 
 
@@ -200,16 +200,16 @@ class Calibrator:
         Raises:
             CalibrationError: none does; says how near the last one came.
         """
-        best = self._attempt(engine, METHODS[0], 0, started)
+        best = self.attempt(engine, METHODS[0], 0, started)
         for method in METHODS[1:]:
             if _distance(best) <= _ENOUGH or time.monotonic() > self._end:
                 break
-            best = min(best, self._attempt(engine, method, 0, started), key=_distance)
+            best = min(best, self.attempt(engine, method, 0, started), key=_distance)
         most = 0
         for level in range(1, len(LEVELS)):
             if best.accuracy.right or time.monotonic() > self._end:
                 break
-            last = self._attempt(engine, best.method, level, started)
+            last = self.attempt(engine, best.method, level, started)
             if len(last.in_float) <= most:
                 break
             most, best = len(last.in_float), min(best, last, key=_distance)
@@ -219,7 +219,8 @@ class Calibrator:
             )
         return best
 
-    def _attempt(self, engine: Form, method: Method, level: int, started: Started) -> Copy:
+    def attempt(self, engine: Form, method: Method, level: int, started: Started) -> Copy:
+        """One copy, whether its answers are right or not."""
         self._attempts += 1
         path = self._folder / f"{engine}.{self._attempts}.onnx"
         found = self._ask(Attempt(engine, method, level, str(path), self._answer_s), Attempted)
