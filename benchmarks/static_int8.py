@@ -111,7 +111,7 @@ class Comparison:
                 for engine in ENGINES:
                     right = True
                     try:
-                        copy = calibrator.copy_for(engine, started)
+                        copy = calibrator.copy_for(engine, started, SECONDS)
                     except CalibrationError:
                         copy, right = calibrator.attempt(engine, "minmax", 0, started), False
                     form = f"{len(copy.in_float)} of {copy.operators}, {copy.method}"

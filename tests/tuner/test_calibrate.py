@@ -110,11 +110,11 @@ def test_operators_stay_in_float_until_answers_are_right(calibrated: tuple[Searc
 
     material = Material.of(search._wanted.model, search._requests, search._gate)
     with Calibrator(replace(material, judge=judge), Path(search._folder.name), 30.0) as calibrator:
-        copy = calibrator.copy_for("onnxruntime", calibrator.start())
+        copy = calibrator.copy_for("onnxruntime", calibrator.start(), 60.0)
         assert len(tried) == 4
         assert len(copy.in_float) == 2 < copy.operators
         with pytest.raises(CalibrationError, match=r"far off with \d of \d operators in float"):
-            calibrator.copy_for("openvino", calibrator.start())
+            calibrator.copy_for("openvino", calibrator.start(), 60.0)
 
 
 def test_what_is_left_out_is_told_in_one_line(tmp_path: Path) -> None:

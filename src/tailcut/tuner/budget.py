@@ -8,7 +8,7 @@ takes longer than asked.
 from dataclasses import dataclass
 
 _ANSWERS, _CAPACITY, _ESTIMATE, _WAY, _CHECK = 0.06, 0.03, 0.20, 0.015, 0.01  # shares of the budget
-_CALIBRATE, _LEAST_CALIBRATE_S = 0.1, 2.0
+_CALIBRATE, _LEAST_CALIBRATE_S = 0.12, 2.4
 _RACE_END, _REFINE_END, _EXPLAIN_END = 0.55, 0.62, 0.75  # of the budget, counted from its beginning
 _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END

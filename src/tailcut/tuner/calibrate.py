@@ -3,8 +3,7 @@
 A copy has ranges chosen by one of three methods, and some operators left in float. The requests that the ranges come
 from and those that a copy is judged by are different ones. Methods are tried first, with everything quantised; if none
 is right, the best of them with the first and the last operator in float, then with more and more of those that lose
-most.
-Each engine has a copy of its own: what makes one fast makes the other slow.
+most. Each engine has a copy of its own: what makes one fast makes the other slow.
 """
 
 import subprocess
@@ -134,9 +133,10 @@ def copies_for(
     try:
         with Calibrator(material, folder, seconds) as calibrator:
             started = calibrator.start()
-            for engine in engines:
+            for number, engine in enumerate(engines):
+                left = calibrator.left_s / (len(engines) - number)
                 try:
-                    copies[engine] = calibrator.copy_for(engine, started)
+                    copies[engine] = calibrator.copy_for(engine, started, left)
                     tell(copies[engine].describe())
                 except CalibrationError as error:
                     tell(f"static int8 for {engine} is left out: {error}")
@@ -194,29 +194,35 @@ class Calibrator:
             raise CalibrationError(found.error)
         return found
 
-    def copy_for(self, engine: Form, started: Started) -> Copy:
+    @property
+    def left_s(self) -> float:
+        """What is left of the time."""
+        return max(0.0, self._end - time.monotonic())
+
+    def copy_for(self, engine: Form, started: Started, seconds: float) -> Copy:
         """The first copy that answers rightly, all operators in int8 if that is possible.
 
         Raises:
-            CalibrationError: none does; says how near the last one came.
+            CalibrationError: none does in about so long; says how near the best one came.
         """
+        end = time.monotonic() + seconds
         best = self.attempt(engine, METHODS[0], 0, started)
         for method in METHODS[1:]:
-            if _distance(best) <= _ENOUGH or time.monotonic() > self._end:
+            if _distance(best) <= _ENOUGH or time.monotonic() > end:
                 break
             best = min(best, self.attempt(engine, method, 0, started), key=_distance)
         most = 0
         for level in range(1, len(LEVELS)):
-            if best.accuracy.right or time.monotonic() > self._end:
+            if best.accuracy.right or time.monotonic() > end:
                 break
             last = self.attempt(engine, best.method, level, started)
             if len(last.in_float) <= most:
                 break
             most, best = len(last.in_float), min(best, last, key=_distance)
         if not best.accuracy.right:
-            raise CalibrationError(
-                f"{best.accuracy.reason} with {len(best.in_float)} of {best.operators} operators in float"
-            )
+            kept = f"{len(best.in_float)} of {best.operators} operators in float"
+            hurry = " (there was no time for more)" if time.monotonic() > end else ""
+            raise CalibrationError(f"{best.accuracy.reason} with {kept}{hurry}")
         return best
 
     def attempt(self, engine: Form, method: Method, level: int, started: Started) -> Copy:

@@ -27,12 +27,12 @@ LEVELS = (
     0.25,
     0.5,
 )  # shares of the operators in float, the worst first; from the second on, the ends too
-_FEWEST_COLLECTED = 4
+_FEWEST_COLLECTED = 8
 _FEWEST_ANSWERED = 4
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """Take requests into the ranges for so long; the first job. Intermediate files lie in `folder`."""
+    """Take requests into the ranges for so long, eight at least; the first job. Intermediate files lie in `folder`."""
 
     path: str
     folder: str
@@ -68,8 +68,8 @@ class Attempted(msgspec.Struct, frozen=True, tag=True):
 
 
 def _start(job: Start) -> Calibration:
-    end = time.monotonic() + job.seconds
     calibration = Calibration(Path(job.path), Path(job.folder))
+    end = time.monotonic() + job.seconds
     for request in job.requests:
         if calibration.requests >= _FEWEST_COLLECTED and time.monotonic() > end:
             break
