@@ -3,10 +3,11 @@
     python benchmarks/dependent.py [--models tiny,ranker] [--seconds 2] [--rounds 3] [--wires raw,binary,json,grpc]
 
 The same file is served twice, with `--batching on` and with `--batching off`, so the engine has the same work and all
-of the difference is the way that a request goes: rows of the slab and batches there, arrays of its own and one call a
-request here. Both with one engine thread and as many instances as there are CPUs, the largest batch being 32. Load comes
-from Tailcut's own client (closed loop, one row a request), on the same cores; contestants take turns, round after round,
-and every cell is the median of the rounds. The first line is onnxruntime alone, in process, on one thread.
+of the difference is the way that a request goes: rows of the slab and batches there, arrays of its own and one call
+for each request here. Both with one engine thread and, on worker threads, as many instances as there are CPUs; the
+largest batch is 32. Load comes from Tailcut's own client (closed loop, one row a request) on the same cores.
+Contestants take turns, round after round, and every cell is the median of the rounds. The first line is onnxruntime
+alone, in process, on one thread.
 """
 
 import argparse
@@ -53,10 +54,13 @@ def serving(model: Path, dispatch: str, batching: str) -> Iterator[tuple[dict, i
         yield json.loads(first_line(child)), child.pid
 
 
-def load(address: dict, pid: int, wire: str, name: str, connections: int, seconds: float) -> Cell:
+def target_of(address: dict, wire: str) -> Target:
+    return Target(address["host"], address["grpc_port"] if wire == "grpc" else address["port"], grpc=wire == "grpc")
+
+
+def load(target: Target, pid: int, wire: str, name: str, size: tuple[int, float]) -> Cell:
     """Requests a second, p50 in microseconds, and the server's CPU microseconds for a request."""
-    port = address["grpc_port"] if wire == "grpc" else address["port"]
-    target = Target(address["host"], port, grpc=wire == "grpc")
+    connections, seconds = size
     x = np.random.default_rng(0).standard_normal((1, LAYERS[name][0])).astype(np.float32)
     payloads = [infer_payload(target, name, {"x": x}, "binary" if wire == "grpc" else wire)]
     result, cost = watched(
@@ -93,9 +97,10 @@ def measure(name: str, args: argparse.Namespace) -> None:
             for batching, label in (("on", "batched"), ("off", "dependent")):
                 with serving(model, dispatch, batching) as (address, pid):
                     for wire in wires:
-                        load(address, pid, wire, name, 8, 0.3)
+                        target = target_of(address, wire)
+                        load(target, pid, wire, name, (8, 0.3))
                         for connections in CONNECTIONS:
-                            cell = load(address, pid, wire, name, connections, args.seconds)
+                            cell = load(target, pid, wire, name, (connections, args.seconds))
                             cells.setdefault((wire, f"{label}, {dispatch}", connections), []).append(cell)
     heads = "".join(f"{f'{c} connections: req/s':>24s}{'p50 us':>9s}{'CPU us':>8s}" for c in CONNECTIONS)
     print(f"{'':32s}{heads}")

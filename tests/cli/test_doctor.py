@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.test_main import SCRIPT, only_line, tailcut
+from tests.machine.sandbox import control_group
 
 from tailcut.machine.finding import Severity
 
@@ -80,16 +81,8 @@ def test_apply_spares_files_of_others(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.fixture
 def half_a_cpu() -> Iterator[Path]:
     """A real control group with a quota of half a CPU, where this user may make one."""
-    group = Path("/sys/fs/cgroup/cpu") / f"tailcut-test-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / "cpu.cfs_quota_us").write_text("50000")
-    except OSError as error:
-        if group.is_dir():
-            group.rmdir()
-        pytest.skip(f"no control group of version 1 can be made here: {error.strerror}")
-    yield group
-    group.rmdir()
+    with control_group(50_000) as group:
+        yield group
 
 
 def test_a_real_quota_is_found(half_a_cpu: Path) -> None:

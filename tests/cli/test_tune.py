@@ -76,7 +76,11 @@ def test_the_verification_is_of_three_arms_on_fresh_samples(tuned: tuple[dict, s
     for name in ("p99_ratio", "throughput_ratio", "reference_p99_ratio"):
         assert checked[name]["low"] <= checked[name]["point"] <= checked[name]["high"]
     assert checked["slo_met"] in {True, False, None}
-    assert tuned[0]["accuracy"]["worst"] >= 0.999
+    accuracy = tuned[0]["accuracy"]
+    assert accuracy["worst"] >= 0.999
+    assert (accuracy["right"], accuracy["metric"], accuracy["differing"]) == (True, "built-in", None)
+    assert accuracy["spread"] < 0.045
+    assert accuracy["requests"] > 100
 
 
 def test_the_profile_says_where_it_comes_from(tuned: tuple[dict, str], folder: Path) -> None:
@@ -124,6 +128,30 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     assert "Not verified" in (folder / "stopped.html").read_text(encoding="utf-8")
 
 
+def test_wrong_answers_in_the_verification_leave_no_profile(folder: Path) -> None:
+    """Exit code 1 and one line that names settings and measure; neither profile nor report; JSON says the same."""
+    (folder / "never.py").write_text(
+        "def equal(reference, candidate):\n"
+        "    return all(a[name] is b[name] for a, b in zip(reference, candidate) for name in a)\n"
+    )
+    arguments = ["mlp.onnx", "--metric", "never:equal", "--budget", "5s", "-o", "wrong.toml", "--report", "wrong.html"]
+    done = subprocess.run(
+        [*TUNE, *arguments, "--json"], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("tailcut: no profile written: wrong answers with batching.bind=False")
+    assert last.endswith("never:equal is 0, below 0.999")
+    result = json.loads(done.stdout)
+    assert (result["profile"], result["report"], result["verification"]) == (None, None, None)
+    assert result["accuracy"]["right"] is False
+    assert result["objective"]["metric"] == "never:equal"
+    for rung in result["rungs"]:
+        assert {candidate["verdict"] for candidate in rung["candidates"]} <= {"rejected", "skipped"}
+    assert not (folder / "wrong.toml").exists()
+    assert not (folder / "wrong.html").exists()
+
+
 def _broken(folder: Path) -> None:
     (folder / "empty.onnx").touch()
     (folder / "noise.onnx").write_bytes(b"\xff\x00noise" * 40)
@@ -146,6 +174,8 @@ def _broken(folder: Path) -> None:
         (["mlp.onnx", "--data", "wide.npz"], "[3, 17]"),
         (["mlp.onnx", "--data", "none.npz"], "no rows"),
         (["mlp.onnx", "--accuracy", "high"], "--accuracy"),
+        (["mlp.onnx", "--metric", "nowhere_at_all:f"], "--metric nowhere_at_all:f: cannot be imported"),
+        (["mlp.onnx", "--metric", "json:dumps", "--accuracy", "exact"], "give it as --accuracy"),
         (["mlp.onnx", "--budget", "1s"], "--budget"),
         (["mlp.onnx", "--slo", "quick"], "quick"),
         (["mlp.onnx", "--rate", "-1"], "rate"),

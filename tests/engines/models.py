@@ -240,3 +240,26 @@ def constants(path: Path) -> Path:
         helper.make_node("Add", ["product", "shift"], ["y"]),
     ]
     return save(path, nodes, [value("x", DType.FP32, (None, 64))], [value("y", DType.FP32, (None, 32))])
+
+
+def attention(path: Path, *, over_rows: bool = False) -> Path:
+    """x float32 [batch, length, 16] -> y of the same shape: x attends to itself; `over_rows`: without the batch."""
+    shape = (None, 16) if over_rows else (None, None, 16)
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["keys"], perm=[1, 0] if over_rows else [0, 2, 1]),
+        helper.make_node("MatMul", ["x", "keys"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["share"], axis=-1),
+        helper.make_node("MatMul", ["share", "x"], ["y"]),
+    ]
+    return save(path, nodes, [value("x", DType.FP32, shape)], [value("y", DType.FP32, shape)])
+
+
+def halved_and_doubled(path: Path) -> Path:
+    """x float32 [batch, 1, height, width] -> y = x + what is left of x at half its size: sizes must be even."""
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Resize", ["half", "", "twice"], ["whole"], mode="nearest"),
+        helper.make_node("Add", ["x", "whole"], ["y"]),
+    ]
+    ends = [[value(name, DType.FP32, (None, 1, None, None))] for name in ("x", "y")]
+    return save(path, nodes, *ends, {"twice": np.array([1, 1, 2, 2], np.float32)})

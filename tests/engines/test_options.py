@@ -72,12 +72,20 @@ def test_settings_reach_onnxruntime() -> None:
 
 
 @pytest.mark.parametrize(("threads", "instances"), [(1, 1), (1, 2), (2, 1)])
-def test_settings_reach_openvino(convolution: Path, threads: int, instances: int) -> None:
-    """Streams are instances, and the threads are those of all instances together."""
-    engine = open_engine(convolution, EngineOptions(name="openvino", threads=threads, instances=instances))
-    assert engine._model.get_property("NUM_STREAMS") == instances
-    assert engine._model.get_property("INFERENCE_NUM_THREADS") == threads * instances
-    assert engine._model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+@pytest.mark.parametrize("rows", [None, 1])
+def test_settings_reach_openvino(tmp_path: Path, rows: int | None, threads: int, instances: int) -> None:
+    """Instances are streams of one compiled model where sizes are fixed, and else a compiled model each."""
+    path = models.identity(DType.FP32, (rows, 4), tmp_path / "m.onnx")
+    engine = open_engine(path, EngineOptions(name="openvino", threads=threads, instances=instances))
+    lanes = [engine._idle.get() for _ in range(instances)]
+    compiled = [lane._bound.get_compiled_model() for lane in lanes]
+    streams = 1 if rows is None else instances
+    assert len({lane.input_ports[0].get_node() for lane in lanes}) == instances // streams
+    for model in compiled:
+        assert model.get_property("NUM_STREAMS") == streams
+        assert model.get_property("INFERENCE_NUM_THREADS") == threads * streams
+        assert model.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert engine._idle.empty()
     engine.close()
 
 

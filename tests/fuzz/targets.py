@@ -117,6 +117,8 @@ def _converse(pieces: list[bytes]) -> tuple[list[object], bytes, object]:
     for piece in pieces:
         try:
             events += made.receive(piece, 0.0)
+            while made.pending:
+                events += made.receive(b"", 0.0)
         except Http2Error as error:
             assert made.failed
             return [], b"", error.code

@@ -13,7 +13,7 @@ from tests.servers import Server, json_request, serving
 
 from tailcut.errors import UsageError
 from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.describe import made_up_inputs, served_spec
+from tailcut.lab.describe import served_samples, served_spec
 from tailcut.lab.load import EXPECTED, Target
 from tailcut.lab.processes import share_closed
 from tailcut.lab.shared import SharedLoad
@@ -49,7 +49,8 @@ def registered(server: Server) -> bytes:
 @pytest.mark.parametrize("model", ["mlp", "pair"])
 def test_every_request_is_answered_and_nothing_is_left(sharing: Server, place: Target, model: str) -> None:
     """Two regions while it runs, none after; no tensor is in a request, and connections have places of their own."""
-    inputs = [made_up_inputs(served_spec(place, model), seed) for seed in range(3)]
+    samples = served_samples(place, served_spec(place, model))
+    inputs = [samples.make(1, seed) for seed in range(3)]
     with SharedLoad(place, PREFIX) as shared:
         payloads = shared.payloads(model, inputs)
         assert len(files()) == 2

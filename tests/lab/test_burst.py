@@ -46,7 +46,7 @@ def test_a_refusal_is_the_servers_own_words(target: Target) -> None:
 
 
 def test_a_connection_that_breaks_is_opened_anew() -> None:
-    """No answer is status 0 with the reason, and so is a port where nobody listens."""
+    """No answer is status 0 with the reason, and so is a port where nothing listens."""
 
     async def hang_up(number, writer) -> None:
         writer.close()

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tailcut.engines.samples import likely_samples
 from tailcut.errors import UsageError
 from tailcut.lab.describe import (
-    made_up_inputs,
     parse_target,
     parse_url,
     raw_payload,
     rows_of_data,
     served_models,
+    served_samples,
     served_spec,
 )
 from tailcut.lab.load import Target
@@ -85,24 +86,26 @@ def test_several_models_need_a_name(target: Target) -> None:
 
 
 @pytest.mark.parametrize("model", ["mlp", "pair"])
-def test_made_up_inputs_are_taken(target: Target, model: str) -> None:
-    """What is made up for a signature is what the server of that model accepts, for any number of rows."""
+def test_made_up_requests_are_taken(target: Target, model: str) -> None:
+    """What is found by asking is what the server of that model accepts, for any number of rows."""
     spec = served_spec(target, model)
+    samples = served_samples(target, spec)
     for rows in (1, 3):
-        outputs = infer_once(target, model, made_up_inputs(spec, 5, rows=rows))
+        outputs = infer_once(target, model, samples.make(rows, 5))
         assert {len(array) for array in outputs.values()} == {rows}
 
 
-def test_made_up_inputs_are_seeded_and_fit() -> None:
+def test_likely_requests_are_seeded_and_fit() -> None:
     """Every dtype in the model's shape; the same for the same seed."""
-    inputs = made_up_inputs(SPEC, 1, rows=2)
+    samples = likely_samples(SPEC)
+    inputs = samples.make(2, 1)
     assert {name: (array.shape, array.dtype) for name, array in inputs.items()} == {
         "x": ((2, 3), np.float32),
         "ids": ((2, 16), np.int64),
         "text": ((2, 1), object),
     }
-    np.testing.assert_array_equal(inputs["x"], made_up_inputs(SPEC, 1, rows=2)["x"])
-    assert (inputs["x"] != made_up_inputs(SPEC, 2, rows=2)["x"]).any()
+    np.testing.assert_array_equal(inputs["x"], samples.make(2, 1)["x"])
+    assert (inputs["x"] != samples.make(2, 2)["x"]).any()
 
 
 def test_rows_of_data_are_single_requests() -> None:

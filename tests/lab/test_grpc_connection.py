@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from tests.servers import Server, serving
 
+from tailcut.engines.samples import likely_samples
 from tailcut.errors import UsageError
 from tailcut.lab.arrivals import poisson_times
 from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.describe import made_up_inputs, parse_url, served_models, served_spec
+from tailcut.lab.describe import parse_url, served_models, served_spec
 from tailcut.lab.grpc_connection import grpc_payload
 from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_payload
@@ -41,7 +42,7 @@ def test_the_server_describes_itself_alike(both: tuple[Server, Target]) -> None:
 def test_both_loops_over_grpc(both: tuple[Server, Target]) -> None:
     """Every planned call is answered, and a closed loop keeps its channels busy."""
     _, target = both
-    payload = infer_payload(target, "mlp", made_up_inputs(served_spec(target, None), 1), "binary")
+    payload = infer_payload(target, "mlp", likely_samples(served_spec(target, None)).make(1, 1), "binary")
     opened = open_loop(target, [payload], rate=100, duration_s=0.5, seed=1)
     assert opened.errors == {}
     assert opened.samples == len(poisson_times(100, 0.5, 1))
@@ -53,7 +54,7 @@ def test_both_loops_over_grpc(both: tuple[Server, Target]) -> None:
 def test_refusals_have_the_status_of_http(both: tuple[Server, Target]) -> None:
     """A model that is not there is a 404, whatever the wire."""
     _, target = both
-    payload = grpc_payload("nope", made_up_inputs(served_spec(target, None), 1))
+    payload = grpc_payload("nope", likely_samples(served_spec(target, None)).make(1, 1))
     result = closed_loop(target, [payload], concurrency=1, duration_s=0.1)
     assert result.samples == 0
     assert result.errors.keys() == {"404"}
@@ -63,7 +64,7 @@ def test_one_form_of_tensors(both: tuple[Server, Target]) -> None:
     """JSON and raw bodies are HTTP's."""
     _, target = both
     with pytest.raises(UsageError, match="leave --wire out"):
-        infer_payload(target, "mlp", made_up_inputs(served_spec(target, None), 1), "json")
+        infer_payload(target, "mlp", likely_samples(served_spec(target, None)).make(1, 1), "json")
 
 
 def test_bench_over_grpc_in_two_processes(both: tuple[Server, Target]) -> None:

@@ -1,8 +1,13 @@
-"""A real seccomp filter for a child process: one system call is refused with an error of the test's choice."""
+"""Bounds for a child process: a real seccomp filter that refuses one system call, a real control group with a quota."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}.get(os.uname().machine)
 FILTER = """
@@ -22,3 +27,18 @@ def run_refused(error: int, program: str, *arguments: str) -> subprocess.Complet
     """Run a Python program to which the kernel refuses perf_event_open."""
     command = [sys.executable, "-c", FILTER + program, str(PERF_EVENT_OPEN), str(error), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@contextmanager
+def control_group(quota_us: int) -> Iterator[Path]:
+    """A control group of version 1 with this quota in 100 ms; skips the test where this user may make none."""
+    group = Path("/sys/fs/cgroup/cpu") / f"tailcut-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+    except OSError as error:
+        if group.is_dir():
+            group.rmdir()
+        pytest.skip(f"no control group of version 1 can be made here: {error.strerror}")
+    yield group
+    group.rmdir()

@@ -6,7 +6,7 @@ import pytest
 from tests.machine.trees import plant
 
 from tailcut.machine import quota as module
-from tailcut.machine.quota import Quota, quota, throttled, usable_cpus
+from tailcut.machine.quota import Quota, quota, throttled, usable_cpus, usable_cpus_and_why
 
 V1_GROUPS = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n0::/docker/abc"
 
@@ -120,3 +120,22 @@ def test_without_masks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_this_machine() -> None:
     """Here, at least one CPU is usable, and no more than the mask holds."""
     assert 1 <= usable_cpus() <= len(module.affinity_mask())
+
+
+@pytest.mark.parametrize(
+    ("counts", "limit", "reason"),
+    [
+        ((8, 8), "max 100000", "the machine has 8 CPUs"),
+        ((8, 3), "max 100000", "the affinity mask has 3 CPUs"),
+        ((64, 64), "150000 100000", "the CPU quota allows 1.5 CPUs of 64"),
+        ((64, 64), "100000 100000", "the CPU quota allows 1 CPU of 64"),
+    ],
+)
+def test_the_tightest_bound_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, int], limit: str, reason: str
+) -> None:
+    """In words for the log, of which host cores are the last to be blamed."""
+    monkeypatch.setattr(module.os, "cpu_count", lambda: counts[0])
+    monkeypatch.setattr(module, "affinity_mask", lambda: frozenset(range(counts[1])))
+    root = plant(tmp_path / "cgroup", {"cpu.max": limit})
+    assert usable_cpus_and_why(root, process(tmp_path, "0::/")).reason == reason

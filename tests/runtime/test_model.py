@@ -18,6 +18,7 @@ from tailcut.errors import (
     QueueFullError,
     ReleasedError,
     TailcutError,
+    TooLargeError,
 )
 from tailcut.memory.slab import RowState
 from tailcut.runtime.batch import Batch, Ticket
@@ -160,7 +161,7 @@ def test_a_full_queue(tmp_path: Path) -> None:
             model.start({"x": rows(9)}, 1, EventSink(), AnyThread())
         assert caught.value.retry_after_s >= 1
         assert caught.value.opens_ns <= model.now_ns() + 5_000_000  # a refusal stands for milliseconds at most
-        with pytest.raises(QueueFullError):
+        with pytest.raises(TooLargeError, match=r"5 rows, and the queue of model 'echo' holds 4: .* --queue"):
             model.infer_sync({"x": rows(*range(5))})
         model.kick()
         assert [int(sink.outputs[0][0, 0]) for sink in sinks if sink.outputs] == [0, 1, 2, 3]
@@ -332,6 +333,7 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
         with pytest.raises(QueueFullError) as caught:
             model.submit_body(Ticket(EventSink(), AnyThread(), 1, -1, due, priority=200), body)
         assert caught.value.retry_after_s == 3
+        assert "deadline of 2.5 s cannot be met: 3 rows wait" in str(caught.value)
         assert 0 < caught.value.opens_ns - model.now_ns() <= 5_000_000  # and what is learned meanwhile counts
         model.start({"x": rows(1)}, 1, EventSink(), AnyThread(), due, priority=1)
         assert model.statistics() | {"refused": 1, "queued_rows": 4} == model.statistics()

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
-from tests.engines.models import dynamic_sequence, identity, masked_mean, no_batch, two_in_two_out
+from onnx import helper
+from tests.engines.models import dynamic_sequence, identity, masked_mean, no_batch, save, two_in_two_out, value
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
-from tailcut.errors import InvalidInputError, ProfileError, UnsupportedError
+from tailcut.errors import EngineError, InvalidInputError, ProfileError, UnsupportedError
 from tailcut.runtime.home import AnyThread, EventSink
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
@@ -114,3 +116,58 @@ def test_a_profile_keeps_its_buckets(tmp_path: Path) -> None:
     msgspec.structs.replace(profile, settings=settings).save(tmp_path / "m.profile.toml")
     with pytest.raises(ProfileError, match="rising buckets"):
         Profile.load(tmp_path / "m.profile.toml")
+
+
+def free_width(path: Path, nodes: list[onnx.NodeProto], outputs: dict[str, tuple], **weights: np.ndarray) -> Path:
+    ends = [[value(name, DType.FP32, dims) for name, dims in one.items()] for one in ({"x": (None, 2, None)}, outputs)]
+    return save(path, nodes, *ends, weights)
+
+
+def strided_convolution(path: Path) -> Path:
+    """x [batch, 2, length] -> y [batch, 3, an eighth of the length, rounded down]."""
+    w = np.random.default_rng(0).standard_normal((3, 2, 16)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[16], strides=[8], pads=[4, 4])]
+    return free_width(path, nodes, {"y": (None, 3, "steps")}, w=w)
+
+
+def test_an_output_that_follows_the_length_by_a_stride_is_cut_by_it(tmp_path: Path) -> None:
+    """At every length up to the last bucket, the answer has the shape and the numbers of the request alone."""
+    path = strided_convolution(tmp_path / "s.onnx")
+    alone = open_engine(path, EngineOptions(threads=1))
+    with opened(path, 16, 40, 99, inputs=(PaddedInput(name="x"),)) as model:
+        for length in range(9, 100):
+            request = {"x": np.random.default_rng(length).standard_normal((2, 2, length)).astype(np.float32)}
+            answer, expected = model.infer_sync(request)["y"], alone.run(request)["y"]
+            assert answer.shape == expected.shape
+            np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_lengths_that_the_model_refuses_are_not_filled_up(tmp_path: Path) -> None:
+    """A request shorter than the model takes gets the model's error, not an answer to something longer."""
+    path = strided_convolution(tmp_path / "s.onnx")
+    with opened(path, 16, 40, inputs=(PaddedInput(name="x"),)) as model, pytest.raises(EngineError):
+        model.infer_sync({"x": np.ones((1, 2, 3), np.float32)})
+
+
+def test_nothing_is_filled_up_to_something(tmp_path: Path) -> None:
+    """A request of length 0 is computed at that length, and its answer is as long."""
+    with opened(dynamic_sequence(tmp_path / "s.onnx"), 1, 8, inputs=(PaddedInput(name="x", value=9),)) as model:
+        answer = model.infer_sync({"x": np.ones((2, 0), np.float32)})
+        assert answer["double"].shape == (2, 0)
+        assert (answer["total"] == 0).all()
+
+
+def test_outputs_that_no_stride_describes_refuse_padding(tmp_path: Path) -> None:
+    """Two axes that move, the first axis, and lengths of which only some are taken: each with its reason at start."""
+    rows = np.array([-1, 2])
+    cases = [
+        ([helper.make_node("MatMul", ["t", "x"], ["y"])], (None, "long", "wide"), "one axis and one stride"),
+        ([helper.make_node("Reshape", ["t", "rows"], ["y"])], (None, 2), "one axis and one stride"),
+        ([helper.make_node("Reshape", ["t", "fours"], ["y"])], (None, "fours", 8), "not every length"),
+    ]
+    turned = helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1])
+    for number, (nodes, dims, words) in enumerate(cases):
+        path = tmp_path / f"{number}.onnx"
+        free_width(path, [turned, *nodes], {"y": dims}, rows=rows, fours=np.array([0, -1, 8]))
+        with pytest.raises(UnsupportedError, match=words):
+            opened(path, 8, 12, inputs=(PaddedInput(name="x"),))

@@ -24,12 +24,12 @@ BATCHABLE = [name for name, case in CASES.items() if name not in {"mean_of_all",
 
 
 class Numbers:
-    """An engine of one float input [batch, 4] and one output, which a function computes."""
+    """An engine of one input [batch, 4] and one output, which a function computes."""
 
     options = EngineOptions()
 
-    def __init__(self, compute: object, dtype: DType = DType.FP32) -> None:
-        x, y = TensorSpec("x", DType.FP32, (None, 4)), TensorSpec("y", dtype, (None, 1))
+    def __init__(self, compute: object, dtype: DType = DType.FP32, x_dtype: DType = DType.FP32) -> None:
+        x, y = TensorSpec("x", x_dtype, (None, 4)), TensorSpec("y", dtype, (None, 1))
         self.spec = ModelSpec("m", (x,), (y,))
         self._compute = compute
         self.calls = 0
@@ -96,6 +96,43 @@ def test_sums_that_nearly_cancel() -> None:
         return total - (a + c + b + d) + np.float32(3e-5) * a
 
     assert prove_rows(Numbers(cancelling), 10.0).rows is Rows.INDEPENDENT
+
+
+def test_rounding_that_whole_numbers_lead_to() -> None:
+    """Ids cannot be off by a little: what a row differs by among copies of itself is rounding, where that is small."""
+    table = np.random.default_rng(3).standard_normal((2, 4)).astype(np.float32)
+
+    def looked_up(ids: np.ndarray) -> list[np.ndarray]:
+        return [table[ids[:, place], place : place + 1][:, 0][:, None] for place in range(4)]
+
+    def cancelling(ids: np.ndarray) -> np.ndarray:
+        a, b, c, d = looked_up(ids)
+        total = ((a + b) + c) + d if len(ids) == 1 else ((d + c) + b) + a
+        return total - (a + c + b + d) + np.float32(6e-5) * (1 + np.abs(a))
+
+    def leaning(ids: np.ndarray) -> np.ndarray:
+        a, *_ = looked_up(ids)
+        return a + np.float32(0.01) * a.mean()
+
+    assert prove_rows(Numbers(cancelling, x_dtype=DType.INT64), 10.0).rows is Rows.INDEPENDENT
+    assert prove_rows(Numbers(leaning, x_dtype=DType.INT64), 10.0).rows is Rows.DEPENDENT
+
+
+def test_every_output_is_judged(tmp_path: Path) -> None:
+    """One that differs by rounding does not excuse the next."""
+    engine = Numbers(lambda x: x[:, :1])
+    engine.spec = ModelSpec("m", engine.spec.inputs, (*engine.spec.outputs, TensorSpec("z", DType.FP32, (None, 1))))
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        x = inputs["x"]
+        a, b, c, d = (x[:, place : place + 1] for place in range(4))
+        total = ((a + b) + c) + d if len(x) == 1 else ((d + c) + b) + a
+        return {"y": total - (a + c + b + d) + np.float32(3e-5) * a, "z": x[:, :1] - x[:, :1].mean(dtype=np.float32)}
+
+    engine.run = run  # type: ignore[method-assign]
+    found = prove_rows(engine, 10.0)
+    assert found.rows is Rows.DEPENDENT
+    assert "'z'" in found.reason
 
 
 def test_ties_that_rounding_breaks() -> None:

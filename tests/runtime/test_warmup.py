@@ -3,15 +3,19 @@
 import logging
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from onnx import helper
-from tests.engines.models import identity, masked_mean, save, value
+from tests.engines.models import halved_and_doubled, identity, masked_mean, save, value
 
-from tailcut.engines.base import EngineOptions
+from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.filling import SampleInput
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.runtime.samples import SampleRequest, kinds_of
+from tailcut.runtime.warmup import WarmUp
 from tailcut.spec import DType
 
 PADDING = PaddingSettings(buckets=(8, 16), inputs=(PaddedInput(name="ids"), PaddedInput(name="mask")))
@@ -52,12 +56,52 @@ def test_a_slow_model_is_ready_when_the_time_is_over(tmp_path: Path, caplog: pyt
         assert model.cost.estimate_ns(4) > 0
 
 
-def test_a_model_that_refuses_zeros_starts_cold(tmp_path: Path) -> None:
-    """It is served all the same."""
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_sizes_are_found_that_the_model_accepts(tmp_path: Path, engine: str) -> None:
+    """An image model that takes even heights and widths only is warm, without a word."""
+    path = halved_and_doubled(tmp_path / "even.onnx")
+    settings = Settings(engine=EngineOptions(name=engine, threads=1), batching=BatchingSettings(max_batch=2))
+    with Model.open(Profile.of_model(path, settings)) as model:
+        assert model.warm_up == WarmUp(warmed_up=True)
+        assert set(model.cost._known) == {1, 2}
+
+
+def test_the_sizes_of_the_data_come_first(tmp_path: Path) -> None:
+    """What the profile has of them is computed, the most frequent one at every batch size; no other size is."""
+    path = masked_mean(tmp_path / "m.onnx")
+    spec = open_engine(path, EngineOptions(threads=1)).spec
+    requests = [dict.fromkeys(("ids", "mask"), np.ones((1, length), np.int64)) for length in (5, 9, 9, 30)]
+    settings = Settings(engine=EngineOptions(name="openvino", threads=1), batching=BatchingSettings(max_batch=2))
+    profile = msgspec.structs.replace(Profile.of_model(path, settings), samples=kinds_of(spec, requests))
+    with Model.open(profile) as model:
+        assert model.warm_up.warmed_up
+        (worker,) = model._crew._workers
+        lane = worker._executor._engine._idle.get()
+        lengths = {shapes[0] for shapes in lane.proven}
+        lengths -= {(4, 9), (8, 9)}  # of the proof that rows are independent, which is made with them, too
+        assert lengths - {(1, 16)} == {(1, 9), (2, 9), (1, 5), (1, 30)}  # 16: the engine's own first request
+
+
+def test_samples_of_another_model_leave_it_cold(tmp_path: Path) -> None:
+    """That is said; the model is served."""
+    path = identity(DType.FP32, (None, None), tmp_path / "echo.onnx")
+    kind = SampleRequest(inputs={"y": SampleInput(shape=(-1, 4))})
+    profile = msgspec.structs.replace(Profile.of_model(path), samples=(kind,))
+    with Model.open(profile) as model:
+        assert model.warm_up == WarmUp(
+            warmed_up=False, reason="samples of the profile do not fit input 'x': tune the model again"
+        )
+
+
+def test_a_model_that_refuses_what_is_made_up_starts_cold(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is served all the same; the log and the model's readiness tell what was tried."""
     table, ten = np.arange(5, dtype=np.float32), np.array(10)
     nodes = [helper.make_node("Sub", ["x", "ten"], ["index"]), helper.make_node("Gather", ["table", "index"], ["y"])]
     ends = [value("x", DType.INT64, (None, 1))], [value("y", DType.FP32, (None, 1))]
     path = save(tmp_path / "from_ten.onnx", nodes, *ends, {"table": table, "ten": ten})
-    with opened(path, BatchingSettings(max_batch=4)) as model:
+    with caplog.at_level(logging.WARNING), opened(path, BatchingSettings(max_batch=4)) as model:
         assert model.cost.estimate_ns(1) == 0
         assert model.infer_sync({"x": np.array([[13]])})["y"] == 3
+        assert not model.warm_up.warmed_up
+        assert "tried x [1, 1]" in model.warm_up.reason
+        assert f"from_ten: not warmed up, so its first requests take longer: {model.warm_up.reason}" in caplog.text

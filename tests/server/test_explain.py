@@ -29,9 +29,11 @@ from tailcut.runtime.timeline import STAGES, Event
 RATE, SECONDS = 250, 2.0
 GARBAGE = """
 import gc, itertools, sys, threading
-kept = [[number] for number in range(600_000)]
 def collect():
     tick = threading.Event()
+    while not gc.get_freeze_count():  # what is there before it serves is not looked through
+        tick.wait(0.1)
+    kept = [[number] for number in range(600_000)]
     while not tick.wait(0.1):
         gc.collect()
 threading.Thread(target=collect, daemon=True).start()

@@ -181,6 +181,7 @@ def test_the_access_log_carries_the_trace(channel: grpc.Channel, server: Server)
         for value in (TRACE, "00-x"):
             wire.ask(f"GET /v2/models/mlp?secret HTTP/1.1\r\nHost: x\r\ntraceparent: {value}\r\n\r\n".encode())
         wire.ask(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+    until(lambda: "/nowhere" in server.stderr.read_text(), server)  # lines are written by a thread of their own
     lines = [json.loads(line) for line in server.stderr.read_text().splitlines()]
     ids = {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "parent_id": "00f067aa0ba902b7"}
     call = next(line for line in lines if line.get("trace_id") and line["path"] == "ModelInfer")

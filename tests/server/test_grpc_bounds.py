@@ -1,6 +1,7 @@
 """What a gRPC client can make the server keep, wait for, or do for nothing: raw frames against short limits."""
 
 import gzip
+import select
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -302,3 +303,42 @@ def _free_port() -> int:
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
+
+
+def test_a_client_that_takes_a_byte_at_a_time(server: Server) -> None:
+    """The write timeout is a total, and a byte now and then buys no time; a client that reads on has its answer."""
+    message = infer("big", np.zeros((20, 50_000), np.float32))
+    hello = h2.PREFACE + h2.settings(window=0) + frame(h2.WINDOW, 0, 0, word(1 << 30))
+    for size in (1, 256 << 10):
+        got, ended = 0, False
+        with Client(server.host, server.grpc_port or 0, hello) as client:
+            client.send(call(1, message))
+            for _ in range(200):  # ten seconds
+                try:
+                    client.send(frame(h2.WINDOW, 0, 1, word(size)))
+                    select.select([], [], [], 0.05)
+                    while select.select([client.sock], [], [], 0)[0] and not ended:
+                        piece = client.sock.recv(1 << 20)
+                        got += len(piece)
+                        ended = not piece
+                except ConnectionError:
+                    ended = True
+                if ended or got > 4_000_000:
+                    break
+        assert ended == (size == 1)
+        assert (got > 4_000_000) == (size > 1)
+
+
+def test_large_typed_lists(server: Server) -> None:
+    """A million floats as a typed list come back exactly, compressed or not; the call beside them is answered."""
+    values = np.random.default_rng(0).standard_normal((20, 50_000)).astype(np.float32)
+    request = METHODS["ModelInfer"][0](model_name="big")
+    entry = request.inputs.add(name="x", datatype="FP32", shape=values.shape)
+    entry.contents.fp32_contents.extend(values.reshape(-1).tolist())
+    options = [("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}", options) as channel:
+        ask = method(channel, "ModelInfer")
+        for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
+            answer = ask(request, timeout=20, compression=compression)
+            assert answer.raw_output_contents[0] == values.tobytes()
+            assert answer.outputs[0].shape == [20, 50_000]

@@ -5,11 +5,19 @@ import socket
 import struct
 import time
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
+from tests.engines.models import save, value
 from tests.server.sound import GOOD, HEALTH, ROW, check_clean
 from tests.servers import Server, json_request, raw_request
+
+from tailcut.runtime.model import Model
+from tailcut.server.about import readiness
+from tailcut.server.served import Served
+from tailcut.spec import DType
 
 pytestmark = pytest.mark.usefixtures("sound")
 
@@ -360,3 +368,23 @@ def test_nobody_can_keep_the_server_from_answering_by_idling(models, tmp_path) -
         for wire in idle:
             wire.sock.close()
         assert small.stop() == 0
+
+
+def test_readiness_says_whether_the_model_was_warmed_up(server: Server, tmp_path: Path) -> None:
+    """In the body of the answer, whose status is what clients look at; a model that accepts nothing has its reason."""
+    with server.connect() as wire:
+        answer = wire.ask(b"GET /v2/models/mlp/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (answer.status, answer.json()) == (200, {"name": "mlp", "ready": True, "warmed_up": True})
+    nodes = [helper.make_node("Reshape", ["x", "flat"], ["y"])]
+    ends = [value("x", DType.FP32, (None, None))], [value("y", DType.FP32, (None, 77_777))]
+    path = save(tmp_path / "odd.onnx", nodes, *ends, {"flat": np.array([-1, 77_777])})
+    with Model.open(path) as model:
+        said = readiness(Served(model, "odd"), ready=True)
+    assert said | {"reason": ""} == {"name": "odd", "ready": True, "warmed_up": False, "reason": ""}
+    assert "accepts none of the requests made up for it (tried x [1, 16]" in said["reason"]
+
+
+def test_the_log_says_how_many_threads_compute_and_why(server: Server) -> None:
+    """One line a model whose settings leave it open."""
+    lines = server.stderr.read_text().splitlines()
+    assert len([line for line in lines if line.startswith("INFO mlp: engine threads: ")]) == 1

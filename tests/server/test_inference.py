@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -235,3 +236,49 @@ def test_over_the_largest_batch_in_json(server: Server) -> None:
         last = wire.ask(json_request("mlp", request(data=x[99].tolist())))
     got = np.array(answer.json()["outputs"][0]["data"]).reshape(100, 3)
     np.testing.assert_allclose(got[99], last.json()["outputs"][0]["data"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("coding", ["", "gzip", "deflate"])
+def test_large_json_both_ways(server: Server, coding: str) -> None:
+    """Two hundred thousand numbers, read and written in steps, come back doubled, and the next request is right."""
+    values = np.random.default_rng(0).integers(-99, 99, 200_000).astype(np.float32)
+    meta = {"name": "x", "datatype": "FP32", "shape": [2, 100_000], "data": values.astype(int).reshape(2, -1).tolist()}
+    body = json.dumps({"id": "a", "inputs": [meta], "outputs": [{"name": "double"}]}, separators=(",", ":")).encode()
+    headers = [f"Content-Encoding: {coding}"] if coding else []
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress}.get(coding, bytes)(body)
+    with server.connect() as wire:
+        wire.send(json_request("sequence", packed, *headers) + json_request("mlp", request()))
+        answer = wire.read()
+        assert answer.status == 200, answer.body[:200]
+        assert answer.json()["id"] == "a"
+        assert answer.json()["outputs"][0]["data"] == (2 * values).tolist()
+        assert wire.read().status == 200
+
+
+def test_a_client_that_leaves_while_its_large_body_is_read(server: Server) -> None:
+    """What was read and charged is given back: the fixture sees it."""
+    body = json.dumps({"inputs": [tensor(shape=[1, 300_000], data=[0] * 300_000)]}).encode()
+    for packed, headers in ((body, []), (gzip.compress(body), ["Content-Encoding: gzip"])):
+        for _ in range(5):
+            with server.connect() as wire:
+                wire.send(json_request("sequence", packed, *headers))
+
+
+def test_more_rows_than_the_queue_can_hold(server: Server) -> None:
+    """413 with the limit and the option, in every form, and never when to try again: it could never be answered."""
+    rows = np.ones((1100, 4), np.float32)
+    forms = [
+        raw_request("mlp", rows.tobytes()),
+        json_request("mlp", request(shape=[1100, 4], data=rows.tolist())),
+        json_request("sequence", request(shape=[1100, 4], data=rows.tolist())),
+    ]
+    with server.connect() as wire:
+        for number, data in enumerate(forms):
+            answer = wire.ask(data)
+            if number == 2:  # without rows of fixed size, it runs alone where nothing waits
+                assert answer.status == 200
+                continue
+            assert answer.status == 413
+            assert "retry-after" not in answer.headers
+            assert "1100 rows" in check_clean(answer)
+            assert "--queue" in check_clean(answer)

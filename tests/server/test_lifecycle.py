@@ -229,6 +229,7 @@ def test_every_limit_is_an_option(models: Path, tmp_path: Path, refusal: Callabl
     """And a wrong one is told."""
     limits = ["--max-body", "1", "--max-buffered", "8", "--max-connections", "9", "--queue", "64", "--deadline", "9s"]
     limits += ["--head-timeout", "9s", "--body-timeout", "9s", "--write-timeout", "9s", "--idle-timeout", "9s"]
+    limits += ["--write-rate", "9"]
     with serving(tmp_path, models / "mlp.onnx", *limits, "--drain", "9s") as server:
         with server.connect() as wire:
             assert wire.ask(raw_request("mlp", ROW)).status == 200

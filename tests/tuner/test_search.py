@@ -4,14 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.engines.models import masked_mean, perceptron
+from onnx import helper
+from tests.engines.models import masked_mean, perceptron, save, value
 
 from tailcut.lab.payload import infer_payload
 from tailcut.lab.trial import ServedProfile
+from tailcut.report.html import render_tune_html
 from tailcut.runtime.profile import Profile
+from tailcut.spec import DType
+from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.finalists import Predicted
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import Outcome, Wanted
+from tailcut.tuner.result import evidence, result
 from tailcut.tuner.search import Search
 from tailcut.tuner.space import BASELINE, changed, serving_choices
 from tailcut.tuner.ways import probe, way_in
@@ -83,3 +88,55 @@ def test_the_story_says_what_limits(tmp_path: Path) -> None:
     assert "the limit of p99 is" in words
     assert rate > 0
     assert search._limit_ms > 0
+
+
+def told(outcome: Outcome) -> dict:
+    """The outcome as the command prints it."""
+    objective = {"seed": 0, "slo_ms": None, "accuracy": "0.999", "metric": None, "data": None}
+    found = result(outcome, model={"name": "m", "sha256": "0"}, machine={}, objective=objective, command="tailcut tune")
+    return found | {"profile": "p", "report": "r"}
+
+
+def test_a_random_model_is_tuned_for_speed_only(tmp_path: Path) -> None:
+    """Said once; no finalist is refused for its answers, no lower precision is offered, and reports say so."""
+    nodes = [helper.make_node("RandomNormalLike", ["x"], ["n"]), helper.make_node("Add", ["x", "n"], ["y"])]
+    ends = [[value(name, DType.FP32, (None, 4))] for name in ("x", "y")]
+    events: list[Event] = []
+    data = {"x": np.ones((32, 4), np.float32)}
+    path = save(tmp_path / "m.onnx", nodes, *ends)
+    search = Search(Wanted(path, data, slo_ms=100.0, budget_s=10.0), events.append)
+    try:
+        search._measure_baseline()
+        settings = search._baseline("binary")
+        won = search._race([Predicted(settings, 300.0, 1.0, 10.0, 0)])
+        accuracy = search._gate.check(search._servers.of(settings).target, settings, 0.3)
+    finally:
+        search._servers.keep()
+    assert won == settings
+    assert not search._facts.lower_precision
+    assert sum("the model itself is random" in event.text for event in events if isinstance(event, Phase)) == 1
+    outcome = Outcome(search._spec, settings, 300.0, [], accuracy=accuracy, random_outputs=search._gate.random_outputs)
+    assert outcome.wrong == ""
+    found = told(outcome)
+    assert found["accuracy"]["random_outputs"] == ["y"]
+    assert (found["accuracy"]["right"], found["accuracy"]["worst"]) == (True, None)
+    assert evidence(found)["accuracy"]["random_outputs"] == ["y"]
+    assert "draws it at random: y." in render_tune_html(found)
+
+
+def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verification ends with them; the one line names the settings and the request."""
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    search = Search(Wanted(path, {"x": np.ones((8, 4), np.float32)}, budget_s=10.0), lambda event: None)
+    settings = changed(search._baseline("binary"), batching={"max_batch": 4})
+    outcome = Outcome(search._spec, settings, 300.0, [])
+    wrong = Accuracy(right=False, reason="request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
+    monkeypatch.setattr(search._gate, "check", lambda *_: wrong)
+    try:
+        search._verify(outcome)
+    finally:
+        search._servers.keep()
+    assert outcome.arms == {}
+    assert outcome.wrong.startswith("wrong answers with batching.max_batch=4 ")
+    assert outcome.wrong.endswith("request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
+    assert told(outcome)["verification"] is None

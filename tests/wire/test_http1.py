@@ -283,3 +283,27 @@ def test_a_hostile_extension_takes_no_longer_than_its_bytes() -> None:
         line = b"4;x" + part * (4000 // len(part)) + b"\0\r\n"
         with pytest.raises(ProtocolError):
             ChunkedBody(100).feed(line)
+
+
+def test_chunks_are_counted() -> None:
+    """A thousand small ones are a body, a million are an attack: refused after 1,025, however they arrive."""
+    small, large = b"1\r\nx\r\n", b"100\r\n" + bytes(256) + b"\r\n"
+    body = ChunkedBody(1 << 30)
+    assert body.feed(small * 1000 + large * 5000 + b"0\r\n\r\nnext") == b"next"
+    assert len(body.body) == 1000 + 5000 * 256
+    for size in (1, 5, 4096):
+        body, data = ChunkedBody(1 << 30), small * 2000
+        pieces = (data[at : at + size] for at in range(0, len(data), size))
+        with pytest.raises(ProtocolError) as caught:
+            _ = [body.feed(piece) for piece in pieces]
+        assert caught.value.status == 413
+        assert 1000 < len(body.body) < 1100
+
+
+def test_trailers_are_counted() -> None:
+    """As the fields of a head are."""
+    body = ChunkedBody(100)
+    assert body.feed(b"0\r\n" + b"a: b\r\n" * 100 + b"\r\nnext") == b"next"
+    with pytest.raises(ProtocolError) as caught:
+        ChunkedBody(100).feed(b"0\r\n" + b"a: b\r\n" * 101 + b"\r\n")
+    assert caught.value.status == 431

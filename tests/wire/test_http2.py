@@ -41,6 +41,8 @@ CONVERSATION = b"".join(
 def connection(*said: bytes) -> Http2Connection[tuple[tuple[bytes, bytes], ...]]:
     made = Http2Connection(tuple)
     made.receive(HELLO + b"".join(said), 0.0)
+    while made.pending:
+        made.receive(b"", 0.0)
     made.take()
     return made
 
@@ -424,3 +426,59 @@ def test_whatever_comes(seed: bytes, edits: list[tuple[float, int, bytes]], tail
     except Http2Error:
         assert made.failed
     frames(made.take())
+
+
+def test_settings_are_counted() -> None:
+    """RFC 9113 defines seven; a frame of thousands ends the connection."""
+    entry = bytes([0, 9, 0, 0, 0, 1])
+    made = connection()
+    made.receive(frame(h2.SETTINGS, 0, 0, entry * 64), 0.0)
+    with pytest.raises(Http2Error) as caught:
+        made.receive(frame(h2.SETTINGS, 0, 0, entry * 65), 0.0)
+    assert caught.value.code is ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_changes_of_the_tables_size_are_counted() -> None:
+    """RFC 7541 allows two at the start of a block."""
+    block = h2.literal(*h2.fields())
+    assert paths(connection().receive(request(1, None, b"\x20\x3f\xe1\x1f" + block), 0.0)) == [b"/a"]
+    for updates in (b"\x20" * 3, b"\x3f\xe1\x1f" * 5000):
+        with pytest.raises(Http2Error) as caught:
+            connection().receive(request(1, None, updates + block), 0.0)
+        assert caught.value.code is ErrorCode.COMPRESSION_ERROR
+
+
+def test_much_at_once_is_done_in_turns() -> None:
+    """A call does so much, and says that it is not done; what it brings in the end is the same."""
+    made, events, calls = connection(), [], 0
+    data = b"".join(request(1 + 2 * number) for number in range(900))
+    events += made.receive(data, 0.0)
+    while made.pending:
+        calls += 1
+        events += made.receive(b"", 0.0)
+    assert calls > 5
+    assert paths(events) == [b"/a"] * 900
+
+
+def test_large_answers_go_out_in_bursts() -> None:
+    """A megabyte at a time, the streams in turn, each whole in the end; parts may be of any size."""
+    opened = [request(stream) for stream in (1, 3)]
+    made = connection(h2.settings(window=1 << 30), frame(h2.WINDOW, 0, 0, word(1 << 30)), *opened)
+    answers = {stream: bytes([stream]) * (3 << 20) for stream in (1, 3)}
+    for stream, data in answers.items():
+        made.send(stream, b"\x88", data[:5])
+        made.send(stream, None, memoryview(data)[5:100_000])
+        made.send(stream, None, data[100_000:], b"\x88")
+    got, bursts = {1: b"", 3: b""}, []
+    while True:
+        more = made.out.more
+        sent = [one for one in frames(made.take()) if one.kind == h2.DATA]
+        bursts.append(sum(len(one.payload) for one in sent))
+        for one in sent:
+            got[one.stream] += one.payload
+        if not more:
+            break
+        made.out.pump()
+    assert got == answers
+    assert max(bursts) <= (1 << 20) + (64 << 10)
+    assert len(bursts) > 4

@@ -1,5 +1,6 @@
 """Requests known by their leads: what is recognised means what the whole message means, and is answered the same."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ from hypothesis import strategies as st
 from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.inputs import check_inputs
-from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.wire.messages import MESSAGES
 from tailcut.wire.v2 import InferRequest, schedule_of
 from tailcut.wire.v2_grpc import infer_response, read_request
-from tailcut.wire.v2_grpc_form import Form, read_lead, stream_answer
+from tailcut.wire.v2_grpc_form import ArrayForm, Form, read_lead, stream_answer
 
 OFF = SharedRegions()
 Request = MESSAGES["ModelInferRequest"]
@@ -155,6 +156,74 @@ def test_what_has_no_form() -> None:
         assert form_of(spec, message) is None
 
 
+FREE = ModelSpec(
+    "free",
+    (TensorSpec("ids", DType.INT64, (None, None)), TensorSpec("x", DType.FP32, (None, 3))),
+    (TensorSpec("y", DType.FP32, (None, None)), TensorSpec("n", DType.INT64, (None,))),
+)
+DEPENDENT = replace(FREE, rows=Rows.DEPENDENT)
+
+
+def free_message(ids: tuple[int, ...], x: tuple[int, ...], **fields: Any) -> Any:
+    message = Request(model_name="free", **fields)
+    for tensor, shape in zip(FREE.inputs, (ids, x), strict=True):
+        message.inputs.add(name=tensor.name, datatype=tensor.dtype.value, shape=shape)
+        array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(tensor.dtype.numpy)
+        message.raw_input_contents.append(array.tobytes())
+    return message
+
+
+@pytest.mark.parametrize(("spec", "ids", "x", "rows"), [(FREE, (2, 5), (2, 3), 2), (DEPENDENT, (2, 5), (0, 3), 1)])
+@pytest.mark.parametrize("name", ["", "seven"])
+def test_arrays_are_those_of_the_whole_message(
+    spec: ModelSpec, ids: tuple[int, ...], x: tuple[int, ...], rows: int, name: str
+) -> None:
+    """For a model whose outputs are as large as each answer says, whose answers are those of a whole message, too."""
+    message = free_message(ids, x, id=name)
+    message.outputs.add(name="n")
+    message.outputs.add(name="y")
+    data = message.SerializeToString()
+    request = read_request(spec, message, OFF)
+    form = ArrayForm.of(spec, "7", message, request)
+    lead = read_lead(data)
+    assert form is not None
+    assert lead is not None
+    assert form.fits(data, lead.end)
+    assert not form.fits(data + b"a", lead.end)
+    assert form.rows == rows
+    found = form.inputs(data, lead.end)
+    assert list(found) == ["ids", "x"]
+    for key, array in request.inputs.items():
+        assert (found[key].dtype, found[key].shape) == (array.dtype, array.shape)
+        assert np.array_equal(found[key], array)
+        assert found[key].flags.aligned
+    for shape in ((2, 4), (0, 4), (2, 4)):
+        outputs = [np.ones(shape, np.float32), np.array([3])]
+        for final in (False, True):
+            response = infer_response(spec, "7", request, {"y": outputs[0], "n": outputs[1]}, final=final)
+            assert form.answer(lead.id, outputs, final=final) == response.SerializeToString()
+
+
+def test_shapes_of_outputs_are_kept_within_a_bound() -> None:
+    """However many a client brings about."""
+    message = free_message((1, 1), (1, 3))
+    form = ArrayForm.of(DEPENDENT, "1", message, read_request(DEPENDENT, message, OFF))
+    assert form is not None
+    for length in range(1000):
+        form.answer(b"", [np.ones((length, 1), np.float32), np.array([3])])
+    assert len(form.behind_ids) <= 64
+
+
+def test_arrays_that_need_a_look_have_no_form() -> None:
+    """Strings on either side, and outputs in shared memory."""
+    text = TensorSpec("ids", DType.BYTES, (None, None))
+    message = free_message((1, 1), (1, 3))
+    request = read_request(FREE, message, OFF)
+    assert ArrayForm.of(replace(FREE, inputs=(text, FREE.inputs[1])), "1", message, request) is None
+    strings = replace(FREE, outputs=(TensorSpec("y", DType.BYTES, (None,)), FREE.outputs[1]))
+    assert ArrayForm.of(strings, "1", message, read_request(strings, message, OFF)) is None
+
+
 ID = Request(id="a").SerializeToString()
 LEAD = Request(model_name="m", inputs=message_for(ONE).inputs).SerializeToString()
 RAW = Request(raw_input_contents=[bytes(8)]).SerializeToString()
@@ -283,7 +352,7 @@ def test_known_by_its_bytes_or_read_whole_a_message_means_the_same(data: st.Data
     except (DecodeError, InvalidInputError):
         return
     form = Form.of(spec, "7", message, request)
-    if lead is None or form is None:
+    if lead is None or form is None or not form.fits(first, lead.end):
         return
     for second in [first, *data.draw(st.lists(mutants(spec, message), min_size=1, max_size=4))]:
         found = read_lead(second)

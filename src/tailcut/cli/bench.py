@@ -269,7 +269,7 @@ def _payloads(
 ) -> "list[Payload]":
     from tailcut.cli.options import load_data
     from tailcut.errors import UsageError
-    from tailcut.lab.describe import made_up_inputs, rows_of_data, served_spec
+    from tailcut.lab.describe import rows_of_data, served_samples, served_spec
     from tailcut.lab.payload import infer_payload
 
     spec = served_spec(target, model)
@@ -278,7 +278,8 @@ def _payloads(
     if data is not None:
         inputs = rows_of_data(spec, load_data(data), _PAYLOADS * rows, rows=rows)
     else:
-        inputs = [made_up_inputs(spec, seed + number, rows=rows) for number in range(8)]
+        samples = served_samples(target, spec)
+        inputs = [samples.make(max(rows, samples.rows), seed + number) for number in range(8)]
     if shared is not None:
         return shared.payloads(spec.name, inputs)
     return [infer_payload(target, spec.name, one, wire) for one in inputs]  # type: ignore[arg-type]  # the enum's values

@@ -61,7 +61,7 @@ def _of_profile(path: Path, length_s: float, rate: float | None) -> dict[str, An
     """Serve the profile in a child process, load it from here, and look on."""
     from tailcut.errors import UsageError
     from tailcut.lab.client import open_loop
-    from tailcut.lab.describe import made_up_inputs, served_spec
+    from tailcut.lab.describe import served_samples, served_spec
     from tailcut.lab.explain import watch, while_doing
     from tailcut.lab.payload import infer_payload
     from tailcut.lab.trial import ServedProfile
@@ -75,7 +75,9 @@ def _of_profile(path: Path, length_s: float, rate: float | None) -> dict[str, An
     with ServedProfile(profile) as served:
         spec = served_spec(served.target, name)
         wire = profile.settings.io.wire
-        payloads = [infer_payload(served.target, name, made_up_inputs(spec, seed), wire) for seed in range(16)]
+        samples = served_samples(served.target, spec)
+        requests = [samples.make(samples.rows, seed) for seed in range(16)]
+        payloads = [infer_payload(served.target, name, request, wire) for request in requests]
         return while_doing(
             lambda: open_loop(served.target, payloads, rate=float(offered), duration_s=length_s),
             lambda: watch(served.target, name, length_s),

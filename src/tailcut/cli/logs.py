@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import orjson
@@ -24,3 +26,20 @@ def log_to_stderr(style: Literal["text", "json"]) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+@contextmanager
+def logged_apart() -> Iterator[logging.Handler]:
+    """Within this block lines are written by a thread of their own, so that nobody who serves waits for a reader."""
+    from tailcut.server.log_queue import LogQueue
+
+    logger = logging.getLogger("tailcut")
+    before = [*logger.handlers]
+    queue = LogQueue()
+    queue.setFormatter(before[-1].formatter if before else None)
+    logger.handlers[:] = [queue]
+    try:
+        yield queue
+    finally:
+        logger.handlers[:] = before
+        queue.close()

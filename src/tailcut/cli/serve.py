@@ -78,6 +78,9 @@ def serve(
     head_timeout: Annotated[str, typer.Option(help="For a whole head, from its first byte.")] = "10s",
     body_timeout: Annotated[str, typer.Option(help="For a whole body, from the end of its head.")] = "30s",
     write_timeout: Annotated[str, typer.Option(help="For a client to read an answer.")] = "30s",
+    write_rate: Annotated[
+        int, typer.Option(help="Beyond that, time for so many KiB of an answer a second.", min=1, max=1 << 30)
+    ] = 64,
     idle_timeout: Annotated[str, typer.Option(help="Between two requests of a connection.")] = "300s",
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token that requests which change the server must carry.")
@@ -96,7 +99,7 @@ def serve(
     """Serve models over HTTP until SIGTERM."""
     import orjson
 
-    from tailcut.cli.logs import log_to_stderr
+    from tailcut.cli.logs import log_to_stderr, logged_apart
     from tailcut.cli.options import parse_duration
     from tailcut.errors import UsageError
     from tailcut.runtime.limits import Limits
@@ -117,6 +120,7 @@ def serve(
         head_timeout_s=parse_duration(head_timeout),
         body_timeout_s=parse_duration(body_timeout),
         write_timeout_s=parse_duration(write_timeout),
+        write_rate=write_rate << 10,
         idle_timeout_s=parse_duration(idle_timeout),
     )
     if grpc_port is not None:
@@ -138,7 +142,6 @@ def serve(
         )
     again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
     served = _open(opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
-    _say_rows(served, worker)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -154,15 +157,19 @@ def serve(
     )
 
     def on_ready(address: Address) -> None:
+        _say_rows(served, worker)
+        _say_threads(served, worker)
         if worker is not None:
             return
         _log.info("serving %s on %s", ", ".join(names), _place(address))
+        lines.flush()
         if json:
             models = [{"name": one.name, "version": one.version} for one in served]
             print(orjson.dumps(asdict(address) | {"models": models}).decode(), flush=True)
 
     try:
-        run_server(served, options, on_ready, worker)
+        with logged_apart() as lines:
+            run_server(served, options, on_ready, worker)
     finally:
         for one in served:
             one.model.close()
@@ -244,15 +251,18 @@ def _crew(size: int, models: int, drain_s: float, max_restarts: int) -> "Crew":
 def _supervise(crew: "Crew", address: "Address", *, json: bool) -> int:
     import orjson
 
+    from tailcut.cli.logs import logged_apart
     from tailcut.server.supervisor import supervise
 
     def on_ready(bound: "Address", models: list[dict[str, str]]) -> None:
         names = ", ".join(model["name"] for model in models)
         _log.info("serving %s on %s with %d workers", names, _place(bound), crew.size)
+        lines.flush()
         if json:
             print(orjson.dumps(asdict(bound) | {"models": models}).decode(), flush=True)
 
-    code = supervise(crew, address, on_ready)
+    with logged_apart() as lines:
+        code = supervise(crew, address, on_ready)
     if code == 0:
         _log.info("stopped")
     return code
@@ -304,7 +314,10 @@ def _profile(
     profile = open_profile(Path(path))
     if worker is not None and not profile.settings.engine.threads:  # an engine left alone would take every CPU
         settings = profile.settings
-        engine = msgspec.structs.replace(settings.engine, threads=max(1, worker.cpus // settings.engine.instances))
+        threads = max(1, worker.cpus // settings.engine.instances)
+        if worker.post == 0:
+            _log.info("%s: engine threads: %d: the CPUs of a worker", profile.model.name, threads)
+        engine = msgspec.structs.replace(settings.engine, threads=threads)
         profile = msgspec.structs.replace(profile, settings=msgspec.structs.replace(settings, engine=engine))
     profile, warnings = fit_to_machine(profile, fingerprint(), worker.cpus if worker else usable_cpus())
     for warning in warnings if worker is None or worker.post == 0 else []:  # once is enough
@@ -357,6 +370,19 @@ def _open(
     arbiter = Arbiter(usable_cpus()) if turns and len(opened) > 1 else None
     open_model = partial(Model.open, limits=limits, arbiter=arbiter)
     return [_load(profile, version, read, open_model) for (profile, version), read in zip(opened, again, strict=True)]
+
+
+def _say_threads(served: "Sequence[Served]", worker: "Worker | None") -> None:
+    """One line for each model whose settings leave the number of threads open: on the first process only."""
+    from tailcut.engines import engine_threads
+
+    for one in served if worker is None or worker.post == 0 else []:
+        options = one.model.profile.settings.engine
+        found = engine_threads(options)
+        if not options.threads:
+            _log.info(
+                "%s: engine threads: %d (instances: %d): %s", one.name, found.count, options.instances, found.reason
+            )
 
 
 def _load(

@@ -164,7 +164,7 @@ def _write(
         copy = copy_path(profile_path, outcome.copy_bytes)
         write_atomically(copy, outcome.copy_bytes)
         profile = profile.with_quantized(copy)
-    profile = msgspec.structs.replace(profile, machine=machine, evidence=evidence(found))
+    profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=evidence(found))
     profile.save(profile_path)
     write_atomically(report_path, render_tune_html(found))
     return found

@@ -17,10 +17,12 @@ from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.edits import prepare
 from tailcut.engines.graph import read_spec, short
+from tailcut.engines.graph_hints import read_hints
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
 from tailcut.machine.quota import affinity_mask
 from tailcut.spec import DType, TensorSpec
 
+ort.disable_telemetry_events()
 ort.set_default_logger_severity(4)  # fatal only: what goes wrong is raised, and raised once
 _LEVELS = {
     ("off", "plain"): ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -42,6 +44,7 @@ class OnnxRuntimeEngine:
             )
         self.options = options
         prepared = prepare(path, options)
+        self.hints = read_hints(prepared.graph)
         self.spec = read_spec(prepared.graph, path, name)
         source = prepared.source
         del prepared  # the graph, before the engine makes its own

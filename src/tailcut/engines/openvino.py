@@ -1,42 +1,49 @@
 """OpenVINO behind the engine protocol.
 
-One infer request for each instance, shared by all bound objects: setting its tensors costs 2.2 us a call, while a
-request for each of hundreds of row ranges would each keep scratch memory of its own (10 MB and more for an image
-model). The C++ class's `infer` is called directly: 13 us for a 256-256-64-10 perceptron. A change of batch size from
-one call to the next costs about 20 us more, because the graph is shaped anew.
+Two infer requests for each instance, shared by all bound objects: setting a request's tensors costs 2.2 us a call,
+while a request for each of hundreds of row ranges would each keep scratch memory of its own (10 MB and more for an
+image model). The C++ class's `infer` is called directly: 13 us for a 256-256-64-10 perceptron. A change of batch size
+from one call to the next costs about 20 us more, because the graph is shaped anew.
+
+Instances are the streams of one compiled model where the sizes of its inputs are fixed. Where they are free, each
+instance is a compiled model of its own, because what a stream remembers of the sizes that it has seen may be wrong
+(`shape_check.py`), and which stream computes a call cannot be chosen. That costs the memory of the weights again.
 """
 
+import logging
 import queue
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import openvino as ov
-from openvino import _pyopenvino
 from openvino.frontend import FrontEndManager
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.edits import prepare
 from tailcut.engines.graph import read_spec, short
-from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
+from tailcut.engines.graph_hints import read_hints
+from tailcut.engines.openvino_lane import Lane, wrap
+from tailcut.engines.shape_check import ShapeCheck
+from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
-from tailcut.spec import DType
+from tailcut.spec import DType, ModelSpec
 
-_infer = _pyopenvino.InferRequest.infer
+_log = logging.getLogger("tailcut")
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-_NO_INPUTS: dict[object, object] = {}
 
 
 class OpenVinoEngine:
-    """One compiled model with a stream for each instance."""
+    """A lane for each instance; calls take one, and give it back."""
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         if options.precision == "bf16" and not _BF16_FLAGS & isa_flags():
             raise UnsupportedError("this processor has no bfloat16 instructions: use precision f32")
         self.options = options
         prepared = prepare(path, options)
+        self.hints = read_hints(prepared.graph)
         self.spec = read_spec(prepared.graph, path, name)
         source = prepared.source
         del prepared  # the graph, before the engine makes its own
@@ -47,112 +54,130 @@ class OpenVinoEngine:
             # The ONNX front end by name: left to guess, openvino tries others, which print what they dislike.
             reader = FrontEndManager().load_by_framework("onnx")
             model = reader.convert(reader.load(BytesIO(source) if isinstance(source, bytes) else str(source)))
-            self._model: Any = ov.Core().compile_model(model, "CPU", _properties(options))
+            compiled = ov.Core().compile_model(model, "CPU", _properties(options, shared=not _is_free(self.spec)))
         except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
             raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
-        self._input_ports = [self._port(self._model.inputs, tensor.name) for tensor in self.spec.inputs]
-        self._output_ports = [self._port(self._model.outputs, tensor.name) for tensor in self.spec.outputs]
-        self._idle: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._loose: queue.SimpleQueue[Any] = queue.SimpleQueue()  # for `run`: their outputs are their own
-        for _ in range(max(options.instances, 1)):
-            self._idle.put(_Request(self._model.create_infer_request()))
+        self._check: ShapeCheck | None = None
+        self._idle: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
+        self._closed = False
+        count = max(options.instances, 1)
+        if _is_free(self.spec):
+            recompile = _compiler(model, _properties(options, shared=False))
+            self._check = _shape_check(path, options, self.spec, recompile)
+            lanes = [Lane(compiled if not number else recompile(), self.spec) for number in range(count)]
+        else:
+            lanes = [Lane(compiled, self.spec) for _ in range(count)]
+        for lane in lanes:
+            if self._check is not None:
+                self._check.admit(lane)
+            self._idle.put(lane)
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         """See `Engine.bind`."""
-        if self._model is None:
+        if self._closed:
             raise ReleasedError("the engine was closed")
         check_arrays(self.spec, inputs, outputs)
-        ins = [(port, _wrap(inputs[t.name])) for port, t in zip(self._input_ports, self.spec.inputs, strict=True)]
-        outs = [(port, _wrap(outputs[t.name])) for port, t in zip(self._output_ports, self.spec.outputs, strict=True)]
-        keep = (dict(inputs), dict(outputs))
-        take, give = self._idle.get, self._idle.put
+        arrays = {tensor.name: inputs[tensor.name] for tensor in self.spec.inputs}
+        shapes = tuple(array.shape for array in arrays.values())
+        ins = [wrap(array) for array in arrays.values()]
+        outs = [wrap(outputs[tensor.name]) for tensor in self.spec.outputs]
+        keep = (arrays, dict(outputs))
+        check, take, give = self._check, self._idle.get, self._idle.put
 
         def call(_keep: object = keep) -> None:
-            request = take()
-            if request is None:
+            lane = take()
+            if lane is None:
                 give(None)
                 raise ReleasedError("the engine was closed")
             try:
-                if request.bound is not call:
-                    for port, tensor in ins:
-                        request.infer_request.set_tensor(port, tensor)
-                    for port, tensor in outs:
-                        request.infer_request.set_tensor(port, tensor)
-                    request.bound = call
-                _infer(request.infer_request, _NO_INPUTS, share_outputs=True, decode_strings=False)
+                if check is not None and shapes not in lane.proven:
+                    check.prove(lane, arrays, shapes)
+                if lane.holder is not call:
+                    lane.hold(call, ins, outs)
+                lane.compute()
             except RuntimeError as error:
-                request.bound = None
+                lane.holder = None
+                self._failed(lane)
                 raise EngineError(f"openvino failed: {short(error)}") from None
             finally:
-                give(request)
+                give(lane)
 
         return call
 
-    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+    def run(self, inputs: Arrays) -> dict[str, Any]:
         """See `Engine.run`."""
-        if self._model is None:
+        lane = self._idle.get()
+        if lane is None:
+            self._idle.put(None)
             raise ReleasedError("the engine was closed")
         try:
-            request = self._loose.get_nowait()
-        except queue.Empty:
-            request = self._model.create_infer_request()
-        try:
-            # Held until the call is over: openvino keeps the address of what it shares, and not the array.
-            held = [np.asarray(inputs[tensor.name], order="C") for tensor in self.spec.inputs]
-            for port, array in zip(self._input_ports, held, strict=True):
-                request.set_tensor(port, _wrap(array))
-            _infer(request, _NO_INPUTS, share_outputs=True, decode_strings=False)
-        except RuntimeError as error:
-            raise EngineError(f"openvino failed: {short(error)}") from None
-        outputs = {}
-        for port, tensor in zip(self._output_ports, self.spec.outputs, strict=True):
-            data = request.get_tensor(port).data
-            if tensor.dtype is DType.BF16:
-                data = data.view(DType.BF16.numpy)
-            outputs[tensor.name] = np.array(data, tensor.dtype.numpy)
-        self._loose.put(request)
-        return outputs
+            arrays = {tensor.name: inputs[tensor.name] for tensor in self.spec.inputs}
+            shapes = tuple(array.shape for array in arrays.values())
+            if self._check is not None and shapes not in lane.proven:
+                self._check.prove(lane, arrays, shapes)
+            try:
+                return lane.run(arrays)
+            except EngineError:
+                self._failed(lane)
+                raise
+        finally:
+            self._idle.put(lane)
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._model = None
-        for requests in (self._idle, self._loose):
-            while not requests.empty():
-                requests.get_nowait()
-        self._idle.put(None)  # tells whoever still calls
+        self._closed = True
+        while not self._idle.empty():
+            self._idle.get_nowait()
+        self._idle.put(None)  # for calls that come later
+        if self._check is not None:
+            self._check.close()
 
-    def _port(self, ports: list[Any], name: str) -> Any:
-        for port in ports:
-            if name in port.names:
-                return port
-        raise UnsupportedError(f"openvino lost tensor {name!r} while it compiled the model: use onnxruntime")
-
-
-class _Request:
-    """An infer request, and which bound object's tensors it holds now."""
-
-    __slots__ = ("bound", "infer_request")
-
-    def __init__(self, infer_request: Any) -> None:
-        self.infer_request = infer_request
-        self.bound: Bound | None = None
+    def _failed(self, lane: Lane) -> None:
+        if self._check is not None:
+            self._check.recover(lane)
 
 
-def _wrap(array: np.ndarray) -> Any:
-    # Views of a request's bytes are read-only, which openvino refuses to share: those are copied.
-    if array.dtype == DType.BF16.numpy:  # numpy's own types end at float16: it goes by its bits
-        bits = array.view(np.uint16) if array.flags.writeable else array.view(np.uint16).copy()
-        return ov.Tensor(bits, ov.Shape(array.shape), ov.Type.bf16)
-    return ov.Tensor(array, shared_memory=bool(array.flags.writeable))
+def _is_free(spec: ModelSpec) -> bool:
+    """Whether a request's sizes are the client's to choose."""
+    return any(None in tensor.shape for tensor in spec.inputs)
 
 
-def _properties(options: EngineOptions) -> dict[str, Any]:
+def _compiler(model: Any, properties: dict[str, Any]) -> Callable[[], Any]:
+    """How to compile the model once more."""
+
+    def recompile() -> Any:
+        try:
+            return ov.Core().compile_model(model, "CPU", properties)
+        except RuntimeError as error:
+            raise EngineError(f"openvino cannot compile the model anew: {short(error)}") from None
+
+    return recompile
+
+
+def _shape_check(
+    path: Path, options: EngineOptions, spec: ModelSpec, recompile: Callable[[], Any]
+) -> ShapeCheck | None:
+    from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  models of fixed sizes need it not
+
+    wanted = EngineOptions(threads=options.threads, spinning=False, arena=False, u8_input=options.u8_input)
+    try:
+        reference = OnnxRuntimeEngine(path, wanted, spec.name)
+    except TailcutError as error:
+        _log.warning("%s: openvino's answers to new sizes are not checked: %s", spec.name, error)
+        return None
+    return ShapeCheck(spec.name, reference, recompile, options.precision)
+
+
+def _properties(options: EngineOptions, *, shared: bool) -> dict[str, Any]:
+    """Of a compiled model that has all instances (`shared`), or one of them."""
+    instances = options.instances if shared else 1
     properties: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": options.instances,
+        "NUM_STREAMS": instances,
         "INFERENCE_PRECISION_HINT": "bf16" if options.precision == "bf16" else "f32",
-        "ENABLE_CPU_PINNING": options.pinning,
+        # Compiled models do not know of each other, and would all be bound to the same cores.
+        "ENABLE_CPU_PINNING": options.pinning and (shared or options.instances == 1),
     }
     if options.threads:
-        properties["INFERENCE_NUM_THREADS"] = options.threads * options.instances
+        properties["INFERENCE_NUM_THREADS"] = options.threads * instances
     return properties

@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from tailcut.engines.telemetry import import_openvino
 from tailcut.machine.checks import Reach
 
 
@@ -20,7 +21,7 @@ def _onnxruntime() -> Reach | None:
 
 def _openvino() -> Reach | None:
     try:
-        import openvino  # noqa: PLC0415  half a second, and only the doctor asks
+        openvino = import_openvino()
     except ImportError:
         return None
     found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,53 +1,132 @@
-"""Made-up inputs that a model accepts."""
+"""Made-up requests that a model accepts: sizes for its free dimensions, and values that mean something to it.
 
+The signature says which dimensions are free, not which sizes a model takes: a detector wants multiples of 32, a speech
+model 512 samples, a text model ids below the size of its embedding and states of length zero. Likely sizes are tried on
+the engine itself until one is accepted. Everything is seeded, so that a request can be made again.
+"""
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from tailcut.engines.base import Engine
+from tailcut.engines.base import Arrays
+from tailcut.engines.filling import ROWS, SampleInput, fill
+from tailcut.engines.guesses import guesses
+from tailcut.engines.hints import Hinted, InputHints
 from tailcut.errors import TailcutError, UnsupportedError
-from tailcut.spec import DType, ModelSpec
+from tailcut.spec import ModelSpec
 
-_FREE_DIM = 8  # what a free dimension beside the first is taken as
-_FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
+_MOST_TRIES = 96
+_AFTER_FIRST = 8  # tries for a fuller answer, once one was accepted that has no elements or is not finite
+_ROWS_AGAIN = 8
+_LISTED = 12  # sizes that a message names
+
+
+class Answering(Protocol):
+    """What requests can be tried on: an engine, or a served model."""
+
+    spec: ModelSpec
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """The outputs; a TailcutError where the request is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Sizes that a model accepts, and inputs of them."""
+    """Requests that a model accepts.
+
+    Args:
+        spec: of the model.
+        inputs: how each input is filled, by name.
+        rows: a size of the free first axis that the model accepts: 1, wherever it takes a single row.
+    """
 
     spec: ModelSpec
-    free_dim: int = _FREE_DIM
+    inputs: Mapping[str, SampleInput]
+    rows: int = 1
 
     def make(self, rows: int, seed: int) -> dict[str, np.ndarray]:
-        """Seeded inputs; `rows` is the size of the first axis where that is free."""
+        """One request, the same for the same seed.
+
+        Args:
+            rows: size of the first axis, where it is free.
+            seed: of the values.
+        """
         random = np.random.default_rng(seed)
-        inputs = {}
-        for tensor in self.spec.inputs:
-            dims = [self.free_dim if dim is None else dim for dim in tensor.shape]
-            if tensor.shape[:1] == (None,):
-                dims[0] = rows
-            if tensor.dtype is DType.BYTES:
-                text = np.array([f"text {number}" for number in random.integers(0, 1000, int(np.prod(dims)))], object)
-                inputs[tensor.name] = text.reshape(dims)
-            elif tensor.dtype in _FLOATS:
-                inputs[tensor.name] = random.standard_normal(dims).astype(tensor.dtype.numpy)
-            else:
-                inputs[tensor.name] = random.integers(0, 2, dims).astype(tensor.dtype.numpy)
-        return inputs
+        return {tensor.name: fill(tensor, self.inputs[tensor.name], rows, random) for tensor in self.spec.inputs}
 
 
-def find_samples(engine: Engine, *, seed: int = 0) -> Samples:
-    """Sizes that the model accepts.
+def likely_samples(spec: ModelSpec, hints: InputHints | None = None) -> Samples:
+    """The samples that would be tried first, for callers without an engine to ask."""
+    guess = next(guesses(spec, hints or InputHints()))
+    return Samples(spec, guess.inputs, guess.rows)
+
+
+def find_samples(engine: Answering, *, seed: int = 0, budget_s: float = 10.0) -> Samples:
+    """Sizes and values that the engine accepts, by trying the likely ones: at most 96 times, within about `budget_s`.
 
     Raises:
-        UnsupportedError: it refuses all that were tried; names them.
+        UnsupportedError: it accepts none of them; says which sizes were tried, and what the engine said.
     """
-    samples = Samples(engine.spec)
-    try:
-        engine.run(samples.make(1, seed))
-    except TailcutError as error:
-        raise UnsupportedError(
-            f"model {engine.spec.name!r} refuses inputs of size {_FREE_DIM} in each free dimension: {error}"
-        ) from None
-    return samples
+    spec = engine.spec
+    hints = engine.hints if isinstance(engine, Hinted) else InputHints()
+    end = time.monotonic() + budget_s
+    tried: list[Samples] = []
+    accepted: Samples | None = None
+    refusal = ""
+    left = _MOST_TRIES
+    for guess in itertools.islice(guesses(spec, hints), _MOST_TRIES):
+        samples = Samples(spec, guess.inputs, guess.rows)
+        tried.append(samples)
+        left -= 1
+        try:
+            answer = engine.run(samples.make(samples.rows, seed))
+            if not guess.certain:
+                _run_again(engine, samples, seed)
+        except (TailcutError, MemoryError) as error:
+            refusal = refusal or str(error)
+        else:
+            if _is_full(answer):
+                return samples
+            accepted, left = accepted or samples, min(left, _AFTER_FIRST)
+        if left <= 0 or time.monotonic() > end:
+            break
+    if accepted is not None:
+        return accepted
+    raise UnsupportedError(
+        f"{spec.name}: the model accepts none of the requests made up for it (tried {_sizes_of(tried)}); "
+        f"the first one: {refusal}; give requests of your own with --data"
+    )
+
+
+def _run_again(engine: Answering, samples: Samples, seed: int) -> None:
+    """More values of the same kind: integers that are refused may be missing from a first, small request.
+
+    Raises:
+        EngineError: they are refused.
+    """
+    rows = samples.rows if engine.spec.single else max(samples.rows, _ROWS_AGAIN)
+    engine.run(samples.make(rows, seed + 1))
+
+
+def _is_full(answer: Arrays) -> bool:
+    """Whether an answer has elements, and all of them are numbers."""
+    return all(
+        array.size > 0 and (array.dtype.kind not in "fc" or bool(np.isfinite(array).all())) for array in answer.values()
+    )
+
+
+def _sizes_of(tried: Sequence[Samples]) -> str:
+    """A few of the shapes, of the inputs with free dimensions where there are any."""
+    inputs = tried[0].spec.inputs
+    names = [tensor.name for tensor in inputs if None in tensor.shape] or [tensor.name for tensor in inputs]
+    shown = dict.fromkeys(
+        " ".join(f"{name} {[one.rows if dim == ROWS else dim for dim in one.inputs[name].shape]}" for name in names)
+        for one in tried
+    )
+    rest = len(shown) - _LISTED
+    return ", ".join(list(shown)[:_LISTED]) + (f" and {rest} others" if rest > 0 else "")

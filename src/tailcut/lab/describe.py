@@ -1,4 +1,4 @@
-"""What a served model takes, asked of the server itself, and inputs made up to fit."""
+"""What a served model takes, asked of the server itself, and requests made up to fit or taken from data."""
 
 import ipaddress
 import itertools
@@ -12,14 +12,14 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from tailcut.engines.samples import Samples, find_samples, likely_samples
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.data import arrays_of_inputs, has_request_axis, misfit, whole_requests
 from tailcut.lab.load import Payload, Target
-from tailcut.lab.payload import ask, encode, model_path
+from tailcut.lab.payload import ask, encode, infer_once, model_path
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_FREE_DIM = 16  # what a free dimension beside the batch is taken as
 
 
 def parse_target(url: str, *, allow_remote: bool = False) -> Target:
@@ -130,21 +130,27 @@ def _rows(max_batch_size: Callable[[], Any]) -> Rows:
         return Rows.UNKNOWN
 
 
-def made_up_inputs(spec: ModelSpec, seed: int, *, rows: int = 1) -> dict[str, np.ndarray]:
-    """Seeded inputs of `rows` rows: normal floats, small whole numbers, short strings."""
-    random = np.random.default_rng(seed)
-    inputs = {}
-    for tensor in spec.inputs:
-        dims = [_FREE_DIM if dim is None else dim for dim in tensor.shape]
-        if spec.batched:
-            dims[0] = rows
-        if tensor.dtype is DType.BYTES:
-            inputs[tensor.name] = np.full(dims, b"text", object)
-        elif tensor.dtype in {DType.FP16, DType.BF16, DType.FP32, DType.FP64}:
-            inputs[tensor.name] = random.standard_normal(dims).astype(tensor.dtype.numpy)
-        else:
-            inputs[tensor.name] = random.integers(0, 2, dims).astype(tensor.dtype.numpy)
-    return inputs
+def served_samples(target: Target, spec: ModelSpec) -> Samples:
+    """Requests that a served model accepts, found by asking it; over gRPC the likely ones, untried.
+
+    Raises:
+        UnsupportedError: it accepts none of those that were tried; names their sizes.
+    """
+    return likely_samples(spec) if target.grpc else find_samples(_Served(target, spec))
+
+
+class _Served:
+    """A served model, asked one request at a time."""
+
+    def __init__(self, target: Target, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._target = target
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            return infer_once(self._target, self.spec.name, inputs)
+        except (ValueError, LookupError, TypeError):  # a 200 in a form of the server's own: not refused
+            return {}
 
 
 def rows_of_data(

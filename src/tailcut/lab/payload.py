@@ -134,7 +134,7 @@ def connected_socket(target: Target, timeout_s: float) -> socket.socket:
     """A connection to a server, which sends what it is given at once.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: nothing listens there.
     """
     if not target.uds:
         connection = socket.create_connection((target.host, target.port), timeout_s)

@@ -48,6 +48,7 @@ class ServedProfile:
         self._arguments = arguments
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._log: Path | None = None
         self.target = Target()
 
     def __enter__(self) -> Self:
@@ -70,6 +71,11 @@ class ServedProfile:
         Raises:
             ServeError: it ended instead, or was not ready in two minutes.
         """
+        self.begin()
+        self.wait_ready()
+
+    def begin(self) -> None:
+        """Start the child, from a thread that outlives it: it ends with that. Several may get ready at a time."""
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")
         folder = Path(self._folder.name)
         path = folder / "trial.profile.toml"
@@ -85,8 +91,17 @@ class ServedProfile:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  it makes one system call and takes no lock
             )
+        self._log = log
+
+    def wait_ready(self) -> None:
+        """Wait until the child that was begun listens.
+
+        Raises:
+            ServeError: it ended instead, or was not ready in two minutes.
+        """
+        assert self._log is not None  # noqa: S101  it was begun
         try:
-            self.target = self._wait_ready(log)
+            self.target = self._wait_ready(self._log)
         except BaseException:
             self.stop()
             raise

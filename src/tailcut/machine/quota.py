@@ -33,13 +33,27 @@ def quota(root: Path = CGROUP_ROOT, proc: Path = PROC) -> Quota:
     return Quota(min(cpus, default=None), min(memory, default=None))
 
 
+@dataclass(frozen=True, slots=True)
+class UsableCpus:
+    """How many CPUs a process may use, and what bounds them, for the user to read."""
+
+    count: int
+    reason: str
+
+
 def usable_cpus(root: Path = CGROUP_ROOT, proc: Path = PROC) -> int:
     """How many CPUs to size a pool of threads for: the least of mask, hardware and quota (rounded down); at least 1."""
-    limit = quota(root, proc).cpus
-    counts = [os.cpu_count() or 1, len(affinity_mask())]
+    return usable_cpus_and_why(root, proc).count
+
+
+def usable_cpus_and_why(root: Path = CGROUP_ROOT, proc: Path = PROC) -> UsableCpus:
+    """As `usable_cpus`, with the bound that is the tightest."""
+    hardware, mask, limit = os.cpu_count() or 1, len(affinity_mask()), quota(root, proc).cpus
+    bounds = [(hardware, f"the machine has {_cpus(hardware)}"), (mask, f"the affinity mask has {_cpus(mask)}")]
     if limit is not None:
-        counts.append(int(limit))
-    return max(1, min(counts))
+        bounds.append((int(limit), f"the CPU quota allows {_cpus(limit)} of {hardware}"))
+    count, reason = min(bounds, key=lambda bound: bound[0])
+    return UsableCpus(max(1, count), reason)
 
 
 def affinity_mask() -> frozenset[int]:
@@ -57,6 +71,10 @@ def throttled(root: Path = CGROUP_ROOT, proc: Path = PROC) -> tuple[int, int]:
             nanos = int(values.get("throttled_time", 0))
             return int(values["nr_throttled"]), int(values.get("throttled_usec", nanos // 1000))
     return 0, 0
+
+
+def _cpus(count: float) -> str:
+    return "1 CPU" if count == 1 else f"{count:g} CPUs"
 
 
 def _folders(root: Path, proc: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ is a core of its own on one node.
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,11 @@ def topology(root: Path = SYSFS) -> Topology:
     """Read the machine; missing files mean the simplest machine that fits."""
     online = parse_cpu_list(_read(root / "cpu" / "online")) or tuple(range(os.cpu_count() or 1))
     return Topology(_cores(root, online), _caches(root, online), _nodes(root, online))
+
+
+def cores_of(machine: Topology, cpus: Collection[int]) -> int:
+    """How many cores these CPUs belong to; at least 1."""
+    return max(1, sum(any(cpu in cpus for cpu in core.cpus) for core in machine.cores))
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:

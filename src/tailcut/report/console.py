@@ -100,7 +100,7 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a 
             lines.append(f"[green]{escape(more)}[/]")
     accuracy = result["accuracy"]
     if accuracy is not None:
-        answers = ", ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
+        answers = "; ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
         if answers:
             lines.append(escape(f"answers: {answers}"))
         if random_words(accuracy):

@@ -35,16 +35,12 @@ class Cut:
 
 
 def probe_lengths(buckets: Iterable[int]) -> list[int]:
-    """Lengths at which sizes are compared, ascending: buckets, their neighbours, lengths between, and the last few.
-
-    The last nine tell strides of up to 8 apart by themselves; longer ones are found by `learn_cut`.
-    """
+    """Lengths at which sizes are compared, ascending: powers of two, buckets, their neighbours, and some between."""
     ends = sorted({0, *buckets})
-    longest = ends[-1]
-    found = set(range(max(1, longest - 8), longest + 1)) | {1 << power for power in range(longest.bit_length())}
+    found = {1 << power for power in range(ends[-1].bit_length())}
     for low, high in pairwise(ends):
-        found |= {high, high - 1, low + 1, (low + high) // 2, (low + 2 * high) // 3}
-    return sorted(length for length in found if 1 <= length <= longest)
+        found |= {high, high - 1, (low + high) // 2}
+    return sorted(length for length in found if length >= 1)
 
 
 def learn_cut(axis: int, size_at: Callable[[int], int], lengths: list[int]) -> Cut | None:
@@ -56,6 +52,9 @@ def learn_cut(axis: int, size_at: Callable[[int], int], lengths: list[int]) -> C
         lengths: ascending, of which the sizes are not all the same.
     """
     low, high = lengths[0], lengths[-1]
+    plain = Cut(axis, high, size_at(high), scale=size_at(high) - size_at(high - 1))
+    if plain.scale > 0 and _fits(plain, size_at, lengths):  # of nearly all models: no stride to look for
+        return plain
     top = _first_of(size_at, low, high)
     bottom = _first_above(size_at, low, high)
     scale = size_at(top) - size_at(top - 1)
@@ -68,7 +67,11 @@ def learn_cut(axis: int, size_at: Callable[[int], int], lengths: list[int]) -> C
     if stride < 1 or (steps and (top - bottom) % steps):
         return None
     cut = Cut(axis, top, size_at(top), stride, scale)
-    return cut if all(cut.at(length) == size_at(length) for length in lengths) else None
+    return cut if _fits(cut, size_at, lengths) else None
+
+
+def _fits(cut: Cut, size_at: Callable[[int], int], lengths: list[int]) -> bool:
+    return all(cut.at(length) == size_at(length) for length in lengths)
 
 
 def _first_of(size_at: Callable[[int], int], low: int, high: int) -> int:

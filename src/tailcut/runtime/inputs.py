@@ -1,6 +1,6 @@
 """Checks a call's inputs against a model's spec, and says what does not fit: input, expected, got."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,6 +10,7 @@ from tailcut.spec import DType, ModelSpec, TensorSpec
 
 Arrays = dict[str, np.ndarray]
 _BY_NAME = "inputs are arrays by name, as in {'x': array}"
+_STEP_STRINGS = 4096  # looked at between two pauses: about a millisecond
 
 
 def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arrays, int]:
@@ -21,26 +22,57 @@ def check_inputs(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> tuple[Arra
         InvalidInputError: an input is unknown, missing, or of another dtype or shape; or row counts differ. Of another
             type, it is an InputTypeError.
     """
+    _check_names(spec, inputs)
+    arrays = {tensor.name: _as_array(tensor, inputs[tensor.name]) for tensor in spec.inputs}
+    return arrays, _rows(spec, arrays)
+
+
+def _check_names(spec: ModelSpec, inputs: Mapping[str, ArrayLike]) -> None:
     unknown = _names(inputs) - set(spec.input_names)
     if unknown:
         if not isinstance(inputs, Mapping):
             raise InputTypeError(f"{_BY_NAME}, got {type(inputs).__name__}")
         name = str(min(unknown, key=str))
         raise InvalidInputError(f"unknown input {name[:64]!r}: the model takes {', '.join(spec.input_names)}")
-    arrays: Arrays = {}
-    for tensor in spec.inputs:
-        if tensor.name not in inputs:
-            raise InvalidInputError(f"input {tensor.name!r} is missing: the model takes {', '.join(spec.input_names)}")
-        arrays[tensor.name] = _as_array(tensor, inputs[tensor.name])
+    for name in spec.input_names:
+        if name not in inputs:
+            raise InvalidInputError(f"input {name!r} is missing: the model takes {', '.join(spec.input_names)}")
+
+
+def _rows(spec: ModelSpec, arrays: Arrays) -> int:
     if not spec.batched:
-        return arrays, 1
-    counts = {name: array.shape[0] for name, array in arrays.items()}
+        return 1
+    counts: dict[str, int] = {name: array.shape[0] for name, array in arrays.items()}
     rows = next(iter(counts.values()))
     if any(count != rows for count in counts.values()):
         raise InvalidInputError(f"inputs differ in their number of rows: {counts}")
     if rows == 0:
         raise InvalidInputError(f"input {spec.input_names[0]!r} has a batch of 0 rows: expected at least 1")
-    return arrays, rows
+    return rows
+
+
+def check_inputs_in_steps(
+    spec: ModelSpec, inputs: Mapping[str, np.ndarray]
+) -> Generator[None, None, tuple[Arrays, int]]:
+    """As `check_inputs` for arrays that have passed the protocol's checks, pausing after every few thousand strings.
+
+    Raises:
+        InvalidInputError: as `check_inputs`.
+    """
+    _check_names(spec, inputs)
+    arrays: Arrays = {}
+    for tensor in spec.inputs:
+        value = inputs[tensor.name]
+        if tensor.dtype is not DType.BYTES or value.size <= _STEP_STRINGS or not tensor.accepts(value.shape):
+            arrays[tensor.name] = _as_array(tensor, value)
+            continue
+        flat = value.reshape(-1)
+        text = np.empty(flat.size, object)
+        for at in range(0, flat.size, _STEP_STRINGS):
+            text[at : at + _STEP_STRINGS] = _as_text(tensor, flat[at : at + _STEP_STRINGS])
+            yield
+        arrays[tensor.name] = text.reshape(value.shape)
+    return arrays, _rows(spec, arrays)
 
 
 def _names(inputs: Mapping[str, ArrayLike]) -> set[str]:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,8 @@ from tailcut import forks
 from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine
-from tailcut.errors import ReleasedError
+from tailcut.engines.samples import Samples
+from tailcut.errors import ProfileError, ReleasedError
 from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.batch import ArrayExecutor, Batch, Executor, Home, RowExecutor, Sink, Ticket
 from tailcut.runtime.crew import Crew
@@ -34,14 +35,16 @@ from tailcut.runtime.padding import PaddedExecutor, plan_padding
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings, with_batching
 from tailcut.runtime.row_proof import settle_rows
 from tailcut.runtime.rows import Batching
-from tailcut.runtime.split import split_ticket
-from tailcut.runtime.warmup import Step, warm_up
+from tailcut.runtime.split import split_in_steps, split_ticket
+from tailcut.runtime.warmup import Step, WarmUpPlan, warm_up
 from tailcut.runtime.watchdog import Watchdog
+from tailcut.spec import ModelSpec
 
 _log = logging.getLogger("tailcut")
 # Of adaptive dispatch: so long may the thread that kicks be kept from receiving, and so large are few clients' batches.
 _HERE_NS = 500_000
 _FEW = 2.5
+_STEP_BYTES = 256 * 1024  # copied between two pauses
 
 SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch=32))  # for a bare model: gathers, never waits
 
@@ -56,7 +59,8 @@ class Model(Desk):
 
     def __init__(self, profile: Profile, engine: Engine, limits: Limits, arbiter: Arbiter | None = None) -> None:
         began = time.monotonic()
-        self.rows = settle_rows(engine, profile.settings.batching.rows, limits)
+        known = _known_samples(profile, engine.spec)
+        self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known)
         super().__init__(engine.spec, profile.settings, limits, arbiter)
         self.profile = profile
         self._limits = limits
@@ -69,7 +73,8 @@ class Model(Desk):
             self.forecast.costs = {bucket: CostModel(self.max_batch) for bucket in self._padding.buckets}
         executors = [self._executor(engine) for _ in range(self._instances)]
         left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
-        warm_up(self, self.spec, executors, self._warm_up_steps(), left_s)
+        plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
+        self.warm_up = warm_up(self, engine, executors, plan)
         self._inline_executor = executors[0]
         self._crew = Crew(self, engine, self._reopen, self._executor)
         for executor in () if self.inline else executors:
@@ -227,6 +232,51 @@ class Model(Desk):
         self.submit(ticket)
         return ticket
 
+    def start_in_steps(  # noqa: PLR0913  as in start
+        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int = 0, *, priority: int = 0
+    ) -> Generator[None, None, Ticket]:
+        """As `start`, with a pause after every 256 KB that are copied into rows.
+
+        Raises:
+            QueueFullError: as in `start`.
+        """
+        if self.slab is None or sum(array.nbytes for array in arrays.values()) <= _STEP_BYTES:
+            return self.start(arrays, rows, sink, home, deadline_ns, priority=priority)
+        self.admit(rows, deadline_ns, priority)
+        if rows > self.max_batch:
+            return (yield from split_in_steps(self, arrays, rows, sink, home, deadline_ns, priority))
+        ticket = yield from self.prepare_in_steps(arrays, rows, sink, home, deadline_ns, priority)
+        try:
+            self.submit(ticket)
+        except ReleasedError:
+            self.forget(ticket)
+            raise
+        return ticket
+
+    def prepare_in_steps(  # noqa: PLR0913, PLR0917  as in start
+        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
+    ) -> Generator[None, None, Ticket]:
+        """As `prepare`, with pauses.
+
+        Raises:
+            QueueFullError: no rows are free.
+        """
+        slab = self.slab
+        if slab is None or sum(array.nbytes for array in arrays.values()) <= _STEP_BYTES:
+            return self.prepare(arrays, rows, sink, home, deadline_ns, priority)
+        ticket = Ticket(sink, home, rows, deadline_ns=deadline_ns, priority=priority)
+        row = ticket.row = self.reserve(rows, apart=True)
+        try:
+            for target, source in zip(slab.inputs, arrays.values(), strict=True):
+                to, of = (array.reshape(-1).view(np.uint8) for array in (target[row : row + rows], source))
+                for at in range(0, of.size, _STEP_BYTES):
+                    to[at : at + _STEP_BYTES] = of[at : at + _STEP_BYTES]
+                    yield
+        except BaseException:  # nobody waits for it any more
+            self.forget(ticket)
+            raise
+        return ticket
+
     def prepare(  # noqa: PLR0913, PLR0917  as in start
         self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
     ) -> Ticket:
@@ -314,14 +364,14 @@ class Model(Desk):
 
     def _warm_up_steps(self) -> list[Step]:
         if self._padding is None:
-            return [Step(rows, (self.cost,), self.slab is not None) for rows in self.cost.sizes]
+            return [Step(rows, (self.cost,), self.slab) for rows in self.cost.sizes]
         steps: list[Step] = []
         buckets = self._padding.buckets
         for bucket in buckets:
             costs = [self.forecast.costs[bucket]]
             if bucket == buckets[len(buckets) // 2]:
                 costs.append(self.cost)  # what a row costs before its length is known
-            steps += [Step(rows, tuple(costs), False, bucket, bucket) for rows in self.cost.sizes]
+            steps += [Step(rows, tuple(costs), None, bucket, bucket) for rows in self.cost.sizes]
         return steps
 
     def _reopen(self) -> Engine:
@@ -343,6 +393,14 @@ class Model(Desk):
 
 
 _ANY_THREAD = AnyThread()
+
+
+def _known_samples(profile: Profile, spec: ModelSpec) -> Samples | None:
+    """The most frequent kind of request in the data that the profile was tuned with; None where it does not say."""
+    try:
+        return profile.samples[0].of(spec) if profile.samples else None
+    except ProfileError:  # warm-up says so
+        return None
 
 
 def open_profile(path: Path) -> Profile:

@@ -9,7 +9,7 @@ of the bare model before it offers a bucket.
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -28,7 +28,7 @@ from tailcut.spec import DType, ModelSpec, TensorSpec
 class Padding:
     """How a model is padded: the axis and the value of each padded input, and how each output is cut.
 
-    Requests shorter than `shortest` are computed at their own length, because the model refuses some that are shorter.
+    Requests shorter than `shortest`, the shortest that the model was seen to take, are computed at their own length.
     """
 
     spec: ModelSpec
@@ -36,7 +36,7 @@ class Padding:
     axes: Mapping[str, int]
     values: Mapping[str, float]
     cuts: tuple[Cut | None, ...]
-    shortest: int = 0
+    shortest: int = 1
 
     def place(self, arrays: Arrays) -> tuple[object, int]:
         """The key of a request, and its length; the key is its bucket, or its own shape where no bucket is for it.
@@ -94,14 +94,20 @@ def _axis(tensor: TensorSpec, free: Sequence[int], value: float) -> int:
 
 
 def _with_cuts(engine: Engine, padding: Padding) -> Padding:
-    """Compute a row of ones at many lengths: an output's axis that moves with the length is cut as it moved."""
+    """Compute a row of ones at many lengths: an output's axis that moves with the length is cut as it moved.
+
+    The longest first: OpenVINO plans some models wrongly whose first shape is a small one.
+    """
     sizes = _Sizes(engine, padding)
+    longest = padding.buckets[-1]
+    nothing_to_cut = all(tensor.row_bytes is not None for tensor in engine.spec.outputs)
+    if nothing_to_cut and sizes.of(longest) is not None and sizes.of(longest) == sizes.of(1):
+        return padding  # it takes the shortest row, so every length may be filled up
     probed = probe_lengths(padding.buckets)
-    accepted = [length for length in probed if sizes.of(length) is not None]
-    longest = probed[-1]
+    accepted = [length for length in reversed(probed) if sizes.of(length) is not None][::-1]
     if longest not in accepted:
-        if all(tensor.row_bytes is not None for tensor in engine.spec.outputs):
-            return padding  # it takes no ones, but there is nothing to cut
+        if nothing_to_cut:
+            return padding  # it takes no ones, which says nothing of lengths
         raise UnsupportedError(f"padding: the model refuses a row of {longest} ones: {sizes.refusal}")
     refused = [length for length in probed if length > accepted[0] and length not in accepted]
     if refused:
@@ -123,8 +129,7 @@ def _with_cuts(engine: Engine, padding: Padding) -> Padding:
                 f"padding: output {tensor.name!r} does not follow the inputs' length by one axis and one stride"
             )
         cuts.append(cut)
-    shortest = 0 if accepted[0] == probed[0] else accepted[0]
-    return Padding(padding.spec, padding.buckets, padding.axes, padding.values, tuple(cuts), shortest)
+    return replace(padding, cuts=tuple(cuts), shortest=accepted[0])
 
 
 class _Sizes:

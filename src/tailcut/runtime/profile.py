@@ -21,6 +21,7 @@ from tailcut.engines.base import EngineOptions
 from tailcut.engines.files import check_kind, model_name
 from tailcut.errors import MissingProfileError, ModelFileError, ProfileError
 from tailcut.runtime.rows import SETTING_OF, Batching, RowsSetting
+from tailcut.runtime.samples import SampleRequest
 
 SCHEMA = 1
 _MOST_BUCKETS = 64
@@ -119,6 +120,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     schema: int = SCHEMA
     model: ModelRef
     settings: Settings = Settings()
+    samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data it was tuned with, for warming up
     machine: dict[str, Any] = {}
     evidence: dict[str, Any] = {}
 
@@ -237,6 +239,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             return str(Path(name).relative_to(folder)) if inside else name
 
         raw = msgspec.to_builtins(self.with_paths(place))
+        if not self.samples:
+            del raw["samples"]
         write_atomically(path, tomli_w.dumps(_without_none(raw)))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tailcut.batching.forecast import Forecast
 from tailcut.batching.queue import Lanes
-from tailcut.errors import QueueFullError, ReleasedError
+from tailcut.errors import QueueFullError, ReleasedError, TooLargeError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.batch import Batch, Sink, Ticket
@@ -49,7 +49,7 @@ class Reception:
         self._last_arrival_ns = 0
         self._gap_ns = 0.0
         self._closed = False
-        self.queue_rows = limits.queue_rows
+        self.queue_rows = self._wished_rows = limits.queue_rows
         if batching.bind and spec.fixed_rows:
             self.queue_rows = rows_for(spec, self.max_batch, limits)
             huge_pages = settings.memory.huge_pages
@@ -63,6 +63,7 @@ class Reception:
             return self.counts.as_dict() | {
                 "queued": len(self._queue),
                 "queued_rows": self._queue.rows,
+                "computing": len(self._running),
                 "rows_in_use": self.slab.in_use if self.slab else 0,
             }
 
@@ -216,9 +217,12 @@ class Reception:
         """Refuse at the door what finds the queue full or cannot make its deadline.
 
         Raises:
+            TooLargeError: more rows than the queue can ever hold.
             QueueFullError: with the seconds after which another try makes sense.
         """
         waiting = self._queue.rows
+        if rows > self.queue_rows and (waiting or self.slab is not None):
+            raise TooLargeError(self._too_many(rows))
         if waiting + rows > max(self.queue_rows, 0 if waiting else rows):
             self.counts.refused += requests
             raise self._full()
@@ -227,11 +231,13 @@ class Reception:
         if not (deadline_ns and (waiting or self._running) and self.forecast.is_near(deadline_ns - now, waiting)):
             return
         with self._lock:
-            rows += self._queue.rows_before(priority, deadline_ns)
+            ahead = self._queue.rows_before(priority, deadline_ns)
+            rows += ahead
             opens_ns = self.forecast.opens_ns(deadline_ns, rows, now, busy=len(self._running) >= self._instances)
         if opens_ns > now:
             self.counts.refused += requests
-            raise self._full(min(opens_ns, now + int(min(self.cost.limit_ns, _SHUT_NS))))
+            late = f"the deadline of {_duration(deadline_ns - now)} cannot be met: {ahead} rows wait"
+            raise self._full(min(opens_ns, now + int(min(self.cost.limit_ns, _SHUT_NS))), late)
 
     @property
     def waiting_rows(self) -> int:
@@ -265,9 +271,21 @@ class Reception:
         if ticket.row >= 0 and self.slab is not None:
             self.slab.move(ticket.row, ticket.count, RowState.READY, RowState.FREE)
 
-    def _full(self, opens_ns: int = 0) -> QueueFullError:
+    def _too_many(self, rows: int) -> str:
+        held = f"the request has {rows} rows, and the queue of model {self.spec.name!r} holds {self.queue_rows}"
+        if self.queue_rows >= self._wished_rows:
+            return f"{held}: send fewer at a time, or raise --queue"
+        return f"{held}, which is as many as its memory holds: send fewer at a time"
+
+    def _full(self, opens_ns: int = 0, message: str = "") -> QueueFullError:
         """No room; where nobody knows until when, until a quarter of a batch has passed."""
         wait_s = self.cost.batches(self._queue.rows)[1] / self._instances / 1e9
         opens_ns = opens_ns or time.monotonic_ns() + int(min(self.cost.limit_ns / 4, _SHUT_NS))
-        message = f"model {self.spec.name!r} has no room for more requests now"
+        message = message or f"model {self.spec.name!r} has no room for more requests now"
         return QueueFullError(message, max(1, round(wait_s)), opens_ns)
+
+
+def _duration(left_ns: int) -> str:
+    """A time as a client may have named it, in two digits: few different messages are few to write."""
+    left_ns = max(0, left_ns)
+    return f"{left_ns / 1e9:.2g} s" if left_ns >= 1_000_000_000 else f"{left_ns / 1e6:.2g} ms"

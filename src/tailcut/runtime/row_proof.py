@@ -7,14 +7,16 @@ before a model is batched (`runtime/rows.py`).
 What counts as a difference: another shape or dtype, an integer, boolean or string that is not the same, or a floating
 value that is further from the row's own answer than rounding explains. Kernels sum in another order for another batch
 size, so values need not be equal bit for bit. How much rounding explains is a share of the largest magnitude in that
-row's output (`_TOLERANCES`). Where a row exceeds it, the row is computed alone once more with its inputs disturbed by a
-few units in the last place: a model that amplifies rounding (a sum that nearly cancels, an arg-max between equals, a
-quantiser at a step's edge) moves as much then, and what moves so by itself proves nothing about other rows.
+row's output (`_TOLERANCES`). Where a row exceeds it, the row is computed again where nothing but rounding can move its
+answer: alone with its inputs disturbed by a few units in the last place, and among copies of itself, where only small
+differences count, because a model whose rows depend on each other answers otherwise among copies, too. A model that
+amplifies rounding (a sum that nearly cancels, an arg-max between equals, a quantiser at a step's edge) moves about as
+much then, and what moves so by itself proves nothing about other rows.
 """
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +30,7 @@ from tailcut.spec import DType, ModelSpec, RowEvidence, Rows
 
 _log = logging.getLogger("tailcut")
 _BUDGET_SHARE = 0.3  # of the time for warming up
-_FEW, _MANY = 4, 8  # rows together, and in the larger batch: sizes that warm-up computes as well
+_MANY = 8  # rows of the larger batch; like those of the smaller one, a size that warm-up computes as well
 # A scale over the whole batch (dynamic int8, batch statistics) is set by the largest row and shows in the smallest.
 _MAGNITUDES = (1.0, 50.0, 0.1, 200.0)
 _ORDER = (2, 0, 3, 1)
@@ -39,18 +41,23 @@ _TOLERANCES = {DType.BF16: 5e-2, DType.FP16: 1e-2}
 _TOLERANCE = 1e-3
 _DISTURBANCE = {DType.BF16: 2.0**-7, DType.FP16: 2.0**-10, DType.FP32: 2.0**-21, DType.FP64: 2.0**-50}
 _DISTURBED = 8  # times a row is computed again where it differs
+_SMALL = 2e-2  # a difference between a row and its copies that may be rounding, as a share of the row's magnitude
 _AMPLIFIED = 8.0  # so many times what disturbing moves a value may still be rounding
 
 Outputs = Mapping[str, np.ndarray]
 
 
-def settle_rows(engine: Engine, user: RowsSetting, limits: Limits) -> RowDecision:
+def settle_rows(engine: Engine, user: RowsSetting, limits: Limits, samples: Samples | None = None) -> RowDecision:
     """Decide whether the rows of a loaded model are independent, and lower its spec to that.
+
+    The proof is made with these samples; with any that the model accepts where none are given.
 
     Raises:
         UnsupportedError: the user asks for batching, and the signature rules it out.
     """
-    proof = prove_rows(engine, _BUDGET_SHARE * limits.warm_up_s) if needs_proof(engine.spec, user) else None
+    proof = None
+    if needs_proof(engine.spec, user):
+        proof = prove_rows(engine, _BUDGET_SHARE * limits.warm_up_s, samples)
     decision = decide_rows(engine.spec, proof, user)
     if decision.warning:
         _log.warning("%s: %s", engine.spec.name, decision.warning)
@@ -58,16 +65,17 @@ def settle_rows(engine: Engine, user: RowsSetting, limits: Limits) -> RowDecisio
     return decision
 
 
-def prove_rows(engine: Engine, budget_s: float, *, seed: int = 0) -> RowEvidence:
+def prove_rows(engine: Engine, budget_s: float, samples: Samples | None = None, *, seed: int = 0) -> RowEvidence:
     """Compute made-up rows alone and together, within about `budget_s`, and compare.
 
     A step that the time has no room for is left out, and the reason says so.
     """
+    end = time.monotonic() + budget_s
     try:
-        samples = find_samples(engine, seed=seed)
+        samples = samples or find_samples(engine, seed=seed, budget_s=budget_s)
     except UnsupportedError as error:
         return RowEvidence(Rows.UNKNOWN, str(error))
-    return _Proof(engine, samples, time.monotonic() + budget_s, seed).run()
+    return _Proof(engine, samples, end, seed).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,7 @@ class _Difference:
     output: str
     what: str
     by: float = 0.0  # the largest difference of a floating value, as a share of the row's largest magnitude
+    elements: np.ndarray | None = None  # which of them differ, of an output that must be equal
 
 
 class _Proof:
@@ -87,7 +96,7 @@ class _Proof:
         self._end = end
         self._seed = seed
         self._row_s = 0.0  # what a row alone took last
-        self._tolerances = _tolerances(engine)
+        self._tolerance = _tolerance(engine)
         self._rows: list[Arrays] = []
         self._alone: list[Outputs] = []
 
@@ -127,8 +136,7 @@ class _Proof:
                 if array.shape[:1] != (1,):
                     return _dependent(f"output {name!r} has {_rows_of(array)} for 1 row of input")
             if not self._rows:
-                again = self._difference(answer, self._run(row), 0)
-                if again is not None:
+                for again in self._differences(answer, self._run(row), 0):
                     return _dependent(f"output {again.output!r} differs between two calls with the same input")
             self._rows.append(row)
             self._alone.append(answer)
@@ -152,53 +160,49 @@ class _Proof:
         for at, place in enumerate(places):
             if place < 0:
                 continue
-            found = self._difference(self._alone[place], outputs, at)
-            if found is not None and not self._is_rounding(place, found, outputs, at):
-                by = f" by {found.by:.2g} of its magnitude" if 0 < found.by < float("inf") else ""
-                return _dependent(f"output {found.output!r} of a row {found.what} with {len(places)} rows{by}")
+            for found in self._differences(self._alone[place], outputs, at):
+                if not self._is_rounding(place, found, len(places)):
+                    by = f" by {found.by:.2g} of its magnitude" if 0 < found.by < float("inf") else ""
+                    return _dependent(f"output {found.output!r} of a row {found.what} with {len(places)} rows{by}")
         return None
 
-    def _difference(self, alone: Outputs, together: Outputs, at: int) -> _Difference | None:
-        """The first output in which row `at` of a batch is not the answer of the row alone."""
+    def _differences(self, alone: Outputs, together: Outputs, at: int) -> Iterator[_Difference]:
+        """The outputs in which row `at` of a batch is not the answer of the row alone."""
         for name, want in alone.items():
             got = together[name][at : at + 1]
             if got.dtype != want.dtype or got.shape != want.shape:
-                return _Difference(name, f"is {want.dtype} {list(want.shape)} alone and {got.dtype} {list(got.shape)}")
-            if not _is_float(want):
+                what = f"is {want.dtype} {list(want.shape)} alone and {got.dtype} {list(got.shape)}"
+                yield _Difference(name, what, by=float("inf"))
+            elif not _is_float(want):
                 if not np.array_equal(want, got):
-                    return _Difference(name, "changes")
-                continue
-            by = _distance(want, got)
-            if by > self._tolerances[name]:
-                return _Difference(name, "changes", by)
-        return None
-
-    def _is_rounding(self, place: int, found: _Difference, together: Outputs, at: int) -> bool:
-        """Whether disturbing the row's own inputs by rounding alone moves its answer about as much."""
-        name = found.output
-        want, got = self._alone[place][name], together[name][at : at + 1]
-        if (
-            want.shape != got.shape
-            or want.dtype != got.dtype
-            or not any(_is_float(x) for x in self._rows[place].values())
-        ):
-            return False
-        random = np.random.default_rng(self._seed)
-        moved_by, moved = 0.0, np.zeros(want.shape, bool)
-        for _ in range(_DISTURBED):
-            try:
-                other = self._run(_disturbed(self._spec, self._rows[place], random))[name]
-            except TailcutError:
-                return False
-            if other.shape != want.shape:
-                return False
-            if _is_float(want):
-                moved_by = max(moved_by, _distance(want, other))
+                    yield _Difference(name, "changes", elements=want != got)
             else:
-                moved |= other != want
-        if _is_float(want):
-            return found.by <= _AMPLIFIED * moved_by
-        return bool((moved | (want == got)).all())
+                by = _distance(want, got)
+                if by > self._tolerance:
+                    yield _Difference(name, "changes", by)
+
+    def _is_rounding(self, place: int, found: _Difference, rows: int) -> bool:
+        """Whether the row's answer moves about as much where nothing but rounding can have moved it."""
+        want = self._alone[place][found.output]
+        try:
+            others = list(self._disturbed_answers(place, found.output))
+            if found.elements is not None:
+                changed = [other != want for other in others if other.shape == want.shape]
+                return bool(changed) and bool((np.any(changed, axis=0) | ~found.elements).all())
+            copies = self._run({name: np.repeat(array, rows, axis=0) for name, array in self._rows[place].items()})
+        except TailcutError:
+            return False
+        moved = [_distance(want, other) for other in others]
+        apart = [_distance(want, copies[found.output][at : at + 1]) for at in range(rows)]
+        most = max([by for by in moved if by < float("inf")] + [by for by in apart if by <= _SMALL], default=0.0)
+        return found.by <= _AMPLIFIED * most
+
+    def _disturbed_answers(self, place: int, output: str) -> Iterator[np.ndarray]:
+        """One output of a row alone, its floating inputs off by a few units in the last place; nothing without such."""
+        row = self._rows[place]
+        random = np.random.default_rng(self._seed)
+        for _ in range(_DISTURBED if any(map(_is_float, row.values())) else 0):
+            yield self._run(_disturbed(self._spec, row, random))[output]
 
     def _run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         began = time.monotonic()
@@ -210,14 +214,12 @@ class _Proof:
         return time.monotonic() + rows * self._row_s <= self._end
 
 
-def _tolerances(engine: Engine) -> dict[str, float]:
-    """The share of a row's magnitude that rounding explains, by output."""
-    spec = engine.spec
-    computed = [tensor.dtype for tensor in spec.inputs + spec.outputs]
+def _tolerance(engine: Engine) -> float:
+    """The share of a row's magnitude that rounding explains: by the coarsest type that takes part."""
+    types = [tensor.dtype for tensor in engine.spec.inputs + engine.spec.outputs]
     if engine.options.precision == "bf16":
-        computed.append(DType.BF16)
-    coarsest = max(_TOLERANCES.get(dtype, _TOLERANCE) for dtype in computed)
-    return dict.fromkeys(spec.output_names, coarsest)
+        types.append(DType.BF16)
+    return max(_TOLERANCES.get(dtype, _TOLERANCE) for dtype in types)
 
 
 def _scaled(spec: ModelSpec, row: Arrays, magnitude: float) -> dict[str, np.ndarray]:
@@ -246,6 +248,8 @@ def _distance(want: np.ndarray, got: np.ndarray) -> float:
 
     float64 is compared as such, and everything else in float64 too: none of it is wider.
     """
+    if want.shape != got.shape:
+        return float("inf")
     a, b = want.astype(np.float64), got.astype(np.float64)
     finite = np.isfinite(a)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():

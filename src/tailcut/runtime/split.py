@@ -1,6 +1,7 @@
 """A request of more rows than the largest batch: several tickets that end in one answer."""
 
 import time
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +46,23 @@ class Parts:
 def split_ticket(  # noqa: PLR0913, PLR0917  a ticket is its parameters
     model: "Model", arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
 ) -> Ticket:
+    """As `split_in_steps`, at once.
+
+    Raises:
+        QueueFullError: not all parts found room; those that did are taken back.
+    """
+    steps = split_in_steps(model, arrays, rows, sink, home, deadline_ns, priority)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            whole: Ticket = end.value
+            return whole
+
+
+def split_in_steps(  # noqa: PLR0913, PLR0917  a ticket is its parameters
+    model: "Model", arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
+) -> Generator[None, None, Ticket]:
     """Queue the rows in batches of at most `model.max_batch`; the ticket returned stands for all of them.
 
     Raises:
@@ -61,7 +79,9 @@ def split_ticket(  # noqa: PLR0913, PLR0917  a ticket is its parameters
     try:
         for start in starts:
             piece = {name: array[start : start + step] for name, array in arrays.items()}
-            tickets.append(model.prepare(piece, min(step, rows - start), parts, home, deadline_ns, priority))
+            count = min(step, rows - start)
+            tickets.append((yield from model.prepare_in_steps(piece, count, parts, home, deadline_ns, priority)))
+            yield
     except BaseException:
         for ticket in tickets:
             model.forget(ticket)

@@ -3,6 +3,9 @@
 An engine's first call of a size is the slowest: it plans memory, shapes the graph anew, and touches pages. Each size is
 computed at least once on each instance, and up to three times where that is quick, because the best of three is what
 the cost model should start from. What a slow model has not computed when the time is over, it learns while serving.
+
+The requests are of sizes that the data had which the model was tuned with, or else of sizes that are found to be
+accepted. A model that accepts none starts cold: that is logged, and part of what the server says of its readiness.
 """
 
 import logging
@@ -13,75 +16,116 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailcut.batching.cost import CostModel
+from tailcut.engines.base import Engine
+from tailcut.engines.samples import Samples, find_samples
 from tailcut.errors import TailcutError
+from tailcut.memory.slab import Slab
 from tailcut.runtime.batch import Batch, Executor, Owner, Ticket
 from tailcut.runtime.home import AnyThread, EventSink
-from tailcut.spec import DType, ModelSpec
+from tailcut.runtime.samples import SampleRequest
 
 _log = logging.getLogger("tailcut")
-FREE_DIM = 8  # what a free dimension beside the batch is taken as, where no bucket says otherwise
 _REPEAT_NS = 150_000_000
+_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to compute: so many rows, in row 0 and behind of a slab or as loose arrays of this length."""
+    """One thing to compute: so many rows, in row 0 and behind of a slab, or as loose arrays."""
 
     rows: int
     costs: tuple[CostModel, ...]  # that learn from it
-    in_slab: bool
+    slab: Slab | None = None
     key: object = None
-    length: int = FREE_DIM
+    length: int = 0  # of the bucket; 0: the sizes that the samples have
 
 
-def warm_up(
-    owner: Owner, spec: ModelSpec, executors: Sequence[Executor], steps: Sequence[Step], budget_s: float
+@dataclass(frozen=True, slots=True)
+class WarmUpPlan:
+    """What to compute, with which kinds of requests (none: they are made up), and how long that may take."""
+
+    steps: Sequence[Step]
+    requests: Sequence[SampleRequest]
+    budget_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """Whether a model has computed before its first request, and the reason where it has not, or not everything."""
+
+    warmed_up: bool
+    reason: str = ""
+
+
+def warm_up(owner: Owner, engine: Engine, executors: Sequence[Executor], plan: WarmUpPlan) -> WarmUp:
+    """Compute all steps on all executors, small ones first, until the time is over."""
+    deadline = time.monotonic_ns() + int(plan.budget_s * 1e9)
+    name = engine.spec.name
+    try:
+        samples = [request.of(engine.spec) for request in plan.requests] or [
+            find_samples(engine, budget_s=plan.budget_s)
+        ]
+        _compute(owner, samples, executors, plan.steps, deadline)
+    except TailcutError as error:
+        _log.warning("%s: not warmed up, so its first requests take longer: %s", name, error)
+        return WarmUp(warmed_up=False, reason=str(error))
+    except TimeoutError as error:
+        _log.warning("%s: warm-up took over %g s and ended before %s", name, plan.budget_s, error)
+        return WarmUp(warmed_up=True, reason=f"not before {error}")
+    return WarmUp(warmed_up=True)
+
+
+def _compute(
+    owner: Owner, samples: Sequence[Samples], executors: Sequence[Executor], steps: Sequence[Step], deadline: int
 ) -> None:
-    """Compute all steps on all executors, small ones first, until the time is over.
+    """Compute the steps with the first samples, and then once with each of the others.
 
-    A model that refuses zeros (an index that must not be 0, say) starts cold: its first request tells.
+    Raises:
+        TailcutError: a batch is refused.
+        TimeoutError: what was left when the time was over.
     """
-    deadline = time.monotonic_ns() + int(budget_s * 1e9)
     for executor in executors:
         for number, step in enumerate(steps):
             expected = max((cost.estimate_ns(step.rows) for cost in step.costs), default=0.0)
             if time.monotonic_ns() + expected > deadline:
-                _log.warning(
-                    "%s: warm-up took over %g s and ended before %d of its %d batch sizes: they are learned by serving",
-                    *(spec.name, budget_s, len(steps) - number, len(steps)),
-                )
-                return
-            took = _best_of_three(owner, _ticket(spec, step), executor)
-            if took is None:
-                return
+                left = len(steps) - number
+                raise TimeoutError(f"{left} of its {len(steps)} batch sizes: they are learned by serving")
+            took = _best_of_three(owner, _ticket(samples[0], step), executor)
             for cost in step.costs:
                 cost.observe(step.rows, took)
+        if steps[0].slab is None and not steps[0].length:
+            for other in samples[1:]:
+                if time.monotonic_ns() < deadline:
+                    executor.run(Batch(owner, [_ticket(other, Step(1, ()))]))
 
 
-def _best_of_three(owner: Owner, ticket: Ticket, executor: Executor) -> int | None:
+def _best_of_three(owner: Owner, ticket: Ticket, executor: Executor) -> int:
     took: list[int] = []
     while len(took) < 3 and sum(took) < _REPEAT_NS:
         batch = Batch(owner, [ticket])
         began = time.monotonic_ns()
-        try:
-            executor.run(batch)
-        except TailcutError:
-            return None
+        executor.run(batch)
         took.append(time.monotonic_ns() - began)
     return min(took)
 
 
-def _ticket(spec: ModelSpec, step: Step) -> Ticket:
+def _ticket(samples: Samples, step: Step) -> Ticket:
+    spec = samples.spec
     ticket = Ticket(EventSink(), AnyThread(), step.rows)
     ticket.key, ticket.length = step.key, step.length
-    if step.in_slab:
+    made = samples.make(step.rows if spec.batched else samples.rows, _SEED)
+    if step.slab is not None:
         ticket.row = 0
+        for target, array in zip(step.slab.inputs, made.values(), strict=True):
+            target[: step.rows] = array
+    elif step.length:
+        ticket.arrays = {t.name: _of_length(made[t.name], t.shape, step.length) for t in spec.inputs}
     else:
-        ticket.arrays = {}
-        for tensor in spec.inputs:
-            dims = [step.length if dim is None else dim for dim in tensor.shape]
-            if spec.batched:
-                dims[0] = step.rows
-            strings = tensor.dtype is DType.BYTES
-            ticket.arrays[tensor.name] = np.full(dims, b"", object) if strings else np.zeros(dims, tensor.dtype.numpy)
+        ticket.arrays = made
     return ticket
+
+
+def _of_length(array: np.ndarray, shape: Sequence[int | None], length: int) -> np.ndarray:
+    """The values again and again, or cut, so that every free dimension beside the batch has this length."""
+    sizes = [dim or length for dim in shape]
+    return np.resize(array, [len(array), *sizes[1:]])

@@ -7,6 +7,7 @@ docs/reference/protocol.md names it.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from functools import cache
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -20,12 +21,19 @@ from tailcut.server.served import Served
 from tailcut.spec import DType, TensorSpec
 from tailcut.wire.v2 import model_metadata, server_metadata
 
+
+@cache
+def version() -> str:
+    """Tailcut's own; looked up once, because that reads files: 20 ms."""
+    return installed_version("tailcut")
+
+
 _TRAIL_MOST = 8192  # requests in one answer: a megabyte
 
 
 def server() -> dict[str, Any]:
     """Name, version and extensions."""
-    return server_metadata(installed_version("tailcut"))
+    return server_metadata(version())
 
 
 def trail(served: Served, piece: Piece, events_since: Callable[[int], list[Event]]) -> dict[str, Any]:
@@ -92,6 +100,13 @@ def configuration(served: Served) -> dict[str, Any]:
 def rows(served: Served) -> dict[str, str]:
     """What was decided of the model's rows, and why."""
     return {"rows": served.model.rows.rows.value, "rows_reason": served.model.rows.reason}
+
+
+def readiness(served: Served, *, ready: bool) -> dict[str, Any]:
+    """Whether a model answers, and whether it has computed already: the reason where it has not, or not all sizes."""
+    warm_up = served.model.warm_up
+    known = {"name": served.name, "ready": ready, "warmed_up": warm_up.warmed_up}
+    return known | ({"reason": warm_up.reason} if warm_up.reason else {})
 
 
 def statistics(served: Counted) -> dict[str, Any]:

@@ -6,9 +6,11 @@ on a kept-alive connection the second request's head costs one dictionary look-u
 
 from dataclasses import dataclass, field
 from enum import Enum
+from math import prod
 from urllib.parse import unquote
 
 from tailcut.errors import InvalidInputError, QueueFullError
+from tailcut.runtime.model import Model
 from tailcut.server.limits import ServerLimits
 from tailcut.server.replies import BINARY, OK, Refusal, head
 from tailcut.server.routes import Handler, Site
@@ -16,6 +18,10 @@ from tailcut.server.served import Served
 from tailcut.spec import DType
 from tailcut.wire.http1 import Head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
+
+QUESTION_BYTES = 64 * 1024  # the body of a question about the server
+_JSON_BYTES = 32  # of a number as JSON, with its comma and some white space
+_AROUND_BYTES = 1 << 20  # names, shapes, parameters and indentation around the numbers, generously
 
 
 class Kind(Enum):
@@ -49,6 +55,7 @@ class Plan:
     schedule: Schedule = field(
         default_factory=Schedule
     )  # INFER: what the head says; the body's parameters come before it
+    limit: int = QUESTION_BYTES  # bytes of the body, inflated
     refusal: QueueFullError | None = (
         None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
     )
@@ -89,6 +96,9 @@ def plan_for(request: Head, site: Site, limits: ServerLimits) -> Plan:
         plan.served = site.served(*plan.arguments)
         plan.json_size = _json_size(request, inflated=plan.encoding is not None)
         plan.schedule = _schedule(request)
+        plan.limit = largest_body(plan.served.model, limits.body_bytes)
+        if length > plan.limit:
+            raise Refusal(413, f"the body is over {plan.limit} bytes, more than any request to this model needs")
         _plan_rows(plan)
     return plan
 
@@ -108,6 +118,18 @@ def _refuse_other_sites(request: Head) -> None:
     own = origin is None or origin.lower() in {b"http://" + host.lower(), b"https://" + host.lower()}
     if site != b"same-origin" and (site != b"none" or not own):  # behind a proxy, Host may be another than the page's
         raise Refusal(403, "a page of another site must not change this server")
+
+
+def largest_body(model: Model, most: int) -> int:
+    """Bytes of the largest body that a model's requests can need, in any form; `most` where no shape bounds them."""
+    spec = model.spec
+    numbers = 0
+    for tensor in spec.inputs:
+        shape = tensor.row_shape if spec.batched else tensor.shape
+        if tensor.dtype is DType.BYTES or None in shape:
+            return most
+        numbers += prod(dim for dim in shape if dim is not None)
+    return min(most, numbers * (model.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
 
 
 def _schedule(request: Head) -> Schedule:

@@ -7,32 +7,45 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 
 import numpy as np
 
-from tailcut.errors import InvalidInputError, TailcutError
+from tailcut.errors import EngineError, QueueFullError, TailcutError
 from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.inputs import check_inputs
+from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.runtime.model import Model
 from tailcut.server.access import trace_of_head, with_trace
-from tailcut.server.admission import Kind, Plan
+from tailcut.server.admission import QUESTION_BYTES, Kind, Plan
 from tailcut.server.express import Group
 from tailcut.server.hub import Hub
 from tailcut.server.replies import CLOSE, END, Refusal, dated, error_reply, failure_reply, response_head
+from tailcut.server.step_runner import Job
 from tailcut.wire.http1 import ChunkedBody, Head
-from tailcut.wire.v2 import InferRequest, Schedule, encode_response, parse_request, schedule_of, shared_outputs
+from tailcut.wire.inflate import AUTO, inflate, inflate_in_steps
+from tailcut.wire.v2 import (
+    InferRequest,
+    Response,
+    Schedule,
+    encode_response,
+    parse_request,
+    schedule_of,
+    shared_outputs,
+)
+from tailcut.wire.v2_steps import STEP_BYTES, STEP_ELEMENTS, request_in_steps, response_in_steps
+from tailcut.wire.v2_tensors import STEP_STRINGS
 
 WAITS_S = 1.0  # how long a client that sends nothing more waits before it is asked whether it is there
 LONG_WAY = 64  # messages before one that came back from the short way tries it again
-QUESTION_BYTES = 64 * 1024  # the body of a question about the server
 NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
 
 _log = logging.getLogger("tailcut.http")
 _now_ns = time.monotonic_ns  # one name to look up, thrice a request
 _JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
+_WBITS = {"gzip": AUTO, "deflate": zlib.MAX_WBITS}
+_LOOK_BYTES = 256 * 1024  # looked through between two pauses
 _SKIP_BYTES = 1 << 20  # of a refused body, read away so that the connection lives
 
 
@@ -80,7 +93,9 @@ class Answering(asyncio.BufferedProtocol):
         self._schedule = Schedule()  # of a request whose body is being received into rows
         self._began_ns = 0  # when the message in hand had its head
         self._encoded_ns = 0  # when its answer was ready to be written
+        self._job: Job | None = None  # a large body is being read, or a large answer written
         self._trail: tuple[int, ...] = ()  # of an answer that the client has not read yet
+        self._unread = 0  # bytes of answers that wait for the client to read, charged like bodies
         self._lingered = 0
         self._skip = 0
         self._paused = False
@@ -116,9 +131,14 @@ class Answering(asyncio.BufferedProtocol):
         served = plan.served
         if served is None:
             return
+        if plan.encoding or len(body) > STEP_BYTES:
+            if len(body) <= STEP_BYTES:
+                body = bytes(body)  # it may lie in the buffer that everybody reads into
+            self._stage = Stage.ANSWER
+            self._charge(len(body))
+            self._job = self._hub.steps.start(self._infer_in_steps(plan, body), self._infer_ready)
+            return
         try:
-            if plan.encoding:
-                body = _inflate(body, plan.encoding, self._hub.limits.body_bytes)
             self._knock(served.model, plan, body)
             request = parse_request(served.model.spec, body, plan.json_size, self._hub.site.regions)
             arrays, rows = check_inputs(served.model.spec, request.inputs)
@@ -127,8 +147,6 @@ class Answering(asyncio.BufferedProtocol):
             self._request = request
             self._stage = Stage.ANSWER
             self._ticket = served.model.start(arrays, rows, self, self._hub.home, deadline, priority=schedule.priority)
-        except Refusal as refusal:
-            self._say(error_reply(refusal.status, refusal.message, close=self._closing()))
         except TailcutError as error:
             self._fail(error)
         else:
@@ -144,6 +162,35 @@ class Answering(asyncio.BufferedProtocol):
             lead = bytes(body[: plan.json_size])
             named = b"timeout" in lead or b"priority" in lead or b"\\" in lead
             model.admit(1, 0 if named else self._hub.deadline(plan.schedule.timeout_ns), plan.schedule.priority)
+
+    def _infer_in_steps(
+        self, plan: Plan, body: bytes | bytearray | memoryview
+    ) -> Generator[None, None, tuple[InferRequest, Ticket]]:
+        """The same for a body that is large, or of which nobody knows how large it is."""
+        model, hub = plan.served.model, self._hub  # type: ignore[union-attr]  # only plans that have one come here
+        if plan.encoding:
+            most = min(plan.limit, hub.limits.buffered_bytes)
+            body = yield from inflate_in_steps(body, most, self._charge_more, wbits=_WBITS[plan.encoding])
+        if model.waiting_rows:
+            named = yield from _names_its_time(memoryview(body)[: plan.json_size])
+            model.admit(1, 0 if named else hub.deadline(plan.schedule.timeout_ns), plan.schedule.priority)
+        request = yield from request_in_steps(model.spec, body, plan.json_size, hub.site.regions)
+        arrays, rows = yield from check_inputs_in_steps(model.spec, request.inputs)
+        schedule = schedule_of(request.parameters, plan.schedule)
+        deadline = hub.deadline(schedule.timeout_ns)
+        ticket = yield from model.start_in_steps(arrays, rows, self, hub.home, deadline, priority=schedule.priority)
+        return request, ticket
+
+    def _infer_ready(self, result: tuple[InferRequest, Ticket] | None, error: Exception | None) -> None:
+        """A large body has been read, and its request queued; or not."""
+        self._job = None
+        self._charge(-self._charged)
+        if result is not None:
+            self._request, self._ticket = result
+            self._hub.home.kick_soon(self._plan.served.model)  # type: ignore[union-attr]  # as above
+            return
+        self._fail(_known(error))
+        self._next()
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
         """The engine has answered."""
@@ -167,7 +214,7 @@ class Answering(asyncio.BufferedProtocol):
                 self._reply(start, 200, [batch.blob(index, output) for output in range(len(batch.outputs))])
         else:
             self._encode(plan, batch, index)
-        if self._paused:  # the client does not read: when its answer is out is seen later
+        if self._paused or self._job is not None:  # when its answer is out is seen later
             moments = (began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns)
             self._trail = (*moments, handed_ns, self._encoded_ns, ticket.count, batch.rows, plan.length)
         else:
@@ -214,6 +261,13 @@ class Answering(asyncio.BufferedProtocol):
         try:
             for place, data in shared_outputs(spec, request, outputs):
                 self._hub.site.regions.write(place, data)
+            if _takes_long(request, outputs):
+                if served.model.slab is not None:  # whose rows are others' soon
+                    outputs = {wanted.name: outputs[wanted.name].copy() for wanted in request.outputs}
+                steps = response_in_steps(spec, served.version, request, outputs)
+                self._charge(sum(array.nbytes for array in outputs.values()))
+                self._job = self._hub.steps.start(steps, self._answer_ready)
+                return
             response = encode_response(spec, served.version, request, outputs)
             self._encoded_ns = _now_ns()
         except TailcutError as error:
@@ -223,14 +277,33 @@ class Answering(asyncio.BufferedProtocol):
             _log.exception("the answer of model %r could not be written", spec.name)
             self._say(error_reply(500, "the answer could not be written", close=self._closing()))
             return
+        self._reply_with(response)
+
+    def _reply_with(self, response: Response) -> None:
         length = sum(len(part) for part in response.body_parts)
         start = response_head(length, response.json_size, self._hub.date, close=self._closing())
         self._reply(start, 200, response.body_parts)
 
+    def _answer_ready(self, response: Response | None, error: Exception | None) -> None:
+        """A large answer has been put into words; or not."""
+        self._job = None
+        self._charge(-self._charged)
+        trail, self._trail = self._trail, ()
+        if response is None:
+            self._fail(_known(error))
+        else:
+            trail = (*trail[:6], _now_ns(), *trail[7:])
+            self._reply_with(response)
+            if self._paused:
+                self._trail = trail
+            elif self._plan.served is not None:
+                self._plan.served.timeline.record(*trail[:7], _now_ns(), *trail[7:], 200)
+        self._next()
+
     def _answer(self, plan: Plan, body: bytes) -> None:
         try:
             if plan.encoding:
-                body = _inflate(body, plan.encoding, QUESTION_BYTES)
+                body = inflate(body, QUESTION_BYTES, wbits=_WBITS[plan.encoding])
             arguments = (body, *plan.arguments) if plan.takes_body else plan.arguments
             answer = plan.handler(self._hub.site, *arguments)  # type: ignore[misc]  # ANSWER plans have one
         except (Refusal, TailcutError) as error:
@@ -346,7 +419,7 @@ class Answering(asyncio.BufferedProtocol):
         """Close after what has been written, which the client has so long to read."""
         self._leave_express()
         self._stage = Stage.LINGER
-        self.due = self._hub.now + self._hub.limits.write_timeout_s
+        self.due = self._hub.now + self._hub.limits.write_s(self.transport.get_write_buffer_size())
         self.transport.close()
 
     def returned(self, group: Group | None, number: int) -> None:
@@ -365,7 +438,24 @@ class Answering(asyncio.BufferedProtocol):
         self._charged += size
         self._hub.site.counts.buffered_bytes += size
 
+    def _hold_unread(self, size: int) -> None:
+        self._hub.site.counts.buffered_bytes += size - self._unread
+        self._unread = size
+
+    def _charge_more(self, size: int) -> None:
+        """Charge what has been inflated.
+
+        Raises:
+            QueueFullError: all connections together hold as much as they may.
+        """
+        if self._hub.site.counts.buffered_bytes + size > self._hub.limits.buffered_bytes:
+            raise QueueFullError("too many bodies are arriving now")
+        self._charge(size)
+
     def _drop_body(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
         self._target = None
         self._chunked = None
         self._body = None
@@ -383,15 +473,30 @@ def _refused(error: Refusal | TailcutError) -> bytes:
     return failure_reply(error)
 
 
-def _inflate(body: bytes | bytearray | memoryview, encoding: str, limit_bytes: int) -> bytes:
-    """Undo gzip or deflate under the body limit."""
-    inflater = zlib.decompressobj(wbits=47 if encoding == "gzip" else zlib.MAX_WBITS)
-    try:
-        plain = inflater.decompress(body, limit_bytes + 1)
-    except zlib.error:
-        raise InvalidInputError(f"the body is not valid {encoding}") from None
-    if len(plain) > limit_bytes:
-        raise Refusal(413, f"the inflated body is over the limit of {limit_bytes} bytes")
-    if not inflater.eof:
-        raise InvalidInputError(f"the {encoding} body is cut short")
-    return plain
+def _takes_long(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> bool:
+    """Whether an answer has so many elements that are written one by one, that it is written in steps."""
+    for wanted in request.outputs:
+        array = outputs[wanted.name]
+        strings = array.dtype.kind == "O"
+        one_by_one = wanted.place is None and (strings or not wanted.binary)
+        if one_by_one and array.size > (STEP_STRINGS if strings else STEP_ELEMENTS):
+            return True
+    return False
+
+
+def _names_its_time(lead: memoryview) -> Generator[None, None, bool]:
+    """Whether a large body may name a timeout or priority of its own, looked for in steps."""
+    for at in range(0, len(lead), _LOOK_BYTES):
+        window = bytes(lead[at : at + _LOOK_BYTES + 8])
+        if b"timeout" in window or b"priority" in window or b"\\" in window:
+            return True
+        yield
+    return False
+
+
+def _known(error: Exception | None) -> TailcutError:
+    """An error that a client can be told; what is a fault of ours goes to the log."""
+    if isinstance(error, TailcutError):
+        return error
+    _log.error("a message was not understood", exc_info=error)
+    return EngineError("the server failed on this message")

@@ -26,7 +26,7 @@ _HEAD_BYTES = 16
 _LENGTHS = struct.Struct("<II")  # a snapshot's size and checksum
 _TRIES = 1000
 MOMENTARY = frozenset({"connections", "express", "buffered_bytes", "queued", "queued_rows", "rows_in_use"})
-_NEWEST = frozenset({"last_ms"})  # the sum of two points in time is none
+_NEWEST = frozenset({"last_ms", "loop_stall_ns", "loop_stall_cpu_ns"})  # the largest counts: their sum means nothing
 
 Counts = dict[str, Any]  # numbers, lists of numbers, or again such dictionaries
 

@@ -107,7 +107,10 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._flushing = False  # as soon as this pass of the loop is over
         self._lingers = False
         self._paused = False
-        self._stuck_since = 0.0  # the client does not take what it is sent
+        self._stuck_since = 0.0  # the client has not taken everything that it is sent
+        self._stuck_at = 0  # bytes that it had taken then
+        self._written = 0  # bytes
+        self._hears_more = False  # frames that have been received are read as soon as others have had their turn
         self._asked = False  # whether it is there still
         self.due = hub.now + hub.limits.head_timeout_s
         self.idle_since = hub.now
@@ -151,8 +154,12 @@ class GrpcConnection(asyncio.BufferedProtocol):
             return
         self.idle_since = hub.now
         self._asked = False
+        self._hear(bytes(hub.receive_view[:nbytes]))
+
+    def _hear(self, data: bytes) -> None:
+        """Do what these bytes and those before them say, for a few milliseconds; the rest in the loop's next pass."""
         try:
-            events = self._http2.receive(bytes(hub.receive_view[:nbytes]), hub.now)
+            events = self._http2.receive(data, self.hub.now)
         except Http2Error:
             self._linger()
             return
@@ -169,6 +176,18 @@ class GrpcConnection(asyncio.BufferedProtocol):
                     self._forget(call)
                     call.cancel()
         self._flush()
+        if self._http2.pending and not self._hears_more:
+            self._hears_more = True
+            self._transport.pause_reading()
+            self.hub.loop.call_soon(self._hear_more)
+
+    def _hear_more(self) -> None:
+        self._hears_more = False
+        if self._lingers or self._paused or self._transport.is_closing():
+            return
+        self._hear(b"")
+        if not self._http2.pending and not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """The client said goodbye: nothing more is owed to it."""
@@ -184,18 +203,22 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The client reads again."""
         self._paused = False
-        self._stuck_since = 0.0
         self._http2.out.stopped = False
         self._http2.out.pump()
         if not self._transport.is_closing():
             self._transport.resume_reading()
             self._flush()
+            self._hear_more()
 
     # What the hub and the server call.
 
     def overdue(self) -> None:
         """Patience ended, with what the client sends, takes, or does not say."""
         hub = self.hub
+        if self._stuck_since and not self._lingers:
+            self._settle()  # it may have taken more since, and has more time then
+            if self.due >= hub.now:
+                return
         begun = self._http2.partial_since
         cut_short = begun and begun + hub.limits.body_timeout_s < hub.now
         if self._lingers or self._stuck_since or not self._http2.greeted or cut_short:
@@ -224,13 +247,13 @@ class GrpcConnection(asyncio.BufferedProtocol):
             call.fail(CallError(Status.UNAVAILABLE, "the server closes this connection"))
         self._http2.go_away()
         self._lingers = True
-        self.due = self.hub.now + self.hub.limits.write_timeout_s
+        self.due = self.hub.now + self.hub.limits.write_s(self._transport.get_write_buffer_size())
         self._write()
         self._transport.close()
 
     # What calls call.
 
-    def send(self, call: Call, head: bytes | None, data: bytes, end: bytes | None = None) -> None:
+    def send(self, call: Call, head: bytes | None, data: bytes | memoryview, end: bytes | None = None) -> None:
         """Send on a call's stream; `end` is the block that ends it."""
         if end is not None:
             self._forget(call)
@@ -333,7 +356,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         if self._lingers or self._transport.is_closing():
             return
         self._write()
-        for call in list(self._streams):
+        for call in [call for call in self._streams if call.stalled]:
             self._feed(call, b"", 0, ended=False)  # its client may have made room for answers
         if self._http2.over:
             self._linger()
@@ -341,9 +364,15 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._settle()
 
     def _write(self) -> None:
+        out = self._http2.out
+        more = out.more
         data = self._http2.take()
         if data:
+            self._written += len(data)
             self._transport.write(data)
+        if more and not self._paused:
+            out.pump()
+            self._flush_soon()
         if self._sent:
             now_ns = time.monotonic_ns()
             for inference in self._sent:
@@ -353,12 +382,12 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def _settle(self) -> None:
         out, hub = self._http2.out, self.hub
         if out.waiting_bytes != self._charged:
-            if out.waiting_bytes < self._charged:
-                self._stuck_since = 0.0
             self._charge_answers(out.waiting_bytes)
         if self._paused or out.waiting_bytes:
-            self._stuck_since = self._stuck_since or hub.now
-            self.due = self._stuck_since + hub.limits.write_timeout_s
+            taken = self._written - self._transport.get_write_buffer_size()
+            if not self._stuck_since:
+                self._stuck_since, self._stuck_at = hub.now, taken
+            self.due = self._stuck_since + hub.limits.write_s(taken - self._stuck_at)
             return
         self._stuck_since = 0.0
         if not self._http2.greeted:

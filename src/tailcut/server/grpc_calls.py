@@ -7,14 +7,16 @@ connection only as a `Link`: none sees a socket or a frame.
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
 from tailcut.server.access import log_grpc, trace_of, with_trace
+from tailcut.server.admission import largest_body
 from tailcut.server.grpc_inference import Inference
 from tailcut.server.hub import Hub
 from tailcut.server.replies import public_message
+from tailcut.server.step_runner import Job
 from tailcut.wire.grpc_framing import (
     ANSWER_END,
     ANSWER_HEAD,
@@ -45,7 +47,7 @@ class Link(Protocol):
 
     hub: Hub
 
-    def send(self, call: "Call", head: bytes | None, data: bytes, end: bytes | None = None) -> None: ...  # noqa: D102
+    def send(self, call: "Call", head: bytes | None, data: bytes | memoryview, end: bytes | None = None) -> None: ...  # noqa: D102
     def waits(self, call: "Call") -> bool: ...  # noqa: D102
     def taken(self, call: "Call", size: int) -> None: ...  # noqa: D102
     def charge(self, call: "Call", size: int) -> None: ...  # noqa: D102
@@ -59,6 +61,7 @@ class Call(ABC):
     over = False
     _begun = False  # its answer's head has been sent
     _messages: Messages | None = None
+    _job: Job | None = None  # a message is being inflated
 
     def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
         self.link = link
@@ -109,18 +112,74 @@ class Call(ABC):
 
     def _collect(self, data: bytes) -> Messages:
         if self._messages is None:
-            self._messages = Messages(self.link.hub.limits.body_bytes + _HEAD_BYTES, self._head.encoding)
+            self._messages = Messages(self._limit() + _HEAD_BYTES, self._head.encoding)
         self._messages.feed(data)
         return self._messages
+
+    def _limit(self) -> int:
+        """Bytes of a message's tensors: what some model's largest request can need, and the buffers can hold at all."""
+        hub = self.link.hub
+        most = min(hub.limits.body_bytes, hub.limits.buffered_bytes)
+        return max((largest_body(served.model, most) for served in hub.site.models), default=most)
+
+    def _inflate(self, messages: Messages) -> None:
+        """Have the message that is here compressed inflated, a step at a time; then `_inflated` is called."""
+        self._job = self.link.hub.steps.start(self._inflate_in_steps(messages), self._inflate_done)
+
+    def _inflate_in_steps(self, messages: Messages) -> Generator[None, None, bytes | memoryview]:
+        steps = messages.inflate()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                message: bytes | memoryview = end.value
+                return message
+            self.link.charge(self, messages.held)
+            yield
+
+    def _inflate_done(self, message: bytes | memoryview | None, error: Exception | None) -> None:
+        self._job = None
+        if error is None:
+            try:
+                self._inflated(message or b"")
+            except Exception as wrong:  # noqa: BLE001  whatever one message does to us must cost its client only
+                error = wrong
+        if isinstance(error, CallError):
+            self.fail(error, 1 if error.status is Status.UNAVAILABLE else None)
+        elif error is not None:
+            _log.error("a message was not understood", exc_info=error)
+            self.fail(CallError(Status.INTERNAL, "the server failed on this message"))
+
+    @abstractmethod
+    def _inflated(self, message: bytes | memoryview) -> None:
+        """Go on with a message that was compressed.
+
+        Raises:
+            CallError: as in `receive`.
+        """
+
+    def _give_up_job(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
 
     def _send(self, message: bytes, *, end: bool) -> None:
         head = None if self._begun else ANSWER_HEAD
         self._begun = True
         self.link.send(self, head, prefixed(message), ANSWER_END if end else None)
 
+    def _send_parts(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send a message that is in parts, and end."""
+        size = sum(map(len, parts))
+        self.link.send(self, ANSWER_HEAD, b"\0" + size.to_bytes(4, "big"))
+        for part in parts[:-1]:
+            self.link.send(self, None, part)
+        self.link.send(self, None, parts[-1], ANSWER_END)
+
     def _leave(self, status: Status, size: int = 0) -> None:
         """It has its status: count it, and give back what it held."""
         self.over = True
+        self._give_up_job()
         self.link.charge(self, 0)
         self._tell(status, size, self.began_ns)
 
@@ -142,7 +201,8 @@ class Call(ABC):
 class OneMessageCall(Call):
     """A call of which the request is one message."""
 
-    _message: bytes | None = None
+    _message: bytes | memoryview | None = None
+    _ended = False
 
     def receive(self, data: bytes, size: int, *, ended: bool) -> None:
         """Bytes of the request, which took `size` of its window.
@@ -156,17 +216,33 @@ class OneMessageCall(Call):
             return
         messages = self._collect(data)
         self.link.taken(self, size)
-        if self._message is None:
+        self._ended = ended
+        self._go_on(messages)
+
+    def _inflated(self, message: bytes | memoryview) -> None:
+        self._message = message
+        if self._messages is not None:
+            self._go_on(self._messages)
+
+    def _go_on(self, messages: Messages) -> None:
+        if self._message is None and not messages.inflating:
             self._message = messages.take()
+        if messages.inflating:
+            self.link.charge(self, messages.held)
+            if self._ended:
+                self.waits_since_ns = 0
+            if self._job is None:
+                self._inflate(messages)
+            return
         message = self._message
-        if (message is not None and not messages.empty) or (message is None and ended):
+        if (message is not None and not messages.empty) or (message is None and self._ended):
             raise CallError(Status.UNIMPLEMENTED, "this call takes one message, whole")
         self.link.charge(self, messages.held + (0 if message is None else len(message)))
-        if ended and message is not None:
+        if self._ended and message is not None:
             self._message = None
             self.waits_since_ns = 0
             self._start(message)
 
     @abstractmethod
-    def _start(self, message: bytes) -> None:
+    def _start(self, message: bytes | memoryview) -> None:
         """The request is complete."""

@@ -1,18 +1,21 @@
 """The calls of gRPC that infer: one request, or a stream of them."""
 
-import asyncio
+import logging
 import time
 from collections import deque
+from collections.abc import Generator
 
 from tailcut.errors import TailcutError
 from tailcut.server.grpc_calls import STATUS_OF, Call, Link, OneMessageCall
 from tailcut.server.grpc_inference import Inference
 from tailcut.server.grpc_plans import Plans
 from tailcut.server.replies import public_message
+from tailcut.server.step_runner import Job
 from tailcut.wire.grpc_framing import ANSWER_END, ANSWER_HEAD, CallError, CallHead, Status
 from tailcut.wire.messages import MESSAGES
 from tailcut.wire.v2_grpc_form import stream_answer
 
+_log = logging.getLogger("tailcut.grpc")
 _IN_HAND = 64  # of one stream: read ahead, so that they share batches
 
 
@@ -25,7 +28,7 @@ class InferCall(OneMessageCall):
         super().__init__(link, stream, head, name)
         self._plans = plans
 
-    def _start(self, message: bytes) -> None:
+    def _start(self, message: bytes | memoryview) -> None:
         self._inference = inference = Inference(self._plans, self.began_ns, self._done)
         try:
             inference.begin(message, self._left_ns())
@@ -40,9 +43,13 @@ class InferCall(OneMessageCall):
         if inference.error is not None:
             self.fail(inference.error)
             return
-        message = inference.answer or b""
-        self._leave(Status.OK, len(message))
-        self._send(message, end=True)
+        answer = inference.answer or b""
+        if isinstance(answer, bytes):
+            self._leave(Status.OK, len(answer))
+            self._send(answer, end=True)
+        else:
+            self._leave(Status.OK, sum(map(len, answer)))
+            self._send_parts(answer)
         self.link.record(inference)
 
     def _abandon(self) -> None:
@@ -61,7 +68,8 @@ class StreamCall(Call):
         self._parts: deque[Inference] = deque()
         self._owed = 0  # bytes that the client may not send again yet
         self._ended = False
-        self._again: asyncio.Handle | None = None
+        self.stalled = False  # it goes on once its client has made room for answers, or some are there
+        self._again: Job | None = None  # goes on with what has been received, after others have had their turn
 
     @property
     def in_hand(self) -> bool:
@@ -87,19 +95,25 @@ class StreamCall(Call):
             CallError: a message is over a bound.
         """
         messages = self._messages
-        if self.over or messages is None or self._again is not None:
+        if self.over or messages is None or self._again is not None or self._job is not None:
             return
+        self.stalled = False
         for _ in range(_IN_HAND):
             self._answer()
             if len(self._parts) >= _IN_HAND or self.link.waits(self):
+                self.stalled = True
                 return  # what the client sends meanwhile fills its window, and no more
             message = messages.take()
+            if messages.inflating:
+                self.link.charge(self, messages.held)
+                self._inflate(messages)
+                return
             if message is None:
                 break
             self.waits_since_ns = 0
             self._begin(message)
         else:
-            self._again = self.link.hub.loop.call_soon(self._go_on_again)
+            self._again = self.link.hub.steps.start(self._go_on_later(), self._went_on)
             return
         self.waits_since_ns = 0 if messages.empty else self.waits_since_ns or time.monotonic_ns()
         self.link.charge(self, messages.held)
@@ -108,7 +122,13 @@ class StreamCall(Call):
         if self._ended and not self._parts:
             self._finish(whole=messages.empty)
 
-    def _go_on_again(self) -> None:
+    def _inflated(self, message: bytes | memoryview) -> None:
+        self._begin(message)
+        self.go_on()
+        self.link.send(self, None, b"")
+
+    def _go_on_later(self) -> Generator[None, None, None]:
+        yield
         self._again = None
         try:
             self.go_on()
@@ -116,7 +136,12 @@ class StreamCall(Call):
             self.fail(error)
         self.link.send(self, None, b"")
 
-    def _begin(self, message: bytes) -> None:
+    def _went_on(self, _result: None, error: Exception | None) -> None:
+        if error is not None:
+            _log.error("a message was not understood", exc_info=error)
+            self.fail(CallError(Status.INTERNAL, "the server failed on this message"))
+
+    def _begin(self, message: bytes | memoryview) -> None:
         inference = Inference(self._plans, time.monotonic_ns(), self._done, final=True)
         self._parts.append(inference)
         try:
@@ -137,7 +162,7 @@ class StreamCall(Call):
             part = parts.popleft()
             if part.error is None:
                 status = Status.OK
-                message = stream_answer(part.answer or b"")
+                message = stream_answer(_whole(part.answer))
                 self.link.record(part)
             else:
                 status = STATUS_OF[part.error.code]
@@ -156,6 +181,7 @@ class StreamCall(Call):
 
     def _leave(self, status: Status, size: int = 0) -> None:
         self.over = True
+        self._give_up_job()
         self.link.charge(self, 0)
 
     def _abandon(self) -> None:
@@ -164,3 +190,7 @@ class StreamCall(Call):
         for part in self._parts:
             part.cancel()
         self._parts.clear()
+
+
+def _whole(answer: bytes | list[bytes | memoryview] | None) -> bytes:
+    return answer if isinstance(answer, bytes) else b"".join(answer or ())

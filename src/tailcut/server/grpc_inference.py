@@ -6,21 +6,26 @@ and its answer is put together of bytes.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.inputs import check_inputs
+from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.server.grpc_plans import Plan, Plans
 from tailcut.server.served import Served
+from tailcut.server.step_runner import Job
 from tailcut.wire.messages import MESSAGES
 from tailcut.wire.v2 import InferRequest, schedule_of, shared_outputs
-from tailcut.wire.v2_grpc import infer_response, read_request
+from tailcut.wire.v2_grpc import infer_response, large_answer, read_request
 from tailcut.wire.v2_grpc_form import ArrayForm, Form, Lead, read_lead
+from tailcut.wire.v2_grpc_steps import large_request, take_apart
+from tailcut.wire.v2_steps import STEP_BYTES
 
 _log = logging.getLogger("tailcut.grpc")
+_AT_ONCE_BYTES = 1 << 20  # copied into rows in one go
 _read = MESSAGES["ModelInferRequest"].FromString
 
 
@@ -32,6 +37,7 @@ class Inference:
         "_final",
         "_form",
         "_hub",
+        "_job",
         "_plans",
         "_request",
         "_served",
@@ -48,7 +54,7 @@ class Inference:
     ) -> None:
         self.id = b""
         self.began_ns = began_ns
-        self.answer: bytes | None = None  # a ModelInferResponse
+        self.answer: bytes | list[bytes | memoryview] | None = None  # a ModelInferResponse, a large one in parts
         self.error: TailcutError | None = None
         self.moments: tuple[int, ...] = ()  # for the timeline, but for the last
         self._plans = plans
@@ -56,17 +62,22 @@ class Inference:
         self._done = done
         self._final = final
         self._ticket: Ticket | None = None
+        self._job: Job | None = None  # a large message is being read
         self._served: Served = None  # type: ignore[assignment]  # set before there is a ticket
         self._form: Form | ArrayForm | None = None  # where the request was like one before it, else:
         self._request: InferRequest = None  # type: ignore[assignment]  # set before there is a ticket
 
-    def begin(self, data: bytes, left_ns: int) -> None:
-        """Check the request and queue it; `left_ns` is what the call has left, or 0.
+    def begin(self, data: bytes | memoryview, left_ns: int) -> None:
+        """Check the request and queue it, or begin to read it; `left_ns` is what the call has left, or 0.
 
         Raises:
             TailcutError: it is not admitted.
         """
-        lead = read_lead(data)
+        lead = read_lead(data) if isinstance(data, bytes) and len(data) <= _AT_ONCE_BYTES else None
+        if lead is None and len(data) > STEP_BYTES:
+            self._job = self._hub.steps.start(self._read_in_steps(data, left_ns), self._ready)
+            return
+        data = bytes(data)
         if lead is not None:
             plan = self._plans.find(lead.key)
             if plan is not None and plan.form.fits(data, lead.end):
@@ -111,10 +122,43 @@ class Inference:
         arrays, rows = check_inputs(model.spec, request.inputs)
         schedule = schedule_of(request.parameters)
         if lead is not None:
-            self._plans.learn(lead, served, message, request, rows)
+            self._plans.learn(data, lead, served, message, request, rows)
         deadline_ns = hub.deadline(_earlier(schedule.timeout_ns, left_ns))
         self._ticket = model.start(arrays, rows, self, hub.home, deadline_ns, priority=schedule.priority)
         hub.home.kick_soon(model)
+
+    def _read_in_steps(self, data: bytes | memoryview, left_ns: int) -> Generator[None, None, Ticket]:
+        """The same for a large request."""
+        hub = self._hub
+        taken = yield from take_apart(data)
+        try:
+            message = _read(taken.rest)
+        except DecodeError:
+            raise InvalidInputError("the message is no ModelInferRequest") from None
+        self.id = message.id.encode()
+        served = self._served = hub.site.models.find(message.model_name, message.model_version)
+        model = served.model
+        model.admit(1)
+        yield
+        request = self._request = yield from large_request(model.spec, message, taken, hub.site.regions)
+        arrays, rows = yield from check_inputs_in_steps(model.spec, request.inputs)
+        schedule = schedule_of(request.parameters)
+        deadline_ns = hub.deadline(_earlier(schedule.timeout_ns, left_ns))
+        return (yield from model.start_in_steps(arrays, rows, self, hub.home, deadline_ns, priority=schedule.priority))
+
+    def _ready(self, ticket: Ticket | None, error: Exception | None) -> None:
+        """A large request has been read and queued; or not."""
+        self._job = None
+        if ticket is not None:
+            self._ticket = ticket
+            self._hub.home.kick_soon(self._served.model)
+            return
+        if isinstance(error, TailcutError):
+            self.error = error
+        else:
+            _log.error("a message was not understood", exc_info=error)
+            self.error = EngineError("the server failed on this message")
+        self._done(self)
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
         """The engine has answered."""
@@ -135,7 +179,7 @@ class Inference:
         if self._hub.spin_ns:
             self._hub.stay_awake(batch.ended_ns)
 
-    def _answer(self, batch: Batch, index: int) -> bytes:
+    def _answer(self, batch: Batch, index: int) -> bytes | list[bytes | memoryview]:
         form = self._form
         if isinstance(form, ArrayForm):
             return form.answer(self.id, batch.arrays(index), final=self._final)
@@ -147,6 +191,10 @@ class Inference:
         outputs = dict(zip(spec.output_names, batch.arrays(index), strict=True))
         for place, data in shared_outputs(spec, request, outputs):
             self._hub.site.regions.write(place, data)
+        if _is_large(request, outputs) and not self._final:
+            if served.model.slab is not None:  # whose rows are others' soon
+                outputs = {name: array.copy() for name, array in outputs.items()}
+            return large_answer(spec, served.version, request, outputs)
         response = infer_response(spec, served.version, request, outputs, final=self._final)
         return bytes(response.SerializeToString())
 
@@ -163,9 +211,23 @@ class Inference:
 
     def cancel(self) -> None:
         """Nobody waits any more: queued work goes with the client."""
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
         if self._ticket is not None:
             self._served.model.cancel(self._ticket)
             self._ticket = None
+
+
+def _is_large(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> bool:
+    """Whether an answer is so large that copying it takes milliseconds, and can be sent without."""
+    size = 0
+    for wanted in request.outputs:
+        array = outputs[wanted.name]
+        if wanted.place is not None or array.dtype.kind == "O":
+            return False
+        size += array.nbytes
+    return size > _AT_ONCE_BYTES
 
 
 def _earlier(timeout_ns: int, left_ns: int) -> int:

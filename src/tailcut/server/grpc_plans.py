@@ -33,8 +33,14 @@ class Plans:
         self.find = self._plans.get
         hub.site.models.changed.append(self._forget)
 
-    def learn(self, lead: Lead, served: Served, message: Any, request: InferRequest, rows: int) -> None:
-        """A message with this lead was read as `request`, of so many rows, and nothing is wrong with it."""
+    def learn(  # noqa: PLR0913, PLR0917  a message and all that was read from it
+        self, data: bytes, lead: Lead, served: Served, message: Any, request: InferRequest, rows: int
+    ) -> None:
+        """The message `data` with this lead was read as `request`, of so many rows, and nothing is wrong with it.
+
+        What stands behind its tensors (parameters, in an unusual order of fields) is not in its lead: such a message
+        does not fit its own form, and nothing is learned from it.
+        """
         model, key = served.model, lead.key
         in_rows = model.slab is not None
         if (in_rows and rows > model.max_batch) or len(key) > _LEAD_BYTES:
@@ -46,7 +52,7 @@ class Plans:
             self._seen.add(mark)
             return
         form = (Form if in_rows else ArrayForm).of(model.spec, served.version, message, request)
-        if form is not None:
+        if form is not None and form.fits(data, lead.end):
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
             self._plans[key] = Plan(served, form)

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from tailcut.errors import InvalidInputError, TailcutError
+from tailcut.server.admission import QUESTION_BYTES
 from tailcut.server.grpc_calls import Link, OneMessageCall
 from tailcut.wire.grpc_framing import CallError, CallHead, Status
 from tailcut.wire.messages import HEALTH
@@ -19,15 +20,18 @@ Handler = Callable[[Any], Awaitable[Any]]
 class QuestionCall(OneMessageCall):
     """A call that computes nothing: a message in and a message out, at once or after a while."""
 
+    def _limit(self) -> int:
+        return QUESTION_BYTES
+
     def __init__(self, link: Link, stream: int, head: CallHead, name: str, handler: Handler, request: Any) -> None:  # noqa: PLR0913, PLR0917  bound by the table of calls
         super().__init__(link, stream, head, name)
         self._handler = handler
         self._request = request
         self._task: asyncio.Task[None] | None = None  # goes on where the client leaves
 
-    def _start(self, message: bytes) -> None:
+    def _start(self, message: bytes | memoryview) -> None:
         try:
-            request = self._request.FromString(message)
+            request = self._request.FromString(bytes(message))
         except DecodeError:
             self.fail(InvalidInputError(f"the message is no {self._request.DESCRIPTOR.name}"))
             return
@@ -50,7 +54,7 @@ class QuestionCall(OneMessageCall):
 class AdminCall(QuestionCall):
     """A call that changes the server: it needs the token, where the server has one."""
 
-    def _start(self, message: bytes) -> None:
+    def _start(self, message: bytes | memoryview) -> None:
         if self.link.hub.site.admits(self._head.authorization):
             super()._start(message)
         else:
@@ -74,14 +78,17 @@ class WatchCall(OneMessageCall):
         self._watchers = watchers
         self._service = ""
 
+    def _limit(self) -> int:
+        return QUESTION_BYTES
+
     @property
     def in_hand(self) -> bool:
         """Nothing is ever owed."""
         return False
 
-    def _start(self, message: bytes) -> None:
+    def _start(self, message: bytes | memoryview) -> None:
         try:
-            self._service = HEALTH["HealthCheckRequest"].FromString(message).service
+            self._service = HEALTH["HealthCheckRequest"].FromString(bytes(message)).service
         except DecodeError:
             self.fail(InvalidInputError("the message is no HealthCheckRequest"))
             return

@@ -16,8 +16,9 @@ import numpy as np
 from tailcut.errors import InvalidInputError, QueueFullError, TailcutError
 from tailcut.runtime.batch import Ticket
 from tailcut.server.admission import Kind, Plan
-from tailcut.server.answering import LONG_WAY, QUESTION_BYTES, WAITS_S, Answering, Stage
+from tailcut.server.answering import LONG_WAY, WAITS_S, Answering, Stage
 from tailcut.server.replies import CONTINUE, Refusal, dated, error_reply, failure_reply
+from tailcut.server.step_runner import TURN_NS
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial
 from tailcut.wire.v2 import parse_lead, schedule_of
 
@@ -46,6 +47,7 @@ class HttpConnection(Answering):
         if self._awaited is not None and self._hub.express is not None:
             self._hub.express.forget(*self._awaited)
         self._hub.leave(self)
+        self._hold_unread(0)
         self._drop_body()
         if self._ticket is not None and self._plan.served is not None:
             self._plan.served.model.cancel(self._ticket)
@@ -86,15 +88,17 @@ class HttpConnection(Answering):
         return True
 
     def pause_writing(self) -> None:
-        """The client does not read: it has so long to start, and nothing more of it is read meanwhile."""
+        """The client does not read: it has so long for all that was written, and nothing of it is read meanwhile."""
         self._paused = True
-        self.due = self._hub.now + self._hub.limits.write_timeout_s
+        self._hold_unread(self.transport.get_write_buffer_size())
+        self.due = self._hub.now + self._hub.limits.write_s(self._unread)
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self._paused = False
-        if self._trail and self._plan.served is not None:
+        self._hold_unread(0)
+        if self._trail and self._job is None and self._plan.served is not None:
             trail, self._trail = self._trail, ()
             self._plan.served.timeline.record(*trail[:7], _now_ns(), *trail[7:], 200)
         self.due = self._hub.now + self._hub.limits.linger_s if self._stage is Stage.LINGER else 0.0
@@ -132,7 +136,15 @@ class HttpConnection(Answering):
     def _take(self, data: bytes | bytearray, size: int) -> None:
         """Handle the messages in data[:size]; what is left of an unfinished one is held."""
         at = 0
+        end_ns = 0  # of what one client may have answered in a pass of the loop, where it pipelines
         while at < size and self._stage is Stage.HEAD and not self._paused:
+            if at:
+                now_ns = _now_ns()
+                if end_ns and now_ns > end_ns:
+                    self.transport.pause_reading()
+                    self._hub.loop.call_soon(self._next)
+                    break
+                end_ns = end_ns or now_ns + TURN_NS
             end = at + len(self._head)
             if end <= size and self._edition == self._hub.edition and data.startswith(self._head, at):
                 self._repeats += 1
@@ -286,7 +298,7 @@ class HttpConnection(Answering):
     def _begin_buffer(self, plan: Plan, data: bytes | bytearray | memoryview, end: int, size: int) -> int:
         """A body that must be collected first: bounded alone and together with all others."""
         hub = self._hub
-        limit = hub.limits.body_bytes if plan.kind is not Kind.ANSWER else QUESTION_BYTES
+        limit = plan.limit
         if plan.length > limit:
             return self._turn_away(Refusal(413, f"this path takes {limit} bytes at most"), plan.length, end, size)
         if plan.served is not None:

@@ -12,8 +12,10 @@ from tailcut.server.access import log_http
 from tailcut.server.admission import Plan, plan_for
 from tailcut.server.express import Express
 from tailcut.server.limits import ServerLimits
+from tailcut.server.log_queue import dropped_lines
 from tailcut.server.replies import Refusal, date_line
 from tailcut.server.routes import Site
+from tailcut.server.step_runner import StepRunner
 from tailcut.wire.http1 import Head, parse_head
 
 RECEIVE_BYTES = 64 * 1024
@@ -67,6 +69,7 @@ class Hub:
         self.draining = False
         self.loop = asyncio.get_running_loop()
         self.home = LoopHome(self.loop)
+        self.steps = StepRunner(self.loop)
         self.now = self.loop.time()
         self.date = b""  # the header line of every answer, another object each second
         self._second = 0
@@ -228,6 +231,7 @@ class Hub:
     def _sweep(self) -> None:
         now = self.now = self.loop.time()
         self._read_clock()
+        self.site.counts.log_lines_dropped = dropped_lines()
         idle_before = now - self.limits.idle_timeout_s
         for member in list(self.members):
             if member.due:

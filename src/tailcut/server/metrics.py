@@ -49,6 +49,9 @@ class ServerCounts:
     buffered_bytes: int = 0
     latency: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
     latency_ns: int = 0
+    log_lines_dropped: int = 0
+    loop_stall_ns: int = 0  # the longest
+    loop_stall_cpu_ns: int = 0  # of one, in which the loop's thread computed
 
     def line(self) -> str:
         """The gist of it, for the log."""
@@ -89,6 +92,15 @@ class _Collector:
         yield GaugeMetricFamily("tailcut_connections_express", express, counts.express)
         yield CounterMetricFamily("tailcut_connections_accepted", "Connections since the start", counts.accepted)
         yield GaugeMetricFamily("tailcut_body_buffer_bytes", "Bodies in buffers of their own", counts.buffered_bytes)
+        dropped = "Log lines that were not written: nobody read them, or there were too many of a kind"
+        yield CounterMetricFamily("tailcut_log_lines_dropped", dropped, counts.log_lines_dropped)
+        stall = "Longest time that the event loop was late for a timer"
+        yield GaugeMetricFamily("tailcut_loop_longest_stall_seconds", stall, counts.loop_stall_ns / 1e9)
+        yield GaugeMetricFamily(
+            "tailcut_loop_longest_stall_cpu_seconds",
+            f"{stall}, as far as its own thread was computing",
+            counts.loop_stall_cpu_ns / 1e9,
+        )
         yield GaugeMetricFamily("tailcut_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         latency = HistogramMetricFamily("tailcut_request_seconds", "From a complete request to the engine's answer")
         latency.add_metric([], _cumulative(counts.latency), counts.latency_ns / 1e9)

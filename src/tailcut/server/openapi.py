@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from importlib.metadata import version as installed_version
 from typing import Any, NamedTuple
 
 
@@ -12,18 +11,18 @@ class Said(NamedTuple):
     summary: str
     answer: str | None = None
     body: str | None = None
-    unready: bool = False  # 503 is an answer, and has no body
+    unready: bool = False  # 503 is an answer, with the body of the good one, if that has any
     refused: bool = False  # always, with 400
 
 
-def document(routes: Iterable[tuple[str, str, Said, bool]]) -> dict[str, Any]:
-    """OpenAPI 3.1, from (path, method, what is said, whether the token is needed)."""
+def document(routes: Iterable[tuple[str, str, Said, bool]], version: str) -> dict[str, Any]:
+    """OpenAPI 3.1, from (path, method, what is said, whether the token is needed) and Tailcut's version."""
     paths: dict[str, dict[str, Any]] = {}
     for path, method, said, admin in routes:
         paths.setdefault(path, {})[method.lower()] = _operation(path, said, admin=admin)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Tailcut: the Open Inference Protocol v2", "version": installed_version("tailcut")},
+        "info": {"title": "Tailcut: the Open Inference Protocol v2", "version": version},
         "paths": paths,
         "components": {
             "schemas": _SCHEMAS,
@@ -40,7 +39,7 @@ def _operation(path: str, said: Said, *, admin: bool) -> dict[str, Any]:
     wrong = {"description": "An error, in one line", "content": {"application/json": {"schema": _ref("error")}}}
     responses = {"200": good, "4XX": wrong, "5XX": wrong}
     if said.unready:
-        responses["503"] = {"description": "Not ready"}
+        responses["503"] = good | {"description": "Not ready"}
     if said.refused:
         del responses["200"]
     operation: dict[str, Any] = {"summary": said.summary, "responses": responses}
@@ -88,6 +87,7 @@ _HEADERS = {
 _TEXT, _NUMBER, _OBJECT = {"type": "string"}, {"type": "integer"}, {"type": "object"}
 _DTYPES = {"enum": "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 BF16 FP32 FP64 BYTES".split()}  # noqa: SIM905
 _SHAPE = _list(_NUMBER)
+_YES = {"type": "boolean"}
 _TENSOR = _object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, {"parameters": _OBJECT})
 _DATA: dict[str, Any] = {"data": {"type": "array"}, "parameters": _OBJECT}  # of a tensor; without data, it is elsewhere
 _DURATION = _object({"count": _NUMBER, "ns": _NUMBER})
@@ -98,7 +98,8 @@ _SCHEMAS: dict[str, Any] = {
     "object": _OBJECT,
     "text": _TEXT,
     "empty": _object({}),
-    "ready": _object({}, {"ready": {"type": "boolean"}}),
+    "ready": _object({}, {"ready": _YES}),
+    "readiness": _object({"name": _TEXT, "ready": _YES, "warmed_up": _YES}, {"reason": _TEXT}),
     "register": _object({"key": _TEXT, "byte_size": _NUMBER}, {"offset": _NUMBER}),
     "server": _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}),
     "metadata": _object(
@@ -134,6 +135,8 @@ _SCHEMAS: dict[str, Any] = {
                         "execution_count": _NUMBER,
                         "inference_stats": _object(dict.fromkeys(_STAGES, _DURATION)),
                         "batch_stats": _list(_object({"batch_size": _NUMBER, "compute_infer": _DURATION})),
+                        "rows": _TEXT,
+                        "rows_reason": _TEXT,
                     }
                 )
             )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from hmac import compare_digest
 from typing import Any
 
@@ -169,8 +170,7 @@ def _server(_site: Site) -> bytes:
 
 
 def _model_ready(site: Site, name: str, version: str = "") -> bytes:
-    site.served(name, version)
-    return _ready(site)
+    return _json(about.readiness(site.served(name, version), ready=site.ready), 200 if site.ready else 503)
 
 
 def _metadata(site: Site, name: str, version: str = "") -> bytes:
@@ -265,7 +265,12 @@ def _metrics(site: Site) -> bytes:
 
 
 def _openapi(_site: Site) -> bytes:
-    return _json(document([(entry.path, entry.method, entry.said, entry.admin) for entry in _TABLE]))
+    return _openapi_reply()
+
+
+@cache
+def _openapi_reply() -> bytes:
+    return _json(document([(entry.path, entry.method, entry.said, entry.admin) for entry in _TABLE], about.version()))
 
 
 def _of_model(path: str, method: str, handler: Handler | None, said: Said) -> list[Entry]:
@@ -304,7 +309,9 @@ _TABLE = [
     Entry("/v2/openapi.json", "GET", _openapi, Said("This document", "object")),
     Entry("/v2/models/stats", "GET", _statistics, Said("Counts and times of all models", "statistics")),
     *_of_model("", "GET", _metadata, Said("Inputs and outputs", "metadata")),
-    *_of_model("/ready", "GET", _model_ready, Said("Whether the model answers", unready=True)),
+    *_of_model(
+        "/ready", "GET", _model_ready, Said("Whether the model answers, warmed up or not", "readiness", unready=True)
+    ),
     *_of_model("/config", "GET", _configuration, Said("Batching, instances and tensors", "configuration")),
     *_of_model("/stats", "GET", _statistics, Said("Counts and times", "statistics")),
     *_of_model("/tail", "GET", _tail, Said("Why the slowest of the last requests were slow", "object")),

@@ -13,6 +13,7 @@ from typing import Any
 from tailcut.machine.quota import quota, throttled
 from tailcut.machine.waiting import CpuWaiting
 from tailcut.runtime.timeline import Events
+from tailcut.server.metrics import ServerCounts
 
 _BEAT_S = 0.01
 _LATE_NS = 5_000_000
@@ -25,9 +26,11 @@ _SLOWLY = 10  # beats between two looks at what changes by the tenth of a second
 class Witness:
     """Notes events of the process from the loop's own thread until it is closed."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, events: Events) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, events: Events, counts: ServerCounts) -> None:
         self._loop = loop
         self._events = events
+        self._counts = counts
+        self._cpu_ns = time.thread_time_ns()
         self._waiting = CpuWaiting()
         self._limited = quota().cpus is not None
         self._throttled_us = throttled()[1]
@@ -48,6 +51,11 @@ class Witness:
         now, last = time.monotonic_ns(), self._last_ns
         self._last_ns = now
         late_ns = now - last - int(_BEAT_S * 1e9)
+        cpu_ns, cpu_before_ns = time.thread_time_ns(), self._cpu_ns
+        self._cpu_ns = cpu_ns
+        counts = self._counts
+        counts.loop_stall_ns = max(counts.loop_stall_ns, late_ns)
+        counts.loop_stall_cpu_ns = max(counts.loop_stall_cpu_ns, min(late_ns, cpu_ns - cpu_before_ns))
         if late_ns > _LATE_NS:
             self._events.add("loop_stall", now - late_ns, now)
         for kind, waited in zip(("loop_wait", "engine_wait"), self._waiting.longest_ns(), strict=True):

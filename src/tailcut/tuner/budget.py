@@ -13,6 +13,8 @@ _RACE_END, _REFINE_END, _EXPLAIN_END = 0.55, 0.62, 0.75  # of the budget, counte
 _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END
 _MOST_VERIFY = 0.45
+_FEWEST_FINALISTS, _MOST_FINALISTS, _FINALIST_S = 2, 8, 7.0
+_FEWEST_ENGINES, _ENGINE_S = 3, 2.5
 _MOST_CAPACITY_S, _MOST_CHECK_S, _MOST_LAST_CHECK_S, _MOST_WAY_S, _MOST_REFINEMENT_S = 2.0, 1.5, 8.0, 2.0, 2.0
 
 
@@ -36,6 +38,16 @@ class Plan:
     def end(self) -> float:
         """When the budget is spent."""
         return self.began + self.budget_s
+
+    @property
+    def finalists(self) -> int:
+        """How many configurations race: a server of its own for each takes about a second to start."""
+        return int(max(_FEWEST_FINALISTS, min(_MOST_FINALISTS, self.budget_s / _FINALIST_S)))
+
+    @property
+    def engines(self) -> int:
+        """How many engine configurations are measured: loading one takes about half a second."""
+        return int(max(_FEWEST_ENGINES, self.budget_s / _ENGINE_S))
 
     @property
     def answers_s(self) -> float:

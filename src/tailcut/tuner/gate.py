@@ -2,7 +2,7 @@
 
 Different requests are asked together, over as many connections as fill the candidate's batches, because a fault of
 batching or padding shows only in company. A few are asked alone first: a lone request takes another way through the
-server. Who asks with whom changes from pass to pass.
+server. Which requests are asked together changes from pass to pass.
 """
 
 import random

@@ -64,7 +64,7 @@ class Questions:
     Args:
         open_reference: opens the bare model; called again for requests that a candidate's buckets call for.
         requests: the data's, at least one.
-        seconds: for the first answers; at least 8 are computed whatever that takes.
+        seconds: for the answers, and again for those of each set of buckets; at least 8 are computed in any case.
 
     Raises:
         TailcutError: the bare model refuses a request of the data.
@@ -73,6 +73,7 @@ class Questions:
     def __init__(self, open_reference: Callable[[], Engine], requests: Sequence[Arrays], seconds: float) -> None:
         self._open = open_reference
         self._requests = requests
+        self._seconds = seconds
         self._between: dict[PaddingSettings, list[Question]] = {}
         engine = open_reference()
         try:
@@ -90,7 +91,7 @@ class Questions:
             engine = self._open()
             try:
                 plans = _below_at_and_between(self.spec, self._requests, padding.buckets)
-                self._between[padding] = _answered(engine, plans, float("inf"), least=0)
+                self._between[padding] = _answered(engine, plans, self._seconds, least=_FEWEST)
             finally:
                 engine.close()
         return self._between[padding] + self.all
@@ -211,7 +212,13 @@ def _below_at_and_between(spec: ModelSpec, requests: Sequence[Arrays], buckets: 
 
 
 def _wanted_lengths(buckets: Sequence[int]) -> list[int]:
-    found = set()
-    for low, high in itertools.pairwise((0, *buckets)):
-        found |= {low + 1, (low + high) // 2, (low + 3 * high) // 4, high - 1, high}
-    return sorted(length for length in found if length >= 1)
+    """One place of every bucket after the other, so that a slow model is asked something of each before time ends."""
+    gaps = list(itertools.pairwise((0, *buckets)))
+    places = [
+        [(low + high) // 2 for low, high in gaps],
+        [low + 1 for low, _ in gaps],
+        [high - 1 for _, high in gaps],
+        [high for _, high in gaps],
+        [(low + 3 * high) // 4 for low, high in gaps],
+    ]
+    return list(dict.fromkeys(length for place in places for length in place if length >= 1))

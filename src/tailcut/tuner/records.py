@@ -10,6 +10,7 @@ import numpy as np
 from tailcut.lab.trial import ArmRuns
 from tailcut.runtime.profile import Settings
 from tailcut.runtime.rows import RowsSetting
+from tailcut.runtime.samples import SampleRequest
 from tailcut.spec import ModelSpec
 from tailcut.stats import Interval
 from tailcut.tuner.accuracy import Accuracy, Metric
@@ -84,6 +85,7 @@ class Outcome:
     copy: Copy | None = None  # of the model, in static int8, where the settings run one
     copy_bytes: bytes = b""
     random_outputs: tuple[str, ...] = ()  # that the model itself draws at random, so that they were not compared
+    samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data
     interrupted: bool = False
     took_s: float = 0.0
 

@@ -21,10 +21,11 @@ from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
 from tailcut.engines.edits import benefits_from_int8
 from tailcut.engines.graph import load_graph
+from tailcut.engines.samples import find_samples
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.arrivals import poisson_times
 from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.describe import lengths_of, made_up_inputs, rows_of_data
+from tailcut.lab.describe import lengths_of, rows_of_data
 from tailcut.lab.load import LoadResult
 from tailcut.lab.payload import Wire, ask, infer_once, model_path
 from tailcut.lab.trial import Arm
@@ -33,6 +34,7 @@ from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.profile import Settings
 from tailcut.runtime.row_proof import settle_rows
+from tailcut.runtime.samples import kinds_of
 from tailcut.spec import ModelSpec, Rows
 from tailcut.stats import Sample, Verdict, percentile, samples_needed
 from tailcut.tuner.accuracy import labelled
@@ -99,7 +101,8 @@ class Search:
         self._limit_ms = wanted.slo_ms or 0.0
         self._load = Load((1, _CONCURRENCY), self._limit_ms, _LEAST_BLOCK_S)
         self._spec, self._requests, self._gate = self._learn()
-        self._servers = Servers(wanted.model, self._spec, self._requests)
+        samples = () if wanted.data is None else kinds_of(self._spec, self._requests)
+        self._servers = Servers(wanted.model, self._spec, self._requests, samples)
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
         self._copies: dict[str, Copy] = {}
         self._facts = Facts(
@@ -122,6 +125,7 @@ class Search:
         """
         outcome = Outcome(self._spec, self._baseline("json"), self._wanted.rate or 0.0, list(self._rungs.values()))
         outcome.rows, outcome.random_outputs = self._rows, self._gate.random_outputs
+        outcome.samples = self._servers.samples
         try:
             outcome.rate = self._measure_baseline()
             self._calibrate()
@@ -151,7 +155,8 @@ class Search:
             if wanted.data is not None:
                 requests = rows_of_data(engine.spec, wanted.data, 2048)
             else:
-                requests = [made_up_inputs(engine.spec, wanted.seed + number) for number in range(_MADE_UP)]
+                samples = find_samples(engine, seed=wanted.seed)
+                requests = [samples.make(samples.rows, wanted.seed + number) for number in range(_MADE_UP)]
             spec = engine.spec
         finally:
             engine.close()
@@ -232,7 +237,7 @@ class Search:
             outcome.copy_bytes = outcome.copy.path.read_bytes()
 
     def _estimate(self) -> list[EngineEstimate]:
-        choices = engine_choices(self._facts)
+        choices = engine_choices(self._facts)[: self._plan.engines]
         self._tell(Phase(f"measuring {len(choices)} engine configurations in process"))
         request = {name: array[:1] if self._spec.batched else array for name, array in self._requests[0].items()}
         return estimate_engines(
@@ -260,25 +265,25 @@ class Search:
         self._tell(CandidateDone("simd", entry))
 
     def _ways(self) -> dict[str, WayIn]:
-        """What the quickest wire costs with each dispatch, by servers of the empty engine."""
+        """What the quickest wire costs with each dispatch, by two servers of the empty engine."""
         self._tell(Phase("measuring the way in, with an engine that computes nothing"))
+        base = changed(
+            BASELINE,
+            engine={"name": "none"},
+            batching={"bind": self._spec.fixed_rows, "max_batch": _MOST_CLIENTS},
+            io={"wire": quickest_wire(self._facts)},
+        )
+        probed = {dispatch: changed(base, batching={"dispatch": dispatch}) for dispatch in ("inline", "worker")}
+        self._servers.start(probed.values())
         probes: dict[str, Probe] = {}
-        for dispatch in ("inline", "adaptive", "worker"):
-            settings = changed(
-                BASELINE,
-                engine={"name": "none"},
-                batching={
-                    "bind": self._spec.fixed_rows,
-                    "rows": "auto",
-                    "max_batch": _MOST_CLIENTS,
-                    "dispatch": dispatch,
-                },
-                io={"wire": quickest_wire(self._facts)},
-            )
+        for dispatch, settings in probed.items():
             arm = self._servers.arm(settings)
             probes[dispatch] = probe(arm.target, arm.payloads, arm.pid, self._plan.way_s)
-            self._servers.keep(self._baseline("json"))
-        return {dispatch: way_in(found, probes["inline"]) for dispatch, found in probes.items()}
+        self._servers.keep(self._baseline("json"))
+        ways = {dispatch: way_in(found, probes["inline"]) for dispatch, found in probes.items()}
+        return ways | {
+            "adaptive": ways["worker"]
+        }  # where many ask, a worker computes; the lone request's saving is known
 
     def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
         known = [one for one in estimates if one.error is None and one.sizes]
@@ -324,9 +329,10 @@ class Search:
 
     def _race(self, predicted: Sequence[Predicted]) -> Settings:
         """The best estimate on the real server, of the finalists whose answers are right."""
-        chosen = finalists(predicted)
+        chosen = finalists(predicted, self._plan.finalists)
         load = self._load = self._load_for(chosen)
         arms, settings = [], []
+        self._servers.start(one.settings for one in chosen)
         for one in chosen:
             words = one.settings.describe(self._baseline("json"))
             try:

@@ -7,6 +7,7 @@ on openvino. Pure.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 import msgspec
@@ -78,28 +79,24 @@ def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
 
 
 def engine_choices(facts: Facts) -> list[EngineOptions]:
-    """Engines, precisions, threads and instances: what is measured in process."""
+    """Engines, precisions, threads and instances: what is measured in process; each kind's first ones come first."""
     shapes = _thread_shapes(facts)
-    choices = []
-    for threads, instances in shapes:
-        choices.append(EngineOptions(threads=threads, instances=instances))
-        if threads > 1:
-            choices.append(EngineOptions(threads=threads, instances=instances, spinning=False))
-    if facts.lower_precision and facts.quantizable:
-        choices += [EngineOptions(precision="int8", threads=threads, instances=count) for threads, count in shapes]
-    choices += [
-        EngineOptions(name=name, precision="int8_static", threads=threads, instances=count)
-        for name in sorted(facts.copies)
-        for threads, count in shapes
-    ]
+    kinds: list[tuple[str, str]] = [("onnxruntime", "f32")]
     if not _has_text(facts):
-        precisions = ["f32"] + (["bf16"] if facts.lower_precision and BF16_FLAGS & facts.isa else [])
-        choices += [
-            EngineOptions(name="openvino", precision=precision, threads=threads, instances=count)  # type: ignore[arg-type]
-            for precision in precisions
+        bf16 = facts.lower_precision and BF16_FLAGS & facts.isa
+        kinds += [("openvino", "bf16")] * bool(bf16) + [("openvino", "f32")]
+    kinds += [(name, "int8_static") for name in sorted(facts.copies)]
+    if facts.lower_precision and facts.quantizable:
+        kinds.append(("onnxruntime", "int8"))
+    groups = [
+        [
+            EngineOptions(name=name, precision=precision, threads=threads, instances=count, spinning=spinning)  # type: ignore[arg-type]
             for threads, count in shapes
+            for spinning in ((False, True) if name == "onnxruntime" and threads > 1 else (True,))
         ]
-    return choices
+        for name, precision in kinds
+    ]
+    return [options for turn in zip_longest(*groups) for options in turn if options is not None]
 
 
 def copy_engines(facts: Facts) -> tuple[Form, ...]:

@@ -26,6 +26,7 @@ def waterfall(
 ) -> dict[Settings, ArmRuns]:
     """Open blocks at one rate and closed ones of all steps, in turns, as many as the plan has time for."""
     unique = list(dict.fromkeys(steps))
+    servers.start(unique)
     arms = [servers.arm(settings) for settings in unique]
     runs = {settings: ArmRuns() for settings in unique}
     share_s = plan.explain_s / (2 * len(unique) * _FEWEST)

@@ -4,20 +4,22 @@ After the protocol's description: a message is five bytes and itself, a call end
 """
 
 import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from urllib.parse import quote
 
+from tailcut.errors import InvalidInputError, TooLargeError
 from tailcut.wire.http2_fields import Field, encode_fields
+from tailcut.wire.inflate import inflate_in_steps
 
 PREFIX_BYTES = 5
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNIT_NS = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1000, b"n": 1}
 _PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _MESSAGE_CHARS = 1000  # 12 KB at worst, which one frame holds
+_OWN_BYTES = 1 << 20  # a message from this size on keeps the buffer that it was collected in
 _INFLATED = {b"gzip", b"deflate"}
 
 
@@ -121,12 +123,19 @@ def prefixed(message: bytes) -> bytes:
 class Messages:
     """The messages of one call, taken out one by one, of `limit` bytes at most."""
 
-    __slots__ = ("_data", "_encoding", "_limit")
+    __slots__ = ("_data", "_encoding", "_inflater", "_limit", "_plain_bytes")
 
     def __init__(self, limit: int, encoding: bytes) -> None:
         self._data = bytearray()
         self._limit = limit
         self._encoding = encoding
+        self._inflater: Generator[None, None, bytearray] | None = None
+        self._plain_bytes = 0  # inflated so far of the message in hand
+
+    @property
+    def inflating(self) -> bool:
+        """Whether the next message is here, compressed, and `inflate` must bring it."""
+        return self._inflater is not None
 
     def feed(self, data: bytes) -> None:
         """More bytes of the call."""
@@ -137,11 +146,11 @@ class Messages:
         """How many bytes are kept, or will be once the message that has begun is here."""
         begun = self._data
         if len(begun) < PREFIX_BYTES:
-            return len(begun)
-        return max(len(begun), PREFIX_BYTES + int.from_bytes(begun[1:PREFIX_BYTES], "big"))
+            return len(begun) + self._plain_bytes
+        return max(len(begun), PREFIX_BYTES + int.from_bytes(begun[1:PREFIX_BYTES], "big")) + self._plain_bytes
 
-    def take(self) -> bytes | None:
-        """The next message, or None where it is not here yet.
+    def take(self) -> bytes | memoryview | None:
+        """The next message, or None where it is not here yet, or `inflating`.
 
         Raises:
             CallError: it is over the limit, or its compression is not what the call said.
@@ -156,26 +165,56 @@ class Messages:
             )
         if len(data) < end:
             return None
-        message = bytes(memoryview(data)[PREFIX_BYTES:end])
         compressed = data[0]
-        del data[:end]
+        message: bytes | memoryview
+        if len(data) == end >= _OWN_BYTES:
+            message = memoryview(data)[PREFIX_BYTES:]
+            self._data = bytearray()
+        else:
+            message = bytes(memoryview(data)[PREFIX_BYTES:end])
+            del data[:end]
         if not compressed:
             return message
         if compressed != 1 or self._encoding == b"identity":
             raise CallError(Status.INTERNAL, "a message is marked as compressed, and the call names no compression")
-        return self._inflated(message)
+        self._inflater = inflate_in_steps(message, self._limit, self._count)
+        for _ in range(2):  # a small one is there at once
+            plain = self._inflate()
+            if plain is not None:
+                return plain
+        return None
 
-    def _inflated(self, message: bytes) -> bytes:
-        inflater = zlib.decompressobj(wbits=47)  # gzip or deflate, by its first bytes
+    def inflate(self) -> Generator[None, None, bytes | memoryview]:
+        """The message that is `inflating`, in steps; `held` grows with every one.
+
+        Raises:
+            CallError: it is over the limit, or not what the call said.
+        """
+        while True:
+            plain = self._inflate()
+            if plain is not None:
+                return plain
+            yield
+
+    def _inflate(self) -> bytes | memoryview | None:
+        inflater = self._inflater
+        if inflater is None:
+            return b""
         try:
-            plain = inflater.decompress(message, self._limit + 1)
-        except zlib.error:
+            next(inflater)
+        except StopIteration as end:
+            self._inflater, self._plain_bytes = None, 0
+            return memoryview(end.value) if len(end.value) >= _OWN_BYTES else bytes(end.value)
+        except TooLargeError:
+            raise CallError(
+                Status.RESOURCE_EXHAUSTED, f"an inflated message is over the limit of {self._limit} bytes"
+            ) from None
+        except InvalidInputError:
             raise CallError(Status.INTERNAL, "a compressed message cannot be read") from None
-        if len(plain) > self._limit:
-            raise CallError(Status.RESOURCE_EXHAUSTED, f"an inflated message is over the limit of {self._limit} bytes")
-        if not inflater.eof:
-            raise CallError(Status.INTERNAL, "a compressed message is cut short")
-        return plain
+        return None
+
+    def _count(self, size: int) -> None:
+        self._plain_bytes += size
 
     @property
     def empty(self) -> bool:

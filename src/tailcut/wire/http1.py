@@ -30,6 +30,9 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*
 _EXTENSION = rb"[ \t]*+;[ \t]*+" + _TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,12})(?:" + _EXTENSION + rb")*+")  # RFC 9112 section 7.1, with 48 bits of size
 _FIELD = re.compile(_TOKEN + rb":" + _TEXT)
+_CHUNKS = 1024  # and one more for each so many bytes, or the body is mostly framing
+_CHUNK_BYTES = 64
+_SMALL_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,4})\r\n")
 
 
 class ProtocolError(Exception):
@@ -205,6 +208,7 @@ class ChunkedBody:
         self._line = bytearray()
         self._trailers = 0
         self._trailer_bytes = 0
+        self._chunks = 0
 
     def feed(self, data: bytes) -> bytes:
         """Take a piece; returns what stands behind the body's end (empty until `done`).
@@ -214,6 +218,11 @@ class ChunkedBody:
         """
         at = 0
         while at < len(data) and not self.done:
+            if self._stage is _Stage.SIZE and not self._line:
+                after = self._take_whole(data, at)
+                if after > at:
+                    at = after
+                    continue
             if self._stage is _Stage.DATA:
                 piece = data[at : at + self._left]
                 self.body += piece
@@ -234,6 +243,25 @@ class ChunkedBody:
             self._take_line()
         return data[at:] if self.done else b""
 
+    def _take_whole(self, data: bytes, at: int) -> int:
+        """Take a short chunk that is all here, in one step; returns what is behind it, or `at` where it is none."""
+        match = _SMALL_CHUNK.match(data, at)
+        if match is None:
+            return at
+        start, size = match.end(), int(match[1], 16)
+        if not size or not data.startswith(b"\r\n", start + size):
+            return at
+        self._count_chunk(size)
+        self.body += data[start : start + size]
+        return start + size + 2
+
+    def _count_chunk(self, size: int) -> None:
+        self._chunks += 1
+        if len(self.body) + size > self._limit:
+            raise ProtocolError(413, f"the body is over the limit of {self._limit} bytes")
+        if self._chunks > _CHUNKS + len(self.body) // _CHUNK_BYTES:
+            raise ProtocolError(413, f"the body has over {_CHUNKS} chunks of less than {_CHUNK_BYTES} bytes")
+
     def _take_line(self) -> None:
         line = bytes(self._line)
         self._line.clear()
@@ -249,8 +277,7 @@ class ChunkedBody:
             if chunk is None:
                 raise ProtocolError(400, "a chunk's line is not a hexadecimal size and extensions")
             self._left = int(chunk[1], 16)
-            if len(self.body) + self._left > self._limit:
-                raise ProtocolError(413, f"the body is over the limit of {self._limit} bytes")
+            self._count_chunk(self._left)
             self._stage = _Stage.DATA if self._left else _Stage.TRAILER
         elif line:
             if not _FIELD.fullmatch(line):

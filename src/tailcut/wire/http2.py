@@ -55,6 +55,8 @@ from tailcut.wire.http2_streams import (
 
 __all__ = ["CONNECTION_WINDOW", "STREAMS", "STREAM_WINDOW", "Data", "Http2Connection", "Opened", "Reset"]
 
+_TURN_UNITS = 1024  # of 3 us: what is done for one client before `receive` returns and others have their turn
+_CALL_UNITS = 8  # of a request, which whoever reads the events has to queue
 _CONTINUATIONS = 16  # frames of one header block
 _IDLE_WINDOW = 65535  # what both sides begin with
 _CHORES_EARNED = 8  # by a frame that carries a request: clients measure the line, and open windows, as they use it
@@ -70,6 +72,8 @@ class Http2Connection(Streams[H]):
         self.partial_since = 0.0  # when the frame began to arrive that is not whole yet; 0: there is none
         self._blocks = HeaderBlocks(interpret)
         self._rest = b""
+        self._spent = 0  # units, in this call of `receive`
+        self.pending = False  # whole frames wait for the next call of `receive`
         self._greeted = 0  # bytes of the preface, then 1 more with the first SETTINGS
         self._window = CONNECTION_WINDOW
         self._owed = 0
@@ -100,11 +104,14 @@ class Http2Connection(Streams[H]):
     def receive(self, data: bytes, now: float) -> list["Opened[H] | Data | Reset"]:
         """What these bytes bring; `now` in seconds, on any clock that only goes forward.
 
+        A call does a few milliseconds' work. Where `pending` is true afterwards, another one without bytes goes on.
+
         Raises:
             Http2Error: the client broke a rule that ends the connection; GOAWAY is ready to be written.
         """
         if self.failed:
             return []
+        self._spent = self._blocks.decoded = self.out.tried = 0
         self._now = now
         self._events = []
         try:
@@ -119,11 +126,11 @@ class Http2Connection(Streams[H]):
             if not self._rest and self._block is None:
                 self.partial_since = 0.0
         except Http2Error as error:
-            self._rest = b""
+            self._rest, self.pending = b"", False
             self._fail(error.code)
             raise
         except BlockError as error:
-            self._rest = b""
+            self._rest, self.pending = b"", False
             flood = isinstance(error, TooManyFieldsError)
             code = ErrorCode.ENHANCE_YOUR_CALM if flood else ErrorCode.COMPRESSION_ERROR
             self._fail(code)
@@ -145,6 +152,7 @@ class Http2Connection(Streams[H]):
         size = len(data)
         if self._greeted < _PREFACE_BYTES:
             return 0
+        self.pending = False
         while size - at >= HEAD_BYTES:
             high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
             length = high << 8 | low
@@ -153,6 +161,10 @@ class Http2Connection(Streams[H]):
             end = at + HEAD_BYTES + length
             if end > size:
                 break
+            if self._spent + self._blocks.decoded + self.out.tried >= _TURN_UNITS:
+                self.pending = True
+                break
+            self._spent += 1
             if self._greeted == _PREFACE_BYTES:
                 if kind != Kind.SETTINGS or flags & ACK:
                     raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
@@ -255,6 +267,7 @@ class Http2Connection(Streams[H]):
             self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
             return
         self.out.open(stream)
+        self._spent += _CALL_UNITS
         self._chores.earn(_CHORES_EARNED)
         if not ended:
             self._incoming[stream] = Incoming(length)
@@ -307,6 +320,7 @@ class Http2Connection(Streams[H]):
         settings = dict(read_settings(payload))  # the last word counts: a frame may hold thousands
         self.out.frame_bytes = settings.get(Setting.FRAME, self.out.frame_bytes)
         if Setting.WINDOW in settings:
+            self._spent += len(self.out.windows) >> 4
             self.out.set_window(settings[Setting.WINDOW])
         self.out.write(frame(Kind.SETTINGS, ACK, 0, b""))
 

@@ -12,6 +12,7 @@ END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
 PADDED = 0x8
 PRIORITY_FIELDS = 0x20
+_SETTINGS = 64  # entries of one frame: RFC 9113 defines seven
 _HEAD = Struct(">HBBBI")
 
 
@@ -65,7 +66,7 @@ class Http2Error(Exception):
         self.code = code
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview) -> bytes:
     """A whole frame."""
     size = len(payload)
     return _HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
@@ -97,6 +98,8 @@ def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
     """
     if len(payload) % 6:
         raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
+    if len(payload) > 6 * _SETTINGS:
+        raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, f"more than {_SETTINGS} settings in a frame")
     for at in range(0, len(payload), 6):
         key, value = int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big")
         if key == Setting.WINDOW and value > WINDOW_LIMIT:

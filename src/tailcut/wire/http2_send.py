@@ -1,5 +1,6 @@
 """The sending half of an HTTP/2 connection: frames that wait to be written, and data that waits for a window. Pure."""
 
+from collections import deque
 from struct import Struct
 
 from tailcut.wire.http2_frames import (
@@ -18,19 +19,38 @@ _HEAD = Struct(">HBBBI")
 _DATA, _HEADERS = int(Kind.DATA), int(Kind.HEADERS)  # a look-up in an enum takes 80 ns, and an answer has three
 _DATA_EARNED = 16  # frames that a client sends for one of ours, generously: it opens windows and measures the line
 _WORTH_BYTES = 1024  # a smaller frame of ours earns nothing, unless it is the last: windows may be opened by bytes
+_BURST_BYTES = 1 << 20  # put into frames in one go: others have their turn, and the client reads
+_PART_BYTES = 256  # what a part counts at least: putting thousands together takes as long as copying that much
 _OUR_FRAME_BYTES = 64 << 10  # written at most, whatever the client would take: answers of several streams take turns
 
 
 class _Waiting:
-    """What a stream has to send when it may: data from `at` on, then perhaps the block that ends it."""
+    """What a stream has to send when it may: `left` bytes of data, then perhaps the block that ends it."""
 
-    __slots__ = ("at", "data", "reset", "trailers")
+    __slots__ = ("at", "left", "parts", "reset", "trailers")
 
     def __init__(self) -> None:
-        self.data = bytearray()
-        self.at = 0
+        self.parts: deque[bytes | memoryview] = deque()  # never copied together: a large answer is a large copy
+        self.at = 0  # of the first part
+        self.left = 0
         self.trailers: bytes | None = None
         self.reset = False
+
+
+def _cut(waiting: _Waiting, size: int) -> bytes | memoryview:
+    """The next `size` bytes of a stream."""
+    pieces = []
+    waiting.left -= size
+    while size:
+        part, at = waiting.parts[0], waiting.at
+        piece = part[at : at + size]
+        size -= len(piece)
+        waiting.at += len(piece)
+        pieces.append(piece)
+        if waiting.at == len(part):
+            waiting.parts.popleft()
+            waiting.at = 0
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class Outlet:
@@ -40,12 +60,19 @@ class Outlet:
         self.frame_bytes = FRAME_BYTES  # that the client takes
         self.waiting_bytes = 0
         self.stopped = False
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._window = 65535
         self._first_window = 65535
         self.windows: dict[int, int] = {}  # of the streams whose answer has not been sent to its end
         self._waiting: dict[int, _Waiting] = {}
         self._earned = 0
+        self.tried = 0  # times that a stream was looked at whether it may send, for who counts them
+        self._burst = 0  # bytes put into frames since they were last taken
+
+    @property
+    def more(self) -> bool:
+        """Whether more could be sent once what there is has been taken, by another `pump`."""
+        return self._burst >= _BURST_BYTES
 
     def write(self, whole: bytes) -> None:
         """Frames that no window holds back."""
@@ -54,7 +81,8 @@ class Outlet:
     def take(self) -> bytes:
         """Everything that may be written now."""
         out, self._out = self._out, []
-        return out[0] if len(out) == 1 else b"".join(out)
+        self._burst = 0
+        return bytes(out[0]) if len(out) == 1 else b"".join(out)
 
     def open(self, stream: int) -> None:
         """A stream that will be answered."""
@@ -65,13 +93,13 @@ class Outlet:
         self.windows.pop(stream, None)
         waiting = self._waiting.pop(stream, None)
         if waiting is not None:
-            self.waiting_bytes -= len(waiting.data) - waiting.at
+            self.waiting_bytes -= waiting.left
 
     def waits(self, stream: int) -> bool:
         """Whether a stream has data that no window has let out."""
         return stream in self._waiting
 
-    def send(self, stream: int, head: bytes | None, data: bytes, trailers: bytes | None) -> None:
+    def send(self, stream: int, head: bytes | None, data: bytes | memoryview, trailers: bytes | None) -> None:
         """A head's block, data, and the block that ends the stream, in this order, each where there is one."""
         out = self._out
         if head is not None:
@@ -91,10 +119,12 @@ class Outlet:
             return
         if waiting is None:
             waiting = self._waiting[stream] = _Waiting()
-        waiting.data += data
+        if size:
+            waiting.parts.append(data)
+            waiting.left += size
         self.waiting_bytes += size
         waiting.trailers = trailers
-        self.pump()
+        self._send_all(stream)  # others that wait could have gone before
 
     def finally_reset(self, stream: int) -> None:
         """Once a stream has sent everything, tell the client that the rest of its request is not wanted."""
@@ -110,15 +140,21 @@ class Outlet:
         while moved and not self.stopped:
             moved = False
             for stream, waiting in list(self._waiting.items()):
-                moved |= self._send_some(stream, waiting)
+                if self._burst >= _BURST_BYTES:
+                    return
+                if self._send_some(stream, waiting):
+                    moved = True
+                    if stream in self._waiting:  # the next pump begins with another
+                        self._waiting[stream] = self._waiting.pop(stream)
 
     def _send_some(self, stream: int, waiting: _Waiting) -> bool:
-        left = len(waiting.data) - waiting.at
+        self.tried += 1
+        left = waiting.left
         size = max(0, min(left, self.frame_bytes, _OUR_FRAME_BYTES, self._window, self.windows[stream]))
         if size:
-            end = waiting.at + size
-            self._out.append(frame(Kind.DATA, 0, stream, bytes(memoryview(waiting.data)[waiting.at : end])))
-            waiting.at = end
+            parts = len(waiting.parts)
+            self._out.append(frame(Kind.DATA, 0, stream, _cut(waiting, size)))
+            self._burst += max(size, _PART_BYTES * (parts - len(waiting.parts)))
             self._window -= size
             self.windows[stream] -= size
             self.waiting_bytes -= size
@@ -168,10 +204,14 @@ class Outlet:
             window = self.windows[stream] = self.windows[stream] + more
             if window > WINDOW_LIMIT:
                 return False
-            waiting = self._waiting.get(stream)
-            while waiting is not None and not self.stopped and self._send_some(stream, waiting):
-                waiting = self._waiting.get(stream)
+            self._send_all(stream)
         return True
+
+    def _send_all(self, stream: int) -> None:
+        """Send what the windows allow of one stream."""
+        waiting = self._waiting.get(stream)
+        while waiting is not None and not (self.stopped or self.more) and self._send_some(stream, waiting):
+            waiting = self._waiting.get(stream)
 
     def earned(self) -> int:
         """How many small frames the client may send us for what it was sent since the last call."""

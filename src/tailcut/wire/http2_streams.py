@@ -93,7 +93,7 @@ class Streams(Generic[H]):
             incoming.window += incoming.owed
             incoming.owed = 0
 
-    def send(self, stream: int, head: bytes | None, data: bytes, trailers: bytes | None = None) -> None:
+    def send(self, stream: int, head: bytes | None, data: bytes | memoryview, trailers: bytes | None = None) -> None:
         """Send on a stream: a head's block, data as the windows allow, and the last block, which ends it."""
         if stream not in self.out.windows or self.failed:
             return

@@ -6,7 +6,7 @@ Outputs always go back raw, as Triton sends them: typed lists cost a Python obje
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.json_format import ParseDict
@@ -21,9 +21,10 @@ from tailcut.wire.v2_response import shared_parameters
 from tailcut.wire.v2_tensors import check_size, from_bytes, integers, shown, strings, to_bytes
 
 _Response = MESSAGES["ModelInferResponse"]
+_RAW_OUTPUT = bytes([_Response.DESCRIPTOR.fields_by_name["raw_output_contents"].number << 3 | 2])
 _INTS = {DType.INT8, DType.INT16, DType.INT32}
 _UINTS = {DType.UINT8, DType.UINT16, DType.UINT32}
-_FIELD: dict[DType, str] = {
+FIELD_OF: dict[DType, str] = {
     DType.BOOL: "bool_contents",
     **dict.fromkeys(_INTS, "int_contents"),
     **dict.fromkeys(_UINTS, "uint_contents"),
@@ -35,26 +36,45 @@ _FIELD: dict[DType, str] = {
 }
 
 
-def read_request(spec: ModelSpec, message: Any, regions: SharedRegions) -> InferRequest:
+class Data(NamedTuple):
+    """Tensors' data that are not in their message any more: raw ones in order, lists and raw strings as arrays."""
+
+    raw: Sequence[bytes | memoryview]
+    lists: Mapping[int, np.ndarray]  # by the index of their input
+    strings: Mapping[int, np.ndarray]  # by the index of their raw element
+
+
+def read_request(spec: ModelSpec, message: Any, regions: SharedRegions, data: Data | None = None) -> InferRequest:
     """The request in a ModelInferRequest; arrays are read-only, and may be views of the message's own bytes.
+
+    `data` are those that were taken out of it.
 
     Raises:
         InvalidInputError: anything that does not fit the protocol or the model; names input, expected and got.
     """
     parameters = plain_parameters(message.parameters)
-    asked = [{"name": one.name, "parameters": plain_parameters(one.parameters)} for one in message.outputs]
+    asked = [
+        {"name": one.name, "parameters": plain_parameters(one.parameters)}
+        for one in message.outputs[: len(spec.outputs) + 1]  # more than there are: one of these is wrong
+    ]
     return InferRequest(
         message.id or None,
-        _read_inputs(spec, message, regions),
+        _read_inputs(spec, message, regions, data or Data(message.raw_input_contents, {}, {})),
         wanted_outputs(spec, asked, parameters, binary=True),
         parameters,
     )
 
 
-def infer_response(
-    spec: ModelSpec, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray], *, final: bool = False
+def infer_response(  # noqa: PLR0913  which the answer is made of
+    spec: ModelSpec,
+    version: str,
+    request: InferRequest,
+    outputs: Mapping[str, np.ndarray],
+    *,
+    final: bool = False,
+    raw: bool = True,
 ) -> Any:
-    """The ModelInferResponse to a request; every byte of `outputs` is copied.
+    """The ModelInferResponse to a request; every byte of `outputs` is copied, or none without `raw`.
 
     `final` marks the only response of a streamed request as its last one, which clients of streams ask for.
     """
@@ -65,6 +85,8 @@ def infer_response(
     for wanted in request.outputs:
         array, dtype = outputs[wanted.name], dtypes[wanted.name]
         entry = response.outputs.add(name=wanted.name, datatype=dtype.value, shape=array.shape)
+        if not raw:
+            continue
         if wanted.place is None:
             response.raw_output_contents.append(to_bytes(array, dtype))
             continue
@@ -75,6 +97,30 @@ def infer_response(
             else:
                 entry.parameters[name].int64_param = value
     return response
+
+
+def large_answer(
+    spec: ModelSpec, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
+) -> list[bytes | memoryview]:
+    """The bytes of a ModelInferResponse in parts, the outputs' being views: they must stay unchanged.
+
+    For outputs of fixed size, none of them in shared memory. protobuf would copy each of them three times.
+    """
+    parts: list[bytes | memoryview] = [infer_response(spec, version, request, outputs, raw=False).SerializeToString()]
+    for wanted in request.outputs:
+        data = np.ascontiguousarray(outputs[wanted.name]).reshape(-1).view(np.uint8).data
+        parts += (_RAW_OUTPUT + varint(len(data)), data)
+    return parts
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf writes lengths."""
+    digits = bytearray()
+    while value >= 0x80:
+        digits.append(0x80 | value & 0x7F)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
 
 
 def message_of(name: str, value: Mapping[str, Any]) -> Any:
@@ -91,19 +137,19 @@ def plain_parameters(parameters: Any) -> dict[str, Any]:
     return plain
 
 
-def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions) -> dict[str, np.ndarray]:
+def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions, data: Data) -> dict[str, np.ndarray]:
     entries = [
         {
             "name": one.name,
             "datatype": one.datatype,
             "shape": list(one.shape),
             "parameters": plain_parameters(one.parameters),
-            "contents": one.contents if one.HasField("contents") else None,
+            "contents": one.contents if one.HasField("contents") else data.lists.get(index),
         }
-        for one in message.inputs
+        for index, one in enumerate(message.inputs[: len(spec.inputs) + 1])
     ]
     found: dict[str, np.ndarray] = {}
-    raw: Sequence[bytes] = message.raw_input_contents
+    raw = data.raw
     used = 0
     for entry, tensor in known_entries(entries, {tensor.name: tensor for tensor in spec.inputs}, "input"):
         shape = input_shape(spec, tensor, entry)
@@ -117,10 +163,13 @@ def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions) -> dict[
         elif raw:
             if used == len(raw):
                 raise InvalidInputError(f"{what}: raw_input_contents has no element for it, it has {len(raw)}")
-            data = memoryview(raw[used])
+            view = memoryview(raw[used])
+            check_size(tensor, shape, len(view))
+            strings_read = data.strings.get(used)
+            found[tensor.name] = from_bytes(tensor, shape, view, 0, len(view)) if strings_read is None else strings_read
             used += 1
-            check_size(tensor, shape, len(data))
-            found[tensor.name] = from_bytes(tensor, shape, data, 0, len(data))
+        elif isinstance(entry["contents"], np.ndarray):
+            found[tensor.name] = entry["contents"]
         else:
             found[tensor.name] = _from_contents(tensor, shape, entry["contents"])
     if used != len(raw):
@@ -131,7 +180,7 @@ def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions) -> dict[
 
 def _from_contents(tensor: TensorSpec, shape: tuple[int, ...], contents: Any) -> np.ndarray:
     """The tensor in a typed list; NaN and infinity pass, and so does every value that the dtype can hold."""
-    name, field = shown(tensor.name), _FIELD.get(tensor.dtype)
+    name, field = shown(tensor.name), FIELD_OF.get(tensor.dtype)
     if field is None:
         raise InvalidInputError(f"input {name}: {tensor.dtype} has no typed contents: send raw_input_contents")
     filled = [] if contents is None else [one.name for one, _ in contents.ListFields()]
@@ -142,6 +191,16 @@ def _from_contents(tensor: TensorSpec, shape: tuple[int, ...], contents: Any) ->
         raise InvalidInputError(f"input {name}: expected {prod(shape)} elements for {list(shape)}, got {len(flat)}")
     if tensor.dtype is DType.BYTES:
         return strings(shape, list(flat))
+    return numbers_of(tensor, contents).reshape(shape) if filled else np.empty(shape, tensor.dtype.numpy)
+
+
+def numbers_of(tensor: TensorSpec, contents: Any) -> np.ndarray:
+    """The numbers of a typed list, flat.
+
+    Raises:
+        InvalidInputError: one of them is out of the dtype's range.
+    """
+    flat = getattr(contents, FIELD_OF[tensor.dtype])
     if tensor.dtype in _INTS | _UINTS:
-        return integers(tensor, list(flat)).reshape(shape)  # as they stand, numpy would wrap them
-    return np.array(flat, tensor.dtype.numpy).reshape(shape)
+        return integers(tensor, list(flat))  # as they stand, numpy would wrap them
+    return np.array(flat, tensor.dtype.numpy)

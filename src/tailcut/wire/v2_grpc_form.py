@@ -29,6 +29,7 @@ def _tag(number: int) -> int:
 
 _ID, _RAW, _RAW_OUTPUT = _tag(3), _tag(7), _tag(6)
 _OTHERS = {_tag(number) for number in (1, 2, 4, 5, 6)}  # of a request, before its tensors
+_LEAD_BYTES = 4096  # longer ones are not looked through
 _SHORT = 0x80  # a length below it is one byte
 _SHAPES = 64  # of the outputs of one form, whose heads are kept
 
@@ -60,6 +61,8 @@ def read_lead(message: bytes) -> Lead | None:
             elif tag not in _OTHERS:
                 return None
             at = end
+            if at > _LEAD_BYTES:
+                raise IndexError  # noqa: TRY301  as for one that does not end
     except IndexError:
         return None
     if not id_end:

@@ -192,7 +192,12 @@ def _plan(spec: ModelSpec, head: bytes) -> _Plan:
     return plan
 
 
-def _read_head(spec: ModelSpec, head: bytes) -> _Plan:
+def read_root(head: bytes) -> dict[str, Any]:
+    """The JSON object of a request.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
     try:
         root = orjson.loads(head)
     except orjson.JSONDecodeError as error:
@@ -202,9 +207,24 @@ def _read_head(spec: ModelSpec, head: bytes) -> _Plan:
         ) from None
     if not isinstance(root, dict):
         raise InvalidInputError("the request must be a JSON object")
+    return root
+
+
+def id_of(root: Mapping[str, Any]) -> str | None:
+    """The request's id, where it has one.
+
+    Raises:
+        InvalidInputError: it is no string.
+    """
     request_id = root.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise InvalidInputError(f"id must be a string, got {kind_of(request_id)}")
+    return request_id
+
+
+def _read_head(spec: ModelSpec, head: bytes) -> _Plan:
+    root = read_root(head)
+    request_id = id_of(root)
     parameters = parameters_of(root, "the request")
     slices, shared, ready = _read_inputs(spec, root.get("inputs"))
     return _Plan(
@@ -229,7 +249,7 @@ def _read_inputs(
     offset = 0
     for entry, tensor in known_entries(entries, {tensor.name: tensor for tensor in spec.inputs}, "input"):
         shape = shapes[tensor.name] = input_shape(spec, tensor, entry)
-        source = _source(tensor, entry)
+        source = source_of(tensor, entry)
         if source is None:
             ready[tensor.name] = from_json(tensor, shape, entry["data"])
         elif isinstance(source, Place):
@@ -244,7 +264,7 @@ def _read_inputs(
     return tuple(slices), tuple(shared), {name: ready[name] for name in spec.input_names} if whole else ready
 
 
-def _source(tensor: TensorSpec, entry: dict[str, Any]) -> int | Place | None:
+def source_of(tensor: TensorSpec, entry: dict[str, Any]) -> int | Place | None:
     """Where an input's data are: so many bytes in the binary part, in shared memory, or (None) in the JSON."""
     name = shown(tensor.name)
     parameters = parameters_of(entry, f"input {name}")

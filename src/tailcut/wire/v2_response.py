@@ -164,12 +164,21 @@ def _encode_json(spec: ModelSpec, version: str, request: InferRequest, arrays: l
         else:
             entry["data"] = to_json(array, tensor.dtype, tensor.name)
         entries.append(entry)
+    head = orjson.dumps(_answer(spec, version, request, entries), option=_OPTIONS)
+    return Response([head, *binary], len(head) if binary else None)
+
+
+def _answer(spec: ModelSpec, version: str, request: InferRequest, entries: list[dict[str, Any]]) -> dict[str, Any]:
     answer: dict[str, Any] = {"model_name": spec.name, "model_version": version}
     if request.id is not None:
         answer["id"] = request.id
-    answer["outputs"] = entries
-    head = orjson.dumps(answer, option=_OPTIONS)
-    return Response([head, *binary], len(head) if binary else None)
+    return answer | {"outputs": entries}
+
+
+def json_answer(spec: ModelSpec, version: str, request: InferRequest) -> dict[str, Any]:
+    """The JSON of an answer but for the shapes and data of its outputs."""
+    entries = [{"name": tensor.name, "datatype": tensor.dtype.value} for tensor in _tensors(spec, request)]
+    return _answer(spec, version, request, entries)
 
 
 def shared_parameters(place: Place, array: np.ndarray, dtype: DType) -> dict[str, Any]:

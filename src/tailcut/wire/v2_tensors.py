@@ -6,7 +6,7 @@ every machine that the engines run on have it.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from itertools import chain
 from math import prod
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from tailcut.errors import InvalidInputError
 from tailcut.spec import DType, TensorSpec
 
+STEP_STRINGS = 2048  # elements of a BYTES tensor between two pauses: about a millisecond
 _PREFIX = struct.Struct("<I")  # the length before each element of a BYTES tensor
 _FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
 _KINDS: dict[DType, set[type]] = {
@@ -96,14 +97,28 @@ def from_json(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> np.nd
     """
     flat = _flatten(tensor, shape, data)
     if len(flat) != prod(shape):
-        raise InvalidInputError(
-            f"input {shown(tensor.name)}: expected {prod(shape)} elements for {list(shape)}, got {len(flat)}"
-        )
+        raise wrong_count(tensor, shape, len(flat))
+    return elements(tensor, flat).reshape(shape)
+
+
+def wrong_count(tensor: TensorSpec, shape: tuple[int, ...], count: int) -> InvalidInputError:
+    """What is said of data whose number of elements does not fit the shape."""
+    return InvalidInputError(
+        f"input {shown(tensor.name)}: expected {prod(shape)} elements for {list(shape)}, got {count}"
+    )
+
+
+def elements(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
+    """JSON values as a flat array of the tensor's dtype.
+
+    Raises:
+        InvalidInputError: one is of the wrong kind, or not representable.
+    """
     for kind in set(map(type, flat)) - _KINDS[tensor.dtype]:
         raise InvalidInputError(f"input {shown(tensor.name)}: expected {tensor.dtype} elements, got {_WORDS[kind]}")
     if tensor.dtype is DType.BYTES:
-        return strings(shape, [element.encode() for element in flat])
-    return _numbers(tensor, flat).reshape(shape)
+        return strings((len(flat),), [element.encode() for element in flat])
+    return _numbers(tensor, flat)
 
 
 def to_json(array: np.ndarray, dtype: DType, name: str) -> Any:
@@ -133,11 +148,16 @@ def _flatten(tensor: TensorSpec, shape: tuple[int, ...], data: object) -> Sequen
     level: list[Any] = [data]
     for dim in shape:
         if set(map(type, level)) != {list} or set(map(len, level)) != {dim}:
-            raise InvalidInputError(f"input {shown(tensor.name)}: data is not nested as its shape {list(shape)} says")
+            raise wrong_nesting(tensor, shape)
         level = list(chain.from_iterable(level))
         if not level:
             break
     return level
+
+
+def wrong_nesting(tensor: TensorSpec, shape: tuple[int, ...]) -> InvalidInputError:
+    """What is said of lists that are not nested as the shape has it."""
+    return InvalidInputError(f"input {shown(tensor.name)}: data is not nested as its shape {list(shape)} says")
 
 
 def _numbers(tensor: TensorSpec, flat: Sequence[Any]) -> np.ndarray:
@@ -171,25 +191,48 @@ def integers(tensor: TensorSpec, flat: Sequence[int]) -> np.ndarray:
 
 
 def _strings_from_bytes(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview) -> np.ndarray:
-    elements: list[bytes] = []
+    steps = strings_in_steps(tensor, shape, data)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            array: np.ndarray = end.value
+            return array
+
+
+def strings_in_steps(tensor: TensorSpec, shape: tuple[int, ...], data: memoryview) -> Generator[None, None, np.ndarray]:
+    """The elements of a binary BYTES tensor, with a pause after every few thousand.
+
+    Raises:
+        InvalidInputError: their length prefixes do not add up.
+    """
     count, position = prod(shape), 0
-    for _ in range(count):
-        start = position + _PREFIX.size
-        position = start + (_PREFIX.unpack_from(data, position)[0] if start <= len(data) else 0)
+    array = np.empty(count, dtype=object)
+    for first in range(0, count, STEP_STRINGS):
+        if first:
+            yield
+        found: list[bytes] = []
+        for _ in range(min(STEP_STRINGS, count - first)):
+            start = position + _PREFIX.size
+            position = start + (_PREFIX.unpack_from(data, position)[0] if start <= len(data) else 0)
+            if position > len(data):
+                break
+            found.append(bytes(data[start:position]))
         if position > len(data):
             break
-        elements.append(bytes(data[start:position]))
-    if position != len(data) or len(elements) != count:
+        array[first : first + len(found)] = found
+    if position != len(data):
         raise InvalidInputError(
             f"input {shown(tensor.name)}: the length prefixes of its {count} BYTES elements do not add up to "
             f"{len(data)} bytes"
         )
-    return strings(shape, elements)
+    array.flags.writeable = False
+    return array.reshape(shape)
 
 
-def strings(shape: tuple[int, ...], elements: list[bytes]) -> np.ndarray:
+def strings(shape: tuple[int, ...], values: list[bytes]) -> np.ndarray:
     """A read-only array of elements that are bytes."""
-    array = np.empty(len(elements), dtype=object)
-    array[:] = elements
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
     array.flags.writeable = False
     return array.reshape(shape)

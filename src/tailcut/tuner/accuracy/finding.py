@@ -1,7 +1,6 @@
 """What a measure says of a row, and how a row is shown: values only."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,4 +94,3 @@ def element(value: Any) -> str:
 
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]  # of one output: expected and got, for each request
-Measure = Callable[[str, Pairs, Bound], Measured]

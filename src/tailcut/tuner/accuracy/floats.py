@@ -2,7 +2,7 @@
 
 The cosine is blind to an error that is small beside the output's mean and large beside its variation: a regressor whose
 answers lie around 1000. So the error is also divided by the spread of the reference over the data, its standard
-deviation: of each column where a row has up to 8 numbers that are not shares of 1, of all columns together otherwise.
+deviation: of each column where a row has up to 8 numbers that are not shares of 1, of all numbers together otherwise.
 Allowed is the distance of two unit vectors with the bound's cosine, as root mean square over the data, and twice that
 in any one row.
 
@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tailcut.tuner.accuracy.finding import Bound, Finding, Measured, Pairs, row_pair
-from tailcut.tuner.accuracy.spread import Layout, Spread
+from tailcut.tuner.accuracy.spread import ROUNDING, Layout, Spread, rounding_in
 
-ROUNDING = 1e-5  # of the largest magnitude in a row
+_OF_ROW = 1e-5  # of the largest magnitude in a row: what float32 rounding explains, and what ties
 _MOST_CLASSES = 100_000
-_ROUNDING_OF = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 def is_float(array: np.ndarray) -> bool:
@@ -28,7 +27,7 @@ def is_float(array: np.ndarray) -> bool:
 
 def rounding_of(array: np.ndarray) -> float:
     """How far two scores of this dtype may lie apart and still tie, as a share of the largest of them."""
-    return _ROUNDING_OF.get(array.dtype.name, ROUNDING)
+    return max(_OF_ROW, rounding_in(array.dtype))
 
 
 def measure_floats(name: str, pairs: Pairs, bound: Bound) -> Measured:
@@ -53,11 +52,12 @@ def measure_floats(name: str, pairs: Pairs, bound: Bound) -> Measured:
         _add_column_cosine(measured, compared, bound)
     else:
         for rows in compared:
-            _add_cosine(measured, rows, spread.floor, bound)
+            _add_cosine(measured, rows, float(spread.floors.max()), bound)
     _judge_top1(measured, bound)
     _add_spread(measured, compared, spread, bound)
     if bound.exact:  # the figures are for the report; only rounding is judged
-        measured.findings = [found for rows in compared if (found := _beyond_rounding(rows, spread.floor))]
+        floor = ROUNDING * spread.typical
+        measured.findings = [found for rows in compared if (found := _beyond_rounding(rows, floor))]
     measured.findings += odd_rows
     return measured
 
@@ -160,7 +160,7 @@ def _judge_top1(measured: Measured, bound: Bound) -> None:
 
 
 def _beyond_rounding(rows: _Rows, floor: float) -> Finding | None:
-    allowed = ROUNDING * np.abs(rows.a).max(axis=1, keepdims=True, initial=0) + floor
+    allowed = _OF_ROW * np.abs(rows.a).max(axis=1, keepdims=True, initial=0) + floor
     excess = (rows.error / allowed).max(axis=1)
     row = int(excess.argmax())
     if not excess[row]:

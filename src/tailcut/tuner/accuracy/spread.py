@@ -5,19 +5,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_FLOOR = 1e-6  # of the output's typical magnitude: float32 rounding after a few operations
+ROUNDING = 1e-6  # of the output's typical magnitude: float32 after a few operations
+_COARSER = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 _FEW_COLUMNS = 8  # a row of up to so many numbers is a regressor's, each with a unit of its own
 _FEWEST_ROWS = 4  # fewer show no spread
 _CONSTANT = 1e-6  # of the magnitude: what varies less is constant over the data
 
 
+def rounding_in(dtype: np.dtype) -> float:
+    """What a number of this dtype may be off by, as a share of its magnitude."""
+    return _COARSER.get(dtype.name, ROUNDING)
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the arrays of one output are read as rows, and over how many columns the spread is taken."""
+    """How the arrays of one output are read as rows."""
 
     vector: bool  # one row, although it has one dimension: as long in every request, and longer than 1
     width: int  # numbers in a row; 0 where it differs from request to request
-    columns: int
 
     @classmethod
     def of(cls, arrays: Sequence[np.ndarray]) -> "Layout":
@@ -25,11 +30,7 @@ class Layout:
         shapes = {array.shape for array in arrays}
         vector = len(shapes) == 1 and all(len(shape) == 1 and shape[0] > 1 for shape in shapes)
         widths = {_width(shape, vector=vector) for shape in shapes}
-        if len(widths) == 1:
-            width = widths.pop()
-            return cls(vector, width, width)
-        ends = {shape[-1] if len(shape) > 2 else 1 for shape in shapes}
-        return cls(vector, 0, ends.pop() if len(ends) == 1 else 1)
+        return cls(vector, widths.pop() if len(widths) == 1 else 0)
 
     def rows(self, array: np.ndarray) -> np.ndarray:
         """The array as float64 [rows, numbers]."""
@@ -43,29 +44,33 @@ def _width(shape: tuple[int, ...], *, vector: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The standard deviation of the reference over the data, and the error that counts as none."""
+    """The standard deviation of the reference over the data, and the error that counts as none.
+
+    Rows of many numbers, and shares that add up to 1, are answers by how their numbers compare with each other: there
+    the deviation is that of all numbers from their common mean. In data that look alike to a classifier its scores
+    hardly vary from row to row, and what varies is not what it says.
+    """
 
     by_column: bool
-    sizes: np.ndarray  # [columns], or [1] for all columns together
+    sizes: np.ndarray  # [columns], or [1] for all numbers together
     floors: np.ndarray  # likewise
-    floor: float  # of a whole row
+    typical: float  # the largest magnitude in a row, in the median over those that are not 0
 
     @classmethod
     def of(cls, layout: Layout, arrays: Sequence[np.ndarray]) -> "Spread":
         """The spread of a reference output over all requests."""
         rows = [_finite(layout.rows(array)) for array in arrays if array.size]
         maxima = np.concatenate([np.abs(part).max(axis=1) for part in rows]) if rows else np.empty(0)
-        floor = _FLOOR * _typical(maxima)
-        variance, square, count = _moments([part.reshape(-1, layout.columns) for part in rows])
-        few = 1 <= layout.width <= _FEW_COLUMNS and not all(map(_is_distribution, rows))
-        together = _size(variance.mean(keepdims=True), square.mean(keepdims=True), count)
-        if not few:
-            return cls(by_column=False, sizes=together, floors=np.array([floor]), floor=floor)
-        sizes = _size(variance, square, count)
+        rounding = max(rounding_in(array.dtype) for array in arrays)
+        typical = _typical(maxima)
+        together = _size(*_moments([part.reshape(-1, 1) for part in rows]))
+        if not 1 <= layout.width <= _FEW_COLUMNS or all(map(_is_distribution, rows)):
+            return cls(by_column=False, sizes=together, floors=np.array([rounding * typical]), typical=typical)
+        sizes = _size(*_moments(rows))
         sizes = np.where(sizes == 0, together, sizes)  # always 0: measured beside the other columns
         joined = np.abs(np.concatenate(rows))
-        floors = _FLOOR * np.array([_typical(joined[:, column]) for column in range(layout.width)])
-        return cls(by_column=True, sizes=sizes, floors=floors, floor=floor)
+        floors = rounding * np.array([_typical(joined[:, column]) for column in range(layout.width)])
+        return cls(by_column=True, sizes=sizes, floors=floors, typical=typical)
 
     def ratios(self, error: np.ndarray) -> np.ndarray:
         """Absolute errors [rows, numbers] beside the spread: [rows, columns], or [rows, 1] over each row as a whole."""
@@ -97,7 +102,7 @@ def _size(variance: np.ndarray, square: np.ndarray, count: int) -> np.ndarray:
 
 def _is_distribution(rows: np.ndarray) -> bool:
     """Whether rows are shares that add up to 1: a classifier's, all in one unit."""
-    return rows.shape[1] > 1 and bool((rows >= -_FLOOR).all() and (np.abs(rows.sum(axis=1) - 1) < 1e-3).all())
+    return rows.shape[1] > 1 and bool((rows >= -ROUNDING).all() and (np.abs(rows.sum(axis=1) - 1) < 1e-3).all())
 
 
 def _typical(magnitudes: np.ndarray) -> float:

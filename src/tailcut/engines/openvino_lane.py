@@ -1,0 +1,106 @@
+"""A compiled model of OpenVINO with its infer requests: what one call at a time has to itself."""
+
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from openvino import _pyopenvino
+
+from tailcut.engines.base import Arrays, Bound
+from tailcut.engines.graph import short
+from tailcut.errors import EngineError, UnsupportedError
+from tailcut.spec import DType, ModelSpec, TensorSpec
+
+Shapes = tuple[tuple[int, ...], ...]
+_infer = _pyopenvino.InferRequest.infer
+_NO_INPUTS: dict[object, object] = {}
+_MOST_SHAPES = 4096  # remembered; those before are then checked again
+
+
+class Lane:
+    """Two infer requests: one for arrays that stay bound, one whose outputs are its own.
+
+    Args:
+        compiled: the model; a lane of its own may be given another one later.
+        spec: its signature.
+
+    Raises:
+        UnsupportedError: the compiled model has lost a tensor.
+    """
+
+    __slots__ = ("_bound", "_loose", "_spec", "holder", "input_ports", "output_ports", "proven")
+
+    def __init__(self, compiled: Any, spec: ModelSpec) -> None:
+        self._spec = spec
+        self.take_over(compiled)
+
+    def take_over(self, compiled: Any) -> None:
+        """Compute with this compiled model from now on."""
+        self.input_ports = [_port(compiled.inputs, tensor) for tensor in self._spec.inputs]
+        self.output_ports = [_port(compiled.outputs, tensor) for tensor in self._spec.outputs]
+        self._bound: Any = compiled.create_infer_request()
+        self._loose: Any = compiled.create_infer_request()
+        self.holder: Bound | None = None  # whose arrays the bound request has
+        self.proven: set[Shapes] = set()  # shapes of inputs that are known to be answered rightly
+
+    def learn(self, shapes: Shapes) -> None:
+        """These shapes are answered rightly."""
+        if len(self.proven) >= _MOST_SHAPES:
+            self.proven.clear()
+        self.proven.add(shapes)
+
+    def hold(self, holder: Bound, inputs: list[Any], outputs: list[Any]) -> None:
+        """Tie the bound request to tensors, in the order of the spec."""
+        self.holder = None
+        for port, tensor in zip(self.input_ports, inputs, strict=True):
+            self._bound.set_tensor(port, tensor)
+        for port, tensor in zip(self.output_ports, outputs, strict=True):
+            self._bound.set_tensor(port, tensor)
+        self.holder = holder
+
+    def compute(self) -> None:
+        """Compute on the arrays that are bound.
+
+        Raises:
+            RuntimeError: openvino failed.
+        """
+        _infer(self._bound, _NO_INPUTS, share_outputs=True, decode_strings=False)
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Compute all outputs into fresh arrays.
+
+        Raises:
+            EngineError: openvino failed.
+        """
+        request = self._loose
+        try:
+            # Held until the call is over: openvino keeps the address of what it shares, and not the array.
+            held = [np.asarray(inputs[tensor.name], order="C") for tensor in self._spec.inputs]
+            for port, array in zip(self.input_ports, held, strict=True):
+                request.set_tensor(port, wrap(array))
+            _infer(request, _NO_INPUTS, share_outputs=True, decode_strings=False)
+        except RuntimeError as error:
+            raise EngineError(f"openvino failed: {short(error)}") from None
+        outputs = {}
+        for port, tensor in zip(self.output_ports, self._spec.outputs, strict=True):
+            data = request.get_tensor(port).data
+            if tensor.dtype is DType.BF16:
+                data = data.view(DType.BF16.numpy)
+            outputs[tensor.name] = np.array(data, tensor.dtype.numpy)
+        return outputs
+
+
+def wrap(array: np.ndarray) -> Any:
+    """An array as openvino takes it, without a copy where it is writeable."""
+    # Views of a request's bytes are read-only, which openvino refuses to share: those are copied.
+    if array.dtype == DType.BF16.numpy:  # numpy's own types end at float16: it goes by its bits
+        bits = array.view(np.uint16) if array.flags.writeable else array.view(np.uint16).copy()
+        return ov.Tensor(bits, ov.Shape(array.shape), ov.Type.bf16)
+    return ov.Tensor(array, shared_memory=bool(array.flags.writeable))
+
+
+def _port(ports: list[Any], tensor: TensorSpec) -> Any:
+    for port in ports:
+        if tensor.name in port.names:
+            return port
+    raise UnsupportedError(f"openvino lost tensor {tensor.name!r} while it compiled the model: use onnxruntime")

@@ -1,0 +1,219 @@
+"""OpenVINO answers rightly whatever sizes it was asked first, or says that it does not."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import pytest
+from onnx import helper
+from tests.engines import models
+
+from tailcut.engines import Engine, EngineOptions, open_engine, shape_check
+from tailcut.engines.agreement import distance
+from tailcut.engines.openvino_lane import Lane
+from tailcut.engines.shape_check import ShapeCheck, shapes_of
+from tailcut.errors import EngineError, UnsupportedError
+from tailcut.spec import DType, Rows
+
+F32 = DType.FP32
+
+
+def numbers(*shape: int) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(shape[-1]).standard_normal(shape).astype(np.float32)}
+
+
+def opened(path: Path, name: str = "openvino", **options: Any) -> Engine:
+    return open_engine(path, EngineOptions(**{"name": name, "threads": 1, **options}))
+
+
+def refuse_to_search(_engine: Engine, *, seed: int = 0) -> None:
+    raise UnsupportedError("nothing is accepted")
+
+
+def test_attention_is_right_after_a_single_key(tmp_path: Path) -> None:
+    """OpenVINO 2026.4.1 by itself is off by a factor of 20 and more from 31 keys on, once its first request had one."""
+    path = models.attention(tmp_path / "attention.onnx")
+    engine, truth = opened(path), opened(path, "onnxruntime")
+    for length in (1, 2, 31, 40, 64, 1, 40):
+        request = numbers(1, length, 16)
+        assert distance(truth.run(request), engine.run(request)) < 1e-4
+    engine.close()
+
+
+def test_attention_over_bound_rows_is_right_after_a_single_row(tmp_path: Path) -> None:
+    """The same where the keys are the rows of a request, on arrays that stay bound."""
+    path = models.attention(tmp_path / "attention.onnx", over_rows=True)
+    engine, truth = opened(path), opened(path, "onnxruntime")
+    engine.spec = replace(engine.spec, rows=Rows.INDEPENDENT)  # only a batched model's arrays are bound
+    for rows in (1, 40, 3, 64):
+        request, answer = numbers(rows, 16), {"y": np.empty((rows, 16), np.float32)}
+        call = engine.bind(request, answer)
+        for _ in range(2):
+            call()
+            assert distance(truth.run(request), answer) < 1e-4
+    engine.close()
+
+
+def test_every_instance_is_right_after_a_single_key(tmp_path: Path) -> None:
+    """The streams of one compiled model remember sizes apart from each other: two instances share none."""
+    path = models.attention(tmp_path / "attention.onnx")
+    engine, truth = opened(path, instances=2), opened(path, "onnxruntime")
+    requests = [numbers(1, length, 16) for length in (1, 1, 40, 40, 64, 64)] * 10
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(engine.run, requests))
+    assert max(distance(truth.run(r), a) for r, a in zip(requests, answers, strict=True)) < 1e-4
+    engine.close()
+
+
+def test_a_model_without_known_sizes_is_compiled_anew_when_its_first_size_spoiled_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No made-up request comes first here, so a single key does; one line says what happened at 40."""
+    monkeypatch.setattr(shape_check, "find_samples", refuse_to_search)
+    path = models.attention(tmp_path / "attention.onnx")
+    engine, truth = opened(path), opened(path, "onnxruntime")
+    with caplog.at_level(logging.WARNING, "tailcut"):
+        for length in (1, 2, 40, 40, 1, 64):
+            request = numbers(1, length, 16)
+            assert distance(truth.run(request), engine.run(request)) < 1e-4
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) <= 1  # none, once openvino has mended it
+    assert all("x [1, 40, 16]" in line and "compiled anew" in line for line in told)
+    engine.close()
+
+
+def test_a_refused_size_leaves_the_others_right(tmp_path: Path) -> None:
+    """Sizes that the model refuses never reach OpenVINO, which by itself refuses the next good request as well."""
+    path = models.halved_and_doubled(tmp_path / "even.onnx")
+    engine, truth = opened(path), opened(path, "onnxruntime")
+    for size in (8, 5, 8, 16, 7, 16, 8):
+        request = numbers(1, 1, size, size)
+        if size % 2:
+            with pytest.raises(EngineError, match="onnxruntime failed"):
+                engine.run(request)
+        else:
+            assert distance(truth.run(request), engine.run(request)) < 1e-6
+    engine.close()
+
+
+def test_a_random_model_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its answers cannot be compared with anything, so they are not."""
+    nodes = [helper.make_node("RandomNormalLike", ["x"], ["n"]), helper.make_node("Add", ["x", "n"], ["y"])]
+    ends = [[models.value(name, F32, (None, None))] for name in ("x", "y")]
+    engine = opened(models.save(tmp_path / "random.onnx", nodes, *ends))
+    for length in (1, 5, 9):
+        assert engine.run(numbers(1, length))["y"].shape == (1, length)
+    assert not caplog.records
+    engine.close()
+
+
+class Factory:
+    """Compiled models y = factor * x, a factor after the other, the last one again and again."""
+
+    def __init__(self, folder: Path, *factors: float) -> None:
+        self.folder = folder
+        self.factors = list(factors)
+        self.compiled = 0
+
+    def path(self, factor: float) -> Path:
+        nodes = [helper.make_node("Mul", ["x", "k"], ["y"])]
+        ends = [[models.value(name, F32, (None, None))] for name in ("x", "y")]
+        return models.save(self.folder / "scaled.onnx", nodes, *ends, {"k": np.array(factor, np.float32)})
+
+    def __call__(self) -> Any:
+        self.compiled += 1
+        factor = self.factors.pop(0) if len(self.factors) > 1 else self.factors[0]
+        return ov.Core().compile_model(self.path(factor), "CPU")
+
+
+def checked(folder: Path, truth: float, *factors: float) -> tuple[ShapeCheck, Lane, Factory]:
+    """A check against y = truth * x, and a lane that begins right."""
+    factory = Factory(folder, truth, *factors)
+    reference = opened(factory.path(truth), "onnxruntime")
+    check = ShapeCheck("scaled", reference, factory, "f32")
+    lane = Lane(factory(), reference.spec)
+    check.admit(lane)
+    return check, lane, factory
+
+
+def spoil(lane: Lane, factory: Factory) -> None:
+    lane.take_over(ov.Core().compile_model(factory.path(50), "CPU"))
+
+
+def test_a_wrong_answer_is_mended_by_compiling_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The lane answers the size rightly afterwards, and knows it."""
+    check, lane, factory = checked(tmp_path, 1, 1)
+    spoil(lane, factory)
+    request = numbers(1, 3)
+    check.prove(lane, request, shapes_of(request))
+    assert lane.run(request)["y"] == pytest.approx(request["x"])
+    assert shapes_of(request) in lane.proven
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(
+        f"scaled: openvino {ov.__version__.split('-')[0]} did not answer requests of x [1, 3] rightly"
+    )
+    assert line.endswith("until it was compiled anew: off by 4900.0% from onnxruntime")
+
+
+def test_a_size_that_stays_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
+    """The line names the engine, its version, the sizes and the way out; other sizes go on being served."""
+    check, lane, factory = checked(tmp_path, 1, 7, 9, 1)
+    spoil(lane, factory)
+    request, other = numbers(1, 3), numbers(1, 4)
+    for compiled in (4, 4):  # the second time it is known
+        with pytest.raises(
+            EngineError, match=r"^scaled: openvino 20\S+ .*x \[1, 3\] .*compiled anew.*: use the engine onnx"
+        ):
+            check.prove(lane, request, shapes_of(request))
+        assert factory.compiled == compiled
+    check.prove(lane, other, shapes_of(other))
+    assert lane.run(other)["y"] == pytest.approx(other["x"])
+
+
+def test_an_engine_that_computes_in_its_own_way_is_accepted_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every fresh model differs from the reference alike: that is said once, and the next sizes are no news."""
+    check, lane, factory = checked(tmp_path, 1, 1.3)
+    lane.take_over(factory())
+    check._canary = None  # as if this had been so from the start
+    for width in (3, 4, 5):
+        request = numbers(1, width)
+        check.prove(lane, request, shapes_of(request))
+    assert len(caplog.records) == 1
+    assert "differ from onnxruntime's (off by 30.0%" in caplog.text
+
+
+def test_an_engine_that_is_wrong_from_the_start_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    """Not a request but the engine fails."""
+    with pytest.raises(UnsupportedError, match=r"use the engine onnxruntime"):
+        lying(tmp_path)
+
+
+def lying(folder: Path) -> None:
+    factory = Factory(folder, 5, 7, 9, 11)
+    reference = opened(factory.path(1), "onnxruntime")
+    ShapeCheck("scaled", reference, factory, "f32").admit(Lane(factory(), reference.spec))
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "far"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], 0.0),
+        ([3.0, 4.0], [3.0, 9.0], 1.0),
+        ([1e-9, 0.0], [0.0, 0.0], 1e-3),
+        ([np.nan, 1.0], [np.nan, 1.0], 0.0),
+        ([np.nan, np.nan], [np.nan, np.nan], 0.0),
+        ([np.inf, 1.0], [2.0, 1.0], np.inf),
+        ([1, 2, 3, 4], [1, 2, 3, 5], 0.25),
+        ([1.0], [1.0, 1.0], np.inf),
+        ([], [], 0.0),
+    ],
+)
+def test_distance(expected: list[float], found: list[float], far: float) -> None:
+    """A share of the norm for floats, a share of the elements for integers, infinite where nothing can be compared."""
+    assert distance({"y": np.array(expected)}, {"y": np.array(found)}) == pytest.approx(far, rel=0.5)

@@ -1,0 +1,87 @@
+"""Answers that were computed elsewhere, handed out on their loop."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from tailcut.errors import TailcutError
+from tailcut.runtime.batch import Batch, Ticket
+from tailcut.runtime.home import LoopHome
+
+POSTED = 200
+
+
+class Owner:
+    """Counts what has been delivered."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def delivered(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+
+class Sink:
+    """Notes the thread on which it is told."""
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        self._told = told
+        self.thread = 0
+
+    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+        self.thread = threading.get_ident()
+        self._told()
+
+    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+        raise AssertionError(error)
+
+
+def test_every_batch_is_handed_out_once_on_the_loops_thread() -> None:
+    """In whatever order several threads post them, while the loop sleeps or hands others out."""
+    owner = Owner()
+
+    async def run() -> tuple[list[Sink], int]:
+        loop = asyncio.get_running_loop()
+        home, done, left = LoopHome(loop), asyncio.Event(), [POSTED * 4]
+
+        def told() -> None:
+            left[0] -= 1
+            if not left[0]:
+                done.set()
+
+        sinks = [Sink(told) for _ in range(POSTED * 4)]
+
+        def post(mine: list[Sink]) -> None:
+            for sink in mine:
+                home.post(Batch(owner, [Ticket(sink, home, 1)]))
+
+        threads = [threading.Thread(target=post, args=(sinks[part::4],)) for part in range(4)]
+        for thread in threads:
+            thread.start()
+        await asyncio.wait_for(done.wait(), 20)
+        for thread in threads:
+            thread.join()
+        return sinks, threading.get_ident()
+
+    sinks, loop_thread = asyncio.run(run())
+    assert {sink.thread for sink in sinks} == {loop_thread}
+    assert len(owner.batches) == len(set(map(id, owner.batches))) == len(sinks)
+
+
+def test_a_closed_loop_leaves_nothing_lent() -> None:
+    """What is posted to it is given back to the model, each time."""
+    owner = Owner()
+
+    async def make() -> LoopHome:
+        return LoopHome(asyncio.get_running_loop())
+
+    home = asyncio.run(make())
+
+    def post() -> None:
+        for _ in range(3):
+            home.post(Batch(owner, [Ticket(Sink(lambda: None), home, 1)]))
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    thread.join()
+    assert len(owner.batches) == 3

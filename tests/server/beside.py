@@ -1,0 +1,107 @@
+"""A good client beside a hostile one: how long it waits at most, as far as the server's loop is to blame."""
+
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tests.server.hostile import Hostile
+from tests.servers import Server
+
+_PIECE = 256 * 1024
+
+
+def loop_cpu_ns(server: Server) -> int:
+    """CPU time that the server's first thread has spent: the one with the event loop (Linux)."""
+    return int(Path(f"/proc/{server.process.pid}/task/{server.process.pid}/schedstat").read_text().split()[0])
+
+
+class GoodClient:
+    """Asks for the same thing on one connection, so many times a second, or again at once where `rate` is 0."""
+
+    def __init__(self, server: Server, request: bytes, rate: float = 0.0) -> None:
+        self._server = server
+        self._request = request
+        self._gap_s = 1 / rate if rate else 0.0
+        self._sock = socket.create_connection((server.host, server.port), 60)
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.wrong = 0  # answers with another body than the first
+        with server.connect() as wire:
+            self._body = wire.ask(request).body
+        self._sock.sendall(request)
+        answer = b""
+        while b"\r\n\r\n" not in answer or not answer.endswith(self._body):
+            answer += self._sock.recv(65536)
+        self._size = len(answer)
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def longest_wait_s(self, until: threading.Event) -> float:
+        """The longest wait for an answer until then, or what the loop's thread has computed meanwhile if that is less.
+
+        What other processes of the machine take from either side is no fault of the server.
+        """
+        longest, due = 0.0, time.perf_counter()
+        while True:
+            cpu_ns, began = loop_cpu_ns(self._server), time.perf_counter()
+            self._ask()
+            waited = time.perf_counter() - began
+            longest = max(longest, min(waited, (loop_cpu_ns(self._server) - cpu_ns) / 1e9))
+            if until.is_set():
+                return longest
+            due = max(due + self._gap_s, time.perf_counter())
+            until.wait(due - time.perf_counter())
+
+    def _ask(self) -> None:
+        self._sock.sendall(self._request)
+        answer = b""
+        while len(answer) < self._size:
+            piece = self._sock.recv(65536)
+            if not piece:
+                raise ConnectionError("the server closed the good client's connection")
+            answer += piece
+        self.wrong += not (answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\n" + self._body))
+
+
+def wait_beside_s(server: Server, client: GoodClient, hostile: Hostile, *, limit_s: float, quiet_s: float) -> float:
+    """The client's longest wait while the input is sent and answered, at most for `limit_s`."""
+    done = threading.Event()
+    sender = threading.Thread(target=_send, args=(server, hostile, done, limit_s, quiet_s))
+    sender.start()
+    try:
+        return client.longest_wait_s(done)
+    finally:
+        done.set()
+        sender.join()
+
+
+def _send(server: Server, hostile: Hostile, done: threading.Event, limit_s: float, quiet_s: float) -> None:
+    """Send, and read what is answered, until the server closes or has nothing to say for `quiet_s`."""
+    data, end = memoryview(hostile.data), time.monotonic() + limit_s
+    try:
+        port = server.grpc_port if hostile.grpc else server.port
+        with socket.create_connection((server.host, port), 5) as sock:
+            sock.setblocking(False)
+            heard = time.monotonic()
+            while time.monotonic() < end and not done.is_set():
+                moved = False
+                with suppress(BlockingIOError):
+                    if data:
+                        data = data[sock.send(data[:_PIECE]) :]
+                        moved = True
+                with suppress(BlockingIOError):
+                    if not sock.recv(_PIECE):
+                        return
+                    moved = True
+                if moved:
+                    heard = time.monotonic()
+                elif not data and time.monotonic() - heard > quiet_s:
+                    return
+                else:
+                    done.wait(0.0005)
+    except OSError:
+        return
+    finally:
+        done.set()

@@ -1,0 +1,62 @@
+"""Compressed bodies in steps."""
+
+import gzip
+import zlib
+from collections.abc import Generator
+
+import pytest
+
+from tailcut.errors import InvalidInputError, TooLargeError
+from tailcut.wire.inflate import inflate, inflate_in_steps
+
+
+def finish(steps: Generator[None, None, bytearray]) -> tuple[int, bytearray]:
+    """How many steps there were, and the result."""
+    count = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return count, end.value
+        count += 1
+
+
+PLAIN = bytes(range(256)) * 4000
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(PLAIN), zlib.compress(PLAIN), gzip.compress(PLAIN, 0)])
+def test_what_comes_out_is_charged_as_it_comes(packed: bytes) -> None:
+    """The plain bytes, and each of them charged, in pieces of 128 KB at most."""
+    charged: list[int] = []
+    count, plain = finish(inflate_in_steps(packed, len(PLAIN), charged.append))
+    assert plain == PLAIN
+    assert sum(charged) == len(PLAIN)
+    assert max(charged) <= 128 * 1024
+    assert count >= len(PLAIN) // (128 * 1024)
+
+
+def test_a_bomb_stops_at_the_limit() -> None:
+    """Nothing is inflated far past it."""
+    charged: list[int] = []
+    steps = inflate_in_steps(gzip.compress(bytes(50 << 20)), 1 << 20, charged.append)
+    with pytest.raises(TooLargeError, match="1048576"):
+        for _ in steps:
+            pass
+    assert sum(charged) <= 1 << 20
+
+
+def test_who_charges_may_refuse() -> None:
+    """Its error ends the work."""
+
+    def refuse(_: int) -> None:
+        raise ValueError("full")
+
+    with pytest.raises(ValueError, match="full"):
+        next(inflate_in_steps(gzip.compress(PLAIN), len(PLAIN), refuse))
+
+
+@pytest.mark.parametrize("packed", [b"rubbish", b"", gzip.compress(PLAIN)[:-9], gzip.compress(PLAIN)[:100]])
+def test_what_is_no_stream(packed: bytes) -> None:
+    """Is refused."""
+    with pytest.raises(InvalidInputError):
+        inflate(packed, 1 << 30)
