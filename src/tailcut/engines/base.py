@@ -16,6 +16,8 @@ Arrays = Mapping[str, np.ndarray]
 Bound = Callable[[], None]
 
 
+# int8: weights quantised at load, activations with scales as they come. int8_static: the file is a quantised copy.
+Precision = Literal["f32", "bf16", "int8", "int8_static"]
 Form = Literal["onnxruntime", "openvino"]  # the engine that a quantised copy of a model is made for
 
 
@@ -32,8 +34,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The settings of an engine; what one engine has no use for, it ignores, and `tailcut tune` never offers."""
 
     name: Literal["onnxruntime", "openvino", "none"] = "onnxruntime"  # none computes nothing: it measures the server
-    # int8: weights quantised at load, activations with scales as they come. int8_static: the file is a quantised copy.
-    precision: Literal["f32", "bf16", "int8", "int8_static"] = "f32"
+    precision: Precision = "f32"
     graph: Literal["off", "basic", "all"] = "all"
     layout: Literal["plain", "blocked"] = "blocked"  # NCHW as written, or the engine's own blocked layout (NCHWc)
     prepack: bool = True  # weights re-laid once at load for the matrix kernels
