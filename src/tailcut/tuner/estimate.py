@@ -232,7 +232,8 @@ def _unloadable(estimate: EngineEstimate) -> bool:
 
 def _same_graph(refused: EngineOptions, options: EngineOptions) -> bool:
     """Whether an engine that refused one will refuse the other: the model itself, or the same kind of copy."""
-    return refused.name == options.name and refused.precision in {"f32", options.precision}
+    whole = refused.precision in {"f32", "bf16"}
+    return refused.name == options.name and (whole or refused.precision == options.precision)
 
 
 def _loaded(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None]) -> list[Estimator]:
