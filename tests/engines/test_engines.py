@@ -167,6 +167,16 @@ def test_no_batch_and_a_scalar(load: Open, tmp_path: Path) -> None:
     np.testing.assert_array_equal(y, x * 3)
 
 
+def test_arrays_in_another_order(load: Open, tmp_path: Path) -> None:
+    """A transposed view is read as what it shows, and the copy that this takes lives until the call is over."""
+    path = models.perceptron([1024, 512, 8], tmp_path / "m.onnx")
+    engine = load(path)
+    for rows in (4, 8, 16):
+        x = np.random.default_rng(rows).standard_normal((1024, rows)).astype(np.float32).T
+        assert not x.flags.c_contiguous
+        np.testing.assert_allclose(engine.run({"x": x})["y"], oracle(path, x), rtol=1e-3, atol=1e-3)
+
+
 def test_scalar_output(load: Open, tmp_path: Path) -> None:
     """A result of rank 0 is an array of shape ()."""
     got = load(models.identity(DType.FP64, (), tmp_path / "m.onnx")).run({"x": np.array(1.25)})["y"]

@@ -393,6 +393,23 @@ def test_what_was_not_compared_is_said() -> None:
         assert "cosine" not in text.partition('<script type="application/json"')[0]
 
 
+def test_a_quantised_copy_is_described() -> None:
+    """Each report says what stayed in float, and where the ranges come from; without a copy nothing."""
+    copy = {"engine": "openvino", "method": "minmax", "requests": 64, "operators": 20, "in_float": ["stem", "head"]}
+    copy["worst"] = 0.9998
+    for case, words in (
+        (result() | {"quantized": copy}, "2 of 20 operators in float (stem, head), ranges by minmax over 64 requests"),
+        (result() | {"quantized": copy | {"in_float": []}}, "A copy in static int8 runs: all operators, ranges by"),
+        (result() | {"quantized": None}, ""),
+    ):
+        console = Console(width=200)
+        with console.capture() as shown:
+            console.print(tune_summary(case))
+        for text in (render_tune_html(case), tune_markdown(case), shown.get()):
+            assert words in text
+            assert bool(words) is ("static int8" in text.partition('<script type="application/json"')[0])
+
+
 def test_a_metric_of_the_users_own_is_named() -> None:
     """Its value stands where the cosine would."""
     case = result()

@@ -9,7 +9,15 @@ from tests.engines.models import external_weights, perceptron
 from tailcut.engines.base import EngineOptions, U8Input
 from tailcut.errors import ModelFileError, ProfileError
 from tailcut.runtime.fit import fit_to_machine
-from tailcut.runtime.profile import BatchingSettings, IoSettings, Profile, Settings, write_atomically
+from tailcut.runtime.profile import (
+    BatchingSettings,
+    IoSettings,
+    Profile,
+    Settings,
+    copy_path,
+    with_batching,
+    write_atomically,
+)
 
 
 @pytest.fixture
@@ -65,6 +73,52 @@ def test_other_weights_are_told_apart(tmp_path: Path) -> None:
     plain.verify_model()
     with pytest.raises(ProfileError, match="not the model that this profile was measured on"):
         profile.verify_model()
+
+
+def test_a_quantised_copy_goes_with_its_profile(model: Path, tmp_path: Path) -> None:
+    """It lies beside the profile, moves with it, and another file in its place is refused in one line."""
+    copy = tmp_path / "m.int8.onnx"
+    copy.write_bytes(b"a quantised graph")
+    settings = Settings(engine=EngineOptions(precision="int8_static"))
+    Profile.of_model(model, settings).with_quantized(copy).save(tmp_path / "m.profile.toml")
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    for name in ("m.onnx", "m.int8.onnx", "m.profile.toml"):
+        (tmp_path / name).rename(other / name)
+    profile = Profile.load(other / "m.profile.toml")
+    profile.verify_model()
+    assert profile.engine_file == other / "m.int8.onnx"
+    assert with_batching(profile, "off").engine_file == profile.engine_file
+    (other / "m.int8.onnx").write_bytes(b"another graph")
+    with pytest.raises(ProfileError, match=r"m\.int8\.onnx: not the quantised model .* hash differs"):
+        profile.verify_model()
+    (other / "m.int8.onnx").unlink()
+    with pytest.raises(ModelFileError, match=r"m\.int8\.onnx: no such model file"):
+        profile.verify_model()
+
+
+def test_static_int8_needs_a_copy(model: Path, tmp_path: Path) -> None:
+    """A profile that names none is refused when it is read, and when it is made by hand."""
+    profile = Profile.of_model(model, Settings(engine=EngineOptions(precision="int8_static")))
+    with pytest.raises(ProfileError, match=r"needs \[model\.quantized\]"):
+        _ = profile.engine_file
+    profile.save(tmp_path / "p.toml")
+    with pytest.raises(ProfileError, match=r"needs \[model\.quantized\]"):
+        Profile.load(tmp_path / "p.toml")
+    assert Profile.of_model(model).engine_file == model
+
+
+def test_a_copy_is_written_over_no_file_of_the_users(model: Path, tmp_path: Path) -> None:
+    """Its name comes from the profile's; another one is taken where a file has that name already, but its own."""
+    path = tmp_path / "m.profile.toml"
+    copy = copy_path(path, b"content")
+    assert copy == tmp_path / "m.int8.onnx"
+    copy.write_bytes(b"of the user")
+    other = copy_path(path, b"content")
+    assert other.name.startswith("m.int8-")
+    assert copy_path(tmp_path / "second.toml", b"content") == tmp_path / "second.int8.onnx"
+    Profile.of_model(model).with_quantized(copy).save(path)
+    assert copy_path(path, b"content") == copy
 
 
 def test_a_model_that_is_a_link_stays_one(tmp_path: Path) -> None:

@@ -11,8 +11,14 @@ def test_phases_follow_one_another_within_the_budget(budget: float) -> None:
     plan = Plan(1000.0, budget)
     assert 1000 < plan.race_until < plan.refine_until < plan.explain_until <= 1000 + 0.76 * budget
     assert plan.verification_s(plan.explain_until) >= 0.2 * budget
-    before = plan.answers_s + plan.capacity_s + plan.estimate_s + 3 * plan.way_s
+    before = plan.answers_s + plan.capacity_s + plan.calibrate_s + plan.estimate_s + 3 * plan.way_s
     assert before < plan.race_until - 1000
+
+
+def test_short_budgets_quantise_nothing() -> None:
+    """An eighth of less than twenty seconds is too little to calibrate in."""
+    assert Plan(0.0, 19.0).calibrate_s == 0.0
+    assert Plan(0.0, 20.0).calibrate_s == pytest.approx(2.4)
 
 
 def test_a_slow_models_verification_comes_first() -> None:

@@ -12,6 +12,7 @@ from tailcut.tuner.space import (
     RUNG_FIELDS,
     Facts,
     changed,
+    copy_engines,
     engine_choices,
     paddings_of,
     quickest_wire,
@@ -59,6 +60,16 @@ def test_engines_and_precisions() -> None:
     assert all(one.threads * one.instances <= 2 for one in engine_choices(facts()))
     exact = {one.precision for one in engine_choices(facts(lower_precision=False))}
     assert exact == {"f32"}
+
+
+def test_static_int8_where_there_is_a_copy() -> None:
+    """Of each engine with its copy; a copy may pay where int8 changes an operator, and only data can show it right."""
+    found = {(one.name, one.precision) for one in engine_choices(facts(copies=frozenset({"openvino"})))}
+    assert ("openvino", "int8_static") in found
+    assert ("onnxruntime", "int8_static") not in found
+    assert copy_engines(facts()) == ("onnxruntime", "openvino")
+    assert copy_engines(facts(TEXT)) == ("onnxruntime",)
+    assert copy_engines(facts(quantizable=False)) == copy_engines(facts(lower_precision=False)) == ()
 
 
 def test_facts_prune() -> None:

@@ -295,7 +295,7 @@ def _write(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: _
 
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.report.html import render_tune_html
-    from tailcut.runtime.profile import Profile, write_atomically
+    from tailcut.runtime.profile import Profile, copy_path, write_atomically
     from tailcut.tuner.result import evidence, result
 
     profile = Profile.of_model(wanted.model, outcome.settings, outcome.spec.name).with_weights()
@@ -306,6 +306,10 @@ def _write(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: _
     if outcome.wrong:
         return found
     found |= {"profile": str(files.profile), "report": str(files.report), "trials": str(files.journal)}
+    if outcome.copy is not None:
+        copy = copy_path(files.profile, outcome.copy_bytes)
+        write_atomically(copy, outcome.copy_bytes)
+        profile = profile.with_quantized(copy)
     profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=evidence(found))
     profile.save(files.profile)
     write_atomically(files.report, render_tune_html(found))

@@ -16,6 +16,11 @@ Arrays = Mapping[str, np.ndarray]
 Bound = Callable[[], None]
 
 
+# int8: weights quantised at load, activations with scales as they come. int8_static: the file is a quantised copy.
+Precision = Literal["f32", "bf16", "int8", "int8_static"]
+Form = Literal["onnxruntime", "openvino"]  # the engine that a quantised copy of a model is made for
+
+
 class U8Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A float input taken as uint8 on the wire; the graph computes `x * scale + offset`, per channel."""
 
@@ -29,7 +34,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The settings of an engine; what one engine has no use for, it ignores, and `tailcut tune` never offers."""
 
     name: Literal["onnxruntime", "openvino", "none"] = "onnxruntime"  # none computes nothing: it measures the server
-    precision: Literal["f32", "bf16", "int8"] = "f32"
+    precision: Precision = "f32"
     graph: Literal["off", "basic", "all"] = "all"
     layout: Literal["plain", "blocked"] = "blocked"  # NCHW as written, or the engine's own blocked layout (NCHWc)
     prepack: bool = True  # weights re-laid once at load for the matrix kernels

@@ -37,9 +37,12 @@ def prepare(path: Path, options: EngineOptions) -> Prepared:
 
     Raises:
         ModelFileError: as `load_graph`.
-        UnsupportedError: an option does not fit the model, or the edited copy is larger than an ONNX file may be.
+        UnsupportedError: an option does not fit the model, the file is no quantised one where the precision needs that,
+            or the edited copy is larger than an ONNX file may be.
     """
     model = load_graph(path)
+    if options.precision == "int8_static" and not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        raise UnsupportedError(f"{path}: precision int8_static runs a quantised copy, which tailcut tune --data writes")
     edited = replace_zipmaps(model)
     files = external_files(model, path)
     # OpenVINO follows no link out of the model's folder, onnxruntime those into the folder of the model's own target.
@@ -47,8 +50,7 @@ def prepare(path: Path, options: EngineOptions) -> Prepared:
     unreadable = not all(is_beside(path, name, follow_model=own) for name in files)
     if not (edited or unreadable or options.u8_input is not None or options.precision == "int8"):
         return Prepared(path, model)
-    _modernise(model)
-    _take_in_weights(model, path, files)
+    _take_whole(model, path, files)
     if options.u8_input is not None:
         take_u8(model, options.u8_input)
     if options.precision == "int8":
@@ -58,6 +60,22 @@ def prepare(path: Path, options: EngineOptions) -> Prepared:
         return Prepared(model.SerializeToString(), model)
     except Exception:  # noqa: BLE001  as in load_graph
         raise _too_large(path) from None
+
+
+def whole_model(path: Path) -> onnx.ModelProto:
+    """A model with all of its weights in memory, for a quantiser to work on.
+
+    Raises:
+        ModelFileError: as `load_graph`.
+        UnsupportedError: it is larger than an ONNX file may be.
+    """
+    model = load_graph(path)
+    replace_zipmaps(model)
+    try:
+        _take_whole(model, path, external_files(model, path))
+    except UnsupportedError:
+        raise UnsupportedError(f"{path}: with its weights it is larger than 2 GiB, which no quantiser takes") from None
+    return model
 
 
 def replace_zipmaps(model: onnx.ModelProto) -> bool:
@@ -175,6 +193,11 @@ def _first_dim(graph: onnx.GraphProto) -> str | int | None:
         if value.name not in weights and dims:
             return dims[0].dim_value or dims[0].dim_param or None
     return None
+
+
+def _take_whole(model: onnx.ModelProto, path: Path, files: Mapping[str, Path]) -> None:
+    _modernise(model)
+    _take_in_weights(model, path, files)
 
 
 def _modernise(model: onnx.ModelProto) -> None:

@@ -74,8 +74,10 @@ class Lane:
         """
         request = self._loose
         try:
-            for port, tensor in zip(self.input_ports, self._spec.inputs, strict=True):
-                request.set_tensor(port, wrap(np.asarray(inputs[tensor.name], order="C")))
+            # Held until the call is over: openvino keeps the address of what it shares, and not the array.
+            held = [np.asarray(inputs[tensor.name], order="C") for tensor in self._spec.inputs]
+            for port, array in zip(self.input_ports, held, strict=True):
+                request.set_tensor(port, wrap(array))
             _infer(request, _NO_INPUTS, share_outputs=True, decode_strings=False)
         except RuntimeError as error:
             raise EngineError(f"openvino failed: {short(error)}") from None

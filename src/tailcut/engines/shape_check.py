@@ -18,20 +18,20 @@ A size that is known costs one look into a set.
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tailcut.engines.agreement import distance
-from tailcut.engines.base import Arrays, Engine
+from tailcut.engines.base import Arrays, Engine, Precision
 from tailcut.engines.openvino_lane import Lane, Shapes
 from tailcut.engines.samples import find_samples
 from tailcut.errors import EngineError, UnsupportedError
 
 _log = logging.getLogger("tailcut")
 # Distances as `agreement.distance` has them. The wrong answers that we have seen were off by 0.45 to 80.
-_FROM_REFERENCE = {"f32": 0.02, "bf16": 0.1, "int8": 0.25}
-_FROM_ITSELF = {"f32": 1e-3, "bf16": 0.03, "int8": 0.03}
+_FROM_REFERENCE = {"f32": 0.02, "bf16": 0.1, "int8": 0.25, "int8_static": 0.25}
+_FROM_ITSELF = {"f32": 1e-3, "bf16": 0.03, "int8": 0.03, "int8_static": 0.03}
 _MOST_REFUSED = 4096
 
 
@@ -45,9 +45,7 @@ class ShapeCheck:
         precision: that the model is compiled for.
     """
 
-    def __init__(
-        self, name: str, reference: Engine, recompile: Callable[[], Any], precision: Literal["f32", "bf16", "int8"]
-    ) -> None:
+    def __init__(self, name: str, reference: Engine, recompile: Callable[[], Any], precision: Precision) -> None:
         self._name = name
         self._reference = reference
         self._recompile = recompile

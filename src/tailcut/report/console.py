@@ -13,6 +13,7 @@ from rich.table import Table
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.tune_page import (
     arms_of,
+    copy_words,
     cost_words,
     memory_words,
     more_traffic,
@@ -142,7 +143,9 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a 
     batching = rows_words(result)
     if batching:
         lines.append(escape(batching))
-    lines += [escape(words) for words in (retune_words(result), noise_words(result["noise"])) if words]
+    lines += [
+        escape(words) for words in (copy_words(result), retune_words(result), noise_words(result["noise"])) if words
+    ]
     for name in ("profile", "report"):
         if result[name]:
             lines.append(f"{name}: {escape(str(result[name]))}")

@@ -79,6 +79,7 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
             for words in (tune_page.retune_words(result), tune_page.cost_words(result), tune_page.memory_words(result))
             if words
         ],
+        copy=tune_page.copy_words(result),
         strips=strips,
         chart=chart,
         more_traffic=tune_page.more_traffic(result),

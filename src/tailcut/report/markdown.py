@@ -12,6 +12,7 @@ from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
 from tailcut.report.tune_page import (
     arms_of,
+    copy_words,
     cost_words,
     headline,
     memory_words,
@@ -77,6 +78,8 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
     batching = rows_words(result)
     if batching:
         parts.append(plain(batching))
+    if copy_words(result):
+        parts.append(plain(copy_words(result)))
     parts.append(_details(result["command"], result["machine"]))
     return "\n\n".join(parts)
 

@@ -201,6 +201,18 @@ def rows_words(result: Mapping[str, Any]) -> str:
     return f"{how} (rows {rows['rows']}): {rows['reason']}."
 
 
+def copy_words(result: Mapping[str, Any]) -> str:
+    """What the quantised copy is that the settings run, in a sentence; nothing where they run the model itself."""
+    copy = result.get("quantized")
+    if not copy:
+        return ""
+    names = ", ".join(copy["in_float"])
+    kept = f"{len(copy['in_float'])} of {copy['operators']} operators in float ({names})" if names else "all operators"
+    return (
+        f"A copy in static int8 runs: {kept}, ranges by {copy['method']} over {copy['requests']} requests of the data."
+    )
+
+
 def before_after(result: Mapping[str, Any]) -> tuple[Strips | None, Chart | None]:
     """The arms' latency as strips, and as curves by percentile."""
     checked = result["verification"]

@@ -107,8 +107,7 @@ class Model(Desk):
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
         if batching is not None:
             profile = with_batching(profile, batching)
-        path = Path(profile.model.path)
-        engine = open_engine(path, profile.settings.engine, profile.model.name)
+        engine = open_engine(profile.engine_file, profile.settings.engine, profile.model.name)
         try:
             return cls(profile, engine, limits, arbiter)
         except BaseException:
@@ -377,7 +376,7 @@ class Model(Desk):
 
     def _reopen(self) -> Engine:
         self.profile.verify_model()
-        engine = open_engine(Path(self.profile.model.path), self.profile.settings.engine, self.profile.model.name)
+        engine = open_engine(self.profile.engine_file, self.profile.settings.engine, self.profile.model.name)
         engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
         return engine
 

@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 import tomllib
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ SCHEMA = 1
 _MOST_BUCKETS = 64
 _LARGEST_BYTES = 16 << 20
 _LARGEST_INT = 1 << 63
+_NO_COPY = "settings.engine.precision = 'int8_static' needs [model.quantized], which tailcut tune --data writes"
 _TOO_DEEP = "its values lie too deep in one another"
 # A dotted key of more parts than any profile's; each look begins where a word does, so that looking takes linear time.
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""", re.ASCII)
@@ -95,6 +97,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         )
 
 
+class QuantizedRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The quantised copy of a model that precision int8_static runs; `path` as the model's own."""
+
+    path: str
+    sha256: str
+
+
 class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which model the settings are for. `path` is relative to the profile's own folder where it can be."""
 
@@ -102,6 +111,7 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sha256: str
     name: str
     weights: str | None = None  # a hash of samples of its external weights, where it has any
+    quantized: QuantizedRef | None = None  # a file that `tailcut tune --data` wrote
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,9 +163,40 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ProfileError(f"{path}: not a valid profile: {error}") from None
         except RecursionError:
             raise ProfileError(f"{path}: not a valid profile: {_TOO_DEEP}") from None
-        model = path.parent / profile.model.path
-        place = str(model.parent.resolve() / model.name)
-        return msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, path=place))
+        if profile.settings.engine.precision == "int8_static" and profile.model.quantized is None:
+            raise ProfileError(f"{path}: not a valid profile: {_NO_COPY}")
+        return profile.with_paths(lambda name: str((path.parent / name).parent.resolve() / Path(name).name))
+
+    def with_paths(self, place: Callable[[str], str]) -> "Profile":
+        """The profile with the paths of its model files replaced by what `place` makes of them."""
+        model, copy = self.model, self.model.quantized
+        if copy is not None:
+            copy = msgspec.structs.replace(copy, path=place(copy.path))
+        return msgspec.structs.replace(
+            self, model=msgspec.structs.replace(model, path=place(model.path), quantized=copy)
+        )
+
+    def with_quantized(self, path: Path) -> "Profile":
+        """The profile with a quantised copy of its model.
+
+        Raises:
+            ModelFileError: the file is missing, unreadable or empty.
+        """
+        copy = QuantizedRef(path=str(path.parent.resolve() / path.name), sha256=model_hash(path))
+        return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, quantized=copy))
+
+    @property
+    def engine_file(self) -> Path:
+        """The file that the engine loads: the model, or with precision int8_static its quantised copy.
+
+        Raises:
+            ProfileError: there is no such copy.
+        """
+        if self.settings.engine.precision != "int8_static":
+            return Path(self.model.path)
+        if self.model.quantized is None:
+            raise ProfileError(f"{self.model.path}: {_NO_COPY}")
+        return Path(self.model.quantized.path)
 
     def with_weights(self) -> "Profile":
         """The profile with a hash of its model's external weights, so that others are not taken for those measured.
@@ -167,10 +208,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, weights=found))
 
     def verify_model(self) -> None:
-        """Check that the model file is the one that was measured.
+        """Check that the model file, and its quantised copy where there is one, are those that were measured.
 
         Raises:
-            ModelFileError: it is missing, unreadable or empty.
+            ModelFileError: one is missing, unreadable or empty.
             ProfileError: it is another model.
         """
         path = Path(self.model.path)
@@ -179,6 +220,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ProfileError(
                 f"{self.model.path}: not the model that this profile was measured on (its hash differs): tune it again"
             )
+        copy = self.model.quantized
+        if copy is not None and model_hash(Path(copy.path)) != copy.sha256:
+            raise ProfileError(
+                f"{copy.path}: not the quantised model that this profile was measured on (its hash differs): tune again"
+            )
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all, with the model's path relative to it where they share a folder tree.
@@ -186,13 +232,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             OSError: the folder cannot be written.
         """
-        model = Path(self.model.path)
         folder = path.resolve().parent
-        if model.is_absolute() and model.is_relative_to(folder):
-            model = model.relative_to(folder)
-        raw = msgspec.to_builtins(
-            msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, path=str(model)))
-        )
+
+        def place(name: str) -> str:
+            inside = Path(name).is_absolute() and Path(name).is_relative_to(folder)
+            return str(Path(name).relative_to(folder)) if inside else name
+
+        raw = msgspec.to_builtins(self.with_paths(place))
         if not self.samples:
             del raw["samples"]
         write_atomically(path, tomli_w.dumps(_without_none(raw)))
@@ -203,6 +249,20 @@ def with_batching(profile: Profile, batching: Batching) -> Profile:
     settings = profile.settings
     rows = msgspec.structs.replace(settings.batching, rows=SETTING_OF[batching])
     return msgspec.structs.replace(profile, settings=msgspec.structs.replace(settings, batching=rows))
+
+
+def copy_path(profile: Path, content: bytes) -> Path:
+    """Where the quantised copy of a profile's model goes: beside the profile, and over no file that is not its own."""
+    stem = profile.name.removesuffix(".toml").removesuffix(".profile")
+    path = profile.with_name(f"{stem}.int8.onnx")
+    try:
+        copy = Profile.load(profile).model.quantized
+    except ProfileError:
+        copy = None
+    own = copy is not None and Path(copy.path) == path.parent.resolve() / path.name
+    if own or not path.exists():
+        return path
+    return profile.with_name(f"{stem}.int8-{hashlib.sha256(content).hexdigest()[:8]}.onnx")
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -243,16 +303,16 @@ def _weights_hash(path: Path) -> str | None:
     return weights_hash(path)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; text as UTF-8.
 
     Raises:
         OSError: as the operating system says.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)

@@ -8,6 +8,7 @@ takes longer than asked.
 from dataclasses import dataclass
 
 _ANSWERS, _CAPACITY, _ESTIMATE, _WAY, _CHECK = 0.06, 0.03, 0.20, 0.015, 0.01  # shares of the budget
+_CALIBRATE, _LEAST_CALIBRATE_S = 0.12, 2.4
 _RACE_END, _REFINE_END, _EXPLAIN_END = 0.55, 0.62, 0.75  # of the budget, counted from its beginning
 _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END
@@ -76,6 +77,12 @@ class Plan:
     def estimate_s(self) -> float:
         """For the engine configurations, all together."""
         return _ESTIMATE * self._search_s / (1 - _VERIFY)
+
+    @property
+    def calibrate_s(self) -> float:
+        """For a quantised copy of the model; 0 where the budget is too short for one."""
+        seconds = _CALIBRATE * self.budget_s
+        return seconds if seconds >= _LEAST_CALIBRATE_S else 0.0
 
     @property
     def way_s(self) -> float:

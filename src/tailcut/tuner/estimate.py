@@ -91,6 +91,7 @@ class Estimator:
     """
 
     def __init__(self, model: Path, options: EngineOptions, request: Mapping[str, np.ndarray]) -> None:
+        """`model` is the file that the engine loads."""
         self.estimate = EngineEstimate(options)
         command = [sys.executable, "-m", "tailcut.tuner.estimator"]
         self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
@@ -160,6 +161,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     *,
     seconds: float,
     batched: bool,
+    copies: Mapping[str, Path] | None = None,
     tell: Callable[[EngineEstimate], None] = lambda _: None,
 ) -> list[EngineEstimate]:
     """Measure all configurations, for about so long; the best first, by rows a second and by a lone row.
@@ -170,10 +172,12 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
         request: one request, whose rows fill the batches.
         seconds: for everything.
         batched: whether larger batches than the request's own are tried.
+        copies: files for precision int8_static, by engine.
         tell: called with each configuration that is done.
     """
     began = time.monotonic()
-    racing, estimates = _load_all(model, choices, request, tell, began + _LOADING * seconds)
+    files = [(copies or {}).get(one.name, model) if one.precision == "int8_static" else model for one in choices]
+    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), request, tell, began + _LOADING * seconds)
     end = max(began + seconds, time.monotonic() + _MEASURING * seconds)
     try:
         sizes = [1]
@@ -202,8 +206,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
 
 
 def _load_all(
-    model: Path,
-    choices: Sequence[EngineOptions],
+    choices: Mapping[EngineOptions, Path],
     request: Mapping[str, np.ndarray],
     tell: Callable[[EngineEstimate], None],
     until: float,
@@ -217,7 +220,7 @@ def _load_all(
     racing: list[Estimator] = []
     estimates: list[EngineEstimate] = []
     for number, options in enumerate([*firsts, *(one for one in choices if one not in firsts)]):
-        refused = [one.error for one in estimates if one.options.name == options.name and _unloadable(one)]
+        refused = [one.error for one in estimates if _unloadable(one) and _same_graph(one.options, options)]
         if refused:
             estimates.append(EngineEstimate(options, error=refused[0]))
             tell(estimates[-1])
@@ -226,7 +229,7 @@ def _load_all(
             estimates.append(EngineEstimate(options, error=NO_TIME))
             tell(estimates[-1])
             continue
-        racing.append(Estimator(model, options, request))
+        racing.append(Estimator(choices[options], options, request))
         estimates.append(racing[-1].estimate)
         if number + 1 >= len(firsts) and len(racing) % 2 == 0:
             racing = _loaded(racing, tell)
@@ -235,6 +238,12 @@ def _load_all(
 
 def _unloadable(estimate: EngineEstimate) -> bool:
     return estimate.error is not None and f"{estimate.options.name} cannot load it" in estimate.error
+
+
+def _same_graph(refused: EngineOptions, options: EngineOptions) -> bool:
+    """Whether an engine that refused one will refuse the other: the model itself, or the same kind of copy."""
+    whole = refused.precision in {"f32", "bf16"}
+    return refused.name == options.name and (whole or refused.precision == options.precision)
 
 
 def _loaded(racing: Sequence[Estimator], tell: Callable[[EngineEstimate], None]) -> list[Estimator]:

@@ -75,6 +75,11 @@ def pack(arrays: dict[str, np.ndarray]) -> list[Tensor]:
     return [_tensor(name, array) for name, array in arrays.items()]
 
 
+def unpack(tensors: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """The arrays again."""
+    return {tensor.name: _array(tensor) for tensor in tensors}
+
+
 def _tensor(name: str, array: np.ndarray) -> Tensor:
     dtype = DType.of(array.dtype)
     if dtype is DType.BYTES:
@@ -95,7 +100,7 @@ class _Bench:
     def __init__(self, job: Load) -> None:
         self._engine: Engine = open_engine(Path(job.path), job.options)
         self.batched = self._engine.spec.batched
-        self._request = {tensor.name: _array(tensor) for tensor in job.request}
+        self._request = unpack(job.request)
         self._instances = job.instances
         self._calls: dict[int, list[Callable[[], object]]] = {}
 
@@ -197,7 +202,7 @@ def _work(source: BinaryIO, sink: BinaryIO) -> None:
         write(sink, answer)
 
 
-__all__: Sequence[str] = ("Load", "Loaded", "Measure", "Measured", "Tensor", "pack", "read", "write")
+__all__: Sequence[str] = ("Load", "Loaded", "Measure", "Measured", "Tensor", "pack", "read", "unpack", "write")
 
 if __name__ == "__main__":
     with suppress(BrokenPipeError), open(0, "rb", closefd=False) as source, open(1, "wb", closefd=False) as sink:

@@ -17,13 +17,14 @@ from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import Wire, infer_payload
 from tailcut.runtime.profile import Settings
 from tailcut.spec import DType
-from tailcut.tuner.accuracy import Accuracy, Finding, Metric, compare
+from tailcut.tuner.accuracy import Accuracy, Finding, Metric, Outputs, compare
 from tailcut.tuner.questions import Question, Questions, free_axes, length_of
 
 _ALONE = 8  # questions asked alone, on one connection
 _FEWEST_TOGETHER, _MOST_TOGETHER = 16, 64
 _PASSES = 2  # over all questions, each time in other company
 _LATER = frozenset({413, 503, 504})  # refusals for lack of room or time: asked again alone, which is no wrong answer
+_STRICTER = 0.8  # of what the bound allows
 _JSON_BYTES = 1 << 20  # larger requests are asked in binary, whatever the clients speak
 
 
@@ -71,6 +72,24 @@ class Gate:
     def blind(self) -> bool:
         """Whether nothing can be compared: every output is random."""
         return len(self.random_outputs) == len(self._questions.spec.outputs)
+
+    def held_out(self) -> list[Question]:
+        """Every second question of a request as it is, which a quantised copy is judged by and not made from."""
+        plain = [one for one in self._questions.all if one.joined == 1 and not one.length]
+        return plain[1::2]
+
+    def judge(self, questions: Sequence[Question], answers: Sequence[Outputs]) -> Accuracy:
+        """Compare answers to the first of these questions, more strictly than `check`, which asks more of them."""
+        bound = self._bound
+        if bound is not None and self._metric is None:
+            bound = 1 - _STRICTER * (1 - bound)
+        return compare(
+            [one.answer for one in questions[: len(answers)]],
+            answers,
+            bound,
+            metric=self._metric,
+            uncompared=frozenset(self.random_outputs),
+        )
 
     def check(
         self, target: Target, settings: Settings, seconds: float, most_together: int = _MOST_TOGETHER

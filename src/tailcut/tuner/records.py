@@ -14,6 +14,7 @@ from tailcut.runtime.samples import SampleRequest
 from tailcut.spec import ModelSpec
 from tailcut.stats import Interval
 from tailcut.tuner.accuracy import Accuracy, Metric
+from tailcut.tuner.calibrate import Copy
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
@@ -106,6 +107,8 @@ class Outcome:
     highest: HighestRate | None = None
     accuracy: Accuracy | None = None
     labels_accuracy: dict[str, float] | None = None
+    copy: Copy | None = None  # of the model, in static int8, where the settings run one
+    copy_bytes: bytes = b""
     random_outputs: tuple[str, ...] = ()  # that the model itself draws at random, so that they were not compared
     samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data
     interrupted: bool = False

@@ -59,6 +59,7 @@ def result(
         ),
         "retune": _retune(outcome),
         "accuracy": _accuracy(outcome, objective.get("metric")),
+        "quantized": None if outcome.copy is None else outcome.copy.as_dict(),
         "settings": msgspec.to_builtins(outcome.settings),
         "profile": None,
         "report": None,
@@ -85,6 +86,8 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("p99_ratio", "throughput_ratio", "cpu_ratio", "reference_p99_ratio", "highest_rate"):
             if checked[name] is not None:
                 kept[name] = checked[name]
+    if found["quantized"] is not None:
+        kept["quantized"] = {name: value for name, value in found["quantized"].items() if value is not None}
     if found["accuracy"] is not None:
         kept["accuracy"] = {
             name: value for name, value in found["accuracy"].items() if name not in _NO_FIGURES and value is not None

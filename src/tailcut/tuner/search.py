@@ -7,9 +7,11 @@ claims comes from the verification alone.
 """
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,6 +31,7 @@ from tailcut.stats import Verdict
 from tailcut.tuner.accuracy import Accuracy, labelled
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import Plan
+from tailcut.tuner.calibrate import CalibrationError, Copy, Material, copies_for
 from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Expected, Phase, RungDone, RungStarted
 from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
@@ -46,6 +49,7 @@ from tailcut.tuner.space import (
     RUNG_FIELDS,
     Facts,
     changed,
+    copy_engines,
     engine_choices,
     quickest_wire,
     refinements,
@@ -95,6 +99,8 @@ class Search:
         outcome.samples, outcome.previous = samples, wanted.previous
         self._outcome = outcome
         self._racing = Racing(objective, Load((1, 16), LEAST_BLOCK_S), outcome.noise, self._journal)
+        self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
+        self._copies: dict[str, Copy] = {}
         self._facts = Facts(
             self._spec,
             wanted.constraints.cpus or usable_cpus(),
@@ -116,6 +122,7 @@ class Search:
         outcome = self._outcome
         try:
             self._measure_baseline()
+            self._calibrate()
             outcome.estimated = self._predict(self._estimate())
             winner = self._race(self._chosen(outcome.estimated))
             if self._wanted.exhaustive:
@@ -128,6 +135,8 @@ class Search:
             outcome.interrupted = True
         finally:
             self._servers.keep()
+            self._take_copy(outcome)
+            self._folder.cleanup()
         outcome.took_s = self._plan.spent_s(time.monotonic())
         return outcome
 
@@ -171,6 +180,28 @@ class Search:
 
     # Estimates.
 
+    def _calibrate(self) -> None:
+        """Have copies of the model in static int8 written, where they may pay, to be measured with the rest."""
+        seconds, engines = self._plan.calibrate_s, copy_engines(self._facts)
+        if not (seconds and engines) or self._wanted.bound is None:
+            return
+        self._tell(Phase("quantising the model to static int8 with the data"))
+        try:
+            material = Material.of(self._wanted.model, self._requests, self._gate)
+        except CalibrationError as error:
+            self._tell(Phase(f"static int8 is left out: {error}"))
+            return
+        folder = Path(self._folder.name)
+        self._copies = copies_for(material, engines, folder, seconds, lambda words: self._tell(Phase(words)))
+        self._servers.copies = {name: copy.path for name, copy in self._copies.items()}
+        self._facts = replace(self._facts, copies=frozenset(copy.engine for copy in self._copies.values()))
+
+    def _take_copy(self, outcome: Outcome) -> None:
+        """The copy that the outcome's settings run, before its folder goes."""
+        if outcome.settings.engine.precision == "int8_static":
+            outcome.copy = self._copies[outcome.settings.engine.name]
+            outcome.copy_bytes = outcome.copy.path.read_bytes()
+
     def _estimate(self) -> list[EngineEstimate]:
         choices = engine_choices(self._facts)[: self._plan.engines]
         known = self._journal.estimates(choices)
@@ -189,6 +220,7 @@ class Search:
             request,
             seconds=self._plan.estimate_s * len(missing) / len(choices),
             batched=self._spec.batched,
+            copies=self._servers.copies,
             tell=self._told,
         )
 

@@ -42,6 +42,7 @@ class Servers:
         self._running: dict[Settings, ServedProfile] = {}
         self._launched: set[Settings] = set()  # of these, those that nobody waited for yet
         self._started, self._waited_s = 0, 0.0
+        self.copies: Mapping[str, Path] = {}  # for precision int8_static, by engine
         self._payloads: dict[Wire, list[Payload]] = {}
 
     def of(self, settings: Settings) -> ServedProfile:
@@ -69,8 +70,7 @@ class Servers:
         """Have servers start while something else is done; `of` waits for them."""
         for key in map(_key, settings):
             if key not in self._running:
-                profile = Profile.of_model(self._model, key, self._spec.name)
-                server = ServedProfile(msgspec.structs.replace(profile, samples=self.samples))
+                server = self._server(key)
                 server.begin()
                 self._running[key] = server
                 self._launched.add(key)
@@ -83,6 +83,11 @@ class Servers:
     def count_new(self, settings: Iterable[Settings]) -> int:
         """How many of these have no server yet."""
         return len({_key(one) for one in settings} - set(self._running))
+
+    def _server(self, key: Settings) -> ServedProfile:
+        profile = msgspec.structs.replace(Profile.of_model(self._model, key, self._spec.name), samples=self.samples)
+        copy = self.copies.get(key.engine.name) if key.engine.precision == "int8_static" else None
+        return ServedProfile(profile if copy is None else profile.with_quantized(copy))
 
     def arm(self, settings: Settings) -> Arm:
         """The server of these settings with what is sent to it."""

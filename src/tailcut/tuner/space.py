@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailcut.engines.base import EngineOptions
+from tailcut.engines.base import EngineOptions, Form
 from tailcut.runtime.profile import PaddedInput, PaddingSettings, Settings
 from tailcut.spec import ModelSpec
 
@@ -52,6 +52,7 @@ class Facts:
         wire: what clients may speak.
         lengths: of the data's requests, along the free dimension beside the batch.
         quantizable: whether int8 would change any operator.
+        copies: engines for which there is a copy in static int8.
         convolutions: whether the graph has any.
         lower_precision: whether less than float32 is allowed: only data can show that answers stay right.
     """
@@ -64,6 +65,7 @@ class Facts:
     wire: Literal["json", "binary", "any"] = "any"
     lengths: tuple[int, ...] = ()
     quantizable: bool = True
+    copies: frozenset[Form] = frozenset()
     convolutions: bool = True
     lower_precision: bool = True
 
@@ -80,9 +82,10 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
     """Engines, precisions, threads and instances: what is measured in process; each kind's first ones come first."""
     shapes = _thread_shapes(facts)
     kinds: list[tuple[str, str]] = [("onnxruntime", "f32")]
-    if not any(tensor.dtype == "BYTES" for tensor in facts.spec.inputs + facts.spec.outputs):
+    if not _has_text(facts):
         bf16 = facts.lower_precision and BF16_FLAGS & facts.isa
         kinds += [("openvino", "bf16")] * bool(bf16) + [("openvino", "f32")]
+    kinds += [(name, "int8_static") for name in sorted(facts.copies)]
     if facts.lower_precision and facts.quantizable:
         kinds.append(("onnxruntime", "int8"))
     groups = [
@@ -94,6 +97,17 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
         for name, precision in kinds
     ]
     return [options for turn in zip_longest(*groups) for options in turn if options is not None]
+
+
+def copy_engines(facts: Facts) -> tuple[Form, ...]:
+    """The engines that a copy of the model in static int8 may pay for."""
+    if not (facts.lower_precision and facts.quantizable):
+        return ()
+    return ("onnxruntime",) if _has_text(facts) else ("onnxruntime", "openvino")
+
+
+def _has_text(facts: Facts) -> bool:
+    return any(tensor.dtype == "BYTES" for tensor in facts.spec.inputs + facts.spec.outputs)
 
 
 def _thread_shapes(facts: Facts) -> list[tuple[int, int]]:
@@ -362,10 +376,12 @@ CATALOGUE: tuple[Setting, ...] = (
         "engine and precision",
         "simd",
         ("engine.name", "engine.precision"),
-        "onnxruntime f32, int8; openvino f32, bf16",
-        "bf16: a processor with it. int8: weights of matrix products. Both: --data, to show that answers stay right",
-        "bf16: half the bytes, twice the products. int8: a quarter",
-        "answers that are no longer right: the accuracy gate decides",
+        "onnxruntime f32, int8, int8_static; openvino f32, bf16, int8_static",
+        "bf16: a processor with it. int8: weights of matrix products. int8_static: those or convolutions. "
+        "All: --data, to show that answers stay right",
+        "bf16: half the bytes, twice the products. int8: a quarter. int8_static: scales are fixed, so that rows stay "
+        "independent and convolutions gain",
+        "answers that are no longer right: the accuracy gate decides, and a static copy keeps in float what loses most",
         _GUIDE_OV,
     ),
     Setting(

@@ -1,0 +1,254 @@
+"""Static int8 for a tune: which copy of the model answers rightly, found in a few attempts.
+
+A copy has ranges chosen by one of three methods, and some operators left in float. The requests that the ranges come
+from and those that a copy is judged by are different ones. Methods are tried first, with everything quantised; if none
+is right, the best of them with the first and the last operator in float, then with more and more of those that lose
+most. Each engine has a copy of its own: what makes one fast makes the other slow.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self, TypeVar, cast
+
+import msgspec
+import numpy as np
+
+from tailcut.engines.activations import METHODS, Method
+from tailcut.engines.base import Form
+from tailcut.errors import TailcutError
+from tailcut.tuner.accuracy import Accuracy, Outputs
+from tailcut.tuner.calibrator import LEVELS, Attempt, Attempted, Start, Started
+from tailcut.tuner.estimator import pack, read, unpack, write
+from tailcut.tuner.gate import Gate
+
+Arrays = dict[str, np.ndarray]
+Judge = Callable[[Sequence[Outputs]], Accuracy]
+FEWEST = 16  # requests in the data
+MOST = 128
+MOST_BYTES = 256 << 20  # of requests
+_COLLECTING = 0.4  # of the time; the rest is for attempts
+_ANSWERING = 0.05  # of the time, for the answers of one attempt
+_ENOUGH = (False, 0.5)  # right, with half of the error that is allowed: no other method is tried
+_NAMED = 3  # operators in a message
+_STOP_S = 5.0
+_Answer = TypeVar("_Answer", Started, Attempted)
+
+
+class CalibrationError(TailcutError):
+    """A model that cannot be quantised, or whose process ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What copies are made from.
+
+    Args:
+        model: an ONNX file.
+        requests: that ranges are taken from.
+        held_out: other ones, that a copy is judged by.
+        judge: compares the answers to the first of those with the right ones.
+    """
+
+    model: Path
+    requests: Sequence[Arrays]
+    held_out: Sequence[Arrays]
+    judge: Judge
+
+    @classmethod
+    def of(cls, model: Path, requests: Sequence[Arrays], gate: Gate) -> Self:
+        """Every second request that the gate has an answer to is held out: of a slow model, that may be four.
+
+        Raises:
+            CalibrationError: there are too few.
+        """
+        if len(requests) < FEWEST:
+            raise CalibrationError(f"it needs {FEWEST} requests of --data or more, and there are {len(requests)}")
+        questions = gate.held_out()
+        held_out = {question.source for question in questions}
+        rest = [request for number, request in enumerate(requests) if number not in held_out]
+        rest = rest[:: -(-len(rest) // MOST)]
+        sizes = np.cumsum([sum(array.nbytes for array in request.values()) for request in rest])
+        rest = rest[: max(FEWEST // 2, int((sizes <= MOST_BYTES).sum()))]
+        return cls(model, rest, [one.inputs for one in questions], partial(gate.judge, questions))
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A quantised copy of the model for one engine.
+
+    Args:
+        path: the file.
+        engine, method: what it is for, and how ranges were chosen.
+        requests: that they were taken from.
+        operators, in_float: how many products there are, and the names of those that were left alone.
+        accuracy: on the requests held out.
+    """
+
+    path: Path
+    engine: Form
+    method: Method
+    requests: int
+    operators: int
+    in_float: tuple[str, ...]
+    accuracy: Accuracy
+
+    def describe(self) -> str:
+        """In one line."""
+        names = ", ".join(self.in_float[:_NAMED]) + (", ..." if len(self.in_float) > _NAMED else "")
+        kept = f"{len(self.in_float)} of {self.operators} operators in float ({names})" if names else "all operators"
+        worst = "" if self.accuracy.worst is None else f", worst cosine {self.accuracy.worst:.5f}"
+        return f"static int8 for {self.engine}: {kept}, ranges by {self.method} over {self.requests} requests{worst}"
+
+    def as_dict(self) -> dict[str, object]:
+        """For the result and the profile."""
+        return {
+            "engine": self.engine,
+            "method": self.method,
+            "requests": self.requests,
+            "operators": self.operators,
+            "in_float": list(self.in_float),
+            "worst": self.accuracy.worst,
+        }
+
+
+def copies_for(
+    material: Material, engines: Sequence[Form], folder: Path, seconds: float, tell: Callable[[str], None]
+) -> dict[str, Copy]:
+    """A copy for each engine that has one whose answers are right; what was found is told in a line each.
+
+    Args:
+        engines: that copies are wanted for.
+        folder: where they lie.
+        seconds: for everything.
+        tell: called with each line.
+    """
+    copies: dict[str, Copy] = {}
+    try:
+        with Calibrator(material, folder, seconds) as calibrator:
+            started = calibrator.start()
+            for number, engine in enumerate(engines):
+                left = calibrator.left_s / (len(engines) - number)
+                try:
+                    copies[engine] = calibrator.copy_for(engine, started, left)
+                    tell(copies[engine].describe())
+                except CalibrationError as error:
+                    tell(f"static int8 for {engine} is left out: {error}")
+    except CalibrationError as error:
+        tell(f"static int8 is left out: {error}")
+    return copies
+
+
+class Calibrator:
+    """The parent's side of the child; a context manager that ends it and removes its files but the copies.
+
+    Raises:
+        CalibrationError: the child refused, or ended.
+    """
+
+    def __init__(self, material: Material, folder: Path, seconds: float) -> None:
+        self._folder = folder
+        self._judge = material.judge
+        self._scratch = tempfile.TemporaryDirectory(dir=folder)
+        self._end = time.monotonic() + seconds
+        self._answer_s = _ANSWERING * seconds
+        self._attempts = 0
+        command = [sys.executable, "-m", "tailcut.tuner.calibrator"]
+        self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self._job = Start(
+            str(material.model.parent.resolve() / material.model.name),  # as Profile.of_model names it
+            self._scratch.name,
+            [pack(dict(request)) for request in material.requests],
+            [pack(dict(request)) for request in material.held_out],
+            _COLLECTING * seconds,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._child.wait(0 if error is not None else _STOP_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._scratch.cleanup()
+
+    def start(self) -> Started:
+        """Have the ranges taken."""
+        found = self._ask(self._job, Started)
+        if found.error:
+            raise CalibrationError(found.error)
+        return found
+
+    @property
+    def left_s(self) -> float:
+        """What is left of the time."""
+        return max(0.0, self._end - time.monotonic())
+
+    def copy_for(self, engine: Form, started: Started, seconds: float) -> Copy:
+        """The first copy that answers rightly, all operators in int8 if that is possible.
+
+        Raises:
+            CalibrationError: none does in about so long; says how near the best one came.
+        """
+        end = time.monotonic() + seconds
+        best = self.attempt(engine, METHODS[0], 0, started)
+        for method in METHODS[1:]:
+            if _distance(best) <= _ENOUGH or time.monotonic() > end:
+                break
+            best = min(best, self.attempt(engine, method, 0, started), key=_distance)
+        most = 0
+        for level in range(1, len(LEVELS)):
+            if best.accuracy.right or time.monotonic() > end:
+                break
+            last = self.attempt(engine, best.method, level, started)
+            if len(last.in_float) <= most:
+                break
+            most, best = len(last.in_float), min(best, last, key=_distance)
+        if not best.accuracy.right:
+            kept = f"{len(best.in_float)} of {best.operators} operators in float"
+            hurry = " (there was no time for more)" if time.monotonic() > end else ""
+            raise CalibrationError(f"{best.accuracy.reason} with {kept}{hurry}")
+        return best
+
+    def attempt(self, engine: Form, method: Method, level: int, started: Started) -> Copy:
+        """One copy, whether its answers are right or not."""
+        self._attempts += 1
+        path = self._folder / f"{engine}.{self._attempts}.onnx"
+        found = self._ask(Attempt(engine, method, level, str(path), self._answer_s), Attempted)
+        if found.error:
+            raise CalibrationError(found.error)
+        accuracy = self._judge([unpack(answer) for answer in found.answers])
+        return Copy(path, engine, method, started.requests, started.operators, tuple(found.in_float), accuracy)
+
+    def _ask(self, job: Start | Attempt, kind: type[_Answer]) -> _Answer:
+        try:
+            write(cast(BinaryIO, self._child.stdin), job)
+            data = read(cast(BinaryIO, self._child.stdout))
+        except OSError:
+            data = b""
+        if not data:
+            raise CalibrationError("the process that quantises the model ended")
+        return msgspec.msgpack.decode(data, type=kind)
+
+
+def _distance(copy: Copy) -> tuple[bool, float]:
+    """What is best has the least: right before wrong, then the figure furthest from what is allowed."""
+    accuracy = copy.accuracy
+    if accuracy.value is not None:
+        return not accuracy.right, -accuracy.value
+    return not accuracy.right, accuracy.rows[0].excess if accuracy.rows else 0.0

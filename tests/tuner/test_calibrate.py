@@ -1,0 +1,146 @@
+"""Static int8 in a tune: copies for both engines, what is left out and why, and a profile that runs one elsewhere."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+
+from tailcut.cli.tune import _write
+from tailcut.engines import EngineOptions, open_engine
+from tailcut.errors import ProfileError
+from tailcut.models import digits_data, digits_model
+from tailcut.runtime.model import Model
+from tailcut.runtime.profile import Profile
+from tailcut.tuner.accuracy import Accuracy
+from tailcut.tuner.calibrate import CalibrationError, Calibrator, Material
+from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.records import Outcome, Wanted
+from tailcut.tuner.search import Search
+from tailcut.tuner.space import changed, engine_choices
+
+OBJECTIVE = {
+    "slo_ms": None,
+    "accuracy": "0.999",
+    "metric": None,
+    "wire": "any",
+    "budget_s": 30.0,
+    "seed": 0,
+    "data": "x",
+}
+
+
+def images() -> np.ndarray:
+    with np.load(digits_data()) as data:
+        return np.array(data["image"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrate")
+    shutil.copy(digits_model(), folder / "digits.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibrated(folder: Path) -> Iterator[tuple[Search, list[str]]]:
+    """A search that has its copies, and what it told."""
+    told: list[str] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Phase):
+            told.append(event.text)
+
+    search = Search(Wanted(folder / "digits.onnx", data={"image": images()}, budget_s=30.0), tell)
+    search._calibrate()
+    yield search, told
+    search._folder.cleanup()
+
+
+def test_both_engines_have_a_copy(calibrated: tuple[Search, list[str]]) -> None:
+    """Each answers rightly on requests that its ranges do not come from, is told in a line, and is measured."""
+    search, told = calibrated
+    assert set(search._copies) == {"onnxruntime", "openvino"}
+    for name, copy in search._copies.items():
+        assert copy.accuracy.right
+        assert copy.operators > len(copy.in_float)
+        assert any(line.startswith(f"static int8 for {name}: ") and "over 110 requests" in line for line in told)
+    measured = {(one.name, one.precision) for one in engine_choices(search._facts)}
+    assert measured >= {("onnxruntime", "int8_static"), ("openvino", "int8_static")}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_what_was_measured_is_what_ships(
+    calibrated: tuple[Search, list[str]], folder: Path, tmp_path: Path, engine: str
+) -> None:
+    """The profile and its copy, in another folder, serve the model's answers; another copy is refused in one line."""
+    search, _ = calibrated
+    options = {"name": engine, "precision": "int8_static", "threads": 1}
+    outcome = Outcome(search._spec, changed(search._baseline("binary"), engine=options), 1.0, [])
+    search._take_copy(outcome)
+    found = _write(outcome, search._wanted, OBJECTIVE, folder / "d.profile.toml", folder / "d.report.html")
+    assert found["quantized"]["engine"] == engine
+    for name in ("digits.onnx", "d.profile.toml", "d.int8.onnx"):
+        shutil.copy(folder / name, tmp_path / name)
+    profile = Profile.load(tmp_path / "d.profile.toml")
+    assert profile.evidence["quantized"]["requests"] == 110
+    assert profile.engine_file == tmp_path / "d.int8.onnx"
+    exact = open_engine(digits_model(), EngineOptions(threads=1))
+    with Model.open(tmp_path / "d.profile.toml") as model:
+        assert model.spec.batched
+        scores = model.infer_sync({"image": images()[:9]})["scores"]
+    assert np.abs(scores - exact.run({"image": images()[:9]})["scores"]).max() < 0.5
+    exact.close()
+    (tmp_path / "d.int8.onnx").write_bytes((tmp_path / "digits.onnx").read_bytes())
+    with pytest.raises(ProfileError, match=r"d\.int8\.onnx: not the quantised model"):
+        Model.open(tmp_path / "d.profile.toml")
+
+
+def test_operators_stay_in_float_until_answers_are_right(calibrated: tuple[Search, list[str]]) -> None:
+    """All methods with everything in int8, then more in float, up to half; where nothing helps, the reason is told."""
+    search, _ = calibrated
+    tried: list[int] = []
+
+    def judge(answers: object) -> Accuracy:
+        tried.append(len(tried))
+        return Accuracy(right=len(tried) == 4, reason="far off", value=float(len(tried)))
+
+    material = Material.of(search._wanted.model, search._requests, search._gate)
+    with Calibrator(replace(material, judge=judge), Path(search._folder.name), 30.0) as calibrator:
+        copy = calibrator.copy_for("onnxruntime", calibrator.start(), 60.0)
+        assert len(tried) == 4
+        assert len(copy.in_float) == 2 < copy.operators
+        with pytest.raises(CalibrationError, match=r"far off with \d of \d operators in float"):
+            calibrator.copy_for("openvino", calibrator.start(), 60.0)
+
+
+def test_what_is_left_out_is_told_in_one_line(tmp_path: Path) -> None:
+    """Too few requests to calibrate with, and a model that asks for exact answers is not calibrated at all."""
+    told: list[str] = []
+    path = perceptron([64, 32, 4], tmp_path / "m.onnx")
+    data = {"x": np.random.default_rng(0).standard_normal((15, 64)).astype(np.float32)}
+    wanted = Wanted(path, data=data, budget_s=30.0)
+    for one in (wanted, replace(wanted, bound=None), replace(wanted, budget_s=10.0), replace(wanted, data=None)):
+        search = Search(one, lambda event: told.append(getattr(event, "text", "")))
+        told.clear()
+        search._calibrate()
+        search._folder.cleanup()
+        assert not search._copies
+        if one is wanted:
+            assert told[-1] == "static int8 is left out: it needs 16 requests of --data or more, and there are 15"
+        else:
+            assert not told
+
+
+def test_a_process_that_ends_costs_one_precision(calibrated: tuple[Search, list[str]], tmp_path: Path) -> None:
+    """A crash of the quantiser is one line."""
+    search, _ = calibrated
+    material = Material.of(search._wanted.model, search._requests, search._gate)
+    with Calibrator(material, tmp_path, 10.0) as calibrator:
+        calibrator._child.kill()
+        with pytest.raises(CalibrationError, match="the process that quantises the model ended"):
+            calibrator.start()
+    assert not list(tmp_path.iterdir())
