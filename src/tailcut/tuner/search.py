@@ -204,7 +204,8 @@ class Search:
 
     def _estimate(self) -> list[EngineEstimate]:
         choices = engine_choices(self._facts)[: self._plan.engines]
-        known = self._journal.estimates(choices)
+        # A copy in static int8 is quantised anew by each tune: what another one took says nothing of it.
+        known = [one for one in self._journal.estimates(choices) if one.options.precision != "int8_static"]
         self._outcome.reused = len(known)
         if known:
             self._tell(Phase(f"taking over {len(known)} of {len(choices)} estimates from {self._journal.name}"))
