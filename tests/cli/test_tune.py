@@ -197,7 +197,7 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     The model's name needs percent-encoding in every URL.
     """
     model = perceptron([16, 32, 4], folder / "a b% 模型?.onnx")
-    command = [*TUNE, model.name, "--budget", "60s", "-o", "stopped.toml", "--report", "stopped.html", "--json"]
+    command = [*TUNE, model.name, "--budget", "15s", "-o", "stopped.toml", "--report", "stopped.html", "--json"]
     child = subprocess.Popen(  # in a session of its own, where SIGINT is not ignored as in a background job
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

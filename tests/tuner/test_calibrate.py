@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.engines.models import perceptron
 
-from tailcut.cli.tune import _write
+from tailcut.cli.tune import _Files, _write
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.errors import ProfileError
 from tailcut.models import digits_data, digits_model
@@ -81,7 +81,8 @@ def test_what_was_measured_is_what_ships(
     options = {"name": engine, "precision": "int8_static", "threads": 1}
     outcome = Outcome(search._spec, changed(search._baseline("binary"), engine=options), 1.0, [])
     search._take_copy(outcome)
-    found = _write(outcome, search._wanted, OBJECTIVE, folder / "d.profile.toml", folder / "d.report.html")
+    files = _Files(folder / "d.profile.toml", folder / "d.report.html", folder / "d.trials.jsonl")
+    found = _write(outcome, search._wanted, OBJECTIVE, files)
     assert found["quantized"]["engine"] == engine
     for name in ("digits.onnx", "d.profile.toml", "d.int8.onnx"):
         shutil.copy(folder / name, tmp_path / name)

@@ -147,8 +147,7 @@ class Search:
         path = f"{model_path(self._spec.name)}/config"
         config = ask(self._servers.of(settings).target, "GET", path)
         rows, reason = (config["parameters"][name]["string_value"] for name in ("rows", "rows_reason"))
-        decided = {"rows": rows, "batched": rows == Rows.INDEPENDENT, "reason": reason}
-        return decided | {"setting": self._wanted.rows, "evidence": {}}
+        return self._rows | {"rows": rows, "batched": rows == Rows.INDEPENDENT, "reason": reason}
 
     def _baseline(self, wire: Wire) -> Settings:
         return changed(BASELINE, batching={"bind": False, "rows": self._wanted.rows}, io={"wire": wire})
