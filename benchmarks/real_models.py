@@ -88,8 +88,12 @@ def _plain(value: object) -> np.ndarray:
     return np.asarray(value)
 
 
-def difference(expected: np.ndarray, actual: np.ndarray, rtol: float) -> str:
-    """What is wrong with an array; nothing when it is right."""
+def difference(expected: np.ndarray, actual: np.ndarray, rtol: float, usual: float) -> str:
+    """What is wrong with an array; nothing when it is right.
+
+    Beside its own magnitude, or a hundredth of the output's `usual` one: a detector that finds nothing answers numbers
+    of 1e-7, of which rounding is a good part.
+    """
     if expected.shape != actual.shape:
         return f"shape {list(actual.shape)} for {list(expected.shape)}"
     if expected.dtype.kind in "OSU":
@@ -97,19 +101,24 @@ def difference(expected: np.ndarray, actual: np.ndarray, rtol: float) -> str:
         return "" if text == expected.reshape(-1).tolist() else "other strings"
     if expected.dtype.kind != "f":
         return "" if np.array_equal(expected, actual) else "other values"
-    scale = float(np.abs(expected).max(initial=0.0)) or 1.0
+    scale = max(float(np.abs(expected).max(initial=0.0)), usual / 100) or 1.0
     off = float(np.abs(expected.astype(np.float64) - actual).max(initial=0.0)) / scale
     return "" if off <= rtol else f"off by {off:.2g}"
+
+
+def _magnitude(array: np.ndarray) -> float:
+    return float(np.abs(array).max(initial=0.0)) if array.dtype.kind == "f" else 0.0
 
 
 def compare(truth: Answers, answers: Sequence[dict[str, np.ndarray] | Exception | None], rtol: float) -> str:
     """A cell: right, or how many answers are wrong and how the first one is."""
     faults = []
+    usual = {name: max(map(_magnitude, (one[name] for one in truth))) for name in truth[0]}
     for number, (want, got) in enumerate(zip(truth, answers, strict=True)):
         if not isinstance(got, dict):
             faults.append(f"request {number}: {got}")
             continue
-        told = [f"{name}: {text}" for name in want if (text := difference(want[name], got[name], rtol))]
+        told = [f"{name}: {text}" for name in want if (text := difference(want[name], got[name], rtol, usual[name]))]
         faults += [f"request {number}, {text}" for text in told[:1]]
     return "right" if not faults else f"WRONG ({len(faults)} of {len(truth)}; {faults[0]})"
 
