@@ -21,7 +21,8 @@ _FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # where they take longer than planned, and
 _SELDOM = 5  # rounds from one closed block to the next, at most
 _HIGHEST_SHARE = 0.6  # of the verification: is left when the search for the highest rate ends
 _AROUND = 1.6  # of the time for the p99 of each arm: warm-ups, closed blocks, the highest rate
-_STEPS = 5  # of the search for the highest rate
+_STEPS = 6  # of the search for the highest rate
+_DOWN = 0.5  # while no rate was within the limit: bursts of an open loop are harder than a closed loop
 _BACK_OFF = 0.85  # of the highest rate found: what one short run shows is partly luck
 _NEAR = 1.05
 _SPARE = 1.15  # more samples than the p99 needs
@@ -68,8 +69,8 @@ def _highest_rate(arm: Arm, load: Load, limit_ms: float, plan: Plan) -> float:
     """A rate that the tuned server should carry within the limit; 0 where none was found in time."""
     found = closed_loop(arm.target, arm.payloads, concurrency=load.clients[-1], duration_s=0.4, warmup_s=0.1)
     low, high = 0.0, found.rate_achieved
-    for _ in range(_STEPS):
-        rate = 0.9 * high if not low else (low * high) ** 0.5
+    for number in range(_STEPS):
+        rate = (low * high) ** 0.5 if low else high * (0.9 if not number else _DOWN)
         length_s = max(0.3, _SPARE * samples_needed(0.99) / max(rate, 1e-9))
         if time.monotonic() + length_s > plan.end - _HIGHEST_SHARE * plan.verify_s:
             break
