@@ -1,4 +1,4 @@
-"""What one request of a small model costs the server's own thread on the short way, its system calls included.
+"""What one request of a small model costs the server's own thread on the fast path, its system calls included.
 
     python benchmarks/express.py
 
@@ -49,7 +49,7 @@ async def passes_us(model: Model, connections: int) -> tuple[float, float]:
         for client in clients:
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 65536), 5)
     if len(hub.express._passengers) != connections:
-        raise SystemExit(f"{len(hub.express._passengers)} of {connections} connections go the short way")
+        raise SystemExit(f"{len(hub.express._passengers)} of {connections} connections take the fast path")
     times = []
     for _ in range(ROUNDS):
         for client in clients:

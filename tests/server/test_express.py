@@ -1,4 +1,4 @@
-"""The short way of connections that repeat themselves, on real sockets: what it answers, and how one comes off it.
+"""The fast path of connections that repeat themselves, on real sockets: what it answers, and how one comes off it.
 
 The server runs in this process, so that what the kernel would join is known to be apart, and a test can see who goes
 which way.
@@ -87,7 +87,7 @@ class Client:
         assert body.endswith(row)
 
     async def settle(self) -> None:
-        """Ask until the short way is taken."""
+        """Ask until the fast path is taken."""
         for _ in range(8):
             await self.ask()
 
@@ -365,7 +365,7 @@ def test_who_does_not_read_gets_all_of_it_later(tmp_path: Path) -> None:
         row = client.row()
         await client.send(
             client.request(row)
-        )  # the fourth with this head goes the short way, and comes back by the long
+        )  # the fourth with this head takes the fast path, and comes back by the long
         await until(lambda: hub.site.counts.replies[200] == 4)
         assert hub.site.counts.express == 0
         assert hub.site.served("echo").timeline.end == 4
@@ -451,7 +451,7 @@ def test_idle_connections_are_closed_there_too(echo: Path) -> None:
 
 
 def test_a_served_crowd_is_counted(echo: Path, tmp_path: Path) -> None:
-    """From outside: the gauge shows who goes the short way, and falls when they leave."""
+    """From outside: the gauge shows which connections take the fast path, and falls when they leave."""
     row = np.arange(WIDTH, dtype=np.float32).tobytes()
     with serving(tmp_path, echo) as server:
         with server.connect() as wire:

@@ -1,7 +1,7 @@
 """Mixed traffic against a real server of identity models: every request has a pattern of its own, and clients leave.
 
 Each answer must be its own request's bytes. A client that leaves sends 0xAA only: no answer ever holds that pattern.
-Half of the connections ask for the same thing again and again, so that the server serves them the short way.
+Half of the connections ask for the same thing again and again, so that the server serves them on the fast path.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Tally:
 
     answered: int = 0
     refused: int = 0
-    express: int = 0  # connections seen on the short way at a time, at most
+    express: int = 0  # connections seen on the fast path at a time, at most
     left: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)  # seconds, of small raw requests, in order
     faults: list[str] = field(default_factory=list)

@@ -38,7 +38,7 @@ from tailcut.wire.v2_steps import STEP_BYTES, STEP_ELEMENTS, request_in_steps, r
 from tailcut.wire.v2_tensors import STEP_STRINGS
 
 WAITS_S = 1.0  # how long a client that sends nothing more waits before it is asked whether it is there
-LONG_WAY = 64  # messages before one that came back from the short way tries it again
+LONG_WAY = 64  # messages before one that came back from the fast path tries it again
 NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
 
 _log = logging.getLogger("tailcut.http")
@@ -101,8 +101,8 @@ class Answering(asyncio.BufferedProtocol):
         self._paused = False
         self.due = 0.0  # when patience with this client ends; 0: no limit runs
         self._idle_since = hub.now
-        self.fd = -1  # of its socket while it goes the short way
-        self._repeats = 0  # messages whose head was the one before's; far below 0 where the short way is not for it
+        self.fd = -1  # of its socket while it takes the fast path
+        self._repeats = 0  # messages whose head was the one before's; far below 0 where the fast path is not for it
         self._awaited: tuple[Group, int] | None = None  # the answer that it had not yet when it came back from there
 
     @property
@@ -244,7 +244,7 @@ class Answering(asyncio.BufferedProtocol):
         self._next()
 
     def answer_row(self, batch: Batch, row: int) -> None:
-        """The answer that it waited for when it came back from the short way."""
+        """The answer that it waited for when it came back from the fast path."""
         self._awaited = None
         plan = self._plan
         plan.renew(self._hub.date)
@@ -423,7 +423,7 @@ class Answering(asyncio.BufferedProtocol):
         self.transport.close()
 
     def returned(self, group: Group | None, number: int) -> None:
-        """It does not go the short way any more; its answer may still be on it, as the `number`-th of a group."""
+        """It no longer takes the fast path; its answer may still be on it, as the `number`-th of a group."""
         self._repeats = -LONG_WAY
         self._idle_since = self._hub.now
         if group is not None:

@@ -140,7 +140,7 @@ async def _serve(
     if worker is not None:
         worker.report(site)
     on_ready(address)
-    witness = Witness(hub.loop, events, site.counts)  # what it takes to start holds nobody up
+    witness = Witness(hub.loop, events, site.counts)  # the time spent starting is not counted as a blocked loop
     await drain.wait()
     hub.close()
     witness.close()

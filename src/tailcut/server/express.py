@@ -1,4 +1,4 @@
-"""The short way for connections that repeat themselves: compiled code receives for all of them and answers all of them.
+"""The fast path for connections that repeat themselves: compiled code receives for all of them and answers all of them.
 
 A client on a kept-alive connection asks for the same thing with the same head again and again. Once it has, its socket
 is watched here instead of by the loop's own transport: one pass over all sockets (`kernels/sockets.py`) puts the rows
@@ -73,7 +73,7 @@ class Group:
 
 
 class Express:
-    """All connections of a loop that go the short way."""
+    """All connections of a loop that take the fast path."""
 
     def __init__(self, hub: "Hub") -> None:
         from tailcut.kernels import sockets  # noqa: PLC0415  numba takes a quarter of a second to load
@@ -202,7 +202,7 @@ class Express:
         try:
             self._turn(until_ns)
         except Exception:  # noqa: BLE001  whatever it is, the long way serves everybody
-            _log.exception("the short way failed: every request takes the long one from now on")
+            _log.exception("the fast path failed: every request takes the ordinary path from now on")
             self._hub.express = None
             self.close()
 

@@ -28,7 +28,7 @@ _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pa
 _LINGER_BYTES = 64 << 20  # read away behind a refusal at most
 _CR = 0x0D
 _EMPTY_LINES = 8  # before a request line: some clients send one behind a body
-_STEADY = 3  # messages with one head in a row, and a client goes the short way
+_STEADY = 3  # messages with one head in a row, and a client takes the fast path
 
 
 class HttpConnection(Answering):
@@ -196,7 +196,7 @@ class HttpConnection(Answering):
             self.due = self._hub.now + self._hub.limits.head_timeout_s
 
     def _board_express(self, data: bytes | bytearray, end: int, size: int) -> bool:
-        """A client that repeats itself goes the short way from now on, where there is one for it."""
+        """A client that repeats itself takes the fast path from now on, where there is one for it."""
         plan, express = self._plan, self._hub.express
         if express is not None and size == end + plan.length and not self._ended:
             self._repeats = 0

@@ -24,7 +24,7 @@ _PLANS = 1024  # kept at most; a client that varies its heads costs 10 us a requ
 _PLAN_BYTES = 2048  # longer heads are not kept
 _SWEEP_S = 0.25
 _REST_NS = 2_000_000
-_LOOK_NS = 20_000  # where all go the short way, it is polled for so long before the loop looks at everything else
+_LOOK_NS = 20_000  # where all take the fast path, it is polled for so long before the loop looks at everything else
 
 
 class Member(Protocol):

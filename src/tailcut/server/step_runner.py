@@ -64,7 +64,7 @@ class StepRunner:
             next(job.steps)
         except StopIteration as end:
             job.done(end.value, None)
-        except Exception as error:  # noqa: BLE001  whoever started the job decides what it means
+        except Exception as error:  # noqa: BLE001  the caller of the job decides what it means
             job.done(None, error)
         else:
             self._jobs.append(job)

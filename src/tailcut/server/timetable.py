@@ -1,4 +1,4 @@
-"""What the short way knows: heads by their bytes, and where the requests behind each of them go.
+"""What the fast path knows: heads by their bytes, and where the requests behind each of them go.
 
 The tables are those of `kernels/sockets.py`, which reads them; rows are only added, until all are forgotten at once.
 """
@@ -54,7 +54,7 @@ class Timetable:
         self._kept: list[Plan] = []
 
     def number(self, plan: Plan, head: bytes) -> int:
-        """The number of a plan for one row, given at its first use; -1 where it cannot go the short way."""
+        """The number of a plan for one row, given at its first use; -1 where it cannot take the fast path."""
         known = self._numbers.get(id(plan))
         if known is not None:
             return known
