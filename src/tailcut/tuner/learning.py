@@ -1,5 +1,6 @@
 """What a tune or a comparison knows of the model before it measures: signature, rows, requests, and right answers."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,8 +10,12 @@ import numpy as np
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
+from tailcut.engines.edits import benefits_from_int8
+from tailcut.engines.graph import load_graph
 from tailcut.engines.samples import find_samples
-from tailcut.lab.describe import rows_of_data
+from tailcut.lab.describe import lengths_of, rows_of_data
+from tailcut.machine.fingerprint import isa_flags
+from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.row_proof import settle_rows
 from tailcut.spec import ModelSpec
@@ -18,7 +23,7 @@ from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.questions import Questions
 from tailcut.tuner.records import Wanted
-from tailcut.tuner.space import BASELINE
+from tailcut.tuner.space import BASELINE, Facts
 
 Arrays = dict[str, np.ndarray]
 _MADE_UP = 64  # requests, where there are no data
@@ -67,6 +72,21 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
         words = f"the model itself is random: asked the same twice, it answers {names} differently; {rest}"
         tell(Phase(words))
     return Learned(spec, decision.as_dict(), requests, gate)
+
+
+def facts_of(wanted: Wanted, learned: Learned) -> Facts:
+    """What decides which settings make sense for this model on this machine."""
+    return Facts(
+        learned.spec,
+        wanted.constraints.cpus or usable_cpus(),
+        os.cpu_count() or 1,
+        isa_flags(),
+        quota().cpus is not None,
+        wanted.wire,
+        lengths_of(learned.spec, learned.requests),
+        quantizable=benefits_from_int8(load_graph(wanted.model)),
+        lower_precision=wanted.data is not None and not learned.gate.blind,
+    )
 
 
 def _open_reference(wanted: Wanted, spec: ModelSpec) -> Engine:

@@ -37,6 +37,14 @@ class Parts:
 
 def predict(estimates: Sequence[EngineEstimate], parts: Parts, objective: Objective) -> Iterator[Predicted]:
     """Yield every way to serve the estimated engines, with what the simulation expects of it."""
+    for settings, configuration, estimate in configurations(estimates, parts):
+        yield _predicted(settings, configuration, estimate, objective)
+
+
+def configurations(
+    estimates: Sequence[EngineEstimate], parts: Parts
+) -> Iterator[tuple[Settings, Configuration, EngineEstimate]]:
+    """Yield every way to serve the estimated engines: as settings, as the simulation takes it, and its engine."""
     alone = replace(parts.facts.spec, rows=Rows.DEPENDENT)
     for estimate in estimates:
         service = estimate.service_times(parts.facts.usable_cpus)
@@ -52,7 +60,7 @@ def predict(estimates: Sequence[EngineEstimate], parts: Parts, objective: Object
                 estimate.options.instances,
                 parts.cores,
             )
-            yield _predicted(settings, configuration, estimate, objective)
+            yield settings, configuration, estimate
 
 
 def _predicted(

@@ -6,7 +6,6 @@ race in `finalists`, who wins in `racing` and `heats`, what is right in `gate`. 
 claims comes from the verification alone.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,14 +15,10 @@ from typing import Any
 
 import msgspec
 
-from tailcut.engines.edits import benefits_from_int8
-from tailcut.engines.graph import load_graph
 from tailcut.errors import TailcutError, UsageError
-from tailcut.lab.describe import lengths_of
 from tailcut.lab.payload import Wire, ask, infer_once, model_path
-from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.process import peak_bytes
-from tailcut.machine.quota import quota, usable_cpus
+from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import Settings
 from tailcut.runtime.samples import kinds_of
 from tailcut.spec import Rows
@@ -36,7 +31,7 @@ from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Expected, Phase, RungDone, RungStarted
 from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
 from tailcut.tuner.journal import Journal, Key
-from tailcut.tuner.learning import learn
+from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.prediction import Parts, predict
 from tailcut.tuner.race import NOISE
@@ -47,20 +42,17 @@ from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import (
     BASELINE,
     RUNG_FIELDS,
-    Facts,
     changed,
     copy_engines,
     engine_choices,
-    quickest_wire,
     refinements,
     up_to,
     without,
 )
 from tailcut.tuner.verification import verification_s, verify
 from tailcut.tuner.waterfall import effect, waterfall
-from tailcut.tuner.ways import Probe, probe, way_in
+from tailcut.tuner.ways import PROBED, measure_ways, way_settings, with_adaptive
 
-_MOST_CLIENTS = 128
 _REFINED = 1.01  # a refinement stays when it looks at least this much better
 _EXHAUSTIVE = 96  # configurations at most
 _GROUP = 9  # on servers at a time: eight finalists, and the settings of a profile that is checked again
@@ -101,17 +93,7 @@ class Search:
         self._racing = Racing(objective, Load((1, 16), LEAST_BLOCK_S), outcome.noise, self._journal)
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
         self._copies: dict[str, Copy] = {}
-        self._facts = Facts(
-            self._spec,
-            wanted.constraints.cpus or usable_cpus(),
-            os.cpu_count() or 1,
-            isa_flags(),
-            quota().cpus is not None,
-            wanted.wire,
-            lengths_of(self._spec, self._requests),
-            quantizable=benefits_from_int8(load_graph(wanted.model)),
-            lower_precision=wanted.data is not None and not self._gate.blind,
-        )
+        self._facts = facts_of(wanted, learned)
 
     def run(self) -> Outcome:
         """Search, then verify; Ctrl-C at any time ends with the best so far, unverified.
@@ -243,27 +225,17 @@ class Search:
 
     def _ways(self) -> dict[str, WayIn]:
         """What the quickest wire costs with each dispatch, by two servers of the empty engine."""
-        settings = {name: self._way_settings(name) for name in ("inline", "worker")}
+        settings = {name: way_settings(self._facts, name) for name in PROBED}
         known = {name: way for name, one in settings.items() if (way := self._journal.way(one)) is not None}
         if len(known) == len(settings):
             self._tell(Phase(f"taking over what the way in costs from {self._journal.name}"))
-            return known | {"adaptive": known["worker"]}
+            return with_adaptive(known)
         self._tell(Phase("measuring the way in, with an engine that computes nothing"))
-        self._servers.launch(*settings.values())
-        arms = {name: self._servers.arm(one) for name, one in settings.items()}
-        probes: dict[str, Probe] = {
-            name: probe(arm.target, arm.payloads, arm.pid, self._plan.way_s) for name, arm in arms.items()
-        }
+        ways = measure_ways(self._servers, settings, self._plan.way_s)
         self._servers.keep(self._baseline("json"))
-        ways = {name: way_in(found, probes["inline"]) for name, found in probes.items()}
         for name, way in ways.items():
             self._journal.add_way(settings[name], way)
-        # Where many ask, adaptive dispatch computes on a worker; the lone request's saving is known.
-        return ways | {"adaptive": ways["worker"]}
-
-    def _way_settings(self, dispatch: str) -> Settings:
-        batching = {"bind": self._spec.fixed_rows, "max_batch": _MOST_CLIENTS, "dispatch": dispatch}
-        return changed(BASELINE, engine={"name": "none"}, batching=batching, io={"wire": quickest_wire(self._facts)})
+        return with_adaptive(ways)
 
     def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
         known = [one for one in estimates if one.error is None and one.sizes]

@@ -6,7 +6,7 @@ has beyond the server's CPU time lies in the client and the kernel. The same one
 takes two wake-ups more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,8 +16,12 @@ from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import watched
 from tailcut.lab.load import LoadResult, Payload, Target
 from tailcut.machine.process import ProcessCost
+from tailcut.runtime.profile import Settings
+from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import WayIn
+from tailcut.tuner.space import BASELINE, BATCH_SIZES, Facts, changed, quickest_wire
 
+PROBED = ("inline", "worker")  # dispatches that are measured
 MANY = 64  # connections that keep the loop busy
 _RECEIVING = 0.4  # of the loop's time for a request: receiving; the rest is answering
 _WARM = 0.2
@@ -71,3 +75,22 @@ def way_in(own: Probe, inline: Probe) -> WayIn:
         wake_ns=round(wake),
         outside_ns=round(outside),
     )
+
+
+def way_settings(facts: Facts, dispatch: str) -> Settings:
+    """What the server of a probe runs: the empty engine behind the quickest wire, with room for the largest batch."""
+    batching = {"bind": facts.spec.fixed_rows, "max_batch": BATCH_SIZES[-1], "dispatch": dispatch}
+    return changed(BASELINE, engine={"name": "none"}, batching=batching, io={"wire": quickest_wire(facts)})
+
+
+def measure_ways(servers: Servers, settings: Mapping[str, Settings], seconds: float) -> dict[str, WayIn]:
+    """Probe the servers of these settings, by dispatch, for so long each; `inline` has to be among them."""
+    servers.launch(*settings.values())
+    arms = {name: servers.arm(one) for name, one in settings.items()}
+    probes = {name: probe(arm.target, arm.payloads, arm.pid, seconds) for name, arm in arms.items()}
+    return {name: way_in(found, probes["inline"]) for name, found in probes.items()}
+
+
+def with_adaptive(ways: Mapping[str, WayIn]) -> dict[str, WayIn]:
+    """Adaptive dispatch computes on a worker where many ask; what a lone request saves is known."""
+    return {**ways, "adaptive": ways["worker"]}
