@@ -6,9 +6,9 @@ from tailcut.engines.base import EngineOptions
 from tailcut.lab.describe import lengths_of, rows_of_data
 from tailcut.runtime.profile import BatchingSettings, IoSettings, MemorySettings, Settings
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
+from tailcut.tuner.catalogue import CATALOGUE
 from tailcut.tuner.space import (
     BASELINE,
-    CATALOGUE,
     RUNG_FIELDS,
     Facts,
     changed,

@@ -15,7 +15,8 @@ def ladder(
     from rich.console import Console
 
     from tailcut.report.ladder import ladder_view
-    from tailcut.tuner.space import CATALOGUE, RUNG_FIELDS
+    from tailcut.tuner.catalogue import CATALOGUE
+    from tailcut.tuner.space import RUNG_FIELDS
 
     if json:
         rungs = [

@@ -19,7 +19,7 @@ from tailcut.cli.choices import BatchingChoice
 if TYPE_CHECKING:
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
-    from tailcut.runtime.profile import Profile
+    from tailcut.runtime.profile import Profile, Settings
     from tailcut.server.app import Address
     from tailcut.server.served import Served
     from tailcut.server.supervisor import Crew
@@ -101,7 +101,6 @@ def serve(
 
     from tailcut.cli.logs import log_to_stderr, logged_apart
     from tailcut.cli.options import parse_duration
-    from tailcut.errors import UsageError
     from tailcut.runtime.limits import Limits
     from tailcut.server.app import Address, ServerOptions
     from tailcut.server.app import serve as run_server
@@ -123,6 +122,7 @@ def serve(
         write_rate=write_rate << 10,
         idle_timeout_s=parse_duration(idle_timeout),
     )
+    _load_allocator(sources, worker)
     if grpc_port is not None:
         _need_grpc()
     if shared_memory is not None:
@@ -135,12 +135,9 @@ def serve(
         raise typer.Exit(_supervise(crew, Address(host, port, uds, grpc_port), json=json))
     opened = [_profile(source, max_batch, batching, worker) for source in sources]
     profiles = [profile for profile, _ in opened]
-    names = [profile.model.name + (f":{version}" if version != "1" else "") for profile, version in opened]
-    if len(set(names)) < len(names):
-        raise UsageError(
-            f"two models have one name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
-        )
+    names = _own_names(opened)
     again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
+    _apply_to_process([profile.settings for profile in profiles], uds)
     served = _open(opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
@@ -288,13 +285,64 @@ def _count(workers: str | None, sources: Sequence[str]) -> int:
 def _profiled(sources: Sequence[str]) -> int:
     """How many processes the profiles were measured with, no more than there are CPUs."""
     from tailcut.machine.quota import usable_cpus
-    from tailcut.runtime.profile import Profile
 
-    files = [Path(source.rpartition("=")[2]) for source in sources]
-    wanted = max([Profile.load(file).settings.io.workers for file in files if file.suffix == ".toml"], default=1)
+    wanted = max([settings.io.workers for settings in _settings(sources)], default=1)
     if wanted > usable_cpus():
         _log.warning("the profile wants %d workers: this machine has CPUs for %d", wanted, usable_cpus())
     return max(1, min(wanted, usable_cpus()))
+
+
+def _own_names(opened: "Sequence[tuple[Profile, str]]") -> list[str]:
+    """What the models are called; no two may be called the same."""
+    from tailcut.errors import UsageError
+
+    names = [profile.model.name + (f":{version}" if version != "1" else "") for profile, version in opened]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"two models have one name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
+        )
+    return names
+
+
+def _load_allocator(sources: Sequence[str], worker: "Worker | None") -> None:
+    """Begin anew on the allocator that a profile names, where it is installed and not loaded yet.
+
+    A worker process has it from the process that started it.
+    """
+    from tailcut.machine.allocator import PACKAGES, find, is_asked_for, is_loaded, restart_with
+
+    wanted = set() if worker else {settings.memory.allocator for settings in _settings(sources)} - {"system"}
+    for name in sorted(wanted)[:1]:
+        library = find(name)
+        if library is None:
+            hint = f"on Debian, apt install {PACKAGES[name]}"
+            _log.warning("%s is not installed (%s): serving on the system's allocator", name, hint)
+        elif not is_loaded(name) and not is_asked_for(library):
+            restart_with(library)
+        elif not is_loaded(name):
+            _log.warning("the loader refuses %s: serving on the system's allocator", library)
+    if len(wanted) > 1:
+        _log.warning(
+            "a process has one allocator, and the profiles name %s: it is the first", ", ".join(sorted(wanted))
+        )
+
+
+def _apply_to_process(settings: "Sequence[Settings]", uds: str | None) -> None:
+    """Settings that hold for the process as a whole, and a word on those that the command line has to make true."""
+    from tailcut.machine.allocator import keep_freed
+
+    if any(one.memory.keep_freed for one in settings) and not keep_freed():
+        _log.warning("memory.keep_freed has no effect: this C library cannot be told to keep memory")
+    if uds is None and any(one.io.socket == "unix" for one in settings):
+        _log.warning("the profile was measured over a Unix socket: add --uds PATH, and have clients connect there")
+
+
+def _settings(sources: Sequence[str]) -> "list[Settings]":
+    """The settings of those sources that are profiles."""
+    from tailcut.runtime.profile import Profile
+
+    files = [Path(source.rpartition("=")[2]) for source in sources]
+    return [Profile.load(file).settings for file in files if file.suffix == ".toml"]
 
 
 def _profile(

@@ -81,6 +81,20 @@ def tune(
         ),
     ] = None,
     wire: Annotated[WireChoice, typer.Option(help="What the clients speak.")] = WireChoice.ANY,
+    normalize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MEAN/STD",
+            help="Clients may send uint8 pixels, which the model wants as (pixel/255 - MEAN)/STD: one number each, or "
+            "one per channel, such as 0.485,0.456,0.406/0.229,0.224,0.225.",
+        ),
+    ] = None,
+    outputs: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Serve only these outputs, such as scores,boxes.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Clients run on the same machine, and may connect to a Unix socket.")
+    ] = False,
     batching: Annotated[
         BatchingChoice,
         typer.Option(help="Merge and split requests: on, off, or auto, where the model's rows are independent."),
@@ -117,9 +131,11 @@ def tune(
     from tailcut.errors import UsageError
     from tailcut.runtime.rows import SETTING_OF
     from tailcut.tuner.objective import Constraints
+    from tailcut.tuner.pixels import parse_normalize
 
     began = time.monotonic()
-    if compare and any((output, report, markdown, exhaustive, fresh, objective, memory, cpus)):
+    search_only = (output, report, markdown, exhaustive, fresh, objective, memory, cpus, normalize, outputs, local)
+    if compare and any(search_only):
         raise UsageError("--compare measures profiles as they are: it takes no option of the search or its files")
     model, profiles, previous = _models(models or [], retune, compare=compare)
     wanted = _wanted(model, data, rate, budget, accuracy, metric, wire.value, seed)
@@ -132,6 +148,9 @@ def tune(
         fresh=fresh,
         exhaustive=exhaustive,
         previous=previous,
+        normalize=parse_normalize(normalize) if normalize else None,
+        outputs=tuple(outputs.split(",")) if outputs else (),
+        local=local,
         began=began,
     )
     asked = {
@@ -141,6 +160,9 @@ def tune(
         "accuracy": accuracy,
         "metric": metric,
         "wire": wire.value,
+        "normalize": normalize,
+        "outputs": outputs,
+        "local": local,
         "budget_s": wanted.budget_s,
         "seed": seed,
         "data": str(data) if data else None,

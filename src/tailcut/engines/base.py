@@ -17,7 +17,7 @@ Bound = Callable[[], None]
 
 
 # int8: weights quantised at load, activations with scales as they come. int8_static: the file is a quantised copy.
-Precision = Literal["f32", "bf16", "int8", "int8_static"]
+Precision = Literal["f32", "bf16", "f16", "int8", "int8_static"]
 Form = Literal["onnxruntime", "openvino"]  # the engine that a quantised copy of a model is made for
 
 
@@ -41,9 +41,11 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     threads: int = 0  # intra-op threads of one instance; 0 leaves it to the engine
     instances: int = 1  # batches that may compute at the same time
     spinning: bool = True  # engine threads spin between calls instead of sleeping
+    spin_us: int = 0  # how long at most, before they sleep; 0 leaves it to the engine
     pinning: bool = False  # engine threads bound to cores
     arena: bool = True  # the engine keeps its scratch memory between calls
     u8_input: U8Input | None = None
+    outputs: tuple[str, ...] = ()  # of the model, those that are computed and served; empty: all
 
 
 class Engine(Protocol):

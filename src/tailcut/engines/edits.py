@@ -48,6 +48,8 @@ def prepare(path: Path, options: EngineOptions) -> Prepared:
     # OpenVINO follows no link out of the model's folder, onnxruntime those into the folder of the model's own target.
     own = options.name == "onnxruntime"
     unreadable = not all(is_beside(path, name, follow_model=own) for name in files)
+    if options.outputs:
+        edited = keep_outputs(model, options.outputs) or edited
     if not (edited or unreadable or options.u8_input is not None or options.precision == "int8"):
         return Prepared(path, model)
     _take_whole(model, path, files)
@@ -104,6 +106,24 @@ def replace_zipmaps(model: onnx.ModelProto) -> bool:
     if found and not any(not entry.domain or entry.domain == "ai.onnx" for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid("", 13))
     return found
+
+
+def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bool:
+    """Leave only these outputs, in place: engines compute nothing that no output needs. Whether any is left out.
+
+    Raises:
+        UnsupportedError: the model has no such output.
+    """
+    outputs = {value.name: value for value in model.graph.output}
+    for name in names:
+        if name not in outputs:
+            raise UnsupportedError(f"the model has no output {name!r}: it has {', '.join(outputs)}")
+    kept = [value for name, value in outputs.items() if name in names]
+    if len(kept) == len(outputs):
+        return False
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    return True
 
 
 def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
@@ -272,7 +292,7 @@ def _per_channel(values: tuple[float, ...], name: str, dims: Sequence[int], layo
         return numpy_helper.from_array(array.reshape(()), name)
     if len(dims) < 2:
         raise UnsupportedError("u8_input has one scale a channel, but the input has no channel axis")
-    axis = _channel_axis(len(values), dims, layout)
+    axis = channel_axis(len(values), dims, layout)
     if dims[axis] and len(values) != dims[axis]:
         raise UnsupportedError(
             f"u8_input has {len(values)} scales or offsets, but the input has {dims[axis]} channels (axis {axis})"
@@ -280,7 +300,7 @@ def _per_channel(values: tuple[float, ...], name: str, dims: Sequence[int], layo
     return numpy_helper.from_array(array.reshape(-1, *[1] * (len(dims) - axis - 1)), name)
 
 
-def _channel_axis(channels: int, dims: Sequence[int], layout: str) -> int:
+def channel_axis(channels: int, dims: Sequence[int], layout: str) -> int:
     """Axis 1, or the last one where the layout says so or only that one may have so many channels."""
     last = len(dims) - 1
     if layout == "auto":

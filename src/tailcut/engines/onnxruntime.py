@@ -38,9 +38,9 @@ class OnnxRuntimeEngine:
     """One session; its bound calls may run from `options.instances` threads at once."""
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
-        if options.precision == "bf16":
+        if options.precision in {"bf16", "f16"}:
             raise UnsupportedError(
-                "onnxruntime has no bf16 kernels for CPUs of this kind: use openvino, or f32 or int8"
+                f"onnxruntime has no {options.precision} kernels for CPUs: use openvino, or f32 or int8"
             )
         self.options = options
         prepared = prepare(path, options)
@@ -165,6 +165,8 @@ def _session_options(options: EngineOptions) -> Any:
     session.enable_cpu_mem_arena = options.arena
     session.enable_mem_pattern = options.arena
     session.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
+    if options.spinning and options.spin_us:
+        session.add_session_config_entry("session.intra_op.spin_duration_us", str(options.spin_us))
     session.add_session_config_entry("session.disable_prepacking", "0" if options.prepack else "1")
     if options.pinning and options.threads > 1:
         # The calling thread is the first of the pool and is not its to bind; the others are numbered from 1.

@@ -32,15 +32,17 @@ from tailcut.machine.fingerprint import isa_flags
 from tailcut.spec import DType, ModelSpec
 
 _log = logging.getLogger("tailcut")
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+# Flags of /proc/cpuinfo, one of which a precision needs.
+_FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "f16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
+_NAMES = {"bf16": "bfloat16", "f16": "float16"}
 
 
 class OpenVinoEngine:
     """A lane for each instance; calls take one, and give it back."""
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
-        if options.precision == "bf16" and not _BF16_FLAGS & isa_flags():
-            raise UnsupportedError("this processor has no bfloat16 instructions: use precision f32")
+        if options.precision in _FLAGS and not _FLAGS[options.precision] & isa_flags():
+            raise UnsupportedError(f"this processor has no {_NAMES[options.precision]} instructions: use precision f32")
         self.options = options
         prepared = prepare(path, options)
         self.hints = read_hints(prepared.graph)
@@ -174,7 +176,7 @@ def _properties(options: EngineOptions, *, shared: bool) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": instances,
-        "INFERENCE_PRECISION_HINT": "bf16" if options.precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": options.precision if options.precision in _FLAGS else "f32",
         # Compiled models do not know of each other, and would all be bound to the same cores.
         "ENABLE_CPU_PINNING": options.pinning and (shared or options.instances == 1),
     }

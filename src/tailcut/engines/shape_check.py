@@ -30,8 +30,8 @@ from tailcut.errors import EngineError, UnsupportedError
 
 _log = logging.getLogger("tailcut")
 # Distances as `agreement.distance` has them. The wrong answers that we have seen were off by 0.45 to 80.
-_FROM_REFERENCE = {"f32": 0.02, "bf16": 0.1, "int8": 0.25, "int8_static": 0.25}
-_FROM_ITSELF = {"f32": 1e-3, "bf16": 0.03, "int8": 0.03, "int8_static": 0.03}
+_FROM_REFERENCE = {"f32": 0.02, "bf16": 0.1, "f16": 0.05, "int8": 0.25, "int8_static": 0.25}
+_FROM_ITSELF = {"f32": 1e-3, "bf16": 0.03, "f16": 0.01, "int8": 0.03, "int8_static": 0.03}
 _MOST_REFUSED = 4096
 
 

@@ -81,6 +81,8 @@ class ServedProfile:
         path = folder / "trial.profile.toml"
         self.profile.save(path)
         command = [sys.executable, "-m", "tailcut", "serve", str(path), "--port", "0", "--json", *self._arguments]
+        if self.profile.settings.io.socket == "unix":
+            command += ["--uds", str(folder / "socket")]
         with (folder / "stderr").open("wb") as stderr:
             # A session of its own: Ctrl-C in the terminal is for the tuner, which stops its children itself.
             self._child = subprocess.Popen(  # noqa: S603  our own interpreter; the hook makes one system call
@@ -131,7 +133,7 @@ class ServedProfile:
             said = log.read_text(errors="replace").strip().splitlines()
             raise ServeError((said[-1] if said else "the server said nothing").removeprefix("tailcut: "))
         address: dict[str, Any] = json.loads(line)
-        return Target(address["host"], address["port"])
+        return Target(address["host"], address["port"], address["uds"])
 
 
 @dataclass(frozen=True, slots=True)

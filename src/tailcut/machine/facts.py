@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tailcut.machine.allocator import PRELOADED
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.perf import Missing
 from tailcut.machine.quota import affinity_mask, quota, throttled
@@ -32,7 +33,6 @@ ISA_VARIABLES = (
     "OPENBLAS_CORETYPE",
     "MKL_ENABLE_INSTRUCTIONS",
 )
-_ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +176,7 @@ def _status_kib(proc: Path, name: str) -> int:
 def _allocator(proc: Path) -> str:
     """The one that is loaded before the C library's own: it is mapped into this process."""
     maps = _read(proc / "self/maps")
-    return next((name for name in _ALLOCATORS if f"lib{name}" in maps), "glibc" if "libc.so" in maps else "unknown")
+    return next((name for name in PRELOADED if f"lib{name}" in maps), "glibc" if "libc.so" in maps else "unknown")
 
 
 def _flag(path: Path) -> bool | None:

@@ -14,11 +14,14 @@ ISA_FLAGS = (
     "fma",
     "avx512f",
     "avx512_bf16",
+    "avx512_fp16",
     "avx512_vnni",
     "avx_vnni",
     "amx_tile",
     "amx_bf16",
+    "amx_fp16",
     "asimd",
+    "asimdhp",
     "bf16",
 )
 _PACKAGES = ("tailcut", "numpy", "onnxruntime", "openvino", "uvloop")

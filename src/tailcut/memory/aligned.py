@@ -1,7 +1,9 @@
 """Memory that starts where vector units and caches like it: aligned arrays, and a matrix whose every row is aligned."""
 
+import ctypes
 import math
 import mmap
+import os
 from typing import Self
 
 import numpy as np
@@ -50,6 +52,22 @@ def aligned_empty(
         raise CapacityError(f"no memory for {size} bytes: {list(dims)} of {dtype}") from None
     start = -raw.ctypes.data % step
     return raw[start : start + size].view(dtype).reshape(dims)
+
+
+def lock_pages(array: np.ndarray) -> None:
+    """Keep the pages of an array in memory (mlock(2)): none is swapped out, and all are there at once.
+
+    Raises:
+        CapacityError: the process may not lock so much, or the system locks no memory.
+    """
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        failed = libc.mlock(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes))
+    except (AttributeError, OSError, TypeError):
+        raise CapacityError("this system locks no memory") from None
+    if failed:
+        reason = os.strerror(ctypes.get_errno())
+        raise CapacityError(f"{array.nbytes:,} bytes cannot be locked in memory: {reason} (see ulimit -l)")
 
 
 def _pages(size_bytes: int, *, huge_pages: bool) -> np.ndarray:

@@ -17,7 +17,7 @@ from enum import IntEnum
 import numpy as np
 
 from tailcut.errors import IllegalMoveError
-from tailcut.memory.aligned import aligned_empty
+from tailcut.memory.aligned import aligned_empty, lock_pages
 from tailcut.spec import TensorSpec
 
 
@@ -174,6 +174,15 @@ class Slab:
         """Write to every page now, so that no request pays for a page fault."""
         for array in self.inputs + self.outputs:
             array.view(np.uint8).reshape(-1)[::4096] = 0
+
+    def lock(self) -> None:
+        """Keep every page in memory from now on (mlock(2)).
+
+        Raises:
+            CapacityError: the process may not lock so much.
+        """
+        for array in self.inputs + self.outputs:
+            lock_pages(array)
 
     def _open(self, count: int) -> int:
         self.close_block()

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from tailcut.tuner.space import Setting
+from tailcut.tuner.catalogue import Setting
 
 
 def ladder_view(catalogue: Sequence[Setting]) -> RenderableType:

@@ -20,6 +20,7 @@ import tomli_w
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.files import check_kind, model_name
 from tailcut.errors import MissingProfileError, ModelFileError, ProfileError
+from tailcut.machine.allocator import Allocator
 from tailcut.runtime.rows import SETTING_OF, Batching, RowsSetting
 from tailcut.runtime.samples import SampleRequest
 
@@ -64,6 +65,9 @@ class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     huge_pages: bool = False  # ask for transparent huge pages under the slab
     prefault: bool = False  # touch every page of the slab at start
+    lock: bool = False  # keep the slab's pages from being swapped out
+    allocator: Allocator = "system"  # of the whole process: loaded before anything else by `tailcut serve`
+    keep_freed: bool = False  # the C library keeps freed memory instead of giving it back to the kernel
     gc_freeze: bool = False  # freeze the collector after load and collect only between batches
 
 
@@ -74,6 +78,7 @@ class IoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     direct_bytes: int = 65536  # bodies at least this long are received by the kernel straight into the row
     spin_us: int = 0  # after an answer, poll the sockets for so long instead of sleeping in the kernel
     express: bool = True  # compiled code serves connections that repeat themselves
+    socket: Literal["tcp", "unix"] = "tcp"  # what clients connected to when it was measured; see `serve --uds`
     workers: int = 1  # processes that `tailcut serve` starts, where its own --workers says nothing
 
 
@@ -333,6 +338,7 @@ def _check(settings: Settings) -> None:
         "engine.instances": (settings.engine.instances, 1, 256),
         "batching.max_batch": (settings.batching.max_batch, 1, 65536),
         "batching.hold_us": (settings.batching.hold_us, 0, 10_000_000),
+        "engine.spin_us": (settings.engine.spin_us, 0, 1_000_000),
         "io.direct_bytes": (settings.io.direct_bytes, 0, 1 << 40),
         "io.spin_us": (settings.io.spin_us, 0, 10_000),
     }

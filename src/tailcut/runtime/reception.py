@@ -4,13 +4,14 @@ All of a model's state is here, behind one lock that is held for a microsecond a
 or a sink is told. What becomes of what is queued is in `desk.py`.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
 
 from tailcut.batching.forecast import Forecast
 from tailcut.batching.queue import Lanes
-from tailcut.errors import QueueFullError, ReleasedError, TooLargeError
+from tailcut.errors import CapacityError, QueueFullError, ReleasedError, TooLargeError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.batch import Batch, Sink, Ticket
@@ -19,6 +20,7 @@ from tailcut.runtime.profile import Settings
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
+_log = logging.getLogger("tailcut")
 _GAP_WEIGHT = 0.05  # of the newest gap between arrivals
 _SHUT_NS = 5_000_000  # for so long a refusal stands at most: what is learned meanwhile must count
 
@@ -56,6 +58,8 @@ class Reception:
             self.slab = Slab(spec.inputs, spec.outputs, self.queue_rows, block=self.max_batch, huge_pages=huge_pages)
             if settings.memory.prefault:
                 self.slab.prefault()
+            if settings.memory.lock:
+                _lock(self.slab, spec.name)
 
     def statistics(self) -> dict[str, int | float]:
         """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
@@ -283,6 +287,14 @@ class Reception:
         opens_ns = opens_ns or time.monotonic_ns() + int(min(self.cost.limit_ns / 4, _SHUT_NS))
         message = message or f"model {self.spec.name!r} has no room for more requests now"
         return QueueFullError(message, max(1, round(wait_s)), opens_ns)
+
+
+def _lock(slab: Slab, name: str) -> None:
+    """Lock the slab's memory; where that is not allowed the model is served without."""
+    try:
+        slab.lock()
+    except CapacityError as error:
+        _log.warning("%s: memory.lock has no effect: %s", name, error)
 
 
 def _duration(left_ns: int) -> str:

@@ -242,7 +242,7 @@ def _unloadable(estimate: EngineEstimate) -> bool:
 
 def _same_graph(refused: EngineOptions, options: EngineOptions) -> bool:
     """Whether an engine that refused one will refuse the other: the model itself, or the same kind of copy."""
-    whole = refused.precision in {"f32", "bf16"}
+    whole = refused.precision in {"f32", "bf16", "f16"}
     return refused.name == options.name and (whole or refused.precision == options.precision)
 
 

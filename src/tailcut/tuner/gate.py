@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tailcut.engines.base import U8Input
 from tailcut.lab.burst import Burst, Reply
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import Wire, infer_payload
 from tailcut.runtime.profile import Settings
 from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy, Finding, Metric, Outputs, compare
+from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.questions import Question, Questions, free_axes, length_of
 
 _ALONE = 8  # questions asked alone, on one connection
@@ -57,7 +59,7 @@ class Gate:
         self._bound = bound
         self._metric = metric
         self._seed = seed
-        self._payloads: dict[tuple[int, Wire], Payload] = {}
+        self._payloads: dict[tuple[int, Wire, U8Input | None], Payload] = {}
         if metric is not None:
             metric.check([one.answer for one in questions.all], 1.0 if bound is None else bound)
 
@@ -112,8 +114,8 @@ class Gate:
         asked: list[Asked] = []
         with Burst(target) as burst:
             for group in self._groups(questions, together, seconds):
-                asked += self._ask(burst, target, group, settings.io.wire)
-        return self._judge(asked)
+                asked += self._ask(burst, target, group, settings)
+        return self._judge(asked, settings.engine.outputs)
 
     def _is_between(self, questions: Sequence[Question], buckets: Sequence[int]) -> bool:
         axes = free_axes(self._questions.spec)
@@ -136,8 +138,8 @@ class Gate:
                     return
                 yield mixed[start : start + together]
 
-    def _ask(self, burst: Burst, target: Target, group: Sequence[Question], wire: Wire) -> list[Asked]:
-        payloads = [self._payload(target, question, wire) for question in group]
+    def _ask(self, burst: Burst, target: Target, group: Sequence[Question], settings: Settings) -> list[Asked]:
+        payloads = [self._payload(target, question, settings) for question in group]
         asked = []
         for question, payload, reply in zip(group, payloads, burst.ask(payloads), strict=True):
             company, last = len(group) - 1, reply
@@ -147,19 +149,22 @@ class Gate:
                 asked.append(Asked(question, company, last))
         return asked
 
-    def _payload(self, target: Target, question: Question, wire: Wire) -> Payload:
+    def _payload(self, target: Target, question: Question, settings: Settings) -> Payload:
+        wire, fold = settings.io.wire, settings.engine.u8_input
         if (wire == "json" and not _fits_json(question)) or (wire == "raw" and not self._is_raw()):
             wire = "binary"
-        key = (id(question), wire)
+        key = (id(question), wire, fold)
         if key not in self._payloads:
-            self._payloads[key] = infer_payload(target, self._questions.spec.name, question.inputs, wire)
+            spec = self._questions.spec
+            inputs = question.inputs if fold is None else as_pixels(fold, spec, question.inputs)
+            self._payloads[key] = infer_payload(target, spec.name, inputs, wire)
         return self._payloads[key]
 
     def _is_raw(self) -> bool:
         spec = self._questions.spec
         return len(spec.inputs) == 1 and spec.fixed_rows
 
-    def _judge(self, asked: Sequence[Asked]) -> Accuracy:
+    def _judge(self, asked: Sequence[Asked], outputs: Sequence[str] = ()) -> Accuracy:
         if not asked:
             return Accuracy(right=False, reason="no request was answered: each was refused for lack of room")
         for one in asked:
@@ -168,7 +173,7 @@ class Gate:
                 row = Finding(one.question.source, 0, "", "status", words, np.inf, asked=one.words)
                 return Accuracy(right=False, reason=f"{one.words}: {words}", requests=len(asked), rows=(row,))
         found = compare(
-            [one.question.answer for one in asked],
+            [_only(one.question.answer, outputs) for one in asked],
             [one.reply.outputs for one in asked],
             self._bound,
             metric=self._metric,
@@ -180,6 +185,11 @@ class Gate:
         )
         reason = f"{rows[0].asked}: {rows[0].where}" if rows and not found.right else found.reason
         return replace(found, rows=rows, reason=reason)
+
+
+def _only(answer: Outputs, names: Sequence[str]) -> Outputs:
+    """The outputs of these names; all where none are named."""
+    return {name: answer[name] for name in names} if names else answer
 
 
 def _fits_json(question: Question) -> bool:

@@ -13,7 +13,9 @@ from tailcut.engines.base import Engine
 from tailcut.engines.edits import benefits_from_int8
 from tailcut.engines.graph import load_graph
 from tailcut.engines.samples import find_samples
+from tailcut.errors import UsageError
 from tailcut.lab.describe import lengths_of, rows_of_data
+from tailcut.machine.allocator import installed
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.limits import Limits
@@ -21,6 +23,7 @@ from tailcut.runtime.row_proof import settle_rows
 from tailcut.spec import ModelSpec
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
+from tailcut.tuner.pixels import as_floats, is_pixels, snapped
 from tailcut.tuner.questions import Questions
 from tailcut.tuner.records import Wanted
 from tailcut.tuner.space import BASELINE, Facts
@@ -54,11 +57,7 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
     engine = open_engine(wanted.model, BASELINE.engine)
     try:
         decision = settle_rows(engine, wanted.rows, Limits())
-        if wanted.data is not None:
-            requests = rows_of_data(engine.spec, wanted.data, _MOST_REQUESTS)
-        else:
-            samples = find_samples(engine, seed=wanted.seed)
-            requests = [samples.make(samples.rows, wanted.seed + number) for number in range(_MADE_UP)]
+        requests = _requests(engine, wanted)
         spec = engine.spec
     finally:
         engine.close()
@@ -74,6 +73,25 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
     return Learned(spec, decision.as_dict(), requests, gate)
 
 
+def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:
+    """Those of the data, or made-up ones; where clients may send pixels, only what pixels stand for."""
+    spec, fold = engine.spec, wanted.normalize
+    if fold is not None and not any(map(is_pixels, spec.inputs)):
+        raise UsageError("--normalize: the model has no float input that pixels could be sent for")
+    for name in wanted.outputs:
+        if name not in spec.output_names:
+            raise UsageError(f"--outputs: the model has no output {name!r}: it has {', '.join(spec.output_names)}")
+    if wanted.data is None:
+        samples = find_samples(engine, seed=wanted.seed)
+        requests = [samples.make(samples.rows, wanted.seed + number) for number in range(_MADE_UP)]
+    else:
+        data = wanted.data if fold is None else as_floats(fold, spec, wanted.data)
+        requests = rows_of_data(spec, data, _MOST_REQUESTS)
+    if fold is None:
+        return requests
+    return [snapped(fold, spec, request, exactly=wanted.data is not None) for request in requests]
+
+
 def facts_of(wanted: Wanted, learned: Learned) -> Facts:
     """What decides which settings make sense for this model on this machine."""
     return Facts(
@@ -86,6 +104,10 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         lengths_of(learned.spec, learned.requests),
         quantizable=benefits_from_int8(load_graph(wanted.model)),
         lower_precision=wanted.data is not None and not learned.gate.blind,
+        u8_input=wanted.normalize,
+        outputs=wanted.outputs,
+        local=wanted.local,
+        allocators=tuple(installed()),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tailcut.engines.base import U8Input
 from tailcut.lab.trial import ArmRuns
 from tailcut.runtime.profile import Settings
 from tailcut.runtime.rows import RowsSetting
@@ -52,6 +53,9 @@ class Wanted:
     fresh: bool = False  # take nothing over from there
     exhaustive: bool = False  # race the whole product of the space
     previous: Settings | None = None  # of a profile that is to be checked again
+    normalize: U8Input | None = None  # clients may send pixels, which the model wants so
+    outputs: tuple[str, ...] = ()  # that clients want; empty: all
+    local: bool = False  # clients run on this machine
     began: float | None = None  # on the monotonic clock; None: when the search begins
 
     @property

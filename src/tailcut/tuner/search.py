@@ -33,6 +33,7 @@ from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
 from tailcut.tuner.journal import Journal, Key
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.objective import Objective
+from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.prediction import Parts, predict
 from tailcut.tuner.race import NOISE
 from tailcut.tuner.racing import LEAST_BLOCK_S, Entrant, Load, Racing, load_for
@@ -196,6 +197,8 @@ class Search:
             return known
         self._tell(Phase(f"measuring {len(missing)} engine configurations in process"))
         request = {name: array[:1] if self._spec.batched else array for name, array in self._requests[0].items()}
+        if self._wanted.normalize is not None:
+            request = as_pixels(self._wanted.normalize, self._spec, request)
         return known + estimate_engines(
             self._wanted.model,
             missing,

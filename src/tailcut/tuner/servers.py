@@ -7,12 +7,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from tailcut.engines.base import U8Input
 from tailcut.lab.load import Payload
 from tailcut.lab.payload import Wire, infer_payload
 from tailcut.lab.trial import Arm, ServedProfile
 from tailcut.runtime.profile import Profile, Settings
 from tailcut.runtime.samples import SampleRequest
 from tailcut.spec import ModelSpec
+from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.space import changed
 
 _PAYLOADS = 32  # distinct requests sent in turn
@@ -43,7 +45,7 @@ class Servers:
         self._launched: set[Settings] = set()  # of these, those that nobody waited for yet
         self._started, self._waited_s = 0, 0.0
         self.copies: Mapping[str, Path] = {}  # for precision int8_static, by engine
-        self._payloads: dict[Wire, list[Payload]] = {}
+        self._payloads: dict[tuple[Wire, U8Input | None, str], list[Payload]] = {}
 
     def of(self, settings: Settings) -> ServedProfile:
         """A running server of these settings; those that differ only in what clients send share one.
@@ -91,12 +93,12 @@ class Servers:
 
     def arm(self, settings: Settings) -> Arm:
         """The server of these settings with what is sent to it."""
-        server, wire = self.of(settings), settings.io.wire
-        if wire not in self._payloads:
-            self._payloads[wire] = [
-                infer_payload(server.target, self._spec.name, request, wire) for request in self._requests
-            ]
-        return Arm(server.target, self._payloads[wire], server.pid)
+        server, wire, fold = self.of(settings), settings.io.wire, settings.engine.u8_input
+        key = (wire, fold, settings.io.socket)
+        if key not in self._payloads:
+            sent = self._requests if fold is None else [as_pixels(fold, self._spec, one) for one in self._requests]
+            self._payloads[key] = [infer_payload(server.target, self._spec.name, one, wire) for one in sent]
+        return Arm(server.target, self._payloads[key], server.pid)
 
     def keep(self, *settings: Settings) -> None:
         """Stop all others."""

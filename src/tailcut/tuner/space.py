@@ -1,7 +1,7 @@
 """The search space: every setting that a tune may turn, with its values, what it needs, and when it helps or hurts.
 
-`CATALOGUE` is what `tailcut ladder` prints; the functions below list the values that make sense for one model on one
-machine. Facts prune before anything runs: no int8 where no operator gains, no layout without convolutions, no strings
+The functions list the values that make sense for one model on one machine; `catalogue.py` explains them to
+people. Facts prune before anything runs: no int8 where no operator gains, no layout without convolutions, no strings
 on openvino. Pure.
 """
 
@@ -12,32 +12,22 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailcut.engines.base import EngineOptions, Form
+from tailcut.engines.base import EngineOptions, Form, U8Input
+from tailcut.machine.allocator import Allocator
 from tailcut.runtime.profile import PaddedInput, PaddingSettings, Settings
 from tailcut.spec import ModelSpec
 
 BASELINE = Settings()  # what most people run: the engine's defaults, one call a request
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
+# Flags of /proc/cpuinfo, one of which a precision needs.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+F16_FLAGS = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
 _DELAYS = (0.5, 1.0)  # of what one row takes; the best fixed delays of benchmarks/batching.py lie about there
 _LEAST_DELAY_US = 20.0  # waking a thread takes longer than a shorter one
 _BUSY_POLL_US = 100
+_SPINS_US = (50, 500)  # of an engine's threads, which spin for about a millisecond by themselves
 _HUGE_PAGE = 2 << 20
 _MOST_BUCKETS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting, as the catalogue explains it; `fields` are its places in the profile."""
-
-    name: str
-    rung: str
-    fields: tuple[str, ...]
-    values: str
-    needs: str
-    helps: str
-    hurts: str
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +45,10 @@ class Facts:
         copies: engines for which there is a copy in static int8.
         convolutions: whether the graph has any.
         lower_precision: whether less than float32 is allowed: only data can show that answers stay right.
+        u8_input: how clients may send pixels instead of normalised floats, where they may.
+        outputs: those that clients want; empty: all.
+        local: whether clients run on the same machine, and may connect to a Unix socket.
+        allocators: that can be loaded in place of the C library's.
     """
 
     spec: ModelSpec
@@ -68,6 +62,10 @@ class Facts:
     copies: frozenset[Form] = frozenset()
     convolutions: bool = True
     lower_precision: bool = True
+    u8_input: U8Input | None = None
+    outputs: tuple[str, ...] = ()
+    local: bool = False
+    allocators: tuple[Allocator, ...] = ()
 
 
 def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
@@ -83,14 +81,23 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
     shapes = _thread_shapes(facts)
     kinds: list[tuple[str, str]] = [("onnxruntime", "f32")]
     if not _has_text(facts):
-        bf16 = facts.lower_precision and BF16_FLAGS & facts.isa
-        kinds += [("openvino", "bf16")] * bool(bf16) + [("openvino", "f32")]
+        halves = (("bf16", BF16_FLAGS), ("f16", F16_FLAGS))
+        kinds += [("openvino", name) for name, flags in halves if facts.lower_precision and flags & facts.isa]
+        kinds.append(("openvino", "f32"))
     kinds += [(name, "int8_static") for name in sorted(facts.copies)]
     if facts.lower_precision and facts.quantizable:
         kinds.append(("onnxruntime", "int8"))
     groups = [
         [
-            EngineOptions(name=name, precision=precision, threads=threads, instances=count, spinning=spinning)  # type: ignore[arg-type]
+            EngineOptions(
+                name=name,  # type: ignore[arg-type]
+                precision=precision,  # type: ignore[arg-type]
+                threads=threads,
+                instances=count,
+                spinning=spinning,
+                u8_input=facts.u8_input,
+                outputs=facts.outputs,
+            )
             for threads, count in shapes
             for spinning in ((False, True) if name == "onnxruntime" and threads > 1 else (True,))
         ]
@@ -111,11 +118,13 @@ def _has_text(facts: Facts) -> bool:
 
 
 def _thread_shapes(facts: Facts) -> list[tuple[int, int]]:
-    """Threads and instances that fit into the usable CPUs: one of one, one of all, and all of one."""
+    """Threads and instances that fit into the usable CPUs: one of one, of all, of all but one, and all of one."""
     cpus = facts.usable_cpus
     shapes = [(1, 1)]
     if cpus > 1:
         shapes += [(cpus, 1), (1, cpus)]
+    if cpus > 2:
+        shapes.append((cpus - 1, 1))  # one is left to the event loop
     if cpus > 3:
         shapes += [(cpus // 2, 1), (cpus // 2, 2)]
     return shapes
@@ -131,7 +140,7 @@ def serving_choices(facts: Facts, engine: EngineOptions, alone_us: float = 0.0) 
     base = changed(
         BASELINE,
         batching={"bind": facts.spec.fixed_rows},
-        io={"wire": quickest_wire(facts)},
+        io={"wire": quickest_wire(facts), "socket": "unix" if facts.local else "tcp"},
     )
     base = msgspec.structs.replace(base, engine=engine)
     for dispatch in ("inline", "adaptive", "worker"):
@@ -154,6 +163,8 @@ def refinements(facts: Facts, winner: Settings) -> list[Settings]:
         found.append(changed(winner, io={"spin_us": _BUSY_POLL_US}))
         found.append(changed(winner, io={"workers": 2}, engine={"threads": max(1, cpus // 2), "instances": 1}))
     if winner.engine.name == "onnxruntime":
+        if winner.engine.threads > 1 and winner.engine.spinning:
+            found += [changed(winner, engine={"spin_us": spin_us}) for spin_us in _SPINS_US]
         found.append(changed(winner, engine={"arena": not winner.engine.arena}))
         found.append(changed(winner, engine={"prepack": False}))
         if facts.convolutions:
@@ -168,6 +179,10 @@ def refinements(facts: Facts, winner: Settings) -> list[Settings]:
         if len(spec.inputs) == 1 and row_bytes > 4096 and winner.io.wire != "json":
             limit = 4096 if winner.io.direct_bytes > row_bytes else 1 << 30
             found.append(changed(winner, io={"direct_bytes": limit}))
+    found.append(changed(winner, memory={"keep_freed": True}))
+    found += [changed(winner, memory={"allocator": name}) for name in facts.allocators]
+    if spec.fixed_rows and winner.batching.bind:
+        found.append(changed(winner, memory={"lock": True}))
     return [settings for settings in found if settings != winner]
 
 
@@ -194,19 +209,35 @@ def paddings_of(facts: Facts) -> list[PaddingSettings]:
 
 
 RUNG_FIELDS: dict[str, tuple[str, ...]] = {
-    "algorithmic": ("batching.max_batch", "batching.hold_us", "batching.bind", "batching.padding", "engine.graph"),
+    "algorithmic": (
+        "batching.max_batch",
+        "batching.hold_us",
+        "batching.bind",
+        "batching.padding",
+        "engine.graph",
+        "engine.outputs",
+    ),
     "layout": ("engine.layout", "engine.prepack", "engine.u8_input"),
     "parallelism": (
         "engine.threads",
         "engine.instances",
         "engine.spinning",
+        "engine.spin_us",
         "engine.pinning",
         "batching.dispatch",
         "io.spin_us",
     ),
     "simd": ("engine.name", "engine.precision"),
-    "allocation": ("engine.arena", "memory.huge_pages", "memory.prefault", "memory.gc_freeze"),
-    "io": ("io.wire", "io.direct_bytes", "io.express", "io.workers"),
+    "allocation": (
+        "engine.arena",
+        "memory.huge_pages",
+        "memory.prefault",
+        "memory.lock",
+        "memory.allocator",
+        "memory.keep_freed",
+        "memory.gc_freeze",
+    ),
+    "io": ("io.wire", "io.socket", "io.direct_bytes", "io.express", "io.workers"),
 }
 
 
@@ -234,224 +265,6 @@ def with_fields(settings: Settings, other: Settings, fields: tuple[str, ...]) ->
         settings = changed(settings, engine={"instances": 1})
     if settings.batching.dispatch == "inline" and settings.batching.hold_us:
         settings = changed(settings, batching={"hold_us": 0})
-    if settings.engine.name != "openvino" and settings.engine.precision == "bf16":
+    if settings.engine.name != "openvino" and settings.engine.precision in {"bf16", "f16"}:
         settings = changed(settings, engine={"precision": "f32"})
     return settings
-
-
-_GUIDE_ORT = "onnxruntime, performance tuning"
-_GUIDE_OV = "openvino, optimising inference"
-CATALOGUE: tuple[Setting, ...] = (
-    Setting(
-        "batch size",
-        "algorithmic",
-        ("batching.max_batch",),
-        "1, 4, 8, 16, 32, 64, 128",
-        "rows that are independent",
-        "requests come together and a call has a fixed cost",
-        "a larger batch takes as long per row as a smaller one",
-        "measured: rows a second by batch size",
-    ),
-    Setting(
-        "queue delay",
-        "algorithmic",
-        ("batching.hold_us",),
-        "0; or half to all of what one row takes",
-        "a worker thread, and a rate at which company is to be expected",
-        "arrivals are dense and calls are expensive",
-        "a lone request waits for nobody",
-        "simulated from the measured times",
-    ),
-    Setting(
-        "bound rows",
-        "algorithmic",
-        ("batching.bind",),
-        "on, off",
-        "inputs and outputs of one fixed size",
-        "always: the engine reads and writes the rows in place",
-        "never seen",
-        "measured",
-    ),
-    Setting(
-        "padding buckets",
-        "algorithmic",
-        ("batching.padding",),
-        "powers of two; quartiles of the data's lengths",
-        "one free dimension beside the batch, and data of several lengths",
-        "requests of different lengths can share a batch",
-        "much of a bucket is filling; a model without a mask answers wrongly, and the gate refuses it",
-        "measured, and checked by the accuracy gate",
-    ),
-    Setting(
-        "graph level",
-        "algorithmic",
-        ("engine.graph",),
-        "all",
-        "onnxruntime",
-        "always: fused nodes",
-        "an optimiser's fault: a profile may say basic or off",
-        _GUIDE_ORT,
-    ),
-    Setting(
-        "layout",
-        "layout",
-        ("engine.layout",),
-        "blocked, plain",
-        "onnxruntime, and convolutions",
-        "convolutions over many channels",
-        "few channels: laying out costs more than it saves",
-        _GUIDE_ORT,
-    ),
-    Setting(
-        "pre-packing",
-        "layout",
-        ("engine.prepack",),
-        "on, off",
-        "onnxruntime",
-        "matrix products with constant weights",
-        "memory: weights are kept twice",
-        _GUIDE_ORT,
-    ),
-    Setting(
-        "uint8 input",
-        "layout",
-        ("engine.u8_input",),
-        "scale and offset a channel, by hand in the profile",
-        "a float32 input of images",
-        "a quarter of the bytes on the wire and in the rows",
-        "clients must send uint8",
-        "docs/reference/profile.md",
-    ),
-    Setting(
-        "threads and instances",
-        "parallelism",
-        ("engine.threads", "engine.instances"),
-        "1 x 1, all x 1, 1 x all, halves",
-        "more than one usable CPU",
-        "threads: large calls. Instances: many small ones",
-        "more threads than CPUs, or than a call has work for",
-        _GUIDE_OV,
-    ),
-    Setting(
-        "spinning",
-        "parallelism",
-        ("engine.spinning",),
-        "on, off",
-        "onnxruntime, several threads",
-        "the engine has the machine to itself",
-        "anything else runs there: the event loop, a client, another model",
-        _GUIDE_ORT,
-    ),
-    Setting(
-        "pinning",
-        "parallelism",
-        ("engine.pinning",),
-        "off, on",
-        "several threads, and no CPU quota",
-        "threads stay with their caches",
-        "others share the cores",
-        _GUIDE_OV,
-    ),
-    Setting(
-        "dispatch",
-        "parallelism",
-        ("batching.dispatch",),
-        "inline, adaptive, worker",
-        "inline and adaptive: one instance",
-        "inline: calls of tens of microseconds. Adaptive: short ones, while few clients ask",
-        "inline: a long call keeps the loop from receiving",
-        "simulated from the measured times",
-    ),
-    Setting(
-        "busy polling",
-        "parallelism",
-        ("io.spin_us",),
-        "0, 100 us",
-        "more than one usable CPU",
-        "one client asks again at once",
-        "a core is kept busy",
-        "measured",
-    ),
-    Setting(
-        "engine and precision",
-        "simd",
-        ("engine.name", "engine.precision"),
-        "onnxruntime f32, int8, int8_static; openvino f32, bf16, int8_static",
-        "bf16: a processor with it. int8: weights of matrix products. int8_static: those or convolutions. "
-        "All: --data, to show that answers stay right",
-        "bf16: half the bytes, twice the products. int8: a quarter. int8_static: scales are fixed, so that rows stay "
-        "independent and convolutions gain",
-        "answers that are no longer right: the accuracy gate decides, and a static copy keeps in float what loses most",
-        _GUIDE_OV,
-    ),
-    Setting(
-        "engine arena",
-        "allocation",
-        ("engine.arena",),
-        "on, off",
-        "onnxruntime",
-        "scratch memory is kept between calls",
-        "memory that is never given back",
-        _GUIDE_ORT,
-    ),
-    Setting(
-        "memory of the rows",
-        "allocation",
-        ("memory.huge_pages", "memory.prefault"),
-        "off, on",
-        "rows of fixed size; huge pages: 2 MiB of them",
-        "large rows: fewer page faults and TLB misses",
-        "memory is taken at the start",
-        "Linux, transparent huge pages",
-    ),
-    Setting(
-        "garbage collector",
-        "allocation",
-        ("memory.gc_freeze",),
-        "off, on",
-        "nothing",
-        "a collection in the middle of a request",
-        "garbage is kept until a pause",
-        "Python, gc.freeze",
-    ),
-    Setting(
-        "wire",
-        "io",
-        ("io.wire",),
-        "json, binary, raw",
-        "clients that speak it (--wire)",
-        "numbers travel as they are",
-        "clients that only know JSON",
-        "Open Inference Protocol, binary tensor data",
-    ),
-    Setting(
-        "receiving into rows",
-        "io",
-        ("io.direct_bytes",),
-        "64 KiB, 4 KiB, never",
-        "one input, rows of fixed size",
-        "large bodies: one copy less",
-        "small bodies: one more system call",
-        "measured",
-    ),
-    Setting(
-        "fast path",
-        "io",
-        ("io.express",),
-        "on, off",
-        "Linux, rows of fixed size, one input",
-        "connections that repeat themselves",
-        "0.3 s of start-up and 50 MB",
-        "docs/decisions/016-the-short-way.md",
-    ),
-    Setting(
-        "worker processes",
-        "io",
-        ("io.workers",),
-        "1, 2",
-        "more than one usable CPU",
-        "the event loop is the limit",
-        "batches are smaller, weights are kept in each process",
-        "measured",
-    ),
-)
