@@ -190,3 +190,21 @@ def test_types_of_constants(tmp_path: Path) -> None:
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert kinds == {"floats": TensorProto.FLOAT, "ints": TensorProto.INT64}
     assert [node.output[0] for node in model.graph.node] == ["words"]
+
+
+def test_only_the_outputs_that_are_wanted(tmp_path: Path) -> None:
+    """The signature has them alone, the engine computes them alone, and an unknown name is refused with the others."""
+    x = models.value("x", DType.FP32, (None, 4))
+    ends = [models.value(name, DType.FP32, (None, 4)) for name in ("y", "z")]
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["z"])]
+    path = models.save(tmp_path / "m.onnx", nodes, [x], ends)
+    for name in ("onnxruntime", "openvino"):
+        engine = open_engine(path, EngineOptions(name=name, threads=1, outputs=("z",)))
+        assert engine.spec.output_names == ("z",)
+        answer = engine.run({"x": ROWS})
+        assert list(answer) == ["z"]
+        np.testing.assert_array_equal(answer["z"], -ROWS)
+        engine.close()
+    assert prepare(path, EngineOptions(outputs=("z", "y"))).source == path
+    with pytest.raises(UnsupportedError, match="no output 'w': it has y, z"):
+        prepare(path, EngineOptions(outputs=("w",)))

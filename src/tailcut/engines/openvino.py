@@ -161,7 +161,9 @@ def _shape_check(
 ) -> ShapeCheck | None:
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  models of fixed sizes need it not
 
-    wanted = EngineOptions(threads=options.threads, spinning=False, arena=False, u8_input=options.u8_input)
+    wanted = EngineOptions(
+        threads=options.threads, spinning=False, arena=False, u8_input=options.u8_input, outputs=options.outputs
+    )
     try:
         reference = OnnxRuntimeEngine(path, wanted, spec.name)
     except TailcutError as error:

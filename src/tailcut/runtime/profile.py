@@ -359,8 +359,10 @@ def _check(settings: Settings) -> None:
 
 
 def _brief(value: Any) -> Any:
-    """A value in one word: of padding, the buckets."""
-    return "/".join(map(str, value["buckets"])) if isinstance(value, dict) else value
+    """A value in one word: of padding the buckets, of pixels their scale, of outputs the names."""
+    if isinstance(value, dict):
+        return "/".join(f"{number:.6g}" for number in value.get("buckets") or value["scale"])
+    return ",".join(value) if isinstance(value, list | tuple) else value
 
 
 def _without_none(value: Any) -> Any:

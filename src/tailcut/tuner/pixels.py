@@ -12,6 +12,7 @@ import numpy as np
 from tailcut.engines.base import U8Input
 from tailcut.engines.edits import channel_axis
 from tailcut.errors import UsageError
+from tailcut.lab.data import ONLY_INPUT
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 Arrays = Mapping[str, np.ndarray]
@@ -63,8 +64,10 @@ def as_floats(fold: U8Input, spec: ModelSpec, request: Arrays) -> dict[str, np.n
     """A request, or the arrays of a data file, in pixels as the bare model takes it; arrays of another type stay."""
     floats = dict(request)
     tensors = {tensor.name: tensor for tensor in spec.inputs if is_pixels(tensor)}
+    if len(spec.inputs) == len(tensors) == 1:
+        tensors[ONLY_INPUT] = tensors[spec.inputs[0].name]
     for name, array in request.items():
-        tensor = tensors.get(name.partition("/")[0]) if name not in tensors else tensors[name]
+        tensor = tensors.get(name) or tensors.get(name.partition("/")[0])
         if tensor is not None and array.dtype == np.uint8:
             scale, offset = _factors(fold, tensor)
             floats[name] = (array.astype(np.float32) * scale + offset).astype(tensor.dtype.numpy)

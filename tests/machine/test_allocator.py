@@ -1,0 +1,91 @@
+"""Allocators in place of the C library's: found, loaded by a server that begins anew, and refused in words."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.engines.models import perceptron
+from tests.servers import serving
+
+from tailcut.machine.allocator import PACKAGES, PRELOADED, find, installed, is_loaded, with_preloaded
+from tailcut.runtime.profile import Profile, Settings
+from tailcut.tuner.space import changed
+
+KEPT = """
+import ctypes, resource, sys
+from tailcut.machine.allocator import keep_freed
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+size = 64 << 20
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        block = libc.malloc(ctypes.c_size_t(size))
+        ctypes.memset(block, 1, size)
+        libc.free(ctypes.c_void_p(block))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back = faults()
+assert keep_freed()
+faults()
+print(given_back, faults())
+"""
+
+
+def profile_with(folder: Path, **memory: object) -> Path:
+    model = perceptron([4, 3], folder / "m.onnx")
+    profile = Profile.of_model(model, changed(Settings(), memory=memory))
+    profile.save(folder / "m.profile.toml")
+    return folder / "m.profile.toml"
+
+
+def test_every_allocator_has_a_library_and_a_package() -> None:
+    """What is installed is a part of what is known, and each has a package to name."""
+    assert set(installed()) <= set(PRELOADED) == set(PACKAGES)
+
+
+def test_preloading_keeps_what_is_preloaded_already() -> None:
+    """The library comes first, and the rest of the environment stays."""
+    assert with_preloaded("a.so", {"HOME": "/"}) == {"HOME": "/", "LD_PRELOAD": "a.so"}
+    assert with_preloaded("a.so", {"LD_PRELOAD": "b.so"}) == {"LD_PRELOAD": "a.so:b.so"}
+
+
+@pytest.mark.skipif(not installed(), reason="no other allocator is installed here")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_runs_on_the_allocator_of_its_profile(tmp_path: Path, workers: int) -> None:
+    """The process that was started is the one that serves, with the library mapped; so are its workers."""
+    name = installed()[0]
+    with serving(tmp_path, profile_with(tmp_path, allocator=name), "--workers", str(workers)) as server:
+        pid = server.process.pid
+        assert is_loaded(name, Path(f"/proc/{pid}/maps"))
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert workers == 1 or len(children) >= workers
+        assert all(is_loaded(name, Path(f"/proc/{child}/maps")) for child in children)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloading is Linux's")
+def test_an_allocator_that_is_not_installed(tmp_path: Path) -> None:
+    """The server says how to install it, and serves on the system's."""
+    missing = next((name for name in PRELOADED if find(name) is None), None)
+    if missing is None:
+        pytest.skip("all of them are installed here")
+    with serving(tmp_path, profile_with(tmp_path, allocator=missing)) as server:
+        said = server.stderr.read_text()
+    assert f"{missing} is not installed (on Debian, apt install {PACKAGES[missing]})" in said
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_freed_memory_is_kept() -> None:
+    """Blocks of 64 MiB fault in their pages once, not each time."""
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, timeout=60, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after * 10 < before
+
+
+def test_memory_settings_are_served(tmp_path: Path) -> None:
+    """Locked rows and kept memory: the server starts and says nothing against it, or why it cannot."""
+    with serving(tmp_path, profile_with(tmp_path, lock=True, keep_freed=True)) as server:
+        said = server.stderr.read_text()
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+    locked = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmLck:"))
+    assert locked > 0 or "memory.lock has no effect" in said
