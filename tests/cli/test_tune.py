@@ -269,7 +269,7 @@ def _broken(folder: Path) -> None:
         (["mlp.onnx", "--data", "wide.npz"], "[3, 17]"),
         (["mlp.onnx", "--data", "none.npz"], "no rows"),
         (["mlp.onnx", "--accuracy", "high"], "--accuracy"),
-        (["mlp.onnx", "--metric", "nowhere_at_all:f"], "--metric nowhere_at_all:f: cannot be imported"),
+        (["mlp.onnx", "--metric", "nowhere_at_all:f"], "--metric: nowhere_at_all cannot be imported"),
         (["mlp.onnx", "--metric", "json:dumps", "--accuracy", "exact"], "give it as --accuracy"),
         (["mlp.onnx", "--budget", "1s"], "--budget"),
         (["mlp.onnx", "--slo", "quick"], "quick"),

@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,22 +81,9 @@ def load_function(name: str) -> Callable[[], Any]:
     import inspect
 
     from tailcut.errors import UsageError
+    from tailcut.lab.functions import import_function
 
-    module_name, _, path = name.partition(":")
-    if not module_name or not path:
-        raise UsageError(f"{name!r} names no function: write MODULE:FUNCTION, such as package.module:function")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a script of one's own, as `python -m` would find it
-    try:
-        found: Any = import_module(module_name)
-    except Exception as error:
-        raise UsageError(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
-    for part in path.split("."):
-        found = getattr(found, part, None)
-        if found is None:
-            raise UsageError(f"{module_name} has no {path}")
-    if not callable(found):
-        raise UsageError(f"{name} is not a function")
+    found = import_function(name)
     try:
         inspect.signature(found).bind()
     except TypeError as error:

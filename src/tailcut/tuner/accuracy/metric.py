@@ -1,15 +1,13 @@
 """A measure that the user brings: a function of theirs that says how good a candidate's answers are."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tailcut.errors import UsageError
+from tailcut.lab.functions import import_function
 
 Answers = list[dict[str, np.ndarray]]
 Function = Callable[[Answers, Answers], Any]
@@ -62,19 +60,7 @@ def load_metric(name: str) -> Metric:
     Raises:
         UsageError: it is not there, or cannot be imported or called.
     """
-    module_name, _, path = name.partition(":")
-    if not module_name or not path:
-        raise UsageError(f"--metric {name}: write MODULE:FUNCTION, such as my_metrics:f1")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a script of one's own, as `python -m` would find it
     try:
-        found: Any = import_module(module_name)
-    except Exception as error:
-        raise UsageError(f"--metric {name}: cannot be imported: {type(error).__name__}: {error}") from error
-    for part in path.split("."):
-        found = getattr(found, part, None)
-        if found is None:
-            raise UsageError(f"--metric {name}: {module_name} has no {path}")
-    if not callable(found):
-        raise UsageError(f"--metric {name}: {path} is not a function")
-    return Metric(name, found)
+        return Metric(name, import_function(name))
+    except UsageError as error:
+        raise UsageError(f"--metric: {error}") from error.__cause__

@@ -1,0 +1,188 @@
+"""The tuner's simulation against real servers: what it predicts of whole configurations, and what they do.
+
+    python benchmarks/simulation.py [--models tiny,ranker,digits,encoder] [--configurations 10] [--rounds 5]
+
+Of each model, the engine is timed in process and the way in with an engine that computes nothing, as in a tune. Ten
+whole configurations, spread over the predicted ones, are served as a user would serve them and loaded by the compiled
+client on the same machine, in turns: a closed loop of many connections for the capacity, and an open loop at 0.6 of the
+predicted capacity for the p99. Every cell is the median of the rounds; limits: rank correlation of 0.9, median error of
+10 % for the capacity and 20 % for the p99.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reference_models import make
+
+from tailcut.lab.arrivals import poisson_times
+from tailcut.lab.client import closed_loop, open_loop
+from tailcut.machine.fingerprint import fingerprint
+from tailcut.machine.quota import usable_cpus
+from tailcut.models import digits_model
+from tailcut.runtime.profile import Settings
+from tailcut.tuner.estimate import estimate_engines
+from tailcut.tuner.learning import facts_of, learn
+from tailcut.tuner.noise import Noise
+from tailcut.tuner.prediction import Parts, configurations
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.servers import Servers
+from tailcut.tuner.simulate import Configuration, saturation_rate, simulate, simulate_closed
+from tailcut.tuner.space import engine_choices
+from tailcut.tuner.ways import PROBED, measure_ways, way_settings, with_adaptive
+
+BUILD = Path(__file__).parent.parent / "build"
+LOAD = 0.6  # of the predicted capacity, in the open loop
+CAPACITY_ERROR, P99_ERROR, CORRELATION = 0.10, 0.20, 0.9
+SAMPLES = 2000  # requests of one open block, where there is time
+
+
+@dataclass
+class Case:
+    """One configuration: what was predicted, and what each round measured."""
+
+    model: str
+    settings: Settings
+    configuration: Configuration
+    clients: int
+    capacity: float  # requests/s with these clients
+    rate: float  # of the open loop
+    p99_ms: float
+    capacities: list[float] = field(default_factory=list)
+    p99s_ms: list[float] = field(default_factory=list)
+
+    @property
+    def measured(self) -> float:
+        return statistics.median(self.capacities)
+
+    def line(self) -> str:
+        """Predicted and measured, beside each other."""
+        return (
+            f"{self.capacity:>12,.0f}{self.measured:>10,.0f}      {self.p99_ms:>12.3f}{self.measured_p99_ms:>10.3f}"
+            f"          {self.settings.describe()} ({self.clients} connections; {self.rate:,.4g} req/s)"
+        )
+
+    @property
+    def measured_p99_ms(self) -> float:
+        return statistics.median(self.p99s_ms)
+
+
+def model_path(name: str) -> Path:
+    return digits_model() if name == "digits" else make(name, BUILD / "models")
+
+
+def cases_of(name: str, count: int, seconds: float) -> tuple[list[Case], Servers]:
+    """Measure the parts of one model, and choose configurations from the worst to the best."""
+    wanted = Wanted(model_path(name))
+    learned = learn(wanted, 1.0, lambda _: None)
+    facts = facts_of(wanted, learned)
+    servers = Servers(wanted.model, learned.spec, learned.requests)
+    request = {key: array[:1] if learned.spec.batched else array for key, array in learned.requests[0].items()}
+    estimates = estimate_engines(
+        wanted.model, engine_choices(facts), request, seconds=seconds, batched=learned.spec.batched
+    )
+    known = [one for one in estimates if one.error is None and one.sizes]
+    ways = with_adaptive(measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 2.0))
+    servers.keep()
+    print(f"{name}: {len(known)} engine configurations in process; ways in: {ways['inline']}, {ways['worker']}")
+    parts = Parts(facts, ways, float(max(1, min(facts.usable_cpus, usable_cpus() - 1))), wanted.rows)
+    every = [(settings, one) for settings, one, _ in configurations(known, parts)]
+    return [_case(name, settings, one) for settings, one in _spread(every, count)], servers
+
+
+def _spread(every: Sequence[tuple[Settings, Configuration]], count: int) -> Iterator[tuple[Settings, Configuration]]:
+    """From the least to the highest capacity, one of each engine and dispatch before a second one of any."""
+    ranked = sorted(every, key=lambda pair: saturation_rate(pair[1]))
+    places = np.linspace(0, len(ranked) - 1, count).round().astype(int)
+    return (ranked[place] for place in dict.fromkeys(places.tolist()))
+
+
+def _case(name: str, settings: Settings, configuration: Configuration) -> Case:
+    top = saturation_rate(configuration)
+    clients = int(max(4, min(128, 0.2 * top, 2 * configuration.max_batch_size * configuration.instances)))
+    closed = simulate_closed(configuration, clients)
+    rate = float(f"{LOAD * top:.3g}")
+    opened = simulate(configuration, poisson_times(rate, SAMPLES / rate, 1))
+    return Case(name, settings, configuration, clients, closed.rate, rate, opened.percentile_ms(0.99))
+
+
+def measure(cases: Sequence[Case], servers: Servers, rounds: int) -> None:
+    """All configurations of one model in turns, a few servers at a time."""
+    for start in range(0, len(cases), 5):
+        group = cases[start : start + 5]
+        servers.launch(*(case.settings for case in group))
+        arms = [servers.arm(case.settings) for case in group]
+        for number in range(rounds):
+            for case, arm in zip(group, arms, strict=True):
+                closed_s = max(0.3, 6 * case.clients / case.capacity)
+                closed = closed_loop(
+                    arm.target, arm.payloads, concurrency=case.clients, duration_s=closed_s, warmup_s=closed_s / 4
+                )
+                case.capacities.append(closed.rate_achieved)
+                open_s = max(0.3, min(4.0, SAMPLES / case.rate))
+                opened = open_loop(
+                    arm.target, arm.payloads, rate=case.rate, duration_s=open_s, seed=number, warmup_s=open_s / 10
+                )
+                case.p99s_ms.append(float(np.quantile(opened.latencies_ns, 0.99)) / 1e6)
+        servers.keep()
+
+
+def correlation(predicted: Sequence[float], measured: Sequence[float]) -> float:
+    """Spearman's rank correlation."""
+    ranks = [np.argsort(np.argsort(values)) for values in (predicted, measured)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def summary(title: str, cases: Sequence[Case]) -> str:
+    capacity = [(case.capacity, case.measured) for case in cases]
+    p99 = [(case.p99_ms, case.measured_p99_ms) for case in cases]
+    words = [f"{title:<10s}{len(cases):>4d}"]
+    for pairs in (capacity, p99):
+        errors = [abs(predicted / measured - 1) for predicted, measured in pairs]
+        words.append(
+            f"{correlation(*zip(*pairs, strict=True)):>12.3f}{statistics.median(errors):>10.1%}{max(errors):>10.0%}"
+        )
+    return "".join(words)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="tiny,ranker,digits,encoder")
+    parser.add_argument("--configurations", type=int, default=10)
+    parser.add_argument("--estimate", type=float, default=20.0, help="seconds of timing in process, per model")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    print(fingerprint())
+    began, noise, cases = time.monotonic(), Noise(), []
+    for name in arguments.models.split(","):
+        found, servers = cases_of(name, arguments.configurations, arguments.estimate)
+        noise.probe()
+        try:
+            measure(found, servers, arguments.rounds)
+        finally:
+            servers.keep()
+        cases += found
+        print(f"{'predicted':>12s}{'measured':>10s} req/s{'predicted':>12s}{'measured':>10s} ms p99   settings")
+        for case in found:
+            print(case.line())
+    print(
+        f"\n{'':14s}{'capacity: rank':>12s}{'median':>8s}{'worst':>10s}{'p99: rank':>12s}{'median':>10s}{'worst':>10s}"
+    )
+    for name in dict.fromkeys(case.model for case in cases):
+        print(summary(name, [case for case in cases if case.model == name]))
+    print(summary("all", cases))
+    print(
+        f"limits: rank correlation {CORRELATION}, median error {CAPACITY_ERROR:.0%} of the capacity "
+        f"and {P99_ERROR:.0%} of the p99; {time.monotonic() - began:.0f} s; noise {noise.record()}"
+    )
+
+
+if __name__ == "__main__":
+    main()
