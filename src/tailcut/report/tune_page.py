@@ -112,14 +112,14 @@ def more_traffic(result: Mapping[str, Any]) -> str:
     """The second headline: the same tail with more traffic; empty where it was not shown."""
     checked = result["verification"]
     found = None if checked is None else checked.get("highest_rate")
-    if not found or not found["within"] or found["tuned"] <= found["baseline"]:
+    if not found or not found["within"] or found["baseline"] is None or found["tuned"] <= found["baseline"]:
         return ""
     times = found["tuned"] / found["baseline"]
     low, high = found["p99_interval_ms"]
     return (
-        f"{times:.2f} times the traffic within the same tail: {found['tuned']:,.0f} requests/s instead of "
-        f"{found['baseline']:,.6g} with a p99 of {low:.3g} to {high:.3g} ms, limit {found['limit_ms']:.3g} ms "
-        f"({found['samples']:,} requests)"
+        f"{times:.2f} times the traffic within the same tail: {found['tuned']:,.0f} requests/s with a p99 of {low:.3g} "
+        f"to {high:.3g} ms ({found['samples']:,} requests); the limit is {found['limit_ms']:.3g} ms, and the baseline "
+        f"is over it at {found['baseline']:,.6g}"
     )
 
 

@@ -8,6 +8,7 @@ from tailcut.stats.bootstrap import (
     ratio_interval,
 )
 from tailcut.stats.outliers import Outliers, outliers
+from tailcut.stats.proportion import is_above
 from tailcut.stats.regression import Line, fit_line
 from tailcut.stats.sample import CONFIDENCE, Interval, Sample, percentile, percentile_interval, samples_needed
 from tailcut.stats.trend import Trend, trend
@@ -23,6 +24,7 @@ __all__ = [
     "Verdict",
     "bootstrap_interval",
     "fit_line",
+    "is_above",
     "median_interval",
     "median_ratio_interval",
     "outliers",

@@ -81,7 +81,7 @@ class HighestRate:
     """More traffic, the same tail: a rate at which the tuned server's p99 was measured against the limit."""
 
     limit_ms: float
-    baseline: float  # requests a second at which the baseline has that p99, or was offered
+    baseline: float | None  # requests per second at which the baseline's p99 was shown to be over the limit
     tuned: float
     p99_ms: Interval
     samples: int

@@ -121,7 +121,7 @@ def _verification(outcome: Outcome, seed: int, slo_ms: float | None, memory_byte
         if held is None
         else {
             "limit_ms": held.limit_ms,
-            "baseline": held.baseline,
+            "baseline": None if held.baseline is None else round(held.baseline, 2),
             "tuned": round(held.tuned, 2),
             "p99_interval_ms": [round(held.p99_ms.low, 4), round(held.p99_ms.high, 4)],
             "samples": held.samples,

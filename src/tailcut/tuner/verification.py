@@ -1,7 +1,8 @@
 """What a tune claims: measured anew, on fresh arrival times, after everything has been selected.
 
 Two headlines. *Same traffic, shorter tail*: the p99 of baseline and tuned at one rate. *Same tail, more traffic*: a
-rate at which the tuned server's p99 is shown to lie within the limit.
+rate at which the tuned server's p99 is shown to lie within the limit, beside a lower one at which the baseline's is
+shown to lie over it. What lies between the two rates is a gain that the machine's noise did not make.
 """
 
 import time
@@ -11,10 +12,11 @@ import numpy as np
 
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
-from tailcut.stats import Sample, percentile_interval, samples_needed
+from tailcut.stats import samples_needed
 from tailcut.tuner.budget import Plan
 from tailcut.tuner.racing import LEAST_BLOCK_S, Load
-from tailcut.tuner.records import HighestRate, Outcome
+from tailcut.tuner.records import Outcome
+from tailcut.tuner.traffic import Traffic
 
 _ROUNDS = 20  # as planned
 _FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # where they take longer than planned, and where they do not
@@ -38,6 +40,7 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
     """Fill the outcome's arms and its highest rate: all arms at the outcome's rate, in turns."""
     limit_ms = outcome.objective.limit_ms
     highest = _highest_rate(arms["tuned"], load, limit_ms, plan)
+    traffic = Traffic(arms["tuned"], arms["baseline"], highest, outcome.rate, limit_ms)
     runs = {name: ArmRuns() for name in arms}
     left_s = plan.verification_s(time.monotonic())
     needed_s = _SPARE * samples_needed(0.99) / outcome.rate
@@ -46,7 +49,6 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
     each_s = _CLOSED_SHARE * left_s / len(arms)
     closed_s = max(LEAST_BLOCK_S, each_s / _ROUNDS)
     every = max(1, min(_SELDOM, round(_ROUNDS * closed_s / each_s)))
-    more = ArmRuns()
     for number in range(_MOST_ROUNDS):
         began = time.monotonic()
         outcome.noise.probe()
@@ -54,15 +56,14 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
         open_block(list(arms.values()), list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=fresh)
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
-        if highest:
-            open_block([arms["tuned"]], [more], rate=highest, duration_s=open_s / 2, seed=fresh)
+        traffic.measure(runs["baseline"], open_s / 2, fresh)
         now = time.monotonic()
         known = min(len(run.latencies) for run in runs.values()) >= samples_needed(0.99)
         if 2 * now - began > plan.end and (known or number + 1 >= _ROUNDS) and number + 1 >= _FEWEST_ROUNDS:
             break
-    outcome.noise.add_runs(more)
+    outcome.noise.add_runs(traffic.runs)
     outcome.arms = runs
-    outcome.highest = _shown(outcome.rate, highest, more, limit_ms)
+    outcome.highest = traffic.result()
 
 
 def _highest_rate(arm: Arm, load: Load, limit_ms: float, plan: Plan) -> float:
@@ -80,14 +81,3 @@ def _highest_rate(arm: Arm, load: Load, limit_ms: float, plan: Plan) -> float:
         if low and high / low < _NEAR:
             break
     return _BACK_OFF * low
-
-
-def _shown(baseline: float, rate: float, runs: ArmRuns, limit_ms: float) -> HighestRate | None:
-    """Whether the p99 at that rate was shown to lie within the limit; None where it was not measured well enough."""
-    if not rate or len(runs.latencies) < samples_needed(0.99):
-        return None
-    interval = percentile_interval(Sample.of(runs.latencies), 0.99)
-    if interval is None:
-        return None
-    within = interval.high <= limit_ms and not runs.errors
-    return HighestRate(limit_ms, baseline, rate, interval, len(runs.latencies), within)

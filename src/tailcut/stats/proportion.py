@@ -1,0 +1,30 @@
+"""Whether so many of so many can be chance."""
+
+import math
+
+import numpy as np
+
+from tailcut.errors import InvalidInputError
+from tailcut.stats.sample import CONFIDENCE
+
+
+def is_above(count: int, total: int, share: float, confidence: float = CONFIDENCE) -> bool:
+    """Whether `count` of `total` show that the true share is larger: the exact one-sided binomial test.
+
+    Args:
+        count, total: how many had the property, of how many that were drawn independently.
+        share: what the true share is compared with, between 0 and 1.
+        confidence: one minus the probability that a true share of `share` is taken for a larger one.
+
+    Raises:
+        InvalidInputError: a share that is none, or a count outside 0 to total.
+    """
+    if not 0 < share < 1 or not 0 <= count <= total:
+        raise InvalidInputError(f"no {count} of {total} compare with a share of {share}")
+    if not count:
+        return False
+    numbers = np.arange(count)
+    logarithms = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])  # of the factorials
+    ways = logarithms[total] - logarithms[numbers] - logarithms[total - numbers]
+    fewer = np.exp(ways + numbers * math.log(share) + (total - numbers) * math.log1p(-share)).sum()
+    return bool(fewer >= confidence)

@@ -1,0 +1,102 @@
+"""The same tail with more traffic: a rate that the tuned server carries, and one that is too much for the baseline.
+
+Both are shown on fresh samples, in short open loops of Poisson arrivals that take turns with the rest of the
+verification. The baseline is first held against the limit at the rate of the verification, then at rates a fifth
+higher each time, until its p99 is shown to lie over the limit. What lies between the two rates is a gain that the
+machine's noise did not make: two servers that are alike show none.
+"""
+
+import numpy as np
+
+from tailcut.lab.trial import Arm, ArmRuns, open_block
+from tailcut.stats import Sample, is_above, percentile_interval, samples_needed
+from tailcut.tuner.records import HighestRate
+
+_FIRST_STEP, _STEP = 1.1, 1.2  # from one rate of the baseline to the next
+_BASELINE_SAMPLES = 150  # of one block of the baseline: an overload shows in fewer than a p99 takes
+_LIMITS, _LONGEST_S = 20.0, 2.0  # a block lasts so many limits, so that a queue has time to grow
+_SHORTEST_S = 0.3
+_LATE = 0.01  # share of the answers that may be over the limit
+_UNDECIDED = 1500  # samples at a rate, after which a higher one is tried
+
+
+class Overload:
+    """The search for a rate at which the baseline's p99 is over the limit. Pure.
+
+    Args:
+        limit_ms: the limit.
+        verified_rate: requests per second of the verification, at which the baseline is measured anyway.
+    """
+
+    def __init__(self, limit_ms: float, verified_rate: float) -> None:
+        self.limit_ms = limit_ms
+        self.rate = verified_rate * _FIRST_STEP  # to try next
+        self.found: float | None = None
+        self._verified_rate = verified_rate
+        self._late = self._count = 0
+
+    def add_verified(self, latencies_ms: np.ndarray) -> None:
+        """Take in what the baseline's own blocks of the verification have shown so far."""
+        if self.found is None and is_above(self._over(latencies_ms), len(latencies_ms), _LATE):
+            self.found = self._verified_rate
+
+    def add(self, latencies_ms: np.ndarray, errors: int) -> None:
+        """Take in a block at `rate`; where it holds the limit, the next one is faster."""
+        self._late += self._over(latencies_ms) + errors
+        self._count += len(latencies_ms) + errors
+        if is_above(self._late, self._count, _LATE):
+            self.found = self.rate
+        elif self._late <= _LATE * self._count or self._count > _UNDECIDED:
+            self.rate *= _STEP
+            self._late = self._count = 0
+
+    def _over(self, latencies_ms: np.ndarray) -> int:
+        return int((latencies_ms > self.limit_ms).sum())
+
+
+class Traffic:
+    """Measures both rates, one block each in every round of the verification.
+
+    Args:
+        tuned, baseline: their servers.
+        highest: a rate that the tuned server should carry within the limit; 0 where none was found.
+        rate: of the verification.
+        limit_ms: of the p99.
+    """
+
+    def __init__(self, tuned: Arm, baseline: Arm, highest: float, rate: float, limit_ms: float) -> None:
+        self.runs = ArmRuns()  # of the tuned server, at its rate
+        self._tuned, self._baseline, self._highest = tuned, baseline, highest
+        self._overload = Overload(limit_ms, rate)
+
+    def measure(self, verified: ArmRuns, seconds: float, seed: int) -> None:
+        """One block of each.
+
+        Args:
+            verified: the baseline's blocks at the rate of the verification.
+            seconds: for the tuned server's block, at least.
+            seed: of the arrivals.
+        """
+        if not self._highest:
+            return
+        overload = self._overload
+        limits_s = min(_LIMITS * overload.limit_ms / 1e3, _LONGEST_S)
+        length_s = max(seconds, limits_s)
+        open_block([self._tuned], [self.runs], rate=self._highest, duration_s=length_s, seed=seed)
+        overload.add_verified(verified.latencies)
+        if overload.found is None and overload.rate < self._highest:
+            length_s = max(_SHORTEST_S, limits_s, _BASELINE_SAMPLES / overload.rate)
+            runs = ArmRuns()
+            open_block([self._baseline], [runs], rate=overload.rate, duration_s=length_s, seed=seed)
+            overload.add(runs.latencies, runs.errors)
+
+    def result(self) -> HighestRate | None:
+        """What was shown; None where the tuned server's p99 was not measured well enough."""
+        if len(self.runs.latencies) < samples_needed(0.99):
+            return None
+        interval = percentile_interval(Sample.of(self.runs.latencies), 0.99)
+        if interval is None:
+            return None
+        limit_ms = self._overload.limit_ms
+        within = interval.high <= limit_ms and not self.runs.errors
+        return HighestRate(limit_ms, self._overload.found, self._highest, interval, len(self.runs.latencies), within)

@@ -1,0 +1,78 @@
+"""More traffic with the same tail: shown where it is there, and not where two servers are alike."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+
+from tailcut.lab.payload import infer_payload
+from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, open_block
+from tailcut.runtime.profile import Profile, Settings
+from tailcut.tuner.baseline import measure_baseline
+from tailcut.tuner.space import BASELINE, changed
+from tailcut.tuner.traffic import Overload, Traffic
+
+
+def latencies(rate: float, capacity: float, count: int, random: np.random.Generator) -> np.ndarray:
+    """Of an M/M/1 queue that is stable below its capacity, in ms; of one that is not, ever longer."""
+    if rate >= capacity:
+        return np.linspace(1.0, 1e3 * count * (1 / capacity - 1 / rate) + 1.0, count)
+    return random.exponential(1e3 / (capacity - rate), count)
+
+
+@pytest.mark.parametrize("capacity", [130.0, 180.0, 400.0])
+def test_the_baseline_is_found_over_the_limit_near_its_capacity(capacity: float) -> None:
+    """Never at a rate whose p99 is within the limit, and soon above that rate."""
+    random = np.random.default_rng(0)
+    limit_ms = 100.0
+    highest = capacity - 1e3 / limit_ms * np.log(100)  # the rate whose p99 is the limit
+    overload = Overload(limit_ms, 80.0)
+    overload.add_verified(latencies(80.0, capacity, 2000, random))
+    assert overload.found is None
+    for _ in range(60):
+        overload.add(latencies(overload.rate, capacity, 300, random), 0)
+        if overload.found is not None:
+            break
+    assert overload.found is not None
+    assert 0.95 * highest <= overload.found <= 1.5 * highest
+
+
+def test_the_verification_itself_may_show_it() -> None:
+    """A baseline that misses a limit of the user's at the rate of the verification; failed requests count as late."""
+    overload = Overload(10.0, 50.0)
+    overload.add_verified(np.full(300, 12.0))
+    assert overload.found == 50.0
+    failing = Overload(10.0, 50.0)
+    failing.add(np.full(10, 1.0), errors=20)
+    assert failing.found == pytest.approx(55.0)
+
+
+def arm(server: ServedProfile) -> Arm:
+    payload = infer_payload(server.target, "m", {"x": np.ones((1, 64), np.float32)}, server.profile.settings.io.wire)
+    return Arm(server.target, [payload], server.pid)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_two_servers(tmp_path: Path, alike: bool) -> None:
+    """Nothing is claimed of equal ones; inline dispatch on raw bodies carries more than the defaults on JSON."""
+    model = perceptron([64, 256, 8], tmp_path / "m.onnx")
+    json = changed(BASELINE, io={"wire": "json"})
+    fast: Settings = changed(BASELINE, batching={"dispatch": "inline", "max_batch": 32}, io={"wire": "raw"})
+    profiles = [Profile.of_model(model, settings) for settings in (json, json if alike else fast)]
+    with ServedProfile(profiles[0]) as first, ServedProfile(profiles[1]) as second:
+        baseline, tuned = arm(first), arm(second)
+        limit = measure_baseline(baseline, 1.0, rate=None, limit_ms=None)
+        highest = (0.8 if alike else 2.5) * limit.capacity
+        traffic = Traffic(tuned, baseline, highest, limit.rate, 3 * limit.limit_ms)
+        verified = ArmRuns()
+        for number in range(8):
+            open_block([baseline], [verified], rate=limit.rate, duration_s=0.2, seed=number)
+            traffic.measure(verified, 0.3, number)
+    found = traffic.result()
+    assert found is not None
+    assert found.tuned == highest
+    if alike:
+        assert found.baseline is None or found.baseline > highest or not found.within
+    else:
+        assert found.baseline is None or limit.rate <= found.baseline < highest
