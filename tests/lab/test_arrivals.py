@@ -1,12 +1,24 @@
 """Arrival processes have the rate, the gaps and the bursts that they say."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tailcut.errors import UsageError
-from tailcut.lab.arrivals import BURST_SHARE, Bursty, Constant, Poisson, Replayed, plan, poisson_times, read_trace
+from tailcut.lab.arrivals import (
+    BURST_SHARE,
+    Bursty,
+    Constant,
+    Poisson,
+    Replayed,
+    Window,
+    plan,
+    poisson_times,
+    read_trace,
+    read_trace_of_models,
+)
 
 
 @pytest.mark.parametrize("arrivals", [Constant(1000), Poisson(1000), Bursty(1000)])
@@ -110,3 +122,40 @@ def test_plans_of_other_processes_run_on_through_the_warm_up() -> None:
     """One process over warm-up and duration together, so that the counted part begins in its steady state."""
     np.testing.assert_array_equal(plan(Poisson(100), 1.0, 2.0, 3), Poisson(100).times(3.0, 3))
     assert isinstance(Replayed(np.array([0.0, 1.0])).rate, float)
+
+
+def test_a_trace_of_several_models_has_one_window_for_all(tmp_path: Path) -> None:
+    """Each model has its own times on the clock of the recording, which goes on at its beginning."""
+    path = tmp_path / "trace"
+    path.write_text("# seconds model\n10 a\n10.5 b\n11 a\n13 a\n", encoding="utf-8")
+    a, b = read_trace_of_models(path, ["a", "b"])
+    assert (a.length_s, b.length_s) == (4.0, 4.0)
+    assert (a.rate, b.rate) == (0.75, 0.25)
+    for seed in range(5):
+        times_a, times_b = a.times(8.0, seed) / 1e9, b.times(8.0, seed) / 1e9
+        assert (len(times_a), len(times_b)) == (6, 2)
+        assert np.allclose(np.diff(times_b), 4.0, atol=1e-6)
+        assert any(np.isclose(times_b[1] - times_a, 0.5, atol=1e-6))
+    starts = {Window(np.array([0.0]), 1.0).times(1.0, seed).tolist()[0] for seed in range(9)}
+    assert len(starts) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no such trace"),
+        ("0 a\n1 c\n", "line 2 names no model 'c': write SECONDS NAME, with one of a, b"),
+        ("0 a\n1\n", "line 2 names no model"),
+        ("a 0\n1 b\n", "line 1 is not a time"),
+        ("0 a\n2 b\n1 a\n", "line 3 is not a time in seconds at or after the one before"),
+        ("0 a\n1 a\n", "no arrival of b"),
+        ("0 a\n", "from two to"),
+    ],
+)
+def test_a_file_that_is_no_trace_of_models(tmp_path: Path, text: str | None, words: str) -> None:
+    """The line is named, and what it should be."""
+    path = tmp_path / "trace"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=re.escape(words)):
+        read_trace_of_models(path, ["a", "b"])

@@ -136,6 +136,7 @@ def serve(
     opened = [_profile(source, max_batch, batching, worker) for source in sources]
     profiles = [profile for profile, _ in opened]
     names = _own_names(opened)
+    _say_neighbours(profiles, worker)
     again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
     _apply_to_process([profile.settings for profile in profiles], uds)
     served = _open(opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
@@ -385,6 +386,14 @@ def _say_rows(models: "Sequence[Served]", worker: "Worker | None") -> None:
     """One line for each model: whether its requests are batched, and why; one worker of several is enough."""
     for served in models if worker is None or worker.post == 0 else []:
         _log.info("%s: %s", served.name, served.model.rows.describe())
+
+
+def _say_neighbours(profiles: "Sequence[Profile]", worker: "Worker | None") -> None:
+    """One line for each profile that was measured together with other models than it is served with."""
+    from tailcut.runtime.neighbours import other_neighbours
+
+    for line in other_neighbours(profiles) if worker is None or worker.post == 0 else []:
+        _log.warning("%s", line)
 
 
 def _name_and_version(text: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import typer
 
 from tailcut.cli.choices import BatchingChoice
 from tailcut.cli.main import INTERRUPTED
+from tailcut.cli.tune_together import JointFiles, arrivals_of, count, limits_of, names_of, tune_together
 
 if TYPE_CHECKING:
     from tailcut.runtime.profile import Settings
@@ -48,14 +49,31 @@ class _Files:
 def tune(
     models: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="MODEL", help="An ONNX file; with --compare, two or more profiles.", show_default=False),
+        typer.Argument(
+            metavar="MODEL",
+            help="An ONNX file; several to tune them together; with --compare, two or more profiles.",
+            show_default=False,
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Inputs by name in an .npz file, or the only one as .npy; `labels` too.")
+        list[Path] | None,
+        typer.Option(
+            help="Inputs by name in an .npz file, or the only one as .npy; `labels` too. Once for each model.",
+            show_default=False,
+        ),
     ] = None,
-    slo: Annotated[str | None, typer.Option(help="The limit that p99 must meet, such as 10ms.")] = None,
+    slo: Annotated[
+        str | None, typer.Option(help="The limit that p99 must meet, such as 10ms; of several models, 10ms,50ms.")
+    ] = None,
     rate: Annotated[
         float | None, typer.Option(help="Requests per second (default: half the baseline's capacity).", min=0.01)
+    ] = None,
+    rates: Annotated[
+        str | None, typer.Option(help="Requests per second of several models, in their order, such as 100,20.")
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Instead of --rates: recorded arrivals, a time in seconds and a model's name a line."),
     ] = None,
     objective: Annotated[
         ObjectiveChoice | None,
@@ -137,23 +155,39 @@ def tune(
     search_only = (output, report, markdown, exhaustive, fresh, objective, memory, cpus, normalize, outputs, local)
     if compare and any(search_only):
         raise UsageError("--compare measures profiles as they are: it takes no option of the search or its files")
-    model, profiles, previous = _models(models or [], retune, compare=compare)
-    wanted = _wanted(model, data, rate, budget, accuracy, metric, wire.value, seed)
-    wanted = replace(
-        wanted,
-        rows=SETTING_OF[batching.value],
-        slo_ms=_milliseconds(slo),
-        objective=None if objective is None else objective.value,
-        constraints=Constraints(None if memory is None else parse_bytes(memory), cpus),
-        fresh=fresh,
-        exhaustive=exhaustive,
-        previous=previous,
-        normalize=parse_normalize(normalize) if normalize else None,
-        outputs=tuple(outputs.split(",")) if outputs else (),
-        local=local,
-        began=began,
-    )
-    asked = {
+    together = len(models or []) > 1 and not compare
+    single_only = (output, markdown, exhaustive, objective, memory, rate, retune, normalize, outputs, local)
+    if together and any(single_only):
+        raise UsageError(
+            "several models are tuned for their limits at --rates: leave out --rate, --objective, --memory, --retune, "
+            "--exhaustive, --normalize, --outputs, --local, --output and --markdown"
+        )
+    if not together and (rates or trace):
+        raise UsageError("--rates and --trace are for several models: use --rate for one")
+    given, profiles, previous = _models(models or [], retune, compare=compare)
+    names = names_of(given) if together else []
+    arrivals = arrivals_of(names, rates, trace) if together else []
+    sources = _data(data or [], len(given))
+    limits = limits_of(slo, len(given))
+    each = [
+        replace(
+            _wanted(model, source, rate, budget, accuracy, metric, wire.value, seed),
+            rows=SETTING_OF[batching.value],
+            slo_ms=limit,
+            objective=None if objective is None else objective.value,
+            constraints=Constraints(None if memory is None else parse_bytes(memory), cpus),
+            fresh=fresh,
+            exhaustive=exhaustive,
+            previous=previous,
+            normalize=parse_normalize(normalize) if normalize else None,
+            outputs=tuple(outputs.split(",")) if outputs else (),
+            local=local,
+            began=began,
+        )
+        for model, source, limit in zip(given, sources, limits, strict=True)
+    ]
+    wanted, model = each[0], given[0]
+    asked: dict[str, Any] = {
         "slo_ms": wanted.slo_ms,
         "memory_bytes": wanted.constraints.memory_bytes,
         "cpus": cpus,
@@ -165,8 +199,13 @@ def tune(
         "local": local,
         "budget_s": wanted.budget_s,
         "seed": seed,
-        "data": str(data) if data else None,
+        "data": str(sources[0]) if sources[0] else None,
     }
+    if together:
+        asked |= {"slo_ms": limits, "data": [str(source) if source else None for source in sources]}
+        asked |= {"rates": [one.rate for one in arrivals], "trace": str(trace) if trace else None}
+        tune_together(each, arrivals, _joint_files(given, names, report), asked, json=json)
+        return
     if compare:
         _compare(wanted, profiles, asked, json=json)
         return
@@ -177,8 +216,8 @@ def tune(
 
 def _models(
     given: list[Path], retune: Path | None, *, compare: bool
-) -> tuple[Path, dict[str, "Settings"], "Settings | None"]:
-    """The model, the settings of the profiles to compare by name, and those to check again."""
+) -> tuple[list[Path], dict[str, "Settings"], "Settings | None"]:
+    """The models, the settings of the profiles to compare by name, and those to check again."""
     from tailcut.errors import UsageError
     from tailcut.runtime.profile import Profile
 
@@ -193,20 +232,40 @@ def _models(
             profile.verify_model()
             if (profile.model.sha256, profile.model.weights) != (first.model.sha256, first.model.weights):
                 raise UsageError(f"{name}: is for another model than {given[0]}: compare profiles of one model")
-        return Path(first.model.path), {name: profile.settings for name, profile in profiles.items()}, None
+        return [Path(first.model.path)], {name: profile.settings for name, profile in profiles.items()}, None
     if retune is not None:
         if given:
             raise UsageError("--retune takes the model from the profile: leave out MODEL")
         profile = Profile.load(retune)
         profile.verify_model()
-        return Path(profile.model.path), {}, profile.settings
-    if len(given) != 1:
-        raise UsageError("tune takes one MODEL, an ONNX file" if not given else "tune takes one MODEL at a time")
-    if given[0].suffix == ".toml":
+        return [Path(profile.model.path)], {}, profile.settings
+    if not given:
+        raise UsageError("tune takes one MODEL, an ONNX file, or several to tune them together")
+    profile_file = next((path for path in given if path.suffix == ".toml"), None)
+    if profile_file is not None:
         raise UsageError(
-            f"{given[0]}: tune takes the model itself, an ONNX file, and writes a profile (--retune checks one again)"
+            f"{profile_file}: tune takes the model itself, an ONNX file, and writes a profile (--retune checks one "
+            "again)"
         )
-    return given[0], {}, None
+    return given, {}, None
+
+
+def _data(given: list[Path], models: int) -> list[Path | None]:
+    """The data file of each model; none, or one for each."""
+    from tailcut.errors import UsageError
+
+    if given and len(given) != models:
+        raise UsageError(f"--data: {count(len(given), 'file')} for {count(models, 'model')}: give it once for each")
+    return list(given) or [None] * models
+
+
+def _joint_files(models: list[Path], names: list[str], report: Path | None) -> JointFiles:
+    """A profile beside each model, and one report beside the first."""
+    profiles = tuple(model.with_name(f"{model.name.removesuffix('.onnx')}.profile.toml") for model in models)
+    files = JointFiles(profiles, report or models[0].with_name(f"{'+'.join(names)}.report.html"))
+    for path in (*files.profiles, files.report):
+        _writable(path)
+    return files
 
 
 def _files(model: Path, output: Path | None, report: Path | None) -> _Files:
@@ -336,12 +395,6 @@ def _write(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: _
     profile.save(files.profile)
     write_atomically(files.report, render_tune_html(found))
     return found
-
-
-def _milliseconds(slo: str | None) -> float | None:
-    from tailcut.cli.options import parse_duration
-
-    return None if slo is None else parse_duration(slo) * 1e3
 
 
 def _writable(path: Path) -> None:

@@ -52,7 +52,7 @@ def held_until(  # noqa: PLR0913, PLR0917  what the policy sees
 
 
 @_plain
-def _service(rows: int, sizes: np.ndarray, times: np.ndarray, draw: int) -> float:
+def service(rows: int, sizes: np.ndarray, times: np.ndarray, draw: int) -> float:
     """The time of a batch: one of the measured quantiles, read between the sizes by a straight line."""
     last = sizes.shape[0] - 1
     if rows >= sizes[last]:
@@ -196,7 +196,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             if k == 0:
                 continue
             wide = max(1.0, (active + threads - (1 if here else 0)) / cores)
-            took = _service(k, sizes, times, np.random.randint(times.shape[1]))  # noqa: NPY002  as above
+            took = service(k, sizes, times, np.random.randint(times.shape[1]))  # noqa: NPY002  as above
             usual += _ROWS_WEIGHT * (k - usual)
             totals[1] += took * threads
             totals[2] += 1

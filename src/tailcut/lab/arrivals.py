@@ -4,6 +4,7 @@ All of them give int64 nanoseconds from the start, sorted. A load test plans its
 nothing the server does can change them.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -112,6 +113,31 @@ class Replayed:
         return _whole(self.seconds, duration_s)
 
 
+@dataclass(frozen=True)
+class Window:
+    """Recorded arrivals of one model among several, in seconds of a recording that is `length_s` long.
+
+    A run takes a window of the recording, which goes on at its beginning; the seed says where it starts. Models with
+    one seed have one window, so that what came together does so again.
+    """
+
+    seconds: np.ndarray
+    length_s: float
+    name: str = "trace"
+
+    @property
+    def rate(self) -> float:
+        """The mean over the recording."""
+        return len(self.seconds) / self.length_s
+
+    def times(self, duration_s: float, seed: int) -> np.ndarray:
+        """The recorded times from a place in the recording on."""
+        start_s = float(np.random.default_rng(seed).random()) * self.length_s
+        rounds = int((start_s + duration_s) / self.length_s) + 1
+        again = np.concatenate([self.seconds + number * self.length_s for number in range(rounds)])
+        return _whole(again[again >= start_s] - start_s, duration_s)
+
+
 def poisson_times(rate: float, duration_s: float, seed: int) -> np.ndarray:
     """The times of `Poisson(rate)`."""
     return Poisson(rate).times(duration_s, seed)
@@ -131,26 +157,62 @@ def read_trace(path: Path) -> Replayed:
     Raises:
         UsageError: missing, fewer than two arrivals, or a line that is no time.
     """
+    seconds: list[float] = []
+    for number, line in _trace_lines(path):
+        seconds.append(_trace_time(path, number, line, seconds[-1] if seconds else 0.0))
+    _check_trace(path, seconds)
+    return Replayed(np.asarray(seconds) - seconds[0])
+
+
+def read_trace_of_models(path: Path, models: Sequence[str]) -> list[Window]:
+    """A file of an arrival time and a model's name a line, as windows in the order of the models.
+
+    Raises:
+        UsageError: as in `read_trace`; a line names none of the models, or one of them has no arrival.
+    """
+    seconds: list[float] = []
+    own: dict[str, list[float]] = {name: [] for name in models}
+    for number, line in _trace_lines(path):
+        at, _, name = line.strip().partition(" ")
+        seconds.append(_trace_time(path, number, at, seconds[-1] if seconds else 0.0))
+        if name.strip() not in own:
+            told = f"names no model {name.strip()[:64]!r}" if name.strip() else "names no model"
+            raise UsageError(f"{path}: line {number} {told}: write SECONDS NAME, with one of {', '.join(models)}")
+        own[name.strip()].append(seconds[-1])
+    _check_trace(path, seconds)
+    silent = [name for name, times in own.items() if not times]
+    if silent:
+        raise UsageError(f"{path}: no arrival of {', '.join(silent)}: leave the model out, or record it")
+    length_s = Replayed(np.asarray(seconds) - seconds[0]).length_s
+    return [Window(np.asarray(own[name]) - seconds[0], length_s) for name in models]
+
+
+def _trace_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are no comments, with their numbers from 1."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such trace") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a readable trace: {error}") from None
-    seconds: list[float] = []
     for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        try:
-            at = float(line)
-        except ValueError:
-            at = -1.0
-        if not 0 <= at < float("inf") or (seconds and at < seconds[-1]):
-            raise UsageError(f"{path}: line {number} is not a time in seconds at or after the one before")
-        seconds.append(at)
+        if line.strip() and not line.startswith("#"):
+            yield number, line
+
+
+def _trace_time(path: Path, number: int, text: str, before: float) -> float:
+    try:
+        at = float(text)
+    except ValueError:
+        at = -1.0
+    if not before <= at < float("inf"):
+        raise UsageError(f"{path}: line {number} is not a time in seconds at or after the one before")
+    return at
+
+
+def _check_trace(path: Path, seconds: Sequence[float]) -> None:
     if len(seconds) < 2 or seconds[-1] == seconds[0] or len(seconds) > _TRACE_LIMIT:
         raise UsageError(f"{path}: a trace has from two to {_TRACE_LIMIT:,} arrivals, not all at once")
-    return Replayed(np.asarray(seconds) - seconds[0])
 
 
 def _unit_poisson(length: float, random: np.random.Generator) -> np.ndarray:

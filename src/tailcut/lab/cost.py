@@ -9,10 +9,13 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tailcut.errors import NotFoundError
 from tailcut.lab.load import LoadResult, Target
 from tailcut.machine.process import ProcessCost, ProcessLook, listening_process, look
+
+_Load = TypeVar("_Load")  # what came of it: a result, or one for each model
 
 
 @dataclass(slots=True)
@@ -46,7 +49,7 @@ class Spent:
         return found
 
 
-def watched(pid: int | None, run: Callable[[], LoadResult]) -> tuple[LoadResult, ProcessCost | None]:
+def watched(pid: int | None, run: Callable[[], _Load]) -> tuple[_Load, ProcessCost | None]:
     """A load, and what a process and its children spent meanwhile; None where it is not known or ended."""
     before = _look(pid)
     result = run()

@@ -42,10 +42,12 @@ class ServedProfile:
     Args:
         profile: written to a temporary file for the child; its model path must be absolute.
         arguments: more options of `tailcut serve`.
+        neighbours: more profiles, of models that the same server serves.
     """
 
-    def __init__(self, profile: Profile, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, profile: Profile, arguments: Sequence[str] = (), *, neighbours: Sequence[Profile] = ()) -> None:
         self.profile = profile
+        self._profiles = (profile, *neighbours)
         self._arguments = arguments
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._child: subprocess.Popen[bytes] | None = None
@@ -78,9 +80,11 @@ class ServedProfile:
         """Start the child, from a thread that outlives it: it ends with that. Several may get ready at a time."""
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")
         folder = Path(self._folder.name)
-        path = folder / "trial.profile.toml"
-        self.profile.save(path)
-        command = [sys.executable, "-m", "tailcut", "serve", str(path), "--port", "0", "--json", *self._arguments]
+        paths = [folder / f"trial{number or ''}.profile.toml" for number in range(len(self._profiles))]
+        for profile, path in zip(self._profiles, paths, strict=True):
+            profile.save(path)
+        command = [sys.executable, "-m", "tailcut", "serve", *map(str, paths), "--port", "0", "--json"]
+        command += self._arguments
         if self.profile.settings.io.socket == "unix":
             command += ["--uds", str(folder / "socket")]
         with (folder / "stderr").open("wb") as stderr:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from tailcut.report import bench_page, explain_page, microbench_page, tune_page, words
+from tailcut.report import bench_page, explain_page, microbench_page, together_page, tune_page, words
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.explain import HEADS
 from tailcut.report.tune_page import headline
@@ -22,6 +22,7 @@ __all__ = [
     "render_bench_html",
     "render_explain_html",
     "render_microbench_html",
+    "render_together_html",
     "render_tune_html",
 ]
 
@@ -86,6 +87,23 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
         waterfall=tune_page.waterfall(result),
         answers=accuracy_figures(result["accuracy"]) if result["accuracy"] else [],
         not_compared=random_words(result["accuracy"]) if result["accuracy"] else "",
+    )
+
+
+def render_together_html(result: Mapping[str, Any]) -> str:
+    """The report of a joint tune.
+
+    Args:
+        result: what `tailcut tune A.onnx B.onnx --json` prints.
+    """
+    notes = (together_page.cpu_words(result), tune_page.noise_words(result["noise"]))
+    return render(
+        "together.html.j2",
+        result,
+        result=result,
+        headline=together_page.headline(result),
+        parts_of_models=together_page.model_parts(result),
+        notes=[text for text in notes if text],
     )
 
 

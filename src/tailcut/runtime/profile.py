@@ -119,6 +119,23 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     quantized: QuantizedRef | None = None  # a file that `tailcut tune --data` wrote
 
 
+class Neighbour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another model in the server that a profile was measured in, and how much it was asked."""
+
+    name: str
+    sha256: str  # of its file
+    rate: float  # requests a second
+    limit_ms: float  # that its p99 was held to
+
+
+class Together(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """That a profile was measured in one server with others, and how much it was asked itself."""
+
+    rate: float  # requests a second
+    limit_ms: float  # that its p99 was held to
+    neighbours: tuple[Neighbour, ...]
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model's settings with the machine and the measurements they rest on."""
 
@@ -126,6 +143,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     model: ModelRef
     settings: Settings = Settings()
     samples: tuple[SampleRequest, ...] = ()  # kinds of requests in the data it was tuned with, for warming up
+    together: Together | None = None  # where it was tuned together with other models
     machine: dict[str, Any] = {}
     evidence: dict[str, Any] = {}
 

@@ -1,7 +1,7 @@
 """Heats on running servers: what one block measures, and how long a heat takes. A thin shell around `heats.py`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,6 +54,27 @@ def load_for(objective: Objective, rate: float) -> Load:
     return Load(tuple(sorted({max(1, most // 8), most})), block_s)
 
 
+def run_heats(count: int, score: Callable[[int, int, float], float], noise: Noise, until: float) -> Heats:
+    """Race so many arms until a time of the monotonic clock, but at least three heats.
+
+    Args:
+        count: of arms.
+        score: of an arm's place, a heat's number, and the seconds that it may take at most; more is better.
+        noise: probed before each heat.
+        until: when the last heat should end.
+    """
+    heats = Heats.of(count)
+    most_s = max(0.0, until - time.monotonic()) / (FEWEST_HEATS * count)
+    for number in range(_MOST_HEATS):
+        began = time.monotonic()
+        noise.probe()
+        heats.add([score(place, number, most_s) for place in heats.racing])
+        took = time.monotonic() - began
+        if len(heats.racing) == 1 or (number + 1 >= FEWEST_HEATS and time.monotonic() + took > until):
+            break
+    return heats
+
+
 @dataclass(slots=True)
 class Racing:
     """Runs heats by one objective, with one load; every score is stored as it comes."""
@@ -65,20 +86,13 @@ class Racing:
 
     def heats(self, entrants: Sequence[Entrant], until: float) -> Heats:
         """Race until a time of the monotonic clock, but at least three heats."""
-        heats = Heats.of(len(entrants))
-        most_s = max(0.0, until - time.monotonic()) / (FEWEST_HEATS * len(entrants))
-        for number in range(_MOST_HEATS):
-            began = time.monotonic()
-            self.noise.probe()
-            racing = heats.racing
-            scores = [self._score(entrants[place].arm, number, most_s) for place in racing]
-            for place, score in zip(racing, scores, strict=True):
-                self.journal.add("heat", entrants[place].settings, score=score, objective=self.objective.kind)
-            heats.add(scores)
-            took = time.monotonic() - began
-            if len(heats.racing) == 1 or (number + 1 >= FEWEST_HEATS and time.monotonic() + took > until):
-                break
-        return heats
+
+        def score(place: int, number: int, most_s: float) -> float:
+            found = self._score(entrants[place].arm, number, most_s)
+            self.journal.add("heat", entrants[place].settings, score=found, objective=self.objective.kind)
+            return found
+
+        return run_heats(len(entrants), score, self.noise, until)
 
     def shortest_alone(self, near: Sequence[int], entrants: Sequence[Entrant]) -> int:
         """Of entrants that are equal in rate, the one with the shortest median at one connection."""

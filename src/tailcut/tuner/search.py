@@ -8,8 +8,8 @@ claims comes from the verification alone.
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tailcut.machine.process import peak_bytes
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import Settings
 from tailcut.runtime.samples import kinds_of
-from tailcut.spec import Rows
+from tailcut.spec import ModelSpec, Rows
 from tailcut.stats import Verdict
 from tailcut.tuner.accuracy import Accuracy, labelled
 from tailcut.tuner.baseline import Baseline, measure_baseline
@@ -30,22 +30,24 @@ from tailcut.tuner.calibrate import CalibrationError, Copy, Material, copies_for
 from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Expected, Phase, RungDone, RungStarted
 from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
+from tailcut.tuner.gate import Gate
 from tailcut.tuner.journal import Journal, Key
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.pixels import as_pixels
-from tailcut.tuner.prediction import Parts, predict
+from tailcut.tuner.prediction import Parts, configurations, predict
 from tailcut.tuner.race import NOISE
 from tailcut.tuner.racing import LEAST_BLOCK_S, Entrant, Load, Racing, load_for
 from tailcut.tuner.records import Outcome, RungRecord, Wanted, entry_of
 from tailcut.tuner.servers import Servers
-from tailcut.tuner.simulate import WayIn
+from tailcut.tuner.simulate import Configuration, WayIn
 from tailcut.tuner.space import (
     BASELINE,
     RUNG_FIELDS,
     changed,
     copy_engines,
     engine_choices,
+    quickest_wire,
     refinements,
     up_to,
     without,
@@ -57,6 +59,32 @@ from tailcut.tuner.ways import PROBED, measure_ways, way_settings, with_adaptive
 _REFINED = 1.01  # a refinement stays when it looks at least this much better
 _EXHAUSTIVE = 96  # configurations at most
 _GROUP = 9  # on servers at a time: eight finalists, and the settings of a profile that is checked again
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of one model before anything races.
+
+    Args:
+        spec: its signature, and `rows` what was decided of them.
+        gate: that judges answers.
+        servers: its profiles and requests; the baseline's server runs.
+        baseline: its settings, on the quickest wire that clients may speak.
+        capacity: requests per second of the baseline, in a closed loop.
+        predicted: every configuration that is allowed, with what the simulation expects of it alone.
+        configurations: what the simulation takes, by settings.
+        copies: of the model, in static int8, by engine.
+    """
+
+    spec: ModelSpec
+    rows: dict[str, Any]
+    gate: Gate
+    servers: Servers
+    baseline: Settings
+    capacity: float
+    predicted: Sequence[Predicted]
+    configurations: Mapping[Settings, Configuration]
+    copies: Mapping[str, Copy]
 
 
 class Search:
@@ -94,7 +122,42 @@ class Search:
         self._racing = Racing(objective, Load((1, 16), LEAST_BLOCK_S), outcome.noise, self._journal)
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
         self._copies: dict[str, Copy] = {}
+        self._measured_ways: dict[str, WayIn] | None = None
         self._facts = facts_of(wanted, learned)
+
+    def survey(self) -> Survey:
+        """Measure the baseline and the engines, and simulate; call `close` when the servers are not needed any more.
+
+        Raises:
+            TailcutError: the baseline itself cannot be served.
+        """
+        self._plan = Plan(time.monotonic(), self._wanted.budget_s)  # others may have been surveyed since the start
+        self._measure_baseline()
+        self._calibrate()
+        estimates = self._estimate()
+        predicted = self._predict(estimates)
+        known = {
+            settings: configuration
+            for settings, configuration, _ in configurations(
+                [one for one in estimates if _is_known(one)], self._parts()
+            )
+        }
+        return Survey(
+            self._spec,
+            self._rows,
+            self._gate,
+            self._servers,
+            self._baseline(quickest_wire(self._facts)),
+            self._capacity,
+            predicted,
+            known,
+            self._copies,
+        )
+
+    def close(self) -> None:
+        """Stop all servers, and remove the copies of the model."""
+        self._servers.keep()
+        self._folder.cleanup()
 
     def run(self) -> Outcome:
         """Search, then verify; Ctrl-C at any time ends with the best so far, unverified.
@@ -104,7 +167,7 @@ class Search:
         """
         outcome = self._outcome
         try:
-            self._measure_baseline()
+            self._plan_verification(self._measure_baseline())
             self._calibrate()
             outcome.estimated = self._predict(self._estimate())
             winner = self._race(self._chosen(outcome.estimated))
@@ -117,9 +180,8 @@ class Search:
         except KeyboardInterrupt:
             outcome.interrupted = True
         finally:
-            self._servers.keep()
             self._take_copy(outcome)
-            self._folder.cleanup()
+            self.close()
         outcome.took_s = self._plan.spent_s(time.monotonic())
         return outcome
 
@@ -148,6 +210,11 @@ class Search:
         capacity = f"{found.capacity:,.3g}" if found.capacity < 100 else f"{found.capacity:,.0f}"
         own = "" if wanted.slo_ms else f", its own at {found.rate:,.6g} req/s"
         self._tell(Phase(f"the baseline carries {capacity} req/s; the limit of p99 is {found.limit_ms:.3g} ms{own}"))
+        return found
+
+    def _plan_verification(self, found: Baseline) -> None:
+        """Leave the verification the time that its p99 takes, and say so where the tune takes longer by that."""
+        plan = self._plan
         plan.needs_verification_s(verification_s(found.rate, len(self._arms_verified())))
         if plan.expected_s > 1.1 * plan.budget_s:
             self._tell(Expected(plan.expected_s))
@@ -158,7 +225,6 @@ class Search:
                     f"--rate needs less)"
                 )
             )
-        return found
 
     # Estimates.
 
@@ -240,13 +306,17 @@ class Search:
             self._journal.add_way(settings[name], way)
         return with_adaptive(ways)
 
+    def _parts(self) -> Parts:
+        if self._measured_ways is None:
+            self._measured_ways = self._ways()
+        cores = float(max(1, min(self._facts.usable_cpus, usable_cpus() - 1)))  # the load client keeps one busy
+        return Parts(self._facts, self._measured_ways, cores, self._wanted.rows)
+
     def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
-        known = [one for one in estimates if one.error is None and one.sizes]
+        known = [one for one in estimates if _is_known(one)]
         if not known:
             raise UsageError("no engine configuration could be measured")
-        cores = float(max(1, min(self._facts.usable_cpus, usable_cpus() - 1)))  # the load client keeps one busy
-        parts = Parts(self._facts, self._ways(), cores, self._wanted.rows)
-        predicted = list(predict(known, parts, self._outcome.objective))
+        predicted = list(predict(known, self._parts(), self._outcome.objective))
         constraints = self._wanted.constraints
         allowed = constraints.allowed(predicted)
         if not allowed:
@@ -471,3 +541,7 @@ class Search:
                 return None
             found[name] = share
         return found
+
+
+def _is_known(estimate: EngineEstimate) -> bool:
+    return estimate.error is None and bool(estimate.sizes)

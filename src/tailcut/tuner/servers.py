@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from tailcut.engines.base import U8Input
-from tailcut.lab.load import Payload
+from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import Wire, infer_payload
 from tailcut.lab.trial import Arm, ServedProfile
 from tailcut.runtime.profile import Profile, Settings
@@ -72,7 +72,7 @@ class Servers:
         """Have servers start while something else is done; `of` waits for them."""
         for key in map(_key, settings):
             if key not in self._running:
-                server = self._server(key)
+                server = ServedProfile(self.profile(key))
                 server.begin()
                 self._running[key] = server
                 self._launched.add(key)
@@ -86,19 +86,26 @@ class Servers:
         """How many of these have no server yet."""
         return len({_key(one) for one in settings} - set(self._running))
 
-    def _server(self, key: Settings) -> ServedProfile:
-        profile = msgspec.structs.replace(Profile.of_model(self._model, key, self._spec.name), samples=self.samples)
-        copy = self.copies.get(key.engine.name) if key.engine.precision == "int8_static" else None
-        return ServedProfile(profile if copy is None else profile.with_quantized(copy))
+    def profile(self, settings: Settings) -> Profile:
+        """A profile of the model with these settings."""
+        profile = Profile.of_model(self._model, settings, self._spec.name)
+        profile = msgspec.structs.replace(profile, samples=self.samples)
+        copy = self.copies.get(settings.engine.name) if settings.engine.precision == "int8_static" else None
+        return profile if copy is None else profile.with_quantized(copy)
 
-    def arm(self, settings: Settings) -> Arm:
-        """The server of these settings with what is sent to it."""
-        server, wire, fold = self.of(settings), settings.io.wire, settings.engine.u8_input
+    def payloads(self, target: Target, settings: Settings) -> list[Payload]:
+        """What a server of these settings is sent; encoded once for all of them, whose addresses no server looks at."""
+        wire, fold = settings.io.wire, settings.engine.u8_input
         key = (wire, fold, settings.io.socket)
         if key not in self._payloads:
             sent = self._requests if fold is None else [as_pixels(fold, self._spec, one) for one in self._requests]
-            self._payloads[key] = [infer_payload(server.target, self._spec.name, one, wire) for one in sent]
-        return Arm(server.target, self._payloads[key], server.pid)
+            self._payloads[key] = [infer_payload(target, self._spec.name, one, wire) for one in sent]
+        return self._payloads[key]
+
+    def arm(self, settings: Settings) -> Arm:
+        """The server of these settings with what is sent to it."""
+        server = self.of(settings)
+        return Arm(server.target, self.payloads(server.target, settings), server.pid)
 
     def keep(self, *settings: Settings) -> None:
         """Stop all others."""

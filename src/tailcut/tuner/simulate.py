@@ -19,7 +19,7 @@ from tailcut.batching.cost import CostModel
 from tailcut.kernels import queueing
 
 DispatchKind = Literal["inline", "worker", "adaptive"]
-_DISPATCH: dict[DispatchKind, int] = {
+DISPATCH: dict[DispatchKind, int] = {
     "inline": queueing.INLINE,
     "worker": queueing.WORKER,
     "adaptive": queueing.ADAPTIVE,
@@ -119,13 +119,8 @@ def simulate(configuration: Configuration, arrivals_ns: np.ndarray, seed: int = 
 
     A run of 10,000 requests takes a few milliseconds.
     """
-    service, way_in = configuration.service, configuration.way_in
-    best, estimate = _worth_taking(service, configuration.max_batch_size)
-    costs = np.zeros(queueing.COSTS, np.int64)
-    costs[queueing.RECEIVE], costs[queueing.ANSWER] = way_in.receive_ns, way_in.answer_ns
-    costs[queueing.BATCH], costs[queueing.WAKE] = way_in.batch_ns, way_in.wake_ns
-    costs[queueing.OUTSIDE], costs[queueing.DEADLINE] = way_in.outside_ns, configuration.deadline_ns
-    costs[queueing.DELAY], costs[queueing.HERE] = configuration.max_queue_delay_us * 1000, _HERE_NS
+    service, costs = configuration.service, costs_of(configuration)
+    best, estimate = worth_taking(service, configuration.max_batch_size)
     latencies, totals = np.zeros(len(arrivals_ns), np.int64), np.zeros(3)
     queueing.run(
         np.array(arrivals_ns, np.int64),
@@ -134,7 +129,7 @@ def simulate(configuration: Configuration, arrivals_ns: np.ndarray, seed: int = 
         np.array(service.quantiles_ns, np.float64),
         best,
         estimate,
-        _DISPATCH[configuration.dispatch],
+        DISPATCH[configuration.dispatch],
         configuration.instances,
         service.threads,
         float(configuration.cores),
@@ -154,6 +149,16 @@ def simulate(configuration: Configuration, arrivals_ns: np.ndarray, seed: int = 
         totals[1] / 1e9,
         int(totals[2]),
     )
+
+
+def costs_of(configuration: Configuration) -> np.ndarray:
+    """The costs of a configuration as the kernel takes them: int64 [COSTS], nanoseconds."""
+    way_in, costs = configuration.way_in, np.zeros(queueing.COSTS, np.int64)
+    costs[queueing.RECEIVE], costs[queueing.ANSWER] = way_in.receive_ns, way_in.answer_ns
+    costs[queueing.BATCH], costs[queueing.WAKE] = way_in.batch_ns, way_in.wake_ns
+    costs[queueing.OUTSIDE], costs[queueing.DEADLINE] = way_in.outside_ns, configuration.deadline_ns
+    costs[queueing.DELAY], costs[queueing.HERE] = configuration.max_queue_delay_us * 1000, _HERE_NS
+    return costs
 
 
 def simulate_closed(configuration: Configuration, clients: int, answers: int = 5000, seed: int = 0) -> Prediction:
@@ -210,7 +215,7 @@ def _poisson(rate: float, count: int, seed: int) -> np.ndarray:
     return np.cumsum(gaps).astype(np.int64)
 
 
-def _worth_taking(service: ServiceTimes, largest: int) -> tuple[np.ndarray, np.ndarray]:
+def worth_taking(service: ServiceTimes, largest: int) -> tuple[np.ndarray, np.ndarray]:
     """The tables of the server's own cost model, taught the measured medians."""
     model = CostModel(largest)
     for size in model.sizes:

@@ -1,0 +1,176 @@
+"""`tailcut tune A.onnx B.onnx`: several models tuned together for one server."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tailcut.cli.main import INTERRUPTED
+
+if TYPE_CHECKING:
+    from tailcut.lab.arrivals import Arrivals
+    from tailcut.tuner.records import Wanted
+    from tailcut.tuner.together.records import JointOutcome
+
+MOST_MODELS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class JointFiles:
+    """Where the results go: a profile for each model, and one report."""
+
+    profiles: tuple[Path, ...]
+    report: Path
+
+
+def names_of(models: Sequence[Path]) -> list[str]:
+    """The names that the models are served as.
+
+    Raises:
+        UsageError: too many, or two have one name.
+        ModelFileError: a file is missing, or of another kind.
+    """
+    from tailcut.engines.files import check_kind, model_name
+    from tailcut.errors import UsageError
+
+    if len(models) > MOST_MODELS:
+        raise UsageError(f"tune takes up to {MOST_MODELS} models together, not {len(models)}")
+    for path in models:
+        check_kind(path)
+    names = [model_name(path) for path in models]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two models have one name ({twice}): rename a file, because profiles are named after it")
+    return names
+
+
+def arrivals_of(names: Sequence[str], rates: str | None, trace: Path | None) -> "list[Arrivals]":
+    """How each model is asked: Poisson at the given rates, or as recorded.
+
+    Raises:
+        UsageError: neither is given or both are, or they do not fit the models.
+    """
+    from tailcut.errors import UsageError
+    from tailcut.lab.arrivals import Poisson, read_trace_of_models
+
+    if (rates is None) == (trace is None):
+        raise UsageError("several models need the load of each: either --rates 100,20 or --trace FILE")
+    if trace is not None:
+        return list(read_trace_of_models(trace, names))
+    values = (rates or "").split(",")
+    if len(values) != len(names):
+        raise UsageError(f"--rates {rates}: {count(len(values), 'rate')} for {len(names)} models: give one for each")
+    return [Poisson(_rate(value)) for value in values]
+
+
+def limits_of(slo: str | None, models: int) -> list[float | None]:
+    """The limit of each model's p99 in ms; None where none is named.
+
+    Raises:
+        UsageError: there are not as many as models, or one is no duration.
+    """
+    from tailcut.cli.options import parse_duration
+    from tailcut.errors import UsageError
+
+    if slo is None:
+        return [None] * models
+    values = slo.split(",")
+    if len(values) != models:
+        raise UsageError(f"--slo {slo}: {count(len(values), 'limit')} for {count(models, 'model')}: give one for each")
+    limits = [parse_duration(value) * 1e3 for value in values]
+    if not all(limits):
+        raise UsageError(f"--slo {slo}: a limit must be greater than 0")
+    return list(limits)
+
+
+def count(number: int, what: str) -> str:
+    """A number of things in words."""
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
+
+
+def tune_together(
+    models: Sequence["Wanted"],
+    arrivals: "Sequence[Arrivals]",
+    files: JointFiles,
+    asked: dict[str, Any],
+    *,
+    json: bool,
+) -> None:
+    """Tune, write the profiles and the report, and show what was found."""
+    import orjson
+    from rich.console import Console
+
+    from tailcut.report.console import LadderView
+    from tailcut.report.together_page import together_summary
+    from tailcut.tuner.together.records import JointWanted
+    from tailcut.tuner.together.search import JointSearch
+
+    first = models[0]
+    own = tuple(replace(one, journal=_journal(file)) for one, file in zip(models, files.profiles, strict=True))
+    wanted = JointWanted(own, tuple(arrivals), first.budget_s, first.seed, first.began)
+    with LadderView(first.budget_s) as view:
+        outcome = JointSearch(wanted, view).run()
+    found = _write(outcome, asked, files)
+    if json:
+        print(orjson.dumps(found).decode())
+    if outcome.wrong:
+        print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
+        raise typer.Exit(1)
+    if not json:
+        Console().print(together_summary(found))
+        print(f"serve them: tailcut serve {shlex.join(map(str, files.profiles))}")
+    if outcome.interrupted:
+        print("tailcut: interrupted: the profiles hold the best settings so far", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _write(outcome: "JointOutcome", asked: dict[str, Any], files: JointFiles) -> dict[str, Any]:
+    import msgspec
+
+    from tailcut.machine.fingerprint import fingerprint
+    from tailcut.report.html import render_together_html
+    from tailcut.runtime.profile import copy_path, write_atomically
+    from tailcut.tuner.together.result import joint_evidence, joint_result, together_of
+
+    machine = fingerprint()
+    command = f"tailcut {shlex.join(sys.argv[1:])}"
+    found = joint_result(outcome, machine=machine, objective=asked, command=command)
+    if outcome.wrong:
+        return found
+    found["report"] = str(files.report)
+    for number, (side, file) in enumerate(zip(outcome.sides, files.profiles, strict=True)):
+        profile = side.profile.with_weights()
+        if side.copy_bytes:
+            copy = copy_path(file, side.copy_bytes)
+            write_atomically(copy, side.copy_bytes)
+            profile = profile.with_quantized(copy)
+        profile = msgspec.structs.replace(
+            profile,
+            together=together_of(outcome, number),
+            machine=machine,
+            evidence=joint_evidence(found, number),
+        )
+        profile.save(file)
+        found["models"][number]["profile"] = str(file)
+    write_atomically(files.report, render_together_html(found))
+    return found
+
+
+def _journal(profile: Path) -> Path:
+    return profile.with_name(f"{profile.name.removesuffix('.profile.toml')}.trials.jsonl")
+
+
+def _rate(text: str) -> float:
+    from tailcut.errors import UsageError
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.01 <= value < float("inf"):
+        raise UsageError(f"--rates: {text.strip()!r} is not a rate: write requests per second, 0.01 or more")
+    return value

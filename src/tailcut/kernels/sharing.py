@@ -1,0 +1,238 @@
+"""Several models in one server as queues that share an event loop and cores: one compiled event loop for all of them.
+
+`queueing.py` is the same for one model, with the same rules for batches. What several models need beyond it is that a
+batch slows down or speeds up while it runs, when a neighbour's begins or ends: whatever is active shares the cores
+equally (processor sharing), so the work that is left of each batch shrinks by `cores / active threads` of the time that
+passes. Threads of an engine that spins stay active for a while after each of its batches.
+
+Tables have a row for each model; columns of `costs` are those of `queueing.py`.
+"""
+
+import numpy as np
+
+from tailcut.kernels.cache import compiled
+from tailcut.kernels.queueing import (
+    ADAPTIVE,
+    ANSWER,
+    BATCH,
+    DELAY,
+    HERE,
+    INLINE,
+    OUTSIDE,
+    RECEIVE,
+    REFUSED,
+    WAKE,
+    batch_rows,
+    held_until,
+    service,
+)
+
+DISPATCH, INSTANCES, THREADS, SPIN, LARGEST, SIZES, QUEUE = range(7)
+SHAPES = 7  # columns: who computes, instances, threads of a batch, ns of spinning, largest batch, sizes, queue rows
+LOOP_NS, ENGINE_NS, BATCHES = range(3)
+TOTALS = 3
+_FEW = 2.5  # as in queueing.py
+_ROWS_WEIGHT, _GAP_WEIGHT = 0.1, 0.05
+_FAR = 1 << 62
+_DONE_NS = 0.5  # of work left: none
+_IDLE, _RECEIVING, _COMPUTING, _ANSWERING = range(4)  # what the loop does
+
+_plain = compiled()
+
+
+@_plain
+def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and what it is a model of
+    arrivals: np.ndarray,
+    models: np.ndarray,
+    costs: np.ndarray,
+    shapes: np.ndarray,
+    sizes: np.ndarray,
+    times: np.ndarray,
+    best: np.ndarray,
+    estimate: np.ndarray,
+    cores: float,
+    seed: int,
+    latencies: np.ndarray,
+    totals: np.ndarray,
+) -> None:
+    """Fill `latencies` (ns, int64; `REFUSED` for no room) for sorted `arrivals` (ns, int64) at `models` (int64).
+
+    Args:
+        costs: int64 [models, COSTS] of `queueing.py`; deadlines are not modelled.
+        shapes: int64 [models, SHAPES], see above.
+        sizes, times: int64 [models, sizes] and float64 [models, sizes, quantiles] of service times in ns.
+        best, estimate: int64 and float64 [models, largest batch of all + 1], see `queueing.run`.
+        cores: that all share.
+        totals: float64 [models, TOTALS], filled: CPU ns of the loop and of the engine, and the number of batches.
+    """
+    np.random.seed(seed)  # noqa: NPY002  numba's generator
+    count, kinds = arrivals.shape[0], shapes.shape[0]
+    slots = 0
+    for m in range(kinds):
+        slots += shapes[m, INSTANCES]
+    model_of = np.empty(slots, np.int64)
+    slot = 0
+    for m in range(kinds):
+        for _ in range(shapes[m, INSTANCES]):
+            model_of[slot] = m
+            slot += 1
+    queue = np.empty((kinds, count), np.int64)
+    head, tail = np.zeros(kinds, np.int64), np.zeros(kinds, np.int64)
+    running, last_arrival = np.zeros(kinds, np.int64), np.zeros(kinds, np.int64)
+    usual, gap = np.ones(kinds), np.zeros(kinds)
+    ready_at = np.zeros(count, np.int64)
+    order = np.empty(count, np.int64)
+    begin, size, owner = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    seen_at = np.zeros(count, np.int64)  # when the loop may see that a batch is done
+    posted = np.empty(count, np.int64)
+    placed = batches = taken = ended = first = last = 0
+    flying, left = np.full(slots, -1, np.int64), np.zeros(slots)
+    look_at, spins_until = np.full(slots, _FAR, np.int64), np.zeros(slots, np.int64)
+    loop, loop_left, loop_batch, loop_model, loop_spins = _IDLE, 0.0, -1, 0, 0
+    now = 0
+    while ended < count:
+        moved = True
+        while moved:
+            moved = False
+            if loop == _IDLE:
+                if taken < count and arrivals[taken] <= now:
+                    loop, loop_model = _RECEIVING, models[taken]
+                    loop_left = float(costs[loop_model, RECEIVE])
+                    moved = True
+                elif first < last and seen_at[posted[first]] <= now:
+                    loop, loop_batch = _ANSWERING, posted[first]
+                    first += 1
+                    loop_model = owner[loop_batch]
+                    loop_left = float(costs[loop_model, BATCH] + costs[loop_model, ANSWER] * size[loop_batch])
+                    moved = True
+            for place in range(slots + kinds):
+                # The loop itself computes for the models behind the slots, when it has nothing else to do.
+                here = place >= slots
+                m = place - slots if here else model_of[place]
+                table = best[m, : shapes[m, LARGEST] + 1]
+                ready = tail[m] - head[m]
+                if here:
+                    if loop != _IDLE or ready == 0 or (shapes[m, DISPATCH] != INLINE and running[m]):
+                        continue
+                    rows = batch_rows(ready, 1, table)
+                    mine = shapes[m, DISPATCH] == INLINE or (
+                        shapes[m, DISPATCH] == ADAPTIVE and usual[m] <= _FEW and estimate[m, rows] <= costs[m, HERE]
+                    )
+                    if not mine:
+                        continue
+                else:
+                    if flying[place] >= 0 or look_at[place] > now:
+                        continue
+                    if ready == 0:
+                        look_at[place] = _FAR
+                        continue
+                    rows = batch_rows(ready, shapes[m, INSTANCES] - running[m], table)
+                    oldest = ready_at[queue[m, head[m]]]
+                    until = held_until(ready, rows, oldest, gap[m], now, costs[m, DELAY], table, estimate[m])
+                    if until > now:
+                        look_at[place] = until
+                        continue
+                begin[batches], size[batches], owner[batches] = placed, rows, m
+                for _ in range(rows):
+                    order[placed] = queue[m, head[m]]
+                    placed += 1
+                    head[m] += 1
+                known = shapes[m, SIZES]
+                draw = np.random.randint(times.shape[2])  # noqa: NPY002  as above
+                took = service(rows, sizes[m, :known], times[m, :known], draw)
+                usual[m] += _ROWS_WEIGHT * (rows - usual[m])
+                totals[m, ENGINE_NS] += took * shapes[m, THREADS]
+                totals[m, BATCHES] += 1
+                if here:
+                    loop, loop_batch, loop_model, loop_left = _COMPUTING, batches, m, took
+                else:
+                    flying[place], left[place] = batches, took
+                running[m] += 1
+                batches += 1
+                moved = True
+        active, following = 0, _FAR
+        if loop != _IDLE:
+            active += shapes[loop_model, THREADS] if loop == _COMPUTING else 1
+        else:
+            if taken < count:
+                following = min(following, arrivals[taken])
+            if first < last:
+                following = min(following, seen_at[posted[first]])
+        if loop != _COMPUTING and loop_spins > now:
+            active += 1
+            following = min(following, loop_spins)
+        for place in range(slots):
+            m = model_of[place]
+            if flying[place] >= 0:
+                active += shapes[m, THREADS]
+                continue
+            if look_at[place] > now:
+                following = min(following, look_at[place])
+            if spins_until[place] > now:
+                active += shapes[m, THREADS] - 1
+                following = min(following, spins_until[place])
+        speed = min(1.0, cores / max(active, 1))
+        if loop != _IDLE:
+            following = min(following, now + int(np.ceil(loop_left / speed)))
+        for place in range(slots):
+            if flying[place] >= 0:
+                following = min(following, now + int(np.ceil(left[place] / speed)))
+        passed = (following - now) * speed
+        now = following
+        for place in range(slots):
+            if flying[place] < 0:
+                continue
+            left[place] -= passed
+            if left[place] <= _DONE_NS:
+                m = model_of[place]
+                posted[last] = flying[place]
+                seen_at[flying[place]] = now + (costs[m, WAKE] if loop == _IDLE else 0)
+                last += 1
+                flying[place], look_at[place] = -1, now
+                spins_until[place] = now + (shapes[m, SPIN] if shapes[m, THREADS] > 1 else 0)
+                running[m] -= 1
+        if loop == _IDLE:
+            continue
+        loop_left -= passed
+        if loop_left > _DONE_NS:
+            continue
+        m = loop_model
+        if loop == _RECEIVING:
+            number = taken
+            taken += 1
+            totals[m, LOOP_NS] += costs[m, RECEIVE]
+            loop = _IDLE
+            if tail[m] - head[m] >= shapes[m, QUEUE]:
+                latencies[number] = REFUSED
+                ended += 1
+                continue
+            gap[m] += _GAP_WEIGHT * (min(arrivals[number] - last_arrival[m], 1_000_000_000) - gap[m])
+            last_arrival[m] = arrivals[number]
+            ready_at[number] = now
+            queue[m, tail[m]] = number
+            tail[m] += 1
+            rows = batch_rows(tail[m] - head[m], 1, best[m, : shapes[m, LARGEST] + 1])
+            short = usual[m] <= _FEW and estimate[m, rows] <= costs[m, HERE] and not running[m]
+            if shapes[m, DISPATCH] == INLINE or (shapes[m, DISPATCH] == ADAPTIVE and short):
+                continue
+            for place in range(slots):
+                if model_of[place] == m and flying[place] < 0:
+                    look_at[place] = min(look_at[place], now + costs[m, WAKE])
+        elif loop == _COMPUTING:
+            running[m] -= 1
+            loop = _ANSWERING
+            loop_left = float(costs[m, BATCH] + costs[m, ANSWER] * size[loop_batch])
+            if shapes[m, THREADS] > 1 and shapes[m, SPIN]:
+                loop_spins = now + shapes[m, SPIN]
+            for place in range(slots):  # what the loop does not compute any more is a worker's
+                if model_of[place] == m and shapes[m, DISPATCH] == ADAPTIVE and tail[m] > head[m]:
+                    look_at[place] = min(look_at[place], now + costs[m, WAKE])
+        else:
+            totals[m, LOOP_NS] += costs[m, BATCH] + costs[m, ANSWER] * size[loop_batch]
+            behind = size[loop_batch]
+            for j in range(begin[loop_batch], begin[loop_batch] + size[loop_batch]):
+                behind -= 1  # answers leave one after the other
+                number = order[j]
+                latencies[number] = now - behind * costs[m, ANSWER] - arrivals[number] + costs[m, OUTSIDE]
+                ended += 1
+            loop = _IDLE

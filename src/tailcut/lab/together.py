@@ -1,0 +1,97 @@
+"""Open loops on several models of one server at the same time, each with arrivals and connections of its own."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailcut.lab import compiled
+from tailcut.lab.arrivals import Arrivals, Window, plan
+from tailcut.lab.client import gather_open
+from tailcut.lab.load import Gathered, LoadResult, Payload, Target, open_result
+
+_LEAD_NS = 5_000_000  # from the moment that all are ready to the start
+_READY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What one model is sent, in turn, and when."""
+
+    payloads: Sequence[Payload]
+    arrivals: Arrivals
+
+
+def open_together(
+    target: Target, streams: Sequence[Stream], *, duration_s: float, seed: int, warmup_s: float = 0.0
+) -> list[LoadResult]:
+    """Send each stream at its planned times, all from one start on; blocks until every answer is there.
+
+    The loops are compiled code that releases the GIL, on a thread for each stream.
+
+    Args:
+        target: the server of all models.
+        streams: of each model.
+        duration_s: of what is counted.
+        seed: of the arrivals; streams with Poisson arrivals draw from it independently.
+        warmup_s: what is due in this time at the beginning is sent and not counted.
+
+    Raises:
+        UsageError: nobody listens.
+    """
+    compiled.prepare()
+    times = [
+        plan(one.arrivals, warmup_s, duration_s, _seed(one.arrivals, seed, number, len(streams)))
+        for number, one in enumerate(streams)
+    ]
+    starts = _Start(len(streams))
+    with ThreadPoolExecutor(len(streams)) as threads:
+        waiting = [threads.submit(_gather, target, one, due, starts) for one, due in zip(streams, times, strict=True)]
+        gathered = _results(waiting)
+    return [
+        open_result([part], one.arrivals, due, warmup_s=warmup_s, duration_s=duration_s)
+        for part, one, due in zip(gathered, streams, times, strict=True)
+    ]
+
+
+def _results(waiting: "Sequence[Future[Gathered]]") -> list[Gathered]:
+    """What all found; else the first error that is not about having waited for another."""
+    errors = [error for one in waiting if (error := one.exception()) is not None]
+    for error in sorted(errors, key=lambda one: isinstance(one, threading.BrokenBarrierError)):
+        raise error
+    return [one.result() for one in waiting]
+
+
+class _Start:
+    """One start for all: the monotonic time at which everybody was ready, and a moment."""
+
+    def __init__(self, count: int) -> None:
+        self._at = 0
+        self._barrier = threading.Barrier(count, self._set)
+
+    def __call__(self) -> int:
+        self._barrier.wait(_READY_S)
+        return self._at
+
+    def give_up(self) -> None:
+        """Have nobody wait for one that will not come."""
+        self._barrier.abort()
+
+    def _set(self) -> None:
+        self._at = time.monotonic_ns() + _LEAD_NS
+
+
+def _gather(target: Target, stream: Stream, times: np.ndarray, start: _Start) -> Gathered:
+    try:
+        return gather_open(target, stream.payloads, times, start=start)
+    except BaseException:
+        start.give_up()
+        raise
+
+
+def _seed(arrivals: Arrivals, seed: int, number: int, count: int) -> int:
+    """Independent draws for each stream; one window of a recording for all."""
+    return seed if isinstance(arrivals, Window) else seed * count + number

@@ -1,0 +1,34 @@
+"""Whether profiles that were measured together are served together: pure."""
+
+from collections.abc import Sequence
+
+from tailcut.runtime.profile import Profile
+
+
+def other_neighbours(profiles: Sequence[Profile]) -> list[str]:
+    """One line for each profile that was measured beside other models than it is served with.
+
+    Models are compared by the content of their files, because a name is the server's to give.
+    """
+    lines = []
+    for number, profile in enumerate(profiles):
+        if profile.together is None:
+            continue
+        measured = {one.sha256: one.name for one in profile.together.neighbours}
+        served = {one.model.sha256: one.model.name for place, one in enumerate(profiles) if place != number}
+        missing = [name for content, name in measured.items() if content not in served]
+        added = [name for content, name in served.items() if content not in measured]
+        differences = [
+            f"{word} {', '.join(names)}" for word, names in (("without", missing), ("beside", added)) if names
+        ]
+        if differences:
+            lines.append(
+                f"{profile.model.name}: measured together with {', '.join(measured.values())}, but served "
+                f"{' and '.join(differences)}: tune these models together to be sure"
+            )
+    return lines
+
+
+def measured_together(profiles: Sequence[Profile]) -> bool:
+    """Whether these profiles, all of them, were measured with just one another."""
+    return all(one.together is not None for one in profiles) and not other_neighbours(profiles)

@@ -1,0 +1,337 @@
+"""A joint tune: survey each model, simulate combinations on shared cores, race a few on real servers, verify one.
+
+A thin shell. Each model is surveyed by its own `Search`; which combinations race is decided in `selection`, and what
+they would do in `simulation`. What is claimed comes from the verification: baseline and tuned, each with all models in
+one server, under the load of all models at once.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tailcut.engines.files import model_name
+from tailcut.errors import TailcutError
+from tailcut.lab.cost import watched
+from tailcut.lab.load import LoadResult
+from tailcut.lab.together import open_together
+from tailcut.lab.trial import ArmRuns
+from tailcut.machine.quota import usable_cpus
+from tailcut.runtime.profile import Settings
+from tailcut.stats import Sample, percentile, samples_needed
+from tailcut.tuner.accuracy import Accuracy
+from tailcut.tuner.budget import Plan
+from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Phase
+from tailcut.tuner.events import Expected as ExpectedTime
+from tailcut.tuner.objective import Objective
+from tailcut.tuner.racing import run_heats
+from tailcut.tuner.records import entry_of
+from tailcut.tuner.search import Search, Survey
+from tailcut.tuner.together.records import JointOutcome, JointWanted, Side
+from tailcut.tuner.together.selection import (
+    Combination,
+    Expected,
+    expected,
+    list_length,
+    racing,
+    score,
+    shortlist,
+)
+from tailcut.tuner.together.servers import JointServers
+
+_SURVEYS = 0.8  # of the budget, shared among the models' surveys, each of which ends at less than half of its part
+_FINALISTS = 5
+_SIMULATED, _FEWEST_SIMULATED, _MOST_SIMULATED = 3000, 300, 9000  # requests: all, of the rarest model, and at most
+_FEWEST_IN_BLOCK = 10  # requests of the rarest model
+_LEAST_BLOCK_S = 0.5
+_LIMIT_S = 2.0
+_LONE_FACTOR = 3.0  # of a median: the limit where there are too few samples for a p99
+_ROUNDS, _FEWEST_ROUNDS, _MOST_ROUNDS = 20, 6, 60
+_SPARE = 1.15  # more samples than a p99 needs
+_OVERRUN = 3.0  # of the time planned for the verification: it takes no longer
+_LEAST = 1e-9  # a score of 0 has no ratio
+
+
+class JointSearch:
+    """One tune of several models.
+
+    Args:
+        wanted: what the user asked for.
+        tell: called with each event, on the same thread.
+    """
+
+    def __init__(self, wanted: JointWanted, tell: Callable[[Event], None]) -> None:
+        self._wanted = wanted
+        self._tell = tell
+        self._plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
+        self._rarest = min(one.rate for one in wanted.arrivals)
+        self._searches: list[Search] = []
+        self._surveys: list[Survey] = []
+        self._servers = JointServers((), ())
+        self._outcome = JointOutcome([])
+        self._best: Combination = ()
+
+    def run(self) -> JointOutcome:
+        """Search, then verify; Ctrl-C after the surveys ends with the best so far, unverified.
+
+        Raises:
+            TailcutError: a model cannot be served with the engine's defaults.
+            KeyboardInterrupt: before anything was found.
+        """
+        try:
+            self._plan_verification()
+            self._survey()
+            self._measure_limits()
+            self._race(self._simulate())
+            self._verify()
+        except KeyboardInterrupt:
+            if not self._outcome.sides:
+                raise
+            self._outcome.interrupted = True
+        finally:
+            self._servers.keep()
+            self._take_profiles()
+            for search in self._searches:
+                search.close()
+        self._outcome.took_s = self._plan.spent_s(time.monotonic())
+        return self._outcome
+
+    def _plan_verification(self) -> None:
+        plan = self._plan
+        plan.needs_verification_s(2 * _SPARE * samples_needed(0.99) / self._rarest)
+        if plan.expected_s > 1.1 * plan.budget_s:
+            self._tell(ExpectedTime(plan.expected_s))
+            self._tell(
+                Phase(
+                    f"the p99 at {self._rarest:,.6g} req/s needs {plan.verify_s:,.0f} s of verification: the tune "
+                    f"takes about {plan.expected_s:,.0f} s instead of {plan.budget_s:g} s"
+                )
+            )
+
+    def _survey(self) -> None:
+        """Each model by itself, one after the other, so that none disturbs the other's estimates.
+
+        All are opened first, because what is wrong with one should not be found after minutes.
+        """
+        budget_s = _SURVEYS * self._wanted.budget_s / len(self._wanted.models)
+        for one, arrivals in zip(self._wanted.models, self._wanted.arrivals, strict=True):
+            own = replace(one, rate=arrivals.rate, objective="latency", budget_s=budget_s, began=None)
+            self._searches.append(Search(own, _Named(model_name(one.model), self._tell)))
+        for search in self._searches:
+            survey = search.survey()
+            survey.servers.keep()
+            self._surveys.append(survey)
+        for survey, arrivals in zip(self._surveys, self._wanted.arrivals, strict=True):
+            if arrivals.rate > survey.capacity:
+                carried = f"the engine's defaults carry {survey.capacity:,.3g} req/s of it alone"
+                self._tell(Phase(f"{survey.spec.name}: asked for {arrivals.rate:,.6g} req/s, and {carried}"))
+        self._servers = JointServers([one.servers for one in self._surveys], self._wanted.arrivals)
+        self._best = self._baseline
+        self._outcome.sides = [
+            Side(
+                survey.spec.name,
+                arrivals,
+                one.slo_ms or float("inf"),
+                one.slo_ms,
+                [f"{tensor.name} {tensor.describe()}" for tensor in survey.spec.inputs],
+                [f"{tensor.name} {tensor.describe()}" for tensor in survey.spec.outputs],
+                survey.rows,
+                survey.servers.profile(survey.baseline),
+            )
+            for survey, one, arrivals in zip(self._surveys, self._wanted.models, self._wanted.arrivals, strict=True)
+        ]
+
+    @property
+    def _baseline(self) -> Combination:
+        return tuple(one.baseline for one in self._surveys)
+
+    @property
+    def _limits_ms(self) -> list[float]:
+        return [side.limit_ms for side in self._outcome.sides]
+
+    def _measure_limits(self) -> None:
+        """Where the user named no limit, a model's own p99 with the engine's defaults, beside the others."""
+        if all(side.slo_ms for side in self._outcome.sides):
+            return
+        self._tell(Phase("measuring all models together with the engine's defaults"))
+        needed_s = _SPARE * samples_needed(0.99) / self._rarest
+        length_s = needed_s if needed_s <= 4 * _LIMIT_S else _LIMIT_S
+        found = self._block(self._baseline, length_s, 1)
+        for side, result in zip(self._outcome.sides, found, strict=True):
+            side.limit_ms = side.slo_ms or _limit_ms(result, side.name)
+        words = ", ".join(f"{side.name} {side.limit_ms:.3g} ms" for side in self._outcome.sides)
+        self._tell(Phase(f"the limits of p99 are {words}"))
+
+    def _simulate(self) -> list[Expected]:
+        """Every combination of the models' short lists on shared cores."""
+        rate = sum(one.rate for one in self._wanted.arrivals)
+        length_s = min(max(_FEWEST_SIMULATED / self._rarest, _SIMULATED / rate), _MOST_SIMULATED / rate)
+        arrivals = [one.times(length_s, 100 + number) for number, one in enumerate(self._wanted.arrivals)]
+        count = list_length(len(self._surveys))
+        lists = [
+            shortlist(survey.predicted, count, Objective("latency", rate=own.rate).rank)
+            for survey, own in zip(self._surveys, self._wanted.arrivals, strict=True)
+        ]
+        known = [one.configurations for one in self._surveys]
+        cores = min(one.constraints.cpus or usable_cpus() for one in self._wanted.models)
+        found = expected(lists, known, arrivals, self._limits_ms, float(cores))
+        self._outcome.simulated, self._outcome.alone = found, tuple(one[0] for one in lists)
+        self._best = found[0].settings
+        self._tell(Phase(f"simulated {len(found):,} combinations on {cores} shared cores"))
+        self._tell(Estimated(len(found)))
+        return found
+
+    # On real servers.
+
+    def _race(self, simulated: Sequence[Expected]) -> None:
+        """The best combination on the real server, of those whose answers are right."""
+        count = self._plan.finalists(time.monotonic(), self._servers.start_s, _FINALISTS)
+        entrants = self._enter(racing(simulated, count, self._outcome.alone))
+        if not entrants:
+            self._tell(Phase("no combination answers rightly: the engine's defaults stay"))
+            self._best = self._baseline
+            return
+        self._tell(Phase(f"racing {len(entrants)} combinations on the real server"))
+        block_s = max(_LEAST_BLOCK_S, samples_needed(0.95) / self._rarest)
+        least_s = max(_LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
+
+        def heat(place: int, number: int, most_s: float) -> float:
+            return self._score(self._block(entrants[place], max(least_s, min(block_s, most_s)), 2000 + number))
+
+        heats = run_heats(len(entrants), heat, self._outcome.noise, self._plan.explain_until)
+        self._best = entrants[heats.leader]
+        for combination, lane in zip(entrants, heats.lanes, strict=True):
+            self._outcome.raced[combination] = lane.estimate
+            self._candidate(combination, "raced", _fits(lane.estimate))
+        self._tell(Best(self._words(self._best), _fits(heats.lanes[heats.leader].estimate)))
+
+    def _enter(self, chosen: Sequence[Combination]) -> list[Combination]:
+        """Start a server for each; leave out those that do not start or answer wrongly."""
+        entrants = []
+        for combination in chosen:
+            try:
+                self._servers.of(combination)
+                found = [self._check(combination, number, self._plan.check_s) for number in range(len(combination))]
+                reason = next((f"wrong answers: {one.reason}" for one in found if not one.right), "")
+            except TailcutError as error:
+                reason = str(error)
+            if reason:
+                self._outcome.rejected.append((combination, reason))
+                self._candidate(combination, "rejected", reason)
+            else:
+                entrants.append(combination)
+        return entrants
+
+    def _check(self, combination: Combination, number: int, seconds: float) -> Accuracy:
+        survey = self._surveys[number]
+        in_flight = max(4, int(2 * seconds * survey.capacity))
+        return survey.gate.check(self._servers.of(combination).target, combination[number], seconds, in_flight)
+
+    def _verify(self) -> None:
+        """What is claimed: all models under load together, baseline and tuned in turns, on fresh samples."""
+        outcome, plan = self._outcome, self._plan
+        arms = {"baseline": self._baseline, "tuned": self._best}
+        self._tell(Phase("verifying: baseline and tuned in turns, all models together, on fresh samples"))
+        self._servers.keep(*arms.values())
+        for number, side in enumerate(outcome.sides):
+            side.accuracy = self._check(self._best, number, plan.last_check_s / len(outcome.sides))
+        if outcome.wrong:
+            return
+        for side in outcome.sides:
+            side.runs = {name: ArmRuns() for name in arms}
+        left_s = max(plan.end - time.monotonic(), 2 * _SPARE * samples_needed(0.99) / self._rarest)
+        latest = time.monotonic() + _OVERRUN * left_s
+        block_s = max(_LEAST_BLOCK_S, left_s / len(arms) / _ROUNDS)
+        spent: dict[str, list[float]] = {name: [] for name in arms}
+        for number in range(_MOST_ROUNDS):
+            began = time.monotonic()
+            outcome.noise.probe()
+            for name, combination in arms.items():
+                spent[name].append(self._verify_block(name, combination, block_s, number))
+            now = time.monotonic()
+            known = all(
+                len(run.latencies) >= samples_needed(0.99) for side in outcome.sides for run in side.runs.values()
+            )
+            over = 2 * now - began > plan.end and number + 1 >= _FEWEST_ROUNDS
+            # A server that cannot keep up takes much longer than planned to drain: its p99 then stays unknown.
+            if (over and (known or number + 1 >= 2 * _ROUNDS)) or now > latest:
+                break
+        outcome.cpu_share = {name: float(np.median(shares)) for name, shares in spent.items()}
+        for side in outcome.sides:
+            for run in side.runs.values():
+                outcome.noise.add_runs(run)
+
+    def _verify_block(self, arm: str, combination: Combination, block_s: float, number: int) -> float:
+        """One block of one arm; the cores that its server used meanwhile."""
+        began = time.monotonic()
+        results, cost = watched(
+            self._servers.of(combination).pid,
+            lambda: self._block(combination, block_s, 5000 + 1000 * self._wanted.seed + number),
+        )
+        for side, result in zip(self._outcome.sides, results, strict=True):
+            side.runs[arm].add_open(result)
+        return 0.0 if cost is None else cost.cpu_ns / 1e9 / (time.monotonic() - began)
+
+    def _block(self, combination: Combination, seconds: float, seed: int) -> list[LoadResult]:
+        streams = self._servers.streams(combination)
+        target = self._servers.of(combination).target
+        return open_together(target, streams, duration_s=seconds, seed=seed, warmup_s=min(0.1, seconds / 5))
+
+    def _score(self, results: Sequence[LoadResult]) -> float:
+        if any(result.errors or not result.samples for result in results):
+            return _LEAST
+        return score([float(np.quantile(one.latencies_ns, 0.99)) / 1e6 for one in results], self._limits_ms)
+
+    # What is told, and kept.
+
+    def _candidate(self, combination: Combination, verdict: str, reason: str) -> None:
+        entry = entry_of(self._words(combination)) | {"verdict": verdict, "reason": reason}
+        self._tell(CandidateDone("parallelism", entry))
+
+    def _words(self, combination: Combination) -> str:
+        return describe([side.name for side in self._outcome.sides], combination)
+
+    def _take_profiles(self) -> None:
+        """The profiles with the best settings, and the copies that they run, before their folders go."""
+        if not self._outcome.sides:
+            return
+        for side, survey, settings in zip(self._outcome.sides, self._surveys, self._best, strict=True):
+            side.profile = survey.servers.profile(settings)
+            if settings.engine.precision == "int8_static":
+                side.copy_bytes = survey.copies[settings.engine.name].path.read_bytes()
+
+
+class _Named:
+    """Passes on what one model's search tells, with the model's name."""
+
+    def __init__(self, name: str, tell: Callable[[Event], None]) -> None:
+        self._name = name
+        self._tell = tell
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Phase):
+            event = Phase(f"{self._name}: {event.text}")
+        elif isinstance(event, ExpectedTime):
+            return
+        self._tell(event)
+
+
+def describe(names: Sequence[str], combination: Sequence[Settings]) -> str:
+    """A combination in one line."""
+    parts = [f"{name}: {settings.describe() or 'defaults'}" for name, settings in zip(names, combination, strict=True)]
+    return "; ".join(parts)
+
+
+def _fits(found: float) -> str:
+    """A score in words."""
+    return f"p99 x{1 / found:.2f} of the limit, of the model that is worst off" if found > _LEAST else "requests failed"
+
+
+def _limit_ms(result: LoadResult, name: str) -> float:
+    if result.samples < 2:
+        raise TailcutError(f"{name}: with the engine's defaults no request is answered: {result.errors or 'none came'}")
+    latencies = Sample.of(result.latencies_ns / 1e6)
+    if len(latencies) >= samples_needed(0.99):
+        return float(f"{percentile(latencies, 0.99):.3g}")
+    return float(f"{_LONE_FACTOR * percentile(latencies, 0.5):.3g}")

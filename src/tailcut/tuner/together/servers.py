@@ -1,0 +1,51 @@
+"""The servers of a joint tune: one for each combination, with all models in it."""
+
+import time
+from collections.abc import Sequence
+
+from tailcut.lab.arrivals import Arrivals
+from tailcut.lab.together import Stream
+from tailcut.lab.trial import ServedProfile
+from tailcut.tuner.servers import Servers
+from tailcut.tuner.together.selection import Combination
+
+
+class JointServers:
+    """Started when they are first wanted, and stopped when they are not.
+
+    Args:
+        models: profiles and requests of each model.
+        arrivals: of each model, in the same order.
+    """
+
+    def __init__(self, models: Sequence[Servers], arrivals: Sequence[Arrivals]) -> None:
+        self._models = models
+        self._arrivals = arrivals
+        self._running: dict[Combination, ServedProfile] = {}
+        self.start_s = 0.0  # how long the last start took
+
+    def of(self, combination: Combination) -> ServedProfile:
+        """A running server of this combination.
+
+        Raises:
+            ServeError: it does not start.
+        """
+        if combination not in self._running:
+            first, *others = [one.profile(settings) for one, settings in zip(self._models, combination, strict=True)]
+            server, began = ServedProfile(first, neighbours=others), time.monotonic()
+            server.start()
+            self._running[combination], self.start_s = server, time.monotonic() - began
+        return self._running[combination]
+
+    def streams(self, combination: Combination) -> list[Stream]:
+        """What its models are sent, and when."""
+        target = self.of(combination).target
+        return [
+            Stream(model.payloads(target, settings), arrivals)
+            for model, settings, arrivals in zip(self._models, combination, self._arrivals, strict=True)
+        ]
+
+    def keep(self, *combinations: Combination) -> None:
+        """Stop all others."""
+        for combination in [one for one in self._running if one not in combinations]:
+            self._running.pop(combination).stop()

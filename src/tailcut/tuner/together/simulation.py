@@ -1,0 +1,81 @@
+"""What several configurations would do in one server: their queues share an event loop and cores. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailcut.kernels import sharing
+from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of, worth_taking
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One model's configuration among others.
+
+    Args:
+        configuration: how it is served; its own number of cores does not count here.
+        spin_ns: how long its engine's idle threads spin after each batch, which keeps cores from the others.
+    """
+
+    configuration: Configuration
+    spin_ns: int = 0
+
+
+def simulate_together(
+    members: Sequence[Member], arrivals_ns: Sequence[np.ndarray], cores: float, seed: int = 0
+) -> list[Prediction]:
+    """Have the requests of each model, arriving at these times (int64 ns, ascending), served on shared cores.
+
+    Args:
+        members: the models' configurations.
+        arrivals_ns: of each model, in the same order.
+        cores: that all of them share with the event loop.
+        seed: of the service times that are drawn.
+    """
+    counts = [len(one) for one in arrivals_ns]
+    models = np.repeat(np.arange(len(members)), counts)
+    times = np.concatenate([*arrivals_ns, np.empty(0, np.int64)]).astype(np.int64)
+    order = np.argsort(times, kind="stable")
+    latencies, totals = np.zeros(len(times), np.int64), np.zeros((len(members), sharing.TOTALS))
+    costs, shapes, sizes, service, best, estimate = _tables(members)
+    due, models = times[order], models[order]
+    sharing.run(due, models, costs, shapes, sizes, service, best, estimate, float(cores), seed, latencies, totals)
+    return [_prediction(due, latencies, models == number, totals[number]) for number in range(len(members))]
+
+
+def _tables(members: Sequence[Member]) -> tuple[np.ndarray, ...]:
+    """Costs, shapes, sizes, times, best and estimate of `sharing.run`: a row for each model."""
+    tables = [worth_taking(one.configuration.service, one.configuration.max_batch_size) for one in members]
+    services = [one.configuration.service for one in members]
+    count, largest = len(members), max(len(best) for best, _ in tables)
+    most, draws = (
+        max(len(one.sizes) for one in services),
+        np.lcm.reduce([one.quantiles_ns.shape[1] for one in services]),
+    )
+    costs = np.array([costs_of(one.configuration) for one in members])
+    shapes = np.zeros((count, sharing.SHAPES), np.int64)
+    sizes, times = np.ones((count, most), np.int64), np.zeros((count, most, draws))
+    best, estimate = np.zeros((count, largest), np.int64), np.zeros((count, largest))
+    for number, (one, (own_best, own_estimate)) in enumerate(zip(members, tables, strict=True)):
+        configuration, service = one.configuration, one.configuration.service
+        shapes[number, sharing.DISPATCH] = DISPATCH[configuration.dispatch]
+        shapes[number, sharing.INSTANCES] = configuration.instances
+        shapes[number, sharing.THREADS], shapes[number, sharing.SPIN] = service.threads, one.spin_ns
+        shapes[number, sharing.LARGEST] = configuration.max_batch_size
+        shapes[number, sharing.SIZES], shapes[number, sharing.QUEUE] = len(service.sizes), configuration.queue_rows
+        sizes[number, : len(service.sizes)] = service.sizes
+        repeated = draws // service.quantiles_ns.shape[1]  # equally likely still
+        times[number, : len(service.sizes)] = np.repeat(service.quantiles_ns, repeated, axis=1)
+        best[number, : len(own_best)], estimate[number, : len(own_estimate)] = own_best, own_estimate
+    return costs, shapes, sizes, times, best, estimate
+
+
+def _prediction(arrivals: np.ndarray, latencies: np.ndarray, mine: np.ndarray, totals: np.ndarray) -> Prediction:
+    own, arrived = latencies[mine], arrivals[mine]
+    answered = own >= 0
+    duration_ns = int((arrived + np.maximum(own, 0)).max(initial=0)) - int(arrived[0]) if len(arrived) else 0
+    loop_s, engine_s = totals[sharing.LOOP_NS] / 1e9, totals[sharing.ENGINE_NS] / 1e9
+    return Prediction(
+        own[answered], int((~answered).sum()), duration_ns / 1e9, loop_s, engine_s, int(totals[sharing.BATCHES])
+    )

@@ -1,0 +1,39 @@
+"""Whether profiles that were measured together are served together."""
+
+import pytest
+
+from tailcut.runtime.neighbours import measured_together, other_neighbours
+from tailcut.runtime.profile import ModelRef, Neighbour, Profile, Together
+
+
+def profile(name: str, *neighbours: str, content: str = "") -> Profile:
+    """A profile of a model whose content is its name, measured beside others."""
+    others = tuple(Neighbour(name=one, sha256=one, rate=10.0, limit_ms=5.0) for one in neighbours)
+    together = Together(rate=10.0, limit_ms=5.0, neighbours=others) if neighbours else None
+    return Profile(model=ModelRef(path=name, sha256=content or name, name=name), together=together)
+
+
+@pytest.mark.parametrize(
+    ("profiles", "lines"),
+    [
+        pytest.param([profile("a", "b"), profile("b", "a")], [], id="as measured"),
+        pytest.param([profile("a"), profile("b")], [], id="measured alone"),
+        pytest.param([profile("a", "b"), profile("x", "a", content="b")], [], id="renamed"),
+        pytest.param([profile("a", "b")], ["a: measured together with b, but served without b"], id="alone"),
+        pytest.param(
+            [profile("a", "b"), profile("c")],
+            ["a: measured together with b, but served without b and beside c"],
+            id="another",
+        ),
+        pytest.param(
+            [profile("a", "b"), profile("b", content="new")],
+            ["a: measured together with b, but served without b and beside b"],
+            id="another file of the same name",
+        ),
+    ],
+)
+def test_one_line_for_each_profile_beside_others(profiles: list[Profile], lines: list[str]) -> None:
+    """Names are the server's to give: models are known by their content."""
+    found = other_neighbours(profiles)
+    assert [line.partition(": tune")[0] for line in found] == lines
+    assert measured_together(profiles) is (not lines and profiles[0].together is not None)
