@@ -17,6 +17,7 @@ import typer
 from tailcut.cli.choices import BatchingChoice
 
 if TYPE_CHECKING:
+    from tailcut.engines.base import EngineOptions
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile, Settings
@@ -133,13 +134,13 @@ def serve(
         _need_one_worker(alone)
         crew = _crew(size, len(sources), limits.drain_s, max_restarts)
         raise typer.Exit(_supervise(crew, Address(host, port, uds, grpc_port), json=json))
-    opened = [_profile(source, max_batch, batching, worker) for source in sources]
-    profiles = [profile for profile, _ in opened]
+    again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
+    opened = [read() for read in again]
+    profiles = [_among(profile, source, len(sources)) for (profile, _), source in zip(opened, sources, strict=True)]
     names = _own_names(opened)
     _say_neighbours(profiles, worker)
-    again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
     _apply_to_process([profile.settings for profile in profiles], uds)
-    served = _open(opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
+    served = _open(sources, opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -349,7 +350,7 @@ def _settings(sources: Sequence[str]) -> "list[Settings]":
 def _profile(
     source: str, max_batch: int | None, batching: BatchingChoice | None, worker: "Worker | None"
 ) -> "tuple[Profile, str]":
-    """The profile of a SOURCE, and the version it is to be served as."""
+    """The profile of a SOURCE, as if it were served alone, and the version it is to be served as."""
     import msgspec
 
     from tailcut.machine.fingerprint import fingerprint
@@ -366,8 +367,7 @@ def _profile(
         threads = max(1, worker.cpus // settings.engine.instances)
         if worker.post == 0:
             _log.info("%s: engine threads: %d: the CPUs of a worker", profile.model.name, threads)
-        engine = msgspec.structs.replace(settings.engine, threads=threads)
-        profile = msgspec.structs.replace(profile, settings=msgspec.structs.replace(settings, engine=engine))
+        profile = _with_engine(profile, msgspec.structs.replace(settings.engine, threads=threads))
     profile, warnings = fit_to_machine(profile, fingerprint(), worker.cpus if worker else usable_cpus())
     for warning in warnings if worker is None or worker.post == 0 else []:  # once is enough
         _log.warning("%s", warning)
@@ -382,6 +382,25 @@ def _profile(
     return profile, version
 
 
+def _among(profile: "Profile", source: str, models: int) -> "Profile":
+    """A profile among so many models; one that the user wrote or tuned stays as it is."""
+    from tailcut.runtime.thread_budget import beside_others
+
+    engine = profile.settings.engine
+    return _with_engine(profile, beside_others(engine, models)) if _is_bare(source) else profile
+
+
+def _is_bare(source: str) -> bool:
+    """Whether a SOURCE is a model without a profile, whose settings are the server's to choose."""
+    return not source.endswith(".toml")
+
+
+def _with_engine(profile: "Profile", engine: "EngineOptions") -> "Profile":
+    import msgspec
+
+    return msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, engine=engine))
+
+
 def _say_rows(models: "Sequence[Served]", worker: "Worker | None") -> None:
     """One line for each model: whether its requests are batched, and why; one worker of several is enough."""
     for served in models if worker is None or worker.post == 0 else []:
@@ -389,10 +408,15 @@ def _say_rows(models: "Sequence[Served]", worker: "Worker | None") -> None:
 
 
 def _say_neighbours(profiles: "Sequence[Profile]", worker: "Worker | None") -> None:
-    """One line for each profile that was measured together with other models than it is served with."""
+    """A line for each profile that was measured beside other models, and for what does not go together."""
+    from tailcut.machine.quota import usable_cpus
     from tailcut.runtime.neighbours import other_neighbours
+    from tailcut.runtime.thread_budget import conflicts
 
-    for line in other_neighbours(profiles) if worker is None or worker.post == 0 else []:
+    if worker is not None and worker.post:  # once is enough
+        return
+    cpus = usable_cpus() if worker is None else worker.cpus
+    for line in [*other_neighbours(profiles), *conflicts(profiles, cpus)]:
         _log.warning("%s", line)
 
 
@@ -409,6 +433,7 @@ def _name_and_version(text: str) -> tuple[str, str]:
 
 
 def _open(
+    sources: "Sequence[str]",
     opened: "Sequence[tuple[Profile, str]]",
     again: "Sequence[Callable[[], tuple[Profile, str]]]",
     wished: "Limits",
@@ -426,7 +451,10 @@ def _open(
         _log.warning("the memory limit leaves %d MiB for the rows of each model", limits.slab_bytes >> 20)
     arbiter = Arbiter(usable_cpus()) if turns and len(opened) > 1 else None
     open_model = partial(Model.open, limits=limits, arbiter=arbiter)
-    return [_load(profile, version, read, open_model) for (profile, version), read in zip(opened, again, strict=True)]
+    return [
+        _load(source, one, read, open_model, len(sources))
+        for source, one, read in zip(sources, opened, again, strict=True)
+    ]
 
 
 def _say_threads(served: "Sequence[Served]", worker: "Worker | None") -> None:
@@ -437,20 +465,32 @@ def _say_threads(served: "Sequence[Served]", worker: "Worker | None") -> None:
         options = one.model.profile.settings.engine
         found = engine_threads(options)
         if not options.threads:
+            quiet = len(served) > 1 and one.alone is not None and not options.spinning
+            beside = "; they do not spin, because there are other models" if quiet else ""
             _log.info(
-                "%s: engine threads: %d (instances: %d): %s", one.name, found.count, options.instances, found.reason
+                "%s: engine threads: %d (instances: %d): %s%s",
+                one.name,
+                found.count,
+                options.instances,
+                found.reason,
+                beside,
             )
 
 
 def _load(
-    profile: "Profile",
-    version: str,
+    source: str,
+    opened: "tuple[Profile, str]",
     again: "Callable[[], tuple[Profile, str]]",
-    open_model: "Callable[[Profile], Model]",
+    load: "Callable[[Profile], Model]",
+    models: int,
 ) -> "Served":
+    """One of so many models, with how it is loaded anew for another number of them."""
     from tailcut.server.served import Served
 
-    def reload() -> "Model":
-        return open_model(again()[0])
+    profile, version = opened
 
-    return Served(open_model(profile), profile.model.name, version, reload)
+    def reload(models: int) -> "Model":
+        return load(_among(again()[0], source, models))
+
+    model = load(_among(profile, source, models))
+    return Served(model, profile.model.name, version, reload, profile.settings.engine if _is_bare(source) else None)

@@ -8,10 +8,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
 from tailcut.runtime.model import Model
+from tailcut.runtime.thread_budget import beside_others
 from tailcut.server.served import Served
 
 _log = logging.getLogger("tailcut")
@@ -27,6 +29,7 @@ class Catalog:
         self._control = control
         self._patience_s = patience_s
         self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.changed: list[Callable[[], Any]] = []  # called when a model came or went
 
     def __iter__(self) -> Iterator[Served]:
@@ -72,14 +75,17 @@ class Catalog:
             NotFoundError: the command line named no such model.
         """
         async with self._turn:
-            for key in self._keys(name, "load"):
+            keys = self._keys(name, "load")
+            models = len({*keys, *(key for key in self._known if key not in self._gone)})
+            for key in keys:
                 served = self._known[key]
                 if served.reload is None:
                     raise InvalidInputError(f"failed to load {name[:64]!r}: it cannot be loaded again")
                 try:
-                    await self._replace(key, served.reload)
+                    await self._replace(key, partial(served.reload, models))
                 except (TailcutError, OSError) as error:
                     raise InvalidInputError(f"failed to load {name[:64]!r}: {_without_path(error)}") from error
+        self._share_soon()
 
     async def unload(self, name: str) -> None:
         """Take all versions of a model out of service; what is in hand is answered first.
@@ -94,18 +100,43 @@ class Catalog:
                     self._gone[key] = "unloaded"
                     self._tell()
                     await self._retire(self._known[key].model)
+        self._share_soon()
 
     async def renew(self) -> None:
         """Read all models that are served anew, one after the other; one that does not load stays as it was."""
         async with self._turn:
             self._tell()  # heads that were admitted may not be any more
+            models = len(list(self))
             for key, served in list(self._known.items()):
                 if served.reload is None or key in self._gone:
                     continue
                 try:
-                    await self._replace(key, served.reload)
+                    await self._replace(key, partial(served.reload, models))
                 except (TailcutError, OSError) as error:
                     _log.error("model %r could not be read anew: the old one goes on serving: %s", served.name, error)
+
+    def _share_soon(self) -> None:
+        """Have models loaded anew whose engine options depend on how many there are; whoever asked does not wait."""
+        task = asyncio.get_running_loop().create_task(self._share())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _share(self) -> None:
+        async with self._turn:
+            models = len(list(self))
+            for key, served in list(self._known.items()):
+                if served.reload is None or served.alone is None or key in self._gone:
+                    continue
+                wanted = beside_others(served.alone, models)
+                if served.model.profile.settings.engine == wanted:
+                    continue
+                try:
+                    await self._replace(key, partial(served.reload, models))
+                except (TailcutError, OSError) as error:
+                    _log.error("model %r could not be loaded anew: it keeps its threads: %s", served.name, error)
+                else:
+                    what = "spin" if wanted.spinning else "do not spin"
+                    _log.info("%s: engine threads %s: models here: %d", served.name, what, models)
 
     async def _replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> None:
         model = await asyncio.to_thread(reload)

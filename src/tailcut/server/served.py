@@ -3,18 +3,27 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
 from tailcut.runtime.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One entry of the server's repository; `reload` reads its file anew, where that may be asked for."""
+    """One entry of the server's repository.
+
+    Args:
+        model: that answers.
+        name, version: that clients know it by.
+        reload: reads its file anew, for so many models in the server; None where that may not be asked for.
+        alone: the engine's options when no other model is loaded, where they depend on that; None where they do not.
+    """
 
     model: Model
     name: str
     version: str = "1"
-    reload: Callable[[], Model] | None = None
+    reload: Callable[[int], Model] | None = None
+    alone: EngineOptions | None = None
     timeline: Timeline = field(default_factory=Timeline)
     timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several
 

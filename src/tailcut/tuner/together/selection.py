@@ -19,7 +19,7 @@ from tailcut.tuner.simulate import Configuration, Prediction
 from tailcut.tuner.together.simulation import Member, simulate_together
 
 MOST_COMBINATIONS = 256
-SPIN_NS = 50_000_000  # after a call of onnxruntime a spinning thread used so much CPU time before it slept
+SPIN_NS = 40_000_000  # after a call of onnxruntime a spinning thread used so much CPU time before it slept
 _LEAST_MS = 1e-6
 
 Combination = tuple[Settings, ...]  # the settings of each model, in the models' order

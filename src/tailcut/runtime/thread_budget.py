@@ -1,0 +1,59 @@
+"""How the models of one process share its CPUs: engine options that follow from how many are loaded. Pure.
+
+Only options of bare models follow; what a profile says stays, and what does not go together is said. A bare model keeps
+a thread for each core, also beside others: while they are idle it is as quick as alone, and their threads sleep. Only
+spinning goes: after each call a spinning thread keeps a core for 40 ms, which slows whatever model is called next
+(docs/decisions/037-models-share-cores.md).
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tailcut.engines import engine_threads
+from tailcut.engines.base import EngineOptions
+from tailcut.runtime.neighbours import measured_together
+from tailcut.runtime.profile import Profile
+
+
+def beside_others(engine: EngineOptions, models: int) -> EngineOptions:
+    """The options of a bare model when so many models are loaded, itself counted, from those that it has alone."""
+    return msgspec.structs.replace(engine, spinning=engine.spinning and models < 2)
+
+
+def conflicts(profiles: Sequence[Profile], cpus: int) -> list[str]:
+    """What of several models' settings does not go together, a line each; nothing where they were measured so.
+
+    Args:
+        profiles: of all models of the process.
+        cpus: that it may use.
+    """
+    if len(profiles) < 2 or measured_together(profiles):
+        return []
+    lines = []
+    own = [one for one in profiles if one.settings.engine.threads]
+    threads = sum(one.settings.engine.threads * one.settings.engine.instances for one in own)
+    if threads > cpus and len(own) > 1:
+        lines.append(
+            f"{_names(own)}: the profiles have {threads} engine threads together, and this process may use "
+            f"{cpus} CPUs: tune these models together"
+        )
+    spinning = [one for one in profiles if spins(one.settings.engine)]
+    if spinning:
+        lines.append(
+            f"{_names(spinning)}: engine threads spin after each call and keep CPUs from the other models: set "
+            "engine.spinning = false, or tune these models together"
+        )
+    polling = [one for one in profiles if one.settings.io.spin_us]
+    if polling:
+        lines.append(f"{_names(polling)}: io.spin_us keeps a CPU from the other models: set it to 0")
+    return lines
+
+
+def spins(engine: EngineOptions) -> bool:
+    """Whether threads of the engine stay busy after a call: a pool of one has none but the caller's."""
+    return engine.name == "onnxruntime" and engine.spinning and engine_threads(engine).count > 1
+
+
+def _names(profiles: Sequence[Profile]) -> str:
+    return ", ".join(one.model.name for one in profiles)

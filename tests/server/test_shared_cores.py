@@ -1,0 +1,95 @@
+"""Several models in one real server: whose threads spin, as models come and go, and what an idle one costs."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+from tests.servers import Server, serving
+
+from tailcut.client.sync import Client
+from tailcut.engines.base import EngineOptions
+from tailcut.lab.load import Target
+from tailcut.lab.payload import ask
+from tailcut.machine.quota import usable_cpus
+from tailcut.runtime.profile import Profile, Settings
+
+WAIT_S = 20.0
+ROW = {"x": np.ones((1, 1024), np.float32)}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("neighbours")
+    for name in ("first", "second"):
+        perceptron([1024, 1024, 1024, 8], folder / f"{name}.onnx")
+    return folder
+
+
+@pytest.fixture
+def server(models: Path, tmp_path: Path) -> Iterator[Server]:
+    with serving(tmp_path, models / "first.onnx", models / "second.onnx", "--allow-model-control") as running:
+        yield running
+
+
+def logged(server: Server, words: str) -> str:
+    """The first line of the log with these words, when it is there."""
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        lines = [line for line in server.stderr.read_text().splitlines() if words in line]
+        if lines:
+            return lines[0]
+        time.sleep(0.01)  # a log tells nobody that it has grown
+    raise AssertionError(f"never logged: {words}")
+
+
+def cpu_s(server: Server) -> float:
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_threads_spin_only_while_a_model_is_alone(server: Server) -> None:
+    """Both sleep beside each other; the one that stays spins when the other goes, and sleeps when it is back."""
+    target = Target(server.host, server.port)
+    for name in ("first", "second"):
+        assert "they do not spin, because there are other models" in logged(server, f"{name}: engine threads: ")
+    with Client(server.url) as client:
+        before = client.infer("second", ROW)
+        ask(target, "POST", "/v2/repository/models/first/unload")
+        logged(server, "second: engine threads spin: models here: 1")
+        ask(target, "POST", "/v2/repository/models/first/load")
+        logged(server, "second: engine threads do not spin: models here: 2")
+        after = client.infer("second", ROW)
+    assert "first: engine threads spin" not in server.stderr.read_text()
+    assert np.allclose(before["y"], after["y"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists() or usable_cpus() < 2, reason="needs /proc and threads to spin")
+def test_an_idle_model_uses_no_cpu_after_a_call(server: Server) -> None:
+    """A spinning thread would use 40 ms after each of these calls, and so keep a core from the other model."""
+    with Client(server.url) as client:
+        for _ in range(5):  # the first calls load code
+            client.infer("first", ROW)
+        time.sleep(0.2)
+        began = cpu_s(server)
+        for _ in range(10):
+            client.infer("first", ROW)
+            time.sleep(0.06)
+        assert cpu_s(server) - began < 0.25
+
+
+def test_a_profile_keeps_its_settings_and_the_log_says_what_they_cost(models: Path, tmp_path: Path) -> None:
+    """Spinning in a profile is the user's word; a line names the models that spin."""
+    for name in ("first", "second"):
+        settings = Settings(engine=EngineOptions(threads=2))
+        Profile.of_model(models / f"{name}.onnx", settings).save(tmp_path / f"{name}.toml")
+    with serving(tmp_path, tmp_path / "first.toml", tmp_path / "second.toml") as server:
+        config = ask(Target(server.host, server.port), "GET", "/v2/models/first/config")
+        server.stop()
+        log = server.stderr.read_text()
+    assert config["name"] == "first"
+    assert usable_cpus() < 2 or "first, second: engine threads spin after each call" in log
+    assert usable_cpus() != 2 or "the profiles have 4 engine threads together, and this process may use 2 CPUs" in log
