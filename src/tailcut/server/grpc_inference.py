@@ -154,7 +154,7 @@ class Inference:
             self._hub.home.kick_soon(self._served.model)
             return
         if isinstance(error, TailcutError):
-            self.error = error
+            self.error = error.without_frames()
         else:
             _log.error("a message was not understood", exc_info=error)
             self.error = EngineError("the server failed on this message")
@@ -168,7 +168,7 @@ class Inference:
         try:
             self.answer = self._answer(batch, index)
         except TailcutError as error:
-            self.error = error
+            self.error = error.without_frames()
         except Exception:  # noqa: BLE001  the client must not wait for ever for an answer that nobody can write
             _log.exception("the answer of model %r could not be written", self._served.model.spec.name)
             self.error = EngineError("the answer could not be written")
