@@ -25,7 +25,6 @@ class TailcutError(Exception):
 
     code: ClassVar[Code] = Code.INTERNAL
 
-
     def without_frames(self) -> Self:
         """Itself, without the calls in which it was raised: who keeps it is mostly a local variable of one of them.
 

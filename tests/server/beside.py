@@ -1,6 +1,7 @@
 """A good client beside a hostile one: how long it waits at most, as far as the server's loop is to blame."""
 
 import socket
+import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -69,12 +70,15 @@ def wait_beside_s(server: Server, client: GoodClient, hostile: Hostile, *, limit
     """The client's longest wait while the input is sent and answered, at most for `limit_s`."""
     done = threading.Event()
     sender = threading.Thread(target=_send, args=(server, hostile, done, limit_s, quiet_s))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0002)  # the sender must not keep the client from looking at its answer
     sender.start()
     try:
         return client.longest_wait_s(done)
     finally:
         done.set()
         sender.join()
+        sys.setswitchinterval(interval)
 
 
 def _send(server: Server, hostile: Hostile, done: threading.Event, limit_s: float, quiet_s: float) -> None:

@@ -34,7 +34,7 @@ from tailcut.wire.v2 import (
     schedule_of,
     shared_outputs,
 )
-from tailcut.wire.v2_steps import STEP_BYTES, STEP_ELEMENTS, request_in_steps, response_in_steps
+from tailcut.wire.v2_steps import AT_ONCE_BYTES, STEP_ELEMENTS, request_in_steps, response_in_steps
 from tailcut.wire.v2_tensors import STEP_STRINGS
 
 WAITS_S = 1.0  # how long a client that sends nothing more waits before it is asked whether it is there
@@ -132,8 +132,8 @@ class Answering(asyncio.BufferedProtocol):
         served = plan.served
         if served is None:
             return
-        if plan.encoding or len(body) > STEP_BYTES or not self._hub.steps.has_time():
-            if len(body) <= STEP_BYTES:
+        if plan.encoding or len(body) > AT_ONCE_BYTES or not self._hub.steps.has_time():
+            if len(body) <= AT_ONCE_BYTES:
                 body = bytes(body)  # it may lie in the buffer that everybody reads into
             self._stage = Stage.ANSWER
             self._charge(len(body))

@@ -123,7 +123,8 @@ class GrpcConnection(asyncio.BufferedProtocol):
     @property
     def busy(self) -> bool:
         """Whether an answer is owed to somebody here."""
-        return bool(self._http2.out.waiting_bytes) or any(call.in_hand for call in self._calls.values())
+        waiting = self._hears_more or bool(self._http2.out.waiting_bytes)
+        return waiting or any(call.in_hand for call in self._calls.values())
 
     @property
     def fresh(self) -> bool:
@@ -150,7 +151,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the kernel may write next."""
-        return self.hub.receive_view
+        return self.hub.head_view if self.hub.steps.is_over else self.hub.receive_view
 
     def buffer_updated(self, nbytes: int) -> None:
         """The kernel wrote."""
@@ -203,8 +204,6 @@ class GrpcConnection(asyncio.BufferedProtocol):
         if self._lingers or self._paused or self._transport.is_closing():
             return
         more = self._take(b"", _SLICE_UNITS)
-        if self._lingers:
-            return
         self._flush_soon()
         if more:
             self._hear_later(begun=True)

@@ -54,7 +54,9 @@ class HttpConnection(Answering):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the kernel may write next."""
-        return self._view if self._target is None else self._target
+        if self._target is not None:
+            return self._target
+        return self._hub.head_view if self._hub.steps.is_over else self._view
 
     def buffer_updated(self, nbytes: int) -> None:
         """The kernel wrote."""

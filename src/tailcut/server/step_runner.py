@@ -46,6 +46,7 @@ class StepRunner:
         self._new_is_next = True
         self._end_ns = 0  # of what runs now; 0: nothing has run in this pass
         self._due = False
+        self.is_over = False  # the time of this pass, as somebody was told
 
     def has_time(self) -> bool:
         """Whether the caller may do a little more now: less than a millisecond, then it asks again or calls `later`."""
@@ -54,7 +55,10 @@ class StepRunner:
             self._end_ns = now_ns + AT_ONCE_NS
             self._be_due()
             return True
-        return now_ns < self._end_ns
+        if now_ns < self._end_ns:
+            return True
+        self.is_over = True
+        return False
 
     def later(self, go_on: Callable[[], None], *, begun: bool = False) -> None:
         """Call it when its turn has come, with a slice of time.
@@ -87,10 +91,10 @@ class StepRunner:
             self._new_is_next = queue is self._begun
             try:
                 queue.popleft()()
-            except Exception:
+            except Exception:  # noqa: BLE001  it must cost itself only
                 _log.exception("a piece of work failed")
             now_ns = _now_ns()
-        self._end_ns = 0
+        self._end_ns, self.is_over = 0, False
         if self._new or self._begun:
             self._be_due()
 

@@ -53,7 +53,7 @@ from tailcut.wire.http2_streams import (
     Streams,
 )
 
-__all__ = ["CONNECTION_WINDOW", "STREAMS", "STREAM_WINDOW", "Data", "Http2Connection", "Opened", "Reset", "TURN_UNITS"]
+__all__ = ["CONNECTION_WINDOW", "STREAMS", "STREAM_WINDOW", "TURN_UNITS", "Data", "Http2Connection", "Opened", "Reset"]
 
 TURN_UNITS = 256  # of 3 us: what is done for one client before `receive` returns and others may have their turn
 _CALL_UNITS = 8  # of a request, which whoever reads the events has to queue
@@ -104,8 +104,8 @@ class Http2Connection(Streams[H]):
     def receive(self, data: bytes, now: float, units: int = TURN_UNITS) -> list["Opened[H] | Data | Reset"]:
         """What these bytes bring; `now` in seconds, on any clock that only goes forward.
 
-        A call does so many `units` of work, 3 us each: with none, it keeps the bytes. Where `pending` is true afterwards,
-        another one without bytes goes on.
+        A call does so many `units` of work, 3 us each: with none, it keeps the bytes. Where `pending` is true
+        afterwards, another one without bytes goes on.
 
         Raises:
             Http2Error: the client broke a rule that ends the connection; GOAWAY is ready to be written.
