@@ -82,7 +82,7 @@ def test_an_error_without_frames_keeps_nobody() -> None:
         def fail(self) -> None:
             try:
                 try:
-                    raise KeyError("below")
+                    _ = {}["below"]
                 except KeyError:
                     raise errors.InvalidInputError("wrong") from None
             except TailcutError as error:
