@@ -51,6 +51,12 @@ class Nowhere(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def pause_reading(self) -> None:
+        """Nothing is read here."""
+
+    def resume_reading(self) -> None:
+        """Nothing is read here."""
+
 
 async def least_us(model: Model) -> float:
     hub = Hub(Site(Catalog([Served(model, "tiny")]), ready=True), ServerLimits(), direct_bytes=65536)
@@ -61,12 +67,16 @@ async def least_us(model: Model) -> float:
     hub.receive[: len(REQUEST)] = REQUEST
     rounds = []
     for _ in range(200):
-        began = time.thread_time_ns()
+        spent_ns = 0
         for _ in range(10):
+            began = time.thread_time_ns()
             for connection in connections:
                 connection.buffer_updated(len(REQUEST))
             model.kick()
-        rounds.append(time.thread_time_ns() - began)
+            spent_ns += time.thread_time_ns() - began
+            await asyncio.sleep(0)  # another pass of the loop, with its own time
+        rounds.append(spent_ns)
+    await asyncio.sleep(0.01)  # for those that had to wait for time
     if transport.answers != 200 * 10 * CONNECTIONS:
         raise SystemExit(f"{transport.answers} answers")
     return min(rounds) / (10 * CONNECTIONS) / 1e3

@@ -1,7 +1,9 @@
 """Tailcut's errors are one tree, and a caller's mistakes are Python's own errors as well."""
 
+import gc
 import inspect
 import pickle
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +71,30 @@ def test_mistakes_are_pythons_own_errors(tmp_path: Path, call, kind: type[Except
         call(tmp_path)
     assert isinstance(caught.value, TailcutError)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_error_without_frames_keeps_nobody() -> None:
+    """Who keeps an error that was raised below is freed with the last reference, without a collection."""
+
+    class Keeper:
+        error: TailcutError | None = None
+
+        def fail(self) -> None:
+            try:
+                try:
+                    _ = {}["below"]
+                except KeyError:
+                    raise errors.InvalidInputError("wrong") from None
+            except TailcutError as error:
+                self.error = error.without_frames()
+
+    gc.disable()
+    try:
+        keeper = Keeper()
+        keeper.fail()
+        assert str(keeper.error) == "wrong"
+        gone = weakref.ref(keeper)
+        del keeper
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -5,7 +5,7 @@ what passed its deadline (TimeoutError), so that code which knows nothing of Tai
 """
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Code(StrEnum):
@@ -24,6 +24,14 @@ class TailcutError(Exception):
     """The root: a message for the user, in one line that says what is wrong and what to do."""
 
     code: ClassVar[Code] = Code.INTERNAL
+
+    def without_frames(self) -> Self:
+        """Itself, without the calls in which it was raised: who keeps it is mostly a local variable of one of them.
+
+        Such a circle is freed by a full collection only, which holds up everything else in the process.
+        """
+        self.__context__ = None
+        return self.with_traceback(None)
 
 
 class InvalidInputError(TailcutError, ValueError):

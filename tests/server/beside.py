@@ -1,9 +1,10 @@
 """A good client beside a hostile one: how long it waits at most, as far as the server's loop is to blame."""
 
 import socket
+import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tests.server.hostile import Hostile
@@ -69,35 +70,33 @@ def wait_beside_s(server: Server, client: GoodClient, hostile: Hostile, *, limit
     """The client's longest wait while the input is sent and answered, at most for `limit_s`."""
     done = threading.Event()
     sender = threading.Thread(target=_send, args=(server, hostile, done, limit_s, quiet_s))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0002)  # the sender must not keep the client from looking at its answer
     sender.start()
     try:
         return client.longest_wait_s(done)
     finally:
         done.set()
         sender.join()
+        sys.setswitchinterval(interval)
 
 
 def _send(server: Server, hostile: Hostile, done: threading.Event, limit_s: float, quiet_s: float) -> None:
-    """Send, and read what is answered, until the server closes or has nothing to say for `quiet_s`."""
-    data, end = memoryview(hostile.data), time.monotonic() + limit_s
+    """Send, and read what is answered, until the server closes all or has nothing to say for `quiet_s`."""
+    end = time.monotonic() + limit_s
+    port = server.grpc_port if hostile.grpc else server.port
     try:
-        port = server.grpc_port if hostile.grpc else server.port
-        with socket.create_connection((server.host, port), 5) as sock:
-            sock.setblocking(False)
+        with ExitStack() as stack:
+            left: dict[socket.socket, memoryview] = {}
+            for _ in range(hostile.connections):
+                sock = stack.enter_context(socket.create_connection((server.host, port), 5))
+                sock.setblocking(False)
+                left[sock] = memoryview(hostile.data)
             heard = time.monotonic()
-            while time.monotonic() < end and not done.is_set():
-                moved = False
-                with suppress(BlockingIOError):
-                    if data:
-                        data = data[sock.send(data[:_PIECE]) :]
-                        moved = True
-                with suppress(BlockingIOError):
-                    if not sock.recv(_PIECE):
-                        return
-                    moved = True
-                if moved:
+            while left and time.monotonic() < end and not done.is_set():
+                if _exchange(left):
                     heard = time.monotonic()
-                elif not data and time.monotonic() - heard > quiet_s:
+                elif not any(left.values()) and time.monotonic() - heard > quiet_s:
                     return
                 else:
                     done.wait(0.0005)
@@ -105,3 +104,22 @@ def _send(server: Server, hostile: Hostile, done: threading.Event, limit_s: floa
         return
     finally:
         done.set()
+
+
+def _exchange(left: dict[socket.socket, memoryview]) -> bool:
+    """Send a piece of what is `left` to each, and read; whether anything went either way."""
+    moved = False
+    for sock, data in list(left.items()):
+        try:
+            with suppress(BlockingIOError):
+                if data:
+                    left[sock] = data[sock.send(data[:_PIECE]) :]
+                    moved = True
+            with suppress(BlockingIOError):
+                if sock.recv(_PIECE):
+                    moved = True
+                else:
+                    del left[sock]
+        except ConnectionError:
+            del left[sock]
+    return moved

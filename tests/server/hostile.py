@@ -35,10 +35,11 @@ def make_models(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Hostile:
-    """What one connection sends: `data`, in one go, to the HTTP port, or to gRPC's."""
+    """What each of some connections sends: `data`, in one go, to the HTTP port, or to gRPC's."""
 
     make: Callable[[], bytes]
     grpc: bool = False
+    connections: int = 1
 
     @property
     def data(self) -> bytes:
@@ -225,9 +226,53 @@ GRPC: dict[str, Callable[[], bytes]] = {
     "gRPC, a stream of 100,000 bad ones": lambda: _OPEN + call(1, prefixed(b"\xff") * 100_000, _STREAM),
     "gRPC, windows changed under 900 answers": _blocked_answers,
 }
-ALL = {name: Hostile(make) for name, make in HTTP.items()} | {
-    name: Hostile(make, grpc=True) for name, make in GRPC.items()
+_BAD = prefixed(b"\xff")
+_INDEX = h2.literal(*h2.fields(f"/{SERVICE}/RepositoryIndex"))
+_STRINGS = message("words", [1, 28_000], datatype="BYTES", bytes_contents=[b""] * 28_000)
+MANY = {  # connections or streams, of which each does little
+    "gRPC, 900 streams of 500 bad ones": Hostile(
+        lambda: _OPEN + _streams(900, lambda s: call(s, _BAD * 500, _STREAM)), grpc=True
+    ),
+    "gRPC, 900 streams of a good one and 60 bad": Hostile(
+        lambda: _OPEN + _streams(900, lambda s: call(s, (prefixed(_MLP) + _BAD * 60) * 5, _STREAM)), grpc=True
+    ),
+    "100 connections, gRPC, 20 streams of 100 bad": Hostile(
+        lambda: _OPEN + _streams(20, lambda s: call(s, _BAD * 100, _STREAM)), grpc=True, connections=100
+    ),
+    "100 connections, gRPC, 100 calls at once": Hostile(
+        lambda: _OPEN + _streams(100, lambda s: call(s, prefixed(_MLP))), grpc=True, connections=100
+    ),
+    "100 connections, 5,000 frames of PING": Hostile(
+        lambda: h2.HELLO + frame(h2.PING, 0, 0, bytes(8)) * 5000, grpc=True, connections=100
+    ),
+    "100 connections, 5,000 frames of empty DATA": Hostile(
+        lambda: h2.HELLO + frame(h2.HEADERS, 4, 1, _INFER) + frame(h2.DATA, 0, 1) * 5000, grpc=True, connections=100
+    ),
+    "100 connections, gRPC, 100 questions": Hostile(
+        lambda: _OPEN + _streams(100, lambda s: call(s, prefixed(b""), _INDEX)), grpc=True, connections=100
+    ),
+    "50 connections, gRPC, 20 messages of 56 KB of strings": Hostile(
+        lambda: _OPEN + _streams(20, lambda s: call(s, prefixed(_STRINGS))), grpc=True, connections=50
+    ),
+    "50 connections, 20 bodies of 56 KB of lists": Hostile(
+        lambda: _json("sequence", [14_000, 1], b"[" + b"[0]," * 13_999 + b"[0]]") * 20, connections=50
+    ),
+    "50 connections, 20 bodies of 12 KB of lists": Hostile(
+        lambda: _json("sequence", [3000, 1], b"[" + b"[0]," * 2999 + b"[0]]") * 20, connections=50
+    ),
+    "100 connections, 20 bodies of a thousand chunks": Hostile(lambda: _chunks(*[b"x"] * 1000) * 20, connections=100),
+    "200 connections, 500 pipelined questions": Hostile(lambda: _get("/v2/health/live", 500), connections=200),
+    "200 connections, 20 pipelined looks at the metrics": Hostile(lambda: _get("/metrics", 20), connections=200),
+    "200 connections, 200 pipelined inferences": Hostile(lambda: raw_request("mlp", bytes(16)) * 200, connections=200),
+    "200 connections, 200 pipelined bad requests": Hostile(
+        lambda: json_request("mlp", b'{"inputs":[{"name":"x"}]}') * 200, connections=200
+    ),
 }
+ALL = (
+    {name: Hostile(make) for name, make in HTTP.items()}
+    | {name: Hostile(make, grpc=True) for name, make in GRPC.items()}
+    | MANY
+)
 
 
 def corpora() -> Iterator[tuple[str, Hostile]]:

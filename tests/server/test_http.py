@@ -232,6 +232,8 @@ def test_a_client_that_ends_its_side_is_answered(server: Server) -> None:
         (raw_request("mlp", row), 1),
         (raw_request("big", bytes(200_000)), 1),
         (raw_request("mlp", row) * 20, 20),
+        (raw_request("mlp", row) * 400, 400),
+        (HEALTH * 1500, 1500),
         (json_request("none", "{}") + HEALTH, 2),
     ):
         with server.connect() as wire:

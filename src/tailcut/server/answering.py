@@ -34,7 +34,7 @@ from tailcut.wire.v2 import (
     schedule_of,
     shared_outputs,
 )
-from tailcut.wire.v2_steps import STEP_BYTES, STEP_ELEMENTS, request_in_steps, response_in_steps
+from tailcut.wire.v2_steps import AT_ONCE_BYTES, STEP_ELEMENTS, request_in_steps, response_in_steps
 from tailcut.wire.v2_tensors import STEP_STRINGS
 
 WAITS_S = 1.0  # how long a client that sends nothing more waits before it is asked whether it is there
@@ -99,6 +99,7 @@ class Answering(asyncio.BufferedProtocol):
         self._lingered = 0
         self._skip = 0
         self._paused = False
+        self._queued = False  # for time on the loop, with the messages in `_held`
         self.due = 0.0  # when patience with this client ends; 0: no limit runs
         self._idle_since = hub.now
         self.fd = -1  # of its socket while it takes the fast path
@@ -131,8 +132,8 @@ class Answering(asyncio.BufferedProtocol):
         served = plan.served
         if served is None:
             return
-        if plan.encoding or len(body) > STEP_BYTES:
-            if len(body) <= STEP_BYTES:
+        if plan.encoding or len(body) > AT_ONCE_BYTES or not self._hub.steps.has_time():
+            if len(body) <= AT_ONCE_BYTES:
                 body = bytes(body)  # it may lie in the buffer that everybody reads into
             self._stage = Stage.ANSWER
             self._charge(len(body))
@@ -404,7 +405,7 @@ class Answering(asyncio.BufferedProtocol):
 
     def _finish(self) -> None:
         """Bring what the client has asked for to its end, and the connection with it: nothing more will come."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._queued:
             return
         if self._stage is Stage.ANSWER:
             if not self._held:  # the answer to this message is the last

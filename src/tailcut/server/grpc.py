@@ -8,6 +8,7 @@ brings, is in docs/decisions/017-http2-of-our-own.md.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from tailcut.server.grpc_question_calls import AdminCall, QuestionCall, WatchCal
 from tailcut.server.grpc_questions import Questions
 from tailcut.server.hub import Hub
 from tailcut.wire.grpc_framing import CallError, CallHead, Status, error_end, read_call
-from tailcut.wire.http2 import Data, Http2Connection, Opened
+from tailcut.wire.http2 import TURN_UNITS, Data, Http2Connection, Opened
 from tailcut.wire.http2_frames import Http2Error
 from tailcut.wire.messages import HEALTH, HEALTH_SERVICE, METHODS, SERVICE
 
@@ -31,6 +32,7 @@ _ADMIN = {
     "SystemSharedMemoryRegister",
     "SystemSharedMemoryUnregister",
 }  # need the token, where the server has one
+_SLICE_UNITS = 32  # read of a connection that has more to say, before others have their turn
 _Maker = Callable[["GrpcConnection", int, CallHead], Call]
 
 
@@ -110,7 +112,10 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._stuck_since = 0.0  # the client has not taken everything that it is sent
         self._stuck_at = 0  # bytes that it had taken then
         self._written = 0  # bytes
-        self._hears_more = False  # frames that have been received are read as soon as others have had their turn
+        self._hears_more = False  # frames that have been received are read when others have had their turn
+        self._waiting: deque[StreamCall] = deque()  # for their turn to go on with what has been received
+        self._goes_on = False  # with those, when other connections have had their turn
+        self._pumps = False  # more of what waits into frames, then
         self._asked = False  # whether it is there still
         self.due = hub.now + hub.limits.head_timeout_s
         self.idle_since = hub.now
@@ -118,7 +123,8 @@ class GrpcConnection(asyncio.BufferedProtocol):
     @property
     def busy(self) -> bool:
         """Whether an answer is owed to somebody here."""
-        return bool(self._http2.out.waiting_bytes) or any(call.in_hand for call in self._calls.values())
+        waiting = self._hears_more or bool(self._http2.out.waiting_bytes)
+        return waiting or any(call.in_hand for call in self._calls.values())
 
     @property
     def fresh(self) -> bool:
@@ -145,7 +151,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the kernel may write next."""
-        return self.hub.receive_view
+        return self.hub.head_view if self.hub.steps.is_over else self.hub.receive_view
 
     def buffer_updated(self, nbytes: int) -> None:
         """The kernel wrote."""
@@ -157,12 +163,24 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._hear(bytes(hub.receive_view[:nbytes]))
 
     def _hear(self, data: bytes) -> None:
-        """Do what these bytes and those before them say, for a few milliseconds; the rest in the loop's next pass."""
+        """Do what these bytes and those before them say, while there is time; the rest when others had their turn."""
+        has_time = self.hub.steps.has_time
+        more = self._take(data, TURN_UNITS if has_time() and not self._hears_more else 0)
+        while more and not self._hears_more and has_time():
+            more = self._take(b"", TURN_UNITS)
+        if not self._lingers:
+            self._flush()
+        if more and not self._hears_more:
+            self._transport.pause_reading()
+            self._hear_later(begun=False)
+
+    def _take(self, data: bytes, units: int) -> bool:
+        """Read frames, and do what they say; whether there are more."""
         try:
-            events = self._http2.receive(data, self.hub.now)
+            events = self._http2.receive(data, self.hub.now, units)
         except Http2Error:
             self._linger()
-            return
+            return False
         for event in events:
             if type(event) is Data:
                 call = self._calls.get(event.stream)
@@ -175,19 +193,40 @@ class GrpcConnection(asyncio.BufferedProtocol):
                 if call is not None:
                     self._forget(call)
                     call.cancel()
-        self._flush()
-        if self._http2.pending and not self._hears_more:
-            self._hears_more = True
-            self._transport.pause_reading()
-            self.hub.loop.call_soon(self._hear_more)
+        return self._http2.pending
+
+    def _hear_later(self, *, begun: bool) -> None:
+        self._hears_more = True
+        self.hub.steps.later(self._hear_more, begun=begun)
 
     def _hear_more(self) -> None:
         self._hears_more = False
         if self._lingers or self._paused or self._transport.is_closing():
             return
-        self._hear(b"")
-        if not self._http2.pending and not self._paused and not self._transport.is_closing():
+        more = self._take(b"", _SLICE_UNITS)
+        self._flush_soon()
+        if more:
+            self._hear_later(begun=True)
+        elif not self._paused and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def _go_on_soon(self, *, begun: bool) -> None:
+        if self._waiting and not self._goes_on:
+            self._goes_on = True
+            self.hub.steps.later(self._go_on, begun=begun)
+
+    def _go_on(self) -> None:
+        """Go on with the calls that wait for it, each in its turn."""
+        self._goes_on = False
+        if self._lingers or self._paused or self._transport.is_closing():
+            return
+        has_time = self.hub.steps.has_time
+        while self._waiting and has_time():
+            call = self._waiting.popleft()
+            call.has_its_turn()
+            self._feed(call, b"", 0, ended=False)
+        self._flush_soon()
+        self._go_on_soon(begun=True)
 
     def eof_received(self) -> bool:
         """The client said goodbye: nothing more is owed to it."""
@@ -206,9 +245,10 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._http2.out.stopped = False
         self._http2.out.pump()
         if not self._transport.is_closing():
-            self._transport.resume_reading()
             self._flush()
-            self._hear_more()
+            if not self._hears_more:
+                self._hear_later(begun=True)
+            self._go_on_soon(begun=True)
 
     # What the hub and the server call.
 
@@ -264,6 +304,11 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def waits(self, call: Call) -> bool:
         """Whether the client has not made room for what a call has sent already."""
         return self._http2.out.waits(call.stream)
+
+    def later(self, call: StreamCall) -> None:
+        """Have a call go on when others have had their turn."""
+        self._waiting.append(call)
+        self._go_on_soon(begun=False)
 
     def taken(self, call: Call, size: int) -> None:
         """The client may send so many bytes more of a call."""
@@ -342,6 +387,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._calls.clear()
         self._uploads.clear()
         self._streams.clear()
+        self._waiting.clear()
         for call in calls:
             call.cancel()
 
@@ -370,14 +416,21 @@ class GrpcConnection(asyncio.BufferedProtocol):
         if data:
             self._written += len(data)
             self._transport.write(data)
-        if more and not self._paused:
-            out.pump()
-            self._flush_soon()
+        if more and not self._paused and not self._pumps:
+            self._pumps = True
+            self.hub.steps.later(self._pump, begun=True)
         if self._sent:
             now_ns = time.monotonic_ns()
             for inference in self._sent:
                 inference.written(now_ns)
             self._sent.clear()
+
+    def _pump(self) -> None:
+        """Put more of what waits into frames, when others have had their turn."""
+        self._pumps = False
+        if not (self._lingers or self._paused or self._transport.is_closing()):
+            self._http2.out.pump()
+            self._flush_soon()
 
     def _settle(self) -> None:
         out, hub = self._http2.out, self.hub

@@ -49,6 +49,7 @@ class Link(Protocol):
 
     def send(self, call: "Call", head: bytes | None, data: bytes | memoryview, end: bytes | None = None) -> None: ...  # noqa: D102
     def waits(self, call: "Call") -> bool: ...  # noqa: D102
+    def later(self, call: "Call") -> None: ...  # noqa: D102
     def taken(self, call: "Call", size: int) -> None: ...  # noqa: D102
     def charge(self, call: "Call", size: int) -> None: ...  # noqa: D102
     def record(self, inference: Inference) -> None: ...  # noqa: D102

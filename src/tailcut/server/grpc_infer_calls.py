@@ -1,21 +1,17 @@
 """The calls of gRPC that infer: one request, or a stream of them."""
 
-import logging
 import time
 from collections import deque
-from collections.abc import Generator
 
 from tailcut.errors import TailcutError
 from tailcut.server.grpc_calls import STATUS_OF, Call, Link, OneMessageCall
 from tailcut.server.grpc_inference import Inference
 from tailcut.server.grpc_plans import Plans
 from tailcut.server.replies import public_message
-from tailcut.server.step_runner import Job
 from tailcut.wire.grpc_framing import ANSWER_END, ANSWER_HEAD, CallError, CallHead, Status
 from tailcut.wire.messages import MESSAGES
 from tailcut.wire.v2_grpc_form import stream_answer
 
-_log = logging.getLogger("tailcut.grpc")
 _IN_HAND = 64  # of one stream: read ahead, so that they share batches
 
 
@@ -69,7 +65,7 @@ class StreamCall(Call):
         self._owed = 0  # bytes that the client may not send again yet
         self._ended = False
         self.stalled = False  # it goes on once its client has made room for answers, or some are there
-        self._again: Job | None = None  # goes on with what has been received, after others have had their turn
+        self._waits = False  # for its turn to go on with what has been received
 
     @property
     def in_hand(self) -> bool:
@@ -89,17 +85,19 @@ class StreamCall(Call):
         self.go_on()
 
     def go_on(self) -> None:
-        """Answer what can be answered, and begin what may be begun: so much, that others have their turn too.
+        """Answer what can be answered, and begin what may be begun, while there is time; the rest in another turn.
 
         Raises:
             CallError: a message is over a bound.
         """
         messages = self._messages
-        if self.over or messages is None or self._again is not None or self._job is not None:
+        if self.over or messages is None or self._waits or self._job is not None:
             return
         self.stalled = False
-        for _ in range(_IN_HAND):
-            self._answer()
+        has_time = self.link.hub.steps.has_time
+        while has_time():
+            if self._answer():
+                continue
             if len(self._parts) >= _IN_HAND or self.link.waits(self):
                 self.stalled = True
                 return  # what the client sends meanwhile fills its window, and no more
@@ -113,7 +111,8 @@ class StreamCall(Call):
             self.waits_since_ns = 0
             self._begin(message)
         else:
-            self._again = self.link.hub.steps.start(self._go_on_later(), self._went_on)
+            self._waits = True
+            self.link.later(self)
             return
         self.waits_since_ns = 0 if messages.empty else self.waits_since_ns or time.monotonic_ns()
         self.link.charge(self, messages.held)
@@ -127,19 +126,9 @@ class StreamCall(Call):
         self.go_on()
         self.link.send(self, None, b"")
 
-    def _go_on_later(self) -> Generator[None, None, None]:
-        yield
-        self._again = None
-        try:
-            self.go_on()
-        except CallError as error:
-            self.fail(error)
-        self.link.send(self, None, b"")
-
-    def _went_on(self, _result: None, error: Exception | None) -> None:
-        if error is not None:
-            _log.error("a message was not understood", exc_info=error)
-            self.fail(CallError(Status.INTERNAL, "the server failed on this message"))
+    def has_its_turn(self) -> None:
+        """It may go on: its `receive` is called next."""
+        self._waits = False
 
     def _begin(self, message: bytes | memoryview) -> None:
         inference = Inference(self._plans, time.monotonic_ns(), self._done, final=True)
@@ -147,7 +136,7 @@ class StreamCall(Call):
         try:
             inference.begin(message, self._left_ns())
         except TailcutError as error:
-            inference.error = error
+            inference.error = error.without_frames()
 
     def _done(self, _inference: Inference) -> None:
         try:
@@ -155,22 +144,24 @@ class StreamCall(Call):
         except CallError as error:
             self.fail(error)
 
-    def _answer(self) -> None:
-        """Send the answers whose turn it is."""
+    def _answer(self) -> bool:
+        """Send the next answer; whether it was there."""
         parts = self._parts
-        while parts and (parts[0].error is not None or parts[0].answer is not None):
-            part = parts.popleft()
-            if part.error is None:
-                status = Status.OK
-                message = stream_answer(_whole(part.answer))
-                self.link.record(part)
-            else:
-                status = STATUS_OF[part.error.code]
-                answer = MESSAGES["ModelStreamInferResponse"](error_message=public_message(part.error))
-                answer.infer_response.id = part.id.decode()
-                message = answer.SerializeToString()
-            self._tell(status, len(message), part.began_ns)
-            self._send(message, end=False)
+        if not parts or (parts[0].error is None and parts[0].answer is None):
+            return False
+        part = parts.popleft()
+        if part.error is None:
+            status = Status.OK
+            message = stream_answer(_whole(part.answer))
+            self.link.record(part)
+        else:
+            status = STATUS_OF[part.error.code]
+            answer = MESSAGES["ModelStreamInferResponse"](error_message=public_message(part.error))
+            answer.infer_response.id = part.id.decode()
+            message = answer.SerializeToString()
+        self._tell(status, len(message), part.began_ns)
+        self._send(message, end=False)
+        return True
 
     def _finish(self, *, whole: bool) -> None:
         if not whole:
@@ -185,8 +176,6 @@ class StreamCall(Call):
         self.link.charge(self, 0)
 
     def _abandon(self) -> None:
-        if self._again is not None:
-            self._again.cancel()
         for part in self._parts:
             part.cancel()
         self._parts.clear()

@@ -22,10 +22,10 @@ from tailcut.wire.v2 import InferRequest, schedule_of, shared_outputs
 from tailcut.wire.v2_grpc import infer_response, large_answer, read_request
 from tailcut.wire.v2_grpc_form import ArrayForm, Form, Lead, read_lead
 from tailcut.wire.v2_grpc_steps import large_request, take_apart
-from tailcut.wire.v2_steps import STEP_BYTES
+from tailcut.wire.v2_steps import AT_ONCE_BYTES
 
 _log = logging.getLogger("tailcut.grpc")
-_AT_ONCE_BYTES = 1 << 20  # copied into rows in one go
+_COPY_BYTES = 1 << 20  # into rows in one go
 _read = MESSAGES["ModelInferRequest"].FromString
 
 
@@ -73,8 +73,8 @@ class Inference:
         Raises:
             TailcutError: it is not admitted.
         """
-        lead = read_lead(data) if isinstance(data, bytes) and len(data) <= _AT_ONCE_BYTES else None
-        if lead is None and len(data) > STEP_BYTES:
+        lead = read_lead(data) if isinstance(data, bytes) and len(data) <= _COPY_BYTES else None
+        if lead is None and len(data) > AT_ONCE_BYTES:
             self._job = self._hub.steps.start(self._read_in_steps(data, left_ns), self._ready)
             return
         data = bytes(data)
@@ -154,7 +154,7 @@ class Inference:
             self._hub.home.kick_soon(self._served.model)
             return
         if isinstance(error, TailcutError):
-            self.error = error
+            self.error = error.without_frames()
         else:
             _log.error("a message was not understood", exc_info=error)
             self.error = EngineError("the server failed on this message")
@@ -168,7 +168,7 @@ class Inference:
         try:
             self.answer = self._answer(batch, index)
         except TailcutError as error:
-            self.error = error
+            self.error = error.without_frames()
         except Exception:  # noqa: BLE001  the client must not wait for ever for an answer that nobody can write
             _log.exception("the answer of model %r could not be written", self._served.model.spec.name)
             self.error = EngineError("the answer could not be written")
@@ -227,7 +227,7 @@ def _is_large(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> bool:
         if wanted.place is not None or array.dtype.kind == "O":
             return False
         size += array.nbytes
-    return size > _AT_ONCE_BYTES
+    return size > _COPY_BYTES
 
 
 def _earlier(timeout_ns: int, left_ns: int) -> int:

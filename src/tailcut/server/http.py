@@ -18,7 +18,6 @@ from tailcut.runtime.batch import Ticket
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.answering import LONG_WAY, WAITS_S, Answering, Stage
 from tailcut.server.replies import CONTINUE, Refusal, dated, error_reply, failure_reply
-from tailcut.server.step_runner import TURN_NS
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial
 from tailcut.wire.v2 import parse_lead, schedule_of
 
@@ -55,7 +54,9 @@ class HttpConnection(Answering):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the kernel may write next."""
-        return self._view if self._target is None else self._target
+        if self._target is not None:
+            return self._target
+        return self._hub.head_view if self._hub.steps.is_over else self._view
 
     def buffer_updated(self, nbytes: int) -> None:
         """The kernel wrote."""
@@ -103,8 +104,7 @@ class HttpConnection(Answering):
             self._plan.served.timeline.record(*trail[:7], _now_ns(), *trail[7:], 200)
         self.due = self._hub.now + self._hub.limits.linger_s if self._stage is Stage.LINGER else 0.0
         if not self.transport.is_closing():
-            if not self._ended:
-                self.transport.resume_reading()
+            self._read_on()
             self._next()
 
     def overdue(self) -> None:
@@ -133,18 +133,16 @@ class HttpConnection(Answering):
 
     # A message's way: head, body, answer.
 
-    def _take(self, data: bytes | bytearray, size: int) -> None:
-        """Handle the messages in data[:size]; what is left of an unfinished one is held."""
+    def _take(self, data: bytes | bytearray, size: int, *, begun: bool = False) -> None:
+        """Handle the messages in data[:size] while there is time; what is left, or of an unfinished one, is held.
+
+        They may have `begun` to be handled before.
+        """
         at = 0
-        end_ns = 0  # of what one client may have answered in a pass of the loop, where it pipelines
         while at < size and self._stage is Stage.HEAD and not self._paused:
-            if at:
-                now_ns = _now_ns()
-                if end_ns and now_ns > end_ns:
-                    self.transport.pause_reading()
-                    self._hub.loop.call_soon(self._next)
-                    break
-                end_ns = end_ns or now_ns + TURN_NS
+            if not self._hub.steps.has_time():
+                self._wait_for_time(begun=begun or at > 0)
+                break
             end = at + len(self._head)
             if end <= size and self._edition == self._hub.edition and data.startswith(self._head, at):
                 self._repeats += 1
@@ -170,6 +168,25 @@ class HttpConnection(Answering):
             at = self._message(bytes(memoryview(data)[at:end]), data, end, size)
         if at < size:
             self._held = bytes(data[at:size])
+
+    def _wait_for_time(self, *, begun: bool) -> None:
+        """Go on when others have had their turn; nothing more is read meanwhile."""
+        self.transport.pause_reading()
+        if not self._queued:
+            self._queued = True
+            self._hub.steps.later(self._go_on, begun=begun)
+
+    def _go_on(self) -> None:
+        self._queued = False
+        try:
+            if self._stage is Stage.LEAD:
+                self._read_on()
+                self._take_lead()
+            else:
+                self._next()
+        except Exception:  # noqa: BLE001  as in buffer_updated
+            _log.exception("a message was not understood")
+            self._refuse(500, "the server failed on this message")
 
     def _skip_empty_line(self, data: bytes | bytearray, at: int, size: int) -> int:
         """Read past an empty line before a request line, as RFC 9112 section 2.2 asks; returns how far data were used.
@@ -270,7 +287,7 @@ class HttpConnection(Answering):
             if plan.length < hub.direct_bytes or not self._receive_rows(plan.rows, begun, plan.length):
                 return self._begin_buffer(plan, data, end, stop)
         except QueueFullError as error:
-            plan.refusal = error.with_traceback(None)  # whose frames would keep what they hold
+            plan.refusal = error.without_frames()
             return self._turn_away(error, plan.length, end, stop)
         except TailcutError as error:
             return self._turn_away(error, plan.length, end, stop)
@@ -334,6 +351,9 @@ class HttpConnection(Answering):
         plan, lead = self._plan, self._lead
         json_size = plan.json_size or 0
         if len(lead) < min(json_size, plan.length):
+            return
+        if not self._hub.steps.has_time():
+            self._wait_for_time(begun=False)
             return
         self._lead, self._held = b"", lead[plan.length :]
         lead = lead[: plan.length]
@@ -399,8 +419,11 @@ class HttpConnection(Answering):
     def _take_beside(self, data: bytes) -> None:
         """Bytes that are neither a head nor a plain body."""
         if self._stage is Stage.CHUNKED:
-            self._held = self._take_chunks(data)
-            self._next()
+            self._held += data
+            if self._hub.steps.has_time():
+                self._next()
+            else:
+                self._wait_for_time(begun=False)
         elif self._stage is Stage.LEAD:
             self._lead += data
             self._take_lead()
@@ -448,13 +471,21 @@ class HttpConnection(Answering):
 
     def _next(self) -> None:
         """Go on with what was pipelined behind the last message."""
-        if self._stage is Stage.HEAD and not self._paused and self._held and not self.transport.is_closing():
-            data, self._held = self._held, b""
-            if not self._ended:
-                self.transport.resume_reading()
-            self._take(data, len(data))
+        if self._held and not self._paused and not self.transport.is_closing():
+            if self._stage is Stage.CHUNKED:
+                data, self._held = self._held, b""
+                self._held = self._take_chunks(data)
+                self._read_on()
+            if self._stage is Stage.HEAD and self._held:
+                data, self._held = self._held, b""
+                self._read_on()
+                self._take(data, len(data), begun=True)
         if self._ended:
             self._finish()
+
+    def _read_on(self) -> None:
+        if not self._ended:
+            self.transport.resume_reading()
 
 
 def _is_gone(transport: asyncio.Transport) -> bool:

@@ -61,7 +61,7 @@ class Hub:
         self._deadline_ns = int(limits.deadline_s * 1e9)
         self.receive = bytearray(RECEIVE_BYTES)
         self.receive_view = memoryview(self.receive)
-        self.head_view = self.receive_view[:HEAD_BYTES]  # where only a head is expected, and what follows has its place
+        self.head_view = self.receive_view[:HEAD_BYTES]  # where hardly more than a head is wanted now
         self.plans: dict[bytes, Plan] = {}
         self.refused_length = -1  # of the message whose head was last refused; -1: unknown, so the connection must end
         self.refused_head = Head(b"", "", True, None, False, False, {})

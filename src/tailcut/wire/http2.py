@@ -53,9 +53,9 @@ from tailcut.wire.http2_streams import (
     Streams,
 )
 
-__all__ = ["CONNECTION_WINDOW", "STREAMS", "STREAM_WINDOW", "Data", "Http2Connection", "Opened", "Reset"]
+__all__ = ["CONNECTION_WINDOW", "STREAMS", "STREAM_WINDOW", "TURN_UNITS", "Data", "Http2Connection", "Opened", "Reset"]
 
-_TURN_UNITS = 1024  # of 3 us: what is done for one client before `receive` returns and others have their turn
+TURN_UNITS = 256  # of 3 us: what is done for one client before `receive` returns and others may have their turn
 _CALL_UNITS = 8  # of a request, which whoever reads the events has to queue
 _CONTINUATIONS = 16  # frames of one header block
 _IDLE_WINDOW = 65535  # what both sides begin with
@@ -101,10 +101,11 @@ class Http2Connection(Streams[H]):
         """Whether the client has said the preface and its settings."""
         return self._greeted > _PREFACE_BYTES
 
-    def receive(self, data: bytes, now: float) -> list["Opened[H] | Data | Reset"]:
+    def receive(self, data: bytes, now: float, units: int = TURN_UNITS) -> list["Opened[H] | Data | Reset"]:
         """What these bytes bring; `now` in seconds, on any clock that only goes forward.
 
-        A call does a few milliseconds' work. Where `pending` is true afterwards, another one without bytes goes on.
+        A call does so many `units` of work, 3 us each: with none, it keeps the bytes. Where `pending` is true
+        afterwards, another one without bytes goes on.
 
         Raises:
             Http2Error: the client broke a rule that ends the connection; GOAWAY is ready to be written.
@@ -119,7 +120,7 @@ class Http2Connection(Streams[H]):
             if self._rest:
                 data = self._rest + data
             at = 0 if self._greeted >= _PREFACE_BYTES else self._greet(data)
-            end = self._frames(data, at)
+            end = self._frames(data, at, units)
             if end or not self._rest:
                 self.partial_since = now
             self._rest = data[end:]
@@ -147,7 +148,7 @@ class Http2Connection(Streams[H]):
         self._greeted = _PREFACE_BYTES
         return _PREFACE_BYTES
 
-    def _frames(self, data: bytes, at: int) -> int:
+    def _frames(self, data: bytes, at: int, units: int) -> int:
         """Handle the whole frames in data[at:]; returns where the rest begins."""
         size = len(data)
         if self._greeted < _PREFACE_BYTES:
@@ -161,7 +162,7 @@ class Http2Connection(Streams[H]):
             end = at + HEAD_BYTES + length
             if end > size:
                 break
-            if self._spent + self._blocks.decoded + self.out.tried >= _TURN_UNITS:
+            if self._spent + self._blocks.decoded + self.out.tried >= units:
                 self.pending = True
                 break
             self._spent += 1
