@@ -17,6 +17,7 @@ import typer
 from tailcut.cli.choices import BatchingChoice
 
 if TYPE_CHECKING:
+    from tailcut.cli.bare_models import Opener
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile, Settings
@@ -36,7 +37,7 @@ class LogStyle(StrEnum):
 _log = logging.getLogger("tailcut")
 
 
-def serve(
+def serve(  # noqa: PLR0915  an option a line
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -63,6 +64,9 @@ def serve(
         BatchingChoice | None,
         typer.Option(help="Merge and split requests: on, off, or auto, where the model's rows are independent."),
     ] = None,
+    no_auto: Annotated[
+        bool, typer.Option("--no-auto", help="Serve bare models with fixed settings instead of measuring at start.")
+    ] = False,
     queue: Annotated[
         int, typer.Option(help="Rows that may wait or compute, for each model of each worker.", min=1, max=1_000_000)
     ] = 1024,
@@ -99,6 +103,7 @@ def serve(
     """Serve models over HTTP until SIGTERM."""
     import orjson
 
+    from tailcut.cli.bare_models import BareModels
     from tailcut.cli.logs import log_to_stderr, logged_apart
     from tailcut.cli.options import parse_duration
     from tailcut.runtime.limits import Limits
@@ -138,7 +143,11 @@ def serve(
     names = _own_names(opened)
     again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
     _apply_to_process([profile.settings for profile in profiles], uds)
-    served = _open(opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
+    wished = Limits(queue_rows=queue, hang_s=parse_duration(hang))
+    only_one = len(sources) == 1 and not turns
+    measured = BareModels.among([] if no_auto else sources, max_batch, worker, alone=only_one)
+    openers = [measured.opener(source) for source in sources]
+    served = _open(opened, again, openers, wished, turns=turns)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -154,6 +163,7 @@ def serve(
     )
 
     def on_ready(address: Address) -> None:
+        measured.log(served)
         _say_rows(served, worker)
         _say_threads(served, worker)
         if worker is not None:
@@ -402,22 +412,24 @@ def _name_and_version(text: str) -> tuple[str, str]:
 def _open(
     opened: "Sequence[tuple[Profile, str]]",
     again: "Sequence[Callable[[], tuple[Profile, str]]]",
+    openers: "Sequence[Opener]",
     wished: "Limits",
     *,
     turns: bool,
 ) -> "list[Served]":
-    """Load and warm all models; `again` reads the profile of each anew."""
+    """Load and warm all models; `again` reads the profile of each anew, `openers` load it."""
     from tailcut.machine.quota import quota, usable_cpus
     from tailcut.runtime.arbiter import Arbiter
     from tailcut.runtime.limits import within_memory
-    from tailcut.runtime.model import Model
 
     limits = within_memory(wished, quota().memory_bytes, len(opened))
     if limits.slab_bytes < wished.slab_bytes:
         _log.warning("the memory limit leaves %d MiB for the rows of each model", limits.slab_bytes >> 20)
     arbiter = Arbiter(usable_cpus()) if turns and len(opened) > 1 else None
-    open_model = partial(Model.open, limits=limits, arbiter=arbiter)
-    return [_load(profile, version, read, open_model) for (profile, version), read in zip(opened, again, strict=True)]
+    return [
+        _load(profile, version, read, partial(open_model, limits=limits, arbiter=arbiter))
+        for (profile, version), read, open_model in zip(opened, again, openers, strict=True)
+    ]
 
 
 def _say_threads(served: "Sequence[Served]", worker: "Worker | None") -> None:
