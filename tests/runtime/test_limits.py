@@ -37,4 +37,12 @@ def test_what_cannot_fit_is_refused_with_the_sizes(tmp_path: Path) -> None:
     """Two batches that are over the bound are refused before any memory is taken for them."""
     path = identity(DType.FP32, (None, 100_000), tmp_path / "wide.onnx")
     with pytest.raises(CapacityError, match=r"800000 bytes need 51200000 bytes, over the bound of 8388608"):
-        Model.open(path, limits=within_memory(Limits(), 16 << 20))
+        Model.open(path, limits=within_memory(Limits(), 16 << 20), auto=False)
+
+
+def test_measured_batches_are_as_large_as_memory_has_room_for(tmp_path: Path) -> None:
+    """Where the settings are chosen, the largest batch is, too."""
+    path = identity(DType.FP32, (None, 100_000), tmp_path / "wide.onnx")
+    with Model.open(path, limits=within_memory(Limits(), 64 << 20)) as model:
+        assert model.max_batch <= 10
+        assert model.slab is not None

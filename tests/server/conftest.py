@@ -29,9 +29,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of all of them with a 1 MiB body limit."""
+    """A server of all of them with a 1 MiB body limit, computing on worker threads."""
     sources = [models / f"{name}.onnx" for name in ("mlp", "echo", "big", "ints", "pair", "gather", "sequence")]
-    with serving(tmp_path_factory.mktemp("server"), *sources, "--max-body", "1") as running:
+    with serving(tmp_path_factory.mktemp("server"), *sources, "--max-body", "1", "--no-auto") as running:
         yield running
         assert running.stop() == 0
 

@@ -70,7 +70,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("triton")
     sources = [perceptron([4, 8, 3], folder / "mlp.onnx"), two_in_two_out(folder / "pair.onnx")]
     sources += [identity(dtype, (None, 2), folder / f"{dtype.value}.onnx") for dtype in DType]
-    flags = ["--grpc-port", "0", "--shared-memory", PREFIX, "--allow-model-control"]
+    flags = ["--grpc-port", "0", "--shared-memory", PREFIX, "--allow-model-control", "--no-auto"]
     with serving(folder, *sources, *flags) as running:
         yield running
         assert running.stop() == 0

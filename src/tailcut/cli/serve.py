@@ -17,7 +17,9 @@ import typer
 from tailcut.cli.choices import BatchingChoice
 
 if TYPE_CHECKING:
+    from tailcut.cli.bare_models import BareModels
     from tailcut.engines.base import EngineOptions
+    from tailcut.runtime.arbiter import Arbiter
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile, Settings
@@ -37,7 +39,7 @@ class LogStyle(StrEnum):
 _log = logging.getLogger("tailcut")
 
 
-def serve(
+def serve(  # noqa: PLR0915  an option a line
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -64,6 +66,9 @@ def serve(
         BatchingChoice | None,
         typer.Option(help="Merge and split requests: on, off, or auto, where the model's rows are independent."),
     ] = None,
+    no_auto: Annotated[
+        bool, typer.Option("--no-auto", help="Serve bare models with fixed settings instead of measuring at start.")
+    ] = False,
     queue: Annotated[
         int, typer.Option(help="Rows that may wait or compute, for each model of each worker.", min=1, max=1_000_000)
     ] = 1024,
@@ -100,6 +105,7 @@ def serve(
     """Serve models over HTTP until SIGTERM."""
     import orjson
 
+    from tailcut.cli.bare_models import BareModels
     from tailcut.cli.logs import log_to_stderr, logged_apart
     from tailcut.cli.options import parse_duration
     from tailcut.runtime.limits import Limits
@@ -140,7 +146,10 @@ def serve(
     names = _own_names(opened)
     _say_neighbours(profiles, worker)
     _apply_to_process([profile.settings for profile in profiles], uds)
-    served = _open(sources, opened, again, Limits(queue_rows=queue, hang_s=parse_duration(hang)), turns=turns)
+    wished = Limits(queue_rows=queue, hang_s=parse_duration(hang))
+    only_one = len(sources) == 1 and not turns
+    measured = BareModels.among([] if no_auto else sources, max_batch, worker, alone=only_one)
+    served = _open(sources, opened, again, measured, wished, turns=turns)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -156,6 +165,7 @@ def serve(
     )
 
     def on_ready(address: Address) -> None:
+        measured.log(served)
         _say_rows(served, worker)
         _say_threads(served, worker)
         if worker is not None:
@@ -392,7 +402,9 @@ def _among(profile: "Profile", source: str, models: int) -> "Profile":
 
 def _is_bare(source: str) -> bool:
     """Whether a SOURCE is a model without a profile, whose settings are the server's to choose."""
-    return not source.endswith(".toml")
+    from tailcut.runtime.model import is_profile
+
+    return not is_profile(Path(source.rpartition("=")[2]))
 
 
 def _with_engine(profile: "Profile", engine: "EngineOptions") -> "Profile":
@@ -436,6 +448,7 @@ def _open(
     sources: "Sequence[str]",
     opened: "Sequence[tuple[Profile, str]]",
     again: "Sequence[Callable[[], tuple[Profile, str]]]",
+    measured: "BareModels",
     wished: "Limits",
     *,
     turns: bool,
@@ -444,17 +457,13 @@ def _open(
     from tailcut.machine.quota import quota, usable_cpus
     from tailcut.runtime.arbiter import Arbiter
     from tailcut.runtime.limits import within_memory
-    from tailcut.runtime.model import Model
 
     limits = within_memory(wished, quota().memory_bytes, len(opened))
     if limits.slab_bytes < wished.slab_bytes:
         _log.warning("the memory limit leaves %d MiB for the rows of each model", limits.slab_bytes >> 20)
     arbiter = Arbiter(usable_cpus()) if turns and len(opened) > 1 else None
-    open_model = partial(Model.open, limits=limits, arbiter=arbiter)
-    return [
-        _load(source, one, read, open_model, len(sources))
-        for source, one, read in zip(sources, opened, again, strict=True)
-    ]
+    share = partial(_load, measured=measured, limits=limits, arbiter=arbiter, models=len(sources))
+    return [share(source, one, read) for source, one, read in zip(sources, opened, again, strict=True)]
 
 
 def _say_threads(served: "Sequence[Served]", worker: "Worker | None") -> None:
@@ -481,16 +490,22 @@ def _load(
     source: str,
     opened: "tuple[Profile, str]",
     again: "Callable[[], tuple[Profile, str]]",
-    load: "Callable[[Profile], Model]",
+    *,
+    measured: "BareModels",
+    limits: "Limits",
+    arbiter: "Arbiter | None",
     models: int,
 ) -> "Served":
     """One of so many models, with how it is loaded anew for another number of them."""
     from tailcut.server.served import Served
 
-    profile, version = opened
+    load = partial(measured.opener(source), limits=limits, arbiter=arbiter)
 
     def reload(models: int) -> "Model":
         return load(_among(again()[0], source, models))
 
+    profile, version = opened
     model = load(_among(profile, source, models))
-    return Served(model, profile.model.name, version, reload, profile.settings.engine if _is_bare(source) else None)
+    # What was measured was measured for as many models as there are: only fixed settings follow their number.
+    alone = profile.settings.engine if _is_bare(source) and not measured.has(source) else None
+    return Served(model, profile.model.name, version, reload, alone)

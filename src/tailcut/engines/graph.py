@@ -4,9 +4,10 @@ Engines get the signature from here and not from their own session, so that all 
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -35,12 +36,39 @@ _DTYPES = {
 }
 CLASSES = "tailcut.classes."  # and an output's name: the metadata under which an edit leaves its columns' classes
 _REASON_CHARS = 200
+# Operators that repeat a part of the graph as often as values say: a request decides how long they run.
+_ENDLESS = {"Loop", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"}
 _NOISE = ("Exception from", "Check '", "FrontEnd API failed", "src/", "/")
 _INNARDS = re.compile(  # of an engine's message: its own name and number, our path, C++ files
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .* failed:|[\w/.-]+\.(?:cc|cpp|h):\d+ (?:\S+ )?"
     r"|While validating .*?: "
 )
 _NO_OPERATOR = re.compile(r"No conversion rule found for operations: ([^\n]+)")  # openvino's words
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Bytes of a model's weights, and an operator of it that runs as long as values say; "" where there is none."""
+
+    weight_bytes: int
+    endless: str = ""
+
+
+def read_traits(path: Path) -> Traits:
+    """Traits of a model file, without its external weights being read.
+
+    Raises:
+        ModelFileError: missing, empty, unreadable, or not ONNX.
+    """
+    model = load_graph(path)
+    size = path.stat().st_size
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            size += int(entries.get("length", 0)) or math.prod(tensor.dims) * 4
+    bodies = [model.graph, *model.functions]
+    endless = next((node.op_type for body in bodies for node in _nodes(body) if node.op_type in _ENDLESS), "")
+    return Traits(size, endless)
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -139,6 +167,15 @@ def short(error: BaseException) -> str:
     lines = [_INNARDS.sub("", line).strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(_NOISE)] or [line for line in lines if line][-1:]
     return (" ".join(kept) or type(error).__name__)[:_REASON_CHARS]
+
+
+def _nodes(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node of a graph or function, those of the graphs inside its nodes among them."""
+    for node in body.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _tensor(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:

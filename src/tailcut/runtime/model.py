@@ -27,14 +27,16 @@ from tailcut.errors import ProfileError, ReleasedError
 from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.batch import ArrayExecutor, Batch, Executor, Home, RowExecutor, Sink, Ticket
 from tailcut.runtime.crew import Crew
+from tailcut.runtime.defaults import SAFE_SETTINGS, Choice, Surroundings
 from tailcut.runtime.desk import Desk
 from tailcut.runtime.home import AnyThread, EventSink, FutureSink, LoopHome
 from tailcut.runtime.inputs import Arrays, check_inputs, row_key
 from tailcut.runtime.limits import Limits
+from tailcut.runtime.measured import BUDGET_S, open_measured, surroundings
 from tailcut.runtime.padding import PaddedExecutor, plan_padding
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings, with_batching
+from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.row_proof import settle_rows
-from tailcut.runtime.rows import Batching
+from tailcut.runtime.rows import Batching, RowDecision
 from tailcut.runtime.split import split_in_steps, split_ticket
 from tailcut.runtime.warmup import Step, WarmUpPlan, warm_up
 from tailcut.runtime.watchdog import Watchdog
@@ -46,8 +48,6 @@ _HERE_NS = 500_000
 _FEW = 2.5
 _STEP_BYTES = 256 * 1024  # copied between two pauses
 
-SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch=32))  # for a bare model: gathers, never waits
-
 
 class Model(Desk):
     """A model that answers requests from any number of threads and event loops, batched with each other.
@@ -57,12 +57,20 @@ class Model(Desk):
     openvino, which cannot be opened there reliably, such calls raise ReleasedError.
     """
 
-    def __init__(self, profile: Profile, engine: Engine, limits: Limits, arbiter: Arbiter | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        engine: Engine,
+        limits: Limits,
+        arbiter: Arbiter | None = None,
+        rows: RowDecision | None = None,
+    ) -> None:
         began = time.monotonic()
         known = _known_samples(profile, engine.spec)
-        self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known)
+        self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
         super().__init__(engine.spec, profile.settings, limits, arbiter)
         self.profile = profile
+        self.choice: Choice | None = None  # the settings, where they were chosen by measuring
         self._limits = limits
         self._homes: dict[asyncio.AbstractEventLoop, LoopHome] = {}
         padding = profile.settings.batching.padding if self.spec.batched or not self.spec.batchable else None
@@ -92,11 +100,15 @@ class Model(Desk):
         limits: Limits = Limits(),  # noqa: B008  frozen
         arbiter: Arbiter | None = None,
         batching: Batching | None = None,
+        auto: bool = True,
     ) -> Self:
         """Load a model file (.onnx), a profile file (.toml) or a Profile, and warm it up.
 
         Models that share an arbiter take turns on the cores, by compute time. `batching` says whether requests may be
         merged and split: "on", "off", or "auto" to leave it to the evidence; None leaves it to the profile.
+
+        For a model file, threads, instances, spinning, dispatch and the largest batch are chosen by measuring, for up
+        to two seconds, and the choice is logged; with `auto=False` they are fixed. A profile's are never changed.
 
         Raises:
             ModelFileError: the model is missing, empty or corrupt.
@@ -107,12 +119,44 @@ class Model(Desk):
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
         if batching is not None:
             profile = with_batching(profile, batching)
+        if auto and not isinstance(source, Profile) and not is_profile(Path(source)):
+            model = cls.open_measured(profile, surroundings(alone=arbiter is None), limits=limits, arbiter=arbiter)
+            if model.choice is not None:
+                _log.info("%s: %s", model.spec.name, model.choice.line())
+            return model
         engine = open_engine(profile.engine_file, profile.settings.engine, profile.model.name)
         try:
             return cls(profile, engine, limits, arbiter)
         except BaseException:
             engine.close()
             raise
+
+    @classmethod
+    def open_measured(
+        cls,
+        profile: Profile,
+        around: Surroundings,
+        *,
+        limits: Limits = Limits(),  # noqa: B008  frozen
+        arbiter: Arbiter | None = None,
+        budget_s: float = BUDGET_S,
+    ) -> Self:
+        """Load a model with its threads, instances, spinning, dispatch and largest batch chosen by measuring.
+
+        What was chosen is in the opened model's `choice`, and in its `profile`. `budget_s` bounds the measurements.
+
+        Raises:
+            ModelFileError: the model is missing, empty or corrupt.
+            UnsupportedError: batching where the model's signature rules it out.
+        """
+        opened = open_measured(profile, limits, around, budget_s)
+        try:
+            model = cls(opened.profile, opened.engine, limits, arbiter, opened.rows)
+        except BaseException:
+            opened.engine.close()
+            raise
+        model.choice = opened.choice
+        return model
 
     # The library's way in.
 
@@ -200,12 +244,13 @@ class Model(Desk):
                     f"model {self.spec.name!r} was opened before this process was forked, which {name} does not "
                     "survive: open it only after the fork, start processes with 'spawn', or use onnxruntime"
                 )
-            engine = self._reopen()
+            engine, choice = self._reopen(), self.choice
             try:
                 Model.__init__(self, self.profile, engine, self._limits, self._arbiter)
             except BaseException:
                 engine.close()
                 raise
+            self.choice = choice
 
     def __enter__(self) -> Self:
         return self
@@ -410,8 +455,13 @@ def open_profile(path: Path) -> Profile:
         ProfileError: the profile is corrupt, of a later schema, or for another model.
         ModelFileError: the model file is missing or empty.
     """
-    if path.suffix == ".toml":
+    if is_profile(path):
         profile = Profile.load(path)
         profile.verify_model()
         return profile
     return Profile.of_model(path, SAFE_SETTINGS)
+
+
+def is_profile(path: Path) -> bool:
+    """Whether a file is taken for a profile; any other is taken for a bare model."""
+    return path.suffix == ".toml"

@@ -3,7 +3,7 @@
 Only options of bare models follow; what a profile says stays, and what does not go together is said. A bare model keeps
 a thread for each core, also beside others: while they are idle it is as quick as alone, and their threads sleep. Only
 spinning goes: after each call a spinning thread keeps a core for 40 ms, which slows whatever model is called next
-(docs/decisions/037-models-share-cores.md).
+(docs/decisions/038-models-share-cores.md).
 """
 
 from collections.abc import Sequence

@@ -83,7 +83,7 @@ def configuration(served: Served) -> dict[str, Any]:
         "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
         "instance_group": [{"name": served.name, "count": engine.instances, "kind": "KIND_CPU"}],
         "model_transaction_policy": {"decoupled": False},
-        "parameters": {name: {"string_value": value} for name, value in rows(served).items()},
+        "parameters": {name: {"string_value": value} for name, value in (rows(served) | defaults(served)).items()},
     }
     if batched and model.max_batch > 1:
         hold_us = model.profile.settings.batching.hold_us
@@ -100,6 +100,12 @@ def configuration(served: Served) -> dict[str, Any]:
 def rows(served: Served) -> dict[str, str]:
     """What was decided of the model's rows, and why."""
     return {"rows": served.model.rows.rows.value, "rows_reason": served.model.rows.reason}
+
+
+def defaults(served: Served) -> dict[str, str]:
+    """Which settings a bare model was given by measuring, and why; nothing where a profile or the user gave them."""
+    choice = served.model.choice
+    return {} if choice is None else {"defaults": choice.describe(), "defaults_reason": choice.reason}
 
 
 def readiness(served: Served, *, ready: bool) -> dict[str, Any]:

@@ -18,23 +18,24 @@ import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import msgspec
 
 from tailcut.machine.quota import affinity_mask, usable_cpus
 from tailcut.machine.shares import Share, shares
 from tailcut.machine.topology import topology
+from tailcut.runtime.defaults import Choice
 from tailcut.server.accept import refuse
 from tailcut.server.app import Address, close_listeners, fit_files, open_grpc_listener, open_listeners
 from tailcut.server.board import Board
 from tailcut.server.fleet import Action, Do, Fleet, Patience
 from tailcut.server.limits import ServerLimits
 from tailcut.server.trails import Trails
-from tailcut.server.worker import ENVIRONMENT, Assignment, as_counted
+from tailcut.server.worker import ENVIRONMENT, Assignment, Report, as_counted
 
 _log = logging.getLogger("tailcut")
-Models = list[dict[str, Any]]
+_LONGEST_REPORT = 1 << 18  # bytes
+Models = list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class _Supervisor:
         self._free = list(range(board.places, 0, -1))  # places on the board; the smallest is taken first
         self._timer: asyncio.TimerHandle | None = None
         self._models: Models = []
+        self._choices: dict[str, Choice] = {}  # settings of bare models, by the file's hash
         self._stopping = False
         self._drain_by = signal.SIGTERM  # or SIGINT, on which a worker accepts no longer
 
@@ -155,9 +157,11 @@ class _Supervisor:
     def _ready(self, worker: int) -> None:
         child = self._children[worker]
         self._loop.remove_reader(child.control)
-        said = child.control.recv(1 << 16)
+        said = child.control.recv(_LONGEST_REPORT)
         if said:  # else it has ended: its signal comes
-            self._models = msgspec.json.decode(said)
+            report = msgspec.json.decode(said, type=Report)
+            self._models = report.models
+            self._choices |= report.choices  # the workers that start after the first do as it does
             self._do(self._fleet.ready(worker, self._now()))
 
     def _reap(self) -> None:
@@ -229,6 +233,7 @@ class _Supervisor:
             cpus=share.cpus,
             pin=share.pin,
             node=share.node,
+            choices=self._choices,
         )
         process = subprocess.Popen(  # noqa: S603  our own interpreter
             self._crew.command,

@@ -15,6 +15,7 @@ import msgspec
 
 from tailcut.errors import TailcutError
 from tailcut.machine.affinity import bind_memory, pin_thread
+from tailcut.runtime.defaults import Choice
 from tailcut.server.acceptor import FairAcceptor
 from tailcut.server.board import Board, Counts
 from tailcut.server.hub import Hub
@@ -43,6 +44,14 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int
     pin: tuple[int, ...] = ()
     node: int | None = None
+    choices: dict[str, Choice] = {}  # the settings that an earlier worker chose for bare models, by the file's hash
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says when it is ready: its models, and the settings that it has for bare ones."""
+
+    models: list[dict[str, str]]
+    choices: dict[str, Choice]
 
 
 class Worker:
@@ -57,6 +66,7 @@ class Worker:
         self.post = assignment.post
         self.size = assignment.size
         self.cpus = assignment.cpus
+        self.choices = assignment.choices
 
     @classmethod
     def from_environment(cls) -> "Worker | None":
@@ -106,7 +116,12 @@ class Worker:
         site.everywhere = lambda: self._everywhere(site)
         self._publish_often(site, loop)
         models = [{"name": served.name, "version": served.version} for served in site.models]
-        self._control.send(msgspec.json.encode(models))
+        choices = {
+            served.model.profile.model.sha256: served.model.choice
+            for served in site.models
+            if served.model.choice is not None
+        }
+        self._control.send(msgspec.json.encode(Report(models=models, choices=choices)))
 
     def publish(self, site: Site) -> None:
         """Write the counts where the others find them."""

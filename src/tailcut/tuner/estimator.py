@@ -19,7 +19,7 @@ import numpy as np
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
 from tailcut.errors import TailcutError, UnsupportedError
-from tailcut.memory.aligned import aligned_empty
+from tailcut.runtime.timing import call_of
 from tailcut.spec import DType
 
 _PAUSE_S = 0.002  # between calls that are to find the processor as a lone request does
@@ -127,16 +127,7 @@ class _Bench:
         return Measured(everything.tobytes(), cpu, _memory_bytes())
 
     def _call(self, rows: int) -> Callable[[], object]:
-        spec = self._engine.spec
-        inputs = {name: self._rows(array, rows) for name, array in self._request.items()}
-        if not spec.fixed_rows:
-            return lambda: self._engine.run(inputs)
-        ins = {name: _aligned(array) for name, array in inputs.items()}
-        outputs = {}
-        for tensor in spec.outputs:
-            shape = tuple(rows if dim is None else dim for dim in tensor.shape)
-            outputs[tensor.name] = aligned_empty(shape, tensor.dtype.numpy)
-        return self._engine.bind(ins, outputs)
+        return call_of(self._engine, {name: self._rows(array, rows) for name, array in self._request.items()})
 
     def _rows(self, array: np.ndarray, rows: int) -> np.ndarray:
         if not self.batched:
@@ -144,12 +135,6 @@ class _Bench:
                 raise UnsupportedError("the rows of this configuration depend on each other")
             return array
         return np.concatenate([array] * -(-rows // max(1, len(array))))[:rows]
-
-
-def _aligned(array: np.ndarray) -> np.ndarray:
-    copy = aligned_empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy
 
 
 def _time(call: Callable[[], object], job: Measure, times: list[int]) -> None:

@@ -1,0 +1,107 @@
+"""The bare models of a `tailcut serve`: their settings are measured once for each file, and logged once.
+
+What was measured holds for every later load of the same file, by a signal or by a client, and for all workers of a
+server: nothing is measured while the server has other work, unless a file has changed.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from tailcut.runtime.arbiter import Arbiter
+    from tailcut.runtime.defaults import Choice, Surroundings
+    from tailcut.runtime.limits import Limits
+    from tailcut.runtime.model import Model
+    from tailcut.runtime.profile import Profile
+    from tailcut.server.served import Served
+    from tailcut.server.worker import Worker
+
+_log = logging.getLogger("tailcut")
+
+
+class Opener(Protocol):
+    """Loads a model."""
+
+    def __call__(self, profile: "Profile", /, *, limits: "Limits", arbiter: "Arbiter | None") -> "Model":
+        """As `Model.open`."""
+
+
+class BareModels:
+    """Opens bare models with measured settings.
+
+    Args:
+        sources: the SOURCEs that are to be measured; they share the time for it.
+        around: where they serve.
+        known: what was chosen already, by the model file's hash; it is not logged again.
+    """
+
+    def __init__(self, sources: Sequence[str], around: "Surroundings", known: "Mapping[str, Choice]") -> None:
+        self._sources = frozenset(sources)
+        self._around = around
+        self._known = dict(known)
+        self._logged = set(known)
+        self._serving = False
+
+    @classmethod
+    def among(
+        cls, sources: Sequence[str], max_batch: int | None, worker: "Worker | None", *, alone: bool
+    ) -> "BareModels":
+        """Those of some SOURCEs of a command line that are bare, as they serve in this process."""
+        from tailcut.runtime.measured import surroundings
+        from tailcut.runtime.model import is_profile
+
+        bare = [source for source in sources if not is_profile(Path(source.rpartition("=")[2]))]
+        cpus = None if worker is None else worker.cpus
+        around = surroundings(cpus, alone=alone, max_batch=max_batch)
+        return cls(bare, around, {} if worker is None else worker.choices)
+
+    def has(self, source: str) -> bool:
+        """Whether a SOURCE is measured."""
+        return source in self._sources
+
+    def opener(self, source: str) -> Opener:
+        """How to load a SOURCE."""
+        from tailcut.runtime.model import Model
+
+        return self.open if self.has(source) else Model.open
+
+    def open(self, profile: "Profile", *, limits: "Limits", arbiter: "Arbiter | None") -> "Model":
+        """Load a bare model with settings that are measured, or that were when this file was first loaded.
+
+        Raises:
+            ModelFileError: the model is missing, empty or corrupt.
+            UnsupportedError: batching where the model's signature rules it out.
+        """
+        from tailcut.runtime.measured import BUDGET_S
+        from tailcut.runtime.model import Model
+
+        choice = self._known.get(profile.model.sha256)
+        if choice is None:
+            budget_s = BUDGET_S / len(self._sources)
+            model = Model.open_measured(profile, self._around, limits=limits, arbiter=arbiter, budget_s=budget_s)
+            if model.choice is not None:
+                self._known[profile.model.sha256] = model.choice
+        else:
+            choice = choice.within(self._around)
+            settings = choice.apply(profile.settings)
+            model = Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits, arbiter=arbiter)
+            model.choice = choice
+        if self._serving:
+            self._log_one(profile.model.name, model)
+        return model
+
+    def log(self, models: "Sequence[Served]") -> None:
+        """Say in a line for each model what was chosen; from now on also when another file is loaded in its place."""
+        self._serving = True
+        for served in models:
+            self._log_one(served.name, served.model)
+
+    def _log_one(self, name: str, model: "Model") -> None:
+        sha256 = model.profile.model.sha256
+        if model.choice is not None and sha256 not in self._logged:
+            self._logged.add(sha256)
+            _log.info("%s: %s", name, model.choice.line())

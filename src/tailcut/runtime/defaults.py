@@ -1,0 +1,302 @@
+"""Which settings a bare model gets: chosen from what its engine was measured to take on this machine. Pure.
+
+The measuring is in `measured.py`; decision 037 has the reasons and the figures. Only how a model is computed is chosen:
+threads, instances, spinning, dispatch and the largest batch. The engine and its precision stay as they are, and so do
+the answers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf, sqrt
+from statistics import median
+from typing import Literal
+
+import msgspec
+
+from tailcut.batching.cost import CostModel
+from tailcut.runtime.profile import BatchingSettings, Settings
+
+USUAL_BATCH = 32
+SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch=USUAL_BATCH))  # not measured: gathers, never waits
+LARGEST_BATCH = 128  # tried
+LEAST_BATCH = 8  # chosen, unless it computes inline: a slow model's sizes are not all measured
+PARALLEL_NS = 100_000  # a call that takes less is not worth waking another thread for
+LONG_NS = 3_000_000  # a call that takes more is not quick enough to be timed between other processes' time slices
+ADAPTIVE_NS = 2_000_000  # adaptive dispatch itself leaves to its worker what turns out to take over 0.5 ms
+# So long may a batch that is computed inline keep the event loop from other requests, and from other models.
+INLINE_NS = 250_000
+INLINE_AMONG_OTHERS_NS = 100_000
+_DRAIN_NS = 5_000_000  # likewise a full queue, batch after batch
+# What handing a row to a worker costs, at a batch of usual size: a longer row is better computed beside the event loop.
+_HAND_OVER_NS = 4_000
+_BATCH_NS = 60_000  # what the server spends on each batch beside the engine's call
+_QUICK_NS = 20_000_000  # a usual batch that takes no longer is allowed whether it pays or not: serving finds that out
+_BETTER = 0.9  # more threads must cut the time of short calls to this share, and spinning that of any
+_AGREEING = 3  # comparisons, after which no more are wanted
+_NEAR_BEST = 1.1  # times the least time per row: the smallest such size is the largest batch
+_BEYOND = 4  # times the largest size measured, where the time per row had not stopped falling
+_INLINE_NEAR_BEST = 1.5  # times the least time per row, of a batch that computes inline and so must be short
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a model is to serve.
+
+    Args:
+        cpus: that its process may use.
+        threads: that one engine call may use: one for each core of these CPUs.
+        alone: no other model is in the process.
+        quota: a quota bounds the CPU time, so that what a spinning thread burns is missing elsewhere.
+        max_batch: the largest batch that the user asks for; None leaves it to the measurement.
+    """
+
+    cpus: int
+    threads: int
+    alone: bool = True
+    quota: bool = False
+    max_batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a model without a clock.
+
+    Args:
+        batched: rows of several requests may share a call.
+        timed: a call's time follows from its rows, because nothing in a request has another size.
+        most_rows: of a batch, that memory has room for.
+        queue_rows: that may wait at a time, of one request or of many.
+        endless: an operator that may run as long as a request's values say; "" where there is none.
+    """
+
+    batched: bool
+    timed: bool
+    most_rows: int = 1 << 16
+    queue_rows: int = 1024
+    endless: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a configuration of an engine takes.
+
+    Args:
+        threads, spinning: the configuration.
+        call_ns: nanoseconds of a call left alone, by rows.
+        busy_ns: likewise beside a busy thread; empty for a model whose requests share no call.
+        cpu_ns: CPU nanoseconds of a call of one row; 0 where they are not known.
+    """
+
+    threads: int
+    spinning: bool
+    call_ns: Mapping[int, float]
+    busy_ns: Mapping[int, float] = field(default_factory=dict)
+    cpu_ns: float = 0.0
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings that are chosen, and why."""
+
+    threads: int
+    spinning: bool
+    dispatch: Literal["worker", "inline", "adaptive"]
+    max_batch: int
+    instances: int = 1
+    reason: str = ""
+
+    @classmethod
+    def of(cls, settings: Settings, reason: str) -> "Choice":
+        """What these settings have in their place."""
+        engine, batching = settings.engine, settings.batching
+        return cls(
+            threads=engine.threads,
+            spinning=engine.spinning,
+            dispatch=batching.dispatch,
+            max_batch=batching.max_batch,
+            instances=engine.instances,
+            reason=reason,
+        )
+
+    def within(self, around: Surroundings) -> "Choice":
+        """The same with no more threads than there are here."""
+        threads = min(self.threads, around.threads)
+        instances = max(1, min(self.instances, around.threads // max(1, threads)))
+        return msgspec.structs.replace(self, threads=threads, instances=instances)
+
+    def apply(self, base: Settings) -> Settings:
+        """These settings in the place of those of `base`."""
+        engine = msgspec.structs.replace(
+            base.engine, threads=self.threads, spinning=self.spinning, instances=self.instances
+        )
+        batching = msgspec.structs.replace(base.batching, dispatch=self.dispatch, max_batch=self.max_batch)
+        return msgspec.structs.replace(base, engine=engine, batching=batching)
+
+    def describe(self) -> str:
+        """The settings as words of a profile."""
+        words = [f"threads={self.threads or 'auto'}"]
+        words += [f"instances={self.instances}"] if self.instances > 1 else []
+        words += [f"spinning={str(self.spinning).lower()}"] if self.threads != 1 else []
+        return " ".join([*words, f"dispatch={self.dispatch}", f"max_batch={self.max_batch}"])
+
+    def line(self) -> str:
+        """The settings and the reason, for a log."""
+        return f"{self.describe()}: {self.reason}"
+
+
+def choose(facts: Facts, best: Estimate, around: Surroundings) -> Choice:
+    """Dispatch, instances and the largest batch for the engine configuration that was found best."""
+    dispatch, largest, reason = _choose_dispatch(facts, best.call_ns, around)
+    instances = 1
+    if dispatch == "worker" and not facts.batched:
+        instances = max(1, around.threads // best.threads)
+    if instances > 1:
+        reason += f"; requests share no call, so {instances} are computed at a time"
+    return Choice(
+        threads=best.threads,
+        spinning=best.spinning,
+        dispatch=dispatch,
+        max_batch=largest,
+        instances=instances,
+        reason=reason,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How much longer the second of two configurations takes, and which mean of both counts as better.
+
+    Args:
+        alone: for a lone client, whose latency it is.
+        crowded: for many clients, whose number of requests a second it is.
+        enough: the largest geometric mean of both with which the second is chosen.
+    """
+
+    alone: float
+    crowded: float
+    enough: float
+
+    @property
+    def better(self) -> bool:
+        """Whether the second configuration is chosen: the two cases count alike."""
+        return sqrt(self.alone * self.crowded) <= self.enough
+
+
+def compare(one: Estimate, other: Estimate) -> Comparison:
+    """Compare an estimate with another, which has more threads or spins.
+
+    Many clients are stood for by the largest batch beside a busy thread, which is the event loop. Where requests share
+    no call, it is one core that computes a request for itself, beside all of them that compute one together.
+
+    A long call is interrupted by other processes whenever there are any, and one on several threads waits for the
+    slowest of them. So more threads are also judged by the CPU time: no faster than if all of them computed all the
+    time, but not slower because of others either; and they need only be no worse.
+    """
+    long = other.threads > one.threads and one.call_ns[1] >= LONG_NS
+    cpu = other.cpu_ns / one.cpu_ns if long and one.cpu_ns and other.cpu_ns else inf
+    alone = min(other.call_ns[1] / one.call_ns[1], cpu * one.threads / other.threads)
+    if one.busy_ns and other.busy_ns:
+        rows = max(one.busy_ns)
+        crowded = min(other.busy_ns[rows] / one.busy_ns[rows], cpu)
+    else:
+        crowded = alone * other.threads / one.threads
+    return Comparison(alone, crowded, 1.0 if long else _BETTER)
+
+
+def is_clear(comparisons: Sequence[Comparison]) -> bool:
+    """Whether comparisons of the same two, one after another, agree so far that no more are wanted."""
+    return len(comparisons) >= _AGREEING and len({one.better for one in comparisons}) == 1
+
+
+def middle(comparisons: Sequence[Comparison]) -> Comparison:
+    """The median of several comparisons of the same two."""
+    return Comparison(
+        median(one.alone for one in comparisons),
+        median(one.crowded for one in comparisons),
+        median(one.enough for one in comparisons),
+    )
+
+
+def describe_comparison(one: Estimate, other: Estimate, found: Comparison) -> str:
+    """What the second took of the first's time, for a lone client and for many."""
+    spins, asleep = (" spinning", " asleep") if other.spinning else ("", "")
+    return (
+        f"{other.threads} threads{spins} beside {one.threads}{asleep}: "
+        f"x{found.alone:.2f} of the time for one client, x{found.crowded:.2f} for many"
+    )
+
+
+def may_spin(around: Surroundings) -> bool:
+    """Whether threads that spin between calls leave a core to the event loop, and take none from anything else."""
+    return around.alone and around.cpus > 2 and not around.quota
+
+
+def sizes_to_try(facts: Facts, around: Surroundings) -> list[int]:
+    """Batch sizes to measure, ascending; one row where the time of a call does not follow from its rows."""
+    if not (facts.timed and facts.batched):
+        return [1]
+    sizes = CostModel(around.max_batch or LARGEST_BATCH).sizes
+    return [size for size in sizes if size <= facts.most_rows] or [1]
+
+
+def _choose_dispatch(
+    facts: Facts, call_ns: Mapping[int, float], around: Surroundings
+) -> tuple[Literal["worker", "inline", "adaptive"], int, str]:
+    usual = around.max_batch or SAFE_SETTINGS.batching.max_batch
+    if not facts.timed:
+        return "worker", usual, "a call's time depends on the size of a request"
+    if facts.endless:
+        return "worker", usual, f"operator {facts.endless} may run for any time"
+    largest = _choose_batch(facts, call_ns, around)
+    inline = _inline_batch(facts, call_ns, around, largest)
+    if inline:
+        return "inline", inline, f"{_takes(call_ns, inline)}: short enough for the event loop's own thread"
+    if around.alone and call_ns[1] <= (ADAPTIVE_NS if facts.batched else PARALLEL_NS):
+        return "adaptive", largest, f"{_takes(call_ns, largest)}: short batches run on the event loop's own thread"
+    reason = "long enough for a thread of its own" if around.alone else "too long for an event loop shared with others"
+    return "worker", largest, f"{_takes(call_ns, largest)}: {reason}"
+
+
+def _choose_batch(facts: Facts, call_ns: Mapping[int, float], around: Surroundings) -> int:
+    """The smallest size that takes about the least time per row, or a larger one where that was the last measured.
+
+    It is a bound: which size within it is worth taking, the cost model learns while serving.
+    """
+    if not facts.batched:
+        return 1
+    if around.max_batch is not None:
+        return around.max_batch
+    row_ns = {size: (took_ns + _BATCH_NS) / size for size, took_ns in call_ns.items()}
+    good = min(size for size in row_ns if row_ns[size] <= _NEAR_BEST * min(row_ns.values()))
+    bound = _BEYOND * good if good == max(call_ns) else good
+    last = max(call_ns)
+    quick = call_ns[last] / last * USUAL_BATCH <= _QUICK_NS
+    return min(facts.most_rows, LARGEST_BATCH, max(USUAL_BATCH if quick else LEAST_BATCH, bound))
+
+
+def _inline_batch(facts: Facts, call_ns: Mapping[int, float], around: Surroundings, largest: int) -> int:
+    """The largest batch that computes inline; 0 where none does that is worth it."""
+    bound = INLINE_NS if around.alone else INLINE_AMONG_OTHERS_NS
+    short = [size for size, took_ns in call_ns.items() if size <= largest and took_ns <= bound]
+    if not short:
+        return 0
+    inline = max(short)
+    if around.max_batch is not None and facts.batched and inline < around.max_batch:
+        return 0
+    row_ns = call_ns[inline] / inline
+    least = min(took_ns / size for size, took_ns in call_ns.items() if size <= largest)
+    fits = row_ns <= _INLINE_NEAR_BEST * least and row_ns * facts.queue_rows <= _DRAIN_NS
+    return inline if fits and (around.cpus == 1 or row_ns <= _HAND_OVER_NS) else 0
+
+
+def _takes(call_ns: Mapping[int, float], largest: int) -> str:
+    """The times of one row and of the largest batch measured within `largest`."""
+    rows = max(size for size in call_ns if size <= largest)
+    one = f"1 row takes {_time(call_ns[1])}"
+    return one if rows == 1 else f"{one}, {rows} take {_time(call_ns[rows])}"
+
+
+def _time(took_ns: float) -> str:
+    for unit, size in (("s", 1e9), ("ms", 1e6)):
+        if took_ns >= size:
+            return f"{took_ns / size:.3g} {unit}"
+    return f"{took_ns / 1e3:.3g} us"
