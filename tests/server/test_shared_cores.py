@@ -31,7 +31,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(models: Path, tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path, models / "first.onnx", models / "second.onnx", "--allow-model-control") as running:
+    sources = (models / "first.onnx", models / "second.onnx")
+    with serving(tmp_path, *sources, "--allow-model-control", "--no-auto") as running:
         yield running
 
 
