@@ -99,6 +99,7 @@ class Answering(asyncio.BufferedProtocol):
         self._lingered = 0
         self._skip = 0
         self._paused = False
+        self._pipelines = False  # and waits for time behind those who do not
         self._queued = False  # for time on the loop, with the messages in `_held`
         self.due = 0.0  # when patience with this client ends; 0: no limit runs
         self._idle_since = hub.now

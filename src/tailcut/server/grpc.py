@@ -113,6 +113,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._stuck_at = 0  # bytes that it had taken then
         self._written = 0  # bytes
         self._hears_more = False  # frames that have been received are read when others have had their turn
+        self._wants_much = False  # more than a slice of time, and waits for it behind those who do not
         self._waiting: deque[StreamCall] = deque()  # for their turn to go on with what has been received
         self._goes_on = False  # with those, when other connections have had their turn
         self._pumps = False  # more of what waits into frames, then
@@ -197,7 +198,8 @@ class GrpcConnection(asyncio.BufferedProtocol):
 
     def _hear_later(self, *, begun: bool) -> None:
         self._hears_more = True
-        self.hub.steps.later(self._hear_more, begun=begun)
+        self._wants_much = self._wants_much or begun
+        self.hub.steps.later(self._hear_more, begun=self._wants_much)
 
     def _hear_more(self) -> None:
         self._hears_more = False
@@ -213,7 +215,8 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def _go_on_soon(self, *, begun: bool) -> None:
         if self._waiting and not self._goes_on:
             self._goes_on = True
-            self.hub.steps.later(self._go_on, begun=begun)
+            self._wants_much = self._wants_much or begun
+            self.hub.steps.later(self._go_on, begun=self._wants_much)
 
     def _go_on(self) -> None:
         """Go on with the calls that wait for it, each in its turn."""

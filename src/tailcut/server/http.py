@@ -133,15 +133,12 @@ class HttpConnection(Answering):
 
     # A message's way: head, body, answer.
 
-    def _take(self, data: bytes | bytearray, size: int, *, begun: bool = False) -> None:
-        """Handle the messages in data[:size] while there is time; what is left, or of an unfinished one, is held.
-
-        They may have `begun` to be handled before.
-        """
+    def _take(self, data: bytes | bytearray, size: int) -> None:
+        """Handle the messages in data[:size] while there is time; what is left, or of an unfinished one, is held."""
         at = 0
         while at < size and self._stage is Stage.HEAD and not self._paused:
             if not self._hub.steps.has_time():
-                self._wait_for_time(begun=begun or at > 0)
+                self._wait_for_time()
                 break
             end = at + len(self._head)
             if end <= size and self._edition == self._hub.edition and data.startswith(self._head, at):
@@ -167,14 +164,15 @@ class HttpConnection(Answering):
             self._repeats = min(self._repeats, 0)
             at = self._message(bytes(memoryview(data)[at:end]), data, end, size)
         if at < size:
+            self._pipelines = self._pipelines or at > 0
             self._held = bytes(data[at:size])
 
-    def _wait_for_time(self, *, begun: bool) -> None:
+    def _wait_for_time(self) -> None:
         """Go on when others have had their turn; nothing more is read meanwhile."""
         self.transport.pause_reading()
         if not self._queued:
             self._queued = True
-            self._hub.steps.later(self._go_on, begun=begun)
+            self._hub.steps.later(self._go_on, begun=self._pipelines)
 
     def _go_on(self) -> None:
         self._queued = False
@@ -353,7 +351,7 @@ class HttpConnection(Answering):
         if len(lead) < min(json_size, plan.length):
             return
         if not self._hub.steps.has_time():
-            self._wait_for_time(begun=False)
+            self._wait_for_time()
             return
         self._lead, self._held = b"", lead[plan.length :]
         lead = lead[: plan.length]
@@ -423,7 +421,7 @@ class HttpConnection(Answering):
             if self._hub.steps.has_time():
                 self._next()
             else:
-                self._wait_for_time(begun=False)
+                self._wait_for_time()
         elif self._stage is Stage.LEAD:
             self._lead += data
             self._take_lead()
@@ -439,8 +437,9 @@ class HttpConnection(Answering):
             if self._lingered > _LINGER_BYTES:
                 self.transport.abort()
         else:
+            self._pipelines = True
             self._held += data
-            if len(self._held) > _HELD_BYTES:
+            if len(self._held) > _HELD_BYTES or self._hub.steps.is_over:
                 self.transport.pause_reading()
 
     def _take_chunks(self, data: bytes) -> bytes:
@@ -479,7 +478,7 @@ class HttpConnection(Answering):
             if self._stage is Stage.HEAD and self._held:
                 data, self._held = self._held, b""
                 self._read_on()
-                self._take(data, len(data), begun=True)
+                self._take(data, len(data))
         if self._ended:
             self._finish()
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
-AT_ONCE_NS = 1_500_000  # of a pass, for what its connections bring
+AT_ONCE_NS = 2_500_000  # of a pass, for what its connections bring
 TURN_NS = 1_000_000  # of a pass, for the queue
 SLICE_NS = 100_000  # for one entry of the queue, before the next one
 _log = logging.getLogger("tailcut")
@@ -63,8 +63,8 @@ class StepRunner:
     def later(self, go_on: Callable[[], None], *, begun: bool = False) -> None:
         """Call it when its turn has come, with a slice of time.
 
-        What has `begun` to use its slices waits behind others of its kind: somebody who wants little is soon served
-        beside any number of those.
+        What has `begun` before, and wants more than a slice, waits behind others of its kind: somebody who wants little
+        is soon served beside any number of those.
         """
         (self._begun if begun else self._new).append(go_on)
         self._be_due()
