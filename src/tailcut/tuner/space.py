@@ -25,7 +25,7 @@ F16_FLAGS = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
 _DELAYS = (0.5, 1.0)  # of what one row takes; the best fixed delays of benchmarks/batching.py lie about there
 _LEAST_DELAY_US = 20.0  # waking a thread takes longer than a shorter one
 _BUSY_POLL_US = 100
-_SPINS_US = (50, 500)  # of an engine's threads, which spin for about a millisecond by themselves
+_SPINS_US = (50, 500)  # of an engine's threads, which spin for about 40 ms by themselves
 _HUGE_PAGE = 2 << 20
 _MOST_BUCKETS = 4
 
