@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
+JOBS ?= logical
 
 # Container images set it; the hundreds of processes that the tests start would each compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -17,12 +18,13 @@ unexport PYTHONDONTWRITEBYTECODE
 SOAK ?= 60
 FUZZ ?= 20
 
-.PHONY: help demo test lint format bench peers soak fuzz clean
+.PHONY: help demo test tuned lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    tune, serve and load-test the bundled model; leaves a report in out/demo"
 	@echo "make test    all tests (TESTS=tests/wire for some)"
+	@echo "make tuned   every model of the tests is tuned for real, and its profile asked; a quarter of an hour"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   every program in benchmarks/ (BENCHMARKS=benchmarks/matmul.py for one)"
@@ -42,8 +44,17 @@ $(READY):
 demo: $(READY)
 	@$(BIN)/tailcut demo --keep out/demo
 
+# Those that measure time have the machine to themselves; a selection (TESTS=) may have none of either kind (status 5).
 test: $(READY)
-	@$(BIN)/python -m pytest $(TESTS)
+	@status=0; none=0; \
+	for kind in '-m serial' '-m "not serial" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
+		eval "$(BIN)/python -m pytest $(TESTS) $$kind"; code=$$?; \
+		if [ $$code = 5 ]; then none=$$((none + 1)); elif [ $$code != 0 ]; then status=$$code; fi; \
+	done; \
+	if [ $$none = 2 ]; then exit 5; fi; exit $$status
+
+tuned: $(READY)
+	@TUNED=all $(BIN)/python -m pytest tests/tuner/test_tuned_cases.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

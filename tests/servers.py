@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 TIMEOUT_S = 20.0
+_START_S = 180.0  # hundreds of models, beside other work
 
 
 @dataclass
@@ -64,7 +65,7 @@ def serving(folder: Path, *arguments: str | Path) -> Iterator[Server]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], 60)
+        ready, _, _ = select.select([process.stdout], [], [], _START_S)
         line = process.stdout.readline() if ready else ""
         assert line, f"the server did not start: {stderr.read_text()}"
         address = json.loads(line)

@@ -174,7 +174,7 @@ def test_a_limit_that_cannot_be_kept_is_a_no(bench: Bench, server: Server) -> No
     ("scenario", "more", "metric", "rows"),
     [
         ("single-stream", (), "p90_ms", 1),
-        ("multi-stream", ("--duration", "2500ms"), "p99_ms", 8),
+        ("multi-stream", (), "p99_ms", 8),
         ("server", ("--slo", "10s", "--rate", "700"), "queries_per_s", 1),
         ("offline", ("--samples", "640"), "samples_per_s", 32),
     ],
@@ -183,9 +183,12 @@ def test_scenarios(
     bench: Bench, server: Server, *, scenario: str, more: tuple[str, ...], metric: str, rows: int
 ) -> None:
     """MLPerf's four by name, each with its metric and its samples in a query."""
-    done = bench(server.url, "--scenario", scenario, "--duration", "800ms", *more, "--json")
-    assert done.returncode == 0
-    found = json.loads(done.stdout)["scenario"]
+    for duration in ("800ms", "2500ms", "10s"):  # until there are samples enough for the percentile
+        done = bench(server.url, "--scenario", scenario, "--duration", duration, *more, "--json")
+        assert done.returncode == 0
+        found = json.loads(done.stdout)["scenario"]
+        if found["value"] is not None:
+            break
     assert (found["name"], found["metric"], found["samples_per_query"]) == (scenario, metric, rows)
     assert found["value"] > 0
     assert "not an MLPerf result" in found["note"]

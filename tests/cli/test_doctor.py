@@ -87,10 +87,13 @@ def half_a_cpu() -> Iterator[Path]:
 
 def test_a_real_quota_is_found(half_a_cpu: Path) -> None:
     """Inside a quota of half a CPU the probe is really stopped: quota, throttling and threads say so, exit code 1."""
-    script = f"echo $$ > {half_a_cpu}/cgroup.procs; exec {SCRIPT} doctor --json --probe 300ms"
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    for probe in ("300ms", "1s", "3s"):  # longer where others take so much that nothing is left to stop
+        script = f"echo $$ > {half_a_cpu}/cgroup.procs; exec {SCRIPT} doctor --json --probe {probe}"
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+        found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        if found["throttling"]["severity"] == "fault":
+            break
     assert done.returncode == 1
-    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert found["quota"]["severity"] == "warning"
     assert "0.5 CPUs" in found["quota"]["finding"]
     assert found["throttling"]["severity"] == "fault"

@@ -20,8 +20,9 @@ def record(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
 def test_a_record_comes_back_as_it_went(tmp_path: Path) -> None:
     """What is read is what was saved, and it is JSON without NaN."""
     path = tmp_path / "old.json"
-    save_microbench(path, record())
-    assert read_microbench(path) == orjson.loads(orjson.dumps(record()))
+    saved = record()
+    save_microbench(path, saved)
+    assert read_microbench(path) == orjson.loads(orjson.dumps(saved))
 
 
 def test_a_record_holds_all_it_takes_to_doubt_it() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.control import beside
 from tests.lab.queues import deterministic, lindley, percentile_of_time
 from tests.lab.scripted import scripted
 
@@ -25,6 +26,7 @@ def test_the_formula_is_the_queues(load: float, q: float) -> None:
     assert np.quantile(lindley(arrivals, 1.0), q) == pytest.approx(percentile_of_time(q, load), rel=0.02)
 
 
+@pytest.mark.serial
 def test_the_p99_of_a_queue_is_its_formulas() -> None:
     """Against a real server of 5 ms at 60 % load: the p99's interval holds the formula's, and single latencies are
     those that the plan's own arrivals must have.
@@ -34,12 +36,16 @@ def test_the_p99_of_a_queue_is_its_formulas() -> None:
     for _ in range(3):  # where others keep this machine so busy that a twentieth of all is late, once more
         with scripted(deterministic(SERVICE_S)) as target:
             payload = encode(target, "POST", "/", b"x")
-            result = open_loop(target, [payload], rate=RATE, duration_s=SECONDS, warmup_s=WARMUP_S, seed=SEED)
+            with beside() as control:
+                result = open_loop(target, [payload], rate=RATE, duration_s=SECONDS, warmup_s=WARMUP_S, seed=SEED)
         assert result.errors == {}
         assert len(due) == result.samples
         beyond = result.latencies_ns / 1e9 - due  # what sockets, timers and this machine add
         if np.quantile(beyond, 0.95) < SERVICE_S and not result.client_behind:
             break
+    else:
+        if control.busy:
+            pytest.skip(f"others keep this machine busy: a process that only sleeps wakes {control.late_s:.3f} s late")
     assert np.quantile(beyond, 0.05) > -0.001
     assert np.median(beyond) < SERVICE_S
     p99 = serial_percentile_interval(result.latencies_ns / 1e9, 0.99)

@@ -1,5 +1,6 @@
 """Allocators in place of the C library's: found, loaded by a server that begins anew, and refused in words."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,11 +33,11 @@ print(given_back, faults())
 """
 
 
-def profile_with(folder: Path, **memory: object) -> Path:
-    model = perceptron([4, 3], folder / "m.onnx")
-    profile = Profile.of_model(model, changed(Settings(), memory=memory))
-    profile.save(folder / "m.profile.toml")
-    return folder / "m.profile.toml"
+def profile_with(folder: Path, name: str = "m", engine: str = "onnxruntime", **memory: object) -> Path:
+    model = perceptron([4, 3], folder / f"{name}.onnx")
+    profile = Profile.of_model(model, changed(Settings(), engine={"name": engine}, memory=memory))
+    profile.save(folder / f"{name}.profile.toml")
+    return folder / f"{name}.profile.toml"
 
 
 def test_every_allocator_has_a_library_and_a_package() -> None:
@@ -61,6 +62,30 @@ def test_a_server_runs_on_the_allocator_of_its_profile(tmp_path: Path, workers: 
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         assert workers == 1 or len(children) >= workers
         assert all(is_loaded(name, Path(f"/proc/{child}/maps")) for child in children)
+
+
+@pytest.mark.skipif(not installed(), reason="no other allocator is installed here")
+@pytest.mark.parametrize("beside", [False, True])
+def test_openvino_keeps_the_systems_allocator(tmp_path: Path, beside: bool) -> None:
+    """It ends a process that runs on another one: its own profile and one beside it are served on the system's."""
+    name = installed()[0]
+    profiles = [profile_with(tmp_path, engine="openvino", allocator="system" if beside else name)]
+    profiles += [profile_with(tmp_path, "other", allocator=name)] if beside else []
+    with serving(tmp_path, *profiles) as server:
+        assert not is_loaded(name, Path(f"/proc/{server.process.pid}/maps"))
+        assert f"openvino cannot run on {name}: serving on the system's allocator" in server.stderr.read_text()
+
+
+@pytest.mark.skipif(not installed(), reason="no other allocator is installed here")
+def test_openvino_on_another_allocator_is_refused(tmp_path: Path) -> None:
+    """In one line, where the user preloads it: the process lives."""
+    library = find(installed()[0])
+    assert library is not None
+    command = [sys.executable, "-m", "tailcut", "serve", profile_with(tmp_path, engine="openvino"), "--port", "0"]
+    environment = with_preloaded(library, os.environ)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert f"openvino cannot run on {installed()[0]}: take it out of LD_PRELOAD" in done.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloading is Linux's")

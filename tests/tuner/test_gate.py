@@ -24,8 +24,8 @@ from tailcut.tuner.questions import Questions
 from tailcut.tuner.space import changed
 
 PLAIN = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=8))
-# Batches on the user's word, where there is such a word: these tests want to see a wrong server.
-FORCED: dict[str, Any] = {"rows": "independent"} if "rows" in BatchingSettings.__struct_fields__ else {}
+# Batches on the user's word, of requests that wait for each other: these tests want to see a wrong server.
+FORCED: dict[str, Any] = {"rows": "independent", "hold_us": 20_000}
 Requests = list[dict[str, np.ndarray]]
 
 

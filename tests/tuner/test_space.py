@@ -128,6 +128,13 @@ def test_the_quickest_wire_is_one_that_clients_speak() -> None:
     assert quickest_wire(facts(wire="json")) == "json"
 
 
+def test_other_allocators_are_for_onnxruntime() -> None:
+    """openvino ends a process that runs on one."""
+    for name in ("onnxruntime", "openvino"):
+        found = refinements(facts(allocators=("jemalloc",)), changed(BASELINE, engine={"name": name}))
+        assert any(one.memory.allocator == "jemalloc" for one in found) is (name == "onnxruntime")
+
+
 def test_refinements_change_one_thing() -> None:
     """Each differs from the winner, and pinning is left out under a quota."""
     winner = changed(BASELINE, engine={"threads": 2}, batching={"max_batch": 8})

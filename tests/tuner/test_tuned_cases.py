@@ -1,58 +1,69 @@
-"""Profiles that a tune keeps, of a model whose rows belong together and of one whose rows do not, answer right."""
+"""Profiles that real tunes keep answer right: of one model of each kind, or of all where TUNED=all says so.
 
+What a tune may keep of the others is in test_keepable.py.
+"""
+
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from tests.cases import CASES, check_same, save_all
+from tests.cases import CASES, Case
 from tests.servers import serving
+from tests.tuner.keepable import Kept, check_alone, check_together, data_of, padded, quantised, questions_of
 
-from tailcut import Client
 from tailcut.runtime.profile import Profile
 
-TUNED = ("mean_of_all", "sentences")
-CLIENTS = 12
+KINDS = (
+    "unnamed_axes",
+    "mean_of_all",
+    "branches",
+    "labels",
+    "padded",
+)  # rows apart, together, unknown; strings; lengths
+ALL = os.environ.get("TUNED") == "all"
+BUDGET = "20s" if ALL else "5s"  # 20 s: the least for static int8
+AT_A_TIME = 2 if ALL else len(KINDS)  # they slow each other down, and what wins is not judged here
 
 
 @pytest.fixture(scope="module")
-def profiles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A short tune of each, with its own requests as data: one group of arrays a request."""
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Case, Kept]]:
+    """A tune of each, with its own requests as data."""
     folder = tmp_path_factory.mktemp("tuned")
-    save_all(folder, {name: CASES[name] for name in TUNED})
-    found = {}
-    for name in TUNED:
-        data = {f"{key}/{n}": array for n, one in enumerate(CASES[name].requests) for key, array in one.items()}
-        np.savez(folder / f"{name}.npz", **data)
-        command = [sys.executable, "-m", "tailcut", "tune", f"{name}.onnx", "--data", f"{name}.npz", "--budget", "5s"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180, check=False)
-        assert done.returncode == 0, done.stderr
-        found[name] = folder / f"{name}.profile.toml"
-    return found
+    cases = CASES | {make.__name__: make(folder) for make in (padded, quantised)}
+    chosen = {name: case for name, case in cases.items() if ALL or name in KINDS}
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        profiles = pool.map(lambda name: tuned(name, chosen[name], folder), chosen)
+        return {name: (chosen[name], profile) for name, profile in zip(chosen, profiles, strict=True)}
 
 
-def test_every_profile_answers_as_the_model_alone(profiles: dict[str, Path], tmp_path: Path) -> None:
-    """From twelve clients at once, each request as onnxruntime answers it alone."""
-    with serving(tmp_path, *profiles.values()) as server:
-        for name in profiles:
-            truths = CASES[name].truths()
-
-            def ask(number: int, name: str = name) -> dict[str, np.ndarray]:
-                with Client(server.url) as client:
-                    return client.infer(name, CASES[name].requests[number % len(CASES[name].requests)])
-
-            with ThreadPoolExecutor(CLIENTS) as pool:
-                for number, answer in enumerate(pool.map(ask, range(4 * CLIENTS))):
-                    truth = truths[number % len(truths)]
-                    assert truth is not None
-                    check_same(answer, truth)
+def tuned(name: str, case: Case, folder: Path) -> Kept:
+    """By the command that a user gives."""
+    onnx.save(case.model, folder / f"{name}.onnx")
+    np.savez(folder / f"{name}.npz", **data_of(case))
+    command = [sys.executable, "-m", "tailcut", "tune", f"{name}.onnx", "--data", f"{name}.npz", "--budget", BUDGET]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    path = folder / f"{name}.profile.toml"
+    return Kept(name, name, path, Profile.load(path).settings, *questions_of(case))
 
 
-def test_only_independent_rows_are_batched(profiles: dict[str, Path]) -> None:
+def test_every_profile_answers_as_the_model_alone(kept: dict[str, tuple[Case, Kept]], tmp_path: Path) -> None:
+    """All in one server: alone, from twelve clients at once, and with more rows than the largest batch."""
+    profiles = [profile for _, profile in kept.values()]
+    with serving(tmp_path, *(profile.path for profile in profiles)) as server:
+        check_alone(server.url, profiles)
+        check_together(server.url, profiles)
+
+
+def test_only_independent_rows_are_batched(kept: dict[str, tuple[Case, Kept]]) -> None:
     """The profile's evidence says what was decided, and dependent models have batches of one request."""
-    decided = {name: Profile.load(path).evidence["rows"]["rows"] for name, path in profiles.items()}
-    assert decided == {name: "independent" if CASES[name].batched else "dependent" for name in TUNED}
-    for name, path in profiles.items():
-        assert CASES[name].batched or Profile.load(path).settings.batching.max_batch == 1
+    for name, (case, profile) in kept.items():
+        rows = Profile.load(profile.path).evidence["rows"]["rows"]
+        assert rows == "independent" or not case.batched or profile.settings.engine.precision == "int8", name
+        assert rows == "independent" or profile.settings.batching.max_batch == 1, name
+        assert rows == "dependent" or case.batched, name

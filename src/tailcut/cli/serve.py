@@ -319,11 +319,15 @@ def _own_names(opened: "Sequence[tuple[Profile, str]]") -> list[str]:
 def _load_allocator(sources: Sequence[str], worker: "Worker | None") -> None:
     """Begin anew on the allocator that a profile names, where it is installed and not loaded yet.
 
-    A worker process has it from the process that started it.
+    A worker process has it from the process that started it. Beside openvino there is none but the system's.
     """
     from tailcut.machine.allocator import PACKAGES, find, is_asked_for, is_loaded, restart_with
 
-    wanted = set() if worker else {settings.memory.allocator for settings in _settings(sources)} - {"system"}
+    settings = [] if worker else _settings(sources)
+    wanted = {one.memory.allocator for one in settings} - {"system"}
+    if wanted and any(one.engine.name == "openvino" for one in settings):
+        _log.warning("openvino cannot run on %s: serving on the system's allocator", " or ".join(sorted(wanted)))
+        return
     for name in sorted(wanted)[:1]:
         library = find(name)
         if library is None:

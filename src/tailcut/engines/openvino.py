@@ -28,6 +28,7 @@ from tailcut.engines.graph_hints import read_hints
 from tailcut.engines.openvino_lane import Lane, wrap
 from tailcut.engines.shape_check import ShapeCheck
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
+from tailcut.machine.allocator import loaded
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.spec import DType, ModelSpec
 
@@ -43,6 +44,9 @@ class OpenVinoEngine:
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         if options.precision in _FLAGS and not _FLAGS[options.precision] & isa_flags():
             raise UnsupportedError(f"this processor has no {_NAMES[options.precision]} instructions: use precision f32")
+        allocator = loaded()
+        if allocator is not None:  # it frees with the C library what came from another one, which ends the process
+            raise UnsupportedError(f"openvino cannot run on {allocator}: take it out of LD_PRELOAD")
         self.options = options
         prepared = prepare(path, options)
         self.hints = read_hints(prepared.graph)

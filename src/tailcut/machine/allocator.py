@@ -41,6 +41,11 @@ def is_loaded(allocator: Allocator, maps: Path = Path("/proc/self/maps")) -> boo
         return False
 
 
+def loaded() -> Allocator | None:
+    """The allocator that this process runs on in place of the C library's."""
+    return next((name for name in PRELOADED if is_loaded(name)), None)
+
+
 def is_asked_for(library: str) -> bool:
     """Whether the loader was told to load it first."""
     return library in os.environ.get("LD_PRELOAD", "").split(":")

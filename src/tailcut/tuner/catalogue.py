@@ -207,7 +207,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "allocation",
         ("memory.allocator", "memory.keep_freed"),
         "the C library's, also told to keep what is freed; jemalloc, mimalloc, tcmalloc",
-        "keeping: glibc. The others: installed, and Linux",
+        "keeping: glibc. The others: installed, Linux, and not openvino",
         "blocks of many megabytes come and go: page faults; many threads allocate",
         "memory that is kept grows",
         "mallopt(3); the allocators' own documentation",

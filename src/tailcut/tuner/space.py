@@ -180,7 +180,9 @@ def refinements(facts: Facts, winner: Settings) -> list[Settings]:
             limit = 4096 if winner.io.direct_bytes > row_bytes else 1 << 30
             found.append(changed(winner, io={"direct_bytes": limit}))
     found.append(changed(winner, memory={"keep_freed": True}))
-    found += [changed(winner, memory={"allocator": name}) for name in facts.allocators]
+    # openvino ends a process that runs on another one.
+    allocators = facts.allocators if winner.engine.name != "openvino" else ()
+    found += [changed(winner, memory={"allocator": name}) for name in allocators]
     if spec.fixed_rows and winner.batching.bind:
         found.append(changed(winner, memory={"lock": True}))
     return [settings for settings in found if settings != winner]

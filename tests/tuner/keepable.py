@@ -1,0 +1,227 @@
+"""Profiles that a tune may keep of a model: settings of its own search space, small changes included.
+
+A tune is a `Search` here, so that what is offered, quantised and judged is what `tailcut tune` offers, quantises and
+judges; only what is timed is left out.
+"""
+
+import copy
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+from tests.cases import Arrays, Case, check_same
+from tests.engines.models import convolution, masked_mean, perceptron
+
+from tailcut import Client
+from tailcut.engines.base import U8Input
+from tailcut.lab.load import Target
+from tailcut.runtime.profile import Profile, Settings
+from tailcut.tuner.accuracy import compare
+from tailcut.tuner.gate import Gate
+from tailcut.tuner.pixels import as_pixels
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.search import Search
+from tailcut.tuner.space import RUNG_FIELDS, engine_choices, refinements, serving_choices, with_fields
+
+Answer = tuple[int, Arrays]  # the place of the request, and what came back
+CLIENTS = 12
+_TURNS = 2  # requests of each client to each model
+BOUND = 0.999  # as `--accuracy` has it where nothing is said
+# For twice the error: it is judged beside the spread of what is asked, and the gate asks other requests.
+_NEAR = 0.996
+BYTES = U8Input(scale=(1 / 255,), offset=(-0.5,))
+_BUDGET_S = 20.0  # the least for which a tune quantises the model
+_ALONE_US = 100.0  # what one row is said to take: queue delays are shares of it
+_GATE_S = 1.0  # for what it has to decide: more than a race gives it, so that it is as sure as at the end
+_LARGEST_BATCH = 128  # that is ever tried
+
+
+def data_of(case: Case) -> Arrays:
+    """Its requests as a data file has them: one group of arrays a request."""
+    return {f"{name}/{n}": array for n, request in enumerate(case.requests) for name, array in request.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """One profile under a name of its own, the requests to ask it and the right answers to them."""
+
+    model: str
+    name: str
+    path: Path
+    settings: Settings
+    requests: Sequence[Arrays]
+    truths: Sequence[Arrays]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the accuracy gate has nothing to decide: float32, and nothing is filled up."""
+        return self.settings.engine.precision == "f32" and self.settings.batching.padding is None
+
+    def check(self, answers: Sequence[Answer]) -> None:
+        """Each is that to the request alone, as near as the gate allows."""
+        truths = [self.truths[place] for place, _ in answers]
+        outputs = [found for _, found in answers]
+        if self.settings.engine.precision == "f32":
+            for found, truth in zip(outputs, truths, strict=True):
+                check_same(found, truth)
+        else:
+            verdict = compare(truths, outputs, _NEAR)
+            assert verdict.right, f"{self.name}, {self.settings.describe()}: {verdict.reason}"
+
+
+def check_alone(url: str, profiles: Sequence[Kept]) -> None:
+    """Ask each of its requests by itself."""
+    with Client(url) as client:
+        for one in profiles:
+            one.check([(place, client.infer(one.name, request)) for place, request in enumerate(one.requests)])
+
+
+def check_together(url: str, profiles: Sequence[Kept]) -> None:
+    """Have twelve clients ask one model at the same time, each another request; then the next model."""
+    start = threading.Barrier(CLIENTS)
+
+    def ask(first: int) -> dict[str, list[Answer]]:
+        answers: dict[str, list[Answer]] = {}
+        with Client(url) as client:
+            for one in profiles:
+                start.wait(60)
+                places = [(first + turn) % len(one.requests) for turn in range(_TURNS)]
+                answers[one.name] = [(place, client.infer(one.name, one.requests[place])) for place in places]
+        return answers
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        found = list(pool.map(ask, range(CLIENTS)))
+    for one in profiles:
+        one.check([answer for answers in found for answer in answers[one.name]])
+
+
+def questions_of(case: Case) -> tuple[list[Arrays], list[Arrays]]:
+    """A case's requests and one of more rows than the largest batch, where it has rows; with the right answers."""
+    requests = [*case.requests, _many_rows(case)] if case.batched else case.requests
+    truths = [truth for truth in replace(case, requests=requests).truths() if truth is not None]
+    assert len(truths) == len(requests), "the model refuses a request of its own"
+    return requests, truths
+
+
+class Tune:
+    """What a tune of one model would choose from; `close` removes its quantised copies."""
+
+    def __init__(self, case: Case, name: str, folder: Path, normalize: U8Input | None = None) -> None:
+        self._name = name
+        self._folder = folder
+        self._model = folder / f"{name}.onnx"
+        onnx.save(case.model, self._model)
+        wanted = Wanted(self._model, data_of(case), budget_s=_BUDGET_S, normalize=normalize)
+        self._search = Search(wanted, lambda event: None)
+        self._search._calibrate()
+        self._requests, self._truths = questions_of(case)
+
+    def offered(self) -> list[Settings]:
+        """Everything that may race."""
+        facts = self._search._facts
+        return [s for engine in engine_choices(facts) for s in serving_choices(facts, engine, _ALONE_US)]
+
+    def refined(self, settings: Settings) -> Settings:
+        """The settings with all small changes at once that a tune tries on them, but for the number of processes."""
+        refined = settings
+        for change in refinements(self._search._facts, settings):
+            if change.io.workers == 1:
+                refined = with_fields(refined, change, _differing(change, settings))
+        return refined
+
+    def profile(self, settings: Settings, number: int) -> Kept:
+        """A profile file as a tune writes it."""
+        name = f"{self._name}.{number}"
+        profile = Profile.of_model(self._model, settings, name)
+        profile = msgspec.structs.replace(profile, samples=self._search._servers.samples)
+        if settings.engine.precision == "int8_static":
+            profile = profile.with_quantized(self._search._copies[settings.engine.name].path)
+        path = self._folder / f"{name}.profile.toml"
+        profile.save(path)
+        fold, requests = settings.engine.u8_input, self._requests
+        if fold is not None:
+            requests = [as_pixels(fold, self._search._spec, request) for request in requests]
+        return Kept(self._name, name, path, settings, requests, self._truths)
+
+    def passes(self, kept: Kept, target: Target) -> bool:
+        """Whether the accuracy gate lets one of its profiles pass."""
+        questions = copy.copy(self._search._gate._questions)  # the tune's own, asked under this name
+        questions.spec = replace(questions.spec, name=kept.name)
+        return Gate(questions, BOUND).check(target, kept.settings, 0.0 if kept.exact else _GATE_S).right
+
+    def close(self) -> None:
+        """Remove the quantised copies."""
+        self._search._folder.cleanup()
+
+
+def _many_rows(case: Case) -> Arrays:
+    """One request with more rows than the largest batch."""
+    first = case.requests[0]
+    return {name: np.concatenate([array] * (_LARGEST_BATCH + 9)) for name, array in first.items()}
+
+
+def _differing(one: Settings, other: Settings) -> tuple[str, ...]:
+    fields = [field for rung in RUNG_FIELDS.values() for field in rung]
+    return tuple(field for field in fields if attrgetter(field)(one) != attrgetter(field)(other))
+
+
+def quantised(path: Path) -> Case:
+    """Layers with weights enough for int8, data enough to quantise with, and a number: int8 changes a near choice."""
+    random = np.random.default_rng(0)
+    requests = [{"x": random.standard_normal((1 + n % 3, 32)).astype(np.float32)} for n in range(24)]
+    return Case(onnx.load(perceptron([32, 64, 1], path / "quantised.onnx")), requests, batched=True)
+
+
+def padded(path: Path) -> Case:
+    """A mask, so that the filling of a bucket does not count."""
+    requests = []
+    for length, rows in ((3, 1), (7, 2), (12, 1), (19, 3), (7, 1), (30, 1)):
+        ids = np.random.default_rng(length).integers(1, 32, (rows, length))
+        requests.append({"ids": ids, "mask": np.ones_like(ids)})
+    return Case(onnx.load(masked_mean(path / "padded.onnx")), requests, batched=True)
+
+
+def images(path: Path) -> Case:
+    """Pixels, as a model takes them: clients send them as they are (BYTES)."""
+    random = np.random.default_rng(0)
+    sizes = (1, 2, 1, 5, 1, 3)
+    pixels = [random.integers(0, 256, (rows, 3, 8, 8)) for rows in sizes]
+    (scale,), (offset,) = BYTES.scale, BYTES.offset
+    requests = [{"image": (one * scale + offset).astype(np.float32)} for one in pixels]
+    return Case(onnx.load(convolution(path / "images.onnx")), requests, batched=True)
+
+
+def covering(choices: Iterable[Settings], traits: Callable[[Settings], Iterator[Hashable]]) -> list[Settings]:
+    """Few of the settings that together have every trait, each taken for as many new ones as possible."""
+    left = {one: set(traits(one)) for one in choices}
+    chosen: list[Settings] = []
+    while left:
+        best = max(left, key=lambda one: len(left[one]))
+        new = left.pop(best)
+        chosen.append(best)
+        left = {one: rest for one, had in left.items() if (rest := had - new)}
+    return chosen
+
+
+def traits_of(settings: Settings) -> Iterator[Hashable]:
+    """Threads and instances, precision, dispatch and batch size of each engine; each dispatch with each batch size;
+    delays and padding with each of those. Spinning is left out: it takes a core, and changes no answer."""
+    engine, batching = settings.engine, settings.batching
+    yield engine.name, engine.precision
+    yield engine.name, engine.threads, engine.instances
+    yield engine.name, batching.dispatch
+    yield engine.name, batching.max_batch
+    yield batching.dispatch, batching.max_batch
+    if batching.hold_us:
+        yield engine.name, batching.hold_us
+        yield "delay", batching.max_batch
+    if batching.padding is not None:
+        yield engine.name, batching.padding
+        yield batching.padding, batching.dispatch
+        yield batching.padding, batching.max_batch

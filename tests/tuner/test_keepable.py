@@ -1,0 +1,96 @@
+"""Whatever a tune may keep answers right: alone, from twelve clients at once, with more rows than the largest batch.
+
+Every model of tests/cases.py, and one for each setting that none of them is offered, under settings that together have
+every value of the search space; many of them in one server, as many models share one in real life.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from tests.cases import CASES
+from tests.servers import Server, serving
+from tests.tuner.keepable import (
+    BYTES,
+    Kept,
+    Tune,
+    check_alone,
+    check_together,
+    covering,
+    images,
+    padded,
+    quantised,
+    traits_of,
+)
+
+from tailcut.lab.load import Target
+from tailcut.runtime.profile import Settings
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server, what it was given, and what of that a tune may keep."""
+
+    server: Server
+    offered: list[Kept]
+    kept: list[Kept]
+
+
+@pytest.fixture(scope="module")
+def tunes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Tune]]:
+    """What a tune of each model would choose from."""
+    folder = tmp_path_factory.mktemp("models")
+    cases = CASES | {make.__name__: make(folder) for make in (quantised, padded, images)}
+    tunes = {name: Tune(case, name, folder, BYTES if name == "images" else None) for name, case in cases.items()}
+    yield tunes
+    for tune in tunes.values():
+        tune.close()
+
+
+def raced(tune: Tune, engine: str) -> list[Settings]:
+    """What races, with all values of the space between them."""
+    return [one for one in covering(tune.offered(), traits_of) if one.engine.name == engine]
+
+
+def refined(tune: Tune, place: int) -> list[Settings]:
+    """With the small changes, one of each engine; another one for another place."""
+    kinds: dict[str, list[Settings]] = {}
+    for one in covering(tune.offered(), traits_of):
+        kinds.setdefault(one.engine.name, []).append(one)
+    return [tune.refined(several[place % len(several)]) for several in kinds.values()]
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino", "refined"])
+def served(
+    request: pytest.FixtureRequest, tunes: dict[str, Tune], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """A server of profiles of all models, and those that the accuracy gate lets pass."""
+    offered = []
+    for place, tune in enumerate(tunes.values()):
+        chosen = refined(tune, place) if request.param == "refined" else raced(tune, request.param)
+        offered += [tune.profile(settings, number) for number, settings in enumerate(chosen)]
+    with serving(tmp_path_factory.mktemp("server"), *(one.path for one in offered)) as server:
+        target = Target(server.host, server.port)
+        yield Served(server, offered, [one for one in offered if tunes[one.model].passes(one, target)])
+        assert server.stop() == 0
+
+
+def test_what_the_gate_refuses(served: Served) -> None:
+    """Nothing in float32 that fills nothing up; of the rest not all, so that some of each is asked below."""
+    refused = [one for one in served.offered if one not in served.kept]
+    assert not [one.name for one in refused if one.exact]
+    padding = [{one.model for one in several if one.settings.batching.padding} for several in (refused, served.kept)]
+    assert padding[0] <= {"sentences"}  # no mask tells it what is filling
+    assert padding[1] <= {"padded"}
+    precisions = [{one.settings.engine.precision for one in several} for several in (served.offered, served.kept)]
+    assert precisions[0] == precisions[1]
+
+
+def test_alone(served: Served) -> None:
+    """Each request by itself, one of them with more rows than any batch has."""
+    check_alone(served.server.url, served.kept)
+
+
+def test_from_many_clients_at_once(served: Served) -> None:
+    """Twelve of them ask one model at the same time, each another request."""
+    check_together(served.server.url, served.kept)
