@@ -257,8 +257,8 @@ MANY = {  # connections or streams, of which each does little
     "50 connections, 20 bodies of 56 KB of lists": Hostile(
         lambda: _json("sequence", [14_000, 1], b"[" + b"[0]," * 13_999 + b"[0]]") * 20, connections=50
     ),
-    "50 connections, 20 bodies of 12 KB of lists": Hostile(
-        lambda: _json("sequence", [3000, 1], b"[" + b"[0]," * 2999 + b"[0]]") * 20, connections=50
+    "50 connections, 30 bodies of 7 KB of lists": Hostile(
+        lambda: _json("sequence", [1800, 1], b"[" + b"[0]," * 1799 + b"[0]]") * 30, connections=50
     ),
     "100 connections, 20 bodies of a thousand chunks": Hostile(lambda: _chunks(*[b"x"] * 1000) * 20, connections=100),
     "200 connections, 500 pipelined questions": Hostile(lambda: _get("/v2/health/live", 500), connections=200),

@@ -460,6 +460,19 @@ def test_much_at_once_is_done_in_turns() -> None:
     assert paths(events) == [b"/a"] * 900
 
 
+def test_without_time_bytes_are_kept() -> None:
+    """What waits for us is not a frame that arrives too slowly; one whose end is missing is."""
+    made = connection()
+    data = request(1)
+    assert made.receive(data, 5.0, 0) == []
+    assert made.pending
+    assert made.partial_since == 0.0
+    assert made.receive(request(3)[:5], 6.0, 0) == []
+    assert paths(made.receive(b"", 7.0)) == [b"/a"]
+    assert not made.pending
+    assert made.partial_since == 7.0
+
+
 def test_large_answers_go_out_in_bursts() -> None:
     """A megabyte at a time, the streams in turn, each whole in the end; parts may be of any size."""
     opened = [request(stream) for stream in (1, 3)]

@@ -22,7 +22,7 @@ from tailcut.server.admission import QUESTION_BYTES, Kind, Plan
 from tailcut.server.express import Group
 from tailcut.server.hub import Hub
 from tailcut.server.replies import CLOSE, END, Refusal, dated, error_reply, failure_reply, response_head
-from tailcut.server.step_runner import Job
+from tailcut.server.step_runner import LITTLE_BYTES, Job
 from tailcut.wire.http1 import ChunkedBody, Head
 from tailcut.wire.inflate import AUTO, inflate, inflate_in_steps
 from tailcut.wire.v2 import (
@@ -138,7 +138,8 @@ class Answering(asyncio.BufferedProtocol):
                 body = bytes(body)  # it may lie in the buffer that everybody reads into
             self._stage = Stage.ANSWER
             self._charge(len(body))
-            self._job = self._hub.steps.start(self._infer_in_steps(plan, body), self._infer_ready)
+            begun = self._pipelines or len(body) > LITTLE_BYTES or plan.encoding is not None
+            self._job = self._hub.steps.start(self._infer_in_steps(plan, body), self._infer_ready, begun=begun)
             return
         try:
             self._knock(served.model, plan, body)

@@ -18,6 +18,7 @@ from tailcut.runtime.batch import Ticket
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.answering import LONG_WAY, WAITS_S, Answering, Stage
 from tailcut.server.replies import CONTINUE, Refusal, dated, error_reply, failure_reply
+from tailcut.server.step_runner import LITTLE_BYTES
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial
 from tailcut.wire.v2 import parse_lead, schedule_of
 
@@ -138,7 +139,7 @@ class HttpConnection(Answering):
         at = 0
         while at < size and self._stage is Stage.HEAD and not self._paused:
             if not self._hub.steps.has_time():
-                self._wait_for_time()
+                self._wait_for_time(size - at)
                 break
             end = at + len(self._head)
             if end <= size and self._edition == self._hub.edition and data.startswith(self._head, at):
@@ -167,12 +168,12 @@ class HttpConnection(Answering):
             self._pipelines = self._pipelines or at > 0
             self._held = bytes(data[at:size])
 
-    def _wait_for_time(self) -> None:
-        """Go on when others have had their turn; nothing more is read meanwhile."""
+    def _wait_for_time(self, size: int) -> None:
+        """Go on with so many bytes when others have had their turn; nothing more is read meanwhile."""
         self.transport.pause_reading()
         if not self._queued:
             self._queued = True
-            self._hub.steps.later(self._go_on, begun=self._pipelines)
+            self._hub.steps.later(self._go_on, begun=self._pipelines or size > LITTLE_BYTES)
 
     def _go_on(self) -> None:
         self._queued = False
@@ -351,7 +352,7 @@ class HttpConnection(Answering):
         if len(lead) < min(json_size, plan.length):
             return
         if not self._hub.steps.has_time():
-            self._wait_for_time()
+            self._wait_for_time(len(lead))
             return
         self._lead, self._held = b"", lead[plan.length :]
         lead = lead[: plan.length]
@@ -421,7 +422,7 @@ class HttpConnection(Answering):
             if self._hub.steps.has_time():
                 self._next()
             else:
-                self._wait_for_time()
+                self._wait_for_time(len(self._held))
         elif self._stage is Stage.LEAD:
             self._lead += data
             self._take_lead()

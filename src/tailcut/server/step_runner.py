@@ -16,6 +16,7 @@ from typing import Any
 AT_ONCE_NS = 2_500_000  # of a pass, for what its connections bring
 TURN_NS = 1_000_000  # of a pass, for the queue
 SLICE_NS = 100_000  # for one entry of the queue, before the next one
+LITTLE_BYTES = 2048  # of a message: it is read in less than a millisecond, whatever it is
 _log = logging.getLogger("tailcut")
 _now_ns = time.monotonic_ns
 
@@ -69,11 +70,12 @@ class StepRunner:
         (self._begun if begun else self._new).append(go_on)
         self._be_due()
 
-    def start(self, steps: Generator[None, None, Any], done: Callable[[Any, Exception | None], None]) -> Job:
-        """Run a generator from the loop's next pass on."""
+    def start(
+        self, steps: Generator[None, None, Any], done: Callable[[Any, Exception | None], None], *, begun: bool = True
+    ) -> Job:
+        """Run a generator from the loop's next pass on; as in `later`, where it wants little, it has not `begun`."""
         job = Job(steps, done)
-        self._new.append(lambda: self._step(job))
-        self._be_due()
+        self.later(lambda: self._step(job), begun=begun)
         return job
 
     def _be_due(self) -> None:

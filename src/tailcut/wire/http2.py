@@ -124,7 +124,7 @@ class Http2Connection(Streams[H]):
             if end or not self._rest:
                 self.partial_since = now
             self._rest = data[end:]
-            if not self._rest and self._block is None:
+            if self.pending or (not self._rest and self._block is None):  # what waits for us is not late
                 self.partial_since = 0.0
         except Http2Error as error:
             self._rest, self.pending = b"", False

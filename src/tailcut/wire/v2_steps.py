@@ -37,7 +37,7 @@ from tailcut.wire.v2_tensors import (
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
-AT_ONCE_BYTES = 16 * 1024  # read in one go, in 4 ms at worst: short lists or strings by the thousand
+AT_ONCE_BYTES = 8 * 1024  # read in one go, in 2 ms at worst: short lists or strings by the thousand
 STEP_BYTES = 64 * 1024  # of JSON read between two pauses
 STEP_ELEMENTS = 16 * 1024  # of an answer's numbers, written as JSON between two pauses
 _STEP_OF_STRINGS = 16 * 1024  # bytes of a list of strings
