@@ -3,6 +3,7 @@
 import pytest
 
 from tailcut.tuner.budget import Plan
+from tailcut.tuner.verification import told_within, verification_s
 
 
 @pytest.mark.parametrize("budget", [5.0, 30.0, 120.0, 600.0])
@@ -63,3 +64,13 @@ def test_after_an_exhaustive_race_the_rest_has_its_time() -> None:
     assert plan.end == pytest.approx(end + 200.0)
     assert plan.refine_until > race_until + 200.0
     assert plan.spent_s(300.0) == 300.0
+
+
+def test_what_a_slow_model_can_be_verified_by() -> None:
+    """The tail where there is time for it; the budget is kept in any case."""
+    assert told_within(60.0, 1000.0, 3) == "p99"
+    assert told_within(60.0, 10.0, 3) == "p95"
+    assert told_within(1.0, 10.0, 3) == "p50"
+    plan = Plan(0.0, 60.0)
+    plan.needs_verification_s(min(verification_s(10.0, 3), plan.most_verify_s))
+    assert plan.expected_s == pytest.approx(60.0)

@@ -138,6 +138,7 @@ def test_compressed_messages() -> None:
         (b"gzip", compressed(gzip.compress(b"x" * 900)[:-9]), Status.INTERNAL),
         (b"gzip", compressed(gzip.compress(bytes(100_000))), Status.RESOURCE_EXHAUSTED),
     ],
+    ids=["not announced", "another flag", "rubbish", "no end", "too large"],
 )
 def test_compression_that_is_refused(encoding: bytes, data: bytes, status: Status) -> None:
     """Flags that mean nothing, rubbish, and a small message that would be a large one."""

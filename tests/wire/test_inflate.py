@@ -24,7 +24,9 @@ def finish(steps: Generator[None, None, bytearray]) -> tuple[int, bytearray]:
 PLAIN = bytes(range(256)) * 4000
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(PLAIN), zlib.compress(PLAIN), gzip.compress(PLAIN, 0)])
+@pytest.mark.parametrize(
+    "packed", [gzip.compress(PLAIN), zlib.compress(PLAIN), gzip.compress(PLAIN, 0)], ids=["gzip", "deflate", "stored"]
+)
 def test_what_comes_out_is_charged_as_it_comes(packed: bytes) -> None:
     """The plain bytes, and each of them charged, in pieces of 128 KB at most."""
     charged: list[int] = []
@@ -55,7 +57,11 @@ def test_who_charges_may_refuse() -> None:
         next(inflate_in_steps(gzip.compress(PLAIN), len(PLAIN), refuse))
 
 
-@pytest.mark.parametrize("packed", [b"rubbish", b"", gzip.compress(PLAIN)[:-9], gzip.compress(PLAIN)[:100]])
+@pytest.mark.parametrize(
+    "packed",
+    [b"rubbish", b"", gzip.compress(PLAIN)[:-9], gzip.compress(PLAIN)[:100]],
+    ids=["rubbish", "nothing", "no end", "a beginning"],
+)
 def test_what_is_no_stream(packed: bytes) -> None:
     """Is refused."""
     with pytest.raises(InvalidInputError):

@@ -88,7 +88,7 @@ def tune(
     ] = None,
     cpus: Annotated[int | None, typer.Option(help="Size the search space to this many CPUs.", min=1)] = None,
     budget: Annotated[
-        str, typer.Option(help="Time to spend; the p99 of a slow model may take longer, which is said first.")
+        str, typer.Option(help="Time to spend; where it is too short for a p99, p95 or p50 is verified.")
     ] = "120s",
     accuracy: Annotated[str, typer.Option(help="Least cosine with the float32 answers, or exact.")] = "0.999",
     metric: Annotated[

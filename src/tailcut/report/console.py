@@ -186,16 +186,17 @@ def comparison_summary(record: Mapping[str, Any]) -> RenderableType:
 def headline(result: Mapping[str, Any]) -> str:
     """What was gained, in one honest sentence of rich markup."""
     checked = result["verification"]
-    ratio = checked["p99_ratio"]
+    ratio = checked.get("tail_ratio") or checked["p99_ratio"]
     if ratio is None:
-        return "the samples are too few to tell p99: raise --budget or --rate"
+        return "the samples are too few to tell the tail: raise --budget or --rate"
+    of = ratio.get("of", "p99")
     if ratio["high"] < 1:
         said = (
-            f"[green]p99 is {1 / ratio['point']:.2f} times shorter than the baseline's[/] "
+            f"[green]{of} is {1 / ratio['point']:.2f} times shorter than the baseline's[/] "
             f"({1 / ratio['high']:.2f} to {1 / ratio['low']:.2f}, 99 % interval)"
         )
     else:
-        said = f"p99 was not proven better: x{ratio['point']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        said = f"{of} was not proven better: x{ratio['point']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
     against = checked["reference_p99_ratio"]
     if against is not None:
         said += f"; x{against['point']:.2f} of the reference's ({against['low']:.2f} to {against['high']:.2f})"

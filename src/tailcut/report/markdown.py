@@ -51,7 +51,7 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
         heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", "requests/s", "CPU a request"]
         parts.append(_table(heads, rows))
         parts.append(
-            f"p99 to the baseline {ratio(checked['p99_ratio'])}, to the reference "
+            f"{_tail(checked)} to the baseline, p99 to the reference "
             f"{ratio(checked['reference_p99_ratio'])}; throughput {ratio(checked['throughput_ratio'])}."
         )
         if more_traffic(result):
@@ -170,6 +170,11 @@ def _details(command: str, machine: Mapping[str, Any]) -> str:
     names = ("cpu", "usable_cpus", "isa", "system", "python")
     facts = ", ".join(f"{name} {machine[name]}" for name in names if name in machine)
     return f"<details><summary>command and machine</summary>\n\n{_code(command)}\n\n{plain(facts)}\n\n</details>"
+
+
+def _tail(checked: Mapping[str, Any]) -> str:
+    found = checked.get("tail_ratio") or checked["p99_ratio"]
+    return f"{found.get('of', 'p99') if found else 'p99'} {ratio(found)}"
 
 
 def _interval(entry: Mapping[str, Any]) -> str:

@@ -85,27 +85,28 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
     checked = result["verification"]
     if checked is None:
         return "Not verified", "The tune was interrupted. The profile holds the best settings found until then."
-    found, samples = checked["p99_ratio"], checked["tuned"]["samples"]
+    found, samples = checked.get("tail_ratio") or checked["p99_ratio"], checked["tuned"]["samples"]
     if found is None:
         return (
-            "p99 unknown",
-            f"{samples:,} samples cannot tell p99: it takes 459 in each arm. Raise the budget or the rate.",
+            "Tail unknown",
+            f"{samples:,} samples cannot tell it: the p99 takes 459 in each arm. Raise the budget or the rate.",
         )
+    of = found.get("of", "p99")
     size = f"{samples:,} requests in each arm"
     bounds = f"99 % interval x{found['low']:.2f} to x{found['high']:.2f}, {size}"
     if found["high"] < 1:
         gain = f"99 % interval {_times(found['high'])} to {_times(found['low'])}, {size}"
         rate = f"{result['objective']['rate']:,.6g} a second"
         return (
-            f"p99 {_times(found['point'])} shorter",
+            f"{of} {_times(found['point'])} shorter",
             f"than the baseline at the same offered rate of {rate} ({gain}).",
         )
     if found["low"] > 1:
         return (
-            "p99 got longer",
+            f"{of} got longer",
             f"x{found['point']:.2f} of the baseline's ({bounds}). Do not use this profile; tune again.",
         )
-    return "No proven gain", f"p99 is x{found['point']:.2f} of the baseline's ({bounds}): not to be told apart."
+    return "No proven gain", f"{of} is x{found['point']:.2f} of the baseline's ({bounds}): not to be told apart."
 
 
 def more_traffic(result: Mapping[str, Any]) -> str:

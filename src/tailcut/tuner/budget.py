@@ -49,6 +49,11 @@ class Plan:
         left_s = _STARTING * (self.race_until - now)
         return max(_FEWEST_FINALISTS, min(most, int(left_s / max(start_s + self.check_s, 1e-9))))
 
+    @property
+    def most_verify_s(self) -> float:
+        """The most that the verification may take of the budget."""
+        return _MOST_VERIFY * self.budget_s
+
     def needs_verification_s(self, seconds: float) -> None:
         """A p99 of each arm takes so long: the search gives way to it, up to a point."""
         self.needed_s = seconds
@@ -140,7 +145,7 @@ class Plan:
     @property
     def _search_s(self) -> float:
         """What is left for everything before the verification."""
-        return self.budget_s - min(self.verify_s, _MOST_VERIFY * self.budget_s)
+        return self.budget_s - min(self.verify_s, self.most_verify_s)
 
     def _at(self, share: float) -> float:
         return self.began + self.extra_s + share * self._search_s / (1 - _VERIFY)

@@ -11,7 +11,7 @@ from tailcut.lab.trial import ArmRuns
 from tailcut.runtime.profile import Settings
 from tailcut.stats import Sample, paired_ratio_interval, percentile, percentile_interval, samples_needed
 from tailcut.tuner.finalists import Predicted, pareto
-from tailcut.tuner.race import percentiles_ms, pooled, throughput_ratio
+from tailcut.tuner.race import QUANTILES, percentiles_ms, pooled, throughput_ratio
 from tailcut.tuner.records import Outcome
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
@@ -83,7 +83,7 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
             kept[arm] = {
                 name: value for name, value in checked[arm].items() if name not in _SHOWN_ONLY and value is not None
             }
-        for name in ("p99_ratio", "throughput_ratio", "cpu_ratio", "reference_p99_ratio", "highest_rate"):
+        for name in ("p99_ratio", "tail_ratio", "throughput_ratio", "cpu_ratio", "reference_p99_ratio", "highest_rate"):
             if checked[name] is not None:
                 kept[name] = checked[name]
     if found["quantized"] is not None:
@@ -108,6 +108,7 @@ def _verification(outcome: Outcome, seed: int, slo_ms: float | None, memory_byte
     for name, other in against.items():
         known = min(len(tuned.latencies), len(other.latencies)) >= samples_needed(0.99)
         found[name] = interval_record(pooled(tuned, other, 0.99, seed)) if known else None
+    found["tail_ratio"] = _tail_ratio(tuned, baseline, seed)
     found["clients"] = outcome.clients
     found["cpu_ratio"] = _cpu_ratio(tuned, baseline)
     for name in arms:
@@ -131,6 +132,15 @@ def _verification(outcome: Outcome, seed: int, slo_ms: float | None, memory_byte
     if slo_ms is not None:
         found["slo_met"] = met(found["tuned"]["p99_interval_ms"], slo_ms)
     return found
+
+
+def _tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> dict[str, Any] | None:
+    """The ratio of the percentile furthest in the tail that both samples can tell, and which one that is."""
+    samples = min(len(tuned.latencies), len(baseline.latencies))
+    for name, q in QUANTILES.items():
+        if samples >= samples_needed(q):
+            return {"of": name, **interval_record(pooled(tuned, baseline, q, seed))}
+    return None
 
 
 def met(bounds: Sequence[float] | None, limit: float) -> bool | None:

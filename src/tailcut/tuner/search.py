@@ -6,6 +6,7 @@ race in `finalists`, who wins in `racing` and `heats`, what is right in `gate`. 
 claims comes from the verification alone.
 """
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,7 @@ from tailcut.tuner.space import (
     up_to,
     without,
 )
-from tailcut.tuner.verification import verification_s, verify
+from tailcut.tuner.verification import told_within, verification_s, verify
 from tailcut.tuner.waterfall import effect, waterfall
 from tailcut.tuner.ways import PROBED, measure_ways, way_settings, with_adaptive
 
@@ -213,16 +214,17 @@ class Search:
         return found
 
     def _plan_verification(self, found: Baseline) -> None:
-        """Leave the verification the time that its p99 takes, and say so where the tune takes longer by that."""
-        plan = self._plan
-        plan.needs_verification_s(verification_s(found.rate, len(self._arms_verified())))
-        if plan.expected_s > 1.1 * plan.budget_s:
-            self._tell(Expected(plan.expected_s))
+        """Leave the verification the time that its p99 takes; say what the budget can tell where that is too little."""
+        plan, arms = self._plan, len(self._arms_verified())
+        needed_s = verification_s(found.rate, arms)
+        plan.needs_verification_s(min(needed_s, plan.most_verify_s))
+        if needed_s > plan.most_verify_s:
+            told = told_within(plan.most_verify_s, found.rate, arms)
+            budget_s = 10 * math.ceil(needed_s / plan.most_verify_s * plan.budget_s / 10)
             self._tell(
                 Phase(
-                    f"the p99 of a model this slow needs {plan.verify_s:,.0f} s of verification: the tune takes about "
-                    f"{plan.expected_s:,.0f} s instead of {plan.budget_s:g} s (Ctrl-C keeps the best so far; a higher "
-                    f"--rate needs less)"
+                    f"the p99 of a model this slow takes {needed_s:,.0f} s to verify: within {plan.budget_s:g} s the "
+                    f"tune verifies its {told} (--budget {budget_s}s for the p99, or a higher --rate)"
                 )
             )
 

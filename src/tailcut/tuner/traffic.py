@@ -6,6 +6,8 @@ higher each time, until its p99 is shown to lie over the limit. What lies betwee
 machine's noise did not make: two servers that are alike show none.
 """
 
+import time
+
 import numpy as np
 
 from tailcut.lab.trial import Arm, ArmRuns, open_block
@@ -69,13 +71,14 @@ class Traffic:
         self._tuned, self._baseline, self._highest = tuned, baseline, highest
         self._overload = Overload(limit_ms, rate)
 
-    def measure(self, verified: ArmRuns, seconds: float, seed: int) -> None:
+    def measure(self, verified: ArmRuns, seconds: float, seed: int, until: float) -> None:
         """One block of each.
 
         Args:
             verified: the baseline's blocks at the rate of the verification.
             seconds: for the tuned server's block, at least.
             seed: of the arrivals.
+            until: on the monotonic clock; no block of the baseline is begun that would end later.
         """
         if not self._highest:
             return
@@ -84,8 +87,8 @@ class Traffic:
         length_s = max(seconds, limits_s)
         open_block([self._tuned], [self.runs], rate=self._highest, duration_s=length_s, seed=seed)
         overload.add_verified(verified.latencies)
-        if overload.found is None and overload.rate < self._highest:
-            length_s = max(_SHORTEST_S, limits_s, _BASELINE_SAMPLES / overload.rate)
+        length_s = max(_SHORTEST_S, limits_s, _BASELINE_SAMPLES / overload.rate)
+        if overload.found is None and overload.rate < self._highest and time.monotonic() + length_s < until:
             runs = ArmRuns()
             open_block([self._baseline], [runs], rate=overload.rate, duration_s=length_s, seed=seed)
             overload.add(runs.latencies, runs.errors)

@@ -14,6 +14,7 @@ from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 from tailcut.stats import samples_needed
 from tailcut.tuner.budget import Plan
+from tailcut.tuner.race import QUANTILES
 from tailcut.tuner.racing import LEAST_BLOCK_S, Load
 from tailcut.tuner.records import Outcome
 from tailcut.tuner.traffic import Traffic
@@ -31,9 +32,15 @@ _SPARE = 1.15  # more samples than the p99 needs
 _OPEN_SHARE, _CLOSED_SHARE = 0.6, 0.15  # of what is left
 
 
-def verification_s(rate: float, arms: int) -> float:
-    """How long the p99 of so many arms takes at a rate, with all that is measured beside it."""
-    return _AROUND * arms * _SPARE * samples_needed(0.99) / rate
+def verification_s(rate: float, arms: int, q: float = QUANTILES["p99"]) -> float:
+    """How long the q-percentile of so many arms takes at a rate, with all that is measured beside it."""
+    return _AROUND * arms * _SPARE * samples_needed(q) / rate
+
+
+def told_within(seconds: float, rate: float, arms: int) -> str:
+    """The percentile furthest in the tail that so many seconds of verification can tell."""
+    *tails, median = QUANTILES
+    return next((name for name in tails if verification_s(rate, arms, QUANTILES[name]) <= seconds), median)
 
 
 def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *, seed: int) -> None:
@@ -43,7 +50,8 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
     traffic = Traffic(arms["tuned"], arms["baseline"], highest, outcome.rate, limit_ms)
     runs = {name: ArmRuns() for name in arms}
     left_s = plan.verification_s(time.monotonic())
-    needed_s = _SPARE * samples_needed(0.99) / outcome.rate
+    enough = samples_needed(QUANTILES[told_within(_NEAR * left_s, outcome.rate, len(arms))])
+    needed_s = _SPARE * enough / outcome.rate
     open_s = max(_OPEN_SHARE * left_s / len(arms), needed_s) / _ROUNDS
     # Closed blocks have a least length: where there is no time for one each round, there is one every few rounds.
     each_s = _CLOSED_SHARE * left_s / len(arms)
@@ -56,9 +64,9 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
         open_block(list(arms.values()), list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=fresh)
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
-        traffic.measure(runs["baseline"], open_s / 2, fresh)
+        traffic.measure(runs["baseline"], open_s / 2, fresh, plan.end)
         now = time.monotonic()
-        known = min(len(run.latencies) for run in runs.values()) >= samples_needed(0.99)
+        known = min(len(run.latencies) for run in runs.values()) >= enough
         if 2 * now - began > plan.end and (known or number + 1 >= _ROUNDS) and number + 1 >= _FEWEST_ROUNDS:
             break
     outcome.noise.add_runs(traffic.runs)
