@@ -1,12 +1,13 @@
 """The same tail with more traffic: a rate that the tuned server carries, and one that is too much for the baseline.
 
 Both are shown on fresh samples, in short open loops of Poisson arrivals that take turns with the rest of the
-verification. The baseline is first held against the limit at the rate of the verification, then at rates a fifth
-higher each time, until its p99 is shown to lie over the limit. What lies between the two rates is a gain that the
+verification. The baseline is held against the limit at the rate of the verification, and at rates a fifth higher each
+time, until its p99 is shown to lie over the limit. What lies between the two rates is a gain that the
 machine's noise did not make: two servers that are alike show none.
 """
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,11 +20,15 @@ _BASELINE_SAMPLES = 150  # of one block of the baseline: an overload shows in fe
 _LIMITS, _LONGEST_S = 20.0, 2.0  # a block lasts so many limits, so that a queue has time to grow
 _SHORTEST_S = 0.3
 _LATE = 0.01  # share of the answers that may be over the limit
-_UNDECIDED = 1500  # samples at a rate, after which a higher one is tried
+_IN_A_ROW = 7  # blocks: by chance less than one time in a hundred
 
 
 class Overload:
     """The search for a rate at which the baseline's p99 is over the limit. Pure.
+
+    A stall of the machine makes many answers of one block late, so that not answers are counted but blocks: a rate is
+    too much when several blocks in a row have more than 1 % late answers, which happens by chance in less than half of
+    them. The first block that has not is followed by a faster one.
 
     Args:
         limit_ms: the limit.
@@ -35,25 +40,26 @@ class Overload:
         self.rate = verified_rate * _FIRST_STEP  # to try next
         self.found: float | None = None
         self._verified_rate = verified_rate
-        self._late = self._count = 0
-
-    def add_verified(self, latencies_ms: np.ndarray) -> None:
-        """Take in what the baseline's own blocks of the verification have shown so far."""
-        if self.found is None and is_above(self._over(latencies_ms), len(latencies_ms), _LATE):
-            self.found = self._verified_rate
+        self._in_a_row = 0
 
     def add(self, latencies_ms: np.ndarray, errors: int) -> None:
         """Take in a block at `rate`; where it holds the limit, the next one is faster."""
-        self._late += self._over(latencies_ms) + errors
-        self._count += len(latencies_ms) + errors
-        if is_above(self._late, self._count, _LATE):
-            self.found = self.rate
-        elif self._late <= _LATE * self._count or self._count > _UNDECIDED:
+        if not self._is_over(latencies_ms, errors):
             self.rate *= _STEP
-            self._late = self._count = 0
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        if self._in_a_row == _IN_A_ROW:
+            self.found = self.rate
 
-    def _over(self, latencies_ms: np.ndarray) -> int:
-        return int((latencies_ms > self.limit_ms).sum())
+    def lowest(self, verified: Sequence[np.ndarray]) -> float | None:
+        """The rate that was found, or that of the verification where the baseline's blocks there show it to be over."""
+        over = sum(self._is_over(block, 0) for block in verified)
+        return self._verified_rate if is_above(over, len(verified), 0.5) else self.found
+
+    def _is_over(self, latencies_ms: np.ndarray, errors: int) -> bool:
+        late = int((latencies_ms > self.limit_ms).sum()) + errors
+        return late > _LATE * (len(latencies_ms) + errors)
 
 
 class Traffic:
@@ -71,11 +77,10 @@ class Traffic:
         self._tuned, self._baseline, self._highest = tuned, baseline, highest
         self._overload = Overload(limit_ms, rate)
 
-    def measure(self, verified: ArmRuns, seconds: float, seed: int, until: float) -> None:
+    def measure(self, seconds: float, seed: int, until: float) -> None:
         """One block of each.
 
         Args:
-            verified: the baseline's blocks at the rate of the verification.
             seconds: for the tuned server's block, at least.
             seed: of the arrivals.
             until: on the monotonic clock; no block of the baseline is begun that would end later.
@@ -86,15 +91,18 @@ class Traffic:
         limits_s = min(_LIMITS * overload.limit_ms / 1e3, _LONGEST_S)
         length_s = max(seconds, limits_s)
         open_block([self._tuned], [self.runs], rate=self._highest, duration_s=length_s, seed=seed)
-        overload.add_verified(verified.latencies)
         length_s = max(_SHORTEST_S, limits_s, _BASELINE_SAMPLES / overload.rate)
         if overload.found is None and overload.rate < self._highest and time.monotonic() + length_s < until:
             runs = ArmRuns()
             open_block([self._baseline], [runs], rate=overload.rate, duration_s=length_s, seed=seed)
             overload.add(runs.latencies, runs.errors)
 
-    def result(self) -> HighestRate | None:
-        """What was shown; None where the tuned server's p99 was not measured well enough."""
+    def result(self, verified: ArmRuns) -> HighestRate | None:
+        """What was shown; None where the tuned server's p99 was not measured well enough.
+
+        Args:
+            verified: the baseline's blocks at the rate of the verification.
+        """
         if len(self.runs.latencies) < samples_needed(0.99):
             return None
         interval = percentile_interval(Sample.of(self.runs.latencies), 0.99)
@@ -102,4 +110,6 @@ class Traffic:
             return None
         limit_ms = self._overload.limit_ms
         within = interval.high <= limit_ms and not self.runs.errors
-        return HighestRate(limit_ms, self._overload.found, self._highest, interval, len(self.runs.latencies), within)
+        return HighestRate(
+            limit_ms, self._overload.lowest(verified.blocks), self._highest, interval, len(self.runs.latencies), within
+        )

@@ -64,14 +64,14 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
         open_block(list(arms.values()), list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=fresh)
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
-        traffic.measure(runs["baseline"], open_s / 2, fresh, plan.end)
+        traffic.measure(open_s / 2, fresh, plan.end)
         now = time.monotonic()
         known = min(len(run.latencies) for run in runs.values()) >= enough
         if 2 * now - began > plan.end and (known or number + 1 >= _ROUNDS) and number + 1 >= _FEWEST_ROUNDS:
             break
     outcome.noise.add_runs(traffic.runs)
     outcome.arms = runs
-    outcome.highest = traffic.result()
+    outcome.highest = traffic.result(runs["baseline"])
 
 
 def _highest_rate(arm: Arm, load: Load, limit_ms: float, plan: Plan) -> float:
