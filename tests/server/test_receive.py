@@ -10,8 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import uvloop
-from tests.servers import raw_request
+from tests.engines.models import identity
+from tests.servers import raw_request, serving
 
+from tailcut.lab.burst import Burst
+from tailcut.lab.load import Target
+from tailcut.lab.payload import infer_payload
 from tailcut.runtime.model import Model
 from tailcut.server.catalog import Catalog
 from tailcut.server.http import HttpConnection
@@ -19,6 +23,7 @@ from tailcut.server.hub import HEAD_BYTES, RECEIVE_BYTES, Hub
 from tailcut.server.limits import ServerLimits
 from tailcut.server.routes import Site
 from tailcut.server.served import Served
+from tailcut.spec import DType
 
 VALUES = np.random.default_rng(0).standard_normal(50_000).astype(np.float32).tobytes()
 
@@ -116,3 +121,16 @@ def test_requests_leave_nothing_in_the_allocator(models: Path) -> None:
         assert sys.getallocatedblocks() - before < 100
 
     _run(models / "mlp.onnx", check)
+
+
+def test_bodies_that_are_read_later_are_their_own(tmp_path: Path) -> None:
+    """Forty clients at once, with bodies that fill much of the buffer that all are received into."""
+    path = identity(DType.FP32, (None, 64), tmp_path / "m.onnx")
+    with serving(tmp_path, path, "--max-batch", "8") as server, Burst(Target(server.host, server.port)) as burst:
+        for wire in ("binary", "json"):
+            inputs = [{"x": np.full((1 + 3 * number, 64), number, np.float32)} for number in range(40)]
+            payloads = [infer_payload(Target(server.host, server.port), "m", one, wire) for one in inputs]
+            for _ in range(10):
+                for one, reply in zip(inputs, burst.ask(payloads), strict=True):
+                    assert reply.status == 200, reply.message
+                    assert np.array_equal(reply.outputs["y"], one["x"])

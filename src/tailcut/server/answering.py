@@ -134,8 +134,8 @@ class Answering(asyncio.BufferedProtocol):
         if served is None:
             return
         if plan.encoding or len(body) > AT_ONCE_BYTES or not self._hub.steps.has_time():
-            if len(body) <= AT_ONCE_BYTES:
-                body = bytes(body)  # it may lie in the buffer that everybody reads into
+            if isinstance(body, memoryview) and body.obj is self._hub.receive:
+                body = bytes(body)  # others are received there before it is read
             self._stage = Stage.ANSWER
             self._charge(len(body))
             begun = self._pipelines or len(body) > LITTLE_BYTES or plan.encoding is not None
