@@ -12,7 +12,7 @@ from tailcut.lab.payload import encode, infer_once, infer_payload
 def test_each_request_gets_its_own_answer(target: Target) -> None:
     """Different requests at once, small and large, in three forms, and again on the same connections."""
     random = np.random.default_rng(0)
-    requests = [{"x": random.standard_normal((rows, 4)).astype(np.float32)} for rows in (1, 3, 520, 1, 5, 400)]
+    requests = [{"x": random.standard_normal((rows, 4)).astype(np.float32)} for rows in (1, 3, 260, 1, 5, 200)]
     alone = [infer_once(target, "mlp", request)["y"] for request in requests]
     with Burst(target) as burst:
         for wire in ("binary", "json", "raw", "binary"):
