@@ -20,6 +20,7 @@ import uvloop
 from tests.engines.models import identity
 from tests.servers import Server, json_request, raw_request
 
+from tailcut.engines.base import EngineOptions
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.spec import DType
 
@@ -34,7 +35,8 @@ def make_models(folder: Path) -> list[Path]:
     profiles = []
     for name, width in WIDTHS.items():
         model = identity(DType.UINT8, (None, 4 * width), folder / f"{name}.onnx")
-        settings = Settings(batching=BatchingSettings(max_batch=32, dispatch=DISPATCH[name]))
+        batching = BatchingSettings(max_batch=32, dispatch=DISPATCH[name])
+        settings = Settings(engine=EngineOptions(spinning=False), batching=batching)  # beside two other models
         profiles.append(folder / f"{name}.profile.toml")
         Profile.of_model(model, settings).save(profiles[-1])
     return profiles
