@@ -73,7 +73,7 @@ def test_two_servers(tmp_path: Path, alike: bool) -> None:
         highest = (0.8 if alike else 2.5) * limit.capacity
         traffic = Traffic(tuned, baseline, highest, limit.rate, min(3 * limit.limit_ms, 30.0))
         verified = ArmRuns()
-        for number in range(14):
+        for number in range(9):
             open_block([baseline], [verified], rate=limit.rate, duration_s=0.2, seed=number)
             traffic.measure(0.3, number, float("inf"))
     found = traffic.result(verified)
