@@ -218,3 +218,23 @@ def test_dynamic_int8_is_refused_for_its_company(tmp_path: Path) -> None:
     ]
     found = judged(path, requests, changed(PLAIN, batching={"bind": False, **FORCED}))
     assert not found.right
+
+
+def test_a_whole_check_asks_every_request(tmp_path: Path) -> None:
+    """One request of forty is answered wrongly: however little time there is, the check of a winner finds it."""
+    shapes: tuple[dict[str, Dims], dict[str, Dims]] = {"x": (None, 4)}, {"y": (None, 4)}
+    right = model(tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"])], *shapes)
+    (tmp_path / "other").mkdir()
+    clipped = model(
+        tmp_path / "other" / "m.onnx",
+        [helper.make_node("Min", ["x", "most"], ["y"])],
+        *shapes,
+        most=np.float32(100),
+    )
+    requests = vectors(4)
+    requests[37]["x"][0, 2] = 1000.0
+    checker = gate(right, requests)
+    with served(clipped, PLAIN) as server:
+        found = checker.check(server.target, PLAIN, 0.0, whole=True)
+    assert not found.right
+    assert "request 37" in found.reason

@@ -152,7 +152,7 @@ def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pyt
     outcome = search._outcome
     outcome.settings = settings
     wrong = Accuracy(right=False, reason="request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
-    monkeypatch.setattr(search._gate, "check", lambda *_: wrong)
+    monkeypatch.setattr(search._gate, "check", lambda *_, whole: wrong)
     try:
         search._verify()
     finally:

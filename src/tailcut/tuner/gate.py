@@ -94,7 +94,13 @@ class Gate:
         )
 
     def check(
-        self, target: Target, settings: Settings, seconds: float, most_together: int = _MOST_TOGETHER
+        self,
+        target: Target,
+        settings: Settings,
+        seconds: float,
+        most_together: int = _MOST_TOGETHER,
+        *,
+        whole: bool = False,
     ) -> Accuracy:
         """Ask a server that runs these settings, for about so long, and compare.
 
@@ -103,6 +109,7 @@ class Gate:
             settings: what it was started with: they say what fills a batch, and which lengths are padded.
             seconds: one pass over a few questions is made whatever it takes.
             most_together: requests in flight; fewer for a slow model.
+            whole: ask every question once, whatever it takes.
         """
         questions = self._questions.of(settings.batching.padding)
         padding = settings.batching.padding
@@ -113,7 +120,7 @@ class Gate:
         together = min(max(_FEWEST_TOGETHER, usual), _MOST_TOGETHER, most_together)
         asked: list[Asked] = []
         with Burst(target) as burst:
-            for group in self._groups(questions, together, seconds):
+            for group in self._groups(questions, together, seconds, whole=whole):
                 asked += self._ask(burst, target, group, settings)
         return self._judge(asked, settings.engine.outputs)
 
@@ -122,7 +129,9 @@ class Gate:
         lengths = {length_of(axes, question.inputs) for question in questions} if axes else set()
         return any(length is not None and length < buckets[-1] and length not in buckets for length in lengths)
 
-    def _groups(self, questions: Sequence[Question], together: int, seconds: float) -> Iterator[list[Question]]:
+    def _groups(
+        self, questions: Sequence[Question], together: int, seconds: float, *, whole: bool
+    ) -> Iterator[list[Question]]:
         """Which questions are asked together, until the time is over; alone and one group in any case."""
         end = time.monotonic() + seconds
         order = random.Random(self._seed)  # noqa: S311  an order, no secret
@@ -134,7 +143,8 @@ class Gate:
             mixed = list(questions)
             order.shuffle(mixed)
             for start in range(0, len(mixed), together):
-                if (number or start) and time.monotonic() > end:
+                asked = number or (start and not whole)
+                if asked and time.monotonic() > end:
                     return
                 yield mixed[start : start + together]
 

@@ -26,6 +26,7 @@ _JOINED_BYTES = 8 << 20
 _ANSWER_BYTES = 64 << 20  # kept, of all answers
 _CUTS = (0.5, 0.75, 0.3, 0.9)  # of a request's length, for a model with free dimensions whatever its settings
 _CUTS_ASKED = 8
+_OWN = 4  # times as long, for the data's own requests
 _TWICE = 3  # requests that the reference is asked two times
 
 
@@ -64,7 +65,8 @@ class Questions:
     Args:
         open_reference: opens the bare model; called again for requests that a candidate's buckets call for.
         requests: the data's, at least one.
-        seconds: for the answers, and again for those of each set of buckets; at least 8 are computed in any case.
+        seconds: for the answers, and again for those of each set of buckets; at least 8 are computed in any case, and
+            the data's own requests may take four times as long.
 
     Raises:
         TailcutError: the bare model refuses a request of the data.
@@ -130,12 +132,14 @@ def _answered(engine: Engine, plans: Iterable[_Plan], seconds: float, *, least: 
     Raises:
         TailcutError: the model refuses one of the data's own requests.
     """
-    end = time.monotonic() + seconds
+    began = time.monotonic()
     questions: list[Question] = []
     held = 0
     for plan in plans:
-        if len(questions) >= least and (time.monotonic() > end or held > _ANSWER_BYTES):
-            break
+        # The data's own requests may take longer: a profile must not be kept that answers one of them wrongly.
+        allowed_s = seconds if plan.joined > 1 or plan.length else _OWN * seconds
+        if len(questions) >= least and (time.monotonic() > began + allowed_s or held > _ANSWER_BYTES):
+            continue
         try:
             answer = engine.run(plan.inputs)
         except TailcutError:

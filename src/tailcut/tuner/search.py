@@ -364,11 +364,14 @@ class Search:
         groups = [chosen[start : start + _GROUP] for start in range(0, len(chosen), _GROUP)]
         winners: list[Settings] = []
         for group in groups:
-            winners += self._race_group(group)[: 2 if len(groups) > 1 else 1]
+            winners += self._race_group(group)[: 2 if len(groups) > 1 else None]
         if len(groups) > 1 and winners:
             return self._race(winners)
-        if winners:
-            return winners[0]
+        for winner in winners:
+            found = self._check(winner, self._plan.check_s, whole=True)
+            if found.right:
+                return winner
+            self._reject(winner, f"wrong answers: {found.reason}")
         self._tell(Phase("no finalist answers rightly: the baseline stays"))
         return self._baseline(self._wanted.wire if self._wanted.wire == "json" else "binary")
 
@@ -414,18 +417,21 @@ class Search:
             except TailcutError as error:
                 reason = str(error)
             if reason:
-                entry = entry_of(settings.describe(self._baseline("json"))) | {"verdict": "rejected", "reason": reason}
-                self._candidate("algorithmic", entry)
+                self._reject(settings, reason)
                 if settings == self._wanted.previous:
                     self._outcome.previous_wrong = reason
             else:
                 entrants.append(Entrant(settings, arm))
         return entrants
 
-    def _check(self, settings: Settings, seconds: float) -> Accuracy:
+    def _reject(self, settings: Settings, reason: str) -> None:
+        entry = entry_of(settings.describe(self._baseline("json"))) | {"verdict": "rejected", "reason": reason}
+        self._candidate("algorithmic", entry)
+
+    def _check(self, settings: Settings, seconds: float, *, whole: bool = False) -> Accuracy:
         """Ask a running server questions, as many at a time as it answers in a moment."""
         in_flight = max(4, int(2 * seconds * self._capacity)) if self._capacity else 16
-        return self._gate.check(self._servers.of(settings).target, settings, seconds, in_flight)
+        return self._gate.check(self._servers.of(settings).target, settings, seconds, in_flight, whole=whole)
 
     def _candidate(self, rung: str, entry: dict[str, Any], *, kept: bool = False) -> None:
         if not kept:
@@ -516,7 +522,7 @@ class Search:
         self._servers.keep(*settings.values())
         self._servers.launch(*settings.values())
         arms = {name: self._servers.arm(one) for name, one in settings.items()}
-        outcome.accuracy = self._check(outcome.settings, self._plan.last_check_s)
+        outcome.accuracy = self._check(outcome.settings, self._plan.last_check_s, whole=True)
         if outcome.wrong:
             return
         if self._wanted.labels is not None:
