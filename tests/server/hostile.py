@@ -116,6 +116,8 @@ HTTP: dict[str, Callable[[], bytes]] = {
         "words", [1, 1_000_000], b'["' + b'","' * 999_999 + b'"]', "BYTES"
     ),
     "a million strings, binary": lambda: _binary("words", "BYTES", [1, 1_000_000], word(0) * 1_000_000),
+    "a million rows of a string": lambda: _binary("words", "BYTES", [1_000_000, 1], word(0) * 1_000_000),
+    "300,000 rows of a number": lambda: _binary("sequence", "FP32", [300_000, 1], bytes(1_200_000)),
     "a million escaped quotes": lambda: _json("words", [1, 1], b'["' + b'\\"' * 1_000_000 + b'"]', "BYTES"),
     "half a million inputs": lambda: json_request("sequence", b'{"inputs":[' + b'{"name":"x"},' * 500_000 + b"{}]}"),
     "half a million outputs": lambda: json_request(

@@ -63,10 +63,9 @@ def test_nobody_waits_for_a_hostile_client(server: Server, client: GoodClient) -
     ]
     assert held_up == []
     assert client.wrong == 0
-    # The loop's own look at itself, over the whole time. 50,000 pipelined questions hold it for a quarter of a second
-    # once in some runs, which no client has waited for; all else stays under two such waits.
+    # Late for a timer by no more than two such waits: the loop's own look at itself, over the whole time.
     assert server.metric("tailcut_loop_longest_stall_seconds") > 0
-    assert server.metric("tailcut_loop_longest_stall_cpu_seconds") < 10 * limit_s
+    assert server.metric("tailcut_loop_longest_stall_cpu_seconds") < 2 * limit_s
     with server.connect() as wire:
         assert wire.ask(HEALTH).status == 200
 

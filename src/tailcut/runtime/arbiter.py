@@ -11,7 +11,7 @@ from tailcut.batching.share import Share
 class Contender(Hashable, Protocol):
     """A model, as far as its turn is concerned."""
 
-    def kick(self) -> None:
+    def kick(self) -> object:
         """Have an idle worker look for a batch."""
 
 

@@ -30,8 +30,18 @@ class Sink(Protocol):
         """There is no answer, and why."""
 
 
+class Kickable(Protocol):
+    """A model, as far as a loop is concerned: something to be kicked once for all that arrived in one pass."""
+
+    def kick(self, until_ns: int = 0) -> bool:
+        """Start computing what is ready, until then; whether some of it waits for another call."""
+
+
 class Home(Protocol):
     """Where a ticket's sink must be called: a loop's thread, or any thread."""
+
+    def kick_soon(self, model: "Kickable") -> None:
+        """Have the model kicked when the rest of what arrived has been read."""
 
     def post(self, batch: "Batch") -> None:
         """Have `batch.hand_out(self)` called there."""
@@ -67,6 +77,7 @@ class Ticket:
         "priority",
         "ready_ns",
         "requests",
+        "rest",
         "row",
         "running",
         "sink",
@@ -86,6 +97,7 @@ class Ticket:
         self.key: object = None  # only tickets with equal keys share a batch
         self.ready_ns = 0
         self.parts: list[Ticket] = []  # of a request over the largest batch, which is never queued itself
+        self.rest = 0  # rows of such a request that are in no part yet
         self.requests = 1
         self.offset = 0
         self.cancelled = False

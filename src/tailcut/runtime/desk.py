@@ -20,7 +20,7 @@ class Desk(Reception):
     """Forms batches of what has been queued, has them computed, and takes them back."""
 
     _crew: Crew
-    kick: Callable[[], None]
+    kick: Callable[..., bool]
 
     # The workers' way in.
 

@@ -5,20 +5,15 @@ A sink for each kind of caller of the library stands beside its home.
 
 import asyncio
 import threading
+import time
 from collections import deque
-from typing import Protocol
 
 import numpy as np
 
 from tailcut.errors import TailcutError
-from tailcut.runtime.batch import Batch, Ticket
+from tailcut.runtime.batch import Batch, Kickable, Ticket
 
-
-class Kickable(Protocol):
-    """A model, as far as a loop is concerned: something to be kicked once for all that arrived in one pass."""
-
-    def kick(self) -> None:
-        """Start computing what is ready."""
+_KICK_NS = 2_500_000  # of a pass of the loop, for computing inline; one batch may take longer
 
 
 class LoopHome:
@@ -45,10 +40,8 @@ class LoopHome:
 
     def kick_now(self, model: Kickable) -> None:
         """Kick at once for arrivals that have gathered already; with those of others where there are some."""
-        if self._kicks:
+        if self._kicks or model.kick(time.monotonic_ns() + _KICK_NS):
             self.kick_soon(model)
-        else:
-            model.kick()
 
     def post(self, batch: Batch) -> None:
         """Hand out here and now when the loop's own thread computed, else wake the loop."""
@@ -88,12 +81,17 @@ class LoopHome:
 
     def _kick(self) -> None:
         kicks, self._kicks = self._kicks, []
+        until_ns = time.monotonic_ns() + _KICK_NS
         for model in kicks:
-            model.kick()
+            if model.kick(until_ns):
+                self.kick_soon(model)
 
 
 class AnyThread:
     """For callers that block on an event: sinks are told by the thread that computed."""
+
+    def kick_soon(self, model: Kickable) -> None:
+        """Do nothing: the thread that computes looks again by itself."""
 
     def post(self, batch: Batch) -> None:
         """Hand out at once."""

@@ -349,18 +349,28 @@ class Model(Desk):
         if ticket.row >= 0:
             self.give_back(ticket.row, ticket.count)
 
-    def kick(self) -> None:
-        """Have what is ready computed: here and now when inline, else by an idle worker."""
+    def kick(self, until_ns: int = 0) -> bool:
+        """Have what is ready computed: here and now when inline, else by an idle worker.
+
+        Args:
+            until_ns: on the monotonic clock; parts of large requests that are inline and not begun by then wait for
+                another call. 0: never.
+
+        Returns:
+            Whether something waits for another call.
+        """
         if not self.inline:
             # A worker that computes looks again by itself; only an idle one must be told.
             if len(self._running) < self._instances and not (self._adaptive and self._compute_here()):
                 self._crew.wake()
-            return
+            return False
         while True:
             batch = self.next_batch()
             if not isinstance(batch, Batch):
-                return
+                return False
             self.compute(batch, self._inline_executor)
+            if until_ns and self._rest_rows and time.monotonic_ns() > until_ns:
+                return True
 
     def compute_now(self, ticket: Ticket, lent: int) -> bool:
         """Compute what came into the first of the rows lent on this thread, past the queue; False: it is to be settled.

@@ -43,6 +43,7 @@ class Reception:
         self._threads = settings.engine.threads  # of a batch; 0: all there are
         self._lock = threading.Lock()
         self._queue: Lanes[Ticket] = Lanes()
+        self._rest_rows = 0  # of large requests, in no part yet
         self._running: dict[Batch, None] = {}  # in the order in which they were formed
         self._instances = 1 if self.inline else settings.engine.instances
         self.forecast = Forecast(self.max_batch, self._instances)
@@ -224,7 +225,9 @@ class Reception:
             TooLargeError: more rows than the queue can ever hold.
             QueueFullError: with the seconds after which another try makes sense.
         """
-        waiting = self._queue.rows
+        # One batch has its turn between the parts of large requests; another large request has it behind them.
+        rest = self._rest_rows if rows > self.max_batch else 0
+        waiting = self._queue.rows + rest
         if rows > self.queue_rows and (waiting or self.slab is not None):
             raise TooLargeError(self._too_many(rows))
         if waiting + rows > max(self.queue_rows, 0 if waiting else rows):
@@ -235,7 +238,7 @@ class Reception:
         if not (deadline_ns and (waiting or self._running) and self.forecast.is_near(deadline_ns - now, waiting)):
             return
         with self._lock:
-            ahead = self._queue.rows_before(priority, deadline_ns)
+            ahead = self._queue.rows_before(priority, deadline_ns) + rest
             rows += ahead
             opens_ns = self.forecast.opens_ns(deadline_ns, rows, now, busy=len(self._running) >= self._instances)
         if opens_ns > now:
@@ -252,10 +255,24 @@ class Reception:
         """How long the workers will take for what waits; 0 where the asking thread is the one that computes."""
         return 0 if self.inline else int(self.cost.batches(self._queue.rows)[1] / self._instances)
 
+    def postpone(self, ticket: Ticket, rows: int) -> None:
+        """So many rows of a large request will be queued later."""
+        with self._lock:
+            ticket.rest += rows
+            self._rest_rows += rows
+
+    def resume(self, ticket: Ticket, rows: int) -> None:
+        """So many of them are queued now, or never."""
+        with self._lock:
+            rows = min(rows, ticket.rest)
+            ticket.rest -= rows
+            self._rest_rows -= rows
+
     def cancel(self, ticket: Ticket) -> None:
         """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
-        for part in ticket.parts:
+        for part in list(ticket.parts):
             self.cancel(part)
+        self.resume(ticket, ticket.rest)
         with self._lock:
             if ticket.cancelled:
                 return
