@@ -15,6 +15,7 @@ from tailcut.tuner.simulate import (
     ServiceTimes,
     WayIn,
     highest_rate,
+    rate_bound,
     saturation_rate,
     simulate,
     simulate_closed,
@@ -79,6 +80,15 @@ def test_cores_are_shared() -> None:
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "worker"])
+def test_no_simulation_exceeds_the_bound(dispatch: str) -> None:
+    """With the loop or the engine as the slower part, the saturated rate is a little under it."""
+    for ms, batch_ns in ((0.1, 2 * MS), (2.0, 10_000)):
+        way = WayIn(1000, 1000, batch_ns, 0, 0)
+        one = Configuration(fixed(ms, 1.5 * ms, 2 * ms), way, dispatch, max_batch_size=4)  # type: ignore[arg-type]
+        assert 0.8 * rate_bound(one) < saturation_rate(one) < 1.01 * rate_bound(one)
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "worker"])
 def test_batches_carry_more(dispatch: str) -> None:
     """With eight rows for the price of two, capacity is four times that of single rows."""
     service = fixed(1.0, 1.33, 1.67, 2.0)
@@ -89,12 +99,21 @@ def test_batches_carry_more(dispatch: str) -> None:
 
 def test_a_lone_request_pays_for_each_part_of_its_way() -> None:
     """Received, woken for, computed, told, answered, and what lies outside."""
-    way = WayIn(receive_ns=10, answer_ns=200, batch_ns=3000, wake_ns=40_000, outside_ns=500_000)
+    way = WayIn(receive_ns=10, answer_ns=200, batch_ns=3000, wake_ns=40_000, outside_ns=500_000, pass_ns=7000)
     alone = np.array([0], np.int64)
     worker = simulate(Configuration(fixed(1.0), way, "worker"), alone)
     inline = simulate(Configuration(fixed(1.0), way, "inline"), alone)
-    assert worker.latencies_ns.tolist() == [10 + 40_000 + MS + 40_000 + 3000 + 200 + 500_000]
-    assert inline.latencies_ns.tolist() == [10 + MS + 3000 + 200 + 500_000]
+    assert worker.latencies_ns.tolist() == [7000 + 10 + 40_000 + MS + 40_000 + 7000 + 3000 + 200 + 500_000]
+    assert inline.latencies_ns.tolist() == [7000 + 10 + MS + 3000 + 200 + 500_000]
+
+
+def test_requests_of_one_pass_share_its_cost() -> None:
+    """Sixteen at once are taken in by one pass of the loop, sixteen apart by one each."""
+    way = WayIn(0, 0, 0, 0, 0, pass_ns=50_000)
+    together = simulate(Configuration(fixed(0.0), way, "inline", max_batch_size=1), np.zeros(16, np.int64))
+    apart = simulate(Configuration(fixed(0.0), way, "inline", max_batch_size=1), np.arange(16) * MS)
+    assert together.loop_busy_s == pytest.approx(50e-6)
+    assert apart.loop_busy_s == pytest.approx(16 * 50e-6)
 
 
 def test_adaptive_computes_short_batches_itself() -> None:
@@ -172,3 +191,11 @@ def test_service_times_need_one_row_a_size() -> None:
     """Quantiles of another shape are refused."""
     with pytest.raises(ValueError, match="row of quantiles"):
         ServiceTimes(np.array([1, 2]), np.ones((1, 5)))
+
+
+def test_sharing_cores_costs_the_same_on_average() -> None:
+    """Whether by a little each or by a turn now and then; short work mostly runs undisturbed."""
+    short, long = (np.array([queueing.shared(work, 1.5) for _ in range(20_000)]) for work in (50_000.0, 8e6))
+    assert short.mean() == pytest.approx(75_000, rel=0.1)
+    assert (short == 50_000).mean() > 0.9
+    assert long.mean() == pytest.approx(12e6, rel=0.02)

@@ -3,13 +3,15 @@
 Pure: arrivals, service times and costs in, latencies out; random numbers come from a seed. The model:
 
 - One *loop* receives requests and writes answers, one thing after another. A pass takes in everything that has arrived
-  by then, then everything that instances have finished.
+  by then, then everything that instances have finished; the pass itself has a cost.
 - *Instances* compute batches. With `INLINE` dispatch the loop computes them itself; with `WORKER` dispatch they run
   beside it, and a batch is picked up and handed back `wake` later; `ADAPTIVE` computes on the loop what takes at most
   `here` while batches are small, and leaves the rest to the instance.
 - How many rows a batch takes, and whether it is held back, is the rule of `batching/policy.py`, with the learned cost
   given as tables.
-- *Cores* are shared: while more threads are active than there are cores, everything takes longer in proportion.
+- *Cores* are shared: while more threads are active than there are cores, everything takes longer in proportion, on
+  average. The operating system does not share evenly but in turns: most work runs undisturbed, some of it waits for a
+  while until a core is free, and that is what a tail is made of.
 
 Importing this module loads numba, and compiles or loads the code.
 """
@@ -20,15 +22,31 @@ from tailcut.kernels.cache import compiled
 
 INLINE, WORKER, ADAPTIVE = range(3)
 # Of `costs`, int64 nanoseconds: per request received, per request answered, per batch, for waking a thread, outside the
-# server (client and kernel), the longest delay in the queue, the deadline (0: none), and what adaptive computes itself.
-RECEIVE, ANSWER, BATCH, WAKE, OUTSIDE, DELAY, DEADLINE, HERE = range(8)
-COSTS = 8
+# server (client and kernel), the longest delay in the queue, the deadline (0: none), what adaptive computes itself, and
+# per pass of the loop.
+RECEIVE, ANSWER, BATCH, WAKE, OUTSIDE, DELAY, DEADLINE, HERE, PASS = range(9)
+COSTS = 9
 REFUSED = -1  # as a latency: no room in the queue, or the deadline could not be met
 _FEW = 2.5  # adaptive dispatch: rows of a usual batch, beyond which the loop leaves computing to the instance
 _ROWS_WEIGHT, _GAP_WEIGHT = 0.1, 0.05
 _FAR = 1 << 62
+# How long a thread keeps its core at most while another waits for it: between Linux's own 0.7 ms slice and the tick of
+# 4 ms at which it looks (https://docs.kernel.org/scheduler/sched-eevdf.html); chosen by benchmarks/simulation.py.
+_TURN_NS = 2_000_000
 
 _plain = compiled()
+
+
+@_plain
+def shared(work: float, slow: float) -> int:
+    """How long some work takes where cores are shared: `slow` times as long on average, by waits of part of a turn."""
+    extra = work * (slow - 1.0)
+    if extra <= 0.0:
+        return int(work)
+    often = min(1.0, 2.0 * extra / _TURN_NS)
+    if np.random.random() >= often:  # noqa: NPY002  numba's generator
+        return int(work)
+    return int(work + 2.0 * extra / often * np.random.random())  # noqa: NPY002  as above
 
 
 @_plain
@@ -148,10 +166,11 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             active = 1 + running * threads
             slow = max(1.0, active / cores)
             began = now
+            now += shared(costs[PASS], slow)
             while taken < count and arrivals[taken] <= now:
                 number = taken
                 taken += 1
-                now += np.int64(costs[RECEIVE] * slow)
+                now += shared(costs[RECEIVE], slow)
                 if tail - head >= queue_rows:
                     latencies[number] = REFUSED
                     ended += 1
@@ -164,9 +183,9 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             while first < last and finished[posted[first]] <= now:
                 batch = posted[first]
                 first += 1
-                now += np.int64(costs[BATCH] * slow)
+                now += shared(costs[BATCH], slow)
                 for j in range(begin[batch], begin[batch] + size[batch]):
-                    now += np.int64(costs[ANSWER] * slow)
+                    now += shared(costs[ANSWER], slow)
                     latencies[order[j]] = now - arrivals[order[j]] + costs[OUTSIDE]
                     ended += 1
             totals[0] += (now - began) / slow
@@ -200,7 +219,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             usual += _ROWS_WEIGHT * (k - usual)
             totals[1] += took * threads
             totals[2] += 1
-            begin[batches], size[batches], finished[batches] = start, k, now + np.int64(took * wide)
+            begin[batches], size[batches], finished[batches] = start, k, now + shared(took, wide)
             batches += 1
             if not here:
                 flying[slot] = batches - 1
@@ -208,9 +227,9 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 break
             slow = max(1.0, active / cores)
             began = finished[batches - 1]
-            now = began + np.int64(costs[BATCH] * slow)
+            now = began + shared(costs[BATCH], slow)
             for j in range(start, placed):
-                now += np.int64(costs[ANSWER] * slow)
+                now += shared(costs[ANSWER], slow)
                 latencies[order[j]] = now - arrivals[order[j]] + costs[OUTSIDE]
                 ended += 1
             totals[0] += (now - began) / slow

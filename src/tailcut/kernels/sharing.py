@@ -19,6 +19,7 @@ from tailcut.kernels.queueing import (
     HERE,
     INLINE,
     OUTSIDE,
+    PASS,
     RECEIVE,
     REFUSED,
     WAKE,
@@ -38,6 +39,12 @@ _DONE_NS = 0.5  # of work left: none
 _IDLE, _RECEIVING, _COMPUTING, _ANSWERING = range(4)  # what the loop does
 
 _plain = compiled()
+
+
+@_plain
+def answering(costs: np.ndarray, rows: int) -> int:
+    """The loop's time for a batch that is done; the passes that its requests took are counted here."""
+    return costs[PASS] + costs[BATCH] + costs[ANSWER] * rows  # type: ignore[no-any-return]
 
 
 @_plain
@@ -103,7 +110,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                     loop, loop_batch = _ANSWERING, posted[first]
                     first += 1
                     loop_model = owner[loop_batch]
-                    loop_left = float(costs[loop_model, BATCH] + costs[loop_model, ANSWER] * size[loop_batch])
+                    loop_left = float(answering(costs[loop_model], size[loop_batch]))
                     moved = True
             for place in range(slots + kinds):
                 # The loop itself computes for the models behind the slots, when it has nothing else to do.
@@ -221,14 +228,14 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
         elif loop == _COMPUTING:
             running[m] -= 1
             loop = _ANSWERING
-            loop_left = float(costs[m, BATCH] + costs[m, ANSWER] * size[loop_batch])
+            loop_left = float(answering(costs[m], size[loop_batch]))
             if shapes[m, THREADS] > 1 and shapes[m, SPIN]:
                 loop_spins = now + shapes[m, SPIN]
             for place in range(slots):  # what the loop does not compute any more is a worker's
                 if model_of[place] == m and shapes[m, DISPATCH] == ADAPTIVE and tail[m] > head[m]:
                     look_at[place] = min(look_at[place], now + costs[m, WAKE])
         else:
-            totals[m, LOOP_NS] += costs[m, BATCH] + costs[m, ANSWER] * size[loop_batch]
+            totals[m, LOOP_NS] += answering(costs[m], size[loop_batch])
             behind = size[loop_batch]
             for j in range(begin[loop_batch], begin[loop_batch] + size[loop_batch]):
                 behind -= 1  # answers leave one after the other

@@ -1,4 +1,4 @@
-"""A loaded model, from opening to closing, and the ways in for whoever asks it.
+"""A loaded model, from opening to closing, and the ways in for its callers.
 
 How requests are taken in is in `reception.py`, and how they are computed in `desk.py`. Dispatch is by worker threads,
 or inline: on the thread that kicks, for models whose batch costs less than waking a thread. Adaptive dispatch does
@@ -163,7 +163,7 @@ class Model(Desk):
     async def infer(
         self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
     ) -> dict[str, np.ndarray]:
-        """Compute the outputs for some rows, sharing a batch with whoever else asks.
+        """Compute the outputs for some rows, sharing a batch with other callers.
 
         Who names a deadline (`timeout_s`) that is earlier than another's, or a smaller `priority`, is served before it:
         1 is the first, 0 stands for none named (100), and larger numbers give way to everybody else.

@@ -37,7 +37,7 @@ def server() -> dict[str, Any]:
 
 
 def trail(served: Served, piece: Piece, events_since: Callable[[int], list[Event]]) -> dict[str, Any]:
-    """The requests that somebody has read from their trails, where to read on, and what happened since."""
+    """The requests that a reader has read from their trails, where to read on, and what happened since."""
     records = piece.records[-_TRAIL_MOST:]
     begun = int(records[:, 0].min()) if len(records) else time.monotonic_ns()
     return {

@@ -31,7 +31,7 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 def refuse(listener: socket.socket) -> None:
     """Let nobody begin to connect any more; whose connection has begun still gets in.
 
-    A listener that is closed resets whoever has connected since the last accept, with a request already sent perhaps.
+    A listener that is closed resets every connection made since the last accept, with a request already sent perhaps.
     Between this and the close everybody can be taken in: who comes later is refused as if the listener were gone.
     """
     if listener.family == socket.AF_UNIX:
@@ -97,7 +97,7 @@ class Acceptor:
         refuse(self._listener)
 
     def close(self) -> None:
-        """Take in whoever already waits, then listen no more."""
+        """Accept the connections that already wait, then listen no more."""
         if self._timer is None:
             self._accept(1 << 16)
         if self._timer is not None:

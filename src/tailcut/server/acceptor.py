@@ -1,6 +1,6 @@
 """Accepting from a listener that several processes share, so that each gets its part of the connections.
 
-The kernel wakes every process that watches the listener, and whoever is first takes what is there: libuv, and any loop
+The kernel wakes every process that watches the listener, and the first takes what is there: libuv, and any loop
 that accepts whenever it can, hands nearly all of 128 connections that come at once to one process of two
 (docs/decisions/011). Here a process that has more connections than the one with the fewest gives way for a
 millisecond at a time. It gives way so often and no more: one that hangs, with the fewest connections, stops nobody.

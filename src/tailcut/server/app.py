@@ -38,7 +38,7 @@ _log = logging.getLogger("tailcut")
 _BACKLOG = 4096
 _DRAIN_STEP_S = 0.02
 _SETTLE_S = 0.1  # for handshakes that have begun, before nobody is accepted any more
-_NEWCOMER_S = 0.5  # whoever was accepted last has this long to say what it wants
+_NEWCOMER_S = 0.5  # the connection accepted last has this long to send its request
 _OTHER_FILES = 64  # listeners, the loop's own, models, and those that are opened for a moment
 
 
@@ -189,7 +189,7 @@ class _Drain:
             await asyncio.sleep(_DRAIN_STEP_S)
 
     def _begin(self, accept_s: float) -> None:
-        """Readiness off; accepting goes on for `accept_s`, so that whoever routes here can learn of it."""
+        """Readiness off; accepting goes on for `accept_s`, so that load balancers can learn of it."""
         if self._hub.draining:
             if self._worker is None:
                 os._exit(1)

@@ -2,10 +2,10 @@
 
 One anonymous region of memory that they inherit; it has no name, so nothing is left behind however they end. Each
 worker writes its own place and reads all. A place holds one number that is written at every accept and close, and a
-snapshot of the counts, which its worker writes four times a second and when it is asked for the metrics: whoever is
-asked adds up all snapshots. A snapshot carries a checksum, because readers hold no lock. What a worker
-counted stays counted when it is gone: the supervisor moves it, without what was true only of the moment, to the
-region's first place.
+snapshot of the counts, which its worker writes four times a second and when it is asked for the metrics. The worker
+that is asked adds up all snapshots. A snapshot carries a checksum, because readers hold no lock. What a worker counted
+stays counted when it is gone: the supervisor moves it, without what was true only of the moment, to the region's first
+place.
 """
 
 import mmap
@@ -20,7 +20,7 @@ from tailcut.errors import TooLargeError
 from tailcut.memory.anonymous import anonymous_file
 
 _PLACE_BYTES = 64 * 1024
-_ABSENT = -1  # in place of a connection count: whoever sat here does not accept
+_ABSENT = -1  # in place of a connection count: the worker that was here does not accept
 _CONNECTIONS, _FOLDS = 0, 1  # 64-bit words of a place's head: all places', and the first place's only
 _HEAD_BYTES = 16
 _LENGTHS = struct.Struct("<II")  # a snapshot's size and checksum

@@ -116,7 +116,7 @@ class Catalog:
                     _log.error("model %r could not be read anew: the old one goes on serving: %s", served.name, error)
 
     def _share_soon(self) -> None:
-        """Have models loaded anew whose engine options depend on how many there are; whoever asked does not wait."""
+        """Have models loaded anew whose engine options depend on how many there are; no request waits for it."""
         task = asyncio.get_running_loop().create_task(self._share())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

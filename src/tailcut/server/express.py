@@ -5,8 +5,9 @@ is watched here instead of by the loop's own transport: one pass over all socket
 of whoever has spoken side by side into the slab, they wait as one ticket, and their answers leave in one call. Python
 sees a pass, not a request.
 
-This way knows no exceptions. Whoever says anything else, leaves, does not read, or must be told something out of turn
-is given back to its `HttpConnection`, which does everything that a connection may need and knows nothing of this.
+This way knows no exceptions. A connection that sends anything else, leaves, does not read, or must be told something
+out of turn is given back to its `HttpConnection`, which does everything that a connection may need and knows nothing of
+this.
 """
 
 import asyncio

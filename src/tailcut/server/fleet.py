@@ -21,7 +21,7 @@ from tailcut.errors import IllegalMoveError
 class State(Enum):
     """A post's state."""
 
-    EMPTY = auto()  # nobody; somebody is to start when it is due
+    EMPTY = auto()  # no process; one is to start when it is due
     LOADING = auto()
     SERVING = auto()
     RENEWING = auto()  # one serves, and its successor loads
@@ -31,9 +31,9 @@ class Event(Enum):
     """What happens at a post."""
 
     DUE = auto()
-    READY = auto()  # whoever loads is ready
-    LOADER_LOST = auto()  # whoever loads has ended
-    SERVER_LOST = auto()  # whoever serves has ended without being told to
+    READY = auto()  # the process that loads is ready
+    LOADER_LOST = auto()  # the process that loads has ended
+    SERVER_LOST = auto()  # the process that serves has ended without being told to
     RENEW = auto()
 
 
@@ -92,7 +92,7 @@ class Action:
 class _Post:
     number: int
     state: State = State.EMPTY
-    due: float | None = None  # EMPTY: when somebody is to start; None: not yet known
+    due: float | None = None  # EMPTY: when a process is to start; None: not yet known
     serving: int = -1
     loading: int = -1
     since: float = 0.0  # when the one that serves began to

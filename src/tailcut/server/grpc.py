@@ -123,7 +123,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is owed to somebody here."""
+        """Whether a call here still waits for its answer."""
         waiting = self._hears_more or bool(self._http2.out.waiting_bytes)
         return waiting or any(call.in_hand for call in self._calls.values())
 

@@ -109,7 +109,7 @@ class HttpConnection(Answering):
             self._next()
 
     def overdue(self) -> None:
-        """Patience ended: say so where somebody may listen, then close."""
+        """Patience ended: say so where a client may still read, then close."""
         stage = self._stage
         if self._paused or stage in {Stage.LINGER, Stage.SKIP} or (stage is Stage.HEAD and not self._held):
             self.transport.abort()

@@ -147,7 +147,7 @@ class Hub:
         return False
 
     def silent(self) -> bool:
-        """Whether somebody who came has not said anything yet."""
+        """Whether a new connection has not sent anything yet."""
         return any(member.fresh for member in self.members)
 
     def leave(self, member: Member) -> None:

@@ -1,6 +1,6 @@
 """What the server counts, and its rendering for Prometheus.
 
-The hot path adds to plain integers; prometheus-client sees them only when somebody asks for /metrics.
+The hot path adds to plain integers; prometheus-client sees them only when /metrics is asked for.
 """
 
 import asyncio

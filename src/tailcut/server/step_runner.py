@@ -47,7 +47,7 @@ class StepRunner:
         self._new_is_next = True
         self._end_ns = 0  # of what runs now; 0: nothing has run in this pass
         self._due = False
-        self.is_over = False  # the time of this pass, as somebody was told
+        self.is_over = False  # the time of this pass, as a caller was told
 
     def has_time(self) -> bool:
         """Whether the caller may do a little more now: less than a millisecond, then it asks again or calls `later`."""
@@ -64,8 +64,8 @@ class StepRunner:
     def later(self, go_on: Callable[[], None], *, begun: bool = False) -> None:
         """Call it when its turn has come, with a slice of time.
 
-        What has `begun` before, and wants more than a slice, waits behind others of its kind: somebody who wants little
-        is soon served beside any number of those.
+        What has `begun` before, and wants more than a slice, waits behind others of its kind: a request that wants
+        little is soon served beside any number of those.
         """
         (self._begun if begun else self._new).append(go_on)
         self._be_due()

@@ -137,7 +137,7 @@ class _Supervisor:
         self._stopping = True
         self._drain_by = number
         _log.info("draining")
-        # The workers accept a moment longer than that, so that whoever has begun to connect gets in.
+        # The workers accept a moment longer than that, so that connections that have begun get in.
         self._loop.call_later(self._crew.drain_s if number == signal.SIGTERM else 0.0, self._refuse)
         self._do(self._fleet.stop(self._now()))
 

@@ -114,7 +114,7 @@ class Journal:
         found = None
         for line in self._of("way"):
             if _converted(line["settings"], Settings) == settings:
-                found = WayIn(**{name: int(line[name]) for name in WayIn.__dataclass_fields__})
+                found = WayIn(**{name: int(line[name]) for name in WayIn.__dataclass_fields__ if name in line})
         return found
 
     def _of(self, kind: str) -> Iterator[dict[str, Any]]:

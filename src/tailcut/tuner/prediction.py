@@ -1,5 +1,6 @@
 """From measured parts to predicted configurations: every way to serve every engine configuration, simulated. Pure."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,10 +13,11 @@ from tailcut.spec import Rows
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.objective import Objective
-from tailcut.tuner.simulate import Configuration, Prediction, WayIn, highest_rate, saturation_rate, simulate
+from tailcut.tuner.simulate import Configuration, Prediction, WayIn, highest_rate, rate_bound, saturation_rate, simulate
 from tailcut.tuner.space import Facts, changed, serving_choices
 
 _SIMULATED = 3000  # requests of one simulation
+_CLIENT_S = 40e-6  # of a core, per request, for the load client where it is seldom busy: waking up is most of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Parts:
     Args:
         facts: of model and machine.
         ways: the way in of each dispatch.
-        cores: that are there for the server.
+        cores: of this machine, which the server shares with the load client.
         rows: of every profile that is tried.
     """
 
@@ -58,19 +60,25 @@ def configurations(
                 settings.batching.max_batch,
                 settings.batching.hold_us,
                 estimate.options.instances,
-                parts.cores,
             )
-            yield settings, configuration, estimate
+            yield settings, replace(configuration, cores=_cores(configuration, parts)), estimate
+
+
+def _cores(configuration: Configuration, parts: Parts) -> float:
+    """What the load client leaves: almost all at a few requests per second, a core less at very many."""
+    client = 1 - math.exp(-_CLIENT_S * rate_bound(configuration))
+    return min(float(parts.facts.usable_cpus), max(1.0, parts.cores - client))
 
 
 def _predicted(
     settings: Settings, configuration: Configuration, estimate: EngineEstimate, objective: Objective
 ) -> Predicted:
     way = configuration.way_in
-    alone_ns = estimate.alone_ns + way.receive_ns + way.answer_ns + way.batch_ns + way.outside_ns
+    loop_ns = way.alone_ns(configuration.dispatch)
+    alone_ns = estimate.alone_ns + loop_ns + way.outside_ns
     if configuration.dispatch == "worker":
         alone_ns += 2 * way.wake_ns
-    cpu_us = (estimate.cpu_ns[1] + way.receive_ns + way.answer_ns + way.batch_ns) / 1e3
+    cpu_us = (estimate.cpu_ns[1] + loop_ns) / 1e3
     p99_ms, capacity = float("inf"), 0.0
     if objective.is_open:
         times = poisson_times(objective.rate, _SIMULATED / objective.rate, 1)

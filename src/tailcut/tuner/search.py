@@ -311,8 +311,7 @@ class Search:
     def _parts(self) -> Parts:
         if self._measured_ways is None:
             self._measured_ways = self._ways()
-        cores = float(max(1, min(self._facts.usable_cpus, usable_cpus() - 1)))  # the load client keeps one busy
-        return Parts(self._facts, self._measured_ways, cores, self._wanted.rows)
+        return Parts(self._facts, self._measured_ways, float(usable_cpus()), self._wanted.rows)
 
     def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
         known = [one for one in estimates if _is_known(one)]

@@ -64,6 +64,12 @@ class WayIn:
     batch_ns: int  # of the loop's time, per batch
     wake_ns: int  # until a thread that was woken runs
     outside_ns: int  # of a latency, in the client and the kernel
+    pass_ns: int = 0  # of the loop's time, for looking at what has arrived or ended
+
+    def alone_ns(self, dispatch: DispatchKind) -> int:
+        """The loop's time for one request that is alone: a worker's answer takes a second pass."""
+        passes = 2 if dispatch == "worker" else 1
+        return self.receive_ns + self.answer_ns + self.batch_ns + passes * self.pass_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,7 @@ def costs_of(configuration: Configuration) -> np.ndarray:
     way_in, costs = configuration.way_in, np.zeros(queueing.COSTS, np.int64)
     costs[queueing.RECEIVE], costs[queueing.ANSWER] = way_in.receive_ns, way_in.answer_ns
     costs[queueing.BATCH], costs[queueing.WAKE] = way_in.batch_ns, way_in.wake_ns
+    costs[queueing.PASS] = way_in.pass_ns
     costs[queueing.OUTSIDE], costs[queueing.DEADLINE] = way_in.outside_ns, configuration.deadline_ns
     costs[queueing.DELAY], costs[queueing.HERE] = configuration.max_queue_delay_us * 1000, _HERE_NS
     return costs
@@ -180,6 +187,21 @@ def simulate_closed(configuration: Configuration, clients: int, answers: int = 5
         if high - low < _TIGHT * capacity:
             break
     return prediction
+
+
+def rate_bound(configuration: Configuration) -> float:
+    """Requests a second that neither the loop nor the instances exceed, by their times alone; nothing is simulated."""
+    way_in, rows = configuration.way_in, configuration.max_batch_size
+    loop_ns = rows * (way_in.receive_ns + way_in.answer_ns) + way_in.batch_ns
+    engine_ns = min(
+        float(np.interp(size, configuration.service.sizes, configuration.service.medians_ns)) * rows / size
+        for size in {1, rows, *(one for one in configuration.service.sizes.tolist() if one <= rows)}
+    )
+    if configuration.dispatch == "worker":
+        longest = max(loop_ns, engine_ns / configuration.instances)
+    else:
+        longest = loop_ns + engine_ns
+    return 1e9 * rows / longest if longest else float("inf")
 
 
 def saturation_rate(configuration: Configuration, answers: int = 5000, seed: int = 0) -> float:

@@ -1,12 +1,13 @@
 """What each way into the server costs, measured with an engine that computes nothing.
 
-Two short closed loops tell all that the simulation wants. With many connections the loop is never idle, so that the
-rate is one over its time for a request. With one connection a request pays for a batch of its own, and what its latency
-has beyond the server's CPU time lies in the client and the kernel. The same one connection through a worker thread
-takes two wake-ups more.
+Three short closed loops tell all that the simulation wants. With many connections the event loop is never idle, so one
+over the rate is its time for a request: where batches take all that has arrived, hardly more than receiving and
+answering it; where each request is a batch of its own, the cost of a batch besides. With one connection a request pays
+for a pass of the loop as well, and what its latency has beyond the server's CPU time lies in the client and the kernel.
+The same one connection through a worker thread takes two wake-ups more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import watched
-from tailcut.lab.load import LoadResult, Payload, Target
+from tailcut.lab.load import LoadResult
+from tailcut.lab.trial import Arm
 from tailcut.machine.process import ProcessCost
 from tailcut.runtime.profile import Settings
 from tailcut.tuner.servers import Servers
@@ -23,17 +25,19 @@ from tailcut.tuner.space import BASELINE, BATCH_SIZES, Facts, changed, quickest_
 
 PROBED = ("inline", "worker")  # dispatches that are measured
 MANY = 64  # connections that keep the loop busy
+_TOGETHER = MANY // 2  # of them in a batch that takes all: the others' answers are under way
 _RECEIVING = 0.4  # of the loop's time for a request: receiving; the rest is answering
 _WARM = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One server that runs the empty engine, and what two loads found there."""
+    """What three loads found at servers that run the empty engine."""
 
     alone: LoadResult
     alone_cost: ProcessCost | None
     many: LoadResult
+    singles: LoadResult  # many connections, each request a batch of its own
 
     @property
     def alone_ns(self) -> float:
@@ -52,29 +56,47 @@ class Probe:
         """The loop's time for a request when it never rests."""
         return 1e9 / self.many.rate_achieved if self.many.rate_achieved else self.alone_cpu_ns
 
+    @property
+    def single_ns(self) -> float:
+        """The same where each request is a batch."""
+        return 1e9 / self.singles.rate_achieved if self.singles.rate_achieved else self.busy_ns
 
-def probe(target: Target, payloads: Sequence[Payload], pid: int | None, seconds: float) -> Probe:
-    """Load a server of the empty engine with one connection, then with many."""
-    half = seconds / 2
-    one = partial(closed_loop, target, payloads, concurrency=1, duration_s=half, warmup_s=_WARM * half)
-    alone, cost = watched(pid, one)
-    many = closed_loop(target, payloads, concurrency=MANY, duration_s=half, warmup_s=_WARM * half)
-    return Probe(alone, cost, many)
+
+def probe(arm: Arm, single: Arm, seconds: float) -> Probe:
+    """Load a server of the empty engine with one connection, then with many, and one without batches with many."""
+    third = seconds / 3
+    one = partial(closed_loop, arm.target, arm.payloads, concurrency=1, duration_s=third, warmup_s=_WARM * third)
+    alone, cost = watched(arm.pid, one)
+    many, singles = (
+        closed_loop(each.target, each.payloads, concurrency=MANY, duration_s=third, warmup_s=_WARM * third)
+        for each in (arm, single)
+    )
+    return Probe(alone, cost, many, singles)
 
 
 def way_in(own: Probe, inline: Probe) -> WayIn:
     """The costs of a dispatch, from a probe of it and one with inline dispatch, in which no thread is woken."""
-    busy = own.busy_ns
-    batch = max(0.0, own.alone_cpu_ns - busy)
-    wake = max(0.0, own.alone_ns - inline.alone_ns) / 2
-    outside = max(0.0, own.alone_ns - busy - batch - 2 * wake)
+    passes = 1 if own is inline else 2  # of the loop, for one request alone: a worker's answer takes one more
+    single, each_pass = _single_and_pass(own, passes)
+    # busy = request + (batch + pass) / together, and single = request + batch
+    request = (_TOGETHER * own.busy_ns - single - each_pass) / (_TOGETHER - 1)
+    request = max(request, own.busy_ns / 2)
+    outside = max(0.0, inline.alone_ns - sum(_single_and_pass(inline, 1)))
+    wake = max(0.0, own.alone_ns - single - passes * each_pass - outside) / 2
     return WayIn(
-        receive_ns=round(_RECEIVING * busy),
-        answer_ns=round((1 - _RECEIVING) * busy),
-        batch_ns=round(batch),
+        receive_ns=round(_RECEIVING * request),
+        answer_ns=round((1 - _RECEIVING) * request),
+        batch_ns=round(max(0.0, single - request)),
+        pass_ns=round(each_pass),
         wake_ns=round(wake),
         outside_ns=round(outside),
     )
+
+
+def _single_and_pass(probe: Probe, passes: int) -> tuple[float, float]:
+    """The loop's time for a request that is a batch of its own, and for each of the passes that it takes alone."""
+    single = max(probe.single_ns, probe.busy_ns)
+    return single, max(0.0, probe.alone_cpu_ns - single) / passes
 
 
 def way_settings(facts: Facts, dispatch: str) -> Settings:
@@ -85,9 +107,10 @@ def way_settings(facts: Facts, dispatch: str) -> Settings:
 
 def measure_ways(servers: Servers, settings: Mapping[str, Settings], seconds: float) -> dict[str, WayIn]:
     """Probe the servers of these settings, by dispatch, for so long each; `inline` has to be among them."""
-    servers.launch(*settings.values())
-    arms = {name: servers.arm(one) for name, one in settings.items()}
-    probes = {name: probe(arm.target, arm.payloads, arm.pid, seconds) for name, arm in arms.items()}
+    single = {name: changed(one, batching={"max_batch": 1}) for name, one in settings.items()}
+    servers.launch(*settings.values(), *single.values())
+    arms = {name: (servers.arm(settings[name]), servers.arm(single[name])) for name in settings}
+    probes = {name: probe(*pair, seconds) for name, pair in arms.items()}
     return {name: way_in(found, probes["inline"]) for name, found in probes.items()}
 
 
