@@ -30,7 +30,7 @@ from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import usable_cpus
 from tailcut.models import digits_model
 from tailcut.runtime.profile import Settings
-from tailcut.tuner.estimate import estimate_engines
+from tailcut.tuner.estimate import estimate_engines, typical
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.prediction import Parts, configurations
@@ -87,9 +87,9 @@ def cases_of(name: str, count: int, seconds: float) -> tuple[list[Case], Servers
     learned = learn(wanted, 1.0, lambda _: None)
     facts = facts_of(wanted, learned)
     servers = Servers(wanted.model, learned.spec, learned.requests)
-    request = {key: array[:1] if learned.spec.batched else array for key, array in learned.requests[0].items()}
+    requests = typical(learned.requests, batched=learned.spec.batched)
     estimates = estimate_engines(
-        wanted.model, engine_choices(facts), request, seconds=seconds, batched=learned.spec.batched
+        wanted.model, engine_choices(facts), requests, seconds=seconds, batched=learned.spec.batched
     )
     known = [one for one in estimates if one.error is None and one.sizes]
     ways = with_adaptive(measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 2.0))

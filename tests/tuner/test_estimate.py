@@ -7,10 +7,19 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tests.engines.models import perceptron
+from tests.engines.models import perceptron, save, value
 
 from tailcut.engines import EngineOptions
-from tailcut.tuner.estimate import NO_TIME, EngineEstimate, EstimateError, Estimator, _calls_in, estimate_engines
+from tailcut.spec import DType
+from tailcut.tuner.estimate import (
+    NO_TIME,
+    EngineEstimate,
+    EstimateError,
+    Estimator,
+    _calls_in,
+    estimate_engines,
+    typical,
+)
 
 CLASSIFIER = {
     "coefficients": [0.1] * 128,
@@ -28,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_times_by_batch_size(model: Path) -> None:
     """Each size that is asked for has its times, a row alone also after a rest, and memory is counted."""
-    with Estimator(model, EngineOptions(threads=1), REQUEST) as estimator:
+    with Estimator(model, EngineOptions(threads=1), [REQUEST]) as estimator:
         estimator.wait_loaded()
         for rows in (1, 8):
             estimator.measure(rows, 0.02)
@@ -47,7 +56,7 @@ def test_times_by_batch_size(model: Path) -> None:
 
 def test_several_instances_are_called_at_once(model: Path) -> None:
     """Their times hold what they take from each other, and their rows add up."""
-    with Estimator(model, EngineOptions(threads=1, instances=2), REQUEST) as estimator:
+    with Estimator(model, EngineOptions(threads=1, instances=2), [REQUEST]) as estimator:
         estimator.wait_loaded()
         estimator.measure(4, 0.02)
         found = estimator.estimate
@@ -59,7 +68,7 @@ def test_what_cannot_be_loaded_says_why(model: Path) -> None:
     told: list[EngineEstimate] = []
     choices = [EngineOptions(precision="bf16"), EngineOptions(threads=1)]
     refused, good = sorted(
-        estimate_engines(model, choices, REQUEST, seconds=1.0, batched=True, tell=told.append),
+        estimate_engines(model, choices, [REQUEST], seconds=1.0, batched=True, tell=told.append),
         key=lambda one: one.error is None,
     )
     assert "bf16" in (refused.error or "")
@@ -71,13 +80,33 @@ def test_what_cannot_be_loaded_says_why(model: Path) -> None:
 
 def test_a_model_without_a_batch_is_measured_as_it_is(model: Path) -> None:
     """Only the size of one request."""
-    (found,) = estimate_engines(model, [EngineOptions(threads=1)], REQUEST, seconds=0.5, batched=False)
+    (found,) = estimate_engines(model, [EngineOptions(threads=1)], [REQUEST], seconds=0.5, batched=False)
     assert found.sizes == [1]
+
+
+def test_requests_of_different_lengths_are_computed_in_turn(tmp_path: Path) -> None:
+    """The times of a size are those of the data's lengths, and of a lone request as well."""
+    path = save(
+        tmp_path / "square.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])],
+        [value("x", DType.FP32, (None, None, 512))],
+        [value("y", DType.FP32, (None, None, 512))],
+        {"w": np.ones((512, 512), np.float32)},
+    )
+    data = [{"x": np.ones((2, length, 512), np.float32)} for length in range(1, 101)]
+    requests = typical(data, batched=True)
+    assert [one["x"].shape for one in requests] == [(1, length, 512) for length in (51, 11, 91, 31, 71)]
+    assert typical(data[:1] * 3, batched=False) == data[:1]
+    with Estimator(path, EngineOptions(threads=1), requests) as estimator:
+        estimator.wait_loaded()
+        estimator.measure(1, 0.3)
+        low, high = np.quantile(np.concatenate(estimator.estimate.times_ns[1]), (0.1, 0.9))
+    assert high > 2 * low
 
 
 def test_a_process_that_ends_is_one_line(model: Path) -> None:
     """What measures a configuration may crash with it."""
-    with Estimator(model, EngineOptions(threads=1), REQUEST) as estimator:
+    with Estimator(model, EngineOptions(threads=1), [REQUEST]) as estimator:
         estimator.wait_loaded()
         estimator._child.kill()
         estimator._child.wait()
@@ -99,7 +128,7 @@ def test_an_engine_that_cannot_load_the_model_is_started_once(tmp_path: Path) ->
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
     choices = [EngineOptions(name="openvino", threads=threads) for threads in (1, 2)] + [EngineOptions(threads=1)]
     began = time.monotonic()
-    found = estimate_engines(path, choices, REQUEST, seconds=0.5, batched=True)
+    found = estimate_engines(path, choices, [REQUEST], seconds=0.5, batched=True)
     errors = [one.error for one in found if one.options.name == "openvino"]
     assert len(errors) == 2
     assert errors[0] == errors[1]
@@ -119,7 +148,7 @@ def test_a_size_is_measured_only_where_there_is_time_for_it(rows: int, seconds: 
 def test_what_there_is_no_time_to_load_is_left_out(model: Path) -> None:
     """With no time at all three configurations are measured, and the rest say why they are not."""
     choices = [EngineOptions(threads=1, instances=count) for count in (1, 2, 3, 4, 5)]
-    found = estimate_engines(model, choices, REQUEST, seconds=0.0, batched=False)
+    found = estimate_engines(model, choices, [REQUEST], seconds=0.0, batched=False)
     measured = [one for one in found if one.error is None]
     assert len(measured) == 3
     assert all(one.sizes == [1] for one in measured)

@@ -100,8 +100,8 @@ def test_the_key_of_a_model(tmp_path: Path) -> None:
     """The same twice; another with another model or other shapes."""
     one, other = (perceptron([4, size], tmp_path / f"{size}.onnx") for size in (3, 5))
     request = {"x": np.zeros((1, 4), np.float32)}
-    key = Key.of(one, request, "auto")
-    assert key == Key.of(one, request, "auto")
-    assert key.model != Key.of(other, request, "auto").model
-    assert key.request != Key.of(one, {"x": np.zeros((2, 4), np.float32)}, "auto").request
+    key = Key.of(one, [request], "auto")
+    assert key == Key.of(one, [request], "auto")
+    assert key.model != Key.of(other, [request], "auto").model
+    assert key.request != Key.of(one, [{"x": np.zeros((2, 4), np.float32)}], "auto").request
     assert "onnxruntime" in key.engines

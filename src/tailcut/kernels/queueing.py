@@ -85,6 +85,15 @@ def service(rows: int, sizes: np.ndarray, times: np.ndarray, draw: int) -> float
 
 
 @_plain
+def ask_again(arrivals: np.ndarray, issued: int, at: int) -> int:
+    """Have a client of a closed loop send its next request; how many were sent by then."""
+    if issued == arrivals.shape[0]:
+        return issued
+    arrivals[issued] = max(at, arrivals[issued - 1])
+    return issued + 1
+
+
+@_plain
 def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and what it is a model of
     arrivals: np.ndarray,
     costs: np.ndarray,
@@ -97,6 +106,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     threads: int,
     cores: float,
     queue_rows: int,
+    clients: int,
     seed: int,
     latencies: np.ndarray,
     totals: np.ndarray,
@@ -104,6 +114,8 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     """Fill `latencies` (ns, int64; `REFUSED` for what was not computed) for sorted `arrivals` (ns, int64).
 
     Args:
+        clients: of a closed loop: `arrivals` of the first so many count, each answer makes the next one, and `arrivals`
+            are filled in; 0 for an open loop.
         costs: int64 [COSTS], see above.
         sizes, times: batch sizes (int64, ascending) and float64 [sizes, quantiles], equally likely service times in ns.
         best, estimate: rows worth taking by rows ready (int64), and expected ns by rows (float64); [largest batch + 1].
@@ -117,6 +129,8 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     queue = np.empty(count, np.int64)  # request numbers in order; [head, tail) wait
     ready_at = np.zeros(count, np.int64)
     head = tail = taken = ended = 0
+    issued = clients if clients else count
+    arrivals[issued:] = far
     order = np.empty(count, np.int64)  # request numbers, batch by batch
     begin, size, finished = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)
     placed = batches = 0
@@ -174,6 +188,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 if tail - head >= queue_rows:
                     latencies[number] = REFUSED
                     ended += 1
+                    issued = ask_again(arrivals, issued, now + costs[OUTSIDE])
                     continue
                 gap += _GAP_WEIGHT * (min(arrivals[number] - last_arrival, 1_000_000_000) - gap)
                 last_arrival = arrivals[number]
@@ -188,6 +203,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                     now += shared(costs[ANSWER], slow)
                     latencies[order[j]] = now - arrivals[order[j]] + costs[OUTSIDE]
                     ended += 1
+                    issued = ask_again(arrivals, issued, now + costs[OUTSIDE])
             totals[0] += (now - began) / slow
         # A batch: by the instance that takes one, or by the loop until nothing is left that it computes itself.
         while head < tail:
@@ -208,6 +224,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 if costs[DEADLINE] and arrivals[number] + costs[DEADLINE] < now + estimate[rows]:
                     latencies[number] = REFUSED
                     ended += 1
+                    issued = ask_again(arrivals, issued, now + costs[OUTSIDE])
                     continue
                 order[placed] = number
                 placed += 1
@@ -232,6 +249,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 now += shared(costs[ANSWER], slow)
                 latencies[order[j]] = now - arrivals[order[j]] + costs[OUTSIDE]
                 ended += 1
+                issued = ask_again(arrivals, issued, now + costs[OUTSIDE])
             totals[0] += (now - began) / slow
         if here:
             loop = now

@@ -32,6 +32,7 @@ _LOADING = 0.7  # of the time, after which no more configurations are loaded
 _FEWEST = 3  # configurations that are loaded in any case
 NO_TIME = "no time left to load it"
 _STOP_S = 5.0
+_LENGTHS = (0.5, 0.1, 0.9, 0.3, 0.7)  # quantiles of the data's requests by size, which are measured
 
 
 class EstimateError(TailcutError):
@@ -50,6 +51,7 @@ class EngineEstimate:
     load_s: float = 0.0
     batched: bool = False  # its rows may share a call: int8 with one scale a batch may not, where float32 may
     error: str | None = None
+    requests: int = 1  # of different lengths, computed in turn
 
     @property
     def sizes(self) -> list[int]:
@@ -90,14 +92,16 @@ class Estimator:
         EstimateError: the child ended, or refused.
     """
 
-    def __init__(self, model: Path, options: EngineOptions, request: Mapping[str, np.ndarray]) -> None:
-        """`model` is the file that the engine loads."""
+    def __init__(self, model: Path, options: EngineOptions, requests: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """`model` is the file that the engine loads; `requests` are computed in turn."""
         self.estimate = EngineEstimate(options)
         command = [sys.executable, "-m", "tailcut.tuner.estimator"]
         self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        self._send(Load(str(model.resolve()), options, pack(dict(request)), max(1, options.instances)))
+        sent = [pack(dict(one)) for one in requests]
+        self.estimate.requests = len(sent)
+        self._send(Load(str(model.resolve()), options, sent, max(1, options.instances)))
 
     def __enter__(self) -> Self:
         return self
@@ -154,10 +158,24 @@ class Estimator:
         return data
 
 
+def typical(requests: Sequence[Mapping[str, np.ndarray]], *, batched: bool) -> list[dict[str, np.ndarray]]:
+    """Requests that stand for all: one, where all have the same shapes; else several lengths, a usual one first.
+
+    Args:
+        requests: the data's.
+        batched: one row of each is taken, whose copies fill the batches.
+    """
+    rows = [{name: array[:1] if batched else array for name, array in one.items()} for one in requests]
+    if len({tuple(array.shape for array in one.values()) for one in rows}) == 1:
+        return rows[:1]
+    ranked = sorted(rows, key=lambda one: sum(array.size for array in one.values()))
+    return [ranked[int(share * len(ranked))] for share in _LENGTHS]
+
+
 def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     model: Path,
     choices: Sequence[EngineOptions],
-    request: Mapping[str, np.ndarray],
+    requests: Sequence[Mapping[str, np.ndarray]],
     *,
     seconds: float,
     batched: bool,
@@ -169,7 +187,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     Args:
         model: an ONNX file.
         choices: what to measure.
-        request: one request, whose rows fill the batches.
+        requests: each fills the batches of some calls with its rows; those of `typical`.
         seconds: for everything.
         batched: whether larger batches than the request's own are tried.
         copies: files for precision int8_static, by engine.
@@ -177,7 +195,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     """
     began = time.monotonic()
     files = [(copies or {}).get(one.name, model) if one.precision == "int8_static" else model for one in choices]
-    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), request, tell, began + _LOADING * seconds)
+    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), requests, tell, began + _LOADING * seconds)
     end = max(began + seconds, time.monotonic() + _MEASURING * seconds)
     try:
         sizes = [1]
@@ -207,7 +225,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
 
 def _load_all(
     choices: Mapping[EngineOptions, Path],
-    request: Mapping[str, np.ndarray],
+    requests: Sequence[Mapping[str, np.ndarray]],
     tell: Callable[[EngineEstimate], None],
     until: float,
 ) -> tuple[list[Estimator], list[EngineEstimate]]:
@@ -229,7 +247,7 @@ def _load_all(
             estimates.append(EngineEstimate(options, error=NO_TIME))
             tell(estimates[-1])
             continue
-        racing.append(Estimator(choices[options], options, request))
+        racing.append(Estimator(choices[options], options, requests))
         estimates.append(racing[-1].estimate)
         if number + 1 >= len(firsts) and len(racing) % 2 == 0:
             racing = _loaded(racing, tell)
@@ -286,12 +304,16 @@ def _round(
 
 
 def _calls_in(estimate: EngineEstimate, rows: int, seconds: float) -> int:
-    """How many calls of this size there is time for, up to 3, after one that is not counted; the first size has 1."""
+    """How many calls of this size there is time for, after one of each request that is not counted.
+
+    Up to 3, or one of each request where they are more; the first size has 1 in any case.
+    """
+    most = max(3, estimate.requests)
     smaller = [size for size in estimate.sizes if size <= rows]
     if not smaller:
-        return 3 if seconds > 0 else 1
+        return most if seconds > 0 else 1
     call_s = estimate.low_ns(smaller[-1]) / 1e9 * rows / smaller[-1]
-    return max(0, min(3, int(seconds / max(call_s, 1e-9)) - 1))
+    return max(0, min(most, int(seconds / max(call_s, 1e-9)) - estimate.requests))
 
 
 def _pays(estimate: EngineEstimate) -> bool:

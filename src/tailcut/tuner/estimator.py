@@ -5,6 +5,7 @@ costs one configuration. Jobs and answers travel through pipes as MessagePack, e
 pickled. The parent's side is `estimate.py`.
 """
 
+import itertools
 import resource
 import threading
 import time
@@ -39,16 +40,19 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Open the model; the first job."""
+    """Open the model; the first job. Several requests, where they differ in length, are computed in turn."""
 
     path: str
     options: EngineOptions
-    request: list[Tensor]
+    requests: list[list[Tensor]]
     instances: int
 
 
 class Measure(msgspec.Struct, frozen=True, tag=True):
-    """Call the engine with so many rows, on all instances at once, for so long; `paused`: with rests in between."""
+    """Call the engine with so many rows, on all instances at once, for so long; `paused`: with rests in between.
+
+    Each call has the rows of one request; `fewest` calls are made in any case.
+    """
 
     rows: int
     seconds: float
@@ -104,7 +108,7 @@ class _Bench:
     def __init__(self, job: Load) -> None:
         self._engine: Engine = open_engine(Path(job.path), job.options)
         self.batched = self._engine.spec.batched
-        self._request = unpack(job.request)
+        self._requests = [unpack(one) for one in job.requests]
         self._instances = job.instances
         self._calls: dict[int, list[Callable[[], object]]] = {}
 
@@ -113,7 +117,8 @@ class _Bench:
         if calls is None:
             calls = self._calls[job.rows] = [self._call(job.rows) for _ in range(self._instances)]
             for call in calls:
-                call()  # the first of a size plans memory
+                for _ in self._requests:
+                    call()  # the first of a size plans memory
         times: list[list[int]] = [[] for _ in calls]
         others: list[int] = []
         cpu = time.process_time_ns()
@@ -133,7 +138,14 @@ class _Bench:
         return Measured(everything.tobytes(), cpu, _memory_bytes())
 
     def _call(self, rows: int) -> Callable[[], object]:
-        return call_of(self._engine, {name: self._rows(array, rows) for name, array in self._request.items()})
+        calls = [
+            call_of(self._engine, {name: self._rows(array, rows) for name, array in request.items()})
+            for request in self._requests
+        ]
+        if len(calls) == 1:
+            return calls[0]
+        turns = itertools.cycle(calls)
+        return lambda: next(turns)()
 
     def _rows(self, array: np.ndarray, rows: int) -> np.ndarray:
         if not self.batched:

@@ -40,8 +40,8 @@ class Key:
     request: str
 
     @classmethod
-    def of(cls, model: Path, request: Mapping[str, np.ndarray], rows: str) -> "Key":
-        """The key of a model on this machine.
+    def of(cls, model: Path, requests: Sequence[Mapping[str, np.ndarray]], rows: str) -> "Key":
+        """The key of a model on this machine, measured with these requests.
 
         Raises:
             ModelFileError: the model cannot be read.
@@ -51,7 +51,9 @@ class Key:
         engines = " ".join(f"{name} {facts[name]}" for name in _VERSIONS if name in facts)
         machine = {name: value for name, value in facts.items() if name not in _VERSIONS}
         digest = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:16]
-        shapes = " ".join(f"{name}:{array.dtype}{list(array.shape)}" for name, array in request.items())
+        shapes = " ".join(
+            f"{name}:{array.dtype}{list(array.shape)}" for request in requests for name, array in request.items()
+        )
         return cls(f"{ref.sha256} {ref.weights or ''}".strip(), engines, digest, f"{shapes} rows:{rows}")
 
 

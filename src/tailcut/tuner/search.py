@@ -28,7 +28,7 @@ from tailcut.tuner.accuracy import Accuracy, labelled
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import Plan
 from tailcut.tuner.calibrate import CalibrationError, Copy, Material, copies_for
-from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines
+from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines, typical
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Expected, Phase, RungDone, RungStarted
 from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
 from tailcut.tuner.gate import Gate
@@ -109,7 +109,11 @@ class Search:
             learned.gate,
             learned.rows,
         )
-        key = None if wanted.journal is None else Key.of(wanted.model, self._requests[0], wanted.rows)
+        key = (
+            None
+            if wanted.journal is None
+            else Key.of(wanted.model, typical(self._requests, batched=self._spec.batched), wanted.rows)
+        )
         self._journal = Journal(wanted.journal, key, fresh=wanted.fresh)
         samples = () if wanted.data is None else kinds_of(self._spec, self._requests)
         self._servers = Servers(wanted.model, self._spec, self._requests, samples)
@@ -264,13 +268,13 @@ class Search:
         if not missing:
             return known
         self._tell(Phase(f"measuring {len(missing)} engine configurations in process"))
-        request = {name: array[:1] if self._spec.batched else array for name, array in self._requests[0].items()}
+        requests = typical(self._requests, batched=self._spec.batched)
         if self._wanted.normalize is not None:
-            request = as_pixels(self._wanted.normalize, self._spec, request)
+            requests = [as_pixels(self._wanted.normalize, self._spec, one) for one in requests]
         return known + estimate_engines(
             self._wanted.model,
             missing,
-            request,
+            requests,
             seconds=self._plan.estimate_s * len(missing) / len(choices),
             batched=self._spec.batched,
             copies=self._servers.copies,

@@ -125,11 +125,20 @@ def simulate(configuration: Configuration, arrivals_ns: np.ndarray, seed: int = 
 
     A run of 10,000 requests takes a few milliseconds.
     """
+    return _run(configuration, np.array(arrivals_ns, np.int64), 0, seed)
+
+
+def simulate_closed(configuration: Configuration, clients: int, answers: int = 5000, seed: int = 0) -> Prediction:
+    """Have `clients` connections served that each send their next request when they have their answer."""
+    return _run(configuration, np.zeros(max(answers, clients), np.int64), clients, seed)
+
+
+def _run(configuration: Configuration, arrivals_ns: np.ndarray, clients: int, seed: int) -> Prediction:
     service, costs = configuration.service, costs_of(configuration)
     best, estimate = worth_taking(service, configuration.max_batch_size)
     latencies, totals = np.zeros(len(arrivals_ns), np.int64), np.zeros(3)
     queueing.run(
-        np.array(arrivals_ns, np.int64),
+        arrivals_ns,
         costs,
         np.array(service.sizes, np.int64),
         np.array(service.quantiles_ns, np.float64),
@@ -140,6 +149,7 @@ def simulate(configuration: Configuration, arrivals_ns: np.ndarray, seed: int = 
         service.threads,
         float(configuration.cores),
         configuration.queue_rows,
+        clients,
         seed,
         latencies,
         totals,
@@ -166,27 +176,6 @@ def costs_of(configuration: Configuration) -> np.ndarray:
     costs[queueing.OUTSIDE], costs[queueing.DEADLINE] = way_in.outside_ns, configuration.deadline_ns
     costs[queueing.DELAY], costs[queueing.HERE] = configuration.max_queue_delay_us * 1000, _HERE_NS
     return costs
-
-
-def simulate_closed(configuration: Configuration, clients: int, answers: int = 5000, seed: int = 0) -> Prediction:
-    """Have `clients` connections served that each send their next request when they have their answer.
-
-    It is found by iteration: arrivals are the ends of the simulation before, until throughput stands still.
-    """
-    capacity = saturation_rate(configuration)
-    low, high = 0.0, capacity
-    prediction = simulate(configuration, _poisson(capacity / 2, answers, seed), seed)
-    for _ in range(_SEARCH_STEPS):
-        rate = (low + high) / 2
-        prediction = simulate(configuration, _poisson(rate, answers, seed), seed)
-        inside = rate * float(np.mean(prediction.latencies_ns)) / 1e9 if len(prediction.latencies_ns) else float("inf")
-        if inside > clients:  # Little's law: requests inside = rate x time inside
-            high = rate
-        else:
-            low = rate
-        if high - low < _TIGHT * capacity:
-            break
-    return prediction
 
 
 def rate_bound(configuration: Configuration) -> float:
