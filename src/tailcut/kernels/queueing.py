@@ -129,7 +129,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     queue = np.empty(count, np.int64)  # request numbers in order; [head, tail) wait
     ready_at = np.zeros(count, np.int64)
     head = tail = taken = ended = 0
-    issued = clients if clients else count
+    issued = clients or count
     arrivals[issued:] = far
     order = np.empty(count, np.int64)  # request numbers, batch by batch
     begin, size, finished = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64)

@@ -145,7 +145,11 @@ class _Bench:
         if len(calls) == 1:
             return calls[0]
         turns = itertools.cycle(calls)
-        return lambda: next(turns)()
+
+        def call() -> object:
+            return next(turns)()
+
+        return call
 
     def _rows(self, array: np.ndarray, rows: int) -> np.ndarray:
         if not self.batched:

@@ -17,7 +17,7 @@ from tailcut.tuner.simulate import Configuration, Prediction, WayIn, highest_rat
 from tailcut.tuner.space import Facts, changed, serving_choices
 
 _SIMULATED = 3000  # requests of one simulation
-_CLIENT_S = 15e-6  # of a core, per request, that the load client takes where it is seldom busy; less where it is often
+_CLIENT_S = 10e-6  # of a core, per request, that the load client takes where it is seldom busy; less where it is often
 
 
 @dataclass(frozen=True, slots=True)
