@@ -1,5 +1,6 @@
 """Edits of a model's graph: maps become tensors, constants become weights, and what int8 would do for a model."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,58 @@ def test_only_the_outputs_that_are_wanted(tmp_path: Path) -> None:
     assert prepare(path, EngineOptions(outputs=("z", "y"))).source == path
     with pytest.raises(UnsupportedError, match="no output 'w': it has y, z"):
         prepare(path, EngineOptions(outputs=("w",)))
+
+
+def _free_image(path: Path) -> Path:
+    """Convolution and mean over an image of any size, whose second output keeps that size."""
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["features"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceMean", ["features"], ["mean"], axes=[2, 3], keepdims=0),
+    ]
+    weights = {"w": np.random.default_rng(3).standard_normal((2, 3, 3, 3)).astype(np.float32)}
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, "height", None])
+    ends = [
+        helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["N", 2]),
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 2, "height", "width"]),
+    ]
+    return models.save(path, nodes, [image], ends, weights)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_dimensions_that_are_fixed(tmp_path: Path, name: str) -> None:
+    """By name and by place: the signature has their sizes, in the outputs as well, and rows can be bound."""
+    path = _free_image(tmp_path / "m.onnx")
+    images = np.random.default_rng(4).standard_normal((2, 3, 8, 6)).astype(np.float32)
+    free = open_engine(path, EngineOptions(threads=1))
+    expected = free.run({"image": images})
+    assert not free.spec.fixed_rows
+    fixed = open_engine(path, EngineOptions(name=name, threads=1, fixed_dims=("height=8", "image:3=6")))
+    assert [tensor.shape for tensor in (*fixed.spec.inputs, *fixed.spec.outputs)] == [
+        (None, 3, 8, 6),
+        (None, 2),
+        (None, 2, 8, 6),
+    ]
+    assert fixed.spec.fixed_rows
+    outputs = {tensor.name: np.empty((2, *tensor.row_shape), np.float32) for tensor in fixed.spec.outputs}
+    fixed.bind({"image": images}, outputs)()
+    for key, array in outputs.items():
+        np.testing.assert_allclose(array, expected[key], rtol=1e-4, atol=1e-5)
+    free.close()
+    fixed.close()
+
+
+@pytest.mark.parametrize(
+    ("fixed", "words"),
+    [
+        ("depth=3", "no input of the model has a dimension 'depth': its free dimensions are N, height, image:3"),
+        ("height", "'height' is not NAME=SIZE"),
+        ("height=0", "'height=0' is not NAME=SIZE"),
+        ("image:1=4", "image:1 is 3 in the model, and cannot be 4"),
+        ("image:4=4", "no input of the model has a dimension 'image:4'"),
+    ],
+)
+def test_dimensions_that_cannot_be_fixed(tmp_path: Path, fixed: str, words: str) -> None:
+    """An unknown name, no size, or another one than the model's."""
+    path = _free_image(tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match=re.escape(words)):
+        prepare(path, EngineOptions(fixed_dims=(fixed,)))

@@ -70,7 +70,7 @@ def test_values_beyond_all_pixels() -> None:
 
 
 def image_model(path: Path) -> Path:
-    """A convolution, a global mean and a dense layer, with a second output that costs a layer of its own."""
+    """A convolution over images of any size, a global mean and a dense layer; a second output costs another layer."""
     random = np.random.default_rng(3)
     weights = {
         "kernel": random.standard_normal((8, 3, 3, 3)),
@@ -84,7 +84,7 @@ def image_model(path: Path) -> Path:
         helper.make_node("MatMul", ["mean", "head"], ["y"]),
         helper.make_node("MatMul", ["mean", "other"], ["z"]),
     ]
-    inputs = [value("x", DType.FP32, (None, 3, 32, 32))]
+    inputs = [value("x", DType.FP32, (None, 3, None, None))]
     outputs = [value("y", DType.FP32, (None, 4)), value("z", DType.FP32, (None, 64))]
     return save(path, nodes, inputs, outputs, {name: array.astype(np.float32) for name, array in weights.items()})
 
@@ -95,7 +95,7 @@ def test_a_tune_whose_clients_send_pixels(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (40, 3, 32, 32), np.uint8)
     np.save(tmp_path / "data.npy", pixels)
     command = [sys.executable, "-m", "tailcut", "tune", str(model), "--data", "data.npy", "--budget", "8s", "--json"]
-    command += ["--normalize", IMAGENET, "--outputs", "y", "--local"]
+    command += ["--normalize", IMAGENET, "--outputs", "y", "--fix", "x:2=32,x:3=32", "--local"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -105,7 +105,7 @@ def test_a_tune_whose_clients_send_pixels(tmp_path: Path) -> None:
     with serving(tmp_path, tmp_path / "m.profile.toml", "--uds", tmp_path / "socket") as server:
         client = triton.InferenceServerClient(server.address)
         metadata = client.get_model_metadata("m")
-        assert [one["datatype"] for one in metadata["inputs"]] == ["UINT8"]
+        assert [(one["datatype"], one["shape"]) for one in metadata["inputs"]] == [("UINT8", [-1, 3, 32, 32])]
         assert [one["name"] for one in metadata["outputs"]] == ["y"]
         asked = triton.InferInput("x", [4, 3, 32, 32], "UINT8")
         asked.set_data_from_numpy(pixels[:4])
@@ -122,6 +122,8 @@ def test_a_tune_whose_clients_send_pixels(tmp_path: Path) -> None:
     [
         (["--normalize", "1,2/3"], "MEAN/STD"),
         (["--normalize", "0/1"], "no float input that pixels could be sent for"),
+        (["--fix", "n"], "--fix: 'n' is not NAME=SIZE"),
+        (["--fix", "depth=3"], "no input of the model has a dimension 'depth'"),
         (["--outputs", "nope"], "--outputs: the model has no output 'nope': it has "),
     ],
 )

@@ -110,6 +110,13 @@ def tune(
     outputs: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Serve only these outputs, such as scores,boxes.")
     ] = None,
+    fix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=SIZE,...",
+            help="Free dimensions that always have this size, such as height=224,width=224; others are refused then.",
+        ),
+    ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="Clients run on the same machine, and may connect to a Unix socket.")
     ] = False,
@@ -152,15 +159,15 @@ def tune(
     from tailcut.tuner.pixels import parse_normalize
 
     began = time.monotonic()
-    search_only = (output, report, markdown, exhaustive, fresh, objective, memory, cpus, normalize, outputs, local)
+    search_only = (output, report, markdown, exhaustive, fresh, objective, memory, cpus, normalize, outputs, fix, local)
     if compare and any(search_only):
         raise UsageError("--compare measures profiles as they are: it takes no option of the search or its files")
     together = len(models or []) > 1 and not compare
-    single_only = (output, markdown, exhaustive, objective, memory, rate, retune, normalize, outputs, local)
+    single_only = (output, markdown, exhaustive, objective, memory, rate, retune, normalize, outputs, fix, local)
     if together and any(single_only):
         raise UsageError(
             "several models are tuned for their limits at --rates: leave out --rate, --objective, --memory, --retune, "
-            "--exhaustive, --normalize, --outputs, --local, --output and --markdown"
+            "--exhaustive, --normalize, --outputs, --fix, --local, --output and --markdown"
         )
     if not together and (rates or trace):
         raise UsageError("--rates and --trace are for several models: use --rate for one")
@@ -181,6 +188,7 @@ def tune(
             previous=previous,
             normalize=parse_normalize(normalize) if normalize else None,
             outputs=tuple(outputs.split(",")) if outputs else (),
+            fixed=_fixed(fix),
             local=local,
             began=began,
         )
@@ -196,6 +204,7 @@ def tune(
         "wire": wire.value,
         "normalize": normalize,
         "outputs": outputs,
+        "fix": fix,
         "local": local,
         "budget_s": wanted.budget_s,
         "seed": seed,
@@ -309,6 +318,19 @@ def _show(outcome: "Outcome", found: dict[str, Any], files: _Files, *, markdown:
     if outcome.interrupted:
         print("tailcut: interrupted: the profile holds the best settings so far", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
+
+
+def _fixed(text: str | None) -> tuple[str, ...]:
+    from tailcut.engines.base import parse_fixed_dim
+    from tailcut.errors import UnsupportedError, UsageError
+
+    fixed = tuple(text.split(",")) if text else ()
+    for one in fixed:
+        try:
+            parse_fixed_dim(one)
+        except UnsupportedError as error:
+            raise UsageError(str(error).replace("fixed_dims", "--fix", 1)) from None
+    return fixed
 
 
 def _compare(wanted: "Wanted", profiles: dict[str, "Settings"], asked: dict[str, Any], *, json: bool) -> None:

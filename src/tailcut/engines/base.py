@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 import msgspec
 import numpy as np
 
+from tailcut.errors import UnsupportedError
 from tailcut.spec import ModelSpec
 
 Arrays = Mapping[str, np.ndarray]
@@ -46,6 +47,20 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     arena: bool = True  # the engine keeps its scratch memory between calls
     u8_input: U8Input | None = None
     outputs: tuple[str, ...] = ()  # of the model, those that are computed and served; empty: all
+    # Free dimensions of the inputs that always have one size: NAME=SIZE, or INPUT:AXIS=SIZE where they have no name.
+    fixed_dims: tuple[str, ...] = ()
+
+
+def parse_fixed_dim(text: str) -> tuple[str, int]:
+    """The name of a dimension, and its size.
+
+    Raises:
+        UnsupportedError: it is not NAME=SIZE.
+    """
+    name, _, size = text.rpartition("=")
+    if not name or not size.isdecimal() or not 0 < int(size) < 1 << 31:
+        raise UnsupportedError(f"fixed_dims: {text!r} is not NAME=SIZE, such as height=224, or INPUT:AXIS=SIZE")
+    return name, int(size)
 
 
 class Engine(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tailcut.engines.base import EngineOptions, U8Input
+from tailcut.engines.base import EngineOptions, U8Input, parse_fixed_dim
 from tailcut.engines.files import is_beside
 from tailcut.engines.graph import CLASSES, external_files, external_tensors, is_classes, load_graph, place_of, short
 from tailcut.errors import ModelFileError, UnsupportedError
@@ -50,6 +50,8 @@ def prepare(path: Path, options: EngineOptions) -> Prepared:
     unreadable = not all(is_beside(path, name, follow_model=own) for name in files)
     if options.outputs:
         edited = keep_outputs(model, options.outputs) or edited
+    if options.fixed_dims:
+        edited = fix_dims(model, options.fixed_dims) or edited
     if not (edited or unreadable or options.u8_input is not None or options.precision == "int8"):
         return Prepared(path, model)
     _take_whole(model, path, files)
@@ -124,6 +126,63 @@ def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> bool:
     del model.graph.output[:]
     model.graph.output.extend(kept)
     return True
+
+
+def fix_dims(model: onnx.ModelProto, fixed: Sequence[str]) -> bool:
+    """Give free dimensions of the inputs a size, in place, and outputs the sizes that follow. Whether any was free.
+
+    What an optimiser knows of the shapes it folds away, and rows of one size can be bound.
+
+    Raises:
+        UnsupportedError: it is not NAME=SIZE, no input has such a dimension, or it has another size.
+    """
+    sizes = dict(map(parse_fixed_dim, fixed))
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    axes = [
+        (f"{value.name}:{axis}", dim) for value in inputs for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+    ]
+    free = [dim.dim_param or place for place, dim in axes if not dim.HasField("dim_value")]
+    for name in sizes:
+        if not any(name in {place, dim.dim_param} for place, dim in axes):
+            there = (
+                f"its free dimensions are {', '.join(dict.fromkeys(free))}" if free else "all of its sizes are fixed"
+            )
+            raise UnsupportedError(f"fixed_dims: no input of the model has a dimension {name!r}: {there}")
+    for place, dim in axes:
+        size = sizes.get(place)
+        if size is None:
+            continue
+        if dim.HasField("dim_value") and dim.dim_value != size:
+            raise UnsupportedError(f"fixed_dims: {place} is {dim.dim_value} in the model, and cannot be {size}")
+        if dim.dim_param:
+            sizes.setdefault(dim.dim_param, size)  # one name is one size, wherever it stands
+        dim.dim_value = size
+    for value in [*inputs, *model.graph.output, *model.graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+    _infer_outputs(model)
+    return bool(free)
+
+
+def _infer_outputs(model: onnx.ModelProto) -> None:
+    """Fill in sizes of outputs that follow from those of the inputs, where the inference finds them."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+    except Exception:  # noqa: BLE001  as in load_graph; the outputs stay as free as they were
+        return
+    for value, found in zip(model.graph.output, inferred.graph.output, strict=True):
+        dims, known = value.type.tensor_type.shape.dim, found.type.tensor_type.shape.dim
+        if len(dims) != len(known):
+            continue
+        for dim, size in zip(dims, known, strict=True):
+            if size.HasField("dim_value") and not dim.HasField("dim_value"):
+                dim.dim_value = size.dim_value
 
 
 def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:

@@ -166,7 +166,12 @@ def _shape_check(
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  models of fixed sizes need it not
 
     wanted = EngineOptions(
-        threads=options.threads, spinning=False, arena=False, u8_input=options.u8_input, outputs=options.outputs
+        threads=options.threads,
+        spinning=False,
+        arena=False,
+        u8_input=options.u8_input,
+        outputs=options.outputs,
+        fixed_dims=options.fixed_dims,
     )
     try:
         reference = OnnxRuntimeEngine(path, wanted, spec.name)

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import msgspec
 import tomli_w
 
-from tailcut.engines.base import EngineOptions
+from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.engines.files import check_kind, model_name
-from tailcut.errors import MissingProfileError, ModelFileError, ProfileError
+from tailcut.errors import MissingProfileError, ModelFileError, ProfileError, UnsupportedError
 from tailcut.machine.allocator import Allocator
 from tailcut.runtime.rows import SETTING_OF, Batching, RowsSetting
 from tailcut.runtime.samples import SampleRequest
@@ -360,6 +360,11 @@ def _check(settings: Settings) -> None:
         "io.direct_bytes": (settings.io.direct_bytes, 0, 1 << 40),
         "io.spin_us": (settings.io.spin_us, 0, 10_000),
     }
+    for text in settings.engine.fixed_dims:
+        try:
+            parse_fixed_dim(text)
+        except UnsupportedError as error:
+            raise ValueError(f"settings.engine.{error}") from None
     padding = settings.batching.padding
     if padding is not None:
         buckets = padding.buckets

@@ -81,6 +81,16 @@ CATALOGUE: tuple[Setting, ...] = (
         "onnxruntime, pruning of unused nodes",
     ),
     Setting(
+        "fixed dimensions",
+        "algorithmic",
+        ("engine.fixed_dims",),
+        "none; those of --fix",
+        "free dimensions in which all requests agree",
+        "shapes are folded away, and rows of one size are bound and sent raw",
+        "requests of another size are refused",
+        "onnxruntime, free dimension override",
+    ),
+    Setting(
         "layout",
         "layout",
         ("engine.layout",),

@@ -6,7 +6,7 @@ interval that clears the noise threshold is called better or worse.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -79,7 +79,8 @@ def compare(wanted: Wanted, profiles: Mapping[str, Settings], tell: Callable[[Ev
         TailcutError: a profile cannot be served, or the first answers nothing.
     """
     plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
-    learned = learn(wanted, plan.answers_s, tell)
+    fixed = next(iter(profiles.values())).engine.fixed_dims
+    learned = learn(replace(wanted, fixed=fixed), plan.answers_s, tell)
     servers = Servers(wanted.model, learned.spec, learned.requests)
     sides = [Side(name, settings) for name, settings in profiles.items()]
     try:

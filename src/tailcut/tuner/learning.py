@@ -26,7 +26,7 @@ from tailcut.tuner.gate import Gate
 from tailcut.tuner.pixels import as_floats, is_pixels, snapped
 from tailcut.tuner.questions import Questions
 from tailcut.tuner.records import Wanted
-from tailcut.tuner.space import BASELINE, Facts
+from tailcut.tuner.space import Facts
 
 Arrays = dict[str, np.ndarray]
 _MADE_UP = 64  # requests, where there are no data
@@ -54,7 +54,7 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
     Raises:
         TailcutError: the model cannot be opened, or refuses a request of the data.
     """
-    engine = open_engine(wanted.model, BASELINE.engine)
+    engine = open_engine(wanted.model, EngineOptions(fixed_dims=wanted.fixed_dims))
     try:
         decision = settle_rows(engine, wanted.rows, Limits())
         requests = _requests(engine, wanted)
@@ -106,12 +106,13 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         lower_precision=wanted.data is not None and not learned.gate.blind,
         u8_input=wanted.normalize,
         outputs=wanted.outputs,
+        fixed_dims=wanted.fixed_dims,
         local=wanted.local,
         allocators=tuple(installed()),
     )
 
 
 def _open_reference(wanted: Wanted, spec: ModelSpec) -> Engine:
-    engine = open_engine(wanted.model, EngineOptions())
+    engine = open_engine(wanted.model, EngineOptions(fixed_dims=wanted.fixed_dims))
     engine.spec = replace(engine.spec, rows=spec.rows, rows_reason=spec.rows_reason)
     return engine

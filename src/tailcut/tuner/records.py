@@ -55,8 +55,14 @@ class Wanted:
     previous: Settings | None = None  # of a profile that is to be checked again
     normalize: U8Input | None = None  # clients may send pixels, which the model wants so
     outputs: tuple[str, ...] = ()  # that clients want; empty: all
+    fixed: tuple[str, ...] = ()  # dimensions that always have the same size, as in `EngineOptions.fixed_dims`
     local: bool = False  # clients run on this machine
     began: float | None = None  # on the monotonic clock; None: when the search begins
+
+    @property
+    def fixed_dims(self) -> tuple[str, ...]:
+        """Those that the user fixed, or else a profile that is checked again."""
+        return self.fixed or (self.previous.engine.fixed_dims if self.previous is not None else ())
 
     @property
     def kind(self) -> ObjectiveKind:

@@ -200,7 +200,8 @@ class Search:
         return self._rows | {"rows": rows, "batched": rows == Rows.INDEPENDENT, "reason": reason}
 
     def _baseline(self, wire: Wire) -> Settings:
-        return changed(BASELINE, batching={"bind": False, "rows": self._wanted.rows}, io={"wire": wire})
+        batching = {"bind": False, "rows": self._wanted.rows}
+        return changed(BASELINE, engine={"fixed_dims": self._wanted.fixed_dims}, batching=batching, io={"wire": wire})
 
     def _measure_baseline(self) -> Baseline:
         """What it carries, and the limit that all others are held to."""

@@ -47,6 +47,7 @@ class Facts:
         lower_precision: whether less than float32 is allowed: only data can show that answers stay right.
         u8_input: how clients may send pixels instead of normalised floats, where they may.
         outputs: those that clients want; empty: all.
+        fixed_dims: dimensions that always have the same size, in all configurations.
         local: whether clients run on the same machine, and may connect to a Unix socket.
         allocators: that can be loaded in place of the C library's.
     """
@@ -64,6 +65,7 @@ class Facts:
     lower_precision: bool = True
     u8_input: U8Input | None = None
     outputs: tuple[str, ...] = ()
+    fixed_dims: tuple[str, ...] = ()
     local: bool = False
     allocators: tuple[Allocator, ...] = ()
 
@@ -97,6 +99,7 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
                 spinning=spinning,
                 u8_input=facts.u8_input,
                 outputs=facts.outputs,
+                fixed_dims=facts.fixed_dims,
             )
             for threads, count in shapes
             for spinning in ((False, True) if name == "onnxruntime" and threads > 1 else (True,))
@@ -218,6 +221,7 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "batching.padding",
         "engine.graph",
         "engine.outputs",
+        "engine.fixed_dims",
     ),
     "layout": ("engine.layout", "engine.prepack", "engine.u8_input"),
     "parallelism": (

@@ -102,7 +102,12 @@ def _single_and_pass(probe: Probe, passes: int) -> tuple[float, float]:
 def way_settings(facts: Facts, dispatch: str) -> Settings:
     """What the server of a probe runs: the empty engine behind the quickest wire, with room for the largest batch."""
     batching = {"bind": facts.spec.fixed_rows, "max_batch": BATCH_SIZES[-1], "dispatch": dispatch}
-    return changed(BASELINE, engine={"name": "none"}, batching=batching, io={"wire": quickest_wire(facts)})
+    return changed(
+        BASELINE,
+        engine={"name": "none", "fixed_dims": facts.fixed_dims},
+        batching=batching,
+        io={"wire": quickest_wire(facts)},
+    )
 
 
 def measure_ways(servers: Servers, settings: Mapping[str, Settings], seconds: float) -> dict[str, WayIn]:
