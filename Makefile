@@ -11,6 +11,7 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
 JOBS ?= logical
+PYTEST := $(BIN)/python -m pytest
 
 # Container images set it; the hundreds of processes that the tests start would each compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -45,10 +46,15 @@ demo: $(READY)
 	@$(BIN)/tailcut demo --keep out/demo
 
 # Those that measure time have the machine to themselves; a selection (TESTS=) may have none of either kind (status 5).
+# What fails among others is run once more by itself, and has to pass then: both runs are printed.
 test: $(READY)
 	@status=0; none=0; \
 	for kind in '-m serial' '-m "not serial" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
-		eval "$(BIN)/python -m pytest $(TESTS) $$kind"; code=$$?; \
+		eval "$(PYTEST) $(TESTS) $$kind"; code=$$?; \
+		if [ $$code = 1 ]; then \
+			echo "once more, alone:"; \
+			$(PYTEST) $(TESTS) --last-failed --last-failed-no-failures none; code=$$?; \
+		fi; \
 		if [ $$code = 5 ]; then none=$$((none + 1)); elif [ $$code != 0 ]; then status=$$code; fi; \
 	done; \
 	if [ $$none = 2 ]; then exit 5; fi; exit $$status
