@@ -11,7 +11,7 @@ from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, open_block
 from tailcut.runtime.profile import Profile, Settings
 from tailcut.tuner.baseline import measure_baseline
 from tailcut.tuner.space import BASELINE, changed
-from tailcut.tuner.traffic import Overload, Traffic
+from tailcut.tuner.traffic import Carried, Overload, Traffic
 
 
 def latencies(rate: float, capacity: float, count: int, random: np.random.Generator) -> np.ndarray:
@@ -55,11 +55,28 @@ def test_a_stall_is_no_overload() -> None:
     assert overload.found is None
 
 
+def test_the_rate_is_lowered_until_it_is_carried() -> None:
+    """By a fifth each time, not for a few late answers of a small block, and no further than needed."""
+    random = np.random.default_rng(0)
+    capacity, limit_ms = 1000.0, 20.0
+    highest = capacity - 1e3 / limit_ms * np.log(100)  # the rate whose p99 is the limit
+    carried = Carried(limit_ms, 950.0)
+    for _ in range(40):
+        carried.add(latencies(carried.rate, capacity, 400, random), 0)
+    assert 0.75 * highest <= carried.rate <= highest
+    patient = Carried(10.0, 50.0)
+    assert not patient.add(np.array([1.0] * 19 + [50.0]), 0)
+    assert patient.rate == 50.0
+    assert patient.add(np.full(100, 1.0), errors=10)
+    assert patient.rate == 40.0
+
+
 def arm(server: ServedProfile) -> Arm:
     payload = infer_payload(server.target, "m", {"x": np.ones((1, 64), np.float32)}, server.profile.settings.io.wire)
     return Arm(server.target, [payload], server.pid)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("alike", [True, False])
 def test_two_servers(tmp_path: Path, alike: bool) -> None:
     """Nothing is claimed of equal ones; inline dispatch on raw bodies carries more than the defaults on JSON."""
@@ -70,16 +87,16 @@ def test_two_servers(tmp_path: Path, alike: bool) -> None:
     with ServedProfile(profiles[0]) as first, ServedProfile(profiles[1]) as second:
         baseline, tuned = arm(first), arm(second)
         limit = measure_baseline(baseline, 1.0, rate=None, limit_ms=None)
-        highest = (0.8 if alike else 2.5) * limit.capacity
+        highest = (0.8 if alike else 1.5) * limit.capacity
         traffic = Traffic(tuned, baseline, highest, limit.rate, min(3 * limit.limit_ms, 30.0))
         verified = ArmRuns()
         for number in range(9):
             open_block([baseline], [verified], rate=limit.rate, duration_s=0.2, seed=number)
             traffic.measure(0.3, number, float("inf"))
     found = traffic.result(verified)
-    assert found is not None
-    assert found.tuned == highest
     if alike:
-        assert found.baseline is None or found.baseline > highest or not found.within
+        assert found is None or found.baseline is None or found.baseline >= found.tuned or not found.within
     else:
-        assert found.baseline is None or limit.rate <= found.baseline < highest
+        assert found is not None
+        assert found.tuned <= highest
+        assert found.baseline is None or limit.rate <= found.baseline < found.tuned

@@ -25,7 +25,9 @@ from tailcut.machine.waiting import runnable_s
 _SLICE_NS = 100_000_000  # after so long Python looks at signals
 _RECEIVE_BYTES = 256 * 1024
 _EVENTS = 256
-_FIRST = 8  # connections opened before the start; the others as they are needed
+_FIRST = 8  # connections opened before the start, at least; the others as they are needed
+_FIRST_S = 0.01  # of the load, for which there are connections that have been used before: a pool that is warm
+_FIRST_REQUESTS = 4  # of each of these
 _AT_ONCE = 2  # opened before answers are looked at again: each takes some 30 us
 _FIRST_ROWS = 1 << 16
 _SPIN_NS = 60_000  # before a planned send, where the client has a core to itself: sleepers wake so late
@@ -63,10 +65,13 @@ def gather_open(  # noqa: PLR0913  a load test is its parameters
         OddAnswerError: the Python client has to make this run.
     """
     with _Loop(target, payloads, connections, times) as loop:
-        for _ in range(min(_FIRST, connections)):
-            loop.connect()
-        begun = start()
         last_ns = int(times[-1]) if len(times) else 0
+        warm = int(_FIRST_S * 1e9 * len(times) / max(last_ns, 1))
+        for _ in range(min(max(_FIRST, warm), connections)):
+            loop.connect()
+        if warm > _FIRST:
+            loop.warm_up(patience_s)
+        begun = start()
         if len(times):
             loop.run(begun, 0, begun + last_ns + int(patience_s * 1e9))
         return loop.gathered(begun, len(times))
@@ -164,6 +169,20 @@ class _Loop:
         cursor[load.FREE] += 1
         cursor[load.OPEN] += 1
         self._most = max(self._most, int(cursor[load.OPEN]))
+
+    def warm_up(self, patience_s: float) -> None:
+        """Have every connection make a few requests that do not count, all connections at once.
+
+        A server sees to a new connection for as long as to several requests, and may know it only after some: opened in
+        the middle of a load, each delays those behind it, which need more connections then.
+        """
+        load, times = self._load, self._times
+        self._times = np.zeros(self._cursor[load.OPEN], np.int64)
+        for _ in range(_FIRST_REQUESTS):
+            now = time.monotonic_ns()
+            self.run(now, 0, now + int(patience_s * 1e9))
+            self._cursor[load.SENT] = self._cursor[load.RECORDED] = 0
+        self._times = times
 
     def run(self, start_ns: int, end_ns: int, give_up_ns: int) -> None:
         """Drive the loop until all is answered, or the time to wait for answers is over."""

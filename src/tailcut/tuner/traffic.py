@@ -1,9 +1,10 @@
 """The same tail with more traffic: a rate that the tuned server carries, and one that is too much for the baseline.
 
 Both are shown on fresh samples, in short open loops of Poisson arrivals that take turns with the rest of the
-verification. The baseline is held against the limit at the rate of the verification, and at rates a fifth higher each
-time, until its p99 is shown to lie over the limit. What lies between the two rates is a gain that the
-machine's noise did not make: two servers that are alike show none.
+verification. The tuned server's rate is lowered by a fifth where it turns out to be too much, and its samples begin
+anew. The baseline is held against the limit at the rate of the verification, and at rates a fifth higher each time,
+until its p99 is shown to lie over the limit. What lies between the two rates is a gain that the machine's noise did not
+make: two servers that are alike show none.
 """
 
 import time
@@ -16,6 +17,7 @@ from tailcut.stats import Sample, is_above, percentile_interval, samples_needed
 from tailcut.tuner.records import HighestRate
 
 _FIRST_STEP, _STEP = 1.1, 1.2  # from one rate of the baseline to the next
+_DOWN = 0.8  # from one rate of the tuned server to the next
 _BASELINE_SAMPLES = 150  # of one block of the baseline: an overload shows in fewer than a p99 takes
 _LIMITS, _LONGEST_S = 20.0, 2.0  # a block lasts so many limits, so that a queue has time to grow
 _SHORTEST_S = 0.3
@@ -62,6 +64,30 @@ class Overload:
         return late > _LATE * (len(latencies_ms) + errors)
 
 
+class Carried:
+    """The rate that the tuned server is held at: lowered while its p99 there is shown to be over the limit. Pure.
+
+    Args:
+        limit_ms: the limit.
+        rate: to begin with.
+    """
+
+    def __init__(self, limit_ms: float, rate: float) -> None:
+        self.limit_ms = limit_ms
+        self.rate = rate
+        self._late = self._asked = 0
+
+    def add(self, latencies_ms: np.ndarray, errors: int) -> bool:
+        """Take in a block at `rate`; whether the next one is slower, and what was measured before counts no more."""
+        self._late += int((latencies_ms > self.limit_ms).sum()) + errors
+        self._asked += len(latencies_ms) + errors
+        if not is_above(self._late, self._asked, _LATE):
+            return False
+        self.rate *= _DOWN
+        self._late = self._asked = 0
+        return True
+
+
 class Traffic:
     """Measures both rates, one block each in every round of the verification.
 
@@ -74,7 +100,8 @@ class Traffic:
 
     def __init__(self, tuned: Arm, baseline: Arm, highest: float, rate: float, limit_ms: float) -> None:
         self.runs = ArmRuns()  # of the tuned server, at its rate
-        self._tuned, self._baseline, self._highest = tuned, baseline, highest
+        self._tuned, self._baseline, self._least = tuned, baseline, rate
+        self._carried = Carried(limit_ms, highest)
         self._overload = Overload(limit_ms, rate)
 
     def measure(self, seconds: float, seed: int, until: float) -> None:
@@ -85,14 +112,17 @@ class Traffic:
             seed: of the arrivals.
             until: on the monotonic clock; no block of the baseline is begun that would end later.
         """
-        if not self._highest:
+        carried, overload = self._carried, self._overload
+        if carried.rate <= self._least:  # more than that it would have to be
             return
-        overload = self._overload
         limits_s = min(_LIMITS * overload.limit_ms / 1e3, _LONGEST_S)
         length_s = max(seconds, limits_s)
-        open_block([self._tuned], [self.runs], rate=self._highest, duration_s=length_s, seed=seed)
+        before = self.runs.errors
+        open_block([self._tuned], [self.runs], rate=carried.rate, duration_s=length_s, seed=seed)
+        if carried.add(self.runs.blocks[-1], self.runs.errors - before):
+            self.runs = ArmRuns()
         length_s = max(_SHORTEST_S, limits_s, _BASELINE_SAMPLES / overload.rate)
-        if overload.found is None and overload.rate < self._highest and time.monotonic() + length_s < until:
+        if overload.found is None and overload.rate < carried.rate and time.monotonic() + length_s < until:
             runs = ArmRuns()
             open_block([self._baseline], [runs], rate=overload.rate, duration_s=length_s, seed=seed)
             overload.add(runs.latencies, runs.errors)
@@ -111,5 +141,10 @@ class Traffic:
         limit_ms = self._overload.limit_ms
         within = interval.high <= limit_ms and not self.runs.errors
         return HighestRate(
-            limit_ms, self._overload.lowest(verified.blocks), self._highest, interval, len(self.runs.latencies), within
+            limit_ms,
+            self._overload.lowest(verified.blocks),
+            self._carried.rate,
+            interval,
+            len(self.runs.latencies),
+            within,
         )
