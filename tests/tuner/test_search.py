@@ -7,19 +7,18 @@ import pytest
 from onnx import helper
 from tests.engines.models import masked_mean, perceptron, save, value
 
-from tailcut.lab.payload import infer_payload
-from tailcut.lab.trial import ServedProfile
 from tailcut.report.html import render_tune_html
-from tailcut.runtime.profile import Profile
 from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.records import Outcome, Wanted
 from tailcut.tuner.result import evidence, result
 from tailcut.tuner.search import Search
+from tailcut.tuner.servers import Servers
 from tailcut.tuner.space import BASELINE, changed, serving_choices
-from tailcut.tuner.ways import probe, way_in
+from tailcut.tuner.ways import PROBED, measure_ways, way_settings
 
 
 @pytest.mark.parametrize("minds_mask", [True, False])
@@ -59,20 +58,19 @@ def test_nothing_significant_does_not_select_the_baseline(tmp_path: Path) -> Non
 
 
 def test_what_a_way_in_costs(tmp_path: Path) -> None:
-    """Nanoseconds for each part, with an engine that computes nothing; a worker thread has to be woken."""
+    """Nanoseconds for each part, with an engine that computes nothing; only a worker thread has to be woken."""
     path = perceptron([16, 4], tmp_path / "m.onnx")
-    probes = {}
-    for dispatch in ("inline", "worker"):
-        settings = changed(BASELINE, engine={"name": "none"}, batching={"dispatch": dispatch, "max_batch": 64})
-        with ServedProfile(Profile.of_model(path, settings)) as served:
-            request = {"x": np.ones((1, 16), np.float32)}
-            payloads = [infer_payload(served.target, "m", request, "raw")]
-            probes[dispatch] = probe(served.target, payloads, served.pid, 0.6)
-    for dispatch, found in probes.items():
-        way = way_in(found, probes["inline"])
+    learned = learn(Wanted(path), 1.0, lambda event: None)
+    facts = facts_of(Wanted(path), learned)
+    servers = Servers(path, learned.spec, learned.requests)
+    try:
+        ways = measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 0.9)
+    finally:
+        servers.keep()
+    for way in ways.values():
         assert 200 < way.receive_ns + way.answer_ns < 2_000_000
-        assert way.outside_ns >= 0
-        assert (way.wake_ns == 0) is (dispatch == "inline")
+        assert min(way.batch_ns, way.pass_ns, way.wake_ns, way.outside_ns) >= 0
+    assert ways["inline"].wake_ns == 0
 
 
 def test_the_story_says_what_limits(tmp_path: Path) -> None:

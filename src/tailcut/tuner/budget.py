@@ -14,6 +14,7 @@ _EXPLAIN = _EXPLAIN_END - _REFINE_END
 _VERIFY = 1 - _EXPLAIN_END
 _LEAST_VERIFY, _MOST_VERIFY = 0.15, 0.45
 _WRAP_UP, _MOST_WRAP_UP_S = 0.05, 2.0
+_LATE = 0.06  # of the budget
 _STARTING = 0.6  # of the time until the race ends, to start servers in
 _FEWEST_FINALISTS = 2
 _FEWEST_ENGINES, _ENGINE_S = 3, 2.5
@@ -63,6 +64,11 @@ class Plan:
     def end(self) -> float:
         """When the last measurement ends: the result and the report take a moment, too."""
         return self.began + self.extra_s + self.budget_s - min(_MOST_WRAP_UP_S, _WRAP_UP * self.budget_s)
+
+    @property
+    def latest(self) -> float:
+        """When the verification ends even with few rounds, as soon as its percentiles are known."""
+        return self.end + _LATE * self.budget_s
 
     def race_ended(self, now: float) -> None:
         """An exhaustive race took as long as it took: what comes after it has the time that it was planned to have."""

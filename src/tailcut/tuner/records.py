@@ -108,6 +108,7 @@ class Outcome:
     raced: dict[Settings, float] = field(default_factory=dict)  # scores on the real server
     race_winner: Settings | None = None  # before refinements
     reused: int = 0  # estimates that an earlier tune left
+    capacity: float = 0.0  # of the baseline, requests per second
     clients: int = 16  # in flight in the closed loops of the verification
     memory_peaks: dict[str, int] = field(default_factory=dict)  # bytes, of each arm's server
     noise: Noise = field(default_factory=Noise)

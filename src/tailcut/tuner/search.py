@@ -101,7 +101,6 @@ class Search:
         self._tell = tell
         self._plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
         self._rungs = {name: RungRecord(name) for name in RUNG_FIELDS}
-        self._capacity = 0.0  # of the baseline, requests a second
         learned = learn(wanted, self._plan.answers_s, tell)
         self._spec, self._requests, self._gate, self._rows = (
             learned.spec,
@@ -153,7 +152,7 @@ class Search:
             self._gate,
             self._servers,
             self._baseline(quickest_wire(self._facts)),
-            self._capacity,
+            self._outcome.capacity,
             predicted,
             known,
             self._copies,
@@ -209,10 +208,10 @@ class Search:
         wanted, plan = self._wanted, self._plan
         arm = self._servers.arm(self._baseline("json"))
         found = measure_baseline(arm, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
-        self._capacity = found.capacity
-        self._outcome.rate, self._outcome.clients = found.rate, found.clients
-        self._outcome.objective = replace(self._outcome.objective, limit_ms=found.limit_ms, rate=found.rate)
-        self._racing.objective = self._outcome.objective
+        outcome = self._outcome
+        outcome.capacity, outcome.rate, outcome.clients = found.capacity, found.rate, found.clients
+        outcome.objective = replace(outcome.objective, limit_ms=found.limit_ms, rate=found.rate)
+        self._racing.objective = outcome.objective
         capacity = f"{found.capacity:,.3g}" if found.capacity < 100 else f"{found.capacity:,.0f}"
         own = "" if wanted.slo_ms else f", its own at {found.rate:,.6g} req/s"
         self._tell(Phase(f"the baseline carries {capacity} req/s; the limit of p99 is {found.limit_ms:.3g} ms{own}"))
@@ -360,7 +359,7 @@ class Search:
 
     def _best_rate(self, chosen: Sequence[Predicted]) -> float:
         if self._outcome.objective.is_open:
-            return self._capacity
+            return self._outcome.capacity
         return max((max(one.rate, one.capacity) for one in chosen), default=0.0)
 
     def _race(self, chosen: Sequence[Settings]) -> Settings:
@@ -434,7 +433,7 @@ class Search:
 
     def _check(self, settings: Settings, seconds: float, *, whole: bool = False) -> Accuracy:
         """Ask a running server questions, as many at a time as it answers in a moment."""
-        in_flight = max(4, int(2 * seconds * self._capacity)) if self._capacity else 16
+        in_flight = max(4, int(2 * seconds * self._outcome.capacity)) if self._outcome.capacity else 16
         return self._gate.check(self._servers.of(settings).target, settings, seconds, in_flight, whole=whole)
 
     def _candidate(self, rung: str, entry: dict[str, Any], *, kept: bool = False) -> None:

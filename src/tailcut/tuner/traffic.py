@@ -2,9 +2,9 @@
 
 Both are shown on fresh samples, in short open loops of Poisson arrivals that take turns with the rest of the
 verification. The tuned server's rate is lowered by a fifth where it turns out to be too much, and its samples begin
-anew. The baseline is held against the limit at the rate of the verification, and at rates a fifth higher each time,
-until its p99 is shown to lie over the limit. What lies between the two rates is a gain that the machine's noise did not
-make: two servers that are alike show none.
+anew. The baseline is held against the limit at the rate of the verification, and above its capacity, at rates a fifth
+higher each time, until its p99 is shown to lie over the limit. What lies between the two rates is a gain that the
+machine's noise did not make: two servers that are alike show none.
 """
 
 import time
@@ -14,9 +14,10 @@ import numpy as np
 
 from tailcut.lab.trial import Arm, ArmRuns, open_block
 from tailcut.stats import Sample, is_above, percentile_interval, samples_needed
+from tailcut.tuner.baseline import Baseline
 from tailcut.tuner.records import HighestRate
 
-_FIRST_STEP, _STEP = 1.1, 1.2  # from one rate of the baseline to the next
+_ABOVE, _STEP = 1.1, 1.2  # of the baseline's capacity, where its rates begin; and from one to the next
 _DOWN = 0.8  # from one rate of the tuned server to the next
 _BASELINE_SAMPLES = 150  # of one block of the baseline: an overload shows in fewer than a p99 takes
 _LIMITS, _LONGEST_S = 20.0, 2.0  # a block lasts so many limits, so that a queue has time to grow
@@ -35,11 +36,12 @@ class Overload:
     Args:
         limit_ms: the limit.
         verified_rate: requests per second of the verification, at which the baseline is measured anyway.
+        capacity: of the baseline in a closed loop, requests per second.
     """
 
-    def __init__(self, limit_ms: float, verified_rate: float) -> None:
+    def __init__(self, limit_ms: float, verified_rate: float, capacity: float) -> None:
         self.limit_ms = limit_ms
-        self.rate = verified_rate * _FIRST_STEP  # to try next
+        self.rate = max(verified_rate, _ABOVE * capacity)  # to try next
         self.found: float | None = None
         self._verified_rate = verified_rate
         self._in_a_row = 0
@@ -94,18 +96,17 @@ class Traffic:
     Args:
         tuned, baseline: their servers.
         highest: a rate that the tuned server should carry within the limit; 0 where none was found.
-        rate: of the verification.
-        limit_ms: of the p99.
+        known: the baseline's capacity, the rate of the verification, and the limit of the p99.
     """
 
-    def __init__(self, tuned: Arm, baseline: Arm, highest: float, rate: float, limit_ms: float) -> None:
+    def __init__(self, tuned: Arm, baseline: Arm, highest: float, known: Baseline) -> None:
         self.runs = ArmRuns()  # of the tuned server, at its rate
-        self._tuned, self._baseline, self._least = tuned, baseline, rate
-        self._carried = Carried(limit_ms, highest)
-        self._overload = Overload(limit_ms, rate)
+        self._tuned, self._baseline, self._least = tuned, baseline, known.rate
+        self._carried = Carried(known.limit_ms, highest)
+        self._overload = Overload(known.limit_ms, known.rate, known.capacity)
 
     def measure(self, seconds: float, seed: int, until: float) -> None:
-        """One block of each.
+        """One block of the baseline, and with an even seed one of the tuned server, whose rate says more in less time.
 
         Args:
             seconds: for the tuned server's block, at least.
@@ -116,11 +117,11 @@ class Traffic:
         if carried.rate <= self._least:  # more than that it would have to be
             return
         limits_s = min(_LIMITS * overload.limit_ms / 1e3, _LONGEST_S)
-        length_s = max(seconds, limits_s)
-        before = self.runs.errors
-        open_block([self._tuned], [self.runs], rate=carried.rate, duration_s=length_s, seed=seed)
-        if carried.add(self.runs.blocks[-1], self.runs.errors - before):
-            self.runs = ArmRuns()
+        if seed % 2 == 0:
+            before = self.runs.errors
+            open_block([self._tuned], [self.runs], rate=carried.rate, duration_s=max(seconds, limits_s), seed=seed)
+            if carried.add(self.runs.blocks[-1], self.runs.errors - before):
+                self.runs = ArmRuns()
         length_s = max(_SHORTEST_S, limits_s, _BASELINE_SAMPLES / overload.rate)
         if overload.found is None and overload.rate < carried.rate and time.monotonic() + length_s < until:
             runs = ArmRuns()

@@ -13,13 +13,14 @@ import numpy as np
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 from tailcut.stats import samples_needed
+from tailcut.tuner.baseline import Baseline
 from tailcut.tuner.budget import Plan
 from tailcut.tuner.race import QUANTILES
 from tailcut.tuner.racing import LEAST_BLOCK_S, Load
 from tailcut.tuner.records import Outcome
 from tailcut.tuner.traffic import Traffic
 
-_ROUNDS = 20  # as planned
+_ROUNDS, _ROUND_S = 20, 1.5  # as planned; fewer and longer ones where each has less time than that
 _FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # where they take longer than planned, and where they do not
 _SELDOM = 5  # rounds from one closed block to the next, at most
 _HIGHEST_SHARE = 0.6  # of the verification: is left when the search for the highest rate ends
@@ -47,16 +48,18 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
     """Fill the outcome's arms and its highest rate: all arms at the outcome's rate, in turns."""
     limit_ms = outcome.objective.limit_ms
     highest = _highest_rate(arms["tuned"], load, limit_ms, plan)
-    traffic = Traffic(arms["tuned"], arms["baseline"], highest, outcome.rate, limit_ms)
+    known = Baseline(outcome.capacity, outcome.clients, outcome.rate, limit_ms)
+    traffic = Traffic(arms["tuned"], arms["baseline"], highest, known)
     runs = {name: ArmRuns() for name in arms}
     left_s = plan.verification_s(time.monotonic())
     enough = samples_needed(QUANTILES[told_within(_NEAR * left_s, outcome.rate, len(arms))])
     needed_s = _SPARE * enough / outcome.rate
-    open_s = max(_OPEN_SHARE * left_s / len(arms), needed_s) / _ROUNDS
+    rounds = max(_FEWEST_ROUNDS, min(_ROUNDS, int(left_s / _ROUND_S)))
+    open_s = max(_OPEN_SHARE * left_s / len(arms), needed_s) / rounds
     # Closed blocks have a least length: where there is no time for one each round, there is one every few rounds.
     each_s = _CLOSED_SHARE * left_s / len(arms)
-    closed_s = max(LEAST_BLOCK_S, each_s / _ROUNDS)
-    every = max(1, min(_SELDOM, round(_ROUNDS * closed_s / each_s)))
+    closed_s = max(LEAST_BLOCK_S, each_s / rounds)
+    every = max(1, min(_SELDOM, round(rounds * closed_s / each_s)))
     for number in range(_MOST_ROUNDS):
         began = time.monotonic()
         outcome.noise.probe()
@@ -64,10 +67,11 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
         open_block(list(arms.values()), list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=fresh)
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
-        traffic.measure(open_s / 2, fresh, plan.end)
+        traffic.measure(open_s / 2, fresh, plan.latest)
         now = time.monotonic()
-        known = min(len(run.latencies) for run in runs.values()) >= enough
-        if 2 * now - began > plan.end and (known or number + 1 >= _ROUNDS) and number + 1 >= _FEWEST_ROUNDS:
+        enough_known = min(len(run.latencies) for run in runs.values()) >= enough
+        ends = 2 * now - began > plan.end and (enough_known or number + 1 >= rounds) and number + 1 >= _FEWEST_ROUNDS
+        if ends or (enough_known and 2 * now - began > plan.latest):
             break
     outcome.noise.add_runs(traffic.runs)
     outcome.arms = runs
