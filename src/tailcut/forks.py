@@ -19,7 +19,18 @@ class Inherited(Protocol):
         """Let go of it: in the child, where no other thread runs. Must not raise, and must not wait."""
 
 
+class Busy(Protocol):
+    """An object whose threads hold locks of libraries while they work: locked at a fork, they are so for good there."""
+
+    def pause(self) -> None:
+        """Begin nothing new, and wait a moment for what has begun. Must not raise."""
+
+    def go_on(self) -> None:
+        """The fork is over: in the parent."""
+
+
 _watched: WeakSet[Inherited] = WeakSet()
+_busy: WeakSet[Busy] = WeakSet()
 
 
 def watch(inherited: Inherited) -> None:
@@ -27,9 +38,24 @@ def watch(inherited: Inherited) -> None:
     _watched.add(inherited)
 
 
+def pause_for(busy: Busy) -> None:
+    """Have the object pause, for as long as it lives, while this process forks."""
+    _busy.add(busy)
+
+
 def keep_for_good(value: object) -> None:
     """Never free an object, not even when the process ends: what frees it would wait for threads of the parent."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+
+
+def _before() -> None:
+    for busy in list(_busy):
+        busy.pause()
+
+
+def _in_parent() -> None:
+    for busy in list(_busy):
+        busy.go_on()
 
 
 def _in_child() -> None:
@@ -37,4 +63,4 @@ def _in_child() -> None:
         inherited.forked()
 
 
-os.register_at_fork(after_in_child=_in_child)
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -109,6 +109,32 @@ def test_parent_and_children_compute_at_once(path: Path, expected: list[np.ndarr
         check(model, expected)
 
 
+def test_no_batch_is_computed_while_a_process_forks(path: Path, expected: list[np.ndarray]) -> None:
+    """The engine's threads may hold a lock then, which nobody gives back in the child; the parent goes on at once."""
+    with opened(path, threads=1, instances=2) as model:
+        stopped = threading.Event()
+
+        def ask() -> None:
+            while not stopped.is_set():
+                check(model, expected)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+
+        def look() -> None:
+            assert not model._running
+
+        children = [fork(look) for _ in range(10)]
+        before = model.statistics()["requests"]
+        check(model, expected)
+        stopped.set()
+        for thread in threads:
+            thread.join()
+        assert model.statistics()["requests"] > before
+        assert succeeded(*children)
+
+
 @pytest.mark.parametrize("dispatch", ["inline", "adaptive"])
 def test_models_that_compute_on_the_callers_thread(path: Path, expected: list[np.ndarray], dispatch: str) -> None:
     """They are opened anew as well."""

@@ -33,7 +33,7 @@ class Desk(Reception):
         now = time.monotonic_ns()
         batch: Batch | None = None
         with self._lock:
-            if len(self._running) >= self._instances:
+            if self._paused or len(self._running) >= self._instances:
                 return None
             # Who would be late already when the batch that leaves now is back takes nobody's place in it.
             rows = self.cost.best(-(-self._queue.rows // (self._instances - len(self._running))))

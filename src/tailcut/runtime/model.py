@@ -47,6 +47,7 @@ _log = logging.getLogger("tailcut")
 _HERE_NS = 500_000
 _FEW = 2.5
 _STEP_BYTES = 256 * 1024  # copied between two pauses
+_FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # for batches to end before a fork
 
 
 class Model(Desk):
@@ -91,6 +92,7 @@ class Model(Desk):
         self._inherited = False  # in a forked child, from a parent that had it open
         self._opening = threading.Lock()
         forks.watch(self)
+        forks.pause_for(self)
 
     @classmethod
     def open(
@@ -219,11 +221,27 @@ class Model(Desk):
         if self._arbiter is not None:
             self._arbiter.leave(self)
 
+    def pause(self) -> None:
+        """Let the batches that are computed end before this process forks, for a moment at most."""
+        if self._closed:
+            return
+        self._paused = not self.inline  # the loop's thread computes those, and would not look again
+        end = time.monotonic() + _FORK_WAIT_S
+        while self._running and time.monotonic() < end:
+            time.sleep(_FORK_LOOK_S)
+
+    def go_on(self) -> None:
+        """After the fork, in the parent."""
+        if self._paused:
+            self._paused = False
+            self._crew.wake()
+
     def forked(self) -> None:
         """In a forked child: closed, until it is asked. What the parent opened is neither used nor freed here."""
         forks.keep_for_good(self.__dict__.copy())
         self._inherited = self._inherited or not self._closed
         self._closed = True
+        self._paused = False
         self._lock = threading.Lock()
         self._opening = threading.Lock()
 

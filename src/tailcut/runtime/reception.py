@@ -52,6 +52,7 @@ class Reception:
         self._last_arrival_ns = 0
         self._gap_ns = 0.0
         self._closed = False
+        self._paused = False  # while this process forks
         self.queue_rows = self._wished_rows = limits.queue_rows
         if batching.bind and spec.fixed_rows:
             self.queue_rows = rows_for(spec, self.max_batch, limits)
