@@ -1,11 +1,11 @@
-"""A light model beside a saturated heavy one on the same cores, with and without turns.
+"""A light model beside a saturated heavy one on the same cores.
 
     python benchmarks/fairness.py [--seconds 4] [--rounds 3]
 
 Both in one process. The heavy model (the perceptron of batching.py, batches of 16) always has 64 rows waiting; the
-light one (256-256-64-10) gets 200 requests a second, Poisson. Two ways to use two cores, each with the arbiter of
-`runtime/arbiter.py` and without (the kernel alone shares the cores), in turns: engine calls of two threads that meet at
-barriers, and two instances of one thread each. The first line is the limit: the light model with nobody beside it.
+light one (256-256-64-10) gets 200 requests a second, Poisson. Two ways to use two cores, in turns: engine calls of two
+threads that meet at barriers, and two instances of one thread each. The first line is the limit: the light model with
+no other beside it.
 
 Then two heavy models side by side, one with batches of 16 and one with batches of 4, both always with 64 rows waiting.
 """
@@ -25,7 +25,6 @@ from reference_models import make, perceptron
 from batching import WIDTHS
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import TailcutError
-from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.home import AnyThread
 from tailcut.runtime.limits import Limits
@@ -34,7 +33,6 @@ from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.stats.serial import serial_percentile_interval
 
 BUILD = Path(__file__).parent.parent / "build"
-CPUS = 2
 RATE = 200.0
 
 
@@ -57,9 +55,9 @@ class Refill:
         raise SystemExit(str(error))
 
 
-def opened(path: Path, engine: EngineOptions, max_batch: int, arbiter: Arbiter | None) -> Model:
+def opened(path: Path, engine: EngineOptions, max_batch: int) -> Model:
     profile = Profile.of_model(path, Settings(engine=engine, batching=BatchingSettings(max_batch=max_batch)))
-    return Model.open(profile, limits=Limits(queue_rows=256), arbiter=arbiter)
+    return Model.open(profile, limits=Limits(queue_rows=256))
 
 
 def light_latencies(model: Model, seconds: float, seed: int) -> np.ndarray:
@@ -103,13 +101,12 @@ def wide() -> Path:
     return path if path.exists() else perceptron(path, WIDTHS)
 
 
-def beside(engine: EngineOptions, *, turns: bool, busy: bool, seconds: float, seed: int) -> tuple[np.ndarray, float]:
+def beside(engine: EngineOptions, *, busy: bool, seconds: float, seed: int) -> tuple[np.ndarray, float]:
     """The light model's latencies, and the heavy one's rows a second."""
-    arbiter = Arbiter(CPUS) if turns else None
     light_engine = EngineOptions(threads=1)
     with (
-        opened(wide(), engine, 16, arbiter) as heavy,
-        opened(make("tiny", BUILD / "models"), light_engine, 32, arbiter) as light,
+        opened(wide(), engine, 16) as heavy,
+        opened(make("tiny", BUILD / "models"), light_engine, 32) as light,
     ):
         if not busy:
             return light_latencies(light, seconds, seed), 0.0
@@ -117,12 +114,11 @@ def beside(engine: EngineOptions, *, turns: bool, busy: bool, seconds: float, se
             return light_latencies(light, seconds, seed), load.rate()
 
 
-def rivals(engine: EngineOptions, *, turns: bool, seconds: float) -> tuple[float, float]:
+def rivals(engine: EngineOptions, seconds: float) -> tuple[float, float]:
     """Rows a second of two heavy models, with batches of 16 and of 4."""
-    arbiter = Arbiter(CPUS) if turns else None
     with (
-        opened(wide(), engine, 16, arbiter) as first,
-        opened(wide(), engine, 4, arbiter) as second,
+        opened(wide(), engine, 16) as first,
+        opened(wide(), engine, 4) as second,
         Saturated(first) as one,
         Saturated(second) as other,
     ):
@@ -137,17 +133,12 @@ def main() -> None:
     args = parser.parse_args()
     (BUILD / "models").mkdir(parents=True, exist_ok=True)
     two = EngineOptions(threads=2)
-    cells = {
-        "light alone": (two, {"turns": False, "busy": False}),
-        "2 threads, kernel shares": (two, {"turns": False, "busy": True}),
-        "2 threads, turns": (two, {"turns": True, "busy": True}),
-        "2 instances, kernel shares": (EngineOptions(threads=1, instances=2), {"turns": False, "busy": True}),
-        "2 instances, turns": (EngineOptions(threads=1, instances=2), {"turns": True, "busy": True}),
-    }
+    instances = EngineOptions(threads=1, instances=2)
+    cells = {"light alone": (two, False), "2 threads": (two, True), "2 instances": (instances, True)}
     found: dict[str, list[tuple[np.ndarray, float]]] = {name: [] for name in cells}
     for number in range(args.rounds):
-        for name, (engine, how) in cells.items():
-            found[name].append(beside(engine, seconds=args.seconds, seed=number, **how))
+        for name, (engine, busy) in cells.items():
+            found[name].append(beside(engine, busy=busy, seconds=args.seconds, seed=number))
     print(f"{'':28s}light p50 ms{'p99 ms (99 % interval)':>28s}   max ms   heavy rows/s (rounds)")
     for name, runs in found.items():
         joined = np.concatenate([latencies for latencies, _ in runs]) * 1e3
@@ -160,11 +151,11 @@ def main() -> None:
             flush=True,
         )
     print(f"\n{'two heavy models':28s}rows/s in batches of 16      of 4")
-    pairs = {name: (engine, how["turns"]) for name, (engine, how) in cells.items() if how["busy"]}
+    pairs = {name: engine for name, (engine, busy) in cells.items() if busy}
     rivalled: dict[str, list[tuple[float, float]]] = {name: [] for name in pairs}
     for _ in range(args.rounds):
-        for name, (engine, turns) in pairs.items():
-            rivalled[name].append(rivals(engine, turns=turns, seconds=args.seconds / 2))
+        for name, engine in pairs.items():
+            rivalled[name].append(rivals(engine, args.seconds / 2))
     for name, runs in rivalled.items():
         (one, other), low, high = np.median(runs, axis=0), np.min(runs, axis=0), np.max(runs, axis=0)
         print(

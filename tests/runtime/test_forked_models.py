@@ -17,7 +17,6 @@ from tests.forked import ended_well, fork, start, succeeded
 import tailcut
 from tailcut.engines import EngineOptions
 from tailcut.errors import ReleasedError
-from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 
@@ -61,9 +60,9 @@ def path(tmp_path: Path) -> Path:
     return perceptron([4, 64, 3], tmp_path / "mlp.onnx")
 
 
-def opened(path: Path, *, dispatch: str = "worker", arbiter: Arbiter | None = None, **engine: object) -> Model:
+def opened(path: Path, *, dispatch: str = "worker", **engine: object) -> Model:
     settings = Settings(engine=EngineOptions(**engine), batching=BatchingSettings(dispatch=dispatch, max_batch=8))
-    return Model.open(Profile.of_model(path, settings), arbiter=arbiter)
+    return Model.open(Profile.of_model(path, settings))
 
 
 @pytest.fixture
@@ -153,15 +152,6 @@ def test_a_child_awaits_answers_on_its_own_loop(path: Path, expected: list[np.nd
                 assert np.allclose(answer["y"], y, rtol=1e-4, atol=1e-5)
 
         assert succeeded(fork(lambda: asyncio.run(ask())))
-
-
-def test_models_that_take_turns(path: Path, expected: list[np.ndarray]) -> None:
-    """A turn that the parent's model had when the process forked is not waited for."""
-    arbiter = Arbiter(1)
-    with opened(path, arbiter=arbiter, threads=1) as one, opened(path, arbiter=arbiter, threads=1) as other:
-        assert arbiter.take(one, 1)
-        assert succeeded(fork(lambda: [check(model, expected) for model in (one, other)]))
-        arbiter.give(one, 1, 1, more=False)
 
 
 def test_openvino_is_refused_at_once(path: Path) -> None:

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from tests.engines.models import gather_rows, identity
 from tests.servers import json_request, raw_request, serving
 
-from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
@@ -95,22 +94,6 @@ class Client:
         self.ours.close()
 
 
-class Hog:
-    """A model beside the one that is served, which has all cores until it is told to let go."""
-
-    def __init__(self) -> None:
-        self.arbiter = Arbiter(1)
-
-    def hold(self) -> None:
-        assert self.arbiter.take(self, 1)
-
-    def release(self) -> None:
-        self.arbiter.give(self, 1, 1, more=False)
-
-    def kick(self) -> None:
-        pass
-
-
 async def until(true: Callable[[], bool]) -> None:
     """Let the loop go on until something is so."""
     end = time.monotonic() + 10
@@ -126,7 +109,6 @@ def running(
     limits: ServerLimits = ServerLimits(),  # noqa: B008  frozen
     rows: int = 1024,
     dispatch: str = "inline",
-    arbiter: Arbiter | None = None,
 ) -> None:
     """Tell a story to a hub whose only model this is; afterwards nothing of it is left."""
     profile = Profile.of_model(model, Settings(batching=BatchingSettings(max_batch=8, dispatch=dispatch)))
@@ -140,7 +122,7 @@ def running(
         await until(lambda: not hub.members and not opened.slab.in_use)
         assert hub.site.counts.express == 0
 
-    with Model.open(profile, limits=Limits(queue_rows=rows), arbiter=arbiter) as opened:
+    with Model.open(profile, limits=Limits(queue_rows=rows)) as opened:
         uvloop.run(tell())
 
 
@@ -378,7 +360,6 @@ def test_who_does_not_read_gets_all_of_it_later(tmp_path: Path) -> None:
 
 def test_leaving_with_a_request_that_waits(echo: Path) -> None:
     """What a client left behind in the queue is not computed, its row is free, and its neighbours are answered."""
-    hog = Hog()
 
     async def story(hub: Hub) -> None:
         clients = [await Client(hub, number).connect() for number in range(4)]
@@ -386,7 +367,7 @@ def test_leaving_with_a_request_that_waits(echo: Path) -> None:
             await client.settle()
         model = hub.site.served("echo").model
         before = model.statistics()
-        hog.hold()
+        model.pause()
         rows = [client.row() for client in clients]
         for client, row in zip(clients, rows, strict=True):
             await client.send(client.request(row))
@@ -395,19 +376,18 @@ def test_leaving_with_a_request_that_waits(echo: Path) -> None:
         await until(lambda: model.statistics()["queued_rows"] == 3)
         assert model.statistics()["cancelled"] == before["cancelled"] + 1
         assert model.statistics()["rows_in_use"] == 3
-        hog.release()
+        model.go_on()
         for number in (0, 2, 3):
             assert (await clients[number].read())[2].endswith(rows[number])
             clients[number].close()
         assert model.statistics()["requests"] == before["requests"] + 3
 
-    running(story, echo, dispatch="worker", arbiter=hog.arbiter)
+    running(story, echo, dispatch="worker")
 
 
 @pytest.mark.parametrize("waiting", [False, True])
 def test_draining_gives_everyone_a_last_answer(echo: Path, waiting: bool) -> None:
     """Whoever waits for an answer, and whoever asks once more, is told that the connection ends with it."""
-    hog = Hog()
 
     async def story(hub: Hub) -> None:
         client = await Client(hub).connect()
@@ -415,14 +395,14 @@ def test_draining_gives_everyone_a_last_answer(echo: Path, waiting: bool) -> Non
         model = hub.site.served("echo").model
         row = client.row()
         if waiting:
-            hog.hold()
+            model.pause()
             await client.send(client.request(row))
             await until(lambda: bool(model.statistics()["queued_rows"]))
         hub.drain()
         assert hub.site.counts.express == 0
         if waiting:
             assert hub.busy() == 1
-            hog.release()
+            model.go_on()
         else:
             await client.send(client.request(row))
         status, head, body = await client.read()
@@ -431,7 +411,7 @@ def test_draining_gives_everyone_a_last_answer(echo: Path, waiting: bool) -> Non
         assert await asyncio.wait_for(client.loop.sock_recv(client.ours, 1), 10) == b""
         client.close()
 
-    running(story, echo, dispatch="worker", arbiter=hog.arbiter)
+    running(story, echo, dispatch="worker")
 
 
 def test_idle_connections_are_closed_there_too(echo: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import uvloop
 from tests.engines.models import identity
-from tests.server.test_express import WIDTH, Client, Hog, running, until
+from tests.server.test_express import WIDTH, Client, running, until
 from tests.server.test_splits import CHUNKED, GOOD, STATUS
 from tests.servers import raw_request
 
@@ -177,14 +177,13 @@ def test_many_at_once_beside_the_short_way(echo: Path) -> None:
 @pytest.mark.parametrize("settled", [False, True])
 def test_while_the_request_waits(echo: Path, settled: bool) -> None:
     """The end comes while the request is queued, on either way: the answer says that it is the last."""
-    hog = Hog()
 
     async def story(hub: Hub) -> None:
         client = await Client(hub).connect()
         if settled:
             await client.settle()
         model = hub.site.served("echo").model
-        hog.hold()
+        model.pause()
         row = client.row()
         await client.send(client.request(row))
         await until(lambda: model.statistics()["queued_rows"] == 1)
@@ -194,10 +193,10 @@ def test_while_the_request_waits(echo: Path, settled: bool) -> None:
         for _ in range(10):
             await asyncio.sleep(0)
         assert model.statistics()["queued_rows"] == 1
-        hog.release()
+        model.go_on()
         assert b"\r\nConnection: close" in await _last_answer(client, row)
 
-    running(story, echo, dispatch="worker", arbiter=hog.arbiter)
+    running(story, echo, dispatch="worker")
 
 
 async def _over_tcp(hub: Hub) -> socket.socket:
@@ -216,12 +215,11 @@ def test_over_tcp_a_client_is_asked_whether_it_is_there(
     """An interim answer finds out which client has closed, whose work is dropped; HTTP/1.0 has none and is spared."""
     monkeypatch.setattr("tailcut.server.answering.WAITS_S", 0.0)
     monkeypatch.setattr("tailcut.server.http.WAITS_S", 0.0)
-    hog = Hog()
 
     async def story(hub: Hub) -> None:
         ours = await _over_tcp(hub)
         model = hub.site.served("echo").model
-        hog.hold()
+        model.pause()
         row = bytes(range(4 * WIDTH))
         await hub.loop.sock_sendall(ours, raw_request("echo", row).replace(b"HTTP/1.1", version))
         await until(lambda: model.statistics()["queued_rows"] == 1)
@@ -230,32 +228,31 @@ def test_over_tcp_a_client_is_asked_whether_it_is_there(
             ours.close()
             await until(lambda: not model.statistics()["queued_rows"])
             assert model.statistics()["cancelled"] == 1
-            hog.release()
+            model.go_on()
             return
         interim = b"HTTP/1.1 100 Continue\r\n\r\n" if version == b"HTTP/1.1" else b""
         if interim:
             assert await asyncio.wait_for(hub.loop.sock_recv(ours, len(interim)), 10) == interim
-        hog.release()
+        model.go_on()
         answer = (await _to_the_end(ours)).replace(interim, b"")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert answer.endswith(row)
 
-    running(story, echo, dispatch="worker", arbiter=hog.arbiter)
+    running(story, echo, dispatch="worker")
 
 
 def test_a_client_that_is_gone_takes_its_work_along(echo: Path) -> None:
     """Over a Unix socket the end of a client is known from the end of its sending: nothing is computed for nobody."""
-    hog = Hog()
 
     async def story(hub: Hub) -> None:
         client = await Client(hub).connect()
         model = hub.site.served("echo").model
-        hog.hold()
+        model.pause()
         await client.send(client.request(client.row()))
         await until(lambda: model.statistics()["queued_rows"] == 1)
         client.close()
         await until(lambda: not model.statistics()["queued_rows"])
         assert model.statistics()["cancelled"] == 1
-        hog.release()
+        model.go_on()
 
-    running(story, echo, dispatch="worker", arbiter=hog.arbiter)
+    running(story, echo, dispatch="worker")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from tailcut.runtime.arbiter import Arbiter
     from tailcut.runtime.defaults import Choice, Surroundings
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
@@ -26,7 +25,7 @@ _log = logging.getLogger("tailcut")
 class Opener(Protocol):
     """Loads a model."""
 
-    def __call__(self, profile: "Profile", /, *, limits: "Limits", arbiter: "Arbiter | None") -> "Model":
+    def __call__(self, profile: "Profile", /, *, limits: "Limits") -> "Model":
         """As `Model.open`."""
 
 
@@ -69,7 +68,7 @@ class BareModels:
 
         return self.open if self.has(source) else Model.open
 
-    def open(self, profile: "Profile", *, limits: "Limits", arbiter: "Arbiter | None") -> "Model":
+    def open(self, profile: "Profile", *, limits: "Limits") -> "Model":
         """Load a bare model with settings that are measured, or that were when this file was first loaded.
 
         Raises:
@@ -82,13 +81,13 @@ class BareModels:
         choice = self._known.get(profile.model.sha256)
         if choice is None:
             budget_s = BUDGET_S / len(self._sources)
-            model = Model.open_measured(profile, self._around, limits=limits, arbiter=arbiter, budget_s=budget_s)
+            model = Model.open_measured(profile, self._around, limits=limits, budget_s=budget_s)
             if model.choice is not None:
                 self._known[profile.model.sha256] = model.choice
         else:
             choice = choice.within(self._around)
             settings = choice.apply(profile.settings)
-            model = Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits, arbiter=arbiter)
+            model = Model.open(msgspec.structs.replace(profile, settings=settings), limits=limits)
             model.choice = choice
         if self._serving:
             self._log_one(profile.model.name, model)

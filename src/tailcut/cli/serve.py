@@ -19,7 +19,6 @@ from tailcut.cli.choices import BatchingChoice
 if TYPE_CHECKING:
     from tailcut.cli.bare_models import BareModels
     from tailcut.engines.base import EngineOptions
-    from tailcut.runtime.arbiter import Arbiter
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile, Settings
@@ -74,7 +73,6 @@ def serve(  # noqa: PLR0915  an option a line
     ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
     hang: Annotated[str, typer.Option(help="Give an engine call up after this long.")] = "30s",
-    turns: Annotated[bool, typer.Option("--turns", help="Models take turns on the cores, by compute time.")] = False,
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep accepting this long with readiness off.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
     max_connections: Annotated[int, typer.Option(help="Open connections at most.", min=1, max=1_000_000)] = 4096,
@@ -147,9 +145,8 @@ def serve(  # noqa: PLR0915  an option a line
     _say_neighbours(profiles, worker)
     _apply_to_process([profile.settings for profile in profiles], uds)
     wished = Limits(queue_rows=queue, hang_s=parse_duration(hang))
-    only_one = len(sources) == 1 and not turns
-    measured = BareModels.among([] if no_auto else sources, max_batch, worker, alone=only_one)
-    served = _open(sources, opened, again, measured, wished, turns=turns)
+    measured = BareModels.among([] if no_auto else sources, max_batch, worker, alone=len(sources) == 1)
+    served = _open(sources, opened, again, measured, wished)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
@@ -454,19 +451,15 @@ def _open(
     again: "Sequence[Callable[[], tuple[Profile, str]]]",
     measured: "BareModels",
     wished: "Limits",
-    *,
-    turns: bool,
 ) -> "list[Served]":
     """Load and warm all models; `again` reads the profile of each anew."""
-    from tailcut.machine.quota import quota, usable_cpus
-    from tailcut.runtime.arbiter import Arbiter
+    from tailcut.machine.quota import quota
     from tailcut.runtime.limits import within_memory
 
     limits = within_memory(wished, quota().memory_bytes, len(opened))
     if limits.slab_bytes < wished.slab_bytes:
         _log.warning("the memory limit leaves %d MiB for the rows of each model", limits.slab_bytes >> 20)
-    arbiter = Arbiter(usable_cpus()) if turns and len(opened) > 1 else None
-    share = partial(_load, measured=measured, limits=limits, arbiter=arbiter, models=len(sources))
+    share = partial(_load, measured=measured, limits=limits, models=len(sources))
     return [share(source, one, read) for source, one, read in zip(sources, opened, again, strict=True)]
 
 
@@ -497,13 +490,12 @@ def _load(
     *,
     measured: "BareModels",
     limits: "Limits",
-    arbiter: "Arbiter | None",
     models: int,
 ) -> "Served":
     """One of so many models, with how it is loaded anew for another number of them."""
     from tailcut.server.served import Served
 
-    load = partial(measured.opener(source), limits=limits, arbiter=arbiter)
+    load = partial(measured.opener(source), limits=limits)
 
     def reload(models: int) -> "Model":
         return load(_among(again()[0], source, models))

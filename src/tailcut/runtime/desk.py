@@ -28,7 +28,7 @@ class Desk(Reception):
 
     def next_batch(self) -> Batch | Wait | None:
         """Form the batch that the policy asks for; the caller must compute it."""
-        if not self._queue.rows and self._arbiter is None:
+        if not self._queue.rows:
             return None
         now = time.monotonic_ns()
         batch: Batch | None = None
@@ -39,20 +39,13 @@ class Desk(Reception):
             rows = self.cost.best(-(-self._queue.rows // (self._instances - len(self._running))))
             late = self._take_late(now, int(self.cost.estimate_ns(rows)))
             choice = self._decide(now)
-            turn = self._arbiter is None or self._my_turn(choice)
-            if turn and isinstance(choice, Dispatch):
+            if isinstance(choice, Dispatch):
                 batch = self._form(choice.rows)
                 first = batch.tickets[0]
                 self.forecast.formed(first.key, batch.rows, first.ready_ns, now)
-        if batch is None and self._arbiter is not None and not isinstance(choice, Dispatch):
-            self._arbiter.decline(self)
         if late:
             _tell_late(late)
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
-
-    def _my_turn(self, choice: Dispatch | Wait | None) -> bool:
-        """Whether the cores are free for a batch now; the arbiter kicks when they are."""
-        return isinstance(choice, Dispatch) and self._arbiter is not None and self._arbiter.take(self, self._threads)
 
     def compute(self, batch: Batch, executor: Executor) -> None:
         """Run a batch and post its answers home; when it fails, each of its tickets gets a try of its own."""
@@ -134,7 +127,6 @@ class Desk(Reception):
             error = DeadlineExceededError(f"the engine did not answer within {self._hang_s:g} s: it was given up")
             ticket.home.post_failure(ticket, error)
         for batch in hung:
-            self._end_turn(batch)
             _log.error("%s: an engine call of %d rows hangs: replacing its worker", self.spec.name, batch.rows)
             self._crew.replace(batch)
         with self._lock:
@@ -161,14 +153,12 @@ class Desk(Reception):
         """Count a batch and post it home; False when the batch it was formed as has been given up meanwhile."""
         homes = {ticket.home for ticket in batch.tickets}
         batch.homes_left = len(homes)
-        last = False
         with self._lock:
             kept = formed in self._running
             if kept:
                 if batch is not formed:
                     formed.tickets.remove(batch.tickets[0])
-                last = batch is formed or not formed.tickets
-                if last:
+                if batch is formed or not formed.tickets:
                     del self._running[formed]
                 self._count(batch)
                 if self.slab is not None:
@@ -176,8 +166,6 @@ class Desk(Reception):
         if not kept:
             self._return(formed)
             return False
-        if last:
-            self._end_turn(batch)
         for home in homes:
             home.post(batch)
         return True
@@ -195,11 +183,6 @@ class Desk(Reception):
         self._usual_rows += _ROWS_WEIGHT * (batch.rows - self._usual_rows)
         learn, key = batch.error is None, batch.tickets[0].key
         self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
-
-    def _end_turn(self, batch: Batch) -> None:
-        if self._arbiter is not None:
-            took_ns = (batch.ended_ns or time.monotonic_ns()) - batch.began_ns
-            self._arbiter.give(self, self._threads, took_ns, more=self._queue.rows > 0)
 
     def _take_late(self, now: int, ahead_ns: int = 0) -> list[Ticket]:
         """Take out of the queue what is due before `now + ahead_ns`; not the last of all if it is not late yet.

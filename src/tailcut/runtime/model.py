@@ -24,7 +24,6 @@ from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine
 from tailcut.engines.samples import Samples
 from tailcut.errors import ProfileError, ReleasedError
-from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.batch import ArrayExecutor, Batch, Executor, Home, RowExecutor, Sink, Ticket
 from tailcut.runtime.crew import Crew
 from tailcut.runtime.defaults import SAFE_SETTINGS, Choice, Surroundings
@@ -63,13 +62,12 @@ class Model(Desk):
         profile: Profile,
         engine: Engine,
         limits: Limits,
-        arbiter: Arbiter | None = None,
         rows: RowDecision | None = None,
     ) -> None:
         began = time.monotonic()
         known = _known_samples(profile, engine.spec)
         self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
-        super().__init__(engine.spec, profile.settings, limits, arbiter)
+        super().__init__(engine.spec, profile.settings, limits)
         self.profile = profile
         self.choice: Choice | None = None  # the settings, where they were chosen by measuring
         self._limits = limits
@@ -100,14 +98,13 @@ class Model(Desk):
         source: str | Path | Profile,
         *,
         limits: Limits = Limits(),  # noqa: B008  frozen
-        arbiter: Arbiter | None = None,
         batching: Batching | None = None,
         auto: bool = True,
     ) -> Self:
         """Load a model file (.onnx), a profile file (.toml) or a Profile, and warm it up.
 
-        Models that share an arbiter take turns on the cores, by compute time. `batching` says whether requests may be
-        merged and split: "on", "off", or "auto" to leave it to the evidence; None leaves it to the profile.
+        `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
+        None leaves it to the profile.
 
         For a model file, threads, instances, spinning, dispatch and the largest batch are chosen by measuring, for up
         to two seconds, and the choice is logged; with `auto=False` they are fixed. A profile's are never changed.
@@ -122,13 +119,13 @@ class Model(Desk):
         if batching is not None:
             profile = with_batching(profile, batching)
         if auto and not isinstance(source, Profile) and not is_profile(Path(source)):
-            model = cls.open_measured(profile, surroundings(alone=arbiter is None), limits=limits, arbiter=arbiter)
+            model = cls.open_measured(profile, surroundings(), limits=limits)
             if model.choice is not None:
                 _log.info("%s: %s", model.spec.name, model.choice.line())
             return model
         engine = open_engine(profile.engine_file, profile.settings.engine, profile.model.name)
         try:
-            return cls(profile, engine, limits, arbiter)
+            return cls(profile, engine, limits)
         except BaseException:
             engine.close()
             raise
@@ -140,7 +137,6 @@ class Model(Desk):
         around: Surroundings,
         *,
         limits: Limits = Limits(),  # noqa: B008  frozen
-        arbiter: Arbiter | None = None,
         budget_s: float = BUDGET_S,
     ) -> Self:
         """Load a model with its threads, instances, spinning, dispatch and largest batch chosen by measuring.
@@ -153,7 +149,7 @@ class Model(Desk):
         """
         opened = open_measured(profile, limits, around, budget_s)
         try:
-            model = cls(opened.profile, opened.engine, limits, arbiter, opened.rows)
+            model = cls(opened.profile, opened.engine, limits, opened.rows)
         except BaseException:
             opened.engine.close()
             raise
@@ -218,8 +214,6 @@ class Model(Desk):
             ticket.home.post_failure(ticket, ReleasedError(f"model {self.spec.name!r} was closed"))
         self._watchdog.stop()
         self._crew.close()
-        if self._arbiter is not None:
-            self._arbiter.leave(self)
 
     def pause(self) -> None:
         """Let the batches that are computed end before this process forks, for a moment at most."""
@@ -264,7 +258,7 @@ class Model(Desk):
                 )
             engine, choice = self._reopen(), self.choice
             try:
-                Model.__init__(self, self.profile, engine, self._limits, self._arbiter)
+                Model.__init__(self, self.profile, engine, self._limits)
             except BaseException:
                 engine.close()
                 raise

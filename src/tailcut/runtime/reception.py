@@ -13,7 +13,6 @@ from tailcut.batching.forecast import Forecast
 from tailcut.batching.queue import Lanes
 from tailcut.errors import CapacityError, QueueFullError, ReleasedError, TooLargeError
 from tailcut.memory.slab import RowState, Slab
-from tailcut.runtime.arbiter import Arbiter
 from tailcut.runtime.batch import Batch, Sink, Ticket
 from tailcut.runtime.limits import Limits, rows_for
 from tailcut.runtime.profile import Settings
@@ -28,19 +27,16 @@ _SHUT_NS = 5_000_000  # for so long a refusal stands at most: what is learned me
 class Reception:
     """Lends rows, queues tickets and refuses them: a model's side to whoever asks."""
 
-    def __init__(self, spec: ModelSpec, settings: Settings, limits: Limits, arbiter: Arbiter | None) -> None:
+    def __init__(self, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
         batching = settings.batching
         self.spec = spec
         self.max_batch = batching.max_batch if spec.batched else 1
         self.inline = batching.dispatch == "inline"
-        # Models that take turns wake each other, and must not compute on each other's threads.
-        self._adaptive = batching.dispatch == "adaptive" and arbiter is None
+        self._adaptive = batching.dispatch == "adaptive"
         self.counts = ModelStatistics()
         self.slab: Slab | None = None
         self._hold_ns = batching.hold_us * 1000
         self._hang_s = limits.hang_s
-        self._arbiter = None if self.inline else arbiter  # inline models compute on the loop's thread, asking nobody
-        self._threads = settings.engine.threads  # of a batch; 0: all there are
         self._lock = threading.Lock()
         self._queue: Lanes[Ticket] = Lanes()
         self._rest_rows = 0  # of large requests, in no part yet
