@@ -443,3 +443,26 @@ def test_a_served_crowd_is_counted(echo: Path, tmp_path: Path) -> None:
             pass  # each look is a request
         assert server.metric("tailcut_connections_express") == 0
         assert server.stop() == 0
+
+
+def test_requests_with_ids_of_their_own_share_a_plan(echo: Path) -> None:
+    """Heads that differ in what means nothing here cost no plan each; one that asks for something else has its own."""
+
+    async def story(hub: Hub) -> None:
+        client = await Client(hub).connect()
+        for number in range(50):
+            row = client.row()
+            await client.send(raw_request("echo", row, f"X-Request-Id: {number}", f"traceparent: {number}"))
+            status, _, body = await client.read()
+            assert (status, body.endswith(row)) == (200, True)
+        assert len(hub.plans) == 1
+        for header, expected in (("Tailcut-Priority: 3", 200), ("Tailcut-Timeout-Us: 0x", 400), ("Host: y", 400)):
+            row = client.row()
+            await client.send(raw_request("echo", row, "X-Request-Id: 1", header))
+            status, _, body = await client.read()
+            assert status == expected
+            assert body.endswith(row) is (expected == 200)
+        assert len(hub.plans) == 2
+        client.close()
+
+    running(story, echo)

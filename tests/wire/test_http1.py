@@ -1,14 +1,67 @@
 """HTTP heads and chunked bodies: what is read, and what is refused with which status. No socket."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial, parse_head
+from tailcut.wire.http1 import SIGNIFICANT, ChunkedBody, Head, ProtocolError, check_partial, parse_head, significant
 
 
 def message(*lines: str, start: str = "POST /v2/models/m/infer HTTP/1.1", host: str = "Host: x") -> bytes:
     return "\r\n".join([start, *([host] if host else []), *lines, "", ""]).encode("latin-1")
+
+
+USUAL = message(
+    "User-Agent: python-requests/2.31.0",
+    "Accept: */*",
+    "Connection: keep-alive",
+    "Content-Type: application/octet-stream",
+    "X-Request-Id: 7b2d6ce2",
+    "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    "Content-Length: 1024",
+)
+
+
+def _means(data: bytes) -> Head | None:
+    """What is read of a head, as far as it matters; None where it is refused."""
+    try:
+        head = parse_head(data)
+    except ProtocolError:
+        return None
+    return replace(head, headers={name: head.headers[name] for name in SIGNIFICANT & head.headers.keys()})
+
+
+def test_what_is_significant() -> None:
+    """The request line and the fields that are read; ids, traces and what else clients and proxies add are not."""
+    assert significant(USUAL) == message(
+        "Connection: keep-alive", "Content-Type: application/octet-stream", "Content-Length: 1024"
+    )
+    other = USUAL.replace(b"7b2d6ce2", b"12345678-9").replace(
+        b"Accept: */*\r\n", b"Via: 1.1 proxy\r\nForwarded: for=::1\r\n"
+    )
+    assert significant(other) == significant(USUAL)
+    for name in SIGNIFICANT:
+        assert b"%b: 1\r\n" % name.upper() in significant(message(f"{name.decode().upper()}: 1"))
+    assert significant(message(*["a: b"] * 101)) == message(*["a: b"] * 101)
+
+
+@pytest.mark.parametrize("change", ["replaced", "put in", "left out"])
+def test_heads_with_one_significant_part_mean_the_same(change: str) -> None:
+    """Each byte of a head changed in many ways: where the part is that of the good head, so is what is read of it."""
+    known, meaning = significant(USUAL), _means(USUAL)
+    pieces = [bytes([code]) for code in b'\0\t\n\r :;,"x0\x7f\x80\xff']
+    if change == "put in":
+        pieces += [b"\r\n", b"\r\n ", b"\r\nA: b", b"\r\nContent-Length: 3", b"\nHost: y\r\n", b"\r\nHost : y\r\n"]
+    same = 0
+    for at in range(len(USUAL) - 2):
+        for byte in [b""] if change == "left out" else pieces:
+            data = USUAL[:at] + byte + USUAL[at + (change != "put in") :]
+            if significant(data) == known:
+                same += 1
+                assert _means(data) == meaning, data
+    assert same > 50
 
 
 def test_a_plain_head() -> None:

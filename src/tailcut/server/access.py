@@ -10,6 +10,7 @@ import re
 from tailcut.wire.http1 import Head
 
 _log = logging.getLogger("tailcut.access")
+_FIELD = re.compile(rb"^traceparent:[ \t]*([^\r\n]*?)[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 
 
@@ -19,9 +20,15 @@ def trace_of(traceparent: str) -> dict[str, str]:
     return {"trace_id": match[1], "parent_id": match[2]} if match else {}
 
 
-def trace_of_head(head: Head) -> dict[str, str]:
-    """The same, from the head of an HTTP request."""
-    return trace_of(head.headers.get(b"traceparent", b"").decode("latin-1"))
+def trace_of_head(head: bytes) -> dict[str, str]:
+    """The same, from the bytes of the head of an HTTP request: the last such field, as all fields that are repeated."""
+    found = _FIELD.findall(head)
+    return trace_of(found[-1].decode("latin-1")) if found else {}
+
+
+def trace_field(head: bytes) -> bytes:
+    """Of a head that is too long to be kept, what `trace_of_head` reads."""
+    return b"".join(b"traceparent: %b\r" % value for value in _FIELD.findall(head)[-1:])
 
 
 def with_trace(message: str, trace: dict[str, str]) -> str:
@@ -29,10 +36,10 @@ def with_trace(message: str, trace: dict[str, str]) -> str:
     return " ".join([message, *(f"{name}={value}" for name, value in trace.items())])
 
 
-def log_http(head: Head, status: int, size: int, took_ns: int) -> None:
+def log_http(head: Head, status: int, size: int, took_ns: int, trace: dict[str, str]) -> None:
     """A request over HTTP."""
     method = head.method.decode("latin-1") or "-"
-    _line({"method": method, "path": head.path or "-", "status": status, "bytes": size}, took_ns, trace_of_head(head))
+    _line({"method": method, "path": head.path or "-", "status": status, "bytes": size}, took_ns, trace)
 
 
 def log_grpc(call: str, status: str, size: int, took_ns: int, trace: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """From a parsed head to a plan of what to do with the message, or a refusal before its body is read.
 
-Plans depend on nothing but the head's bytes and the models that are loaded, so the server keeps them by those bytes:
-on a kept-alive connection the second request's head costs one dictionary look-up.
+Plans depend on nothing but the request line, the significant fields of the head and the models that are loaded, so the
+server keeps them by those bytes: a head of which only ids change costs one pass over it and a dictionary look-up.
 """
 
 from dataclasses import dataclass, field
@@ -59,6 +59,11 @@ class Plan:
     refusal: QueueFullError | None = (
         None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
     )
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it may be kept: a client that waits for 100 Continue is told so each time."""
+        return not self.head.expects_continue
 
     def renew(self, date: bytes) -> None:
         """Put another second's date into the heads of its answers."""

@@ -342,7 +342,7 @@ class Answering(asyncio.BufferedProtocol):
     def _fail(self, error: TailcutError) -> None:
         answer = failure_reply(error, close=self._closing())
         if answer[9:10] == b"5":
-            _log.warning("%s", with_trace(str(error), trace_of_head(self._plan.head)))
+            _log.warning("%s", with_trace(str(error), trace_of_head(self._head)))
         self._say(answer)
 
     def _say(self, answer: bytes) -> None:
@@ -362,7 +362,7 @@ class Answering(asyncio.BufferedProtocol):
         else:
             self.transport.write(answer)
         if hub.access:
-            hub.count_reply(self._plan.head, status, size, self._began_ns)
+            hub.count_reply(self._plan.head, self._head, status, size, self._began_ns)
         else:
             hub.site.counts.replies[status] += 1
         self._stage = Stage.HEAD
@@ -381,7 +381,7 @@ class Answering(asyncio.BufferedProtocol):
         if over:
             self._last_word(answer)
             return size
-        self._hub.count_reply(self._plan.head, int(answer[9:12]), len(answer), self._began_ns)
+        self._hub.count_reply(self._plan.head, self._head, int(answer[9:12]), len(answer), self._began_ns)
         self.transport.write(answer)
         self._skip = max(0, end + length - size)
         if self._skip:
@@ -398,7 +398,7 @@ class Answering(asyncio.BufferedProtocol):
         self._held = b""
         self._stage = Stage.LINGER
         self.due = self._hub.now + self._hub.limits.linger_s
-        self._hub.count_reply(self._plan.head, int(answer[9:12]), len(answer), self._began_ns)
+        self._hub.count_reply(self._plan.head, self._head, int(answer[9:12]), len(answer), self._began_ns)
         if self.transport.is_closing():
             return
         self.transport.write(answer)

@@ -15,8 +15,10 @@ import numpy as np
 
 from tailcut.errors import InvalidInputError, QueueFullError, TailcutError
 from tailcut.runtime.batch import Ticket
+from tailcut.server.access import trace_field
 from tailcut.server.admission import Kind, Plan
 from tailcut.server.answering import LONG_WAY, WAITS_S, Answering, Stage
+from tailcut.server.hub import PLAN_BYTES
 from tailcut.server.replies import CONTINUE, Refusal, dated, error_reply, failure_reply
 from tailcut.server.step_runner import LITTLE_BYTES
 from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial
@@ -223,21 +225,20 @@ class HttpConnection(Answering):
 
     def _message(self, key: bytes, data: bytes | bytearray, end: int, size: int) -> int:
         """Begin the message whose head ends at `end`; returns how far the data were used."""
-        plan = self._hub.plans.get(key)
-        self._edition = -1
-        if plan is None:
-            try:
-                plan = self._hub.plan(key)
-            except ProtocolError as error:
-                self._refuse(error.status, error.message)
-                return size
-            except Refusal as refusal:
-                self._began_ns = _now_ns()
-                self._plan = Plan(Kind.ANSWER, self._hub.refused_head, 0)
-                return self._turn_away(refusal, self._hub.refused_length, end, size)
+        short = len(key) <= PLAN_BYTES
+        self._head, self._edition = key if short else trace_field(key), -1
+        try:
+            plan = self._hub.plan(key)
+        except ProtocolError as error:
+            self._refuse(error.status, error.message)
+            return size
+        except Refusal as refusal:
+            self._began_ns = _now_ns()
+            self._plan = Plan(Kind.ANSWER, self._hub.refused_head, 0)
+            return self._turn_away(refusal, self._hub.refused_length, end, size)
         self._plan = plan
-        if key in self._hub.plans:
-            self._head, self._edition = key, self._hub.edition
+        if short and plan.lasts:
+            self._edition = self._hub.edition
         return self._begin(plan, data, end, size)
 
     def _begin(self, plan: Plan, data: bytes | bytearray, end: int, size: int) -> int:

@@ -4,11 +4,12 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from tailcut.runtime.home import LoopHome
 from tailcut.runtime.model import Model
-from tailcut.server.access import log_http
+from tailcut.server.access import log_http, trace_of_head
 from tailcut.server.admission import Plan, plan_for
 from tailcut.server.express import Express
 from tailcut.server.limits import ServerLimits
@@ -16,12 +17,12 @@ from tailcut.server.log_queue import dropped_lines
 from tailcut.server.replies import Refusal, date_line
 from tailcut.server.routes import Site
 from tailcut.server.step_runner import StepRunner
-from tailcut.wire.http1 import Head, parse_head
+from tailcut.wire.http1 import SIGNIFICANT, Head, parse_head, significant
 
 RECEIVE_BYTES = 64 * 1024
 HEAD_BYTES = 2048
-_PLANS = 1024  # kept at most; a client that varies its heads costs 10 us a request, not memory
-_PLAN_BYTES = 2048  # longer heads are not kept
+_PLANS = 1024  # kept at most
+PLAN_BYTES = 2048  # of longer heads nothing is kept
 _SWEEP_S = 0.25
 _REST_NS = 2_000_000
 _LOOK_NS = 20_000  # where all take the fast path, it is polled for so long before the loop looks at everything else
@@ -88,23 +89,33 @@ class Hub:
         site.models.changed.append(self._forget_plans)
 
     def plan(self, head_bytes: bytes) -> Plan:
-        """Parse and plan a head that is not known yet.
+        """The plan for a head: a known one where all that matters is as before, else it is parsed and planned.
 
         Raises:
             ProtocolError: the head is broken.
             Refusal: it is not admitted; `refused_length` says how long its body is.
         """
+        if len(head_bytes) > PLAN_BYTES:
+            return self._planned(head_bytes)
+        key = significant(head_bytes)
+        plan = self.plans.get(key)
+        if plan is None:
+            plan = self._planned(head_bytes)
+            if plan.lasts:
+                if len(self.plans) >= _PLANS:
+                    self.plans.clear()
+                self.plans[key] = plan
+        return plan
+
+    def _planned(self, head_bytes: bytes) -> Plan:
         head = parse_head(head_bytes)
+        head = replace(head, headers={name: head.headers[name] for name in SIGNIFICANT & head.headers.keys()})
         try:
             plan = plan_for(head, self.site, self.limits)
         except Refusal:
             self.refused_head = head
             self.refused_length = _skippable(head)
             raise
-        if len(head_bytes) <= _PLAN_BYTES and not head.expects_continue:
-            if len(self.plans) >= _PLANS:
-                self.plans.clear()
-            self.plans[head_bytes] = plan
         return plan
 
     def _forget_plans(self) -> None:
@@ -157,11 +168,15 @@ class Hub:
             if self.on_count is not None:
                 self.on_count(self.site.counts.connections)
 
-    def count_reply(self, head: Head, status: int, size: int, began_ns: int) -> None:
-        """Count an answer over HTTP, and log it where an access log is kept; `began_ns` is 0 for a broken head."""
+    def count_reply(self, head: Head, head_bytes: bytes, status: int, size: int, began_ns: int) -> None:
+        """Count an answer over HTTP, and log it where an access log is kept; `began_ns` is 0 for a broken head.
+
+        `head` may be another request's that means the same; the trace stands in `head_bytes`.
+        """
         self.site.counts.replies[status] += 1
         if self.access:
-            log_http(head, status, size, time.monotonic_ns() - began_ns if began_ns else 0)
+            took_ns = time.monotonic_ns() - began_ns if began_ns else 0
+            log_http(head, status, size, took_ns, trace_of_head(head_bytes))
 
     def count_latency(self, took_ns: int, requests: int = 1) -> None:
         """Add requests that took so long to the latency histogram."""

@@ -2,8 +2,8 @@
 
 httptools reads the head's grammar; this module adds what it lets through (RFC 9112: bare line feeds, folded lines,
 doubtful lengths, Host rules), because a server that reads a message otherwise than the proxy before it can be smuggled
-past. Heads repeat on kept-alive connections byte for byte, so callers keep parsed ones in a dictionary: 0.2 us
-instead of 4.
+past. Heads repeat but for ids of requests and traces, so callers keep what they know of a head by its `significant`
+part, which takes a quarter of the time of parsing it.
 """
 
 import re
@@ -30,6 +30,14 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*
 _EXTENSION = rb"[ \t]*+;[ \t]*+" + _TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,12})(?:" + _EXTENSION + rb")*+")  # RFC 9112 section 7.1, with 48 bits of size
 _FIELD = re.compile(_TOKEN + rb":" + _TEXT)
+# Header fields that may change what is done with a message; all others are read past.
+SIGNIFICANT = frozenset(
+    b"host content-length transfer-encoding connection expect content-encoding content-type "
+    b"inference-header-content-length authorization sec-fetch-site origin tailcut-timeout-us tailcut-priority".split()
+)
+_OTHERS = re.compile(
+    rb"^(?!(?i:" + rb"|".join(sorted(SIGNIFICANT)) + rb"):)" + _TOKEN + rb":" + _TEXT + rb"\r\n", re.MULTILINE
+)
 _CHUNKS = 1024  # and one more for each so many bytes, or the body is mostly framing
 _CHUNK_BYTES = 64
 _SMALL_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,4})\r\n")
@@ -89,6 +97,15 @@ def check_partial(data: bytes) -> None:
         raise ProtocolError(431, f"the head is over {MAX_HEAD_BYTES} bytes")
     if data.count(b"\n") != data.count(b"\r\n") or b"\0" in data:
         raise ProtocolError(400, "a line of the head does not end in CRLF")
+
+
+def significant(data: bytes) -> bytes:
+    """A whole head without the fields that mean nothing here, each of which is well-formed.
+
+    Two heads with the same rest mean the same. What is malformed stays, and with more fields than may be all do, so
+    that it is no good head's rest.
+    """
+    return data if data.count(b"\n") > MAX_HEADERS + 2 else _OTHERS.sub(b"", data)
 
 
 def parse_head(data: bytes) -> Head:
