@@ -37,6 +37,17 @@ def test_they_are_of_several_kinds() -> None:
     assert {one.settings.engine.name for one in chosen} == {"onnxruntime", "openvino"}
 
 
+def test_each_dispatch_has_its_best_in_the_race() -> None:
+    """Also where the measurement of one way in made all of its configurations look poor; not where they are hopeless."""
+    others = [one for one in many() if one.settings.batching.dispatch != "inline"]
+    for share, there in ((0.4, True), (0.2, False)):
+        inline = [
+            predicted(share * others[0].rate, 9.0, batching={"dispatch": "inline", "max_batch": size})
+            for size in (1, 2)
+        ]
+        assert (inline[0] in finalists([*others, *inline])) is there
+
+
 def test_the_lone_request_has_its_own() -> None:
     """One that is slower under load and much quicker alone races, too."""
     quick = predicted(700.0, 0.01, batching={"max_batch": 2, "dispatch": "adaptive"})

@@ -14,6 +14,7 @@ FINALISTS = 8
 NEAR = 0.05  # configurations within it of the best are equal, and the shortest lone latency decides
 _SAME_ENGINE, _SAME_PRECISION, _SAME_DISPATCH = 1, 3, 3  # of the finalists
 _LONE = 2  # finalists that are there for the lone request
+_HOPE = 0.3  # of the best rank: what is predicted to be worse does not race for its kind's sake
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,18 @@ def finalists(
     count: int = FINALISTS,
     rank: Callable[[Predicted], float] = lambda one: one.rate,
 ) -> list[Predicted]:
-    """The best by rank (more is better), a few of each kind, and the best for a lone request."""
+    """The best by rank (more is better), a few of each kind, and the best for a lone request.
+
+    The best of each dispatch is among them: what a way in costs is one measurement, and a stall during it would keep
+    all configurations of that way out of the race.
+    """
     ranked = sorted(predicted, key=lambda one: (-rank(one), one.alone_ms))
+    firsts = {one.settings.batching.dispatch: one for one in reversed(ranked) if rank(one) >= _HOPE * rank(ranked[0])}
     chosen: list[Predicted] = []
     kinds: Counter[object] = Counter()
-    for one in ranked:
+    for one in [*sorted(firsts.values(), key=ranked.index), *ranked]:
+        if one in chosen:
+            continue
         if len(chosen) == count - min(_LONE, count - 1):
             break
         if all(kinds[key] < most for key, most in _kinds(one.settings)):
