@@ -38,7 +38,7 @@ def test_they_are_of_several_kinds() -> None:
 
 
 def test_each_dispatch_has_its_best_in_the_race() -> None:
-    """Also where the measurement of one way in made all of its configurations look poor; not where they are hopeless."""
+    """Also where the measurement of one way in made all of its configurations look poor, but not hopeless."""
     others = [one for one in many() if one.settings.batching.dispatch != "inline"]
     for share, there in ((0.4, True), (0.2, False)):
         inline = [
