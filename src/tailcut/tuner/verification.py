@@ -59,7 +59,8 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
     # Closed blocks have a least length: where there is no time for one each round, there is one every few rounds.
     each_s = _CLOSED_SHARE * left_s / len(arms)
     closed_s = max(LEAST_BLOCK_S, each_s / rounds)
-    every = max(1, min(_SELDOM, round(rounds * closed_s / each_s)))
+    # Three of them at least: with fewer the throughput has no interval.
+    every = max(1, min(_SELDOM, (rounds - 1) // 2, round(rounds * closed_s / each_s)))
     for number in range(_MOST_ROUNDS):
         began = time.monotonic()
         outcome.noise.probe()
@@ -71,7 +72,7 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
         now = time.monotonic()
         enough_known = min(len(run.latencies) for run in runs.values()) >= enough
         ends = 2 * now - began > plan.end and (enough_known or number + 1 >= rounds) and number + 1 >= _FEWEST_ROUNDS
-        if ends or (enough_known and 2 * now - began > plan.latest):
+        if ends or (enough_known and number >= 2 * every and 2 * now - began > plan.latest):
             break
     outcome.noise.add_runs(traffic.runs)
     outcome.arms = runs
