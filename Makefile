@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
-JOBS ?= logical
+# One more than there are CPUs: four tenths of the time of a test are waiting.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST := $(BIN)/python -m pytest
 
 # Container images set it; the hundreds of processes that the tests start would each compile every module anew.
