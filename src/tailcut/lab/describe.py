@@ -3,6 +3,7 @@
 import ipaddress
 import itertools
 import re
+import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -36,6 +37,11 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
     Raises:
         UsageError: not such an address, or not of this machine and `allow_remote` is off.
     """
+    if "://" not in url and Path(url).is_file():
+        raise UsageError(
+            f"{url} is a file, and the address of a running server is needed: tailcut serve {shlex.quote(url)}, then the "
+            "http:// address that it prints"
+        )
     if url.startswith("http+unix://"):
         place = url.removeprefix("http+unix://")
         if place.startswith("/"):
