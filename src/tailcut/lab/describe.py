@@ -39,15 +39,11 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
     """
     if "://" not in url and Path(url).is_file():
         raise UsageError(
-            f"{url} is a file, and the address of a running server is needed: tailcut serve {shlex.quote(url)}, then the "
-            "http:// address that it prints"
+            f"{url} is a file, and the address of a running server is needed: tailcut serve {shlex.quote(url)}, then "
+            "the http:// address that it prints"
         )
     if url.startswith("http+unix://"):
-        place = url.removeprefix("http+unix://")
-        if place.startswith("/"):
-            return Target(uds=unquote(place)), ""
-        socket_path, slash, path = place.partition("/")
-        return Target(uds=unquote(socket_path)), slash + path if path else ""
+        return _parse_socket(url.removeprefix("http+unix://"))
     if url.startswith("grpc://") and urlsplit(url).path not in {"", "/"}:
         raise UsageError(f"{url!r} is not grpc://HOST:PORT")
     parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -68,6 +64,13 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
             raise UsageError(f"{parts.hostname} is not this machine: add --allow-remote if you may send load there")
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     return Target(parts.hostname, port, grpc=parts.scheme == "grpc"), "" if path == "/" else path
+
+
+def _parse_socket(place: str) -> tuple[Target, str]:
+    if place.startswith("/"):
+        return Target(uds=unquote(place)), ""
+    socket_path, slash, path = place.partition("/")
+    return Target(uds=unquote(socket_path)), slash + path if path else ""
 
 
 def raw_payload(target: Target, path: str, body: Path | None, headers: Sequence[str], expect: int) -> Payload:
