@@ -105,8 +105,8 @@ class Traffic:
         self._carried = Carried(known.limit_ms, highest)
         self._overload = Overload(known.limit_ms, known.rate, known.capacity)
 
-    def measure(self, seconds: float, seed: int, until: float) -> None:
-        """One block of the baseline, and with an even seed one of the tuned server, whose rate says more in less time.
+    def measure(self, seconds: float, seed: int, until: float, *, tuned: bool = True) -> None:
+        """One block of the baseline, and one of the tuned server where it is wanted: its rate says more in less time.
 
         Args:
             seconds: for the tuned server's block, at least.
@@ -117,7 +117,7 @@ class Traffic:
         if carried.rate <= self._least:  # more than that it would have to be
             return
         limits_s = min(_LIMITS * overload.limit_ms / 1e3, _LONGEST_S)
-        if seed % 2 == 0:
+        if tuned:
             before = self.runs.errors
             open_block([self._tuned], [self.runs], rate=carried.rate, duration_s=max(seconds, limits_s), seed=seed)
             if carried.add(self.runs.blocks[-1], self.runs.errors - before):

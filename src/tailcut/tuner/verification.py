@@ -68,7 +68,7 @@ def verify(outcome: Outcome, arms: Mapping[str, Arm], load: Load, plan: Plan, *,
         open_block(list(arms.values()), list(runs.values()), rate=outcome.rate, duration_s=open_s, seed=fresh)
         if number % every == 0:
             closed_block(list(arms.values()), list(runs.values()), concurrency=outcome.clients, duration_s=closed_s)
-        traffic.measure(open_s / 2, fresh, plan.latest)
+        traffic.measure(open_s / 2, fresh, plan.latest, tuned=number % 2 == 0)
         now = time.monotonic()
         enough_known = min(len(run.latencies) for run in runs.values()) >= enough
         ends = 2 * now - began > plan.end and (enough_known or number + 1 >= rounds) and number + 1 >= _FEWEST_ROUNDS
