@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from tests.engines.models import perceptron
+from tests.server.test_supervisor import until
 from tests.servers import raw_request, serving
 
 from tailcut.runtime.defaults import SAFE_SETTINGS
@@ -50,6 +51,7 @@ def test_a_model_that_is_loaded_again_keeps_its_settings(tmp_path: Path) -> None
         assert server.stderr.read_text().count("small: threads=1 dispatch=inline") == 1
         perceptron([16, 48, 4], path)
         assert wire.ask(load).status == 200
-        assert server.stderr.read_text().count("small: threads=1 dispatch=inline") == 2
+        # Lines are written by a thread of their own.
+        until(lambda: server.stderr.read_text().count("small: threads=1 dispatch=inline") == 2, server)
         assert wire.ask(raw_request("small", np.ones((1, 16), np.float32).tobytes())).status == 200
         assert server.stop() == 0
