@@ -33,7 +33,7 @@ from reference_models import perceptron
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import QueueFullError, TailcutError
 from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.home import AnyThread
+from tailcut.runtime.home import AnyThreadDelivery
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.stats import median_interval
@@ -99,7 +99,7 @@ def offer(model: Model, rate: float, seconds: float, deadline_s: float = 0.0, se
     """
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds))
     due = time.perf_counter() + 0.05 + np.cumsum(gaps)
-    log, home = Log(due), AnyThread()
+    log, home = Log(due), AnyThreadDelivery()
     x = {"x": np.random.default_rng(0).standard_normal((1, WIDTHS[0])).astype(np.float32)}
     for place, when in enumerate(due):
         while (left := when - time.perf_counter()) > 0:
@@ -161,7 +161,7 @@ def cost_of(model: Model, sizes: Sequence[int]) -> dict[int, float]:
     assert model.slab is not None
     for _ in range(7):
         for size in sizes:
-            batch = Batch(model, [Ticket(Note(Log(np.zeros(1)), 0), AnyThread(), size, 0)])
+            batch = Batch(model, [Ticket(Note(Log(np.zeros(1)), 0), AnyThreadDelivery(), size, 0)])
             began = time.perf_counter()
             model._inline_executor.run(batch)
             times[size].append(time.perf_counter() - began)
@@ -181,7 +181,7 @@ def saturated(model: Model, seconds: float) -> float:
             gate.release()
 
     x = {"x": np.ones((1, WIDTHS[0]), np.float32)}
-    note, home = Again(Log(np.zeros(1)), 0), AnyThread()
+    note, home = Again(Log(np.zeros(1)), 0), AnyThreadDelivery()
     began = time.perf_counter()
     while (lasted := time.perf_counter() - began) < seconds:
         gate.acquire()

@@ -24,22 +24,24 @@ from tailcut.engines.base import EngineOptions
 from tailcut.kernels import sockets
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
-from tailcut.server.accept import Acceptor
-from tailcut.server.catalog import Catalog
-from tailcut.server.express import Express
-from tailcut.server.hub import Hub
+from tailcut.server.fastpath.fastpath import FastPath
 from tailcut.server.limits import ServerLimits
-from tailcut.server.routes import Site
-from tailcut.server.served import Served
+from tailcut.server.listener import Acceptor
+from tailcut.server.repository import ModelRepository
+from tailcut.server.routes import Context
+from tailcut.server.served_model import ServedModel
+from tailcut.server.state import ServerState
 
 ROUNDS = 3000
 
 
 async def passes_us(model: Model, connections: int) -> tuple[float, float]:
     """Microseconds a request: a whole pass, and its bare system calls."""
-    hub = Hub(Site(Catalog([Served(model, "tiny")]), ready=True), ServerLimits(), direct_bytes=65536)
-    hub.express = Express.open(hub)
-    acceptor = Acceptor(hub, socket.create_server(("127.0.0.1", 0)))
+    state = ServerState(
+        Context(ModelRepository([ServedModel(model, "tiny")]), ready=True), ServerLimits(), direct_bytes=65536
+    )
+    state.fast_path = FastPath.open(state)
+    acceptor = Acceptor(state, socket.create_server(("127.0.0.1", 0)))
     clients = [socket.create_connection(("127.0.0.1", acceptor.port)) for _ in range(connections)]
     for client in clients:
         client.setblocking(False)
@@ -48,58 +50,60 @@ async def passes_us(model: Model, connections: int) -> tuple[float, float]:
             client.send(REQUEST)
         for client in clients:
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 65536), 5)
-    if len(hub.express._passengers) != connections:
-        raise SystemExit(f"{len(hub.express._passengers)} of {connections} connections take the fast path")
+    if len(state.fast_path._connections) != connections:
+        raise SystemExit(f"{len(state.fast_path._connections)} of {connections} connections take the fast path")
     times = []
     for _ in range(ROUNDS):
         for client in clients:
             client.send(REQUEST)
         began = time.thread_time_ns()
-        hub.express.turn()
+        state.fast_path.turn()
         times.append(time.thread_time_ns() - began)
         for client in clients:
             answer = client.recv(65536)
-    bare = bare_us(hub.express, clients, answer)
+    bare = bare_us(state.fast_path, clients, answer)
     acceptor.close()
-    hub.close()
+    state.close()
     await asyncio.sleep(0.01)
     for client in clients:
         client.close()
     return min(times) / connections / 1e3, bare
 
 
-def bare_us(express: Express, clients: list[socket.socket], answer: bytes) -> float:
+def bare_us(fast_path: FastPath, clients: list[socket.socket], answer: bytes) -> float:
     """The same receiving and answering, without rows, batches and engine."""
-    express._answer_view[: len(answer)] = answer
+    fast_path._answer_view[: len(answer)] = answer
     times = []
     for _ in range(ROUNDS):
         for client in clients:
             client.send(REQUEST)
         began = time.thread_time_ns()
-        count = sockets.look(express._poll_fd, 0, express._events, express._state, express._plans, express._table, 0)
-        express._table[0, sockets.ADDRESS] = 0
-        express._table[0, sockets.ROOM] = len(express._events)
+        count = sockets.look(
+            fast_path._poll_fd, 0, fast_path._events, fast_path._state, fast_path._plans, fast_path._table, 0
+        )
+        fast_path._table[0, sockets.ADDRESS] = 0
+        fast_path._table[0, sockets.ROOM] = len(fast_path._events)
         sockets.take(
             count,
-            express._events,
-            express._state,
-            express._plans,
-            express._heads,
-            express._table,
-            express._members,
-            express._receive,
-            express._odd,
+            fast_path._events,
+            fast_path._state,
+            fast_path._plans,
+            fast_path._heads,
+            fast_path._table,
+            fast_path._members,
+            fast_path._receive,
+            fast_path._odd,
         )
         sockets.answer(
-            express._members[0, :count],
-            express._state,
+            fast_path._members[0, :count],
+            fast_path._state,
             len(answer),
-            express._no_outputs,
-            express._answer,
-            express._no_ring,
+            fast_path._no_outputs,
+            fast_path._answer,
+            fast_path._no_ring,
             0,
-            express._trail,
-            express._odd,
+            fast_path._trail,
+            fast_path._odd,
         )
         times.append(time.thread_time_ns() - began)
         for client in clients:

@@ -26,7 +26,7 @@ from batching import WIDTHS
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import TailcutError
 from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.home import AnyThread
+from tailcut.runtime.home import AnyThreadDelivery
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
@@ -44,7 +44,7 @@ class Refill:
         self.x = {"x": np.ones((1, WIDTHS[0]), np.float32)}
 
     def ask(self) -> None:
-        self.model.start(self.x, 1, self, AnyThread())
+        self.model.start(self.x, 1, self, AnyThreadDelivery())
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
         self.rows += 1

@@ -4,10 +4,11 @@
 
 The client is grpcio's own asyncio client, so it costs as much as the server: compare the rows with each other, and the
 server's own CPU time for each call, which no client hides. The bare servers read each request and answer with a fixed
-response of tiny's size: three on grpcio, one on Tailcut's HTTP/2 (`wire/http2.py`). What Tailcut takes longer than that
-is the model's, its queue's and its checks'. It serves the bare model, whose engine has a thread a core: they spin a
-while when they have nothing to do, and count as the server's time. It serves the model tuned for this machine (one
-engine thread, inline), too, where all of the time is for the calls. HTTP is under wrk, with as many connections.
+response of tiny's size: three on grpcio, one on Tailcut's HTTP/2 (`wire/http2/connection.py`). What Tailcut takes
+longer than that is the model's, its queue's and its checks'. It serves the bare model, whose engine has a thread a
+core: they spin a while when they have nothing to do, and count as the server's time. It serves the model tuned for this
+machine (one engine thread, inline), too, where all of the time is for the calls. HTTP is under wrk, with as many
+connections.
 """
 
 import argparse
@@ -32,14 +33,14 @@ from reference_models import LAYERS, make
 from serving import BUILD, DISPATCH, ENGINES, first_line, running, wrk
 
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
-from tailcut.wire.messages import METHODS, SERVICE
+from tailcut.wire.grpc.messages import METHODS, SERVICE
 
 CONCURRENCY = (1, 32)
 OURS = """
 import asyncio, uvloop
-from tailcut.wire.grpc_framing import ANSWER_END, ANSWER_HEAD, prefixed, read_call
-from tailcut.wire.http2 import Data, Http2Connection
-from tailcut.wire.messages import METHODS
+from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, prefixed, read_call
+from tailcut.wire.http2.connection import Data, Http2Connection
+from tailcut.wire.grpc.messages import METHODS
 REQUEST, ANSWER, _ = METHODS["ModelInfer"]
 answer = ANSWER(model_name="tiny", model_version="1", raw_output_contents=[bytes(40)])
 answer.outputs.add(name="y", datatype="FP32", shape=[1, 10])
@@ -62,7 +63,7 @@ BARE = """
 import asyncio, sys
 from concurrent.futures import ThreadPoolExecutor
 import grpc, uvloop
-from tailcut.wire.messages import METHODS, SERVICE
+from tailcut.wire.grpc.messages import METHODS, SERVICE
 REQUEST, ANSWER, _ = METHODS["ModelInfer"]
 answer = ANSWER(model_name="tiny", model_version="1", raw_output_contents=[bytes(40)])
 answer.outputs.add(name="y", datatype="FP32", shape=[1, 10])

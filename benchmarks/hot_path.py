@@ -23,12 +23,12 @@ from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
-from tailcut.server.catalog import Catalog
-from tailcut.server.http import HttpConnection
-from tailcut.server.hub import Hub
+from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
-from tailcut.server.routes import Site
-from tailcut.server.served import Served
+from tailcut.server.repository import ModelRepository
+from tailcut.server.routes import Context
+from tailcut.server.served_model import ServedModel
+from tailcut.server.state import ServerState
 
 LIMIT_US = 9.0
 CONNECTIONS = 32
@@ -59,12 +59,14 @@ class Nowhere(asyncio.Transport):
 
 
 async def least_us(model: Model) -> float:
-    hub = Hub(Site(Catalog([Served(model, "tiny")]), ready=True), ServerLimits(), direct_bytes=65536)
+    state = ServerState(
+        Context(ModelRepository([ServedModel(model, "tiny")]), ready=True), ServerLimits(), direct_bytes=65536
+    )
     transport = Nowhere()
-    connections = [HttpConnection(hub) for _ in range(CONNECTIONS)]
+    connections = [HttpConnection(state) for _ in range(CONNECTIONS)]
     for connection in connections:
         connection.connection_made(transport)
-    hub.receive[: len(REQUEST)] = REQUEST
+    state.receive[: len(REQUEST)] = REQUEST
     rounds = []
     for _ in range(200):
         spent_ns = 0

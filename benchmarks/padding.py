@@ -28,7 +28,7 @@ from reference_models import Encoder, make
 
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.batch import ArrayExecutor, Batch, Ticket
-from tailcut.runtime.home import AnyThread, EventSink
+from tailcut.runtime.home import AnyThreadDelivery, EventHandler
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
@@ -76,10 +76,10 @@ def opened(path: Path, *, padded: bool, max_batch: int = BATCH) -> Model:
 
 
 def seconds_of(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
-    sinks = [EventSink() for _ in wave]
+    sinks = [EventHandler() for _ in wave]
     began = time.perf_counter()
     for request, sink in zip(wave, sinks, strict=True):
-        model.start(request, 1, sink, AnyThread())
+        model.start(request, 1, sink, AnyThreadDelivery())
     model.kick()
     took = time.perf_counter() - began
     if any(sink.outputs is None for sink in sinks):
@@ -102,7 +102,7 @@ def limit(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
 def batch_of(model: Model, count: int, bucket: int, random: np.random.Generator) -> Batch:
     tickets = []
     for length in random.integers(2 * bucket // 3, bucket + 1, count):
-        ticket = Ticket(EventSink(), AnyThread(), 1)
+        ticket = Ticket(EventHandler(), AnyThreadDelivery(), 1)
         ticket.arrays = {"ids": random.integers(1, 4096, (1, length)), "mask": np.ones((1, length), np.int64)}
         ticket.key, ticket.length = bucket, int(length)
         tickets.append(ticket)

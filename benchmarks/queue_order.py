@@ -11,7 +11,7 @@ import statistics
 import time
 from collections import deque
 
-from tailcut.batching.queue import Lanes
+from tailcut.batching.queue import PriorityQueue
 
 BATCH = 32
 
@@ -40,7 +40,7 @@ def through_deque(requests: list[Request]) -> None:
 
 
 def through_lanes(requests: list[Request]) -> None:
-    lanes: Lanes[Request] = Lanes()
+    lanes: PriorityQueue[Request] = PriorityQueue()
     for request in requests:
         lanes.append(request)
     while lanes.rows:

@@ -13,9 +13,9 @@ import time
 
 import uvloop
 
-from tailcut.runtime.timeline import Events, Timeline
-from tailcut.server.trails import Trails
-from tailcut.server.witness import Witness
+from tailcut.runtime.tracing.timeline import Events, Timeline
+from tailcut.server.event_monitor import EventMonitor
+from tailcut.server.workers.shared_traces import TraceRegion
 
 TRAIL_LIMIT_US, BEAT_LIMIT = 1.0, 0.005  # the second: of a core
 BEATS_A_SECOND = 100
@@ -41,14 +41,14 @@ async def beat_us() -> float:
     threads = [threading.Thread(target=stop.wait) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
-    witness = Witness(asyncio.get_running_loop(), Events())
+    event_monitor = EventMonitor(asyncio.get_running_loop(), Events())
     rounds = []
     for _ in range(2000):
         began = time.perf_counter_ns()
-        witness._beat()
+        event_monitor._beat()
         rounds.append(time.perf_counter_ns() - began)
-        witness._timer.cancel()
-    witness.close()
+        event_monitor._timer.cancel()
+    event_monitor.close()
     stop.set()
     for thread in threads:
         thread.join()
@@ -56,7 +56,7 @@ async def beat_us() -> float:
 
 
 def main() -> None:
-    region = Trails.make(places=2, models=1)
+    region = TraceRegion.make(places=2, models=1)
     own, shared = trail_us(Timeline()), trail_us(region.open(1).timelines[0][0])
     beat = uvloop.run(beat_us())
     share = beat * BEATS_A_SECOND / 1e6

@@ -37,7 +37,7 @@ from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_payload
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.stats import Sample, percentile_interval
-from tailcut.wire.messages import SERVICE
+from tailcut.wire.grpc.messages import SERVICE
 
 SIZES = {"1 KB": 256, "64 KB": 16 * 1024, "600 KB": 3 * 224 * 224}
 LIMIT = 1.0  # our blocking client's median, in http.client's

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailcut.batching.queue import DEFAULT_PRIORITY, Lanes
+from tailcut.batching.queue import DEFAULT_PRIORITY, PriorityQueue
 
 
 @dataclass(eq=False)
@@ -29,8 +29,8 @@ class Item:
         return self.priority or DEFAULT_PRIORITY, self.deadline_ns or float("inf"), self.arrived
 
 
-def queue_of(*items: Item) -> Lanes[Item]:
-    lanes: Lanes[Item] = Lanes()
+def queue_of(*items: Item) -> PriorityQueue[Item]:
+    lanes: PriorityQueue[Item] = PriorityQueue()
     for item in items:
         lanes.append(item)
     return lanes
@@ -122,7 +122,7 @@ ITEMS = st.builds(Item, st.integers(0, 3), st.integers(0, 4), st.integers(1, 3),
 @given(st.lists(st.one_of(ITEMS, st.integers(1, 6)), max_size=60))
 def test_any_order_of_calls_serves_by_rank_and_loses_nobody(steps: list[Item | int]) -> None:
     """Against a plain sorted list: an item is put in, a number takes so many rows."""
-    lanes: Lanes[Item] = Lanes()
+    lanes: PriorityQueue[Item] = PriorityQueue()
     model: list[Item] = []
     for number, step in enumerate(steps):
         if isinstance(step, Item):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from tests.engines.models import perceptron
-from tests.server.test_supervisor import until
+from tests.server.workers.test_supervisor import until
 from tests.servers import raw_request, serving
 
 from tailcut.runtime.defaults import SAFE_SETTINGS

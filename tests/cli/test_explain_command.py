@@ -17,7 +17,7 @@ from tailcut.lab.explain import while_doing
 from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_payload
 from tailcut.runtime.profile import Profile
-from tailcut.runtime.timeline import STAGES
+from tailcut.runtime.tracing.timeline import STAGES
 
 EXPLAIN = [sys.executable, "-m", "tailcut", "explain"]
 CHROMIUM = shutil.which("chromium")

@@ -15,14 +15,16 @@ from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.inputs import check_inputs
 from tailcut.spec import DType, ModelSpec, TensorSpec
-from tailcut.wire.grpc_framing import CallError, Messages, error_end, read_call
-from tailcut.wire.http1 import ChunkedBody, ProtocolError, check_partial, parse_head
-from tailcut.wire.http2 import Data, Http2Connection, Opened
-from tailcut.wire.http2_frames import Http2Error
-from tailcut.wire.messages import MESSAGES
+from tailcut.wire.grpc.codec import read_request
+from tailcut.wire.grpc.form import Form, read_lead
+from tailcut.wire.grpc.framing import CallError, Messages, error_end, read_call
+from tailcut.wire.grpc.messages import MESSAGES
+from tailcut.wire.http1.chunked import ChunkedBody
+from tailcut.wire.http1.grammar import ProtocolError
+from tailcut.wire.http1.head import check_partial, parse_head
+from tailcut.wire.http2.connection import Data, Http2Connection, Opened
+from tailcut.wire.http2.frames import Http2Error
 from tailcut.wire.v2 import InferRequest, encode_response, parse_lead, parse_request, schedule_of
-from tailcut.wire.v2_grpc import read_request
-from tailcut.wire.v2_grpc_form import Form, read_lead
 
 STATUSES = {400, 413, 414, 417, 431, 501, 505}
 LIMIT = 10_000

@@ -9,8 +9,8 @@ from tailcut.lab import benchmark
 from tailcut.lab.load import LoadResult
 from tailcut.lab.microbench_record import microbench_record
 from tailcut.lab.record import compare, run_record
-from tailcut.runtime.tail import explain
-from tailcut.runtime.timeline import Event
+from tailcut.runtime.tracing.attribution import explain
+from tailcut.runtime.tracing.timeline import Event
 
 MACHINE = {"cpu": "a <b>processor</b>", "cpus": 2, "usable_cpus": 2, "python": "CPython 3.11"}
 

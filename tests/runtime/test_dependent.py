@@ -92,7 +92,7 @@ def test_parallel_instances(tmp_path: Path) -> None:
     onnx.save(CASES["gram"].model, path)
     settings = Settings(engine=EngineOptions(threads=1, instances=3), batching=BatchingSettings(max_batch=8))
     with Model.open(Profile.of_model(path, settings)) as model:
-        assert model._crew.size == 3
+        assert model._pool.size == 3
         requests = [{"x": np.full((n % 7 + 1, 4), n, np.float32)} for n in range(60)]
 
         async def ask_all() -> list[Arrays]:

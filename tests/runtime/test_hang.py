@@ -11,7 +11,7 @@ from tailcut.engines.base import EngineOptions
 from tailcut.errors import DeadlineExceededError
 from tailcut.memory.slab import RowState
 from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.home import AnyThread, EventSink
+from tailcut.runtime.home import AnyThreadDelivery, EventHandler
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
@@ -29,10 +29,10 @@ def opened(folder: Path, *, engine: str = "onnxruntime", instances: int = 1, dis
     return Model.open(Profile.of_model(path if path.exists() else endless(path), settings), limits=Limits(hang_s=0.3))
 
 
-def ask(model: Model, number: int, rounds: int) -> tuple[Ticket, EventSink]:
-    sink = EventSink()
+def ask(model: Model, number: int, rounds: int) -> tuple[Ticket, EventHandler]:
+    sink = EventHandler()
     inputs = {"x": np.full((1, 4), number, np.float32), "rounds": np.full((1, 1), rounds, np.int64)}
-    return model.start(inputs, 1, sink, AnyThread()), sink
+    return model.start(inputs, 1, sink, AnyThreadDelivery()), sink
 
 
 @pytest.mark.parametrize("instances", [1, 2])
@@ -58,7 +58,7 @@ def test_the_crew_is_at_full_strength_again(tmp_path: Path) -> None:
             model.kick()
             assert sink.event.wait(WAIT_S)
         assert (model.infer_sync({"x": np.ones((1, 4), np.float32), "rounds": [[3]]})["y"] == 1).all()
-        assert model._crew.size == 1
+        assert model._pool.size == 1
         assert model.statistics()["hung"] == 5
 
 
@@ -66,13 +66,13 @@ def test_rows_of_an_engine_that_cannot_be_stopped_stay_in_quarantine(tmp_path: P
     """Until it returns by itself: nobody else's bytes are put where it may still read and write."""
     returned = threading.Event()
     with opened(tmp_path, engine="openvino") as model:
-        crew_returned = model._crew.returned
+        crew_returned = model._pool.returned
 
         def note(batch: Batch) -> None:
             crew_returned(batch)
             returned.set()
 
-        model._crew.returned = note
+        model._pool.returned = note
         ticket, sink = ask(model, 1, 1 << 19)
         model.kick()
         assert sink.event.wait(WAIT_S)
@@ -102,8 +102,8 @@ def test_past_the_queue_too(tmp_path: Path) -> None:
         assert model.slab is not None
         row, lent = model.lend(2, 0, 0)
         model.slab.inputs[0][row], model.slab.inputs[1][row] = 1, FOR_EVER
-        sink = EventSink()
-        assert model.compute_now(Ticket(sink, AnyThread(), 1, row), lent)
+        sink = EventHandler()
+        assert model.compute_now(Ticket(sink, AnyThreadDelivery(), 1, row), lent)
         assert isinstance(sink.error, DeadlineExceededError)
         assert sink.outputs is None
         counts = model.statistics()
@@ -132,9 +132,9 @@ def test_what_waits_behind_a_long_batch_hears_in_time(tmp_path: Path) -> None:
     with opened(tmp_path) as model:
         _, first = ask(model, 1, FOR_EVER)
         model.kick()
-        sink = EventSink()
+        sink = EventHandler()
         inputs = {"x": np.ones((1, 4), np.float32), "rounds": np.ones((1, 1), np.int64)}
-        model.start(inputs, 1, sink, AnyThread(), model.now_ns() + 50_000_000)
+        model.start(inputs, 1, sink, AnyThreadDelivery(), model.now_ns() + 50_000_000)
         assert sink.event.wait(WAIT_S)
         assert isinstance(sink.error, DeadlineExceededError)
         assert first.event.wait(WAIT_S)
@@ -153,14 +153,14 @@ def test_closing_does_not_wait_for_ever(tmp_path: Path) -> None:
 def test_an_engine_that_returns_just_before_its_worker_is_replaced(tmp_path: Path) -> None:
     """The worker stays, and is not counted among those that hang."""
     with opened(tmp_path) as model:
-        (worker,) = model._crew._workers
+        (worker,) = model._pool._workers
         _, sink = ask(model, 1, 0)
-        batch = Batch(model, [Ticket(sink, AnyThread(), 1)])
+        batch = Batch(model, [Ticket(sink, AnyThreadDelivery(), 1)])
         batch.thread = worker.thread
-        model._crew.returned(batch)
-        model._crew.replace(batch)
-        assert list(model._crew._workers) == [worker]
-        assert not model._crew._hung
+        model._pool.returned(batch)
+        model._pool.replace(batch)
+        assert list(model._pool._workers) == [worker]
+        assert not model._pool._hung
         model.kick()
         assert sink.event.wait(WAIT_S)
         assert sink.outputs is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tailcut.errors import TailcutError
 from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.home import LoopHome
+from tailcut.runtime.home import LoopDelivery
 
 POSTED = 200
 
@@ -21,7 +21,7 @@ class Owner:
         self.batches.append(batch)
 
 
-class Sink:
+class ResponseHandler:
     """Notes the thread on which it is told."""
 
     def __init__(self, told: Callable[[], None]) -> None:
@@ -40,18 +40,18 @@ def test_every_batch_is_handed_out_once_on_the_loops_thread() -> None:
     """In whatever order several threads post them, while the loop sleeps or hands others out."""
     owner = Owner()
 
-    async def run() -> tuple[list[Sink], int]:
+    async def run() -> tuple[list[ResponseHandler], int]:
         loop = asyncio.get_running_loop()
-        home, done, left = LoopHome(loop), asyncio.Event(), [POSTED * 4]
+        home, done, left = LoopDelivery(loop), asyncio.Event(), [POSTED * 4]
 
         def told() -> None:
             left[0] -= 1
             if not left[0]:
                 done.set()
 
-        sinks = [Sink(told) for _ in range(POSTED * 4)]
+        sinks = [ResponseHandler(told) for _ in range(POSTED * 4)]
 
-        def post(mine: list[Sink]) -> None:
+        def post(mine: list[ResponseHandler]) -> None:
             for sink in mine:
                 home.post(Batch(owner, [Ticket(sink, home, 1)]))
 
@@ -72,14 +72,14 @@ def test_a_closed_loop_leaves_nothing_lent() -> None:
     """What is posted to it is given back to the model, each time."""
     owner = Owner()
 
-    async def make() -> LoopHome:
-        return LoopHome(asyncio.get_running_loop())
+    async def make() -> LoopDelivery:
+        return LoopDelivery(asyncio.get_running_loop())
 
     home = asyncio.run(make())
 
     def post() -> None:
         for _ in range(3):
-            home.post(Batch(owner, [Ticket(Sink(lambda: None), home, 1)]))
+            home.post(Batch(owner, [Ticket(ResponseHandler(lambda: None), home, 1)]))
 
     thread = threading.Thread(target=post)
     thread.start()

@@ -22,7 +22,7 @@ from tailcut.errors import (
 )
 from tailcut.memory.slab import RowState
 from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.home import AnyThread, EventSink
+from tailcut.runtime.home import AnyThreadDelivery, EventHandler
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
@@ -137,14 +137,14 @@ def test_closing_fails_what_waits(tmp_path: Path) -> None:
     with pytest.raises(ReleasedError):
         model.infer_sync({"x": rows(1)})
     with pytest.raises(ReleasedError):
-        model.submit_body(Ticket(EventSink(), AnyThread(), 1), memoryview(rows(1).tobytes()))
+        model.submit_body(Ticket(EventHandler(), AnyThreadDelivery(), 1), memoryview(rows(1).tobytes()))
 
 
 def test_a_deadline_that_has_passed(tmp_path: Path) -> None:
     """Work that expired in the queue is dropped before it is computed."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
-        sink = EventSink()
-        model.start({"x": rows(1)}, 1, sink, AnyThread(), deadline_ns=1)
+        sink = EventHandler()
+        model.start({"x": rows(1)}, 1, sink, AnyThreadDelivery(), deadline_ns=1)
         model.kick()
         assert isinstance(sink.error, DeadlineExceededError)
         assert model.statistics() | {"expired": 1, "batches": 0, "rows_in_use": 0} == model.statistics()
@@ -154,11 +154,11 @@ def test_a_full_queue(tmp_path: Path) -> None:
     """What finds no row is refused at once and told when to come again; nothing is lost or leaked."""
     path = identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")
     with opened(path, dispatch="inline", max_batch=2, limits=Limits(queue_rows=4)) as model:
-        sinks = [EventSink() for _ in range(4)]
+        sinks = [EventHandler() for _ in range(4)]
         for number, sink in enumerate(sinks):
-            model.start({"x": rows(number)}, 1, sink, AnyThread())
+            model.start({"x": rows(number)}, 1, sink, AnyThreadDelivery())
         with pytest.raises(QueueFullError) as caught:
-            model.start({"x": rows(9)}, 1, EventSink(), AnyThread())
+            model.start({"x": rows(9)}, 1, EventHandler(), AnyThreadDelivery())
         assert caught.value.retry_after_s >= 1
         assert caught.value.opens_ns <= model.now_ns() + 5_000_000  # a refusal stands for milliseconds at most
         with pytest.raises(TooLargeError, match=r"5 rows, and the queue of model 'echo' holds 4: .* --queue"):
@@ -174,8 +174,8 @@ def test_at_once_past_the_queue(tmp_path: Path) -> None:
         assert model.slab is not None
         row, lent = model.lend(5, 0, 0)
         model.slab.inputs[0][row : row + 3] = rows(7, 8, 9)
-        sink = EventSink()
-        ticket = Ticket(sink, AnyThread(), 3, row, model.now_ns() + 60_000_000_000)
+        sink = EventHandler()
+        ticket = Ticket(sink, AnyThreadDelivery(), 3, row, model.now_ns() + 60_000_000_000)
         ticket.requests = 3
         assert model.compute_now(ticket, lent)
         assert sink.outputs is not None
@@ -189,10 +189,10 @@ def test_not_past_others(tmp_path: Path) -> None:
     """Where somebody waits or computes, is waited for, or a worker is to do it, nothing is done: the rows stay lent."""
     path = identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")
     with opened(path, dispatch="inline") as model:
-        first, second = EventSink(), EventSink()
-        model.start({"x": rows(1)}, 1, first, AnyThread())
+        first, second = EventHandler(), EventHandler()
+        model.start({"x": rows(1)}, 1, first, AnyThreadDelivery())
         row, lent = model.lend(1, 0, 0)
-        ticket = Ticket(second, AnyThread(), 1, row)
+        ticket = Ticket(second, AnyThreadDelivery(), 1, row)
         assert not model.compute_now(ticket, lent)
         batch = model.next_batch()
         assert isinstance(batch, Batch)
@@ -203,11 +203,11 @@ def test_not_past_others(tmp_path: Path) -> None:
         assert model.compute_now(ticket, lent)
         assert second.outputs is not None
         row, lent = model.lend(1, 0, 0)
-    assert not model.compute_now(Ticket(EventSink(), AnyThread(), 1, row), lent)  # it is closed
+    assert not model.compute_now(Ticket(EventHandler(), AnyThreadDelivery(), 1, row), lent)  # it is closed
     for way in ({"dispatch": "worker"}, {"dispatch": "adaptive", "hold_us": 100}):
         with opened(path, **way) as model:
             row, lent = model.lend(1, 0, 0)
-            assert not model.compute_now(Ticket(EventSink(), AnyThread(), 1, row), lent)
+            assert not model.compute_now(Ticket(EventHandler(), AnyThreadDelivery(), 1, row), lent)
             model.give_back(row)
 
 
@@ -226,7 +226,7 @@ def test_a_bad_row_past_the_queue_costs_only_itself(tmp_path: Path) -> None:
         assert model.slab is not None
         row, lent = model.lend(3, 0, 0)
         model.slab.inputs[0][row : row + 3] = [[0], [999_999], [2]]
-        ticket = Ticket(Crowd(), AnyThread(), 3, row)
+        ticket = Ticket(Crowd(), AnyThreadDelivery(), 3, row)
         ticket.requests = 3
         assert model.compute_now(ticket, lent)
         assert heard == {0: True, 1: False, 2: True}
@@ -236,8 +236,8 @@ def test_a_bad_row_past_the_queue_costs_only_itself(tmp_path: Path) -> None:
 def test_a_client_that_leaves_while_its_batch_computes(tmp_path: Path) -> None:
     """Its row is quarantined until the engine has returned; its neighbour is answered."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
-        sinks = [EventSink(), EventSink()]
-        tickets = [model.start({"x": rows(i)}, 1, sink, AnyThread()) for i, sink in enumerate(sinks)]
+        sinks = [EventHandler(), EventHandler()]
+        tickets = [model.start({"x": rows(i)}, 1, sink, AnyThreadDelivery()) for i, sink in enumerate(sinks)]
         batch = model.next_batch()
         assert isinstance(batch, Batch)
         model.cancel(tickets[0])
@@ -253,11 +253,11 @@ def test_holes_are_closed_by_a_gather(tmp_path: Path) -> None:
     """Rows that are not neighbours still compute together, each with its own answer."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
         assert model.slab is not None
-        sinks = [EventSink() for _ in range(3)]
+        sinks = [EventHandler() for _ in range(3)]
         places = [model.reserve(1, apart=True), model.reserve(1), model.reserve(1, apart=True)]
         for number, (row, sink) in enumerate(zip(places, sinks, strict=True)):
             model.slab.inputs[0][row] = number
-            model.submit(Ticket(sink, AnyThread(), 1, row))
+            model.submit(Ticket(sink, AnyThreadDelivery(), 1, row))
         model.kick()
         assert model.statistics()["batches"] == 1
         assert [int(sink.outputs[0][0, 0]) for sink in sinks if sink.outputs] == [0, 1, 2]
@@ -266,9 +266,9 @@ def test_holes_are_closed_by_a_gather(tmp_path: Path) -> None:
 def test_a_bad_row_costs_only_itself(tmp_path: Path) -> None:
     """When the engine refuses a batch, each of its requests gets a try of its own."""
     with opened(gather_rows(tmp_path / "gather.onnx"), dispatch="inline") as model:
-        sinks = [EventSink() for _ in range(3)]
+        sinks = [EventHandler() for _ in range(3)]
         for index, sink in zip((0, 999_999, 2), sinks, strict=True):
-            model.start({"index": np.array([[index]], np.int64)}, 1, sink, AnyThread())
+            model.start({"index": np.array([[index]], np.int64)}, 1, sink, AnyThreadDelivery())
         model.kick()
         assert [sink.error is None for sink in sinks] == [True, False, True]
         assert isinstance(sinks[1].error, EngineError)
@@ -305,7 +305,7 @@ def test_priority_and_deadline_decide_who_is_served_first(tmp_path: Path) -> Non
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch=1) as model:
         served: list[str] = []
 
-        class Note(EventSink):
+        class Note(EventHandler):
             def __init__(self, name: str) -> None:
                 super().__init__()
                 self.name = name
@@ -316,7 +316,7 @@ def test_priority_and_deadline_decide_who_is_served_first(tmp_path: Path) -> Non
         soon, later = (model.now_ns() + seconds * 1_000_000_000 for seconds in (20, 40))
         wishes = [("idle", 0, 900), ("plain", 0, 0), ("later", later, 0), ("soon", soon, 0), ("urgent", 0, 1)]
         for name, deadline, priority in wishes:
-            model.start({"x": rows(1)}, 1, Note(name), AnyThread(), deadline, priority=priority)
+            model.start({"x": rows(1)}, 1, Note(name), AnyThreadDelivery(), deadline, priority=priority)
         model.kick()
         assert served == ["urgent", "soon", "later", "plain", "idle"]
 
@@ -327,15 +327,15 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
         for _ in range(200):
             model.cost.observe(1, 1_000_000_000)  # a second a row
         for _ in range(3):
-            model.start({"x": rows(1)}, 1, EventSink(), AnyThread())
+            model.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery())
         due = model.now_ns() + 2_500_000_000
         body = memoryview(rows(1).tobytes())
         with pytest.raises(QueueFullError) as caught:
-            model.submit_body(Ticket(EventSink(), AnyThread(), 1, -1, due, priority=200), body)
+            model.submit_body(Ticket(EventHandler(), AnyThreadDelivery(), 1, -1, due, priority=200), body)
         assert caught.value.retry_after_s == 3
         assert "deadline of 2.5 s cannot be met: 3 rows wait" in str(caught.value)
         assert 0 < caught.value.opens_ns - model.now_ns() <= 5_000_000  # and what is learned meanwhile counts
-        model.start({"x": rows(1)}, 1, EventSink(), AnyThread(), due, priority=1)
+        model.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery(), due, priority=1)
         assert model.statistics() | {"refused": 1, "queued_rows": 4} == model.statistics()
 
 
@@ -343,7 +343,7 @@ def test_answers_that_come_too_late_shorten_the_queue(tmp_path: Path) -> None:
     """What was promised two seconds and told so after its time takes trust; the next forecast keeps time in hand."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch=1) as model:
         late = model.now_ns() - 1
-        ticket = Ticket(EventSink(), AnyThread(), 1, deadline_ns=late)
+        ticket = Ticket(EventHandler(), AnyThreadDelivery(), 1, deadline_ns=late)
         ticket.arrays = {"x": rows(1)}
         row = ticket.row = model.reserve()
         assert model.slab is not None
@@ -364,9 +364,9 @@ def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
     with Model.open(Profile.of_model(path, settings)) as model:
         assert model.max_batch == 1
         assert model.slab is not None
-        sinks = [EventSink() for _ in range(6)]
+        sinks = [EventHandler() for _ in range(6)]
         for number, sink in enumerate(sinks):
-            model.start({"x": rows(number)}, 1, sink, AnyThread())
+            model.start({"x": rows(number)}, 1, sink, AnyThreadDelivery())
         model.kick()
         for number, sink in enumerate(sinks):
             assert sink.event.wait(20)
@@ -390,11 +390,11 @@ def test_bodies_of_several_inputs(tmp_path: Path) -> None:
     a, b = np.full((2, 4), 5, np.float32), np.arange(8, dtype=np.float32).reshape(2, 4)
     bodies = [memoryview(array.tobytes()) for array in (a, b)]
     model = opened(two_in_two_out(tmp_path / "pair.onnx"), dispatch="inline")
-    sink = EventSink()
-    model.submit_bodies(Ticket(sink, AnyThread(), 2), bodies)
+    sink = EventHandler()
+    model.submit_bodies(Ticket(sink, AnyThreadDelivery(), 2), bodies)
     model.kick()
     assert [output.tolist() for output in sink.outputs or []] == [(a + b).tolist(), (a - b).tolist()]
     model.close()
     with pytest.raises(ReleasedError):
-        model.submit_bodies(Ticket(sink, AnyThread(), 2), bodies)
+        model.submit_bodies(Ticket(sink, AnyThreadDelivery(), 2), bodies)
     assert model.statistics()["rows_in_use"] == 0

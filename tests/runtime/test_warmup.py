@@ -32,7 +32,7 @@ def test_every_batch_size_is_known_on_every_instance(tmp_path: Path) -> None:
     with opened(path, BatchingSettings(max_batch=12), instances=2) as model:
         assert model.cost.sizes == [1, 2, 4, 8, 12]
         assert set(model.cost._known) == {1, 2, 4, 8, 12}
-        for worker in model._crew._workers:
+        for worker in model._pool._workers:
             assert {rows for _, rows in worker._executor._bound} == {1, 2, 4, 8, 12}
         assert model.statistics() | {"requests": 0, "batches": 0, "rows_in_use": 0} == model.statistics()
 
@@ -75,7 +75,7 @@ def test_the_sizes_of_the_data_come_first(tmp_path: Path) -> None:
     profile = msgspec.structs.replace(Profile.of_model(path, settings), samples=kinds_of(spec, requests))
     with Model.open(profile) as model:
         assert model.warm_up.warmed_up
-        (worker,) = model._crew._workers
+        (worker,) = model._pool._workers
         lane = worker._executor._engine._idle.get()
         lengths = {shapes[0] for shapes in lane.proven}
         lengths -= {(4, 9), (8, 9)}  # of the proof that rows are independent, which is made with them, too

@@ -18,7 +18,7 @@ from tests.frames import frame, word
 from tests.servers import json_request, raw_request
 
 from tailcut.spec import DType
-from tailcut.wire.messages import METHODS, SERVICE
+from tailcut.wire.grpc.messages import METHODS, SERVICE
 
 MIB = 1 << 20
 MODELS = ("mlp", "pair", "words", "sequence")

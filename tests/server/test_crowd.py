@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.server.sound import GOOD, HEALTH, check_back, check_exact, usage
-from tests.server.test_supervisor import workers
+from tests.server.workers.test_supervisor import workers
 from tests.servers import serving
 
 

@@ -23,8 +23,8 @@ from tailcut.lab.explain import only_model, trace_events, watch, while_doing
 from tailcut.lab.load import Target
 from tailcut.lab.payload import ask, infer_payload
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
-from tailcut.runtime.tail import KINDS, explain
-from tailcut.runtime.timeline import STAGES, Event
+from tailcut.runtime.tracing.attribution import KINDS, explain
+from tailcut.runtime.tracing.timeline import STAGES, Event
 
 RATE, SECONDS = 250, 2.0
 GARBAGE = """

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.engines.models import identity, perceptron
-from tests.server.test_supervisor import until
+from tests.server.workers.test_supervisor import until
 from tests.servers import Server, serving
 
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.spec import DType
-from tailcut.wire.messages import METHODS, SERVICE
+from tailcut.wire.grpc.messages import METHODS, SERVICE
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

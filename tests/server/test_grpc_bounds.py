@@ -13,10 +13,10 @@ import pytest
 from tests import frames as h2
 from tests.frames import Client, frame, word
 from tests.server.test_grpc import method
-from tests.server.test_supervisor import LINUX, until, workers
+from tests.server.workers.test_supervisor import LINUX, until, workers
 from tests.servers import Server, serving
 
-from tailcut.wire.messages import METHODS, SERVICE
+from tailcut.wire.grpc.messages import METHODS, SERVICE
 
 LIMITS = ["--head-timeout", "300ms", "--body-timeout", "600ms", "--write-timeout", "600ms", "--idle-timeout", "1s"]
 INFER = h2.literal(*h2.fields(f"/{SERVICE}/ModelInfer"))

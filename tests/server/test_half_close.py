@@ -12,25 +12,25 @@ import numpy as np
 import pytest
 import uvloop
 from tests.engines.models import identity
-from tests.server.test_express import WIDTH, Client, running, until
+from tests.server.fastpath.test_fastpath import WIDTH, Client, running, until
 from tests.server.test_splits import CHUNKED, GOOD, STATUS
 from tests.servers import raw_request
 
 from tailcut.runtime.model import Model
-from tailcut.server.catalog import Catalog
-from tailcut.server.http import HttpConnection
-from tailcut.server.hub import Hub
+from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
-from tailcut.server.routes import Site
-from tailcut.server.served import Served
+from tailcut.server.repository import ModelRepository
+from tailcut.server.routes import Context
+from tailcut.server.served_model import ServedModel
+from tailcut.server.state import ServerState
 from tailcut.spec import DType
 
 LARGE = raw_request("mlp", bytes(16 * 1000))  # received into rows, or into a buffer where these are scarce
 
 
-async def _open(hub: Hub) -> socket.socket:
+async def _open(state: ServerState) -> socket.socket:
     ours, theirs = socket.socketpair()
-    await asyncio.get_running_loop().connect_accepted_socket(lambda: HttpConnection(hub), theirs)
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: HttpConnection(state), theirs)
     ours.setblocking(False)
     return ours
 
@@ -44,14 +44,14 @@ async def _to_the_end(ours: socket.socket) -> bytes:
     return data
 
 
-def _serve(folder: Path, check: Callable[[Hub], Awaitable[None]], *, name: str = "mlp") -> None:
+def _serve(folder: Path, check: Callable[[ServerState], Awaitable[None]], *, name: str = "mlp") -> None:
     async def run(model: Model) -> None:
-        site = Site(Catalog([Served(model, "mlp")]), ready=True)
-        hub = Hub(site, ServerLimits(body_bytes=1 << 20), direct_bytes=1024)
-        await check(hub)
-        await until(lambda: not hub.members and not model.statistics()["rows_in_use"])
-        assert hub.site.counts.buffered_bytes == 0
-        hub.close()
+        context = Context(ModelRepository([ServedModel(model, "mlp")]), ready=True)
+        state = ServerState(context, ServerLimits(body_bytes=1 << 20), direct_bytes=1024)
+        await check(state)
+        await until(lambda: not state.members and not model.statistics()["rows_in_use"])
+        assert state.context.counts.buffered_bytes == 0
+        state.close()
 
     with Model.open(folder / f"{name}.onnx") as model:
         uvloop.run(run(model))
@@ -67,9 +67,9 @@ def test_whole_requests_are_answered(models: Path, name: str) -> None:
     }
     data, statuses = (GOOD | extra)[name]
 
-    async def check(hub: Hub) -> None:
+    async def check(state: ServerState) -> None:
         for cut in {len(data), len(data) - 1, 10}:
-            ours = await _open(hub)
+            ours = await _open(state)
             loop = asyncio.get_running_loop()
             for piece in (data[:cut], data[cut:]):
                 await loop.sock_sendall(ours, piece)
@@ -87,9 +87,9 @@ def test_whole_requests_are_answered(models: Path, name: str) -> None:
 def test_the_end_in_the_middle_of_a_request(models: Path, data: bytes) -> None:
     """Wherever it comes, nothing is answered, nothing is left, and the connection is closed at once."""
 
-    async def check(hub: Hub) -> None:
+    async def check(state: ServerState) -> None:
         for cut in range(0, len(data), max(1, len(data) // 50)):
-            ours = await _open(hub)
+            ours = await _open(state)
             await asyncio.get_running_loop().sock_sendall(ours, data[:cut])
             ours.shutdown(socket.SHUT_WR)
             assert await _to_the_end(ours) == b"", cut
@@ -100,8 +100,8 @@ def test_the_end_in_the_middle_of_a_request(models: Path, data: bytes) -> None:
 def test_a_request_in_the_middle_behind_a_whole_one(models: Path) -> None:
     """The whole one is answered."""
 
-    async def check(hub: Hub) -> None:
-        ours = await _open(hub)
+    async def check(state: ServerState) -> None:
+        ours = await _open(state)
         await asyncio.get_running_loop().sock_sendall(ours, GOOD["raw"][0] * 2 + GOOD["json"][0][:-1])
         ours.shutdown(socket.SHUT_WR)
         assert STATUS.findall(await _to_the_end(ours)) == [b"200", b"200"]
@@ -114,12 +114,12 @@ def test_an_answer_that_is_read_late(tmp_path: Path) -> None:
     width = 100_000
     identity(DType.FP32, (None, width), tmp_path / "wide.onnx")
 
-    async def check(hub: Hub) -> None:
-        ours = await _open(hub)
+    async def check(state: ServerState) -> None:
+        ours = await _open(state)
         row = np.random.default_rng(0).standard_normal(width, np.float32).tobytes()
         await asyncio.get_running_loop().sock_sendall(ours, raw_request("mlp", row) + GOOD["question"][0])
         ours.shutdown(socket.SHUT_WR)
-        await until(lambda: hub.site.counts.replies[200] >= 1)
+        await until(lambda: state.context.counts.replies[200] >= 1)
         answers = await _to_the_end(ours)
         assert answers.count(b"HTTP/1.1 200") == 2
         assert row in answers
@@ -145,16 +145,16 @@ async def _last_answer(client: Client, row: bytes) -> bytes:
 def test_on_the_short_way(echo: Path, dispatch: str) -> None:
     """A request and the end at once, from a client that repeats itself."""
 
-    async def story(hub: Hub) -> None:
+    async def story(state: ServerState) -> None:
         for _ in range(5):
-            client = await Client(hub).connect()
+            client = await Client(state).connect()
             await client.settle()
-            assert hub.site.counts.express == 1
+            assert state.context.counts.fast_path == 1
             row = client.row()
             await client.send(client.request(row))
             client.ours.shutdown(socket.SHUT_WR)
             await _last_answer(client, row)
-            await until(lambda: not hub.members)
+            await until(lambda: not state.members)
 
     running(story, echo, dispatch=dispatch)
 
@@ -162,8 +162,8 @@ def test_on_the_short_way(echo: Path, dispatch: str) -> None:
 def test_many_at_once_beside_the_short_way(echo: Path) -> None:
     """The last of many pipelined requests looks like that of a repeating client, and is answered all the same."""
 
-    async def story(hub: Hub) -> None:
-        client = await Client(hub).connect()
+    async def story(state: ServerState) -> None:
+        client = await Client(state).connect()
         rows = [client.row() for _ in range(20)]
         await client.send(b"".join(map(client.request, rows)))
         client.ours.shutdown(socket.SHUT_WR)
@@ -178,18 +178,18 @@ def test_many_at_once_beside_the_short_way(echo: Path) -> None:
 def test_while_the_request_waits(echo: Path, settled: bool) -> None:
     """The end comes while the request is queued, on either way: the answer says that it is the last."""
 
-    async def story(hub: Hub) -> None:
-        client = await Client(hub).connect()
+    async def story(state: ServerState) -> None:
+        client = await Client(state).connect()
         if settled:
             await client.settle()
-        model = hub.site.served("echo").model
+        model = state.context.served("echo").model
         model.pause()
         row = client.row()
         await client.send(client.request(row))
         await until(lambda: model.statistics()["queued_rows"] == 1)
         client.ours.shutdown(socket.SHUT_WR)
         if settled:
-            await until(lambda: not hub.site.counts.express)
+            await until(lambda: not state.context.counts.fast_path)
         for _ in range(10):
             await asyncio.sleep(0)
         assert model.statistics()["queued_rows"] == 1
@@ -199,11 +199,11 @@ def test_while_the_request_waits(echo: Path, settled: bool) -> None:
     running(story, echo, dispatch="worker")
 
 
-async def _over_tcp(hub: Hub) -> socket.socket:
-    listener = await asyncio.get_running_loop().create_server(lambda: HttpConnection(hub), "127.0.0.1", 0)
+async def _over_tcp(state: ServerState) -> socket.socket:
+    listener = await asyncio.get_running_loop().create_server(lambda: HttpConnection(state), "127.0.0.1", 0)
     ours = socket.create_connection(listener.sockets[0].getsockname())
     ours.setblocking(False)
-    await until(lambda: bool(hub.members))
+    await until(lambda: bool(state.members))
     listener.close()
     return ours
 
@@ -213,15 +213,15 @@ def test_over_tcp_a_client_is_asked_whether_it_is_there(
     echo: Path, monkeypatch: pytest.MonkeyPatch, version: bytes, gone: bool
 ) -> None:
     """An interim answer finds out which client has closed, whose work is dropped; HTTP/1.0 has none and is spared."""
-    monkeypatch.setattr("tailcut.server.answering.WAITS_S", 0.0)
-    monkeypatch.setattr("tailcut.server.http.WAITS_S", 0.0)
+    monkeypatch.setattr("tailcut.server.http.answering.WAITS_S", 0.0)
+    monkeypatch.setattr("tailcut.server.http.connection.WAITS_S", 0.0)
 
-    async def story(hub: Hub) -> None:
-        ours = await _over_tcp(hub)
-        model = hub.site.served("echo").model
+    async def story(state: ServerState) -> None:
+        ours = await _over_tcp(state)
+        model = state.context.served("echo").model
         model.pause()
         row = bytes(range(4 * WIDTH))
-        await hub.loop.sock_sendall(ours, raw_request("echo", row).replace(b"HTTP/1.1", version))
+        await state.loop.sock_sendall(ours, raw_request("echo", row).replace(b"HTTP/1.1", version))
         await until(lambda: model.statistics()["queued_rows"] == 1)
         ours.shutdown(socket.SHUT_WR)
         if gone:
@@ -232,7 +232,7 @@ def test_over_tcp_a_client_is_asked_whether_it_is_there(
             return
         interim = b"HTTP/1.1 100 Continue\r\n\r\n" if version == b"HTTP/1.1" else b""
         if interim:
-            assert await asyncio.wait_for(hub.loop.sock_recv(ours, len(interim)), 10) == interim
+            assert await asyncio.wait_for(state.loop.sock_recv(ours, len(interim)), 10) == interim
         model.go_on()
         answer = (await _to_the_end(ours)).replace(interim, b"")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -244,9 +244,9 @@ def test_over_tcp_a_client_is_asked_whether_it_is_there(
 def test_a_client_that_is_gone_takes_its_work_along(echo: Path) -> None:
     """Over a Unix socket the end of a client is known from the end of its sending: nothing is computed for nobody."""
 
-    async def story(hub: Hub) -> None:
-        client = await Client(hub).connect()
-        model = hub.site.served("echo").model
+    async def story(state: ServerState) -> None:
+        client = await Client(state).connect()
+        model = state.context.served("echo").model
         model.pause()
         await client.send(client.request(client.row()))
         await until(lambda: model.statistics()["queued_rows"] == 1)

@@ -15,8 +15,8 @@ from tests.server.sound import GOOD, HEALTH, ROW, check_clean
 from tests.servers import Server, json_request, raw_request
 
 from tailcut.runtime.model import Model
-from tailcut.server.about import readiness
-from tailcut.server.served import Served
+from tailcut.server.metadata import readiness
+from tailcut.server.served_model import ServedModel
 from tailcut.spec import DType
 
 pytestmark = pytest.mark.usefixtures("sound")
@@ -381,7 +381,7 @@ def test_readiness_says_whether_the_model_was_warmed_up(server: Server, tmp_path
     ends = [value("x", DType.FP32, (None, None))], [value("y", DType.FP32, (None, 77_777))]
     path = save(tmp_path / "odd.onnx", nodes, *ends, {"flat": np.array([-1, 77_777])})
     with Model.open(path) as model:
-        said = readiness(Served(model, "odd"), ready=True)
+        said = readiness(ServedModel(model, "odd"), ready=True)
     assert said | {"reason": ""} == {"name": "odd", "ready": True, "warmed_up": False, "reason": ""}
     assert "accepts none of the requests made up for it (tried x [1, 16]" in said["reason"]
 

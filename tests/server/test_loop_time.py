@@ -11,12 +11,12 @@ import uvloop
 from tests.server.beside import GoodClient, wait_beside_s
 from tests.server.hostile import ALL, Hostile, corpora, make_models
 from tests.server.sound import HEALTH
-from tests.server.test_supervisor import LINUX
+from tests.server.workers.test_supervisor import LINUX
 from tests.servers import Server, raw_request, serving
 
-from tailcut.runtime.timeline import Events
+from tailcut.runtime.tracing.timeline import Events
+from tailcut.server.event_monitor import EventMonitor
 from tailcut.server.metrics import ServerCounts
-from tailcut.server.witness import Witness
 
 REQUEST = raw_request("mlp", np.arange(4, dtype=np.float32).tobytes())
 RATE = 200.0
@@ -75,14 +75,14 @@ def test_a_held_up_loop_is_seen() -> None:
     counts = ServerCounts()
 
     async def run() -> None:
-        witness = Witness(asyncio.get_running_loop(), Events(), counts)
+        event_monitor = EventMonitor(asyncio.get_running_loop(), Events(), counts)
         for work in (time.sleep, _compute):
             work(0.1)
             await asyncio.sleep(0.03)
             if work is time.sleep:
                 assert counts.loop_stall_ns > 80_000_000
                 assert counts.loop_stall_cpu_ns < 80_000_000
-        witness.close()
+        event_monitor.close()
 
     uvloop.run(run())
     assert counts.loop_stall_cpu_ns > 60_000_000

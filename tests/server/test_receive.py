@@ -17,12 +17,12 @@ from tailcut.lab.burst import Burst
 from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_payload
 from tailcut.runtime.model import Model
-from tailcut.server.catalog import Catalog
-from tailcut.server.http import HttpConnection
-from tailcut.server.hub import HEAD_BYTES, RECEIVE_BYTES, Hub
+from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
-from tailcut.server.routes import Site
-from tailcut.server.served import Served
+from tailcut.server.repository import ModelRepository
+from tailcut.server.routes import Context
+from tailcut.server.served_model import ServedModel
+from tailcut.server.state import HEAD_BYTES, RECEIVE_BYTES, ServerState
 from tailcut.spec import DType
 
 VALUES = np.random.default_rng(0).standard_normal(50_000).astype(np.float32).tobytes()
@@ -48,14 +48,16 @@ Ask = Callable[[bytes], Awaitable[bytes]]
 
 def _run(path: Path, check: Callable[[Model, list[tuple[int, int]], Ask], Awaitable[None]]) -> None:
     async def run(model: Model) -> None:
-        hub = Hub(Site(Catalog([Served(model, path.stem)]), ready=True), ServerLimits(), direct_bytes=65536)
+        state = ServerState(
+            Context(ModelRepository([ServedModel(model, path.stem)]), ready=True), ServerLimits(), direct_bytes=65536
+        )
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         places: list[tuple[int, int]] = []
 
         def connection() -> HttpConnection:
-            watched = _Watched(hub)
+            watched = _Watched(state)
             watched.received = places
             return watched
 
@@ -75,7 +77,7 @@ def _run(path: Path, check: Callable[[Model, list[tuple[int, int]], Ask], Awaita
 
         await check(model, places, ask)
         ours.close()
-        hub.close()
+        state.close()
 
     with Model.open(path) as model:
         uvloop.run(run(model))

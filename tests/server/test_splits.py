@@ -14,15 +14,15 @@ import pytest
 import uvloop
 from tests.server.test_http import FRAMING
 from tests.servers import json_request, raw_request
-from tests.wire.test_http1 import BAD_CHUNKS, REFUSED
+from tests.wire.http1.test_head import BAD_CHUNKS, REFUSED
 
 from tailcut.runtime.model import Model
-from tailcut.server.catalog import Catalog
-from tailcut.server.http import HttpConnection
-from tailcut.server.hub import Hub
+from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
-from tailcut.server.routes import Site
-from tailcut.server.served import Served
+from tailcut.server.repository import ModelRepository
+from tailcut.server.routes import Context
+from tailcut.server.served_model import ServedModel
+from tailcut.server.state import ServerState
 
 CUTS = 160  # of a long message at most, spread over it; shorter ones are cut everywhere
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
@@ -54,8 +54,8 @@ GOOD = {
 class _Counted(HttpConnection):
     """Tells when bytes were read."""
 
-    def __init__(self, hub: Hub, read: asyncio.Event) -> None:
-        super().__init__(hub)
+    def __init__(self, state: ServerState, read: asyncio.Event) -> None:
+        super().__init__(state)
         self._read = read
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -63,12 +63,12 @@ class _Counted(HttpConnection):
         self._read.set()
 
 
-async def _answers(hub: Hub, pieces: list[bytes], count: int) -> tuple[list[int], bool]:
+async def _answers(state: ServerState, pieces: list[bytes], count: int) -> tuple[list[int], bool]:
     """The statuses of `count` answers to these pieces, and whether the connection then ended."""
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     read = asyncio.Event()
-    await loop.connect_accepted_socket(lambda: _Counted(hub, read), theirs)
+    await loop.connect_accepted_socket(lambda: _Counted(state, read), theirs)
     ours.setblocking(False)
     for piece in pieces:
         read.clear()
@@ -87,17 +87,19 @@ async def _answers(hub: Hub, pieces: list[bytes], count: int) -> tuple[list[int]
     return [int(status) for status in STATUS.findall(data)], ended
 
 
-def _serve(folder: Path, check: Callable[[Hub], Awaitable[None]]) -> None:
+def _serve(folder: Path, check: Callable[[ServerState], Awaitable[None]]) -> None:
     async def run(model: Model) -> None:
-        hub = Hub(
-            Site(Catalog([Served(model, "mlp")]), ready=True), ServerLimits(body_bytes=1 << 20), direct_bytes=65536
+        state = ServerState(
+            Context(ModelRepository([ServedModel(model, "mlp")]), ready=True),
+            ServerLimits(body_bytes=1 << 20),
+            direct_bytes=65536,
         )
-        await check(hub)
-        hub.close()
-        while hub.members:  # noqa: ASYNC110  the loop's own next pass is the event
+        await check(state)
+        state.close()
+        while state.members:  # noqa: ASYNC110  the loop's own next pass is the event
             await asyncio.sleep(0)
         assert model.statistics()["rows_in_use"] == 0
-        assert hub.site.counts.buffered_bytes == 0
+        assert state.context.counts.buffered_bytes == 0
 
     with Model.open(folder / "mlp.onnx") as model:
         uvloop.run(run(model))
@@ -113,12 +115,12 @@ BAD = {f"parser: {name}": case for name, case in REFUSED.items()} | {f"server: {
 def test_every_bad_message_at_every_cut(models: Path) -> None:
     """However a broken message arrives, it gets the one status that the whole of it gets, and the connection ends."""
 
-    async def check(hub: Hub) -> None:
+    async def check(state: ServerState) -> None:
         for name, (data, _) in BAD.items():
-            whole = await _answers(hub, [data], 1)
+            whole = await _answers(state, [data], 1)
             assert whole[1], name
             for cut in _cuts(data):
-                assert await _answers(hub, [data[:cut], data[cut:]], 1) == whole, (name, cut)
+                assert await _answers(state, [data[:cut], data[cut:]], 1) == whole, (name, cut)
 
     _serve(models, check)
 
@@ -126,13 +128,13 @@ def test_every_bad_message_at_every_cut(models: Path) -> None:
 def test_every_bad_chunk_at_every_cut(models: Path) -> None:
     """The same for what stands in a body, behind a good head."""
 
-    async def check(hub: Hub) -> None:
+    async def check(state: ServerState) -> None:
         for name, (data, status) in BAD_CHUNKS.items():
             if name == "over the limit":  # of another size here
                 continue
             for cut in _cuts(data):
                 pieces = [CHUNKED + data[:cut], data[cut:]]
-                assert await _answers(hub, pieces, 1) == ([status], True), (name, cut)
+                assert await _answers(state, pieces, 1) == ([status], True), (name, cut)
 
     _serve(models, check)
 
@@ -142,9 +144,9 @@ def test_every_good_message_at_every_cut(models: Path, name: str) -> None:
     """Answers do not depend on where the network cuts."""
     data, statuses = GOOD[name]
 
-    async def check(hub: Hub) -> None:
+    async def check(state: ServerState) -> None:
         for cut in _cuts(data):
-            assert (await _answers(hub, [data[:cut], data[cut:]], len(statuses)))[0] == statuses, cut
+            assert (await _answers(state, [data[:cut], data[cut:]], len(statuses)))[0] == statuses, cut
 
     _serve(models, check)
 
@@ -152,11 +154,11 @@ def test_every_good_message_at_every_cut(models: Path, name: str) -> None:
 def test_byte_by_byte(models: Path) -> None:
     """The slowest of networks changes nothing."""
 
-    async def check(hub: Hub) -> None:
+    async def check(state: ServerState) -> None:
         for name, (data, statuses) in GOOD.items():
             if 400 in statuses:
                 continue
             pieces = [data[at : at + 1] for at in range(len(data))]
-            assert (await _answers(hub, pieces, len(statuses)))[0] == statuses, name
+            assert (await _answers(state, pieces, len(statuses)))[0] == statuses, name
 
     _serve(models, check)

@@ -10,8 +10,8 @@ from tests.engines.models import endless
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
-from tailcut.server.catalog import Catalog
-from tailcut.server.served import Served
+from tailcut.server.repository import ModelRepository
+from tailcut.server.served_model import ServedModel
 
 ROUNDS = 1 << 18  # about half a second
 
@@ -26,12 +26,12 @@ def test_what_computes_is_answered_before_a_model_goes(
     model = Model.open(Profile.of_model(endless(tmp_path / "endless.onnx"), settings))
 
     async def run() -> np.ndarray:
-        catalog = Catalog([Served(model, "endless")], control=True)
+        repository = ModelRepository([ServedModel(model, "endless")], control=True)
         inputs = {"x": np.full((1, 4), 7, np.float32), "rounds": [[ROUNDS]]}
         answer = asyncio.create_task(model.infer(inputs))
         while not model.statistics()["computing"]:  # noqa: ASYNC110  a worker that begins tells nobody
             await asyncio.sleep(0)
-        await catalog.unload("endless")
+        await repository.unload("endless")
         return (await answer)["y"]
 
     assert (asyncio.run(run()) == 7).all()

@@ -48,7 +48,7 @@ class Tally:
 
     answered: int = 0
     refused: int = 0
-    express: int = 0  # connections seen on the fast path at a time, at most
+    fast_path: int = 0  # connections seen on the fast path at a time, at most
     left: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)  # seconds, of small raw requests, in order
     faults: list[str] = field(default_factory=list)
@@ -186,7 +186,9 @@ async def _watch(server: Server, tally: Tally) -> None:
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         text = await reader.read(-1)
         writer.close()
-        tally.express = max(tally.express, int(float(re.search(rb"(?m)^tailcut_connections_express (\S+)", text)[1])))
+        tally.fast_path = max(
+            tally.fast_path, int(float(re.search(rb"(?m)^tailcut_connections_express (\S+)", text)[1]))
+        )
         await asyncio.sleep(0.1)
 
 

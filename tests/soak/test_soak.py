@@ -15,7 +15,7 @@ def test_nobody_ever_gets_anothers_bytes(tmp_path: Path) -> None:
         tally = mixed(server, 1, 8000)
         assert tally.faults == []
         assert tally.answered > 5000
-        assert tally.express >= 4
+        assert tally.fast_path >= 4
         assert all(tally.left[where] > 100 for where in LEAVES)
         after = usage(server)
         while after != before:  # each look is an answer of the server; what was left is computed, then freed

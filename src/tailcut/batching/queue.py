@@ -31,7 +31,7 @@ class Waiting(Protocol):
 T = TypeVar("T", bound=Waiting)
 
 
-class Lanes(Generic[T]):
+class PriorityQueue(Generic[T]):
     """One lane for each priority in use, each ordered by deadline. Not thread-safe: its owner holds the lock."""
 
     def __init__(self) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile
-    from tailcut.server.served import Served
-    from tailcut.server.worker import Worker
+    from tailcut.server.served_model import ServedModel
+    from tailcut.server.workers.process import Worker
 
 _log = logging.getLogger("tailcut")
 
@@ -93,7 +93,7 @@ class BareModels:
             self._log_one(profile.model.name, model)
         return model
 
-    def log(self, models: "Sequence[Served]") -> None:
+    def log(self, models: "Sequence[ServedModel]") -> None:
         """Say in a line for each model what was chosen; from now on also when another file is loaded in its place."""
         self._serving = True
         for served in models:

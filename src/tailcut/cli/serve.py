@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile, Settings
     from tailcut.server.app import Address
-    from tailcut.server.served import Served
-    from tailcut.server.supervisor import Crew
-    from tailcut.server.worker import Worker
+    from tailcut.server.served_model import ServedModel
+    from tailcut.server.workers.process import Worker
+    from tailcut.server.workers.supervisor import WorkerGroup
 
 
 class LogStyle(StrEnum):
@@ -110,7 +110,7 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.server.app import Address, ServerOptions
     from tailcut.server.app import serve as run_server
     from tailcut.server.limits import ServerLimits
-    from tailcut.server.worker import Worker
+    from tailcut.server.workers.process import Worker
 
     worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
     log_to_stderr(log.value)
@@ -136,8 +136,8 @@ def serve(  # noqa: PLR0915  an option a line
     size = 1 if worker or (alone and workers is None) else _count(workers, sources)
     if size > 1:
         _need_one_worker(alone)
-        crew = _crew(size, len(sources), limits.drain_s, max_restarts)
-        raise typer.Exit(_supervise(crew, Address(host, port, uds, grpc_port), json=json))
+        group = _group(size, len(sources), limits.drain_s, max_restarts)
+        raise typer.Exit(_supervise(group, Address(host, port, uds, grpc_port), json=json))
     again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
     opened = [read() for read in again]
     profiles = [_among(profile, source, len(sources)) for (profile, _), source in zip(opened, sources, strict=True)]
@@ -152,7 +152,7 @@ def serve(  # noqa: PLR0915  an option a line
         limits=limits,
         direct_bytes=min(profile.settings.io.direct_bytes for profile in profiles),
         spin_us=max(profile.settings.io.spin_us for profile in profiles),
-        express=all(profile.settings.io.express for profile in profiles),
+        fast_path=all(profile.settings.io.express for profile in profiles),
         gc_freeze=any(profile.settings.memory.gc_freeze for profile in profiles),
         shared_memory=shared_memory.lstrip("/") if shared_memory else None,
         model_control=allow_model_control,
@@ -247,28 +247,30 @@ def _need_grpc() -> None:
         raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
 
 
-def _crew(size: int, models: int, drain_s: float, max_restarts: int) -> "Crew":
-    from tailcut.server.fleet import Patience
-    from tailcut.server.supervisor import Crew
+def _group(size: int, models: int, drain_s: float, max_restarts: int) -> "WorkerGroup":
+    from tailcut.server.workers.fleet import RestartPolicy
+    from tailcut.server.workers.supervisor import WorkerGroup
 
-    return Crew(size, [sys.executable, "-m", "tailcut", *sys.argv[1:]], models, drain_s, Patience(limit=max_restarts))
+    return WorkerGroup(
+        size, [sys.executable, "-m", "tailcut", *sys.argv[1:]], models, drain_s, RestartPolicy(limit=max_restarts)
+    )
 
 
-def _supervise(crew: "Crew", address: "Address", *, json: bool) -> int:
+def _supervise(group: "WorkerGroup", address: "Address", *, json: bool) -> int:
     import orjson
 
     from tailcut.cli.logs import logged_apart
-    from tailcut.server.supervisor import supervise
+    from tailcut.server.workers.supervisor import supervise
 
     def on_ready(bound: "Address", models: list[dict[str, str]]) -> None:
         names = ", ".join(model["name"] for model in models)
-        _log.info("serving %s on %s with %d workers", names, _place(bound), crew.size)
+        _log.info("serving %s on %s with %d workers", names, _place(bound), group.size)
         lines.flush()
         if json:
             print(orjson.dumps(asdict(bound) | {"models": models}).decode(), flush=True)
 
     with logged_apart() as lines:
-        code = supervise(crew, address, on_ready)
+        code = supervise(group, address, on_ready)
     if code == 0:
         _log.info("stopped")
     return code
@@ -414,7 +416,7 @@ def _with_engine(profile: "Profile", engine: "EngineOptions") -> "Profile":
     return msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, engine=engine))
 
 
-def _say_rows(models: "Sequence[Served]", worker: "Worker | None") -> None:
+def _say_rows(models: "Sequence[ServedModel]", worker: "Worker | None") -> None:
     """One line for each model: whether its requests are batched, and why; one worker of several is enough."""
     for served in models if worker is None or worker.post == 0 else []:
         _log.info("%s: %s", served.name, served.model.rows.describe())
@@ -451,7 +453,7 @@ def _open(
     again: "Sequence[Callable[[], tuple[Profile, str]]]",
     measured: "BareModels",
     wished: "Limits",
-) -> "list[Served]":
+) -> "list[ServedModel]":
     """Load and warm all models; `again` reads the profile of each anew."""
     from tailcut.machine.quota import quota
     from tailcut.runtime.limits import within_memory
@@ -463,7 +465,7 @@ def _open(
     return [share(source, one, read) for source, one, read in zip(sources, opened, again, strict=True)]
 
 
-def _say_threads(served: "Sequence[Served]", worker: "Worker | None") -> None:
+def _say_threads(served: "Sequence[ServedModel]", worker: "Worker | None") -> None:
     """One line for each model whose settings leave the number of threads open: on the first process only."""
     from tailcut.engines import engine_threads
 
@@ -491,9 +493,9 @@ def _load(
     measured: "BareModels",
     limits: "Limits",
     models: int,
-) -> "Served":
+) -> "ServedModel":
     """One of so many models, with how it is loaded anew for another number of them."""
-    from tailcut.server.served import Served
+    from tailcut.server.served_model import ServedModel
 
     load = partial(measured.opener(source), limits=limits)
 
@@ -504,4 +506,4 @@ def _load(
     model = load(_among(profile, source, models))
     # What was measured was measured for as many models as there are: only fixed settings follow their number.
     alone = profile.settings.engine if _is_bare(source) and not measured.has(source) else None
-    return Served(model, profile.model.name, version, reload, alone)
+    return ServedModel(model, profile.model.name, version, reload, alone)

@@ -22,7 +22,7 @@ from tailcut.errors import (
     UnreachableError,
 )
 from tailcut.spec import DType, TensorSpec
-from tailcut.wire.v2_tensors import from_bytes
+from tailcut.wire.v2.tensors import from_bytes
 
 _ROOM_BYTES = 64 * 1024
 _LONGEST_HEAD = 32 * 1024

@@ -13,7 +13,7 @@ import orjson
 
 from tailcut.errors import InvalidInputError
 from tailcut.spec import DType
-from tailcut.wire.v2_tensors import shown, to_bytes
+from tailcut.wire.v2.tensors import shown, to_bytes
 
 Parts = list[bytes | memoryview]
 _HEADS_KEPT = 256

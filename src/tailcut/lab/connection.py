@@ -14,7 +14,8 @@ from typing import Protocol
 
 from tailcut.errors import UsageError
 from tailcut.lab.load import Outcome, Payload, Target
-from tailcut.wire.http1 import ChunkedBody, ProtocolError
+from tailcut.wire.http1.chunked import ChunkedBody
+from tailcut.wire.http1.grammar import ProtocolError
 
 _RECEIVE_BYTES = 256 * 1024
 _CHUNKED_LIMIT_BYTES = 1 << 30

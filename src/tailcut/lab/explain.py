@@ -12,8 +12,8 @@ from tailcut.errors import UsageError
 from tailcut.lab.describe import served_models
 from tailcut.lab.load import Target
 from tailcut.lab.payload import ask, model_path
-from tailcut.runtime.tail import explain
-from tailcut.runtime.timeline import FIELDS, MARKS, STAGES, Event
+from tailcut.runtime.tracing.attribution import explain
+from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, Event
 
 _POLL_S = 0.25
 _MOST = 400_000  # requests kept; beyond it the oldest go

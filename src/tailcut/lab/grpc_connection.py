@@ -17,8 +17,8 @@ import numpy as np
 from tailcut.errors import UsageError
 from tailcut.lab.load import Outcome, Payload, Target
 from tailcut.spec import DType, TensorSpec
-from tailcut.wire.messages import MESSAGES, METHODS, SERVICE
-from tailcut.wire.v2_tensors import from_bytes, to_bytes
+from tailcut.wire.grpc.messages import MESSAGES, METHODS, SERVICE
+from tailcut.wire.v2.tensors import from_bytes, to_bytes
 
 _ASK_S = 30.0
 _OPTIONS = (

@@ -13,7 +13,7 @@ import orjson
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.load import Payload, Target
 from tailcut.spec import DType, TensorSpec
-from tailcut.wire.v2_tensors import from_bytes, to_bytes
+from tailcut.wire.v2.tensors import from_bytes, to_bytes
 
 Wire = Literal["json", "binary", "raw"]
 _TIMEOUT_S = 30.0

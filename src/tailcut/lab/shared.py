@@ -17,7 +17,7 @@ from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import ask, encode, infer_once, model_path
 from tailcut.memory.region import OwnRegion, sweep
 from tailcut.spec import DType
-from tailcut.wire.v2_tensors import to_bytes
+from tailcut.wire.v2.tensors import to_bytes
 
 _ALIGNED = 64
 _PAGE = 4096

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tailcut.report.markdown import plain
 from tailcut.report.words import count, nanoseconds
-from tailcut.runtime.tail import COINCIDENCES, KINDS
+from tailcut.runtime.tracing.attribution import COINCIDENCES, KINDS
 
 HEADS = ("stage", "median us", "slowest 1 % us", "of the time above the median")
 

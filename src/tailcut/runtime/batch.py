@@ -20,7 +20,7 @@ _Outputs = tuple[np.ndarray, ...]
 _BOUND_LIMIT = 4096  # bindings kept per worker: start rows times batch sizes in use, in practice a few dozen
 
 
-class Sink(Protocol):
+class ResponseHandler(Protocol):
     """Who asked. Called once, on the thread of the ticket's home."""
 
     def complete(self, ticket: "Ticket", batch: "Batch", index: int) -> None:
@@ -37,7 +37,7 @@ class Kickable(Protocol):
         """Start computing what is ready, until then; whether some of it waits for another call."""
 
 
-class Home(Protocol):
+class Delivery(Protocol):
     """Where a ticket's sink must be called: a loop's thread, or any thread."""
 
     def kick_soon(self, model: "Kickable") -> None:
@@ -84,7 +84,7 @@ class Ticket:
     )
 
     def __init__(  # noqa: PLR0913, PLR0917  a ticket is its parameters; the server makes one a request
-        self, sink: Sink, home: Home, count: int, row: int = -1, deadline_ns: int = 0, priority: int = 0
+        self, sink: ResponseHandler, home: Delivery, count: int, row: int = -1, deadline_ns: int = 0, priority: int = 0
     ) -> None:
         self.sink = sink
         self.home = home
@@ -191,7 +191,7 @@ class Batch:
         start = self.offsets[index] * size
         return blob[start : start + ticket.count * size]
 
-    def hand_out(self, home: Home) -> None:
+    def hand_out(self, home: Delivery) -> None:
         """Tell every sink that lives at `home`."""
         for index, ticket in enumerate(self.tickets):
             if ticket.home is not home or ticket.cancelled:

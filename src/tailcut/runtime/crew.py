@@ -19,7 +19,7 @@ _MOST_HUNG = 4
 _PATIENCE_S = 2.0  # with a worker at the end, before its engine is told to give up, and once more after that
 
 
-class Crew:
+class WorkerPool:
     """The workers of one model; none for a model that computes inline.
 
     Args:

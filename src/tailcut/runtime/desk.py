@@ -9,7 +9,7 @@ from tailcut.batching.policy import Dispatch, Queue, Wait, decide
 from tailcut.errors import DeadlineExceededError, EngineError, TailcutError
 from tailcut.memory.slab import RowState
 from tailcut.runtime.batch import Batch, Executor, Ticket, move_rows
-from tailcut.runtime.crew import Crew
+from tailcut.runtime.crew import WorkerPool
 from tailcut.runtime.reception import Reception
 
 _log = logging.getLogger("tailcut")
@@ -19,7 +19,7 @@ _ROWS_WEIGHT = 0.1  # of the newest batch
 class Desk(Reception):
     """Forms batches of what has been queued, has them computed, and takes them back."""
 
-    _crew: Crew
+    _pool: WorkerPool
     kick: Callable[..., bool]
 
     # The workers' way in.
@@ -128,7 +128,7 @@ class Desk(Reception):
             ticket.home.post_failure(ticket, error)
         for batch in hung:
             _log.error("%s: an engine call of %d rows hangs: replacing its worker", self.spec.name, batch.rows)
-            self._crew.replace(batch)
+            self._pool.replace(batch)
         with self._lock:
             late = self._take_late(now)
         _tell_late(late)
@@ -175,7 +175,7 @@ class Desk(Reception):
         with self._lock:
             if self.slab is not None:
                 move_rows(self.slab, formed, RowState.RUNNING, RowState.FREE)
-        self._crew.returned(formed)
+        self._pool.returned(formed)
 
     def _count(self, batch: Batch) -> None:
         """Add a batch to the counts, and learn from it."""

@@ -16,7 +16,7 @@ from tailcut.runtime.batch import Batch, Kickable, Ticket
 _KICK_NS = 2_500_000  # of a pass of the loop, for computing inline; one batch may take longer
 
 
-class LoopHome:
+class LoopDelivery:
     """An event loop. Batches computed elsewhere wake it, once for all that come before it looks; kicks are gathered."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -87,7 +87,7 @@ class LoopHome:
                 self.kick_soon(model)
 
 
-class AnyThread:
+class AnyThreadDelivery:
     """For callers that block on an event: sinks are told by the thread that computed."""
 
     def kick_soon(self, model: Kickable) -> None:
@@ -105,7 +105,7 @@ class AnyThread:
         ticket.sink.fail(ticket, error)
 
 
-class FutureSink:
+class FutureHandler:
     """Sets an asyncio future to a list of owned output arrays."""
 
     __slots__ = ("future",)
@@ -124,7 +124,7 @@ class FutureSink:
             self.future.set_exception(error)
 
 
-class EventSink:
+class EventHandler:
     """Wakes a blocked thread; `outputs` or `error` is set then."""
 
     __slots__ = ("error", "event", "outputs")

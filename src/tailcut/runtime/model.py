@@ -24,11 +24,11 @@ from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine
 from tailcut.engines.samples import Samples
 from tailcut.errors import ProfileError, ReleasedError
-from tailcut.runtime.batch import ArrayExecutor, Batch, Executor, Home, RowExecutor, Sink, Ticket
-from tailcut.runtime.crew import Crew
+from tailcut.runtime.batch import ArrayExecutor, Batch, Delivery, Executor, ResponseHandler, RowExecutor, Ticket
+from tailcut.runtime.crew import WorkerPool
 from tailcut.runtime.defaults import SAFE_SETTINGS, Choice, Surroundings
 from tailcut.runtime.desk import Desk
-from tailcut.runtime.home import AnyThread, EventSink, FutureSink, LoopHome
+from tailcut.runtime.home import AnyThreadDelivery, EventHandler, FutureHandler, LoopDelivery
 from tailcut.runtime.inputs import Arrays, check_inputs, row_key
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.measured import BUDGET_S, open_measured, surroundings
@@ -71,7 +71,7 @@ class Model(Desk):
         self.profile = profile
         self.choice: Choice | None = None  # the settings, where they were chosen by measuring
         self._limits = limits
-        self._homes: dict[asyncio.AbstractEventLoop, LoopHome] = {}
+        self._homes: dict[asyncio.AbstractEventLoop, LoopDelivery] = {}
         padding = profile.settings.batching.padding if self.spec.batched or not self.spec.batchable else None
         if padding is not profile.settings.batching.padding:
             _log.warning("%s: not padded, because requests are not batched: %s", self.spec.name, self.rows.reason)
@@ -83,9 +83,9 @@ class Model(Desk):
         plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
         self.warm_up = warm_up(self, engine, executors, plan)
         self._inline_executor = executors[0]
-        self._crew = Crew(self, engine, self._reopen, self._executor)
+        self._pool = WorkerPool(self, engine, self._reopen, self._executor)
         for executor in () if self.inline else executors:
-            self._crew.hire(executor)
+            self._pool.hire(executor)
         self._watchdog = Watchdog(self, limits.hang_s, self.spec.name)
         self._inherited = False  # in a forked child, from a parent that had it open
         self._opening = threading.Lock()
@@ -177,7 +177,7 @@ class Model(Desk):
         arrays, rows = check_inputs(self.spec, inputs)
         loop = asyncio.get_running_loop()
         home = self._home_of(loop)
-        sink = FutureSink(loop.create_future())
+        sink = FutureHandler(loop.create_future())
         ticket = self.start(arrays, rows, sink, home, self._deadline(timeout_s), priority=priority)
         home.kick_soon(self)
         try:
@@ -194,7 +194,7 @@ class Model(Desk):
         if self._inherited:
             self._open_here()
         arrays, rows = check_inputs(self.spec, inputs)
-        sink = EventSink()
+        sink = EventHandler()
         self.start(arrays, rows, sink, _ANY_THREAD, self._deadline(timeout_s), priority=priority)
         self.kick()
         sink.event.wait()
@@ -213,7 +213,7 @@ class Model(Desk):
         for ticket in waiting:
             ticket.home.post_failure(ticket, ReleasedError(f"model {self.spec.name!r} was closed"))
         self._watchdog.stop()
-        self._crew.close()
+        self._pool.close()
 
     def pause(self) -> None:
         """Let the batches that are computed end before this process forks, for a moment at most."""
@@ -228,7 +228,7 @@ class Model(Desk):
         """After the fork, in the parent."""
         if self._paused:
             self._paused = False
-            self._crew.wake()
+            self._pool.wake()
 
     def forked(self) -> None:
         """In a forked child: closed, until it is asked. What the parent opened is neither used nor freed here."""
@@ -275,7 +275,14 @@ class Model(Desk):
     # The server's way in.
 
     def start(  # noqa: PLR0913  a ticket is its parameters
-        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int = 0, *, priority: int = 0
+        self,
+        arrays: Arrays,
+        rows: int,
+        sink: ResponseHandler,
+        home: Delivery,
+        deadline_ns: int = 0,
+        *,
+        priority: int = 0,
     ) -> Ticket:
         """Queue checked arrays: through rows of the slab, as loose arrays, or in parts when over the largest batch.
 
@@ -290,7 +297,14 @@ class Model(Desk):
         return ticket
 
     def start_in_steps(  # noqa: PLR0913  as in start
-        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int = 0, *, priority: int = 0
+        self,
+        arrays: Arrays,
+        rows: int,
+        sink: ResponseHandler,
+        home: Delivery,
+        deadline_ns: int = 0,
+        *,
+        priority: int = 0,
     ) -> Generator[None, None, Ticket]:
         """As `start`, with a pause after every 256 KB that are copied into rows.
 
@@ -311,7 +325,7 @@ class Model(Desk):
         return ticket
 
     def prepare_in_steps(  # noqa: PLR0913, PLR0917  as in start
-        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
+        self, arrays: Arrays, rows: int, sink: ResponseHandler, home: Delivery, deadline_ns: int, priority: int
     ) -> Generator[None, None, Ticket]:
         """As `prepare`, with pauses.
 
@@ -335,7 +349,7 @@ class Model(Desk):
         return ticket
 
     def prepare(  # noqa: PLR0913, PLR0917  as in start
-        self, arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
+        self, arrays: Arrays, rows: int, sink: ResponseHandler, home: Delivery, deadline_ns: int, priority: int
     ) -> Ticket:
         """A ticket with its inputs in place, ready to be submitted.
 
@@ -374,7 +388,7 @@ class Model(Desk):
         if not self.inline:
             # A worker that computes looks again by itself; only an idle one must be told.
             if len(self._running) < self._instances and not (self._adaptive and self._compute_here()):
-                self._crew.wake()
+                self._pool.wake()
             return False
         while True:
             batch = self.next_batch()
@@ -447,19 +461,19 @@ class Model(Desk):
         engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
         return engine
 
-    def _home_of(self, loop: asyncio.AbstractEventLoop) -> LoopHome:
+    def _home_of(self, loop: asyncio.AbstractEventLoop) -> LoopDelivery:
         home = self._homes.get(loop)
         if home is None:
             for closed in [known for known in self._homes if known.is_closed()]:
                 del self._homes[closed]
-            home = self._homes[loop] = LoopHome(loop)
+            home = self._homes[loop] = LoopDelivery(loop)
         return home
 
     def _deadline(self, timeout_s: float | None) -> int:
         return 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
 
 
-_ANY_THREAD = AnyThread()
+_ANY_THREAD = AnyThreadDelivery()
 
 
 def _known_samples(profile: Profile, spec: ModelSpec) -> Samples | None:

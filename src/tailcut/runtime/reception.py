@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 
 from tailcut.batching.forecast import Forecast
-from tailcut.batching.queue import Lanes
+from tailcut.batching.queue import PriorityQueue
 from tailcut.errors import CapacityError, QueueFullError, ReleasedError, TooLargeError
 from tailcut.memory.slab import RowState, Slab
-from tailcut.runtime.batch import Batch, Sink, Ticket
+from tailcut.runtime.batch import Batch, ResponseHandler, Ticket
 from tailcut.runtime.limits import Limits, rows_for
 from tailcut.runtime.profile import Settings
 from tailcut.runtime.statistics import ModelStatistics
@@ -38,7 +38,7 @@ class Reception:
         self._hold_ns = batching.hold_us * 1000
         self._hang_s = limits.hang_s
         self._lock = threading.Lock()
-        self._queue: Lanes[Ticket] = Lanes()
+        self._queue: PriorityQueue[Ticket] = PriorityQueue()
         self._rest_rows = 0  # of large requests, in no part yet
         self._running: dict[Batch, None] = {}  # in the order in which they were formed
         self._instances = 1 if self.inline else settings.engine.instances
@@ -131,7 +131,7 @@ class Reception:
         if ticket is not None:
             raise ReleasedError(f"model {self.spec.name!r} was closed")
 
-    def withdraw(self, sink: Sink, number: int) -> None:
+    def withdraw(self, sink: ResponseHandler, number: int) -> None:
         """The client of one request of several left: if it still waits, it will not be computed."""
         with self._lock:
             self.counts.cancelled += 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tailcut.errors import EngineError, TailcutError
-from tailcut.runtime.batch import Batch, Home, Sink, Ticket
+from tailcut.runtime.batch import Batch, Delivery, ResponseHandler, Ticket
 from tailcut.runtime.inputs import Arrays
 
 if TYPE_CHECKING:
@@ -28,7 +28,13 @@ class Parts:
         rest: parts that are still to be queued, one for each that is answered, in order.
     """
 
-    def __init__(self, sink: Sink, whole: Ticket, owner: "Model", rest: Iterator["Piece"] = iter(())) -> None:  # noqa: B008
+    def __init__(
+        self,
+        sink: ResponseHandler,
+        whole: Ticket,
+        owner: "Model",
+        rest: Iterator["Piece"] = iter(()),  # noqa: B008
+    ) -> None:
         self._sink = sink
         self._whole = whole
         self._owner = owner
@@ -125,7 +131,7 @@ def _pieces(arrays: Arrays, rows: int, step: int) -> Iterator[Piece]:
 
 
 def split_ticket(  # noqa: PLR0913, PLR0917  a ticket is its parameters
-    model: "Model", arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
+    model: "Model", arrays: Arrays, rows: int, sink: ResponseHandler, home: Delivery, deadline_ns: int, priority: int
 ) -> Ticket:
     """As `split_in_steps`, at once.
 
@@ -142,7 +148,7 @@ def split_ticket(  # noqa: PLR0913, PLR0917  a ticket is its parameters
 
 
 def split_in_steps(  # noqa: PLR0913, PLR0917  a ticket is its parameters
-    model: "Model", arrays: Arrays, rows: int, sink: Sink, home: Home, deadline_ns: int, priority: int
+    model: "Model", arrays: Arrays, rows: int, sink: ResponseHandler, home: Delivery, deadline_ns: int, priority: int
 ) -> Generator[None, None, Ticket]:
     """Queue the rows in batches of at most `model.max_batch`; the ticket returned stands for all of them.
 

@@ -21,7 +21,7 @@ from tailcut.engines.samples import Samples, find_samples
 from tailcut.errors import TailcutError
 from tailcut.memory.slab import Slab
 from tailcut.runtime.batch import Batch, Executor, Owner, Ticket
-from tailcut.runtime.home import AnyThread, EventSink
+from tailcut.runtime.home import AnyThreadDelivery, EventHandler
 from tailcut.runtime.samples import SampleRequest
 
 _log = logging.getLogger("tailcut")
@@ -111,7 +111,7 @@ def _best_of_three(owner: Owner, ticket: Ticket, executor: Executor) -> int:
 
 def _ticket(samples: Samples, step: Step) -> Ticket:
     spec = samples.spec
-    ticket = Ticket(EventSink(), AnyThread(), step.rows)
+    ticket = Ticket(EventHandler(), AnyThreadDelivery(), step.rows)
     ticket.key, ticket.length = step.key, step.length
     made = samples.make(step.rows if spec.batched else samples.rows, _SEED)
     if step.slab is not None:

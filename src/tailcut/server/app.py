@@ -19,20 +19,20 @@ import uvloop
 
 from tailcut.errors import UsageError
 from tailcut.memory.shared import SharedRegions
-from tailcut.runtime.timeline import Events
-from tailcut.server import about
-from tailcut.server.accept import Acceptor
-from tailcut.server.catalog import Catalog
-from tailcut.server.express import Express
-from tailcut.server.hub import Hub
+from tailcut.runtime.tracing.timeline import Events
+from tailcut.server import metadata
+from tailcut.server.event_monitor import EventMonitor
+from tailcut.server.fastpath.fastpath import FastPath
 from tailcut.server.limits import ServerLimits
-from tailcut.server.routes import Site
-from tailcut.server.served import Served
-from tailcut.server.witness import Witness
-from tailcut.server.worker import Worker
+from tailcut.server.listener import Acceptor
+from tailcut.server.repository import ModelRepository
+from tailcut.server.routes import Context
+from tailcut.server.served_model import ServedModel
+from tailcut.server.state import ServerState
+from tailcut.server.workers.process import Worker
 
 if TYPE_CHECKING:
-    from tailcut.server.grpc import GrpcServer
+    from tailcut.server.grpc.connection import GrpcServer
 
 _log = logging.getLogger("tailcut")
 _BACKLOG = 4096
@@ -60,7 +60,7 @@ class ServerOptions:
     limits: ServerLimits = field(default_factory=ServerLimits)
     direct_bytes: int = 65536
     spin_us: int = 0
-    express: bool = True
+    fast_path: bool = True
     gc_freeze: bool = False
     shared_memory: str | None = None  # the prefix that keys of regions must have
     model_control: bool = False  # clients may load and unload models
@@ -77,7 +77,7 @@ class Door(Protocol):
 
 
 def serve(
-    models: Sequence[Served],
+    models: Sequence[ServedModel],
     options: ServerOptions,
     on_ready: Callable[[Address], None],
     worker: Worker | None = None,
@@ -95,79 +95,83 @@ def serve(
 
 
 async def _serve(
-    models: Sequence[Served], options: ServerOptions, on_ready: Callable[[Address], None], worker: Worker | None
+    models: Sequence[ServedModel], options: ServerOptions, on_ready: Callable[[Address], None], worker: Worker | None
 ) -> None:
     events = Events()
     if worker is not None:
         models, events = worker.trails.adopt(models), worker.trails.own_events
-    catalog = Catalog(models, control=options.model_control, patience_s=options.limits.deadline_s)
-    site = Site(catalog, SharedRegions(options.shared_memory), token=options.token, read_token=options.read_token)
-    site.events = (events,) if worker is None else worker.trails.events
-    hub = Hub(
-        site,
+    repository = ModelRepository(models, control=options.model_control, patience_s=options.limits.deadline_s)
+    context = Context(
+        repository, SharedRegions(options.shared_memory), token=options.token, read_token=options.read_token
+    )
+    context.events = (events,) if worker is None else worker.trails.events
+    state = ServerState(
+        context,
         options.limits,
         direct_bytes=options.direct_bytes,
         spin_us=options.spin_us,
         collect=options.gc_freeze,
         access=options.access_log,
     )
-    if options.express and not options.access_log:  # which has a line to write for each request
-        hub.express = Express.open(hub)
+    if options.fast_path and not options.access_log:  # which has a line to write for each request
+        state.fast_path = FastPath.open(state)
     address = options.address
-    grpc = _grpc_server(hub) if address.grpc_port is not None else None
+    grpc = _grpc_server(state) if address.grpc_port is not None else None
     if worker is None:
         listeners = open_listeners(address)
         address = replace(address, port=listeners[0].getsockname()[1])
-        doors: list[Door] = [Acceptor(hub, listener) for listener in listeners]
+        doors: list[Door] = [Acceptor(state, listener) for listener in listeners]
         if grpc is not None:
-            acceptor = Acceptor(hub, open_grpc_listener(address), grpc.connection)
+            acceptor = Acceptor(state, open_grpc_listener(address), grpc.connection)
             address = replace(address, grpc_port=acceptor.port)
             doors.append(acceptor)
     else:
-        hub.on_count = worker.count
-        doors = [*worker.doors(hub, grpc.connection if grpc is not None else None)]
+        state.on_count = worker.count
+        doors = [*worker.doors(state, grpc.connection if grpc is not None else None)]
     if grpc is not None:
         doors.append(grpc)
-    drain = _Drain(hub, doors, worker, grpc)
+    drain = _Drain(state, doors, worker, grpc)
     if options.gc_freeze:
         gc.collect()
         gc.freeze()
         gc.disable()
     elif not options.model_control:  # where models go, nothing of them must be kept
         gc.freeze()  # what is there now stays: looking through it held the loop for 85 ms at every full collection
-    about.version()  # reads files, which nobody should wait for later
-    site.ready = True
+    metadata.version()  # reads files, which nobody should wait for later
+    context.ready = True
     if worker is not None:
-        worker.report(site)
+        worker.report(context)
     on_ready(address)
-    witness = Witness(hub.loop, events, site.counts)  # the time spent starting is not counted as a blocked loop
+    event_monitor = EventMonitor(
+        state.loop, events, context.counts
+    )  # the time spent starting is not counted as a blocked loop
     await drain.wait()
-    hub.close()
-    witness.close()
+    state.close()
+    event_monitor.close()
     await asyncio.sleep(0)
     if worker is not None:
-        worker.publish(site)
+        worker.publish(context)
     else:
         close_listeners(address)
-    site.regions.unregister()
-    await asyncio.to_thread(catalog.close)
+    context.regions.unregister()
+    await asyncio.to_thread(repository.close)
 
 
 class _Drain:
     """From the first signal to the last answer. A second one exits at once; a worker's parent sees to that."""
 
     def __init__(
-        self, hub: Hub, doors: Sequence[Door], worker: Worker | None, grpc: "GrpcServer | None" = None
+        self, state: ServerState, doors: Sequence[Door], worker: Worker | None, grpc: "GrpcServer | None" = None
     ) -> None:
-        self._hub = hub
+        self._state = state
         self._doors = doors
         self._worker = worker
         self._grpc = grpc
         self._stopping = asyncio.Event()
-        hub.loop.add_signal_handler(signal.SIGTERM, self._begin, hub.limits.drain_s)
-        hub.loop.add_signal_handler(signal.SIGINT, self._begin, 0.0)
-        hub.loop.add_signal_handler(signal.SIGHUP, self._retire if worker is not None else self._renew)
-        hub.loop.add_signal_handler(signal.SIGUSR1, self._tell)
+        state.loop.add_signal_handler(signal.SIGTERM, self._begin, state.limits.drain_s)
+        state.loop.add_signal_handler(signal.SIGINT, self._begin, 0.0)
+        state.loop.add_signal_handler(signal.SIGHUP, self._retire if worker is not None else self._renew)
+        state.loop.add_signal_handler(signal.SIGUSR1, self._tell)
         self._renewing: asyncio.Task[None] | None = None
         self._stale = False  # what is served may have been read before the last SIGHUP
 
@@ -181,67 +185,67 @@ class _Drain:
             door.refuse()
         await asyncio.sleep(_SETTLE_S)
         self._close()
-        loop, hub = self._hub.loop, self._hub
-        end = loop.time() + hub.limits.deadline_s
+        loop, state = self._state.loop, self._state
+        end = loop.time() + state.limits.deadline_s
         newcomers_until = loop.time() + _NEWCOMER_S
         await asyncio.sleep(_DRAIN_STEP_S)
-        while (hub.busy() and loop.time() < end) or (hub.silent() and loop.time() < newcomers_until):  # noqa: ASYNC110  an event would cost every request
+        while (state.busy() and loop.time() < end) or (state.silent() and loop.time() < newcomers_until):  # noqa: ASYNC110  an event would cost every request
             await asyncio.sleep(_DRAIN_STEP_S)
 
     def _begin(self, accept_s: float) -> None:
         """Readiness off; accepting goes on for `accept_s`, so that load balancers can learn of it."""
-        if self._hub.draining:
+        if self._state.draining:
             if self._worker is None:
                 os._exit(1)
             return
         if self._worker is None:
             _log.info("draining")
-        self._hub.drain()
-        self._hub.site.ready = False
+        self._state.drain()
+        self._state.context.ready = False
         if self._grpc is not None:
             self._grpc.drain()
-        self._hub.loop.call_later(accept_s, self._stopping.set)
+        self._state.loop.call_later(accept_s, self._stopping.set)
 
     def _retire(self) -> None:
         """Others accept instead, and the service stays ready: here each connection's next answer is its last."""
-        if not self._hub.draining:
-            self._hub.drain()
+        if not self._state.draining:
+            self._state.drain()
             self._close()
-            self._leave_when_empty(self._hub.loop.time() + self._hub.limits.drain_s)
+            self._leave_when_empty(self._state.loop.time() + self._state.limits.drain_s)
 
     def _renew(self) -> None:
         self._stale = True
         if self._renewing is None or self._renewing.done():
-            self._renewing = self._hub.loop.create_task(self._read_anew())
+            self._renewing = self._state.loop.create_task(self._read_anew())
 
     async def _read_anew(self) -> None:
         """Read everything anew, as a successor of a worker would; what does not load is answered as before."""
-        while self._stale and not self._hub.draining:
+        while self._stale and not self._state.draining:
             self._stale = False
             _log.info("reading every model anew")
-            await self._hub.site.renew()
+            await self._state.context.renew()
 
     def _tell(self) -> None:
-        _log.info("%s", self._hub.site.counts.line())
+        _log.info("%s", self._state.context.counts.line())
 
     def _leave_when_empty(self, end: float) -> None:
-        if self._hub.members and self._hub.loop.time() < end:
-            self._hub.loop.call_later(_DRAIN_STEP_S, self._leave_when_empty, end)
+        if self._state.members and self._state.loop.time() < end:
+            self._state.loop.call_later(_DRAIN_STEP_S, self._leave_when_empty, end)
         else:
             self._stopping.set()
 
     def _close(self) -> None:
         if self._worker is not None:
-            self._hub.on_count = None
+            self._state.on_count = None
             self._worker.leave()
         for door in self._doors:
             door.close()
 
 
-def _grpc_server(hub: Hub) -> "GrpcServer":
-    from tailcut.server.grpc import GrpcServer  # noqa: PLC0415  protobuf and hpack are an extra
+def _grpc_server(state: ServerState) -> "GrpcServer":
+    from tailcut.server.grpc.connection import GrpcServer  # noqa: PLC0415  protobuf and hpack are an extra
 
-    return GrpcServer(hub)
+    return GrpcServer(state)
 
 
 def open_listeners(address: Address) -> list[socket.socket]:

@@ -44,7 +44,7 @@ class ServerCounts:
     replies: Counter[int] = field(default_factory=Counter)
     grpc_replies: Counter[str] = field(default_factory=Counter)
     connections: int = 0
-    express: int = 0  # of them on the fast path
+    fast_path: int = 0  # of them on the fast path
     accepted: int = 0
     buffered_bytes: int = 0
     latency: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
@@ -88,8 +88,8 @@ class _Collector:
             grpc_replies.add_metric([code], count)
         yield grpc_replies
         yield GaugeMetricFamily("tailcut_connections", "Open connections", counts.connections)
-        express = "Open connections that repeat themselves, and take the fast path"
-        yield GaugeMetricFamily("tailcut_connections_express", express, counts.express)
+        fast_path = "Open connections that repeat themselves, and take the fast path"
+        yield GaugeMetricFamily("tailcut_connections_express", fast_path, counts.fast_path)
         yield CounterMetricFamily("tailcut_connections_accepted", "Connections since the start", counts.accepted)
         yield GaugeMetricFamily("tailcut_body_buffer_bytes", "Bodies in buffers of their own", counts.buffered_bytes)
         dropped = "Log lines that were not written: nobody read them, or there were too many of a kind"

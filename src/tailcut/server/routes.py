@@ -17,14 +17,14 @@ import orjson
 
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
 from tailcut.memory.shared import SharedRegions
-from tailcut.runtime.tail import explain
-from tailcut.runtime.timeline import Event, Events, read
-from tailcut.server import about
-from tailcut.server.catalog import Catalog
+from tailcut.runtime.tracing.attribution import explain
+from tailcut.runtime.tracing.timeline import Event, Events, read
+from tailcut.server import metadata
+from tailcut.server.http.openapi import Said, document
+from tailcut.server.http.replies import Refusal, reply
 from tailcut.server.metrics import METRICS_TYPE, Counted, ServerCounts, render
-from tailcut.server.openapi import Said, document
-from tailcut.server.replies import Refusal, reply
-from tailcut.server.served import Served
+from tailcut.server.repository import ModelRepository
+from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
 _CURSOR = re.compile(r"-\d{1,17}|\d{1,17}(\.\d{1,17})*", re.ASCII)  # a number for each worker, or a negative one
@@ -60,10 +60,10 @@ class Route:
 
 
 @dataclass(slots=True)
-class Site:
+class Context:
     """Everything that answers may speak of: the models, shared memory, the counts, and whether the server is ready."""
 
-    models: Catalog
+    models: ModelRepository
     regions: SharedRegions = field(default_factory=SharedRegions)
     counts: ServerCounts = field(default_factory=ServerCounts)
     events: Sequence[Events] = ()  # of every process that serves
@@ -99,7 +99,7 @@ class Site:
                 return Route((entry.method,), entry.handler, arguments, takes_body, entry.admin)
         return None
 
-    def served(self, name: str, version: str = "") -> Served:
+    def served(self, name: str, version: str = "") -> ServedModel:
         """The model of that name; its newest version where none is asked for.
 
         Raises:
@@ -157,120 +157,122 @@ def _fields(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _live(_site: Site) -> bytes:
+def _live(_context: Context) -> bytes:
     return reply(200, b"")
 
 
-def _ready(site: Site) -> bytes:
-    return reply(200 if site.ready else 503, b"")
+def _ready(context: Context) -> bytes:
+    return reply(200 if context.ready else 503, b"")
 
 
-def _server(_site: Site) -> bytes:
-    return _json(about.server())
+def _server(_context: Context) -> bytes:
+    return _json(metadata.server())
 
 
-def _model_ready(site: Site, name: str, version: str = "") -> bytes:
-    return _json(about.readiness(site.served(name, version), ready=site.ready), 200 if site.ready else 503)
+def _model_ready(context: Context, name: str, version: str = "") -> bytes:
+    return _json(metadata.readiness(context.served(name, version), ready=context.ready), 200 if context.ready else 503)
 
 
-def _metadata(site: Site, name: str, version: str = "") -> bytes:
-    return _json(about.metadata(site.models, site.served(name, version)))
+def _metadata(context: Context, name: str, version: str = "") -> bytes:
+    return _json(metadata.metadata(context.models, context.served(name, version)))
 
 
-def _configuration(site: Site, name: str, version: str = "") -> bytes:
-    return _json(about.configuration(site.served(name, version)))
+def _configuration(context: Context, name: str, version: str = "") -> bytes:
+    return _json(metadata.configuration(context.served(name, version)))
 
 
-def _statistics(site: Site, name: str = "", version: str = "") -> bytes:
+def _statistics(context: Context, name: str = "", version: str = "") -> bytes:
     # gRPC's message has no place for what is said of rows: there it is in the configuration.
     entries = [
-        about.statistics(one) | about.rows(site.models.find(one.name, one.version))
-        for one in site.counted_of(name, version)
+        metadata.statistics(one) | metadata.rows(context.models.find(one.name, one.version))
+        for one in context.counted_of(name, version)
     ]
     return _json({"model_stats": entries})
 
 
-def _tail(site: Site, name: str, version: str = "") -> bytes:
-    served = site.served(name, version)
+def _tail(context: Context, name: str, version: str = "") -> bytes:
+    served = context.served(name, version)
     records = read(served.trails).records
-    events = site.events_since(int(records[:, 0].min())) if len(records) else []
+    events = context.events_since(int(records[:, 0].min())) if len(records) else []
     return _json(explain(records, events, max_batch=served.model.max_batch) | {"model": served.name})
 
 
-def _trail(site: Site, name: str, *rest: str) -> bytes:
+def _trail(context: Context, name: str, *rest: str) -> bytes:
     *version, cursor = rest
-    served = site.served(name, *version)
+    served = context.served(name, *version)
     if not _CURSOR.fullmatch(cursor):
         raise InvalidInputError("a trail is read from a whole number on: what the last answer gave as `next`")
     cursors = [-1] * len(served.trails) if cursor[0] == "-" else [int(number) for number in cursor.split(".")]
     piece = read(served.trails, cursors)
-    return _json(about.trail(served, piece, site.events_since))
+    return _json(metadata.trail(served, piece, context.events_since))
 
 
-def _index(site: Site, body: bytes) -> bytes:
-    models = site.models.index(ready=site.ready)
+def _index(context: Context, body: bytes) -> bytes:
+    models = context.models.index(ready=context.ready)
     wanted = _fields(body).get("ready") is True
     return _json([one for one in models if not wanted or one["state"] == "READY"])
 
 
-async def _load(site: Site, body: bytes, name: str) -> bytes:
+async def _load(context: Context, body: bytes, name: str) -> bytes:
     if _fields(body).get("parameters"):
         raise InvalidInputError("a model is loaded as the command line named it: parameters are not taken")
-    await site.models.load(name)
+    await context.models.load(name)
     return reply(200, b"")
 
 
-async def _unload(site: Site, body: bytes, name: str) -> bytes:
+async def _unload(context: Context, body: bytes, name: str) -> bytes:
     _fields(body)
-    await site.models.unload(name)
+    await context.models.unload(name)
     return reply(200, b"")
 
 
-def _regions(site: Site, name: str = "") -> bytes:
-    return _json([about.region(one) for one in site.regions.status(name)])
+def _regions(context: Context, name: str = "") -> bytes:
+    return _json([metadata.region(one) for one in context.regions.status(name)])
 
 
-def _register(site: Site, body: bytes, name: str) -> bytes:
+def _register(context: Context, body: bytes, name: str) -> bytes:
     fields = _fields(body)
     key, offset, size = fields.get("key"), fields.get("offset", 0), fields.get("byte_size")
     if not isinstance(key, str) or type(offset) is not int or type(size) is not int:
         raise InvalidInputError(
             "a region needs key (a string), byte_size and, where it is not 0, offset (whole numbers)"
         )
-    site.regions.register(name, key, offset, size)
+    context.regions.register(name, key, offset, size)
     return reply(200, b"")
 
 
-def _unregister(site: Site, body: bytes, name: str = "") -> bytes:
+def _unregister(context: Context, body: bytes, name: str = "") -> bytes:
     _fields(body)
-    site.regions.unregister(name)
+    context.regions.unregister(name)
     return reply(200, b"")
 
 
-def _no_cuda(_site: Site, _name: str = "") -> bytes:
+def _no_cuda(_context: Context, _name: str = "") -> bytes:
     return _json([])
 
 
-def _no_cuda_register(_site: Site, _body: bytes, _name: str) -> bytes:
+def _no_cuda_register(_context: Context, _body: bytes, _name: str) -> bytes:
     raise InvalidInputError("there is no CUDA memory here: register system shared memory")
 
 
-def _no_cuda_unregister(_site: Site, _body: bytes, _name: str = "") -> bytes:
+def _no_cuda_unregister(_context: Context, _body: bytes, _name: str = "") -> bytes:
     return reply(200, b"")
 
 
-def _metrics(site: Site) -> bytes:
-    rows = {(served.name, served.version): served.model.rows.rows.value for served in site.models}
-    return reply(200, render(*site.counted(), rows), content_type=METRICS_TYPE)
+def _metrics(context: Context) -> bytes:
+    rows = {(served.name, served.version): served.model.rows.rows.value for served in context.models}
+    return reply(200, render(*context.counted(), rows), content_type=METRICS_TYPE)
 
 
-def _openapi(_site: Site) -> bytes:
+def _openapi(_context: Context) -> bytes:
     return _openapi_reply()
 
 
 @cache
 def _openapi_reply() -> bytes:
-    return _json(document([(entry.path, entry.method, entry.said, entry.admin) for entry in _TABLE], about.version()))
+    return _json(
+        document([(entry.path, entry.method, entry.said, entry.admin) for entry in _TABLE], metadata.version())
+    )
 
 
 def _of_model(path: str, method: str, handler: Handler | None, said: Said) -> list[Entry]:

@@ -1,0 +1,284 @@
+"""Why the slowest requests were slow: records and events in, one verdict out. Pure.
+
+The slowest one per cent stands beside the requests around the median. What the slow ones took longer is split by stage;
+what coincided (garbage collection, waiting for a CPU, a quota's throttling, a stalled loop) is charged with the time
+that it overlapped them more than it overlapped the median ones. The cause is what explains most. Several workers'
+records and events may be mixed: each request meets only the events and the batches of its own process.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, Event
+from tailcut.stats import Sample, percentile, samples_needed
+
+SLOW_SHARE = 0.01
+_FEWEST = 50  # requests, below which there is no tail to speak of
+_LOOKED_AT = 300  # slow requests, of which the batch ahead is looked for
+_WORST = 20  # shown one by one
+_NAMED = 0.35  # of the time above the median: what coincided is the cause from here on
+_NEAR = 0.8  # of the largest share: near enough for the more telling name
+_STOPPED = 0.2  # of the time above the median, from which on a quota or a collection is what made threads wait
+_BUSY = 0.85  # of the time the engine computes: then waiting is for want of capacity
+_ONE_SIDED = 0.7  # of the slowest requests, from which on one process is named
+_Kinds = Mapping[tuple[str, str], tuple[str, ...]]
+_COLUMN = {name: number for number, name in enumerate(FIELDS)}
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+COINCIDENCES = {  # what may happen to a process, and what to do about it
+    "gc": ("garbage collection", "set memory.gc_freeze in the profile, or make less garbage in the process"),
+    "throttled": ("the CPU quota stopping the process", "raise the quota, or run fewer threads than it has CPUs"),
+    "cpu_wait": ("waiting for a CPU that was busy", "run fewer threads, or give the server cores of its own"),
+    "loop_stall": ("the event loop being held up", "look for blocking calls in the process; use dispatch = 'worker'"),
+    "page_fault": ("page faults", "set memory.prefault in the profile, and look for memory pressure"),
+}
+# Kinds of events that are one coincidence, by the moments of a request between which they can have cost it time: one
+# that is queued waits for the loop to wake a worker, or for the worker to come.
+KINDS = {
+    "cpu_wait": {
+        ("ready", "formed"): ("loop_wait", "engine_wait"),
+        ("formed", "ended"): ("engine_wait",),
+        ("ended", "written"): ("loop_wait",),
+    }
+}
+_SERVING = ("ready", "written")  # what happened to us while the client was still sending cost it nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One explanation, the share of the time above the median that it explains, and what to do."""
+
+    name: str
+    share: float
+    words: str
+    advice: str
+
+
+def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch: int = 1) -> dict[str, Any]:
+    """What the slowest requests spent their time on, and why, as a JSON object.
+
+    Args:
+        records: int64 [requests, fields] of the timelines of one model.
+        events: of the processes that answered, in any order.
+        max_batch: of the model, for the advice.
+    """
+    total = (records[:, len(MARKS) - 1] - records[:, 0]) / 1e3 if len(records) else np.empty(0)
+    found: dict[str, Any] = {"requests": len(records), "total_us": _percentiles(total)}
+    if len(records) < _FEWEST:
+        return found | {"verdict": f"{len(records)} requests are too few to have a tail: it takes {_FEWEST}"}
+    order = np.argsort(total, kind="stable")
+    slow = records[order[-max(3, int(len(order) * SLOW_SHARE)) :]]
+    usual = records[order[int(len(order) * 0.45) : int(len(order) * 0.55) + 1]]
+    above = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
+    stages = {name: (_stage_us(usual, name), _stage_us(slow, name)) for name in STAGES}
+    coincided = _coincidences(slow, usual, events)
+    cause = _cause(records, slow, usual, coincided, max_batch)
+    processes = _processes(records, slow)
+    return found | {
+        "above_median_us": round(above, 1),
+        "stages": {
+            name: {"median_us": round(a, 1), "slowest_us": round(b, 1), "share": round((b - a) / above, 3)}
+            for name, (a, b) in stages.items()
+        },
+        "coincided": coincided,
+        "cause": asdict(cause),
+        "processes": processes,
+        "verdict": f"{100 * cause.share:.0f} % of the time above the median is {cause.words}: {cause.advice}"
+        f"{_one_sided(processes)}",
+        "worst": list(_worst(records[order[: -_WORST - 1 : -1]], events)),
+    }
+
+
+def _cause(
+    records: np.ndarray, slow: np.ndarray, usual: np.ndarray, coincided: Mapping[str, Any], max_batch: int
+) -> Cause:
+    found = {name: float(entry["share"]) for name, entry in coincided.items()}
+    for name in ("throttled", "gc"):
+        # Threads that a quota stops wait for a CPU all the while, and those that a collection held up wake together and
+        # wait for one: it is the same time, counted twice.
+        if found.get(name, 0.0) >= _STOPPED:
+            found[name] = max(found[name], found.pop("cpu_wait", 0.0))
+    most = max(found.values(), default=0.0)
+    for name, share in found.items():  # the more telling first: a collection stalls the loop too
+        if share >= max(_NAMED, _NEAR * most):
+            words, advice = COINCIDENCES[name]
+            return Cause(name, share, words, advice)
+    above = np.mean(_total_us(slow)) - np.mean(_total_us(usual))
+    shares = {name: float((_stage_us(slow, name) - _stage_us(usual, name)) / above) for name in STAGES}
+    name = max(shares, key=lambda stage: shares[stage])
+    words, advice = _stage_words(name, records, slow, usual, max_batch)
+    return Cause(name, min(shares[name], 1.0), words, advice)
+
+
+def _stage_words(
+    name: str, records: np.ndarray, slow: np.ndarray, usual: np.ndarray, max_batch: int
+) -> tuple[str, str]:
+    """The cause and the advice for a stage."""
+    if name == "queue":
+        return _queue_words(records, slow, max_batch)
+    batch = [float(np.mean(part[:, _COLUMN["batch_rows"]])) for part in (slow, usual)]
+    if name == "compute":
+        if batch[0] > 1.5 * batch[1]:
+            lower = max(1, int(batch[1]))
+            return f"computing in larger batches ({batch[0]:.0f} rows, the usual {batch[1]:.0f})", _lower_to(lower)
+        return "the engine taking longer for the same work", "see `tailcut doctor` for what disturbs this machine"
+    return {
+        "receive": ("clients sending slowly", "the server waits for their bytes: a buffering proxy in front helps"),
+        "dispatch": ("waking a worker thread", "try io.spin_us or dispatch = 'inline' in the profile"),
+        "deliver": ("the event loop getting to the answer", "the loop is busy: give it a core, or use --workers"),
+        "encode": ("encoding answers", "ask for binary outputs instead of JSON"),
+        "write": ("clients reading slowly", "answers wait in the socket: the client or the network is the limit"),
+    }[name]
+
+
+def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch: int) -> tuple[str, str]:
+    batches = {process: _batches(records[of_it]) for process, of_it in _by_process(records)}
+    computed = sum(float((one.ended - one.began).sum()) for one in batches.values())
+    spans = sum(int(one.ended.max() - one.began.min()) for one in batches.values())
+    busy = min(1.0, computed / max(1, spans))
+    typical = int(np.median(np.concatenate([one.rows for one in batches.values()])))
+    ahead = [_rows_ahead(one, batches[int(one[_COLUMN["process"]])]) for one in slow[:_LOOKED_AT]]
+    largest = int(np.median(ahead or [typical]))
+    if largest > max(2 * typical, 1):
+        return f"queueing behind batches of {largest}", _lower_to(max(1, largest // 4))
+    if busy >= _BUSY:
+        more = "more instances, --workers, or a lower rate" if largest >= max_batch else f"max_batch above {max_batch}"
+        return f"queueing, with the engine busy {100 * busy:.0f} % of the time", f"it needs capacity: {more}"
+    return "queueing behind bursts of arrivals", "the engine is idle between them: more instances shorten the line"
+
+
+@dataclass(frozen=True, slots=True)
+class _Batches:
+    """What one process computed, in the order of its beginnings."""
+
+    began: np.ndarray
+    ended: np.ndarray
+    rows: np.ndarray
+
+
+def _batches(records: np.ndarray) -> _Batches:
+    began, first = np.unique(records[:, _COLUMN["began"]], return_index=True)  # one record a batch
+    return _Batches(began, records[first, _COLUMN["ended"]], records[first, _COLUMN["batch_rows"]])
+
+
+def _by_process(records: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each process that answered, and which of the records are its own."""
+    column = records[:, _COLUMN["process"]]
+    for process in np.unique(column):
+        yield int(process), column == process
+
+
+def _processes(records: np.ndarray, slow: np.ndarray) -> list[dict[str, Any]]:
+    """What each process answered, and its part of the slowest."""
+    return [
+        {
+            "process": process,
+            "requests": int(of_it.sum()),
+            "slowest": int((slow[:, _COLUMN["process"]] == process).sum()),
+            "total_us": _percentiles(_total_us(records[of_it])),
+        }
+        for process, of_it in _by_process(records)
+    ]
+
+
+def _one_sided(processes: Sequence[Mapping[str, Any]]) -> str:
+    """Words for a tail that one process of several has nearly to itself; else nothing."""
+    answered, slowest = (sum(one[key] for one in processes) for key in ("requests", "slowest"))
+    for one in processes:
+        share, usual = one["slowest"] / slowest, one["requests"] / answered
+        if share >= _ONE_SIDED and share >= 1.5 * usual:
+            return (
+                f" ({100 * share:.0f} % of the slowest are of process {one['process']}, "
+                f"which answered {100 * usual:.0f} % of all)"
+            )
+    return ""
+
+
+def _rows_ahead(one: np.ndarray, batches: _Batches) -> int:
+    """The size of the batch that kept a request waiting longest, in its own process."""
+    began, ended, rows = batches.began, batches.ended, batches.rows
+    ready, own = int(one[_COLUMN["ready"]]), int(one[_COLUMN["began"]])
+    place = slice(*np.searchsorted(began, [ready - int((ended - began).max()), own]))
+    shared = np.minimum(ended[place], own) - np.maximum(began[place], ready)
+    return int(rows[place][shared.argmax()]) if len(shared) and shared.max() > 0 else int(one[_COLUMN["batch_rows"]])
+
+
+def _lower_to(rows: int) -> str:
+    return f"lower max_batch to {rows}"
+
+
+def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) -> dict[str, dict[str, float | int]]:
+    found: dict[str, dict[str, float | int]] = {}
+    above_us = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
+    for name in COINCIDENCES:
+        kinds = KINDS.get(name, {_SERVING: (name,)})
+        mine = [event for event in events if any(event.kind in names for names in kinds.values())]
+        if not mine:
+            continue
+        hit, spent = _overlap(slow, mine, kinds)
+        usual_hit, usual_spent = _overlap(usual, mine, kinds)
+        found[name] = {
+            "events": len(mine),
+            "longest_us": round(max(event.amount_ns for event in mine) / 1e3, 1),
+            "slowest_hit": round(hit, 3),
+            "median_hit": round(usual_hit, 3),
+            "share": round(min(1.0, max(0.0, (spent - usual_spent) / max(above_us, 1e-9))), 3),
+        }
+    return found
+
+
+def _overlap(records: np.ndarray, events: Sequence[Event], kinds: _Kinds) -> tuple[float, float]:
+    """The share of requests that an event of their process overlapped, and the mean microseconds it may have cost."""
+    cost = np.zeros(len(records))
+    for process, of_it in _by_process(records):
+        own = [one for one in events if one.process == process]
+        for span, names in kinds.items():
+            begin, finish = (records[of_it, _COLUMN[mark]][:, None] for mark in span)
+            spent = [_spent(begin, finish, [one for one in own if one.kind == name]) for name in names]
+            cost[of_it] += np.max(spent, axis=0)  # two threads that wait at a time keep a request no longer than one
+    return float((cost > 0).mean()), float(cost.mean()) / 1e3
+
+
+def _spent(begin: np.ndarray, finish: np.ndarray, events: Sequence[Event]) -> np.ndarray:
+    """What events of one kind may have cost each request between two of its moments, nanoseconds."""
+    if not events:
+        return np.zeros(len(begin))
+    start, end, amount = np.array([(one.start_ns, one.end_ns, one.amount_ns) for one in events], np.int64).T
+    spent: np.ndarray = np.clip(np.minimum(finish, end) - np.maximum(begin, start), 0, amount).sum(axis=1)
+    return spent
+
+
+def _worst(records: np.ndarray, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
+    """The slowest requests one by one, with their moments in microseconds from their own start."""
+    for row in records:
+        start, end = int(row[0]), int(row[len(MARKS) - 1])
+        process = int(row[_COLUMN["process"]])
+        mine = [event for event in events if event.process == process]
+        yield {
+            "start_ns": start,
+            "marks_us": {name: round((int(row[number]) - start) / 1e3, 1) for number, name in enumerate(MARKS)},
+            **{name: int(row[_COLUMN[name]]) for name in ("rows", "batch_rows", "body_bytes", "status", "process")},
+            "coincided": sorted({event.kind for event in mine if event.start_ns < end and event.end_ns > start}),
+        }
+
+
+def _percentiles(values: np.ndarray) -> dict[str, float | None]:
+    known: dict[str, float | None] = dict.fromkeys([*_QUANTILES, "max"])
+    if len(values) >= 2:
+        sample = Sample.of(values)
+        for name, q in _QUANTILES.items():
+            if len(sample) >= samples_needed(q):
+                known[name] = round(percentile(sample, q), 1)
+        known["max"] = round(float(sample.values[-1]), 1)
+    return known
+
+
+def _total_us(records: np.ndarray) -> np.ndarray:
+    return np.asarray((records[:, len(MARKS) - 1] - records[:, 0]) / 1e3)
+
+
+def _stage_us(records: np.ndarray, stage: str) -> float:
+    number = STAGES.index(stage)
+    return float(np.mean(records[:, number + 1] - records[:, number])) / 1e3

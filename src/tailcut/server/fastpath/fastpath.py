@@ -1,0 +1,380 @@
+"""The fast path for connections that repeat themselves: compiled code receives for all of them and answers all of them.
+
+A client on a kept-alive connection asks for the same thing with the same head again and again. Once it has, its socket
+is watched here instead of by the loop's own transport: one pass over all sockets (`kernels/sockets.py`) puts the rows
+of whoever has spoken side by side into the slab, they wait as one ticket, and their answers leave in one call. Python
+sees a pass, not a request.
+
+This way knows no exceptions. A connection that sends anything else, leaves, does not read, or must be told something
+out of turn is given back to its `HttpConnection`, which does everything that a connection may need and knows nothing of
+this.
+"""
+
+import asyncio
+import logging
+import select
+import time
+from ctypes import string_at
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+
+from tailcut.errors import TailcutError
+from tailcut.runtime.batch import Batch, Ticket
+from tailcut.server.http.plan import Kind, Plan
+from tailcut.server.http.replies import dated, failure_reply
+
+if TYPE_CHECKING:
+    from tailcut.server.fastpath.tables import Target
+    from tailcut.server.state import ServerState
+
+_log = logging.getLogger("tailcut.http")
+_EVENTS = 64  # sockets heard in a pass
+_ANSWER_BYTES = 64 * 1024
+_FILES = 1024  # descriptors that the table of states begins with
+
+
+class FastConnection(Protocol):
+    """A connection, as far as this way is concerned."""
+
+    transport: asyncio.Transport
+    fd: int  # of its socket while it is here, else -1
+
+    def returned(self, group: "Group | None", number: int) -> None:
+        """It is here no more; its answer may still be on its way, as the `number`-th of a group."""
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes of it stand in the hub's receive buffer."""
+
+    def answer_row(self, batch: Batch, row: int) -> None:
+        """The answer that it was waiting for when it returned."""
+
+    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+        """There will be none."""
+
+
+class Group:
+    """The requests of one pass for one target; sink of the tickets that they wait as."""
+
+    __slots__ = ("_fast_path", "left", "members", "target")
+
+    def __init__(self, fast_path: "FastPath", target: "Target", members: np.ndarray) -> None:
+        self._fast_path = fast_path
+        self.target = target
+        self.members = members  # int64 [requests, 3]: descriptor, generation, arrival
+        self.left = len(members)  # not answered yet
+
+    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+        """The engine has answered those of the ticket."""
+        self._fast_path.answer(self, ticket, batch, index)
+
+    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+        """There will be no answer for those of the ticket."""
+        self._fast_path.fail(self, ticket, error)
+
+
+class FastPath:
+    """All connections of a loop that take the fast path."""
+
+    def __init__(self, state: "ServerState") -> None:
+        from tailcut.kernels import sockets  # noqa: PLC0415  numba takes a quarter of a second to load
+        from tailcut.server.fastpath.tables import HeadTable  # noqa: PLC0415  it loads them, too
+
+        self._code = sockets
+        self._state = state
+        self._poll = select.epoll()
+        self._poll_fd = self._poll.fileno()
+        self._connections: dict[int, FastConnection] = {}  # by descriptor
+        self._late: dict[int, FastConnection] = {}  # by generation: returned with an answer on its way
+        self._groups: dict[Group, None] = {}
+        self._head_table = HeadTable(len(state.receive), _ANSWER_BYTES)
+        self._targets = self._head_table.targets
+        self._generation = 0
+        self._events = np.zeros((_EVENTS, sockets.EVENT_WORDS), np.int32)
+        self._descriptors = np.zeros((_FILES, sockets.STATES), np.int64)
+        self._plans = self._head_table.plans
+        self._heads = self._head_table.heads
+        self._table = self._head_table.table
+        self._cells = self._head_table.cells
+        self._members = np.zeros((len(self._table), _EVENTS, 3), np.int64)
+        self._odd = np.zeros((_EVENTS + 1, 2), np.int64)
+        self._left = 0  # of `_events`, for the next pass
+        self._odd_cells = self._odd.data.cast("B").cast("q")
+        self._receive = np.frombuffer(state.receive, np.uint8)
+        self._answer = np.zeros(_ANSWER_BYTES, np.uint8)
+        self._answer_view = self._answer.data
+        self._trail = np.zeros(9, np.int64)
+        self._trail_cells = self._trail.data
+        self._no_ring = np.zeros((0, 0), np.int64)
+        self._no_outputs = np.zeros((0, 2), np.int64)
+        state.loop.add_reader(self._poll_fd, self.turn)
+
+    @classmethod
+    def open(cls, state: "ServerState") -> Self | None:
+        """Make one where this machine can: None elsewhere, and the long way serves everybody."""
+        if not hasattr(select, "epoll"):
+            return None
+        try:
+            return cls(state)
+        except Exception as error:  # noqa: BLE001  numba may fail in as many ways as there are machines
+            _log.warning("every request takes the long way: %s", error)
+            return None
+
+    # Coming and going.
+
+    def join(self, connection: FastConnection, plan: Plan, head: bytes, body: memoryview) -> bool:
+        """Take over a connection together with the request that it has just sent; False where it cannot come."""
+        if plan.kind is not Kind.ROWS or plan.rows != 1 or not plan.head.keep_alive or self._state.draining:
+            return False
+        if plan.date is not self._state.date:
+            plan.renew(self._state.date)
+        number = self._head_table.number(plan, head)
+        transport = connection.transport
+        if number < 0 or transport.get_write_buffer_size() or transport.is_closing():
+            return False
+        fd = transport.get_extra_info("socket").fileno()
+        target = self._head_table.target(number)
+        if not self._lend(target, 1):
+            return False
+        start = target.row * len(body)
+        target.slab.input_bytes[0][start : start + len(body)] = body
+        while fd >= len(self._descriptors):
+            self._descriptors = np.concatenate([self._descriptors, np.zeros_like(self._descriptors)])
+        self._generation += 1
+        now = time.monotonic_ns()
+        self._descriptors[fd] = self._generation, number, 1, now
+        transport.pause_reading()
+        self._poll.register(fd, select.EPOLLIN)
+        connection.fd = fd
+        self._connections[fd] = connection
+        self._state.context.counts.fast_path += 1
+        self._submit(target, np.array([[fd, self._generation, now]], np.int64))
+        self._state.home.kick_soon(target.served.model)
+        return True
+
+    def leave(self, connection: FastConnection) -> None:
+        """Give a connection back; what it is owed will be answered by itself."""
+        fd = connection.fd
+        connection.fd = -1
+        del self._connections[fd]
+        self._state.context.counts.fast_path -= 1
+        self._poll.unregister(fd)
+        generation, _, pending, _ = self._descriptors[fd].tolist()
+        self._descriptors[fd] = 0, -1, 0, 0
+        if pending:
+            group, number = self._find(generation)
+            self._late[generation] = connection
+            connection.returned(group, number)
+        else:
+            connection.returned(None, 0)
+        if not connection.transport.is_closing():
+            connection.transport.resume_reading()
+
+    def forget(self, group: Group, number: int) -> None:
+        """A client that returned here owed an answer has left altogether."""
+        if self._late.pop(int(group.members[number, 1]), None) is not None:
+            group.target.served.model.withdraw(group, number)
+
+    def dissolve(self) -> None:
+        """Everybody goes the long way from now on, until it comes again; the plans may mean something else then."""
+        for connection in list(self._connections.values()):
+            self.leave(connection)
+        self._head_table.clear()
+
+    def close(self) -> None:
+        """Give everybody back and stop watching."""
+        self.dissolve()
+        if not self._poll.closed:
+            self._state.loop.remove_reader(self._poll_fd)
+            self._poll.close()
+
+    def busy(self, fd: int) -> bool:
+        """Whether a connection here waits for an answer."""
+        return bool(self._descriptors[fd, self._code.PENDING])
+
+    def seen(self, fd: int) -> float:
+        """When a connection here was last heard or answered, in the loop's seconds."""
+        return float(self._descriptors[fd, self._code.SEEN]) / 1e9
+
+    # A pass.
+
+    def turn(self, until_ns: int = 0) -> None:
+        """Hear everybody who has something to say, or wait awake until somebody has; have what is ready computed."""
+        try:
+            self._turn(until_ns)
+        except Exception:  # noqa: BLE001  whatever it is, the long way serves everybody
+            _log.exception("the fast path failed: every request takes the ordinary path from now on")
+            self._state.fast_path = None
+            self.close()
+
+    def _turn(self, until_ns: int) -> None:
+        code, cells = self._code, self._cells
+        count = code.look(
+            self._poll_fd, self._left, self._events, self._descriptors, self._plans, self._table, until_ns
+        )
+        if count <= 0:
+            return
+        heard = [target for target in self._targets if cells[target.at + code.WANTED]]
+        for target in heard:
+            self._prepare(target)
+        odds = code.take(
+            count,
+            self._events,
+            self._descriptors,
+            self._plans,
+            self._heads,
+            self._table,
+            self._members,
+            self._receive,
+            self._odd,
+        )
+        odd = self._odd[:odds].tolist() if odds else ()
+        self._left = self._odd_cells[2 * _EVENTS]
+        alone = len(heard) == 1 and not odds and self._state.home.idle
+        kicks = [target.served.model for target in heard if self._scoreboard(target, alone=alone)]
+        for fd, size in odd:
+            connection = self._connections.get(fd)
+            if connection is not None:
+                self.leave(connection)
+                if size:
+                    connection.buffer_updated(size)
+        for model in kicks:
+            self._state.home.kick_now(model)
+
+    def _scoreboard(self, target: "Target", *, alone: bool) -> bool:
+        """Do what is to be done for those who came to a target in this pass; whether its model is to be kicked."""
+        cells, at = self._cells, target.at
+        taken = cells[at + self._code.TAKEN]
+        if target.refusal:
+            self._refuse(target, taken)
+            return False
+        if not taken:
+            target.served.model.settle(target.row, target.lent, None)
+            return False
+        return self._submit(target, self._members[at // self._code.TARGETS, :taken].copy(), alone=alone)
+
+    def _prepare(self, target: "Target") -> None:
+        """Rows for those who want some, or the reason why they get none."""
+        code, cells, at = self._code, self._cells, target.at
+        if self._lend(target, cells[at + code.WANTED]):
+            size = cells[at + code.ROW_BYTES]
+            cells[at + code.ADDRESS] = target.slab.addresses[0] + target.row * size
+            cells[at + code.ROOM] = target.lent
+        else:
+            cells[at + code.ADDRESS] = 0
+            cells[at + code.ROOM] = _EVENTS
+
+    def _lend(self, target: "Target", count: int) -> bool:
+        schedule = target.plan.schedule
+        target.deadline_ns = self._state.deadline(schedule.timeout_ns)
+        try:
+            target.row, target.lent = target.served.model.lend(count, target.deadline_ns, schedule.priority)
+        except TailcutError as error:
+            target.refusal = dated(failure_reply(error), self._state.date)
+            return False
+        target.refusal = b""
+        return True
+
+    def _submit(self, target: "Target", members: np.ndarray, *, alone: bool = False) -> bool:
+        """Queue those who came in this pass, or answer them at once where nobody else did; whether a kick is due."""
+        taken = len(members)
+        group = Group(self, target, members)
+        ticket = Ticket(group, self._state.home, taken, target.row, target.deadline_ns, target.plan.schedule.priority)
+        ticket.requests = taken
+        self._groups[group] = None
+        model = target.served.model
+        if alone and model.compute_now(ticket, target.lent):
+            return False
+        try:
+            model.settle(target.row, target.lent, ticket)
+        except TailcutError as error:
+            self.fail(group, ticket, error)
+        return True
+
+    def _refuse(self, target: "Target", taken: int) -> None:
+        members = self._members[target.at // self._code.TARGETS, :taken].copy()
+        self._state.context.counts.replies[503] += taken
+        self._state.rest_soon(target.served.model)
+        self._send(members, target.refusal, self._no_outputs, self._no_ring, 0)
+
+    # The way back.
+
+    def answer(self, group: Group, ticket: Ticket, batch: Batch, index: int) -> None:
+        """Answer those of a ticket, each with its row of the batch's outputs."""
+        handed_ns = time.monotonic_ns()
+        target = group.target
+        first, count = batch.offsets[index], ticket.count
+        members = group.members if count == len(group.members) else group.members[ticket.offset : ticket.offset + count]
+        cells = target.output_cells
+        for place, address in enumerate(batch.addresses):
+            cells[2 * place] = address + first * cells[2 * place + 1]
+        trail = self._trail_cells
+        moments = ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns
+        trail[0], trail[1], trail[2], trail[3], trail[4] = moments
+        trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, target.plan.length, 200
+        timeline = target.served.timeline
+        plan = target.plan
+        if plan.date is not self._state.date:
+            plan.renew(self._state.date)
+        written, shorts = self._send(members, plan.reply_head, target.outputs, timeline.table, timeline.stamp)
+        timeline.stamp += written
+        for place in shorts:
+            now = time.monotonic_ns()
+            timeline.record(int(members[place, 2]), *moments, now, now, 1, batch.rows, target.plan.length, 200)
+        self._state.context.counts.replies[200] += written + len(shorts)
+        self._state.count_latency(batch.ended_ns - ticket.ready_ns, count)
+        if self._late:
+            for place, generation in enumerate(members[:, 1].tolist()):
+                connection = self._late.pop(generation, None)
+                if connection is not None:
+                    connection.answer_row(batch, first + place)
+        self._done(group, count)
+        if self._state.spin_ns:
+            self._state.stay_awake(batch.ended_ns)
+
+    def fail(self, group: Group, ticket: Ticket, error: TailcutError) -> None:
+        """Tell those of a ticket, the long way, that there will be no answer."""
+        for fd, generation, _ in group.members[ticket.offset : ticket.offset + ticket.count].tolist():
+            if self._descriptors[fd, self._code.GENERATION] == generation:
+                self.leave(self._connections[fd])
+            connection = self._late.pop(generation, None)
+            if connection is not None:
+                connection.fail(ticket, error)
+        self._done(group, ticket.count)
+
+    def _send(
+        self, members: np.ndarray, head: bytes, outputs: np.ndarray, ring: np.ndarray, at: int
+    ) -> tuple[int, list[int]]:
+        """Send what can be sent at once, and leave the rest to the transports.
+
+        Returns how many records were written, and the places of those that the transports have.
+        """
+        self._answer_view[: len(head)] = head
+        count = self._code.answer(
+            members, self._descriptors, len(head), outputs, self._answer, ring, at, self._trail, self._odd
+        )
+        written = self._trail_cells[0]
+        if not count:
+            return written, []
+        shorts = self._odd[:count].tolist()
+        for place, sent in shorts:
+            fd = int(members[place, 0])
+            rows = [string_at(address + place * size, size) for address, size in outputs.tolist()]
+            connection = self._connections[fd]
+            self._descriptors[fd, self._code.PENDING] = 0  # from here on the transport owes it the answer
+            self.leave(connection)
+            connection.transport.write(b"".join([head, *rows])[sent:])
+        return written, [place for place, _ in shorts]
+
+    def _done(self, group: Group, count: int) -> None:
+        group.left -= count
+        if not group.left:
+            self._groups.pop(group, None)
+
+    def _find(self, generation: int) -> tuple[Group, int]:
+        """Where a connection's request waits."""
+        for group in self._groups:
+            places = np.flatnonzero(group.members[:, 1] == generation)
+            if len(places):
+                return group, int(places[0])
+        raise LookupError(generation)

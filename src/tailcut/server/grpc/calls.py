@@ -1,0 +1,249 @@
+"""What all calls of gRPC have in common, from the first byte to the status, and those of one message.
+
+Those that infer are in `grpc_infer_calls.py`, and those that ask in `grpc_question_calls.py`. A call knows its
+connection only as a `Link`: none sees a socket or a frame.
+"""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from typing import Protocol
+
+from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
+from tailcut.server.access_log import log_grpc, trace_of, with_trace
+from tailcut.server.grpc.inference import Inference
+from tailcut.server.http.plan import largest_body
+from tailcut.server.http.replies import public_message
+from tailcut.server.state import ServerState
+from tailcut.server.step_runner import Job
+from tailcut.wire.grpc.framing import (
+    ANSWER_END,
+    ANSWER_HEAD,
+    CallError,
+    CallHead,
+    Messages,
+    Status,
+    error_end,
+    prefixed,
+)
+
+STATUS_OF: Mapping[Code, Status] = {
+    Code.INVALID: Status.INVALID_ARGUMENT,
+    Code.NOT_FOUND: Status.NOT_FOUND,
+    Code.TOO_LARGE: Status.RESOURCE_EXHAUSTED,
+    Code.UNSUPPORTED: Status.INVALID_ARGUMENT,
+    Code.UNAVAILABLE: Status.UNAVAILABLE,
+    Code.DEADLINE: Status.DEADLINE_EXCEEDED,
+    Code.INTERNAL: Status.INTERNAL,
+}
+_NAMES = tuple(status.name for status in Status)  # which a status itself takes a while to say
+_log = logging.getLogger("tailcut.grpc")
+_HEAD_BYTES = 64 << 10  # names and shapes around the tensors of a message
+
+
+class Link(Protocol):
+    """A connection, as far as its calls are concerned."""
+
+    state: ServerState
+
+    def send(self, call: "Call", head: bytes | None, data: bytes | memoryview, end: bytes | None = None) -> None: ...  # noqa: D102
+    def waits(self, call: "Call") -> bool: ...  # noqa: D102
+    def later(self, call: "Call") -> None: ...  # noqa: D102
+    def taken(self, call: "Call", size: int) -> None: ...  # noqa: D102
+    def charge(self, call: "Call", size: int) -> None: ...  # noqa: D102
+    def record(self, inference: Inference) -> None: ...  # noqa: D102
+
+
+class Call(ABC):
+    """What all calls have in common: messages in, and an end."""
+
+    charged = 0  # bytes of the server's buffers that are this call's
+    over = False
+    _begun = False  # its answer's head has been sent
+    _messages: Messages | None = None
+    _job: Job | None = None  # a message is being inflated
+
+    def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
+        self.link = link
+        self.stream = stream
+        self.name = name
+        self.began_ns = time.monotonic_ns()
+        self.waits_since_ns = self.began_ns  # for its message, or the rest of it; 0: for nothing
+        self._head = head
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether an answer is owed."""
+        return not self.over
+
+    @abstractmethod
+    def receive(self, data: bytes, size: int, *, ended: bool) -> None:
+        """Bytes of the request, which took `size` of its window.
+
+        Raises:
+            CallError: they are no message, or over a bound.
+        """
+
+    def cancel(self) -> None:
+        """The client does not want it any more, or is gone."""
+        if not self.over:
+            self._leave(Status.CANCELLED)
+            self._abandon()
+
+    def fail(self, error: TailcutError | CallError, retry_after_s: int | None = None) -> None:
+        """End with an error."""
+        if self.over:
+            return
+        if isinstance(error, CallError):
+            status, message = error.status, str(error)
+        else:
+            released = isinstance(error, ReleasedError)  # unloaded meanwhile
+            status = Status.UNAVAILABLE if released else STATUS_OF[error.code]
+            message = "the model was unloaded" if released else public_message(error)
+            retry_after_s = error.retry_after_s if isinstance(error, QueueFullError) else retry_after_s
+            if error.code is Code.INTERNAL:
+                _log.warning("%s", with_trace(str(error), self._trace()))
+        self._leave(status)
+        self._abandon()
+        self.link.send(self, None, b"", error_end(status, message, retry_after_s, begun=self._begun))
+
+    def _abandon(self) -> None:  # noqa: B027  most have nothing to give up
+        """Give up what has been started."""
+
+    def _collect(self, data: bytes) -> Messages:
+        if self._messages is None:
+            self._messages = Messages(self._limit() + _HEAD_BYTES, self._head.encoding)
+        self._messages.feed(data)
+        return self._messages
+
+    def _limit(self) -> int:
+        """Bytes of a message's tensors: what some model's largest request can need, and the buffers can hold at all."""
+        state = self.link.state
+        most = min(state.limits.body_bytes, state.limits.buffered_bytes)
+        return max((largest_body(served.model, most) for served in state.context.models), default=most)
+
+    def _inflate(self, messages: Messages) -> None:
+        """Have the message that is here compressed inflated, a step at a time; then `_inflated` is called."""
+        self._job = self.link.state.steps.start(self._inflate_in_steps(messages), self._inflate_done)
+
+    def _inflate_in_steps(self, messages: Messages) -> Generator[None, None, bytes | memoryview]:
+        steps = messages.inflate()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                message: bytes | memoryview = end.value
+                return message
+            self.link.charge(self, messages.held)
+            yield
+
+    def _inflate_done(self, message: bytes | memoryview | None, error: Exception | None) -> None:
+        self._job = None
+        if error is None:
+            try:
+                self._inflated(message or b"")
+            except Exception as wrong:  # noqa: BLE001  whatever one message does to us must cost its client only
+                error = wrong
+        if isinstance(error, CallError):
+            self.fail(error, 1 if error.status is Status.UNAVAILABLE else None)
+        elif error is not None:
+            _log.error("a message was not understood", exc_info=error)
+            self.fail(CallError(Status.INTERNAL, "the server failed on this message"))
+
+    @abstractmethod
+    def _inflated(self, message: bytes | memoryview) -> None:
+        """Go on with a message that was compressed.
+
+        Raises:
+            CallError: as in `receive`.
+        """
+
+    def _give_up_job(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+
+    def _send(self, message: bytes, *, end: bool) -> None:
+        head = None if self._begun else ANSWER_HEAD
+        self._begun = True
+        self.link.send(self, head, prefixed(message), ANSWER_END if end else None)
+
+    def _send_parts(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send a message that is in parts, and end."""
+        size = sum(map(len, parts))
+        self.link.send(self, ANSWER_HEAD, b"\0" + size.to_bytes(4, "big"))
+        for part in parts[:-1]:
+            self.link.send(self, None, part)
+        self.link.send(self, None, parts[-1], ANSWER_END)
+
+    def _leave(self, status: Status, size: int = 0) -> None:
+        """It has its status: count it, and give back what it held."""
+        self.over = True
+        self._give_up_job()
+        self.link.charge(self, 0)
+        self._tell(status, size, self.began_ns)
+
+    def _tell(self, status: Status, size: int, began_ns: int) -> None:
+        state = self.link.state
+        state.context.counts.grpc_replies[_NAMES[status]] += 1
+        if state.access:
+            log_grpc(self.name, status.name, size, time.monotonic_ns() - began_ns, self._trace())
+
+    def _trace(self) -> dict[str, str]:
+        return trace_of(self._head.traceparent)
+
+    def _left_ns(self) -> int:
+        """What is left of the call's own deadline; 0 where it has none."""
+        timeout_ns = self._head.timeout_ns
+        return timeout_ns and max(1, timeout_ns - (time.monotonic_ns() - self.began_ns))
+
+
+class OneMessageCall(Call):
+    """A call of which the request is one message."""
+
+    _message: bytes | memoryview | None = None
+    _ended = False
+
+    def receive(self, data: bytes, size: int, *, ended: bool) -> None:
+        """Bytes of the request, which took `size` of its window.
+
+        Raises:
+            CallError: they are no message, more than one, or over a bound.
+        """
+        if ended and self._messages is None and data[:1] == b"\0" and int.from_bytes(data[1:5], "big") == len(data) - 5:
+            self.waits_since_ns = 0
+            self._start(data[5:])
+            return
+        messages = self._collect(data)
+        self.link.taken(self, size)
+        self._ended = ended
+        self._go_on(messages)
+
+    def _inflated(self, message: bytes | memoryview) -> None:
+        self._message = message
+        if self._messages is not None:
+            self._go_on(self._messages)
+
+    def _go_on(self, messages: Messages) -> None:
+        if self._message is None and not messages.inflating:
+            self._message = messages.take()
+        if messages.inflating:
+            self.link.charge(self, messages.held)
+            if self._ended:
+                self.waits_since_ns = 0
+            if self._job is None:
+                self._inflate(messages)
+            return
+        message = self._message
+        if (message is not None and not messages.empty) or (message is None and self._ended):
+            raise CallError(Status.UNIMPLEMENTED, "this call takes one message, whole")
+        self.link.charge(self, messages.held + (0 if message is None else len(message)))
+        if self._ended and message is not None:
+            self._message = None
+            self.waits_since_ns = 0
+            self._start(message)
+
+    @abstractmethod
+    def _start(self, message: bytes | memoryview) -> None:
+        """The request is complete."""

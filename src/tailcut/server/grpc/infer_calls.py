@@ -1,0 +1,185 @@
+"""The calls of gRPC that infer: one request, or a stream of them."""
+
+import time
+from collections import deque
+
+from tailcut.errors import TailcutError
+from tailcut.server.grpc.calls import STATUS_OF, Call, Link, OneMessageCall
+from tailcut.server.grpc.inference import Inference
+from tailcut.server.grpc.templates import Plans
+from tailcut.server.http.replies import public_message
+from tailcut.wire.grpc.form import stream_answer
+from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CallError, CallHead, Status
+from tailcut.wire.grpc.messages import MESSAGES
+
+_IN_HAND = 64  # of one stream: read ahead, so that they share batches
+
+
+class InferCall(OneMessageCall):
+    """ModelInfer."""
+
+    _inference: Inference | None = None
+
+    def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
+        super().__init__(link, stream, head, name)
+        self._plans = plans
+
+    def _start(self, message: bytes | memoryview) -> None:
+        self._inference = inference = Inference(self._plans, self.began_ns, self._done)
+        try:
+            inference.begin(message, self._left_ns())
+        except TailcutError as error:
+            self._inference = None
+            self.fail(error)
+
+    def _done(self, inference: Inference) -> None:
+        self._inference = None
+        if self.over:
+            return
+        if inference.error is not None:
+            self.fail(inference.error)
+            return
+        answer = inference.answer or b""
+        if isinstance(answer, bytes):
+            self._leave(Status.OK, len(answer))
+            self._send(answer, end=True)
+        else:
+            self._leave(Status.OK, sum(map(len, answer)))
+            self._send_parts(answer)
+        self.link.record(inference)
+
+    def _abandon(self) -> None:
+        if self._inference is not None:
+            self._inference.cancel()
+            self._inference = None
+
+
+class StreamCall(Call):
+    """ModelStreamInfer: answers in the order of the requests; a request that fails costs only itself."""
+
+    def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
+        super().__init__(link, stream, head, name)
+        self._plans = plans
+        self.waits_since_ns = 0  # between its messages, for as long as the client likes
+        self._parts: deque[Inference] = deque()
+        self._owed = 0  # bytes that the client may not send again yet
+        self._ended = False
+        self.stalled = False  # it goes on once its client has made room for answers, or some are there
+        self._waits = False  # for its turn to go on with what has been received
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether an answer is owed."""
+        return bool(self._parts)
+
+    def receive(self, data: bytes, size: int, *, ended: bool) -> None:
+        """Bytes of requests, which took `size` of the stream's window.
+
+        Raises:
+            CallError: they are no messages, or over a bound.
+        """
+        messages = self._collect(data)
+        self._owed += size
+        self._ended |= ended
+        self.link.charge(self, messages.held)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Answer what can be answered, and begin what may be begun, while there is time; the rest in another turn.
+
+        Raises:
+            CallError: a message is over a bound.
+        """
+        messages = self._messages
+        if self.over or messages is None or self._waits or self._job is not None:
+            return
+        self.stalled = False
+        has_time = self.link.state.steps.has_time
+        while has_time():
+            if self._answer():
+                continue
+            if len(self._parts) >= _IN_HAND or self.link.waits(self):
+                self.stalled = True
+                return  # what the client sends meanwhile fills its window, and no more
+            message = messages.take()
+            if messages.inflating:
+                self.link.charge(self, messages.held)
+                self._inflate(messages)
+                return
+            if message is None:
+                break
+            self.waits_since_ns = 0
+            self._begin(message)
+        else:
+            self._waits = True
+            self.link.later(self)
+            return
+        self.waits_since_ns = 0 if messages.empty else self.waits_since_ns or time.monotonic_ns()
+        self.link.charge(self, messages.held)
+        self.link.taken(self, self._owed)
+        self._owed = 0
+        if self._ended and not self._parts:
+            self._finish(whole=messages.empty)
+
+    def _inflated(self, message: bytes | memoryview) -> None:
+        self._begin(message)
+        self.go_on()
+        self.link.send(self, None, b"")
+
+    def has_its_turn(self) -> None:
+        """It may go on: its `receive` is called next."""
+        self._waits = False
+
+    def _begin(self, message: bytes | memoryview) -> None:
+        inference = Inference(self._plans, time.monotonic_ns(), self._done, final=True)
+        self._parts.append(inference)
+        try:
+            inference.begin(message, self._left_ns())
+        except TailcutError as error:
+            inference.error = error.without_frames()
+
+    def _done(self, _inference: Inference) -> None:
+        try:
+            self.go_on()
+        except CallError as error:
+            self.fail(error)
+
+    def _answer(self) -> bool:
+        """Send the next answer; whether it was there."""
+        parts = self._parts
+        if not parts or (parts[0].error is None and parts[0].answer is None):
+            return False
+        part = parts.popleft()
+        if part.error is None:
+            status = Status.OK
+            message = stream_answer(_whole(part.answer))
+            self.link.record(part)
+        else:
+            status = STATUS_OF[part.error.code]
+            answer = MESSAGES["ModelStreamInferResponse"](error_message=public_message(part.error))
+            answer.infer_response.id = part.id.decode()
+            message = answer.SerializeToString()
+        self._tell(status, len(message), part.began_ns)
+        self._send(message, end=False)
+        return True
+
+    def _finish(self, *, whole: bool) -> None:
+        if not whole:
+            raise CallError(Status.INTERNAL, "the last message is cut short")
+        self.over = True
+        self.link.charge(self, 0)
+        self.link.send(self, None if self._begun else ANSWER_HEAD, b"", ANSWER_END)
+
+    def _leave(self, status: Status, size: int = 0) -> None:
+        self.over = True
+        self._give_up_job()
+        self.link.charge(self, 0)
+
+    def _abandon(self) -> None:
+        for part in self._parts:
+            part.cancel()
+        self._parts.clear()
+
+
+def _whole(answer: bytes | list[bytes | memoryview] | None) -> bytes:
+    return answer if isinstance(answer, bytes) else b"".join(answer or ())

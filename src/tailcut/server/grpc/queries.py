@@ -1,0 +1,79 @@
+"""The gRPC calls that compute nothing: what the server says of itself and its models, and what changes it.
+
+They say what the HTTP side says, as messages: `metadata.py` has the words of both.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from tailcut.errors import InvalidInputError
+from tailcut.server import metadata
+from tailcut.server.routes import Context
+from tailcut.wire.grpc.codec import message_of
+from tailcut.wire.grpc.messages import METHODS
+
+
+class Questions:
+    """The calls that compute nothing, each a message in and a message out."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def of(self, name: str) -> Callable[[Any], Awaitable[Any]]:
+        """The handler of a call: a method of this class, or the answer in `_said`."""
+        answer = METHODS[name][1].DESCRIPTOR.name
+
+        async def ask(request: Any) -> Any:
+            said = self._said(name, request)
+            return message_of(answer, await said if isinstance(said, Awaitable) else said)
+
+        return ask
+
+    def _said(self, name: str, request: Any) -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]:  # noqa: PLR0911  a table
+        context = self._context
+        match name:
+            case "ServerLive":
+                return {"live": True}
+            case "ServerReady":
+                return {"ready": context.ready}
+            case "ModelReady":
+                return {"ready": context.model_ready(request.name, request.version)}
+            case "ServerMetadata":
+                return metadata.server()
+            case "ModelMetadata":
+                return metadata.metadata(
+                    context.models, context.models.find(request.name, request.version), classes=False
+                )
+            case "ModelConfig":
+                return {"config": metadata.configuration(context.models.find(request.name, request.version))}
+            case "ModelStatistics":
+                return {
+                    "model_stats": [
+                        metadata.statistics(one) for one in context.counted_of(request.name, request.version)
+                    ]
+                }
+            case "RepositoryIndex":
+                models = context.models.index(ready=context.ready)
+                return {"models": [one for one in models if not request.ready or one["state"] == "READY"]}
+            case "RepositoryModelLoad" | "RepositoryModelUnload":
+                return self._control(name == "RepositoryModelLoad", request)
+        return self._shared(name, request)
+
+    async def _control(self, load: bool, request: Any) -> Mapping[str, Any]:  # noqa: FBT001  one of two calls
+        if load and request.parameters:
+            raise InvalidInputError("a model is loaded as the command line named it: parameters are not taken")
+        await (self._context.models.load if load else self._context.models.unload)(request.model_name)
+        return {}
+
+    def _shared(self, name: str, request: Any) -> Mapping[str, Any]:
+        regions = self._context.regions
+        match name:
+            case "SystemSharedMemoryStatus":
+                return {"regions": {one.name: metadata.region(one) for one in regions.status(request.name)}}
+            case "SystemSharedMemoryRegister":
+                regions.register(request.name, request.key, request.offset, request.byte_size)
+            case "SystemSharedMemoryUnregister":
+                regions.unregister(request.name)
+            case "CudaSharedMemoryRegister":
+                raise InvalidInputError("there is no CUDA memory here: register system shared memory")
+        return {}

@@ -1,0 +1,103 @@
+"""The calls of gRPC that compute nothing: questions about models and their administration, and health."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from tailcut.errors import InvalidInputError, TailcutError
+from tailcut.server.grpc.calls import Link, OneMessageCall
+from tailcut.server.http.plan import QUESTION_BYTES
+from tailcut.wire.grpc.framing import CallError, CallHead, Status
+from tailcut.wire.grpc.messages import HEALTH
+
+_log = logging.getLogger("tailcut.grpc")
+Handler = Callable[[Any], Awaitable[Any]]
+
+
+class QuestionCall(OneMessageCall):
+    """A call that computes nothing: a message in and a message out, at once or after a while."""
+
+    def _limit(self) -> int:
+        return QUESTION_BYTES
+
+    def __init__(self, link: Link, stream: int, head: CallHead, name: str, handler: Handler, request: Any) -> None:  # noqa: PLR0913, PLR0917  bound by the table of calls
+        super().__init__(link, stream, head, name)
+        self._handler = handler
+        self._request = request
+        self._task: asyncio.Task[None] | None = None  # goes on where the client leaves
+
+    def _start(self, message: bytes | memoryview) -> None:
+        try:
+            request = self._request.FromString(bytes(message))
+        except DecodeError:
+            self.fail(InvalidInputError(f"the message is no {self._request.DESCRIPTOR.name}"))
+            return
+        self._task = self.link.state.loop.create_task(self._ask(request))
+
+    async def _ask(self, request: Any) -> None:
+        try:
+            answer = (await self._handler(request)).SerializeToString()
+        except (TailcutError, CallError) as error:
+            self.fail(error)
+        except Exception:  # noqa: BLE001  a fault of ours must not leave the client waiting
+            _log.exception("%s failed", self.name)
+            self.fail(CallError(Status.INTERNAL, "the server failed on this call"))
+        else:
+            if not self.over:
+                self._leave(Status.OK, len(answer))
+                self._send(answer, end=True)
+
+
+class AdminCall(QuestionCall):
+    """A call that changes the server: it needs the token, where the server has one."""
+
+    def _start(self, message: bytes | memoryview) -> None:
+        if self.link.state.context.admits(self._head.authorization):
+            super()._start(message)
+        else:
+            self.fail(CallError(Status.UNAUTHENTICATED, "this needs the server's token"))
+
+
+class WatchCall(OneMessageCall):
+    """Health.Watch: the status now, and again whenever it changes."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  bound by the table of calls
+        self,
+        link: Link,
+        stream: int,
+        head: CallHead,
+        name: str,
+        status_of: Callable[[str], int],
+        watchers: "set[WatchCall]",
+    ) -> None:
+        super().__init__(link, stream, head, name)
+        self._status_of = status_of
+        self._watchers = watchers
+        self._service = ""
+
+    def _limit(self) -> int:
+        return QUESTION_BYTES
+
+    @property
+    def in_hand(self) -> bool:
+        """Nothing is ever owed."""
+        return False
+
+    def _start(self, message: bytes | memoryview) -> None:
+        try:
+            self._service = HEALTH["HealthCheckRequest"].FromString(bytes(message)).service
+        except DecodeError:
+            self.fail(InvalidInputError("the message is no HealthCheckRequest"))
+            return
+        self._watchers.add(self)
+        self.tell()
+
+    def tell(self) -> None:
+        """Send the status as it is now."""
+        self._send(HEALTH["HealthCheckResponse"](status=self._status_of(self._service)).SerializeToString(), end=False)
+
+    def _abandon(self) -> None:
+        self._watchers.discard(self)

@@ -1,0 +1,62 @@
+"""What is known of inference requests by their leads (`wire/grpc/form.py`), until the models change.
+
+A lead is planned when it comes the second time. So a client that says something else in every request (a number among
+its parameters) costs a look-up each time, and takes nobody's place.
+"""
+
+from typing import Any, NamedTuple
+
+from tailcut.server.served_model import ServedModel
+from tailcut.server.state import ServerState
+from tailcut.wire.grpc.form import ArrayForm, Form, Lead
+from tailcut.wire.v2 import InferRequest
+
+_PLANS = 1024  # kept at most
+_LEAD_BYTES = 2048  # longer ones are not kept
+_SEEN = 4096  # leads that came once, as their hashes
+
+
+class Plan(NamedTuple):
+    """Whom requests with one lead are for, and their form."""
+
+    served: ServedModel
+    form: Form | ArrayForm
+
+
+class Plans:
+    """The plans of one loop's server."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+        self._plans: dict[bytes, Plan] = {}
+        self._seen: set[int] = set()
+        self.find = self._plans.get
+        state.context.models.changed.append(self._forget)
+
+    def learn(  # noqa: PLR0913, PLR0917  a message and all that was read from it
+        self, data: bytes, lead: Lead, served: ServedModel, message: Any, request: InferRequest, rows: int
+    ) -> None:
+        """The message `data` with this lead was read as `request`, of so many rows, and nothing is wrong with it.
+
+        What stands behind its tensors (parameters, in an unusual order of fields) is not in its lead: such a message
+        does not fit its own form, and nothing is learned from it.
+        """
+        model, key = served.model, lead.key
+        in_rows = model.slab is not None
+        if (in_rows and rows > model.max_batch) or len(key) > _LEAD_BYTES:
+            return
+        mark = hash(key)
+        if mark not in self._seen:
+            if len(self._seen) >= _SEEN:
+                self._seen.clear()
+            self._seen.add(mark)
+            return
+        form = (Form if in_rows else ArrayForm).of(model.spec, served.version, message, request)
+        if form is not None and form.fits(data, lead.end):
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[key] = Plan(served, form)
+
+    def _forget(self) -> None:
+        self._plans.clear()
+        self._seen.clear()

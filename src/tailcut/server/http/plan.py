@@ -1,0 +1,188 @@
+"""From a parsed head to a plan of what to do with the message, or a refusal before its body is read.
+
+Plans depend on nothing but the request line, the significant fields of the head and the models that are loaded, so the
+server keeps them by those bytes: a head of which only ids change costs one pass over it and a dictionary look-up.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from math import prod
+from urllib.parse import unquote
+
+from tailcut.errors import InvalidInputError, QueueFullError
+from tailcut.runtime.model import Model
+from tailcut.server.http.replies import BINARY, OK, Refusal, head
+from tailcut.server.limits import ServerLimits
+from tailcut.server.routes import Context, Handler
+from tailcut.server.served_model import ServedModel
+from tailcut.spec import DType
+from tailcut.wire.http1.head import Head
+from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
+
+QUESTION_BYTES = 64 * 1024  # the body of a question about the server
+_JSON_BYTES = 32  # of a number as JSON, with its comma and some white space
+_AROUND_BYTES = 1 << 20  # names, shapes, parameters and indentation around the numbers, generously
+
+
+class Kind(Enum):
+    """What the connection does once the head is read."""
+
+    ANSWER = "answer"  # a small question about the server; its body is read and ignored
+    ROWS = "rows"  # the body is exactly some rows of a model's only input: into the slab
+    INFER = "infer"  # any other inference body: into a buffer, then parsed
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to do with a message."""
+
+    kind: Kind
+    head: Head
+    length: int  # of the body; 0 while unknown (chunked)
+    handler: Handler | None = None
+    served: ServedModel | None = None
+    json_size: int | None = None
+    rows: int = 0
+    encoding: str | None = None
+    direct: bool = False  # INFER: a large tensor behind the JSON may be received into rows
+    reply_rest: bytes = b""  # ROWS: everything of the answer but its status line, date and the output's bytes
+    reply_rest_close: bytes = b""
+    reply_head: bytes = b""  # the same with them, as of `date`
+    reply_head_close: bytes = b""
+    date: bytes = b""  # the line in those two
+    arguments: tuple[str, ...] = field(default=())
+    takes_body: bool = False  # ANSWER: the handler wants it
+    schedule: Schedule = field(
+        default_factory=Schedule
+    )  # INFER: what the head says; the body's parameters come before it
+    limit: int = QUESTION_BYTES  # bytes of the body, inflated
+    refusal: QueueFullError | None = (
+        None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
+    )
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it may be kept: a client that waits for 100 Continue is told so each time."""
+        return not self.head.expects_continue
+
+    def renew(self, date: bytes) -> None:
+        """Put another second's date into the heads of its answers."""
+        self.date = date
+        start = OK + date
+        self.reply_head, self.reply_head_close = start + self.reply_rest, start + self.reply_rest_close
+
+
+def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
+    """What to do with a message of this head.
+
+    Raises:
+        Refusal: 400, 401, 404, 405, 413, 415.
+    """
+    route = context.find(request.path)
+    if route is None:
+        raise Refusal(404, "no such path; this server speaks the Open Inference Protocol v2")
+    method = request.method.decode("latin-1")
+    if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
+        raise Refusal(405, f"{method[:20]} is not for this path", {"Allow": ", ".join(route.methods)})
+    if route.admin:
+        context.admit_admin(request.headers.get(b"authorization", b"").decode("latin-1"))
+        _refuse_other_sites(request)
+    length = request.content_length or 0
+    if length > limits.body_bytes:
+        raise Refusal(413, f"the body is over the limit of {limits.body_bytes} bytes")
+    encoding = request.headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
+    if encoding not in {"identity", "gzip", "deflate"}:
+        raise Refusal(415, "Content-Encoding must be gzip, deflate or identity")
+    plan = Plan(Kind.ANSWER, request, length, route.handler, encoding=None if encoding == "identity" else encoding)
+    plan.arguments = tuple(unquote(argument) for argument in route.arguments)
+    plan.takes_body = route.takes_body
+    if route.infers:
+        plan.kind = Kind.INFER
+        plan.served = context.served(*plan.arguments)
+        plan.json_size = _json_size(request, inflated=plan.encoding is not None)
+        plan.schedule = _schedule(request)
+        plan.limit = largest_body(plan.served.model, limits.body_bytes)
+        if length > plan.limit:
+            raise Refusal(413, f"the body is over {plan.limit} bytes, more than any request to this model needs")
+        _plan_rows(plan)
+    return plan
+
+
+def _refuse_other_sites(request: Head) -> None:
+    """Refuse what a browser sends on behalf of a page of another site, which needs no permission for a simple request.
+
+    Every browser says with each POST where the page is from (Origin: Fetch, section 3.2; Sec-Fetch-Site: Fetch
+    Metadata, section 2.4). Other clients, whatever their Content-Type is, send neither.
+
+    Raises:
+        Refusal: 403.
+    """
+    context = request.headers.get(b"sec-fetch-site", b"none")
+    origin = request.headers.get(b"origin")
+    host = request.headers.get(b"host", b"")
+    own = origin is None or origin.lower() in {b"http://" + host.lower(), b"https://" + host.lower()}
+    if context != b"same-origin" and (
+        context != b"none" or not own
+    ):  # behind a proxy, Host may be another than the page's
+        raise Refusal(403, "a page of another site must not change this server")
+
+
+def largest_body(model: Model, most: int) -> int:
+    """Bytes of the largest body that a model's requests can need, in any form; `most` where no shape bounds them."""
+    spec = model.spec
+    numbers = 0
+    for tensor in spec.inputs:
+        shape = tensor.row_shape if spec.batched else tensor.shape
+        if tensor.dtype is DType.BYTES or None in shape:
+            return most
+        numbers += prod(dim for dim in shape if dim is not None)
+    return min(most, numbers * (model.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
+
+
+def _schedule(request: Head) -> Schedule:
+    """What raw bodies, which have no parameters, say in headers."""
+    fields = {"timeout": b"tailcut-timeout-us", "priority": b"tailcut-priority"}
+    given = {name: request.headers[header] for name, header in fields.items() if header in request.headers}
+    if not all(value.isdigit() and len(value) <= 18 for value in given.values()):
+        raise Refusal(400, "Tailcut-Timeout-Us and Tailcut-Priority must be whole numbers")
+    try:
+        return schedule_of({name: int(value) for name, value in given.items()})
+    except InvalidInputError as error:
+        raise Refusal(400, str(error)) from None
+
+
+def _json_size(request: Head, *, inflated: bool) -> int | None:
+    raw = request.headers.get(b"inference-header-content-length")
+    if raw is None:
+        return None
+    if not raw.isdigit() or len(raw) > 18:
+        raise Refusal(400, "Inference-Header-Content-Length is not a number of bytes")
+    size = int(raw)
+    if not inflated and request.content_length is not None and size > request.content_length:
+        raise Refusal(400, "Inference-Header-Content-Length is past the end of the body")
+    return size
+
+
+def _plan_rows(plan: Plan) -> None:
+    served = plan.served
+    if served is None or plan.json_size is None or plan.encoding or plan.head.chunked:
+        return
+    slab, spec = served.model.slab, served.model.spec
+    if slab is None or len(spec.inputs) != 1 or spec.inputs[0].dtype is DType.BOOL:  # whose bytes need a look
+        return
+    plan.direct = plan.json_size > 0
+    if plan.direct or not plan.length or plan.length % slab.row_bytes[0]:
+        return
+    rows = plan.length // slab.row_bytes[0]
+    if rows > served.model.max_batch:
+        return
+    plan.kind, plan.rows = Kind.ROWS, rows
+    request = InferRequest.raw(spec)
+    outputs = {tensor.name: array[:rows] for tensor, array in zip(spec.outputs, slab.outputs, strict=True)}
+    response = encode_response(spec, served.version, request, outputs)
+    json_part = bytes(response.body_parts[0])
+    length = sum(len(part) for part in response.body_parts)
+    headers = {"Inference-Header-Content-Length": str(len(json_part))}
+    reply_head = head(200, length, content_type=BINARY, headers=headers) + json_part
+    reply_head_close = head(200, length, content_type=BINARY, headers=headers, close=True) + json_part
+    plan.reply_rest, plan.reply_rest_close = reply_head[len(OK) :], reply_head_close[len(OK) :]

@@ -1,0 +1,163 @@
+"""What the server says of itself and its models, as the JSON objects of the protocol: HTTP sends them as they are.
+
+gRPC's messages have the same fields, so it sends them too. Nothing here is estimated: what is not measured is 0, and
+docs/reference/protocol.md names it.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from functools import cache
+from importlib.metadata import version as installed_version
+from typing import Any
+
+import orjson
+
+from tailcut.memory.shared import Region
+from tailcut.runtime.tracing.timeline import FIELDS, Event, Piece
+from tailcut.server.metrics import Counted
+from tailcut.server.repository import ModelRepository
+from tailcut.server.served_model import ServedModel
+from tailcut.spec import DType, TensorSpec
+from tailcut.wire.v2 import model_metadata, server_metadata
+
+
+@cache
+def version() -> str:
+    """Tailcut's own; looked up once, because that reads files: 20 ms."""
+    return installed_version("tailcut")
+
+
+_TRAIL_MOST = 8192  # requests in one answer: a megabyte
+
+
+def server() -> dict[str, Any]:
+    """Name, version and extensions."""
+    return server_metadata(version())
+
+
+def trail(served: ServedModel, piece: Piece, events_since: Callable[[int], list[Event]]) -> dict[str, Any]:
+    """The requests that a reader has read from their trails, where to read on, and what happened since."""
+    records = piece.records[-_TRAIL_MOST:]
+    begun = int(records[:, 0].min()) if len(records) else time.monotonic_ns()
+    return {
+        "fields": FIELDS,
+        "records": records.tolist(),
+        "next": _cursor(piece.next),
+        "missed": piece.missed + len(piece.records) - len(records),
+        "events": [astuple(event) for event in events_since(begun)],
+        "max_batch": served.model.max_batch,
+    }
+
+
+def _cursor(ends: Sequence[int]) -> str:
+    """A number for each process that has ever answered: the rest of a trail's path."""
+    used = max([1, *(number + 1 for number, end in enumerate(ends) if end)])
+    return ".".join(map(str, ends[:used]))
+
+
+def metadata(repository: ModelRepository, served: ServedModel, *, classes: bool = True) -> dict[str, Any]:
+    """Inputs and outputs, and all versions of that name; with the classes of outputs, for which gRPC has no field."""
+    spec = served.model.spec
+    answer = model_metadata(spec, served.version) | {
+        "name": served.name,
+        "versions": repository.versions(served.name),
+    }
+    for entry, tensor in zip(answer["outputs"], spec.outputs, strict=True):
+        if classes and tensor.classes:
+            entry["parameters"] = {"classes": list(tensor.classes)}
+    return answer
+
+
+def configuration(served: ServedModel) -> dict[str, Any]:
+    """The model-configuration extension's object, with the fields that mean something here."""
+    model = served.model
+    batched = model.spec.batched
+    engine = model.profile.settings.engine
+    config: dict[str, Any] = {
+        "name": served.name,
+        "platform": "onnxruntime_onnx" if engine.name == "onnxruntime" else "",
+        "backend": engine.name,
+        "max_batch_size": model.max_batch if batched else 0,
+        "input": [_tensor(tensor, batched=batched) for tensor in model.spec.inputs],
+        "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
+        "instance_group": [{"name": served.name, "count": engine.instances, "kind": "KIND_CPU"}],
+        "model_transaction_policy": {"decoupled": False},
+        "parameters": {name: {"string_value": value} for name, value in (rows(served) | defaults(served)).items()},
+    }
+    if batched and model.max_batch > 1:
+        hold_us = model.profile.settings.batching.hold_us
+        config["dynamic_batching"] = {"max_queue_delay_microseconds": hold_us}
+    classes = {
+        f"classes.{tensor.name}": {"string_value": orjson.dumps(tensor.classes).decode()}
+        for tensor in model.spec.outputs
+        if tensor.classes
+    }
+    config["parameters"] |= classes
+    return config
+
+
+def rows(served: ServedModel) -> dict[str, str]:
+    """What was decided of the model's rows, and why."""
+    return {"rows": served.model.rows.rows.value, "rows_reason": served.model.rows.reason}
+
+
+def defaults(served: ServedModel) -> dict[str, str]:
+    """Which settings a bare model was given by measuring, and why; nothing where a profile or the user gave them."""
+    choice = served.model.choice
+    return {} if choice is None else {"defaults": choice.describe(), "defaults_reason": choice.reason}
+
+
+def readiness(served: ServedModel, *, ready: bool) -> dict[str, Any]:
+    """Whether a model answers, and whether it has computed already: the reason where it has not, or not all sizes."""
+    warm_up = served.model.warm_up
+    known = {"name": served.name, "ready": ready, "warmed_up": warm_up.warmed_up}
+    return known | ({"reason": warm_up.reason} if warm_up.reason else {})
+
+
+def statistics(served: Counted) -> dict[str, Any]:
+    """The statistics extension's entry of one model. Times are nanoseconds, summed over requests."""
+    counts = served.model.statistics()
+    requests = counts["requests"]
+    return {
+        "name": served.name,
+        "version": served.version,
+        "last_inference": counts["last_ms"],
+        "inference_count": counts["rows"],
+        "execution_count": counts["batches"],
+        "inference_stats": {
+            "success": _duration(requests, counts["queue_ns"] + counts["served_ns"]),
+            "fail": _duration(counts["failed"] + counts["expired"], counts["failed_ns"]),
+            "queue": _duration(requests, counts["queue_ns"]),
+            "compute_input": _duration(requests, 0),
+            "compute_infer": _duration(requests, counts["served_ns"]),
+            "compute_output": _duration(requests, 0),
+            "cache_hit": _duration(0, 0),
+            "cache_miss": _duration(0, 0),
+        },
+        "batch_stats": [
+            {
+                "batch_size": rows,
+                "compute_input": _duration(batches, 0),
+                "compute_infer": _duration(batches, compute_ns),
+                "compute_output": _duration(batches, 0),
+            }
+            for rows, (batches, compute_ns) in sorted(served.model.batches_by_rows().items())
+        ],
+    }
+
+
+def region(known: Region) -> dict[str, Any]:
+    """The shared-memory extension's entry of one region."""
+    return {"name": known.name, "key": known.key, "offset": known.offset, "byte_size": known.size}
+
+
+def _tensor(tensor: TensorSpec, *, batched: bool) -> dict[str, Any]:
+    shape = tensor.row_shape if batched else tensor.shape
+    kind = "STRING" if tensor.dtype is DType.BYTES else tensor.dtype.value
+    dims = [-1 if dim is None else dim for dim in shape]
+    return {"name": tensor.name, "data_type": f"TYPE_{kind}", "dims": dims}
+
+
+def _duration(count: float, ns: float) -> dict[str, float]:
+    return {"count": count, "ns": ns}

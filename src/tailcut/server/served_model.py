@@ -1,0 +1,33 @@
+"""A model under the name and version that clients know it by."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tailcut.engines.base import EngineOptions
+from tailcut.runtime.model import Model
+from tailcut.runtime.tracing.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One entry of the server's repository.
+
+    Args:
+        model: that answers.
+        name, version: that clients know it by.
+        reload: reads its file anew, for so many models in the server; None where that may not be asked for.
+        alone: the engine's options when no other model is loaded, where they depend on that; None where they do not.
+    """
+
+    model: Model
+    name: str
+    version: str = "1"
+    reload: Callable[[int], Model] | None = None
+    alone: EngineOptions | None = None
+    timeline: Timeline = field(default_factory=Timeline)
+    timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several
+
+    @property
+    def trails(self) -> tuple[Timeline, ...]:
+        """Everybody's timelines."""
+        return self.timelines or (self.timeline,)

@@ -1,0 +1,92 @@
+"""Accepting from a listener that several processes share, so that each gets its part of the connections.
+
+The kernel wakes every process that watches the listener, and the first takes what is there: libuv, and any loop
+that accepts whenever it can, hands nearly all of 128 connections that come at once to one process of two
+(docs/decisions/011). Here a process that has more connections than the one with the fewest gives way for a
+millisecond at a time. It gives way so often and no more: one that hangs, with the fewest connections, stops nobody.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from tailcut.server.http.connection import HttpConnection
+from tailcut.server.listener import REST_S, Backoff, exhausted
+from tailcut.server.state import ServerState
+from tailcut.server.workers.scoreboard import Scoreboard
+
+_GIVE_WAY_S = 0.001
+_GIVE_WAY_TIMES = 5
+
+
+class FairAcceptor:
+    """Watches one shared listener for one place on the board."""
+
+    def __init__(
+        self,
+        state: ServerState,
+        listener: socket.socket,
+        scoreboard: Scoreboard,
+        place: int,
+        protocol: Callable[[], asyncio.BaseProtocol] | None = None,
+    ) -> None:
+        self._protocol = protocol or (lambda: HttpConnection(state))
+        self._loop = state.loop
+        self._listener = listener
+        self._scoreboard = scoreboard
+        self._place = place
+        self._gave_way = 0
+        self._open = True
+        self._backoff = Backoff(state)
+        self._tasks: set[asyncio.Task[object]] = set()
+        listener.setblocking(False)
+        self._watch()
+
+    def refuse(self) -> None:
+        """Nothing: whether nobody may connect any more is for the supervisor to say, whose listener it is."""
+
+    def close(self) -> None:
+        """Accept no more; what has been accepted stays. Other processes keep the listener."""
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+
+    def _watch(self) -> None:
+        if self._open:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._loop.call_later(seconds, self._watch)
+
+    def _accept(self) -> None:
+        if self._scoreboard.connections(self._place) > self._scoreboard.least() and self._gave_way < _GIVE_WAY_TIMES:
+            self._gave_way += 1
+            self._pause(_GIVE_WAY_S)
+            return
+        self._gave_way = 0
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionError):  # another was faster, or the client left
+            return
+        except OSError as error:
+            if not exhausted(error):
+                raise
+            self._backoff.begin(error)  # others may accept meanwhile
+            self._pause(REST_S)
+            return
+        self._backoff.end()
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The protocol's own count follows when the loop has set the connection up; until then this one stands.
+        self._scoreboard.hold(self._place, self._scoreboard.connections(self._place) + 1)
+        task: asyncio.Task[object] = self._loop.create_task(self._begin(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _begin(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        except OSError:  # the client left meanwhile
+            connection.close()

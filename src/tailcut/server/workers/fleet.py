@@ -1,0 +1,231 @@
+"""What a supervisor does about its worker processes: which to start, when, and when to give up. Pure.
+
+No process, no clock, no signal here: the shell (`supervisor.py`) tells what happened and at what time, and does what it
+is told. A fleet has `size` posts. At a post one worker serves; while it is renewed, its successor loads beside it, so
+that a renewal never takes a post away. Posts are renewed one after the other, the next when the last old worker has
+left: at most one process more than posts holds memory.
+
+A worker that is lost after serving well is replaced at once. When several are lost in a row, each replacement waits
+twice as long as the one before, and after `RestartPolicy.limit` such losses the fleet gives up: a service that cannot
+live is better restarted elsewhere than half alive here. The very first worker starts alone: an error in loading a model
+is then reported once, by one worker, and its exit code is the fleet's.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from tailcut.errors import IllegalMoveError
+
+
+class State(Enum):
+    """A post's state."""
+
+    EMPTY = auto()  # no process; one is to start when it is due
+    LOADING = auto()
+    SERVING = auto()
+    RENEWING = auto()  # one serves, and its successor loads
+
+
+class Event(Enum):
+    """What happens at a post."""
+
+    DUE = auto()
+    READY = auto()  # the process that loads is ready
+    LOADER_LOST = auto()  # the process that loads has ended
+    SERVER_LOST = auto()  # the process that serves has ended without being told to
+    RENEW = auto()
+
+
+class Do(Enum):
+    """What the shell has to do."""
+
+    NOTHING = auto()
+    START = auto()  # a worker, for the action's post
+    RETIRE = auto()  # tell the worker: accept no more, answer what is in hand, end
+    DRAIN = auto()  # tell the worker: readiness off, then as above
+    ANNOUNCE = auto()  # every post serves for the first time
+    FAIL = auto()  # a worker was lost; another starts after a pause (`seconds`)
+    ABANDON = auto()  # a successor did not load: what serves goes on serving, and the renewal ends
+    GIVE_UP = auto()  # too many losses in a row
+    EXIT = auto()  # nobody is left: end with `code`
+
+
+MOVES: dict[tuple[State, Event], tuple[State, Do]] = {
+    (State.EMPTY, Event.DUE): (State.LOADING, Do.START),
+    (State.LOADING, Event.READY): (State.SERVING, Do.NOTHING),
+    (State.LOADING, Event.LOADER_LOST): (State.EMPTY, Do.FAIL),
+    (State.SERVING, Event.SERVER_LOST): (State.EMPTY, Do.FAIL),
+    (State.SERVING, Event.RENEW): (State.RENEWING, Do.START),
+    (State.RENEWING, Event.READY): (State.SERVING, Do.RETIRE),
+    (State.RENEWING, Event.LOADER_LOST): (State.SERVING, Do.ABANDON),
+    (State.RENEWING, Event.SERVER_LOST): (State.LOADING, Do.NOTHING),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """How losses in a row are met."""
+
+    limit: int = 8  # as many, and the fleet gives up
+    pause_s: float = 0.25  # before the second of them; doubled before each further one
+    longest_s: float = 10.0
+    stable_s: float = 5.0  # who served so long was no part of a row
+
+    def pause(self, losses: int) -> float:
+        """How long the next start waits after so many losses in a row."""
+        return 0.0 if losses < 2 else min(self.longest_s, self.pause_s * 2 ** (losses - 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing for the shell to do; `worker` and `post` where it is about one."""
+
+    do: Do
+    worker: int = -1
+    post: int = -1
+    code: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Post:
+    number: int
+    state: State = State.EMPTY
+    due: float | None = None  # EMPTY: when a process is to start; None: not yet known
+    serving: int = -1
+    loading: int = -1
+    since: float = 0.0  # when the one that serves began to
+    losses: int = 0  # in a row
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The state of all posts. Every method takes the time in seconds and returns what is to be done, in order."""
+
+    size: int
+    restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
+    _posts: list[_Post] = field(init=False)
+    _workers: dict[int, int] = field(init=False, default_factory=dict)  # every living worker's post
+    _next: int = field(init=False, default=0)
+    _announced: bool = field(init=False, default=False)
+    _stopping: bool = field(init=False, default=False)
+    _code: int = field(init=False, default=0)
+    _to_renew: deque[int] = field(init=False, default_factory=deque)
+    _leaving: int = field(init=False, default=-1)  # the worker that a renewal has retired and that is still there
+
+    def __post_init__(self) -> None:
+        self._posts = [_Post(number) for number in range(self.size)]
+
+    def begin(self, now: float) -> list[Action]:
+        """Start the first worker; the others follow when it is ready."""
+        self._posts[0].due = now
+        return self.tick(now)
+
+    def due(self) -> float | None:
+        """When `tick` is wanted next."""
+        return min((post.due for post in self._posts if post.due is not None), default=None)
+
+    def tick(self, now: float) -> list[Action]:
+        """Start who is due."""
+        due = [post for post in self._posts if post.due is not None and post.due <= now]
+        return [self._move(post, Event.DUE, now) for post in due]
+
+    def ready(self, worker: int, now: float) -> list[Action]:
+        """A worker has loaded and accepts."""
+        if self._stopping or worker not in self._workers:
+            return []
+        post = self._posts[self._workers[worker]]
+        actions = [self._move(post, Event.READY, now)]
+        if not self._announced:
+            for other in self._posts:
+                if other.state is State.EMPTY and other.due is None:
+                    other.due = now
+            actions += self.tick(now)
+            if all(one.state is State.SERVING for one in self._posts):
+                self._announced = True
+                actions.append(Action(Do.ANNOUNCE))
+        return [*_real(actions), *self._renew_next(now)]
+
+    def lost(self, worker: int, now: float, code: int) -> list[Action]:
+        """A worker has ended, told to or not; `code` is its exit code, below 0 for a signal."""
+        post = self._posts[self._workers.pop(worker)]
+        if self._stopping:
+            return [] if self._workers else [Action(Do.EXIT, code=self._code)]
+        if worker == self._leaving:
+            self._leaving = -1
+            return self._renew_next(now)
+        if worker not in {post.serving, post.loading}:
+            return []
+        if not self._announced:
+            return self.stop(now, code=code if code > 0 else 1)
+        event = Event.LOADER_LOST if worker == post.loading else Event.SERVER_LOST
+        actions = _real([self._move(post, event, now)])
+        if post.losses >= self.restart_policy.limit:
+            return [Action(Do.GIVE_UP, post=post.number), *self.stop(now, code=1)]
+        return [*actions, *self.tick(now), *self._renew_next(now)]
+
+    def renew(self, now: float) -> list[Action]:
+        """Replace every worker by a fresh one, one after the other."""
+        if self._stopping or not self._announced:
+            return []
+        self._to_renew = deque(range(self.size))
+        return self._renew_next(now)
+
+    def stop(self, now: float, code: int = 0) -> list[Action]:
+        """Have everybody finish; EXIT follows the last."""
+        if self._stopping:
+            return []
+        self._stopping, self._code = True, code
+        for post in self._posts:
+            post.due = None
+        if not self._workers:
+            return [Action(Do.EXIT, code=code)]
+        return [Action(Do.DRAIN, worker) for worker in self._workers if worker != self._leaving]
+
+    def _renew_next(self, now: float) -> list[Action]:
+        # Who loads now may have read what was there before, so it is waited for and renewed in its turn.
+        if self._leaving >= 0 or any(post.state in {State.RENEWING, State.LOADING} for post in self._posts):
+            return []
+        while self._to_renew:
+            post = self._posts[self._to_renew.popleft()]
+            if post.state is State.SERVING:  # who starts later reads what is there by then
+                return [self._move(post, Event.RENEW, now)]
+        return []
+
+    def _move(self, post: _Post, event: Event, now: float) -> Action:
+        try:
+            state, do = MOVES[post.state, event]
+        except KeyError:
+            raise IllegalMoveError(f"a post that is {post.state.name} cannot meet {event.name}") from None
+        action = Action(do, post=post.number)
+        post.due = None
+        match event:
+            case Event.DUE | Event.RENEW:
+                post.loading = self._next
+                self._next += 1
+                self._workers[post.loading] = post.number
+                action = Action(do, post.loading, post.number)
+            case Event.READY:
+                action = Action(do, post.serving, post.number)
+                if do is Do.RETIRE:
+                    self._leaving = post.serving
+                post.serving, post.loading, post.since = post.loading, -1, now
+            case Event.SERVER_LOST:
+                post.losses = 1 if now - post.since >= self.restart_policy.stable_s else post.losses + 1
+                post.serving = -1
+            case Event.LOADER_LOST:
+                post.losses += do is Do.FAIL
+                post.loading = -1
+                if do is Do.ABANDON:
+                    self._to_renew.clear()
+        post.state = state
+        if state is State.EMPTY:
+            pause = self.restart_policy.pause(post.losses)
+            post.due = now + pause
+            action = Action(do, post=post.number, seconds=pause)
+        return action
+
+
+def _real(actions: list[Action]) -> list[Action]:
+    return [action for action in actions if action.do is not Do.NOTHING]

@@ -1,0 +1,186 @@
+"""A worker process's own side: its place as the supervisor gave it, its doors, and what it reports."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import msgspec
+
+from tailcut.errors import TailcutError
+from tailcut.machine.affinity import bind_memory, pin_thread
+from tailcut.runtime.defaults import Choice
+from tailcut.server.metrics import Counted, ServerCounts
+from tailcut.server.routes import Context
+from tailcut.server.state import ServerState
+from tailcut.server.workers.fair_listener import FairAcceptor
+from tailcut.server.workers.scoreboard import Counts, Scoreboard
+from tailcut.server.workers.shared_traces import TraceRegion
+
+ENVIRONMENT = "TAILCUT_WORKER"
+_PUBLISH_S = 0.25
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """What a supervisor gives a worker, as JSON in its environment; what it inherits is named by its descriptor."""
+
+    post: int
+    size: int  # how many workers there are
+    parent: int  # the supervisor's process id
+    listeners: tuple[int, ...]
+    control: int
+    scoreboard: int
+    trails: int
+    places: int
+    place: int
+    models: int  # of the command line
+    cpus: int
+    pin: tuple[int, ...] = ()
+    node: int | None = None
+    choices: dict[str, Choice] = {}  # the settings that an earlier worker chose for bare models, by the file's hash
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says when it is ready: its models, and the settings that it has for bare ones."""
+
+    models: list[dict[str, str]]
+    choices: dict[str, Choice]
+
+
+class Worker:
+    """One worker among several; made before anything that starts threads or takes much memory."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._control = socket.socket(fileno=assignment.control)
+        self._listeners = [socket.socket(fileno=listener) for listener in assignment.listeners]
+        self._scoreboard = Scoreboard(assignment.scoreboard, assignment.places)
+        self._place = assignment.place
+        self.trails = TraceRegion(assignment.trails, assignment.places, assignment.models).open(assignment.place)
+        self.post = assignment.post
+        self.size = assignment.size
+        self.cpus = assignment.cpus
+        self.choices = assignment.choices
+
+    @classmethod
+    def from_environment(cls) -> "Worker | None":
+        """Take the place that a supervisor gave this process: bound to its parent's life, its CPUs and its node.
+
+        None where no supervisor started it.
+        """
+        told = os.environ.pop(ENVIRONMENT, None)
+        if told is None:
+            return None
+        assignment = msgspec.json.decode(told, type=Assignment)
+        _die_with(assignment.parent)
+        for descriptor in (*assignment.listeners, assignment.control, assignment.scoreboard, assignment.trails):
+            os.set_inheritable(descriptor, False)
+        try:
+            if assignment.pin:
+                pin_thread(assignment.pin)
+            if assignment.node is not None:
+                bind_memory(assignment.node)
+        except TailcutError:  # a container may forbid either; the worker then shares what there is
+            pass
+        return cls(assignment)
+
+    def doors(self, state: ServerState, grpc: Callable[[], asyncio.BaseProtocol] | None = None) -> list[FairAcceptor]:
+        """Start accepting from the supervisor's listeners; where there is gRPC, the last of them is for it."""
+        self.count(0)
+        protocols: list[Callable[[], asyncio.BaseProtocol] | None] = [None] * len(self._listeners)
+        if grpc is not None:
+            protocols[-1] = grpc
+        return [
+            FairAcceptor(state, listener, self._scoreboard, self._place, protocol)
+            for listener, protocol in zip(self._listeners, protocols, strict=True)
+        ]
+
+    def count(self, connections: int) -> None:
+        """Tell the others how many connections are here."""
+        self._scoreboard.hold(self._place, connections)
+
+    def leave(self) -> None:
+        """Tell the others that no more are accepted here."""
+        self._scoreboard.leave(self._place)
+
+    def report(self, context: Context) -> None:
+        """Say that this worker is ready, publish its counts from now on, and end when the supervisor has ended."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._control, os._exit, 1)  # nothing is ever sent here: readable means closed
+        context.everywhere = lambda: self._everywhere(context)
+        self._publish_often(context, loop)
+        models = [{"name": served.name, "version": served.version} for served in context.models]
+        choices = {
+            served.model.profile.model.sha256: served.model.choice
+            for served in context.models
+            if served.model.choice is not None
+        }
+        self._control.send(msgspec.json.encode(Report(models=models, choices=choices)))
+
+    def publish(self, context: Context) -> None:
+        """Write the counts where the others find them."""
+        self._scoreboard.publish(self._place, _as_counts(context))
+
+    def _everywhere(self, context: Context) -> tuple[ServerCounts, Sequence[Counted]]:
+        self.publish(context)  # what has been shown once is never taken back, whichever worker is asked next
+        return as_counted(self._scoreboard.totals())
+
+    def _publish_often(self, context: Context, loop: asyncio.AbstractEventLoop) -> None:
+        self.publish(context)
+        loop.call_later(_PUBLISH_S, self._publish_often, context, loop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Statistics:
+    counts: dict[str, Any]
+
+    def statistics(self) -> dict[str, int | float]:
+        return self.counts
+
+    def batches_by_rows(self) -> dict[int, tuple[int, int]]:
+        return {int(rows): (batches, ns) for rows, (batches, ns) in self.counts["by_rows"].items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Summed:
+    name: str
+    version: str
+    model: _Statistics
+
+
+def _as_counts(context: Context) -> Counts:
+    server = {field.name: getattr(context.counts, field.name) for field in fields(context.counts)}
+    server["replies"] = {str(status): count for status, count in context.counts.replies.items()}
+    models: Counts = {}
+    for served in context.models:
+        counts: Counts = dict(served.model.statistics())
+        counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.model.batches_by_rows().items()}
+        models.setdefault(served.name, {})[served.version] = counts
+    return {"server": server, "models": models}
+
+
+def as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:
+    """What workers have published, as what one process counts."""
+    server = counts["server"]
+    replies = Counter({int(status): count for status, count in server["replies"].items()})
+    summed = [
+        _Summed(name, version, _Statistics(statistics))
+        for name, versions in counts["models"].items()
+        for version, statistics in versions.items()
+    ]
+    grpc_replies: Counter[str] = Counter(server["grpc_replies"])
+    return ServerCounts(**server | {"replies": replies, "grpc_replies": grpc_replies}), summed
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when its supervisor is gone, however that went (prctl(2), PR_SET_PDEATHSIG)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # gone before the call
+        os._exit(1)

@@ -1,0 +1,145 @@
+"""What the workers of one supervisor know of each other: how many connections each has, and what each has counted.
+
+One anonymous region of memory that they inherit; it has no name, so nothing is left behind however they end. Each
+worker writes its own place and reads all. A place holds one number that is written at every accept and close, and a
+snapshot of the counts, which its worker writes four times a second and when it is asked for the metrics. The worker
+that is asked adds up all snapshots. A snapshot carries a checksum, because readers hold no lock. What a worker counted
+stays counted when it is gone: the supervisor moves it, without what was true only of the moment, to the region's first
+place.
+"""
+
+import mmap
+import os
+import struct
+import zlib
+from typing import Any
+
+import orjson
+
+from tailcut.errors import TooLargeError
+from tailcut.memory.anonymous import anonymous_file
+
+_PLACE_BYTES = 64 * 1024
+_ABSENT = -1  # in place of a connection count: the worker that was here does not accept
+_CONNECTIONS, _FOLDS = 0, 1  # 64-bit words of a place's head: all places', and the first place's only
+_HEAD_BYTES = 16
+_LENGTHS = struct.Struct("<II")  # a snapshot's size and checksum
+_TRIES = 1000
+MOMENTARY = frozenset({"connections", "fast_path", "buffered_bytes", "queued", "queued_rows", "rows_in_use"})
+_NEWEST = frozenset({"last_ms", "loop_stall_ns", "loop_stall_cpu_ns"})  # the largest counts: their sum means nothing
+
+Counts = dict[str, Any]  # numbers, lists of numbers, or again such dictionaries
+
+
+class Scoreboard:
+    """The region, `places` beside the first. The supervisor makes it; workers open it by its descriptor."""
+
+    def __init__(self, descriptor: int, places: int) -> None:
+        self.descriptor = descriptor
+        self.places = places
+        self._map = mmap.mmap(descriptor, (places + 1) * _PLACE_BYTES)
+        self._words = memoryview(self._map).cast("q")
+
+    @classmethod
+    def make(cls, places: int) -> "Scoreboard":
+        """A fresh region with every place empty."""
+        scoreboard = cls(anonymous_file((places + 1) * _PLACE_BYTES), places)
+        for place in range(1, places + 1):
+            scoreboard.leave(place)
+        return scoreboard
+
+    def close(self) -> None:
+        """Let go of the region; the last one's letting go ends it."""
+        self._words.release()
+        self._map.close()
+        os.close(self.descriptor)
+
+    # Connections.
+
+    def hold(self, place: int, connections: int) -> None:
+        """Say how many connections a place has; it accepts."""
+        self._words[_word(place, _CONNECTIONS)] = connections
+
+    def connections(self, place: int) -> int:
+        """How many connections a place has."""
+        return self._words[_word(place, _CONNECTIONS)]
+
+    def leave(self, place: int) -> None:
+        """Say that a place accepts no more."""
+        self._words[_word(place, _CONNECTIONS)] = _ABSENT
+
+    def least(self) -> int:
+        """The smallest number of connections of any place that accepts; 0 where none does."""
+        counts = [self._words[_word(place, _CONNECTIONS)] for place in range(1, self.places + 1)]
+        return min((count for count in counts if count != _ABSENT), default=0)
+
+    # Counts.
+
+    def publish(self, place: int, counts: Counts) -> None:
+        """Write a place's snapshot.
+
+        Raises:
+            TooLargeError: more models than a place has room for.
+        """
+        data = orjson.dumps(counts, option=orjson.OPT_NON_STR_KEYS)
+        if len(data) > _PLACE_BYTES - _HEAD_BYTES - _LENGTHS.size:
+            raise TooLargeError(f"the counts of a worker take {len(data)} bytes, over the {_PLACE_BYTES} of its place")
+        at = place * _PLACE_BYTES + _HEAD_BYTES
+        self._map[at : at + _LENGTHS.size + len(data)] = _LENGTHS.pack(len(data), zlib.crc32(data)) + data
+
+    def fold(self, place: int) -> None:
+        """Move what a place's worker has counted to the first place, and empty it; only its supervisor may."""
+        self._words[_FOLDS] += 1  # odd: readers wait
+        past = add_up(self._read(0), lasting(self._read(place)))
+        self.publish(0, past)
+        at = place * _PLACE_BYTES + _HEAD_BYTES
+        self._map[at : at + _LENGTHS.size] = bytes(_LENGTHS.size)
+        self.leave(place)
+        self._words[_FOLDS] += 1
+
+    def totals(self) -> Counts:
+        """Everybody's counts, those of workers that are gone included."""
+        for _ in range(_TRIES):
+            folds = self._words[_FOLDS]
+            counts = [self._read(place) for place in range(self.places + 1)]
+            if folds % 2 == 0 and folds == self._words[_FOLDS]:
+                break
+        return add_up(*counts)
+
+    def _read(self, place: int) -> Counts:
+        at = place * _PLACE_BYTES + _HEAD_BYTES
+        for _ in range(_TRIES):
+            size, checksum = _LENGTHS.unpack_from(self._map, at)
+            data = self._map[at + _LENGTHS.size : at + _LENGTHS.size + min(size, _PLACE_BYTES)]
+            if len(data) == size and zlib.crc32(data) == checksum:
+                return orjson.loads(data) if data else {}
+        return {}  # its worker died in the middle of writing
+
+
+def add_up(*many: Counts) -> Counts:
+    """The sum of counts, name by name; lists are added element by element."""
+    result: Counts = {}
+    for name in dict.fromkeys(name for counts in many for name in counts):
+        values = [counts[name] for counts in many if name in counts]
+        if name in _NEWEST:
+            result[name] = max(values)
+        elif isinstance(values[0], dict):
+            result[name] = add_up(*values)
+        elif isinstance(values[0], list):
+            result[name] = [sum(column) for column in zip(*values, strict=True)]
+        else:
+            result[name] = sum(values)
+    return result
+
+
+def lasting(counts: Counts) -> Counts:
+    """The counts without what was true of the moment only: gauges."""
+    return {
+        name: lasting(value) if isinstance(value, dict) else value
+        for name, value in counts.items()
+        if name not in MOMENTARY
+    }
+
+
+def _word(place: int, word: int) -> int:
+    return place * _PLACE_BYTES // 8 + word

@@ -1,0 +1,272 @@
+"""A supervisor and its workers, the thin shell around `fleet.py`: it listens, starts, signals and reaps.
+
+Workers are fresh processes that run the same command line and inherit the listening sockets, one end of a socket pair
+(over which they say that they are ready, and see their supervisor end), the board, and the region of their trails. They
+are told what to do by signals: SIGTERM and SIGINT drain, SIGHUP retires. The supervisor itself takes SIGTERM and SIGINT
+(drain all, exit 0; a second one kills all and exits 1), SIGHUP (renew all, one after the other) and SIGUSR1 (log a line
+of counts).
+
+The listening sockets stay open here while anybody serves, so that a connection that waits in the kernel's queue
+outlives every worker.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from tailcut.machine.quota import affinity_mask, usable_cpus
+from tailcut.machine.shares import Share, shares
+from tailcut.machine.topology import topology
+from tailcut.runtime.defaults import Choice
+from tailcut.server.app import Address, close_listeners, fit_files, open_grpc_listener, open_listeners
+from tailcut.server.limits import ServerLimits
+from tailcut.server.listener import refuse
+from tailcut.server.workers.fleet import Action, Do, Fleet, RestartPolicy
+from tailcut.server.workers.process import ENVIRONMENT, Assignment, Report, as_counted
+from tailcut.server.workers.scoreboard import Scoreboard
+from tailcut.server.workers.shared_traces import TraceRegion
+
+_log = logging.getLogger("tailcut")
+_LONGEST_REPORT = 1 << 18  # bytes
+Models = list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGroup:
+    """What is to be supervised: how many workers, the command line that starts one, and how many models it names.
+
+    `drain_s` is how long a worker goes on accepting when it is told to drain.
+    """
+
+    size: int
+    command: Sequence[str]
+    models: int
+    drain_s: float
+    restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
+
+
+def supervise(group: WorkerGroup, address: Address, on_ready: Callable[[Address, Models], None]) -> int:
+    """Run the workers until SIGTERM or SIGINT; returns the exit code.
+
+    `on_ready` is called once, when all of them serve, with the address and the models as a worker names them.
+
+    0 drained; 1 killed by a second signal, or given up after too many losses in a row; else the code of the first
+    worker, which could not load.
+
+    Raises:
+        UsageError: the address cannot be had.
+    """
+    fit_files(ServerLimits(connections=1))  # workers inherit it
+    listeners = open_listeners(address)
+    bound = replace(address, port=listeners[0].getsockname()[1])
+    if address.grpc_port is not None:
+        listeners.append(open_grpc_listener(address))
+    scoreboard = Scoreboard.make(2 * group.size + 2)
+    trails = TraceRegion.make(scoreboard.places, group.models)
+    try:
+        return asyncio.run(
+            _Supervisor(group, listeners, scoreboard, trails, lambda models: on_ready(bound, models)).run()
+        )
+    finally:
+        for listener in listeners:
+            listener.close()
+        close_listeners(address)
+        trails.close()
+        scoreboard.close()
+
+
+@dataclass(slots=True)
+class _Child:
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    place: int  # on the board
+
+
+class _Supervisor:
+    def __init__(
+        self,
+        group: WorkerGroup,
+        listeners: Sequence[socket.socket],
+        scoreboard: Scoreboard,
+        trails: TraceRegion,
+        on_ready: Callable[[Models], None],
+    ) -> None:
+        self._group = group
+        self._listeners = listeners
+        self._scoreboard = scoreboard
+        self._trails = trails
+        self._on_ready = on_ready
+        self._fleet = Fleet(group.size, group.restart_policy)
+        self._shares = _shares(group.size)
+        self._children: dict[int, _Child] = {}
+        self._free = list(range(scoreboard.places, 0, -1))  # places on the board; the smallest is taken first
+        self._timer: asyncio.TimerHandle | None = None
+        self._models: Models = []
+        self._choices: dict[str, Choice] = {}  # settings of bare models, by the file's hash
+        self._stopping = False
+        self._drain_by = signal.SIGTERM  # or SIGINT, on which a worker accepts no longer
+
+    async def run(self) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop, signal.SIGTERM)
+        self._loop.add_signal_handler(signal.SIGINT, self._stop, signal.SIGINT)
+        self._loop.add_signal_handler(signal.SIGHUP, self._renew)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._count)
+        self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._do(self._fleet.begin(self._now()))
+        try:
+            return await self._ended
+        finally:
+            for child in self._children.values():
+                child.process.kill()
+                child.process.wait()
+                child.control.close()
+
+    # What happens.
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._stopping:
+            self._end(1)
+            return
+        self._stopping = True
+        self._drain_by = number
+        _log.info("draining")
+        # The workers accept a moment longer than that, so that connections that have begun get in.
+        self._loop.call_later(self._group.drain_s if number == signal.SIGTERM else 0.0, self._refuse)
+        self._do(self._fleet.stop(self._now()))
+
+    def _refuse(self) -> None:
+        for listener in self._listeners:
+            refuse(listener)
+
+    def _renew(self) -> None:
+        _log.info("renewing every worker, one after the other")
+        self._do(self._fleet.renew(self._now()))
+
+    def _count(self) -> None:
+        counts = self._scoreboard.totals()
+        if "server" in counts:  # else no worker has published any yet
+            _log.info("%s", as_counted(counts)[0].line())
+
+    def _ready(self, worker: int) -> None:
+        child = self._children[worker]
+        self._loop.remove_reader(child.control)
+        said = child.control.recv(_LONGEST_REPORT)
+        if said:  # else it has ended: its signal comes
+            report = msgspec.json.decode(said, type=Report)
+            self._models = report.models
+            self._choices |= report.choices  # the workers that start after the first do as it does
+            self._do(self._fleet.ready(worker, self._now()))
+
+    def _reap(self) -> None:
+        for worker, child in list(self._children.items()):
+            code = child.process.poll()
+            if code is None:
+                continue
+            del self._children[worker]
+            self._loop.remove_reader(child.control)
+            child.control.close()
+            self._scoreboard.fold(child.place)
+            self._free.append(child.place)
+            self._do(self._fleet.lost(worker, self._now(), code), code)
+
+    def _tick(self) -> None:
+        self._do(self._fleet.tick(self._now()))
+
+    # What is done about it.
+
+    def _do(self, actions: Sequence[Action], code: int = 0) -> None:
+        for action in actions:
+            match action.do:
+                case Do.START:
+                    self._start(action.worker, action.post)
+                case Do.RETIRE:
+                    _log.info("worker %d has a successor and finishes", action.post)
+                    self._signal(action.worker, signal.SIGHUP)
+                case Do.DRAIN:
+                    self._signal(action.worker, self._drain_by)
+                case Do.ANNOUNCE:
+                    self._on_ready(self._models)
+                case Do.EXIT:
+                    self._end(action.code)
+                case _:
+                    self._tell(action, code)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._fleet.due()
+        if due is not None:
+            self._timer = self._loop.call_at(due, self._tick)
+
+    def _tell(self, action: Action, code: int) -> None:
+        match action.do:
+            case Do.FAIL:
+                again = f"in {action.seconds:g} s" if action.seconds else "now"
+                _log.warning("worker %d ended (%s): another starts %s", action.post, _described(code), again)
+            case Do.ABANDON:
+                _log.error("a new worker %d could not start: the old ones go on serving", action.post)
+            case Do.GIVE_UP:
+                limit = self._group.restart_policy.limit
+                _log.error("worker %d ended %d times in a row: giving up", action.post, limit)
+
+    def _start(self, worker: int, post: int) -> None:
+        place = self._free.pop()
+        ours, theirs = socket.socketpair()
+        share = self._shares[post]
+        assignment = Assignment(
+            post=post,
+            size=self._group.size,
+            parent=os.getpid(),
+            listeners=tuple(listener.fileno() for listener in self._listeners),
+            control=theirs.fileno(),
+            scoreboard=self._scoreboard.descriptor,
+            trails=self._trails.descriptor,
+            places=self._scoreboard.places,
+            place=place,
+            models=self._group.models,
+            cpus=share.cpus,
+            pin=share.pin,
+            node=share.node,
+            choices=self._choices,
+        )
+        process = subprocess.Popen(  # noqa: S603  our own interpreter
+            self._group.command,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {ENVIRONMENT: msgspec.json.encode(assignment).decode()},
+            pass_fds=[*assignment.listeners, assignment.control, assignment.scoreboard, assignment.trails],
+            start_new_session=True,  # Ctrl-C in the terminal is for the supervisor
+        )
+        theirs.close()
+        ours.setblocking(False)
+        self._children[worker] = _Child(process, ours, place)
+        self._loop.add_reader(ours, self._ready, worker)
+
+    def _signal(self, worker: int, number: signal.Signals) -> None:
+        self._children[worker].process.send_signal(number)
+
+    def _end(self, code: int) -> None:
+        if not self._ended.done():
+            self._ended.set_result(code)
+
+    def _now(self) -> float:
+        return self._loop.time()
+
+
+def _shares(size: int) -> list[Share]:
+    return shares(topology(), affinity_mask(), usable_cpus(), size)
+
+
+def _described(code: int) -> str:
+    """An exit code as a user knows it."""
+    try:
+        return f"exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"by signal {-code}"

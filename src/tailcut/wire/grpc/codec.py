@@ -1,0 +1,206 @@
+"""The Open Inference Protocol v2 as gRPC has it: messages <-> checked arrays, by the same rules as the JSON form. Pure.
+
+Inputs come as raw bytes (one element of `raw_input_contents` for each) or as typed lists; never both in one request.
+Outputs always go back raw, as Triton sends them: typed lists cost a Python object an element on either side.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from google.protobuf.json_format import ParseDict
+
+from tailcut.errors import InvalidInputError
+from tailcut.memory.shared import SharedRegions
+from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.grpc.messages import MESSAGES
+from tailcut.wire.v2.checks import check_present, input_shape, known_entries, parameters_of, place_of, wanted_outputs
+from tailcut.wire.v2.request import InferRequest
+from tailcut.wire.v2.response import shared_parameters
+from tailcut.wire.v2.tensors import check_size, from_bytes, integers, shown, strings, to_bytes
+
+_Response = MESSAGES["ModelInferResponse"]
+_RAW_OUTPUT = bytes([_Response.DESCRIPTOR.fields_by_name["raw_output_contents"].number << 3 | 2])
+_INTS = {DType.INT8, DType.INT16, DType.INT32}
+_UINTS = {DType.UINT8, DType.UINT16, DType.UINT32}
+FIELD_OF: dict[DType, str] = {
+    DType.BOOL: "bool_contents",
+    **dict.fromkeys(_INTS, "int_contents"),
+    **dict.fromkeys(_UINTS, "uint_contents"),
+    DType.INT64: "int64_contents",
+    DType.UINT64: "uint64_contents",
+    DType.FP32: "fp32_contents",
+    DType.FP64: "fp64_contents",
+    DType.BYTES: "bytes_contents",
+}
+
+
+class Data(NamedTuple):
+    """Tensors' data that are not in their message any more: raw ones in order, lists and raw strings as arrays."""
+
+    raw: Sequence[bytes | memoryview]
+    lists: Mapping[int, np.ndarray]  # by the index of their input
+    strings: Mapping[int, np.ndarray]  # by the index of their raw element
+
+
+def read_request(spec: ModelSpec, message: Any, regions: SharedRegions, data: Data | None = None) -> InferRequest:
+    """The request in a ModelInferRequest; arrays are read-only, and may be views of the message's own bytes.
+
+    `data` are those that were taken out of it.
+
+    Raises:
+        InvalidInputError: anything that does not fit the protocol or the model; names input, expected and got.
+    """
+    parameters = plain_parameters(message.parameters)
+    asked = [
+        {"name": one.name, "parameters": plain_parameters(one.parameters)}
+        for one in message.outputs[: len(spec.outputs) + 1]  # more than there are: one of these is wrong
+    ]
+    return InferRequest(
+        message.id or None,
+        _read_inputs(spec, message, regions, data or Data(message.raw_input_contents, {}, {})),
+        wanted_outputs(spec, asked, parameters, binary=True),
+        parameters,
+    )
+
+
+def infer_response(  # noqa: PLR0913  which the answer is made of
+    spec: ModelSpec,
+    version: str,
+    request: InferRequest,
+    outputs: Mapping[str, np.ndarray],
+    *,
+    final: bool = False,
+    raw: bool = True,
+) -> Any:
+    """The ModelInferResponse to a request; every byte of `outputs` is copied, or none without `raw`.
+
+    `final` marks the only response of a streamed request as its last one, which clients of streams ask for.
+    """
+    response = _Response(model_name=spec.name, model_version=version, id=request.id or "")
+    if final:
+        response.parameters["triton_final_response"].bool_param = True
+    dtypes = {tensor.name: tensor.dtype for tensor in spec.outputs}
+    for wanted in request.outputs:
+        array, dtype = outputs[wanted.name], dtypes[wanted.name]
+        entry = response.outputs.add(name=wanted.name, datatype=dtype.value, shape=array.shape)
+        if not raw:
+            continue
+        if wanted.place is None:
+            response.raw_output_contents.append(to_bytes(array, dtype))
+            continue
+        response.raw_output_contents.append(b"")  # NVIDIA's clients count one for each output, wherever it is
+        for name, value in shared_parameters(wanted.place, array, dtype).items():
+            if isinstance(value, str):
+                entry.parameters[name].string_param = value
+            else:
+                entry.parameters[name].int64_param = value
+    return response
+
+
+def large_answer(
+    spec: ModelSpec, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
+) -> list[bytes | memoryview]:
+    """The bytes of a ModelInferResponse in parts, the outputs' being views: they must stay unchanged.
+
+    For outputs of fixed size, none of them in shared memory. protobuf would copy each of them three times.
+    """
+    parts: list[bytes | memoryview] = [infer_response(spec, version, request, outputs, raw=False).SerializeToString()]
+    for wanted in request.outputs:
+        data = np.ascontiguousarray(outputs[wanted.name]).reshape(-1).view(np.uint8).data
+        parts += (_RAW_OUTPUT + varint(len(data)), data)
+    return parts
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf writes lengths."""
+    digits = bytearray()
+    while value >= 0x80:
+        digits.append(0x80 | value & 0x7F)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
+
+
+def message_of(name: str, value: Mapping[str, Any]) -> Any:
+    """A message of that name with the fields of a JSON object: what the HTTP side says, said over gRPC."""
+    return ParseDict(value, MESSAGES[name]())
+
+
+def plain_parameters(parameters: Any) -> dict[str, Any]:
+    """A map of InferParameter (or of the repository's parameters) as plain values."""
+    plain: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        plain[name] = None if choice is None else getattr(parameter, choice)
+    return plain
+
+
+def _read_inputs(spec: ModelSpec, message: Any, regions: SharedRegions, data: Data) -> dict[str, np.ndarray]:
+    entries = [
+        {
+            "name": one.name,
+            "datatype": one.datatype,
+            "shape": list(one.shape),
+            "parameters": plain_parameters(one.parameters),
+            "contents": one.contents if one.HasField("contents") else data.lists.get(index),
+        }
+        for index, one in enumerate(message.inputs[: len(spec.inputs) + 1])
+    ]
+    found: dict[str, np.ndarray] = {}
+    raw = data.raw
+    used = 0
+    for entry, tensor in known_entries(entries, {tensor.name: tensor for tensor in spec.inputs}, "input"):
+        shape = input_shape(spec, tensor, entry)
+        what = f"input {shown(tensor.name)}"
+        place = place_of(parameters_of(entry, what), what)
+        if entry["contents"] is not None and (place is not None or raw):
+            raise InvalidInputError(f"{what}: contents cannot stand beside raw_input_contents or shared memory")
+        if place is not None:
+            check_size(tensor, shape, place.size)
+            found[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
+        elif raw:
+            if used == len(raw):
+                raise InvalidInputError(f"{what}: raw_input_contents has no element for it, it has {len(raw)}")
+            view = memoryview(raw[used])
+            check_size(tensor, shape, len(view))
+            strings_read = data.strings.get(used)
+            found[tensor.name] = from_bytes(tensor, shape, view, 0, len(view)) if strings_read is None else strings_read
+            used += 1
+        elif isinstance(entry["contents"], np.ndarray):
+            found[tensor.name] = entry["contents"]
+        else:
+            found[tensor.name] = _from_contents(tensor, shape, entry["contents"])
+    if used != len(raw):
+        raise InvalidInputError(f"raw_input_contents has {len(raw)} elements, but {used} inputs need one")
+    check_present(spec, {name: array.shape for name, array in found.items()})
+    return {name: found[name] for name in spec.input_names}
+
+
+def _from_contents(tensor: TensorSpec, shape: tuple[int, ...], contents: Any) -> np.ndarray:
+    """The tensor in a typed list; NaN and infinity pass, and so does every value that the dtype can hold."""
+    name, field = shown(tensor.name), FIELD_OF.get(tensor.dtype)
+    if field is None:
+        raise InvalidInputError(f"input {name}: {tensor.dtype} has no typed contents: send raw_input_contents")
+    filled = [] if contents is None else [one.name for one, _ in contents.ListFields()]
+    if filled not in ([field], []):
+        raise InvalidInputError(f"input {name}: expected {field} for {tensor.dtype}, got {', '.join(filled)}")
+    flat = getattr(contents, field) if filled else ()
+    if len(flat) != prod(shape):
+        raise InvalidInputError(f"input {name}: expected {prod(shape)} elements for {list(shape)}, got {len(flat)}")
+    if tensor.dtype is DType.BYTES:
+        return strings(shape, list(flat))
+    return numbers_of(tensor, contents).reshape(shape) if filled else np.empty(shape, tensor.dtype.numpy)
+
+
+def numbers_of(tensor: TensorSpec, contents: Any) -> np.ndarray:
+    """The numbers of a typed list, flat.
+
+    Raises:
+        InvalidInputError: one of them is out of the dtype's range.
+    """
+    flat = getattr(contents, FIELD_OF[tensor.dtype])
+    if tensor.dtype in _INTS | _UINTS:
+        return integers(tensor, list(flat))  # as they stand, numpy would wrap them
+    return np.array(flat, tensor.dtype.numpy)

@@ -1,0 +1,254 @@
+"""Requests over gRPC that are like one before them, known by their bytes; and their answers, as bytes. Pure.
+
+Clients repeat themselves: from call to call the raw tensors differ, and perhaps the id. Serialisers write fields in the
+order of their numbers, so all the rest, the *lead*, stands before the tensors (field 7 is the last). Who has read one
+message knows what every other one with its lead means, and needs to see only that the tensors behind it are as long.
+An answer likewise is constant but for the id and the outputs' bytes.
+
+What is not exactly so (another order, unknown fields, an id that is not short and plain, other sizes) is not recognised
+here: it is read as a message, which is right for all of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from tailcut.spec import DType, ModelSpec
+from tailcut.wire.grpc.messages import MESSAGES
+from tailcut.wire.v2.checks import Schedule, schedule_of
+from tailcut.wire.v2.request import InferRequest
+
+_Response = MESSAGES["ModelInferResponse"]
+
+
+def _tag(number: int) -> int:
+    """The byte before a field that has a length and so many bytes (wire type 2)."""
+    return number << 3 | 2
+
+
+_ID, _RAW, _RAW_OUTPUT = _tag(3), _tag(7), _tag(6)
+_OTHERS = {_tag(number) for number in (1, 2, 4, 5, 6)}  # of a request, before its tensors
+_LEAD_BYTES = 4096  # longer ones are not looked through
+_SHORT = 0x80  # a length below it is one byte
+_SHAPES = 64  # of the outputs of one form, whose heads are kept
+
+
+class Lead(NamedTuple):
+    """A message's fields before its tensors without the id; the id; and where the tensors begin."""
+
+    key: bytes
+    id: bytes
+    end: int
+
+
+def read_lead(message: bytes) -> Lead | None:
+    """The lead of a ModelInferRequest; None where there are no raw tensors, or it is not as clients write it."""
+    at = id_at = id_end = 0
+    try:
+        while (tag := message[at]) != _RAW:
+            size = message[at + 1]
+            end = at + 2 + size
+            if size >= _SHORT:
+                high = message[at + 2]
+                if high >= _SHORT or tag == _ID:
+                    return None
+                end = at + 3 + (size & 0x7F | high << 7)
+            if tag == _ID:
+                if id_end:
+                    return None  # of two, the last counts
+                id_at, id_end = at, end
+            elif tag not in _OTHERS:
+                return None
+            at = end
+            if at > _LEAD_BYTES:
+                raise IndexError  # noqa: TRY301  as for one that does not end
+    except IndexError:
+        return None
+    if not id_end:
+        return Lead(message[:at], b"", at)
+    name = message[id_at + 2 : id_end]
+    return Lead(message[:id_at] + message[id_end:at], name, at) if name.isascii() else None
+
+
+class Piece(NamedTuple):
+    """A raw tensor of a request: `mark` stands before it, at `at`; its bytes are `start` to `end`, behind the lead."""
+
+    mark: bytes
+    at: int
+    start: int
+    end: int
+
+
+class Form(NamedTuple):
+    """What requests with one lead have in common, and their answers."""
+
+    size: int  # of what is behind the lead
+    pieces: tuple[Piece, ...]  # in the order of the model's inputs
+    rows: int
+    schedule: Schedule
+    before_id: bytes  # of an answer
+    behind_id: bytes  # likewise, up to the first output's mark
+    outputs: tuple[tuple[int, bytes], ...]  # asked for: place in the model's own order, and the mark before the bytes
+
+    @classmethod
+    def of(cls, spec: ModelSpec, version: str, message: Any, request: InferRequest) -> Self | None:
+        """The form of a message that was read as `request`; None where those like it must be read, too.
+
+        Those are the ones of which not every tensor is so many bytes, whatever they hold, in the message itself.
+        """
+        if not spec.fixed_rows or not _has_all_in_itself(spec, message, request):
+            return None
+        pieces, size = _pieces(spec, message)
+        rows = request.inputs[spec.input_names[0]].shape[0]
+        response = _Response()
+        outputs: list[tuple[int, bytes]] = []
+        for wanted in request.outputs:
+            place = spec.output_names.index(wanted.name)
+            tensor = spec.outputs[place]
+            response.outputs.add(name=wanted.name, datatype=tensor.dtype.value, shape=(rows, *tensor.row_shape))
+            outputs.append((place, _mark(_RAW_OUTPUT, rows * (tensor.row_bytes or 0))))
+        return cls(
+            size,
+            pieces,
+            rows,
+            schedule_of(request.parameters),
+            _Response(model_name=spec.name, model_version=version).SerializeToString(),
+            response.SerializeToString(),
+            tuple(outputs),
+        )
+
+    def fits(self, message: bytes, lead_end: int) -> bool:
+        """Whether what is behind a message's lead has this form."""
+        return _fits(self.size, self.pieces, message, lead_end)
+
+    def answer(self, request_id: bytes, contents: Sequence[bytes], *, final: bool = False) -> bytes:
+        """The ModelInferResponse with these bytes of the outputs asked for; `final` as in `infer_response`."""
+        parts = [self.before_id]
+        if request_id:
+            parts += (bytes((_ID, len(request_id))), request_id)
+        if final:
+            parts.append(_FINAL)
+        parts.append(self.behind_id)
+        for (_, mark), content in zip(self.outputs, contents, strict=True):
+            parts += (mark, content)
+        return b"".join(parts)
+
+
+class ArrayForm(NamedTuple):
+    """As `Form`, for a model whose engine is given arrays: what its outputs are as large as is known by each answer."""
+
+    size: int
+    pieces: tuple[Piece, ...]
+    rows: int  # 1 for a model without a batch
+    schedule: Schedule
+    tensors: tuple[tuple[str, np.dtype, tuple[int, ...]], ...]  # the model's inputs, in its own order
+    before_id: bytes
+    outputs: tuple[tuple[int, str, str], ...]  # asked for: place in the model's own order, name and datatype
+    behind_ids: dict[tuple[tuple[int, ...], ...], bytes]  # by the shapes of the outputs asked for
+
+    @classmethod
+    def of(cls, spec: ModelSpec, version: str, message: Any, request: InferRequest) -> Self | None:
+        """As `Form.of`."""
+        strings = any(spec.outputs[spec.output_names.index(one.name)].dtype is DType.BYTES for one in request.outputs)
+        if strings or not _has_all_in_itself(spec, message, request):
+            return None
+        pieces, size = _pieces(spec, message)
+        shapes = {name: array.shape for name, array in request.inputs.items()}
+        places = [spec.output_names.index(wanted.name) for wanted in request.outputs]
+        return cls(
+            size,
+            pieces,
+            shapes[spec.input_names[0]][0] if spec.batched else 1,
+            schedule_of(request.parameters),
+            tuple((tensor.name, tensor.dtype.numpy, shapes[tensor.name]) for tensor in spec.inputs),
+            _Response(model_name=spec.name, model_version=version).SerializeToString(),
+            tuple((place, spec.outputs[place].name, spec.outputs[place].dtype.value) for place in places),
+            {},
+        )
+
+    def fits(self, message: bytes, lead_end: int) -> bool:
+        """As `Form.fits`."""
+        return _fits(self.size, self.pieces, message, lead_end)
+
+    def inputs(self, message: bytes, lead_end: int) -> dict[str, np.ndarray]:
+        """The tensors of a message that fits: views of its bytes, or copies where those are not aligned."""
+        found: dict[str, np.ndarray] = {}
+        for (name, dtype, shape), piece in zip(self.tensors, self.pieces, strict=True):
+            array: np.ndarray = np.ndarray(shape, dtype, message, lead_end + piece.start)
+            found[name] = array if array.flags.aligned else array.copy()
+        return found
+
+    def answer(self, request_id: bytes, arrays: Sequence[np.ndarray], *, final: bool = False) -> bytes:
+        """The ModelInferResponse with these outputs of the model, all of them in its own order."""
+        wanted = [arrays[place] for place, _, _ in self.outputs]
+        shapes = tuple([array.shape for array in wanted])
+        behind_id = self.behind_ids.get(shapes)
+        if behind_id is None:
+            response = _Response()
+            for (_, name, datatype), shape in zip(self.outputs, shapes, strict=True):
+                response.outputs.add(name=name, datatype=datatype, shape=shape)
+            if len(self.behind_ids) >= _SHAPES:
+                self.behind_ids.clear()
+            behind_id = self.behind_ids[shapes] = response.SerializeToString()
+        parts = [self.before_id]
+        if request_id:
+            parts += (bytes((_ID, len(request_id))), request_id)
+        if final:
+            parts.append(_FINAL)
+        parts.append(behind_id)
+        for array in wanted:
+            parts += (_mark(_RAW_OUTPUT, array.nbytes), array.tobytes())
+        return b"".join(parts)
+
+
+def _has_all_in_itself(spec: ModelSpec, message: Any, request: InferRequest) -> bool:
+    """Whether every tensor is so many bytes of the message, whatever they hold; that of a BOOL needs a look."""
+    plain = all(tensor.dtype not in {DType.BOOL, DType.BYTES} for tensor in spec.inputs)
+    raw = len(message.raw_input_contents) == len(spec.inputs)
+    return plain and raw and all(wanted.place is None for wanted in request.outputs)
+
+
+def _pieces(spec: ModelSpec, message: Any) -> tuple[tuple[Piece, ...], int]:
+    """Where the inputs lie behind a message's lead, in the model's own order; and how many bytes are there."""
+    pieces: dict[str, Piece] = {}
+    at = 0
+    for entry, data in zip(message.inputs, message.raw_input_contents, strict=True):
+        mark = _mark(_RAW, len(data))
+        start = at + len(mark)
+        pieces[entry.name] = Piece(mark, at, start, start + len(data))
+        at = start + len(data)
+    return tuple(pieces[name] for name in spec.input_names), at
+
+
+def _fits(size: int, pieces: Sequence[Piece], message: bytes, lead_end: int) -> bool:
+    if len(message) != lead_end + size:
+        return False
+    for piece in pieces:  # noqa: SIM110  mostly one, which a generator would cost half a microsecond more
+        if not message.startswith(piece.mark, lead_end + piece.at):
+            return False
+    return True
+
+
+def stream_answer(response: bytes) -> bytes:
+    """A ModelInferResponse in a ModelStreamInferResponse."""
+    return _mark(_tag(2), len(response)) + response
+
+
+def _mark(tag: int, size: int) -> bytes:
+    """What stands before so many bytes: the tag, and the size in groups of 7 bits, the lowest first."""
+    mark = bytearray((tag,))
+    while size >= _SHORT:
+        mark.append(size & 0x7F | 0x80)
+        size >>= 7
+    mark.append(size)
+    return bytes(mark)
+
+
+def _final() -> bytes:
+    response = _Response()
+    response.parameters["triton_final_response"].bool_param = True
+    return bytes(response.SerializeToString())
+
+
+_FINAL = _final()

@@ -1,0 +1,222 @@
+"""gRPC over HTTP/2: what a call's fields mean, its messages in and out, and the fields that end it. Pure.
+
+After the protocol's description: a message is five bytes and itself, a call ends with `grpc-status` in its trailers.
+"""
+
+import re
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+from urllib.parse import quote
+
+from tailcut.errors import InvalidInputError, TooLargeError
+from tailcut.wire.http2.fields import Field, encode_fields
+from tailcut.wire.inflate import inflate_in_steps
+
+PREFIX_BYTES = 5
+_TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
+_UNIT_NS = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1000, b"n": 1}
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+_MESSAGE_CHARS = 1000  # 12 KB at worst, which one frame holds
+_OWN_BYTES = 1 << 20  # a message from this size on keeps the buffer that it was collected in
+_INFLATED = {b"gzip", b"deflate"}
+
+
+class Status(IntEnum):
+    """How a call ended."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class CallError(Exception):
+    """A call that breaks gRPC's own rules, or a bound: it ends with this status."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class CallHead:
+    """What a call's fields say; `refused` is the whole answer to a request that is no gRPC call."""
+
+    path: str
+    timeout_ns: int = 0  # 0: none
+    encoding: bytes = b"identity"
+    authorization: str = ""
+    traceparent: str = ""
+    refused: bytes | None = None
+    error: CallError | None = None
+
+
+_TYPE: Field = (b"content-type", b"application/grpc")
+_ENCODINGS: Field = (b"grpc-accept-encoding", b"identity,deflate,gzip")
+_OK = b"\x88"  # `:status: 200`, an indexed field of the static table
+ANSWER_HEAD = _OK + encode_fields([_TYPE, _ENCODINGS])
+ANSWER_END = encode_fields([(b"grpc-status", b"0")])
+
+
+def read_call(fields: Sequence[Field]) -> CallHead:
+    """The call in a request's fields; what is wrong with it stands in `refused` or `error`."""
+    first: dict[bytes, bytes] = {}
+    for name, value in fields:
+        first.setdefault(name, value)
+    path = first[b":path"].decode("latin-1")
+    if first[b":method"] != b"POST":
+        return CallHead(path, refused=encode_fields([(b":status", b"405"), (b"allow", b"POST")]))
+    kind = first.get(b"content-type", b"")
+    if kind != b"application/grpc" and not kind.startswith((b"application/grpc+proto", b"application/grpc;")):
+        return CallHead(path, refused=encode_fields([(b":status", b"415")]))
+    error = None
+    encoding = first.get(b"grpc-encoding", b"identity")
+    if encoding != b"identity" and encoding not in _INFLATED:
+        error = CallError(Status.UNIMPLEMENTED, "messages may be compressed by gzip or deflate")
+    timeout = _TIMEOUT.fullmatch(first.get(b"grpc-timeout", b"0n"))
+    if timeout is None:
+        error = CallError(Status.INVALID_ARGUMENT, "grpc-timeout is a number of 8 digits at most, and one of HMSmun")
+    return CallHead(
+        path,
+        max(1, int(timeout[1]) * _UNIT_NS[timeout[2]]) if timeout and b"grpc-timeout" in first else 0,
+        encoding,
+        first.get(b"authorization", b"").decode("latin-1"),
+        first.get(b"traceparent", b"").decode("latin-1"),
+        error=error,
+    )
+
+
+@lru_cache(256)
+def error_end(status: Status, message: str, retry_after_s: int | None = None, *, begun: bool = False) -> bytes:
+    """The block that ends a call without an answer; the head stands in it too, where none was sent before."""
+    fields = [(b"grpc-status", b"%d" % status), (b"grpc-message", percent_encoded(message))]
+    if retry_after_s is not None:
+        fields.append((b"retry-after", b"%d" % retry_after_s))
+    return encode_fields(fields) if begun else ANSWER_HEAD + encode_fields(fields)
+
+
+def percent_encoded(message: str) -> bytes:
+    """A status message as it travels: printable ASCII as it is, everything else as the bytes of its UTF-8."""
+    return quote(message[:_MESSAGE_CHARS].strip(), safe=_PLAIN, errors="replace").encode("ascii")
+
+
+def prefixed(message: bytes) -> bytes:
+    """A message with its prefix, not compressed."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+class Messages:
+    """The messages of one call, taken out one by one, of `limit` bytes at most."""
+
+    __slots__ = ("_data", "_encoding", "_inflater", "_limit", "_plain_bytes")
+
+    def __init__(self, limit: int, encoding: bytes) -> None:
+        self._data = bytearray()
+        self._limit = limit
+        self._encoding = encoding
+        self._inflater: Generator[None, None, bytearray] | None = None
+        self._plain_bytes = 0  # inflated so far of the message in hand
+
+    @property
+    def inflating(self) -> bool:
+        """Whether the next message is here, compressed, and `inflate` must bring it."""
+        return self._inflater is not None
+
+    def feed(self, data: bytes) -> None:
+        """More bytes of the call."""
+        self._data += data
+
+    @property
+    def held(self) -> int:
+        """How many bytes are kept, or will be once the message that has begun is here."""
+        begun = self._data
+        if len(begun) < PREFIX_BYTES:
+            return len(begun) + self._plain_bytes
+        return max(len(begun), PREFIX_BYTES + int.from_bytes(begun[1:PREFIX_BYTES], "big")) + self._plain_bytes
+
+    def take(self) -> bytes | memoryview | None:
+        """The next message, or None where it is not here yet, or `inflating`.
+
+        Raises:
+            CallError: it is over the limit, or its compression is not what the call said.
+        """
+        data = self._data
+        if len(data) < PREFIX_BYTES:
+            return None
+        end = PREFIX_BYTES + int.from_bytes(data[1:PREFIX_BYTES], "big")
+        if end - PREFIX_BYTES > self._limit:
+            raise CallError(
+                Status.RESOURCE_EXHAUSTED, f"a message of {end - PREFIX_BYTES} bytes is over the limit of {self._limit}"
+            )
+        if len(data) < end:
+            return None
+        compressed = data[0]
+        message: bytes | memoryview
+        if len(data) == end >= _OWN_BYTES:
+            message = memoryview(data)[PREFIX_BYTES:]
+            self._data = bytearray()
+        else:
+            message = bytes(memoryview(data)[PREFIX_BYTES:end])
+            del data[:end]
+        if not compressed:
+            return message
+        if compressed != 1 or self._encoding == b"identity":
+            raise CallError(Status.INTERNAL, "a message is marked as compressed, and the call names no compression")
+        self._inflater = inflate_in_steps(message, self._limit, self._count)
+        for _ in range(2):  # a small one is there at once
+            plain = self._inflate()
+            if plain is not None:
+                return plain
+        return None
+
+    def inflate(self) -> Generator[None, None, bytes | memoryview]:
+        """The message that is `inflating`, in steps; `held` grows with every one.
+
+        Raises:
+            CallError: it is over the limit, or not what the call said.
+        """
+        while True:
+            plain = self._inflate()
+            if plain is not None:
+                return plain
+            yield
+
+    def _inflate(self) -> bytes | memoryview | None:
+        inflater = self._inflater
+        if inflater is None:
+            return b""
+        try:
+            next(inflater)
+        except StopIteration as end:
+            self._inflater, self._plain_bytes = None, 0
+            return memoryview(end.value) if len(end.value) >= _OWN_BYTES else bytes(end.value)
+        except TooLargeError:
+            raise CallError(
+                Status.RESOURCE_EXHAUSTED, f"an inflated message is over the limit of {self._limit} bytes"
+            ) from None
+        except InvalidInputError:
+            raise CallError(Status.INTERNAL, "a compressed message cannot be read") from None
+        return None
+
+    def _count(self, size: int) -> None:
+        self._plain_bytes += size
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is held."""
+        return not self._data

@@ -1,0 +1,365 @@
+"""The server's end of an HTTP/2 connection with prior knowledge: bytes to events, answers to bytes. Pure, no socket.
+
+Feed what the network brings to `receive`, in whatever pieces; do what its events say; write what `take` returns. The
+connection answers by itself what needs nobody's decision (SETTINGS, PING, window updates), keeps flow control both
+ways, and ends what breaks a rule of RFC 9113: a stream by RST_STREAM, the connection by GOAWAY and an `Http2Error`.
+
+Everything a client can make us keep is bounded: streams, fields, frames, and data by the windows. What it can make us
+do for nothing is paid from budgets that fill with time and with real work (`http2_streams.py`).
+"""
+
+from collections.abc import Callable, Sequence
+from struct import Struct
+
+from tailcut.wire.http2.fields import (
+    BLOCK_BYTES,
+    BlockError,
+    Field,
+    H,
+    HeaderBlocks,
+    MalformedError,
+    TooManyFieldsError,
+    check_trailers,
+)
+from tailcut.wire.http2.frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    FRAME_BYTES,
+    HEAD_BYTES,
+    PADDED,
+    PREFACE,
+    PRIORITY_FIELDS,
+    WINDOW_LIMIT,
+    ErrorCode,
+    Http2Error,
+    Kind,
+    Setting,
+    frame,
+    read_settings,
+    unpadded,
+    word,
+)
+from tailcut.wire.http2.streams import (
+    CONNECTION_WINDOW,
+    EVER_OPEN,
+    OUR_PING,
+    STREAM_WINDOW,
+    STREAMS,
+    Data,
+    Incoming,
+    Opened,
+    Reset,
+    Streams,
+)
+
+__all__ = ["CONNECTION_WINDOW", "STREAMS", "STREAM_WINDOW", "TURN_UNITS", "Data", "Http2Connection", "Opened", "Reset"]
+
+TURN_UNITS = 256  # of 3 us: what is done for one client before `receive` returns and others may have their turn
+_CALL_UNITS = 8  # of a request, which whoever reads the events has to queue
+_CONTINUATIONS = 16  # frames of one header block
+_IDLE_WINDOW = 65535  # what both sides begin with
+_CHORES_EARNED = 8  # by a frame that carries a request: clients measure the line, and open windows, as they use it
+_PREFACE_BYTES = len(PREFACE)
+_HEAD = Struct(">HBBBI")
+
+
+class Http2Connection(Streams[H]):
+    """One connection; `interpret` makes of a request's fields the head that `Opened` carries."""
+
+    def __init__(self, interpret: Callable[[Sequence[Field]], H]) -> None:
+        super().__init__()
+        self.partial_since = 0.0  # when the frame began to arrive that is not whole yet; 0: there is none
+        self._blocks = HeaderBlocks(interpret)
+        self._rest = b""
+        self._spent = 0  # units, in this call of `receive`
+        self.pending = False  # whole frames wait for the next call of `receive`
+        self._greeted = 0  # bytes of the preface, then 1 more with the first SETTINGS
+        self._window = CONNECTION_WINDOW
+        self._owed = 0
+        self._block: tuple[int, int, bytearray, int] | None = None  # a header block in pieces: stream, flags, and count
+        handlers: dict[int, Callable[[int, int, bytes], None]] = {
+            Kind.DATA: self._on_data,
+            Kind.HEADERS: self._on_headers,
+            Kind.PRIORITY: self._on_priority,
+            Kind.RST_STREAM: self._on_reset,
+            Kind.SETTINGS: self._on_settings,
+            Kind.PUSH_PROMISE: self._on_push,
+            Kind.PING: self._on_ping,
+            Kind.GOAWAY: self._on_goaway,
+            Kind.WINDOW_UPDATE: self._on_window_update,
+            Kind.CONTINUATION: self._on_continuation,
+        }
+        self._handlers = {int(kind): handler for kind, handler in handlers.items()}  # plain numbers are found sooner
+        settings = ((Setting.STREAMS, STREAMS), (Setting.WINDOW, STREAM_WINDOW), (Setting.FIELDS, BLOCK_BYTES))
+        parts = b"".join(key.to_bytes(2, "big") + word(value) for key, value in settings)
+        self.out.write(frame(Kind.SETTINGS, 0, 0, parts))
+        self.out.write(frame(Kind.WINDOW_UPDATE, 0, 0, word(CONNECTION_WINDOW - _IDLE_WINDOW)))
+
+    @property
+    def greeted(self) -> bool:
+        """Whether the client has said the preface and its settings."""
+        return self._greeted > _PREFACE_BYTES
+
+    def receive(self, data: bytes, now: float, units: int = TURN_UNITS) -> list["Opened[H] | Data | Reset"]:
+        """What these bytes bring; `now` in seconds, on any clock that only goes forward.
+
+        A call does so many `units` of work, 3 us each: with none, it keeps the bytes. Where `pending` is true
+        afterwards, another one without bytes goes on.
+
+        Raises:
+            Http2Error: the client broke a rule that ends the connection; GOAWAY is ready to be written.
+        """
+        if self.failed:
+            return []
+        self._spent = self._blocks.decoded = self.out.tried = 0
+        self._now = now
+        self._events = []
+        try:
+            self._chores.earn(self.out.earned())
+            if self._rest:
+                data = self._rest + data
+            at = 0 if self._greeted >= _PREFACE_BYTES else self._greet(data)
+            end = self._frames(data, at, units)
+            if end or not self._rest:
+                self.partial_since = now
+            self._rest = data[end:]
+            if self.pending or (not self._rest and self._block is None):  # what waits for us is not late
+                self.partial_since = 0.0
+        except Http2Error as error:
+            self._rest, self.pending = b"", False
+            self._fail(error.code)
+            raise
+        except BlockError as error:
+            self._rest, self.pending = b"", False
+            flood = isinstance(error, TooManyFieldsError)
+            code = ErrorCode.ENHANCE_YOUR_CALM if flood else ErrorCode.COMPRESSION_ERROR
+            self._fail(code)
+            raise Http2Error(code, str(error)) from None
+        return self._events
+
+    def _greet(self, data: bytes) -> int:
+        """How much of the preface stands at the start of these bytes."""
+        said = data[:_PREFACE_BYTES]
+        if not PREFACE.startswith(said):
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "this is no HTTP/2 with prior knowledge")
+        if len(said) < _PREFACE_BYTES:
+            return 0
+        self._greeted = _PREFACE_BYTES
+        return _PREFACE_BYTES
+
+    def _frames(self, data: bytes, at: int, units: int) -> int:
+        """Handle the whole frames in data[at:]; returns where the rest begins."""
+        size = len(data)
+        if self._greeted < _PREFACE_BYTES:
+            return 0
+        self.pending = False
+        while size - at >= HEAD_BYTES:
+            high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
+            length = high << 8 | low
+            if length > FRAME_BYTES:
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, f"a frame of more than {FRAME_BYTES} bytes")
+            end = at + HEAD_BYTES + length
+            if end > size:
+                break
+            if self._spent + self._blocks.decoded + self.out.tried >= units:
+                self.pending = True
+                break
+            self._spent += 1
+            if self._greeted == _PREFACE_BYTES:
+                if kind != Kind.SETTINGS or flags & ACK:
+                    raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
+                self._greeted += 1
+            if self._block is not None and kind != Kind.CONTINUATION:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a header block goes on in CONTINUATION and nothing else")
+            handler = self._handlers.get(kind)
+            if handler is None:
+                self._chore()
+            else:
+                handler(flags, stream & EVER_OPEN, data[at + HEAD_BYTES : end])
+            at = end
+        return at
+
+    def _on_data(self, flags: int, stream: int, payload: bytes) -> None:
+        size = len(payload)
+        incoming = self._incoming.get(stream)
+        self._window -= size
+        if self._window < 0:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
+        self._owed += size
+        if self._owed >= CONNECTION_WINDOW // 2:
+            self.out.write(frame(Kind.WINDOW_UPDATE, 0, 0, word(self._owed)))
+            self._window += self._owed
+            self._owed = 0
+        data = unpadded(flags, payload) if flags & PADDED else payload
+        ended = bool(flags & END_STREAM)
+        if incoming is None:
+            self._stray_data(stream, ended=ended)
+            return
+        incoming.window -= size
+        if incoming.window < 0:
+            self._spoil(stream, ErrorCode.FLOW_CONTROL_ERROR)
+            return
+        if incoming.left >= 0:
+            incoming.left -= len(data)
+            if incoming.left < 0 or (ended and incoming.left):
+                self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
+                return
+        if ended:
+            del self._incoming[stream]
+        elif not data:
+            self._chore()
+        if data:
+            self._chores.earn(_CHORES_EARNED)
+        self._events.append(Data(stream, data, size, ended))
+
+    def _stray_data(self, stream: int, *, ended: bool) -> None:
+        """Data for a stream that takes none."""
+        if stream in self._dismissed:
+            if ended:
+                del self._dismissed[stream]
+            return
+        self._known(stream)
+        self._spoil(stream, ErrorCode.STREAM_CLOSED)
+
+    def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
+        if not stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS without a stream")
+        block = unpadded(flags, payload) if flags & PADDED else payload
+        if flags & PRIORITY_FIELDS:
+            if len(block) < 5:
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
+            block = block[5:]
+        if flags & END_HEADERS:
+            self._header_block(flags, stream, block)
+        else:
+            self._block = stream, flags, bytearray(block), 1
+
+    def _on_continuation(self, flags: int, stream: int, payload: bytes) -> None:
+        if self._block is None or self._block[0] != stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        _, first_flags, block, count = self._block
+        if count > _CONTINUATIONS or len(block) + len(payload) > BLOCK_BYTES:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "a header block that does not end")
+        block += payload
+        if flags & END_HEADERS:
+            self._block = None
+            self._header_block(first_flags, stream, bytes(block))
+        else:
+            self._block = stream, first_flags, block, count + 1
+
+    def _header_block(self, flags: int, stream: int, block: bytes) -> None:
+        ended = bool(flags & END_STREAM)
+        if stream <= self.last_stream or not stream & 1:
+            self._trailers(stream, self._blocks.decode(block), ended=ended)
+            return
+        self.last_stream = stream
+        try:
+            head, length = self._blocks.request(block)
+        except MalformedError:
+            self._dismiss(stream, ended=ended)
+            self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        if stream > self._final or len(self.out.windows) >= STREAMS:
+            self._dismiss(stream, ended=ended)
+            self._spoil(stream, ErrorCode.REFUSED_STREAM)
+            return
+        if ended and length > 0:
+            self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        self.out.open(stream)
+        self._spent += _CALL_UNITS
+        self._chores.earn(_CHORES_EARNED)
+        if not ended:
+            self._incoming[stream] = Incoming(length)
+        self._events.append(Opened(stream, head, ended))
+
+    def _trailers(self, stream: int, fields: Sequence[Field], *, ended: bool) -> None:
+        """Fields behind a request's data; only a stream that may still send has any."""
+        self._known(stream)
+        incoming = self._incoming.get(stream)
+        if incoming is None:
+            if stream in self.out.windows:
+                self._spoil(stream, ErrorCode.STREAM_CLOSED)
+            elif self._dismissed.pop(stream, self) is not None:
+                raise Http2Error(ErrorCode.STREAM_CLOSED, "HEADERS for a stream that is closed")
+            return
+        try:
+            check_trailers(fields)
+        except MalformedError:
+            ended = False
+        if not ended or incoming.left > 0:
+            self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        del self._incoming[stream]
+        self._events.append(Data(stream, b"", 0, ended=True))
+
+    def _on_priority(self, _flags: int, stream: int, payload: bytes) -> None:
+        self._chore()
+        if not stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "PRIORITY without a stream")
+        if len(payload) != 5:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
+
+    def _on_reset(self, _flags: int, stream: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of a wrong size")
+        self._known(stream)
+        self._pay_reset()
+        self._close(stream)
+        self._dismissed.pop(stream, None)
+        self._events.append(Reset(stream, int.from_bytes(payload, "big")))
+
+    def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
+        self._chore()
+        if stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if flags & ACK:
+            if payload:
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with settings")
+            return
+        settings = dict(read_settings(payload))  # the last word counts: a frame may hold thousands
+        self.out.frame_bytes = settings.get(Setting.FRAME, self.out.frame_bytes)
+        if Setting.WINDOW in settings:
+            self._spent += len(self.out.windows) >> 4
+            self.out.set_window(settings[Setting.WINDOW])
+        self.out.write(frame(Kind.SETTINGS, ACK, 0, b""))
+
+    def _on_push(self, _flags: int, _stream: int, _payload: bytes) -> None:
+        raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a client pushes nothing")
+
+    def _on_ping(self, flags: int, stream: int, payload: bytes) -> None:
+        self._chore()
+        if stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "PING of a stream")
+        if len(payload) != 8:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "PING of a wrong size")
+        if not flags & ACK:
+            self.out.write(frame(Kind.PING, ACK, 0, payload))
+        elif payload == OUR_PING and self._winding:
+            self.go_away()
+
+    def _on_goaway(self, _flags: int, stream: int, payload: bytes) -> None:
+        self._chore()
+        if stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a stream")
+        if len(payload) < 8:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of a wrong size")
+
+    def _on_window_update(self, _flags: int, stream: int, payload: bytes) -> None:
+        self._chore()
+        if len(payload) != 4:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong size")
+        more = int.from_bytes(payload, "big") & WINDOW_LIMIT
+        if not stream:
+            if not more:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
+            self.out.widen(more)
+            return
+        if stream not in self.out.windows:
+            self._known(stream)
+            return
+        if not more:
+            self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
+        elif not self.out.widen_stream(stream, more):
+            self._spoil(stream, ErrorCode.FLOW_CONTROL_ERROR)

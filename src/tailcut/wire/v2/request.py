@@ -1,0 +1,281 @@
+"""Inference requests of the Open Inference Protocol v2: a body's bytes -> checked arrays. Pure: no socket, no clock.
+
+A client that sends binary tensors repeats the same JSON head with every request, so the plan read from a head (where
+in the body each tensor lies, which outputs are asked for) is kept by the head's bytes: the second request costs one
+look-up and one view an input. Plans hold positions and names, never tensor data.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import orjson
+
+from tailcut.errors import InvalidInputError
+from tailcut.memory.shared import Place, SharedRegions
+from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.v2.checks import (
+    WantedOutput,
+    check_present,
+    input_shape,
+    kind_of,
+    known_entries,
+    parameters_of,
+    place_of,
+    wanted_outputs,
+)
+from tailcut.wire.v2.tensors import check_size, from_bytes, from_json, shown
+
+_PLANS_KEPT = 1024
+_PLANNED_HEAD_BYTES = 4096  # with the line above: about 4 MiB at most
+_NO_REGIONS = SharedRegions()
+
+
+class InferRequest(msgspec.Struct, frozen=True, eq=False):
+    """A checked request: `inputs` in the model's own order, `outputs` in the order asked for."""
+
+    id: str | None
+    inputs: dict[str, np.ndarray]
+    outputs: tuple[WantedOutput, ...]
+    parameters: dict[str, Any]
+
+    @classmethod
+    def raw(cls, spec: ModelSpec, inputs: Mapping[str, np.ndarray] | None = None) -> "InferRequest":
+        """The request that a body without a JSON head stands for: every output, as binary."""
+        return cls(None, dict(inputs or {}), tuple(WantedOutput(name, True) for name in spec.output_names), {})
+
+
+class _Slice(NamedTuple):
+    """Where a binary input lies: `offset` counts from the end of the JSON head."""
+
+    tensor: TensorSpec
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+class _Shared(NamedTuple):
+    """An input that lies in shared memory."""
+
+    tensor: TensorSpec
+    shape: tuple[int, ...]
+    place: Place
+
+
+class _Plan(msgspec.Struct, frozen=True, eq=False):
+    spec: ModelSpec  # held, so that its id() stays its own while the plan is kept
+    id: str | None
+    slices: tuple[_Slice, ...]
+    shared: tuple[_Shared, ...]
+    ready: dict[str, np.ndarray]  # inputs whose data stood in the JSON
+    size: int  # of all binary data
+    outputs: tuple[WantedOutput, ...]
+    parameters: dict[str, Any]
+
+
+_plans: dict[tuple[int, bytes], _Plan] = {}
+
+
+def parse_request(
+    spec: ModelSpec,
+    body: bytes | bytearray | memoryview,
+    json_size: int | None,
+    regions: SharedRegions = _NO_REGIONS,
+) -> InferRequest:
+    """The request in a body of contiguous bytes.
+
+    `json_size` is what Inference-Header-Content-Length said: None when absent (the whole body is JSON), 0 when the body
+    is the bytes of the model's only input. Arrays are read-only. Binary ones are views of the body, which must stay
+    unchanged while they live; they may be unaligned, except for a model without rows of fixed size, whose engine reads
+    them in place: there an unaligned view is copied. Inputs in shared memory are copies.
+
+    Raises:
+        InvalidInputError: anything that does not fit the protocol or the model; names input, expected and got.
+    """
+    view = memoryview(body).toreadonly()
+    if json_size is None:
+        json_size = len(view)
+    if json_size == 0 and (len(view) or not spec.batched):  # no rows are a request where rows belong together
+        return _parse_raw(spec, view)
+    if not 0 <= json_size <= len(view):
+        raise InvalidInputError(f"the JSON head is said to have {json_size} bytes, but the body has {len(view)}")
+    plan = _plan(spec, bytes(view[:json_size]))
+    if plan.size != len(view) - json_size:
+        raise InvalidInputError(
+            f"binary sizes add up to {plan.size} bytes, but {len(view) - json_size} follow the JSON head"
+        )
+    if not plan.slices and not plan.shared:
+        return InferRequest(plan.id, plan.ready, plan.outputs, plan.parameters)
+    found = plan.ready | {piece.tensor.name: _at(spec, piece, view, json_size + piece.offset) for piece in plan.slices}
+    for tensor, shape, place in plan.shared:
+        found[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
+    inputs = found if len(found) == 1 else {name: found[name] for name in spec.input_names}
+    return InferRequest(plan.id, inputs, plan.outputs, plan.parameters)
+
+
+class Lead(NamedTuple):
+    """A request whose only tensor, `rows` rows of raw elements, follows its JSON; `request.inputs` is empty."""
+
+    request: InferRequest
+    rows: int
+
+
+def parse_lead(spec: ModelSpec, head: bytes, size: int) -> Lead | None:
+    """What the JSON of a binary body says before its tensor has arrived, where that may go to its rows unseen.
+
+    None where the `size` bytes behind the JSON need a look first, or are wrong: `parse_request` says why.
+    """
+    try:
+        plan = _plan(spec, head)
+    except InvalidInputError:
+        return None
+    if len(plan.slices) != 1 or plan.ready or plan.shared or plan.size != size or not spec.fixed_rows:
+        return None
+    piece = plan.slices[0]
+    if piece.tensor.dtype in {DType.BOOL, DType.BYTES}:  # not every byte is a value of these
+        return None
+    return Lead(InferRequest(plan.id, {}, plan.outputs, plan.parameters), piece.shape[0] if spec.batched else 1)
+
+
+def _at(spec: ModelSpec, piece: _Slice, body: memoryview, offset: int) -> np.ndarray:
+    array = from_bytes(piece.tensor, piece.shape, body, offset, piece.size)
+    if not spec.fixed_rows and not array.flags.aligned:
+        array = array.copy()
+        array.flags.writeable = False
+    return array
+
+
+def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
+    if len(spec.inputs) != 1:
+        raise InvalidInputError(f"a body without a JSON head needs a model of one input; it has {len(spec.inputs)}")
+    tensor = spec.inputs[0]
+    dims = tensor.shape
+    free = [axis for axis, dim in enumerate(dims) if dim is None]
+    if spec.batched and len(free) == 2:  # the batch and another: the whole body is one row, as Triton has it
+        dims, free = (1, *dims[1:]), free[1:]
+    if tensor.dtype is DType.BYTES:  # the whole body is one element, with no length before it
+        shape = tuple(1 if dim is None else dim for dim in tensor.shape)
+        if prod(shape) != 1:
+            raise InvalidInputError(f"input {shown(tensor.name)}: {tensor.describe()} needs a JSON head")
+        array = np.empty(shape, dtype=object)
+        array[...] = bytes(body)
+        array.flags.writeable = False
+        return InferRequest.raw(spec, {tensor.name: array})
+    if len(free) > 1:
+        raise InvalidInputError(
+            f"input {shown(tensor.name)}: {tensor.describe()} has several free dimensions, which cannot be told from "
+            "the length of a raw body: give its shape in a JSON head"
+        )
+    unit = (tensor.dtype.itemsize or 1) * prod(dim for dim in dims if dim is not None)
+    count = len(body) // unit if unit and free else 1
+    if count * unit != len(body):
+        of = f"a multiple of {unit}" if free else f"{unit}"
+        raise InvalidInputError(
+            f"input {shown(tensor.name)}: expected {of} bytes for {tensor.describe()}, got {len(body)}"
+        )
+    shape = tuple(count if dim is None else dim for dim in dims)
+    return InferRequest.raw(spec, {tensor.name: _at(spec, _Slice(tensor, shape, 0, len(body)), body, 0)})
+
+
+def _plan(spec: ModelSpec, head: bytes) -> _Plan:
+    key = (id(spec), head)
+    plan = _plans.get(key)
+    if plan is not None:
+        return plan
+    plan = _read_head(spec, head)
+    if not plan.ready and len(head) <= _PLANNED_HEAD_BYTES:
+        if len(_plans) >= _PLANS_KEPT:
+            _plans.clear()  # one atomic step; heads that differ each time (an id) pay it once in a thousand
+        _plans[key] = plan
+    return plan
+
+
+def read_root(head: bytes) -> dict[str, Any]:
+    """The JSON object of a request.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
+    try:
+        root = orjson.loads(head)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInputError(
+            f"the request is not valid JSON: {error.msg} at character {error.pos}; "
+            "a body with binary data needs Inference-Header-Content-Length"
+        ) from None
+    if not isinstance(root, dict):
+        raise InvalidInputError("the request must be a JSON object")
+    return root
+
+
+def id_of(root: Mapping[str, Any]) -> str | None:
+    """The request's id, where it has one.
+
+    Raises:
+        InvalidInputError: it is no string.
+    """
+    request_id = root.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise InvalidInputError(f"id must be a string, got {kind_of(request_id)}")
+    return request_id
+
+
+def _read_head(spec: ModelSpec, head: bytes) -> _Plan:
+    root = read_root(head)
+    request_id = id_of(root)
+    parameters = parameters_of(root, "the request")
+    slices, shared, ready = _read_inputs(spec, root.get("inputs"))
+    return _Plan(
+        spec=spec,
+        id=request_id,
+        slices=slices,
+        shared=shared,
+        ready=ready,
+        size=sum(piece.size for piece in slices),
+        outputs=wanted_outputs(spec, root.get("outputs"), parameters),
+        parameters=parameters,
+    )
+
+
+def _read_inputs(
+    spec: ModelSpec, entries: object
+) -> tuple[tuple[_Slice, ...], tuple[_Shared, ...], dict[str, np.ndarray]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    slices: list[_Slice] = []
+    shared: list[_Shared] = []
+    ready: dict[str, np.ndarray] = {}
+    offset = 0
+    for entry, tensor in known_entries(entries, {tensor.name: tensor for tensor in spec.inputs}, "input"):
+        shape = shapes[tensor.name] = input_shape(spec, tensor, entry)
+        source = source_of(tensor, entry)
+        if source is None:
+            ready[tensor.name] = from_json(tensor, shape, entry["data"])
+        elif isinstance(source, Place):
+            check_size(tensor, shape, source.size)
+            shared.append(_Shared(tensor, shape, source))
+        else:
+            check_size(tensor, shape, source)
+            slices.append(_Slice(tensor, shape, offset, source))
+            offset += source
+    check_present(spec, shapes)
+    whole = not slices and not shared
+    return tuple(slices), tuple(shared), {name: ready[name] for name in spec.input_names} if whole else ready
+
+
+def source_of(tensor: TensorSpec, entry: dict[str, Any]) -> int | Place | None:
+    """Where an input's data are: so many bytes in the binary part, in shared memory, or (None) in the JSON."""
+    name = shown(tensor.name)
+    parameters = parameters_of(entry, f"input {name}")
+    place = place_of(parameters, f"input {name}")
+    size = parameters.get("binary_data_size")
+    if [place is not None, size is not None, "data" in entry].count(True) != 1:
+        raise InvalidInputError(
+            f"input {name}: expected either data, the parameter binary_data_size, or a place in shared memory"
+        )
+    if place is not None:
+        return place
+    if size is not None and (type(size) is not int or size < 0):
+        raise InvalidInputError(f"input {name}: binary_data_size must be a number of bytes, got {kind_of(size)}")
+    return size

@@ -1,0 +1,188 @@
+"""Answers of the Open Inference Protocol v2: arrays -> owned bytes; and what is said of server and model. Pure.
+
+The JSON head of an answer whose outputs are all binary depends on nothing but the model, its version, the shapes and
+the request's id, so it is kept without the id, which is put back each time.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from tailcut.memory.shared import Place
+from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.v2.checks import WantedOutput
+from tailcut.wire.v2.request import InferRequest
+from tailcut.wire.v2.tensors import to_bytes, to_json
+
+_HEADS_KEPT = 1024
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+class Response(msgspec.Struct, frozen=True, eq=False):
+    """A body in pieces that belong to whoever takes them; the first is the JSON.
+
+    `json_size` is the value for Inference-Header-Content-Length, or None where the whole body is JSON and that header
+    must not be sent.
+    """
+
+    body_parts: list[bytes]
+    json_size: int | None
+
+
+class _Head(msgspec.Struct, frozen=True, eq=False):
+    spec: ModelSpec  # held, so that its id() stays its own while the head is kept
+    before_id: bytes
+    after_id: bytes
+    without_id: bytes
+
+
+_Key = tuple[int, str, tuple[WantedOutput, ...], tuple[tuple[int, ...], ...]]
+_heads: dict[_Key, _Head] = {}
+
+
+def encode_response(
+    spec: ModelSpec, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
+) -> Response:
+    """The answer to a request: its outputs in the order asked for, each binary or as flat row-major JSON.
+
+    `outputs` holds at least the arrays asked for, each of its spec's dtype; they may be views that change later, since
+    every byte is copied. As JSON, NaN and infinity are null (JSON has no word for them) and FP16, BF16 and FP32 are
+    written with the digits that bring back the same value; binary is exact.
+
+    Raises:
+        InvalidInputError: JSON was asked for a BYTES output whose elements are not UTF-8.
+    """
+    arrays = [outputs[wanted.name] for wanted in request.outputs]
+    if not all(wanted.binary and wanted.place is None for wanted in request.outputs):
+        return _encode_json(spec, version, request, arrays)
+    tensors = _tensors(spec, request)
+    if any(tensor.dtype is DType.BYTES for tensor in tensors):  # its size is in its elements, not in its shape
+        return _encode_json(spec, version, request, arrays)
+    key = (id(spec), version, request.outputs, tuple(array.shape for array in arrays))
+    kept = _heads.get(key)
+    if kept is None:
+        kept = _make_head(spec, version, tensors, arrays)
+        if len(_heads) >= _HEADS_KEPT:
+            _heads.clear()
+        _heads[key] = kept
+    if request.id is None:
+        head = kept.without_id
+    else:
+        head = b"".join((kept.before_id, b'"id":', orjson.dumps(request.id), b",", kept.after_id))
+    return Response([head, *(array.tobytes() for array in arrays)], len(head))
+
+
+def shared_outputs(
+    spec: ModelSpec, request: InferRequest, outputs: Mapping[str, np.ndarray]
+) -> list[tuple[Place, bytes | memoryview]]:
+    """The outputs that belong into shared memory, each with its bytes: whoever answers writes them first.
+
+    The bytes may be views of the outputs: a copy of 600 KB here cost a call over shared memory 0.6 ms.
+    """
+    dtypes = {tensor.name: tensor.dtype for tensor in spec.outputs}
+    return [
+        (wanted.place, _bytes_of(outputs[wanted.name], dtypes[wanted.name]))
+        for wanted in request.outputs
+        if wanted.place is not None
+    ]
+
+
+def _bytes_of(array: np.ndarray, dtype: DType) -> bytes | memoryview:
+    if dtype is DType.BYTES or not array.size:
+        return to_bytes(array, dtype)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def server_metadata(version: str) -> dict[str, Any]:
+    """What `GET /v2` answers; `version` is Tailcut's own."""
+    return {
+        "name": "tailcut",
+        "version": version,
+        "extensions": [
+            "binary_tensor_data",
+            "model_configuration",
+            "model_repository",
+            "parameters",
+            "schedule_policy",
+            "statistics",
+            "system_shared_memory",
+        ],
+    }
+
+
+def model_metadata(spec: ModelSpec, version: str = "1") -> dict[str, Any]:
+    """What `GET /v2/models/NAME` answers: names, datatypes, and shapes with -1 for a free dimension."""
+    return {
+        "name": spec.name,
+        "versions": [version],
+        "platform": "onnx_onnxv1",
+        "inputs": [_describe(tensor) for tensor in spec.inputs],
+        "outputs": [_describe(tensor) for tensor in spec.outputs],
+    }
+
+
+def _describe(tensor: TensorSpec) -> dict[str, Any]:
+    shape = [-1 if dim is None else dim for dim in tensor.shape]
+    return {"name": tensor.name, "datatype": tensor.dtype.value, "shape": shape}
+
+
+def _tensors(spec: ModelSpec, request: InferRequest) -> list[TensorSpec]:
+    if len(spec.outputs) == 1:
+        return [spec.outputs[0]]
+    known = {tensor.name: tensor for tensor in spec.outputs}
+    return [known[wanted.name] for wanted in request.outputs]
+
+
+def _make_head(spec: ModelSpec, version: str, tensors: list[TensorSpec], arrays: list[np.ndarray]) -> _Head:
+    entries = [
+        _entry(tensor, array) | {"parameters": {"binary_data_size": array.nbytes}}
+        for tensor, array in zip(tensors, arrays, strict=True)
+    ]
+    before = orjson.dumps({"model_name": spec.name, "model_version": version})[:-1] + b","
+    after = orjson.dumps({"outputs": entries})[1:]
+    return _Head(spec, before, after, before + after)
+
+
+def _entry(tensor: TensorSpec, array: np.ndarray) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.dtype.value, "shape": array.shape}
+
+
+def _encode_json(spec: ModelSpec, version: str, request: InferRequest, arrays: list[np.ndarray]) -> Response:
+    entries: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for wanted, tensor, array in zip(request.outputs, _tensors(spec, request), arrays, strict=True):
+        entry = _entry(tensor, array)
+        if wanted.place is not None:
+            # NVIDIA's C++ client looks for the bytes in the body of every output that has parameters.
+            entry["parameters"] = shared_parameters(wanted.place, array, tensor.dtype) | {"binary_data_size": 0}
+        elif wanted.binary:
+            binary.append(to_bytes(array, tensor.dtype))
+            entry["parameters"] = {"binary_data_size": len(binary[-1])}
+        else:
+            entry["data"] = to_json(array, tensor.dtype, tensor.name)
+        entries.append(entry)
+    head = orjson.dumps(_answer(spec, version, request, entries), option=_OPTIONS)
+    return Response([head, *binary], len(head) if binary else None)
+
+
+def _answer(spec: ModelSpec, version: str, request: InferRequest, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"model_name": spec.name, "model_version": version}
+    if request.id is not None:
+        answer["id"] = request.id
+    return answer | {"outputs": entries}
+
+
+def json_answer(spec: ModelSpec, version: str, request: InferRequest) -> dict[str, Any]:
+    """The JSON of an answer but for the shapes and data of its outputs."""
+    entries = [{"name": tensor.name, "datatype": tensor.dtype.value} for tensor in _tensors(spec, request)]
+    return _answer(spec, version, request, entries)
+
+
+def shared_parameters(place: Place, array: np.ndarray, dtype: DType) -> dict[str, Any]:
+    """What an answer says of an output that was put into shared memory: where, and how many bytes it has."""
+    size = array.nbytes if dtype is not DType.BYTES else len(to_bytes(array, dtype))
+    said: dict[str, Any] = {"shared_memory_region": place.region, "shared_memory_byte_size": size}
+    return said | ({"shared_memory_offset": place.offset} if place.offset else {})

@@ -1,0 +1,435 @@
+"""Large requests and answers, read and written in steps: generators that pause after about a millisecond. Pure.
+
+An event loop that runs one step at a time answers its other clients in between, and what a step takes is bounded
+whatever a client sends. The lists of a JSON body's tensors are cut at commas into pieces of 64 KB that orjson reads, so
+grammar and values are exactly those of `v2_request.py`. What stands around the lists (names, shapes, parameters) is
+read in one piece and may be 64 KB at most.
+"""
+
+import os
+import re
+from collections.abc import Generator, Mapping
+from itertools import chain
+from math import prod
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import orjson
+
+from tailcut.errors import InvalidInputError
+from tailcut.memory.shared import Place, SharedRegions
+from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.v2.checks import check_present, input_shape, known_entries, parameters_of, wanted_outputs
+from tailcut.wire.v2.request import InferRequest, id_of, parse_request, read_root, source_of
+from tailcut.wire.v2.response import Response, encode_response, json_answer
+from tailcut.wire.v2.tensors import (
+    STEP_STRINGS,
+    check_size,
+    elements,
+    from_bytes,
+    from_json,
+    shown,
+    strings_in_steps,
+    to_bytes,
+    to_json,
+    wrong_nesting,
+)
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+AT_ONCE_BYTES = 8 * 1024  # read in one go, in 2 ms at worst: short lists or strings by the thousand
+STEP_BYTES = 64 * 1024  # of JSON read between two pauses
+STEP_ELEMENTS = 16 * 1024  # of an answer's numbers, written as JSON between two pauses
+_STEP_OF_STRINGS = 16 * 1024  # bytes of a list of strings
+_TOKENS_BYTES = 4 * 1024  # looked through bracket by bracket
+_KEPT_BYTES = 8 * 1024  # a list up to this size stays where it is
+_STRING_BYTES = 4 << 20  # orjson reads a string in one go, 3 ms for each MB
+_DEEPEST = 64  # dimensions, which is numpy's own limit
+# A key and its list: in valid JSON it is nothing else, because a quote inside of a string stands behind a backslash.
+_DATA = re.compile(rb'(?<!\\)"data"\s{0,16}:\s{0,16}\[')
+_DATA_BYTES = 64
+# A string, or the beginning of one up to the end: so that no start of a match is tried in vain.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+("|\\?\Z)', re.DOTALL)
+_IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}:]', re.DOTALL)
+_NO_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
+_MISPLACED = re.compile(rb"[^\s\[,]\s*+\[|\]\s*+[^\s\],]")
+_NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
+_MARK = os.urandom(12).hex()  # stands for a list that was taken out; no client can know it
+
+
+class _Span(NamedTuple):
+    """A list of the JSON text: bytes `start` to `end`, its brackets included."""
+
+    start: int
+    end: int
+
+
+def request_in_steps(
+    spec: ModelSpec, body: bytes | bytearray | memoryview, json_size: int | None, regions: SharedRegions
+) -> Steps[InferRequest]:
+    """As `parse_request`, in steps; the body must stay unchanged until the last one.
+
+    Raises:
+        InvalidInputError: as `parse_request`; or the JSON around the tensors' data is over 64 KB.
+    """
+    view = memoryview(body).toreadonly()
+    size = len(view) if json_size is None else json_size
+    has_strings = any(tensor.dtype is DType.BYTES for tensor in spec.inputs)
+    if size > len(view) or (size <= AT_ONCE_BYTES and not (has_strings and 0 < size < len(view))):
+        return parse_request(spec, view, json_size, regions)
+    text = view[:size]
+    rest, spans = (yield from _without_lists(text)) if size > AT_ONCE_BYTES else (bytes(text), [])
+    root = read_root(rest)
+    parameters = parameters_of(root, "the request")
+    shapes: dict[str, tuple[int, ...]] = {}
+    sources: list[tuple[TensorSpec, int | Place | _Span | list[Any]]] = []
+    for entry, tensor in known_entries(root.get("inputs"), {tensor.name: tensor for tensor in spec.inputs}, "input"):
+        shape = shapes[tensor.name] = input_shape(spec, tensor, entry)
+        source = source_of(tensor, entry)
+        if source is None:
+            sources.append((tensor, _span_of(entry["data"], spans)))
+        else:
+            check_size(tensor, shape, source.size if isinstance(source, Place) else source)
+            sources.append((tensor, source))
+    check_present(spec, shapes)
+    outputs = wanted_outputs(spec, root.get("outputs"), parameters)
+    binary = sum(source for _, source in sources if isinstance(source, int))
+    if binary != len(view) - size:
+        raise InvalidInputError(f"binary sizes add up to {binary} bytes, but {len(view) - size} follow the JSON head")
+    found: dict[str, np.ndarray] = {}
+    at = size
+    for tensor, place in sources:
+        yield
+        shape = shapes[tensor.name]
+        if isinstance(place, _Span):
+            found[tensor.name] = yield from _list_in_steps(tensor, shape, text[place.start : place.end])
+        elif isinstance(place, Place):
+            found[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
+        elif isinstance(place, int):
+            found[tensor.name] = yield from _binary_in_steps(spec, tensor, shape, view[at : at + place])
+            at += place
+        else:
+            found[tensor.name] = from_json(tensor, shape, place)
+    return InferRequest(id_of(root), {name: found[name] for name in spec.input_names}, outputs, parameters)
+
+
+def _binary_in_steps(
+    spec: ModelSpec, tensor: TensorSpec, shape: tuple[int, ...], data: memoryview
+) -> Steps[np.ndarray]:
+    if tensor.dtype is DType.BYTES:
+        return (yield from strings_in_steps(tensor, shape, data))
+    array = from_bytes(tensor, shape, data, 0, len(data))
+    if not spec.fixed_rows and not array.flags.aligned:
+        array = array.copy()
+        array.flags.writeable = False
+    return array
+
+
+def _span_of(data: Any, spans: list[_Span]) -> Any:
+    """The list that was taken out where `data` is its mark."""
+    if isinstance(data, str) and data.startswith(_MARK):
+        return spans[int(data[len(_MARK) :])]
+    return data
+
+
+# The JSON text: long lists of data are taken out, and the rest is read at once.
+
+
+def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[_Span]]]:
+    spans: list[_Span] = []
+    rest = bytearray()
+    at = 0
+    while at < len(text):
+        window = text[at : at + STEP_BYTES + _DATA_BYTES]
+        match = _DATA.search(window)
+        if match is None:
+            rest += window[:STEP_BYTES]
+            at += STEP_BYTES
+        else:
+            start = at + match.end() - 1
+            end = yield from _end_of_list(text, start)
+            if end - start <= _KEPT_BYTES:
+                rest += text[at:end]
+            else:
+                rest += bytes(text[at:start]) + f'"{_MARK}{len(spans)}"'.encode()
+                spans.append(_Span(start, end))
+            at = end
+        if len(rest) > STEP_BYTES:
+            raise InvalidInputError(f"the JSON around the tensors' data is over {STEP_BYTES} bytes")
+        yield
+    return bytes(rest), spans
+
+
+def _end_of_list(text: memoryview, start: int) -> Steps[int]:
+    """Behind the bracket that closes the list at `start`; what is no JSON ends somewhere, and is refused when read."""
+    at, depth, step = start, 0, _TOKENS_BYTES
+    while at < len(text):
+        window = _whole_strings(bytes(text[at : at + step]))
+        if not window:
+            at = yield from _end_of_string(text, at)
+            continue
+        clean = _STRING.sub(b"", window) if b'"' in window else window
+        deeper = clean.count(b"[") - clean.count(b"]")
+        if depth + deeper <= 0 or b":" in clean or b"{" in clean or b"}" in clean:
+            if len(window) > _TOKENS_BYTES:
+                step = _TOKENS_BYTES
+                continue
+            for match in _TOKEN.finditer(window):
+                token = match[0]
+                depth += (token == b"[") - (token == b"]")
+                if depth <= 0:
+                    return at + match.end()
+                if token in {b"{", b"}", b":"}:
+                    raise InvalidInputError("a tensor's data must be lists of numbers or of strings")
+        depth += deeper
+        if depth > _DEEPEST:
+            raise InvalidInputError(f"a tensor's data is nested more than {_DEEPEST} deep")
+        at += len(window)
+        step = STEP_BYTES
+        yield
+    raise InvalidInputError("the request is not valid JSON: a list does not end")
+
+
+def _whole_strings(window: bytes) -> bytes:
+    """The window, shorter where it has strings: then it ends before the one that it does not hold to its end."""
+    if b'"' not in window:
+        return window
+    window = window[:_STEP_OF_STRINGS]
+    match = None
+    for match in _STRING.finditer(window):  # noqa: B007  the last one is wanted
+        pass
+    return window[: match.start()] if match is not None and match[1] != b'"' else window
+
+
+def _end_of_string(text: memoryview, quote: int) -> Steps[int]:
+    """Behind the string that begins at `quote`."""
+    at = quote + 1
+    while at < len(text):
+        match = _IN_STRING.match(text[at : at + STEP_BYTES])
+        size = match.end() if match else 0
+        at += size
+        if at < len(text) and text[at] == ord('"'):
+            return at + 1
+        if at - quote > _STRING_BYTES:
+            raise InvalidInputError(f"a string of more than {_STRING_BYTES} bytes: send it as binary data")
+        if not size:
+            break
+        yield
+    raise InvalidInputError("the request is not valid JSON: a string does not end")
+
+
+# One list: pieces that orjson reads, and the brackets and commas that its shape wants.
+
+
+def _list_in_steps(tensor: TensorSpec, shape: tuple[int, ...], text: memoryview) -> Steps[np.ndarray]:
+    count = prod(shape)
+    nested = bytes(text[1:STEP_BYTES]).lstrip(b" \t\r\n")[:1] == b"["
+    if count > len(text) or (nested and len(shape) < 2):
+        raise _mismatch(tensor, shape, nested=nested)
+    array = np.empty(count, tensor.dtype.numpy)
+    wanted = _Structure(shape if nested else (count,))
+    at = filled = depth = 0
+    while at < len(text):
+        end = yield from _cut(text, at)
+        piece = bytes(text[at:end])
+        structure = _structure_of(piece) + b"," * (end < len(text))
+        if not wanted.goes_on(structure):
+            raise _mismatch(tensor, shape, nested=nested)
+        deeper = depth + structure.count(b"[") - structure.count(b"]")
+        if b'"' in piece:
+            flat = _flat(b"[" * depth + piece + b"]" * deeper, len(shape) if nested else 1)
+        else:  # without the brackets, which are known to be right: short lists by the thousand wake the collector
+            if _MISPLACED.search(piece):
+                raise InvalidInputError("the request is not valid JSON: no comma before or behind a list")
+            flat = _flat(b"[" + piece.translate(_NO_BRACKETS) + b"]", 1)
+        if filled + len(flat) > count:
+            raise _mismatch(tensor, shape, nested=nested)
+        array[filled : filled + len(flat)] = elements(tensor, flat)
+        at, depth = end + 1, deeper
+        filled += len(flat)
+        yield
+    if filled != count or not wanted.ends():
+        raise _mismatch(tensor, shape, nested=nested)
+    array.flags.writeable = False
+    return array.reshape(shape)
+
+
+def _mismatch(tensor: TensorSpec, shape: tuple[int, ...], *, nested: bool) -> InvalidInputError:
+    if nested:
+        return wrong_nesting(tensor, shape)
+    return InvalidInputError(
+        f"input {shown(tensor.name)}: expected {prod(shape)} elements for {list(shape)}, got another number"
+    )
+
+
+class _Structure:
+    """The brackets and commas of lists nested as a shape says, compared piece by piece.
+
+    A list of one element looks like an empty one: whoever asks must count the elements, too.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._parts = _structure(shape)
+        self._next = b""
+
+    def goes_on(self, piece: bytes) -> bool:
+        """Whether these are the next brackets and commas."""
+        while len(self._next) < len(piece):
+            more = next(self._parts, None)
+            if more is None:
+                return False
+            self._next += more
+        wanted, self._next = self._next[: len(piece)], self._next[len(piece) :]
+        return wanted == piece
+
+    def ends(self) -> bool:
+        """Whether nothing is missing."""
+        return not self._next and next(self._parts, None) is None
+
+
+def _structure(shape: tuple[int, ...]) -> Generator[bytes, None, None]:
+    """Never empty pieces of a few KB."""
+    dim, rest = shape[0], shape[1:]
+    size = 0
+    for inner in reversed(rest):
+        size = 2 + inner * size + max(inner - 1, 0)
+    yield b"["
+    if size <= _KEPT_BYTES:
+        unit = b"".join(_structure(rest)) + b"," if rest else b","
+        left, most = dim - 1, max(1, _KEPT_BYTES // len(unit))
+        while left > 0:
+            yield unit * min(left, most)
+            left -= most
+        if dim and rest:
+            yield unit[:-1]
+    else:
+        for number in range(dim):
+            if number:
+                yield b","
+            yield from _structure(rest)
+    yield b"]"
+
+
+def _structure_of(piece: bytes) -> bytes:
+    if b'"' in piece:
+        if len(piece) > STEP_BYTES:  # then it is a single string, and what stands around it
+            piece = piece[: piece.find(b'"')] + piece[piece.rfind(b'"') :]
+        else:
+            piece = _STRING.sub(b"", piece)
+    return piece.translate(None, _NO_STRUCTURE)
+
+
+def _flat(piece: bytes, levels: int) -> list[Any]:
+    try:
+        level: list[Any] = orjson.loads(piece)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInputError(f"the request is not valid JSON: {error.msg}") from None
+    for _ in range(levels - 1):
+        if not all(type(item) is list for item in level):
+            raise InvalidInputError("the request is not valid JSON")
+        level = list(chain.from_iterable(level))
+    return level
+
+
+def _cut(text: memoryview, at: int) -> Steps[int]:
+    """Where a piece that begins at `at` ends: at a comma between two elements, or with the text."""
+    if len(text) - at <= _STEP_OF_STRINGS:
+        return len(text)
+    window = bytes(text[at : at + STEP_BYTES])
+    quote = window.find(b'"')
+    if quote >= 0:
+        return (yield from _cut_strings(text, at, window, quote))
+    if at + STEP_BYTES >= len(text):
+        return len(text)
+    return at + _comma(window.rfind(b",", 1))
+
+
+def _cut_strings(text: memoryview, at: int, window: bytes, quote: int) -> Steps[int]:
+    """The same where the window has strings, the first at `quote`."""
+    window = window[:_STEP_OF_STRINGS]
+    before = start = last = 0
+    for match in _STRING.finditer(window):
+        if last:
+            before, start = last, match.start()
+        last = match.end()
+    if before:
+        return at + _comma(window.find(b",", before, start))
+    comma = window.rfind(b",", 1, quote)
+    if comma >= 0:
+        return at + comma
+    at = yield from _end_of_string(text, at + quote)  # it is longer than the window, or the last one
+    yield
+    window = bytes(text[at : at + STEP_BYTES])
+    comma, quote = window.find(b","), window.find(b'"')
+    if comma < 0 and at + len(window) == len(text):
+        return len(text)
+    return at + _comma(-1 if 0 <= quote < comma else comma)
+
+
+def _comma(place: int) -> int:
+    if place < 0:
+        raise InvalidInputError(
+            f"the request is not valid JSON: no comma in {STEP_BYTES} bytes, or between two strings"
+        )
+    return place
+
+
+# Answers.
+
+
+def response_in_steps(
+    spec: ModelSpec, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
+) -> Steps[Response]:
+    """As `encode_response`, in steps: `outputs` must stay unchanged until the last one. The JSON has several parts.
+
+    Raises:
+        InvalidInputError: as `encode_response`.
+    """
+    pieces: list[list[bytes]] = []
+    binary: list[bytes] = []
+    answer = json_answer(spec, version, request)
+    dtypes = {tensor.name: tensor.dtype for tensor in spec.outputs}
+    for wanted, entry in zip(request.outputs, answer["outputs"], strict=True):
+        array, dtype = outputs[wanted.name], dtypes[wanted.name]
+        entry["shape"] = array.shape
+        if wanted.place is not None:
+            return encode_response(spec, version, request, outputs)
+        if wanted.binary:
+            parts = yield from _bytes_in_steps(array, dtype)
+            entry["parameters"] = {"binary_data_size": sum(map(len, parts))}
+            binary += parts
+        else:
+            entry["data"] = f"{_MARK}{len(pieces)}"
+            pieces.append((yield from _json_in_steps(array, dtype, wanted.name)))
+    head = orjson.dumps(answer)
+    parts = []
+    for number, piece in enumerate(pieces):
+        before, _, head = head.partition(f'"{_MARK}{number}"'.encode())
+        parts += [before, *piece]
+    parts.append(head)
+    return Response([*parts, *binary], sum(map(len, parts)) if binary else None)
+
+
+def _json_in_steps(array: np.ndarray, dtype: DType, name: str) -> Steps[list[bytes]]:
+    """An array as a JSON list, in parts."""
+    flat = array.reshape(-1)
+    parts = [b"["]
+    step = STEP_STRINGS if dtype is DType.BYTES else STEP_ELEMENTS
+    for at in range(0, flat.size, step):
+        text = orjson.dumps(to_json(flat[at : at + step], dtype, name), option=orjson.OPT_SERIALIZE_NUMPY)
+        parts += (b",", text[1:-1]) if at else (text[1:-1],)
+        yield
+    parts.append(b"]")
+    return parts
+
+
+def _bytes_in_steps(array: np.ndarray, dtype: DType) -> Steps[list[bytes]]:
+    if dtype is not DType.BYTES:
+        return [to_bytes(array, dtype)]
+    flat = array.reshape(-1)
+    parts: list[bytes] = []
+    for at in range(0, flat.size, STEP_STRINGS):
+        parts.append(to_bytes(flat[at : at + STEP_STRINGS], dtype))
+        yield
+    return parts

@@ -1,0 +1,470 @@
+"""The fast path of connections that repeat themselves, on real sockets: what it answers, and how one comes off it.
+
+The server runs in this process, so that what the kernel would join is known to be apart, and a test can see who goes
+which way.
+"""
+
+import asyncio
+import itertools
+import re
+import socket
+import time
+import types
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.engines.models import gather_rows, identity
+from tests.servers import json_request, raw_request, serving
+
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.model import Model
+from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.server.fastpath.fastpath import FastPath
+from tailcut.server.http.connection import HttpConnection
+from tailcut.server.limits import ServerLimits
+from tailcut.server.repository import ModelRepository
+from tailcut.server.routes import Context
+from tailcut.server.served_model import ServedModel
+from tailcut.server.state import ServerState
+from tailcut.spec import DType
+
+WIDTH = 16
+READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Client:
+    """One connection to the hub, and its own numbers."""
+
+    def __init__(self, state: ServerState, number: int = 0, name: str = "echo", width: int = WIDTH) -> None:
+        self.state = state
+        self.name = name
+        self.numbers = np.random.default_rng(number)
+        self.width = width
+        self.loop = asyncio.get_running_loop()
+        self.ours, self.theirs = socket.socketpair()
+        self.ours.setblocking(False)
+        self.data = b""
+
+    async def connect(self) -> "Client":
+        await self.loop.connect_accepted_socket(lambda: HttpConnection(self.state), self.theirs)
+        return self
+
+    def row(self) -> bytes:
+        return self.numbers.standard_normal(self.width, np.float32).tobytes()
+
+    def request(self, row: bytes) -> bytes:
+        return raw_request(self.name, row)
+
+    async def send(self, data: bytes) -> None:
+        await self.loop.sock_sendall(self.ours, data)
+
+    async def read(self) -> tuple[int, bytes, bytes]:
+        """One answer: status, head, body."""
+        while True:
+            end = self.data.find(b"\r\n\r\n")
+            if end >= 0:
+                head = self.data[:end]
+                length = int(re.search(rb"\r\nContent-Length: (\d+)", head)[1])
+                if len(self.data) >= end + 4 + length:
+                    body, self.data = self.data[end + 4 : end + 4 + length], self.data[end + 4 + length :]
+                    return int(head[9:12]), head, body
+            piece = await asyncio.wait_for(self.loop.sock_recv(self.ours, 65536), 10)
+            assert piece, self.data
+            self.data += piece
+
+    async def ask(self) -> None:
+        """A row of its own, that comes back bit for bit."""
+        row = self.row()
+        await self.send(self.request(row))
+        status, _, body = await self.read()
+        assert status == 200
+        assert body.endswith(row)
+
+    async def settle(self) -> None:
+        """Ask until the fast path is taken."""
+        for _ in range(8):
+            await self.ask()
+
+    def close(self) -> None:
+        self.ours.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the loop go on until something is so."""
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        await asyncio.sleep(0)
+
+
+def running(
+    story: Callable[[ServerState], Awaitable[None]],
+    model: Path,
+    *,
+    limits: ServerLimits = ServerLimits(),  # noqa: B008  frozen
+    rows: int = 1024,
+    dispatch: str = "inline",
+) -> None:
+    """Tell a story to a hub whose only model this is; afterwards nothing of it is left."""
+    profile = Profile.of_model(model, Settings(batching=BatchingSettings(max_batch=8, dispatch=dispatch)))
+
+    async def tell() -> None:
+        state = ServerState(
+            Context(ModelRepository([ServedModel(opened, "echo")]), ready=True), limits, direct_bytes=65536
+        )
+        state.fast_path = FastPath.open(state)
+        assert state.fast_path is not None
+        await story(state)
+        state.close()
+        await until(lambda: not state.members and not opened.slab.in_use)
+        assert state.context.counts.fast_path == 0
+
+    with Model.open(profile, limits=Limits(queue_rows=rows)) as opened:
+        uvloop.run(tell())
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return identity(DType.FP32, (None, WIDTH), tmp_path_factory.mktemp("express") / "echo.onnx")
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "worker"])
+def test_everyone_gets_their_own_answer(echo: Path, dispatch: str) -> None:
+    """A crowd of 100 with unique rows, over more batches than one pass has, and nobody waits for ever."""
+
+    async def story(state: ServerState) -> None:
+        clients = [await Client(state, number).connect() for number in range(100)]
+
+        async def talk(client: Client) -> None:
+            for _ in range(20):
+                await client.ask()
+
+        await asyncio.gather(*map(talk, clients))
+        assert state.context.counts.fast_path == 100
+        served = state.context.served("echo")
+        assert state.context.counts.replies[200] == served.timeline.end == 2000
+        assert served.model.statistics()["requests"] == 2000
+        records, _ = served.timeline.copy()
+        assert (np.diff(records[:, :8], axis=1) >= 0).all()
+        assert (records[:, 8] == 1).all()
+        assert (records[:, 11] == 200).all()
+        for client in clients:
+            client.close()
+
+    running(story, echo, dispatch=dispatch)
+
+
+@pytest.mark.parametrize("said", ["question", "json", "two at once", "other head"])
+def test_who_says_something_else_is_understood(echo: Path, said: str) -> None:
+    """A question, JSON, two messages at once, another head: each is answered, in order, and the way back is open."""
+
+    async def story(state: ServerState) -> None:
+        client = await Client(state).connect()
+        await client.settle()
+        row = client.row()
+        if said == "question":
+            await client.send(READY)
+            assert (await client.read())[0] == 200
+        elif said == "json":
+            values = np.frombuffer(row, np.float32).tolist()
+            entry = {"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": values}
+            await client.send(json_request("echo", {"inputs": [entry]}))
+            assert (await client.read())[0] == 200
+        elif said == "two at once":
+            other = client.row()
+            await client.send(client.request(row) + client.request(other))
+            assert (await client.read())[2].endswith(row)
+            assert (await client.read())[2].endswith(other)
+        else:
+            await client.send(raw_request("echo", row, "X-Other: 1"))
+            assert (await client.read())[2].endswith(row)
+        assert state.context.counts.fast_path == 0
+        for _ in range(100):
+            await client.ask()
+        assert state.context.counts.fast_path == 1
+        client.close()
+
+    running(story, echo)
+
+
+@pytest.mark.parametrize("cut", [1, 40, 130])
+def test_a_message_in_two_pieces(echo: Path, cut: int) -> None:
+    """Cut in its head or in its body, it is put together, and the next one comes whole again."""
+
+    async def story(state: ServerState) -> None:
+        client = await Client(state).connect()
+        await client.settle()
+        row = client.row()
+        await client.send(client.request(row)[:cut])
+        await until(lambda: not state.context.counts.fast_path)
+        await client.send(client.request(row)[cut:])
+        assert (await client.read())[2].endswith(row)
+        await client.ask()
+        client.close()
+
+    running(story, echo)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_conversation_in_any_pieces(echo: Path, data: st.DataObject) -> None:
+    """Whatever three clients send, cut anywhere and mixed in any order: each gets its own answers, in its order."""
+    kinds = st.lists(st.sampled_from(["row", "row", "row", "row", "question", "other"]), min_size=1, max_size=16)
+    talks = [data.draw(kinds) for _ in range(3)]
+    cuts = [data.draw(st.lists(st.integers(1, 4000), max_size=6, unique=True)) for _ in range(3)]
+
+    async def story(state: ServerState) -> None:
+        async def talk(number: int) -> None:
+            client = await Client(state, number).connect()
+            await client.settle()
+            expected, stream = [], b""
+            for kind in talks[number]:
+                row = client.row()
+                expected.append(b"" if kind == "question" else row)
+                stream += {
+                    "row": client.request(row),
+                    "other": raw_request("echo", row, "X-Other: 1"),
+                    "question": READY,
+                }[kind]
+            places = [0, *sorted(cut for cut in cuts[number] if cut < len(stream)), len(stream)]
+            for start, stop in itertools.pairwise(places):
+                await client.send(stream[start:stop])
+                await asyncio.sleep(0)
+            for row in expected:
+                status, _, body = await client.read()
+                assert status == 200
+                assert body.endswith(row)
+            await client.ask()
+            client.close()
+
+        await asyncio.gather(*(talk(number) for number in range(3)))
+
+    running(story, echo)
+
+
+def test_dates_go_on_there(echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers on the way, refusals among them, carry the date of their second, as those of the other way do."""
+    clock = types.SimpleNamespace(time=lambda: second, monotonic_ns=time.monotonic_ns, sleep=time.sleep)
+    monkeypatch.setattr("tailcut.server.state.time", clock)
+    second = 1_000_000_000
+
+    async def date(client: Client) -> bytes:
+        row = client.row()
+        await client.send(client.request(row))
+        _, head, _ = await client.read()
+        (line,) = re.findall(rb"\r\nDate: ([^\r]*)", head)
+        return line
+
+    async def story(state: ServerState) -> None:
+        nonlocal second
+        clients = [await Client(state, number).connect() for number in range(2)]
+        await clients[0].settle()
+        assert state.context.counts.fast_path == 1
+        model = state.context.served("echo").model
+        for second, expected in (  # noqa: B007  what the clock says
+            (1_000_000_000, b"Sun, 09 Sep 2001 01:46:40 GMT"),
+            (2_000_000_000, b"Wed, 18 May 2033 03:33:20 GMT"),
+        ):
+            while await date(clients[0]) != expected:
+                pass  # the clock is read four times a second
+            assert await date(clients[1]) == expected
+            taken = [model.reserve(1, apart=True) for _ in range(model.slab.rows - model.slab.in_use)]
+            assert await date(clients[0]) == expected
+            assert state.context.counts.replies[503] >= 1
+            for row in taken:
+                model.give_back(row)
+        assert state.context.counts.fast_path >= 1
+        for client in clients:
+            client.close()
+
+    running(story, echo, rows=16)
+
+
+def test_a_refusal_leaves_them_on_the_way(echo: Path) -> None:
+    """With no row free everyone is told at once when to come back, and is served as soon as there is one."""
+
+    async def story(state: ServerState) -> None:
+        clients = [await Client(state, number).connect() for number in range(5)]
+        for client in clients:
+            await client.settle()
+        model = state.context.served("echo").model
+        taken = [model.reserve(1, apart=True) for _ in range(model.slab.rows)]
+        for client in clients:
+            await client.send(client.request(client.row()))
+        for client in clients:
+            status, head, _ = await client.read()
+            assert status == 503
+            assert b"Retry-After" in head
+        assert state.context.counts.replies[503] == model.statistics()["refused"] == 5
+        for row in taken:
+            model.give_back(row)
+        for client in clients:
+            await client.ask()
+        assert state.context.counts.fast_path == 5
+        for client in clients:
+            client.close()
+
+    running(story, echo, rows=16)
+
+
+def test_a_bad_row_costs_only_itself(tmp_path: Path) -> None:
+    """An engine that raises for one request of a pass: it gets 500, the others their rows."""
+
+    async def story(state: ServerState) -> None:
+        clients = [await Client(state, number).connect() for number in range(8)]
+        for client in clients:
+            for _ in range(8):
+                await client.send(client.request(np.int64(2).tobytes()))
+                assert (await client.read())[0] == 200
+        assert state.context.counts.fast_path == 8
+        for number, client in enumerate(clients):
+            await client.send(client.request(np.int64(99 if number == 3 else number % 5).tobytes()))
+        for number, client in enumerate(clients):
+            status, _, body = await client.read()
+            assert status == (500 if number == 3 else 200)
+            if number != 3:
+                row = np.arange(15, dtype=np.float32).reshape(5, 3)[number % 5]
+                assert body.endswith(row.tobytes())
+        for client in clients:
+            client.close()
+
+    running(story, gather_rows(tmp_path / "gather.onnx"), dispatch="worker")
+
+
+def test_who_does_not_read_gets_all_of_it_later(tmp_path: Path) -> None:
+    """An answer that does not fit into the client's buffers goes out by the long way, whole."""
+    width = 12_000
+
+    async def story(state: ServerState) -> None:
+        client = Client(state, width=width)
+        client.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+        await client.connect()
+        for _ in range(3):
+            await client.ask()
+        row = client.row()
+        await client.send(
+            client.request(row)
+        )  # the fourth with this head takes the fast path, and comes back by the long
+        await until(lambda: state.context.counts.replies[200] == 4)
+        assert state.context.counts.fast_path == 0
+        assert state.context.served("echo").timeline.end == 4
+        assert (await client.read())[2].endswith(row)
+        await client.ask()
+        client.close()
+
+    running(story, identity(DType.FP32, (None, width), tmp_path / "wide.onnx"))
+
+
+def test_leaving_with_a_request_that_waits(echo: Path) -> None:
+    """What a client left behind in the queue is not computed, its row is free, and its neighbours are answered."""
+
+    async def story(state: ServerState) -> None:
+        clients = [await Client(state, number).connect() for number in range(4)]
+        for client in clients:
+            await client.settle()
+        model = state.context.served("echo").model
+        before = model.statistics()
+        model.pause()
+        rows = [client.row() for client in clients]
+        for client, row in zip(clients, rows, strict=True):
+            await client.send(client.request(row))
+        await until(lambda: model.statistics()["queued_rows"] == 4)
+        clients[1].close()
+        await until(lambda: model.statistics()["queued_rows"] == 3)
+        assert model.statistics()["cancelled"] == before["cancelled"] + 1
+        assert model.statistics()["rows_in_use"] == 3
+        model.go_on()
+        for number in (0, 2, 3):
+            assert (await clients[number].read())[2].endswith(rows[number])
+            clients[number].close()
+        assert model.statistics()["requests"] == before["requests"] + 3
+
+    running(story, echo, dispatch="worker")
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_draining_gives_everyone_a_last_answer(echo: Path, waiting: bool) -> None:
+    """Whoever waits for an answer, and whoever asks once more, is told that the connection ends with it."""
+
+    async def story(state: ServerState) -> None:
+        client = await Client(state).connect()
+        await client.settle()
+        model = state.context.served("echo").model
+        row = client.row()
+        if waiting:
+            model.pause()
+            await client.send(client.request(row))
+            await until(lambda: bool(model.statistics()["queued_rows"]))
+        state.drain()
+        assert state.context.counts.fast_path == 0
+        if waiting:
+            assert state.busy() == 1
+            model.go_on()
+        else:
+            await client.send(client.request(row))
+        status, head, body = await client.read()
+        assert (status, body.endswith(row)) == (200, True)
+        assert b"Connection: close" in head
+        assert await asyncio.wait_for(client.loop.sock_recv(client.ours, 1), 10) == b""
+        client.close()
+
+    running(story, echo, dispatch="worker")
+
+
+def test_idle_connections_are_closed_there_too(echo: Path) -> None:
+    """The idle limit counts from the last answer, whichever way it went."""
+
+    async def story(state: ServerState) -> None:
+        client = await Client(state).connect()
+        await client.settle()
+        for _ in range(4):
+            await client.ask()
+            await asyncio.sleep(0.3)
+        assert state.context.counts.fast_path == 1
+        assert await asyncio.wait_for(client.loop.sock_recv(client.ours, 1), 10) == b""
+        client.close()
+
+    running(story, echo, limits=ServerLimits(idle_timeout_s=0.7))
+
+
+def test_a_served_crowd_is_counted(echo: Path, tmp_path: Path) -> None:
+    """From outside: the gauge shows which connections take the fast path, and falls when they leave."""
+    row = np.arange(WIDTH, dtype=np.float32).tobytes()
+    with serving(tmp_path, echo) as server:
+        with server.connect() as wire:
+            for _ in range(20):
+                assert wire.ask(raw_request("echo", row)).body.endswith(row)
+            assert server.metric("tailcut_connections_express") == 1
+        end = time.monotonic() + 10
+        while server.metric("tailcut_connections_express") and time.monotonic() < end:
+            pass  # each look is a request
+        assert server.metric("tailcut_connections_express") == 0
+        assert server.stop() == 0
+
+
+def test_requests_with_ids_of_their_own_share_a_plan(echo: Path) -> None:
+    """Heads that differ in what means nothing here cost no plan each; one that asks for something else has its own."""
+
+    async def story(state: ServerState) -> None:
+        client = await Client(state).connect()
+        for number in range(50):
+            row = client.row()
+            await client.send(raw_request("echo", row, f"X-Request-Id: {number}", f"traceparent: {number}"))
+            status, _, body = await client.read()
+            assert (status, body.endswith(row)) == (200, True)
+        assert len(state.plans) == 1
+        for header, expected in (("Tailcut-Priority: 3", 200), ("Tailcut-Timeout-Us: 0x", 400), ("Host: y", 400)):
+            row = client.row()
+            await client.send(raw_request("echo", row, "X-Request-Id: 1", header))
+            status, _, body = await client.read()
+            assert status == expected
+            assert body.endswith(row) is (expected == 200)
+        assert len(state.plans) == 2
+        client.close()
+
+    running(story, echo)

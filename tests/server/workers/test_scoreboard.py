@@ -1,0 +1,89 @@
+"""The memory that workers share: connection counts and the sum of what each has counted."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tailcut.errors import TooLargeError
+from tailcut.server.workers.scoreboard import Scoreboard, add_up, lasting
+
+
+@pytest.fixture
+def scoreboard() -> Iterator[Scoreboard]:
+    scoreboard = Scoreboard.make(3)
+    yield scoreboard
+    scoreboard.close()
+
+
+def test_add_up() -> None:
+    """Numbers are added by name, lists element by element, dictionaries likewise; a missing name counts nothing."""
+    one = {"a": 1, "list": [1, 2], "inner": {"x": 0.5}}
+    two = {"a": 10, "list": [10, 20], "inner": {"x": 1, "y": 2}, "new": 3}
+    assert add_up(one, two) == {"a": 11, "list": [11, 22], "inner": {"x": 1.5, "y": 2}, "new": 3}
+    assert add_up() == {}
+
+
+def test_what_was_true_of_the_moment_does_not_last() -> None:
+    """Open connections and lent rows end with their worker, on every level; totals stay."""
+    assert lasting({"connections": 3, "accepted": 9, "models": {"m": {"1": {"rows_in_use": 4, "rows": 5}}}}) == {
+        "accepted": 9,
+        "models": {"m": {"1": {"rows": 5}}},
+    }
+
+
+def test_the_least_of_those_that_accept(scoreboard: Scoreboard) -> None:
+    """Empty places and those that have left do not count; with nobody there it is 0."""
+    assert scoreboard.least() == 0
+    scoreboard.hold(1, 7)
+    scoreboard.hold(3, 5)
+    assert (scoreboard.least(), scoreboard.connections(1)) == (5, 7)
+    scoreboard.leave(3)
+    assert scoreboard.least() == 7
+
+
+def test_totals_survive_their_worker(scoreboard: Scoreboard) -> None:
+    """A worker's counts are in the sum while it lives; afterwards its totals still are, its moment is not."""
+    scoreboard.publish(1, {"accepted": 5, "connections": 2})
+    scoreboard.publish(2, {"accepted": 7, "connections": 1})
+    assert scoreboard.totals() == {"accepted": 12, "connections": 3}
+    scoreboard.fold(1)
+    assert scoreboard.totals() == {"accepted": 12, "connections": 1}
+    scoreboard.publish(1, {"accepted": 1, "connections": 1})
+    scoreboard.fold(1)
+    scoreboard.fold(2)
+    assert scoreboard.totals() == {"accepted": 13}
+
+
+def test_a_shorter_snapshot_replaces_a_longer_one(scoreboard: Scoreboard) -> None:
+    """Nothing of the old one is read."""
+    scoreboard.publish(1, {"name": list(range(1000))})
+    scoreboard.publish(1, {"a": 1})
+    assert scoreboard.totals() == {"a": 1}
+
+
+def test_another_process_sees_the_same(scoreboard: Scoreboard) -> None:
+    """Opened by its descriptor, as a worker does, the region shows what was written; changes show both ways."""
+    import os
+
+    other = Scoreboard(os.dup(scoreboard.descriptor), 3)
+    scoreboard.publish(2, {"a": 1})
+    other.hold(1, 4)
+    assert other.totals() == {"a": 1}
+    assert scoreboard.least() == 4
+    other.close()
+
+
+def test_a_half_written_snapshot_is_no_number(scoreboard: Scoreboard) -> None:
+    """What a worker left when it was killed in the middle of writing counts as nothing."""
+    scoreboard.publish(1, {"a": 1})
+    at = bytes(scoreboard._map).index(b'{"a":1}')
+    scoreboard._map[at + 5 : at + 6] = b"7"
+    scoreboard.publish(2, {"a": 2})
+    assert scoreboard.totals() == {"a": 2}
+
+
+def test_too_many_models(scoreboard: Scoreboard) -> None:
+    """Counts that do not fit are refused with the sizes, and the neighbour's place is untouched."""
+    with pytest.raises(TooLargeError, match="65536"):
+        scoreboard.publish(1, {"name": ["x" * 70_000]})
+    assert scoreboard.totals() == {}

@@ -1,0 +1,146 @@
+"""Trails of several worker processes: whichever is asked knows every request and every event, also of the dead."""
+
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.server.workers.test_supervisor import REQUEST, until, workers
+from tests.servers import Server, raw_request, serving
+
+from tailcut.lab.explain import trace_events, watch, while_doing
+from tailcut.lab.load import Target
+from tailcut.report.explain import explain_markdown
+from tailcut.report.html import render_explain_html
+from tailcut.runtime.tracing.timeline import FIELDS
+from tailcut.server.workers.shared_traces import TraceRegion
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+TAIL = b"GET /v2/models/mlp/tail HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def send(server: Server, count: int, connections: int = 8) -> None:
+    """So many requests, in turn over connections that are open at once."""
+    wires = [server.connect() for _ in range(connections)]
+    for number in range(count):
+        assert wires[number % connections].ask(REQUEST).status == 200
+    for wire in wires:
+        wire.sock.close()
+
+
+def tail(server: Server) -> dict:
+    with server.connect() as wire:
+        return wire.ask(TAIL).json()
+
+
+def trail(server: Server, cursor: str) -> dict:
+    with server.connect() as wire:
+        return wire.ask(f"GET /v2/models/mlp/trail/{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).json()
+
+
+def kill_and_send(server: Server, victim: int) -> int:
+    """Kill a worker and send requests until the one that follows it has answered some; how many were sent."""
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: len(workers(server)) == 2 and victim not in workers(server), server)
+    return send_to_all(server)
+
+
+def send_to_all(server: Server) -> int:
+    """Requests until every worker has answered some; how many were sent."""
+    sent = 0
+    while not set(workers(server)) <= {one["process"] for one in tail(server).get("processes", ())}:
+        send(server, 16)
+        sent += 16
+    return sent
+
+
+def test_whoever_is_asked_answers_for_all(models: Path, tmp_path: Path) -> None:
+    """Two workers' requests add up in every answer; a third that follows a killed one adds to what that one left."""
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "2") as server:
+        first = workers(server)
+        sent = send_to_all(server)
+        until(lambda: tail(server)["requests"] == sent, server)  # the last ones' records follow their answers
+        answers = [tail(server) for _ in range(8)]
+        assert {answer["requests"] for answer in answers} == {sent}
+        assert {one["process"] for one in answers[0]["processes"]} == set(first)
+        sent += kill_and_send(server, first[0])
+        until(lambda: tail(server)["requests"] == sent, server)
+        answers = [tail(server) for _ in range(8)]
+        assert {answer["requests"] for answer in answers} == {sent}
+        by_process = {one["process"]: one["requests"] for one in answers[0]["processes"]}
+        assert set(by_process) == {*first, *workers(server)}
+        assert sum(by_process.values()) == sent
+        assert server.stop() == 0
+
+
+def test_a_trail_is_read_to_its_end_once(models: Path, tmp_path: Path) -> None:
+    """Poll by poll, over workers that change: each request comes once, by its process, and none is missed."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    sent = 0
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "2") as server:
+        before = send_to_all(server)
+        until(lambda: tail(server)["requests"] == before, server)
+        cursor = trail(server, "-1")["next"]
+        for number in range(6):
+            if number == 3:
+                sent += kill_and_send(server, workers(server)[1])
+            send(server, 40)
+            sent += 40
+            while seen.total() < sent:
+                piece = trail(server, cursor)
+                assert (piece["fields"], piece["missed"]) == (list(FIELDS), 0)
+                cursor = piece["next"]
+                seen.update(map(tuple, piece["records"]))
+        assert (len(seen), seen.total()) == (sent, sent)
+        assert len({record[-1] for record in seen}) == 3
+        assert len(trail(server, "0")["records"]) == sent + before
+        assert server.stop() == 0
+
+
+def test_the_command_tells_workers_apart(models: Path, tmp_path: Path) -> None:
+    """Text, page and trace events of a service of two processes name both."""
+    with serving(tmp_path, models / "mlp.onnx", "--workers", "2") as server:
+        pids = set(workers(server))
+        send_to_all(server)
+        target = Target(port=server.port)
+        found = {"target": server.url} | while_doing(lambda: send(server, 2000, 16), lambda: watch(target, "mlp", 1.2))
+        assert server.stop() == 0
+    assert (found["missed"], {one["process"] for one in found["processes"]}) == (0, pids)
+    for written in (explain_markdown(found), render_explain_html(found)):
+        assert all(f"process {pid}: " in written for pid in pids)
+    traced = trace_events(found)["traceEvents"]
+    named = {event["pid"] for event in traced if event["name"] == "process_name"}
+    assert named == {entry["process"] for entry in found["worst"]} == {event["pid"] for event in traced}
+    assert named <= pids
+
+
+def test_two_models_keep_apart(models: Path, tmp_path: Path) -> None:
+    """Each model of the command line has trails of its own at every worker."""
+    with serving(tmp_path, f"a={models / 'mlp.onnx'}", f"b={models / 'mlp.onnx'}", "--workers", "2") as server:
+        with server.connect() as wire:
+            for name, count in (("a", 3), ("b", 5)):
+                for _ in range(count):
+                    assert wire.ask(raw_request(name, bytes(16))).status == 200
+            for name, count in (("a", 3), ("b", 5)):
+                answer = wire.ask(f"GET /v2/models/{name}/tail HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                assert answer.json()["requests"] == count
+        assert server.stop() == 0
+
+
+def test_places_do_not_touch() -> None:
+    """What is written at one place, of one model, is in that ring alone, and in it for everybody."""
+    region = TraceRegion.make(3, 2)
+    opened = [region.open(place) for place in (1, 2, 3)]
+    for place, trails in enumerate(opened, 1):
+        trails.own_events.add("gc", place, 2 * place)
+        for model, timelines in enumerate(trails.timelines):
+            for number in range(100):
+                timelines[trails.own].record(*[1000 * place + 10 * model] * 11, number)
+    for trails in opened:
+        assert [events.since(0)[0].start_ns for events in trails.events] == [1, 2, 3]
+        for model, timelines in enumerate(trails.timelines):
+            heads = [set(timeline.copy()[0][:, 0].tolist()) for timeline in timelines]
+            assert heads == [{1000 * place + 10 * model} for place in (1, 2, 3)]
+    region.close()
