@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile, Settings
-    from tailcut.server.app import Address
+    from tailcut.server.listener import Address
     from tailcut.server.served_model import ServedModel
     from tailcut.server.workers.process import Worker
     from tailcut.server.workers.supervisor import WorkerGroup
@@ -107,9 +107,10 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.cli.logs import log_to_stderr, logged_apart
     from tailcut.cli.options import parse_duration
     from tailcut.runtime.limits import Limits
-    from tailcut.server.app import Address, ServerOptions
+    from tailcut.server.app import ServerOptions
     from tailcut.server.app import serve as run_server
     from tailcut.server.limits import ServerLimits
+    from tailcut.server.listener import Address
     from tailcut.server.workers.process import Worker
 
     worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
@@ -191,7 +192,7 @@ def _ignore_signals() -> None:
 
 def _place(address: "Address") -> str:
     """Where the server listens, as a log line says it."""
-    from tailcut.server.app import authority, both_families
+    from tailcut.server.listener import authority, both_families
 
     place = f"http://{authority(address.host, address.port)}"
     if ":" in address.host:

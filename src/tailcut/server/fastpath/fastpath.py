@@ -22,7 +22,8 @@ import numpy as np
 from tailcut.errors import TailcutError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.server.http.plan import Kind, Plan
-from tailcut.server.http.replies import dated, failure_reply
+from tailcut.server.http.replies import failure_reply
+from tailcut.wire.http1.response import dated
 
 if TYPE_CHECKING:
     from tailcut.server.fastpath.tables import Target
@@ -40,8 +41,8 @@ class FastConnection(Protocol):
     transport: asyncio.Transport
     fd: int  # of its socket while it is here, else -1
 
-    def returned(self, group: "Group | None", number: int) -> None:
-        """It is here no more; its answer may still be on its way, as the `number`-th of a group."""
+    def returned(self, owed: int | None) -> None:
+        """It is here no more; `owed` names the answer that is still on its way, for `FastPath.forget`."""
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes of it stand in the hub's receive buffer."""
@@ -162,17 +163,17 @@ class FastPath:
         generation, _, pending, _ = self._descriptors[fd].tolist()
         self._descriptors[fd] = 0, -1, 0, 0
         if pending:
-            group, number = self._find(generation)
             self._late[generation] = connection
-            connection.returned(group, number)
+            connection.returned(generation)
         else:
-            connection.returned(None, 0)
+            connection.returned(None)
         if not connection.transport.is_closing():
             connection.transport.resume_reading()
 
-    def forget(self, group: Group, number: int) -> None:
-        """A client that returned here owed an answer has left altogether."""
-        if self._late.pop(int(group.members[number, 1]), None) is not None:
+    def forget(self, generation: int) -> None:
+        """A client that was owed an answer when it returned has left altogether."""
+        if self._late.pop(generation, None) is not None:
+            group, number = self._find(generation)
             group.target.served.model.withdraw(group, number)
 
     def dissolve(self) -> None:

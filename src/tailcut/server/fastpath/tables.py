@@ -50,14 +50,12 @@ class HeadTable:
         self.table = np.zeros((_TARGETS, sockets.TARGETS), np.int64)
         self.cells = self.table.data.cast("B").cast("q")  # a cell costs a tenth of what numpy takes for it
         self._heads_end = 0
-        self._numbers: dict[int, int] = {}  # plans by their identity; `_kept` keeps them alive
-        self._kept: list[Plan] = []
+        self._kept: list[Plan] = []  # by their number
 
     def number(self, plan: Plan, head: bytes) -> int:
         """The number of a plan for one row, given at its first use; -1 where it cannot take the fast path."""
-        known = self._numbers.get(id(plan))
-        if known is not None:
-            return known
+        if plan.number >= 0:
+            return plan.number
         number = len(self._kept)
         end = self._heads_end + len(head)
         if number == _PLANS or end > _HEADS_BYTES or len(head) + plan.length > self._message_bytes:
@@ -69,7 +67,7 @@ class HeadTable:
         self.plans[number] = self._heads_end, len(head), plan.length, target.at // sockets.TARGETS
         self._heads_end = end
         self._kept.append(plan)
-        self._numbers[id(plan)] = number
+        plan.number = number
         return number
 
     def target(self, number: int) -> Target:
@@ -78,7 +76,8 @@ class HeadTable:
 
     def clear(self) -> None:
         """Forget everything: nobody may be on the way."""
-        self._numbers.clear()
+        for plan in self._kept:
+            plan.number = -1
         self._kept.clear()
         self.targets.clear()
         self._heads_end = 0

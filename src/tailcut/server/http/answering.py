@@ -18,13 +18,14 @@ from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.runtime.model import Model
 from tailcut.server.access_log import trace_of_head, with_trace
-from tailcut.server.fastpath.fastpath import Group
-from tailcut.server.http.plan import QUESTION_BYTES, Kind, Plan
-from tailcut.server.http.replies import CLOSE, END, Refusal, dated, error_reply, failure_reply, response_head
+from tailcut.server.http.plan import Kind, Plan
+from tailcut.server.http.replies import Refusal, error_reply, failure_reply, response_head
+from tailcut.server.limits import QUESTION_BYTES
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES, Job
 from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.head import Head
+from tailcut.wire.http1.response import CLOSE, END, dated
 from tailcut.wire.inflate import AUTO, inflate, inflate_in_steps
 from tailcut.wire.v2 import (
     InferRequest,
@@ -106,7 +107,7 @@ class Answering(asyncio.BufferedProtocol):
         self._idle_since = state.now
         self.fd = -1  # of its socket while it takes the fast path
         self._repeats = 0  # messages whose head was the one before's; far below 0 where the fast path is not for it
-        self._awaited: tuple[Group, int] | None = None  # the answer that it had not yet when it came back from there
+        self._awaited: int | None = None  # the answer that it had not yet when it came back from there
 
     @property
     def busy(self) -> bool:
@@ -428,13 +429,13 @@ class Answering(asyncio.BufferedProtocol):
         self.due = self._state.now + self._state.limits.write_s(self.transport.get_write_buffer_size())
         self.transport.close()
 
-    def returned(self, group: Group | None, number: int) -> None:
-        """It no longer takes the fast path; its answer may still be on it, as the `number`-th of a group."""
+    def returned(self, owed: int | None) -> None:
+        """It no longer takes the fast path; `owed` is the answer that is still on its way there."""
         self._repeats = -LONG_WAY
         self._idle_since = self._state.now
-        if group is not None:
+        if owed is not None:
             self._stage = Stage.ANSWER
-            self._awaited = group, number
+            self._awaited = owed
 
     def _leave_fast_path(self) -> None:
         if self.fd >= 0 and self._state.fast_path is not None:

@@ -16,14 +16,14 @@ import numpy as np
 from tailcut.errors import InvalidInputError, QueueFullError, TailcutError
 from tailcut.runtime.batch import Ticket
 from tailcut.server.access_log import trace_field
-from tailcut.server.http.answering import LONG_WAY, WAITS_S, Answering, Stage
-from tailcut.server.http.plan import Kind, Plan
-from tailcut.server.http.replies import CONTINUE, Refusal, dated, error_reply, failure_reply
-from tailcut.server.state import PLAN_BYTES
+from tailcut.server.http.answering import LONG_WAY, NO_PLAN, WAITS_S, Answering, Stage
+from tailcut.server.http.plan import PLAN_BYTES, Kind, Plan, find_plan
+from tailcut.server.http.replies import Refusal, error_reply, failure_reply, skippable
 from tailcut.server.step_runner import LITTLE_BYTES
 from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.grammar import ProtocolError
 from tailcut.wire.http1.head import check_partial
+from tailcut.wire.http1.response import CONTINUE, dated
 from tailcut.wire.v2 import parse_lead, schedule_of
 
 _log = logging.getLogger("tailcut.http")
@@ -49,7 +49,7 @@ class HttpConnection(Answering):
         """The client left: its work goes with it."""
         self._leave_fast_path()
         if self._awaited is not None and self._state.fast_path is not None:
-            self._state.fast_path.forget(*self._awaited)
+            self._state.fast_path.forget(self._awaited)
         self._state.leave(self)
         self._hold_unread(0)
         self._drop_body()
@@ -230,14 +230,15 @@ class HttpConnection(Answering):
         short = len(key) <= PLAN_BYTES
         self._head, self._edition = key if short else trace_field(key), -1
         try:
-            plan = self._state.plan(key)
+            plan = find_plan(self._state, key)
         except ProtocolError as error:
             self._refuse(error.status, error.message)
             return size
         except Refusal as refusal:
             self._began_ns = _now_ns()
-            self._plan = Plan(Kind.ANSWER, self._state.refused_head, 0)
-            return self._turn_away(refusal, self._state.refused_length, end, size)
+            head = refusal.head or NO_PLAN.head
+            self._plan = Plan(Kind.ANSWER, head, 0)
+            return self._turn_away(refusal, skippable(head), end, size)
         self._plan = plan
         if short and plan.lasts:
             self._edition = self._state.edition

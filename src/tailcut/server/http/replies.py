@@ -1,13 +1,14 @@
-"""Answers as bytes: status lines and heads, and how an error of ours becomes one."""
+"""Refusals, and errors of ours as answers over HTTP."""
 
 from collections.abc import Mapping
-from email.utils import formatdate
 from functools import lru_cache
-from http import HTTPStatus
 
 import orjson
 
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
+from tailcut.server.exchange import public_message
+from tailcut.wire.http1.head import Head
+from tailcut.wire.http1.response import BINARY, dated, head, reply
 
 STATUS_OF: Mapping[Code, int] = {
     Code.INVALID: 400,
@@ -18,13 +19,6 @@ STATUS_OF: Mapping[Code, int] = {
     Code.DEADLINE: 504,
     Code.INTERNAL: 500,
 }
-JSON = "application/json"
-BINARY = "application/octet-stream"
-OK = b"HTTP/1.1 200 OK\r\n"
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-END = b"\r\n\r\n"
-CLOSE = b"\r\nConnection: close\r\n\r\n"  # in the place of END
-_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
 class Refusal(Exception):  # noqa: N818  it is an answer
@@ -35,29 +29,7 @@ class Refusal(Exception):  # noqa: N818  it is an answer
         self.status = status
         self.message = message
         self.headers = headers
-
-
-def head(
-    status: int, length: int, *, content_type: str = JSON, close: bool = False, headers: Mapping[str, str] | None = None
-) -> bytes:
-    """A whole response head, its empty line included."""
-    lines = [_LINES[status], f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n"]
-    lines += [f"{name}: {value}\r\n" for name, value in (headers or {}).items()]
-    if close:
-        lines.append("Connection: close\r\n")
-    lines.append("\r\n")
-    return "".join(lines).encode("latin-1")
-
-
-def date_line(unix_s: float) -> bytes:
-    """The header line that tells the time of an answer (RFC 9110 section 6.6.1)."""
-    return f"Date: {formatdate(unix_s, usegmt=True)}\r\n".encode()
-
-
-def dated(answer: bytes, date: bytes) -> bytes:
-    """An answer with its date, a whole line, behind the status line."""
-    start = answer.index(b"\n") + 1
-    return b"".join([answer[:start], date, answer[start:]])
+        self.head: Head | None = None  # of the message, where it was refused for its head
 
 
 @lru_cache(1024)
@@ -67,13 +39,6 @@ def response_head(length: int, json_size: int | None, date: bytes, *, close: boo
         return dated(head(200, length, close=close), date)
     headers = {"Inference-Header-Content-Length": str(json_size)}
     return dated(head(200, length, content_type=BINARY, close=close, headers=headers), date)
-
-
-def reply(
-    status: int, body: bytes, *, content_type: str = JSON, close: bool = False, headers: Mapping[str, str] | None = None
-) -> bytes:
-    """A whole response."""
-    return head(status, len(body), content_type=content_type, close=close, headers=headers) + body
 
 
 def error_reply(status: int, message: str, *, close: bool = False, headers: Mapping[str, str] | None = None) -> bytes:
@@ -96,6 +61,7 @@ def _full_reply(message: str, retry_after_s: int, close: bool) -> bytes:  # noqa
     return error_reply(503, message, close=close, headers={"Retry-After": str(retry_after_s)})
 
 
-def public_message(error: TailcutError) -> str:
-    """What a client is told: the engine's own words stay in the log."""
-    return "the model failed on this input" if error.code is Code.INTERNAL else str(error)
+def skippable(head: Head) -> int:
+    """How long a refused message's body is, where the connection can go on behind it; else -1."""
+    lasts = head.keep_alive and head.method != b"HEAD" and not head.chunked and not head.expects_continue
+    return head.content_length or 0 if lasts else -1

@@ -16,6 +16,7 @@ import orjson
 from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import Place, SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.checks import (
     WantedOutput,
     check_present,
@@ -75,7 +76,7 @@ class _Plan(msgspec.Struct, frozen=True, eq=False):
     parameters: dict[str, Any]
 
 
-_plans: dict[tuple[int, bytes], _Plan] = {}
+_plans: BytesMemo[tuple[int, bytes], _Plan] = BytesMemo(_PLANS_KEPT, _PLANNED_HEAD_BYTES)
 
 
 def parse_request(
@@ -185,11 +186,7 @@ def _plan(spec: ModelSpec, head: bytes) -> _Plan:
     if plan is not None:
         return plan
     plan = _read_head(spec, head)
-    if not plan.ready and len(head) <= _PLANNED_HEAD_BYTES:
-        if len(_plans) >= _PLANS_KEPT:
-            _plans.clear()  # one atomic step; heads that differ each time (an id) pay it once in a thousand
-        _plans[key] = plan
-    return plan
+    return plan if plan.ready else _plans.keep(key, plan, len(head))
 
 
 def read_root(head: bytes) -> dict[str, Any]:
