@@ -13,6 +13,7 @@ from tailcut.server.context import Context
 from tailcut.server.limits import ServerLimits
 from tailcut.server.log_queue import dropped_lines
 from tailcut.server.step_runner import StepRunner
+from tailcut.wire.http1.connection import Edition
 from tailcut.wire.http1.head import Head
 from tailcut.wire.http1.response import date_line
 from tailcut.wire.memo import BytesMemo
@@ -93,12 +94,13 @@ class ServerState:
         self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
         self.fast_path: FastPath | None = None
-        self.edition = 0  # of the plans: another after the models have changed, which plans name
+        self.edition = Edition()  # of the plans: another one when the models have changed, which plans name
         context.models.changed.append(self._forget_plans)
 
     def _forget_plans(self) -> None:
         self.plans.clear()
-        self.edition += 1
+        self.edition.valid = False
+        self.edition = Edition()
         if self.fast_path is not None:
             self.fast_path.dissolve()
 

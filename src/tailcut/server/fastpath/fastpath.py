@@ -50,7 +50,7 @@ class FastConnection(Protocol):
     def answer_row(self, batch: Batch, row: int) -> None:
         """The answer that it was waiting for when it returned."""
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+    def failed(self, error: TailcutError) -> None:
         """There will be none."""
 
 
@@ -340,7 +340,7 @@ class FastPath:
                 self.leave(self._connections[fd])
             connection = self._late.pop(generation, None)
             if connection is not None:
-                connection.fail(ticket, error)
+                connection.failed(error)
         self._done(group, ticket.count)
 
     def _send(

@@ -9,19 +9,21 @@ from enum import Enum
 from urllib.parse import unquote
 
 from tailcut.errors import InvalidInputError, NotFoundError, QueueFullError
+from tailcut.server.access_log import trace_field
 from tailcut.server.context import Context
 from tailcut.server.exchange import largest_body
 from tailcut.server.http.replies import Refusal
 from tailcut.server.http.routes import Handler, find_route
 from tailcut.server.limits import QUESTION_BYTES, ServerLimits
 from tailcut.server.served_model import ServedModel
-from tailcut.server.state import ServerState
+from tailcut.server.state import RECEIVE_BYTES, ServerState
 from tailcut.spec import DType
+from tailcut.wire.http1.connection import KEPT_HEAD_BYTES, Edition
 from tailcut.wire.http1.head import SIGNIFICANT, Head, parse_head, significant
 from tailcut.wire.http1.response import BINARY, OK, head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
 
-PLAN_BYTES = 2048  # of longer heads nothing is kept
+_NEVER = Edition(valid=False)  # of a plan that is for one message
 
 
 class Kind(Enum):
@@ -56,15 +58,20 @@ class Plan:
         default_factory=Schedule
     )  # INFER: what the head says; the body's parameters come before it
     limit: int = QUESTION_BYTES  # bytes of the body, inflated
+    edition: Edition = _NEVER  # an equal head means the same while it is valid
+    why: Refusal | None = None  # the message is refused for its head
+    trace: bytes = b""  # of a head too long to be kept, what an access log reads
     number: int = -1  # ROWS: of its row in the table of the fast path; -1: it has none
     refusal: QueueFullError | None = (
         None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
     )
 
     @property
-    def lasts(self) -> bool:
-        """Whether it may be kept: a client that waits for 100 Continue is told so each time."""
-        return not self.head.expects_continue
+    def of_model(self) -> ServedModel:
+        """The model that the body is for; plans that are not questions have one."""
+        if self.served is None:
+            raise NotFoundError("this path is not a model's")
+        return self.served
 
     def renew(self, date: bytes) -> None:
         """Put another second's date into the heads of its answers."""
@@ -73,20 +80,25 @@ class Plan:
         self.reply_head, self.reply_head_close = start + self.reply_rest, start + self.reply_rest_close
 
 
+NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
+
+
 def find_plan(state: ServerState, head_bytes: bytes) -> Plan:
     """The plan for a head: a known one where all that matters is as before, else it is parsed and planned.
 
     Raises:
         ProtocolError: the head is broken.
-        Refusal: it is not admitted; the refusal has the head.
     """
-    if len(head_bytes) > PLAN_BYTES:
-        return _planned(state, head_bytes)
+    if len(head_bytes) > KEPT_HEAD_BYTES:
+        unlike_others = _planned(state, head_bytes)
+        unlike_others.trace = trace_field(head_bytes)
+        return unlike_others
     key = significant(head_bytes)
     plan: Plan | None = state.plans.get(key)
     if plan is None:
         plan = _planned(state, head_bytes)
-        if plan.lasts:
+        if plan.why is None and not plan.head.expects_continue:
+            plan.edition = state.edition
             state.plans.keep(key, plan)
     return plan
 
@@ -97,8 +109,7 @@ def _planned(state: ServerState, head_bytes: bytes) -> Plan:
     try:
         return plan_for(head, state.context, state.limits)
     except Refusal as refusal:
-        refusal.head = head
-        raise
+        return Plan(Kind.ANSWER, head, head.content_length or 0, why=refusal.with_traceback(None))
 
 
 def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
@@ -191,8 +202,8 @@ def _plan_rows(plan: Plan) -> None:
     slab, spec = served.model.slab, served.model.spec
     if slab is None or len(spec.inputs) != 1 or spec.inputs[0].dtype is DType.BOOL:  # whose bytes need a look
         return
-    plan.direct = plan.json_size > 0
-    if plan.direct or not plan.length or plan.length % slab.row_bytes[0]:
+    plan.direct = 0 < plan.json_size <= RECEIVE_BYTES
+    if plan.json_size or not plan.length or plan.length % slab.row_bytes[0]:
         return
     rows = plan.length // slab.row_bytes[0]
     if rows > served.model.max_batch_size:

@@ -7,7 +7,6 @@ import orjson
 
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
 from tailcut.server.exchange import public_message
-from tailcut.wire.http1.head import Head
 from tailcut.wire.http1.response import BINARY, dated, head, reply
 
 STATUS_OF: Mapping[Code, int] = {
@@ -29,7 +28,6 @@ class Refusal(Exception):  # noqa: N818  it is an answer
         self.status = status
         self.message = message
         self.headers = headers
-        self.head: Head | None = None  # of the message, where it was refused for its head
 
 
 @lru_cache(1024)
@@ -55,13 +53,12 @@ def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
     return error_reply(STATUS_OF[error.code], public_message(error), close=close)
 
 
+def refusal_reply(refusal: Refusal, *, close: bool = False) -> bytes:
+    """The answer to what is refused."""
+    return error_reply(refusal.status, refusal.message, close=close, headers=refusal.headers)
+
+
 @lru_cache(256)
 def _full_reply(message: str, retry_after_s: int, close: bool) -> bytes:  # noqa: FBT001  a key of the cache
     """Kept: under overload it is what nine of ten are told."""
     return error_reply(503, message, close=close, headers={"Retry-After": str(retry_after_s)})
-
-
-def skippable(head: Head) -> int:
-    """How long a refused message's body is, where the connection can go on behind it; else -1."""
-    lasts = head.keep_alive and head.method != b"HEAD" and not head.chunked and not head.expects_continue
-    return head.content_length or 0 if lasts else -1
