@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tailcut.errors import Code, EngineError, TailcutError
+from tailcut.errors import Code, EngineError, InvalidInputError, TailcutError
 from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.runtime.model import Model
@@ -260,6 +260,13 @@ class Exchange:
         """There will be no answer."""
         self._ticket = None
         self._side.failed(error)
+
+    @property
+    def asked(self) -> InferRequest:
+        """What was read, of a request that was more than rows."""
+        if self.request is None:
+            raise InvalidInputError("a request that is nothing but rows asks for no outputs")
+        return self.request
 
     def outputs(self, batch: Batch, index: int, request: InferRequest) -> dict[str, np.ndarray]:
         """The answer's arrays, by name, for the time of `Side.encode`; those for shared memory have been written there.

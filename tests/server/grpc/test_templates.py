@@ -17,7 +17,7 @@ from tailcut.errors import TailcutError
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
 from tailcut.server.context import Context
-from tailcut.server.grpc.inference import Inference
+from tailcut.server.grpc.infer import Inference
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.limits import ServerLimits
 from tailcut.server.repository import ModelRepository

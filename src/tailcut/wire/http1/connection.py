@@ -141,8 +141,11 @@ class Http1Connection(Generic[H]):
 
     def _move(self, state: State) -> None:
         if not _ALLOWED[self.state][state]:
-            raise IllegalMoveError(f"a connection cannot go from {self.state.name} to {state.name}")
+            raise self._illegal(state)
         self.state = state
+
+    def _illegal(self, state: State) -> IllegalMoveError:
+        return IllegalMoveError(f"a connection cannot go from {self.state.name} to {state.name}")
 
     # Bytes in, events out.
 
@@ -224,9 +227,7 @@ class Http1Connection(Generic[H]):
         self._empty_lines = 0
         stop = end + meaning.length
         if stop <= size and not meaning.head.chunked:
-            self.state = (
-                _ANSWER  # from IDLE or HEAD, which MOVES allows
-            )
+            self.state = _ANSWER  # from IDLE or HEAD, which MOVES allows
             self._at = stop
             return Request(meaning, memoryview(data)[end:stop], True)
         self._move(_REQUEST)
@@ -345,12 +346,14 @@ class Http1Connection(Generic[H]):
     def answered(self) -> None:
         """The message in hand has its answer: the next one may come."""
         if self.state is not _ANSWER:
-            self._move(_IDLE)
+            raise self._illegal(_IDLE)
         self.state = _IDLE
 
     def owes(self) -> None:
         """A message like the last one was received elsewhere, and its answer is owed."""
-        self._move(_ANSWER)
+        if self.state is not _IDLE:
+            raise self._illegal(_ANSWER)
+        self.state = _ANSWER
 
     def linger(self) -> None:
         """The last answer: discard what comes behind it."""
