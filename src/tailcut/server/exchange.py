@@ -234,27 +234,42 @@ class Exchange:
         state, side = self._state, self._side
         ready_ns, ended_ns = ticket.ready_ns, batch.ended_ns
         state.count_latency(ended_ns - ready_ns)
-        began_ns, length, timeline = self.began_ns, self.length, self.served.timeline
         try:
             answer = side.encode(batch, index)
         except Exception as error:  # noqa: BLE001  the client must not wait for ever for an answer that cannot be written
             side.failed(self._not_written(error))
             return
-        moments = began_ns, ready_ns, batch.formed_ns, batch.began_ns, ended_ns, handed_ns
+        encoded_ns = _now_ns()
         if type(answer) is GeneratorType:
-            self._moments = (*moments, 0, ticket.count, batch.rows, length)
+            self._keep(ticket, batch, handed_ns, encoded_ns)
             self._job = state.steps.start(answer, self._written)
             return
         self.answer = answer
-        encoded_ns = _now_ns()
         if side.answered():
-            timeline.record(*moments, encoded_ns, _now_ns(), ticket.count, batch.rows, length, 200)
+            self.served.timeline.record(
+                self.began_ns,
+                ready_ns,
+                batch.formed_ns,
+                batch.began_ns,
+                ended_ns,
+                handed_ns,
+                encoded_ns,
+                _now_ns(),
+                ticket.count,
+                batch.rows,
+                self.length,
+                200,
+            )
         else:
-            self._moments = (*moments, encoded_ns, ticket.count, batch.rows, length)
-        self.answer = None
+            self._keep(ticket, batch, handed_ns, encoded_ns)
         side.go_on()
         if state.busy_poll_ns:
             state.stay_awake(ended_ns)
+
+    def _keep(self, ticket: Ticket, batch: Batch, handed_ns: int, encoded_ns: int) -> None:
+        """When the request passed each stage, until its answer has gone out."""
+        moments = self.began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
+        self._moments = (*moments, handed_ns, encoded_ns, ticket.count, batch.rows, self.length)
 
     def fail(self, ticket: Ticket, error: TailcutError) -> None:
         """There will be no answer."""

@@ -123,8 +123,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             if self._target is not None:
                 self._receive_body(self._target, nbytes)
             else:
-                self._wire.receive(self._state.receive, nbytes)
-                self._hear()
+                self._hear(self._wire.receive(self._state.receive, nbytes))
         except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
             self._give_up()
 
@@ -184,11 +183,11 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # What the client sends.
 
-    def _hear(self) -> None:
+    def _hear(self, unread: bool) -> None:  # noqa: FBT001  as the wire says
         """Do what the wire reads, while there is time; it holds the rest."""
         wire, steps = self._wire, self._state.steps
         read = waits = False
-        while wire.unread and not self._paused:
+        while unread and not self._paused:
             if not steps.has_time():
                 waits = True
                 break
@@ -203,9 +202,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             elif type(event) is Broken:
                 self._refuse(event.status, event.message)
             if wire.state is _ANSWER:  # nothing is read before that
-                if not wire.more:
+                if not wire.keeps:
                     return
                 break
+            unread = wire.unread
         self._hold(read=read, waits=waits)
 
     def _hold(self, *, read: bool, waits: bool) -> None:
@@ -247,8 +247,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         wire = self._wire
         if wire.held and wire.state <= _SKIP and not self._paused and not self.transport.is_closing():
             self._read_on()
-            wire.receive(b"", 0)
-            self._hear()
+            self._hear(wire.receive(b"", 0))
         if wire.ended:
             self._finish()
 
@@ -515,12 +514,17 @@ class HttpConnection(asyncio.BufferedProtocol):
         answer: list[bytes] | Response = self._exchange.answer
         if isinstance(answer, Response):
             size = sum(map(len, answer.body_parts))
-            self._reply(response_head(size, answer.json_size, state.date, close=closing), 200, answer.body_parts)
+            self._reply(
+                response_head(size, answer.json_size, state.date, close=closing),
+                200,
+                answer.body_parts,
+                closing=closing,
+            )
         else:
             plan = wire.meaning or NO_PLAN
             if plan.date is not state.date:
                 plan.renew(state.date)
-            self._reply(plan.reply_head_close if closing else plan.reply_head, 200, answer)
+            self._reply(plan.reply_head_close if closing else plan.reply_head, 200, answer, closing=closing)
         self._unsent = self._paused  # when its answer is out is seen later
         return not self._paused
 
@@ -550,7 +554,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         plan = self._plan
         plan.renew(self._state.date)
         rows = [array[row : row + 1].tobytes() for array in batch.outputs]
-        self._reply(plan.reply_head_close if self._closing() else plan.reply_head, 200, rows)
+        closing = self._closing()
+        self._reply(plan.reply_head_close if closing else plan.reply_head, 200, rows, closing=closing)
         self._next()
 
     def _leave_fast_path(self) -> None:
@@ -577,13 +582,12 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _say(self, answer: bytes) -> None:
         """Write a whole answer that has no date yet."""
-        self._reply(dated(answer, self._state.date), int(answer[9:12]))
+        self._reply(dated(answer, self._state.date), int(answer[9:12]), closing=self._closing())
 
-    def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = ()) -> None:
+    def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = (), *, closing: bool) -> None:
         """Write a whole answer, whose parts are joined where that is cheaper; the message is out of hand."""
-        state, wire = self._state, self._wire
-        closing = state.draining or wire.closes
-        wire.answered()
+        state = self._state
+        self._wire.answered()
         self._idle_since = state.now
         size = len(answer)
         if len(parts) == 1 and len(parts[0]) < _JOIN_BYTES:

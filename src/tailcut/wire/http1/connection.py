@@ -57,6 +57,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.CLOSED: frozenset(),
 }
 _ALLOWED = tuple(tuple(new in MOVES[old] for new in State) for old in State)
+_NOTHING = memoryview(b"")
 _IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = State
 
 
@@ -114,6 +115,7 @@ class Http1Connection(Generic[H]):
         "_left",
         "_need",
         "_size",
+        "_view",
         "ended",
         "head",
         "held",
@@ -132,7 +134,8 @@ class Http1Connection(Generic[H]):
         self.held = b""  # received, and not read
         self.ended = False  # the client sends nothing more, and may still read
         self.lingered = 0  # bytes discarded behind the last answer
-        self._data: bytes | bytearray = b""
+        self._data: bytes | bytearray = b""  # handed in last
+        self._view = _NOTHING  # of it
         self._at = self._size = 0
         self._left = 0  # bytes of the body that are not here
         self._need = 0  # bytes of it that the reader waits for
@@ -160,31 +163,43 @@ class Http1Connection(Generic[H]):
         return self._at < self._size
 
     @property
+    def keeps(self) -> bool:
+        """Whether `hold` has anything to do: bytes to keep, or memory of its own to let go."""
+        return self._at < self._size or type(self._data) is bytes
+
+    @property
     def busy(self) -> bool:
         """Whether a message is in hand, or has begun."""
         return self.state is not _IDLE or bool(self.held)
 
-    def receive(self, data: bytes | bytearray, size: int) -> None:
-        """Take data[:size], which must stay until the next `hold`."""
+    def receive(self, data: bytes | bytearray, size: int) -> bool:
+        """Take data[:size], which must stay until the next `hold`; whether `next_event` can read it."""
         if self.state >= _LINGER:
             self.lingered += size
-            return
+            return False
         if self.held:
             data, self.held = self.held + bytes(memoryview(data)[:size]), b""
             size = len(data)
-        self._data, self._at, self._size = data, 0, size
+        self._at, self._size = 0, size
+        if data is not self._data:
+            self._data, self._view = data, memoryview(data)
+        return self.state <= _SKIP
 
     def hold(self) -> int:
         """Keep what has not been read, and let go of what was handed in; returns how many bytes are kept."""
         if self._at < self._size:
-            self.held = bytes(memoryview(self._data)[self._at : self._size])
-        self._data, self._at, self._size = b"", 0, 0
+            self.held = bytes(self._view[self._at : self._size])
+            self._at = self._size
+        if type(self._data) is bytes:
+            self._data, self._view = b"", _NOTHING
         return len(self.held)
 
     def next_event(self) -> Request[H] | Body | Broken | None:
         """What the bytes say that have not been read; None where they say nothing yet."""
         state = self.state
         try:
+            if state <= _HEAD:
+                return self._next_head()
             if state is _SKIP:
                 skipped = min(self._left, self._size - self._at)
                 self._at += skipped
@@ -192,7 +207,6 @@ class Http1Connection(Generic[H]):
                 if self._left:
                     return None
                 self._move(_IDLE)
-            if self.state <= _HEAD:
                 return self._next_head()
             if state is _PART:
                 return self._next_part()
@@ -215,10 +229,10 @@ class Http1Connection(Generic[H]):
             end = data.find(b"\r\n\r\n", at, size) + 4
             if end < 4:
                 if at < size:
-                    check_partial(bytes(memoryview(data)[at:size]))
+                    check_partial(bytes(self._view[at:size]))
                     self._move(_HEAD)
                 return None
-            head = bytes(memoryview(data)[at:end])
+            head = bytes(self._view[at:end])
             self.repeats = min(self.repeats, 0)
             self.meaning, self.head = None, b""
             meaning = self.meaning = self._interpret(head)
@@ -229,11 +243,11 @@ class Http1Connection(Generic[H]):
         if stop <= size and not meaning.head.chunked:
             self.state = _ANSWER  # from IDLE or HEAD, which MOVES allows
             self._at = stop
-            return Request(meaning, memoryview(data)[end:stop], True)
+            return Request(meaning, self._view[end:stop], True)
         self._move(_REQUEST)
         self._at = end
         self._left = stop - size
-        return Request(meaning, memoryview(data)[end : end if meaning.head.chunked else size], False)
+        return Request(meaning, self._view[end : end if meaning.head.chunked else size], False)
 
     def _skip_empty_line(self, data: bytes | bytearray, at: int, size: int) -> bool:
         """Read past an empty line before a request line, as RFC 9112 section 2.2 asks; whether it is whole.
@@ -256,7 +270,7 @@ class Http1Connection(Generic[H]):
         length = self.meaning.length if self.meaning is not None else 0
         if here < min(self._need, length):
             return None
-        begun = memoryview(self._data)[self._at : self._at + min(here, length)]
+        begun = self._view[self._at : self._at + min(here, length)]
         whole = here >= length
         self._left = length - len(begun)
         self._move(_ANSWER if whole else _REQUEST)
@@ -268,7 +282,7 @@ class Http1Connection(Generic[H]):
         chunked = self._chunked
         if chunked is None:
             return None
-        rest = chunked.feed(bytes(memoryview(self._data)[self._at : self._size]))
+        rest = chunked.feed(bytes(self._view[self._at : self._size]))
         self._at = self._size - len(rest)
         if not chunked.done:
             return None
@@ -369,7 +383,7 @@ class Http1Connection(Generic[H]):
 
     def _drop(self) -> None:
         self.held = b""
-        self._data, self._at, self._size = b"", 0, 0
+        self._data, self._view, self._at, self._size = b"", _NOTHING, 0, 0
         self._chunked = None
 
 
