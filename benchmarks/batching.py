@@ -233,7 +233,7 @@ def goodput_table(model: Model, seconds: float) -> None:
     )
     for times in OVERLOADS:
         peak = saturated(model, seconds / 4)
-        deadline_s = 8 * model.max_batch / peak
+        deadline_s = 8 * model.max_batch_size / peak
         log = offer(model, times * peak, seconds, deadline_s)
         in_time = int((log.latencies <= deadline_s).sum())
         rate = in_time / float(np.nanmax(log.done) - log.due[0])
@@ -259,7 +259,7 @@ def main() -> None:
     (BUILD / "models").mkdir(parents=True, exist_ok=True)
     path = BUILD / "models" / "wide.onnx"
     settings = Settings(
-        engine=EngineOptions(threads=1, spinning=False), batching=BatchingSettings(max_batch=args.batch)
+        engine=EngineOptions(threads=1, spinning=False), batching=BatchingSettings(max_batch_size=args.batch)
     )
     profile = Profile.of_model(path if path.exists() else perceptron(path, WIDTHS), settings)
     with Model.open(profile) as model:

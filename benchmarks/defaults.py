@@ -48,7 +48,7 @@ CONNECTIONS = {
 SECONDS = {"encoder": 2.0, "resnet18": 4.0}  # of one turn, where a call takes long
 TURN_S = 0.4
 BY_HAND = Settings(
-    engine=EngineOptions(threads=1, spinning=False), batching=BatchingSettings(max_batch=32, dispatch="inline")
+    engine=EngineOptions(threads=1, spinning=False), batching=BatchingSettings(max_batch_size=32, dispatch="inline")
 )
 FEWEST = 459  # answers, for a p99
 

@@ -45,7 +45,7 @@ def serving(model: Path, dispatch: str, batching: str) -> Iterator[tuple[dict, i
     instances = usable_cpus() if dispatch == "worker" else 1
     settings = Settings(
         engine=EngineOptions(threads=1, instances=instances),
-        batching=BatchingSettings(max_batch=32, dispatch=dispatch),
+        batching=BatchingSettings(max_batch_size=32, dispatch=dispatch),
     )
     profile = BUILD / f"dependent-{model.stem}.profile.toml"
     Profile.of_model(model, settings).save(profile)

@@ -55,8 +55,8 @@ class Refill:
         raise SystemExit(str(error))
 
 
-def opened(path: Path, engine: EngineOptions, max_batch: int) -> Model:
-    profile = Profile.of_model(path, Settings(engine=engine, batching=BatchingSettings(max_batch=max_batch)))
+def opened(path: Path, engine: EngineOptions, max_batch_size: int) -> Model:
+    profile = Profile.of_model(path, Settings(engine=engine, batching=BatchingSettings(max_batch_size=max_batch_size)))
     return Model.open(profile, limits=Limits(queue_rows=256))
 
 

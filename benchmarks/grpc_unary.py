@@ -147,7 +147,7 @@ def main() -> None:
         "tailcut, gRPC": lambda: tailcut(model),
     }
     tuned = BUILD / "tiny-grpc.profile.toml"
-    batching = BatchingSettings(max_batch=32, dispatch=DISPATCH["tiny"])
+    batching = BatchingSettings(max_batch_size=32, dispatch=DISPATCH["tiny"])
     Profile.of_model(model, Settings(engine=ENGINES["tiny"], batching=batching)).save(tuned)
     contestants["tailcut, tuned, gRPC"] = lambda: tailcut(tuned)
     cells: dict[tuple[str, int], list[tuple[float, float, float, float]]] = {}

@@ -101,7 +101,7 @@ def main() -> None:
     build = Path(__file__).parent.parent / "build"
     build.mkdir(exist_ok=True)
     settings = Settings(
-        engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=CONNECTIONS, dispatch="inline")
+        engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=CONNECTIONS, dispatch="inline")
     )
     with Model.open(Profile.of_model(make("tiny", build / "models"), settings)) as model:
         whole = uvloop.run(least_us(model))

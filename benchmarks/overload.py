@@ -93,7 +93,7 @@ def server(name: str, deadline: str, cpus: set[int]) -> Iterator[tuple[Target, i
     path = folder / "dense.onnx"
     model = make(name, folder) if name != "dense" else path if path.exists() else perceptron(path, DENSE)
     settings = Settings(
-        engine=EngineOptions(threads=1, spinning=False), batching=BatchingSettings(max_batch=MAX_BATCH[name])
+        engine=EngineOptions(threads=1, spinning=False), batching=BatchingSettings(max_batch_size=MAX_BATCH[name])
     )
     profile = BUILD / f"{name}.overload.profile.toml"
     Profile.of_model(model, settings).save(profile)

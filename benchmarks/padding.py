@@ -67,9 +67,9 @@ def sentences(count: int) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def opened(path: Path, *, padded: bool, max_batch: int = BATCH) -> Model:
+def opened(path: Path, *, padded: bool, max_batch_size: int = BATCH) -> Model:
     padding = PaddingSettings(buckets=BUCKETS, inputs=tuple(PaddedInput(name=name) for name in NAMES))
-    batching = BatchingSettings(max_batch=max_batch, dispatch="inline", padding=padding if padded else None)
+    batching = BatchingSettings(max_batch_size=max_batch_size, dispatch="inline", padding=padding if padded else None)
     settings = Settings(engine=EngineOptions(threads=1), batching=batching)
     profile = Profile.of_model(path, settings)
     return Model.open(profile, limits=Limits(queue_rows=4096, warm_up_s=60))
@@ -131,7 +131,7 @@ def measure(path: Path, requests: list[dict[str, np.ndarray]], rounds: int) -> N
     buckets, loose = opened(path, padded=True), opened(path, padded=True)
     loose._inline_executor = LoosePadding(loose._crew._first)
     models = {
-        "alone": opened(path, padded=False, max_batch=1),
+        "alone": opened(path, padded=False, max_batch_size=1),
         "own length": opened(path, padded=False),
         "loose": loose,
         "buckets": buckets,

@@ -149,7 +149,7 @@ def main() -> None:
         kinds = requests()
         for kind, request in kinds.items():
             (folder / kind).write_bytes(request)
-        adaptive = Settings(batching=BatchingSettings(max_batch=32, dispatch="adaptive"))
+        adaptive = Settings(batching=BatchingSettings(max_batch_size=32, dispatch="adaptive"))
         Profile.of_model(folder / "first.onnx", adaptive).save(folder / "first.toml")
         bare = BARE.replace("WHOLE", str(len(kinds["raw"])))
         contestants = {"bare receive loop": ([sys.executable, "-c", bare], "raw", None)}

@@ -116,8 +116,8 @@ def micros(text: str, label: str) -> float:
 def tailcut(name: str, model: Path) -> Iterator[str]:
     settings = Settings(
         engine=ENGINES[name],
-        batching=BatchingSettings(max_batch=32, dispatch=DISPATCH[name]),
-        io=IoSettings(spin_us=100),
+        batching=BatchingSettings(max_batch_size=32, dispatch=DISPATCH[name]),
+        io=IoSettings(busy_poll_us=100),
     )
     profile = BUILD / f"{name}.profile.toml"
     Profile.of_model(model, settings).save(profile)

@@ -38,7 +38,7 @@ def timed(module, name, what):
     setattr(module, name, call)
 timed(graph, "analyse_rows", "analysis")
 timed(row_proof, "prove_rows", "proof")
-settings = Settings(engine=EngineOptions(name=sys.argv[2]), batching=BatchingSettings(max_batch=32))
+settings = Settings(engine=EngineOptions(name=sys.argv[2]), batching=BatchingSettings(max_batch_size=32))
 profile = Profile.of_model(Path(sys.argv[1]), settings)
 began = time.perf_counter()
 with Model.open(profile) as model:

@@ -40,8 +40,8 @@ TOKENS = 64
 def settings_of(name: str) -> Settings:
     return Settings(
         engine=ENGINES.get(name, EngineOptions(name="openvino", precision="bf16", threads=0)),
-        batching=BatchingSettings(max_batch=MAX_BATCH.get(name, 32), dispatch=DISPATCH.get(name, "worker")),
-        io=IoSettings(spin_us=100 if name in LAYERS else 0),
+        batching=BatchingSettings(max_batch_size=MAX_BATCH.get(name, 32), dispatch=DISPATCH.get(name, "worker")),
+        io=IoSettings(busy_poll_us=100 if name in LAYERS else 0),
     )
 
 

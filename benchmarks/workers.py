@@ -36,8 +36,8 @@ def tailcut(name: str, model: Path, workers: int) -> Iterator[tuple[str, int]]:
     """A served model's URL and its process."""
     settings = Settings(
         engine=ENGINES[name],
-        batching=BatchingSettings(max_batch=32, dispatch=DISPATCH[name]),
-        io=IoSettings(spin_us=100),
+        batching=BatchingSettings(max_batch_size=32, dispatch=DISPATCH[name]),
+        io=IoSettings(busy_poll_us=100),
     )
     profile = BUILD / f"{name}.profile.toml"
     Profile.of_model(model, settings).save(profile)

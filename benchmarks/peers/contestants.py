@@ -34,16 +34,16 @@ TRIES["mosec"] += ((2, 32, 1),)
 TAILCUT = {
     "tiny": Settings(
         engine=EngineOptions(threads=1),
-        batching=BatchingSettings(max_batch=32, dispatch="inline"),
-        io=IoSettings(spin_us=100),
+        batching=BatchingSettings(max_batch_size=32, dispatch="inline"),
+        io=IoSettings(busy_poll_us=100),
     ),
     "ranker": Settings(
         engine=EngineOptions(name="openvino", precision="bf16", threads=1),
-        batching=BatchingSettings(max_batch=32, dispatch="adaptive"),
-        io=IoSettings(spin_us=100),
+        batching=BatchingSettings(max_batch_size=32, dispatch="adaptive"),
+        io=IoSettings(busy_poll_us=100),
     ),
     "resnet18": Settings(
-        engine=EngineOptions(name="openvino", precision="bf16", threads=2), batching=BatchingSettings(max_batch=1)
+        engine=EngineOptions(name="openvino", precision="bf16", threads=2), batching=BatchingSettings(max_batch_size=1)
     ),
 }
 RAW = {"Content-Type": "application/octet-stream"}

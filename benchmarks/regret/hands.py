@@ -33,9 +33,9 @@ def hands(facts: Facts) -> Iterator[tuple[str, Settings]]:
             spinning=threads == 1,
         )
         batching = BatchingSettings(
-            max_batch=largest if facts.spec.batched else 1,
+            max_batch_size=largest if facts.spec.batched else 1,
             dispatch=dispatch,  # type: ignore[arg-type]
             bind=facts.spec.fixed_rows,
         )
-        name = f"{engine} {options.precision}, {threads} x {instances}, {dispatch}, {batching.max_batch}"
+        name = f"{engine} {options.precision}, {threads} x {instances}, {dispatch}, {batching.max_batch_size}"
         yield name, Settings(engine=options, batching=batching, io=IoSettings(wire=quickest_wire(facts)))

@@ -4,8 +4,8 @@ from tailcut.batching.cost import CostModel
 from tailcut.batching.forecast import Forecast
 
 
-def learned(max_batch: int = 4, instances: int = 1, batch_ns: int = 100, row_ns: int = 10) -> Forecast:
-    forecast = Forecast(max_batch, instances)
+def learned(max_batch_size: int = 4, instances: int = 1, batch_ns: int = 100, row_ns: int = 10) -> Forecast:
+    forecast = Forecast(max_batch_size, instances)
     for size in forecast.cost.sizes:
         forecast.cost.observe(size, batch_ns + row_ns * size)
     return forecast

@@ -4,8 +4,8 @@ from tailcut.batching.cost import CostModel
 from tailcut.batching.policy import Dispatch, Queue, Wait, decide
 
 
-def learned(max_batch: int, per_batch_ns: int, per_row_ns: int) -> CostModel:
-    cost = CostModel(max_batch)
+def learned(max_batch_size: int, per_batch_ns: int, per_row_ns: int) -> CostModel:
+    cost = CostModel(max_batch_size)
     for size in cost.sizes:
         cost.observe(size, per_batch_ns + per_row_ns * size)
     return cost

@@ -23,9 +23,9 @@ def test_the_server_measures_bare_models_unless_told_otherwise(tmp_path: Path) -
             configurations.append(wire.ask(b"GET /v2/models/small/config HTTP/1.1\r\nHost: x\r\n\r\n").json())
             logs.append(server.stderr.read_text())
             assert server.stop() == 0
-    assert [log.count("small: threads=1 dispatch=inline max_batch=") for log in logs] == [1, 0, 1]
+    assert [log.count("small: threads=1 dispatch=inline max_batch_size=") for log in logs] == [1, 0, 1]
     told = [config["parameters"].get("defaults", {}).get("string_value", "") for config in configurations]
-    assert [text.startswith("threads=1 dispatch=inline max_batch=") for text in told] == [True, False, True]
+    assert [text.startswith("threads=1 dispatch=inline max_batch_size=") for text in told] == [True, False, True]
     assert [config["max_batch_size"] for config in configurations][1] == 32
 
 
@@ -34,7 +34,7 @@ def test_what_the_user_set_is_kept(tmp_path: Path) -> None:
     path = perceptron([16, 32, 4], tmp_path / "small.onnx")
     profile = tmp_path / "mine.profile.toml"
     Profile.of_model(path, SAFE_SETTINGS, "mine").save(profile)
-    with serving(tmp_path, path, profile, "--max-batch", "7") as server, server.connect() as wire:
+    with serving(tmp_path, path, profile, "--max-batch-size", "7") as server, server.connect() as wire:
         for name in ("small", "mine"):
             config = wire.ask(f"GET /v2/models/{name}/config HTTP/1.1\r\nHost: x\r\n\r\n".encode()).json()
             assert config["max_batch_size"] == 7

@@ -90,7 +90,7 @@ def test_help_does_not_load_the_heavy_libraries():
         (("serve", "--nope", "a.onnx"), ["--nope", "tailcut serve --help"]),
         (("serve", "--port", "many", "a.onnx"), ["--port", "tailcut serve --help"]),
         (("serve", "--port", "70000", "a.onnx"), ["--port", "tailcut serve --help"]),
-        (("serve", "--json", "--max-batch", "0", "a.onnx"), ["--max-batch", "tailcut serve --help"]),
+        (("serve", "--json", "--max-batch-size", "0", "a.onnx"), ["--max-batch-size", "tailcut serve --help"]),
     ],
 )
 def test_a_bad_flag_is_one_line_on_stderr(arguments: tuple[str, ...], words: list[str]):

@@ -74,4 +74,4 @@ def explained(requests: int = 1000, processes: tuple[int, ...] = (41,)) -> dict[
     records = records.astype(np.int64)
     events = [Event("gc", start, start + 20_000_000, 20_000_000, processes[0]) for start in records[::100, 1].tolist()]
     found = {"target": "http://127.0.0.1:8000", "model": "m<b>", "duration_s": 50.0, "missed": 0}
-    return found | explain(records, events, max_batch=8)
+    return found | explain(records, events, max_batch_size=8)

@@ -83,7 +83,7 @@ def estimate(number: int) -> dict[str, Any]:
     """A configuration that was simulated: larger batches carry more, and take longer alone."""
     raced = 100.0 * number if number > 25 else None
     return {
-        "setting": f"batching.max_batch={number}",
+        "setting": f"batching.max_batch_size={number}",
         "rate": 100.0 * number * (0.5 if number % 3 else 1.0),
         "alone_ms": 0.1 * number,
         "cpu_us": 10.0 + number,
@@ -136,7 +136,7 @@ def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None 
             "clients": 16,
         },
         "estimated": [estimate(number) for number in range(1, 30)],
-        "winner": "batching.max_batch=29",
+        "winner": "batching.max_batch_size=29",
         "noise": {"quiet_share": 0.987, "worst_gap_ms": 4.2, "probes": 60, "late_blocks": 1, "repeated_blocks": 3},
         "retune": None,
         "accuracy": {
@@ -164,7 +164,7 @@ def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None 
                 }
             ],
         },
-        "settings": {"engine": {"threads": 2}, "batching": {"max_batch": 8}},
+        "settings": {"engine": {"threads": 2}, "batching": {"max_batch_size": 8}},
         "profile": "ranker.profile.toml",
         "report": "ranker.report.html",
     }

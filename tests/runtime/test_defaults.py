@@ -34,7 +34,7 @@ def chosen(call_ns: dict[int, float], facts: Facts = ROWS, around: Surroundings 
     choice = choose(facts, Estimate(1, spinning=False, call_ns=call_ns), around)
     assert choice.reason
     assert "\n" not in choice.reason
-    return choice.dispatch, choice.max_batch
+    return choice.dispatch, choice.max_batch_size
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def chosen(call_ns: dict[int, float], facts: Facts = ROWS, around: Surroundings 
         pytest.param(
             {1: 6 * US, 2: 7 * US, 3: 9 * US},
             ROWS,
-            Surroundings(2, 2, max_batch=3),
+            Surroundings(2, 2, max_batch_size=3),
             ("inline", 3),
             id="the user's size",
         ),
         pytest.param(
             TINY | {256: 400 * US},
             ROWS,
-            Surroundings(2, 2, max_batch=256),
+            Surroundings(2, 2, max_batch_size=256),
             ("adaptive", 256),
             id="the user's size is too long",
         ),
@@ -184,7 +184,7 @@ def test_comparisons_go_on_until_they_agree() -> None:
 def test_sizes_are_those_that_memory_and_the_user_allow() -> None:
     """Powers of two up to the largest; the user's own size is measured as well."""
     assert sizes_to_try(ROWS, HERE) == [1, 2, 4, 8, 16, 32, 64, LARGEST_BATCH]
-    assert sizes_to_try(ROWS, Surroundings(2, 2, max_batch=5)) == [1, 2, 4, 5]
+    assert sizes_to_try(ROWS, Surroundings(2, 2, max_batch_size=5)) == [1, 2, 4, 5]
     assert sizes_to_try(Facts(batched=True, timed=True, most_rows=5), HERE) == [1, 2, 4]
     assert sizes_to_try(WHOLE, HERE) == [1]
     assert sizes_to_try(Facts(batched=True, timed=False), HERE) == [1]
@@ -192,11 +192,11 @@ def test_sizes_are_those_that_memory_and_the_user_allow() -> None:
 
 def test_a_choice_comes_back_from_the_settings_it_was_applied_to() -> None:
     """It changes nothing else, and its threads are cut to what a process may use."""
-    choice = Choice(threads=1, spinning=True, dispatch="worker", max_batch=64, instances=4, reason="because")
+    choice = Choice(threads=1, spinning=True, dispatch="worker", max_batch_size=64, instances=4, reason="because")
     settings = choice.apply(SAFE_SETTINGS)
     assert Choice.of(settings, "because") == choice
     assert Choice.of(SAFE_SETTINGS, "").apply(settings) == SAFE_SETTINGS
     assert choice.within(HERE).instances == 2
-    assert Choice(threads=4, spinning=True, dispatch="adaptive", max_batch=64).within(HERE).threads == 2
-    assert choice.describe() == "threads=1 instances=4 dispatch=worker max_batch=64"
-    assert Choice.of(SAFE_SETTINGS, "").describe() == "threads=auto spinning=true dispatch=worker max_batch=32"
+    assert Choice(threads=4, spinning=True, dispatch="adaptive", max_batch_size=64).within(HERE).threads == 2
+    assert choice.describe() == "threads=1 instances=4 dispatch=worker max_batch_size=64"
+    assert Choice.of(SAFE_SETTINGS, "").describe() == "threads=auto spinning=true dispatch=worker max_batch_size=32"

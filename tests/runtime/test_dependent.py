@@ -46,8 +46,8 @@ def test_every_answer_is_the_requests_own(tmp_path: Path, name: str, engine: str
     case, truths = CASES[name], TRUTHS[name]
     if engine == "openvino" and case.openvino:
         pytest.skip(case.openvino)
-    for max_batch in (4, 1):
-        with opened(tmp_path, case, engine, max_batch=max_batch) as model:
+    for max_batch_size in (4, 1):
+        with opened(tmp_path, case, engine, max_batch_size=max_batch_size) as model:
             assert model.spec.batched == case.batched
             for request, want in zip(case.requests, truths, strict=True):
                 check(model, request, want)
@@ -80,7 +80,7 @@ def test_from_an_event_loop(tmp_path: Path, name: str, dispatch: str) -> None:
     async def ask_all(model: Model) -> list[Arrays]:
         return await asyncio.gather(*[model.infer(request) for request in case.requests * 4])
 
-    with opened(tmp_path, case, "onnxruntime", max_batch=4, dispatch=dispatch) as model:
+    with opened(tmp_path, case, "onnxruntime", max_batch_size=4, dispatch=dispatch) as model:
         for got, want in zip(asyncio.run(ask_all(model)), TRUTHS[name] * 4, strict=True):
             assert want is not None
             check_same(got, want)
@@ -90,7 +90,7 @@ def test_parallel_instances(tmp_path: Path) -> None:
     """Several requests compute at a time, each in arrays of its own."""
     path = tmp_path / "case.onnx"
     onnx.save(CASES["gram"].model, path)
-    settings = Settings(engine=EngineOptions(threads=1, instances=3), batching=BatchingSettings(max_batch=8))
+    settings = Settings(engine=EngineOptions(threads=1, instances=3), batching=BatchingSettings(max_batch_size=8))
     with Model.open(Profile.of_model(path, settings)) as model:
         assert model._pool.size == 3
         requests = [{"x": np.full((n % 7 + 1, 4), n, np.float32)} for n in range(60)]
@@ -108,7 +108,7 @@ def test_strange_names_are_batched_all_the_same(tmp_path: Path, name: str) -> No
     """Requests at the same time share engine calls, whatever the axes are called."""
     case = CASES[name]
     rows = [{next(iter(case.requests[0])): np.full((1, 4), n, np.float32)} for n in range(64)]
-    with opened(tmp_path, case, "onnxruntime", max_batch=16) as model:
+    with opened(tmp_path, case, "onnxruntime", max_batch_size=16) as model:
 
         async def ask_all() -> list[Arrays]:
             return await asyncio.gather(*[model.infer(row) for row in rows])
@@ -149,7 +149,7 @@ def test_the_user_turns_batching_on(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_the_word_of_the_call_comes_before_the_profiles(tmp_path: Path) -> None:
     """And that before the evidence."""
     profile = Profile.of_model(
-        perceptron([4, 3], tmp_path / "m.onnx"), Settings(batching=BatchingSettings(max_batch=4, rows="dependent"))
+        perceptron([4, 3], tmp_path / "m.onnx"), Settings(batching=BatchingSettings(max_batch_size=4, rows="dependent"))
     )
     for batching, batched in ((None, False), ("auto", True), ("on", True), ("off", False)):
         with Model.open(profile, batching=batching) as model:
@@ -160,7 +160,7 @@ def test_int8_is_not_batched(tmp_path: Path) -> None:
     """What onnxruntime's quantiser makes of a graph takes one scale for all rows; the proof sees it, too."""
     profile = Profile.of_model(
         perceptron([64, 32], tmp_path / "m.onnx"),
-        Settings(engine=EngineOptions(precision="int8"), batching=BatchingSettings(max_batch=4)),
+        Settings(engine=EngineOptions(precision="int8"), batching=BatchingSettings(max_batch_size=4)),
     )
     with Model.open(profile) as model:
         assert not model.spec.batched
@@ -172,7 +172,7 @@ def test_int8_is_not_batched(tmp_path: Path) -> None:
 def test_requests_that_are_not_batched_are_not_padded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A profile's buckets are left out with a warning, and each request is computed at its own length."""
     padding = PaddingSettings(buckets=(8, 16), inputs=(PaddedInput(name="ids"), PaddedInput(name="mask")))
-    settings = Settings(batching=BatchingSettings(max_batch=4, padding=padding))
+    settings = Settings(batching=BatchingSettings(max_batch_size=4, padding=padding))
     with Model.open(Profile.of_model(masked_mean(tmp_path / "m.onnx"), settings), batching="off") as model:
         assert "not padded" in caplog.text
         ids = np.ones((2, 5), np.int64)

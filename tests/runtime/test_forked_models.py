@@ -61,7 +61,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def opened(path: Path, *, dispatch: str = "worker", **engine: object) -> Model:
-    settings = Settings(engine=EngineOptions(**engine), batching=BatchingSettings(dispatch=dispatch, max_batch=8))
+    settings = Settings(engine=EngineOptions(**engine), batching=BatchingSettings(dispatch=dispatch, max_batch_size=8))
     return Model.open(Profile.of_model(path, settings))
 
 

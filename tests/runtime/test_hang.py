@@ -23,10 +23,14 @@ WAIT_S = 20.0
 def opened(folder: Path, *, engine: str = "onnxruntime", instances: int = 1, dispatch: str = "worker") -> Model:
     settings = Settings(
         engine=EngineOptions(name=engine, threads=1, instances=instances),
-        batching=BatchingSettings(max_batch=4, dispatch=dispatch, rows="independent"),  # which its loop does not show
+        batching=BatchingSettings(
+            max_batch_size=4, dispatch=dispatch, rows="independent"
+        ),  # which its loop does not show
     )
     path = folder / "endless.onnx"
-    return Model.open(Profile.of_model(path if path.exists() else endless(path), settings), limits=Limits(hang_s=0.3))
+    return Model.open(
+        Profile.of_model(path if path.exists() else endless(path), settings), limits=Limits(engine_timeout_s=0.3)
+    )
 
 
 def ask(model: Model, number: int, rounds: int) -> tuple[Ticket, EventHandler]:
@@ -143,7 +147,7 @@ def test_what_waits_behind_a_long_batch_hears_in_time(tmp_path: Path) -> None:
 def test_closing_does_not_wait_for_ever(tmp_path: Path) -> None:
     """An engine that is lost in a batch is told to give up."""
     model = opened(tmp_path)
-    model._hang_s = 1000.0
+    model._engine_timeout_s = 1000.0
     _, sink = ask(model, 1, FOR_EVER)
     model.kick()
     model.close()

@@ -28,12 +28,12 @@ def test_a_small_model_computes_inline(tmp_path: Path, caplog: pytest.LogCapture
         settings = model.profile.settings
         assert model.inline
         assert (settings.engine.threads, settings.engine.name, settings.engine.precision) == (1, "onnxruntime", "f32")
-        assert settings.batching.max_batch >= LEAST_BATCH
+        assert settings.batching.max_batch_size >= LEAST_BATCH
         answer = model.infer_sync({"x": x})["y"]
     lines = [line for line in caplog.messages if line.startswith("small: ")]
     assert len(lines) == 1
     assert lines[0].startswith(
-        f"small: threads=1 dispatch=inline max_batch={settings.batching.max_batch}: 1 row takes "
+        f"small: threads=1 dispatch=inline max_batch_size={settings.batching.max_batch_size}: 1 row takes "
     )
     bare = open_engine(path, SAFE_SETTINGS.engine)
     np.testing.assert_allclose(answer, bare.run({"x": x})["y"], rtol=1e-5, atol=1e-6)
@@ -96,8 +96,8 @@ def test_what_takes_unknown_time_gets_a_worker(tmp_path: Path, kind: str) -> Non
             perceptron([16, 32, 4], path)
     with Model.open(path, batching="off" if kind == "dependent" else None) as model:
         assert model.profile.settings.batching.dispatch == "worker"
-        assert model.profile.settings.batching.max_batch == SAFE_SETTINGS.batching.max_batch
-        assert model.max_batch == (32 if kind in {"lengths", "strings"} else 1)
+        assert model.profile.settings.batching.max_batch_size == SAFE_SETTINGS.batching.max_batch_size
+        assert model.max_batch_size == (32 if kind in {"lengths", "strings"} else 1)
 
 
 def test_requests_that_share_no_call_are_computed_by_several_instances(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_loop_that_values_control_never_keeps_the_event_loop(tmp_path: Path) -
 def test_a_batch_fixed_at_1_is_measured_as_such(tmp_path: Path) -> None:
     """One row, inline where that is short."""
     with Model.open(identity(DType.FP32, (1, 8), tmp_path / "one.onnx")) as model:
-        assert (model.inline, model.max_batch) == (True, 1)
+        assert (model.inline, model.max_batch_size) == (True, 1)
         assert (model.infer_sync({"x": np.ones((1, 8), np.float32)})["y"] == 1).all()
 
 
@@ -200,4 +200,4 @@ def test_a_model_that_is_slow_is_not_measured(tmp_path: Path, monkeypatch: pytes
     with Model.open_measured(profile, Surroundings(cpus=2, threads=2), budget_s=0.04) as model:
         settings = model.profile.settings
         assert (settings.engine.threads, settings.batching.dispatch) == (2, "worker")
-        assert settings.batching.max_batch == LEAST_BATCH
+        assert settings.batching.max_batch_size == LEAST_BATCH

@@ -30,7 +30,7 @@ from tailcut.spec import DType
 
 
 def opened(path: Path, *, limits: Limits = Limits(), **batching: object) -> Model:  # noqa: B008  frozen
-    settings = Settings(batching=msgspec.convert({"max_batch": 8} | batching, BatchingSettings))
+    settings = Settings(batching=msgspec.convert({"max_batch_size": 8} | batching, BatchingSettings))
     return Model.open(Profile.of_model(path, settings), limits=limits)
 
 
@@ -153,7 +153,7 @@ def test_a_deadline_that_has_passed(tmp_path: Path) -> None:
 def test_a_full_queue(tmp_path: Path) -> None:
     """What finds no row is refused at once and told when to come again; nothing is lost or leaked."""
     path = identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")
-    with opened(path, dispatch="inline", max_batch=2, limits=Limits(queue_rows=4)) as model:
+    with opened(path, dispatch="inline", max_batch_size=2, limits=Limits(queue_rows=4)) as model:
         sinks = [EventHandler() for _ in range(4)]
         for number, sink in enumerate(sinks):
             model.start({"x": rows(number)}, 1, sink, AnyThreadDelivery())
@@ -204,7 +204,7 @@ def test_not_past_others(tmp_path: Path) -> None:
         assert second.outputs is not None
         row, lent = model.lend(1, 0, 0)
     assert not model.compute_now(Ticket(EventHandler(), AnyThreadDelivery(), 1, row), lent)  # it is closed
-    for way in ({"dispatch": "worker"}, {"dispatch": "adaptive", "hold_us": 100}):
+    for way in ({"dispatch": "worker"}, {"dispatch": "adaptive", "max_queue_delay_us": 100}):
         with opened(path, **way) as model:
             row, lent = model.lend(1, 0, 0)
             assert not model.compute_now(Ticket(EventHandler(), AnyThreadDelivery(), 1, row), lent)
@@ -297,12 +297,12 @@ def test_a_model_without_a_batch_dimension(tmp_path: Path) -> None:
     with opened(no_batch(tmp_path / "nb.onnx")) as model:
         inputs = {t.name: np.ones([d or 1 for d in t.shape], t.dtype.numpy) for t in model.spec.inputs}
         assert set(model.infer_sync(inputs)) == set(model.spec.output_names)
-        assert model.max_batch == 1
+        assert model.max_batch_size == 1
 
 
 def test_priority_and_deadline_decide_who_is_served_first(tmp_path: Path) -> None:
     """With the engine busy, an urgent request overtakes the queue, and a shorter deadline overtakes a longer one."""
-    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch=1) as model:
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch_size=1) as model:
         served: list[str] = []
 
         class Note(EventHandler):
@@ -323,7 +323,7 @@ def test_priority_and_deadline_decide_who_is_served_first(tmp_path: Path) -> Non
 
 def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) -> None:
     """By the learned cost of the rows that go before it; an urgent request has fewer of those, and is let in."""
-    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch=1) as model:
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch_size=1) as model:
         for _ in range(200):
             model.cost.observe(1, 1_000_000_000)  # a second a row
         for _ in range(3):
@@ -341,7 +341,7 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
 
 def test_answers_that_come_too_late_shorten_the_queue(tmp_path: Path) -> None:
     """What was promised two seconds and told so after its time takes trust; the next forecast keeps time in hand."""
-    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch=1) as model:
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch_size=1) as model:
         late = model.now_ns() - 1
         ticket = Ticket(EventHandler(), AnyThreadDelivery(), 1, deadline_ns=late)
         ticket.arrays = {"x": rows(1)}
@@ -360,9 +360,9 @@ def test_answers_that_come_too_late_shorten_the_queue(tmp_path: Path) -> None:
 def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
     """Its rows live in the slab, and each is a call of its own on one of two instances."""
     path = identity(DType.FP32, (1, 16), tmp_path / "one.onnx")
-    settings = Settings(engine=EngineOptions(threads=1, instances=2), batching=BatchingSettings(max_batch=8))
+    settings = Settings(engine=EngineOptions(threads=1, instances=2), batching=BatchingSettings(max_batch_size=8))
     with Model.open(Profile.of_model(path, settings)) as model:
-        assert model.max_batch == 1
+        assert model.max_batch_size == 1
         assert model.slab is not None
         sinks = [EventHandler() for _ in range(6)]
         for number, sink in enumerate(sinks):

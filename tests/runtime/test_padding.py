@@ -30,7 +30,7 @@ def opened(
     rows: RowsSetting = "auto",
 ) -> Model:
     padding = PaddingSettings(buckets=buckets, inputs=inputs)
-    batching = BatchingSettings(max_batch=8, dispatch="inline", padding=padding, rows=rows)
+    batching = BatchingSettings(max_batch_size=8, dispatch="inline", padding=padding, rows=rows)
     settings = Settings(engine=EngineOptions(name=engine, threads=1), batching=batching)
     return Model.open(Profile.of_model(path, settings))
 
@@ -111,11 +111,11 @@ def test_models_that_cannot_be_padded(tmp_path: Path) -> None:
 def test_a_profile_keeps_its_buckets(tmp_path: Path) -> None:
     """Written and read back the same; shown in one word; buckets that do not rise are refused in one line."""
     padding = PaddingSettings(buckets=(8, 16), inputs=IDS_AND_MASK)
-    settings = Settings(batching=BatchingSettings(max_batch=4, padding=padding))
+    settings = Settings(batching=BatchingSettings(max_batch_size=4, padding=padding))
     profile = Profile.of_model(masked_mean(tmp_path / "m.onnx"), settings)
     profile.save(tmp_path / "m.profile.toml")
     assert Profile.load(tmp_path / "m.profile.toml").settings == settings
-    assert settings.describe() == "batching.max_batch=4 batching.padding=8/16"
+    assert settings.describe() == "batching.max_batch_size=4 batching.padding=8/16"
     wrong = msgspec.structs.replace(padding, buckets=(16, 8))
     settings = Settings(batching=BatchingSettings(padding=wrong))
     msgspec.structs.replace(profile, settings=settings).save(tmp_path / "m.profile.toml")

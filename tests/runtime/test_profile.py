@@ -19,6 +19,13 @@ from tailcut.runtime.profile import (
     write_atomically,
 )
 
+OLD_NAMES = {
+    "max_batch": "max_batch_size",
+    "hold_us": "max_queue_delay_us",
+    "spin_us": "busy_poll_us",
+    "express": "fast_path",
+}
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
@@ -33,8 +40,8 @@ def test_round_trip(model: Path, tmp_path: Path) -> None:
         engine=EngineOptions(
             name="openvino", precision="bf16", threads=2, u8_input=U8Input(scale=(0.5,), offset=(1.0,))
         ),
-        batching=BatchingSettings(max_batch=8),
-        io=IoSettings(spin_us=100),
+        batching=BatchingSettings(max_batch_size=8),
+        io=IoSettings(busy_poll_us=100),
     )
     profile = Profile.of_model(model, settings, "name")
     profile = msgspec.structs.replace(profile, machine={"cpu": "x", "cores": 2}, evidence={"p99_ms": 1.5})
@@ -151,8 +158,8 @@ def test_models_that_cannot_be_hashed(tmp_path: Path, content: bytes | None) -> 
         ("engine", "threads = -1", "threads"),
         ("engine", 'name = "triton"', "name"),
         ("engine", "colour = 1", "colour"),
-        ("batching", 'hold_us = 5\ndispatch = "inline"', "hold_us"),
-        ("io", "spin_us = 99999999", "spin_us"),
+        ("batching", 'max_queue_delay_us = 5\ndispatch = "inline"', "max_queue_delay_us"),
+        ("io", "busy_poll_us = 99999999", "busy_poll_us"),
     ],
 )
 def test_settings_out_of_bounds(model: Path, tmp_path: Path, section: str, text: str, reason: str) -> None:
@@ -178,12 +185,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_threads_are_clamped_to_the_cpus_there_are(model: Path) -> None:
     """A profile for 8 CPUs runs on 2, with a warning; one CPU does not spin."""
-    settings = Settings(engine=EngineOptions(threads=4, instances=2), io=IoSettings(spin_us=100))
+    settings = Settings(engine=EngineOptions(threads=4, instances=2), io=IoSettings(busy_poll_us=100))
     fitted, warnings = fit_to_machine(Profile.of_model(model, settings), {}, 2)
     assert (fitted.settings.engine.threads, fitted.settings.engine.instances) == (2, 1)
     assert len(warnings) == 1
     fitted, warnings = fit_to_machine(Profile.of_model(model, settings), {}, 1)
-    assert fitted.settings.io.spin_us == 0
+    assert fitted.settings.io.busy_poll_us == 0
     assert len(warnings) == 2
 
 
@@ -197,8 +204,8 @@ def test_another_machine_is_a_warning(model: Path) -> None:
 
 def test_describe_names_what_differs() -> None:
     """Only what was turned is shown."""
-    settings = Settings(engine=EngineOptions(threads=2), batching=BatchingSettings(max_batch=8))
-    assert settings.describe() == "engine.threads=2 batching.max_batch=8"
+    settings = Settings(engine=EngineOptions(threads=2), batching=BatchingSettings(max_batch_size=8))
+    assert settings.describe() == "engine.threads=2 batching.max_batch_size=8"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +225,7 @@ def test_describe_names_what_differs() -> None:
 def test_a_file_made_to_break_parsers_is_one_line(tmp_path: Path, text: str) -> None:
     """Refused in a moment, with a short reason."""
     path = tmp_path / "deep.toml"
-    path.write_text(f"schema = 1\n{text}\n")
+    path.write_text(f"schema = 2\n{text}\n")
     with pytest.raises(ProfileError, match=r"^[^\n]*deep\.toml: not a [^\n]{1,200}$"):
         Profile.load(path)
 
@@ -228,9 +235,43 @@ def test_a_number_of_any_size_is_one_line(tmp_path: Path, number: str) -> None:
     """As a setting and as the schema."""
     Profile.of_model(perceptron([4, 8, 3], tmp_path / "mlp.onnx")).save(tmp_path / "good.toml")
     good = (tmp_path / "good.toml").read_text()
-    for name, before in (("max_batch", "max_batch = 1"), ("schema", "schema = 1")):
+    for name, before in (("max_batch_size", "max_batch_size = 1"), ("schema", "schema = 2")):
         assert before in good
         path = tmp_path / f"{name}.toml"
         path.write_text(good.replace(before, f"{name} = {number}"))
         with pytest.raises(ProfileError, match=r"^[^\n]{1,400}$"):
             Profile.load(path)
+
+
+def test_schema_1_is_read_under_the_new_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And a line in the log says what is called otherwise now."""
+    path = tmp_path / "old.toml"
+    settings = Settings(
+        batching=BatchingSettings(max_batch_size=8, max_queue_delay_us=300),
+        io=IoSettings(busy_poll_us=50, fast_path=False),
+    )
+    Profile.of_model(perceptron([4, 8, 3], tmp_path / "mlp.onnx"), settings).save(path)
+    text = path.read_text().replace("schema = 2", "schema = 1")
+    for old, new in OLD_NAMES.items():
+        assert f"{new} = " in text
+        text = text.replace(f"{new} = ", f"{old} = ")
+    path.write_text(text)
+    with caplog.at_level("INFO", "tailcut"):
+        profile = Profile.load(path)
+    assert profile.settings == settings
+    assert profile.schema == 2
+    assert all(f"{old} is now {new}" in caplog.text for old, new in OLD_NAMES.items())
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize(("old", "new"), OLD_NAMES.items())
+def test_an_old_name_is_no_second_name(tmp_path: Path, schema: int, old: str, new: str) -> None:
+    """Neither beside the new one nor in a file of schema 2; the error tells the new name."""
+    path = tmp_path / "both.toml"
+    Profile.of_model(perceptron([4, 8, 3], tmp_path / "mlp.onnx")).save(path)
+    text = path.read_text().replace("schema = 2", f"schema = {schema}")
+    line = next(line for line in text.splitlines() if line.startswith(f"{new} = "))
+    both = "" if schema == 2 else f"{line}\n"
+    path.write_text(text.replace(f"{line}\n", both + line.replace(new, old) + "\n"))
+    with pytest.raises(ProfileError, match=f"{old} is called {new} in schema 2"):
+        Profile.load(path)

@@ -18,8 +18,8 @@ from tailcut.spec import DType
 WAYS = [("inline", 1), ("adaptive", 1), ("worker", 1), ("worker", 2)]
 
 
-def settings(dispatch: str, instances: int, max_batch: int = 8) -> Settings:
-    batching = BatchingSettings(max_batch=max_batch, dispatch=dispatch)  # type: ignore[arg-type]
+def settings(dispatch: str, instances: int, max_batch_size: int = 8) -> Settings:
+    batching = BatchingSettings(max_batch_size=max_batch_size, dispatch=dispatch)  # type: ignore[arg-type]
     return Settings(engine=EngineOptions(threads=1, instances=instances), batching=batching)
 
 

@@ -48,7 +48,9 @@ def test_a_bare_model_spins_only_alone(models: int, spinning: bool) -> None:
             id="openvino does not spin, and threads of a bare model are no profile's",
         ),
         pytest.param(
-            [profile("a", ONE, io=IoSettings(spin_us=100)), profile("b", ONE)], ["a: io.spin_us"], id="polling"
+            [profile("a", ONE, io=IoSettings(busy_poll_us=100)), profile("b", ONE)],
+            ["a: io.busy_poll_us"],
+            id="polling",
         ),
         pytest.param(
             [profile("a", SPINNING, beside="b"), profile("b", SPINNING, beside="a")], [], id="measured together"

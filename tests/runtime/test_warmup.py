@@ -29,7 +29,7 @@ def opened(path: Path, batching: BatchingSettings, *, instances: int = 1, warm_u
 def test_every_batch_size_is_known_on_every_instance(tmp_path: Path) -> None:
     """The largest, and the powers of two below it; each instance has bindings of its own for them."""
     path = identity(DType.FP32, (None, 4), tmp_path / "echo.onnx")
-    with opened(path, BatchingSettings(max_batch=12), instances=2) as model:
+    with opened(path, BatchingSettings(max_batch_size=12), instances=2) as model:
         assert model.cost.sizes == [1, 2, 4, 8, 12]
         assert set(model.cost._known) == {1, 2, 4, 8, 12}
         for worker in model._pool._workers:
@@ -40,7 +40,7 @@ def test_every_batch_size_is_known_on_every_instance(tmp_path: Path) -> None:
 def test_every_bucket_is_known(tmp_path: Path) -> None:
     """Each with its own cost of each size."""
     path = masked_mean(tmp_path / "m.onnx")
-    with opened(path, BatchingSettings(max_batch=4, padding=PADDING)) as model:
+    with opened(path, BatchingSettings(max_batch_size=4, padding=PADDING)) as model:
         known = {bucket: set(cost._known) for bucket, cost in model.forecast.costs.items()}
         assert known == {8: {1, 2, 4}, 16: {1, 2, 4}}
         assert set(model.cost._known) == {1, 2, 4}
@@ -49,7 +49,7 @@ def test_every_bucket_is_known(tmp_path: Path) -> None:
 def test_a_slow_model_is_ready_when_the_time_is_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It says how many sizes it left, serves, and learns them by serving."""
     path = identity(DType.FP32, (None, 4), tmp_path / "echo.onnx")
-    with caplog.at_level(logging.WARNING), opened(path, BatchingSettings(max_batch=4), warm_up_s=0.0) as model:
+    with caplog.at_level(logging.WARNING), opened(path, BatchingSettings(max_batch_size=4), warm_up_s=0.0) as model:
         assert "before 3 of its 3 batch sizes" in caplog.text
         assert model.cost.estimate_ns(4) == 0
         assert (model.infer_sync({"x": np.ones((4, 4), np.float32)})["y"] == 1).all()
@@ -60,7 +60,7 @@ def test_a_slow_model_is_ready_when_the_time_is_over(tmp_path: Path, caplog: pyt
 def test_sizes_are_found_that_the_model_accepts(tmp_path: Path, engine: str) -> None:
     """An image model that takes even heights and widths only is warm, without a word."""
     path = halved_and_doubled(tmp_path / "even.onnx")
-    settings = Settings(engine=EngineOptions(name=engine, threads=1), batching=BatchingSettings(max_batch=2))
+    settings = Settings(engine=EngineOptions(name=engine, threads=1), batching=BatchingSettings(max_batch_size=2))
     with Model.open(Profile.of_model(path, settings)) as model:
         assert model.warm_up == WarmUp(warmed_up=True)
         assert set(model.cost._known) == {1, 2}
@@ -71,7 +71,7 @@ def test_the_sizes_of_the_data_come_first(tmp_path: Path) -> None:
     path = masked_mean(tmp_path / "m.onnx")
     spec = open_engine(path, EngineOptions(threads=1)).spec
     requests = [dict.fromkeys(("ids", "mask"), np.ones((1, length), np.int64)) for length in (5, 9, 9, 30)]
-    settings = Settings(engine=EngineOptions(name="openvino", threads=1), batching=BatchingSettings(max_batch=2))
+    settings = Settings(engine=EngineOptions(name="openvino", threads=1), batching=BatchingSettings(max_batch_size=2))
     profile = msgspec.structs.replace(Profile.of_model(path, settings), samples=kinds_of(spec, requests))
     with Model.open(profile) as model:
         assert model.warm_up.warmed_up
@@ -99,7 +99,7 @@ def test_a_model_that_refuses_what_is_made_up_starts_cold(tmp_path: Path, caplog
     nodes = [helper.make_node("Sub", ["x", "ten"], ["index"]), helper.make_node("Gather", ["table", "index"], ["y"])]
     ends = [value("x", DType.INT64, (None, 1))], [value("y", DType.FP32, (None, 1))]
     path = save(tmp_path / "from_ten.onnx", nodes, *ends, {"table": table, "ten": ten})
-    with caplog.at_level(logging.WARNING), opened(path, BatchingSettings(max_batch=4)) as model:
+    with caplog.at_level(logging.WARNING), opened(path, BatchingSettings(max_batch_size=4)) as model:
         assert model.cost.estimate_ns(1) == 0
         assert model.infer_sync({"x": np.array([[13]])})["y"] == 3
         assert not model.warm_up.warmed_up

@@ -37,7 +37,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(engine)
     names = [name for name, case in CASES.items() if engine != "openvino" or not case.openvino]
     save_all(folder, {name: CASES[name] for name in names})
-    settings = Settings(engine=EngineOptions(name=engine, threads=1), batching=BatchingSettings(max_batch=4))
+    settings = Settings(engine=EngineOptions(name=engine, threads=1), batching=BatchingSettings(max_batch_size=4))
     for name in names:
         Profile.of_model(folder / f"{name}.onnx", settings).save(folder / f"{name}.profile.toml")
     profiles = [folder / f"{name}.profile.toml" for name in names]

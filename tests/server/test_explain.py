@@ -46,7 +46,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of some 0.2 ms a row, batched by up to 64 on one thread of its own."""
     folder = tmp_path_factory.mktemp("explained")
     model = perceptron([64, 1024, 2048, 64], folder / "m.onnx")
-    settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=64))
+    settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=64))
     Profile.of_model(model, settings).save(folder / "m.profile.toml")
     return folder / "m.profile.toml"
 
@@ -103,7 +103,7 @@ def without_others(target: Target) -> dict:
     piece = ask(target, "GET", "/v2/models/m/trail/0")
     waits = {kind for kinds in KINDS["cpu_wait"].values() for kind in kinds}
     events = [event for event in (Event(*one) for one in piece["events"]) if event.kind not in waits]
-    return explain(np.array(piece["records"], np.int64), events, max_batch=piece["max_batch"])
+    return explain(np.array(piece["records"], np.int64), events, max_batch_size=piece["max_batch_size"])
 
 
 def test_a_collector_at_work(profile: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_huge_batch(profile: Path, tmp_path: Path) -> None:
     """Single rows that wait behind full batches: the advice is a smaller largest batch."""
     with serving(tmp_path, profile) as server:
         target = target_of(server)
-        assert "lower max_batch" in named(target, {"queue", "compute"}, (*[1] * 23, 64), rate=600)["verdict"]
+        assert "lower max_batch_size" in named(target, {"queue", "compute"}, (*[1] * 23, 64), rate=600)["verdict"]
 
 
 def test_the_command_watches_a_running_server(server: Server) -> None:

@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     perceptron([4, 8, 3], folder / "mlp.onnx")
     slow = perceptron([2048, 2048, 2048, 2048, 2048, 4], folder / "slow.onnx")
-    alone = Settings(batching=BatchingSettings(max_batch=1))  # so that a queue is long for a while
+    alone = Settings(batching=BatchingSettings(max_batch_size=1))  # so that a queue is long for a while
     Profile.of_model(slow, alone).save(folder / "slow.profile.toml")
     identity(DType.FP32, (None, 4), folder / "echo.onnx")
     return folder

@@ -302,7 +302,7 @@ def test_one_connection_many_requests(server: Server) -> None:
 
 
 def test_several_rows_in_one_raw_body(server: Server) -> None:
-    """The batch size follows from the length; over max_batch it is split and answered."""
+    """The batch size follows from the length; over max_batch_size it is split and answered."""
     for rows in (2, 31, 100):
         x = np.random.default_rng(rows).standard_normal((rows, 4)).astype(np.float32)
         with server.connect() as wire:

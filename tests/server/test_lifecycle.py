@@ -135,14 +135,14 @@ def test_bad_model_files(models: Path, tmp_path: Path, refusal: Callable[..., st
         ("a = 1", "schema"),
         ("schema = 99", "newer"),
         (
-            'schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.engine]\nthreads = "two"',
+            'schema = 2\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.engine]\nthreads = "two"',
             "threads",
         ),
         (
-            'schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.batching]\nmax_batch = 0',
-            "max_batch",
+            'schema = 2\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.batching]\nmax_batch_size = 0',
+            "max_batch_size",
         ),
-        ('schema = 1\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"', "hash"),
+        ('schema = 2\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"', "hash"),
     ],
 )
 def test_bad_profiles(tmp_path: Path, refusal: Callable[..., str], content: str, reason: str) -> None:
@@ -180,7 +180,7 @@ def test_two_models_and_a_unix_socket(models: Path, tmp_path: Path) -> None:
 
 def test_overload_is_refused_at_once(models: Path, tmp_path: Path) -> None:
     """With a queue of two rows, a burst gets answers and 503 with Retry-After only, and the next one passes."""
-    with serving(tmp_path, models / "echo.onnx", "--queue", "2", "--max-batch", "1") as server:
+    with serving(tmp_path, models / "echo.onnx", "--queue", "2", "--max-batch-size", "1") as server:
         wires = [server.connect() for _ in range(64)]
         request = raw_request("echo", bytes(4000))
         statuses: list[int] = []

@@ -13,7 +13,7 @@ BIG = [np.full(50_000, number, np.float32).tobytes() for number in range(9)]
 
 @pytest.fixture(scope="module")
 def narrow(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    limits = ["--queue", "4", "--max-batch", "1", "--max-body", "1", "--max-buffered", "2"]
+    limits = ["--queue", "4", "--max-batch-size", "1", "--max-body", "1", "--max-buffered", "2"]
     with serving(tmp_path_factory.mktemp("narrow"), models / "big.onnx", models / "mlp.onnx", *limits) as server:
         yield server
         assert server.stop() == 0

@@ -35,7 +35,7 @@ def make_models(folder: Path) -> list[Path]:
     profiles = []
     for name, width in WIDTHS.items():
         model = identity(DType.UINT8, (None, 4 * width), folder / f"{name}.onnx")
-        batching = BatchingSettings(max_batch=32, dispatch=DISPATCH[name])
+        batching = BatchingSettings(max_batch_size=32, dispatch=DISPATCH[name])
         settings = Settings(engine=EngineOptions(spinning=False), batching=batching)  # beside two other models
         profiles.append(folder / f"{name}.profile.toml")
         Profile.of_model(model, settings).save(profiles[-1])

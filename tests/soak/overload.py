@@ -33,7 +33,7 @@ def make_profile(folder: Path, widths: Sequence[int] = (256, 4096, 4096, 8)) -> 
     ]
     ends = [value("x", DType.FP32, (None, widths[0]))], [value("y", DType.FP32, (None, 8))]
     model = save(folder / "slow.onnx", nodes, *ends, weights)
-    settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=1))
+    settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=1))
     Profile.of_model(model, settings).save(folder / "slow.toml")
     return folder / "slow.toml"
 

@@ -216,12 +216,12 @@ def traits_of(settings: Settings) -> Iterator[Hashable]:
     yield engine.name, engine.precision
     yield engine.name, engine.threads, engine.instances
     yield engine.name, batching.dispatch
-    yield engine.name, batching.max_batch
-    yield batching.dispatch, batching.max_batch
-    if batching.hold_us:
-        yield engine.name, batching.hold_us
-        yield "delay", batching.max_batch
+    yield engine.name, batching.max_batch_size
+    yield batching.dispatch, batching.max_batch_size
+    if batching.max_queue_delay_us:
+        yield engine.name, batching.max_queue_delay_us
+        yield "delay", batching.max_batch_size
     if batching.padding is not None:
         yield engine.name, batching.padding
         yield batching.padding, batching.dispatch
-        yield batching.padding, batching.max_batch
+        yield batching.padding, batching.max_batch_size

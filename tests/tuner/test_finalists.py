@@ -18,7 +18,7 @@ def many() -> list[Predicted]:
                 for size in (1, 4, 8, 16, 32, 64, 128):
                     rate = 1000 * gain * share * (1 + size / 1000) / threads
                     settings = {"engine": {"name": engine, "threads": threads}}
-                    batching = {"dispatch": dispatch, "max_batch": size}
+                    batching = {"dispatch": dispatch, "max_batch_size": size}
                     found.append(predicted(rate, threads * share, batching=batching, **settings))
     return found
 
@@ -42,7 +42,7 @@ def test_each_dispatch_has_its_best_in_the_race() -> None:
     others = [one for one in many() if one.settings.batching.dispatch != "inline"]
     for share, there in ((0.4, True), (0.2, False)):
         inline = [
-            predicted(share * others[0].rate, 9.0, batching={"dispatch": "inline", "max_batch": size})
+            predicted(share * others[0].rate, 9.0, batching={"dispatch": "inline", "max_batch_size": size})
             for size in (1, 2)
         ]
         assert (inline[0] in finalists([*others, *inline])) is there
@@ -50,13 +50,13 @@ def test_each_dispatch_has_its_best_in_the_race() -> None:
 
 def test_the_lone_request_has_its_own() -> None:
     """One that is slower under load and much quicker alone races, too."""
-    quick = predicted(700.0, 0.01, batching={"max_batch": 2, "dispatch": "adaptive"})
+    quick = predicted(700.0, 0.01, batching={"max_batch_size": 2, "dispatch": "adaptive"})
     assert quick in finalists([*many(), quick])
 
 
 def test_few_are_all_taken() -> None:
     """Where there are less than eight, each races."""
-    one, other = predicted(1.0), predicted(2.0, batching={"max_batch": 2})
+    one, other = predicted(1.0), predicted(2.0, batching={"max_batch_size": 2})
     assert finalists([one, other]) == [other, one]
     assert finalists([]) == []
 

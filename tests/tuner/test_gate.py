@@ -23,9 +23,9 @@ from tailcut.tuner.gate import Gate
 from tailcut.tuner.questions import Questions
 from tailcut.tuner.space import changed
 
-PLAIN = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=8))
+PLAIN = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=8))
 # Batches on the user's word, of requests that wait for each other: these tests want to see a wrong server.
-FORCED: dict[str, Any] = {"rows": "independent", "hold_us": 20_000}
+FORCED: dict[str, Any] = {"rows": "independent", "max_queue_delay_us": 20_000}
 Requests = list[dict[str, np.ndarray]]
 
 

@@ -47,7 +47,7 @@ def test_a_way_in_comes_back(path: Path) -> None:
     Journal(path, KEY).add_way(BASELINE, way)
     journal = Journal(path, KEY)
     assert journal.way(BASELINE) == way
-    assert journal.way(changed(BASELINE, batching={"max_batch": 8})) is None
+    assert journal.way(changed(BASELINE, batching={"max_batch_size": 8})) is None
 
 
 @pytest.mark.parametrize("name", ["model", "engines", "machine", "request"])
@@ -85,7 +85,7 @@ def test_lines_carry_their_key(path: Path) -> None:
     Journal(path, KEY).add("heat", BASELINE, score=12.5, objective="goodput")
     line = json.loads(path.read_text())
     assert line.keys() >= {"kind", "at", "model", "engines", "machine", "request", "settings", "score"}
-    assert line["settings"]["batching"]["max_batch"] == 1
+    assert line["settings"]["batching"]["max_batch_size"] == 1
 
 
 def test_without_a_path_nothing_is_stored(tmp_path: Path) -> None:

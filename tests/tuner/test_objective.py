@@ -11,7 +11,7 @@ from tailcut.tuner.space import changed
 
 
 def predicted(size: int, **values: float) -> Predicted:
-    settings = changed(Settings(), batching={"max_batch": size})
+    settings = changed(Settings(), batching={"max_batch_size": size})
     memory = int(values.pop("memory", 1 << 20))
     known = {"rate": 100.0, "alone_ms": 1.0, "cpu_us": 10.0, "p99_ms": 5.0, "capacity": 200.0} | values
     return Predicted(settings=settings, memory_bytes=memory, **known)

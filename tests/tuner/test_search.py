@@ -94,10 +94,10 @@ def test_an_exhaustive_race_takes_the_whole_space(tmp_path: Path) -> None:
     said: list[Event] = []
     path = perceptron([16, 4], tmp_path / "m.onnx")
     predicted = [
-        Predicted(changed(BASELINE, batching={"max_batch": size}), 1000.0 - size, 1.0, 10.0, 0)
+        Predicted(changed(BASELINE, batching={"max_batch_size": size}), 1000.0 - size, 1.0, 10.0, 0)
         for size in range(1, 131)
     ]
-    previous = changed(BASELINE, batching={"max_batch": 500})
+    previous = changed(BASELINE, batching={"max_batch_size": 500})
     search = Search(Wanted(path, budget_s=30.0, exhaustive=True, previous=previous), said.append)
     chosen = search._chosen(predicted)
     assert chosen[:96] == [one.settings for one in predicted[:96]]
@@ -146,7 +146,7 @@ def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pyt
     """The verification ends with them; the one line names the settings and the request."""
     path = perceptron([4, 8, 3], tmp_path / "m.onnx")
     search = Search(Wanted(path, {"x": np.ones((8, 4), np.float32)}, budget_s=10.0), lambda event: None)
-    settings = changed(search._baseline("binary"), batching={"max_batch": 4})
+    settings = changed(search._baseline("binary"), batching={"max_batch_size": 4})
     outcome = search._outcome
     outcome.settings = settings
     wrong = Accuracy(right=False, reason="request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
@@ -156,6 +156,6 @@ def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pyt
     finally:
         search._servers.keep()
     assert outcome.arms == {}
-    assert outcome.wrong.startswith("wrong answers with batching.max_batch=4 ")
+    assert outcome.wrong.startswith("wrong answers with batching.max_batch_size=4 ")
     assert outcome.wrong.endswith("request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
     assert told(outcome)["verification"] is None

@@ -92,8 +92,8 @@ def test_batches_only_where_rows_are_independent() -> None:
     engine = EngineOptions(threads=1)
     independent = list(serving_choices(facts(), engine))
     dependent = list(serving_choices(facts(rows=Rows.DEPENDENT), engine))
-    assert {one.batching.max_batch for one in independent} == {1, 4, 8, 16, 32, 64, 128}
-    assert {one.batching.max_batch for one in dependent} == {1}
+    assert {one.batching.max_batch_size for one in independent} == {1, 4, 8, 16, 32, 64, 128}
+    assert {one.batching.max_batch_size for one in dependent} == {1}
     assert {one.batching.dispatch for one in dependent} == {"inline", "adaptive", "worker"}
 
 
@@ -144,7 +144,7 @@ def test_other_allocators_are_for_onnxruntime() -> None:
 
 def test_refinements_change_one_thing() -> None:
     """Each differs from the winner, and pinning is left out under a quota."""
-    winner = changed(BASELINE, engine={"threads": 2}, batching={"max_batch": 8})
+    winner = changed(BASELINE, engine={"threads": 2}, batching={"max_batch_size": 8})
     found = refinements(facts(), winner)
     assert winner not in found
     assert len({one.describe(winner) for one in found}) == len(found)
@@ -157,12 +157,12 @@ def test_rungs_add_up_to_the_winner() -> None:
     winner = changed(
         BASELINE,
         engine={"name": "openvino", "precision": "bf16", "threads": 1},
-        batching={"max_batch": 32, "dispatch": "inline"},
+        batching={"max_batch_size": 32, "dispatch": "inline"},
         io={"wire": "raw"},
     )
     steps = [up_to(winner, rung, BASELINE) for rung in RUNG_FIELDS]
     assert steps[-1] == winner
-    assert steps[0].batching.max_batch == 32
+    assert steps[0].batching.max_batch_size == 32
     assert steps[0].engine == Settings().engine
     assert without(winner, "simd", BASELINE).engine.precision == "f32"
     several = changed(winner, batching={"dispatch": "worker"}, engine={"instances": 2})

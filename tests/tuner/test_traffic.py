@@ -83,7 +83,7 @@ def test_two_servers(tmp_path: Path, alike: bool) -> None:
     """Nothing is claimed of equal ones; inline dispatch on raw bodies carries more than the defaults on JSON."""
     model = perceptron([64, 256, 8], tmp_path / "m.onnx")
     json = changed(BASELINE, io={"wire": "json"})
-    fast: Settings = changed(BASELINE, batching={"dispatch": "inline", "max_batch": 32}, io={"wire": "raw"})
+    fast: Settings = changed(BASELINE, batching={"dispatch": "inline", "max_batch_size": 32}, io={"wire": "raw"})
     profiles = [Profile.of_model(model, settings) for settings in (json, json if alike else fast)]
     with ServedProfile(profiles[0]) as first, ServedProfile(profiles[1]) as second:
         baseline, tuned = arm(first), arm(second)

@@ -65,5 +65,5 @@ def test_only_independent_rows_are_batched(kept: dict[str, tuple[Case, Kept]]) -
     for name, (case, profile) in kept.items():
         rows = Profile.load(profile.path).evidence["rows"]["rows"]
         assert rows == "independent" or not case.batched or profile.settings.engine.precision == "int8", name
-        assert rows == "independent" or profile.settings.batching.max_batch == 1, name
+        assert rows == "independent" or profile.settings.batching.max_batch_size == 1, name
         assert rows == "dependent" or case.batched, name

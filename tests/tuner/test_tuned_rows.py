@@ -19,7 +19,7 @@ def search(path: Path, rows: RowsSetting = "auto") -> Search:
 
 
 def batches_offered(one: Search) -> bool:
-    return any(settings.batching.max_batch > 1 for settings in serving_choices(one._facts, BASELINE.engine))
+    return any(settings.batching.max_batch_size > 1 for settings in serving_choices(one._facts, BASELINE.engine))
 
 
 def test_batches_are_offered_where_rows_are_independent(tmp_path: Path) -> None:

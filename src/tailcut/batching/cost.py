@@ -14,12 +14,12 @@ _WORTH = 0.95  # a larger batch must cut the time per row by this much for the r
 
 
 class CostModel:
-    """Service time in nanoseconds as a function of batch size, for sizes 1 to `max_batch`."""
+    """Service time in nanoseconds as a function of batch size, for sizes 1 to `max_batch_size`."""
 
-    def __init__(self, max_batch: int) -> None:
-        sizes = {max_batch}
+    def __init__(self, max_batch_size: int) -> None:
+        sizes = {max_batch_size}
         size = 1
-        while size < max_batch:
+        while size < max_batch_size:
             sizes.add(size)
             size *= 2
         self.sizes = sorted(sizes)  # the nodes
@@ -27,8 +27,8 @@ class CostModel:
         self._nodes: list[int] = []  # the sizes that are known, in order
         self._observations = 0
         self._probe = 0  # a size to take once, when so many rows are ready
-        self._best = list(range(max_batch + 1))  # until something is known, take all there is
-        self.limit = max_batch  # the largest size worth taking
+        self._best = list(range(max_batch_size + 1))  # until something is known, take all there is
+        self.limit = max_batch_size  # the largest size worth taking
         self.limit_ns = 0.0  # and what it costs
 
     def observe(self, rows: int, took_ns: int) -> None:

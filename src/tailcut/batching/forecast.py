@@ -24,16 +24,16 @@ class Forecast:
     """Learns from the batches of one model; the time is an argument, monotonic nanoseconds.
 
     Args:
-        max_batch: the largest batch.
+        max_batch_size: the largest batch.
         instances: how many batches compute at a time.
     """
 
-    def __init__(self, max_batch: int, instances: int) -> None:
-        self.cost = CostModel(max_batch)  # over everything that computes
+    def __init__(self, max_batch_size: int, instances: int) -> None:
+        self.cost = CostModel(max_batch_size)  # over everything that computes
         self.costs: dict[object, CostModel] = {}  # of batches of a key, for keys that differ in cost
         self.between_ns = 0.0  # from a batch's end to the start of one that was waiting
         self.trust = 1.0  # the share of the time to a deadline that may be planned with
-        self._max_batch = max_batch
+        self._max_batch = max_batch_size
         self._instances = instances
         self._expected_end_ns = 0.0  # of the batch formed last
         self._last_end_ns = 0

@@ -1,8 +1,8 @@
 """When a batch leaves, and how large: pure; `now` is an argument.
 
 The rule is work-conserving: with an engine idle, what is ready goes. While engines work, arrivals gather by themselves.
-Holding a batch back is a setting (`hold_us`), and even then only while the learned cost says that one more row
-saves more engine time than the wait for it costs.
+Holding a batch back is a setting (`max_queue_delay_us`), and even then only while the learned cost says that one more
+row saves more engine time than the wait for it costs.
 """
 
 from typing import NamedTuple

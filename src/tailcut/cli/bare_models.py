@@ -47,7 +47,7 @@ class BareModels:
 
     @classmethod
     def among(
-        cls, sources: Sequence[str], max_batch: int | None, worker: "Worker | None", *, alone: bool
+        cls, sources: Sequence[str], max_batch_size: int | None, worker: "Worker | None", *, alone: bool
     ) -> "BareModels":
         """Those of some SOURCEs of a command line that are bare, as they serve in this process."""
         from tailcut.runtime.measured import surroundings
@@ -55,7 +55,7 @@ class BareModels:
 
         bare = [source for source in sources if not is_profile(Path(source.rpartition("=")[2]))]
         cpus = None if worker is None else worker.cpus
-        around = surroundings(cpus, alone=alone, max_batch=max_batch)
+        around = surroundings(cpus, alone=alone, max_batch_size=max_batch_size)
         return cls(bare, around, {} if worker is None else worker.choices)
 
     def has(self, source: str) -> bool:

@@ -58,7 +58,7 @@ def serve(  # noqa: PLR0915  an option a line
     allow_model_control: Annotated[
         bool, typer.Option("--allow-model-control", help="Let clients unload models, and load them again.")
     ] = False,
-    max_batch: Annotated[
+    max_batch_size: Annotated[
         int | None, typer.Option(help="Largest batch, instead of the profile's.", min=1, max=65536)
     ] = None,
     batching: Annotated[
@@ -72,7 +72,7 @@ def serve(  # noqa: PLR0915  an option a line
         int, typer.Option(help="Rows that may wait or compute, for each model of each worker.", min=1, max=1_000_000)
     ] = 1024,
     deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
-    hang: Annotated[str, typer.Option(help="Give an engine call up after this long.")] = "30s",
+    engine_timeout: Annotated[str, typer.Option(help="Give up an engine call after this long.")] = "30s",
     drain: Annotated[str, typer.Option(help="On SIGTERM, keep accepting this long with readiness off.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
     max_connections: Annotated[int, typer.Option(help="Open connections at most.", min=1, max=1_000_000)] = 4096,
@@ -138,21 +138,21 @@ def serve(  # noqa: PLR0915  an option a line
         _need_one_worker(alone)
         group = _group(size, len(sources), limits.drain_s, max_restarts)
         raise typer.Exit(_supervise(group, Address(host, port, uds, grpc_port), json=json))
-    again = [partial(_profile, source, max_batch, batching, worker) for source in sources]
+    again = [partial(_profile, source, max_batch_size, batching, worker) for source in sources]
     opened = [read() for read in again]
     profiles = [_among(profile, source, len(sources)) for (profile, _), source in zip(opened, sources, strict=True)]
     names = _own_names(opened)
     _say_neighbours(profiles, worker)
     _apply_to_process([profile.settings for profile in profiles], uds)
-    wished = Limits(queue_rows=queue, hang_s=parse_duration(hang))
-    measured = BareModels.among([] if no_auto else sources, max_batch, worker, alone=len(sources) == 1)
+    wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
+    measured = BareModels.among([] if no_auto else sources, max_batch_size, worker, alone=len(sources) == 1)
     served = _open(sources, opened, again, measured, wished)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
         direct_bytes=min(profile.settings.io.direct_bytes for profile in profiles),
-        spin_us=max(profile.settings.io.spin_us for profile in profiles),
-        fast_path=all(profile.settings.io.express for profile in profiles),
+        busy_poll_us=max(profile.settings.io.busy_poll_us for profile in profiles),
+        fast_path=all(profile.settings.io.fast_path for profile in profiles),
         gc_freeze=any(profile.settings.memory.gc_freeze for profile in profiles),
         shared_memory=shared_memory.lstrip("/") if shared_memory else None,
         model_control=allow_model_control,
@@ -361,7 +361,7 @@ def _settings(sources: Sequence[str]) -> "list[Settings]":
 
 
 def _profile(
-    source: str, max_batch: int | None, batching: BatchingChoice | None, worker: "Worker | None"
+    source: str, max_batch_size: int | None, batching: BatchingChoice | None, worker: "Worker | None"
 ) -> "tuple[Profile, str]":
     """The profile of a SOURCE, as if it were served alone, and the version it is to be served as."""
     import msgspec
@@ -386,8 +386,8 @@ def _profile(
         _log.warning("%s", warning)
     if equals and name:
         profile = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, name=name))
-    if max_batch is not None:
-        sized = msgspec.structs.replace(profile.settings.batching, max_batch=max_batch)
+    if max_batch_size is not None:
+        sized = msgspec.structs.replace(profile.settings.batching, max_batch_size=max_batch_size)
         settings = msgspec.structs.replace(profile.settings, batching=sized)
         profile = msgspec.structs.replace(profile, settings=settings)
     if batching is not None:

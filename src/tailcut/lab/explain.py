@@ -52,7 +52,7 @@ def watch(target: Target, model: str, duration_s: float) -> dict[str, Any]:
         records.append(np.array(piece["records"], np.int64).reshape(-1, len(FIELDS)))
         events |= dict.fromkeys(Event(*event) for event in piece["events"])
     joined = np.concatenate(records)[-_MOST:] if records else np.empty((0, len(FIELDS)), np.int64)
-    found = explain(joined, list(events), max_batch=first["max_batch"])
+    found = explain(joined, list(events), max_batch_size=first["max_batch_size"])
     return {"model": model, "duration_s": duration_s, "missed": missed} | found
 
 

@@ -17,7 +17,7 @@ from tailcut.batching.cost import CostModel
 from tailcut.runtime.profile import BatchingSettings, Settings
 
 USUAL_BATCH = 32
-SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch=USUAL_BATCH))  # not measured: gathers, never waits
+SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch_size=USUAL_BATCH))  # not measured: gathers, never waits
 LARGEST_BATCH = 128  # tried
 LEAST_BATCH = 8  # chosen, unless it computes inline: a slow model's sizes are not all measured
 PARALLEL_NS = 100_000  # a call that takes less is not worth waking another thread for
@@ -47,14 +47,14 @@ class Surroundings:
         threads: that one engine call may use: one for each core of these CPUs.
         alone: no other model is in the process.
         quota: a quota bounds the CPU time, so that what a spinning thread burns is missing elsewhere.
-        max_batch: the largest batch that the user asks for; None leaves it to the measurement.
+        max_batch_size: the largest batch that the user asks for; None leaves it to the measurement.
     """
 
     cpus: int
     threads: int
     alone: bool = True
     quota: bool = False
-    max_batch: int | None = None
+    max_batch_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     spinning: bool
     dispatch: Literal["worker", "inline", "adaptive"]
-    max_batch: int
+    max_batch_size: int
     instances: int = 1
     reason: str = ""
 
@@ -112,7 +112,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
             threads=engine.threads,
             spinning=engine.spinning,
             dispatch=batching.dispatch,
-            max_batch=batching.max_batch,
+            max_batch_size=batching.max_batch_size,
             instances=engine.instances,
             reason=reason,
         )
@@ -128,7 +128,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         engine = msgspec.structs.replace(
             base.engine, threads=self.threads, spinning=self.spinning, instances=self.instances
         )
-        batching = msgspec.structs.replace(base.batching, dispatch=self.dispatch, max_batch=self.max_batch)
+        batching = msgspec.structs.replace(base.batching, dispatch=self.dispatch, max_batch_size=self.max_batch_size)
         return msgspec.structs.replace(base, engine=engine, batching=batching)
 
     def describe(self) -> str:
@@ -136,7 +136,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         words = [f"threads={self.threads or 'auto'}"]
         words += [f"instances={self.instances}"] if self.instances > 1 else []
         words += [f"spinning={str(self.spinning).lower()}"] if self.threads != 1 else []
-        return " ".join([*words, f"dispatch={self.dispatch}", f"max_batch={self.max_batch}"])
+        return " ".join([*words, f"dispatch={self.dispatch}", f"max_batch_size={self.max_batch_size}"])
 
     def line(self) -> str:
         """The settings and the reason, for a log."""
@@ -155,7 +155,7 @@ def choose(facts: Facts, best: Estimate, around: Surroundings) -> Choice:
         threads=best.threads,
         spinning=best.spinning,
         dispatch=dispatch,
-        max_batch=largest,
+        max_batch_size=largest,
         instances=instances,
         reason=reason,
     )
@@ -234,14 +234,14 @@ def sizes_to_try(facts: Facts, around: Surroundings) -> list[int]:
     """Batch sizes to measure, ascending; one row where the time of a call does not follow from its rows."""
     if not (facts.timed and facts.batched):
         return [1]
-    sizes = CostModel(around.max_batch or LARGEST_BATCH).sizes
+    sizes = CostModel(around.max_batch_size or LARGEST_BATCH).sizes
     return [size for size in sizes if size <= facts.most_rows] or [1]
 
 
 def _choose_dispatch(
     facts: Facts, call_ns: Mapping[int, float], around: Surroundings
 ) -> tuple[Literal["worker", "inline", "adaptive"], int, str]:
-    usual = around.max_batch or SAFE_SETTINGS.batching.max_batch
+    usual = around.max_batch_size or SAFE_SETTINGS.batching.max_batch_size
     if not facts.timed:
         return "worker", usual, "a call's time depends on the size of a request"
     if facts.endless:
@@ -263,8 +263,8 @@ def _choose_batch(facts: Facts, call_ns: Mapping[int, float], around: Surroundin
     """
     if not facts.batched:
         return 1
-    if around.max_batch is not None:
-        return around.max_batch
+    if around.max_batch_size is not None:
+        return around.max_batch_size
     row_ns = {size: (took_ns + _BATCH_NS) / size for size, took_ns in call_ns.items()}
     good = min(size for size in row_ns if row_ns[size] <= _NEAR_BEST * min(row_ns.values()))
     bound = _BEYOND * good if good == max(call_ns) else good
@@ -280,7 +280,7 @@ def _inline_batch(facts: Facts, call_ns: Mapping[int, float], around: Surroundin
     if not short:
         return 0
     inline = max(short)
-    if around.max_batch is not None and facts.batched and inline < around.max_batch:
+    if around.max_batch_size is not None and facts.batched and inline < around.max_batch_size:
         return 0
     row_ns = call_ns[inline] / inline
     least = min(took_ns / size for size, took_ns in call_ns.items() if size <= largest)

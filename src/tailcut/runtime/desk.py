@@ -61,7 +61,13 @@ class Desk(Reception):
         rows, slab = ticket.count, self.slab
         assert slab is not None  # noqa: S101  as in reserve
         with self._lock:
-            if self._queue.rows or self._running or self._closed or self._hold_ns or rows > self.cost.best(rows):
+            if (
+                self._queue.rows
+                or self._running
+                or self._closed
+                or self._max_queue_delay_ns
+                or rows > self.cost.best(rows)
+            ):
                 return None
             slab.settle(ticket.row, lent, rows)
             ticket.ready_ns = now = time.monotonic_ns()
@@ -122,9 +128,11 @@ class Desk(Reception):
     def look_after(self) -> None:
         """Give up the batches whose engine hangs, and tell the requests that have been waiting too long."""
         now = time.monotonic_ns()
-        hung, told = self._give_up(now - int(self._hang_s * 1e9))
+        hung, told = self._give_up(now - int(self._engine_timeout_s * 1e9))
         for ticket in told:
-            error = DeadlineExceededError(f"the engine did not answer within {self._hang_s:g} s: it was given up")
+            error = DeadlineExceededError(
+                f"the engine did not answer within {self._engine_timeout_s:g} s: it was given up"
+            )
             ticket.home.post_failure(ticket, error)
         for batch in hung:
             _log.error("%s: an engine call of %d rows hangs: replacing its worker", self.spec.name, batch.rows)
@@ -206,7 +214,7 @@ class Desk(Reception):
             return None
         idle = self._instances - len(self._running)
         cost = self.forecast.of(head.key)
-        return decide(Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle), now, cost, self._hold_ns)
+        return decide(Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle), now, cost, self._max_queue_delay_ns)
 
     def _form(self, rows: int) -> Batch:
         tickets = self._queue.take(rows)

@@ -32,8 +32,10 @@ def fit_to_machine(profile: Profile, machine: Mapping[str, Any], usable_cpus: in
         engine = msgspec.structs.replace(engine, threads=threads, instances=instances)
         settings = msgspec.structs.replace(profile.settings, engine=engine)
         profile = msgspec.structs.replace(profile, settings=settings)
-    if profile.settings.io.spin_us and usable_cpus == 1:
+    if profile.settings.io.busy_poll_us and usable_cpus == 1:
         warnings.append(f"{name}: the loop does not spin, because this process may use one CPU only")
-        settings = msgspec.structs.replace(profile.settings, io=msgspec.structs.replace(profile.settings.io, spin_us=0))
+        settings = msgspec.structs.replace(
+            profile.settings, io=msgspec.structs.replace(profile.settings.io, busy_poll_us=0)
+        )
         profile = msgspec.structs.replace(profile, settings=settings)
     return profile, warnings

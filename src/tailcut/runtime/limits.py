@@ -13,11 +13,11 @@ class Limits:
     queue_rows: int = 1024
     slab_bytes: int = 256 << 20
     most_bytes: int = 2 << 30  # of a slab of large rows, which holds two batches however few rows those are
-    hang_s: float = 30.0  # a call that takes longer is given up: its requests fail, its worker is replaced
+    engine_timeout_s: float = 30.0  # a call that takes longer is given up: its requests fail, its worker is replaced
     warm_up_s: float = 10.0  # longest time before ready in which batch sizes are tried out
 
     def __post_init__(self) -> None:
-        if self.hang_s <= 0:
+        if self.engine_timeout_s <= 0:
             raise UsageError("the time after which an engine call counts as hung must be over 0")
 
 
@@ -29,17 +29,17 @@ def within_memory(limits: Limits, memory_bytes: int | None, models: int = 1) -> 
     return replace(limits, slab_bytes=min(limits.slab_bytes, share), most_bytes=min(limits.most_bytes, 2 * share))
 
 
-def rows_for(spec: ModelSpec, max_batch: int, limits: Limits) -> int:
+def rows_for(spec: ModelSpec, max_batch_size: int, limits: Limits) -> int:
     """Rows of the slab: as many as may queue, fewer where rows are large, but always two batches.
 
     Raises:
         CapacityError: two batches alone are over the bound; names the sizes.
     """
     row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs + spec.outputs)
-    rows = max(2 * max_batch, min(limits.queue_rows, limits.slab_bytes // max(row_bytes, 1)))
-    if 2 * max_batch * row_bytes > limits.most_bytes:
+    rows = max(2 * max_batch_size, min(limits.queue_rows, limits.slab_bytes // max(row_bytes, 1)))
+    if 2 * max_batch_size * row_bytes > limits.most_bytes:
         raise CapacityError(
-            f"model {spec.name!r}: two batches of {max_batch} rows of {row_bytes} bytes need "
-            f"{2 * max_batch * row_bytes} bytes, over the bound of {limits.most_bytes}: lower max_batch"
+            f"model {spec.name!r}: two batches of {max_batch_size} rows of {row_bytes} bytes need "
+            f"{2 * max_batch_size * row_bytes} bytes, over the bound of {limits.most_bytes}: lower max_batch_size"
         )
-    return -(-rows // max_batch) * max_batch
+    return -(-rows // max_batch_size) * max_batch_size

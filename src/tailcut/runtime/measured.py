@@ -70,11 +70,11 @@ class Opened:
     choice: Choice
 
 
-def surroundings(cpus: int | None = None, *, alone: bool = True, max_batch: int | None = None) -> Surroundings:
+def surroundings(cpus: int | None = None, *, alone: bool = True, max_batch_size: int | None = None) -> Surroundings:
     """Of this process, which may use so many CPUs: where none are named, all that the machine lets it use."""
     cpus = cpus or usable_cpus()
     threads = max(1, min(cpus, cores_of(topology(), affinity_mask())))
-    return Surroundings(cpus, threads, alone, quota().cpus is not None, max_batch)
+    return Surroundings(cpus, threads, alone, quota().cpus is not None, max_batch_size)
 
 
 def open_measured(profile: Profile, limits: Limits, around: Surroundings, budget_s: float = BUDGET_S) -> Opened:

@@ -77,7 +77,7 @@ class Model(Desk):
             _log.warning("%s: not padded, because requests are not batched: %s", self.spec.name, self.rows.reason)
         self._padding = None if padding is None else plan_padding(engine, padding)
         if self._padding is not None:
-            self.forecast.costs = {bucket: CostModel(self.max_batch) for bucket in self._padding.buckets}
+            self.forecast.costs = {bucket: CostModel(self.max_batch_size) for bucket in self._padding.buckets}
         executors = [self._executor(engine) for _ in range(self._instances)]
         left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
         plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
@@ -86,7 +86,7 @@ class Model(Desk):
         self._pool = WorkerPool(self, engine, self._reopen, self._executor)
         for executor in () if self.inline else executors:
             self._pool.hire(executor)
-        self._watchdog = Watchdog(self, limits.hang_s, self.spec.name)
+        self._watchdog = Watchdog(self, limits.engine_timeout_s, self.spec.name)
         self._inherited = False  # in a forked child, from a parent that had it open
         self._opening = threading.Lock()
         forks.watch(self)
@@ -292,7 +292,7 @@ class Model(Desk):
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
         self.admit(rows, deadline_ns, priority)
-        if rows > self.max_batch:
+        if rows > self.max_batch_size:
             return split_ticket(self, arrays, rows, sink, home, deadline_ns, priority)
         ticket = self.prepare(arrays, rows, sink, home, deadline_ns, priority)
         self.submit(ticket)
@@ -316,7 +316,7 @@ class Model(Desk):
         if self.slab is None or sum(array.nbytes for array in arrays.values()) <= _STEP_BYTES:
             return self.start(arrays, rows, sink, home, deadline_ns, priority=priority)
         self.admit(rows, deadline_ns, priority)
-        if rows > self.max_batch:
+        if rows > self.max_batch_size:
             return (yield from split_in_steps(self, arrays, rows, sink, home, deadline_ns, priority))
         ticket = yield from self.prepare_in_steps(arrays, rows, sink, home, deadline_ns, priority)
         try:
@@ -421,7 +421,7 @@ class Model(Desk):
 
         Not while batches are large: many are being served then, and receiving from them goes on beside a worker.
         """
-        return self._usual_rows <= _FEW and self.cost.estimate_ns(min(rows, self.max_batch)) <= _HERE_NS
+        return self._usual_rows <= _FEW and self.cost.estimate_ns(min(rows, self.max_batch_size)) <= _HERE_NS
 
     def _compute_here(self) -> bool:
         """Compute on this thread what is soon done; whether nothing is left.
@@ -442,7 +442,7 @@ class Model(Desk):
 
     def _executor(self, engine: Engine) -> Executor:
         if self._padding is not None:
-            return PaddedExecutor(engine, self._padding, self.max_batch)
+            return PaddedExecutor(engine, self._padding, self.max_batch_size)
         return ArrayExecutor(engine) if self.slab is None else RowExecutor(engine, self.slab)
 
     def _warm_up_steps(self) -> list[Step]:

@@ -172,10 +172,10 @@ class _Sizes:
 class PaddedExecutor:
     """Runs the rows of one bucket in scratch of its size; requests longer than all buckets as loose arrays."""
 
-    def __init__(self, engine: Engine, padding: Padding, max_batch: int) -> None:
+    def __init__(self, engine: Engine, padding: Padding, max_batch_size: int) -> None:
         self._engine = engine
         self._padding = padding
-        self._rows = max_batch
+        self._rows = max_batch_size
         self._loose = ArrayExecutor(engine)
         self._bindable = all(tensor.row_bytes is not None for tensor in engine.spec.outputs)
         self._scratch: dict[int, dict[str, np.ndarray]] = {}

@@ -5,6 +5,7 @@ all: to a temporary sibling, then renamed.
 """
 
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -21,10 +22,11 @@ from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.engines.files import ENGINES_OF, FileKind, kind_of, model_name, parts_of
 from tailcut.errors import MissingProfileError, ModelFileError, ProfileError, UnsupportedError
 from tailcut.machine.allocator import Allocator
+from tailcut.runtime.profile_schema import SCHEMA, upgrade
 from tailcut.runtime.rows import SETTING_OF, Batching, RowsSetting
 from tailcut.runtime.samples import SampleRequest
 
-SCHEMA = 1
+_log = logging.getLogger("tailcut")
 _MOST_BUCKETS = 64
 _LARGEST_BYTES = 16 << 20
 _LARGEST_INT = 1 << 63
@@ -51,8 +53,8 @@ class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How requests share an engine call."""
 
-    max_batch: int = 1
-    hold_us: int = 0  # longest wait for company while an engine is idle; 0 never waits
+    max_batch_size: int = 1
+    max_queue_delay_us: int = 0  # longest wait for company while an engine is idle; 0 never waits
     bind: bool = True  # the engine computes on slab rows in place; false copies in and out by `run`
     # On a thread of its own; on the loop's thread; or there only a short batch that nothing else waits for.
     dispatch: Literal["worker", "inline", "adaptive"] = "worker"
@@ -76,8 +78,8 @@ class IoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     wire: Literal["json", "binary", "raw"] = "binary"  # what clients sent when it was measured; all are always served
     direct_bytes: int = 65536  # bodies at least this long are received by the kernel straight into the row
-    spin_us: int = 0  # after an answer, poll the sockets for so long instead of sleeping in the kernel
-    express: bool = True  # compiled code serves connections that repeat themselves
+    busy_poll_us: int = 0  # after an answer, poll the sockets for so long instead of sleeping in the kernel
+    fast_path: bool = True  # compiled code serves connections that repeat themselves
     socket: Literal["tcp", "unix"] = "tcp"  # what clients connected to when it was measured; see `serve --uds`
     workers: int = 1  # processes that `tailcut serve` starts, where its own --workers says nothing
 
@@ -91,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     io: IoSettings = IoSettings()
 
     def describe(self, base: "Settings | None" = None) -> str:
-        """The settings that differ from `base` (default: the defaults), as `engine.threads=2 batching.max_batch=8`."""
+        """The settings that differ from `base` (default: the defaults), as `engine.threads=2 io.workers=2`."""
         base = base or Settings()
         mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(base)
         return " ".join(
@@ -184,6 +186,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if schema > SCHEMA:
             raise ProfileError(f"{path}: schema {schema} is newer than this Tailcut reads ({SCHEMA}): upgrade Tailcut")
         try:
+            raw, renamed = upgrade(raw, schema)
             profile = msgspec.convert(raw, cls)
             _check(profile.settings)
         except (msgspec.ValidationError, ValueError, OverflowError) as error:
@@ -192,6 +195,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ProfileError(f"{path}: not a valid profile: {_TOO_DEEP}") from None
         if profile.settings.engine.precision == "int8_static" and profile.model.quantized is None:
             raise ProfileError(f"{path}: not a valid profile: {_NO_COPY}")
+        if renamed:
+            _log.info("%s: a profile of schema %d: %s", path, schema, ", ".join(renamed))
         return profile.with_paths(lambda name: str((path.parent / name).parent.resolve() / Path(name).name))
 
     def with_paths(self, place: Callable[[str], str]) -> "Profile":
@@ -374,11 +379,11 @@ def _check(settings: Settings) -> None:
     limits = {
         "engine.threads": (settings.engine.threads, 0, 1024),
         "engine.instances": (settings.engine.instances, 1, 256),
-        "batching.max_batch": (settings.batching.max_batch, 1, 65536),
-        "batching.hold_us": (settings.batching.hold_us, 0, 10_000_000),
+        "batching.max_batch_size": (settings.batching.max_batch_size, 1, 65536),
+        "batching.max_queue_delay_us": (settings.batching.max_queue_delay_us, 0, 10_000_000),
         "engine.spin_us": (settings.engine.spin_us, 0, 1_000_000),
         "io.direct_bytes": (settings.io.direct_bytes, 0, 1 << 40),
-        "io.spin_us": (settings.io.spin_us, 0, 10_000),
+        "io.busy_poll_us": (settings.io.busy_poll_us, 0, 10_000),
     }
     for text in settings.engine.fixed_dims:
         try:
@@ -391,8 +396,8 @@ def _check(settings: Settings) -> None:
         rising = all(low < high for low, high in pairwise(buckets))
         if not (padding.inputs and 1 <= len(buckets) <= _MOST_BUCKETS and rising and buckets[0] >= 1):
             raise ValueError(f"settings.batching.padding needs inputs, and 1 to {_MOST_BUCKETS} rising buckets")
-    if settings.batching.hold_us and settings.batching.dispatch == "inline":
-        raise ValueError("settings.batching.hold_us needs dispatch = 'worker': an inline loop cannot wait")
+    if settings.batching.max_queue_delay_us and settings.batching.dispatch == "inline":
+        raise ValueError("settings.batching.max_queue_delay_us needs dispatch = 'worker': an inline loop cannot wait")
     if settings.batching.dispatch == "adaptive" and settings.engine.instances != 1:
         raise ValueError("settings.batching.dispatch = 'adaptive' needs engine.instances = 1")
     for name, (value, low, high) in limits.items():

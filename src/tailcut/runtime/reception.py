@@ -30,19 +30,19 @@ class Reception:
     def __init__(self, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
         batching = settings.batching
         self.spec = spec
-        self.max_batch = batching.max_batch if spec.batched else 1
+        self.max_batch_size = batching.max_batch_size if spec.batched else 1
         self.inline = batching.dispatch == "inline"
         self._adaptive = batching.dispatch == "adaptive"
         self.counts = ModelStatistics()
         self.slab: Slab | None = None
-        self._hold_ns = batching.hold_us * 1000
-        self._hang_s = limits.hang_s
+        self._max_queue_delay_ns = batching.max_queue_delay_us * 1000
+        self._engine_timeout_s = limits.engine_timeout_s
         self._lock = threading.Lock()
         self._queue: PriorityQueue[Ticket] = PriorityQueue()
         self._rest_rows = 0  # of large requests, in no part yet
         self._running: dict[Batch, None] = {}  # in the order in which they were formed
         self._instances = 1 if self.inline else settings.engine.instances
-        self.forecast = Forecast(self.max_batch, self._instances)
+        self.forecast = Forecast(self.max_batch_size, self._instances)
         self.cost = self.forecast.cost
         self._usual_rows = 1.0  # of a batch
         self._last_arrival_ns = 0
@@ -51,9 +51,11 @@ class Reception:
         self._paused = False  # while this process forks
         self.queue_rows = self._wished_rows = limits.queue_rows
         if batching.bind and spec.fixed_rows:
-            self.queue_rows = rows_for(spec, self.max_batch, limits)
+            self.queue_rows = rows_for(spec, self.max_batch_size, limits)
             huge_pages = settings.memory.huge_pages
-            self.slab = Slab(spec.inputs, spec.outputs, self.queue_rows, block=self.max_batch, huge_pages=huge_pages)
+            self.slab = Slab(
+                spec.inputs, spec.outputs, self.queue_rows, block=self.max_batch_size, huge_pages=huge_pages
+            )
             if settings.memory.prefault:
                 self.slab.prefault()
             if settings.memory.lock:
@@ -210,7 +212,7 @@ class Reception:
 
     def _enqueue(self, ticket: Ticket) -> None:
         self._queue.append(ticket)
-        if self._hold_ns:
+        if self._max_queue_delay_ns:
             gap = ticket.ready_ns - self._last_arrival_ns
             self._last_arrival_ns = ticket.ready_ns
             self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
@@ -223,7 +225,7 @@ class Reception:
             QueueFullError: with the seconds after which another try makes sense.
         """
         # One batch has its turn between the parts of large requests; another large request has it behind them.
-        rest = self._rest_rows if rows > self.max_batch else 0
+        rest = self._rest_rows if rows > self.max_batch_size else 0
         waiting = self._queue.rows + rest
         if rows > self.queue_rows and (waiting or self.slab is not None):
             raise TooLargeError(self._too_many(rows))

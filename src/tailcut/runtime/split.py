@@ -150,7 +150,7 @@ def split_ticket(  # noqa: PLR0913, PLR0917  a ticket is its parameters
 def split_in_steps(  # noqa: PLR0913, PLR0917  a ticket is its parameters
     model: "Model", arrays: Arrays, rows: int, sink: ResponseHandler, home: Delivery, deadline_ns: int, priority: int
 ) -> Generator[None, None, Ticket]:
-    """Queue the rows in batches of at most `model.max_batch`; the ticket returned stands for all of them.
+    """Queue the rows in batches of at most `model.max_batch_size`; the ticket returned stands for all of them.
 
     Rows of the slab are reserved and queued all at once: there are no more than the queue holds. Loose arrays may have
     any number of rows: a few parts are queued at a time, so that others have their turns between them.
@@ -160,7 +160,7 @@ def split_in_steps(  # noqa: PLR0913, PLR0917  a ticket is its parameters
     """
     whole = Ticket(sink, home, rows, deadline_ns=deadline_ns, priority=priority)
     whole.ready_ns = time.monotonic_ns()
-    pieces = _pieces(arrays, rows, model.max_batch)
+    pieces = _pieces(arrays, rows, model.max_batch_size)
     if model.slab is None:
         parts = Parts(sink, whole, model, pieces)
         model.postpone(whole, rows)

@@ -44,9 +44,9 @@ def conflicts(profiles: Sequence[Profile], cpus: int) -> list[str]:
             f"{_names(spinning)}: engine threads spin after each call and keep CPUs from the other models: set "
             "engine.spinning = false, or tune these models together"
         )
-    polling = [one for one in profiles if one.settings.io.spin_us]
+    polling = [one for one in profiles if one.settings.io.busy_poll_us]
     if polling:
-        lines.append(f"{_names(polling)}: io.spin_us keeps a CPU from the other models: set it to 0")
+        lines.append(f"{_names(polling)}: io.busy_poll_us keeps a CPU from the other models: set it to 0")
     return lines
 
 

@@ -18,11 +18,11 @@ class Patient(Protocol):
 
 
 class Watchdog:
-    """Calls `patient.look_after()` eight times in `hang_s`, at least once a second, until it is stopped."""
+    """Calls `patient.look_after()` eight times in `engine_timeout_s`, at least once a second, until it is stopped."""
 
-    def __init__(self, patient: Patient, hang_s: float, name: str) -> None:
+    def __init__(self, patient: Patient, engine_timeout_s: float, name: str) -> None:
         self._patient = patient
-        self._beat_s = min(hang_s / _BEATS, _SLOWEST_S)
+        self._beat_s = min(engine_timeout_s / _BEATS, _SLOWEST_S)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"{name}-watchdog", daemon=True)
         self._thread.start()

@@ -59,7 +59,7 @@ class ServerOptions:
     address: Address = field(default_factory=Address)
     limits: ServerLimits = field(default_factory=ServerLimits)
     direct_bytes: int = 65536
-    spin_us: int = 0
+    busy_poll_us: int = 0
     fast_path: bool = True
     gc_freeze: bool = False
     shared_memory: str | None = None  # the prefix that keys of regions must have
@@ -109,7 +109,7 @@ async def _serve(
         context,
         options.limits,
         direct_bytes=options.direct_bytes,
-        spin_us=options.spin_us,
+        busy_poll_us=options.busy_poll_us,
         collect=options.gc_freeze,
         access=options.access_log,
     )

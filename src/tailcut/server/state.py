@@ -52,7 +52,7 @@ class ServerState:
         limits: ServerLimits,
         *,
         direct_bytes: int,
-        spin_us: int = 0,
+        busy_poll_us: int = 0,
         collect: bool = False,
         access: bool = False,
     ) -> None:
@@ -77,7 +77,7 @@ class ServerState:
         self._read_clock()
         self.members: dict[Member, None] = {}  # ordered by arrival
         self._idlest: list[tuple[float, Member]] = []  # the next to make room, the one idle longest last
-        self.spin_ns = spin_us * 1000
+        self.busy_poll_ns = busy_poll_us * 1000
         self._spin_until_ns = 0
         self._spinning = False
         self._resting = False
@@ -194,7 +194,7 @@ class ServerState:
         What a refusal costs is mostly waking up for it. On the core that the engine computes on, the reference machine
         spent 69 us on each and left 86 % of the peak at ten times the capacity; in crowds it is 35 us, and 95 %.
         """
-        if not self._resting and not self.spin_ns:
+        if not self._resting and not self.busy_poll_ns:
             self._resting = True
             self.loop.call_soon(self._rest, model)
 
@@ -204,11 +204,11 @@ class ServerState:
             time.sleep(min(_REST_NS, model.waiting_ns() // 4) / 1e9)
 
     def stay_awake(self, now_ns: int) -> None:
-        """Poll the sockets for `spin_ns` from now on: a client that asks again at once finds the loop awake.
+        """Poll the sockets for `busy_poll_ns` from now on: a client that asks again at once finds the loop awake.
 
         Sleeping in the kernel and being woken costs 25 us on the reference machine, a third of a small model's answer.
         """
-        self._spin_until_ns = now_ns + self.spin_ns
+        self._spin_until_ns = now_ns + self.busy_poll_ns
         if not self._spinning:
             self._spinning = True
             self.loop.call_soon(self._spin)

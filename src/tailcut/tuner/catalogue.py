@@ -23,7 +23,7 @@ CATALOGUE: tuple[Setting, ...] = (
     Setting(
         "batch size",
         "algorithmic",
-        ("batching.max_batch",),
+        ("batching.max_batch_size",),
         "1, 4, 8, 16, 32, 64, 128",
         "rows that are independent",
         "requests come together and a call has a fixed cost",
@@ -33,7 +33,7 @@ CATALOGUE: tuple[Setting, ...] = (
     Setting(
         "queue delay",
         "algorithmic",
-        ("batching.hold_us",),
+        ("batching.max_queue_delay_us",),
         "0; or half to all of what one row takes",
         "a worker thread, and a rate at which company is to be expected",
         "arrivals are dense and calls are expensive",
@@ -173,7 +173,7 @@ CATALOGUE: tuple[Setting, ...] = (
     Setting(
         "busy polling",
         "parallelism",
-        ("io.spin_us",),
+        ("io.busy_poll_us",),
         "0, 100 us",
         "more than one usable CPU",
         "one client asks again at once",
@@ -265,7 +265,7 @@ CATALOGUE: tuple[Setting, ...] = (
     Setting(
         "fast path",
         "io",
-        ("io.express",),
+        ("io.fast_path",),
         "on, off",
         "Linux, rows of fixed size, one input",
         "connections that repeat themselves",

@@ -116,7 +116,7 @@ class Gate:
         if padding is not None and (self.blind or not self._is_between(questions, padding.buckets)):
             why = "the model is random" if self.blind else "no request has a length between the buckets"
             return Accuracy(right=False, reason=f"{why}, so nothing shows what padding does")
-        usual = 2 * settings.batching.max_batch * settings.engine.instances
+        usual = 2 * settings.batching.max_batch_size * settings.engine.instances
         together = min(max(_FEWEST_TOGETHER, usual), _MOST_TOGETHER, most_together)
         asked: list[Asked] = []
         with Burst(target) as burst:

@@ -57,8 +57,8 @@ def configurations(
                 service,
                 parts.ways[settings.batching.dispatch],
                 settings.batching.dispatch,
-                settings.batching.max_batch,
-                settings.batching.hold_us,
+                settings.batching.max_batch_size,
+                settings.batching.max_queue_delay_us,
                 estimate.options.instances,
             )
             yield settings, replace(configuration, cores=_cores(configuration, parts)), estimate

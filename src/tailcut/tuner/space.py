@@ -153,12 +153,14 @@ def serving_choices(facts: Facts, engine: EngineOptions, alone_us: float = 0.0) 
         if dispatch != "worker" and engine.instances > 1:
             continue
         for size in BATCH_SIZES if facts.spec.batched else (1,):
-            yield changed(base, batching={"dispatch": dispatch, "max_batch": size})
+            yield changed(base, batching={"dispatch": dispatch, "max_batch_size": size})
             for share in _DELAYS if dispatch == "worker" and size > 1 and alone_us >= _LEAST_DELAY_US else ():
                 delay_us = round(share * alone_us)
-                yield changed(base, batching={"dispatch": dispatch, "max_batch": size, "hold_us": delay_us})
+                yield changed(
+                    base, batching={"dispatch": dispatch, "max_batch_size": size, "max_queue_delay_us": delay_us}
+                )
             for padding in paddings if size > 1 else ():
-                yield changed(base, batching={"dispatch": dispatch, "max_batch": size, "padding": padding})
+                yield changed(base, batching={"dispatch": dispatch, "max_batch_size": size, "padding": padding})
 
 
 def refinements(facts: Facts, winner: Settings) -> list[Settings]:
@@ -166,7 +168,7 @@ def refinements(facts: Facts, winner: Settings) -> list[Settings]:
     cpus, spec = facts.usable_cpus, facts.spec
     found = [changed(winner, memory={"gc_freeze": True})]
     if cpus > 1:
-        found.append(changed(winner, io={"spin_us": _BUSY_POLL_US}))
+        found.append(changed(winner, io={"busy_poll_us": _BUSY_POLL_US}))
         found.append(changed(winner, io={"workers": 2}, engine={"threads": max(1, cpus // 2), "instances": 1}))
     if winner.engine.name == "onnxruntime":
         if winner.engine.threads > 1 and winner.engine.spinning:
@@ -180,7 +182,7 @@ def refinements(facts: Facts, winner: Settings) -> list[Settings]:
     if spec.fixed_rows and winner.batching.bind:
         found.append(changed(winner, memory={"prefault": True}))
         row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs)
-        if row_bytes * winner.batching.max_batch >= _HUGE_PAGE:
+        if row_bytes * winner.batching.max_batch_size >= _HUGE_PAGE:
             found.append(changed(winner, memory={"huge_pages": True}))
         if len(spec.inputs) == 1 and row_bytes > 4096 and winner.io.wire != "json":
             limit = 4096 if winner.io.direct_bytes > row_bytes else 1 << 30
@@ -218,8 +220,8 @@ def paddings_of(facts: Facts) -> list[PaddingSettings]:
 
 RUNG_FIELDS: dict[str, tuple[str, ...]] = {
     "algorithmic": (
-        "batching.max_batch",
-        "batching.hold_us",
+        "batching.max_batch_size",
+        "batching.max_queue_delay_us",
         "batching.bind",
         "batching.padding",
         "engine.graph",
@@ -234,7 +236,7 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "engine.spin_us",
         "engine.pinning",
         "batching.dispatch",
-        "io.spin_us",
+        "io.busy_poll_us",
     ),
     "simd": ("engine.name", "engine.precision"),
     "allocation": (
@@ -246,7 +248,7 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "memory.keep_freed",
         "memory.gc_freeze",
     ),
-    "io": ("io.wire", "io.socket", "io.direct_bytes", "io.express", "io.workers"),
+    "io": ("io.wire", "io.socket", "io.direct_bytes", "io.fast_path", "io.workers"),
 }
 
 
@@ -272,8 +274,8 @@ def with_fields(settings: Settings, other: Settings, fields: tuple[str, ...]) ->
         settings = changed(settings, **{section: {name: getattr(getattr(other, section), name)}})
     if settings.batching.dispatch != "worker" and settings.engine.instances != 1:
         settings = changed(settings, engine={"instances": 1})
-    if settings.batching.dispatch == "inline" and settings.batching.hold_us:
-        settings = changed(settings, batching={"hold_us": 0})
+    if settings.batching.dispatch == "inline" and settings.batching.max_queue_delay_us:
+        settings = changed(settings, batching={"max_queue_delay_us": 0})
     if settings.engine.name != "openvino" and settings.engine.precision in {"bf16", "f16"}:
         settings = changed(settings, engine={"precision": "f32"})
     return settings

@@ -101,7 +101,7 @@ def _single_and_pass(probe: Probe, passes: int) -> tuple[float, float]:
 
 def way_settings(facts: Facts, dispatch: str) -> Settings:
     """What the server of a probe runs: the empty engine behind the quickest wire, with room for the largest batch."""
-    batching = {"bind": facts.spec.fixed_rows, "max_batch": BATCH_SIZES[-1], "dispatch": dispatch}
+    batching = {"bind": facts.spec.fixed_rows, "max_batch_size": BATCH_SIZES[-1], "dispatch": dispatch}
     return changed(
         BASELINE,
         engine={"name": "none", "fixed_dims": facts.fixed_dims},
@@ -112,7 +112,7 @@ def way_settings(facts: Facts, dispatch: str) -> Settings:
 
 def measure_ways(servers: Servers, settings: Mapping[str, Settings], seconds: float) -> dict[str, WayIn]:
     """Probe the servers of these settings, by dispatch, for so long each; `inline` has to be among them."""
-    single = {name: changed(one, batching={"max_batch": 1}) for name, one in settings.items()}
+    single = {name: changed(one, batching={"max_batch_size": 1}) for name, one in settings.items()}
     servers.launch(*settings.values(), *single.values())
     arms = {name: (servers.arm(settings[name]), servers.arm(single[name])) for name in settings}
     probes = {name: probe(*pair, seconds) for name, pair in arms.items()}

@@ -115,14 +115,14 @@ def test_queueing_behind_large_batches() -> None:
         big[3], big[4], big[9] = ready - MS, ready + 6 * MS, 32
         records[number + 1] = big
         records[number + 1, 0] = records[number + 1, 7] - 300 * US
-    found = explain(records, max_batch=32)
+    found = explain(records, max_batch_size=32)
     assert found["cause"]["name"] == "queue"
-    assert "queueing behind batches of 32: lower max_batch to 8" in found["verdict"]
+    assert "queueing behind batches of 32: lower max_batch_size to 8" in found["verdict"]
 
 
 def test_queueing_for_want_of_capacity() -> None:
     """An engine that computes all the time is the limit, and the advice says so."""
-    verdict = explain(trail(queue=6000, compute_us=950), max_batch=8)["verdict"]
+    verdict = explain(trail(queue=6000, compute_us=950), max_batch_size=8)["verdict"]
     assert "the engine busy 9" in verdict
     assert "needs capacity" in verdict
 
@@ -132,7 +132,7 @@ def test_larger_batches_that_compute_longer() -> None:
     records = trail(compute=5000)
     records[:, 9] = 3
     records[::50, 9] = 30
-    assert "lower max_batch to 3" in explain(records, max_batch=32)["verdict"]
+    assert "lower max_batch_size to 3" in explain(records, max_batch_size=32)["verdict"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 49])

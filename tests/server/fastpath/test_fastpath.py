@@ -111,7 +111,7 @@ def running(
     dispatch: str = "inline",
 ) -> None:
     """Tell a story to a hub whose only model this is; afterwards nothing of it is left."""
-    profile = Profile.of_model(model, Settings(batching=BatchingSettings(max_batch=8, dispatch=dispatch)))
+    profile = Profile.of_model(model, Settings(batching=BatchingSettings(max_batch_size=8, dispatch=dispatch)))
 
     async def tell() -> None:
         state = ServerState(

@@ -96,7 +96,7 @@ def with_plans(models: Path, use: Callable[[Callable[[], Plans]], Awaitable[None
     """Have a loop use plans of a server of mlp and pair; each call makes new ones, that know nothing."""
 
     async def run() -> None:
-        settings = Settings(batching=BatchingSettings(max_batch=32, dispatch="inline"))
+        settings = Settings(batching=BatchingSettings(max_batch_size=32, dispatch="inline"))
         opened = [Model.open(Profile.of_model(models / f"{name}.onnx", settings)) for name in ("mlp", "pair")]
         repository = ModelRepository([ServedModel(model, model.spec.name) for model in opened])
         state = ServerState(Context(repository), ServerLimits(), direct_bytes=1 << 20)

@@ -12,7 +12,7 @@ FREE = WayIn(0, 0, 0, 0, 0)
 
 
 def settings(threads: int, *, spinning: bool = False, size: int = 1) -> object:
-    return changed(BASELINE, engine={"threads": threads, "spinning": spinning}, batching={"max_batch": size})
+    return changed(BASELINE, engine={"threads": threads, "spinning": spinning}, batching={"max_batch_size": size})
 
 
 def rank(one: Predicted) -> float:

@@ -56,13 +56,13 @@ class Cause:
     advice: str
 
 
-def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch: int = 1) -> dict[str, Any]:
+def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch_size: int = 1) -> dict[str, Any]:
     """What the slowest requests spent their time on, and why, as a JSON object.
 
     Args:
         records: int64 [requests, fields] of the timelines of one model.
         events: of the processes that answered, in any order.
-        max_batch: of the model, for the advice.
+        max_batch_size: of the model, for the advice.
     """
     total = (records[:, len(MARKS) - 1] - records[:, 0]) / 1e3 if len(records) else np.empty(0)
     found: dict[str, Any] = {"requests": len(records), "total_us": _percentiles(total)}
@@ -74,7 +74,7 @@ def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch: int
     above = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
     stages = {name: (_stage_us(usual, name), _stage_us(slow, name)) for name in STAGES}
     coincided = _coincidences(slow, usual, events)
-    cause = _cause(records, slow, usual, coincided, max_batch)
+    cause = _cause(records, slow, usual, coincided, max_batch_size)
     processes = _processes(records, slow)
     return found | {
         "above_median_us": round(above, 1),
@@ -92,7 +92,7 @@ def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch: int
 
 
 def _cause(
-    records: np.ndarray, slow: np.ndarray, usual: np.ndarray, coincided: Mapping[str, Any], max_batch: int
+    records: np.ndarray, slow: np.ndarray, usual: np.ndarray, coincided: Mapping[str, Any], max_batch_size: int
 ) -> Cause:
     found = {name: float(entry["share"]) for name, entry in coincided.items()}
     for name in ("throttled", "gc"):
@@ -108,16 +108,16 @@ def _cause(
     above = np.mean(_total_us(slow)) - np.mean(_total_us(usual))
     shares = {name: float((_stage_us(slow, name) - _stage_us(usual, name)) / above) for name in STAGES}
     name = max(shares, key=lambda stage: shares[stage])
-    words, advice = _stage_words(name, records, slow, usual, max_batch)
+    words, advice = _stage_words(name, records, slow, usual, max_batch_size)
     return Cause(name, min(shares[name], 1.0), words, advice)
 
 
 def _stage_words(
-    name: str, records: np.ndarray, slow: np.ndarray, usual: np.ndarray, max_batch: int
+    name: str, records: np.ndarray, slow: np.ndarray, usual: np.ndarray, max_batch_size: int
 ) -> tuple[str, str]:
     """The cause and the advice for a stage."""
     if name == "queue":
-        return _queue_words(records, slow, max_batch)
+        return _queue_words(records, slow, max_batch_size)
     batch = [float(np.mean(part[:, _COLUMN["batch_rows"]])) for part in (slow, usual)]
     if name == "compute":
         if batch[0] > 1.5 * batch[1]:
@@ -126,14 +126,14 @@ def _stage_words(
         return "the engine taking longer for the same work", "see `tailcut doctor` for what disturbs this machine"
     return {
         "receive": ("clients sending slowly", "the server waits for their bytes: a buffering proxy in front helps"),
-        "dispatch": ("waking a worker thread", "try io.spin_us or dispatch = 'inline' in the profile"),
+        "dispatch": ("waking a worker thread", "try io.busy_poll_us or dispatch = 'inline' in the profile"),
         "deliver": ("the event loop getting to the answer", "the loop is busy: give it a core, or use --workers"),
         "encode": ("encoding answers", "ask for binary outputs instead of JSON"),
         "write": ("clients reading slowly", "answers wait in the socket: the client or the network is the limit"),
     }[name]
 
 
-def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch: int) -> tuple[str, str]:
+def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch_size: int) -> tuple[str, str]:
     batches = {process: _batches(records[of_it]) for process, of_it in _by_process(records)}
     computed = sum(float((one.ended - one.began).sum()) for one in batches.values())
     spans = sum(int(one.ended.max() - one.began.min()) for one in batches.values())
@@ -144,7 +144,11 @@ def _queue_words(records: np.ndarray, slow: np.ndarray, max_batch: int) -> tuple
     if largest > max(2 * typical, 1):
         return f"queueing behind batches of {largest}", _lower_to(max(1, largest // 4))
     if busy >= _BUSY:
-        more = "more instances, --workers, or a lower rate" if largest >= max_batch else f"max_batch above {max_batch}"
+        more = (
+            "more instances, --workers, or a lower rate"
+            if largest >= max_batch_size
+            else f"max_batch_size above {max_batch_size}"
+        )
         return f"queueing, with the engine busy {100 * busy:.0f} % of the time", f"it needs capacity: {more}"
     return "queueing behind bursts of arrivals", "the engine is idle between them: more instances shorten the line"
 
@@ -206,7 +210,7 @@ def _rows_ahead(one: np.ndarray, batches: _Batches) -> int:
 
 
 def _lower_to(rows: int) -> str:
-    return f"lower max_batch to {rows}"
+    return f"lower max_batch_size to {rows}"
 
 
 def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) -> dict[str, dict[str, float | int]]:

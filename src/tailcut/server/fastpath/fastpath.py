@@ -329,7 +329,7 @@ class FastPath:
                 if connection is not None:
                     connection.answer_row(batch, first + place)
         self._done(group, count)
-        if self._state.spin_ns:
+        if self._state.busy_poll_ns:
             self._state.stay_awake(batch.ended_ns)
 
     def fail(self, group: Group, ticket: Ticket, error: TailcutError) -> None:

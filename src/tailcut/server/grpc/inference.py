@@ -178,7 +178,7 @@ class Inference:
             times = (self.began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns)
             self.moments = (*times, time.monotonic_ns(), ticket.count, batch.rows)
         self._done(self)
-        if self._state.spin_ns:
+        if self._state.busy_poll_ns:
             self._state.stay_awake(batch.ended_ns)
 
     def _answer(self, batch: Batch, index: int) -> bytes | list[bytes | memoryview]:

@@ -43,7 +43,7 @@ class Plans:
         """
         model, key = served.model, lead.key
         in_rows = model.slab is not None
-        if (in_rows and rows > model.max_batch) or len(key) > _LEAD_BYTES:
+        if (in_rows and rows > model.max_batch_size) or len(key) > _LEAD_BYTES:
             return
         mark = hash(key)
         if mark not in self._seen:

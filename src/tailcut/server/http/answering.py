@@ -238,7 +238,7 @@ class Answering(asyncio.BufferedProtocol):
                 plan.length,
                 200,
             )
-        if state.spin_ns:
+        if state.busy_poll_ns:
             state.stay_awake(batch.ended_ns)
         if self._held:
             self._next()

@@ -372,7 +372,7 @@ class HttpConnection(Answering):
         except InvalidInputError:
             direct = None  # the whole body will be told why
         try:
-            if direct and direct.rows <= model.max_batch and self._receive_rows(direct.rows, begun, size):
+            if direct and direct.rows <= model.max_batch_size and self._receive_rows(direct.rows, begun, size):
                 self._request = direct.request
                 self._schedule = schedule
         except TailcutError as error:

@@ -174,7 +174,7 @@ def _plan_rows(plan: Plan) -> None:
     if plan.direct or not plan.length or plan.length % slab.row_bytes[0]:
         return
     rows = plan.length // slab.row_bytes[0]
-    if rows > served.model.max_batch:
+    if rows > served.model.max_batch_size:
         return
     plan.kind, plan.rows = Kind.ROWS, rows
     request = InferRequest.raw(spec)

@@ -1,6 +1,6 @@
 """What one request of a small model costs the server's own thread on the fast path, its system calls included.
 
-    python benchmarks/express.py
+    python benchmarks/fastpath.py
 
 Clients on the loopback send, and then one pass is timed: receive, batch, compute, answer. Beside it stands the long way
 for the same requests (one call of the connection's protocol each, no system call in it: benchmarks/hot_path.py), and as
@@ -114,7 +114,9 @@ def bare_us(fast_path: FastPath, clients: list[socket.socket], answer: bytes) ->
 def main() -> None:
     build = Path(__file__).parent.parent / "build"
     build.mkdir(exist_ok=True)
-    settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch=32, dispatch="inline"))
+    settings = Settings(
+        engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=32, dispatch="inline")
+    )
     with Model.open(Profile.of_model(make("tiny", build / "models"), settings)) as model:
         for connections in (1, 8, 32):
             whole, bare = uvloop.run(passes_us(model, connections))

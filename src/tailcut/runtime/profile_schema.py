@@ -1,0 +1,37 @@
+"""The versions of the profile's format: what an older file calls its settings, in the words of the newest. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA = 2
+# What schema 2 renamed, by section of [settings].
+_RENAMED: Mapping[str, Mapping[str, str]] = {
+    "batching": {"max_batch": "max_batch_size", "hold_us": "max_queue_delay_us"},
+    "io": {"spin_us": "busy_poll_us", "express": "fast_path"},
+}
+
+
+def upgrade(raw: Mapping[str, Any], schema: int) -> tuple[dict[str, Any], list[str]]:
+    """The tables of a profile as schema 2 has them, and the settings that were renamed, as `old is now new`.
+
+    Raises:
+        ValueError: a setting has its old name in a file of schema 2, or both of its names.
+    """
+    upgraded = dict(raw)
+    settings = upgraded.get("settings")
+    if not isinstance(settings, dict):
+        return upgraded | {"schema": SCHEMA}, []
+    notes = []
+    sections = dict(settings)
+    for section, names in _RENAMED.items():
+        values = sections.get(section)
+        if not isinstance(values, dict):
+            continue
+        for old, new in names.items():
+            if old not in values:
+                continue
+            if schema >= SCHEMA or new in values:
+                raise ValueError(f"settings.{section}.{old} is called {new} in schema {SCHEMA}")
+            notes.append(f"{section}.{old} is now {new}")
+        sections[section] = {names.get(name, name): value for name, value in values.items()}
+    return upgraded | {"schema": SCHEMA, "settings": sections}, notes
