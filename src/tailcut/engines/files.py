@@ -31,9 +31,10 @@ class FileKind(StrEnum):
 ENGINES_OF: dict[FileKind, tuple[str, ...]] = {
     kind: ("onnxruntime", "openvino") if kind is FileKind.ONNX else ("openvino",) for kind in FileKind
 }
-_ENDINGS = {".onnx", ".xml", ".pb", ".tflite", ".pdmodel", ".savedmodel"}
+_ENDINGS = {".onnx", ".xml", ".pb", ".graphdef", ".tflite", ".pdmodel", ".savedmodel"}
 _HEAD_BYTES = 512
 _SAMPLE_BYTES = 4096
+_BY_NAME = {".pb": FileKind.GRAPH, ".graphdef": FileKind.GRAPH, ".pdmodel": FileKind.PADDLE}
 _SAVED_MODEL = "saved_model.pb"
 _GRAPH_FOLDERS = ("", "onnx")  # where Hugging Face repositories keep their ONNX files
 _LISTED = 3  # files named in a message at most
@@ -167,7 +168,9 @@ def _kind_by_content(path: Path, head: bytes) -> FileKind:
     if text.startswith((b"<?xml", b"<net ")) and b"<net" in text:
         return FileKind.IR
     if head[:1] == b"\x0a":  # field 1 is a message: ONNX begins with a number
-        return {".pb": FileKind.GRAPH, ".pdmodel": FileKind.PADDLE}.get(path.suffix, FileKind.ONNX)
+        return {".pb": FileKind.GRAPH, ".graphdef": FileKind.GRAPH, ".pdmodel": FileKind.PADDLE}.get(
+            path.suffix, FileKind.ONNX
+        )
     return FileKind.ONNX
 
 
