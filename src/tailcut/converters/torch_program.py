@@ -1,9 +1,14 @@
-"""Exported PyTorch programs (.pt2) by torch.onnx."""
+"""Exported PyTorch programs (.pt2) by torch.onnx.
+
+`torch.export.load` falls back to unpickling parts of a file that its safe reader refuses. A variable that PyTorch reads
+at every load forbids that (`TORCH_FORCE_WEIGHTS_ONLY_LOAD`).
+"""
 
 import contextlib
 import io
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +61,20 @@ def load_program(path: Path) -> Original:
     torch = need("torch", _INSTALL)
     need("torch.onnx", _INSTALL)
     try:
-        return Program(torch, torch.export.load(path))
+        with _unpickling_nothing():
+            return Program(torch, torch.export.load(path))
     except Exception as error:  # noqa: BLE001  as in write
         raise ModelFileError(f"{path}: not a program of torch.export: {first_line(error)}") from None
+
+
+@contextlib.contextmanager
+def _unpickling_nothing() -> Iterator[None]:
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
