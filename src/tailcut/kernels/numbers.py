@@ -3,8 +3,8 @@
 A number of at most 19 digits is a whole number times a power of ten. Where both are small, one multiplication or
 division of doubles is exact (W. Clinger, How to Read Floating Point Numbers Accurately, 1990); otherwise the product
 with the power's first 128 bits is rounded, as D. Lemire describes and proves (Number Parsing at a Gigabyte per Second,
-2021). What neither decides (more digits, subnormal or infinite values, exponents beyond the table) is refused, and so is
-whatever JSON or the shape does not allow: the caller then reads the text as it would without this module.
+2021). What neither decides (more digits, subnormal or infinite values, exponents beyond the table) is refused, and so
+is whatever JSON or the shape does not allow: the caller then reads the text as it would without this module.
 
 Importing this module loads numba, and compiles or loads the code.
 """
@@ -79,7 +79,7 @@ def _as_double(context: Any, bits: Any) -> Any:  # noqa: ARG001  numba's protoco
 
 
 @njit(nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _rounded(whole: np.uint64, power: np.int64) -> np.float64:
+def _rounded(whole: np.uint64, power: int) -> float:
     """The double nearest to whole * 10**power, or infinity where this does not decide it; whole is not 0."""
     undecided = np.inf
     if power < _LEAST or power > _MOST:
@@ -110,7 +110,7 @@ def _rounded(whole: np.uint64, power: np.int64) -> np.float64:
         exponent += 1
     if exponent >= 0x7FF:
         return undecided
-    result: np.float64 = _as_double((bits & np.uint64((1 << 52) - 1)) | (np.uint64(exponent) << np.uint64(52)))
+    result: float = _as_double((bits & np.uint64((1 << 52) - 1)) | (np.uint64(exponent) << np.uint64(52)))
     return result
 
 
@@ -144,7 +144,7 @@ def read(text: np.ndarray, start: int, end: int, dims: np.ndarray, out: np.ndarr
     i = start
     while i < end:
         char = text[i]
-        if char == 32 or char == 10 or char == 13 or char == 9:
+        if char == 32 or char == 10 or char == 13 or char == 9:  # noqa: PLR1714  a set is slow here
             i += 1
         elif not wants_value:
             i += 1
@@ -212,7 +212,7 @@ def read(text: np.ndarray, start: int, end: int, dims: np.ndarray, out: np.ndarr
                 quoted = 0
                 digit = np.uint8(text[i] - np.uint8(48))
                 while digit < 10 and quoted < _QUOTED:
-                    quoted = quoted * 10 + np.int64(digit)
+                    quoted = quoted * 10 + digit
                     i += 1
                     digit = np.uint8(text[i] - np.uint8(48))
                 if i == begin or quoted >= _QUOTED:
@@ -225,7 +225,7 @@ def read(text: np.ndarray, start: int, end: int, dims: np.ndarray, out: np.ndarr
             elif whole >> np.uint64(53) == 0 and -_EXACT <= power <= _EXACT:
                 value = value * _TENS[power] if power >= 0 else value / _TENS[-power]
             elif power != 0:
-                value = _rounded(whole, np.int64(power))
+                value = _rounded(whole, power)
             out[filled] = -value if negative else value
             if not np.isfinite(out[filled]):
                 return -1

@@ -30,7 +30,6 @@ from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.server.workers.process import Worker
-from tailcut.wire.v2 import lists
 
 if TYPE_CHECKING:
     from tailcut.server.grpc.connection import GrpcServer
@@ -116,8 +115,6 @@ async def _serve(
     )
     if options.fast_path and not options.access_log:  # which has a line to write for each request
         state.fast_path = FastPath.open(state)
-        if state.fast_path is not None:  # numba is there, then
-            lists.load()
     address = options.address
     grpc = _grpc_server(state) if address.grpc_port is not None else None
     if worker is None:

@@ -5,7 +5,7 @@ place of each list; only the lists are read each time. The JSON with marks is re
 come back as the data of one input: then any list may stand there. No client can know the marks. Whatever is unusual
 or wrong is left to `request.py`, which reads the whole text and says what is wrong.
 
-`load` brings compiled code that reads the lists (`kernels/numbers.py`); without it orjson does, which takes twice as long.
+`load` brings compiled code that reads the lists (`kernels/numbers.py`); without it orjson does, at twice the cost.
 """
 
 import os
@@ -39,7 +39,7 @@ class ListForm(NamedTuple):
     tensor: TensorSpec
     shape: tuple[int, ...]
     dims: np.ndarray  # int64, the same
-    count: int  # elements
+    size: int  # elements
     number: int
 
     @classmethod
@@ -87,7 +87,7 @@ def mark_number(data: object) -> int:
 
 def read_list(form: ListForm, text: bytes, span: Span) -> np.ndarray | None:
     """The input in a list, as an array of its shape; None where the list is for others to read, or to refuse."""
-    tensor, count = form.tensor, form.count
+    tensor, count = form.tensor, form.size
     if not 0 < count < span.end - span.start:
         return None
     if _reader is not None and tensor.dtype in _COMPILED:

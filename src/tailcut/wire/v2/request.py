@@ -227,7 +227,8 @@ def _list_plan(spec: ModelSpec, rest: bytes, lists: int) -> _ListPlan | None:
     try:
         root = read_root(rest)
         request_id, parameters = id_of(root), parameters_of(root, "the request")
-        for entry, tensor in known_entries(root.get("inputs"), {tensor.name: tensor for tensor in spec.inputs}, "input"):
+        known = {tensor.name: tensor for tensor in spec.inputs}
+        for entry, tensor in known_entries(root.get("inputs"), known, "input"):
             shape = input_shape(spec, tensor, entry)
             number = mark_number(entry["data"]) if source_of(tensor, entry) is None else -1
             if number < 0 or not shape or tensor.dtype is DType.BYTES:
