@@ -212,7 +212,7 @@ def read(text: np.ndarray, start: int, end: int, dims: np.ndarray, out: np.ndarr
                 quoted = 0
                 digit = np.uint8(text[i] - np.uint8(48))
                 while digit < 10 and quoted < _QUOTED:
-                    quoted = quoted * 10 + digit
+                    quoted = quoted * 10 + int(digit)
                     i += 1
                     digit = np.uint8(text[i] - np.uint8(48))
                 if i == begin or quoted >= _QUOTED:
