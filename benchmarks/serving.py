@@ -3,10 +3,10 @@
     python benchmarks/serving.py [--models tiny,ranker] [--seconds 4] [--rounds 2] [--no-mosec] [--connections 1,32,128]
 
 Three clients ask Tailcut and the echo, each in rows of its own: one with identical heads, one whose heads have ids
-of a request and a trace that change (both with raw bodies), and one that sends JSON. Load comes from wrk (Debian package
-`wrk`), one thread, on the same cores; contestants take turns, round after round, and every cell is the median of the
-rounds. `limit` is the engine alone, in process. mosec gets a virtual environment of its own under build/peers and is
-tried in three configurations; Tailcut in one, which must hold every column.
+of a request and a trace that change (both with raw bodies), and one that sends JSON. Load comes from wrk (Debian
+package `wrk`), one thread, on the same cores; contestants take turns, round after round, and every cell is the
+median of the rounds. `limit` is the engine alone, in process. mosec gets a virtual environment of its own under
+build/peers and is tried in three configurations; Tailcut in one, which must hold every column.
 """
 
 import argparse
