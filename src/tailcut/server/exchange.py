@@ -140,9 +140,18 @@ class Exchange:
         Raises:
             TailcutError: it does not fit the model, or is not admitted.
         """
-        arrays, rows = check_inputs(served.model.spec, request.inputs)
+        model, inputs = served.model, request.inputs
         schedule = schedule_of(request.parameters, schedule)
-        self.submit_arrays(served, arrays, rows, schedule, self.deadline(schedule, left_ns))
+        deadline_ns = self.deadline(schedule, left_ns)
+        rows = 0
+        if len(inputs) == 1 and model.slab is not None:  # the rows of an only input go to their place as bytes
+            array = next(iter(inputs.values()))
+            rows = len(array) if model.spec.batched else 1
+        if 0 < rows <= model.max_batch_size:
+            self.submit_bodies(served, rows, (array.reshape(-1).view(np.uint8).data,), schedule, deadline_ns)
+        else:
+            arrays, rows = check_inputs(model.spec, inputs)
+            self.submit_arrays(served, arrays, rows, schedule, deadline_ns)
         self.request = request
         return rows
 

@@ -34,7 +34,7 @@ from tailcut.wire.v2.tensors import STEP_STRINGS
 
 WAITS_S = 1.0  # how long a client that sends nothing more waits before it is asked whether it is there
 LONG_WAY = 64  # messages before one that came back from the fast path tries it again
-_STEADY = 3  # messages with one head in a row, and a client takes the fast path
+_STEADY = 3  # messages with one plan in a row, and a client takes the fast path
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
 _LOOK_BYTES = 256 * 1024  # looked through between two pauses
@@ -540,8 +540,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._fail(error)
         self._next()
 
-    def returned(self, owed: int | None) -> None:
-        """It no longer takes the fast path; `owed` is the answer that is still on its way there."""
+    def returned(self, owed: int | None, head: bytes) -> None:
+        """It no longer takes the fast path; `owed` is the answer that is still on its way there, `head` its last."""
+        self._wire.head = head  # which means what the plan's does
         self._wire.repeats = -LONG_WAY
         self._idle_since = self._state.now
         if owed is not None:

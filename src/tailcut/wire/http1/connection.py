@@ -130,7 +130,7 @@ class Http1Connection(Generic[H]):
         self.state: State = _IDLE
         self.meaning: H | None = None  # of the message in hand, or of the last one
         self.head = b""  # its bytes; none where they are many
-        self.repeats = 0  # messages in a row whose head was that of the one before
+        self.repeats = 0  # messages in a row whose head meant what that of the one before did
         self.held = b""  # received, and not read
         self.ended = False  # the client sends nothing more, and may still read
         self.lingered = 0  # bytes discarded behind the last answer
@@ -233,9 +233,9 @@ class Http1Connection(Generic[H]):
                     self._move(_HEAD)
                 return None
             head = bytes(self._view[at:end])
-            self.repeats = min(self.repeats, 0)
-            self.meaning, self.head = None, b""
+            before, self.meaning, self.head = meaning, None, b""
             meaning = self.meaning = self._interpret(head)
+            self.repeats = self.repeats + 1 if meaning is before else min(self.repeats, 0)
             if len(head) <= KEPT_HEAD_BYTES:
                 self.head = head
         self._empty_lines = 0
@@ -364,7 +364,7 @@ class Http1Connection(Generic[H]):
         self.state = _IDLE
 
     def owes(self) -> None:
-        """A message like the last one was received elsewhere, and its answer is owed."""
+        """A message that means what the last one did was received elsewhere, and its answer is owed."""
         if self.state is not _IDLE:
             raise self._illegal(_ANSWER)
         self.state = _ANSWER
