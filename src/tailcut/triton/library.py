@@ -10,7 +10,7 @@ import msgspec
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.files import ENGINES_OF, kind_of
-from tailcut.errors import MissingModelFileError, NotFoundError, UnsupportedError
+from tailcut.errors import MissingModelFileError, NotFoundError, UnsupportedError, UsageError
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.fit import fit_to_machine
@@ -21,6 +21,7 @@ from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.rows import Batching
 from tailcut.spec import ModelSpec
 from tailcut.triton.config import as_dict, parse_config
+from tailcut.triton.ensemble import check_steps, read_steps
 from tailcut.triton.folder import CONFIG_FILE, ModelFolder, model_folders, state_of
 from tailcut.triton.settings import Reading, engine_of, read_settings
 
@@ -91,8 +92,10 @@ class Library:
             raise NotFoundError(f"the model repository has no folder {name!r}")
         folder = ModelFolder.read(path)
         if folder.is_ensemble:
+            steps = check_ensemble(folder, self._repository)
             raise UnsupportedError(
-                f"{path / CONFIG_FILE}: an ensemble, which is not served: call its models one by one"
+                f"{path / CONFIG_FILE}: a valid ensemble of {', '.join(steps)}, but ensembles are not served yet: call "
+                "its models in turn"
             )
         versions = folder.versions()
         if not versions:
@@ -169,6 +172,33 @@ def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, Reading]:
     return msgspec.structs.replace(profile, samples=reading.samples), reading
 
 
+def check_ensemble(folder: ModelFolder, repository: Path) -> list[str]:
+    """The models of an ensemble's steps, whose tensors fit together.
+
+    Raises:
+        UsageError: a step's model is not in the repository, or they do not fit.
+        TailcutError: a step's model cannot be read.
+    """
+    where, folders = folder.path / CONFIG_FILE, model_folders(repository)
+    try:
+        steps = read_steps(folder.config)
+        specs = {step.model: _seen(step.model, folders) for step in steps}
+        check_steps(folder.config, steps, specs)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return [step.model for step in steps]
+
+
+def _seen(name: str, folders: Mapping[str, Path]) -> ModelSpec:
+    """What clients see of the newest version of a model."""
+    inner = ModelFolder.read(folders[name]) if name in folders else None
+    if inner is None or inner.is_ensemble or not inner.versions():
+        what = "is not in the repository" if inner is None else "is an ensemble, or has no version"
+        raise UsageError(f"step {name!r} {what}")
+    profile, _ = profile_of(inner, inner.versions()[-1])
+    return signature(Path(profile.model.path), profile.settings.engine)
+
+
 def newest_of(path: Path) -> tuple[Path, Reading]:
     """The file of the newest version of a model's folder, and what its configuration says of it.
 
@@ -184,8 +214,8 @@ def newest_of(path: Path) -> tuple[Path, Reading]:
     return Path(profile.model.path), reading
 
 
-def signature(path: Path) -> ModelSpec:
-    """The inputs and outputs of a model file, read with an engine that computes nothing."""
-    engine = open_engine(path, EngineOptions(name="none"))
+def signature(path: Path, options: EngineOptions = EngineOptions()) -> ModelSpec:  # noqa: B008  frozen
+    """The inputs and outputs of a model file with these options, read with an engine that computes nothing."""
+    engine = open_engine(path, msgspec.structs.replace(options, name="none"))
     engine.close()
     return engine.spec
