@@ -19,14 +19,16 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SOAK ?= 60
 FUZZ ?= 20
+SMOKE ?= --all
 
-.PHONY: help demo test tuned lint format bench peers soak fuzz clean
+.PHONY: help demo test tuned smoke lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    tune, serve and load-test the bundled model; leaves a report in out/demo"
 	@echo "make test    all tests (TESTS=tests/wire for some)"
 	@echo "make tuned   every model of the tests is tuned for real, and its profile asked; a quarter of an hour"
+	@echo "make smoke   build the package, install it into empty environments of Python 3.11 to 3.13, and serve with it"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   every program in benchmarks/ (BENCHMARKS=benchmarks/matmul.py for one)"
@@ -62,6 +64,9 @@ test: $(READY)
 
 tuned: $(READY)
 	@TUNED=all $(BIN)/python -m pytest tests/tuner/test_tuned_cases.py
+
+smoke: $(READY)
+	@$(BIN)/python scripts/smoke.py $(SMOKE)
 
 lint: $(READY)
 	$(BIN)/ruff check .

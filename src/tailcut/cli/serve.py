@@ -1,5 +1,6 @@
 """`tailcut serve`: exactly what was measured, behind the Open Inference Protocol v2."""
 
+import faulthandler
 import logging
 import shlex
 import signal
@@ -134,6 +135,7 @@ def serve(  # noqa: PLR0915  an option a line
 
     worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
     log_to_stderr(log.value)
+    faulthandler.enable()  # an engine that crashes the process leaves the threads' stacks on stderr
     _ignore_signals()
     limits = ServerLimits(
         body_bytes=max_body << 20,
