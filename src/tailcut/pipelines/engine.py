@@ -24,6 +24,7 @@ class StageEngine:
         stage = place.stage
         self.spec = ModelSpec(stage.name, stage.inputs, stage.outputs, Rows.INDEPENDENT, "a stage's rows are")
         self.options = EngineOptions(name="none", instances=stage.workers, threads=1)
+        self.stage = stage
         self._caller = Caller(stage)
         self._pool = None if stage.threads else ProcessPool(place)
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tailcut.engines.base import EngineOptions
 from tailcut.errors import DeadlineExceededError, TailcutError
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.flow import Flow, StepDelivery
@@ -24,7 +25,7 @@ from tailcut.runtime.home import AnyThreadDelivery, EventHandler, FutureHandler,
 from tailcut.runtime.inputs import Arrays, check_inputs
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, ModelRef, Profile, Settings
+from tailcut.runtime.profile import BatchingSettings, IoSettings, ModelRef, Profile, Settings
 from tailcut.runtime.rows import RowDecision, read_signature
 from tailcut.runtime.warmup import WarmUp
 from tailcut.spec import RowEvidence
@@ -43,17 +44,14 @@ class PipelineModel:
     choice = None
     inline = False
 
-    def __init__(self, name: str, path: PipelinePath, steps: Sequence[OpenStep]) -> None:
-        self.spec = plan_pipeline(name, [step.outline for step in steps])
+    def __init__(self, profile: Profile, steps: Sequence[OpenStep]) -> None:
+        self.spec = plan_pipeline(profile.model.name, [step.outline for step in steps])
         self.steps = tuple(steps)
         self.max_batch_size = min(step.model.max_batch_size for step in steps)
         self.queue_rows = steps[0].model.queue_rows
         evidence = RowEvidence(self.spec.rows, self.spec.rows_reason)
         self.rows = RowDecision(self.spec.rows, self.spec.rows_reason, "auto", read_signature(self.spec), evidence)
-        ref = ModelRef(path=str(path.file), sha256=file_hash(path.file), name=name)
-        self.profile = Profile(
-            model=ref, settings=Settings(batching=BatchingSettings(max_batch_size=self.max_batch_size, bind=False))
-        )
+        self.profile = profile
         cold = [step.model.warm_up.reason for step in steps if step.engine is None and not step.model.warm_up.warmed_up]
         self.warm_up = WarmUp(not cold, "; ".join(cold))
         self._statistics = PipelineStatistics(len(steps))
@@ -74,7 +72,7 @@ class PipelineModel:
         models: list[Model] = []
         try:
             steps = _open_steps(pipeline, path, limits, models)
-            return cls(pipeline.name, path, steps)
+            return cls(_profile(pipeline, path), steps)
         except BaseException:
             for model in models:
                 model.close()
@@ -250,6 +248,10 @@ class PipelineModel:
             for step in self.steps
         }
 
+    def describe_stages(self) -> str:
+        """The stages as one line for the log."""
+        return " -> ".join(step.describe() for step in self.steps)
+
     def stage_times(self) -> list[dict[str, Any]]:
         """How long the newest requests were in each step: medians, p99, and what the slowest 1 % spent there, in us."""
         times = self._statistics.times() / 1000
@@ -270,6 +272,26 @@ class PipelineModel:
             }
             for index, step in enumerate(self.steps)
         ]
+
+
+def pipeline_profile(source: str) -> Profile:
+    """What a server must know of a pipeline before it is opened: its name, and the settings of its first profile's io.
+
+    Raises:
+        UsageError: the file raises, or has no such pipeline.
+        MissingFileError: the file is missing.
+    """
+    path = parse_path(source)
+    return _profile(load_pipeline(path), path)
+
+
+def _profile(pipeline: Pipeline, path: PipelinePath) -> Profile:
+    files = [path.file.parent / step for step in pipeline.steps if not isinstance(step, Stage)]
+    io = next((Profile.load(file).settings.io for file in files if file.suffix == ".toml"), IoSettings())
+    stages = [step.max_batch_size for step in pipeline.steps if isinstance(step, Stage)]
+    batching = BatchingSettings(max_batch_size=min(stages, default=1), bind=False)
+    ref = ModelRef(path=str(path.file), sha256=file_hash(path.file), name=pipeline.name)
+    return Profile(model=ref, settings=Settings(engine=EngineOptions(name="none"), batching=batching, io=io))
 
 
 def _open_steps(pipeline: Pipeline, path: PipelinePath, limits: Limits, models: list[Model]) -> list[OpenStep]:

@@ -47,6 +47,15 @@ class OpenStep:
         """As a message names it."""
         return self.outline.title
 
+    def describe(self) -> str:
+        """In a few words: tokenize (processes: 2, at most 32 rows)."""
+        if self.engine is None:
+            return f"{self.name} (model)"
+        stage = self.engine.stage
+        unit = "requests" if stage.per_request else "rows"
+        kind = "threads" if stage.threads else "processes"
+        return f"{self.name} ({kind}: {stage.workers}, at most {stage.max_batch_size} {unit})"
+
 
 def open_stage(place: StagePlace, limits: Limits) -> tuple[Model, StageEngine]:
     """Start a stage's processes.

@@ -105,9 +105,10 @@ class Model(Desk):
         batching: Batching | None = None,
         auto: bool = True,
     ) -> Self:
-        """Load a model file (.onnx), a profile file (.toml), a Profile or a pipeline (FILE.py:NAME), and warm it up.
+        """Load a model file, a profile file (.toml), a Profile or a pipeline (FILE.py:VARIABLE), and warm it up.
 
-        A pipeline comes as a `tailcut.pipelines.model.PipelineModel`, which has the same methods for its users.
+        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TFLite and Paddle. A
+        pipeline comes as a `tailcut.pipelines.model.PipelineModel`, which has the same methods for its users.
 
         `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
         None leaves it to the profile.
@@ -232,6 +233,10 @@ class Model(Desk):
     def stage_times(self) -> list[dict[str, Any]]:
         """How long a pipeline's requests are in each stage; a model has none."""
         return []
+
+    def describe_stages(self) -> str:
+        """A pipeline's stages as one line; a model has none."""
+        return ""
 
     def pause(self) -> None:
         """Let the batches that are computed end before this process forks, for a moment at most."""
@@ -521,6 +526,11 @@ def open_profile(path: Path) -> Profile:
 def is_profile(path: Path) -> bool:
     """Whether a file is taken for a profile; any other is taken for a bare model."""
     return path.suffix == ".toml"
+
+
+def is_bare(source: str) -> bool:
+    """Whether a source is a model without a profile, whose settings are chosen by measuring."""
+    return not is_profile(Path(source)) and not is_pipeline(source)
 
 
 def is_pipeline(source: str) -> bool:
