@@ -1,13 +1,14 @@
-"""The steps of an ensemble are checked; they are not served yet."""
+"""An ensemble is checked, and answers as its models do one after the other."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.triton.repositories import add_model
 
-from tailcut.errors import UnsupportedError, UsageError
+from tailcut.errors import UsageError
 from tailcut.runtime.limits import Limits
-from tailcut.triton.library import Library, Wishes
+from tailcut.triton.library import Library, Loaded, Wishes
 
 ENSEMBLE = """
 platform: "ensemble"
@@ -25,19 +26,52 @@ ensemble_scheduling { step [
 """
 
 
-def loaded(folder: Path, text: str) -> None:
+def loaded(folder: Path, text: str) -> Loaded:
     add_model(folder, "first")
     add_model(folder, "second")
     add_model(folder, "bytes", kind="simple_int8")
     (folder / "both" / "1").mkdir(parents=True)
     (folder / "both" / "config.pbtxt").write_text(text)
-    Library(folder, Wishes(Limits())).load("both", 1)
+    [model] = Library(folder, Wishes(Limits(), measures=False)).load("both", 1)
+    return model
 
 
-def test_a_valid_ensemble_is_not_served_yet(tmp_path: Path) -> None:
-    """One line says that its steps fit together, and what to do."""
-    with pytest.raises(UnsupportedError, match="a valid ensemble of first, second, but ensembles are not served yet"):
-        loaded(tmp_path, ENSEMBLE)
+def request() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {name: random.integers(0, 100, (3, 16), np.int32) for name in ("A", "B")}
+
+
+def test_the_steps_are_computed_one_after_the_other(tmp_path: Path) -> None:
+    """(a + b) + (a - b) is 2 a."""
+    one = loaded(tmp_path, ENSEMBLE)
+    with one.model as model:
+        assert model.spec.input_names == ("A", "B")
+        assert model.spec.batched
+        answer = model.infer_sync(request())
+        assert list(answer) == ["TWICE"]
+        assert np.array_equal(answer["TWICE"], 2 * request()["A"])
+    assert one.config["platform"] == "ensemble"
+
+
+def test_steps_in_any_order_and_outputs_of_any_step(tmp_path: Path) -> None:
+    """The configuration's order means nothing; a model may be used twice, and a tensor feed several inputs."""
+    text = """
+    platform: "ensemble" max_batch_size: 8
+    input [ { name: "A" data_type: TYPE_INT32 dims: 16 }, { name: "B" data_type: TYPE_INT32 dims: 16 } ]
+    output [ { name: "SUM" data_type: TYPE_INT32 dims: 16 }, { name: "FOUR" data_type: TYPE_INT32 dims: 16 } ]
+    ensemble_scheduling { step [
+      { model_name: "first" model_version: 1
+        input_map { key: "INPUT0" value: "twice" } input_map { key: "INPUT1" value: "twice" }
+        output_map { key: "OUTPUT0" value: "FOUR" } },
+      { model_name: "second" input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "A" }
+        output_map { key: "OUTPUT0" value: "twice" } },
+      { model_name: "first" input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
+        output_map { key: "OUTPUT0" value: "SUM" } }
+    ] }"""
+    with loaded(tmp_path, text).model as model:
+        answer, asked = model.infer_sync(request()), request()
+        assert np.array_equal(answer["FOUR"], 4 * asked["A"])
+        assert np.array_equal(answer["SUM"], asked["A"] + asked["B"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""The steps of an ensemble, and whether their tensors fit together. Pure."""
+"""The steps of an ensemble in the order in which they can be computed, and whether their tensors fit together. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ class EnsembleStep:
     model: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    version: int = -1  # the newest that is served
 
 
 def read_steps(config: Any) -> tuple[EnsembleStep, ...]:
@@ -24,7 +25,7 @@ def read_steps(config: Any) -> tuple[EnsembleStep, ...]:
         UsageError: there are none, or one names no model.
     """
     steps = tuple(
-        EnsembleStep(step.model_name, dict(step.input_map), dict(step.output_map))
+        EnsembleStep(step.model_name, dict(step.input_map), dict(step.output_map), step.model_version)
         for step in config.ensemble_scheduling.step
     )
     if not steps or not all(step.model for step in steps):
@@ -32,24 +33,31 @@ def read_steps(config: Any) -> tuple[EnsembleStep, ...]:
     return steps
 
 
-def check_steps(config: Any, steps: tuple[EnsembleStep, ...], specs: Mapping[str, ModelSpec]) -> None:
-    """Whether every tensor comes from somewhere, once, and is what the step that takes it wants.
+@dataclass(frozen=True, slots=True)
+class EnsemblePlan:
+    """Steps that fit together, and what the ensemble takes and gives."""
+
+    order: tuple[int, ...]  # places in the configuration
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def plan_steps(config: Any, steps: tuple[EnsembleStep, ...], specs: Sequence[ModelSpec]) -> EnsemblePlan:
+    """The order of the steps; every tensor comes from somewhere, once, and is what the step that takes it wants.
 
     Args:
         config: the ensemble's message.
         steps: of it.
-        specs: what clients see of each step's model, by name.
+        specs: what clients see of each step's model.
 
     Raises:
         UsageError: one does not; names the step and the tensor.
     """
     first = () if config.max_batch_size == 0 else (None,)
     known = {tensor.name: _declared(tensor, first) for tensor in config.input}
-    for step in steps:
-        spec = specs[step.model]
+    for step, spec in zip(steps, specs, strict=True):
         _match(step, "output", step.outputs, spec.outputs, known)
-    for step in steps:
-        spec = specs[step.model]
+    for step, spec in zip(steps, specs, strict=True):
         missing = [tensor.name for tensor in spec.inputs if tensor.name not in step.inputs]
         if missing:
             raise UsageError(f"step {step.model!r}: input_map lacks input {missing[0]!r} of the model")
@@ -62,7 +70,8 @@ def check_steps(config: Any, steps: tuple[EnsembleStep, ...], specs: Mapping[str
         if tensor.name not in known:
             raise UsageError(f"output {tensor.name!r} of the ensemble comes from no step")
         _fit(f"output {tensor.name!r} of the ensemble", _declared(tensor, first), known[tensor.name])
-    _in_order(config, steps)
+    outputs = tuple(_declared(tensor, first) for tensor in config.output)
+    return EnsemblePlan(_in_order(config, steps), tuple(_declared(tensor, first) for tensor in config.input), outputs)
 
 
 def _match(
@@ -93,16 +102,18 @@ def _fit(where: str, wanted: TensorSpec, found: TensorSpec) -> None:
         raise UsageError(f"{where}: expected {wanted.describe()}, got {found.describe()}")
 
 
-def _in_order(config: Any, steps: tuple[EnsembleStep, ...]) -> None:
-    """Refuse steps that wait for each other."""
+def _in_order(config: Any, steps: tuple[EnsembleStep, ...]) -> tuple[int, ...]:
+    """The places of the steps, each behind those that it waits for."""
     there = {tensor.name for tensor in config.input}
-    left = list(steps)
-    while left:
-        ready = [step for step in left if there.issuperset(step.inputs.values())]
+    order: list[int] = []
+    while len(order) < len(steps):
+        left = [index for index in range(len(steps)) if index not in order]
+        ready = [index for index in left if there.issuperset(steps[index].inputs.values())]
         if not ready:
-            raise UsageError(f"steps {', '.join(step.model for step in left)} wait for each other")
-        there.update(name for step in ready for name in step.outputs.values())
-        left = [step for step in left if step not in ready]
+            raise UsageError(f"steps {', '.join(steps[index].model for index in left)} wait for each other")
+        there.update(name for index in ready for name in steps[index].outputs.values())
+        order += ready
+    return tuple(order)
 
 
 def _declared(tensor: Any, first: tuple[None, ...]) -> TensorSpec:

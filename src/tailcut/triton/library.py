@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -20,8 +20,9 @@ from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.rows import Batching
 from tailcut.spec import ModelSpec
+from tailcut.triton.chain import as_one
 from tailcut.triton.config import as_dict, parse_config
-from tailcut.triton.ensemble import check_steps, read_steps
+from tailcut.triton.ensemble import EnsembleStep, plan_steps, read_steps
 from tailcut.triton.folder import CONFIG_FILE, ModelFolder, model_folders, state_of
 from tailcut.triton.settings import Reading, engine_of, read_settings
 
@@ -92,11 +93,7 @@ class Library:
             raise NotFoundError(f"the model repository has no folder {name!r}")
         folder = ModelFolder.read(path)
         if folder.is_ensemble:
-            steps = check_ensemble(folder, self._repository)
-            raise UnsupportedError(
-                f"{path / CONFIG_FILE}: a valid ensemble of {', '.join(steps)}, but ensembles are not served yet: call "
-                "its models in turn"
-            )
+            return [self._open_ensemble(folder, models)]
         versions = folder.versions()
         if not versions:
             raise MissingModelFileError(f"{path}: has no version to serve: put the model into {path.name}/1")
@@ -108,6 +105,27 @@ class Library:
                 one.model.close()
             raise
         return loaded
+
+    def _open_ensemble(self, folder: ModelFolder, models: int) -> Loaded:
+        """The models of an ensemble's steps, one after the other, as one model; they are its own."""
+        folders = model_folders(self._repository)
+        try:
+            steps = read_steps(folder.config)
+            inner = [_inner(step, folders) for step in steps]
+            plan = plan_steps(folder.config, steps, [_seen(*one) for one in inner])
+        except UsageError as error:
+            raise UsageError(f"{folder.path / CONFIG_FILE}: {error}") from None
+        opened: list[Model] = []
+        try:
+            opened.extend(self._open(*inner[index], models * len(steps)).model for index in plan.order)
+            model = as_one(folder, [steps[index] for index in plan.order], opened, plan)
+        except BaseException:
+            for one in opened:
+                one.close()
+            raise
+        _log.info("%s: %s", folder.name, model.rows.describe())
+        version = str((folder.versions() or [1])[-1])
+        return Loaded(folder.name, version, cast("Model", model), as_dict(folder.config))
 
     def _open(self, folder: ModelFolder, version: int, models: int) -> Loaded:
         limits, tuned = self._wishes.limits, folder.profile(version)
@@ -172,30 +190,18 @@ def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, Reading]:
     return msgspec.structs.replace(profile, samples=reading.samples), reading
 
 
-def check_ensemble(folder: ModelFolder, repository: Path) -> list[str]:
-    """The models of an ensemble's steps, whose tensors fit together.
-
-    Raises:
-        UsageError: a step's model is not in the repository, or they do not fit.
-        TailcutError: a step's model cannot be read.
-    """
-    where, folders = folder.path / CONFIG_FILE, model_folders(repository)
-    try:
-        steps = read_steps(folder.config)
-        specs = {step.model: _seen(step.model, folders) for step in steps}
-        check_steps(folder.config, steps, specs)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
-    return [step.model for step in steps]
-
-
-def _seen(name: str, folders: Mapping[str, Path]) -> ModelSpec:
-    """What clients see of the newest version of a model."""
-    inner = ModelFolder.read(folders[name]) if name in folders else None
+def _inner(step: EnsembleStep, folders: Mapping[str, Path]) -> tuple[ModelFolder, int]:
+    """The model of a step, and its version."""
+    inner = ModelFolder.read(folders[step.model]) if step.model in folders else None
     if inner is None or inner.is_ensemble or not inner.versions():
         what = "is not in the repository" if inner is None else "is an ensemble, or has no version"
-        raise UsageError(f"step {name!r} {what}")
-    profile, _ = profile_of(inner, inner.versions()[-1])
+        raise UsageError(f"step {step.model!r} {what}")
+    return inner, step.version if step.version > 0 else inner.versions()[-1]
+
+
+def _seen(inner: ModelFolder, version: int) -> ModelSpec:
+    """What clients see of a model."""
+    profile, _ = profile_of(inner, version)
     return signature(Path(profile.model.path), profile.settings.engine)
 
 
