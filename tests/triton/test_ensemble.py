@@ -1,5 +1,6 @@
 """An ensemble is checked, and answers as its models do one after the other."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,17 @@ def test_steps_in_any_order_and_outputs_of_any_step(tmp_path: Path) -> None:
         answer, asked = model.infer_sync(request()), request()
         assert np.array_equal(answer["FOUR"], 4 * asked["A"])
         assert np.array_equal(answer["SUM"], asked["A"] + asked["B"])
+
+
+def test_a_model_that_changes_changes_its_ensembles(tmp_path: Path) -> None:
+    """They have copies of their own; one that goes is gone."""
+    loaded(tmp_path, ENSEMBLE).model.close()
+    library = Library(tmp_path, Wishes(Limits(), measures=False))
+    assert library.changes() == {}
+    shutil.copytree(tmp_path / "first" / "1", tmp_path / "first" / "2")
+    assert library.changes() == {"first": True, "both": True}
+    shutil.rmtree(tmp_path / "bytes")
+    assert library.changes() == {"bytes": False}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import msgspec
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.files import ENGINES_OF, kind_of
-from tailcut.errors import MissingModelFileError, NotFoundError, UnsupportedError, UsageError
+from tailcut.errors import MissingModelFileError, NotFoundError, TailcutError, UnsupportedError, UsageError
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.fit import fit_to_machine
@@ -75,11 +75,14 @@ class Library:
         return list(model_folders(self._repository))
 
     def changes(self) -> dict[str, bool]:
-        """The models whose files have changed since the last call; False where their folder is gone."""
-        now = {name: state_of(path) for name, path in model_folders(self._repository).items()}
+        """The models whose files have changed since the last call, and ensembles of them; False where they are gone."""
+        folders = model_folders(self._repository)
+        now = {name: state_of(path) for name, path in folders.items()}
         before, self._seen = self._seen, now
         changed = {name: True for name, state in now.items() if before.get(name) != state}
-        return changed | {name: False for name in before if name not in now}
+        gone = {name: False for name in before if name not in now}
+        others = {name: path for name, path in folders.items() if name not in changed} if changed else {}
+        return changed | gone | {name: True for name, path in others.items() if _steps_of(path) & changed.keys()}
 
     def load(self, name: str, models: int) -> list[Loaded]:
         """Open all versions of a model that its policy has served, among so many models.
@@ -188,6 +191,15 @@ def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, Reading]:
         raise UnsupportedError(f"{folder.path / CONFIG_FILE}: {error}") from None
     profile = Profile.of_model(path, reading.settings, folder.name)
     return msgspec.structs.replace(profile, samples=reading.samples), reading
+
+
+def _steps_of(path: Path) -> set[str]:
+    """The models of an ensemble; none where it is no ensemble, or cannot be read."""
+    try:
+        folder = ModelFolder.read(path)
+        return {step.model for step in read_steps(folder.config)} if folder.is_ensemble else set()
+    except TailcutError:
+        return set()
 
 
 def _inner(step: EnsembleStep, folders: Mapping[str, Path]) -> tuple[ModelFolder, int]:
