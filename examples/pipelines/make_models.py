@@ -24,7 +24,7 @@ TEXTS = [
 
 def make_tokenizer() -> Tokenizer:
     """One token a word, learned from the texts; 0 fills up."""
-    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))  # noqa: S106  a token of text
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.train_from_iterator(TEXTS, trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"]))
     return tokenizer

@@ -38,7 +38,7 @@ def tokenize(text):
             os._exit(7)
         if item == b"hang":
             time.sleep(600)
-    length = max(max(map(len, text)), 1)
+    length = max(1, *map(len, text))
     ids = np.zeros((len(text), length), np.int64)
     for row, item in zip(ids, text, strict=True):
         row[: len(item)] = list(item)

@@ -1,5 +1,7 @@
 """Whatever is packed is found again, and nothing that is not a layout is read past its end."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,10 +44,8 @@ def test_there_and_back(parts):
 def test_other_bytes_are_refused_or_read_within_their_region(data):
     """The other side of a region is the user's own code, which may write anywhere in it."""
     region = np.frombuffer(data[: len(data) // 8 * 8], np.uint8)
-    try:
-        LAYOUT.unpack(region)
-    except EngineError as error:
-        assert "cannot be read" in str(error)
+    with suppress(EngineError):
+        assert all(len(arrays) == 3 for arrays in LAYOUT.unpack(region))
 
 
 @pytest.mark.parametrize("old", Life)

@@ -1,5 +1,7 @@
 """Every mistake of a new user is one line, with the file and the place."""
 
+import re
+
 import pytest
 
 from tailcut import Model
@@ -35,7 +37,7 @@ def test_a_mistake_is_one_line(tmp_path, source, message):
 
 def test_a_missing_file(tmp_path):
     """Named with its whole path."""
-    with pytest.raises(MissingFileError, match=f"{tmp_path}/p.py: no such file"):
+    with pytest.raises(MissingFileError, match=re.escape(f"{tmp_path}/p.py: no such file")):
         Model.open(f"{tmp_path}/p.py:pipeline")
 
 
@@ -53,5 +55,5 @@ def test_a_stage_that_only_its_process_cannot_import(tmp_path):
         + STAGE
         + "pipeline = Pipeline('p', [f])\n"
     )
-    with pytest.raises(UsageError, match="p.py:3: AttributeError"):
+    with pytest.raises(UsageError, match=r"p\.py:3: AttributeError"):
         Model.open(f"{tmp_path}/p.py:pipeline")

@@ -1,4 +1,4 @@
-"""A pipeline in a program of its own: right answers together and alone, and faults that cost only their own requests."""
+"""A pipeline in a program: right answers together and alone, and faults that cost only their own requests."""
 
 import asyncio
 import os
@@ -138,9 +138,12 @@ def test_a_stage_on_threads_runs_in_this_process(folder):
 
 def test_a_deadline_holds_across_the_steps(texts):
     """What waits behind a call that hangs is dropped when its time is over."""
-    hanging = threading.Thread(
-        target=lambda: pytest.raises(DeadlineExceededError, texts.infer_sync, {"text": [b"hang"]})
-    )
+
+    def hang():
+        with pytest.raises(DeadlineExceededError):
+            texts.infer_sync({"text": [b"hang"]})
+
+    hanging = threading.Thread(target=hang)
     hanging.start()
     with pytest.raises(DeadlineExceededError):
         texts.infer_sync({"text": [b"late"]}, timeout_s=0.2)
@@ -154,7 +157,7 @@ def test_a_cancelled_request_leaves_nothing_behind(texts):
         hanging = asyncio.create_task(texts.infer({"text": [b"hang"]}))
         waiting = asyncio.create_task(texts.infer({"text": [b"waits"]}))
         await asyncio.sleep(0)
-        while texts.statistics()["queued"] == 0 and not hanging.done():
+        while texts.statistics()["queued"] == 0 and not hanging.done():  # noqa: ASYNC110  a queue tells nobody
             await asyncio.sleep(0.001)
         waiting.cancel()
         assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError)

@@ -1,4 +1,4 @@
-"""Steps that do not fit together are one clear line; what fits has the first one's inputs and the last one's outputs."""
+"""Steps that do not fit together are one clear line; what fits has the first one's inputs and the last's outputs."""
 
 import pytest
 

@@ -33,7 +33,7 @@ def test_what_is_no_tensor_is_refused(text):
 
 def test_an_unknown_dtype_names_the_known_ones():
     """float32 is what newcomers write."""
-    with pytest.raises(UsageError, match="unknown dtype 'float32'; the dtypes are BOOL, .*FP32"):
+    with pytest.raises(UsageError, match=r"unknown dtype 'float32'; the dtypes are BOOL, .*FP32"):
         parse_tensors("s", "outputs", {"x": "float32[3]"})
 
 

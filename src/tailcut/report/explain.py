@@ -31,8 +31,8 @@ def explain_view(found: Mapping[str, Any]) -> RenderableType:
         table = Table(title="steps of the pipeline, us")
         for head in STEP_HEADS:
             table.add_column(head, justify="left" if head == "step" else "right")
-        for row in step_rows(found):
-            table.add_row(*row)
+        for step in step_rows(found):
+            table.add_row(*step)
         lines.append(table)
     if found["missed"]:
         lines.append(f"[yellow]{found['missed']:,} more passed too fast to be read[/]")
@@ -47,8 +47,8 @@ def explain_markdown(found: Mapping[str, Any]) -> str:
         lines = (*process_lines(found), *coincided_lines(found))
         parts += ["\n".join(f"| {row} |" for row in rows), "\n".join(f"- {line}" for line in lines)]
     if found.get("steps"):
-        rows = [" | ".join(row) for row in (STEP_HEADS, ("---", "---:", "---:", "---:", "---:"), *step_rows(found))]
-        parts.append("\n".join(f"| {row} |" for row in rows))
+        steps = [" | ".join(row) for row in (STEP_HEADS, ("---", "---:", "---:", "---:", "---:"), *step_rows(found))]
+        parts.append("\n".join(f"| {row} |" for row in steps))
     if found["missed"]:
         parts.append(f"{found['missed']:,} more passed too fast to be read.")
     return "\n\n".join(part for part in parts if part) + "\n"
