@@ -77,7 +77,9 @@ class Flow:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
         self.ticket.ready_ns = time.monotonic_ns()
-        self._start(self._owner.steps[0])
+        step = self._owner.steps[0]
+        rows = len(next(iter(self._tensors.values()))) if step.model.spec.batched else 1
+        self._queue(step, self._tensors.copy(), rows)  # checked already: its inputs are the pipeline's
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
         """A step has answered."""
@@ -117,7 +119,9 @@ class Flow:
 
     def _start(self, step: OpenStep) -> None:
         given = {name: self._tensors[name] for name in step.model.spec.input_names}
-        arrays, rows = check_inputs(step.model.spec, given)
+        self._queue(step, *check_inputs(step.model.spec, given))
+
+    def _queue(self, step: OpenStep, arrays: Arrays, rows: int) -> None:
         ticket = self.ticket
         with self._lock:
             if ticket.cancelled:
