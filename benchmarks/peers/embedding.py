@@ -24,6 +24,9 @@ def embed(texts: list[bytes]) -> np.ndarray:
     """One vector for each text of a batch."""
     items = np.empty(len(texts), object)
     items[:] = texts
-    ids, mask = tokenize(items)
+    rows, masks = tokenize(items)
+    ids, mask = (np.zeros((len(texts), max(map(len, rows))), np.int64) for _ in range(2))
+    for to, row, to_mask, ones in zip(ids, rows, mask, masks, strict=True):
+        to[: len(row)], to_mask[: len(row)] = row, ones
     (hidden,) = session().run(None, {"input_ids": ids})
     return normalise(hidden, mask)

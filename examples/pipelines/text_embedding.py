@@ -15,19 +15,19 @@ from tailcut import Model, Pipeline, stage
 
 @cache  # read once in each process, and not where the file is only looked at
 def tokenizer() -> Tokenizer:
-    """The tokenizer, which fills up the shorter texts of a request."""
-    tokenizer = Tokenizer.from_file(str(Path(__file__).with_name("tokenizer.json")))
-    tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")  # noqa: S106  a token of text
-    return tokenizer
+    """The tokenizer."""
+    return Tokenizer.from_file(str(Path(__file__).with_name("tokenizer.json")))
 
 
-@stage(inputs={"text": "BYTES"}, outputs={"input_ids": "INT64[-1]", "attention_mask": "INT64[-1]"})
-def tokenize(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The texts of one request, as token ids of the longest one's length."""
+@stage(
+    inputs={"text": "BYTES"},
+    outputs={"input_ids": "INT64[-1]", "attention_mask": "INT64[-1]"},
+    fill={"input_ids": 0, "attention_mask": 0},  # the shorter texts of a request
+)
+def tokenize(text: np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
+    """The token ids of each text, and a mask of ones."""
     encoded = tokenizer().encode_batch([item.decode() for item in text])
-    ids = np.array([item.ids for item in encoded], np.int64)
-    mask = np.array([item.attention_mask for item in encoded], np.int64)
-    return ids, mask
+    return [item.ids for item in encoded], [item.attention_mask for item in encoded]
 
 
 @stage(

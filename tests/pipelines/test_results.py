@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailcut import stage
-from tailcut.errors import EngineError
+from tailcut.errors import EngineError, UsageError
 from tailcut.pipelines.calling import Caller
 
 ONE = {"inputs": {"x": "FP32[2]"}, "outputs": {"y": "FP32[2]"}}
@@ -77,3 +77,51 @@ def test_names_that_are_no_parameters_are_given_in_order():
     spec = {"inputs": {"input.1": "FP32[2]", "input.2": "FP32[2]"}, "outputs": {"y": "FP32[2]"}}
     ((y,),) = run(spec, lambda a, b: a - b, [(X * 3, X)])
     assert np.array_equal(y, X * 2)
+
+
+FILLED = {
+    "inputs": {"n": "INT64"},
+    "outputs": {"y": "INT64[-1]", "m": "FP32[2, -1]", "n2": "INT64"},
+    "fill": {"y": -7, "m": 0.5},
+}
+
+
+def ragged(n):
+    return {"y": [list(range(k)) for k in n], "m": [np.ones((2, k), np.float32) for k in n], "n2": n * 2}
+
+
+def test_filled_rows_share_a_call_and_have_their_own_requests_length():
+    """Each request is filled up to its own longest row, as it is alone."""
+    calls = []
+    requests = [(np.array([2, 3]),), (np.array([1]),), (np.array([0, 5, 1]),)]
+    together = run(FILLED, lambda n: (calls.append(len(n)), ragged(n))[1], requests)
+    assert calls == [6]
+    for got, request in zip(together, requests, strict=True):
+        (alone,) = run(FILLED, ragged, [request])
+        assert [array.tolist() for array in got] == [array.tolist() for array in alone]
+        assert [array.dtype for array in got] == [array.dtype for array in alone]
+    assert together[0][0].tolist() == [[0, 1, -7], [0, 1, 2]]
+    assert together[1][1].tolist() == [[[1], [1]]]
+    assert together[2][1].shape == (3, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.ones((2, 3), np.int64), "expected a list of one array for each of 2 rows, got ndarray"),
+        ([[1]], "for each of 2 rows, got 1 rows"),
+        ([[1], [[2]]], r"output 'y': expected \[1, -1\] for 1 rows, got \[1, 1, 1\]"),
+        ([[1], np.ones(2)], "expected INT64 .int64., got float64"),
+    ],
+)
+def test_filled_rows_are_checked(value, message):
+    """One by one."""
+    spec = {"inputs": {"n": "INT64"}, "outputs": {"y": "INT64[-1]"}, "fill": {"y": 0}}
+    with pytest.raises(EngineError, match=message):
+        run(spec, lambda n: value, [(np.array([1]),), (np.array([1]),)])
+
+
+def test_fill_is_for_every_output_of_a_free_size():
+    """And for no other."""
+    with pytest.raises(UsageError, match="fill must have a value for each output of a free size"):
+        stage(**FILLED | {"fill": {"y": 0}}, name="s")(ragged)

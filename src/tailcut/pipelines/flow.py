@@ -128,7 +128,7 @@ class Flow:
                 return
             self.under_way = step.model.start(
                 arrays,
-                1 if step.per_request else rows,
+                1 if step.whole_requests else rows,
                 self,
                 step.delivery,
                 ticket.deadline_ns,

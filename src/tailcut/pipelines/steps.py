@@ -27,13 +27,13 @@ class OpenStep:
     Args:
         model: that queues, batches and counts its requests.
         engine: of a stage; None where the step is a model.
-        per_request: whether a request counts as one row: its rows are computed together, whatever their number is.
+        whole_requests: whether a request counts as one row: its rows are computed together, whatever their number is.
         delivery: of its answers, to the step that follows.
     """
 
     model: Model
     engine: StageEngine | None
-    per_request: bool
+    whole_requests: bool
     delivery: Delivery
     outline: Step
 
@@ -52,7 +52,7 @@ class OpenStep:
         if self.engine is None:
             return f"{self.name} (model)"
         stage = self.engine.stage
-        unit = "requests" if stage.per_request else "rows"
+        unit = "requests" if stage.whole_requests else "rows"
         kind = "threads" if stage.threads else "processes"
         return f"{self.name} ({kind}: {stage.workers}, at most {stage.max_batch_size} {unit})"
 
