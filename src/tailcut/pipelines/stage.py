@@ -83,7 +83,7 @@ def stage(  # noqa: PLR0913  the settings of a stage
     returns as many rows for each output: one array where there is one output, else a tuple in order or a dict by name.
     Elements of BYTES are `bytes`; `str` is taken in results. A stage of which an output has a free dimension, such as
     "INT64[-1]", is called once for each request instead, so that no answer depends on the requests beside it. With
-    `fill`, it is called for all rows, and returns a list with an array (or list) for each row of such an output; the rows
+    `fill`, it is called for all rows, and returns a list with an array or list for each row of such an output; the rows
     of each request are then filled up to that request's longest.
 
     InvalidInputError (its message reaches the client) and ValueError fail a request with 400, all else with 500.
