@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.triton.repositories import add_model
 
-from tailcut.errors import UsageError
+from tailcut.errors import InvalidInputError, UsageError
 from tailcut.runtime.limits import Limits
 from tailcut.triton.library import Library, Loaded, Wishes
 
@@ -73,6 +73,14 @@ def test_steps_in_any_order_and_outputs_of_any_step(tmp_path: Path) -> None:
         answer, asked = model.infer_sync(request()), request()
         assert np.array_equal(answer["FOUR"], 4 * asked["A"])
         assert np.array_equal(answer["SUM"], asked["A"] + asked["B"])
+
+
+def test_free_dimensions_are_those_of_the_models(tmp_path: Path) -> None:
+    """What a model does not take is refused before anything is computed."""
+    with loaded(tmp_path, ENSEMBLE.replace("dims: 16 }, {", "dims: -1 }, {")).model as model:
+        assert model.spec.inputs[0].shape == (None, 16)
+        with pytest.raises(InvalidInputError, match="'A'"):
+            model.infer_sync(request() | {"A": np.zeros((3, 4), np.int32)})
 
 
 def test_a_model_that_changes_changes_its_ensembles(tmp_path: Path) -> None:

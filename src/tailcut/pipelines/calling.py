@@ -8,7 +8,7 @@ import numpy as np
 from tailcut.errors import InvalidInputError, TailcutError
 from tailcut.pipelines.layout import Layout, split_rows
 from tailcut.pipelines.protocol import Kind
-from tailcut.pipelines.results import call
+from tailcut.pipelines.results import call, call_filled
 from tailcut.pipelines.stage import Stage
 
 _log = logging.getLogger("tailcut")
@@ -29,8 +29,10 @@ class Caller:
             TailcutError: as `call`, and what the function raises of them.
         """
         stage = self.stage
-        if stage.per_request or len(parts) == 1:
+        if stage.per_request or (len(parts) == 1 and not stage.fill):
             return [call(stage, arrays) for arrays in parts]
+        if stage.fill:
+            return call_filled(stage, self.inputs.together(parts), [len(arrays[0]) for arrays in parts])
         return split_rows(call(stage, self.inputs.together(parts)), [len(arrays[0]) for arrays in parts])
 
 

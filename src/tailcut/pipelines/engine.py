@@ -75,9 +75,16 @@ class StageEngine:
 
     def _call_here(self, parts: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         try:
-            return self._caller.run(parts)
+            return self._caller.run([[_read_only(array) for array in arrays] for arrays in parts])
         except Exception as error:  # noqa: BLE001  whatever a function raises costs its own requests only
             log_fault(self._caller.stage, error)
             kind, message = refusal(self._caller.stage, error)
             told: TailcutError = InvalidInputError(message) if kind is Kind.INVALID else EngineError(message)
             raise told from None
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A view of an array that later steps, or the client's other requests, read as well."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

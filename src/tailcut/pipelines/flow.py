@@ -80,7 +80,10 @@ class Flow:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
         self.ticket.ready_ns = time.monotonic_ns()
-        self._start(self._owner.steps[0])
+        step = self._owner.steps[0]
+        given = self._given(step)
+        rows = len(next(iter(given.values()))) if step.model.spec.batched else 1
+        self._queue(step, given, rows)  # checked already: they are the pipeline's own inputs
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
         """A step has answered."""
@@ -119,15 +122,19 @@ class Flow:
         return self._owner.steps[min(self._number, len(self._owner.steps) - 1)]
 
     def _start(self, step: OpenStep) -> None:
-        given = {name: self._tensors[step.called(name)] for name in step.model.spec.input_names}
-        arrays, rows = check_inputs(step.model.spec, given)
+        self._queue(step, *check_inputs(step.model.spec, self._given(step)))
+
+    def _given(self, step: OpenStep) -> dict[str, np.ndarray]:
+        return {name: self._tensors[step.called(name)] for name in step.model.spec.input_names}
+
+    def _queue(self, step: OpenStep, arrays: Arrays, rows: int) -> None:
         ticket = self.ticket
         with self._lock:
             if ticket.cancelled:
                 return
             self.under_way = step.model.start(
                 arrays,
-                1 if step.per_request else rows,
+                1 if step.whole_requests else rows,
                 self,
                 step.delivery,
                 ticket.deadline_ns,

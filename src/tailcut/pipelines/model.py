@@ -202,7 +202,7 @@ class PipelineModel:
             QueueFullError: with the seconds after which another try makes sense.
         """
         first = self.steps[0]
-        first.model.admit(1 if first.per_request else rows, deadline_ns, priority, requests=requests)
+        first.model.admit(1 if first.whole_requests else rows, deadline_ns, priority, requests=requests)
 
     @property
     def waiting_rows(self) -> int:
@@ -312,13 +312,13 @@ def _open_steps(pipeline: Pipeline, path: PipelinePath, limits: Limits, models: 
         if isinstance(step, Stage):
             model, engine = open_stage(StagePlace(step, path, index), limits)
             models.append(model)
-            opened.append((model, engine, step.per_request))
+            opened.append((model, engine, step.whole_requests))
         else:
             opened.append((named[index], None, False))
     deliveries = [*(StepDelivery(after[0]) for _, after in pairwise(opened)), StepDelivery(None)]
     return [
-        OpenStep(model, engine, per_request, delivery, outline)
-        for (model, engine, per_request), delivery, outline in zip(opened, deliveries, outlines, strict=True)
+        OpenStep(model, engine, whole_requests, delivery, outline)
+        for (model, engine, whole_requests), delivery, outline in zip(opened, deliveries, outlines, strict=True)
     ]
 
 

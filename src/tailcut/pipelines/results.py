@@ -18,14 +18,58 @@ def call(stage: Stage, inputs: Arrays) -> list[np.ndarray]:
     Raises:
         EngineError: it returned something else than was declared; names the stage, the output, expected and got.
     """
+    rows, values = len(inputs[0]), _each(stage, _call(stage, inputs))
+    return [_array(stage, tensor, value, rows) for tensor, value in zip(stage.outputs, values, strict=True)]
+
+
+def call_filled(stage: Stage, inputs: Arrays, counts: Sequence[int]) -> list[list[np.ndarray]]:
+    """Call a stage's function on the rows of several requests, and fill up the rows of each to its own longest.
+
+    Args:
+        inputs: the rows of all requests, one behind the other.
+        counts: how many rows each request has.
+
+    Raises:
+        EngineError: as `call`; or an output of a free size is not a list of one array for each row.
+    """
     rows = len(inputs[0])
+    parts: list[list[np.ndarray]] = [[] for _ in counts]
+    for tensor, value in zip(stage.outputs, _each(stage, _call(stage, inputs)), strict=True):
+        apart = None in tensor.row_shape
+        values = _row_list(stage, tensor, value, rows) if apart else _array(stage, tensor, value, rows)
+        start = 0
+        for part, count in zip(parts, counts, strict=True):
+            own = values[start : start + count]
+            part.append(_filled(stage, tensor, own) if isinstance(own, list) else own)
+            start += count
+    return parts
+
+
+def _row_list(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) != rows:
+        got = f"{len(value)} rows" if isinstance(value, list) else type(value).__name__
+        raise EngineError(
+            f"stage {stage.name!r}: output {tensor.name!r}: with fill, expected a list of one array for each of {rows} "
+            f"rows, got {got}"
+        )
+    return value
+
+
+def _filled(stage: Stage, tensor: TensorSpec, rows: list[Any]) -> np.ndarray:
+    """The rows of one request in one array."""
+    one = [_array(stage, tensor, row[None] if isinstance(row, np.ndarray) else [row], 1)[0] for row in rows]
+    shape = np.max([row.shape for row in one], axis=0)
+    fill: Any = stage.fill[tensor.name]
+    result = np.full((len(one), *shape), fill, tensor.dtype.numpy)
+    for target, row in zip(result, one, strict=True):
+        target[tuple(map(slice, row.shape))] = row
+    return result
+
+
+def _call(stage: Stage, inputs: Arrays) -> Any:
     if stage.by_name:
-        result = stage.function(**{tensor.name: array for tensor, array in zip(stage.inputs, inputs, strict=True)})
-    else:
-        result = stage.function(*inputs)
-    return [
-        _array(stage, tensor, value, rows) for tensor, value in zip(stage.outputs, _each(stage, result), strict=True)
-    ]
+        return stage.function(**{tensor.name: array for tensor, array in zip(stage.inputs, inputs, strict=True)})
+    return stage.function(*inputs)
 
 
 def _each(stage: Stage, result: Any) -> Sequence[Any]:

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Stage:
         timeout_s: a call that takes longer has its process killed.
         threads: run on threads of the server's process instead of processes.
         cpus: that the processes are pinned to, one after the other; empty: none.
+        fill: for each output with a free dimension the value that its shorter rows are filled up with; empty: the
+            function is called once for each request, and fills up by itself.
     """
 
     function: Function
@@ -43,14 +45,20 @@ class Stage:
     timeout_s: float = 10.0
     threads: bool = False
     cpus: tuple[int, ...] = ()
+    fill: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def whole_requests(self) -> bool:
+        """Whether a request counts as one and is never split: an output's rows may differ in size."""
+        return any(None in tensor.row_shape for tensor in self.outputs)
 
     @property
     def per_request(self) -> bool:
-        """Whether the function is called once for each request: an output has a free dimension beside the batch.
+        """Whether the function is called once for each request.
 
-        Rows of several requests would be filled up to one length there, and an answer would depend on its neighbours.
+        Rows of several requests would be filled up to one length, and an answer would depend on its neighbours.
         """
-        return any(None in tensor.row_shape for tensor in self.outputs)
+        return self.whole_requests and not self.fill
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the function itself, as a unit test of it does."""
@@ -67,13 +75,16 @@ def stage(  # noqa: PLR0913  the settings of a stage
     timeout_s: float = 10.0,
     threads: bool = False,
     cpus: Sequence[int] = (),
+    fill: Mapping[str, float] | None = None,
 ) -> Callable[[Function], Stage]:
     """Make a function a step of a pipeline.
 
     The function gets a numpy array for each input, with the rows of all requests of a batch along the first axis, and
     returns as many rows for each output: one array where there is one output, else a tuple in order or a dict by name.
     Elements of BYTES are `bytes`; `str` is taken in results. A stage of which an output has a free dimension, such as
-    "INT64[-1]", is called once for each request instead, so that no answer depends on the requests beside it.
+    "INT64[-1]", is called once for each request instead, so that no answer depends on the requests beside it. With
+    `fill`, it is called for all rows, and returns a list with an array or list for each row of such an output; the rows
+    of each request are then filled up to that request's longest.
 
     InvalidInputError (its message reaches the client) and ValueError fail a request with 400, all else with 500.
 
@@ -86,6 +97,7 @@ def stage(  # noqa: PLR0913  the settings of a stage
         threads: run on threads in the server's process: for a function that spends its time without the GIL. A thread
             cannot be killed: a call that hangs keeps its thread until it returns.
         cpus: the processes are pinned to these CPUs, one after the other; empty: they are not.
+        fill: for each output with a free dimension the value that shorter rows are filled up with.
 
     Raises:
         UsageError: an argument is not valid, or the function does not take as many arrays as there are inputs.
@@ -103,9 +115,22 @@ def stage(  # noqa: PLR0913  the settings of a stage
             raise UsageError(f"stage {title!r}: cpus must be numbers of CPUs, not {list(cpus)!r}")
         takes = parse_tensors(title, "inputs", inputs)
         gives = parse_tensors(title, "outputs", outputs)
+        free = [tensor.name for tensor in gives if None in tensor.row_shape]
+        if fill is not None and set(fill) != set(free):
+            raise UsageError(f"stage {title!r}: fill must have a value for each output of a free size: {free}")
         by_name = _is_by_name(title, function, [tensor.name for tensor in takes])
         return Stage(
-            function, title, takes, gives, by_name, workers, max_batch_size, float(timeout_s), threads, tuple(cpus)
+            function,
+            title,
+            takes,
+            gives,
+            by_name,
+            workers,
+            max_batch_size,
+            float(timeout_s),
+            threads,
+            tuple(cpus),
+            dict(fill or {}),
         )
 
     return make

@@ -28,7 +28,7 @@ class OpenStep:
     Args:
         model: that queues, batches and counts its requests.
         engine: of a stage; None where the step is a model.
-        per_request: whether a request counts as one row: its rows are computed together, whatever their number is.
+        whole_requests: whether a request counts as one row: its rows are computed together, whatever their number is.
         delivery: of its answers, to the step that follows.
         outline: its tensors, by their names in the pipeline.
         names: what tensors of the model are called in the pipeline, where that is something else.
@@ -36,7 +36,7 @@ class OpenStep:
 
     model: Model
     engine: StageEngine | None
-    per_request: bool
+    whole_requests: bool
     delivery: Delivery
     outline: Step
     names: Mapping[str, str] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class OpenStep:
         if self.engine is None:
             return f"{self.name} (model)"
         stage = self.engine.stage
-        unit = "requests" if stage.per_request else "rows"
+        unit = "requests" if stage.whole_requests else "rows"
         kind = "threads" if stage.threads else "processes"
         return f"{self.name} ({kind}: {stage.workers}, at most {stage.max_batch_size} {unit})"
 

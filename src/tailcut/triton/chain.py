@@ -28,7 +28,7 @@ def as_one(
         delivery = StepDelivery(models[index + 1] if index + 1 < len(models) else None)
         outline = Step("model", name, inputs, outputs, model.spec.batched)
         opened.append(
-            OpenStep(model, None, per_request=False, delivery=delivery, outline=outline, names=names | unused)
+            OpenStep(model, None, whole_requests=False, delivery=delivery, outline=outline, names=names | unused)
         )
     whole = [one.name for one in opened if not one.outline.independent]
     rows = Rows.DEPENDENT if whole else Rows.INDEPENDENT

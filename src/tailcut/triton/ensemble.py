@@ -1,7 +1,7 @@
 """The steps of an ensemble in the order in which they can be computed, and whether their tensors fit together. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tailcut.errors import UsageError
@@ -71,7 +71,23 @@ def plan_steps(config: Any, steps: tuple[EnsembleStep, ...], specs: Sequence[Mod
             raise UsageError(f"output {tensor.name!r} of the ensemble comes from no step")
         _fit(f"output {tensor.name!r} of the ensemble", _declared(tensor, first), known[tensor.name])
     outputs = tuple(_declared(tensor, first) for tensor in config.output)
-    return EnsemblePlan(_in_order(config, steps), tuple(_declared(tensor, first) for tensor in config.input), outputs)
+    taken = [
+        (outer, tensor)
+        for step, spec in zip(steps, specs, strict=True)
+        for tensor in spec.inputs
+        for name, outer in step.inputs.items()
+        if name == tensor.name
+    ]
+    inputs = tuple(_narrowed(_declared(tensor, first), taken) for tensor in config.input)
+    return EnsemblePlan(_in_order(config, steps), inputs, outputs)
+
+
+def _narrowed(tensor: TensorSpec, taken: Sequence[tuple[str, TensorSpec]]) -> TensorSpec:
+    """An input of the ensemble with the sizes that the models want: what does not fit is refused early."""
+    shape = list(tensor.shape)
+    for wanted in (wanted for outer, wanted in taken if outer == tensor.name):
+        shape = [size if dim is None else dim for dim, size in zip(shape, wanted.shape, strict=True)]
+    return replace(tensor, shape=tuple(shape))
 
 
 def _match(
