@@ -135,7 +135,7 @@ class ServedProfile:
         line = child.stdout.readline() if ready else b""
         if not line:
             said = log.read_text(errors="replace").strip().splitlines()
-            raise ServeError((said[-1] if said else "the server said nothing").removeprefix("tailcut: "))
+            raise ServeError((said[-1] if said else "the server exited without a message").removeprefix("tailcut: "))
         address: dict[str, Any] = json.loads(line)
         return Target(address["host"], address["port"], address["uds"])
 

@@ -27,7 +27,3 @@ class Check:
     remedy: str | None = None  # the exact command, for the user to run
     cost: str | None = None  # measured here, where it can be
     environment: Mapping[str, str] = field(default_factory=dict)  # the same remedy as variables of the process
-
-    def values(self) -> dict[str, object]:
-        """Fit for JSON."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"environment": dict(self.environment)}

@@ -149,12 +149,12 @@ class Estimator:
         try:
             write(cast(BinaryIO, self._child.stdin), message)
         except OSError:
-            raise EstimateError("the process that measures it ended") from None
+            raise EstimateError("the process that measures it exited") from None
 
     def _receive(self) -> bytes:
         data = read(cast(BinaryIO, self._child.stdout))
         if not data:
-            raise EstimateError("the process that measures it ended")
+            raise EstimateError("the process that measures it exited")
         return data
 
 
