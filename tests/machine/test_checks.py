@@ -152,7 +152,7 @@ def test_interrupts(tmp_path: Path, count: int, severity: Severity) -> None:
     assert check.severity is severity
     assert "eth0-rx-0 (interrupt 133)" in check.finding
     assert check.remedy == (None if severity is OK else "echo 2 | sudo tee /proc/irq/133/smp_affinity_list")
-    assert "a second on our CPUs" in (check.cost or "")
+    assert "per second on the usable CPUs" in (check.cost or "")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class Arrivals(Protocol):
 
     @property
     def rate(self) -> float:
-        """Mean requests a second."""
+        """Mean requests per second."""
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
         """The arrivals of a duration."""

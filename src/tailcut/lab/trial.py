@@ -151,7 +151,7 @@ class Arm:
 
 @dataclass(slots=True)
 class ArmRuns:
-    """What an arm's blocks brought: latencies in ms for each open-loop block, requests a second for each closed one."""
+    """Results of an arm: latencies in ms of each open-loop block, requests per second of each closed one."""
 
     blocks: list[np.ndarray] = field(default_factory=list)
     throughputs: list[float] = field(default_factory=list)
