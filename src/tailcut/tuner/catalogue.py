@@ -1,4 +1,4 @@
-"""The catalogue that `tailcut ladder` prints: values of every setting, requirements, when it helps and hurts, sources."""
+"""What `tailcut ladder` prints: values of every setting, requirements, when it helps and hurts, sources."""
 
 from dataclasses import dataclass
 
