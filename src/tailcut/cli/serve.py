@@ -224,7 +224,10 @@ def _sources(sources: list[str] | None, repository: Path | None) -> list[str]:
     from tailcut.errors import UsageError
 
     if bool(sources) == (repository is not None):
-        raise UsageError("serve takes models or profiles (SOURCE...), or --model-repository DIR: one of the two")
+        raise UsageError(
+            "serve takes models or profiles (SOURCE...), or --model-repository DIR, one of the two: see "
+            "`tailcut serve --help`"
+        )
     return sources or []
 
 

@@ -15,10 +15,13 @@ from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.pipelines.steps import OpenStep
 from tailcut.runtime.batch import Batch, Kickable, Ticket
 from tailcut.runtime.inputs import Arrays, check_inputs
+from tailcut.spec import ModelSpec
 
 
 class Owner(Protocol):
     """The pipeline, as far as a request on its way is concerned."""
+
+    spec: ModelSpec
 
     @property
     def steps(self) -> Sequence[OpenStep]: ...  # noqa: D102  in order
@@ -78,8 +81,9 @@ class Flow:
         """
         self.ticket.ready_ns = time.monotonic_ns()
         step = self._owner.steps[0]
-        rows = len(next(iter(self._tensors.values()))) if step.model.spec.batched else 1
-        self._queue(step, self._tensors.copy(), rows)  # checked already: its inputs are the pipeline's
+        given = self._given(step)
+        rows = len(next(iter(given.values()))) if step.model.spec.batched else 1
+        self._queue(step, given, rows)  # checked already: they are the pipeline's own inputs
 
     def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
         """A step has answered."""
@@ -90,11 +94,11 @@ class Flow:
         arrays = batch.arrays(index)
         if step.model.slab is not None:  # whose rows are others' soon
             arrays = [array.copy() for array in arrays]
+        self._tensors |= dict(zip(map(step.called, step.model.spec.output_names), arrays, strict=True))
         self._number += 1
         if self._number == len(self._owner.steps):
-            self._answer(arrays, batch.ended_ns)
+            self._answer([self._tensors[name] for name in self._owner.spec.output_names], batch.ended_ns)
             return
-        self._tensors |= dict(zip(step.model.spec.output_names, arrays, strict=True))
         try:
             self._start(self._owner.steps[self._number])
         except InvalidInputError as error:  # of a shape that was left free: no fault of the client's
@@ -118,8 +122,10 @@ class Flow:
         return self._owner.steps[min(self._number, len(self._owner.steps) - 1)]
 
     def _start(self, step: OpenStep) -> None:
-        given = {name: self._tensors[name] for name in step.model.spec.input_names}
-        self._queue(step, *check_inputs(step.model.spec, given))
+        self._queue(step, *check_inputs(step.model.spec, self._given(step)))
+
+    def _given(self, step: OpenStep) -> dict[str, np.ndarray]:
+        return {name: self._tensors[step.called(name)] for name in step.model.spec.input_names}
 
     def _queue(self, step: OpenStep, arrays: Arrays, rows: int) -> None:
         ticket = self.ticket

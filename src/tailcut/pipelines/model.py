@@ -28,7 +28,7 @@ from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, IoSettings, ModelRef, Profile, Settings
 from tailcut.runtime.rows import RowDecision, read_signature
 from tailcut.runtime.warmup import WarmUp
-from tailcut.spec import RowEvidence
+from tailcut.spec import ModelSpec, RowEvidence
 
 _SLOWEST = 0.99
 
@@ -44,8 +44,9 @@ class PipelineModel:
     choice = None
     inline = False
 
-    def __init__(self, profile: Profile, steps: Sequence[OpenStep]) -> None:
-        self.spec = plan_pipeline(profile.model.name, [step.outline for step in steps])
+    def __init__(self, profile: Profile, steps: Sequence[OpenStep], spec: ModelSpec | None = None) -> None:
+        """`spec` says what goes in and comes out; left out, it is what the first step takes and the last one gives."""
+        self.spec = spec or plan_pipeline(profile.model.name, [step.outline for step in steps])
         self.steps = tuple(steps)
         self.max_batch_size = min(step.model.max_batch_size for step in steps)
         self.queue_rows = steps[0].model.queue_rows

@@ -1,7 +1,8 @@
 """The steps of a pipeline, opened: a stage with its processes, or a model."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tailcut.errors import TailcutError, UsageError
@@ -29,6 +30,8 @@ class OpenStep:
         engine: of a stage; None where the step is a model.
         whole_requests: whether a request counts as one row: its rows are computed together, whatever their number is.
         delivery: of its answers, to the step that follows.
+        outline: its tensors, by their names in the pipeline.
+        names: what tensors of the model are called in the pipeline, where that is something else.
     """
 
     model: Model
@@ -36,6 +39,11 @@ class OpenStep:
     whole_requests: bool
     delivery: Delivery
     outline: Step
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def called(self, name: str) -> str:
+        """What a tensor of the model is called in the pipeline."""
+        return self.names.get(name, name)
 
     @property
     def name(self) -> str:
