@@ -5,10 +5,12 @@ Nothing that a request says names a file: what can be loaded is what the command
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
@@ -18,6 +20,7 @@ from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
 _IDLE_STEP_S = 0.01
+_ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^\s/:]+/)*(?=[^\s/])")  # the folders of a path
 
 
 class ModelRepository:
@@ -27,6 +30,7 @@ class ModelRepository:
         self._known = {(served.name, served.version): served for served in models}
         self._gone: dict[tuple[str, str], str] = {}  # of those not served now: why
         self._control = control
+        self._failed: dict[tuple[str, str], str] = {}  # of those that could not be loaded last: why
         self._patience_s = patience_s
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,10 +85,8 @@ class ModelRepository:
                 served = self._known[key]
                 if served.reload is None:
                     raise InvalidInputError(f"failed to load {name[:64]!r}: it cannot be loaded again")
-                try:
-                    await self._replace(key, partial(served.reload, models))
-                except (TailcutError, OSError) as error:
-                    raise InvalidInputError(f"failed to load {name[:64]!r}: {_without_path(error)}") from error
+                if not await self._try_replace(key, partial(served.reload, models)):
+                    raise InvalidInputError(f"failed to load {name[:64]!r}: {self._failed[key]}")
         self._share_soon()
 
     async def unload(self, name: str) -> None:
@@ -100,6 +102,7 @@ class ModelRepository:
                     self._gone[key] = "unloaded"
                     self._tell()
                     await self._retire(self._known[key].model)
+                    _log.info("%s: unloaded", _title(key))
         self._share_soon()
 
     async def renew(self) -> None:
@@ -108,12 +111,23 @@ class ModelRepository:
             self._tell()  # heads that were admitted may not be any more
             models = len(list(self))
             for key, served in list(self._known.items()):
-                if served.reload is None or key in self._gone:
-                    continue
-                try:
-                    await self._replace(key, partial(served.reload, models))
-                except (TailcutError, OSError) as error:
-                    _log.error("model %r could not be read anew: the old one goes on serving: %s", served.name, error)
+                if served.reload is not None and key not in self._gone:
+                    await self._try_replace(key, partial(served.reload, models))
+
+    async def _try_replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> bool:
+        """Load a model anew and log what came of it; whether it was loaded. `_failed` has the reason if not."""
+        served = self._known[key]
+        before = served.model.profile.model.sha256
+        after = "it stays unloaded" if key in self._gone else "the old version still answers"
+        try:
+            await self._replace(key, reload)
+        except (TailcutError, OSError) as error:
+            self._failed[key] = f"{_without_folders(str(error), served)}; {after}"
+            _log.error("%s: not loaded: %s; %s", _title(key), error, after)
+            return False
+        same = self._known[key].model.profile.model.sha256 == before
+        _log.info("%s: loaded: %s", _title(key), "the file is as it was" if same else "another file than before")
+        return True
 
     def _share_soon(self) -> None:
         """Have models loaded anew whose engine options depend on how many there are; no request waits for it."""
@@ -178,6 +192,24 @@ class ModelRepository:
         await asyncio.to_thread(model.close)
 
 
-def _without_path(error: Exception) -> str:
-    """What is wrong with a file, and not where it lies."""
-    return str(error).rpartition(": ")[2]
+def _title(key: tuple[str, str]) -> str:
+    """A model as a log line names it; with its version where it is not the first."""
+    name, version = key
+    return name if version == "1" else f"{name}:{version}"
+
+
+def _without_folders(message: str, served: ServedModel) -> str:
+    """What is wrong with a file, with its name, and not where it lies: clients are told this."""
+    files = {served.source, served.model.profile.model.path, str(served.model.profile.engine_file)}
+    for folder in sorted({*_folders(files)}, key=len, reverse=True):
+        message = message.replace(f"{folder}/", "")
+    message = _ABSOLUTE.sub("", message)
+    start, _, rest = message.partition(": ")
+    return rest if start in {Path(file).name for file in files} and start in rest else message
+
+
+def _folders(files: Iterable[str]) -> Iterator[str]:
+    """The folders of files, as they are named and as they are."""
+    for file in files:
+        folder = Path(file).parent
+        yield from {str(folder), str(folder.resolve())} - {".", "/"}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
 from tailcut.runtime.tracing.timeline import Timeline
+from tailcut.server.latency import LatencyHistogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class ServedModel:
         model: that answers.
         name, version: that clients know it by.
         reload: reads its file anew, for so many models in the server; None where that may not be asked for.
+        latency: of its requests, counted.
         alone: the engine's options when no other model is loaded, where they depend on that; None where they do not.
     """
 
@@ -24,6 +26,8 @@ class ServedModel:
     version: str = "1"
     reload: Callable[[int], Model] | None = None
     alone: EngineOptions | None = None
+    source: str = ""  # the file that the command line named
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     timeline: Timeline = field(default_factory=Timeline)
     timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several
 

@@ -166,7 +166,7 @@ class Inference:
         """The engine has answered."""
         handed_ns = time.monotonic_ns()
         self._ticket = None
-        self._state.count_latency(batch.ended_ns - ticket.ready_ns)
+        self._served.latency.add(batch.ended_ns - ticket.ready_ns)
         try:
             self.answer = self._answer(batch, index)
         except TailcutError as error:

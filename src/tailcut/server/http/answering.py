@@ -205,7 +205,7 @@ class Answering(asyncio.BufferedProtocol):
         state = self._state
         plan = self._plan
         began_ns = self._began_ns
-        state.count_latency(batch.ended_ns - ticket.ready_ns)
+        plan.served.latency.add(batch.ended_ns - ticket.ready_ns)  # type: ignore[union-attr]  # who asked a model has one
         if plan.kind is Kind.ROWS:
             if plan.date is not state.date:
                 plan.renew(state.date)
@@ -455,6 +455,7 @@ class Answering(asyncio.BufferedProtocol):
             QueueFullError: all connections together hold as much as they may.
         """
         if self._state.context.counts.buffered_bytes + size > self._state.limits.buffered_bytes:
+            self._state.context.counts.bodies_refused += 1
             raise QueueFullError("too many bodies are arriving now")
         self._charge(size)
 

@@ -18,7 +18,8 @@ from tailcut.runtime.batch import Ticket
 from tailcut.server.access_log import trace_field
 from tailcut.server.http.answering import LONG_WAY, WAITS_S, Answering, Stage
 from tailcut.server.http.plan import Kind, Plan
-from tailcut.server.http.replies import CONTINUE, Refusal, dated, error_reply, failure_reply
+from tailcut.server.http.replies import CONTINUE, Refusal, dated, error_reply, failure_reply, retry_after
+from tailcut.server.metrics import ServerCounts
 from tailcut.server.state import PLAN_BYTES
 from tailcut.server.step_runner import LITTLE_BYTES
 from tailcut.wire.http1.chunked import ChunkedBody
@@ -269,7 +270,7 @@ class HttpConnection(Answering):
         whole = stop - end == plan.length
         refusal = plan.refusal
         if refusal is not None and self._began_ns < refusal.opens_ns:
-            model.counts.refused += 1
+            model.counts.refuse(1, refusal)
             state.rest_soon(model)
             return self._turn_away(refusal, plan.length, end, stop)
         try:
@@ -331,7 +332,7 @@ class HttpConnection(Answering):
             except TailcutError as error:
                 return self._turn_away(error, plan.length, end, size)
         if state.context.counts.buffered_bytes + plan.length > state.limits.buffered_bytes:
-            return self._turn_away(_too_many_bodies(), plan.length, end, size)
+            return self._turn_away(_too_many_bodies(state.context.counts), plan.length, end, size)
         if plan.head.chunked:
             self._chunked = ChunkedBody(limit)
             self._expect_body(Stage.CHUNKED, None)
@@ -463,7 +464,7 @@ class HttpConnection(Answering):
             return b""
         self._charge(len(chunked.body) - self._charged)
         if self._state.context.counts.buffered_bytes > self._state.limits.buffered_bytes:
-            busy = _too_many_bodies()
+            busy = _too_many_bodies(self._state.context.counts)
             answer = error_reply(busy.status, busy.message, close=True, headers=busy.headers)
             self._last_word(dated(answer, self._state.date))
             return b""
@@ -505,5 +506,6 @@ def _is_gone(transport: asyncio.Transport) -> bool:
     return bool(poll.poll(0))
 
 
-def _too_many_bodies() -> Refusal:
-    return Refusal(503, "too many bodies are arriving now", {"Retry-After": "1"})
+def _too_many_bodies(counts: ServerCounts) -> Refusal:
+    counts.bodies_refused += 1
+    return Refusal(503, "too many bodies are arriving now", retry_after(1))
