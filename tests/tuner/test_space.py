@@ -40,7 +40,7 @@ def test_every_field_of_a_profile_is_on_one_rung() -> None:
     sections = {"engine": EngineOptions, "batching": BatchingSettings, "memory": MemorySettings, "io": IoSettings}
     there = {f"{section}.{name}" for section, kind in sections.items() for name in kind.__struct_fields__}
     listed = [field for fields in RUNG_FIELDS.values() for field in fields]
-    assert set(listed) == there - {"batching.rows"}
+    assert set(listed) == there - {"batching.rows", "engine.reshapes"}
     assert len(listed) == len(set(listed))
 
 
@@ -58,6 +58,13 @@ def test_engines_and_precisions() -> None:
     kinds = {(one.name, one.precision) for one in engine_choices(facts())}
     assert kinds == {("onnxruntime", "f32"), ("onnxruntime", "int8"), ("openvino", "f32"), ("openvino", "bf16")}
     assert all(one.threads * one.instances <= 2 for one in engine_choices(facts()))
+
+
+def test_files_that_one_engine_computes_get_no_other() -> None:
+    """What only openvino reads is measured there alone, in float32 and what the processor has, and never quantised."""
+    only = facts(engines=("openvino",), quantizable=False)
+    assert {(one.name, one.precision) for one in engine_choices(only)} == {("openvino", "f32"), ("openvino", "bf16")}
+    assert copy_engines(only) == ()
     exact = {one.precision for one in engine_choices(facts(lower_precision=False))}
     assert exact == {"f32"}
 

@@ -1,5 +1,6 @@
 """`tailcut serve`: exactly what was measured, behind the Open Inference Protocol v2."""
 
+import faulthandler
 import logging
 import shlex
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tailcut.cli.choices import BatchingChoice
+from tailcut.cli.model_repository import ControlMode, Start, start_library
 
 if TYPE_CHECKING:
     from tailcut.cli.bare_models import BareModels
@@ -40,12 +42,30 @@ _log = logging.getLogger("tailcut")
 
 def serve(  # noqa: PLR0915  an option a line
     sources: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
-            help="Profiles (.toml) or bare models (.onnx); NAME=FILE or NAME:VERSION=FILE renames.",
+            help="Profiles (.toml) or bare models (ONNX, OpenVINO IR, ...); NAME=FILE or NAME:VERSION=FILE renames.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    model_repository: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Serve Triton's model repository: DIR/NAME/VERSION/model.onnx, config.pbtxt."),
+    ] = None,
+    model_control_mode: Annotated[
+        ControlMode,
+        typer.Option(help="Models of the repository: none: all at start; explicit: on request; poll: as files change."),
+    ] = ControlMode.NONE,
+    repository_poll_secs: Annotated[
+        float, typer.Option(help="Seconds between two looks at the repository, with mode poll.", min=0.1)
+    ] = 15.0,
+    load_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="With mode explicit, load this model at start; * for all.", show_default=False
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.", min=0, max=65535)] = 8000,
     uds: Annotated[str | None, typer.Option(help="Listen on this Unix socket too.")] = None,
@@ -117,6 +137,7 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.cli.logs import log_to_stderr, logged_apart
     from tailcut.cli.options import parse_duration
     from tailcut.runtime.limits import Limits
+    from tailcut.runtime.profile import IoSettings
     from tailcut.server.app import Address, ServerOptions
     from tailcut.server.app import serve as run_server
     from tailcut.server.latency import LatencyHistogram
@@ -125,6 +146,7 @@ def serve(  # noqa: PLR0915  an option a line
 
     worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
     log_to_stderr(log.value)
+    faulthandler.enable()  # an engine that crashes the process leaves the threads' stacks on stderr
     _ignore_signals()
     limits = ServerLimits(
         body_bytes=max_body << 20,
@@ -138,12 +160,13 @@ def serve(  # noqa: PLR0915  an option a line
         write_rate=write_rate << 10,
         idle_timeout_s=parse_duration(idle_timeout),
     )
+    sources = _sources(sources, model_repository)
     _load_allocator(sources, worker)
     if grpc_port is not None:
         _need_grpc()
     if shared_memory is not None:
         _need_shared_memory(shared_memory)
-    alone = shared_memory is not None or allow_model_control or grpc_port == 0
+    alone = shared_memory is not None or allow_model_control or grpc_port == 0 or model_repository is not None
     limit_ns = 0 if slo is None else _limit_ns(slo)
     size = 1 if worker or (alone and workers is None) else _count(workers, sources)
     if size > 1:
@@ -151,39 +174,47 @@ def serve(  # noqa: PLR0915  an option a line
         group = _group(size, len(sources), limits.drain_s, max_restarts)
         raise typer.Exit(_supervise(group, Address(host, port, uds, grpc_port), json=json))
     choices = _Choices(max_batch_size, batching, accept_model_change=accept_model_change)
+    wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
+    start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
+    started = start_library(start, wished, None if batching is None else batching.value, measures=not no_auto)
     again = [partial(_profile, source, choices, worker) for source in sources]
     opened = [read() for read in again]
     profiles = [_among(profile, source, len(sources)) for (profile, _), source in zip(opened, sources, strict=True)]
     names = _own_names(opened)
     _say_neighbours(profiles, worker)
     _apply_to_process([profile.settings for profile in profiles], uds)
-    wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
     measured = BareModels.among([] if no_auto else sources, max_batch_size, worker, alone=len(sources) == 1)
-    served = [
+    named = [
         replace(one, source=source.rpartition("=")[2], latency=LatencyHistogram(limit_ns))
         for one, source in zip(_open(sources, opened, again, measured, wished), sources, strict=True)
     ]
+    served = [*named, *started.models]
+    profiles += [one.model.profile for one in started.models]
+    names += dict.fromkeys(one.name for one in started.models)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
-        direct_bytes=min(profile.settings.io.direct_bytes for profile in profiles),
-        busy_poll_us=max(profile.settings.io.busy_poll_us for profile in profiles),
+        direct_bytes=min((profile.settings.io.direct_bytes for profile in profiles), default=IoSettings().direct_bytes),
+        busy_poll_us=max((profile.settings.io.busy_poll_us for profile in profiles), default=0),
         fast_path=all(profile.settings.io.fast_path for profile in profiles),
         gc_freeze=any(profile.settings.memory.gc_freeze for profile in profiles),
         shared_memory=shared_memory.lstrip("/") if shared_memory else None,
-        model_control=allow_model_control,
+        model_control=allow_model_control or started.control,
         token=_token(token_file, worker) if token_file is not None else None,
         read_token=partial(_token, token_file) if token_file is not None else None,
         access_log=access_log,
+        library=started.library,
+        failed=started.failed,
+        poll_s=started.poll_s,
     )
 
     def on_ready(address: Address) -> None:
-        measured.log(served)
-        _say_rows(served, worker)
-        _say_threads(served, worker)
+        measured.log(named)
+        _say_rows(named, worker)
+        _say_threads(named, worker)
         if worker is not None:
             return
-        _log.info("serving %s on %s", ", ".join(names), _place(address))
+        _log.info("serving %s on %s", ", ".join(names) or "no model yet", _place(address))
         lines.flush()
         if json:
             models = [{"name": one.name, "version": one.version} for one in served]
@@ -197,6 +228,14 @@ def serve(  # noqa: PLR0915  an option a line
             one.model.close()
     if worker is None:
         _log.info("stopped")
+
+
+def _sources(sources: list[str] | None, repository: Path | None) -> list[str]:
+    from tailcut.errors import UsageError
+
+    if bool(sources) == (repository is not None):
+        raise UsageError("serve takes models or profiles (SOURCE...), or --model-repository DIR: one of the two")
+    return sources or []
 
 
 def _ignore_signals() -> None:
@@ -249,8 +288,8 @@ def _need_one_worker(needed: bool) -> None:
 
     if needed:
         raise UsageError(
-            "several workers share nothing but their port: --shared-memory and --allow-model-control need --workers 1, "
-            "and --grpc-port a port by its number"
+            "several workers share nothing but their port: --shared-memory, --allow-model-control and "
+            "--model-repository need --workers 1, and --grpc-port a port by its number"
         )
 
 

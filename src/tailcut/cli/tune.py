@@ -51,9 +51,14 @@ def tune(
         list[Path] | None,
         typer.Argument(
             metavar="MODEL",
-            help="An ONNX file; several to tune them together; with --compare, two or more profiles.",
+            help="A model file (ONNX, OpenVINO IR, TensorFlow, TFLite, Paddle); several to tune them together; with "
+            "--compare, two or more profiles.",
             show_default=False,
         ),
+    ] = None,
+    model_repository: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR/NAME", help="Tune this model of a Triton model repository; MODEL may be it, too."),
     ] = None,
     data: Annotated[
         list[Path] | None,
@@ -171,15 +176,16 @@ def tune(
         )
     if not together and (rates or trace):
         raise UsageError("--rates and --trace are for several models: use --rate for one")
-    given, profiles, previous = _models(models or [], retune, compare=compare)
+    listed, configured = _of_repository([*(models or []), *([model_repository] if model_repository else [])])
+    given, profiles, previous = _models(listed, retune, compare=compare)
     names = names_of(given) if together else []
     arrivals = arrivals_of(names, rates, trace) if together else []
-    sources = _data(data or [], len(given))
+    sources, rows = _data(data or [], len(given)), SETTING_OF[batching.value]
     limits = limits_of(slo, len(given))
     each = [
         replace(
             _wanted(model, source, rate, budget, accuracy, metric, wire.value, seed),
-            rows=SETTING_OF[batching.value],
+            rows=configured.batching.rows if rows == "auto" else rows,
             slo_ms=limit,
             objective=None if objective is None else objective.value,
             constraints=Constraints(None if memory is None else parse_bytes(memory), cpus),
@@ -187,8 +193,8 @@ def tune(
             exhaustive=exhaustive,
             previous=previous,
             normalize=parse_normalize(normalize) if normalize else None,
-            outputs=tuple(outputs.split(",")) if outputs else (),
-            fixed=_fixed(fix),
+            outputs=tuple(outputs.split(",")) if outputs else configured.engine.outputs,
+            fixed=_fixed(fix) or configured.engine.fixed_dims,
             local=local,
             began=began,
         )
@@ -223,6 +229,22 @@ def tune(
     _show(outcome, found, files, markdown=markdown, json=json)
 
 
+def _of_repository(given: list[Path]) -> "tuple[list[Path], Settings]":
+    """The files behind what is given, and what a model repository's configuration says of them."""
+    from tailcut.errors import UsageError
+    from tailcut.runtime.profile import Settings
+    from tailcut.triton.folder import is_model_folder
+
+    if not any(map(is_model_folder, given)):
+        return given, Settings()
+    if len(given) > 1:
+        raise UsageError("models of a repository are tuned one by one")
+    from tailcut.triton.library import newest_of
+
+    path, reading = newest_of(given[0])
+    return [path], reading.settings
+
+
 def _models(
     given: list[Path], retune: Path | None, *, compare: bool
 ) -> tuple[list[Path], dict[str, "Settings"], "Settings | None"]:
@@ -249,12 +271,11 @@ def _models(
         profile.verify_model()
         return [Path(profile.model.path)], {}, profile.settings
     if not given:
-        raise UsageError("tune takes one MODEL, an ONNX file, or several to tune them together")
+        raise UsageError("tune takes one MODEL, a model file, or several to tune them together")
     profile_file = next((path for path in given if path.suffix == ".toml"), None)
     if profile_file is not None:
         raise UsageError(
-            f"{profile_file}: tune takes the model itself, an ONNX file, and writes a profile (--retune checks one "
-            "again)"
+            f"{profile_file}: tune takes the model itself and writes a profile (--retune checks one again)"
         )
     return given, {}, None
 
@@ -270,7 +291,9 @@ def _data(given: list[Path], models: int) -> list[Path | None]:
 
 def _joint_files(models: list[Path], names: list[str], report: Path | None) -> JointFiles:
     """A profile beside each model, and one report beside the first."""
-    profiles = tuple(model.with_name(f"{model.name.removesuffix('.onnx')}.profile.toml") for model in models)
+    from tailcut.engines.files import file_stem
+
+    profiles = tuple(model.with_name(f"{file_stem(model)}.profile.toml") for model in models)
     files = JointFiles(profiles, report or models[0].with_name(f"{'+'.join(names)}.report.html"))
     for path in (*files.profiles, files.report):
         _writable(path)
@@ -278,7 +301,9 @@ def _joint_files(models: list[Path], names: list[str], report: Path | None) -> J
 
 
 def _files(model: Path, output: Path | None, report: Path | None) -> _Files:
-    stem = model.name.removesuffix(".onnx")
+    from tailcut.engines.files import file_stem
+
+    stem = file_stem(model)
     profile = output or model.with_name(f"{stem}.profile.toml")
     files = _Files(
         profile, report or profile.with_name(f"{stem}.report.html"), profile.with_name(f"{stem}.trials.jsonl")

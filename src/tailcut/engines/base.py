@@ -31,6 +31,17 @@ class U8Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     channels: Literal["auto", "first", "last"] = "auto"
 
 
+class Reshape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tensor that clients see in another shape than the model: the same elements in the same order.
+
+    Both are whole shapes, with -1 for a free dimension; the free ones correspond to each other in their order.
+    """
+
+    name: str
+    client: tuple[int, ...]
+    model: tuple[int, ...]
+
+
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of an engine; what one engine has no use for, it ignores, and `tailcut tune` never offers."""
 
@@ -49,6 +60,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     outputs: tuple[str, ...] = ()  # of the model, those that are computed and served; empty: all
     # Free dimensions of the inputs that always have one size: NAME=SIZE, or INPUT:AXIS=SIZE where they have no name.
     fixed_dims: tuple[str, ...] = ()
+    reshapes: tuple[Reshape, ...] = ()
 
 
 def parse_fixed_dim(text: str) -> tuple[str, int]:

@@ -19,6 +19,7 @@ from tailcut.server.metrics import Counted
 from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
 from tailcut.spec import DType, TensorSpec
+from tailcut.triton.answer import completed
 from tailcut.wire.v2 import model_metadata, server_metadata
 
 
@@ -94,7 +95,7 @@ def configuration(served: ServedModel) -> dict[str, Any]:
         if tensor.classes
     }
     config["parameters"] |= classes
-    return config
+    return config if served.config is None else completed(served.config, config)
 
 
 def rows(served: ServedModel) -> dict[str, str]:

@@ -1,17 +1,18 @@
 """The models of a server by name and version: found, listed, and, where the server allows it, loaded and unloaded.
 
-Nothing that a request says names a file: what can be loaded is what the command line named, read anew from there.
+Nothing that a request says names a file: what can be loaded is what the command line named, read anew from there, or
+what lies in the model repository that it named.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
 from tailcut.runtime.model import Model
@@ -20,17 +21,48 @@ from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
 _IDLE_STEP_S = 0.01
-_ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^\s/:]+/)*(?=[^\s/])")  # the folders of a path
+_FOLDERS = re.compile(r"\S*/(?=\S)")  # of a path
+
+
+class Library(Protocol):
+    """Where models come from by their names, beside those of the command line."""
+
+    def names(self) -> Sequence[str]:
+        """All that there are now."""
+
+    def load(self, name: str, models: int) -> Sequence[ServedModel]:
+        """Open all versions of a model that are to be served, among so many models; a TailcutError where it fails."""
+
+    def changes(self) -> Mapping[str, bool]:
+        """Those whose files have changed since the last call; False where they are gone."""
 
 
 class ModelRepository:
-    """The models that are served now, and those that were unloaded. All methods are for the loop's thread."""
+    """The models that are served now, and those that were unloaded. All methods are for the loop's thread.
 
-    def __init__(self, models: Sequence[ServedModel], *, control: bool = False, patience_s: float = 30.0) -> None:
+    Args:
+        models: that are served.
+        control: whether clients may load and unload.
+        patience_s: for a model that was unloaded to answer what it has.
+        library: where further models come from.
+        failed: models of the library that could not be loaded, and why.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        *,
+        control: bool = False,
+        patience_s: float = 30.0,
+        library: Library | None = None,
+        failed: Mapping[str, str] | None = None,
+    ) -> None:
+        self._library = library
+        self._failed = dict(failed or {})
+        self._watching: asyncio.Task[None] | None = None
         self._known = {(served.name, served.version): served for served in models}
         self._gone: dict[tuple[str, str], str] = {}  # of those not served now: why
         self._control = control
-        self._failed: dict[tuple[str, str], str] = {}  # of those that could not be loaded last: why
         self._patience_s = patience_s
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,6 +101,11 @@ class ModelRepository:
             reason = self._gone.get((name, version))
             state = "READY" if ready and reason is None else "UNAVAILABLE"
             entries.append({"name": name, "version": version, "state": state, "reason": reason or ""})
+        names = {name for name, _ in self._known}
+        for name in [] if self._library is None else self._library.names():
+            if name not in names:
+                reason = self._failed.get(name, "not loaded")
+                entries.append({"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason})
         return entries
 
     async def load(self, name: str) -> None:
@@ -79,14 +116,19 @@ class ModelRepository:
             NotFoundError: the command line named no such model.
         """
         async with self._turn:
+            if self._library is not None:
+                self._check_control()
+                await self._load_from(self._library, name)
+                return
             keys = self._keys(name, "load")
             models = len({*keys, *(key for key in self._known if key not in self._gone)})
             for key in keys:
                 served = self._known[key]
                 if served.reload is None:
                     raise InvalidInputError(f"failed to load {name[:64]!r}: it cannot be loaded again")
-                if not await self._try_replace(key, partial(served.reload, models)):
-                    raise InvalidInputError(f"failed to load {name[:64]!r}: {self._failed[key]}")
+                reason = await self._try_replace(key, partial(served.reload, models))
+                if reason:
+                    raise InvalidInputError(f"failed to load {name[:64]!r}: {reason}")
         self._share_soon()
 
     async def unload(self, name: str) -> None:
@@ -105,29 +147,93 @@ class ModelRepository:
                     _log.info("%s: unloaded", _title(key))
         self._share_soon()
 
+    def watch(self, period_s: float) -> None:
+        """Look at the library every so many seconds from now on, and load what has changed or come; 0: never."""
+        if self._library is not None and period_s:
+            self._watching = asyncio.get_running_loop().create_task(self._poll(self._library, period_s))
+
+    def stop_watching(self) -> None:
+        """Load nothing more by itself."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _poll(self, library: Library, period_s: float) -> None:
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                changes = await asyncio.to_thread(library.changes)
+            except (TailcutError, OSError) as error:
+                _log.error("the model repository cannot be read: %s", error)
+                continue
+            for name, there in changes.items():
+                async with self._turn:
+                    if not there:
+                        await self._drop(name)
+                        continue
+                    with suppress(InvalidInputError, NotFoundError):  # which is logged
+                        await self._load_from(library, name)
+
+    async def _load_from(self, library: Library, name: str) -> None:
+        """Have the versions that the library gives take the place of those there are."""
+        models = len({*(served.name for served in self), name})
+        try:
+            loaded = await asyncio.to_thread(library.load, name, models)
+        except NotFoundError:
+            raise NotFoundError(f"failed to load {name[:64]!r}: the model repository has no such model") from None
+        except (TailcutError, OSError) as error:
+            _log.error("%s: not loaded: %s", name, error)
+            self._failed[name] = without_folders(error)
+            raise InvalidInputError(f"failed to load {name[:64]!r}: {self._failed[name]}") from error
+        self._failed.pop(name, None)
+        old = {key: served for key, served in self._known.items() if key[0] == name and key not in self._gone}
+        for served in loaded:
+            key = (served.name, served.version)
+            known = self._known.get(key, served)
+            self._known[key] = replace(known, model=served.model, config=served.config)
+            self._gone.pop(key, None)
+        kept = {(served.name, served.version) for served in loaded}
+        self._gone |= dict.fromkeys(old.keys() - kept, "unloaded")
+        self._tell()
+        _log.info("%s: loaded, version %s", name, ", ".join(served.version for served in loaded))
+        for served in old.values():
+            await self._retire(served.model)
+
+    async def _drop(self, name: str) -> None:
+        """Take a model out of service whose folder is gone."""
+        self._failed.pop(name, None)
+        gone = [served for served in self if served.name == name]
+        self._gone |= {(served.name, served.version): "its folder is gone" for served in gone}
+        self._tell()
+        for served in gone:
+            _log.info("%s: unloaded: its folder is gone", name)
+            await self._retire(served.model)
+
     async def renew(self) -> None:
         """Read all models that are served anew, one after the other; one that does not load stays as it was."""
         async with self._turn:
             self._tell()  # heads that were admitted may not be any more
             models = len(list(self))
+            if self._library is not None:
+                for name in dict.fromkeys(served.name for served in self):
+                    with suppress(InvalidInputError, NotFoundError):  # which is logged
+                        await self._load_from(self._library, name)
             for key, served in list(self._known.items()):
                 if served.reload is not None and key not in self._gone:
                     await self._try_replace(key, partial(served.reload, models))
 
-    async def _try_replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> bool:
-        """Load a model anew and log what came of it; whether it was loaded. `_failed` has the reason if not."""
+    async def _try_replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> str:
+        """Load a model anew and log what came of it; why it could not be loaded, for a client, or nothing."""
         served = self._known[key]
         before = served.model.profile.model.sha256
         after = "it stays unloaded" if key in self._gone else "the old version still answers"
         try:
             await self._replace(key, reload)
         except (TailcutError, OSError) as error:
-            self._failed[key] = f"{_without_folders(str(error), served)}; {after}"
-            _log.error("%s: not loaded: %s; %s", _title(key), error, after)
-            return False
+            _log.error("%s: not loaded: %s; %s", _title(key), " ".join(str(error).split()), after)
+            return f"{_without_folders_of(served, error)}; {after}"
         same = self._known[key].model.profile.model.sha256 == before
         _log.info("%s: loaded: %s", _title(key), "the file is as it was" if same else "another file than before")
-        return True
+        return ""
 
     def _share_soon(self) -> None:
         """Have models loaded anew whose engine options depend on how many there are; no request waits for it."""
@@ -164,11 +270,15 @@ class ModelRepository:
     def close(self) -> None:
         """Close every model."""
         for served in self._known.values():
-            served.model.close()
+            served.model.close()  # a second time does nothing
+
+    def _check_control(self) -> None:
+        if not self._control:
+            how = "--allow-model-control" if self._library is None else "--model-control-mode explicit"
+            raise InvalidInputError(f"models are not loaded or unloaded here: start with {how}")
 
     def _keys(self, name: str, action: str) -> list[tuple[str, str]]:
-        if not self._control:
-            raise InvalidInputError("models are not loaded or unloaded here: start with --allow-model-control")
+        self._check_control()
         keys = [key for key in self._known if key[0] == name]
         if not keys:
             raise NotFoundError(
@@ -198,18 +308,18 @@ def _title(key: tuple[str, str]) -> str:
     return name if version == "1" else f"{name}:{version}"
 
 
-def _without_folders(message: str, served: ServedModel) -> str:
-    """What is wrong with a file, with its name, and not where it lies: clients are told this."""
-    files = {served.source, served.model.profile.model.path, str(served.model.profile.engine_file)}
-    for folder in sorted({*_folders(files)}, key=len, reverse=True):
+def _without_folders_of(served: ServedModel, error: Exception) -> str:
+    """What is wrong with a model's file, with the file's name once, and not where it lies: clients are told this."""
+    message = str(error)
+    files = {Path(file) for file in (served.source, served.model.profile.model.path, served.model.profile.engine_file)}
+    folders = {str(folder) for file in files for folder in (file.parent, file.parent.resolve())} - {".", "/"}
+    for folder in sorted(folders, key=len, reverse=True):  # as a whole: there may be white space in it
         message = message.replace(f"{folder}/", "")
-    message = _ABSOLUTE.sub("", message)
+    message = without_folders(message)
     start, _, rest = message.partition(": ")
-    return rest if start in {Path(file).name for file in files} and start in rest else message
+    return rest if start in {file.name for file in files} and start in rest else message
 
 
-def _folders(files: Iterable[str]) -> Iterator[str]:
-    """The folders of files, as they are named and as they are."""
-    for file in files:
-        folder = Path(file).parent
-        yield from {str(folder), str(folder.resolve())} - {".", "/"}
+def without_folders(error: Exception | str) -> str:
+    """What is wrong with a file, and not where it lies, in one line."""
+    return _FOLDERS.sub("", " ".join(str(error).split()))

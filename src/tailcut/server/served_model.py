@@ -1,7 +1,8 @@
 """A model under the name and version that clients know it by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
@@ -18,6 +19,7 @@ class ServedModel:
         name, version: that clients know it by.
         reload: reads its file anew, for so many models in the server; None where that may not be asked for.
         latency: of its requests, counted.
+        config: its configuration in a model repository; None for a model of the command line.
         alone: the engine's options when no other model is loaded, where they depend on that; None where they do not.
     """
 
@@ -28,6 +30,7 @@ class ServedModel:
     alone: EngineOptions | None = None
     source: str = ""  # the file that the command line named
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    config: Mapping[str, Any] | None = None
     timeline: Timeline = field(default_factory=Timeline)
     timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several
 
