@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -45,7 +45,8 @@ def serve(  # noqa: PLR0915  an option a line
         list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
-            help="Profiles (.toml) or bare models (ONNX, OpenVINO IR, ...); NAME=FILE or NAME:VERSION=FILE renames.",
+            help="Profiles (.toml), bare models (ONNX, OpenVINO IR, ...) or pipelines (FILE.py:VARIABLE); NAME=FILE or "
+            "NAME:VERSION=FILE renames.",
             show_default=False,
         ),
     ] = None,
@@ -127,6 +128,9 @@ def serve(  # noqa: PLR0915  an option a line
     max_restarts: Annotated[
         int, typer.Option(help="Give up when so many workers in a row have ended.", min=1, max=1000)
     ] = 8,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Read pipelines anew when their Python files change: for development.")
+    ] = False,
     log: Annotated[LogStyle, typer.Option(help="Log lines for people or for machines.")] = LogStyle.TEXT,
     json: Annotated[bool, typer.Option("--json", help="When ready, print one JSON object with the address.")] = False,
 ) -> None:
@@ -166,7 +170,8 @@ def serve(  # noqa: PLR0915  an option a line
         _need_grpc()
     if shared_memory is not None:
         _need_shared_memory(shared_memory)
-    alone = shared_memory is not None or allow_model_control or grpc_port == 0 or model_repository is not None
+    alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
+    alone = alone or model_repository is not None
     limit_ns = 0 if slo is None else _limit_ns(slo)
     size = 1 if worker or (alone and workers is None) else _count(workers, sources)
     if size > 1:
@@ -203,6 +208,7 @@ def serve(  # noqa: PLR0915  an option a line
         token=_token(token_file, worker) if token_file is not None else None,
         read_token=partial(_token, token_file) if token_file is not None else None,
         access_log=access_log,
+        reload=reload,
         library=started.library,
         failed=started.failed,
         poll_s=started.poll_s,
@@ -234,7 +240,10 @@ def _sources(sources: list[str] | None, repository: Path | None) -> list[str]:
     from tailcut.errors import UsageError
 
     if bool(sources) == (repository is not None):
-        raise UsageError("serve takes models or profiles (SOURCE...), or --model-repository DIR: one of the two")
+        raise UsageError(
+            "serve takes models or profiles (SOURCE...), or --model-repository DIR, one of the two: see "
+            "`tailcut serve --help`"
+        )
     return sources or []
 
 
@@ -288,7 +297,7 @@ def _need_one_worker(needed: bool) -> None:
 
     if needed:
         raise UsageError(
-            "several workers share nothing but their port: --shared-memory, --allow-model-control and "
+            "several workers share nothing but their port: --shared-memory, --allow-model-control, --reload and "
             "--model-repository need --workers 1, and --grpc-port a port by its number"
         )
 
@@ -439,13 +448,16 @@ def _profile(source: str, choices: _Choices, worker: "Worker | None") -> "tuple[
 
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.machine.quota import usable_cpus
+    from tailcut.pipelines.model import pipeline_profile
     from tailcut.runtime.fit import fit_to_machine
-    from tailcut.runtime.model import open_profile
+    from tailcut.runtime.model import is_pipeline, open_profile
     from tailcut.runtime.profile import Profile, with_batching
 
     name, equals, path = source.rpartition("=")
     name, version = _name_and_version(name)
-    if choices.accept_model_change and not _is_bare(source):
+    if is_pipeline(path):
+        profile = pipeline_profile(path)
+    elif choices.accept_model_change and not _is_bare(source):
         profile, warning = Profile.load(Path(path)).accept_model(Path(path).name)
         if warning and (worker is None or worker.post == 0):
             _log.warning("%s: %s", name or profile.model.name, warning)
@@ -481,9 +493,9 @@ def _among(profile: "Profile", source: str, models: int) -> "Profile":
 
 def _is_bare(source: str) -> bool:
     """Whether a SOURCE is a model without a profile, whose settings are the server's to choose."""
-    from tailcut.runtime.model import is_profile
+    from tailcut.runtime.model import is_bare
 
-    return not is_profile(Path(source.rpartition("=")[2]))
+    return is_bare(source.rpartition("=")[2])
 
 
 def _with_engine(profile: "Profile", engine: "EngineOptions") -> "Profile":
@@ -546,6 +558,9 @@ def _say_threads(served: "Sequence[ServedModel]", worker: "Worker | None") -> No
     from tailcut.engines import engine_threads
 
     for one in served if worker is None or worker.post == 0 else []:
+        if one.sources is not None:
+            _log.info("%s: %s", one.name, one.model.describe_stages())
+            continue
         options = one.model.profile.settings.engine
         found = engine_threads(options)
         if not options.threads:
@@ -571,8 +586,19 @@ def _load(
     models: int,
 ) -> "ServedModel":
     """One of so many models, with how it is loaded anew for another number of them."""
+    from tailcut.pipelines.loading import parse_path
+    from tailcut.pipelines.model import PipelineModel
+    from tailcut.runtime.model import is_pipeline
     from tailcut.server.served_model import ServedModel
 
+    path = source.rpartition("=")[2]
+    if is_pipeline(path):
+        # What the server asks of a model, a pipeline has, too, except rows of a slab, which it says it has none of.
+        open_again = partial(PipelineModel.open, path, limits=limits)
+        model = cast("Model", open_again())
+        folder = parse_path(path).file.parent
+        name, version = opened[0].model.name, opened[1]
+        return ServedModel(model, name, version, lambda _: cast("Model", open_again()), sources=folder)
     opener = partial(measured.opener(source), limits=limits)
 
     def load(profile: "Profile", models: int) -> "Model":

@@ -245,6 +245,28 @@ def _of_repository(given: list[Path]) -> "tuple[list[Path], Settings]":
     return [path], reading.settings
 
 
+def _need_model_files(given: list[Path]) -> None:
+    """Refuse what is no model file.
+
+    Raises:
+        UsageError: a pipeline, or a profile.
+    """
+    from tailcut.errors import UsageError
+    from tailcut.runtime.model import is_pipeline
+
+    pipeline = next((path for path in given if is_pipeline(str(path))), None)
+    if pipeline is not None:
+        raise UsageError(
+            f"{pipeline}: tune does not choose the settings of a pipeline's stages yet: tune its models, and set "
+            "workers, max_batch_size and cpus in @stage, with tailcut bench to compare"
+        )
+    profile_file = next((path for path in given if path.suffix == ".toml"), None)
+    if profile_file is not None:
+        raise UsageError(
+            f"{profile_file}: tune takes the model itself and writes a profile (--retune checks one again)"
+        )
+
+
 def _models(
     given: list[Path], retune: Path | None, *, compare: bool
 ) -> tuple[list[Path], dict[str, "Settings"], "Settings | None"]:
@@ -272,11 +294,7 @@ def _models(
         return [Path(profile.model.path)], {}, profile.settings
     if not given:
         raise UsageError("tune takes one MODEL, a model file, or several to tune them together")
-    profile_file = next((path for path in given if path.suffix == ".toml"), None)
-    if profile_file is not None:
-        raise UsageError(
-            f"{profile_file}: tune takes the model itself and writes a profile (--retune checks one again)"
-        )
+    _need_model_files(given)
     return given, {}, None
 
 

@@ -88,6 +88,11 @@ class Reception:
                 "rows_in_use": self.slab.in_use if self.slab else 0,
             }
 
+    @property
+    def refusal(self) -> str:
+        """Why the newest refused request was refused."""
+        return self.counts.refusal
+
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
         """How many batches of so many rows were computed, and their engine time in nanoseconds."""
         with self._lock:

@@ -6,7 +6,7 @@ The hot path counts; the sweep, which runs a few times a second anyway, looks at
 import logging
 from collections.abc import Iterable
 
-from tailcut.runtime.statistics import ModelStatistics
+from tailcut.runtime.model import Model
 from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
@@ -17,7 +17,7 @@ class OverloadLog:
     """Remembers what it has told of each model."""
 
     def __init__(self) -> None:
-        self._told: dict[ModelStatistics, tuple[int, int]] = {}
+        self._told: dict[Model, tuple[int, int]] = {}
         self._next = 0.0
 
     def look(self, models: Iterable[ServedModel], now: float) -> None:
@@ -27,11 +27,11 @@ class OverloadLog:
         self._next = now + _EVERY_S
         told, self._told = self._told, {}
         for served in models:
-            counts = served.model.counts
-            self._told[counts] = refused, dropped = counts.refused, counts.expired
-            refused_before, dropped_before = told.get(counts, (0, 0))
+            counts = served.model.statistics()
+            self._told[served.model] = refused, dropped = int(counts["refused"]), int(counts["expired"])
+            refused_before, dropped_before = told.get(served.model, (0, 0))
             if refused > refused_before:
-                _log.warning("%s: refused %d requests: %s", served.name, refused - refused_before, counts.refusal)
+                _log.warning("%s: refused %d requests: %s", served.name, refused - refused_before, served.model.refusal)
             if dropped > dropped_before:
                 text = "%s: dropped %d requests from the queue: their deadlines could not be met any more"
                 _log.warning(text, served.name, dropped - dropped_before)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tailcut.engines.base import EngineOptions
@@ -20,6 +21,7 @@ class ServedModel:
         reload: reads its file anew, for so many models in the server; None where that may not be asked for.
         latency: of its requests, counted.
         config: its configuration in a model repository; None for a model of the command line.
+        sources: the folder of its Python files, where it is a pipeline.
         alone: the engine's options when no other model is loaded, where they depend on that; None where they do not.
     """
 
@@ -30,6 +32,7 @@ class ServedModel:
     alone: EngineOptions | None = None
     source: str = ""  # the file that the command line named
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    sources: Path | None = None
     config: Mapping[str, Any] | None = None
     timeline: Timeline = field(default_factory=Timeline)
     timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several

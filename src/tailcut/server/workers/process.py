@@ -147,6 +147,10 @@ class _Statistics:
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
         return {int(rows): (batches, ns) for rows, (batches, ns) in self.counts["by_rows"].items()}
 
+    def stages(self) -> dict[str, dict[str, int | float]]:
+        stages: dict[str, dict[str, int | float]] = self.counts["stages"]
+        return stages
+
 
 @dataclass(frozen=True, slots=True)
 class _Summed:
@@ -165,6 +169,7 @@ def _as_counts(context: Context) -> Counts:
         counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.model.batches_by_rows().items()}
         counts["latency"] = {str(index): count for index, count in enumerate(served.latency.counts) if count}
         counts["latency_ns"], counts["limit_ns"] = served.latency.total_ns, served.latency.limit_ns
+        counts["stages"] = served.model.stages()
         models.setdefault(served.name, {})[served.version] = counts
     return {"server": server, "models": models}
 
