@@ -142,7 +142,7 @@ def test_bad_model_files(models: Path, tmp_path: Path, refusal: Callable[..., st
             'schema = 2\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"\n[settings.batching]\nmax_batch_size = 0',
             "max_batch_size",
         ),
-        ('schema = 2\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"', "hash"),
+        ('schema = 2\n[model]\npath = "m.onnx"\nsha256 = "0"\nname = "m"', "another SHA-256"),
     ],
 )
 def test_bad_profiles(tmp_path: Path, refusal: Callable[..., str], content: str, reason: str) -> None:
