@@ -518,7 +518,7 @@ def open_profile(path: Path) -> Profile:
     """
     if is_profile(path):
         profile = Profile.load(path)
-        profile.verify_model()
+        profile.verify_model(path.name)
         return profile
     return Profile.of_model(path, SAFE_SETTINGS)
 

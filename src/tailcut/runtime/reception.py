@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tailcut.batching.forecast import Forecast
 from tailcut.batching.queue import PriorityQueue
@@ -22,6 +23,20 @@ from tailcut.spec import ModelSpec
 _log = logging.getLogger("tailcut")
 _GAP_WEIGHT = 0.05  # of the newest gap between arrivals
 _SHUT_NS = 5_000_000  # for so long a refusal stands at most: what is learned meanwhile must count
+
+
+class Due(NamedTuple):
+    """A deadline that cannot be met: when it is, the time now, and from when on one like it could be met.
+
+    The last of `rows` is the request's own; `ahead` of them go before it.
+    """
+
+    deadline_ns: int
+    now_ns: int
+    opens_ns: int
+    rows: int
+    ahead: int
+    busy: bool
 
 
 class Reception:
@@ -64,12 +79,19 @@ class Reception:
     def statistics(self) -> dict[str, int | float]:
         """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
         with self._lock:
+            oldest_ns = min((ticket.ready_ns for ticket in self._queue.items()), default=0)
             return self.counts.as_dict() | {
+                "oldest_ns": time.monotonic_ns() - oldest_ns if oldest_ns else 0,
                 "queued": len(self._queue),
                 "queued_rows": self._queue.rows,
                 "computing": len(self._running),
                 "rows_in_use": self.slab.in_use if self.slab else 0,
             }
+
+    @property
+    def refusal(self) -> str:
+        """Why the newest refused request was refused."""
+        return self.counts.refusal
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
         """How many batches of so many rows were computed, and their engine time in nanoseconds."""
@@ -89,7 +111,6 @@ class Reception:
         with self._lock:
             row = slab.take_apart(count) if apart else slab.take(count)
         if row < 0:
-            self.counts.refused += 1
             raise self._full()
         return row
 
@@ -111,8 +132,7 @@ class Reception:
             row, rows = slab.take_some(count)
             if row >= 0:
                 return row, rows
-            self.counts.refused += count
-        raise self._full()
+        raise self._full(count)
 
     def settle(self, row: int, lent: int, ticket: Ticket | None) -> None:
         """Queue a ticket of the requests that came into the first of the rows lent; the others go back.
@@ -189,7 +209,6 @@ class Reception:
             if row >= 0:
                 self._enqueue(ticket)
                 return
-            self.counts.refused += 1
         raise self._full()
 
     def submit_bodies(self, ticket: Ticket, bodies: Sequence[memoryview]) -> None:
@@ -230,8 +249,7 @@ class Reception:
         if rows > self.queue_rows and (waiting or self.slab is not None):
             raise TooLargeError(self._too_many(rows))
         if waiting + rows > max(self.queue_rows, 0 if waiting else rows):
-            self.counts.refused += requests
-            raise self._full()
+            raise self._full(requests)
         # With nothing to wait for it is always let in: what an idle model believes to be slow must be able to prove it.
         now = time.monotonic_ns()
         if not (deadline_ns and (waiting or self._running) and self.forecast.is_near(deadline_ns - now, waiting)):
@@ -239,11 +257,10 @@ class Reception:
         with self._lock:
             ahead = self._queue.rows_before(priority, deadline_ns) + rest
             rows += ahead
-            opens_ns = self.forecast.opens_ns(deadline_ns, rows, now, busy=len(self._running) >= self._instances)
+            busy = len(self._running) >= self._instances
+            opens_ns = self.forecast.opens_ns(deadline_ns, rows, now, busy=busy)
         if opens_ns > now:
-            self.counts.refused += requests
-            late = f"the deadline of {_duration(deadline_ns - now)} cannot be met: {ahead} rows wait"
-            raise self._full(min(opens_ns, now + int(min(self.cost.limit_ns, _SHUT_NS))), late)
+            raise self._late(requests, Due(deadline_ns, now, opens_ns, rows, ahead, busy=busy))
 
     @property
     def waiting_rows(self) -> int:
@@ -297,12 +314,32 @@ class Reception:
             return f"{held}: send fewer at a time, or raise --queue"
         return f"{held}, which is as many as its memory holds: send fewer at a time"
 
-    def _full(self, opens_ns: int = 0, message: str = "") -> QueueFullError:
-        """No room; where nobody knows until when, until a quarter of a batch has passed."""
-        wait_s = self.cost.batches(self._queue.rows)[1] / self._instances / 1e9
-        opens_ns = opens_ns or time.monotonic_ns() + int(min(self.cost.limit_ns / 4, _SHUT_NS))
-        message = message or f"model {self.spec.name!r} has no room for more requests now"
-        return QueueFullError(message, max(1, round(wait_s)), opens_ns)
+    def _full(self, requests: int = 1) -> QueueFullError:
+        """No room for so many requests: until a quarter of a batch has passed; better when half of the queue has."""
+        work_ns = self.cost.batches(self._queue.rows)[1] / self._instances
+        opens_ns = time.monotonic_ns() + int(min(self.cost.limit_ns / 4, _SHUT_NS))
+        message = f"model {self.spec.name!r} has no room for more requests: {_duration(work_ns)} of work is waiting"
+        error = QueueFullError(message, _pause_s(work_ns / 2), opens_ns)
+        self.counts.refuse(requests, error)
+        return error
+
+    def _late(self, requests: int, due: Due) -> QueueFullError:
+        """The deadline cannot be met: better when enough of the work that goes before is done."""
+        left_ns = due.deadline_ns - due.now_ns
+        done_ns, ahead_ns = (
+            self.forecast.done_ns(rows, due.now_ns, busy=due.busy) - due.now_ns for rows in (due.rows, due.ahead)
+        )
+        message = f"cannot meet the {_duration(left_ns)} deadline: "
+        if ahead_ns < left_ns:
+            message += f"the request takes {_duration(done_ns - ahead_ns)}, and "
+        message += f"{_duration(ahead_ns)} of work is ahead"
+        if done_ns < left_ns:
+            message += f", with a safety margin of {_rounded(100 * (1 - self.forecast.trust), 1)} %"
+        opens_ns = min(due.opens_ns, due.now_ns + int(min(self.cost.limit_ns, _SHUT_NS)))
+        pause_s = _pause_s(min(due.opens_ns - due.now_ns, left_ns / 2))
+        error = QueueFullError(message, pause_s, opens_ns, late=True)
+        self.counts.refuse(requests, error)
+        return error
 
 
 def _lock(slab: Slab, name: str) -> None:
@@ -313,7 +350,17 @@ def _lock(slab: Slab, name: str) -> None:
         _log.warning("%s: memory.lock has no effect: %s", name, error)
 
 
-def _duration(left_ns: int) -> str:
+def _duration(left_ns: float) -> str:
     """A time as a client may have named it, in two digits: few different messages are few to write."""
-    left_ns = max(0, left_ns)
-    return f"{left_ns / 1e9:.2g} s" if left_ns >= 1_000_000_000 else f"{left_ns / 1e6:.2g} ms"
+    left_ns = max(0.0, left_ns)
+    return f"{_rounded(left_ns / 1e9)} s" if left_ns >= 999_000_000 else f"{_rounded(left_ns / 1e6)} ms"
+
+
+def _rounded(number: float, digits: int = 2) -> str:
+    """A number in so many digits, without an exponent."""
+    return f"{float(f'{number:.{digits}g}'):g}"
+
+
+def _pause_s(pause_ns: float) -> float:
+    """When another try makes sense: in seconds, a millisecond at least, in two digits as messages are."""
+    return float(f"{max(0.001, pause_ns / 1e9):.2g}")
