@@ -54,7 +54,7 @@ def test_empty(options: EngineOptions, tmp_path: Path) -> None:
 
 def test_folder(options: EngineOptions, tmp_path: Path) -> None:
     """A folder instead of a file."""
-    assert refusal(tmp_path, options) == "a directory, not an ONNX model: name an ONNX file"
+    assert refusal(tmp_path, options) == "a directory, not an ONNX model: name a model file"
 
 
 def zipped(path: Path, *names: str) -> None:
@@ -64,6 +64,7 @@ def zipped(path: Path, *names: str) -> None:
 
 
 TORCH, PICKLE, IR = "export it with torch.onnx.export", "pickles are never loaded", "name the ONNX file that it was"
+OTHER = "it needs the engine openvino"
 # The name of a file; its bytes, or the names in its zip archive; what it is; what to do. Names lie where bytes tell.
 KINDS = [
     ("a.pt", ["model/data.pkl", "model/data/0"], "a PyTorch file", TORCH),
@@ -75,10 +76,16 @@ KINDS = [
     ("a.pickle", b"(lp0\n.", "a Python pickle", PICKLE),
     ("a.h5", b"\x89HDF\r\n\x1a\n00000", "an HDF5 file, as Keras writes them", "tf2onnx"),
     ("a.keras", ["metadata.json", "config.json", "model.weights.h5"], "a Keras model", "tf2onnx"),
-    ("a.tflite", b"\x1c\0\0\0TFL3\x14\0", "a TensorFlow Lite model", "tf2onnx --tflite"),
-    ("a.pb", b"\x0a\x05\x0a\x03abc", "a TensorFlow graph", "tf2onnx"),
-    ("a.xml", b'<?xml version="1.0"?>\n<net name="m" version="11">', "an OpenVINO IR", IR),
-    ("a.onnx", b'<net name="m" version="11">', "an OpenVINO IR", IR),
+    ("a.tflite", b"\x1c\0\0\0TFL3\x14\0", "a TensorFlow Lite model", OTHER),
+    ("a.tflite", b"\x1c\0\0\0XXXX\x14\0", "a TensorFlow Lite file of another kind", "TFL3"),
+    ("a.pb", b"\x0a\x05\x0a\x03abc", "a TensorFlow graph", OTHER),
+    ("a.pb", b"\x08\x05\x0a\x03abc", "a TensorFlow graph of another kind", "a SavedModel's directory"),
+    ("a.pdmodel", b"\x0a\x05\x0a\x03abc", "a Paddle model", OTHER),
+    ("a.json", b'{"base_code":{"magic":"pir","version":4}}', "openvino does not read", "FLAGS_enable_pir_api=0"),
+    ("a.pdiparams", b"\0" * 64, "the weights of a Paddle model", "the .pdmodel file"),
+    ("a.xml", b'<?xml version="1.0"?>\n<net name="m" version="11">', "an OpenVINO IR", OTHER),
+    ("a.xml", b'<?xml version="1.0"?>\n<project>', "an XML file", "name the model file"),
+    ("a.onnx", b'<net name="m" version="11">', "an OpenVINO IR", OTHER),
     ("a.bin", b"\0" * 64, "a file of weights without a graph", "export the model to ONNX"),
     ("a.safetensors", (40).to_bytes(8, "little") + b'{"w":1}' + b" " * 60, "(safetensors)", "optimum-cli export onnx"),
     ("a.gguf", b"GGUF\x03\0\0\0", "a GGUF language model", "export the original model to ONNX"),
@@ -122,7 +129,7 @@ def test_other_kinds_of_files(tmp_path: Path, name: str, content: bytes | list[s
         (["saved_model.pb", "variables/variables.index"], "a TensorFlow SavedModel (a directory)"),
         (["Manifest.json", "Data/m.mlmodel"], "a Core ML package (a directory)"),
         (["config.json", "model.safetensors"], "a Hugging Face model without an ONNX file (a directory)"),
-        (["m.xml", "m.bin"], "a directory with an OpenVINO IR"),
+        (["m.xml", "m.bin"], "a directory with an OpenVINO IR, not an ONNX model: name {}/m.xml"),
     ],
 )
 def test_kinds_of_folders(tmp_path: Path, files: list[str], what: str) -> None:

@@ -15,7 +15,7 @@ from tests.engines import models
 from tailcut.engines import Engine, EngineOptions, open_engine, shape_check
 from tailcut.engines.agreement import distance
 from tailcut.engines.openvino_lane import Lane
-from tailcut.engines.shape_check import ShapeCheck, shapes_of
+from tailcut.engines.shape_check import Reference, ShapeCheck, shapes_of
 from tailcut.errors import EngineError, UnsupportedError
 from tailcut.spec import DType, Rows
 
@@ -130,11 +130,15 @@ class Factory:
         return ov.Core().compile_model(self.path(factor), "CPU")
 
 
+def onnxruntime(engine: Engine) -> Reference:
+    return Reference(engine, "onnxruntime", "use the engine onnxruntime")
+
+
 def checked(folder: Path, truth: float, *factors: float) -> tuple[ShapeCheck, Lane, Factory]:
     """A check against y = truth * x, and a lane that begins right."""
     factory = Factory(folder, truth, *factors)
     reference = opened(factory.path(truth), "onnxruntime")
-    check = ShapeCheck("scaled", reference, factory, "f32")
+    check = ShapeCheck("scaled", onnxruntime(reference), factory, "f32")
     lane = Lane(factory(), reference.spec)
     check.admit(lane)
     return check, lane, factory
@@ -185,7 +189,7 @@ def test_an_engine_that_computes_in_its_own_way_is_accepted_with_a_warning(
         request = numbers(1, width)
         check.prove(lane, request, shapes_of(request))
     assert len(caplog.records) == 1
-    assert "differ from onnxruntime's (off by 30.0%" in caplog.text
+    assert "differ from those of onnxruntime (off by 30.0%" in caplog.text
 
 
 def test_an_engine_that_is_wrong_from_the_start_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
@@ -197,7 +201,7 @@ def test_an_engine_that_is_wrong_from_the_start_is_refused_when_it_is_loaded(tmp
 def lying(folder: Path) -> None:
     factory = Factory(folder, 5, 7, 9, 11)
     reference = opened(factory.path(1), "onnxruntime")
-    ShapeCheck("scaled", reference, factory, "f32").admit(Lane(factory(), reference.spec))
+    ShapeCheck("scaled", onnxruntime(reference), factory, "f32").admit(Lane(factory(), reference.spec))
 
 
 @pytest.mark.parametrize(

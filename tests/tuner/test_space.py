@@ -58,6 +58,13 @@ def test_engines_and_precisions() -> None:
     kinds = {(one.name, one.precision) for one in engine_choices(facts())}
     assert kinds == {("onnxruntime", "f32"), ("onnxruntime", "int8"), ("openvino", "f32"), ("openvino", "bf16")}
     assert all(one.threads * one.instances <= 2 for one in engine_choices(facts()))
+
+
+def test_files_that_one_engine_computes_get_no_other() -> None:
+    """What only openvino reads is measured there alone, in float32 and what the processor has, and never quantised."""
+    only = facts(engines=("openvino",), quantizable=False)
+    assert {(one.name, one.precision) for one in engine_choices(only)} == {("openvino", "f32"), ("openvino", "bf16")}
+    assert copy_engines(only) == ()
     exact = {one.precision for one in engine_choices(facts(lower_precision=False))}
     assert exact == {"f32"}
 

@@ -43,7 +43,7 @@ def serve(  # noqa: PLR0915  an option a line
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Profiles (.toml) or bare models (.onnx); NAME=FILE or NAME:VERSION=FILE renames.",
+            help="Profiles (.toml) or bare models (ONNX, OpenVINO IR, ...); NAME=FILE or NAME:VERSION=FILE renames.",
         ),
     ],
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",

@@ -51,7 +51,8 @@ def tune(
         list[Path] | None,
         typer.Argument(
             metavar="MODEL",
-            help="An ONNX file; several to tune them together; with --compare, two or more profiles.",
+            help="A model file (ONNX, OpenVINO IR, TensorFlow, TFLite, Paddle); several to tune them together; with "
+            "--compare, two or more profiles.",
             show_default=False,
         ),
     ] = None,
@@ -249,12 +250,11 @@ def _models(
         profile.verify_model()
         return [Path(profile.model.path)], {}, profile.settings
     if not given:
-        raise UsageError("tune takes one MODEL, an ONNX file, or several to tune them together")
+        raise UsageError("tune takes one MODEL, a model file, or several to tune them together")
     profile_file = next((path for path in given if path.suffix == ".toml"), None)
     if profile_file is not None:
         raise UsageError(
-            f"{profile_file}: tune takes the model itself, an ONNX file, and writes a profile (--retune checks one "
-            "again)"
+            f"{profile_file}: tune takes the model itself and writes a profile (--retune checks one again)"
         )
     return given, {}, None
 
@@ -270,7 +270,9 @@ def _data(given: list[Path], models: int) -> list[Path | None]:
 
 def _joint_files(models: list[Path], names: list[str], report: Path | None) -> JointFiles:
     """A profile beside each model, and one report beside the first."""
-    profiles = tuple(model.with_name(f"{model.name.removesuffix('.onnx')}.profile.toml") for model in models)
+    from tailcut.engines.files import file_stem
+
+    profiles = tuple(model.with_name(f"{file_stem(model)}.profile.toml") for model in models)
     files = JointFiles(profiles, report or models[0].with_name(f"{'+'.join(names)}.report.html"))
     for path in (*files.profiles, files.report):
         _writable(path)
@@ -278,7 +280,9 @@ def _joint_files(models: list[Path], names: list[str], report: Path | None) -> J
 
 
 def _files(model: Path, output: Path | None, report: Path | None) -> _Files:
-    stem = model.name.removesuffix(".onnx")
+    from tailcut.engines.files import file_stem
+
+    stem = file_stem(model)
     profile = output or model.with_name(f"{stem}.profile.toml")
     files = _Files(
         profile, report or profile.with_name(f"{stem}.report.html"), profile.with_name(f"{stem}.trials.jsonl")

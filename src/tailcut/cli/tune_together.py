@@ -34,13 +34,13 @@ def names_of(models: Sequence[Path]) -> list[str]:
         UsageError: too many, or two have one name.
         ModelFileError: a file is missing, or of another kind.
     """
-    from tailcut.engines.files import check_kind, model_name
+    from tailcut.engines.files import kind_of, model_name
     from tailcut.errors import UsageError
 
     if len(models) > MOST_MODELS:
         raise UsageError(f"tune takes up to {MOST_MODELS} models together, not {len(models)}")
     for path in models:
-        check_kind(path)
+        kind_of(path)
     names = [model_name(path) for path in models]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

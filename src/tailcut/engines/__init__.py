@@ -1,6 +1,7 @@
 """Engines: one protocol, one option set, one way to open a model."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,28 +40,35 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
     """Load a model file; the engine's own library is imported only now.
 
     Args:
-        path: an ONNX file, with its external weights beside it where it has any.
+        path: a model file, with its external weights beside it where it has any, or a SavedModel's directory; what
+            is not ONNX, only openvino computes.
         options: the engine and its settings. `threads = 0` becomes a count: left to themselves, engines start a thread
             for each core of the host, whatever a quota or a mask leaves of them.
         name: of the model; the file's stem where none is given.
 
     Raises:
-        ModelFileError: missing, empty, corrupt, or not ONNX; names the file and the reason.
+        ModelFileError: missing, empty, corrupt, or of a kind that the engine does not compute; names the file and the
+            reason.
         UnsupportedError: a tensor type or setting that this engine or machine does not have; names it.
     """
     options = msgspec.structs.replace(options, threads=engine_threads(options).count)
-    if options.name == "openvino":
+    return import_engine(options.name)(path, options, name)
+
+
+def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engine]:
+    """How an engine loads a model: its library is imported now."""
+    if name == "openvino":
         import_openvino()
         from tailcut.engines.openvino import OpenVinoEngine  # noqa: PLC0415  0.2 s that onnxruntime's users need not pay
 
-        return OpenVinoEngine(path, options, name)
-    if options.name == "none":
+        return OpenVinoEngine
+    if name == "none":
         from tailcut.engines.none import NoneEngine  # noqa: PLC0415  for measurements only
 
-        return NoneEngine(path, options, name)
+        return NoneEngine
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  likewise
 
-    return OnnxRuntimeEngine(path, options, name)
+    return OnnxRuntimeEngine
 
 
 def engine_threads(options: EngineOptions) -> EngineThreads:
@@ -78,4 +86,12 @@ def engine_threads(options: EngineOptions) -> EngineThreads:
     return EngineThreads(max(1, usable // max(options.instances, 1)), reason)
 
 
-__all__ = ["OPEN_AFTER_FORK", "Engine", "EngineOptions", "EngineThreads", "engine_threads", "open_engine"]
+__all__ = [
+    "OPEN_AFTER_FORK",
+    "Engine",
+    "EngineOptions",
+    "EngineThreads",
+    "engine_threads",
+    "import_engine",
+    "open_engine",
+]

@@ -1,4 +1,4 @@
-"""What lies on the disk: whether a file may be an ONNX model, what it is otherwise, and which files hold its weights.
+"""What lies on the disk: of which kind a model is, what a file is that is none, and which files hold its weights.
 
 Content decides before names do: a file's first bytes, and what an archive lists. Nothing is unpickled or unpacked, and
 no graph is parsed here.
@@ -10,12 +10,31 @@ import re
 import stat
 import zipfile
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 
 from tailcut.errors import MissingModelFileError, ModelFileError
 
+
+class FileKind(StrEnum):
+    """The kinds of model files that are loaded; the value names one in a message."""
+
+    ONNX = "an ONNX model"
+    IR = "an OpenVINO IR"
+    SAVED_MODEL = "a TensorFlow SavedModel (a directory)"
+    GRAPH = "a TensorFlow graph"
+    LITE = "a TensorFlow Lite model"
+    PADDLE = "a Paddle model"
+
+
+# The engines that compute each kind; the first is the one that a bare model gets, and that tells the right answers.
+ENGINES_OF: dict[FileKind, tuple[str, ...]] = {
+    kind: ("onnxruntime", "openvino") if kind is FileKind.ONNX else ("openvino",) for kind in FileKind
+}
+_ENDINGS = {".onnx", ".xml", ".pb", ".tflite", ".pdmodel", ".savedmodel"}
 _HEAD_BYTES = 512
 _SAMPLE_BYTES = 4096
+_SAVED_MODEL = "saved_model.pb"
 _GRAPH_FOLDERS = ("", "onnx")  # where Hugging Face repositories keep their ONNX files
 _LISTED = 3  # files named in a message at most
 _TORCH = "export it with torch.onnx.export"
@@ -26,7 +45,6 @@ _HEADS: tuple[tuple[int, bytes, str, str], ...] = (  # offset, bytes, what it is
     (0, b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with git lfs pull"),
     (0, b"GGUF", "a GGUF language model", "export the original model to ONNX"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes them", _KERAS),
-    (4, b"TFL3", "a TensorFlow Lite model", "convert it with tf2onnx --tflite"),
     (4, b"ORTM", "a model in onnxruntime's own format (.ort)", "name the ONNX file that it was made from"),
     (0, b"ftrt", "a TensorRT engine", "name the ONNX file that it was built from"),
     (0, b"ptrt", "a TensorRT engine", "name the ONNX file that it was built from"),
@@ -50,8 +68,10 @@ _SUFFIXES: dict[str, tuple[str, str]] = {  # for what has no sure bytes of its o
     ".joblib": ("a joblib pickle", _PICKLE),
     ".h5": ("a Keras model", _KERAS),
     ".keras": ("a Keras model", _KERAS),
-    ".pb": ("a TensorFlow graph", "convert it with tf2onnx"),
-    ".tflite": ("a TensorFlow Lite model", "convert it with tf2onnx --tflite"),
+    ".pb": ("a TensorFlow graph of another kind or cut short", "name a frozen graph, or a SavedModel's directory"),
+    ".tflite": ("a TensorFlow Lite file of another kind or cut short", "name a .tflite file with a TFL3 head"),
+    ".pdiparams": ("the weights of a Paddle model", "name the .pdmodel file beside it"),
+    ".pdmodel": ("a Paddle file of another kind or cut short", "name a .pdmodel file that save_inference_model wrote"),
     ".mlmodel": ("a Core ML model", "export the original model to ONNX"),
     ".engine": ("a TensorRT engine", "name the ONNX file that it was built from"),
     ".plan": ("a TensorRT engine", "name the ONNX file that it was built from"),
@@ -61,7 +81,6 @@ _SUFFIXES: dict[str, tuple[str, str]] = {  # for what has no sure bytes of its o
         "export the model with optimum-cli export onnx",
     ),
     ".gguf": ("a GGUF language model", "export the original model to ONNX"),
-    ".xml": ("an OpenVINO IR or another XML file", "name the ONNX file that it was converted from"),
     ".ubj": ("an XGBoost model", "convert it with onnxmltools.convert_xgboost"),
     ".json": ("a JSON file", "name the ONNX file"),
     ".npz": ("a file of numpy arrays", "name the model, and pass the arrays with --data"),
@@ -76,11 +95,16 @@ def model_name(path: Path) -> str:
     return os.fsencode(name).decode(errors="replace")  # file names may be no UTF-8, JSON may not
 
 
-def check_kind(path: Path) -> None:
-    """Refuse what cannot be an ONNX file, by its first bytes; the rest is for the parser.
+def file_stem(path: Path) -> str:
+    """What files about a model are named after: its own name without the ending of a model file."""
+    return path.stem if path.suffix in _ENDINGS else path.name
+
+
+def kind_of(path: Path) -> FileKind:
+    """Which kind a model file is, by its first bytes; ONNX where nothing says otherwise: the rest is for its parser.
 
     Raises:
-        ModelFileError: missing, unreadable, empty, no regular file, or of another kind; says what to do.
+        ModelFileError: missing, unreadable, empty, no regular file, or of a kind that is not loaded; says what to do.
     """
     try:
         mode = path.stat().st_mode
@@ -92,14 +116,59 @@ def check_kind(path: Path) -> None:
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
     if stat.S_ISDIR(mode):
+        if (path / _SAVED_MODEL).is_file():
+            return FileKind.SAVED_MODEL
         raise ModelFileError(f"{path}: {_of_folder(path)}")
     if not stat.S_ISREG(mode):
-        raise ModelFileError(f"{path}: not a regular file, so not an ONNX model: name the ONNX file")
+        raise ModelFileError(f"{path}: not a regular file, so not a model: name the model file")
     if not head:
         raise ModelFileError(f"{path}: the model file is empty")
-    other = _by_content(path, head)
+    kind = _kind_by_content(path, head)
+    other = _by_content(path, head) if kind is FileKind.ONNX else None
     if other is not None:
         raise ModelFileError(f"{path}: {_sentence(*other)}")
+    return kind
+
+
+def check_onnx(path: Path) -> None:
+    """Refuse what cannot be an ONNX file.
+
+    Raises:
+        ModelFileError: as `kind_of`, and for a model of another kind: names the engine that computes it.
+    """
+    kind = kind_of(path)
+    if kind is not FileKind.ONNX:
+        advice = f"it needs the engine {' or '.join(ENGINES_OF[kind])}"
+        raise ModelFileError(f"{path}: {_sentence(kind, advice)}")
+
+
+def default_engine(path: Path) -> str:
+    """The engine that a bare model gets, and whose float32 answers are the right ones.
+
+    Raises:
+        ModelFileError: as `kind_of`.
+    """
+    return ENGINES_OF[kind_of(path)][0]
+
+
+def parts_of(path: Path, kind: FileKind) -> tuple[Path, list[Path]]:
+    """The file with a model's graph, and those with its weights, in a fixed order; an ONNX file names its own."""
+    if kind is FileKind.SAVED_MODEL:
+        return path / _SAVED_MODEL, sorted(file for file in (path / "variables").rglob("*") if file.is_file())
+    beside = {FileKind.IR: ".bin", FileKind.PADDLE: ".pdiparams"}.get(kind)
+    weights = [] if beside is None else [path.with_suffix(beside)]
+    return path, [file for file in weights if file.is_file()]
+
+
+def _kind_by_content(path: Path, head: bytes) -> FileKind:
+    if head[4:8] == b"TFL3":
+        return FileKind.LITE
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith((b"<?xml", b"<net ")) and b"<net" in text:
+        return FileKind.IR
+    if head[:1] == b"\x0a":  # field 1 is a message: ONNX begins with a number
+        return {".pb": FileKind.GRAPH, ".pdmodel": FileKind.PADDLE}.get(path.suffix, FileKind.ONNX)
+    return FileKind.ONNX
 
 
 def not_onnx(path: Path) -> ModelFileError:
@@ -113,7 +182,7 @@ def not_onnx(path: Path) -> ModelFileError:
     elif suffix == ".bin":
         ir = path.with_suffix(".xml").exists()
         what = "the weights of an OpenVINO IR" if ir else "a file of weights without a graph"
-        advice = "name the ONNX file that it was converted from" if ir else "export the model to ONNX"
+        advice = f"name {path.with_suffix('.xml')}" if ir else "export the model to ONNX"
     elif suffix in _SUFFIXES:
         what, advice = _SUFFIXES[suffix]
     else:
@@ -145,13 +214,14 @@ def _by_content(path: Path, head: bytes) -> tuple[str, str] | None:
 
 
 def _of_text(text: bytes) -> tuple[str, str] | None:
+    if text.startswith(b"{") and b'"pir"' in text:
+        return (
+            "a Paddle model in the format .json, which openvino does not read",
+            "save it with FLAGS_enable_pir_api=0, which writes a .pdmodel file, or convert it with paddle2onnx",
+        )
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page", "the download went wrong: fetch the file again"
-    if not text.startswith((b"<?xml", b"<net ")):
-        return None
-    if b"<net" in text:
-        return "an OpenVINO IR", "name the ONNX file that it was converted from"
-    return "an XML file", "name the ONNX file"
+    return ("an XML file", "name the model file") if text.startswith(b"<?xml") else None
 
 
 def _of_zip(path: Path) -> tuple[str, str]:
@@ -185,10 +255,8 @@ def _of_folder(path: Path) -> str:
     if graphs:
         more = f" (or {len(graphs) - 1} more)" if len(graphs) > _LISTED else ""
         return f"{what}, not an ONNX model: name {' or '.join(map(str, graphs[:_LISTED]))}{more}"
-    advice = "name an ONNX file"
-    if (path / "saved_model.pb").is_file():
-        what, advice = "a TensorFlow SavedModel (a directory)", "convert it with tf2onnx --saved-model"
-    elif (path / "Manifest.json").is_file() and (path / "Data").is_dir():
+    advice = "name a model file"
+    if (path / "Manifest.json").is_file() and (path / "Data").is_dir():
         what, advice = "a Core ML package (a directory)", "export the original model to ONNX"
     elif (path / "config.json").is_file():
         what, advice = (
@@ -196,7 +264,7 @@ def _of_folder(path: Path) -> str:
             "make one with optimum-cli export onnx",
         )
     elif any(path.glob("*.xml")) and any(path.glob("*.bin")):
-        what, advice = "a directory with an OpenVINO IR", "name the ONNX file that it was converted from"
+        what, advice = "a directory with an OpenVINO IR", f"name {min(path.glob('*.xml'))}"
     return _sentence(what, advice)
 
 

@@ -13,8 +13,18 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from tailcut.engines.files import check_kind, check_size, external_file, model_name, not_onnx, sampled_hash
+from tailcut.engines.files import (
+    FileKind,
+    check_onnx,
+    check_size,
+    external_file,
+    kind_of,
+    model_name,
+    not_onnx,
+    sampled_hash,
+)
 from tailcut.engines.rows import analyse_rows
+from tailcut.engines.telemetry import import_openvino
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, Shape, TensorSpec
 
@@ -58,8 +68,14 @@ def read_traits(path: Path) -> Traits:
     """Traits of a model file, without its external weights being read.
 
     Raises:
-        ModelFileError: missing, empty, unreadable, or not ONNX.
+        ModelFileError: missing, empty, unreadable, or not a model.
     """
+    kind = kind_of(path)
+    if kind is not FileKind.ONNX:
+        import_openvino()
+        from tailcut.engines.openvino_files import read_file_traits  # noqa: PLC0415  only it reads such files
+
+        return read_file_traits(path, kind)
     model = load_graph(path)
     size = path.stat().st_size
     for tensor in model.graph.initializer:
@@ -72,12 +88,12 @@ def read_traits(path: Path) -> Traits:
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """Read a model's graph, without external weights.
+    """Read an ONNX model's graph, without external weights.
 
     Raises:
         ModelFileError: missing, empty, unreadable, or not ONNX: then it says what the file is, and what to do.
     """
-    check_kind(path)
+    check_onnx(path)
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except OSError as error:
@@ -119,7 +135,7 @@ def place_of(tensor: TensorProto) -> dict[str, str]:
 
 
 def weights_hash(path: Path) -> str | None:
-    """A hash of the model's external weights, from samples of each tensor; None where it has none.
+    """A hash of an ONNX model's external weights, from samples of each tensor; None where it has none.
 
     Raises:
         ModelFileError: the model or one of its weights files cannot be read.

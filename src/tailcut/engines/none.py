@@ -10,9 +10,11 @@ import numpy as np
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.edits import prepare
+from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.graph import read_spec
+from tailcut.engines.telemetry import import_openvino
 from tailcut.errors import ReleasedError
-from tailcut.spec import DType
+from tailcut.spec import DType, ModelSpec
 
 
 class NoneEngine:
@@ -20,7 +22,7 @@ class NoneEngine:
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         self.options = options
-        self.spec = read_spec(prepare(path, options).graph, path, name)
+        self.spec = _signature(path, options, name)
         self._closed = False
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
@@ -55,3 +57,13 @@ class NoneEngine:
     def _check_open(self) -> None:
         if self._closed:
             raise ReleasedError("the engine was closed")
+
+
+def _signature(path: Path, options: EngineOptions, name: str | None) -> ModelSpec:
+    kind = kind_of(path)
+    if kind is FileKind.ONNX:
+        return read_spec(prepare(path, options).graph, path, name)
+    import_openvino()
+    from tailcut.engines.openvino_files import read_file, spec_of  # noqa: PLC0415  only it reads such files
+
+    return spec_of(read_file(path, kind, options), path, kind, name)

@@ -13,6 +13,7 @@ instance is a compiled model of its own, because what a stream remembers of the 
 import logging
 import queue
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,14 @@ from openvino.frontend import FrontEndManager
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.edits import prepare
+from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.graph import read_spec, short
 from tailcut.engines.graph_hints import read_hints
+from tailcut.engines.hints import InputHints
+from tailcut.engines.openvino_files import read_file, spec_of
 from tailcut.engines.openvino_lane import Lane, wrap
-from tailcut.engines.shape_check import ShapeCheck
+from tailcut.engines.openvino_reference import OpenVinoReference
+from tailcut.engines.shape_check import Reference, ShapeCheck
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.machine.allocator import loaded
 from tailcut.machine.fingerprint import isa_flags
@@ -48,18 +53,11 @@ class OpenVinoEngine:
         if allocator is not None:  # it frees with the C library what came from another one, which ends the process
             raise UnsupportedError(f"openvino cannot run on {allocator}: take it out of LD_PRELOAD")
         self.options = options
-        prepared = prepare(path, options)
-        self.hints = read_hints(prepared.graph)
-        self.spec = read_spec(prepared.graph, path, name)
-        source = prepared.source
-        del prepared  # the graph, before the engine makes its own
-        for tensor in self.spec.inputs + self.spec.outputs:
-            if tensor.dtype is DType.BYTES:
-                raise UnsupportedError(f"{path}: openvino takes no strings (tensor {tensor.name!r}): use onnxruntime")
+        kind = kind_of(path)
+        onnx = kind is FileKind.ONNX
+        source = _read_onnx(path, options, name) if onnx else _read_other(path, kind, options, name)
+        model, self.spec, self.hints = source.model, source.spec, source.hints
         try:
-            # The ONNX front end by name: left to guess, openvino tries others, which print what they dislike.
-            reader = FrontEndManager().load_by_framework("onnx")
-            model = reader.convert(reader.load(BytesIO(source) if isinstance(source, bytes) else str(source)))
             compiled = ov.Core().compile_model(model, "CPU", _properties(options, shared=not _is_free(self.spec)))
         except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
             raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
@@ -69,10 +67,13 @@ class OpenVinoEngine:
         count = max(options.instances, 1)
         if _is_free(self.spec):
             recompile = _compiler(model, _properties(options, shared=False))
-            self._check = _shape_check(path, options, self.spec, recompile)
-            lanes = [Lane(compiled if not number else recompile(), self.spec) for number in range(count)]
+            reference = _onnx_reference(path, options, self.spec) if onnx else _own_reference(model, self.spec, options)
+            if reference is not None:
+                self._check = ShapeCheck(self.spec.name, reference, recompile, options.precision)
+            compiled_models = [compiled if not number else recompile() for number in range(count)]
+            lanes = [Lane(one, self.spec, by_place=not onnx) for one in compiled_models]
         else:
-            lanes = [Lane(compiled, self.spec) for _ in range(count)]
+            lanes = [Lane(compiled, self.spec, by_place=not onnx) for _ in range(count)]
         for lane in lanes:
             if self._check is not None:
                 self._check.admit(lane)
@@ -143,6 +144,42 @@ class OpenVinoEngine:
             self._check.recover(lane)
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A model that is read and not compiled, and what is known of it."""
+
+    model: Any
+    spec: ModelSpec
+    hints: InputHints
+
+
+def _read_onnx(path: Path, options: EngineOptions, name: str | None) -> _Source:
+    prepared = prepare(path, options)
+    hints, spec, source = read_hints(prepared.graph), read_spec(prepared.graph, path, name), prepared.source
+    del prepared  # the graph, before the engine makes its own
+    _refuse_strings(path, spec, "use onnxruntime")
+    try:
+        # The ONNX front end by name: left to guess, openvino tries others, which print what they dislike.
+        reader = FrontEndManager().load_by_framework("onnx")
+        model = reader.convert(reader.load(BytesIO(source) if isinstance(source, bytes) else str(source)))
+    except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
+        raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
+    return _Source(model, spec, hints)
+
+
+def _read_other(path: Path, kind: FileKind, options: EngineOptions, name: str | None) -> _Source:
+    model = read_file(path, kind, options)
+    spec = spec_of(model, path, kind, name)
+    _refuse_strings(path, spec, "convert the model to ONNX, and use onnxruntime")
+    return _Source(model, spec, InputHints())
+
+
+def _refuse_strings(path: Path, spec: ModelSpec, advice: str) -> None:
+    for tensor in spec.inputs + spec.outputs:
+        if tensor.dtype is DType.BYTES:
+            raise UnsupportedError(f"{path}: openvino takes no strings (tensor {tensor.name!r}): {advice}")
+
+
 def _is_free(spec: ModelSpec) -> bool:
     """Whether a request's sizes are the client's to choose."""
     return any(None in tensor.shape for tensor in spec.inputs)
@@ -160,9 +197,8 @@ def _compiler(model: Any, properties: dict[str, Any]) -> Callable[[], Any]:
     return recompile
 
 
-def _shape_check(
-    path: Path, options: EngineOptions, spec: ModelSpec, recompile: Callable[[], Any]
-) -> ShapeCheck | None:
+def _onnx_reference(path: Path, options: EngineOptions, spec: ModelSpec) -> Reference | None:
+    """Another engine on the same file; None, with a warning, where it does not load it."""
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  models of fixed sizes need it not
 
     wanted = EngineOptions(
@@ -174,11 +210,16 @@ def _shape_check(
         fixed_dims=options.fixed_dims,
     )
     try:
-        reference = OnnxRuntimeEngine(path, wanted, spec.name)
+        return Reference(OnnxRuntimeEngine(path, wanted, spec.name), "onnxruntime", "use the engine onnxruntime")
     except TailcutError as error:
         _log.warning("%s: openvino's answers to new sizes are not checked: %s", spec.name, error)
         return None
-    return ShapeCheck(spec.name, reference, recompile, options.precision)
+
+
+def _own_reference(model: Any, spec: ModelSpec, options: EngineOptions) -> Reference:
+    """OpenVINO itself, compiled so that it is not known to answer wrongly: no other engine reads such a file."""
+    engine = OpenVinoReference(model, spec, options.threads)
+    return Reference(engine, "openvino without its snippets", "convert the model to ONNX, and use onnxruntime")
 
 
 def _properties(options: EngineOptions, *, shared: bool) -> dict[str, Any]:

@@ -23,21 +23,26 @@ class Lane:
     Args:
         compiled: the model; a lane of its own may be given another one later.
         spec: its signature.
+        by_place: tensors are found by their places, not by their names, which are ours.
 
     Raises:
         UnsupportedError: the compiled model has lost a tensor.
     """
 
-    __slots__ = ("_bound", "_loose", "_spec", "holder", "input_ports", "output_ports", "proven")
+    __slots__ = ("_bound", "_by_place", "_loose", "_spec", "holder", "input_ports", "output_ports", "proven")
 
-    def __init__(self, compiled: Any, spec: ModelSpec) -> None:
+    def __init__(self, compiled: Any, spec: ModelSpec, *, by_place: bool = False) -> None:
         self._spec = spec
+        self._by_place = by_place
         self.take_over(compiled)
 
     def take_over(self, compiled: Any) -> None:
         """Compute with this compiled model from now on."""
-        self.input_ports = [_port(compiled.inputs, tensor) for tensor in self._spec.inputs]
-        self.output_ports = [_port(compiled.outputs, tensor) for tensor in self._spec.outputs]
+        if self._by_place:
+            self.input_ports, self.output_ports = list(compiled.inputs), list(compiled.outputs)
+        else:
+            self.input_ports = [_port(compiled.inputs, tensor) for tensor in self._spec.inputs]
+            self.output_ports = [_port(compiled.outputs, tensor) for tensor in self._spec.outputs]
         self._bound: Any = compiled.create_infer_request()
         self._loose: Any = compiled.create_infer_request()
         self.holder: Bound | None = None  # whose arrays the bound request has

@@ -5,8 +5,9 @@ know of: where the first request ever had one key to attend to, attention over m
 then on; and after a request that it refused in the middle of the graph, the next ones are wrong or refused
 (docs/decisions/023-openvino-first-shapes.md). What is done about it knows neither:
 
-- A request of sizes that were not seen before goes to onnxruntime first. What that refuses, OpenVINO never gets.
-- OpenVINO's answer is compared with onnxruntime's, loosely, because precision and order of summation differ. Then the
+- A request of sizes that were not seen before goes to the reference first: onnxruntime, or for a file that only
+  OpenVINO reads, OpenVINO compiled another way (`openvino_reference.py`). What that refuses, the model never gets.
+- OpenVINO's answer is compared with the reference's, loosely, because precision and order of summation differ. Then the
   canary, the first request that the model has answered, is computed again and compared with its own answer, closely.
 - On a difference the model is compiled anew and asked once more, first after the canary and then as the first request
   of all. Two fresh models that agree with each other show OpenVINO's own way to compute: that is accepted, with a
@@ -17,15 +18,16 @@ A size that is known costs one look into a set.
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from tailcut.engines.agreement import distance
-from tailcut.engines.base import Arrays, Engine, Precision
+from tailcut.engines.base import Arrays, Precision
 from tailcut.engines.openvino_lane import Lane, Shapes
-from tailcut.engines.samples import find_samples
+from tailcut.engines.samples import Answering, find_samples
 from tailcut.errors import EngineError, UnsupportedError
 
 _log = logging.getLogger("tailcut")
@@ -35,19 +37,36 @@ _FROM_ITSELF = {"f32": 1e-3, "bf16": 0.03, "f16": 0.01, "int8": 0.03, "int8_stat
 _MOST_REFUSED = 4096
 
 
+class ReferenceEngine(Answering, Protocol):
+    """Answers as the model should."""
+
+    def close(self) -> None: ...  # noqa: D102  said in `Engine`
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the answers are compared with, what it is called, and what to do where the model differs from it."""
+
+    engine: ReferenceEngine
+    name: str
+    advice: str
+
+
 class ShapeCheck:
     """The proofs of one model, shared by its lanes; each lane is used by one thread at a time.
 
     Args:
         name: of the model.
-        reference: answers as the model should; it belongs to the check.
+        reference: what answers are compared with; its engine belongs to the check.
         recompile: a freshly compiled model.
         precision: that the model is compiled for.
     """
 
-    def __init__(self, name: str, reference: Engine, recompile: Callable[[], Any], precision: Precision) -> None:
+    def __init__(self, name: str, reference: Reference, recompile: Callable[[], Any], precision: Precision) -> None:
         self._name = name
-        self._reference = reference
+        self._reference = reference.engine
+        self._compared_with = reference.name
+        self._advice = reference.advice
         self._recompile = recompile
         self._tolerance = _FROM_REFERENCE[precision]
         self._same = _FROM_ITSELF[precision]
@@ -104,19 +123,17 @@ class ShapeCheck:
             found = _answer(lane, inputs)
             if found is not None and self._is_right(lane, expected, found):
                 text = "%s: openvino %s did not answer requests of %s rightly until it was compiled anew: %s"
-                _log.warning(text, self._name, version("openvino"), sizes, _off(expected, wrong))
+                _log.warning(text, self._name, version("openvino"), sizes, self._off(expected, wrong))
                 return found
             fresh += [] if found is None else [found]
         if len(fresh) == 2 and distance(*fresh) <= self._same and self._canary_holds(lane):
             self._tolerance = max(self._tolerance, 2 * distance(expected, fresh[0]))
-            text = (
-                "%s: openvino's answers differ from onnxruntime's (%s for %s): see what data says with `tailcut tune`"
-            )
-            _log.warning(text, self._name, _off(expected, fresh[0]), sizes)
+            text = "%s: openvino's answers differ from those of %s (%s for %s): see what data says with `tailcut tune`"
+            _log.warning(text, self._name, self._compared_with, self._off(expected, fresh[0]), sizes)
             return fresh[1]
         reason = (
             f"{self._name}: openvino {version('openvino')} does not answer requests of {sizes} rightly, also when "
-            f"compiled anew ({_off(expected, fresh[0] if fresh else None)}): use the engine onnxruntime"
+            f"compiled anew ({self._off(expected, fresh[0] if fresh else None)}): {self._advice}"
         )
         if len(self._refused) < _MOST_REFUSED:
             self._refused[shapes] = reason
@@ -141,6 +158,13 @@ class ShapeCheck:
         if self._canary is not None and self._canary_holds(lane):
             lane.learn(shapes_of(self._canary[0]))
 
+    def _off(self, expected: Arrays, found: Arrays | None) -> str:
+        if found is None:
+            return f"it failed, and {self._compared_with} did not"
+        off = distance(expected, found)
+        name = self._compared_with
+        return f"another shape than that of {name}" if np.isinf(off) else f"off by {off:.1%} from {name}"
+
     def _made_up(self) -> Arrays | None:
         try:
             samples = find_samples(self._reference)
@@ -163,10 +187,3 @@ def _answer(lane: Lane, inputs: Arrays) -> Arrays | None:
         return lane.run(inputs)
     except EngineError:
         return None
-
-
-def _off(expected: Arrays, found: Arrays | None) -> str:
-    if found is None:
-        return "it failed, and onnxruntime did not"
-    off = distance(expected, found)
-    return "another shape than onnxruntime's" if np.isinf(off) else f"off by {off:.1%} from onnxruntime"

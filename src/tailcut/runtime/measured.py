@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tailcut.engines import open_engine
+from tailcut.engines import import_engine, open_engine
 from tailcut.engines.base import Engine, EngineOptions
 from tailcut.engines.samples import Samples, find_samples
 from tailcut.errors import TailcutError, UnsupportedError
@@ -90,10 +90,10 @@ def open_measured(profile: Profile, limits: Limits, around: Surroundings, budget
         ModelFileError: the model is missing, empty or corrupt.
         UnsupportedError: batching was asked for, and the model's signature rules it out.
     """
-    import tailcut.engines.onnxruntime  # noqa: F401, PLC0415  so that its import does not count as loading
     from tailcut.engines.graph import read_traits  # noqa: PLC0415  0.2 s that a profile's users need not pay here
 
     path, base = Path(profile.model.path), profile.settings
+    import_engine(base.engine.name)  # so that its import does not count as loading
     traits = read_traits(path)
     sessions = _Sessions(path, profile.model.name)
     sessions.open(_options(base.engine, 1 if traits.weight_bytes < _SMALL_BYTES else around.threads))
@@ -252,7 +252,7 @@ class _Race:
         with sessions.beside(every if first.options == one else one) as second:
             pair = (first, second) if first.options == one else (second, first)
             compared.append(self._prefer(pair, rows))
-        if sessions.engine.options == every and may_spin(around) and self._has_time():
+        if sessions.engine.options == every and every.name == "onnxruntime" and may_spin(around) and self._has_time():
             with sessions.beside(msgspec.structs.replace(every, spinning=True)) as third:
                 compared.append(self._prefer((sessions.engine, third), max(1, rows)))
         return compared

@@ -101,7 +101,9 @@ class Model(Desk):
         batching: Batching | None = None,
         auto: bool = True,
     ) -> Self:
-        """Load a model file (.onnx), a profile file (.toml) or a Profile, and warm it up.
+        """Load a model file, a profile file (.toml) or a Profile, and warm it up.
+
+        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TensorFlow Lite and Paddle.
 
         `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
         None leaves it to the profile.

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import msgspec
 import tomli_w
 
 from tailcut.engines.base import EngineOptions, parse_fixed_dim
-from tailcut.engines.files import check_kind, model_name
+from tailcut.engines.files import ENGINES_OF, FileKind, kind_of, model_name, parts_of
 from tailcut.errors import MissingProfileError, ModelFileError, ProfileError, UnsupportedError
 from tailcut.machine.allocator import Allocator
 from tailcut.runtime.profile_schema import SCHEMA, upgrade
@@ -151,15 +151,19 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @classmethod
     def of_model(cls, path: Path, settings: Settings | None = None, name: str | None = None) -> "Profile":
-        """A profile for a bare model file.
+        """A profile for a bare model file; settings of an engine that does not compute such files get one that does.
 
         Raises:
-            ModelFileError: the file is missing, unreadable or empty.
+            ModelFileError: the file is missing, unreadable, empty, or of a kind that is not loaded.
         """
         # The last link stays: external weights lie beside it, as in the snapshots of a Hugging Face cache.
         place = path.parent.resolve() / path.name
         ref = ModelRef(path=str(place), sha256=model_hash(path), name=name or model_name(path))
-        return cls(model=ref, settings=settings or Settings())
+        settings, engines = settings or Settings(), ENGINES_OF[kind_of(path)]
+        if settings.engine.name not in (*engines, "none"):
+            engine = msgspec.structs.replace(settings.engine, name=engines[0])
+            settings = msgspec.structs.replace(settings, engine=engine)
+        return cls(model=ref, settings=settings)
 
     @classmethod
     def load(cls, path: Path) -> "Profile":
@@ -312,23 +316,39 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def model_hash(path: Path) -> str:
-    """SHA-256 of a model file, in hexadecimal.
+    """SHA-256 of a model file, in hexadecimal; of a SavedModel's directory, that of its graph.
 
     Raises:
         ModelFileError: the file is missing, unreadable, empty, or of another kind.
     """
-    check_kind(path)
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
+    return _hash([parts_of(path, kind_of(path))[0]])
 
 
 def _weights_hash(path: Path) -> str | None:
-    from tailcut.engines.graph import weights_hash  # noqa: PLC0415  onnx takes 0.2 s, and few models have such files
+    """A hash of the weights that lie beside a model's graph: of samples for ONNX, of all bytes for other kinds."""
+    kind = kind_of(path)
+    if kind is FileKind.ONNX:
+        from tailcut.engines.graph import weights_hash  # noqa: PLC0415  onnx takes 0.2 s, and few have such files
 
-    return weights_hash(path)
+        return weights_hash(path)
+    weights = parts_of(path, kind)[1]
+    return _hash(weights) if weights else None
+
+
+def _hash(files: Iterable[Path]) -> str:
+    """SHA-256 of one file, or of the hashes of several.
+
+    Raises:
+        ModelFileError: one cannot be read.
+    """
+    digests = []
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -185,7 +185,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     """Measure all configurations, for about so long; the best first, by rows a second and by a lone row.
 
     Args:
-        model: an ONNX file.
+        model: a model file.
         choices: what to measure.
         requests: each fills the batches of some calls with its rows; those of `typical`.
         seconds: for everything.

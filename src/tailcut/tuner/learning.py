@@ -11,6 +11,7 @@ import numpy as np
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
 from tailcut.engines.edits import benefits_from_int8
+from tailcut.engines.files import ENGINES_OF, FileKind, default_engine, kind_of
 from tailcut.engines.graph import load_graph
 from tailcut.engines.samples import find_samples
 from tailcut.errors import UsageError
@@ -54,7 +55,9 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
     Raises:
         TailcutError: the model cannot be opened, or refuses a request of the data.
     """
-    engine = open_engine(wanted.model, EngineOptions(fixed_dims=wanted.fixed_dims))
+    if wanted.normalize is not None and kind_of(wanted.model) is not FileKind.ONNX:
+        raise UsageError("--normalize edits ONNX graphs only: leave it out, or convert the model to ONNX")
+    engine = _open(wanted)
     try:
         decision = settle_rows(engine, wanted.rows, Limits())
         requests = _requests(engine, wanted)
@@ -94,6 +97,7 @@ def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:
 
 def facts_of(wanted: Wanted, learned: Learned) -> Facts:
     """What decides which settings make sense for this model on this machine."""
+    kind = kind_of(wanted.model)
     return Facts(
         learned.spec,
         wanted.constraints.cpus or usable_cpus(),
@@ -102,17 +106,24 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         quota().cpus is not None,
         wanted.wire,
         lengths_of(learned.spec, learned.requests),
-        quantizable=benefits_from_int8(load_graph(wanted.model)),
+        quantizable=kind is FileKind.ONNX and benefits_from_int8(load_graph(wanted.model)),
         lower_precision=wanted.data is not None and not learned.gate.blind,
         u8_input=wanted.normalize,
         outputs=wanted.outputs,
         fixed_dims=wanted.fixed_dims,
         local=wanted.local,
         allocators=tuple(installed()),
+        engines=ENGINES_OF[kind],
     )
 
 
 def _open_reference(wanted: Wanted, spec: ModelSpec) -> Engine:
-    engine = open_engine(wanted.model, EngineOptions(fixed_dims=wanted.fixed_dims))
+    engine = _open(wanted)
     engine.spec = replace(engine.spec, rows=spec.rows, rows_reason=spec.rows_reason)
     return engine
+
+
+def _open(wanted: Wanted) -> Engine:
+    """The model on the engine whose float32 answers are the right ones."""
+    name: Any = default_engine(wanted.model)
+    return open_engine(wanted.model, EngineOptions(name=name, fixed_dims=wanted.fixed_dims))

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from tailcut.engines.files import default_engine
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.payload import Wire, ask, infer_once, model_path
 from tailcut.machine.process import peak_bytes
@@ -98,6 +99,7 @@ class Search:
 
     def __init__(self, wanted: Wanted, tell: Callable[[Event], None]) -> None:
         self._wanted = wanted
+        self._engine = default_engine(wanted.model)
         self._tell = tell
         self._plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
         self._rungs = {name: RungRecord(name) for name in RUNG_FIELDS}
@@ -191,7 +193,7 @@ class Search:
 
     def _rows_of(self, settings: Settings) -> dict[str, Any]:
         """What was decided of the rows on the engine of these settings: that of another engine, by its own server."""
-        if (settings.engine.name, settings.engine.precision) == (BASELINE.engine.name, BASELINE.engine.precision):
+        if (settings.engine.name, settings.engine.precision) == (self._engine, BASELINE.engine.precision):
             return self._rows
         path = f"{model_path(self._spec.name)}/config"
         config = ask(self._servers.of(settings).target, "GET", path)
@@ -200,7 +202,8 @@ class Search:
 
     def _baseline(self, wire: Wire) -> Settings:
         batching = {"bind": False, "rows": self._wanted.rows}
-        return changed(BASELINE, engine={"fixed_dims": self._wanted.fixed_dims}, batching=batching, io={"wire": wire})
+        engine = {"name": self._engine, "fixed_dims": self._wanted.fixed_dims}
+        return changed(BASELINE, engine=engine, batching=batching, io={"wire": wire})
 
     def _measure_baseline(self) -> Baseline:
         """What it carries, and the limit that all others are held to."""

@@ -24,7 +24,7 @@ class Servers:
     """Started when they are first wanted, and stopped when they are not.
 
     Args:
-        model: an ONNX file.
+        model: a model file.
         spec: its signature.
         requests: what clients send.
         samples: kinds of requests in the data, with which servers warm up.

@@ -50,6 +50,7 @@ class Facts:
         fixed_dims: dimensions that always have the same size, in all configurations.
         local: whether clients run on the same machine, and may connect to a Unix socket.
         allocators: that can be loaded in place of the C library's.
+        engines: that compute files of this kind.
     """
 
     spec: ModelSpec
@@ -68,6 +69,7 @@ class Facts:
     fixed_dims: tuple[str, ...] = ()
     local: bool = False
     allocators: tuple[Allocator, ...] = ()
+    engines: tuple[str, ...] = ("onnxruntime", "openvino")
 
 
 def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
@@ -89,6 +91,7 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
     kinds += [(name, "int8_static") for name in sorted(facts.copies)]
     if facts.lower_precision and facts.quantizable:
         kinds.append(("onnxruntime", "int8"))
+    kinds = [kind for kind in kinds if kind[0] in facts.engines]
     groups = [
         [
             EngineOptions(

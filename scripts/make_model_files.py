@@ -1,0 +1,83 @@
+"""Makes the model files of other frameworks that the tests load: tests/data/models, a few kilobytes.
+
+    python scripts/make_model_files.py tensorflow    # needs the package tensorflow (tensorflow-cpu is enough)
+    python scripts/make_model_files.py paddle        # needs the package paddlepaddle
+
+Each framework's own answers to one request are written beside its files: tests compare with them, not with ours.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DATA = Path(__file__).parent.parent / "tests" / "data" / "models"
+
+
+def dense() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights and biases of a layer of 4 inputs and 3 outputs, and a request of 5 rows."""
+    random = np.random.default_rng(0)
+    weights, bias, x = (random.standard_normal(shape).astype(np.float32) for shape in ((4, 3), (3,), (5, 4)))
+    return weights, bias, x
+
+
+def tensorflow() -> None:
+    """A SavedModel with its weights in variables, the same as a frozen graph, and as a TensorFlow Lite model."""
+    import tensorflow as tf  # noqa: PLC0415  each framework only where it is asked for
+    from tensorflow.python.framework.convert_to_constants import (  # noqa: PLC0415
+        convert_variables_to_constants_v2,
+    )
+
+    weights, bias, x = dense()
+
+    class Dense(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.b = tf.Variable(weights), tf.Variable(bias)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])  # type: ignore[untyped-decorator]
+        def __call__(self, x: Any) -> dict[str, Any]:
+            return {"y": tf.nn.relu(tf.linalg.matmul(x, self.w) + self.b)}
+
+    module = Dense()
+    function = module.__call__.get_concrete_function()
+    tf.saved_model.save(module, DATA / "saved_model", signatures={"serving_default": function})
+    (DATA / "saved_model" / "fingerprint.pb").unlink()
+    (DATA / "saved_model" / "assets").rmdir()
+    frozen = convert_variables_to_constants_v2(function).graph.as_graph_def()
+    (DATA / "frozen.pb").write_bytes(frozen.SerializeToString(deterministic=True))
+    lite = tf.lite.TFLiteConverter.from_saved_model(str(DATA / "saved_model"))
+    (DATA / "dense.tflite").write_bytes(lite.convert())
+    np.savez(DATA / "tensorflow.npz", x=x, y=module(x)["y"].numpy())
+
+
+def paddle() -> None:
+    """A Paddle inference model: the program and its weights."""
+    os.environ["FLAGS_enable_pir_api"] = "0"  # noqa: SIM112  so it is called; openvino reads .pdmodel, not .json
+    import paddle as framework  # noqa: PLC0415
+
+    weights, bias, x = dense()
+    framework.enable_static()
+    main, start = framework.static.Program(), framework.static.Program()
+    with framework.static.program_guard(main, start):
+        data = framework.static.data("x", [None, 4], "float32")
+        layer = framework.nn.Linear(4, 3)
+        y = framework.nn.functional.relu(layer(data))
+    executor = framework.static.Executor(framework.CPUPlace())
+    executor.run(start)
+    for parameter, value in zip((layer.weight, layer.bias), (weights, bias), strict=True):
+        framework.static.global_scope().find_var(parameter.name).get_tensor().set(value, framework.CPUPlace())
+    with tempfile.TemporaryDirectory() as folder:
+        framework.static.save_inference_model(f"{folder}/dense", [data], [y], executor, program=main)
+        for file in Path(folder).iterdir():
+            (DATA / file.name).write_bytes(file.read_bytes())
+    [answer] = executor.run(main, feed={"x": x}, fetch_list=[y])
+    np.savez(DATA / "paddle.npz", x=x, y=answer)
+
+
+if __name__ == "__main__":
+    DATA.mkdir(parents=True, exist_ok=True)
+    {"tensorflow": tensorflow, "paddle": paddle}[sys.argv[1]]()

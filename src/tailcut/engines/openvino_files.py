@@ -1,0 +1,157 @@
+"""Model files that OpenVINO alone reads: its IR, TensorFlow, TensorFlow Lite and Paddle. What is not ONNX ends here.
+
+There is no ONNX graph for these: their signature comes from OpenVINO's own model, and nothing says of their rows what
+the analysis of a graph says (decision 046). Nothing in them is edited but what OpenVINO edits itself: outputs are left
+out, and free dimensions are given sizes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+from openvino.frontend import FrontEndManager
+
+from tailcut.engines.base import EngineOptions, parse_fixed_dim
+from tailcut.engines.files import FileKind, model_name, parts_of
+from tailcut.engines.graph import Traits, short
+from tailcut.errors import ModelFileError, UnsupportedError
+from tailcut.spec import DType, ModelSpec, Rows, Shape, TensorSpec
+
+_FRAMEWORKS = {
+    FileKind.SAVED_MODEL: "tf",
+    FileKind.GRAPH: "tf",
+    FileKind.LITE: "tflite",
+    FileKind.PADDLE: "paddle",
+}
+_DTYPES = {
+    "boolean": DType.BOOL,
+    "u8": DType.UINT8,
+    "u16": DType.UINT16,
+    "u32": DType.UINT32,
+    "u64": DType.UINT64,
+    "i8": DType.INT8,
+    "i16": DType.INT16,
+    "i32": DType.INT32,
+    "i64": DType.INT64,
+    "f16": DType.FP16,
+    "bf16": DType.BF16,
+    "f32": DType.FP32,
+    "f64": DType.FP64,
+    "string": DType.BYTES,
+}
+
+
+def read_file(path: Path, kind: FileKind, options: EngineOptions) -> Any:
+    """The model in a file as an `openvino.Model`, with the edits that the options ask for.
+
+    Raises:
+        ModelFileError: openvino cannot read it.
+        UnsupportedError: an option that only ONNX files have, a dimension or output that the model does not have, or a
+            model that keeps a state between its calls.
+    """
+    if options.u8_input is not None:
+        raise UnsupportedError(f"{path}: u8_input edits ONNX graphs only: leave it out, or convert the model to ONNX")
+    if options.precision.startswith("int8"):
+        raise UnsupportedError(f"{path}: precision {options.precision} is for ONNX files: use f32, bf16 or f16")
+    model = _read(path, kind)
+    if model.get_variables():
+        raise UnsupportedError(
+            f"{path}: the model keeps a state between calls, which one client's request would leave to the next: "
+            "convert it to one that takes its state as an input"
+        )
+    if options.outputs:
+        model = _keep_outputs(model, options.outputs)
+    if options.fixed_dims:
+        _fix_dims(model, options.fixed_dims, path)
+    return model
+
+
+def spec_of(model: Any, path: Path, kind: FileKind, name: str | None) -> ModelSpec:
+    """The signature of a model from such a file; of its rows nothing is known.
+
+    Raises:
+        UnsupportedError: a tensor of a type that the wire has no name for, or without a rank.
+    """
+    inputs = [_tensor(port, tensor, path) for port, tensor in zip(model.inputs, names_of(model.inputs), strict=True)]
+    outputs = [_tensor(port, tensor, path) for port, tensor in zip(model.outputs, names_of(model.outputs), strict=True)]
+    spec = ModelSpec(name or model_name(path), tuple(inputs), tuple(outputs))
+    reason = f"nothing reads the rows in the graph of {kind.removesuffix(' (a directory)')}"
+    rows = (Rows.UNKNOWN, reason) if spec.batchable else (Rows.DEPENDENT, "")
+    return ModelSpec(spec.name, spec.inputs, spec.outputs, *rows)
+
+
+def names_of(ports: Sequence[Any]) -> list[str]:
+    """What each input or output is called, one name each: TensorFlow's names end in `:0`, some have several or none."""
+    taken: list[str] = []
+    for number, port in enumerate(ports):
+        known = sorted(port.names, key=lambda name: (name != port.node.friendly_name, len(name), name))
+        name = next((one.removesuffix(":0") for one in known if one.removesuffix(":0") not in taken), "")
+        taken.append(name or f"tensor_{number}")
+    return taken
+
+
+def read_file_traits(path: Path, kind: FileKind) -> Traits:
+    """Traits of such a file.
+
+    Raises:
+        ModelFileError: openvino cannot read it.
+    """
+    graph, weights = parts_of(path, kind)
+    loops = [operator.get_type_name() for operator in _read(path, kind).get_ops()]
+    return Traits(sum(file.stat().st_size for file in (graph, *weights)), "Loop" if "Loop" in loops else "")
+
+
+def _read(path: Path, kind: FileKind) -> Any:
+    _, weights = parts_of(path, kind)
+    try:
+        if kind is FileKind.IR:
+            return ov.Core().read_model(str(path), *map(str, weights))
+        # By name: left to guess, openvino tries other front ends, which print what they dislike.
+        reader = FrontEndManager().load_by_framework(_FRAMEWORKS[kind])
+        return reader.convert(reader.load(str(path)))
+    except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
+        raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
+
+
+def _keep_outputs(model: Any, wanted: Sequence[str]) -> Any:
+    names = names_of(model.outputs)
+    for name in wanted:
+        if name not in names:
+            raise UnsupportedError(f"the model has no output {name!r}: it has {', '.join(names)}")
+    kept = [port.node for port, name in zip(model.outputs, names, strict=True) if name in wanted]
+    return ov.Model(kept, model.get_parameters(), model.get_friendly_name())
+
+
+def _fix_dims(model: Any, fixed: Sequence[str], path: Path) -> None:
+    """Give free dimensions of the inputs a size, in place."""
+    names = names_of(model.inputs)
+    shapes = {name: port.partial_shape for name, port in zip(names, model.inputs, strict=True)}
+    places = {
+        f"{name}:{axis}": (name, axis)
+        for name, shape in shapes.items()
+        if not shape.rank.is_dynamic
+        for axis in range(len(shape))
+    }
+    for place, size in map(parse_fixed_dim, fixed):
+        if place not in places:
+            raise UnsupportedError(f"fixed_dims: no input has a dimension {place!r}: it has {', '.join(places)}")
+        name, axis = places[place]
+        if not shapes[name][axis].is_dynamic and shapes[name][axis].get_length() != size:
+            known = shapes[name][axis].get_length()
+            raise UnsupportedError(f"fixed_dims: {place} is {known} in the model, and cannot be {size}")
+        shapes[name][axis] = ov.Dimension(size)
+    try:
+        model.reshape({port: shapes[name] for name, port in zip(names, model.inputs, strict=True)})
+    except Exception as error:  # noqa: BLE001  as in _read
+        raise UnsupportedError(f"{path}: fixed_dims do not fit the model: {short(error)}") from None
+
+
+def _tensor(port: Any, name: str, path: Path) -> TensorSpec:
+    kind, shape = port.element_type.get_type_name(), port.partial_shape
+    if kind not in _DTYPES:
+        raise UnsupportedError(f"{path}: tensor {name!r} has type {kind}, which the protocol has no name for")
+    if shape.rank.is_dynamic:
+        raise UnsupportedError(f"{path}: tensor {name!r} has no rank: export the model with shapes")
+    dims: Shape = tuple(None if dim.is_dynamic else dim.get_length() for dim in shape)
+    return TensorSpec(name, _DTYPES[kind], dims)

@@ -1,0 +1,76 @@
+"""OpenVINO's own answers, compiled so that none of the known faults of its new sizes can occur (decision 046).
+
+It is what `shape_check.py` compares with where no other engine reads a model's file: float32, without the generated
+code for attention (`SNIPPETS_MODE`) whose first size decides what later ones are answered, and compiled anew after
+every request that it refuses. Sizes are tried on a copy of the graph before they are computed: with one thread,
+OpenVINO 2026.4.1 raises nothing for sizes that do not fit each other, and returns the outputs of the call before. It is
+asked for the first request of each size only, so how quick it is matters little.
+"""
+
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from tailcut.engines.base import Arrays
+from tailcut.engines.graph import short
+from tailcut.engines.openvino_lane import Lane
+from tailcut.errors import EngineError
+from tailcut.spec import ModelSpec
+
+
+class OpenVinoReference:
+    """One compiled model; for one thread at a time.
+
+    Args:
+        model: an `openvino.Model`.
+        spec: its signature.
+        threads: of a call, two at least; 0 leaves them to openvino.
+
+    Raises:
+        EngineError: it cannot be compiled.
+    """
+
+    def __init__(self, model: Any, spec: ModelSpec, threads: int) -> None:
+        self.spec = spec
+        self._model = model
+        self._properties: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "NUM_STREAMS": 1,
+            "SNIPPETS_MODE": "DISABLE",
+        }
+        if threads:
+            self._properties["INFERENCE_NUM_THREADS"] = max(2, threads)
+        self._lane = Lane(self._compiled(), spec, by_place=True)
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Compute all outputs into fresh arrays.
+
+        Raises:
+            EngineError: the model refuses the request.
+        """
+        self._try_sizes(inputs)
+        try:
+            return self._lane.run(inputs)
+        except EngineError:
+            self._lane.take_over(self._compiled())
+            raise
+
+    def _try_sizes(self, inputs: Arrays) -> None:
+        """Have openvino infer the sizes of all tensors in the graph from those of the inputs."""
+        copy = self._model.clone()
+        shapes = [ov.PartialShape(list(inputs[tensor.name].shape)) for tensor in self.spec.inputs]
+        try:
+            copy.reshape(dict(zip(copy.inputs, shapes, strict=True)))
+        except RuntimeError as error:
+            raise EngineError(f"openvino refuses these sizes: {short(error)}") from None
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._lane
+
+    def _compiled(self) -> Any:
+        try:
+            return ov.Core().compile_model(self._model, "CPU", self._properties)
+        except RuntimeError as error:
+            raise EngineError(f"openvino cannot compile the model: {short(error)}") from None
