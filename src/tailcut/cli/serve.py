@@ -89,6 +89,9 @@ def serve(  # noqa: PLR0915  an option a line
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token that requests which change the server must carry.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load PyTorch programs that could run code of their own.")
+    ] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log a line for each request.")] = False,
     workers: Annotated[
         str | None,
@@ -115,6 +118,8 @@ def serve(  # noqa: PLR0915  an option a line
     worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
     log_to_stderr(log.value)
     _ignore_signals()
+    if trust:
+        _trust(sources)
     limits = ServerLimits(
         body_bytes=max_body << 20,
         connections=max_connections if worker is None else max(1, max_connections // worker.size),
@@ -181,6 +186,15 @@ def serve(  # noqa: PLR0915  an option a line
             one.model.close()
     if worker is None:
         _log.info("stopped")
+
+
+def _trust(sources: "Sequence[str]") -> None:
+    from tailcut.engines.trust import trust
+    from tailcut.runtime.model import is_profile
+    from tailcut.runtime.profile import Profile
+
+    for path in [Path(source.rpartition("=")[2]) for source in sources]:
+        trust(Path(Profile.load(path).model.path) if is_profile(path) else path)
 
 
 def _ignore_signals() -> None:

@@ -51,7 +51,7 @@ def tune(
         list[Path] | None,
         typer.Argument(
             metavar="MODEL",
-            help="A model file (ONNX, OpenVINO IR, TensorFlow, TFLite, Paddle); several to tune them together; with "
+            help="A model file (ONNX, OpenVINO IR, TensorFlow, TFLite, Paddle, PyTorch's .pt2); several to tune them together; with "
             "--compare, two or more profiles.",
             show_default=False,
         ),
@@ -138,6 +138,9 @@ def tune(
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare the given profiles of one model with the first of them.")
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load PyTorch programs that could run code of their own.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The profile (default: MODEL.profile.toml).")
     ] = None,
@@ -173,6 +176,8 @@ def tune(
     if not together and (rates or trace):
         raise UsageError("--rates and --trace are for several models: use --rate for one")
     given, profiles, previous = _models(models or [], retune, compare=compare)
+    for model in given if trust else []:
+        _trust(model)
     names = names_of(given) if together else []
     arrivals = arrivals_of(names, rates, trace) if together else []
     sources = _data(data or [], len(given))
@@ -222,6 +227,12 @@ def tune(
     files = _files(model, output or retune, report)
     outcome, found = _search(replace(wanted, journal=files.journal), asked, files)
     _show(outcome, found, files, markdown=markdown, json=json)
+
+
+def _trust(model: Path) -> None:
+    from tailcut.engines.trust import trust
+
+    trust(model)
 
 
 def _models(

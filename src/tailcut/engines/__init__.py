@@ -1,14 +1,17 @@
 """Engines: one protocol, one option set, one way to open a model."""
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
 from tailcut.engines.base import Engine, EngineOptions
 from tailcut.engines.telemetry import import_openvino
+from tailcut.errors import UnsupportedError
 from tailcut.machine.quota import affinity_mask, usable_cpus_and_why
 from tailcut.machine.topology import cores_of, topology
 
@@ -41,7 +44,7 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
 
     Args:
         path: a model file, with its external weights beside it where it has any, or a SavedModel's directory; what
-            is not ONNX, only openvino computes.
+            is not ONNX, one engine computes.
         options: the engine and its settings. `threads = 0` becomes a count: left to themselves, engines start a thread
             for each core of the host, whatever a quota or a mask leaves of them.
         name: of the model; the file's stem where none is given.
@@ -56,8 +59,13 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
 
 
 def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engine]:
-    """How an engine loads a model: its library is imported now."""
+    """How an engine loads a model: its library is imported now.
+
+    Raises:
+        UnsupportedError: the library is not installed; says how to install it.
+    """
     if name == "openvino":
+        _need("openvino", "openvino", "tailcut[openvino]")
         import_openvino()
         from tailcut.engines.openvino import OpenVinoEngine  # noqa: PLC0415  0.2 s that onnxruntime's users need not pay
 
@@ -66,9 +74,20 @@ def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engi
         from tailcut.engines.none import NoneEngine  # noqa: PLC0415  for measurements only
 
         return NoneEngine
+    if name == "torch":
+        _need("torch", "PyTorch", "tailcut[torch]")
+        from tailcut.engines.torch.engine import TorchEngine  # noqa: PLC0415  2 s that only its users pay
+
+        return TorchEngine
+    _need("onnxruntime", "onnxruntime", "onnxruntime")
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  likewise
 
     return OnnxRuntimeEngine
+
+
+def _need(module: str, name: str, package: str) -> None:
+    if module not in sys.modules and find_spec(module) is None:
+        raise UnsupportedError(f"the engine {name} is not installed: pip install '{package}'")
 
 
 def engine_threads(options: EngineOptions) -> EngineThreads:

@@ -23,6 +23,7 @@ from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine
 from tailcut.engines.samples import Samples
+from tailcut.engines.trust import trust as trust_file
 from tailcut.errors import ProfileError, ReleasedError
 from tailcut.runtime.batch import ArrayExecutor, Batch, Delivery, Executor, ResponseHandler, RowExecutor, Ticket
 from tailcut.runtime.crew import WorkerPool
@@ -100,10 +101,13 @@ class Model(Desk):
         limits: Limits = Limits(),  # noqa: B008  frozen
         batching: Batching | None = None,
         auto: bool = True,
+        trust: bool = False,
     ) -> Self:
         """Load a model file, a profile file (.toml) or a Profile, and warm it up.
 
-        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TensorFlow Lite and Paddle.
+        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TensorFlow Lite, Paddle, and
+        PyTorch programs (.pt2, written by `torch.export.save`). One that could run code of its own is loaded only with
+        `trust`.
 
         `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
         None leaves it to the profile.
@@ -118,6 +122,8 @@ class Model(Desk):
                 signature rules it out.
         """
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
+        if trust:
+            trust_file(Path(profile.model.path))
         if batching is not None:
             profile = with_batching(profile, batching)
         if auto and not isinstance(source, Profile) and not is_profile(Path(source)):
