@@ -51,8 +51,8 @@ def tune(
         list[Path] | None,
         typer.Argument(
             metavar="MODEL",
-            help="A model file (ONNX, OpenVINO IR, TensorFlow, TFLite, Paddle, PyTorch's .pt2); several to tune them together; with "
-            "--compare, two or more profiles.",
+            help="A model file (ONNX, OpenVINO IR, TensorFlow, TFLite, Paddle, PyTorch's .pt2); several to tune them "
+            "together; with --compare, two or more profiles.",
             show_default=False,
         ),
     ] = None,

@@ -55,6 +55,8 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
         UnsupportedError: a tensor type or setting that this engine or machine does not have; names it.
     """
     options = msgspec.structs.replace(options, threads=engine_threads(options).count)
+    if options.device == "cuda" and options.name != "none":
+        return _open_on_cuda(path, options, name)
     return import_engine(options.name)(path, options, name)
 
 
@@ -83,6 +85,15 @@ def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engi
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  likewise
 
     return OnnxRuntimeEngine
+
+
+def _open_on_cuda(path: Path, options: EngineOptions, name: str | None) -> Engine:
+    if options.name != "torch":
+        raise UnsupportedError(f"device cuda computes PyTorch programs (.pt2), not with {options.name}: use device cpu")
+    import_engine("torch")
+    from tailcut.engines.cuda.engine import CudaEngine  # noqa: PLC0415  only where it is asked for
+
+    return CudaEngine(path, options, name)
 
 
 def _need(module: str, name: str, package: str) -> None:

@@ -42,6 +42,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     layout: Literal["plain", "blocked", "channels_last"] = "blocked"
     # Of torch: operator by operator, torch.compile, or a library that is compiled ahead of time.
     compiler: Literal["eager", "inductor", "aot_inductor"] = "eager"
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: programs of PyTorch
     prepack: bool = True  # weights re-laid once at load for the matrix kernels
     threads: int = 0  # intra-op threads of one instance; 0 leaves it to the engine
     instances: int = 1  # batches that may compute at the same time

@@ -30,8 +30,10 @@ class FileKind(StrEnum):
 
 # The engines that compute each kind; the first is the one that a bare model gets, and that tells the right answers.
 ENGINES_OF: dict[FileKind, tuple[str, ...]] = {
-    kind: ("onnxruntime", "openvino") if kind is FileKind.ONNX else ("openvino",) for kind in FileKind
-} | {FileKind.PROGRAM: ("torch",)}
+    **dict.fromkeys(FileKind, ("openvino",)),
+    FileKind.ONNX: ("onnxruntime", "openvino"),
+    FileKind.PROGRAM: ("torch",),
+}
 _ENDINGS = {".onnx", ".xml", ".pb", ".tflite", ".pdmodel", ".savedmodel", ".pt2"}
 _HEAD_BYTES = 512
 _SAMPLE_BYTES = 4096

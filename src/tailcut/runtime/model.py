@@ -105,9 +105,9 @@ class Model(Desk):
     ) -> Self:
         """Load a model file, a profile file (.toml) or a Profile, and warm it up.
 
-        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TensorFlow Lite, Paddle, and
-        PyTorch programs (.pt2, written by `torch.export.save`). One that could run code of its own is loaded only with
-        `trust`.
+        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TensorFlow Lite, Paddle,
+        and PyTorch programs (.pt2, written by `torch.export.save`). A program that could run code of its own is loaded
+        only with `trust`.
 
         `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
         None leaves it to the profile.

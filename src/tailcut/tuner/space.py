@@ -122,7 +122,8 @@ def _torch_choices(facts: Facts, shapes: list[tuple[int, int]]) -> Iterator[Engi
     layouts = ["blocked"] + (["channels_last"] if facts.convolutions else [])
     kinds = [
         (compiler, precision, layout, threads, count)
-        for compiler in ("eager", "inductor") if compiler == "eager" or facts.compiler
+        for compiler in ("eager", "inductor")
+        if compiler == "eager" or facts.compiler
         for threads, count in (shapes if compiler == "eager" else shapes[:2])
         for precision in precisions
         for layout in (layouts if compiler == "eager" else layouts[:1])

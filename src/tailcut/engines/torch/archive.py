@@ -1,11 +1,10 @@
-"""What an exported program may contain before PyTorch is let near it. Pure: names and bytes in, an error or nothing out.
+"""What an exported program may contain before PyTorch reads it. Pure: names and bytes in, an error or nothing out.
 
 `torch.export.load` is not safe for files of unknown origin: it unpickles weights and constants that are marked so, the
-example inputs where their safe reading fails, and every file of its older format; it evaluates symbolic sizes as Python,
-looks up operators by any dotted name below `torch`, imports the modules that a tree of outputs names, and loads compiled
-code. A program that `torch.export.save` writes needs none of that, so whatever is not on the lists below is refused.
-The example inputs are a pickle in every file; the caller reads them with `weights_only` first, which is what PyTorch
-does then, too.
+example inputs where their safe reading fails, and every file of its older format; it evaluates symbolic sizes as
+Python, looks up operators by any dotted name below `torch`, imports the modules that a tree of outputs names, and loads
+compiled code. A program that `torch.export.save` writes needs none of that, so whatever is not on the lists below is
+refused. The example inputs are a pickle in every file; the caller reads them with `weights_only` first.
 """
 
 import ast
@@ -37,10 +36,55 @@ _TARGET = re.compile(
 )
 _FILES = {"torch.ops.aten.from_file.default", "torch.ops.aten.from_file.out"}  # operators that open files
 _FUNCTIONS = frozenset(  # of sizes: those of sympy and of torch.utils._sympy that PyTorch writes
-    "Symbol Integer Rational Float Add Mul Pow Mod Max Min Abs floor ceiling Eq Ne Lt Le Gt Ge StrictLessThan LessThan "
-    "StrictGreaterThan GreaterThan Equality Unequality And Or Not Piecewise FloorDiv ModularIndexing Where PythonMod "
-    "CleanDiv CeilToInt FloorToInt CeilDiv PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt "
-    "RoundToInt RoundDecimal ToFloat Identity".split()
+    [
+        "Symbol",
+        "Integer",
+        "Rational",
+        "Float",
+        "Add",
+        "Mul",
+        "Pow",
+        "Mod",
+        "Max",
+        "Min",
+        "Abs",
+        "floor",
+        "ceiling",
+        "Eq",
+        "Ne",
+        "Lt",
+        "Le",
+        "Gt",
+        "Ge",
+        "StrictLessThan",
+        "LessThan",
+        "StrictGreaterThan",
+        "GreaterThan",
+        "Equality",
+        "Unequality",
+        "And",
+        "Or",
+        "Not",
+        "Piecewise",
+        "FloorDiv",
+        "ModularIndexing",
+        "Where",
+        "PythonMod",
+        "CleanDiv",
+        "CeilToInt",
+        "FloorToInt",
+        "CeilDiv",
+        "PowByNatural",
+        "FloatPow",
+        "FloatTrueDiv",
+        "IntTrueDiv",
+        "TruncToFloat",
+        "TruncToInt",
+        "RoundToInt",
+        "RoundDecimal",
+        "ToFloat",
+        "Identity",
+    ]
 )
 _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 _WORD = re.compile(r"[A-Za-z_]\w*\Z")

@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else a pool of processes stays beside the server
+# OpenMP's threads sleep between calls: those that spin keep each other from the cores that other work leaves them. With
+# two threads on two busy cores a call of a small convolutional network took 0.3 ms asleep and 100 to 240 ms spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
@@ -62,8 +65,8 @@ class TorchEngine:
         """See `Engine.bind`."""
         program = self._open()
         check_arrays(self.spec, inputs, outputs)
-        ins = self._arguments(program, [_tensor(inputs[tensor.name]) for tensor in self.spec.inputs])
-        outs = [_tensor(outputs[tensor.name]) for tensor in self.spec.outputs]
+        ins = self._arguments(program, [as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs])
+        outs = [as_tensor(outputs[tensor.name]) for tensor in self.spec.outputs]
         write, compute, names = self._write, self._call, self.spec.output_names
         keep = (dict(inputs), dict(outputs))
 
@@ -78,10 +81,8 @@ class TorchEngine:
                         return
                     results = compute(*ins)
                     for name, out, result in zip(names, outs, results, strict=True):
-                        if result.shape != out.shape:
-                            raise EngineError(f"output {name!r} has the shape {list(result.shape)}, not {list(out.shape)}")
-                        out.copy_(result)
-            except EngineError:
+                        _copy(name, out, result)
+            except TailcutError:
                 raise
             except Exception as error:  # noqa: BLE001  PyTorch's errors share no base
                 raise EngineError(f"PyTorch failed: {short(error)}") from None
@@ -94,12 +95,12 @@ class TorchEngine:
         self._use_threads()
         held = [np.require(inputs[tensor.name], requirements=["C", "W"]) for tensor in self.spec.inputs]
         # Made outside of inference mode, as in bind: compiled code is told apart by it, and would be compiled anew.
-        arguments = self._arguments(program, list(map(_tensor, held)))
+        arguments = self._arguments(program, list(map(as_tensor, held)))
         try:
             with torch.inference_mode():
                 results = self._call(*arguments)
                 return {
-                    tensor.name: _array(tensor, result)
+                    tensor.name: as_array(tensor, result)
                     for tensor, result in zip(self.spec.outputs, results, strict=True)
                 }
         except Exception as error:  # noqa: BLE001  as in bind
@@ -177,14 +178,14 @@ def _check_options(options: EngineOptions) -> None:
         raise UnsupportedError("compiler 'aot_inductor' has precision f32 and the program's own layout: use 'inductor'")
 
 
-def _tensor(array: np.ndarray) -> Any:
+def as_tensor(array: np.ndarray) -> Any:
     """A tensor over an array's memory; bfloat16, which numpy does not have, by its bits."""
     if array.dtype == DType.BF16.numpy:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
-def _array(spec: TensorSpec, result: Any) -> np.ndarray:
+def as_array(spec: TensorSpec, result: Any) -> np.ndarray:
     """An output as an array of its own."""
     owned = result.contiguous()
     if owned.data_ptr() == result.data_ptr():
@@ -194,6 +195,13 @@ def _array(spec: TensorSpec, result: Any) -> np.ndarray:
         return bits
     array: np.ndarray = owned.numpy()
     return array
+
+
+def _copy(name: str, row: Any, result: Any) -> None:
+    """Copy an output into its row; PyTorch itself would repeat a smaller one."""
+    if result.shape != row.shape:
+        raise EngineError(f"output {name!r} has the shape {list(result.shape)}, not {list(row.shape)}")
+    row.copy_(result)
 
 
 def _closed(*_: object) -> Sequence[Any]:

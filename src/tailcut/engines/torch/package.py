@@ -59,7 +59,9 @@ def cache_folder() -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = folder.stat()
     if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UnsupportedError(f"{folder}: others can write there, so compiled code is not loaded from it: chmod 700 it")
+        raise UnsupportedError(
+            f"{folder}: others can write there, so compiled code is not loaded from it: chmod 700 it"
+        )
     return folder
 
 

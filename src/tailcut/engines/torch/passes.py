@@ -11,8 +11,21 @@ from torch import fx
 
 # Operators that gain from lower precision; what lies between them stays in float32, as `torch.autocast` has it.
 _PRODUCTS = frozenset(
-    "linear addmm mm bmm matmul baddbmm conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d "
-    "scaled_dot_product_attention".split()
+    [
+        "linear",
+        "addmm",
+        "mm",
+        "bmm",
+        "matmul",
+        "baddbmm",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "convolution",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "scaled_dot_product_attention",
+    ]
 )
 
 
@@ -118,7 +131,9 @@ def _writer(node: Any) -> Any:
     return writer if takes == [*given, ("out", "Tensor")] else None
 
 
-def _cast(module: fx.GraphModule, node: fx.Node, operand: fx.Node, dtype: torch.dtype, weights: dict[str, str]) -> fx.Node:
+def _cast(
+    module: fx.GraphModule, node: fx.Node, operand: fx.Node, dtype: torch.dtype, weights: dict[str, str]
+) -> fx.Node:
     graph = module.graph
     if operand.op != "get_attr":
         with graph.inserting_before(node):

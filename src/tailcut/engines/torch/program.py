@@ -15,7 +15,7 @@ from torch.export.pt2_archive import _package
 from torch.utils import _pytree
 
 from tailcut.engines.base import EngineOptions, parse_fixed_dim
-from tailcut.engines.files import model_name
+from tailcut.engines.files import ENGINES_OF, FileKind, kind_of, model_name
 from tailcut.engines.hints import InputHints
 from tailcut.engines.torch.archive import EXAMPLES, check_archive
 from tailcut.engines.torch.rows import RowAnalysis, expression
@@ -85,6 +85,9 @@ def short(error: BaseException) -> str:
 
 def _load(path: Path) -> Any:
     """The program; the archive is checked by PyTorch's own reader, so that both see the same files."""
+    kind = kind_of(path)
+    if kind is not FileKind.PROGRAM:
+        raise ModelFileError(f"{path}: {kind}, not a PyTorch program: it needs the engine {ENGINES_OF[kind][0]}")
     log = logging.getLogger("torch.export")
     level = log.level
     log.setLevel(logging.CRITICAL)  # it logs a stack for each fault, which is raised besides
@@ -124,8 +127,9 @@ def _check(file: Any) -> None:
 
 def _described(exported: Any, path: Path, options: EngineOptions, name: str | None) -> Program:
     signature = exported.graph_signature
-    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    changed += [signature.inputs_to_buffers.get(name, name) for name in _changed(exported.graph)]
+    if changed:
         raise UnsupportedError(f"{path}: the program changes {changed[0]!r} at each call: export it in eval() mode")
     nodes = {node.name: node for node in exported.graph.nodes}
     places, constants = _user_inputs(signature, path)
@@ -155,6 +159,26 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
         sum(tensor.nbytes for tensor in weights if isinstance(tensor, torch.Tensor)),
         next(iter(_ENDLESS & operators), ""),
     )
+
+
+def _changed(graph: Any) -> Iterator[str]:
+    """Yield inputs and buffers that an operator writes into, also through a view of them."""
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.is_mutable:
+            continue
+        for argument, operand in zip(schema.arguments, node.args, strict=False):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            while getattr(operand, "op", "") == "call_function" and _is_view(operand):
+                operand = operand.args[0]  # noqa: PLW2901  followed to what it shows
+            if getattr(operand, "op", "") == "placeholder":
+                yield operand.name
+
+
+def _is_view(node: Any) -> bool:
+    returns = getattr(getattr(node.target, "_schema", None), "returns", ())
+    return any(one.alias_info is not None for one in returns)
 
 
 def _user_inputs(signature: Any, path: Path) -> tuple[dict[str, int], dict[int, Any]]:

@@ -2,9 +2,10 @@
 
 PyTorch gives each tensor of a program its symbolic shape, in which the number of rows is one symbol. Along `axis`,
 element `(o * rows + row) * inner + i` belongs to `row`: `inner` is more than 1 where heads were folded into the rows,
-and `outer`, the number of values of o, where rows were folded into times. One rule for each kind of operator says where the rows of its result lie. The verdict is independent where every output has the rows
-on axis 0, one for one; dependent where a rule sees that an operator mixes, counts or orders rows, or draws at random;
-unknown for an operator without a rule. The run-time proof has to agree (docs/decisions/048).
+and `outer`, the number of values of o, where rows were folded into times. One rule for each kind of operator says where
+the rows of its result lie. The verdict is independent where every output has the rows on axis 0, one for one; dependent
+where a rule sees that an operator mixes, counts or orders rows, or draws at random; unknown for an operator without a
+rule. The run-time proof has to agree (docs/decisions/048).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,16 @@ import sympy
 
 from tailcut.spec import RowEvidence, Rows
 
+_ONE = sympy.Integer(1)
+
 
 @dataclass(frozen=True, slots=True)
 class Lies:
     """Where a tensor's rows lie; `axis` is None where no element depends on a row or on their number."""
 
     axis: int | None
-    inner: sympy.Expr = sympy.Integer(1)
-    outer: sympy.Expr = sympy.Integer(1)
+    inner: sympy.Expr = _ONE
+    outer: sympy.Expr = _ONE
 
     def at(self, axis: int) -> "Lies":
         """The same on another axis."""
@@ -40,23 +43,165 @@ class RowsSpoiledError(Exception):
 Place = Lies | tuple[Any, ...] | None  # None: no tensor
 _NOWHERE = Lies(None)
 _ELEMENTWISE = frozenset(
-    "add sub rsub mul div true_divide floor_divide remainder fmod pow neg abs sign exp exp2 expm1 log log2 log10 log1p "
-    "sqrt rsqrt reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh atan2 sigmoid logit erf erfc relu "
-    "relu6 "
-    "gelu silu mish elu selu celu leaky_relu prelu softplus softsign hardtanh hardsigmoid hardswish threshold "
-    "log_sigmoid clamp clamp_min clamp_max minimum maximum fmin fmax round floor ceil trunc frac eq ne lt le gt ge "
-    "logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor __and__ __or__ "
-    "__xor__ isnan isinf isfinite where masked_fill to _to_copy type_as float detach alias clone contiguous "
-    "lift_fresh_copy lift_fresh addcmul addcdiv lerp square nan_to_num fill zeros_like ones_like full_like "
-    "_conj resolve_conj resolve_neg positive detach_ sgn hypot ldexp bitwise_left_shift bitwise_right_shift "
-    "fake_quantize_per_tensor_affine quantize_per_tensor dequantize_per_tensor".split()
+    [
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "div",
+        "true_divide",
+        "floor_divide",
+        "remainder",
+        "fmod",
+        "pow",
+        "neg",
+        "abs",
+        "sign",
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atan2",
+        "sigmoid",
+        "logit",
+        "erf",
+        "erfc",
+        "relu",
+        "relu6",
+        "gelu",
+        "silu",
+        "mish",
+        "elu",
+        "selu",
+        "celu",
+        "leaky_relu",
+        "prelu",
+        "softplus",
+        "softsign",
+        "hardtanh",
+        "hardsigmoid",
+        "hardswish",
+        "threshold",
+        "log_sigmoid",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "minimum",
+        "maximum",
+        "fmin",
+        "fmax",
+        "round",
+        "floor",
+        "ceil",
+        "trunc",
+        "frac",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "logical_and",
+        "logical_or",
+        "logical_not",
+        "logical_xor",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_not",
+        "bitwise_xor",
+        "__and__",
+        "__or__",
+        "__xor__",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "where",
+        "masked_fill",
+        "to",
+        "_to_copy",
+        "type_as",
+        "float",
+        "detach",
+        "alias",
+        "clone",
+        "contiguous",
+        "lift_fresh_copy",
+        "lift_fresh",
+        "addcmul",
+        "addcdiv",
+        "lerp",
+        "square",
+        "nan_to_num",
+        "fill",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "_conj",
+        "resolve_conj",
+        "resolve_neg",
+        "positive",
+        "detach_",
+        "sgn",
+        "hypot",
+        "ldexp",
+        "bitwise_left_shift",
+        "bitwise_right_shift",
+        "fake_quantize_per_tensor_affine",
+        "quantize_per_tensor",
+        "dequantize_per_tensor",
+    ]
 )
-_VIEWS = frozenset("view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_copy _reshape_alias".split())
-_REDUCTIONS = frozenset("sum mean amax amin prod any all var std logsumexp norm linalg_vector_norm argmax argmin".split())
-_PAIRED = frozenset("max min".split())  # with a dim: values and indices
-_ALONG = frozenset("softmax log_softmax _softmax _log_softmax cumsum cumprod flip glu".split())
+_VIEWS = frozenset(
+    ["view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_copy", "_reshape_alias"]
+)
+_REDUCTIONS = frozenset(
+    [
+        "sum",
+        "mean",
+        "amax",
+        "amin",
+        "prod",
+        "any",
+        "all",
+        "var",
+        "std",
+        "logsumexp",
+        "norm",
+        "linalg_vector_norm",
+        "argmax",
+        "argmin",
+    ]
+)
+_PAIRED = frozenset(["max", "min"])  # with a dim: values and indices
+_ALONG = frozenset(["softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "flip", "glu"])
 _CONVOLUTIONS = frozenset(
-    "conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d _convolution".split()
+    [
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "convolution",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "_convolution",
+    ]
 )
 _SPATIAL = {"pixel_shuffle": 3, "pixel_unshuffle": 3} | {  # so many of the last axes are mixed
     name: axes
@@ -69,12 +214,46 @@ _SPATIAL = {"pixel_shuffle": 3, "pixel_unshuffle": 3} | {  # so many of the last
     )
 }  # fmt: skip
 _MADE = frozenset(
-    "zeros ones full empty arange scalar_tensor new_zeros new_ones new_full new_empty eye tril_indices".split()
+    [
+        "zeros",
+        "ones",
+        "full",
+        "empty",
+        "arange",
+        "scalar_tensor",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "new_empty",
+        "eye",
+        "tril_indices",
+    ]
 )
-_RANDOM = frozenset("rand randn randint bernoulli multinomial normal rand_like randn_like uniform native_dropout".split())
+_RANDOM = frozenset(
+    [
+        "rand",
+        "randn",
+        "randint",
+        "bernoulli",
+        "multinomial",
+        "normal",
+        "rand_like",
+        "randn_like",
+        "uniform",
+        "native_dropout",
+    ]
+)
 _SILENT = frozenset(
-    "sym_size sym_numel sym_constrain_range sym_constrain_range_for_size _assert_tensor_metadata _assert_scalar "
-    "_assert_async sym_stride".split()
+    [
+        "sym_size",
+        "sym_numel",
+        "sym_constrain_range",
+        "sym_constrain_range_for_size",
+        "_assert_tensor_metadata",
+        "_assert_scalar",
+        "_assert_async",
+        "sym_stride",
+    ]
 )
 
 
@@ -134,7 +313,7 @@ class RowAnalysis:
             return self._constant(node, operands)
         return self._follow(node, name, operands)
 
-    def _follow(self, node: Any, name: str, operands: list[Any]) -> Place:  # noqa: PLR0911, C901, PLR0912  a rule a line
+    def _follow(self, node: Any, name: str, operands: list[Any]) -> Place:  # noqa: PLR0911  a rule a line
         if name in _ELEMENTWISE or name == "dropout":
             return self._elementwise(node, operands)
         if name in _VIEWS:
@@ -143,7 +322,13 @@ class RowAnalysis:
             return self._reduce(node, pairs=name in _PAIRED)
         if name in _CONVOLUTIONS:
             return self._first_axis(node, operands, len(_shape(node)))
-        if name in {"batch_norm", "_native_batch_norm_legit_no_training", "instance_norm", "group_norm", "cudnn_batch_norm"}:
+        if name in {
+            "batch_norm",
+            "_native_batch_norm_legit_no_training",
+            "instance_norm",
+            "group_norm",
+            "cudnn_batch_norm",
+        }:
             return self._normalise(node, name, operands)
         base = name.removeprefix("_").removesuffix("_aa")
         if base in _SPATIAL or name in _SPATIAL:
@@ -224,10 +409,7 @@ class RowAnalysis:
     def _reduce(self, node: Any, *, pairs: bool) -> Place:
         place = self._of(node.args[0])
         rank = len(_shape(node.args[0]))
-        if _name(node) in {"norm", "linalg_vector_norm"}:
-            dims = _argument(node, 2, "dim")
-        else:
-            dims = _argument(node, 1, "dim")
+        dims = _argument(node, 2 if _name(node) in {"norm", "linalg_vector_norm"} else 1, "dim")
         if isinstance(dims, bool) or dims in (None, []):
             raise RowsSpoiledError(Rows.DEPENDENT, "reduces over the rows")
         axes = {int(dim) % rank for dim in (dims if isinstance(dims, list | tuple) else [dims])}
@@ -238,10 +420,14 @@ class RowAnalysis:
 
     def _first_axis(self, node: Any, operands: Sequence[Any], rank: int) -> Place:
         data = self._of(node.args[0])
-        if data.axis != 0 or len(_shape(node.args[0])) != rank or any(
-            _lies(self._places[operand]).axis is not None
-            for operand in operands
-            if operand is not node.args[0] and self._places[operand] is not None
+        if (
+            data.axis != 0
+            or len(_shape(node.args[0])) != rank
+            or any(
+                _lies(self._places[operand]).axis is not None
+                for operand in operands
+                if operand is not node.args[0] and self._places[operand] is not None
+            )
         ):
             raise _unknown("has weights or channels that depend on rows")
         return data
@@ -464,6 +650,7 @@ class RowAnalysis:
         return (place, place)
 
     _rule_cummax = _rule_cummin = _rule_sort
+
     def _rule_argsort(self, node: Any) -> Place:
         return self._along(node)
 
