@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tailcut.cli.choices import BatchingChoice
+from tailcut.cli.choices import BatchingChoice, DeviceChoice
 
 if TYPE_CHECKING:
     from tailcut.cli.bare_models import BareModels
@@ -92,6 +92,9 @@ def serve(  # noqa: PLR0915  an option a line
     trust: Annotated[
         bool, typer.Option("--trust", help="Load PyTorch programs that could run code of their own.")
     ] = False,
+    device: Annotated[
+        DeviceChoice | None, typer.Option(help="Where models are computed (default: the profile's, else cpu).")
+    ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log a line for each request.")] = False,
     workers: Annotated[
         str | None,
@@ -143,7 +146,7 @@ def serve(  # noqa: PLR0915  an option a line
         _need_one_worker(alone)
         group = _group(size, len(sources), limits.drain_s, max_restarts)
         raise typer.Exit(_supervise(group, Address(host, port, uds, grpc_port), json=json))
-    again = [partial(_profile, source, max_batch_size, batching, worker) for source in sources]
+    again = [partial(_profile, source, max_batch_size, batching, worker, device) for source in sources]
     opened = [read() for read in again]
     profiles = [_among(profile, source, len(sources)) for (profile, _), source in zip(opened, sources, strict=True)]
     names = _own_names(opened)
@@ -375,7 +378,11 @@ def _settings(sources: Sequence[str]) -> "list[Settings]":
 
 
 def _profile(
-    source: str, max_batch_size: int | None, batching: BatchingChoice | None, worker: "Worker | None"
+    source: str,
+    max_batch_size: int | None,
+    batching: BatchingChoice | None,
+    worker: "Worker | None",
+    device: DeviceChoice | None = None,
 ) -> "tuple[Profile, str]":
     """The profile of a SOURCE, as if it were served alone, and the version it is to be served as."""
     import msgspec
@@ -389,6 +396,9 @@ def _profile(
     name, equals, path = source.rpartition("=")
     name, version = _name_and_version(name)
     profile = open_profile(Path(path))
+    if device is not None:
+        engine = msgspec.structs.replace(profile.settings.engine, device=device.value)
+        profile = msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, engine=engine))
     if worker is not None and not profile.settings.engine.threads:  # an engine left alone would take every CPU
         settings = profile.settings
         threads = max(1, worker.cpus // settings.engine.instances)
