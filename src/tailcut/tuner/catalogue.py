@@ -214,6 +214,16 @@ CATALOGUE: tuple[Setting, ...] = (
         _GUIDE_TORCH,
     ),
     Setting(
+        "device",
+        "simd",
+        ("engine.device",),
+        "cpu; cuda by hand",
+        "torch, and a CUDA device",
+        "large models",
+        "small ones: copies and launches take longer than they save",
+        _GUIDE_TORCH,
+    ),
+    Setting(
         "engine arena",
         "allocation",
         ("engine.arena",),

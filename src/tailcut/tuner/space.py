@@ -267,7 +267,7 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "batching.dispatch",
         "io.busy_poll_us",
     ),
-    "simd": ("engine.name", "engine.precision", "engine.compiler"),
+    "simd": ("engine.name", "engine.precision", "engine.compiler", "engine.device"),
     "allocation": (
         "engine.arena",
         "memory.huge_pages",
