@@ -137,3 +137,14 @@ def test_a_token_that_everybody_can_read_is_warned_of(
     path.chmod(mode)
     assert _token(path) == "secret"
     assert (f"chmod o-r {path}" in caplog.text) is warned
+
+
+def test_a_crash_leaves_the_stacks_of_all_threads(tmp_path: Path) -> None:
+    """What an engine's own code does to the process is otherwise a bare exit status."""
+    model = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    with serving(tmp_path, model) as server:
+        server.process.send_signal(signal.SIGABRT)
+        assert server.process.wait(TIMEOUT_S) == -signal.SIGABRT
+        log = server.stderr.read_text()
+    assert "Fatal Python error: Aborted" in log
+    assert "most recent call first" in log

@@ -6,7 +6,6 @@ server: nothing is measured while the server has other work, unless a file has c
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -51,9 +50,9 @@ class BareModels:
     ) -> "BareModels":
         """Those of some SOURCEs of a command line that are bare, as they serve in this process."""
         from tailcut.runtime.measured import surroundings
-        from tailcut.runtime.model import is_profile
+        from tailcut.runtime.model import is_bare
 
-        bare = [source for source in sources if not is_profile(Path(source.rpartition("=")[2]))]
+        bare = [source for source in sources if is_bare(source.rpartition("=")[2])]
         cpus = None if worker is None else worker.cpus
         around = surroundings(cpus, alone=alone, max_batch_size=max_batch_size)
         return cls(bare, around, {} if worker is None else worker.choices)

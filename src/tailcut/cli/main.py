@@ -25,6 +25,7 @@ COMMANDS = (
     "tune",
     "ladder",
     "serve",
+    "convert",
     "bench",
     "explain",
     "microbench",

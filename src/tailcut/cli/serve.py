@@ -1,5 +1,6 @@
 """`tailcut serve`: exactly what was measured, behind the Open Inference Protocol v2."""
 
+import faulthandler
 import logging
 import shlex
 import signal
@@ -10,11 +11,12 @@ from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from tailcut.cli.choices import BatchingChoice, DeviceChoice
+from tailcut.cli.model_repository import ControlMode, Start, start_library
 
 if TYPE_CHECKING:
     from tailcut.cli.bare_models import BareModels
@@ -40,12 +42,31 @@ _log = logging.getLogger("tailcut")
 
 def serve(  # noqa: PLR0915  an option a line
     sources: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
-            help="Profiles (.toml) or bare models (ONNX, OpenVINO IR, ...); NAME=FILE or NAME:VERSION=FILE renames.",
+            help="Profiles (.toml), bare models (ONNX, OpenVINO IR, ...) or pipelines (FILE.py:VARIABLE); NAME=FILE or "
+            "NAME:VERSION=FILE renames.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    model_repository: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Serve Triton's model repository: DIR/NAME/VERSION/model.onnx, config.pbtxt."),
+    ] = None,
+    model_control_mode: Annotated[
+        ControlMode,
+        typer.Option(help="Models of the repository: none: all at start; explicit: on request; poll: as files change."),
+    ] = ControlMode.NONE,
+    repository_poll_secs: Annotated[
+        float, typer.Option(help="Seconds between two looks at the repository, with mode poll.", min=0.1)
+    ] = 15.0,
+    load_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="With mode explicit, load this model at start; * for all.", show_default=False
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.", min=0, max=65535)] = 8000,
     uds: Annotated[str | None, typer.Option(help="Listen on this Unix socket too.")] = None,
@@ -103,6 +124,9 @@ def serve(  # noqa: PLR0915  an option a line
     max_restarts: Annotated[
         int, typer.Option(help="Give up when so many workers in a row have ended.", min=1, max=1000)
     ] = 8,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Read pipelines anew when their Python files change: for development.")
+    ] = False,
     log: Annotated[LogStyle, typer.Option(help="Log lines for people or for machines.")] = LogStyle.TEXT,
     json: Annotated[bool, typer.Option("--json", help="When ready, print one JSON object with the address.")] = False,
 ) -> None:
@@ -113,6 +137,7 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.cli.logs import log_to_stderr, logged_apart
     from tailcut.cli.options import parse_duration
     from tailcut.runtime.limits import Limits
+    from tailcut.runtime.profile import IoSettings
     from tailcut.server.app import Address, ServerOptions
     from tailcut.server.app import serve as run_server
     from tailcut.server.limits import ServerLimits
@@ -120,9 +145,10 @@ def serve(  # noqa: PLR0915  an option a line
 
     worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
     log_to_stderr(log.value)
+    faulthandler.enable()  # an engine that crashes the process leaves the threads' stacks on stderr
     _ignore_signals()
     if trust:
-        _trust(sources)
+        _trust(sources or [])
     limits = ServerLimits(
         body_bytes=max_body << 20,
         connections=max_connections if worker is None else max(1, max_connections // worker.size),
@@ -135,47 +161,58 @@ def serve(  # noqa: PLR0915  an option a line
         write_rate=write_rate << 10,
         idle_timeout_s=parse_duration(idle_timeout),
     )
+    sources = _sources(sources, model_repository)
     _load_allocator(sources, worker)
     if grpc_port is not None:
         _need_grpc()
     if shared_memory is not None:
         _need_shared_memory(shared_memory)
-    alone = shared_memory is not None or allow_model_control or grpc_port == 0
+    alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
+    alone = alone or model_repository is not None
     size = 1 if worker or (alone and workers is None) else _count(workers, sources)
     if size > 1:
         _need_one_worker(alone)
         group = _group(size, len(sources), limits.drain_s, max_restarts)
         raise typer.Exit(_supervise(group, Address(host, port, uds, grpc_port), json=json))
+    wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
+    start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs)
+    started = start_library(start, wished, None if batching is None else batching.value, measures=not no_auto)
     again = [partial(_profile, source, max_batch_size, batching, worker, device) for source in sources]
     opened = [read() for read in again]
     profiles = [_among(profile, source, len(sources)) for (profile, _), source in zip(opened, sources, strict=True)]
     names = _own_names(opened)
     _say_neighbours(profiles, worker)
     _apply_to_process([profile.settings for profile in profiles], uds)
-    wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
     measured = BareModels.among([] if no_auto else sources, max_batch_size, worker, alone=len(sources) == 1)
-    served = _open(sources, opened, again, measured, wished)
+    named = _open(sources, opened, again, measured, wished)
+    served = [*named, *started.models]
+    profiles += [one.model.profile for one in started.models]
+    names += dict.fromkeys(one.name for one in started.models)
     options = ServerOptions(
         address=Address(host, port, uds, grpc_port),
         limits=limits,
-        direct_bytes=min(profile.settings.io.direct_bytes for profile in profiles),
-        busy_poll_us=max(profile.settings.io.busy_poll_us for profile in profiles),
+        direct_bytes=min((profile.settings.io.direct_bytes for profile in profiles), default=IoSettings().direct_bytes),
+        busy_poll_us=max((profile.settings.io.busy_poll_us for profile in profiles), default=0),
         fast_path=all(profile.settings.io.fast_path for profile in profiles),
         gc_freeze=any(profile.settings.memory.gc_freeze for profile in profiles),
         shared_memory=shared_memory.lstrip("/") if shared_memory else None,
-        model_control=allow_model_control,
+        model_control=allow_model_control or started.control,
         token=_token(token_file, worker) if token_file is not None else None,
         read_token=partial(_token, token_file) if token_file is not None else None,
         access_log=access_log,
+        reload=reload,
+        library=started.library,
+        failed=started.failed,
+        poll_s=started.poll_s,
     )
 
     def on_ready(address: Address) -> None:
-        measured.log(served)
-        _say_rows(served, worker)
-        _say_threads(served, worker)
+        measured.log(named)
+        _say_rows(named, worker)
+        _say_threads(named, worker)
         if worker is not None:
             return
-        _log.info("serving %s on %s", ", ".join(names), _place(address))
+        _log.info("serving %s on %s", ", ".join(names) or "no model yet", _place(address))
         lines.flush()
         if json:
             models = [{"name": one.name, "version": one.version} for one in served]
@@ -198,6 +235,17 @@ def _trust(sources: "Sequence[str]") -> None:
 
     for path in [Path(source.rpartition("=")[2]) for source in sources]:
         trust(Path(Profile.load(path).model.path) if is_profile(path) else path)
+
+
+def _sources(sources: list[str] | None, repository: Path | None) -> list[str]:
+    from tailcut.errors import UsageError
+
+    if bool(sources) == (repository is not None):
+        raise UsageError(
+            "serve takes models or profiles (SOURCE...), or --model-repository DIR, one of the two: see "
+            "`tailcut serve --help`"
+        )
+    return sources or []
 
 
 def _ignore_signals() -> None:
@@ -250,8 +298,8 @@ def _need_one_worker(needed: bool) -> None:
 
     if needed:
         raise UsageError(
-            "several workers share nothing but their port: --shared-memory and --allow-model-control need --workers 1, "
-            "and --grpc-port a port by its number"
+            "several workers share nothing but their port: --shared-memory, --allow-model-control, --reload and "
+            "--model-repository need --workers 1, and --grpc-port a port by its number"
         )
 
 
@@ -389,13 +437,14 @@ def _profile(
 
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.machine.quota import usable_cpus
+    from tailcut.pipelines.model import pipeline_profile
     from tailcut.runtime.fit import fit_to_machine
-    from tailcut.runtime.model import open_profile
+    from tailcut.runtime.model import is_pipeline, open_profile
     from tailcut.runtime.profile import with_batching
 
     name, equals, path = source.rpartition("=")
     name, version = _name_and_version(name)
-    profile = open_profile(Path(path))
+    profile = pipeline_profile(path) if is_pipeline(path) else open_profile(Path(path))
     if device is not None:
         engine = msgspec.structs.replace(profile.settings.engine, device=device.value)
         profile = msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, engine=engine))
@@ -429,9 +478,9 @@ def _among(profile: "Profile", source: str, models: int) -> "Profile":
 
 def _is_bare(source: str) -> bool:
     """Whether a SOURCE is a model without a profile, whose settings are the server's to choose."""
-    from tailcut.runtime.model import is_profile
+    from tailcut.runtime.model import is_bare
 
-    return not is_profile(Path(source.rpartition("=")[2]))
+    return is_bare(source.rpartition("=")[2])
 
 
 def _with_engine(profile: "Profile", engine: "EngineOptions") -> "Profile":
@@ -494,6 +543,9 @@ def _say_threads(served: "Sequence[ServedModel]", worker: "Worker | None") -> No
     from tailcut.engines import engine_threads
 
     for one in served if worker is None or worker.post == 0 else []:
+        if one.sources is not None:
+            _log.info("%s: %s", one.name, one.model.describe_stages())
+            continue
         options = one.model.profile.settings.engine
         found = engine_threads(options)
         if not options.threads:
@@ -519,8 +571,19 @@ def _load(
     models: int,
 ) -> "ServedModel":
     """One of so many models, with how it is loaded anew for another number of them."""
+    from tailcut.pipelines.loading import parse_path
+    from tailcut.pipelines.model import PipelineModel
+    from tailcut.runtime.model import is_pipeline
     from tailcut.server.served_model import ServedModel
 
+    path = source.rpartition("=")[2]
+    if is_pipeline(path):
+        # What the server asks of a model, a pipeline has, too, except rows of a slab, which it says it has none of.
+        open_again = partial(PipelineModel.open, path, limits=limits)
+        model = cast("Model", open_again())
+        folder = parse_path(path).file.parent
+        name, version = opened[0].model.name, opened[1]
+        return ServedModel(model, name, version, lambda _: cast("Model", open_again()), sources=folder)
     load = partial(measured.opener(source), limits=limits)
 
     def reload(models: int) -> "Model":

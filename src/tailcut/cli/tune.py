@@ -56,6 +56,10 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    model_repository: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR/NAME", help="Tune this model of a Triton model repository; MODEL may be it, too."),
+    ] = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(
@@ -175,17 +179,18 @@ def tune(
         )
     if not together and (rates or trace):
         raise UsageError("--rates and --trace are for several models: use --rate for one")
-    given, profiles, previous = _models(models or [], retune, compare=compare)
+    listed, configured = _of_repository([*(models or []), *([model_repository] if model_repository else [])])
+    given, profiles, previous = _models(listed, retune, compare=compare)
     for model in given if trust else []:
         _trust(model)
     names = names_of(given) if together else []
     arrivals = arrivals_of(names, rates, trace) if together else []
-    sources = _data(data or [], len(given))
+    sources, rows = _data(data or [], len(given)), SETTING_OF[batching.value]
     limits = limits_of(slo, len(given))
     each = [
         replace(
             _wanted(model, source, rate, budget, accuracy, metric, wire.value, seed),
-            rows=SETTING_OF[batching.value],
+            rows=configured.batching.rows if rows == "auto" else rows,
             slo_ms=limit,
             objective=None if objective is None else objective.value,
             constraints=Constraints(None if memory is None else parse_bytes(memory), cpus),
@@ -193,8 +198,8 @@ def tune(
             exhaustive=exhaustive,
             previous=previous,
             normalize=parse_normalize(normalize) if normalize else None,
-            outputs=tuple(outputs.split(",")) if outputs else (),
-            fixed=_fixed(fix),
+            outputs=tuple(outputs.split(",")) if outputs else configured.engine.outputs,
+            fixed=_fixed(fix) or configured.engine.fixed_dims,
             local=local,
             began=began,
         )
@@ -235,6 +240,44 @@ def _trust(model: Path) -> None:
     trust(model)
 
 
+def _of_repository(given: list[Path]) -> "tuple[list[Path], Settings]":
+    """The files behind what is given, and what a model repository's configuration says of them."""
+    from tailcut.errors import UsageError
+    from tailcut.runtime.profile import Settings
+    from tailcut.triton.folder import is_model_folder
+
+    if not any(map(is_model_folder, given)):
+        return given, Settings()
+    if len(given) > 1:
+        raise UsageError("models of a repository are tuned one by one")
+    from tailcut.triton.library import newest_of
+
+    path, reading = newest_of(given[0])
+    return [path], reading.settings
+
+
+def _need_model_files(given: list[Path]) -> None:
+    """Refuse what is no model file.
+
+    Raises:
+        UsageError: a pipeline, or a profile.
+    """
+    from tailcut.errors import UsageError
+    from tailcut.runtime.model import is_pipeline
+
+    pipeline = next((path for path in given if is_pipeline(str(path))), None)
+    if pipeline is not None:
+        raise UsageError(
+            f"{pipeline}: tune does not choose the settings of a pipeline's stages yet: tune its models, and set "
+            "workers, max_batch_size and cpus in @stage, with tailcut bench to compare"
+        )
+    profile_file = next((path for path in given if path.suffix == ".toml"), None)
+    if profile_file is not None:
+        raise UsageError(
+            f"{profile_file}: tune takes the model itself and writes a profile (--retune checks one again)"
+        )
+
+
 def _models(
     given: list[Path], retune: Path | None, *, compare: bool
 ) -> tuple[list[Path], dict[str, "Settings"], "Settings | None"]:
@@ -262,11 +305,7 @@ def _models(
         return [Path(profile.model.path)], {}, profile.settings
     if not given:
         raise UsageError("tune takes one MODEL, a model file, or several to tune them together")
-    profile_file = next((path for path in given if path.suffix == ".toml"), None)
-    if profile_file is not None:
-        raise UsageError(
-            f"{profile_file}: tune takes the model itself and writes a profile (--retune checks one again)"
-        )
+    _need_model_files(given)
     return given, {}, None
 
 

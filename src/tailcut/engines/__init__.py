@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from tailcut.engines.base import Engine, EngineOptions
+from tailcut.engines.reshaped import ReshapedEngine
 from tailcut.engines.telemetry import import_openvino
 from tailcut.errors import UnsupportedError
 from tailcut.machine.quota import affinity_mask, usable_cpus_and_why
@@ -55,9 +56,15 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
         UnsupportedError: a tensor type or setting that this engine or machine does not have; names it.
     """
     options = msgspec.structs.replace(options, threads=engine_threads(options).count)
-    if options.device == "cuda" and options.name != "none":
-        return _open_on_cuda(path, options, name)
-    return import_engine(options.name)(path, options, name)
+    on_cuda = options.device == "cuda" and options.name != "none"
+    engine = _open_on_cuda(path, options, name) if on_cuda else import_engine(options.name)(path, options, name)
+    if not options.reshapes:
+        return engine
+    try:
+        return ReshapedEngine(engine, options.reshapes)
+    except UnsupportedError:
+        engine.close()
+        raise
 
 
 def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engine]:

@@ -4,7 +4,7 @@ An engine is a loaded model. `bind` ties it to arrays that the caller owns; call
 one into the other and allocates nothing. `run` is the plain way, for models whose outputs have no size known before.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -31,6 +31,17 @@ class U8Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     channels: Literal["auto", "first", "last"] = "auto"
 
 
+class Reshape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tensor that clients see in another shape than the model: the same elements in the same order.
+
+    Both are whole shapes, with -1 for a free dimension; the free ones correspond to each other in their order.
+    """
+
+    name: str
+    client: tuple[int, ...]
+    model: tuple[int, ...]
+
+
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of an engine; what one engine has no use for, it ignores, and `tailcut tune` never offers."""
 
@@ -54,6 +65,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     outputs: tuple[str, ...] = ()  # of the model, those that are computed and served; empty: all
     # Free dimensions of the inputs that always have one size: NAME=SIZE, or INPUT:AXIS=SIZE where they have no name.
     fixed_dims: tuple[str, ...] = ()
+    reshapes: tuple[Reshape, ...] = ()
 
 
 def parse_fixed_dim(text: str) -> tuple[str, int]:
@@ -100,3 +112,16 @@ class Interruptible(Protocol):
 
     def interrupt(self, thread: int) -> None:
         """Have the call that runs on this thread now (`threading.get_ident`) end early, with an EngineError."""
+
+
+@runtime_checkable
+class RequestEngine(Protocol):
+    """An engine that is given the requests of a batch each by itself, because their outputs may differ in size."""
+
+    def run_apart(self, requests: Sequence[Arrays]) -> list[list[np.ndarray]]:
+        """Compute the outputs of each request, in the order of `spec.outputs`, into fresh arrays.
+
+        Raises:
+            EngineError: the engine refused an input or failed.
+            BatchLostError: what computed them ended; none is to be tried again.
+        """

@@ -34,9 +34,10 @@ ENGINES_OF: dict[FileKind, tuple[str, ...]] = {
     FileKind.ONNX: ("onnxruntime", "openvino"),
     FileKind.PROGRAM: ("torch",),
 }
-_ENDINGS = {".onnx", ".xml", ".pb", ".tflite", ".pdmodel", ".savedmodel", ".pt2"}
+_ENDINGS = {".onnx", ".xml", ".pb", ".graphdef", ".tflite", ".pdmodel", ".savedmodel", ".pt2"}
 _HEAD_BYTES = 512
 _SAMPLE_BYTES = 4096
+_BY_NAME = {".pb": FileKind.GRAPH, ".graphdef": FileKind.GRAPH, ".pdmodel": FileKind.PADDLE}
 _SAVED_MODEL = "saved_model.pb"
 _PROGRAM = "models/model.json"
 _GRAPH_FOLDERS = ("", "onnx")  # where Hugging Face repositories keep their ONNX files
@@ -173,7 +174,9 @@ def _kind_by_content(path: Path, head: bytes) -> FileKind:
     if text.startswith((b"<?xml", b"<net ")) and b"<net" in text:
         return FileKind.IR
     if head[:1] == b"\x0a":  # field 1 is a message: ONNX begins with a number
-        return {".pb": FileKind.GRAPH, ".pdmodel": FileKind.PADDLE}.get(path.suffix, FileKind.ONNX)
+        return {".pb": FileKind.GRAPH, ".graphdef": FileKind.GRAPH, ".pdmodel": FileKind.PADDLE}.get(
+            path.suffix, FileKind.ONNX
+        )
     return FileKind.ONNX
 
 

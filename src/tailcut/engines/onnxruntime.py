@@ -5,11 +5,13 @@ arrays takes 9 (2 cores, AVX-512). The Python wrapper that is passed by adds not
 """
 
 import ctypes
+from importlib import import_module
 from pathlib import Path
 from threading import get_ident
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnx import TensorProto
 
@@ -24,6 +26,7 @@ from tailcut.spec import DType, TensorSpec
 
 ort.disable_telemetry_events()
 ort.set_default_logger_severity(4)  # fatal only: what goes wrong is raised, and raised once
+_EXTENSIONS = {"ai.onnx.contrib", "com.microsoft.extensions"}  # domains of operators in onnxruntime-extensions
 _LEVELS = {
     ("off", "plain"): ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     ("off", "blocked"): ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -49,12 +52,12 @@ class OnnxRuntimeEngine:
         self.hints = read_hints(prepared.graph)
         self.spec = read_spec(prepared.graph, path, name)
         source = prepared.source
+        session = _session_options(options)
+        _register_extensions(path, prepared.graph, session)
         del prepared  # the graph, before the engine makes its own
         try:
             model = source if isinstance(source, bytes) else str(source)
-            self._session: Any = ort.InferenceSession(
-                model, _session_options(options), ["CPUExecutionProvider"], enable_fallback=0
-            )
+            self._session: Any = ort.InferenceSession(model, session, ["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base
             raise ModelFileError(f"{path}: onnxruntime cannot load it: {short(error)}") from None
         self._calls = _RunOptions()
@@ -177,6 +180,25 @@ def _session_options(options: EngineOptions) -> Any:
             places = ";".join(str(cpu + 1) for cpu in cpus)
             session.add_session_config_entry("session.intra_op_thread_affinities", places)
     return session
+
+
+def _register_extensions(path: Path, graph: onnx.ModelProto, session: Any) -> None:
+    """Have the session know the operators of onnxruntime-extensions, where a graph has any: tokenisers, decoders.
+
+    Raises:
+        UnsupportedError: that package is not installed.
+    """
+    names = sorted({node.op_type for node in graph.graph.node if node.domain in _EXTENSIONS})
+    if not names:
+        return
+    try:
+        extensions = import_module("onnxruntime_extensions")
+    except ImportError:
+        raise UnsupportedError(
+            f"{path}: the operators {', '.join(names)} come from onnxruntime-extensions, which is not installed: "
+            "pip install 'tailcut[text]'"
+        ) from None
+    session.register_custom_ops_library(extensions.get_library_path())
 
 
 def _element(tensor: TensorSpec) -> Any:

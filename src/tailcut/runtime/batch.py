@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tailcut.engines.base import Bound, Engine
+from tailcut.engines.base import Bound, Engine, RequestEngine
 from tailcut.errors import EngineError, TailcutError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.cuts import Cut
@@ -126,6 +126,7 @@ class Batch:
     __slots__ = (
         "_blobs",
         "addresses",
+        "apart",
         "began_ns",
         "cuts",
         "ended_ns",
@@ -157,6 +158,9 @@ class Batch:
         self.rows = rows
         self.requests = requests
         self.outputs: Sequence[np.ndarray] = ()
+        self.apart: Sequence[
+            Sequence[np.ndarray]
+        ] = ()  # the outputs of each ticket, of an engine that tells them apart
         self.addresses: tuple[int, ...] = ()  # of the outputs, where they are rows of a slab
         self.cuts: tuple[Cut | None, ...] = ()  # for each output, how what was filled up is cut; empty where none was
         self.error: TailcutError | None = None
@@ -169,6 +173,8 @@ class Batch:
 
     def arrays(self, index: int) -> list[np.ndarray]:
         """The outputs of the ticket at `index`: views, lent until it has been handed out."""
+        if self.apart:
+            return list(self.apart[index])
         ticket = self.tickets[index]
         arrays = list(self.outputs)
         if ticket.count != self.rows:
@@ -278,9 +284,12 @@ class ArrayExecutor:
         self._engine = engine
 
     def run(self, batch: Batch) -> None:
-        """Fill `batch.outputs` with fresh arrays."""
+        """Fill `batch.outputs`, or `batch.apart`, with fresh arrays."""
         spec = self._engine.spec
         parts = [ticket.arrays or {} for ticket in batch.tickets]
+        if isinstance(self._engine, RequestEngine):
+            batch.apart = self._engine.run_apart(parts)
+            return
         if len(parts) == 1:
             inputs = parts[0]
         else:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from tailcut.batching.policy import Dispatch, Queue, Wait, decide
-from tailcut.errors import DeadlineExceededError, EngineError, TailcutError
+from tailcut.errors import BatchLostError, DeadlineExceededError, EngineError, TailcutError
 from tailcut.memory.slab import RowState
 from tailcut.runtime.batch import Batch, Executor, Ticket, move_rows
 from tailcut.runtime.crew import WorkerPool
@@ -101,7 +101,7 @@ class Desk(Reception):
 
     def _conclude(self, batch: Batch, executor: Executor) -> None:
         """What comes after a batch's engine call."""
-        if batch.error is None or batch.requests == 1:
+        if batch.error is None or batch.requests == 1 or isinstance(batch.error, BatchLostError):
             self._finish(batch, batch)
             return
         with self._lock:

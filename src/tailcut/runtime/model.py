@@ -10,10 +10,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +22,7 @@ from numpy.typing import ArrayLike
 from tailcut import forks
 from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
-from tailcut.engines.base import Engine
+from tailcut.engines.base import Engine, RequestEngine
 from tailcut.engines.samples import Samples
 from tailcut.engines.trust import trust as trust_file
 from tailcut.errors import ProfileError, ReleasedError
@@ -38,7 +39,7 @@ from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.row_proof import settle_rows
 from tailcut.runtime.rows import Batching, RowDecision
 from tailcut.runtime.split import split_in_steps, split_ticket
-from tailcut.runtime.warmup import Step, WarmUpPlan, warm_up
+from tailcut.runtime.warmup import Step, WarmUp, WarmUpPlan, warm_up
 from tailcut.runtime.watchdog import Watchdog
 from tailcut.spec import ModelSpec
 
@@ -64,8 +65,10 @@ class Model(Desk):
         engine: Engine,
         limits: Limits,
         rows: RowDecision | None = None,
+        reopen: Callable[[], Engine] | None = None,
     ) -> None:
         began = time.monotonic()
+        self._other_engine = reopen  # where another one does not come from the profile's model file
         known = _known_samples(profile, engine.spec)
         self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
         super().__init__(engine.spec, profile.settings, limits)
@@ -82,7 +85,8 @@ class Model(Desk):
         executors = [self._executor(engine) for _ in range(self._instances)]
         left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
         plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
-        self.warm_up = warm_up(self, engine, executors, plan)
+        made_up = not isinstance(engine, RequestEngine)  # whose functions may refuse inputs that nobody has sent
+        self.warm_up = warm_up(self, engine, executors, plan) if made_up else WarmUp(warmed_up=False)
         self._inline_executor = executors[0]
         self._pool = WorkerPool(self, engine, self._reopen, self._executor)
         for executor in () if self.inline else executors:
@@ -103,11 +107,11 @@ class Model(Desk):
         auto: bool = True,
         trust: bool = False,
     ) -> Self:
-        """Load a model file, a profile file (.toml) or a Profile, and warm it up.
+        """Load a model file, a profile file (.toml), a Profile or a pipeline (FILE.py:VARIABLE), and warm it up.
 
-        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TensorFlow Lite, Paddle,
-        and PyTorch programs (.pt2, written by `torch.export.save`). A program that could run code of its own is loaded
-        only with `trust`.
+        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TFLite, Paddle, and
+        PyTorch programs (.pt2, of `torch.export.save`); a program that could run code of its own needs `trust`. A
+        pipeline comes as a `tailcut.pipelines.model.PipelineModel`, which has the same methods for its users.
 
         `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
         None leaves it to the profile.
@@ -121,6 +125,10 @@ class Model(Desk):
             UnsupportedError: a setting that this machine or engine does not have, or batching where the model's
                 signature rules it out.
         """
+        if isinstance(source, str) and is_pipeline(source):
+            # By name: pipelines are built on models, and not the other way round.
+            pipeline: Self = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits)
+            return pipeline
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
         if trust:
             trust_file(Path(profile.model.path))
@@ -222,6 +230,18 @@ class Model(Desk):
             ticket.home.post_failure(ticket, ReleasedError(f"model {self.spec.name!r} was closed"))
         self._watchdog.stop()
         self._pool.close()
+
+    def stages(self) -> dict[str, dict[str, int | float]]:
+        """The counts of each stage of a pipeline; a model has none."""
+        return {}
+
+    def stage_times(self) -> list[dict[str, Any]]:
+        """How long a pipeline's requests are in each stage; a model has none."""
+        return []
+
+    def describe_stages(self) -> str:
+        """A pipeline's stages as one line; a model has none."""
+        return ""
 
     def pause(self) -> None:
         """Let the batches that are computed end before this process forks, for a moment at most."""
@@ -464,6 +484,8 @@ class Model(Desk):
         return steps
 
     def _reopen(self) -> Engine:
+        if self._other_engine is not None:
+            return self._other_engine()
         self.profile.verify_model()
         engine = open_engine(self.profile.engine_file, self.profile.settings.engine, self.profile.model.name)
         engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
@@ -509,3 +531,14 @@ def open_profile(path: Path) -> Profile:
 def is_profile(path: Path) -> bool:
     """Whether a file is taken for a profile; any other is taken for a bare model."""
     return path.suffix == ".toml"
+
+
+def is_bare(source: str) -> bool:
+    """Whether a source is a model without a profile, whose settings are chosen by measuring."""
+    return not is_profile(Path(source)) and not is_pipeline(source)
+
+
+def is_pipeline(source: str) -> bool:
+    """Whether a source names a pipeline: a Python file and a variable in it, as in `embed.py:pipeline`."""
+    file, colon, _ = source.rpartition(":")
+    return file.endswith(".py") or (not colon and source.endswith(".py"))

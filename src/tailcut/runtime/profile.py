@@ -410,7 +410,9 @@ def _brief(value: Any) -> Any:
     """A value in one word: of padding the buckets, of pixels their scale, of outputs the names."""
     if isinstance(value, dict):
         return "/".join(f"{number:.6g}" for number in value.get("buckets") or value["scale"])
-    return ",".join(value) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return ",".join(item["name"] if isinstance(item, dict) else item for item in value)
+    return value
 
 
 def _without_none(value: Any) -> Any:

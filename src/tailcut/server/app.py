@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +25,10 @@ from tailcut.server.event_monitor import EventMonitor
 from tailcut.server.fastpath.fastpath import FastPath
 from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Acceptor
-from tailcut.server.repository import ModelRepository
+from tailcut.server.repository import Library, ModelRepository
 from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
+from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.workers.process import Worker
 
@@ -67,6 +68,15 @@ class ServerOptions:
     token: str | None = None  # that requests which change the server must carry
     read_token: Callable[[], str] | None = None  # anew, where there is one
     access_log: bool = False
+    library: Library | None = None  # a model repository
+    failed: Mapping[str, str] = field(default_factory=dict)  # models of it that could not be loaded, and why
+    poll_s: float = 0.0  # between two looks at it; 0: it is not looked at again
+    reload: bool = False  # read pipelines anew when their Python files change
+
+    @property
+    def models_change(self) -> bool:
+        """Whether models come and go while it serves."""
+        return self.model_control or self.poll_s > 0
 
 
 class Door(Protocol):
@@ -100,7 +110,7 @@ async def _serve(
     events = Events()
     if worker is not None:
         models, events = worker.trails.adopt(models), worker.trails.own_events
-    repository = ModelRepository(models, control=options.model_control, patience_s=options.limits.deadline_s)
+    repository = _repository(models, options)
     context = Context(
         repository, SharedRegions(options.shared_memory), token=options.token, read_token=options.read_token
     )
@@ -135,7 +145,7 @@ async def _serve(
         gc.collect()
         gc.freeze()
         gc.disable()
-    elif not options.model_control:  # where models go, nothing of them must be kept
+    elif not options.models_change:  # where models go, nothing of them must be kept
         gc.freeze()  # what is there now stays: looking through it held the loop for 85 ms at every full collection
     metadata.version()  # reads files, which nobody should wait for later
     context.ready = True
@@ -145,7 +155,10 @@ async def _serve(
     event_monitor = EventMonitor(
         state.loop, events, context.counts
     )  # the time spent starting is not counted as a blocked loop
+    SourceWatch(state.loop, _sources(models, options), drain.renew)
+    repository.watch(options.poll_s)
     await drain.wait()
+    repository.stop_watching()
     state.close()
     event_monitor.close()
     await asyncio.sleep(0)
@@ -155,6 +168,11 @@ async def _serve(
         close_listeners(address)
     context.regions.unregister()
     await asyncio.to_thread(repository.close)
+
+
+def _sources(models: Sequence[ServedModel], options: ServerOptions) -> list[Path]:
+    """The folders whose Python files are watched."""
+    return [one.sources for one in models if options.reload and one.sources is not None]
 
 
 class _Drain:
@@ -170,7 +188,7 @@ class _Drain:
         self._stopping = asyncio.Event()
         state.loop.add_signal_handler(signal.SIGTERM, self._begin, state.limits.drain_s)
         state.loop.add_signal_handler(signal.SIGINT, self._begin, 0.0)
-        state.loop.add_signal_handler(signal.SIGHUP, self._retire if worker is not None else self._renew)
+        state.loop.add_signal_handler(signal.SIGHUP, self._retire if worker is not None else self.renew)
         state.loop.add_signal_handler(signal.SIGUSR1, self._tell)
         self._renewing: asyncio.Task[None] | None = None
         self._stale = False  # what is served may have been read before the last SIGHUP
@@ -213,7 +231,8 @@ class _Drain:
             self._close()
             self._leave_when_empty(self._state.loop.time() + self._state.limits.drain_s)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Read the token and all models anew."""
         self._stale = True
         if self._renewing is None or self._renewing.done():
             self._renewing = self._state.loop.create_task(self._read_anew())
@@ -240,6 +259,16 @@ class _Drain:
             self._worker.leave()
         for door in self._doors:
             door.close()
+
+
+def _repository(models: Sequence[ServedModel], options: ServerOptions) -> ModelRepository:
+    return ModelRepository(
+        models,
+        control=options.model_control,
+        patience_s=options.limits.deadline_s,
+        library=options.library,
+        failed=options.failed,
+    )
 
 
 def _grpc_server(state: ServerState) -> "GrpcServer":

@@ -1,15 +1,17 @@
 """The models of a server by name and version: found, listed, and, where the server allows it, loaded and unloaded.
 
-Nothing that a request says names a file: what can be loaded is what the command line named, read anew from there.
+Nothing that a request says names a file: what can be loaded is what the command line named, read anew from there, or
+what lies in the model repository that it named.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
 from tailcut.runtime.model import Model
@@ -18,12 +20,45 @@ from tailcut.server.served_model import ServedModel
 
 _log = logging.getLogger("tailcut")
 _IDLE_STEP_S = 0.01
+_FOLDERS = re.compile(r"\S*/(?=\S)")  # of a path
+
+
+class Library(Protocol):
+    """Where models come from by their names, beside those of the command line."""
+
+    def names(self) -> Sequence[str]:
+        """All that there are now."""
+
+    def load(self, name: str, models: int) -> Sequence[ServedModel]:
+        """Open all versions of a model that are to be served, among so many models; a TailcutError where it fails."""
+
+    def changes(self) -> Mapping[str, bool]:
+        """Those whose files have changed since the last call; False where they are gone."""
 
 
 class ModelRepository:
-    """The models that are served now, and those that were unloaded. All methods are for the loop's thread."""
+    """The models that are served now, and those that were unloaded. All methods are for the loop's thread.
 
-    def __init__(self, models: Sequence[ServedModel], *, control: bool = False, patience_s: float = 30.0) -> None:
+    Args:
+        models: that are served.
+        control: whether clients may load and unload.
+        patience_s: for a model that was unloaded to answer what it has.
+        library: where further models come from.
+        failed: models of the library that could not be loaded, and why.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        *,
+        control: bool = False,
+        patience_s: float = 30.0,
+        library: Library | None = None,
+        failed: Mapping[str, str] | None = None,
+    ) -> None:
+        self._library = library
+        self._failed = dict(failed or {})
+        self._watching: asyncio.Task[None] | None = None
         self._known = {(served.name, served.version): served for served in models}
         self._gone: dict[tuple[str, str], str] = {}  # of those not served now: why
         self._control = control
@@ -65,6 +100,11 @@ class ModelRepository:
             reason = self._gone.get((name, version))
             state = "READY" if ready and reason is None else "UNAVAILABLE"
             entries.append({"name": name, "version": version, "state": state, "reason": reason or ""})
+        names = {name for name, _ in self._known}
+        for name in [] if self._library is None else self._library.names():
+            if name not in names:
+                reason = self._failed.get(name, "not loaded")
+                entries.append({"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason})
         return entries
 
     async def load(self, name: str) -> None:
@@ -75,6 +115,10 @@ class ModelRepository:
             NotFoundError: the command line named no such model.
         """
         async with self._turn:
+            if self._library is not None:
+                self._check_control()
+                await self._load_from(self._library, name)
+                return
             keys = self._keys(name, "load")
             models = len({*keys, *(key for key in self._known if key not in self._gone)})
             for key in keys:
@@ -84,7 +128,7 @@ class ModelRepository:
                 try:
                     await self._replace(key, partial(served.reload, models))
                 except (TailcutError, OSError) as error:
-                    raise InvalidInputError(f"failed to load {name[:64]!r}: {_without_path(error)}") from error
+                    raise InvalidInputError(f"failed to load {name[:64]!r}: {without_folders(error)}") from error
         self._share_soon()
 
     async def unload(self, name: str) -> None:
@@ -102,11 +146,76 @@ class ModelRepository:
                     await self._retire(self._known[key].model)
         self._share_soon()
 
+    def watch(self, period_s: float) -> None:
+        """Look at the library every so many seconds from now on, and load what has changed or come; 0: never."""
+        if self._library is not None and period_s:
+            self._watching = asyncio.get_running_loop().create_task(self._poll(self._library, period_s))
+
+    def stop_watching(self) -> None:
+        """Load nothing more by itself."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _poll(self, library: Library, period_s: float) -> None:
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                changes = await asyncio.to_thread(library.changes)
+            except (TailcutError, OSError) as error:
+                _log.error("the model repository cannot be read: %s", error)
+                continue
+            for name, there in changes.items():
+                async with self._turn:
+                    if not there:
+                        await self._drop(name)
+                        continue
+                    with suppress(InvalidInputError, NotFoundError):  # which is logged
+                        await self._load_from(library, name)
+
+    async def _load_from(self, library: Library, name: str) -> None:
+        """Have the versions that the library gives take the place of those there are."""
+        models = len({*(served.name for served in self), name})
+        try:
+            loaded = await asyncio.to_thread(library.load, name, models)
+        except NotFoundError:
+            raise NotFoundError(f"failed to load {name[:64]!r}: the model repository has no such model") from None
+        except (TailcutError, OSError) as error:
+            _log.error("%s: not loaded: %s", name, error)
+            self._failed[name] = without_folders(error)
+            raise InvalidInputError(f"failed to load {name[:64]!r}: {self._failed[name]}") from error
+        self._failed.pop(name, None)
+        old = {key: served for key, served in self._known.items() if key[0] == name and key not in self._gone}
+        for served in loaded:
+            key = (served.name, served.version)
+            known = self._known.get(key, served)
+            self._known[key] = replace(known, model=served.model, config=served.config)
+            self._gone.pop(key, None)
+        kept = {(served.name, served.version) for served in loaded}
+        self._gone |= dict.fromkeys(old.keys() - kept, "unloaded")
+        self._tell()
+        _log.info("%s: loaded, version %s", name, ", ".join(served.version for served in loaded))
+        for served in old.values():
+            await self._retire(served.model)
+
+    async def _drop(self, name: str) -> None:
+        """Take a model out of service whose folder is gone."""
+        self._failed.pop(name, None)
+        gone = [served for served in self if served.name == name]
+        self._gone |= {(served.name, served.version): "its folder is gone" for served in gone}
+        self._tell()
+        for served in gone:
+            _log.info("%s: unloaded: its folder is gone", name)
+            await self._retire(served.model)
+
     async def renew(self) -> None:
         """Read all models that are served anew, one after the other; one that does not load stays as it was."""
         async with self._turn:
             self._tell()  # heads that were admitted may not be any more
             models = len(list(self))
+            if self._library is not None:
+                for name in dict.fromkeys(served.name for served in self):
+                    with suppress(InvalidInputError, NotFoundError):  # which is logged
+                        await self._load_from(self._library, name)
             for key, served in list(self._known.items()):
                 if served.reload is None or key in self._gone:
                     continue
@@ -150,11 +259,15 @@ class ModelRepository:
     def close(self) -> None:
         """Close every model."""
         for served in self._known.values():
-            served.model.close()
+            served.model.close()  # a second time does nothing
+
+    def _check_control(self) -> None:
+        if not self._control:
+            how = "--allow-model-control" if self._library is None else "--model-control-mode explicit"
+            raise InvalidInputError(f"models are not loaded or unloaded here: start with {how}")
 
     def _keys(self, name: str, action: str) -> list[tuple[str, str]]:
-        if not self._control:
-            raise InvalidInputError("models are not loaded or unloaded here: start with --allow-model-control")
+        self._check_control()
         keys = [key for key in self._known if key[0] == name]
         if not keys:
             raise NotFoundError(
@@ -178,6 +291,6 @@ class ModelRepository:
         await asyncio.to_thread(model.close)
 
 
-def _without_path(error: Exception) -> str:
-    """What is wrong with a file, and not where it lies."""
-    return str(error).rpartition(": ")[2]
+def without_folders(error: Exception) -> str:
+    """What is wrong with a file, and not where it lies, in one line."""
+    return _FOLDERS.sub("", " ".join(str(error).split()))

@@ -1,7 +1,9 @@
 """A model under the name and version that clients know it by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
@@ -16,6 +18,8 @@ class ServedModel:
         model: that answers.
         name, version: that clients know it by.
         reload: reads its file anew, for so many models in the server; None where that may not be asked for.
+        config: its configuration in a model repository; None for a model of the command line.
+        sources: the folder of its Python files, where it is a pipeline.
         alone: the engine's options when no other model is loaded, where they depend on that; None where they do not.
     """
 
@@ -24,6 +28,8 @@ class ServedModel:
     version: str = "1"
     reload: Callable[[int], Model] | None = None
     alone: EngineOptions | None = None
+    sources: Path | None = None
+    config: Mapping[str, Any] | None = None
     timeline: Timeline = field(default_factory=Timeline)
     timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several
 

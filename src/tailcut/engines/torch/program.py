@@ -74,7 +74,7 @@ def read_program(path: Path, options: EngineOptions, name: str | None = None) ->
         ModelFileError: it cannot be read, or it is no program.
         UnsupportedError: it contains what is not loaded, changes its own state, or has inputs that are no tensors.
     """
-    return _described(_load(path), path, options, name)
+    return _described(load_exported(path), path, options, name)
 
 
 def short(error: BaseException) -> str:
@@ -83,8 +83,13 @@ def short(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:_REASON_CHARS]
 
 
-def _load(path: Path) -> Any:
-    """The program; the archive is checked by PyTorch's own reader, so that both see the same files."""
+def load_exported(path: Path) -> Any:
+    """The program as PyTorch has it; the archive is checked through PyTorch's own reader: both see the same files.
+
+    Raises:
+        ModelFileError: it cannot be read, or it is no program.
+        UnsupportedError: it contains what is not loaded.
+    """
     kind = kind_of(path)
     if kind is not FileKind.PROGRAM:
         raise ModelFileError(f"{path}: {kind}, not a PyTorch program: it needs the engine {ENGINES_OF[kind][0]}")
@@ -119,7 +124,7 @@ def _check(file: Any) -> None:
     if examples:
         try:
             torch.load(io.BytesIO(examples), weights_only=True)
-        except Exception:  # noqa: BLE001  as in _load
+        except Exception:  # noqa: BLE001  as in load_exported
             raise UnsupportedError(
                 "its example inputs are no plain tensors: export it with tensors, or trust the file (--trust)"
             ) from None

@@ -1,0 +1,48 @@
+"""`tailcut convert`: a model of another format as an ONNX file, with its answers compared before and after."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="A PyTorch program (.pt2); scikit-learn, XGBoost or LightGBM (.pkl, .joblib, .json, .ubj, .txt); a "
+            "Hugging Face folder.",
+        ),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The ONNX file.")],
+    trust: Annotated[bool, typer.Option("--trust", help="Read a pickle, which runs the code that it holds.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Convert a model to ONNX with the library made for it.
+
+    Exit code 1: the ONNX model answers differently from the original, and no file is written.
+    """
+    import sys
+
+    import orjson
+
+    from tailcut.converters import convert as run
+
+    found = run(source, target, trust=trust)
+    apart = f"{found.distance:.2g} apart over {found.rows} rows (at most {found.limit:g})"
+    if json:
+        record = {
+            "source": str(found.source),
+            "target": str(found.target) if found.right else None,
+            "what": found.what,
+            "distance": found.distance,
+            "limit": found.limit,
+            "rows": found.rows,
+        }
+        print(orjson.dumps(record).decode())
+    elif found.right:
+        print(f"{found.target}: {found.what}; its answers and those of the ONNX model are {apart}")
+    if not found.right:
+        print(f"tailcut: not written: the answers of the original and of the ONNX model are {apart}", file=sys.stderr)
+        raise typer.Exit(1)

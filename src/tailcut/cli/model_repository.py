@@ -1,0 +1,125 @@
+"""The models of `tailcut serve --model-repository`: which are loaded at the start, and how others come later."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tailcut.runtime.limits import Limits
+    from tailcut.runtime.rows import Batching
+    from tailcut.server.served_model import ServedModel
+    from tailcut.triton.library import Library
+
+_log = logging.getLogger("tailcut")
+
+
+class ControlMode(StrEnum):
+    """When models of a repository are loaded."""
+
+    NONE = "none"
+    EXPLICIT = "explicit"
+    POLL = "poll"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedLibrary:
+    """A model repository whose models are served."""
+
+    library: "Library"
+
+    def names(self) -> list[str]:
+        """See `tailcut.server.repository.Library`."""
+        return self.library.names()
+
+    def changes(self) -> Mapping[str, bool]:
+        """See `names`."""
+        return self.library.changes()
+
+    def load(self, name: str, models: int) -> "list[ServedModel]":
+        """See `names`."""
+        from tailcut.server.served_model import ServedModel
+
+        return [
+            ServedModel(one.model, one.name, one.version, config=one.config) for one in self.library.load(name, models)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the command line says of a repository.
+
+    Args:
+        repository: its folder; None where there is none.
+        mode: when models are loaded.
+        wanted: those that mode explicit loads at the start.
+        poll_s: seconds between two looks, with mode poll.
+    """
+
+    repository: Path | None
+    mode: ControlMode
+    wanted: Sequence[str]
+    poll_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What is served at the start, and what could not be loaded, with the reasons."""
+
+    library: ServedLibrary | None = None
+    models: "Sequence[ServedModel]" = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    control: bool = False
+    poll_s: float = 0.0
+
+
+def start_library(start: Start, limits: "Limits", batching: "Batching | None", *, measures: bool) -> Started:
+    """Load the models that are to be there at the start: all of them, or with mode explicit those that are named.
+
+    Raises:
+        UsageError: it is no repository, a model is named that it does not have, or none could be loaded.
+    """
+    from tailcut.errors import TailcutError, UsageError
+
+    if start.repository is None:
+        return Started()
+    _need_protobuf()
+    from tailcut.server.repository import without_folders
+    from tailcut.triton.library import Library, Wishes
+
+    library = ServedLibrary(Library(start.repository, Wishes(limits, batching, measures=measures)))
+    names = _names(start, library.names())
+    models: list[ServedModel] = []
+    failed: dict[str, str] = {}
+    for name in names:
+        try:
+            models += library.load(name, len(names))
+        except (TailcutError, OSError) as error:
+            failed[name] = without_folders(error)
+            _log.error("%s: not loaded: %s", name, " ".join(str(error).split()))
+    if not models and start.mode is ControlMode.NONE:
+        raise UsageError(f"{start.repository}: no model of it could be loaded")
+    poll_s = start.poll_s if start.mode is ControlMode.POLL else 0.0
+    return Started(library, models, failed, start.mode is ControlMode.EXPLICIT, poll_s)
+
+
+def _names(start: Start, there: list[str]) -> list[str]:
+    from tailcut.errors import UsageError
+
+    if start.wanted and start.mode is not ControlMode.EXPLICIT:
+        raise UsageError("--load-model needs --model-control-mode explicit: the other modes load every model")
+    unknown = next((name for name in start.wanted if name not in {*there, "*"}), None)
+    if unknown is not None:
+        raise UsageError(f"--load-model {unknown}: the model repository has {', '.join(there) or 'no models'}")
+    return there if start.mode is not ControlMode.EXPLICIT or "*" in start.wanted else list(start.wanted)
+
+
+def _need_protobuf() -> None:
+    from importlib.util import find_spec
+
+    from tailcut.errors import UsageError
+
+    if not (find_spec("google") and find_spec("google.protobuf")):
+        raise UsageError("a model repository needs protobuf, which is not installed: pip install 'tailcut[grpc]'")

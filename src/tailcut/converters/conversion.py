@@ -1,0 +1,158 @@
+"""One conversion: which kind the original is, the file that its library makes, and how far the answers are apart."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tailcut.converters.hugging_face import load_folder
+from tailcut.converters.original import Original
+from tailcut.converters.torch_program import load_program
+from tailcut.converters.trees import load_lightgbm, load_pickle, load_xgboost
+from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.agreement import distance
+from tailcut.engines.samples import find_samples
+from tailcut.errors import MissingModelFileError, ModelFileError, UnsupportedError, UsageError
+
+_log = logging.getLogger("tailcut")
+_ROWS = 64
+_MOST_FAR = 1e-3  # of floats, as a share of their norm
+_MOST_OTHER = 0.01  # of labels: a row between two thresholds may fall on the other side in float32
+_TRUST = "a pickle runs whatever code it holds when it is read: add --trust if you know who made this file"
+_PICKLES = {".pkl", ".pickle", ".joblib"}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What was converted, and how far the answers of the ONNX model are from the original's.
+
+    Args:
+        source, target: the files.
+        what: the original is.
+        distance: the largest of any output: of floats, the norm of the difference as a share of the norm; of others,
+            the share of elements that differ.
+        limit: that the distance must not exceed.
+        rows: of the request that was compared.
+    """
+
+    source: Path
+    target: Path
+    what: str
+    distance: float
+    limit: float
+    rows: int
+
+    @property
+    def right(self) -> bool:
+        """Whether the answers are the same."""
+        return self.distance <= self.limit
+
+
+def convert(source: Path, target: Path, *, trust: bool = False) -> Conversion:
+    """Write a model of another format as ONNX, where its answers stay the same.
+
+    Args:
+        source: an exported PyTorch program (.pt2), a pickle of scikit-learn, XGBoost or LightGBM (.pkl, .joblib), an
+            XGBoost model (.json, .ubj), a LightGBM model (.txt), or the folder of a Hugging Face model.
+        target: the ONNX file; an existing one is replaced.
+        trust: whether a pickle may be read, which runs its code.
+
+    Raises:
+        UsageError: the target is not an ONNX file's name, or its folder does not exist.
+        ModelFileError: the source is missing, of another kind, or a pickle that is not trusted.
+        UnsupportedError: a library is missing, or cannot convert the model.
+    """
+    if target.suffix != ".onnx":
+        raise UsageError(f"{target}: the result is an ONNX file: name it MODEL.onnx")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent}: no such folder to write {target.name} to")
+    original = _loader(source, trust=trust)(source)
+    with tempfile.TemporaryDirectory(prefix="tailcut-") as name:
+        folder = Path(name)
+        written = original.write(folder)
+        found = _compared(source, target, original, written)
+        if found.right:
+            _move(written, target)
+    return found
+
+
+def _loader(source: Path, *, trust: bool) -> Callable[[Path], Original]:
+    if source.is_dir():
+        if not (source / "config.json").is_file():
+            raise ModelFileError(f"{source}: a folder without a config.json: name one that save_pretrained wrote")
+        return load_folder
+    try:
+        with source.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise MissingModelFileError(f"{source}: no such model file") from None
+    except OSError as error:
+        raise ModelFileError(f"{source}: cannot be read: {error.strerror}") from None
+    suffix = source.suffix.lower()
+    if suffix in _PICKLES or (head[:1] == b"\x80" and len(head) > 1 and 2 <= head[1] <= 5):
+        if not trust:
+            raise ModelFileError(f"{source}: {_TRUST}")
+        return load_pickle
+    if head.startswith(b"tree\nversion="):
+        return load_lightgbm
+    by_suffix: dict[str, Callable[[Path], Original]] = {
+        ".pt2": load_program,
+        ".json": load_xgboost,
+        ".ubj": load_xgboost,
+    }
+    if suffix not in by_suffix:
+        raise ModelFileError(
+            f"{source}: not a model that is converted: .pt2, .pkl, .joblib, XGBoost's .json and .ubj, LightGBM's text, "
+            "and Hugging Face folders are"
+        )
+    return by_suffix[suffix]
+
+
+def _compared(source: Path, target: Path, original: Original, written: Path) -> Conversion:
+    engine = open_engine(written, EngineOptions(), target.stem)
+    try:
+        samples = find_samples(engine)
+        rows = _ROWS if engine.spec.batchable else samples.rows
+        request = samples.make(rows, seed=0)
+        found = engine.run(request)
+    finally:
+        engine.close()
+    expected = original.answer(request, list(found))
+    if len(expected) != len(found):
+        raise UnsupportedError(
+            f"{source}: the original has {len(expected)} outputs and the ONNX model {len(found)}: not written"
+        )
+    worst, limit = 0.0, _MOST_FAR
+    for (name, array), truth in zip(found.items(), expected, strict=True):
+        floats = array.dtype.kind == "f"
+        allowed = _MOST_FAR if floats else _MOST_OTHER
+        apart = distance({name: _like(truth, array)}, {name: array})
+        if apart / allowed >= worst / limit:
+            worst, limit = apart, allowed
+    return Conversion(source, target, original.what, worst, limit, rows)
+
+
+def _like(truth: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """The original's answer in the dtype and the form of the ONNX model's."""
+    truth = np.asarray(truth)
+    if array.ndim == truth.ndim + 1 and array.shape[-1] == 2:  # the probability of the second class alone
+        truth = np.stack([1 - truth, truth], axis=-1)
+    if array.dtype.kind == "O":
+        return np.array([str(item) for item in truth.reshape(-1)], object).reshape(truth.shape)
+    if truth.size == array.size:
+        truth = truth.reshape(array.shape)
+    return truth.astype(array.dtype)
+
+
+def _move(written: Path, target: Path) -> None:
+    """Put the file and its weights into place; the graph names the weights, so these keep their names."""
+    for file in sorted(written.parent.iterdir()):
+        if file == written or not file.name.startswith(written.name):
+            continue
+        shutil.move(file, target.with_name(file.name))
+        _log.info("weights are beside it, in %s", file.name)
+    shutil.move(written, target)

@@ -1,0 +1,168 @@
+"""scikit-learn by skl2onnx; XGBoost and LightGBM by onnxmltools."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tailcut.converters.original import Original, first_line, need
+from tailcut.engines.base import Arrays
+from tailcut.errors import ModelFileError, UnsupportedError
+
+_INSTALL = "'tailcut[convert]'"
+
+
+class Tabular:
+    """A model of rows of numbers.
+
+    Args:
+        what: it is, for a message.
+        features: numbers in a row.
+        convert: makes an ONNX model of it, from the types of its inputs.
+        answers: of the model itself to rows, as many as the ONNX model has outputs.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        features: int,
+        convert: Callable[[int], Any],
+        answers: Callable[[np.ndarray], Sequence[np.ndarray]],
+    ) -> None:
+        self.what = what
+        self._features = features
+        self._convert = convert
+        self._answers = answers
+
+    def write(self, folder: Path) -> Path:
+        """See `Original.write`."""
+        path = folder / "model.onnx"
+        try:
+            model = self._convert(self._features)
+        except Exception as error:  # noqa: BLE001  the converters' errors share no base
+            raise UnsupportedError(f"{self.what} cannot be converted: {first_line(error)}") from None
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    def answer(self, inputs: Arrays, outputs: Sequence[str]) -> list[np.ndarray]:
+        """See `Original.answer`."""
+        [rows] = inputs.values()
+        found = [np.asarray(one) for one in self._answers(rows)]
+        return found[-len(outputs) :] if len(outputs) < len(found) else found
+
+
+def load_pickle(path: Path) -> Original:
+    """The model in a pickle that the user trusts.
+
+    Raises:
+        ModelFileError: it cannot be read, or holds something else.
+        UnsupportedError: a library is missing.
+    """
+    joblib = need("joblib", _INSTALL)
+    try:
+        model = joblib.load(path)
+    except Exception as error:  # noqa: BLE001  whatever the code in it raises
+        raise ModelFileError(f"{path}: cannot be unpickled: {first_line(error)}") from None
+    library = type(model).__module__.partition(".")[0]
+    what = f"a {library} {type(model).__name__}"
+    if library == "xgboost":
+        return _xgboost(model, what)
+    if library == "lightgbm":
+        return _lightgbm(model, what)
+    if not hasattr(model, "n_features_in_"):
+        raise ModelFileError(
+            f"{path}: {what}: only fitted models of scikit-learn, XGBoost and LightGBM whose rows are numbers are "
+            "converted; others by skl2onnx.to_onnx with the types of their columns"
+        )
+    return _sklearn(model, what)
+
+
+def load_xgboost(path: Path) -> Original:
+    """An XGBoost model in its own format (.json, .ubj).
+
+    Raises:
+        ModelFileError: it is none.
+        UnsupportedError: a library is missing.
+    """
+    xgboost = need("xgboost", "xgboost")
+    model = xgboost.Booster()
+    try:
+        model.load_model(path)
+    except xgboost.core.XGBoostError as error:
+        raise ModelFileError(f"{path}: not an XGBoost model: {first_line(error)}") from None
+    return _xgboost(model, "an XGBoost model")
+
+
+def load_lightgbm(path: Path) -> Original:
+    """A LightGBM model in its own format (.txt).
+
+    Raises:
+        ModelFileError: it is none.
+        UnsupportedError: a library is missing.
+    """
+    lightgbm = need("lightgbm", "lightgbm")
+    try:
+        model = lightgbm.Booster(model_file=str(path))
+    except lightgbm.basic.LightGBMError as error:
+        raise ModelFileError(f"{path}: not a LightGBM model: {first_line(error)}") from None
+    return _lightgbm(model, "a LightGBM model")
+
+
+def _sklearn(model: Any, what: str) -> Original:
+    skl2onnx = need("skl2onnx", _INSTALL)
+    types = need("skl2onnx.common.data_types", _INSTALL)
+    classifier = hasattr(model, "predict_proba")
+
+    def convert(features: int) -> Any:
+        options = {id(model): {"zipmap": False}} if classifier else None
+        kind = [("X", types.FloatTensorType([None, features]))]
+        return skl2onnx.convert_sklearn(model, initial_types=kind, options=options)
+
+    return Tabular(what, model.n_features_in_, convert, lambda rows: _asked(model, rows))
+
+
+def _xgboost(model: Any, what: str) -> Original:
+    tools = need("onnxmltools", _INSTALL)
+    types = need("onnxmltools.convert.common.data_types", _INSTALL)
+    xgboost = need("xgboost", "xgboost")
+    own = isinstance(model, xgboost.Booster)
+    features = model.num_features() if own else model.n_features_in_
+
+    def convert(count: int) -> Any:
+        return tools.convert_xgboost(model, initial_types=[("X", types.FloatTensorType([None, count]))])
+
+    def answers(rows: np.ndarray) -> Sequence[np.ndarray]:
+        return _classes_and(model.predict(xgboost.DMatrix(rows))) if own else _asked(model, rows)
+
+    return Tabular(what, features, convert, answers)
+
+
+def _lightgbm(model: Any, what: str) -> Original:
+    tools = need("onnxmltools", _INSTALL)
+    types = need("onnxmltools.convert.common.data_types", _INSTALL)
+    own = not hasattr(model, "n_features_in_")
+
+    def convert(count: int) -> Any:
+        kind = [("X", types.FloatTensorType([None, count]))]
+        return tools.convert_lightgbm(model, initial_types=kind, zipmap=False)
+
+    def answers(rows: np.ndarray) -> Sequence[np.ndarray]:
+        return _classes_and(model.predict(rows)) if own else _asked(model, rows)
+
+    return Tabular(what, model.num_feature() if own else model.n_features_in_, convert, answers)
+
+
+def _asked(model: Any, rows: np.ndarray) -> Sequence[np.ndarray]:
+    """Label and probabilities, the prediction, or what a transformer makes of the rows."""
+    if hasattr(model, "predict_proba"):
+        return [model.predict(rows), model.predict_proba(rows)]
+    if hasattr(model, "decision_function") and hasattr(model, "classes_"):
+        return [model.predict(rows), model.decision_function(rows)]
+    return [model.predict(rows) if hasattr(model, "predict") else model.transform(rows)]
+
+
+def _classes_and(values: np.ndarray) -> Sequence[np.ndarray]:
+    """A booster gives probabilities alone: the classes that follow from them come first."""
+    labels = values.argmax(axis=1) if values.ndim == 2 else (values > 0.5).astype(np.int64)
+    return [labels, values]

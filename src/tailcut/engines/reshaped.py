@@ -1,0 +1,106 @@
+"""An engine whose tensors clients see in other shapes than its model: the same elements, as views of the same memory.
+
+Model repositories ask for it (`reshape` in a configuration): a model that takes `[batch]` is asked with `[batch, 1]`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tailcut.engines.base import Arrays, Bound, Engine, Interruptible, Reshape
+from tailcut.engines.hints import Hinted, InputHints
+from tailcut.errors import UnsupportedError
+from tailcut.spec import ModelSpec, Shape, TensorSpec
+
+
+class ReshapedEngine:
+    """Another engine behind the shapes of its clients.
+
+    Args:
+        engine: that computes; it belongs to this one.
+        reshapes: of its tensors.
+
+    Raises:
+        UnsupportedError: a tensor is not there, has another shape in the model, or the two shapes do not fit.
+    """
+
+    def __init__(self, engine: Engine, reshapes: Sequence[Reshape]) -> None:
+        self._engine = engine
+        self._reshapes = {reshape.name: reshape for reshape in reshapes}
+        spec = engine.spec
+        tensors = {tensor.name: tensor for tensor in spec.inputs + spec.outputs}
+        for reshape in reshapes:
+            _check(reshape, tensors.get(reshape.name))
+        inputs, outputs = (tuple(map(self._seen, part)) for part in (spec.inputs, spec.outputs))
+        self._spec = replace(spec, inputs=inputs, outputs=outputs)
+        self.options = engine.options
+        self.hints = self._hints()
+        if isinstance(engine, Interruptible):
+            self.interrupt = engine.interrupt
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The signature that clients see."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: ModelSpec) -> None:
+        """What was decided of the rows holds for the model's own signature, too."""
+        self._spec = spec
+        self._engine.spec = replace(self._engine.spec, rows=spec.rows, rows_reason=spec.rows_reason)
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
+        """See `Engine.bind`."""
+        return self._engine.bind(self._as_model(inputs), self._as_model(outputs))
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """See `Engine.run`."""
+        outputs = self._engine.run(self._as_model(inputs))
+        return {name: self._reshaped(name, array, "client") for name, array in outputs.items()}
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._engine.close()
+
+    def _as_model(self, arrays: Arrays) -> Mapping[str, np.ndarray]:
+        return {name: self._reshaped(name, array, "model") for name, array in arrays.items()}
+
+    def _reshaped(self, name: str, array: np.ndarray, side: str) -> np.ndarray:
+        reshape = self._reshapes.get(name)
+        if reshape is None:
+            return array
+        wanted, given = (reshape.model, reshape.client) if side == "model" else (reshape.client, reshape.model)
+        sizes = iter([size for size, dim in zip(array.shape, given, strict=True) if dim == -1])
+        return array.reshape([next(sizes) if dim == -1 else dim for dim in wanted])
+
+    def _seen(self, tensor: TensorSpec) -> TensorSpec:
+        reshape = self._reshapes.get(tensor.name)
+        return tensor if reshape is None else replace(tensor, shape=_shape(reshape.client), classes=())
+
+    def _hints(self) -> InputHints:
+        """Those of the engine; what it knows of single axes is left out where the axes are others."""
+        hints = self._engine.hints if isinstance(self._engine, Hinted) else InputHints()
+        own = {name: names for name, names in hints.names.items() if name not in self._reshapes}
+        sizes = {place: size for place, size in hints.sizes.items() if place[0] not in self._reshapes}
+        return InputHints(own, sizes, hints.below)
+
+
+def _shape(dims: Sequence[int]) -> Shape:
+    return tuple(None if dim == -1 else dim for dim in dims)
+
+
+def _check(reshape: Reshape, tensor: TensorSpec | None) -> None:
+    if tensor is None:
+        raise UnsupportedError(f"reshape: the model has no tensor {reshape.name!r}")
+    if tensor.shape != _shape(reshape.model):
+        raise UnsupportedError(
+            f"reshape: tensor {tensor.name!r} is {tensor.describe()} in the model, not {list(reshape.model)}"
+        )
+    sides = [[dim for dim in side if dim != -1] for side in (reshape.client, reshape.model)]
+    free = [side.count(-1) for side in (reshape.client, reshape.model)]
+    if free[0] != free[1] or np.prod(sides[0]) != np.prod(sides[1]):
+        raise UnsupportedError(
+            f"reshape: {list(reshape.client)} and {list(reshape.model)} of tensor {tensor.name!r} differ in size, or "
+            "in the number of their free dimensions"
+        )

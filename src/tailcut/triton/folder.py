@@ -1,0 +1,118 @@
+"""The layout of a model repository: DIR/NAME/config.pbtxt and DIR/NAME/VERSION/model.onnx. Nothing is loaded here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailcut.errors import MissingFileError, MissingModelFileError, UsageError
+
+CONFIG_FILE = "config.pbtxt"
+# What a version's folder is searched for where the configuration names no file; model.onnx may be a folder with one.
+_FILES = ("model.onnx", "model.xml", "model.savedmodel", "model.graphdef", "model.tflite", "model.pdmodel", "model.pt2")
+PROFILE_FILE = "model.profile.toml"  # beside the model's file, as `tailcut tune` writes it
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """One model of a repository, with what its files say; `config` is a message, or None where there is none."""
+
+    name: str
+    path: Path
+    config: Any | None
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelFolder":
+        """The model in a folder.
+
+        Raises:
+            UsageError: its configuration cannot be read, or is for a model of another name.
+        """
+        from tailcut.triton.config import read_config  # noqa: PLC0415  protobuf is an extra
+
+        config = read_config(path)
+        name = path.resolve().name
+        if config is not None and config.name and config.name != name:
+            raise UsageError(f"{path / CONFIG_FILE}: is for a model {config.name!r}, but its folder is called {name!r}")
+        return cls(name, path, config)
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether other models of the repository compute it."""
+        config = self.config
+        return config is not None and (config.HasField("ensemble_scheduling") or config.platform == "ensemble")
+
+    def versions(self) -> list[int]:
+        """The versions that the policy has served, oldest first; by default the newest alone."""
+        there = sorted(int(folder.name) for folder in self.path.iterdir() if _is_version(folder))
+        policy = None if self.config is None else self.config.version_policy
+        choice = policy.WhichOneof("policy_choice") if policy is not None else None
+        if policy is None or choice in {None, "latest"}:
+            newest = policy.latest.num_versions if policy is not None and choice else 1
+            return there[-max(1, newest) :]
+        return there if choice == "all" else [version for version in there if version in policy.specific.versions]
+
+    def file(self, version: int) -> Path:
+        """The model file of a version.
+
+        Raises:
+            MissingModelFileError: there is none; names the files that are looked for.
+        """
+        folder = self.path / str(version)
+        named = "" if self.config is None else self.config.default_model_filename
+        if named and Path(named).name != named:
+            raise UsageError(f"{self.path / CONFIG_FILE}: default_model_filename {named!r} is not a file's name")
+        for name in (named,) if named else _FILES:
+            path = folder / name
+            if path.is_dir() and (path / "model.onnx").is_file():  # a folder for a model with external weights
+                path /= "model.onnx"
+            if path.exists():
+                return path
+        raise MissingModelFileError(f"{folder}: has no model file: {named or ' or '.join(_FILES)}")
+
+    def profile(self, version: int) -> Path | None:
+        """The profile of a version that was tuned."""
+        path = self.file(version).with_name(PROFILE_FILE)
+        return path if path.is_file() else None
+
+
+def model_folders(repository: Path) -> dict[str, Path]:
+    """The folders of all models in a repository, by name.
+
+    Raises:
+        UsageError: it is no folder.
+    """
+    try:
+        return {path.name: path for path in sorted(repository.iterdir()) if path.is_dir() and path.name[0] != "."}
+    except FileNotFoundError:
+        raise MissingFileError(f"{repository}: no such model repository") from None
+    except OSError as error:
+        raise UsageError(f"{repository}: not a model repository: {error.strerror}") from None
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder is one model of a repository: it has versions, with or without a configuration."""
+    if not path.is_dir() or (path / "saved_model.pb").is_file():
+        return False
+    return (path / CONFIG_FILE).is_file() or any(map(_is_version, path.iterdir()))
+
+
+def state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """What changes when a model's files do: their names, sizes and times, without the reports that `tailcut` writes."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _is_own(file.name))
+    found = []
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:  # gone since
+            continue
+        found.append((str(file.relative_to(folder)), status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def _is_own(name: str) -> bool:
+    return name.endswith((".report.html", ".trials.jsonl")) or name.startswith(".")
+
+
+def _is_version(folder: Path) -> bool:
+    name = folder.name
+    return name.isascii() and name.isdecimal() and name == str(int(name)) and int(name) > 0 and folder.is_dir()

@@ -1,0 +1,239 @@
+"""The models of a repository, opened when they are asked for, and what has changed there since the last look."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.files import ENGINES_OF, kind_of
+from tailcut.errors import MissingModelFileError, NotFoundError, TailcutError, UnsupportedError, UsageError
+from tailcut.machine.fingerprint import fingerprint
+from tailcut.machine.quota import usable_cpus
+from tailcut.runtime.fit import fit_to_machine
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.measured import BUDGET_S, surroundings
+from tailcut.runtime.model import Model
+from tailcut.runtime.profile import Profile, with_batching
+from tailcut.runtime.rows import Batching
+from tailcut.spec import ModelSpec
+from tailcut.triton.chain import as_one
+from tailcut.triton.config import as_dict, parse_config
+from tailcut.triton.ensemble import EnsembleStep, plan_steps, read_steps
+from tailcut.triton.folder import CONFIG_FILE, ModelFolder, model_folders, state_of
+from tailcut.triton.settings import Reading, engine_of, read_settings
+
+_log = logging.getLogger("tailcut")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line says of all models.
+
+    Args:
+        limits: of each model.
+        batching: instead of what the configurations say; None leaves it to them.
+        measures: whether models without a profile have their settings measured.
+    """
+
+    limits: Limits
+    batching: Batching | None = None
+    measures: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is open, under its name and version, with its configuration as the file has it."""
+
+    name: str
+    version: str
+    model: Model
+    config: Mapping[str, Any]
+
+
+class Library:
+    """A model repository. Its methods may be called on any thread, one at a time.
+
+    Args:
+        repository: the folder.
+        wishes: what holds for all models.
+
+    Raises:
+        UsageError: it is no folder.
+    """
+
+    def __init__(self, repository: Path, wishes: Wishes) -> None:
+        self._repository = repository
+        self._wishes = wishes
+        self._seen = {name: state_of(path) for name, path in model_folders(repository).items()}
+
+    def names(self) -> list[str]:
+        """All models that have a folder now."""
+        return list(model_folders(self._repository))
+
+    def changes(self) -> dict[str, bool]:
+        """The models whose files have changed since the last call, and ensembles of them; False where they are gone."""
+        folders = model_folders(self._repository)
+        now = {name: state_of(path) for name, path in folders.items()}
+        before, self._seen = self._seen, now
+        changed = {name: True for name, state in now.items() if before.get(name) != state}
+        gone = {name: False for name in before if name not in now}
+        others = {name: path for name, path in folders.items() if name not in changed} if changed else {}
+        return changed | gone | {name: True for name, path in others.items() if _steps_of(path) & changed.keys()}
+
+    def load(self, name: str, models: int) -> list[Loaded]:
+        """Open all versions of a model that its policy has served, among so many models.
+
+        Raises:
+            NotFoundError: it has no folder.
+            TailcutError: its configuration, or a version of it, cannot be used; nothing of it stays open.
+        """
+        path = model_folders(self._repository).get(name)
+        if path is None:
+            raise NotFoundError(f"the model repository has no folder {name!r}")
+        folder = ModelFolder.read(path)
+        if folder.is_ensemble:
+            return [self._open_ensemble(folder, models)]
+        versions = folder.versions()
+        if not versions:
+            raise MissingModelFileError(f"{path}: has no version to serve: put the model into {path.name}/1")
+        loaded: list[Loaded] = []
+        try:
+            loaded += (self._open(folder, version, models * len(versions)) for version in versions)
+        except BaseException:
+            for one in loaded:
+                one.model.close()
+            raise
+        return loaded
+
+    def _open_ensemble(self, folder: ModelFolder, models: int) -> Loaded:
+        """The models of an ensemble's steps, one after the other, as one model; they are its own."""
+        folders = model_folders(self._repository)
+        try:
+            steps = read_steps(folder.config)
+            inner = [_inner(step, folders) for step in steps]
+            plan = plan_steps(folder.config, steps, [_seen(*one) for one in inner])
+        except UsageError as error:
+            raise UsageError(f"{folder.path / CONFIG_FILE}: {error}") from None
+        opened: list[Model] = []
+        try:
+            opened.extend(self._open(*inner[index], models * len(steps)).model for index in plan.order)
+            model = as_one(folder, [steps[index] for index in plan.order], opened, plan)
+        except BaseException:
+            for one in opened:
+                one.close()
+            raise
+        _log.info("%s: %s", folder.name, model.rows.describe())
+        version = str((folder.versions() or [1])[-1])
+        return Loaded(folder.name, version, cast("Model", model), as_dict(folder.config))
+
+    def _open(self, folder: ModelFolder, version: int, models: int) -> Loaded:
+        limits, tuned = self._wishes.limits, folder.profile(version)
+        profile, reading = profile_of(folder, version)
+        for note in reading.notes:
+            _log.info("%s: %s: %s", folder.name, CONFIG_FILE, note)
+        if tuned is not None:
+            profile = self._tuned(tuned, profile, reading)
+        if self._wishes.batching is not None:
+            profile = with_batching(profile, self._wishes.batching)
+        if reading.queue_rows is not None:
+            limits = replace(limits, queue_rows=reading.queue_rows)
+        if tuned is not None or reading.is_fixed or not self._wishes.measures:
+            model = Model.open(profile, limits=limits)
+        else:
+            around = surroundings(alone=models == 1, max_batch_size=reading.max_batch_size)
+            model = Model.open_measured(profile, around, limits=limits, budget_s=BUDGET_S / max(1, models))
+            if model.choice is not None:
+                _log.info("%s: %s", folder.name, model.choice.line())
+        _log.info("%s: %s", folder.name, model.rows.describe())
+        config = {} if folder.config is None else as_dict(folder.config)
+        config["default_model_filename"] = config.get("default_model_filename") or folder.file(version).name
+        return Loaded(folder.name, str(version), model, config)
+
+    def _tuned(self, path: Path, configured: Profile, reading: Reading) -> Profile:
+        """A profile that was tuned, for clients that see the model as its configuration says."""
+        profile = Profile.load(path)
+        profile.verify_model()
+        _log.info("%s: serving %s: how it computes is as it was tuned", configured.model.name, path.name)
+        theirs, own = configured.settings, profile.settings
+        engine = msgspec.structs.replace(
+            own.engine,
+            outputs=theirs.engine.outputs,
+            reshapes=theirs.engine.reshapes,
+            fixed_dims=tuple(dict.fromkeys((*own.engine.fixed_dims, *theirs.engine.fixed_dims))),
+        )
+        largest = min(own.batching.max_batch_size, reading.max_batch_size or own.batching.max_batch_size)
+        batching = msgspec.structs.replace(own.batching, max_batch_size=largest, rows=theirs.batching.rows)
+        settings = msgspec.structs.replace(own, engine=engine, batching=batching)
+        model = msgspec.structs.replace(profile.model, name=configured.model.name)
+        profile = msgspec.structs.replace(profile, model=model, settings=settings)
+        profile, warnings = fit_to_machine(profile, fingerprint(), usable_cpus())
+        for warning in warnings:
+            _log.warning("%s", warning)
+        return profile
+
+
+def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, Reading]:
+    """What a model's configuration says of a version, as a profile; what it says beside that.
+
+    Raises:
+        TailcutError: the file cannot be read, or the configuration does not fit it.
+    """
+    path = folder.file(version)
+    config = parse_config("", "") if folder.config is None else folder.config
+    engine = engine_of(config, ENGINES_OF[kind_of(path)])
+    try:
+        reading = read_settings(config, signature(path), engine)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{folder.path / CONFIG_FILE}: {error}") from None
+    profile = Profile.of_model(path, reading.settings, folder.name)
+    return msgspec.structs.replace(profile, samples=reading.samples), reading
+
+
+def _steps_of(path: Path) -> set[str]:
+    """The models of an ensemble; none where it is no ensemble, or cannot be read."""
+    try:
+        folder = ModelFolder.read(path)
+        return {step.model for step in read_steps(folder.config)} if folder.is_ensemble else set()
+    except TailcutError:
+        return set()
+
+
+def _inner(step: EnsembleStep, folders: Mapping[str, Path]) -> tuple[ModelFolder, int]:
+    """The model of a step, and its version."""
+    inner = ModelFolder.read(folders[step.model]) if step.model in folders else None
+    if inner is None or inner.is_ensemble or not inner.versions():
+        what = "is not in the repository" if inner is None else "is an ensemble, or has no version"
+        raise UsageError(f"step {step.model!r} {what}")
+    return inner, step.version if step.version > 0 else inner.versions()[-1]
+
+
+def _seen(inner: ModelFolder, version: int) -> ModelSpec:
+    """What clients see of a model."""
+    profile, _ = profile_of(inner, version)
+    return signature(Path(profile.model.path), profile.settings.engine)
+
+
+def newest_of(path: Path) -> tuple[Path, Reading]:
+    """The file of the newest version of a model's folder, and what its configuration says of it.
+
+    Raises:
+        TailcutError: there is none, or the configuration does not fit it.
+    """
+    folder = ModelFolder.read(path)
+    versions = folder.versions()
+    if folder.is_ensemble or not versions:
+        what = "is an ensemble" if folder.is_ensemble else "has no version to serve"
+        raise MissingModelFileError(f"{path}: {what}: name a model that has files")
+    profile, reading = profile_of(folder, versions[-1])
+    return Path(profile.model.path), reading
+
+
+def signature(path: Path, options: EngineOptions = EngineOptions()) -> ModelSpec:  # noqa: B008  frozen
+    """The inputs and outputs of a model file with these options, read with an engine that computes nothing."""
+    engine = open_engine(path, msgspec.structs.replace(options, name="none"))
+    engine.close()
+    return engine.spec

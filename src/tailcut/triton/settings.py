@@ -1,0 +1,316 @@
+"""What a configuration means here: settings of a profile, and a line for each field that means something else. Pure.
+
+A repository is written for another server. What Tailcut has, it takes over; what it does in its own way, it says in one
+line; what would change answers (optional inputs, sequences, decoupled models), it refuses.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tailcut.engines.base import EngineOptions, Reshape
+from tailcut.engines.filling import ROWS, SampleInput, Values
+from tailcut.errors import UnsupportedError
+from tailcut.runtime.profile import BatchingSettings, Settings
+from tailcut.runtime.rows import RowsSetting
+from tailcut.runtime.samples import SampleRequest
+from tailcut.spec import DType, ModelSpec, TensorSpec
+
+_ENGINES = {
+    "onnxruntime": "onnxruntime",
+    "onnxruntime_onnx": "onnxruntime",
+    "openvino": "openvino",
+    "tensorflow": "openvino",
+    "tensorflow_savedmodel": "openvino",
+    "tensorflow_graphdef": "openvino",
+}
+_THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS", "CPU_THREADS_NUM", "TF_NUM_INTRA_THREADS")
+_INSTANCES = ("NUM_STREAMS", "CPU_THROUGHPUT_STREAMS")
+_DEFAULT_PRIORITY = 100  # what a request without a priority counts as
+_IGNORED = {  # fields that are read and not used: what is done instead
+    "runtime": "the engine is chosen by platform, backend and the kind of the file",
+    "cc_model_filenames": "the same file serves every machine",
+    "metric_tags": "metrics carry the name and the version of the model",
+    "model_metrics": "metrics have the buckets that the documentation lists",
+    "response_cache": "every request is computed",
+    "model_repository_agents": "files are read as they lie there",
+    "model_operations": "operators come from the engine, and from onnxruntime-extensions where that is installed",
+    "batch_input": "a model gets the inputs of the request alone",
+    "batch_output": "outputs have one row for each row of the request",
+}
+_TEXT = {DType.BYTES: "STRING"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a configuration says.
+
+    Args:
+        settings: of a profile.
+        samples: kinds of requests to warm up with.
+        max_batch_size: the largest batch; None where the configuration leaves it open.
+        queue_rows: that may wait; None where the configuration does not say.
+        is_fixed: whether it says how the model is computed, so that nothing is measured.
+        notes: a line for each field that means something else here.
+    """
+
+    settings: Settings
+    samples: tuple[SampleRequest, ...] = ()
+    max_batch_size: int | None = None
+    queue_rows: int | None = None
+    is_fixed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def engine_of(config: Any, able: Sequence[str]) -> str:
+    """The engine for a file that these engines compute.
+
+    Raises:
+        UnsupportedError: the configuration names a backend that is not here.
+    """
+    accelerators = [one.name for one in config.optimization.execution_accelerators.cpu_execution_accelerator]
+    if "openvino" in accelerators and "openvino" in able:
+        return "openvino"
+    wanted = config.backend or config.platform
+    if wanted and wanted not in _ENGINES:
+        raise UnsupportedError(
+            f"platform or backend {wanted!r} is not served: the files of {', '.join(sorted(_ENGINES))} are"
+        )
+    name = _ENGINES.get(wanted, able[0])
+    return name if name in able else able[0]
+
+
+def read_settings(config: Any, spec: ModelSpec, engine: str) -> Reading:
+    """The settings for a model.
+
+    Args:
+        config: the message of `config.pbtxt`.
+        spec: the model's own signature.
+        engine: that computes it.
+
+    Raises:
+        UnsupportedError: the configuration does not fit the model, or asks for what is not served.
+    """
+    _refuse(config)
+    batched = config.max_batch_size > 0
+    options = EngineOptions(
+        name=engine,  # type: ignore[arg-type]
+        outputs=_outputs(config, spec),
+        reshapes=tuple(_reshapes(config, spec, batched=batched)),
+        fixed_dims=tuple(_fixed_dims(config, spec, batched=batched)),
+    )
+    if batched and not spec.batchable:
+        raise UnsupportedError(f"max_batch_size is {config.max_batch_size}, but a first axis of the model is fixed")
+    options, fixed = _engine_settings(config, options)
+    dynamic = config.dynamic_batching if config.HasField("dynamic_batching") else None
+    delay_us = 0 if dynamic is None else int(dynamic.max_queue_delay_microseconds)
+    batching = BatchingSettings(
+        max_batch_size=max(1, config.max_batch_size) if batched or config.input else 32,
+        max_queue_delay_us=delay_us,
+        rows=_rows(config, batched=batched, dynamic=dynamic is not None),
+    )
+    return Reading(
+        Settings(engine=options, batching=batching),
+        tuple(_samples(config, spec, batched=batched)),
+        config.max_batch_size or None,
+        dynamic.default_queue_policy.max_queue_size or None if dynamic is not None else None,
+        fixed or bool(delay_us),
+        tuple(_notes(config)),
+    )
+
+
+def _rows(config: Any, *, batched: bool, dynamic: bool) -> RowsSetting:
+    """Dynamic batching is the user's word that rows are independent; without a batch, requests run whole."""
+    if batched:
+        return "independent" if dynamic else "auto"
+    return "dependent" if config.input else "auto"
+
+
+def _refuse(config: Any) -> None:
+    if config.HasField("sequence_batching"):
+        raise UnsupportedError("sequence_batching is not served: requests of a sequence would need one instance each")
+    if config.model_transaction_policy.decoupled:
+        raise UnsupportedError("a decoupled model is not served: each request has one answer")
+    for tensor in config.input:
+        if tensor.optional:
+            raise UnsupportedError(f"input {tensor.name!r} is optional, which is not served: every request has all")
+    for tensor in (*config.input, *config.output):
+        if tensor.is_shape_tensor:
+            raise UnsupportedError(f"tensor {tensor.name!r} is a shape tensor, which only TensorRT has")
+
+
+def _outputs(config: Any, spec: ModelSpec) -> tuple[str, ...]:
+    """The outputs that are listed, where they are fewer than the model's."""
+    listed = {tensor.name for tensor in config.output}
+    kept = tuple(name for name in spec.output_names if name in listed)
+    return kept if listed and len(kept) < len(spec.outputs) else ()
+
+
+def _listed(config: Any, spec: ModelSpec) -> Iterator[tuple[Any, TensorSpec]]:
+    """Yield each tensor of the configuration with that of the model."""
+    for kind, listed, there in (("input", config.input, spec.inputs), ("output", config.output, spec.outputs)):
+        known = {tensor.name: tensor for tensor in there}
+        for tensor in listed:
+            if tensor.name not in known:
+                raise UnsupportedError(f"the model has no {kind} {tensor.name!r}: it has {', '.join(known)}")
+            wanted = known[tensor.name]
+            if tensor.data_type and _type_of(tensor) != f"TYPE_{_TEXT.get(wanted.dtype, wanted.dtype.value)}":
+                raise UnsupportedError(
+                    f"{kind} {tensor.name!r} is {wanted.dtype} in the model and {_type_of(tensor)} in the configuration"
+                )
+            yield tensor, wanted
+        missing = [name for name in known if name not in {tensor.name for tensor in listed}]
+        if kind == "input" and listed and missing:
+            raise UnsupportedError(f"the configuration lists no input {missing[0]!r}, which the model needs")
+
+
+def _type_of(tensor: Any) -> str:
+    return str(tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name)
+
+
+def _reshapes(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[Reshape]:
+    """Yield how clients see tensors otherwise than the model, and check all others."""
+    first = [-1] if batched else []
+    for tensor, known in _listed(config, spec):
+        dims = tuple(first + list(tensor.dims))
+        if tensor.HasField("reshape"):
+            yield Reshape(name=tensor.name, client=dims, model=tuple(first + list(tensor.reshape.shape)))
+        elif len(dims) != len(known.shape) or any(
+            dim != -1 and size not in {None, dim} for dim, size in zip(dims, known.shape, strict=True)
+        ):
+            raise UnsupportedError(
+                f"{tensor.name!r} is {known.describe()} in the model, but the configuration has dims "
+                f"{list(tensor.dims)}{' behind the batch' if batched else ''}"
+            )
+
+
+def _fixed_dims(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[str]:
+    """Yield free dimensions of the inputs that have one size in the configuration."""
+    known = {tensor.name: tensor for tensor in spec.inputs}
+    for tensor in config.input:
+        dims = tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims
+        for axis, (dim, size) in enumerate(zip(dims, known[tensor.name].shape[batched:], strict=False)):
+            if dim != -1 and size is None:
+                yield f"{tensor.name}:{axis + batched}={dim}"
+
+
+def _engine_settings(config: Any, options: EngineOptions) -> tuple[EngineOptions, bool]:
+    """The options with threads, instances and optimisation; whether anything of how it is computed is said."""
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    changes: dict[str, Any] = {}
+    threads = next((parameters[name] for name in _THREADS if parameters.get(name, "").isdecimal()), "")
+    streams = next((parameters[name] for name in _INSTANCES if parameters.get(name, "").isdecimal()), "")
+    if threads and int(threads):
+        changes["threads"] = int(threads)
+    count = sum(max(1, group.count) for group in config.instance_group)
+    if count > 1 or streams:
+        changes["instances"] = max(count, int(streams or 1))
+    fixed = bool(changes)
+    level = config.optimization.graph.level
+    if level:
+        changes |= {"graph": "basic"} if level < 0 else {"layout": "plain"}
+    if parameters.get("enable_mem_arena") == "0":
+        changes["arena"] = False
+    return msgspec.structs.replace(options, **changes), fixed
+
+
+def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[SampleRequest]:
+    """Yield a request for each entry of model_warmup."""
+    first = [ROWS] if batched else []
+    for warmup in config.model_warmup:
+        inputs = {}
+        for tensor in spec.inputs:
+            given = warmup.inputs.get(tensor.name)
+            if given is None:
+                raise UnsupportedError(f"model_warmup {warmup.name!r} has no input {tensor.name!r}")
+            shape = tuple(first + list(given.dims))
+            values: Values = "numerals" if tensor.dtype is DType.BYTES else "constant"
+            if given.random_data and values == "constant":
+                values = "normal" if tensor.dtype.numpy.kind == "f" else "integers"
+            inputs[tensor.name] = SampleInput(shape=shape, values=values, high=2 if values == "integers" else 1)
+        yield SampleRequest(inputs=inputs, rows=max(1, warmup.batch_size))
+
+
+def _notes(config: Any) -> Iterator[str]:
+    """Yield a line for each field that means something else here, the field first."""
+    for name, instead in _IGNORED.items():
+        if _is_set(config, name):
+            yield f"{name} is not used: {instead}"
+    yield from _notes_of_tensors(config)
+    yield from _notes_of_instances(config)
+    yield from _notes_of_optimization(config.optimization)
+    if config.HasField("dynamic_batching"):
+        yield from _notes_of_batching(config.dynamic_batching)
+    known = {*_THREADS, *_INSTANCES, "enable_mem_arena"}
+    others = sorted(name for name in config.parameters if name not in known)
+    if others:
+        yield f"parameters {', '.join(others)} are not used: the configuration answers them as they are"
+    if any(one.input_data_file for warmup in config.model_warmup for one in warmup.inputs.values()):
+        yield "input_data_file of model_warmup is not read: zeros are sent"
+
+
+def _notes_of_tensors(config: Any) -> Iterator[str]:
+    if any(tensor.format for tensor in config.input):
+        yield "format of inputs is not used: clients send the shape that dims says"
+    if any(tensor.allow_ragged_batch for tensor in config.input):
+        yield "allow_ragged_batch is not used: requests share a batch where their rows have one shape"
+    if any(tensor.label_filename for tensor in config.output):
+        yield "label_filename is not used: the classification extension is not served, and outputs are numbers"
+    if any(tensor.is_non_linear_format_io for tensor in (*config.input, *config.output)):
+        yield "is_non_linear_format_io is not used: tensors are row-major"
+
+
+def _notes_of_instances(config: Any) -> Iterator[str]:
+    groups = config.instance_group
+    kind = {"KIND_GPU": 1, "KIND_MODEL": 3}
+    if any(group.kind == kind["KIND_GPU"] or group.gpus for group in groups):
+        yield "instance_group of GPUs: computed on the CPU"
+    for name, instead in (
+        ("rate_limiter", "batches start as soon as an instance is idle"),
+        ("host_policy", "pinning and NUMA nodes follow the profile"),
+        ("profile", "it is for TensorRT alone"),
+        ("passive", "every instance computes"),
+        ("secondary_devices", "the CPU computes everything"),
+    ):
+        if any(_is_set(group, name) for group in groups):
+            yield f"{name} of instance_group is not used: {instead}"
+
+
+def _notes_of_optimization(policy: Any) -> Iterator[str]:
+    accelerators = policy.execution_accelerators
+    others = [one.name for one in accelerators.cpu_execution_accelerator if one.name != "openvino"]
+    others += [one.name for one in accelerators.gpu_execution_accelerator]
+    if others:
+        yield f"execution_accelerators {', '.join(others)} are not used: the engine computes as it is"
+    for name, instead in (
+        ("priority", "all models of a server share its cores alike"),
+        ("cuda", "the CPU computes"),
+        ("input_pinned_memory", "rows lie in the server's own memory"),
+        ("output_pinned_memory", "rows lie in the server's own memory"),
+        ("gather_kernel_buffer_threshold", "bodies are received into rows"),
+        ("eager_batching", "a body is received into its row before its batch is formed"),
+    ):
+        if _is_set(policy, name):
+            yield f"{name} of optimization is not used: {instead}"
+
+
+def _notes_of_batching(policy: Any) -> Iterator[str]:
+    if policy.preferred_batch_size:
+        sizes = list(policy.preferred_batch_size)
+        yield f"preferred_batch_size {sizes} is not used: a batch leaves when the learned cost of its size says so"
+    if policy.preserve_ordering:
+        yield "preserve_ordering is not used: batches of several instances may end in another order"
+    levels, default = policy.priority_levels, policy.default_priority_level
+    if levels and default != levels:
+        yield f"default_priority_level {default} is not used: requests without a priority have {_DEFAULT_PRIORITY}"
+    policies = [policy.default_queue_policy, *policy.priority_queue_policy.values()]
+    if any(one.default_timeout_microseconds or one.timeout_action for one in policies):
+        yield "timeouts of the queue policy are not used: a request has its own timeout, else the server's --deadline"
+    if policy.priority_queue_policy:
+        yield "priority_queue_policy is not used: all priorities share one bounded queue"
+
+
+def _is_set(message: Any, name: str) -> bool:
+    return any(field.name == name for field, _ in message.ListFields())

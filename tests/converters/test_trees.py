@@ -1,0 +1,69 @@
+"""Converting scikit-learn, XGBoost and LightGBM models; each test runs where their libraries are installed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tailcut.converters import convert
+from tailcut.engines import EngineOptions, open_engine
+
+ROWS = np.random.default_rng(0).standard_normal((200, 4)).astype(np.float32)
+CLASSES = (ROWS[:, 0] + ROWS[:, 1] > 0).astype(int) + (ROWS[:, 2] > 1)
+VALUES = ROWS @ np.array([1.0, -2.0, 0.5, 3.0])
+
+
+def fitted(kind: str) -> Any:
+    if kind == "logistic":
+        return pytest.importorskip("sklearn.linear_model").LogisticRegression().fit(ROWS, CLASSES)
+    if kind == "forest":
+        return pytest.importorskip("sklearn.ensemble").RandomForestRegressor(5, random_state=0).fit(ROWS, VALUES)
+    if kind == "pipeline":
+        scaler = pytest.importorskip("sklearn.preprocessing").StandardScaler()
+        network = pytest.importorskip("sklearn.neural_network").MLPClassifier((8,), max_iter=20)
+        return pytest.importorskip("sklearn.pipeline").make_pipeline(scaler, network).fit(ROWS, CLASSES)
+    if kind == "xgboost":
+        return pytest.importorskip("xgboost").XGBClassifier(n_estimators=5).fit(ROWS, CLASSES)
+    return pytest.importorskip("lightgbm").LGBMClassifier(n_estimators=5, verbose=-1).fit(ROWS, CLASSES)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["logistic", "forest", "pipeline", "xgboost", "lightgbm"])
+def test_a_trusted_pickle_becomes_onnx(tmp_path: Path, kind: str) -> None:
+    """The ONNX model answers as the original does, and is loaded as any other."""
+    pytest.importorskip("onnxmltools")
+    pytest.importorskip("skl2onnx")
+    model = fitted(kind)
+    pytest.importorskip("joblib").dump(model, tmp_path / "m.joblib")
+    found = convert(tmp_path / "m.joblib", tmp_path / "m.onnx", trust=True)
+    assert found.right
+    engine = open_engine(tmp_path / "m.onnx", EngineOptions(threads=1))
+    answer = next(iter(engine.run({engine.spec.inputs[0].name: ROWS}).values()))
+    assert np.mean(np.abs(answer.reshape(-1) - model.predict(ROWS)) < 1e-3) > 0.98
+    engine.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("file", ["m.json", "m.ubj", "m.txt"])
+def test_their_own_formats_need_no_trust(tmp_path: Path, file: str) -> None:
+    """Nothing is unpickled there."""
+    pytest.importorskip("onnxmltools")
+    if file == "m.txt":
+        fitted("lightgbm").booster_.save_model(tmp_path / file)
+    else:
+        fitted("xgboost").save_model(tmp_path / file)
+    assert convert(tmp_path / file, tmp_path / "m.onnx").right
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the original changes between the conversion and the comparison."""
+    pytest.importorskip("skl2onnx")
+    joblib = pytest.importorskip("joblib")
+    model = fitted("logistic")
+    joblib.dump(model, tmp_path / "m.pkl")
+    monkeypatch.setattr(type(model), "predict_proba", lambda self, rows: np.full((len(rows), 3), 1 / 3))
+    found = convert(tmp_path / "m.pkl", tmp_path / "m.onnx", trust=True)
+    assert not found.right
+    assert not (tmp_path / "m.onnx").exists()

@@ -1,0 +1,281 @@
+"""A Triton model repository behind our server, asked by NVIDIA's own clients."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from onnx import TensorProto
+from tests.servers import Server, serving
+from tests.triton.repositories import add_and_subtract, add_model, example_repository
+from tritonclient.utils import InferenceServerException
+
+from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.triton.library import newest_of
+
+RESHAPED = """
+max_batch_size: 4
+input [
+  { name: "INPUT0" data_type: TYPE_INT32 dims: [ 4, 4 ] reshape { shape: [ 16 ] } },
+  { name: "INPUT1" data_type: TYPE_INT32 dims: [ 16 ] }
+]
+output [ { name: "OUTPUT0" data_type: TYPE_INT32 dims: [ 2, 8 ] reshape { shape: [ 16 ] } } ]
+parameters { key: "intra_op_thread_count" value { string_value: "1" } }
+dynamic_batching { preferred_batch_size: [ 4 ] }
+"""
+
+
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 8
+input [ { name: "A" data_type: TYPE_INT32 dims: 16 }, { name: "B" data_type: TYPE_INT32 dims: 16 } ]
+output [ { name: "TWICE" data_type: TYPE_INT32 dims: 16 } ]
+ensemble_scheduling { step [
+  { model_name: "simple" model_version: -1
+    input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
+    output_map { key: "OUTPUT0" value: "sum" } output_map { key: "OUTPUT1" value: "difference" } },
+  { model_name: "simple" model_version: -1
+    input_map { key: "INPUT0" value: "sum" } input_map { key: "INPUT1" value: "difference" }
+    output_map { key: "OUTPUT0" value: "TWICE" } }
+] }
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of Triton's examples; one reshaped, one without a configuration, and three that do not load."""
+    folder = example_repository(tmp_path_factory.mktemp("repository"))
+    add_model(folder, "reshaped")
+    (folder / "reshaped" / "config.pbtxt").write_text(RESHAPED)
+    add_model(folder, "bare", versions=(1, 2))
+    (folder / "bare" / "config.pbtxt").unlink()
+    add_model(folder, "sequence", more="sequence_batching {}")
+    add_model(folder, "other", more='backend: "python"')
+    (folder / "empty").mkdir()
+    (folder / "ensemble" / "1").mkdir(parents=True)
+    (folder / "ensemble" / "config.pbtxt").write_text(ENSEMBLE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("log")
+    with serving(folder, "--model-repository", repository, "--grpc-port", "0", "--no-auto") as running:
+        yield running
+        assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[tritonclient.http.InferenceServerClient]:
+    with tritonclient.http.InferenceServerClient(server.address) as one:
+        yield one
+
+
+def request_for(kind: str) -> tuple[list[tritonclient.http.InferInput], list[np.ndarray], list[np.ndarray]]:
+    """Two inputs of 16 numbers as the examples make them, and the sum and the difference."""
+    numbers = [np.arange(16, dtype=np.int32).reshape(1, 16), np.ones((1, 16), np.int32)]
+    truth = [numbers[0] + numbers[1], numbers[0] - numbers[1]]
+    if kind == "BYTES":
+        words = [[str(one).encode() for one in array.reshape(-1)] for array in numbers]
+        numbers = [np.array(one, object).reshape(1, 16) for one in words]
+    elif kind == "INT8":
+        numbers = [array.astype(np.int8) for array in numbers]
+    inputs = []
+    for place, array in enumerate(numbers):
+        inputs.append(tritonclient.http.InferInput(f"INPUT{place}", [1, 16], kind))
+        inputs[-1].set_data_from_numpy(array)
+    return inputs, numbers, truth
+
+
+@pytest.mark.parametrize(("name", "kind"), [("simple", "INT32"), ("simple_int8", "INT8"), ("simple_string", "BYTES")])
+def test_the_examples_models_answer(client: tritonclient.http.InferenceServerClient, name: str, kind: str) -> None:
+    """Sums and differences, of text as text."""
+    inputs, _, truth = request_for(kind)
+    answer = client.infer(name, inputs)
+    found = [answer.as_numpy(f"OUTPUT{place}").astype(np.int32) for place in (0, 1)]
+    assert all(np.array_equal(*pair) for pair in zip(found, truth, strict=True))
+
+
+def test_the_configuration_is_that_of_the_file(client: tritonclient.http.InferenceServerClient, server: Server) -> None:
+    """Over HTTP and gRPC, filled in where the file says nothing; of a model without a file it is the model's own."""
+    config = client.get_model_config("simple")
+    assert (config["max_batch_size"], config["platform"]) == (8, "onnxruntime_onnx")
+    assert config["input"][0]["dims"] == [16]
+    assert config["default_model_filename"] == "model.onnx"
+    assert config["version_policy"] == {"latest": {"num_versions": 1}}
+    bare = client.get_model_config("bare")
+    assert bare["max_batch_size"] == 32
+    assert [one["name"] for one in bare["output"]] == ["OUTPUT0", "OUTPUT1"]
+    with tritonclient.grpc.InferenceServerClient(f"{server.host}:{server.grpc_port}") as grpc:
+        same = grpc.get_model_config("reshaped", as_json=True)["config"]
+    assert same["dynamic_batching"]["preferred_batch_size"] == [4]
+    assert same["input"][0]["reshape"] == {"shape": ["16"]}
+
+
+def test_an_ensemble(client: tritonclient.http.InferenceServerClient, server: Server) -> None:
+    """Its steps are computed inside the server, over HTTP and gRPC; its configuration is that of the file."""
+    numbers = np.arange(48, dtype=np.int32).reshape(3, 16)
+    for module, address in (
+        (tritonclient.http, server.address),
+        (tritonclient.grpc, f"{server.host}:{server.grpc_port}"),
+    ):
+        inputs = [module.InferInput(name, [3, 16], "INT32") for name in ("A", "B")]
+        inputs[0].set_data_from_numpy(numbers)
+        inputs[1].set_data_from_numpy(numbers + 5)
+        with module.InferenceServerClient(address) as one:
+            assert np.array_equal(one.infer("ensemble", inputs).as_numpy("TWICE"), 2 * numbers)
+    config = client.get_model_config("ensemble")
+    assert (config["platform"], config["max_batch_size"]) == ("ensemble", 8)
+    assert [step["model_name"] for step in config["ensemble_scheduling"]["step"]] == ["simple", "simple"]
+
+
+def test_reshape(client: tritonclient.http.InferenceServerClient) -> None:
+    """Clients see the shapes of the configuration, and only the outputs that it lists."""
+    seen = client.get_model_metadata("reshaped")
+    assert [one["shape"] for one in seen["inputs"] + seen["outputs"]] == [[-1, 4, 4], [-1, 16], [-1, 2, 8]]
+    inputs = [
+        tritonclient.http.InferInput("INPUT0", [2, 4, 4], "INT32"),
+        tritonclient.http.InferInput("INPUT1", [2, 16], "INT32"),
+    ]
+    numbers = np.arange(32, dtype=np.int32)
+    inputs[0].set_data_from_numpy(numbers.reshape(2, 4, 4))
+    inputs[1].set_data_from_numpy(numbers.reshape(2, 16))
+    answer = client.infer("reshaped", inputs)
+    assert np.array_equal(answer.as_numpy("OUTPUT0"), 2 * numbers.reshape(2, 2, 8))
+    assert answer.as_numpy("OUTPUT1") is None
+
+
+def test_the_index_lists_every_folder(client: tritonclient.http.InferenceServerClient) -> None:
+    """Also those that are not served, with the reason and without a path."""
+    index = {one["name"]: one for one in client.get_model_repository_index()}
+    assert set(index) == {
+        "bare", "empty", "ensemble", "other", "reshaped", "sequence", "simple", "simple_int8", "simple_string",
+    }  # fmt: skip
+    assert (index["simple"]["state"], index["simple"]["version"]) == ("READY", "1")
+    assert index["bare"]["version"] == "2"
+    assert index["sequence"]["state"] == "UNAVAILABLE"
+    assert "requests of a sequence" in index["sequence"]["reason"]
+    assert "'python' is not served" in index["other"]["reason"]
+    assert all("/tmp" not in one["reason"] for one in index.values())
+
+
+def test_what_means_something_else_is_logged(server: Server) -> None:
+    """One line a field."""
+    lines = server.stderr.read_text().splitlines()
+    assert any("reshaped: config.pbtxt: preferred_batch_size [4] is not used: " in line for line in lines)
+    assert any("other: not loaded: " in line for line in lines)
+
+
+def test_models_are_not_loaded_on_request_by_default(client: tritonclient.http.InferenceServerClient) -> None:
+    """Mode none: what was there at the start is served."""
+    with pytest.raises(InferenceServerException, match="--model-control-mode explicit"):
+        client.unload_model("simple")
+
+
+def test_explicit_control(tmp_path: Path) -> None:
+    """Nothing is loaded but what the command line and the clients ask for; a new version takes the old one's place."""
+    repository = tmp_path / "repository"
+    add_model(repository, "one")
+    add_model(repository, "two")
+    flags = ["--model-control-mode", "explicit", "--load-model", "one", "--no-auto"]
+    with (
+        serving(tmp_path, "--model-repository", repository, *flags) as server,
+        tritonclient.http.InferenceServerClient(server.address) as client,
+    ):
+        states = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
+        assert states == {"one": "READY", "two": "UNAVAILABLE"}
+        client.load_model("two")
+        assert client.is_model_ready("two")
+        shutil.copytree(repository / "one" / "1", repository / "one" / "4")
+        client.load_model("one")
+        assert client.get_model_metadata("one")["versions"] == ["4"]
+        assert not client.is_model_ready("one", "1")
+        client.infer("one", request_for("INT32")[0])
+        client.unload_model("one")
+        assert not client.is_model_ready("one")
+        (repository / "two" / "config.pbtxt").write_text("nonsense")
+        with pytest.raises(InferenceServerException, match="failed to load 'two'"):
+            client.load_model("two")
+        assert client.is_model_ready("two")  # as it was
+        with pytest.raises(InferenceServerException, match="failed to load 'three'"):
+            client.load_model("three")
+        assert server.stop() == 0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Ask the server again and again, for a minute at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+
+
+def test_polling(tmp_path: Path) -> None:
+    """What comes is loaded, what changes is loaded again, and what goes is unloaded."""
+    repository = tmp_path / "repository"
+    add_model(repository, "one")
+    flags = ["--model-control-mode", "poll", "--repository-poll-secs", "0.1", "--no-auto"]
+    with (
+        serving(tmp_path, "--model-repository", repository, *flags) as server,
+        tritonclient.http.InferenceServerClient(server.address) as client,
+    ):
+        add_model(tmp_path, "two")
+        (tmp_path / "two").rename(repository / "two")
+        wait_for(lambda: client.is_model_ready("two"))
+        add_and_subtract(TensorProto.INT8, repository / "one" / "1" / "model.onnx")
+        config = repository / "one" / "config.pbtxt"
+        config.write_text(config.read_text().replace("TYPE_INT32", "TYPE_INT8"))
+        wait_for(lambda: client.get_model_metadata("one")["inputs"][0]["datatype"] == "INT8")
+        client.infer("one", request_for("INT8")[0])
+        shutil.rmtree(repository / "one")
+        wait_for(lambda: not client.is_model_ready("one"))
+        with pytest.raises(InferenceServerException, match="--model-control-mode explicit"):
+            client.load_model("two")
+        assert server.stop() == 0
+
+
+def test_a_tuned_profile_is_served(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    """Beside the model's file, as `tailcut tune DIR/NAME` writes it; one for another file is refused."""
+    repository = tmp_path / "repository"
+    file = add_model(repository, "one") / "1" / "model.onnx"
+    tuned = Settings(batching=BatchingSettings(max_batch_size=64, dispatch="inline"))
+    Profile.of_model(file, tuned).save(file.with_name("model.profile.toml"))
+    with (
+        serving(tmp_path, "--model-repository", repository) as server,
+        tritonclient.http.InferenceServerClient(server.address) as client,
+    ):
+        assert "serving model.profile.toml" in server.stderr.read_text()
+        assert client.get_model_config("one")["max_batch_size"] == 8
+        client.infer("one", request_for("INT32")[0])
+        assert server.stop() == 0
+    add_and_subtract(TensorProto.INT8, file)
+    (repository / "one" / "config.pbtxt").unlink()
+    assert "no model of it could be loaded" in refusal("--model-repository", repository)
+
+
+def test_mistakes_are_one_line(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    """No repository, a repository and models, a model that it does not have."""
+    repository = tmp_path / "repository"
+    add_model(repository, "one")
+    named = ["--model-repository", repository]
+    for arguments, words in [
+        (["--model-repository", tmp_path / "nowhere"], "no such model repository"),
+        ([], "serve takes models or profiles"),
+        (["m.onnx", *named], "one of the two"),
+        ([*named, "--load-model", "one"], "needs --model-control-mode explicit"),
+        ([*named, "--model-control-mode", "explicit", "--load-model", "two"], "the model repository has one"),
+        ([*named, "--workers", "2"], "need --workers 1"),
+    ]:
+        assert words in refusal(*arguments)
+
+
+def test_a_model_is_tuned_where_it_lies(tmp_path: Path) -> None:
+    """`tailcut tune DIR/NAME` writes the profile beside the newest version that is served."""
+    add_model(tmp_path, "one", versions=(1, 2), more="dynamic_batching {}")
+    path, reading = newest_of(tmp_path / "one")
+    assert path == tmp_path / "one" / "2" / "model.onnx"
+    assert reading.settings.batching.rows == "independent"
+    assert not reading.notes

@@ -1,0 +1,84 @@
+"""Reading `config.pbtxt`, and the JSON object that the server answers."""
+
+from pathlib import Path
+
+import pytest
+from tests.triton.repositories import CONFIG, add_model
+
+from tailcut.errors import UsageError
+from tailcut.triton.answer import completed
+from tailcut.triton.config import as_dict, parse_config, read_config
+
+LIVE = {
+    "name": "m",
+    "platform": "onnxruntime_onnx",
+    "backend": "onnxruntime",
+    "max_batch_size": 32,
+    "input": [{"name": "x"}],
+    "output": [{"name": "y"}],
+    "instance_group": [{"count": 1}],
+    "dynamic_batching": {"max_queue_delay_microseconds": 0},
+    "parameters": {"rows": {"string_value": "independent"}},
+}
+
+
+def test_numbers_are_numbers_and_enumerations_are_names() -> None:
+    """As Triton answers; protobuf's own JSON has 64-bit numbers as strings."""
+    text = CONFIG.format(
+        name="m",
+        kind="TYPE_INT32",
+        more='version_policy { specific { versions: [ 1, 3 ] } } parameters { key: "k" value { string_value: "v" } } '
+        "dynamic_batching { priority_queue_policy { key: 2 value { max_queue_size: 5 } } }",
+    )
+    found = as_dict(parse_config(text, "here"))
+    assert found["input"][0]["dims"] == [16]
+    assert found["input"][0]["data_type"] == "TYPE_INT32"
+    assert found["version_policy"] == {"specific": {"versions": [1, 3]}}
+    assert found["parameters"] == {"k": {"string_value": "v"}}
+    assert found["dynamic_batching"]["priority_queue_policy"]["2"]["max_queue_size"] == 5
+    assert "sequence_batching" not in found
+
+
+def test_what_the_file_leaves_open_comes_from_the_model() -> None:
+    """Of a model without a file, everything; of one with a file, only what it does not say."""
+    alone = completed({}, LIVE)
+    assert (alone["max_batch_size"], alone["input"]) == (32, [{"name": "x"}])
+    assert "dynamic_batching" in alone
+    file = as_dict(parse_config(CONFIG.format(name="m", kind="TYPE_INT8", more=""), "here"))
+    both = completed(file, LIVE)
+    assert both["max_batch_size"] == 8
+    assert [one["name"] for one in both["input"]] == ["INPUT0", "INPUT1"]
+    assert both["instance_group"] == [{"count": 1}]
+    assert both["version_policy"] == {"latest": {"num_versions": 1}}
+    assert "dynamic_batching" not in both
+
+
+def test_an_ensemble_has_no_backend() -> None:
+    """And no instances: its models have them."""
+    found = completed({"platform": "ensemble", "input": [{"name": "A"}]}, LIVE)
+    assert (found["backend"], found["instance_group"]) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("max_batch: 3", 'no field named "max_batch"'), ("max_batch_size: many", "1:17"), ("input [ {", "Expected")],
+)
+def test_a_configuration_that_is_none_names_the_place(tmp_path: Path, text: str, words: str) -> None:
+    """One line with the file, the line and the column."""
+    folder = add_model(tmp_path, "m")
+    (folder / "config.pbtxt").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_config(folder)
+    assert str(caught.value).startswith(f"{folder / 'config.pbtxt'}: not a model configuration: ")
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    """Random bytes are refused in one line, and a model without a file has no configuration."""
+    folder = add_model(tmp_path, "m")
+    (folder / "config.pbtxt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not a text file"):
+        read_config(folder)
+    (folder / "config.pbtxt").unlink()
+    assert read_config(folder) is None

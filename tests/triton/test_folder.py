@@ -1,0 +1,78 @@
+"""The layout of a model repository."""
+
+from pathlib import Path
+
+import pytest
+from tests.triton.repositories import add_model, example_repository
+
+from tailcut.errors import MissingFileError, MissingModelFileError, UsageError
+from tailcut.triton.folder import ModelFolder, is_model_folder, model_folders, state_of
+
+
+@pytest.mark.parametrize(
+    ("policy", "versions"),
+    [
+        ("", [12]),
+        ("version_policy { latest { num_versions: 2 } }", [3, 12]),
+        ("version_policy { latest {} }", [12]),
+        ("version_policy { all {} }", [1, 3, 12]),
+        ("version_policy { specific { versions: [ 1, 7 ] } }", [1]),
+    ],
+)
+def test_the_policy_says_which_versions_are_served(tmp_path: Path, policy: str, versions: list[int]) -> None:
+    """By their numbers; what is not a number above 0 is no version."""
+    path = add_model(tmp_path, "m", versions=(1, 3, 12), more=policy)
+    for name in ("0", "007", "draft"):
+        (path / name).mkdir()
+    assert ModelFolder.read(path).versions() == versions
+
+
+def test_the_file_of_a_version(tmp_path: Path) -> None:
+    """model.onnx, a folder model.onnx with one in it, or what the configuration names; never a path."""
+    folder = ModelFolder.read(add_model(tmp_path, "m", versions=(1, 2, 3)))
+    plain = tmp_path / "m" / "1" / "model.onnx"
+    assert folder.file(1) == plain
+    within = tmp_path / "m" / "2" / "model.onnx"
+    content = within.read_bytes()
+    within.unlink()
+    within.mkdir()
+    (within / "model.onnx").write_bytes(content)
+    assert folder.file(2) == within / "model.onnx"
+    (tmp_path / "m" / "3" / "model.onnx").unlink()
+    with pytest.raises(MissingModelFileError, match=r"has no model file: model\.onnx or model\.xml"):
+        folder.file(3)
+    named = ModelFolder.read(add_model(tmp_path, "n", more='default_model_filename: "../1/model.onnx"'))
+    with pytest.raises(UsageError, match="not a file's name"):
+        named.file(1)
+
+
+def test_a_configuration_for_another_model_is_refused(tmp_path: Path) -> None:
+    """Its name has to be that of the folder."""
+    path = add_model(tmp_path, "m").rename(tmp_path / "other")
+    with pytest.raises(UsageError, match="is for a model 'm', but its folder is called 'other'"):
+        ModelFolder.read(path)
+
+
+def test_a_repository_lists_its_folders(tmp_path: Path) -> None:
+    """Files and hidden folders are no models."""
+    example_repository(tmp_path)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "README").touch()
+    assert list(model_folders(tmp_path)) == ["simple", "simple_int8", "simple_string"]
+    assert is_model_folder(tmp_path / "simple")
+    assert not is_model_folder(tmp_path)
+    with pytest.raises(MissingFileError, match="no such model repository"):
+        model_folders(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="not a model repository"):
+        model_folders(tmp_path / "README")
+
+
+def test_a_report_is_no_change(tmp_path: Path) -> None:
+    """What `tailcut tune` writes beside a model is no reason to load it again, but for the profile."""
+    path = add_model(tmp_path, "m")
+    before = state_of(path)
+    (path / "1" / "model.report.html").touch()
+    (path / "1" / "model.trials.jsonl").touch()
+    assert state_of(path) == before
+    (path / "1" / "model.profile.toml").touch()
+    assert state_of(path) != before

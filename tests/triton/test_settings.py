@@ -1,0 +1,158 @@
+"""What the fields of a configuration mean here."""
+
+from typing import Any
+
+import pytest
+from tests.triton.repositories import CONFIG
+
+from tailcut.engines.base import Reshape
+from tailcut.errors import UnsupportedError
+from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.triton.config import parse_config
+from tailcut.triton.settings import Reading, engine_of, read_settings
+
+BOTH = ("onnxruntime", "openvino")
+
+
+def spec(*shape: int | None, dtype: DType = DType.INT32) -> ModelSpec:
+    dims = shape or (None, 16)
+    ends = [tuple(TensorSpec(f"{side}{place}", dtype, dims) for place in (0, 1)) for side in ("INPUT", "OUTPUT")]
+    return ModelSpec("m", *ends)
+
+
+def config(more: str = "", **replaced: str) -> Any:
+    text = CONFIG.format(name="m", kind="TYPE_INT32", more=more)
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    return parse_config(text, "here")
+
+
+def reading(more: str = "", **replaced: str) -> Reading:
+    return read_settings(config(more, **replaced), spec(), "onnxruntime")
+
+
+def test_a_plain_configuration() -> None:
+    """It bounds the batch, leaves rows to the evidence, and has nothing to note."""
+    found = reading()
+    assert found.max_batch_size == found.settings.batching.max_batch_size == 8
+    assert found.settings.batching.rows == "auto"
+    assert (found.notes, found.is_fixed, found.queue_rows, found.samples) == ((), False, None, ())
+
+
+def test_dynamic_batching() -> None:
+    """It is the user's word that rows are independent; delay and queue are taken over, the rest is said."""
+    found = reading(
+        "dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100 preserve_ordering: true "
+        "priority_levels: 2 default_priority_level: 1 default_queue_policy { max_queue_size: 50 "
+        "default_timeout_microseconds: 9 } priority_queue_policy { key: 1 value {} } }"
+    )
+    assert found.settings.batching.rows == "independent"
+    assert found.settings.batching.max_queue_delay_us == 100
+    assert found.queue_rows == 50
+    assert found.is_fixed
+    fields = {note.split()[0] for note in found.notes}
+    assert fields == {
+        "preferred_batch_size",
+        "preserve_ordering",
+        "default_priority_level",
+        "timeouts",
+        "priority_queue_policy",
+    }
+
+
+def test_without_a_batch_requests_run_whole() -> None:
+    """max_batch_size 0: dims are whole shapes."""
+    whole = config(**{"max_batch_size: 8": "max_batch_size: 0", "dims: [ 16 ]": "dims: [ -1, 16 ]"})
+    found = read_settings(whole, spec(), "onnxruntime")
+    assert (found.settings.batching.rows, found.max_batch_size) == ("dependent", None)
+
+
+def test_instances_threads_and_optimisation() -> None:
+    """They are settings of the engine, and nothing is measured then."""
+    found = reading(
+        "instance_group [ { count: 2 kind: KIND_CPU }, { kind: KIND_GPU gpus: [ 0 ] } ] "
+        'parameters { key: "intra_op_thread_count" value { string_value: "3" } } '
+        'parameters { key: "enable_mem_arena" value { string_value: "0" } } '
+        'parameters { key: "mine" value { string_value: "x" } } optimization { graph { level: -1 } }'
+    )
+    engine = found.settings.engine
+    assert (engine.instances, engine.threads, engine.arena, engine.graph) == (3, 3, False, "basic")
+    assert found.is_fixed
+    assert any("computed on the CPU" in note for note in found.notes)
+    assert any(note.startswith("parameters mine ") for note in found.notes)
+
+
+def test_the_engine() -> None:
+    """By backend or platform, or by an accelerator; what only openvino reads stays there."""
+    assert engine_of(config(), BOTH) == "onnxruntime"
+    assert engine_of(config('backend: "openvino"'), BOTH) == "openvino"
+    accelerated = 'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }'
+    assert engine_of(config(accelerated), BOTH) == "openvino"
+    assert engine_of(config(), ("openvino",)) == "openvino"
+    with pytest.raises(UnsupportedError, match="'tensorrt_plan' is not served"):
+        engine_of(config(onnxruntime_onnx="tensorrt_plan"), BOTH)
+
+
+def test_reshape() -> None:
+    """Clients see dims, the model its own shape."""
+    text = "dims: [ 1 ] reshape { shape: [ ] }"
+    flat = config(**{"dims: [ 16 ]": text})
+    found = read_settings(flat, spec(None), "onnxruntime").settings.engine.reshapes
+    assert found[0] == Reshape(name="INPUT0", client=(-1, 1), model=(-1,))
+    assert [one.name for one in found] == ["INPUT0", "INPUT1", "OUTPUT0", "OUTPUT1"]
+
+
+def test_free_dimensions_that_have_one_size_are_fixed() -> None:
+    """Of inputs, by INPUT:AXIS."""
+    found = read_settings(config(), spec(None, None), "onnxruntime").settings.engine.fixed_dims
+    assert found == ("INPUT0:1=16", "INPUT1:1=16")
+
+
+def test_some_outputs() -> None:
+    """Those that are not listed are not computed."""
+    fewer = config(**{'{ name: "OUTPUT0" data_type: TYPE_INT32 dims: [ 16 ] },': ""})
+    assert read_settings(fewer, spec(), "onnxruntime").settings.engine.outputs == ("OUTPUT1",)
+
+
+def test_warm_up_requests() -> None:
+    """Each entry is a kind of request that the model is warmed up with."""
+    inputs = " ".join(
+        f'inputs {{ key: "INPUT{place}" value {{ data_type: TYPE_INT32 dims: 16 {data} }} }}'
+        for place, data in enumerate(("zero_data: true", 'input_data_file: "f"'))
+    )
+    found = reading(f'model_warmup {{ name: "w" batch_size: 4 {inputs} }}')
+    [request] = found.samples
+    assert request.rows == 4
+    assert [array.shape for array in request.of(spec()).make(4, 0).values()] == [(4, 16), (4, 16)]
+    assert any("input_data_file" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("more", "replaced", "words"),
+    [
+        ("sequence_batching {}", {}, "sequence_batching is not served"),
+        ("model_transaction_policy { decoupled: true }", {}, "decoupled"),
+        ("", {'"INPUT1" data_type': '"INPUT1" optional: true data_type'}, "'INPUT1' is optional"),
+        ("", {'"INPUT1" data_type': '"INPUT1" is_shape_tensor: true data_type'}, "shape tensor"),
+        ("", {"INPUT1": "OTHER"}, "no input 'OTHER'"),
+        ("", {"TYPE_INT32": "TYPE_FP32"}, "is INT32 in the model and TYPE_FP32 in the configuration"),
+        ("", {"[ 16 ]": "[ 17 ]"}, r"dims \[17\] behind the batch"),
+        ("", {',\n  { name: "INPUT1" data_type: TYPE_INT32 dims: [ 16 ] }': ""}, "lists no input 'INPUT1'"),
+    ],
+)
+def test_what_is_refused(more: str, replaced: dict[str, str], words: str) -> None:
+    """What would change answers, and what does not fit the model."""
+    with pytest.raises(UnsupportedError, match=words):
+        reading(more, **replaced)
+
+
+def test_a_fixed_first_axis_has_no_batch() -> None:
+    """max_batch_size needs a free one."""
+    with pytest.raises(UnsupportedError, match=r"dims|first axis"):
+        read_settings(config(), spec(1, 16), "onnxruntime")
+
+
+def test_labels_are_noted() -> None:
+    """The classification extension is not served."""
+    [note] = reading(**{'"OUTPUT0" data_type': '"OUTPUT0" label_filename: "l.txt" data_type'}).notes
+    assert "the classification extension is not served" in note
