@@ -1,4 +1,4 @@
-"""Exported PyTorch programs (.pt2) by torch.onnx; they are read as the engine reads them, and run no code of their own."""
+"""Exported PyTorch programs (.pt2) by torch.onnx; they are read as the engine reads them."""
 
 import contextlib
 import io

@@ -53,12 +53,12 @@ def test_answers_are_the_programs_own(engine: CudaEngine, tmp_path: Path) -> Non
 def test_several_threads_share_the_slots(engine: CudaEngine, tmp_path: Path) -> None:
     """More callers than slots: each gets its own answer."""
     wrong: list[int] = []
+    truths = [expected(engine, tmp_path, rows(1 + seed)) for seed in range(5)]
 
     def ask(seed: int) -> None:
         x = rows(1 + seed)
         answers = [engine.run({"x": x})["output"] for _ in range(20)]
-        truth = expected(engine, tmp_path, x)
-        wrong.extend(seed for one in answers if not np.allclose(one, truth, atol=1e-4))
+        wrong.extend(seed for one in answers if not np.allclose(one, truths[seed], atol=1e-4))
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(5)]
     for thread in threads:

@@ -245,3 +245,20 @@ def test_exported_programs_keep_constants_out_of_the_inputs(tmp_path: Path) -> N
     assert program.spec.input_names == ("x",)
     engine = open_engine(path, options())
     assert np.array_equal(engine.run({"x": np.ones((2, 3), np.float32)})["output"], np.full((2, 3), 3, np.float32))
+
+
+def test_programs_are_opened_by_several_threads(mlp: Path) -> None:
+    """PyTorch reads one program at a time, and says nothing of it when another thread reads one, too."""
+    opened: list[int] = []
+
+    def work() -> None:
+        engine = open_engine(mlp, options())
+        opened.append(engine.run({"x": rows(2, 16)})["output"].shape[0])
+        engine.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opened == [2] * 4

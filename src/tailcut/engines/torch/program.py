@@ -2,6 +2,7 @@
 
 import io
 import logging
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,7 @@ _DTYPES = {
 }
 _ENDLESS = {"while_loop"}  # operators that repeat a part of the graph as often as values say
 _REASON_CHARS = 200
+_READING = threading.Lock()  # PyTorch's reader keeps what it reads in a global, and refuses a second one meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,11 @@ def load_exported(path: Path) -> Any:
     kind = kind_of(path)
     if kind is not FileKind.PROGRAM:
         raise ModelFileError(f"{path}: {kind}, not a PyTorch program: it needs the engine {ENGINES_OF[kind][0]}")
+    with _READING:
+        return _read(path)
+
+
+def _read(path: Path) -> Any:
     log = logging.getLogger("torch.export")
     level = log.level
     log.setLevel(logging.CRITICAL)  # it logs a stack for each fault, which is raised besides
