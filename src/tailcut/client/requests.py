@@ -13,6 +13,7 @@ import orjson
 
 from tailcut.errors import InvalidInputError
 from tailcut.spec import DType
+from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.tensors import shown, to_bytes
 
 Parts = list[bytes | memoryview]
@@ -42,7 +43,7 @@ class Address:
         except ValueError:
             parts, port = urlsplit(""), None
         if parts.scheme != "http" or not parts.hostname or parts.path not in {"", "/"} or parts.query:
-            raise InvalidInputError(f"{url!r} is no server: write http://HOST:PORT or unix:PATH")
+            raise InvalidInputError(f"{url!r} is not a server address: write http://HOST:PORT or unix:PATH")
         return cls(parts.hostname, port if port is not None else 80)
 
     def __str__(self) -> str:
@@ -97,7 +98,7 @@ class Encoder:
 
     def __init__(self, address: Address) -> None:
         self._authority = address.authority
-        self._heads: dict[object, bytes] = {}
+        self._heads: BytesMemo[object, bytes] = BytesMemo(_HEADS_KEPT)
 
     def get(self, path: str) -> Parts:
         """A question without a body."""
@@ -119,10 +120,7 @@ class Encoder:
         key = (call.model, call.version, outputs, call.timeout_us, described)
         head = self._heads.get(key)
         if head is None:
-            head = self._head(call, described)
-            if len(self._heads) >= _HEADS_KEPT:
-                self._heads.clear()
-            self._heads[key] = head
+            head = self._heads.keep(key, self._head(call, described))
         return [head, *data]
 
     def _head(self, call: Call, described: Sequence[Described]) -> bytes:
@@ -162,7 +160,7 @@ def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], P
         try:
             dtype = DType.of(array.dtype)
         except KeyError:
-            raise InvalidInputError(f"input {shown(name)}: the protocol has no name for {array.dtype}") from None
+            raise InvalidInputError(f"input {shown(name)}: the protocol has no datatype for {array.dtype}") from None
         data = _bytes_of(array, dtype)
         described.append(Described(name, dtype, array.shape, len(data)))
         parts.append(data)

@@ -116,4 +116,6 @@ def _poll(target: Target, model: str, cursor: str) -> dict[str, Any]:
         piece: dict[str, Any] = ask(target, "GET", f"{model_path(model)}/trail/{cursor}")
         if piece["fields"] == list(FIELDS):
             return piece
-    raise UsageError(f"the server at {target.uds or target.authority} keeps no trails that this Tailcut can read")
+    raise UsageError(
+        f"the server at {target.uds or target.authority} keeps no traces that this version of Tailcut can read"
+    )
