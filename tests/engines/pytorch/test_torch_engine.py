@@ -217,10 +217,12 @@ def test_opening_and_serving_load_no_other_engine(mlp: Path, tmp_path: Path) -> 
     x = rows(3, 16)
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [3, 16], "data": x.reshape(-1).tolist()}]}
     with serving(tmp_path, tmp_path / "mlp.profile.toml") as server, server.connect() as wire:
+        maps = Path(f"/proc/{server.process.pid}/maps").read_text(
+            encoding="utf-8", errors="replace"
+        )  # JSON loads numba
         reply = wire.ask(json_request("mlp", body))
         assert reply.status == 200
         found = np.array(msgspec.json.decode(reply.body)["outputs"][0]["data"], np.float32).reshape(3, 4)
-        maps = Path(f"/proc/{server.process.pid}/maps").read_text(encoding="utf-8", errors="replace")
     assert np.allclose(found, answer(mlp, x), atol=1e-6)
     assert "libtorch_cpu" in maps
     assert not [name for name in ("onnxruntime", "openvino", "llvmlite") if name in maps]
