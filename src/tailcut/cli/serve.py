@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from tailcut.cli.choices import BatchingChoice
+from tailcut.cli.choices import BatchingChoice, DeviceChoice
 from tailcut.cli.model_repository import ControlMode, Start, start_library
 
 if TYPE_CHECKING:
@@ -125,6 +125,12 @@ def serve(  # noqa: PLR0915  an option a line
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token required for requests that change the server.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load PyTorch programs that could run code of their own.")
+    ] = False,
+    device: Annotated[
+        DeviceChoice | None, typer.Option(help="Where models are computed (default: the profile's, else cpu).")
+    ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
     workers: Annotated[
         str | None,
@@ -161,6 +167,8 @@ def serve(  # noqa: PLR0915  an option a line
     log_to_stderr(log.value)
     faulthandler.enable()  # an engine that crashes the process leaves the threads' stacks on stderr
     _ignore_signals()
+    if trust:
+        _trust(sources or [])
     limits = ServerLimits(
         body_bytes=max_body << 20,
         connections=max_connections if worker is None else max(1, max_connections // worker.size),
@@ -187,7 +195,7 @@ def serve(  # noqa: PLR0915  an option a line
         _need_one_worker(alone)
         group = _group(size, len(sources), limits.drain_s, max_restarts)
         raise typer.Exit(_supervise(group, Address(host, port, uds, grpc_port), json=json))
-    choices = _Choices(max_batch_size, batching, accept_model_change=accept_model_change)
+    choices = _Choices(max_batch_size, batching, accept_model_change=accept_model_change, device=device)
     wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
     start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
     started = start_library(start, wished, None if batching is None else batching.value, measures=not no_auto)
@@ -243,6 +251,15 @@ def serve(  # noqa: PLR0915  an option a line
             one.model.close()
     if worker is None:
         _log.info("stopped")
+
+
+def _trust(sources: "Sequence[str]") -> None:
+    from tailcut.engines.trust import trust
+    from tailcut.runtime.model import is_profile
+    from tailcut.runtime.profile import Profile
+
+    for path in [Path(source.rpartition("=")[2]) for source in sources]:
+        trust(Path(Profile.load(path).model.path) if is_profile(path) else path)
 
 
 def _sources(sources: list[str] | None, repository: Path | None) -> list[str]:
@@ -452,30 +469,25 @@ class _Choices:
     max_batch_size: int | None
     batching: BatchingChoice | None
     accept_model_change: bool
+    device: DeviceChoice | None
 
 
 def _profile(source: str, choices: _Choices, worker: "Worker | None") -> "tuple[Profile, str]":
-    """The profile of a SOURCE, as if it were served alone, and the version it is to be served as."""
+    """The profile of a SOURCE as served alone, and the version to serve it as."""
     import msgspec
 
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.machine.quota import usable_cpus
-    from tailcut.pipelines.model import pipeline_profile
     from tailcut.runtime.fit import fit_to_machine
-    from tailcut.runtime.model import is_pipeline, open_profile
-    from tailcut.runtime.profile import Profile, with_batching
+    from tailcut.runtime.profile import with_batching
 
     name, equals, path = source.rpartition("=")
     name, version = _name_and_version(name)
-    if is_pipeline(path):
-        profile = pipeline_profile(path)
-    elif choices.accept_model_change and not _is_bare(source):
-        profile, warning = Profile.load(Path(path)).accept_model(Path(path).name)
-        if warning and (worker is None or worker.post == 0):
-            _log.warning("%s: %s", name or profile.model.name, warning)
-    else:
-        profile = open_profile(Path(path))
-    if worker is not None and not profile.settings.engine.threads:  # an engine left alone would take every CPU
+    profile = _read_profile(path, name, choices, worker)
+    if choices.device is not None:
+        engine = msgspec.structs.replace(profile.settings.engine, device=choices.device.value)
+        profile = msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, engine=engine))
+    if worker is not None and not profile.settings.engine.threads:  # by default an engine would use every CPU
         settings = profile.settings
         threads = max(1, worker.cpus // settings.engine.instances)
         if worker.post == 0:
@@ -493,6 +505,22 @@ def _profile(source: str, choices: _Choices, worker: "Worker | None") -> "tuple[
     if choices.batching is not None:
         profile = with_batching(profile, choices.batching.value)
     return profile, version
+
+
+def _read_profile(path: str, name: str, choices: _Choices, worker: "Worker | None") -> "Profile":
+    """The profile of a pipeline, of a bare model, or of a file."""
+    from tailcut.pipelines.model import pipeline_profile
+    from tailcut.runtime.model import is_pipeline, open_profile
+    from tailcut.runtime.profile import Profile
+
+    if is_pipeline(path):
+        return pipeline_profile(path)
+    if not choices.accept_model_change or _is_bare(path):
+        return open_profile(Path(path))
+    profile, warning = Profile.load(Path(path)).accept_model(Path(path).name)
+    if warning and (worker is None or worker.post == 0):
+        _log.warning("%s: %s", name or profile.model.name, warning)
+    return profile
 
 
 def _among(profile: "Profile", source: str, models: int) -> "Profile":
