@@ -77,7 +77,7 @@ def test_a_person_gets_a_table(bench: Bench, server: Server) -> None:
     done = bench(server.url, "--rate", "200", "--duration", "1s", "--wire", "json")
     assert done.returncode == 0
     assert "200.0/s offered" in done.stdout
-    assert "unknown" in done.stdout  # p99.9 of 200 samples
+    assert "needs " in done.stdout or "client late" in done.stdout  # p99.9 of 200 samples
     assert done.stderr.startswith("open loop, 200.0 requests/s for 1 s")
 
 

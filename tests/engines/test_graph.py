@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 from tests.engines.models import endless, external_weights, perceptron, save, value
 
-from tailcut.engines.graph import read_traits
+from tailcut.engines.traits import read_traits
 from tailcut.errors import ModelFileError
 from tailcut.spec import DType
 

@@ -13,7 +13,7 @@ from tailcut.engines import Engine, EngineOptions, open_engine
 from tailcut.engines.agreement import distance
 from tailcut.engines.base import U8Input
 from tailcut.engines.files import FileKind, default_engine, kind_of
-from tailcut.engines.graph import read_traits
+from tailcut.engines.traits import read_traits
 from tailcut.errors import EngineError, ModelFileError, UnsupportedError
 from tailcut.spec import Rows
 

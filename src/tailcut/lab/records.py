@@ -57,6 +57,7 @@ class Run(Record, frozen=True):
     errors: dict[str, int]  # by HTTP status, `connection` or `timeout`
     latency_ms: Latencies
     p99_interval_ms: Bounds | None
+    p99_at_most_ms: float | None  # the client's lateness included
     client_behind: bool
     client_lateness_p99_ms: float
     client_cpu: float  # cores
