@@ -194,7 +194,7 @@ def _tail(context: Context, name: str, version: str = "") -> bytes:
     served = context.served(name, version)
     records = read(served.trails).records
     events = context.events_since(int(records[:, 0].min())) if len(records) else []
-    return _json(explain(records, events, max_batch_size=served.model.max_batch_size) | {"model": served.name})
+    return _json(explain(records, events, max_batch_size=served.entry.max_batch_size) | {"model": served.name})
 
 
 def _trail(context: Context, name: str, *rest: str) -> bytes:

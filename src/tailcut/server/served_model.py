@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tailcut.engines.base import EngineOptions
+from tailcut.runtime.entry import Entry
 from tailcut.runtime.model import Model
 from tailcut.runtime.tracing.timeline import Timeline
 
@@ -29,6 +30,11 @@ class ServedModel:
     config: Mapping[str, Any] | None = None
     timeline: Timeline = field(default_factory=Timeline)
     timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several
+
+    @property
+    def entry(self) -> Entry:
+        """Where its requests come in."""
+        return self.model.entry
 
     @property
     def trails(self) -> tuple[Timeline, ...]:

@@ -12,8 +12,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
-from tailcut.runtime.batch import Batch, Ticket
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
+from tailcut.runtime.request import Batch, Request
 from tailcut.server.grpc.templates import Plan, Plans
 from tailcut.server.served_model import ServedModel
 from tailcut.server.step_runner import Job
@@ -30,7 +30,7 @@ _read = MESSAGES["ModelInferRequest"].FromString
 
 
 class Inference:
-    """The sink of its ticket; `done` is called once there is an answer or an error, never from inside `begin`."""
+    """The handler of its request; `done` is called once there is an answer or an error, never from inside `begin`."""
 
     __slots__ = (
         "_done",
@@ -61,7 +61,7 @@ class Inference:
         self._state = plans.state
         self._done = done
         self._final = final
-        self._ticket: Ticket | None = None
+        self._ticket: Request | None = None
         self._job: Job | None = None  # a large message is being read
         self._served: ServedModel = None  # type: ignore[assignment]  # set before there is a ticket
         self._form: Form | ArrayForm | None = None  # where the request was like one before it, else:
@@ -91,22 +91,24 @@ class Inference:
         state = self._state
         served, form = plan
         self._served, self._form = served, form
-        model, schedule = served.model, form.schedule
+        entry, schedule = served.entry, form.schedule
         deadline_ns = state.deadline(_earlier(schedule.timeout_ns, left_ns))
         if isinstance(form, ArrayForm):
             arrays = form.inputs(data, lead_end)
-            self._ticket = model.start(arrays, form.rows, self, state.home, deadline_ns, priority=schedule.priority)
-            state.home.kick_soon(model)
+            self._ticket = entry.start(arrays, form.rows, self, state.delivery, deadline_ns, priority=schedule.priority)
+            state.delivery.notify_soon(entry)
             return
-        model.admit(form.rows, deadline_ns, schedule.priority)
-        ticket = Ticket(self, state.home, form.rows, -1, deadline_ns, schedule.priority)
+        slab = entry.slab
+        assert slab is not None  # noqa: S101  the form is one for rows
+        entry.admit(form.rows, deadline_ns, schedule.priority)
+        ticket = Request(self, state.delivery, form.rows, deadline_ns, schedule.priority)
+        lease = entry.lend(form.rows)
         body = memoryview(data)
-        if len(form.pieces) == 1:
-            model.submit_body(ticket, body[lead_end + form.pieces[0].start :])
-        else:
-            model.submit_bodies(ticket, [body[lead_end + one.start : lead_end + one.end] for one in form.pieces])
+        for number, piece in enumerate(form.pieces):
+            slab.write(lease.row, body[lead_end + piece.start : lead_end + piece.end], number)
+        entry.settle(lease, form.rows, ticket)
         self._ticket = ticket
-        state.home.kick_soon(model)
+        state.delivery.notify_soon(entry)
 
     def _read(self, data: bytes, lead: Lead | None, left_ns: int) -> None:
         """Read a request as a message, and queue it."""
@@ -117,17 +119,17 @@ class Inference:
             raise InvalidInputError("the message is no ModelInferRequest") from None
         self.id = message.id.encode()
         served = self._served = state.context.models.find(message.model_name, message.model_version)
-        model = served.model
+        model, entry = served.model, served.entry
         request = self._request = read_request(model.spec, message, state.context.regions)
         arrays, rows = check_inputs(model.spec, request.inputs)
         schedule = schedule_of(request.parameters)
         if lead is not None:
             self._plans.learn(data, lead, served, message, request, rows)
         deadline_ns = state.deadline(_earlier(schedule.timeout_ns, left_ns))
-        self._ticket = model.start(arrays, rows, self, state.home, deadline_ns, priority=schedule.priority)
-        state.home.kick_soon(model)
+        self._ticket = entry.start(arrays, rows, self, state.delivery, deadline_ns, priority=schedule.priority)
+        state.delivery.notify_soon(entry)
 
-    def _read_in_steps(self, data: bytes | memoryview, left_ns: int) -> Generator[None, None, Ticket]:
+    def _read_in_steps(self, data: bytes | memoryview, left_ns: int) -> Generator[None, None, Request]:
         """The same for a large request."""
         state = self._state
         taken = yield from take_apart(data)
@@ -137,23 +139,23 @@ class Inference:
             raise InvalidInputError("the message is no ModelInferRequest") from None
         self.id = message.id.encode()
         served = self._served = state.context.models.find(message.model_name, message.model_version)
-        model = served.model
-        model.admit(1)
+        model, entry = served.model, served.entry
+        entry.admit(1)
         yield
         request = self._request = yield from large_request(model.spec, message, taken, state.context.regions)
         arrays, rows = yield from check_inputs_in_steps(model.spec, request.inputs)
         schedule = schedule_of(request.parameters)
         deadline_ns = state.deadline(_earlier(schedule.timeout_ns, left_ns))
         return (
-            yield from model.start_in_steps(arrays, rows, self, state.home, deadline_ns, priority=schedule.priority)
+            yield from entry.start_in_steps(arrays, rows, self, state.delivery, deadline_ns, priority=schedule.priority)
         )
 
-    def _ready(self, ticket: Ticket | None, error: Exception | None) -> None:
+    def _ready(self, ticket: Request | None, error: Exception | None) -> None:
         """A large request has been read and queued; or not."""
         self._job = None
         if ticket is not None:
             self._ticket = ticket
-            self._state.home.kick_soon(self._served.model)
+            self._state.delivery.notify_soon(self._served.entry)
             return
         if isinstance(error, TailcutError):
             self.error = error.without_frames()
@@ -162,7 +164,7 @@ class Inference:
             self.error = EngineError("the server failed on this message")
         self._done(self)
 
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+    def complete(self, ticket: Request, batch: Batch, index: int) -> None:
         """The engine has answered."""
         handed_ns = time.monotonic_ns()
         self._ticket = None
@@ -194,13 +196,13 @@ class Inference:
         for place, data in shared_outputs(spec, request, outputs):
             self._state.context.regions.write(place, data)
         if _is_large(request, outputs) and not self._final:
-            if served.model.slab is not None:  # whose rows are others' soon
+            if served.entry.slab is not None:  # whose rows are others' soon
                 outputs = {name: array.copy() for name, array in outputs.items()}
             return large_answer(spec, served.version, request, outputs)
         response = infer_response(spec, served.version, request, outputs, final=self._final)
         return bytes(response.SerializeToString())
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+    def fail(self, ticket: Request, error: TailcutError) -> None:
         """There will be no answer."""
         self._ticket = None
         self.error = error
@@ -217,7 +219,7 @@ class Inference:
             self._job.cancel()
             self._job = None
         if self._ticket is not None:
-            self._served.model.cancel(self._ticket)
+            self._served.entry.cancel(self._ticket)
             self._ticket = None
 
 

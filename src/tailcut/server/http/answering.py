@@ -14,13 +14,14 @@ from enum import Enum, auto
 import numpy as np
 
 from tailcut.errors import EngineError, QueueFullError, TailcutError
-from tailcut.runtime.batch import Batch, Ticket
+from tailcut.runtime.entry import Entry
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
-from tailcut.runtime.model import Model
+from tailcut.runtime.request import Batch, Lease, Request
 from tailcut.server.access_log import trace_of_head, with_trace
 from tailcut.server.fastpath.fastpath import Group
 from tailcut.server.http.plan import QUESTION_BYTES, Kind, Plan
 from tailcut.server.http.replies import CLOSE, END, Refusal, dated, error_reply, failure_reply, response_head
+from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES, Job
 from tailcut.wire.http1.chunked import ChunkedBody
@@ -64,7 +65,7 @@ class Stage(Enum):
 
 
 class Answering(asyncio.BufferedProtocol):
-    """An accepted socket's side that speaks; its own sink for the answer to the message in hand."""
+    """An accepted socket's side that speaks; its own handler of the answer to the message in hand."""
 
     _next: Callable[[], None]  # go on with what the client has sent meanwhile
 
@@ -83,13 +84,12 @@ class Answering(asyncio.BufferedProtocol):
         self._head = b""  # the bytes that it was planned from: the next message's head is mostly the same
         self._edition = -1  # of the hub's plans, when it was
         self._work: asyncio.Task[None] | None = None  # an answer that takes a while
-        self._row = -1
-        self._rows = 0
+        self._lease: Lease | None = None  # of rows that a body is received into
         self._body: np.ndarray | None = None
         self._lead = b""
         self._charged = 0  # bytes of `hub.site.counts.buffered_bytes` that are this connection's
         self._chunked: ChunkedBody | None = None
-        self._ticket: Ticket | None = None
+        self._ticket: Request | None = None
         self._request: InferRequest | None = None
         self._schedule = Schedule()  # of a request whose body is being received into rows
         self._began_ns = 0  # when the message in hand had its head
@@ -143,62 +143,65 @@ class Answering(asyncio.BufferedProtocol):
             self._job = self._state.steps.start(self._infer_in_steps(plan, body), self._infer_ready, begun=begun)
             return
         try:
-            self._knock(served.model, plan, body)
+            self._knock(served.entry, plan, body)
             request = parse_request(served.model.spec, body, plan.json_size, self._state.context.regions)
             arrays, rows = check_inputs(served.model.spec, request.inputs)
             schedule = schedule_of(request.parameters, plan.schedule)
             deadline = self._state.deadline(schedule.timeout_ns)
             self._request = request
             self._stage = Stage.ANSWER
-            self._ticket = served.model.start(
-                arrays, rows, self, self._state.home, deadline, priority=schedule.priority
+            self._ticket = served.entry.start(
+                arrays, rows, self, self._state.delivery, deadline, priority=schedule.priority
             )
         except TailcutError as error:
             self._fail(error)
         else:
-            self._state.home.kick_soon(served.model)
+            self._state.delivery.notify_soon(served.entry)
 
-    def _knock(self, model: Model, plan: Plan, body: bytes | bytearray | memoryview) -> None:
+    def _knock(self, entry: Entry, plan: Plan, body: bytes | bytearray | memoryview) -> None:
         """Refuse what will be refused before its body is parsed, except where the body may name a time of its own.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
-        if model.waiting_rows:
+        if entry.waiting_rows:
             lead = bytes(body[: plan.json_size])
             named = b"timeout" in lead or b"priority" in lead or b"\\" in lead
-            model.admit(1, 0 if named else self._state.deadline(plan.schedule.timeout_ns), plan.schedule.priority)
+            entry.admit(1, 0 if named else self._state.deadline(plan.schedule.timeout_ns), plan.schedule.priority)
 
     def _infer_in_steps(
         self, plan: Plan, body: bytes | bytearray | memoryview
-    ) -> Generator[None, None, tuple[InferRequest, Ticket]]:
+    ) -> Generator[None, None, tuple[InferRequest, Request]]:
         """The same for a body that is large, or of which nobody knows how large it is."""
-        model, state = plan.served.model, self._state  # type: ignore[union-attr]  # only plans that have one come here
+        served: ServedModel = plan.served  # type: ignore[assignment]  # only plans that have one come here
+        model, entry, state = served.model, served.entry, self._state
         if plan.encoding:
             most = min(plan.limit, state.limits.buffered_bytes)
             body = yield from inflate_in_steps(body, most, self._charge_more, wbits=_WBITS[plan.encoding])
-        if model.waiting_rows:
+        if entry.waiting_rows:
             named = yield from _names_its_time(memoryview(body)[: plan.json_size])
-            model.admit(1, 0 if named else state.deadline(plan.schedule.timeout_ns), plan.schedule.priority)
+            entry.admit(1, 0 if named else state.deadline(plan.schedule.timeout_ns), plan.schedule.priority)
         request = yield from request_in_steps(model.spec, body, plan.json_size, state.context.regions)
         arrays, rows = yield from check_inputs_in_steps(model.spec, request.inputs)
         schedule = schedule_of(request.parameters, plan.schedule)
         deadline = state.deadline(schedule.timeout_ns)
-        ticket = yield from model.start_in_steps(arrays, rows, self, state.home, deadline, priority=schedule.priority)
+        ticket = yield from entry.start_in_steps(
+            arrays, rows, self, state.delivery, deadline, priority=schedule.priority
+        )
         return request, ticket
 
-    def _infer_ready(self, result: tuple[InferRequest, Ticket] | None, error: Exception | None) -> None:
+    def _infer_ready(self, result: tuple[InferRequest, Request] | None, error: Exception | None) -> None:
         """A large body has been read, and its request queued; or not."""
         self._job = None
         self._charge(-self._charged)
         if result is not None:
             self._request, self._ticket = result
-            self._state.home.kick_soon(self._plan.served.model)  # type: ignore[union-attr]  # as above
+            self._state.delivery.notify_soon(self._plan.served.entry)  # type: ignore[union-attr]  # as above
             return
         self._fail(_known(error))
         self._next()
 
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+    def complete(self, ticket: Request, batch: Batch, index: int) -> None:
         """The engine has answered."""
         handed_ns = self._encoded_ns = _now_ns()
         self._ticket = None
@@ -243,7 +246,7 @@ class Answering(asyncio.BufferedProtocol):
         if self._held:
             self._next()
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+    def fail(self, ticket: Request, error: TailcutError) -> None:
         """There will be no answer."""
         self._ticket = self._awaited = None
         self._fail(error)
@@ -268,7 +271,7 @@ class Answering(asyncio.BufferedProtocol):
             for place, data in shared_outputs(spec, request, outputs):
                 self._state.context.regions.write(place, data)
             if _takes_long(request, outputs):
-                if served.model.slab is not None:  # whose rows are others' soon
+                if served.entry.slab is not None:  # whose rows are others' soon
                     outputs = {wanted.name: outputs[wanted.name].copy() for wanted in request.outputs}
                 steps = response_in_steps(spec, served.version, request, outputs)
                 self._charge(sum(array.nbytes for array in outputs.values()))
@@ -467,9 +470,9 @@ class Answering(asyncio.BufferedProtocol):
         self._body = None
         self._lead = b""
         self._charge(-self._charged)
-        if self._row >= 0:
-            self._plan.served.model.give_back(self._row, self._rows)  # type: ignore[union-attr]
-            self._row = -1
+        if self._lease is not None:
+            self._plan.served.entry.settle(self._lease, 0, None)  # type: ignore[union-attr]
+            self._lease = None
 
 
 def _refused(error: Refusal | TailcutError) -> bytes:

@@ -14,11 +14,12 @@ import time
 import numpy as np
 
 from tailcut.errors import InvalidInputError, QueueFullError, TailcutError
-from tailcut.runtime.batch import Ticket
+from tailcut.runtime.request import Request
 from tailcut.server.access_log import trace_field
 from tailcut.server.http.answering import LONG_WAY, WAITS_S, Answering, Stage
 from tailcut.server.http.plan import Kind, Plan
 from tailcut.server.http.replies import CONTINUE, Refusal, dated, error_reply, failure_reply
+from tailcut.server.served_model import ServedModel
 from tailcut.server.state import PLAN_BYTES
 from tailcut.server.step_runner import LITTLE_BYTES
 from tailcut.wire.http1.chunked import ChunkedBody
@@ -54,7 +55,7 @@ class HttpConnection(Answering):
         self._hold_unread(0)
         self._drop_body()
         if self._ticket is not None and self._plan.served is not None:
-            self._plan.served.model.cancel(self._ticket)
+            self._plan.served.entry.cancel(self._ticket)
             self._ticket = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -255,7 +256,7 @@ class HttpConnection(Answering):
             body = memoryview(data)[end:stop]
             if plan.kind is Kind.ANSWER:
                 self._answer(plan, bytes(body))
-            elif plan.served is not None and plan.served.model.slab is not None:
+            elif plan.served is not None and plan.served.entry.slab is not None:
                 self._infer(plan, body)  # its tensors are copied into rows before anything else is received
             else:
                 self._infer(plan, bytes(body))
@@ -265,31 +266,27 @@ class HttpConnection(Answering):
     def _begin_rows(self, plan: Plan, data: bytes | bytearray | memoryview, end: int, stop: int) -> int:
         """A body of whole rows: all here, copied once; else received into rows or, when short, into a buffer."""
         state = self._state
-        model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
+        entry = plan.served.entry  # type: ignore[union-attr]  # ROWS plans have one
         whole = stop - end == plan.length
         refusal = plan.refusal
         if refusal is not None and self._began_ns < refusal.opens_ns:
-            model.counts.refused += 1
-            state.rest_soon(model)
+            entry.counts.refused += 1
+            state.rest_soon(entry)
             return self._turn_away(refusal, plan.length, end, stop)
         try:
             if whole:
                 schedule = plan.schedule
-                ticket = Ticket(
-                    self,
-                    state.home,
-                    plan.rows,
-                    -1,
-                    state.deadline(schedule.timeout_ns, self._began_ns),
-                    schedule.priority,
-                )
-                model.submit_body(ticket, memoryview(data)[end:stop])
+                deadline = state.deadline(schedule.timeout_ns, self._began_ns)
+                lease = entry.lend(plan.rows, deadline, schedule.priority)
+                entry.slab.write(lease.row, memoryview(data)[end:stop])  # type: ignore[union-attr]  # as above
+                ticket = Request(self, state.delivery, plan.rows, deadline, schedule.priority)
+                entry.settle(lease, plan.rows, ticket)
                 self._ticket = ticket
                 self._stage = Stage.ANSWER
-                state.home.kick_soon(model)
+                state.delivery.notify_soon(entry)
                 return stop
             schedule = self._schedule = plan.schedule  # what cannot be computed in time is not received either
-            model.admit(plan.rows, state.deadline(schedule.timeout_ns, self._began_ns), schedule.priority)
+            entry.admit(plan.rows, state.deadline(schedule.timeout_ns, self._began_ns), schedule.priority)
             begun = memoryview(data)[end:stop]
             if plan.length < state.direct_bytes or not self._receive_rows(plan.rows, begun, plan.length):
                 return self._begin_buffer(plan, data, end, stop)
@@ -306,13 +303,12 @@ class HttpConnection(Answering):
         Raises:
             QueueFullError: no rows are free.
         """
-        model = self._plan.served.model  # type: ignore[union-attr]  # only plans that have one come here
-        slab = model.slab
+        entry = self._plan.served.entry  # type: ignore[union-attr]  # only plans that have one come here
+        slab = entry.slab
         if slab is None or slab.in_use > slab.rows // 2:  # slow uploads must not hold what others could compute on
             return False
-        row = self._row = model.reserve(rows, apart=True)
-        self._rows = rows
-        start = row * slab.row_bytes[0]
+        lease = self._lease = entry.lend(rows, apart=True)
+        start = lease.row * slab.row_bytes[0]
         view = slab.input_bytes[0][start : start + length]
         view[: len(begun)] = begun
         self._expect_body(Stage.ROWS, view[len(begun) :])
@@ -327,7 +323,7 @@ class HttpConnection(Answering):
             return self._turn_away(Refusal(413, f"this path takes {limit} bytes at most"), plan.length, end, size)
         if plan.served is not None:
             try:
-                plan.served.model.admit(1)
+                plan.served.entry.admit(1)
             except TailcutError as error:
                 return self._turn_away(error, plan.length, end, size)
         if state.context.counts.buffered_bytes + plan.length > state.limits.buffered_bytes:
@@ -364,15 +360,15 @@ class HttpConnection(Answering):
             return
         self._lead, self._held = b"", lead[plan.length :]
         lead = lead[: plan.length]
-        model = plan.served.model  # type: ignore[union-attr]  # only plans that have one come here
+        served: ServedModel = plan.served  # type: ignore[assignment]  # only plans that have one come here
         begun, size = memoryview(lead)[json_size:], plan.length - json_size
         try:
-            direct = parse_lead(model.spec, lead[:json_size], size)
+            direct = parse_lead(served.model.spec, lead[:json_size], size)
             schedule = schedule_of(direct.request.parameters, plan.schedule) if direct is not None else plan.schedule
         except InvalidInputError:
             direct = None  # the whole body will be told why
         try:
-            if direct and direct.rows <= model.max_batch_size and self._receive_rows(direct.rows, begun, size):
+            if direct and direct.rows <= served.entry.max_batch_size and self._receive_rows(direct.rows, begun, size):
                 self._request = direct.request
                 self._schedule = schedule
         except TailcutError as error:
@@ -396,21 +392,25 @@ class HttpConnection(Answering):
         self._target = None
         plan = self._plan
         if self._stage is Stage.ROWS:
-            row, self._row = self._row, -1
-            model = plan.served.model  # type: ignore[union-attr]  # ROWS plans have one
+            lease, self._lease = self._lease, None
+            assert lease is not None  # noqa: S101  its rows are what was received into
+            entry = plan.served.entry  # type: ignore[union-attr]  # ROWS plans have one
             schedule = self._schedule
             deadline = self._state.deadline(schedule.timeout_ns)
-            ticket = self._ticket = Ticket(self, self._state.home, self._rows, row, deadline, schedule.priority)
+            ticket = self._ticket = Request(self, self._state.delivery, lease.rows, deadline, schedule.priority)
             self._stage = Stage.ANSWER
             try:
-                model.admit(ticket.count, deadline, schedule.priority)  # others may have come first meanwhile
-                model.submit(ticket)
+                try:
+                    entry.admit(lease.rows, deadline, schedule.priority)  # others may have come first meanwhile
+                except TailcutError:
+                    entry.settle(lease, 0, None)
+                    raise
+                entry.settle(lease, lease.rows, ticket)
             except TailcutError as error:
                 self._ticket = None
-                model.forget(ticket)
                 self._fail(error)
             else:
-                self._state.home.kick_soon(model)
+                self._state.delivery.notify_soon(entry)
             return
         body = self._body.data if self._body is not None else memoryview(b"")
         self._drop_body()

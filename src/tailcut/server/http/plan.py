@@ -10,7 +10,7 @@ from math import prod
 from urllib.parse import unquote
 
 from tailcut.errors import InvalidInputError, QueueFullError
-from tailcut.runtime.model import Model
+from tailcut.runtime.entry import Entry
 from tailcut.server.http.replies import BINARY, OK, Refusal, head
 from tailcut.server.limits import ServerLimits
 from tailcut.server.routes import Context, Handler
@@ -101,7 +101,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
         plan.served = context.served(*plan.arguments)
         plan.json_size = _json_size(request, inflated=plan.encoding is not None)
         plan.schedule = _schedule(request)
-        plan.limit = largest_body(plan.served.model, limits.body_bytes)
+        plan.limit = largest_body(plan.served.entry, limits.body_bytes)
         if length > plan.limit:
             raise Refusal(413, f"the body is over {plan.limit} bytes, more than any request to this model needs")
         _plan_rows(plan)
@@ -127,16 +127,16 @@ def _refuse_other_sites(request: Head) -> None:
         raise Refusal(403, "a page of another site must not change this server")
 
 
-def largest_body(model: Model, most: int) -> int:
+def largest_body(entry: Entry, most: int) -> int:
     """Bytes of the largest body that a model's requests can need, in any form; `most` where no shape bounds them."""
-    spec = model.spec
+    spec = entry.spec
     numbers = 0
     for tensor in spec.inputs:
         shape = tensor.row_shape if spec.batched else tensor.shape
         if tensor.dtype is DType.BYTES or None in shape:
             return most
         numbers += prod(dim for dim in shape if dim is not None)
-    return min(most, numbers * (model.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
+    return min(most, numbers * (entry.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
 
 
 def _schedule(request: Head) -> Schedule:
@@ -167,14 +167,14 @@ def _plan_rows(plan: Plan) -> None:
     served = plan.served
     if served is None or plan.json_size is None or plan.encoding or plan.head.chunked:
         return
-    slab, spec = served.model.slab, served.model.spec
+    slab, spec = served.entry.slab, served.model.spec
     if slab is None or len(spec.inputs) != 1 or spec.inputs[0].dtype is DType.BOOL:  # whose bytes need a look
         return
     plan.direct = plan.json_size > 0
     if plan.direct or not plan.length or plan.length % slab.row_bytes[0]:
         return
     rows = plan.length // slab.row_bytes[0]
-    if rows > served.model.max_batch_size:
+    if rows > served.entry.max_batch_size:
         return
     plan.kind, plan.rows = Kind.ROWS, rows
     request = InferRequest.raw(spec)

@@ -15,7 +15,7 @@ import msgspec
 
 from tailcut.errors import TailcutError
 from tailcut.machine.affinity import bind_memory, pin_thread
-from tailcut.runtime.defaults import Choice
+from tailcut.runtime.opening.defaults import Choice
 from tailcut.server.metrics import Counted, ServerCounts
 from tailcut.server.routes import Context
 from tailcut.server.state import ServerState
