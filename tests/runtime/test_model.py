@@ -221,7 +221,7 @@ def test_not_past_others(tmp_path: Path) -> None:
 
 
 def test_the_loop_answers_before_it_counts(tmp_path: Path) -> None:
-    """What its own thread computed; a request of another thread in the same batch is answered after that."""
+    """Where all of a batch is for its own clients."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
         counted: list[int | float] = []
 
@@ -238,8 +238,12 @@ def test_the_loop_answers_before_it_counts(tmp_path: Path) -> None:
             model.entry.start({"x": rows(2)}, 1, Note(), AnyThreadDelivery())
             model.entry.start({"x": rows(3)}, 1, Note(), here)
             model.entry.notify()
-            assert counted == [0, 0, 3]
-            assert model.statistics() | {"batches": 1, "requests": 3, "rows_in_use": 0} == model.statistics()
+            assert counted == [3, 3, 3]  # beside another thread's, those of the loop's clients are counted first, too
+            model.entry.start({"x": rows(4)}, 1, Note(), here)
+            model.entry.start({"x": rows(5)}, 1, Note(), here)
+            model.entry.notify()
+            assert counted[3:] == [3, 3]
+            assert model.statistics() | {"batches": 2, "requests": 5, "rows_in_use": 0} == model.statistics()
 
         asyncio.run(ask())
 

@@ -68,7 +68,7 @@ def decide(
 
 def place(ready: int, usual_rows: float, cost: CostModel, dispatch: DispatchKind) -> Place:
     """Where a batch of what is ready is computed."""
-    if dispatch == "adaptive":
-        short = usual_rows <= _FEW_ROWS and cost.estimate_ns(min(ready, cost.sizes[-1])) <= LOOP_NS
-        return Place.LOOP if short else Place.WORKER
-    return Place.LOOP if dispatch == "inline" else Place.WORKER
+    if dispatch == "inline":
+        return Place.LOOP
+    few = dispatch == "adaptive" and usual_rows <= _FEW_ROWS
+    return Place.LOOP if few and cost.estimate_ns(min(ready, cost.sizes[-1])) <= LOOP_NS else Place.WORKER

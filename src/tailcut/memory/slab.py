@@ -41,7 +41,7 @@ MOVES: dict[RowState, frozenset[RowState]] = {
     RowState.ABANDONED: frozenset({RowState.FREE}),
 }
 _ALLOWED = tuple(tuple(new in MOVES[old] for new in RowState) for old in RowState)
-_FREE, _FILLING = int(RowState.FREE), int(RowState.FILLING)
+_FREE, _FILLING, _READY = int(RowState.FREE), int(RowState.FILLING), int(RowState.READY)
 _RUNS = tuple(bytes([state]) for state in RowState)
 
 
@@ -87,6 +87,18 @@ class Slab:
                 return -1
         self._cursor = row + count
         self._lend(row, count)
+        return row
+
+    def fill(self, count: int, body: memoryview) -> int:
+        """Lend rows and copy the whole of the only input into them, FREE to READY; the first one's number, or -1."""
+        row = self.take(count)
+        if row >= 0:
+            start = row * self.row_bytes[0]
+            self.input_bytes[0][start : start + len(body)] = body
+            if count == 1:
+                self._states[row] = _READY
+            else:
+                self._states[row : row + count] = _RUNS[_READY] * count
         return row
 
     def write(self, row: int, body: memoryview, tensor: int = 0) -> None:

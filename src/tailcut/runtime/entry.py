@@ -98,6 +98,9 @@ class Entry(Protocol):
     def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> bool:
         """Queue a request of the first `filled` rows; the others go back. Whether the model is to be notified."""
 
+    def submit(self, request: Request, body: memoryview) -> None:
+        """Lend, fill and settle in one, for a whole body that is exactly the request's rows of the only input."""
+
     def cancel(self, request: Request) -> None:
         """The client left."""
 
@@ -130,6 +133,7 @@ class ModelEntry:
         self.waiting_ns = scheduler.waiting_ns
         self.admit = scheduler.admit
         self.lend = scheduler.lend
+        self.submit = scheduler.submit
         self.cancel = scheduler.cancel
         self.withdraw = scheduler.withdraw
         self.executor = executor
@@ -171,12 +175,16 @@ class ModelEntry:
         *,
         priority: int = 0,
     ) -> Generator[None, None, Request]:
-        """As `start`, with a pause after every 256 KB that are copied into rows.
+        """As `start`, with a pause after every 256 KB that are copied into rows, and after each part of more than that.
+
+        What is smaller is queued without a pause: a request that pauses holds rows that it does not use yet.
 
         Raises:
             QueueFullError, InvalidInputError, ReleasedError: as in `start`.
         """
-        return self._start(arrays, rows, Request(handler, delivery, rows, deadline_ns, priority), _STEP_BYTES)
+        large = self.slab is not None and sum(array.nbytes for array in arrays.values()) > _STEP_BYTES
+        request = Request(handler, delivery, rows, deadline_ns, priority)
+        return self._start(arrays, rows, request, _STEP_BYTES if large else 0)
 
     def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> bool:
         """Queue a request of the first `filled` rows of a lease; the others go back, with 0 all of them.

@@ -167,7 +167,8 @@ def split_in_steps(intake: Intake, arrays: Arrays, whole: Request, step_bytes: i
             part = parts.request(piece)
             lease = yield from intake.put(piece.arrays, part, step_bytes)
             filled.append((lease, part, piece.start))
-            yield
+            if step_bytes:
+                yield
     except BaseException:
         for lease, _, _ in filled:
             intake.settle(lease, 0, None)

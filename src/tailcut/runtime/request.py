@@ -224,6 +224,12 @@ class Batch:
         start = self.offsets[index] * size
         return blob[start : start + request.count * size]
 
+    def is_all_here(self) -> bool:
+        """Whether all requests are delivered on this thread, by one delivery."""
+        first, *others = self.members
+        delivery = first.delivery
+        return delivery.is_here and all([request.delivery is delivery for request in others])  # noqa: C419  quick
+
     def hand_out(self, delivery: Delivery) -> None:
         """Call every handler of this delivery."""
         for index, request in enumerate(self.members):
@@ -240,10 +246,12 @@ class Batch:
 
 def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:
     """Move all rows of a batch; those of clients that left meanwhile only ever go to FREE, from where they stand."""
-    if batch.start >= 0 and not any([request.cancelled for request in batch.members]):  # noqa: C419  half the time
+    members = batch.members
+    lost = members[0].cancelled if len(members) == 1 else any([one.cancelled for one in members])  # noqa: C419  quick
+    if batch.start >= 0 and not lost:
         slab.move(batch.start, batch.rows, old, new)
         return
-    for request in batch.members:
+    for request in members:
         state = slab.state(request.row)
         if state is old or new is RowState.FREE:
             slab.move(request.row, request.count, state, new)

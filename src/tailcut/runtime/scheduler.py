@@ -21,13 +21,14 @@ from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.admission import Admission
 from tailcut.runtime.limits import Limits, rows_for
 from tailcut.runtime.profile import Settings
-from tailcut.runtime.request import Batch, Delivery, Lease, Request, ResponseHandler, move_rows
+from tailcut.runtime.request import Batch, Lease, Request, ResponseHandler, move_rows
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
 _log = logging.getLogger("tailcut")
 _GAP_WEIGHT = 0.05  # of the newest gap between arrivals
 _ROWS_WEIGHT = 0.1  # of the newest batch
+_LOOP, _WORKER = Place.LOOP, Place.WORKER
 
 
 class Scheduler:
@@ -170,15 +171,35 @@ class Scheduler:
             request.row = lease.row
             request.ready_ns = now = time.monotonic_ns()
             if at_once and self._may_bypass(request):
-                batch = self._form([request], Place.LOOP)
+                batch = self._form([request], _LOOP)
                 self.forecast.formed(request.key, filled, now, now)
                 return batch
-            self._queue.append(request)
-            if self._max_queue_delay_ns:
-                gap = now - self._last_arrival_ns
-                self._last_arrival_ns = now
-                self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
+            self._enqueue(request)
         return None
+
+    def submit(self, request: Request, body: memoryview) -> None:
+        """Lend, fill and settle in one, for a whole body that is exactly the request's rows of the only input.
+
+        A request with a body of its own costs 2 us less so than by two calls (decision 040).
+
+        Raises:
+            QueueFullError: no rows are free, or the deadline cannot be met.
+            ReleasedError: the model was closed.
+        """
+        request.ready_ns = now = time.monotonic_ns()
+        if request.deadline_ns and self.forecast.is_near(request.deadline_ns - now, self._queue.rows):
+            self.admit(request.count, request.deadline_ns, request.priority)
+        slab = self.slab
+        assert slab is not None  # noqa: S101  the caller has asked for it
+        with self._lock:
+            if self.closed:
+                raise self._released()
+            request.row = row = slab.fill(request.count, body)
+            if row >= 0:
+                self._enqueue(request)
+                return
+            self.counts.refused += 1
+        raise self._admission.full(self._queue.rows, now)
 
     def postpone(self, request: Request, rows: int) -> None:
         """So many rows of an oversized request will be queued later."""
@@ -227,7 +248,7 @@ class Scheduler:
 
     # Batches are formed, run by the caller, and finished.
 
-    def next_batch(self, now_ns: int, where: Place = Place.WORKER) -> Batch | Wait | None:
+    def next_batch(self, now_ns: int, where: Place = _WORKER) -> Batch | Wait | None:
         """Form the batch that the policy asks for; the caller must run and finish it.
 
         A worker computes whatever is ready. With `where` LOOP, None is also returned for what is left to a worker.
@@ -243,7 +264,7 @@ class Scheduler:
             rows = self.forecast.cost.best(-(-self._queue.rows // idle))
             late = self._take_late(now_ns, int(self.forecast.cost.estimate_ns(rows)))
             choice = self._decide(now_ns, idle)
-            if isinstance(choice, Dispatch) and (where is Place.WORKER or choice.where is where):
+            if isinstance(choice, Dispatch) and (where is _WORKER or choice.where is where):
                 batch = self._form(self._queue.take(choice.rows), where)
                 first = batch.members[0]
                 self.forecast.formed(first.key, batch.rows, first.ready_ns, now_ns)
@@ -254,25 +275,26 @@ class Scheduler:
     def finish(self, batch: Batch) -> bool:
         """Count a batch that has been run, and have it answered; where it failed, each of its requests is tried alone.
 
-        What the loop computed for its own clients is answered first and counted while the clients work.
+        What the loop computed for its own clients alone is answered first, and counted while the clients work.
 
         Returns:
             Whether it was still running: False where it had been given up, and its requests were answered then.
         """
         if batch.error is not None and batch.requests > 1:
             return self._finish_apart(batch)
+        if batch.place is _LOOP and batch.is_all_here():
+            with self._lock:
+                if not self._end(batch, batch):
+                    return False
+            self._answer_here(batch)
+            return True
         deliveries = {request.delivery for request in batch.members}
-        here = [one for one in deliveries if one.is_here] if batch.place is Place.LOOP else []
         with self._lock:
             if not self._end(batch, batch):
                 return False
-            if not here:
-                self._count(batch, len(deliveries))
-        if here:
-            self._answer_here(batch, here, len(deliveries) - len(here))
+            self._count(batch, len(deliveries))
         for delivery in deliveries:
-            if delivery not in here:
-                delivery.post(batch)
+            delivery.post(batch)
         return True
 
     def delivered(self, batch: Batch) -> None:
@@ -312,12 +334,19 @@ class Scheduler:
         self.paused = False
         self._lock = threading.Lock()
 
+    def _enqueue(self, request: Request) -> None:
+        self._queue.append(request)
+        if self._max_queue_delay_ns:
+            gap = request.ready_ns - self._last_arrival_ns
+            self._last_arrival_ns = request.ready_ns
+            self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
+
     def _may_bypass(self, request: Request) -> bool:
         """Whether a request is computed at once: nothing is before it, and it is worth one batch here."""
         if self._queue.rows or self._running or self._max_queue_delay_ns or self.paused:
             return False
-        cost, rows = self.forecast.of(request.key), request.count
-        return rows <= cost.best(rows) and place(rows, self._usual_rows, cost, self.dispatch) is Place.LOOP
+        cost, rows = self.forecast.cost, request.count
+        return rows <= cost.best(rows) and place(rows, self._usual_rows, cost, self.dispatch) is _LOOP
 
     def _decide(self, now_ns: int, idle: int) -> Dispatch | Wait | None:
         head = self._queue.head()
@@ -336,13 +365,12 @@ class Scheduler:
             move_rows(self.slab, batch, RowState.READY, RowState.RUNNING)
         return batch
 
-    def _answer_here(self, batch: Batch, here: list[Delivery], deliveries_left: int) -> None:
+    def _answer_here(self, batch: Batch) -> None:
         try:
-            for delivery in here:
-                batch.hand_out(delivery)
+            batch.hand_out(batch.members[0].delivery)
         finally:
             with self._lock:
-                self._count(batch, deliveries_left)
+                self._count(batch, 0)
                 self._learn_promise(batch)
 
     def _finish_apart(self, batch: Batch) -> bool:

@@ -148,7 +148,7 @@ class FastPath:
         self._connections[fd] = connection
         self._state.context.counts.fast_path += 1
         self._submit(target, np.array([[fd, self._generation, now]], np.int64))
-        self._state.delivery.notify_soon(target.served.entry)
+        self._state.delivery.notify_soon(target.entry)
         return True
 
     def leave(self, connection: FastConnection) -> None:
@@ -172,7 +172,7 @@ class FastPath:
     def forget(self, group: Group, number: int) -> None:
         """A client that returned here owed an answer has left altogether."""
         if self._late.pop(int(group.members[number, 1]), None) is not None:
-            group.target.served.entry.withdraw(group, number)
+            group.target.entry.withdraw(group, number)
 
     def dissolve(self) -> None:
         """Everybody goes the long way from now on, until it comes again; the plans may mean something else then."""
@@ -230,7 +230,7 @@ class FastPath:
         odd = self._odd[:odds].tolist() if odds else ()
         self._left = self._odd_cells[2 * _EVENTS]
         alone = len(heard) == 1 and not odds and self._state.delivery.idle
-        notified = [target.served.entry for target in heard if self._scoreboard(target, alone=alone)]
+        notified = [target.entry for target in heard if self._scoreboard(target, alone=alone)]
         for fd, size in odd:
             connection = self._connections.get(fd)
             if connection is not None:
@@ -248,7 +248,7 @@ class FastPath:
             self._refuse(target, taken)
             return False
         if not taken:
-            target.served.entry.settle(target.lease, 0, None)
+            target.entry.settle(target.lease, 0, None)
             return False
         return self._submit(target, self._members[at // self._code.TARGETS, :taken].copy(), alone=alone)
 
@@ -267,7 +267,7 @@ class FastPath:
         schedule = target.plan.schedule
         target.deadline_ns = self._state.deadline(schedule.timeout_ns)
         try:
-            target.lease = target.served.entry.lend(count, target.deadline_ns, schedule.priority, some=True)
+            target.lease = target.entry.lend(count, target.deadline_ns, schedule.priority, some=True)
         except TailcutError as error:
             target.refusal = dated(failure_reply(error), self._state.date)
             return False
@@ -282,7 +282,7 @@ class FastPath:
         request = Request(group, self._state.delivery, taken, target.deadline_ns, priority, taken)
         self._groups[group] = None
         try:
-            return target.served.entry.settle(target.lease, taken, request, at_once=alone)
+            return target.entry.settle(target.lease, taken, request, at_once=alone)
         except TailcutError as error:
             self.fail(group, request, error)
             return False
@@ -290,7 +290,7 @@ class FastPath:
     def _refuse(self, target: "Target", taken: int) -> None:
         members = self._members[target.at // self._code.TARGETS, :taken].copy()
         self._state.context.counts.replies[503] += taken
-        self._state.rest_soon(target.served.entry)
+        self._state.rest_soon(target.entry)
         self._send(members, target.refusal, self._no_outputs, self._no_ring, 0)
 
     # The way back.

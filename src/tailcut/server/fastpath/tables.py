@@ -9,6 +9,7 @@ import numpy as np
 
 from tailcut.kernels import sockets
 from tailcut.memory.slab import Slab
+from tailcut.runtime.entry import Entry
 from tailcut.runtime.request import NO_LEASE, Lease
 from tailcut.server.http.plan import Plan
 from tailcut.server.served_model import ServedModel
@@ -24,6 +25,7 @@ class Target:
 
     plan: Plan
     served: ServedModel
+    entry: Entry
     slab: Slab
     at: int  # of its cells
     outputs: np.ndarray  # int64 [outputs, 2]: where the first row to answer stands, and the bytes of a row
@@ -97,7 +99,7 @@ class HeadTable:
             return None
         outputs = np.array([(0, size) for size in sizes], np.int64).reshape(-1, 2)
         at = len(self.targets) * sockets.TARGETS
-        target = Target(plan, served, slab, at, outputs, outputs.data.cast("B").cast("q"))
+        target = Target(plan, served, served.entry, slab, at, outputs, outputs.data.cast("B").cast("q"))
         self.cells[at + sockets.ROW_BYTES] = plan.length
         self.targets.append(target)
         return target

@@ -98,15 +98,18 @@ class Inference:
             self._ticket = entry.start(arrays, form.rows, self, state.delivery, deadline_ns, priority=schedule.priority)
             state.delivery.notify_soon(entry)
             return
-        slab = entry.slab
-        assert slab is not None  # noqa: S101  the form is one for rows
         entry.admit(form.rows, deadline_ns, schedule.priority)
         ticket = Request(self, state.delivery, form.rows, deadline_ns, schedule.priority)
-        lease = entry.lend(form.rows)
-        body = memoryview(data)
-        for number, piece in enumerate(form.pieces):
-            slab.write(lease.row, body[lead_end + piece.start : lead_end + piece.end], number)
-        entry.settle(lease, form.rows, ticket)
+        body = memoryview(data)[lead_end:]
+        if len(form.pieces) == 1:
+            entry.submit(ticket, body[form.pieces[0].start :])
+        else:
+            slab = entry.slab
+            assert slab is not None  # noqa: S101  the form is one for rows
+            lease = entry.lend(form.rows)
+            for number, piece in enumerate(form.pieces):
+                slab.write(lease.row, body[piece.start : piece.end], number)
+            entry.settle(lease, form.rows, ticket)
         self._ticket = ticket
         state.delivery.notify_soon(entry)
 

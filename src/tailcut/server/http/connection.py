@@ -277,10 +277,8 @@ class HttpConnection(Answering):
             if whole:
                 schedule = plan.schedule
                 deadline = state.deadline(schedule.timeout_ns, self._began_ns)
-                lease = entry.lend(plan.rows, deadline, schedule.priority)
-                entry.slab.write(lease.row, memoryview(data)[end:stop])  # type: ignore[union-attr]  # as above
                 ticket = Request(self, state.delivery, plan.rows, deadline, schedule.priority)
-                entry.settle(lease, plan.rows, ticket)
+                entry.submit(ticket, memoryview(data)[end:stop])
                 self._ticket = ticket
                 self._stage = Stage.ANSWER
                 state.delivery.notify_soon(entry)
