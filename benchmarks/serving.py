@@ -1,10 +1,12 @@
 """Requests a second and latency of a served model, beside a bare echo and mosec, from one run on one machine.
 
-    python benchmarks/serving.py [--models tiny,ranker] [--seconds 4] [--rounds 2] [--no-mosec]
+    python benchmarks/serving.py [--models tiny,ranker] [--seconds 4] [--rounds 2] [--no-mosec] [--connections 1,32,128]
 
-Load comes from wrk (Debian package `wrk`), one thread, on the same cores; contestants take turns, round after round,
-and every cell is the median of the rounds. `limit` is the engine alone, in process. mosec gets a virtual environment of
-its own under build/peers and is tried in three configurations; Tailcut in one, which must hold every column.
+Three clients ask Tailcut and the echo, each in rows of its own: one with identical heads, one whose heads have ids
+of a request and a trace that change (both with raw bodies), and one that sends JSON. Load comes from wrk (Debian
+package `wrk`), one thread, on the same cores; contestants take turns, round after round, and every cell is the
+median of the rounds. `limit` is the engine alone, in process. mosec gets a virtual environment of its own under
+build/peers and is tried in three configurations; Tailcut in one, which must hold every column.
 """
 
 import argparse
@@ -45,15 +47,32 @@ MOSEC = {  # name: workers, batch, wait in ms, threads
     "mosec, 1 worker, batch 32": (1, 32, 1, 2),
     "mosec, 2 workers, batch 32": (2, 32, 1, 1),
 }
-LUA = """
+RAW = """
 wrk.method = "POST"
 wrk.body = string.rep("\\0", tonumber(os.getenv("BODY_BYTES")))
 wrk.headers["Inference-Header-Content-Length"] = "0"
 """
+CHANGING = """
+local count = 0
+request = function()
+  count = count + 1
+  wrk.headers["X-Request-Id"] = string.format("%08x-%08x", count, count * 7)
+  wrk.headers["traceparent"] = string.format("00-%032x-%016x-01", count, count)
+  return wrk.format()
+end
+"""
+JSON = """
+wrk.method = "POST"
+local file = io.open(os.getenv("BODY_FILE"))
+wrk.body = file:read("*a")
+file:close()
+wrk.headers["Content-Type"] = "application/json"
+"""
+CLIENTS = {"identical heads": RAW, "changing heads": RAW + CHANGING, "JSON": JSON}
 ECHO = """
 import asyncio, sys, uvloop
 ANSWER = b"HTTP/1.1 200 OK\\r\\nContent-Length: 40\\r\\n\\r\\n" + bytes(40)
-SIZE = int(sys.argv[1])
+SIZE = int(sys.argv[1])  # bytes of a request at least; it ends with its last read
 class Echo(asyncio.BufferedProtocol):
     room = memoryview(bytearray(65536))
     def connection_made(self, transport): self.transport, self.got = transport, 0
@@ -93,13 +112,28 @@ def first_line(child: subprocess.Popen) -> str:
     return child.stdout.readline()
 
 
-def wrk(url: str, body_bytes: int, connections: int, seconds: float) -> tuple[float, float, float, int]:
+def json_body(name: str) -> Path:
+    """A file with one row as JSON, each number with the digits that a float32 needs."""
+    row = np.random.default_rng(0).standard_normal(LAYERS[name][0]).astype(np.float32)
+    entry = {"name": "x", "datatype": "FP32", "shape": [1, row.size], "data": [float(str(value)) for value in row]}
+    path = BUILD / f"{name}.json"
+    path.write_text(json.dumps({"inputs": [entry]}))
+    return path
+
+
+def wrk(  # noqa: PLR0913, PLR0917  what a client is
+    url: str, client: str, name: str, body_bytes: int, connections: int, seconds: float
+) -> tuple[float, float, float, int]:
     """Requests a second, p50 and p99 in microseconds, and failed requests."""
-    script = BUILD / "raw.lua"
-    script.write_text(LUA)
+    script = BUILD / "client.lua"
+    script.write_text(CLIENTS[client])
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script), url]
     out = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"BODY_BYTES": str(body_bytes)}
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"BODY_BYTES": str(body_bytes), "BODY_FILE": str(BUILD / f"{name}.json")},
     ).stdout
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])
     failed = sum(int(number) for number in re.findall(r"Non-2xx or 3xx responses: (\d+)", out))
@@ -128,7 +162,7 @@ def tailcut(name: str, model: Path) -> Iterator[str]:
 
 @contextmanager
 def echo(body_bytes: int) -> Iterator[str]:
-    with running([sys.executable, "-c", ECHO, str(body_bytes + 100)]) as child:
+    with running([sys.executable, "-c", ECHO, str(body_bytes + 70)]) as child:
         yield f"http://127.0.0.1:{first_line(child).strip()}/"
 
 
@@ -196,28 +230,42 @@ def measure(name: str, args: argparse.Namespace) -> None:
     model = make(name, BUILD / "models")
     body_bytes = 4 * LAYERS[name][0]
     limit = in_process(name, model)
-    contestants = {"bare uvloop echo": lambda: echo(body_bytes), "tailcut": lambda: tailcut(name, model)}
+    json_bytes = json_body(name).stat().st_size
+    contestants = {}
+    for client in CLIENTS:
+        size = json_bytes if client == "JSON" else body_bytes
+        contestants[f"bare uvloop echo, {client}"] = lambda size=size: echo(size)
+        contestants[f"tailcut, {client}"] = lambda: tailcut(name, model)
     if not args.no_mosec:
         install_mosec()
         for number, (label, config) in enumerate(MOSEC.items()):
-            contestants[label] = lambda config=config, number=number: mosec(model, config, 18100 + number)
+            contestants[label + ", identical heads"] = lambda config=config, number=number: mosec(
+                model, config, 18100 + number
+            )
     cells: dict[tuple[str, int], list[tuple[float, float, float, int]]] = {}
     for round_number in range(args.rounds):
         for label, start in contestants.items():
             with start() as url:
-                if label != "bare uvloop echo" and round_number == 0:
+                if "echo" not in label and round_number == 0:
                     check(url, name, model)
-                wrk(url, body_bytes, 8, 1)
-                for connections in CONNECTIONS:
-                    cells.setdefault((label, connections), []).append(wrk(url, body_bytes, connections, args.seconds))
+                client = label.rpartition(", ")[2]
+                wrk(url, client, name, body_bytes, 8, 1)
+                for connections in args.connections:
+                    run = wrk(url, client, name, body_bytes, connections, args.seconds)
+                    cells.setdefault((label, connections), []).append(run)
     print(
         f"\n{name}: {body_bytes}-byte bodies; the engine alone takes {limit[1]:.0f} us for 1 row, "
-        f"{limit[32]:.0f} us for 32"
+        f"{limit[32]:.0f} us for 32; JSON bodies of {json_bytes} bytes"
     )
-    print(f"{'':30s}" + "".join(f"{f'{c} connections: req/s':>24s}{'p50 us':>9s}{'p99 us':>9s}" for c in CONNECTIONS))
+    print(
+        f"wrk, one thread, {args.rounds} rounds of {args.seconds:g} s; tailcut serves with {ENGINES[name]}, dispatch "
+        f"{DISPATCH[name]}, batches of up to 32, polling for 100 us after an answer"
+    )
+    columns = "".join(f"{f'{c} connections: req/s':>24s}{'p50 us':>9s}{'p99 us':>9s}" for c in args.connections)
+    print(f"{'':46s}{columns}")
     for label in contestants:
-        row = f"{label:30s}"
-        for connections in CONNECTIONS:
+        row = f"{label:46s}"
+        for connections in args.connections:
             runs = cells[label, connections]
             rate, p50, p99 = (statistics.median(run[i] for run in runs) for i in range(3))
             failed = sum(run[3] for run in runs)
@@ -230,6 +278,9 @@ def main() -> None:
     parser.add_argument("--models", default="tiny,ranker")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--connections", type=lambda text: [int(part) for part in text.split(",")], default=list(CONNECTIONS)
+    )
     parser.add_argument("--no-mosec", action="store_true")
     args = parser.parse_args()
     if not shutil.which("wrk"):

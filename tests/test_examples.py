@@ -1,6 +1,7 @@
 """Each example runs as a user runs it, and prints what it says."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,13 @@ OUTPUT = {  # what each prints, whole, as a regular expression
 }
 
 
+PIPELINES = {  # likewise, and the package that it needs
+    "text_embedding.py": (r"'the cat sat on the mat' is nearer to 'a cat on a mat'\n", "tokenizers"),
+    "image_labels.py": (r"20 of 20 JPEG files have the right label\n", "PIL"),
+    "string_columns.py": (r"lime, apple\n", "sklearn"),
+}
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_example(name: str) -> None:
     """The example ends well, says nothing on stderr, and prints exactly what it promises."""
@@ -26,3 +34,24 @@ def test_example(name: str) -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     assert re.fullmatch(OUTPUT[name], done.stdout)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (EXAMPLES / "pipelines").glob("*.py") if path.name != "make_models.py")
+)
+def test_pipeline_example(name: str, tmp_path: Path) -> None:
+    """The example runs in a folder with the models that are made for it, and prints exactly what it promises."""
+    output, package = PIPELINES[name]
+    pytest.importorskip(package, reason=f"{package} is not installed: this example needs it")
+    folder = shutil.copytree(EXAMPLES / "pipelines", tmp_path / "pipelines")
+    if package != "sklearn":
+        pytest.importorskip("tokenizers", reason="tokenizers is not installed: the examples' models are made with it")
+        _run(folder / "make_models.py", r"wrote tokenizer\.json, encoder\.onnx and digits\.onnx\n")
+    _run(folder / name, output)
+
+
+def _run(file: Path, output: str) -> None:
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert re.fullmatch(output, done.stdout)

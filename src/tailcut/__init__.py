@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tailcut.client.aio import AsyncClient
     from tailcut.client.sync import Client
+    from tailcut.errors import InvalidInputError
     from tailcut.kernels.vectorization import assert_vectorized
     from tailcut.machine.affinity import pin_thread
     from tailcut.machine.counters import counters
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tailcut.memory.aligned import AlignedMatrix
     from tailcut.memory.arena import Arena
     from tailcut.memory.pool import BufferPool, TensorBuffer
+    from tailcut.pipelines.stage import Pipeline, stage
     from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile
 
@@ -26,11 +28,14 @@ _HOMES = {
     "AsyncClient": "tailcut.client.aio",
     "BufferPool": "tailcut.memory.pool",
     "Client": "tailcut.client.sync",
+    "InvalidInputError": "tailcut.errors",
     "Model": "tailcut.runtime.model",
+    "Pipeline": "tailcut.pipelines.stage",
     "Profile": "tailcut.runtime.profile",
     "TensorBuffer": "tailcut.memory.pool",
     "counters": "tailcut.machine.counters",
     "assert_vectorized": "tailcut.kernels.vectorization",
+    "stage": "tailcut.pipelines.stage",
     "pin_thread": "tailcut.machine.affinity",
     "topology": "tailcut.machine.topology",
     "usable_cpus": "tailcut.machine.quota",
@@ -42,12 +47,15 @@ __all__ = [
     "AsyncClient",
     "BufferPool",
     "Client",
+    "InvalidInputError",
     "Model",
+    "Pipeline",
     "Profile",
     "TensorBuffer",
     "assert_vectorized",
     "counters",
     "pin_thread",
+    "stage",
     "topology",
     "usable_cpus",
 ]

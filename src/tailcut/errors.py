@@ -140,3 +140,7 @@ class DeadlineExceededError(TailcutError, TimeoutError):
 
 class EngineError(TailcutError, RuntimeError):
     """The engine raised while it ran a batch."""
+
+
+class BatchLostError(EngineError):
+    """What computed a batch ended with it: none of its requests is tried again."""

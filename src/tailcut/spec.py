@@ -100,6 +100,7 @@ class TensorSpec:
     shape: Shape
     classes: tuple[str | int, ...] = ()
     first_axis: str = field(default="", compare=False)  # what the model calls its first dimension; "" where unnamed
+    text: bool = True  # elements of BYTES are UTF-8 text and become `str`, as engines take them; else they stay bytes
 
     @cached_property
     def row_shape(self) -> Shape:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 from tests.lab.scripted import OK, scripted
+from tests.schemas import validated
 from tests.servers import Server, serving
 
 from tailcut.cli.main import main
@@ -54,7 +55,7 @@ def test_the_json_object(server: Server) -> None:
     """With --json stdout is one object: the target, each run with its keys, the machine, the command and the seed."""
     done = bench_process(server.url, "--concurrency", "1,4", "--duration", "300ms", "--warmup", "50ms", "--json")
     assert done.returncode == 0
-    record = json.loads(done.stdout)
+    record = validated("bench", done.stdout)
     assert record["target"] == server.url
     assert record["seed"] == 0
     assert record["command"].startswith("tailcut bench ")
@@ -85,13 +86,13 @@ def test_the_users_own_data_over_the_unix_socket(bench: Bench, server: Server) -
     url = f"http+unix://{server.stderr.parent / 'socket'}"
     done = bench(url, "--data", digits_data(), "--concurrency", "2", "--duration", "200ms", "--wire", "raw", "--json")
     assert done.returncode == 0
-    assert json.loads(done.stdout)["runs"][0]["errors"] == {}
+    assert validated("bench", done.stdout)["runs"][0]["errors"] == {}
 
 
 def test_the_sweep_starts_with_the_capacity(bench: Bench, server: Server) -> None:
     """One closed run, then open ones at 10 to 90 % of what it reached."""
     done = bench(server.url, "--rate-sweep", "--duration", "250ms", "--warmup", "50ms", "--json")
-    first, *others = json.loads(done.stdout)["runs"]
+    first, *others = validated("bench", done.stdout)["runs"]
     assert first["mode"] == "closed"
     shares = [run["rate_offered"] / first["rate_achieved"] for run in others]
     assert shares == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.8, 0.9], rel=0.01)
@@ -112,7 +113,7 @@ def test_the_gate_passes_and_fails(server: Server, tmp_path: Path) -> None:
         path.write_text(json.dumps(record | {"runs": [faked]}))
     passes = bench_process(server.url, "--concurrency", "2", "--duration", "300ms", "--against", slow, "--json")
     assert passes.returncode == 0
-    (entry,) = json.loads(passes.stdout)["comparison"]
+    (entry,) = validated("bench", passes.stdout)["comparison"]
     assert entry["run"] == 0
     assert entry["percentiles"]["p50"]["verdict"] == "better"
     fails = bench_process(server.url, "--concurrency", "2", "--duration", "300ms", "--against", fast)
@@ -139,13 +140,13 @@ def test_errors_are_a_no(bench: Bench, tmp_path: Path) -> None:
             f"http://{target.authority}", "--concurrency", "1", "--duration", "200ms", "--warmup", "0s", "--json"
         )
     assert done.returncode == 1
-    assert json.loads(done.stdout)["runs"][0]["errors"].keys() == {"503"}
+    assert validated("bench", done.stdout)["runs"][0]["errors"].keys() == {"503"}
 
 
 def test_a_search_names_its_rate_and_shows_its_curve(bench: Bench, server: Server) -> None:
     """--slo: the answer under `slo`, a curve sorted by rate, and exit 0 although probes above the rate failed."""
     done = bench(server.url, "--slo", "250ms", "--duration", "100ms", "--warmup", "20ms", "--wire", "raw", "--json")
-    record = json.loads(done.stdout)
+    record = validated("bench", done.stdout)
     slo = record["slo"]
     assert done.returncode == (0 if slo["met"] else 1)
     assert (slo["slo_ms"], slo["percentile"]) == (250, "p99")
@@ -162,7 +163,7 @@ def test_a_limit_that_cannot_be_kept_is_a_no(bench: Bench, server: Server) -> No
     """At one rate with --slo: met or not, and exit 1 when not; nothing answers within a microsecond."""
     done = bench(server.url, "--rate", "1000", "--slo", "1us", "--duration", "600ms", "--json")
     assert done.returncode == 1
-    slo = json.loads(done.stdout)["slo"]
+    slo = validated("bench", done.stdout)["slo"]
     assert (slo["met"], slo["highest_rate"]) == (False, None)
     assert slo["limited_by"] in {"misses", "client behind"}
     done = bench(server.url, "--rate", "1000", "--slo", "10s", "--duration", "600ms")
@@ -186,7 +187,7 @@ def test_scenarios(
     for duration in ("800ms", "2500ms", "10s"):  # until there are samples enough for the percentile
         done = bench(server.url, "--scenario", scenario, "--duration", duration, *more, "--json")
         assert done.returncode == 0
-        found = json.loads(done.stdout)["scenario"]
+        found = validated("bench", done.stdout)["scenario"]
         if found["value"] is not None:
             break
     assert (found["name"], found["metric"], found["samples_per_query"]) == (scenario, metric, rows)
@@ -215,9 +216,9 @@ def test_any_server_with_a_body_of_ones_own(bench: Bench, tmp_path: Path) -> Non
         options = ["--body", body, "--header", "X-Key: 1", "--concurrency", "2", "--duration", "200ms", "--json"]
         good, bad = bench(url, *options, "--expect", "202"), bench(url, *options)
     assert good.returncode == 0
-    assert json.loads(good.stdout)["runs"][0]["samples"] > 20
+    assert validated("bench", good.stdout)["runs"][0]["samples"] > 20
     assert bad.returncode == 1
-    assert json.loads(bad.stdout)["runs"][0]["errors"].keys() == {"202"}
+    assert validated("bench", bad.stdout)["runs"][0]["errors"].keys() == {"202"}
 
 
 def test_a_trace_is_replayed_in_two_processes(server: Server, tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_a_trace_is_replayed_in_two_processes(server: Server, tmp_path: Path) ->
     trace.write_text("".join(f"{at * 0.01:.3f}\n" for at in range(50)))
     done = bench_process(server.url, "--trace", trace, "--processes", "2", "--json")
     assert done.returncode == 0
-    (run,) = json.loads(done.stdout)["runs"]
+    (run,) = validated("bench", done.stdout)["runs"]
     assert (run["samples"], run["arrivals"], run["client_processes"]) == (50, "trace", 2)
     assert run["rate_offered"] == pytest.approx(100)
 
@@ -236,7 +237,7 @@ def test_arrivals_by_name(bench: Bench, server: Server, arrivals: str) -> None:
     """The record says how the requests came."""
     done = bench(server.url, "--rate", "200", "--arrivals", arrivals, "--duration", "300ms", "--json")
     assert done.returncode == 0
-    assert json.loads(done.stdout)["runs"][0]["arrivals"] == arrivals
+    assert validated("bench", done.stdout)["runs"][0]["arrivals"] == arrivals
 
 
 def test_a_gate_that_cannot_compare_is_a_no(bench: Bench, server: Server, tmp_path: Path) -> None:
@@ -258,15 +259,15 @@ def test_a_gate_that_cannot_compare_is_a_no(bench: Bench, server: Server, tmp_pa
         (("ftp://x",), "is not http://HOST:PORT"),
         (("grpc://127.0.0.1:9",), "no gRPC server answers at 127.0.0.1:9"),
         (("grpc://127.0.0.1:9/path",), "is not grpc://HOST:PORT"),
-        (("grpc://127.0.0.1:9", "--body", "none"), "goes over HTTP"),
+        (("grpc://127.0.0.1:9", "--body", "none"), "--body needs HTTP"),
         (("http://192.0.2.1:80",), "--allow-remote"),
-        (("http://127.0.0.1:9", "--rate", "5", "--rate-sweep"), "exclude each other"),
+        (("http://127.0.0.1:9", "--rate", "5", "--rate-sweep"), "cannot be combined"),
         (("http://127.0.0.1:9", "--duration", "soon"), "is not a duration"),
         (("http://127.0.0.1:9", "--duration", "0s"), "--duration"),
         (("http://127.0.0.1:9", "--concurrency", "0"), "list of positive whole numbers"),
         (("http://127.0.0.1:9", "--against", "none.json"), "no such result file"),
-        (("http://127.0.0.1:9", "--trace", "a", "--rate", "5"), "exclude each other"),
-        (("http://127.0.0.1:9", "--scenario", "offline", "--slo", "5ms"), "belongs to the server scenario"),
+        (("http://127.0.0.1:9", "--trace", "a", "--rate", "5"), "cannot be combined"),
+        (("http://127.0.0.1:9", "--scenario", "offline", "--slo", "5ms"), "with --scenario server"),
         (("http://127.0.0.1:9", "--arrivals", "bursty", "--burst-factor", "20", "--rate", "5"), "burst"),
         (("http://127.0.0.1:9", "--processes", "0"), "--processes"),
         (("http://127.0.0.1:9/x", "--header", "none"), "not a header"),
@@ -298,10 +299,10 @@ def test_data_that_does_not_fit_and_models_that_are_not_there(bench: Bench, serv
 def test_the_record_names_the_transport(bench: Bench, server: Server) -> None:
     """What the requests went over, and how tensors were in them."""
     done = bench(server.url, "--concurrency", "1", "--duration", "100ms", "--wire", "raw", "--json")
-    assert json.loads(done.stdout)["transport"] == "HTTP over TCP, raw tensors"
+    assert validated("bench", done.stdout)["transport"] == "HTTP over TCP, raw tensors"
 
 
 def test_shared_memory_is_for_v2_tensors(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     """With another form, or a body of one's own, it is a mistake."""
     assert main(["bench", server.url, "--shared-memory", "x-", "--wire", "raw"]) == 2
-    assert "leave --wire" in capsys.readouterr().err
+    assert "leave out --wire" in capsys.readouterr().err

@@ -30,10 +30,10 @@ def test_one_array(tmp_path: Path) -> None:
 def test_lists_of_different_lengths(tmp_path: Path) -> None:
     """Python objects are never unpickled; the line names the array and says how to save requests of several lengths."""
     np.savez(tmp_path / "d.npz", ids=RAGGED)
-    with pytest.raises(UsageError, match=r"array 'ids' holds Python objects.*named ids/0, ids/1 and so on"):
+    with pytest.raises(UsageError, match=r"array 'ids' contains Python objects.*named ids/0, ids/1 and so on"):
         load_data(tmp_path / "d.npz")
     np.save(tmp_path / "d.npy", RAGGED)
-    with pytest.raises(UsageError, match=r"it holds Python objects.*named NAME/0"):
+    with pytest.raises(UsageError, match=r"it contains Python objects.*named NAME/0"):
         load_data(tmp_path / "d.npy")
 
 

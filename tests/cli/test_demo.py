@@ -1,11 +1,11 @@
 """The demo from end to end: real tuning, real servers, real load, with a budget too small to prove much."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.schemas import validated
 
 COMMAND = [sys.executable, "-m", "tailcut", "demo"]
 
@@ -21,18 +21,18 @@ def test_it_ends_well_and_prints_one_json_object(done):
     """Exit code 0; stdout is one JSON object and nothing else."""
     process, _ = done
     assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout).keys() == {"accuracy", "load", "tune", "profile", "report"}
+    assert validated("demo", process.stdout).keys() == {"accuracy", "load", "tune", "profile", "report"}
 
 
 def test_the_model_still_reads_digits_through_the_server(done):
     """Held-out samples are read right over HTTP before and after, at least 97 % of them."""
-    accuracy = json.loads(done[0].stdout)["accuracy"]
+    accuracy = validated("demo", done[0].stdout)["accuracy"]
     assert min(accuracy["baseline"], accuracy["tuned"]) >= 0.97
 
 
 def test_both_arms_were_loaded_without_errors(done):
     """Every request to baseline and tuned was answered, at one and the same rate."""
-    load = json.loads(done[0].stdout)["load"]
+    load = validated("demo", done[0].stdout)["load"]
     assert load.keys() == {"baseline", "tuned"}
     assert [arm["errors"] for arm in load.values()] == [0, 0]
     assert all(arm["samples"] > 0 and arm["throughput"] > 0 for arm in load.values())
@@ -41,7 +41,7 @@ def test_both_arms_were_loaded_without_errors(done):
 
 def test_profile_report_model_and_samples_stay_in_the_kept_folder(done):
     """What the demo made can be looked at and served afterwards."""
-    outcome, folder = json.loads(done[0].stdout), done[1]
+    outcome, folder = validated("demo", done[0].stdout), done[1]
     assert outcome["profile"] == str(folder / "digits.profile.toml")
     assert "<html" in Path(outcome["report"]).read_text(encoding="utf-8")
     assert {"digits.onnx", "digits.npz"} <= {path.name for path in folder.iterdir()}

@@ -1,6 +1,5 @@
 """`tailcut doctor` on this machine: every check is there, the exit code is its answer, and nothing is changed."""
 
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.cli.test_main import SCRIPT, only_line, tailcut
 from tests.machine.sandbox import control_group
+from tests.schemas import validated
 
 from tailcut.machine.finding import Severity
 
@@ -39,7 +39,7 @@ def test_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One object with every check; exit code 1 exactly when one is a warning or a fault; no file is written."""
     monkeypatch.chdir(tmp_path)
     done = tailcut("doctor", "--json", "--probe", "100ms")
-    found = json.loads(done.stdout)
+    found = validated("doctor", done.stdout)
     assert [check["name"] for check in found["checks"]] == NAMES
     assert {check["severity"] for check in found["checks"]} <= set(Severity)
     wrong = any(check["severity"] in ("warning", "fault") for check in found["checks"])
@@ -71,7 +71,7 @@ def test_apply_spares_files_of_others(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_text("SECRET=1\n")
     done = tailcut("doctor", "--probe", "10ms", "--apply", "--env-file", str(path))
     assert done.returncode == 2
-    assert "not the doctor's" in only_line(done.stderr)
+    assert "was not written by tailcut doctor" in only_line(done.stderr)
     assert path.read_text() == "SECRET=1\n"
     path.write_text("# written by tailcut doctor --apply\nOMP_NUM_THREADS=99\n")
     assert tailcut("doctor", "--probe", "10ms", "--apply", "--env-file", str(path)).returncode == 1
@@ -90,7 +90,7 @@ def test_a_real_quota_is_found(half_a_cpu: Path) -> None:
     for probe in ("300ms", "1s", "3s"):  # longer where others take so much that nothing is left to stop
         script = f"echo $$ > {half_a_cpu}/cgroup.procs; exec {SCRIPT} doctor --json --probe {probe}"
         done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
-        found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        found = {check["name"]: check for check in validated("doctor", done.stdout)["checks"]}
         if found["throttling"]["severity"] == "fault":
             break
     assert done.returncode == 1

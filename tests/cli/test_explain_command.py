@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
+from tests.schemas import validated
 from tests.servers import serving
 
 from tailcut.lab.client import open_loop
@@ -47,7 +48,7 @@ def test_a_server_under_load(folder: Path) -> None:
             ),
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = validated("explain", done.stdout)
     assert list(found["stages"]) == list(STAGES)
     assert found["model"] == "mlp"
     assert found["cause"]["advice"] in found["verdict"]
@@ -86,7 +87,7 @@ def test_a_profile(folder: Path) -> None:
         (["http://127.0.0.1:9"], "no server answers"),
         (["nowhere.toml", "--rate", "10"], "nowhere.toml: no such profile"),
         (["mlp.toml"], "--rate"),
-        (["http://127.0.0.1:9", "--rate", "10"], "--rate is for a profile"),
+        (["http://127.0.0.1:9", "--rate", "10"], "--rate needs a PROFILE"),
         (["mlp.toml", "--duration", "soon"], "soon"),
         ([], "URL|PROFILE"),
     ],

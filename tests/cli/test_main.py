@@ -84,7 +84,7 @@ def test_help_does_not_load_the_heavy_libraries():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nope",), ["no command 'nope'", "serve", "--help"]),
+        (("nope",), ["no command named 'nope'", "serve", "--help"]),
         (("--nope",), ["--nope", "tailcut --help"]),
         (("serve",), ["SOURCE", "tailcut serve --help"]),
         (("serve", "--nope", "a.onnx"), ["--nope", "tailcut serve --help"]),

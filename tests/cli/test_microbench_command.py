@@ -1,6 +1,5 @@
 """`tailcut microbench` as a user meets it: real processes on a module of theirs, exit codes, files."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.schemas import validated
 
 from tailcut.cli import main as cli
 
@@ -37,7 +37,7 @@ def test_two_functions_side_by_side(folder: Path) -> None:
     """One JSON object on stdout with both functions, the slower one called worse, and the harness's own cost."""
     done = microbench(folder, "mine:few", "mine:many", "--json", *QUICK)
     assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout)
+    record = validated("microbench", done.stdout)
     assert [one["name"] for one in record["functions"]] == ["mine:few", "mine:many"]
     assert [one["verdict"] for one in record["comparisons"]] == ["worse"]
     assert record["overhead_ns"]["clock"] > 0
@@ -67,7 +67,7 @@ def test_instructions_are_counted(folder: Path) -> None:
     """With --instructions a sum of a thousand numbers takes some thousands of them."""
     done = microbench(folder, "mine:few", "--instructions", "--json", *QUICK)
     assert done.returncode == 0, done.stderr
-    assert 1000 < json.loads(done.stdout)["functions"][0]["instructions"] < 1_000_000
+    assert 1000 < validated("microbench", done.stdout)["functions"][0]["instructions"] < 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_instructions_are_counted(folder: Path) -> None:
         (["mine:takes"], "without arguments"),
         (["mine:raises"], "ValueError: no such thing"),
         (["mine:few", "--against", "none.json"], "no such baseline"),
-        (["mine:few", "--json", "--markdown"], "exclude each other"),
-        (["mine:few", "--noise", "5"], "a share"),
-        (["mine:few", "--seconds", "0s"], "more than nothing"),
+        (["mine:few", "--json", "--markdown"], "cannot be combined"),
+        (["mine:few", "--noise", "5"], "must be at most"),
+        (["mine:few", "--seconds", "0s"], "greater than 0"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -1,7 +1,6 @@
 """`tailcut stat` on real programs: what it counts is theirs, with threads and children, and never more than that."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import pytest
 from tests.cli.test_main import SCRIPT, only_line, tailcut
 from tests.machine.sandbox import PERF_EVENT_OPEN, run_refused
+from tests.schemas import validated
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counters are Linux's")
 TOUCH = """import mmap
@@ -23,7 +23,7 @@ for page in range(600):
 def stat(*command: str) -> dict:
     done = tailcut("stat", "--json", "--", *command)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return validated("stat", done.stdout)
 
 
 def test_a_command_and_its_exit_code() -> None:
@@ -31,7 +31,7 @@ def test_a_command_and_its_exit_code() -> None:
     done = tailcut("stat", "--json", "--", "sh", "-c", "echo of the command; exit 3")
     assert done.returncode == 0
     assert done.stderr == "of the command\n"
-    found = json.loads(done.stdout)
+    found = validated("stat", done.stdout)
     assert found["exit_code"] == 3
     assert found["command"] == ["sh", "-c", "echo of the command; exit 3"]
     assert found["counts"]["wall_ns"] > 0
@@ -64,7 +64,7 @@ def test_an_interrupted_command_is_still_shown() -> None:
     os.killpg(child.pid, signal.SIGINT)
     out, _ = child.communicate(timeout=30)
     assert child.returncode == 0
-    assert json.loads(out)["exit_code"] in (-signal.SIGINT, 1)
+    assert validated("stat", out)["exit_code"] in (-signal.SIGINT, 1)
 
 
 def test_the_table() -> None:
@@ -95,7 +95,7 @@ def test_where_the_call_is_forbidden() -> None:
     program = "from tailcut.cli.main import run\nrun()"
     done = run_refused(errno.EPERM, program, "stat", "--json", "--", sys.executable, "-c", TOUCH)
     assert done.returncode == 0
-    found = json.loads(done.stdout)
+    found = validated("stat", done.stdout)
     assert found["counts"]["page_faults"] >= 600
     assert found["counts"]["cpu_ns"] > 0
     assert found["counts"]["context_switches"] >= 0

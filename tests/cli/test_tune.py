@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
+from tests.schemas import validated
 from tests.servers import serving
 
 from tailcut.runtime.profile import Profile
@@ -36,7 +37,7 @@ def tuned(folder: Path) -> tuple[dict, str]:
     command = [*TUNE, "mlp.onnx", "--data", "mlp.npz", "--budget", "10s", "--rate", "1200", "--slo", "50ms", "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+    return validated("tune", done.stdout), done.stderr
 
 
 def test_the_result_has_every_rung(tuned: tuple[dict, str]) -> None:
@@ -106,7 +107,7 @@ def test_a_profile_is_checked_again(tuned: tuple[dict, str], folder: Path) -> No
     ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    result = validated("tune", done.stdout)
     assert result["reused_estimates"] >= 3
     assert "taking over" in done.stderr
     assert result["retune"]["before"] == Profile.load(folder / tuned[0]["profile"]).settings.describe()
@@ -135,7 +136,7 @@ def test_profiles_are_compared(tuned: tuple[dict, str], folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    record = json.loads(done.stdout)
+    record = validated("tune", done.stdout)
     one, other = record["profiles"]
     assert (one["right"], other["right"], record["worse"]) == (True, False, True)
     assert one["samples"] >= 459
@@ -210,8 +211,8 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert json.loads(out)["verification"] is None
-    assert "interrupted: the profile holds the best settings so far" in err
+    assert validated("tune", out)["verification"] is None
+    assert "interrupted: the profile contains the best settings so far" in err
     assert "Traceback" not in err
     stopped = Profile.load(folder / "stopped.toml")
     stopped.verify_model()
@@ -233,7 +234,7 @@ def test_wrong_answers_in_the_verification_leave_no_profile(folder: Path) -> Non
     last = done.stderr.splitlines()[-1]
     assert last.startswith("tailcut: no profile written: wrong answers with batching.bind=False")
     assert last.endswith("never:equal is 0, below 0.999")
-    result = json.loads(done.stdout)
+    result = validated("tune", done.stdout)
     assert (result["profile"], result["report"], result["verification"]) == (None, None, None)
     assert result["accuracy"]["right"] is False
     assert result["objective"]["metric"] == "never:equal"
@@ -264,7 +265,7 @@ def _broken(folder: Path) -> None:
         (["nowhere.onnx"], "nowhere.onnx: no such model file"),
         (["empty.onnx"], "empty.onnx: the model file is empty"),
         (["noise.onnx"], "noise.onnx: not an ONNX model"),
-        (["stopped.toml"], "tune takes the model itself"),
+        (["stopped.toml"], "give the model itself"),
         (["mlp.onnx", "--data", "nowhere.npz"], "nowhere.npz: no such data file"),
         (["mlp.onnx", "--data", "not.npz"], "not a readable .npz file"),
         (["mlp.onnx", "--data", "other.npz"], "has no array 'x'"),
@@ -272,7 +273,7 @@ def _broken(folder: Path) -> None:
         (["mlp.onnx", "--data", "none.npz"], "no rows"),
         (["mlp.onnx", "--accuracy", "high"], "--accuracy"),
         (["mlp.onnx", "--metric", "nowhere_at_all:f"], "--metric: nowhere_at_all cannot be imported"),
-        (["mlp.onnx", "--metric", "json:dumps", "--accuracy", "exact"], "give it as --accuracy"),
+        (["mlp.onnx", "--metric", "json:dumps", "--accuracy", "exact"], "a number as --accuracy"),
         (["mlp.onnx", "--budget", "1s"], "--budget"),
         (["mlp.onnx", "--slo", "quick"], "quick"),
         (["mlp.onnx", "--rate", "-1"], "rate"),
@@ -285,7 +286,7 @@ def _broken(folder: Path) -> None:
         (["mlp.onnx", "--data", "none.npz", "--data", "none.npz"], "2 files for 1 model"),
         (["mlp.onnx", "--retune", "p.toml"], "leave out MODEL"),
         (["--retune", "nowhere.toml"], "nowhere.toml: no such profile"),
-        (["--compare", "p.toml", "q.toml", "--markdown"], "no option of the search"),
+        (["--compare", "p.toml", "q.toml", "--markdown"], "leave out options of the search"),
         (["--compare", "p.toml"], "two or more profiles"),
         (["--compare", "p.toml", "q.toml"], "p.toml: no such profile"),
         (["mlp.onnx", "--colour"], "--colour"),

@@ -1,6 +1,5 @@
 """`tailcut tune A.onnx B.onnx` as a user runs it: a real joint tune of two models, Ctrl-C, and mistakes in one line."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
+from tests.schemas import validated
 from tests.servers import serving
 
 from tailcut.runtime.profile import Profile
@@ -32,7 +32,7 @@ def tuned(folder: Path) -> tuple[dict, str]:
     command = [*TUNE, *BOTH, "--rates", "300,200", "--slo", "200ms,400ms", "--budget", "10s", "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+    return validated("tune", done.stdout), done.stderr
 
 
 def test_both_models_are_verified_together(tuned: tuple[dict, str]) -> None:
@@ -122,7 +122,7 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
     assert "not verified" in out
-    assert "interrupted: the profiles hold the best settings so far" in err
+    assert "interrupted: the profiles contain the best settings so far" in err
     stopped = Profile.load(folder / "small.profile.toml")
     assert stopped.evidence["verified"] is False
     assert "Not verified" in (folder / "stopped.html").read_text(encoding="utf-8")
@@ -143,9 +143,9 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
         ([*BOTH, "--rates", "1,2", "--data", "x.npz"], "--data: 1 file for 2 models"),
         ([*BOTH, "--rates", "1,2", "--objective", "cost"], "leave out"),
         ([*BOTH, "--rates", "1,2", "--rate", "3"], "leave out"),
-        (["small.onnx", "small.onnx", "--rates", "1,2"], "two models have one name (small)"),
+        (["small.onnx", "small.onnx", "--rates", "1,2"], "two models have the same name (small)"),
         (["small.onnx", "nowhere.onnx", "--rates", "1,2"], "nowhere.onnx: no such model file"),
-        (["small.onnx", "other.toml", "--rates", "1,2"], "other.toml: tune takes the model itself"),
+        (["small.onnx", "other.toml", "--rates", "1,2"], "other.toml is a profile: give the model itself"),
         (["small.onnx", *[f"{number}.onnx" for number in range(8)], "--rates", "1"], "up to 8 models"),
         ([*BOTH, "--trace", "nowhere.txt"], "nowhere.txt: no such trace"),
         (

@@ -1,12 +1,12 @@
 """`tailcut vectorization` as a user meets it: exit 0 for vectors, 1 for a scalar loop, 2 for a mistake."""
 
-import json
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.schemas import validated
 
 from tailcut.cli import main as cli
 
@@ -60,7 +60,7 @@ def test_a_scalar_function_as_json(folder: Path):
     """One JSON object on stdout, whatever the module prints; reasons and advice in it; exit 1."""
     done = vectorization(folder, "./own_kernels.py:recurrence", "--signature", "float32[::1]", "--json")
     assert done.returncode == 1
-    record = json.loads(done.stdout)
+    record = validated("vectorization", done.stdout)
     assert record["vectorized"] is False
     (loop,) = record["signatures"][0]["loops"]
     assert (loop["state"], loop["lanes"], loop["packed"]) == ("scalar", 1, 0)
@@ -71,15 +71,15 @@ def test_a_scalar_function_as_json(folder: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("own_kernels:recurrence",), "pass --signature"),
+        (("own_kernels:recurrence",), "with --signature"),
         (("own_kernels:plain",), "plain Python function"),
         (("own_kernels:nothing",), "no function 'nothing'"),
-        (("nowhere:scale",), "no module 'nowhere'"),
+        (("nowhere:scale",), "no module named 'nowhere'"),
         (("nowhere.py:scale",), "no such file"),
         (("broken:scale",), "not today"),
         (("own_kernels",), "MODULE:FUNCTION"),
         (("./lib.so:scale",), "no such file"),
-        (("own_kernels:scale", "--signature", "float99"), "no signature"),
+        (("own_kernels:scale", "--signature", "float99"), "not a signature"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )

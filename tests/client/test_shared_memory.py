@@ -210,14 +210,14 @@ def test_mistakes_are_those_of_the_call(make: type, server: Server) -> None:
         client.close()
         with pytest.raises(ReleasedError, match="closed"):
             client.infer("mlp", {"x": np.zeros((1, 4), np.float32)})
-    with pytest.raises(InvalidInputError, match="begin with"):
+    with pytest.raises(InvalidInputError, match="prefix"):
         make(server.url, shared_memory="a/b")
 
 
 def test_a_server_that_takes_none_of_that_name(make: type, server: Server, tmp_path: Path) -> None:
     """One error that says what to do, and nothing is left in /dev/shm."""
     with make(server.url, shared_memory="other-") as client:
-        with pytest.raises(UnsupportedError, match=f"begins with 'other-': .*must begin with '{PREFIX}'"):
+        with pytest.raises(UnsupportedError, match=f"starts with 'other-': .*must start with '{PREFIX}'"):
             client.infer("mlp", {"x": np.zeros((1, 4), np.float32)})
         assert client.ready()
     assert files("other-") == set()

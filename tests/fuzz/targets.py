@@ -12,8 +12,10 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from tailcut.errors import InvalidInputError
+from tailcut.kernels.sockets import head_end
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.inputs import check_inputs
+from tailcut.server.fastpath.tables import HeadTable
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.grpc.codec import read_request
 from tailcut.wire.grpc.form import Form, read_lead
@@ -21,11 +23,12 @@ from tailcut.wire.grpc.framing import CallError, Messages, error_end, read_call
 from tailcut.wire.grpc.messages import MESSAGES
 from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.grammar import ProtocolError
-from tailcut.wire.http1.head import check_partial, parse_head
+from tailcut.wire.http1.head import check_partial, parse_head, significant
 from tailcut.wire.http2.connection import Data, Http2Connection, Opened
 from tailcut.wire.http2.frames import Http2Error
-from tailcut.wire.v2 import InferRequest, encode_response, parse_lead, parse_request, schedule_of
+from tailcut.wire.v2 import InferRequest, encode_response, lists, parse_lead, parse_request, schedule_of
 
+lists.load()
 STATUSES = {400, 413, 414, 417, 431, 501, 505}
 LIMIT = 10_000
 
@@ -57,6 +60,41 @@ def head(data: bytes) -> None:
     assert parsed.path.isascii()
     for size in range(1, len(data), max(1, len(data) // 50)):
         check_partial(data[:size])
+
+
+def json_lists(data: bytes) -> None:
+    """What is kept around the lists, and compiled code that reads them, change neither a value nor a message."""
+    if not data:
+        return
+    spec, body = SPECS[data[0] % len(SPECS)], data[1:]
+    for _ in range(2):  # the second time, what stands around the lists is known
+        assert _read_json(spec, body, None) == _read_json(spec, body, len(body) or None)
+
+
+def _read_json(spec: ModelSpec, body: bytes, json_size: int | None) -> object:
+    try:
+        read = parse_request(spec, body, json_size)
+    except InvalidInputError as error:
+        return str(error)
+    arrays = {name: (array.dtype, array.shape, array.tolist(), array.tobytes()) for name, array in read.inputs.items()}
+    for tensor in spec.inputs:
+        if tensor.dtype is DType.BYTES:
+            arrays[tensor.name] = (*arrays[tensor.name][:3], b"")  # its bytes are addresses
+    return read.id, read.outputs, read.parameters, arrays
+
+
+_TABLE = HeadTable(1 << 16, 1 << 16)
+
+
+def changed_head(data: bytes) -> None:
+    """Compiled code and the pattern find the same heads to mean the same."""
+    data = data[:2000]
+    end = data.find(b"\r\n\r\n") + 4
+    for known in {significant(seed) for seed in TARGETS["changed_head"][1]}:
+        text = np.frombuffer(data, np.uint8)
+        part = np.frombuffer(known, np.uint8)
+        got = head_end(text, len(data), part, 0, len(part), _TABLE.fields, _TABLE.grammar)
+        assert got == (end if end >= 4 and significant(data[:end]) == known else -1)
 
 
 def _read_chunks(pieces: list[bytes]) -> tuple[int, bytes, bytes]:
@@ -234,6 +272,31 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
             b"GET http://x/v2?a=b HTTP/1.0\r\nHost: [::1]:80\r\n\r\n",
             _HEAD + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 4 \t\r\n\r\n",
             b"GET /v2 HTTP/2.0\r\nHost:\tx \r\n\r\n",
+        ],
+    ),
+    "changed_head": (
+        changed_head,
+        [
+            _HEAD + b"Content-Length: 12\r\nX-Id: 1\r\nInference-Header-Content-Length: 0\r\n\r\nbody",
+            _HEAD + b"X-Id: 2\r\ntraceparent:\t00-1\r\nCONTENT-length: 12\r\n\r\n",
+            b"GET /v2 HTTP/1.1\r\nHost: x\r\nX-Content-Length: 3\r\nUser-Agent: a b \xe4\r\n\r\n",
+        ],
+    ),
+    "json_lists": (
+        json_lists,
+        [
+            b'\0{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[1,-0.0,1e-7,3.25E+2]}]}',
+            b'\0{"id":"a","inputs":[{"data":[[1.5,2 , 3,4],[-0,6,7,8]],"name":"x","datatype":"FP32","shape":[2,4]}]}',
+            (
+                b'\0{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[0.1,340282346638528859e21,1e-46,9]}],'
+                b'"parameters":{"timeout":5,"data":[1]},"outputs":[{"name":"y","parameters":{"binary_data":true}}]}'
+            ),
+            (
+                b'\4{"inputs":[{"name":"b","datatype":"INT64","shape":[1,1],"data":[7]},'
+                b'{"name":"a","datatype":"FP16","shape":[1,2],"data":[1,2.5]}],"id":"z"}'
+            ),
+            b'\5{"inputs":[{"name":"x","datatype":"FP32","shape":[2,2],"data":[[1,2],[3,4]]}]}',
+            b'\2{"inputs":[{"name":"x","datatype":"BYTES","shape":[1],"data":["a]"]}]}',
         ],
     ),
     "chunked": (

@@ -23,7 +23,8 @@ class Pass:
         self.poll = select.epoll()
         self.events = np.zeros((64, sockets.EVENT_WORDS), np.int32)
         self.state = np.zeros((4096, sockets.STATES), np.int64)
-        self.plans = np.array([[0, len(HEAD), BODY, 0]], np.int64)
+        self.plans = np.array([[0, len(HEAD), BODY, 0, 0, len(HEAD)]], np.int64)
+        self.own_heads = np.zeros((4096, sockets.HEAD_MOST), np.uint8)
         self.heads = np.frombuffer(HEAD, np.uint8).copy()
         self.table = np.zeros((1, sockets.TARGETS), np.int64)
         self.table[0, sockets.ROW_BYTES] = BODY
@@ -33,7 +34,7 @@ class Pass:
         self.odd = np.zeros((65, 2), np.int64)
         for number, (_, theirs) in enumerate(self.pairs):
             self.poll.register(theirs.fileno(), select.EPOLLIN)
-            self.state[theirs.fileno()] = number + 1, 0, 0, 0
+            self.state[theirs.fileno()] = number + 1, 0, 0, 0, 0
 
     def say(self, number: int, data: bytes) -> None:
         self.pairs[number][0].send(data)
@@ -54,6 +55,9 @@ class Pass:
             self.members,
             self.scratch,
             self.odd,
+            self.own_heads,
+            np.zeros((0, 1), np.uint8),
+            np.zeros(256, np.uint8),
         )
         taken = int(self.table[0, sockets.TAKEN])
         return self.members[0, :taken, 1].tolist(), self.odd[:odds].tolist()

@@ -259,10 +259,10 @@ def test_the_assertion_fails_where_nothing_is_proven():
 @pytest.mark.parametrize(
     ("function", "signature", "words"),
     [
-        (axpy, "float33[::1]", "no signature"),
+        (axpy, "float33[::1]", "not a signature"),
         (axpy, "float32", "does not compile"),
         (axpy, "float32,float32,float32", "does not compile"),
-        (len, VECTOR, "no numba function"),
+        (len, VECTOR, "not a numba function"),
         (numba.vectorize(lambda x: x + 1), VECTOR, "numba ufunc"),
     ],
 )

@@ -99,9 +99,9 @@ def test_a_trace_is_replayed_as_it_was(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (None, "no such trace"),
-        ("", "from two to"),
-        ("1\n", "from two to"),
-        ("1\n1\n", "from two to"),
+        ("", "needs 2 to"),
+        ("1\n", "needs 2 to"),
+        ("1\n1\n", "needs 2 to"),
         ("1\nx\n", "line 2"),
         ("1\n-1\n", "line 2"),
         ("1\nnan\n", "line 2"),
@@ -147,9 +147,9 @@ def test_a_trace_of_several_models_has_one_window_for_all(tmp_path: Path) -> Non
         ("0 a\n1 c\n", "line 2 names no model 'c': write SECONDS NAME, with one of a, b"),
         ("0 a\n1\n", "line 2 names no model"),
         ("a 0\n1 b\n", "line 1 is not a time"),
-        ("0 a\n2 b\n1 a\n", "line 3 is not a time in seconds at or after the one before"),
-        ("0 a\n1 a\n", "no arrival of b"),
-        ("0 a\n", "from two to"),
+        ("0 a\n2 b\n1 a\n", "line 3 is not a time in seconds at or after the previous one"),
+        ("0 a\n1 a\n", "no arrivals for b"),
+        ("0 a\n", "needs 2 to"),
     ],
 )
 def test_a_file_that_is_no_trace_of_models(tmp_path: Path, text: str | None, words: str) -> None:

@@ -66,7 +66,7 @@ def test_a_closed_loop_keeps_its_concurrency() -> None:
 
 
 def test_a_stall_is_charged_to_every_request_that_was_due() -> None:
-    """One stall of 300 ms at 200 requests a second shows in the latency of some 60 of them; a closed loop sees one."""
+    """One stall of 300 ms at 200 requests per second delays some 60 of them; a closed loop sees one."""
 
     def stalling(at: int):
         gate = asyncio.Lock()

@@ -57,7 +57,7 @@ def test_addresses(url: str, target: Target, path: str) -> None:
         ("http://", "is not http://HOST:PORT"),
         ("http://192.0.2.1:80", "--allow-remote"),
         ("http://no-such-host.invalid", "no such host"),
-        (__file__, "is a file, and the address of a running server is needed: tailcut serve "),
+        (__file__, "is a file, not the address of a running server: run tailcut serve "),
     ],
 )
 def test_addresses_that_are_none(url: str, words: str) -> None:

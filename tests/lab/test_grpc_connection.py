@@ -63,7 +63,7 @@ def test_refusals_have_the_status_of_http(both: tuple[Server, Target]) -> None:
 def test_one_form_of_tensors(both: tuple[Server, Target]) -> None:
     """JSON and raw bodies are HTTP's."""
     _, target = both
-    with pytest.raises(UsageError, match="leave --wire out"):
+    with pytest.raises(UsageError, match="leave out --wire"):
         infer_payload(target, "mlp", likely_samples(served_spec(target, None)).make(1, 1), "json")
 
 

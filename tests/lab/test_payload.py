@@ -50,7 +50,7 @@ def test_ask_says_what_went_wrong(server: Server, target: Target) -> None:
     """A refusal in the server's own words; silence and other talk by their names."""
     with pytest.raises(UsageError, match=r"answers 404: .*nope"):
         ask(target, "GET", "/v2/models/nope")
-    with pytest.raises(UsageError, match="does not answer in JSON"):
+    with pytest.raises(UsageError, match="did not answer in JSON"):
         ask(target, "GET", "/metrics")
 
     async def hang_up(number, writer) -> None:

@@ -73,7 +73,7 @@ def test_openvino_keeps_the_systems_allocator(tmp_path: Path, beside: bool) -> N
     profiles += [profile_with(tmp_path, "other", allocator=name)] if beside else []
     with serving(tmp_path, *profiles) as server:
         assert not is_loaded(name, Path(f"/proc/{server.process.pid}/maps"))
-        assert f"openvino cannot run on {name}: serving on the system's allocator" in server.stderr.read_text()
+        assert f"openvino does not work with {name}: using the system's allocator" in server.stderr.read_text()
 
 
 @pytest.mark.skipif(not installed(), reason="no other allocator is installed here")

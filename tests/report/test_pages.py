@@ -62,7 +62,7 @@ def test_a_search_for_the_highest_rate_is_its_answer() -> None:
     slo = {"percentile": "p99", "slo_ms": 10.0, "met": True, "highest_rate": 500.0, "limited_by": "misses"}
     record = bench(*points) | {"slo": slo | {"curve": points}}
     page = bench_page.page(record)
-    assert page.headline == "500 requests a second"
+    assert page.headline == "500 requests per second"
     assert "p99 within 10 ms" in page.lead
     assert page.lead.endswith("Above it, it is missed.")
     assert page.rates is not None

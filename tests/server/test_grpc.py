@@ -273,7 +273,7 @@ def test_workers_share_the_port(models: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("flags", [["--shared-memory", "a"], ["--allow-model-control"], ["--grpc-port", "0"]])
 def test_what_workers_cannot_share(models: Path, refusal: Callable[..., str], flags: list[str]) -> None:
     """What one process is told, the others do not know: refused in one line, before anything is loaded."""
-    assert "several workers share nothing but their port" in refusal(models / "mlp.onnx", "--workers", "2", *flags)
+    assert "several workers share only their port" in refusal(models / "mlp.onnx", "--workers", "2", *flags)
 
 
 def test_a_port_in_use_is_one_line(models: Path, server: Server) -> None:

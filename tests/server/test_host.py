@@ -66,7 +66,7 @@ def test_a_memory_limit_below_the_rows(models: Path, tmp_path: Path) -> None:
             with server.connect() as wire:
                 assert wire.ask(raw_request("mlp", bytes(16))).status == 200
             assert server.stop() == 0
-            assert "the memory limit leaves 225 MiB" in server.stderr.read_text()
+            assert "the memory limit leaves only 225 MiB" in server.stderr.read_text()
         done = tailcut("serve", models / "big.onnx", "--port", "0", "--max-batch-size", "1024")
     assert done.returncode == 2
     assert "two batches of 1024 rows of 400000 bytes" in done.stderr

@@ -29,6 +29,22 @@ dynamic_batching { preferred_batch_size: [ 4 ] }
 """
 
 
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 8
+input [ { name: "A" data_type: TYPE_INT32 dims: 16 }, { name: "B" data_type: TYPE_INT32 dims: 16 } ]
+output [ { name: "TWICE" data_type: TYPE_INT32 dims: 16 } ]
+ensemble_scheduling { step [
+  { model_name: "simple" model_version: -1
+    input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
+    output_map { key: "OUTPUT0" value: "sum" } output_map { key: "OUTPUT1" value: "difference" } },
+  { model_name: "simple" model_version: -1
+    input_map { key: "INPUT0" value: "sum" } input_map { key: "INPUT1" value: "difference" }
+    output_map { key: "OUTPUT0" value: "TWICE" } }
+] }
+"""
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The models of Triton's examples; one reshaped, one without a configuration, and three that do not load."""
@@ -40,6 +56,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_model(folder, "sequence", more="sequence_batching {}")
     add_model(folder, "other", more='backend: "python"')
     (folder / "empty").mkdir()
+    (folder / "ensemble" / "1").mkdir(parents=True)
+    (folder / "ensemble" / "config.pbtxt").write_text(ENSEMBLE)
     return folder
 
 
@@ -98,6 +116,23 @@ def test_the_configuration_is_that_of_the_file(client: tritonclient.http.Inferen
     assert same["input"][0]["reshape"] == {"shape": ["16"]}
 
 
+def test_an_ensemble(client: tritonclient.http.InferenceServerClient, server: Server) -> None:
+    """Its steps are computed inside the server, over HTTP and gRPC; its configuration is that of the file."""
+    numbers = np.arange(48, dtype=np.int32).reshape(3, 16)
+    for module, address in (
+        (tritonclient.http, server.address),
+        (tritonclient.grpc, f"{server.host}:{server.grpc_port}"),
+    ):
+        inputs = [module.InferInput(name, [3, 16], "INT32") for name in ("A", "B")]
+        inputs[0].set_data_from_numpy(numbers)
+        inputs[1].set_data_from_numpy(numbers + 5)
+        with module.InferenceServerClient(address) as one:
+            assert np.array_equal(one.infer("ensemble", inputs).as_numpy("TWICE"), 2 * numbers)
+    config = client.get_model_config("ensemble")
+    assert (config["platform"], config["max_batch_size"]) == ("ensemble", 8)
+    assert [step["model_name"] for step in config["ensemble_scheduling"]["step"]] == ["simple", "simple"]
+
+
 def test_reshape(client: tritonclient.http.InferenceServerClient) -> None:
     """Clients see the shapes of the configuration, and only the outputs that it lists."""
     seen = client.get_model_metadata("reshaped")
@@ -118,7 +153,7 @@ def test_the_index_lists_every_folder(client: tritonclient.http.InferenceServerC
     """Also those that are not served, with the reason and without a path."""
     index = {one["name"]: one for one in client.get_model_repository_index()}
     assert set(index) == {
-        "bare", "empty", "other", "reshaped", "sequence", "simple", "simple_int8", "simple_string",
+        "bare", "empty", "ensemble", "other", "reshaped", "sequence", "simple", "simple_int8", "simple_string",
     }  # fmt: skip
     assert (index["simple"]["state"], index["simple"]["version"]) == ("READY", "1")
     assert index["bare"]["version"] == "2"
@@ -229,7 +264,7 @@ def test_mistakes_are_one_line(tmp_path: Path, refusal: Callable[..., str]) -> N
     for arguments, words in [
         (["--model-repository", tmp_path / "nowhere"], "no such model repository"),
         ([], "serve takes models or profiles"),
-        (["m.onnx", *named], "one of the two"),
+        (["m.onnx", *named], "give either models"),
         ([*named, "--load-model", "one"], "needs --model-control-mode explicit"),
         ([*named, "--model-control-mode", "explicit", "--load-model", "two"], "the model repository has one"),
         ([*named, "--workers", "2"], "need --workers 1"),

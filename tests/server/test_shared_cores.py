@@ -56,7 +56,7 @@ def test_threads_spin_only_while_a_model_is_alone(server: Server) -> None:
     """Both sleep beside each other; the one that stays spins when the other goes, and sleeps when it is back."""
     target = Target(server.host, server.port)
     for name in ("first", "second"):
-        assert "they do not spin, because there are other models" in logged(server, f"{name}: engine threads: ")
+        assert "they do not spin because other models are loaded" in logged(server, f"{name}: engine threads: ")
     with Client(server.url) as client:
         before = client.infer("second", ROW)
         ask(target, "POST", "/v2/repository/models/first/unload")

@@ -53,6 +53,12 @@ def test_what_the_file_leaves_open_comes_from_the_model() -> None:
     assert "dynamic_batching" not in both
 
 
+def test_an_ensemble_has_no_backend() -> None:
+    """And no instances: its models have them."""
+    found = completed({"platform": "ensemble", "input": [{"name": "A"}]}, LIVE)
+    assert (found["backend"], found["instance_group"]) == ("", [])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("max_batch: 3", 'no field named "max_batch"'), ("max_batch_size: many", "1:17"), ("input [ {", "Expected")],

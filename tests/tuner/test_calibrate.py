@@ -131,7 +131,7 @@ def test_what_is_left_out_is_told_in_one_line(tmp_path: Path) -> None:
         search._folder.cleanup()
         assert not search._copies
         if one is wanted:
-            assert told[-1] == "static int8 is left out: it needs 16 requests of --data or more, and there are 15"
+            assert told[-1] == "static int8 is left out: it needs at least 16 requests in --data, and there are 15"
         else:
             assert not told
 
@@ -142,6 +142,6 @@ def test_a_process_that_ends_costs_one_precision(calibrated: tuple[Search, list[
     material = Material.of(search._wanted.model, search._requests, search._gate)
     with Calibrator(material, tmp_path, 10.0) as calibrator:
         calibrator._child.kill()
-        with pytest.raises(CalibrationError, match="the process that quantises the model ended"):
+        with pytest.raises(CalibrationError, match="the process that quantises the model exited"):
             calibrator.start()
     assert not list(tmp_path.iterdir())

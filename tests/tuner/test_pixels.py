@@ -65,7 +65,7 @@ def test_values_beyond_all_pixels() -> None:
     fold, spec = U8Input(scale=(1 / 255,), offset=(0.0,)), spec_of(FIRST)
     request = {"x": np.full((1, 3, 8, 8), 3.0, np.float32)}
     assert snapped(fold, spec, request, exactly=False)["x"].max() == pytest.approx(1.0)
-    with pytest.raises(UsageError, match=r"input 'x' has values that no pixel .* 510 pixels away"):
+    with pytest.raises(UsageError, match=r"input 'x' has values that match no pixel .* 510 pixel steps away"):
         snapped(fold, spec, request, exactly=True)
 
 
@@ -121,7 +121,7 @@ def test_a_tune_whose_clients_send_pixels(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--normalize", "1,2/3"], "MEAN/STD"),
-        (["--normalize", "0/1"], "no float input that pixels could be sent for"),
+        (["--normalize", "0/1"], "no float input that could be sent as pixels"),
         (["--fix", "n"], "--fix: 'n' is not NAME=SIZE"),
         (["--fix", "depth=3"], "no input of the model has a dimension 'depth'"),
         (["--outputs", "nope"], "--outputs: the model has no output 'nope': it has "),

@@ -51,7 +51,7 @@ def test_too_few_for_anything() -> None:
 
 
 def test_throughput_turned_over() -> None:
-    """Twice the requests a second is half the time a request."""
+    """Twice the requests per second is half the time a request."""
     found = Ratios(throughput=Interval(2.0, 1.6, 2.5))
     assert found.time_per_request == Interval(0.5, 0.4, 0.625)
     assert Ratios().time_per_request is None

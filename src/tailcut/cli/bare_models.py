@@ -1,12 +1,11 @@
-"""The bare models of a `tailcut serve`: their settings are measured once for each file, and logged once.
+"""The bare models of a `tailcut serve`: their settings are measured and logged once per file.
 
-What was measured holds for every later load of the same file, by a signal or by a client, and for all workers of a
-server: nothing is measured while the server has other work, unless a file has changed.
+A measurement is reused for every later load of the same file, by a signal or by a client, and for all workers of a
+server: unless a file has changed, nothing is measured while the server is busy.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -33,9 +32,9 @@ class BareModels:
     """Opens bare models with measured settings.
 
     Args:
-        sources: the SOURCEs that are to be measured; they share the time for it.
-        around: where they serve.
-        known: what was chosen already, by the model file's hash; it is not logged again.
+        sources: the SOURCEs to measure; they share the time budget.
+        around: the process and machine in which they serve.
+        known: earlier choices by the hash of the model file; these are not logged again.
     """
 
     def __init__(self, sources: Sequence[str], around: "Surroundings", known: "Mapping[str, Choice]") -> None:
@@ -49,11 +48,11 @@ class BareModels:
     def among(
         cls, sources: Sequence[str], max_batch_size: int | None, worker: "Worker | None", *, alone: bool
     ) -> "BareModels":
-        """Those of some SOURCEs of a command line that are bare, as they serve in this process."""
-        from tailcut.runtime.model import is_profile
+        """The bare models among the SOURCEs of a command line."""
+        from tailcut.runtime.model import is_bare
         from tailcut.runtime.opening.measured import surroundings
 
-        bare = [source for source in sources if not is_profile(Path(source.rpartition("=")[2]))]
+        bare = [source for source in sources if is_bare(source.rpartition("=")[2])]
         cpus = None if worker is None else worker.cpus
         around = surroundings(cpus, alone=alone, max_batch_size=max_batch_size)
         return cls(bare, around, {} if worker is None else worker.choices)
@@ -69,11 +68,11 @@ class BareModels:
         return self.open if self.has(source) else Model.open
 
     def open(self, profile: "Profile", *, limits: "Limits") -> "Model":
-        """Load a bare model with settings that are measured, or that were when this file was first loaded.
+        """Load a bare model with measured settings, which are reused if this file was loaded before.
 
         Raises:
             ModelFileError: the model is missing, empty or corrupt.
-            UnsupportedError: batching where the model's signature rules it out.
+            UnsupportedError: batching is on but the model's signature rules it out.
         """
         from tailcut.runtime.model import Model
         from tailcut.runtime.opening.measured import BUDGET_S
@@ -94,7 +93,7 @@ class BareModels:
         return model
 
     def log(self, models: "Sequence[ServedModel]") -> None:
-        """Say in a line for each model what was chosen; from now on also when another file is loaded in its place."""
+        """Log the choice for each model in one line; from now on also for each model loaded later."""
         self._serving = True
         for served in models:
             self._log_one(served.name, served.model)

@@ -1,4 +1,4 @@
-"""`tailcut bench`: an honest load test of a served model."""
+"""`tailcut bench`: load-test a served model."""
 
 import shlex
 import sys
@@ -26,7 +26,7 @@ _MOST_PROCESSES = 64
 
 
 class Wire(StrEnum):
-    """How tensors travel."""
+    """How tensors are encoded."""
 
     BINARY = "binary"
     JSON = "json"
@@ -34,7 +34,7 @@ class Wire(StrEnum):
 
 
 class Kind(StrEnum):
-    """How an open loop's requests come."""
+    """The arrival process of an open loop."""
 
     POISSON = "poisson"
     CONSTANT = "constant"
@@ -42,7 +42,7 @@ class Kind(StrEnum):
 
 
 class ScenarioName(StrEnum):
-    """MLPerf's four."""
+    """The four scenarios of MLPerf Inference."""
 
     SINGLE_STREAM = "single-stream"
     MULTI_STREAM = "multi-stream"
@@ -54,40 +54,55 @@ def bench(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="http://, grpc:// or http+unix:// of a v2 server; with --body any HTTP URL."
+            metavar="TARGET", help="http://, grpc:// or http+unix:// URL of a v2 server; with --body, any HTTP URL."
         ),
     ],
-    model: Annotated[str | None, typer.Option(help="Which model, where the server has several.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Open loop: requests a second.", min=0.01)] = None,
-    arrivals: Annotated[Kind, typer.Option(help="How an open loop's requests come.")] = Kind.POISSON,
-    burst_factor: Annotated[float, typer.Option(help="Bursty: a burst's rate, in mean rates; up to 10.")] = 5.0,
-    burst_length: Annotated[str, typer.Option(help="Bursty: how long a burst lasts on average.")] = "200ms",
-    trace: Annotated[Path | None, typer.Option(help="Open loop: arrival times in seconds, one a line.")] = None,
-    rate_sweep: Annotated[bool, typer.Option("--rate-sweep", help="Open loop at 10 to 90 % of the capacity.")] = False,
-    slo: Annotated[str | None, typer.Option(help="Find the highest rate whose p99 stays within this.")] = None,
-    scenario: Annotated[ScenarioName | None, typer.Option(help="One of MLPerf's four.")] = None,
-    samples: Annotated[int, typer.Option(help="Of the offline scenario.", min=32)] = 24_576,
-    concurrency: Annotated[str, typer.Option(help="Closed loop: requests in flight, a list.")] = "1,8,32",
-    duration: Annotated[str, typer.Option(help="Of each run.")] = "5s",
-    warmup: Annotated[str, typer.Option(help="Before each run, not counted.")] = "500ms",
-    processes: Annotated[str, typer.Option(help="Client processes: a number, or auto.")] = "1",
-    wire: Annotated[Wire, typer.Option(help="How tensors travel.")] = Wire.BINARY,
-    shared_memory: Annotated[
-        str | None, typer.Option(metavar="PREFIX", help="Tensors in shared memory whose name begins so.")
+    model: Annotated[str | None, typer.Option(help="Model to test; required if the server has several.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Open loop: requests per second.", min=0.01)] = None,
+    arrivals: Annotated[Kind, typer.Option(help="Open loop: distribution of arrivals.")] = Kind.POISSON,
+    burst_factor: Annotated[float, typer.Option(help="Bursty: rate within a burst, in mean rates (at most 10).")] = 5.0,
+    burst_length: Annotated[str, typer.Option(help="Bursty: mean length of a burst.")] = "200ms",
+    trace: Annotated[
+        Path | None, typer.Option(help="Open loop: file of arrival times (seconds, one per line).")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Inputs from an .npz or .npy file; else made up, seeded.")] = None,
-    body: Annotated[Path | None, typer.Option(help="Send this file to the URL as it is.")] = None,
-    expect: Annotated[int, typer.Option(help="The status that is a good answer.", min=100, max=599)] = 200,
-    header: Annotated[list[str] | None, typer.Option(help="NAME:VALUE of each request; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="Of arrival times and made-up inputs.")] = 0,
-    against: Annotated[Path | None, typer.Option(help="An earlier result: say what changed, exit 1 if worse.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the result here, as JSON.")] = None,
-    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Send load to another machine.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    rate_sweep: Annotated[
+        bool, typer.Option("--rate-sweep", help="Open loops at 10 to 90 % of the measured capacity.")
+    ] = False,
+    slo: Annotated[str | None, typer.Option(help="Find the highest rate whose p99 stays within this limit.")] = None,
+    scenario: Annotated[ScenarioName | None, typer.Option(help="Run an MLPerf Inference scenario.")] = None,
+    samples: Annotated[int, typer.Option(help="Number of samples in the offline scenario.", min=32)] = 24_576,
+    concurrency: Annotated[
+        str, typer.Option(help="Closed loop: requests in flight; a comma-separated list makes several runs.")
+    ] = "1,8,32",
+    duration: Annotated[str, typer.Option(help="Duration of each run.")] = "5s",
+    warmup: Annotated[str, typer.Option(help="Warm-up before each run, not counted.")] = "500ms",
+    processes: Annotated[str, typer.Option(help="Number of client processes, or auto.")] = "1",
+    wire: Annotated[Wire, typer.Option(help="Encoding of the tensors.")] = Wire.BINARY,
+    shared_memory: Annotated[
+        str | None,
+        typer.Option(metavar="PREFIX", help="Pass tensors in shared-memory regions whose names start with PREFIX."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Inputs from an .npz or .npy file (default: generated from --seed).")
+    ] = None,
+    body: Annotated[Path | None, typer.Option(help="Send this file unchanged as the request body.")] = None,
+    expect: Annotated[int, typer.Option(help="HTTP status that counts as success.", min=100, max=599)] = 200,
+    header: Annotated[
+        list[str] | None, typer.Option(help="Header NAME:VALUE to add to each request; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of arrival times and generated inputs.")] = 0,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with an earlier result; exit 1 if anything got worse.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the result to this file as JSON.")
+    ] = None,
+    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Allow a target on another machine.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Load-test a served model: open loop from planned times, or closed loop; percentiles with intervals."""
+    """Load-test a served model with an open or a closed loop; report percentiles with confidence intervals."""
     import orjson
 
     from tailcut.cli.options import parse_counts, parse_duration
@@ -114,7 +129,7 @@ def bench(
     )
     length_s, warmup_s, clients = parse_duration(duration), parse_duration(warmup), _process_count(processes)
     if length_s <= 0:
-        raise UsageError("--duration must be more than nothing")
+        raise UsageError("--duration must be greater than 0")
     place, path = parse_url(target, allow_remote=allow_remote)
     own = body is not None or bool(path)
     tensors = _form(wire, shared_memory, named, own=own)
@@ -153,7 +168,7 @@ def bench(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Load:
-    """Which runs are asked for."""
+    """Which runs to make."""
 
     rate: float | None
     make: "Callable[[float], Arrivals]"
@@ -165,7 +180,7 @@ class _Load:
     concurrency: list[int]
 
     def run(self, session: "Session") -> dict[str, Any]:
-        """Make them; returns what stands in the record beside the runs."""
+        """Make the runs; returns the keys of the record other than the runs."""
         from tailcut.lab.arrivals import read_trace
         from tailcut.lab.scenarios import run_scenario
 
@@ -192,21 +207,21 @@ class _Load:
 
 
 def _check_exclusive(**given: object) -> None:
-    """Of the ways to say what load is meant, --slo goes with --rate or --scenario server, and no others together."""
+    """Refuse options that name different loads; only --slo combines with others: --rate or --scenario server."""
     from tailcut.errors import UsageError
 
     named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     if len(named) > 1 and set(named) - {"--slo", "--rate"} not in (set(), {"--scenario"}):
-        raise UsageError(f"{' and '.join(named)} exclude each other")
+        raise UsageError(f"{' and '.join(named)} cannot be combined")
     if given["scenario"] and given["scenario"] != "server" and len(named) > 1:
-        raise UsageError(f"{' and '.join(named[:-1])} belongs to the server scenario")
+        raise UsageError(f"{' and '.join(named[:-1])} can only be combined with --scenario server")
 
 
 def _maker(kind: Kind, factor: float, length_s: float) -> "Callable[[float], Arrivals]":
     from tailcut.lab.arrivals import Bursty, Constant, Poisson
 
     if kind is Kind.BURSTY:
-        Bursty(1.0, factor, length_s)  # what cannot be is refused before any load
+        Bursty(1.0, factor, length_s)  # raises for impossible parameters before any load is sent
         return lambda rate: Bursty(rate, factor, length_s)
     return Constant if kind is Kind.CONSTANT else Poisson
 
@@ -218,7 +233,7 @@ def _process_count(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdigit() or not 0 < int(text) <= _MOST_PROCESSES:
-        raise UsageError(f"--processes is a number from 1 to {_MOST_PROCESSES}, or auto: {text!r} is neither")
+        raise UsageError(f"--processes must be a number from 1 to {_MOST_PROCESSES} or auto, not {text!r}")
     return int(text)
 
 
@@ -232,9 +247,9 @@ def _record(session: "Session", found: dict[str, Any], target: str, seed: int) -
 
 
 def _good(record: dict[str, Any]) -> bool:
-    """Whether the answer is yes: nothing failed, the limit was kept, nothing is worse, and all could be compared.
+    """Whether the command succeeded: no request failed, the limit was met, nothing got worse, everything was compared.
 
-    The probes of a search are meant to fail somewhere: there the search's own answer counts.
+    Some probes of a search fail by design, so for a search only its result counts.
     """
     from tailcut.lab.record import regressed
 
@@ -247,15 +262,15 @@ def _good(record: dict[str, Any]) -> bool:
 
 
 def _form(wire: Wire, shared_memory: str | None, scenario: "Scenario | None", *, own: bool) -> str:
-    """How tensors travel, in words; `own` where the user brings the body."""
+    """A description of the tensors' encoding; `own` if the user supplied the body."""
     from tailcut.errors import UsageError
     from tailcut.lab.scenarios import samples_per_query
 
     if shared_memory is not None and (own or wire is not Wire.BINARY):
-        raise UsageError("--shared-memory is a way for v2 tensors to travel: leave --wire, --body and paths out")
+        raise UsageError("--shared-memory carries v2 tensors: leave out --wire, --body and URL paths")
     if own and scenario and samples_per_query(scenario) > 1:
-        raise UsageError(f"the {scenario} scenario makes requests of several samples: it cannot with a body of yours")
-    return "a body of yours" if own else f"{wire} tensors" if shared_memory is None else "tensors in shared memory"
+        raise UsageError(f"--scenario {scenario} sends several samples per request: leave out --body and URL paths")
+    return "custom body" if own else f"{wire} tensors" if shared_memory is None else "tensors in shared memory"
 
 
 def _payloads(
@@ -274,7 +289,7 @@ def _payloads(
 
     spec = served_spec(target, model)
     if rows > 1 and not spec.batched:
-        raise UsageError(f"the server does not batch {spec.name}: it cannot take {rows} samples in a request")
+        raise UsageError(f"the server does not batch {spec.name}, so a request cannot hold {rows} samples")
     if data is not None:
         inputs = rows_of_data(spec, load_data(data), _PAYLOADS * rows, rows=rows)
     else:
@@ -291,5 +306,5 @@ def _compare(record: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str, 
 
     pairs = match_runs(record["runs"], earlier["runs"])
     if not pairs:
-        raise UsageError("no run of the earlier result has the same mode, rate and concurrency as one of this")
+        raise UsageError("--against: the earlier result has no run with the same mode, rate and concurrency")
     return [{"run": new, "percentiles": compare(record["runs"][new], earlier["runs"][old])} for new, old in pairs]

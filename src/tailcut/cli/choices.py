@@ -1,4 +1,4 @@
-"""Choices that several commands offer. Nothing is imported here that takes time or starts threads."""
+"""Choices that several commands offer. This module imports nothing that is slow or starts threads."""
 
 from enum import StrEnum
 

@@ -25,22 +25,23 @@ def convert(
     """
     import sys
 
-    import orjson
+    import msgspec
 
+    from tailcut.cli.records import ConvertResult
     from tailcut.converters import convert as run
 
     found = run(source, target, trust=trust)
     apart = f"{found.distance:.2g} apart over {found.rows} rows (at most {found.limit:g})"
     if json:
-        record = {
-            "source": str(found.source),
-            "target": str(found.target) if found.right else None,
-            "what": found.what,
-            "distance": found.distance,
-            "limit": found.limit,
-            "rows": found.rows,
-        }
-        print(orjson.dumps(record).decode())
+        result = ConvertResult(
+            source=str(found.source),
+            target=str(found.target) if found.right else None,
+            what=found.what,
+            distance=found.distance,
+            limit=found.limit,
+            rows=found.rows,
+        )
+        print(msgspec.json.encode(result).decode())
     elif found.right:
         print(f"{found.target}: {found.what}; its answers and those of the ONNX model are {apart}")
     if not found.right:

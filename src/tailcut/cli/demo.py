@@ -1,6 +1,6 @@
-"""`tailcut demo`: the whole story on the bundled digits model, and at each step what to type for a model of one's own.
+"""`tailcut demo`: tune, serve and load-test the bundled digits model, with the command for your own model.
 
-It does what a user would do, with the same programs: `tailcut tune` in a process of its own, then `tailcut serve`
+It runs the commands that a user would run: `tailcut tune` in a separate process, then `tailcut serve`
 twice, for the profile and for the baseline, with load and held-out samples sent to both over HTTP.
 """
 
@@ -27,10 +27,11 @@ _OPEN_SHARE, _CLOSED_SHARE = 0.1, 0.04  # of the tuning's budget, for each arm: 
 def demo(
     budget: Annotated[str, typer.Option(help="Time for the tuning.")] = "60s",
     keep: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where profile and report go; default: a new temporary folder.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the profile and the report (default: a new temporary folder)."),
     ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object at the end, the story on stderr.")
+        bool, typer.Option("--json", help="Print one JSON object at the end, and progress on stderr.")
     ] = False,
 ) -> None:
     """Tune, serve and load-test the bundled digit classifier, in under two minutes."""
@@ -39,10 +40,10 @@ def demo(
 
     from tailcut.cli.options import parse_duration
 
-    budget_s = parse_duration(budget)  # a mistake is told before anything is made
+    budget_s = parse_duration(budget)  # reports a mistake before any file is created
     console = Console(stderr=json, highlight=False)
     if not console.is_terminal:
-        console = Console(stderr=json, highlight=False, width=140)  # nobody's window to fit: nothing is cut off
+        console = Console(stderr=json, highlight=False, width=140)  # not a terminal: nothing is cut off
     folder = _folder(keep)
     result = _tune(console, folder, budget)
     outcome = _serve_both(console, folder, result, budget_s)
@@ -54,7 +55,7 @@ def demo(
 
 
 def _folder(keep: Path | None) -> Path:
-    """A folder with the model and its samples in it, so that every command shown can be typed as it stands."""
+    """A folder with the model and its samples, so that every command shown works as printed."""
     import shutil
     import tempfile
 
@@ -68,7 +69,7 @@ def _folder(keep: Path | None) -> Path:
 
 
 def _step(console: "Console", number: int, title: str, command: str) -> None:
-    """The heading of a step, and how a user would take it with a model of theirs."""
+    """Print the heading of a step and the command for the user's own model."""
     console.print()
     console.print(f"[bold]{number}  {title}[/bold]")
     console.print(f"   for your own model:  [cyan]{command}[/cyan]")
@@ -81,15 +82,15 @@ def _tune(console: "Console", folder: Path, budget: str) -> dict[str, Any]:
     from tailcut.errors import EngineError
 
     _step(console, 1, "Climb the ladder", "tailcut tune MODEL.onnx --data SAMPLES.npz")
-    console.print("   A small convolutional network that reads 8x8 images of handwritten digits, with the samples that")
-    console.print(f"   its training never saw. Tuning it takes about {budget}.")
+    console.print("   A small convolutional network that classifies 8x8 images of handwritten digits. The samples were")
+    console.print(f"   not used in training. Tuning takes about {budget}.")
     console.print()
     arguments = ["--data", "digits.npz", "-o", "digits.profile.toml", "--report", "digits.report.html"]
     out = _run_tailcut(["tune", "digits.onnx", *arguments, "--budget", budget, "--json"], folder)
     try:
         result: dict[str, Any] = orjson.loads(out)
     except orjson.JSONDecodeError:
-        raise EngineError("`tailcut tune` ended without a result: see its messages above") from None
+        raise EngineError("`tailcut tune` exited without a result: see its messages above") from None
     for key in ("profile", "report"):
         result[key] = str(folder / result[key])
     _show_rungs(console, result)
@@ -97,7 +98,7 @@ def _tune(console: "Console", folder: Path, budget: str) -> dict[str, Any]:
 
 
 def _run_tailcut(arguments: list[str], folder: Path) -> str:
-    """Run a command of ours in a folder, its progress on our stderr; returns its stdout, ends as it ends."""
+    """Run a tailcut command in a folder and return its stdout; exits with its exit code if it fails."""
     import subprocess
 
     command = [sys.executable, "-m", "tailcut", *arguments]
@@ -106,7 +107,7 @@ def _run_tailcut(arguments: list[str], folder: Path) -> str:
             out, _ = child.communicate()
         except KeyboardInterrupt:
             try:
-                child.communicate(timeout=30)  # it has the signal too: it ends its servers before it goes
+                child.communicate(timeout=30)  # the child received the signal too and stops its servers first
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 child.kill()
             raise
@@ -119,7 +120,7 @@ def _show_rungs(console: "Console", result: dict[str, Any]) -> None:
     """What each rung did to the percentiles: every candidate that was measured, and what was kept."""
     from rich.markup import escape
 
-    table = _table("rung", "candidate", "p50 ms", "p95 ms", "p99 ms", "to the best so far", "verdict")
+    table = _table("rung", "candidate", "p50 ms", "p95 ms", "p99 ms", "vs best so far", "verdict")
     for rung in result["rungs"]:
         measured = [one for one in rung["candidates"] if one["verdict"] != "skipped"]
         heading = rung["name"]
@@ -132,7 +133,7 @@ def _show_rungs(console: "Console", result: dict[str, Any]) -> None:
             heading = ""
         untried = len(rung["candidates"]) - len(measured)
         if untried:
-            table.add_row(heading, f"({untried} not tried: the budget was spent)")
+            table.add_row(heading, f"({untried} not tried: the budget was used up)")
         elif not measured:
             table.add_row(heading, escape(f"({rung['note'] or 'nothing to offer'})"))
     _print_table(console, table)
@@ -154,7 +155,7 @@ def _print_table(console: "Console", table: "Table") -> None:
 
 
 def _serve_both(console: "Console", folder: Path, result: dict[str, Any], budget_s: float) -> dict[str, Any]:
-    """Serve baseline and tuned, ask both for the held-out samples, and load them in turns."""
+    """Serve baseline and tuned profile, check both on the held-out samples, and load them in turns."""
     from tailcut.cli.options import load_data
     from tailcut.lab.trial import ServedProfile
     from tailcut.runtime.profile import Profile
@@ -168,10 +169,10 @@ def _serve_both(console: "Console", folder: Path, result: dict[str, Any], budget
     data = load_data(folder / "digits.npz")
     with ServedProfile(baseline) as before, ServedProfile(tuned) as after:
         arms = {"baseline": before, "tuned": after}
-        console.print(f"   The tuned model answers at {after.target.authority}, the baseline beside it.")
+        console.print(f"   The tuned model is served at {after.target.authority}, next to the baseline.")
         accuracy = {name: _accuracy(served, data) for name, served in arms.items()}
         console.print(
-            f"   Held-out samples read right, asked over HTTP: baseline {accuracy['baseline']:.2%}, "
+            f"   Held-out samples classified correctly over HTTP: baseline {accuracy['baseline']:.2%}, "
             f"tuned {accuracy['tuned']:.2%} of {len(data['labels'])}."
         )
         _step(console, 3, "Test it under load", "tailcut bench http://HOST:PORT --rate 1000")
@@ -181,7 +182,7 @@ def _serve_both(console: "Console", folder: Path, result: dict[str, Any], budget
 
 
 def _accuracy(served: "ServedProfile", data: dict[str, "np.ndarray"]) -> float:
-    """Share of samples whose largest score is at their label."""
+    """Share of samples classified correctly."""
     from tailcut.lab.payload import infer_once
 
     right = 0
@@ -250,16 +251,16 @@ def _show_load(console: "Console", load: dict[str, Any]) -> None:
 
 
 def _conclude(console: "Console", outcome: dict[str, Any]) -> bool:
-    """The closing words; whether the model still answers right, and every request was answered."""
+    """Print the conclusion; returns whether accuracy held and every request succeeded."""
     from rich.markup import escape
 
     errors = sum(arm["errors"] for arm in outcome["load"].values())
     accurate = min(outcome["accuracy"].values()) >= ACCURACY_FLOOR
     _step(console, 4, "Read the report", "tailcut tune MODEL.onnx --data SAMPLES.npz --report REPORT.html")
     if not accurate:
-        console.print(f"   [red]Fewer than {ACCURACY_FLOOR:.0%} of the held-out samples were read right.[/red]")
+        console.print(f"   [red]Accuracy on the held-out samples is below {ACCURACY_FLOOR:.0%}.[/red]")
     if errors:
-        console.print(f"   [red]{errors} requests of the load test were not answered well.[/red]")
+        console.print(f"   [red]{errors} requests of the load test failed.[/red]")
     console.print(f"   report:   {escape(outcome['report'])}")
     console.print(f"   profile:  {escape(outcome['profile'])}")
     console.print(f"   again:    tailcut serve {escape(outcome['profile'])}")

@@ -1,4 +1,4 @@
-"""`tailcut doctor`: what on this machine hurts latency, and the command that mends each."""
+"""`tailcut doctor`: what on this machine hurts latency, and the command that fixes each problem."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,26 +7,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from tailcut.cli.records import Applied
     from tailcut.machine.checks import Reach
     from tailcut.machine.finding import Check
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "red"}
 _LONGEST_PROBE_S = 60.0
-_HEADER = "# written by tailcut doctor --apply\n"  # what docker, systemd and shells all take as a comment
+_HEADER = "# written by tailcut doctor --apply\n"  # docker, systemd and shells all read this as a comment
 
 
 def doctor(
-    probe: Annotated[str, typer.Option(help="How long to measure what neighbours take, over all CPUs.")] = "1s",
+    probe: Annotated[str, typer.Option(help="How long to measure CPU time lost to others.")] = "1s",
     apply: Annotated[
-        bool, typer.Option("--apply", help="Write the variables that mend something to --env-file.")
+        bool, typer.Option("--apply", help="Write the environment variables among the remedies to --env-file.")
     ] = False,
-    env_file: Annotated[Path, typer.Option(help="Where --apply writes; NAME=value lines.")] = Path("tailcut.env"),
+    env_file: Annotated[Path, typer.Option(help="File that --apply writes, in NAME=value lines.")] = Path(
+        "tailcut.env"
+    ),
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Examine the machine: what makes the latency tail longer, what it costs, and the command that mends it."""
-    import orjson
+    """Check the machine for causes of tail latency: what each costs, and the command that fixes it."""
+    import msgspec
 
     from tailcut.cli.options import parse_duration
+    from tailcut.cli.records import DoctorResult
     from tailcut.errors import UsageError
     from tailcut.machine.checks import examine, something_wrong
     from tailcut.machine.counters import counts_missing
@@ -36,16 +40,16 @@ def doctor(
 
     seconds = parse_duration(probe)
     if not 0 < seconds <= _LONGEST_PROBE_S:
-        raise UsageError(f"--probe must be more than nothing and at most {_LONGEST_PROBE_S:g}s")
+        raise UsageError(f"--probe must be greater than 0 and at most {_LONGEST_PROBE_S:g}s")
     if apply and env_file.exists() and not env_file.read_text(errors="replace").startswith(_HEADER):
-        raise UsageError(f"{env_file} is there and not the doctor's: name another with --env-file")
+        raise UsageError(f"{env_file} was not written by tailcut doctor: choose another file with --env-file")
     facts = collect(missing=counts_missing())
     measured = measure(facts.mask, seconds)
     checks = examine(facts, measured, _reaches())
     applied = _apply(checks, env_file) if apply else None
     if json:
-        record = {"checks": [check.values() for check in checks], "applied": applied, "machine": fingerprint()}
-        print(orjson.dumps(record).decode())
+        result = DoctorResult(checks=list(checks), applied=applied, machine=fingerprint())
+        print(msgspec.json.encode(result).decode())
     else:
         _show(checks, applied)
     if something_wrong(checks):
@@ -61,18 +65,19 @@ def _reaches() -> "tuple[Reach, ...]":
     return (Reach("numba", isa, f"compiles for {isa}"), *engine_reaches())
 
 
-def _apply(checks: "Sequence[Check]", path: Path) -> dict[str, object] | None:
-    """Write what a process can be started with; nothing that is outside this user's own processes is ever changed."""
+def _apply(checks: "Sequence[Check]", path: Path) -> "Applied | None":
+    """Write an environment file; nothing outside this user's own processes is ever changed."""
+    from tailcut.cli.records import Applied
     from tailcut.runtime.profile import write_atomically
 
     variables = {name: value for check in checks for name, value in check.environment.items()}
     if not variables:
         return None
     write_atomically(path, _HEADER + "".join(f"{name}={value}\n" for name, value in variables.items()))
-    return {"file": str(path.resolve()), "variables": variables}
+    return Applied(file=str(path.resolve()), variables=variables)
 
 
-def _show(checks: "Sequence[Check]", applied: dict[str, object] | None) -> None:
+def _show(checks: "Sequence[Check]", applied: "Applied | None") -> None:
     from collections import Counter
 
     from rich.console import Console
@@ -81,24 +86,24 @@ def _show(checks: "Sequence[Check]", applied: dict[str, object] | None) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)  # nobody's window to fit: nothing is cut off
+        console = Console(width=140)  # not a terminal: no width to fit, so nothing is cut off
     table = Table(show_lines=False)
-    for name in ("", "check", "finding, and what it costs here"):
+    for name in ("", "check", "finding and cost on this machine"):
         table.add_column(name)
     for check in checks:
         cost = f"\n[dim]{escape(check.cost)}[/]" if check.cost else ""
         colour = _COLOURS[check.severity.value]
         table.add_row(f"[{colour}]{check.severity.value}[/]", check.name, f"{escape(check.finding)}{cost}")
     console.print(table)
-    mends = [check for check in checks if check.remedy and check.severity.value != "ok"]
-    if mends:
-        console.print("What mends them, for you to run:")
-    for check in mends:
+    fixes = [check for check in checks if check.remedy and check.severity.value != "ok"]
+    if fixes:
+        console.print("Commands that fix these problems (not run automatically):")
+    for check in fixes:
         console.print(f"  [bold]{check.name}[/]: {escape(check.remedy or '')}", soft_wrap=True)
     if applied is not None:
-        name = escape(str(applied["file"]))
+        name = escape(applied.file)
         console.print(f"wrote {name}: start with `set -a; . {name}` or `docker run --env-file {name}`", soft_wrap=True)
     elif any(check.environment for check in checks):
-        console.print("`tailcut doctor --apply` writes the variables among them to tailcut.env")
+        console.print("`tailcut doctor --apply` writes the environment variables among these to tailcut.env")
     counted = Counter(check.severity.value for check in checks)
     console.print(", ".join(f"{counted[name]} {name}" for name in _COLOURS if counted[name]))

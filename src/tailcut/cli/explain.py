@@ -11,18 +11,23 @@ if TYPE_CHECKING:
 
 def explain(
     target: Annotated[str, typer.Argument(metavar="URL|PROFILE", help="A running server, or a profile to load-test.")],
-    duration: Annotated[str, typer.Option(help="How long to look on.")] = "10s",
-    model: Annotated[str | None, typer.Option(help="Which model, where the server has several.")] = None,
+    duration: Annotated[str, typer.Option(help="How long to observe the server.")] = "10s",
+    model: Annotated[str | None, typer.Option(help="Model to explain; required if the server has several.")] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Of a PROFILE's load; what it was tuned at else.", min=0.01)
+        float | None,
+        typer.Option(help="With PROFILE: requests per second (default: the rate it was tuned at).", min=0.01),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write the worst requests as an HTML timeline.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Write them as trace events, for Perfetto.")] = None,
-    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Ask another machine.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML timeline of the slowest requests to this file.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write the slowest requests as trace events, for Perfetto.")
+    ] = None,
+    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Allow a server on another machine.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Say what the slowest 1 % spent their time on, and what coincided."""
+    """Show where the slowest 1 % of requests spent their time, and which events coincided."""
     import orjson
     from rich.console import Console
 
@@ -36,12 +41,12 @@ def explain(
 
     length_s = parse_duration(duration)
     if length_s <= 0:
-        raise UsageError("--duration must be more than nothing")
+        raise UsageError("--duration must be greater than 0")
     if target.endswith(".toml"):
         found = _of_profile(Path(target), length_s, rate)
     else:
         if rate is not None:
-            raise UsageError("--rate is for a profile: a running server has its own traffic")
+            raise UsageError("--rate needs a PROFILE: a running server has traffic of its own")
         place: Target = parse_target(target, allow_remote=allow_remote)
         found = watch(place, only_model(place, model), length_s)
     found = {"target": target} | found
@@ -58,7 +63,7 @@ def explain(
 
 
 def _of_profile(path: Path, length_s: float, rate: float | None) -> dict[str, Any]:
-    """Serve the profile in a child process, load it from here, and look on."""
+    """Serve the profile in a child process, load it from this process, and observe it."""
     from tailcut.errors import UsageError
     from tailcut.lab.client import open_loop
     from tailcut.lab.compiled import prepare
@@ -71,7 +76,7 @@ def _of_profile(path: Path, length_s: float, rate: float | None) -> dict[str, An
     profile = Profile.load(path)
     offered = rate or profile.evidence.get("rate_offered")
     if not offered:
-        raise UsageError(f"{path}: the profile was not tuned, so give the requests a second with --rate")
+        raise UsageError(f"{path}: the profile has no measured rate: set requests per second with --rate")
     name = profile.model.name
     prepare()
     with ServedProfile(profile) as served:

@@ -1,4 +1,4 @@
-"""`tailcut ladder`: every setting that a tune may turn, by rung."""
+"""`tailcut ladder`: every setting that `tailcut tune` may change, by rung."""
 
 from typing import Annotated
 
@@ -8,20 +8,17 @@ import typer
 def ladder(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Show the settings that `tailcut tune` searches: values, needs, when each helps and hurts."""
-    from dataclasses import asdict
-
-    import orjson
+    """List the settings that `tailcut tune` searches: values, requirements, when each helps and when it hurts."""
+    import msgspec
     from rich.console import Console
 
+    from tailcut.cli.records import LadderResult, LadderRung
     from tailcut.report.ladder import ladder_view
     from tailcut.tuner.catalogue import CATALOGUE
     from tailcut.tuner.space import RUNG_FIELDS
 
     if json:
-        rungs = [
-            {"name": rung, "settings": [asdict(one) for one in CATALOGUE if one.rung == rung]} for rung in RUNG_FIELDS
-        ]
-        print(orjson.dumps({"rungs": rungs}).decode())
+        rungs = [LadderRung(name=rung, settings=[one for one in CATALOGUE if one.rung == rung]) for rung in RUNG_FIELDS]
+        print(msgspec.json.encode(LadderResult(rungs=rungs)).decode())
     else:
         Console().print(ladder_view(CATALOGUE))

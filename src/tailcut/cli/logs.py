@@ -1,4 +1,4 @@
-"""Log lines on stderr: plain text for people, one JSON object a line for machines."""
+"""Log lines on stderr: plain text for people, one JSON object per line for machines."""
 
 import logging
 import sys
@@ -30,7 +30,7 @@ def log_to_stderr(style: Literal["text", "json"]) -> None:
 
 @contextmanager
 def logged_apart() -> Iterator[logging.Handler]:
-    """Within this block lines are written by a thread of their own, so that nobody who serves waits for a reader."""
+    """Within this block, a separate thread writes log lines, so that no request waits for the log's reader."""
     from tailcut.server.log_queue import LogQueue
 
     logger = logging.getLogger("tailcut")

@@ -1,7 +1,7 @@
-"""The `tailcut` command: finds the command that was named, runs it, and turns errors into one line and an exit code.
+"""The `tailcut` program: finds the named command, runs it, and turns errors into one line and an exit code.
 
-Each command lives in a module of its own, imported only when it is asked for, so that `tailcut serve` does not wait for
-what `tailcut tune` needs. This is the only place of the project that ends the process.
+Each command is in a module of its own, imported only when it is run, so that `tailcut serve` does not wait for
+what `tailcut tune` needs. This is the only module of the project that ends the process.
 """
 
 import gc
@@ -31,12 +31,13 @@ COMMANDS = (
     "microbench",
     "vectorization",
     "stat",
+    "schema",
     "demo",
-)  # in the order a user meets them
+)  # in the order of `tailcut --help`
 
 
 class _Commands(TyperGroup):
-    """The commands by name, each in `tailcut.cli.NAME` as a function of that name, imported when it is looked up."""
+    """The commands: `tailcut.cli.NAME` has a function NAME and is imported when the command is looked up."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for name in COMMANDS if find_spec(f"tailcut.cli.{name}")]
@@ -52,7 +53,7 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         names = self.list_commands(ctx)
         if args[0] not in names:
-            ctx.fail(f"there is no command {args[0]!r}, there are {', '.join(names)}")
+            ctx.fail(f"no command named {args[0]!r}: the commands are {', '.join(names)}")
         return super().resolve_command(ctx, args)
 
 
@@ -84,10 +85,10 @@ def tailcut(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command line (without the program's name) and give its exit code; never raises.
+    """Run a command line (without the program's name) and return its exit code; never raises.
 
-    0 done; 1 the work was done and the answer is no; 2 the user's mistake, said in one line on stderr; 70 a fault of
-    Tailcut, with its traceback; 130 interrupted.
+    0: done; 1: done, with a negative result; 2: an error of the user or the environment, one line on stderr; 70: a bug
+    in Tailcut, with its traceback; 130: interrupted.
     """
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="tailcut", standalone_mode=False)
@@ -98,9 +99,9 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except SystemExit as error:  # typer's answer to a closed pipe
         return error.code if isinstance(error.code, int) else BUG
-    except Exception:  # noqa: BLE001  the last resort: a fault of ours, told apart from a "no" by its exit code
+    except Exception:  # noqa: BLE001  the last resort: a bug, with an exit code of its own
         traceback.print_exc()
-        print("tailcut: this is a fault of Tailcut, not of yours: please report it", file=sys.stderr)
+        print("tailcut: this is a bug in Tailcut: please report it with the traceback above", file=sys.stderr)
         return BUG
     return code if isinstance(code, int) else DONE
 
@@ -111,11 +112,11 @@ def run() -> None:
     code = main(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except OSError as error:  # a full disk, say: what was asked for is not there
+    except OSError as error:  # such as a full disk: the output is missing
         code = USER_MISTAKE
         print(f"tailcut: the output cannot be written: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest goes when the interpreter ends
-    gc.freeze()  # 0.16 s of a server's end were the search for cycles in what numba had loaded; all of it goes anyway
+    gc.freeze()  # skips 0.16 s of garbage collection at exit
     sys.exit(code)
 
 
@@ -124,6 +125,6 @@ def _explain(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "tailcut"
         return f"{error.format_message().rstrip('.')}: see `{command} --help`"
-    if isinstance(error, OSError) and error.strerror:  # the host's answer: no permission, disk full, port in use
+    if isinstance(error, OSError) and error.strerror:  # from the system: no permission, disk full, port in use
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -1,4 +1,4 @@
-"""`tailcut microbench`: how long a call takes, which of several is faster, and what changed since the last time."""
+"""`tailcut microbench`: how long a call takes, which function is faster, and what changed since a baseline."""
 
 import shlex
 import sys
@@ -12,20 +12,27 @@ _MOST_NOISE = 0.5
 
 
 def microbench(  # noqa: C901  a step for each option
-    functions: Annotated[list[str], typer.Argument(metavar="MODULE:FUNCTION...", help="Without arguments to pass.")],
-    seconds: Annotated[str, typer.Option(help="Of sampling, for each function.")] = "1s",
+    functions: Annotated[
+        list[str], typer.Argument(metavar="MODULE:FUNCTION...", help="Functions that can be called without arguments.")
+    ],
+    seconds: Annotated[str, typer.Option(help="Sampling time per function.")] = "1s",
     warmup: Annotated[
-        str, typer.Option(help="The longest warm-up of each; it ends when the time stands still.")
+        str, typer.Option(help="Longest warm-up per function; it ends early once the time is stable.")
     ] = "1s",
-    save: Annotated[Path | None, typer.Option(help="Write the result here, to compare with later.")] = None,
-    against: Annotated[Path | None, typer.Option(help="A saved result: say what changed, exit 1 if slower.")] = None,
-    noise: Annotated[
-        float | None, typer.Option(help="Share below which a change is none; 0.01, and 0.05 with --against.", min=0)
+    save: Annotated[Path | None, typer.Option(help="Save the result to this file, for --against.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with a saved result; exit 1 if any function got slower.")
     ] = None,
-    instructions: Annotated[bool, typer.Option("--instructions", help="Count instructions too, by callgrind.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="Smallest relative change that counts (default: 0.01; with --against 0.05).", min=0),
+    ] = None,
+    instructions: Annotated[
+        bool, typer.Option("--instructions", help="Also count instructions, with callgrind.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the order of the samples and of the intervals.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling order and of the intervals.", min=0)] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Time functions side by side: warmed up, interleaved, with intervals; compare with a saved result."""
@@ -36,13 +43,13 @@ def microbench(  # noqa: C901  a step for each option
     from tailcut.lab.microbench_record import NOISE, changes, grew_slower, read_microbench, save_microbench
 
     if markdown and json:
-        raise UsageError("--markdown and --json exclude each other")
+        raise UsageError("--markdown and --json cannot be combined")
     if noise is not None and noise > _MOST_NOISE:
-        raise UsageError(f"--noise {noise:g}: a share, such as 0.02 for 2 %")
+        raise UsageError(f"--noise {noise:g}: must be at most {_MOST_NOISE}, such as 0.02 for 2 %")
     earlier = read_microbench(against) if against else None
     seconds_s, warmup_s = parse_duration(seconds), parse_duration(warmup)
     if seconds_s <= 0:
-        raise UsageError("--seconds must be more than nothing")
+        raise UsageError("--seconds must be greater than 0")
     callables = {name: load_function(name) for name in functions}
     record = _measure(callables, seconds_s, warmup_s, 0.01 if noise is None else noise, seed)
     if instructions:
@@ -50,7 +57,7 @@ def microbench(  # noqa: C901  a step for each option
     if earlier is not None:
         record["against"] = changes(record, earlier, NOISE if noise is None else noise, seed=seed)
         if not record["against"]:
-            raise UsageError(f"{against}: it has none of the functions that were measured now")
+            raise UsageError(f"{against}: contains none of the functions measured now")
     if save:
         save_microbench(save, record)
     if report:
@@ -73,10 +80,10 @@ def microbench(  # noqa: C901  a step for each option
 
 
 def load_function(name: str) -> Callable[[], Any]:
-    """The function that `module:function` names, from the current folder or the installed packages.
+    """The function named by `module:function`, from the current folder or the installed packages.
 
     Raises:
-        UsageError: it is not there, cannot be imported, or cannot be called without arguments.
+        UsageError: it does not exist, cannot be imported, or cannot be called without arguments.
     """
     import inspect
 
@@ -89,7 +96,7 @@ def load_function(name: str) -> Callable[[], Any]:
     except TypeError as error:
         raise UsageError(f"{name} cannot be called without arguments ({error}): wrap it in a function") from None
     except ValueError:
-        pass  # a builtin that tells no signature
+        pass  # a builtin without a signature
     function: Callable[[], Any] = found
     return function
 

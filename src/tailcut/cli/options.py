@@ -1,4 +1,4 @@
-"""What several commands read from their command lines: durations, lists, data files."""
+"""Parsers of command-line values: durations, sizes, lists, data files."""
 
 import re
 import zipfile
@@ -20,7 +20,7 @@ def parse_duration(text: str) -> float:
     """Seconds in `500us`, `10ms`, `30s`, `2m`, `1h`; a bare number is seconds.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the text has another form.
     """
     match = _DURATION.match(text.strip())
     if not match:
@@ -32,7 +32,7 @@ def parse_bytes(text: str) -> int:
     """Bytes in `500MB`, `2GB`, `512MiB`, `800kB`.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the text has another form.
     """
     match = _BYTES.match(text.strip())
     if not match:
@@ -44,7 +44,7 @@ def parse_counts(text: str) -> list[int]:
     """Positive whole numbers from `1,8,32`.
 
     Raises:
-        UsageError: it is not such a list.
+        UsageError: the text is not such a list.
     """
     parts = text.split(",")
     if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
@@ -53,10 +53,10 @@ def parse_counts(text: str) -> list[int]:
 
 
 def load_data(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, or the one of an .npy file under no name; nothing pickled is ever read.
+    """The arrays of an .npz file by name, or the array of an .npy file as `ONLY_INPUT`; pickles are never loaded.
 
     Raises:
-        UsageError: missing, of another kind, or an array holds Python objects, as lists of different lengths become.
+        UsageError: missing, not such a file, or an array contains Python objects (such as lists of different lengths).
     """
     name = ONLY_INPUT
     arrays: dict[str, np.ndarray] = {}
@@ -73,7 +73,7 @@ def load_data(path: str | Path) -> dict[str, np.ndarray]:
         if str(error).startswith("Object arrays"):
             what, group = (f"array {name!r}", name) if name else ("it", "NAME")
             raise UsageError(
-                f"{path}: {what} holds Python objects, as lists of different lengths do: save an array for each "
+                f"{path}: {what} contains Python objects, such as lists of different lengths: save one array per "
                 f"length, named {group}/0, {group}/1 and so on, and strings as numpy.array(strings)"
             ) from None
         raise UsageError(f"{path}: not a readable .npz file: write one with numpy.savez(path, NAME=array)") from None

@@ -1,4 +1,4 @@
-"""`tailcut serve`: exactly what was measured, behind the Open Inference Protocol v2."""
+"""`tailcut serve`: serve tuned profiles and bare models over the Open Inference Protocol v2."""
 
 import faulthandler
 import logging
@@ -11,7 +11,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class LogStyle(StrEnum):
-    """How log lines look."""
+    """The format of log lines."""
 
     TEXT = "text"
     JSON = "json"
@@ -45,7 +45,8 @@ def serve(  # noqa: PLR0915  an option a line
         list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
-            help="Profiles (.toml) or bare models (ONNX, OpenVINO IR, ...); NAME=FILE or NAME:VERSION=FILE renames.",
+            help="Profiles (.toml), bare models (ONNX, OpenVINO IR, ...) or pipelines (FILE.py:VARIABLE); NAME=FILE or "
+            "NAME:VERSION=FILE renames.",
             show_default=False,
         ),
     ] = None,
@@ -73,13 +74,16 @@ def serve(  # noqa: PLR0915  an option a line
         int | None, typer.Option(help="Speak gRPC on this port too; 0 takes any free one.", min=0, max=65535)
     ] = None,
     shared_memory: Annotated[
-        str | None, typer.Option(metavar="PREFIX", help="Take tensors from shared memory whose key begins so; /: any.")
+        str | None,
+        typer.Option(
+            metavar="PREFIX", help='Accept shared-memory regions whose key starts with PREFIX ("/" accepts any).'
+        ),
     ] = None,
     allow_model_control: Annotated[
-        bool, typer.Option("--allow-model-control", help="Let clients unload models, and load them again.")
+        bool, typer.Option("--allow-model-control", help="Allow clients to unload and reload models.")
     ] = False,
     max_batch_size: Annotated[
-        int | None, typer.Option(help="Largest batch, instead of the profile's.", min=1, max=65536)
+        int | None, typer.Option(help="Largest batch (default: the profile's).", min=1, max=65536)
     ] = None,
     batching: Annotated[
         BatchingChoice | None,
@@ -89,36 +93,44 @@ def serve(  # noqa: PLR0915  an option a line
         bool, typer.Option("--no-auto", help="Serve bare models with fixed settings instead of measuring at start.")
     ] = False,
     queue: Annotated[
-        int, typer.Option(help="Rows that may wait or compute, for each model of each worker.", min=1, max=1_000_000)
+        int, typer.Option(help="Most rows queued or computing, per model and worker.", min=1, max=1_000_000)
     ] = 1024,
-    deadline: Annotated[str, typer.Option(help="Time for an answer where the request names none.")] = "30s",
-    engine_timeout: Annotated[str, typer.Option(help="Give up an engine call after this long.")] = "30s",
-    drain: Annotated[str, typer.Option(help="On SIGTERM, keep accepting this long with readiness off.")] = "5s",
+    deadline: Annotated[str, typer.Option(help="Time limit for requests that set none.")] = "30s",
+    engine_timeout: Annotated[str, typer.Option(help="Abandon an engine call after this long.")] = "30s",
+    drain: Annotated[str, typer.Option(help="On SIGTERM, keep serving this long while readiness reports 503.")] = "5s",
     max_body: Annotated[int, typer.Option(help="Largest request body, MiB.", min=1, max=65536)] = 64,
-    max_connections: Annotated[int, typer.Option(help="Open connections at most.", min=1, max=1_000_000)] = 4096,
+    max_connections: Annotated[int, typer.Option(help="Most open connections.", min=1, max=1_000_000)] = 4096,
     max_buffered: Annotated[
-        int, typer.Option(help="Bodies that are collected before they are read, all connections together, MiB.", min=1)
+        int, typer.Option(help="Most memory for bodies still being received, over all connections, MiB.", min=1)
     ] = 512,
-    head_timeout: Annotated[str, typer.Option(help="For a whole head, from its first byte.")] = "10s",
-    body_timeout: Annotated[str, typer.Option(help="For a whole body, from the end of its head.")] = "30s",
-    write_timeout: Annotated[str, typer.Option(help="For a client to read an answer.")] = "30s",
+    head_timeout: Annotated[str, typer.Option(help="Time to receive a request head, from its first byte.")] = "10s",
+    body_timeout: Annotated[
+        str, typer.Option(help="Time to receive a request body, from the end of its head.")
+    ] = "30s",
+    write_timeout: Annotated[str, typer.Option(help="Time for a client to read a response.")] = "30s",
     write_rate: Annotated[
-        int, typer.Option(help="Beyond that, time for so many KiB of an answer a second.", min=1, max=1 << 30)
+        int, typer.Option(help="Slowest client: KiB per second, in addition to --write-timeout.", min=1, max=1 << 30)
     ] = 64,
-    idle_timeout: Annotated[str, typer.Option(help="Between two requests of a connection.")] = "300s",
+    idle_timeout: Annotated[str, typer.Option(help="Time between two requests of a connection.")] = "300s",
     token_file: Annotated[
-        Path | None, typer.Option(help="File with the token that requests which change the server must carry.")
+        Path | None, typer.Option(help="File with the token required for requests that change the server.")
     ] = None,
-    access_log: Annotated[bool, typer.Option("--access-log", help="Log a line for each request.")] = False,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
     workers: Annotated[
         str | None,
-        typer.Option(metavar="N|auto", help="Processes that serve; the profile's else. auto: what the CPUs hold."),
+        typer.Option(
+            metavar="N|auto",
+            help="Number of server processes (default: the profile's); auto: as many as the CPUs allow.",
+        ),
     ] = None,
     max_restarts: Annotated[
-        int, typer.Option(help="Give up when so many workers in a row have ended.", min=1, max=1000)
+        int, typer.Option(help="Give up after this many consecutive worker exits.", min=1, max=1000)
     ] = 8,
-    log: Annotated[LogStyle, typer.Option(help="Log lines for people or for machines.")] = LogStyle.TEXT,
-    json: Annotated[bool, typer.Option("--json", help="When ready, print one JSON object with the address.")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Reopen pipelines when their Python files change (for development).")
+    ] = False,
+    log: Annotated[LogStyle, typer.Option(help="Format of log lines.")] = LogStyle.TEXT,
+    json: Annotated[bool, typer.Option("--json", help="When ready, print the address as one JSON object.")] = False,
 ) -> None:
     """Serve models over HTTP until SIGTERM."""
     import orjson
@@ -155,7 +167,8 @@ def serve(  # noqa: PLR0915  an option a line
         _need_grpc()
     if shared_memory is not None:
         _need_shared_memory(shared_memory)
-    alone = shared_memory is not None or allow_model_control or grpc_port == 0 or model_repository is not None
+    alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
+    alone = alone or model_repository is not None
     size = 1 if worker or (alone and workers is None) else _count(workers, sources)
     if size > 1:
         _need_one_worker(alone)
@@ -187,6 +200,7 @@ def serve(  # noqa: PLR0915  an option a line
         token=_token(token_file, worker) if token_file is not None else None,
         read_token=partial(_token, token_file) if token_file is not None else None,
         access_log=access_log,
+        reload=reload,
         library=started.library,
         failed=started.failed,
         poll_s=started.poll_s,
@@ -218,18 +232,20 @@ def _sources(sources: list[str] | None, repository: Path | None) -> list[str]:
     from tailcut.errors import UsageError
 
     if bool(sources) == (repository is not None):
-        raise UsageError("serve takes models or profiles (SOURCE...), or --model-repository DIR: one of the two")
+        raise UsageError(
+            "give either models and profiles (SOURCE...) or --model-repository DIR: see `tailcut serve --help`"
+        )
     return sources or []
 
 
 def _ignore_signals() -> None:
-    """Have those signals that mean nothing before the server is up not end it."""
+    """Ignore signals that have no meaning until the server is up, so that they do not end it."""
     for number in (signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _place(address: "Address") -> str:
-    """Where the server listens, as a log line says it."""
+    """Where the server listens, for a log line."""
     from tailcut.server.app import authority, both_families
 
     place = f"http://{authority(address.host, address.port)}"
@@ -243,27 +259,29 @@ def _token(path: Path, worker: "Worker | None" = None) -> str:
     from tailcut.errors import UsageError
 
     if path.stat().st_mode & stat.S_IROTH and (worker is None or worker.post == 0):
-        _log.warning("%s: every user of this machine can read this token: chmod o-r %s", path, shlex.quote(str(path)))
+        _log.warning(
+            "%s: every user on this machine can read this token: run chmod o-r %s", path, shlex.quote(str(path))
+        )
     try:
         token = path.read_text(encoding="ascii").strip()
     except UnicodeDecodeError:
         token = ""
     if not token or len(token.split()) != 1:
-        raise UsageError(f"{path}: a token is one word of ASCII characters")
+        raise UsageError(f"{path}: must contain one token of ASCII characters without spaces")
     return token
 
 
 def _need_shared_memory(prefix: str) -> None:
     from tailcut.errors import UsageError
 
-    if not prefix.strip("/") and prefix != "/":  # said on purpose, and not by a variable that is empty
-        raise UsageError("--shared-memory needs a prefix, so that clients cannot name just any memory; / is for any")
+    if not prefix.strip("/") and prefix != "/":  # must be explicit: an unset shell variable gives an empty prefix
+        raise UsageError('--shared-memory needs a prefix of the keys to accept; use "/" to accept any')
     if not Path("/dev/shm").is_dir():  # noqa: S108  shm_open(3)'s own folder
         raise UsageError("--shared-memory needs /dev/shm, which this machine does not have")
     if prefix == "/":
         _log.warning(
-            "--shared-memory / is open to any name: whoever reaches this server can have it read and write everything "
-            "in /dev/shm that its user may"
+            "--shared-memory / accepts any key: every client of this server can make it read and write everything "
+            "in /dev/shm that its user has access to"
         )
 
 
@@ -272,8 +290,8 @@ def _need_one_worker(needed: bool) -> None:
 
     if needed:
         raise UsageError(
-            "several workers share nothing but their port: --shared-memory, --allow-model-control and "
-            "--model-repository need --workers 1, and --grpc-port a port by its number"
+            "several workers share only their port: --shared-memory, --allow-model-control, --reload and "
+            "--model-repository need --workers 1, and --grpc-port needs a fixed port number"
         )
 
 
@@ -316,7 +334,7 @@ def _supervise(group: "WorkerGroup", address: "Address", *, json: bool) -> int:
 
 
 def _count(workers: str | None, sources: Sequence[str]) -> int:
-    """How many processes `--workers` asks for, else the profiles; auto leaves each the CPUs of its engines."""
+    """Number of processes: `--workers`, or what the profiles were measured with; auto divides the CPUs among them."""
     from tailcut.errors import UsageError
     from tailcut.machine.quota import usable_cpus
     from tailcut.runtime.model import open_profile
@@ -338,57 +356,59 @@ def _profiled(sources: Sequence[str]) -> int:
 
     wanted = max([settings.io.workers for settings in _settings(sources)], default=1)
     if wanted > usable_cpus():
-        _log.warning("the profile wants %d workers: this machine has CPUs for %d", wanted, usable_cpus())
+        cpus = usable_cpus()
+        _log.warning("the profile was measured with %d workers: starting %d, one for each CPU", wanted, cpus)
     return max(1, min(wanted, usable_cpus()))
 
 
 def _own_names(opened: "Sequence[tuple[Profile, str]]") -> list[str]:
-    """What the models are called; no two may be called the same."""
+    """The models' names, which must be distinct."""
     from tailcut.errors import UsageError
 
     names = [profile.model.name + (f":{version}" if version != "1" else "") for profile, version in opened]
     if len(set(names)) < len(names):
         raise UsageError(
-            f"two models have one name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
+            f"two models have the same name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
         )
     return names
 
 
 def _load_allocator(sources: Sequence[str], worker: "Worker | None") -> None:
-    """Begin anew on the allocator that a profile names, where it is installed and not loaded yet.
+    """Restart the process on the allocator that a profile names, if it is installed and not loaded yet.
 
-    A worker process has it from the process that started it. Beside openvino there is none but the system's.
+    Worker processes inherit it from the supervisor. With openvino, only the system's allocator works.
     """
     from tailcut.machine.allocator import PACKAGES, find, is_asked_for, is_loaded, restart_with
 
     settings = [] if worker else _settings(sources)
     wanted = {one.memory.allocator for one in settings} - {"system"}
     if wanted and any(one.engine.name == "openvino" for one in settings):
-        _log.warning("openvino cannot run on %s: serving on the system's allocator", " or ".join(sorted(wanted)))
+        _log.warning("openvino does not work with %s: using the system's allocator", " or ".join(sorted(wanted)))
         return
     for name in sorted(wanted)[:1]:
         library = find(name)
         if library is None:
             hint = f"on Debian, apt install {PACKAGES[name]}"
-            _log.warning("%s is not installed (%s): serving on the system's allocator", name, hint)
+            _log.warning("%s is not installed (%s): using the system's allocator", name, hint)
         elif not is_loaded(name) and not is_asked_for(library):
             restart_with(library)
         elif not is_loaded(name):
-            _log.warning("the loader refuses %s: serving on the system's allocator", library)
+            _log.warning("the dynamic loader could not load %s: using the system's allocator", library)
     if len(wanted) > 1:
         _log.warning(
-            "a process has one allocator, and the profiles name %s: it is the first", ", ".join(sorted(wanted))
+            "the profiles name several allocators (%s), but a process has only one: using the first",
+            ", ".join(sorted(wanted)),
         )
 
 
 def _apply_to_process(settings: "Sequence[Settings]", uds: str | None) -> None:
-    """Settings that hold for the process as a whole, and a word on those that the command line has to make true."""
+    """Apply process-wide settings, and warn about those that need an option of the command line."""
     from tailcut.machine.allocator import keep_freed
 
     if any(one.memory.keep_freed for one in settings) and not keep_freed():
-        _log.warning("memory.keep_freed has no effect: this C library cannot be told to keep memory")
+        _log.warning("memory.keep_freed has no effect: this C library has no option for it")
     if uds is None and any(one.io.socket == "unix" for one in settings):
-        _log.warning("the profile was measured over a Unix socket: add --uds PATH, and have clients connect there")
+        _log.warning("the profile was measured over a Unix socket: add --uds PATH and connect clients to it")
 
 
 def _settings(sources: Sequence[str]) -> "list[Settings]":
@@ -402,26 +422,27 @@ def _settings(sources: Sequence[str]) -> "list[Settings]":
 def _profile(
     source: str, max_batch_size: int | None, batching: BatchingChoice | None, worker: "Worker | None"
 ) -> "tuple[Profile, str]":
-    """The profile of a SOURCE, as if it were served alone, and the version it is to be served as."""
+    """The profile of a SOURCE as served alone, and the version to serve it as."""
     import msgspec
 
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.machine.quota import usable_cpus
+    from tailcut.pipelines.model import pipeline_profile
     from tailcut.runtime.fit import fit_to_machine
-    from tailcut.runtime.model import open_profile
+    from tailcut.runtime.model import is_pipeline, open_profile
     from tailcut.runtime.profile import with_batching
 
     name, equals, path = source.rpartition("=")
     name, version = _name_and_version(name)
-    profile = open_profile(Path(path))
-    if worker is not None and not profile.settings.engine.threads:  # an engine left alone would take every CPU
+    profile = pipeline_profile(path) if is_pipeline(path) else open_profile(Path(path))
+    if worker is not None and not profile.settings.engine.threads:  # by default an engine would use every CPU
         settings = profile.settings
         threads = max(1, worker.cpus // settings.engine.instances)
         if worker.post == 0:
-            _log.info("%s: engine threads: %d: the CPUs of a worker", profile.model.name, threads)
+            _log.info("%s: engine threads: %d (this worker's CPUs)", profile.model.name, threads)
         profile = _with_engine(profile, msgspec.structs.replace(settings.engine, threads=threads))
     profile, warnings = fit_to_machine(profile, fingerprint(), worker.cpus if worker else usable_cpus())
-    for warning in warnings if worker is None or worker.post == 0 else []:  # once is enough
+    for warning in warnings if worker is None or worker.post == 0 else []:  # log it only once
         _log.warning("%s", warning)
     if equals and name:
         profile = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, name=name))
@@ -435,7 +456,7 @@ def _profile(
 
 
 def _among(profile: "Profile", source: str, models: int) -> "Profile":
-    """A profile among so many models; one that the user wrote or tuned stays as it is."""
+    """A profile adjusted to the number of models served; one that the user wrote or tuned is unchanged."""
     from tailcut.runtime.thread_budget import beside_others
 
     engine = profile.settings.engine
@@ -443,10 +464,10 @@ def _among(profile: "Profile", source: str, models: int) -> "Profile":
 
 
 def _is_bare(source: str) -> bool:
-    """Whether a SOURCE is a model without a profile, whose settings are the server's to choose."""
-    from tailcut.runtime.model import is_profile
+    """Whether a SOURCE is a model without a profile, whose settings the server chooses."""
+    from tailcut.runtime.model import is_bare
 
-    return not is_profile(Path(source.rpartition("=")[2]))
+    return is_bare(source.rpartition("=")[2])
 
 
 def _with_engine(profile: "Profile", engine: "EngineOptions") -> "Profile":
@@ -456,18 +477,18 @@ def _with_engine(profile: "Profile", engine: "EngineOptions") -> "Profile":
 
 
 def _say_rows(models: "Sequence[ServedModel]", worker: "Worker | None") -> None:
-    """One line for each model: whether its requests are batched, and why; one worker of several is enough."""
+    """Log one line per model, from the first worker only: whether its requests are batched, and why."""
     for served in models if worker is None or worker.post == 0 else []:
         _log.info("%s: %s", served.name, served.model.rows.describe())
 
 
 def _say_neighbours(profiles: "Sequence[Profile]", worker: "Worker | None") -> None:
-    """A line for each profile that was measured beside other models, and for what does not go together."""
+    """Log a line for each profile that was measured beside other models, and for each conflict between profiles."""
     from tailcut.machine.quota import usable_cpus
     from tailcut.runtime.neighbours import other_neighbours
     from tailcut.runtime.thread_budget import conflicts
 
-    if worker is not None and worker.post:  # once is enough
+    if worker is not None and worker.post:  # log it only once
         return
     cpus = usable_cpus() if worker is None else worker.cpus
     for line in [*other_neighbours(profiles), *conflicts(profiles, cpus)]:
@@ -475,14 +496,14 @@ def _say_neighbours(profiles: "Sequence[Profile]", worker: "Worker | None") -> N
 
 
 def _name_and_version(text: str) -> tuple[str, str]:
-    """`NAME:VERSION` apart; without a version it is 1."""
+    """Split `NAME:VERSION`; the version defaults to 1."""
     from tailcut.errors import UsageError
 
     name, colon, version = text.partition(":")
     if not colon:
         return name, "1"
     if not version.isdecimal() or not version.isascii() or int(version) < 1 or version != str(int(version)):
-        raise UsageError(f"{version!r} is not a version: write NAME:VERSION=FILE with a whole number, 1 or more")
+        raise UsageError(f"{version!r} is not a version: write NAME:VERSION=FILE with a positive whole number")
     return name, version
 
 
@@ -493,27 +514,30 @@ def _open(
     measured: "BareModels",
     wished: "Limits",
 ) -> "list[ServedModel]":
-    """Load and warm all models; `again` reads the profile of each anew."""
+    """Load and warm up all models; `again` rereads the profile of each."""
     from tailcut.machine.quota import quota
     from tailcut.runtime.limits import within_memory
 
     limits = within_memory(wished, quota().memory_bytes, len(opened))
     if limits.slab_bytes < wished.slab_bytes:
-        _log.warning("the memory limit leaves %d MiB for the rows of each model", limits.slab_bytes >> 20)
+        _log.warning("the memory limit leaves only %d MiB for the rows of each model", limits.slab_bytes >> 20)
     share = partial(_load, measured=measured, limits=limits, models=len(sources))
     return [share(source, one, read) for source, one, read in zip(sources, opened, again, strict=True)]
 
 
 def _say_threads(served: "Sequence[ServedModel]", worker: "Worker | None") -> None:
-    """One line for each model whose settings leave the number of threads open: on the first process only."""
+    """Log one line, from the first process only, per model whose settings leave the number of threads open."""
     from tailcut.engines import engine_threads
 
     for one in served if worker is None or worker.post == 0 else []:
+        if one.sources is not None:
+            _log.info("%s: %s", one.name, one.model.describe_stages())
+            continue
         options = one.model.profile.settings.engine
         found = engine_threads(options)
         if not options.threads:
             quiet = len(served) > 1 and one.alone is not None and not options.spinning
-            beside = "; they do not spin, because there are other models" if quiet else ""
+            beside = "; they do not spin because other models are loaded" if quiet else ""
             _log.info(
                 "%s: engine threads: %d (instances: %d): %s%s",
                 one.name,
@@ -533,9 +557,20 @@ def _load(
     limits: "Limits",
     models: int,
 ) -> "ServedModel":
-    """One of so many models, with how it is loaded anew for another number of them."""
+    """Load one model, with a function that reloads it for another number of models."""
+    from tailcut.pipelines.loading import parse_path
+    from tailcut.pipelines.model import PipelineModel
+    from tailcut.runtime.model import is_pipeline
     from tailcut.server.served_model import ServedModel
 
+    path = source.rpartition("=")[2]
+    if is_pipeline(path):
+        # What the server asks of a model, a pipeline has, too, except rows of a slab, which it says it has none of.
+        open_again = partial(PipelineModel.open, path, limits=limits)
+        model = cast("Model", open_again())
+        folder = parse_path(path).file.parent
+        name, version = opened[0].model.name, opened[1]
+        return ServedModel(model, name, version, lambda _: cast("Model", open_again()), sources=folder)
     load = partial(measured.opener(source), limits=limits)
 
     def reload(models: int) -> "Model":
@@ -543,6 +578,6 @@ def _load(
 
     profile, version = opened
     model = load(_among(profile, source, models))
-    # What was measured was measured for as many models as there are: only fixed settings follow their number.
+    # Measured settings already depend on the number of models; only fixed settings are adjusted to it.
     alone = profile.settings.engine if _is_bare(source) and not measured.has(source) else None
     return ServedModel(model, profile.model.name, version, reload, alone)

@@ -1,4 +1,4 @@
-"""`tailcut stat`: what a command cost, counted by the processor and the kernel."""
+"""`tailcut stat`: the cost of a command, counted by the processor and the kernel."""
 
 import signal
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from tailcut.cli.records import StatResult
     from tailcut.lab.command import CommandCounts
 
-_WORDS = {  # in the order of the table: what it is, and what it is a share of
+_WORDS = {  # in table order: label, and the count that it is a share of
     "cpu_ns": ("CPU time", "wall_ns"),
     "context_switches": ("context switches", None),
-    "involuntary_switches": ("  of these, the core was taken away", "context_switches"),
-    "migrations": ("moves to another core", None),
+    "involuntary_switches": ("  of these, involuntary", "context_switches"),
+    "migrations": ("migrations to another core", None),
     "page_faults": ("page faults", None),
-    "major_faults": ("  of these, waited for a disk", "page_faults"),
+    "major_faults": ("  of these, major (waited for a disk)", "page_faults"),
     "cycles": ("cycles", None),
     "instructions": ("instructions", None),
     "branches": ("branches", None),
@@ -29,34 +30,36 @@ _TITLE = 60
 
 def stat(
     command: Annotated[
-        list[str], typer.Argument(metavar="COMMAND...", help="What to run, with its arguments, after --.")
+        list[str], typer.Argument(metavar="COMMAND...", help="Command to run with its arguments, after --.")
     ],
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object; the command's own output goes to stderr.")
     ] = False,
 ) -> None:
-    """Run a command, its threads and its children, and count what they cost: time, switches, faults, cycles, misses."""
-    import orjson
+    """Run a command and count what it and its children cost: time, switches, faults, cycles, cache misses."""
+    import msgspec
 
     from tailcut.lab.command import run_counted
 
     found = run_counted(command, quiet=json)
     if json:
-        print(orjson.dumps(_record(command, found)).decode())
+        print(msgspec.json.encode(_record(command, found)).decode())
     else:
         _show(command, found)
 
 
-def _record(command: list[str], found: "CommandCounts") -> dict[str, Any]:
-    return {
-        "command": command,
-        "exit_code": found.exit_code,
-        "counts": found.counts.values(),
-        "user_ns": found.user_ns,
-        "system_ns": found.system_ns,
-        "user_only": found.counts.user_only,
-        "missing": {one.name: {"reason": one.reason, "remedy": one.remedy} for one in found.counts.missing},
-    }
+def _record(command: list[str], found: "CommandCounts") -> "StatResult":
+    from tailcut.cli.records import MissingCount, StatResult
+
+    return StatResult(
+        command=command,
+        exit_code=found.exit_code,
+        counts=found.counts.values(),
+        user_ns=found.user_ns,
+        system_ns=found.system_ns,
+        user_only=found.counts.user_only,
+        missing={one.name: MissingCount(reason=one.reason, remedy=one.remedy) for one in found.counts.missing},
+    )
 
 
 def _show(command: list[str], found: "CommandCounts") -> None:
@@ -68,7 +71,7 @@ def _show(command: list[str], found: "CommandCounts") -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)  # nobody's window to fit: nothing is cut off
+        console = Console(width=140)  # not a terminal: no width to fit, so nothing is cut off
     values = found.counts.values()
     line = " ".join(shlex.join(command).split())
     table = Table(title=escape(line if len(line) <= _TITLE else f"{line[:_TITLE]} ..."))
@@ -82,23 +85,23 @@ def _show(command: list[str], found: "CommandCounts") -> None:
             shown = f"{value / 1e6:,.3f} ms" if name == "cpu_ns" else f"{value:,}"
             table.add_row(words, shown, _share(value, whole, values, found.counts.wall_ns))
     if found.counts.ipc is not None:
-        table.add_row("instructions a cycle", f"{found.counts.ipc:.2f}", "")
+        table.add_row("instructions per cycle", f"{found.counts.ipc:.2f}", "")
     table.add_row("user, system time", f"{found.user_ns / 1e6:,.3f}, {found.system_ns / 1e6:,.3f} ms", "")
     table.add_row("exit code", _ending(found.exit_code), "")
     console.print(table)
     if found.counts.user_only:
-        console.print("[yellow]the kernel's share is left out of the processor's counts, for want of permission[/]")
+        console.print("[yellow]hardware counts cover user space only: counting the kernel is not permitted[/]")
     for reason, remedy, names in _by_reason(found):
         console.print(f"[yellow]not counted: {', '.join(names)}: {escape(reason)}[/]\n  remedy: {escape(remedy)}")
 
 
 def _share(value: float, whole: str | None, values: dict[str, Any], wall_ns: int) -> str:
-    """Of its whole in percent; CPU time in cores that were busy; else a second."""
+    """A percentage of `whole`; for CPU time, the number of busy cores; without a whole, a rate per second."""
     if whole == "wall_ns":
         return f"{value / wall_ns:.2f} cores busy"
     if whole is not None:
         return f"{100 * value / values[whole]:.1f} %" if values[whole] else ""
-    return f"{value / wall_ns * 1e9:,.0f} a second"
+    return f"{value / wall_ns * 1e9:,.0f} per second"
 
 
 def _ending(code: int) -> str:
@@ -106,7 +109,7 @@ def _ending(code: int) -> str:
 
 
 def _by_reason(found: "CommandCounts") -> list[tuple[str, str, list[str]]]:
-    """Counters with one reason on one line: a machine without a PMU lacks eight of them."""
+    """Missing counters grouped by reason: a machine without a PMU lacks eight of them."""
     groups: dict[tuple[str, str], list[str]] = {}
     for one in found.counts.missing:
         groups.setdefault((one.reason, one.remedy), []).append(one.name.replace("_", " "))

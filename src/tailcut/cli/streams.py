@@ -1,7 +1,7 @@
-"""Standard streams that are closed, or whose reader leaves: neither ends a command, and no file takes their place.
+"""Closed standard streams and readers that go away: neither ends a command, and no other file takes the descriptor.
 
-A process may be started with any of its three descriptors closed. The next file that it opens then gets that number,
-and a library that prints writes into it, be it a socket. And when the reader of a pipe ends (`| head`), writing to it
+A process may be started with any of its three standard descriptors closed. The next file it opens gets that number,
+so a library that prints would write into that file or socket. When the reader of a pipe ends (`| head`), writing to it
 fails: a server must go on serving, and a tuning run must still write its profile.
 """
 
@@ -15,7 +15,7 @@ _GONE = {errno.EPIPE, errno.EIO}  # the reader has ended; the terminal has hung 
 
 
 def secure_streams() -> None:
-    """Put /dev/null in the place of what is closed, and let output outlast its reader."""
+    """Open /dev/null for closed descriptors, and keep output working after its reader is gone."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -28,7 +28,7 @@ def secure_streams() -> None:
 
 
 class _Lasting(io.FileIO):
-    """A descriptor that takes what nobody can read any more; of standard error also what no disk has room for."""
+    """Discards output that has no reader any more; on standard error also output that cannot be written."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number, "w", closefd=False)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class WireChoice(StrEnum):
-    """What the clients of the served model may speak."""
+    """The tensor encodings that clients use."""
 
     JSON = "json"
     BINARY = "binary"
@@ -29,7 +29,7 @@ class WireChoice(StrEnum):
 
 
 class ObjectiveChoice(StrEnum):
-    """What a tune optimises."""
+    """What to optimise."""
 
     GOODPUT = "goodput"
     LATENCY = "latency"
@@ -39,7 +39,7 @@ class ObjectiveChoice(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """Where the results go."""
+    """The output files."""
 
     profile: Path
     report: Path
@@ -51,7 +51,7 @@ def tune(
         list[Path] | None,
         typer.Argument(
             metavar="MODEL",
-            help="A model file (ONNX, OpenVINO IR, TensorFlow, TFLite, Paddle); several to tune them together; with "
+            help="A model file (ONNX, OpenVINO IR, TensorFlow, TFLite, Paddle), or several to tune together; with "
             "--compare, two or more profiles.",
             show_default=False,
         ),
@@ -63,52 +63,55 @@ def tune(
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Inputs by name in an .npz file, or the only one as .npy; `labels` too. Once for each model.",
+            help="Sample inputs, once per model: an .npz file with one array per input and optional `labels`, or an "
+            ".npy file for a single input.",
             show_default=False,
         ),
     ] = None,
-    slo: Annotated[
-        str | None, typer.Option(help="The limit that p99 must meet, such as 10ms; of several models, 10ms,50ms.")
-    ] = None,
+    slo: Annotated[str | None, typer.Option(help="Limit for p99, such as 10ms; for several models, 10ms,50ms.")] = None,
     rate: Annotated[
         float | None, typer.Option(help="Requests per second (default: half the baseline's capacity).", min=0.01)
     ] = None,
     rates: Annotated[
-        str | None, typer.Option(help="Requests per second of several models, in their order, such as 100,20.")
+        str | None, typer.Option(help="Several models: requests per second for each, such as 100,20.")
     ] = None,
     trace: Annotated[
         Path | None,
-        typer.Option(help="Instead of --rates: recorded arrivals, a time in seconds and a model's name a line."),
+        typer.Option(
+            help="Several models: recorded arrivals instead of --rates; a time in seconds and a model name per line."
+        ),
     ] = None,
     objective: Annotated[
         ObjectiveChoice | None,
         typer.Option(
             help="goodput: highest rate whose p99 meets the limit (default); latency: lowest p99 at --rate (default "
-            "with --rate alone); throughput: highest rate of closed loops; cost: least CPU per request within it.",
+            "with --rate alone); throughput: highest closed-loop rate; cost: least CPU per request within the limit.",
             show_default=False,
         ),
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Leave out configurations whose engine needs more, such as 500MB.")
+        str | None, typer.Option(help="Exclude configurations whose engine needs more memory, such as 500MB.")
     ] = None,
     cpus: Annotated[int | None, typer.Option(help="Size the search space to this many CPUs.", min=1)] = None,
     budget: Annotated[
-        str, typer.Option(help="Time to spend; where it is too short for a p99, p95 or p50 is verified.")
+        str, typer.Option(help="Time to spend; if it is too short to verify p99, p95 or p50 is verified instead.")
     ] = "120s",
-    accuracy: Annotated[str, typer.Option(help="Least cosine with the float32 answers, or exact.")] = "0.999",
+    accuracy: Annotated[
+        str, typer.Option(help="Minimum cosine similarity to the float32 outputs, or exact.")
+    ] = "0.999",
     metric: Annotated[
         str | None,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="Judge answers by a function (reference, candidate) -> float, at least --accuracy.",
+            help="Custom accuracy measure: a function (reference, candidate) -> float, compared with --accuracy.",
         ),
     ] = None,
-    wire: Annotated[WireChoice, typer.Option(help="What the clients speak.")] = WireChoice.ANY,
+    wire: Annotated[WireChoice, typer.Option(help="Tensor encoding that clients use.")] = WireChoice.ANY,
     normalize: Annotated[
         str | None,
         typer.Option(
             metavar="MEAN/STD",
-            help="Clients may send uint8 pixels, which the model wants as (pixel/255 - MEAN)/STD: one number each, or "
+            help="Accept uint8 pixels, normalized on the server to (pixel/255 - MEAN)/STD: one number each, or "
             "one per channel, such as 0.485,0.456,0.406/0.229,0.224,0.225.",
         ),
     ] = None,
@@ -119,41 +122,41 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME=SIZE,...",
-            help="Free dimensions that always have this size, such as height=224,width=224; others are refused then.",
+            help="Fix free dimensions, such as height=224,width=224; requests of other sizes are then refused.",
         ),
     ] = None,
     local: Annotated[
-        bool, typer.Option("--local", help="Clients run on the same machine, and may connect to a Unix socket.")
+        bool, typer.Option("--local", help="Clients run on this machine and can use a Unix socket.")
     ] = False,
     batching: Annotated[
         BatchingChoice,
         typer.Option(help="Merge and split requests: on, off, or auto, where the model's rows are independent."),
     ] = BatchingChoice.AUTO,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure anew what an earlier tune left in MODEL.trials.jsonl.")
+        bool, typer.Option("--fresh", help="Ignore the measurements stored in MODEL.trials.jsonl.")
     ] = False,
     exhaustive: Annotated[
-        bool, typer.Option("--exhaustive", help="Race the whole search space, whatever --budget says; for validation.")
+        bool, typer.Option("--exhaustive", help="Race the whole search space regardless of --budget; for validation.")
     ] = False,
     retune: Annotated[
         Path | None,
-        typer.Option(metavar="PROFILE", help="Check this profile again against a new search, and update it."),
+        typer.Option(metavar="PROFILE", help="Re-check this profile against a new search, and update it."),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Compare the given profiles of one model with the first of them.")
+        bool, typer.Option("--compare", help="Compare profiles of one model with the first one given.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The profile (default: MODEL.profile.toml).")
+        Path | None, typer.Option("-o", "--output", help="Profile to write (default: MODEL.profile.toml).")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="The HTML report (default: MODEL.report.html).")] = None,
-    seed: Annotated[int, typer.Option(help="Of arrival times and made-up inputs.", min=0)] = 0,
+    report: Annotated[Path | None, typer.Option(help="HTML report to write (default: MODEL.report.html).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of arrival times and generated inputs.", min=0)] = 0,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Find the best settings for a model, and prove what they gain.
+    """Find the best settings for a model and prove their gain.
 
-    Exit code 1: the settings found answer wrongly in the verification, and no profile is written; with --compare, a
-    profile is proven worse than the first, or one answers wrongly.
+    Exit code 1: the verification found wrong answers, so no profile is written; with --compare, a profile is
+    proven worse than the first, or gives wrong answers.
     """
     from dataclasses import replace
 
@@ -166,7 +169,7 @@ def tune(
     began = time.monotonic()
     search_only = (output, report, markdown, exhaustive, fresh, objective, memory, cpus, normalize, outputs, fix, local)
     if compare and any(search_only):
-        raise UsageError("--compare measures profiles as they are: it takes no option of the search or its files")
+        raise UsageError("--compare measures profiles unchanged: leave out options of the search and its output files")
     together = len(models or []) > 1 and not compare
     single_only = (output, markdown, exhaustive, objective, memory, rate, retune, normalize, outputs, fix, local)
     if together and any(single_only):
@@ -175,7 +178,7 @@ def tune(
             "--exhaustive, --normalize, --outputs, --fix, --local, --output and --markdown"
         )
     if not together and (rates or trace):
-        raise UsageError("--rates and --trace are for several models: use --rate for one")
+        raise UsageError("--rates and --trace need several models: use --rate for one")
     listed, configured = _of_repository([*(models or []), *([model_repository] if model_repository else [])])
     given, profiles, previous = _models(listed, retune, compare=compare)
     names = names_of(given) if together else []
@@ -245,10 +248,32 @@ def _of_repository(given: list[Path]) -> "tuple[list[Path], Settings]":
     return [path], reading.settings
 
 
+def _need_model_files(given: list[Path]) -> None:
+    """Refuse what is no model file.
+
+    Raises:
+        UsageError: a pipeline, or a profile.
+    """
+    from tailcut.errors import UsageError
+    from tailcut.runtime.model import is_pipeline
+
+    pipeline = next((path for path in given if is_pipeline(str(path))), None)
+    if pipeline is not None:
+        raise UsageError(
+            f"{pipeline}: tune does not choose the settings of a pipeline's stages yet: tune its models, and set "
+            "workers, max_batch_size and cpus in @stage, with tailcut bench to compare"
+        )
+    profile_file = next((path for path in given if path.suffix == ".toml"), None)
+    if profile_file is not None:
+        raise UsageError(
+            f"{profile_file}: tune takes the model itself and writes a profile (--retune checks one again)"
+        )
+
+
 def _models(
     given: list[Path], retune: Path | None, *, compare: bool
 ) -> tuple[list[Path], dict[str, "Settings"], "Settings | None"]:
-    """The models, the settings of the profiles to compare by name, and those to check again."""
+    """The models, the settings of the profiles to compare by name, and the settings to re-check."""
     from tailcut.errors import UsageError
     from tailcut.runtime.profile import Profile
 
@@ -258,34 +283,30 @@ def _models(
         profiles = {str(path): Profile.load(path) for path in given}
         first = next(iter(profiles.values()))
         if len(profiles) < len(given):
-            raise UsageError("--compare: a profile is given twice")
+            raise UsageError("--compare: the same profile was given twice")
         for name, profile in profiles.items():
             profile.verify_model()
             if (profile.model.sha256, profile.model.weights) != (first.model.sha256, first.model.weights):
-                raise UsageError(f"{name}: is for another model than {given[0]}: compare profiles of one model")
+                raise UsageError(f"{name} is for a different model than {given[0]}: compare profiles of one model")
         return [Path(first.model.path)], {name: profile.settings for name, profile in profiles.items()}, None
     if retune is not None:
         if given:
-            raise UsageError("--retune takes the model from the profile: leave out MODEL")
+            raise UsageError("--retune reads the model's path from the profile: leave out MODEL")
         profile = Profile.load(retune)
         profile.verify_model()
         return [Path(profile.model.path)], {}, profile.settings
     if not given:
-        raise UsageError("tune takes one MODEL, a model file, or several to tune them together")
-    profile_file = next((path for path in given if path.suffix == ".toml"), None)
-    if profile_file is not None:
-        raise UsageError(
-            f"{profile_file}: tune takes the model itself and writes a profile (--retune checks one again)"
-        )
+        raise UsageError("no MODEL given: name a model file, or several to tune them together")
+    _need_model_files(given)
     return given, {}, None
 
 
 def _data(given: list[Path], models: int) -> list[Path | None]:
-    """The data file of each model; none, or one for each."""
+    """The data file of each model: none at all, or one each."""
     from tailcut.errors import UsageError
 
     if given and len(given) != models:
-        raise UsageError(f"--data: {count(len(given), 'file')} for {count(models, 'model')}: give it once for each")
+        raise UsageError(f"--data: {count(len(given), 'file')} for {count(models, 'model')}: give it once per model")
     return list(given) or [None] * models
 
 
@@ -341,7 +362,7 @@ def _show(outcome: "Outcome", found: dict[str, Any], files: _Files, *, markdown:
         Console().print(tune_summary(found))
         print(f"serve it: tailcut serve {shlex.quote(str(files.profile))}")
     if outcome.interrupted:
-        print("tailcut: interrupted: the profile holds the best settings so far", file=sys.stderr)
+        print("tailcut: interrupted: the profile contains the best settings so far", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
 
 
@@ -404,7 +425,7 @@ def _wanted(
         raise UsageError(f"--budget {budget}: a tune needs at least 5 seconds")
     bound = parse_bound(accuracy)
     if metric is not None and bound is None:
-        raise UsageError("--metric is compared with a number: give it as --accuracy, such as 0.999")
+        raise UsageError("--metric needs a number as --accuracy, such as 0.999")
     return Wanted(
         model=model,
         data=arrays,
@@ -445,13 +466,13 @@ def _write(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: _
 
 
 def _writable(path: Path) -> None:
-    """Find out before two minutes are spent whether the result can be written."""
+    """Check before the search whether the result can be written."""
     import os
 
     from tailcut.errors import UsageError
 
     folder = path.resolve().parent
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder to write {path.name} to")
+        raise UsageError(f"{folder}: no such folder, cannot write {path.name}")
     if path.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"{path}: cannot be written")
+        raise UsageError(f"{path}: cannot be written: it is a folder, or the folder is read-only")

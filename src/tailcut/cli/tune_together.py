@@ -21,18 +21,18 @@ MOST_MODELS = 8
 
 @dataclass(frozen=True, slots=True)
 class JointFiles:
-    """Where the results go: a profile for each model, and one report."""
+    """The output files: a profile per model, and one report."""
 
     profiles: tuple[Path, ...]
     report: Path
 
 
 def names_of(models: Sequence[Path]) -> list[str]:
-    """The names that the models are served as.
+    """The names under which the models are served.
 
     Raises:
-        UsageError: too many, or two have one name.
-        ModelFileError: a file is missing, or of another kind.
+        UsageError: too many models, or two with the same name.
+        ModelFileError: a file is missing or not a model.
     """
     from tailcut.engines.files import kind_of, model_name
     from tailcut.errors import UsageError
@@ -44,34 +44,34 @@ def names_of(models: Sequence[Path]) -> list[str]:
     names = [model_name(path) for path in models]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"two models have one name ({twice}): rename a file, because profiles are named after it")
+        raise UsageError(f"two models have the same name ({twice}): rename a file, because profiles are named after it")
     return names
 
 
 def arrivals_of(names: Sequence[str], rates: str | None, trace: Path | None) -> "list[Arrivals]":
-    """How each model is asked: Poisson at the given rates, or as recorded.
+    """The arrivals of each model: Poisson at the given rates, or recorded.
 
     Raises:
-        UsageError: neither is given or both are, or they do not fit the models.
+        UsageError: neither or both are given, or they do not match the models.
     """
     from tailcut.errors import UsageError
     from tailcut.lab.arrivals import Poisson, read_trace_of_models
 
     if (rates is None) == (trace is None):
-        raise UsageError("several models need the load of each: either --rates 100,20 or --trace FILE")
+        raise UsageError("several models need the load of each: give either --rates 100,20 or --trace FILE")
     if trace is not None:
         return list(read_trace_of_models(trace, names))
     values = (rates or "").split(",")
     if len(values) != len(names):
-        raise UsageError(f"--rates {rates}: {count(len(values), 'rate')} for {len(names)} models: give one for each")
+        raise UsageError(f"--rates {rates}: {count(len(values), 'rate')} for {len(names)} models: give one per model")
     return [Poisson(_rate(value)) for value in values]
 
 
 def limits_of(slo: str | None, models: int) -> list[float | None]:
-    """The limit of each model's p99 in ms; None where none is named.
+    """The limit of each model's p99 in ms, or None.
 
     Raises:
-        UsageError: there are not as many as models, or one is no duration.
+        UsageError: the number of limits is not the number of models, or one is not a duration.
     """
     from tailcut.cli.options import parse_duration
     from tailcut.errors import UsageError
@@ -80,7 +80,7 @@ def limits_of(slo: str | None, models: int) -> list[float | None]:
         return [None] * models
     values = slo.split(",")
     if len(values) != models:
-        raise UsageError(f"--slo {slo}: {count(len(values), 'limit')} for {count(models, 'model')}: give one for each")
+        raise UsageError(f"--slo {slo}: {count(len(values), 'limit')} for {count(models, 'model')}: give one per model")
     limits = [parse_duration(value) * 1e3 for value in values]
     if not all(limits):
         raise UsageError(f"--slo {slo}: a limit must be greater than 0")
@@ -88,7 +88,7 @@ def limits_of(slo: str | None, models: int) -> list[float | None]:
 
 
 def count(number: int, what: str) -> str:
-    """A number of things in words."""
+    """A number with its noun, such as `2 files`."""
     return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
@@ -100,7 +100,7 @@ def tune_together(
     *,
     json: bool,
 ) -> None:
-    """Tune, write the profiles and the report, and show what was found."""
+    """Tune, write the profiles and the report, and print the result."""
     import orjson
     from rich.console import Console
 
@@ -124,7 +124,7 @@ def tune_together(
         Console().print(together_summary(found))
         print(f"serve them: tailcut serve {shlex.join(map(str, files.profiles))}")
     if outcome.interrupted:
-        print("tailcut: interrupted: the profiles hold the best settings so far", file=sys.stderr)
+        print("tailcut: interrupted: the profiles contain the best settings so far", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
 
 

@@ -1,4 +1,4 @@
-"""`tailcut vectorization`: which loops of a function run on vectors, how wide, and why the others do not."""
+"""`tailcut vectorization`: which loops of a function are vectorized, how wide, and why the others are not."""
 
 import sys
 from pathlib import Path
@@ -19,27 +19,27 @@ def vectorization(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Read a function's machine code: packed or scalar, lanes, FMA, gathers, loop by loop, with reasons and advice."""
-    import orjson
+    """Show which loops of a function are vectorized: lanes, FMA and gathers per loop, with reasons and advice."""
+    import msgspec
 
     from tailcut.errors import UsageError
     from tailcut.report.vectorization import vectorization_record, vectorization_text
 
     place, _, name = target.rpartition(":")
     if not place or not name:
-        raise UsageError(f"{target!r} names no function: write MODULE:FUNCTION, FILE.py:FUNCTION or ./LIB.so:SYMBOL")
+        raise UsageError(f"{target!r} is not a function: write MODULE:FUNCTION, FILE.py:FUNCTION or ./LIB.so:SYMBOL")
     if _is_machine_code(Path(place)):
         isa, analyses = None, _of_library(Path(place), name, signature)
     else:
         isa, analyses = _of_numba(place, name, signature)
     record = vectorization_record(target, isa, analyses)
-    print(orjson.dumps(record).decode() if json else vectorization_text(record))
-    if not record["vectorized"]:
+    print(msgspec.json.encode(record).decode() if json else vectorization_text(record))
+    if not record.vectorized:
         raise typer.Exit(1)
 
 
 def _is_machine_code(path: Path) -> bool:
-    """A library is known by its name where it is missing, and by its first bytes where it is there."""
+    """Whether the path is a library; a file that does not exist is judged by its name."""
     if path.is_file() and path.suffix != ".py":
         return True
     return ".so" in path.suffixes or path.suffix in {".o", ".dylib", ".a"}
@@ -50,7 +50,7 @@ def _of_library(path: Path, symbol: str, signature: str | None) -> "list[Analysi
     from tailcut.kernels.shared_object import analyse_symbol
 
     if signature is not None:
-        raise UsageError("--signature is for numba functions: a library is compiled already")
+        raise UsageError("--signature is for numba functions: a library is already compiled")
     return [analyse_symbol(path, symbol)]
 
 
@@ -71,14 +71,14 @@ def _of_numba(place: str, name: str, signature: str | None) -> "tuple[str, list[
     nothing_compiled = hasattr(function, "py_func") and not function.signatures
     if nothing_compiled and signature is None:
         raise UsageError(
-            f"{place}:{name} is compiled for no argument types yet: "
-            "pass --signature, such as 'float32[::1],float32[::1]', to compile it"
+            f"{place}:{name} has not been compiled yet: "
+            "pass argument types with --signature, such as 'float32[::1],float32[::1]'"
         )
     return numba_isa(), analyse(function, signature)
 
 
 def _load(place: str) -> Any:
-    """The module of that name, or of that file; the current folder is looked at first, as `python -m` does."""
+    """Import a module by name or file; the current folder comes first, as with `python -m`."""
     import contextlib
     from importlib import import_module
 
@@ -90,11 +90,13 @@ def _load(place: str) -> Any:
     sys.path.insert(0, str(Path(place).parent.resolve()) if is_file else str(Path.cwd()))
     module = Path(place).stem if is_file else place
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a module prints at its import is no part of our output
+        with contextlib.redirect_stdout(sys.stderr):  # output of the module's import is not part of the result
             return import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{place}.".startswith(f"{error.name}."):
-            raise UsageError(f"there is no module {error.name!r}, here or installed") from None
+            raise UsageError(
+                f"no module named {error.name!r} in the current folder or among the installed packages"
+            ) from None
         raise UsageError(f"{place} cannot be imported: {error}") from None
-    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever the user's module does when it is run
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a user's module may raise anything
         raise UsageError(f"{place} cannot be imported: {type(error).__name__}: {error}") from None

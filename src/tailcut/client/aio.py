@@ -95,7 +95,7 @@ class _Connection(asyncio.BufferedProtocol):
         if self.used and not self._reader.begun:
             self._end(StaleError(f"{self._address} closed a kept connection"))
         else:
-            self._end(UnreachableError(f"{self._address} broke off without a complete answer"))
+            self._end(UnreachableError(f"{self._address} closed the connection before the answer was complete"))
 
     def _end(self, result: Answer | TailcutError) -> None:
         future, self._answer = self._answer, None

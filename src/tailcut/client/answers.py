@@ -91,12 +91,12 @@ class AnswerReader:
         end = self._room.find(b"\r\n\r\n", 0, self._filled)
         if end < 0:
             if self._filled > _LONGEST_HEAD:
-                raise UnreachableError("the server answers with a head that does not end")
+                raise UnreachableError("the server's response head does not end")
             return None
         self._head = head = _read_head(bytes(self._view[: end + 4]))
         came = self._filled - end - 4
         if came > head.length:
-            raise UnreachableError("the server sends more than its answer")
+            raise UnreachableError("the server sent data after its answer")
         self._body = bytearray(head.length)
         self._body[:came] = self._view[end + 4 : self._filled]
         self._rest = memoryview(self._body)[came:]
@@ -120,9 +120,11 @@ def _read_head(data: bytes) -> _Head:
     fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     status, length = start[9:12], fields.get("content-length", "")
     if not start.startswith("HTTP/1.") or not status.isdecimal() or not length.isdecimal():
-        raise UnreachableError("what answers there is no inference server over HTTP/1.1 with Content-Length")
+        raise UnreachableError(
+            "the server at this address is not an HTTP/1.1 inference server that sends Content-Length"
+        )
     if int(length) > _LARGEST_BODY:
-        raise UnreachableError(f"the server announces an answer of {int(length)} bytes")
+        raise UnreachableError(f"the server announced an answer of {int(length)} bytes, which is too large")
     json_size = fields.get("inference-header-content-length", "")
     after = fields.get("retry-after", "")
     closes = fields.get("connection", "").lower() == "close" or start.startswith("HTTP/1.0")
@@ -195,14 +197,14 @@ def outputs_of(answer: Answer, memory: memoryview | None = None) -> dict[str, np
             _layouts[lead] = layout
         return {part.tensor.name: _array(part, body[json_size:], memory) for part in layout}
     except (KeyError, TypeError, ValueError, TailcutError) as error:
-        raise UnreachableError("the server's answer does not fit the protocol") from error
+        raise UnreachableError("the server's answer does not follow the protocol") from error
 
 
 def _array(part: _Slice, body: memoryview, memory: memoryview | None) -> np.ndarray:
     if not part.shared:
         return from_bytes(part.tensor, part.shape, body, part.offset, part.size)
     if memory is None:
-        raise TypeError("a place in shared memory that the request did not name")
+        raise TypeError("the answer names a region of shared memory that the request did not")
     return from_bytes(part.tensor, part.shape, _copy(memory[part.offset : part.offset + part.size]), 0, part.size)
 
 
@@ -234,11 +236,11 @@ def _from_json(described: Any) -> dict[str, np.ndarray]:
             for output in described["outputs"]
         }
     except (KeyError, TypeError, ValueError) as error:
-        raise UnreachableError("the server's answer does not fit the protocol") from error
+        raise UnreachableError("the server's answer does not follow the protocol") from error
 
 
 def _json(data: bytes | bytearray) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        raise UnreachableError("the server answers with something that is not JSON") from None
+        raise UnreachableError("the server's answer is not JSON") from None

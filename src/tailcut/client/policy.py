@@ -41,7 +41,9 @@ class Retries:
 
     def __post_init__(self) -> None:
         if self.limit < 0 or self.pause_s < 0 or self.longest_s < self.pause_s:
-            raise InvalidInputError("retries must have a limit and pauses of 0 or more, the longest not the shortest")
+            raise InvalidInputError(
+                "retries and pauses must be 0 or more, and the longest pause at least as long as the shortest"
+            )
 
     def pause(self, error: TailcutError, tries: int, left_s: float, dice: float) -> float | None:
         """How long to wait after so many tries before the next; None: do not try again.

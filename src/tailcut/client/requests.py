@@ -42,7 +42,7 @@ class Address:
         except ValueError:
             parts, port = urlsplit(""), None
         if parts.scheme != "http" or not parts.hostname or parts.path not in {"", "/"} or parts.query:
-            raise InvalidInputError(f"{url!r} is no server: write http://HOST:PORT or unix:PATH")
+            raise InvalidInputError(f"{url!r} is not a server address: write http://HOST:PORT or unix:PATH")
         return cls(parts.hostname, port if port is not None else 80)
 
     def __str__(self) -> str:
@@ -162,7 +162,7 @@ def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], P
         try:
             dtype = DType.of(array.dtype)
         except KeyError:
-            raise InvalidInputError(f"input {shown(name)}: the protocol has no name for {array.dtype}") from None
+            raise InvalidInputError(f"input {shown(name)}: the protocol has no datatype for {array.dtype}") from None
         data = _bytes_of(array, dtype)
         described.append(Described(name, dtype, array.shape, len(data)))
         parts.append(data)

@@ -168,7 +168,7 @@ class SharedTensors:
             if not isinstance(error, TailcutError) or isinstance(error, _NOT_ITS_FAULT):
                 raise
             raise UnsupportedError(
-                f"{self._address} takes no tensors in shared memory whose name begins with {self._prefix!r}: {error}"
+                f"{self._address} does not accept shared memory whose name starts with {self._prefix!r}: {error}"
             ) from None
         return _Slot(region)
 

@@ -78,7 +78,7 @@ class _Connection:
             return self._reader.received(count)
         if self.used and not self._reader.begun:
             raise StaleError(f"{self._address} closed a kept connection")
-        raise UnreachableError(f"{self._address} broke off without a complete answer")
+        raise UnreachableError(f"{self._address} closed the connection before the answer was complete")
 
     def close(self) -> None:
         self._socket.close()
@@ -280,5 +280,5 @@ def _readable(running: Sequence[_Connection], until: float) -> list[_Connection]
 def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise DeadlineExceededError("no time is left for this call")
+        raise DeadlineExceededError("the deadline of this call has passed")
     return left

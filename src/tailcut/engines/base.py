@@ -4,7 +4,7 @@ An engine is a loaded model. `bind` ties it to arrays that the caller owns; call
 one into the other and allocates nothing. `run` is the plain way, for models whose outputs have no size known before.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -107,3 +107,16 @@ class Interruptible(Protocol):
 
     def interrupt(self, thread: int) -> None:
         """Have the call that runs on this thread now (`threading.get_ident`) end early, with an EngineError."""
+
+
+@runtime_checkable
+class RequestEngine(Protocol):
+    """An engine that is given the requests of a batch each by itself, because their outputs may differ in size."""
+
+    def run_apart(self, requests: Sequence[Arrays]) -> list[list[np.ndarray]]:
+        """Compute the outputs of each request, in the order of `spec.outputs`, into fresh arrays.
+
+        Raises:
+            EngineError: the engine refused an input or failed.
+            BatchLostError: what computed them ended; none is to be tried again.
+        """

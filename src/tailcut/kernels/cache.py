@@ -33,7 +33,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
             yield
 
 
-def compiled(*signatures: str, **options: object) -> Callable[[_F], _F]:
+def compiled(*signatures: Any, **options: object) -> Callable[[_F], _F]:
     """`numba.njit` of a function that releases the GIL, for these signatures only where there are any.
 
     Its machine code is kept where there is a place for it.

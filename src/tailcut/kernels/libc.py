@@ -18,4 +18,4 @@ timerfd_settime = types.ExternalFunction("timerfd_settime", _int(_int, _int, _ad
 memcpy = types.ExternalFunction("memcpy", _address(_address, _address, _address))
 memcmp = types.ExternalFunction("memcmp", _int(_address, _address, _address))
 
-BYTES, LONGS, TABLE, CUBE = "uint8[::1]", "int64[::1]", "int64[:,::1]", "int64[:,:,::1]"
+BYTES, TEXTS, LONGS, TABLE, CUBE = "uint8[::1]", "uint8[:,::1]", "int64[::1]", "int64[:,::1]", "int64[:,:,::1]"

@@ -33,9 +33,9 @@ def analyse_symbol(path: Path, symbol: str) -> Analysis:
         check=False,
     )
     if done.returncode != 0:
-        raise UsageError(f"{path}: objdump finds no machine code in it")
+        raise UsageError(f"{path}: objdump found no machine code in it")
     if "file format elf64-x86-64" not in done.stdout:
-        raise UnsupportedError(f"{path}: machine code is read for x86-64 only")
+        raise UnsupportedError(f"{path}: machine code can be analysed for x86-64 only")
     code = parse_disassembly(done.stdout)
     if not code:
         raise UsageError(f"{path} has no function {symbol!r}: `nm -D --defined-only {path}` lists them")

@@ -7,8 +7,12 @@ for somebody who understands it. Linux only (epoll). Importing this module loads
 Tables are int64, so that their columns can be read and written from both sides:
 
 - `state`, a row for each descriptor: its connection's `GENERATION` (never used twice; 0: none), the number of its
-  `PLAN` (-1: none), whether an answer is `PENDING`, and when it was last heard or answered (`SEEN`, monotonic ns).
-- `plans`: the head's `START` in `heads` and its `HEAD_BYTES`, its `BODY_BYTES`, and its `TARGET`.
+  `PLAN` (-1: none), whether an answer is `PENDING`, when it was last heard or answered (`SEEN`, monotonic ns), and the
+  bytes of its last head where that is not the plan's own (`OWN_HEAD`; else 0), which stands in its row of `own_heads`.
+- `plans`: a head's `START` in `heads` and its `HEAD_BYTES`, its `BODY_BYTES`, its `TARGET`, and where in `heads` the
+  part of the head that matters stands: `PART`, `PART_BYTES`.
+- `fields`, a row for each field that matters: the length of its name, then the name in lower case.
+- `grammar`, of each byte: `NAME` where names of fields may have it, `VALUE` where values may.
 - `targets`: the `ADDRESS` of the first row that may be filled (0: bodies are dropped), `ROW_BYTES`, the `ROOM` there,
   how many rows have been `TAKEN`, and how many are `WANTED`.
 - `members`, for each target: the descriptor, generation, and moment of arrival of each row taken.
@@ -16,6 +20,7 @@ Tables are int64, so that their columns can be read and written from both sides:
 """
 
 import numpy as np
+from numba import njit
 
 from tailcut.kernels.cache import compiled
 from tailcut.kernels.libc import (
@@ -28,6 +33,7 @@ from tailcut.kernels.libc import (
     MONOTONIC,
     NOSIGNAL,
     TABLE,
+    TEXTS,
     clock_gettime,
     epoll_wait,
     memcmp,
@@ -39,10 +45,74 @@ from tailcut.kernels.libc import (
 __all__ = ["EVENT_WORDS", "answer", "look", "take"]
 
 
-GENERATION, PLAN, PENDING, SEEN = range(4)
-START, HEAD_BYTES, BODY_BYTES, TARGET = range(4)
+GENERATION, PLAN, PENDING, SEEN, OWN_HEAD = range(5)
+START, HEAD_BYTES, BODY_BYTES, TARGET, PART, PART_BYTES = range(6)
 ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED = range(5)
-STATES, PLANS, TARGETS = 4, 4, 5  # columns
+STATES, PLANS, TARGETS = 5, 6, 5  # columns
+NAME, VALUE = 1, 2
+HEAD_MOST = 2048  # bytes of a head that is looked through field by field
+_LINES_MOST = 102  # with 100 fields
+_COLON, _CR, _LF = 58, 13, 10
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def _is_listed(text: np.ndarray, start: int, end: int, fields: np.ndarray) -> bool:
+    """Whether text[start:end] is the name of one of `fields`, in upper or lower case."""
+    for i in range(fields.shape[0]):
+        if fields[i, 0] != end - start:
+            continue
+        j = start
+        while j < end:
+            char = text[j]
+            if 65 <= char <= 90:
+                char += 32
+            if char != fields[i, 1 + j - start]:
+                break
+            j += 1
+        if j == end:
+            return True
+    return False
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def head_end(  # noqa: C901, PLR0913, PLR0917  one loop over the lines
+    text: np.ndarray, size: int, known: np.ndarray, start: int, stop: int, fields: np.ndarray, grammar: np.ndarray
+) -> int:
+    """Where the head that text[:size] begins with ends, if what matters of it is known[start:stop]; else -1.
+
+    That is the request line, the lines of `fields` in their order, and the empty line. What is no well-formed line of
+    any other field does not pass.
+    """
+    size = min(size, HEAD_MOST)
+    at = start
+    i = lines = 0
+    while i < size and lines < _LINES_MOST:
+        length = 0
+        while i + length < size and at + length < stop and text[i + length] == known[at + length]:
+            length += 1
+            if text[i + length - 1] == _LF:
+                break
+        if length and text[i + length - 1] == _LF:
+            i += length
+            at += length
+            if at == stop:
+                return i
+        elif lines == 0:
+            return -1
+        else:
+            begin = i
+            while i < size and grammar[text[i]] & NAME:
+                i += 1
+            if begin == i or i >= size or text[i] != _COLON or _is_listed(text, begin, i, fields):
+                return -1
+            i += 1
+            while i < size and grammar[text[i]] & VALUE:
+                i += 1
+            if i + 1 >= size or text[i] != _CR or text[i + 1] != _LF:
+                return -1
+            i += 2
+        lines += 1
+    return -1
 
 
 @compiled(f"int64(int64,int64,int32[:,::1],{TABLE},{TABLE},{TABLE},int64)")
@@ -73,7 +143,7 @@ def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     return int(count)
 
 
-@compiled(f"int64(int64,int32[:,::1],{TABLE},{TABLE},{BYTES},{TABLE},{CUBE},{BYTES},{TABLE})")
+@compiled(f"int64(int64,int32[:,::1],{TABLE},{TABLE},{BYTES},{TABLE},{CUBE},{BYTES},{TABLE},{TEXTS},{TEXTS},{BYTES})")
 def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     count: int,
     events: np.ndarray,
@@ -84,6 +154,9 @@ def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     members: np.ndarray,
     scratch: np.ndarray,
     odd: np.ndarray,
+    own_heads: np.ndarray,
+    fields: np.ndarray,
+    grammar: np.ndarray,
 ) -> int:
     """Receive from those in `events`: each whole message of its plan into a row of its target.
 
@@ -114,7 +187,16 @@ def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
             continue
         got = recv(fd, scratch.ctypes.data, room, DONTWAIT)
         head = plan[HEAD_BYTES]
+        own[OWN_HEAD] = 0
         if got != head + plan[BODY_BYTES] or memcmp(scratch.ctypes.data, heads.ctypes.data + plan[START], head) != 0:
+            part = plan[PART]
+            head = head_end(scratch, got, heads, part, part + plan[PART_BYTES], fields, grammar) if got > 0 else -1
+            if head > 0 and got == head + plan[BODY_BYTES]:
+                own[OWN_HEAD] = head
+                memcpy(own_heads.ctypes.data + fd * HEAD_MOST, scratch.ctypes.data, head)
+            else:
+                head = -1
+        if head < 0:
             odd[odds, 0], odd[odds, 1] = fd, max(got, 0)
             odds += 1
             over = got > 0

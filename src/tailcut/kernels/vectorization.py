@@ -41,11 +41,11 @@ def analyse(function: object, signature: str | None = None, *, reasons: bool = T
     """
     dispatcher = _dispatcher(function)
     if numba_isa() in {"neon", "sve", "none"}:
-        raise UnsupportedError("machine code is read on x86-64 only: run this on such a machine")
+        raise UnsupportedError("machine code can be analysed on x86-64 only")
     signatures = [_parse(signature)] if signature is not None else list(dispatcher.signatures)
     if not signatures:
         raise UsageError(
-            f"{_name(dispatcher)} is compiled for no argument types yet: call it first, or name them as a "
+            f"{_name(dispatcher)} has not been compiled yet: call it first, or pass argument types as a "
             "signature such as 'float32[::1],float32[::1]'"
         )
     return [_analyse(dispatcher, arguments, reasons=reasons) for arguments in signatures]
@@ -63,7 +63,7 @@ def assert_vectorized(function: Callable[..., object], lanes: int = 8, signature
         UsageError: the signature does not parse or compile.
     """
     if signature is None and not getattr(function, "signatures", None):
-        raise AssertionError(f"{_name(function)}: nothing is compiled, so nothing is proven: {_remedy(function)}")
+        raise AssertionError(f"{_name(function)}: not compiled, so nothing can be verified: {_remedy(function)}")
     missing = [one for one in analyse(function, signature, reasons=False) if not _reaches(one, lanes)]
     if missing:
         explained = [one for one in analyse(function, signature) if not _reaches(one, lanes)]
@@ -115,13 +115,13 @@ def _dispatcher(function: object) -> Any:
     name = _name(function)
     if type(function).__name__ in {"DUFunc", "GUFunc"}:
         raise ArgumentTypeError(
-            f"{name} is a numba ufunc, whose loop is not its own: put the loop into an @numba.njit function"
+            f"{name} is a numba ufunc, whose loop belongs to numba: put the loop into an @numba.njit function"
         )
     if inspect.isfunction(function):
         raise ArgumentTypeError(
-            f"{name} is a plain Python function, which nothing compiles: decorate it with @numba.njit"
+            f"{name} is a plain Python function, which is not compiled: decorate it with @numba.njit"
         )
-    raise ArgumentTypeError(f"{name} is no numba function: name one decorated with @numba.njit")
+    raise ArgumentTypeError(f"{name} is not a numba function: decorate it with @numba.njit")
 
 
 def _parse(signature: str) -> Any:
@@ -133,7 +133,9 @@ def _parse(signature: str) -> Any:
     try:
         return sigutils.normalize_signature(text)[0]
     except Exception as error:  # noqa: BLE001  numba evaluates the text, so that anything may come
-        raise UsageError(f"{signature!r} is no signature: write types such as 'float32[::1],int64' ({error})") from None
+        raise UsageError(
+            f"{signature!r} is not a signature: write types such as 'float32[::1],int64' ({error})"
+        ) from None
 
 
 def _analyse(dispatcher: Any, arguments: Sequence[Any], *, reasons: bool) -> Analysis:
@@ -147,7 +149,7 @@ def _analyse(dispatcher: Any, arguments: Sequence[Any], *, reasons: bool) -> Ana
         kernels = kernel_loops(text, libraries)
         if not kernels:
             raise UnsupportedError(
-                f"{_name(dispatcher)}: the kernels of its prange loops are not where they are looked for, so nothing "
+                f"{_name(dispatcher)}: the kernels of its prange loops were not found, so nothing "
                 "is known of them: have it read without parallel=True"
             )
         machine = [loop for loop in machine if not _starts_kernels(loop, own)] + kernels

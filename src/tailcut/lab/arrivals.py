@@ -26,7 +26,7 @@ class Arrivals(Protocol):
 
     @property
     def rate(self) -> float:
-        """Mean requests a second."""
+        """Mean requests per second."""
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
         """The arrivals of a duration."""
@@ -72,7 +72,9 @@ class Bursty:
 
     def __post_init__(self) -> None:
         if not 1 < self.factor <= 1 / BURST_SHARE or self.length_s <= 0:
-            raise UsageError(f"a burst is over 1 and up to {1 / BURST_SHARE:g} times the mean rate, and lasts a time")
+            raise UsageError(
+                f"the burst factor must be above 1 and at most {1 / BURST_SHARE:g}, and the burst length above 0"
+            )
 
     def times(self, duration_s: float, seed: int) -> np.ndarray:
         """A seeded draw; the first state is drawn too."""
@@ -182,7 +184,7 @@ def read_trace_of_models(path: Path, models: Sequence[str]) -> list[Window]:
     _check_trace(path, seconds)
     silent = [name for name, times in own.items() if not times]
     if silent:
-        raise UsageError(f"{path}: no arrival of {', '.join(silent)}: leave the model out, or record it")
+        raise UsageError(f"{path}: no arrivals for {', '.join(silent)}: leave the model out, or add arrivals for it")
     length_s = Replayed(np.asarray(seconds) - seconds[0]).length_s
     return [Window(np.asarray(own[name]) - seconds[0], length_s) for name in models]
 
@@ -206,13 +208,13 @@ def _trace_time(path: Path, number: int, text: str, before: float) -> float:
     except ValueError:
         at = -1.0
     if not before <= at < float("inf"):
-        raise UsageError(f"{path}: line {number} is not a time in seconds at or after the one before")
+        raise UsageError(f"{path}: line {number} is not a time in seconds at or after the previous one")
     return at
 
 
 def _check_trace(path: Path, seconds: Sequence[float]) -> None:
     if len(seconds) < 2 or seconds[-1] == seconds[0] or len(seconds) > _TRACE_LIMIT:
-        raise UsageError(f"{path}: a trace has from two to {_TRACE_LIMIT:,} arrivals, not all at once")
+        raise UsageError(f"{path}: a trace needs 2 to {_TRACE_LIMIT:,} arrivals that are not all at the same time")
 
 
 def _unit_poisson(length: float, random: np.random.Generator) -> np.ndarray:

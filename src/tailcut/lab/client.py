@@ -45,7 +45,7 @@ def open_loop(  # noqa: PLR0913  a load test is its parameters
     Args:
         target: where to.
         payloads: sent in turn.
-        rate: requests a second, Poisson; or another arrival process.
+        rate: requests per second, Poisson; or another arrival process.
         duration_s: of what is counted.
         seed: of the arrivals.
         connections: at most; they open as they are needed.

@@ -102,7 +102,7 @@ def _converted(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
             kept = np.array_equal(new.astype(array.dtype), array)
     if not kept:
         raise UsageError(
-            f"array {tensor.name!r} of the data file is {array.dtype} with values that {wanted} does not hold, "
+            f"array {tensor.name!r} of the data file is {array.dtype} with values that {wanted} cannot represent, "
             f"the model takes {tensor.describe()}: convert it yourself"
         )
     _log.warning("array %r of the data file is %s: converted to the model's %s", tensor.name, array.dtype, wanted)

@@ -39,7 +39,7 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
     """
     if "://" not in url and Path(url).is_file():
         raise UsageError(
-            f"{url} is a file, and the address of a running server is needed: tailcut serve {shlex.quote(url)}, then "
+            f"{url} is a file, not the address of a running server: run tailcut serve {shlex.quote(url)}, then "
             "the http:// address that it prints"
         )
     if url.startswith("http+unix://"):
@@ -61,7 +61,9 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
         except OSError:
             raise UsageError(f"{parts.hostname}: no such host") from None
         if not ipaddress.ip_address(address).is_loopback:
-            raise UsageError(f"{parts.hostname} is not this machine: add --allow-remote if you may send load there")
+            raise UsageError(
+                f"{parts.hostname} is not this machine: add --allow-remote if you are allowed to send load there"
+            )
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     return Target(parts.hostname, port, grpc=parts.scheme == "grpc"), "" if path == "/" else path
 
@@ -80,7 +82,7 @@ def raw_payload(target: Target, path: str, body: Path | None, headers: Sequence[
         UsageError: the file cannot be read, or a header is not `NAME:VALUE`.
     """
     if target.grpc:
-        raise UsageError("a body of yours goes over HTTP: grpc:// sends v2 calls only")
+        raise UsageError("--body needs HTTP: grpc:// sends only v2 calls")
     fields = {}
     for header in headers:
         name, colon, value = header.partition(":")
@@ -195,7 +197,7 @@ def rows_of_data(
             raise misfit(tensor, arrays[tensor.name])
     there = min(limit, *(len(array) for array in arrays.values()))
     if there < rows:
-        raise UsageError(f"the data file has {there or 'no'} rows, a request holds {rows}")
+        raise UsageError(f"the data file has {there or 'no'} rows, but a request needs {rows}")
     starts = range(0, there - rows + 1, rows)
     return [{name: array[row : row + rows] for name, array in arrays.items()} for row in starts]
 

@@ -17,7 +17,7 @@ def import_function(name: str) -> Callable[..., Any]:
     """
     module_name, _, path = name.partition(":")
     if not module_name or not path:
-        raise UsageError(f"{name!r} names no function: write MODULE:FUNCTION, such as package.module:function")
+        raise UsageError(f"{name!r} does not name a function: write MODULE:FUNCTION, such as package.module:function")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a script of one's own, as `python -m` would find it
     try:

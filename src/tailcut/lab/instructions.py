@@ -39,7 +39,7 @@ def count_instructions(target: str, setup: str = "", *, loops: int = 100, timeou
         UsageError: `target` or `setup` cannot be found or raised; the message has the last line of its traceback.
     """
     if loops < 1:
-        raise UsageError("count at least one call")
+        raise UsageError("loops must be at least 1")
     if platform.machine() != "x86_64":  # lab/counted.py has the marks of no other processor
         raise UnsupportedError(f"instructions of a call are counted on x86_64 only, and this is {platform.machine()}")
     with tempfile.TemporaryDirectory(prefix="tailcut-") as folder:
@@ -88,7 +88,7 @@ def _callgrind(options: list[str], command: list[str], timeout_s: float) -> None
         )
     except subprocess.TimeoutExpired:
         raise UsageError(
-            f"{command[0]} did not end within {timeout_s:g} s under callgrind: count fewer calls"
+            f"{command[0]} did not finish within {timeout_s:g} s under callgrind: count fewer calls"
         ) from None
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("==")]
@@ -101,5 +101,5 @@ def _totals(path: Path) -> int:
     try:
         lines = path.read_text().splitlines()
     except OSError:
-        raise UsageError("callgrind wrote no counts: is this valgrind older than 3.11?") from None
+        raise UsageError("callgrind wrote no counts: valgrind 3.11 or newer is needed") from None
     return next(int(line.split()[1]) for line in reversed(lines) if line.startswith("totals:"))

@@ -255,7 +255,7 @@ def _counted(function: Function, calls: int) -> Counts:
 def _net(totals: np.ndarray, loops: np.ndarray, overhead: Overhead, name: str) -> np.ndarray:
     net: np.ndarray = totals - overhead.clock_ns - loops * overhead.loop_ns
     if net.min() <= 0:
-        raise InvalidInputError(f"{name} takes no longer than the empty loop: there is nothing to measure")
+        raise InvalidInputError(f"{name} is as fast as an empty loop: there is nothing to measure")
     return net
 
 
@@ -281,7 +281,7 @@ def _warm_up(function: Function, overhead: Overhead, clock: Clock, most_s: float
             break
     latest = float(np.median(series[-_WINDOW // 2 :]))
     if latest <= 0:
-        raise InvalidInputError("a function takes no longer than the clock can tell: there is nothing to measure")
+        raise InvalidInputError("a function is faster than the clock's resolution: there is nothing to measure")
     return Warmup(calls, steady, latest)
 
 

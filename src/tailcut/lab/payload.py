@@ -34,7 +34,7 @@ def infer_payload(target: Target, model: str, inputs: Mapping[str, np.ndarray], 
         from tailcut.lab.grpc_connection import grpc_payload  # noqa: PLC0415  grpc is heavy, and few load it
 
         if wire != "binary":
-            raise UsageError("gRPC has one form of tensors: leave --wire out")
+            raise UsageError("gRPC has only one tensor encoding: leave out --wire")
         return grpc_payload(model, inputs)
     headers = {"Content-Type": "application/json"}
     if wire == "raw":
@@ -85,7 +85,7 @@ def ask(target: Target, method: str, path: str, body: bytes = b"") -> Any:
     try:
         value = json.loads(content) if content else None
     except ValueError:
-        raise UsageError(f"{target.authority}{path} does not answer in JSON: it is no inference server") from None
+        raise UsageError(f"{target.authority}{path} did not answer in JSON: this is not an inference server") from None
     if answer.status != 200:
         reason = value.get("error") if isinstance(value, dict) else answer.reason
         raise UsageError(f"{target.authority}{path} answers {answer.status}: {reason}")
@@ -107,7 +107,7 @@ def infer_once(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> 
         answer = connection.getresponse()
         content = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        raise TailcutError(f"the server at {target.uds or target.authority} broke off: {error}") from None
+        raise TailcutError(f"the server at {target.uds or target.authority} closed the connection: {error}") from None
     finally:
         connection.close()
     if answer.status != 200:

@@ -61,7 +61,7 @@ def run_scenario(
         value = round(result.samples * OFFLINE_ROWS / result.duration_s, 2)
         return record | {"metric": "samples_per_s", "value": value, "interval": None}
     if slo_ms is None:
-        raise UsageError("the server scenario needs the limit that its p99 must stay within: add --slo 10ms")
+        raise UsageError("the server scenario needs a limit for p99: add --slo 10ms")
     make: Callable[[float], Arrivals] = Poisson
     slo = session.saturate(make, slo_ms) if rate is None else session.meets(make(rate), slo_ms)
     return record | {"metric": "queries_per_s", "value": slo["highest_rate"], "interval": None, "slo": slo}

@@ -129,7 +129,7 @@ class SharedLoad:
                 want = answer[name]
                 got = np.frombuffer(bytes(sink.view[at : at + want.nbytes]), want.dtype).reshape(want.shape)
                 if not _alike(got, want):
-                    raise TailcutError(f"output {name!r} over shared memory is not what the server says over the wire")
+                    raise TailcutError(f"output {name!r} differs between shared memory and the response body")
             at += _aligned(size)
 
 

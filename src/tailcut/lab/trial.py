@@ -135,7 +135,7 @@ class ServedProfile:
         line = child.stdout.readline() if ready else b""
         if not line:
             said = log.read_text(errors="replace").strip().splitlines()
-            raise ServeError((said[-1] if said else "the server said nothing").removeprefix("tailcut: "))
+            raise ServeError((said[-1] if said else "the server exited without a message").removeprefix("tailcut: "))
         address: dict[str, Any] = json.loads(line)
         return Target(address["host"], address["port"], address["uds"])
 
@@ -151,7 +151,7 @@ class Arm:
 
 @dataclass(slots=True)
 class ArmRuns:
-    """What an arm's blocks brought: latencies in ms for each open-loop block, requests a second for each closed one."""
+    """Results of an arm: latencies in ms of each open-loop block, requests per second of each closed one."""
 
     blocks: list[np.ndarray] = field(default_factory=list)
     throughputs: list[float] = field(default_factory=list)

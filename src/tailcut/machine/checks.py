@@ -71,7 +71,7 @@ def interrupts(facts: Facts, measured: Measured) -> Check:
         return Check("interrupts", OK, "no device interrupted our CPUs while we looked")
     name, cpu, rate = found[0]
     total = sum(entry[2] for entry in found)
-    cost = f"{total:,.0f} a second on our CPUs"
+    cost = f"{total:,.0f} per second on the usable CPUs"
     finding = f"most from {name.partition(' ')[2]} (interrupt {name.split()[0]}), {rate:,.0f} a second, on CPU {cpu}"
     elsewhere = [one for one in facts.online if one != cpu and one not in facts.mask] or [
         one for one in facts.mask if one != cpu

@@ -104,7 +104,7 @@ class Region:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._thread != threading.get_ident():
-            raise InvalidInputError("a region must be left by the thread that entered it")
+            raise InvalidInputError("a region must be exited by the thread that entered it")
         self._after = _leaving(self._groups)
 
     @property

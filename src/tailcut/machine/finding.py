@@ -1,4 +1,4 @@
-"""What the doctor says: a finding, how bad it is, what it costs, and the command that mends it."""
+"""A finding of `tailcut doctor`: its severity, its cost, and the command that fixes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ class Severity(StrEnum):
     """How much a finding matters, from least to most."""
 
     OK = "ok"
-    NOTE = "note"  # good to know; nothing is wrong, or nobody inside can change it
+    NOTE = "note"  # nothing is wrong, or it cannot be changed from within this machine
     WARNING = "warning"  # makes the tail longer
     FAULT = "fault"  # spoils every measurement and every service
 
@@ -27,7 +27,3 @@ class Check:
     remedy: str | None = None  # the exact command, for the user to run
     cost: str | None = None  # measured here, where it can be
     environment: Mapping[str, str] = field(default_factory=dict)  # the same remedy as variables of the process
-
-    def values(self) -> dict[str, object]:
-        """Fit for JSON."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"environment": dict(self.environment)}

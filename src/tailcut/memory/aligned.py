@@ -36,7 +36,7 @@ def aligned_empty(
         raise InvalidInputError(f"alignment must be a power of two, got {alignment}")
     dtype = np.dtype(dtype)
     if dtype.hasobject:
-        raise InvalidInputError(f"dtype {dtype} holds Python objects: it has no place in raw memory")
+        raise InvalidInputError(f"dtype {dtype} contains Python objects: raw memory cannot hold them")
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     if any(dim < 0 for dim in dims):
         raise InvalidInputError(f"dimensions must not be negative, got {list(dims)}")
@@ -64,7 +64,7 @@ def lock_pages(array: np.ndarray) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         failed = libc.mlock(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes))
     except (AttributeError, OSError, TypeError):
-        raise CapacityError("this system locks no memory") from None
+        raise CapacityError("this system cannot lock memory") from None
     if failed:
         reason = os.strerror(ctypes.get_errno())
         raise CapacityError(f"{array.nbytes:,} bytes cannot be locked in memory: {reason} (see ulimit -l)")

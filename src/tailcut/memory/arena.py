@@ -49,7 +49,7 @@ class Arena:
             problem = (
                 f"dtype {dtype} holds Python objects" if dtype.hasobject else f"negative dimension in {list(dims)}"
             )
-            raise InvalidInputError(f"an arena has no room for that: {problem}")
+            raise InvalidInputError(f"the arena cannot allocate that: {problem}")
         size = math.prod(dims) * dtype.itemsize
         end = self._used + size
         if end > self.size_bytes:

@@ -66,7 +66,7 @@ class TensorBuffer:
 
     def _held(self) -> np.ndarray:
         if self._memory is None:
-            raise ReleasedError("the buffer was released: it may be another's by now")
+            raise ReleasedError("the buffer was released and may already be leased again")
         return self._memory
 
 

@@ -92,7 +92,7 @@ def check_prefix(prefix: str) -> str:
     plain = prefix.removeprefix("/")
     if not plain.isprintable() or "/" in plain or len(plain.encode()) > _LONGEST_PREFIX:
         raise InvalidInputError(
-            f"names of shared memory begin with up to {_LONGEST_PREFIX} printable bytes and no folder: got {prefix!r}"
+            f"a shared-memory prefix has at most {_LONGEST_PREFIX} printable bytes and no slash, got {prefix!r}"
         )
     return plain
 
@@ -127,7 +127,7 @@ def _make(prefix: str, folder: Path) -> tuple[str, int]:
             if os.fstat(file).st_nlink:
                 return name, file
         os.close(file)  # a sweep was quicker
-    raise UnsupportedError(f"shared memory made in {folder} is removed as soon as it is there")
+    raise UnsupportedError(f"shared memory made in {folder} is removed as soon as it is created")
 
 
 def _remove(path: Path, file: int) -> None:

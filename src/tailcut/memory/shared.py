@@ -65,13 +65,13 @@ class SharedRegions:
             raise InvalidInputError(f"{_REGIONS} regions are registered: unregister one first")
         plain = key.removeprefix("/")
         if not plain.startswith(self._prefix) or "/" in plain or "\0" in plain or plain in {".", ".."}:
-            raise InvalidInputError(f"the key of a region must begin with {self._prefix!r} and name no folder")
+            raise InvalidInputError(f"the key of a region must start with {self._prefix!r} and contain no folder")
         if offset < 0 or size <= 0 or offset + size > _LARGEST:
             raise InvalidInputError("a region's offset must be 0 or more, and its byte_size 1 or more")
         try:
             file = os.open(self._folder / plain, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError):
-            raise InvalidInputError("there is no shared memory of that key that this server may open") from None
+            raise InvalidInputError("no shared memory with that key exists, or this server may not open it") from None
         region = Region(name, key, offset, size, file)
         try:
             _check(region, size)

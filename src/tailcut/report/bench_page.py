@@ -128,7 +128,7 @@ def _answer(slo: Mapping[str, Any], target: str) -> tuple[str, str]:
         return f"No rate keeps {limit}", f"at {target}: at the lowest one, {why or 'nothing was shown'}."
     above = f" Above it, {why}." if why else ""
     return (
-        f"{count(slo['highest_rate'])} requests a second",
+        f"{count(slo['highest_rate'])} requests per second",
         f"is the highest rate shown to keep {limit} at {target}.{above}",
     )
 
@@ -226,7 +226,7 @@ def _rates(record: Mapping[str, Any]) -> Chart | None:
     rule = Tick(slo["slo_ms"], f"limit {slo['slo_ms']:g} ms") if slo else None
     values = [point.y for one in kept for point in one.points] + ([rule.value] if rule else [])
     x = linear(
-        0, max(run["rate_offered"] for run in swept) * 1.04, "requests a second, offered", lambda rate: f"{rate:,.6g}"
+        0, max(run["rate_offered"] for run in swept) * 1.04, "requests per second, offered", lambda rate: f"{rate:,.6g}"
     )
     y = logarithmic(min(values) / 1.25, max(values) * 1.25, "latency", round_milliseconds)
     return Chart("Latency against the offered rate", x, y, kept, rule)

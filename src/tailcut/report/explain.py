@@ -13,6 +13,8 @@ from tailcut.runtime.tracing.attribution import COINCIDENCES, KINDS
 
 HEADS = ("stage", "median us", "slowest 1 % us", "of the time above the median")
 
+STEP_HEADS = ("step", "median in queue", "median computing", "slowest 1 % in queue", "slowest 1 % computing")
+
 
 def explain_view(found: Mapping[str, Any]) -> RenderableType:
     """The verdict, the stages and what coincided."""
@@ -25,6 +27,13 @@ def explain_view(found: Mapping[str, Any]) -> RenderableType:
             table.add_row(*row)
         lines.append(table)
         lines += [escape(line) for line in (*process_lines(found), *coincided_lines(found))]
+    if found.get("steps"):
+        table = Table(title="steps of the pipeline, us")
+        for head in STEP_HEADS:
+            table.add_column(head, justify="left" if head == "step" else "right")
+        for step in step_rows(found):
+            table.add_row(*step)
+        lines.append(table)
     if found["missed"]:
         lines.append(f"[yellow]{found['missed']:,} more passed too fast to be read[/]")
     return Group(*lines)
@@ -37,6 +46,9 @@ def explain_markdown(found: Mapping[str, Any]) -> str:
         rows = [" | ".join(row) for row in (HEADS, ("---", "---:", "---:", "---:"), *stage_rows(found))]
         lines = (*process_lines(found), *coincided_lines(found))
         parts += ["\n".join(f"| {row} |" for row in rows), "\n".join(f"- {line}" for line in lines)]
+    if found.get("steps"):
+        steps = [" | ".join(row) for row in (STEP_HEADS, ("---", "---:", "---:", "---:", "---:"), *step_rows(found))]
+        parts.append("\n".join(f"| {row} |" for row in steps))
     if found["missed"]:
         parts.append(f"{found['missed']:,} more passed too fast to be read.")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -48,6 +60,12 @@ def stage_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         (name, count(stage["median_us"]), count(stage["slowest_us"]), f"{100 * stage['share']:.0f} %")
         for name, stage in found["stages"].items()
     ]
+
+
+def step_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each step of a pipeline: its name, and the time in its queue and in its calls."""
+    keys = ("queue_p50_us", "compute_p50_us", "slowest_queue_us", "slowest_compute_us")
+    return [(step["stage"], *(count(step[key]) for key in keys)) for step in found["steps"]]
 
 
 def process_lines(found: Mapping[str, Any]) -> list[str]:

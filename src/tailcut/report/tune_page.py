@@ -96,7 +96,7 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
     bounds = f"99 % interval x{found['low']:.2f} to x{found['high']:.2f}, {size}"
     if found["high"] < 1:
         gain = f"99 % interval {_times(found['high'])} to {_times(found['low'])}, {size}"
-        rate = f"{result['objective']['rate']:,.6g} a second"
+        rate = f"{result['objective']['rate']:,.6g} per second"
         return (
             f"{of} {_times(found['point'])} shorter",
             f"than the baseline at the same offered rate of {rate} ({gain}).",

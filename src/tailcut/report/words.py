@@ -27,7 +27,7 @@ def nanoseconds(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """A number of things, or of things a second."""
+    """A number of things, or of things per second."""
     return "unknown" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.4g}"
 
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from tailcut.engines.base import Bound, Engine
+from tailcut.engines.base import Bound, Engine, RequestEngine
 from tailcut.errors import EngineError, TailcutError
 from tailcut.memory.aligned import aligned_empty
 from tailcut.memory.slab import Slab
@@ -102,9 +102,12 @@ class ArrayExecutor(_Executor):
         self._engine = engine
 
     def compute(self, batch: Batch) -> None:
-        """Fill `batch.outputs` with fresh arrays."""
+        """Fill `batch.outputs`, or `batch.apart`, with fresh arrays."""
         spec = self._engine.spec
         parts = [request.arrays or {} for request in batch.members]
+        if isinstance(self._engine, RequestEngine):
+            batch.apart = self._engine.run_apart(parts)
+            return
         if len(parts) == 1:
             inputs = parts[0]
         else:

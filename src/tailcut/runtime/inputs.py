@@ -113,8 +113,16 @@ def _as_array(tensor: TensorSpec, value: ArrayLike) -> np.ndarray:
 
 
 def _as_text(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
-    """Strings as `str`: what else onnxruntime finds in an object array, it takes by what `str()` makes of it."""
+    """Strings as `str`: what else onnxruntime finds in an object array, it takes by what `str()` makes of it.
+
+    As `bytes` where the tensor is not text.
+    """
     text = np.empty(array.size, object)
+    if not tensor.text:
+        text[:] = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
+        if not all(isinstance(item, bytes) for item in text):
+            raise InputTypeError(f"input {tensor.name!r}: expected strings or bytes")
+        return text.reshape(array.shape)
     try:
         text[:] = [item.decode() if isinstance(item, bytes) else item for item in array.reshape(-1).tolist()]
     except UnicodeDecodeError:

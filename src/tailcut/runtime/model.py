@@ -8,10 +8,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike
 from tailcut import forks
 from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
-from tailcut.engines.base import Engine
+from tailcut.engines.base import Engine, RequestEngine
 from tailcut.engines.samples import Samples
 from tailcut.errors import ProfileError, ReleasedError
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, FutureHandler, LoopDelivery
@@ -30,7 +31,7 @@ from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.defaults import SAFE_SETTINGS, Choice, Surroundings
 from tailcut.runtime.opening.measured import BUDGET_S, open_measured, surroundings
 from tailcut.runtime.opening.row_proof import settle_rows
-from tailcut.runtime.opening.warmup import Step, WarmUpPlan, warm_up
+from tailcut.runtime.opening.warmup import Step, WarmUp, WarmUpPlan, warm_up
 from tailcut.runtime.padding import Padding, plan_padding
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.request import Executor
@@ -59,8 +60,10 @@ class Model:
         engine: Engine,
         limits: Limits,
         rows: RowDecision | None = None,
+        reopen: Callable[[], Engine] | None = None,
     ) -> None:
         began = time.monotonic()
+        self._other_engine = reopen  # where another one does not come from the profile's model file
         known = _known_samples(profile, engine.spec)
         self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
         self.spec = engine.spec
@@ -75,7 +78,8 @@ class Model:
         executors = [self._executor(engine) for _ in range(scheduler.instances)]
         left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
         plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
-        self.warm_up = warm_up(scheduler, engine, executors, plan)
+        made_up = not isinstance(engine, RequestEngine)  # whose functions may refuse inputs that no client has sent
+        self.warm_up = warm_up(scheduler, engine, executors, plan) if made_up else WarmUp(warmed_up=False)
         self._pool = WorkerPool(scheduler, engine, self._reopen, self._executor)
         self.entry = ModelEntry(scheduler, executors[0], self._pool, self._padding)
         for executor in () if scheduler.dispatch == "inline" else executors:
@@ -95,9 +99,10 @@ class Model:
         batching: Batching | None = None,
         auto: bool = True,
     ) -> Self:
-        """Load a model file, a profile file (.toml) or a Profile, and warm it up.
+        """Load a model file, a profile file (.toml), a Profile or a pipeline (FILE.py:VARIABLE), and warm it up.
 
-        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TFLite and Paddle.
+        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TFLite and Paddle. A
+        pipeline comes as a `tailcut.pipelines.model.PipelineModel`, which has the same methods for its users.
 
         `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
         None leaves it to the profile.
@@ -111,6 +116,10 @@ class Model:
             UnsupportedError: a setting that this machine or engine does not have, or batching where the model's
                 signature rules it out.
         """
+        if isinstance(source, str) and is_pipeline(source):
+            # By name: pipelines are built on models, and not the other way round.
+            pipeline: Self = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits)
+            return pipeline
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
         if batching is not None:
             profile = with_batching(profile, batching)
@@ -220,6 +229,18 @@ class Model:
 
     # Forks.
 
+    def stages(self) -> dict[str, dict[str, int | float]]:
+        """The counts of each stage of a pipeline; a model has none."""
+        return {}
+
+    def stage_times(self) -> list[dict[str, Any]]:
+        """How long a pipeline's requests are in each stage; a model has none."""
+        return []
+
+    def describe_stages(self) -> str:
+        """A pipeline's stages as one line; a model has none."""
+        return ""
+
     def pause(self) -> None:
         """Let the batches that are computed end before this process forks, for a moment at most."""
         scheduler = self.scheduler
@@ -298,6 +319,8 @@ class Model:
         return steps
 
     def _reopen(self) -> Engine:
+        if self._other_engine is not None:
+            return self._other_engine()
         self.profile.verify_model()
         engine = open_engine(self.profile.engine_file, self.profile.settings.engine, self.profile.model.name)
         engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
@@ -344,3 +367,14 @@ def open_profile(path: Path) -> Profile:
 def is_profile(path: Path) -> bool:
     """Whether a file is taken for a profile; any other is taken for a bare model."""
     return path.suffix == ".toml"
+
+
+def is_bare(source: str) -> bool:
+    """Whether a source is a model without a profile, whose settings are chosen by measuring."""
+    return not is_profile(Path(source)) and not is_pipeline(source)
+
+
+def is_pipeline(source: str) -> bool:
+    """Whether a source names a pipeline: a Python file and a variable in it, as in `embed.py:pipeline`."""
+    file, colon, _ = source.rpartition(":")
+    return file.endswith(".py") or (not colon and source.endswith(".py"))

@@ -155,6 +155,7 @@ class Batch:
     __slots__ = (
         "_blobs",
         "addresses",
+        "apart",
         "began_ns",
         "cuts",
         "deliveries_left",
@@ -189,6 +190,7 @@ class Batch:
         self.rows = rows
         self.requests = requests
         self.outputs: Sequence[np.ndarray] = ()
+        self.apart: Sequence[Sequence[np.ndarray]] = ()  # of each request, where the engine tells them apart
         self.addresses: tuple[int, ...] = ()  # of the outputs, where they are rows of a slab
         self.cuts: tuple[Cut | None, ...] = ()  # for each output, how what was filled up is cut; empty where none was
         self.error: TailcutError | None = None
@@ -202,6 +204,8 @@ class Batch:
 
     def arrays(self, index: int) -> list[np.ndarray]:
         """The outputs of the request at `index`: views, lent until it has been handed out."""
+        if self.apart:
+            return list(self.apart[index])
         request = self.members[index]
         arrays = list(self.outputs)
         if request.count != self.rows:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from tailcut.batching.forecast import Forecast
 from tailcut.batching.policy import Dispatch, Place, Queue, Wait, decide, place
 from tailcut.batching.queue import PriorityQueue
-from tailcut.errors import CapacityError, DeadlineExceededError, QueueFullError, ReleasedError
+from tailcut.errors import BatchLostError, CapacityError, DeadlineExceededError, QueueFullError, ReleasedError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.admission import Admission
 from tailcut.runtime.limits import Limits, rows_for
@@ -280,7 +280,7 @@ class Scheduler:
         Returns:
             Whether it was still running: False where it had been given up, and its requests were answered then.
         """
-        if batch.error is not None and batch.requests > 1:
+        if batch.error is not None and batch.requests > 1 and not isinstance(batch.error, BatchLostError):
             return self._finish_apart(batch)
         if batch.place is _LOOP and batch.is_all_here():
             with self._lock:

@@ -28,6 +28,7 @@ from tailcut.server.listener import Acceptor
 from tailcut.server.repository import Library, ModelRepository
 from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
+from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.workers.process import Worker
 
@@ -70,6 +71,7 @@ class ServerOptions:
     library: Library | None = None  # a model repository
     failed: Mapping[str, str] = field(default_factory=dict)  # models of it that could not be loaded, and why
     poll_s: float = 0.0  # between two looks at it; 0: it is not looked at again
+    reload: bool = False  # read pipelines anew when their Python files change
 
     @property
     def models_change(self) -> bool:
@@ -153,6 +155,7 @@ async def _serve(
     event_monitor = EventMonitor(
         state.loop, events, context.counts
     )  # the time spent starting is not counted as a blocked loop
+    SourceWatch(state.loop, _sources(models, options), drain.renew)
     repository.watch(options.poll_s)
     await drain.wait()
     repository.stop_watching()
@@ -165,6 +168,11 @@ async def _serve(
         close_listeners(address)
     context.regions.unregister()
     await asyncio.to_thread(repository.close)
+
+
+def _sources(models: Sequence[ServedModel], options: ServerOptions) -> list[Path]:
+    """The folders whose Python files are watched."""
+    return [one.sources for one in models if options.reload and one.sources is not None]
 
 
 class _Drain:
@@ -180,7 +188,7 @@ class _Drain:
         self._stopping = asyncio.Event()
         state.loop.add_signal_handler(signal.SIGTERM, self._begin, state.limits.drain_s)
         state.loop.add_signal_handler(signal.SIGINT, self._begin, 0.0)
-        state.loop.add_signal_handler(signal.SIGHUP, self._retire if worker is not None else self._renew)
+        state.loop.add_signal_handler(signal.SIGHUP, self._retire if worker is not None else self.renew)
         state.loop.add_signal_handler(signal.SIGUSR1, self._tell)
         self._renewing: asyncio.Task[None] | None = None
         self._stale = False  # what is served may have been read before the last SIGHUP
@@ -223,7 +231,8 @@ class _Drain:
             self._close()
             self._leave_when_empty(self._state.loop.time() + self._state.limits.drain_s)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Read the token and all models anew."""
         self._stale = True
         if self._renewing is None or self._renewing.done():
             self._renewing = self._state.loop.create_task(self._read_anew())

@@ -86,6 +86,10 @@ def configuration(served: ServedModel) -> dict[str, Any]:
         "model_transaction_policy": {"decoupled": False},
         "parameters": {name: {"string_value": value} for name, value in (rows(served) | defaults(served)).items()},
     }
+    stages = ",".join(model.stages())
+    if stages:
+        config |= {"platform": "", "backend": "pipeline"}
+        config["parameters"]["stages"] = {"string_value": stages}
     if batched and served.entry.max_batch_size > 1:
         max_queue_delay_us = model.profile.settings.batching.max_queue_delay_us
         config["dynamic_batching"] = {"max_queue_delay_microseconds": max_queue_delay_us}
@@ -120,7 +124,8 @@ def statistics(served: Counted) -> dict[str, Any]:
     """The statistics extension's entry of one model. Times are nanoseconds, summed over requests."""
     counts = served.model.statistics()
     requests = counts["requests"]
-    return {
+    stages = [_stage(name, counts) for name, counts in served.model.stages().items()]
+    return ({"stages": stages} if stages else {}) | {
         "name": served.name,
         "version": served.version,
         "last_inference": counts["last_ms"],
@@ -145,6 +150,23 @@ def statistics(served: Counted) -> dict[str, Any]:
             }
             for rows, (batches, compute_ns) in sorted(served.model.batches_by_rows().items())
         ],
+    }
+
+
+def _stage(name: str, counts: dict[str, int | float]) -> dict[str, Any]:
+    """The counts of one step of a pipeline; gRPC's message has no place for them."""
+    requests = counts["requests"]
+    return {
+        "name": name,
+        "inference_count": counts["rows"],
+        "execution_count": counts["batches"],
+        "restarts": counts["restarts"],
+        "inference_stats": {
+            "success": _duration(requests, counts["queue_ns"] + counts["served_ns"]),
+            "fail": _duration(counts["failed"] + counts["expired"], counts["failed_ns"]),
+            "queue": _duration(requests, counts["queue_ns"]),
+            "compute_infer": _duration(requests, counts["served_ns"]),
+        },
     }
 
 

@@ -18,12 +18,26 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _BUCKETS = 64  # powers of two of nanoseconds: no time that fits a clock is past the last one
 
+_STAGE_LABELS = ("model", "version", "stage")
+_STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
+    ("requests", None, CounterMetricFamily, "requests", "Requests that a pipeline's step has answered"),
+    ("rows", None, CounterMetricFamily, "rows", "Rows of them; of a stage called once for each request, the requests"),
+    ("batches", None, CounterMetricFamily, "batches", "Batches of them"),
+    ("failed", None, CounterMetricFamily, "failed", "Requests that the step failed"),
+    ("expired", None, CounterMetricFamily, "expired", "Requests whose deadline passed in the step's queue"),
+    ("restarts", None, CounterMetricFamily, "restarts", "Processes started in the place of one that had ended"),
+    ("queue_ns", 1e9, CounterMetricFamily, "queue_seconds", "Time in the step's queue, summed over requests"),
+    ("served_ns", 1e9, CounterMetricFamily, "compute_seconds", "Time of its calls, summed over requests"),
+    ("queued", None, GaugeMetricFamily, "pending_requests", "Requests waiting for the step"),
+)
+
 
 class Counting(Protocol):
     """A model, as far as metrics are concerned."""
 
     def statistics(self) -> dict[str, int | float]: ...  # noqa: D102  said there
     def batches_by_rows(self) -> dict[int, tuple[int, int]]: ...  # noqa: D102
+    def stages(self) -> dict[str, dict[str, int | float]]: ...  # noqa: D102
 
 
 class Counted(Protocol):
@@ -111,6 +125,7 @@ class _Collector:
             decided.add_metric([name, version, rows], 1)
         yield decided
         yield from self._model_counts()
+        yield from self._stage_counts()
 
     def _model_counts(self) -> Iterator[Metric]:
         labels = ["model", "version"]
@@ -154,6 +169,18 @@ class _Collector:
             for name, gauge in gauges.items():
                 gauge.add_metric(where, values[name])
         yield from (*counters.values(), *micros.values(), *gauges.values())
+
+    def _stage_counts(self) -> Iterator[Metric]:
+        """What each step of a pipeline has counted."""
+        families = [
+            (name, 1 if unit is None else unit, make(f"tailcut_stage_{metric}", text, labels=_STAGE_LABELS))
+            for name, unit, make, metric, text in _STAGE_METRICS
+        ]
+        for served in self._models:
+            for stage, values in served.model.stages().items():
+                for name, unit, family in families:
+                    family.add_metric([served.name, served.version, stage], values[name] / unit)
+        yield from (family for *_, family in families)
 
 
 def _cumulative(latency: list[int]) -> list[tuple[str, float]]:

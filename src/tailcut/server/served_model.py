@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tailcut.engines.base import EngineOptions
@@ -19,6 +20,7 @@ class ServedModel:
         name, version: that clients know it by.
         reload: reads its file anew, for so many models in the server; None where that may not be asked for.
         config: its configuration in a model repository; None for a model of the command line.
+        sources: the folder of its Python files, where it is a pipeline.
         alone: the engine's options when no other model is loaded, where they depend on that; None where they do not.
     """
 
@@ -27,6 +29,7 @@ class ServedModel:
     version: str = "1"
     reload: Callable[[int], Model] | None = None
     alone: EngineOptions | None = None
+    sources: Path | None = None
     config: Mapping[str, Any] | None = None
     timeline: Timeline = field(default_factory=Timeline)
     timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several

@@ -46,7 +46,7 @@ def ratio_interval(  # noqa: PLR0913  a bootstrap is its parameters
     """
     if not new or len(new) != len(old):
         raise InvalidInputError(
-            f"a comparison needs as many blocks of one side as of the other: {len(new)} and {len(old)}"
+            f"a comparison needs the same number of blocks on both sides: {len(new)} and {len(old)}"
         )
     sides = [[sample.values for sample in side] for side in (new, old)]
     random = np.random.default_rng(seed)

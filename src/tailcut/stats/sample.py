@@ -61,7 +61,7 @@ def samples_needed(q: float, confidence: float = CONFIDENCE) -> int:
     The largest of n lies below the quantile with probability q**n. At 99 %: 90 for p95, 459 for p99, 4,603 for p99.9.
     """
     if not 0 < q < 1:
-        raise InvalidInputError(f"a percentile lies between 0 and 1, got {q}")
+        raise InvalidInputError(f"a percentile must be between 0 and 1, got {q}")
     tail = max(q, 1 - q)
     return math.ceil(math.log(1 - confidence) / math.log(tail))
 

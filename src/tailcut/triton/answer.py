@@ -16,6 +16,8 @@ def completed(config: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, A
     own = {name: value for name, value in live.items() if name != "dynamic_batching"}
     if not config.get("max_batch_size") and not config.get("input"):  # the model alone says what it takes
         filled |= {name: live[name] for name in ("max_batch_size", "dynamic_batching") if name in live}
+    if config.get("platform") == "ensemble":  # which no backend computes
+        filled |= {"backend": "", "instance_group": []}
     parameters = {**config.get("parameters", {}), **live["parameters"]}
     policy = config.get("version_policy") or {"latest": {"num_versions": 1}}
     return {**own, **config, **filled, "parameters": parameters, "version_policy": policy}

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.files import ENGINES_OF, kind_of
-from tailcut.errors import MissingModelFileError, NotFoundError, UnsupportedError
+from tailcut.errors import MissingModelFileError, NotFoundError, TailcutError, UnsupportedError, UsageError
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.fit import fit_to_machine
@@ -20,7 +20,9 @@ from tailcut.runtime.opening.measured import BUDGET_S, surroundings
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.rows import Batching
 from tailcut.spec import ModelSpec
+from tailcut.triton.chain import as_one
 from tailcut.triton.config import as_dict, parse_config
+from tailcut.triton.ensemble import EnsembleStep, plan_steps, read_steps
 from tailcut.triton.folder import CONFIG_FILE, ModelFolder, model_folders, state_of
 from tailcut.triton.settings import Reading, engine_of, read_settings
 
@@ -73,11 +75,14 @@ class Library:
         return list(model_folders(self._repository))
 
     def changes(self) -> dict[str, bool]:
-        """The models whose files have changed since the last call; False where their folder is gone."""
-        now = {name: state_of(path) for name, path in model_folders(self._repository).items()}
+        """The models whose files have changed since the last call, and ensembles of them; False where they are gone."""
+        folders = model_folders(self._repository)
+        now = {name: state_of(path) for name, path in folders.items()}
         before, self._seen = self._seen, now
         changed = {name: True for name, state in now.items() if before.get(name) != state}
-        return changed | {name: False for name in before if name not in now}
+        gone = {name: False for name in before if name not in now}
+        others = {name: path for name, path in folders.items() if name not in changed} if changed else {}
+        return changed | gone | {name: True for name, path in others.items() if _steps_of(path) & changed.keys()}
 
     def load(self, name: str, models: int) -> list[Loaded]:
         """Open all versions of a model that its policy has served, among so many models.
@@ -91,9 +96,7 @@ class Library:
             raise NotFoundError(f"the model repository has no folder {name!r}")
         folder = ModelFolder.read(path)
         if folder.is_ensemble:
-            raise UnsupportedError(
-                f"{path / CONFIG_FILE}: an ensemble, which is not served: call its models one by one"
-            )
+            return [self._open_ensemble(folder, models)]
         versions = folder.versions()
         if not versions:
             raise MissingModelFileError(f"{path}: has no version to serve: put the model into {path.name}/1")
@@ -105,6 +108,27 @@ class Library:
                 one.model.close()
             raise
         return loaded
+
+    def _open_ensemble(self, folder: ModelFolder, models: int) -> Loaded:
+        """The models of an ensemble's steps, one after the other, as one model; they are its own."""
+        folders = model_folders(self._repository)
+        try:
+            steps = read_steps(folder.config)
+            inner = [_inner(step, folders) for step in steps]
+            plan = plan_steps(folder.config, steps, [_seen(*one) for one in inner])
+        except UsageError as error:
+            raise UsageError(f"{folder.path / CONFIG_FILE}: {error}") from None
+        opened: list[Model] = []
+        try:
+            opened.extend(self._open(*inner[index], models * len(steps)).model for index in plan.order)
+            model = as_one(folder, [steps[index] for index in plan.order], opened, plan)
+        except BaseException:
+            for one in opened:
+                one.close()
+            raise
+        _log.info("%s: %s", folder.name, model.rows.describe())
+        version = str((folder.versions() or [1])[-1])
+        return Loaded(folder.name, version, cast("Model", model), as_dict(folder.config))
 
     def _open(self, folder: ModelFolder, version: int, models: int) -> Loaded:
         limits, tuned = self._wishes.limits, folder.profile(version)
@@ -169,6 +193,30 @@ def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, Reading]:
     return msgspec.structs.replace(profile, samples=reading.samples), reading
 
 
+def _steps_of(path: Path) -> set[str]:
+    """The models of an ensemble; none where it is no ensemble, or cannot be read."""
+    try:
+        folder = ModelFolder.read(path)
+        return {step.model for step in read_steps(folder.config)} if folder.is_ensemble else set()
+    except TailcutError:
+        return set()
+
+
+def _inner(step: EnsembleStep, folders: Mapping[str, Path]) -> tuple[ModelFolder, int]:
+    """The model of a step, and its version."""
+    inner = ModelFolder.read(folders[step.model]) if step.model in folders else None
+    if inner is None or inner.is_ensemble or not inner.versions():
+        what = "is not in the repository" if inner is None else "is an ensemble, or has no version"
+        raise UsageError(f"step {step.model!r} {what}")
+    return inner, step.version if step.version > 0 else inner.versions()[-1]
+
+
+def _seen(inner: ModelFolder, version: int) -> ModelSpec:
+    """What clients see of a model."""
+    profile, _ = profile_of(inner, version)
+    return signature(Path(profile.model.path), profile.settings.engine)
+
+
 def newest_of(path: Path) -> tuple[Path, Reading]:
     """The file of the newest version of a model's folder, and what its configuration says of it.
 
@@ -184,8 +232,8 @@ def newest_of(path: Path) -> tuple[Path, Reading]:
     return Path(profile.model.path), reading
 
 
-def signature(path: Path) -> ModelSpec:
-    """The inputs and outputs of a model file, read with an engine that computes nothing."""
-    engine = open_engine(path, EngineOptions(name="none"))
+def signature(path: Path, options: EngineOptions = EngineOptions()) -> ModelSpec:  # noqa: B008  frozen
+    """The inputs and outputs of a model file with these options, read with an engine that computes nothing."""
+    engine = open_engine(path, msgspec.structs.replace(options, name="none"))
     engine.close()
     return engine.spec

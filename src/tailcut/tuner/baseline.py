@@ -64,7 +64,7 @@ def _closed(arm: Arm, clients: int, seconds: float) -> LoadResult:
         if found.samples >= _FEWEST_ANSWERS:
             return found
         if found.errors or seconds > _LONGEST_S:
-            raise UsageError(f"the baseline answers no request rightly: {found.errors or 'none came in time'}")
+            raise UsageError(f"no request to the baseline succeeded: {found.errors or 'none came in time'}")
         seconds *= 2
 
 

@@ -69,7 +69,7 @@ class Material:
             CalibrationError: there are too few.
         """
         if len(requests) < FEWEST:
-            raise CalibrationError(f"it needs {FEWEST} requests of --data or more, and there are {len(requests)}")
+            raise CalibrationError(f"it needs at least {FEWEST} requests in --data, and there are {len(requests)}")
         questions = gate.held_out()
         held_out = {question.source for question in questions}
         rest = [request for number, request in enumerate(requests) if number not in held_out]
@@ -242,7 +242,7 @@ class Calibrator:
         except OSError:
             data = b""
         if not data:
-            raise CalibrationError("the process that quantises the model ended")
+            raise CalibrationError("the process that quantises the model exited")
         return msgspec.msgpack.decode(data, type=kind)
 
 

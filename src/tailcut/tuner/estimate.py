@@ -2,7 +2,7 @@
 
 Each configuration is loaded by a child of its own (`estimator.py`). They take turns in short runs, so that a stall of
 the machine hits all of them alike; after each round the worse half is measured no further. A small model is called
-thousands of times a second, so a tenth of a second says more here than ten through a served load.
+thousands of times per second, so a tenth of a second says more here than ten through a served load.
 """
 
 import subprocess
@@ -68,7 +68,7 @@ class EngineEstimate:
 
     @property
     def rows_per_s(self) -> float:
-        """The most rows a second, at whatever size, on all instances."""
+        """The most rows per second, at whatever size, on all instances."""
         return max((rows * self.options.instances / self.low_ns(rows) * 1e9 for rows in self.sizes), default=0.0)
 
     @property
@@ -149,12 +149,12 @@ class Estimator:
         try:
             write(cast(BinaryIO, self._child.stdin), message)
         except OSError:
-            raise EstimateError("the process that measures it ended") from None
+            raise EstimateError("the process that measures it exited") from None
 
     def _receive(self) -> bytes:
         data = read(cast(BinaryIO, self._child.stdout))
         if not data:
-            raise EstimateError("the process that measures it ended")
+            raise EstimateError("the process that measures it exited")
         return data
 
 
@@ -182,7 +182,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     copies: Mapping[str, Path] | None = None,
     tell: Callable[[EngineEstimate], None] = lambda _: None,
 ) -> list[EngineEstimate]:
-    """Measure all configurations, for about so long; the best first, by rows a second and by a lone row.
+    """Measure all configurations, for about so long; the best first, by rows per second and by a lone row.
 
     Args:
         model: a model file.

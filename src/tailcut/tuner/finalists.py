@@ -23,12 +23,12 @@ class Predicted:
 
     Args:
         settings: the configuration.
-        rate: requests a second within the limit.
+        rate: requests per second within the limit.
         alone_ms: the median latency of one connection.
         cpu_us: CPU time of a request.
         memory_bytes: of the engine.
         p99_ms: at the rate that the objective names; infinite where none was simulated.
-        capacity: requests a second when there are always more.
+        capacity: requests per second when there are always more.
     """
 
     settings: Settings

@@ -80,7 +80,7 @@ def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:
     """Those of the data, or made-up ones; where clients may send pixels, only what pixels stand for."""
     spec, fold = engine.spec, wanted.normalize
     if fold is not None and not any(map(is_pixels, spec.inputs)):
-        raise UsageError("--normalize: the model has no float input that pixels could be sent for")
+        raise UsageError("--normalize: the model has no float input that could be sent as pixels")
     for name in wanted.outputs:
         if name not in spec.output_names:
             raise UsageError(f"--outputs: the model has no output {name!r}: it has {', '.join(spec.output_names)}")

@@ -35,7 +35,7 @@ def parse_normalize(text: str) -> U8Input:
     known = [*means, *deviations]
     if len(means) != len(deviations) or not known or not all(map(math.isfinite, known)) or not all(deviations):
         raise UsageError(
-            f"--normalize {text!r}: write MEAN/STD of pixels from 0 to 1, one number or one a channel, such as "
+            f"--normalize {text!r}: write MEAN/STD for pixels from 0 to 1, one number or one per channel, such as "
             "0.485,0.456,0.406/0.229,0.224,0.225 (0/1 for pixels / 255)"
         )
     pairs = list(zip(means, deviations, strict=True))
@@ -93,8 +93,8 @@ def snapped(fold: U8Input, spec: ModelSpec, request: Arrays, *, exactly: bool) -
         off = np.abs((request[tensor.name].astype(np.float64) - nearest[tensor.name]) / scale)
         if off.size and off.max() > _HALF:
             raise UsageError(
-                f"--normalize does not fit the data: input {tensor.name!r} has values that no pixel from 0 to "
-                f"{_LARGEST} stands for (the nearest is {off.max():.3g} pixels away)"
+                f"--normalize does not fit the data: input {tensor.name!r} has values that match no pixel from 0 to "
+                f"{_LARGEST} (the nearest is {off.max():.3g} pixel steps away)"
             )
     return nearest
 

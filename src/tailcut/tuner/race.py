@@ -28,7 +28,7 @@ _LOOK = 5  # blocks, from which on pairs are compared one by one
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """New to old: of each percentile that the samples can tell, from the tail down, and of requests a second."""
+    """New to old: of each percentile that the samples can tell, from the tail down, and of requests per second."""
 
     percentiles: dict[str, Interval] = field(default_factory=dict)
     throughput: Interval | None = None
@@ -82,7 +82,7 @@ def pooled(new: ArmRuns, old: ArmRuns, q: float, seed: int = 0) -> Interval:
 
 
 def throughput_ratio(new: ArmRuns, old: ArmRuns) -> Interval | None:
-    """The ratio of requests a second of paired closed-loop blocks; None where there are under three."""
+    """The ratio of requests per second of paired closed-loop blocks; None where there are under three."""
     if min(len(run.throughputs) for run in (new, old)) < 3 or not all(new.throughputs + old.throughputs):
         return None
     return paired_ratio_interval(new.throughputs, old.throughputs)

@@ -181,11 +181,56 @@ def test_who_says_something_else_is_understood(echo: Path, said: str) -> None:
             assert (await client.read())[2].endswith(row)
             assert (await client.read())[2].endswith(other)
         else:
-            await client.send(raw_request("echo", row, "X-Other: 1"))
+            await client.send(raw_request("echo", row, "Tailcut-Priority: 1"))
             assert (await client.read())[2].endswith(row)
         assert state.context.counts.fast_path == 0
         for _ in range(100):
             await client.ask()
+        assert state.context.counts.fast_path == 1
+        client.close()
+
+    running(story, echo)
+
+
+CHANGING = "X-Request-Id: {0}\r\ntraceparent: 00-{0:032x}-{0:016x}-01"
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "worker"])
+def test_heads_that_change_where_it_means_nothing_stay(echo: Path, dispatch: str) -> None:
+    """Ids of requests and traces: connections come, and stay, whichever of them one begins with."""
+
+    async def story(state: ServerState) -> None:
+        clients = [await Client(state, number).connect() for number in range(3)]
+        for number in range(1, 40):
+            rows = [client.row() for client in clients]
+            for client, row in zip(clients, rows, strict=True):
+                await client.send(raw_request("echo", row, CHANGING.format(number)))
+            for client, row in zip(clients, rows, strict=True):
+                assert (await client.read())[2].endswith(row)
+            if number > 8:
+                assert state.context.counts.fast_path == 3
+        for client in clients:
+            client.close()
+
+    running(story, echo, dispatch=dispatch)
+
+
+def test_who_comes_off_has_the_head_of_its_last_request(echo: Path) -> None:
+    """The trace in it is what a failure's log line tells, not that of the request that the connection came with."""
+
+    async def story(state: ServerState) -> None:
+        client = await Client(state).connect()
+        for number in range(1, 10):
+            await client.send(raw_request("echo", client.row(), CHANGING.format(number)))
+            await client.read()
+        assert state.context.counts.fast_path == 1
+        connection = next(iter(state.members))
+        state.fast_path.leave(connection)
+        assert CHANGING.format(9).encode() in connection._head
+        for number in range(10, 90):
+            row = client.row()
+            await client.send(raw_request("echo", row, CHANGING.format(number)))
+            assert (await client.read())[2].endswith(row)
         assert state.context.counts.fast_path == 1
         client.close()
 
@@ -228,7 +273,7 @@ def test_any_conversation_in_any_pieces(echo: Path, data: st.DataObject) -> None
                 expected.append(b"" if kind == "question" else row)
                 stream += {
                     "row": client.request(row),
-                    "other": raw_request("echo", row, "X-Other: 1"),
+                    "other": raw_request("echo", row, "Tailcut-Priority: 1"),
                     "question": READY,
                 }[kind]
             places = [0, *sorted(cut for cut in cuts[number] if cut < len(stream)), len(stream)]

@@ -220,7 +220,7 @@ def test_the_name_of_the_scheme_has_no_case(server: Server, said: str) -> None:
         ("/v2/repository/models/mlp/load", b"\xff", "a JSON object"),
         ("/v2/systemsharedmemory/region/b/register", {"key": 1, "byte_size": 1}, "key (a string)"),
         ("/v2/systemsharedmemory/region/b/register", {"key": KEY, "byte_size": True}, "whole numbers"),
-        ("/v2/systemsharedmemory/region/b/register", {"key": "/etc/passwd", "byte_size": 1}, "must begin with"),
+        ("/v2/systemsharedmemory/region/b/register", {"key": "/etc/passwd", "byte_size": 1}, "must start with"),
         ("/v2/systemsharedmemory/region/b/register", {"key": KEY, "byte_size": 9}, "smaller"),
         ("/v2/cudasharedmemory/region/b/register", {}, "no CUDA memory"),
     ],

@@ -1,6 +1,7 @@
 """The fast path for connections that repeat themselves: compiled code receives for all of them and answers all of them.
 
-A client on a kept-alive connection asks for the same thing with the same head again and again. Once it has, its socket
+A client on a kept-alive connection asks for the same thing again and again, with a head of which nothing changes but
+fields that mean nothing here, such as the ids of requests and traces. Once it has, its socket
 is watched here instead of by the loop's own transport: one pass over all sockets (`kernels/sockets.py`) puts the rows
 of whoever has spoken side by side into the slab, they wait as one request, and their answers leave in one call. Python
 sees a pass, not a request.
@@ -23,6 +24,7 @@ from tailcut.errors import TailcutError
 from tailcut.runtime.request import Batch, Request
 from tailcut.server.http.plan import Kind, Plan
 from tailcut.server.http.replies import dated, failure_reply
+from tailcut.wire.v2 import lists
 
 if TYPE_CHECKING:
     from tailcut.server.fastpath.tables import Target
@@ -40,8 +42,8 @@ class FastConnection(Protocol):
     transport: asyncio.Transport
     fd: int  # of its socket while it is here, else -1
 
-    def returned(self, group: "Group | None", number: int) -> None:
-        """It is here no more; its answer may still be on its way, as the `number`-th of a group."""
+    def returned(self, group: "Group | None", number: int, head: bytes) -> None:
+        """It is here no more; its answer may be on its way, as the `number`-th of a group. `head` is its last."""
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes of it stand in the hub's receive buffer."""
@@ -92,6 +94,7 @@ class FastPath:
         self._generation = 0
         self._events = np.zeros((_EVENTS, sockets.EVENT_WORDS), np.int32)
         self._descriptors = np.zeros((_FILES, sockets.STATES), np.int64)
+        self._own_heads = np.zeros((_FILES, sockets.HEAD_MOST), np.uint8)
         self._plans = self._head_table.plans
         self._heads = self._head_table.heads
         self._table = self._head_table.table
@@ -115,10 +118,12 @@ class FastPath:
         if not hasattr(select, "epoll"):
             return None
         try:
-            return cls(state)
+            made = cls(state)
+            lists.load()  # numba is there, then
         except Exception as error:  # noqa: BLE001  numba may fail in as many ways as there are machines
             _log.warning("every request takes the long way: %s", error)
             return None
+        return made
 
     # Coming and going.
 
@@ -128,7 +133,7 @@ class FastPath:
             return False
         if plan.date is not self._state.date:
             plan.renew(self._state.date)
-        number = self._head_table.number(plan, head)
+        number = self._head_table.number(plan, head) if len(head) <= self._code.HEAD_MOST else -1
         transport = connection.transport
         if number < 0 or transport.get_write_buffer_size() or transport.is_closing():
             return False
@@ -139,9 +144,12 @@ class FastPath:
         target.slab.write(target.lease.row, body)
         while fd >= len(self._descriptors):
             self._descriptors = np.concatenate([self._descriptors, np.zeros_like(self._descriptors)])
+            self._own_heads = np.concatenate([self._own_heads, np.zeros_like(self._own_heads)])
         self._generation += 1
         now = time.monotonic_ns()
-        self._descriptors[fd] = self._generation, number, 1, now
+        own_head = 0 if head == self._head_table.head(number) else len(head)
+        self._own_heads[fd, :own_head] = np.frombuffer(head[:own_head], np.uint8)
+        self._descriptors[fd] = self._generation, number, 1, now, own_head
         transport.pause_reading()
         self._poll.register(fd, select.EPOLLIN)
         connection.fd = fd
@@ -158,14 +166,15 @@ class FastPath:
         del self._connections[fd]
         self._state.context.counts.fast_path -= 1
         self._poll.unregister(fd)
-        generation, _, pending, _ = self._descriptors[fd].tolist()
-        self._descriptors[fd] = 0, -1, 0, 0
+        generation, plan, pending, _, own_head = self._descriptors[fd].tolist()
+        self._descriptors[fd] = 0, -1, 0, 0, 0
+        head = self._own_heads[fd, :own_head].tobytes() or self._head_table.head(plan)
         if pending:
             group, number = self._find(generation)
             self._late[generation] = connection
-            connection.returned(group, number)
+            connection.returned(group, number, head)
         else:
-            connection.returned(None, 0)
+            connection.returned(None, 0, head)
         if not connection.transport.is_closing():
             connection.transport.resume_reading()
 
@@ -226,6 +235,9 @@ class FastPath:
             self._members,
             self._receive,
             self._odd,
+            self._own_heads,
+            self._head_table.fields,
+            self._head_table.grammar,
         )
         odd = self._odd[:odds].tolist() if odds else ()
         self._left = self._odd_cells[2 * _EVENTS]

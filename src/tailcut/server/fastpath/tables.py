@@ -3,6 +3,7 @@
 The tables are those of `kernels/sockets.py`, which reads them; rows are only added, until all are forgotten at once.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from tailcut.runtime.entry import Entry
 from tailcut.runtime.request import NO_LEASE, Lease
 from tailcut.server.http.plan import Plan
 from tailcut.server.served_model import ServedModel
+from tailcut.wire.http1.grammar import TEXT, TOKEN
+from tailcut.wire.http1.head import SIGNIFICANT, significant
 
 _TARGETS = 16
 _PLANS = 64
@@ -52,27 +55,34 @@ class HeadTable:
         self.table = np.zeros((_TARGETS, sockets.TARGETS), np.int64)
         self.cells = self.table.data.cast("B").cast("q")  # a cell costs a tenth of what numpy takes for it
         self._heads_end = 0
-        self._numbers: dict[int, int] = {}  # plans by their identity; `_kept` keeps them alive
-        self._kept: list[Plan] = []
+        self._numbers: dict[bytes, int] = {}  # by what matters of a head
+        self.fields = _fields()
+        self.grammar = _grammar()
 
     def number(self, plan: Plan, head: bytes) -> int:
         """The number of a plan for one row, given at its first use; -1 where it cannot take the fast path."""
-        known = self._numbers.get(id(plan))
+        part = significant(head)
+        known = self._numbers.get(part)
         if known is not None:
             return known
-        number = len(self._kept)
-        end = self._heads_end + len(head)
+        number = len(self._numbers)
+        begin, middle = self._heads_end, self._heads_end + len(head)
+        end = middle + len(part)
         if number == _PLANS or end > _HEADS_BYTES or len(head) + plan.length > self._message_bytes:
             return -1
         target = self._target(plan)
         if target is None:
             return -1
-        self.heads[self._heads_end : end] = np.frombuffer(head, np.uint8)
-        self.plans[number] = self._heads_end, len(head), plan.length, target.at // sockets.TARGETS
+        self.heads[begin:end] = np.frombuffer(head + part, np.uint8)
+        self.plans[number] = begin, len(head), plan.length, target.at // sockets.TARGETS, middle, len(part)
         self._heads_end = end
-        self._kept.append(plan)
-        self._numbers[id(plan)] = number
+        self._numbers[part] = number
         return number
+
+    def head(self, number: int) -> bytes:
+        """The head that a plan was first asked for with."""
+        start, size = self.plans[number, : sockets.BODY_BYTES].tolist()
+        return self.heads[start : start + size].tobytes()
 
     def target(self, number: int) -> Target:
         """Where requests of a plan go."""
@@ -81,7 +91,6 @@ class HeadTable:
     def clear(self) -> None:
         """Forget everything: nobody may be on the way."""
         self._numbers.clear()
-        self._kept.clear()
         self.targets.clear()
         self._heads_end = 0
 
@@ -103,3 +112,19 @@ class HeadTable:
         self.cells[at + sockets.ROW_BYTES] = plan.length
         self.targets.append(target)
         return target
+
+
+def _fields() -> np.ndarray:
+    """The names of the fields that matter, as `sockets` wants them: uint8 [fields, 1 + longest name]."""
+    table = np.zeros((len(SIGNIFICANT), 1 + max(map(len, SIGNIFICANT))), np.uint8)
+    for row, name in zip(table, sorted(SIGNIFICANT), strict=True):
+        row[0] = len(name)
+        row[1 : 1 + len(name)] = np.frombuffer(name, np.uint8)
+    return table
+
+
+def _grammar() -> np.ndarray:
+    """What each byte may be part of, as `sockets` wants it: uint8 [256]."""
+    kinds = ((TOKEN, sockets.NAME), (TEXT, sockets.VALUE))
+    flags = [sum(flag for part, flag in kinds if re.fullmatch(part, bytes([byte]))) for byte in range(256)]
+    return np.array(flags, np.uint8)

@@ -145,18 +145,32 @@ class Answering(asyncio.BufferedProtocol):
         try:
             self._knock(served.entry, plan, body)
             request = parse_request(served.model.spec, body, plan.json_size, self._state.context.regions)
-            arrays, rows = check_inputs(served.model.spec, request.inputs)
             schedule = schedule_of(request.parameters, plan.schedule)
             deadline = self._state.deadline(schedule.timeout_ns)
             self._request = request
             self._stage = Stage.ANSWER
-            self._ticket = served.entry.start(
-                arrays, rows, self, self._state.delivery, deadline, priority=schedule.priority
-            )
+            self._ticket = self._start(served, request, deadline, schedule.priority)
         except TailcutError as error:
             self._fail(error)
         else:
             self._state.delivery.notify_soon(served.entry)
+
+    def _start(self, served: ServedModel, request: InferRequest, deadline_ns: int, priority: int) -> Request:
+        """Queue what has passed the protocol's checks: the rows of an only input go to their place as bytes.
+
+        Raises:
+            TailcutError: as `Entry.start`.
+        """
+        spec, entry, delivery = served.model.spec, served.entry, self._state.delivery
+        if len(request.inputs) == 1 and entry.slab is not None:
+            array = next(iter(request.inputs.values()))
+            rows = len(array) if spec.batched else 1
+            if rows <= entry.max_batch_size:
+                ticket = Request(self, delivery, rows, deadline_ns, priority)
+                entry.submit(ticket, array.reshape(-1).view(np.uint8).data)
+                return ticket
+        arrays, rows = check_inputs(spec, request.inputs)
+        return entry.start(arrays, rows, self, delivery, deadline_ns, priority=priority)
 
     def _knock(self, entry: Entry, plan: Plan, body: bytes | bytearray | memoryview) -> None:
         """Refuse what will be refused before its body is parsed, except where the body may name a time of its own.
@@ -431,9 +445,10 @@ class Answering(asyncio.BufferedProtocol):
         self.due = self._state.now + self._state.limits.write_s(self.transport.get_write_buffer_size())
         self.transport.close()
 
-    def returned(self, group: Group | None, number: int) -> None:
+    def returned(self, group: Group | None, number: int, head: bytes) -> None:
         """It no longer takes the fast path; its answer may still be on it, as the `number`-th of a group."""
         self._repeats = -LONG_WAY
+        self._head = head  # which means what the plan's does
         self._idle_since = self._state.now
         if group is not None:
             self._stage = Stage.ANSWER

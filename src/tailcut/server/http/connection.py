@@ -33,7 +33,7 @@ _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pa
 _LINGER_BYTES = 64 << 20  # read away behind a refusal at most
 _CR = 0x0D
 _EMPTY_LINES = 8  # before a request line: some clients send one behind a body
-_STEADY = 3  # messages with one head in a row, and a client takes the fast path
+_STEADY = 3  # messages with one plan in a row, and a client takes the fast path
 
 
 class HttpConnection(Answering):
@@ -167,8 +167,7 @@ class HttpConnection(Answering):
                 self._hold(rest)
                 return
             end += 4
-            self._repeats = min(self._repeats, 0)
-            at = self._message(bytes(memoryview(data)[at:end]), data, end, size)
+            at = self._message(bytes(memoryview(data)[at:end]), data, end, size, first=not at)
         if at < size:
             self._pipelines = self._pipelines or at > 0
             self._held = bytes(data[at:size])
@@ -226,7 +225,7 @@ class HttpConnection(Answering):
             self._repeats = -LONG_WAY
         return False
 
-    def _message(self, key: bytes, data: bytes | bytearray, end: int, size: int) -> int:
+    def _message(self, key: bytes, data: bytes | bytearray, end: int, size: int, *, first: bool) -> int:
         """Begin the message whose head ends at `end`; returns how far the data were used."""
         short = len(key) <= PLAN_BYTES
         self._head, self._edition = key if short else trace_field(key), -1
@@ -239,9 +238,13 @@ class HttpConnection(Answering):
             self._began_ns = _now_ns()
             self._plan = Plan(Kind.ANSWER, self._state.refused_head, 0)
             return self._turn_away(refusal, self._state.refused_length, end, size)
+        same = plan is self._plan
         self._plan = plan
+        self._repeats = self._repeats + 1 if same else min(self._repeats, 0)
         if short and plan.lasts:
             self._edition = self._state.edition
+            if self._repeats >= _STEADY and first and self._board_fast_path(data, end, size):
+                return size
         return self._begin(plan, data, end, size)
 
     def _begin(self, plan: Plan, data: bytes | bytearray, end: int, size: int) -> int:

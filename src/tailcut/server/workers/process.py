@@ -146,6 +146,10 @@ class _Statistics:
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
         return {int(rows): (batches, ns) for rows, (batches, ns) in self.counts["by_rows"].items()}
 
+    def stages(self) -> dict[str, dict[str, int | float]]:
+        stages: dict[str, dict[str, int | float]] = self.counts["stages"]
+        return stages
+
 
 @dataclass(frozen=True, slots=True)
 class _Summed:
@@ -161,6 +165,7 @@ def _as_counts(context: Context) -> Counts:
     for served in context.models:
         counts: Counts = dict(served.model.statistics())
         counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.model.batches_by_rows().items()}
+        counts["stages"] = served.model.stages()
         models.setdefault(served.name, {})[served.version] = counts
     return {"server": server, "models": models}
 

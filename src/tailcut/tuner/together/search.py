@@ -330,7 +330,9 @@ def _fits(found: float) -> str:
 
 def _limit_ms(result: LoadResult, name: str) -> float:
     if result.samples < 2:
-        raise TailcutError(f"{name}: with the engine's defaults no request is answered: {result.errors or 'none came'}")
+        raise TailcutError(
+            f"{name}: no request succeeded with the engine's default settings: {result.errors or 'none came'}"
+        )
     latencies = Sample.of(result.latencies_ns / 1e6)
     if len(latencies) >= samples_needed(0.99):
         return float(f"{percentile(latencies, 0.99):.3g}")

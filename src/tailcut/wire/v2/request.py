@@ -2,7 +2,8 @@
 
 A client that sends binary tensors repeats the same JSON head with every request, so the plan read from a head (where
 in the body each tensor lies, which outputs are asked for) is kept by the head's bytes: the second request costs one
-look-up and one view an input. Plans hold positions and names, never tensor data.
+look-up and one view an input. Of a request that is JSON throughout, what stands around the lists of data is kept in
+the same way (`lists.py`). Plans hold positions and names, never tensor data.
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from tailcut.wire.v2.checks import (
     place_of,
     wanted_outputs,
 )
+from tailcut.wire.v2.lists import ListForm, mark_number, read_list, take_lists
 from tailcut.wire.v2.tensors import check_size, from_bytes, from_json, shown
 
 _PLANS_KEPT = 1024
@@ -75,7 +77,18 @@ class _Plan(msgspec.Struct, frozen=True, eq=False):
     parameters: dict[str, Any]
 
 
+class _ListPlan(msgspec.Struct, frozen=True, eq=False):
+    """Of a request whose inputs are all lists of its JSON."""
+
+    spec: ModelSpec  # as above
+    id: str | None
+    forms: tuple[ListForm, ...]
+    outputs: tuple[WantedOutput, ...]
+    parameters: dict[str, Any]
+
+
 _plans: dict[tuple[int, bytes], _Plan] = {}
+_list_plans: dict[tuple[int, bytes], _ListPlan] = {}
 
 
 def parse_request(
@@ -96,6 +109,10 @@ def parse_request(
     """
     view = memoryview(body).toreadonly()
     if json_size is None:
+        text = bytes(view)
+        request = _read_lists(spec, text)
+        if request is not None:
+            return request
         json_size = len(view)
     if json_size == 0 and (len(view) or not spec.batched):  # no rows are a request where rows belong together
         return _parse_raw(spec, view)
@@ -177,6 +194,53 @@ def _parse_raw(spec: ModelSpec, body: memoryview) -> InferRequest:
         )
     shape = tuple(count if dim is None else dim for dim in dims)
     return InferRequest.raw(spec, {tensor.name: _at(spec, _Slice(tensor, shape, 0, len(body)), body, 0)})
+
+
+def _read_lists(spec: ModelSpec, text: bytes) -> InferRequest | None:
+    """The request in a text whose inputs are all lists of numbers; None for any other, and for what is wrong."""
+    found = take_lists(text)
+    if found is None:
+        return None
+    rest, spans = found
+    key = (id(spec), rest)
+    plan = _list_plans.get(key)
+    if plan is None:
+        if len(rest) > _PLANNED_HEAD_BYTES:
+            return None
+        plan = _list_plan(spec, rest, len(spans))
+        if plan is None:
+            return None
+        if len(_list_plans) >= _PLANS_KEPT:
+            _list_plans.clear()
+        _list_plans[key] = plan
+    inputs: dict[str, np.ndarray] = {}
+    for form in plan.forms:
+        array = read_list(form, text, spans[form.number])
+        if array is None:
+            return None
+        inputs[form.tensor.name] = array
+    return InferRequest(plan.id, inputs, plan.outputs, plan.parameters)
+
+
+def _list_plan(spec: ModelSpec, rest: bytes, lists: int) -> _ListPlan | None:
+    forms: dict[str, ListForm] = {}
+    try:
+        root = read_root(rest)
+        request_id, parameters = id_of(root), parameters_of(root, "the request")
+        known = {tensor.name: tensor for tensor in spec.inputs}
+        for entry, tensor in known_entries(root.get("inputs"), known, "input"):
+            shape = input_shape(spec, tensor, entry)
+            number = mark_number(entry["data"]) if source_of(tensor, entry) is None else -1
+            if number < 0 or not shape or tensor.dtype is DType.BYTES:
+                return None
+            forms[tensor.name] = ListForm.of(tensor, shape, number)
+        check_present(spec, {name: form.shape for name, form in forms.items()})
+        outputs = wanted_outputs(spec, root.get("outputs"), parameters)
+    except InvalidInputError:  # said by whoever reads the whole text
+        return None
+    if len(forms) != lists:  # one of them is something else's
+        return None
+    return _ListPlan(spec, request_id, tuple(forms[name] for name in spec.input_names), outputs, parameters)
 
 
 def _plan(spec: ModelSpec, head: bytes) -> _Plan:

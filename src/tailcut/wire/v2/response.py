@@ -1,7 +1,7 @@
 """Answers of the Open Inference Protocol v2: arrays -> owned bytes; and what is said of server and model. Pure.
 
-The JSON head of an answer whose outputs are all binary depends on nothing but the model, its version, the shapes and
-the request's id, so it is kept without the id, which is put back each time.
+What an answer whose outputs are all binary, or all JSON, says beside their data depends on nothing but the model, its
+version, the shapes and the request's id, so it is kept without the id, which is put back each time.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import orjson
 from tailcut.memory.shared import Place
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.v2.checks import WantedOutput
+from tailcut.wire.v2.lists import MARK
 from tailcut.wire.v2.request import InferRequest
 from tailcut.wire.v2.tensors import to_bytes, to_json
 
@@ -35,8 +36,9 @@ class Response(msgspec.Struct, frozen=True, eq=False):
 class _Head(msgspec.Struct, frozen=True, eq=False):
     spec: ModelSpec  # held, so that its id() stays its own while the head is kept
     before_id: bytes
-    after_id: bytes
+    after_id: bytes  # up to the first list of data, where the outputs are JSON
     without_id: bytes
+    between: tuple[bytes, ...] = ()  # behind each list of data
 
 
 _Key = tuple[int, str, tuple[WantedOutput, ...], tuple[tuple[int, ...], ...]]
@@ -56,15 +58,16 @@ def encode_response(
         InvalidInputError: JSON was asked for a BYTES output whose elements are not UTF-8.
     """
     arrays = [outputs[wanted.name] for wanted in request.outputs]
-    if not all(wanted.binary and wanted.place is None for wanted in request.outputs):
-        return _encode_json(spec, version, request, arrays)
+    binary = request.outputs[0].binary
+    if not all(wanted.binary is binary and wanted.place is None for wanted in request.outputs):
+        return _encode_mixed(spec, version, request, arrays)
     tensors = _tensors(spec, request)
     if any(tensor.dtype is DType.BYTES for tensor in tensors):  # its size is in its elements, not in its shape
-        return _encode_json(spec, version, request, arrays)
+        return _encode_mixed(spec, version, request, arrays)
     key = (id(spec), version, request.outputs, tuple(array.shape for array in arrays))
     kept = _heads.get(key)
     if kept is None:
-        kept = _make_head(spec, version, tensors, arrays)
+        kept = (_make_head if binary else _make_json_head)(spec, version, tensors, arrays)
         if len(_heads) >= _HEADS_KEPT:
             _heads.clear()
         _heads[key] = kept
@@ -72,7 +75,12 @@ def encode_response(
         head = kept.without_id
     else:
         head = b"".join((kept.before_id, b'"id":', orjson.dumps(request.id), b",", kept.after_id))
-    return Response([head, *(array.tobytes() for array in arrays)], len(head))
+    if binary:
+        return Response([head, *(array.tobytes() for array in arrays)], len(head))
+    parts = [head]
+    for tensor, array, behind in zip(tensors, arrays, kept.between, strict=True):
+        parts += (orjson.dumps(to_json(array, tensor.dtype, tensor.name), option=_OPTIONS), behind)
+    return Response([b"".join(parts)], None)
 
 
 def shared_outputs(
@@ -146,11 +154,25 @@ def _make_head(spec: ModelSpec, version: str, tensors: list[TensorSpec], arrays:
     return _Head(spec, before, after, before + after)
 
 
+def _make_json_head(spec: ModelSpec, version: str, tensors: list[TensorSpec], arrays: list[np.ndarray]) -> _Head:
+    entries = [
+        _entry(tensor, array) | {"data": f"{MARK}{number}"}
+        for number, (tensor, array) in enumerate(zip(tensors, arrays, strict=True))
+    ]
+    before = orjson.dumps({"model_name": spec.name, "model_version": version})[:-1] + b","
+    rest = orjson.dumps({"outputs": entries})[1:]
+    pieces: list[bytes] = []
+    for number in range(len(entries)):
+        piece, _, rest = rest.partition(f'"{MARK}{number}"'.encode())
+        pieces.append(piece)
+    return _Head(spec, before, pieces[0], before + pieces[0], (*pieces[1:], rest))
+
+
 def _entry(tensor: TensorSpec, array: np.ndarray) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.dtype.value, "shape": array.shape}
 
 
-def _encode_json(spec: ModelSpec, version: str, request: InferRequest, arrays: list[np.ndarray]) -> Response:
+def _encode_mixed(spec: ModelSpec, version: str, request: InferRequest, arrays: list[np.ndarray]) -> Response:
     entries: list[dict[str, Any]] = []
     binary: list[bytes] = []
     for wanted, tensor, array in zip(request.outputs, _tensors(spec, request), arrays, strict=True):

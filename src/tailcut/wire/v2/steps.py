@@ -6,12 +6,11 @@ grammar and values are exactly those of `v2_request.py`. What stands around the 
 read in one piece and may be 64 KB at most.
 """
 
-import os
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from itertools import chain
 from math import prod
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -20,6 +19,7 @@ from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import Place, SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.v2.checks import check_present, input_shape, known_entries, parameters_of, wanted_outputs
+from tailcut.wire.v2.lists import MARK, Span, mark_number, read_numbers
 from tailcut.wire.v2.request import InferRequest, id_of, parse_request, read_root, source_of
 from tailcut.wire.v2.response import Response, encode_response, json_answer
 from tailcut.wire.v2.tensors import (
@@ -55,14 +55,6 @@ _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}:]', re.DOTALL)
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
 _MISPLACED = re.compile(rb"[^\s\[,]\s*+\[|\]\s*+[^\s\],]")
 _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
-_MARK = os.urandom(12).hex()  # stands for a list that was taken out; no client can know it
-
-
-class _Span(NamedTuple):
-    """A list of the JSON text: bytes `start` to `end`, its brackets included."""
-
-    start: int
-    end: int
 
 
 def request_in_steps(
@@ -83,7 +75,7 @@ def request_in_steps(
     root = read_root(rest)
     parameters = parameters_of(root, "the request")
     shapes: dict[str, tuple[int, ...]] = {}
-    sources: list[tuple[TensorSpec, int | Place | _Span | list[Any]]] = []
+    sources: list[tuple[TensorSpec, int | Place | Span | list[Any]]] = []
     for entry, tensor in known_entries(root.get("inputs"), {tensor.name: tensor for tensor in spec.inputs}, "input"):
         shape = shapes[tensor.name] = input_shape(spec, tensor, entry)
         source = source_of(tensor, entry)
@@ -102,7 +94,7 @@ def request_in_steps(
     for tensor, place in sources:
         yield
         shape = shapes[tensor.name]
-        if isinstance(place, _Span):
+        if isinstance(place, Span):
             found[tensor.name] = yield from _list_in_steps(tensor, shape, text[place.start : place.end])
         elif isinstance(place, Place):
             found[tensor.name] = from_bytes(tensor, shape, regions.read(place), 0, place.size)
@@ -126,18 +118,17 @@ def _binary_in_steps(
     return array
 
 
-def _span_of(data: Any, spans: list[_Span]) -> Any:
+def _span_of(data: Any, spans: list[Span]) -> Any:
     """The list that was taken out where `data` is its mark."""
-    if isinstance(data, str) and data.startswith(_MARK):
-        return spans[int(data[len(_MARK) :])]
-    return data
+    number = mark_number(data)
+    return data if number < 0 else spans[number]
 
 
 # The JSON text: long lists of data are taken out, and the rest is read at once.
 
 
-def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[_Span]]]:
-    spans: list[_Span] = []
+def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[Span]]]:
+    spans: list[Span] = []
     rest = bytearray()
     at = 0
     while at < len(text):
@@ -152,8 +143,8 @@ def _without_lists(text: memoryview) -> Steps[tuple[bytes, list[_Span]]]:
             if end - start <= _KEPT_BYTES:
                 rest += text[at:end]
             else:
-                rest += bytes(text[at:start]) + f'"{_MARK}{len(spans)}"'.encode()
-                spans.append(_Span(start, end))
+                rest += bytes(text[at:start]) + f'"{MARK}{len(spans)}"'.encode()
+                spans.append(Span(start, end))
             at = end
         if len(rest) > STEP_BYTES:
             raise InvalidInputError(f"the JSON around the tensors' data is over {STEP_BYTES} bytes")
@@ -237,15 +228,18 @@ def _list_in_steps(tensor: TensorSpec, shape: tuple[int, ...], text: memoryview)
         if not wanted.goes_on(structure):
             raise _mismatch(tensor, shape, nested=nested)
         deeper = depth + structure.count(b"[") - structure.count(b"]")
+        flat: Sequence[Any] | np.ndarray
         if b'"' in piece:
             flat = _flat(b"[" * depth + piece + b"]" * deeper, len(shape) if nested else 1)
         else:  # without the brackets, which are known to be right: short lists by the thousand wake the collector
             if _MISPLACED.search(piece):
                 raise InvalidInputError("the request is not valid JSON: no comma before or behind a list")
-            flat = _flat(b"[" + piece.translate(_NO_BRACKETS) + b"]", 1)
+            piece = b"[" + piece.translate(_NO_BRACKETS) + b"]"
+            numbers = read_numbers(tensor, piece, count - filled)
+            flat = _flat(piece, 1) if numbers is None else numbers
         if filled + len(flat) > count:
             raise _mismatch(tensor, shape, nested=nested)
-        array[filled : filled + len(flat)] = elements(tensor, flat)
+        array[filled : filled + len(flat)] = flat if isinstance(flat, np.ndarray) else elements(tensor, flat)
         at, depth = end + 1, deeper
         filled += len(flat)
         yield
@@ -400,12 +394,12 @@ def response_in_steps(
             entry["parameters"] = {"binary_data_size": sum(map(len, parts))}
             binary += parts
         else:
-            entry["data"] = f"{_MARK}{len(pieces)}"
+            entry["data"] = f"{MARK}{len(pieces)}"
             pieces.append((yield from _json_in_steps(array, dtype, wanted.name)))
     head = orjson.dumps(answer)
     parts = []
     for number, piece in enumerate(pieces):
-        before, _, head = head.partition(f'"{_MARK}{number}"'.encode())
+        before, _, head = head.partition(f'"{MARK}{number}"'.encode())
         parts += [before, *piece]
     parts.append(head)
     return Response([*parts, *binary], sum(map(len, parts)) if binary else None)

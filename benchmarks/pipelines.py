@@ -1,0 +1,188 @@
+"""What a stage of a pipeline costs, and a text embedding beside LitServe, BentoML and mosec with the same functions.
+
+    python benchmarks/pipelines.py [--rounds 5] [--peers PYTHON]
+
+The first half runs in this process: one caller on an event loop asks pipelines of one and of two stages that do
+nothing, and one whose stage runs on a thread, in turns. Of each: the time of a call, and the CPU of the loop's thread.
+What a stage costs is the difference between two stages and one.
+
+The second half, with --peers, starts the servers one after the other in each round. PYTHON is an interpreter of an
+environment with Tailcut, tokenizers, litserve, bentoml and mosec. The functions are those of examples/pipelines: the
+peers call them in one worker process, Tailcut has the tokenizer in one process and the rest on threads.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tailcut import Model
+from tailcut.lab.client import closed_loop
+from tailcut.lab.load import Target
+from tailcut.lab.payload import encode, infer_payload
+
+ROOT = Path(__file__).parent.parent
+PEERS = ROOT / "benchmarks" / "peers"
+PORT = 18300
+CALLS, WARM = 2000, 200
+CONCURRENCY = (1, 16)
+EMPTY = """
+from tailcut import Pipeline, stage
+
+
+def empty(name, takes, gives, **settings):
+    return stage(inputs={takes: "FP32[256]"}, outputs={gives: "FP32[256]"}, name=name, **settings)(lambda x: x)
+
+
+one = Pipeline("one", [empty("a", "x", "y")])
+two = Pipeline("two", [empty("a", "x", "y"), empty("b", "y", "z")])
+thread = Pipeline("thread", [empty("a", "x", "y", threads=True)])
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """How a contestant is started and asked."""
+
+    name: str
+    command: list[str]
+    path: str
+    body: bytes
+    content_type: str = "application/octet-stream"
+
+
+async def calls(model: Model) -> np.ndarray:
+    """Microseconds of each call, and of the loop's own CPU: [calls, 2]."""
+    x = {"x": np.ones((1, 256), np.float32)}
+    taken = []
+    for _ in range(WARM + CALLS):
+        began, cpu = time.perf_counter_ns(), time.thread_time_ns()
+        await model.infer(x)
+        taken.append((time.perf_counter_ns() - began, time.thread_time_ns() - cpu))
+    return np.array(taken[WARM:]) / 1e3
+
+
+def stages(rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "empty.py"
+        file.write_text(EMPTY)
+        names = ("one", "two", "thread")
+        models = {name: Model.open(f"{file}:{name}") for name in names}
+        found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for _ in range(rounds):
+            for name, model in models.items():
+                found[name].append(np.quantile(asyncio.run(calls(model)), (0.5, 0.99), axis=0))
+        for model in models.values():
+            model.close()
+    for name, values in found.items():
+        p50, cpu, p99 = (np.median([value[at] for value in values]) for at in ((0, 0), (0, 1), (1, 0)))
+        print(f"{name:8} p50 {p50:7.1f} us   p99 {p99:8.1f} us   CPU of the loop {cpu:6.1f} us (median of rounds)")
+    more = np.median([b[0] - a[0] for a, b in zip(found["one"], found["two"], strict=True)], axis=0)
+    print(f"a stage: p50 {more[0]:.1f} us, CPU of the loop {more[1]:.1f} us")
+
+
+def servers(python: str, folder: Path) -> list[Server]:
+    tools = Path(python).parent
+    target = Target(port=PORT)
+    text = b"the dog and the cat sat on the train"
+    own = infer_payload(target, "embed", {"text": np.array([text], object)}, "binary").request
+    head, _, body = own.partition(b"\r\n\r\n")
+    size = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"inference-header")).decode()
+    serve = [python, "-m", "tailcut", "serve", f"{folder}/text_embedding.py:pipeline", "--port", str(PORT)]
+    bento = [str(tools / "bentoml"), "serve", "embedding_bentoml:Embedding", "--working-dir", str(PEERS)]
+    return [
+        Server("tailcut", serve, "/v2/models/embed/infer", body, f"application/octet-stream\r\n{size}"),
+        Server("litserve", [python, str(PEERS / "embedding_litserve.py")], "/infer", text),
+        Server(
+            "mosec",
+            [python, str(PEERS / "embedding_mosec.py"), "--address", "127.0.0.1", "--port", str(PORT)],
+            "/inference",
+            text,
+        ),
+        Server(
+            "bentoml",
+            [*bento, "--host", "127.0.0.1", "--port", str(PORT)],
+            "/infer",
+            json.dumps({"texts": [text.decode()]}).encode(),
+            "application/json",
+        ),
+    ]
+
+
+def measure(server: Server, folder: Path) -> dict[int, tuple[float, float, float]]:
+    """For each concurrency: requests a second, p50 and p99 in ms."""
+    variables = os.environ | {"PEER_FOLDER": str(folder), "PEER_PORT": str(PORT), "BENTOML_DO_NOT_TRACK": "1"}
+    with (folder / f"{server.name}.log").open("ab") as log:
+        process = subprocess.Popen(server.command, env=variables, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait(server)
+        payload = encode(Target(port=PORT), "POST", server.path, server.body, {"Content-Type": server.content_type})
+        found = {}
+        for count in CONCURRENCY:
+            result = closed_loop(Target(port=PORT), [payload], concurrency=count, duration_s=3.0, warmup_s=0.5)
+            if result.errors or not result.samples:
+                raise SystemExit(f"{server.name}: {result.errors}")
+            p50, p99 = np.quantile(result.latencies_ns, (0.5, 0.99)) / 1e6
+            found[count] = (result.rate_achieved, p50, p99)
+        return found
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait(server: Server) -> None:
+    content_type, _, rest = server.content_type.partition("\r\n")
+    headers = {"Content-Type": content_type} | (dict([rest.split(": ", 1)]) if rest else {})
+    for _ in range(600):
+        try:
+            request = urllib.request.Request(f"http://127.0.0.1:{PORT}{server.path}", server.body, headers)
+            urllib.request.urlopen(request, timeout=10).read()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+        else:
+            return
+    raise SystemExit(f"{server.name} does not answer")
+
+
+def peers(python: str, rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(shutil.copytree(ROOT / "examples" / "pipelines", Path(temporary) / "pipelines"))
+        subprocess.run([python, str(folder / "make_models.py")], check=True)
+        found: dict[str, list[dict[int, tuple[float, float, float]]]] = {}
+        for number in range(rounds):
+            order = servers(python, folder)
+            for server in order if number % 2 == 0 else reversed(order):
+                found.setdefault(server.name, []).append(measure(server, folder))
+    for count in CONCURRENCY:
+        for name, values in found.items():
+            rate, p50, p99 = (np.median([value[count][at] for value in values]) for at in range(3))
+            print(f"{count:3} in flight: {name:9} {rate:8.0f} requests/s   p50 {p50:7.2f} ms   p99 {p99:7.2f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the peers installed")
+    arguments = parser.parse_args()
+    stages(arguments.rounds)
+    if arguments.peers:
+        peers(arguments.peers, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What commands print with --json where no other package has a record of it."""
+
+from tailcut.lab.records import Bounds, MachineFacts, Record
+from tailcut.machine.finding import Check
+from tailcut.tuner.catalogue import Setting
+from tailcut.tuner.result_records import TuneResult
+
+
+class Applied(Record, frozen=True):
+    """The environment file that `tailcut doctor --apply` wrote."""
+
+    file: str
+    variables: dict[str, str]
+
+
+class DoctorResult(Record, frozen=True):
+    """`tailcut doctor --json`."""
+
+    checks: list[Check]
+    applied: Applied | None
+    machine: MachineFacts
+
+
+class LadderRung(Record, frozen=True):
+    """The settings of one rung."""
+
+    name: str
+    settings: list[Setting]
+
+
+class LadderResult(Record, frozen=True):
+    """`tailcut ladder --json`."""
+
+    rungs: list[LadderRung]
+
+
+class ReadyModel(Record, frozen=True):
+    """A model that is served."""
+
+    name: str
+    version: str
+
+
+class ServeReady(Record, frozen=True):
+    """`tailcut serve --json`: printed once, when the server is ready."""
+
+    host: str
+    port: int
+    uds: str | None
+    grpc_port: int | None
+    models: list[ReadyModel]
+
+
+class MissingCount(Record, frozen=True):
+    """Why a counter is unknown, and how to make it available."""
+
+    reason: str
+    remedy: str
+
+
+class StatResult(Record, frozen=True):
+    """`tailcut stat --json`."""
+
+    command: list[str]
+    exit_code: int  # minus the number of the signal that ended the command
+    counts: dict[str, float | None]  # by name; null for what was not counted
+    user_ns: int
+    system_ns: int
+    user_only: bool  # hardware counts leave the kernel out
+    missing: dict[str, MissingCount]
+
+
+class ConvertResult(Record, frozen=True):
+    """`tailcut convert --json`."""
+
+    source: str
+    target: str | None  # null where the outputs differ too much, so that nothing was written
+    what: str
+    distance: float  # between the outputs of both models
+    limit: float
+    rows: int
+
+
+class DemoAccuracy(Record, frozen=True):
+    """The share of held-out samples classified correctly."""
+
+    baseline: float
+    tuned: float
+
+
+class DemoArm(Record, frozen=True):
+    """The load test of one server."""
+
+    rate_offered: float
+    samples: int
+    errors: int
+    client_behind: bool
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    p99_interval_ms: Bounds | None
+    throughput: float
+
+
+class DemoLoad(Record, frozen=True):
+    """The load test of both servers."""
+
+    baseline: DemoArm
+    tuned: DemoArm
+
+
+class DemoResult(Record, frozen=True):
+    """`tailcut demo --json`."""
+
+    accuracy: DemoAccuracy
+    load: DemoLoad
+    tune: TuneResult
+    profile: str
+    report: str

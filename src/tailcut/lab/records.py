@@ -1,0 +1,302 @@
+"""What `tailcut bench`, `microbench` and `explain` print with --json, as structs: the source of their JSON schemas.
+
+A key that is None is null in the JSON: its value is unknown. A key that is UNSET is left out: it was not asked for.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+MachineFacts = dict[str, str | int | float]  # by name, as `machine.fingerprint` gives them
+Bounds = tuple[float, float]
+Verdict = Literal["better", "worse", "indistinct"]
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A JSON object with exactly the keys named."""
+
+
+class Interval(Record, frozen=True):
+    """An estimate with the bounds of its 99 % confidence interval."""
+
+    point: float
+    low: float
+    high: float
+
+
+class Latencies(Record, frozen=True):
+    """Percentiles in milliseconds; null where there are too few samples."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    p99_9: float | None
+    max: float | None
+
+
+class Cost(Record, frozen=True):
+    """What the server spent per request; null where the machine does not tell."""
+
+    cpu_ns: float | None
+    waited_ns: float | None
+    context_switches: float | None
+    involuntary_switches: float | None
+    page_faults: float | None
+    major_faults: float | None
+
+
+class Run(Record, frozen=True):
+    """One run of a load test."""
+
+    mode: Literal["open", "closed"]
+    rate_offered: float | None  # requests per second; null in a closed loop
+    rate_achieved: float
+    concurrency: int
+    samples: int
+    errors: dict[str, int]  # by HTTP status, `connection` or `timeout`
+    latency_ms: Latencies
+    p99_interval_ms: Bounds | None
+    client_behind: bool
+    client_lateness_p99_ms: float
+    client_cpu: float  # cores
+    client_processes: int
+    server_cost: Cost | None
+    arrivals: str | None
+    latencies_us: list[float]  # in order of their planned times
+
+
+class CurvePoint(Record, frozen=True):
+    """One rate of a search for the highest rate within a limit."""
+
+    rate_offered: float
+    rate_achieved: float
+    samples: int
+    errors: dict[str, int]
+    latency_ms: Latencies
+    p99_interval_ms: Bounds | None
+    p99_at_most_ms: float | None
+    shown: Literal["meets", "misses", "unclear", "errors", "client behind"]
+
+
+class SloResult(Record, frozen=True):
+    """Whether a limit was met, and at which rate."""
+
+    slo_ms: float
+    percentile: Literal["p99"]
+    met: bool
+    highest_rate: float | None
+    limited_by: Literal["misses", "unclear", "errors", "client behind"] | None
+    curve: list[CurvePoint]
+
+
+class ScenarioResult(Record, frozen=True):
+    """The metric of an MLPerf scenario."""
+
+    name: Literal["single-stream", "multi-stream", "server", "offline"]
+    samples_per_query: int
+    note: str
+    metric: str
+    value: float | None
+    interval: Bounds | None
+
+
+class Change(Record, frozen=True):
+    """The ratio of one percentile, new to old."""
+
+    ratio: Interval
+    verdict: Verdict
+
+
+class RunComparison(Record, frozen=True):
+    """One run compared with the matching run of an earlier result."""
+
+    run: int  # index into `runs`
+    percentiles: dict[str, Change]
+
+
+class BenchResult(Record, frozen=True):
+    """`tailcut bench --json`."""
+
+    target: str
+    runs: list[Run]
+    machine: MachineFacts
+    command: str
+    seed: int
+    transport: str
+    slo: SloResult | UnsetType = UNSET
+    scenario: ScenarioResult | UnsetType = UNSET
+    comparison: list[RunComparison] | UnsetType = UNSET
+
+
+class Slope(Interval, frozen=True):
+    """The time of a call from the line through samples of several lengths; `bend` is its curvature."""
+
+    bend: float
+
+
+class Outliers(Record, frozen=True):
+    """How many samples lie outside Tukey's fences."""
+
+    low_severe: int
+    low_mild: int
+    high_mild: int
+    high_severe: int
+    fences_ns: tuple[float, float, float, float]
+
+
+class Drift(Record, frozen=True):
+    """How much the time changed from the beginning of sampling to its end."""
+
+    change: float
+    significant: bool
+
+
+class Warmup(Record, frozen=True):
+    """How many calls the warm-up made, and whether the time was stable at its end."""
+
+    calls: int
+    steady: bool | None  # null where there were too few calls to tell
+
+
+class FunctionResult(Record, frozen=True):
+    """One function of a micro-benchmark; nanoseconds per call."""
+
+    name: str
+    median_ns: Interval
+    slope_ns: Slope | None
+    intercept_ns: float | None
+    min_ns: float
+    p95_ns: Interval | None
+    max_ns: float
+    spread: float  # interquartile range over the median
+    outliers: Outliers
+    drift: Drift
+    warmup: Warmup
+    counts: dict[str, float]  # per call; counters that this machine lacks are left out
+    samples: int
+    samples_ns: list[float]
+    loops: list[int]  # calls per sample
+    instructions: float | UnsetType = UNSET
+
+
+class FunctionComparison(Record, frozen=True):
+    """The ratio of two functions' medians."""
+
+    name: str
+    to: str
+    ratio: Interval
+    verdict: Verdict
+
+
+class FunctionChange(Record, frozen=True):
+    """The ratio of a function's median to the median in an earlier result."""
+
+    name: str
+    ratio: Interval
+    verdict: Verdict
+    before_ns: float
+
+
+class Overhead(Record, frozen=True):
+    """What measuring itself costs, in nanoseconds."""
+
+    clock: float
+    loop: float
+
+
+class MicrobenchResult(Record, frozen=True):
+    """`tailcut microbench --json`."""
+
+    kind: Literal["microbench"]
+    functions: list[FunctionResult]
+    comparisons: list[FunctionComparison]
+    overhead_ns: Overhead
+    noise: float
+    seed: int
+    machine: MachineFacts
+    command: str
+    against: list[FunctionChange] | UnsetType = UNSET
+
+
+class Totals(Record, frozen=True):
+    """Percentiles of the time from first byte to last, in microseconds."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+
+
+class StageTimes(Record, frozen=True):
+    """Mean time in one stage, for usual and for slow requests, and its share of the difference."""
+
+    median_us: float
+    slowest_us: float
+    share: float
+
+
+class Coincidence(Record, frozen=True):
+    """Events of one kind, and the share of requests that they overlapped."""
+
+    events: int
+    longest_us: float
+    slowest_hit: float
+    median_hit: float
+    share: float
+
+
+class Cause(Record, frozen=True):
+    """The main cause of the tail, and the advice."""
+
+    name: str
+    share: float
+    words: str
+    advice: str
+
+
+class ProcessShare(Record, frozen=True):
+    """The requests of one server process."""
+
+    process: int
+    requests: int
+    slowest: int
+    total_us: Totals
+
+
+class SlowRequest(Record, frozen=True):
+    """One of the slowest requests."""
+
+    start_ns: int
+    marks_us: dict[str, float]  # moments from the request's start
+    rows: int
+    batch_rows: int
+    body_bytes: int
+    status: int
+    process: int
+    coincided: list[str]
+
+
+class ExplainResult(Record, frozen=True):
+    """`tailcut explain --json`; with too few requests for a tail, the keys after `verdict` are left out."""
+
+    target: str
+    model: str
+    duration_s: float
+    missed: int  # requests whose records were overwritten before they were read
+    requests: int
+    total_us: Totals
+    verdict: str
+    above_median_us: float | UnsetType = UNSET
+    stages: dict[str, StageTimes] | UnsetType = UNSET
+    coincided: dict[str, Coincidence] | UnsetType = UNSET
+    cause: Cause | UnsetType = UNSET
+    processes: list[ProcessShare] | UnsetType = UNSET
+    worst: list[SlowRequest] | UnsetType = UNSET
+
+
+def schema_of(*kinds: type[Any]) -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of an object that is one of these structs."""
+    schemas, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    whole = schemas[0] if len(schemas) == 1 else {"anyOf": list(schemas)}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "$defs": components}

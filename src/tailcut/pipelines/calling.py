@@ -1,0 +1,56 @@
+"""Calls a stage's function for the requests of a batch, and says what a failed call tells the client."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from tailcut.errors import InvalidInputError, TailcutError
+from tailcut.pipelines.layout import Layout, split_rows
+from tailcut.pipelines.protocol import Kind
+from tailcut.pipelines.results import call, call_filled
+from tailcut.pipelines.stage import Stage
+
+_log = logging.getLogger("tailcut")
+
+
+class Caller:
+    """Runs a stage's function on the requests of a batch: on all rows together, or on each request by itself."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.inputs = Layout(stage.inputs)
+        self.outputs = Layout(stage.outputs)
+
+    def run(self, parts: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        """The outputs of each request.
+
+        Raises:
+            TailcutError: as `call`, and what the function raises of them.
+        """
+        stage = self.stage
+        if stage.per_request or (len(parts) == 1 and not stage.fill):
+            return [call(stage, arrays) for arrays in parts]
+        if stage.fill:
+            return call_filled(stage, self.inputs.together(parts), [len(arrays[0]) for arrays in parts])
+        return split_rows(call(stage, self.inputs.together(parts)), [len(arrays[0]) for arrays in parts])
+
+
+def refusal(stage: Stage, error: BaseException) -> tuple[Kind, str]:
+    """What a failed call tells the client: the author's own message, or the kind of error without what it says.
+
+    An exception's text may hold a part of the request, so it goes to the log alone.
+    """
+    if isinstance(error, InvalidInputError):
+        return Kind.INVALID, f"stage {stage.name!r}: {error}"
+    if isinstance(error, TailcutError):
+        return Kind.FAILED, str(error)
+    if isinstance(error, ValueError):
+        return Kind.INVALID, f"stage {stage.name!r} refused the input: {type(error).__name__}"
+    return Kind.FAILED, f"stage {stage.name!r} failed: {type(error).__name__}"
+
+
+def log_fault(stage: Stage, error: BaseException) -> None:
+    """Write where a stage raised, for its author; what it refuses on purpose is no fault."""
+    if not isinstance(error, TailcutError):
+        _log.warning("stage %r raised", stage.name, exc_info=error)

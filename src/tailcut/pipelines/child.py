@@ -1,0 +1,129 @@
+"""A stage's process: `python -m tailcut.pipelines.child`. Imports the stage by its path, and computes batches.
+
+The first thing it does, before anything of the user's is imported, is to bind itself to its parent's life.
+"""
+
+import ctypes
+import gc
+import logging
+import mmap
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from tailcut.errors import TailcutError, UsageError
+from tailcut.pipelines.calling import Caller, log_fault, refusal
+from tailcut.pipelines.layout import Packed
+from tailcut.pipelines.loading import load_pipeline, parse_path
+from tailcut.pipelines.protocol import CALL, MOST_BYTES, REPLY, Kind, grown
+from tailcut.pipelines.stage import Stage
+
+_log = logging.getLogger("tailcut")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_MESSAGE_BYTES = 4096
+
+
+class Region:
+    """A shared file as one array of bytes, mapped anew when it has grown."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.data = np.empty(0, np.uint8)
+
+    def hold(self, size: int) -> np.ndarray:
+        """The region at a size that the file has."""
+        if self.data.size < size:
+            self.data = np.frombuffer(mmap.mmap(self._descriptor, size), np.uint8)
+        return self.data
+
+    def grow(self, needed: int) -> np.ndarray:
+        """The region, with so many bytes at least."""
+        if self.data.size < needed:
+            size = grown(self.data.size, needed)
+            os.truncate(self._descriptor, size)
+            self.hold(size)
+        return self.data
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve one stage over an inherited socket, until the other side closes it."""
+    parent, path, index, control, inputs, outputs, cpu = arguments
+    if not _bound_to(int(parent)):
+        return 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's goes to the whole group; the server ends this process
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    sock = socket.socket(fileno=int(control))
+    results = Region(int(outputs))
+    results.hold(os.fstat(int(outputs)).st_size)
+    try:
+        if cpu:
+            os.sched_setaffinity(0, {int(cpu)})
+        stage = _stage(path, int(index))
+    except Exception as error:  # noqa: BLE001  whatever keeps this process from starting is the server's to report
+        text = str(error) if isinstance(error, TailcutError) else f"{path}: {type(error).__name__}: {error}"
+        _reply(sock, results, Kind.NOT_LOADED, text)
+        return 1
+    gc.collect()
+    gc.freeze()  # what the import left: it is never walked again
+    sock.sendall(REPLY.pack(Kind.READY, 0, results.data.size))
+    _serve(sock, Caller(stage), Region(int(inputs)), results)
+    return 0
+
+
+def _stage(path: str, index: int) -> Stage:
+    """The step of that number in the pipeline at that path.
+
+    Raises:
+        UsageError: the file has changed, and there is no such stage in it any more.
+    """
+    steps = load_pipeline(parse_path(path)).steps
+    step = steps[index] if index < len(steps) else None
+    if not isinstance(step, Stage):
+        raise UsageError(f"{path}: step {index + 1} is no stage any more: restart the server")
+    return step
+
+
+def _serve(sock: socket.socket, caller: Caller, inputs: Region, results: Region) -> None:
+    while True:
+        record = sock.recv(CALL.size, socket.MSG_WAITALL)
+        if len(record) < CALL.size:
+            return
+        size, region_bytes, result_bytes = CALL.unpack(record)
+        results.hold(result_bytes)
+        data = inputs.hold(region_bytes)[:size]
+        try:
+            packed = caller.outputs.pack(caller.run(caller.inputs.unpack(data)))
+            _check_size(caller.stage, packed)
+            packed.write(results.grow(packed.size))
+        except Exception as error:  # noqa: BLE001  whatever a function raises costs its own requests only
+            log_fault(caller.stage, error)
+            _reply(sock, results, *refusal(caller.stage, error))
+        else:
+            sock.sendall(REPLY.pack(Kind.DONE, packed.size, results.data.size))
+
+
+def _check_size(stage: Stage, packed: Packed) -> None:
+    if packed.size > MOST_BYTES:
+        raise UsageError(f"stage {stage.name!r} returned {packed.size} bytes, over {MOST_BYTES}")
+
+
+def _reply(sock: socket.socket, results: Region, kind: Kind, message: str) -> None:
+    data = message.encode(errors="replace")[:_MESSAGE_BYTES]
+    region = results.grow(len(data))
+    region[: len(data)] = np.frombuffer(data, np.uint8)
+    sock.sendall(REPLY.pack(kind, len(data), results.data.size))
+
+
+def _bound_to(parent: int) -> bool:
+    """Have the kernel end this process when its server is gone (prctl(2)); False where it is gone already."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

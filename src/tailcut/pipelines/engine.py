@@ -1,0 +1,90 @@
+"""A stage as the runtime knows engines: its requests are batched, counted and looked after like a model's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tailcut.engines.base import Arrays, Bound, EngineOptions
+from tailcut.errors import EngineError, InvalidInputError, TailcutError, UnsupportedError
+from tailcut.pipelines.calling import Caller, log_fault, refusal
+from tailcut.pipelines.pool import ProcessPool
+from tailcut.pipelines.process import StagePlace
+from tailcut.pipelines.protocol import Kind
+from tailcut.spec import ModelSpec, Rows
+
+
+class StageEngine:
+    """Calls a stage's function in its processes, or, where it says so, on the thread that asks.
+
+    Raises:
+        UsageError: no process can import the stage.
+    """
+
+    def __init__(self, place: StagePlace) -> None:
+        stage = place.stage
+        self.spec = ModelSpec(stage.name, stage.inputs, stage.outputs, Rows.INDEPENDENT, "a stage's rows are")
+        self.options = EngineOptions(name="none", instances=stage.workers, threads=1)
+        self.stage = stage
+        self._caller = Caller(stage)
+        self._pool = None if stage.threads else ProcessPool(place)
+
+    @property
+    def pids(self) -> list[int]:
+        """The stage's processes that are alive; none where it runs on threads."""
+        return [] if self._pool is None else self._pool.pids
+
+    @property
+    def restarts(self) -> int:
+        """How many processes were started in the place of another."""
+        return 0 if self._pool is None else self._pool.restarts
+
+    def run_apart(self, requests: Sequence[Arrays]) -> list[list[np.ndarray]]:
+        """The outputs of each request.
+
+        Raises:
+            InvalidInputError: the function refuses the input.
+            EngineError: the function failed, or returned what was not declared, or there is no process.
+            BatchLostError: the process died or was killed with these requests in hand.
+        """
+        parts = [list(request.values()) for request in requests]
+        if self._pool is None:
+            return self._call_here(parts)
+        with self._pool.lent() as process:
+            return process.call(parts)
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """The outputs of one request, by name.
+
+        Raises:
+            EngineError: as `run_apart`.
+        """
+        return dict(zip(self.spec.output_names, self.run_apart([inputs])[0], strict=True))
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
+        """Refuse: a function's outputs are wherever it makes them.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(f"stage {self.spec.name!r}: a function is not bound to arrays")
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _call_here(self, parts: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        try:
+            return self._caller.run([[_read_only(array) for array in arrays] for arrays in parts])
+        except Exception as error:  # noqa: BLE001  whatever a function raises costs its own requests only
+            log_fault(self._caller.stage, error)
+            kind, message = refusal(self._caller.stage, error)
+            told: TailcutError = InvalidInputError(message) if kind is Kind.INVALID else EngineError(message)
+            raise told from None
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A view of an array that later steps, or the client's other requests, read as well."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

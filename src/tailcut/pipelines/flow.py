@@ -1,0 +1,158 @@
+"""One request's way through a pipeline: the answer of each step is the input of the next.
+
+A step's answer is handed on by the thread that computed it, so the event loop is woken once a request and not once a
+step. `StepDelivery` wakes the next step once for all requests of a batch.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from tailcut.errors import EngineError, InvalidInputError, TailcutError
+from tailcut.pipelines.steps import OpenStep
+from tailcut.runtime.inputs import Arrays, check_inputs
+from tailcut.runtime.request import Batch, Notifiable, Request
+from tailcut.spec import ModelSpec
+
+
+class Owner(Protocol):
+    """The pipeline, as far as a request on its way is concerned."""
+
+    spec: ModelSpec
+
+    @property
+    def steps(self) -> Sequence[OpenStep]: ...  # noqa: D102  in order
+
+    def ended(self, flow: "Flow", error: TailcutError | None) -> None:
+        """A request has its answer, or never will."""
+
+    def delivered(self, batch: Batch) -> None:
+        """A batch of one answer has been handed out."""
+
+
+class StepDelivery:
+    """Hands a step's answers on by the thread that computed them."""
+
+    def __init__(self, following: Notifiable | None) -> None:
+        self._following = following
+
+    is_here = False  # the answers go on after the batch has been counted
+
+    def notify_soon(self, entry: Notifiable) -> None:
+        """Have a model computed that has been given more of a large request."""
+        entry.notify()
+
+    def post(self, batch: Batch) -> None:
+        """Hand out at once, and wake the step that follows when all of the batch have gone on to it."""
+        try:
+            batch.hand_out(self)
+        finally:
+            batch.owner.delivered(batch)
+        if self._following is not None:
+            self._following.notify()
+
+    def post_failure(self, request: Request, error: TailcutError) -> None:
+        """Tell the request at once."""
+        request.handler.fail(request, error)
+
+
+class Flow:
+    """A request between its first step and its answer. Its steps follow each other, so one thread at a time has it."""
+
+    __slots__ = ("_began_ns", "_lock", "_number", "_owner", "_tensors", "formed_ns", "request", "times", "under_way")
+
+    def __init__(self, owner: Owner, arrays: Arrays, request: Request) -> None:
+        self._owner = owner
+        self._tensors: dict[str, np.ndarray] = dict(arrays)
+        self._number = 0
+        self._lock = threading.Lock()  # of `under_way` against a client that leaves
+        self._began_ns = 0
+        self.request = request
+        self.under_way: Request | None = None  # in the step's queue or engine
+        self.formed_ns = 0
+        self.times: list[tuple[int, int]] = []  # of each step: nanoseconds in its queue, and computing
+
+    def begin(self) -> None:
+        """Queue the first step.
+
+        Raises:
+            QueueFullError: too much is waiting already, or the deadline cannot be met.
+        """
+        self.request.ready_ns = time.monotonic_ns()
+        step = self._owner.steps[0]
+        given = self._given(step)
+        rows = len(next(iter(given.values()))) if step.model.spec.batched else 1
+        self._queue(step, given, rows)  # checked already: they are the pipeline's own inputs
+
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
+        """A step has answered."""
+        if not self._number:
+            self.formed_ns, self._began_ns = batch.formed_ns, batch.began_ns
+        self.times.append((batch.began_ns - request.ready_ns, batch.ended_ns - batch.began_ns))
+        step = self._owner.steps[self._number]
+        arrays = batch.arrays(index)
+        if step.model.entry.slab is not None:  # whose rows are others' soon
+            arrays = [array.copy() for array in arrays]
+        self._tensors |= dict(zip(map(step.called, step.model.spec.output_names), arrays, strict=True))
+        self._number += 1
+        if self._number == len(self._owner.steps):
+            self._answer([self._tensors[name] for name in self._owner.spec.output_names], batch.ended_ns)
+            return
+        try:
+            self._start(self._owner.steps[self._number])
+        except InvalidInputError as error:  # of a shape that was left free: no fault of the client's
+            self._fail(EngineError(f"{self._owner.steps[self._number].title} was given what it does not take: {error}"))
+        except TailcutError as error:
+            self._fail(error)
+
+    def fail(self, request: Request, error: TailcutError) -> None:
+        """A step has no answer."""
+        self._fail(error)
+
+    def cancel(self) -> Request | None:
+        """The client left: the request that is to be taken back from the step, if there is one."""
+        with self._lock:
+            self.request.cancelled = True
+            return self.under_way
+
+    @property
+    def step(self) -> OpenStep:
+        """Where it is."""
+        return self._owner.steps[min(self._number, len(self._owner.steps) - 1)]
+
+    def _start(self, step: OpenStep) -> None:
+        self._queue(step, *check_inputs(step.model.spec, self._given(step)))
+
+    def _given(self, step: OpenStep) -> dict[str, np.ndarray]:
+        return {name: self._tensors[step.called(name)] for name in step.model.spec.input_names}
+
+    def _queue(self, step: OpenStep, arrays: Arrays, rows: int) -> None:
+        request = self.request
+        with self._lock:
+            if request.cancelled:
+                return
+            self.under_way = step.model.entry.start(
+                arrays,
+                1 if step.whole_requests else rows,
+                self,
+                step.delivery,
+                request.deadline_ns,
+                priority=request.priority,
+            )
+
+    def _answer(self, arrays: list[np.ndarray], ended_ns: int) -> None:
+        batch = Batch(self._owner, [self.request])
+        batch.formed_ns, batch.began_ns, batch.ended_ns = self.formed_ns, self._began_ns, ended_ns
+        batch.outputs = arrays
+        batch.apart = [arrays]
+        self._owner.ended(self, None)
+        if not self.request.cancelled:
+            self.request.delivery.post(batch)
+
+    def _fail(self, error: TailcutError) -> None:
+        self._owner.ended(self, error)
+        if not self.request.cancelled:
+            self.request.delivery.post_failure(self.request, error)

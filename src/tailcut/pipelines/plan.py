@@ -1,0 +1,56 @@
+"""Which tensor of a pipeline goes where, and whether they fit: decided before any model is opened for traffic. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tailcut.errors import UsageError
+from tailcut.spec import ModelSpec, Rows, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stage or a model, as far as its tensors are concerned; `kind` is the word for it in messages."""
+
+    kind: str
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    independent: bool = True  # its rows are computed apart from each other
+
+    @property
+    def title(self) -> str:
+        """As a message names it: stage 'tokenize'."""
+        return f"{self.kind} {self.name!r}"
+
+
+def plan_pipeline(name: str, steps: Sequence[Step]) -> ModelSpec:
+    """What the pipeline takes and gives; its rows are independent where those of all its steps are.
+
+    Raises:
+        UsageError: a step's input comes from nowhere, or has another dtype or shape there than the step takes; the
+            message names the step, the tensor, what was expected and what comes.
+    """
+    known = {tensor.name: (tensor, "the request") for tensor in steps[0].inputs}
+    titles: set[str] = set()
+    for step in steps:
+        if step.name in titles:
+            raise UsageError(f"pipeline {name!r}: two steps are called {step.name!r}: name one with @stage(name=...)")
+        titles.add(step.name)
+        for tensor in step.inputs:
+            _check(name, step, tensor, known)
+        known |= {tensor.name: (tensor, step.title) for tensor in step.outputs}
+    whole = [step.title for step in steps if not step.independent]
+    rows, reason = Rows.INDEPENDENT, "every step's rows are independent"
+    if whole:
+        rows, reason = Rows.DEPENDENT, f"the rows of {', '.join(whole)} are not independent"
+    return ModelSpec(name, steps[0].inputs, steps[-1].outputs, rows, reason)
+
+
+def _check(name: str, step: Step, wanted: TensorSpec, known: dict[str, tuple[TensorSpec, str]]) -> None:
+    where = f"pipeline {name!r}: {step.title}: input {wanted.name!r}"
+    if wanted.name not in known:
+        raise UsageError(f"{where} ({wanted.describe()}) comes from no step before it; there is {', '.join(known)}")
+    found, source = known[wanted.name]
+    fits = found.dtype is wanted.dtype and len(found.shape) == len(wanted.shape)
+    if not fits or not all(a is None or b is None or a == b for a, b in zip(found.shape, wanted.shape, strict=True)):
+        raise UsageError(f"{where}: expected {wanted.describe()}, got {found.describe()} from {source}")

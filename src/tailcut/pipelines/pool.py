@@ -1,0 +1,159 @@
+"""The processes of one stage: lent to worker threads, and replaced when they end.
+
+One thread starts them all and looks after them: the kernel ends a process whose parent's *thread* is gone
+(prctl(2), PR_SET_PDEATHSIG), so they are started by one that lives as long as the pool.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tailcut.errors import EngineError, TailcutError
+from tailcut.pipelines.life import backoff_s
+from tailcut.pipelines.process import StagePlace, StageProcess
+
+_log = logging.getLogger("tailcut")
+_START_S = 120.0  # to import the stage's file
+_BEAT_S = 0.5  # between two looks at idle processes
+_LENT_S = 30.0  # to wait for a process at most
+
+
+class ProcessPool:
+    """The processes of a stage.
+
+    Raises:
+        UsageError: the first process cannot import the stage.
+    """
+
+    def __init__(self, place: StagePlace) -> None:
+        self._place = place
+        self._name = place.stage.name
+        self._condition = threading.Condition()
+        self._idle: list[StageProcess] = []
+        self._all: list[StageProcess | None] = [None] * place.stage.workers
+        self._lent: set[StageProcess] = set()  # whose end is seen by the thread that has them
+        self._fault = ""  # why the last start failed
+        self._failures = 0
+        self._closed = False
+        self.restarts = 0
+        self._first: queue.SimpleQueue[TailcutError | None] = queue.SimpleQueue()
+        self._wanted = threading.Event()
+        self._thread = threading.Thread(target=self._look_after, name=f"{self._name}-processes", daemon=True)
+        self._thread.start()
+        error = self._first.get()
+        if error is not None:
+            self.close()
+            raise error
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that are alive."""
+        with self._condition:
+            return [process.pid for process in self._all if process is not None and process.is_alive]
+
+    @contextmanager
+    def lent(self) -> Iterator[StageProcess]:
+        """A process for one call.
+
+        Raises:
+            EngineError: none is to be had.
+        """
+        process = self._take()
+        try:
+            yield process
+        finally:
+            self._give_back(process)
+
+    def close(self) -> None:
+        """Kill all processes. Calling it again does nothing."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        self._wanted.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _take(self) -> StageProcess:
+        end = time.monotonic() + _LENT_S
+        with self._condition:
+            while True:
+                while self._idle:
+                    process = self._idle.pop()
+                    if process.is_alive:
+                        self._lent.add(process)
+                        return process
+                    self._wanted.set()
+                if self._closed:
+                    raise EngineError(f"stage {self._name!r} was closed")
+                if self._fault:
+                    raise EngineError(f"stage {self._name!r} has no process: its last start failed")
+                left_s = end - time.monotonic()
+                if left_s <= 0 or not self._condition.wait(left_s):
+                    raise EngineError(f"stage {self._name!r} has no process: none was ready within {_LENT_S:g} s")
+
+    def _give_back(self, process: StageProcess) -> None:
+        with self._condition:
+            self._lent.discard(process)
+            if process.is_alive:
+                self._idle.append(process)
+                self._condition.notify()
+                return
+        self._wanted.set()
+
+    def _look_after(self) -> None:
+        begun = False
+        try:
+            while not self._closed:
+                self._wanted.clear()
+                started = [self._start(index, process) for index, process in self._missing()]
+                whole = all(started)
+                if whole and not begun:
+                    begun = True
+                    self._first.put(None)
+                self._wanted.wait(backoff_s(self._failures) or _BEAT_S)
+        finally:
+            for process in self._all:
+                if process is not None:
+                    process.kill()
+
+    def _missing(self) -> list[tuple[int, StageProcess | None]]:
+        """The places without a process that is alive; what one has in hand is first given back."""
+        with self._condition:
+            places = [(index, process) for index, process in enumerate(self._all) if process not in self._lent]
+        return [(index, process) for index, process in places if process is None or not process.is_alive]
+
+    def _start(self, index: int, old: StageProcess | None) -> bool:
+        """Put a new process in a place; whether it is ready."""
+        if self._closed:
+            return False
+        stage = self._place.stage
+        if old is not None:
+            old.kill()
+            _log.warning("stage %r: process %d has ended: starting another", self._name, old.pid)
+        cpu = stage.cpus[index % len(stage.cpus)] if stage.cpus else None
+        try:
+            process = StageProcess(self._place, cpu)
+            process.wait_ready(_START_S)
+        except (TailcutError, OSError) as error:
+            self._failed(error)
+            return False
+        with self._condition:
+            self.restarts += old is not None
+            self._fault, self._failures = "", 0
+            self._all[index] = process
+            self._idle.append(process)
+            self._condition.notify()
+        return True
+
+    def _failed(self, error: TailcutError | OSError) -> None:
+        if not self._failures and all(process is None for process in self._all):
+            self._first.put(error if isinstance(error, TailcutError) else EngineError(str(error)))
+        else:
+            _log.error("stage %r: %s", self._name, error)
+        with self._condition:
+            self._failures += 1
+            self._fault = "" if any(one is not None and one.is_alive for one in self._all) else str(error)
+            self._condition.notify_all()

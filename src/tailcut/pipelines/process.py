@@ -1,0 +1,214 @@
+"""The server's side of one stage process: started, called by one thread at a time, killed.
+
+A call blocks the worker thread that makes it, never the event loop: it waits in poll(2) without the interpreter's lock.
+"""
+
+import mmap
+import os
+import select
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tailcut.errors import (
+    BatchLostError,
+    DeadlineExceededError,
+    EngineError,
+    InvalidInputError,
+    TooLargeError,
+    UsageError,
+)
+from tailcut.memory.anonymous import anonymous_file
+from tailcut.pipelines.layout import Layout, Parts
+from tailcut.pipelines.life import Life, move
+from tailcut.pipelines.loading import PipelinePath
+from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, Kind, grown
+from tailcut.pipelines.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlace:
+    """A stage, and where its processes find it."""
+
+    stage: Stage
+    path: PipelinePath
+    index: int  # of the step in the pipeline
+    inputs: Layout = field(init=False)
+    outputs: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", Layout(self.stage.inputs))
+        object.__setattr__(self, "outputs", Layout(self.stage.outputs))
+
+
+class _Region:
+    """Anonymous memory that the process has, too."""
+
+    def __init__(self) -> None:
+        self.descriptor = anonymous_file(REGION_BYTES)
+        self.data = self._map(REGION_BYTES)
+
+    def hold(self, size: int) -> np.ndarray:
+        """The region at a size that the other side has given it."""
+        if size > self.data.size:
+            self.data = self._map(size)
+        return self.data
+
+    def grow(self, needed: int) -> np.ndarray:
+        """The region, with so many bytes at least."""
+        if needed > self.data.size:
+            size = grown(self.data.size, needed)
+            os.truncate(self.descriptor, size)
+            self.data = self._map(size)
+        return self.data
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def _map(self, size: int) -> np.ndarray:
+        return np.frombuffer(mmap.mmap(self.descriptor, size), np.uint8)
+
+
+class StageProcess:
+    """One process of a stage. Its methods are for one thread at a time; `kill` is for any."""
+
+    def __init__(self, place: StagePlace, cpu: int | None = None) -> None:
+        self._place = place
+        self._life = Life.STARTING
+        self._inputs, self._results = _Region(), _Region()
+        self._sock, theirs = socket.socketpair()
+        inherited = (theirs.fileno(), self._inputs.descriptor, self._results.descriptor)
+        command = [sys.executable, "-m", "tailcut.pipelines.child", str(os.getpid()), str(place.path)]
+        command += [str(place.index), *map(str, inherited), "" if cpu is None else str(cpu)]
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603  this interpreter, and our own module
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno() if _has_stderr() else None,
+                pass_fds=inherited,
+            )
+        self._poll = select.poll()
+        self._poll.register(self._sock, select.POLLIN)
+
+    @property
+    def pid(self) -> int:
+        """The operating system's number for it."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended, by itself or otherwise."""
+        return self._life is not Life.ENDED and self._process.poll() is None
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Wait until it has imported its stage; it is killed where it does not.
+
+        Raises:
+            UsageError: the file cannot be imported now, or it takes longer than that.
+        """
+        name = self._place.stage.name
+        try:
+            kind, message = self._receive(timeout_s)
+        except TimeoutError:
+            self.kill()
+            raise UsageError(f"stage {name!r}: its process was not ready within {timeout_s:g} s") from None
+        except ConnectionError:
+            raise UsageError(f"stage {name!r}: its process ended while it started ({self._ending()})") from None
+        if kind is not Kind.READY:
+            self.kill()
+            raise UsageError(message)
+        self._life = move(self._life, Life.IDLE)
+
+    def call(self, parts: Parts) -> list[list[np.ndarray]]:
+        """The outputs of each request, in memory of their own.
+
+        Raises:
+            InvalidInputError: the function refuses the input.
+            EngineError: the function failed, or returned what was not declared.
+            BatchLostError: the process died or was killed with this batch in hand.
+            TooLargeError: the batch does not fit into a region of `MOST_BYTES`.
+        """
+        stage = self._place.stage
+        packed = self._place.inputs.pack(parts)
+        if packed.size > MOST_BYTES:
+            raise TooLargeError(f"stage {stage.name!r}: a batch has {packed.size} bytes, over {MOST_BYTES}")
+        packed.write(self._inputs.grow(packed.size))
+        self._life = move(self._life, Life.CALLED)
+        try:
+            self._sock.sendall(CALL.pack(packed.size, self._inputs.data.size, self._results.data.size))
+            kind, message = self._receive(stage.timeout_s)
+        except TimeoutError:
+            self.kill()
+            raise StageTimeoutError(
+                f"stage {stage.name!r} did not answer within {stage.timeout_s:g} s: its process was killed"
+            ) from None
+        except ConnectionError:
+            raise BatchLostError(f"stage {stage.name!r}: its process ended in a call ({self._ending()})") from None
+        self._life = move(self._life, Life.IDLE)
+        if kind is Kind.INVALID:
+            raise InvalidInputError(message)
+        if kind is not Kind.DONE:
+            raise EngineError(message)
+        return self._outputs()
+
+    def kill(self) -> None:
+        """End it now. Calling it again does nothing."""
+        if self._life is Life.ENDED:
+            return
+        self._life = Life.ENDED
+        self._process.kill()
+        self._process.wait()
+        self._sock.close()
+        self._inputs.close()
+        self._results.close()
+
+    def _outputs(self) -> list[list[np.ndarray]]:
+        view = self._results.data[: self._size]
+        return [
+            [array if array.dtype == object else array.copy() for array in arrays]
+            for arrays in self._place.outputs.unpack(view)
+        ]
+
+    def _receive(self, timeout_s: float) -> tuple[Kind, str]:
+        """The next reply, and its message.
+
+        Raises:
+            TimeoutError: none came in time.
+            ConnectionError: the process has ended.
+        """
+        if not self._poll.poll(timeout_s * 1000):
+            raise TimeoutError
+        record = self._sock.recv(REPLY.size, socket.MSG_WAITALL)
+        if len(record) < REPLY.size:
+            raise ConnectionResetError
+        number, self._size, region_bytes = REPLY.unpack(record)
+        kind = Kind(number)
+        data = self._results.hold(region_bytes)
+        if kind in {Kind.READY, Kind.DONE}:
+            return kind, ""
+        return kind, data[: self._size].tobytes().decode(errors="replace")
+
+    def _ending(self) -> str:
+        """How it ended."""
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            code = None
+        self.kill()
+        if code is None:
+            return "it closed its socket"
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+class StageTimeoutError(DeadlineExceededError, BatchLostError):
+    """A stage did not answer in time, and its process was killed with the batch in hand."""
+
+
+def _has_stderr() -> bool:
+    try:
+        return sys.stderr.fileno() >= 0
+    except (AttributeError, OSError, ValueError):
+        return False

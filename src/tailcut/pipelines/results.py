@@ -1,0 +1,123 @@
+"""What a stage's function returned, checked against what was declared. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tailcut.errors import EngineError
+from tailcut.pipelines.stage import Stage
+from tailcut.spec import DType, TensorSpec
+
+Arrays = Sequence[np.ndarray]
+
+
+def call(stage: Stage, inputs: Arrays) -> list[np.ndarray]:
+    """Call a stage's function on the rows of its inputs, and check what it returns.
+
+    Raises:
+        EngineError: it returned something else than was declared; names the stage, the output, expected and got.
+    """
+    rows, values = len(inputs[0]), _each(stage, _call(stage, inputs))
+    return [_array(stage, tensor, value, rows) for tensor, value in zip(stage.outputs, values, strict=True)]
+
+
+def call_filled(stage: Stage, inputs: Arrays, counts: Sequence[int]) -> list[list[np.ndarray]]:
+    """Call a stage's function on the rows of several requests, and fill up the rows of each to its own longest.
+
+    Args:
+        inputs: the rows of all requests, one behind the other.
+        counts: how many rows each request has.
+
+    Raises:
+        EngineError: as `call`; or an output of a free size is not a list of one array for each row.
+    """
+    rows = len(inputs[0])
+    parts: list[list[np.ndarray]] = [[] for _ in counts]
+    for tensor, value in zip(stage.outputs, _each(stage, _call(stage, inputs)), strict=True):
+        apart = None in tensor.row_shape
+        values = _row_list(stage, tensor, value, rows) if apart else _array(stage, tensor, value, rows)
+        start = 0
+        for part, count in zip(parts, counts, strict=True):
+            own = values[start : start + count]
+            part.append(_filled(stage, tensor, own) if isinstance(own, list) else own)
+            start += count
+    return parts
+
+
+def _row_list(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) != rows:
+        got = f"{len(value)} rows" if isinstance(value, list) else type(value).__name__
+        raise EngineError(
+            f"stage {stage.name!r}: output {tensor.name!r}: with fill, expected a list of one array for each of {rows} "
+            f"rows, got {got}"
+        )
+    return value
+
+
+def _filled(stage: Stage, tensor: TensorSpec, rows: list[Any]) -> np.ndarray:
+    """The rows of one request in one array."""
+    one = [_array(stage, tensor, row[None] if isinstance(row, np.ndarray) else [row], 1)[0] for row in rows]
+    shape = np.max([row.shape for row in one], axis=0)
+    fill: Any = stage.fill[tensor.name]
+    result = np.full((len(one), *shape), fill, tensor.dtype.numpy)
+    for target, row in zip(result, one, strict=True):
+        target[tuple(map(slice, row.shape))] = row
+    return result
+
+
+def _call(stage: Stage, inputs: Arrays) -> Any:
+    if stage.by_name:
+        return stage.function(**{tensor.name: array for tensor, array in zip(stage.inputs, inputs, strict=True)})
+    return stage.function(*inputs)
+
+
+def _each(stage: Stage, result: Any) -> Sequence[Any]:
+    """What was returned for each output, in order."""
+    names = [tensor.name for tensor in stage.outputs]
+    where = f"stage {stage.name!r} must return {', '.join(names)}"
+    if result is None:
+        raise EngineError(f"{where}, got None: is a return missing?")
+    if isinstance(result, Mapping):
+        if set(result) != set(names):
+            raise EngineError(f"{where}, got {', '.join(map(str, result)) or 'an empty dict'}")
+        return [result[name] for name in names]
+    if len(names) == 1 and not (isinstance(result, tuple) and len(result) == 1):
+        return [result]
+    if not isinstance(result, tuple | list):
+        raise EngineError(f"{where} as a tuple in this order or as a dict, got {type(result).__name__}")
+    if len(result) != len(names):
+        raise EngineError(f"{where}, got {len(result)} values")
+    return result
+
+
+def _array(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> np.ndarray:
+    where = f"stage {stage.name!r}: output {tensor.name!r}"
+    want = tensor.dtype.numpy
+    if value is None:
+        raise EngineError(f"{where}: expected {tensor.describe()}, got None")
+    try:
+        if tensor.dtype is DType.BYTES or isinstance(value, np.ndarray | np.generic):
+            array = np.asarray(value)
+        else:
+            array = np.asarray(value, want)
+    except (ValueError, TypeError, OverflowError):
+        raise EngineError(f"{where}: expected {tensor.describe()}, got what makes no such array") from None
+    if array.dtype != want and not (tensor.dtype is DType.BYTES and array.dtype.kind in "SUO"):
+        raise EngineError(f"{where}: expected {tensor.dtype} ({want}), got {array.dtype}: convert it with .astype")
+    if array.ndim != len(tensor.shape) or array.shape[:1] != (rows,):
+        expected = [rows, *(-1 if dim is None else dim for dim in tensor.row_shape)]
+        raise EngineError(f"{where}: expected {expected} for {rows} rows, got {list(array.shape)}")
+    if not tensor.accepts(array.shape):
+        raise EngineError(f"{where}: expected {tensor.describe()}, got {list(array.shape)}")
+    return _bytes(where, array) if tensor.dtype is DType.BYTES else np.ascontiguousarray(array)
+
+
+def _bytes(where: str, array: np.ndarray) -> np.ndarray:
+    """Elements as `bytes`."""
+    items = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
+    if not all(isinstance(item, bytes) for item in items):
+        raise EngineError(f"{where}: expected str or bytes in each element")
+    result = np.empty(len(items), object)
+    result[:] = items
+    return result.reshape(array.shape)

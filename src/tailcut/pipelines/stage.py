@@ -1,0 +1,197 @@
+"""A Python function with what it takes, what it gives, and how it is run; and a pipeline of stages and models. Pure."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tailcut.errors import UsageError
+from tailcut.pipelines.tensors import parse_tensors
+from tailcut.spec import TensorSpec
+
+Function = Callable[..., Any]
+_NAME = re.compile(r"[\w.-]+", re.ASCII)  # as it is in a URL
+_MOST_WORKERS = 256
+_MOST_BATCH = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One Python step of a pipeline. Made by `stage`; calling it calls the function.
+
+    Args:
+        function: takes an array for each input, of all rows of a batch, and returns an array for each output.
+        name: for messages, statistics and metrics.
+        inputs, outputs: with the batch as the first, free dimension.
+        by_name: whether the function's parameters have the inputs' names; else they are given in order.
+        workers: processes, or threads, that run it at the same time.
+        max_batch_size: the most rows of one call.
+        timeout_s: a call that takes longer has its process killed.
+        threads: run on threads of the server's process instead of processes.
+        cpus: that the processes are pinned to, one after the other; empty: none.
+        fill: for each output with a free dimension the value that its shorter rows are filled up with; empty: the
+            function is called once for each request, and fills up by itself.
+    """
+
+    function: Function
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    by_name: bool
+    workers: int = 1
+    max_batch_size: int = 32
+    timeout_s: float = 10.0
+    threads: bool = False
+    cpus: tuple[int, ...] = ()
+    fill: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def whole_requests(self) -> bool:
+        """Whether a request counts as one and is never split: an output's rows may differ in size."""
+        return any(None in tensor.row_shape for tensor in self.outputs)
+
+    @property
+    def per_request(self) -> bool:
+        """Whether the function is called once for each request.
+
+        Rows of several requests would be filled up to one length, and an answer would depend on its neighbours.
+        """
+        return self.whole_requests and not self.fill
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call the function itself, as a unit test of it does."""
+        return self.function(*arguments, **named)
+
+
+def stage(  # noqa: PLR0913  the settings of a stage
+    *,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    name: str | None = None,
+    workers: int = 1,
+    max_batch_size: int = 32,
+    timeout_s: float = 10.0,
+    threads: bool = False,
+    cpus: Sequence[int] = (),
+    fill: Mapping[str, float] | None = None,
+) -> Callable[[Function], Stage]:
+    """Make a function a step of a pipeline.
+
+    The function gets a numpy array for each input, with the rows of all requests of a batch along the first axis, and
+    returns as many rows for each output: one array where there is one output, else a tuple in order or a dict by name.
+    Elements of BYTES are `bytes`; `str` is taken in results. A stage of which an output has a free dimension, such as
+    "INT64[-1]", is called once for each request instead, so that no answer depends on the requests beside it. With
+    `fill`, it is called for all rows, and returns a list with an array or list for each row of such an output; the rows
+    of each request are then filled up to that request's longest.
+
+    InvalidInputError (its message reaches the client) and ValueError fail a request with 400, all else with 500.
+
+    Args:
+        inputs, outputs: for each name the dtype and the shape of one row: {"text": "BYTES", "ids": "INT64[-1]"}.
+        name: for messages, statistics and metrics; the function's own where none is given.
+        workers: processes (or threads) that run it, 1 to 256.
+        max_batch_size: the most rows of one call, 1 to 65536; of a stage with a free dimension, requests of one trip.
+        timeout_s: seconds after which a call is given up and its process is killed.
+        threads: run on threads in the server's process: for a function that spends its time without the GIL. A thread
+            cannot be killed: a call that hangs keeps its thread until it returns.
+        cpus: the processes are pinned to these CPUs, one after the other; empty: they are not.
+        fill: for each output with a free dimension the value that shorter rows are filled up with.
+
+    Raises:
+        UsageError: an argument is not valid, or the function does not take as many arrays as there are inputs.
+    """
+
+    def make(function: Function) -> Stage:
+        if not callable(function):
+            raise UsageError(f"@stage is for functions, not for {type(function).__name__}")
+        title = str(name or getattr(function, "__name__", type(function).__name__))
+        _check(title, "workers", workers, _MOST_WORKERS)
+        _check(title, "max_batch_size", max_batch_size, _MOST_BATCH)
+        if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 86400:
+            raise UsageError(f"stage {title!r}: timeout_s is {timeout_s!r}, must be over 0, and a day at most")
+        if not all(isinstance(cpu, int) and cpu >= 0 for cpu in cpus):
+            raise UsageError(f"stage {title!r}: cpus must be numbers of CPUs, not {list(cpus)!r}")
+        takes = parse_tensors(title, "inputs", inputs)
+        gives = parse_tensors(title, "outputs", outputs)
+        free = [tensor.name for tensor in gives if None in tensor.row_shape]
+        if fill is not None and set(fill) != set(free):
+            raise UsageError(f"stage {title!r}: fill must have a value for each output of a free size: {free}")
+        by_name = _is_by_name(title, function, [tensor.name for tensor in takes])
+        return Stage(
+            function,
+            title,
+            takes,
+            gives,
+            by_name,
+            workers,
+            max_batch_size,
+            float(timeout_s),
+            threads,
+            tuple(cpus),
+            dict(fill or {}),
+        )
+
+    return make
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Stages and models in order, under one name.
+
+    Each step takes its inputs by name: from the step before it, or from any earlier one, or from the request. The
+    pipeline's inputs are those of its first step, and its outputs those of its last.
+
+    Args:
+        name: that clients know it by.
+        steps: functions made with `stage`, and paths of profiles (.toml) or models (.onnx), relative to the file that
+            the pipeline is in.
+    """
+
+    name: str
+    steps: Sequence[Stage | str | Path]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise UsageError(f"a pipeline's name must be a word that a URL can carry, not {self.name!r}")
+        if isinstance(self.steps, str | Path) or not self.steps:
+            raise UsageError(f"pipeline {self.name!r}: the steps must be a list of stages and models")
+        steps: Sequence[Any] = self.steps
+        for number, step in enumerate(steps, 1):
+            if callable(step) and not isinstance(step, Stage):
+                title = getattr(step, "__name__", repr(step))
+                raise UsageError(
+                    f"pipeline {self.name!r}: step {number}, {title}, is a bare function: add @stage to it"
+                )
+            if not isinstance(step, Stage | str | Path):
+                kind = type(step).__name__
+                raise UsageError(f"pipeline {self.name!r}: step {number} is a {kind}, not a stage or a model's path")
+
+
+def _check(stage: str, setting: str, value: int, most: int) -> None:
+    if type(value) is not int or not 1 <= value <= most:
+        raise UsageError(f"stage {stage!r}: {setting} is {value!r}, must be 1 to {most}")
+
+
+def _is_by_name(stage: str, function: Function, names: Sequence[str]) -> bool:
+    """Whether a function takes its inputs by name; in order otherwise.
+
+    Raises:
+        UsageError: it takes them in neither way.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a function in C: it is found out when it is called
+        return False
+    for by_name in (True, False):
+        try:
+            signature.bind(**dict.fromkeys(names)) if by_name else signature.bind(*names)
+        except TypeError:
+            continue
+        return by_name
+    took = list(signature.parameters)
+    raise UsageError(
+        f"stage {stage!r}: the function takes ({', '.join(took)}), but the inputs are {', '.join(names)}: "
+        "give it one parameter for each"
+    )

@@ -1,0 +1,118 @@
+"""The steps of a pipeline, opened: a stage with its processes, or a model."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tailcut.errors import TailcutError, UsageError
+from tailcut.pipelines.engine import StageEngine
+from tailcut.pipelines.loading import PipelinePath
+from tailcut.pipelines.plan import Step
+from tailcut.pipelines.process import StagePlace
+from tailcut.pipelines.stage import Stage
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.model import Model
+from tailcut.runtime.profile import BatchingSettings, ModelRef, Profile, Settings
+from tailcut.runtime.request import Delivery
+from tailcut.runtime.rows import RowDecision, read_signature
+from tailcut.spec import ModelSpec, RowEvidence, Rows
+
+_LENT_S = 40.0  # that a call may wait for a process, beside its own time
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStep:
+    """One step, ready for requests.
+
+    Args:
+        model: that queues, batches and counts its requests.
+        engine: of a stage; None where the step is a model.
+        whole_requests: whether a request counts as one row: its rows are computed together, whatever their number is.
+        delivery: of its answers, to the step that follows.
+        outline: its tensors, by their names in the pipeline.
+        names: what tensors of the model are called in the pipeline, where that is something else.
+    """
+
+    model: Model
+    engine: StageEngine | None
+    whole_requests: bool
+    delivery: Delivery
+    outline: Step
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def called(self, name: str) -> str:
+        """What a tensor of the model is called in the pipeline."""
+        return self.names.get(name, name)
+
+    @property
+    def name(self) -> str:
+        """For statistics and metrics."""
+        return self.outline.name
+
+    @property
+    def title(self) -> str:
+        """As a message names it."""
+        return self.outline.title
+
+    def describe(self) -> str:
+        """In a few words: tokenize (processes: 2, at most 32 rows)."""
+        if self.engine is None:
+            return f"{self.name} (model)"
+        stage = self.engine.stage
+        unit = "requests" if stage.whole_requests else "rows"
+        kind = "threads" if stage.threads else "processes"
+        return f"{self.name} ({kind}: {stage.workers}, at most {stage.max_batch_size} {unit})"
+
+
+def open_stage(place: StagePlace, limits: Limits) -> tuple[Model, StageEngine]:
+    """Start a stage's processes.
+
+    Raises:
+        UsageError: they cannot import it.
+    """
+    stage = place.stage
+    engine = StageEngine(place)
+    # A process is killed when its time is over; only threads are left to the watchdog.
+    patience_s = stage.timeout_s if stage.threads else max(limits.engine_timeout_s, stage.timeout_s + _LENT_S)
+    batching = BatchingSettings(max_batch_size=stage.max_batch_size, bind=False, rows="independent")
+    ref = ModelRef(path=str(place.path.file), sha256=file_hash(place.path.file), name=stage.name)
+    profile = Profile(model=ref, settings=Settings(engine=engine.options, batching=batching))
+    why = RowEvidence(Rows.INDEPENDENT, "a stage's rows are independent")
+    decision = RowDecision(Rows.INDEPENDENT, why.reason, "independent", read_signature(engine.spec), why)
+    own = replace(limits, engine_timeout_s=patience_s)
+    try:
+        return Model(profile, engine, own, decision, reopen=lambda: engine), engine
+    except BaseException:
+        engine.close()
+        raise
+
+
+def open_model(pipeline: str, path: PipelinePath, step: str | Path, limits: Limits) -> Model:
+    """Open a model of a pipeline; its path is relative to the pipeline's file.
+
+    Raises:
+        TailcutError: as `Model.open`; the message names the pipeline.
+    """
+    file = path.file.parent / step
+    if file.suffix not in {".onnx", ".toml"}:
+        raise UsageError(f"pipeline {pipeline!r}: {step} is neither a profile (.toml) nor a model (.onnx)")
+    try:
+        return Model.open(file, limits=limits)
+    except TailcutError as error:
+        raise type(error)(f"pipeline {pipeline!r}: {error}") from None
+
+
+def stage_outline(stage: Stage) -> Step:
+    """A stage's tensors, for the plan."""
+    return Step("stage", stage.name, stage.inputs, stage.outputs)
+
+
+def model_outline(spec: ModelSpec) -> Step:
+    """A model's tensors, for the plan."""
+    return Step("model", spec.name, spec.inputs, spec.outputs, spec.batched)
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a pipeline's file, in hexadecimal."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,41 @@
+"""What a stage takes and gives, as its author writes it: `INT64[-1]` is one row, the batch is before it. Pure."""
+
+import re
+from collections.abc import Mapping
+
+from tailcut.errors import UsageError
+from tailcut.spec import DType, TensorSpec
+
+_FORM = re.compile(r"(\w+)\s*(?:\[([^\]]*)\])?", re.ASCII)
+_MOST_DIMS = 8
+
+
+def parse_tensors(stage: str, side: str, wanted: Mapping[str, str]) -> tuple[TensorSpec, ...]:
+    """The tensors of one side of a stage, by name, in their order.
+
+    Args:
+        stage: its name, for messages.
+        side: "inputs" or "outputs".
+        wanted: for each name the dtype and the shape of one row: "FP32", "INT64[-1]", "UINT8[224, 224, 3]".
+
+    Raises:
+        UsageError: one of them cannot be read; names the stage, the tensor and what was expected.
+    """
+    if not isinstance(wanted, Mapping) or not wanted:
+        raise UsageError(f'stage {stage!r}: {side} must be a dict of tensors by name, such as {{"x": "FP32[4]"}}')
+    return tuple(_parse(stage, name, text) for name, text in wanted.items())
+
+
+def _parse(stage: str, name: str, text: str) -> TensorSpec:
+    where = f"stage {stage!r}: tensor {name!r}"
+    match = _FORM.fullmatch(text.strip()) if isinstance(text, str) and isinstance(name, str) and name else None
+    if match is None:
+        raise UsageError(f"{where}: {text!r} is not a dtype with the shape of one row, such as FP32 or INT64[-1]")
+    dtype, dims = match.groups()
+    if dtype not in DType.__members__:
+        raise UsageError(f"{where}: unknown dtype {dtype!r}; the dtypes are {', '.join(DType.__members__)}")
+    shape = [dim.strip() for dim in dims.split(",")] if dims and dims.strip() else []
+    if len(shape) > _MOST_DIMS or not all(re.fullmatch(r"-1|[1-9][0-9]{0,8}", dim) for dim in shape):
+        raise UsageError(f"{where}: [{dims}] is not a shape: sizes of 1 or more, and -1 for a free one")
+    row = tuple(None if dim == "-1" else int(dim) for dim in shape)
+    return TensorSpec(name, DType(dtype), (None, *row), text=False)

@@ -1,0 +1,365 @@
+"""What `tailcut tune` prints with --json, as structs: the source of its JSON schema.
+
+There are three objects: of one model, of several models, and of a comparison of profiles. A key that is None is null in
+the JSON: its value is unknown. A key that is UNSET is left out: it was not asked for.
+"""
+
+from typing import Any, Literal
+
+from msgspec import UNSET, UnsetType
+
+from tailcut.lab.records import Bounds, Cost, Interval, MachineFacts, Record, Verdict
+from tailcut.runtime.profile import Settings
+
+
+class TunedModel(Record, frozen=True):
+    """The model and its signature."""
+
+    name: str
+    path: str
+    sha256: str
+    inputs: list[str]
+    outputs: list[str]
+
+
+class Request(Record, frozen=True):
+    """The options of the command line that all kinds of tune have."""
+
+    memory_bytes: int | None
+    cpus: int | None
+    accuracy: str
+    metric: str | None
+    wire: Literal["json", "binary", "any"]
+    normalize: str | None
+    outputs: str | None
+    fix: str | None
+    local: bool
+    budget_s: float
+    seed: int
+
+
+class ModelRequest(Request, frozen=True):
+    """The options of a tune of one model."""
+
+    slo_ms: float | None
+    data: str | None
+
+
+class TuneObjective(ModelRequest, frozen=True):
+    """The options, and what the tune derived from them."""
+
+    percentile: Literal["p99"]
+    kind: Literal["goodput", "latency", "throughput", "cost"]
+    limit_ms: float | None
+    rate: float
+    took_s: float
+    interrupted: bool
+
+
+class JointObjective(Request, frozen=True):
+    """The options of a tune of several models, and how long it took."""
+
+    slo_ms: list[float | None]
+    data: list[str | None]
+    rates: list[float]
+    trace: str | None
+    percentile: Literal["p99"]
+    took_s: float
+    interrupted: bool
+
+
+class RowsEvidence(Record, frozen=True):
+    """What one source says about whether rows are independent."""
+
+    rows: Literal["independent", "dependent", "unknown"]
+    reason: str
+
+
+class RowsDecision(Record, frozen=True):
+    """Whether requests are batched, and why."""
+
+    rows: Literal["independent", "dependent", "unknown"]
+    batched: bool
+    reason: str
+    setting: Literal["auto", "independent", "dependent"]
+    evidence: dict[str, RowsEvidence]
+
+
+class Candidate(Record, frozen=True):
+    """One configuration of a rung; null where it was not measured."""
+
+    setting: str
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    throughput: float | None
+    p99_ratio: Interval | None
+    throughput_ratio: Interval | None
+    tail_ratio: Interval | None
+    ratio_of: Literal["p50", "p95", "p99"] | None
+    samples: int
+    cost: Cost | None
+    verdict: Literal["better", "worse", "indistinct", "estimated", "raced", "rejected", "skipped"]
+    reason: str
+
+
+class Rung(Record, frozen=True):
+    """One rung of the ladder."""
+
+    name: str
+    note: str | None
+    candidates: list[Candidate]
+    kept: str | None
+
+
+class Estimate(Record, frozen=True):
+    """One simulated configuration."""
+
+    setting: str
+    rate: float
+    alone_ms: float
+    cpu_us: float
+    memory_bytes: int
+    front: bool  # no other configuration is better in every respect
+    raced: float | None  # its score on the real server
+
+
+class NoiseResult(Record, frozen=True):
+    """How noisy the machine was."""
+
+    quiet_share: float
+    worst_gap_ms: float
+    probes: int
+    late_blocks: int
+    repeated_blocks: int
+    client_lateness_p99_ms: float | None
+
+
+class ArmFigures(Record, frozen=True):
+    """The figures of one side of a measurement."""
+
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    p99_interval_ms: Bounds | None
+    samples: int
+    throughput: float | None
+    rate_offered: float
+    rate_achieved: float | None
+    errors: int
+    cost: Cost | None
+    client_behind_blocks: int
+    curve: list[tuple[float, float]]  # quantile, milliseconds
+
+
+class VerifiedArm(ArmFigures, frozen=True):
+    """One side of a verification, with the memory of its server."""
+
+    memory_peak_bytes: int | None
+
+
+class TailRatio(Interval, frozen=True):
+    """The ratio of the percentile furthest in the tail that is known on both sides."""
+
+    of: Literal["p50", "p95", "p99"]
+
+
+class HighestRate(Record, frozen=True):
+    """A rate that the tuned server carries within the limit, and one that the baseline does not."""
+
+    limit_ms: float
+    baseline: float | None
+    tuned: float
+    p99_interval_ms: Bounds
+    samples: int
+    within: bool
+
+
+class Verification(Record, frozen=True):
+    """Baseline, reference and tuned settings measured on fresh samples."""
+
+    baseline: VerifiedArm
+    reference: VerifiedArm
+    tuned: VerifiedArm
+    p99_ratio: Interval | None
+    reference_p99_ratio: Interval | None
+    tail_ratio: TailRatio | None
+    clients: int
+    cpu_ratio: Interval | None
+    throughput_ratio: Interval | None
+    highest_rate: HighestRate | None
+    previous: VerifiedArm | UnsetType = UNSET
+    previous_p99_ratio: Interval | UnsetType | None = UNSET
+    memory_within: bool | UnsetType = UNSET
+    slo_met: bool | UnsetType | None = UNSET
+
+
+class Retune(Record, frozen=True):
+    """What a repeated tune changed in a profile."""
+
+    before: str
+    after: str
+    changed: dict[str, tuple[Any, Any]]  # the value before and after
+    wrong: str | None
+
+
+class WorstRow(Record, frozen=True):
+    """One of the rows whose outputs differ most from the reference."""
+
+    request: int
+    row: int
+    asked: str
+    output: str
+    measure: str
+    found: str
+    expected: str
+    got: str
+
+
+class AccuracyResult(Record, frozen=True):
+    """How close the outputs are to the reference; null where no output has the measure."""
+
+    metric: str
+    right: bool
+    reason: str
+    requests: int
+    worst: float | None
+    top1: float | None
+    spread: float | None
+    differing: float | None
+    value: float | None
+    labels_accuracy: dict[str, float] | None
+    random_outputs: list[str]
+    worst_rows: list[WorstRow]
+
+
+class Quantized(Record, frozen=True):
+    """The quantised copy of the model."""
+
+    engine: str
+    method: str
+    requests: int
+    operators: int
+    in_float: list[str]
+    worst: float | None
+
+
+class TuneResult(Record, frozen=True):
+    """`tailcut tune MODEL --json`."""
+
+    model: TunedModel
+    machine: MachineFacts
+    objective: TuneObjective
+    command: str
+    rows: RowsDecision
+    rungs: list[Rung]
+    estimated: list[Estimate]
+    winner: str | None
+    reused_estimates: int
+    noise: NoiseResult | None
+    verification: Verification | None
+    retune: Retune | None
+    accuracy: AccuracyResult | None
+    quantized: Quantized | None
+    settings: Settings
+    profile: str | None
+    report: str | None
+    trials: str | None
+
+
+class JointArm(ArmFigures, frozen=True):
+    """One side of the measurement of a model among others."""
+
+    within: bool | None
+
+
+class JointVerification(Record, frozen=True):
+    """Separate and joint settings of one model, measured among the others."""
+
+    baseline: JointArm
+    tuned: JointArm
+    p99_ratio: Interval | None
+
+
+class JointModel(Record, frozen=True):
+    """One of several models tuned together."""
+
+    name: str
+    path: str
+    sha256: str
+    inputs: list[str]
+    outputs: list[str]
+    arrivals: str
+    rate: float
+    slo_ms: float | None
+    limit_ms: float | None
+    rows: RowsDecision
+    setting: str
+    settings: Settings
+    right: bool | None
+    wrong: str | None
+    verification: JointVerification | None
+    profile: str | None
+
+
+class Combination(Record, frozen=True):
+    """A setting for each of several models."""
+
+    setting: str
+    p99_ms: list[float | None]
+    score: float
+    raced: float | None
+    alone: bool  # each model as tuned on its own
+
+
+class RejectedCombination(Record, frozen=True):
+    """A combination that was ruled out, and why."""
+
+    setting: str
+    reason: str
+
+
+class JointResult(Record, frozen=True):
+    """`tailcut tune MODEL MODEL... --json`."""
+
+    models: list[JointModel]
+    machine: MachineFacts
+    objective: JointObjective
+    command: str
+    simulated: int
+    combinations: list[Combination]
+    rejected: list[RejectedCombination]
+    verified: bool
+    cpu_cores: dict[str, float] | None
+    noise: NoiseResult | None
+    report: str | None
+
+
+class ComparedProfile(ArmFigures, frozen=True):
+    """One profile of a comparison; ratios are to the first profile."""
+
+    profile: str
+    setting: str
+    settings: Settings
+    right: bool | None
+    wrong: str | None
+    ratios: dict[str, Interval]
+    throughput_ratio: Interval | None
+    verdict: Verdict | None
+    reason: str
+    slo_met: bool | UnsetType | None = UNSET
+
+
+class ComparisonResult(Record, frozen=True):
+    """`tailcut tune --compare --json`."""
+
+    model: str
+    machine: MachineFacts
+    objective: ModelRequest
+    command: str
+    rate: float
+    clients: int
+    took_s: float
+    noise: NoiseResult | None
+    worse: bool
+    profiles: list[ComparedProfile]

@@ -1,0 +1,117 @@
+"""A JSON request in two parts: the lists of its tensors' data, and the little that stands around them. Pure.
+
+What stands around the lists repeats from request to request, so what it means is kept by its bytes, with a mark in the
+place of each list; only the lists are read each time. The JSON with marks is read like any other, and each mark must
+come back as the data of one input: then any list may stand there. No client can know the marks. Whatever is unusual
+or wrong is left to `request.py`, which reads the whole text and says what is wrong.
+
+`load` brings compiled code that reads the lists (`kernels/numbers.py`); without it orjson does, at twice the cost.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from tailcut.errors import InvalidInputError
+from tailcut.spec import DType, TensorSpec
+from tailcut.wire.v2.tensors import elements
+
+MARK = os.urandom(12).hex()
+_COMPILED = {DType.FP32, DType.FP64}
+_LISTS = 16  # of one request at most
+Reader = Callable[[np.ndarray, int, int, np.ndarray, np.ndarray], int]
+_reader: Reader | None = None
+
+
+class Span(NamedTuple):
+    """A list of the JSON text: bytes `start` to `end`, its brackets included."""
+
+    start: int
+    end: int
+
+
+class ListForm(NamedTuple):
+    """Where the data of an input stand: the list of this number, to be read in this shape."""
+
+    tensor: TensorSpec
+    shape: tuple[int, ...]
+    dims: np.ndarray  # int64, the same
+    size: int  # elements
+    number: int
+
+    @classmethod
+    def of(cls, tensor: TensorSpec, shape: tuple[int, ...], number: int) -> "ListForm":
+        """The form of an input with at least one dimension."""
+        dims = np.array(shape, np.int64)
+        return cls(tensor, shape, dims, int(np.prod(dims)), number)
+
+
+def load() -> None:
+    """Have lists of numbers read by compiled code from now on; it takes numba, and a quarter of a second."""
+    global _reader  # noqa: PLW0603  as a module that is loaded or not
+    from tailcut.kernels.numbers import read  # noqa: PLC0415  numba is loaded where it is asked for
+
+    _reader = read
+
+
+def take_lists(text: bytes) -> tuple[bytes, list[Span]] | None:
+    """The text with a mark in the place of each list of data, and where these are; None where it has none."""
+    spans: list[Span] = []
+    parts: list[bytes] = []
+    at = 0
+    while (key := text.find(b'"data"', at)) >= 0:
+        start = text.find(b"[", key)
+        if start < 0 or len(spans) == _LISTS:
+            return None
+        stop = text.find(b"}", start)
+        quote = text.find(b'"', start, stop)  # numbers have none
+        end = text.rfind(b"]", start, stop if quote < 0 else quote) + 1
+        if stop < 0 or not end:
+            return None
+        parts += (text[at:start], b'"%b%d"' % (MARK.encode(), len(spans)))
+        spans.append(Span(start, end))
+        at = end
+    if not spans:
+        return None
+    parts.append(text[at:])
+    return b"".join(parts), spans
+
+
+def mark_number(data: object) -> int:
+    """Which list was taken out here; -1 where none was."""
+    return int(data[len(MARK) :]) if isinstance(data, str) and data.startswith(MARK) else -1
+
+
+def read_list(form: ListForm, text: bytes, span: Span) -> np.ndarray | None:
+    """The input in a list, as an array of its shape; None where the list is for others to read, or to refuse."""
+    tensor, count = form.tensor, form.size
+    if not 0 < count < span.end - span.start:
+        return None
+    if _reader is not None and tensor.dtype in _COMPILED:
+        array = np.empty(form.shape, tensor.dtype.numpy)
+        bytes_of_text = np.frombuffer(text, np.uint8)
+        read = _reader(bytes_of_text, span.start, span.end, form.dims, array.reshape(-1))
+        if read == count:
+            return array
+    try:
+        flat: list[Any] = orjson.loads(text[span.start : span.end])
+        if len(flat) != count or type(flat[0]) is list:
+            return None
+        return elements(tensor, flat).reshape(form.shape)
+    except (orjson.JSONDecodeError, InvalidInputError):
+        return None
+
+
+def read_numbers(tensor: TensorSpec, text: bytes, room: int) -> np.ndarray | None:
+    """The numbers of a flat list, at most `room`, where compiled code can read them; else None."""
+    if _reader is None or tensor.dtype not in _COMPILED:
+        return None
+    array = np.empty(min(room, len(text)), tensor.dtype.numpy)
+    count = _reader(np.frombuffer(text, np.uint8), 0, len(text), _FLAT, array)
+    return array[:count] if count >= 0 else None
+
+
+_FLAT = np.zeros(1, np.int64)

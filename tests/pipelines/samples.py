@@ -1,0 +1,77 @@
+"""A pipeline for tests, as a user writes one: texts are counted, scored by a model, and named."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from tailcut import InvalidInputError, Pipeline, stage
+
+
+def write_model(path: Path) -> None:
+    """Token ids [rows, length] int64, twice each plus one."""
+    shape = ["rows", "length"]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["ids", "ids"], ["twice"]), helper.make_node("Add", ["twice", "one"], ["more"])],
+        "twice",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, shape)],
+        [helper.make_tensor_value_info("more", TensorProto.INT64, shape)],
+        [helper.make_tensor("one", TensorProto.INT64, [1], [1])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+@stage(inputs={"text": "BYTES"}, outputs={"ids": "INT64[-1]", "mask": "INT64[-1]"}, timeout_s=1.5)
+def tokenize(text):
+    """Bytes as tokens, filled up to the longest of the request; some words misbehave."""
+    for item in text:
+        if item == b"refuse":
+            raise InvalidInputError("this word is refused")
+        if item == b"value":
+            raise ValueError("secret text")
+        if item == b"break":
+            raise ZeroDivisionError("secret text")
+        if item == b"crash":
+            os._exit(7)
+        if item == b"hang":
+            time.sleep(600)
+    length = max(1, *map(len, text))
+    ids = np.zeros((len(text), length), np.int64)
+    for row, item in zip(ids, text, strict=True):
+        row[: len(item)] = list(item)
+    return ids, (np.arange(length) < np.array([[len(item)] for item in text])).astype(np.int64)
+
+
+@stage(inputs={"more": "INT64[-1]", "mask": "INT64[-1]", "text": "BYTES"}, outputs={"sum": "INT64", "echo": "BYTES"})
+def add_up(more, mask, text):
+    """Each row's tokens that are no filling, added up; and the text itself."""
+    return {"echo": [item[::-1] for item in text], "sum": (more * mask).sum(axis=1)}
+
+
+@stage(inputs={"x": "FP32[4]"}, outputs={"y": "FP32[4]", "pid": "INT64", "rows": "INT64"}, max_batch_size=8)
+def where(x):
+    """The input, with the process and the number of rows of this call."""
+    if np.any(x[:, 0] == 13):
+        raise InvalidInputError("13 brings bad luck")
+    return x * 2, np.full(len(x), os.getpid()), np.full(len(x), len(x))
+
+
+@stage(inputs={"x": "FP32[4]"}, outputs={"y": "FP32[4]", "pid": "INT64"}, threads=True)
+def on_thread(x):
+    """The same on a thread."""
+    if np.any(x[:, 0] == 13):
+        raise InvalidInputError("13 brings bad luck")
+    return x * 2, np.full(len(x), os.getpid())
+
+
+pipeline = Pipeline("texts", [tokenize, "twice.onnx", add_up])
+numbers = Pipeline("numbers", [where])
+threads = Pipeline("threads", [on_thread])
+
+
+def truth(text: bytes) -> int:
+    """What `pipeline` answers for a text."""
+    return sum(2 * byte + 1 for byte in text)

@@ -1,0 +1,67 @@
+"""Whatever is packed is found again, and nothing that is not a layout is read past its end."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tailcut.errors import EngineError, IllegalMoveError
+from tailcut.pipelines.layout import Layout
+from tailcut.pipelines.life import MOVES, Life, backoff_s, move
+from tailcut.pipelines.tensors import parse_tensors
+
+LAYOUT = Layout(parse_tensors("s", "inputs", {"x": "FP32[-1]", "text": "BYTES", "flag": "BOOL[2]"}))
+
+
+@st.composite
+def requests(draw):
+    rows = draw(st.integers(1, 4))
+    text = np.empty(rows, object)
+    text[:] = draw(st.lists(st.binary(max_size=70), min_size=rows, max_size=rows))
+    x = draw(arrays(np.float32, (rows, draw(st.integers(0, 5)))))
+    return [x, text, draw(arrays(np.bool_, (rows, 2)))]
+
+
+@given(st.lists(requests(), min_size=1, max_size=4))
+def test_there_and_back(parts):
+    """Shapes, dtypes and every byte."""
+    packed = LAYOUT.pack(parts)
+    region = np.full(packed.size, 255, np.uint8)
+    packed.write(region)
+    found = LAYOUT.unpack(region)
+    assert len(found) == len(parts)
+    for got, want in zip(found, parts, strict=True):
+        for one, other in zip(got, want, strict=True):
+            assert one.dtype == other.dtype
+            assert one.shape == other.shape
+            assert one.tolist() == other.tolist() if one.dtype == object else one.tobytes() == other.tobytes()
+
+
+@given(st.binary(min_size=8, max_size=400))
+def test_other_bytes_are_refused_or_read_within_their_region(data):
+    """The other side of a region is the user's own code, which may write anywhere in it."""
+    region = np.frombuffer(data[: len(data) // 8 * 8], np.uint8)
+    with suppress(EngineError):
+        assert all(len(arrays) == 3 for arrays in LAYOUT.unpack(region))
+
+
+@pytest.mark.parametrize("old", Life)
+@pytest.mark.parametrize("new", Life)
+def test_moves(old, new):
+    """Every cell of the table."""
+    if new in MOVES[old]:
+        assert move(old, new) is new
+    else:
+        with pytest.raises(IllegalMoveError):
+            move(old, new)
+
+
+def test_a_process_that_never_starts_is_tried_less_and_less():
+    """But never given up."""
+    waits = [backoff_s(failures) for failures in range(20)]
+    assert waits[0] == 0
+    assert waits == sorted(waits)
+    assert waits[-1] == 10

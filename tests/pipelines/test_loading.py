@@ -1,0 +1,59 @@
+"""Every mistake of a new user is one line, with the file and the place."""
+
+import re
+
+import pytest
+
+from tailcut import Model
+from tailcut.errors import MissingFileError, TailcutError, UsageError
+
+HEAD = "from tailcut import Pipeline, stage\n\n\n"
+STAGE = '@stage(inputs={"x": "FP32"}, outputs={"y": "FP32"})\ndef f(x):\n    return x\n\n\n'
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("pipeline = 1\n", "p.py: pipeline is a int, not a tailcut.Pipeline"),
+        ("other = 1\n", "p.py: has no variable 'pipeline'; it has no Pipeline at all"),
+        (HEAD + STAGE + "mine = Pipeline('p', [f])\n", "p.py: has no variable 'pipeline'; there is mine"),
+        ("import os\nimport nothing_of_that_name\n", "p.py:2: ModuleNotFoundError: No module named"),
+        ("x = 1\ndef f(:\n", "p.py:2: SyntaxError"),
+        ("def f():\n    return 1 / 0\n\nf()\n", "p.py:2: ZeroDivisionError"),
+        (HEAD + STAGE.replace("FP32", "float32", 1), "p.py:4: stage 'f': tensor 'x': unknown dtype 'float32'"),
+        (HEAD + STAGE + "pipeline = Pipeline('p', [len])\n", "p.py:9: .*a bare function: add @stage"),
+        (HEAD + STAGE + "pipeline = Pipeline('p', [f, 'm.onnx'])\n", "pipeline 'p': .*m.onnx.*"),
+        (HEAD + STAGE + "pipeline = Pipeline('p', [f, 'm.bin'])\n", "m.bin is neither a profile .* nor a model"),
+        ("raise SystemExit(3)\n", "p.py:1: SystemExit: 3"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, source, message):
+    """No traceback, whatever the file does."""
+    (tmp_path / "p.py").write_text(source)
+    with pytest.raises(TailcutError, match=message) as caught:
+        Model.open(f"{tmp_path}/p.py:pipeline")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path):
+    """Named with its whole path."""
+    with pytest.raises(MissingFileError, match=re.escape(f"{tmp_path}/p.py: no such file")):
+        Model.open(f"{tmp_path}/p.py:pipeline")
+
+
+def test_a_file_without_a_variable(tmp_path):
+    """Says how a pipeline is named."""
+    with pytest.raises(UsageError, match=r"write FILE.py:VARIABLE"):
+        Model.open(f"{tmp_path}/p.py")
+
+
+def test_a_stage_that_only_its_process_cannot_import(tmp_path):
+    """Says what the process said."""
+    (tmp_path / "p.py").write_text(
+        "import os, sys\nif 'tailcut.pipelines.child' in str(sys.orig_argv):\n    os.nothing\n"
+        + HEAD
+        + STAGE
+        + "pipeline = Pipeline('p', [f])\n"
+    )
+    with pytest.raises(UsageError, match=r"p\.py:3: AttributeError"):
+        Model.open(f"{tmp_path}/p.py:pipeline")

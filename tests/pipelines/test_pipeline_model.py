@@ -1,0 +1,189 @@
+"""A pipeline in a program: right answers together and alone, and faults that cost only their own requests."""
+
+import asyncio
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from tailcut import Model
+from tailcut.errors import BatchLostError, DeadlineExceededError, EngineError, InvalidInputError
+from tests.pipelines.samples import truth
+
+WORDS = [b"a", b"bb", "c\u00e9".encode(), b"dddddddd", b"\xff\xfe\x00", b"", b"g" * 300]
+
+
+@pytest.fixture(scope="module")
+def texts(folder):
+    with Model.open(f"{folder}/samples.py:pipeline") as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def numbers(folder):
+    with Model.open(f"{folder}/samples.py:numbers") as model:
+        yield model
+
+
+def row(value):
+    return {"x": np.full((1, 4), value, np.float32)}
+
+
+def test_rows_of_one_request(texts):
+    """Of different lengths, with bytes that are no text."""
+    answer = texts.infer_sync({"text": WORDS})
+    assert answer["sum"].tolist() == [truth(word) for word in WORDS]
+    assert answer["echo"].tolist() == [word[::-1] for word in WORDS]
+
+
+def test_requests_together_answer_as_alone(texts):
+    """Of different lengths and numbers of rows, all at once; one of them is refused."""
+
+    async def ask():
+        asked = [[WORDS[(i + j) % len(WORDS)] for j in range(i % 4 + 1)] for i in range(60)]
+        asked[30] = [b"refuse"]
+        answers = await asyncio.gather(*[texts.infer({"text": words}) for words in asked], return_exceptions=True)
+        return zip(asked, answers, strict=True)
+
+    for words, answer in asyncio.run(ask()):
+        if words == [b"refuse"]:
+            assert isinstance(answer, InvalidInputError)
+            assert str(answer) == "stage 'tokenize': this word is refused"
+        else:
+            assert answer["sum"].tolist() == [truth(word) for word in words]
+
+
+def test_many_rows_pass_every_step(texts):
+    """More than any batch holds."""
+    words = [b"%d" % number for number in range(300)]
+    assert texts.infer_sync({"text": words})["sum"].tolist() == [truth(word) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "message"),
+    [
+        (b"value", InvalidInputError, "stage 'tokenize' refused the input: ValueError"),
+        (b"break", EngineError, "stage 'tokenize' failed: ZeroDivisionError"),
+        (b"crash", BatchLostError, "its process ended in a call .exit code 7."),
+        (b"hang", DeadlineExceededError, "did not answer within 1.5 s: its process was killed"),
+    ],
+)
+def test_a_fault_is_told_and_the_next_request_answered(texts, word, kind, message):
+    """No message has the exception's own text, which may show a request."""
+    with pytest.raises(kind, match=message) as caught:
+        texts.infer_sync({"text": [word]})
+    assert "secret" not in str(caught.value)
+    assert texts.infer_sync({"text": [b"after"]})["sum"].tolist() == [truth(b"after")]
+
+
+def test_a_batch_with_a_guilty_request_is_computed_again_one_by_one(numbers):
+    """Only the guilty one fails; the others are rows of one call before it."""
+
+    async def ask():
+        values = [13 if value == 20 else value for value in range(40)]
+        return values, await asyncio.gather(*[numbers.infer(row(value)) for value in values], return_exceptions=True)
+
+    values, answers = asyncio.run(ask())
+    for value, answer in zip(values, answers, strict=True):
+        if value == 13:
+            assert isinstance(answer, InvalidInputError)
+        else:
+            assert answer["y"].tolist() == [[value * 2] * 4]
+
+
+def test_requests_share_calls_up_to_the_largest_batch(numbers):
+    """While one call runs, the next one's rows gather."""
+
+    async def ask():
+        return await asyncio.gather(*[numbers.infer(row(0)) for _ in range(64)])
+
+    sizes = {int(answer["rows"][0]) for answer in asyncio.run(ask())}
+    assert max(sizes) > 1
+    assert max(sizes) <= 8
+
+
+def test_a_killed_process_is_replaced(numbers):
+    """Without a request in its hands, no request fails."""
+    before = numbers.stages()["where"]["restarts"]
+    first = int(numbers.infer_sync(row(1))["pid"][0])
+    os.kill(first, signal.SIGKILL)
+    looks = threading.Event()
+    while numbers.stages()["where"]["restarts"] == before:
+        looks.wait(0.01)
+    assert int(numbers.infer_sync(row(1))["pid"][0]) != first
+
+
+def test_stages_are_counted_and_timed(texts):
+    """Each by its name, the model among them."""
+    before = texts.stages()["tokenize"]["requests"]
+    texts.infer_sync({"text": [b"x"]})
+    stages = texts.stages()
+    assert list(stages) == ["tokenize", "twice", "add_up"]
+    assert stages["tokenize"]["requests"] == before + 1
+    times = texts.stage_times()
+    assert [entry["stage"] for entry in times] == ["tokenize", "twice", "add_up"]
+    assert all(entry["compute_p50_us"] > 0 for entry in times)
+    assert texts.statistics()["computing"] == 0
+
+
+def test_a_stage_on_threads_runs_in_this_process(folder):
+    """And refuses as one in a process does."""
+    with Model.open(f"{folder}/samples.py:threads") as model:
+        assert int(model.infer_sync(row(1))["pid"][0]) == os.getpid()
+        with pytest.raises(InvalidInputError, match="bad luck"):
+            model.infer_sync(row(13))
+
+
+def test_a_deadline_holds_across_the_steps(texts):
+    """What waits behind a call that hangs is dropped when its time is over."""
+
+    def hang():
+        with pytest.raises(DeadlineExceededError):
+            texts.infer_sync({"text": [b"hang"]})
+
+    hanging = threading.Thread(target=hang)
+    hanging.start()
+    with pytest.raises(DeadlineExceededError):
+        texts.infer_sync({"text": [b"late"]}, timeout_s=0.2)
+    hanging.join()
+
+
+def test_a_cancelled_request_leaves_nothing_behind(texts):
+    """It is taken out of the queue that it waits in."""
+
+    async def ask():
+        hanging = asyncio.create_task(texts.infer({"text": [b"hang"]}))
+        waiting = asyncio.create_task(texts.infer({"text": [b"waits"]}))
+        await asyncio.sleep(0)
+        while texts.statistics()["queued"] == 0 and not hanging.done():  # noqa: ASYNC110  a queue tells nobody
+            await asyncio.sleep(0.001)
+        waiting.cancel()
+        assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError)
+        assert isinstance((await asyncio.gather(hanging, return_exceptions=True))[0], DeadlineExceededError)
+
+    asyncio.run(ask())
+    counts = texts.statistics()
+    assert (counts["queued"], counts["computing"]) == (0, 0)
+    assert counts["cancelled"] >= 1
+
+
+def test_large_arrays_grow_the_regions(folder):
+    """Beyond the first mebibyte, in both directions."""
+    with Model.open(f"{folder}/samples.py:numbers") as model:
+        x = np.random.default_rng(0).normal(size=(200_000, 4)).astype(np.float32)
+        assert np.array_equal(model.infer_sync({"x": x[:8]})["y"], x[:8] * 2)
+    with Model.open(f"{folder}/samples.py:pipeline") as model:
+        words = [b"z" * 300_000]
+        assert model.infer_sync({"text": words})["sum"].tolist() == [truth(words[0])]
+
+
+def test_processes_end_with_the_model(folder):
+    """Closing twice is once."""
+    model = Model.open(f"{folder}/samples.py:numbers")
+    pid = int(model.infer_sync(row(1))["pid"][0])
+    model.close()
+    model.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -1,0 +1,127 @@
+"""What a function returns is taken in every form that is clear, and refused in one line in every other."""
+
+import numpy as np
+import pytest
+
+from tailcut import stage
+from tailcut.errors import EngineError, UsageError
+from tailcut.pipelines.calling import Caller
+
+ONE = {"inputs": {"x": "FP32[2]"}, "outputs": {"y": "FP32[2]"}}
+TWO = {"inputs": {"x": "FP32[2]"}, "outputs": {"y": "FP32[2]", "label": "BYTES"}}
+X = np.ones((3, 2), np.float32)
+
+
+def run(spec, function, parts=((X,),)):
+    return Caller(stage(**spec, name="s")(function)).run(parts)
+
+
+@pytest.mark.parametrize("value", [X, (X,), [[1, 1]] * 3, {"y": X}, X[:, ::-1]])
+def test_one_output_in_each_form(value):
+    """An array, a list, a tuple of one, a dict."""
+    ((y,),) = run(ONE, lambda x: value)
+    assert np.array_equal(y, X)
+    assert y.dtype == np.float32
+    assert y.flags.c_contiguous
+
+
+@pytest.mark.parametrize("label", [["a", b"b", "c"], np.array(["a", "b", "c"]), np.array([b"a", b"b", b"c"])])
+def test_strings_become_bytes(label):
+    """Whatever kind of string they are."""
+    ((_, got),) = run(TWO, lambda x: (X, label))
+    assert got.tolist() == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "must return y, got None: is a return missing"),
+        (X.astype(np.float64), r"output 'y': expected FP32 \(float32\), got float64"),
+        (X[:2], r"output 'y': expected \[3, 2\] for 3 rows, got \[2, 2\]"),
+        (np.ones((3, 3), np.float32), r"output 'y': expected FP32 \[-1, 2\], got \[3, 3\]"),
+        (np.float32(1), r"for 3 rows, got \[\]"),
+        ({"z": X}, "must return y, got z"),
+        ([[1], [1, 2], [3]], "got what makes no such array"),
+    ],
+)
+def test_what_is_wrong_is_named(value, message):
+    """Stage, output, expected and got."""
+    with pytest.raises(EngineError, match=f"stage 's'.*{message}"):
+        run(ONE, lambda x: value)
+
+
+@pytest.mark.parametrize(("value", "message"), [(X, "got ndarray"), ((X,), "got 1 values"), ((X, None), "got None")])
+def test_two_outputs_are_two(value, message):
+    """In order, or by name."""
+    with pytest.raises(EngineError, match=message):
+        run(TWO, lambda x: value)
+
+
+def test_requests_share_a_call_where_sizes_are_fixed():
+    """And have their own rows back."""
+    calls = []
+    parts = run(ONE, lambda x: (calls.append(len(x)), x * 2)[1], [(X,), (X[:1] * 5,)])
+    assert calls == [4]
+    assert [part[0].tolist() for part in parts] == [(X * 2).tolist(), [[10, 10]]]
+
+
+def test_requests_are_called_apart_where_a_size_is_free():
+    """No answer has the length of a neighbour's."""
+    spec = {"inputs": {"n": "INT64"}, "outputs": {"y": "INT64[-1]"}}
+    parts = run(spec, lambda n: np.ones((len(n), n.max()), np.int64), [(np.array([2, 3]),), (np.array([5]),)])
+    assert [part[0].shape for part in parts] == [(2, 3), (1, 5)]
+
+
+def test_names_that_are_no_parameters_are_given_in_order():
+    """Models have inputs called input.1."""
+    spec = {"inputs": {"input.1": "FP32[2]", "input.2": "FP32[2]"}, "outputs": {"y": "FP32[2]"}}
+    ((y,),) = run(spec, lambda a, b: a - b, [(X * 3, X)])
+    assert np.array_equal(y, X * 2)
+
+
+FILLED = {
+    "inputs": {"n": "INT64"},
+    "outputs": {"y": "INT64[-1]", "m": "FP32[2, -1]", "n2": "INT64"},
+    "fill": {"y": -7, "m": 0.5},
+}
+
+
+def ragged(n):
+    return {"y": [list(range(k)) for k in n], "m": [np.ones((2, k), np.float32) for k in n], "n2": n * 2}
+
+
+def test_filled_rows_share_a_call_and_have_their_own_requests_length():
+    """Each request is filled up to its own longest row, as it is alone."""
+    calls = []
+    requests = [(np.array([2, 3]),), (np.array([1]),), (np.array([0, 5, 1]),)]
+    together = run(FILLED, lambda n: (calls.append(len(n)), ragged(n))[1], requests)
+    assert calls == [6]
+    for got, request in zip(together, requests, strict=True):
+        (alone,) = run(FILLED, ragged, [request])
+        assert [array.tolist() for array in got] == [array.tolist() for array in alone]
+        assert [array.dtype for array in got] == [array.dtype for array in alone]
+    assert together[0][0].tolist() == [[0, 1, -7], [0, 1, 2]]
+    assert together[1][1].tolist() == [[[1], [1]]]
+    assert together[2][1].shape == (3, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.ones((2, 3), np.int64), "expected a list of one array for each of 2 rows, got ndarray"),
+        ([[1]], "for each of 2 rows, got 1 rows"),
+        ([[1], [[2]]], r"output 'y': expected \[1, -1\] for 1 rows, got \[1, 1, 1\]"),
+        ([[1], np.ones(2)], "expected INT64 .int64., got float64"),
+    ],
+)
+def test_filled_rows_are_checked(value, message):
+    """One by one."""
+    spec = {"inputs": {"n": "INT64"}, "outputs": {"y": "INT64[-1]"}, "fill": {"y": 0}}
+    with pytest.raises(EngineError, match=message):
+        run(spec, lambda n: value, [(np.array([1]),), (np.array([1]),)])
+
+
+def test_fill_is_for_every_output_of_a_free_size():
+    """And for no other."""
+    with pytest.raises(UsageError, match="fill must have a value for each output of a free size"):
+        stage(**FILLED | {"fill": {"y": 0}}, name="s")(ragged)

@@ -1,0 +1,279 @@
+"""A served pipeline answers every client over every protocol, shows its stages, and reloads what has changed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException, shared_memory
+
+from tests.pipelines.samples import truth
+from tests.servers import json_request, raw_request, serving
+
+WORDS = [b"alpha", b"be", b"\xff\x00\xfe", b"c" * 50]
+
+
+@pytest.fixture(scope="module")
+def server(folder, tmp_path_factory):
+    sources = [f"{folder}/samples.py:{name}" for name in ("pipeline", "numbers")]
+    options = ["--grpc-port", "0", "--shared-memory", "/tailcut_pipelines"]
+    with serving(tmp_path_factory.mktemp("server"), *sources, *options) as server:
+        yield server
+
+
+def text_request(*words: str) -> bytes:
+    data = {"name": "text", "datatype": "BYTES", "shape": [len(words)], "data": list(words)}
+    return json_request("texts", {"inputs": [data]})
+
+
+def asked(client, module, words):
+    tensor = module.InferInput("text", [len(words)], "BYTES")
+    tensor.set_data_from_numpy(np.array(words, object))
+    answer = client.infer("texts", [tensor])
+    assert answer.as_numpy("echo").tolist() == [word[::-1] for word in words]
+    assert answer.as_numpy("sum").tolist() == [truth(word) for word in words]
+
+
+@pytest.mark.parametrize("module", [tritonclient.http, tritonclient.grpc])
+def test_tritonclient(server, module):
+    """Bytes that are no text go through binary HTTP and gRPC as they are."""
+    address = server.address if module is tritonclient.http else f"127.0.0.1:{server.grpc_port}"
+    with module.InferenceServerClient(address) as client:
+        asked(client, module, WORDS)
+        assert [output["name"] for output in _metadata(client, module)] == ["sum", "echo"]
+        with pytest.raises(InferenceServerException, match="this word is refused"):
+            asked(client, module, [b"refuse"])
+
+
+def _metadata(client, module):
+    if module is tritonclient.http:
+        return client.get_model_metadata("texts")["outputs"]
+    return client.get_model_metadata("texts", as_json=True)["outputs"]
+
+
+def test_json(server):
+    """As curl sends it."""
+    with server.connect() as wire:
+        answer = wire.ask(text_request("hello", "du")).json()
+    assert {output["name"]: output["data"] for output in answer["outputs"]} == {
+        "sum": [truth(b"hello"), truth(b"du")],
+        "echo": ["olleh", "ud"],
+    }
+
+
+@pytest.mark.parametrize(("word", "status"), [("refuse", 400), ("value", 400), ("break", 500), ("crash", 500)])
+def test_a_fault_has_its_status(server, word, status):
+    """And shows nothing of the request."""
+    with server.connect() as wire:
+        answer = wire.ask(text_request(word))
+        assert answer.status == status
+        assert b"secret" not in answer.body
+        assert wire.ask(text_request("next")).status == 200
+
+
+def test_a_stage_that_hangs_is_a_timeout(server):
+    """The server answers others again when its process has been replaced."""
+    with server.connect() as wire:
+        assert wire.ask(text_request("hang")).status == 504
+        assert wire.ask(text_request("next")).status == 200
+
+
+def test_raw_bodies(server):
+    """A stage's only input of fixed size takes them as a model does."""
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    with server.connect() as wire:
+        answer = wire.ask(raw_request("numbers", x.tobytes()))
+    head = int(answer.headers["inference-header-content-length"])
+    assert answer.status == 200
+    assert answer.body[head : head + 32] == (x * 2).tobytes()
+
+
+def test_shared_memory(server):
+    """Inputs are read from a client's region, and outputs written there."""
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    region = shared_memory.create_shared_memory_region("both", f"/tailcut_pipelines_{os.getpid()}", 2 * x.nbytes)
+    try:
+        shared_memory.set_shared_memory_region(region, [x])
+        with tritonclient.http.InferenceServerClient(server.address) as client:
+            client.register_system_shared_memory("both", f"/tailcut_pipelines_{os.getpid()}", 2 * x.nbytes)
+            tensor = tritonclient.http.InferInput("x", [3, 4], "FP32")
+            tensor.set_shared_memory("both", x.nbytes)
+            wanted = tritonclient.http.InferRequestedOutput("y")
+            wanted.set_shared_memory("both", x.nbytes, offset=x.nbytes)
+            client.infer("numbers", [tensor], outputs=[wanted])
+            got = shared_memory.get_contents_as_numpy(region, np.float32, [3, 4], offset=x.nbytes)
+            assert np.array_equal(got, x * 2)
+    finally:
+        shared_memory.destroy_shared_memory_region(region)
+
+
+def test_concurrent_clients_get_their_own_answers(server):
+    """While some of them are refused, and a process is killed."""
+
+    def ask(number):
+        with server.connect() as wire:
+            for turn in range(20):
+                word = f"{number}-" + "w" * ((number * turn) % 30)
+                bad = (number + turn) % 7 == 0
+                answer = wire.ask(text_request("refuse" if bad else word))
+                assert answer.status == (400 if bad else 200)
+                if not bad:
+                    assert answer.json()["outputs"][0]["data"] == [truth(word.encode())]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+
+
+def test_stages_are_shown(server):
+    """In the configuration, the statistics, the metrics and the answer about the tail."""
+    with server.connect() as wire:
+        wire.ask(text_request("one"))
+
+        def get(path):
+            return wire.ask(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+        names = ["tokenize", "twice", "add_up"]
+        assert get("/v2/models/texts/config").json()["parameters"]["stages"]["string_value"] == ",".join(names)
+        (stats,) = get("/v2/models/texts/stats").json()["model_stats"]
+        assert [stage["name"] for stage in stats["stages"]] == names
+        assert stats["stages"][0]["inference_stats"]["success"]["count"] > 0
+        metrics = get("/metrics").body.decode()
+        for name in names:
+            assert f'tailcut_stage_requests_total{{model="texts",stage="{name}",version="1"}}' in metrics
+            assert f'tailcut_stage_compute_seconds_total{{model="texts",stage="{name}",version="1"}}' in metrics
+        assert [step["stage"] for step in get("/v2/models/texts/tail").json()["steps"]] == names
+
+
+def test_explain_shows_each_stage(server):
+    """With what the slowest requests spent in it."""
+    stop = threading.Event()
+
+    def load():
+        with server.connect() as wire:
+            while not stop.is_set():
+                wire.ask(text_request("load"))
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    command = [sys.executable, "-m", "tailcut", "explain", server.url, "--model", "texts", "--duration", "1s"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        stop.set()
+        thread.join()
+    assert done.returncode == 0, done.stderr
+    for name in ("tokenize", "twice", "add_up"):
+        assert name in done.stdout
+
+
+def test_several_workers(folder, tmp_path):
+    """Each has processes of its own, and what they count is added up."""
+    with serving(tmp_path, f"{folder}/samples.py:numbers", "--workers", "2") as server:
+        x = np.ones((1, 4), np.float32).tobytes()
+        for _ in range(6):
+            with server.connect() as wire:
+                assert wire.ask(raw_request("numbers", x)).status == 200
+        published = threading.Event()  # which each worker does four times a second
+        while server.metric("tailcut_stage_requests_total") < 6:
+            published.wait(0.05)
+
+
+def test_processes_end_with_a_server_that_is_killed(folder, tmp_path):
+    """Whatever they are doing."""
+    with serving(tmp_path, f"{folder}/samples.py:numbers") as server:
+        with server.connect() as wire:
+            answer = wire.ask(json_request("numbers", _json_row()))
+        pid = next(output["data"][0] for output in answer.json()["outputs"] if output["name"] == "pid")
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait(10)
+        ended = threading.Event()
+        for _ in range(1000):
+            if not Path(f"/proc/{pid}").exists() or "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                ended.set()
+                break
+            ended.wait(0.01)
+        assert ended.is_set()
+
+
+def _json_row():
+    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+
+
+SCALED = """
+from tailcut import Pipeline, stage
+
+
+@stage(inputs={{"x": "FP32[4]"}}, outputs={{"y": "FP32[4]"}})
+def scale(x):
+    return x * {factor}
+
+
+pipeline = Pipeline("scaled", [scale])
+"""
+
+
+def test_reload_serves_what_the_file_says_now(tmp_path):
+    """A file that cannot be imported leaves the old one serving, and says where it is wrong."""
+    file = tmp_path / "scaled.py"
+    file.write_text(SCALED.format(factor=2))
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with serving(logs, f"{file}:pipeline", "--reload") as server:
+
+        def first():
+            with server.connect() as wire:
+                answer = wire.ask(json_request("scaled", _json_row()))
+            assert answer.status == 200
+            return answer.json()["outputs"][0]["data"][0]
+
+        def wait_for(done):
+            waiting = threading.Event()
+            for _ in range(3000):
+                if done():
+                    return
+                waiting.wait(0.01)
+            raise AssertionError(server.stderr.read_text())
+
+        assert first() == 2
+        file.write_text(SCALED.format(factor=3))
+        wait_for(lambda: first() == 3)
+        file.write_text("import nothing_of_that_name\n")
+        wait_for(lambda: "scaled.py:1: ModuleNotFoundError" in server.stderr.read_text())
+        assert first() == 3
+        file.write_text(SCALED.format(factor=4))
+        wait_for(lambda: first() == 4)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["serve", "samples.py:nothing"], "has no variable 'nothing'; there is pipeline, numbers, threads"),
+        (["serve", "nothing.py:pipeline"], "no such file"),
+        (["tune", "samples.py:pipeline"], "tune does not choose the settings of a pipeline's stages yet"),
+    ],
+)
+def test_a_mistake_is_one_line(folder, command, message):
+    """With the exit code for mistakes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tailcut", *command], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_bench_loads_a_pipeline(server):
+    """With made-up rows, as it does a model."""
+    command = [sys.executable, "-m", "tailcut", "bench", server.url, "--model", "numbers"]
+    command += ["--concurrency", "2", "--duration", "300ms", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runs"][0]["errors"] == {}

@@ -1,0 +1,15 @@
+"""Real output of commands against the schemas that `tailcut schema` prints."""
+
+import json
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from tailcut.cli.schema import SCHEMAS
+
+
+def validated(command: str, output: str | bytes) -> Any:
+    """What a command printed, parsed; fails where its schema does not allow it."""
+    value = json.loads(output)
+    Draft202012Validator(SCHEMAS[command]()).validate(value)
+    return value

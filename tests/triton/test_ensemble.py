@@ -1,0 +1,116 @@
+"""An ensemble is checked, and answers as its models do one after the other."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.triton.repositories import add_model
+
+from tailcut.errors import InvalidInputError, UsageError
+from tailcut.runtime.limits import Limits
+from tailcut.triton.library import Library, Loaded, Wishes
+
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 8
+input [ { name: "A" data_type: TYPE_INT32 dims: 16 }, { name: "B" data_type: TYPE_INT32 dims: 16 } ]
+output [ { name: "TWICE" data_type: TYPE_INT32 dims: 16 } ]
+ensemble_scheduling { step [
+  { model_name: "first" model_version: -1
+    input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
+    output_map { key: "OUTPUT0" value: "sum" } output_map { key: "OUTPUT1" value: "difference" } },
+  { model_name: "second" model_version: -1
+    input_map { key: "INPUT0" value: "sum" } input_map { key: "INPUT1" value: "difference" }
+    output_map { key: "OUTPUT0" value: "TWICE" } }
+] }
+"""
+
+
+def loaded(folder: Path, text: str) -> Loaded:
+    add_model(folder, "first")
+    add_model(folder, "second")
+    add_model(folder, "bytes", kind="simple_int8")
+    (folder / "both" / "1").mkdir(parents=True)
+    (folder / "both" / "config.pbtxt").write_text(text)
+    [model] = Library(folder, Wishes(Limits(), measures=False)).load("both", 1)
+    return model
+
+
+def request() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {name: random.integers(0, 100, (3, 16), np.int32) for name in ("A", "B")}
+
+
+def test_the_steps_are_computed_one_after_the_other(tmp_path: Path) -> None:
+    """(a + b) + (a - b) is 2 a."""
+    one = loaded(tmp_path, ENSEMBLE)
+    with one.model as model:
+        assert model.spec.input_names == ("A", "B")
+        assert model.spec.batched
+        answer = model.infer_sync(request())
+        assert list(answer) == ["TWICE"]
+        assert np.array_equal(answer["TWICE"], 2 * request()["A"])
+    assert one.config["platform"] == "ensemble"
+
+
+def test_steps_in_any_order_and_outputs_of_any_step(tmp_path: Path) -> None:
+    """The configuration's order means nothing; a model may be used twice, and a tensor feed several inputs."""
+    text = """
+    platform: "ensemble" max_batch_size: 8
+    input [ { name: "A" data_type: TYPE_INT32 dims: 16 }, { name: "B" data_type: TYPE_INT32 dims: 16 } ]
+    output [ { name: "SUM" data_type: TYPE_INT32 dims: 16 }, { name: "FOUR" data_type: TYPE_INT32 dims: 16 } ]
+    ensemble_scheduling { step [
+      { model_name: "first" model_version: 1
+        input_map { key: "INPUT0" value: "twice" } input_map { key: "INPUT1" value: "twice" }
+        output_map { key: "OUTPUT0" value: "FOUR" } },
+      { model_name: "second" input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "A" }
+        output_map { key: "OUTPUT0" value: "twice" } },
+      { model_name: "first" input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
+        output_map { key: "OUTPUT0" value: "SUM" } }
+    ] }"""
+    with loaded(tmp_path, text).model as model:
+        answer, asked = model.infer_sync(request()), request()
+        assert np.array_equal(answer["FOUR"], 4 * asked["A"])
+        assert np.array_equal(answer["SUM"], asked["A"] + asked["B"])
+
+
+def test_free_dimensions_are_those_of_the_models(tmp_path: Path) -> None:
+    """What a model does not take is refused before anything is computed."""
+    with loaded(tmp_path, ENSEMBLE.replace("dims: 16 }, {", "dims: -1 }, {")).model as model:
+        assert model.spec.inputs[0].shape == (None, 16)
+        with pytest.raises(InvalidInputError, match="'A'"):
+            model.infer_sync(request() | {"A": np.zeros((3, 4), np.int32)})
+
+
+def test_a_model_that_changes_changes_its_ensembles(tmp_path: Path) -> None:
+    """They have copies of their own; one that goes is gone."""
+    loaded(tmp_path, ENSEMBLE).model.close()
+    library = Library(tmp_path, Wishes(Limits(), measures=False))
+    assert library.changes() == {}
+    shutil.copytree(tmp_path / "first" / "1", tmp_path / "first" / "2")
+    assert library.changes() == {"first": True, "both": True}
+    shutil.rmtree(tmp_path / "bytes")
+    assert library.changes() == {"bytes": False}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"second" model', '"third" model', "step 'third' is not in the repository"),
+        ('"second" model', '"both" model', "is an ensemble"),
+        ('"second" model', '"bytes" model', r"expected INT8 \[-1, 16\], got INT32 \[-1, 16\]"),
+        ('value: "sum" } input', 'value: "product" } input', "'product' is no input of the ensemble"),
+        ('key: "INPUT1" value: "difference"', 'key: "INPUT9" value: "difference"', "lacks input 'INPUT1'"),
+        ('key: "OUTPUT1" value: "difference"', 'key: "OUTPUT9" value: "difference"', "has no output 'OUTPUT9'"),
+        ('value: "TWICE" }', 'value: "sum" }', "'sum' comes from two places"),
+        ('value: "TWICE" }', 'value: "other" }', "output 'TWICE' of the ensemble comes from no step"),
+        ('value: "A" } input', 'value: "TWICE" } input', "first, second wait for each other"),
+        ("dims: 16 } ]\nensemble", "dims: 4 } ]\nensemble", "output 'TWICE' of the ensemble: expected"),
+    ],
+)
+def test_steps_that_do_not_fit(tmp_path: Path, old: str, new: str, words: str) -> None:
+    """One line that names the step and the tensor."""
+    assert old in ENSEMBLE
+    with pytest.raises(UsageError, match=words):
+        loaded(tmp_path, ENSEMBLE.replace(old, new))

@@ -1,0 +1,92 @@
+"""JSON requests whose lists are read apart from what stands around them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import orjson
+import pytest
+
+from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.v2 import lists, parse_request
+from tailcut.wire.v2 import request as v2_request
+
+Y = TensorSpec("y", DType.FP32, (None, 2))
+ONE = ModelSpec("m", (TensorSpec("x", DType.FP32, (None, 3)),), (Y,))
+TWO = ModelSpec("m", (TensorSpec("a", DType.FP64, (None, 2)), TensorSpec("b", DType.INT32, (None, 1))), (Y,))
+ENTRY = '{"name":"x","datatype":"FP32","shape":[1,3],"data":%s}'
+A = '{"data":%s,"name":"a","datatype":"FP64","shape":[2,2]}'
+B = '{"name":"b","datatype":"INT32","shape":[2,1],"data":%s}'
+
+
+@pytest.fixture(params=["compiled", "orjson"], autouse=True)
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Both ways of reading a list."""
+    v2_request._list_plans.clear()
+    monkeypatch.setattr(lists, "_reader", None)
+    if request.param == "compiled":
+        lists.load()
+    return
+
+
+@pytest.mark.parametrize("data", ["[1,2.5,-3e-2]", "[ 1 , 2.5\n,-3E-2 ]", "[[1,2.5,-0.03]]"])
+@pytest.mark.parametrize("around", ['{"inputs":[%s]}', '{"id":"q","inputs":[%s],"parameters":{"priority":2}}'])
+def test_the_second_request_is_read_as_the_first(around: str, data: str) -> None:
+    """What stands around the list is kept; the numbers are this request's own."""
+    for factor in (1, 2):
+        values = (np.array([1, 2.5, -0.03]) * factor).astype(np.float32)
+        text = around % (ENTRY % data)
+        if factor == 2:
+            text = around % (ENTRY % orjson.dumps(values.tolist()).decode())
+        got = parse_request(ONE, text.encode(), None)
+        np.testing.assert_array_equal(got.inputs["x"], values.reshape(1, 3))
+        assert got.id == ("q" if "id" in text else None)
+        assert got.parameters == ({"priority": 2} if "id" in text else {})
+
+
+def test_several_inputs_come_in_the_models_order() -> None:
+    """Each list is its own input's, in whatever order they stand."""
+    for scale in (1, 10):
+        b, a = [[5 * scale], [6 * scale]], [1.5, 2, 3, 4 * scale]
+        both = ",".join([B % orjson.dumps(b).decode(), A % orjson.dumps(a).decode()])
+        text = f'{{"inputs":[{both}]}}'
+        got = parse_request(TWO, text.encode(), None)
+        assert list(got.inputs) == ["a", "b"]
+        assert got.inputs["a"].tolist() == [[1.5, 2.0], [3.0, 4.0 * scale]]
+        assert got.inputs["b"].tolist() == b
+        assert [array.dtype for array in got.inputs.values()] == [np.float64, np.int32]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"inputs":[%s],"parameters":{"data":[1,2]}}' % (ENTRY % "[1,2,3]"),
+        '{"parameters":{"data":[1,2]},"inputs":[%s]}' % (ENTRY % "[1,2,3]"),
+        '{"inputs":[],"inputs":[%s]}' % (ENTRY % "[1,2,3]"),
+        '{"inputs":[%s],' % (ENTRY % "[4,5,6]") + '"inputs":[%s]}' % (ENTRY % "[1,2,3]"),
+        '{"inputs":[%s]}' % (ENTRY % '[4,5,6],"data":[1,2,3]'),
+        '{"id":"\\"data\\":[","inputs":[%s]}' % (ENTRY % "[1,2,3]"),
+        '{"id":"}","inputs":[%s]}' % (ENTRY % "[1,2,3]"),
+    ],
+)
+def test_a_list_elsewhere_is_not_an_inputs(text: str) -> None:
+    """Lists that only look like data of an input are read with the rest, and no mark ever shows."""
+    for _ in range(2):
+        got = parse_request(ONE, text.encode(), None)
+        assert got.inputs["x"].tolist() == [[1.0, 2.0, 3.0]]
+        assert lists.MARK not in repr((got.id, got.parameters))
+        assert got.parameters in ({}, {"data": [1, 2]})
+
+
+def test_a_mark_cannot_be_sent() -> None:
+    """It is another in each process, and a string is no list anyway."""
+    guess = "0" * len(lists.MARK)
+    text = '{"inputs":[%s],"id":' % (ENTRY % "[1,2,3]") + f'"{guess}0"}}'
+    assert parse_request(ONE, text.encode(), None).id == f"{guess}0"
+
+
+def test_a_list_without_quotes_is_taken_out() -> None:
+    """The usual request: the place of its list is found, and what is left is short."""
+    text = ('{"inputs":[%s]}' % (ENTRY % "[1,2,3]")).encode()
+    rest, spans = lists.take_lists(text) or (b"", [])
+    assert [text[start:end] for start, end in spans] == [b"[1,2,3]"]
+    assert rest == text.replace(b"[1,2,3]", b'"%b0"' % lists.MARK.encode())
