@@ -230,9 +230,11 @@ class Batch:
 
     def is_all_here(self) -> bool:
         """Whether all requests are delivered on this thread, by one delivery."""
-        first, *others = self.members
-        delivery = first.delivery
-        return delivery.is_here and all([request.delivery is delivery for request in others])  # noqa: C419  quick
+        members = self.members
+        delivery = members[0].delivery
+        if not delivery.is_here:
+            return False
+        return len(members) == 1 or all([request.delivery is delivery for request in members])  # noqa: C419  quick
 
     def hand_out(self, delivery: Delivery) -> None:
         """Call every handler of this delivery."""

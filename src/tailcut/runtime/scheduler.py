@@ -286,7 +286,12 @@ class Scheduler:
             with self._lock:
                 if not self._end(batch, batch):
                     return False
-            self._answer_here(batch)
+            try:
+                batch.hand_out(batch.members[0].delivery)
+            finally:
+                with self._lock:
+                    self._count(batch, 0)
+                    self._learn_promise(batch)
             return True
         deliveries = {request.delivery for request in batch.members}
         with self._lock:
@@ -346,7 +351,9 @@ class Scheduler:
         if self._queue.rows or self._running or self._max_queue_delay_ns or self.paused:
             return False
         cost, rows = self.forecast.cost, request.count
-        return rows <= cost.best(rows) and place(rows, self._usual_rows, cost, self.dispatch) is _LOOP
+        if rows > cost.best(rows):
+            return False
+        return self.dispatch == "inline" or place(rows, self._usual_rows, cost, self.dispatch) is _LOOP
 
     def _decide(self, now_ns: int, idle: int) -> Dispatch | Wait | None:
         head = self._queue.head()
@@ -364,14 +371,6 @@ class Scheduler:
             self.slab.close_block()
             move_rows(self.slab, batch, RowState.READY, RowState.RUNNING)
         return batch
-
-    def _answer_here(self, batch: Batch) -> None:
-        try:
-            batch.hand_out(batch.members[0].delivery)
-        finally:
-            with self._lock:
-                self._count(batch, 0)
-                self._learn_promise(batch)
 
     def _finish_apart(self, batch: Batch) -> bool:
         with self._lock:
