@@ -12,6 +12,7 @@ import asyncio
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -24,11 +25,12 @@ from tailcut.engines.base import EngineOptions
 from tailcut.kernels import sockets
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.server.context import Context
 from tailcut.server.fastpath.fastpath import FastPath
+from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Acceptor
 from tailcut.server.repository import ModelRepository
-from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 
@@ -41,7 +43,7 @@ async def passes_us(model: Model, connections: int) -> tuple[float, float]:
         Context(ModelRepository([ServedModel(model, "tiny")]), ready=True), ServerLimits(), direct_bytes=65536
     )
     state.fast_path = FastPath.open(state)
-    acceptor = Acceptor(state, socket.create_server(("127.0.0.1", 0)))
+    acceptor = Acceptor(state, socket.create_server(("127.0.0.1", 0)), partial(HttpConnection, state))
     clients = [socket.create_connection(("127.0.0.1", acceptor.port)) for _ in range(connections)]
     for client in clients:
         client.setblocking(False)

@@ -23,10 +23,10 @@ from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.server.context import Context
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
 from tailcut.server.repository import ModelRepository
-from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 

@@ -67,6 +67,17 @@ def on_thread(x):
     return x * 2, np.full(len(x), os.getpid())
 
 
+CPU = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+
+
+@stage(inputs={"x": "FP32"}, outputs={"cpus": "BYTES", "pid": "INT64"}, workers=2, cpus=[CPU])
+def pinned(x):
+    """Where this process may run."""
+    time.sleep(0.05)  # so that the other process is asked, too
+    return {"cpus": [repr(sorted(os.sched_getaffinity(0)))] * len(x), "pid": np.full(len(x), os.getpid())}
+
+
+two_processes = Pipeline("two_processes", [pinned])
 pipeline = Pipeline("texts", [tokenize, "twice.onnx", add_up])
 numbers = Pipeline("numbers", [where])
 threads = Pipeline("threads", [on_thread])

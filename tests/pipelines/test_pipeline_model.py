@@ -10,7 +10,7 @@ import pytest
 
 from tailcut import Model
 from tailcut.errors import BatchLostError, DeadlineExceededError, EngineError, InvalidInputError
-from tests.pipelines.samples import truth
+from tests.pipelines.samples import CPU, truth
 
 WORDS = [b"a", b"bb", "c\u00e9".encode(), b"dddddddd", b"\xff\xfe\x00", b"", b"g" * 300]
 
@@ -113,6 +113,27 @@ def test_a_killed_process_is_replaced(numbers):
     while numbers.stages()["where"]["restarts"] == before:
         looks.wait(0.01)
     assert int(numbers.infer_sync(row(1))["pid"][0]) != first
+
+
+def test_a_signal_for_all_processes_of_a_service_ends_none(numbers):
+    """The server drains, and what it drains is computed."""
+    pid = int(numbers.infer_sync(row(1))["pid"][0])
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)
+    assert int(numbers.infer_sync(row(1))["pid"][0]) == pid
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no processes")
+def test_processes_are_as_many_as_asked_for_and_pinned(folder):
+    """To the CPUs that the stage names."""
+
+    async def ask(model):
+        return await asyncio.gather(*[model.infer({"x": [1.0]}) for _ in range(8)])
+
+    with Model.open(f"{folder}/samples.py:two_processes") as model:
+        answers = asyncio.run(ask(model))
+    assert {answer["cpus"][0] for answer in answers} == {f"[{CPU}]".encode()}
+    assert len({int(answer["pid"][0]) for answer in answers}) == 2
 
 
 def test_stages_are_counted_and_timed(texts):

@@ -255,7 +255,10 @@ def test_reload_serves_what_the_file_says_now(tmp_path):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["serve", "samples.py:nothing"], "has no variable 'nothing'; there is pipeline, numbers, threads"),
+        (
+            ["serve", "samples.py:nothing"],
+            "has no variable 'nothing'; there is two_processes, ",
+        ),
         (["serve", "nothing.py:pipeline"], "no such file"),
         (["tune", "samples.py:pipeline"], "tune does not choose the settings of a pipeline's stages yet"),
     ],

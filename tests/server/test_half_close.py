@@ -17,10 +17,10 @@ from tests.server.test_splits import CHUNKED, GOOD, STATUS
 from tests.servers import raw_request
 
 from tailcut.runtime.model import Model
+from tailcut.server.context import Context
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
 from tailcut.server.repository import ModelRepository
-from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.spec import DType
@@ -213,7 +213,6 @@ def test_over_tcp_a_client_is_asked_whether_it_is_there(
     echo: Path, monkeypatch: pytest.MonkeyPatch, version: bytes, gone: bool
 ) -> None:
     """An interim answer finds out which client has closed, whose work is dropped; HTTP/1.0 has none and is spared."""
-    monkeypatch.setattr("tailcut.server.http.answering.WAITS_S", 0.0)
     monkeypatch.setattr("tailcut.server.http.connection.WAITS_S", 0.0)
 
     async def story(state: ServerState) -> None:

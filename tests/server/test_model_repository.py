@@ -263,7 +263,7 @@ def test_mistakes_are_one_line(tmp_path: Path, refusal: Callable[..., str]) -> N
     named = ["--model-repository", repository]
     for arguments, words in [
         (["--model-repository", tmp_path / "nowhere"], "no such model repository"),
-        ([], "serve takes models or profiles"),
+        ([], "give either models and profiles"),
         (["m.onnx", *named], "give either models"),
         ([*named, "--load-model", "one"], "needs --model-control-mode explicit"),
         ([*named, "--model-control-mode", "explicit", "--load-model", "two"], "the model repository has one"),

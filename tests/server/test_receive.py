@@ -17,10 +17,10 @@ from tailcut.lab.burst import Burst
 from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_payload
 from tailcut.runtime.model import Model
+from tailcut.server.context import Context
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
 from tailcut.server.repository import ModelRepository
-from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import HEAD_BYTES, RECEIVE_BYTES, ServerState
 from tailcut.spec import DType

@@ -17,10 +17,10 @@ from tests.servers import json_request, raw_request
 from tests.wire.http1.test_head import BAD_CHUNKS, REFUSED
 
 from tailcut.runtime.model import Model
+from tailcut.server.context import Context
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
 from tailcut.server.repository import ModelRepository
-from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
     from tailcut.runtime.profile import Profile, Settings
-    from tailcut.server.app import Address
+    from tailcut.server.listener import Address
     from tailcut.server.served_model import ServedModel
     from tailcut.server.workers.process import Worker
     from tailcut.server.workers.supervisor import WorkerGroup
@@ -140,9 +140,10 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.cli.options import parse_duration
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.profile import IoSettings
-    from tailcut.server.app import Address, ServerOptions
+    from tailcut.server.app import ServerOptions
     from tailcut.server.app import serve as run_server
     from tailcut.server.limits import ServerLimits
+    from tailcut.server.listener import Address
     from tailcut.server.workers.process import Worker
 
     worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
@@ -246,7 +247,7 @@ def _ignore_signals() -> None:
 
 def _place(address: "Address") -> str:
     """Where the server listens, for a log line."""
-    from tailcut.server.app import authority, both_families
+    from tailcut.server.listener import authority, both_families
 
     place = f"http://{authority(address.host, address.port)}"
     if ":" in address.host:

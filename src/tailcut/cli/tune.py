@@ -266,7 +266,7 @@ def _need_model_files(given: list[Path]) -> None:
     profile_file = next((path for path in given if path.suffix == ".toml"), None)
     if profile_file is not None:
         raise UsageError(
-            f"{profile_file}: tune takes the model itself and writes a profile (--retune checks one again)"
+            f"{profile_file}: a profile: give the model itself, or use --retune PROFILE to re-check a profile"
         )
 
 

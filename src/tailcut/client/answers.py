@@ -22,6 +22,7 @@ from tailcut.errors import (
     UnreachableError,
 )
 from tailcut.spec import DType, TensorSpec
+from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.tensors import from_bytes
 
 _ROOM_BYTES = 64 * 1024
@@ -109,7 +110,7 @@ class AnswerReader:
         return Answer(head.status, body, head.json_size, head.closes, head.retry_after_s)
 
 
-_heads: dict[bytes, _Head] = {}
+_heads: BytesMemo[bytes, _Head] = BytesMemo(_KEPT)
 
 
 def _read_head(data: bytes) -> _Head:
@@ -130,10 +131,7 @@ def _read_head(data: bytes) -> _Head:
     closes = fields.get("connection", "").lower() == "close" or start.startswith("HTTP/1.0")
     size = int(json_size) if json_size.isdecimal() else None
     head = _Head(int(status), int(length), size, closes, int(after) if after.isdecimal() else 0)
-    if len(_heads) >= _KEPT:
-        _heads.clear()
-    _heads[data] = head
-    return head
+    return _heads.keep(data, head)
 
 
 _ERRORS: Mapping[int, type[TailcutError]] = {
@@ -170,7 +168,7 @@ class _Slice:
     shared: bool = False  # in shared memory, from whose start `offset` counts
 
 
-_layouts: dict[bytes, tuple[_Slice, ...]] = {}
+_layouts: BytesMemo[bytes, tuple[_Slice, ...]] = BytesMemo(_KEPT)
 
 
 def outputs_of(answer: Answer, memory: memoryview | None = None) -> dict[str, np.ndarray]:
@@ -191,10 +189,7 @@ def outputs_of(answer: Answer, memory: memoryview | None = None) -> dict[str, np
     layout = _layouts.get(lead)
     try:
         if layout is None:
-            layout = _layout(_json(lead))
-            if len(_layouts) >= _KEPT:
-                _layouts.clear()
-            _layouts[lead] = layout
+            layout = _layouts.keep(lead, _layout(_json(lead)))
         return {part.tensor.name: _array(part, body[json_size:], memory) for part in layout}
     except (KeyError, TypeError, ValueError, TailcutError) as error:
         raise UnreachableError("the server's answer does not follow the protocol") from error

@@ -13,6 +13,7 @@ import orjson
 
 from tailcut.errors import InvalidInputError
 from tailcut.spec import DType
+from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.tensors import shown, to_bytes
 
 Parts = list[bytes | memoryview]
@@ -97,7 +98,7 @@ class Encoder:
 
     def __init__(self, address: Address) -> None:
         self._authority = address.authority
-        self._heads: dict[object, bytes] = {}
+        self._heads: BytesMemo[object, bytes] = BytesMemo(_HEADS_KEPT)
 
     def get(self, path: str) -> Parts:
         """A question without a body."""
@@ -119,10 +120,7 @@ class Encoder:
         key = (call.model, call.version, outputs, call.timeout_us, described)
         head = self._heads.get(key)
         if head is None:
-            head = self._head(call, described)
-            if len(self._heads) >= _HEADS_KEPT:
-                self._heads.clear()
-            self._heads[key] = head
+            head = self._heads.keep(key, self._head(call, described))
         return [head, *data]
 
     def _head(self, call: Call, described: Sequence[Described]) -> bytes:

@@ -32,6 +32,7 @@ from tailcut.errors import (
     UnsupportedError,
 )
 from tailcut.memory.region import OwnRegion, check_prefix, sweep
+from tailcut.wire.memo import BytesMemo
 
 Outputs = dict[str, np.ndarray]
 Talk = Generator[Request, Answer, Outputs]
@@ -57,7 +58,7 @@ class _Slot:
     """A registered region, and the requests that were encoded for it."""
 
     region: OwnRegion
-    heads: dict[object, Parts] = field(default_factory=dict)
+    heads: BytesMemo[object, Parts] = field(default_factory=lambda: BytesMemo(_KEPT))
 
 
 class SharedTensors:
@@ -196,9 +197,7 @@ class SharedTensors:
         key = (call.model, call.version, call.timeout_us, names, described, known)
         kept = slot.heads.get(key)
         if kept is None:
-            if len(slot.heads) >= _KEPT:
-                slot.heads.clear()
-            kept = slot.heads[key] = self._encode(slot.region.name, call, described, known)
+            kept = slot.heads.keep(key, self._encode(slot.region.name, call, described, known))
         return kept
 
     def _encode(

@@ -16,6 +16,7 @@ from tailcut.errors import UsageError
 from tailcut.lab.load import Outcome, Payload, Target
 from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.grammar import ProtocolError
+from tailcut.wire.memo import BytesMemo
 
 _RECEIVE_BYTES = 256 * 1024
 _CHUNKED_LIMIT_BYTES = 1 << 30
@@ -71,7 +72,7 @@ async def connect(target: Target, on_done: Callable[[Carrier, Outcome], None]) -
 class Connection(asyncio.BufferedProtocol):
     """One request at a time: send, then count the answer's bytes in."""
 
-    _heads: dict[bytes, AnswerHead] = {}  # noqa: RUF012  answers' heads repeat: shared by design
+    _heads: BytesMemo[bytes, AnswerHead] = BytesMemo(1000)  # answers' heads repeat: shared by design
     _room = bytearray(_RECEIVE_BYTES)
     _view = memoryview(_room)
     _numbers = itertools.count()
@@ -149,10 +150,7 @@ class Connection(asyncio.BufferedProtocol):
         raw = data[: end + 4]
         head = self._heads.get(raw)
         if head is None:
-            head = read_answer_head(raw)
-            if len(self._heads) > 1000:
-                self._heads.clear()
-            self._heads[raw] = head
+            head = self._heads.keep(raw, read_answer_head(raw))
         self._status, self._closes = head.status, head.closes
         if head.chunked:
             self._chunks, self._left = ChunkedBody(_CHUNKED_LIMIT_BYTES), 0

@@ -54,7 +54,9 @@ def main(arguments: Sequence[str]) -> int:
     parent, path, index, control, inputs, outputs, cpu = arguments
     if not _bound_to(int(parent)):
         return 1
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's goes to the whole group; the server ends this process
+    # A terminal signals the whole group, and systemd all processes of a unit: what the server drains is still computed.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
     sock = socket.socket(fileno=int(control))
     results = Region(int(outputs))

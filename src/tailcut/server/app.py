@@ -1,32 +1,28 @@
 """A server's life: load, listen, drain, stop. Signals are handled here and nowhere else."""
 
 import asyncio
-import errno
 import gc
-import ipaddress
 import logging
 import os
-import resource
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
-from tailcut.errors import UsageError
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.tracing.timeline import Events
 from tailcut.server import metadata
+from tailcut.server.context import Context
 from tailcut.server.event_monitor import EventMonitor
 from tailcut.server.fastpath.fastpath import FastPath
+from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
-from tailcut.server.listener import Acceptor
+from tailcut.server.listener import Acceptor, Address, close_listeners, fit_files, open_grpc_listener, open_listeners
 from tailcut.server.repository import Library, ModelRepository
-from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
 from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
@@ -36,21 +32,9 @@ if TYPE_CHECKING:
     from tailcut.server.grpc.connection import GrpcServer
 
 _log = logging.getLogger("tailcut")
-_BACKLOG = 4096
 _DRAIN_STEP_S = 0.02
 _SETTLE_S = 0.1  # for handshakes that have begun, before nobody is accepted any more
 _NEWCOMER_S = 0.5  # the connection accepted last has this long to send its request
-_OTHER_FILES = 64  # listeners, the loop's own, models, and those that are opened for a moment
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen: a host and port (0: any free one), and a Unix socket and a gRPC port where asked for."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    uds: str | None = None
-    grpc_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +109,19 @@ async def _serve(
     )
     if options.fast_path and not options.access_log:  # which has a line to write for each request
         state.fast_path = FastPath.open(state)
-    address = options.address
+    address, http = options.address, partial(HttpConnection, state)
     grpc = _grpc_server(state) if address.grpc_port is not None else None
     if worker is None:
         listeners = open_listeners(address)
         address = replace(address, port=listeners[0].getsockname()[1])
-        doors: list[Door] = [Acceptor(state, listener) for listener in listeners]
+        doors: list[Door] = [Acceptor(state, listener, http) for listener in listeners]
         if grpc is not None:
             acceptor = Acceptor(state, open_grpc_listener(address), grpc.connection)
             address = replace(address, grpc_port=acceptor.port)
             doors.append(acceptor)
     else:
         state.on_count = worker.count
-        doors = [*worker.doors(state, grpc.connection if grpc is not None else None)]
+        doors = [*worker.doors(state, http, grpc.connection if grpc is not None else None)]
     if grpc is not None:
         doors.append(grpc)
     drain = _Drain(state, doors, worker, grpc)
@@ -275,91 +259,3 @@ def _grpc_server(state: ServerState) -> "GrpcServer":
     from tailcut.server.grpc.connection import GrpcServer  # noqa: PLC0415  protobuf and hpack are an extra
 
     return GrpcServer(state)
-
-
-def open_listeners(address: Address) -> list[socket.socket]:
-    """Listen on the address: TCP first, then the Unix socket where there is one.
-
-    Raises:
-        UsageError: it cannot be had.
-    """
-    listeners = [_listen(address.host, address.port, "")]
-    if address.uds:
-        unix = socket.socket(socket.AF_UNIX)
-        try:
-            _remove_stale(address.uds)
-            unix.bind(address.uds)
-            unix.listen(_BACKLOG)
-        except OSError as error:
-            raise UsageError(f"cannot listen on {address.uds}: {error.strerror or error}") from None
-        listeners.append(unix)
-    return listeners
-
-
-def open_grpc_listener(address: Address) -> socket.socket:
-    """Listen for gRPC.
-
-    Raises:
-        UsageError: its port cannot be had.
-    """
-    return _listen(address.host, address.grpc_port or 0, " for gRPC")
-
-
-def _listen(host: str, port: int, what: str) -> socket.socket:
-    family = _family(host)
-    try:
-        return socket.create_server((host, port), backlog=_BACKLOG, family=family, dualstack_ipv6=both_families(host))
-    except OverflowError:
-        reason = "the port must be 0 to 65535"
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # the standard library repeats the address there
-        if error.errno == errno.EADDRINUSE:
-            reason += "; port 0 takes one that is free"
-    raise UsageError(f"cannot listen{what} on {authority(host, port)}: {reason}")
-
-
-def authority(host: str, port: int) -> str:
-    """Host and port as an address has them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def both_families(host: str) -> bool:
-    """Whether listening on this address takes clients over IPv4 as well as over IPv6."""
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        return address.version == 6 and address.is_unspecified and socket.has_dualstack_ipv6()
-    return False
-
-
-def close_listeners(address: Address) -> None:
-    """Remove what listening left in the file system."""
-    if address.uds:
-        Path(address.uds).unlink(missing_ok=True)
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on any more; a living one stays, and listening will fail on it."""
-    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
-        if not Path(path).is_socket():
-            return
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink()
-
-
-def fit_files(limits: ServerLimits) -> ServerLimits:
-    """Raise the limit of open files as far as may be; where that is still too few, fewer connections are taken."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    if soft == resource.RLIM_INFINITY or limits.connections + _OTHER_FILES <= soft:
-        return limits
-    connections = max(1, soft - _OTHER_FILES)
-    _log.warning("the open-file limit of %d leaves room for %d connections: see ulimit -n", soft, connections)
-    return replace(limits, connections=connections)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+QUESTION_BYTES = 64 * 1024  # the body of a question about the server
+
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:

@@ -7,15 +7,19 @@ and they see a reset. A listener that rests leaves them in the kernel's backlog,
 import asyncio
 import ctypes
 import errno
+import ipaddress
 import logging
+import resource
 import socket
 import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tailcut.server.http.connection import HttpConnection
+from tailcut.errors import UsageError
+from tailcut.server.limits import ServerLimits
 from tailcut.server.state import ServerState
 
 _log = logging.getLogger("tailcut")
@@ -26,6 +30,106 @@ _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 # socket(7), SO_ATTACH_FILTER, on a TCP header: drop what has SYN and not ACK, take the rest. Code, jumps, constant.
 _NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_BACKLOG = 4096
+_OTHER_FILES = 64  # listeners, the loop's own, models, and those that are opened for a moment
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a host and port (0: any free one), and a Unix socket and a gRPC port where asked for."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: str | None = None
+    grpc_port: int | None = None
+
+
+def open_listeners(address: Address) -> list[socket.socket]:
+    """Listen on the address: TCP first, then the Unix socket where there is one.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    listeners = [_listen(address.host, address.port, "")]
+    if address.uds:
+        unix = socket.socket(socket.AF_UNIX)
+        try:
+            _remove_stale(address.uds)
+            unix.bind(address.uds)
+            unix.listen(_BACKLOG)
+        except OSError as error:
+            raise UsageError(f"cannot listen on {address.uds}: {error.strerror or error}") from None
+        listeners.append(unix)
+    return listeners
+
+
+def open_grpc_listener(address: Address) -> socket.socket:
+    """Listen for gRPC.
+
+    Raises:
+        UsageError: its port cannot be had.
+    """
+    return _listen(address.host, address.grpc_port or 0, " for gRPC")
+
+
+def _listen(host: str, port: int, what: str) -> socket.socket:
+    family = _family(host)
+    try:
+        return socket.create_server((host, port), backlog=_BACKLOG, family=family, dualstack_ipv6=both_families(host))
+    except OverflowError:
+        reason = "the port must be 0 to 65535"
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # the standard library repeats the address there
+        if error.errno == errno.EADDRINUSE:
+            reason += "; port 0 takes one that is free"
+    raise UsageError(f"cannot listen{what} on {authority(host, port)}: {reason}")
+
+
+def authority(host: str, port: int) -> str:
+    """Host and port as an address has them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def both_families(host: str) -> bool:
+    """Whether listening on this address takes clients over IPv4 as well as over IPv6."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        return address.version == 6 and address.is_unspecified and socket.has_dualstack_ipv6()
+    return False
+
+
+def close_listeners(address: Address) -> None:
+    """Remove what listening left in the file system."""
+    if address.uds:
+        Path(address.uds).unlink(missing_ok=True)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on any more; a living one stays, and listening will fail on it."""
+    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
+        if not Path(path).is_socket():
+            return
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+
+
+def fit_files(limits: ServerLimits) -> ServerLimits:
+    """Raise the limit of open files as far as may be; where that is still too few, fewer connections are taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft == resource.RLIM_INFINITY or limits.connections + _OTHER_FILES <= soft:
+        return limits
+    connections = max(1, soft - _OTHER_FILES)
+    _log.warning("the open-file limit of %d leaves room for %d connections: see ulimit -n", soft, connections)
+    return replace(limits, connections=connections)
 
 
 def refuse(listener: socket.socket) -> None:
@@ -75,11 +179,11 @@ class Acceptor:
     """One listening socket, owned from here on, and the connections that come out of it."""
 
     def __init__(
-        self, state: ServerState, listener: socket.socket, protocol: Callable[[], asyncio.BaseProtocol] | None = None
+        self, state: ServerState, listener: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]
     ) -> None:
         listener.setblocking(False)
         self._state = state
-        self._protocol = protocol or (lambda: HttpConnection(state))
+        self._protocol = protocol
         self._listener = listener
         self._tcp = listener.family != socket.AF_UNIX
         self._opening: set[asyncio.Task[None]] = set()

@@ -4,25 +4,23 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from tailcut.runtime.delivery import LoopDelivery
 from tailcut.runtime.entry import Entry
 from tailcut.server.access_log import log_http, trace_of_head
-from tailcut.server.fastpath.fastpath import FastPath
-from tailcut.server.http.plan import Plan, plan_for
-from tailcut.server.http.replies import Refusal, date_line
+from tailcut.server.context import Context
 from tailcut.server.limits import ServerLimits
 from tailcut.server.log_queue import dropped_lines
-from tailcut.server.routes import Context
 from tailcut.server.step_runner import StepRunner
-from tailcut.wire.http1.head import SIGNIFICANT, Head, parse_head, significant
+from tailcut.wire.http1.connection import Edition
+from tailcut.wire.http1.head import Head
+from tailcut.wire.http1.response import date_line
+from tailcut.wire.memo import BytesMemo
 
 RECEIVE_BYTES = 64 * 1024
 HEAD_BYTES = 2048
 _PLANS = 1024  # kept at most
-PLAN_BYTES = 2048  # of longer heads nothing is kept
 _SWEEP_S = 0.25
 _REST_NS = 2_000_000
 _LOOK_NS = 20_000  # where all take the fast path, it is polled for so long before the loop looks at everything else
@@ -40,6 +38,19 @@ class Member(Protocol):
     @property
     def fresh(self) -> bool: ...  # noqa: D102
     def overdue(self) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+class FastPath(Protocol):
+    """Where connections go that repeat themselves (`fastpath/`), as far as the others know it."""
+
+    def turn(self, until_ns: int = 0) -> None: ...  # noqa: D102  said there
+    def join(self, connection: Any, plan: Any, head: bytes, body: memoryview) -> bool: ...  # noqa: D102
+    def leave(self, connection: Any) -> None: ...  # noqa: D102
+    def forget(self, generation: int) -> None: ...  # noqa: D102
+    def busy(self, fd: int) -> bool: ...  # noqa: D102
+    def seen(self, fd: int) -> float: ...  # noqa: D102
+    def dissolve(self) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
@@ -63,9 +74,7 @@ class ServerState:
         self.receive = bytearray(RECEIVE_BYTES)
         self.receive_view = memoryview(self.receive)
         self.head_view = self.receive_view[:HEAD_BYTES]  # where hardly more than a head is wanted now
-        self.plans: dict[bytes, Plan] = {}
-        self.refused_length = -1  # of the message whose head was last refused; -1: unknown, so the connection must end
-        self.refused_head = Head(b"", "", True, None, False, False, {})
+        self.plans: BytesMemo[bytes, Any] = BytesMemo(_PLANS)  # what heads of HTTP mean; `http/plan.py` fills it
         self.access = access
         self.draining = False
         self.loop = asyncio.get_running_loop()
@@ -85,42 +94,13 @@ class ServerState:
         self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
         self.fast_path: FastPath | None = None
-        self.edition = 0  # of the plans: another after the models have changed, which plans name
+        self.edition = Edition()  # of the plans: another one when the models have changed, which plans name
         context.models.changed.append(self._forget_plans)
-
-    def plan(self, head_bytes: bytes) -> Plan:
-        """The plan for a head: a known one where all that matters is as before, else it is parsed and planned.
-
-        Raises:
-            ProtocolError: the head is broken.
-            Refusal: it is not admitted; `refused_length` says how long its body is.
-        """
-        if len(head_bytes) > PLAN_BYTES:
-            return self._planned(head_bytes)
-        key = significant(head_bytes)
-        plan = self.plans.get(key)
-        if plan is None:
-            plan = self._planned(head_bytes)
-            if plan.lasts:
-                if len(self.plans) >= _PLANS:
-                    self.plans.clear()
-                self.plans[key] = plan
-        return plan
-
-    def _planned(self, head_bytes: bytes) -> Plan:
-        head = parse_head(head_bytes)
-        head = replace(head, headers={name: head.headers[name] for name in SIGNIFICANT & head.headers.keys()})
-        try:
-            plan = plan_for(head, self.context, self.limits)
-        except Refusal:
-            self.refused_head = head
-            self.refused_length = _skippable(head)
-            raise
-        return plan
 
     def _forget_plans(self) -> None:
         self.plans.clear()
-        self.edition += 1
+        self.edition.valid = False
+        self.edition = Edition()
         if self.fast_path is not None:
             self.fast_path.dissolve()
 
@@ -257,9 +237,3 @@ class ServerState:
         if self._collect and not self.busy():
             gc.collect(1)
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
-
-
-def _skippable(head: Head) -> int:
-    """How long a refused message's body is, where the connection can go on behind it; else -1."""
-    lasts = head.keep_alive and head.method != b"HEAD" and not head.chunked and not head.expects_continue
-    return head.content_length or 0 if lasts else -1

@@ -24,11 +24,11 @@ from tests.servers import json_request, raw_request, serving
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.server.context import Context
 from tailcut.server.fastpath.fastpath import FastPath
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
 from tailcut.server.repository import ModelRepository
-from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.spec import DType
@@ -226,7 +226,7 @@ def test_who_comes_off_has_the_head_of_its_last_request(echo: Path) -> None:
         assert state.context.counts.fast_path == 1
         connection = next(iter(state.members))
         state.fast_path.leave(connection)
-        assert CHANGING.format(9).encode() in connection._head
+        assert CHANGING.format(9).encode() in connection._wire.head
         for number in range(10, 90):
             row = client.row()
             await client.send(raw_request("echo", row, CHANGING.format(number)))

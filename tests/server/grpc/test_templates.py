@@ -16,11 +16,11 @@ from tests.servers import Server, serving
 from tailcut.errors import TailcutError
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
-from tailcut.server.grpc.inference import Inference
+from tailcut.server.context import Context
+from tailcut.server.grpc.infer import Inference
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.limits import ServerLimits
 from tailcut.server.repository import ModelRepository
-from tailcut.server.routes import Context
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.wire.grpc.form import read_lead

@@ -12,7 +12,7 @@ import pytest
 from tests.engines.models import perceptron
 from tests.servers import Answer, Server, Wire, raw_request, serving
 
-from tailcut.server.routes import _TABLE
+from tailcut.server.http.routes import _TABLE
 
 PREFIX = f"tailcut-openapi-{os.getpid()}-"
 KEY = f"{PREFIX}a"

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from tailcut.server.http.plan import largest_body
+from tailcut.server.exchange import largest_body
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 MOST = 64 << 20

@@ -23,7 +23,8 @@ import numpy as np
 from tailcut.errors import TailcutError
 from tailcut.runtime.request import Batch, Request
 from tailcut.server.http.plan import Kind, Plan
-from tailcut.server.http.replies import dated, failure_reply
+from tailcut.server.http.replies import failure_reply
+from tailcut.wire.http1.response import dated
 from tailcut.wire.v2 import lists
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class FastConnection(Protocol):
     transport: asyncio.Transport
     fd: int  # of its socket while it is here, else -1
 
-    def returned(self, group: "Group | None", number: int, head: bytes) -> None:
-        """It is here no more; its answer may be on its way, as the `number`-th of a group. `head` is its last."""
+    def returned(self, owed: int | None, head: bytes) -> None:
+        """It is here no more; `owed` names the answer that is on its way, for `FastPath.forget`; `head` is its last."""
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes of it stand in the hub's receive buffer."""
@@ -51,7 +52,7 @@ class FastConnection(Protocol):
     def answer_row(self, batch: Batch, row: int) -> None:
         """The answer that it was waiting for when it returned."""
 
-    def fail(self, request: Request, error: TailcutError) -> None:
+    def failed(self, error: TailcutError) -> None:
         """There will be none."""
 
 
@@ -170,17 +171,17 @@ class FastPath:
         self._descriptors[fd] = 0, -1, 0, 0, 0
         head = self._own_heads[fd, :own_head].tobytes() or self._head_table.head(plan)
         if pending:
-            group, number = self._find(generation)
             self._late[generation] = connection
-            connection.returned(group, number, head)
+            connection.returned(generation, head)
         else:
-            connection.returned(None, 0, head)
+            connection.returned(None, head)
         if not connection.transport.is_closing():
             connection.transport.resume_reading()
 
-    def forget(self, group: Group, number: int) -> None:
-        """A client that returned here owed an answer has left altogether."""
-        if self._late.pop(int(group.members[number, 1]), None) is not None:
+    def forget(self, generation: int) -> None:
+        """A client that was owed an answer when it returned has left altogether."""
+        if self._late.pop(generation, None) is not None:
+            group, number = self._find(generation)
             group.target.entry.withdraw(group, number)
 
     def dissolve(self) -> None:
@@ -312,9 +313,9 @@ class FastPath:
         handed_ns = time.monotonic_ns()
         target = group.target
         first, count = batch.offsets[index], request.count
-        members = (
-            group.members if count == len(group.members) else group.members[request.offset : request.offset + count]
-        )
+        members = group.members
+        if count != len(members):
+            members = members[request.offset : request.offset + count]
         cells = target.output_cells
         for place, address in enumerate(batch.addresses):
             cells[2 * place] = address + first * cells[2 * place + 1]
@@ -349,7 +350,7 @@ class FastPath:
                 self.leave(self._connections[fd])
             connection = self._late.pop(generation, None)
             if connection is not None:
-                connection.fail(request, error)
+                connection.failed(error)
         self._done(group, request.count)
 
     def _send(

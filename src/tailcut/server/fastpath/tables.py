@@ -55,17 +55,15 @@ class HeadTable:
         self.table = np.zeros((_TARGETS, sockets.TARGETS), np.int64)
         self.cells = self.table.data.cast("B").cast("q")  # a cell costs a tenth of what numpy takes for it
         self._heads_end = 0
-        self._numbers: dict[bytes, int] = {}  # by what matters of a head
+        self._kept: list[Plan] = []  # by their number
         self.fields = _fields()
         self.grammar = _grammar()
 
     def number(self, plan: Plan, head: bytes) -> int:
         """The number of a plan for one row, given at its first use; -1 where it cannot take the fast path."""
-        part = significant(head)
-        known = self._numbers.get(part)
-        if known is not None:
-            return known
-        number = len(self._numbers)
+        if plan.number >= 0:
+            return plan.number
+        number, part = len(self._kept), significant(head)
         begin, middle = self._heads_end, self._heads_end + len(head)
         end = middle + len(part)
         if number == _PLANS or end > _HEADS_BYTES or len(head) + plan.length > self._message_bytes:
@@ -76,7 +74,8 @@ class HeadTable:
         self.heads[begin:end] = np.frombuffer(head + part, np.uint8)
         self.plans[number] = begin, len(head), plan.length, target.at // sockets.TARGETS, middle, len(part)
         self._heads_end = end
-        self._numbers[part] = number
+        self._kept.append(plan)
+        plan.number = number
         return number
 
     def head(self, number: int) -> bytes:
@@ -90,7 +89,9 @@ class HeadTable:
 
     def clear(self) -> None:
         """Forget everything: nobody may be on the way."""
-        self._numbers.clear()
+        for plan in self._kept:
+            plan.number = -1
+        self._kept.clear()
         self.targets.clear()
         self._heads_end = 0
 

@@ -12,9 +12,8 @@ from typing import Protocol
 
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
 from tailcut.server.access_log import log_grpc, trace_of, with_trace
-from tailcut.server.grpc.inference import Inference
-from tailcut.server.http.plan import largest_body
-from tailcut.server.http.replies import public_message
+from tailcut.server.exchange import largest_body, public_message
+from tailcut.server.grpc.infer import Inference
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
 from tailcut.wire.grpc.framing import (

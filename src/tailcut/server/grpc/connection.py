@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 from tailcut.server.grpc.calls import Call
+from tailcut.server.grpc.infer import Inference
 from tailcut.server.grpc.infer_calls import InferCall, StreamCall
-from tailcut.server.grpc.inference import Inference
 from tailcut.server.grpc.queries import Questions
 from tailcut.server.grpc.query_calls import AdminCall, QuestionCall, WatchCall
 from tailcut.server.grpc.templates import Plans

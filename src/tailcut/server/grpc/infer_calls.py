@@ -4,10 +4,10 @@ import time
 from collections import deque
 
 from tailcut.errors import TailcutError
+from tailcut.server.exchange import public_message
 from tailcut.server.grpc.calls import STATUS_OF, Call, Link, OneMessageCall
-from tailcut.server.grpc.inference import Inference
+from tailcut.server.grpc.infer import Inference
 from tailcut.server.grpc.templates import Plans
-from tailcut.server.http.replies import public_message
 from tailcut.wire.grpc.form import stream_answer
 from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CallError, CallHead, Status
 from tailcut.wire.grpc.messages import MESSAGES

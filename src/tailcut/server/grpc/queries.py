@@ -8,7 +8,7 @@ from typing import Any
 
 from tailcut.errors import InvalidInputError
 from tailcut.server import metadata
-from tailcut.server.routes import Context
+from tailcut.server.context import Context
 from tailcut.wire.grpc.codec import message_of
 from tailcut.wire.grpc.messages import METHODS
 

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from tailcut.errors import InvalidInputError, TailcutError
 from tailcut.server.grpc.calls import Link, OneMessageCall
-from tailcut.server.http.plan import QUESTION_BYTES
+from tailcut.server.limits import QUESTION_BYTES
 from tailcut.wire.grpc.framing import CallError, CallHead, Status
 from tailcut.wire.grpc.messages import HEALTH
 

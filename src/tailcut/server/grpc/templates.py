@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.wire.grpc.form import ArrayForm, Form, Lead
+from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2 import InferRequest
 
 _PLANS = 1024  # kept at most
@@ -28,8 +29,8 @@ class Plans:
 
     def __init__(self, state: ServerState) -> None:
         self.state = state
-        self._plans: dict[bytes, Plan] = {}
-        self._seen: set[int] = set()
+        self._plans: BytesMemo[bytes, Plan] = BytesMemo(_PLANS)
+        self._seen: BytesMemo[int, bool] = BytesMemo(_SEEN)
         self.find = self._plans.get
         state.context.models.changed.append(self._forget)
 
@@ -47,15 +48,11 @@ class Plans:
             return
         mark = hash(key)
         if mark not in self._seen:
-            if len(self._seen) >= _SEEN:
-                self._seen.clear()
-            self._seen.add(mark)
+            self._seen.keep(mark, True)
             return
         form = (Form if in_rows else ArrayForm).of(model.spec, served.version, message, request)
         if form is not None and form.fits(data, lead.end):
-            if len(self._plans) >= _PLANS:
-                self._plans.clear()
-            self._plans[key] = Plan(served, form)
+            self._plans.keep(key, Plan(served, form))
 
     def _forget(self) -> None:
         self._plans.clear()

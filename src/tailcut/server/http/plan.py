@@ -4,24 +4,26 @@ Plans depend on nothing but the request line, the significant fields of the head
 server keeps them by those bytes: a head of which only ids change costs one pass over it and a dictionary look-up.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from math import prod
 from urllib.parse import unquote
 
-from tailcut.errors import InvalidInputError, QueueFullError
-from tailcut.runtime.entry import Entry
-from tailcut.server.http.replies import BINARY, OK, Refusal, head
-from tailcut.server.limits import ServerLimits
-from tailcut.server.routes import Context, Handler
+from tailcut.errors import InvalidInputError, NotFoundError, QueueFullError
+from tailcut.server.access_log import trace_field
+from tailcut.server.context import Context
+from tailcut.server.exchange import largest_body
+from tailcut.server.http.replies import Refusal
+from tailcut.server.http.routes import Handler, find_route
+from tailcut.server.limits import QUESTION_BYTES, ServerLimits
 from tailcut.server.served_model import ServedModel
+from tailcut.server.state import RECEIVE_BYTES, ServerState
 from tailcut.spec import DType
-from tailcut.wire.http1.head import Head
+from tailcut.wire.http1.connection import KEPT_HEAD_BYTES, Edition
+from tailcut.wire.http1.head import SIGNIFICANT, Head, parse_head, significant
+from tailcut.wire.http1.response import BINARY, OK, head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
 
-QUESTION_BYTES = 64 * 1024  # the body of a question about the server
-_JSON_BYTES = 32  # of a number as JSON, with its comma and some white space
-_AROUND_BYTES = 1 << 20  # names, shapes, parameters and indentation around the numbers, generously
+_NEVER = Edition(valid=False)  # of a plan that is for one message
 
 
 class Kind(Enum):
@@ -56,14 +58,20 @@ class Plan:
         default_factory=Schedule
     )  # INFER: what the head says; the body's parameters come before it
     limit: int = QUESTION_BYTES  # bytes of the body, inflated
+    edition: Edition = _NEVER  # an equal head means the same while it is valid
+    why: Refusal | None = None  # the message is refused for its head
+    trace: bytes = b""  # of a head too long to be kept, what an access log reads
+    number: int = -1  # ROWS: of its row in the table of the fast path; -1: it has none
     refusal: QueueFullError | None = (
         None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
     )
 
     @property
-    def lasts(self) -> bool:
-        """Whether it may be kept: a client that waits for 100 Continue is told so each time."""
-        return not self.head.expects_continue
+    def of_model(self) -> ServedModel:
+        """The model that the body is for; plans that are not questions have one."""
+        if self.served is None:
+            raise NotFoundError("this path is not a model's")
+        return self.served
 
     def renew(self, date: bytes) -> None:
         """Put another second's date into the heads of its answers."""
@@ -72,20 +80,53 @@ class Plan:
         self.reply_head, self.reply_head_close = start + self.reply_rest, start + self.reply_rest_close
 
 
+NO_PLAN = Plan(Kind.ANSWER, Head(b"", "", True, None, False, False, {}), 0)
+
+
+def find_plan(state: ServerState, head_bytes: bytes) -> Plan:
+    """The plan for a head: a known one where all that matters is as before, else it is parsed and planned.
+
+    Raises:
+        ProtocolError: the head is broken.
+    """
+    if len(head_bytes) > KEPT_HEAD_BYTES:
+        unlike_others = _planned(state, head_bytes)
+        unlike_others.trace = trace_field(head_bytes)
+        return unlike_others
+    key = significant(head_bytes)
+    plan: Plan | None = state.plans.get(key)
+    if plan is None:
+        plan = _planned(state, head_bytes)
+        if plan.why is None and not plan.head.expects_continue:
+            plan.edition = state.edition
+            state.plans.keep(key, plan)
+    return plan
+
+
+def _planned(state: ServerState, head_bytes: bytes) -> Plan:
+    head = parse_head(head_bytes)
+    head = replace(head, headers={name: head.headers[name] for name in SIGNIFICANT & head.headers.keys()})
+    try:
+        return plan_for(head, state.context, state.limits)
+    except Refusal as refusal:
+        return Plan(Kind.ANSWER, head, head.content_length or 0, why=refusal.with_traceback(None))
+
+
 def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
     """What to do with a message of this head.
 
     Raises:
         Refusal: 400, 401, 404, 405, 413, 415.
     """
-    route = context.find(request.path)
+    route = find_route(request.path)
     if route is None:
         raise Refusal(404, "no such path; this server speaks the Open Inference Protocol v2")
     method = request.method.decode("latin-1")
     if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
         raise Refusal(405, f"{method[:20]} is not for this path", {"Allow": ", ".join(route.methods)})
     if route.admin:
-        context.admit_admin(request.headers.get(b"authorization", b"").decode("latin-1"))
+        if not context.admits(request.headers.get(b"authorization", b"").decode("latin-1")):
+            raise Refusal(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
         _refuse_other_sites(request)
     length = request.content_length or 0
     if length > limits.body_bytes:
@@ -98,7 +139,10 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
     plan.takes_body = route.takes_body
     if route.infers:
         plan.kind = Kind.INFER
-        plan.served = context.served(*plan.arguments)
+        try:
+            plan.served = context.served(*plan.arguments)
+        except NotFoundError as error:
+            raise Refusal(404, str(error)) from None
         plan.json_size = _json_size(request, inflated=plan.encoding is not None)
         plan.schedule = _schedule(request)
         plan.limit = largest_body(plan.served.entry, limits.body_bytes)
@@ -125,18 +169,6 @@ def _refuse_other_sites(request: Head) -> None:
         context != b"none" or not own
     ):  # behind a proxy, Host may be another than the page's
         raise Refusal(403, "a page of another site must not change this server")
-
-
-def largest_body(entry: Entry, most: int) -> int:
-    """Bytes of the largest body that a model's requests can need, in any form; `most` where no shape bounds them."""
-    spec = entry.spec
-    numbers = 0
-    for tensor in spec.inputs:
-        shape = tensor.row_shape if spec.batched else tensor.shape
-        if tensor.dtype is DType.BYTES or None in shape:
-            return most
-        numbers += prod(dim for dim in shape if dim is not None)
-    return min(most, numbers * (entry.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
 
 
 def _schedule(request: Head) -> Schedule:
@@ -170,8 +202,8 @@ def _plan_rows(plan: Plan) -> None:
     slab, spec = served.entry.slab, served.model.spec
     if slab is None or len(spec.inputs) != 1 or spec.inputs[0].dtype is DType.BOOL:  # whose bytes need a look
         return
-    plan.direct = plan.json_size > 0
-    if plan.direct or not plan.length or plan.length % slab.row_bytes[0]:
+    plan.direct = 0 < plan.json_size <= RECEIVE_BYTES
+    if plan.json_size or not plan.length or plan.length % slab.row_bytes[0]:
         return
     rows = plan.length // slab.row_bytes[0]
     if rows > served.entry.max_batch_size:

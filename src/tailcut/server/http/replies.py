@@ -1,13 +1,13 @@
-"""Answers as bytes: status lines and heads, and how an error of ours becomes one."""
+"""Refusals, and errors of ours as answers over HTTP."""
 
 from collections.abc import Mapping
-from email.utils import formatdate
 from functools import lru_cache
-from http import HTTPStatus
 
 import orjson
 
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
+from tailcut.server.exchange import public_message
+from tailcut.wire.http1.response import BINARY, dated, head, reply
 
 STATUS_OF: Mapping[Code, int] = {
     Code.INVALID: 400,
@@ -18,13 +18,6 @@ STATUS_OF: Mapping[Code, int] = {
     Code.DEADLINE: 504,
     Code.INTERNAL: 500,
 }
-JSON = "application/json"
-BINARY = "application/octet-stream"
-OK = b"HTTP/1.1 200 OK\r\n"
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-END = b"\r\n\r\n"
-CLOSE = b"\r\nConnection: close\r\n\r\n"  # in the place of END
-_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
 class Refusal(Exception):  # noqa: N818  it is an answer
@@ -37,29 +30,6 @@ class Refusal(Exception):  # noqa: N818  it is an answer
         self.headers = headers
 
 
-def head(
-    status: int, length: int, *, content_type: str = JSON, close: bool = False, headers: Mapping[str, str] | None = None
-) -> bytes:
-    """A whole response head, its empty line included."""
-    lines = [_LINES[status], f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n"]
-    lines += [f"{name}: {value}\r\n" for name, value in (headers or {}).items()]
-    if close:
-        lines.append("Connection: close\r\n")
-    lines.append("\r\n")
-    return "".join(lines).encode("latin-1")
-
-
-def date_line(unix_s: float) -> bytes:
-    """The header line that tells the time of an answer (RFC 9110 section 6.6.1)."""
-    return f"Date: {formatdate(unix_s, usegmt=True)}\r\n".encode()
-
-
-def dated(answer: bytes, date: bytes) -> bytes:
-    """An answer with its date, a whole line, behind the status line."""
-    start = answer.index(b"\n") + 1
-    return b"".join([answer[:start], date, answer[start:]])
-
-
 @lru_cache(1024)
 def response_head(length: int, json_size: int | None, date: bytes, *, close: bool) -> bytes:
     """The head of an inference answer; kept for a second, because answers of one model have few sizes."""
@@ -67,13 +37,6 @@ def response_head(length: int, json_size: int | None, date: bytes, *, close: boo
         return dated(head(200, length, close=close), date)
     headers = {"Inference-Header-Content-Length": str(json_size)}
     return dated(head(200, length, content_type=BINARY, close=close, headers=headers), date)
-
-
-def reply(
-    status: int, body: bytes, *, content_type: str = JSON, close: bool = False, headers: Mapping[str, str] | None = None
-) -> bytes:
-    """A whole response."""
-    return head(status, len(body), content_type=content_type, close=close, headers=headers) + body
 
 
 def error_reply(status: int, message: str, *, close: bool = False, headers: Mapping[str, str] | None = None) -> bytes:
@@ -90,12 +53,12 @@ def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
     return error_reply(STATUS_OF[error.code], public_message(error), close=close)
 
 
+def refusal_reply(refusal: Refusal, *, close: bool = False) -> bytes:
+    """The answer to what is refused."""
+    return error_reply(refusal.status, refusal.message, close=close, headers=refusal.headers)
+
+
 @lru_cache(256)
 def _full_reply(message: str, retry_after_s: int, close: bool) -> bytes:  # noqa: FBT001  a key of the cache
     """Kept: under overload it is what nine of ten are told."""
     return error_reply(503, message, close=close, headers={"Retry-After": str(retry_after_s)})
-
-
-def public_message(error: TailcutError) -> str:
-    """What a client is told: the engine's own words stay in the log."""
-    return "the model failed on this input" if error.code is Code.INTERNAL else str(error)

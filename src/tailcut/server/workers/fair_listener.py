@@ -10,7 +10,6 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from tailcut.server.http.connection import HttpConnection
 from tailcut.server.listener import REST_S, Backoff, exhausted
 from tailcut.server.state import ServerState
 from tailcut.server.workers.scoreboard import Scoreboard
@@ -28,9 +27,9 @@ class FairAcceptor:
         listener: socket.socket,
         scoreboard: Scoreboard,
         place: int,
-        protocol: Callable[[], asyncio.BaseProtocol] | None = None,
+        protocol: Callable[[], asyncio.BaseProtocol],
     ) -> None:
-        self._protocol = protocol or (lambda: HttpConnection(state))
+        self._protocol = protocol
         self._loop = state.loop
         self._listener = listener
         self._scoreboard = scoreboard

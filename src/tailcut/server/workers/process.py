@@ -16,8 +16,8 @@ import msgspec
 from tailcut.errors import TailcutError
 from tailcut.machine.affinity import bind_memory, pin_thread
 from tailcut.runtime.opening.defaults import Choice
+from tailcut.server.context import Context
 from tailcut.server.metrics import Counted, ServerCounts
-from tailcut.server.routes import Context
 from tailcut.server.state import ServerState
 from tailcut.server.workers.fair_listener import FairAcceptor
 from tailcut.server.workers.scoreboard import Counts, Scoreboard
@@ -90,10 +90,15 @@ class Worker:
             pass
         return cls(assignment)
 
-    def doors(self, state: ServerState, grpc: Callable[[], asyncio.BaseProtocol] | None = None) -> list[FairAcceptor]:
+    def doors(
+        self,
+        state: ServerState,
+        http: Callable[[], asyncio.BaseProtocol],
+        grpc: Callable[[], asyncio.BaseProtocol] | None = None,
+    ) -> list[FairAcceptor]:
         """Start accepting from the supervisor's listeners; where there is gRPC, the last of them is for it."""
         self.count(0)
-        protocols: list[Callable[[], asyncio.BaseProtocol] | None] = [None] * len(self._listeners)
+        protocols = [http] * len(self._listeners)
         if grpc is not None:
             protocols[-1] = grpc
         return [

@@ -25,9 +25,8 @@ from tailcut.machine.quota import affinity_mask, usable_cpus
 from tailcut.machine.shares import Share, shares
 from tailcut.machine.topology import topology
 from tailcut.runtime.opening.defaults import Choice
-from tailcut.server.app import Address, close_listeners, fit_files, open_grpc_listener, open_listeners
 from tailcut.server.limits import ServerLimits
-from tailcut.server.listener import refuse
+from tailcut.server.listener import Address, close_listeners, fit_files, open_grpc_listener, open_listeners, refuse
 from tailcut.server.workers.fleet import Action, Do, Fleet, RestartPolicy
 from tailcut.server.workers.process import ENVIRONMENT, Assignment, Report, as_counted
 from tailcut.server.workers.scoreboard import Scoreboard

@@ -16,6 +16,7 @@ import numpy as np
 
 from tailcut.spec import DType, ModelSpec
 from tailcut.wire.grpc.messages import MESSAGES
+from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.checks import Schedule, schedule_of
 from tailcut.wire.v2.request import InferRequest
 
@@ -145,7 +146,7 @@ class ArrayForm(NamedTuple):
     tensors: tuple[tuple[str, np.dtype, tuple[int, ...]], ...]  # the model's inputs, in its own order
     before_id: bytes
     outputs: tuple[tuple[int, str, str], ...]  # asked for: place in the model's own order, name and datatype
-    behind_ids: dict[tuple[tuple[int, ...], ...], bytes]  # by the shapes of the outputs asked for
+    behind_ids: BytesMemo[tuple[tuple[int, ...], ...], bytes]  # by the shapes of the outputs asked for
 
     @classmethod
     def of(cls, spec: ModelSpec, version: str, message: Any, request: InferRequest) -> Self | None:
@@ -164,7 +165,7 @@ class ArrayForm(NamedTuple):
             tuple((tensor.name, tensor.dtype.numpy, shapes[tensor.name]) for tensor in spec.inputs),
             _Response(model_name=spec.name, model_version=version).SerializeToString(),
             tuple((place, spec.outputs[place].name, spec.outputs[place].dtype.value) for place in places),
-            {},
+            BytesMemo(_SHAPES),
         )
 
     def fits(self, message: bytes, lead_end: int) -> bool:
@@ -188,9 +189,7 @@ class ArrayForm(NamedTuple):
             response = _Response()
             for (_, name, datatype), shape in zip(self.outputs, shapes, strict=True):
                 response.outputs.add(name=name, datatype=datatype, shape=shape)
-            if len(self.behind_ids) >= _SHAPES:
-                self.behind_ids.clear()
-            behind_id = self.behind_ids[shapes] = response.SerializeToString()
+            behind_id = self.behind_ids.keep(shapes, response.SerializeToString())
         parts = [self.before_id]
         if request_id:
             parts += (bytes((_ID, len(request_id))), request_id)

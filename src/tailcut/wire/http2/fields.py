@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 import hpack
 from hpack.table import HeaderTable
 
+from tailcut.wire.memo import BytesMemo
+
 Field = tuple[bytes, bytes]
 H = TypeVar("H")  # what a request's fields mean to whoever asked for them
 
@@ -69,7 +71,7 @@ class HeaderBlocks(Generic[H]):
         self._decoder = hpack.Decoder(max_header_list_size=BLOCK_BYTES)
         self._decoder.header_table = self._table
         self._edition = 0
-        self._known: dict[bytes, tuple[H, int]] = {}
+        self._known: BytesMemo[bytes, tuple[H, int]] = BytesMemo(_CACHED, _CACHED_BYTES)
         self.decoded = 0  # fields, and bytes by the hundred: what decoding them has cost, in units of 3 us
 
     def request(self, block: bytes) -> tuple[H, int]:
@@ -86,11 +88,11 @@ class HeaderBlocks(Generic[H]):
         fields = self.decode(block)
         length = check_request(fields)
         meaning = self._interpret(fields), length
-        if before == self._table.edition and len(block) <= _CACHED_BYTES:
-            if self._edition != before or len(self._known) >= _CACHED:
+        if before == self._table.edition:
+            if self._edition != before:
                 self._known.clear()
                 self._edition = before
-            self._known[block] = meaning
+            self._known.keep(block, meaning, len(block))
         return meaning
 
     def decode(self, block: bytes) -> list[Field]:

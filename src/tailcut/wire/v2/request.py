@@ -17,6 +17,7 @@ import orjson
 from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import Place, SharedRegions
 from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.checks import (
     WantedOutput,
     check_present,
@@ -87,8 +88,8 @@ class _ListPlan(msgspec.Struct, frozen=True, eq=False):
     parameters: dict[str, Any]
 
 
-_plans: dict[tuple[int, bytes], _Plan] = {}
-_list_plans: dict[tuple[int, bytes], _ListPlan] = {}
+_plans: BytesMemo[tuple[int, bytes], _Plan] = BytesMemo(_PLANS_KEPT, _PLANNED_HEAD_BYTES)
+_list_plans: BytesMemo[tuple[int, bytes], _ListPlan] = BytesMemo(_PLANS_KEPT)
 
 
 def parse_request(
@@ -210,9 +211,7 @@ def _read_lists(spec: ModelSpec, text: bytes) -> InferRequest | None:
         plan = _list_plan(spec, rest, len(spans))
         if plan is None:
             return None
-        if len(_list_plans) >= _PLANS_KEPT:
-            _list_plans.clear()
-        _list_plans[key] = plan
+        _list_plans.keep(key, plan)
     inputs: dict[str, np.ndarray] = {}
     for form in plan.forms:
         array = read_list(form, text, spans[form.number])
@@ -249,11 +248,7 @@ def _plan(spec: ModelSpec, head: bytes) -> _Plan:
     if plan is not None:
         return plan
     plan = _read_head(spec, head)
-    if not plan.ready and len(head) <= _PLANNED_HEAD_BYTES:
-        if len(_plans) >= _PLANS_KEPT:
-            _plans.clear()  # one atomic step; heads that differ each time (an id) pay it once in a thousand
-        _plans[key] = plan
-    return plan
+    return plan if plan.ready else _plans.keep(key, plan, len(head))
 
 
 def read_root(head: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import orjson
 
 from tailcut.memory.shared import Place
 from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2.checks import WantedOutput
 from tailcut.wire.v2.lists import MARK
 from tailcut.wire.v2.request import InferRequest
@@ -42,7 +43,7 @@ class _Head(msgspec.Struct, frozen=True, eq=False):
 
 
 _Key = tuple[int, str, tuple[WantedOutput, ...], tuple[tuple[int, ...], ...]]
-_heads: dict[_Key, _Head] = {}
+_heads: BytesMemo[_Key, _Head] = BytesMemo(_HEADS_KEPT)
 
 
 def encode_response(
@@ -67,10 +68,8 @@ def encode_response(
     key = (id(spec), version, request.outputs, tuple(array.shape for array in arrays))
     kept = _heads.get(key)
     if kept is None:
-        kept = (_make_head if binary else _make_json_head)(spec, version, tensors, arrays)
-        if len(_heads) >= _HEADS_KEPT:
-            _heads.clear()
-        _heads[key] = kept
+        make = _make_head if binary else _make_json_head
+        kept = _heads.keep(key, make(spec, version, tensors, arrays))
     if request.id is None:
         head = kept.without_id
     else:

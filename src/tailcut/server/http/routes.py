@@ -6,25 +6,21 @@ answer, or an awaitable of one where the work takes a while.
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import cache
-from hmac import compare_digest
 from typing import Any
 
 import orjson
 
-from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
-from tailcut.memory.shared import SharedRegions
+from tailcut.errors import InvalidInputError
 from tailcut.runtime.tracing.attribution import explain
-from tailcut.runtime.tracing.timeline import Event, Events, read
+from tailcut.runtime.tracing.timeline import read
 from tailcut.server import metadata
+from tailcut.server.context import Context
 from tailcut.server.http.openapi import Said, document
-from tailcut.server.http.replies import Refusal, reply
-from tailcut.server.metrics import METRICS_TYPE, Counted, ServerCounts, render
-from tailcut.server.repository import ModelRepository
-from tailcut.server.served_model import ServedModel
+from tailcut.server.metrics import METRICS_TYPE, render
+from tailcut.wire.http1.response import reply
 
 _log = logging.getLogger("tailcut")
 _CURSOR = re.compile(r"-\d{1,17}|\d{1,17}(\.\d{1,17})*", re.ASCII)  # a number for each worker, or a negative one
@@ -57,89 +53,6 @@ class Route:
     def infers(self) -> bool:
         """Whether the body is for a model."""
         return self.handler is None
-
-
-@dataclass(slots=True)
-class Context:
-    """Everything that answers may speak of: the models, shared memory, the counts, and whether the server is ready."""
-
-    models: ModelRepository
-    regions: SharedRegions = field(default_factory=SharedRegions)
-    counts: ServerCounts = field(default_factory=ServerCounts)
-    events: Sequence[Events] = ()  # of every process that serves
-    ready: bool = False
-    token: str | None = None
-    read_token: Callable[[], str] | None = None  # anew
-    everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
-
-    async def renew(self) -> None:
-        """Read the token and every model anew from their files; what cannot be read stays as it was, and it is said."""
-        try:
-            if self.read_token is not None:
-                self.token = self.read_token()
-        except (TailcutError, OSError) as error:
-            _log.error("the token stays as it was: %s", error)
-        await self.models.renew()
-
-    def counted(self) -> tuple[ServerCounts, Iterable[Counted]]:
-        """The counts of the whole service."""
-        return (self.counts, self.models) if self.everywhere is None else self.everywhere()
-
-    def events_since(self, start_ns: int) -> list[Event]:
-        """What happened to any process that serves, and ended after a moment."""
-        return [event for events in self.events for event in events.since(start_ns)]
-
-    def find(self, path: str) -> Route | None:
-        """The route of a path without its query."""
-        parts = (path.rstrip("/") or "/").split("/")
-        for pattern, entry in _PATTERNS.get(len(parts), ()):
-            if all(want in {None, part} for want, part in zip(pattern, parts, strict=True)):
-                arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want is None)
-                takes_body = entry.said.body is not None
-                return Route((entry.method,), entry.handler, arguments, takes_body, entry.admin)
-        return None
-
-    def served(self, name: str, version: str = "") -> ServedModel:
-        """The model of that name; its newest version where none is asked for.
-
-        Raises:
-            Refusal: 404.
-        """
-        try:
-            return self.models.find(name, version)
-        except NotFoundError as error:
-            raise Refusal(404, str(error)) from None
-
-    def admit_admin(self, authorization: str) -> None:
-        """Check the token of a request that changes the server, where it has one.
-
-        Raises:
-            Refusal: 401.
-        """
-        if not self.admits(authorization):
-            raise Refusal(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
-
-    def admits(self, authorization: str) -> bool:
-        """Whether `Bearer TOKEN` is right, or not needed; the scheme may be in any case (RFC 9110 section 11.1)."""
-        if self.token is None:
-            return True
-        scheme, _, token = authorization.partition(" ")
-        return scheme.lower() == "bearer" and compare_digest(token.strip(" ").encode(), self.token.encode())
-
-    def model_ready(self, name: str, version: str = "") -> bool:
-        """Whether that model is there and the server is ready."""
-        with suppress(NotFoundError):
-            return self.models.find(name, version) is not None and self.ready
-        return False
-
-    def counted_of(self, name: str = "", version: str = "") -> list[Counted]:
-        """The counts of the model of that name, or of all of them where none is named, over all workers.
-
-        Raises:
-            NotFoundError: there is no such model.
-        """
-        wanted = {(one.name, one.version) for one in ([self.models.find(name, version)] if name else self.models)}
-        return [one for one in self.counted()[1] if (one.name, one.version) in wanted]
 
 
 def _json(value: object, status: int = 200) -> bytes:
@@ -333,3 +246,14 @@ _PATTERNS: dict[int, list[tuple[list[str | None], Entry]]] = {}
 for _entry in _TABLE:
     _parts = [None if part.startswith("{") else part for part in _entry.path.split("/")]
     _PATTERNS.setdefault(len(_parts), []).append((_parts, _entry))
+
+
+def find_route(path: str) -> Route | None:
+    """The route of a path without its query."""
+    parts = (path.rstrip("/") or "/").split("/")
+    for pattern, entry in _PATTERNS.get(len(parts), ()):
+        if all(want in {None, part} for want, part in zip(pattern, parts, strict=True)):
+            arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want is None)
+            takes_body = entry.said.body is not None
+            return Route((entry.method,), entry.handler, arguments, takes_body, entry.admin)
+    return None

@@ -1,0 +1,77 @@
+"""Everything that answers may speak of: the models, shared memory, the counts, and whether the server is ready."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hmac import compare_digest
+
+from tailcut.errors import NotFoundError, TailcutError
+from tailcut.memory.shared import SharedRegions
+from tailcut.runtime.tracing.timeline import Event, Events
+from tailcut.server.metrics import Counted, ServerCounts
+from tailcut.server.repository import ModelRepository
+from tailcut.server.served_model import ServedModel
+
+_log = logging.getLogger("tailcut")
+
+
+@dataclass(slots=True)
+class Context:
+    """Everything that answers may speak of: the models, shared memory, the counts, and whether the server is ready."""
+
+    models: ModelRepository
+    regions: SharedRegions = field(default_factory=SharedRegions)
+    counts: ServerCounts = field(default_factory=ServerCounts)
+    events: Sequence[Events] = ()  # of every process that serves
+    ready: bool = False
+    token: str | None = None
+    read_token: Callable[[], str] | None = None  # anew
+    everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
+
+    async def renew(self) -> None:
+        """Read the token and every model anew from their files; what cannot be read stays as it was, and it is said."""
+        try:
+            if self.read_token is not None:
+                self.token = self.read_token()
+        except (TailcutError, OSError) as error:
+            _log.error("the token stays as it was: %s", error)
+        await self.models.renew()
+
+    def counted(self) -> tuple[ServerCounts, Iterable[Counted]]:
+        """The counts of the whole service."""
+        return (self.counts, self.models) if self.everywhere is None else self.everywhere()
+
+    def events_since(self, start_ns: int) -> list[Event]:
+        """What happened to any process that serves, and ended after a moment."""
+        return [event for events in self.events for event in events.since(start_ns)]
+
+    def served(self, name: str, version: str = "") -> ServedModel:
+        """The model of that name; its newest version where none is asked for.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return self.models.find(name, version)
+
+    def admits(self, authorization: str) -> bool:
+        """Whether `Bearer TOKEN` is right, or not needed; the scheme may be in any case (RFC 9110 section 11.1)."""
+        if self.token is None:
+            return True
+        scheme, _, token = authorization.partition(" ")
+        return scheme.lower() == "bearer" and compare_digest(token.strip(" ").encode(), self.token.encode())
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether that model is there and the server is ready."""
+        with suppress(NotFoundError):
+            return self.models.find(name, version) is not None and self.ready
+        return False
+
+    def counted_of(self, name: str = "", version: str = "") -> list[Counted]:
+        """The counts of the model of that name, or of all of them where none is named, over all workers.
+
+        Raises:
+            NotFoundError: there is no such model.
+        """
+        wanted = {(one.name, one.version) for one in ([self.models.find(name, version)] if name else self.models)}
+        return [one for one in self.counted()[1] if (one.name, one.version) in wanted]

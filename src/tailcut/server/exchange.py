@@ -1,0 +1,378 @@
+"""One inference, from checked bytes or arrays to its answer, for HTTP and gRPC.
+
+What both protocols have in common is here and nowhere else: validation against the model, the schedule, the deadline,
+admission, shared memory, the counts, and the record of when a request passed which stage. A protocol reads a request
+and writes an answer; it hears of both through `Side`.
+"""
+
+import logging
+import time
+from collections.abc import Generator, Mapping, Sequence
+from math import prod
+from types import GeneratorType
+from typing import Any, Protocol
+
+import numpy as np
+
+from tailcut.errors import Code, EngineError, InvalidInputError, TailcutError
+from tailcut.runtime.entry import Entry
+from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
+from tailcut.runtime.request import NO_LEASE, Batch, Request
+from tailcut.server.served_model import ServedModel
+from tailcut.server.state import ServerState
+from tailcut.server.step_runner import Job
+from tailcut.spec import DType
+from tailcut.wire.v2 import InferRequest, Schedule, schedule_of, shared_outputs
+
+_JSON_BYTES = 32  # of a number as JSON, with its comma and some white space
+_AROUND_BYTES = 1 << 20  # names, shapes, parameters and indentation around the numbers, generously
+_log = logging.getLogger("tailcut")
+_now_ns = time.monotonic_ns  # one name to look up, three times per request
+_NO_SCHEDULE = Schedule()
+
+
+class Side(Protocol):
+    """The protocol's side of an exchange: a connection over HTTP, a request over gRPC."""
+
+    def encode(self, batch: Batch, index: int) -> Any:
+        """The answer, whose bytes are owned; or a generator that returns it, where writing it takes long.
+
+        Raises:
+            TailcutError: it cannot be written as it was asked for.
+        """
+
+    def submitted(self) -> None:
+        """A request that was read in steps is in the queue."""
+
+    def answered(self) -> bool:
+        """`Exchange.answer` is there; whether it has gone out, else `Exchange.sent` is called when it has."""
+
+    def go_on(self) -> None:
+        """The exchange is over, with an answer: the next one may begin."""
+
+    def failed(self, error: TailcutError) -> None:
+        """There will be no answer."""
+
+
+class Exchange:
+    """The inference in hand of one connection, or of one call: begun once for each request, by one of `submit*`.
+
+    It handles the response of its request: `Side.answered` or `Side.failed` is called once for each that was begun,
+    never from inside `submit*`, and not after `cancel`.
+    """
+
+    __slots__ = (
+        "_job",
+        "_lease",
+        "_moments",
+        "_queued",
+        "_side",
+        "_state",
+        "answer",
+        "began_ns",
+        "length",
+        "request",
+        "schedule",
+        "served",
+    )
+
+    def __init__(self, state: ServerState, side: Side) -> None:
+        self._state = state
+        self._side = side
+        self.served: ServedModel = None  # type: ignore[assignment]  # set by the first submit
+        self.request: InferRequest | None = None  # what was read; None where a request is nothing but rows
+        self.schedule = _NO_SCHEDULE  # of a request whose rows are being received
+        self.began_ns = 0  # when the request had its head
+        self.length = 0  # of its body, where its head gives that
+        self.answer: Any = None
+        self._queued: Request | None = None
+        self._job: Job | None = None  # a large request is being read, or a large answer written
+        self._lease = NO_LEASE  # of rows for a body that is being received
+        self._moments: tuple[int, ...] = ()  # of an answer that has not gone out, for the timeline
+
+    # A request comes in.
+
+    def submit_bodies(
+        self, served: ServedModel, rows: int, bodies: Sequence[memoryview], schedule: Schedule, deadline_ns: int
+    ) -> None:
+        """Queue a request that is exactly rows of its model: the bytes of each input, which are copied.
+
+        Raises:
+            TailcutError: it is not admitted.
+        """
+        self.served, self.request = served, None
+        entry, delivery = served.entry, self._state.delivery
+        request = Request(self, delivery, rows, deadline_ns, schedule.priority)
+        if len(bodies) == 1:
+            entry.submit(request, bodies[0])
+        else:
+            entry.admit(rows, deadline_ns, schedule.priority)
+            lease = entry.lend(rows)
+            for number, body in enumerate(bodies):
+                entry.slab.write(lease.row, body, number)  # type: ignore[union-attr]  # what is rows has one
+            entry.settle(lease, rows, request)
+        self._queued = request
+        delivery.notify_soon(entry)
+
+    def submit_arrays(
+        self, served: ServedModel, arrays: dict[str, np.ndarray], rows: int, schedule: Schedule, deadline_ns: int
+    ) -> None:
+        """Queue checked arrays.
+
+        Raises:
+            TailcutError: they are not admitted.
+        """
+        entry, delivery = self._entry(served), self._state.delivery
+        self._queued = entry.start(arrays, rows, self, delivery, deadline_ns, priority=schedule.priority)
+        delivery.notify_soon(entry)
+
+    def submit(
+        self, served: ServedModel, request: InferRequest, schedule: Schedule = _NO_SCHEDULE, left_ns: int = 0
+    ) -> int:
+        """Check a request against its model and queue it; returns its rows.
+
+        Args:
+            served: whom it is for.
+            request: what was read.
+            schedule: what was said outside of the request, before whose own parameters it gives way.
+            left_ns: what its client has left to wait; 0: no limit.
+
+        Raises:
+            TailcutError: it does not fit the model, or is not admitted.
+        """
+        model, entry, inputs = served.model, served.entry, request.inputs
+        schedule = schedule_of(request.parameters, schedule)
+        deadline_ns = self.deadline(schedule, left_ns)
+        rows = 0
+        if len(inputs) == 1 and entry.slab is not None:  # the rows of an only input go to their place as bytes
+            array = next(iter(inputs.values()))
+            rows = len(array) if model.spec.batched else 1
+        if 0 < rows <= entry.max_batch_size:
+            self.submit_bodies(served, rows, (array.reshape(-1).view(np.uint8).data,), schedule, deadline_ns)
+        else:
+            arrays, rows = check_inputs(model.spec, inputs)
+            self.submit_arrays(served, arrays, rows, schedule, deadline_ns)
+        self.request = request
+        return rows
+
+    def submit_in_steps(self, steps: Generator[None, None, None], *, begun: bool = True) -> None:
+        """Have a large request read and queued in steps, whose last is `checked_in_steps`."""
+        self._job = self._state.steps.start(steps, self._read, begun=begun)
+
+    def checked_in_steps(
+        self, served: ServedModel, request: InferRequest, schedule: Schedule = _NO_SCHEDULE, left_ns: int = 0
+    ) -> Generator[None, None, None]:
+        """As `submit`, with pauses.
+
+        Raises:
+            TailcutError: as in `submit`.
+        """
+        entry = self._entry(served)
+        arrays, rows = yield from check_inputs_in_steps(served.model.spec, request.inputs)
+        schedule = schedule_of(request.parameters, schedule)
+        deadline_ns, delivery = self.deadline(schedule, left_ns), self._state.delivery
+        self._queued = yield from entry.start_in_steps(
+            arrays, rows, self, delivery, deadline_ns, priority=schedule.priority
+        )
+        self.request = request
+
+    def _read(self, _result: None, error: Exception | None) -> None:
+        self._job = None
+        if error is None:
+            self._state.delivery.notify_soon(self.served.entry)
+            self._side.submitted()
+        else:
+            self._side.failed(known(error))
+
+    # Its body is received into rows.
+
+    def lend(self, served: ServedModel, rows: int, size: int) -> memoryview | None:
+        """Memory of `size` bytes for a body: rows of the slab; None while rows are scarce.
+
+        Raises:
+            QueueFullError: no rows are free.
+        """
+        entry = self._entry(served)
+        slab = entry.slab
+        if slab is None or slab.in_use > slab.rows // 2:  # slow uploads must not hold what others could compute on
+            return None
+        lease = self._lease = entry.lend(rows, apart=True)
+        start = lease.row * slab.row_bytes[0]
+        return slab.input_bytes[0][start : start + size]
+
+    def submit_lent(self) -> None:
+        """Queue the rows lent: their bytes are complete.
+
+        Raises:
+            TailcutError: others came first meanwhile; the rows are given back.
+        """
+        entry, delivery, schedule = self.served.entry, self._state.delivery, self.schedule
+        lease, self._lease = self._lease, NO_LEASE
+        deadline_ns = self.deadline(schedule)
+        request = Request(self, delivery, lease.rows, deadline_ns, schedule.priority)
+        try:
+            entry.admit(lease.rows, deadline_ns, schedule.priority)
+        except TailcutError:
+            entry.settle(lease, 0, None)
+            raise
+        entry.settle(lease, lease.rows, request)
+        self._queued = request
+        delivery.notify_soon(entry)
+
+    # What a request is told before it is read.
+
+    def deadline(self, schedule: Schedule, left_ns: int = 0) -> int:
+        """Until when its answer is wanted, in monotonic nanoseconds."""
+        timeout_ns = schedule.timeout_ns
+        return self._state.deadline(min(timeout_ns, left_ns) if timeout_ns and left_ns else timeout_ns or left_ns)
+
+    def precheck(self, entry: Entry, schedule: Schedule, *, names_its_time: bool) -> None:
+        """Refuse what will be refused before it is parsed, unless it may name a time of its own.
+
+        Raises:
+            QueueFullError: too much is waiting already, or the deadline cannot be met.
+        """
+        entry.admit(1, 0 if names_its_time else self.deadline(schedule), schedule.priority)
+
+    # The engine has answered.
+
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
+        """Have the answer written, and tell its side."""
+        handed_ns = _now_ns()
+        self._queued = None
+        state, side = self._state, self._side
+        ready_ns, ended_ns = request.ready_ns, batch.ended_ns
+        state.count_latency(ended_ns - ready_ns)
+        try:
+            answer = side.encode(batch, index)
+        except Exception as error:  # noqa: BLE001  the client must not wait for ever for an answer that cannot be written
+            side.failed(self._not_written(error))
+            return
+        encoded_ns = _now_ns()
+        if type(answer) is GeneratorType:
+            self._keep(request, batch, handed_ns, encoded_ns)
+            self._job = state.steps.start(answer, self._written)
+            return
+        self.answer = answer
+        if side.answered():
+            self.served.timeline.record(
+                self.began_ns,
+                ready_ns,
+                batch.formed_ns,
+                batch.began_ns,
+                ended_ns,
+                handed_ns,
+                encoded_ns,
+                _now_ns(),
+                request.count,
+                batch.rows,
+                self.length,
+                200,
+            )
+        else:
+            self._keep(request, batch, handed_ns, encoded_ns)
+        side.go_on()
+        if state.busy_poll_ns:
+            state.stay_awake(ended_ns)
+
+    def _keep(self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int) -> None:
+        """When the request passed each stage, until its answer has gone out."""
+        moments = self.began_ns, request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
+        self._moments = (*moments, handed_ns, encoded_ns, request.count, batch.rows, self.length)
+
+    def fail(self, request: Request, error: TailcutError) -> None:
+        """There will be no answer."""
+        self._queued = None
+        self._side.failed(error)
+
+    @property
+    def asked(self) -> InferRequest:
+        """What was read, of a request that was more than rows."""
+        if self.request is None:
+            raise InvalidInputError("a request that is nothing but rows asks for no outputs")
+        return self.request
+
+    def outputs(self, batch: Batch, index: int, request: InferRequest) -> dict[str, np.ndarray]:
+        """The answer's arrays, by name, for the time of `Side.encode`; those for shared memory have been written there.
+
+        Raises:
+            InvalidInputError: a region is gone, or too small.
+        """
+        spec = self.served.model.spec
+        arrays = dict(zip(spec.output_names, batch.arrays(index), strict=True))
+        for place, data in shared_outputs(spec, request, arrays):
+            self._state.context.regions.write(place, data)
+        return arrays
+
+    def owned(self, request: InferRequest, outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The arrays that were asked for, to keep: rows of the slab are other requests' soon."""
+        if self.served.entry.slab is None:
+            return outputs
+        return {wanted.name: outputs[wanted.name].copy() for wanted in request.outputs}
+
+    def _written(self, answer: Any, error: Exception | None) -> None:
+        self._job = None
+        if error is not None:
+            self._side.failed(self._not_written(error))
+            return
+        self.answer = answer
+        moments = self._moments
+        self._moments = (*moments[:6], _now_ns(), *moments[7:])
+        if self._side.answered():
+            self.sent()
+        self._side.go_on()
+
+    def _not_written(self, error: Exception) -> TailcutError:
+        if isinstance(error, TailcutError):
+            return error.without_frames()
+        _log.error("the answer of model %r could not be written", self.served.model.spec.name, exc_info=error)
+        return EngineError("the answer could not be written")
+
+    def sent(self, now_ns: int = 0) -> None:
+        """The answer has gone out, at this moment or now: record when the request passed each stage."""
+        *moments, count, rows, length = self._moments
+        self.served.timeline.record(*moments, now_ns or _now_ns(), count, rows, length, 200)
+
+    # The client has left.
+
+    def cancel(self) -> None:
+        """Drop what is in hand: queued work goes with its client, and rows go back."""
+        if self._job is not None:
+            self._job.cancel()
+            self._job = None
+        if self._lease.row >= 0:
+            self.served.entry.settle(self._lease, 0, None)
+            self._lease = NO_LEASE
+        if self._queued is not None:
+            self.served.entry.cancel(self._queued)
+            self._queued = None
+
+    def _entry(self, served: ServedModel) -> Entry:
+        self.served = served
+        self.request = None
+        return served.entry
+
+
+def known(error: Exception) -> TailcutError:
+    """An error that a client can be told; what is a fault of ours goes to the log."""
+    if isinstance(error, TailcutError):
+        return error.without_frames()
+    _log.error("a message was not understood", exc_info=error)
+    return EngineError("the server failed on this message")
+
+
+def largest_body(entry: Entry, most: int) -> int:
+    """Bytes of the largest body that a model's requests can need, in any form; `most` where no shape bounds them."""
+    spec = entry.spec
+    numbers = 0
+    for tensor in spec.inputs:
+        shape = tensor.row_shape if spec.batched else tensor.shape
+        if tensor.dtype is DType.BYTES or None in shape:
+            return most
+        numbers += prod(dim for dim in shape if dim is not None)
+    return min(most, numbers * (entry.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
+
+
+def public_message(error: TailcutError) -> str:
+    """What a client is told: the engine's own words stay in the log."""
+    return "the model failed on this input" if error.code is Code.INTERNAL else str(error)

@@ -1,0 +1,165 @@
+"""One inference request over gRPC: how its message is read, and how its answer is written. The rest is an `Exchange`'s.
+
+A request that is like one before it (`templates.py`) is not read as a message: its tensors go from its bytes to rows,
+and its answer is put together of bytes.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from tailcut.errors import InvalidInputError, TailcutError
+from tailcut.runtime.request import Batch
+from tailcut.server.exchange import Exchange
+from tailcut.server.grpc.templates import Plan, Plans
+from tailcut.wire.grpc.codec import infer_response, large_answer, read_request
+from tailcut.wire.grpc.form import ArrayForm, Form, Lead, read_lead
+from tailcut.wire.grpc.messages import MESSAGES
+from tailcut.wire.grpc.steps import large_request, take_apart
+from tailcut.wire.v2 import InferRequest
+from tailcut.wire.v2.steps import AT_ONCE_BYTES
+
+_COPY_BYTES = 1 << 20  # into rows in one go
+_NO_REQUEST = "not a valid ModelInferRequest"
+_read = MESSAGES["ModelInferRequest"].FromString
+
+
+class Inference:
+    """The side of its exchange; `done` is called once there is an answer or an error, never from inside `begin`."""
+
+    __slots__ = ("_done", "_exchange", "_final", "_form", "_plans", "answer", "error", "id")
+
+    def __init__(
+        self, plans: Plans, began_ns: int, done: Callable[["Inference"], None], *, final: bool = False
+    ) -> None:
+        self.id = b""
+        self.answer: bytes | list[bytes | memoryview] | None = None  # a ModelInferResponse, a large one in parts
+        self.error: TailcutError | None = None
+        self._plans = plans
+        self._done = done
+        self._final = final
+        self._form: Form | ArrayForm | None = None  # where the request was like one before it
+        self._exchange = Exchange(plans.state, self)
+        self._exchange.began_ns = began_ns
+
+    @property
+    def began_ns(self) -> int:
+        """When the request had arrived, or begun to."""
+        return self._exchange.began_ns
+
+    def begin(self, data: bytes | memoryview, left_ns: int) -> None:
+        """Check the request and queue it, or begin to read it; `left_ns` is what the call has left, or 0.
+
+        Raises:
+            TailcutError: it is not admitted.
+        """
+        lead = read_lead(data) if isinstance(data, bytes) and len(data) <= _COPY_BYTES else None
+        if lead is None and len(data) > AT_ONCE_BYTES:
+            self._exchange.submit_in_steps(self._read_in_steps(data, left_ns))
+            return
+        data = bytes(data)
+        if lead is not None:
+            plan = self._plans.find(lead.key)
+            if plan is not None and plan.form.fits(data, lead.end):
+                self.id = lead.id
+                self._submit(plan, data, lead.end, left_ns)
+                return
+        self._read(data, lead, left_ns)
+
+    def _submit(self, plan: Plan, data: bytes, lead_end: int, left_ns: int) -> None:
+        """Queue a request of a known form."""
+        served, form = plan
+        exchange, schedule = self._exchange, form.schedule
+        self._form = form
+        deadline_ns = exchange.deadline(schedule, left_ns)
+        if isinstance(form, ArrayForm):
+            exchange.submit_arrays(served, form.inputs(data, lead_end), form.rows, schedule, deadline_ns)
+            return
+        body = memoryview(data)[lead_end:]
+        exchange.submit_bodies(
+            served, form.rows, [body[piece.start : piece.end] for piece in form.pieces], schedule, deadline_ns
+        )
+
+    def _read(self, data: bytes, lead: Lead | None, left_ns: int) -> None:
+        """Read a request as a message, and queue it."""
+        context = self._plans.state.context
+        try:
+            message = _read(data)
+        except DecodeError:
+            raise InvalidInputError(_NO_REQUEST) from None
+        self.id = message.id.encode()
+        served = context.models.find(message.model_name, message.model_version)
+        request = read_request(served.model.spec, message, context.regions)
+        rows = self._exchange.submit(served, request, left_ns=left_ns)
+        if lead is not None:
+            self._plans.learn(data, lead, served, message, request, rows)
+
+    def _read_in_steps(self, data: bytes | memoryview, left_ns: int) -> Generator[None, None, None]:
+        """The same for a large request."""
+        context = self._plans.state.context
+        taken = yield from take_apart(data)
+        try:
+            message = _read(taken.rest)
+        except DecodeError:
+            raise InvalidInputError(_NO_REQUEST) from None
+        self.id = message.id.encode()
+        served = context.models.find(message.model_name, message.model_version)
+        served.entry.admit(1)
+        yield
+        request = yield from large_request(served.model.spec, message, taken, context.regions)
+        yield from self._exchange.checked_in_steps(served, request, left_ns=left_ns)
+
+    # What its exchange calls.
+
+    def encode(self, batch: Batch, index: int) -> bytes | list[bytes | memoryview]:
+        """A ModelInferResponse."""
+        form, exchange = self._form, self._exchange
+        if isinstance(form, ArrayForm):
+            return form.answer(self.id, batch.arrays(index), final=self._final)
+        if form is not None:
+            contents = [batch.blob(index, place) for place, _ in form.outputs]
+            return form.answer(self.id, contents, final=self._final)
+        served, request = exchange.served, exchange.asked
+        spec = served.model.spec
+        outputs = exchange.outputs(batch, index, request)
+        if _is_large(request, outputs) and not self._final:
+            return large_answer(spec, served.version, request, exchange.owned(request, outputs))
+        response = infer_response(spec, served.version, request, outputs, final=self._final)
+        return bytes(response.SerializeToString())
+
+    def submitted(self) -> None:
+        """A large request has been read: nothing of it is kept here."""
+
+    def answered(self) -> bool:
+        """Its answer is there, and goes out with the next write of its connection."""
+        self.answer = self._exchange.answer
+        self._done(self)
+        return False
+
+    def go_on(self) -> None:
+        """Nothing: the next request has an exchange of its own."""
+
+    def failed(self, error: TailcutError) -> None:
+        """There will be no answer."""
+        self.error = error
+        self._done(self)
+
+    def written(self, now_ns: int) -> None:
+        """Its answer has gone out: when it passed each stage is known."""
+        self._exchange.sent(now_ns)
+
+    def cancel(self) -> None:
+        """Nobody waits any more: queued work goes with the client."""
+        self._exchange.cancel()
+
+
+def _is_large(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> bool:
+    """Whether an answer is so large that copying it takes milliseconds, and can be sent without."""
+    size = 0
+    for wanted in request.outputs:
+        array = outputs[wanted.name]
+        if wanted.place is not None or array.dtype.kind == "O":
+            return False
+        size += array.nbytes
+    return size > _COPY_BYTES

@@ -1,0 +1,392 @@
+"""The server's end of an HTTP/1.1 connection, without a socket: bytes in, events out, bytes to send.
+
+Its reader hands in what the kernel received, and asks for events until there are none. A request comes with what is
+here of its body. Where that is not all, the reader says what becomes of the rest: it `wants` it in memory of its own
+(a row of the slab, say, into which the kernel then writes), has it collected as `chunks`, waits for so many bytes more,
+or refuses it. One message is in hand at a time, and what a client sends behind it waits here until it is answered.
+
+Nothing here knows what a head means: `interpret` says so, and a head that is like the one before it means the same.
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from tailcut.errors import IllegalMoveError
+from tailcut.wire.http1.chunked import ChunkedBody
+from tailcut.wire.http1.grammar import ProtocolError
+from tailcut.wire.http1.head import Head, check_partial
+from tailcut.wire.http1.response import CONTINUE
+
+KEPT_HEAD_BYTES = 2048  # of longer heads nothing is kept behind their message
+SKIP_BYTES = 1 << 20  # of a refused body, read past so that the connection lives
+LINGER_BYTES = 64 << 20  # discarded behind the last answer at most
+_CR = 0x0D
+_EMPTY_LINES = 8  # before a request line: some clients send one behind a body
+
+
+class State(IntEnum):
+    """What the next bytes are."""
+
+    IDLE = 0  # the next message, of which nothing is here
+    HEAD = 1  # the rest of a head
+    PART = 2  # a body, of which the reader waits for so many bytes
+    CHUNKS = 3  # a chunked body
+    SKIP = 4  # the rest of a body that was refused
+    REQUEST = 5  # a body: the reader has its head, and says what becomes of it
+    BODY = 6  # a body, which the kernel writes into the reader's memory
+    ANSWER = 7  # behind a message that is whole: they wait until it is answered
+    LINGER = 8  # behind the last answer: they are discarded, so that it arrives
+    CLOSED = 9  # of nobody
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.IDLE: frozenset({State.HEAD, State.REQUEST, State.ANSWER, State.LINGER, State.CLOSED}),
+    State.HEAD: frozenset({State.IDLE, State.HEAD, State.REQUEST, State.ANSWER, State.LINGER, State.CLOSED}),
+    State.PART: frozenset({State.REQUEST, State.ANSWER, State.LINGER, State.CLOSED}),
+    State.CHUNKS: frozenset({State.ANSWER, State.LINGER, State.CLOSED}),
+    State.SKIP: frozenset({State.IDLE, State.LINGER, State.CLOSED}),
+    State.REQUEST: frozenset(
+        {State.PART, State.CHUNKS, State.BODY, State.SKIP, State.ANSWER, State.LINGER, State.CLOSED}
+    ),
+    State.BODY: frozenset({State.ANSWER, State.LINGER, State.CLOSED}),
+    State.ANSWER: frozenset({State.IDLE, State.SKIP, State.LINGER, State.CLOSED}),
+    State.LINGER: frozenset({State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+_ALLOWED = tuple(tuple(new in MOVES[old] for new in State) for old in State)
+_NOTHING = memoryview(b"")
+_IDLE, _HEAD, _PART, _CHUNKS, _SKIP, _REQUEST, _BODY, _ANSWER, _LINGER, _CLOSED = State
+
+
+class Edition:
+    """What meanings depend on beside the bytes of a head; `valid` until that changes."""
+
+    __slots__ = ("valid",)
+
+    def __init__(self, *, valid: bool = True) -> None:
+        self.valid = valid
+
+
+class Meaning(Protocol):
+    """What a head means, as far as a connection is concerned."""
+
+    head: Head
+    length: int  # of the body; 0 where it is chunked
+    edition: Edition  # an equal head means the same while it is valid
+
+
+H = TypeVar("H", bound=Meaning)
+
+
+class Request(msgspec.Struct, Generic[H], gc=False):
+    """A head was read. `body` is what is here of the body: of a `whole` one all, and of a chunked one nothing."""
+
+    meaning: H
+    body: memoryview
+    whole: bool
+
+
+class Body(msgspec.Struct, gc=False):
+    """A body that was collected: `whole`, or as many bytes as the reader waited for and perhaps more."""
+
+    data: bytes | bytearray | memoryview
+    whole: bool
+
+
+class Broken(msgspec.Struct, gc=False):
+    """No more is understood on this connection: answer `status`, the last answer."""
+
+    status: int
+    message: str
+
+
+class Http1Connection(Generic[H]):
+    """One connection; `interpret` makes of the bytes of a head what it means, or raises ProtocolError."""
+
+    __slots__ = (
+        "_at",
+        "_chunked",
+        "_data",
+        "_empty_lines",
+        "_interpret",
+        "_left",
+        "_need",
+        "_size",
+        "_view",
+        "ended",
+        "head",
+        "held",
+        "lingered",
+        "meaning",
+        "repeats",
+        "state",
+    )
+
+    def __init__(self, interpret: Callable[[bytes], H]) -> None:
+        self._interpret = interpret
+        self.state: State = _IDLE
+        self.meaning: H | None = None  # of the message in hand, or of the last one
+        self.head = b""  # its bytes; none where they are many
+        self.repeats = 0  # messages in a row whose head meant what that of the one before did
+        self.held = b""  # received, and not read
+        self.ended = False  # the client sends nothing more, and may still read
+        self.lingered = 0  # bytes discarded behind the last answer
+        self._data: bytes | bytearray = b""  # handed in last
+        self._view = _NOTHING  # of it
+        self._at = self._size = 0
+        self._left = 0  # bytes of the body that are not here
+        self._need = 0  # bytes of it that the reader waits for
+        self._empty_lines = 0  # since the last message
+        self._chunked: ChunkedBody | None = None
+
+    def _move(self, state: State) -> None:
+        if not _ALLOWED[self.state][state]:
+            raise self._illegal(state)
+        self.state = state
+
+    def _illegal(self, state: State) -> IllegalMoveError:
+        return IllegalMoveError(f"a connection cannot go from {self.state.name} to {state.name}")
+
+    # Bytes in, events out.
+
+    @property
+    def unread(self) -> bool:
+        """Whether `next_event` has bytes to read."""
+        return self._at < self._size and self.state <= _SKIP
+
+    @property
+    def more(self) -> bool:
+        """Whether anything stands behind the last event."""
+        return self._at < self._size
+
+    @property
+    def keeps(self) -> bool:
+        """Whether `hold` has anything to do: bytes to keep, or memory of its own to let go."""
+        return self._at < self._size or type(self._data) is bytes
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message is in hand, or has begun."""
+        return self.state is not _IDLE or bool(self.held)
+
+    def receive(self, data: bytes | bytearray, size: int) -> bool:
+        """Take data[:size], which must stay until the next `hold`; whether `next_event` can read it."""
+        if self.state >= _LINGER:
+            self.lingered += size
+            return False
+        if self.held:
+            data, self.held = self.held + bytes(memoryview(data)[:size]), b""
+            size = len(data)
+        self._at, self._size = 0, size
+        if data is not self._data:
+            self._data, self._view = data, memoryview(data)
+        return self.state <= _SKIP
+
+    def hold(self) -> int:
+        """Keep what has not been read, and let go of what was handed in; returns how many bytes are kept."""
+        if self._at < self._size:
+            self.held = bytes(self._view[self._at : self._size])
+            self._at = self._size
+        if type(self._data) is bytes:
+            self._data, self._view = b"", _NOTHING
+        return len(self.held)
+
+    def next_event(self) -> Request[H] | Body | Broken | None:
+        """What the bytes say that have not been read; None where they say nothing yet."""
+        state = self.state
+        try:
+            if state <= _HEAD:
+                return self._next_head()
+            if state is _SKIP:
+                skipped = min(self._left, self._size - self._at)
+                self._at += skipped
+                self._left -= skipped
+                if self._left:
+                    return None
+                self._move(_IDLE)
+                return self._next_head()
+            if state is _PART:
+                return self._next_part()
+            return self._next_chunks() if state is _CHUNKS else None
+        except ProtocolError as error:
+            self.linger()
+            return Broken(error.status, error.message)
+
+    def _next_head(self) -> Request[H] | None:
+        data, at, size = self._data, self._at, self._size
+        meaning, head = self.meaning, self.head
+        end = at + len(head)
+        if meaning is not None and head and data.startswith(head, at, size) and meaning.edition.valid:
+            self.repeats += 1
+        else:
+            while at < size and data[at] == _CR:
+                if not self._skip_empty_line(data, at, size):
+                    return None
+                at = self._at
+            end = data.find(b"\r\n\r\n", at, size) + 4
+            if end < 4:
+                if at < size:
+                    check_partial(bytes(self._view[at:size]))
+                    self._move(_HEAD)
+                return None
+            head = bytes(self._view[at:end])
+            before, self.meaning, self.head = meaning, None, b""
+            meaning = self.meaning = self._interpret(head)
+            self.repeats = self.repeats + 1 if meaning is before else min(self.repeats, 0)
+            if len(head) <= KEPT_HEAD_BYTES:
+                self.head = head
+        self._empty_lines = 0
+        stop = end + meaning.length
+        if stop <= size and not meaning.head.chunked:
+            self.state = _ANSWER  # from IDLE or HEAD, which MOVES allows
+            self._at = stop
+            return Request(meaning, self._view[end:stop], True)
+        self._move(_REQUEST)
+        self._at = end
+        self._left = stop - size
+        return Request(meaning, self._view[end : end if meaning.head.chunked else size], False)
+
+    def _skip_empty_line(self, data: bytes | bytearray, at: int, size: int) -> bool:
+        """Read past an empty line before a request line, as RFC 9112 section 2.2 asks; whether it is whole.
+
+        It is no sign of life: no time limit begins anew.
+        """
+        if size - at == 1:
+            self._move(_HEAD)
+            return False
+        self._empty_lines += 1
+        if data[at + 1] != 0x0A or self._empty_lines > _EMPTY_LINES:
+            raise ProtocolError(400, "not an HTTP request")
+        self._at = at + 2
+        if self._at == size and self.state is _HEAD:
+            self._move(_IDLE)
+        return True
+
+    def _next_part(self) -> Body | None:
+        here = self._size - self._at
+        length = self.meaning.length if self.meaning is not None else 0
+        if here < min(self._need, length):
+            return None
+        begun = self._view[self._at : self._at + min(here, length)]
+        whole = here >= length
+        self._left = length - len(begun)
+        self._move(_ANSWER if whole else _REQUEST)
+        if whole:
+            self._at += length
+        return Body(begun, whole)
+
+    def _next_chunks(self) -> Body | None:
+        chunked = self._chunked
+        if chunked is None:
+            return None
+        rest = chunked.feed(bytes(self._view[self._at : self._size]))
+        self._at = self._size - len(rest)
+        if not chunked.done:
+            return None
+        self._chunked = None
+        self._move(_ANSWER)
+        return Body(chunked.body, True)
+
+    # What becomes of a body that is not all here.
+
+    def wants(self) -> int:
+        """The reader has memory for the rest of the body; returns its bytes, which are counted by `received`.
+
+        What is here of the body was in the last event, and counts as read.
+        """
+        self._move(_BODY)
+        self._at = self._size
+        return self._left
+
+    def received(self, size: int) -> int:
+        """The kernel wrote so many bytes of the body into the reader's memory; returns how many are still wanted."""
+        self._left -= size
+        if not self._left:
+            self._move(_ANSWER)
+        return self._left
+
+    def waits_for(self, size: int) -> None:
+        """Collect the body here, until so many bytes of it are: then a `Body` has what is here."""
+        self._move(_PART)
+        self._need = size
+
+    def chunks(self, limit_bytes: int) -> None:
+        """Collect a chunked body here: a `Body` has it, or `Broken` says that it is over the limit."""
+        self._move(_CHUNKS)
+        self._chunked = ChunkedBody(limit_bytes)
+
+    @property
+    def collected(self) -> int:
+        """Bytes of a chunked body that are kept here."""
+        return len(self._chunked.body) if self._chunked is not None else 0
+
+    def refuse(self, *, last: bool = False) -> bool:
+        """The message in hand is refused; whether that is the last answer, because its body is not read.
+
+        `last`: it is the last answer in any case.
+        """
+        meaning = self.meaning
+        if meaning is None or last or self.closes or not _is_skippable(meaning.head):
+            self.linger()
+            return True
+        if self.state is _REQUEST:
+            if self._left > SKIP_BYTES:
+                self.linger()
+                return True
+            self._at = self._size
+            self._move(_SKIP)
+        else:
+            self._move(_IDLE)
+        return False
+
+    # The answer, and the end.
+
+    @property
+    def interim(self) -> bytes:
+        """What a client is sent that waits for permission to send its body."""
+        return CONTINUE if self.meaning is not None and self.meaning.head.expects_continue else b""
+
+    @property
+    def closes(self) -> bool:
+        """Whether the connection ends behind the answer to the message in hand."""
+        meaning = self.meaning
+        if meaning is None or not meaning.head.keep_alive:
+            return True
+        return self.ended and not self.held and self._at >= self._size
+
+    def answered(self) -> None:
+        """The message in hand has its answer: the next one may come."""
+        if self.state is not _ANSWER:
+            raise self._illegal(_IDLE)
+        self.state = _IDLE
+
+    def owes(self) -> None:
+        """A message that means what the last one did was received elsewhere, and its answer is owed."""
+        if self.state is not _IDLE:
+            raise self._illegal(_ANSWER)
+        self.state = _ANSWER
+
+    def linger(self) -> None:
+        """The last answer: discard what comes behind it."""
+        self._drop()
+        if self.state < _LINGER:
+            self._move(_LINGER)
+
+    def close(self) -> None:
+        """Nothing more is read or written."""
+        self._drop()
+        if self.state is not _CLOSED:
+            self._move(_CLOSED)
+
+    def _drop(self) -> None:
+        self.held = b""
+        self._data, self._view, self._at, self._size = b"", _NOTHING, 0, 0
+        self._chunked = None
+
+
+def _is_skippable(head: Head) -> bool:
+    """Whether a refused message's end is known, and its client sends its body."""
+    return head.method != b"HEAD" and not head.chunked and not head.expects_continue

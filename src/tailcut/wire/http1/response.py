@@ -1,0 +1,43 @@
+"""Answers over HTTP/1.1 as bytes: status lines, heads, dates. Pure."""
+
+from collections.abc import Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+
+JSON = "application/json"
+BINARY = "application/octet-stream"
+OK = b"HTTP/1.1 200 OK\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+END = b"\r\n\r\n"
+CLOSE = b"\r\nConnection: close\r\n\r\n"  # in the place of END
+_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+
+
+def head(
+    status: int, length: int, *, content_type: str = JSON, close: bool = False, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """A whole response head, its empty line included."""
+    lines = [_LINES[status], f"Content-Type: {content_type}\r\nContent-Length: {length}\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in (headers or {}).items()]
+    if close:
+        lines.append("Connection: close\r\n")
+    lines.append("\r\n")
+    return "".join(lines).encode("latin-1")
+
+
+def date_line(unix_s: float) -> bytes:
+    """The header line that tells the time of an answer (RFC 9110 section 6.6.1)."""
+    return f"Date: {formatdate(unix_s, usegmt=True)}\r\n".encode()
+
+
+def dated(answer: bytes, date: bytes) -> bytes:
+    """An answer with its date, a whole line, behind the status line."""
+    start = answer.index(b"\n") + 1
+    return b"".join([answer[:start], date, answer[start:]])
+
+
+def reply(
+    status: int, body: bytes, *, content_type: str = JSON, close: bool = False, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """A whole response."""
+    return head(status, len(body), content_type=content_type, close=close, headers=headers) + body

@@ -1,0 +1,364 @@
+"""The server's end of HTTP/1.1 without a socket: states and moves, and what comes out of bytes however they are cut."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from tests.fuzz.targets import TARGETS
+from tests.server.hostile import HTTP
+from tests.server.test_http import FRAMING
+from tests.servers import json_request, raw_request
+from tests.wire.http1.test_head import BAD_CHUNKS, REFUSED
+
+from tailcut.errors import IllegalMoveError
+from tailcut.wire.http1.connection import MOVES, Body, Broken, Edition, Http1Connection, Request, State
+from tailcut.wire.http1.head import Head, parse_head
+from tailcut.wire.http1.response import CONTINUE
+
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+LIMIT = 1 << 16
+CUTS = 100  # of a long input at most, spread over it; shorter ones are cut everywhere
+
+
+@dataclass
+class Plan:
+    """What a head means to these tests."""
+
+    head: Head
+    length: int
+    edition: Edition
+
+
+def connection(edition: Edition | None = None) -> Http1Connection[Plan]:
+    def interpret(data: bytes) -> Plan:
+        head = parse_head(data)
+        return Plan(head, head.content_length or 0, edition or Edition())
+
+    return Http1Connection(interpret)
+
+
+class Reader:
+    """Reads all that a connection brings, as a server does: bodies into memory of its own, or in a part first."""
+
+    def __init__(self, *, refuses: bool = False, first: int = 0) -> None:
+        self.wire = connection()
+        self.told: list[object] = []
+        self.refuses = refuses  # every message with a body
+        self.first = first  # bytes of a body that it looks at before it has the rest written elsewhere
+        self.body = bytearray()
+        self.filled = 0
+
+    def hear(self, data: bytes) -> None:
+        if self.wire.state is State.BODY:
+            count = min(len(data), len(self.body) - self.filled)
+            self.body[self.filled : self.filled + count] = data[:count]
+            self.filled += count
+            if not self.wire.received(count):
+                self.finish(bytes(self.body))
+            data = data[count:]
+        if data:
+            self.wire.receive(data, len(data))
+            self.read()
+
+    def read(self) -> None:
+        wire = self.wire
+        while wire.unread:
+            event = wire.next_event()
+            if event is None:
+                break
+            if isinstance(event, Broken):
+                self.told.append((event.status, event.message))
+            elif isinstance(event, Body):
+                self.take(event.data, whole=event.whole)
+            else:
+                self.begin(event)
+        wire.hold()
+
+    def begin(self, event: Request[Plan]) -> None:
+        plan, wire = event.meaning, self.wire
+        self.told.append((plan.head.method, plan.head.path))
+        if self.refuses and (plan.length or plan.head.chunked):
+            self.told.append("the last" if wire.refuse() else "refused")
+        elif event.whole:
+            self.finish(bytes(event.body))
+        elif plan.head.chunked:
+            wire.chunks(LIMIT)
+        elif self.first:
+            wire.waits_for(self.first)
+        else:
+            self.take(event.body, whole=False)
+
+    def take(self, data: bytes | bytearray | memoryview, *, whole: bool) -> None:
+        if whole:
+            self.finish(bytes(data))
+            return
+        self.body = bytearray(data)
+        self.filled = len(data)
+        self.body += bytes(self.wire.wants())
+
+    def finish(self, body: bytes) -> None:
+        """The whole message is here; it is answered at once."""
+        self.told.append(body)
+        closes = self.wire.closes
+        self.wire.answered()
+        if closes:
+            self.wire.close()
+            self.told.append("closed")
+
+
+def told(pieces: Iterable[bytes], *, refuses: bool = False, first: int = 0) -> list[object]:
+    reader = Reader(refuses=refuses, first=first)
+    for piece in pieces:
+        reader.hear(piece)
+        while reader.wire.held and reader.wire.state <= State.SKIP and reader.wire.state is not State.HEAD:
+            before = len(reader.wire.held)
+            reader.wire.receive(b"", 0)
+            reader.read()
+            if len(reader.wire.held) == before:
+                break
+    return reader.told
+
+
+def corpora() -> Iterator[tuple[str, bytes]]:
+    """Every input that other tests send to HTTP: good and broken heads, chunks, the fuzzers' seeds, hostile clients."""
+    yield "three", GET + raw_request("m", bytes(16)) + GET
+    yield "empty lines", b"\r\n" + GET + b"\r\n\r\n" + json_request("m", b"{}") + b"\r\n" + GET
+    yield "chunked", CHUNKED + b"2;a=b\r\n{}\r\n0\r\nT: x\r\n\r\n" + GET
+    yield "the last", GET + b"GET /b HTTP/1.0\r\n\r\n" + GET
+    yield "permission", raw_request("m", bytes(64), "Expect: 100-continue") + GET
+    yield "large", raw_request("m", bytes(5000)) + GET
+    for name, (data, _) in itertools.chain(REFUSED.items(), FRAMING.items()):
+        yield f"refused: {name}", GET + data
+    for name, (data, _) in BAD_CHUNKS.items():
+        yield f"chunks: {name}", CHUNKED + data
+    for number, seed in enumerate(TARGETS["head"][1]):
+        yield f"head {number}", seed + b"x" * 12 + GET
+    for number, seed in enumerate(TARGETS["chunked"][1]):
+        yield f"seed {number}", CHUNKED + seed[1:] + b"\r\n\r\n" + GET
+    for name in ("50,000 pipelined questions", "2,000 heads of a hundred fields", "ten thousand trailers"):
+        yield name, HTTP[name]()[:20_000]
+    yield "chunk extensions", HTTP["a thousand chunk extensions of 4 KB"]()[:20_000]
+    yield "small chunks", HTTP["a hundred messages of a thousand chunks"]()[:20_000]
+
+
+CORPORA = dict(corpora())
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_every_split_gives_the_same_events(name: str) -> None:
+    """Cut in two at every position, whichever way a body takes: read, looked at first, or refused."""
+    data = CORPORA[name]
+    for refuses, first in ((False, 0), (False, 3), (True, 0)):
+        whole = told([data], refuses=refuses, first=first)
+        assert whole
+        for cut in range(1, len(data), max(1, len(data) // CUTS)):
+            assert told([data[:cut], data[cut:]], refuses=refuses, first=first) == whole, (cut, refuses, first)
+
+
+@pytest.mark.parametrize("name", [name for name, data in CORPORA.items() if len(data) < 1000])
+def test_byte_by_byte(name: str) -> None:
+    """The slowest of networks changes nothing."""
+    data = CORPORA[name]
+    for first in (0, 3):
+        assert told([data[at : at + 1] for at in range(len(data))], first=first) == told([data], first=first)
+
+
+@pytest.mark.parametrize("old", State)
+@pytest.mark.parametrize("new", State)
+def test_every_move(old: State, new: State) -> None:
+    """A move of the table is made; any other raises, and changes nothing."""
+    wire = connection()
+    wire.state = old
+    if new in MOVES[old]:
+        wire._move(new)
+        assert wire.state is new
+    else:
+        with pytest.raises(IllegalMoveError, match=f"from {old.name} to {new.name}"):
+            wire._move(new)
+        assert wire.state is old
+
+
+def in_state(state: State) -> Http1Connection[Plan]:
+    """A connection that has come there by the bytes of a client and the calls of its reader."""
+    wire = connection()
+    head = raw_request("m", bytes(100))[:-90]
+    data = {State.IDLE: b"", State.HEAD: GET[:9], State.ANSWER: GET, State.LINGER: b"?", State.CLOSED: b""}.get(
+        state, CHUNKED if state is State.CHUNKS else head
+    )
+    wire.receive(data, len(data))
+    wire.next_event()
+    match state:
+        case State.PART:
+            wire.waits_for(50)
+        case State.CHUNKS:
+            wire.chunks(LIMIT)
+        case State.SKIP:
+            wire.refuse()
+        case State.BODY:
+            assert wire.wants() == 90
+        case State.CLOSED:
+            wire.close()
+    wire.hold()
+    assert wire.state is state
+    return wire
+
+
+CALLS = {
+    "wants": (lambda wire: wire.wants(), {State.REQUEST: State.BODY}),
+    "waits_for": (lambda wire: wire.waits_for(9), {State.REQUEST: State.PART}),
+    "chunks": (lambda wire: wire.chunks(9), {State.REQUEST: State.CHUNKS}),
+    "answered": (lambda wire: wire.answered(), {State.ANSWER: State.IDLE}),
+    "owes": (lambda wire: wire.owes(), {State.IDLE: State.ANSWER}),
+}
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_in_every_state(state: State, name: str) -> None:
+    """What a reader says at the wrong time raises, and the connection is as it was."""
+    call, moves = CALLS[name]
+    wire = in_state(state)
+    if state in moves:
+        call(wire)
+        assert wire.state is moves[state]
+    else:
+        with pytest.raises(IllegalMoveError):
+            call(wire)
+        assert wire.state is state
+
+
+def test_the_last_answer_is_the_end_from_everywhere() -> None:
+    """Nothing is understood behind it, and how much was discarded is counted; closing goes from there too."""
+    for state in State:
+        wire = in_state(state)
+        if state is not State.CLOSED:
+            wire.linger()
+            assert wire.state is State.LINGER
+        wire.receive(GET, len(GET))
+        assert not wire.unread
+        assert wire.hold() == 0
+        assert wire.lingered == len(GET)
+        wire.close()
+        assert wire.state is State.CLOSED
+
+
+def test_a_head_like_the_one_before_means_the_same() -> None:
+    """It is not interpreted again, until what its meaning depends on has changed; another head is, each time."""
+    read: list[bytes] = []
+    edition = Edition()
+
+    def interpret(data: bytes) -> Plan:
+        read.append(data)
+        return Plan(parse_head(data), 0, edition)
+
+    wire: Http1Connection[Plan] = Http1Connection(interpret)
+
+    def ask(data: bytes) -> Plan:
+        wire.receive(data, len(data))
+        event = wire.next_event()
+        assert isinstance(event, Request)
+        wire.answered()
+        return event.meaning
+
+    first = ask(GET)
+    assert ask(GET) is first
+    assert (len(read), wire.repeats) == (1, 1)
+    edition.valid = False
+    edition = Edition()
+    assert ask(GET) is not first
+    assert (len(read), wire.repeats) == (2, 0)
+    ask(GET.replace(b"/a", b"/b"))
+    ask(GET)
+    assert len(read) == 4
+    long = GET[:-2] + b"A: " + b"x" * 4000 + b"\r\n\r\n"
+    ask(long)
+    assert wire.head == b""
+    ask(long)
+    assert len(read) == 6
+
+
+def test_pipelined_messages_wait_for_the_answer() -> None:
+    """One message is in hand; what stands behind it is held, and read when it has its answer."""
+    wire = connection()
+    wire.receive(GET * 3, len(GET) * 3)
+    assert isinstance(wire.next_event(), Request)
+    assert not wire.unread
+    assert wire.next_event() is None
+    assert wire.hold() == 2 * len(GET)
+    wire.receive(GET, len(GET))
+    assert wire.hold() == 3 * len(GET)
+    for left in (2, 1, 0):
+        wire.answered()
+        wire.receive(b"", 0)
+        assert isinstance(wire.next_event(), Request)
+        assert wire.hold() == left * len(GET)
+
+
+def test_permission_is_given_where_it_is_waited_for() -> None:
+    """`interim` is 100 Continue for a head that expects it, and nothing for any other."""
+    for line, interim in (("Expect: 100-continue", CONTINUE), ("A: b", b"")):
+        wire = connection()
+        data = raw_request("m", bytes(16), line)[:-16]
+        wire.receive(data, len(data))
+        event = wire.next_event()
+        assert isinstance(event, Request)
+        assert not event.whole
+        assert wire.interim == interim
+        assert wire.wants() == 16
+        assert wire.received(10) == 6
+        assert wire.received(6) == 0
+        assert wire.state is State.ANSWER
+
+
+def test_a_refused_body_is_skipped_where_its_end_is_near() -> None:
+    """The connection goes on behind it; it ends where the body is large, chunked, or waits for permission."""
+    for data, last in (
+        (raw_request("m", bytes(5000))[:-4000], False),
+        (raw_request("m", bytes(5000)), False),
+        (raw_request("m", bytes(5000), "Expect: 100-continue")[:-5000], True),
+        (raw_request("m", bytes(5000), "Connection: close")[:-4000], True),
+        (raw_request("m", bytes(2 << 20))[: 1 << 16], True),
+        (CHUNKED, True),
+    ):
+        wire = connection()
+        wire.receive(data, len(data))
+        assert isinstance(wire.next_event(), Request)
+        assert wire.refuse() is last
+        assert (wire.state is State.LINGER) is last
+        wire.hold()
+    wire = connection()
+    wire.receive(GET, len(GET))
+    wire.next_event()
+    assert wire.refuse(last=True)
+
+
+def test_the_end_of_a_client() -> None:
+    """The answer to the last whole message is the last; to one that has others behind it, it is not."""
+    wire = connection()
+    wire.receive(GET * 2, len(GET) * 2)
+    wire.next_event()
+    wire.hold()
+    assert not wire.closes
+    wire.ended = True
+    assert not wire.closes
+    wire.answered()
+    wire.receive(b"", 0)
+    wire.next_event()
+    assert wire.closes
+
+
+def test_a_chunked_body_is_bounded() -> None:
+    """Over the limit it is broken, however it arrives; so far its bytes are counted."""
+    wire = connection()
+    for data, collected in ((CHUNKED, 0), (b"6\r\nabcdef\r\n", 6), (b"5\r\n", 6)):
+        wire.receive(data, len(data))
+        event = wire.next_event()
+        if isinstance(event, Request):
+            wire.chunks(10)
+        wire.hold()
+        assert wire.collected == (0 if isinstance(event, Broken) else collected)
+    assert isinstance(event, Broken)
+    assert event.status == 413
+    assert wire.state is State.LINGER
