@@ -113,17 +113,18 @@ class IllegalMoveError(TailcutError, RuntimeError):
 
 
 class QueueFullError(TailcutError):  # no mistake of the caller's, and Python has no error for it
-    """No row is free, or the work could not meet its deadline; try again after `retry_after_s`.
+    """No row is free, or the work could not meet its deadline; try again after `retry_after_s`, which may be under 1.
 
-    Until `opens_ns` (monotonic) the answer to a request like it would be the same.
+    Until `opens_ns` (monotonic) the answer to a request like it would be the same. `late` says that it is the deadline.
     """
 
     code = Code.UNAVAILABLE
 
-    def __init__(self, message: str, retry_after_s: int = 1, opens_ns: int = 0) -> None:
+    def __init__(self, message: str, retry_after_s: float = 1.0, opens_ns: int = 0, *, late: bool = False) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.opens_ns = opens_ns
+        self.late = late
 
 
 class UnreachableError(TailcutError, ConnectionError):

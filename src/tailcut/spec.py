@@ -165,6 +165,15 @@ class ModelSpec:
         )
 
     @cached_property
+    def signature(self) -> tuple[str, ...]:
+        """Every input and output in a line: `input x FP32 [-1, 256]`."""
+        return tuple(
+            f"{kind} {tensor.name} {tensor.describe()}"
+            for kind, tensors in (("input", self.inputs), ("output", self.outputs))
+            for tensor in tensors
+        )
+
+    @cached_property
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs, in order."""
         return tuple(tensor.name for tensor in self.inputs)

@@ -109,6 +109,8 @@ def test_errors(status: int, kind: type) -> None:
     assert str(error) == "said so"
     if isinstance(error, QueueFullError):
         assert error.retry_after_s == 7
+        finer = reply(status, b"", "Retry-After: 0", "Retry-After-Ms: 12")
+        assert error_of(read(finer, 1000)[0]).retry_after_s == 0.012
     assert str(status) in str(error_of(read(reply(status, b"<html>"), 1000)[0]))
 
 

@@ -63,7 +63,11 @@ def zipped(path: Path, *names: str) -> None:
             archive.writestr(name, "x")
 
 
-TORCH, PICKLE, IR = "export it with torch.onnx.export", "pickles are never loaded", "name the ONNX file that it was"
+TORCH, PICKLE, IR = (
+    "export it with torch.export.save (.pt2) or torch.onnx.export",
+    "pickles are never loaded",
+    "name the ONNX file that it was",
+)
 OTHER = "it needs the engine openvino"
 # The name of a file; its bytes, or the names in its zip archive; what it is; what to do. Names lie where bytes tell.
 KINDS = [

@@ -160,7 +160,8 @@ def test_a_full_queue(tmp_path: Path) -> None:
             model.entry.start({"x": rows(number)}, 1, handler, AnyThreadDelivery())
         with pytest.raises(QueueFullError) as caught:
             model.entry.start({"x": rows(9)}, 1, EventHandler(), AnyThreadDelivery())
-        assert caught.value.retry_after_s >= 1
+        assert 0.001 <= caught.value.retry_after_s < 1  # half of the queue takes microseconds
+        assert not caught.value.late
         assert caught.value.opens_ns <= time.monotonic_ns() + 5_000_000  # a refusal stands for milliseconds at most
         with pytest.raises(TooLargeError, match=r"5 rows, and the queue of model 'echo' holds 4: .* --queue"):
             model.infer_sync({"x": rows(*range(5))})
@@ -369,11 +370,14 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
         due = time.monotonic_ns() + 2_500_000_000
         with pytest.raises(QueueFullError) as caught:
             model.entry.lend(1, due, 200)
-        assert caught.value.retry_after_s == 3
-        assert "deadline of 2.5 s cannot be met: 3 rows wait" in str(caught.value)
+        assert caught.value.retry_after_s == 1.2  # a part of the time that the request has
+        assert str(caught.value) == "cannot meet the 2.5 s deadline: 3 s of work is ahead"
+        assert caught.value.late
         assert 0 < caught.value.opens_ns - time.monotonic_ns() <= 5_000_000  # and what is learned meanwhile counts
         model.entry.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery(), due, priority=1)
-        assert model.statistics() | {"refused": 1, "queued_rows": 4} == model.statistics()
+        counts = model.statistics()
+        assert counts | {"refused": 1, "refused_late": 1, "queued_rows": 4} == counts
+        assert 0 < counts["oldest_ns"] < time.monotonic_ns()
 
 
 def test_answers_that_come_too_late_shorten_the_queue(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_another_model_is_told_apart(model: Path, tmp_path: Path) -> None:
     """A model that changed after it was measured is refused."""
     Profile.of_model(model).save(tmp_path / "p.toml")
     model.write_bytes(b"other bytes")
-    with pytest.raises(ProfileError, match="hash"):
+    with pytest.raises(ProfileError, match=r"m\.onnx has another SHA-256 than its profile: tune it again"):
         Profile.load(tmp_path / "p.toml").verify_model()
 
 
@@ -78,7 +78,7 @@ def test_other_weights_are_told_apart(tmp_path: Path) -> None:
     data = tmp_path / "m.onnx.data"
     data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
     plain.verify_model()
-    with pytest.raises(ProfileError, match="not the model that this profile was measured on"):
+    with pytest.raises(ProfileError, match="has other weights than its profile"):
         profile.verify_model()
 
 
@@ -97,7 +97,7 @@ def test_a_quantised_copy_goes_with_its_profile(model: Path, tmp_path: Path) -> 
     assert profile.engine_file == other / "m.int8.onnx"
     assert with_batching(profile, "off").engine_file == profile.engine_file
     (other / "m.int8.onnx").write_bytes(b"another graph")
-    with pytest.raises(ProfileError, match=r"m\.int8\.onnx: not the quantised model .* hash differs"):
+    with pytest.raises(ProfileError, match=r"m\.int8\.onnx has another SHA-256 than its profile: tune it again"):
         profile.verify_model()
     (other / "m.int8.onnx").unlink()
     with pytest.raises(ModelFileError, match=r"m\.int8\.onnx: no such model file"):

@@ -291,6 +291,8 @@ def corpora() -> Iterator[tuple[str, Hostile]]:
         for number, seed in enumerate(seeds):
             seeded = {
                 "head": seed,
+                "changed_head": seed,
+                "json_lists": json_request("mlp", seed[1:]),
                 "chunked": _head("Transfer-Encoding: chunked") + seed[1:],
                 "http2": seed[1:],
                 "request": json_request("mlp", seed[2:]),

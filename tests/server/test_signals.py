@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving
+from tests.servers import TIMEOUT_S, Answer, Server, Wire, raw_request, serving
+
+from tailcut.runtime.model import Model
+from tailcut.runtime.profile import Profile
 
 BODY = bytes(16)
 
@@ -74,6 +77,8 @@ def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers:
                 assert server.process.poll() is None
             if workers > 1:
                 follow(server, "has a successor", workers)
+            else:
+                follow(server, "mlp: loaded: another file than before")
         assert wrong == []
         path.write_bytes(b"rubbish")
         if workers == 1:
@@ -82,8 +87,58 @@ def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers:
                     head = f"POST /v2/repository/models/mlp/load HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {word}"
                     assert wire.ask(f"{head}\r\nContent-Length: 0\r\n\r\n".encode()).status == status
         server.process.send_signal(signal.SIGHUP)
-        follow(server, "goes on serving" if workers == 1 else "the old ones go on serving")
+        follow(server, "mlp: not loaded: " if workers == 1 else "the old ones go on serving")
         assert outputs(server) == 5
+        assert server.stop() == 0
+
+
+def load_answer(server: Server) -> Answer:
+    """What a client is told that asks for the model to be loaded."""
+    with server.connect() as wire:
+        return wire.ask(b"POST /v2/repository/models/mlp/load HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+
+
+def tuned(folder: Path, outputs: int = 3) -> Path:
+    """A profile that records its model's inputs and outputs, as a tune writes it."""
+    path = perceptron([4, 8, outputs], folder / "mlp.onnx")
+    with Model.open(path) as model:
+        profile = Profile.of_model(path).with_signature(model.spec)
+    profile.save(folder / "mlp.profile.toml")
+    return folder / "mlp.profile.toml"
+
+
+def test_a_changed_model_is_refused_with_the_reason(tmp_path: Path) -> None:
+    """SIGHUP reads the profile anew, too; log and answer name the files, and the answer no folder."""
+    profile = tuned(tmp_path)
+    with serving(tmp_path, profile, "--allow-model-control") as server:
+        perceptron([4, 9, 3], tmp_path / "mlp.onnx")
+        server.process.send_signal(signal.SIGHUP)
+        reason = "mlp.onnx has another SHA-256 than mlp.profile.toml: "
+        follow(server, f"mlp: not loaded: {tmp_path}/mlp.onnx: {reason}")
+        assert "; the old version still answers" in server.stderr.read_text()
+        answer = load_answer(server)
+        assert answer.status == 400
+        assert answer.json()["error"].startswith(f"failed to load 'mlp': {reason}")
+        assert str(tmp_path) not in answer.json()["error"]
+        tuned(tmp_path, outputs=5)
+        server.process.send_signal(signal.SIGHUP)
+        follow(server, "mlp: loaded: another file than before")
+        assert outputs(server) == 5
+        assert server.stop() == 0
+
+
+def test_a_changed_model_is_accepted_where_it_has_the_same_signature(tmp_path: Path) -> None:
+    """With a warning that its figures are not proven; with other outputs it is refused, and the old one answers."""
+    profile = tuned(tmp_path)
+    perceptron([4, 9, 3], tmp_path / "mlp.onnx")
+    with serving(tmp_path, profile, "--accept-model-change", "--allow-model-control") as server:
+        words = "mlp.onnx is not the file that mlp.profile.toml was measured on: its figures are not proven for it"
+        assert words in server.stderr.read_text()
+        perceptron([4, 8, 5], tmp_path / "mlp.onnx")
+        answer = load_answer(server)
+        assert answer.status == 400
+        assert "output y FP32 [-1, 5] instead of output y FP32 [-1, 3]" in answer.json()["error"]
+        assert outputs(server) == 3
         assert server.stop() == 0
 
 

@@ -9,3 +9,10 @@ class BatchingChoice(StrEnum):
     AUTO = "auto"
     ON = "on"
     OFF = "off"
+
+
+class DeviceChoice(StrEnum):
+    """Where a model is computed."""
+
+    CPU = "cpu"
+    CUDA = "cuda"

@@ -26,9 +26,10 @@ class ControlMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServedLibrary:
-    """A model repository whose models are served."""
+    """A model repository whose models are served; `limit_ns` is the latency that `--slo` asks for, or 0."""
 
     library: "Library"
+    limit_ns: int = 0
 
     def names(self) -> list[str]:
         """See `tailcut.server.repository.Library`."""
@@ -40,10 +41,12 @@ class ServedLibrary:
 
     def load(self, name: str, models: int) -> "list[ServedModel]":
         """See `names`."""
+        from tailcut.server.latency import LatencyHistogram
         from tailcut.server.served_model import ServedModel
 
         return [
-            ServedModel(one.model, one.name, one.version, config=one.config) for one in self.library.load(name, models)
+            ServedModel(one.model, one.name, one.version, config=one.config, latency=LatencyHistogram(self.limit_ns))
+            for one in self.library.load(name, models)
         ]
 
 
@@ -56,12 +59,14 @@ class Start:
         mode: when models are loaded.
         wanted: those that mode explicit loads at the start.
         poll_s: seconds between two looks, with mode poll.
+        limit_ns: the latency that `--slo` asks for; 0 where there is none.
     """
 
     repository: Path | None
     mode: ControlMode
     wanted: Sequence[str]
     poll_s: float
+    limit_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ def start_library(start: Start, limits: "Limits", batching: "Batching | None", *
     from tailcut.server.repository import without_folders
     from tailcut.triton.library import Library, Wishes
 
-    library = ServedLibrary(Library(start.repository, Wishes(limits, batching, measures=measures)))
+    library = ServedLibrary(Library(start.repository, Wishes(limits, batching, measures=measures)), start.limit_ns)
     names = _names(start, library.names())
     models: list[ServedModel] = []
     failed: dict[str, str] = {}

@@ -7,7 +7,7 @@ import signal
 import stat
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from tailcut.cli.choices import BatchingChoice
+from tailcut.cli.choices import BatchingChoice, DeviceChoice
 from tailcut.cli.model_repository import ControlMode, Start, start_library
 
 if TYPE_CHECKING:
@@ -92,6 +92,16 @@ def serve(  # noqa: PLR0915  an option a line
     no_auto: Annotated[
         bool, typer.Option("--no-auto", help="Serve bare models with fixed settings instead of measuring at start.")
     ] = False,
+    accept_model_change: Annotated[
+        bool,
+        typer.Option(
+            "--accept-model-change",
+            help="Serve a model file with another content than its profile's, if inputs and outputs are the same.",
+        ),
+    ] = False,
+    slo: Annotated[
+        str | None, typer.Option(help="Latency to keep: metrics get buckets around it, and count what is within.")
+    ] = None,
     queue: Annotated[
         int, typer.Option(help="Most rows queued or computing, per model and worker.", min=1, max=1_000_000)
     ] = 1024,
@@ -114,6 +124,12 @@ def serve(  # noqa: PLR0915  an option a line
     idle_timeout: Annotated[str, typer.Option(help="Time between two requests of a connection.")] = "300s",
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token required for requests that change the server.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load PyTorch programs that could run code of their own.")
+    ] = False,
+    device: Annotated[
+        DeviceChoice | None, typer.Option(help="Where models are computed (default: the profile's, else cpu).")
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
     workers: Annotated[
@@ -142,6 +158,7 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.runtime.profile import IoSettings
     from tailcut.server.app import ServerOptions
     from tailcut.server.app import serve as run_server
+    from tailcut.server.latency import LatencyHistogram
     from tailcut.server.limits import ServerLimits
     from tailcut.server.listener import Address
     from tailcut.server.workers.process import Worker
@@ -150,6 +167,8 @@ def serve(  # noqa: PLR0915  an option a line
     log_to_stderr(log.value)
     faulthandler.enable()  # an engine that crashes the process leaves the threads' stacks on stderr
     _ignore_signals()
+    if trust:
+        _trust(sources or [])
     limits = ServerLimits(
         body_bytes=max_body << 20,
         connections=max_connections if worker is None else max(1, max_connections // worker.size),
@@ -170,22 +189,27 @@ def serve(  # noqa: PLR0915  an option a line
         _need_shared_memory(shared_memory)
     alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
     alone = alone or model_repository is not None
+    limit_ns = 0 if slo is None else _limit_ns(slo)
     size = 1 if worker or (alone and workers is None) else _count(workers, sources)
     if size > 1:
         _need_one_worker(alone)
         group = _group(size, len(sources), limits.drain_s, max_restarts)
         raise typer.Exit(_supervise(group, Address(host, port, uds, grpc_port), json=json))
+    choices = _Choices(max_batch_size, batching, accept_model_change=accept_model_change, device=device)
     wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
-    start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs)
+    start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
     started = start_library(start, wished, None if batching is None else batching.value, measures=not no_auto)
-    again = [partial(_profile, source, max_batch_size, batching, worker) for source in sources]
+    again = [partial(_profile, source, choices, worker) for source in sources]
     opened = [read() for read in again]
     profiles = [_among(profile, source, len(sources)) for (profile, _), source in zip(opened, sources, strict=True)]
     names = _own_names(opened)
     _say_neighbours(profiles, worker)
     _apply_to_process([profile.settings for profile in profiles], uds)
     measured = BareModels.among([] if no_auto else sources, max_batch_size, worker, alone=len(sources) == 1)
-    named = _open(sources, opened, again, measured, wished)
+    named = [
+        replace(one, source=source.rpartition("=")[2], latency=LatencyHistogram(limit_ns))
+        for one, source in zip(_open(sources, opened, again, measured, wished), sources, strict=True)
+    ]
     served = [*named, *started.models]
     profiles += [one.model.profile for one in started.models]
     names += dict.fromkeys(one.name for one in started.models)
@@ -227,6 +251,15 @@ def serve(  # noqa: PLR0915  an option a line
             one.model.close()
     if worker is None:
         _log.info("stopped")
+
+
+def _trust(sources: "Sequence[str]") -> None:
+    from tailcut.engines.trust import trust
+    from tailcut.runtime.model import is_profile
+    from tailcut.runtime.profile import Profile
+
+    for path in [Path(source.rpartition("=")[2]) for source in sources]:
+        trust(Path(Profile.load(path).model.path) if is_profile(path) else path)
 
 
 def _sources(sources: list[str] | None, repository: Path | None) -> list[str]:
@@ -338,7 +371,6 @@ def _count(workers: str | None, sources: Sequence[str]) -> int:
     """Number of processes: `--workers`, or what the profiles were measured with; auto divides the CPUs among them."""
     from tailcut.errors import UsageError
     from tailcut.machine.quota import usable_cpus
-    from tailcut.runtime.model import open_profile
 
     if workers is None:
         return _profiled(sources)
@@ -346,8 +378,8 @@ def _count(workers: str | None, sources: Sequence[str]) -> int:
         return int(workers)
     if workers != "auto":
         raise UsageError(f"--workers must be a number from 1 to 1024 or auto, not {workers!r}")
-    engines = [open_profile(Path(source.rpartition("=")[2])).settings.engine for source in sources]
-    wanted = max(max(engine.threads, 1) * engine.instances for engine in engines)
+    engines = [settings.engine for settings in _settings(sources)]  # a bare model has one engine on one CPU
+    wanted = max([max(engine.threads, 1) * engine.instances for engine in engines], default=1)
     return max(1, usable_cpus() // wanted)
 
 
@@ -420,22 +452,41 @@ def _settings(sources: Sequence[str]) -> "list[Settings]":
     return [Profile.load(file).settings for file in files if file.suffix == ".toml"]
 
 
-def _profile(
-    source: str, max_batch_size: int | None, batching: BatchingChoice | None, worker: "Worker | None"
-) -> "tuple[Profile, str]":
+def _limit_ns(slo: str) -> int:
+    from tailcut.cli.options import parse_duration
+    from tailcut.errors import UsageError
+
+    limit_ns = round(parse_duration(slo) * 1e9)
+    if limit_ns <= 0:
+        raise UsageError(f"--slo must be greater than 0, not {slo}")
+    return limit_ns
+
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """What the command line says of every model."""
+
+    max_batch_size: int | None
+    batching: BatchingChoice | None
+    accept_model_change: bool
+    device: DeviceChoice | None
+
+
+def _profile(source: str, choices: _Choices, worker: "Worker | None") -> "tuple[Profile, str]":
     """The profile of a SOURCE as served alone, and the version to serve it as."""
     import msgspec
 
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.machine.quota import usable_cpus
-    from tailcut.pipelines.model import pipeline_profile
     from tailcut.runtime.fit import fit_to_machine
-    from tailcut.runtime.model import is_pipeline, open_profile
     from tailcut.runtime.profile import with_batching
 
     name, equals, path = source.rpartition("=")
     name, version = _name_and_version(name)
-    profile = pipeline_profile(path) if is_pipeline(path) else open_profile(Path(path))
+    profile = _read_profile(path, name, choices, worker)
+    if choices.device is not None:
+        engine = msgspec.structs.replace(profile.settings.engine, device=choices.device.value)
+        profile = msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, engine=engine))
     if worker is not None and not profile.settings.engine.threads:  # by default an engine would use every CPU
         settings = profile.settings
         threads = max(1, worker.cpus // settings.engine.instances)
@@ -447,13 +498,29 @@ def _profile(
         _log.warning("%s", warning)
     if equals and name:
         profile = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, name=name))
-    if max_batch_size is not None:
-        sized = msgspec.structs.replace(profile.settings.batching, max_batch_size=max_batch_size)
+    if choices.max_batch_size is not None:
+        sized = msgspec.structs.replace(profile.settings.batching, max_batch_size=choices.max_batch_size)
         settings = msgspec.structs.replace(profile.settings, batching=sized)
         profile = msgspec.structs.replace(profile, settings=settings)
-    if batching is not None:
-        profile = with_batching(profile, batching.value)
+    if choices.batching is not None:
+        profile = with_batching(profile, choices.batching.value)
     return profile, version
+
+
+def _read_profile(path: str, name: str, choices: _Choices, worker: "Worker | None") -> "Profile":
+    """The profile of a pipeline, of a bare model, or of a file."""
+    from tailcut.pipelines.model import pipeline_profile
+    from tailcut.runtime.model import is_pipeline, open_profile
+    from tailcut.runtime.profile import Profile
+
+    if is_pipeline(path):
+        return pipeline_profile(path)
+    if not choices.accept_model_change or _is_bare(path):
+        return open_profile(Path(path))
+    profile, warning = Profile.load(Path(path)).accept_model(Path(path).name)
+    if warning and (worker is None or worker.post == 0):
+        _log.warning("%s: %s", name or profile.model.name, warning)
+    return profile
 
 
 def _among(profile: "Profile", source: str, models: int) -> "Profile":
@@ -572,13 +639,22 @@ def _load(
         folder = parse_path(path).file.parent
         name, version = opened[0].model.name, opened[1]
         return ServedModel(model, name, version, lambda _: cast("Model", open_again()), sources=folder)
-    load = partial(measured.opener(source), limits=limits)
+    opener = partial(measured.opener(source), limits=limits)
+
+    def load(profile: "Profile", models: int) -> "Model":
+        model = opener(_among(profile, source, models))
+        try:
+            profile.check_signature(model.spec)
+        except BaseException:
+            model.close()
+            raise
+        return model
 
     def reload(models: int) -> "Model":
-        return load(_among(again()[0], source, models))
+        return load(again()[0], models)
 
     profile, version = opened
-    model = load(_among(profile, source, models))
-    # Measured settings already depend on the number of models; only fixed settings are adjusted to it.
+    model = load(profile, models)
+    # What was measured was measured for as many models as there are: only fixed settings follow their number.
     alone = profile.settings.engine if _is_bare(source) and not measured.has(source) else None
     return ServedModel(model, profile.model.name, version, reload, alone)

@@ -51,8 +51,8 @@ def tune(
         list[Path] | None,
         typer.Argument(
             metavar="MODEL",
-            help="A model file (ONNX, OpenVINO IR, TensorFlow, TFLite, Paddle), or several to tune together; with "
-            "--compare, two or more profiles.",
+            help="A model file (ONNX, OpenVINO IR, TensorFlow, TFLite, Paddle, PyTorch's .pt2), or several to "
+            "tune together; with --compare, two or more profiles.",
             show_default=False,
         ),
     ] = None,
@@ -145,6 +145,9 @@ def tune(
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare profiles of one model with the first one given.")
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load PyTorch programs that could run code of their own.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Profile to write (default: MODEL.profile.toml).")
     ] = None,
@@ -181,6 +184,8 @@ def tune(
         raise UsageError("--rates and --trace need several models: use --rate for one")
     listed, configured = _of_repository([*(models or []), *([model_repository] if model_repository else [])])
     given, profiles, previous = _models(listed, retune, compare=compare)
+    for model in given if trust else []:
+        _trust(model)
     names = names_of(given) if together else []
     arrivals = arrivals_of(names, rates, trace) if together else []
     sources, rows = _data(data or [], len(given)), SETTING_OF[batching.value]
@@ -230,6 +235,12 @@ def tune(
     files = _files(model, output or retune, report)
     outcome, found = _search(replace(wanted, journal=files.journal), asked, files)
     _show(outcome, found, files, markdown=markdown, json=json)
+
+
+def _trust(model: Path) -> None:
+    from tailcut.engines.trust import trust
+
+    trust(model)
 
 
 def _of_repository(given: list[Path]) -> "tuple[list[Path], Settings]":
@@ -448,6 +459,7 @@ def _write(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: _
     from tailcut.tuner.result import evidence, result
 
     profile = Profile.of_model(wanted.model, outcome.settings, outcome.spec.name).with_weights()
+    profile = profile.with_signature(outcome.spec)
     machine = fingerprint()
     model = {"name": profile.model.name, "path": str(wanted.model), "sha256": profile.model.sha256}
     command = f"tailcut {shlex.join(sys.argv[1:])}"

@@ -37,7 +37,7 @@ class _Head:
     length: int
     json_size: int | None
     closes: bool
-    retry_after_s: int
+    retry_after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Answer:
     body: bytearray
     json_size: int | None
     closes: bool  # the connection ends with it
-    retry_after_s: int
+    retry_after_s: float
 
     def json(self) -> Any:
         """The body as JSON.
@@ -127,10 +127,11 @@ def _read_head(data: bytes) -> _Head:
     if int(length) > _LARGEST_BODY:
         raise UnreachableError(f"the server announced an answer of {int(length)} bytes, which is too large")
     json_size = fields.get("inference-header-content-length", "")
-    after = fields.get("retry-after", "")
+    after, after_ms = fields.get("retry-after", ""), fields.get("retry-after-ms", "")
+    pause_s = int(after_ms) / 1000 if after_ms.isdecimal() else int(after) if after.isdecimal() else 0
     closes = fields.get("connection", "").lower() == "close" or start.startswith("HTTP/1.0")
     size = int(json_size) if json_size.isdecimal() else None
-    head = _Head(int(status), int(length), size, closes, int(after) if after.isdecimal() else 0)
+    head = _Head(int(status), int(length), size, closes, pause_s)
     return _heads.keep(data, head)
 
 

@@ -1,14 +1,9 @@
-"""Exported PyTorch programs (.pt2) by torch.onnx.
-
-`torch.export.load` falls back to unpickling parts of a file that its safe reader refuses. A variable that PyTorch reads
-at every load forbids that (`TORCH_FORCE_WEIGHTS_ONLY_LOAD`).
-"""
+"""Exported PyTorch programs (.pt2) by torch.onnx; they are read as the engine reads them."""
 
 import contextlib
 import io
-import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,7 @@ import numpy as np
 
 from tailcut.converters.original import Original, first_line, need
 from tailcut.engines.base import Arrays
-from tailcut.errors import ModelFileError, UnsupportedError
+from tailcut.errors import UnsupportedError
 
 _INSTALL = "'tailcut[torch]'"
 
@@ -46,35 +41,20 @@ class Program:
         """See `Original.answer`."""
         tensors = [self._torch.from_numpy(array) for array in inputs.values()]
         with self._torch.inference_mode():
-            found = self._program.module()(*tensors)
+            found = self._program.module(check_guards=False)(*tensors)  # guards are code
         flat = self._torch.utils._pytree.tree_leaves(found)  # noqa: SLF001  no public name has it
         return [one.numpy() for one in flat]
 
 
 def load_program(path: Path) -> Original:
-    """The program in a file; nothing in it is unpickled.
+    """The program in a file; nothing in it is unpickled or evaluated, unless the user trusts the file.
 
     Raises:
         ModelFileError: it is none.
-        UnsupportedError: torch is not installed.
+        UnsupportedError: torch is not installed, or the program contains what is not loaded.
     """
     torch = need("torch", _INSTALL)
     need("torch.onnx", _INSTALL)
-    try:
-        with _unpickling_nothing():
-            return Program(torch, torch.export.load(path))
-    except Exception as error:  # noqa: BLE001  as in write
-        raise ModelFileError(f"{path}: not a program of torch.export: {first_line(error)}") from None
+    from tailcut.engines.torch.program import load_exported  # noqa: PLC0415  it imports torch
 
-
-@contextlib.contextmanager
-def _unpickling_nothing() -> Iterator[None]:
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
+    return Program(torch, load_exported(path))

@@ -1,8 +1,10 @@
 """Engines: one protocol, one option set, one way to open a model."""
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -43,7 +45,7 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
 
     Args:
         path: a model file, with its external weights beside it where it has any, or a SavedModel's directory; what
-            is not ONNX, only openvino computes.
+            is not ONNX, one engine computes.
         options: the engine and its settings. `threads = 0` becomes a count: left to themselves, engines start a thread
             for each core of the host, whatever a quota or a mask leaves of them.
         name: of the model; the file's stem where none is given.
@@ -54,7 +56,8 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
         UnsupportedError: a tensor type or setting that this engine or machine does not have; names it.
     """
     options = msgspec.structs.replace(options, threads=engine_threads(options).count)
-    engine = import_engine(options.name)(path, options, name)
+    on_cuda = options.device == "cuda" and options.name != "none"
+    engine = _open_on_cuda(path, options, name) if on_cuda else import_engine(options.name)(path, options, name)
     if not options.reshapes:
         return engine
     try:
@@ -65,8 +68,13 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
 
 
 def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engine]:
-    """How an engine loads a model: its library is imported now."""
+    """How an engine loads a model: its library is imported now.
+
+    Raises:
+        UnsupportedError: the library is not installed; says how to install it.
+    """
     if name == "openvino":
+        _need("openvino", "openvino", "tailcut[openvino]")
         import_openvino()
         from tailcut.engines.openvino import OpenVinoEngine  # noqa: PLC0415  0.2 s that onnxruntime's users need not pay
 
@@ -75,9 +83,29 @@ def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engi
         from tailcut.engines.none import NoneEngine  # noqa: PLC0415  for measurements only
 
         return NoneEngine
+    if name == "torch":
+        _need("torch", "PyTorch", "tailcut[torch]")
+        from tailcut.engines.torch.engine import TorchEngine  # noqa: PLC0415  2 s that only its users pay
+
+        return TorchEngine
+    _need("onnxruntime", "onnxruntime", "onnxruntime")
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  likewise
 
     return OnnxRuntimeEngine
+
+
+def _open_on_cuda(path: Path, options: EngineOptions, name: str | None) -> Engine:
+    if options.name != "torch":
+        raise UnsupportedError(f"device cuda computes PyTorch programs (.pt2), not with {options.name}: use device cpu")
+    import_engine("torch")
+    from tailcut.engines.cuda.engine import CudaEngine  # noqa: PLC0415  only where it is asked for
+
+    return CudaEngine(path, options, name)
+
+
+def _need(module: str, name: str, package: str) -> None:
+    if module not in sys.modules and find_spec(module) is None:
+        raise UnsupportedError(f"the engine {name} is not installed: pip install '{package}'")
 
 
 def engine_threads(options: EngineOptions) -> EngineThreads:

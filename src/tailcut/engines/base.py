@@ -45,10 +45,15 @@ class Reshape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of an engine; what one engine has no use for, it ignores, and `tailcut tune` never offers."""
 
-    name: Literal["onnxruntime", "openvino", "none"] = "onnxruntime"  # none computes nothing: it measures the server
+    # none computes nothing: it measures the server
+    name: Literal["onnxruntime", "openvino", "torch", "none"] = "onnxruntime"
     precision: Precision = "f32"
     graph: Literal["off", "basic", "all"] = "all"
-    layout: Literal["plain", "blocked"] = "blocked"  # NCHW as written, or the engine's own blocked layout (NCHWc)
+    # NCHW as written, the engine's own blocked layout (NCHWc), or NHWC in memory
+    layout: Literal["plain", "blocked", "channels_last"] = "blocked"
+    # Of torch: operator by operator, torch.compile, or a library that is compiled ahead of time.
+    compiler: Literal["eager", "inductor", "aot_inductor"] = "eager"
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: programs of PyTorch
     prepack: bool = True  # weights re-laid once at load for the matrix kernels
     threads: int = 0  # intra-op threads of one instance; 0 leaves it to the engine
     instances: int = 1  # batches that may compute at the same time

@@ -25,20 +25,24 @@ class FileKind(StrEnum):
     GRAPH = "a TensorFlow graph"
     LITE = "a TensorFlow Lite model"
     PADDLE = "a Paddle model"
+    PROGRAM = "a PyTorch program (torch.export)"
 
 
 # The engines that compute each kind; the first is the one that a bare model gets, and that tells the right answers.
 ENGINES_OF: dict[FileKind, tuple[str, ...]] = {
-    kind: ("onnxruntime", "openvino") if kind is FileKind.ONNX else ("openvino",) for kind in FileKind
+    **dict.fromkeys(FileKind, ("openvino",)),
+    FileKind.ONNX: ("onnxruntime", "openvino"),
+    FileKind.PROGRAM: ("torch",),
 }
-_ENDINGS = {".onnx", ".xml", ".pb", ".graphdef", ".tflite", ".pdmodel", ".savedmodel"}
+_ENDINGS = {".onnx", ".xml", ".pb", ".graphdef", ".tflite", ".pdmodel", ".savedmodel", ".pt2"}
 _HEAD_BYTES = 512
 _SAMPLE_BYTES = 4096
 _BY_NAME = {".pb": FileKind.GRAPH, ".graphdef": FileKind.GRAPH, ".pdmodel": FileKind.PADDLE}
 _SAVED_MODEL = "saved_model.pb"
+_PROGRAM = "models/model.json"
 _GRAPH_FOLDERS = ("", "onnx")  # where Hugging Face repositories keep their ONNX files
 _LISTED = 3  # files named in a message at most
-_TORCH = "export it with torch.onnx.export"
+_TORCH = "export it with torch.export.save (.pt2) or torch.onnx.export"
 _KERAS = "convert it with tf2onnx or model.export(format='onnx')"
 _PICKLE = "convert the model with skl2onnx, onnxmltools or torch.onnx.export; pickles are never loaded"
 _ARCHIVE = "unpack it and name the ONNX file in it"
@@ -164,6 +168,8 @@ def parts_of(path: Path, kind: FileKind) -> tuple[Path, list[Path]]:
 def _kind_by_content(path: Path, head: bytes) -> FileKind:
     if head[4:8] == b"TFL3":
         return FileKind.LITE
+    if head.startswith(b"PK\x03\x04") and any(name.endswith(_PROGRAM) for name in _listed(path)):
+        return FileKind.PROGRAM
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith((b"<?xml", b"<net ")) and b"<net" in text:
         return FileKind.IR
@@ -229,11 +235,7 @@ def _of_text(text: bytes) -> tuple[str, str] | None:
 
 def _of_zip(path: Path) -> tuple[str, str]:
     """What an archive is, by the names that it lists."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        names = []
+    names = _listed(path)
     ends = {name.rpartition("/")[2] for name in names}
     if "data.pkl" in ends:
         script = "constants.pkl" in ends
@@ -242,9 +244,20 @@ def _of_zip(path: Path) -> tuple[str, str]:
         return "a Keras model", _KERAS
     if names and all(name.endswith(".npy") for name in names):
         return _SUFFIXES[".npz"]
-    if path.suffix.lower() in {".pt", ".pth", ".pt2"}:
+    if path.suffix.lower() == ".pt2":
+        return "a PyTorch archive without a program, or of PyTorch 2.8 or older", "save it with torch.export.save"
+    if path.suffix.lower() in {".pt", ".pth"}:
         return "a PyTorch file", _TORCH
     return "a zip archive", _ARCHIVE
+
+
+def _listed(path: Path) -> list[str]:
+    """The names that an archive lists; none where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return []
 
 
 def _of_folder(path: Path) -> str:

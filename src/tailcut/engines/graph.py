@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -25,6 +25,7 @@ from tailcut.engines.files import (
 )
 from tailcut.engines.rows import analyse_rows
 from tailcut.engines.telemetry import import_openvino
+from tailcut.engines.traits import Traits
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, Shape, TensorSpec
 
@@ -56,16 +57,8 @@ _INNARDS = re.compile(  # of an engine's message: its own name and number, our p
 _NO_OPERATOR = re.compile(r"No conversion rule found for operations: ([^\n]+)")  # openvino's words
 
 
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """Bytes of a model's weights, and an operator of it that runs as long as values say; "" where there is none."""
-
-    weight_bytes: int
-    endless: str = ""
-
-
-def read_traits(path: Path) -> Traits:
-    """Traits of a model file, without its external weights being read.
+def read_graph_traits(path: Path) -> Traits:
+    """Traits of a model file with a graph of ONNX or OpenVINO, without its external weights being read.
 
     Raises:
         ModelFileError: missing, empty, unreadable, or not a model.

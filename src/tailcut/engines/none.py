@@ -9,9 +9,7 @@ import numpy as np
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
-from tailcut.engines.edits import prepare
 from tailcut.engines.files import FileKind, kind_of
-from tailcut.engines.graph import read_spec
 from tailcut.engines.telemetry import import_openvino
 from tailcut.errors import ReleasedError
 from tailcut.spec import DType, ModelSpec
@@ -62,7 +60,14 @@ class NoneEngine:
 def _signature(path: Path, options: EngineOptions, name: str | None) -> ModelSpec:
     kind = kind_of(path)
     if kind is FileKind.ONNX:
+        from tailcut.engines.edits import prepare  # noqa: PLC0415  onnx, which not every model needs
+        from tailcut.engines.graph import read_spec  # noqa: PLC0415  likewise
+
         return read_spec(prepare(path, options).graph, path, name)
+    if kind is FileKind.PROGRAM:
+        from tailcut.engines.torch.program import read_program  # noqa: PLC0415  PyTorch, likewise
+
+        return read_program(path, options, name).spec
     import_openvino()
     from tailcut.engines.openvino_files import read_file, spec_of  # noqa: PLC0415  only it reads such files
 

@@ -45,6 +45,8 @@ class OnnxRuntimeEngine:
             raise UnsupportedError(
                 f"onnxruntime has no {options.precision} kernels for CPUs: use openvino, or f32 or int8"
             )
+        if options.layout == "channels_last":
+            raise UnsupportedError("onnxruntime has no layout channels_last: use blocked or plain")
         self.options = options
         prepared = prepare(path, options)
         self.hints = read_hints(prepared.graph)

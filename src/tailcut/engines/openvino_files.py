@@ -14,7 +14,8 @@ from openvino.frontend import FrontEndManager
 
 from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.engines.files import FileKind, model_name, parts_of
-from tailcut.engines.graph import Traits, short
+from tailcut.engines.graph import short
+from tailcut.engines.traits import Traits
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, Rows, Shape, TensorSpec
 

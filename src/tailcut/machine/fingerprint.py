@@ -24,7 +24,7 @@ ISA_FLAGS = (
     "asimdhp",
     "bf16",
 )
-_PACKAGES = ("tailcut", "numpy", "onnxruntime", "openvino", "uvloop")
+_PACKAGES = ("tailcut", "numpy", "onnxruntime", "openvino", "torch", "uvloop")
 
 
 def fingerprint(proc: Path = Path("/proc"), sysfs: Path = Path("/sys/devices/system")) -> dict[str, str | int | float]:

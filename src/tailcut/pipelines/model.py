@@ -157,9 +157,9 @@ class PipelineModel:
         self._flows[request] = flow
         try:
             flow.begin()
-        except TailcutError:
+        except TailcutError as error:
             del self._flows[request]
-            self._statistics.refused()
+            self._statistics.refused(error)
             raise
         return request
 
@@ -234,9 +234,15 @@ class PipelineModel:
         summed = ("batches", "expired", "hung", "compute_ns", "queued", "queued_rows", "rows_in_use")
         return (
             {name: sum(counts[name] for counts in steps) for name in summed}
+            | {name: max(counts[name] for counts in steps) for name in ("oldest_ns", "late")}
             | self._statistics.copy()
             | {"computing": self._statistics.flowing}
         )
+
+    @property
+    def refusal(self) -> str:
+        """Why the newest refused request was refused."""
+        return self._statistics.refusal
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
         """Nothing: each step has batches of its own."""

@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 
+from tailcut.errors import QueueFullError, TailcutError
+
 _KEPT = 4096  # requests
 
 
@@ -15,9 +17,22 @@ class PipelineStatistics:
         self._lock = threading.Lock()
         self._times = np.zeros((_KEPT, steps, 2), np.int64)
         self._recorded = 0
+        self.refusal = ""  # why the newest refused request was refused
         self.flowing = 0  # requests that have begun and not ended
         self.counts: dict[str, int | float] = dict.fromkeys(
-            ("requests", "rows", "failed", "refused", "cancelled", "queue_ns", "served_ns", "failed_ns", "last_ms"), 0
+            (
+                "requests",
+                "rows",
+                "failed",
+                "refused",
+                "refused_late",
+                "cancelled",
+                "queue_ns",
+                "served_ns",
+                "failed_ns",
+                "last_ms",
+            ),
+            0,
         )
 
     def began(self) -> None:
@@ -25,11 +40,13 @@ class PipelineStatistics:
         with self._lock:
             self.flowing += 1
 
-    def refused(self) -> None:
+    def refused(self, error: TailcutError) -> None:
         """It was not taken after all."""
         with self._lock:
             self.flowing -= 1
             self.counts["refused"] += 1
+            self.counts["refused_late"] += isinstance(error, QueueFullError) and error.late
+            self.refusal = str(error)
 
     def cancelled(self) -> None:
         """Its client has left."""

@@ -1,13 +1,17 @@
 """What `tailcut bench` shows a person: one line a run, and what changed against an earlier one."""
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from tailcut.lab.record import PERCENTILES
 from tailcut.report.words import cpu
+from tailcut.stats import samples_needed
 
+_SPARE = 1.1  # times the samples that are needed: arrivals are random
 _BUSY = 0.9  # of a core for each client process
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
 
@@ -28,9 +32,7 @@ def bench_table(record: Mapping[str, Any]) -> None:
 
 
 def _runs(console: Console, record: Mapping[str, Any]) -> None:
-    table = Table(
-        title=f"{record['target']}, {record['transport']}: latency in ms; an unknown percentile lacks samples"
-    )
+    table = Table(title=f"{record['target']}, {record['transport']}: latency in ms")
     for name in ("load", "req/s", "samples", "p50", "p95", "p99", "99 % interval", "p99.9", "max", "errors"):
         table.add_column(name, justify="left" if name == "load" else "right")
     costs = any(run["server_cost"] for run in record["runs"])
@@ -41,11 +43,15 @@ def _runs(console: Console, record: Mapping[str, Any]) -> None:
     console.print(table)
     for number, run in enumerate(record["runs"], 1):
         if run["client_behind"]:
+            at_most = run["p99_at_most_ms"]
+            bound = "" if at_most is None else f"p99 at most {at_most:.3f} ms, client lateness included: "
             console.print(
-                f"[yellow]run {number}: the client itself fell behind its plan "
+                f"[yellow]run {number}: {bound}the client itself fell behind its plan "
                 f"(p99 {run['client_lateness_p99_ms']} ms), so its percentiles would not be the "
                 "server's: lower the rate, or give the client a core of its own[/]"
             )
+        elif run["samples"] and run["latency_ms"]["p99"] is None:
+            console.print(f"[yellow]run {number}: {_longer(run)}[/]")
         elif run["client_cpu"] > _BUSY * run["client_processes"]:
             console.print(
                 f"[yellow]run {number}: the client kept {run['client_cpu']:.2f} cores busy with "
@@ -105,10 +111,25 @@ def _row(run: Mapping[str, Any]) -> list[str]:
     else:
         load = f"{run['rate_offered']:,.1f}/s offered{kind}"
     errors = ", ".join(f"{count} x {kind}" for kind, count in run["errors"].items()) or "0"
-    figures = [_ms(latency[name]) for name in ("p50", "p95", "p99")]
-    spread = "unknown" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
-    tail = [_ms(latency["p99_9"]), _ms(latency["max"])]
+    figures = [_percentile(run, name) for name in ("p50", "p95", "p99")]
+    spread = "-" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
+    tail = [_percentile(run, "p99_9"), "-" if latency["max"] is None else f"{latency['max']:.3f}"]
     return [load, f"{run['rate_achieved']:,.1f}", f"{run['samples']:,}", *figures, spread, *tail, errors]
+
+
+def _percentile(run: Mapping[str, Any], name: str) -> str:
+    """A percentile, or why there is none."""
+    value = run["latency_ms"][name]
+    if value is not None:
+        return f"{value:.3f}"
+    return "client late" if run["client_behind"] else f"needs {samples_needed(PERCENTILES[name]):,}"
+
+
+def _longer(run: Mapping[str, Any]) -> str:
+    """How long a run has to be for a p99, at the rate that this one had."""
+    needed = samples_needed(PERCENTILES["p99"])
+    longer_s = ceil(_SPARE * needed / run["rate_achieved"])
+    return f"a p99 needs {needed} samples, and there are {run['samples']}: use --duration {longer_s}s"
 
 
 def _ms(value: float | None) -> str:

@@ -43,33 +43,50 @@ class Admission:
         if waiting + rows > max(self.rows, 0 if waiting else rows):
             raise self.full(waiting, now_ns)
 
-    def refuse_late(  # noqa: PLR0913  what a promise rests on
-        self, rows: int, ahead: int, waiting: int, deadline_ns: int, now_ns: int, *, busy: bool
-    ) -> None:
+    def refuse_late(self, rows: int, ahead: int, deadline_ns: int, now_ns: int, *, busy: bool) -> None:
         """Refuse what cannot make its deadline, with `ahead` rows served before it; `busy` with all engines computing.
 
         Raises:
-            QueueFullError: with the time from which on another try makes sense.
+            QueueFullError: another try makes sense when enough of the work that goes before is done.
         """
-        opens_ns = self.forecast.opens_ns(deadline_ns, rows + ahead, now_ns, busy=busy)
-        if opens_ns > now_ns:
-            late = f"the deadline of {_duration(deadline_ns - now_ns)} cannot be met: {ahead} rows wait"
-            shut_ns = int(min(self.forecast.cost.limit_ns, _SHUT_NS))
-            raise self.full(waiting, now_ns, min(opens_ns, now_ns + shut_ns), late)
+        forecast, left_ns = self.forecast, deadline_ns - now_ns
+        opens_ns = forecast.opens_ns(deadline_ns, rows + ahead, now_ns, busy=busy)
+        if opens_ns <= now_ns:
+            return
+        done_ns, ahead_ns = (forecast.done_ns(count, now_ns, busy=busy) - now_ns for count in (rows + ahead, ahead))
+        message = f"cannot meet the {_duration(left_ns)} deadline: "
+        if ahead_ns < left_ns:
+            message += f"the request takes {_duration(done_ns - ahead_ns)}, and "
+        message += f"{_duration(ahead_ns)} of work is ahead"
+        if done_ns < left_ns:
+            message += f", with a safety margin of {_rounded(100 * (1 - forecast.trust), 1)} %"
+        pause_s = _pause_s(min(opens_ns - now_ns, left_ns / 2))
+        shut_ns = int(min(forecast.cost.limit_ns, _SHUT_NS))
+        raise QueueFullError(message, pause_s, min(opens_ns, now_ns + shut_ns), late=True)
 
-    def full(self, waiting: int, now_ns: int, opens_ns: int = 0, message: str = "") -> QueueFullError:
-        """No room; where it is not known until when, until a quarter of a batch has passed."""
-        cost = self.forecast.cost
-        opens_ns = opens_ns or now_ns + int(min(cost.limit_ns / 4, _SHUT_NS))
-        message = message or f"model {self.name!r} has no room for more requests now"
-        return QueueFullError(message, max(1, round(self.waiting_ns(waiting) / 1e9)), opens_ns)
+    def full(self, waiting: int, now_ns: int) -> QueueFullError:
+        """No room: until a quarter of a batch has passed; better when half of the queue has."""
+        work_ns = self.waiting_ns(waiting)
+        opens_ns = now_ns + int(min(self.forecast.cost.limit_ns / 4, _SHUT_NS))
+        message = f"model {self.name!r} has no room for more requests: {_duration(work_ns)} of work is waiting"
+        return QueueFullError(message, _pause_s(work_ns / 2), opens_ns)
 
     def waiting_ns(self, waiting: int) -> float:
         """How long the engines will take for so many rows."""
         return self.forecast.cost.batches(waiting)[1] / self.instances
 
 
-def _duration(left_ns: int) -> str:
+def _duration(left_ns: float) -> str:
     """A time as a client may have named it, in two digits: few different messages are few to write."""
-    left_ns = max(0, left_ns)
-    return f"{left_ns / 1e9:.2g} s" if left_ns >= 1_000_000_000 else f"{left_ns / 1e6:.2g} ms"
+    left_ns = max(0.0, left_ns)
+    return f"{_rounded(left_ns / 1e9)} s" if left_ns >= 999_000_000 else f"{_rounded(left_ns / 1e6)} ms"
+
+
+def _rounded(number: float, digits: int = 2) -> str:
+    """A number in so many digits, without an exponent."""
+    return f"{float(f'{number:.{digits}g}'):g}"
+
+
+def _pause_s(pause_ns: float) -> float:
+    """When another try makes sense: in seconds, a millisecond at least, in two digits as messages are."""
+    return float(f"{max(0.001, pause_ns / 1e9):.2g}")

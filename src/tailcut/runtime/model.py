@@ -22,6 +22,7 @@ from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine, RequestEngine
 from tailcut.engines.samples import Samples
+from tailcut.engines.trust import trust as trust_file
 from tailcut.errors import ProfileError, ReleasedError
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, FutureHandler, LoopDelivery
 from tailcut.runtime.entry import ModelEntry
@@ -98,10 +99,12 @@ class Model:
         limits: Limits = Limits(),  # noqa: B008  frozen
         batching: Batching | None = None,
         auto: bool = True,
+        trust: bool = False,
     ) -> Self:
         """Load a model file, a profile file (.toml), a Profile or a pipeline (FILE.py:VARIABLE), and warm it up.
 
-        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TFLite and Paddle. A
+        Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TFLite, Paddle, and
+        PyTorch programs (.pt2, of `torch.export.save`); a program that could run code of its own needs `trust`. A
         pipeline comes as a `tailcut.pipelines.model.PipelineModel`, which has the same methods for its users.
 
         `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
@@ -121,6 +124,8 @@ class Model:
             pipeline: Self = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits)
             return pipeline
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
+        if trust:
+            trust_file(Path(profile.model.path))
         if batching is not None:
             profile = with_batching(profile, batching)
         if auto and not isinstance(source, Profile) and not is_profile(Path(source)):
@@ -218,6 +223,11 @@ class Model:
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
         """How many batches of so many rows were computed, and their engine time in nanoseconds."""
         return self.scheduler.batches_by_rows()
+
+    @property
+    def refusal(self) -> str:
+        """Why the newest refused request was refused."""
+        return self.scheduler.counts.refusal
 
     def __enter__(self) -> Self:
         return self
@@ -359,7 +369,7 @@ def open_profile(path: Path) -> Profile:
     """
     if is_profile(path):
         profile = Profile.load(path)
-        profile.verify_model()
+        profile.verify_model(path.name)
         return profile
     return Profile.of_model(path, SAFE_SETTINGS)
 

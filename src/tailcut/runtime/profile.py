@@ -25,6 +25,7 @@ from tailcut.machine.allocator import Allocator
 from tailcut.runtime.profile_schema import SCHEMA, upgrade
 from tailcut.runtime.rows import SETTING_OF, Batching, RowsSetting
 from tailcut.runtime.samples import SampleRequest
+from tailcut.spec import ModelSpec
 
 _log = logging.getLogger("tailcut")
 _MOST_BUCKETS = 64
@@ -118,6 +119,7 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sha256: str
     name: str
     weights: str | None = None  # a hash of samples of its external weights, where it has any
+    signature: tuple[str, ...] = ()  # a line for each input and output, as `ModelSpec.signature` has them
     quantized: QuantizedRef | None = None  # a file that `tailcut tune --data` wrote
 
 
@@ -239,24 +241,75 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         found = _weights_hash(Path(self.model.path))
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, weights=found))
 
-    def verify_model(self) -> None:
+    def with_signature(self, spec: ModelSpec) -> "Profile":
+        """The profile with its model's inputs and outputs, which another file must have to be accepted in its place."""
+        return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, signature=spec.signature))
+
+    def verify_model(self, name: str = "its profile") -> None:
         """Check that the model file, and its quantised copy where there is one, are those that were measured.
+
+        Args:
+            name: of the profile's file, for the message.
 
         Raises:
             ModelFileError: one is missing, unreadable or empty.
             ProfileError: it is another model.
         """
         path = Path(self.model.path)
-        same = model_hash(path) == self.model.sha256
-        if not same or (self.model.weights is not None and _weights_hash(path) != self.model.weights):
+        what = self._changed()
+        if what:
             raise ProfileError(
-                f"{self.model.path}: not the model that this profile was measured on (its hash differs): tune it again"
+                f"{path}: {path.name} has {what} than {name}: tune it again, or serve it with --accept-model-change"
             )
         copy = self.model.quantized
         if copy is not None and model_hash(Path(copy.path)) != copy.sha256:
+            raise ProfileError(f"{copy.path}: {Path(copy.path).name} has another SHA-256 than {name}: tune it again")
+
+    def accept_model(self, name: str) -> tuple["Profile", str]:
+        """The profile for the model file as it is now, and a warning where that is not the one that was measured.
+
+        The caller checks that the signature is the same, which needs the model to be open.
+
+        Args:
+            name: of the profile's file, for messages.
+
+        Raises:
+            ModelFileError: the file is missing, unreadable or empty.
+            ProfileError: another model cannot be accepted for this profile.
+        """
+        path = Path(self.model.path)
+        if not self._changed():
+            self.verify_model(name)
+            return self, ""
+        if self.model.quantized is not None:
+            raise ProfileError(f"{path}: {name} runs a quantised copy of another {path.name}: tune it again")
+        if not self.model.signature:
+            raise ProfileError(f"{path}: {name} does not record the model's inputs and outputs: tune it again")
+        found = Profile.of_model(path).model
+        model = msgspec.structs.replace(self.model, sha256=found.sha256, weights=None)
+        warning = f"{path.name} is not the file that {name} was measured on: its figures are not proven for it"
+        return msgspec.structs.replace(self, model=model), warning
+
+    def check_signature(self, spec: ModelSpec) -> None:
+        """Check that an open model has the inputs and outputs that the profile records, where it does.
+
+        Raises:
+            ProfileError: it has others.
+        """
+        if self.model.signature and spec.signature != self.model.signature:
+            lost = ", ".join(set(self.model.signature) - set(spec.signature)) or "the same in another order"
+            found = ", ".join(set(spec.signature) - set(self.model.signature)) or "the same in another order"
             raise ProfileError(
-                f"{copy.path}: not the quantised model that this profile was measured on (its hash differs): tune again"
+                f"{self.model.path}: its inputs and outputs are not those of the profile: {found} instead of {lost}"
             )
+
+    def _changed(self) -> str:
+        """What the model file has that is another than the profile's; empty where nothing is."""
+        path = Path(self.model.path)
+        if model_hash(path) != self.model.sha256:
+            return "another SHA-256"
+        weights = self.model.weights
+        return "other weights" if weights is not None and _weights_hash(path) != weights else ""
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all, with the model's path relative to it where they share a folder tree.
@@ -273,6 +326,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         raw = msgspec.to_builtins(self.with_paths(place))
         if not self.samples:
             del raw["samples"]
+        if not self.model.signature:
+            del raw["model"]["signature"]
         write_atomically(path, tomli_w.dumps(_without_none(raw)))
 
 

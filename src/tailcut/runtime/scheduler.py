@@ -62,7 +62,9 @@ class Scheduler:
     def statistics(self) -> dict[str, int | float]:
         """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
         with self._lock:
+            oldest_ns = min((request.ready_ns for request in self._queue.items()), default=0)
             return self.counts.as_dict() | {
+                "oldest_ns": time.monotonic_ns() - oldest_ns if oldest_ns else 0,
                 "queued": len(self._queue),
                 "queued_rows": self._queue.rows,
                 "computing": len(self._running),
@@ -109,9 +111,9 @@ class Scheduler:
                 with self._lock:
                     ahead = self._queue.rows_before(priority, deadline_ns) + postponed
                     busy = len(self._running) >= self.instances
-                    self._admission.refuse_late(rows, ahead, self._queue.rows, deadline_ns, now, busy=busy)
-        except QueueFullError:
-            self.counts.refused += requests
+                    self._admission.refuse_late(rows, ahead, deadline_ns, now, busy=busy)
+        except QueueFullError as error:
+            self.counts.refuse(requests, error)
             raise
 
     def lend(
@@ -130,8 +132,7 @@ class Scheduler:
             QueueFullError: no rows are free, or the deadline cannot be met.
             ReleasedError: the model was closed.
         """
-        now = time.monotonic_ns() if deadline_ns else 0
-        if deadline_ns and self.forecast.is_near(deadline_ns - now, self._queue.rows):
+        if deadline_ns and self.forecast.is_near(deadline_ns - time.monotonic_ns(), self._queue.rows):
             self.admit(1 if some else count, deadline_ns, priority, requests=count if some else 1)
         slab = self.slab
         with self._lock:
@@ -146,8 +147,7 @@ class Scheduler:
                 row = slab.take_apart(count) if apart else slab.take(count)
             if row >= 0:
                 return Lease(row, lent)
-            self.counts.refused += count if some else 1
-        raise self._admission.full(self._queue.rows, now or time.monotonic_ns())
+        raise self._full(count if some else 1)
 
     def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> Batch | None:
         """Queue a request of the first `filled` rows of a lease; the others go back, with 0 all of them.
@@ -198,8 +198,7 @@ class Scheduler:
             if row >= 0:
                 self._enqueue(request)
                 return
-            self.counts.refused += 1
-        raise self._admission.full(self._queue.rows, now)
+        raise self._full()
 
     def postpone(self, request: Request, rows: int) -> None:
         """So many rows of an oversized request will be queued later."""
@@ -453,6 +452,11 @@ class Scheduler:
         """Give back the rows of a request that was queued and will not be computed."""
         if request.row >= 0 and self.slab is not None:
             self.slab.move(request.row, request.count, RowState.READY, RowState.FREE)
+
+    def _full(self, requests: int = 1) -> QueueFullError:
+        error = self._admission.full(self._queue.rows, time.monotonic_ns())
+        self.counts.refuse(requests, error)
+        return error
 
     def _released(self) -> ReleasedError:
         return ReleasedError(f"model {self.spec.name!r} was closed")

@@ -3,10 +3,11 @@
 import time
 from dataclasses import dataclass, field
 
+from tailcut.errors import QueueFullError
 from tailcut.runtime.request import Batch
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ModelStatistics:
     """Totals since the start. Times are nanoseconds, summed over requests (queue) and batches (compute)."""
 
@@ -15,7 +16,9 @@ class ModelStatistics:
     batches: int = 0
     failed: int = 0
     refused: int = 0
+    refused_late: int = 0  # of them because the deadline could not be met; the others found no room
     expired: int = 0
+    late: int = 0  # answered after their deadline
     cancelled: int = 0
     hung: int = 0  # batches given up because the engine did not come back
     queue_ns: int = 0
@@ -24,6 +27,13 @@ class ModelStatistics:
     failed_ns: int = 0  # queue and engine time of requests that the engine failed
     last_ms: int = 0  # when the newest answer was there, since 1970
     by_rows: dict[int, tuple[int, int]] = field(default_factory=dict)  # rows of a batch -> batches, engine time
+    refusal: str = ""  # why the newest refused request was refused
+
+    def refuse(self, requests: int, error: QueueFullError) -> None:
+        """Count requests that were refused before they were queued."""
+        self.refused += requests
+        self.refused_late += requests if error.late else 0
+        self.refusal = str(error)
 
     def batch(self, batch: Batch) -> None:
         """Count a batch that has come back from the engine."""
@@ -43,7 +53,9 @@ class ModelStatistics:
         began = batch.began_ns
         for request in batch.members:
             self.queue_ns += (began - request.ready_ns) * request.requests
+            if 0 < request.deadline_ns < batch.ended_ns:
+                self.late += request.requests
 
     def as_dict(self) -> dict[str, int | float]:
         """A copy of the plain numbers by name."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "by_rows"}
+        return {name: getattr(self, name) for name in self.__slots__ if name not in {"by_rows", "refusal"}}

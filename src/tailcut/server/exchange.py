@@ -242,7 +242,7 @@ class Exchange:
         self._queued = None
         state, side = self._state, self._side
         ready_ns, ended_ns = request.ready_ns, batch.ended_ns
-        state.count_latency(ended_ns - ready_ns)
+        self.served.latency.add(ended_ns - ready_ns)
         try:
             answer = side.encode(batch, index)
         except Exception as error:  # noqa: BLE001  the client must not wait for ever for an answer that cannot be written

@@ -5,8 +5,9 @@ The hot path adds to plain integers; prometheus-client sees them only when /metr
 
 import asyncio
 import re
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -15,8 +16,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from tailcut.machine.quota import throttled, usable_cpus
+from tailcut.server.latency import LatencyHistogram, cumulative
+
 METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-_BUCKETS = 64  # powers of two of nanoseconds: no time that fits a clock is past the last one
+_LABELS = ["model", "version"]
+_BATCH_ROWS = tuple(2**power for power in range(13))
 
 _STAGE_LABELS = ("model", "version", "stage")
 _STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
@@ -49,11 +54,13 @@ class Counted(Protocol):
     def version(self) -> str: ...  # noqa: D102
     @property
     def model(self) -> Counting: ...  # noqa: D102
+    @property
+    def latency(self) -> LatencyHistogram: ...  # noqa: D102
 
 
 @dataclass(slots=True)
 class ServerCounts:
-    """Totals since the start; `latency[i]` counts requests whose queue and compute took under 2**i nanoseconds."""
+    """Totals since the start, of all models together."""
 
     replies: Counter[int] = field(default_factory=Counter)
     grpc_replies: Counter[str] = field(default_factory=Counter)
@@ -61,8 +68,7 @@ class ServerCounts:
     fast_path: int = 0  # of them on the fast path
     accepted: int = 0
     buffered_bytes: int = 0
-    latency: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
-    latency_ns: int = 0
+    bodies_refused: int = 0  # because too many bodies were being collected
     log_lines_dropped: int = 0
     loop_stall_ns: int = 0  # the longest
     loop_stall_cpu_ns: int = 0  # of one, in which the loop's thread computed
@@ -116,25 +122,28 @@ class _Collector:
             counts.loop_stall_cpu_ns / 1e9,
         )
         yield GaugeMetricFamily("tailcut_tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
-        latency = HistogramMetricFamily("tailcut_request_seconds", "From a complete request to the engine's answer")
-        latency.add_metric([], _cumulative(counts.latency), counts.latency_ns / 1e9)
-        yield latency
+        refused = "Requests refused because too many bodies were being collected"
+        yield CounterMetricFamily("tailcut_bodies_refused", refused, counts.bodies_refused)
+        yield from _machine()
         said = "1 for what was decided of the model's rows: independent, dependent or unknown"
         decided = GaugeMetricFamily("tailcut_model_rows_info", said, labels=["model", "version", "rows"])
         for (name, version), rows in self._rows.items():
             decided.add_metric([name, version, rows], 1)
         yield decided
-        yield from self._model_counts()
-        yield from self._stage_counts()
+        models = list(self._models)
+        yield from self._model_counts(models)
+        yield from _refusals(models)
+        yield from _distributions(models)
+        yield from self._stage_counts(models)
 
-    def _model_counts(self) -> Iterator[Metric]:
-        labels = ["model", "version"]
+    @staticmethod
+    def _model_counts(models: Sequence[Counted]) -> Iterator[Metric]:
+        labels = _LABELS
         counters = {
             "requests": CounterMetricFamily("nv_inference_request_success", "Requests answered", labels=labels),
             "failed": CounterMetricFamily("nv_inference_request_failure", "Requests the engine failed", labels=labels),
             "rows": CounterMetricFamily("nv_inference_count", "Rows computed", labels=labels),
             "batches": CounterMetricFamily("nv_inference_exec_count", "Batches computed", labels=labels),
-            "refused": CounterMetricFamily("tailcut_refused", "Requests refused at the door", labels=labels),
             "expired": CounterMetricFamily(
                 "tailcut_expired", "Requests whose deadline passed in the queue", labels=labels
             ),
@@ -158,7 +167,10 @@ class _Collector:
             "queued_rows": GaugeMetricFamily("tailcut_queued_rows", "Rows waiting", labels=labels),
             "rows_in_use": GaugeMetricFamily("tailcut_rows_in_use", "Slab rows lent", labels=labels),
         }
-        for served in self._models:
+        age = GaugeMetricFamily(
+            "tailcut_queue_oldest_seconds", "How long the request that has waited longest has waited", labels=labels
+        )
+        for served in models:
             values = served.model.statistics()
             values["request_ns"] = values["queue_ns"] + values["served_ns"]
             where = [served.name, served.version]
@@ -168,27 +180,72 @@ class _Collector:
                 counter.add_metric(where, values[name] / 1000)
             for name, gauge in gauges.items():
                 gauge.add_metric(where, values[name])
-        yield from (*counters.values(), *micros.values(), *gauges.values())
+            age.add_metric(where, values["oldest_ns"] / 1e9)
+        yield from (*counters.values(), *micros.values(), *gauges.values(), age)
 
-    def _stage_counts(self) -> Iterator[Metric]:
+    @staticmethod
+    def _stage_counts(models: Sequence[Counted]) -> Iterator[Metric]:
         """What each step of a pipeline has counted."""
         families = [
             (name, 1 if unit is None else unit, make(f"tailcut_stage_{metric}", text, labels=_STAGE_LABELS))
             for name, unit, make, metric, text in _STAGE_METRICS
         ]
-        for served in self._models:
+        for served in models:
             for stage, values in served.model.stages().items():
                 for name, unit, family in families:
                     family.add_metric([served.name, served.version, stage], values[name] / unit)
         yield from (family for *_, family in families)
 
 
-def _cumulative(latency: list[int]) -> list[tuple[str, float]]:
-    buckets: list[tuple[str, float]] = []
-    total = 0
-    for power, count in enumerate(latency):
-        total += count
-        if 12 <= power <= 40:  # from 4 us to 18 minutes
-            buckets.append((repr(2**power / 1e9), total))
-    buckets.append(("+Inf", total))
-    return buckets
+def _refusals(models: Sequence[Counted]) -> Iterator[Metric]:
+    """What was not answered, or not in time, by the reason."""
+    refused = CounterMetricFamily(
+        "tailcut_refused", "Requests refused before they were queued", labels=[*_LABELS, "reason"]
+    )
+    missed = CounterMetricFamily(
+        "tailcut_deadline_misses",
+        "Requests whose deadline was not kept: refused, dropped from the queue, or answered late",
+        labels=[*_LABELS, "outcome"],
+    )
+    for served in models:
+        values = served.model.statistics()
+        where = [served.name, served.version]
+        refused.add_metric([*where, "queue_full"], values["refused"] - values["refused_late"])
+        refused.add_metric([*where, "deadline"], values["refused_late"])
+        missed.add_metric([*where, "refused"], values["refused_late"])
+        missed.add_metric([*where, "dropped"], values["expired"])
+        missed.add_metric([*where, "late"], values["late"])
+    yield from (refused, missed)
+
+
+def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
+    """Latencies, with what there is to compare them with, and batch sizes."""
+    latency = HistogramMetricFamily(
+        "tailcut_request_seconds", "From a complete request to the engine's answer", labels=_LABELS
+    )
+    limit = GaugeMetricFamily("tailcut_slo_seconds", "The latency that --slo asks for", labels=_LABELS)
+    within = CounterMetricFamily("tailcut_within_slo", "Requests answered within it", labels=_LABELS)
+    batches = HistogramMetricFamily("tailcut_batch_rows", "Rows of a batch", labels=_LABELS)
+    for served in models:
+        where = [served.name, served.version]
+        took = served.latency
+        seconds = [bound / 1e9 for bound in took.bounds]
+        latency.add_metric(where, cumulative(seconds, took.counts), took.total_ns / 1e9)
+        if took.limit_ns:
+            limit.add_metric(where, took.limit_ns / 1e9)
+            within.add_metric(where, took.within_limit())
+        by_rows = served.model.batches_by_rows()
+        sizes = [0] * (len(_BATCH_ROWS) + 1)
+        for rows, (count, _) in by_rows.items():
+            sizes[bisect_left(_BATCH_ROWS, rows)] += count
+        rows_in_all = sum(rows * count for rows, (count, _) in by_rows.items())
+        batches.add_metric(where, cumulative(_BATCH_ROWS, sizes), rows_in_all)
+    yield from (latency, limit, within, batches)
+
+
+def _machine() -> Iterator[Metric]:
+    """What the control group does to the process: the same for every worker of it."""
+    times, stopped_us = throttled()
+    yield GaugeMetricFamily("tailcut_usable_cpus", "CPUs by affinity mask, quota and hardware", usable_cpus())
+    yield CounterMetricFamily("tailcut_throttled_periods", "Periods in which the CPU quota stopped the group", times)
+    yield CounterMetricFamily("tailcut_throttled_seconds", "Time for which it was stopped", stopped_us / 1e6)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from tailcut.errors import InvalidInputError, NotFoundError, TailcutError
@@ -125,10 +126,9 @@ class ModelRepository:
                 served = self._known[key]
                 if served.reload is None:
                     raise InvalidInputError(f"failed to load {name[:64]!r}: it cannot be loaded again")
-                try:
-                    await self._replace(key, partial(served.reload, models))
-                except (TailcutError, OSError) as error:
-                    raise InvalidInputError(f"failed to load {name[:64]!r}: {without_folders(error)}") from error
+                reason = await self._try_replace(key, partial(served.reload, models))
+                if reason:
+                    raise InvalidInputError(f"failed to load {name[:64]!r}: {reason}")
         self._share_soon()
 
     async def unload(self, name: str) -> None:
@@ -144,6 +144,7 @@ class ModelRepository:
                     self._gone[key] = "unloaded"
                     self._tell()
                     await self._retire(self._known[key].model)
+                    _log.info("%s: unloaded", _title(key))
         self._share_soon()
 
     def watch(self, period_s: float) -> None:
@@ -217,12 +218,22 @@ class ModelRepository:
                     with suppress(InvalidInputError, NotFoundError):  # which is logged
                         await self._load_from(self._library, name)
             for key, served in list(self._known.items()):
-                if served.reload is None or key in self._gone:
-                    continue
-                try:
-                    await self._replace(key, partial(served.reload, models))
-                except (TailcutError, OSError) as error:
-                    _log.error("model %r could not be read anew: the old one goes on serving: %s", served.name, error)
+                if served.reload is not None and key not in self._gone:
+                    await self._try_replace(key, partial(served.reload, models))
+
+    async def _try_replace(self, key: tuple[str, str], reload: Callable[[], Model]) -> str:
+        """Load a model anew and log what came of it; why it could not be loaded, for a client, or nothing."""
+        served = self._known[key]
+        before = served.model.profile.model.sha256
+        after = "it stays unloaded" if key in self._gone else "the old version still answers"
+        try:
+            await self._replace(key, reload)
+        except (TailcutError, OSError) as error:
+            _log.error("%s: not loaded: %s; %s", _title(key), " ".join(str(error).split()), after)
+            return f"{_without_folders_of(served, error)}; {after}"
+        same = self._known[key].model.profile.model.sha256 == before
+        _log.info("%s: loaded: %s", _title(key), "the file is as it was" if same else "another file than before")
+        return ""
 
     def _share_soon(self) -> None:
         """Have models loaded anew whose engine options depend on how many there are; no request waits for it."""
@@ -291,6 +302,24 @@ class ModelRepository:
         await asyncio.to_thread(model.close)
 
 
-def without_folders(error: Exception) -> str:
+def _title(key: tuple[str, str]) -> str:
+    """A model as a log line names it; with its version where it is not the first."""
+    name, version = key
+    return name if version == "1" else f"{name}:{version}"
+
+
+def _without_folders_of(served: ServedModel, error: Exception) -> str:
+    """What is wrong with a model's file, with the file's name once, and not where it lies: clients are told this."""
+    message = str(error)
+    files = {Path(file) for file in (served.source, served.model.profile.model.path, served.model.profile.engine_file)}
+    folders = {str(folder) for file in files for folder in (file.parent, file.parent.resolve())} - {".", "/"}
+    for folder in sorted(folders, key=len, reverse=True):  # as a whole: there may be white space in it
+        message = message.replace(f"{folder}/", "")
+    message = without_folders(message)
+    start, _, rest = message.partition(": ")
+    return rest if start in {file.name for file in files} and start in rest else message
+
+
+def without_folders(error: Exception | str) -> str:
     """What is wrong with a file, and not where it lies, in one line."""
     return _FOLDERS.sub("", " ".join(str(error).split()))

@@ -9,6 +9,7 @@ from tailcut.engines.base import EngineOptions
 from tailcut.runtime.entry import Entry
 from tailcut.runtime.model import Model
 from tailcut.runtime.tracing.timeline import Timeline
+from tailcut.server.latency import LatencyHistogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class ServedModel:
         model: that answers.
         name, version: that clients know it by.
         reload: reads its file anew, for so many models in the server; None where that may not be asked for.
+        latency: of its requests, counted.
         config: its configuration in a model repository; None for a model of the command line.
         sources: the folder of its Python files, where it is a pipeline.
         alone: the engine's options when no other model is loaded, where they depend on that; None where they do not.
@@ -29,6 +31,8 @@ class ServedModel:
     version: str = "1"
     reload: Callable[[int], Model] | None = None
     alone: EngineOptions | None = None
+    source: str = ""  # the file that the command line named
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     sources: Path | None = None
     config: Mapping[str, Any] | None = None
     timeline: Timeline = field(default_factory=Timeline)

@@ -12,6 +12,7 @@ from tailcut.server.access_log import log_http, trace_of_head
 from tailcut.server.context import Context
 from tailcut.server.limits import ServerLimits
 from tailcut.server.log_queue import dropped_lines
+from tailcut.server.overload_log import OverloadLog
 from tailcut.server.step_runner import StepRunner
 from tailcut.wire.http1.connection import Edition
 from tailcut.wire.http1.head import Head
@@ -93,6 +94,7 @@ class ServerState:
         self._collect = collect
         self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
+        self._overload = OverloadLog()
         self.fast_path: FastPath | None = None
         self.edition = Edition()  # of the plans: another one when the models have changed, which plans name
         context.models.changed.append(self._forget_plans)
@@ -158,12 +160,6 @@ class ServerState:
             took_ns = time.monotonic_ns() - began_ns if began_ns else 0
             log_http(head, status, size, took_ns, trace_of_head(head_bytes))
 
-    def count_latency(self, took_ns: int, requests: int = 1) -> None:
-        """Add requests that took so long to the latency histogram."""
-        counts = self.context.counts
-        counts.latency[took_ns.bit_length()] += requests
-        counts.latency_ns += took_ns * requests
-
     def deadline(self, timeout_ns: int = 0, now_ns: int = 0) -> int:
         """Until when an answer is wanted, in monotonic nanoseconds; counted from now where no moment is given."""
         return (now_ns or time.monotonic_ns()) + (timeout_ns or self._deadline_ns)
@@ -227,6 +223,7 @@ class ServerState:
         now = self.now = self.loop.time()
         self._read_clock()
         self.context.counts.log_lines_dropped = dropped_lines()
+        self._overload.look(self.context.models, now)
         idle_before = now - self.limits.idle_timeout_s
         for member in list(self.members):
             if member.due:

@@ -19,6 +19,7 @@ class Setting:
 
 _GUIDE_ORT = "onnxruntime, performance tuning"
 _GUIDE_OV = "openvino, optimising inference"
+_GUIDE_TORCH = "PyTorch, performance tuning guide"
 CATALOGUE: tuple[Setting, ...] = (
     Setting(
         "batch size",
@@ -121,6 +122,16 @@ CATALOGUE: tuple[Setting, ...] = (
         "docs/reference/profile.md",
     ),
     Setting(
+        "channels last",
+        "layout",
+        ("engine.layout",),
+        "the program's own, channels_last",
+        "torch, and convolutions",
+        "convolutions: the kernels want it",
+        "programs that reshape images between convolutions",
+        _GUIDE_TORCH,
+    ),
+    Setting(
         "threads and instances",
         "parallelism",
         ("engine.threads", "engine.instances"),
@@ -184,13 +195,33 @@ CATALOGUE: tuple[Setting, ...] = (
         "engine and precision",
         "simd",
         ("engine.name", "engine.precision"),
-        "onnxruntime f32, int8, int8_static; openvino f32, bf16, f16, int8_static",
+        "onnxruntime f32, int8, int8_static; openvino f32, bf16, f16, int8_static; torch f32, bf16",
         "bf16, f16: support by the processor. int8: weights of matrix products. int8_static: those or convolutions. "
         "All: --data, to verify the outputs",
         "bf16, f16: half the bytes, twice the products. int8: a quarter. int8_static: scales are fixed, so that rows "
         "stay independent and convolutions gain",
         "wrong outputs: the accuracy gate rejects them; a static copy keeps the most sensitive operators in float",
         _GUIDE_OV,
+    ),
+    Setting(
+        "compiler",
+        "simd",
+        ("engine.compiler",),
+        "eager, inductor; aot_inductor by hand",
+        "torch, and a C++ compiler",
+        "many small operators: they are fused",
+        "up to minutes to load; a call has a fixed cost, which short programs feel",
+        _GUIDE_TORCH,
+    ),
+    Setting(
+        "device",
+        "simd",
+        ("engine.device",),
+        "cpu; cuda by hand",
+        "torch, and a CUDA device",
+        "large models",
+        "small ones: copies and launches take longer than they save",
+        _GUIDE_TORCH,
     ),
     Setting(
         "engine arena",

@@ -27,7 +27,7 @@ from tailcut.tuner.simulate import WayIn
 _HOURS = 6.0  # estimates and ways that are older are measured again: the machine may have changed
 _READ_BYTES = 16 << 20  # of the end of the file
 _QUANTILES = 64  # of the times of one batch size
-_VERSIONS = ("tailcut", "onnxruntime", "openvino", "numpy", "python")
+_VERSIONS = ("tailcut", "onnxruntime", "openvino", "torch", "numpy", "python")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What a tune or a comparison knows of the model before it measures: signature, rows, requests, and right answers."""
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -114,6 +115,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         local=wanted.local,
         allocators=tuple(installed()),
         engines=ENGINES_OF[kind],
+        compiler=any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")),
     )
 
 

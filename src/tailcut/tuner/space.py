@@ -51,6 +51,7 @@ class Facts:
         local: whether clients run on the same machine, and may connect to a Unix socket.
         allocators: that can be loaded in place of the C library's.
         engines: that compute files of this kind.
+        compiler: whether there is a C++ compiler, which PyTorch compiles programs with.
     """
 
     spec: ModelSpec
@@ -70,6 +71,7 @@ class Facts:
     local: bool = False
     allocators: tuple[Allocator, ...] = ()
     engines: tuple[str, ...] = ("onnxruntime", "openvino")
+    compiler: bool = False
 
 
 def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
@@ -83,6 +85,8 @@ def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
 def engine_choices(facts: Facts) -> list[EngineOptions]:
     """Engines, precisions, threads and instances: what is measured in process; each kind's first ones come first."""
     shapes = _thread_shapes(facts)
+    if "torch" in facts.engines:
+        return list(_torch_choices(facts, shapes))
     kinds: list[tuple[str, str]] = [("onnxruntime", "f32")]
     if not _has_text(facts):
         halves = (("bf16", BF16_FLAGS), ("f16", F16_FLAGS))
@@ -110,6 +114,31 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
         for name, precision in kinds
     ]
     return [options for turn in zip_longest(*groups) for options in turn if options is not None]
+
+
+def _torch_choices(facts: Facts, shapes: list[tuple[int, int]]) -> Iterator[EngineOptions]:
+    """Yield what PyTorch offers: the quick ones to load first, then compiled ones, which take up to minutes to load."""
+    precisions = ["f32"] + (["bf16"] if facts.lower_precision and BF16_FLAGS & facts.isa else [])
+    layouts = ["blocked"] + (["channels_last"] if facts.convolutions else [])
+    kinds = [
+        (compiler, precision, layout, threads, count)
+        for compiler in ("eager", "inductor")
+        if compiler == "eager" or facts.compiler
+        for threads, count in (shapes if compiler == "eager" else shapes[:2])
+        for precision in precisions
+        for layout in (layouts if compiler == "eager" else layouts[:1])
+    ]
+    for compiler, precision, layout, threads, count in kinds:
+        yield EngineOptions(
+            name="torch",
+            compiler=compiler,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
+            layout=layout,  # type: ignore[arg-type]
+            threads=threads,
+            instances=count,
+            outputs=facts.outputs,
+            fixed_dims=facts.fixed_dims,
+        )
 
 
 def copy_engines(facts: Facts) -> tuple[Form, ...]:
@@ -177,7 +206,7 @@ def refinements(facts: Facts, winner: Settings) -> list[Settings]:
         found.append(changed(winner, engine={"prepack": False}))
         if facts.convolutions:
             found.append(changed(winner, engine={"layout": "plain"}))
-    if cpus > 1 and not facts.has_quota and winner.engine.threads > 1:
+    if cpus > 1 and not facts.has_quota and winner.engine.threads > 1 and winner.engine.name != "torch":
         found.append(changed(winner, engine={"pinning": True}))
     if spec.fixed_rows and winner.batching.bind:
         found.append(changed(winner, memory={"prefault": True}))
@@ -238,7 +267,7 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "batching.dispatch",
         "io.busy_poll_us",
     ),
-    "simd": ("engine.name", "engine.precision"),
+    "simd": ("engine.name", "engine.precision", "engine.compiler", "engine.device"),
     "allocation": (
         "engine.arena",
         "memory.huge_pages",
@@ -276,6 +305,6 @@ def with_fields(settings: Settings, other: Settings, fields: tuple[str, ...]) ->
         settings = changed(settings, engine={"instances": 1})
     if settings.batching.dispatch == "inline" and settings.batching.max_queue_delay_us:
         settings = changed(settings, batching={"max_queue_delay_us": 0})
-    if settings.engine.name != "openvino" and settings.engine.precision in {"bf16", "f16"}:
+    if settings.engine.name not in {"openvino", "torch"} and settings.engine.precision in {"bf16", "f16"}:
         settings = changed(settings, engine={"precision": "f32"})
     return settings

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from tailcut.engines import import_engine, open_engine
 from tailcut.engines.base import Engine, EngineOptions
 from tailcut.engines.samples import Samples, find_samples
+from tailcut.engines.traits import Traits, read_traits
 from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.machine.quota import affinity_mask, quota, usable_cpus
 from tailcut.machine.topology import cores_of, topology
@@ -42,9 +42,6 @@ from tailcut.runtime.opening.timing import Timing, busy_thread, call_of_rows, ti
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.rows import RowDecision
 from tailcut.spec import DType, ModelSpec
-
-if TYPE_CHECKING:
-    from tailcut.engines.graph import Traits
 
 BUDGET_S = 2.0
 _SHARE = 1 / 8  # of it, for timing one set of calls
@@ -90,8 +87,6 @@ def open_measured(profile: Profile, limits: Limits, around: Surroundings, budget
         ModelFileError: the model is missing, empty or corrupt.
         UnsupportedError: batching was asked for, and the model's signature rules it out.
     """
-    from tailcut.engines.graph import read_traits  # noqa: PLC0415  0.2 s that a profile's users need not pay here
-
     path, base = Path(profile.model.path), profile.settings
     import_engine(base.engine.name)  # so that its import does not count as loading
     traits = read_traits(path)
@@ -200,7 +195,7 @@ def _choose(sessions: _Sessions, facts: Facts, around: Surroundings, times: _Tim
     return msgspec.structs.replace(choice, reason="; ".join([choice.reason, *times.compared]))
 
 
-def _facts(spec: ModelSpec, traits: "Traits", limits: Limits) -> Facts:
+def _facts(spec: ModelSpec, traits: Traits, limits: Limits) -> Facts:
     row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs + spec.outputs)
     return Facts(
         batched=spec.batched,
@@ -221,7 +216,7 @@ class _Race:
         self._load_s = _LOAD_SHARE * budget_s
         self._end = time.monotonic() + budget_s - self._share_s
 
-    def run(self, facts: Facts, traits: "Traits", around: Surroundings) -> _Times:
+    def run(self, facts: Facts, traits: Traits, around: Surroundings) -> _Times:
         """Have the session that suits, and time it by batch size.
 
         Raises:
@@ -234,7 +229,7 @@ class _Race:
         sizes = sizes_to_try(facts, around)
         return _Times(time_sizes(self._sessions.engine, self._samples, sizes, self._share_s), compared)
 
-    def _compare(self, probe: Timing, traits: "Traits", around: Surroundings) -> list[str]:
+    def _compare(self, probe: Timing, traits: Traits, around: Surroundings) -> list[str]:
         """Have the session that suits; what was compared."""
         sessions = self._sessions
         if around.threads == 1 or sessions.load_s > self._load_s:

@@ -333,7 +333,7 @@ class FastPath:
             now = time.monotonic_ns()
             timeline.record(int(members[place, 2]), *moments, now, now, 1, batch.rows, target.plan.length, 200)
         self._state.context.counts.replies[200] += written + len(shorts)
-        self._state.count_latency(batch.ended_ns - request.ready_ns, count)
+        target.served.latency.add(batch.ended_ns - request.ready_ns, count)
         if self._late:
             for place, generation in enumerate(members[:, 1].tolist()):
                 connection = self._late.pop(generation, None)

@@ -90,7 +90,7 @@ class Call(ABC):
             self._leave(Status.CANCELLED)
             self._abandon()
 
-    def fail(self, error: TailcutError | CallError, retry_after_s: int | None = None) -> None:
+    def fail(self, error: TailcutError | CallError, retry_after_s: float | None = None) -> None:
         """End with an error."""
         if self.over:
             return

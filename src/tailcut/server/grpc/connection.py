@@ -330,6 +330,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
             return
         counts = self.state.context.counts
         if more > 0 and counts.buffered_bytes + more > self.state.limits.buffered_bytes:
+            counts.bodies_refused += 1
             raise CallError(Status.UNAVAILABLE, "too many messages are arriving now")
         counts.buffered_bytes += more
         call.charged = size

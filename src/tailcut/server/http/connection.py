@@ -21,8 +21,9 @@ from tailcut.runtime.request import Batch
 from tailcut.server.access_log import trace_of_head, with_trace
 from tailcut.server.exchange import Exchange
 from tailcut.server.http.plan import NO_PLAN, Kind, Plan, find_plan
-from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, response_head
+from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, response_head, retry_after
 from tailcut.server.limits import QUESTION_BYTES
+from tailcut.server.metrics import ServerCounts
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES
 from tailcut.wire.http1.connection import LINGER_BYTES, Body, Broken, Http1Connection, Request, State
@@ -288,7 +289,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """A body of whole rows: all here, copied once; else received into rows or, when short, into a buffer."""
         state, served, schedule, refusal = self._state, plan.of_model, plan.schedule, plan.refusal
         if refusal is not None and self._began_ns < refusal.opens_ns:
-            served.entry.counts.refused += 1
+            served.entry.counts.refuse(1, refusal)
             state.rest_soon(served.entry)
             self._turn_away(refusal)
             return
@@ -323,7 +324,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._turn_away(Refusal(413, f"this path takes {plan.limit} bytes at most"))
             return
         if state.context.counts.buffered_bytes + plan.length > state.limits.buffered_bytes:
-            self._turn_away(_too_many_bodies())
+            self._turn_away(_too_many_bodies(self._state.context.counts))
             return
         if plan.head.chunked:
             wire.chunks(plan.limit)
@@ -415,7 +416,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _charge_chunks(self) -> None:
         self._charge(self._wire.collected - self._charged)
         if self._state.context.counts.buffered_bytes > self._state.limits.buffered_bytes:
-            self._last_word(refusal_reply(_too_many_bodies(), close=True))
+            self._last_word(refusal_reply(_too_many_bodies(self._state.context.counts), close=True))
 
     # What is done with a message that is here.
 
@@ -684,6 +685,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             QueueFullError: all connections together hold as much as they may.
         """
         if self._state.context.counts.buffered_bytes + size > self._state.limits.buffered_bytes:
+            self._state.context.counts.bodies_refused += 1
             raise QueueFullError("too many bodies are arriving now")
         self._charge(size)
 
@@ -701,8 +703,9 @@ def _is_gone(transport: asyncio.Transport) -> bool:
     return bool(poll.poll(0))
 
 
-def _too_many_bodies() -> Refusal:
-    return Refusal(503, "too many bodies are arriving now", {"Retry-After": "1"})
+def _too_many_bodies(counts: ServerCounts) -> Refusal:
+    counts.bodies_refused += 1
+    return Refusal(503, "too many bodies are arriving now", retry_after(1))
 
 
 def _refused(why: Refusal | TailcutError, *, close: bool = False) -> bytes:

@@ -120,7 +120,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
     """
     route = find_route(request.path)
     if route is None:
-        raise Refusal(404, "no such path; this server speaks the Open Inference Protocol v2")
+        raise Refusal(404, "no such path: /v2/openapi.json lists those of the Open Inference Protocol v2")
     method = request.method.decode("latin-1")
     if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
         raise Refusal(405, f"{method[:20]} is not for this path", {"Allow": ", ".join(route.methods)})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
+from math import ceil
 
 import orjson
 
@@ -47,7 +48,7 @@ def error_reply(status: int, message: str, *, close: bool = False, headers: Mapp
 def failure_reply(error: TailcutError, *, close: bool = False) -> bytes:
     """An error of ours; 503 says when to try again, 500 keeps the engine's words to the log."""
     if isinstance(error, ReleasedError):  # unloaded while its body was on the way
-        return error_reply(503, "the model was unloaded", close=close, headers={"Retry-After": "1"})
+        return error_reply(503, "the model was unloaded", close=close, headers=retry_after(1))
     if isinstance(error, QueueFullError):
         return _full_reply(str(error), error.retry_after_s, close)
     return error_reply(STATUS_OF[error.code], public_message(error), close=close)
@@ -59,6 +60,11 @@ def refusal_reply(refusal: Refusal, *, close: bool = False) -> bytes:
 
 
 @lru_cache(256)
-def _full_reply(message: str, retry_after_s: int, close: bool) -> bytes:  # noqa: FBT001  a key of the cache
+def _full_reply(message: str, retry_after_s: float, close: bool) -> bytes:  # noqa: FBT001  a key of the cache
     """Kept: under overload it is what nine of ten are told."""
-    return error_reply(503, message, close=close, headers={"Retry-After": str(retry_after_s)})
+    return error_reply(503, message, close=close, headers=retry_after(retry_after_s))
+
+
+def retry_after(pause_s: float) -> dict[str, str]:
+    """When to try again, in whole seconds (RFC 9110 section 10.2.3), which may be 0, and in milliseconds beside it."""
+    return {"Retry-After": str(round(pause_s)), "Retry-After-Ms": str(ceil(pause_s * 1000))}

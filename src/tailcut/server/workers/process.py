@@ -17,6 +17,7 @@ from tailcut.errors import TailcutError
 from tailcut.machine.affinity import bind_memory, pin_thread
 from tailcut.runtime.opening.defaults import Choice
 from tailcut.server.context import Context
+from tailcut.server.latency import LatencyHistogram
 from tailcut.server.metrics import Counted, ServerCounts
 from tailcut.server.state import ServerState
 from tailcut.server.workers.fair_listener import FairAcceptor
@@ -161,6 +162,7 @@ class _Summed:
     name: str
     version: str
     model: _Statistics
+    latency: LatencyHistogram
 
 
 def _as_counts(context: Context) -> Counts:
@@ -170,6 +172,8 @@ def _as_counts(context: Context) -> Counts:
     for served in context.models:
         counts: Counts = dict(served.model.statistics())
         counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.model.batches_by_rows().items()}
+        counts["latency"] = {str(index): count for index, count in enumerate(served.latency.counts) if count}
+        counts["latency_ns"], counts["limit_ns"] = served.latency.total_ns, served.latency.limit_ns
         counts["stages"] = served.model.stages()
         models.setdefault(served.name, {})[served.version] = counts
     return {"server": server, "models": models}
@@ -180,12 +184,20 @@ def as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:
     server = counts["server"]
     replies = Counter({int(status): count for status, count in server["replies"].items()})
     summed = [
-        _Summed(name, version, _Statistics(statistics))
+        _Summed(name, version, _Statistics(statistics), _latency(statistics))
         for name, versions in counts["models"].items()
         for version, statistics in versions.items()
     ]
     grpc_replies: Counter[str] = Counter(server["grpc_replies"])
     return ServerCounts(**server | {"replies": replies, "grpc_replies": grpc_replies}), summed
+
+
+def _latency(counts: dict[str, Any]) -> LatencyHistogram:
+    """The histogram of a model, of which only the buckets that hold anything are published."""
+    histogram = LatencyHistogram(counts["limit_ns"], total_ns=counts["latency_ns"])
+    for index, count in counts["latency"].items():
+        histogram.counts[int(index)] = count
+    return histogram
 
 
 def _die_with(parent: int) -> None:

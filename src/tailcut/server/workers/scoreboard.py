@@ -25,8 +25,11 @@ _CONNECTIONS, _FOLDS = 0, 1  # 64-bit words of a place's head: all places', and 
 _HEAD_BYTES = 16
 _LENGTHS = struct.Struct("<II")  # a snapshot's size and checksum
 _TRIES = 1000
-MOMENTARY = frozenset({"connections", "fast_path", "buffered_bytes", "queued", "queued_rows", "rows_in_use"})
-_NEWEST = frozenset({"last_ms", "loop_stall_ns", "loop_stall_cpu_ns"})  # the largest counts: their sum means nothing
+MOMENTARY = frozenset(
+    {"connections", "fast_path", "buffered_bytes", "queued", "queued_rows", "rows_in_use", "oldest_ns"}
+)
+# The largest counts: their sum means nothing.
+_NEWEST = frozenset({"last_ms", "loop_stall_ns", "loop_stall_cpu_ns", "oldest_ns", "limit_ns"})
 
 Counts = dict[str, Any]  # numbers, lists of numbers, or again such dictionaries
 

@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from math import ceil
 from urllib.parse import quote
 
 from tailcut.errors import InvalidInputError, TooLargeError
@@ -102,11 +103,13 @@ def read_call(fields: Sequence[Field]) -> CallHead:
 
 
 @lru_cache(256)
-def error_end(status: Status, message: str, retry_after_s: int | None = None, *, begun: bool = False) -> bytes:
+def error_end(status: Status, message: str, retry_after_s: float | None = None, *, begun: bool = False) -> bytes:
     """The block that ends a call without an answer; the head stands in it too, where none was sent before."""
     fields = [(b"grpc-status", b"%d" % status), (b"grpc-message", percent_encoded(message))]
     if retry_after_s is not None:
-        fields.append((b"retry-after", b"%d" % retry_after_s))
+        fields.append((b"retry-after", b"%d" % round(retry_after_s)))
+        # gRPC's own, which its clients obey where they have a retry policy (gRFC A6).
+        fields.append((b"grpc-retry-pushback-ms", b"%d" % ceil(retry_after_s * 1000)))
     return encode_fields(fields) if begun else ANSWER_HEAD + encode_fields(fields)
 
 

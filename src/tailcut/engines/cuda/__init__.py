@@ -1,0 +1,6 @@
+"""PyTorch programs on a CUDA device.
+
+Pure: which bucket a batch is computed in (`buckets.py`), and the states and the order of a staging slot (`staging.py`).
+Thin: streams, events, graphs and pinned memory (`device.py`), and the engine that puts them together (`engine.py`),
+which also runs on a stand-in for the device, so that everything but the device itself is tested without one.
+"""

@@ -1,0 +1,133 @@
+"""What the engine asks of a device: copies, graphs and waiting, on streams of their own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from tailcut.engines.cuda.staging import WAITS, State
+from tailcut.errors import EngineError, UnsupportedError
+
+Step = Callable[[], None]
+_WARM_UP = 3  # calls before a graph is captured, as PyTorch's documentation has it
+
+
+class Device(Protocol):
+    """A place to compute; steps given to it begin in order of their waits, and may not have ended on return."""
+
+    name: torch.device
+
+    def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
+        """Have a step run on the stream of its state, after the event that `WAITS` names; leave its own event."""
+
+    def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Step, Sequence[Any]]:
+        """A call that computes again what `compute` did, on the same memory, and the tensors that it writes."""
+
+    def wait(self, events: dict[State, Any]) -> None:
+        """Wait until the output has arrived."""
+
+    def pin(self, array: np.ndarray) -> None:
+        """Have copies from and to an array's memory run beside everything else."""
+
+    def recover(self) -> None:
+        """Wait for everything and give back what is cached, after a failure."""
+
+
+class Cuda:
+    """A CUDA device."""
+
+    def __init__(self, index: int = 0) -> None:
+        reason = missing()
+        if reason:
+            raise UnsupportedError(reason)
+        self.name = torch.device("cuda", index)
+        self._streams = {state: torch.cuda.Stream(self.name) for state in WAITS}
+        self._pinned: dict[int, Any] = {}
+
+    def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
+        """See `Device.enqueue`."""
+        stream, before = self._streams[state], WAITS[state]
+        with torch.cuda.stream(stream):
+            if before is not None:
+                stream.wait_event(events[before])
+            step()
+            event = events.setdefault(state, torch.cuda.Event())
+            event.record(stream)
+
+    def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Step, Sequence[Any]]:
+        """See `Device.capture`; a graph has memory of its own, which later graphs do not share."""
+        stream = self._streams[State.COMPUTING]
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                compute()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            results = compute()
+        return graph.replay, results
+
+    def wait(self, events: dict[State, Any]) -> None:
+        """See `Device.wait`."""
+        events[State.COPYING_OUT].synchronize()
+
+    def pin(self, array: np.ndarray) -> None:
+        """See `Device.pin`; the whole memory that an array is a part of, once."""
+        root = array
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        address = root.ctypes.data
+        if root.nbytes and address not in self._pinned:
+            torch.cuda.cudart().cudaHostRegister(address, root.nbytes, 0)  # refused: copies take a detour
+            self._pinned[address] = root  # its memory must not go before it is unregistered
+
+    def recover(self) -> None:
+        """See `Device.recover`."""
+        try:
+            torch.cuda.synchronize(self.name)
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            raise EngineError(f"the CUDA device is lost: {str(error).splitlines()[0]}") from None
+
+
+class StandIn:
+    """The CPU in a device's place: every step runs at once."""
+
+    name = torch.device("cpu")
+
+    def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
+        """See `Device.enqueue`."""
+        before = WAITS[state]
+        if before is not None:
+            assert before in events  # noqa: S101  what a stream would wait for
+        step()
+        events[state] = True
+
+    def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Step, Sequence[Any]]:
+        """See `Device.capture`."""
+        results = list(compute())
+
+        def replay() -> None:
+            with torch.inference_mode():
+                for result, fresh in zip(results, compute(), strict=True):
+                    result.copy_(fresh)
+
+        return replay, results
+
+    def wait(self, events: dict[State, Any]) -> None:
+        """See `Device.wait`."""
+
+    def pin(self, array: np.ndarray) -> None:
+        """See `Device.pin`."""
+
+    def recover(self) -> None:
+        """See `Device.recover`."""
+
+
+def missing() -> str:
+    """Why there is no CUDA device here, in one line; "" where there is one."""
+    if torch.version.cuda is None:
+        return f"device cuda: PyTorch {torch.__version__} is built without CUDA: install a CUDA build from pytorch.org"
+    if not torch.cuda.is_available():
+        return "device cuda: no CUDA device is visible: look at nvidia-smi, CUDA_VISIBLE_DEVICES and the driver"
+    return ""

@@ -1,0 +1,188 @@
+"""An exported program on a device: a batch is copied in, computed by a captured graph of its bucket, and copied out.
+
+Each call takes a staging slot, of which there is one more than instances: so the input of a batch, the computing of the
+one before it and the output of the one before that overlap. Batches wait for each other only where they share a slot.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tailcut.engines.base import Arrays, Bound, EngineOptions
+from tailcut.engines.binding import check_arrays
+from tailcut.engines.cuda.buckets import Buckets, GraphKey
+from tailcut.engines.cuda.device import Cuda, Device
+from tailcut.engines.cuda.staging import Slot, State
+from tailcut.engines.torch import passes
+from tailcut.engines.torch.engine import as_array, as_tensor
+from tailcut.engines.torch.program import Program, read_program, short
+from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
+
+_LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
+_LARGEST = 1024  # rows of the largest bucket
+_MOST_GRAPHS = 64  # of one engine; further shapes are computed without a graph
+
+
+class CudaEngine:
+    """A program with its parameters on a device."""
+
+    def __init__(
+        self, path: Path, options: EngineOptions, name: str | None = None, device: Device | None = None
+    ) -> None:
+        if options.precision not in {"f32", *_LOWER}:
+            raise UnsupportedError(f"device cuda has no precision {options.precision}: use f32, bf16 or f16")
+        if options.compiler != "eager":
+            raise UnsupportedError("device cuda computes by captured graphs: use compiler 'eager'")
+        self._device = device or Cuda()
+        self.options = options
+        program = read_program(path, options, name)
+        self.spec, self.hints = program.spec, program.hints
+        self._program: Program | None = program
+        try:
+            self._module = self._on_device(program)
+        except torch.cuda.OutOfMemoryError:
+            raise ModelFileError(f"{path}: the device's memory has no room for the model") from None
+        self._buckets = Buckets.up_to(_LARGEST)
+        self._graphs: dict[GraphKey, tuple[Callable[[], None], Sequence[Any]]] = {}
+        self._memory: dict[GraphKey, list[Any]] = {}
+        self._capturing = threading.Lock()
+        self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for number in range(max(options.instances, 1) + 1):
+            self._slots.put(Slot(number))
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
+        """See `Engine.bind`."""
+        self._open()
+        check_arrays(self.spec, inputs, outputs)
+        for array in (*inputs.values(), *outputs.values()):
+            self._device.pin(array)
+        ins = [as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs]
+        outs = [as_tensor(outputs[tensor.name]) for tensor in self.spec.outputs]
+        keep = (dict(inputs), dict(outputs))
+
+        def call(_keep: object = keep) -> None:
+            self._compute(ins, outs)
+
+        return call
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """See `Engine.run`."""
+        held = [np.require(inputs[tensor.name], requirements=["C", "W"]) for tensor in self.spec.inputs]
+        results = self._compute([as_tensor(array) for array in held], None)
+        return {
+            tensor.name: as_array(tensor, result) for tensor, result in zip(self.spec.outputs, results, strict=True)
+        }
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._program = None
+        self._graphs.clear()
+        self._memory.clear()
+        self._module = None
+
+    def _compute(self, ins: Sequence[Any], outs: Sequence[Any] | None) -> Sequence[Any]:
+        """One batch; its outputs are copied into `outs`, or into fresh memory where there is none."""
+        self._open()
+        slot = self._slots.get()
+        try:
+            with torch.inference_mode():
+                return self._staged(slot, ins, outs)
+        except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
+            if slot.state is not State.FREE:
+                slot.move(State.LOST)
+            self._device.recover()
+            full = isinstance(error, torch.cuda.OutOfMemoryError)
+            reason = "the device's memory is full: use smaller batches or fewer instances" if full else short(error)
+            raise EngineError(f"PyTorch failed on the device: {reason}") from None
+        finally:
+            if slot.state is State.LOST:
+                slot.move(State.FREE)
+            self._slots.put(slot)
+
+    def _staged(self, slot: Slot, ins: Sequence[Any], outs: Sequence[Any] | None) -> Sequence[Any]:
+        rows = len(ins[0]) if self.spec.batched else 0
+        shapes = tuple((self._buckets.of(rows), *one.shape[1:]) if rows else tuple(one.shape) for one in ins)
+        key = GraphKey(slot.number, shapes)
+        memory = self._memory.get(key)
+        if memory is None:
+            memory = [
+                torch.zeros(shape, dtype=one.dtype, device=self._device.name)
+                for one, shape in zip(ins, shapes, strict=True)
+            ]
+            self._memory[key] = memory
+        events: dict[State, Any] = {}
+        end = slot.stale(key, rows)
+        slot.move(State.COPYING_IN)
+        self._device.enqueue(State.COPYING_IN, events, lambda: _fill(memory, ins, rows, end))
+        slot.move(State.COMPUTING)
+        replay, results = self._graph(key, memory)
+        self._device.enqueue(State.COMPUTING, events, replay)
+        slot.move(State.COPYING_OUT)
+        kept = [result[:rows] if rows else result for result in results]
+        targets = outs or [torch.empty(one.shape, dtype=one.dtype) for one in kept]
+        self._device.enqueue(State.COPYING_OUT, events, lambda: _copy(targets, kept))
+        self._device.wait(events)
+        slot.move(State.FREE)
+        return targets
+
+    def _graph(self, key: GraphKey, memory: Sequence[Any]) -> tuple[Callable[[], None], Sequence[Any]]:
+        """The captured graph of a bucket; the first batch of a bucket captures it."""
+        graph = self._graphs.get(key)
+        if graph is None:
+            program = self._open()
+            with self._capturing:
+                if len(self._graphs) >= _MOST_GRAPHS:
+                    self._graphs.clear()
+                arguments = self._arguments(program, memory)
+                graph = self._graphs[key] = self._device.capture(lambda: self._module(*arguments))
+        return graph
+
+    @staticmethod
+    def _arguments(program: Program, memory: Sequence[Any]) -> list[Any]:
+        arguments: list[Any] = [None] * (len(memory) + len(program.constants))
+        for place, tensor in zip(program.places, memory, strict=True):
+            arguments[place] = tensor
+        for place, value in program.constants.items():
+            arguments[place] = value
+        return arguments
+
+    def _on_device(self, program: Program) -> Any:
+        moved = program.exported
+        if self._device.name.type != "cpu":
+            from torch.export.passes import move_to_device_pass  # noqa: PLC0415  only with a device
+
+            moved = move_to_device_pass(moved, str(self._device.name))
+        module = passes.flat(moved, program.outputs)
+        if self.options.layout == "channels_last":
+            module = passes.channels_last(module)
+        if self.options.precision in _LOWER:
+            module = passes.lowered(module, _LOWER[self.options.precision])
+        return module
+
+    def _open(self) -> Program:
+        if self._program is None:
+            raise ReleasedError("the engine was closed")
+        return self._program
+
+
+def _fill(memory: Sequence[Any], ins: Sequence[Any], rows: int, end: int) -> None:
+    """Copy the rows in; what an earlier batch left behind them becomes zeros, so that nothing is computed from it."""
+    for device, host in zip(memory, ins, strict=True):
+        if not rows:
+            device.copy_(host, non_blocking=True)
+            continue
+        device[:rows].copy_(host, non_blocking=True)
+        if end > rows:
+            device[rows:end].zero_()
+
+
+def _copy(targets: Sequence[Any], results: Sequence[Any]) -> None:
+    for target, result in zip(targets, results, strict=True):
+        if target.shape != result.shape:
+            raise RuntimeError(f"an output has the shape {list(result.shape)}, not {list(target.shape)}")
+        target.copy_(result, non_blocking=True)

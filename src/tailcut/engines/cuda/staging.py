@@ -1,0 +1,67 @@
+"""A staging slot: device memory for one batch at a time, its states, and what each step waits for. Pure.
+
+Several slots overlap: while one computes, another's input is copied, and a third's output. A step runs on the stream of
+its kind, and streams run side by side, so order between them exists only where an event is waited for.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from tailcut.errors import ReleasedError
+
+
+class State(Enum):
+    """What a slot is doing."""
+
+    FREE = auto()
+    COPYING_IN = auto()
+    COMPUTING = auto()
+    COPYING_OUT = auto()
+    LOST = auto()  # a step failed: what its memory holds, and whether the device still uses it, is unknown
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.FREE: frozenset({State.COPYING_IN}),
+    State.COPYING_IN: frozenset({State.COMPUTING, State.LOST}),
+    State.COMPUTING: frozenset({State.COPYING_OUT, State.LOST}),
+    State.COPYING_OUT: frozenset({State.FREE, State.LOST}),
+    State.LOST: frozenset({State.FREE}),  # after the device was waited for
+}
+
+# The state before a step, whose event the step's stream has to wait for. Input waits for the slot's last output: the
+# host has seen its end by then, because a slot is taken only when it is free.
+WAITS: dict[State, State | None] = {
+    State.COPYING_IN: None,
+    State.COMPUTING: State.COPYING_IN,
+    State.COPYING_OUT: State.COMPUTING,
+}
+
+
+@dataclass(slots=True)
+class Slot:
+    """One slot.
+
+    Args:
+        number: its own.
+        filled: rows of the last batch by shapes of the bucket: what lies behind a smaller one has to be zeroed.
+    """
+
+    number: int
+    state: State = State.FREE
+    filled: dict[object, int] = field(default_factory=dict)
+
+    def move(self, to: State) -> None:
+        """Change the state.
+
+        Raises:
+            ReleasedError: the table of moves does not have it.
+        """
+        if to not in MOVES[self.state]:
+            raise ReleasedError(f"staging slot {self.number} cannot go from {self.state.name} to {to.name}")
+        self.state = to
+
+    def stale(self, bucket: object, rows: int) -> int:
+        """Remember so many rows; the end of what an earlier batch left behind them, at least `rows`."""
+        end = max(rows, self.filled.get(bucket, 0))
+        self.filled[bucket] = rows
+        return end

@@ -1,0 +1,208 @@
+"""An exported program behind the engine protocol, on the CPU.
+
+`compiler = "eager"` calls operator after operator from Python: no preparation, and some microseconds for each operator.
+`"inductor"` is torch.compile: it fuses them with a C++ compiler, for up to minutes at load. `"aot_inductor"` compiles
+the program ahead of time into a library, which is kept and loaded again. Everything runs in inference mode. Where the
+last operator can write into a tensor that it is given, outputs are computed in the bound rows; else they are copied.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else a pool of processes stays beside the server
+# OpenMP's threads sleep between calls: those that spin keep each other from the cores that other work leaves them. With
+# two threads on two busy cores a call of a small convolutional network took 0.3 ms asleep and 100 to 240 ms spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+from tailcut.engines.base import Arrays, Bound, EngineOptions
+from tailcut.engines.binding import check_arrays
+from tailcut.engines.samples import find_samples
+from tailcut.engines.torch import passes
+from tailcut.engines.torch.package import cache_folder, compiled_ahead
+from tailcut.engines.torch.program import Program, read_program, short
+from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
+from tailcut.machine.fingerprint import isa_flags
+from tailcut.spec import DType, TensorSpec
+
+_LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
+_FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "f16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
+_THREADS = threading.local()  # `count`: what PyTorch was told last on this thread
+_COMPILED_ROWS = (2, 1)  # sizes that compile apart: one is never generalised to
+Call = Callable[..., Sequence[Any]]
+
+
+class TorchEngine:
+    """A program with its settings; bound calls of different objects may run at the same time."""
+
+    def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
+        _check_options(options)
+        self.options = options
+        self._use_threads()
+        program = read_program(path, options, name)
+        self.spec, self.hints = program.spec, program.hints
+        self._program: Program | None = program
+        module = passes.flat(program.exported, program.outputs)
+        if options.layout == "channels_last":
+            module = passes.channels_last(module)
+        if options.precision in _LOWER:
+            module = passes.lowered(module, _LOWER[options.precision])
+        self._call: Call = module
+        self._write: Call | None = passes.into_rows(module) if options.compiler == "eager" else None
+        if options.compiler != "eager":
+            self._compile(path, program, module)
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
+        """See `Engine.bind`."""
+        program = self._open()
+        check_arrays(self.spec, inputs, outputs)
+        ins = self._arguments(program, [as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs])
+        outs = [as_tensor(outputs[tensor.name]) for tensor in self.spec.outputs]
+        write, compute, names = self._write, self._call, self.spec.output_names
+        keep = (dict(inputs), dict(outputs))
+
+        def call(_keep: object = keep) -> None:
+            if self._program is None:
+                raise ReleasedError("the engine was closed")
+            self._use_threads()
+            try:
+                with torch.inference_mode():
+                    if write is not None:
+                        write(*ins, *outs)
+                        return
+                    results = compute(*ins)
+                    for name, out, result in zip(names, outs, results, strict=True):
+                        _copy(name, out, result)
+            except TailcutError:
+                raise
+            except Exception as error:  # noqa: BLE001  PyTorch's errors share no base
+                raise EngineError(f"PyTorch failed: {short(error)}") from None
+
+        return call
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """See `Engine.run`."""
+        program = self._open()
+        self._use_threads()
+        held = [np.require(inputs[tensor.name], requirements=["C", "W"]) for tensor in self.spec.inputs]
+        # Made outside of inference mode, as in bind: compiled code is told apart by it, and would be compiled anew.
+        arguments = self._arguments(program, list(map(as_tensor, held)))
+        try:
+            with torch.inference_mode():
+                results = self._call(*arguments)
+                return {
+                    tensor.name: as_array(tensor, result)
+                    for tensor, result in zip(self.spec.outputs, results, strict=True)
+                }
+        except Exception as error:  # noqa: BLE001  as in bind
+            raise EngineError(f"PyTorch failed: {short(error)}") from None
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._program = None
+        self._write = None
+        self._call = _closed
+
+    def _compile(self, path: Path, program: Program, module: Any) -> None:
+        """Compile, and have it done before the first request.
+
+        Raises:
+            UnsupportedError: there is no C++ compiler.
+            ModelFileError: PyTorch cannot compile the program.
+        """
+        if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+            raise UnsupportedError(
+                f"compiler {self.options.compiler!r} needs a C++ compiler, which this machine does not have: "
+                "use compiler 'eager', or install one (on Debian, apt install g++)"
+            )
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+        level = logging.getLogger("torch").level
+        logging.getLogger("torch").setLevel(logging.CRITICAL)
+        try:
+            samples = find_samples(self)  # on the program as it is
+            if self.options.compiler == "aot_inductor":
+                self._call = compiled_ahead(path, program, self.options)
+            else:
+                self._call = torch.compile(module, dynamic=True, fullgraph=True, options={"freezing": True})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for rows in _COMPILED_ROWS if self.spec.batchable else (1,):
+                    self.run(samples.make(max(rows, samples.rows), seed=0))
+        except TailcutError as error:
+            raise ModelFileError(f"{path}: PyTorch cannot compile it: {error}") from None
+        except Exception as error:  # noqa: BLE001  as in bind
+            raise ModelFileError(f"{path}: PyTorch cannot compile it: {short(error)}") from None
+        finally:
+            logging.getLogger("torch").setLevel(level)
+
+    def _arguments(self, program: Program, tensors: Sequence[Any]) -> list[Any]:
+        """All user inputs in the program's order, with those that are no tensors."""
+        arguments: list[Any] = [None] * (len(tensors) + len(program.constants))
+        for place, tensor in zip(program.places, tensors, strict=True):
+            arguments[place] = tensor
+        for place, value in program.constants.items():
+            arguments[place] = value
+        return arguments
+
+    def _use_threads(self) -> None:
+        """PyTorch keeps a count for each thread that calls it."""
+        count = self.options.threads
+        if count and getattr(_THREADS, "count", 0) != count:
+            torch.set_num_threads(count)
+            _THREADS.count = count
+
+    def _open(self) -> Program:
+        if self._program is None:
+            raise ReleasedError("the engine was closed")
+        return self._program
+
+
+def _check_options(options: EngineOptions) -> None:
+    precision = options.precision
+    if precision in {"int8", "int8_static"}:
+        raise UnsupportedError(f"torch has no precision {precision}: use f32 or bf16, or convert the program to ONNX")
+    if precision in _FLAGS and not _FLAGS[precision] & isa_flags():
+        raise UnsupportedError(f"this processor has no {precision} instructions: use precision f32")
+    if options.u8_input is not None:
+        raise UnsupportedError("torch takes no u8_input: put the normalisation into the program")
+    if options.compiler == "aot_inductor" and (precision != "f32" or options.layout == "channels_last"):
+        raise UnsupportedError("compiler 'aot_inductor' has precision f32 and the program's own layout: use 'inductor'")
+
+
+def as_tensor(array: np.ndarray) -> Any:
+    """A tensor over an array's memory; bfloat16, which numpy does not have, by its bits."""
+    if array.dtype == DType.BF16.numpy:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def as_array(spec: TensorSpec, result: Any) -> np.ndarray:
+    """An output as an array of its own."""
+    owned = result.contiguous()
+    if owned.data_ptr() == result.data_ptr():
+        owned = owned.clone()
+    if spec.dtype is DType.BF16:
+        bits: np.ndarray = owned.view(torch.int16).numpy().view(DType.BF16.numpy)
+        return bits
+    array: np.ndarray = owned.numpy()
+    return array
+
+
+def _copy(name: str, row: Any, result: Any) -> None:
+    """Copy an output into its row; PyTorch itself would repeat a smaller one."""
+    if result.shape != row.shape:
+        raise EngineError(f"output {name!r} has the shape {list(result.shape)}, not {list(row.shape)}")
+    row.copy_(result)
+
+
+def _closed(*_: object) -> Sequence[Any]:
+    raise ReleasedError("the engine was closed")

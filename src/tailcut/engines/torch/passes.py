@@ -1,0 +1,169 @@
+"""Changes of a program's graph: which outputs it computes, in which precision, and where it writes them.
+
+Each takes a `torch.fx.GraphModule` of PyTorch's own operators and returns one; parameters are shared, never copied.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+# Operators that gain from lower precision; what lies between them stays in float32, as `torch.autocast` has it.
+_PRODUCTS = frozenset(
+    [
+        "linear",
+        "addmm",
+        "mm",
+        "bmm",
+        "matmul",
+        "baddbmm",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "convolution",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "scaled_dot_product_attention",
+    ]
+)
+
+
+def flat(exported: Any, outputs: Sequence[int]) -> fx.GraphModule:
+    """The program with its parameters inside, positional inputs, and a tuple of these outputs."""
+    module: fx.GraphModule = exported.module(check_guards=False)  # guards would be evaluated as Python
+    module.requires_grad_(requires_grad=False)
+    graph = module.graph
+    graph.set_codegen(fx.graph.CodeGen())
+    [end] = [node for node in graph.nodes if node.op == "output"]
+    results = end.args[0] if isinstance(end.args[0], tuple | list) else (end.args[0],)
+    end.args = (tuple(results[place] for place in outputs),)
+    graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def lowered(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
+    """Matrix products, convolutions and attention in this dtype; their results are float32 again.
+
+    Weights are converted once; what they are converted from stays where another operator reads it.
+    """
+    graph = module.graph
+    weights: dict[str, str] = {}
+    for node in [node for node in graph.nodes if _name(node) in _PRODUCTS]:
+        value = node.meta.get("val")
+        if value is None or value.dtype != torch.float32:
+            continue
+        changed = {}
+        for operand in {arg for arg in [*node.args, *node.kwargs.values()] if isinstance(arg, fx.Node)}:
+            if _dtype(module, operand) == torch.float32:
+                changed[operand] = _cast(module, node, operand, dtype, weights)
+        node.args = tuple(changed.get(arg, arg) if isinstance(arg, fx.Node) else arg for arg in node.args)
+        node.kwargs = {k: changed.get(arg, arg) if isinstance(arg, fx.Node) else arg for k, arg in node.kwargs.items()}
+        with graph.inserting_after(node):
+            back = graph.call_function(torch.ops.aten.to.dtype, (node, torch.float32))
+        back.meta = dict(node.meta)
+        node.replace_all_uses_with(back, delete_user_cb=lambda user, own=back: user is not own)
+    graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    _drop_unread(module)
+    module.recompile()
+    return module
+
+
+def channels_last(module: fx.GraphModule) -> fx.GraphModule:
+    """Images with their channels last in memory: weights of convolutions once, inputs of rank 4 at each call."""
+    module.to(memory_format=torch.channels_last)
+    for node in [node for node in module.graph.nodes if node.op == "placeholder"]:
+        value = node.meta.get("val")
+        if getattr(value, "ndim", 0) == 4:
+            with module.graph.inserting_after(node):
+                laid = module.graph.call_function(
+                    torch.ops.aten.contiguous.default, (node,), {"memory_format": torch.channels_last}
+                )
+            laid.meta = dict(node.meta)
+            node.replace_all_uses_with(laid, delete_user_cb=lambda user, own=laid: user is not own)
+    module.recompile()
+    return module
+
+
+def into_rows(module: fx.GraphModule) -> fx.GraphModule | None:
+    """A copy that takes its outputs' tensors as further arguments and writes into them; None where it cannot.
+
+    The last operator of each output must have a variant with `out`, and no output may be another's operand.
+    """
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.graph_copy(module.graph, copies)
+    [end] = [node for node in module.graph.nodes if node.op == "output"]
+    results = end.args[0]
+    writers = [_writer(result) for result in results]
+    if len(set(results)) < len(results) or not all(writers):
+        return None
+    last = [node for node in graph.nodes if node.op == "placeholder"]
+    written = []
+    for number, (result, writer) in enumerate(zip(results, writers, strict=True)):
+        with graph.inserting_after(last[-1]) if last else graph.inserting_before():
+            last.append(graph.placeholder(f"out_{number}"))
+        copy = copies[result]
+        copy.target = writer
+        copy.kwargs = {**copy.kwargs, "out": last[-1]}
+        written.append(copy)
+    graph.output(tuple(written))
+    graph.lint()
+    return fx.GraphModule(module, graph)
+
+
+def _writer(node: Any) -> Any:
+    """The variant of an operator that takes the same arguments and `out`; None where there is none."""
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return None
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet is None or node.target._schema.is_mutable:  # noqa: SLF001  what the operator takes is said nowhere else
+        return None
+    own = str(node.target).rpartition(".")[2]
+    name = "out" if own == "default" else f"{own}_out"
+    writer = getattr(packet, name, None) or (getattr(packet, "out", None) if own in {"Tensor", "default"} else None)
+    if writer is None or len(node.target._schema.returns) != 1:  # noqa: SLF001  likewise
+        return None
+    given = [(one.name, str(one.type)) for one in node.target._schema.arguments]  # noqa: SLF001  likewise
+    takes = [(one.name, str(one.type)) for one in writer._schema.arguments]  # noqa: SLF001  likewise
+    return writer if takes == [*given, ("out", "Tensor")] else None
+
+
+def _cast(
+    module: fx.GraphModule, node: fx.Node, operand: fx.Node, dtype: torch.dtype, weights: dict[str, str]
+) -> fx.Node:
+    graph = module.graph
+    if operand.op != "get_attr":
+        with graph.inserting_before(node):
+            return graph.call_function(torch.ops.aten.to.dtype, (operand, dtype))
+    own = str(operand.target)
+    if own not in weights:
+        weights[own] = f"lowered_{len(weights)}"
+        module.register_buffer(weights[own], _attribute(module, own).to(dtype), persistent=False)
+    with graph.inserting_before(node):
+        return graph.get_attr(weights[own])
+
+
+def _drop_unread(module: fx.GraphModule) -> None:
+    """Free weights that no operator reads any more."""
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in [*module.named_parameters(), *module.named_buffers()] if name not in read]:
+        owner = module.get_submodule(name.rpartition(".")[0])
+        delattr(owner, name.rpartition(".")[2])
+
+
+def _attribute(module: fx.GraphModule, name: str) -> Any:
+    owner = module.get_submodule(name.rpartition(".")[0])
+    return getattr(owner, name.rpartition(".")[2])
+
+
+def _dtype(module: fx.GraphModule, node: fx.Node) -> torch.dtype | None:
+    value = _attribute(module, str(node.target)) if node.op == "get_attr" else node.meta.get("val")
+    return getattr(value, "dtype", None)
+
+
+def _name(node: fx.Node) -> str:
+    packet = getattr(node.target, "overloadpacket", None)
+    return "" if packet is None else str(packet).rpartition(".")[2]

@@ -1,0 +1,291 @@
+"""An exported program: read safely, with its signature, what its graph says of the rows, and hints for requests."""
+
+import io
+import logging
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import sympy
+import torch
+from torch.export.pt2_archive import _package
+from torch.utils import _pytree
+
+from tailcut.engines.base import EngineOptions, parse_fixed_dim
+from tailcut.engines.files import ENGINES_OF, FileKind, kind_of, model_name
+from tailcut.engines.hints import InputHints
+from tailcut.engines.torch.archive import EXAMPLES, check_archive
+from tailcut.engines.torch.rows import RowAnalysis, expression
+from tailcut.engines.trust import is_trusted
+from tailcut.errors import ModelFileError, UnsupportedError
+from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, TensorSpec
+
+_DTYPES = {
+    torch.bool: DType.BOOL,
+    torch.uint8: DType.UINT8,
+    torch.uint16: DType.UINT16,
+    torch.uint32: DType.UINT32,
+    torch.uint64: DType.UINT64,
+    torch.int8: DType.INT8,
+    torch.int16: DType.INT16,
+    torch.int32: DType.INT32,
+    torch.int64: DType.INT64,
+    torch.float16: DType.FP16,
+    torch.bfloat16: DType.BF16,
+    torch.float32: DType.FP32,
+    torch.float64: DType.FP64,
+}
+_ENDLESS = {"while_loop"}  # operators that repeat a part of the graph as often as values say
+_REASON_CHARS = 200
+_READING = threading.Lock()  # PyTorch's reader keeps what it reads in a global, and refuses a second one meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that was read, and what is known of it.
+
+    Args:
+        exported: as `torch.export.load` gives it.
+        spec: its inputs and outputs, and what its graph says of the rows.
+        hints: of its inputs.
+        places: of each input of the spec, among the program's user inputs.
+        constants: the other user inputs, by place.
+        outputs: of each output of the spec, the place among the program's outputs.
+        weight_bytes: of its parameters, buffers and constants.
+        endless: an operator that may run as long as a request's values say; "" where there is none.
+    """
+
+    exported: Any
+    spec: ModelSpec
+    hints: InputHints
+    places: tuple[int, ...]
+    constants: Mapping[int, Any]
+    outputs: tuple[int, ...]
+    weight_bytes: int = 0
+    endless: str = ""
+
+
+def read_program(path: Path, options: EngineOptions, name: str | None = None) -> Program:
+    """Read a program, and nothing that could run code of its own.
+
+    Raises:
+        ModelFileError: it cannot be read, or it is no program.
+        UnsupportedError: it contains what is not loaded, changes its own state, or has inputs that are no tensors.
+    """
+    return _described(load_exported(path), path, options, name)
+
+
+def short(error: BaseException) -> str:
+    """PyTorch's message in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:_REASON_CHARS]
+
+
+def load_exported(path: Path) -> Any:
+    """The program as PyTorch has it; the archive is checked through PyTorch's own reader: both see the same files.
+
+    Raises:
+        ModelFileError: it cannot be read, or it is no program.
+        UnsupportedError: it contains what is not loaded.
+    """
+    kind = kind_of(path)
+    if kind is not FileKind.PROGRAM:
+        raise ModelFileError(f"{path}: {kind}, not a PyTorch program: it needs the engine {ENGINES_OF[kind][0]}")
+    with _READING:
+        return _read(path)
+
+
+def _read(path: Path) -> Any:
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it logs a stack for each fault, which is raised besides
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if not is_trusted(path):
+                _check(file)
+            file.seek(0)
+            return torch.export.load(file)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # noqa: BLE001  PyTorch's errors share no base
+        raise ModelFileError(f"{path}: PyTorch cannot load it: {short(error)}") from None
+    finally:
+        log.setLevel(level)
+
+
+def _check(file: Any) -> None:
+    with zipfile.ZipFile(file) as archive:
+        if "version" in archive.namelist():
+            raise UnsupportedError("it is in a format of pickles: save it anew with PyTorch 2.9 or later")
+    file.seek(0)
+    with _package.PT2ArchiveReader(file) as reader:
+        check_archive(reader.get_file_names(), reader.read_bytes)
+        examples = reader.read_bytes(EXAMPLES)
+    if examples:
+        try:
+            torch.load(io.BytesIO(examples), weights_only=True)
+        except Exception:  # noqa: BLE001  as in load_exported
+            raise UnsupportedError(
+                "its example inputs are no plain tensors: export it with tensors, or trust the file (--trust)"
+            ) from None
+
+
+def _described(exported: Any, path: Path, options: EngineOptions, name: str | None) -> Program:
+    signature = exported.graph_signature
+    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    changed += [signature.inputs_to_buffers.get(name, name) for name in _changed(exported.graph)]
+    if changed:
+        raise UnsupportedError(f"{path}: the program changes {changed[0]!r} at each call: export it in eval() mode")
+    nodes = {node.name: node for node in exported.graph.nodes}
+    places, constants = _user_inputs(signature, path)
+    inputs = {name: nodes[name] for name in places}
+    fixed = _fixed(inputs, options, path)
+    outputs = _user_outputs(exported, nodes)
+    missing = set(options.outputs) - set(outputs)
+    if missing or not outputs:
+        what = f"output {min(missing)!r}" if missing else "output that is a tensor"
+        raise UnsupportedError(f"{path}: the program has no {what}: it has {', '.join(outputs) or 'none'}")
+    kept = {label: outputs[label] for label in options.outputs or outputs}
+    spec = ModelSpec(
+        name or model_name(path),
+        tuple(_tensor(label, node, path, fixed) for label, node in inputs.items()),
+        tuple(_tensor(label, node, path, fixed) for label, (_, node) in kept.items()),
+    )
+    found = _rows(exported.graph, spec, list(inputs.values()), {label: node for label, (_, node) in kept.items()})
+    weights = [*exported.state_dict.values(), *exported.constants.values()]
+    operators = {str(node.target) for node in exported.graph.nodes}
+    return Program(
+        exported,
+        replace(spec, rows=found.rows, rows_reason=found.reason),
+        _hints(spec, list(inputs.values())),
+        tuple(places.values()),
+        constants,
+        tuple(place for place, _ in kept.values()),
+        sum(tensor.nbytes for tensor in weights if isinstance(tensor, torch.Tensor)),
+        next(iter(_ENDLESS & operators), ""),
+    )
+
+
+def _changed(graph: Any) -> Iterator[str]:
+    """Yield inputs and buffers that an operator writes into, also through a view of them."""
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.is_mutable:
+            continue
+        for argument, operand in zip(schema.arguments, node.args, strict=False):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            while getattr(operand, "op", "") == "call_function" and _is_view(operand):
+                operand = operand.args[0]  # noqa: PLW2901  followed to what it shows
+            if getattr(operand, "op", "") == "placeholder":
+                yield operand.name
+
+
+def _is_view(node: Any) -> bool:
+    returns = getattr(getattr(node.target, "_schema", None), "returns", ())
+    return any(one.alias_info is not None for one in returns)
+
+
+def _user_inputs(signature: Any, path: Path) -> tuple[dict[str, int], dict[int, Any]]:
+    """The places of the tensors by name, and the other values by place."""
+    places: dict[str, int] = {}
+    constants: dict[int, Any] = {}
+    for place, one in enumerate(spec for spec in signature.input_specs if spec.kind.name == "USER_INPUT"):
+        kind = type(one.arg).__name__
+        if kind == "ConstantArgument":
+            constants[place] = one.arg.value
+        elif kind == "TensorArgument":
+            places[one.arg.name] = place
+        else:
+            raise UnsupportedError(f"{path}: input {one.arg.name!r} is no tensor: export it with tensors alone")
+    return places, constants
+
+
+def _user_outputs(exported: Any, nodes: Mapping[str, Any]) -> dict[str, tuple[int, Any]]:
+    """The place and the node of each tensor that is returned; numbers and None besides are left out."""
+    specs = [spec for spec in exported.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
+    return {
+        name: (place, nodes[one.arg.name])
+        for place, (name, one) in enumerate(zip(_output_names(exported), specs, strict=True))
+        if type(one.arg).__name__ == "TensorArgument"
+    }
+
+
+def _output_names(exported: Any) -> list[str]:
+    """Keys of a dict that is returned; `output` for one tensor, and numbered where there are several."""
+    spec = exported.call_spec.out_spec
+    places = _pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    paths = [path for path, _ in _pytree.tree_flatten_with_path(places)[0]]
+    if len(paths) == 1 and not any(hasattr(key, "key") for key in paths[0]):
+        return ["output"]
+    names = []
+    for path in paths:
+        keys = [str(getattr(key, "key", getattr(key, "idx", ""))) for key in path]
+        names.append(".".join(keys) if hasattr(path[0], "key") else "output_" + "_".join(keys))
+    return names
+
+
+def _tensor(name: str, node: Any, path: Path, fixed: Mapping[sympy.Expr, int]) -> TensorSpec:
+    value = node.meta["val"]
+    if value.dtype not in _DTYPES:
+        raise UnsupportedError(f"{path}: tensor {name!r} has type {value.dtype}, which the protocol has no name for")
+    sizes = [expression(dim).subs(fixed) for dim in value.shape]
+    return TensorSpec(name, _DTYPES[value.dtype], tuple(int(size) if size.is_Integer else None for size in sizes))
+
+
+def _fixed(nodes: Mapping[str, Any], options: EngineOptions, path: Path) -> dict[sympy.Expr, int]:
+    """Sizes of the symbols that the user fixes, by INPUT:AXIS or by the symbol's own name."""
+    fixed: dict[sympy.Expr, int] = {}
+    for name, size in map(parse_fixed_dim, options.fixed_dims):
+        found = [
+            expression(dim)
+            for input_name, node in nodes.items()
+            for axis, dim in enumerate(node.meta["val"].shape)
+            if not isinstance(dim, int) and name in {f"{input_name}:{axis}", str(expression(dim))}
+        ]
+        if not found:
+            raise UnsupportedError(f"{path}: fixed_dims: no free dimension is called {name!r}: use INPUT:AXIS=SIZE")
+        fixed |= dict.fromkeys(found, size)
+    return fixed
+
+
+def _rows(graph: Any, spec: ModelSpec, inputs: list[Any], outputs: Mapping[str, Any]) -> RowEvidence:
+    if not spec.batchable or not inputs:
+        return RowEvidence(Rows.DEPENDENT, "the program has no free first axis")
+    firsts = {expression(node.meta["val"].shape[0]) for node in inputs}
+    if len(firsts) != 1 or not isinstance(next(iter(firsts)), sympy.Symbol):
+        return RowEvidence(Rows.DEPENDENT, "the first axes of the inputs are not of one length")
+    try:
+        return RowAnalysis(firsts.pop()).run(graph, inputs, outputs)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # an operator called in a way of its own
+        return RowEvidence(Rows.UNKNOWN, f"the graph cannot be followed ({type(error).__name__})")
+
+
+def _hints(spec: ModelSpec, nodes: list[Any]) -> InputHints:
+    """Which free axes are of one length, and the bounds of integers that pick from a table."""
+    names = {
+        tensor.name: tuple(None if isinstance(dim, int) else str(expression(dim)) for dim in node.meta["val"].shape)
+        for tensor, node in zip(spec.inputs, nodes, strict=True)
+    }
+    below: dict[str, int] = {}
+    for tensor, node in zip(spec.inputs, nodes, strict=True):
+        for user in _readers(node):
+            if str(user.target).startswith("aten.embedding") and isinstance(user.args[0].meta["val"].shape[0], int):
+                size = user.args[0].meta["val"].shape[0]
+                below[tensor.name] = min(size, below.get(tensor.name, size))
+    return InputHints(names, {}, below)
+
+
+def _readers(node: Any) -> Iterator[Any]:
+    """Yield what reads an input, also behind operators that keep its elements."""
+    for user in node.users:
+        yield user
+        if str(user.target).partition(".")[2].partition(".")[0] in {"to", "_to_copy", "view", "reshape", "clone"}:
+            yield from _readers(user)

@@ -1,0 +1,42 @@
+"""What a model file says of itself to whoever decides how it is measured; no engine is imported for a program."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailcut.engines.files import FileKind, kind_of
+from tailcut.errors import ModelFileError
+
+_PROGRAM = "models/model.json"
+_ENDLESS = b"torch.ops.higher_order.while_loop"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Bytes of a model's weights, and an operator of it that runs as long as values say; "" where there is none."""
+
+    weight_bytes: int
+    endless: str = ""
+
+
+def read_traits(path: Path) -> Traits:
+    """Traits of a model file, without its external weights being read.
+
+    Raises:
+        ModelFileError: missing, empty, unreadable, or not a model.
+    """
+    if kind_of(path) is FileKind.PROGRAM:
+        return _of_program(path)
+    from tailcut.engines.graph import read_graph_traits  # noqa: PLC0415  onnx takes 0.2 s
+
+    return read_graph_traits(path)
+
+
+def _of_program(path: Path) -> Traits:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            graph = next(name for name in archive.namelist() if name.endswith(_PROGRAM))
+            endless = _ENDLESS in archive.read(graph)
+    except (OSError, ValueError, StopIteration, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ModelFileError(f"{path}: cannot be read: {error}") from None
+    return Traits(path.stat().st_size, "while_loop" if endless else "")

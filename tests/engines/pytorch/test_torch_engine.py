@@ -1,0 +1,266 @@
+"""PyTorch's exported programs behind the engine protocol, in `Model.open`, and in a server."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from tests.engines.pytorch import programs
+from tests.servers import json_request, serving
+
+from tailcut import Model
+from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.torch import passes
+from tailcut.engines.torch.program import read_program
+from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
+from tailcut.runtime.profile import Profile, Settings
+from tailcut.spec import Rows
+
+torch = programs.torch
+COMPILES = shutil.which("g++") or shutil.which("clang++")
+
+
+@pytest.fixture(scope="module")
+def mlp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return programs.example(tmp_path_factory.mktemp("engine"))
+
+
+def options(**settings: object) -> EngineOptions:
+    return EngineOptions(name="torch", threads=1, **settings)
+
+
+def answer(path: Path, x: np.ndarray) -> np.ndarray:
+    return torch.export.load(path).module()(torch.from_numpy(x)).detach().numpy()
+
+
+def rows(count: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(count).standard_normal((count, *shape)).astype(np.float32)
+
+
+def test_runs_any_number_of_rows(mlp: Path) -> None:
+    """The free axis of the program is free in the spec, and answers are PyTorch's own."""
+    engine = open_engine(mlp, options())
+    assert engine.spec.inputs[0].shape == (None, 16)
+    assert engine.spec.output_names == ("output",)
+    assert engine.spec.batched
+    for count in (1, 2, 7):
+        x = rows(count, 16)
+        assert np.array_equal(engine.run({"x": x})["output"], answer(mlp, x))
+    engine.close()
+    with pytest.raises(ReleasedError):
+        engine.run({"x": x})
+
+
+def test_writes_into_the_bound_rows(mlp: Path) -> None:
+    """The last operator has a variant that takes its output, and what is bound is computed anew at each call."""
+    module = passes.flat(torch.export.load(mlp), [0])
+    assert passes.into_rows(module) is not None
+    engine = open_engine(mlp, options())
+    x, y = rows(3, 16), np.full((3, 4), np.nan, np.float32)
+    call = engine.bind({"x": x}, {"output": y})
+    for scale in (1, 2):
+        x *= scale
+        call()
+        assert np.array_equal(y, answer(mlp, x))
+
+
+def test_copies_where_the_last_operator_cannot_write(tmp_path: Path) -> None:
+    """A view has no variant with an output; two outputs that are one tensor have not either."""
+    for number, compute in enumerate([lambda x: (x * 2).view(-1, 2, 3), lambda x: ((y := x + 1), y)]):
+        path = programs.function(tmp_path / f"m{number}.pt2", compute, 6)
+        engine = open_engine(path, options())
+        x = rows(2, 6)
+        outputs = {one.name: np.zeros((2, *one.row_shape), np.float32) for one in engine.spec.outputs}
+        engine.bind({"x": x}, outputs)()
+        expected = engine.run({"x": x})
+        assert all(np.array_equal(array, expected[name]) and array.any() for name, array in outputs.items())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"precision": "bf16"}, {"layout": "channels_last"}], ids=["bf16", "channels_last"]
+)
+def test_settings_change_little(tmp_path: Path, settings: dict[str, str]) -> None:
+    """bfloat16 products and channels last give the same answers, up to their rounding."""
+    path = programs.images(tmp_path / "images.pt2")
+    try:
+        engine = open_engine(path, options(**settings))
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    x = rows(3, 3, 16, 16)
+    expected, found = answer(path, x), engine.run({"x": x})["output"]
+    assert np.abs(found - expected).max() < (0.02 if "precision" in settings else 1e-5)
+    assert "precision" not in settings or not np.array_equal(found, expected)
+
+
+@pytest.mark.skipif(not COMPILES, reason="needs a C++ compiler")
+@pytest.mark.parametrize("compiler", ["inductor", "aot_inductor"])
+def test_compiled_programs_answer_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
+    """For one row and for many, run and bound."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = programs.function(tmp_path / "m.pt2", lambda x: torch.tanh(x) * x + 1, 4)
+    engine = open_engine(path, options(compiler=compiler))
+    for count in (1, 2, 5):
+        x, y = rows(count, 4), np.zeros((count, 4), np.float32)
+        engine.bind({"x": x}, {"output": y})()
+        assert np.allclose(y, answer(path, x), atol=1e-6)
+        assert np.array_equal(engine.run({"x": x})["output"], y)
+
+
+def test_a_missing_compiler_is_one_line(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says what to use instead."""
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UnsupportedError, match="needs a C\\+\\+ compiler"):
+        open_engine(mlp, options(compiler="inductor"))
+
+
+def test_settings_that_it_does_not_have(mlp: Path) -> None:
+    """Are refused, and not ignored."""
+    for settings in ({"precision": "int8"}, {"fixed_dims": ("nothing=3",)}, {"outputs": ("no",)}):
+        with pytest.raises(UnsupportedError):
+            open_engine(mlp, options(**settings))
+    with pytest.raises(UnsupportedError, match="onnxruntime has no layout"):
+        open_engine(mlp.parent / "none.onnx", EngineOptions(layout="channels_last"))
+
+
+def test_outputs_and_sizes_that_are_chosen(tmp_path: Path) -> None:
+    """Only one output is computed; a fixed axis is fixed wherever its symbol stands."""
+    path = programs.encoder(tmp_path / "encoder.pt2")
+    engine = open_engine(path, options(outputs=("hidden",), fixed_dims=("ids:1=8",)))
+    assert [one.shape for one in engine.spec.inputs + engine.spec.outputs] == [(None, 8), (None, 8), (None, 8, 16)]
+    assert engine.spec.fixed_rows
+
+
+def test_bfloat16_on_the_wire(tmp_path: Path) -> None:
+    """numpy has no such type, so tensors go by their bits."""
+    path = tmp_path / "half.pt2"
+    programs.save(
+        path, programs.Function(lambda x: x * 2), (torch.ones(2, 3, dtype=torch.bfloat16),), {"x": {0: programs.BATCH}}
+    )
+    engine = open_engine(path, options())
+    x = rows(4, 3).astype(engine.spec.inputs[0].dtype.numpy)
+    assert np.array_equal(engine.run({"x": x})["output"], x * 2)
+
+
+def test_a_program_that_remembers_is_refused(tmp_path: Path) -> None:
+    """Its answers would depend on other requests."""
+
+    class Counter(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: object) -> object:
+            self.calls.add_(1)
+            return x + self.calls
+
+    path = programs.save(tmp_path / "m.pt2", Counter(), (torch.ones(2, 3),), {"x": {0: programs.BATCH}})
+    with pytest.raises(UnsupportedError, match="changes 'calls' at each call"):
+        open_engine(path, options())
+
+
+def test_a_failed_call_is_one_line(tmp_path: Path) -> None:
+    """A size that the program's own operators refuse; the next call works."""
+    path = programs.encoder(tmp_path / "encoder.pt2")
+    engine = open_engine(path, options())
+    ids = np.zeros((2, 4), np.int64)
+    with pytest.raises(EngineError, match="PyTorch failed: ") as caught:
+        engine.run({"ids": ids + 1000, "mask": ids})
+    assert "\n" not in str(caught.value)
+    assert engine.run({"ids": ids, "mask": ids + 1})["scores"].shape == (2, 4)
+
+
+def test_threads_are_each_callers_own(mlp: Path) -> None:
+    """Two engines with other numbers of threads, called in turns from two threads."""
+    found: list[int] = []
+    engines = [open_engine(mlp, EngineOptions(name="torch", threads=count)) for count in (1, 2)]
+
+    def call() -> None:
+        for engine in engines * 2:
+            engine.run({"x": rows(1, 16)})
+            found.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    call()
+    assert found == [1, 2] * 4
+
+
+def test_model_open_batches_it(mlp: Path) -> None:
+    """The graph says that its rows are independent, and the run-time proof agrees."""
+    with Model.open(mlp, auto=False) as model:
+        assert model.rows.rows is Rows.INDEPENDENT
+        assert model.rows.graph is not None
+        assert model.profile.settings.engine.name == "torch"
+        x = rows(40, 16)  # more than a batch
+        assert np.allclose(model.infer_sync({"x": x})["output"], answer(mlp, x), atol=1e-6)
+
+
+def test_opening_and_serving_load_no_other_engine(mlp: Path, tmp_path: Path) -> None:
+    """A host with PyTorch alone needs nothing else; numba is for the fast path only, which the profile turns off."""
+    script = (
+        "import sys, numpy, tailcut\n"
+        "model = tailcut.Model.open(sys.argv[1])\n"
+        "model.infer_sync({'x': numpy.zeros((2, 16), numpy.float32)})\n"
+        "model.close()\n"
+        "import tailcut.server.app, tailcut.cli.serve\n"
+        "wrong = {name.partition('.')[0] for name in sys.modules} & {'onnx', 'onnxruntime', 'openvino', 'numba'}\n"
+        "sys.exit(f'loaded: {wrong}' if wrong else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(mlp)], check=True, timeout=180)
+    settings = msgspec.structs.replace(Settings(), io=msgspec.structs.replace(Settings().io, fast_path=False))
+    Profile.of_model(mlp, settings).save(tmp_path / "mlp.profile.toml")
+    x = rows(3, 16)
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [3, 16], "data": x.reshape(-1).tolist()}]}
+    with serving(tmp_path, tmp_path / "mlp.profile.toml") as server, server.connect() as wire:
+        maps = Path(f"/proc/{server.process.pid}/maps").read_text(
+            encoding="utf-8", errors="replace"
+        )  # JSON loads numba
+        reply = wire.ask(json_request("mlp", body))
+        assert reply.status == 200
+        found = np.array(msgspec.json.decode(reply.body)["outputs"][0]["data"], np.float32).reshape(3, 4)
+    assert np.allclose(found, answer(mlp, x), atol=1e-6)
+    assert "libtorch_cpu" in maps
+    assert not [name for name in ("onnxruntime", "openvino", "llvmlite") if name in maps]
+
+
+def test_other_torch_files_are_named(tmp_path: Path) -> None:
+    """A state dict is no program, and nothing of it is unpickled."""
+    torch.save({"w": torch.ones(2)}, tmp_path / "weights.pt2")
+    with pytest.raises(ModelFileError, match=r"a PyTorch file, not an ONNX model: export it with torch\.export\.save"):
+        open_engine(tmp_path / "weights.pt2", options())
+
+
+def test_exported_programs_keep_constants_out_of_the_inputs(tmp_path: Path) -> None:
+    """A number that was given when the program was exported stays what it was."""
+
+    class Scale(torch.nn.Module):
+        def forward(self, x: object, by: int) -> object:
+            return x * by
+
+    path = programs.save(tmp_path / "m.pt2", Scale(), (torch.ones(2, 3), 3), {"x": {0: programs.BATCH}, "by": None})
+    program = read_program(path, options())
+    assert program.spec.input_names == ("x",)
+    engine = open_engine(path, options())
+    assert np.array_equal(engine.run({"x": np.ones((2, 3), np.float32)})["output"], np.full((2, 3), 3, np.float32))
+
+
+def test_programs_are_opened_by_several_threads(mlp: Path) -> None:
+    """PyTorch reads one program at a time, and says nothing of it when another thread reads one, too."""
+    opened: list[int] = []
+
+    def work() -> None:
+        engine = open_engine(mlp, options())
+        opened.append(engine.run({"x": rows(2, 16)})["output"].shape[0])
+        engine.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opened == [2] * 4

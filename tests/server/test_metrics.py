@@ -1,0 +1,105 @@
+"""What /metrics says of each model, read by Prometheus' own parser, and the line a second that overload logs."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.engines.models import perceptron
+from tests.server.test_overload import ONE, busy, make_profile
+from tests.servers import Server, Wire, raw_request, serving
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "metrics.md"
+AROUND_20_MS = {0.01, 0.015, 0.018, 0.02, 0.022, 0.025, 0.03, 0.04}
+
+
+def scrape(server: Server) -> dict[str, list]:
+    """Samples by name."""
+    with server.connect() as wire:
+        return scrape_over(wire)
+
+
+def scrape_over(wire: Wire) -> dict[str, list]:
+    """Samples by name, from the worker that the connection is to: it knows its own counts at once."""
+    text = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+    samples: dict[str, list] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            samples.setdefault(sample.name, []).append(sample)
+    return samples
+
+
+def of(samples: dict[str, list], name: str, **labels: str) -> float:
+    """The sum of the samples that have these labels."""
+    return sum(one.value for one in samples[name] if labels.items() <= one.labels.items())
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model that computes one row at a time, milliseconds each."""
+    folder = tmp_path_factory.mktemp("metrics")
+    with serving(folder, make_profile(folder), "--slo", "20ms") as running:
+        yield running
+        assert running.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_model_has_its_own_counts(tmp_path: Path, workers: int) -> None:
+    """Latency, its buckets around the limit, and batch sizes are told by model and version."""
+    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    sources = [f"a={path}", f"b:3={path}"]
+    with serving(tmp_path, *sources, "--slo", "20ms", "--workers", str(workers)) as server:
+        with server.connect() as wire:
+            for model, times in (("a", 2), ("b", 5)):
+                for _ in range(times):
+                    assert wire.ask(raw_request(model, bytes(16))).status == 200
+            samples = scrape_over(wire)
+        for labels, times in (({"model": "a", "version": "1"}, 2), ({"model": "b", "version": "3"}, 5)):
+            assert of(samples, "tailcut_request_seconds_count", **labels) == times
+            assert of(samples, "tailcut_request_seconds_bucket", le="+Inf", **labels) == times
+            assert of(samples, "tailcut_request_seconds_sum", **labels) > 0
+            assert of(samples, "tailcut_batch_rows_sum", **labels) == times
+            assert of(samples, "tailcut_slo_seconds", **labels) == 0.02
+            within = of(samples, "tailcut_within_slo_total", **labels)
+            assert within == of(samples, "tailcut_request_seconds_bucket", le="0.02", **labels) <= times
+            bounds = {float(one.labels["le"]) for one in samples["tailcut_request_seconds_bucket"]}
+            assert bounds >= AROUND_20_MS
+        assert server.stop() == 0
+
+
+def test_without_a_limit_there_is_none(tmp_path: Path) -> None:
+    """No limit, no count of what is within it, and no bucket that belongs to one."""
+    with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx")) as server:
+        samples = scrape(server)
+        assert "tailcut_slo_seconds" not in samples
+        assert "0.02" not in {one.labels["le"] for one in samples["tailcut_request_seconds_bucket"]}
+        assert server.stop() == 0
+
+
+def test_refusals_have_a_reason_and_a_line_in_the_log(slow: Server) -> None:
+    """What cannot meet its deadline is counted as such, the queue's age is shown, and a line a second says why."""
+    with busy(slow):
+        age = of(scrape(slow), "tailcut_queue_oldest_seconds")
+        with slow.connect() as wire:
+            for _ in range(3):
+                assert wire.ask(raw_request("slow", ONE, "Tailcut-Timeout-Us: 100")).status == 503
+    samples = scrape(slow)
+    assert age > 0
+    assert of(samples, "tailcut_refused_total", reason="deadline") == 3
+    assert of(samples, "tailcut_refused_total", reason="queue_full") == 0
+    assert of(samples, "tailcut_deadline_misses_total", outcome="refused") == 3
+    line = re.compile(
+        r"slow: refused (\d) requests?: cannot meet the 0[.]\d+ ms deadline: .*[\d.]+ ms of work is ahead"
+    )
+    while sum(map(int, line.findall(slow.stderr.read_text()))) < 3:
+        assert scrape(slow)  # a turn of its loop, and an end where it has ended
+
+
+def test_every_metric_is_in_the_reference(slow: Server) -> None:
+    """docs/reference/metrics.md names every metric of the server, and none that there is not."""
+    with slow.connect() as wire:
+        text = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+    served = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+    told = {line.split("`")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")}
+    assert told == served
