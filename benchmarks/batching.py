@@ -32,10 +32,10 @@ from reference_models import perceptron
 
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import QueueFullError, TailcutError
-from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.home import AnyThreadDelivery
+from tailcut.runtime.delivery import AnyThreadDelivery
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.request import Batch, Request
 from tailcut.stats import median_interval
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -54,13 +54,13 @@ class Note:
     def __init__(self, log: "Log", place: int) -> None:
         self.log, self.place = log, place
 
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
         self.log.done[self.place] = time.perf_counter()
         if index == 0:
             self.log.batches.append((batch.rows, (batch.ended_ns - batch.began_ns) / 1e9))
         self.log.end()
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+    def fail(self, request: Request, error: TailcutError) -> None:
         self.log.failed += 1
         self.log.end()
 
@@ -107,14 +107,14 @@ def offer(model: Model, rate: float, seconds: float, deadline_s: float = 0.0, se
         deadline = 0
         if deadline_s:
             log.due[place] = time.perf_counter()
-            deadline = model.now_ns() + int(deadline_s * 1e9)
+            deadline = time.monotonic_ns() + int(deadline_s * 1e9)
         try:
-            model.start(x, 1, Note(log, place), home, deadline)
+            model.entry.start(x, 1, Note(log, place), home, deadline)
         except QueueFullError:
             log.refused += 1
             log.end()
         else:
-            model.kick()
+            model.entry.notify()
         time.sleep(0)  # the engine's thread may want the interpreter
     if not log.all_ended.wait(30):
         raise SystemExit("requests were lost")
@@ -158,12 +158,12 @@ def ms(seconds: np.ndarray, q: float) -> float:
 def cost_of(model: Model, sizes: Sequence[int]) -> dict[int, float]:
     """Seconds of a batch of each size, the median of 7, sizes in turns."""
     times: dict[int, list[float]] = {size: [] for size in sizes}
-    assert model.slab is not None
+    assert model.scheduler.slab is not None
     for _ in range(7):
         for size in sizes:
-            batch = Batch(model, [Ticket(Note(Log(np.zeros(1)), 0), AnyThreadDelivery(), size, 0)])
+            batch = Batch(model.scheduler, [Request(Note(Log(np.zeros(1)), 0), AnyThreadDelivery(), size)])
             began = time.perf_counter()
-            model._inline_executor.run(batch)
+            model.entry.executor.compute(batch)
             times[size].append(time.perf_counter() - began)
     return {size: float(np.median(found)) for size, found in times.items()}
 
@@ -176,7 +176,7 @@ def saturated(model: Model, seconds: float) -> float:
     class Again(Note):
         __slots__ = ()
 
-        def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+        def complete(self, request: Request, batch: Batch, index: int) -> None:
             done[0] += 1
             gate.release()
 
@@ -185,8 +185,8 @@ def saturated(model: Model, seconds: float) -> float:
     began = time.perf_counter()
     while (lasted := time.perf_counter() - began) < seconds:
         gate.acquire()
-        model.start(x, 1, note, home)
-        model.kick()
+        model.entry.start(x, 1, note, home)
+        model.entry.notify()
     answered = done[0]
     for _ in range(64):
         gate.acquire()
@@ -195,12 +195,13 @@ def saturated(model: Model, seconds: float) -> float:
 
 def latencies(model: Model, load: float, seconds: float, seed: int) -> tuple[float, ...]:
     """One block: rate, measured p50 and p99, simulated p99 of ours, held and bound, the hold, rows a batch."""
-    cost = cost_of(model, model.cost.sizes)  # anew: a shared machine is not the same from minute to minute
+    known = model.scheduler.forecast.cost
+    cost = cost_of(model, known.sizes)  # anew: a shared machine is not the same from minute to minute
     rate = load * max(rows / took for rows, took in cost.items())
     log = offer(model, rate, seconds, seed=seed)
     services = log.services()
-    ours = simulate(log.due, model.cost.best, services, 0.0)
-    held = {hold: ms(simulate(log.due, model.cost.best, services, hold * cost[1]), 0.99) for hold in HOLDS}
+    ours = simulate(log.due, known.best, services, 0.0)
+    held = {hold: ms(simulate(log.due, known.best, services, hold * cost[1]), 0.99) for hold in HOLDS}
     best = min(held, key=held.__getitem__)
     fastest = min(float(took.min()) for took in services.values())
     floor = bound(log.due, fastest, min(float(np.median(took)) / rows for rows, took in services.items()))
@@ -233,7 +234,7 @@ def goodput_table(model: Model, seconds: float) -> None:
     )
     for times in OVERLOADS:
         peak = saturated(model, seconds / 4)
-        deadline_s = 8 * model.max_batch_size / peak
+        deadline_s = 8 * model.scheduler.max_batch_size / peak
         log = offer(model, times * peak, seconds, deadline_s)
         in_time = int((log.latencies <= deadline_s).sum())
         rate = in_time / float(np.nanmax(log.done) - log.due[0])
@@ -263,7 +264,7 @@ def main() -> None:
     )
     profile = Profile.of_model(path if path.exists() else perceptron(path, WIDTHS), settings)
     with Model.open(profile) as model:
-        cost = cost_of(model, model.cost.sizes)
+        cost = cost_of(model, model.scheduler.forecast.cost.sizes)
         shown = ", ".join(f"{rows}: {took * 1e3:.1f}" for rows, took in cost.items())
         print(f"ms a batch of n rows: {shown}\n")
         latency_table(model, args.seconds, args.rounds)

@@ -25,11 +25,11 @@ from reference_models import make, perceptron
 from batching import WIDTHS
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import TailcutError
-from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.home import AnyThreadDelivery
+from tailcut.runtime.delivery import AnyThreadDelivery
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.request import Batch, Request
 from tailcut.stats.serial import serial_percentile_interval
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -44,14 +44,14 @@ class Refill:
         self.x = {"x": np.ones((1, WIDTHS[0]), np.float32)}
 
     def ask(self) -> None:
-        self.model.start(self.x, 1, self, AnyThreadDelivery())
+        self.model.entry.start(self.x, 1, self, AnyThreadDelivery())
 
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
         self.rows += 1
         if not self.stopped.is_set():
             self.ask()
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+    def fail(self, request: Request, error: TailcutError) -> None:
         raise SystemExit(str(error))
 
 
@@ -83,7 +83,7 @@ class Saturated:
     def __enter__(self) -> Self:
         for _ in range(64):
             self.refill.ask()
-        self.model.kick()
+        self.model.entry.notify()
         self.began = time.perf_counter()
         return self
 

@@ -27,11 +27,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_models import Encoder, make
 
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.batch import ArrayExecutor, Batch, Ticket
-from tailcut.runtime.home import AnyThreadDelivery, EventHandler
+from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
+from tailcut.runtime.executors import ArrayExecutor
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.runtime.request import Batch, Request
 from tailcut.stats import median_ratio_interval
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -51,12 +52,12 @@ class LoosePadding:
     def __init__(self, engine) -> None:
         self._loose = ArrayExecutor(engine)
 
-    def run(self, batch: Batch) -> None:
-        bucket = batch.tickets[0].key
-        for ticket in batch.tickets:
-            wider = ((0, 0), (0, bucket - ticket.length))
-            ticket.arrays = {name: np.pad(array, wider) for name, array in ticket.arrays.items()}
-        self._loose.run(batch)
+    def compute(self, batch: Batch) -> None:
+        bucket = batch.members[0].key
+        for request in batch.members:
+            wider = ((0, 0), (0, bucket - request.length))
+            request.arrays = {name: np.pad(array, wider) for name, array in request.arrays.items()}
+        self._loose.compute(batch)
 
 
 def sentences(count: int) -> list[dict[str, np.ndarray]]:
@@ -79,8 +80,8 @@ def seconds_of(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
     sinks = [EventHandler() for _ in wave]
     began = time.perf_counter()
     for request, sink in zip(wave, sinks, strict=True):
-        model.start(request, 1, sink, AnyThreadDelivery())
-    model.kick()
+        model.entry.start(request, 1, sink, AnyThreadDelivery())
+    model.entry.notify()
     took = time.perf_counter() - began
     if any(sink.outputs is None for sink in sinks):
         raise SystemExit("a request failed")
@@ -92,7 +93,7 @@ def limit(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
     seconds = 0.0
     for bucket in BUCKETS:
         rows = sum(1 for one in wave if model._padding.place(one)[0] == bucket)
-        call = model._inline_executor._call(bucket, BATCH)
+        call = model.entry.executor._call(bucket, BATCH)
         began = time.perf_counter()
         call()
         seconds += (time.perf_counter() - began) / BATCH * rows
@@ -100,28 +101,28 @@ def limit(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
 
 
 def batch_of(model: Model, count: int, bucket: int, random: np.random.Generator) -> Batch:
-    tickets = []
+    requests = []
     for length in random.integers(2 * bucket // 3, bucket + 1, count):
-        ticket = Ticket(EventHandler(), AnyThreadDelivery(), 1)
-        ticket.arrays = {"ids": random.integers(1, 4096, (1, length)), "mask": np.ones((1, length), np.int64)}
-        ticket.key, ticket.length = bucket, int(length)
-        tickets.append(ticket)
-    return Batch(model, tickets)
+        request = Request(EventHandler(), AnyThreadDelivery(), 1)
+        request.arrays = {"ids": random.integers(1, 4096, (1, length)), "mask": np.ones((1, length), np.int64)}
+        request.key, request.length = bucket, int(length)
+        requests.append(request)
+    return Batch(model.scheduler, requests)
 
 
 def single_batches(path: Path) -> None:
     print("\nbucket  rows   loose us   buckets us   ratio")
     random = np.random.default_rng(0)
     with opened(path, padded=True) as model:
-        loose = LoosePadding(model._crew._first)
+        loose = LoosePadding(model._pool._first)
         for bucket in (16, 32, 96):
             for count in (1, 4, 8):
                 times = np.empty((60, 2))
                 for turn in times:
-                    for place, executor in enumerate((loose, model._inline_executor)):
+                    for place, executor in enumerate((loose, model.entry.executor)):
                         batch = batch_of(model, count, bucket, random)
                         began = time.perf_counter()
-                        executor.run(batch)
+                        executor.compute(batch)
                         turn[place] = time.perf_counter() - began
                 plain, bound = np.median(times, axis=0) * 1e6
                 print(f"{bucket:6d}{count:6d}{plain:11.0f}{bound:13.0f}{np.median(times[:, 0] / times[:, 1]):8.2f}")

@@ -22,7 +22,7 @@ import json, sys, time
 from pathlib import Path
 import tailcut.engines.graph as graph
 import tailcut.engines.onnxruntime, tailcut.engines.openvino
-import tailcut.runtime.row_proof as row_proof
+import tailcut.runtime.opening.row_proof as row_proof
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings

@@ -26,7 +26,7 @@ from torch import nn
 
 from tailcut.engines import Engine, EngineOptions, open_engine
 from tailcut.errors import TailcutError
-from tailcut.runtime.timing import time_calls
+from tailcut.runtime.opening.timing import time_calls
 
 BATCH = torch.export.Dim("batch")
 ARMS = {

@@ -7,7 +7,7 @@ from tests.engines.models import perceptron
 from tests.server.workers.test_supervisor import until
 from tests.servers import raw_request, serving
 
-from tailcut.runtime.defaults import SAFE_SETTINGS
+from tailcut.runtime.opening.defaults import SAFE_SETTINGS
 from tailcut.runtime.profile import Profile
 
 

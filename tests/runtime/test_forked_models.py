@@ -122,7 +122,7 @@ def test_no_batch_is_computed_while_a_process_forks(path: Path, expected: list[n
             thread.start()
 
         def look() -> None:
-            assert not model._running
+            assert not model.scheduler.computing
 
         children = [fork(look) for _ in range(10)]
         before = model.statistics()["requests"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +22,11 @@ from tailcut.errors import (
     TooLargeError,
 )
 from tailcut.memory.slab import RowState
-from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.home import AnyThreadDelivery, EventHandler
+from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, LoopDelivery
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.request import Batch, Request
 from tailcut.spec import DType
 
 
@@ -137,16 +138,16 @@ def test_closing_fails_what_waits(tmp_path: Path) -> None:
     with pytest.raises(ReleasedError):
         model.infer_sync({"x": rows(1)})
     with pytest.raises(ReleasedError):
-        model.submit_body(Ticket(EventHandler(), AnyThreadDelivery(), 1), memoryview(rows(1).tobytes()))
+        model.entry.lend(1)
 
 
 def test_a_deadline_that_has_passed(tmp_path: Path) -> None:
     """Work that expired in the queue is dropped before it is computed."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
-        sink = EventHandler()
-        model.start({"x": rows(1)}, 1, sink, AnyThreadDelivery(), deadline_ns=1)
-        model.kick()
-        assert isinstance(sink.error, DeadlineExceededError)
+        handler = EventHandler()
+        model.entry.start({"x": rows(1)}, 1, handler, AnyThreadDelivery(), deadline_ns=1)
+        model.entry.notify()
+        assert isinstance(handler.error, DeadlineExceededError)
         assert model.statistics() | {"expired": 1, "batches": 0, "rows_in_use": 0} == model.statistics()
 
 
@@ -154,62 +155,98 @@ def test_a_full_queue(tmp_path: Path) -> None:
     """What finds no row is refused at once and told when to come again; nothing is lost or leaked."""
     path = identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")
     with opened(path, dispatch="inline", max_batch_size=2, limits=Limits(queue_rows=4)) as model:
-        sinks = [EventHandler() for _ in range(4)]
-        for number, sink in enumerate(sinks):
-            model.start({"x": rows(number)}, 1, sink, AnyThreadDelivery())
+        handlers = [EventHandler() for _ in range(4)]
+        for number, handler in enumerate(handlers):
+            model.entry.start({"x": rows(number)}, 1, handler, AnyThreadDelivery())
         with pytest.raises(QueueFullError) as caught:
-            model.start({"x": rows(9)}, 1, EventHandler(), AnyThreadDelivery())
+            model.entry.start({"x": rows(9)}, 1, EventHandler(), AnyThreadDelivery())
         assert 0.001 <= caught.value.retry_after_s < 1  # half of the queue takes microseconds
         assert not caught.value.late
-        assert caught.value.opens_ns <= model.now_ns() + 5_000_000  # a refusal stands for milliseconds at most
+        assert caught.value.opens_ns <= time.monotonic_ns() + 5_000_000  # a refusal stands for milliseconds at most
         with pytest.raises(TooLargeError, match=r"5 rows, and the queue of model 'echo' holds 4: .* --queue"):
             model.infer_sync({"x": rows(*range(5))})
-        model.kick()
-        assert [int(sink.outputs[0][0, 0]) for sink in sinks if sink.outputs] == [0, 1, 2, 3]
+        model.entry.notify()
+        assert [int(handler.outputs[0][0, 0]) for handler in handlers if handler.outputs] == [0, 1, 2, 3]
         assert model.statistics()["rows_in_use"] == 0
 
 
 def test_at_once_past_the_queue(tmp_path: Path) -> None:
     """Who finds nobody there is computed where it is, counted like everybody else, and gives its rows back."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
-        assert model.slab is not None
-        row, lent = model.lend(5, 0, 0)
-        model.slab.inputs[0][row : row + 3] = rows(7, 8, 9)
-        sink = EventHandler()
-        ticket = Ticket(sink, AnyThreadDelivery(), 3, row, model.now_ns() + 60_000_000_000)
-        ticket.requests = 3
-        assert model.compute_now(ticket, lent)
-        assert sink.outputs is not None
-        assert sink.outputs[0][:, 0].tolist() == [7, 8, 9]
+        assert model.scheduler.slab is not None
+        lease = model.entry.lend(5, some=True)
+        model.scheduler.slab.write(lease.row, memoryview(rows(7, 8, 9).tobytes()))
+        handler = EventHandler()
+        request = Request(handler, AnyThreadDelivery(), 3, time.monotonic_ns() + 60_000_000_000, requests=3)
+        assert not model.entry.settle(lease, 3, request, at_once=True)
+        assert handler.outputs is not None
+        assert handler.outputs[0][:, 0].tolist() == [7, 8, 9]
         counts = model.statistics()
         assert counts | {"requests": 3, "rows": 3, "batches": 1, "queued": 0, "rows_in_use": 0} == counts
         assert model.batches_by_rows()[3][0] == 1
 
 
 def test_not_past_others(tmp_path: Path) -> None:
-    """Where somebody waits or computes, is waited for, or a worker is to do it, nothing is done: the rows stay lent."""
+    """Where something waits or computes, is waited for, or a worker is to compute, a request is queued."""
+
+    def settled(model: Model) -> tuple[bool, EventHandler]:
+        handler = EventHandler()
+        lease = model.entry.lend(1)
+        return model.entry.settle(lease, 1, Request(handler, AnyThreadDelivery(), 1), at_once=True), handler
+
     path = identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")
     with opened(path, dispatch="inline") as model:
-        first, second = EventHandler(), EventHandler()
-        model.start({"x": rows(1)}, 1, first, AnyThreadDelivery())
-        row, lent = model.lend(1, 0, 0)
-        ticket = Ticket(second, AnyThreadDelivery(), 1, row)
-        assert not model.compute_now(ticket, lent)
-        batch = model.next_batch()
+        model.entry.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery())
+        assert settled(model)[0]
+        batch = model.scheduler.next_batch(time.monotonic_ns())
         assert isinstance(batch, Batch)
-        assert not model.compute_now(ticket, lent)
-        model.compute(batch, model._inline_executor)
-        assert first.outputs is not None
-        assert second.outputs is None
-        assert model.compute_now(ticket, lent)
-        assert second.outputs is not None
-        row, lent = model.lend(1, 0, 0)
-    assert not model.compute_now(Ticket(EventHandler(), AnyThreadDelivery(), 1, row), lent)  # it is closed
+        assert batch.rows == 2
+        assert settled(model)[0]
+        model.entry.executor.run(batch)
+        assert model.scheduler.finish(batch)
+        model.entry.notify()
+        to_notify, handler = settled(model)
+        assert not to_notify
+        assert handler.outputs is not None
+        assert model.statistics()["requests"] == 4
+        lease = model.entry.lend(1)
+    with pytest.raises(ReleasedError):
+        model.entry.settle(lease, 1, Request(EventHandler(), AnyThreadDelivery(), 1), at_once=True)
+    assert model.statistics()["rows_in_use"] == 0
     for way in ({"dispatch": "worker"}, {"dispatch": "adaptive", "max_queue_delay_us": 100}):
         with opened(path, **way) as model:
-            row, lent = model.lend(1, 0, 0)
-            assert not model.compute_now(Ticket(EventHandler(), AnyThreadDelivery(), 1, row), lent)
-            model.give_back(row)
+            to_notify, handler = settled(model)
+            assert to_notify
+            model.entry.notify()
+            assert handler.event.wait(20)
+
+
+def test_the_loop_answers_before_it_counts(tmp_path: Path) -> None:
+    """Where all of a batch is for its own clients."""
+    with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
+        counted: list[int | float] = []
+
+        class Note:
+            def complete(self, request: Request, batch: Batch, index: int) -> None:
+                counted.append(model.statistics()["requests"])
+
+            def fail(self, request: Request, error: TailcutError) -> None:
+                raise AssertionError(error)
+
+        async def ask() -> None:
+            here = LoopDelivery(asyncio.get_running_loop())
+            model.entry.start({"x": rows(1)}, 1, Note(), here)
+            model.entry.start({"x": rows(2)}, 1, Note(), AnyThreadDelivery())
+            model.entry.start({"x": rows(3)}, 1, Note(), here)
+            model.entry.notify()
+            assert counted == [3, 3, 3]  # beside another thread's, those of the loop's clients are counted first, too
+            model.entry.start({"x": rows(4)}, 1, Note(), here)
+            model.entry.start({"x": rows(5)}, 1, Note(), here)
+            model.entry.notify()
+            assert counted[3:] == [3, 3]
+            assert model.statistics() | {"batches": 2, "requests": 5, "rows_in_use": 0} == model.statistics()
+
+        asyncio.run(ask())
 
 
 def test_a_bad_row_past_the_queue_costs_only_itself(tmp_path: Path) -> None:
@@ -217,19 +254,17 @@ def test_a_bad_row_past_the_queue_costs_only_itself(tmp_path: Path) -> None:
     heard: dict[int, bool] = {}
 
     class Crowd:
-        def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
-            heard[ticket.offset] = True
+        def complete(self, request: Request, batch: Batch, index: int) -> None:
+            heard[request.offset] = True
 
-        def fail(self, ticket: Ticket, error: TailcutError) -> None:
-            heard[ticket.offset] = False
+        def fail(self, request: Request, error: TailcutError) -> None:
+            heard[request.offset] = False
 
     with opened(gather_rows(tmp_path / "gather.onnx"), dispatch="inline") as model:
-        assert model.slab is not None
-        row, lent = model.lend(3, 0, 0)
-        model.slab.inputs[0][row : row + 3] = [[0], [999_999], [2]]
-        ticket = Ticket(Crowd(), AnyThreadDelivery(), 3, row)
-        ticket.requests = 3
-        assert model.compute_now(ticket, lent)
+        assert model.scheduler.slab is not None
+        lease = model.entry.lend(3, some=True)
+        model.scheduler.slab.inputs[0][lease.row : lease.row + 3] = [[0], [999_999], [2]]
+        assert not model.entry.settle(lease, 3, Request(Crowd(), AnyThreadDelivery(), 3, requests=3), at_once=True)
         assert heard == {0: True, 1: False, 2: True}
         assert model.statistics()["rows_in_use"] == 0
 
@@ -237,42 +272,45 @@ def test_a_bad_row_past_the_queue_costs_only_itself(tmp_path: Path) -> None:
 def test_a_client_that_leaves_while_its_batch_computes(tmp_path: Path) -> None:
     """Its row is quarantined until the engine has returned; its neighbour is answered."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
-        sinks = [EventHandler(), EventHandler()]
-        tickets = [model.start({"x": rows(i)}, 1, sink, AnyThreadDelivery()) for i, sink in enumerate(sinks)]
-        batch = model.next_batch()
+        handlers = [EventHandler(), EventHandler()]
+        requests = [
+            model.entry.start({"x": rows(i)}, 1, handler, AnyThreadDelivery()) for i, handler in enumerate(handlers)
+        ]
+        batch = model.scheduler.next_batch(time.monotonic_ns())
         assert isinstance(batch, Batch)
-        model.cancel(tickets[0])
-        assert model.slab is not None
-        assert model.slab.state(tickets[0].row) is RowState.ABANDONED
-        model.compute(batch, model._inline_executor)
-        assert sinks[0].outputs is None
-        assert (sinks[1].outputs[0] == 1).all()
+        model.entry.cancel(requests[0])
+        assert model.scheduler.slab is not None
+        assert model.scheduler.slab.state(requests[0].row) is RowState.ABANDONED
+        model.entry.executor.run(batch)
+        model.scheduler.finish(batch)
+        assert handlers[0].outputs is None
+        assert (handlers[1].outputs[0] == 1).all()
         assert model.statistics()["rows_in_use"] == 0
 
 
 def test_holes_are_closed_by_a_gather(tmp_path: Path) -> None:
     """Rows that are not neighbours still compute together, each with its own answer."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
-        assert model.slab is not None
-        sinks = [EventHandler() for _ in range(3)]
-        places = [model.reserve(1, apart=True), model.reserve(1), model.reserve(1, apart=True)]
-        for number, (row, sink) in enumerate(zip(places, sinks, strict=True)):
-            model.slab.inputs[0][row] = number
-            model.submit(Ticket(sink, AnyThreadDelivery(), 1, row))
-        model.kick()
+        assert model.scheduler.slab is not None
+        handlers = [EventHandler() for _ in range(3)]
+        leases = [model.entry.lend(1, apart=True), model.entry.lend(1), model.entry.lend(1, apart=True)]
+        for number, (lease, handler) in enumerate(zip(leases, handlers, strict=True)):
+            model.scheduler.slab.inputs[0][lease.row] = number
+            model.entry.settle(lease, 1, Request(handler, AnyThreadDelivery(), 1))
+        model.entry.notify()
         assert model.statistics()["batches"] == 1
-        assert [int(sink.outputs[0][0, 0]) for sink in sinks if sink.outputs] == [0, 1, 2]
+        assert [int(handler.outputs[0][0, 0]) for handler in handlers if handler.outputs] == [0, 1, 2]
 
 
 def test_a_bad_row_costs_only_itself(tmp_path: Path) -> None:
     """When the engine refuses a batch, each of its requests gets a try of its own."""
     with opened(gather_rows(tmp_path / "gather.onnx"), dispatch="inline") as model:
-        sinks = [EventHandler() for _ in range(3)]
-        for index, sink in zip((0, 999_999, 2), sinks, strict=True):
-            model.start({"index": np.array([[index]], np.int64)}, 1, sink, AnyThreadDelivery())
-        model.kick()
-        assert [sink.error is None for sink in sinks] == [True, False, True]
-        assert isinstance(sinks[1].error, EngineError)
+        handlers = [EventHandler() for _ in range(3)]
+        for index, handler in zip((0, 999_999, 2), handlers, strict=True):
+            model.entry.start({"index": np.array([[index]], np.int64)}, 1, handler, AnyThreadDelivery())
+        model.entry.notify()
+        assert [handler.error is None for handler in handlers] == [True, False, True]
+        assert isinstance(handlers[1].error, EngineError)
         assert model.statistics()["rows_in_use"] == 0
 
 
@@ -298,7 +336,7 @@ def test_a_model_without_a_batch_dimension(tmp_path: Path) -> None:
     with opened(no_batch(tmp_path / "nb.onnx")) as model:
         inputs = {t.name: np.ones([d or 1 for d in t.shape], t.dtype.numpy) for t in model.spec.inputs}
         assert set(model.infer_sync(inputs)) == set(model.spec.output_names)
-        assert model.max_batch_size == 1
+        assert model.scheduler.max_batch_size == 1
 
 
 def test_priority_and_deadline_decide_who_is_served_first(tmp_path: Path) -> None:
@@ -311,14 +349,14 @@ def test_priority_and_deadline_decide_who_is_served_first(tmp_path: Path) -> Non
                 super().__init__()
                 self.name = name
 
-            def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+            def complete(self, request: Request, batch: Batch, index: int) -> None:
                 served.append(self.name)
 
-        soon, later = (model.now_ns() + seconds * 1_000_000_000 for seconds in (20, 40))
+        soon, later = (time.monotonic_ns() + seconds * 1_000_000_000 for seconds in (20, 40))
         wishes = [("idle", 0, 900), ("plain", 0, 0), ("later", later, 0), ("soon", soon, 0), ("urgent", 0, 1)]
         for name, deadline, priority in wishes:
-            model.start({"x": rows(1)}, 1, Note(name), AnyThreadDelivery(), deadline, priority=priority)
-        model.kick()
+            model.entry.start({"x": rows(1)}, 1, Note(name), AnyThreadDelivery(), deadline, priority=priority)
+        model.entry.notify()
         assert served == ["urgent", "soon", "later", "plain", "idle"]
 
 
@@ -326,39 +364,34 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
     """By the learned cost of the rows that go before it; an urgent request has fewer of those, and is let in."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch_size=1) as model:
         for _ in range(200):
-            model.cost.observe(1, 1_000_000_000)  # a second a row
+            model.scheduler.forecast.cost.observe(1, 1_000_000_000)  # a second a row
         for _ in range(3):
-            model.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery())
-        due = model.now_ns() + 2_500_000_000
-        body = memoryview(rows(1).tobytes())
+            model.entry.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery())
+        due = time.monotonic_ns() + 2_500_000_000
         with pytest.raises(QueueFullError) as caught:
-            model.submit_body(Ticket(EventHandler(), AnyThreadDelivery(), 1, -1, due, priority=200), body)
+            model.entry.lend(1, due, 200)
         assert caught.value.retry_after_s == 1.2  # a part of the time that the request has
         assert str(caught.value) == "cannot meet the 2.5 s deadline: 3 s of work is ahead"
         assert caught.value.late
-        assert 0 < caught.value.opens_ns - model.now_ns() <= 5_000_000  # and what is learned meanwhile counts
-        model.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery(), due, priority=1)
+        assert 0 < caught.value.opens_ns - time.monotonic_ns() <= 5_000_000  # and what is learned meanwhile counts
+        model.entry.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery(), due, priority=1)
         counts = model.statistics()
         assert counts | {"refused": 1, "refused_late": 1, "queued_rows": 4} == counts
-        assert 0 < counts["oldest_ns"] < model.now_ns()
+        assert 0 < counts["oldest_ns"] < time.monotonic_ns()
 
 
 def test_answers_that_come_too_late_shorten_the_queue(tmp_path: Path) -> None:
     """What was promised two seconds and told so after its time takes trust; the next forecast keeps time in hand."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch_size=1) as model:
-        late = model.now_ns() - 1
-        ticket = Ticket(EventHandler(), AnyThreadDelivery(), 1, deadline_ns=late)
-        ticket.arrays = {"x": rows(1)}
-        row = ticket.row = model.reserve()
-        assert model.slab is not None
-        model.slab.inputs[0][row] = 1
-        model.submit(ticket)
-        ticket.ready_ns = late - 2_000_000_000
-        model.kick()
+        late = time.monotonic_ns() - 1
+        request = Request(EventHandler(), AnyThreadDelivery(), 1, deadline_ns=late)
+        model.entry.settle(model.entry.lend(1), 1, request)
+        request.ready_ns = late - 2_000_000_000
+        model.entry.notify()
         assert model.statistics()["expired"] == 1
-        assert abs(model.forecast.trust - 0.98) < 1e-9
+        assert abs(model.scheduler.forecast.trust - 0.98) < 1e-9
         assert (model.infer_sync({"x": rows(4)}, timeout_s=10)["y"] == 4).all()
-        assert 0.98 < model.forecast.trust < 1.0
+        assert 0.98 < model.scheduler.forecast.trust < 1.0
 
 
 def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
@@ -366,16 +399,16 @@ def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
     path = identity(DType.FP32, (1, 16), tmp_path / "one.onnx")
     settings = Settings(engine=EngineOptions(threads=1, instances=2), batching=BatchingSettings(max_batch_size=8))
     with Model.open(Profile.of_model(path, settings)) as model:
-        assert model.max_batch_size == 1
-        assert model.slab is not None
-        sinks = [EventHandler() for _ in range(6)]
-        for number, sink in enumerate(sinks):
-            model.start({"x": rows(number)}, 1, sink, AnyThreadDelivery())
-        model.kick()
-        for number, sink in enumerate(sinks):
-            assert sink.event.wait(20)
-            assert sink.outputs is not None
-            np.testing.assert_array_equal(sink.outputs[0], rows(number))
+        assert model.scheduler.max_batch_size == 1
+        assert model.scheduler.slab is not None
+        handlers = [EventHandler() for _ in range(6)]
+        for number, handler in enumerate(handlers):
+            model.entry.start({"x": rows(number)}, 1, handler, AnyThreadDelivery())
+        model.entry.notify()
+        for number, handler in enumerate(handlers):
+            assert handler.event.wait(20)
+            assert handler.outputs is not None
+            np.testing.assert_array_equal(handler.outputs[0], rows(number))
         assert model.statistics() | {"batches": 6, "rows_in_use": 0} == model.statistics()
         with pytest.raises(InvalidInputError, match=r"\[1, 16\], got FP32 \[2, 16\]"):
             model.infer_sync({"x": rows(1, 2)})
@@ -385,20 +418,26 @@ def test_an_idle_model_refuses_nobody(tmp_path: Path) -> None:
     """However slow it is believed to be: a stall long ago must not keep everybody out for ever."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")) as model:
         for _ in range(200):
-            model.cost.observe(1, 100_000_000_000)
+            model.scheduler.forecast.cost.observe(1, 100_000_000_000)
         assert (model.infer_sync({"x": rows(4)}, timeout_s=10)["y"] == 4).all()
 
 
 def test_bodies_of_several_inputs(tmp_path: Path) -> None:
-    """Each goes into its input's rows; a model that is closed takes none, and keeps no row of theirs."""
+    """Each goes into its input's rows; a model that is closed takes none, and keeps no row that was lent."""
     a, b = np.full((2, 4), 5, np.float32), np.arange(8, dtype=np.float32).reshape(2, 4)
     bodies = [memoryview(array.tobytes()) for array in (a, b)]
     model = opened(two_in_two_out(tmp_path / "pair.onnx"), dispatch="inline")
-    sink = EventHandler()
-    model.submit_bodies(Ticket(sink, AnyThreadDelivery(), 2), bodies)
-    model.kick()
-    assert [output.tolist() for output in sink.outputs or []] == [(a + b).tolist(), (a - b).tolist()]
+    handler = EventHandler()
+    slab = model.scheduler.slab
+    assert slab is not None
+    lease = model.entry.lend(2)
+    for number, body in enumerate(bodies):
+        slab.write(lease.row, body, number)
+    model.entry.settle(lease, 2, Request(handler, AnyThreadDelivery(), 2))
+    model.entry.notify()
+    assert [output.tolist() for output in handler.outputs or []] == [(a + b).tolist(), (a - b).tolist()]
+    lease = model.entry.lend(2)
     model.close()
     with pytest.raises(ReleasedError):
-        model.submit_bodies(Ticket(sink, AnyThreadDelivery(), 2), bodies)
+        model.entry.settle(lease, 2, Request(handler, AnyThreadDelivery(), 2))
     assert model.statistics()["rows_in_use"] == 0

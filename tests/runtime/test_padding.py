@@ -12,7 +12,7 @@ from tests.engines.models import dynamic_sequence, identity, masked_mean, no_bat
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import EngineError, InvalidInputError, ProfileError, UnsupportedError
-from tailcut.runtime.home import AnyThreadDelivery, EventHandler
+from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
 from tailcut.runtime.rows import RowsSetting
@@ -42,11 +42,11 @@ def sentence(length: int, rows: int = 1) -> Request:
 
 def together(model: Model, requests: list[Request]) -> list[dict[str, np.ndarray]]:
     """All queued before the first computes."""
-    sinks = [EventHandler() for _ in requests]
-    for request, sink in zip(requests, sinks, strict=True):
-        model.start(request, len(request["ids"]), sink, AnyThreadDelivery())
-    model.kick()
-    return [dict(zip(model.spec.output_names, sink.outputs or [], strict=True)) for sink in sinks]
+    handlers = [EventHandler() for _ in requests]
+    for request, handler in zip(requests, handlers, strict=True):
+        model.entry.start(request, len(request["ids"]), handler, AnyThreadDelivery())
+    model.entry.notify()
+    return [dict(zip(model.spec.output_names, handler.outputs or [], strict=True)) for handler in handlers]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

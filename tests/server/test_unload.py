@@ -21,7 +21,7 @@ def test_what_computes_is_answered_before_a_model_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str
 ) -> None:
     """However long that takes: the engine is not told to give up meanwhile."""
-    monkeypatch.setattr("tailcut.runtime.crew._PATIENCE_S", 0.05)
+    monkeypatch.setattr("tailcut.runtime.worker_pool._PATIENCE_S", 0.05)
     settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=4, rows=rows))  # type: ignore[arg-type]
     model = Model.open(Profile.of_model(endless(tmp_path / "endless.onnx"), settings))
 

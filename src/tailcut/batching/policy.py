@@ -1,28 +1,46 @@
-"""When a batch leaves, and how large: pure; `now` is an argument.
+"""When a batch leaves, how large, and where it is computed: pure; `now` is an argument.
 
 The rule is work-conserving: with an engine idle, what is ready goes. While engines work, arrivals gather by themselves.
 Holding a batch back is a setting (`max_queue_delay_us`), and even then only while the learned cost says that one more
 row saves more engine time than the wait for it costs.
+
+A batch is computed on the event loop that notifies the model, or by a worker. Under adaptive dispatch the loop computes
+what is soon done, which spares two threads' wake-ups; not while batches are large: many requests are being served then,
+and receiving them goes on beside a worker.
 """
 
-from typing import NamedTuple
+from enum import Enum, auto
+from typing import Literal, NamedTuple
 
 from tailcut.batching.cost import CostModel
 
+DispatchKind = Literal["worker", "inline", "adaptive"]
+LOOP_NS = 500_000  # adaptive dispatch: the longest time for which the loop is kept from receiving
+_FEW_ROWS = 2.5  # likewise: the usual size of a batch while there are few clients
+
+
+class Place(Enum):
+    """Where a batch is computed."""
+
+    LOOP = auto()  # on the thread that notifies the model
+    WORKER = auto()
+
 
 class Queue(NamedTuple):
-    """What the policy sees: rows ready, when the oldest became so, the usual gap between arrivals, idle engines."""
+    """What the policy sees of a model."""
 
-    ready: int
-    oldest_ns: int
-    gap_ns: float
-    idle: int
+    ready: int  # rows
+    oldest_ns: int  # when the first of them became ready
+    gap_ns: float  # between arrivals, usually
+    idle: int  # engines
+    usual_rows: float = 1.0  # of a batch
 
 
 class Dispatch(NamedTuple):
-    """Send this many rows now."""
+    """Compute this many rows now."""
 
     rows: int
+    where: Place = Place.WORKER
 
 
 class Wait(NamedTuple):
@@ -31,7 +49,9 @@ class Wait(NamedTuple):
     until_ns: int
 
 
-def decide(queue: Queue, now_ns: int, cost: CostModel, hold_ns: int = 0) -> Dispatch | Wait:
+def decide(
+    queue: Queue, now_ns: int, cost: CostModel, hold_ns: int = 0, dispatch: DispatchKind = "worker"
+) -> Dispatch | Wait:
     """Send rows now or wait a little; called only with an engine idle and a row ready.
 
     Several idle engines share what is ready, so that none computes for all while another sleeps.
@@ -43,4 +63,12 @@ def decide(queue: Queue, now_ns: int, cost: CostModel, hold_ns: int = 0) -> Disp
         # Everyone waiting waits for the newcomer: its gap counts once for each of them.
         if now_ns + queue.gap_ns <= until and saved > queue.gap_ns * queue.ready:
             return Wait(until)
-    return Dispatch(rows)
+    return Dispatch(rows, place(queue.ready, queue.usual_rows, cost, dispatch))
+
+
+def place(ready: int, usual_rows: float, cost: CostModel, dispatch: DispatchKind) -> Place:
+    """Where a batch of what is ready is computed."""
+    if dispatch == "inline":
+        return Place.LOOP
+    few = dispatch == "adaptive" and usual_rows <= _FEW_ROWS
+    return Place.LOOP if few and cost.estimate_ns(min(ready, cost.sizes[-1])) <= LOOP_NS else Place.WORKER

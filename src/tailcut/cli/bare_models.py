@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from tailcut.runtime.defaults import Choice, Surroundings
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
+    from tailcut.runtime.opening.defaults import Choice, Surroundings
     from tailcut.runtime.profile import Profile
     from tailcut.server.served_model import ServedModel
     from tailcut.server.workers.process import Worker
@@ -49,8 +49,8 @@ class BareModels:
         cls, sources: Sequence[str], max_batch_size: int | None, worker: "Worker | None", *, alone: bool
     ) -> "BareModels":
         """The bare models among the SOURCEs of a command line."""
-        from tailcut.runtime.measured import surroundings
         from tailcut.runtime.model import is_bare
+        from tailcut.runtime.opening.measured import surroundings
 
         bare = [source for source in sources if is_bare(source.rpartition("=")[2])]
         cpus = None if worker is None else worker.cpus
@@ -74,8 +74,8 @@ class BareModels:
             ModelFileError: the model is missing, empty or corrupt.
             UnsupportedError: batching is on but the model's signature rules it out.
         """
-        from tailcut.runtime.measured import BUDGET_S
         from tailcut.runtime.model import Model
+        from tailcut.runtime.opening.measured import BUDGET_S
 
         choice = self._known.get(profile.model.sha256)
         if choice is None:

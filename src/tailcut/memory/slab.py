@@ -8,7 +8,7 @@ batch without a search. When a batch leaves, the block is closed and the lowest 
 rows in use few and hot in the cache. Slow uploads are lent rows from the other end, so a hole they leave open never
 splits a block. The free rows are the bits of one integer: 60 ns an operation at 1,024 rows, no list to walk.
 
-Not thread-safe: its owner (`runtime/model.py`) holds the lock.
+Not thread-safe: its owner (`runtime/scheduler.py`) holds the lock.
 """
 
 from collections.abc import Sequence
@@ -100,6 +100,11 @@ class Slab:
             else:
                 self._states[row : row + count] = _RUNS[_READY] * count
         return row
+
+    def write(self, row: int, body: memoryview, tensor: int = 0) -> None:
+        """Copy bytes into an input's rows, from the beginning of one on: rows that are lent to the caller."""
+        start = row * self.row_bytes[tensor]
+        self.input_bytes[tensor][start : start + len(body)] = body
 
     def take_some(self, count: int) -> tuple[int, int]:
         """Lend up to `count` neighbouring rows of one block, FREE to FILLING: the first one's number and how many."""

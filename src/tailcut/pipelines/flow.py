@@ -13,8 +13,8 @@ import numpy as np
 
 from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.pipelines.steps import OpenStep
-from tailcut.runtime.batch import Batch, Kickable, Ticket
 from tailcut.runtime.inputs import Arrays, check_inputs
+from tailcut.runtime.request import Batch, Notifiable, Request
 from tailcut.spec import ModelSpec
 
 
@@ -36,12 +36,14 @@ class Owner(Protocol):
 class StepDelivery:
     """Hands a step's answers on by the thread that computed them."""
 
-    def __init__(self, following: Kickable | None) -> None:
+    def __init__(self, following: Notifiable | None) -> None:
         self._following = following
 
-    def kick_soon(self, model: Kickable) -> None:
+    is_here = False  # the answers go on after the batch has been counted
+
+    def notify_soon(self, entry: Notifiable) -> None:
         """Have a model computed that has been given more of a large request."""
-        model.kick()
+        entry.notify()
 
     def post(self, batch: Batch) -> None:
         """Hand out at once, and wake the step that follows when all of the batch have gone on to it."""
@@ -50,26 +52,26 @@ class StepDelivery:
         finally:
             batch.owner.delivered(batch)
         if self._following is not None:
-            self._following.kick()
+            self._following.notify()
 
-    def post_failure(self, ticket: Ticket, error: TailcutError) -> None:
+    def post_failure(self, request: Request, error: TailcutError) -> None:
         """Tell the request at once."""
-        ticket.sink.fail(ticket, error)
+        request.handler.fail(request, error)
 
 
 class Flow:
     """A request between its first step and its answer. Its steps follow each other, so one thread at a time has it."""
 
-    __slots__ = ("_began_ns", "_lock", "_number", "_owner", "_tensors", "formed_ns", "ticket", "times", "under_way")
+    __slots__ = ("_began_ns", "_lock", "_number", "_owner", "_tensors", "formed_ns", "request", "times", "under_way")
 
-    def __init__(self, owner: Owner, arrays: Arrays, ticket: Ticket) -> None:
+    def __init__(self, owner: Owner, arrays: Arrays, request: Request) -> None:
         self._owner = owner
         self._tensors: dict[str, np.ndarray] = dict(arrays)
         self._number = 0
         self._lock = threading.Lock()  # of `under_way` against a client that leaves
         self._began_ns = 0
-        self.ticket = ticket
-        self.under_way: Ticket | None = None  # in the step's queue or engine
+        self.request = request
+        self.under_way: Request | None = None  # in the step's queue or engine
         self.formed_ns = 0
         self.times: list[tuple[int, int]] = []  # of each step: nanoseconds in its queue, and computing
 
@@ -79,20 +81,20 @@ class Flow:
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
-        self.ticket.ready_ns = time.monotonic_ns()
+        self.request.ready_ns = time.monotonic_ns()
         step = self._owner.steps[0]
         given = self._given(step)
         rows = len(next(iter(given.values()))) if step.model.spec.batched else 1
         self._queue(step, given, rows)  # checked already: they are the pipeline's own inputs
 
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
         """A step has answered."""
         if not self._number:
             self.formed_ns, self._began_ns = batch.formed_ns, batch.began_ns
-        self.times.append((batch.began_ns - ticket.ready_ns, batch.ended_ns - batch.began_ns))
+        self.times.append((batch.began_ns - request.ready_ns, batch.ended_ns - batch.began_ns))
         step = self._owner.steps[self._number]
         arrays = batch.arrays(index)
-        if step.model.slab is not None:  # whose rows are others' soon
+        if step.model.entry.slab is not None:  # whose rows are others' soon
             arrays = [array.copy() for array in arrays]
         self._tensors |= dict(zip(map(step.called, step.model.spec.output_names), arrays, strict=True))
         self._number += 1
@@ -106,14 +108,14 @@ class Flow:
         except TailcutError as error:
             self._fail(error)
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+    def fail(self, request: Request, error: TailcutError) -> None:
         """A step has no answer."""
         self._fail(error)
 
-    def cancel(self) -> Ticket | None:
-        """The client left: the ticket that is to be taken back from the step, if there is one."""
+    def cancel(self) -> Request | None:
+        """The client left: the request that is to be taken back from the step, if there is one."""
         with self._lock:
-            self.ticket.cancelled = True
+            self.request.cancelled = True
             return self.under_way
 
     @property
@@ -128,29 +130,29 @@ class Flow:
         return {name: self._tensors[step.called(name)] for name in step.model.spec.input_names}
 
     def _queue(self, step: OpenStep, arrays: Arrays, rows: int) -> None:
-        ticket = self.ticket
+        request = self.request
         with self._lock:
-            if ticket.cancelled:
+            if request.cancelled:
                 return
-            self.under_way = step.model.start(
+            self.under_way = step.model.entry.start(
                 arrays,
                 1 if step.whole_requests else rows,
                 self,
                 step.delivery,
-                ticket.deadline_ns,
-                priority=ticket.priority,
+                request.deadline_ns,
+                priority=request.priority,
             )
 
     def _answer(self, arrays: list[np.ndarray], ended_ns: int) -> None:
-        batch = Batch(self._owner, [self.ticket])
+        batch = Batch(self._owner, [self.request])
         batch.formed_ns, batch.began_ns, batch.ended_ns = self.formed_ns, self._began_ns, ended_ns
         batch.outputs = arrays
         batch.apart = [arrays]
         self._owner.ended(self, None)
-        if not self.ticket.cancelled:
-            self.ticket.home.post(batch)
+        if not self.request.cancelled:
+            self.request.delivery.post(batch)
 
     def _fail(self, error: TailcutError) -> None:
         self._owner.ended(self, error)
-        if not self.ticket.cancelled:
-            self.ticket.home.post_failure(self.ticket, error)
+        if not self.request.cancelled:
+            self.request.delivery.post_failure(self.request, error)

@@ -20,14 +20,14 @@ from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Pipeline, Stage
 from tailcut.pipelines.statistics import PipelineStatistics
 from tailcut.pipelines.steps import OpenStep, file_hash, model_outline, open_model, open_stage, stage_outline
-from tailcut.runtime.batch import Batch, Delivery, ResponseHandler, Ticket
-from tailcut.runtime.home import AnyThreadDelivery, EventHandler, FutureHandler, LoopDelivery
+from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, FutureHandler, LoopDelivery
 from tailcut.runtime.inputs import Arrays, check_inputs
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
+from tailcut.runtime.opening.warmup import WarmUp
 from tailcut.runtime.profile import BatchingSettings, IoSettings, ModelRef, Profile, Settings
+from tailcut.runtime.request import Batch, Delivery, Request, ResponseHandler
 from tailcut.runtime.rows import RowDecision, read_signature
-from tailcut.runtime.warmup import WarmUp
 from tailcut.spec import ModelSpec, RowEvidence
 
 _SLOWEST = 0.99
@@ -42,22 +42,22 @@ class PipelineModel:
 
     slab = None  # its rows are handed on as arrays
     choice = None
-    inline = False
 
     def __init__(self, profile: Profile, steps: Sequence[OpenStep], spec: ModelSpec | None = None) -> None:
         """`spec` says what goes in and comes out; left out, it is what the first step takes and the last one gives."""
+        self.entry = self  # the calls of a model's entry without those for rows, which it does not lend
         self.spec = spec or plan_pipeline(profile.model.name, [step.outline for step in steps])
         self.steps = tuple(steps)
-        self.max_batch_size = min(step.model.max_batch_size for step in steps)
-        self.queue_rows = steps[0].model.queue_rows
+        self.max_batch_size = min(step.model.entry.max_batch_size for step in steps)
+        self.queue_rows = steps[0].model.entry.queue_rows
         evidence = RowEvidence(self.spec.rows, self.spec.rows_reason)
         self.rows = RowDecision(self.spec.rows, self.spec.rows_reason, "auto", read_signature(self.spec), evidence)
         self.profile = profile
         cold = [step.model.warm_up.reason for step in steps if step.engine is None and not step.model.warm_up.warmed_up]
         self.warm_up = WarmUp(not cold, "; ".join(cold))
         self._statistics = PipelineStatistics(len(steps))
-        self._flows: dict[Ticket, Flow] = {}
-        self._homes: dict[asyncio.AbstractEventLoop, LoopDelivery] = {}
+        self._flows: dict[Request, Flow] = {}
+        self._deliveries: dict[asyncio.AbstractEventLoop, LoopDelivery] = {}
 
     @classmethod
     def open(cls, source: str, *, limits: Limits = Limits()) -> Self:  # noqa: B008  frozen
@@ -94,17 +94,17 @@ class PipelineModel:
         """
         arrays, rows = check_inputs(self.spec, inputs)
         loop = asyncio.get_running_loop()
-        home = self._homes.get(loop)
-        if home is None:
-            self._homes = {known: value for known, value in self._homes.items() if not known.is_closed()}
-            home = self._homes[loop] = LoopDelivery(loop)
-        sink = FutureHandler(loop.create_future())
-        ticket = self.start(arrays, rows, sink, home, _deadline(timeout_s), priority=priority)
-        home.kick_soon(self)
+        delivery = self._deliveries.get(loop)
+        if delivery is None:
+            self._deliveries = {known: value for known, value in self._deliveries.items() if not known.is_closed()}
+            delivery = self._deliveries[loop] = LoopDelivery(loop)
+        handler = FutureHandler(loop.create_future())
+        request = self.start(arrays, rows, handler, delivery, _deadline(timeout_s), priority=priority)
+        delivery.notify_soon(self)
         try:
-            outputs = await sink.future
+            outputs = await handler.future
         except asyncio.CancelledError:
-            self.cancel(ticket)
+            self.cancel(request)
             raise
         return dict(zip(self.spec.output_names, outputs, strict=True))
 
@@ -113,13 +113,13 @@ class PipelineModel:
     ) -> dict[str, np.ndarray]:
         """As `infer`, for a thread that may block."""
         arrays, rows = check_inputs(self.spec, inputs)
-        sink = EventHandler()
-        self.start(arrays, rows, sink, _ANY_THREAD, _deadline(timeout_s), priority=priority)
-        self.kick()
-        sink.event.wait()
-        if sink.error is not None:
-            raise sink.error
-        return dict(zip(self.spec.output_names, sink.outputs or [], strict=True))
+        handler = EventHandler()
+        self.start(arrays, rows, handler, _ANY_THREAD, _deadline(timeout_s), priority=priority)
+        self.notify()
+        handler.event.wait()
+        if handler.error is not None:
+            raise handler.error
+        return dict(zip(self.spec.output_names, handler.outputs or [], strict=True))
 
     def close(self) -> None:
         """Fail what waits, end the processes, close the models. Calling it again does nothing."""
@@ -136,64 +136,64 @@ class PipelineModel:
 
     # The server's way in: as `Model` has it.
 
-    def start(  # noqa: PLR0913  a ticket is its parameters
+    def start(  # noqa: PLR0913  a request is its parameters
         self,
         arrays: Arrays,
         rows: int,
-        sink: ResponseHandler,
-        home: Delivery,
+        handler: ResponseHandler,
+        delivery: Delivery,
         deadline_ns: int = 0,
         *,
         priority: int = 0,
-    ) -> Ticket:
-        """Queue checked arrays at the first step; the caller kicks.
+    ) -> Request:
+        """Queue checked arrays at the first step; the caller notifies.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
-        ticket = Ticket(sink, home, rows, deadline_ns=deadline_ns, priority=priority)
-        flow = Flow(self, arrays, ticket)
+        request = Request(handler, delivery, rows, deadline_ns=deadline_ns, priority=priority)
+        flow = Flow(self, arrays, request)
         self._statistics.began()
-        self._flows[ticket] = flow
+        self._flows[request] = flow
         try:
             flow.begin()
         except TailcutError as error:
-            del self._flows[ticket]
+            del self._flows[request]
             self._statistics.refused(error)
             raise
-        return ticket
+        return request
 
     def start_in_steps(  # noqa: PLR0913  as in start
         self,
         arrays: Arrays,
         rows: int,
-        sink: ResponseHandler,
-        home: Delivery,
+        handler: ResponseHandler,
+        delivery: Delivery,
         deadline_ns: int = 0,
         *,
         priority: int = 0,
-    ) -> Generator[None, None, Ticket]:
+    ) -> Generator[None, None, Request]:
         """As `start`: what is large is copied by the first step's own thread.
 
         Raises:
             QueueFullError: as in `start`.
         """
         yield from ()
-        return self.start(arrays, rows, sink, home, deadline_ns, priority=priority)
+        return self.start(arrays, rows, handler, delivery, deadline_ns, priority=priority)
 
-    def kick(self, until_ns: int = 0) -> bool:
+    def notify(self, until_ns: int = 0) -> bool:
         """Have what waits for the first step computed."""
-        return self.steps[0].model.kick(until_ns)
+        return self.steps[0].model.entry.notify(until_ns)
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, request: Request) -> None:
         """The client left: what waits for a step is taken out of its queue."""
-        flow = self._flows.pop(ticket, None)
+        flow = self._flows.pop(request, None)
         if flow is None:
             return
         self._statistics.cancelled()
         step, under_way = flow.step, flow.cancel()
         if under_way is not None:
-            step.model.cancel(under_way)
+            step.model.entry.cancel(under_way)
 
     def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0, *, requests: int = 1) -> None:
         """Refuse what the first step has no room for.
@@ -202,25 +202,25 @@ class PipelineModel:
             QueueFullError: with the seconds after which another try makes sense.
         """
         first = self.steps[0]
-        first.model.admit(1 if first.whole_requests else rows, deadline_ns, priority, requests=requests)
+        first.model.entry.admit(1 if first.whole_requests else rows, deadline_ns, priority, requests=requests)
 
     @property
     def waiting_rows(self) -> int:
         """Rows that wait for the first step."""
-        return self.steps[0].model.waiting_rows
+        return self.steps[0].model.entry.waiting_rows
 
     def waiting_ns(self) -> int:
         """How long the first step will take for what waits."""
-        return self.steps[0].model.waiting_ns()
+        return self.steps[0].model.entry.waiting_ns()
 
     def ended(self, flow: Flow, error: TailcutError | None) -> None:
         """A request has its answer, or never will."""
-        if self._flows.pop(flow.ticket, None) is None:
+        if self._flows.pop(flow.request, None) is None:
             return
         if error is None:
-            self._statistics.answered(flow.ticket.count, flow.times)
+            self._statistics.answered(flow.request.count, flow.times)
         else:
-            took_ns = time.monotonic_ns() - flow.ticket.ready_ns
+            took_ns = time.monotonic_ns() - flow.request.ready_ns
             self._statistics.failed(took_ns, late=type(error) is DeadlineExceededError)
 
     def delivered(self, batch: Batch) -> None:
@@ -321,7 +321,7 @@ def _open_steps(pipeline: Pipeline, path: PipelinePath, limits: Limits, models: 
             opened.append((model, engine, step.whole_requests))
         else:
             opened.append((named[index], None, False))
-    deliveries = [*(StepDelivery(after[0]) for _, after in pairwise(opened)), StepDelivery(None)]
+    deliveries = [*(StepDelivery(after[0].entry) for _, after in pairwise(opened)), StepDelivery(None)]
     return [
         OpenStep(model, engine, whole_requests, delivery, outline)
         for (model, engine, whole_requests), delivery, outline in zip(opened, deliveries, outlines, strict=True)

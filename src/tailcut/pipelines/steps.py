@@ -11,10 +11,10 @@ from tailcut.pipelines.loading import PipelinePath
 from tailcut.pipelines.plan import Step
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Stage
-from tailcut.runtime.batch import Delivery
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, ModelRef, Profile, Settings
+from tailcut.runtime.request import Delivery
 from tailcut.runtime.rows import RowDecision, read_signature
 from tailcut.spec import ModelSpec, RowEvidence, Rows
 

@@ -14,10 +14,8 @@ from functools import partial
 
 import numpy as np
 
-from tailcut.engines.base import Bound, Engine
-from tailcut.errors import EngineError, InvalidInputError, TailcutError, UnsupportedError
-from tailcut.memory.aligned import aligned_empty
-from tailcut.runtime.batch import ArrayExecutor, Batch
+from tailcut.engines.base import Engine
+from tailcut.errors import InvalidInputError, TailcutError, UnsupportedError
 from tailcut.runtime.cuts import Cut, learn_cut, probe_lengths
 from tailcut.runtime.inputs import Arrays, row_key
 from tailcut.runtime.profile import PaddingSettings
@@ -167,69 +165,3 @@ class _Sizes:
     def size(self, output: int, axis: int, length: int) -> int:
         """The size of one axis of one output, as `shape`."""
         return self.shape(output, length)[axis]
-
-
-class PaddedExecutor:
-    """Runs the rows of one bucket in scratch of its size; requests longer than all buckets as loose arrays."""
-
-    def __init__(self, engine: Engine, padding: Padding, max_batch_size: int) -> None:
-        self._engine = engine
-        self._padding = padding
-        self._rows = max_batch_size
-        self._loose = ArrayExecutor(engine)
-        self._bindable = all(tensor.row_bytes is not None for tensor in engine.spec.outputs)
-        self._scratch: dict[int, dict[str, np.ndarray]] = {}
-        self._outputs: dict[int, dict[str, np.ndarray]] = {}
-        self._bound: dict[tuple[int, int], Bound] = {}
-
-    def run(self, batch: Batch) -> None:
-        """Fill `batch.outputs`; what follows the bucket's length is cut when a ticket's part is asked for."""
-        bucket = batch.tickets[0].key
-        if not isinstance(bucket, int):
-            self._loose.run(batch)
-            return
-        scratch = self._fill(batch, bucket)
-        batch.cuts = self._padding.cuts
-        if self._bindable:
-            self._call(bucket, batch.rows)()
-            # The scratch is the next batch's before this one is handed out on its loop: answers need their own memory.
-            batch.outputs = [array[: batch.rows].copy() for array in self._outputs[bucket].values()]
-            return
-        outputs = self._engine.run({name: array[: batch.rows] for name, array in scratch.items()})
-        batch.outputs = [outputs[name] for name in self._engine.spec.output_names]
-        if any(array.shape[:1] != (batch.rows,) for array in batch.outputs):
-            raise EngineError("the model did not return one output row for each input row")
-
-    def _fill(self, batch: Batch, bucket: int) -> dict[str, np.ndarray]:
-        scratch = self._scratch.get(bucket) or self._make(bucket)
-        for ticket, start in zip(batch.tickets, batch.offsets, strict=True):
-            for name, source in (ticket.arrays or {}).items():
-                target = scratch[name][start : start + ticket.count]
-                axis = self._padding.axes.get(name)
-                if axis is None or ticket.length == bucket:
-                    target[:] = source
-                else:
-                    before = (slice(None),) * axis
-                    target[(*before, slice(ticket.length))] = source
-                    target[(*before, slice(ticket.length, None))] = self._padding.values[name]
-        return scratch
-
-    def _make(self, bucket: int) -> dict[str, np.ndarray]:
-        spec, shape = self._engine.spec, self._padding.shape
-        scratch = {t.name: aligned_empty(tuple(shape(t, self._rows, bucket)), t.dtype.numpy) for t in spec.inputs}
-        self._scratch[bucket] = scratch
-        if self._bindable:
-            self._outputs[bucket] = {
-                t.name: aligned_empty(tuple(shape(t, self._rows, bucket)), t.dtype.numpy) for t in spec.outputs
-            }
-        return scratch
-
-    def _call(self, bucket: int, rows: int) -> Bound:
-        call = self._bound.get((bucket, rows))
-        if call is None:
-            inputs, outputs = (
-                {name: array[:rows] for name, array in arrays[bucket].items()}
-                for arrays in (self._scratch, self._outputs)
-            )
-            call = self._bound[bucket, rows] = self._engine.bind(inputs, outputs)
-        return call

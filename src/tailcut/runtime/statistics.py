@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from tailcut.errors import QueueFullError
-from tailcut.runtime.batch import Batch
+from tailcut.runtime.request import Batch
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +42,7 @@ class ModelStatistics:
         self.compute_ns += took
         if batch.error is not None:
             self.failed += batch.requests
-            self.failed_ns += sum((batch.ended_ns - ticket.ready_ns) * ticket.requests for ticket in batch.tickets)
+            self.failed_ns += sum((batch.ended_ns - request.ready_ns) * request.requests for request in batch.members)
             return
         self.served_ns += took * batch.requests
         self.last_ms = time.time_ns() // 1_000_000
@@ -51,10 +51,10 @@ class ModelStatistics:
         self.requests += batch.requests
         self.rows += batch.rows
         began = batch.began_ns
-        for ticket in batch.tickets:
-            self.queue_ns += (began - ticket.ready_ns) * ticket.requests
-            if 0 < ticket.deadline_ns < batch.ended_ns:
-                self.late += ticket.requests
+        for request in batch.members:
+            self.queue_ns += (began - request.ready_ns) * request.requests
+            if 0 < request.deadline_ns < batch.ended_ns:
+                self.late += request.requests
 
     def as_dict(self) -> dict[str, int | float]:
         """A copy of the plain numbers by name."""

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from tailcut.errors import Code, EngineError, InvalidInputError, TailcutError
-from tailcut.runtime.batch import Batch, Ticket
+from tailcut.runtime.entry import Entry
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
-from tailcut.runtime.model import Model
+from tailcut.runtime.request import NO_LEASE, Batch, Request
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
@@ -63,12 +63,11 @@ class Exchange:
 
     __slots__ = (
         "_job",
-        "_lent",
+        "_lease",
         "_moments",
-        "_row",
+        "_queued",
         "_side",
         "_state",
-        "_ticket",
         "answer",
         "began_ns",
         "length",
@@ -86,10 +85,9 @@ class Exchange:
         self.began_ns = 0  # when the request had its head
         self.length = 0  # of its body, where its head gives that
         self.answer: Any = None
-        self._ticket: Ticket | None = None
+        self._queued: Request | None = None
         self._job: Job | None = None  # a large request is being read, or a large answer written
-        self._row = -1  # of those lent for a body that is being received
-        self._lent = 0
+        self._lease = NO_LEASE  # of rows for a body that is being received
         self._moments: tuple[int, ...] = ()  # of an answer that has not gone out, for the timeline
 
     # A request comes in.
@@ -103,15 +101,18 @@ class Exchange:
             TailcutError: it is not admitted.
         """
         self.served, self.request = served, None
-        model, home = served.model, self._state.home
-        ticket = Ticket(self, home, rows, -1, deadline_ns, schedule.priority)
+        entry, delivery = served.entry, self._state.delivery
+        request = Request(self, delivery, rows, deadline_ns, schedule.priority)
         if len(bodies) == 1:
-            model.submit_body(ticket, bodies[0])
+            entry.submit(request, bodies[0])
         else:
-            model.admit(rows, deadline_ns, schedule.priority)
-            model.submit_bodies(ticket, bodies)
-        self._ticket = ticket
-        home.kick_soon(model)
+            entry.admit(rows, deadline_ns, schedule.priority)
+            lease = entry.lend(rows)
+            for number, body in enumerate(bodies):
+                entry.slab.write(lease.row, body, number)  # type: ignore[union-attr]  # what is rows has one
+            entry.settle(lease, rows, request)
+        self._queued = request
+        delivery.notify_soon(entry)
 
     def submit_arrays(
         self, served: ServedModel, arrays: dict[str, np.ndarray], rows: int, schedule: Schedule, deadline_ns: int
@@ -121,10 +122,9 @@ class Exchange:
         Raises:
             TailcutError: they are not admitted.
         """
-        model = self._served(served)
-        state = self._state
-        self._ticket = model.start(arrays, rows, self, state.home, deadline_ns, priority=schedule.priority)
-        state.home.kick_soon(model)
+        entry, delivery = self._entry(served), self._state.delivery
+        self._queued = entry.start(arrays, rows, self, delivery, deadline_ns, priority=schedule.priority)
+        delivery.notify_soon(entry)
 
     def submit(
         self, served: ServedModel, request: InferRequest, schedule: Schedule = _NO_SCHEDULE, left_ns: int = 0
@@ -140,14 +140,14 @@ class Exchange:
         Raises:
             TailcutError: it does not fit the model, or is not admitted.
         """
-        model, inputs = served.model, request.inputs
+        model, entry, inputs = served.model, served.entry, request.inputs
         schedule = schedule_of(request.parameters, schedule)
         deadline_ns = self.deadline(schedule, left_ns)
         rows = 0
-        if len(inputs) == 1 and model.slab is not None:  # the rows of an only input go to their place as bytes
+        if len(inputs) == 1 and entry.slab is not None:  # the rows of an only input go to their place as bytes
             array = next(iter(inputs.values()))
             rows = len(array) if model.spec.batched else 1
-        if 0 < rows <= model.max_batch_size:
+        if 0 < rows <= entry.max_batch_size:
             self.submit_bodies(served, rows, (array.reshape(-1).view(np.uint8).data,), schedule, deadline_ns)
         else:
             arrays, rows = check_inputs(model.spec, inputs)
@@ -167,19 +167,19 @@ class Exchange:
         Raises:
             TailcutError: as in `submit`.
         """
-        model = self._served(served)
-        arrays, rows = yield from check_inputs_in_steps(model.spec, request.inputs)
+        entry = self._entry(served)
+        arrays, rows = yield from check_inputs_in_steps(served.model.spec, request.inputs)
         schedule = schedule_of(request.parameters, schedule)
-        deadline_ns, home = self.deadline(schedule, left_ns), self._state.home
-        self._ticket = yield from model.start_in_steps(
-            arrays, rows, self, home, deadline_ns, priority=schedule.priority
+        deadline_ns, delivery = self.deadline(schedule, left_ns), self._state.delivery
+        self._queued = yield from entry.start_in_steps(
+            arrays, rows, self, delivery, deadline_ns, priority=schedule.priority
         )
         self.request = request
 
     def _read(self, _result: None, error: Exception | None) -> None:
         self._job = None
         if error is None:
-            self._state.home.kick_soon(self.served.model)
+            self._state.delivery.notify_soon(self.served.entry)
             self._side.submitted()
         else:
             self._side.failed(known(error))
@@ -192,12 +192,12 @@ class Exchange:
         Raises:
             QueueFullError: no rows are free.
         """
-        model = self._served(served)
-        slab = model.slab
+        entry = self._entry(served)
+        slab = entry.slab
         if slab is None or slab.in_use > slab.rows // 2:  # slow uploads must not hold what others could compute on
             return None
-        self._row, self._lent = model.reserve(rows, apart=True), rows
-        start = self._row * slab.row_bytes[0]
+        lease = self._lease = entry.lend(rows, apart=True)
+        start = lease.row * slab.row_bytes[0]
         return slab.input_bytes[0][start : start + size]
 
     def submit_lent(self) -> None:
@@ -206,18 +206,18 @@ class Exchange:
         Raises:
             TailcutError: others came first meanwhile; the rows are given back.
         """
-        model, schedule = self.served.model, self.schedule
-        row, self._row = self._row, -1
+        entry, delivery, schedule = self.served.entry, self._state.delivery, self.schedule
+        lease, self._lease = self._lease, NO_LEASE
         deadline_ns = self.deadline(schedule)
-        ticket = Ticket(self, self._state.home, self._lent, row, deadline_ns, schedule.priority)
+        request = Request(self, delivery, lease.rows, deadline_ns, schedule.priority)
         try:
-            model.admit(ticket.count, deadline_ns, schedule.priority)
-            model.submit(ticket)
+            entry.admit(lease.rows, deadline_ns, schedule.priority)
         except TailcutError:
-            model.forget(ticket)
+            entry.settle(lease, 0, None)
             raise
-        self._ticket = ticket
-        self._state.home.kick_soon(model)
+        entry.settle(lease, lease.rows, request)
+        self._queued = request
+        delivery.notify_soon(entry)
 
     # What a request is told before it is read.
 
@@ -226,22 +226,22 @@ class Exchange:
         timeout_ns = schedule.timeout_ns
         return self._state.deadline(min(timeout_ns, left_ns) if timeout_ns and left_ns else timeout_ns or left_ns)
 
-    def precheck(self, model: Model, schedule: Schedule, *, names_its_time: bool) -> None:
+    def precheck(self, entry: Entry, schedule: Schedule, *, names_its_time: bool) -> None:
         """Refuse what will be refused before it is parsed, unless it may name a time of its own.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
-        model.admit(1, 0 if names_its_time else self.deadline(schedule), schedule.priority)
+        entry.admit(1, 0 if names_its_time else self.deadline(schedule), schedule.priority)
 
     # The engine has answered.
 
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
         """Have the answer written, and tell its side."""
         handed_ns = _now_ns()
-        self._ticket = None
+        self._queued = None
         state, side = self._state, self._side
-        ready_ns, ended_ns = ticket.ready_ns, batch.ended_ns
+        ready_ns, ended_ns = request.ready_ns, batch.ended_ns
         self.served.latency.add(ended_ns - ready_ns)
         try:
             answer = side.encode(batch, index)
@@ -250,7 +250,7 @@ class Exchange:
             return
         encoded_ns = _now_ns()
         if type(answer) is GeneratorType:
-            self._keep(ticket, batch, handed_ns, encoded_ns)
+            self._keep(request, batch, handed_ns, encoded_ns)
             self._job = state.steps.start(answer, self._written)
             return
         self.answer = answer
@@ -264,25 +264,25 @@ class Exchange:
                 handed_ns,
                 encoded_ns,
                 _now_ns(),
-                ticket.count,
+                request.count,
                 batch.rows,
                 self.length,
                 200,
             )
         else:
-            self._keep(ticket, batch, handed_ns, encoded_ns)
+            self._keep(request, batch, handed_ns, encoded_ns)
         side.go_on()
         if state.busy_poll_ns:
             state.stay_awake(ended_ns)
 
-    def _keep(self, ticket: Ticket, batch: Batch, handed_ns: int, encoded_ns: int) -> None:
+    def _keep(self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int) -> None:
         """When the request passed each stage, until its answer has gone out."""
-        moments = self.began_ns, ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
-        self._moments = (*moments, handed_ns, encoded_ns, ticket.count, batch.rows, self.length)
+        moments = self.began_ns, request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
+        self._moments = (*moments, handed_ns, encoded_ns, request.count, batch.rows, self.length)
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+    def fail(self, request: Request, error: TailcutError) -> None:
         """There will be no answer."""
-        self._ticket = None
+        self._queued = None
         self._side.failed(error)
 
     @property
@@ -306,7 +306,7 @@ class Exchange:
 
     def owned(self, request: InferRequest, outputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The arrays that were asked for, to keep: rows of the slab are other requests' soon."""
-        if self.served.model.slab is None:
+        if self.served.entry.slab is None:
             return outputs
         return {wanted.name: outputs[wanted.name].copy() for wanted in request.outputs}
 
@@ -340,17 +340,17 @@ class Exchange:
         if self._job is not None:
             self._job.cancel()
             self._job = None
-        if self._row >= 0:
-            self.served.model.give_back(self._row, self._lent)
-            self._row = -1
-        if self._ticket is not None:
-            self.served.model.cancel(self._ticket)
-            self._ticket = None
+        if self._lease.row >= 0:
+            self.served.entry.settle(self._lease, 0, None)
+            self._lease = NO_LEASE
+        if self._queued is not None:
+            self.served.entry.cancel(self._queued)
+            self._queued = None
 
-    def _served(self, served: ServedModel) -> Model:
+    def _entry(self, served: ServedModel) -> Entry:
         self.served = served
         self.request = None
-        return served.model
+        return served.entry
 
 
 def known(error: Exception) -> TailcutError:
@@ -361,16 +361,16 @@ def known(error: Exception) -> TailcutError:
     return EngineError("the server failed on this message")
 
 
-def largest_body(model: Model, most: int) -> int:
+def largest_body(entry: Entry, most: int) -> int:
     """Bytes of the largest body that a model's requests can need, in any form; `most` where no shape bounds them."""
-    spec = model.spec
+    spec = entry.spec
     numbers = 0
     for tensor in spec.inputs:
         shape = tensor.row_shape if spec.batched else tensor.shape
         if tensor.dtype is DType.BYTES or None in shape:
             return most
         numbers += prod(dim for dim in shape if dim is not None)
-    return min(most, numbers * (model.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
+    return min(most, numbers * (entry.queue_rows if spec.batched else 1) * _JSON_BYTES + _AROUND_BYTES)
 
 
 def public_message(error: TailcutError) -> str:

@@ -47,7 +47,7 @@ def trail(served: ServedModel, piece: Piece, events_since: Callable[[int], list[
         "next": _cursor(piece.next),
         "missed": piece.missed + len(piece.records) - len(records),
         "events": [astuple(event) for event in events_since(begun)],
-        "max_batch_size": served.model.max_batch_size,
+        "max_batch_size": served.entry.max_batch_size,
     }
 
 
@@ -79,7 +79,7 @@ def configuration(served: ServedModel) -> dict[str, Any]:
         "name": served.name,
         "platform": "onnxruntime_onnx" if engine.name == "onnxruntime" else "",
         "backend": engine.name,
-        "max_batch_size": model.max_batch_size if batched else 0,
+        "max_batch_size": served.entry.max_batch_size if batched else 0,
         "input": [_tensor(tensor, batched=batched) for tensor in model.spec.inputs],
         "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
         "instance_group": [{"name": served.name, "count": engine.instances, "kind": "KIND_CPU"}],
@@ -90,7 +90,7 @@ def configuration(served: ServedModel) -> dict[str, Any]:
     if stages:
         config |= {"platform": "", "backend": "pipeline"}
         config["parameters"]["stages"] = {"string_value": stages}
-    if batched and model.max_batch_size > 1:
+    if batched and served.entry.max_batch_size > 1:
         max_queue_delay_us = model.profile.settings.batching.max_queue_delay_us
         config["dynamic_batching"] = {"max_queue_delay_microseconds": max_queue_delay_us}
     classes = {

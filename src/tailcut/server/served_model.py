@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tailcut.engines.base import EngineOptions
+from tailcut.runtime.entry import Entry
 from tailcut.runtime.model import Model
 from tailcut.runtime.tracing.timeline import Timeline
 from tailcut.server.latency import LatencyHistogram
@@ -36,6 +37,11 @@ class ServedModel:
     config: Mapping[str, Any] | None = None
     timeline: Timeline = field(default_factory=Timeline)
     timelines: tuple[Timeline, ...] = ()  # of all workers, where there are several
+
+    @property
+    def entry(self) -> Entry:
+        """Where its requests come in."""
+        return self.model.entry
 
     @property
     def trails(self) -> tuple[Timeline, ...]:

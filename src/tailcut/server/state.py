@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from tailcut.runtime.home import LoopDelivery
-from tailcut.runtime.model import Model
+from tailcut.runtime.delivery import LoopDelivery
+from tailcut.runtime.entry import Entry
 from tailcut.server.access_log import log_http, trace_of_head
 from tailcut.server.context import Context
 from tailcut.server.limits import ServerLimits
@@ -79,7 +79,7 @@ class ServerState:
         self.access = access
         self.draining = False
         self.loop = asyncio.get_running_loop()
-        self.home = LoopDelivery(self.loop)
+        self.delivery = LoopDelivery(self.loop)
         self.steps = StepRunner(self.loop)
         self.now = self.loop.time()
         self.date = b""  # the header line of every answer, another object each second
@@ -164,7 +164,7 @@ class ServerState:
         """Until when an answer is wanted, in monotonic nanoseconds; counted from now where no moment is given."""
         return (now_ns or time.monotonic_ns()) + (timeout_ns or self._deadline_ns)
 
-    def rest_soon(self, model: Model) -> None:
+    def rest_soon(self, entry: Entry) -> None:
         """Requests are being refused: read no more for a moment, so that they come in crowds.
 
         What a refusal costs is mostly waking up for it. On the core that the engine computes on, the reference machine
@@ -172,12 +172,12 @@ class ServerState:
         """
         if not self._resting and not self.busy_poll_ns:
             self._resting = True
-            self.loop.call_soon(self._rest, model)
+            self.loop.call_soon(self._rest, entry)
 
-    def _rest(self, model: Model) -> None:
+    def _rest(self, entry: Entry) -> None:
         self._resting = False
         if sum(1 for _ in self.context.models) == 1:  # another model's requests must not wait for this one's
-            time.sleep(min(_REST_NS, model.waiting_ns() // 4) / 1e9)
+            time.sleep(min(_REST_NS, entry.waiting_ns() // 4) / 1e9)
 
     def stay_awake(self, now_ns: int) -> None:
         """Poll the sockets for `busy_poll_ns` from now on: a client that asks again at once finds the loop awake.

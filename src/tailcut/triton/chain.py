@@ -25,7 +25,7 @@ def as_one(
         inputs = tuple(replace(tensor, name=names[tensor.name]) for tensor in model.spec.inputs)
         outputs = tuple(replace(tensor, name=names[tensor.name]) for tensor in kept)
         unused = {tensor.name: f"{name}.{tensor.name}" for tensor in model.spec.outputs if tensor not in kept}
-        delivery = StepDelivery(models[index + 1] if index + 1 < len(models) else None)
+        delivery = StepDelivery(models[index + 1].entry if index + 1 < len(models) else None)
         outline = Step("model", name, inputs, outputs, model.spec.batched)
         opened.append(
             OpenStep(model, None, whole_requests=False, delivery=delivery, outline=outline, names=names | unused)
@@ -35,7 +35,7 @@ def as_one(
     reason = f"the rows of {', '.join(whole)} are not" if whole else "every step's rows are independent"
     spec = ModelSpec(folder.name, plan.inputs, plan.outputs, rows, reason)
     path = folder.path / CONFIG_FILE
-    largest = min(model.max_batch_size for model in models)
+    largest = min(model.entry.max_batch_size for model in models)
     settings = Settings(batching=BatchingSettings(max_batch_size=largest, bind=False))
     ref = ModelRef(path=str(path.resolve()), sha256=file_hash(path), name=folder.name)
     return PipelineModel(Profile(model=ref, settings=settings), opened, spec)

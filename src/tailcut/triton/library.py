@@ -15,8 +15,8 @@ from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.fit import fit_to_machine
 from tailcut.runtime.limits import Limits
-from tailcut.runtime.measured import BUDGET_S, surroundings
 from tailcut.runtime.model import Model
+from tailcut.runtime.opening.measured import BUDGET_S, surroundings
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.rows import Batching
 from tailcut.spec import ModelSpec

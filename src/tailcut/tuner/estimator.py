@@ -20,7 +20,7 @@ import numpy as np
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
 from tailcut.errors import TailcutError, UnsupportedError
-from tailcut.runtime.timing import call_of
+from tailcut.runtime.opening.timing import call_of
 from tailcut.spec import DType
 
 _PAUSE_S = 0.002  # between calls that are to find the processor as a lone request does

@@ -21,7 +21,7 @@ from tailcut.machine.allocator import installed
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.runtime.limits import Limits
-from tailcut.runtime.row_proof import settle_rows
+from tailcut.runtime.opening.row_proof import settle_rows
 from tailcut.spec import ModelSpec
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate

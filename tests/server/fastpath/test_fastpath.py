@@ -121,7 +121,7 @@ def running(
         assert state.fast_path is not None
         await story(state)
         state.close()
-        await until(lambda: not state.members and not opened.slab.in_use)
+        await until(lambda: not state.members and not opened.scheduler.slab.in_use)
         assert state.context.counts.fast_path == 0
 
     with Model.open(profile, limits=Limits(queue_rows=rows)) as opened:
@@ -318,11 +318,11 @@ def test_dates_go_on_there(echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             while await date(clients[0]) != expected:
                 pass  # the clock is read four times a second
             assert await date(clients[1]) == expected
-            taken = [model.reserve(1, apart=True) for _ in range(model.slab.rows - model.slab.in_use)]
+            taken = [model.entry.lend(1, apart=True) for _ in range(model.entry.slab.rows - model.entry.slab.in_use)]
             assert await date(clients[0]) == expected
             assert state.context.counts.replies[503] >= 1
-            for row in taken:
-                model.give_back(row)
+            for lease in taken:
+                model.entry.settle(lease, 0, None)
         assert state.context.counts.fast_path >= 1
         for client in clients:
             client.close()
@@ -338,7 +338,7 @@ def test_a_refusal_leaves_them_on_the_way(echo: Path) -> None:
         for client in clients:
             await client.settle()
         model = state.context.served("echo").model
-        taken = [model.reserve(1, apart=True) for _ in range(model.slab.rows)]
+        taken = [model.entry.lend(1, apart=True) for _ in range(model.entry.slab.rows)]
         for client in clients:
             await client.send(client.request(client.row()))
         for client in clients:
@@ -346,8 +346,8 @@ def test_a_refusal_leaves_them_on_the_way(echo: Path) -> None:
             assert status == 503
             assert b"Retry-After" in head
         assert state.context.counts.replies[503] == model.statistics()["refused"] == 5
-        for row in taken:
-            model.give_back(row)
+        for lease in taken:
+            model.entry.settle(lease, 0, None)
         for client in clients:
             await client.ask()
         assert state.context.counts.fast_path == 5

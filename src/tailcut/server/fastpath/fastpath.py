@@ -3,7 +3,7 @@
 A client on a kept-alive connection asks for the same thing again and again, with a head of which nothing changes but
 fields that mean nothing here, such as the ids of requests and traces. Once it has, its socket
 is watched here instead of by the loop's own transport: one pass over all sockets (`kernels/sockets.py`) puts the rows
-of whoever has spoken side by side into the slab, they wait as one ticket, and their answers leave in one call. Python
+of whoever has spoken side by side into the slab, they wait as one request, and their answers leave in one call. Python
 sees a pass, not a request.
 
 This way knows no exceptions. A connection that sends anything else, leaves, does not read, or must be told something
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 
 from tailcut.errors import TailcutError
-from tailcut.runtime.batch import Batch, Ticket
+from tailcut.runtime.request import Batch, Request
 from tailcut.server.http.plan import Kind, Plan
 from tailcut.server.http.replies import failure_reply
 from tailcut.wire.http1.response import dated
@@ -57,7 +57,7 @@ class FastConnection(Protocol):
 
 
 class Group:
-    """The requests of one pass for one target; sink of the tickets that they wait as."""
+    """The requests of one pass for one target; handler of the requests that they wait as."""
 
     __slots__ = ("_fast_path", "left", "members", "target")
 
@@ -67,13 +67,13 @@ class Group:
         self.members = members  # int64 [requests, 3]: descriptor, generation, arrival
         self.left = len(members)  # not answered yet
 
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
-        """The engine has answered those of the ticket."""
-        self._fast_path.answer(self, ticket, batch, index)
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
+        """The engine has answered those of the request."""
+        self._fast_path.answer(self, request, batch, index)
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
-        """There will be no answer for those of the ticket."""
-        self._fast_path.fail(self, ticket, error)
+    def fail(self, request: Request, error: TailcutError) -> None:
+        """There will be no answer for those of the request."""
+        self._fast_path.fail(self, request, error)
 
 
 class FastPath:
@@ -142,8 +142,7 @@ class FastPath:
         target = self._head_table.target(number)
         if not self._lend(target, 1):
             return False
-        start = target.row * len(body)
-        target.slab.input_bytes[0][start : start + len(body)] = body
+        target.slab.write(target.lease.row, body)
         while fd >= len(self._descriptors):
             self._descriptors = np.concatenate([self._descriptors, np.zeros_like(self._descriptors)])
             self._own_heads = np.concatenate([self._own_heads, np.zeros_like(self._own_heads)])
@@ -158,7 +157,7 @@ class FastPath:
         self._connections[fd] = connection
         self._state.context.counts.fast_path += 1
         self._submit(target, np.array([[fd, self._generation, now]], np.int64))
-        self._state.home.kick_soon(target.served.model)
+        self._state.delivery.notify_soon(target.entry)
         return True
 
     def leave(self, connection: FastConnection) -> None:
@@ -183,7 +182,7 @@ class FastPath:
         """A client that was owed an answer when it returned has left altogether."""
         if self._late.pop(generation, None) is not None:
             group, number = self._find(generation)
-            group.target.served.model.withdraw(group, number)
+            group.target.entry.withdraw(group, number)
 
     def dissolve(self) -> None:
         """Everybody goes the long way from now on, until it comes again; the plans may mean something else then."""
@@ -243,26 +242,26 @@ class FastPath:
         )
         odd = self._odd[:odds].tolist() if odds else ()
         self._left = self._odd_cells[2 * _EVENTS]
-        alone = len(heard) == 1 and not odds and self._state.home.idle
-        kicks = [target.served.model for target in heard if self._scoreboard(target, alone=alone)]
+        alone = len(heard) == 1 and not odds and self._state.delivery.idle
+        notified = [target.entry for target in heard if self._scoreboard(target, alone=alone)]
         for fd, size in odd:
             connection = self._connections.get(fd)
             if connection is not None:
                 self.leave(connection)
                 if size:
                     connection.buffer_updated(size)
-        for model in kicks:
-            self._state.home.kick_now(model)
+        for entry in notified:
+            self._state.delivery.notify_now(entry)
 
     def _scoreboard(self, target: "Target", *, alone: bool) -> bool:
-        """Do what is to be done for those who came to a target in this pass; whether its model is to be kicked."""
+        """Do what is to be done for those who came to a target in this pass; whether its model is to be notified."""
         cells, at = self._cells, target.at
         taken = cells[at + self._code.TAKEN]
         if target.refusal:
             self._refuse(target, taken)
             return False
         if not taken:
-            target.served.model.settle(target.row, target.lent, None)
+            target.entry.settle(target.lease, 0, None)
             return False
         return self._submit(target, self._members[at // self._code.TARGETS, :taken].copy(), alone=alone)
 
@@ -271,8 +270,8 @@ class FastPath:
         code, cells, at = self._code, self._cells, target.at
         if self._lend(target, cells[at + code.WANTED]):
             size = cells[at + code.ROW_BYTES]
-            cells[at + code.ADDRESS] = target.slab.addresses[0] + target.row * size
-            cells[at + code.ROOM] = target.lent
+            cells[at + code.ADDRESS] = target.slab.addresses[0] + target.lease.row * size
+            cells[at + code.ROOM] = target.lease.rows
         else:
             cells[at + code.ADDRESS] = 0
             cells[at + code.ROOM] = _EVENTS
@@ -281,7 +280,7 @@ class FastPath:
         schedule = target.plan.schedule
         target.deadline_ns = self._state.deadline(schedule.timeout_ns)
         try:
-            target.row, target.lent = target.served.model.lend(count, target.deadline_ns, schedule.priority)
+            target.lease = target.entry.lend(count, target.deadline_ns, schedule.priority, some=True)
         except TailcutError as error:
             target.refusal = dated(failure_reply(error), self._state.date)
             return False
@@ -289,40 +288,39 @@ class FastPath:
         return True
 
     def _submit(self, target: "Target", members: np.ndarray, *, alone: bool = False) -> bool:
-        """Queue those who came in this pass, or answer them at once where nobody else did; whether a kick is due."""
+        """Queue the requests of this pass, or answer them at once where all are here; whether to notify the model."""
         taken = len(members)
         group = Group(self, target, members)
-        ticket = Ticket(group, self._state.home, taken, target.row, target.deadline_ns, target.plan.schedule.priority)
-        ticket.requests = taken
+        priority = target.plan.schedule.priority
+        request = Request(group, self._state.delivery, taken, target.deadline_ns, priority, taken)
         self._groups[group] = None
-        model = target.served.model
-        if alone and model.compute_now(ticket, target.lent):
-            return False
         try:
-            model.settle(target.row, target.lent, ticket)
+            return target.entry.settle(target.lease, taken, request, at_once=alone)
         except TailcutError as error:
-            self.fail(group, ticket, error)
-        return True
+            self.fail(group, request, error)
+            return False
 
     def _refuse(self, target: "Target", taken: int) -> None:
         members = self._members[target.at // self._code.TARGETS, :taken].copy()
         self._state.context.counts.replies[503] += taken
-        self._state.rest_soon(target.served.model)
+        self._state.rest_soon(target.entry)
         self._send(members, target.refusal, self._no_outputs, self._no_ring, 0)
 
     # The way back.
 
-    def answer(self, group: Group, ticket: Ticket, batch: Batch, index: int) -> None:
-        """Answer those of a ticket, each with its row of the batch's outputs."""
+    def answer(self, group: Group, request: Request, batch: Batch, index: int) -> None:
+        """Answer those of a request, each with its row of the batch's outputs."""
         handed_ns = time.monotonic_ns()
         target = group.target
-        first, count = batch.offsets[index], ticket.count
-        members = group.members if count == len(group.members) else group.members[ticket.offset : ticket.offset + count]
+        first, count = batch.offsets[index], request.count
+        members = group.members
+        if count != len(members):
+            members = members[request.offset : request.offset + count]
         cells = target.output_cells
         for place, address in enumerate(batch.addresses):
             cells[2 * place] = address + first * cells[2 * place + 1]
         trail = self._trail_cells
-        moments = ticket.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns
+        moments = request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns
         trail[0], trail[1], trail[2], trail[3], trail[4] = moments
         trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, target.plan.length, 200
         timeline = target.served.timeline
@@ -335,7 +333,7 @@ class FastPath:
             now = time.monotonic_ns()
             timeline.record(int(members[place, 2]), *moments, now, now, 1, batch.rows, target.plan.length, 200)
         self._state.context.counts.replies[200] += written + len(shorts)
-        target.served.latency.add(batch.ended_ns - ticket.ready_ns, count)
+        target.served.latency.add(batch.ended_ns - request.ready_ns, count)
         if self._late:
             for place, generation in enumerate(members[:, 1].tolist()):
                 connection = self._late.pop(generation, None)
@@ -345,15 +343,15 @@ class FastPath:
         if self._state.busy_poll_ns:
             self._state.stay_awake(batch.ended_ns)
 
-    def fail(self, group: Group, ticket: Ticket, error: TailcutError) -> None:
-        """Tell those of a ticket, the long way, that there will be no answer."""
-        for fd, generation, _ in group.members[ticket.offset : ticket.offset + ticket.count].tolist():
+    def fail(self, group: Group, request: Request, error: TailcutError) -> None:
+        """Tell those of a request, the long way, that there will be no answer."""
+        for fd, generation, _ in group.members[request.offset : request.offset + request.count].tolist():
             if self._descriptors[fd, self._code.GENERATION] == generation:
                 self.leave(self._connections[fd])
             connection = self._late.pop(generation, None)
             if connection is not None:
                 connection.failed(error)
-        self._done(group, ticket.count)
+        self._done(group, request.count)
 
     def _send(
         self, members: np.ndarray, head: bytes, outputs: np.ndarray, ring: np.ndarray, at: int

@@ -10,6 +10,8 @@ import numpy as np
 
 from tailcut.kernels import sockets
 from tailcut.memory.slab import Slab
+from tailcut.runtime.entry import Entry
+from tailcut.runtime.request import NO_LEASE, Lease
 from tailcut.server.http.plan import Plan
 from tailcut.server.served_model import ServedModel
 from tailcut.wire.http1.grammar import TEXT, TOKEN
@@ -26,13 +28,13 @@ class Target:
 
     plan: Plan
     served: ServedModel
+    entry: Entry
     slab: Slab
     at: int  # of its cells
     outputs: np.ndarray  # int64 [outputs, 2]: where the first row to answer stands, and the bytes of a row
     output_cells: memoryview  # the same, flat
     refusal: bytes = b""  # what those of this pass are told instead
-    row: int = -1  # the first of those lent in this pass
-    lent: int = 0
+    lease: Lease = NO_LEASE  # of this pass
     deadline_ns: int = 0
 
 
@@ -99,7 +101,7 @@ class HeadTable:
             if known.served is plan.served and known.schedule == plan.schedule and known.reply_rest == plan.reply_rest:
                 return target
         served = plan.served
-        slab = served.model.slab if served is not None else None
+        slab = served.entry.slab if served is not None else None
         if served is None or slab is None:
             return None
         sizes = [array[0].nbytes for array in slab.outputs]
@@ -107,7 +109,7 @@ class HeadTable:
             return None
         outputs = np.array([(0, size) for size in sizes], np.int64).reshape(-1, 2)
         at = len(self.targets) * sockets.TARGETS
-        target = Target(plan, served, slab, at, outputs, outputs.data.cast("B").cast("q"))
+        target = Target(plan, served, served.entry, slab, at, outputs, outputs.data.cast("B").cast("q"))
         self.cells[at + sockets.ROW_BYTES] = plan.length
         self.targets.append(target)
         return target

@@ -120,7 +120,7 @@ class Call(ABC):
         """Bytes of a message's tensors: what some model's largest request can need, and the buffers can hold at all."""
         state = self.link.state
         most = min(state.limits.body_bytes, state.limits.buffered_bytes)
-        return max((largest_body(served.model, most) for served in state.context.models), default=most)
+        return max((largest_body(served.entry, most) for served in state.context.models), default=most)
 
     def _inflate(self, messages: Messages) -> None:
         """Have the message that is here compressed inflated, a step at a time; then `_inflated` is called."""

@@ -10,7 +10,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from tailcut.errors import InvalidInputError, TailcutError
-from tailcut.runtime.batch import Batch
+from tailcut.runtime.request import Batch
 from tailcut.server.exchange import Exchange
 from tailcut.server.grpc.templates import Plan, Plans
 from tailcut.wire.grpc.codec import infer_response, large_answer, read_request
@@ -105,7 +105,7 @@ class Inference:
             raise InvalidInputError(_NO_REQUEST) from None
         self.id = message.id.encode()
         served = context.models.find(message.model_name, message.model_version)
-        served.model.admit(1)
+        served.entry.admit(1)
         yield
         request = yield from large_request(served.model.spec, message, taken, context.regions)
         yield from self._exchange.checked_in_steps(served, request, left_ns=left_ns)

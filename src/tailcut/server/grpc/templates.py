@@ -42,9 +42,9 @@ class Plans:
         What stands behind its tensors (parameters, in an unusual order of fields) is not in its lead: such a message
         does not fit its own form, and nothing is learned from it.
         """
-        model, key = served.model, lead.key
-        in_rows = model.slab is not None
-        if (in_rows and rows > model.max_batch_size) or len(key) > _LEAD_BYTES:
+        model, entry, key = served.model, served.entry, lead.key
+        in_rows = entry.slab is not None
+        if (in_rows and rows > entry.max_batch_size) or len(key) > _LEAD_BYTES:
             return
         mark = hash(key)
         if mark not in self._seen:

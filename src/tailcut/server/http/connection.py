@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from tailcut.errors import InvalidInputError, QueueFullError, TailcutError
-from tailcut.runtime.batch import Batch
+from tailcut.runtime.request import Batch
 from tailcut.server.access_log import trace_of_head, with_trace
 from tailcut.server.exchange import Exchange
 from tailcut.server.http.plan import NO_PLAN, Kind, Plan, find_plan
@@ -289,8 +289,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         """A body of whole rows: all here, copied once; else received into rows or, when short, into a buffer."""
         state, served, schedule, refusal = self._state, plan.of_model, plan.schedule, plan.refusal
         if refusal is not None and self._began_ns < refusal.opens_ns:
-            served.model.counts.refuse(1, refusal)
-            state.rest_soon(served.model)
+            served.entry.counts.refuse(1, refusal)
+            state.rest_soon(served.entry)
             self._turn_away(refusal)
             return
         deadline_ns = state.deadline(schedule.timeout_ns, self._began_ns)
@@ -299,7 +299,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._exchange.submit_bodies(served, plan.rows, (body,), schedule, deadline_ns)
                 return
             # What cannot be computed in time is not received either.
-            served.model.admit(plan.rows, deadline_ns, schedule.priority)
+            served.entry.admit(plan.rows, deadline_ns, schedule.priority)
             if plan.length >= state.direct_bytes and self._receive_rows(plan, plan.rows, body, plan.length):
                 self._exchange.schedule = schedule
                 return
@@ -316,7 +316,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         state, wire = self._state, self._wire
         try:
             if plan.served is not None and plan.length <= plan.limit:
-                plan.served.model.admit(1)
+                plan.served.entry.admit(1)
         except TailcutError as error:
             self._turn_away(error)
             return
@@ -353,7 +353,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         try:
             if (
                 direct
-                and direct.rows <= model.max_batch_size
+                and direct.rows <= plan.of_model.entry.max_batch_size
                 and self._receive_rows(plan, direct.rows, data[json_size:], size)
             ):
                 self._exchange.request, self._exchange.schedule = direct.request, schedule
@@ -432,7 +432,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Parse a whole body, check it against the model and queue it."""
         served, state, exchange = plan.of_model, self._state, self._exchange
         large = len(body) > AT_ONCE_BYTES or plan.encoding is not None or not state.steps.has_time()
-        if body.obj is state.receive and (large or served.model.slab is None):
+        if body.obj is state.receive and (large or served.entry.slab is None):
             body = memoryview(bytes(body))  # others are received there before it is read or computed
         if large:
             self._charge(len(body))
@@ -440,9 +440,9 @@ class HttpConnection(asyncio.BufferedProtocol):
             exchange.submit_in_steps(self._read_in_steps(plan, body), begun=begun)
             return
         try:
-            if served.model.waiting_rows:
+            if served.entry.waiting_rows:
                 named = _names_time(bytes(body[: plan.json_size]))
-                exchange.precheck(served.model, plan.schedule, names_its_time=named)
+                exchange.precheck(served.entry, plan.schedule, names_its_time=named)
             request = parse_request(served.model.spec, body, plan.json_size, state.context.regions)
             exchange.submit(served, request, plan.schedule)
         except TailcutError as error:
@@ -455,9 +455,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         if plan.encoding:
             most = min(plan.limit, state.limits.buffered_bytes)
             body = yield from inflate_in_steps(body, most, self._charge_more, wbits=_WBITS[plan.encoding])
-        if model.waiting_rows:
+        if served.entry.waiting_rows:
             named = yield from _names_time_in_steps(memoryview(body)[: plan.json_size])
-            self._exchange.precheck(model, plan.schedule, names_its_time=named)
+            self._exchange.precheck(served.entry, plan.schedule, names_its_time=named)
         request = yield from request_in_steps(model.spec, body, plan.json_size, state.context.regions)
         yield from self._exchange.checked_in_steps(served, request, plan.schedule)
 

@@ -145,7 +145,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
             raise Refusal(404, str(error)) from None
         plan.json_size = _json_size(request, inflated=plan.encoding is not None)
         plan.schedule = _schedule(request)
-        plan.limit = largest_body(plan.served.model, limits.body_bytes)
+        plan.limit = largest_body(plan.served.entry, limits.body_bytes)
         if length > plan.limit:
             raise Refusal(413, f"the body is over {plan.limit} bytes, more than any request to this model needs")
         _plan_rows(plan)
@@ -199,14 +199,14 @@ def _plan_rows(plan: Plan) -> None:
     served = plan.served
     if served is None or plan.json_size is None or plan.encoding or plan.head.chunked:
         return
-    slab, spec = served.model.slab, served.model.spec
+    slab, spec = served.entry.slab, served.model.spec
     if slab is None or len(spec.inputs) != 1 or spec.inputs[0].dtype is DType.BOOL:  # whose bytes need a look
         return
     plan.direct = 0 < plan.json_size <= RECEIVE_BYTES
     if plan.json_size or not plan.length or plan.length % slab.row_bytes[0]:
         return
     rows = plan.length // slab.row_bytes[0]
-    if rows > served.model.max_batch_size:
+    if rows > served.entry.max_batch_size:
         return
     plan.kind, plan.rows = Kind.ROWS, rows
     request = InferRequest.raw(spec)

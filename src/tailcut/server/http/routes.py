@@ -107,7 +107,7 @@ def _tail(context: Context, name: str, version: str = "") -> bytes:
     served = context.served(name, version)
     records = read(served.trails).records
     events = context.events_since(int(records[:, 0].min())) if len(records) else []
-    found = explain(records, events, max_batch_size=served.model.max_batch_size) | {"model": served.name}
+    found = explain(records, events, max_batch_size=served.entry.max_batch_size) | {"model": served.name}
     steps = served.model.stage_times()
     return _json(found | ({"steps": steps} if steps else {}))
 

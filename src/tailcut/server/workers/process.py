@@ -15,7 +15,7 @@ import msgspec
 
 from tailcut.errors import TailcutError
 from tailcut.machine.affinity import bind_memory, pin_thread
-from tailcut.runtime.defaults import Choice
+from tailcut.runtime.opening.defaults import Choice
 from tailcut.server.context import Context
 from tailcut.server.latency import LatencyHistogram
 from tailcut.server.metrics import Counted, ServerCounts

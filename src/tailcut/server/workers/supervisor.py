@@ -24,7 +24,7 @@ import msgspec
 from tailcut.machine.quota import affinity_mask, usable_cpus
 from tailcut.machine.shares import Share, shares
 from tailcut.machine.topology import topology
-from tailcut.runtime.defaults import Choice
+from tailcut.runtime.opening.defaults import Choice
 from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Address, close_listeners, fit_files, open_grpc_listener, open_listeners, refuse
 from tailcut.server.workers.fleet import Action, Do, Fleet, RestartPolicy

@@ -20,7 +20,8 @@ from tailcut.engines.traits import Traits, read_traits
 from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.machine.quota import affinity_mask, quota, usable_cpus
 from tailcut.machine.topology import cores_of, topology
-from tailcut.runtime.defaults import (
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.opening.defaults import (
     PARALLEL_NS,
     USUAL_BATCH,
     Choice,
@@ -36,11 +37,10 @@ from tailcut.runtime.defaults import (
     middle,
     sizes_to_try,
 )
-from tailcut.runtime.limits import Limits
+from tailcut.runtime.opening.row_proof import settle_rows
+from tailcut.runtime.opening.timing import Timing, busy_thread, call_of_rows, time_calls, time_sizes
 from tailcut.runtime.profile import Profile
-from tailcut.runtime.row_proof import settle_rows
 from tailcut.runtime.rows import RowDecision
-from tailcut.runtime.timing import Timing, busy_thread, call_of_rows, time_calls, time_sizes
 from tailcut.spec import DType, ModelSpec
 
 BUDGET_S = 2.0

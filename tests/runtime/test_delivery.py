@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable
 
 from tailcut.errors import TailcutError
-from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.home import LoopDelivery
+from tailcut.runtime.delivery import LoopDelivery
+from tailcut.runtime.request import Batch, Request
 
 POSTED = 200
 
@@ -28,11 +28,11 @@ class ResponseHandler:
         self._told = told
         self.thread = 0
 
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
         self.thread = threading.get_ident()
         self._told()
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+    def fail(self, request: Request, error: TailcutError) -> None:
         raise AssertionError(error)
 
 
@@ -49,23 +49,23 @@ def test_every_batch_is_handed_out_once_on_the_loops_thread() -> None:
             if not left[0]:
                 done.set()
 
-        sinks = [ResponseHandler(told) for _ in range(POSTED * 4)]
+        handlers = [ResponseHandler(told) for _ in range(POSTED * 4)]
 
         def post(mine: list[ResponseHandler]) -> None:
-            for sink in mine:
-                home.post(Batch(owner, [Ticket(sink, home, 1)]))
+            for handler in mine:
+                home.post(Batch(owner, [Request(handler, home, 1)]))
 
-        threads = [threading.Thread(target=post, args=(sinks[part::4],)) for part in range(4)]
+        threads = [threading.Thread(target=post, args=(handlers[part::4],)) for part in range(4)]
         for thread in threads:
             thread.start()
         await asyncio.wait_for(done.wait(), 20)
         for thread in threads:
             thread.join()
-        return sinks, threading.get_ident()
+        return handlers, threading.get_ident()
 
-    sinks, loop_thread = asyncio.run(run())
-    assert {sink.thread for sink in sinks} == {loop_thread}
-    assert len(owner.batches) == len(set(map(id, owner.batches))) == len(sinks)
+    handlers, loop_thread = asyncio.run(run())
+    assert {handler.thread for handler in handlers} == {loop_thread}
+    assert len(owner.batches) == len(set(map(id, owner.batches))) == len(handlers)
 
 
 def test_a_closed_loop_leaves_nothing_lent() -> None:
@@ -79,7 +79,7 @@ def test_a_closed_loop_leaves_nothing_lent() -> None:
 
     def post() -> None:
         for _ in range(3):
-            home.post(Batch(owner, [Ticket(ResponseHandler(lambda: None), home, 1)]))
+            home.post(Batch(owner, [Request(ResponseHandler(lambda: None), home, 1)]))
 
     thread = threading.Thread(target=post)
     thread.start()

@@ -12,8 +12,8 @@ from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.samples import find_samples
 from tailcut.errors import EngineError
-from tailcut.runtime import timing
-from tailcut.runtime.timing import busy_thread, call_of_rows, time_calls, time_sizes
+from tailcut.runtime.opening import timing
+from tailcut.runtime.opening.timing import busy_thread, call_of_rows, time_calls, time_sizes
 from tailcut.spec import DType
 
 

@@ -20,8 +20,8 @@ from tailcut.engines.base import Engine
 from tailcut.engines.samples import Samples, find_samples
 from tailcut.errors import TailcutError
 from tailcut.memory.slab import Slab
-from tailcut.runtime.batch import Batch, Executor, Owner, Ticket
-from tailcut.runtime.home import AnyThreadDelivery, EventHandler
+from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
+from tailcut.runtime.request import Batch, Executor, Owner, Request
 from tailcut.runtime.samples import SampleRequest
 
 _log = logging.getLogger("tailcut")
@@ -90,39 +90,39 @@ def _compute(
             if time.monotonic_ns() + expected > deadline:
                 left = len(steps) - number
                 raise TimeoutError(f"{left} of its {len(steps)} batch sizes: they are learned by serving")
-            took = _best_of_three(owner, _ticket(samples[0], step), executor)
+            took = _best_of_three(owner, _request(samples[0], step), executor)
             for cost in step.costs:
                 cost.observe(step.rows, took)
         if steps[0].slab is None and not steps[0].length:
             for other in samples[1:]:
                 if time.monotonic_ns() < deadline:
-                    executor.run(Batch(owner, [_ticket(other, Step(1, ()))]))
+                    executor.compute(Batch(owner, [_request(other, Step(1, ()))]))
 
 
-def _best_of_three(owner: Owner, ticket: Ticket, executor: Executor) -> int:
+def _best_of_three(owner: Owner, request: Request, executor: Executor) -> int:
     took: list[int] = []
     while len(took) < 3 and sum(took) < _REPEAT_NS:
-        batch = Batch(owner, [ticket])
+        batch = Batch(owner, [request])
         began = time.monotonic_ns()
-        executor.run(batch)
+        executor.compute(batch)
         took.append(time.monotonic_ns() - began)
     return min(took)
 
 
-def _ticket(samples: Samples, step: Step) -> Ticket:
+def _request(samples: Samples, step: Step) -> Request:
     spec = samples.spec
-    ticket = Ticket(EventHandler(), AnyThreadDelivery(), step.rows)
-    ticket.key, ticket.length = step.key, step.length
+    request = Request(EventHandler(), AnyThreadDelivery(), step.rows)
+    request.key, request.length = step.key, step.length
     made = samples.make(step.rows if spec.batched else samples.rows, _SEED)
     if step.slab is not None:
-        ticket.row = 0
+        request.row = 0
         for target, array in zip(step.slab.inputs, made.values(), strict=True):
             target[: step.rows] = array
     elif step.length:
-        ticket.arrays = {t.name: _of_length(made[t.name], t.shape, step.length) for t in spec.inputs}
+        request.arrays = {t.name: _of_length(made[t.name], t.shape, step.length) for t in spec.inputs}
     else:
-        ticket.arrays = made
-    return ticket
+        request.arrays = made
+    return request
 
 
 def _of_length(array: np.ndarray, shape: Sequence[int | None], length: int) -> np.ndarray:

@@ -13,9 +13,9 @@ from tests.engines.models import endless, identity, masked_mean, no_batch, perce
 
 from tailcut.engines import open_engine
 from tailcut.errors import EngineError
-from tailcut.runtime import measured
-from tailcut.runtime.defaults import LEAST_BATCH, SAFE_SETTINGS, Surroundings
 from tailcut.runtime.model import Model
+from tailcut.runtime.opening import measured
+from tailcut.runtime.opening.defaults import LEAST_BATCH, SAFE_SETTINGS, Surroundings
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.spec import DType
 
@@ -26,7 +26,7 @@ def test_a_small_model_computes_inline(tmp_path: Path, caplog: pytest.LogCapture
     x = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
     with caplog.at_level(logging.INFO, "tailcut"), Model.open(path) as model:
         settings = model.profile.settings
-        assert model.inline
+        assert model.scheduler.dispatch == "inline"
         assert (settings.engine.threads, settings.engine.name, settings.engine.precision) == (1, "onnxruntime", "f32")
         assert settings.batching.max_batch_size >= LEAST_BATCH
         answer = model.infer_sync({"x": x})["y"]
@@ -97,7 +97,7 @@ def test_what_takes_unknown_time_gets_a_worker(tmp_path: Path, kind: str) -> Non
     with Model.open(path, batching="off" if kind == "dependent" else None) as model:
         assert model.profile.settings.batching.dispatch == "worker"
         assert model.profile.settings.batching.max_batch_size == SAFE_SETTINGS.batching.max_batch_size
-        assert model.max_batch_size == (32 if kind in {"lengths", "strings"} else 1)
+        assert model.scheduler.max_batch_size == (32 if kind in {"lengths", "strings"} else 1)
 
 
 def test_requests_that_share_no_call_are_computed_by_several_instances(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_model_without_any_free_size_is_timed(tmp_path: Path) -> None:
 def test_a_loop_that_values_control_never_keeps_the_event_loop(tmp_path: Path) -> None:
     """Not even where the user has its requests batched, and its rows take the same memory each."""
     with Model.open(endless(tmp_path / "endless.onnx"), batching="on") as model:
-        assert not model.inline
+        assert model.scheduler.dispatch != "inline"
         assert model.choice is not None
         assert "operator Loop may run for any time" in model.choice.reason
 
@@ -131,7 +131,7 @@ def test_a_loop_that_values_control_never_keeps_the_event_loop(tmp_path: Path) -
 def test_a_batch_fixed_at_1_is_measured_as_such(tmp_path: Path) -> None:
     """One row, inline where that is short."""
     with Model.open(identity(DType.FP32, (1, 8), tmp_path / "one.onnx")) as model:
-        assert (model.inline, model.max_batch_size) == (True, 1)
+        assert (model.scheduler.dispatch, model.scheduler.max_batch_size) == ("inline", 1)
         assert (model.infer_sync({"x": np.ones((1, 8), np.float32)})["y"] == 1).all()
 
 

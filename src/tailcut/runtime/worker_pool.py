@@ -1,4 +1,7 @@
-"""A model's workers and the engines under them: who is woken, and who takes over when an engine does not come back.
+"""A model's workers and the engines under them, and the watchdog, which replaces a worker whose engine hangs.
+
+A worker parks on a lock, which costs one futex call to wake; it takes the next batch by itself as long as there is one,
+so under load no worker has to be woken at all.
 
 A call that hangs cannot be taken off its thread. The worker is retired instead: it ends by itself as soon as its engine
 returns, and until then a new worker with an engine of its own serves on. Engines that can be told to give up are told
@@ -7,32 +10,92 @@ to (onnxruntime ends at its next node). How many may hang at a time is bounded, 
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from tailcut.engines.base import Engine, Interruptible
 from tailcut.errors import TailcutError
-from tailcut.runtime.batch import Batch, Executor
-from tailcut.runtime.worker import Source, Worker
+from tailcut.runtime.request import Batch, Executor
+from tailcut.runtime.scheduler import Scheduler
 
 _log = logging.getLogger("tailcut")
 _MOST_HUNG = 4
 _PATIENCE_S = 2.0  # with a worker at the end, before its engine is told to give up, and once more after that
+_LOOKS = 8  # of the watchdog, in the time after which a call counts as hung
+_SLOWEST_LOOK_S = 1.0
+
+
+class Worker:
+    """One thread with an executor of its own; `returned` is told of batches that had been given up."""
+
+    def __init__(self, scheduler: Scheduler, executor: Executor, returned: Callable[[Batch], None], name: str) -> None:
+        self.name = name
+        self._scheduler = scheduler
+        self._executor = executor
+        self._returned = returned
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._state = threading.Lock()
+        self._rung = False
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have the worker look for a batch; waking one that is awake already costs nothing."""
+        with self._state:
+            if not self._rung:
+                self._rung = True
+                self._bell.release()
+
+    @property
+    def thread(self) -> int:
+        """The thread's identity, as `threading.get_ident` has it there."""
+        return self._thread.ident or 0
+
+    def retire(self) -> None:
+        """End after the batch that is being computed, whenever that is."""
+        self._stopped = True
+        self.wake()
+
+    def ended(self, timeout_s: float) -> bool:
+        """Wait for the end of a retired worker; whether it came."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        scheduler, executor = self._scheduler, self._executor
+        while not self._stopped:
+            batch = scheduler.next_batch(time.monotonic_ns())
+            if isinstance(batch, Batch):
+                executor.run(batch)
+                if not scheduler.finish(batch):
+                    self._returned(batch)
+            elif batch is None:
+                self._sleep(-1)
+            else:
+                self._sleep(max(0.0, (batch.until_ns - time.monotonic_ns()) / 1e9))
+
+    def _sleep(self, timeout_s: float) -> None:
+        if self._bell.acquire(timeout=timeout_s):
+            with self._state:
+                self._rung = False
 
 
 class WorkerPool:
-    """The workers of one model; none for a model that computes inline.
+    """The workers of one model; none for a model that is computed on the loop's thread.
 
     Args:
-        source: the model.
+        scheduler: of the model.
         engine: shared by all workers until one of them has to be replaced.
         reopen: loads another engine of the same settings.
         make: an executor on an engine.
     """
 
     def __init__(
-        self, source: Source, engine: Engine, reopen: Callable[[], Engine], make: Callable[[Engine], Executor]
+        self, scheduler: Scheduler, engine: Engine, reopen: Callable[[], Engine], make: Callable[[Engine], Executor]
     ) -> None:
-        self._source = source
+        self._scheduler = scheduler
         self._first = engine
         self._reopen = reopen
         self._make = make
@@ -63,13 +126,14 @@ class WorkerPool:
 
     def replace(self, batch: Batch) -> None:
         """Put a new worker with a new engine in the place of the one whose call hangs on a batch."""
+        _log.error("%s: an engine call of %d rows hangs: replacing its worker", self._first.spec.name, batch.rows)
         thread = batch.thread
         with self._lock:
             if batch in self._back:
                 self._back.remove(batch)
                 return
             worker = next((one for one in self._workers if one.thread == thread), None)
-            if worker is None:  # inline: there is only the caller's own thread
+            if worker is None:  # computed on the caller's own thread
                 _interrupt(self._first, thread)
                 return
             engine = self._workers.pop(worker)
@@ -83,8 +147,6 @@ class WorkerPool:
 
     def returned(self, batch: Batch) -> None:
         """On the worker's own thread: the engine has come back with a batch that was given up."""
-        if not self._wanted:
-            return
         with self._lock:
             worker = next((one for one in self._hung if one.thread == batch.thread), None)
             if worker is None:  # before it could be replaced: it works on
@@ -98,7 +160,7 @@ class WorkerPool:
         self._refill(self._first)
 
     def close(self) -> None:
-        """End all workers after the batch in their hands, and free the engines that nobody is lost in."""
+        """End all workers after the batches that are being computed, and free the engines in which no call hangs."""
         with self._lock:
             self._closed = True
             workers, self._workers = self._workers | self._hung, {}
@@ -113,7 +175,7 @@ class WorkerPool:
                 engine.close()
 
     def _refill(self, old: Engine) -> None:
-        """Bring the crew back to strength; on the old engine where a new one cannot be had."""
+        """Bring the pool back to strength; on the old engine where a new one cannot be had."""
         with self._lock:
             if self._closed or len(self._workers) + self._coming >= self._wanted:
                 return
@@ -131,9 +193,34 @@ class WorkerPool:
             if self._closed:
                 return
             self._hired += 1
-            worker = Worker(self._source, executor, f"{engine.spec.name}-{self._hired - 1}")
+            worker = Worker(self._scheduler, executor, self.returned, f"{engine.spec.name}-{self._hired - 1}")
             self._workers[worker] = engine
         worker.wake()
+
+
+class Watchdog:
+    """Gives up engine calls that hang, and fails requests that waited too long, eight times in the engine's timeout.
+
+    A thread of its own, because all others may be stuck: a worker in its engine, an inline model in the loop.
+    """
+
+    def __init__(self, scheduler: Scheduler, pool: WorkerPool) -> None:
+        self._scheduler = scheduler
+        self._pool = pool
+        self._pause_s = min(scheduler.engine_timeout_s / _LOOKS, _SLOWEST_LOOK_S)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name=f"{scheduler.spec.name}-watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; when this returns, it looks no more."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._pause_s):
+            for batch in self._scheduler.expire():
+                self._pool.replace(batch)
 
 
 def _interrupt(engine: Engine, thread: int) -> None:

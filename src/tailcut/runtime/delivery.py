@@ -1,6 +1,6 @@
-"""Where answers are handed out: on an event loop's own thread, woken once a batch, or on whatever thread computed.
+"""Where answers are handed out: on an event loop's own thread, woken once a batch, or on the thread that computed.
 
-A sink for each kind of caller of the library stands beside its home.
+Beside them stand the response handlers of the library's callers.
 """
 
 import asyncio
@@ -11,41 +11,46 @@ from collections import deque
 import numpy as np
 
 from tailcut.errors import TailcutError
-from tailcut.runtime.batch import Batch, Kickable, Ticket
+from tailcut.runtime.request import Batch, Notifiable, Request
 
-_KICK_NS = 2_500_000  # of a pass of the loop, for computing inline; one batch may take longer
+_PASS_NS = 2_500_000  # of a pass of the loop, for computing inline; one batch may take longer
 
 
 class LoopDelivery:
-    """An event loop. Batches computed elsewhere wake it, once for all that come before it looks; kicks are gathered."""
+    """An event loop. Batches computed elsewhere wake it, once for all before it looks; notifications are gathered."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread = threading.get_ident()
-        self._kicks: list[Kickable] = []
+        self._pending: list[Notifiable] = []
         self._computed: deque[Batch] = deque()  # elsewhere, and not handed out yet
         self._is_woken = False  # for them
 
-    def kick_soon(self, model: Kickable) -> None:
-        """Kick the model after everything else that this pass of the loop has read: arrivals gather by themselves."""
-        if not self._kicks:
-            self._loop.call_soon(self._kick)
-        if model not in self._kicks:
-            self._kicks.append(model)
+    def notify_soon(self, entry: Notifiable) -> None:
+        """Notify the model after everything else that this pass of the loop has read: arrivals gather by themselves."""
+        if not self._pending:
+            self._loop.call_soon(self._notify)
+        if entry not in self._pending:
+            self._pending.append(entry)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the loop's own."""
+        return threading.get_ident() == self._thread
 
     @property
     def idle(self) -> bool:
-        """Whether no kick is due."""
-        return not self._kicks
+        """Whether no notification is due."""
+        return not self._pending
 
-    def kick_now(self, model: Kickable) -> None:
-        """Kick at once for arrivals that have gathered already; with those of others where there are some."""
-        if self._kicks or model.kick(time.monotonic_ns() + _KICK_NS):
-            self.kick_soon(model)
+    def notify_now(self, entry: Notifiable) -> None:
+        """Notify at once of arrivals that have gathered already; with those of others where there are some."""
+        if self._pending or entry.notify(time.monotonic_ns() + _PASS_NS):
+            self.notify_soon(entry)
 
     def post(self, batch: Batch) -> None:
         """Hand out here and now when the loop's own thread computed, else wake the loop."""
-        if threading.get_ident() == self._thread:
+        if self.is_here:
             self._hand_out(batch)
             return
         # A batch that finds the loop woken is in time: the mark is taken away before the first one is taken out.
@@ -61,10 +66,10 @@ class LoopDelivery:
                 computed = self._computed.popleft()
                 computed.owner.delivered(computed)
 
-    def post_failure(self, ticket: Ticket, error: TailcutError) -> None:
-        """Tell the sink on the loop's thread, never inside the caller's own call."""
+    def post_failure(self, request: Request, error: TailcutError) -> None:
+        """Tell the handler on the loop's thread, never inside the caller's own call."""
         try:
-            self._loop.call_soon_threadsafe(ticket.sink.fail, ticket, error)
+            self._loop.call_soon_threadsafe(request.handler.fail, request, error)
         except RuntimeError:
             return
 
@@ -79,18 +84,20 @@ class LoopDelivery:
         finally:
             batch.owner.delivered(batch)
 
-    def _kick(self) -> None:
-        kicks, self._kicks = self._kicks, []
-        until_ns = time.monotonic_ns() + _KICK_NS
-        for model in kicks:
-            if model.kick(until_ns):
-                self.kick_soon(model)
+    def _notify(self) -> None:
+        pending, self._pending = self._pending, []
+        until_ns = time.monotonic_ns() + _PASS_NS
+        for entry in pending:
+            if entry.notify(until_ns):
+                self.notify_soon(entry)
 
 
 class AnyThreadDelivery:
-    """For callers that block on an event: sinks are told by the thread that computed."""
+    """For callers that block on an event: handlers are called by the thread that computed, after it has counted."""
 
-    def kick_soon(self, model: Kickable) -> None:
+    is_here = False
+
+    def notify_soon(self, entry: Notifiable) -> None:
         """Do nothing: the thread that computes looks again by itself."""
 
     def post(self, batch: Batch) -> None:
@@ -100,9 +107,9 @@ class AnyThreadDelivery:
         finally:
             batch.owner.delivered(batch)
 
-    def post_failure(self, ticket: Ticket, error: TailcutError) -> None:
-        """Tell the sink at once."""
-        ticket.sink.fail(ticket, error)
+    def post_failure(self, request: Request, error: TailcutError) -> None:
+        """Tell the handler at once."""
+        request.handler.fail(request, error)
 
 
 class FutureHandler:
@@ -113,12 +120,12 @@ class FutureHandler:
     def __init__(self, future: "asyncio.Future[list[np.ndarray]]") -> None:
         self.future = future
 
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
         """Copy the outputs out of their rows."""
         if not self.future.done():
             self.future.set_result([array.copy() for array in batch.arrays(index)])
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+    def fail(self, request: Request, error: TailcutError) -> None:
         """Raise in the awaiting task."""
         if not self.future.done():
             self.future.set_exception(error)
@@ -134,12 +141,12 @@ class EventHandler:
         self.outputs: list[np.ndarray] | None = None
         self.error: TailcutError | None = None
 
-    def complete(self, ticket: Ticket, batch: Batch, index: int) -> None:
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
         """Copy the outputs out of their rows."""
         self.outputs = [array.copy() for array in batch.arrays(index)]
         self.event.set()
 
-    def fail(self, ticket: Ticket, error: TailcutError) -> None:
+    def fail(self, request: Request, error: TailcutError) -> None:
         """Keep the error for the waiting thread to raise."""
         self.error = error
         self.event.set()

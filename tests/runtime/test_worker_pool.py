@@ -1,6 +1,6 @@
 """Engines that do not come back: real models whose loop runs for as many rounds as the request says."""
 
-import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,11 @@ from tests.engines.models import endless
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import DeadlineExceededError
 from tailcut.memory.slab import RowState
-from tailcut.runtime.batch import Batch, Ticket
-from tailcut.runtime.home import AnyThreadDelivery, EventHandler
+from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.request import Batch, Request
 
 FOR_EVER = 1 << 40
 WAIT_S = 20.0
@@ -33,10 +33,10 @@ def opened(folder: Path, *, engine: str = "onnxruntime", instances: int = 1, dis
     )
 
 
-def ask(model: Model, number: int, rounds: int) -> tuple[Ticket, EventHandler]:
-    sink = EventHandler()
+def ask(model: Model, number: int, rounds: int) -> tuple[Request, EventHandler]:
+    handler = EventHandler()
     inputs = {"x": np.full((1, 4), number, np.float32), "rounds": np.full((1, 1), rounds, np.int64)}
-    return model.start(inputs, 1, sink, AnyThreadDelivery()), sink
+    return model.entry.start(inputs, 1, handler, AnyThreadDelivery()), handler
 
 
 @pytest.mark.parametrize("instances", [1, 2])
@@ -44,23 +44,23 @@ def test_a_hanging_engine_costs_its_batch_only(tmp_path: Path, instances: int) -
     """Its members hear of it, another worker answers the next request, and the rows come back."""
     with opened(tmp_path, instances=instances) as model:
         hanging = [ask(model, 1, FOR_EVER), ask(model, 2, FOR_EVER)]
-        model.kick()
-        for _, sink in hanging:
-            assert sink.event.wait(WAIT_S)
-            assert isinstance(sink.error, DeadlineExceededError)
-            assert "0.3 s" in str(sink.error)
+        model.entry.notify()
+        for _, handler in hanging:
+            assert handler.event.wait(WAIT_S)
+            assert isinstance(handler.error, DeadlineExceededError)
+            assert "0.3 s" in str(handler.error)
         inputs = {"x": np.full((1, 4), 7, np.float32), "rounds": [[3]]}
         assert (model.infer_sync(inputs, timeout_s=WAIT_S)["y"] == 7).all()
         assert model.statistics() | {"failed": 2, "requests": 1} == model.statistics()
 
 
-def test_the_crew_is_at_full_strength_again(tmp_path: Path) -> None:
+def test_the_pool_is_at_full_strength_again(tmp_path: Path) -> None:
     """After five hanging batches, more than may hang at a time, each on its turn."""
     with opened(tmp_path) as model:
         for number in range(5):
-            _, sink = ask(model, number, FOR_EVER)
-            model.kick()
-            assert sink.event.wait(WAIT_S)
+            _, handler = ask(model, number, FOR_EVER)
+            model.entry.notify()
+            assert handler.event.wait(WAIT_S)
         assert (model.infer_sync({"x": np.ones((1, 4), np.float32), "rounds": [[3]]})["y"] == 1).all()
         assert model._pool.size == 1
         assert model.statistics()["hung"] == 5
@@ -68,24 +68,17 @@ def test_the_crew_is_at_full_strength_again(tmp_path: Path) -> None:
 
 def test_rows_of_an_engine_that_cannot_be_stopped_stay_in_quarantine(tmp_path: Path) -> None:
     """Until it returns by itself: nobody else's bytes are put where it may still read and write."""
-    returned = threading.Event()
     with opened(tmp_path, engine="openvino") as model:
-        crew_returned = model._pool.returned
-
-        def note(batch: Batch) -> None:
-            crew_returned(batch)
-            returned.set()
-
-        model._pool.returned = note
-        ticket, sink = ask(model, 1, 1 << 19)
-        model.kick()
-        assert sink.event.wait(WAIT_S)
-        assert model.slab is not None
-        assert model.slab.state(ticket.row) is RowState.ABANDONED
+        request, handler = ask(model, 1, 1 << 19)
+        model.entry.notify()
+        assert handler.event.wait(WAIT_S)
+        assert model.scheduler.slab is not None
+        assert model.scheduler.slab.state(request.row) is RowState.ABANDONED
         assert (model.infer_sync({"x": np.full((1, 4), 7, np.float32), "rounds": [[3]]})["y"] == 7).all()
-        assert not returned.is_set()
-        assert model.slab.state(ticket.row) is RowState.ABANDONED
-        assert returned.wait(WAIT_S)
+        assert model.scheduler.slab.state(request.row) is RowState.ABANDONED
+        end = time.monotonic() + WAIT_S
+        while model.statistics()["rows_in_use"] and time.monotonic() < end:
+            time.sleep(0.01)
         assert model.statistics()["rows_in_use"] == 0
         assert (model.infer_sync({"x": np.full((1, 4), 8, np.float32), "rounds": [[3]]})["y"] == 8).all()
 
@@ -93,9 +86,9 @@ def test_rows_of_an_engine_that_cannot_be_stopped_stay_in_quarantine(tmp_path: P
 def test_an_inline_model_is_freed_too(tmp_path: Path) -> None:
     """Its engine runs on the caller's own thread, which comes back because the engine is told to give up."""
     with opened(tmp_path, dispatch="inline") as model:
-        _, sink = ask(model, 1, FOR_EVER)
-        model.kick()
-        assert isinstance(sink.error, DeadlineExceededError)
+        _, handler = ask(model, 1, FOR_EVER)
+        model.entry.notify()
+        assert isinstance(handler.error, DeadlineExceededError)
         assert model.statistics()["rows_in_use"] == 0
         assert (model.infer_sync({"x": np.ones((1, 4), np.float32), "rounds": [[3]]})["y"] == 1).all()
 
@@ -103,13 +96,14 @@ def test_an_inline_model_is_freed_too(tmp_path: Path) -> None:
 def test_past_the_queue_too(tmp_path: Path) -> None:
     """What was computed at once, without having been queued, hangs and is given up like everything else."""
     with opened(tmp_path, dispatch="inline") as model:
-        assert model.slab is not None
-        row, lent = model.lend(2, 0, 0)
-        model.slab.inputs[0][row], model.slab.inputs[1][row] = 1, FOR_EVER
-        sink = EventHandler()
-        assert model.compute_now(Ticket(sink, AnyThreadDelivery(), 1, row), lent)
-        assert isinstance(sink.error, DeadlineExceededError)
-        assert sink.outputs is None
+        assert model.scheduler.slab is not None
+        lease = model.entry.lend(2, some=True)
+        row = lease.row
+        model.scheduler.slab.inputs[0][row], model.scheduler.slab.inputs[1][row] = 1, FOR_EVER
+        handler = EventHandler()
+        assert not model.entry.settle(lease, 1, Request(handler, AnyThreadDelivery(), 1), at_once=True)
+        assert isinstance(handler.error, DeadlineExceededError)
+        assert handler.outputs is None
         counts = model.statistics()
         assert counts | {"hung": 1, "failed": 1, "requests": 0, "rows_in_use": 0} == counts
         assert (model.infer_sync({"x": np.ones((1, 4), np.float32), "rounds": [[3]]})["y"] == 1).all()
@@ -119,14 +113,15 @@ def test_a_client_that_left_is_told_nothing(tmp_path: Path) -> None:
     """Its row is in quarantine already when the engine is given up; its neighbour hears of the hang."""
     with opened(tmp_path, dispatch="inline") as model:
         (left, unheard), (_, heard) = ask(model, 1, 1 << 17), ask(model, 2, 0)
-        batch = model.next_batch()
+        batch = model.scheduler.next_batch(time.monotonic_ns())
         assert isinstance(batch, Batch)
         batch.began_ns = 1
-        model.cancel(left)
-        model.look_after()
+        model.entry.cancel(left)
+        assert model.scheduler.expire() == [batch]
         assert unheard.error is None
         assert isinstance(heard.error, DeadlineExceededError)
-        model.compute(batch, model._inline_executor)
+        model.entry.executor.run(batch)
+        model.scheduler.finish(batch)
         assert unheard.outputs is heard.outputs is None
         assert model.statistics()["rows_in_use"] == 0
 
@@ -135,36 +130,36 @@ def test_what_waits_behind_a_long_batch_hears_in_time(tmp_path: Path) -> None:
     """A deadline that passes while the only engine computes is answered then, and not when the engine is done."""
     with opened(tmp_path) as model:
         _, first = ask(model, 1, FOR_EVER)
-        model.kick()
-        sink = EventHandler()
+        model.entry.notify()
+        handler = EventHandler()
         inputs = {"x": np.ones((1, 4), np.float32), "rounds": np.ones((1, 1), np.int64)}
-        model.start(inputs, 1, sink, AnyThreadDelivery(), model.now_ns() + 50_000_000)
-        assert sink.event.wait(WAIT_S)
-        assert isinstance(sink.error, DeadlineExceededError)
+        model.entry.start(inputs, 1, handler, AnyThreadDelivery(), time.monotonic_ns() + 50_000_000)
+        assert handler.event.wait(WAIT_S)
+        assert isinstance(handler.error, DeadlineExceededError)
         assert first.event.wait(WAIT_S)
 
 
 def test_closing_does_not_wait_for_ever(tmp_path: Path) -> None:
     """An engine that is lost in a batch is told to give up."""
     model = opened(tmp_path)
-    model._engine_timeout_s = 1000.0
-    _, sink = ask(model, 1, FOR_EVER)
-    model.kick()
+    model.scheduler.engine_timeout_s = 1000.0
+    _, handler = ask(model, 1, FOR_EVER)
+    model.entry.notify()
     model.close()
-    assert sink.error is not None
+    assert handler.error is not None
 
 
 def test_an_engine_that_returns_just_before_its_worker_is_replaced(tmp_path: Path) -> None:
     """The worker stays, and is not counted among those that hang."""
     with opened(tmp_path) as model:
         (worker,) = model._pool._workers
-        _, sink = ask(model, 1, 0)
-        batch = Batch(model, [Ticket(sink, AnyThreadDelivery(), 1)])
+        _, handler = ask(model, 1, 0)
+        batch = Batch(model.scheduler, [Request(handler, AnyThreadDelivery(), 1)])
         batch.thread = worker.thread
         model._pool.returned(batch)
         model._pool.replace(batch)
         assert list(model._pool._workers) == [worker]
         assert not model._pool._hung
-        model.kick()
-        assert sink.event.wait(WAIT_S)
-        assert sink.outputs is not None
+        model.entry.notify()
+        assert handler.event.wait(WAIT_S)
+        assert handler.outputs is not None

@@ -14,7 +14,7 @@ from tests.engines.models import gather_rows, identity, masked_mean, perceptron,
 from tailcut.engines import open_engine
 from tailcut.engines.base import Engine, EngineOptions
 from tailcut.machine.fingerprint import isa_flags
-from tailcut.runtime.row_proof import prove_rows
+from tailcut.runtime.opening.row_proof import prove_rows
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, TensorSpec
 
 ENGINES = ("onnxruntime", "openvino")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailcut.runtime.defaults import (
+from tailcut.runtime.opening.defaults import (
     LARGEST_BATCH,
     LEAST_BATCH,
     SAFE_SETTINGS,

@@ -1,0 +1,285 @@
+"""The entry of a model: requests come in as arrays or as filled rows, and are computed when it is notified.
+
+`Entry` is all that a server needs of a model while it serves; anything that has it can be served in a model's place.
+"""
+
+import time
+from collections.abc import Generator
+from typing import Protocol
+
+import numpy as np
+
+from tailcut.batching.policy import LOOP_NS, Place
+from tailcut.memory.slab import Slab
+from tailcut.runtime.inputs import Arrays, row_key
+from tailcut.runtime.oversized import split_in_steps, without_pauses
+from tailcut.runtime.padding import Padding
+from tailcut.runtime.request import Batch, Delivery, Executor, Lease, Request, ResponseHandler
+from tailcut.runtime.scheduler import Scheduler
+from tailcut.runtime.statistics import ModelStatistics
+from tailcut.runtime.worker_pool import WorkerPool
+from tailcut.spec import ModelSpec
+
+_STEP_BYTES = 256 * 1024  # copied between two pauses
+
+
+class Entry(Protocol):
+    """What a server needs of a model while it serves.
+
+    A request comes in by `start`, as checked arrays, or, where there is a slab, by `lend` and `settle`, in rows that
+    the server has filled. `notify` has what came in computed.
+    """
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model takes and gives."""
+
+    @property
+    def slab(self) -> Slab | None:
+        """The rows that are lent; None where requests are loose arrays."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows of the largest batch."""
+
+    @property
+    def queue_rows(self) -> int:
+        """Rows that may be queued."""
+
+    @property
+    def counts(self) -> ModelStatistics:
+        """Counted by the model; refusals that the server knows of before asking are added by it."""
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait for an engine now."""
+
+    def statistics(self) -> dict[str, int | float]:
+        """Counts since the start, and the queue as it is."""
+
+    def batches_by_rows(self) -> dict[int, tuple[int, int]]:
+        """How many batches of so many rows were computed, and their engine time in nanoseconds."""
+
+    def waiting_ns(self) -> int:
+        """How long the workers will take for what waits; 0 where the asking thread is the one that computes."""
+
+    def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0) -> None:
+        """Raise a QueueFullError or TooLargeError for what would be refused."""
+
+    def start(  # noqa: PLR0913  what a request is
+        self,
+        arrays: Arrays,
+        rows: int,
+        handler: ResponseHandler,
+        delivery: Delivery,
+        deadline_ns: int = 0,
+        *,
+        priority: int = 0,
+    ) -> Request:
+        """Admit and queue checked arrays."""
+
+    def start_in_steps(  # noqa: PLR0913  as in start
+        self,
+        arrays: Arrays,
+        rows: int,
+        handler: ResponseHandler,
+        delivery: Delivery,
+        deadline_ns: int = 0,
+        *,
+        priority: int = 0,
+    ) -> Generator[None, None, Request]:
+        """As `start`, with pauses while large arrays are copied."""
+
+    def lend(
+        self, count: int, deadline_ns: int = 0, priority: int = 0, *, apart: bool = False, some: bool = False
+    ) -> Lease:
+        """Lend rows of the slab, which the caller fills and settles."""
+
+    def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> bool:
+        """Queue a request of the first `filled` rows; the others go back. Whether the model is to be notified."""
+
+    def submit(self, request: Request, body: memoryview) -> None:
+        """Lend, fill and settle in one, for a whole body that is exactly the request's rows of the only input."""
+
+    def cancel(self, request: Request) -> None:
+        """The client left."""
+
+    def withdraw(self, handler: ResponseHandler, number: int) -> None:
+        """The client of one of several requests that were settled as one left."""
+
+    def notify(self, until_ns: int = 0) -> bool:
+        """Have what is queued computed; whether some of it waits for another call."""
+
+
+class ModelEntry:
+    """The entry of a model: its scheduler, and what computes for it.
+
+    Args:
+        scheduler: of the model.
+        executor: for batches that are computed on the notifying thread.
+        pool: for the others.
+        padding: of inputs of different lengths, where the model is padded.
+    """
+
+    def __init__(self, scheduler: Scheduler, executor: Executor, pool: WorkerPool, padding: Padding | None) -> None:
+        self.scheduler = scheduler
+        self.spec = scheduler.spec
+        self.slab = scheduler.slab
+        self.max_batch_size = scheduler.max_batch_size
+        self.queue_rows = scheduler.queue_rows
+        self.counts = scheduler.counts
+        self.statistics = scheduler.statistics
+        self.batches_by_rows = scheduler.batches_by_rows
+        self.waiting_ns = scheduler.waiting_ns
+        self.admit = scheduler.admit
+        self.lend = scheduler.lend
+        self.submit = scheduler.submit
+        self.cancel = scheduler.cancel
+        self.withdraw = scheduler.withdraw
+        self.executor = executor
+        self._pool = pool
+        self._padding = padding
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait for an engine now."""
+        return self.scheduler.waiting_rows
+
+    def start(  # noqa: PLR0913  what a request is
+        self,
+        arrays: Arrays,
+        rows: int,
+        handler: ResponseHandler,
+        delivery: Delivery,
+        deadline_ns: int = 0,
+        *,
+        priority: int = 0,
+    ) -> Request:
+        """Queue checked arrays: through rows of the slab, as loose arrays, or in parts when over the largest batch.
+
+        Raises:
+            QueueFullError: too much is waiting already, or the deadline cannot be met.
+            InvalidInputError: inputs that are padded differ in length.
+            ReleasedError: the model was closed.
+        """
+        request = Request(handler, delivery, rows, deadline_ns, priority)
+        return without_pauses(self._start(arrays, rows, request, 0))
+
+    def start_in_steps(  # noqa: PLR0913  as in start
+        self,
+        arrays: Arrays,
+        rows: int,
+        handler: ResponseHandler,
+        delivery: Delivery,
+        deadline_ns: int = 0,
+        *,
+        priority: int = 0,
+    ) -> Generator[None, None, Request]:
+        """As `start`, with a pause after every 256 KB that are copied into rows, and after each part of more than that.
+
+        What is smaller is queued without a pause: a request that pauses holds rows that it does not use yet.
+
+        Raises:
+            QueueFullError, InvalidInputError, ReleasedError: as in `start`.
+        """
+        large = self.slab is not None and sum(array.nbytes for array in arrays.values()) > _STEP_BYTES
+        request = Request(handler, delivery, rows, deadline_ns, priority)
+        return self._start(arrays, rows, request, _STEP_BYTES if large else 0)
+
+    def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> bool:
+        """Queue a request of the first `filled` rows of a lease; the others go back, with 0 all of them.
+
+        Args:
+            lease: as it was lent.
+            filled: rows.
+            request: None where nothing was filled.
+            at_once: its delivery is this thread's: where nothing waits and nothing computes, it may be computed before
+                this returns.
+
+        Returns:
+            Whether the model is to be notified.
+
+        Raises:
+            ReleasedError: the model was closed; the rows have gone back.
+        """
+        batch = self.scheduler.settle(lease, filled, request, at_once=at_once)
+        if batch is None:
+            return filled > 0
+        self.executor.run(batch)
+        self.scheduler.finish(batch)
+        return self.scheduler.waiting_rows > 0
+
+    def notify(self, until_ns: int = 0) -> bool:
+        """Have what is ready computed: here and now, or by an idle worker.
+
+        Args:
+            until_ns: on the monotonic clock; parts of oversized requests that would be computed here and are not begun
+                by then wait for another call. 0: never.
+
+        Returns:
+            Whether something waits for another call.
+        """
+        scheduler = self.scheduler
+        if scheduler.computing >= scheduler.instances:
+            return False  # a worker that computes looks again by itself; only an idle one must be told
+        if scheduler.dispatch == "worker":
+            self._pool.wake()
+            return False
+        adaptive = scheduler.dispatch == "adaptive"
+        # Adaptive: one batch; where each request is one, as many as the loop's time holds.
+        end_ns = 0 if not adaptive or self.spec.batched else time.monotonic_ns() + LOOP_NS
+        while True:
+            batch = scheduler.next_batch(time.monotonic_ns(), Place.LOOP)
+            if not isinstance(batch, Batch):
+                break
+            self.executor.run(batch)
+            scheduler.finish(batch)
+            if adaptive and time.monotonic_ns() >= end_ns:
+                break
+            if until_ns and scheduler.postponed_rows and time.monotonic_ns() > until_ns:
+                return True
+        if adaptive and scheduler.waiting_rows:
+            self._pool.wake()
+        return False
+
+    def put(self, arrays: Arrays, request: Request, step_bytes: int = 0) -> Generator[None, None, Lease]:
+        """Lend rows and copy arrays into them, pausing after every `step_bytes`; or keep loose arrays in the request.
+
+        Raises:
+            QueueFullError: no rows are free.
+            InvalidInputError: inputs that are padded differ in length.
+            ReleasedError: the model was closed.
+        """
+        slab = self.slab
+        steps = bool(step_bytes) and sum(array.nbytes for array in arrays.values()) > step_bytes
+        lease = self.lend(request.count, apart=steps)
+        if slab is None:
+            request.arrays = arrays
+            if self._padding is None:
+                request.key = row_key(self.spec, arrays)
+            else:
+                request.key, request.length = self._padding.place(arrays)
+            return lease
+        start, end = lease.row, lease.row + lease.rows
+        try:
+            for target, source in zip(slab.inputs, arrays.values(), strict=True):
+                if not steps:
+                    target[start:end] = source
+                    continue
+                to, of = (array.reshape(-1).view(np.uint8) for array in (target[start:end], source))
+                for at in range(0, of.size, step_bytes):
+                    to[at : at + step_bytes] = of[at : at + step_bytes]
+                    yield
+        except BaseException:  # the request is given up
+            self.settle(lease, 0, None)
+            raise
+        return lease
+
+    def _start(self, arrays: Arrays, rows: int, request: Request, step_bytes: int) -> Generator[None, None, Request]:
+        self.admit(rows, request.deadline_ns, request.priority)
+        if rows > self.max_batch_size:
+            yield from split_in_steps(self, arrays, request, step_bytes)
+        else:
+            lease = yield from self.put(arrays, request, step_bytes)
+            self.settle(lease, rows, request)
+        return request

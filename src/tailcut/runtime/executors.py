@@ -1,0 +1,184 @@
+"""The ways to compute a batch: on rows of the slab, on loose arrays, and on arrays padded to a bucket's length."""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from tailcut.engines.base import Bound, Engine, RequestEngine
+from tailcut.errors import EngineError, TailcutError
+from tailcut.memory.aligned import aligned_empty
+from tailcut.memory.slab import Slab
+from tailcut.runtime.padding import Padding
+from tailcut.runtime.request import Batch
+
+_Outputs = tuple[np.ndarray, ...]
+_BOUND_LIMIT = 4096  # bindings kept per worker: start rows times batch sizes in use, in practice a few dozen
+
+
+class _Executor(ABC):
+    """What all executors do with a batch around the engine's call."""
+
+    @abstractmethod
+    def compute(self, batch: Batch) -> None:
+        """Fill `batch.outputs`.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+
+    def run(self, batch: Batch) -> None:
+        """Fill `batch.outputs`, or `batch.error` where the engine failed, and the times of the call."""
+        batch.executor = self
+        batch.thread = threading.get_ident()
+        batch.began_ns = time.monotonic_ns()
+        try:
+            self.compute(batch)
+        except Exception as error:  # noqa: BLE001  whatever an engine raises must cost this batch only
+            batch.error = error if isinstance(error, TailcutError) else EngineError(f"the engine failed: {error}")
+        batch.ended_ns = time.monotonic_ns()
+
+
+class RowExecutor(_Executor):
+    """Runs neighbouring rows in place; others are gathered into scratch rows of its own first."""
+
+    def __init__(self, engine: Engine, slab: Slab) -> None:
+        self._engine = engine
+        self._slab = slab
+        self._bound: dict[tuple[int, int], tuple[Bound, _Outputs, tuple[int, ...]]] = {}
+        self._scratch: Slab | None = None
+        self._scratch_bound: dict[int, tuple[Bound, _Outputs, tuple[int, ...]]] = {}
+
+    def compute(self, batch: Batch) -> None:
+        """Fill `batch.outputs` with views of the output rows."""
+        if batch.start >= 0:
+            place = (batch.start, batch.rows)
+            found = self._bound.get(place)
+            if found is None:
+                if len(self._bound) >= _BOUND_LIMIT:
+                    self._bound.clear()
+                found = self._bound[place] = self._bind(self._slab, *place)
+            call, batch.outputs, batch.addresses = found
+            call()
+        else:
+            call, outputs, _ = self._gather(batch)
+            call()
+            # The scratch is the next batch's before this one is handed out on its loop: answers need their own memory.
+            batch.outputs = [output.copy() for output in outputs]
+            batch.addresses = tuple(output.ctypes.data for output in batch.outputs)
+
+    def _gather(self, batch: Batch) -> tuple[Bound, _Outputs, tuple[int, ...]]:
+        if self._scratch is None or self._scratch.rows < batch.rows:
+            specs = self._engine.spec
+            self._scratch = Slab(specs.inputs, specs.outputs, max(batch.rows, self._slab.block))
+            self._scratch_bound.clear()
+        for source, target, size in zip(
+            self._slab.input_bytes, self._scratch.input_bytes, self._slab.row_bytes, strict=True
+        ):
+            for request, offset in zip(batch.members, batch.offsets, strict=True):
+                length = request.count * size
+                start = request.row * size
+                target[offset * size : offset * size + length] = source[start : start + length]
+        found = self._scratch_bound.get(batch.rows)
+        if found is None:
+            found = self._scratch_bound[batch.rows] = self._bind(self._scratch, 0, batch.rows)
+        return found
+
+    def _bind(self, slab: Slab, start: int, rows: int) -> tuple[Bound, _Outputs, tuple[int, ...]]:
+        spec = self._engine.spec
+        inputs = [array[start : start + rows] for array in slab.inputs]
+        outputs = tuple(array[start : start + rows] for array in slab.outputs)
+        call = self._engine.bind(
+            dict(zip(spec.input_names, inputs, strict=True)), dict(zip(spec.output_names, outputs, strict=True))
+        )
+        return call, outputs, tuple(output.ctypes.data for output in outputs)
+
+
+class ArrayExecutor(_Executor):
+    """Runs loose arrays: rows of several requests are joined, and the outputs cut apart again."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def compute(self, batch: Batch) -> None:
+        """Fill `batch.outputs`, or `batch.apart`, with fresh arrays."""
+        spec = self._engine.spec
+        parts = [request.arrays or {} for request in batch.members]
+        if isinstance(self._engine, RequestEngine):
+            batch.apart = self._engine.run_apart(parts)
+            return
+        if len(parts) == 1:
+            inputs = parts[0]
+        else:
+            inputs = {name: np.concatenate([part[name] for part in parts]) for name in spec.input_names}
+        outputs = self._engine.run(inputs)
+        batch.outputs = [outputs[name] for name in spec.output_names]
+        if len(parts) > 1 and any(array.shape[:1] != (batch.rows,) for array in batch.outputs):
+            raise EngineError("the model did not return one output row for each input row")
+
+
+class PaddedExecutor(_Executor):
+    """Runs the rows of one bucket in scratch of its size; requests longer than all buckets as loose arrays."""
+
+    def __init__(self, engine: Engine, padding: Padding, max_batch_size: int) -> None:
+        self._engine = engine
+        self._padding = padding
+        self._rows = max_batch_size
+        self._loose = ArrayExecutor(engine)
+        self._bindable = all(tensor.row_bytes is not None for tensor in engine.spec.outputs)
+        self._scratch: dict[int, dict[str, np.ndarray]] = {}
+        self._outputs: dict[int, dict[str, np.ndarray]] = {}
+        self._bound: dict[tuple[int, int], Bound] = {}
+
+    def compute(self, batch: Batch) -> None:
+        """Fill `batch.outputs`; what follows the bucket's length is cut when a request's part is asked for."""
+        bucket = batch.members[0].key
+        if not isinstance(bucket, int):
+            self._loose.compute(batch)
+            return
+        scratch = self._fill(batch, bucket)
+        batch.cuts = self._padding.cuts
+        if self._bindable:
+            self._call(bucket, batch.rows)()
+            # The scratch is the next batch's before this one is handed out on its loop: answers need their own memory.
+            batch.outputs = [array[: batch.rows].copy() for array in self._outputs[bucket].values()]
+            return
+        outputs = self._engine.run({name: array[: batch.rows] for name, array in scratch.items()})
+        batch.outputs = [outputs[name] for name in self._engine.spec.output_names]
+        if any(array.shape[:1] != (batch.rows,) for array in batch.outputs):
+            raise EngineError("the model did not return one output row for each input row")
+
+    def _fill(self, batch: Batch, bucket: int) -> dict[str, np.ndarray]:
+        scratch = self._scratch.get(bucket) or self._make(bucket)
+        for request, start in zip(batch.members, batch.offsets, strict=True):
+            for name, source in (request.arrays or {}).items():
+                target = scratch[name][start : start + request.count]
+                axis = self._padding.axes.get(name)
+                if axis is None or request.length == bucket:
+                    target[:] = source
+                else:
+                    before = (slice(None),) * axis
+                    target[(*before, slice(request.length))] = source
+                    target[(*before, slice(request.length, None))] = self._padding.values[name]
+        return scratch
+
+    def _make(self, bucket: int) -> dict[str, np.ndarray]:
+        spec, shape = self._engine.spec, self._padding.shape
+        scratch = {t.name: aligned_empty(tuple(shape(t, self._rows, bucket)), t.dtype.numpy) for t in spec.inputs}
+        self._scratch[bucket] = scratch
+        if self._bindable:
+            self._outputs[bucket] = {
+                t.name: aligned_empty(tuple(shape(t, self._rows, bucket)), t.dtype.numpy) for t in spec.outputs
+            }
+        return scratch
+
+    def _call(self, bucket: int, rows: int) -> Bound:
+        call = self._bound.get((bucket, rows))
+        if call is None:
+            inputs, outputs = (
+                {name: array[:rows] for name, array in arrays[bucket].items()}
+                for arrays in (self._scratch, self._outputs)
+            )
+            call = self._bound[bucket, rows] = self._engine.bind(inputs, outputs)
+        return call

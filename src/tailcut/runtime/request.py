@@ -1,0 +1,263 @@
+"""A request on its way through the runtime, the batch it is computed in, and what both need of their surroundings.
+
+Every request ends in exactly one call of its handler: `complete` or `fail`.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from tailcut.batching.policy import Place
+from tailcut.errors import TailcutError
+from tailcut.memory.slab import RowState, Slab
+from tailcut.runtime.cuts import Cut
+
+_log = logging.getLogger("tailcut")
+
+
+class ResponseHandler(Protocol):
+    """Takes the answer to a request. Called once, on the thread of the request's delivery."""
+
+    def complete(self, request: "Request", batch: "Batch", index: int) -> None:
+        """The answer is in `batch`, at `index`; its arrays are lent for the time of this call only."""
+
+    def fail(self, request: "Request", error: TailcutError) -> None:
+        """There is no answer, and why."""
+
+
+class Notifiable(Protocol):
+    """A model's entry, as far as an event loop is concerned: notified once for all that arrived in one pass."""
+
+    def notify(self, until_ns: int = 0) -> bool:
+        """Have what is queued computed, until then; whether some of it waits for another call."""
+
+
+class Delivery(Protocol):
+    """Where a request's handler must be called: on a loop's thread, or on any thread."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one that calls the handlers."""
+
+    def notify_soon(self, entry: Notifiable) -> None:
+        """Have the model notified when the rest of what arrived has been read."""
+
+    def post(self, batch: "Batch") -> None:
+        """Have `batch.hand_out(self)` called there, and `batch.owner.delivered(batch)` after it."""
+
+    def post_failure(self, request: "Request", error: TailcutError) -> None:
+        """Have `request.handler.fail(request, error)` called there."""
+
+
+class Executor(Protocol):
+    """Computes batches; each worker has its own, so scratch and bindings are never shared."""
+
+    def run(self, batch: "Batch") -> None:
+        """Fill `batch.outputs`, or `batch.error` where the engine failed, and the times of the call."""
+
+    def compute(self, batch: "Batch") -> None:
+        """Fill `batch.outputs` only; what the engine raises is raised."""
+
+
+class Owner(Protocol):
+    """The scheduler that a batch belongs to."""
+
+    def delivered(self, batch: "Batch") -> None:
+        """One delivery has handed out its part of a batch."""
+
+
+class Lease(NamedTuple):
+    """Neighbouring rows of the slab that were lent, state FILLING; `row` is -1 for a model of loose arrays."""
+
+    row: int
+    rows: int
+
+
+NO_LEASE = Lease(-1, 0)
+
+
+class Request:
+    """One request: `count` rows, in the slab from `row` on, or as loose `arrays` (then `row` is -1).
+
+    Or several requests of one row each that arrived together and are queued as one: `requests` of them, of which the
+    first has the number `offset` in what their handler answers. Such a request is split where a batch ends.
+    """
+
+    __slots__ = (
+        "arrays",
+        "cancelled",
+        "count",
+        "deadline_ns",
+        "delivery",
+        "handler",
+        "key",
+        "length",
+        "offset",
+        "parts",
+        "priority",
+        "ready_ns",
+        "requests",
+        "rest",
+        "row",
+        "running",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917  the server makes one for each call
+        self,
+        handler: ResponseHandler,
+        delivery: Delivery,
+        count: int,
+        deadline_ns: int = 0,
+        priority: int = 0,
+        requests: int = 1,
+    ) -> None:
+        self.handler = handler
+        self.delivery = delivery
+        self.count = count
+        self.row = -1
+        self.deadline_ns = deadline_ns  # 0: none
+        self.priority = priority  # 1 is served first; 0: none named, which is `batching.queue.DEFAULT_PRIORITY`
+        self.arrays: dict[str, np.ndarray] | None = None
+        self.length = 0  # along the dimension that is padded, where one is
+        self.key: object = None  # only requests with equal keys share a batch
+        self.ready_ns = 0
+        self.parts: list[Request] = []  # of a request over the largest batch, which is never queued itself
+        self.rest = 0  # rows of such a request that are in no part yet
+        self.requests = requests
+        self.offset = 0
+        self.cancelled = False
+        self.running = False
+
+    def split(self, requests: int) -> "Request":
+        """Cut the first of several requests off, as a request of their own."""
+        first = Request(self.handler, self.delivery, requests, self.deadline_ns, self.priority, requests)
+        first.row = self.row
+        first.key, first.ready_ns = self.key, self.ready_ns
+        first.offset = self.offset
+        first.running, first.cancelled = self.running, self.cancelled
+        self.count -= requests
+        self.requests -= requests
+        self.offset += requests
+        self.row += requests
+        return first
+
+    def singles(self) -> "list[Request]":
+        """A request of its own for each of several; itself where it is one."""
+        return [*(self.split(1) for _ in range(self.requests - 1)), self]
+
+
+class Batch:
+    """Requests that compute together, and then their outputs: one array of `rows` rows for each output of the model."""
+
+    __slots__ = (
+        "_blobs",
+        "addresses",
+        "apart",
+        "began_ns",
+        "cuts",
+        "deliveries_left",
+        "ended_ns",
+        "error",
+        "executor",
+        "formed_ns",
+        "members",
+        "offsets",
+        "outputs",
+        "owner",
+        "place",
+        "requests",
+        "rows",
+        "start",
+        "thread",
+    )
+
+    def __init__(self, owner: Owner, members: list[Request], place: Place = Place.WORKER) -> None:
+        self.owner = owner
+        self.members = members
+        self.place = place  # where it is computed
+        self.offsets: list[int] = []
+        self.start = start = members[0].row  # the first row where the members' rows are neighbours in order, else -1
+        rows = requests = 0
+        for request in members:
+            if request.row != start + rows:
+                self.start = -1
+            self.offsets.append(rows)
+            rows += request.count
+            requests += request.requests
+        self.rows = rows
+        self.requests = requests
+        self.outputs: Sequence[np.ndarray] = ()
+        self.apart: Sequence[Sequence[np.ndarray]] = ()  # of each request, where the engine tells them apart
+        self.addresses: tuple[int, ...] = ()  # of the outputs, where they are rows of a slab
+        self.cuts: tuple[Cut | None, ...] = ()  # for each output, how what was filled up is cut; empty where none was
+        self.error: TailcutError | None = None
+        self.formed_ns = time.monotonic_ns()
+        self.began_ns = 0  # 0: not yet
+        self.ended_ns = 0
+        self.thread = 0  # that computes it
+        self.executor: Executor  # that computes it
+        self.deliveries_left = 0
+        self._blobs: dict[int, bytes] = {}
+
+    def arrays(self, index: int) -> list[np.ndarray]:
+        """The outputs of the request at `index`: views, lent until it has been handed out."""
+        if self.apart:
+            return list(self.apart[index])
+        request = self.members[index]
+        arrays = list(self.outputs)
+        if request.count != self.rows:
+            start = self.offsets[index]
+            arrays = [array[start : start + request.count] for array in arrays]
+        if self.cuts:
+            pairs = zip(arrays, self.cuts, strict=True)
+            arrays = [array if cut is None else cut.take(array, request.length) for array, cut in pairs]
+        return arrays
+
+    def blob(self, index: int, output: int = 0) -> bytes:
+        """The bytes of one output of the request at `index`, owned by the caller; one copy serves the whole batch."""
+        blob = self._blobs.get(output)
+        if blob is None:
+            blob = self._blobs[output] = self.outputs[output].tobytes()
+        request = self.members[index]
+        if request.count == self.rows:
+            return blob
+        size = len(blob) // self.rows
+        start = self.offsets[index] * size
+        return blob[start : start + request.count * size]
+
+    def is_all_here(self) -> bool:
+        """Whether all requests are delivered on this thread, by one delivery."""
+        members = self.members
+        delivery = members[0].delivery
+        if not delivery.is_here:
+            return False
+        return len(members) == 1 or all([request.delivery is delivery for request in members])  # noqa: C419  quick
+
+    def hand_out(self, delivery: Delivery) -> None:
+        """Call every handler of this delivery."""
+        for index, request in enumerate(self.members):
+            if request.delivery is not delivery or request.cancelled:
+                continue
+            try:
+                if self.error is None:
+                    request.handler.complete(request, self, index)
+                else:
+                    request.handler.fail(request, self.error)
+            except Exception:  # noqa: BLE001  one handler's fault must not cost the others of its batch their answers
+                _log.exception("an answer could not be handed out")
+
+
+def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:
+    """Move all rows of a batch; those of clients that left meanwhile only ever go to FREE, from where they stand."""
+    members = batch.members
+    lost = members[0].cancelled if len(members) == 1 else any([one.cancelled for one in members])  # noqa: C419  quick
+    if batch.start >= 0 and not lost:
+        slab.move(batch.start, batch.rows, old, new)
+        return
+    for request in members:
+        state = slab.state(request.row)
+        if state is old or new is RowState.FREE:
+            slab.move(request.row, request.count, state, new)

@@ -1,0 +1,484 @@
+"""The scheduler of one model: rows are lent and queued, batches are formed, and what they bring is counted.
+
+All of a model's changing state is here, behind one lock that is held for a microsecond at a time, never while an engine
+computes or a handler is called. The serving loop of a worker and of an event loop is the same:
+
+    batch = scheduler.next_batch(now)
+    executor.run(batch)
+    scheduler.finish(batch)
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+
+from tailcut.batching.forecast import Forecast
+from tailcut.batching.policy import Dispatch, Place, Queue, Wait, decide, place
+from tailcut.batching.queue import PriorityQueue
+from tailcut.errors import BatchLostError, CapacityError, DeadlineExceededError, QueueFullError, ReleasedError
+from tailcut.memory.slab import RowState, Slab
+from tailcut.runtime.admission import Admission
+from tailcut.runtime.limits import Limits, rows_for
+from tailcut.runtime.profile import Settings
+from tailcut.runtime.request import Batch, Lease, Request, ResponseHandler, move_rows
+from tailcut.runtime.statistics import ModelStatistics
+from tailcut.spec import ModelSpec
+
+_log = logging.getLogger("tailcut")
+_GAP_WEIGHT = 0.05  # of the newest gap between arrivals
+_ROWS_WEIGHT = 0.1  # of the newest batch
+_LOOP, _WORKER = Place.LOOP, Place.WORKER
+
+
+class Scheduler:
+    """Lends rows, queues requests or refuses them, forms batches and finishes them. Thread-safe."""
+
+    def __init__(self, spec: ModelSpec, settings: Settings, limits: Limits) -> None:
+        batching = settings.batching
+        self.spec = spec
+        self.max_batch_size = batching.max_batch_size if spec.batched else 1
+        self.dispatch = batching.dispatch
+        self.instances = 1 if self.dispatch == "inline" else settings.engine.instances
+        self.counts = ModelStatistics()
+        self.forecast = Forecast(self.max_batch_size, self.instances)
+        self.slab = _slab(spec, settings, self.max_batch_size, limits)
+        self.queue_rows = self.slab.rows if self.slab is not None else limits.queue_rows
+        self.paused = False  # while this process forks
+        self.closed = False
+        self.postponed_rows = 0  # of oversized requests, in no part yet
+        self.engine_timeout_s = limits.engine_timeout_s
+        self._admission = Admission(
+            spec.name, self.forecast, self.queue_rows, limits.queue_rows, self.instances, self.slab is not None
+        )
+        self._max_queue_delay_ns = batching.max_queue_delay_us * 1000
+        self._lock = threading.Lock()
+        self._queue: PriorityQueue[Request] = PriorityQueue()
+        self._running: dict[Batch, None] = {}  # in the order in which they were formed
+        self._usual_rows = 1.0  # of a batch
+        self._last_arrival_ns = 0
+        self._gap_ns = 0.0
+
+    def statistics(self) -> dict[str, int | float]:
+        """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
+        with self._lock:
+            oldest_ns = min((request.ready_ns for request in self._queue.items()), default=0)
+            return self.counts.as_dict() | {
+                "oldest_ns": time.monotonic_ns() - oldest_ns if oldest_ns else 0,
+                "queued": len(self._queue),
+                "queued_rows": self._queue.rows,
+                "computing": len(self._running),
+                "rows_in_use": self.slab.in_use if self.slab else 0,
+            }
+
+    def batches_by_rows(self) -> dict[int, tuple[int, int]]:
+        """How many batches of so many rows were computed, and their engine time in nanoseconds."""
+        with self._lock:
+            return self.counts.by_rows.copy()
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait for an engine now."""
+        return self._queue.rows
+
+    @property
+    def computing(self) -> int:
+        """Batches that are computed now."""
+        return len(self._running)
+
+    def waiting_ns(self) -> int:
+        """How long the workers will take for what waits; 0 where the asking thread is the one that computes."""
+        return 0 if self.dispatch == "inline" else int(self._admission.waiting_ns(self._queue.rows))
+
+    # A request is admitted; rows are lent to it, filled by the caller, and settled.
+
+    def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0, *, requests: int = 1) -> None:
+        """Refuse what finds the queue full or cannot make its deadline.
+
+        Raises:
+            TooLargeError: more rows than the queue can ever hold.
+            QueueFullError: with the seconds after which another try makes sense.
+        """
+        # One batch has its turn between the parts of oversized requests; another oversized request waits behind them.
+        postponed = self.postponed_rows if rows > self.max_batch_size else 0
+        waiting = self._queue.rows + postponed
+        now = time.monotonic_ns()
+        try:
+            self._admission.refuse_size(rows, waiting, now)
+            # With nothing before it, it is always let in: an idle model that is believed to be slow must be able to
+            # show that it no longer is.
+            if deadline_ns and (waiting or self._running) and self.forecast.is_near(deadline_ns - now, waiting):
+                with self._lock:
+                    ahead = self._queue.rows_before(priority, deadline_ns) + postponed
+                    busy = len(self._running) >= self.instances
+                    self._admission.refuse_late(rows, ahead, deadline_ns, now, busy=busy)
+        except QueueFullError as error:
+            self.counts.refuse(requests, error)
+            raise
+
+    def lend(
+        self, count: int, deadline_ns: int = 0, priority: int = 0, *, apart: bool = False, some: bool = False
+    ) -> Lease:
+        """Lend neighbouring rows of the slab, state FILLING, to be settled; of loose arrays, just their number.
+
+        Args:
+            count: rows.
+            deadline_ns: where it is near, what cannot make it is refused.
+            priority: as the request's.
+            apart: for bodies that arrive in pieces.
+            some: they are for `count` requests of one row each, and may be fewer than asked for.
+
+        Raises:
+            QueueFullError: no rows are free, or the deadline cannot be met.
+            ReleasedError: the model was closed.
+        """
+        if deadline_ns and self.forecast.is_near(deadline_ns - time.monotonic_ns(), self._queue.rows):
+            self.admit(1 if some else count, deadline_ns, priority, requests=count if some else 1)
+        slab = self.slab
+        with self._lock:
+            if self.closed:
+                raise self._released()
+            if slab is None:
+                return Lease(-1, count)
+            lent = count
+            if some:
+                row, lent = slab.take_some(count)
+            else:
+                row = slab.take_apart(count) if apart else slab.take(count)
+            if row >= 0:
+                return Lease(row, lent)
+        raise self._full(count if some else 1)
+
+    def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> Batch | None:
+        """Queue a request of the first `filled` rows of a lease; the others go back, with 0 all of them.
+
+        With `at_once`, a request that finds nothing waiting and nothing computing bypasses the queue where this thread
+        is to compute it: its batch is returned, running, and the caller must run and finish it.
+
+        Raises:
+            ReleasedError: the model was closed; the rows have gone back.
+        """
+        slab = self.slab
+        with self._lock:
+            if self.closed or request is None or not filled:
+                if slab is not None:
+                    slab.settle(*lease, 0)
+                if request is not None and filled:
+                    raise self._released()
+                return None
+            if slab is not None:
+                slab.settle(*lease, filled)
+            request.row = lease.row
+            request.ready_ns = now = time.monotonic_ns()
+            if at_once and self._may_bypass(request):
+                batch = self._form([request], _LOOP)
+                self.forecast.formed(request.key, filled, now, now)
+                return batch
+            self._enqueue(request)
+        return None
+
+    def submit(self, request: Request, body: memoryview) -> None:
+        """Lend, fill and settle in one, for a whole body that is exactly the request's rows of the only input.
+
+        A request with a body of its own costs 2 us less so than by two calls (decision 040).
+
+        Raises:
+            QueueFullError: no rows are free, or the deadline cannot be met.
+            ReleasedError: the model was closed.
+        """
+        request.ready_ns = now = time.monotonic_ns()
+        if request.deadline_ns and self.forecast.is_near(request.deadline_ns - now, self._queue.rows):
+            self.admit(request.count, request.deadline_ns, request.priority)
+        slab = self.slab
+        assert slab is not None  # noqa: S101  the caller has asked for it
+        with self._lock:
+            if self.closed:
+                raise self._released()
+            request.row = row = slab.fill(request.count, body)
+            if row >= 0:
+                self._enqueue(request)
+                return
+        raise self._full()
+
+    def postpone(self, request: Request, rows: int) -> None:
+        """So many rows of an oversized request will be queued later."""
+        with self._lock:
+            request.rest += rows
+            self.postponed_rows += rows
+
+    def resume(self, request: Request, rows: int) -> None:
+        """So many of them are queued now, or never."""
+        with self._lock:
+            rows = min(rows, request.rest)
+            request.rest -= rows
+            self.postponed_rows -= rows
+
+    def cancel(self, request: Request) -> None:
+        """The client left: its queued work goes with it; rows that the engine has are quarantined until it returns."""
+        for part in list(request.parts):
+            self.cancel(part)
+        self.resume(request, request.rest)
+        with self._lock:
+            if request.cancelled:
+                return
+            request.cancelled = True
+            self.counts.cancelled += 1
+            if request.running:
+                self._quarantine(request)
+            elif self._queue.remove(request):
+                self._free(request)
+
+    def withdraw(self, handler: ResponseHandler, number: int) -> None:
+        """The client of one of several requests that are queued as one left: if it still waits, it is not computed."""
+        with self._lock:
+            self.counts.cancelled += 1
+            for request in self._queue.items():
+                if request.handler is handler and request.offset <= number < request.offset + request.requests:
+                    break
+            else:
+                return
+            self._queue.remove(request)
+            if number > request.offset:
+                self._queue.append(request.split(number - request.offset))
+            gone = request.split(1) if request.requests > 1 else request
+            if gone is not request:
+                self._queue.append(request)
+            self._free(gone)
+
+    # Batches are formed, run by the caller, and finished.
+
+    def next_batch(self, now_ns: int, where: Place = _WORKER) -> Batch | Wait | None:
+        """Form the batch that the policy asks for; the caller must run and finish it.
+
+        A worker computes whatever is ready. With `where` LOOP, None is also returned for what is left to a worker.
+        """
+        if not self._queue.rows:
+            return None
+        batch: Batch | None = None
+        with self._lock:
+            idle = self.instances - len(self._running)
+            if self.paused or idle <= 0:
+                return None
+            # What would be late already when the batch that leaves now is back takes no other request's place in it.
+            rows = self.forecast.cost.best(-(-self._queue.rows // idle))
+            late = self._take_late(now_ns, int(self.forecast.cost.estimate_ns(rows)))
+            choice = self._decide(now_ns, idle)
+            if isinstance(choice, Dispatch) and (where is _WORKER or choice.where is where):
+                batch = self._form(self._queue.take(choice.rows), where)
+                first = batch.members[0]
+                self.forecast.formed(first.key, batch.rows, first.ready_ns, now_ns)
+        if late:
+            _fail_late(late)
+        return batch if batch is not None else choice if isinstance(choice, Wait) else None
+
+    def finish(self, batch: Batch) -> bool:
+        """Count a batch that has been run, and have it answered; where it failed, each of its requests is tried alone.
+
+        What the loop computed for its own clients alone is answered first, and counted while the clients work.
+
+        Returns:
+            Whether it was still running: False where it had been given up, and its requests were answered then.
+        """
+        if batch.error is not None and batch.requests > 1 and not isinstance(batch.error, BatchLostError):
+            return self._finish_apart(batch)
+        if batch.place is _LOOP and batch.is_all_here():
+            with self._lock:
+                if not self._end(batch, batch):
+                    return False
+            try:
+                batch.hand_out(batch.members[0].delivery)
+            finally:
+                with self._lock:
+                    self._count(batch, 0)
+                    self._learn_promise(batch)
+            return True
+        deliveries = {request.delivery for request in batch.members}
+        with self._lock:
+            if not self._end(batch, batch):
+                return False
+            self._count(batch, len(deliveries))
+        for delivery in deliveries:
+            delivery.post(batch)
+        return True
+
+    def delivered(self, batch: Batch) -> None:
+        """One delivery has handed out its part of a batch; after the last one the rows go back."""
+        with self._lock:
+            self._learn_promise(batch)
+            batch.deliveries_left -= 1
+            if batch.deliveries_left == 0 and self.slab is not None:
+                move_rows(self.slab, batch, RowState.DONE, RowState.FREE)
+
+    def expire(self) -> list[Batch]:
+        """Give up the batches whose engine hangs, which are returned, and fail the requests that waited too long."""
+        now = time.monotonic_ns()
+        hung, failed = self._give_up(now - int(self.engine_timeout_s * 1e9))
+        for request in failed:
+            message = f"the engine did not answer within {self.engine_timeout_s:g} s: it was given up"
+            request.delivery.post_failure(request, DeadlineExceededError(message))
+        with self._lock:
+            late = self._take_late(now)
+        _fail_late(late)
+        return hung
+
+    def close(self) -> bool:
+        """Admit nothing more, and fail what waits; False where it was closed already."""
+        with self._lock:
+            if self.closed:
+                return False
+            self.closed = True
+            waiting = self._queue.clear()
+        for request in waiting:
+            request.delivery.post_failure(request, self._released())
+        return True
+
+    def forked(self) -> None:
+        """In a forked child: closed, and its lock is no other thread's."""
+        self.closed = True
+        self.paused = False
+        self._lock = threading.Lock()
+
+    def _enqueue(self, request: Request) -> None:
+        self._queue.append(request)
+        if self._max_queue_delay_ns:
+            gap = request.ready_ns - self._last_arrival_ns
+            self._last_arrival_ns = request.ready_ns
+            self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
+
+    def _may_bypass(self, request: Request) -> bool:
+        """Whether a request is computed at once: nothing is before it, and it is worth one batch here."""
+        if self._queue.rows or self._running or self._max_queue_delay_ns or self.paused:
+            return False
+        cost, rows = self.forecast.cost, request.count
+        if rows > cost.best(rows):
+            return False
+        return self.dispatch == "inline" or place(rows, self._usual_rows, cost, self.dispatch) is _LOOP
+
+    def _decide(self, now_ns: int, idle: int) -> Dispatch | Wait | None:
+        head = self._queue.head()
+        if head is None:
+            return None
+        seen = Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle, self._usual_rows)
+        return decide(seen, now_ns, self.forecast.of(head.key), self._max_queue_delay_ns, self.dispatch)
+
+    def _form(self, members: list[Request], where: Place) -> Batch:
+        for request in members:
+            request.running = True
+        batch = Batch(self, members, where)
+        self._running[batch] = None
+        if self.slab is not None:
+            self.slab.close_block()
+            move_rows(self.slab, batch, RowState.READY, RowState.RUNNING)
+        return batch
+
+    def _finish_apart(self, batch: Batch) -> bool:
+        with self._lock:
+            batch.members = [single for request in batch.members for single in request.singles()]
+        for request in tuple(batch.members):
+            alone = Batch(self, [request])
+            batch.began_ns = time.monotonic_ns()  # each try has the time that a batch has
+            batch.executor.run(alone)
+            with self._lock:
+                if not self._end(alone, batch):
+                    return False
+                self._count(alone, 1)
+            request.delivery.post(alone)
+        return True
+
+    def _end(self, batch: Batch, formed: Batch) -> bool:
+        """Take a batch off the running ones; False when the batch it was formed as has been given up meanwhile."""
+        if formed not in self._running:
+            if self.slab is not None:
+                move_rows(self.slab, formed, RowState.RUNNING, RowState.FREE)
+            return False
+        if batch is not formed:
+            formed.members.remove(batch.members[0])
+        if batch is formed or not formed.members:
+            del self._running[formed]
+        return True
+
+    def _count(self, batch: Batch, deliveries_left: int) -> None:
+        """Add a batch to the counts, and learn from it; its rows go back where nothing is left to deliver."""
+        batch.deliveries_left = deliveries_left
+        self.counts.batch(batch)
+        self._usual_rows += _ROWS_WEIGHT * (batch.rows - self._usual_rows)
+        learn, key = batch.error is None, batch.members[0].key
+        self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
+        if self.slab is not None:
+            move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE if deliveries_left else RowState.FREE)
+
+    def _learn_promise(self, batch: Batch) -> None:
+        first = batch.members[0]
+        if first.deadline_ns:
+            self.forecast.told(first.ready_ns, first.deadline_ns, time.monotonic_ns())
+
+    def _give_up(self, began_before_ns: int) -> tuple[list[Batch], list[Request]]:
+        """Take batches off the running ones, their rows in quarantine until the engine returns, if ever."""
+        failed: list[Request] = []
+        with self._lock:
+            hung = [batch for batch in self._running if 0 < batch.began_ns < began_before_ns]
+            for batch in hung:
+                del self._running[batch]
+                for request in batch.members:
+                    if not request.cancelled:
+                        request.cancelled = True
+                        self._quarantine(request)
+                        failed.append(request)
+            self.counts.hung += len(hung)
+            self.counts.failed += sum(request.requests for request in failed)
+        return hung, failed
+
+    def _take_late(self, now: int, ahead_ns: int = 0) -> list[Request]:
+        """Take out of the queue what is due before `now + ahead_ns`; not the last of all if it is not late yet.
+
+        What is believed to be too slow must be computed now and then, or it is never learned that it no longer is.
+        """
+        late = self._queue.take_late(now + ahead_ns)
+        if late:
+            if not self._queue.rows and late[-1].deadline_ns >= now:
+                self._queue.append(late.pop())
+            self.counts.expired += sum(request.requests for request in late)
+            for request in late:
+                self._free(request)
+            for request in late[:1]:  # one promise: what follows it was late by the same delay
+                self.forecast.told(request.ready_ns, request.deadline_ns, request.deadline_ns)
+        return late
+
+    def _quarantine(self, request: Request) -> None:
+        if request.row >= 0 and self.slab is not None and self.slab.state(request.row) is RowState.RUNNING:
+            self.slab.move(request.row, request.count, RowState.RUNNING, RowState.ABANDONED)
+
+    def _free(self, request: Request) -> None:
+        """Give back the rows of a request that was queued and will not be computed."""
+        if request.row >= 0 and self.slab is not None:
+            self.slab.move(request.row, request.count, RowState.READY, RowState.FREE)
+
+    def _full(self, requests: int = 1) -> QueueFullError:
+        error = self._admission.full(self._queue.rows, time.monotonic_ns())
+        self.counts.refuse(requests, error)
+        return error
+
+    def _released(self) -> ReleasedError:
+        return ReleasedError(f"model {self.spec.name!r} was closed")
+
+
+def _slab(spec: ModelSpec, settings: Settings, max_batch_size: int, limits: Limits) -> Slab | None:
+    """Rows for a model whose rows have a fixed size."""
+    if not (settings.batching.bind and spec.fixed_rows):
+        return None
+    memory, rows = settings.memory, rows_for(spec, max_batch_size, limits)
+    slab = Slab(spec.inputs, spec.outputs, rows, block=max_batch_size, huge_pages=memory.huge_pages)
+    if memory.prefault:
+        slab.prefault()
+    if memory.lock:
+        try:
+            slab.lock()
+        except CapacityError as error:
+            _log.warning("%s: memory.lock has no effect: %s", spec.name, error)
+    return slab
+
+
+def _fail_late(requests: Iterable[Request]) -> None:
+    for request in requests:
+        message = "the deadline could not be met any more: the request was not computed"
+        request.delivery.post_failure(request, DeadlineExceededError(message))
