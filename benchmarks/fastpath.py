@@ -2,7 +2,7 @@
 
     python benchmarks/fastpath.py
 
-Clients on the loopback send, and then one pass is timed: receive, batch, compute, answer. Beside it stands the long way
+Clients on the loopback send, and then one pass is timed: receive, batch, compute, answer. Beside it stands the standard path
 for the same requests (one call of the connection's protocol each, no system call in it: benchmarks/hot_path.py), and as
 the limit the bare system calls, a recv and a send for each request, from compiled code that does nothing else.
 The least of many rounds of thread time.
@@ -38,7 +38,7 @@ ROUNDS = 3000
 
 
 async def passes_us(model: Model, connections: int) -> tuple[float, float]:
-    """Microseconds a request: a whole pass, and its bare system calls."""
+    """Microseconds per request: a whole pass, and its bare system calls."""
     state = ServerState(
         Context(ModelRepository([ServedModel(model, "tiny")]), ready=True), ServerLimits(), direct_bytes=65536
     )
@@ -81,24 +81,27 @@ def bare_us(fast_path: FastPath, clients: list[socket.socket], answer: bytes) ->
             client.send(REQUEST)
         began = time.thread_time_ns()
         count = sockets.look(
-            fast_path._poll_fd, 0, fast_path._events, fast_path._state, fast_path._plans, fast_path._table, 0
+            fast_path._poll_fd, 0, fast_path._events, fast_path._descriptors, fast_path._plans, fast_path._table, 0
         )
         fast_path._table[0, sockets.ADDRESS] = 0
         fast_path._table[0, sockets.ROOM] = len(fast_path._events)
         sockets.take(
             count,
             fast_path._events,
-            fast_path._state,
+            fast_path._descriptors,
             fast_path._plans,
             fast_path._heads,
             fast_path._table,
             fast_path._members,
             fast_path._receive,
             fast_path._odd,
+            fast_path._own_heads,
+            fast_path._head_table.fields,
+            fast_path._head_table.grammar,
         )
         sockets.answer(
             fast_path._members[0, :count],
-            fast_path._state,
+            fast_path._descriptors,
             len(answer),
             fast_path._no_outputs,
             fast_path._answer,
@@ -122,7 +125,7 @@ def main() -> None:
     with Model.open(Profile.of_model(make("tiny", build / "models"), settings)) as model:
         for connections in (1, 8, 32):
             whole, bare = uvloop.run(passes_us(model, connections))
-            print(f"{connections:3d} connections: {whole:6.2f} us a request; bare calls {bare:.2f}", flush=True)
+            print(f"{connections:3d} connections: {whole:6.2f} us per request; bare calls {bare:.2f}", flush=True)
 
 
 if __name__ == "__main__":
