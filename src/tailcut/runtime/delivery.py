@@ -123,7 +123,7 @@ class FutureHandler:
     def complete(self, request: Request, batch: Batch, index: int) -> None:
         """Copy the outputs out of their rows."""
         if not self.future.done():
-            self.future.set_result([array.copy() for array in batch.arrays(index)])
+            self.future.set_result([_owned(array) for array in batch.arrays(index)])
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """Raise in the awaiting task."""
@@ -143,10 +143,19 @@ class EventHandler:
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
         """Copy the outputs out of their rows."""
-        self.outputs = [array.copy() for array in batch.arrays(index)]
+        self.outputs = [_owned(array) for array in batch.arrays(index)]
         self.event.set()
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """Keep the error for the waiting thread to raise."""
         self.error = error
         self.event.set()
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    """A copy for the caller, with strings as `bytes`, as every client of the protocol has them."""
+    if array.dtype != object:
+        return array.copy()
+    owned = np.empty(array.size, object)
+    owned[:] = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
+    return owned.reshape(array.shape)
