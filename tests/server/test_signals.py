@@ -11,7 +11,6 @@ import pytest
 from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S, Answer, Server, Wire, raw_request, serving
 
-from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
 
 BODY = bytes(16)
@@ -101,9 +100,7 @@ def load_answer(server: Server) -> Answer:
 def tuned(folder: Path, outputs: int = 3) -> Path:
     """A profile that records its model's inputs and outputs, as a tune writes it."""
     path = perceptron([4, 8, outputs], folder / "mlp.onnx")
-    with Model.open(path) as model:
-        profile = Profile.of_model(path).with_signature(model.spec)
-    profile.save(folder / "mlp.profile.toml")
+    Profile.of_model(path).with_signature().save(folder / "mlp.profile.toml")
     return folder / "mlp.profile.toml"
 
 

@@ -110,7 +110,7 @@ def test_a_process_that_ends_is_one_line(model: Path) -> None:
         estimator.wait_loaded()
         estimator._child.kill()
         estimator._child.wait()
-        with pytest.raises(EstimateError, match="ended"):
+        with pytest.raises(EstimateError, match="exited"):
             estimator.measure(1, 0.01)
 
 

@@ -459,7 +459,7 @@ def _write(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: _
     from tailcut.tuner.result import evidence, result
 
     profile = Profile.of_model(wanted.model, outcome.settings, outcome.spec.name).with_weights()
-    profile = profile.with_signature(outcome.spec)
+    profile = profile.with_signature()
     machine = fingerprint()
     model = {"name": profile.model.name, "path": str(wanted.model), "sha256": profile.model.sha256}
     command = f"tailcut {shlex.join(sys.argv[1:])}"

@@ -20,7 +20,7 @@ class NoneEngine:
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         self.options = options
-        self.spec = _signature(path, options, name)
+        self.spec = read_signature(path, options, name)
         self._closed = False
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
@@ -57,7 +57,13 @@ class NoneEngine:
             raise ReleasedError("the engine was closed")
 
 
-def _signature(path: Path, options: EngineOptions, name: str | None) -> ModelSpec:
+def read_signature(path: Path, options: EngineOptions, name: str | None) -> ModelSpec:
+    """Inputs and outputs as an engine with these options has them, without any engine.
+
+    Raises:
+        ModelFileError: the file is missing or corrupt.
+        UnsupportedError: an option that the model cannot have.
+    """
     kind = kind_of(path)
     if kind is FileKind.ONNX:
         from tailcut.engines.edits import prepare  # noqa: PLC0415  onnx, which not every model needs

@@ -20,6 +20,7 @@ import tomli_w
 
 from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.engines.files import ENGINES_OF, FileKind, kind_of, model_name, parts_of
+from tailcut.engines.none import read_signature
 from tailcut.errors import MissingProfileError, ModelFileError, ProfileError, UnsupportedError
 from tailcut.machine.allocator import Allocator
 from tailcut.runtime.profile_schema import SCHEMA, upgrade
@@ -241,8 +242,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         found = _weights_hash(Path(self.model.path))
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, weights=found))
 
-    def with_signature(self, spec: ModelSpec) -> "Profile":
-        """The profile with its model's inputs and outputs, which another file must have to be accepted in its place."""
+    def with_signature(self) -> "Profile":
+        """The profile with the inputs and outputs that it serves, which another file must have to replace the model.
+
+        Raises:
+            ModelFileError: the model file is missing or corrupt.
+            UnsupportedError: a setting that the model cannot have.
+        """
+        options = msgspec.structs.replace(
+            self.settings.engine, precision="f32"
+        )  # which all have, with the same tensors
+        spec = read_signature(Path(self.model.path), options, self.model.name)
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, signature=spec.signature))
 
     def verify_model(self, name: str = "its profile") -> None:

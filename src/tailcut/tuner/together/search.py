@@ -297,7 +297,7 @@ class JointSearch:
         if not self._outcome.sides:
             return
         for side, survey, settings in zip(self._outcome.sides, self._surveys, self._best, strict=True):
-            side.profile = survey.servers.profile(settings).with_signature(survey.spec)
+            side.profile = survey.servers.profile(settings).with_signature()
             if settings.engine.precision == "int8_static":
                 side.copy_bytes = survey.copies[settings.engine.name].path.read_bytes()
 
