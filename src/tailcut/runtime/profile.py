@@ -251,7 +251,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """
         options = msgspec.structs.replace(
             self.settings.engine, precision="f32"
-        )  # which all have, with the same tensors
+        )  # which they all have
         spec = read_signature(Path(self.model.path), options, self.model.name)
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, signature=spec.signature))
 
