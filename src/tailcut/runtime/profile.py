@@ -249,9 +249,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ModelFileError: the model file is missing or corrupt.
             UnsupportedError: a setting that the model cannot have.
         """
-        options = msgspec.structs.replace(
-            self.settings.engine, precision="f32"
-        )  # which they all have
+        options = msgspec.structs.replace(self.settings.engine, precision="f32")  # which they all have
         spec = read_signature(Path(self.model.path), options, self.model.name)
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, signature=spec.signature))
 
