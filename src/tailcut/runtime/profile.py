@@ -11,6 +11,7 @@ import re
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -199,7 +200,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if profile.settings.engine.precision == "int8_static" and profile.model.quantized is None:
             raise ProfileError(f"{path}: not a valid profile: {_NO_COPY}")
         if renamed:
-            _log.info("%s: a profile of schema %d: %s", path, schema, ", ".join(renamed))
+            _tell_renamed(path, schema, ", ".join(renamed))
         return profile.with_paths(lambda name: str((path.parent / name).parent.resolve() / Path(name).name))
 
     def with_paths(self, place: Callable[[str], str]) -> "Profile":
@@ -337,6 +338,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if not self.model.signature:
             del raw["model"]["signature"]
         write_atomically(path, tomli_w.dumps(_without_none(raw)))
+
+
+@lru_cache(1024)  # a command reads a profile several times, and says this once
+def _tell_renamed(path: Path, schema: int, renamed: str) -> None:
+    _log.info("%s: a profile of schema %d: %s", path, schema, renamed)
 
 
 def with_batching(profile: Profile, batching: Batching) -> Profile:
