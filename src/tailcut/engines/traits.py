@@ -1,4 +1,4 @@
-"""What a model file says of itself to whoever decides how it is measured; no engine is imported for a program."""
+"""Facts of a model file that decide how it is measured; no engine is imported for a program."""
 
 import zipfile
 from dataclasses import dataclass

@@ -132,7 +132,7 @@ class Exchange:
         """Check a request against its model and queue it; returns its rows.
 
         Args:
-            served: whom it is for.
+            served: the model that it is for.
             request: what was read.
             schedule: what was said outside of the request, before whose own parameters it gives way.
             left_ns: what its client has left to wait; 0: no limit.

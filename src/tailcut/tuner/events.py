@@ -1,4 +1,4 @@
-"""What a tune tells whoever watches it. Values only: the tuner knows no terminal."""
+"""What a tune reports to its observer. Values only: the tuner knows no terminal."""
 
 from dataclasses import dataclass
 from typing import Any

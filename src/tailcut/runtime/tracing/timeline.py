@@ -16,7 +16,7 @@ from tailcut.runtime.tracing.ring import Ring
 MARKS = ("head", "ready", "formed", "began", "ended", "handed", "encoded", "written")
 STAGES = ("receive", "queue", "dispatch", "compute", "deliver", "encode", "write")
 FIELDS = (*MARKS, "rows", "batch_rows", "body_bytes", "status", "process")
-WRITTEN = len(FIELDS) - 1  # of them by whoever records: the process is in the ring's stamp
+WRITTEN = len(FIELDS) - 1  # of them by the recorder: the process is in the ring's stamp
 EVENTS = ("gc", "throttled", "loop_wait", "engine_wait", "loop_stall", "page_fault")
 _EVENT_WORDS = 4
 TRAILS_KEPT, EVENTS_KEPT = 1 << 15, 1 << 12

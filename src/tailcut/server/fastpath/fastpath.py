@@ -1,10 +1,10 @@
 """The fast path for connections that repeat themselves: compiled code receives for all of them and answers all of them.
 
 A client on a kept-alive connection asks for the same thing again and again, with a head of which nothing changes but
-fields that mean nothing here, such as the ids of requests and traces. Once it has, its socket
-is watched here instead of by the loop's own transport: one pass over all sockets (`kernels/sockets.py`) puts the rows
-of whoever has spoken side by side into the slab, they wait as one request, and their answers leave in one call. Python
-sees a pass, not a request.
+fields that mean nothing here, such as the ids of requests and traces. Once it has, its socket is watched here instead
+of by the loop's own transport: one pass over all sockets (`kernels/sockets.py`) puts the rows of all connections that
+sent one side by side into the slab, they wait as one request, and their answers leave in one call. Python sees a pass,
+not a request.
 
 This way knows no exceptions. A connection that sends anything else, leaves, does not read, or must be told something
 out of turn is given back to its `HttpConnection`, which does everything that a connection may need and knows nothing of
@@ -115,14 +115,14 @@ class FastPath:
 
     @classmethod
     def open(cls, state: "ServerState") -> Self | None:
-        """Make one where this machine can: None elsewhere, and the long way serves everybody."""
+        """Make one where this machine can: None elsewhere, where the standard path serves all."""
         if not hasattr(select, "epoll"):
             return None
         try:
             made = cls(state)
             lists.load()  # numba is there, then
         except Exception as error:  # noqa: BLE001  numba may fail in as many ways as there are machines
-            _log.warning("every request takes the long way: %s", error)
+            _log.warning("fast path disabled; serving on the standard path: %s", error)
             return None
         return made
 
@@ -185,7 +185,7 @@ class FastPath:
             group.target.entry.withdraw(group, number)
 
     def dissolve(self) -> None:
-        """Everybody goes the long way from now on, until it comes again; the plans may mean something else then."""
+        """Return all connections to the standard path, because plans may have changed; they may come again."""
         for connection in list(self._connections.values()):
             self.leave(connection)
         self._head_table.clear()
@@ -211,7 +211,7 @@ class FastPath:
         """Hear everybody who has something to say, or wait awake until somebody has; have what is ready computed."""
         try:
             self._turn(until_ns)
-        except Exception:  # noqa: BLE001  whatever it is, the long way serves everybody
+        except Exception:  # noqa: BLE001  whatever it is, the standard path serves all
             _log.exception("the fast path failed: every request takes the ordinary path from now on")
             self._state.fast_path = None
             self.close()
@@ -344,7 +344,7 @@ class FastPath:
             self._state.stay_awake(batch.ended_ns)
 
     def fail(self, group: Group, request: Request, error: TailcutError) -> None:
-        """Tell those of a request, the long way, that there will be no answer."""
+        """Tell the connections of a request, on the standard path, that there will be no answer."""
         for fd, generation, _ in group.members[request.offset : request.offset + request.count].tolist():
             if self._descriptors[fd, self._code.GENERATION] == generation:
                 self.leave(self._connections[fd])

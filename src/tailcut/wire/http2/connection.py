@@ -56,7 +56,7 @@ from tailcut.wire.http2.streams import (
 __all__ = ["CONNECTION_WINDOW", "STREAMS", "STREAM_WINDOW", "TURN_UNITS", "Data", "Http2Connection", "Opened", "Reset"]
 
 TURN_UNITS = 256  # of 3 us: what is done for one client before `receive` returns and others may have their turn
-_CALL_UNITS = 8  # of a request, which whoever reads the events has to queue
+_CALL_UNITS = 8  # of a request, which the reader of the events has to queue
 _CONTINUATIONS = 16  # frames of one header block
 _IDLE_WINDOW = 65535  # what both sides begin with
 _CHORES_EARNED = 8  # by a frame that carries a request: clients measure the line, and open windows, as they use it

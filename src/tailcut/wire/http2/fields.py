@@ -16,7 +16,7 @@ from hpack.table import HeaderTable
 from tailcut.wire.memo import BytesMemo
 
 Field = tuple[bytes, bytes]
-H = TypeVar("H")  # what a request's fields mean to whoever asked for them
+H = TypeVar("H")  # what a request's fields mean to the caller
 
 BLOCK_BYTES = 16 << 10  # of one block as it travels, and of its fields as RFC 9113 section 6.5.2 counts them
 _UPDATES = 2  # RFC 7541 section 4.2: the smallest size that there was, and the last

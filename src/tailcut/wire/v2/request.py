@@ -235,7 +235,7 @@ def _list_plan(spec: ModelSpec, rest: bytes, lists: int) -> _ListPlan | None:
             forms[tensor.name] = ListForm.of(tensor, shape, number)
         check_present(spec, {name: form.shape for name, form in forms.items()})
         outputs = wanted_outputs(spec, root.get("outputs"), parameters)
-    except InvalidInputError:  # said by whoever reads the whole text
+    except InvalidInputError:  # the reader of the whole text reports it
         return None
     if len(forms) != lists:  # one of them is something else's
         return None

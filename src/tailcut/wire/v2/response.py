@@ -24,7 +24,7 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 class Response(msgspec.Struct, frozen=True, eq=False):
-    """A body in pieces that belong to whoever takes them; the first is the JSON.
+    """A body in pieces that belong to the caller; the first is the JSON.
 
     `json_size` is the value for Inference-Header-Content-Length, or None where the whole body is JSON and that header
     must not be sent.
@@ -85,7 +85,7 @@ def encode_response(
 def shared_outputs(
     spec: ModelSpec, request: InferRequest, outputs: Mapping[str, np.ndarray]
 ) -> list[tuple[Place, bytes | memoryview]]:
-    """The outputs that belong into shared memory, each with its bytes: whoever answers writes them first.
+    """The outputs that belong into shared memory, each with its bytes: the caller writes them first.
 
     The bytes may be views of the outputs: a copy of 600 KB here cost a call over shared memory 0.6 ms.
     """

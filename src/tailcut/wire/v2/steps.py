@@ -260,7 +260,7 @@ def _mismatch(tensor: TensorSpec, shape: tuple[int, ...], *, nested: bool) -> In
 class _Structure:
     """The brackets and commas of lists nested as a shape says, compared piece by piece.
 
-    A list of one element looks like an empty one: whoever asks must count the elements, too.
+    A list of one element looks like an empty one: the caller must count the elements, too.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
