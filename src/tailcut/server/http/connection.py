@@ -22,6 +22,7 @@ from tailcut.server.access_log import trace_of_head, with_trace
 from tailcut.server.exchange import Exchange
 from tailcut.server.http.plan import NO_PLAN, Kind, Plan, find_plan
 from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, response_head, retry_after
+from tailcut.server.http.steadiness import LONG_WAY, STEADY, Steadiness
 from tailcut.server.limits import QUESTION_BYTES
 from tailcut.server.metrics import ServerCounts
 from tailcut.server.state import ServerState
@@ -31,11 +32,10 @@ from tailcut.wire.http1.response import CLOSE, CONTINUE, END, dated
 from tailcut.wire.inflate import AUTO, inflate, inflate_in_steps
 from tailcut.wire.v2 import InferRequest, Response, encode_response, parse_lead, parse_request, schedule_of
 from tailcut.wire.v2.steps import AT_ONCE_BYTES, STEP_ELEMENTS, request_in_steps, response_in_steps
+from tailcut.wire.v2.template import Template
 from tailcut.wire.v2.tensors import STEP_STRINGS
 
 WAITS_S = 1.0  # how long a client that sends nothing more waits before it is asked whether it is there
-LONG_WAY = 64  # messages before one that came back from the fast path tries it again
-_STEADY = 3  # messages with one plan in a row, and a client takes the fast path
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
 _LOOK_BYTES = 256 * 1024  # looked through between two pauses
@@ -71,6 +71,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._idle_since = state.now
         self.fd = -1  # of its socket while it takes the fast path
         self._owed: int | None = None  # the answer that it had not yet when it came back from there
+        self._steadiness = Steadiness()
 
     @property
     def busy(self) -> bool:
@@ -263,8 +264,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._exchange.length = plan.length
         self.due = 0.0
         if plan.kind is Kind.ROWS:
-            steady = whole and self._wire.repeats >= _STEADY and self._state.fast_path is not None
-            if not (steady and self._takes_fast_path(plan, body)):
+            steady = whole and self._wire.repeats >= STEADY and self._state.fast_path is not None
+            if not (steady and self._takes_fast_path(plan, None, body, plan.length)):
                 self._begin_rows(plan, body, whole=whole)
         elif plan.why is not None:
             self._turn_away(plan.why)
@@ -273,16 +274,18 @@ class HttpConnection(asyncio.BufferedProtocol):
         else:
             self._begin_buffer(plan, body)
 
-    def _takes_fast_path(self, plan: Plan, body: memoryview) -> bool:
+    def _takes_fast_path(self, plan: Plan, template: Template | None, row: memoryview, length: int) -> bool:
         """A client that repeats itself takes the fast path from now on, where there is one for it."""
         wire, fast_path = self._wire, self._state.fast_path
         if fast_path is None or wire.ended or wire.more:
             return False
         wire.repeats = 0
-        if fast_path.join(self, plan, wire.head, body):
+        template = template or Template.raw(plan.of_model.model.spec)
+        if fast_path.join(self, plan, wire.head, template, row, length):
             wire.answered()
             return True
         wire.repeats = -LONG_WAY
+        self._steadiness.is_over()
         return False
 
     def _begin_rows(self, plan: Plan, body: memoryview, *, whole: bool) -> None:
@@ -444,9 +447,21 @@ class HttpConnection(asyncio.BufferedProtocol):
                 named = _names_time(bytes(body[: plan.json_size]))
                 exchange.precheck(served.entry, plan.schedule, names_its_time=named)
             request = parse_request(served.model.spec, body, plan.json_size, state.context.regions)
-            exchange.submit(served, request, plan.schedule)
+            steady = plan.steady and state.fast_path is not None and self._steadiness.may_go()
+            if not (steady and self._repeats_itself(plan, body, request)):
+                exchange.submit(served, request, plan.schedule)
         except TailcutError as error:
             self._fail(error)
+
+    def _repeats_itself(self, plan: Plan, body: memoryview, request: InferRequest) -> bool:
+        """Whether its client takes the fast path, together with this request."""
+        if body.obj is not self._state.receive:  # it comes in pieces
+            return False
+        template = self._steadiness.template(plan.of_model.model.spec, bytes(body), plan.json_size)
+        if template is None:
+            return False
+        (array,) = request.inputs.values()
+        return self._takes_fast_path(plan, template, array.reshape(-1).view(np.uint8).data, len(body))
 
     def _read_in_steps(self, plan: Plan, body: bytearray | memoryview) -> Generator[None, None, None]:
         """The same for a body that is large, or of which nobody knows how large it is."""
@@ -511,23 +526,22 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._charged:
             self._charge(-self._charged)
         state, wire = self._state, self._wire
-        closing = state.draining or wire.closes
         answer: list[bytes] | Response = self._exchange.answer
         if isinstance(answer, Response):
-            size = sum(map(len, answer.body_parts))
-            self._reply(
-                response_head(size, answer.json_size, state.date, close=closing),
-                200,
-                answer.body_parts,
-                closing=closing,
-            )
+            self._respond(answer)
         else:
+            closing = state.draining or wire.closes
             plan = wire.meaning or NO_PLAN
             if plan.date is not state.date:
                 plan.renew(state.date)
             self._reply(plan.reply_head_close if closing else plan.reply_head, 200, answer, closing=closing)
         self._unsent = self._paused  # when its answer is out is seen later
         return not self._paused
+
+    def _respond(self, answer: Response) -> None:
+        closing, parts = self._state.draining or self._wire.closes, answer.body_parts
+        head = response_head(sum(map(len, parts)), answer.json_size, self._state.date, close=closing)
+        self._reply(head, 200, parts, closing=closing)
 
     def go_on(self) -> None:
         """The exchange is over."""
@@ -543,21 +557,18 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def returned(self, owed: int | None, head: bytes) -> None:
         """It no longer takes the fast path; `owed` is the answer that is still on its way there, `head` its last."""
-        self._wire.head = head  # which means what the plan's does
+        self._wire.resume(head)
         self._wire.repeats = -LONG_WAY
+        self._steadiness.is_over()
         self._idle_since = self._state.now
         if owed is not None:
             self._wire.owes()
             self._owed = owed
 
-    def answer_row(self, batch: Batch, row: int) -> None:
+    def answer_owed(self, answer: Response) -> None:
         """The answer that it waited for when it came back from the fast path."""
         self._owed = None
-        plan = self._plan
-        plan.renew(self._state.date)
-        rows = [array[row : row + 1].tobytes() for array in batch.outputs]
-        closing = self._closing()
-        self._reply(plan.reply_head_close if closing else plan.reply_head, 200, rows, closing=closing)
+        self._respond(answer)
         self._next()
 
     def _leave_fast_path(self) -> None:

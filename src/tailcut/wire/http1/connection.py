@@ -363,6 +363,11 @@ class Http1Connection(Generic[H]):
             raise self._illegal(_IDLE)
         self.state = _IDLE
 
+    def resume(self, head: bytes) -> None:
+        """Messages were received elsewhere, the last of them with this head, which is whole and good."""
+        if head != self.head:
+            self.meaning, self.head = self._interpret(head), head
+
     def owes(self) -> None:
         """A message that means what the last one did was received elsewhere, and its answer is owed."""
         if self.state is not _IDLE:
