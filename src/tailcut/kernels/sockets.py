@@ -326,7 +326,7 @@ def _deliver(  # noqa: PLR0913, PLR0917  as answer
     sent = send(member[0], scratch.ctypes.data, size, DONTWAIT | NOSIGNAL)
     if sent != size:
         own[PENDING] = 1
-        return max(sent, 0)
+        return int(max(sent, 0))
     clock_gettime(MONOTONIC, now.ctypes.data)
     own[SEEN] = now[0] * 1_000_000_000 + now[1]
     if mask >= 0:

@@ -295,7 +295,7 @@ def test_answers_that_do_not_fit_go_out_whole(tmp_path: Path) -> None:
         request = json_request("echo", flat_body(width, f"[{','.join(['1e9'] * width)}]"))
         await settle(state, *clients, request=request)
         (connection,) = state.members
-        socket.socket(fileno=os.dup(connection.fd)).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+        socket.socket(fileno=os.dup(connection._repeating.fd)).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
         await clients[0].send(request)
         await until(lambda: not state.context.counts.fast_path)
         await clients[1].send(request)

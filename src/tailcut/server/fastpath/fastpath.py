@@ -351,7 +351,7 @@ class FastPath:
         trail[0], trail[1], trail[2], trail[3], trail[4] = moments
         trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, 0, 200
         buffers = self._answer, timeline.table, timeline.stamp, self._trail, self._odd
-        if reply.frame is None:
+        if reply.frame is None or reply.pieces is None:
             outputs = reply.point_at(batch, first)
             shorts = self._code.answer(members, self._descriptors, size, outputs, *buffers)
         else:

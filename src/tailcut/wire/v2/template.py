@@ -71,7 +71,10 @@ def answer_frame(spec: ModelSpec, version: str, request: InferRequest) -> tuple[
 
 def one_row(spec: ModelSpec) -> Mapping[str, np.ndarray]:
     """Outputs of fixed size for one row, of zeros."""
-    return {tensor.name: np.zeros((1, *tensor.row_shape), tensor.dtype.numpy) for tensor in spec.outputs}
+    return {
+        tensor.name: np.zeros((1, *(dim or 0 for dim in tensor.row_shape)), tensor.dtype.numpy)
+        for tensor in spec.outputs
+    }
 
 
 def rows_as_lists(array: np.ndarray, dtype: DType) -> bytes:
