@@ -2,8 +2,8 @@
 
     python benchmarks/fastpath.py
 
-Clients on the loopback send, and then one pass is timed: receive, batch, compute, answer. Beside it stands the
-standard path for the same requests (one call of the connection's protocol each, no system call in it:
+Clients on the loopback send raw rows, then JSON, and one pass is timed: receive, batch, compute, answer. Beside it
+stands the standard path for raw rows (one call of the connection's protocol each, no system call in it:
 benchmarks/hot_path.py), and as the limit the bare system calls, a recv and a send for each request, from compiled code
 that does nothing else.
 The least of many rounds of thread time.

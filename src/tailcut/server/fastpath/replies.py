@@ -70,13 +70,6 @@ class Reply:
         """Put another second's date into the head."""
         self.date, self.head = date, OK + date + self.rest
 
-    def point_at(self, batch: Batch, first: int) -> np.ndarray:
-        """Have `outputs` begin with a row of a batch."""
-        cells, addresses = self.cells, batch.addresses
-        for place, column in enumerate(self.columns):
-            cells[2 * place] = addresses[column] + first * cells[2 * place + 1]
-        return self.outputs
-
     def write_lists(self, batch: Batch, first: int, count: int) -> np.ndarray:
         """The lists of so many rows of a batch, for each output; `places` is where those of each begin."""
         tensors = self.served.model.spec.outputs

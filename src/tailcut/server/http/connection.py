@@ -8,7 +8,6 @@ their order, and bounds the time that a client may take; the parts that it holds
 import asyncio
 import logging
 import select
-import time
 from functools import partial
 
 from tailcut.errors import TailcutError
@@ -31,7 +30,6 @@ _IDLE, _HEAD, _CHUNKS, _SKIP = State.IDLE, State.HEAD, State.CHUNKS, State.SKIP
 _ANSWER, _LINGER = State.ANSWER, State.LINGER
 
 _log = logging.getLogger("tailcut.http")
-_now_ns = time.monotonic_ns  # one name to look up
 
 
 class HttpConnection(asyncio.BufferedProtocol):
@@ -188,7 +186,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             elif type(event) is Broken:
                 self._refuse(event.status, event.message)
             if wire.state is _ANSWER:  # nothing is read before that
-                if not wire.keeps:
+                if wire.is_read:
                     return
                 break
             unread = wire.unread
@@ -244,13 +242,15 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _begin(self, plan: Plan, body: memoryview, *, whole: bool) -> None:
         """A message whose head was read, with what is here of its body."""
         self._view = self._state.receive_view
-        self._exchange.began_ns = self._writer.began_ns = _now_ns()
+        self._exchange.began_ns = self._writer.began_ns = self._state.steps.now_ns
         self._exchange.length = plan.length
         self.due = 0.0
         if plan.kind is Kind.ROWS:
             if not whole:
                 self._begin_rows(plan, body)
-            elif self._wire.repeats < STEADY or not self._repeating.take_rows(plan, body):
+                return
+            steady = self._wire.repeats >= STEADY and self._state.fast_path is not None
+            if not (steady and self._repeating.take_rows(plan, body)):
                 self._inference.submit_rows(plan, body)
         elif plan.why is not None:
             self.turn_away(plan.why)

@@ -92,7 +92,8 @@ class Inference:
 
     def submit_rows(self, plan: Plan, body: memoryview) -> None:
         """A whole body of whole rows, copied once."""
-        state, served, schedule, refusal = self._state, plan.of_model, plan.schedule, plan.refusal
+        state, served, schedule, refusal = self._state, plan.served, plan.schedule, plan.refusal
+        assert served is not None  # noqa: S101  a plan for rows has a model
         if refusal is not None and self._writer.began_ns < refusal.opens_ns:
             served.entry.counts.refuse(1, refusal)
             state.rest_soon(served.entry)
