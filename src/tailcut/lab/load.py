@@ -118,6 +118,7 @@ class LoadResult:
     lengths: np.ndarray | None = None  # of the inputs, in the order of `latencies_ns`; None where they have none
     measure: Measure | None = None  # what the lengths are
     model: str | None = None  # that was asked; None where the requests are of the user's own form
+    mixed: bool = False  # whether other models were asked at the same time
     late_because: str | None = None  # why the client was late, where it was and that is known: see lab/lateness.py
 
     @property

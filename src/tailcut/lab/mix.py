@@ -109,4 +109,7 @@ def run_mix(  # noqa: PLR0913  a load test is its parameters
     results = Surroundings(target, list(entries)).run(
         lambda: open_together(target, streams, duration_s=duration_s, seed=seed, warmup_s=warmup_s)
     )
-    return [workload.labelled(result) for (workload, _), result in zip(entries.values(), results, strict=True)]
+    mixed = len(entries) > 1
+    return [
+        workload.labelled(result, mixed=mixed) for (workload, _), result in zip(entries.values(), results, strict=True)
+    ]

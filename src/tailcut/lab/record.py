@@ -56,6 +56,7 @@ def run_record(result: LoadResult) -> dict[str, Any]:
         "server_cost": result.server_cost,
         "arrivals": result.arrivals,
         "model": result.model,
+        "mixed": result.mixed,
         "late_because": result.late_because,
         "lengths": lengths_record(result.measure, result.lengths, result.latencies_ns, known=not result.client_behind),
         "latencies_us": _thinned(result.latencies_ns),

@@ -96,6 +96,7 @@ class Run(Record, frozen=True):
     server_cost: Cost | None
     arrivals: str | None
     model: str | None  # null for requests of the user's own form
+    mixed: bool  # whether other models were asked at the same time
     late_because: str | None  # null where the client was in time, or the cause is unknown
     lengths: Lengths | None  # null where all requests have one size
     latencies_us: list[float]  # in order of their planned times

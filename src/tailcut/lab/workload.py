@@ -26,9 +26,9 @@ class Workload:
     model: str | None = None
     measure: Measure | None = None
 
-    def labelled(self, result: LoadResult) -> LoadResult:
-        """A result with what it is of."""
-        return replace(result, model=self.model, measure=self.measure)
+    def labelled(self, result: LoadResult, *, mixed: bool = False) -> LoadResult:
+        """A result with what it is of; `mixed` if other models were asked at the same time."""
+        return replace(result, model=self.model, measure=self.measure, mixed=mixed)
 
 
 def served_workload(  # noqa: PLR0913, PLR0917  what a request is made of
