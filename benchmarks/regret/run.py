@@ -52,6 +52,7 @@ SHAPES = {"tiny": (256,), "ranker": (1024,), "resnet18": (3, 224, 224), "digits"
 REQUESTS = 64
 LIMIT = 0.05
 CLIENTS = (4, 16, 64, 128)
+CLOSED_MOST_S = 2.0  # of one closed loop
 HOG = "x = 1\nwhile True: x = (x * 69069 + 1) % 4294967296"
 
 
@@ -134,7 +135,7 @@ def measure(entries: list[Entry], arms: Mapping[str, Arm], rate: float, limit_ms
             arm = arms[entry.name]
             best = 0.0
             for count in counts:
-                seconds = max(0.25, 4 * count / rate)
+                seconds = max(0.25, min(CLOSED_MOST_S, 4 * count / rate))
                 found = closed_loop(
                     arm.target, arm.payloads, concurrency=count, duration_s=seconds, warmup_s=seconds / 4
                 )
