@@ -14,8 +14,9 @@ from tailcut.engines.base import EngineOptions
 from tailcut.errors import EngineError, InvalidInputError, ProfileError, UnsupportedError
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.rows import RowsSetting
+from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
 from tailcut.spec import DType
 
 IDS_AND_MASK = (PaddedInput(name="ids"), PaddedInput(name="mask"))

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tailcut.engines.base import EngineOptions
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
-    from tailcut.runtime.profile import Profile, Settings
+    from tailcut.runtime.profile import Profile
+    from tailcut.runtime.settings import Settings
     from tailcut.server.listener import Address
     from tailcut.server.served_model import ServedModel
     from tailcut.server.workers.process import Worker
@@ -155,7 +156,7 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.cli.logs import log_to_stderr, logged_apart
     from tailcut.cli.options import parse_duration
     from tailcut.runtime.limits import Limits
-    from tailcut.runtime.profile import IoSettings
+    from tailcut.runtime.settings import IoSettings
     from tailcut.server.app import ServerOptions
     from tailcut.server.app import serve as run_server
     from tailcut.server.latency import LatencyHistogram
