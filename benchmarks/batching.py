@@ -34,8 +34,9 @@ from tailcut.engines.base import EngineOptions
 from tailcut.errors import QueueFullError, TailcutError
 from tailcut.runtime.delivery import AnyThreadDelivery
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.stats import median_interval
 
 BUILD = Path(__file__).parent.parent / "build"

@@ -28,8 +28,9 @@ from tailcut.errors import TailcutError
 from tailcut.runtime.delivery import AnyThreadDelivery
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.stats.serial import serial_percentile_interval
 
 BUILD = Path(__file__).parent.parent / "build"

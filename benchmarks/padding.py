@@ -31,8 +31,9 @@ from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.executors import ArrayExecutor
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
 from tailcut.stats import median_ratio_interval
 
 BUILD = Path(__file__).parent.parent / "build"

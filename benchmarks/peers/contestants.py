@@ -11,7 +11,8 @@ from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_payload
-from tailcut.runtime.profile import BatchingSettings, IoSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -38,7 +38,8 @@ from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.trial import Arm
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.models import digits_model
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.records import Wanted

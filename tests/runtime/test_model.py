@@ -25,8 +25,9 @@ from tailcut.memory.slab import RowState
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, LoopDelivery
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
 
 

@@ -15,9 +15,10 @@ from tailcut.errors import EngineError, InvalidInputError, ProfileError, Unsuppo
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.inputs import Arrays
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Request
 from tailcut.runtime.rows import RowsSetting
+from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
 from tailcut.spec import DType
 
 IDS_AND_MASK = (PaddedInput(name="ids"), PaddedInput(name="mask"))

@@ -13,8 +13,9 @@ from tailcut.memory.slab import RowState
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 FOR_EVER = 1 << 40
 WAIT_S = 20.0

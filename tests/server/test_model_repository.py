@@ -14,7 +14,8 @@ from tests.servers import Server, serving
 from tests.triton.repositories import add_and_subtract, add_model, example_repository, twice
 from tritonclient.utils import InferenceServerException
 
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.triton.library import newest_of
 
 RESHAPED = """

@@ -146,12 +146,12 @@ def bench(
     if earlier is not None:
         record["comparison"] = _compare(record, earlier)
     if output:
-        from tailcut.runtime.profile import write_atomically
+        from tailcut.atomic import write_atomically
 
         write_atomically(output, orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
     if report:
+        from tailcut.atomic import write_atomically
         from tailcut.report.html import render_bench_html
-        from tailcut.runtime.profile import write_atomically
 
         write_atomically(report, render_bench_html(record))
     if json:

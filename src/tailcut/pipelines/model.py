@@ -23,9 +23,10 @@ from tailcut.runtime.inputs import Arrays
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.opening.warmup import WarmUp
-from tailcut.runtime.profile import BatchingSettings, IoSettings, ModelRef, Profile, Settings
+from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.rows import RowDecision, read_signature
+from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 from tailcut.spec import ModelSpec, RowEvidence
 
 _SLOWEST = 0.99

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tailcut.lab.arrivals import poisson_times
-from tailcut.runtime.profile import Settings
 from tailcut.runtime.rows import RowsSetting
+from tailcut.runtime.settings import Settings
 from tailcut.spec import Rows
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.finalists import Predicted

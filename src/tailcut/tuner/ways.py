@@ -19,7 +19,7 @@ from tailcut.lab.cost import watched
 from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm
 from tailcut.machine.process import ProcessCost
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import BASELINE, BATCH_SIZES, Facts, changed, quickest_wire
