@@ -22,7 +22,7 @@ from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.trial import Arm
-from tailcut.runtime.profile import BatchingSettings, IoSettings, Settings
+from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 from tailcut.tuner.space import Facts, quickest_wire
 
 PEER = "mosec"
