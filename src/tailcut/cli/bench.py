@@ -250,7 +250,7 @@ def _write(record: dict[str, Any], *, output: Path | None, report: Path | None) 
     """Write the files that were asked for."""
     import orjson
 
-    from tailcut.runtime.profile import write_atomically
+    from tailcut.atomic import write_atomically
 
     if output:
         write_atomically(output, orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
