@@ -19,7 +19,8 @@ from tests.server.fastpath.test_fastpath import Client, until
 from tests.servers import json_request
 
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.server.context import Context
 from tailcut.server.fastpath.fastpath import FastPath
 from tailcut.server.limits import ServerLimits
