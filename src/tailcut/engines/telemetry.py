@@ -12,7 +12,7 @@ _PACKAGE = "openvino_telemetry"
 
 
 def import_openvino() -> ModuleType:
-    """The package openvino, whose import tells nobody. What the process has imported before, stays as it is.
+    """The package openvino, imported without telemetry. What the process has imported before, stays as it is.
 
     Raises:
         ImportError: it is not installed.

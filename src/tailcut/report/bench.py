@@ -20,7 +20,7 @@ def bench_table(record: Mapping[str, Any]) -> None:
     """Print a result to stdout."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)  # nobody's window to fit: nothing is cut off
+        console = Console(width=140)  # no terminal: nothing is cut off
     if "slo" in record:  # its runs are the points of the curve
         _slo(console, record["slo"])
     else:
