@@ -45,7 +45,7 @@ class Refill:
         self.x = {"x": np.ones((1, WIDTHS[0]), np.float32)}
 
     def ask(self) -> None:
-        self.model.entry.start(self.x, 1, self, AnyThreadDelivery())
+        self.model.entry.start(self.x, Request(self, AnyThreadDelivery(), 1))
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
         self.rows += 1

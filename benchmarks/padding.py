@@ -81,7 +81,7 @@ def seconds_of(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
     sinks = [EventHandler() for _ in wave]
     began = time.perf_counter()
     for request, sink in zip(wave, sinks, strict=True):
-        model.entry.start(request, 1, sink, AnyThreadDelivery())
+        model.entry.start(request, Request(sink, AnyThreadDelivery(), 1))
     model.entry.notify()
     took = time.perf_counter() - began
     if any(sink.outputs is None for sink in sinks):

@@ -44,7 +44,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "client/test_messages": ("client/requests", "client/answers"),
     "engines/test_engines": ("engines/onnxruntime", "engines/openvino", "engines/binding"),
     "engines/test_extensions": ("engines/onnxruntime",),
-    "engines/test_missing_engines": ("engines/__init__",),
     "engines/test_options": ("engines/base", "engines/onnxruntime", "engines/openvino"),
     "engines/test_threads": ("engines/__init__",),
     "engines/rows/test_soundness": ("engines/rows/analysis", "engines/rows/values", "engines/rows/operation"),

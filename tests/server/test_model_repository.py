@@ -11,7 +11,7 @@ import tritonclient.grpc
 import tritonclient.http
 from onnx import TensorProto
 from tests.servers import Server, serving
-from tests.triton.repositories import add_and_subtract, add_model, example_repository
+from tests.triton.repositories import add_and_subtract, add_model, example_repository, twice
 from tritonclient.utils import InferenceServerException
 
 from tailcut.runtime.profile import Profile
@@ -30,22 +30,6 @@ dynamic_batching { preferred_batch_size: [ 4 ] }
 """
 
 
-ENSEMBLE = """
-platform: "ensemble"
-max_batch_size: 8
-input [ { name: "A" data_type: TYPE_INT32 dims: 16 }, { name: "B" data_type: TYPE_INT32 dims: 16 } ]
-output [ { name: "TWICE" data_type: TYPE_INT32 dims: 16 } ]
-ensemble_scheduling { step [
-  { model_name: "simple" model_version: -1
-    input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
-    output_map { key: "OUTPUT0" value: "sum" } output_map { key: "OUTPUT1" value: "difference" } },
-  { model_name: "simple" model_version: -1
-    input_map { key: "INPUT0" value: "sum" } input_map { key: "INPUT1" value: "difference" }
-    output_map { key: "OUTPUT0" value: "TWICE" } }
-] }
-"""
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The models of Triton's examples; one reshaped, one without a configuration, and three that do not load."""
@@ -58,7 +42,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_model(folder, "other", more='backend: "python"')
     (folder / "empty").mkdir()
     (folder / "ensemble" / "1").mkdir(parents=True)
-    (folder / "ensemble" / "config.pbtxt").write_text(ENSEMBLE)
+    (folder / "ensemble" / "config.pbtxt").write_text(twice("simple", "simple"))
     return folder
 
 

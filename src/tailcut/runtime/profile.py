@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tailcut.engines.file_hash import external_weights_hash, model_hash
-from tailcut.engines.files import ENGINES_OF, kind_of, model_name
+from tailcut.engines.files import ENGINES_OF, default_engine, kind_of, model_name
 from tailcut.engines.none import read_signature
 from tailcut.errors import ProfileError
 from tailcut.runtime.profile_file import TOO_DEEP, read_tables, write_tables
@@ -74,6 +74,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def of_model(cls, path: Path, settings: Settings | None = None, name: str | None = None) -> "Profile":
         """A profile for a bare model file; settings of an engine that does not compute such files get one that does.
 
+        Where the usual engine of such files is not installed and another one is, they get that one.
+
         Raises:
             ModelFileError: the file is missing, unreadable, empty, or of a kind that is not loaded.
         """
@@ -81,8 +83,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         place = path.parent.resolve() / path.name
         ref = ModelRef(path=str(place), sha256=model_hash(path), name=name or model_name(path))
         settings, engines = settings or Settings(), ENGINES_OF[kind_of(path)]
-        if settings.engine.name not in (*engines, "none"):
-            engine = msgspec.structs.replace(settings.engine, name=engines[0])
+        if settings.engine.name not in (*engines[1:], "none"):
+            name_of_engine: Any = default_engine(path)
+            engine = msgspec.structs.replace(settings.engine, name=name_of_engine)
             settings = msgspec.structs.replace(settings, engine=engine)
         return cls(model=ref, settings=settings)
 
