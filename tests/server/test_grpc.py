@@ -280,7 +280,7 @@ def test_what_workers_cannot_share(models: Path, refusal: Callable[..., str], fl
 
 
 def test_a_port_in_use_is_one_line(models: Path, server: Server) -> None:
-    """Exit code 2, and the port is not shared with whoever has it."""
+    """Exit code 2, and the port is not shared with the process that has it."""
     command = [sys.executable, "-m", "tailcut", "serve", str(models / "mlp.onnx"), "--port", "0"]
     command += ["--grpc-port", str(server.grpc_port)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

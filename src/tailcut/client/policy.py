@@ -3,7 +3,7 @@
 A call is tried again only where that is safe and can help:
 
 - 503: the server did not begin. Not before its Retry-After, plus a random pause.
-- Nobody listens: nothing was sent. After a random pause.
+- Nothing listens: nothing was sent. After a random pause.
 - A kept connection turns out to be closed before any byte of an answer came: the server closed it while it was idle, or
   its process has ended. At once, on a new connection, one time. (An inference changes nothing on the server, so one
   that was computed after all does no harm.)
@@ -24,7 +24,7 @@ _RENEW = 32  # so many new ones, and the percentile is taken again
 
 
 class RefusedError(UnreachableError):
-    """Nobody listens: nothing was sent."""
+    """Nothing listens: nothing was sent."""
 
 
 class StaleError(UnreachableError):

@@ -68,7 +68,7 @@ class SharedTensors:
         address: for messages.
         encoder: writes requests to that server.
         prefix: of the regions' keys.
-        kept: regions that are kept at most while nobody uses them.
+        kept: regions that are kept at most while they are unused.
     """
 
     def __init__(self, address: Address, encoder: Encoder, prefix: str, kept: int) -> None:

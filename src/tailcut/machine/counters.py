@@ -7,7 +7,7 @@
 The events of a thread are opened at its first region and then run on, so that entering and leaving is a few reads:
 regions may nest, and cost the same however often they are entered. They count the calling thread alone; other threads
 count their own. Where the machine has no such counter, or forbids it, the value is None and `missing` says why;
-switches, faults and CPU time come from getrusage(2) and the thread's CPU clock, which nobody forbids.
+switches, faults and CPU time come from getrusage(2) and the thread's CPU clock, which are always allowed.
 """
 
 import os

@@ -138,5 +138,5 @@ def _block_cost() -> tuple[int | None, float]:
         found.append((c.wall_ns / 1e3, c.page_faults))
     block_us, faults = min(
         found[1:], key=lambda entry: entry[0]
-    )  # the first may find memory that nobody else has used yet
+    )  # the first may find memory that no other process has used yet
     return faults, block_us

@@ -116,7 +116,7 @@ def descendants(pid: int, proc: Path = PROC) -> tuple[int, ...]:
 def listening_process(port: int, proc: Path = PROC) -> int | None:
     """The process of this machine that listens on a TCP port; of a parent and its workers, the parent.
 
-    None where nobody listens, or another user's process does, whose open files are not ours to see.
+    None where no process listens, or another user's does, whose open files are not ours to see.
     """
     inodes = {f"socket:[{inode}]" for name in ("tcp", "tcp6") for inode in _listeners(proc / "net" / name, port)}
     holders = {int(folder.name) for folder in _entries(proc) if folder.name.isdigit() and _holds(folder, inodes)}

@@ -47,7 +47,7 @@ class FastConnection(Protocol):
         """It is here no more; `owed` names the answer that is on its way, for `FastPath.forget`; `head` is its last."""
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes of it stand in the hub's receive buffer."""
+        """Bytes of it are in the shared receive buffer."""
 
     def answer_row(self, batch: Batch, row: int) -> None:
         """The answer that it was waiting for when it returned."""
@@ -191,7 +191,7 @@ class FastPath:
         self._head_table.clear()
 
     def close(self) -> None:
-        """Give everybody back and stop watching."""
+        """Give every connection back and stop watching."""
         self.dissolve()
         if not self._poll.closed:
             self._state.loop.remove_reader(self._poll_fd)
@@ -208,7 +208,7 @@ class FastPath:
     # A pass.
 
     def turn(self, until_ns: int = 0) -> None:
-        """Hear everybody who has something to say, or wait awake until somebody has; have what is ready computed."""
+        """Receive from every connection that has sent something, or poll until one has; have what is ready computed."""
         try:
             self._turn(until_ns)
         except Exception:  # noqa: BLE001  whatever it is, the standard path serves all
@@ -254,7 +254,7 @@ class FastPath:
             self._state.delivery.notify_now(entry)
 
     def _scoreboard(self, target: "Target", *, alone: bool) -> bool:
-        """Do what is to be done for those who came to a target in this pass; whether its model is to be notified."""
+        """Do what is to be done for the requests to a target in this pass; whether its model is to be notified."""
         cells, at = self._cells, target.at
         taken = cells[at + self._code.TAKEN]
         if target.refusal:
@@ -266,7 +266,7 @@ class FastPath:
         return self._submit(target, self._members[at // self._code.TARGETS, :taken].copy(), alone=alone)
 
     def _prepare(self, target: "Target") -> None:
-        """Rows for those who want some, or the reason why they get none."""
+        """Rows for the requests that need some, or the reason why they get none."""
         code, cells, at = self._code, self._cells, target.at
         if self._lend(target, cells[at + code.WANTED]):
             size = cells[at + code.ROW_BYTES]

@@ -88,7 +88,7 @@ class HeadTable:
         return self.targets[int(self.plans[number, sockets.TARGET])]
 
     def clear(self) -> None:
-        """Forget everything: nobody may be on the way."""
+        """Forget everything: no answer may be on its way."""
         for plan in self._kept:
             plan.number = -1
         self._kept.clear()

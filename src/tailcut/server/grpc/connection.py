@@ -56,7 +56,7 @@ class GrpcServer:
         return GrpcConnection(self)
 
     def drain(self) -> None:
-        """Tell who asks or watches that the server is about to go; calls are answered still."""
+        """Tell clients that ask or watch that the server is about to stop; calls are still answered."""
         self._draining = True
         for watcher in list(self._watchers):
             watcher.tell()
@@ -113,7 +113,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._stuck_at = 0  # bytes that it had taken then
         self._written = 0  # bytes
         self._hears_more = False  # frames that have been received are read when others have had their turn
-        self._wants_much = False  # more than a slice of time, and waits for it behind those who do not
+        self._wants_much = False  # more than a slice of time, and waits for it behind those that do not
         self._waiting: deque[StreamCall] = deque()  # for their turn to go on with what has been received
         self._goes_on = False  # with those, when other connections have had their turn
         self._pumps = False  # more of what waits into frames, then
@@ -253,10 +253,10 @@ class GrpcConnection(asyncio.BufferedProtocol):
                 self._hear_later(begun=True)
             self._go_on_soon(begun=True)
 
-    # What the hub and the server call.
+    # What the server's state and the server call.
 
     def overdue(self) -> None:
-        """Patience ended, with what the client sends, takes, or does not say."""
+        """A time limit of the client has passed: to send, to receive, or to say anything."""
         state = self.state
         if self._stuck_since and not self._lingers:
             self._settle()  # it may have taken more since, and has more time then

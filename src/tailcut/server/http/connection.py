@@ -64,10 +64,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._charged = 0  # bytes of `context.counts.buffered_bytes` that are this connection's
         self._unread = 0  # bytes of answers that wait for the client to read, charged like bodies
         self._paused = False
-        self._pipelines = False  # and waits for time behind those who do not
+        self._pipelines = False  # and waits for time behind those that do not
         self._queued = False  # for time on the loop, with the messages that the wire holds
         self._asked = False  # whether a client that sends nothing more is there
-        self.due = 0.0  # when patience with this client ends; 0: no limit runs
+        self.due = 0.0  # when this client's time limit passes; 0: no limit runs
         self._idle_since = state.now
         self.fd = -1  # of its socket while it takes the fast path
         self._owed: int | None = None  # the answer that it had not yet when it came back from there
@@ -159,7 +159,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._next()
 
     def overdue(self) -> None:
-        """Patience ended: say so where a client may still read, then close."""
+        """A time limit has passed: say so where the client may still read, then close."""
         state = self._wire.state
         if self._paused or state >= _LINGER or state is _SKIP or not self._wire.busy:
             self.transport.abort()
@@ -172,7 +172,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Drop the work of a client that has closed; over TCP, only what is sent to it brings out whether it has.
 
         An interim answer is sent, which every client of HTTP/1.1 reads past, and which a closed socket answers by a
-        reset. Otherwise clients that give up under load would fill the queue with work for nobody.
+        reset. Otherwise clients that give up under load would fill the queue with work that no client waits for.
         """
         if _is_gone(self.transport):
             self.transport.abort()
@@ -449,7 +449,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._fail(error)
 
     def _read_in_steps(self, plan: Plan, body: bytearray | memoryview) -> Generator[None, None, None]:
-        """The same for a body that is large, or of which nobody knows how large it is."""
+        """The same for a body that is large, or of unknown size."""
         served, state = plan.of_model, self._state
         model = served.model
         if plan.encoding:

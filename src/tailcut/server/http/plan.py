@@ -63,7 +63,7 @@ class Plan:
     trace: bytes = b""  # of a head too long to be kept, what an access log reads
     number: int = -1  # ROWS: of its row in the table of the fast path; -1: it has none
     refusal: QueueFullError | None = (
-        None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
+        None  # ROWS: the last one, which until its `opens_ns` holds for every request with this head
     )
 
     @property

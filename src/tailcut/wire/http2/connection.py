@@ -1,7 +1,7 @@
 """The server's end of an HTTP/2 connection with prior knowledge: bytes to events, answers to bytes. Pure, no socket.
 
 Feed what the network brings to `receive`, in whatever pieces; do what its events say; write what `take` returns. The
-connection answers by itself what needs nobody's decision (SETTINGS, PING, window updates), keeps flow control both
+connection answers by itself what needs no decision (SETTINGS, PING, window updates), keeps flow control both
 ways, and ends what breaks a rule of RFC 9113: a stream by RST_STREAM, the connection by GOAWAY and an `Http2Error`.
 
 Everything a client can make us keep is bounded: streams, fields, frames, and data by the windows. What it can make us

@@ -192,7 +192,7 @@ def _length(value: bytes, before: int) -> int:
 
 
 def encode_fields(fields: Sequence[Field]) -> bytes:
-    """A block of literals without indexing (RFC 7541 section 6.2.2): it leaves no trace in anybody's table."""
+    """A block of literals without indexing (RFC 7541 section 6.2.2): it changes no table."""
     return b"".join(b"\x00" + _string(name) + _string(value) for name, value in fields)
 
 
