@@ -256,6 +256,6 @@ def _repository(models: Sequence[ServedModel], options: ServerOptions) -> ModelR
 
 
 def _grpc_server(state: ServerState) -> "GrpcServer":
-    from tailcut.server.grpc.connection import GrpcServer  # noqa: PLC0415  protobuf and hpack are an extra
+    from tailcut.server.grpc.connection import GrpcServer  # noqa: PLC0415  protobuf is an extra
 
     return GrpcServer(state)

@@ -20,7 +20,7 @@ from tailcut.server.grpc.queries import Questions
 from tailcut.server.grpc.query_calls import AdminCall, QuestionCall, WatchCall
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.state import ServerState
-from tailcut.wire.grpc.framing import CallError, CallHead, Status, error_end, read_call
+from tailcut.wire.grpc.framing import CALLS, CallError, CallHead, Status, error_end
 from tailcut.wire.grpc.messages import HEALTH, HEALTH_SERVICE, METHODS, SERVICE
 from tailcut.wire.http2.connection import TURN_UNITS, Data, Http2Connection, Opened
 from tailcut.wire.http2.frames import Http2Error
@@ -99,7 +99,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         state = server.state
         self.state = state
         self._server = server
-        self._http2 = Http2Connection(read_call)
+        self._http2 = Http2Connection(CALLS)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
         self._calls: dict[int, Call] = {}
         self._streams: set[StreamCall] = set()  # those of them that may have more to do after every write
@@ -342,14 +342,14 @@ class GrpcConnection(asyncio.BufferedProtocol):
     # Calls and writes.
 
     def _open(self, stream: int, head: CallHead, *, ended: bool) -> None:
-        make = self._server.calls.get(head.path)
+        make = self._server.calls.get(head.plan.path)
         error = head.error
         if error is None and make is None:
             error = CallError(Status.UNIMPLEMENTED, "there is no such call")
         elif self.state.context.counts.buffered_bytes > self.state.limits.buffered_bytes:
             error = CallError(Status.UNAVAILABLE, "too many messages are on their way")
-        if head.refused is not None or error is not None or make is None:
-            self._turn_away(stream, head.refused, error)
+        if head.plan.refused is not None or error is not None or make is None:
+            self._turn_away(stream, head.plan.refused, error)
             return
         call = self._calls[stream] = make(self, stream, head)
         if type(call) is StreamCall:

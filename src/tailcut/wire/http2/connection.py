@@ -18,6 +18,7 @@ from tailcut.wire.http2.fields import (
     H,
     HeaderBlocks,
     MalformedError,
+    Reading,
     TooManyFieldsError,
     check_trailers,
 )
@@ -65,12 +66,12 @@ _HEAD = Struct(">HBBBI")
 
 
 class Http2Connection(Streams[H]):
-    """One connection; `interpret` makes of a request's fields the head that `Opened` carries."""
+    """One connection; `reading` makes of a request's fields the head that `Opened` carries."""
 
-    def __init__(self, interpret: Callable[[Sequence[Field]], H]) -> None:
+    def __init__(self, reading: Reading[H]) -> None:
         super().__init__()
         self.partial_since = 0.0  # when the frame began to arrive that is not whole yet; 0: there is none
-        self._blocks = HeaderBlocks(interpret)
+        self._blocks = HeaderBlocks(reading)
         self._rest = b""
         self._spent = 0  # units, in this call of `receive`
         self.pending = False  # whole frames wait for the next call of `receive`
