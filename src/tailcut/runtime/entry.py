@@ -168,12 +168,13 @@ class ModelEntry:
         Raises:
             ReleasedError: the model was closed; the rows have gone back.
         """
-        batch = self.scheduler.settle(lease, filled, request, at_once=at_once)
+        scheduler = self.scheduler
+        batch = scheduler.settle(lease, filled, request, at_once=at_once)
         if batch is None:
             return filled > 0
         self.executor.run(batch)
-        self.scheduler.finish(batch)
-        return self.scheduler.waiting_rows > 0
+        scheduler.finish(batch, all_here=True)
+        return scheduler.waiting_rows > 0
 
     def notify(self, until_ns: int = 0) -> bool:
         """Have what is ready computed: here and now, or by an idle worker.

@@ -226,7 +226,7 @@ def test_who_comes_off_has_the_head_of_its_last_request(echo: Path) -> None:
             await client.read()
         assert state.context.counts.fast_path == 1
         connection = next(iter(state.members))
-        state.fast_path.leave(connection)
+        state.fast_path.leave(connection._repeating)
         assert CHANGING.format(9).encode() in connection._wire.head
         for number in range(10, 90):
             row = client.row()
