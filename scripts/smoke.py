@@ -3,7 +3,7 @@
     python scripts/smoke.py [--all]
 
 Without --all only this Python is tried; with it, each of 3.11 to 3.13 that is installed. A wheel is built from the
-sdist, so both are complete when the bundled model answers as onnxruntime does. On this Python the engines are tried, too:
+sdist, so both are complete when the bundled model answers as onnxruntime does. On this Python the engines are tried:
 without openvino its profile is refused in one line, with it the answers are the same, also once onnxruntime is gone.
 Needs a package index, no checkout: the commands run in an empty folder.
 """

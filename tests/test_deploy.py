@@ -1,4 +1,4 @@
-"""The files for deployment: the units as systemd reads them, nginx's configuration under load, the Dockerfile's steps."""
+"""The files for deployment: units as systemd reads them, and nginx's configuration under load."""
 
 import http.client
 import shutil
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+
 from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S, serving
 

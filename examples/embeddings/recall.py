@@ -1,4 +1,4 @@
-"""How much of a search by embeddings survives a change of the encoder: recall@10, with the unchanged model as the truth.
+"""How much of a search by embeddings survives a change of the encoder: recall@10 against the unchanged model.
 
 tailcut tune encoder.onnx --data passages.npz --metric recall:at_10 --accuracy 0.95
 python recall.py encoder.onnx encoder.profile.toml passages.npz
