@@ -14,7 +14,7 @@ import msgspec
 
 from tailcut.engines.base import EngineOptions, Form, U8Input
 from tailcut.machine.allocator import Allocator
-from tailcut.runtime.profile import PaddedInput, PaddingSettings, Settings
+from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings
 from tailcut.spec import ModelSpec
 
 BASELINE = Settings()  # what most people run: the engine's defaults, one call a request
