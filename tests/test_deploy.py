@@ -140,3 +140,18 @@ def _nginx(folder: Path, first: int, second: int) -> Iterator[int]:
     finally:
         process.send_signal(signal.SIGQUIT)
         process.wait(TIMEOUT_S)
+
+
+def test_the_image_has_what_it_copies_and_no_root() -> None:
+    """Each file that is copied is there and not ignored; the last stage runs as a number, which Kubernetes can check."""
+    root = DEPLOY.parent
+    lines = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    allowed = {line.removeprefix("!") for line in (root / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    copied = [
+        name for line in lines if line.startswith("COPY ") and "--from" not in line for name in line.split()[1:-1]
+    ]
+    assert [name for name in copied if not (root / name).exists() or name not in allowed] == []
+    last = lines[max(number for number, line in enumerate(lines) if line.startswith("FROM ")) :]
+    users = [line.split()[1] for line in last if line.startswith("USER ")]
+    assert users
+    assert all(user.isdecimal() and int(user) for user in users)
