@@ -143,7 +143,7 @@ def _nginx(folder: Path, first: int, second: int) -> Iterator[int]:
 
 
 def test_the_image_has_what_it_copies_and_no_root() -> None:
-    """Each file that is copied is there and not ignored; the last stage runs as a number, which Kubernetes can check."""
+    """Each copied file exists and is not ignored; the last stage names its user by a number, as Kubernetes wants it."""
     root = DEPLOY.parent
     lines = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").splitlines()
     allowed = {line.removeprefix("!") for line in (root / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
