@@ -1,4 +1,4 @@
-"""What both clients are made of: their settings, and the connections that are idle."""
+"""The common parts of both clients: their settings, and the idle connections."""
 
 from collections import deque
 from typing import Generic, Protocol, TypeVar

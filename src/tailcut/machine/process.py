@@ -1,12 +1,12 @@
-"""What another process has cost between two looks at /proc: switches, faults, CPU time, and waiting for a core.
+"""What another process has cost between two reads of /proc: switches, faults, CPU time, and waiting for a core.
 
     before = look(pid)
     ...
     cost = look(pid).since(before)
 
-Faults are the process's own total; the rest is kept by thread, because the kernel sums it nowhere (status, schedstat in
-proc(5) show one thread each): a thread that began and ended between two looks is not seen. The root is an argument, so
-that made-up trees test what we do not have.
+Faults are the process's total; the rest is counted per thread, because the kernel has no sum of it (status, schedstat
+in proc(5) show one thread each): a thread that started and ended between two reads is not seen. The root is an
+argument, so that tests can use generated trees.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Checks of how the machine and the process are set up: each judges facts alone, and measures nothing."""
+"""Checks of how the machine and the process are set up: each uses facts alone, and measures nothing."""
 
 from tailcut.machine.facts import THREAD_VARIABLES, Facts
 from tailcut.machine.finding import FAULT, NOTE, OK, WARNING, Check

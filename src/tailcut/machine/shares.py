@@ -1,4 +1,4 @@
-"""How the CPUs of a machine are shared out among processes that must not get in each other's way. Pure."""
+"""How the CPUs of a machine are divided among processes that must not disturb each other. Pure."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
