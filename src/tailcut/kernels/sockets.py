@@ -240,9 +240,9 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
 ) -> int:
     """Receive from those in `events`: each whole message of its plan into a row of its target, lists by `numbers`.
 
-    A connection that sent anything else, closed, or sends before it has its answer is written to `odd`: descriptor and how many
-    bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the next pass.
-    Whom there was no room for moves to the front of `events`, and their number into the last row of `odd`.
+    A connection that sent anything else, closed, or sends before it has its answer is written to `odd`: descriptor and
+    how many bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the
+    next pass. Those that there was no room for move to the front of `events`, and their number into the last row of `odd`.
     Returns how many are odd.
     """
     now = np.empty(2, np.int64)
@@ -370,9 +370,9 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
 
     `outputs` holds the address of the first member's row and the bytes of a row. Members that have left are skipped.
     One that cannot take all of it now is written to `short`: the member's place and how many bytes went out; its answer
-    stays pending. Of each answer that was sent, a record is written into `ring` (which may be empty), with the stamps from
-    `stamp` on in the last column: arrival, the five moments that `trail` begins with, when it was encoded, when it was
-    written, then what `trail` ends with, its last but one replaced by the body's length.
+    stays pending. Of each answer that was sent, a record is written into `ring` (which may be empty), with the stamps
+    from `stamp` on in the last column: arrival, the five moments that `trail` begins with, when it was encoded, when it
+    was written, then what `trail` ends with, its last but one replaced by the body's length.
     Returns how many are short, and in `trail[0]` how many answers were sent.
     """
     now = np.empty(2, np.int64)
