@@ -19,7 +19,7 @@ from tailcut.server.fastpath.tables import HeadTable, without_length
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.grpc.codec import read_request
 from tailcut.wire.grpc.form import Form, read_lead
-from tailcut.wire.grpc.framing import CallError, Messages, error_end, read_call
+from tailcut.wire.grpc.framing import CALLS, CallError, Messages, error_end
 from tailcut.wire.grpc.messages import MESSAGES
 from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.grammar import ProtocolError
@@ -167,7 +167,7 @@ def request(data: bytes) -> None:
 
 def _converse(pieces: list[bytes]) -> tuple[list[object], bytes, object]:
     """What is understood, what is written, and the error that ended it."""
-    made = Http2Connection(read_call)
+    made = Http2Connection(CALLS)
     events: list[object] = []
     for piece in pieces:
         try:
@@ -186,7 +186,7 @@ def http2(data: bytes) -> None:
     data = data[1:]
     whole = _converse([data])
     assert repr(_converse([data[:cut], data[cut:]])) == repr(whole)
-    made = Http2Connection(read_call)
+    made = Http2Connection(CALLS)
     messages = Messages(LIMIT, b"gzip")
     try:
         for event in made.receive(data, 0.0):

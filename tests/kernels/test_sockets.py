@@ -83,7 +83,7 @@ def body(number: int) -> bytes:
 
 
 def test_whole_messages_stand_side_by_side(ten: Pass) -> None:
-    """Each body is in the row that its member names, whoever spoke first."""
+    """Each body is in the row that its member names, whichever spoke first."""
     for number in (7, 2, 5):
         ten.say(number, HEAD + body(number))
     taken, odd = ten.turn()
@@ -195,7 +195,7 @@ def test_answers_of_lists_are_framed_one_by_one(ten: Pass) -> None:
 
 
 def test_looking_awake_ends_with_the_first_word_or_in_time(ten: Pass) -> None:
-    """Polling for a minute ends as soon as somebody speaks; polling for nobody ends when it was to end."""
+    """Polling for a minute ends as soon as bytes arrive; polling in vain ends when it was to end."""
     tables = ten.poll.fileno(), 0, ten.events, ten.state, ten.plans, ten.table
     until_ns = time.monotonic_ns() + 2_000_000
     assert sockets.look(*tables, until_ns) == 0

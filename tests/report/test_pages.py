@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 import pytest
 from tests.report.records import BENCH, MICROBENCH, RATES, against, bench, explained, microbench, run
 from tests.report.test_html import INTERRUPTED, result
@@ -227,7 +228,7 @@ def test_an_explained_tail_is_its_cause() -> None:
 
 def test_too_few_requests_have_no_tail_on_the_page() -> None:
     """The page says how many it takes, and draws nothing; what was missed is doubted."""
-    page = explain_page.page(explained(20) | {"missed": 7})
+    page = explain_page.page(msgspec.structs.replace(explained(20), missed=7))
     assert page.headline == "No tail to explain"
     assert (page.means, page.worst) == (None, None)
     assert page.doubts[0].startswith("7 more requests")

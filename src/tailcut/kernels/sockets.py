@@ -2,7 +2,7 @@
 
 What Python would do once a request is done here for a whole pass, with the GIL released: receive, compare the head,
 copy the body, send. Nothing is decided here: a message that is not exactly what its connection said last time is left
-for somebody who understands it. Linux only (epoll). Importing this module loads numba, and compiles or loads the code.
+for the standard path. Linux only (epoll). Importing this module loads numba, and compiles or loads the code.
 
 Tables are int64, so that their columns can be read and written from both sides:
 
@@ -166,7 +166,7 @@ def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
 ) -> int:
     """Fill `events` with whom there is something to hear from, and count rows `WANTED` by target.
 
-    Does not sleep, but looks again and again until there is somebody or `until_ns` (monotonic) has passed.
+    Does not sleep, but polls until a connection has sent something or `until_ns` (monotonic) has passed.
 
     The `left` first ones that had no room in the last pass go before: the kernel's list keeps its order, so that who
     stands at its head and speaks again at once would be heard again and again, and others never.
@@ -240,9 +240,10 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
 ) -> int:
     """Receive from those in `events`: each whole message of its plan into a row of its target, lists by `numbers`.
 
-    Who has said anything else, or left, or speaks before it has its answer is written to `odd`: descriptor and how many
-    bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the next pass.
-    Whom there was no room for moves to the front of `events`, and their number into the last row of `odd`.
+    A connection that sent anything else, closed, or sends before it has its answer is written to `odd`: descriptor and
+    how many bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the
+    next pass. Those that there was no room for move to the front of `events`, and their number into the last row of
+    `odd`.
     Returns how many are odd.
     """
     now = np.empty(2, np.int64)
@@ -368,11 +369,11 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
 ) -> int:
     """Send each member its answer: the head that `scratch` begins with, then its row of each output.
 
-    `outputs` holds the address of the first member's row and the bytes of a row. Who has left since is passed over. Who
-    cannot take all of it now is written to `short`: the member's place and how many bytes went out; its answer stays
-    pending. Of each answer that was sent, a record is written into `ring` (which may be empty), with the stamps from
-    `stamp` on in the last column: arrival, the five moments that `trail` begins with, when it was encoded, when it was
-    written, then what `trail` ends with, its last but one replaced by the body's length.
+    `outputs` holds the address of the first member's row and the bytes of a row. Members that have left are skipped.
+    One that cannot take all of it now is written to `short`: the member's place and how many bytes went out; its answer
+    stays pending. Of each answer that was sent, a record is written into `ring` (which may be empty), with the stamps
+    from `stamp` on in the last column: arrival, the five moments that `trail` begins with, when it was encoded, when it
+    was written, then what `trail` ends with, its last but one replaced by the body's length.
     Returns how many are short, and in `trail[0]` how many answers were sent.
     """
     now = np.empty(2, np.int64)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Generator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,6 +27,7 @@ from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.rows import RowDecision, read_signature
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
+from tailcut.runtime.tracing.records import StepTimes
 from tailcut.spec import ModelSpec, RowEvidence
 
 _SLOWEST = 0.99
@@ -215,7 +216,7 @@ class PipelineModel:
         """The stages as one line for the log."""
         return " -> ".join(step.describe() for step in self.steps)
 
-    def stage_times(self) -> list[dict[str, Any]]:
+    def stage_times(self) -> list[StepTimes]:
         """How long the newest requests were in each step: medians, p99, and what the slowest 1 % spent there, in us."""
         times = self._statistics.times() / 1000
         if not len(times):
@@ -223,16 +224,16 @@ class PipelineModel:
         totals = times.sum(axis=(1, 2))
         slow = times[totals >= np.quantile(totals, _SLOWEST)].mean(axis=0)
         return [
-            {
-                "stage": step.name,
-                "requests": len(times),
-                "queue_p50_us": round(float(np.quantile(times[:, index, 0], 0.5)), 1),
-                "queue_p99_us": round(float(np.quantile(times[:, index, 0], 0.99)), 1),
-                "compute_p50_us": round(float(np.quantile(times[:, index, 1], 0.5)), 1),
-                "compute_p99_us": round(float(np.quantile(times[:, index, 1], 0.99)), 1),
-                "slowest_queue_us": round(float(slow[index, 0]), 1),
-                "slowest_compute_us": round(float(slow[index, 1]), 1),
-            }
+            StepTimes(
+                stage=step.name,
+                requests=len(times),
+                queue_p50_us=round(float(np.quantile(times[:, index, 0], 0.5)), 1),
+                queue_p99_us=round(float(np.quantile(times[:, index, 0], 0.99)), 1),
+                compute_p50_us=round(float(np.quantile(times[:, index, 1], 0.5)), 1),
+                compute_p99_us=round(float(np.quantile(times[:, index, 1], 0.99)), 1),
+                slowest_queue_us=round(float(slow[index, 0]), 1),
+                slowest_compute_us=round(float(slow[index, 1]), 1),
+            )
             for index, step in enumerate(self.steps)
         ]
 

@@ -57,7 +57,7 @@ class LoopDelivery:
         self._is_woken = True
         try:
             self._loop.call_soon_threadsafe(self._hand_out_computed)
-        except RuntimeError:  # the loop was closed while its requests computed: nobody is left to be told
+        except RuntimeError:  # the loop was closed while its requests computed: no caller is left to be told
             self._is_woken = False
             while self._computed:
                 computed = self._computed.popleft()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +36,7 @@ from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.request import Executor
 from tailcut.runtime.rows import Batching, RowDecision
 from tailcut.runtime.scheduler import Scheduler
+from tailcut.runtime.tracing.records import StepTimes
 from tailcut.runtime.worker_pool import Watchdog, WorkerPool
 from tailcut.spec import ModelSpec
 
@@ -222,7 +223,7 @@ class Model:
         """The counts of each stage of a pipeline; a model has none."""
         return {}
 
-    def stage_times(self) -> list[dict[str, Any]]:
+    def stage_times(self) -> list[StepTimes]:
         """How long a pipeline's requests are in each stage; a model has none."""
         return []
 

@@ -1,4 +1,4 @@
-"""What the connections of one loop share: the receive buffer, the plans by head, the clock, and who is connected."""
+"""What the connections of one loop share: the receive buffer, the plans by head, the clock, and the connections."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ _LOOK_NS = 20_000  # where all take the fast path, it is polled for so long befo
 
 
 class Member(Protocol):
-    """A connection, as far as the hub is concerned."""
+    """A connection, as far as the shared state is concerned."""
 
     due: float
 
@@ -197,7 +197,9 @@ class ServerState:
         if now_ns < self._spin_until_ns:
             self.loop.call_soon(self._spin)
             if self.fast_path is not None:
-                alone = self.context.counts.fast_path == len(self.members)  # nobody else is kept waiting meanwhile
+                alone = self.context.counts.fast_path == len(
+                    self.members
+                )  # no other connection is kept waiting meanwhile
                 self.fast_path.turn(min(now_ns + _LOOK_NS, self._spin_until_ns) if alone else 0)
         else:
             self._spinning = False

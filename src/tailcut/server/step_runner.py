@@ -32,7 +32,7 @@ class Job:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Give it up, with whatever it holds; nobody is told."""
+        """Give it up, with whatever it holds; nothing is called."""
         self.cancelled = True
         self.steps.close()
 

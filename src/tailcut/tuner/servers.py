@@ -43,7 +43,7 @@ class Servers:
         self._spec = spec
         self._requests = requests[:_PAYLOADS]
         self._running: dict[Settings, ServedProfile] = {}
-        self._launched: set[Settings] = set()  # of these, those that nobody waited for yet
+        self._launched: set[Settings] = set()  # of these, those that were not waited for yet
         self._started, self._waited_s = 0, 0.0
         self.copies: Mapping[str, Path] = {}  # for precision int8_static, by engine
         self._payloads: dict[tuple[Wire, U8Input | None, str], list[Payload]] = {}

@@ -435,7 +435,7 @@ def test_leaving_with_a_request_that_waits(echo: Path) -> None:
 
 @pytest.mark.parametrize("waiting", [False, True])
 def test_draining_gives_everyone_a_last_answer(echo: Path, waiting: bool) -> None:
-    """Whoever waits for an answer, and whoever asks once more, is told that the connection ends with it."""
+    """Each client that waits for an answer, and each that asks once more, is told that the connection ends with it."""
 
     async def story(state: ServerState) -> None:
         client = await Client(state).connect()

@@ -48,7 +48,7 @@ class FastConnection(Protocol):
         """It is here no more; `owed` names the answer that is on its way, for `FastPath.forget`; `head` is its last."""
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes of it stand in the hub's receive buffer."""
+        """Bytes of it are in the shared receive buffer."""
 
     def answer_owed(self, answer: Response) -> None:
         """The answer that it was waiting for when it returned."""
@@ -202,7 +202,7 @@ class FastPath:
         self._head_table.clear()
 
     def close(self) -> None:
-        """Give everybody back and stop watching."""
+        """Give every connection back and stop watching."""
         self.dissolve()
         if not self._poll.closed:
             self._state.loop.remove_reader(self._poll_fd)
@@ -219,7 +219,7 @@ class FastPath:
     # A pass.
 
     def turn(self, until_ns: int = 0) -> None:
-        """Hear everybody who has something to say, or wait awake until somebody has; have what is ready computed."""
+        """Receive from every connection that has sent something, or poll until one has; have what is ready computed."""
         code, cells = self._code, self._cells
         try:
             count = code.look(
@@ -256,7 +256,7 @@ class FastPath:
             self.close()
 
     def _prepare(self, target: "Target", now_ns: int) -> None:
-        """Rows for those who want some, or the reason why they get none."""
+        """Rows for the requests that need some, or the reason why they get none."""
         code, cells, at = self._code, self._cells, target.at
         if self._lend(target, cells[at + code.WANTED], now_ns):
             lease = target.lease

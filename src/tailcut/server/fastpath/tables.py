@@ -128,7 +128,7 @@ class HeadTable:
         return self.targets[int(self.plans[number, sockets.TARGET])]
 
     def clear(self) -> None:
-        """Forget everything: nobody may be on the way."""
+        """Forget everything: no answer may be on its way."""
         self._numbers.clear()
         self.targets.clear()
         self._heads_end = 0

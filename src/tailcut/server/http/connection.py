@@ -48,10 +48,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
         self._view = state.receive_view
         self.paused = False  # the client does not read
-        self.pipelines = False  # and waits for time behind those who do not
+        self.pipelines = False  # and waits for time behind those that do not
         self._queued = False  # for time on the loop, with the messages that the wire holds
         self._asked = False  # whether a client that sends nothing more is there
-        self.due = 0.0  # when patience with this client ends; 0: no limit runs
+        self.due = 0.0  # when this client's time limit passes; 0: no limit runs
 
     @property
     def busy(self) -> bool:
@@ -142,7 +142,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._next()
 
     def overdue(self) -> None:
-        """Patience ended: say so where a client may still read, then close."""
+        """A time limit has passed: say so where the client may still read, then close."""
         state = self._wire.state
         if self.paused or state >= _LINGER or state is _SKIP or not self._wire.busy:
             self.transport.abort()
@@ -155,7 +155,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Drop the work of a client that has closed; over TCP, only what is sent to it brings out whether it has.
 
         An interim answer is sent, which every client of HTTP/1.1 reads past, and which a closed socket answers by a
-        reset. Otherwise clients that give up under load would fill the queue with work for nobody.
+        reset. Otherwise clients that give up under load would fill the queue with work that no client waits for.
         """
         if _is_gone(self.transport):
             self.transport.abort()

@@ -31,7 +31,7 @@ class Connection(Protocol):
     """The connection, as far as its inferences are concerned."""
 
     paused: bool  # its client does not read
-    pipelines: bool  # its client, which waits for time behind those who do not
+    pipelines: bool  # its client, which waits for time behind those that do not
 
     def turn_away(self, why: Refusal | TailcutError) -> None:
         """Answer the message in hand without its body."""
@@ -141,7 +141,7 @@ class Inference:
         return self._repeating.take(plan, plan.of_model.model.spec, bytes(body), row)
 
     def _read_in_steps(self, plan: Plan, body: bytearray | memoryview) -> Generator[None, None, None]:
-        """As `submit`, for a body that is large, or of which nobody knows how large it is."""
+        """As `submit`, for a body that is large, or of unknown size."""
         served, state = plan.of_model, self._state
         if plan.encoding:
             most = min(plan.limit, state.limits.buffered_bytes)

@@ -64,7 +64,7 @@ class Plan:
     trace: bytes = b""  # of a head too long to be kept, what an access log reads
     steady: bool = False  # INFER: a client that sends it again and again may take the fast path
     refusal: QueueFullError | None = (
-        None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
+        None  # ROWS: the last one, which until its `opens_ns` holds for every request with this head
     )
 
     @property

@@ -39,7 +39,7 @@ class State(IntEnum):
     BODY = 6  # a body, which the kernel writes into the reader's memory
     ANSWER = 7  # behind a message that is whole: they wait until it is answered
     LINGER = 8  # behind the last answer: they are discarded, so that it arrives
-    CLOSED = 9  # of nobody
+    CLOSED = 9
 
 
 MOVES: dict[State, frozenset[State]] = {

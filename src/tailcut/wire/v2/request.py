@@ -1,9 +1,9 @@
 """Inference requests of the Open Inference Protocol v2: a body's bytes -> checked arrays. Pure: no socket, no clock.
 
-A client that sends binary tensors repeats the same JSON head with every request, so the plan read from a head (where
-in the body each tensor lies, which outputs are asked for) is kept by the head's bytes: the second request costs one
-look-up and one view an input. Of a request that is JSON throughout, what stands around the lists of data is kept in
-the same way (`lists.py`). Plans hold positions and names, never tensor data.
+A client that sends binary tensors repeats the same JSON head with every request, so the plan of a head (the position
+of each tensor in the body, the requested outputs) is cached by the head's bytes: the second request costs one look-up
+and one view per input. For a request in JSON, the text around the lists of data is cached in the same way
+(`lists.py`). Plans contain positions and names, never tensor data.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Answers of the Open Inference Protocol v2: arrays -> owned bytes; and what is said of server and model. Pure.
+"""Responses of the Open Inference Protocol v2: arrays -> owned bytes; and descriptions of server and model. Pure.
 
-What an answer whose outputs are all binary, or all JSON, says beside their data depends on nothing but the model, its
-version, the shapes and the request's id, so it is kept without the id, which is put back each time.
+In a response whose outputs are all binary, or all JSON, everything except the data depends only on the model, its
+version, the shapes and the request's id, so it is cached without the id, which is inserted each time.
 """
 
 from collections.abc import Mapping
