@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from tailcut.cli.choices import BatchingChoice, DeviceChoice
+from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 from tailcut.cli.model_repository import ControlMode, Start, start_library
 
 if TYPE_CHECKING:
@@ -131,6 +131,13 @@ def serve(  # noqa: PLR0915  an option a line
     device: Annotated[
         DeviceChoice | None, typer.Option(help="Where models are computed (default: the profile's, else cpu).")
     ] = None,
+    also_cpu: Annotated[
+        AlsoCpuChoice | None,
+        typer.Option(
+            help="Load models on the CPU as well: route: each batch goes where it is expected to end first; "
+            "fallback: only batches that the device failed to compute."
+        ),
+    ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
     workers: Annotated[
         str | None,
@@ -195,7 +202,9 @@ def serve(  # noqa: PLR0915  an option a line
         _need_one_worker(alone)
         group = _group(size, len(sources), limits.drain_s, max_restarts)
         raise typer.Exit(_supervise(group, Address(host, port, uds, grpc_port), json=json))
-    choices = _Choices(max_batch_size, batching, accept_model_change=accept_model_change, device=device)
+    choices = _Choices(
+        max_batch_size, batching, accept_model_change=accept_model_change, device=device, also_cpu=also_cpu
+    )
     wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
     start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
     started = start_library(start, wished, None if batching is None else batching.value, measures=not no_auto)
@@ -470,6 +479,7 @@ class _Choices:
     batching: BatchingChoice | None
     accept_model_change: bool
     device: DeviceChoice | None
+    also_cpu: AlsoCpuChoice | None
 
 
 def _profile(source: str, choices: _Choices, worker: "Worker | None") -> "tuple[Profile, str]":
@@ -480,6 +490,7 @@ def _profile(source: str, choices: _Choices, worker: "Worker | None") -> "tuple[
     from tailcut.machine.quota import usable_cpus
     from tailcut.runtime.fit import fit_to_machine
     from tailcut.runtime.profile import with_batching
+    from tailcut.runtime.second import with_cpu
 
     name, equals, path = source.rpartition("=")
     name, version = _name_and_version(name)
@@ -487,6 +498,8 @@ def _profile(source: str, choices: _Choices, worker: "Worker | None") -> "tuple[
     if choices.device is not None:
         engine = msgspec.structs.replace(profile.settings.engine, device=choices.device.value)
         profile = msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, engine=engine))
+    if choices.also_cpu is not None:
+        profile = with_cpu(profile, choices.also_cpu.value)
     if worker is not None and not profile.settings.engine.threads:  # by default an engine would use every CPU
         settings = profile.settings
         threads = max(1, worker.cpus // settings.engine.instances)

@@ -231,7 +231,17 @@ class PipelineModel:
     def statistics(self) -> dict[str, int | float]:
         """As `Model.statistics`, summed over the steps where it is theirs; a request is counted once."""
         steps = [step.model.statistics() for step in self.steps]
-        summed = ("batches", "expired", "hung", "compute_ns", "queued", "queued_rows", "rows_in_use")
+        summed = (
+            "batches",
+            "second",
+            "rescued",
+            "expired",
+            "hung",
+            "compute_ns",
+            "queued",
+            "queued_rows",
+            "rows_in_use",
+        )
         return (
             {name: sum(counts[name] for counts in steps) for name in summed}
             | {name: max(counts[name] for counts in steps) for name in ("oldest_ns", "late")}

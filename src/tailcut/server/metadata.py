@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from tailcut.memory.shared import Region
+from tailcut.runtime.profile import Settings
 from tailcut.runtime.tracing.timeline import FIELDS, Event, Piece
 from tailcut.server.metrics import Counted
 from tailcut.server.repository import ModelRepository
@@ -29,6 +30,7 @@ def version() -> str:
     return installed_version("tailcut")
 
 
+_KINDS = {"cpu": "KIND_CPU", "cuda": "KIND_GPU"}
 _TRAIL_MOST = 8192  # requests in one answer: a megabyte
 
 
@@ -82,7 +84,7 @@ def configuration(served: ServedModel) -> dict[str, Any]:
         "max_batch_size": served.entry.max_batch_size if batched else 0,
         "input": [_tensor(tensor, batched=batched) for tensor in model.spec.inputs],
         "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
-        "instance_group": [{"name": served.name, "count": engine.instances, "kind": "KIND_CPU"}],
+        "instance_group": _instance_groups(served.name, model.profile.settings),
         "model_transaction_policy": {"decoupled": False},
         "parameters": {name: {"string_value": value} for name, value in (rows(served) | defaults(served)).items()},
     }
@@ -100,6 +102,16 @@ def configuration(served: ServedModel) -> dict[str, Any]:
     }
     config["parameters"] |= classes
     return config if served.config is None else completed(served.config, config)
+
+
+def _instance_groups(name: str, settings: Settings) -> list[dict[str, Any]]:
+    """An entry for each engine of a model."""
+    second = settings.batching.second
+    engines = [settings.engine, *([second.engine] if second is not None else [])]
+    return [
+        {"name": name if not number else f"{name}_second", "count": engine.instances, "kind": _KINDS[engine.device]}
+        for number, engine in enumerate(engines)
+    ]
 
 
 def rows(served: ServedModel) -> dict[str, str]:

@@ -149,6 +149,14 @@ class _Collector:
             ),
             "cancelled": CounterMetricFamily("tailcut_cancelled", "Requests whose client left", labels=labels),
             "hung": CounterMetricFamily("tailcut_hung", "Batches given up because the engine hung", labels=labels),
+            "second": CounterMetricFamily(
+                "tailcut_second_engine_batches", "Batches routed to the second engine", labels=labels
+            ),
+            "rescued": CounterMetricFamily(
+                "tailcut_rescued_batches",
+                "Batches computed by it because the first engine's device failed",
+                labels=labels,
+            ),
         }
         micros = {
             "queue_ns": CounterMetricFamily("nv_inference_queue_duration_us", "Time in the queue", labels=labels),

@@ -115,6 +115,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         local=wanted.local,
         allocators=tuple(installed()),
         engines=ENGINES_OF[kind],
+        device=wanted.device,
         compiler=any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")),
     )
 

@@ -106,5 +106,5 @@ def test_without_a_device_it_says_what_is_missing(tmp_path: Path) -> None:
     path = programs.perceptron(tmp_path / "mlp.pt2", 8, 3)
     with pytest.raises(UnsupportedError, match="device cuda: "):
         open_engine(path, EngineOptions(name="torch", device="cuda"))
-    with pytest.raises(UnsupportedError, match="device cuda computes PyTorch programs"):
-        open_engine(path, EngineOptions(device="cuda"))
+    with pytest.raises(UnsupportedError, match="device cuda has no engine openvino"):
+        open_engine(path, EngineOptions(name="openvino", device="cuda"))

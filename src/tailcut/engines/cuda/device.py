@@ -6,8 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.staging import WAITS, State
-from tailcut.errors import EngineError, UnsupportedError
+from tailcut.errors import UnsupportedError
 
 Step = Callable[[], None]
 _WARM_UP = 3  # calls before a graph is captured, as PyTorch's documentation has it
@@ -31,7 +32,11 @@ class Device(Protocol):
         """Have copies from and to an array's memory run beside everything else."""
 
     def recover(self) -> None:
-        """Wait for everything and give back what is cached, after a failure."""
+        """Wait for everything and give back what is cached, after a failure.
+
+        Raises:
+            DeviceLostError: it computes nothing more.
+        """
 
 
 class Cuda:
@@ -87,7 +92,7 @@ class Cuda:
             torch.cuda.synchronize(self.name)
             torch.cuda.empty_cache()
         except RuntimeError as error:
-            raise EngineError(f"the CUDA device is lost: {str(error).splitlines()[0]}") from None
+            raise device_error(error, "PyTorch") from None
 
 
 class StandIn:

@@ -15,16 +15,16 @@ import torch
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
-from tailcut.engines.cuda.buckets import Buckets, GraphKey
+from tailcut.engines.cuda.buckets import LARGEST, Buckets, GraphKey
 from tailcut.engines.cuda.device import Cuda, Device
+from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.staging import Slot, State
 from tailcut.engines.torch import passes
 from tailcut.engines.torch.engine import as_array, as_tensor
-from tailcut.engines.torch.program import Program, read_program, short
-from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
+from tailcut.engines.torch.program import Program, read_program
+from tailcut.errors import ModelFileError, ReleasedError, TailcutError, UnsupportedError
 
 _LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
-_LARGEST = 1024  # rows of the largest bucket
 _MOST_GRAPHS = 64  # of one engine; further shapes are computed without a graph
 
 
@@ -47,7 +47,7 @@ class CudaEngine:
             self._module = self._on_device(program)
         except torch.cuda.OutOfMemoryError:
             raise ModelFileError(f"{path}: the device's memory has no room for the model") from None
-        self._buckets = Buckets.up_to(_LARGEST)
+        self._buckets = Buckets.up_to(LARGEST)
         self._graphs: dict[GraphKey, tuple[Callable[[], None], Sequence[Any]]] = {}
         self._memory: dict[GraphKey, list[Any]] = {}
         self._capturing = threading.Lock()
@@ -92,13 +92,13 @@ class CudaEngine:
         try:
             with torch.inference_mode():
                 return self._staged(slot, ins, outs)
-        except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:  # PyTorch's own are of this kind, the one for no memory too
+            if isinstance(error, TailcutError):
+                raise
             if slot.state is not State.FREE:
                 slot.move(State.LOST)
             self._device.recover()
-            full = isinstance(error, torch.cuda.OutOfMemoryError)
-            reason = "the device's memory is full: use smaller batches or fewer instances" if full else short(error)
-            raise EngineError(f"PyTorch failed on the device: {reason}") from None
+            raise device_error(error, "PyTorch") from None
         finally:
             if slot.state is State.LOST:
                 slot.move(State.FREE)
