@@ -126,7 +126,7 @@ def serve(  # noqa: PLR0915  an option a line
         Path | None, typer.Option(help="File with the token required for requests that change the server.")
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load PyTorch programs that could run code of their own.")
+        bool, typer.Option("--trust", help="Load TorchScript, and PyTorch programs that could run code of their own.")
     ] = False,
     device: Annotated[
         DeviceChoice | None, typer.Option(help="Where models are computed (default: the profile's, else cpu).")
@@ -175,7 +175,7 @@ def serve(  # noqa: PLR0915  an option a line
     faulthandler.enable()  # an engine that crashes the process leaves the threads' stacks on stderr
     _ignore_signals()
     if trust:
-        _trust(sources or [])
+        _trust(sources or [], model_repository)
     limits = ServerLimits(
         body_bytes=max_body << 20,
         connections=max_connections if worker is None else max(1, max_connections // worker.size),
@@ -262,11 +262,13 @@ def serve(  # noqa: PLR0915  an option a line
         _log.info("stopped")
 
 
-def _trust(sources: "Sequence[str]") -> None:
+def _trust(sources: "Sequence[str]", repository: Path | None) -> None:
     from tailcut.engines.trust import trust
     from tailcut.runtime.model import is_profile
     from tailcut.runtime.profile import Profile
 
+    if repository is not None:
+        trust(repository)
     for path in [Path(source.rpartition("=")[2]) for source in sources]:
         trust(Path(Profile.load(path).model.path) if is_profile(path) else path)
 

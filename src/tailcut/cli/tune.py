@@ -147,7 +147,7 @@ def tune(
         bool, typer.Option("--compare", help="Compare profiles of one model with the first one given.")
     ] = False,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load PyTorch programs that could run code of their own.")
+        bool, typer.Option("--trust", help="Load TorchScript, and PyTorch programs that could run code of their own.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Profile to write (default: MODEL.profile.toml).")
@@ -173,13 +173,11 @@ def tune(
     began = time.monotonic()
     on_device = device is DeviceChoice.CUDA
     search_only = (output, report, markdown, exhaustive, fresh, objective, memory, cpus, normalize, outputs, fix, local)
-    search_only = (*search_only, on_device)
-    if compare and any(search_only):
+    if compare and any((*search_only, on_device)):
         raise UsageError("--compare measures profiles unchanged: leave out options of the search and its output files")
     together = len(models or []) > 1 and not compare
     single_only = (output, markdown, exhaustive, objective, memory, rate, retune, normalize, outputs, fix, local)
-    single_only = (*single_only, on_device)
-    if together and any(single_only):
+    if together and any((*single_only, on_device)):
         raise UsageError(
             "several models are tuned for their limits at --rates: leave out --rate, --objective, --memory, --retune, "
             "--exhaustive, --normalize, --outputs, --fix, --local, --device, --output and --markdown"

@@ -87,9 +87,9 @@ def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engi
         return NoneEngine
     if name == "torch":
         _need("torch", "PyTorch", "tailcut[torch]")
-        from tailcut.engines.torch.engine import TorchEngine  # noqa: PLC0415  2 s that only its users pay
+        from tailcut.engines.torch.script import open_torch  # noqa: PLC0415  2 s that only its users pay
 
-        return TorchEngine
+        return open_torch
     _need("onnxruntime", "onnxruntime", "onnxruntime")
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  likewise
 

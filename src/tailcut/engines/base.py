@@ -77,6 +77,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     # Free dimensions of the inputs that always have one size: NAME=SIZE, or INPUT:AXIS=SIZE where they have no name.
     fixed_dims: tuple[str, ...] = ()
     reshapes: tuple[Reshape, ...] = ()
+    # Inputs and outputs of a file that does not say its own (TorchScript), a line each: input x FP32 [-1, 256]
+    signature: tuple[str, ...] = ()
 
 
 def parse_fixed_dim(text: str) -> tuple[str, int]:

@@ -53,7 +53,7 @@ def watch(target: Target, model: str, duration_s: float) -> dict[str, Any]:
         events |= dict.fromkeys(Event(*event) for event in piece["events"])
     joined = np.concatenate(records)[-_MOST:] if records else np.empty((0, len(FIELDS)), np.int64)
     found = explain(joined, list(events), max_batch_size=first["max_batch_size"])
-    return {"model": model, "duration_s": duration_s, "missed": missed} | found | _steps(target, model)
+    return {"model": model, "duration_s": duration_s, "missed": missed} | found | _inside(target, model)
 
 
 def while_doing(work: Callable[[], object], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -104,11 +104,10 @@ def _name(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:
     return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
 
 
-def _steps(target: Target, model: str) -> dict[str, Any]:
-    """The time in each step of a pipeline; nothing for a model, and nothing where the server does not say."""
-    with suppress(KeyError, TypeError):
-        return {"steps": ask(target, "GET", f"{model_path(model)}/tail")["steps"]}
-    return {}
+def _inside(target: Target, model: str) -> dict[str, Any]:
+    """The time in each step of a pipeline, or in each phase of calls to a device; nothing where the server has none."""
+    tail = ask(target, "GET", f"{model_path(model)}/tail")
+    return {name: tail[name] for name in ("steps", "device") if isinstance(tail, dict) and name in tail}
 
 
 def _poll(target: Target, model: str, cursor: str) -> dict[str, Any]:

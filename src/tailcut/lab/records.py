@@ -278,6 +278,15 @@ class SlowRequest(Record, frozen=True):
     coincided: list[str]
 
 
+class DevicePhase(Record, frozen=True):
+    """A phase of the newest calls to a device: copy_in, launch, compute or copy_out."""
+
+    phase: str
+    calls: int
+    median_us: float
+    slowest_us: float  # of the slowest 1 % of the calls
+
+
 class ExplainResult(Record, frozen=True):
     """`tailcut explain --json`; with too few requests for a tail, the keys after `verdict` are left out."""
 
@@ -294,6 +303,7 @@ class ExplainResult(Record, frozen=True):
     cause: Cause | UnsetType = UNSET
     processes: list[ProcessShare] | UnsetType = UNSET
     worst: list[SlowRequest] | UnsetType = UNSET
+    device: list[DevicePhase] | UnsetType = UNSET
 
 
 def schema_of(*kinds: type[Any]) -> dict[str, Any]:

@@ -269,6 +269,10 @@ class PipelineModel:
         """The stages as one line for the log."""
         return " -> ".join(step.describe() for step in self.steps)
 
+    def device_times(self) -> list[dict[str, Any]]:
+        """Nothing: a step that is served by itself says how long its calls to a device take."""
+        return []
+
     def stage_times(self) -> list[dict[str, Any]]:
         """How long the newest requests were in each step: medians, p99, and what the slowest 1 % spent there, in us."""
         times = self._statistics.times() / 1000

@@ -1,6 +1,6 @@
 """Why a tail is slow, as text: a terminal's tables, and Markdown for pull requests."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,6 +13,7 @@ from tailcut.runtime.tracing.attribution import COINCIDENCES, KINDS
 
 HEADS = ("stage", "median us", "slowest 1 % us", "of the time above the median")
 
+DEVICE_HEADS = ("phase", "median", "slowest 1 %")
 STEP_HEADS = ("step", "median in queue", "median computing", "slowest 1 % in queue", "slowest 1 % computing")
 
 
@@ -20,23 +21,25 @@ def explain_view(found: Mapping[str, Any]) -> RenderableType:
     """The verdict, the stages and what coincided."""
     lines: list[RenderableType] = [f"[bold]{escape(found['verdict'])}[/]"]
     if "stages" in found:
-        table = Table(title=f"{found['requests']:,} requests in {found['duration_s']:g} s")
-        for head in HEADS:
-            table.add_column(head, justify="left" if head == "stage" else "right")
-        for row in stage_rows(found):
-            table.add_row(*row)
-        lines.append(table)
+        lines.append(_table(f"{found['requests']:,} requests in {found['duration_s']:g} s", HEADS, stage_rows(found)))
         lines += [escape(line) for line in (*process_lines(found), *coincided_lines(found))]
     if found.get("steps"):
-        table = Table(title="steps of the pipeline, us")
-        for head in STEP_HEADS:
-            table.add_column(head, justify="left" if head == "step" else "right")
-        for step in step_rows(found):
-            table.add_row(*step)
-        lines.append(table)
+        lines.append(_table("steps of the pipeline, us", STEP_HEADS, step_rows(found)))
+    if found.get("device"):
+        lines.append(_table("calls to the device, us", DEVICE_HEADS, device_rows(found)))
     if found["missed"]:
         lines.append(f"[yellow]{found['missed']:,} more passed too fast to be read[/]")
     return Group(*lines)
+
+
+def _table(title: str, heads: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    """Names on the left, figures on the right."""
+    table = Table(title=title)
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def explain_markdown(found: Mapping[str, Any]) -> str:
@@ -49,6 +52,9 @@ def explain_markdown(found: Mapping[str, Any]) -> str:
     if found.get("steps"):
         steps = [" | ".join(row) for row in (STEP_HEADS, ("---", "---:", "---:", "---:", "---:"), *step_rows(found))]
         parts.append("\n".join(f"| {row} |" for row in steps))
+    if found.get("device"):
+        device = [" | ".join(row) for row in (DEVICE_HEADS, ("---", "---:", "---:"), *device_rows(found))]
+        parts.append("\n".join(f"| {row} |" for row in device))
     if found["missed"]:
         parts.append(f"{found['missed']:,} more passed too fast to be read.")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -66,6 +72,13 @@ def step_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row for each step of a pipeline: its name, and the time in its queue and in its calls."""
     keys = ("queue_p50_us", "compute_p50_us", "slowest_queue_us", "slowest_compute_us")
     return [(step["stage"], *(count(step[key]) for key in keys)) for step in found["steps"]]
+
+
+def device_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each phase of the calls to a device: its name, the median, and the slowest calls' time."""
+    return [
+        (one["phase"].replace("_", " "), count(one["median_us"]), count(one["slowest_us"])) for one in found["device"]
+    ]
 
 
 def process_lines(found: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from tailcut import forks
 from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine, RequestEngine
+from tailcut.engines.phases import Timed
 from tailcut.engines.samples import Samples
 from tailcut.engines.trust import trust as trust_file
 from tailcut.errors import ProfileError, ReleasedError
@@ -66,6 +67,7 @@ class Model:
         reopen: Callable[[], Engine] | None = None,
     ) -> None:
         began = time.monotonic()
+        self._engine = engine  # the first
         self._other_engine = reopen  # where another one does not come from the profile's model file
         known = _known_samples(profile, engine.spec)
         self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
@@ -255,6 +257,10 @@ class Model:
     def stage_times(self) -> list[dict[str, Any]]:
         """How long a pipeline's requests are in each stage; a model has none."""
         return []
+
+    def device_times(self) -> list[dict[str, Any]]:
+        """The time in each phase of the newest calls to a device; nothing for an engine on the CPU."""
+        return self._engine.phases.summary() if isinstance(self._engine, Timed) else []
 
     def describe_stages(self) -> str:
         """A pipeline's stages as one line; a model has none."""

@@ -56,8 +56,10 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
     Raises:
         TailcutError: the model cannot be opened, or refuses a request of the data.
     """
-    if wanted.normalize is not None and kind_of(wanted.model) is not FileKind.ONNX:
-        raise UsageError("--normalize edits ONNX graphs only: leave it out, or convert the model to ONNX")
+    if wanted.normalize is not None and kind_of(wanted.model) not in {FileKind.ONNX, FileKind.PROGRAM}:
+        raise UsageError(
+            "--normalize edits ONNX graphs and PyTorch programs: leave it out, or convert the model to ONNX"
+        )
     engine = _open(wanted)
     try:
         decision = settle_rows(engine, wanted.rows, Limits())

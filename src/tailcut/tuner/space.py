@@ -147,6 +147,7 @@ def _torch_choices(facts: Facts, shapes: list[tuple[int, int]]) -> Iterator[Engi
             layout=layout,  # type: ignore[arg-type]
             threads=threads,
             instances=count,
+            u8_input=facts.u8_input,
             outputs=facts.outputs,
             fixed_dims=facts.fixed_dims,
         )

@@ -9,6 +9,7 @@ with graphs computes one call at a time.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from tailcut.engines.edits import prepare, whole_model
 from tailcut.engines.graph import read_spec, short
 from tailcut.engines.graph_hints import read_hints
 from tailcut.engines.onnxruntime import register_extensions
+from tailcut.engines.phases import PhaseTimes
 from tailcut.errors import ModelFileError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.spec import DType
 
@@ -88,6 +90,7 @@ class OnnxCudaEngine:
         self._lock = threading.Lock()  # of the bindings
         self._turn = threading.Lock()  # of a session with graphs
         self._number = 0
+        self.phases = PhaseTimes()
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         """See `Engine.bind`."""
@@ -134,15 +137,19 @@ class OnnxCudaEngine:
         whole = not rows or rows == shapes[0][0]
         if not whole:
             _fill(binding, ins, rows)
+        began = time.perf_counter_ns()
         for value, array in zip(binding.inputs, ins if whole else binding.staged, strict=True):
             value.update_inplace(array)
+        copied = time.perf_counter_ns()
         self._run(session, binding)
+        computed = time.perf_counter_ns()
         found = [value.numpy()[: rows or None] for value in binding.outputs]
-        if outs is None:
-            return found
-        for target, result in zip(outs, found, strict=True):
+        for target, result in zip(outs or (), found, strict=outs is not None):
             target[...] = result
-        return outs
+        ended = time.perf_counter_ns()
+        # Each step waits for the device, and onnxruntime gives no events: what launching took is in the middle one.
+        self.phases.record((copied - began) / 1e3, 0.0, (computed - copied) / 1e3, (ended - computed) / 1e3)
+        return outs or found
 
     def _run(self, session: Any, binding: _Binding) -> None:
         if not self._graphs:

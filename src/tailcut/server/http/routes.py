@@ -108,8 +108,8 @@ def _tail(context: Context, name: str, version: str = "") -> bytes:
     records = read(served.trails).records
     events = context.events_since(int(records[:, 0].min())) if len(records) else []
     found = explain(records, events, max_batch_size=served.entry.max_batch_size) | {"model": served.name}
-    steps = served.model.stage_times()
-    return _json(found | ({"steps": steps} if steps else {}))
+    more = {"steps": served.model.stage_times(), "device": served.model.device_times()}
+    return _json(found | {name: rows for name, rows in more.items() if rows})
 
 
 def _trail(context: Context, name: str, *rest: str) -> bytes:
@@ -176,7 +176,7 @@ def _no_cuda_unregister(_context: Context, _body: bytes, _name: str = "") -> byt
 
 def _metrics(context: Context) -> bytes:
     rows = {(served.name, served.version): served.model.rows.rows.value for served in context.models}
-    return reply(200, render(*context.counted(), rows), content_type=METRICS_TYPE)
+    return reply(200, render(*context.counted(), rows, context.devices()), content_type=METRICS_TYPE)
 
 
 def _openapi(_context: Context) -> bytes:
