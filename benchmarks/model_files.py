@@ -31,7 +31,8 @@ from tailcut import Client, Model
 from tailcut.engines.telemetry import import_openvino
 from tailcut.engines.trust import trust
 from tailcut.errors import TailcutError
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 WIDTHS = (16, 64, 4)
 SCRIPT = ("input x FP32 [-1, 16]", "output y FP32 [-1, 4]")

@@ -16,7 +16,8 @@ from tailcut.engines.onnxruntime import OnnxRuntimeEngine
 from tailcut.errors import DeviceError, DeviceLostError, EngineError, ProfileError, UnsupportedError
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, SecondEngine, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, SecondEngine, Settings
 from tailcut.spec import DType
 
 QUICK, SLOW = EngineOptions(threads=1), EngineOptions(threads=1, graph="off")

@@ -8,7 +8,7 @@ import pytest
 from tests.engines import models
 
 from tailcut.engines.base import CudaOptions, EngineOptions
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.devices import device_choices, made_valid
 
 

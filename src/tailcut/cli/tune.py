@@ -15,7 +15,7 @@ from tailcut.cli.main import INTERRUPTED
 from tailcut.cli.tune_together import JointFiles, arrivals_of, count, limits_of, names_of, tune_together
 
 if TYPE_CHECKING:
-    from tailcut.runtime.profile import Settings
+    from tailcut.runtime.settings import Settings
     from tailcut.tuner.compare import Comparison
     from tailcut.tuner.records import Outcome, Wanted
 
@@ -265,7 +265,7 @@ def _trust(model: Path) -> None:
 def _of_repository(given: list[Path]) -> "tuple[list[Path], Settings]":
     """The files behind what is given, and what a model repository's configuration says of them."""
     from tailcut.errors import UsageError
-    from tailcut.runtime.profile import Settings
+    from tailcut.runtime.settings import Settings
     from tailcut.triton.folder import is_model_folder
 
     if not any(map(is_model_folder, given)):
@@ -472,9 +472,10 @@ def _wanted(
 def _write(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: _Files) -> dict[str, Any]:
     import msgspec
 
+    from tailcut.atomic import write_atomically
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.report.html import render_tune_html
-    from tailcut.runtime.profile import Profile, copy_path, write_atomically
+    from tailcut.runtime.profile import Profile, copy_path
     from tailcut.tuner.result import evidence, result
 
     profile = Profile.of_model(wanted.model, outcome.settings, outcome.spec.name).with_weights()

@@ -13,9 +13,10 @@ from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Stage
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, ModelRef, Profile, Settings
+from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.request import Delivery
 from tailcut.runtime.rows import RowDecision, read_signature
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import ModelSpec, RowEvidence, Rows
 
 _LENT_S = 40.0  # that a call may wait for a process, beside its own time

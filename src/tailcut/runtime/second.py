@@ -11,7 +11,8 @@ from tailcut.engines.samples import Samples
 from tailcut.errors import UnsupportedError, UsageError
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.row_proof import settle_rows
-from tailcut.runtime.profile import Profile, SecondEngine
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import SecondEngine
 from tailcut.spec import ModelSpec
 
 

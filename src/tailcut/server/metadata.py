@@ -13,8 +13,10 @@ from typing import Any
 
 import orjson
 
+from tailcut.engines import engine_threads
 from tailcut.memory.shared import Region
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
+from tailcut.runtime.thread_budget import spins
 from tailcut.runtime.tracing.timeline import FIELDS, Event, Piece
 from tailcut.server.metrics import Counted
 from tailcut.server.repository import ModelRepository
@@ -76,17 +78,17 @@ def configuration(served: ServedModel) -> dict[str, Any]:
     """The model-configuration extension's object, with the fields that mean something here."""
     model = served.model
     batched = model.spec.batched
-    engine = model.profile.settings.engine
+    options = model.profile.settings.engine
     config: dict[str, Any] = {
         "name": served.name,
-        "platform": "onnxruntime_onnx" if engine.name == "onnxruntime" else "",
-        "backend": engine.name,
+        "platform": "onnxruntime_onnx" if options.name == "onnxruntime" else "",
+        "backend": options.name,
         "max_batch_size": served.entry.max_batch_size if batched else 0,
         "input": [_tensor(tensor, batched=batched) for tensor in model.spec.inputs],
         "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
         "instance_group": _instance_groups(served.name, model.profile.settings),
         "model_transaction_policy": {"decoupled": False},
-        "parameters": {name: {"string_value": value} for name, value in (rows(served) | defaults(served)).items()},
+        "parameters": {name: {"string_value": value} for name, value in _facts(served).items()},
     }
     stages = ",".join(model.stages())
     if stages:
@@ -109,9 +111,22 @@ def _instance_groups(name: str, settings: Settings) -> list[dict[str, Any]]:
     second = settings.batching.second
     engines = [settings.engine, *([second.engine] if second is not None else [])]
     return [
-        {"name": name if not number else f"{name}_second", "count": engine.instances, "kind": _KINDS[engine.device]}
+        {"name": f"{name}_second" if number else name, "count": engine.instances, "kind": _KINDS[engine.device]}
         for number, engine in enumerate(engines)
     ]
+
+
+def _facts(served: ServedModel) -> dict[str, str]:
+    """The parameters of a configuration: what no field of it is for."""
+    return rows(served) | defaults(served) | engine(served)
+
+
+def engine(served: ServedModel) -> dict[str, str]:
+    """How many threads compute a call, and whether they spin between calls; nothing of a pipeline, which has steps."""
+    if served.model.stages():
+        return {}
+    options = served.model.profile.settings.engine
+    return {"engine_threads": str(engine_threads(options).count), "engine_spins": str(spins(options)).lower()}
 
 
 def rows(served: ServedModel) -> dict[str, str]:

@@ -8,7 +8,8 @@ from tailcut.pipelines.model import PipelineModel
 from tailcut.pipelines.plan import Step
 from tailcut.pipelines.steps import OpenStep, file_hash
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, ModelRef, Profile, Settings
+from tailcut.runtime.profile import ModelRef, Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import ModelSpec, Rows
 from tailcut.triton.ensemble import EnsemblePlan, EnsembleStep
 from tailcut.triton.folder import CONFIG_FILE, ModelFolder

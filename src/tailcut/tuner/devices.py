@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from tailcut.engines.base import CudaOptions, EngineOptions
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 
 # The engines that a device has, and the precisions of each that need data to show that answers stay right. There is no
 # int8: both would compute dequantised floats (docs/decisions/057-onnx-on-a-device.md).

@@ -20,7 +20,8 @@ import numpy as np
 
 from tailcut.engines import EngineOptions
 from tailcut.machine.fingerprint import fingerprint
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.simulate import WayIn
 

@@ -10,7 +10,7 @@ import numpy as np
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm, watched_again
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.stats import samples_needed
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.journal import Journal

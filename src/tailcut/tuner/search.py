@@ -21,8 +21,8 @@ from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.payload import Wire, ask, infer_once, model_path
 from tailcut.machine.process import peak_bytes
 from tailcut.machine.quota import usable_cpus
-from tailcut.runtime.profile import Settings
 from tailcut.runtime.samples import kinds_of
+from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec, Rows
 from tailcut.stats import Verdict
 from tailcut.tuner.accuracy import Accuracy, labelled

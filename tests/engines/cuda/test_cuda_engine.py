@@ -18,7 +18,8 @@ from tailcut.engines.cuda.staging import State
 from tailcut.errors import DeviceLostError, EngineError, ReleasedError, UnsupportedError
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, SecondEngine, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, SecondEngine, Settings
 
 torch = programs.torch
 HAS_DEVICE = not missing()

@@ -13,7 +13,8 @@ from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.trust import _VARIABLE, trust
 from tailcut.errors import EngineError, ReleasedError, UnsupportedError
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import Rows
 
 torch = programs.torch
