@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tailcut.cli.choices import BatchingChoice
+from tailcut.cli.choices import BatchingChoice, DeviceChoice
 from tailcut.cli.main import INTERRUPTED
 from tailcut.cli.tune_together import JointFiles, arrivals_of, count, limits_of, names_of, tune_together
 
@@ -128,6 +128,7 @@ def tune(
     local: Annotated[
         bool, typer.Option("--local", help="Clients run on this machine and can use a Unix socket.")
     ] = False,
+    device: Annotated[DeviceChoice, typer.Option(help="Where the model is to be computed.")] = DeviceChoice.CPU,
     batching: Annotated[
         BatchingChoice,
         typer.Option(help="Merge and split requests: on, off, or auto, where the model's rows are independent."),
@@ -146,7 +147,7 @@ def tune(
         bool, typer.Option("--compare", help="Compare profiles of one model with the first one given.")
     ] = False,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load PyTorch programs that could run code of their own.")
+        bool, typer.Option("--trust", help="Load TorchScript, and PyTorch programs that could run code of their own.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Profile to write (default: MODEL.profile.toml).")
@@ -170,15 +171,16 @@ def tune(
     from tailcut.tuner.pixels import parse_normalize
 
     began = time.monotonic()
+    on_device = device is DeviceChoice.CUDA
     search_only = (output, report, markdown, exhaustive, fresh, objective, memory, cpus, normalize, outputs, fix, local)
-    if compare and any(search_only):
+    if compare and any((*search_only, on_device)):
         raise UsageError("--compare measures profiles unchanged: leave out options of the search and its output files")
     together = len(models or []) > 1 and not compare
     single_only = (output, markdown, exhaustive, objective, memory, rate, retune, normalize, outputs, fix, local)
-    if together and any(single_only):
+    if together and any((*single_only, on_device)):
         raise UsageError(
             "several models are tuned for their limits at --rates: leave out --rate, --objective, --memory, --retune, "
-            "--exhaustive, --normalize, --outputs, --fix, --local, --output and --markdown"
+            "--exhaustive, --normalize, --outputs, --fix, --local, --device, --output and --markdown"
         )
     if not together and (rates or trace):
         raise UsageError("--rates and --trace need several models: use --rate for one")
@@ -204,11 +206,14 @@ def tune(
             outputs=tuple(outputs.split(",")) if outputs else configured.engine.outputs,
             fixed=_fixed(fix) or configured.engine.fixed_dims,
             local=local,
+            device=device.value,
             began=began,
         )
         for model, source, limit in zip(given, sources, limits, strict=True)
     ]
     wanted, model = each[0], given[0]
+    if on_device:
+        _need_device(model)
     asked: dict[str, Any] = {
         "slo_ms": wanted.slo_ms,
         "memory_bytes": wanted.constraints.memory_bytes,
@@ -220,6 +225,7 @@ def tune(
         "outputs": outputs,
         "fix": fix,
         "local": local,
+        "device": device.value,
         "budget_s": wanted.budget_s,
         "seed": seed,
         "data": str(sources[0]) if sources[0] else None,
@@ -235,6 +241,19 @@ def tune(
     files = _files(model, output or retune, report)
     outcome, found = _search(replace(wanted, journal=files.journal), asked, files)
     _show(outcome, found, files, markdown=markdown, json=json)
+
+
+def _need_device(model: Path) -> None:
+    """Load a model on the device once, which says what is missing.
+
+    Raises:
+        UnsupportedError: PyTorch or onnxruntime has no CUDA, there is no device, or it cannot compute the model.
+    """
+    from tailcut.engines import EngineOptions, open_engine
+    from tailcut.engines.files import default_engine
+
+    name: Any = default_engine(model)
+    open_engine(model, EngineOptions(name=name, device="cuda")).close()
 
 
 def _trust(model: Path) -> None:

@@ -242,7 +242,8 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
 
     A connection that sent anything else, closed, or sends before it has its answer is written to `odd`: descriptor and
     how many bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the
-    next pass. Those that there was no room for move to the front of `events`, and their number into the last row of `odd`.
+    next pass. Those that there was no room for move to the front of `events`, and their number into the last row of
+    `odd`.
     Returns how many are odd.
     """
     now = np.empty(2, np.int64)

@@ -27,7 +27,7 @@ from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.rows import RowDecision, read_signature
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
-from tailcut.runtime.tracing.records import StepTimes
+from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.spec import ModelSpec, RowEvidence
 
 _SLOWEST = 0.99
@@ -188,7 +188,17 @@ class PipelineModel:
     def statistics(self) -> dict[str, int | float]:
         """As `Model.statistics`, summed over the steps where it is theirs; a request is counted once."""
         steps = [step.model.statistics() for step in self.steps]
-        summed = ("batches", "expired", "hung", "compute_ns", "queued", "queued_rows", "rows_in_use")
+        summed = (
+            "batches",
+            "second",
+            "rescued",
+            "expired",
+            "hung",
+            "compute_ns",
+            "queued",
+            "queued_rows",
+            "rows_in_use",
+        )
         return (
             {name: sum(counts[name] for counts in steps) for name in summed}
             | {name: max(counts[name] for counts in steps) for name in ("oldest_ns", "late")}
@@ -215,6 +225,10 @@ class PipelineModel:
     def describe_stages(self) -> str:
         """The stages as one line for the log."""
         return " -> ".join(step.describe() for step in self.steps)
+
+    def device_times(self) -> list[DevicePhase]:
+        """Nothing: a step that is served by itself says how long its calls to a device take."""
+        return []
 
     def stage_times(self) -> list[StepTimes]:
         """How long the newest requests were in each step: medians, p99, and what the slowest 1 % spent there, in us."""

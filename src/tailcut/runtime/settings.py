@@ -28,6 +28,17 @@ class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     inputs: tuple[PaddedInput, ...]
 
 
+class SecondEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model loaded once more, with another engine or on another device.
+
+    With `route`, each batch is computed where the learned costs say that it is answered first. With `fallback`, and
+    with `route` as well, the second engine computes what the first one's device failed to.
+    """
+
+    use: Literal["route", "fallback"] = "route"
+    engine: EngineOptions = EngineOptions()
+
+
 class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How requests share an engine call."""
 
@@ -38,6 +49,7 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     dispatch: Literal["worker", "inline", "adaptive"] = "worker"
     padding: PaddingSettings | None = None  # of a free dimension beside the batch
     rows: RowsSetting = "auto"  # whether requests may be merged and split; auto: where the evidence says so
+    second: SecondEngine | None = None  # the model once more, for what the first engine would answer later or cannot
 
 
 class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,9 +100,14 @@ def check(settings: Settings) -> None:
     Raises:
         ValueError: one does not; the message names it as `settings.section.key`.
     """
+    second = settings.batching.second
     limits = {
         "engine.threads": (settings.engine.threads, 0, 1024),
         "engine.instances": (settings.engine.instances, 1, 256),
+        "engine.cuda.index": (settings.engine.cuda.index, 0, 255),
+        "engine.cuda.memory_limit_mb": (settings.engine.cuda.memory_limit_mb, 0, 1 << 24),
+        "batching.second.engine.threads": (second.engine.threads if second else 0, 0, 1024),
+        "batching.second.engine.instances": (second.engine.instances if second else 1, 1, 256),
         "batching.max_batch_size": (settings.batching.max_batch_size, 1, 65536),
         "batching.max_queue_delay_us": (settings.batching.max_queue_delay_us, 0, 10_000_000),
         "engine.spin_us": (settings.engine.spin_us, 0, 1_000_000),
@@ -110,6 +127,7 @@ def check(settings: Settings) -> None:
             raise ValueError(f"settings.batching.padding needs inputs, and 1 to {_MOST_BUCKETS} rising buckets")
     if settings.batching.max_queue_delay_us and settings.batching.dispatch == "inline":
         raise ValueError("settings.batching.max_queue_delay_us needs dispatch = 'worker': an inline loop cannot wait")
+    _check_second(settings.batching)
     if settings.batching.dispatch == "adaptive" and settings.engine.instances != 1:
         raise ValueError("settings.batching.dispatch = 'adaptive' needs engine.instances = 1")
     for name, (value, low, high) in limits.items():
@@ -118,8 +136,25 @@ def check(settings: Settings) -> None:
             raise ValueError(f"settings.{name} is {told}, must be {low} to {high}")
 
 
+def _check_second(batching: BatchingSettings) -> None:
+    second = batching.second
+    if second is None:
+        return
+    routes = second.use == "route"
+    if routes and (batching.dispatch != "worker" or batching.max_queue_delay_us):
+        raise ValueError(
+            "settings.batching.second with use = 'route' needs dispatch = 'worker' and max_queue_delay_us = 0"
+        )
+    if batching.padding is not None or second.engine.precision == "int8_static":
+        raise ValueError("settings.batching.second goes with neither padding nor precision int8_static")
+
+
 def _brief(value: Any) -> Any:
     """A value in one word: of padding the buckets, of pixels their scale, of outputs the names."""
+    if isinstance(value, dict) and "graphs" in value:
+        return ",".join(f"{key}:{item}" for key, item in value.items())
+    if isinstance(value, dict) and "use" in value:
+        return f"{value['use']}:{value['engine']['name']}:{value['engine']['device']}"
     if isinstance(value, dict):
         return "/".join(f"{number:.6g}" for number in value.get("buckets") or value["scale"])
     if isinstance(value, list | tuple):

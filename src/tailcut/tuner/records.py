@@ -57,6 +57,7 @@ class Wanted:
     outputs: tuple[str, ...] = ()  # that clients want; empty: all
     fixed: tuple[str, ...] = ()  # dimensions that always have the same size, as in `EngineOptions.fixed_dims`
     local: bool = False  # clients run on this machine
+    device: Literal["cpu", "cuda"] = "cpu"
     began: float | None = None  # on the monotonic clock; None: when the search begins
 
     @property
