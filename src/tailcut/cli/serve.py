@@ -510,8 +510,8 @@ def _profile(source: str, choices: _Choices, worker: "Worker | None") -> "tuple[
 def _read_profile(path: str, name: str, choices: _Choices, worker: "Worker | None") -> "Profile":
     """The profile of a pipeline, of a bare model, or of a file."""
     from tailcut.pipelines.model import pipeline_profile
-    from tailcut.runtime.model import is_pipeline, open_profile
-    from tailcut.runtime.profile import Profile
+    from tailcut.runtime.model import open_profile
+    from tailcut.runtime.profile import Profile, is_pipeline
 
     if is_pipeline(path):
         return pipeline_profile(path)
@@ -628,17 +628,23 @@ def _load(
     """Load one model, with a function that reloads it for another number of models."""
     from tailcut.pipelines.loading import parse_path
     from tailcut.pipelines.model import PipelineModel
-    from tailcut.runtime.model import is_pipeline
     from tailcut.server.served_model import ServedModel
 
-    path = source.rpartition("=")[2]
-    if is_pipeline(path):
+    if opened[0].is_of_pipeline:
         # What the server asks of a model, a pipeline has, too, except rows of a slab, which it says it has none of.
-        open_again = partial(PipelineModel.open, path, limits=limits)
-        model = cast("Model", open_again())
-        folder = parse_path(path).file.parent
+        def open_pipeline(profile: "Profile") -> "Model":
+            pipeline = PipelineModel.of_profile(profile, limits=limits)
+            try:
+                profile.check_signature(pipeline.spec)
+            except BaseException:
+                pipeline.close()
+                raise
+            return cast("Model", pipeline)
+
+        model = open_pipeline(opened[0])
+        folder = parse_path(opened[0].model.path).file.parent
         name, version = opened[0].model.name, opened[1]
-        return ServedModel(model, name, version, lambda _: cast("Model", open_again()), sources=folder)
+        return ServedModel(model, name, version, lambda _: open_pipeline(again()[0]), sources=folder)
     opener = partial(measured.opener(source), limits=limits)
 
     def load(profile: "Profile", models: int) -> "Model":

@@ -24,6 +24,7 @@ from tailcut.engines.files import ENGINES_OF, FileKind, kind_of, model_name, par
 from tailcut.engines.none import read_signature
 from tailcut.errors import MissingProfileError, ModelFileError, ProfileError, UnsupportedError
 from tailcut.machine.allocator import Allocator
+from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.profile_schema import SCHEMA, upgrade
 from tailcut.runtime.rows import SETTING_OF, Batching, RowsSetting
 from tailcut.runtime.samples import SampleRequest
@@ -94,17 +95,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     batching: BatchingSettings = BatchingSettings()
     memory: MemorySettings = MemorySettings()
     io: IoSettings = IoSettings()
+    pipeline: PipelineSettings | None = None  # of its steps, where it is a pipeline that was tuned
 
     def describe(self, base: "Settings | None" = None) -> str:
         """The settings that differ from `base` (default: the defaults), as `engine.threads=2 io.workers=2`."""
         base = base or Settings()
         mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(base)
-        return " ".join(
+        words = [
             f"{section}.{key}={_brief(value)}"
             for section, values in mine.items()
+            if section != "pipeline"
             for key, value in values.items()
             if value != theirs[section][key]
-        )
+        ]
+        steps = "" if self.pipeline is None else self.pipeline.describe(base.pipeline)
+        return " ".join([*words, steps] if steps else words)
 
 
 class QuantizedRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -222,6 +227,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, quantized=copy))
 
     @property
+    def is_of_pipeline(self) -> bool:
+        """Whether it is for a pipeline, and not for a model; `model.path` is then FILE.py:VARIABLE."""
+        return is_pipeline(self.model.path)
+
+    @property
     def engine_file(self) -> Path:
         """The file that the engine loads: the model, or with precision int8_static its quantised copy.
 
@@ -294,8 +304,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ProfileError(f"{path}: {name} runs a quantised copy of another {path.name}: tune it again")
         if not self.model.signature:
             raise ProfileError(f"{path}: {name} does not record the model's inputs and outputs: tune it again")
-        found = Profile.of_model(path).model
-        model = msgspec.structs.replace(self.model, sha256=found.sha256, weights=None)
+        model = msgspec.structs.replace(self.model, sha256=model_hash(path), weights=None)
         warning = f"{path.name} is not the file that {name} was measured on: its figures are not proven for it"
         return msgspec.structs.replace(self, model=model), warning
 
@@ -345,6 +354,12 @@ def _tell_renamed(path: Path, schema: int, renamed: str) -> None:
     _log.info("%s: a profile of schema %d: %s", path, schema, renamed)
 
 
+def is_pipeline(source: str) -> bool:
+    """Whether a source names a pipeline: a Python file and a variable in it, as in `embed.py:pipeline`."""
+    file, colon, _ = source.rpartition(":")
+    return file.endswith(".py") or (not colon and source.endswith(".py"))
+
+
 def with_batching(profile: Profile, batching: Batching) -> Profile:
     """The profile with the user's word on batching instead of its own."""
     settings = profile.settings
@@ -387,10 +402,23 @@ def _parsed(path: Path) -> dict[str, Any]:
 def model_hash(path: Path) -> str:
     """SHA-256 of a model file, in hexadecimal; of a SavedModel's directory, that of its graph.
 
+    Of a pipeline, FILE.py:VARIABLE, that of the file.
+
     Raises:
         ModelFileError: the file is missing, unreadable, empty, or of another kind.
     """
+    if is_pipeline(str(path)):
+        return _hash([path.with_name(path.name.rpartition(":")[0])])
     return _hash([parts_of(path, kind_of(path))[0]])
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of one file, in hexadecimal.
+
+    Raises:
+        ModelFileError: it cannot be read.
+    """
+    return _hash([path])
 
 
 def _weights_hash(path: Path) -> str | None:
@@ -459,6 +487,10 @@ def _check(settings: Settings) -> None:
             parse_fixed_dim(text)
         except UnsupportedError as error:
             raise ValueError(f"settings.engine.{error}") from None
+    for stage in () if settings.pipeline is None else settings.pipeline.stages:
+        limits[f"pipeline: {stage.name}: workers"] = (stage.workers, 1, 256)
+        limits[f"pipeline: {stage.name}: max_batch_size"] = (stage.max_batch_size, 1, 65536)
+        limits[f"pipeline: {stage.name}: max_queue_delay_us"] = (stage.max_queue_delay_us, 0, 10_000_000)
     padding = settings.batching.padding
     if padding is not None:
         buckets = padding.buckets

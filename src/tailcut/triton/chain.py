@@ -6,9 +6,9 @@ from dataclasses import replace
 from tailcut.pipelines.flow import StepDelivery
 from tailcut.pipelines.model import PipelineModel
 from tailcut.pipelines.plan import Step
-from tailcut.pipelines.steps import OpenStep, file_hash
+from tailcut.pipelines.steps import OpenStep
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, ModelRef, Profile, Settings
+from tailcut.runtime.profile import BatchingSettings, ModelRef, Profile, Settings, file_hash
 from tailcut.spec import ModelSpec, Rows
 from tailcut.triton.ensemble import EnsemblePlan, EnsembleStep
 from tailcut.triton.folder import CONFIG_FILE, ModelFolder
