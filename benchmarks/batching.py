@@ -34,8 +34,9 @@ from tailcut.engines.base import EngineOptions
 from tailcut.errors import QueueFullError, TailcutError
 from tailcut.runtime.delivery import AnyThreadDelivery
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.stats import median_interval
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -109,7 +110,7 @@ def offer(model: Model, rate: float, seconds: float, deadline_s: float = 0.0, se
             log.due[place] = time.perf_counter()
             deadline = time.monotonic_ns() + int(deadline_s * 1e9)
         try:
-            model.entry.start(x, 1, Note(log, place), home, deadline)
+            model.entry.start(x, Request(Note(log, place), home, 1, deadline))
         except QueueFullError:
             log.refused += 1
             log.end()
@@ -185,7 +186,7 @@ def saturated(model: Model, seconds: float) -> float:
     began = time.perf_counter()
     while (lasted := time.perf_counter() - began) < seconds:
         gate.acquire()
-        model.entry.start(x, 1, note, home)
+        model.entry.start(x, Request(note, home, 1))
         model.entry.notify()
     answered = done[0]
     for _ in range(64):

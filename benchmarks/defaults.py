@@ -35,7 +35,8 @@ from tailcut.lab.cost import watched
 from tailcut.lab.load import Target
 from tailcut.lab.payload import ask, infer_payload, model_path
 from tailcut.models import digits_model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 FIXED, MEASURED, INLINE = "fixed", "measured", "inline"
 CONNECTIONS = {

@@ -32,7 +32,8 @@ from tailcut.lab.cost import watched
 from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_payload
 from tailcut.machine.quota import usable_cpus
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 CONNECTIONS = (1, 16, 64)
 DISPATCHES = ("worker", "adaptive")

@@ -28,8 +28,9 @@ from tailcut.errors import TailcutError
 from tailcut.runtime.delivery import AnyThreadDelivery
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.stats.serial import serial_percentile_interval
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -44,7 +45,7 @@ class Refill:
         self.x = {"x": np.ones((1, WIDTHS[0]), np.float32)}
 
     def ask(self) -> None:
-        self.model.entry.start(self.x, 1, self, AnyThreadDelivery())
+        self.model.entry.start(self.x, Request(self, AnyThreadDelivery(), 1))
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
         self.rows += 1

@@ -25,7 +25,8 @@ from reference_models import make
 from tailcut.engines.base import EngineOptions
 from tailcut.kernels import sockets
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.server.context import Context
 from tailcut.server.fastpath.fastpath import FastPath
 from tailcut.server.http.connection import HttpConnection

@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reference_models import LAYERS, make
 from serving import BUILD, DISPATCH, ENGINES, first_line, running, wrk
 
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.wire.grpc.messages import METHODS, SERVICE
 
 CONCURRENCY = (1, 32)

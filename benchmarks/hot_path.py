@@ -22,7 +22,8 @@ from reference_models import make
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.server.context import Context
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits

@@ -33,7 +33,8 @@ from tailcut.cli.options import parse_duration
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.load import LoadResult, Payload, Target
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 DENSE = (256, 4096, 4096, 8)
 ROW_BYTES = {"resnet18": 4 * 3 * 224 * 224, "dense": 4 * DENSE[0]}

@@ -31,8 +31,9 @@ from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.executors import ArrayExecutor
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
 from tailcut.stats import median_ratio_interval
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -80,7 +81,7 @@ def seconds_of(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
     sinks = [EventHandler() for _ in wave]
     began = time.perf_counter()
     for request, sink in zip(wave, sinks, strict=True):
-        model.entry.start(request, 1, sink, AnyThreadDelivery())
+        model.entry.start(request, Request(sink, AnyThreadDelivery(), 1))
     model.entry.notify()
     took = time.perf_counter() - began
     if any(sink.outputs is None for sink in sinks):

@@ -38,7 +38,8 @@ from model_zoo import SOURCES, Feeds, fetch
 from tailcut import Client
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.errors import TailcutError
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 
 Answers = list[dict[str, np.ndarray]]
 ENGINES = ("onnxruntime", "openvino")

@@ -28,7 +28,8 @@ import onnx
 import psutil
 from onnx import TensorProto, helper, numpy_helper
 
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 SIZE = 3 * 224 * 224
 BYTES = 4 * SIZE

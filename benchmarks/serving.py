@@ -32,7 +32,8 @@ from reference_models import LAYERS, make
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.profile import BatchingSettings, IoSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build"

@@ -29,7 +29,7 @@ from tailcut.lab.client import closed_loop, open_loop
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import usable_cpus
 from tailcut.models import digits_model
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import estimate_engines, typical
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.noise import Noise

@@ -25,7 +25,8 @@ import tailcut.engines.onnxruntime, tailcut.engines.openvino
 import tailcut.runtime.opening.row_proof as row_proof
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 took = {"analysis": 0.0, "proof": 0.0}
 def timed(module, name, what):
     function = getattr(module, name)

@@ -28,7 +28,8 @@ from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.load import LoadResult, Payload, Target
 from tailcut.lab.payload import infer_payload
-from tailcut.runtime.profile import BatchingSettings, IoSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 from tailcut.stats import samples_needed
 from tailcut.stats.serial import serial_percentile_interval
 

@@ -25,7 +25,8 @@ from reference_models import LAYERS, make
 from serving import BUILD, DISPATCH, ENGINES, first_line, running, wrk
 
 from tailcut.machine.fingerprint import fingerprint
-from tailcut.runtime.profile import BatchingSettings, IoSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 
 WORKERS = (1, 2)
 LIMIT_SHARE = 0.75  # of the connections, for the worker that has most of them

@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from contestants import BUILD, PACKAGES, PORT, ROOT, SHAPES, Contestant, contestants
+from contestants import BUILD, PACKAGES, ROOT, SHAPES, Contestant, contestants
 from reference_models import make
 from serving import CONNECTIONS, micros
 
@@ -92,7 +92,7 @@ def wait_right(one: Contestant, child: subprocess.Popen, expected: np.ndarray) -
     got = np.empty(0)
     for _ in range(1200):
         with suppress(OSError, ValueError, KeyError, IndexError):
-            request = urllib.request.Request(f"http://127.0.0.1:{PORT}{one.path}", one.body, one.headers)
+            request = urllib.request.Request(f"http://127.0.0.1:{one.port}{one.path}", one.body, one.headers)
             with urllib.request.urlopen(request, timeout=20) as answer:
                 got = one.answer(answer.read())
             break
@@ -141,7 +141,7 @@ def wrk(one: Contestant, connections: int, seconds: float) -> tuple[float, float
     body.write_bytes(one.body)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "--latency", "-s", str(script)]
     variables = {"BODY_FILE": str(body), "BODY_HEADERS": ";".join(f"{k}={v}" for k, v in one.headers.items())}
-    command.append(f"http://127.0.0.1:{PORT}{one.path}")
+    command.append(f"http://127.0.0.1:{one.port}{one.path}")
     out = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | variables).stdout
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])
     failed = sum(int(number) for number in re.findall(r"Non-2xx or 3xx responses: (\d+)", out))

@@ -11,7 +11,8 @@ from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_payload
-from tailcut.runtime.profile import BatchingSettings, IoSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -62,6 +63,7 @@ class Contestant:
     body: bytes
     headers: dict[str, str]
     answer: Callable[[bytes], np.ndarray]
+    port: int = PORT
     cells: dict[int, list[tuple[float, float, float, int]]] = field(default_factory=dict)
     cold_s: list[float] = field(default_factory=list)
     memory_mb: float = 0.0
@@ -80,13 +82,13 @@ def contestants(name: str, model: Path, peers: list[str]) -> list[Contestant]:
     return found + [of_peer(peer, tried, model, x) for peer in peers for tried in TRIES[peer]]
 
 
-def of_peer(peer: str, tried: tuple[int, int, int], model: Path, x: np.ndarray) -> Contestant:
+def of_peer(peer: str, tried: tuple[int, int, int], model: Path, x: np.ndarray, port: int = PORT) -> Contestant:
     workers, batch, threads = tried
     folder = BUILD / "peers" / peer
     python = str(folder / "bin" / "python")
     variables = {
         "PEER_MODEL": str(model),
-        "PEER_PORT": str(PORT),
+        "PEER_PORT": str(port),
         "PEER_WORKERS": str(workers),
         "PEER_BATCH": str(batch),
         "PEER_THREADS": str(threads),
@@ -103,16 +105,16 @@ def of_peer(peer: str, tried: tuple[int, int, int], model: Path, x: np.ndarray) 
         tail_floats(model),
     )
     if peer == "mosec":
-        command += ["--address", "127.0.0.1", "--port", str(PORT)]
+        command += ["--address", "127.0.0.1", "--port", str(port)]
         path = "/inference"
     elif peer == "bentoml":
         command = [str(folder / "bin" / "bentoml"), "serve", "bentoml_service:Inference", "--working-dir", str(HERE)]
-        command += ["--host", "127.0.0.1", "--port", str(PORT)]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
         variables |= {"BENTOML_HOME": str(folder / "home"), "BENTOML_DO_NOT_TRACK": "1"}
         body, headers, answer = json.dumps({"x": x.tolist()}).encode(), JSON, json_list
     elif peer == "mlserver":
         command, path = (
-            [str(folder / "bin" / "mlserver"), "start", str(mlserver_folder(folder, batch))],
+            [str(folder / "bin" / "mlserver"), "start", str(mlserver_folder(folder, batch, port))],
             "/v2/models/model/infer",
         )
         entry = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
@@ -120,22 +122,22 @@ def of_peer(peer: str, tried: tuple[int, int, int], model: Path, x: np.ndarray) 
         variables["PYTHONPATH"] = str(HERE)
     elif peer == "pytriton":
         path = "/v2/models/model/infer"
-        whole = infer_payload(Target(port=PORT), "model", {"x": x}, "binary").request
+        whole = infer_payload(Target(port=port), "model", {"x": x}, "binary").request
         lead, _, body = whole.partition(b"\r\n\r\n")
         lines = dict(line.split(": ", 1) for line in lead.decode().split("\r\n")[1:])
         headers = {key: lines[key] for key in ("Content-Type", "Inference-Header-Content-Length")}
-    return Contestant(label, folder, command, variables, path, body, headers, answer)
+    return Contestant(label, folder, command, variables, path, body, headers, answer, port)
 
 
-def mlserver_folder(folder: Path, batch: int) -> Path:
+def mlserver_folder(folder: Path, batch: int, port: int) -> Path:
     """MLServer is configured by files in a folder."""
     place = folder / f"settings-{batch}"
     place.mkdir(exist_ok=True)
     server = {
-        "http_port": PORT,
+        "http_port": port,
         "host": "127.0.0.1",
-        "grpc_port": PORT + 1,
-        "metrics_port": PORT + 2,
+        "grpc_port": port + 1,
+        "metrics_port": port + 2,
         "parallel_workers": 0,
     }
     (place / "settings.json").write_text(json.dumps(server | {"debug": False, "logging_settings": None}))

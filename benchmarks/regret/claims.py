@@ -22,7 +22,7 @@ from run import data_of, model_path, tune
 
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.report.tune_page import headline, more_traffic
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.model_space import ModelSpace

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.profile import BatchingSettings, IoSettings, Settings
+from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 from tailcut.tuner.space import BF16_FLAGS, Facts, quickest_wire
 
 # Engine, precision, threads, instances, dispatch, largest batch; spinning is off where threads share the machine.

@@ -1,13 +1,15 @@
 """How much a tune leaves unfound: its profile against ten written by hand, and against an exhaustive search.
 
-    python benchmarks/regret/run.py [--models tiny,ranker,...] [--budget 120s] [--rounds 4] [--exhaustive tiny] [--hog]
+    python benchmarks/regret/run.py [--models tiny,ranker,...] [--budget 120s] [--rounds 4] [--exhaustive tiny]
+                                    [--rivals] [--hog]
 
 Each model is tuned once by the command line, with requests as data. Then the tuned profile, the ten of `hands.py`, the
 engine's defaults, and where asked for the winner of `tune --exhaustive` are served and measured in turns by the
 compiled client: closed loops of several numbers of connections for the goodput (answers a second within the tune's
 limit, the best of these numbers), and an open loop at the tune's rate for the p99. Profiles whose answers the accuracy
-gate refuses do not count. Regret is what the best one has more than the tuned one; limit: 5 %. `--hog` keeps one
-process busy beside the tune and the measurement. Ratios are medians over rounds, each arm to the tuned one in it.
+gate refuses do not count. Regret is what the best one has more than the tuned one; limit: 5 %. `--rivals` adds
+openvino's performance hints and the quickest peer (`rivals.py`). `--hog` keeps one process busy beside the tune and the
+measurement. Ratios are medians over rounds, each arm to the tuned one in it.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import model_zoo
+import rivals
 from hands import hands
 from reference_models import make
 
@@ -35,7 +38,8 @@ from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.trial import Arm
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.models import digits_model
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.records import Wanted
@@ -49,6 +53,7 @@ SHAPES = {"tiny": (256,), "ranker": (1024,), "resnet18": (3, 224, 224), "digits"
 REQUESTS = 64
 LIMIT = 0.05
 CLIENTS = (4, 16, 64, 128)
+CLOSED_MOST_S = 2.0  # of one closed loop
 HOG = "x = 1\nwhile True: x = (x * 69069 + 1) % 4294967296"
 
 
@@ -131,7 +136,7 @@ def measure(entries: list[Entry], arms: Mapping[str, Arm], rate: float, limit_ms
             arm = arms[entry.name]
             best = 0.0
             for count in counts:
-                seconds = max(0.25, 4 * count / rate)
+                seconds = max(0.25, min(CLOSED_MOST_S, 4 * count / rate))
                 found = closed_loop(
                     arm.target, arm.payloads, concurrency=count, duration_s=seconds, warmup_s=seconds / 4
                 )
@@ -163,16 +168,21 @@ def regret(name: str, arguments: argparse.Namespace, folder: Path) -> str:
     servers = Servers(model, learned.spec, learned.requests)
     if profile.model.quantized is not None:
         servers.copies = {profile.settings.engine.name: Path(profile.model.quantized.path)}
+    if arguments.rivals:
+        entries += [Entry(*pair) for pair in rivals.hints(model, facts)]
     if name in arguments.exhaustive.split(","):
         whole, whole_s = tune(model, data, arguments.budget, folder, "--exhaustive")
         entries.append(Entry(f"exhaustive ({whole_s:.0f} s)", Profile.load(Path(whole["profile"])).settings))
-    try:
+    with ExitStack() as stack:
+        stack.callback(servers.keep)
         arms = served(entries, servers, learned.gate)
+        if arguments.rivals:
+            peers = stack.enter_context(rivals.peers(name, model))
+            entries += [Entry(label, BASELINE) for label in peers]
+            arms |= peers
         entries = [entry for entry in entries if entry.name in arms]
         objective = found["objective"]
         measure(entries, arms, objective["rate"], objective["limit_ms"], arguments.rounds)
-    finally:
-        servers.keep()
     return report(name, entries, found, took_s)
 
 
@@ -205,6 +215,7 @@ def main() -> None:
     parser.add_argument("--budget", default="120s", help="of each tune")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--exhaustive", default="", help="models that are also searched exhaustively")
+    parser.add_argument("--rivals", action="store_true", help="also openvino's hints and the quickest peer")
     parser.add_argument("--hog", action="store_true", help="one busy process beside everything")
     arguments = parser.parse_args()
     print(fingerprint())

@@ -88,8 +88,8 @@ class Baselines:
             self.save.parent.mkdir(parents=True, exist_ok=True)
             save_microbench(self.save, self.record())
         if self.report is not None and self.functions:
+            from tailcut.atomic import write_atomically  # noqa: PLC0415
             from tailcut.report.html import render_microbench_html  # noqa: PLC0415
-            from tailcut.runtime.profile import write_atomically  # noqa: PLC0415
 
             write_atomically(self.report, render_microbench_html(self.record()))
 

@@ -10,7 +10,8 @@ from tailcut import Model
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Reshape
 from tailcut.errors import UnsupportedError
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 
 SPLIT = Reshape(name="x", client=(-1, 2, 2), model=(-1, 4))
 FLAT = Reshape(name="y", client=(-1, 3, 1), model=(-1, 3))

@@ -11,7 +11,8 @@ from tests.engines.models import perceptron
 from tests.servers import raw_request, serving
 
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 
 HOOK = """
 import os, socket

@@ -13,7 +13,8 @@ from tailcut.lab.load import LoadResult
 from tailcut.lab.payload import encode, infer_once, infer_payload
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, ServeError, closed_block, open_block, watched_again
 from tailcut.machine.quota import usable_cpus
-from tailcut.runtime.profile import IoSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import IoSettings, Settings
 
 
 def test_a_profile_is_served_and_ended(models: Path) -> None:

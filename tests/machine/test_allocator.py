@@ -10,7 +10,8 @@ from tests.engines.models import perceptron
 from tests.servers import serving
 
 from tailcut.machine.allocator import PACKAGES, PRELOADED, find, installed, is_loaded, with_preloaded
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.space import changed
 
 KEPT = """

@@ -15,7 +15,8 @@ from tests.engines.models import identity, masked_mean, perceptron
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import EngineError, InvalidInputError, UnsupportedError
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
 from tailcut.spec import DType, Rows
 
 CLIENTS = 12

@@ -18,7 +18,8 @@ import tailcut
 from tailcut.engines import EngineOptions
 from tailcut.errors import ReleasedError
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 # A pre-forking server: it opens the model, forks two workers that accept from one listener, and ends them by SIGTERM.
 PREFORKING = """

@@ -25,8 +25,9 @@ from tailcut.memory.slab import RowState
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, LoopDelivery
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
 
 
@@ -145,7 +146,7 @@ def test_a_deadline_that_has_passed(tmp_path: Path) -> None:
     """Work that expired in the queue is dropped before it is computed."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
         handler = EventHandler()
-        model.entry.start({"x": rows(1)}, 1, handler, AnyThreadDelivery(), deadline_ns=1)
+        model.entry.start({"x": rows(1)}, Request(handler, AnyThreadDelivery(), 1, deadline_ns=1))
         model.entry.notify()
         assert isinstance(handler.error, DeadlineExceededError)
         assert model.statistics() | {"expired": 1, "batches": 0, "rows_in_use": 0} == model.statistics()
@@ -157,9 +158,9 @@ def test_a_full_queue(tmp_path: Path) -> None:
     with opened(path, dispatch="inline", max_batch_size=2, limits=Limits(queue_rows=4)) as model:
         handlers = [EventHandler() for _ in range(4)]
         for number, handler in enumerate(handlers):
-            model.entry.start({"x": rows(number)}, 1, handler, AnyThreadDelivery())
+            model.entry.start({"x": rows(number)}, Request(handler, AnyThreadDelivery(), 1))
         with pytest.raises(QueueFullError) as caught:
-            model.entry.start({"x": rows(9)}, 1, EventHandler(), AnyThreadDelivery())
+            model.entry.start({"x": rows(9)}, Request(EventHandler(), AnyThreadDelivery(), 1))
         assert 0.001 <= caught.value.retry_after_s < 1  # half of the queue takes microseconds
         assert not caught.value.late
         assert caught.value.opens_ns <= time.monotonic_ns() + 5_000_000  # a refusal stands for milliseconds at most
@@ -196,7 +197,7 @@ def test_not_past_others(tmp_path: Path) -> None:
 
     path = identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")
     with opened(path, dispatch="inline") as model:
-        model.entry.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery())
+        model.entry.start({"x": rows(1)}, Request(EventHandler(), AnyThreadDelivery(), 1))
         assert settled(model)[0]
         batch = model.scheduler.next_batch(time.monotonic_ns())
         assert isinstance(batch, Batch)
@@ -235,13 +236,13 @@ def test_the_loop_answers_before_it_counts(tmp_path: Path) -> None:
 
         async def ask() -> None:
             here = LoopDelivery(asyncio.get_running_loop())
-            model.entry.start({"x": rows(1)}, 1, Note(), here)
-            model.entry.start({"x": rows(2)}, 1, Note(), AnyThreadDelivery())
-            model.entry.start({"x": rows(3)}, 1, Note(), here)
+            model.entry.start({"x": rows(1)}, Request(Note(), here, 1))
+            model.entry.start({"x": rows(2)}, Request(Note(), AnyThreadDelivery(), 1))
+            model.entry.start({"x": rows(3)}, Request(Note(), here, 1))
             model.entry.notify()
             assert counted == [3, 3, 3]  # beside another thread's, those of the loop's clients are counted first, too
-            model.entry.start({"x": rows(4)}, 1, Note(), here)
-            model.entry.start({"x": rows(5)}, 1, Note(), here)
+            model.entry.start({"x": rows(4)}, Request(Note(), here, 1))
+            model.entry.start({"x": rows(5)}, Request(Note(), here, 1))
             model.entry.notify()
             assert counted[3:] == [3, 3]
             assert model.statistics() | {"batches": 2, "requests": 5, "rows_in_use": 0} == model.statistics()
@@ -273,9 +274,9 @@ def test_a_client_that_leaves_while_its_batch_computes(tmp_path: Path) -> None:
     """Its row is quarantined until the engine has returned; its neighbour is answered."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
         handlers = [EventHandler(), EventHandler()]
-        requests = [
-            model.entry.start({"x": rows(i)}, 1, handler, AnyThreadDelivery()) for i, handler in enumerate(handlers)
-        ]
+        requests = [Request(handler, AnyThreadDelivery(), 1) for handler in handlers]
+        for number, request in enumerate(requests):
+            model.entry.start({"x": rows(number)}, request)
         batch = model.scheduler.next_batch(time.monotonic_ns())
         assert isinstance(batch, Batch)
         model.entry.cancel(requests[0])
@@ -307,7 +308,7 @@ def test_a_bad_row_costs_only_itself(tmp_path: Path) -> None:
     with opened(gather_rows(tmp_path / "gather.onnx"), dispatch="inline") as model:
         handlers = [EventHandler() for _ in range(3)]
         for index, handler in zip((0, 999_999, 2), handlers, strict=True):
-            model.entry.start({"index": np.array([[index]], np.int64)}, 1, handler, AnyThreadDelivery())
+            model.entry.start({"index": np.array([[index]], np.int64)}, Request(handler, AnyThreadDelivery(), 1))
         model.entry.notify()
         assert [handler.error is None for handler in handlers] == [True, False, True]
         assert isinstance(handlers[1].error, EngineError)
@@ -355,7 +356,7 @@ def test_priority_and_deadline_decide_who_is_served_first(tmp_path: Path) -> Non
         soon, later = (time.monotonic_ns() + seconds * 1_000_000_000 for seconds in (20, 40))
         wishes = [("idle", 0, 900), ("plain", 0, 0), ("later", later, 0), ("soon", soon, 0), ("urgent", 0, 1)]
         for name, deadline, priority in wishes:
-            model.entry.start({"x": rows(1)}, 1, Note(name), AnyThreadDelivery(), deadline, priority=priority)
+            model.entry.start({"x": rows(1)}, Request(Note(name), AnyThreadDelivery(), 1, deadline, priority=priority))
         model.entry.notify()
         assert served == ["urgent", "soon", "later", "plain", "idle"]
 
@@ -366,7 +367,7 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
         for _ in range(200):
             model.scheduler.forecast.cost.observe(1, 1_000_000_000)  # a second a row
         for _ in range(3):
-            model.entry.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery())
+            model.entry.start({"x": rows(1)}, Request(EventHandler(), AnyThreadDelivery(), 1))
         due = time.monotonic_ns() + 2_500_000_000
         with pytest.raises(QueueFullError) as caught:
             model.entry.lend(1, due, 200)
@@ -374,7 +375,7 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
         assert str(caught.value) == "cannot meet the 2.5 s deadline: 3 s of work is ahead"
         assert caught.value.late
         assert 0 < caught.value.opens_ns - time.monotonic_ns() <= 5_000_000  # and what is learned meanwhile counts
-        model.entry.start({"x": rows(1)}, 1, EventHandler(), AnyThreadDelivery(), due, priority=1)
+        model.entry.start({"x": rows(1)}, Request(EventHandler(), AnyThreadDelivery(), 1, due, priority=1))
         counts = model.statistics()
         assert counts | {"refused": 1, "refused_late": 1, "queued_rows": 4} == counts
         assert 0 < counts["oldest_ns"] < time.monotonic_ns()
@@ -403,7 +404,7 @@ def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
         assert model.scheduler.slab is not None
         handlers = [EventHandler() for _ in range(6)]
         for number, handler in enumerate(handlers):
-            model.entry.start({"x": rows(number)}, 1, handler, AnyThreadDelivery())
+            model.entry.start({"x": rows(number)}, Request(handler, AnyThreadDelivery(), 1))
         model.entry.notify()
         for number, handler in enumerate(handlers):
             assert handler.event.wait(20)

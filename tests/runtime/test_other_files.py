@@ -12,7 +12,8 @@ from tests.servers import json_request, serving
 
 from tailcut import Model
 from tailcut.errors import ProfileError
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 
 DATA = Path(__file__).parent.parent / "data" / "models"
 

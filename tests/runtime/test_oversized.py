@@ -12,7 +12,8 @@ from tests.engines.models import dynamic_sequence, identity, perceptron
 from tailcut import Model
 from tailcut.engines import EngineOptions
 from tailcut.errors import QueueFullError, ReleasedError, TooLargeError
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
 
 WAYS = [("inline", 1), ("adaptive", 1), ("worker", 1), ("worker", 2)]

@@ -13,13 +13,15 @@ from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import EngineError, InvalidInputError, ProfileError, UnsupportedError
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
+from tailcut.runtime.inputs import Arrays
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.request import Request
 from tailcut.runtime.rows import RowsSetting
+from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
 from tailcut.spec import DType
 
 IDS_AND_MASK = (PaddedInput(name="ids"), PaddedInput(name="mask"))
-Request = dict[str, np.ndarray]
 
 
 def opened(
@@ -35,16 +37,16 @@ def opened(
     return Model.open(Profile.of_model(path, settings))
 
 
-def sentence(length: int, rows: int = 1) -> Request:
+def sentence(length: int, rows: int = 1) -> Arrays:
     random = np.random.default_rng(length)
     return {"ids": random.integers(0, 32, (rows, length)), "mask": np.ones((rows, length), np.int64)}
 
 
-def together(model: Model, requests: list[Request]) -> list[dict[str, np.ndarray]]:
+def together(model: Model, requests: list[Arrays]) -> list[dict[str, np.ndarray]]:
     """All queued before the first computes."""
     handlers = [EventHandler() for _ in requests]
     for request, handler in zip(requests, handlers, strict=True):
-        model.entry.start(request, len(request["ids"]), handler, AnyThreadDelivery())
+        model.entry.start(request, Request(handler, AnyThreadDelivery(), len(request["ids"])))
     model.entry.notify()
     return [dict(zip(model.spec.output_names, handler.outputs or [], strict=True)) for handler in handlers]
 

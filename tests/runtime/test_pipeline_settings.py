@@ -7,7 +7,8 @@ import pytest
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import ProfileError
 from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
-from tailcut.runtime.profile import ModelRef, Profile, Settings, is_pipeline
+from tailcut.runtime.profile import ModelRef, Profile, is_pipeline
+from tailcut.runtime.settings import Settings
 
 STAGE = StageSettings(name="tokenize", workers=2, cpus=(0, 1))
 MODEL = StepModelSettings(file="m.onnx", sha256="0", engine=EngineOptions(threads=3), max_batch_size=4)

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.profile import IoSettings, ModelRef, Neighbour, Profile, Settings, Together
+from tailcut.runtime.profile import ModelRef, Neighbour, Profile, Together
+from tailcut.runtime.settings import IoSettings, Settings
 from tailcut.runtime.thread_budget import beside_others, conflicts, spins
 
 

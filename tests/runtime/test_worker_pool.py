@@ -13,8 +13,9 @@ from tailcut.memory.slab import RowState
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 FOR_EVER = 1 << 40
 WAIT_S = 20.0
@@ -36,7 +37,9 @@ def opened(folder: Path, *, engine: str = "onnxruntime", instances: int = 1, dis
 def ask(model: Model, number: int, rounds: int) -> tuple[Request, EventHandler]:
     handler = EventHandler()
     inputs = {"x": np.full((1, 4), number, np.float32), "rounds": np.full((1, 1), rounds, np.int64)}
-    return model.entry.start(inputs, 1, handler, AnyThreadDelivery()), handler
+    request = Request(handler, AnyThreadDelivery(), 1)
+    model.entry.start(inputs, request)
+    return request, handler
 
 
 @pytest.mark.parametrize("instances", [1, 2])
@@ -133,7 +136,7 @@ def test_what_waits_behind_a_long_batch_hears_in_time(tmp_path: Path) -> None:
         model.entry.notify()
         handler = EventHandler()
         inputs = {"x": np.ones((1, 4), np.float32), "rounds": np.ones((1, 1), np.int64)}
-        model.entry.start(inputs, 1, handler, AnyThreadDelivery(), time.monotonic_ns() + 50_000_000)
+        model.entry.start(inputs, Request(handler, AnyThreadDelivery(), 1, time.monotonic_ns() + 50_000_000))
         assert handler.event.wait(WAIT_S)
         assert isinstance(handler.error, DeadlineExceededError)
         assert first.event.wait(WAIT_S)

@@ -18,7 +18,8 @@ from tests.servers import Server, json_request, raw_request, serving
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.describe import served_spec
 from tailcut.lab.load import Target
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType, Rows
 
 CLIENTS = 12

@@ -22,7 +22,8 @@ from tailcut.lab.client import open_loop
 from tailcut.lab.explain import only_model, trace_events, watch, while_doing
 from tailcut.lab.load import Target
 from tailcut.lab.payload import ask, infer_payload
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.runtime.tracing.attribution import KINDS, explain
 from tailcut.runtime.tracing.timeline import STAGES, Event
 

@@ -18,7 +18,8 @@ from tests.engines.models import identity, perceptron
 from tests.server.workers.test_supervisor import until
 from tests.servers import Server, serving
 
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
 from tailcut.wire.grpc.messages import METHODS, SERVICE
 

@@ -15,7 +15,8 @@ from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S, raw_request, serving
 
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 
 ROW = np.arange(4, dtype=np.float32).tobytes()
 READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -11,10 +11,11 @@ import tritonclient.grpc
 import tritonclient.http
 from onnx import TensorProto
 from tests.servers import Server, serving
-from tests.triton.repositories import add_and_subtract, add_model, example_repository
+from tests.triton.repositories import add_and_subtract, add_model, example_repository, twice
 from tritonclient.utils import InferenceServerException
 
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.triton.library import newest_of
 
 RESHAPED = """
@@ -26,22 +27,6 @@ input [
 output [ { name: "OUTPUT0" data_type: TYPE_INT32 dims: [ 2, 8 ] reshape { shape: [ 16 ] } } ]
 parameters { key: "intra_op_thread_count" value { string_value: "1" } }
 dynamic_batching { preferred_batch_size: [ 4 ] }
-"""
-
-
-ENSEMBLE = """
-platform: "ensemble"
-max_batch_size: 8
-input [ { name: "A" data_type: TYPE_INT32 dims: 16 }, { name: "B" data_type: TYPE_INT32 dims: 16 } ]
-output [ { name: "TWICE" data_type: TYPE_INT32 dims: 16 } ]
-ensemble_scheduling { step [
-  { model_name: "simple" model_version: -1
-    input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
-    output_map { key: "OUTPUT0" value: "sum" } output_map { key: "OUTPUT1" value: "difference" } },
-  { model_name: "simple" model_version: -1
-    input_map { key: "INPUT0" value: "sum" } input_map { key: "INPUT1" value: "difference" }
-    output_map { key: "OUTPUT0" value: "TWICE" } }
-] }
 """
 
 
@@ -57,7 +42,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_model(folder, "other", more='backend: "python"')
     (folder / "empty").mkdir()
     (folder / "ensemble" / "1").mkdir(parents=True)
-    (folder / "ensemble" / "config.pbtxt").write_text(ENSEMBLE)
+    (folder / "ensemble" / "config.pbtxt").write_text(twice("simple", "simple"))
     return folder
 
 

@@ -15,7 +15,8 @@ from tailcut.engines.base import EngineOptions
 from tailcut.lab.load import Target
 from tailcut.lab.payload import ask
 from tailcut.machine.quota import usable_cpus
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 
 WAIT_S = 20.0
 ROW = {"x": np.ones((1, 1024), np.float32)}

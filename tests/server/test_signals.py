@@ -182,12 +182,12 @@ def test_a_token_that_everybody_can_read_is_warned_of(
     tmp_path: Path, mode: int, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By one line with the command that mends it."""
-    from tailcut.cli.serve import _token
+    from tailcut.cli.serving.needs import read_token
 
     path = tmp_path / "token"
     path.write_text("secret")
     path.chmod(mode)
-    assert _token(path) == "secret"
+    assert read_token(path) == "secret"
     assert (f"chmod o-r {path}" in caplog.text) is warned
 
 

@@ -9,7 +9,8 @@ from tests.engines.models import endless
 
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
 

@@ -21,7 +21,8 @@ from tests.engines.models import identity
 from tests.servers import Server, json_request, raw_request
 
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
 
 WIDTHS = {"small": 8, "middle": 1000, "large": 30_000}  # floats a row

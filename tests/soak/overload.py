@@ -16,7 +16,8 @@ from tests.servers import Server, raw_request
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.load import Payload, Target
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType
 
 DEADLINE_S = 1.0

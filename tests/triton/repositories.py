@@ -19,6 +19,20 @@ output [
 ]
 {more}
 """
+ENSEMBLE = """
+platform: "ensemble"
+max_batch_size: 8
+input [ {{ name: "A" data_type: TYPE_INT32 dims: 16 }}, {{ name: "B" data_type: TYPE_INT32 dims: 16 }} ]
+output [ {{ name: "TWICE" data_type: TYPE_INT32 dims: 16 }} ]
+ensemble_scheduling {{ step [
+  {{ model_name: "{first}" model_version: -1
+    input_map {{ key: "INPUT0" value: "A" }} input_map {{ key: "INPUT1" value: "B" }}
+    output_map {{ key: "OUTPUT0" value: "sum" }} output_map {{ key: "OUTPUT1" value: "difference" }} }},
+  {{ model_name: "{second}" model_version: -1
+    input_map {{ key: "INPUT0" value: "sum" }} input_map {{ key: "INPUT1" value: "difference" }}
+    output_map {{ key: "OUTPUT0" value: "TWICE" }} }}
+] }}
+"""
 KINDS = {
     "simple": (TensorProto.INT32, "TYPE_INT32"),
     "simple_int8": (TensorProto.INT8, "TYPE_INT8"),
@@ -58,6 +72,11 @@ def add_model(
         add_and_subtract(element, repository / name / str(version) / "model.onnx")
     (repository / name / "config.pbtxt").write_text(CONFIG.format(name=name, kind=word, more=more))
     return repository / name
+
+
+def twice(first: str, second: str) -> str:
+    """The configuration of an ensemble of two models that add and subtract: (a + b) + (a - b)."""
+    return ENSEMBLE.format(first=first, second=second)
 
 
 def example_repository(repository: Path) -> Path:

@@ -5,26 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.triton.repositories import add_model
+from tests.triton.repositories import add_model, twice
 
 from tailcut.errors import InvalidInputError, UsageError
 from tailcut.runtime.limits import Limits
 from tailcut.triton.library import Library, Loaded, Wishes
 
-ENSEMBLE = """
-platform: "ensemble"
-max_batch_size: 8
-input [ { name: "A" data_type: TYPE_INT32 dims: 16 }, { name: "B" data_type: TYPE_INT32 dims: 16 } ]
-output [ { name: "TWICE" data_type: TYPE_INT32 dims: 16 } ]
-ensemble_scheduling { step [
-  { model_name: "first" model_version: -1
-    input_map { key: "INPUT0" value: "A" } input_map { key: "INPUT1" value: "B" }
-    output_map { key: "OUTPUT0" value: "sum" } output_map { key: "OUTPUT1" value: "difference" } },
-  { model_name: "second" model_version: -1
-    input_map { key: "INPUT0" value: "sum" } input_map { key: "INPUT1" value: "difference" }
-    output_map { key: "OUTPUT0" value: "TWICE" } }
-] }
-"""
+ENSEMBLE = twice("first", "second")
 
 
 def loaded(folder: Path, text: str) -> Loaded:

@@ -21,7 +21,8 @@ from tests.engines.models import convolution, masked_mean, perceptron
 from tailcut import Client
 from tailcut.engines.base import U8Input
 from tailcut.lab.load import Target
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import compare
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.model_space import ModelSpace

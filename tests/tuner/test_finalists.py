@@ -1,6 +1,6 @@
 """Which configurations race: the best of several kinds."""
 
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.finalists import FINALISTS, Predicted, finalists, pareto
 from tailcut.tuner.space import changed
 

@@ -16,7 +16,8 @@ from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.payload import infer_once
 from tailcut.lab.trial import ServedProfile
-from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
 from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.gate import Gate

@@ -24,7 +24,7 @@ from tests.tuner.keepable import (
 )
 
 from tailcut.lab.load import Target
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailcut.lab.load import LoadResult
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.finalists import Predicted, finalists
 from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
 from tailcut.tuner.space import changed

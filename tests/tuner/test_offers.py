@@ -3,7 +3,7 @@
 from tests.tuner.results import told
 
 from tailcut.report.tune_page import offer_words
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.finalists import Predicted

@@ -11,7 +11,7 @@ from tests.engines.models import masked_mean, perceptron, save, value
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import EngineError
-from tailcut.runtime.profile import PaddedInput, PaddingSettings
+from tailcut.runtime.settings import PaddedInput, PaddingSettings
 from tailcut.spec import DType
 from tailcut.tuner.questions import Questions
 

@@ -15,7 +15,6 @@ from tailcut.tuner.simulate import (
     ServiceTimes,
     WayIn,
     highest_rate,
-    rate_bound,
     saturation_rate,
     simulate,
     simulate_closed,
@@ -80,12 +79,14 @@ def test_cores_are_shared() -> None:
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "worker"])
-def test_no_simulation_exceeds_the_bound(dispatch: str) -> None:
-    """With the loop or the engine as the slower part, the saturated rate is a little under it."""
-    for ms, batch_ns in ((0.1, 2 * MS), (2.0, 10_000)):
-        way = WayIn(1000, 1000, batch_ns, 0, 0)
-        one = Configuration(fixed(ms, 1.5 * ms, 2 * ms), way, dispatch, max_batch_size=4)  # type: ignore[arg-type]
-        assert 0.8 * rate_bound(one) < saturation_rate(one) < 1.01 * rate_bound(one)
+@pytest.mark.parametrize(("ms", "batch_ns"), [(0.1, 2 * MS), (2.0, 10_000)])
+def test_the_slower_part_bounds_the_rate(dispatch: str, ms: float, batch_ns: int) -> None:
+    """With the loop or the engine as the slower part, the saturated rate is a little under what that one can do."""
+    loop_ms, engine_ms = 4 * 0.002 + batch_ns / MS, 2 * ms  # of a batch of four
+    bound = 4000 / (max(loop_ms, engine_ms) if dispatch == "worker" else loop_ms + engine_ms)
+    way = WayIn(1000, 1000, batch_ns, 0, 0)
+    one = Configuration(fixed(ms, 1.5 * ms, 2 * ms), way, dispatch, max_batch_size=4)  # type: ignore[arg-type]
+    assert 0.8 * bound < saturation_rate(one) < 1.01 * bound
 
 
 @pytest.mark.parametrize("dispatch", ["inline", "worker"])
@@ -114,6 +115,18 @@ def test_requests_of_one_pass_share_its_cost() -> None:
     apart = simulate(Configuration(fixed(0.0), way, "inline", max_batch_size=1), np.arange(16) * MS)
     assert together.loop_busy_s == pytest.approx(50e-6)
     assert apart.loop_busy_s == pytest.approx(16 * 50e-6)
+
+
+def test_a_client_on_the_same_cores_takes_its_time() -> None:
+    """It reads one answer after another, which bounds the rate of a closed loop; and it takes a core while it does."""
+    way = WayIn(0, 0, 0, 0, 0, client_ns=20_000, client_pass_ns=5000)
+    alone = simulate(Configuration(fixed(1.0), way, "inline"), np.array([0], np.int64))
+    assert alone.latencies_ns.tolist() == [MS + 25_000]
+    batches = fixed(*[0.1] * 7)
+    bounded = simulate_closed(Configuration(batches, way, "inline", max_batch_size=64), 64)
+    assert bounded.rate == pytest.approx(50_000, rel=0.1)
+    one_core = simulate_closed(Configuration(batches, way, "inline", max_batch_size=64, cores=1.0), 64)
+    assert one_core.rate < 0.97 * bounded.rate
 
 
 def test_adaptive_computes_short_batches_itself() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from tailcut.engines.base import EngineOptions
 from tailcut.lab.describe import lengths_of, rows_of_data
-from tailcut.runtime.profile import BatchingSettings, IoSettings, MemorySettings, Settings
+from tailcut.runtime.settings import BatchingSettings, IoSettings, MemorySettings, Settings
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.tuner.catalogue import CATALOGUE
 from tailcut.tuner.space import (

@@ -9,7 +9,8 @@ from tests.engines.models import perceptron
 
 from tailcut.lab.payload import infer_payload
 from tailcut.lab.trial import Arm, ArmRuns, ServedProfile, open_block
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.baseline import measure_baseline
 from tailcut.tuner.space import BASELINE, changed
 from tailcut.tuner.traffic import Carried, Overload, Traffic

@@ -16,25 +16,29 @@ from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.ways import MANY, PROBED, Probe, measure_ways, way_in, way_settings
 
 
-def closed(rate: float, latency_ns: float) -> LoadResult:
+def closed(rate: float, latency_ns: float, client_ns: float = 0.0) -> LoadResult:
     latencies = np.full(1000, latency_ns, np.int64)
-    return LoadResult("closed", 1000 / rate, None, rate, 1, latencies, latencies, answered=1000)
+    client_cpu = client_ns * rate / 1e9
+    return LoadResult("closed", 1000 / rate, None, rate, 1, latencies, latencies, answered=1000, client_cpu=client_cpu)
 
 
 def known(way: WayIn, passes: int) -> Probe:
     """What the three loads find at a server with these costs."""
     request = way.receive_ns + way.answer_ns
     alone_cpu = request + way.batch_ns + passes * way.pass_ns
-    alone = alone_cpu + way.outside_ns + 2 * way.wake_ns
+    client = way.client_ns + way.client_pass_ns
+    alone = alone_cpu + client + way.outside_ns + 2 * way.wake_ns
     together = request + (way.batch_ns + way.pass_ns) / (MANY / 2)
     cost = ProcessCost(0, 0, 0, 0, 1000 * alone_cpu, 0)
-    return Probe(closed(1e9 / alone, alone), cost, closed(1e9 / together, 0), closed(1e9 / (request + way.batch_ns), 0))
+    many = closed(1e9 / together, 0, way.client_ns)
+    return Probe(closed(1e9 / alone, alone, client), cost, many, closed(1e9 / (request + way.batch_ns), 0))
 
 
 def test_the_costs_come_back() -> None:
     """Inline and through a worker, whose lone answer takes a second pass of the loop and two wake-ups."""
-    inline = WayIn(2000, 3000, 25_000, wake_ns=0, outside_ns=20_000, pass_ns=30_000)
-    worker = WayIn(2800, 4200, 70_000, wake_ns=35_000, outside_ns=20_000, pass_ns=26_000)
+    client = {"client_ns": 4000, "client_pass_ns": 9000}
+    inline = WayIn(2000, 3000, 25_000, wake_ns=0, outside_ns=20_000, pass_ns=30_000, **client)
+    worker = WayIn(2800, 4200, 70_000, wake_ns=35_000, outside_ns=20_000, pass_ns=26_000, **client)
     first, second = known(inline, 1), known(worker, 2)
     found = way_in(first, first), way_in(second, first)
     for way, expected in zip(found, (inline, worker), strict=True):

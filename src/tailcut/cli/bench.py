@@ -5,21 +5,23 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tailcut.lab.arrivals import Arrivals
-    from tailcut.lab.load import Payload, Target
+    from tailcut.lab.load import LoadResult, Target
+    from tailcut.lab.mix import MixEntry
     from tailcut.lab.scenarios import Scenario
     from tailcut.lab.session import Session
     from tailcut.lab.shared import SharedLoad
+    from tailcut.lab.workload import Workload
 
-_PAYLOADS = 64  # distinct requests sent in turn
 _SWEEP = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)  # of the closed loop's capacity
 _SWEEP_CONCURRENCY = 32
 _MOST_PROCESSES = 64
@@ -65,6 +67,12 @@ def bench(
     trace: Annotated[
         Path | None, typer.Option(help="Open loop: file of arrival times (seconds, one per line).")
     ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=RATE[:ARRIVALS],...", help="Open loops on several models at once, each at its own rate."
+        ),
+    ] = None,
     rate_sweep: Annotated[
         bool, typer.Option("--rate-sweep", help="Open loops at 10 to 90 % of the measured capacity.")
     ] = False,
@@ -83,7 +91,11 @@ def bench(
         typer.Option(metavar="PREFIX", help="Pass tensors in shared-memory regions whose names start with PREFIX."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Inputs from an .npz or .npy file (default: generated from --seed).")
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Inputs from an .npz, .npy or .jsonl file (default: generated from --seed); with --mix, NAME=FILE.",
+        ),
     ] = None,
     body: Annotated[Path | None, typer.Option(help="Send this file unchanged as the request body.")] = None,
     expect: Annotated[int, typer.Option(help="HTTP status that counts as success.", min=100, max=599)] = 200,
@@ -103,23 +115,23 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Load-test a served model with an open or a closed loop; report percentiles with confidence intervals."""
-    import orjson
-
     from tailcut.cli.options import parse_counts, parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_url, raw_payload
+    from tailcut.lab.mix import run_mix
     from tailcut.lab.record import read_record
     from tailcut.lab.scenarios import Scenario, samples_per_query
     from tailcut.lab.session import Session
     from tailcut.lab.shared import SharedLoad
-    from tailcut.report.bench import bench_table
+    from tailcut.lab.workload import Workload
 
-    _check_exclusive(rate=rate, trace=trace, rate_sweep=rate_sweep, slo=slo, scenario=scenario)
+    _check_exclusive(rate=rate, trace=trace, rate_sweep=rate_sweep, slo=slo, scenario=scenario, mix=mix)
     named = Scenario(scenario) if scenario else None
     earlier = read_record(against) if against else None
+    make = partial(_maker, factor=burst_factor, length_s=parse_duration(burst_length))
     load = _Load(
         rate=rate,
-        make=_maker(arrivals, burst_factor, parse_duration(burst_length)),
+        make=make(arrivals),
         trace=trace,
         sweep=rate_sweep,
         slo_ms=None if slo is None else parse_duration(slo) * 1e3,
@@ -133,35 +145,32 @@ def bench(
     place, path = parse_url(target, allow_remote=allow_remote)
     own = body is not None or bool(path)
     tensors = _form(wire, shared_memory, named, own=own)
+    entries = _mix_entries(mix, model, clients, own=own)
     with ExitStack() as stack:
-        if own:
-            payloads = [raw_payload(place, path, body, header or [], expect)]
+        shared = None if shared_memory is None else stack.enter_context(SharedLoad(place, shared_memory))
+        asked = _Asked(place, wire, seed, samples_per_query(named) if named else 1, shared)
+        if entries:
+            results = run_mix(
+                place,
+                asked.of_mix(entries, data or [], lambda kind: make(arrivals if kind is None else Kind(kind))),
+                duration_s=length_s,
+                warmup_s=warmup_s,
+                seed=seed,
+                say=_say,
+            )
+            found: dict[str, Any] = {}
         else:
-            shared = None if shared_memory is None else stack.enter_context(SharedLoad(place, shared_memory))
-            rows = samples_per_query(named) if named else 1
-            payloads = _payloads(place, model, data, wire.value, seed, rows, shared)
-        session = Session(place, payloads, length_s, warmup_s, seed, clients, lambda text: print(text, file=sys.stderr))
-        found = load.run(session)
-    record = _record(session, found, target, seed) | {"transport": f"{place.transport}, {tensors}"}
+            work = (
+                Workload([raw_payload(place, path, body, header or [], expect)]) if own else asked.of(model, data or [])
+            )
+            session = Session(place, work, length_s, warmup_s, seed, clients, _say)
+            found = load.run(session)
+            results = session.results
+    record = _record(results, found, target, seed) | {"transport": f"{place.transport}, {tensors}"}
     if earlier is not None:
         record["comparison"] = _compare(record, earlier)
-    if output:
-        from tailcut.runtime.profile import write_atomically
-
-        write_atomically(output, orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
-    if report:
-        from tailcut.report.html import render_bench_html
-        from tailcut.runtime.profile import write_atomically
-
-        write_atomically(report, render_bench_html(record))
-    if json:
-        print(orjson.dumps(record).decode())
-    elif markdown:
-        from tailcut.report.markdown import bench_markdown
-
-        print(bench_markdown(record))
-    else:
-        bench_table(record)
+    _write(record, output=output, report=report)
+    _show(record, markdown=markdown, json=json)
     if not _good(record):
         raise typer.Exit(1)
 
@@ -237,12 +246,42 @@ def _process_count(text: str) -> int | None:
     return int(text)
 
 
-def _record(session: "Session", found: dict[str, Any], target: str, seed: int) -> dict[str, Any]:
+def _write(record: dict[str, Any], *, output: Path | None, report: Path | None) -> None:
+    """Write the files that were asked for."""
+    import orjson
+
+    from tailcut.atomic import write_atomically
+
+    if output:
+        write_atomically(output, orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
+    if report:
+        from tailcut.report.html import render_bench_html
+
+        write_atomically(report, render_bench_html(record))
+
+
+def _show(record: dict[str, Any], *, markdown: bool, json: bool) -> None:
+    """Print the result in the form that was asked for."""
+    if json:
+        import orjson
+
+        print(orjson.dumps(record).decode())
+    elif markdown:
+        from tailcut.report.markdown import bench_markdown
+
+        print(bench_markdown(record))
+    else:
+        from tailcut.report.bench import bench_table
+
+        bench_table(record)
+
+
+def _record(results: "Sequence[LoadResult]", found: dict[str, Any], target: str, seed: int) -> dict[str, Any]:
     from tailcut.lab.record import run_record
     from tailcut.machine.fingerprint import fingerprint
 
     command = f"tailcut {shlex.join(sys.argv[1:])}"
-    runs = [run_record(result) for result in session.results]
+    runs = [run_record(result) for result in results]
     return {"target": target, "runs": runs} | found | {"machine": fingerprint(), "command": command, "seed": seed}
 
 
@@ -273,31 +312,64 @@ def _form(wire: Wire, shared_memory: str | None, scenario: "Scenario | None", *,
     return "custom body" if own else f"{wire} tensors" if shared_memory is None else "tensors in shared memory"
 
 
-def _payloads(
-    target: "Target",
-    model: str | None,
-    data: Path | None,
-    wire: str,
-    seed: int,
-    rows: int,
-    shared: "SharedLoad | None",
-) -> "list[Payload]":
-    from tailcut.cli.options import load_data
-    from tailcut.errors import UsageError
-    from tailcut.lab.describe import rows_of_data, served_samples, served_spec
-    from tailcut.lab.payload import infer_payload
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How served models are asked."""
 
-    spec = served_spec(target, model)
-    if rows > 1 and not spec.batched:
-        raise UsageError(f"the server does not batch {spec.name}, so a request cannot hold {rows} samples")
-    if data is not None:
-        inputs = rows_of_data(spec, load_data(data), _PAYLOADS * rows, rows=rows)
-    else:
-        samples = served_samples(target, spec)
-        inputs = [samples.make(max(rows, samples.rows), seed + number) for number in range(8)]
-    if shared is not None:
-        return shared.payloads(spec.name, inputs)
-    return [infer_payload(target, spec.name, one, wire) for one in inputs]  # type: ignore[arg-type]  # the enum's values
+    target: "Target"
+    wire: Wire
+    seed: int
+    rows: int
+    shared: "SharedLoad | None"
+
+    def of(self, model: str | None, data: "Sequence[str]") -> "Workload":
+        """The requests for one model, from one file or made up."""
+        from tailcut.cli.options import load_data
+        from tailcut.errors import UsageError
+        from tailcut.lab.workload import served_workload
+
+        if len(data) > 1:
+            raise UsageError("--data can be given several times only with --mix, as NAME=FILE")
+        arrays = load_data(data[0]) if data else None
+        return served_workload(self.target, model, arrays, self.wire.value, self.seed, self.rows, self.shared)
+
+    def of_mix(
+        self,
+        entries: "Sequence[MixEntry]",
+        data: "Sequence[str]",
+        make: "Callable[[str | None], Callable[[float], Arrivals]]",
+    ) -> "dict[str, tuple[Workload, Arrivals]]":
+        """The requests and arrivals of each model of a mix, by name."""
+        from tailcut.lab.describe import served_models
+        from tailcut.lab.mix import check_served, data_by_model
+
+        files = data_by_model(data, [one.model for one in entries])
+        check_served(entries, served_models(self.target))
+        return {
+            one.model: (
+                self.of(one.model, [files[one.model]] if one.model in files else []),
+                make(one.kind)(one.rate),
+            )
+            for one in entries
+        }
+
+
+def _mix_entries(mix: str | None, model: str | None, clients: int | None, *, own: bool) -> "list[MixEntry]":
+    """The models of --mix; none without it."""
+    from tailcut.errors import UsageError
+    from tailcut.lab.mix import parse_mix
+
+    if mix is None:
+        return []
+    if own or model is not None:
+        raise UsageError("--mix names the models itself: leave out --model, --body and URL paths")
+    if clients != 1:
+        raise UsageError("--mix sends each model's requests from a thread of its own: leave out --processes")
+    return parse_mix(mix, [*Kind])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _compare(record: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str, Any]]:

@@ -67,8 +67,8 @@ def _reaches() -> "tuple[Reach, ...]":
 
 def _apply(checks: "Sequence[Check]", path: Path) -> "Applied | None":
     """Write an environment file; nothing outside this user's own processes is ever changed."""
+    from tailcut.atomic import write_atomically
     from tailcut.cli.records import Applied
-    from tailcut.runtime.profile import write_atomically
 
     variables = {name: value for check in checks for name, value in check.environment.items()}
     if not variables:

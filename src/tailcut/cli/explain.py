@@ -31,13 +31,13 @@ def explain(
     import orjson
     from rich.console import Console
 
+    from tailcut.atomic import write_atomically
     from tailcut.cli.options import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_target
     from tailcut.lab.explain import only_model, trace_events, watch
     from tailcut.report.explain import explain_markdown, explain_view
     from tailcut.report.html import render_explain_html
-    from tailcut.runtime.profile import write_atomically
 
     length_s = parse_duration(duration)
     if length_s <= 0:

@@ -61,8 +61,8 @@ def microbench(  # noqa: C901  a step for each option
     if save:
         save_microbench(save, record)
     if report:
+        from tailcut.atomic import write_atomically
         from tailcut.report.html import render_microbench_html
-        from tailcut.runtime.profile import write_atomically
 
         write_atomically(report, render_microbench_html(record))
     if json:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tailcut.errors import MissingFileError, UsageError
-from tailcut.lab.data import ONLY_INPUT
+from tailcut.lab.data import ONLY_INPUT, read_jsonl
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?\Z")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
@@ -55,9 +55,13 @@ def parse_counts(text: str) -> list[int]:
 def load_data(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name, or the array of an .npy file as `ONLY_INPUT`; pickles are never loaded.
 
+    A .jsonl file has one request a line; its arrays are named INPUT/LINE.
+
     Raises:
         UsageError: missing, not such a file, or an array contains Python objects (such as lists of different lengths).
     """
+    if Path(path).suffix == ".jsonl":
+        return read_jsonl(Path(path))
     name = ONLY_INPUT
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -74,7 +78,8 @@ def load_data(path: str | Path) -> dict[str, np.ndarray]:
             what, group = (f"array {name!r}", name) if name else ("it", "NAME")
             raise UsageError(
                 f"{path}: {what} contains Python objects, such as lists of different lengths: save one array per "
-                f"length, named {group}/0, {group}/1 and so on, and strings as numpy.array(strings)"
+                f"length, named {group}/0, {group}/1 and so on, or a .jsonl file with one request a line; save "
+                "strings as numpy.array(strings)"
             ) from None
         raise UsageError(f"{path}: not a readable .npz file: write one with numpy.savez(path, NAME=array)") from None
     return arrays

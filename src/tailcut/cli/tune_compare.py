@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from tailcut.runtime.profile import Settings
+    from tailcut.runtime.settings import Settings
     from tailcut.tuner.compare import Comparison
     from tailcut.tuner.records import Wanted
 

@@ -61,9 +61,10 @@ def write_result(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], fi
     """
     import msgspec
 
+    from tailcut.atomic import write_atomically
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.report.html import render_tune_html
-    from tailcut.runtime.profile import copy_path, write_atomically
+    from tailcut.runtime.profile import copy_path
     from tailcut.tuner.result import evidence, result
 
     profile = _profile(outcome, wanted)

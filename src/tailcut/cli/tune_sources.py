@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tailcut.runtime.profile import Settings
+    from tailcut.runtime.settings import Settings
 
 
 def trust_model(model: Path) -> None:
@@ -18,7 +18,7 @@ def trust_model(model: Path) -> None:
 def of_repository(given: list[Path]) -> "tuple[list[Path], Settings]":
     """The files behind what is given, and what a model repository's configuration says of them."""
     from tailcut.errors import UsageError
-    from tailcut.runtime.profile import Settings
+    from tailcut.runtime.settings import Settings
     from tailcut.triton.folder import is_model_folder
 
     if not any(map(is_model_folder, given)):

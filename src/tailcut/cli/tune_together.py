@@ -131,9 +131,10 @@ def tune_together(
 def _write(outcome: "JointOutcome", asked: dict[str, Any], files: JointFiles) -> dict[str, Any]:
     import msgspec
 
+    from tailcut.atomic import write_atomically
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.report.html import render_together_html
-    from tailcut.runtime.profile import copy_path, write_atomically
+    from tailcut.runtime.profile import copy_path
     from tailcut.tuner.together.result import joint_evidence, joint_result, together_of
 
     machine = fingerprint()

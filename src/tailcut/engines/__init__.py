@@ -1,15 +1,14 @@
 """Engines: one protocol, one option set, one way to open a model."""
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
 from tailcut.engines.base import Engine, EngineOptions
+from tailcut.engines.installed import require
 from tailcut.engines.reshaped import ReshapedEngine
 from tailcut.engines.telemetry import import_openvino
 from tailcut.errors import UnsupportedError
@@ -74,7 +73,6 @@ def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engi
         UnsupportedError: the library is not installed; says how to install it.
     """
     if name == "openvino":
-        _need("openvino", "openvino", "tailcut[openvino]")
         import_openvino()
         from tailcut.engines.openvino import OpenVinoEngine  # noqa: PLC0415  0.2 s that onnxruntime's users need not pay
 
@@ -84,11 +82,11 @@ def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engi
 
         return NoneEngine
     if name == "torch":
-        _need("torch", "PyTorch", "tailcut[torch]")
+        require("torch")
         from tailcut.engines.torch.engine import TorchEngine  # noqa: PLC0415  2 s that only its users pay
 
         return TorchEngine
-    _need("onnxruntime", "onnxruntime", "onnxruntime")
+    require("onnxruntime")
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  likewise
 
     return OnnxRuntimeEngine
@@ -101,11 +99,6 @@ def _open_on_cuda(path: Path, options: EngineOptions, name: str | None) -> Engin
     from tailcut.engines.cuda.engine import CudaEngine  # noqa: PLC0415  only where it is asked for
 
     return CudaEngine(path, options, name)
-
-
-def _need(module: str, name: str, package: str) -> None:
-    if module not in sys.modules and find_spec(module) is None:
-        raise UnsupportedError(f"the engine {name} is not installed: pip install '{package}'")
 
 
 def engine_threads(options: EngineOptions) -> EngineThreads:

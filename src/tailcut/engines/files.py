@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
+from tailcut.engines.installed import is_installed
 from tailcut.errors import MissingModelFileError, ModelFileError
 
 
@@ -148,12 +149,15 @@ def check_onnx(path: Path) -> None:
 
 
 def default_engine(path: Path) -> str:
-    """The engine that a bare model gets, and whose float32 answers are the right ones.
+    """The engine that a bare model gets, and whose float32 answers are the right ones: the first that is installed.
+
+    The first of all where none is installed: opening it says what to install.
 
     Raises:
         ModelFileError: as `kind_of`.
     """
-    return ENGINES_OF[kind_of(path)][0]
+    engines = ENGINES_OF[kind_of(path)]
+    return next(filter(is_installed, engines), engines[0])
 
 
 def parts_of(path: Path, kind: FileKind) -> tuple[Path, list[Path]]:

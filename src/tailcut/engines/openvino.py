@@ -28,6 +28,7 @@ from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.graph import read_spec, short
 from tailcut.engines.graph_hints import read_hints
 from tailcut.engines.hints import InputHints
+from tailcut.engines.installed import is_installed
 from tailcut.engines.openvino_files import read_file, spec_of
 from tailcut.engines.openvino_lane import Lane, wrap
 from tailcut.engines.openvino_reference import OpenVinoReference
@@ -67,7 +68,10 @@ class OpenVinoEngine:
         count = max(options.instances, 1)
         if _is_free(self.spec):
             recompile = _compiler(model, _properties(options, shared=False))
-            reference = _onnx_reference(path, options, self.spec) if onnx else _own_reference(model, self.spec, options)
+            if onnx and is_installed("onnxruntime"):
+                reference = _onnx_reference(path, options, self.spec)
+            else:
+                reference = _own_reference(model, self.spec, options)
             if reference is not None:
                 self._check = ShapeCheck(self.spec.name, reference, recompile, options.precision)
             compiled_models = [compiled if not number else recompile() for number in range(count)]

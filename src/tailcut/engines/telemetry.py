@@ -8,15 +8,18 @@ onnxruntime has events on Windows only, and a switch.
 import sys
 from types import ModuleType
 
+from tailcut.engines.installed import require
+
 _PACKAGE = "openvino_telemetry"
 
 
 def import_openvino() -> ModuleType:
-    """The package openvino, whose import tells nobody. What the process has imported before, stays as it is.
+    """Import the package openvino without its telemetry. Where the process has imported it before, it stays as it is.
 
     Raises:
-        ImportError: it is not installed.
+        UnsupportedError: it is not installed; says how to install it.
     """
+    require("openvino")
     hides = "openvino" not in sys.modules and _PACKAGE not in sys.modules
     if hides:
         sys.modules[_PACKAGE] = None  # type: ignore[assignment]  # documented: its import raises then

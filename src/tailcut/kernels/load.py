@@ -19,8 +19,9 @@ Tables are int64 unless said otherwise, and their columns are named below:
 - `clock`: `START`, `END` (of a closed loop's sends), `UNTIL` (of this call) and `SPIN`, in monotonic nanoseconds.
 - `cursor`: how many were `SENT` and `RECORDED`, how many slots are `FREE` (their numbers stand in `free`) and `BUSY`,
   and how many connections are `OPEN`.
+- `expects`: the status that answers each payload, and the length of its input, which is only handed on.
 - `outcomes`: a row for each request: planned, free (when a connection was there), sent, done, status (0: the connection
-  broke), and whether the status was the expected one.
+  broke), whether the status was the expected one, and the length.
 """
 
 import numpy as np
@@ -50,7 +51,7 @@ CONNECTIONS = 11  # columns
 CLOSED, IDLE, WAITING = range(3)  # of STATE
 START, END, UNTIL, SPIN = range(4)
 SENT, RECORDED, FREE, BUSY, OPEN = range(5)
-OUTCOMES = 6  # columns
+OUTCOMES = 7  # columns
 HEAD_BYTES = 16 * 1024  # of an answer; what is longer is no answer
 OVER, SLICE, MORE_CONNECTIONS, FULL, BROKEN, ODD_ANSWER = range(6)  # what drive returns
 PART, WHOLE, LOST, ODD = range(4)  # what has been received of an answer
@@ -170,7 +171,8 @@ def _send_rest(own: np.ndarray, slot: int, spans: np.ndarray, requests: np.ndarr
 def _record(own: np.ndarray, done: int, status: int, expects: np.ndarray, result: np.ndarray) -> None:
     result[0], result[1], result[2], result[3] = own[PLANNED], own[FREE_SINCE], own[SENT_AT], done
     result[4] = status
-    result[5] = status == expects[own[PAYLOAD]]
+    result[5] = status == expects[own[PAYLOAD], 0]
+    result[6] = expects[own[PAYLOAD], 1]
 
 
 @_plain
@@ -318,7 +320,7 @@ def _take(  # noqa: PLR0913, PLR0917  the tables of drive
 
 
 @compiled(
-    f"int64(int64,int64,{TABLE},{LONGS},{CUBE},{BYTES},{LONGS},{LONGS},{LONGS},{LONGS},{LONGS},{TABLE},uint8[:,::1],"
+    f"int64(int64,int64,{TABLE},{LONGS},{CUBE},{BYTES},{TABLE},{LONGS},{LONGS},{LONGS},{LONGS},{TABLE},uint8[:,::1],"
     f"{BYTES},int32[:,::1])"
 )
 def drive(  # noqa: C901, PLR0913, PLR0917  one call a time slice, and its tables

@@ -9,6 +9,8 @@ Pure: arrivals, service times and costs in, latencies out; random numbers come f
   `here` while batches are small, and leaves the rest to the instance.
 - How many rows a batch takes, and whether it is held back, is the rule of `batching/policy.py`, with the learned cost
   given as tables.
+- One *client* process on the same machine reads the answers, one after another, and sends the next requests: it takes a
+  core while it does, and answers wait for it. Without costs of its own it is elsewhere.
 - *Cores* are shared: while more threads are active than there are cores, everything takes longer in proportion, on
   average. The operating system does not share evenly but in turns: most work runs undisturbed, some of it waits for a
   while until a core is free, and that is what a tail is made of.
@@ -22,10 +24,10 @@ from tailcut.kernels.cache import compiled
 
 INLINE, WORKER, ADAPTIVE = range(3)
 # Of `costs`, int64 nanoseconds: per request received, per request answered, per batch, for waking a thread, outside the
-# server (client and kernel), the longest delay in the queue, the deadline (0: none), what adaptive computes itself, and
-# per pass of the loop.
-RECEIVE, ANSWER, BATCH, WAKE, OUTSIDE, DELAY, DEADLINE, HERE, PASS = range(9)
-COSTS = 9
+# server and the client (the kernel), the longest delay in the queue, the deadline (0: none), what adaptive computes
+# itself, per pass of the loop, and of the client's time per request and each time that it is woken.
+RECEIVE, ANSWER, BATCH, WAKE, OUTSIDE, DELAY, DEADLINE, HERE, PASS, CLIENT, CLIENT_PASS = range(11)
+COSTS = 11
 REFUSED = -1  # as a latency: no room in the queue, or the deadline could not be met
 _FEW = 2.5  # adaptive dispatch: rows of a usual batch, beyond which the loop leaves computing to the instance
 _ROWS_WEIGHT, _GAP_WEIGHT = 0.1, 0.05
@@ -85,6 +87,15 @@ def service(rows: int, sizes: np.ndarray, times: np.ndarray, draw: int) -> float
 
 
 @_plain
+def read_at(client: int, written: int, costs: np.ndarray, slow: float) -> int:
+    """When the client has read an answer and sent what follows: one after another, woken where it has nothing to do."""
+    if costs[CLIENT] == 0:
+        return written
+    work = costs[CLIENT] + (costs[CLIENT_PASS] if client <= written else 0)
+    return max(client, written) + shared(work, slow)
+
+
+@_plain
 def ask_again(arrivals: np.ndarray, issued: int, at: int) -> int:
     """Have a client of a closed loop send its next request; how many were sent by then."""
     if issued == arrivals.shape[0]:
@@ -139,7 +150,9 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     flying = np.full(instances, -1, np.int64)  # the batch on each instance
     idle_since = np.full(instances, -1, np.int64)
     running = 0
-    loop = held = 0  # when the loop is free, and until when the oldest request is held back
+    # When the loop is free, until when the oldest request is held back, and when the client is free.
+    loop = held = client = 0
+    has_client = costs[CLIENT] > 0
     usual, gap, last_arrival = 1.0, 0.0, 0
     while ended < count:
         receive = max(loop, arrivals[taken]) if taken < count else far
@@ -175,9 +188,9 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 held = until
                 continue
             held = 0
-            active = running * threads + (1 if loop > now else 0)
+            active = running * threads + (1 if loop > now else 0) + (1 if has_client and client > now else 0)
         else:
-            active = 1 + running * threads
+            active = 1 + running * threads + (1 if has_client and client > now else 0)
             slow = max(1.0, active / cores)
             began = now
             now += shared(costs[PASS], slow)
@@ -201,9 +214,10 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 now += shared(costs[BATCH], slow)
                 for j in range(begin[batch], begin[batch] + size[batch]):
                     now += shared(costs[ANSWER], slow)
-                    latencies[order[j]] = now - arrivals[order[j]] + costs[OUTSIDE]
+                    client = read_at(client, now, costs, slow)
+                    latencies[order[j]] = client - arrivals[order[j]] + costs[OUTSIDE]
                     ended += 1
-                    issued = ask_again(arrivals, issued, now + costs[OUTSIDE])
+                    issued = ask_again(arrivals, issued, client + costs[OUTSIDE])
             totals[0] += (now - began) / slow
         # A batch: by the instance that takes one, or by the loop until nothing is left that it computes itself.
         while head < tail:
@@ -247,9 +261,10 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
             now = began + shared(costs[BATCH], slow)
             for j in range(start, placed):
                 now += shared(costs[ANSWER], slow)
-                latencies[order[j]] = now - arrivals[order[j]] + costs[OUTSIDE]
+                client = read_at(client, now, costs, slow)
+                latencies[order[j]] = client - arrivals[order[j]] + costs[OUTSIDE]
                 ended += 1
-                issued = ask_again(arrivals, issued, now + costs[OUTSIDE])
+                issued = ask_again(arrivals, issued, client + costs[OUTSIDE])
             totals[0] += (now - began) / slow
         if here:
             loop = now

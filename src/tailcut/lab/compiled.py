@@ -112,7 +112,7 @@ class _Loop:
         self._target = target
         self._times = np.array(times, np.int64)  # writable, as the compiled loop takes it
         self._requests, self._spans = _requests(payloads)
-        self._expects = np.array([one.expect_status for one in payloads], np.int64)
+        self._expects = np.array([(one.expect_status, one.length) for one in payloads], np.int64)
         self._connections = np.zeros((limit, load.CONNECTIONS), np.int64)
         self._heads = np.empty((limit, load.HEAD_BYTES), np.uint8)
         self._slots = np.full(1024, -1, np.int64)
@@ -238,7 +238,8 @@ class _Loop:
                 self.connect()
             except UsageError:
                 planned = start_ns + int(self._times[cursor[load.SENT]])
-                failed = Outcome(planned, planned, planned, time.monotonic_ns(), 0, expected=False)
+                length = int(self._expects[cursor[load.SENT] % len(self._expects), 1])
+                failed = Outcome(planned, planned, planned, time.monotonic_ns(), 0, expected=False, length=length)
                 self._outcomes[cursor[load.RECORDED]] = as_rows([failed])[0]
                 cursor[load.RECORDED] += 1
                 cursor[load.SENT] += 1

@@ -182,7 +182,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             self._transport = None
         done = time.monotonic_ns()
-        self._on_done(self, Outcome(planned, free, sent, done, status, status == payload.expect_status))
+        self._on_done(self, Outcome(planned, free, sent, done, status, status == payload.expect_status, payload.length))
 
 
 def read_answer_head(head: bytes) -> AnswerHead:

@@ -1,20 +1,76 @@
-"""A data file's arrays made into a model's requests. Pure but for a log line where numbers are converted."""
+"""A data file's arrays made into a model's requests. Pure but for reading JSONL, and a log line about conversions."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import orjson
 
-from tailcut.errors import UsageError
+from tailcut.errors import MissingFileError, UsageError
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 ONLY_INPUT = ""  # the name of an array out of an .npy file, which has none: it is for the model's only input
+_LISTED = 12  # names in a message
 _FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
 _log = logging.getLogger("tailcut")
 
 
-def arrays_of_inputs(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def read_jsonl(path: Path) -> dict[str, np.ndarray]:
+    """A file with one request a line, `{"INPUT": value}`, as arrays named INPUT/LINE in the order of the lines.
+
+    Raises:
+        UsageError: missing, unreadable, without a line, or with a line that is not such an object; names the line.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    names: list[str] = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such data file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        request = _object(path, number, line)
+        names = names or sorted(request)
+        if sorted(request) != names:
+            raise UsageError(f"{path}: line {number} has {_listed(request)}, the first line {_listed(names)}")
+        for name, value in request.items():
+            arrays[f"{name}/{number}"] = _array(path, number, name, value)
+    if not arrays:
+        raise UsageError(f"{path}: no requests: write one JSON object a line, with a value for each input")
+    return arrays
+
+
+def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict) or not value:
+        raise UsageError(f'{path}: line {number} is not a JSON object with the inputs of a request: {{"NAME": value}}')
+    return value
+
+
+def _array(path: Path, number: int, name: str, value: object) -> np.ndarray:
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError):  # lists of different lengths, or an integer over 64 bits
+        array = np.array(None)
+    if array.dtype.kind not in "fiubU":
+        raise UsageError(
+            f"{path}: line {number}: {name!r} is not a number, a string, or a list of them with equal lengths"
+        )
+    return array
+
+
+def arrays_of_inputs(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bool = True) -> dict[str, np.ndarray]:
     """The arrays of the model's inputs, in the model's dtypes; other arrays are left out.
+
+    A row without its batch axis gets one. Conversions are logged if `say`.
 
     Raises:
         UsageError: an input is missing, or its array is of a dtype that cannot stand for the model's.
@@ -29,9 +85,22 @@ def arrays_of_inputs(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> dict[st
     arrays = {}
     for tensor in spec.inputs:
         if tensor.name not in data:
-            raise UsageError(f"the data file has no array {tensor.name!r}: it has {', '.join(data) or 'none'}")
-        arrays[tensor.name] = _converted(tensor, data[tensor.name])
+            raise UsageError(f"the data file has no array {tensor.name!r}: it has {_listed(data)}")
+        array = _converted(tensor, data[tensor.name], say=say)
+        arrays[tensor.name] = array[np.newaxis] if _is_row(tensor, array) else array
     return arrays
+
+
+def spread(groups: Sequence[Sequence[dict[str, np.ndarray]]], limit: int) -> list[dict[str, np.ndarray]]:
+    """The requests of several groups in one order, each group evenly over all of it; every k-th where they are many.
+
+    However much of the order is sent, each group has about its share. Groups of one size take turns, and those of one
+    request each stay in their order.
+    """
+    places = [((number + 0.5) / len(group), request) for group in groups for number, request in enumerate(group)]
+    places.sort(key=lambda one: one[0])  # stable
+    kept = min(limit, len(places))
+    return [places[number * len(places) // kept][1] for number in range(kept)]
 
 
 def has_request_axis(spec: ModelSpec, arrays: Mapping[str, np.ndarray]) -> bool:
@@ -67,6 +136,17 @@ def misfit(tensor: TensorSpec, array: np.ndarray) -> UsageError:
     )
 
 
+def _is_row(tensor: TensorSpec, array: np.ndarray) -> bool:
+    return len(tensor.shape) > 0 and tensor.shape[0] in {None, 1} and tensor.accepts((1, *array.shape))
+
+
+def _listed(names: Iterable[str]) -> str:
+    """A few names, for a message."""
+    every = list(names)
+    more = f" and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
+    return ", ".join(every[:_LISTED]) + more if every else "none"
+
+
 def _has_request_axis(tensor: TensorSpec, array: np.ndarray) -> bool:
     return array.ndim == len(tensor.shape) + 1 and tensor.accepts(array.shape[1:])
 
@@ -83,7 +163,7 @@ def _pieces(tensor: TensorSpec, array: np.ndarray) -> np.ndarray | Sequence[np.n
     raise misfit(tensor, array)
 
 
-def _converted(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
+def _converted(tensor: TensorSpec, array: np.ndarray, *, say: bool) -> np.ndarray:
     """The array in the model's dtype, where no value changes by that beyond a float's precision."""
     if tensor.dtype is DType.BYTES:
         if array.dtype.kind not in "SUO":
@@ -105,5 +185,6 @@ def _converted(tensor: TensorSpec, array: np.ndarray) -> np.ndarray:
             f"array {tensor.name!r} of the data file is {array.dtype} with values that {wanted} cannot represent, "
             f"the model takes {tensor.describe()}: convert it yourself"
         )
-    _log.warning("array %r of the data file is %s: converted to the model's %s", tensor.name, array.dtype, wanted)
+    if say:
+        _log.warning("array %r of the data file is %s: converted to the model's %s", tensor.name, array.dtype, wanted)
     return new

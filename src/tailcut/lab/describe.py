@@ -1,10 +1,10 @@
 """What a served model takes, asked of the server itself, and requests made up to fit or taken from data."""
 
 import ipaddress
-import itertools
 import re
 import shlex
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from tailcut.engines.samples import Samples, find_samples, likely_samples
 from tailcut.errors import TailcutError, UsageError
-from tailcut.lab.data import arrays_of_inputs, has_request_axis, misfit, whole_requests
+from tailcut.lab.data import arrays_of_inputs, has_request_axis, misfit, spread, whole_requests
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import ask, encode, infer_once, model_path
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
@@ -169,27 +169,44 @@ def rows_of_data(
 ) -> list[dict[str, np.ndarray]]:
     """Requests of `rows` rows from up to `limit` of a data file's; arrays that are no inputs are left out.
 
-    Requests of several lengths come in arrays named NAME/GROUP, one group a length; they are taken in turns. One axis
-    before an input's own is one whole request each; so is every row where the model's first axis is fixed at 1.
+    Requests of several lengths come in arrays named NAME/GROUP, one group a length; each group is spread evenly over
+    the whole, which has them in the proportions of the file. One axis before an input's own is one whole request each;
+    so is every row where the model's first axis is fixed at 1.
 
     Raises:
         UsageError: an input is missing, or of another dtype or shape than the model takes, or there are too few rows.
     """
-    lead = f"{spec.inputs[0].name}/"
-    groups = [name.removeprefix(lead) for name in data if name.startswith(lead)]
+    groups = _groups(spec, data)
     if groups:
         parts = [
-            rows_of_data(
+            _requests(
                 spec,
                 {t.name: data[key] for t in spec.inputs if (key := f"{t.name}/{group}") in data},
-                limit,
+                sys.maxsize,
                 rows=rows,
+                say=number == 0,
             )
-            for group in groups
+            for number, group in enumerate(groups)
         ]
-        turns = itertools.zip_longest(*parts)
-        return [request for turn in turns for request in turn if request is not None][:limit]
-    arrays = arrays_of_inputs(spec, data)
+        return spread(parts, limit)
+    return _requests(spec, data, limit, rows=rows)
+
+
+def is_grouped(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> bool:
+    """Whether a data file's arrays are of several lengths."""
+    return bool(_groups(spec, data))
+
+
+def _groups(spec: ModelSpec, data: Mapping[str, np.ndarray]) -> list[str]:
+    lead = f"{spec.inputs[0].name}/"
+    return [name.removeprefix(lead) for name in data if name.startswith(lead)]
+
+
+def _requests(
+    spec: ModelSpec, data: Mapping[str, np.ndarray], limit: int, *, rows: int, say: bool = True
+) -> list[dict[str, np.ndarray]]:
+    """The requests of arrays of one length."""
+    arrays = arrays_of_inputs(spec, data, say=say)
     if not spec.batched or has_request_axis(spec, arrays):
         return whole_requests(spec, arrays, limit)
     for tensor in spec.inputs:

@@ -156,4 +156,5 @@ class GrpcConnection:
         except grpc.aio.AioRpcError as error:
             status = _HTTP_STATUS.get(error.code(), 500)
         done = time.monotonic_ns()
-        self._on_done(self, Outcome(planned, free, sent, done, status, status == payload.expect_status))
+        expected = status == payload.expect_status
+        self._on_done(self, Outcome(planned, free, sent, done, status, expected, payload.length))

@@ -11,11 +11,13 @@ from dataclasses import astuple, dataclass, field
 import numpy as np
 
 from tailcut.lab.arrivals import Arrivals
+from tailcut.lab.lengths import Measure
 
 BEHIND_NS = 2_000_000
 _BEHIND_SHARE = 0.25  # of the median latency
 _ALWAYS = 0.95  # of the time, for each client process
 _KEPT = 0.95  # of the rate
+NO_LENGTH = -1  # of a request whose input has one possible size
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,13 @@ class Payload:
     """One whole encoded HTTP request, and the status it is to be answered with.
 
     `places` are the same request with other places for its answer in shared memory, one for each request in flight.
+    `length` is that of its input where lengths differ, as `lab/lengths.py` measures it.
     """
 
     request: bytes
     expect_status: int = 200
     places: tuple[bytes, ...] = ()
+    length: int = NO_LENGTH
 
     def at(self, number: int) -> bytes:
         """What the connection of that number sends."""
@@ -70,21 +74,23 @@ class Outcome:
     done_ns: int
     status: int
     expected: bool
+    length: int = NO_LENGTH  # of the input
 
 
-PLANNED, FREE, SENT, DONE, STATUS, EXPECTED = range(6)  # columns of outcomes in an array, as the fields above
+PLANNED, FREE, SENT, DONE, STATUS, EXPECTED, LENGTH = range(7)  # columns of outcomes in an array, as the fields above
+COLUMNS = 7
 
 
 def as_rows(outcomes: Sequence[Outcome]) -> np.ndarray:
-    """Outcomes as int64 [requests, 6], a column for each field."""
-    return np.array([astuple(outcome) for outcome in outcomes], np.int64).reshape(-1, 6)
+    """Outcomes as int64 [requests, 7], a column for each field."""
+    return np.array([astuple(outcome) for outcome in outcomes], np.int64).reshape(-1, COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """What one client process brings home; `unanswered` are requests sent or due that had no answer in time."""
 
-    outcomes: np.ndarray  # int64 [requests, 6]
+    outcomes: np.ndarray  # int64 [requests, 7]
     unanswered: int
     connections: int
     cpu_s: float  # that the client itself ran or waited for a processor
@@ -109,6 +115,11 @@ class LoadResult:
     processes: int = 1
     answered: int = 0  # requests of the warm-up and failed ones too: all that the server had work with
     server_cost: dict[str, float | None] | None = None  # a request, see lab/cost.py
+    lengths: np.ndarray | None = None  # of the inputs, in the order of `latencies_ns`; None where they have none
+    measure: Measure | None = None  # what the lengths are
+    model: str | None = None  # that was asked; None where the requests are of the user's own form
+    mixed: bool = False  # whether other models were asked at the same time
+    late_because: str | None = None  # why the client was late, where it was and that is known: see lab/lateness.py
 
     @property
     def samples(self) -> int:
@@ -187,7 +198,7 @@ def summarise(  # noqa: PLR0913  a result is its parameters
     processes: int = 1,
     answered: int = 0,
 ) -> LoadResult:
-    """Make outcomes (int64 [requests, 6]) a result, in the order of their planning.
+    """Make outcomes (int64 [requests, 7]) a result, in the order of their planning.
 
     Requests never answered are errors of kind `timeout`.
     """
@@ -200,6 +211,7 @@ def summarise(  # noqa: PLR0913  a result is its parameters
     good = outcomes[expected]
     good = good[np.argsort(good[:, PLANNED], kind="stable")]
     planned, free, sent, done = good[:, PLANNED], good[:, FREE], good[:, SENT], good[:, DONE]
+    lengths = good[:, LENGTH]
     lateness = sent - np.maximum(planned, free)
     return LoadResult(
         mode=mode,
@@ -215,6 +227,7 @@ def summarise(  # noqa: PLR0913  a result is its parameters
         client_cpu=client_cpu,
         processes=processes,
         answered=answered,
+        lengths=lengths if len(good) and lengths.min() > NO_LENGTH else None,
     )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tailcut.atomic import write_atomically
 from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.microbench import Benchmark, Comparison, Measured
 from tailcut.lab.record import interval_record
-from tailcut.runtime.profile import write_atomically
 from tailcut.stats import Interval, Sample, Verdict, percentile, ratio_interval, verdict
 
 NOISE = 0.05  # between two runs: memory lies elsewhere, the machine had another hour

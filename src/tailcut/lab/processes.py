@@ -18,7 +18,7 @@ import numpy as np
 
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.client import OPEN_CONNECTIONS, gather_closed, gather_open
-from tailcut.lab.load import Gathered, Payload, Target
+from tailcut.lab.load import COLUMNS, Gathered, Payload, Target
 
 _READY = b"ready\n"
 _LEAD_NS = 20_000_000  # from the word to the start: every process has read it by then
@@ -29,7 +29,7 @@ class _Job(msgspec.Struct):
     """What one process is to do: a plan of its own, or connections of a closed loop."""
 
     target: tuple[str, int, str | None, bool]
-    requests: list[tuple[bytes, int, tuple[bytes, ...]]]
+    requests: list[tuple[bytes, int, tuple[bytes, ...], int]]
     times: bytes = b""
     patience_s: float | None = None
     connections: int = 0
@@ -38,7 +38,7 @@ class _Job(msgspec.Struct):
 
 
 class _Found(msgspec.Struct):
-    """What it brings back; `outcomes` are rows of six int64."""
+    """What it brings back; `outcomes` are rows of int64, a column for each field of `Outcome`."""
 
     outcomes: bytes = b""
     unanswered: int = 0
@@ -91,7 +91,7 @@ def _own_places(payloads: Sequence[Payload], number: int, processes: int) -> lis
 
 def _job(target: Target, payloads: Sequence[Payload], **rest: object) -> _Job:
     place = (target.host, target.port, target.uds, target.grpc)
-    return _Job(place, [(one.request, one.expect_status, one.places) for one in payloads], **rest)  # type: ignore[arg-type]
+    return _Job(place, [(one.request, one.expect_status, one.places, one.length) for one in payloads], **rest)  # type: ignore[arg-type]
 
 
 def _run(jobs: Sequence[_Job]) -> list[Gathered]:
@@ -127,7 +127,7 @@ def _found(child: subprocess.Popen[bytes]) -> _Found:
 
 
 def _gathered(found: _Found) -> Gathered:
-    outcomes = np.frombuffer(found.outcomes, np.int64).reshape(-1, 6)
+    outcomes = np.frombuffer(found.outcomes, np.int64).reshape(-1, COLUMNS)
     return Gathered(outcomes, found.unanswered, found.connections, found.cpu_s, found.start_ns)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 
 from tailcut.errors import MissingFileError, UsageError
+from tailcut.lab.lengths import lengths_record
 from tailcut.lab.load import LoadResult
 from tailcut.stats import (
     Interval,
@@ -54,6 +55,10 @@ def run_record(result: LoadResult) -> dict[str, Any]:
         "client_processes": result.processes,
         "server_cost": result.server_cost,
         "arrivals": result.arrivals,
+        "model": result.model,
+        "mixed": result.mixed,
+        "late_because": result.late_because,
+        "lengths": lengths_record(result.measure, result.lengths, result.latencies_ns, known=not result.client_behind),
         "latencies_us": _thinned(result.latencies_ns),
     }
 
@@ -106,11 +111,13 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def match_runs(new: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Pairs of indices of runs of one mode, kind of arrivals, rate and concurrency."""
+    """Pairs of indices of runs of one mode, kind of arrivals, rate and concurrency; in a mix, of one model."""
+    by_model = any(len({run.get("model") for run in side}) > 1 for side in (new, old))
 
     def key(run: Mapping[str, Any]) -> tuple[object, ...]:
         arrivals = run.get("arrivals") or "poisson"  # older results know no other
-        return run["mode"], run["rate_offered"], *((run["concurrency"],) if run["mode"] == "closed" else (arrivals,))
+        load = run["concurrency"] if run["mode"] == "closed" else arrivals
+        return run["mode"], run["rate_offered"], load, run.get("model") if by_model else None
 
     places = {key(run): index for index, run in enumerate(old)}
     return [(index, places[key(run)]) for index, run in enumerate(new) if key(run) in places]

@@ -46,6 +46,37 @@ class Cost(Record, frozen=True):
     major_faults: float | None
 
 
+class LengthLatencies(Record, frozen=True):
+    """Percentiles in milliseconds; null where there are too few samples, or the client was late."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class LengthQuartile(Record, frozen=True):
+    """The quarter of the requests whose length lies in a range, its ends included."""
+
+    from_: int = msgspec.field(name="from")
+    to: int
+    samples: int
+    latency_ms: LengthLatencies
+
+
+class Lengths(Record, frozen=True):
+    """The lengths of the requests that were answered, and the latency by quarter of the length."""
+
+    input: str  # whose length it is
+    unit: Literal["elements", "bytes"]
+    min: int
+    p25: int
+    p50: int
+    p75: int
+    p99: int
+    max: int
+    quartiles: list[LengthQuartile]  # fewer than four where many requests have one length
+
+
 class Run(Record, frozen=True):
     """One run of a load test."""
 
@@ -64,6 +95,10 @@ class Run(Record, frozen=True):
     client_processes: int
     server_cost: Cost | None
     arrivals: str | None
+    model: str | None  # null for requests of the user's own form
+    mixed: bool  # whether other models were asked at the same time
+    late_because: str | None  # null where the client was in time, or the cause is unknown
+    lengths: Lengths | None  # null where all requests have one size
     latencies_us: list[float]  # in order of their planned times
 
 
@@ -77,6 +112,9 @@ class CurvePoint(Record, frozen=True):
     latency_ms: Latencies
     p99_interval_ms: Bounds | None
     p99_at_most_ms: float | None
+    client_cpu: float  # cores
+    client_lateness_p99_ms: float
+    late_because: str | None
     shown: Literal["meets", "misses", "unclear", "errors", "client behind"]
 
 

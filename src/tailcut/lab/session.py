@@ -1,6 +1,6 @@
 """One `tailcut bench`: runs against one target, made one after the other, and kept in the order they were made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +8,12 @@ import numpy as np
 
 from tailcut.lab.arrivals import Arrivals, Poisson, plan
 from tailcut.lab.client import gather_closed, gather_open
-from tailcut.lab.cost import Spent, server_process, watched
-from tailcut.lab.load import DONE, LoadResult, Payload, Target, closed_result, open_result
+from tailcut.lab.load import DONE, LoadResult, Target, closed_result, open_result
 from tailcut.lab.processes import share_closed, share_open
 from tailcut.lab.record import run_record
 from tailcut.lab.saturation import Shown, judge, saturate
+from tailcut.lab.surroundings import Surroundings
+from tailcut.lab.workload import Workload
 from tailcut.machine.quota import usable_cpus
 from tailcut.stats.serial import serial_percentile_interval
 
@@ -28,7 +29,7 @@ class Session:
 
     Args:
         target: where to.
-        payloads: sent in turn.
+        workload: sent in turn.
         duration_s, warmup_s: of each run.
         seed: of arrivals; each probe of a search takes the next one.
         processes: client processes, or None for as many as it turns out to take.
@@ -38,7 +39,7 @@ class Session:
     def __init__(  # noqa: PLR0913, PLR0917  a load test is its parameters
         self,
         target: Target,
-        payloads: Sequence[Payload],
+        workload: Workload,
         duration_s: float,
         warmup_s: float,
         seed: int = 0,
@@ -46,14 +47,15 @@ class Session:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._target = target
-        self._payloads = payloads
+        self._workload = workload
+        self._payloads = workload.payloads
         self._duration_s = duration_s
         self._warmup_s = warmup_s
         self._seed = seed
         self._processes = processes or 1
         self._grows = processes is None
         self._say = say
-        self._server = server_process(target)
+        self._surroundings = Surroundings(target, [workload.model] if workload.model else [])
         self.results: list[LoadResult] = []
 
     def open(self, arrivals: Arrivals, *, duration_s: float | None = None, seed: int | None = None) -> LoadResult:
@@ -161,11 +163,9 @@ class Session:
         return result
 
     def _costed(self, run: Callable[[], LoadResult]) -> LoadResult:
-        """Run, with what the server spent on it."""
-        result, cost = watched(self._server, run)
-        spent = Spent()
-        spent.add(result, cost)
-        return replace(result, server_cost=spent.per_request())
+        """Run, with what the server spent on it, and why the client was late."""
+        (result,) = self._surroundings.run(lambda: [run()])
+        return self._workload.labelled(result)
 
 
 def client_limits(result: LoadResult) -> bool:
@@ -180,7 +180,8 @@ def _shown(result: LoadResult, slo_ms: float) -> Shown:
 
 def _curve_point(result: LoadResult, shown: Shown) -> dict[str, Any]:
     record = run_record(result)
-    keys = ("rate_offered", "rate_achieved", "samples", "errors", "latency_ms", "p99_interval_ms")
+    figures = ("rate_offered", "rate_achieved", "samples", "errors", "latency_ms", "p99_interval_ms")
+    keys = (*figures, "client_cpu", "client_lateness_p99_ms", "late_because")
     # True of the server even when the client was late, which only adds to the latency.
     at_most = serial_percentile_interval(result.latencies_ns / 1e6, 0.99)
     bound = None if at_most is None else round(at_most.high, 4)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tailcut.lab import compiled
 from tailcut.lab.arrivals import Arrivals, Window, plan
-from tailcut.lab.client import gather_open
+from tailcut.lab.client import gather_open, without_collections
 from tailcut.lab.load import Gathered, LoadResult, Payload, Target, open_result
 
 _LEAD_NS = 5_000_000  # from the moment that all are ready to the start
@@ -48,7 +48,7 @@ def open_together(
         for number, one in enumerate(streams)
     ]
     starts = _Start(len(streams))
-    with ThreadPoolExecutor(len(streams)) as threads:
+    with without_collections(), ThreadPoolExecutor(len(streams)) as threads:
         waiting = [threads.submit(_gather, target, one, due, starts) for one, due in zip(streams, times, strict=True)]
         gathered = _results(waiting)
     return [

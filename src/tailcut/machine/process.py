@@ -10,6 +10,8 @@ that made-up trees test what we do not have.
 """
 
 import os
+import socket
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 from tailcut.errors import NotFoundError
 
 PROC = Path("/proc")
+_CONNECT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,20 @@ def listening_process(port: int, proc: Path = PROC) -> int | None:
     holders = {int(folder.name) for folder in _entries(proc) if folder.name.isdigit() and _holds(folder, inodes)}
     workers = {child for holder in holders for child in descendants(holder, proc)}
     return min(holders - workers, default=None) if inodes else None
+
+
+def socket_process(path: str) -> int | None:
+    """The process of this machine that listens on a Unix socket (unix(7), SO_PEERCRED); None where it does not say."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_CONNECT_S)
+        try:
+            connection.connect(path)
+            pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        except OSError:
+            return None
+    return pid if pid not in {0, os.getpid()} else None
 
 
 def _listeners(table: Path, port: int) -> list[str]:

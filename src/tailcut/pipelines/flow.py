@@ -134,14 +134,10 @@ class Flow:
         with self._lock:
             if request.cancelled:
                 return
-            self.under_way = step.model.entry.start(
-                arrays,
-                1 if step.whole_requests else rows,
-                self,
-                step.delivery,
-                request.deadline_ns,
-                priority=request.priority,
-            )
+            count = 1 if step.whole_requests else rows
+            under_way = Request(self, step.delivery, count, request.deadline_ns, request.priority)
+            step.model.entry.start(arrays, under_way)
+            self.under_way = under_way
 
     def _answer(self, arrays: list[np.ndarray], ended_ns: int) -> None:
         batch = Batch(self._owner, [self.request])

@@ -1,16 +1,15 @@
 """A pipeline as a model: what `Model.open("embed.py:pipeline")` returns, and what a server serves."""
 
-import asyncio
 import time
 from collections.abc import Generator, Mapping, Sequence
 from itertools import pairwise
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tailcut.engines.base import EngineOptions
+from tailcut.engines.file_hash import file_hash
 from tailcut.errors import DeadlineExceededError, TailcutError
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.flow import Flow, StepDelivery
@@ -21,15 +20,16 @@ from tailcut.pipelines.stage import Pipeline, Stage
 from tailcut.pipelines.statistics import PipelineStatistics
 from tailcut.pipelines.steps import OpenStep, model_outline, open_model, open_stage, stage_outline
 from tailcut.pipelines.tuned import with_settings
-from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, FutureHandler, LoopDelivery
-from tailcut.runtime.inputs import Arrays, check_inputs
+from tailcut.runtime.calls import LibraryCalls
+from tailcut.runtime.inputs import Arrays
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.opening.warmup import WarmUp
 from tailcut.runtime.pipeline_settings import PipelineSettings
-from tailcut.runtime.profile import BatchingSettings, IoSettings, ModelRef, Profile, Settings, file_hash
-from tailcut.runtime.request import Batch, Delivery, Request, ResponseHandler
+from tailcut.runtime.profile import ModelRef, Profile
+from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.rows import RowDecision, read_signature
+from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
 from tailcut.spec import ModelSpec, RowEvidence
 
 _SLOWEST = 0.99
@@ -59,7 +59,7 @@ class PipelineModel:
         self.warm_up = WarmUp(not cold, "; ".join(cold))
         self._statistics = PipelineStatistics(len(steps))
         self._flows: dict[Request, Flow] = {}
-        self._deliveries: dict[asyncio.AbstractEventLoop, LoopDelivery] = {}
+        self._calls = LibraryCalls(self)
 
     @classmethod
     def open(cls, source: str, *, limits: Limits = Limits()) -> Self:  # noqa: B008  frozen
@@ -106,34 +106,13 @@ class PipelineModel:
             DeadlineExceededError: `timeout_s` passed, or a stage did not answer within its own time.
             EngineError: a stage or a model failed on these inputs.
         """
-        arrays, rows = check_inputs(self.spec, inputs)
-        loop = asyncio.get_running_loop()
-        delivery = self._deliveries.get(loop)
-        if delivery is None:
-            self._deliveries = {known: value for known, value in self._deliveries.items() if not known.is_closed()}
-            delivery = self._deliveries[loop] = LoopDelivery(loop)
-        handler = FutureHandler(loop.create_future())
-        request = self.start(arrays, rows, handler, delivery, _deadline(timeout_s), priority=priority)
-        delivery.notify_soon(self)
-        try:
-            outputs = await handler.future
-        except asyncio.CancelledError:
-            self.cancel(request)
-            raise
-        return dict(zip(self.spec.output_names, outputs, strict=True))
+        return await self._calls.infer(inputs, timeout_s, priority)
 
     def infer_sync(
         self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
     ) -> dict[str, np.ndarray]:
         """As `infer`, for a thread that may block."""
-        arrays, rows = check_inputs(self.spec, inputs)
-        handler = EventHandler()
-        self.start(arrays, rows, handler, _ANY_THREAD, _deadline(timeout_s), priority=priority)
-        self.notify()
-        handler.event.wait()
-        if handler.error is not None:
-            raise handler.error
-        return dict(zip(self.spec.output_names, handler.outputs or [], strict=True))
+        return self._calls.infer_sync(inputs, timeout_s, priority)
 
     def close(self) -> None:
         """Fail what waits, end the processes, close the models. Calling it again does nothing."""
@@ -143,29 +122,17 @@ class PipelineModel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     # The server's way in: as `Model` has it.
 
-    def start(  # noqa: PLR0913  a request is its parameters
-        self,
-        arrays: Arrays,
-        rows: int,
-        handler: ResponseHandler,
-        delivery: Delivery,
-        deadline_ns: int = 0,
-        *,
-        priority: int = 0,
-    ) -> Request:
-        """Queue checked arrays at the first step; the caller notifies.
+    def start(self, arrays: Arrays, request: Request) -> None:
+        """Queue the checked arrays of a request at the first step; the caller notifies.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
         """
-        request = Request(handler, delivery, rows, deadline_ns=deadline_ns, priority=priority)
         flow = Flow(self, arrays, request)
         self._statistics.began()
         self._flows[request] = flow
@@ -175,25 +142,15 @@ class PipelineModel:
             del self._flows[request]
             self._statistics.refused(error)
             raise
-        return request
 
-    def start_in_steps(  # noqa: PLR0913  as in start
-        self,
-        arrays: Arrays,
-        rows: int,
-        handler: ResponseHandler,
-        delivery: Delivery,
-        deadline_ns: int = 0,
-        *,
-        priority: int = 0,
-    ) -> Generator[None, None, Request]:
+    def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
         """As `start`: what is large is copied by the first step's own thread.
 
         Raises:
             QueueFullError: as in `start`.
         """
         yield from ()
-        return self.start(arrays, rows, handler, delivery, deadline_ns, priority=priority)
+        self.start(arrays, request)
 
     def notify(self, until_ns: int = 0) -> bool:
         """Have what waits for the first step computed."""
@@ -343,10 +300,3 @@ def _open_steps(
         OpenStep(model, engine, whole_requests, delivery, outline)
         for (model, engine, whole_requests), delivery, outline in zip(opened, deliveries, outlines, strict=True)
     ]
-
-
-def _deadline(timeout_s: float | None) -> int:
-    return 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
-
-
-_ANY_THREAD = AnyThreadDelivery()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tailcut.engines.file_hash import file_hash
 from tailcut.errors import TailcutError, UsageError
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.loading import PipelinePath
@@ -14,9 +15,10 @@ from tailcut.pipelines.tuned import step_profile
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.pipeline_settings import StepModelSettings
-from tailcut.runtime.profile import BatchingSettings, ModelRef, Profile, Settings, file_hash
+from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.request import Delivery
 from tailcut.runtime.rows import RowDecision, read_signature
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import ModelSpec, RowEvidence, Rows
 
 _LENT_S = 40.0  # that a call may wait for a process, beside its own time

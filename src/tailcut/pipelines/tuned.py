@@ -5,11 +5,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from tailcut.engines.file_hash import file_hash, model_hash
 from tailcut.errors import ProfileError
 from tailcut.pipelines.loading import PipelinePath
 from tailcut.pipelines.stage import Pipeline, Stage
 from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings, file_hash, model_hash
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 _log = logging.getLogger("tailcut")
 

@@ -5,14 +5,17 @@ from math import ceil
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tailcut.lab.record import PERCENTILES
-from tailcut.report.words import cpu
+from tailcut.report.words import cpu, has_lengths, length_range, length_words, load, mixed_model, own_figures
 from tailcut.stats import samples_needed
 
 _SPARE = 1.1  # times the samples that are needed: arrivals are random
+_WIDTH = 170  # of the widest table
 _BUSY = 0.9  # of a core for each client process
+_LATE_ADVICE = "lower the rate, or give the client a core of its own"
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
 
 
@@ -20,7 +23,7 @@ def bench_table(record: Mapping[str, Any]) -> None:
     """Print a result to stdout."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)  # nobody's window to fit: nothing is cut off
+        console = Console(width=_WIDTH)  # nobody's window to fit: nothing is cut off
     if "slo" in record:  # its runs are the points of the curve
         _slo(console, record["slo"])
     else:
@@ -35,29 +38,59 @@ def _runs(console: Console, record: Mapping[str, Any]) -> None:
     table = Table(title=f"{record['target']}, {record['transport']}: latency in ms")
     for name in ("load", "req/s", "samples", "p50", "p95", "p99", "99 % interval", "p99.9", "max", "errors"):
         table.add_column(name, justify="left" if name == "load" else "right")
+    for name in ("late p99", "client CPU"):
+        table.add_column(name, justify="right")
     costs = any(run["server_cost"] for run in record["runs"])
     if costs:
         table.add_column("server CPU", justify="right")
     for run in record["runs"]:
-        table.add_row(*_row(run), *([cpu(run["server_cost"])] if costs else []))
+        table.add_row(*_row(run), *own_figures(run), *([cpu(run["server_cost"])] if costs else []))
     console.print(table)
+    for run in record["runs"]:
+        if has_lengths(run):
+            _lengths(console, run)
     for number, run in enumerate(record["runs"], 1):
-        if run["client_behind"]:
-            at_most = run["p99_at_most_ms"]
-            bound = "" if at_most is None else f"p99 at most {at_most:.3f} ms, client lateness included: "
-            console.print(
-                f"[yellow]run {number}: {bound}the client itself fell behind its plan "
-                f"(p99 {run['client_lateness_p99_ms']} ms), so its percentiles would not be the "
-                "server's: lower the rate, or give the client a core of its own[/]"
-            )
-        elif run["samples"] and run["latency_ms"]["p99"] is None:
-            console.print(f"[yellow]run {number}: {_longer(run)}[/]")
-        elif run["client_cpu"] > _BUSY * run["client_processes"]:
-            console.print(
-                f"[yellow]run {number}: the client kept {run['client_cpu']:.2f} cores busy with "
-                f"{run['client_processes']} of its processes, so its own speed may be the limit: "
-                "add --processes auto[/]"
-            )
+        doubt = _doubt(run)
+        if doubt:
+            console.print(f"[yellow]run {number}: {escape(doubt)}[/]")
+
+
+def _doubt(run: Mapping[str, Any]) -> str:
+    """Why a run's percentiles are unknown, or may not be the server's; nothing where they are."""
+    if run["client_behind"]:
+        at_most = run["p99_at_most_ms"]
+        bound = "" if at_most is None else f"p99 at most {at_most:.3f} ms, client lateness included: "
+        return (
+            f"{bound}the client itself fell behind its plan (p99 {run['client_lateness_p99_ms']} ms), so its "
+            f"percentiles would not be the server's: {run['late_because'] or _LATE_ADVICE}"
+        )
+    if run["samples"] and run["latency_ms"]["p99"] is None:
+        return _longer(run)
+    if run["client_cpu"] > _BUSY * run["client_processes"]:
+        return (
+            f"the client kept {run['client_cpu']:.2f} cores busy with {run['client_processes']} of its processes, so "
+            f"its own speed may be the limit: {'lower the rate' if run['mixed'] else 'add --processes auto'}"
+        )
+    return ""
+
+
+def _lengths(console: Console, run: Mapping[str, Any]) -> None:
+    """Which lengths were sent, and the latency of each quarter of them."""
+    table = Table(title=escape(f"{load(run)}: {length_words(run['lengths'])}"))
+    for name in ("length", "samples", "p50", "p95", "p99"):
+        table.add_column(name, justify="right")
+    for part in run["lengths"]["quartiles"]:
+        figures = [quartile_percentile(run, part, name) for name in ("p50", "p95", "p99")]
+        table.add_row(length_range(part), f"{part['samples']:,}", *figures)
+    console.print(table)
+
+
+def quartile_percentile(run: Mapping[str, Any], part: Mapping[str, Any], name: str) -> str:
+    """A percentile of a quarter of the lengths, or why there is none."""
+    value = part["latency_ms"][name]
+    if value is not None:
+        return f"{value:.3f}"
+    return "client late" if run["client_behind"] else f"needs {samples_needed(PERCENTILES[name]):,}"
 
 
 def _comparison(console: Console, entry: Mapping[str, Any]) -> None:
@@ -83,15 +116,18 @@ def _scenario(console: Console, scenario: Mapping[str, Any]) -> None:
 def _slo(console: Console, slo: Mapping[str, Any]) -> None:
     """The answer, and the curve that it was read from."""
     table = Table(title=f"{slo['percentile']} against rate; the limit is {slo['slo_ms']:g} ms")
-    for name in ("req/s offered", "p50", "p99", "99 % interval", "p99 at most", "errors", "shown"):
+    heads = ("req/s offered", "p50", "p99", "99 % interval", "p99 at most", "errors", "late p99", "client CPU", "shown")
+    for name in heads:
         table.add_column(name, justify="left" if name == "shown" else "right")
     for point in slo["curve"]:
         latency, interval = point["latency_ms"], point["p99_interval_ms"]
         spread = "unknown" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
         errors = str(sum(point["errors"].values()))
         figures = _ms(latency["p50"]), _ms(latency["p99"]), spread, _ms(point["p99_at_most_ms"])
-        table.add_row(f"{point['rate_offered']:,.1f}", *figures, errors, point["shown"])
+        table.add_row(f"{point['rate_offered']:,.1f}", *figures, errors, *own_figures(point), point["shown"])
     console.print(table)
+    for text in dict.fromkeys(point["late_because"] for point in slo["curve"] if point["late_because"]):
+        console.print(f"[yellow]the client was late: {escape(text)}[/]")
     if slo["met"]:
         above = f"; above it: {slo['limited_by']}" if slo["limited_by"] else ""
         console.print(
@@ -103,18 +139,19 @@ def _slo(console: Console, slo: Mapping[str, Any]) -> None:
 
 def _row(run: Mapping[str, Any]) -> list[str]:
     latency, interval = run["latency_ms"], run["p99_interval_ms"]
-    kind = "" if run["arrivals"] in {None, "poisson"} else f", {run['arrivals']}"
-    if run["mode"] == "closed":
-        load = f"{run['concurrency']} in flight"
-    elif run["rate_offered"] is None:
-        load = "all at once"
-    else:
-        load = f"{run['rate_offered']:,.1f}/s offered{kind}"
     errors = ", ".join(f"{count} x {kind}" for kind, count in run["errors"].items()) or "0"
     figures = [_percentile(run, name) for name in ("p50", "p95", "p99")]
     spread = "-" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
     tail = [_percentile(run, "p99_9"), "-" if latency["max"] is None else f"{latency['max']:.3f}"]
-    return [load, f"{run['rate_achieved']:,.1f}", f"{run['samples']:,}", *figures, spread, *tail, errors]
+    return [escape(_load(run)), f"{run['rate_achieved']:,.1f}", f"{run['samples']:,}", *figures, spread, *tail, errors]
+
+
+def _load(run: Mapping[str, Any]) -> str:
+    """What a run offered, and to which of the models in a mix."""
+    if run["rate_offered"] is None:
+        return load(run)
+    kind = "" if run["arrivals"] in {None, "poisson"} else f", {run['arrivals']}"
+    return f"{mixed_model(run)}{run['rate_offered']:,.1f}/s offered{kind}"
 
 
 def _percentile(run: Mapping[str, Any], name: str) -> str:

@@ -18,7 +18,15 @@ from tailcut.report.charts import (
     percentile_chart,
 )
 from tailcut.report.strips import Arm, Bar, Strips, ratio_bar, reach_of, strips
-from tailcut.report.words import count, load, milliseconds, round_milliseconds
+from tailcut.report.words import (
+    count,
+    has_lengths,
+    length_words,
+    load,
+    milliseconds,
+    own_figures,
+    round_milliseconds,
+)
 
 _MOST_CURVES = len(TONES)
 _SINGLY = 3  # doubts of one kind are told one by one; more of them in one line
@@ -57,7 +65,8 @@ class BenchPage:
     changes: tuple[Change, ...]
     doubts: tuple[str, ...]
     costs: bool  # whether any run has one
-    tried: tuple[tuple[str, str, str, str], ...]  # of a search: rate, p99, at most, and what that shows
+    tried: tuple[tuple[str, ...], ...]  # of a search: rate, p99, at most, what that shows, lateness, client CPU
+    lengths: tuple[tuple[str, Mapping[str, Any]], ...]  # of runs with requests of several lengths: words, the lengths
 
 
 def page(record: Mapping[str, Any]) -> BenchPage:
@@ -88,6 +97,11 @@ def page(record: Mapping[str, Any]) -> BenchPage:
         tuple(doubts(record)),
         any(run["server_cost"] for run in record["runs"]),
         _tried(record.get("slo")),
+        tuple(
+            (f"{load(run)}: {length_words(run['lengths'])}", run["lengths"])
+            for run in record["runs"]
+            if has_lengths(run)
+        ),
     )
 
 
@@ -133,14 +147,15 @@ def _answer(slo: Mapping[str, Any], target: str) -> tuple[str, str]:
     )
 
 
-def _tried(slo: Mapping[str, Any] | None) -> tuple[tuple[str, str, str, str], ...]:
-    """Each rate of a search: its p99, what that is at most, and what this says of the limit."""
+def _tried(slo: Mapping[str, Any] | None) -> tuple[tuple[str, ...], ...]:
+    """Each rate of a search: its p99, what that is at most, what this says of the limit, and the client's figures."""
     return tuple(
         (
             count(point["rate_offered"]),
             milliseconds(point["latency_ms"]["p99"]),
             milliseconds(point["p99_at_most_ms"]),
             str(point["shown"]),
+            *own_figures(point),
         )
         for point in sorted(slo["curve"] if slo else (), key=lambda one: float(one["rate_offered"]))
     )
@@ -168,12 +183,14 @@ def doubts(record: Mapping[str, Any]) -> list[str]:
             f"in {len(late_ms)} of {len(runs)} runs the client itself fell behind its plan (p99 {min(late_ms)} to "
             f"{max(late_ms)} ms), so their percentiles would not be the server's"
         )
+        found += list(dict.fromkeys(run["late_because"] for run in runs if run.get("late_because")))
     for run in runs:
         if run["client_behind"]:
+            because = f": {run['late_because']}" if run.get("late_because") else ""
             if not together:
                 found.append(
                     f"{load(run)}: the client itself fell behind its plan (p99 {run['client_lateness_p99_ms']} ms), so "
-                    "its percentiles would not be the server's"
+                    f"its percentiles would not be the server's{because}"
                 )
         elif run.get("client_cpu", 0) > _BUSY * run.get("client_processes", 1):
             found.append(

@@ -52,6 +52,8 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
         "ratio": words.ratio,
         "bounds": words.bounds,
         "costs": words.costs,
+        "own": words.own_figures,
+        "length_range": words.length_range,
     }
     environment.globals["cost_titles"] = words.COST_TITLES
     text = json.dumps(raw, allow_nan=False).replace("<", "\\u003c")

@@ -26,7 +26,17 @@ from tailcut.report.tune_page import (
     tie_words,
     waterfall,
 )
-from tailcut.report.words import bounds, count, cpu, load, milliseconds, nanoseconds, ratio
+from tailcut.report.words import (
+    bounds,
+    count,
+    cpu,
+    length_range,
+    load,
+    milliseconds,
+    nanoseconds,
+    own_figures,
+    ratio,
+)
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
@@ -126,16 +136,26 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
         latency = run["latency_ms"]
         failed = ", ".join(f"{number} x {kind}" for kind, number in run["errors"].items()) or "0"
         figures = [milliseconds(latency[name]) for name in ("p50", "p95", "p99")]
-        row = [load(run), count(run["rate_achieved"]), count(run["samples"]), *figures, _interval(run), plain(failed)]
+        row = [plain(load(run)), count(run["rate_achieved"]), count(run["samples"]), *figures]
+        row += [_interval(run), plain(failed), *own_figures(run)]
         rows.append(row + ([cpu(run["server_cost"])] if costs else []))
-    heads = ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"] + (
-        ["server CPU"] if costs else []
+    heads = (
+        ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"]
+        + ["client late, p99 ms", "client CPUs"]
+        + (["server CPU"] if costs else [])
     )
     parts.append(_table(heads, rows))
     parts += [f"{plain(term)}: {value} {plain(note)}".rstrip() for term, value, note in page.facts]
     if page.tried:
-        heads = ["requests/s offered", "p99 ms", "p99 at most, ms", "the limit"]
+        heads = ["requests/s offered", "p99 ms", "p99 at most, ms", "the limit", "client late, p99 ms", "client CPUs"]
         parts.append(_table(heads, [list(row) for row in page.tried]))
+    for text, lengths in page.lengths:
+        cells = [
+            [length_range(part), count(part["samples"])]
+            + [milliseconds(part["latency_ms"][name]) for name in ("p50", "p95", "p99")]
+            for part in lengths["quartiles"]
+        ]
+        parts += [plain(f"{text}."), _table(["length", "samples", "p50 ms", "p95 ms", "p99 ms"], cells)]
     if page.changes:
         changed = [[one.run, one.name, ratio(one.ratio), _verdict(one.verdict, one.verdict)] for one in page.changes]
         parts.append(_table(["load", "percentile", "to the earlier result", "verdict"], changed))

@@ -10,7 +10,7 @@ from rich.table import Table
 from tailcut.report.words import bounds, count, nanoseconds, ratio
 
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
-_WORDS = {"better": "faster", "worse": "slower", "indistinct": "no telling apart"}
+_WORDS = {"better": "faster", "worse": "slower", "indistinct": "inconclusive"}
 _MANY_OUTLIERS = 0.1
 # Counts of a call with their titles, shown from how much on: rarer ones are the machine's doing, not the function's.
 _COUNTS = (

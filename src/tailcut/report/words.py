@@ -1,6 +1,7 @@
 """Figures as every report writes them; what is unknown is said to be."""
 
 from collections.abc import Mapping
+from typing import Any
 
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 COST_TITLES = ("Server CPU a request", "Ready without a core", "Switches", "Page faults")
@@ -51,7 +52,38 @@ def load(run: Mapping[str, object]) -> str:
     if not isinstance(offered, int | float):
         return "all at once"
     kind = "" if arrivals in {None, "poisson"} else f", {arrivals}"
-    return f"{offered:,.6g}/s offered{kind}"
+    return f"{mixed_model(run)}{offered:,.6g}/s offered{kind}"
+
+
+def mixed_model(run: Mapping[str, object]) -> str:
+    """The name of a run's model in front of its load, where several models were asked at once."""
+    return f"{run['model']}: " if run.get("mixed") else ""
+
+
+def own_figures(run: Mapping[str, Any]) -> list[str]:
+    """What a run says of its client: lateness in ms at p99, which a closed loop has not, and the CPUs that it took."""
+    late = "-" if run.get("mode") == "closed" else f"{run['client_lateness_p99_ms']:.3f}"
+    return [late, f"{run['client_cpu']:.2f}"]
+
+
+def has_lengths(run: Mapping[str, Any]) -> bool:
+    """Whether requests of several lengths were sent; older results do not say."""
+    lengths = run.get("lengths") or {"min": 0, "max": 0}
+    return bool(lengths["min"] < lengths["max"])
+
+
+def length_words(lengths: Mapping[str, Any]) -> str:
+    """Which lengths were sent."""
+    unit = " bytes" if lengths["unit"] == "bytes" else ""
+    return (
+        f"{lengths['input']} of length {lengths['min']:,} to {lengths['max']:,}{unit}, median {lengths['p50']:,}, "
+        f"p99 {lengths['p99']:,}"
+    )
+
+
+def length_range(part: Mapping[str, Any]) -> str:
+    """The lengths of one quarter."""
+    return f"{part['from']:,}" if part["from"] == part["to"] else f"{part['from']:,} to {part['to']:,}"
 
 
 def cpu(cost: Mapping[str, float | None] | None) -> str:

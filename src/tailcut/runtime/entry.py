@@ -14,7 +14,7 @@ from tailcut.memory.slab import Slab
 from tailcut.runtime.inputs import Arrays, row_key
 from tailcut.runtime.oversized import split_in_steps, without_pauses
 from tailcut.runtime.padding import Padding
-from tailcut.runtime.request import Batch, Delivery, Executor, Lease, Request, ResponseHandler
+from tailcut.runtime.request import Batch, Executor, Lease, Request, ResponseHandler
 from tailcut.runtime.scheduler import Scheduler
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.runtime.worker_pool import WorkerPool
@@ -66,28 +66,10 @@ class Entry(Protocol):
     def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0) -> None:
         """Raise a QueueFullError or TooLargeError for what would be refused."""
 
-    def start(  # noqa: PLR0913  what a request is
-        self,
-        arrays: Arrays,
-        rows: int,
-        handler: ResponseHandler,
-        delivery: Delivery,
-        deadline_ns: int = 0,
-        *,
-        priority: int = 0,
-    ) -> Request:
-        """Admit and queue checked arrays."""
+    def start(self, arrays: Arrays, request: Request) -> None:
+        """Admit and queue the checked arrays of a request."""
 
-    def start_in_steps(  # noqa: PLR0913  as in start
-        self,
-        arrays: Arrays,
-        rows: int,
-        handler: ResponseHandler,
-        delivery: Delivery,
-        deadline_ns: int = 0,
-        *,
-        priority: int = 0,
-    ) -> Generator[None, None, Request]:
+    def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
         """As `start`, with pauses while large arrays are copied."""
 
     def lend(
@@ -145,36 +127,17 @@ class ModelEntry:
         """Rows that wait for an engine now."""
         return self.scheduler.waiting_rows
 
-    def start(  # noqa: PLR0913  what a request is
-        self,
-        arrays: Arrays,
-        rows: int,
-        handler: ResponseHandler,
-        delivery: Delivery,
-        deadline_ns: int = 0,
-        *,
-        priority: int = 0,
-    ) -> Request:
-        """Queue checked arrays: through rows of the slab, as loose arrays, or in parts when over the largest batch.
+    def start(self, arrays: Arrays, request: Request) -> None:
+        """Queue a request's checked arrays: in rows of the slab, as loose arrays, or in parts if over a batch.
 
         Raises:
             QueueFullError: too much is waiting already, or the deadline cannot be met.
             InvalidInputError: inputs that are padded differ in length.
             ReleasedError: the model was closed.
         """
-        request = Request(handler, delivery, rows, deadline_ns, priority)
-        return without_pauses(self._start(arrays, rows, request, 0))
+        without_pauses(self._start(arrays, request, 0))
 
-    def start_in_steps(  # noqa: PLR0913  as in start
-        self,
-        arrays: Arrays,
-        rows: int,
-        handler: ResponseHandler,
-        delivery: Delivery,
-        deadline_ns: int = 0,
-        *,
-        priority: int = 0,
-    ) -> Generator[None, None, Request]:
+    def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
         """As `start`, with a pause after every 256 KB that are copied into rows, and after each part of more than that.
 
         What is smaller is queued without a pause: a request that pauses holds rows that it does not use yet.
@@ -183,8 +146,7 @@ class ModelEntry:
             QueueFullError, InvalidInputError, ReleasedError: as in `start`.
         """
         large = self.slab is not None and sum(array.nbytes for array in arrays.values()) > _STEP_BYTES
-        request = Request(handler, delivery, rows, deadline_ns, priority)
-        return self._start(arrays, rows, request, _STEP_BYTES if large else 0)
+        return self._start(arrays, request, _STEP_BYTES if large else 0)
 
     def settle(self, lease: Lease, filled: int, request: Request | None, *, at_once: bool = False) -> bool:
         """Queue a request of the first `filled` rows of a lease; the others go back, with 0 all of them.
@@ -275,11 +237,11 @@ class ModelEntry:
             raise
         return lease
 
-    def _start(self, arrays: Arrays, rows: int, request: Request, step_bytes: int) -> Generator[None, None, Request]:
+    def _start(self, arrays: Arrays, request: Request, step_bytes: int) -> Generator[None, None, None]:
+        rows = request.count
         self.admit(rows, request.deadline_ns, request.priority)
         if rows > self.max_batch_size:
             yield from split_in_steps(self, arrays, request, step_bytes)
         else:
             lease = yield from self.put(arrays, request, step_bytes)
             self.settle(lease, rows, request)
-        return request

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -24,10 +23,9 @@ from tailcut.engines.base import Engine, RequestEngine
 from tailcut.engines.samples import Samples
 from tailcut.engines.trust import trust as trust_file
 from tailcut.errors import ProfileError, ReleasedError
-from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, FutureHandler, LoopDelivery
+from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.entry import ModelEntry
 from tailcut.runtime.executors import ArrayExecutor, PaddedExecutor, RowExecutor
-from tailcut.runtime.inputs import check_inputs
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.defaults import SAFE_SETTINGS, Choice, Surroundings
 from tailcut.runtime.opening.measured import BUDGET_S, open_measured, surroundings
@@ -71,7 +69,6 @@ class Model:
         self.profile = profile
         self.choice: Choice | None = None  # the settings, where they were chosen by measuring
         self._limits = limits
-        self._deliveries: dict[asyncio.AbstractEventLoop, LoopDelivery] = {}
         self.scheduler = scheduler = Scheduler(self.spec, profile.settings, limits)
         self._padding = self._plan_padding(engine)
         if self._padding is not None:
@@ -83,6 +80,7 @@ class Model:
         self.warm_up = warm_up(scheduler, engine, executors, plan) if made_up else WarmUp(warmed_up=False)
         self._pool = WorkerPool(scheduler, engine, self._reopen, self._executor)
         self.entry = ModelEntry(scheduler, executors[0], self._pool, self._padding)
+        self._calls = LibraryCalls(self.entry)
         for executor in () if scheduler.dispatch == "inline" else executors:
             self._pool.hire(executor)
         self._watchdog = Watchdog(scheduler, self._pool)
@@ -185,17 +183,7 @@ class Model:
         """
         if self._inherited:
             await asyncio.to_thread(self._open_here)
-        arrays, rows = check_inputs(self.spec, inputs)
-        loop = asyncio.get_running_loop()
-        delivery, handler = self._delivery_to(loop), FutureHandler(loop.create_future())
-        request = self.entry.start(arrays, rows, handler, delivery, _deadline(timeout_s), priority=priority)
-        delivery.notify_soon(self.entry)
-        try:
-            outputs = await handler.future
-        except asyncio.CancelledError:
-            self.entry.cancel(request)
-            raise
-        return dict(zip(self.spec.output_names, outputs, strict=True))
+        return await self._calls.infer(inputs, timeout_s, priority)
 
     def infer_sync(
         self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
@@ -203,14 +191,7 @@ class Model:
         """As `infer`, for a thread that may block."""
         if self._inherited:
             self._open_here()
-        arrays, rows = check_inputs(self.spec, inputs)
-        handler = EventHandler()
-        self.entry.start(arrays, rows, handler, _ANY_THREAD, _deadline(timeout_s), priority=priority)
-        self.entry.notify()
-        handler.event.wait()
-        if handler.error is not None:
-            raise handler.error
-        return dict(zip(self.spec.output_names, handler.outputs or [], strict=True))
+        return self._calls.infer_sync(inputs, timeout_s, priority)
 
     def close(self) -> None:
         """Fail what waits, end the workers, free the engine. Calling it again does nothing."""
@@ -235,9 +216,7 @@ class Model:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     # Forks.
@@ -338,21 +317,6 @@ class Model:
         engine = open_engine(self.profile.engine_file, self.profile.settings.engine, self.profile.model.name)
         engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
         return engine
-
-    def _delivery_to(self, loop: asyncio.AbstractEventLoop) -> LoopDelivery:
-        delivery = self._deliveries.get(loop)
-        if delivery is None:
-            for closed in [known for known in self._deliveries if known.is_closed()]:
-                del self._deliveries[closed]
-            delivery = self._deliveries[loop] = LoopDelivery(loop)
-        return delivery
-
-
-_ANY_THREAD = AnyThreadDelivery()
-
-
-def _deadline(timeout_s: float | None) -> int:
-    return 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
 
 
 def _known_samples(profile: Profile, spec: ModelSpec) -> Samples | None:

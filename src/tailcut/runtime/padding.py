@@ -18,7 +18,7 @@ from tailcut.engines.base import Engine
 from tailcut.errors import InvalidInputError, TailcutError, UnsupportedError
 from tailcut.runtime.cuts import Cut, learn_cut, probe_lengths
 from tailcut.runtime.inputs import Arrays, row_key
-from tailcut.runtime.profile import PaddingSettings
+from tailcut.runtime.settings import PaddingSettings
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 

@@ -20,8 +20,8 @@ from tailcut.errors import BatchLostError, CapacityError, DeadlineExceededError,
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.admission import Admission
 from tailcut.runtime.limits import Limits, rows_for
-from tailcut.runtime.profile import Settings
 from tailcut.runtime.request import Batch, Lease, Request, ResponseHandler, move_rows
+from tailcut.runtime.settings import Settings
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 

@@ -123,7 +123,9 @@ class Exchange:
             TailcutError: they are not admitted.
         """
         entry, delivery = self._entry(served), self._state.delivery
-        self._queued = entry.start(arrays, rows, self, delivery, deadline_ns, priority=schedule.priority)
+        request = Request(self, delivery, rows, deadline_ns, schedule.priority)
+        entry.start(arrays, request)
+        self._queued = request
         delivery.notify_soon(entry)
 
     def submit(
@@ -170,10 +172,9 @@ class Exchange:
         entry = self._entry(served)
         arrays, rows = yield from check_inputs_in_steps(served.model.spec, request.inputs)
         schedule = schedule_of(request.parameters, schedule)
-        deadline_ns, delivery = self.deadline(schedule, left_ns), self._state.delivery
-        self._queued = yield from entry.start_in_steps(
-            arrays, rows, self, delivery, deadline_ns, priority=schedule.priority
-        )
+        queued = Request(self, self._state.delivery, rows, self.deadline(schedule, left_ns), schedule.priority)
+        yield from entry.start_in_steps(arrays, queued)
+        self._queued = queued
         self.request = request
 
     def _read(self, _result: None, error: Exception | None) -> None:

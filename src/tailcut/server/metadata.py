@@ -13,7 +13,9 @@ from typing import Any
 
 import orjson
 
+from tailcut.engines import engine_threads
 from tailcut.memory.shared import Region
+from tailcut.runtime.thread_budget import spins
 from tailcut.runtime.tracing.timeline import FIELDS, Event, Piece
 from tailcut.server.metrics import Counted
 from tailcut.server.repository import ModelRepository
@@ -74,17 +76,17 @@ def configuration(served: ServedModel) -> dict[str, Any]:
     """The model-configuration extension's object, with the fields that mean something here."""
     model = served.model
     batched = model.spec.batched
-    engine = model.profile.settings.engine
+    options = model.profile.settings.engine
     config: dict[str, Any] = {
         "name": served.name,
-        "platform": "onnxruntime_onnx" if engine.name == "onnxruntime" else "",
-        "backend": engine.name,
+        "platform": "onnxruntime_onnx" if options.name == "onnxruntime" else "",
+        "backend": options.name,
         "max_batch_size": served.entry.max_batch_size if batched else 0,
         "input": [_tensor(tensor, batched=batched) for tensor in model.spec.inputs],
         "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
-        "instance_group": [{"name": served.name, "count": engine.instances, "kind": "KIND_CPU"}],
+        "instance_group": [{"name": served.name, "count": options.instances, "kind": "KIND_CPU"}],
         "model_transaction_policy": {"decoupled": False},
-        "parameters": {name: {"string_value": value} for name, value in (rows(served) | defaults(served)).items()},
+        "parameters": {name: {"string_value": value} for name, value in _facts(served).items()},
     }
     stages = ",".join(model.stages())
     if stages:
@@ -100,6 +102,19 @@ def configuration(served: ServedModel) -> dict[str, Any]:
     }
     config["parameters"] |= classes
     return config if served.config is None else completed(served.config, config)
+
+
+def _facts(served: ServedModel) -> dict[str, str]:
+    """The parameters of a configuration: what no field of it is for."""
+    return rows(served) | defaults(served) | engine(served)
+
+
+def engine(served: ServedModel) -> dict[str, str]:
+    """How many threads compute a call, and whether they spin between calls; nothing of a pipeline, which has steps."""
+    if served.model.stages():
+        return {}
+    options = served.model.profile.settings.engine
+    return {"engine_threads": str(engine_threads(options).count), "engine_spins": str(spins(options)).lower()}
 
 
 def rows(served: ServedModel) -> dict[str, str]:

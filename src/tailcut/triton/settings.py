@@ -13,9 +13,9 @@ import msgspec
 from tailcut.engines.base import EngineOptions, Reshape
 from tailcut.engines.filling import ROWS, SampleInput, Values
 from tailcut.errors import UnsupportedError
-from tailcut.runtime.profile import BatchingSettings, Settings
 from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.samples import SampleRequest
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
 _ENGINES = {

@@ -301,7 +301,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "Linux, rows of fixed size, one input",
         "connections that repeat similar requests",
         "0.3 s of start-up and 50 MB",
-        "docs/decisions/016-the-short-way.md",
+        "docs/decisions/016-the-fast-path.md",
     ),
     Setting(
         "worker processes",

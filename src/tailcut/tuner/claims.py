@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tailcut.lab.payload import infer_once
 from tailcut.machine.process import peak_bytes
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import labelled
 from tailcut.tuner.baseline import Baseline, measure_baseline
 from tailcut.tuner.budget import SearchSize, complete_s

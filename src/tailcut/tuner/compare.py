@@ -13,7 +13,7 @@ import msgspec
 
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import ArmRuns, closed_block, open_block
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.stats import Verdict, samples_needed
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.baseline import Baseline, measure_baseline

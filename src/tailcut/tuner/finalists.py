@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 
 FINALISTS = 8
 NEAR = 0.05  # configurations within it of the best are equal, and the shortest lone latency decides

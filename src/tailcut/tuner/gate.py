@@ -17,7 +17,7 @@ from tailcut.engines.base import U8Input
 from tailcut.lab.burst import Burst, Reply
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import Wire, infer_payload
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy, Finding, Metric, Outputs, compare
 from tailcut.tuner.pixels import as_pixels

@@ -21,7 +21,8 @@ import numpy as np
 from tailcut.engines import EngineOptions
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.runtime.pipeline_settings import StageSettings
-from tailcut.runtime.profile import ModelRef, Profile, Settings
+from tailcut.runtime.profile import ModelRef, Profile
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.simulate import WayIn
 

@@ -14,6 +14,7 @@ from tailcut.engines.base import Engine
 from tailcut.engines.edits import benefits_from_int8
 from tailcut.engines.files import ENGINES_OF, FileKind, default_engine, kind_of
 from tailcut.engines.graph import load_graph
+from tailcut.engines.installed import how_to_install, is_installed
 from tailcut.engines.samples import find_samples
 from tailcut.errors import UsageError
 from tailcut.lab.describe import lengths_of, rows_of_data
@@ -59,6 +60,9 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
     if wanted.normalize is not None and kind_of(wanted.model) is not FileKind.ONNX:
         raise UsageError("--normalize edits ONNX graphs only: leave it out, or convert the model to ONNX")
     engine = _open(wanted)
+    for name in ENGINES_OF[kind_of(wanted.model)]:
+        if not is_installed(name):
+            tell(Phase(f"{name} is left out: it is not installed ({how_to_install(name)})"))
     try:
         decision = settle_rows(engine, wanted.rows, Limits())
         requests = _requests(engine, wanted)
@@ -114,7 +118,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         fixed_dims=wanted.fixed_dims,
         local=wanted.local,
         allocators=tuple(installed()),
-        engines=ENGINES_OF[kind],
+        engines=tuple(filter(is_installed, ENGINES_OF[kind])),
         compiler=any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")),
     )
 

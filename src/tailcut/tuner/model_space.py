@@ -15,7 +15,7 @@ import msgspec
 from tailcut.errors import UsageError
 from tailcut.lab.payload import ask, model_path
 from tailcut.machine.quota import usable_cpus
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.spec import Rows
 from tailcut.tuner.budget import SearchSize, ways_s
 from tailcut.tuner.calibrate import CalibrationError, Copies, Copy, Material, copies_for

@@ -1,23 +1,21 @@
 """From measured parts to predicted configurations: every way to serve every engine configuration, simulated. Pure."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tailcut.lab.arrivals import poisson_times
-from tailcut.runtime.profile import Settings
 from tailcut.runtime.rows import RowsSetting
+from tailcut.runtime.settings import Settings
 from tailcut.spec import Rows
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.objective import Objective
-from tailcut.tuner.simulate import Configuration, Prediction, WayIn, highest_rate, rate_bound, saturation_rate, simulate
+from tailcut.tuner.simulate import Configuration, Prediction, WayIn, highest_rate, saturation_rate, simulate
 from tailcut.tuner.space import Facts, changed, serving_choices
 
 _SIMULATED = 3000  # requests of one simulation
-_CLIENT_S = 10e-6  # of a core, per request, that the load client takes where it is seldom busy; less where it is often
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +58,9 @@ def configurations(
                 settings.batching.max_batch_size,
                 settings.batching.max_queue_delay_us,
                 estimate.options.instances,
+                min(float(parts.facts.usable_cpus), parts.cores),
             )
-            yield settings, replace(configuration, cores=_cores(configuration, parts)), estimate
-
-
-def _cores(configuration: Configuration, parts: Parts) -> float:
-    """What the load client leaves: almost all at a few requests per second, a core less at very many."""
-    client = 1 - math.exp(-_CLIENT_S * rate_bound(configuration))
-    return min(float(parts.facts.usable_cpus), max(1.0, parts.cores - client))
+            yield settings, configuration, estimate
 
 
 def _predicted(
@@ -75,7 +68,7 @@ def _predicted(
 ) -> Predicted:
     way = configuration.way_in
     loop_ns = way.alone_ns(configuration.dispatch)
-    alone_ns = estimate.alone_ns + loop_ns + way.outside_ns
+    alone_ns = estimate.alone_ns + loop_ns + way.client_ns + way.client_pass_ns + way.outside_ns
     if configuration.dispatch == "worker":
         alone_ns += 2 * way.wake_ns
     cpu_us = (estimate.cpu_ns[1] + loop_ns) / 1e3

@@ -14,7 +14,7 @@ import numpy as np
 
 from tailcut.engines.base import Engine
 from tailcut.errors import TailcutError
-from tailcut.runtime.profile import PaddingSettings
+from tailcut.runtime.settings import PaddingSettings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.accuracy import Outputs, compare
 

@@ -12,7 +12,7 @@ from tailcut.lab.cost import Spent, watched
 from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm, watched_again
 from tailcut.machine.process import peak_bytes
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.stats import samples_needed
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.journal import Journal

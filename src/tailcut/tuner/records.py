@@ -10,9 +10,9 @@ import numpy as np
 
 from tailcut.engines.base import U8Input
 from tailcut.lab.trial import ArmRuns
-from tailcut.runtime.profile import Settings
 from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.samples import SampleRequest
+from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.stats import Interval
 from tailcut.tuner.accuracy import Accuracy, Metric

@@ -8,7 +8,7 @@ import numpy as np
 
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import ArmRuns
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.stats import Sample, paired_ratio_interval, percentile, percentile_interval, samples_needed
 from tailcut.tuner.finalists import Predicted, pareto
 from tailcut.tuner.race import QUANTILES, percentiles_ms, pooled, throughput_ratio

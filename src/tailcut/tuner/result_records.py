@@ -9,7 +9,7 @@ from typing import Any, Literal
 from msgspec import UNSET, UnsetType
 
 from tailcut.lab.records import Bounds, Cost, Interval, MachineFacts, Record, Verdict
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 
 
 class TunedModel(Record, frozen=True):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.claims import announce, carry, prove
 from tailcut.tuner.events import Event

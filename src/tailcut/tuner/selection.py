@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tailcut.errors import TailcutError
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.events import Best, Expected, Phase
 from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists

@@ -11,8 +11,9 @@ from tailcut.engines.base import U8Input
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import Wire, infer_payload
 from tailcut.lab.trial import Arm, ServedProfile
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.samples import SampleRequest
+from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.space import changed

@@ -8,8 +8,8 @@ from typing import Any
 from tailcut.engines.files import default_engine
 from tailcut.errors import UsageError
 from tailcut.lab.payload import Wire
-from tailcut.runtime.profile import Settings
 from tailcut.runtime.samples import kinds_of
+from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.budget import Plan

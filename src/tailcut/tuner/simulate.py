@@ -63,8 +63,10 @@ class WayIn:
     answer_ns: int  # likewise
     batch_ns: int  # of the loop's time, per batch
     wake_ns: int  # until a thread that was woken runs
-    outside_ns: int  # of a latency, in the client and the kernel
+    outside_ns: int  # of a latency, in the kernel, and in a client that is not simulated
     pass_ns: int = 0  # of the loop's time, for looking at what has arrived or ended
+    client_ns: int = 0  # of a load client's time on the same cores, per request; 0: it is elsewhere
+    client_pass_ns: int = 0  # likewise, each time that it is woken
 
     def alone_ns(self, dispatch: DispatchKind) -> int:
         """The loop's time for one request that is alone: a worker's answer takes a second pass."""
@@ -173,24 +175,10 @@ def costs_of(configuration: Configuration) -> np.ndarray:
     costs[queueing.RECEIVE], costs[queueing.ANSWER] = way_in.receive_ns, way_in.answer_ns
     costs[queueing.BATCH], costs[queueing.WAKE] = way_in.batch_ns, way_in.wake_ns
     costs[queueing.PASS] = way_in.pass_ns
+    costs[queueing.CLIENT], costs[queueing.CLIENT_PASS] = way_in.client_ns, way_in.client_pass_ns
     costs[queueing.OUTSIDE], costs[queueing.DEADLINE] = way_in.outside_ns, configuration.deadline_ns
     costs[queueing.DELAY], costs[queueing.HERE] = configuration.max_queue_delay_us * 1000, _HERE_NS
     return costs
-
-
-def rate_bound(configuration: Configuration) -> float:
-    """Requests a second that neither the loop nor the instances exceed, by their times alone; nothing is simulated."""
-    way_in, rows = configuration.way_in, configuration.max_batch_size
-    loop_ns = rows * (way_in.receive_ns + way_in.answer_ns) + way_in.batch_ns
-    engine_ns = min(
-        float(np.interp(size, configuration.service.sizes, configuration.service.medians_ns)) * rows / size
-        for size in {1, rows, *(one for one in configuration.service.sizes.tolist() if one <= rows)}
-    )
-    if configuration.dispatch == "worker":
-        longest = max(loop_ns, engine_ns / configuration.instances)
-    else:
-        longest = loop_ns + engine_ns
-    return 1e9 * rows / longest if longest else float("inf")
 
 
 def saturation_rate(configuration: Configuration, answers: int = 5000, seed: int = 0) -> float:

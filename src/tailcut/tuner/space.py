@@ -14,7 +14,7 @@ import msgspec
 
 from tailcut.engines.base import EngineOptions, Form, U8Input
 from tailcut.machine.allocator import Allocator
-from tailcut.runtime.profile import PaddedInput, PaddingSettings, Settings
+from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings
 from tailcut.spec import ModelSpec
 
 BASELINE = Settings()  # what most people run: the engine's defaults, one call a request
@@ -143,9 +143,10 @@ def _torch_choices(facts: Facts, shapes: list[tuple[int, int]]) -> Iterator[Engi
 
 def copy_engines(facts: Facts) -> tuple[Form, ...]:
     """The engines that a copy of the model in static int8 may pay for."""
-    if not (facts.lower_precision and facts.quantizable):
+    if not (facts.lower_precision and facts.quantizable) or "onnxruntime" not in facts.engines:  # it quantises
         return ()
-    return ("onnxruntime",) if _has_text(facts) else ("onnxruntime", "openvino")
+    both = "openvino" in facts.engines and not _has_text(facts)
+    return ("onnxruntime", "openvino") if both else ("onnxruntime",)
 
 
 def _has_text(facts: Facts) -> bool:

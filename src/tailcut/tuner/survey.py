@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.budget import Plan
 from tailcut.tuner.calibrate import Copy

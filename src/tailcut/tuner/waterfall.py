@@ -11,7 +11,7 @@ import numpy as np
 
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import ArmRuns, closed_block, open_block
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.stats import Verdict
 from tailcut.tuner.budget import Plan
 from tailcut.tuner.events import CandidateDone, Phase, RungDone, RungStarted

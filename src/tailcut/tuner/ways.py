@@ -3,8 +3,9 @@
 Three short closed loops tell all that the simulation wants. With many connections the event loop is never idle, so one
 over the rate is its time for a request: where batches take all that has arrived, hardly more than receiving and
 answering it; where each request is a batch of its own, the cost of a batch besides. With one connection a request pays
-for a pass of the loop as well, and what its latency has beyond the server's CPU time lies in the client and the kernel.
-The same one connection through a worker thread takes two wake-ups more.
+for a pass of the loop as well, and what its latency has beyond the CPU time of server and client lies in the kernel.
+The same one connection through a worker thread takes two wake-ups more. The client's own time is counted in the same
+loops: it runs on the same cores in every race.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from tailcut.lab.cost import watched
 from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm
 from tailcut.machine.process import ProcessCost
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import BASELINE, BATCH_SIZES, Facts, changed, quickest_wire
@@ -52,6 +53,16 @@ class Probe:
         return self.alone_cost.cpu_ns / self.alone.answered
 
     @property
+    def client_alone_ns(self) -> float:
+        """The client's CPU time for a request of one connection, for which it is woken."""
+        return _client_ns(self.alone)
+
+    @property
+    def client_ns(self) -> float:
+        """The client's CPU time for a request when it is hardly ever idle."""
+        return min(_client_ns(self.many), self.client_alone_ns)
+
+    @property
     def busy_ns(self) -> float:
         """The loop's time for a request when it never rests."""
         return 1e9 / self.many.rate_achieved if self.many.rate_achieved else self.alone_cpu_ns
@@ -60,6 +71,10 @@ class Probe:
     def single_ns(self) -> float:
         """The same where each request is a batch."""
         return 1e9 / self.singles.rate_achieved if self.singles.rate_achieved else self.busy_ns
+
+
+def _client_ns(load: LoadResult) -> float:
+    return load.client_cpu * 1e9 / load.rate_achieved if load.rate_achieved else 0.0
 
 
 def probe(arm: Arm, single: Arm, seconds: float) -> Probe:
@@ -81,8 +96,8 @@ def way_in(own: Probe, inline: Probe) -> WayIn:
     # busy = request + (batch + pass) / together, and single = request + batch
     request = (_TOGETHER * own.busy_ns - single - each_pass) / (_TOGETHER - 1)
     request = max(request, own.busy_ns / 2)
-    outside = max(0.0, inline.alone_ns - sum(_single_and_pass(inline, 1)))
-    wake = max(0.0, own.alone_ns - single - passes * each_pass - outside) / 2
+    outside = max(0.0, inline.alone_ns - sum(_single_and_pass(inline, 1)) - inline.client_alone_ns)
+    wake = max(0.0, own.alone_ns - single - passes * each_pass - outside - inline.client_alone_ns) / 2
     return WayIn(
         receive_ns=round(_RECEIVING * request),
         answer_ns=round((1 - _RECEIVING) * request),
@@ -90,6 +105,8 @@ def way_in(own: Probe, inline: Probe) -> WayIn:
         pass_ns=round(each_pass),
         wake_ns=round(wake),
         outside_ns=round(outside),
+        client_ns=round(inline.client_ns),
+        client_pass_ns=round(inline.client_alone_ns - inline.client_ns),
     )
 
 

@@ -17,7 +17,8 @@ from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.torch import passes
 from tailcut.engines.torch.program import read_program
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 from tailcut.spec import Rows
 
 torch = programs.torch

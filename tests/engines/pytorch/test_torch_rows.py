@@ -25,6 +25,7 @@ INDEPENDENT: list[tuple[str, Callable[[Any], Any], tuple[int, ...]]] = [
     ("rows behind times", lambda x: x.transpose(0, 1).reshape(-1, 6).relu().view(4, -1, 6).transpose(0, 1), (4, 6)),
     ("a mean of each row", lambda x: x.mean(dim=(1, 2)), (4, 6)),
     ("several outputs", lambda x: tuple(x.max(dim=1)), (6,)),
+    ("the larger of two", lambda x: torch.max(x, x * x).minimum(torch.min(x, -x)), (6,)),
     ("best values", lambda x: tuple(x.topk(2, dim=-1)), (6,)),
     ("a class of each row", lambda x: x.argmax(dim=1), (6,)),
     ("parts joined within rows", lambda x: torch.cat([x[:, :2], x[:, 2:] * 2], dim=1), (6,)),

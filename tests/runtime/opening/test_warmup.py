@@ -14,8 +14,9 @@ from tailcut.engines.filling import SampleInput
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.opening.warmup import WarmUp
-from tailcut.runtime.profile import BatchingSettings, PaddedInput, PaddingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
 from tailcut.runtime.samples import SampleRequest, kinds_of
+from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
 from tailcut.spec import DType
 
 PADDING = PaddingSettings(buckets=(8, 16), inputs=(PaddedInput(name="ids"), PaddedInput(name="mask")))

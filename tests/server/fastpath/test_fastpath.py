@@ -23,7 +23,8 @@ from tests.servers import json_request, raw_request, serving
 
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.server.context import Context
 from tailcut.server.fastpath.fastpath import FastPath
 from tailcut.server.http.connection import HttpConnection

@@ -15,7 +15,8 @@ from tests.servers import Server, serving
 
 from tailcut.errors import TailcutError
 from tailcut.runtime.model import Model
-from tailcut.runtime.profile import BatchingSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.server.context import Context
 from tailcut.server.grpc.infer import Inference
 from tailcut.server.grpc.templates import Plans

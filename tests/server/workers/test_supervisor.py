@@ -18,7 +18,8 @@ from tests.engines.models import perceptron
 from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving
 
 from tailcut.machine.quota import usable_cpus
-from tailcut.runtime.profile import IoSettings, Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import IoSettings, Settings
 
 ROW = np.arange(4, dtype=np.float32).tobytes()
 REQUEST = raw_request("mlp", ROW)

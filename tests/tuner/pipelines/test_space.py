@@ -5,7 +5,7 @@ import numpy as np
 from tailcut.engines.base import EngineOptions
 from tailcut.pipelines.stage import Stage, stage
 from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.pipelines.estimating import StageTimes
 from tailcut.tuner.pipelines.space import (

@@ -19,7 +19,8 @@ from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.engines.files import ENGINES_OF, FileKind, kind_of, model_name
 from tailcut.engines.hints import InputHints
 from tailcut.engines.torch.archive import EXAMPLES, check_archive
-from tailcut.engines.torch.rows import RowAnalysis, expression
+from tailcut.engines.torch.rows.analysis import RowAnalysis
+from tailcut.engines.torch.rows.nodes import expression
 from tailcut.engines.trust import is_trusted
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, TensorSpec

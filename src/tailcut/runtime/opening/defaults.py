@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from tailcut.batching.cost import CostModel
-from tailcut.runtime.profile import BatchingSettings, Settings
+from tailcut.runtime.settings import BatchingSettings, Settings
 
 USUAL_BATCH = 32
 SAFE_SETTINGS = Settings(batching=BatchingSettings(max_batch_size=USUAL_BATCH))  # not measured: gathers, never waits

@@ -24,7 +24,8 @@ from tailcut.pipelines.stage import Stage
 from tailcut.pipelines.steps import OpenStep
 from tailcut.pipelines.tuned import settings_of
 from tailcut.runtime.pipeline_settings import StepModelSettings
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.estimate import EngineEstimate, estimate_engines, typical
 from tailcut.tuner.events import Estimated, Event, Phase

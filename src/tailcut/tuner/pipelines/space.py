@@ -7,7 +7,7 @@ import msgspec
 
 from tailcut.pipelines.stage import Stage
 from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.pipelines.estimating import StageTimes

@@ -18,7 +18,7 @@ from tailcut.lab.load import LoadResult
 from tailcut.lab.together import open_together
 from tailcut.lab.trial import ArmRuns
 from tailcut.machine.quota import usable_cpus
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.stats import Sample, percentile, samples_needed
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.budget import Plan

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from tailcut.engines.base import EngineOptions
-from tailcut.runtime.profile import Settings
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.finalists import Predicted, finalists
 from tailcut.tuner.simulate import Configuration, Prediction
 from tailcut.tuner.together.simulation import Member, simulate_together

@@ -1,6 +1,6 @@
 """The load generator against the truth: a queue with a formula, other generators, and its own limits.
 
-    python benchmarks/load_truth.py [--seconds 10] [--rounds 3]
+    python benchmarks/load_client.py [--seconds 10] [--rounds 3]
 
 First, time in an M/D/1 queue of 4 ms at 50, 60 and 70 % load, beside Erlang's formula. Then requests a second and p50
 of the same servers, a bare echo and a Tailcut server, as `tailcut bench` and wrk (Debian package `wrk`) see them, in

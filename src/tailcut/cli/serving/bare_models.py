@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from tailcut.cli.serving.sources import Source
+
 if TYPE_CHECKING:
     from tailcut.runtime.limits import Limits
     from tailcut.runtime.model import Model
@@ -37,7 +39,7 @@ class BareModels:
         known: earlier choices by the hash of the model file; these are not logged again.
     """
 
-    def __init__(self, sources: Sequence[str], around: "Surroundings", known: "Mapping[str, Choice]") -> None:
+    def __init__(self, sources: Sequence[Source], around: "Surroundings", known: "Mapping[str, Choice]") -> None:
         self._sources = frozenset(sources)
         self._around = around
         self._known = dict(known)
@@ -46,22 +48,21 @@ class BareModels:
 
     @classmethod
     def among(
-        cls, sources: Sequence[str], max_batch_size: int | None, worker: "Worker | None", *, alone: bool
+        cls, sources: Sequence[Source], max_batch_size: int | None, worker: "Worker | None", *, alone: bool
     ) -> "BareModels":
         """The bare models among the SOURCEs of a command line."""
-        from tailcut.runtime.model import is_bare
         from tailcut.runtime.opening.measured import surroundings
 
-        bare = [source for source in sources if is_bare(source.rpartition("=")[2])]
+        bare = [source for source in sources if source.is_bare]
         cpus = None if worker is None else worker.cpus
         around = surroundings(cpus, alone=alone, max_batch_size=max_batch_size)
         return cls(bare, around, {} if worker is None else worker.choices)
 
-    def has(self, source: str) -> bool:
+    def has(self, source: Source) -> bool:
         """Whether a SOURCE is measured."""
         return source in self._sources
 
-    def opener(self, source: str) -> Opener:
+    def opener(self, source: Source) -> Opener:
         """How to load a SOURCE."""
         from tailcut.runtime.model import Model
 

@@ -1,0 +1,66 @@
+"""The lines that `tailcut serve` logs about its models and its address; of several workers, the first one logs them."""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tailcut.runtime.profile import Profile
+    from tailcut.server.listener import Address
+    from tailcut.server.served_model import ServedModel
+    from tailcut.server.workers.process import Worker
+
+_log = logging.getLogger("tailcut")
+
+
+def where(address: "Address") -> str:
+    """Where the server listens, for a log line."""
+    from tailcut.server.listener import authority, both_families
+
+    text = f"http://{authority(address.host, address.port)}"
+    if ":" in address.host:
+        text += " (IPv6 and IPv4)" if both_families(address.host) else " (IPv6 only)"
+    text += f" and {address.uds}" if address.uds else ""
+    return text + (f", gRPC on {authority(address.host, address.grpc_port)}" if address.grpc_port is not None else "")
+
+
+def log_rows(models: "Sequence[ServedModel]", worker: "Worker | None") -> None:
+    """Log one line per model, from the first worker only: whether its requests are batched, and why."""
+    for served in models if worker is None or worker.post == 0 else []:
+        _log.info("%s: %s", served.name, served.model.rows.describe())
+
+
+def log_neighbours(profiles: "Sequence[Profile]", worker: "Worker | None") -> None:
+    """Log a line for each profile that was measured beside other models, and for each conflict between profiles."""
+    from tailcut.machine.quota import usable_cpus
+    from tailcut.runtime.neighbours import other_neighbours
+    from tailcut.runtime.thread_budget import conflicts
+
+    if worker is not None and worker.post:
+        return
+    cpus = usable_cpus() if worker is None else worker.cpus
+    for line in [*other_neighbours(profiles), *conflicts(profiles, cpus)]:
+        _log.warning("%s", line)
+
+
+def log_threads(served: "Sequence[ServedModel]", worker: "Worker | None") -> None:
+    """Log one line, from the first process only, per model whose settings leave the number of threads open."""
+    from tailcut.engines import engine_threads
+
+    for item in served if worker is None or worker.post == 0 else []:
+        if item.sources is not None:
+            _log.info("%s: %s", item.name, item.model.describe_stages())
+            continue
+        options = item.model.profile.settings.engine
+        found = engine_threads(options)
+        if not options.threads:
+            quiet = len(served) > 1 and item.alone is not None and not options.spinning
+            beside = "; they do not spin because other models are loaded" if quiet else ""
+            _log.info(
+                "%s: engine threads: %d (instances: %d): %s%s",
+                item.name,
+                found.count,
+                options.instances,
+                found.reason,
+                beside,
+            )

@@ -1,0 +1,104 @@
+"""The models of a `tailcut serve` that SOURCEs name: loaded and warmed up at the start, and again on request."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from tailcut.cli.serving.sources import Source, beside_others
+
+if TYPE_CHECKING:
+    from tailcut.cli.serving.bare_models import BareModels
+    from tailcut.runtime.limits import Limits
+    from tailcut.runtime.model import Model
+    from tailcut.runtime.profile import Profile
+    from tailcut.server.served_model import ServedModel
+
+_log = logging.getLogger("tailcut")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoader:
+    """Loads the models of SOURCEs.
+
+    Args:
+        read: gives the profile of a SOURCE as it is now.
+        measured: the bare models whose settings are measured.
+        limits: of each model.
+        models: how many SOURCEs there are.
+    """
+
+    read: "Callable[[Source], Profile]"
+    measured: "BareModels"
+    limits: "Limits"
+    models: int
+
+    @classmethod
+    def within_memory(
+        cls, read: "Callable[[Source], Profile]", measured: "BareModels", limits: "Limits", models: int
+    ) -> "ModelLoader":
+        """A loader whose models share the memory that this process may use."""
+        from tailcut.machine.quota import quota
+        from tailcut.runtime.limits import within_memory
+
+        shared = within_memory(limits, quota().memory_bytes, models)
+        if shared.slab_bytes < limits.slab_bytes:
+            _log.warning("the memory limit leaves only %d MiB for the rows of each model", shared.slab_bytes >> 20)
+        return cls(read, measured, shared, models)
+
+    def load_all(self, sources: "Sequence[Source]", profiles: "Sequence[Profile]") -> "list[ServedModel]":
+        """Load and warm up all models; `profiles` are those of the SOURCEs as served alone.
+
+        Raises:
+            ModelFileError: a model is missing, empty or corrupt.
+            ProfileError: a model does not have the inputs and outputs of its profile.
+            UnsupportedError: a setting that a model cannot have.
+        """
+        return [
+            replace(self._load(source, profile), source=source.path)
+            for source, profile in zip(sources, profiles, strict=True)
+        ]
+
+    def _load(self, source: Source, profile: "Profile") -> "ServedModel":
+        """One model, with a function that reloads it for another number of models."""
+        from tailcut.server.served_model import ServedModel
+
+        if profile.is_of_pipeline:
+            return self._load_pipeline(source, profile)
+
+        def reload(models: int) -> "Model":
+            return self._open(source, self.read(source), models)
+
+        model = self._open(source, profile, self.models)
+        # What was measured was measured for as many models as there are: only fixed settings follow their number.
+        alone = profile.settings.engine if source.is_bare and not self.measured.has(source) else None
+        return ServedModel(model, profile.model.name, source.version, reload, alone)
+
+    def _load_pipeline(self, source: Source, profile: "Profile") -> "ServedModel":
+        from tailcut.pipelines.loading import parse_path
+        from tailcut.pipelines.model import PipelineModel
+        from tailcut.server.served_model import ServedModel
+
+        def open_pipeline(profile: "Profile") -> "Model":
+            pipeline = PipelineModel.of_profile(profile, limits=self.limits)
+            try:
+                profile.check_signature(pipeline.spec)
+            except BaseException:
+                pipeline.close()
+                raise
+            # What the server asks of a model, a pipeline has, too, except rows of a slab, which it says it has none of.
+            return cast("Model", pipeline)
+
+        model = open_pipeline(profile)
+        folder = parse_path(profile.model.path).file.parent
+        name, version = profile.model.name, source.version
+        return ServedModel(model, name, version, lambda _: open_pipeline(self.read(source)), sources=folder)
+
+    def _open(self, source: Source, profile: "Profile", models: int) -> "Model":
+        model = self.measured.opener(source)(beside_others(profile, source, models), limits=self.limits)
+        try:
+            profile.check_signature(model.spec)
+        except BaseException:
+            model.close()
+            raise
+        return model

@@ -1,0 +1,82 @@
+"""What some options of `tailcut serve` need: packages, a file's content, a folder of the operating system."""
+
+import logging
+import shlex
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tailcut.server.workers.process import Worker
+
+_log = logging.getLogger("tailcut")
+
+
+def read_token(path: Path, worker: "Worker | None" = None) -> str:
+    """The token in a file.
+
+    Raises:
+        UsageError: the file does not contain one token.
+        OSError: it cannot be read.
+    """
+    from tailcut.errors import UsageError
+
+    if path.stat().st_mode & stat.S_IROTH and (worker is None or worker.post == 0):
+        _log.warning(
+            "%s: every user on this machine can read this token: run chmod o-r %s", path, shlex.quote(str(path))
+        )
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not token or len(token.split()) != 1:
+        raise UsageError(f"{path}: must contain one token of ASCII characters without spaces")
+    return token
+
+
+def need_shared_memory(prefix: str) -> None:
+    """Check that a prefix for keys of shared memory is given, and that the machine has such memory.
+
+    Raises:
+        UsageError: it is empty, or there is no /dev/shm.
+    """
+    from tailcut.errors import UsageError
+
+    if not prefix.strip("/") and prefix != "/":  # must be explicit: an unset shell variable gives an empty prefix
+        raise UsageError('--shared-memory needs a prefix of the keys to accept; use "/" to accept any')
+    if not Path("/dev/shm").is_dir():  # noqa: S108  shm_open(3)'s own folder
+        raise UsageError("--shared-memory needs /dev/shm, which this machine does not have")
+    if prefix == "/":
+        _log.warning(
+            "--shared-memory / accepts any key: every client of this server can make it read and write everything "
+            "in /dev/shm that its user has access to"
+        )
+
+
+def need_grpc() -> None:
+    """Check that the packages for gRPC are installed.
+
+    Raises:
+        UsageError: they are not.
+    """
+    from importlib.util import find_spec
+
+    from tailcut.errors import UsageError
+
+    if not all(find_spec(name) for name in ("hpack", "google", "google.protobuf")):
+        raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
+
+
+def latency_limit_ns(slo: str) -> int:
+    """The latency of `--slo` in nanoseconds.
+
+    Raises:
+        UsageError: it is not greater than 0.
+    """
+    from tailcut.cli.options import parse_duration
+    from tailcut.errors import UsageError
+
+    limit_ns = round(parse_duration(slo) * 1e9)
+    if limit_ns <= 0:
+        raise UsageError(f"--slo must be greater than 0, not {slo}")
+    return limit_ns

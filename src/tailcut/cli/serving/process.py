@@ -1,0 +1,58 @@
+"""What the profiles of a `tailcut serve` ask of its whole process: the allocator, signals, freed memory."""
+
+import logging
+import signal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tailcut.cli.serving.sources import Source
+
+if TYPE_CHECKING:
+    from tailcut.runtime.settings import Settings
+    from tailcut.server.workers.process import Worker
+
+_log = logging.getLogger("tailcut")
+
+
+def ignore_signals() -> None:
+    """Ignore signals that have no meaning until the server is up, so that they do not end it."""
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def load_allocator(sources: Sequence[Source], worker: "Worker | None") -> None:
+    """Restart the process on the allocator that a profile names, if it is installed and not loaded yet.
+
+    Worker processes inherit it from the supervisor. With openvino, only the system's allocator works.
+    """
+    from tailcut.machine.allocator import PACKAGES, find, is_asked_for, is_loaded, restart_with
+
+    settings = [] if worker else [found for source in sources for found in source.settings()]
+    wanted = {found.memory.allocator for found in settings} - {"system"}
+    if wanted and any(found.engine.name == "openvino" for found in settings):
+        _log.warning("openvino does not work with %s: using the system's allocator", " or ".join(sorted(wanted)))
+        return
+    for name in sorted(wanted)[:1]:
+        library = find(name)
+        if library is None:
+            hint = f"on Debian, apt install {PACKAGES[name]}"
+            _log.warning("%s is not installed (%s): using the system's allocator", name, hint)
+        elif not is_loaded(name) and not is_asked_for(library):
+            restart_with(library)
+        elif not is_loaded(name):
+            _log.warning("the dynamic loader could not load %s: using the system's allocator", library)
+    if len(wanted) > 1:
+        _log.warning(
+            "the profiles name several allocators (%s), but a process has only one: using the first",
+            ", ".join(sorted(wanted)),
+        )
+
+
+def apply_settings(settings: "Sequence[Settings]", uds: str | None) -> None:
+    """Apply process-wide settings, and warn about those that need an option of the command line."""
+    from tailcut.machine.allocator import keep_freed
+
+    if any(item.memory.keep_freed for item in settings) and not keep_freed():
+        _log.warning("memory.keep_freed has no effect: this C library has no option for it")
+    if uds is None and any(item.io.socket == "unix" for item in settings):
+        _log.warning("the profile was measured over a Unix socket: add --uds PATH and connect clients to it")

@@ -1,0 +1,206 @@
+"""The SOURCEs of `tailcut serve`: which file each names, under which name and version, and its profile as served."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailcut.cli.choices import BatchingChoice, DeviceChoice
+
+if TYPE_CHECKING:
+    from tailcut.engines.base import EngineOptions
+    from tailcut.runtime.profile import Profile
+    from tailcut.runtime.settings import Settings
+    from tailcut.server.workers.process import Worker
+
+_log = logging.getLogger("tailcut")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One SOURCE.
+
+    Args:
+        path: a profile, a bare model, or a pipeline as `FILE.py:VARIABLE`.
+        name: of the model; empty for the profile's.
+        version: to serve it as.
+    """
+
+    path: str
+    name: str = ""
+    version: str = "1"
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Read `FILE`, `NAME=FILE` or `NAME:VERSION=FILE`.
+
+        Raises:
+            UsageError: the version is not a positive whole number.
+        """
+        from tailcut.errors import UsageError
+
+        label, _, path = text.rpartition("=")
+        name, colon, version = label.partition(":")
+        if not colon:
+            return cls(path, name)
+        if not version.isdecimal() or not version.isascii() or int(version) < 1 or version != str(int(version)):
+            raise UsageError(f"{version!r} is not a version: write NAME:VERSION=FILE with a positive whole number")
+        return cls(path, name, version)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is a model without a profile, whose settings the server chooses."""
+        from tailcut.runtime.model import is_bare
+
+        return is_bare(self.path)
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether it is a Python file and a variable in it."""
+        from tailcut.runtime.profile import is_pipeline
+
+        return is_pipeline(self.path)
+
+    def settings(self) -> "list[Settings]":
+        """The settings in its file, where it is a profile.
+
+        Raises:
+            ProfileError: the profile is missing or corrupt.
+        """
+        from tailcut.runtime.model import is_profile
+        from tailcut.runtime.profile import Profile
+
+        path = Path(self.path)
+        return [Profile.load(path).settings] if is_profile(path) else []
+
+
+def need_sources(sources: Sequence[Source], repository: Path | None) -> None:
+    """Check that either SOURCEs or a model repository are given.
+
+    Raises:
+        UsageError: neither or both are.
+    """
+    from tailcut.errors import UsageError
+
+    if bool(sources) == (repository is not None):
+        raise UsageError(
+            "give either models and profiles (SOURCE...) or --model-repository DIR: see `tailcut serve --help`"
+        )
+
+
+def trust_programs(sources: Sequence[Source]) -> None:
+    """Let the PyTorch programs of these SOURCEs be loaded, even if they could run code of their own."""
+    from tailcut.engines.trust import trust
+    from tailcut.runtime.model import is_profile
+    from tailcut.runtime.profile import Profile
+
+    for path in [Path(source.path) for source in sources]:
+        trust(Path(Profile.load(path).model.path) if is_profile(path) else path)
+
+
+def distinct_names(profiles: "Sequence[Profile]", sources: Sequence[Source]) -> list[str]:
+    """The models' names, with the version where it is not 1.
+
+    Raises:
+        UsageError: two are the same.
+    """
+    from tailcut.errors import UsageError
+
+    names = [
+        profile.model.name + (f":{source.version}" if source.version != "1" else "")
+        for profile, source in zip(profiles, sources, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"two models have the same name ({', '.join(names)}): rename one with NAME=FILE or NAME:VERSION=FILE"
+        )
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReader:
+    """Reads the profile of a SOURCE and applies the command line to it.
+
+    Args:
+        worker: this process, where it is one of several; only the first of them logs.
+        max_batch_size, batching, device: replace the profile's where they are not None.
+        accept_model_change: take a model file with another content than its profile's.
+    """
+
+    worker: "Worker | None"
+    max_batch_size: int | None
+    batching: BatchingChoice | None
+    device: DeviceChoice | None
+    accept_model_change: bool
+
+    def read(self, source: Source) -> "Profile":
+        """The profile of a SOURCE as served alone.
+
+        Raises:
+            ProfileError: the profile is corrupt, of a later schema, or for another model.
+            ModelFileError: the model file is missing or empty.
+        """
+        import msgspec
+
+        from tailcut.machine.fingerprint import fingerprint
+        from tailcut.machine.quota import usable_cpus
+        from tailcut.runtime.fit import fit_to_machine
+        from tailcut.runtime.profile import with_batching
+
+        worker = self.worker
+        profile = self._stored(source)
+        if self.device is not None:
+            profile = _with_engine(profile, msgspec.structs.replace(profile.settings.engine, device=self.device.value))
+        if worker is not None and not profile.settings.engine.threads:  # by default an engine would use every CPU
+            engine = profile.settings.engine
+            threads = max(1, worker.cpus // engine.instances)
+            if self._logs:
+                _log.info("%s: engine threads: %d (this worker's CPUs)", profile.model.name, threads)
+            profile = _with_engine(profile, msgspec.structs.replace(engine, threads=threads))
+        profile, warnings = fit_to_machine(profile, fingerprint(), worker.cpus if worker else usable_cpus())
+        for warning in warnings if self._logs else []:
+            _log.warning("%s", warning)
+        if source.name:
+            profile = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, name=source.name))
+        if self.max_batch_size is not None:
+            sized = msgspec.structs.replace(profile.settings.batching, max_batch_size=self.max_batch_size)
+            settings = msgspec.structs.replace(profile.settings, batching=sized)
+            profile = msgspec.structs.replace(profile, settings=settings)
+        if self.batching is not None:
+            profile = with_batching(profile, self.batching.value)
+        return profile
+
+    @property
+    def _logs(self) -> bool:
+        return self.worker is None or self.worker.post == 0
+
+    def _stored(self, source: Source) -> "Profile":
+        """The profile of a pipeline, of a bare model, or of a file."""
+        from tailcut.pipelines.model import pipeline_profile
+        from tailcut.runtime.model import open_profile
+        from tailcut.runtime.profile import Profile
+
+        path = Path(source.path)
+        if source.is_pipeline:
+            return pipeline_profile(source.path)
+        if not self.accept_model_change or source.is_bare:
+            return open_profile(path)
+        profile, warning = Profile.load(path).accept_model(path.name)
+        if warning and self._logs:
+            _log.warning("%s: %s", source.name or profile.model.name, warning)
+        return profile
+
+
+def beside_others(profile: "Profile", source: Source, models: int) -> "Profile":
+    """A profile adjusted to the number of models served; one that the user wrote or tuned is unchanged."""
+    from tailcut.runtime.thread_budget import beside_others as engine_beside_others
+
+    engine = profile.settings.engine
+    return _with_engine(profile, engine_beside_others(engine, models)) if source.is_bare else profile
+
+
+def _with_engine(profile: "Profile", engine: "EngineOptions") -> "Profile":
+    import msgspec
+
+    return msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, engine=engine))

@@ -1,0 +1,93 @@
+"""The worker processes of a `tailcut serve`: how many there are, and their supervisor's command."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from tailcut.cli.serving.messages import where
+from tailcut.cli.serving.sources import Source
+
+if TYPE_CHECKING:
+    from tailcut.server.listener import Address
+    from tailcut.server.workers.supervisor import WorkerGroup
+
+_log = logging.getLogger("tailcut")
+
+
+def count(workers: str | None, sources: Sequence[Source]) -> int:
+    """Number of processes: `--workers`, or what the profiles were measured with; auto divides the CPUs among them.
+
+    Raises:
+        UsageError: `workers` is neither a number from 1 to 1024 nor auto.
+    """
+    from tailcut.errors import UsageError
+    from tailcut.machine.quota import usable_cpus
+
+    if workers is None:
+        return _profiled(sources)
+    if workers.isdecimal() and 1 <= int(workers) <= 1024:
+        return int(workers)
+    if workers != "auto":
+        raise UsageError(f"--workers must be a number from 1 to 1024 or auto, not {workers!r}")
+    # A bare model has one engine on one CPU.
+    engines = [settings.engine for source in sources for settings in source.settings()]
+    wanted = max([max(engine.threads, 1) * engine.instances for engine in engines], default=1)
+    return max(1, usable_cpus() // wanted)
+
+
+def _profiled(sources: Sequence[Source]) -> int:
+    """How many processes the profiles were measured with, no more than there are CPUs."""
+    from tailcut.machine.quota import usable_cpus
+
+    wanted = max([settings.io.workers for source in sources for settings in source.settings()], default=1)
+    if wanted > usable_cpus():
+        cpus = usable_cpus()
+        _log.warning("the profile was measured with %d workers: starting %d, one for each CPU", wanted, cpus)
+    return max(1, min(wanted, usable_cpus()))
+
+
+def need_shareable(*, needs_one: bool) -> None:
+    """Check that nothing is asked for that several processes cannot share.
+
+    Raises:
+        UsageError: `needs_one`: an option needs a single process.
+    """
+    from tailcut.errors import UsageError
+
+    if needs_one:
+        raise UsageError(
+            "several workers share only their port: --shared-memory, --allow-model-control, --reload and "
+            "--model-repository need --workers 1, and --grpc-port needs a fixed port number"
+        )
+
+
+def worker_group(size: int, models: int, drain_s: float, max_restarts: int) -> "WorkerGroup":
+    """Workers that run this process's own command line."""
+    from tailcut.server.workers.fleet import RestartPolicy
+    from tailcut.server.workers.supervisor import WorkerGroup
+
+    command = [sys.executable, "-m", "tailcut", *sys.argv[1:]]
+    return WorkerGroup(size, command, models, drain_s, RestartPolicy(limit=max_restarts))
+
+
+def run_supervisor(group: "WorkerGroup", address: "Address", *, json: bool) -> int:
+    """Supervise the workers until they have stopped; returns the exit code."""
+    import orjson
+
+    from tailcut.cli.logs import logged_apart
+    from tailcut.server.workers.supervisor import supervise
+
+    def on_ready(bound: "Address", models: list[dict[str, str]]) -> None:
+        names = ", ".join(model["name"] for model in models)
+        _log.info("serving %s on %s with %d workers", names, where(bound), group.size)
+        lines.flush()
+        if json:
+            print(orjson.dumps(asdict(bound) | {"models": models}).decode(), flush=True)
+
+    with logged_apart() as lines:
+        code = supervise(group, address, on_ready)
+    if code == 0:
+        _log.info("stopped")
+    return code

@@ -1,0 +1,136 @@
+"""Where the rows of each tensor lie, and what a rule asks of its operands.
+
+Along `axis`, element `(o * rows + row) * inner + i` belongs to `row`: `inner` is more than 1 where heads were folded
+into the rows, and `outer`, the number of values of o, where rows were folded into times.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+
+from tailcut.engines.torch.rows.nodes import nodes_in, shape_of, symbols_of
+from tailcut.spec import Rows
+
+_ONE = sympy.Integer(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lies:
+    """Where a tensor's rows lie; `axis` is None where no element depends on a row or on their number."""
+
+    axis: int | None
+    inner: sympy.Expr = _ONE
+    outer: sympy.Expr = _ONE
+
+    def at(self, axis: int) -> "Lies":
+        """The same on another axis."""
+        return Lies(axis, self.inner, self.outer)
+
+
+Place = Lies | tuple[Any, ...] | None  # None: no tensor
+NOWHERE = Lies(None)
+
+
+@dataclass(frozen=True, slots=True)
+class RowsSpoiledError(Exception):
+    """An operator whose result has no rows, or may have none."""
+
+    rows: Rows
+    reason: str
+
+
+def dependent(reason: str) -> RowsSpoiledError:
+    """The rows depend on each other."""
+    return RowsSpoiledError(Rows.DEPENDENT, reason)
+
+
+def unknown(reason: str) -> RowsSpoiledError:
+    """Whether the rows are independent cannot be told."""
+    return RowsSpoiledError(Rows.UNKNOWN, reason)
+
+
+def single(place: Place) -> Lies:
+    """The place of one tensor.
+
+    Raises:
+        RowsSpoiledError: the node has several results, or is no tensor.
+    """
+    if not isinstance(place, Lies):
+        raise unknown("takes several results at once")
+    return place
+
+
+def without(place: Lies, axes: set[int], fault: str, *, kept: bool) -> Lies:
+    """Where rows lie after these axes are reduced, which stay with size 1 if `kept`.
+
+    Raises:
+        RowsSpoiledError: the rows lie on one of them.
+    """
+    if place.axis in axes:
+        raise dependent(fault)
+    return place if kept else place.at((place.axis or 0) - sum(axis < (place.axis or 0) for axis in axes))
+
+
+class Places:
+    """Where the rows lie in the results of the nodes so far.
+
+    Args:
+        rows: the symbol that stands for the number of rows.
+    """
+
+    def __init__(self, rows: sympy.Symbol) -> None:
+        self.rows = rows
+        self._places: dict[Any, Place] = {}
+
+    def __getitem__(self, node: Any) -> Place:
+        return self._places[node]
+
+    def __setitem__(self, node: Any, place: Place) -> None:
+        self._places[node] = place
+
+    def get(self, node: Any) -> Place:
+        """As an item; None for what is no node."""
+        return self._places.get(node)
+
+    def operands(self, node: Any) -> list[Any]:
+        """The nodes among a node's arguments."""
+        return [arg for arg in nodes_in((node.args, node.kwargs)) if arg in self._places]
+
+    def of(self, node: Any) -> Lies:
+        """Where the rows of a tensor lie that has some.
+
+        Raises:
+            RowsSpoiledError: it has none.
+        """
+        place = single(self[node])
+        if place.axis is None:
+            raise unknown("has rows only in its other operands")
+        return place
+
+    def need_constant(self, nodes: Sequence[Any]) -> None:
+        """Check that no tensor among these has rows; None is a tensor that is left out.
+
+        Raises:
+            RowsSpoiledError: one has.
+        """
+        for node in nodes:
+            if node is not None and single(self[node]).axis is not None:
+                raise unknown("has weights that depend on rows")
+
+    def axes_of_rows(self, node: Any) -> list[int]:
+        """The axes of a result whose size depends on the number of rows."""
+        return [axis for axis, size in enumerate(shape_of(node)) if self.rows in size.free_symbols]
+
+    def counts(self, node: Any) -> bool:
+        """Whether a value is as large as there are rows, or a number made of how many there are."""
+        return self.rows in symbols_of(node)
+
+    def counts_in(self, node: Any) -> bool:
+        """Whether an argument of a node counts the rows."""
+        return any(self.counts(arg) for arg in nodes_in((node.args, node.kwargs)))
+
+
+Rule = Callable[[Places, Any], Place]
+Table = Mapping[str, Rule]

@@ -1,0 +1,71 @@
+"""Operators that compute each element from those in the same position, and tensors that are filled without operands."""
+
+from typing import Any
+
+from tailcut.engines.torch.rows.nodes import shape_of, symbols_of
+from tailcut.engines.torch.rows.places import NOWHERE, Lies, Place, Places, Table, dependent, single, unknown
+
+_ELEMENTWISE = (
+    "add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "neg", "abs",
+    "sign", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos",
+    "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atan2", "sigmoid", "logit", "erf",
+    "erfc", "relu", "relu6", "gelu", "silu", "mish", "elu", "selu", "celu", "leaky_relu", "prelu", "softplus",
+    "softsign", "hardtanh", "hardsigmoid", "hardswish", "threshold", "log_sigmoid", "clamp", "clamp_min", "clamp_max",
+    "minimum", "maximum", "fmin", "fmax", "round", "floor", "ceil", "trunc", "frac", "eq", "ne", "lt", "le", "gt",
+    "ge", "logical_and", "logical_or", "logical_not", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_not",
+    "bitwise_xor", "__and__", "__or__", "__xor__", "isnan", "isinf", "isfinite", "where", "masked_fill", "to",
+    "_to_copy", "type_as", "float", "detach", "alias", "clone", "contiguous", "lift_fresh_copy", "lift_fresh",
+    "addcmul", "addcdiv", "lerp", "square", "nan_to_num", "fill", "zeros_like", "ones_like", "full_like", "_conj",
+    "resolve_conj", "resolve_neg", "positive", "detach_", "sgn", "hypot", "ldexp", "bitwise_left_shift",
+    "bitwise_right_shift", "fake_quantize_per_tensor_affine", "quantize_per_tensor", "dequantize_per_tensor",
+    "dropout",
+)  # fmt: skip
+MADE = (
+    "zeros", "ones", "full", "empty", "arange", "scalar_tensor", "new_zeros", "new_ones", "new_full", "new_empty",
+    "eye", "tril_indices",
+)  # fmt: skip
+
+
+def elementwise(places: Places, node: Any) -> Place:
+    """Operands are broadcast from the right; all that have rows have them on the same axis."""
+    rank = len(shape_of(node))
+    found: Lies | None = None
+    for operand in places.operands(node):
+        place = places[operand]
+        if place is None:
+            if places.rows in symbols_of(operand):
+                raise dependent("counts the rows")
+            continue
+        place = single(place)
+        if place.axis is None:
+            continue
+        place = place.at(place.axis + rank - len(shape_of(operand)))
+        if found is not None and found != place:
+            raise dependent("combines rows with other rows")
+        found = place
+    if found is None or found.axis is None:
+        return NOWHERE
+    for operand in places.operands(node):
+        place = places[operand]
+        shape = shape_of(operand) if isinstance(place, Lies) else ()
+        axis = found.axis - rank + len(shape)
+        if isinstance(place, Lies) and place.axis is None and axis >= 0 and shape[axis] != 1:
+            if places.rows in shape[axis].free_symbols:
+                raise dependent("tells a row by its place")
+            raise unknown("broadcasts over the rows")
+    return found
+
+
+def made(places: Places, node: Any, name: str) -> Place:
+    """Filled alike everywhere; numbered elements tell a row's place."""
+    axes = places.axes_of_rows(node)
+    if not axes:
+        if name in {"full", "new_full", "scalar_tensor", "arange"} and places.counts_in(node):
+            raise dependent("counts the rows")
+        return NOWHERE
+    if name in {"arange", "eye", "tril_indices"} or len(axes) > 1:
+        raise dependent("numbers the rows")
+    return Lies(axes[0], shape_of(node)[axes[0]] / places.rows)
+
+
+RULES: Table = dict.fromkeys(_ELEMENTWISE, elementwise)

@@ -1,0 +1,87 @@
+"""Operators that move and regroup elements without computing."""
+
+from typing import Any
+
+import sympy
+
+from tailcut.engines.torch.rows.nodes import product, shape_of
+from tailcut.engines.torch.rows.places import Lies, Place, Places, Table, dependent, single, unknown
+from tailcut.engines.torch.rows.rules_reduce import last_axes
+
+_VIEWS = (
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_copy", "_reshape_alias",
+)  # fmt: skip
+
+
+def _view(places: Places, node: Any) -> Place:
+    """Elements keep their order, so as many lie before and behind each row as did."""
+    place = places.of(node.args[0])
+    before = product(shape_of(node.args[0])[: place.axis]) * place.outer
+    shape = shape_of(node)
+    for axis, size in enumerate(shape):
+        if places.rows in size.free_symbols:
+            outer = before / product(shape[:axis])
+            inner = size / places.rows / outer
+            after = product(shape[axis + 1 :])
+            whole = all(sympy.fraction(part)[1] == 1 for part in (outer, inner))
+            if whole and not any(places.rows in part.free_symbols for part in (outer, inner, after)):
+                return Lies(axis, inner, outer)
+            break
+    raise dependent("folds the rows into another axis")
+
+
+def _transpose(places: Places, node: Any) -> Place:
+    place, rank = places.of(node.args[0]), len(shape_of(node))
+    one, other = (int(axis) % rank for axis in node.args[1:3])
+    return place.at({one: other, other: one}.get(place.axis or 0, place.axis or 0))
+
+
+def _t(places: Places, node: Any) -> Place:
+    place = places.of(node.args[0])
+    return place.at(len(shape_of(node)) - 1 - (place.axis or 0))
+
+
+def _permute(places: Places, node: Any) -> Place:
+    place, rank = places.of(node.args[0]), len(shape_of(node))
+    return place.at([int(axis) % rank for axis in node.args[1]].index(place.axis or 0))
+
+
+def expand(places: Places, node: Any) -> Place:
+    """Axes of size 1 are repeated; a tensor without rows may be repeated for each row, along one axis."""
+    place, shape = single(places[node.args[0]]), shape_of(node)
+    moved = len(shape) - len(shape_of(node.args[0]))
+    axes = places.axes_of_rows(node)
+    if place.axis is not None:
+        axes = [axis for axis in axes if axis != place.axis + moved]
+        if axes:
+            raise dependent("spreads rows over other rows")
+        return place.at(place.axis + moved)
+    if len(axes) != 1:
+        raise unknown("spreads over several axes")
+    own = axes[0] - moved
+    if own >= 0 and shape_of(node.args[0])[own] != 1:
+        raise dependent("tells a row by its place")
+    return Lies(axes[0], shape[axes[0]] / places.rows)
+
+
+def _repeat(places: Places, node: Any) -> Place:
+    place, rank = places.of(node.args[0]), len(shape_of(node))
+    axis = (place.axis or 0) + rank - len(shape_of(node.args[0]))
+    if node.args[1][axis] != 1 or len(places.axes_of_rows(node)) != 1:
+        raise dependent("repeats the rows")
+    return place.at(axis)
+
+
+def _constant_pad_nd(places: Places, node: Any) -> Place:
+    return last_axes(places, node, len(node.args[1]) // 2)
+
+
+RULES: Table = {
+    **dict.fromkeys(_VIEWS, _view),
+    **dict.fromkeys(("expand", "broadcast_to", "expand_as"), expand),
+    **dict.fromkeys(("constant_pad_nd", "pad"), _constant_pad_nd),
+    "transpose": _transpose,
+    "t": _t,
+    "permute": _permute,
+    "repeat": _repeat,
+}

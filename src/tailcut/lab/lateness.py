@@ -1,0 +1,160 @@
+"""Why a load test's client was late: from what was observed to one line. Pure.
+
+A client is late when it had something to send and no CPU to send it on. So the causes are what used the CPUs that it
+may run on (the server, first of all threads of its engine that spin between calls; other processes), and what kept it
+from using them (a quota, the host of a virtual machine). All that used enough to matter are named, the largest first.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from tailcut.machine.busy import CpuUse, ProcessUse
+
+_ROOM = 0.6  # CPUs idle: with so much room, the CPUs were not what the client lacked
+_STOLEN = 0.1  # of the time
+_THROTTLED = 0.02  # of the time
+_MATTERS = 0.2  # CPUs used by another process
+_SPINNING = 0.3  # CPUs used by engine threads outside calls
+_BUSY_SERVER = 0.4
+_HIDDEN = 0.3  # CPUs used by nothing that can be seen
+_FULL = 0.9  # of a CPU for each client process
+_MOST = 3  # causes in a line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerUse:
+    """What the server used, in CPUs on average.
+
+    `engine_cpus` are those of its threads other than the event loops', `computing` what the engine's calls account
+    for, and `spins` whether engine threads spin between calls; None where the server does not say.
+    """
+
+    pid: int
+    cpus: float
+    engine_cpus: float
+    allowed: frozenset[int]
+    spins: bool | None = None
+    computing: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What was seen beside a run."""
+
+    use: CpuUse
+    own: frozenset[int]  # processes of the client
+    server_processes: frozenset[int] = frozenset()
+    server: ServerUse | None = None
+    quota_cpus: float | None = None
+    client_cpu: float = 0.0  # cores that the client used or waited for
+    client_processes: int = 1
+
+
+def cause(seen: Observation) -> str | None:
+    """Why the client was late, in one line with what to do; None where nothing that was seen explains it."""
+    use = seen.use
+    if use.throttled_s > _THROTTLED * use.seconds:
+        limit = "the CPU quota" if seen.quota_cpus is None else f"the CPU quota of {_cpus(seen.quota_cpus)}"
+        return (
+            f"{limit} stopped this process's control group {use.throttled_times} times, for {use.throttled_s:.2f} s "
+            "in all: raise the quota, run client and server in groups of their own, or lower the rate"
+        )
+    if use.stolen > _STOLEN:
+        return (
+            f"the host of this virtual machine gave {use.stolen:.0%} of the CPU time to others: measure when it is "
+            "quieter, or on another machine"
+        )
+    if len(use.cpus) - use.busy > _ROOM:
+        return _at_its_limit(seen)
+    causes = [*_server(seen), *_others(seen), *_hidden(seen)]
+    causes.sort(key=lambda one: -one[0])
+    return "; ".join(text for _, text in causes[:_MOST]) or _at_its_limit(seen)
+
+
+def _server(seen: Observation) -> list[tuple[float, str]]:
+    server = seen.server
+    if server is None or not server.allowed & seen.use.cpus:
+        return []
+    there = len(seen.use.cpus)
+    outside = server.engine_cpus - (server.computing or 0.0)
+    alone = _all_but_one(seen.use.cpus)
+    if server.spins and outside > _SPINNING:
+        both = there == 2 and server.engine_cpus > 1.5
+        where = "both CPUs" if both else f"{server.engine_cpus:.2f} of {_cpus(there)}"
+        in_calls = "" if server.computing is None else f", of which calls take {server.computing:.2f}"
+        start = f"start it with `taskset -c {alone}`, or set" if alone else "set"
+        text = (
+            f"the server's engine threads spin on {where} (pid {server.pid}: {server.cpus:.2f} CPUs{in_calls}): "
+            f"{start} `engine.spinning = false`"
+        )
+        return [(server.cpus, text)]
+    if server.cpus > _BUSY_SERVER:
+        start = f"start it with `taskset -c {alone}`, or lower the rate" if alone else "lower the rate"
+        text = f"the server (pid {server.pid}) uses {server.cpus:.2f} of {_cpus(there)}: {start}"
+        return [(server.cpus, text)]
+    return []
+
+
+def _others(seen: Observation) -> list[tuple[float, str]]:
+    """Processes that are neither ours nor the server's, and may run where the client does."""
+    known = seen.own | seen.server_processes
+    others = [one for one in seen.use.processes if one.pid not in known and _meets(one, seen.use.cpus)]
+    large = [one for one in others if one.cpus > _MATTERS]
+    if large:
+        return [
+            (one.cpus, f"{one.name} (pid {one.pid}) uses {one.cpus:.2f} of {_cpus(len(seen.use.cpus))}: {_ADVICE}")
+            for one in large
+        ]
+    together = sum(one.cpus for one in others)
+    if together <= _MATTERS:
+        return []
+    names = ", ".join(f"{one.name} (pid {one.pid})" for one in others[:_MOST])
+    return [(together, f"{len(others)} other processes use {together:.2f} CPUs together, {names} the most: {_ADVICE}")]
+
+
+_ADVICE = "stop it, or give it other CPUs than the client's"
+
+
+def _hidden(seen: Observation) -> list[tuple[float, str]]:
+    """What the CPUs' totals know and no process that can be seen accounts for."""
+    known = sum(one.cpus for one in seen.use.processes)
+    if seen.client_processes > 1:  # they have ended
+        known += seen.client_cpu
+    hidden = seen.use.busy - known
+    if hidden <= _HIDDEN:
+        return []
+    text = (
+        f"processes that cannot be seen from here use {hidden:.2f} of {_cpus(len(seen.use.cpus))}: they have ended, or "
+        "belong to other containers"
+    )
+    return [(hidden, text)]
+
+
+def _at_its_limit(seen: Observation) -> str | None:
+    if seen.client_cpu <= _FULL * seen.client_processes:
+        return None
+    return f"the client itself needs more than {_cpus(seen.client_processes)}: add --processes auto, or lower the rate"
+
+
+def _meets(process: ProcessUse, cpus: Collection[int]) -> bool:
+    """Whether a process may run on any of these CPUs; one whose mask is not known may."""
+    return not process.allowed or bool(process.allowed & set(cpus))
+
+
+def _all_but_one(cpus: Collection[int]) -> str:
+    """The CPUs that leave the last one to the client, as taskset takes them; empty where there is only one."""
+    return _ranges(sorted(cpus)[:-1])
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][1] == number - 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
+
+
+def _cpus(count: float) -> str:
+    return "1 CPU" if count == 1 else f"{count:g} CPUs"

@@ -1,0 +1,115 @@
+"""Several models of one server under load at once: what `--mix` means, and one run of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tailcut.errors import UsageError
+from tailcut.lab.arrivals import Arrivals
+from tailcut.lab.load import LoadResult, Target
+from tailcut.lab.surroundings import Surroundings
+from tailcut.lab.together import Stream, open_together
+from tailcut.lab.workload import Workload
+
+_FORM = "write NAME=RATE or NAME=RATE:ARRIVALS, such as minilm=20,churn=100:constant"
+
+
+@dataclass(frozen=True, slots=True)
+class MixEntry:
+    """One model of a mix; `kind` is the name of its arrival process, None for the one of all others."""
+
+    model: str
+    rate: float
+    kind: str | None = None
+
+
+def parse_mix(text: str, kinds: Sequence[str]) -> list[MixEntry]:
+    """The models of `minilm=20,churn=100:constant`, in their order.
+
+    Args:
+        text: models with their requests per second, and an arrival process where it is not that of all others.
+        kinds: names of arrival processes.
+
+    Raises:
+        UsageError: another form, a model twice, a rate that is not greater than 0, or an unknown process.
+    """
+    entries: list[MixEntry] = []
+    for part in text.split(","):
+        name, equals, value = part.strip().rpartition("=")
+        rate_text, colon, kind = value.partition(":")
+        if not equals or not name:
+            raise UsageError(f"--mix: {part.strip()!r} is not a model with its rate: {_FORM}")
+        if colon and kind not in kinds:
+            raise UsageError(f"--mix: {kind!r} is not an arrival process: name one of {', '.join(kinds)}")
+        try:
+            rate = float(rate_text)
+        except ValueError:
+            raise UsageError(f"--mix: {rate_text!r} is not the rate of {name}: {_FORM}") from None
+        if not 0 < rate < float("inf"):
+            raise UsageError(f"--mix: the rate of {name} must be greater than 0, and it is {rate_text}")
+        if any(one.model == name for one in entries):
+            raise UsageError(f"--mix names {name} twice: give one rate for each model")
+        entries.append(MixEntry(name, rate, kind or None))
+    return entries
+
+
+def check_served(entries: Sequence[MixEntry], served: Sequence[str]) -> None:
+    """Check that the server has all models of a mix.
+
+    Raises:
+        UsageError: it lacks one; names those that it has.
+    """
+    for one in entries:
+        if one.model not in served:
+            raise UsageError(f"--mix: the server has no model {one.model!r}: it has {', '.join(served) or 'none'}")
+
+
+def data_by_model(given: Sequence[str], models: Sequence[str]) -> dict[str, str]:
+    """Files by model, from `NAME=FILE` each.
+
+    Raises:
+        UsageError: another form, a model twice, or one that is not in the mix.
+    """
+    found: dict[str, str] = {}
+    for one in given:
+        name = next((model for model in models if one.startswith(f"{model}=")), None)
+        if name is None:
+            raise UsageError(f"--data: {one!r} is not NAME=FILE with a model of --mix: {', '.join(models)}")
+        if name in found:
+            raise UsageError(f"--data gives {name} two files: give one for each model")
+        found[name] = one.removeprefix(f"{name}=")
+    return found
+
+
+def run_mix(  # noqa: PLR0913  a load test is its parameters
+    target: Target,
+    entries: Mapping[str, tuple[Workload, Arrivals]],
+    *,
+    duration_s: float,
+    warmup_s: float,
+    seed: int,
+    say: Callable[[str], None],
+) -> list[LoadResult]:
+    """One run of all models at once: a result for each, in their order.
+
+    The server's cost is that of a request of any of them, because its threads serve all.
+
+    Args:
+        target: the server.
+        entries: what each model is sent, and when.
+        duration_s, warmup_s: of the run.
+        seed: of the arrivals, which each model draws independently.
+        say: told what is being done.
+    """
+    loads = [
+        f"{model} {arrivals.rate:g}/s" + ("" if arrivals.name == "poisson" else f" {arrivals.name}")
+        for model, (_, arrivals) in entries.items()
+    ]
+    say(f"open loops at once, {', '.join(loads)} for {duration_s:g} s ...")
+    streams = [Stream(workload.payloads, arrivals) for workload, arrivals in entries.values()]
+    results = Surroundings(target, list(entries)).run(
+        lambda: open_together(target, streams, duration_s=duration_s, seed=seed, warmup_s=warmup_s)
+    )
+    mixed = len(entries) > 1
+    return [
+        workload.labelled(result, mixed=mixed) for (workload, _), result in zip(entries.values(), results, strict=True)
+    ]

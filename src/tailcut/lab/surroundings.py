@@ -1,0 +1,102 @@
+"""A load test's runs, with what the server spent on each, and the cause where the client itself was late.
+
+Server, machine and processes are looked at before a run and after it, never in between.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from tailcut.errors import NotFoundError
+from tailcut.lab.cost import Spent, server_process
+from tailcut.lab.lateness import Observation, ServerUse, cause
+from tailcut.lab.load import LoadResult, Target
+from tailcut.lab.served_engine import computed_ns, served_engine
+from tailcut.machine.busy import CpuUse, cpu_look
+from tailcut.machine.process import ProcessLook, descendants, look, socket_process
+from tailcut.machine.quota import quota
+
+
+class Surroundings:
+    """Looks around during the runs against one server.
+
+    Args:
+        target: where it listens.
+        models: of its models, those that are asked; none where it speaks another protocol.
+    """
+
+    def __init__(self, target: Target, models: Sequence[str]) -> None:
+        self._target = target
+        self._models = models
+        self._tcp_server = server_process(target)
+        self._server = self._tcp_server or (socket_process(target.uds) if target.uds else None)
+
+    def run(self, load: Callable[[], Sequence[LoadResult]]) -> list[LoadResult]:
+        """Make runs that last equally long; each with the cost per request of all of them, and why it was late."""
+        computed = self._computed_ns()
+        cpus, server = cpu_look(), self._look()
+        results = load()
+        server_after, cpus_after = self._look(), cpu_look()
+        spent = Spent()
+        cost = server_after.since(server) if server is not None and server_after is not None else None
+        merged = replace(results[0], answered=sum(one.answered for one in results))
+        spent.add(merged, cost if self._tcp_server is not None else None)
+        results = [replace(one, server_cost=spent.per_request()) for one in results]
+        late = any(one.client_behind for one in results)
+        if not late or cpus is None or cpus_after is None:
+            return results
+        use = cpus_after.since(cpus)
+        seen = Observation(
+            use=use,
+            own=frozenset((os.getpid(), *descendants(os.getpid()))),
+            server_processes=frozenset(server_after.minor_faults if server_after is not None else ()),
+            server=self._server_use(use, server, server_after, computed),
+            quota_cpus=quota().cpus,
+            client_cpu=sum(one.client_cpu for one in results),
+            client_processes=max(one.processes for one in results),
+        )
+        because = cause(seen)
+        return [replace(one, late_because=because if one.client_behind else None) for one in results]
+
+    def _server_use(
+        self, use: CpuUse, before: ProcessLook | None, after: ProcessLook | None, computed: dict[str, int]
+    ) -> ServerUse | None:
+        if before is None or after is None or self._server is None:
+            return None
+        engines = {name: served_engine(self._target, name) for name in self._models}
+        since = {name: ns - computed[name] for name, ns in self._computed_ns().items() if name in computed}
+        known = len(since) == len(self._models) > 0
+        says = [one.spins for one in engines.values() if one.spins is not None]
+        allowed = [one.allowed for one in use.processes if one.pid in after.minor_faults]
+        return ServerUse(
+            pid=self._server,
+            cpus=after.since(before).cpu_ns / 1e9 / use.seconds,
+            engine_cpus=_beside_loops_ns(before, after) / 1e9 / use.seconds,
+            allowed=frozenset().union(*allowed),
+            spins=any(says) if says else None,
+            computing=sum(ns * engines[name].threads for name, ns in since.items()) / 1e9 / use.seconds
+            if known
+            else None,
+        )
+
+    def _computed_ns(self) -> dict[str, int]:
+        """How long each model has computed, as far as the server says; nothing of a server that is not here."""
+        if self._server is None:
+            return {}
+        found = {name: computed_ns(self._target, name) for name in self._models}
+        return {name: ns for name, ns in found.items() if ns is not None}
+
+    def _look(self) -> ProcessLook | None:
+        try:
+            return None if self._server is None else look(self._server)
+        except NotFoundError:
+            return None
+
+
+def _beside_loops_ns(before: ProcessLook, after: ProcessLook) -> int:
+    """CPU time of all threads but the first of each process, which runs its event loop."""
+    return sum(
+        (thread.cpu_ns or 0) - ((then.cpu_ns or 0) if (then := before.threads.get((pid, tid))) is not None else 0)
+        for (pid, tid), thread in after.threads.items()
+        if pid != tid
+    )

@@ -1,0 +1,83 @@
+"""The requests that one model is sent in turn: from a data file, or made up from what the server says of the model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tailcut.errors import UsageError
+from tailcut.lab.describe import is_grouped, rows_of_data, served_samples, served_spec
+from tailcut.lab.lengths import Measure, measure_of
+from tailcut.lab.load import LoadResult, Payload, Target
+from tailcut.lab.payload import Wire, infer_payload
+from tailcut.lab.shared import SharedLoad
+
+_PAYLOADS = 64  # distinct requests of one length, or in shared memory
+_MIXED_PAYLOADS = 4096  # of several lengths: enough for the rare ones to have their share
+_MIXED_BYTES = 256 << 20
+_MADE_UP = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is sent in turn; `model` None where the requests are of the user's own form."""
+
+    payloads: Sequence[Payload]
+    model: str | None = None
+    measure: Measure | None = None
+
+    def labelled(self, result: LoadResult, *, mixed: bool = False) -> LoadResult:
+        """A result with what it is of; `mixed` if other models were asked at the same time."""
+        return replace(result, model=self.model, measure=self.measure, mixed=mixed)
+
+
+def served_workload(  # noqa: PLR0913, PLR0917  what a request is made of
+    target: Target,
+    model: str | None,
+    data: Mapping[str, np.ndarray] | None,
+    wire: Wire,
+    seed: int,
+    rows: int,
+    shared: SharedLoad | None,
+) -> Workload:
+    """The workload of a served model, of the only one where none is named.
+
+    Args:
+        target: its server.
+        model: its name.
+        data: arrays of a data file; None makes inputs up.
+        wire: the encoding; unused with shared memory.
+        seed: of made-up inputs.
+        rows: of a request.
+        shared: where tensors are passed in shared memory.
+
+    Raises:
+        UsageError: no such model, data that do not fit it, or a wire that does not.
+    """
+    spec = served_spec(target, model)
+    if rows > 1 and not spec.batched:
+        raise UsageError(f"the server does not batch {spec.name}, so a request cannot hold {rows} samples")
+    if data is None:
+        samples = served_samples(target, spec)
+        inputs = [samples.make(max(rows, samples.rows), seed + number) for number in range(_MADE_UP)]
+    elif is_grouped(spec, data) and shared is None:
+        inputs = rows_of_data(spec, data, _MIXED_PAYLOADS, rows=rows)
+        most = max(sum(array.nbytes for array in one.values()) for one in inputs)
+        inputs = _thinned(inputs, max(1, _MIXED_BYTES // max(1, most)))
+    elif is_grouped(spec, data):
+        inputs = rows_of_data(spec, data, _PAYLOADS, rows=rows)
+    else:
+        inputs = rows_of_data(spec, data, _PAYLOADS * rows, rows=rows)
+    measure = measure_of(spec)
+    if shared is not None:
+        payloads = shared.payloads(spec.name, inputs)
+    else:
+        payloads = [infer_payload(target, spec.name, one, wire) for one in inputs]
+    if measure is not None:
+        payloads = [replace(payload, length=measure.of(one)) for payload, one in zip(payloads, inputs, strict=True)]
+    return Workload(payloads, spec.name, measure)
+
+
+def _thinned(inputs: list[dict[str, np.ndarray]], most: int) -> list[dict[str, np.ndarray]]:
+    """Every k-th of too many, which leaves lengths in their proportions."""
+    return inputs[:: -(-len(inputs) // most)]

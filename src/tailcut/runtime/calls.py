@@ -1,0 +1,92 @@
+"""The library's calls of a model or a pipeline: from a coroutine, or from a thread that may block."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler, FutureHandler, LoopDelivery
+from tailcut.runtime.inputs import Arrays, check_inputs
+from tailcut.runtime.request import Request
+from tailcut.spec import ModelSpec
+
+_ANY_THREAD = AnyThreadDelivery()
+
+
+class Entry(Protocol):
+    """What a call needs of the entry that it comes in by."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What goes in and comes out."""
+
+    def start(self, arrays: Arrays, request: Request) -> None:
+        """Admit and queue checked arrays."""
+
+    def notify(self, until_ns: int = 0) -> bool:
+        """Have what is queued computed."""
+
+    def cancel(self, request: Request) -> None:
+        """The caller left."""
+
+
+class LibraryCalls:
+    """Calls of one entry, from any number of threads and event loops. Thread-safe."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self._deliveries: dict[asyncio.AbstractEventLoop, LoopDelivery] = {}
+
+    async def infer(
+        self, inputs: Mapping[str, ArrayLike], timeout_s: float | None, priority: int
+    ) -> dict[str, np.ndarray]:
+        """The outputs for some rows, by name.
+
+        Raises:
+            InvalidInputError: an input does not fit; the message names it, what was expected, and what came.
+            QueueFullError: too much is waiting already.
+            DeadlineExceededError: `timeout_s` passed.
+            EngineError: the computation failed on these inputs.
+        """
+        entry = self._entry
+        arrays, rows = check_inputs(entry.spec, inputs)
+        loop = asyncio.get_running_loop()
+        delivery, handler = self._delivery_to(loop), FutureHandler(loop.create_future())
+        request = Request(handler, delivery, rows, _deadline(timeout_s), priority)
+        entry.start(arrays, request)
+        delivery.notify_soon(entry)
+        try:
+            outputs = await handler.future
+        except asyncio.CancelledError:
+            entry.cancel(request)
+            raise
+        return dict(zip(entry.spec.output_names, outputs, strict=True))
+
+    def infer_sync(
+        self, inputs: Mapping[str, ArrayLike], timeout_s: float | None, priority: int
+    ) -> dict[str, np.ndarray]:
+        """As `infer`, for a thread that may block."""
+        entry = self._entry
+        arrays, rows = check_inputs(entry.spec, inputs)
+        handler = EventHandler()
+        entry.start(arrays, Request(handler, _ANY_THREAD, rows, _deadline(timeout_s), priority))
+        entry.notify()
+        handler.event.wait()
+        if handler.error is not None:
+            raise handler.error
+        return dict(zip(entry.spec.output_names, handler.outputs or [], strict=True))
+
+    def _delivery_to(self, loop: asyncio.AbstractEventLoop) -> LoopDelivery:
+        delivery = self._deliveries.get(loop)
+        if delivery is None:
+            for closed in [known for known in self._deliveries if known.is_closed()]:
+                del self._deliveries[closed]
+            delivery = self._deliveries[loop] = LoopDelivery(loop)
+        return delivery
+
+
+def _deadline(timeout_s: float | None) -> int:
+    return 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)

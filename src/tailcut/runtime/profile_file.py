@@ -1,0 +1,94 @@
+"""The TOML file of a profile: read with bounded time and memory, whatever it contains, and written whole or not at all.
+
+An older file comes back in the words of the newest schema.
+"""
+
+import logging
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from tailcut.atomic import write_atomically
+from tailcut.errors import MissingProfileError, ProfileError
+from tailcut.runtime.profile_schema import SCHEMA, upgrade
+
+_log = logging.getLogger("tailcut")
+_LARGEST_BYTES = 16 << 20
+_LARGEST_INT = 1 << 63
+TOO_DEEP = "its values are nested too deeply"
+# A dotted key of more parts than any profile's; each look begins where a word does, so that looking takes linear time.
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""", re.ASCII)
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """The tables of a profile, in the newest schema; their values are not checked yet.
+
+    Raises:
+        MissingProfileError: there is no such file.
+        ProfileError: unreadable, not TOML, not a profile, or of a later schema.
+    """
+    try:
+        raw = _parsed(path)
+    except FileNotFoundError:
+        raise MissingProfileError(f"{path}: no such profile") from None
+    except (OSError, ValueError) as error:
+        raise ProfileError(f"{path}: not a readable profile: {error}") from None
+    except RecursionError:
+        raise ProfileError(f"{path}: not a readable profile: {TOO_DEEP}") from None
+    schema = raw.get("schema")
+    if not isinstance(schema, int) or not 1 <= schema < _LARGEST_INT:
+        raise ProfileError(f"{path}: not a Tailcut profile: it has no schema number")
+    if schema > SCHEMA:
+        raise ProfileError(f"{path}: schema {schema} is newer than this Tailcut reads ({SCHEMA}): upgrade Tailcut")
+    try:
+        tables, renamed = upgrade(raw, schema)
+    except ValueError as error:
+        raise ProfileError(f"{path}: not a valid profile: {error}") from None
+    if renamed:
+        _log_renamed(path, schema, ", ".join(renamed))
+    return tables
+
+
+def write_tables(path: Path, tables: Mapping[str, Any]) -> None:
+    """Write the tables of a profile, without values that are None, which TOML does not have.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    write_atomically(path, tomli_w.dumps(_without_none(tables)))
+
+
+@lru_cache(1024)  # a command reads a profile several times, and says this once
+def _log_renamed(path: Path, schema: int, renamed: str) -> None:
+    _log.info("%s: a profile of schema %d: %s", path, schema, renamed)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file, which may be anything: no larger, and with no longer keys, than a profile has.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no TOML, or no profile could be like it. The parser's time grows with the square of a dotted
+            key's parts.
+    """
+    with path.open("rb") as file:
+        data = file.read(_LARGEST_BYTES + 1)
+    if len(data) > _LARGEST_BYTES:
+        raise ValueError(f"it has more than {_LARGEST_BYTES >> 20} MiB")
+    text = data.decode("utf-8")
+    if _LONG_KEY.search(text):
+        raise ValueError(TOO_DEEP)
+    return tomllib.loads(text)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value

@@ -1,0 +1,136 @@
+"""The settings of one model: all that the tuner may change and the server reads, and the limits of each value."""
+
+from itertools import pairwise
+from typing import Any, Literal
+
+import msgspec
+
+from tailcut.engines.base import EngineOptions, parse_fixed_dim
+from tailcut.errors import UnsupportedError
+from tailcut.machine.allocator import Allocator
+from tailcut.runtime.pipeline_settings import PipelineSettings
+from tailcut.runtime.rows import RowsSetting
+
+_MOST_BUCKETS = 64
+_LARGEST_INT = 1 << 63
+
+
+class PaddedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An input that is filled up along its free dimension, and with what."""
+
+    name: str
+    value: float = 0.0
+
+
+class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests of different lengths share a batch: each is filled up to the smallest bucket that holds it."""
+
+    buckets: tuple[int, ...]  # lengths, ascending
+    inputs: tuple[PaddedInput, ...]
+
+
+class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How requests share an engine call."""
+
+    max_batch_size: int = 1
+    max_queue_delay_us: int = 0  # longest wait for company while an engine is idle; 0 never waits
+    bind: bool = True  # the engine computes on slab rows in place; false copies in and out by `run`
+    # On a thread of its own; on the loop's thread; or there only a short batch that nothing else waits for.
+    dispatch: Literal["worker", "inline", "adaptive"] = "worker"
+    padding: PaddingSettings | None = None  # of a free dimension beside the batch
+    rows: RowsSetting = "auto"  # whether requests may be merged and split; auto: where the evidence says so
+
+
+class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where rows live, and what the collector may touch."""
+
+    huge_pages: bool = False  # ask for transparent huge pages under the slab
+    prefault: bool = False  # touch every page of the slab at start
+    lock: bool = False  # keep the slab's pages from being swapped out
+    allocator: Allocator = "system"  # of the whole process: loaded before anything else by `tailcut serve`
+    keep_freed: bool = False  # the C library keeps freed memory instead of giving it back to the kernel
+    gc_freeze: bool = False  # freeze the collector after load and collect only between batches
+
+
+class IoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How bytes reach the rows."""
+
+    wire: Literal["json", "binary", "raw"] = "binary"  # what clients sent when it was measured; all are always served
+    direct_bytes: int = 65536  # bodies at least this long are received by the kernel straight into the row
+    busy_poll_us: int = 0  # after an answer, poll the sockets for so long instead of sleeping in the kernel
+    fast_path: bool = True  # compiled code serves connections that repeat themselves
+    socket: Literal["tcp", "unix"] = "tcp"  # what clients connected to when it was measured; see `serve --uds`
+    workers: int = 1  # processes that `tailcut serve` starts, where its own --workers says nothing
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that a rung of the ladder may turn."""
+
+    engine: EngineOptions = EngineOptions()
+    batching: BatchingSettings = BatchingSettings()
+    memory: MemorySettings = MemorySettings()
+    io: IoSettings = IoSettings()
+    pipeline: PipelineSettings | None = None  # of its steps, where it is a pipeline that was tuned
+
+    def describe(self, base: "Settings | None" = None) -> str:
+        """The settings that differ from `base` (default: the defaults), as `engine.threads=2 io.workers=2`."""
+        base = base or Settings()
+        mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(base)
+        words = [
+            f"{section}.{key}={_brief(value)}"
+            for section, values in mine.items()
+            if section != "pipeline"
+            for key, value in values.items()
+            if value != theirs[section][key]
+        ]
+        steps = "" if self.pipeline is None else self.pipeline.describe(base.pipeline)
+        return " ".join([*words, steps] if steps else words)
+
+
+def check(settings: Settings) -> None:
+    """Check that values are within their limits and fit together.
+
+    Raises:
+        ValueError: one does not; the message names it as `settings.section.key`.
+    """
+    limits = {
+        "engine.threads": (settings.engine.threads, 0, 1024),
+        "engine.instances": (settings.engine.instances, 1, 256),
+        "batching.max_batch_size": (settings.batching.max_batch_size, 1, 65536),
+        "batching.max_queue_delay_us": (settings.batching.max_queue_delay_us, 0, 10_000_000),
+        "engine.spin_us": (settings.engine.spin_us, 0, 1_000_000),
+        "io.direct_bytes": (settings.io.direct_bytes, 0, 1 << 40),
+        "io.busy_poll_us": (settings.io.busy_poll_us, 0, 10_000),
+    }
+    for text in settings.engine.fixed_dims:
+        try:
+            parse_fixed_dim(text)
+        except UnsupportedError as error:
+            raise ValueError(f"settings.engine.{error}") from None
+    for stage in () if settings.pipeline is None else settings.pipeline.stages:
+        limits[f"pipeline: {stage.name}: workers"] = (stage.workers, 1, 256)
+        limits[f"pipeline: {stage.name}: max_batch_size"] = (stage.max_batch_size, 1, 65536)
+        limits[f"pipeline: {stage.name}: max_queue_delay_us"] = (stage.max_queue_delay_us, 0, 10_000_000)
+    padding = settings.batching.padding
+    if padding is not None:
+        buckets = padding.buckets
+        rising = all(low < high for low, high in pairwise(buckets))
+        if not (padding.inputs and 1 <= len(buckets) <= _MOST_BUCKETS and rising and buckets[0] >= 1):
+            raise ValueError(f"settings.batching.padding needs inputs, and 1 to {_MOST_BUCKETS} rising buckets")
+    if settings.batching.max_queue_delay_us and settings.batching.dispatch == "inline":
+        raise ValueError("settings.batching.max_queue_delay_us needs dispatch = 'worker': an inline loop cannot wait")
+    if settings.batching.dispatch == "adaptive" and settings.engine.instances != 1:
+        raise ValueError("settings.batching.dispatch = 'adaptive' needs engine.instances = 1")
+    for name, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            told = value if abs(value) < _LARGEST_INT else "far too large"  # Python does not write any number of digits
+            raise ValueError(f"settings.{name} is {told}, must be {low} to {high}")
+
+
+def _brief(value: Any) -> Any:
+    """A value in one word: of padding the buckets, of pixels their scale, of outputs the names."""
+    if isinstance(value, dict):
+        return "/".join(f"{number:.6g}" for number in value.get("buckets") or value["scale"])
+    if isinstance(value, list | tuple):
+        return ",".join(item["name"] if isinstance(item, dict) else item for item in value)
+    return value

@@ -1,0 +1,74 @@
+"""The SOURCEs of a command line: what each names, and which are refused."""
+
+from pathlib import Path
+
+import pytest
+from tests.engines.models import perceptron
+
+from tailcut.cli.serving.sources import Source, SourceReader, distinct_names, need_sources
+from tailcut.errors import UsageError
+from tailcut.runtime.profile import Profile
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("m.onnx", Source("m.onnx")),
+        ("name=m.onnx", Source("m.onnx", "name")),
+        ("name:3=m.onnx", Source("m.onnx", "name", "3")),
+        (":3=m.onnx", Source("m.onnx", "", "3")),
+        ("=m.onnx", Source("m.onnx")),
+        ("embed.py:pipeline", Source("embed.py:pipeline")),
+        ("name=embed.py:pipeline", Source("embed.py:pipeline", "name")),
+    ],
+)
+def test_a_source_names_a_file_and_what_to_call_it(text: str, source: Source) -> None:
+    """The name and the version stand before an equals sign; without them, the profile's name and version 1."""
+    assert Source.parse(text) == source
+
+
+@pytest.mark.parametrize("version", ["", "0", "01", "-1", "1.0", "a", "²", "٣"])
+def test_a_version_is_a_positive_whole_number(version: str) -> None:
+    """In ASCII digits and without leading zeros."""
+    with pytest.raises(UsageError, match="is not a version"):
+        Source.parse(f"name:{version}=m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("path", "is_bare", "is_pipeline"),
+    [("m.onnx", True, False), ("m.profile.toml", False, False), ("embed.py:pipeline", False, True)],
+)
+def test_the_kind_follows_from_the_file(path: str, is_bare: bool, is_pipeline: bool) -> None:
+    """A profile, a bare model, or a pipeline."""
+    source = Source.parse(f"name={path}")
+    assert (source.is_bare, source.is_pipeline) == (is_bare, is_pipeline)
+
+
+def test_sources_or_a_repository() -> None:
+    """One of both is needed, and only one."""
+    need_sources([Source("m.onnx")], None)
+    need_sources([], Path("models"))
+    for sources, repository in (([], None), ([Source("m.onnx")], Path("models"))):
+        with pytest.raises(UsageError, match="give either"):
+            need_sources(sources, repository)
+
+
+def test_names_are_distinct(tmp_path: Path) -> None:
+    """Two models of one name need two versions."""
+    profile = Profile.of_model(perceptron([4, 8, 3], tmp_path / "m.onnx"))
+    first, second = Source("m.onnx"), Source("m.onnx", version="2")
+    assert distinct_names([profile, profile], [first, second]) == ["m", "m:2"]
+    with pytest.raises(UsageError, match="two models have the same name"):
+        distinct_names([profile, profile], [first, first])
+
+
+def test_the_command_line_replaces_what_the_profile_says(tmp_path: Path) -> None:
+    """The name and the largest batch; all else stays."""
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    Profile.of_model(path).save(tmp_path / "m.toml")
+    source = Source(str(tmp_path / "m.toml"), "other")
+    stored = Profile.load(tmp_path / "m.toml")
+    assert SourceReader(None, None, None, None, accept_model_change=False).read(Source(source.path)) == stored
+    read = SourceReader(None, 7, None, None, accept_model_change=False).read(source)
+    assert (read.model.name, read.settings.batching.max_batch_size) == ("other", 7)
+    assert read.settings.engine == stored.settings.engine

@@ -1,0 +1,17 @@
+"""Files are written whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from tailcut.atomic import write_atomically
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """Whole or not at all: text that cannot be encoded changes nothing and leaves no litter."""
+    path = tmp_path / "f"
+    write_atomically(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
