@@ -181,7 +181,7 @@ def comparison_summary(record: Mapping[str, Any]) -> RenderableType:
         name = escape(one["profile"])
         if one["wrong"]:
             lines.append(f"[red]{name} answers wrongly: {escape(one['wrong'])}[/]")
-        elif one.get("unchanged"):
+        elif one["unchanged"]:
             lines.append(f"[dim]{name}: {UNCHANGED}: the same settings as the first profile[/]")
         elif one["verdict"]:
             lines.append(f"[{COLOURS[one['verdict']]}]{name}: {one['verdict']}[/] {escape(one['reason'])}")
