@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tailcut.engines.base import EngineOptions
+from tailcut.engines.file_hash import file_hash
 from tailcut.errors import DeadlineExceededError, TailcutError
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.flow import Flow, StepDelivery
@@ -17,12 +18,14 @@ from tailcut.pipelines.plan import plan_pipeline
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Pipeline, Stage
 from tailcut.pipelines.statistics import PipelineStatistics
-from tailcut.pipelines.steps import OpenStep, file_hash, model_outline, open_model, open_stage, stage_outline
+from tailcut.pipelines.steps import OpenStep, model_outline, open_model, open_stage, stage_outline
+from tailcut.pipelines.tuned import with_settings
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.inputs import Arrays
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.opening.warmup import WarmUp
+from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.rows import RowDecision, read_signature
@@ -68,12 +71,24 @@ class PipelineModel:
             MissingFileError: the file is missing.
             TailcutError: a model cannot be opened; as `Model.open`.
         """
-        path = parse_path(source)
+        return cls.of_profile(pipeline_profile(source), limits=limits)
+
+    @classmethod
+    def of_profile(cls, profile: Profile, *, limits: Limits = Limits()) -> Self:  # noqa: B008  frozen
+        """As `open`, with the settings of a profile that a tune wrote.
+
+        Raises:
+            ProfileError: the profile is for other stages or models.
+            TailcutError: as `open`.
+        """
+        path, settings = parse_path(profile.model.path), profile.settings.pipeline
         pipeline = load_pipeline(path)
+        if settings is not None:
+            pipeline = with_settings(pipeline, path, settings)
         models: list[Model] = []
         try:
-            steps = _open_steps(pipeline, path, limits, models)
-            return cls(_profile(pipeline, path), steps)
+            steps = _open_steps(pipeline, path, limits, models, settings)
+            return cls(profile, steps)
         except BaseException:
             for model in models:
                 model.close()
@@ -268,16 +283,19 @@ def _profile(pipeline: Pipeline, path: PipelinePath) -> Profile:
     io = next((Profile.load(file).settings.io for file in files if file.suffix == ".toml"), IoSettings())
     stages = [step.max_batch_size for step in pipeline.steps if isinstance(step, Stage)]
     batching = BatchingSettings(max_batch_size=min(stages, default=1), bind=False)
-    ref = ModelRef(path=str(path.file), sha256=file_hash(path.file), name=pipeline.name)
+    ref = ModelRef(path=str(path), sha256=file_hash(path.file), name=pipeline.name)
     return Profile(model=ref, settings=Settings(engine=EngineOptions(name="none"), batching=batching, io=io))
 
 
-def _open_steps(pipeline: Pipeline, path: PipelinePath, limits: Limits, models: list[Model]) -> list[OpenStep]:
+def _open_steps(
+    pipeline: Pipeline, path: PipelinePath, limits: Limits, models: list[Model], settings: PipelineSettings | None
+) -> list[OpenStep]:
     """Open the models, check that everything fits, and only then start processes; what is open is added to `models`."""
     named: dict[int, Model] = {}
     for index, step in enumerate(pipeline.steps):
         if not isinstance(step, Stage):
-            named[index] = open_model(pipeline.name, path, step, limits)
+            own = None if settings is None else settings.model(str(step))
+            named[index] = open_model(pipeline.name, path, step, limits, own)
             models.append(named[index])
     outlines = [
         stage_outline(step) if isinstance(step, Stage) else model_outline(named[index].spec)
