@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.report.records import BENCH, MICROBENCH, explained
+from tests.report.records import explained, slower_bench, two_functions
 
 from tailcut.report import tune_page
 from tailcut.report.console import tune_summary
@@ -198,8 +198,8 @@ PAGES = {
     "unknown": lambda: render_tune_html(result(gain=None, p99=None)),
     "retuned": lambda: render_tune_html(RETUNED),
     "interrupted": lambda: render_tune_html(INTERRUPTED),
-    "bench": lambda: render_bench_html(BENCH),
-    "microbench": lambda: render_microbench_html(MICROBENCH),
+    "bench": lambda: render_bench_html(slower_bench()),
+    "microbench": lambda: render_microbench_html(two_functions()),
     "explain": lambda: render_explain_html(explained()),
     "no tail": lambda: render_explain_html(explained(20)),
 }
