@@ -5,10 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytest
+from tests.cli.conftest import Bench
 from tests.lab.scripted import OK, scripted
 from tests.schemas import validated
 from tests.servers import Server, serving
@@ -27,28 +27,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-class Bench(Protocol):
-    """Runs `tailcut bench` with these arguments."""
-
-    def __call__(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]: ...
-
-
 def bench_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """In a process of its own; with a short warm-up, but where the arguments name one."""
     command = [str(SCRIPT), "bench", "--warmup", "50ms", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-@pytest.fixture
-def bench(capfd: pytest.CaptureFixture[str]) -> Bench:
-    """In this process, which saves the time that starting one takes; else alike."""
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = ["bench", "--warmup", "50ms", *map(str, arguments)]
-        code = main(command)
-        return subprocess.CompletedProcess(command, code, *capfd.readouterr())
-
-    return run
 
 
 def test_the_json_object(server: Server) -> None:

@@ -1,12 +1,13 @@
 """A data file's arrays as requests: an axis of requests, a fixed first axis, dtypes that nearly fit, no name."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tailcut.errors import UsageError
-from tailcut.lab.data import ONLY_INPUT
+from tailcut.lab.data import ONLY_INPUT, read_jsonl
 from tailcut.lab.describe import rows_of_data
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
@@ -132,3 +133,68 @@ def test_an_array_without_a_name() -> None:
     assert shapes(ONE, **{ONLY_INPUT: zeros(2, 3)}) == [{"x": (1, 3)}] * 2
     with pytest.raises(UsageError, match=r"3 inputs: save x, state, rate as .npz"):
         rows_of_data(STATEFUL, {ONLY_INPUT: zeros(2, 3)}, 64)
+
+
+def test_groups_keep_their_proportions() -> None:
+    """However much of the order is sent, a group has about its share; so it has where only some requests are kept."""
+    arrays = {"x/short": zeros(90, 4, 3), "x/long": zeros(10, 9, 3)}
+    found = rows_of_data(POINTS, arrays, 1000)
+    assert len(found) == 100
+    for start in range(0, 100, 20):
+        assert sum(len(one["x"]) == 9 for one in found[start : start + 20]) == 2
+    kept = rows_of_data(POINTS, arrays, 50)
+    assert len(kept) == 50
+    assert sum(len(one["x"]) == 9 for one in kept) == pytest.approx(5, abs=1)
+
+
+def test_a_row_without_its_batch_axis() -> None:
+    """It is one request of one row."""
+    batched = ModelSpec("m", (TensorSpec("x", DType.FP32, (None, 3)),), OUT)
+    assert shapes(batched, x=zeros(3)) == [{"x": (1, 3)}]
+
+
+def test_a_request_a_line(tmp_path: Path) -> None:
+    """Lines keep their order; a value may lack the batch axis; empty lines are left out."""
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"ids": [1, 2, 3], "text": "a"}\n\n{"text": ["b"], "ids": [[4]]}\n')
+    model = spec(TensorSpec("ids", DType.INT32, (None, None)), TensorSpec("text", DType.BYTES, (None,)))
+    found = rows_of_data(model, read_jsonl(path), 64)
+    assert [one["ids"].tolist() for one in found] == [[[1, 2, 3]], [[4]]]
+    assert [one["text"].tolist() for one in found] == [["a"], ["b"]]
+    assert {one["ids"].dtype for one in found} == {np.dtype(np.int32)}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no requests: write one JSON object a line"),
+        ('{"x": 1}\n[1]\n', "line 2 is not a JSON object"),
+        ("{}\n", "line 1 is not a JSON object"),
+        ('{"x": 1\n', "line 1 is not a JSON object"),
+        ('{"x": [[1], [2, 3]]}\n', "line 1: 'x' is not a number, a string, or a list of them with equal lengths"),
+        ('{"x": null}\n', "line 1: 'x' is not a number"),
+        ('{"x": 1}\n{"y": 1}\n', "line 2 has y, the first line x"),
+    ],
+)
+def test_lines_that_are_no_requests(tmp_path: Path, text: str, words: str) -> None:
+    """The message names the file and the line."""
+    path = tmp_path / "d.jsonl"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"d\.jsonl: ") as caught:
+        read_jsonl(path)
+    assert words in str(caught.value)
+
+
+def test_conversions_of_lines_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """JSON knows one kind of float, so each line is converted alike."""
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"x": [0.5, 1, 2]}\n' * 3)
+    with caplog.at_level(logging.WARNING, "tailcut"):
+        assert len(rows_of_data(ONE, read_jsonl(path), 64)) == 3
+    assert caplog.messages == ["array 'x' of the data file is float64: converted to the model's float32"]
+
+
+def test_a_message_lists_a_few_names_only() -> None:
+    """A file of many lines has many arrays."""
+    with pytest.raises(UsageError, match=r"it has z/0, .*z/11 and 88 more$"):
+        rows_of_data(ONE, {f"z/{number}": zeros(3) for number in range(100)}, 64)

@@ -1,5 +1,7 @@
 """What `tailcut bench` says of a run that has no percentile: the bound that there is, and how long a run has to be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,3 +31,18 @@ def test_a_late_client_gives_a_bound(capsys: pytest.CaptureFixture[str]) -> None
     text = shown(1000, late_ms=9.0, capsys=capsys)
     assert "p99 at most 1.000 ms, client lateness included" in text
     assert "use --duration" not in text
+
+
+def test_a_cause_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Models of a mix are late together; a cause that is not known leaves the advice. Lateness and CPU are columns."""
+    nanos = np.full(1000, 1_000_000)
+    late = LoadResult("open", 5.0, 20.0, 20.0, 1, nanos, nanos, lateness_p99_ns=9e6, client_cpu=0.123, mixed=True)
+    runs = [replace(late, model=name, late_because="make [all] (pid 7) uses 1 CPU") for name in ("one", "two")]
+    record = {"target": "http://x", "transport": "HTTP over TCP"}
+    bench_table(record | {"runs": [run_record(run) for run in runs]})
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("the client was late: make [all] (pid 7) uses 1 CPU") == 1
+    assert "one: 20.0/s offered" in text
+    assert "│ 9.000 │ 0.12 │" in text
+    bench_table(record | {"runs": [run_record(late)]})
+    assert "the client was late: lower the rate, or give the client a core of its own" in capsys.readouterr().out

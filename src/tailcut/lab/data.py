@@ -92,15 +92,20 @@ def arrays_of_inputs(spec: ModelSpec, data: Mapping[str, np.ndarray], *, say: bo
 
 
 def spread(groups: Sequence[Sequence[dict[str, np.ndarray]]], limit: int) -> list[dict[str, np.ndarray]]:
-    """The requests of several groups in one order, each group evenly over all of it; every k-th where they are many.
+    """The requests of several groups in one order, each group evenly over all of it, up to a limit.
 
     However much of the order is sent, each group has about its share. Groups of one size take turns, and those of one
-    request each stay in their order.
+    request each stay in their order. Of too many requests, each group loses its share.
     """
-    places = [((number + 0.5) / len(group), request) for group in groups for number, request in enumerate(group)]
+    kept = min(1.0, limit / max(1, sum(map(len, groups))))
+    parts = [_evenly(group, max(1, round(kept * len(group)))) for group in groups]
+    places = [((number + 0.5) / len(part), request) for part in parts for number, request in enumerate(part)]
     places.sort(key=lambda one: one[0])  # stable
-    kept = min(limit, len(places))
-    return [places[number * len(places) // kept][1] for number in range(kept)]
+    return [request for _, request in places[:limit]]
+
+
+def _evenly(group: Sequence[dict[str, np.ndarray]], count: int) -> list[dict[str, np.ndarray]]:
+    return [group[number * len(group) // count] for number in range(count)]
 
 
 def has_request_axis(spec: ModelSpec, arrays: Mapping[str, np.ndarray]) -> bool:

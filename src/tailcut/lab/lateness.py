@@ -6,7 +6,7 @@ from using them (a quota, the host of a virtual machine). All that used enough t
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tailcut.machine.busy import CpuUse, ProcessUse
 
@@ -98,21 +98,20 @@ def _server(seen: Observation) -> list[tuple[float, str]]:
 def _others(seen: Observation) -> list[tuple[float, str]]:
     """Processes that are neither ours nor the server's, and may run where the client does."""
     known = seen.own | seen.server_processes
-    others = [one for one in seen.use.processes if one.pid not in known and _meets(one, seen.use.cpus)]
-    large = [one for one in others if one.cpus > _MATTERS]
-    if large:
-        return [
-            (one.cpus, f"{one.name} (pid {one.pid}) uses {one.cpus:.2f} of {_cpus(len(seen.use.cpus))}: {_ADVICE}")
-            for one in large
-        ]
+    others = [one for one in seen.use.processes if one.pid not in known]
+    others = sorted((_here(one, seen.use.cpus) for one in others), key=lambda one: -one.cpus)
     together = sum(one.cpus for one in others)
     if together <= _MATTERS:
         return []
-    names = ", ".join(f"{one.name} (pid {one.pid})" for one in others[:_MOST])
-    return [(together, f"{len(others)} other processes use {together:.2f} CPUs together, {names} the most: {_ADVICE}")]
-
-
-_ADVICE = "stop it, or give it other CPUs than the client's"
+    named = [one for one in others if one.cpus > _MATTERS][:_MOST] or others[:1]
+    rest = sum(one.cpus > 0 for one in others) - len(named)
+    first, *more = [f"{one.name} (pid {one.pid})" for one in named]
+    parts = [f"{first} uses {named[0].cpus:.2f} of {_cpus(len(seen.use.cpus))}"]
+    parts += [f"{name} {one.cpus:.2f}" for name, one in zip(more, named[1:], strict=True)]
+    left = together - sum(one.cpus for one in named)
+    parts += [f"{rest} others {left:.2f} together"] if left > _MATTERS else []
+    them = "it" if len(parts) == 1 else "them"
+    return [(together, f"{', '.join(parts)}: stop {them}, or give {them} other CPUs than the client's")]
 
 
 def _hidden(seen: Observation) -> list[tuple[float, str]]:
@@ -136,9 +135,11 @@ def _at_its_limit(seen: Observation) -> str | None:
     return f"the client itself needs more than {_cpus(seen.client_processes)}: add --processes auto, or lower the rate"
 
 
-def _meets(process: ProcessUse, cpus: Collection[int]) -> bool:
-    """Whether a process may run on any of these CPUs; one whose mask is not known may."""
-    return not process.allowed or bool(process.allowed & set(cpus))
+def _here(process: ProcessUse, cpus: frozenset[int]) -> ProcessUse:
+    """A process with what it probably used of these CPUs: it may have run on any that it is allowed."""
+    if not process.allowed:
+        return process
+    return replace(process, cpus=process.cpus * len(process.allowed & cpus) / len(process.allowed))
 
 
 def _all_but_one(cpus: Collection[int]) -> str:

@@ -13,7 +13,7 @@ from tailcut.lab.lateness import Observation, ServerUse, cause
 from tailcut.lab.load import LoadResult, Target
 from tailcut.lab.served_engine import computed_ns, served_engine
 from tailcut.machine.busy import CpuUse, cpu_look
-from tailcut.machine.process import ProcessLook, descendants, look, socket_process
+from tailcut.machine.process import ProcessLook, ThreadLook, descendants, look, socket_process
 from tailcut.machine.quota import quota
 
 
@@ -33,6 +33,12 @@ class Surroundings:
 
     def run(self, load: Callable[[], Sequence[LoadResult]]) -> list[LoadResult]:
         """Make runs that last equally long; each with the cost per request of all of them, and why it was late."""
+        results, seen = self.observe(load)
+        because = None if seen is None else cause(seen)
+        return [replace(one, late_because=because if one.client_behind else None) for one in results]
+
+    def observe(self, load: Callable[[], Sequence[LoadResult]]) -> tuple[list[LoadResult], Observation | None]:
+        """Make runs; with their cost, and what was seen beside them: None where there is no /proc."""
         computed = self._computed_ns()
         cpus, server = cpu_look(), self._look()
         results = load()
@@ -42,11 +48,10 @@ class Surroundings:
         merged = replace(results[0], answered=sum(one.answered for one in results))
         spent.add(merged, cost if self._tcp_server is not None else None)
         results = [replace(one, server_cost=spent.per_request()) for one in results]
-        late = any(one.client_behind for one in results)
-        if not late or cpus is None or cpus_after is None:
-            return results
+        if cpus is None or cpus_after is None:
+            return results, None
         use = cpus_after.since(cpus)
-        seen = Observation(
+        return results, Observation(
             use=use,
             own=frozenset((os.getpid(), *descendants(os.getpid()))),
             server_processes=frozenset(server_after.minor_faults if server_after is not None else ()),
@@ -55,8 +60,6 @@ class Surroundings:
             client_cpu=sum(one.client_cpu for one in results),
             client_processes=max(one.processes for one in results),
         )
-        because = cause(seen)
-        return [replace(one, late_because=because if one.client_behind else None) for one in results]
 
     def _server_use(
         self, use: CpuUse, before: ProcessLook | None, after: ProcessLook | None, computed: dict[str, int]
@@ -68,15 +71,17 @@ class Surroundings:
         known = len(since) == len(self._models) > 0
         says = [one.spins for one in engines.values() if one.spins is not None]
         allowed = [one.allowed for one in use.processes if one.pid in after.minor_faults]
+        engine_ns, waited_ns = _beside_loops_ns(before, after)
+        # In a call each thread wants to run all the time; where others left it less, so is its CPU time in the call.
+        ran = engine_ns / max(1, engine_ns + waited_ns)
+        in_calls_ns = ran * sum(ns * engines[name].threads for name, ns in since.items())
         return ServerUse(
             pid=self._server,
             cpus=after.since(before).cpu_ns / 1e9 / use.seconds,
-            engine_cpus=_beside_loops_ns(before, after) / 1e9 / use.seconds,
+            engine_cpus=engine_ns / 1e9 / use.seconds,
             allowed=frozenset().union(*allowed),
             spins=any(says) if says else None,
-            computing=sum(ns * engines[name].threads for name, ns in since.items()) / 1e9 / use.seconds
-            if known
-            else None,
+            computing=in_calls_ns / 1e9 / use.seconds if known else None,
         )
 
     def _computed_ns(self) -> dict[str, int]:
@@ -93,10 +98,9 @@ class Surroundings:
             return None
 
 
-def _beside_loops_ns(before: ProcessLook, after: ProcessLook) -> int:
-    """CPU time of all threads but the first of each process, which runs its event loop."""
-    return sum(
-        (thread.cpu_ns or 0) - ((then.cpu_ns or 0) if (then := before.threads.get((pid, tid))) is not None else 0)
-        for (pid, tid), thread in after.threads.items()
-        if pid != tid
-    )
+def _beside_loops_ns(before: ProcessLook, after: ProcessLook) -> tuple[int, int]:
+    """What all threads but the first of each process, which runs its event loop, ran and waited for a CPU."""
+    nothing = ThreadLook(0, 0, 0, 0)
+    pairs = [(now, before.threads.get(key, nothing)) for key, now in after.threads.items() if key[0] != key[1]]
+    ran = sum((now.cpu_ns or 0) - (then.cpu_ns or 0) for now, then in pairs)
+    return ran, sum((now.waited_ns or 0) - (then.waited_ns or 0) for now, then in pairs)

@@ -62,8 +62,9 @@ def served_workload(  # noqa: PLR0913, PLR0917  what a request is made of
         inputs = [samples.make(max(rows, samples.rows), seed + number) for number in range(_MADE_UP)]
     elif is_grouped(spec, data) and shared is None:
         inputs = rows_of_data(spec, data, _MIXED_PAYLOADS, rows=rows)
-        most = max(sum(array.nbytes for array in one.values()) for one in inputs)
-        inputs = _thinned(inputs, max(1, _MIXED_BYTES // max(1, most)))
+        size = sum(array.nbytes for one in inputs for array in one.values())
+        if size > _MIXED_BYTES:
+            inputs = rows_of_data(spec, data, max(1, len(inputs) * _MIXED_BYTES // size), rows=rows)
     elif is_grouped(spec, data):
         inputs = rows_of_data(spec, data, _PAYLOADS, rows=rows)
     else:
@@ -76,8 +77,3 @@ def served_workload(  # noqa: PLR0913, PLR0917  what a request is made of
     if measure is not None:
         payloads = [replace(payload, length=measure.of(one)) for payload, one in zip(payloads, inputs, strict=True)]
     return Workload(payloads, spec.name, measure)
-
-
-def _thinned(inputs: list[dict[str, np.ndarray]], most: int) -> list[dict[str, np.ndarray]]:
-    """Every k-th of too many, which leaves lengths in their proportions."""
-    return inputs[:: -(-len(inputs) // most)]

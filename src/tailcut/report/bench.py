@@ -1,6 +1,6 @@
 """What `tailcut bench` shows a person: one line a run, and what changed against an earlier one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -53,6 +53,14 @@ def _runs(console: Console, record: Mapping[str, Any]) -> None:
         doubt = _doubt(run)
         if doubt:
             console.print(f"[yellow]run {number}: {escape(doubt)}[/]")
+    _late_causes(console, record["runs"])
+
+
+def _late_causes(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Say each cause once why the client was late."""
+    late = [run for run in runs if run.get("client_behind") or run["late_because"]]
+    for text in dict.fromkeys(run["late_because"] or _LATE_ADVICE for run in late):
+        console.print(f"[yellow]the client was late: {escape(text)}[/]")
 
 
 def _doubt(run: Mapping[str, Any]) -> str:
@@ -62,7 +70,7 @@ def _doubt(run: Mapping[str, Any]) -> str:
         bound = "" if at_most is None else f"p99 at most {at_most:.3f} ms, client lateness included: "
         return (
             f"{bound}the client itself fell behind its plan (p99 {run['client_lateness_p99_ms']} ms), so its "
-            f"percentiles would not be the server's: {run['late_because'] or _LATE_ADVICE}"
+            "percentiles would not be the server's"
         )
     if run["samples"] and run["latency_ms"]["p99"] is None:
         return _longer(run)
@@ -126,8 +134,7 @@ def _slo(console: Console, slo: Mapping[str, Any]) -> None:
         figures = _ms(latency["p50"]), _ms(latency["p99"]), spread, _ms(point["p99_at_most_ms"])
         table.add_row(f"{point['rate_offered']:,.1f}", *figures, errors, *own_figures(point), point["shown"])
     console.print(table)
-    for text in dict.fromkeys(point["late_because"] for point in slo["curve"] if point["late_because"]):
-        console.print(f"[yellow]the client was late: {escape(text)}[/]")
+    _late_causes(console, slo["curve"])
     if slo["met"]:
         above = f"; above it: {slo['limited_by']}" if slo["limited_by"] else ""
         console.print(

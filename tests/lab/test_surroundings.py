@@ -1,0 +1,147 @@
+"""Real causes of a late client, found beside real load: a server whose engine threads spin, and another process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from tests.engines.models import perceptron
+from tests.servers import Server, serving
+
+from tailcut.engines.base import EngineOptions
+from tailcut.lab.arrivals import Constant
+from tailcut.lab.lateness import cause
+from tailcut.lab.load import Target
+from tailcut.lab.served_engine import computed_ns, served_engine
+from tailcut.lab.surroundings import Surroundings
+from tailcut.lab.together import Stream, open_together
+from tailcut.lab.workload import served_workload
+from tailcut.machine.busy import ProcessUse
+from tailcut.runtime.profile import Profile, Settings
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc"),
+    pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="threads spin where there are two CPUs or more"),
+]
+NAMES = ("one", "two")
+LATE = """
+import json, os, sys
+from dataclasses import replace
+from tailcut.lab import compiled
+from tailcut.lab.arrivals import Constant
+from tailcut.lab.client import open_loop
+from tailcut.lab.describe import parse_target
+from tailcut.lab.lateness import cause
+from tailcut.lab.session import Session
+from tailcut.lab.surroundings import Surroundings
+from tailcut.lab.workload import served_workload
+url, model, cpu, hog = sys.argv[1:]
+compiled.prepare()
+target, at = parse_target(url), Constant(20.0)
+work = served_workload(target, model, None, "binary", 0, 1, None)
+session = Session(target, work, 1.0, 0.1)
+os.sched_setaffinity(0, {int(cpu)})
+os.nice(19)
+run = session.open(at)
+_, seen = Surroundings(target, [model]).observe(lambda: [open_loop(target, work.payloads, rate=at, duration_s=1.0)])
+found = tuple(replace(one, cpus=0.9) for one in seen.use.processes if one.pid == int(hog))
+alone = replace(seen, use=replace(seen.use, busy=1.0, processes=found, stolen=0.0, throttled_s=0.0))
+print(json.dumps([run.client_behind, run.late_because, cause(alone)]))
+"""
+
+
+@contextmanager
+def on_two_cpus() -> Iterator[frozenset[int]]:
+    """This thread, and what it starts, on two CPUs: as many as the engines' threads keep busy."""
+    before = os.sched_getaffinity(0)
+    two = frozenset(sorted(before)[:2])
+    os.sched_setaffinity(0, two)
+    try:
+        yield two
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.fixture(scope="module")
+def spinner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of two models, each with a thread that spins after each call."""
+    folder = tmp_path_factory.mktemp("spinner")
+    options = EngineOptions(threads=2, spinning=True)
+    for name in NAMES:
+        perceptron([512, 1024, 512], folder / f"{name}.onnx")
+        profile = Profile.of_model(folder / f"{name}.onnx", Settings(engine=options))
+        profile.save(folder / f"{name}.profile.toml")
+    with on_two_cpus(), serving(folder, *(folder / f"{name}.profile.toml" for name in NAMES)) as running:
+        yield running
+
+
+def test_what_a_server_says_of_its_engine(spinner: Server) -> None:
+    """Threads, whether they spin, and the time of its calls; nothing of a model that it has not."""
+    target = Target(spinner.host, spinner.port)
+    engine = served_engine(target, "one")
+    assert (engine.threads, engine.spins) == (2, True)
+    before = computed_ns(target, "one")
+    assert before is not None
+    assert served_engine(target, "none").spins is None
+    assert computed_ns(target, "none") is None
+
+
+@pytest.mark.serial
+def test_engine_threads_that_spin(spinner: Server) -> None:
+    """The server's own figures and /proc tell spinning from computing; the line says what to set.
+
+    Only the server is taken from what was seen, as if it had both CPUs: other programs on the machine take their share.
+    """
+    target = Target(spinner.host, spinner.port)
+    work = [served_workload(target, name, None, "binary", 0, 1, None) for name in NAMES]
+    streams = [Stream(one.payloads, Constant(40.0)) for one in work]
+    with on_two_cpus() as two:
+        results, seen = Surroundings(target, NAMES).observe(
+            lambda: open_together(target, streams, duration_s=1.5, seed=0)
+        )
+    assert [one.errors for one in results] == [{}, {}]
+    assert seen is not None
+    assert seen.server is not None
+    assert seen.server.pid == spinner.process.pid
+    assert seen.server.spins is True
+    assert seen.server.computing is not None
+    assert seen.server.computing < seen.server.engine_cpus / 2
+    share = 2.0 / seen.server.cpus
+    server = replace(
+        seen.server,
+        cpus=2.0,
+        engine_cpus=share * seen.server.engine_cpus,
+        computing=share * seen.server.computing,
+        allowed=two,
+    )
+    process = ProcessUse(spinner.process.pid, "tailcut", 2.0, two)
+    use = replace(seen.use, busy=2.0, processes=(process,), stolen=0.0, throttled_s=0.0)
+    text = cause(replace(seen, use=use, server=server))
+    assert text is not None
+    assert "the server's engine threads spin on " in text
+    assert f"start it with `taskset -c {min(two)}`, or set `engine.spinning = false`" in text
+
+
+@pytest.mark.serial
+def test_a_process_that_takes_the_clients_cpu(server: Server) -> None:
+    """A client of the lowest priority on one CPU is late behind a process that runs there; a line names what it was.
+
+    Other programs on the machine may use more than that process, so it is then looked for among all that were seen.
+    """
+    cpu = str(min(os.sched_getaffinity(0)))
+    hog = subprocess.Popen(["taskset", "-c", cpu, sys.executable, "-c", "while True: pass"])
+    try:
+        command = [sys.executable, "-c", LATE, server.url, "mlp", cpu, str(hog.pid)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    finally:
+        hog.kill()
+        hog.wait()
+    behind, because, alone = json.loads(done.stdout)
+    assert behind
+    assert because
+    assert alone.startswith("python")
+    assert f" (pid {hog.pid}) uses 0.90 of 1 CPU: stop it" in alone
