@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tailcut.client import AsyncClient
+from tailcut.client.aio import AsyncClient
 
 SIDE, CLASSES, WIDTH = 96, 10, 32
 CLIENTS = 8  # in flight when the capacity is measured

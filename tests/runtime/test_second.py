@@ -13,10 +13,11 @@ from tests.servers import serving
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.onnxruntime import OnnxRuntimeEngine
-from tailcut.errors import DeviceError, DeviceLostError, EngineError, ProfileError, UnsupportedError
+from tailcut.errors import DeviceError, DeviceLostError, EngineError, ProfileError, UnsupportedError, UsageError
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
+from tailcut.runtime.second import with_cpu
 from tailcut.runtime.settings import BatchingSettings, SecondEngine, Settings
 from tailcut.spec import DType
 
@@ -175,3 +176,19 @@ def test_both_engines_are_the_same_model(tmp_path: Path) -> None:
     Profile.of_model(path, settings).save(tmp_path / "two.profile.toml")
     with pytest.raises(ProfileError, match="second with use = 'route' needs dispatch = 'worker'"):
         Profile.load(tmp_path / "two.profile.toml")
+
+
+def test_the_cpu_beside_a_device(tmp_path: Path) -> None:
+    """It computes in float32 with threads of its own; a model that is on the CPU already needs no second one."""
+    path = models.perceptron([4, 3], tmp_path / "mlp.onnx")
+    on_device = Profile.of_model(path, Settings(engine=EngineOptions(device="cuda", precision="f16", instances=2)))
+    second = with_cpu(on_device, "route").settings.batching.second
+    assert second is not None
+    assert (second.use, second.engine.device, second.engine.precision, second.engine.instances) == (
+        "route",
+        "cpu",
+        "f32",
+        1,
+    )
+    with pytest.raises(UsageError, match="--also-cpu route: mlp is on the CPU already: add --device cuda"):
+        with_cpu(Profile.of_model(path), "route")
