@@ -145,3 +145,11 @@ class EngineError(TailcutError, RuntimeError):
 
 class BatchLostError(EngineError):
     """What computed a batch ended with it: none of its requests is tried again."""
+
+
+class DeviceError(EngineError):
+    """The device of an engine could not compute a batch: its memory is full, or it lacks an operator."""
+
+
+class DeviceLostError(DeviceError, BatchLostError):
+    """The device computes nothing more in this process; the same batch would fail again."""

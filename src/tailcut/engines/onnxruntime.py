@@ -53,7 +53,7 @@ class OnnxRuntimeEngine:
         self.spec = read_spec(prepared.graph, path, name)
         source = prepared.source
         session = _session_options(options)
-        _register_extensions(path, prepared.graph, session)
+        register_extensions(path, prepared.graph, session)
         del prepared  # the graph, before the engine makes its own
         try:
             model = source if isinstance(source, bytes) else str(source)
@@ -182,7 +182,7 @@ def _session_options(options: EngineOptions) -> Any:
     return session
 
 
-def _register_extensions(path: Path, graph: onnx.ModelProto, session: Any) -> None:
+def register_extensions(path: Path, graph: onnx.ModelProto, session: Any) -> None:
     """Have the session know the operators of onnxruntime-extensions, where a graph has any: tokenisers, decoders.
 
     Raises:

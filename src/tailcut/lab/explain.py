@@ -16,7 +16,7 @@ from tailcut.lab.load import Target
 from tailcut.lab.payload import ask, model_path
 from tailcut.lab.records import ExplainResult
 from tailcut.runtime.tracing.attribution import explain
-from tailcut.runtime.tracing.records import StepTimes
+from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, Event
 
 _POLL_S = 0.25
@@ -57,13 +57,15 @@ def watch(target: Target, model: str, duration_s: float) -> ExplainResult:
         events |= dict.fromkeys(Event(*event) for event in piece["events"])
     joined = np.concatenate(records)[-_MOST:] if records else np.empty((0, len(FIELDS)), np.int64)
     found = explain(joined, list(events), max_batch_size=first["max_batch_size"])
+    inside = _inside(target, model)
     return ExplainResult(
         **msgspec.structs.asdict(found),
         target=target.uds or target.authority,
         model=model,
         duration_s=duration_s,
         missed=missed,
-        steps=_steps(target, model),
+        steps=inside.steps,
+        device=inside.device,
     )
 
 
@@ -115,11 +117,17 @@ def _name(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:
     return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
 
 
-def _steps(target: Target, model: str) -> list[StepTimes] | UnsetType:
-    """The time in each step of a pipeline; UNSET for a model, and where the server does not say."""
-    with suppress(KeyError, TypeError, msgspec.ValidationError):
-        return msgspec.convert(ask(target, "GET", f"{model_path(model)}/tail")["steps"], list[StepTimes])
-    return UNSET
+class _Inside(msgspec.Struct, frozen=True):
+    """The time in each step of a pipeline, and in each phase of calls to a device; UNSET where the server has none."""
+
+    steps: list[StepTimes] | UnsetType = UNSET
+    device: list[DevicePhase] | UnsetType = UNSET
+
+
+def _inside(target: Target, model: str) -> _Inside:
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(ask(target, "GET", f"{model_path(model)}/tail"), _Inside)
+    return _Inside()
 
 
 def _poll(target: Target, model: str, cursor: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from tailcut.runtime.tracing.records import StepTimes, Tail
+from tailcut.runtime.tracing.records import DevicePhase, StepTimes, Tail
 
 MachineFacts = dict[str, str | int | float]  # by name, as `machine.fingerprint` gives them
 Bounds = tuple[float, float]
@@ -268,6 +268,7 @@ class ExplainResult(Tail, frozen=True, kw_only=True):
     duration_s: float
     missed: int  # requests whose records were overwritten before they were read
     steps: list[StepTimes] | UnsetType = UNSET  # of a pipeline
+    device: list[DevicePhase] | UnsetType = UNSET  # of an engine on one
 
 
 def schema_of(*kinds: type[Any]) -> dict[str, Any]:

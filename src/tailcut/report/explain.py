@@ -1,5 +1,7 @@
 """Why a tail is slow, as text: a terminal's tables, and Markdown for pull requests."""
 
+from collections.abc import Iterable, Sequence
+
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -11,6 +13,7 @@ from tailcut.runtime.tracing.attribution import COINCIDENCES, KINDS
 
 HEADS = ("stage", "median us", "slowest 1 % us", "of the time above the median")
 
+DEVICE_HEADS = ("phase", "median", "slowest 1 %")
 STEP_HEADS = ("step", "median in queue", "median computing", "slowest 1 % in queue", "slowest 1 % computing")
 
 
@@ -18,23 +21,25 @@ def explain_view(found: ExplainResult) -> RenderableType:
     """The verdict, the stages and what coincided."""
     lines: list[RenderableType] = [f"[bold]{escape(found.verdict)}[/]"]
     if found.stages:
-        table = Table(title=f"{found.requests:,} requests in {found.duration_s:g} s")
-        for head in HEADS:
-            table.add_column(head, justify="left" if head == "stage" else "right")
-        for row in stage_rows(found):
-            table.add_row(*row)
-        lines.append(table)
+        lines.append(_table(f"{found.requests:,} requests in {found.duration_s:g} s", HEADS, stage_rows(found)))
         lines += [escape(line) for line in (*process_lines(found), *coincided_lines(found))]
     if found.steps:
-        table = Table(title="steps of the pipeline, us")
-        for head in STEP_HEADS:
-            table.add_column(head, justify="left" if head == "step" else "right")
-        for step in step_rows(found):
-            table.add_row(*step)
-        lines.append(table)
+        lines.append(_table("steps of the pipeline, us", STEP_HEADS, step_rows(found)))
+    if found.device:
+        lines.append(_table("calls to the device, us", DEVICE_HEADS, device_rows(found)))
     if found.missed:
         lines.append(f"[yellow]{found.missed:,} more passed too fast to be read[/]")
     return Group(*lines)
+
+
+def _table(title: str, heads: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    """Names on the left, figures on the right."""
+    table = Table(title=title)
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def explain_markdown(found: ExplainResult) -> str:
@@ -47,6 +52,9 @@ def explain_markdown(found: ExplainResult) -> str:
     if found.steps:
         steps = [" | ".join(row) for row in (STEP_HEADS, ("---", "---:", "---:", "---:", "---:"), *step_rows(found))]
         parts.append("\n".join(f"| {row} |" for row in steps))
+    if found.device:
+        device = [" | ".join(row) for row in (DEVICE_HEADS, ("---", "---:", "---:"), *device_rows(found))]
+        parts.append("\n".join(f"| {row} |" for row in device))
     if found.missed:
         parts.append(f"{found.missed:,} more passed too fast to be read.")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -72,6 +80,11 @@ def step_rows(found: ExplainResult) -> list[tuple[str, ...]]:
         )
         for step in found.steps or []
     ]
+
+
+def device_rows(found: ExplainResult) -> list[tuple[str, ...]]:
+    """A row for each phase of the calls to a device: its name, the median, and the slowest calls' time."""
+    return [(one.phase.replace("_", " "), count(one.median_us), count(one.slowest_us)) for one in found.device or []]
 
 
 def process_lines(found: ExplainResult) -> list[str]:

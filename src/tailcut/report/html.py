@@ -79,11 +79,18 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
         arms=tune_page.arms_of(result["verification"]) if result["verification"] else (),
         pareto=tune_page.pareto_chart(result),
         noise=tune_page.noise_words(result.get("noise")),
+        titles={name: tune_page.arm_title(name, result) for name in tune_page.ARM_WORDS},
         notes=[
             words
-            for words in (tune_page.retune_words(result), tune_page.cost_words(result), tune_page.memory_words(result))
+            for words in (
+                tune_page.retune_words(result),
+                tune_page.tie_words(result),
+                tune_page.cost_words(result),
+                tune_page.memory_words(result),
+            )
             if words
         ],
+        offers=tune_page.offer_words(result),
         copy=tune_page.copy_words(result),
         strips=strips,
         chart=chart,

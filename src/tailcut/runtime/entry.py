@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,6 @@ from tailcut.runtime.padding import Padding
 from tailcut.runtime.request import Batch, Executor, Lease, Request, ResponseHandler
 from tailcut.runtime.scheduler import Scheduler
 from tailcut.runtime.statistics import ModelStatistics
-from tailcut.runtime.worker_pool import WorkerPool
 from tailcut.spec import ModelSpec
 
 _STEP_BYTES = 256 * 1024  # copied between two pauses
@@ -99,11 +98,13 @@ class ModelEntry:
     Args:
         scheduler: of the model.
         executor: for batches that are computed on the notifying thread.
-        pool: for the others.
+        wake: has the workers look for the others.
         padding: of inputs of different lengths, where the model is padded.
     """
 
-    def __init__(self, scheduler: Scheduler, executor: Executor, pool: WorkerPool, padding: Padding | None) -> None:
+    def __init__(
+        self, scheduler: Scheduler, executor: Executor, wake: Callable[[], None], padding: Padding | None
+    ) -> None:
         self.scheduler = scheduler
         self.spec = scheduler.spec
         self.slab = scheduler.slab
@@ -119,7 +120,7 @@ class ModelEntry:
         self.cancel = scheduler.cancel
         self.withdraw = scheduler.withdraw
         self.executor = executor
-        self._pool = pool
+        self._wake = wake
         self._padding = padding
 
     @property
@@ -190,7 +191,7 @@ class ModelEntry:
         if scheduler.computing >= scheduler.instances:
             return False  # a worker that computes looks again by itself; only an idle one must be told
         if scheduler.dispatch == "worker":
-            self._pool.wake()
+            self._wake()
             return False
         adaptive = scheduler.dispatch == "adaptive"
         # Adaptive: one batch; where each request is one, as many as the loop's time holds.
@@ -206,7 +207,7 @@ class ModelEntry:
             if until_ns and scheduler.postponed_rows and time.monotonic_ns() > until_ns:
                 return True
         if adaptive and scheduler.waiting_rows:
-            self._pool.wake()
+            self._wake()
         return False
 
     def put(self, arrays: Arrays, request: Request, step_bytes: int = 0) -> Generator[None, None, Lease]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from tailcut.batching.forecast import Forecast
 from tailcut.batching.policy import Dispatch, Place, Queue, Wait, decide, place
 from tailcut.batching.queue import PriorityQueue
+from tailcut.batching.routing import Router
 from tailcut.errors import BatchLostError, CapacityError, DeadlineExceededError, QueueFullError, ReleasedError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.admission import Admission
@@ -41,9 +42,11 @@ class Scheduler:
         self.spec = spec
         self.max_batch_size = batching.max_batch_size if spec.batched else 1
         self.dispatch = batching.dispatch
-        self.instances = 1 if self.dispatch == "inline" else settings.engine.instances
+        lanes = lanes_of(settings)
+        self.instances = sum(lanes)
         self.counts = ModelStatistics()
-        self.forecast = Forecast(self.max_batch_size, self.instances)
+        self.forecast = Forecast(self.max_batch_size, lanes[0])
+        self.router = Router(self.max_batch_size, lanes) if len(lanes) > 1 else None
         self.slab = _slab(spec, settings, self.max_batch_size, limits)
         self.queue_rows = self.slab.rows if self.slab is not None else limits.queue_rows
         self.paused = False  # while this process forks
@@ -51,7 +54,7 @@ class Scheduler:
         self.postponed_rows = 0  # of oversized requests, in no part yet
         self.engine_timeout_s = limits.engine_timeout_s
         self._admission = Admission(
-            spec.name, self.forecast, self.queue_rows, limits.queue_rows, self.instances, self.slab is not None
+            spec.name, self.forecast, self.queue_rows, limits.queue_rows, lanes[0], self.slab is not None
         )
         self._max_queue_delay_ns = batching.max_queue_delay_us * 1000
         self._lock = threading.Lock()
@@ -253,10 +256,11 @@ class Scheduler:
 
     # Batches are formed, run by the caller, and finished.
 
-    def next_batch(self, now_ns: int, where: Place = _WORKER) -> Batch | Wait | None:
+    def next_batch(self, now_ns: int, where: Place = _WORKER, lane: int = 0) -> Batch | Wait | None:
         """Form the batch that the policy asks for; the caller must run and finish it.
 
-        A worker computes whatever is ready. With `where` LOOP, None is also returned for what is left to a worker.
+        A worker computes whatever is ready; with several engines (lanes), what its own is expected to end first.
+        With `where` LOOP, None is also returned for what is left to a worker.
         """
         if not self._queue.rows:
             return None
@@ -266,13 +270,15 @@ class Scheduler:
             if self.paused or idle <= 0:
                 return None
             # What would be late already when the batch that leaves now is back takes no other request's place in it.
-            rows = self.forecast.cost.best(-(-self._queue.rows // idle))
-            late = self._take_late(now_ns, int(self.forecast.cost.estimate_ns(rows)))
-            choice = self._decide(now_ns, idle)
+            cost = self.forecast.cost if self.router is None else self.router.lanes[lane].cost
+            late = self._take_late(now_ns, int(cost.estimate_ns(cost.best(-(-self._queue.rows // idle)))))
+            if self.router is None:
+                choice = self._decide(now_ns, idle)
+            else:
+                choice = self.router.decide(lane, self._queue.rows, now_ns)
             if isinstance(choice, Dispatch) and (where is _WORKER or choice.where is where):
-                batch = self._form(self._queue.take(choice.rows), where)
-                first = batch.members[0]
-                self.forecast.formed(first.key, batch.rows, first.ready_ns, now_ns)
+                batch = self._form(self._queue.take(choice.rows), where, lane)
+                self._formed(batch, now_ns)
         if late:
             _fail_late(late)
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
@@ -371,10 +377,10 @@ class Scheduler:
         seen = Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle, self._usual_rows)
         return decide(seen, now_ns, self.forecast.of(head.key), self._max_queue_delay_ns, self.dispatch)
 
-    def _form(self, members: list[Request], where: Place) -> Batch:
+    def _form(self, members: list[Request], where: Place, lane: int = 0) -> Batch:
         for request in members:
             request.running = True
-        batch = Batch(self, members, where)
+        batch = Batch(self, members, where, lane)
         self._running[batch] = None
         slab = self.slab
         if slab is not None:
@@ -385,11 +391,19 @@ class Scheduler:
                 move_rows(slab, batch, _READY, _RUNNING)
         return batch
 
+    def _formed(self, batch: Batch, now_ns: int) -> None:
+        if self.router is not None:
+            self.router.formed(batch.lane, batch, batch.rows, now_ns)
+            if batch.lane != self.router.leading:
+                return
+        first = batch.members[0]
+        self.forecast.formed(first.key, batch.rows, first.ready_ns, now_ns)
+
     def _finish_apart(self, batch: Batch) -> bool:
         with self._lock:
             batch.members = [single for request in batch.members for single in request.singles()]
         for request in tuple(batch.members):
-            alone = Batch(self, [request])
+            alone = Batch(self, [request], lane=batch.lane)
             batch.began_ns = time.monotonic_ns()  # each try has the time that a batch has
             batch.executor.run(alone)
             with self._lock:
@@ -409,6 +423,8 @@ class Scheduler:
             formed.members.remove(batch.members[0])
         if batch is formed or not formed.members:
             del self._running[formed]
+            if self.router is not None:
+                self.router.ended(formed.lane, formed, formed.rows, 0, learn=False)
         return True
 
     def _count(self, batch: Batch, deliveries_left: int) -> None:
@@ -417,9 +433,18 @@ class Scheduler:
         self.counts.batch(batch)
         self._usual_rows += _ROWS_WEIGHT * (batch.rows - self._usual_rows)
         learn, key = batch.error is None, batch.members[0].key
+        if self.router is not None:
+            self.router.ended(batch.lane, batch, batch.rows, batch.ended_ns - batch.began_ns, learn=learn)
+            self.lead()
+            learn = False  # the forecast has the leading lane's cost
         self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
         if self.slab is not None:
             move_rows(self.slab, batch, _RUNNING, _DONE if deliveries_left else _FREE)
+
+    def lead(self) -> None:
+        """Forecast by the lane that computes most: the others only make it sooner."""
+        if self.router is not None:
+            self.forecast.cost = self.router.lanes[self.router.leading].cost
 
     def _learn_promise(self, batch: Batch) -> None:
         first = batch.members[0]
@@ -433,6 +458,8 @@ class Scheduler:
             hung = [batch for batch in self._running if 0 < batch.began_ns < began_before_ns]
             for batch in hung:
                 del self._running[batch]
+                if self.router is not None:
+                    self.router.given_up(batch.lane, batch)
                 for request in batch.members:
                     if not request.cancelled:
                         request.cancelled = True
@@ -474,6 +501,16 @@ class Scheduler:
 
     def _released(self) -> ReleasedError:
         return ReleasedError(f"model {self.spec.name!r} was closed")
+
+
+def lanes_of(settings: Settings) -> tuple[int, ...]:
+    """How many batches compute at a time on each engine that is given batches."""
+    second = settings.batching.second
+    if settings.batching.dispatch == "inline":
+        return (1,)
+    if second is None or second.use != "route":
+        return (settings.engine.instances,)
+    return settings.engine.instances, second.engine.instances
 
 
 def _slab(spec: ModelSpec, settings: Settings, max_batch_size: int, limits: Limits) -> Slab | None:

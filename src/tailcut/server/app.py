@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
+from tailcut.machine.nvml import open_nvml
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.tracing.timeline import Events
 from tailcut.server import metadata
@@ -96,7 +97,11 @@ async def _serve(
         models, events = worker.trails.adopt(models), worker.trails.own_events
     repository = _repository(models, options)
     context = Context(
-        repository, SharedRegions(options.shared_memory), token=options.token, read_token=options.read_token
+        repository,
+        SharedRegions(options.shared_memory),
+        token=options.token,
+        read_token=options.read_token,
+        nvml=open_nvml() if any(one.model.profile.settings.engine.device == "cuda" for one in models) else None,
     )
     context.events = (events,) if worker is None else worker.trails.events
     state = ServerState(

@@ -16,6 +16,7 @@ from tailcut.engines.base import EngineOptions, Form, U8Input
 from tailcut.machine.allocator import Allocator
 from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings
 from tailcut.spec import ModelSpec
+from tailcut.tuner.devices import device_choices, made_valid
 
 BASELINE = Settings()  # what most people run: the engine's defaults, one call a request
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
@@ -52,6 +53,7 @@ class Facts:
         allocators: that can be loaded in place of the C library's.
         engines: that compute files of this kind.
         compiler: whether there is a C++ compiler, which PyTorch compiles programs with.
+        device: where the model is computed; configurations of the CPU are not tried beside those of a device.
     """
 
     spec: ModelSpec
@@ -72,6 +74,7 @@ class Facts:
     allocators: tuple[Allocator, ...] = ()
     engines: tuple[str, ...] = ("onnxruntime", "openvino")
     compiler: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
@@ -84,6 +87,14 @@ def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
 
 def engine_choices(facts: Facts) -> list[EngineOptions]:
     """Engines, precisions, threads and instances: what is measured in process; each kind's first ones come first."""
+    if facts.device == "cuda":
+        base = EngineOptions(
+            name=facts.engines[0],  # type: ignore[arg-type]
+            u8_input=facts.u8_input,
+            outputs=facts.outputs,
+            fixed_dims=facts.fixed_dims,
+        )
+        return list(device_choices(base, lower=facts.lower_precision, convolutions=facts.convolutions))
     shapes = _thread_shapes(facts)
     if "torch" in facts.engines:
         return list(_torch_choices(facts, shapes))
@@ -136,6 +147,7 @@ def _torch_choices(facts: Facts, shapes: list[tuple[int, int]]) -> Iterator[Engi
             layout=layout,  # type: ignore[arg-type]
             threads=threads,
             instances=count,
+            u8_input=facts.u8_input,
             outputs=facts.outputs,
             fixed_dims=facts.fixed_dims,
         )
@@ -254,6 +266,7 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "batching.max_queue_delay_us",
         "batching.bind",
         "batching.padding",
+        "engine.cuda",
         "engine.graph",
         "engine.outputs",
         "engine.fixed_dims",
@@ -266,6 +279,7 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "engine.spin_us",
         "engine.pinning",
         "batching.dispatch",
+        "batching.second",
         "io.busy_poll_us",
     ),
     "simd": ("engine.name", "engine.precision", "engine.compiler", "engine.device"),
@@ -306,6 +320,8 @@ def with_fields(settings: Settings, other: Settings, fields: tuple[str, ...]) ->
         settings = changed(settings, engine={"instances": 1})
     if settings.batching.dispatch == "inline" and settings.batching.max_queue_delay_us:
         settings = changed(settings, batching={"max_queue_delay_us": 0})
-    if settings.engine.name not in {"openvino", "torch"} and settings.engine.precision in {"bf16", "f16"}:
+    settings = made_valid(settings)
+    on_cpu = settings.engine.device == "cpu"
+    if on_cpu and settings.engine.name not in {"openvino", "torch"} and settings.engine.precision in {"bf16", "f16"}:
         settings = changed(settings, engine={"precision": "f32"})
     return settings

@@ -42,6 +42,15 @@ class StepTimes(_Value, frozen=True):
     slowest_compute_us: float
 
 
+class DevicePhase(_Value, frozen=True):
+    """A phase of the newest calls to a device: copy_in, launch, compute or copy_out."""
+
+    phase: str
+    calls: int
+    median_us: float
+    slowest_us: float  # of the slowest 1 % of the calls
+
+
 class Coincidence(_Value, frozen=True):
     """Events of one kind, and the share of requests that they overlapped."""
 

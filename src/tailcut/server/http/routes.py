@@ -110,8 +110,8 @@ def _tail(context: Context, name: str, version: str = "") -> bytes:
     events = context.events_since(int(records[:, 0].min())) if len(records) else []
     found = explain(records, events, max_batch_size=served.entry.max_batch_size)
     answer = msgspec.to_builtins(found) | {"model": served.name}
-    steps = served.model.stage_times()
-    return _json(answer | ({"steps": msgspec.to_builtins(steps)} if steps else {}))
+    more = {"steps": served.model.stage_times(), "device": served.model.device_times()}
+    return _json(answer | {name: msgspec.to_builtins(rows) for name, rows in more.items() if rows})
 
 
 def _trail(context: Context, name: str, *rest: str) -> bytes:
@@ -178,7 +178,7 @@ def _no_cuda_unregister(_context: Context, _body: bytes, _name: str = "") -> byt
 
 def _metrics(context: Context) -> bytes:
     rows = {(served.name, served.version): served.model.rows.rows.value for served in context.models}
-    return reply(200, render(*context.counted(), rows), content_type=METRICS_TYPE)
+    return reply(200, render(*context.counted(), rows, context.devices()), content_type=METRICS_TYPE)
 
 
 def _openapi(_context: Context) -> bytes:
