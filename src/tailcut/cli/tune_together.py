@@ -135,6 +135,7 @@ def _write(outcome: "JointOutcome", asked: dict[str, Any], files: JointFiles) ->
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.report.html import render_together_html
     from tailcut.runtime.profile import copy_path
+    from tailcut.tuner.service import service_evidence
     from tailcut.tuner.together.result import joint_evidence, joint_result, together_of
 
     machine = fingerprint()
@@ -153,7 +154,7 @@ def _write(outcome: "JointOutcome", asked: dict[str, Any], files: JointFiles) ->
             profile,
             together=together_of(outcome, number),
             machine=machine,
-            evidence=joint_evidence(found, number),
+            evidence=joint_evidence(found, number) | service_evidence(_journal(file), profile),
         )
         profile.save(file)
         found["models"][number]["profile"] = str(file)
