@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from tailcut.kernels import cluster as kernel
+from tailcut.kernels import balancing
+from tailcut.kernels.cluster import advance
 from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of, worth_taking
 
 Routing = Literal["random", "round-robin", "least-loaded", "two-choices"]
@@ -52,18 +53,18 @@ def without_client(configuration: Configuration) -> Configuration:
     return replace(configuration, way_in=replace(configuration.way_in, client_ns=0, client_pass_ns=0))
 
 
-def tables_of(cluster: Cluster) -> kernel.Tables:
+def tables_of(cluster: Cluster) -> balancing.Tables:
     """What the kernel takes of a cluster."""
     configuration = without_client(cluster.configuration)
     service = configuration.service
     best, estimate = worth_taking(service, configuration.max_batch_size)
-    shape = np.zeros(kernel.SHAPES, np.int64)
-    shape[kernel.DISPATCH] = DISPATCH[configuration.dispatch]
-    shape[kernel.INSTANCES], shape[kernel.THREADS] = configuration.instances, service.threads
-    shape[kernel.QUEUE], shape[kernel.ROUTING] = configuration.queue_rows, ROUTINGS[cluster.routing]
-    shape[kernel.HEDGE] = cluster.hedge_ns
+    shape = np.zeros(balancing.SHAPES, np.int64)
+    shape[balancing.DISPATCH] = DISPATCH[configuration.dispatch]
+    shape[balancing.INSTANCES], shape[balancing.THREADS] = configuration.instances, service.threads
+    shape[balancing.QUEUE], shape[balancing.ROUTING] = configuration.queue_rows, ROUTINGS[cluster.routing]
+    shape[balancing.HEDGE] = cluster.hedge_ns
     sizes, times = np.array(service.sizes, np.int64), np.array(service.quantiles_ns, np.float64)
-    return kernel.Tables(costs_of(configuration), shape, sizes, times, best, estimate, float(configuration.cores))
+    return balancing.Tables(costs_of(configuration), shape, sizes, times, best, estimate, float(configuration.cores))
 
 
 def simulate_cluster(
@@ -79,13 +80,13 @@ def simulate_cluster(
     """
     arrivals, hedged = np.array(arrivals_ns, np.int64), cluster.hedge_ns > 0
     configuration = cluster.configuration
-    state = kernel.new_state(len(arrivals), cluster.servers, cluster.servers, configuration.instances, hedged=hedged)
-    kernel.seed_draws(seed)
-    kernel.advance(tables_of(cluster), state, arrivals, kernel.FAR)
+    state = balancing.new_state(len(arrivals), cluster.servers, cluster.servers, configuration.instances, hedged=hedged)
+    balancing.seed_draws(seed)
+    advance(tables_of(cluster), state, arrivals, balancing.FAR)
     return outcome(state, arrivals, round(warmup * len(arrivals)), cluster.servers * configuration.cores)
 
 
-def outcome(state: kernel.State, arrivals: np.ndarray, first: int, cores: float) -> ClusterPrediction:
+def outcome(state: balancing.State, arrivals: np.ndarray, first: int, cores: float) -> ClusterPrediction:
     """What a simulation that has ended found for the requests from `first` on.
 
     Args:
@@ -95,16 +96,16 @@ def outcome(state: kernel.State, arrivals: np.ndarray, first: int, cores: float)
         cores: of all servers.
     """
     prediction = counted(arrivals[first:], state.answered[first:], state.totals.sum(axis=0))
-    busy_ns = float(state.totals[:, : kernel.BATCHES].sum())
-    length_ns = max(kernel.drained_at(state) - int(arrivals[0]), 1) if len(arrivals) else 1
-    return ClusterPrediction(prediction, min(1.0, busy_ns / (length_ns * cores)), kernel.hedged_of(state))
+    busy_ns = float(state.totals[:, : balancing.BATCHES].sum())
+    length_ns = max(balancing.drained_at(state) - int(arrivals[0]), 1) if len(arrivals) else 1
+    return ClusterPrediction(prediction, min(1.0, busy_ns / (length_ns * cores)), balancing.hedged_of(state))
 
 
 def counted(arrivals: np.ndarray, answered: np.ndarray, totals: np.ndarray) -> Prediction:
     """The latencies of some requests; `totals` are CPU ns of loops and engines, and batches."""
-    served = (answered >= 0) & (answered < kernel.FAR)
+    served = (answered >= 0) & (answered < balancing.FAR)
     latencies = (answered - arrivals)[served]
     duration_ns = int(max(answered[served].max(initial=0), arrivals[-1])) - int(arrivals[0]) if len(arrivals) else 0
-    loop_s, engine_s = totals[kernel.LOOP_NS] / 1e9, totals[kernel.ENGINE_NS] / 1e9
-    refused, batches = int((~served).sum()), int(totals[kernel.BATCHES])
+    loop_s, engine_s = totals[balancing.LOOP_NS] / 1e9, totals[balancing.ENGINE_NS] / 1e9
+    refused, batches = int((~served).sum()), int(totals[balancing.BATCHES])
     return Prediction(latencies, refused, duration_ns / 1e9, loop_s, engine_s, batches)
