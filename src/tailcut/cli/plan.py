@@ -55,9 +55,9 @@ def plan(
         str,
         typer.Option(
             metavar="RULES",
-            help="With --trace: rules of the autoscaler: utilisation=T or queue=T, start, down, every, min, max.",
+            help="With --trace: the autoscaler's utilisation=T or queue=T (its target), start, down, every, min, max.",
         ),
-    ] = "utilisation=0.6,start=30s,down=5m,every=15s",
+    ] = "start=30s,down=5m,every=15s",
     headroom: Annotated[
         float, typer.Option(help="Share of the rate that has to fit as well.", min=0.0, max=100.0)
     ] = 0.2,

@@ -22,6 +22,7 @@ from tailcut.planning.demand import Limit
 
 _SHOWN = 288  # points of the course, at most: every five minutes of a day
 _TOLERANCE = 0.1
+_USUAL = 0.6  # of the utilisation that saturated replicas reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Rules:
 
     Args:
         metric: the mean of the cores' utilisation (0 to 1), or of requests in flight at each replica.
-        target: of the metric.
+        target: of the metric; 0: for utilisation six tenths of what saturated replicas reach.
         every_s: between decisions.
         start_s: until a new replica takes requests.
         down_s: of the window whose highest desire counts when replicas are removed.
@@ -38,12 +39,17 @@ class Rules:
     """
 
     metric: Literal["utilisation", "queue"] = "utilisation"
-    target: float = 0.6
+    target: float = 0.0
     every_s: float = 15.0
     start_s: float = 30.0
     down_s: float = 300.0
     least: int = 1
     most: int = 0  # 0: as many as the busiest minute needs
+
+    def resolved(self, replicas: int, saturated: float) -> "Rules":
+        """The rules with what was left open: so many replicas at most, and a target below the saturated utilisation."""
+        target = self.target or _USUAL * saturated
+        return replace(self, target=target, most=self.most or max(replicas, self.least))
 
     def desired(self, replicas: int, value: float) -> int:
         """How many replicas the metric asks for."""
@@ -95,7 +101,7 @@ class Course:
 
 
 def parse_rules(text: str, duration: Callable[[str], float]) -> Rules:
-    """Rules from `utilisation=0.6,start=30s,down=5m,every=15s,min=1,max=20`, or with `queue=4`; all may be left out.
+    """Rules from `utilisation=0.5,start=30s,down=5m,every=15s,min=1,max=20`, or with `queue=4`; all may be left out.
 
     Raises:
         UsageError: an unknown name, or a value that is none.
@@ -105,7 +111,7 @@ def parse_rules(text: str, duration: Callable[[str], float]) -> Rules:
         name, _, value = part.partition("=")
         if name not in {"utilisation", "queue", "start", "down", "every", "min", "max"}:
             raise UsageError(
-                f"--autoscale: unknown rule {name!r}: write utilisation=0.6,start=30s,down=5m,min=1,max=20"
+                f"--autoscale: unknown rule {name!r}: write utilisation=0.5,start=30s,down=5m,min=1,max=20"
             )
         values[name] = value
     if "utilisation" in values and "queue" in values:
@@ -113,14 +119,15 @@ def parse_rules(text: str, duration: Callable[[str], float]) -> Rules:
     metric: Literal["utilisation", "queue"] = "queue" if "queue" in values else "utilisation"
     rules = Rules(
         metric,
-        _number(metric, values.get(metric, "0.6")),
+        _number(metric, values.get(metric, "0")),
         duration(values.get("every", "15s")),
         duration(values.get("start", "30s")),
         duration(values.get("down", "5m")),
         round(_number("min", values.get("min", "1"))),
         round(_number("max", values.get("max", "0"))),
     )
-    if rules.target <= 0 or rules.every_s <= 0 or rules.least < 1 or (metric == "utilisation" and rules.target > 1):
+    wrong = metric in values and rules.target <= 0
+    if wrong or rules.every_s <= 0 or rules.least < 1 or (metric == "utilisation" and rules.target > 1):
         raise UsageError("--autoscale: targets and every must be greater than 0, utilisation at most 1, min at least 1")
     if rules.most and rules.most < rules.least:
         raise UsageError("--autoscale: max must be at least min")
@@ -203,7 +210,7 @@ def simulate_autoscaler(cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules,
     Args:
         cluster: of one replica, with routing and hedging.
         arrivals_ns: int64, ascending, from the beginning of the recording.
-        rules: of the autoscaler; `most` is set.
+        rules: of the autoscaler; `most` and `target` are set.
         limit: that requests have to meet.
         seed: of service times and routing.
     """

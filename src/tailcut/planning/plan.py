@@ -1,7 +1,7 @@
 """A plan from measurements and demand to a result: search, curve, losses, price, and an autoscaler's course. Pure."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -124,26 +124,17 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
         raise UsageError(f"{needed:,} replicas and {wanted.failures:,} more are over the {MOST_REPLICAS:,} simulated")
     found = question.expect(replicas, rate)
     tell("simulating the curve of rate against replicas")
-    curve = [
-        CurvePoint(
-            count,
-            count * wanted.replica_cores,
-            round(highest_rate(question.expect, count, question.capacity, 1.1 * headroom * count / needed), 2),
-        )
-        for count in curve_points(replicas)
-    ]
+    curve = _curve(wanted, question, replicas, max(1.1 * headroom / needed, (needed == 1) * 0.7 * question.capacity))
     counts = range(1, max(wanted.failures, _SHOWN_LOSSES) + 1)
     lost = losses(question.expect, replicas, rate, counts)
     course = None
     if wanted.rules is not None and question.arrivals_ns is not None:
         tell("simulating the autoscaler")
-        rules = wanted.rules if wanted.rules.most else replace(wanted.rules, most=max(replicas, wanted.rules.least))
-        cluster = question.cluster
-        course = _autoscaled(
-            simulate_autoscaler(cluster, question.arrivals_ns, rules, wanted.limits[0], wanted.seed),
-            rules,
-            replicas * int(question.arrivals_ns[-1]) / 3.6e12,
-        )
+        saturated = question.expect(1, 2 * question.capacity).utilisation
+        rules = wanted.rules.resolved(replicas, saturated)
+        fixed_hours = replicas * int(question.arrivals_ns[-1]) / 3.6e12
+        scaled = simulate_autoscaler(question.cluster, question.arrivals_ns, rules, wanted.limits[0], wanted.seed)
+        course = _autoscaled(scaled, rules, fixed_hours, saturated)
     return PlanResult(
         models=_models(wanted, question, found),
         replicas=replicas,
@@ -161,6 +152,14 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
         assumptions=_assumptions(wanted, replicas, found),
         command=wanted.command,
     )
+
+
+def _curve(wanted: Wanted, question: _Question, replicas: int, each: float) -> list[CurvePoint]:
+    """The highest rates, around the planned number; `each` is what a replica carries by a guess."""
+    rates = {
+        count: highest_rate(question.expect, count, question.capacity, each * count) for count in curve_points(replicas)
+    }
+    return [CurvePoint(count, count * wanted.replica_cores, round(float(rate), 2)) for count, rate in rates.items()]
 
 
 def _question(wanted: Wanted) -> _Question:
@@ -210,7 +209,7 @@ def _checked_lone(name: str, configuration: Configuration, limit: Limit, seed: i
 
 
 def _finite(value: float, digits: int = 4) -> float | None:
-    return round(value, digits) if np.isfinite(value) else None
+    return round(float(value), digits) if np.isfinite(value) else None
 
 
 def _predicted(one: Figures) -> Predicted:
@@ -219,7 +218,7 @@ def _predicted(one: Figures) -> Predicted:
         _finite(one.p50_ms),
         _finite(one.p99_ms),
         _finite(one.at_ms),
-        round(one.goodput, 2),
+        round(float(one.goodput), 2),
         _finite(one.utilisation),
         one.within,
     )
@@ -258,10 +257,11 @@ def _price(price: float | None, replicas: int, found: Figures) -> Price | None:
     return Price(price, round(hour, 4), round(hour * _MONTH_H, 2), million)
 
 
-def _autoscaled(course: Course, rules: Rules, fixed_hours: float) -> Autoscaled:
+def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: float) -> Autoscaled:
     return Autoscaled(
         metric=rules.metric,
-        target=rules.target,
+        target=round(rules.target, 3),
+        saturated=round(saturated, 3),
         every_s=rules.every_s,
         start_s=rules.start_s,
         down_s=rules.down_s,

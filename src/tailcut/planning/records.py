@@ -75,6 +75,7 @@ class Autoscaled(Record, frozen=True):
 
     metric: str
     target: float
+    saturated: float  # utilisation of a replica that always has more to do: a target above it is never reached
     every_s: float
     start_s: float
     down_s: float

@@ -91,11 +91,13 @@ def scaling_words(found: Autoscaled | None) -> str:
     if found is None:
         return ""
     saved = 1 - found.replica_hours / found.fixed_replica_hours if found.fixed_replica_hours else 0.0
+    unreached = found.metric == "utilisation" and found.target >= found.saturated
+    words = f"; a replica's cores are never more than {100 * found.saturated:.0f} % busy: lower the target" * unreached
     target = f"{found.target:g} {'of the cores' if found.metric == 'utilisation' else 'requests in flight'}"
     return (
         f"autoscaler (target {target}): {found.missed:,} of {found.requests:,} requests missed the limit "
         f"({100 * found.missed_share:.3g} %); {found.replica_hours:,.4g} replica hours, {_than(saved)} than with "
-        f"a fixed number; at most {found.highest} replicas, {found.changes} changes"
+        f"a fixed number; at most {found.highest} replicas, {found.changes} changes{words}"
     )
 
 
