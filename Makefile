@@ -13,6 +13,8 @@ TESTS ?= tests
 # One more than there are CPUs: four tenths of the time of a test are waiting.
 JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST := $(BIN)/python -m pytest
+# The files that have such tests, so that the other three hundred are not imported just to find that they have none.
+SERIAL = $(if $(findstring ::,$(TESTS)),,$(shell grep -rlE --include='*.py' '^@pytest\.mark\.serial' $(TESTS)))
 
 # Container images set it; the hundreds of processes that the tests start would each compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -54,8 +56,9 @@ demo: $(READY)
 # What fails among others is run once more by itself, and has to pass then: both runs are printed.
 test: $(READY)
 	@status=0; none=0; \
-	for kind in '-m serial' '-m "not serial" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
-		eval "$(PYTEST) $(TESTS) $$kind"; code=$$?; \
+	for kind in '$(or $(SERIAL),$(TESTS)) -m serial' \
+		'$(TESTS) -m "not serial" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
+		eval "$(PYTEST) $$kind"; code=$$?; \
 		if [ $$code = 1 ]; then \
 			echo "once more, alone:"; \
 			$(PYTEST) $(TESTS) --last-failed --last-failed-no-failures none; code=$$?; \

@@ -26,7 +26,7 @@ class TailcutError(Exception):
     code: ClassVar[Code] = Code.INTERNAL
 
     def without_frames(self) -> Self:
-        """Itself, without the calls in which it was raised: who keeps it is mostly a local variable of one of them.
+        """Itself, without the calls in which it was raised: what keeps it is mostly a local variable of one of them.
 
         Such a circle is freed by a full collection only, which holds up everything else in the process.
         """

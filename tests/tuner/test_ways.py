@@ -1,14 +1,19 @@
 """The costs of the way in, from loads of a server of which all costs are known."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.engines.models import perceptron
 
 from tailcut.lab.load import LoadResult
 from tailcut.machine.process import ProcessCost
+from tailcut.tuner.learning import facts_of, learn
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import WayIn
-from tailcut.tuner.ways import MANY, Probe, way_in
+from tailcut.tuner.ways import MANY, PROBED, Probe, measure_ways, way_in, way_settings
 
 
 def closed(rate: float, latency_ns: float, client_ns: float = 0.0) -> LoadResult:
@@ -46,3 +51,19 @@ def test_noise_makes_no_negative_costs() -> None:
     odd = Probe(closed(1e5, 8000), cost, closed(20_000, 0), closed(50_000, 0))
     way = way_in(odd, odd)
     assert min(way.receive_ns, way.answer_ns, way.batch_ns, way.pass_ns, way.wake_ns, way.outside_ns) >= 0
+
+
+def test_what_real_servers_cost(tmp_path: Path) -> None:
+    """Nanoseconds for each part, with an engine that computes nothing; only a worker thread has to be woken."""
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    learned = learn(Wanted(path), 1.0, lambda event: None)
+    facts = facts_of(Wanted(path), learned)
+    servers = Servers(path, learned.spec, learned.requests)
+    try:
+        ways = measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 0.9)
+    finally:
+        servers.keep()
+    for way in ways.values():
+        assert 200 < way.receive_ns + way.answer_ns < 2_000_000
+        assert min(way.batch_ns, way.pass_ns, way.wake_ns, way.outside_ns) >= 0
+    assert ways["inline"].wake_ns == 0

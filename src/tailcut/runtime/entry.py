@@ -136,7 +136,11 @@ class ModelEntry:
             InvalidInputError: inputs that are padded differ in length.
             ReleasedError: the model was closed.
         """
-        without_pauses(self._start(arrays, request, 0))
+        if self.slab is None and request.count <= self.max_batch_size:
+            self.admit(request.count, request.deadline_ns, request.priority)
+            self.settle(self._lend_loose(arrays, request), request.count, request)
+        else:
+            without_pauses(self._start(arrays, request, 0))
 
     def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
         """As `start`, with a pause after every 256 KB that are copied into rows, and after each part of more than that.
@@ -165,12 +169,13 @@ class ModelEntry:
         Raises:
             ReleasedError: the model was closed; the rows have gone back.
         """
-        batch = self.scheduler.settle(lease, filled, request, at_once=at_once)
+        scheduler = self.scheduler
+        batch = scheduler.settle(lease, filled, request, at_once=at_once)
         if batch is None:
             return filled > 0
         self.executor.run(batch)
-        self.scheduler.finish(batch)
-        return self.scheduler.waiting_rows > 0
+        scheduler.finish(batch, all_here=True)
+        return scheduler.waiting_rows > 0
 
     def notify(self, until_ns: int = 0) -> bool:
         """Have what is ready computed: here and now, or by an idle worker.
@@ -214,15 +219,10 @@ class ModelEntry:
             ReleasedError: the model was closed.
         """
         slab = self.slab
+        if slab is None:
+            return self._lend_loose(arrays, request)
         steps = bool(step_bytes) and sum(array.nbytes for array in arrays.values()) > step_bytes
         lease = self.lend(request.count, apart=steps)
-        if slab is None:
-            request.arrays = arrays
-            if self._padding is None:
-                request.key = row_key(self.spec, arrays)
-            else:
-                request.key, request.length = self._padding.place(arrays)
-            return lease
         start, end = lease.row, lease.row + lease.rows
         try:
             for target, source in zip(slab.inputs, arrays.values(), strict=True):
@@ -236,6 +236,16 @@ class ModelEntry:
         except BaseException:  # the request is given up
             self.settle(lease, 0, None)
             raise
+        return lease
+
+    def _lend_loose(self, arrays: Arrays, request: Request) -> Lease:
+        """Keep arrays in the request, which shares a batch with those of equal keys."""
+        lease = self.lend(request.count)
+        request.arrays = arrays
+        if self._padding is None:
+            request.key = row_key(self.spec, arrays)
+        else:
+            request.key, request.length = self._padding.place(arrays)
         return lease
 
     def _start(self, arrays: Arrays, request: Request, step_bytes: int) -> Generator[None, None, None]:

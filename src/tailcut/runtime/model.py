@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -34,12 +35,13 @@ from tailcut.runtime.opening.measured import BUDGET_S, open_measured, surroundin
 from tailcut.runtime.opening.row_proof import settle_rows
 from tailcut.runtime.opening.warmup import Step, WarmUp, WarmUpPlan, warm_up
 from tailcut.runtime.padding import Padding, plan_padding
-from tailcut.runtime.profile import Profile, with_batching
+from tailcut.runtime.profile import Profile, is_pipeline, with_batching
 from tailcut.runtime.request import Executor
 from tailcut.runtime.rows import Batching, RowDecision
 from tailcut.runtime.scheduler import Scheduler, lanes_of
 from tailcut.runtime.second import load_second, open_second
 from tailcut.runtime.settings import SecondEngine
+from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.runtime.worker_pool import Watchdog, WorkerPool
 from tailcut.spec import ModelSpec
 
@@ -112,7 +114,7 @@ class Model:
 
         Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TFLite, Paddle, and
         PyTorch programs (.pt2, of `torch.export.save`); a program that could run code of its own needs `trust`. A
-        pipeline comes as a `tailcut.pipelines.model.PipelineModel`, which has the same methods for its users.
+        pipeline, and a profile of one, comes as a `tailcut.pipelines.model.PipelineModel`, which has the same methods.
 
         `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
         None leaves it to the profile.
@@ -131,6 +133,9 @@ class Model:
             pipeline: Self = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits)
             return pipeline
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
+        if profile.is_of_pipeline:
+            tuned: Self = import_module("tailcut.pipelines.model").PipelineModel.of_profile(profile, limits=limits)
+            return tuned
         if trust:
             trust_file(Path(profile.model.path))
         if batching is not None:
@@ -234,13 +239,15 @@ class Model:
         """The counts of each stage of a pipeline; a model has none."""
         return {}
 
-    def stage_times(self) -> list[dict[str, Any]]:
+    def stage_times(self) -> list[StepTimes]:
         """How long a pipeline's requests are in each stage; a model has none."""
         return []
 
-    def device_times(self) -> list[dict[str, Any]]:
+    def device_times(self) -> list[DevicePhase]:
         """The time in each phase of the newest calls to a device; nothing for an engine on the CPU."""
-        return self._engine.phases.summary() if isinstance(self._engine, Timed) else []
+        return (
+            msgspec.convert(self._engine.phases.summary(), list[DevicePhase]) if isinstance(self._engine, Timed) else []
+        )
 
     def describe_stages(self) -> str:
         """A pipeline's stages as one line; a model has none."""
@@ -397,9 +404,3 @@ def is_profile(path: Path) -> bool:
 def is_bare(source: str) -> bool:
     """Whether a source is a model without a profile, whose settings are chosen by measuring."""
     return not is_profile(Path(source)) and not is_pipeline(source)
-
-
-def is_pipeline(source: str) -> bool:
-    """Whether a source names a pipeline: a Python file and a variable in it, as in `embed.py:pipeline`."""
-    file, colon, _ = source.rpartition(":")
-    return file.endswith(".py") or (not colon and source.endswith(".py"))

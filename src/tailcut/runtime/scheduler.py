@@ -30,6 +30,8 @@ _log = logging.getLogger("tailcut")
 _GAP_WEIGHT = 0.05  # of the newest gap between arrivals
 _ROWS_WEIGHT = 0.1  # of the newest batch
 _LOOP, _WORKER = Place.LOOP, Place.WORKER
+_FREE, _FILLING, _READY = RowState.FREE, RowState.FILLING, RowState.READY
+_RUNNING, _DONE, _ABANDONED = RowState.RUNNING, RowState.DONE, RowState.ABANDONED
 
 
 class Scheduler:
@@ -169,9 +171,13 @@ class Scheduler:
                 if request is not None and filled:
                     raise self._released()
                 return None
-            if slab is not None:
-                slab.settle(*lease, filled)
-            request.row = lease.row
+            request.row = row = lease.row
+            if slab is None:
+                pass
+            elif filled == lease.rows:
+                slab.move(row, filled, _FILLING, _READY)
+            else:
+                slab.settle(row, lease.rows, filled)
             request.ready_ns = now = time.monotonic_ns()
             if at_once and self._may_bypass(request):
                 batch = self._form([request], _LOOP)
@@ -277,20 +283,24 @@ class Scheduler:
             _fail_late(late)
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
 
-    def finish(self, batch: Batch) -> bool:
+    def finish(self, batch: Batch, *, all_here: bool = False) -> bool:
         """Count a batch that has been run, and have it answered; where it failed, each of its requests is tried alone.
 
         What the loop computed for its own clients alone is answered first, and counted while the clients work.
+
+        Args:
+            batch: that was formed here.
+            all_here: all of its requests are known to be this thread's.
 
         Returns:
             Whether it was still running: False where it had been given up, and its requests were answered then.
         """
         if batch.error is not None and batch.requests > 1 and not isinstance(batch.error, BatchLostError):
             return self._finish_apart(batch)
-        if batch.place is _LOOP and batch.is_all_here():
+        if batch.place is _LOOP and (all_here or batch.is_all_here()):
             with self._lock:
-                if not self._end(batch, batch):
-                    return False
+                if self._running.pop(batch, batch) is batch:
+                    return self._end(batch, batch)  # it was given up
             try:
                 batch.hand_out(batch.members[0].delivery)
             finally:
@@ -313,7 +323,7 @@ class Scheduler:
             self._learn_promise(batch)
             batch.deliveries_left -= 1
             if batch.deliveries_left == 0 and self.slab is not None:
-                move_rows(self.slab, batch, RowState.DONE, RowState.FREE)
+                move_rows(self.slab, batch, _DONE, _FREE)
 
     def expire(self) -> list[Batch]:
         """Give up the batches whose engine hangs, which are returned, and fail the requests that waited too long."""
@@ -372,9 +382,13 @@ class Scheduler:
             request.running = True
         batch = Batch(self, members, where, lane)
         self._running[batch] = None
-        if self.slab is not None:
-            self.slab.close_block()
-            move_rows(self.slab, batch, RowState.READY, RowState.RUNNING)
+        slab = self.slab
+        if slab is not None:
+            slab.close_block()
+            if batch.start >= 0:  # what waits has not been cancelled
+                slab.move(batch.start, batch.rows, _READY, _RUNNING)
+            else:
+                move_rows(slab, batch, _READY, _RUNNING)
         return batch
 
     def _formed(self, batch: Batch, now_ns: int) -> None:
@@ -403,7 +417,7 @@ class Scheduler:
         """Take a batch off the running ones; False when the batch it was formed as has been given up meanwhile."""
         if formed not in self._running:
             if self.slab is not None:
-                move_rows(self.slab, formed, RowState.RUNNING, RowState.FREE)
+                move_rows(self.slab, formed, _RUNNING, _FREE)
             return False
         if batch is not formed:
             formed.members.remove(batch.members[0])
@@ -425,7 +439,7 @@ class Scheduler:
             learn = False  # the forecast has the leading lane's cost
         self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
         if self.slab is not None:
-            move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE if deliveries_left else RowState.FREE)
+            move_rows(self.slab, batch, _RUNNING, _DONE if deliveries_left else _FREE)
 
     def lead(self) -> None:
         """Forecast by the lane that computes most: the others only make it sooner."""
@@ -472,13 +486,13 @@ class Scheduler:
         return late
 
     def _quarantine(self, request: Request) -> None:
-        if request.row >= 0 and self.slab is not None and self.slab.state(request.row) is RowState.RUNNING:
-            self.slab.move(request.row, request.count, RowState.RUNNING, RowState.ABANDONED)
+        if request.row >= 0 and self.slab is not None and self.slab.state(request.row) is _RUNNING:
+            self.slab.move(request.row, request.count, _RUNNING, _ABANDONED)
 
     def _free(self, request: Request) -> None:
         """Give back the rows of a request that was queued and will not be computed."""
         if request.row >= 0 and self.slab is not None:
-            self.slab.move(request.row, request.count, RowState.READY, RowState.FREE)
+            self.slab.move(request.row, request.count, _READY, _FREE)
 
     def _full(self, requests: int = 1) -> QueueFullError:
         error = self._admission.full(self._queue.rows, time.monotonic_ns())

@@ -8,6 +8,7 @@ import msgspec
 from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.errors import UnsupportedError
 from tailcut.machine.allocator import Allocator
+from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.rows import RowsSetting
 
 _MOST_BUCKETS = 64
@@ -81,17 +82,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     batching: BatchingSettings = BatchingSettings()
     memory: MemorySettings = MemorySettings()
     io: IoSettings = IoSettings()
+    pipeline: PipelineSettings | None = None  # of its steps, where it is a pipeline that was tuned
 
     def describe(self, base: "Settings | None" = None) -> str:
         """The settings that differ from `base` (default: the defaults), as `engine.threads=2 io.workers=2`."""
         base = base or Settings()
         mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(base)
-        return " ".join(
+        words = [
             f"{section}.{key}={_brief(value)}"
             for section, values in mine.items()
+            if section != "pipeline"
             for key, value in values.items()
             if value != theirs[section][key]
-        )
+        ]
+        steps = "" if self.pipeline is None else self.pipeline.describe(base.pipeline)
+        return " ".join([*words, steps] if steps else words)
 
 
 def check(settings: Settings) -> None:
@@ -119,6 +124,10 @@ def check(settings: Settings) -> None:
             parse_fixed_dim(text)
         except UnsupportedError as error:
             raise ValueError(f"settings.engine.{error}") from None
+    for stage in () if settings.pipeline is None else settings.pipeline.stages:
+        limits[f"pipeline: {stage.name}: workers"] = (stage.workers, 1, 256)
+        limits[f"pipeline: {stage.name}: max_batch_size"] = (stage.max_batch_size, 1, 65536)
+        limits[f"pipeline: {stage.name}: max_queue_delay_us"] = (stage.max_queue_delay_us, 0, 10_000_000)
     padding = settings.batching.padding
     if padding is not None:
         buckets = padding.buckets

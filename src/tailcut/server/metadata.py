@@ -42,7 +42,7 @@ def server() -> dict[str, Any]:
 
 
 def trail(served: ServedModel, piece: Piece, events_since: Callable[[int], list[Event]]) -> dict[str, Any]:
-    """The requests that a reader has read from their trails, where to read on, and what happened since."""
+    """The requests that a reader has read from their traces, where to read on, and what happened since."""
     records = piece.records[-_TRAIL_MOST:]
     begun = int(records[:, 0].min()) if len(records) else time.monotonic_ns()
     return {
@@ -56,7 +56,7 @@ def trail(served: ServedModel, piece: Piece, events_since: Callable[[int], list[
 
 
 def _cursor(ends: Sequence[int]) -> str:
-    """A number for each process that has ever answered: the rest of a trail's path."""
+    """A number for each process that has ever answered: the rest of a trace's path."""
     used = max([1, *(number + 1 for number, end in enumerate(ends) if end)])
     return ".".join(map(str, ends[:used]))
 

@@ -123,7 +123,7 @@ class _Collector:
         yield GaugeMetricFamily("tailcut_connections_express", fast_path, counts.fast_path)
         yield CounterMetricFamily("tailcut_connections_accepted", "Connections since the start", counts.accepted)
         yield GaugeMetricFamily("tailcut_body_buffer_bytes", "Bodies in buffers of their own", counts.buffered_bytes)
-        dropped = "Log lines that were not written: nobody read them, or there were too many of a kind"
+        dropped = "Log lines that were not written: the log was not read, or there were too many of a kind"
         yield CounterMetricFamily("tailcut_log_lines_dropped", dropped, counts.log_lines_dropped)
         stall = "Longest time that the event loop was late for a timer"
         yield GaugeMetricFamily("tailcut_loop_longest_stall_seconds", stall, counts.loop_stall_ns / 1e9)

@@ -1,4 +1,4 @@
-"""The models of a repository, opened when they are asked for, and what has changed there since the last look."""
+"""The models of a repository, opened on request, and what has changed there since the last check."""
 
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
-"""What a configuration means here: settings of a profile, and a line for each field that means something else. Pure.
+"""What a configuration means here: settings of a profile, and a line for each field with another meaning. Pure.
 
-A repository is written for another server. What Tailcut has, it takes over; what it does in its own way, it says in one
-line; what would change answers (optional inputs, sequences, decoupled models), it refuses.
+A repository is written for another server. Options that Tailcut has are applied; for options that it handles
+differently, one line says how; options that would change outputs (optional inputs, sequences, decoupled models) are
+refused.
 """
 
 import re

@@ -58,7 +58,7 @@ class Source:
     @property
     def is_pipeline(self) -> bool:
         """Whether it is a Python file and a variable in it."""
-        from tailcut.runtime.model import is_pipeline
+        from tailcut.runtime.profile import is_pipeline
 
         return is_pipeline(self.path)
 
