@@ -220,7 +220,7 @@ class ModelEntry:
             if self._padding is None:
                 request.key = row_key(self.spec, arrays)
             else:
-                request.key, request.length = self._padding.place(arrays)
+                request.key, request.lengths = self._padding.place(arrays)
             return lease
         start, end = lease.row, lease.row + lease.rows
         try:

@@ -18,7 +18,7 @@ import msgspec
 
 from tailcut.engines.files import default_engine
 from tailcut.errors import TailcutError, UsageError
-from tailcut.lab.payload import Wire, ask, infer_once, model_path
+from tailcut.lab.payload import Wire, ask, encoded, infer_once, model_path
 from tailcut.machine.process import peak_bytes
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.samples import kinds_of
@@ -41,6 +41,7 @@ from tailcut.tuner.prediction import Parts, configurations, predict
 from tailcut.tuner.race import NOISE
 from tailcut.tuner.racing import LEAST_BLOCK_S, Entrant, Load, Racing, load_for
 from tailcut.tuner.records import Outcome, RungRecord, Wanted, entry_of
+from tailcut.tuner.refinements import holds_weights_again, least_gain, refinements
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import Configuration, WayIn
 from tailcut.tuner.space import (
@@ -50,15 +51,14 @@ from tailcut.tuner.space import (
     copy_engines,
     engine_choices,
     quickest_wire,
-    refinements,
     up_to,
+    wirings,
     without,
 )
 from tailcut.tuner.verification import told_within, verification_s, verify
 from tailcut.tuner.waterfall import effect, waterfall
-from tailcut.tuner.ways import PROBED, measure_ways, way_settings, with_adaptive
+from tailcut.tuner.ways import PROBED, measure_ways, measured_wiring, way_settings, wiring_settings, with_adaptive
 
-_REFINED = 1.01  # a refinement stays when it looks at least this much better
 _EXHAUSTIVE = 96  # configurations at most
 _GROUP = 9  # on servers at a time: eight finalists, and the settings of a profile that is checked again
 
@@ -129,6 +129,7 @@ class Search:
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
         self._copies: dict[str, Copy] = {}
         self._measured_ways: dict[str, WayIn] | None = None
+        self._costs = ""  # of the change that was judged last, in words
         self._facts = facts_of(wanted, learned)
 
     def survey(self) -> Survey:
@@ -153,7 +154,7 @@ class Search:
             self._rows,
             self._gate,
             self._servers,
-            self._baseline(quickest_wire(self._facts)),
+            self._baseline(encoded(quickest_wire(self._facts))),
             self._outcome.capacity,
             predicted,
             known,
@@ -303,6 +304,7 @@ class Search:
 
     def _ways(self) -> dict[str, WayIn]:
         """What the quickest wire costs with each dispatch, by two servers of the empty engine."""
+        self._find_wiring()
         settings = {name: way_settings(self._facts, name) for name in PROBED}
         known = {name: way for name, one in settings.items() if (way := self._journal.way(one)) is not None}
         if len(known) == len(settings):
@@ -314,6 +316,20 @@ class Search:
         for name, way in ways.items():
             self._journal.add_way(settings[name], way)
         return with_adaptive(ways)
+
+    def _find_wiring(self) -> None:
+        """Measure which way requests travel the quickest, where there are several."""
+        if len(wirings(self._facts)) == 1:
+            return
+        settings = wiring_settings(self._facts)
+        wiring = self._journal.wiring(settings)
+        if wiring is None:
+            self._tell(Phase("measuring how requests travel: the wire, Unix sockets, shared memory"))
+            wiring = measured_wiring(self._servers, self._facts, self._plan.way_s)
+            self._servers.keep(self._baseline("json"))
+            self._journal.add_wiring(settings, wiring)
+        self._tell(Phase(f"requests travel the quickest as {wiring.wire} over {wiring.socket}"))
+        self._facts = replace(self._facts, wiring=wiring)
 
     def _parts(self) -> Parts:
         if self._measured_ways is None:
@@ -448,13 +464,13 @@ class Search:
         """Small changes of the winner, each judged beside it on servers; those that look better stay."""
         limited = self._wanted.constraints.memory_bytes is not None
         for candidate in refinements(self._facts, winner):
-            if limited and candidate.io.workers > 1:
-                continue  # each process has the weights again, and no estimate of that
+            if limited and holds_weights_again(candidate):
+                continue
             if time.monotonic() + self._servers.start_s + self._plan.refinement_s > self._plan.refine_until:
                 break
             words = candidate.describe(winner)
-            better = self._is_better(candidate, winner, _REFINED)
-            self._tell(Phase(f"{words}: {'kept' if better else 'no gain'}"))
+            better = self._is_better(candidate, winner, least_gain(candidate, winner))
+            self._tell(Phase(f"{words}: {'kept' if better else 'no gain'}{self._costs}"))
             if better:
                 self._outcome.settings = candidate
                 return self._refine(candidate)
@@ -465,12 +481,15 @@ class Search:
         try:
             entrants = [Entrant(settings, self._servers.arm(settings)) for settings in (winner, candidate)]
         except TailcutError:
+            self._costs = ""
             return False
         heats = self._racing.heats(entrants, time.monotonic() + self._plan.refinement_s)
         better = heats.leader == 1
-        if better and least > 1:
+        if least != 1:
             found = heats.ratio(1, 0)
-            better = found is not None and found.point >= least and found.low > 1 - NOISE
+            leads = better or least < 1
+            better = leads and found is not None and found.point >= least and found.low > 1 - NOISE
+        self._costs = self._servers.compared(candidate, winner)
         better = better and self._check(candidate, self._plan.check_s).right
         self._servers.keep(self._baseline("json"), candidate if better else winner)
         return better

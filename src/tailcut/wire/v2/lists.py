@@ -20,7 +20,7 @@ from tailcut.spec import DType, TensorSpec
 from tailcut.wire.v2.tensors import elements
 
 MARK = os.urandom(12).hex()
-_COMPILED = {DType.FP32, DType.FP64}
+COMPILED = {DType.FP32, DType.FP64}
 _LISTS = 16  # of one request at most
 Reader = Callable[[np.ndarray, int, int, np.ndarray, np.ndarray], int]
 _reader: Reader | None = None
@@ -90,7 +90,7 @@ def read_list(form: ListForm, text: bytes, span: Span) -> np.ndarray | None:
     tensor, count = form.tensor, form.size
     if not 0 < count < span.end - span.start:
         return None
-    if _reader is not None and tensor.dtype in _COMPILED:
+    if _reader is not None and tensor.dtype in COMPILED:
         array = np.empty(form.shape, tensor.dtype.numpy)
         bytes_of_text = np.frombuffer(text, np.uint8)
         read = _reader(bytes_of_text, span.start, span.end, form.dims, array.reshape(-1))
@@ -107,7 +107,7 @@ def read_list(form: ListForm, text: bytes, span: Span) -> np.ndarray | None:
 
 def read_numbers(tensor: TensorSpec, text: bytes, room: int) -> np.ndarray | None:
     """The numbers of a flat list, at most `room`, where compiled code can read them; else None."""
-    if _reader is None or tensor.dtype not in _COMPILED:
+    if _reader is None or tensor.dtype not in COMPILED:
         return None
     array = np.empty(min(room, len(text)), tensor.dtype.numpy)
     count = _reader(np.frombuffer(text, np.uint8), 0, len(text), _FLAT, array)
