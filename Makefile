@@ -13,6 +13,8 @@ TESTS ?= tests
 # One more than there are CPUs: four tenths of the time of a test are waiting.
 JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST := $(BIN)/python -m pytest
+# The files that have such tests, so that the other three hundred are not imported just to find that they have none.
+SERIAL = $(if $(findstring ::,$(TESTS)),,$(shell grep -rlE --include='*.py' '^@pytest\.mark\.serial' $(TESTS)))
 
 # Container images set it; the hundreds of processes that the tests start would each compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -28,7 +30,7 @@ help:
 	@echo "make demo    tune, serve and load-test the bundled model; leaves a report in out/demo"
 	@echo "make test    all tests (TESTS=tests/wire for some)"
 	@echo "make test-torch  the tests that need PyTorch, which it installs; the other tests run without it"
-	@echo "make test-gpu    the tests that need a CUDA device"
+	@echo "make test-gpu    the tests that need a CUDA device; without one, they say what is missing"
 	@echo "make tuned   every model of the tests is tuned for real, and its profile asked; a quarter of an hour"
 	@echo "make smoke   build the package, install it into empty environments of Python 3.11 to 3.13, and serve with it"
 	@echo "make lint    ruff, mypy, import-linter"
@@ -54,8 +56,9 @@ demo: $(READY)
 # What fails among others is run once more by itself, and has to pass then: both runs are printed.
 test: $(READY)
 	@status=0; none=0; \
-	for kind in '-m serial' '-m "not serial" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
-		eval "$(PYTEST) $(TESTS) $$kind"; code=$$?; \
+	for kind in '$(or $(SERIAL),$(TESTS)) -m serial' \
+		'$(TESTS) -m "not serial" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
+		eval "$(PYTEST) $$kind"; code=$$?; \
 		if [ $$code = 1 ]; then \
 			echo "once more, alone:"; \
 			$(PYTEST) $(TESTS) --last-failed --last-failed-no-failures none; code=$$?; \
@@ -66,11 +69,11 @@ test: $(READY)
 
 test-torch: $(READY)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch]'
-	@$(PYTEST) tests/engines/pytorch tests/engines/cuda -n $(JOBS) --maxprocesses 4 --dist loadfile
+	@$(PYTEST) tests/engines/pytorch tests/engines/cuda tests/triton/test_torch_models.py -n $(JOBS) --maxprocesses 4 --dist loadfile
 
 test-gpu: $(READY)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch]'
-	@$(PYTEST) tests -m gpu
+	@$(PYTEST) tests/engines/cuda -m gpu -rs
 
 tuned: $(READY)
 	@TUNED=all $(BIN)/python -m pytest tests/tuner/test_tuned_cases.py

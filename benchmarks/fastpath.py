@@ -2,20 +2,22 @@
 
     python benchmarks/fastpath.py
 
-Clients on the loopback send, and then one pass is timed: receive, batch, compute, answer. Beside it stands the
-standard path for the same requests (one call of the connection's protocol each, no system call in it:
+Clients on the loopback send raw rows, then JSON, and one pass is timed: receive, batch, compute, answer. Beside it
+stands the standard path for raw rows (one call of the connection's protocol each, no system call in it:
 benchmarks/hot_path.py), and as the limit the bare system calls, a recv and a send for each request, from compiled code
 that does nothing else.
 The least of many rounds of thread time.
 """
 
 import asyncio
+import json
 import socket
 import sys
 import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -39,7 +41,15 @@ from tailcut.server.state import ServerState
 ROUNDS = 3000
 
 
-async def passes_us(model: Model, connections: int) -> tuple[float, float]:
+def json_request() -> bytes:
+    """256 numbers with the digits that a float32 needs."""
+    row = np.random.default_rng(0).standard_normal(256).astype(np.float32)
+    entry = {"name": "x", "datatype": "FP32", "shape": [1, row.size], "data": [float(str(value)) for value in row]}
+    body = json.dumps({"inputs": [entry]}).encode()
+    return b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+async def passes_us(model: Model, connections: int, request: bytes) -> tuple[float, float]:
     """Microseconds per request: a whole pass, and its bare system calls."""
     state = ServerState(
         Context(ModelRepository([ServedModel(model, "tiny")]), ready=True), ServerLimits(), direct_bytes=65536
@@ -49,9 +59,9 @@ async def passes_us(model: Model, connections: int) -> tuple[float, float]:
     clients = [socket.create_connection(("127.0.0.1", acceptor.port)) for _ in range(connections)]
     for client in clients:
         client.setblocking(False)
-    for _ in range(6):  # until they repeat themselves
+    for _ in range(40):  # until they repeat themselves, and have had time
         for client in clients:
-            client.send(REQUEST)
+            client.send(request)
         for client in clients:
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 65536), 5)
     if len(state.fast_path._connections) != connections:
@@ -59,13 +69,13 @@ async def passes_us(model: Model, connections: int) -> tuple[float, float]:
     times = []
     for _ in range(ROUNDS):
         for client in clients:
-            client.send(REQUEST)
+            client.send(request)
         began = time.thread_time_ns()
         state.fast_path.turn()
         times.append(time.thread_time_ns() - began)
         for client in clients:
             answer = client.recv(65536)
-    bare = bare_us(state.fast_path, clients, answer)
+    bare = bare_us(state.fast_path, clients, request, answer)
     acceptor.close()
     state.close()
     await asyncio.sleep(0.01)
@@ -74,13 +84,13 @@ async def passes_us(model: Model, connections: int) -> tuple[float, float]:
     return min(times) / connections / 1e3, bare
 
 
-def bare_us(fast_path: FastPath, clients: list[socket.socket], answer: bytes) -> float:
+def bare_us(fast_path: FastPath, clients: list[socket.socket], request: bytes, answer: bytes) -> float:
     """The same receiving and answering, without rows, batches and engine."""
     fast_path._answer_view[: len(answer)] = answer
     times = []
     for _ in range(ROUNDS):
         for client in clients:
-            client.send(REQUEST)
+            client.send(request)
         began = time.thread_time_ns()
         count = sockets.look(
             fast_path._poll_fd, 0, fast_path._events, fast_path._descriptors, fast_path._plans, fast_path._table, 0
@@ -100,6 +110,7 @@ def bare_us(fast_path: FastPath, clients: list[socket.socket], answer: bytes) ->
             fast_path._own_heads,
             fast_path._head_table.fields,
             fast_path._head_table.grammar,
+            fast_path._numbers,
         )
         sockets.answer(
             fast_path._members[0, :count],
@@ -125,9 +136,13 @@ def main() -> None:
         engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=32, dispatch="inline")
     )
     with Model.open(Profile.of_model(make("tiny", build / "models"), settings)) as model:
-        for connections in (1, 8, 32):
-            whole, bare = uvloop.run(passes_us(model, connections))
-            print(f"{connections:3d} connections: {whole:6.2f} us per request; bare calls {bare:.2f}", flush=True)
+        for name, request in (("raw", REQUEST), ("JSON", json_request())):
+            for connections in (1, 8, 32):
+                whole, bare = uvloop.run(passes_us(model, connections, request))
+                print(
+                    f"{name}, {connections:2d} connections: {whole:.2f} us per request; bare calls {bare:.2f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a unary gRPC call costs: Tailcut beside bare grpcio servers that compute nothing, from one run on one machine.
 
-    python benchmarks/grpc_unary.py [--seconds 3] [--rounds 3]
+    python benchmarks/grpc_unary.py [--seconds 3] [--rounds 3] [--before SOURCES] [--heads]
 
 The client is grpcio's own asyncio client, so it costs as much as the server: compare the rows with each other, and the
 server's own CPU time for each call, which no client hides. The bare servers read each request and answer with a fixed
@@ -9,6 +9,10 @@ longer than that is the model's, its queue's and its checks'. It serves the bare
 core: they spin a while when they have nothing to do, and count as the server's time. It serves the model tuned for this
 machine (one engine thread, inline), too, where all of the time is for the calls. HTTP is under wrk, with as many
 connections.
+
+Then the heads: calls that are all the same, and calls with another deadline and another request id each time. They are
+written down before, in HPACK as grpc-go writes it (all that may be indexed is), so that this client costs little. With
+--before, a server on other sources (a folder with the package in it) takes its turn, too; --heads is this part alone.
 """
 
 import argparse
@@ -20,11 +24,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
+import hpack
 import numpy as np
 import uvloop
 
@@ -34,12 +41,16 @@ from serving import BUILD, DISPATCH, ENGINES, first_line, running, wrk
 
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
+from tailcut.wire.grpc.framing import prefixed
 from tailcut.wire.grpc.messages import METHODS, SERVICE
+from tailcut.wire.http2.frames import END_HEADERS, END_STREAM, HEAD_BYTES, PREFACE, Kind, Setting, frame, word
 
 CONCURRENCY = (1, 32)
+PREPARED = 8000  # calls
+WIDE_OPEN = (1 << 31) - 1  # of a window
 OURS = """
 import asyncio, uvloop
-from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, prefixed, read_call
+from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CALLS, prefixed
 from tailcut.wire.http2.connection import Data, Http2Connection
 from tailcut.wire.grpc.messages import METHODS
 REQUEST, ANSWER, _ = METHODS["ModelInfer"]
@@ -47,9 +58,12 @@ answer = ANSWER(model_name="tiny", model_version="1", raw_output_contents=[bytes
 answer.outputs.add(name="y", datatype="FP32", shape=[1, 10])
 class Echo(asyncio.Protocol):
     def connection_made(self, transport):
-        self.transport, self.http2 = transport, Http2Connection(read_call)
+        self.transport, self.http2 = transport, Http2Connection(CALLS)
     def data_received(self, data):
-        for event in self.http2.receive(data, 0.0):
+        events = self.http2.receive(data, 0.0)
+        while self.http2.pending:
+            events += self.http2.receive(b"", 0.0)
+        for event in events:
             if type(event) is Data and event.ended:
                 REQUEST.FromString(event.data[5:])
                 self.http2.send(event.stream, ANSWER_HEAD, prefixed(answer.SerializeToString()), ANSWER_END)
@@ -98,9 +112,9 @@ def bare(program: str, kind: str = "") -> Iterator[Serving]:
 
 
 @contextmanager
-def tailcut(model: Path) -> Iterator[Serving]:
+def tailcut(model: Path, sources: str = "") -> Iterator[Serving]:
     command = [sys.executable, "-m", "tailcut", "serve", str(model), "--port", "0", "--grpc-port", "0", "--json"]
-    with running(command) as child:
+    with running(["env", f"PYTHONPATH={sources}", *command] if sources else command) as child:
         address = json.loads(first_line(child))
         yield address["grpc_port"], address["port"], child.pid
 
@@ -113,8 +127,7 @@ def cpu_seconds(pid: int) -> float:
 async def load(port: int, concurrency: int, seconds: float, pid: int) -> tuple[float, float, float, float]:
     """Calls a second, p50 and p99 in microseconds, and the server's CPU time for a call in microseconds."""
     request, answer, _ = METHODS["ModelInfer"]
-    message = request(model_name="tiny", raw_input_contents=[np.zeros(LAYERS["tiny"][0], np.float32).tobytes()])
-    message.inputs.add(name="x", datatype="FP32", shape=[1, LAYERS["tiny"][0]])
+    message = infer_message()
     took: list[int] = []
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         infer = channel.unary_unary(f"/{SERVICE}/ModelInfer", request.SerializeToString, answer.FromString)
@@ -133,10 +146,112 @@ async def load(port: int, concurrency: int, seconds: float, pid: int) -> tuple[f
     return len(took) / seconds, statistics.median(took) / 1e3, float(np.percentile(took, 99)) / 1e3, cpu_us
 
 
+def infer_message() -> Any:
+    message = METHODS["ModelInfer"][0](
+        model_name="tiny", raw_input_contents=[np.zeros(LAYERS["tiny"][0], np.float32).tobytes()]
+    )
+    message.inputs.add(name="x", datatype="FP32", shape=[1, LAYERS["tiny"][0]])
+    return message
+
+
+def prepared(*, changing: bool) -> list[bytes]:
+    """Calls on streams of one connection, in order."""
+    encoder, random = hpack.Encoder(), np.random.default_rng(0)
+    body = prefixed(infer_message().SerializeToString())
+    fixed = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", f"/{SERVICE}/ModelInfer"),
+        (":authority", "127.0.0.1:8001"),
+        ("content-type", "application/grpc"),
+        ("user-agent", "grpc-go/1.60.1"),
+        ("te", "trailers"),
+    ]
+    calls = []
+    for number in range(PREPARED):
+        more = [("grpc-timeout", "5000000u"), ("x-request-id", "none")]
+        if changing:
+            said = uuid.UUID(bytes=random.bytes(16))
+            more = [("grpc-timeout", f"{random.integers(4_000_000, 5_000_000)}u"), ("x-request-id", str(said))]
+        stream = 2 * number + 1
+        block = encoder.encode(fixed + more)
+        calls.append(frame(Kind.HEADERS, END_HEADERS, stream, block) + frame(Kind.DATA, END_STREAM, stream, body))
+    return calls
+
+
+class PreparedCalls(asyncio.Protocol):
+    """Keeps so many of them under way."""
+
+    def __init__(self, calls: list[bytes], concurrency: int) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._calls = calls
+        self._next = concurrency
+        self._missing = len(calls)
+        self._rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        window = Setting.WINDOW.to_bytes(2, "big") + word(WIDE_OPEN)
+        hello = PREFACE + frame(Kind.SETTINGS, 0, 0, window) + frame(Kind.WINDOW_UPDATE, 0, 0, word(WIDE_OPEN - 65535))
+        transport.write(hello + b"".join(self._calls[: self._next]))
+
+    def data_received(self, data: bytes) -> None:
+        data, at, ended = self._rest + data, 0, 0
+        while len(data) - at >= HEAD_BYTES:
+            end = at + HEAD_BYTES + int.from_bytes(data[at : at + 3], "big")
+            if end > len(data):
+                break
+            if data[at + 3] in {Kind.RST_STREAM, Kind.GOAWAY}:
+                self.ended.set_exception(SystemExit("a call was refused"))
+                return
+            ended += data[at + 3] == Kind.HEADERS and data[at + 4] & END_STREAM
+            at = end
+        self._rest = data[at:]
+        self._missing -= ended
+        self._transport.write(b"".join(self._calls[self._next : self._next + ended]))
+        self._next += ended
+        if not self._missing:
+            self.ended.set_result(None)
+
+
+async def ask_prepared(port: int, calls: list[bytes], concurrency: int, pid: int) -> tuple[float, float]:
+    """Calls a second, and the server's CPU time for a call in microseconds."""
+    began, began_cpu_s = time.perf_counter(), cpu_seconds(pid)
+    connected = await asyncio.get_running_loop().create_connection(
+        lambda: PreparedCalls(calls, concurrency), "127.0.0.1", port
+    )
+    await connected[1].ended
+    took_s, cpu_s = time.perf_counter() - began, cpu_seconds(pid) - began_cpu_s
+    connected[0].close()
+    return len(calls) / took_s, cpu_s * 1e6 / len(calls)
+
+
+def heads(contestants: dict[str, Callable[[], Any]], rounds: int) -> None:
+    """Calls that are all the same, and calls that are not, at 32 at once."""
+    kinds = {"identical": prepared(changing=False), "changing": prepared(changing=True)}
+    cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        for label, start in contestants.items():
+            with start() as (port, _, pid):
+                for kind, calls in kinds.items():
+                    uvloop.run(ask_prepared(port, calls[: PREPARED // 10], CONCURRENCY[-1], pid))
+                    measured = uvloop.run(ask_prepared(port, calls, CONCURRENCY[-1], pid))
+                    cells.setdefault((label, kind), []).append(measured)
+    print(f"{'prepared calls, 32 at once':30s}" + "".join(f"{kind + ': calls/s':>22s}{'CPU us':>8s}" for kind in kinds))
+    for label in contestants:
+        row = f"{label:30s}"
+        for kind in kinds:
+            rate, cpu = (statistics.median(run[at] for run in cells[label, kind]) for at in (0, 1))
+            row += f"{rate:>22,.0f}{cpu:>8.1f}"
+        print(row)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--before", default="", metavar="SOURCES", help="a folder with another tailcut in it")
+    parser.add_argument("--heads", action="store_true", help="only what another head in every call costs")
     args = parser.parse_args()
     BUILD.mkdir(exist_ok=True)
     model = make("tiny", BUILD / "models")
@@ -151,6 +266,12 @@ def main() -> None:
     batching = BatchingSettings(max_batch_size=32, dispatch=DISPATCH["tiny"])
     Profile.of_model(model, Settings(engine=ENGINES["tiny"], batching=batching)).save(tuned)
     contestants["tailcut, tuned, gRPC"] = lambda: tailcut(tuned)
+    asked = {"bare, our HTTP/2": contestants["bare, our HTTP/2"], "tailcut, tuned": lambda: tailcut(tuned)}
+    if args.before:
+        asked["tailcut, tuned, before"] = lambda: tailcut(tuned, args.before)
+    heads(asked, args.rounds)
+    if args.heads:
+        return
     cells: dict[tuple[str, int], list[tuple[float, float, float, float]]] = {}
     for _ in range(args.rounds):
         for label, start in contestants.items():

@@ -139,7 +139,7 @@ def report(result: LoadResult, peaks: tuple[float, float], deadline_s: float, wa
         missed=missed[1],
     )
     line("answered late", f"{late}")
-    line("refused at the door, dropped in the queue", f"{refused.get('503', 0)}, {refused.get('504', 0)}")
+    line("refused at admission, dropped in the queue", f"{refused.get('503', 0)}, {refused.get('504', 0)}")
     line("neither answered nor refused", f"{others}", "0", missed=missed[3])
     line("memory at the start, at the end", f"{watch.looks[0][1]:.0f}, {watch.looks[-1][1]:.0f} MiB")
     line("  slope", f"{slope:.2f} MiB/min", f"<= {LIMITS['slope']:.0f}", missed=missed[2])

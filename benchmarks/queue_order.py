@@ -1,9 +1,9 @@
-"""What ordering by priority and deadline costs a request that wishes for nothing, beside a plain deque.
+"""What ordering by priority and deadline costs a request that names neither, beside a plain deque.
 
     python benchmarks/queue_order.py [--rows 1024]
 
-The same requests go through a deque and through `batching.queue.Lanes`, put in one by one and taken out in batches of
-32, in turns; the last line is the worst case, deadlines that each belong to the front.
+The same requests go through a deque and through `batching.queue.PriorityQueue`, put in one by one and taken out in
+batches of 32, in turns; the last line is the worst case, deadlines that each belong to the front.
 """
 
 import argparse
@@ -39,13 +39,13 @@ def through_deque(requests: list[Request]) -> None:
         rows -= size
 
 
-def through_lanes(requests: list[Request]) -> None:
-    lanes: PriorityQueue[Request] = PriorityQueue()
+def through_queue(requests: list[Request]) -> None:
+    queue: PriorityQueue[Request] = PriorityQueue()
     for request in requests:
-        lanes.append(request)
-    while lanes.rows:
-        lanes.take_late(1)
-        lanes.take(BATCH)
+        queue.append(request)
+    while queue.rows:
+        queue.take_late(1)
+        queue.take(BATCH)
 
 
 def nanoseconds(way, requests: list[Request]) -> float:
@@ -63,9 +63,9 @@ def main() -> None:
     backwards = [Request(10**15 - place) for place in range(rows)]
     ways = {
         "a plain deque": (through_deque, plain),
-        "lanes, nobody wishes": (through_lanes, plain),
-        "lanes, three priorities": (through_lanes, mixed),
-        "lanes, each overtakes all": (through_lanes, backwards),
+        "queue, no priorities": (through_queue, plain),
+        "queue, three priorities": (through_queue, mixed),
+        "queue, each overtakes all": (through_queue, backwards),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(100):

@@ -1,9 +1,9 @@
-"""What it costs that every request leaves a trail, and that a witness watches the process.
+"""What it costs that every request leaves a trace, and that a monitor watches the process.
 
     python benchmarks/timeline.py
 
-A trail is the record and the readings of the clock that it takes, in batches of 1,000, in memory of the process's own
-and in memory that workers share; a beat is one look of the witness, with as many threads as a server of this machine
+A trace is the record and the readings of the clock that it takes, in batches of 1,000, in memory of the process's own
+and in memory that workers share; a beat is one look of the monitor, with as many threads as a server of this machine
 has. The least of many rounds, because a busy machine only ever adds.
 """
 
@@ -17,7 +17,7 @@ from tailcut.runtime.tracing.timeline import Events, Timeline
 from tailcut.server.event_monitor import EventMonitor
 from tailcut.server.workers.shared_traces import TraceRegion
 
-TRAIL_LIMIT_US, BEAT_LIMIT = 1.0, 0.005  # the second: of a core
+TRACE_LIMIT_US, BEAT_LIMIT = 1.0, 0.005  # the second: of a core
 BEATS_A_SECOND = 100
 THREADS = 8
 
@@ -36,7 +36,7 @@ def trail_us(timeline: Timeline) -> float:
 
 
 async def beat_us() -> float:
-    """One beat of a witness in a process of some threads."""
+    """One beat of a monitor in a process of some threads."""
     stop = threading.Event()
     threads = [threading.Thread(target=stop.wait) for _ in range(THREADS)]
     for thread in threads:
@@ -60,7 +60,7 @@ def main() -> None:
     own, shared = trail_us(Timeline()), trail_us(region.open(1).timelines[0][0])
     beat = uvloop.run(beat_us())
     share = beat * BEATS_A_SECOND / 1e6
-    print(f"a trail costs a request {own:.2f} us, shared by workers {shared:.2f} us; limit {TRAIL_LIMIT_US:.0f} us")
+    print(f"a trace costs a request {own:.2f} us, shared by workers {shared:.2f} us; limit {TRACE_LIMIT_US:.0f} us")
     print(f"a beat takes {beat:.0f} us with {THREADS + 1} threads, {share:.2%} of a core; limit {BEAT_LIMIT:.1%}")
 
 

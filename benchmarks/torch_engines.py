@@ -40,6 +40,7 @@ ARMS = {
 }
 COMPILED = {
     "torch compiled f32": {"name": "torch", "compiler": "inductor"},
+    "torch compiled ahead f32": {"name": "torch", "compiler": "aot_inductor"},
     "torch compiled bf16": {"name": "torch", "compiler": "inductor", "precision": "bf16"},
 }
 
@@ -124,7 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well, a minute for each model")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile and AOTInductor as well, some minutes for each model"
+    )
     asked = parser.parse_args()
     print("| model | engine | 1 row, ms | of onnxruntime | 8 rows, ms | of onnxruntime |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -3,8 +3,9 @@
     python scripts/smoke.py [--all]
 
 Without --all only this Python is tried; with it, each of 3.11 to 3.13 that is installed. A wheel is built from the
-sdist, so both are complete when the bundled model answers as onnxruntime does. Needs a package index, no checkout: the
-commands run in an empty folder.
+sdist, so both are complete when the bundled model answers as onnxruntime does. On this Python the engines are tried:
+without openvino its profile is refused in one line, with it the answers are the same, also once onnxruntime is gone.
+Needs a package index, no checkout: the commands run in an empty folder.
 """
 
 import argparse
@@ -21,19 +22,22 @@ _TIMEOUT_S = 600
 # Runs in the environment under test, with nothing of the checkout on its path.
 _CHECK = """
 import json, subprocess, sys
-import numpy as np, onnxruntime
+import numpy as np
 from importlib.resources import files
 from tailcut import Client, Model
 
+source, engine = sys.argv[1:]
 model = str(files("tailcut.models") / "digits.onnx")
-row = np.load(files("tailcut.models") / "digits.npz")
-row = {name: array[:4] for name, array in row.items()}
-session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-inputs = {one.name: row[one.name] for one in session.get_inputs()}
-truth = dict(zip([one.name for one in session.get_outputs()], session.run(None, inputs)))
-with Model.open(model) as opened:
+inputs = {"image": np.load(files("tailcut.models") / "digits.npz")["image"][:4]}
+if engine == "onnxruntime":
+    import onnxruntime
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    np.savez("truth.npz", scores=session.run(["scores"], inputs)[0])
+truth = dict(np.load("truth.npz"))
+with Model.open(source or model) as opened:
+    assert opened.profile.settings.engine.name == engine
     answers = [opened.infer_sync(inputs)]
-command = [sys.executable, "-m", "tailcut", "serve", model, "--port", "0", "--json"]
+command = [sys.executable, "-m", "tailcut", "serve", source or model, "--port", "0", "--json"]
 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
     address = json.loads(server.stdout.readline())
     with Client(f"http://{address['host']}:{address['port']}") as client:
@@ -42,8 +46,18 @@ with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
 for answer in answers:
     for name, array in truth.items():
         np.testing.assert_allclose(answer[name], array, rtol=1e-4, atol=1e-5)
-print("answers are right on Python %d.%d" % sys.version_info[:2])
+print("answers are right on Python %d.%d with %s" % (*sys.version_info[:2], engine))
 """
+# A profile of the bundled model for openvino, which this installation may lack.
+_PROFILE = """
+from pathlib import Path
+from tailcut.engines import EngineOptions
+from tailcut.models import digits_model
+from tailcut.runtime.profile import Profile, Settings
+
+Profile.of_model(digits_model(), Settings(engine=EngineOptions(name="openvino"))).save(Path("openvino.profile.toml"))
+"""
+_MISSING = "tailcut: the engine openvino is not installed: pip install 'tailcut[openvino]'"
 
 
 def main() -> int:
@@ -87,9 +101,26 @@ def _try(python: str, wheel: Path, folder: Path) -> None:
         _run(python, "-m", "venv", "--clear", str(place), at=folder)
     inside = str(place / "bin" / "python")
     constraints = str(ROOT / "constraints.txt")
-    _run(inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", constraints, str(wheel), at=folder)
+    pip = [inside, "-m", "pip", "-q", "--disable-pip-version-check"]
+    _run(*pip, "install", "-c", constraints, str(wheel), at=folder)
     _run(str(place / "bin" / "tailcut"), "--version", at=folder)
-    _run(inside, "-c", _CHECK, at=folder)
+    _run(inside, "-c", _CHECK, "", "onnxruntime", at=folder)
+    if python == sys.executable:
+        _try_engines(pip, f"{wheel}[openvino]", constraints, folder)
+
+
+def _try_engines(pip: list[str], with_openvino: str, constraints: str, folder: Path) -> None:
+    """Without openvino, with both engines, and without onnxruntime."""
+    inside, profile = pip[0], "openvino.profile.toml"
+    _run(inside, "-c", _PROFILE, at=folder)
+    command = [inside, "-m", "tailcut", "serve", profile, "--port", "0"]
+    refused = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    if (refused.returncode, refused.stderr.strip()) != (2, _MISSING):
+        raise RuntimeError(f"without openvino: {refused.returncode}, {refused.stderr}")
+    _run(*pip, "install", "-c", constraints, with_openvino, at=folder)
+    _run(inside, "-c", _CHECK, profile, "openvino", at=folder)
+    _run(*pip, "uninstall", "--yes", "onnxruntime", at=folder)
+    _run(inside, "-c", _CHECK, "", "openvino", at=folder)
 
 
 def _run(*command: str, at: Path) -> None:

@@ -57,10 +57,10 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str | Path) -> Iterator[Server]:
-    """Run `tailcut serve ARGUMENTS --port 0 --json` until the block ends."""
+def serving(folder: Path, *arguments: str | Path, port: int = 0) -> Iterator[Server]:
+    """Run `tailcut serve ARGUMENTS --port PORT --json` until the block ends."""
     stderr = folder / f"serve-{len(list(folder.iterdir()))}.log"
-    command = [sys.executable, "-m", "tailcut", "serve", *map(str, arguments), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "tailcut", "serve", *map(str, arguments), "--port", str(port), "--json"]
     with stderr.open("wb") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tailcut import Model
 from tailcut.cli.main import COMMANDS
+from tailcut.models import digits_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -35,3 +37,32 @@ def test_every_command_is_in_the_reference():
     """docs/reference/cli.md names every command."""
     page = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
     assert [name for name in COMMANDS if f"`tailcut {name} " not in page and f"`tailcut {name}`" not in page] == []
+
+
+def test_every_public_name_of_a_model_is_in_the_reference():
+    """docs/reference/model.md names each method and attribute of an open model, those for the server apart."""
+    page = (ROOT / "docs/reference/model.md").read_text(encoding="utf-8")
+    with Model.open(digits_model(), auto=False) as model:
+        names = [name for name in dir(model) if not name.startswith("_")]
+    assert [
+        name
+        for name in names
+        if not re.search(rf"`(?:await |Model\.)?{name}[`(]", page) and f"Model.{name}(" not in page
+    ] == []
+
+
+def test_anchors_inside_the_repository_exist():
+    """A link to a section of a page names one of its headings."""
+    wrong = []
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            other = (page.parent / target) if target else page
+            heads = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+            if anchor not in {_anchor(head) for head in heads}:
+                wrong.append(f"{page.relative_to(ROOT)}: {target}#{anchor}")
+    assert wrong == []
+
+
+def _anchor(heading: str) -> str:
+    """The id that a heading has on a page."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

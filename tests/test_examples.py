@@ -50,8 +50,21 @@ def test_pipeline_example(name: str, tmp_path: Path) -> None:
     _run(folder / name, output)
 
 
-def _run(file: Path, output: str) -> None:
-    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=120, check=False)
+def test_the_recall_of_embeddings(tmp_path: Path) -> None:
+    """An encoder finds the same passages as itself; its corpus is Python's documentation."""
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed: this example needs it")
+    for name in ("pipelines", "embeddings"):
+        shutil.copytree(EXAMPLES / name, tmp_path, dirs_exist_ok=True)
+    _run(tmp_path / "make_models.py", r"wrote tokenizer\.json, encoder\.onnx and digits\.onnx\n")
+    files = ["tokenizer.json", "encoder.onnx"]
+    _run(tmp_path / "passages.py", r"wrote passages\.npz: \d{3} passages of \d\d lengths\n", *files)
+    models = ["encoder.onnx", "encoder.onnx", "passages.npz"]
+    _run(tmp_path / "recall.py", r"\d{3} passages: recall@10 1\.000, cosine at least 1\.0000\n", *models)
+
+
+def _run(file: Path, output: str, *arguments: str) -> None:
+    command = [sys.executable, str(file), *arguments]
+    done = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=120, check=False)
     assert done.stderr == ""
     assert done.returncode == 0
     assert re.fullmatch(output, done.stdout)

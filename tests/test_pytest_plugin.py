@@ -104,7 +104,7 @@ def test_a_baseline_that_is_not_there_is_told_at_once(project: pytest.Pytester) 
 
 
 def test_a_session_without_benchmarks_loads_nothing_heavy(project: pytest.Pytester) -> None:
-    """Whoever has Tailcut installed pays nothing in other test runs: no numpy, no engine, no line of output."""
+    """Where Tailcut is installed, other test runs pay nothing: no numpy, no engine, no line of output."""
     project.makepyfile(
         "import sys\ndef test(): assert not {'numpy', 'numba', 'onnxruntime', 'jinja2'} & set(sys.modules)"
     )

@@ -56,7 +56,7 @@ def install(peer: str) -> None:
     # pytriton carries a C++ server that embeds Debian's own Python, and trips over another one's library.
     python = "/usr/bin/python3" if peer == "pytriton" and Path("/usr/bin/python3").exists() else sys.executable
     subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
-    packages = [str(ROOT)] if peer == "tailcut" else [*PACKAGES[peer], "onnxruntime", "numpy"]
+    packages = [f"{ROOT}[openvino]"] if peer == "tailcut" else [*PACKAGES[peer], "onnxruntime", "numpy"]
     subprocess.run([str(folder / "bin" / "pip"), "install", "-q", *packages], check=True)
     done.touch()
 

@@ -13,7 +13,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,33 +23,39 @@ from run import data_of, model_path, tune
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.report.tune_page import headline, more_traffic
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.records import Wanted
 from tailcut.tuner.result import result
 from tailcut.tuner.search import Search
+from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed
 
 EQUAL = 4  # configurations
 
 
-class SameSettings(Search):
-    """A tune whose whole space is the baseline."""
+class SameSettings(ModelSpace):
+    """A space of the baseline alone, with thresholds for receiving into rows that no request of this model reaches."""
 
-    def _calibrate(self) -> None:
-        """Nothing to quantise."""
+    @property
+    def size(self) -> SearchSize:
+        """Nothing is measured in process."""
+        return SearchSize(0)
 
-    def _estimate(self) -> list[EngineEstimate]:
-        return []
-
-    def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
-        """The baseline, with thresholds for receiving into rows that no request of this model reaches."""
-        base = self._baseline("json")
+    def predicted(self) -> list[Predicted]:
+        """The baseline, several times."""
+        base = self._session.base
         equal = [changed(base, io={"direct_bytes": base.io.direct_bytes + number}) for number in range(1, EQUAL + 1)]
         return [Predicted(settings, 100.0, 1.0, 100.0, 0) for settings in equal]
 
-    def _refine(self, winner: Settings) -> Settings:
-        return winner
+    def refinements(self, winner: Settings) -> list[Settings]:
+        """None."""
+        return []
+
+    def thrifty(self, winner: Settings) -> list[Settings]:
+        """None."""
+        return []
 
 
 def claims(found: dict) -> list[str]:
@@ -62,7 +67,8 @@ def claims(found: dict) -> list[str]:
 
 def same(name: str, budget_s: float, seed: int) -> dict:
     wanted = Wanted(model_path(name), budget_s=budget_s, seed=seed, wire="json")
-    outcome = SameSettings(wanted, lambda _: None).run()
+    session = open_session(wanted, lambda _: None)
+    outcome = Search(session, SameSettings(session)).run()
     return result(outcome, model={}, machine={}, objective={"seed": seed}, command="")
 
 

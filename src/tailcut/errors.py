@@ -26,7 +26,7 @@ class TailcutError(Exception):
     code: ClassVar[Code] = Code.INTERNAL
 
     def without_frames(self) -> Self:
-        """Itself, without the calls in which it was raised: who keeps it is mostly a local variable of one of them.
+        """Itself, without the calls in which it was raised: what keeps it is mostly a local variable of one of them.
 
         Such a circle is freed by a full collection only, which holds up everything else in the process.
         """
@@ -145,3 +145,11 @@ class EngineError(TailcutError, RuntimeError):
 
 class BatchLostError(EngineError):
     """What computed a batch ended with it: none of its requests is tried again."""
+
+
+class DeviceError(EngineError):
+    """The device of an engine could not compute a batch: its memory is full, or it lacks an operator."""
+
+
+class DeviceLostError(DeviceError, BatchLostError):
+    """The device computes nothing more in this process; the same batch would fail again."""

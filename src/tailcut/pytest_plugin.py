@@ -1,6 +1,6 @@
 """The pytest plugin: the fixture `tailcut_benchmark`, saved baselines, and tests that fail where a function got slower.
 
-pytest loads this module in every run of whoever has Tailcut installed, so it imports nothing heavy until a test asks.
+pytest loads this module in every run where Tailcut is installed, so it imports nothing heavy until a test asks.
 """
 
 import json

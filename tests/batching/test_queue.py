@@ -43,7 +43,7 @@ def test_equals_are_served_in_order_of_arrival() -> None:
 
 
 def test_smaller_priorities_go_first_and_larger_ones_last() -> None:
-    """1 overtakes who names nothing; 101 gives way to everybody."""
+    """1 overtakes requests without a priority; 101 gives way to all."""
     late, plain, urgent = Item(priority=101), Item(), Item(priority=1)
     assert queue_of(late, plain, urgent).take(3) == [urgent, plain, late]
 

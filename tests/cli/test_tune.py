@@ -217,6 +217,7 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     stopped = Profile.load(folder / "stopped.toml")
     stopped.verify_model()
     assert stopped.evidence["verified"] is False
+    assert stopped.settings.io.wire == "raw"  # the best so far, which is not the baseline
     assert "Not verified" in (folder / "stopped.html").read_text(encoding="utf-8")
 
 

@@ -72,7 +72,12 @@ OTHER = "it needs the engine openvino"
 # The name of a file; its bytes, or the names in its zip archive; what it is; what to do. Names lie where bytes tell.
 KINDS = [
     ("a.pt", ["model/data.pkl", "model/data/0"], "a PyTorch file", TORCH),
-    ("a.onnx", ["model/data.pkl", "model/code/m.py", "model/constants.pkl"], "a TorchScript model", TORCH),
+    (
+        "a.onnx",
+        ["model/data.pkl", "model/code/m.py", "model/constants.pkl"],
+        "a TorchScript model",
+        "it needs the engine torch",
+    ),
     ("a.pth", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "a PyTorch file", TORCH),
     ("a.pkl", b"\x80\x04\x95\x10\x00", "a Python pickle", PICKLE),
     ("a.onnx", b"\x80\x05\x95\x10\x00", "a Python pickle", PICKLE),

@@ -12,7 +12,8 @@ from tests.hidden import without
 from tailcut.engines import EngineOptions, import_engine
 from tailcut.engines.installed import is_installed
 from tailcut.models import digits_model
-from tailcut.runtime.profile import Profile, Settings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 
 LITE = Path(__file__).parent.parent / "data" / "models" / "dense.tflite"  # which only openvino reads
 OPENVINO = "the engine openvino is not installed: pip install 'tailcut[openvino]'"

@@ -15,11 +15,11 @@ from tailcut.errors import InvalidInputError
 from tailcut.kernels.sockets import head_end
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.inputs import check_inputs
-from tailcut.server.fastpath.tables import HeadTable
+from tailcut.server.fastpath.tables import HeadTable, without_length
 from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.grpc.codec import read_request
 from tailcut.wire.grpc.form import Form, read_lead
-from tailcut.wire.grpc.framing import CallError, Messages, error_end, read_call
+from tailcut.wire.grpc.framing import CALLS, CallError, Messages, error_end
 from tailcut.wire.grpc.messages import MESSAGES
 from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.grammar import ProtocolError
@@ -93,8 +93,23 @@ def changed_head(data: bytes) -> None:
     for known in {significant(seed) for seed in TARGETS["changed_head"][1]}:
         text = np.frombuffer(data, np.uint8)
         part = np.frombuffer(known, np.uint8)
-        got = head_end(text, len(data), part, 0, len(part), _TABLE.fields, _TABLE.grammar)
+        got = head_end(text, len(data), part, 0, len(part), _TABLE.fields, _TABLE.grammar, np.ones(1, np.int64))
         assert got == (end if end >= 4 and significant(data[:end]) == known else -1)
+
+
+def changed_length(data: bytes) -> None:
+    """A head whose Content-Length alone differs is found to mean the same by compiled code, and has that length."""
+    data = data[:2000]
+    end = data.find(b"\r\n\r\n") + 4
+    text = np.frombuffer(data, np.uint8)
+    for known in {significant(seed) for seed in TARGETS["changed_length"][1]}:
+        part = np.frombuffer(without_length(known), np.uint8)
+        length = np.zeros(1, np.int64)
+        got = head_end(text, len(data), part, 0, len(part), _TABLE.fields, _TABLE.grammar, length)
+        if got >= 0:
+            assert got == end
+            assert without_length(significant(data[:end])) == part.tobytes()
+            assert parse_head(data[:end]).content_length == length[0]
 
 
 def _read_chunks(pieces: list[bytes]) -> tuple[int, bytes, bytes]:
@@ -152,7 +167,7 @@ def request(data: bytes) -> None:
 
 def _converse(pieces: list[bytes]) -> tuple[list[object], bytes, object]:
     """What is understood, what is written, and the error that ended it."""
-    made = Http2Connection(read_call)
+    made = Http2Connection(CALLS)
     events: list[object] = []
     for piece in pieces:
         try:
@@ -171,7 +186,7 @@ def http2(data: bytes) -> None:
     data = data[1:]
     whole = _converse([data])
     assert repr(_converse([data[:cut], data[cut:]])) == repr(whole)
-    made = Http2Connection(read_call)
+    made = Http2Connection(CALLS)
     messages = Messages(LIMIT, b"gzip")
     try:
         for event in made.receive(data, 0.0):
@@ -280,6 +295,14 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
             _HEAD + b"Content-Length: 12\r\nX-Id: 1\r\nInference-Header-Content-Length: 0\r\n\r\nbody",
             _HEAD + b"X-Id: 2\r\ntraceparent:\t00-1\r\nCONTENT-length: 12\r\n\r\n",
             b"GET /v2 HTTP/1.1\r\nHost: x\r\nX-Content-Length: 3\r\nUser-Agent: a b \xe4\r\n\r\n",
+        ],
+    ),
+    "changed_length": (
+        changed_length,
+        [
+            _HEAD + b"Content-Length: 12\r\nX-Id: 1\r\nContent-Type: application/json\r\n\r\nbody",
+            _HEAD + b"X-Id: 2\r\ntraceparent:\t00-1\r\nCONTENT-length:0012\r\n\r\n",
+            _HEAD + b"Content-Length: 7\r\n\r\n",
         ],
     ),
     "json_lists": (

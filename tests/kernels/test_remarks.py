@@ -9,7 +9,7 @@ from tailcut.kernels.remarks import Remark, compiler_remarks, parse_remarks, why
 
 PRINTED = """\
 remark: a.py:7:1: vectorized loop (vectorization width: 16, interleaved count: 4)
-a log line of somebody else
+a log line of another library
 remark: a.py:9:1: loop not vectorized: unsafe dependent memory operations in loop. Use #pragma clang loop \
 distribute(enable) to allow loop distribution to attempt to isolate the offending operations into a separate loop
 Backward loop carried data dependence. Memory location is the same as accessed at a.py:9:1
@@ -25,7 +25,7 @@ def test_parse():
         "loop not vectorized: unsafe dependent memory operations in loop: Backward loop carried data dependence. "
         "Memory location is the same as accessed at a.py:9:1"
     )
-    assert rest == "a log line of somebody else\n"
+    assert rest == "a log line of another library\n"
 
 
 def test_reasons():
@@ -45,7 +45,7 @@ def test_collecting(capfd: pytest.CaptureFixture[str]):
 
     with compiler_remarks() as remarks:
         numba.njit(double).compile("void(float32[::1])")
-        os.write(2, b"somebody else\n")
+        os.write(2, b"another library\n")
     assert any(one.vectorized for one in remarks)
     numba.njit(double).compile("void(float64[::1])")
-    assert capfd.readouterr().err == "somebody else\n"
+    assert capfd.readouterr().err == "another library\n"

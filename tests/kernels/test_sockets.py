@@ -23,13 +23,14 @@ class Pass:
         self.poll = select.epoll()
         self.events = np.zeros((64, sockets.EVENT_WORDS), np.int32)
         self.state = np.zeros((4096, sockets.STATES), np.int64)
-        self.plans = np.array([[0, len(HEAD), BODY, 0, 0, len(HEAD)]], np.int64)
+        self.plans = np.zeros((1, sockets.PLANS), np.int64)
+        self.plans[0, : sockets.BEFORE] = 0, len(HEAD), BODY, 0, 0, len(HEAD)
         self.own_heads = np.zeros((4096, sockets.HEAD_MOST), np.uint8)
         self.heads = np.frombuffer(HEAD, np.uint8).copy()
         self.table = np.zeros((1, sockets.TARGETS), np.int64)
         self.table[0, sockets.ROW_BYTES] = BODY
         self.rows = np.zeros((64, BODY), np.uint8)
-        self.members = np.zeros((1, 64, 3), np.int64)
+        self.members = np.zeros((1, 64, sockets.MEMBERS), np.int64)
         self.scratch = np.zeros(1024, np.uint8)
         self.odd = np.zeros((65, 2), np.int64)
         for number, (_, theirs) in enumerate(self.pairs):
@@ -58,6 +59,7 @@ class Pass:
             self.own_heads,
             np.zeros((0, 1), np.uint8),
             np.zeros(256, np.uint8),
+            np.zeros(64, np.float64),
         )
         taken = int(self.table[0, sockets.TAKEN])
         return self.members[0, :taken, 1].tolist(), self.odd[:odds].tolist()
@@ -81,7 +83,7 @@ def body(number: int) -> bytes:
 
 
 def test_whole_messages_stand_side_by_side(ten: Pass) -> None:
-    """Each body is in the row that its member names, whoever spoke first."""
+    """Each body is in the row that its member names, whichever spoke first."""
     for number in (7, 2, 5):
         ten.say(number, HEAD + body(number))
     taken, odd = ten.turn()
@@ -156,8 +158,44 @@ def test_an_answer_goes_to_its_generation_only(ten: Pass) -> None:
     assert (ring[[1, 2]] == 0).all()
 
 
+def test_answers_of_lists_are_framed_one_by_one(ten: Pass) -> None:
+    """Length, frame and each output's own list; who has left takes its lists with it."""
+    for number in range(3):
+        ten.say(number, HEAD + body(number))
+    taken, _ = ten.turn()
+    members = ten.members[0, : len(taken)].copy()
+    ten.state[ten.pairs[1][1].fileno(), sockets.GENERATION] = 99
+    first = b"[%b]" % b",".join(b"[%d]" % 10**generation for generation in taken)
+    second = b"[%b]" % b",".join(b"[%d,null]" % generation for generation in taken)
+    parts = [b"\r\n\r\nA", b"B", b"C"]
+    answer = np.zeros(1024, np.uint8)
+    answer[:2] = np.frombuffer(b"OK", np.uint8)
+    short = np.zeros((65, 2), np.int64)
+    sent = sockets.answer_lists(
+        members,
+        ten.state,
+        2,
+        np.frombuffer(first + second, np.uint8),
+        np.array([1, len(first) + 1]),
+        np.frombuffer(b"".join(parts), np.uint8),
+        np.array([len(part) for part in parts]),
+        answer,
+        np.zeros((4, 13), np.int64),
+        3,
+        np.arange(9),
+        short,
+    )
+    assert sent == 0
+    for number in (0, 2):
+        text = b"A[%d]B[%d,null]C" % (10 ** (number + 1), number + 1)
+        assert ten.pairs[number][0].recv(100) == b"OK%d\r\n\r\n%b" % (len(text), text)
+    ten.pairs[1][0].setblocking(False)
+    with pytest.raises(BlockingIOError):
+        ten.pairs[1][0].recv(1)
+
+
 def test_looking_awake_ends_with_the_first_word_or_in_time(ten: Pass) -> None:
-    """Polling for a minute ends as soon as somebody speaks; polling for nobody ends when it was to end."""
+    """Polling for a minute ends as soon as bytes arrive; polling in vain ends when it was to end."""
     tables = ten.poll.fileno(), 0, ten.events, ten.state, ten.plans, ten.table
     until_ns = time.monotonic_ns() + 2_000_000
     assert sockets.look(*tables, until_ns) == 0

@@ -214,7 +214,7 @@ print(group.user_only, [one.name for one in group.missing], after["page_faults"]
 
 
 @linux
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.skipif(paranoid() != 2, reason="only at level 2 are users' counts limited to their own code")
 def test_the_kernels_share_is_left_out_and_said() -> None:
     """Where users may not count inside the kernel, what happens in user code is counted, and `user_only` says so."""
@@ -226,7 +226,7 @@ def test_the_kernels_share_is_left_out_and_said() -> None:
 
 
 @linux
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
 def test_without_privileges() -> None:
     """A user whom the kernel lets count nothing inside it still gets faults, switches and CPU time."""
     program = "import json, mmap, os, tailcut.machine.counters\nos.setgid(65534)\nos.setuid(65534)\n" + SHOW

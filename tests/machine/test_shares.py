@@ -53,7 +53,7 @@ def test_a_quota_binds_nobody() -> None:
 
 
 def test_more_processes_than_cpus() -> None:
-    """Nobody is bound, and everybody may use one CPU."""
+    """No process is bound, and each may use one CPU."""
     assert shares(PLAIN, {0, 1}, 2, 5) == [Share(1)] * 5
 
 

@@ -44,7 +44,7 @@ def test_only_its_owner_may_open_it(tmp_path: Path) -> None:
 
 
 def test_closed_or_forgotten_it_is_gone(tmp_path: Path) -> None:
-    """By `close`, twice if you like, and with the last reference; even while somebody looks at a part of it."""
+    """By `close`, twice if you like, and with the last reference; even while a view of a part of it is open."""
     region = OwnRegion("mine-", 64, folder=tmp_path)
     part = region.view[:8]
     region.close()

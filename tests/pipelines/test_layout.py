@@ -4,15 +4,16 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tailcut.errors import EngineError, IllegalMoveError
-from tailcut.pipelines.layout import Layout
+from tailcut.pipelines.layout import Layout, rows_of, split_rows
 from tailcut.pipelines.life import MOVES, Life, backoff_s, move
 from tailcut.pipelines.tensors import parse_tensors
 
+ON_A_BUSY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LAYOUT = Layout(parse_tensors("s", "inputs", {"x": "FP32[-1]", "text": "BYTES", "flag": "BOOL[2]"}))
 
 
@@ -25,13 +26,13 @@ def requests(draw):
     return [x, text, draw(arrays(np.bool_, (rows, 2)))]
 
 
-@given(st.lists(requests(), min_size=1, max_size=4))
-def test_there_and_back(parts):
-    """Shapes, dtypes and every byte."""
-    packed = LAYOUT.pack(parts)
+def written(packed):
     region = np.full(packed.size, 255, np.uint8)
     packed.write(region)
-    found = LAYOUT.unpack(region)
+    return LAYOUT.unpack(region)
+
+
+def assert_same(found, parts):
     assert len(found) == len(parts)
     for got, want in zip(found, parts, strict=True):
         for one, other in zip(got, want, strict=True):
@@ -40,12 +41,36 @@ def test_there_and_back(parts):
             assert one.tolist() == other.tolist() if one.dtype == object else one.tobytes() == other.tobytes()
 
 
+@ON_A_BUSY_MACHINE
+@given(st.lists(requests(), min_size=1, max_size=4))
+def test_there_and_back(parts):
+    """Shapes, dtypes and every byte."""
+    found = written(LAYOUT.pack(parts))
+    assert_same(found.parts, parts)
+    assert found.rows == rows_of(parts)
+
+
+@ON_A_BUSY_MACHINE
+@given(st.lists(requests(), min_size=1, max_size=4))
+def test_all_rows_together(parts):
+    """One part, where the rows of all requests have the same sizes; which request has how many is told either way."""
+    found = written(LAYOUT.pack_together(parts))
+    assert found.rows == rows_of(parts)
+    if len({arrays[0].shape[1] for arrays in parts}) > 1:
+        assert_same(found.parts, parts)
+        return
+    assert_same(found.parts, [LAYOUT.together(parts)])
+    assert_same(split_rows(found.parts[0], found.rows), parts)
+    assert_same(written(LAYOUT.pack_together(found.parts, found.rows)).parts, found.parts)
+
+
+@ON_A_BUSY_MACHINE
 @given(st.binary(min_size=8, max_size=400))
 def test_other_bytes_are_refused_or_read_within_their_region(data):
     """The other side of a region is the user's own code, which may write anywhere in it."""
     region = np.frombuffer(data[: len(data) // 8 * 8], np.uint8)
     with suppress(EngineError):
-        assert all(len(arrays) == 3 for arrays in LAYOUT.unpack(region))
+        assert all(len(arrays) == 3 for arrays in LAYOUT.unpack(region).parts)
 
 
 @pytest.mark.parametrize("old", Life)

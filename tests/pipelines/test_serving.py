@@ -260,7 +260,6 @@ def test_reload_serves_what_the_file_says_now(tmp_path):
             "has no variable 'nothing'; there is two_processes, ",
         ),
         (["serve", "nothing.py:pipeline"], "no such file"),
-        (["tune", "samples.py:pipeline"], "tune does not choose the settings of a pipeline's stages yet"),
     ],
 )
 def test_a_mistake_is_one_line(folder, command, message):

@@ -53,7 +53,9 @@ def test_a_comparison_names_what_is_worse_and_what_is_wrong() -> None:
     first = arm(8.0) | {"profile": "A.toml", "wrong": None, "verdict": None, "reason": "", "ratios": {}}
     worse = first | {"profile": "B.toml", "verdict": "worse", "reason": "p99 x1.40", "ratios": {"p99": ratio(1.4)}}
     wrong = worse | {"profile": "C.toml", "wrong": "request 3: cosine 0.5"}
-    profiles = [one | {"throughput_ratio": None, "slo_met": False, "cost": COST} for one in (first, worse, wrong)]
+    same = worse | {"profile": "D.toml", "verdict": "indistinct", "unchanged": True}
+    cases = (first, worse, wrong, same)
+    profiles = [{"unchanged": False, "throughput_ratio": None, "slo_met": False, "cost": COST} | one for one in cases]
     record = {"model": "m.onnx", "rate": 500.0, "clients": 16, "noise": None, "objective": {"slo_ms": 10.0}}
     out = StringIO()
     Console(file=out, width=200).print(comparison_summary(record | {"profiles": profiles}))
@@ -62,4 +64,5 @@ def test_a_comparison_names_what_is_worse_and_what_is_wrong() -> None:
     assert "B.toml: worse p99 x1.40" in text
     assert "C.toml answers wrongly: request 3: cosine 0.5" in text
     assert "x1.40 (1.12 to 1.54)" in text
-    assert text.count("the limit of 10 ms is missed") == 3
+    assert "D.toml: unchanged: the same settings as the first profile" in text
+    assert text.count("the limit of 10 ms is missed") == 4

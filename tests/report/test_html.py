@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.report.records import BENCH, MICROBENCH, explained
+from tests.report.records import explained, slower_bench, two_functions
 
 from tailcut.report import tune_page
 from tailcut.report.console import tune_summary
@@ -198,8 +198,8 @@ PAGES = {
     "unknown": lambda: render_tune_html(result(gain=None, p99=None)),
     "retuned": lambda: render_tune_html(RETUNED),
     "interrupted": lambda: render_tune_html(INTERRUPTED),
-    "bench": lambda: render_bench_html(BENCH),
-    "microbench": lambda: render_microbench_html(MICROBENCH),
+    "bench": lambda: render_bench_html(slower_bench()),
+    "microbench": lambda: render_microbench_html(two_functions()),
     "explain": lambda: render_explain_html(explained()),
     "no tail": lambda: render_explain_html(explained(20)),
 }
@@ -444,6 +444,62 @@ def test_noise_and_what_changed_are_told() -> None:
         assert "3 blocks repeated because the client was late, 1 of them still late" in text
         assert "engine.threads 1" in text
         assert "previous" in text
+
+
+OFFER = {
+    "setting": "engine.precision=int8",
+    "engine": "onnxruntime",
+    "precision": "int8",
+    "p50_ratio": 0.55,
+    "rate_ratio": 1.7,
+    "accuracy": 0.97,
+    "worst": 0.9771,
+    "top1": None,
+    "spread": None,
+    "differing": None,
+    "value": None,
+}
+TIE = {"chosen": "engine.spinning=False", "reason": "equal within the noise; takes 0.3 of the CPU", "equals": [{}, {}]}
+
+
+def test_where_nothing_was_kept_every_report_says_unchanged() -> None:
+    """In the headline and in the row of the tuned settings; never that it is better, whatever the noise says."""
+    same = result() | {"unchanged": True}
+    for text in (render_tune_html(same), _shown(tune_summary(same)), tune_markdown(same)):
+        assert "Nothing was better than the baseline" in text
+        assert "times shorter" not in text
+    page, markdown = render_tune_html(same), tune_markdown(same)
+    assert '<h1 id="gain">Unchanged</h1>' in page
+    assert '<span class="swatch tuned"></span>unchanged' in page
+    assert "| unchanged |" in markdown
+    assert "│ unchanged" in _shown(tune_summary(same))
+    again = RETUNED | {"unchanged": True, "retune": RETUNED["retune"] | {"changed": {}}}
+    assert "unchanged: the profile's settings are still the best" in _shown(tune_summary(again))
+    assert "| unchanged |" in tune_markdown(again)
+
+
+def test_a_choice_among_equals_and_offers_are_told() -> None:
+    """With the reason, and with what to add to the command."""
+    found = result() | {"tie_break": TIE, "offers": [OFFER]}
+    for text in (render_tune_html(found), _shown(tune_summary(found)), tune_markdown(found).replace("\\", "")):
+        assert (
+            "hosen among 2 that are equal: engine.spinning=False: equal within the noise; takes 0.3 of the CPU" in text
+        )
+        assert "int8 (onnxruntime): p50 x0.55, rate x1.70, cosine 0.9771; accept with --accuracy 0.97" in text
+
+
+def test_a_pipeline_has_no_reference() -> None:
+    """Its baseline is the pipeline as it is written; its steps' settings are in the page."""
+    found = result()
+    found["settings"]["pipeline"] = {"stages": [{"name": "tokenize", "workers": 2}], "models": []}
+    del found["verification"]["reference"]
+    found["verification"]["reference_p99_ratio"] = None
+    page = render_tune_html(found)
+    assert "the pipeline as it is written" in page
+    assert "tokenize" in page
+    for text in (page, _shown(tune_summary(found)), tune_markdown(found)):
+        assert "to the reference" not in text
+        assert "of the reference" not in text
 
 
 def test_memory_over_the_limit_is_told() -> None:

@@ -1,9 +1,11 @@
 """What the pages of load tests and micro-benchmarks claim, as HTML and as Markdown: no more than was measured."""
 
 import re
+from collections.abc import Callable
 
+import msgspec
 import pytest
-from tests.report.records import BENCH, MICROBENCH, RATES, against, bench, explained, microbench, run
+from tests.report.records import RATES, against, bench, explained, microbench, run, slower_bench, two_functions
 from tests.report.test_html import INTERRUPTED, result
 
 from tailcut.lab.microbench_record import changes
@@ -27,7 +29,7 @@ def test_a_single_run_is_its_p99() -> None:
 
 def test_a_sweep_has_a_curve_over_the_rate() -> None:
     """Three open runs give latency against rate, a curve of percentiles and a strip for each."""
-    page = bench_page.page(BENCH)
+    page = bench_page.page(slower_bench())
     assert page.rates is not None
     assert page.curves is not None
     assert page.strips is not None
@@ -48,9 +50,9 @@ def test_many_runs_are_thinned_to_the_colours_there_are() -> None:
 
 def test_what_got_worse_is_the_headline() -> None:
     """A comparison with a faster earlier result is told before anything else, by HTML and Markdown."""
-    assert bench_page.page(BENCH).headline == "9 of 9 percentiles got worse"
-    assert "9 of 9 percentiles got worse" in render_bench_html(BENCH)
-    assert "**worse**" in bench_markdown(BENCH)
+    assert bench_page.page(slower_bench()).headline == "9 of 9 percentiles got worse"
+    assert "9 of 9 percentiles got worse" in render_bench_html(slower_bench())
+    assert "**worse**" in bench_markdown(slower_bench())
     same = bench(run(500.0))
     assert bench_page.page(against(same, same)).headline == "Nothing proven changed"
 
@@ -58,7 +60,9 @@ def test_what_got_worse_is_the_headline() -> None:
 def test_a_search_for_the_highest_rate_is_its_answer() -> None:
     """The rate shown to keep the limit is the headline, and the limit is marked in the curve; or there is none."""
     shown = ("meets", "meets", "misses")
-    points = [one | {"shown": word, "p99_at_most_ms": 9.5} for one, word in zip(BENCH["runs"], shown, strict=True)]
+    points = [
+        one | {"shown": word, "p99_at_most_ms": 9.5} for one, word in zip(slower_bench()["runs"], shown, strict=True)
+    ]
     slo = {"percentile": "p99", "slo_ms": 10.0, "met": True, "highest_rate": 500.0, "limited_by": "misses"}
     record = bench(*points) | {"slo": slo | {"curve": points}}
     page = bench_page.page(record)
@@ -142,7 +146,7 @@ def test_a_regression_is_the_headline() -> None:
 
 def test_a_microbenchmark_has_its_three_charts() -> None:
     """The distribution holds an area and dots of each function, the regression a line through three lengths."""
-    page = microbench_page.page(MICROBENCH)
+    page = microbench_page.page(two_functions())
     assert [series.kind for series in page.distribution.series] == ["area", "dots"] * 2
     assert page.lines is not None
     assert [series.kind for series in page.lines.series] == ["fit", "dots"] * 2
@@ -185,12 +189,18 @@ def test_disturbed_samples_are_doubted() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [bench_markdown(BENCH), microbench_markdown(MICROBENCH), tune_markdown(result()), tune_markdown(INTERRUPTED)],
+    "write",
+    [
+        lambda: bench_markdown(slower_bench()),
+        lambda: microbench_markdown(two_functions()),
+        lambda: tune_markdown(result()),
+        lambda: tune_markdown(INTERRUPTED),
+    ],
     ids=["bench", "microbench", "tune", "interrupted"],
 )
-def test_markdown_tables_are_whole(text: str) -> None:
+def test_markdown_tables_are_whole(write: Callable[[], str]) -> None:
     """Every row of a table has as many cells as its head, and nothing is a Python object."""
+    text = write()
     for table in re.findall(r"(?:^\|.*\n)+", text + "\n", re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
     assert not re.search(r"\bNone\b|\bnan\b|<[a-z]+ object", text)
@@ -227,7 +237,7 @@ def test_an_explained_tail_is_its_cause() -> None:
 
 def test_too_few_requests_have_no_tail_on_the_page() -> None:
     """The page says how many it takes, and draws nothing; what was missed is doubted."""
-    page = explain_page.page(explained(20) | {"missed": 7})
+    page = explain_page.page(msgspec.structs.replace(explained(20), missed=7))
     assert page.headline == "No tail to explain"
     assert (page.means, page.worst) == (None, None)
     assert page.doubts[0].startswith("7 more requests")

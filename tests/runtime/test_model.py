@@ -172,7 +172,7 @@ def test_a_full_queue(tmp_path: Path) -> None:
 
 
 def test_at_once_past_the_queue(tmp_path: Path) -> None:
-    """Who finds nobody there is computed where it is, counted like everybody else, and gives its rows back."""
+    """A request that is alone is computed where it is, counted like the others, and gives its rows back."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
         assert model.scheduler.slab is not None
         lease = model.entry.lend(5, some=True)
@@ -416,7 +416,7 @@ def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
 
 
 def test_an_idle_model_refuses_nobody(tmp_path: Path) -> None:
-    """However slow it is believed to be: a stall long ago must not keep everybody out for ever."""
+    """However slow it is believed to be: a stall long ago must not keep requests out for ever."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")) as model:
         for _ in range(200):
             model.scheduler.forecast.cost.observe(1, 100_000_000_000)

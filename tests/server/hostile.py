@@ -292,6 +292,7 @@ def corpora() -> Iterator[tuple[str, Hostile]]:
             seeded = {
                 "head": seed,
                 "changed_head": seed,
+                "changed_length": seed,
                 "json_lists": json_request("mlp", seed[1:]),
                 "chunked": _head("Transfer-Encoding: chunked") + seed[1:],
                 "http2": seed[1:],

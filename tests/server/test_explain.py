@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
@@ -25,6 +26,7 @@ from tailcut.lab.payload import ask, infer_payload
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.runtime.tracing.attribution import KINDS, explain
+from tailcut.runtime.tracing.records import Tail
 from tailcut.runtime.tracing.timeline import STAGES, Event
 
 RATE, SECONDS = 250, 2.0
@@ -86,20 +88,22 @@ def load(target: Target, rows: tuple[int, ...] = (1,), rate: float = RATE) -> No
     assert not result.errors
 
 
-def named(target: Target, causes: set[str], rows: tuple[int, ...] = (1,), rate: float = RATE) -> dict:
+def named(target: Target, causes: set[str], rows: tuple[int, ...] = (1,), rate: float = RATE) -> Tail:
     """Load the server until its verdict names one of the causes: three times at most, for others use the machine."""
-    found: dict = {}
+    found = None
     for _ in range(3):
         load(target, rows, rate)
-        found = ask(target, "GET", "/v2/models/m/tail")
-        if found["cause"]["name"] == "cpu_wait" and "cpu_wait" not in causes:
+        answer = ask(target, "GET", "/v2/models/m/tail")
+        assert answer.pop("model") == "m"
+        found = msgspec.convert(answer, Tail)
+        if found.cause.name == "cpu_wait" and "cpu_wait" not in causes:
             found = without_others(target)
-        if found["cause"]["name"] in causes:
+        if found.cause.name in causes:
             return found
-    raise AssertionError(found["verdict"])
+    raise AssertionError(found)
 
 
-def without_others(target: Target) -> dict:
+def without_others(target: Target) -> Tail:
     """The verdict on the server's trail where it is not told that others had the CPUs meanwhile."""
     piece = ask(target, "GET", "/v2/models/m/trail/0")
     waits = {kind for kinds in KINDS["cpu_wait"].values() for kind in kinds}
@@ -111,8 +115,8 @@ def test_a_collector_at_work(profile: Path) -> None:
     """Full collections of a large heap are named, with the setting that ends them."""
     with harmed(profile, GARBAGE) as target:
         found = named(target, {"gc"})
-    assert "memory.gc_freeze" in found["verdict"]
-    assert found["coincided"]["gc"]["events"] >= 3
+    assert "memory.gc_freeze" in found.verdict
+    assert found.coincided["gc"].events >= 3
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a CPU")
@@ -126,7 +130,7 @@ def test_a_hog_on_the_same_core(profile: Path) -> None:
     with harmed(profile, "", preexec_fn=bound) as target:
         hog = subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=bound)  # noqa: PLW1509  one system call
         try:
-            assert "a CPU" in named(target, {"cpu_wait"}, rate=100)["verdict"]
+            assert "a CPU" in named(target, {"cpu_wait"}, rate=100).verdict
         finally:
             hog.kill()
             hog.wait()
@@ -173,7 +177,7 @@ def test_a_quota(profile: Path) -> None:
     with quota_group(1000) as group, harmed(profile, "", preexec_fn=group.join) as target:
         group.allow(15)  # now, for with that it would take six times as long to start
         try:
-            assert "quota" in named(target, {"throttled"}, rate=400)["verdict"]
+            assert "quota" in named(target, {"throttled"}, rate=400).verdict
         finally:
             group.allow(1000)
 
@@ -196,7 +200,7 @@ def test_a_slow_client(profile: Path, tmp_path: Path) -> None:
         thread = threading.Thread(target=trickle)
         thread.start()
         try:
-            assert "clients sending slowly" in named(target, {"receive"})["verdict"]
+            assert "clients sending slowly" in named(target, {"receive"}).verdict
         finally:
             enough.set()
             thread.join()
@@ -206,7 +210,7 @@ def test_a_huge_batch(profile: Path, tmp_path: Path) -> None:
     """Single rows that wait behind full batches: the advice is a smaller largest batch."""
     with serving(tmp_path, profile) as server:
         target = target_of(server)
-        assert "lower max_batch_size" in named(target, {"queue", "compute"}, (*[1] * 23, 64), rate=600)["verdict"]
+        assert "lower max_batch_size" in named(target, {"queue", "compute"}, (*[1] * 23, 64), rate=600).verdict
 
 
 def test_the_command_watches_a_running_server(server: Server) -> None:
@@ -214,9 +218,9 @@ def test_the_command_watches_a_running_server(server: Server) -> None:
     target = target_of(server)
     assert only_model(target, None) == "m"
     found = while_doing(lambda: load(target), lambda: watch(target, "m", SECONDS + 0.5))
-    assert found["requests"] > 0.7 * RATE * SECONDS
-    assert found["missed"] == 0
-    assert list(found["stages"]) == list(STAGES)
+    assert found.requests > 0.7 * RATE * SECONDS
+    assert found.missed == 0
+    assert list(found.stages) == list(STAGES)
     traced = trace_events(found)["traceEvents"]
     assert {event["name"] for event in traced if event["ph"] == "X"} == set(STAGES)
     assert all(event["dur"] >= 0 for event in traced if event["ph"] == "X")

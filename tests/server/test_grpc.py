@@ -280,7 +280,7 @@ def test_what_workers_cannot_share(models: Path, refusal: Callable[..., str], fl
 
 
 def test_a_port_in_use_is_one_line(models: Path, server: Server) -> None:
-    """Exit code 2, and the port is not shared with whoever has it."""
+    """Exit code 2, and the port is not shared with the process that has it."""
     command = [sys.executable, "-m", "tailcut", "serve", str(models / "mlp.onnx"), "--port", "0"]
     command += ["--grpc-port", str(server.grpc_port)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -296,8 +296,8 @@ def test_versions_that_are_none(models: Path, refusal: Callable[..., str], sourc
 
 def test_without_the_extra_one_line_says_what_to_install(models: Path) -> None:
     """The rest of the server does not need it."""
-    hide = "import sys; sys.modules['hpack'] = None; from importlib import util; find = util.find_spec\n"
-    hide += "util.find_spec = lambda name, *rest: None if name == 'hpack' else find(name, *rest)\n"
+    hide = "import sys; sys.modules['google.protobuf'] = None; from importlib import util; find = util.find_spec\n"
+    hide += "util.find_spec = lambda name, *rest: None if name == 'google.protobuf' else find(name, *rest)\n"
     program = hide + "from tailcut.cli.main import main\n"
     program += f"sys.exit(main(['serve', {str(models / 'mlp.onnx')!r}, '--port', '0', '--grpc-port', '0']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

@@ -88,7 +88,7 @@ def test_a_report_that_finds_no_room(models: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["shrunk", "deleted"])
 def test_a_shared_region_that_goes_away(models: Path, tmp_path: Path, fault: str) -> None:
-    """Under a running server: 400 for who names it, and everybody else, and a new region, is served as before."""
+    """Under a running server: 400 for requests that name it; all others, and a new region, are served as before."""
     x = np.ones((1, 4), np.float32)
     place = Path(f"/dev/shm/tailcut-host-{os.getpid()}-{fault}")
     region = {"shared_memory_region": "r", "shared_memory_byte_size": 16}

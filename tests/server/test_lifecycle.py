@@ -59,7 +59,7 @@ def test_a_second_sigterm_exits_at_once(models: Path, tmp_path: Path) -> None:
 
 
 def test_no_request_is_lost_on_the_way_down(models: Path, tmp_path: Path) -> None:  # noqa: C901  one story
-    """Whoever could connect is answered, and told `Connection: close`; who comes later is refused, never reset."""
+    """A client that could connect is answered, with `Connection: close`; a later one is refused, never reset."""
     failures: list[str] = []
     answered = [0]
     with serving(tmp_path, models / "mlp.onnx", "--drain", "300ms") as server:

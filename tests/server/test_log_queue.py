@@ -87,7 +87,7 @@ def test_nobody_reads(pipe: tuple[int, int]) -> None:
 
 
 def test_ending_takes_a_bounded_time(pipe: tuple[int, int]) -> None:
-    """Whoever does not read does not keep the process from ending."""
+    """A log that is not read does not keep the process from ending."""
     queue = LogQueue(pipe[1])
     for number in range(log_queue._LINES):
         queue.handle(record(number, name="tailcut.access"))

@@ -1,5 +1,6 @@
 """What /metrics says of each model, read by Prometheus' own parser, and the line a second that overload logs."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.engines.models import perceptron
 from tests.server.test_overload import ONE, busy, make_profile
 from tests.servers import Server, Wire, raw_request, serving
+
+from tailcut.machine.nvml import DeviceUse
+from tailcut.server.metrics import ServerCounts, render
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "metrics.md"
 AROUND_20_MS = {0.01, 0.015, 0.018, 0.02, 0.022, 0.025, 0.03, 0.04}
@@ -103,3 +107,25 @@ def test_every_metric_is_in_the_reference(slow: Server) -> None:
     served = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     told = {line.split("`")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")}
     assert told == served
+
+
+def test_devices_have_tritons_names() -> None:
+    """A gauge for each device and figure; what a device does not say is left out, and without one there is nothing."""
+    uses = [DeviceUse("GPU-a", 0.37, 1 << 30, 80 << 30, 312.5), DeviceUse("GPU-b", None, 0, 80 << 30, None)]
+
+    async def text(devices: list[DeviceUse]) -> str:
+        return render(ServerCounts(), [], {}, devices).decode()
+
+    families = {one.name: one for one in text_string_to_metric_families(asyncio.run(text(uses)))}
+    found = {
+        name: {sample.labels["gpu_uuid"]: sample.value for sample in families[name].samples}
+        for name in families
+        if name.startswith("nv_gpu")
+    }
+    assert found == {
+        "nv_gpu_utilization": {"GPU-a": 0.37},
+        "nv_gpu_memory_used_bytes": {"GPU-a": 1 << 30, "GPU-b": 0},
+        "nv_gpu_memory_total_bytes": {"GPU-a": 80 << 30, "GPU-b": 80 << 30},
+        "nv_gpu_power_usage": {"GPU-a": 312.5},
+    }
+    assert "nv_gpu" not in asyncio.run(text([]))

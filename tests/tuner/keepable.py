@@ -1,6 +1,6 @@
 """Profiles that a tune may keep of a model: settings of its own search space, small changes included.
 
-A tune is a `Search` here, so that what is offered, quantised and judged is what `tailcut tune` offers, quantises and
+The space is that of a tune, so that what is offered, quantised and judged is what `tailcut tune` offers, quantises and
 judges; only what is timed is left out.
 """
 
@@ -26,10 +26,11 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import compare
 from tailcut.tuner.gate import Gate
+from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.records import Wanted
 from tailcut.tuner.refinements import refinements
-from tailcut.tuner.search import Search
+from tailcut.tuner.session import open_session
 from tailcut.tuner.space import RUNG_FIELDS, engine_choices, serving_choices, with_fields
 
 Answer = tuple[int, Arrays]  # the place of the request, and what came back
@@ -121,13 +122,14 @@ class Tune:
         self._model = folder / f"{name}.onnx"
         onnx.save(case.model, self._model)
         wanted = Wanted(self._model, data_of(case), budget_s=_BUDGET_S, normalize=normalize)
-        self._search = Search(wanted, lambda event: None)
-        self._search._calibrate()
+        self._session = open_session(wanted, lambda event: None)
+        self._space = ModelSpace(self._session)
+        self._space.calibrate()
         self._requests, self._truths = questions_of(case)
 
     def offered(self) -> list[Settings]:
         """Everything that may race."""
-        facts = self._search._facts
+        facts = self._space.facts
         return [s for engine in engine_choices(facts) for s in serving_choices(facts, engine, _ALONE_US)]
 
     def refined(self, settings: Settings) -> Settings:
@@ -136,7 +138,7 @@ class Tune:
         But for the number of processes, and for leaving out the buckets, which other changes need.
         """
         refined = settings
-        for change in refinements(self._search._facts, settings):
+        for change in refinements(self._space.facts, settings):
             unpadded = change.batching.padding is None and settings.batching.padding is not None
             if change.io.workers == 1 and not unpadded:
                 refined = with_fields(refined, change, _differing(change, settings))
@@ -146,25 +148,25 @@ class Tune:
         """A profile file as a tune writes it."""
         name = f"{self._name}.{number}"
         profile = Profile.of_model(self._model, settings, name)
-        profile = msgspec.structs.replace(profile, samples=self._search._servers.samples)
+        profile = msgspec.structs.replace(profile, samples=self._session.servers.samples)
         if settings.engine.precision == "int8_static":
-            profile = profile.with_quantized(self._search._copies[settings.engine.name].path)
+            profile = profile.with_quantized(self._space.copies[settings.engine.name].path)
         path = self._folder / f"{name}.profile.toml"
         profile.save(path)
         fold, requests = settings.engine.u8_input, self._requests
         if fold is not None:
-            requests = [as_pixels(fold, self._search._spec, request) for request in requests]
+            requests = [as_pixels(fold, self._session.spec, request) for request in requests]
         return Kept(self._name, name, path, settings, requests, self._truths)
 
     def passes(self, kept: Kept, target: Target) -> bool:
         """Whether the accuracy gate lets one of its profiles pass."""
-        questions = copy.copy(self._search._gate._questions)  # the tune's own, asked under this name
+        questions = copy.copy(self._session.gate._questions)  # the tune's own, asked under this name
         questions.spec = replace(questions.spec, name=kept.name)
         return Gate(questions, BOUND).check(target, kept.settings, 0.0 if kept.exact else _GATE_S).right
 
     def close(self) -> None:
         """Remove the quantised copies."""
-        self._search._folder.cleanup()
+        self._space.close()
 
 
 def _many_rows(case: Case) -> Arrays:

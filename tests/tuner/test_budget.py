@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailcut.tuner.budget import Plan
+from tailcut.tuner.budget import Plan, SearchSize, complete_s
 from tailcut.tuner.verification import told_within, verification_s
 
 
@@ -74,3 +74,14 @@ def test_what_a_slow_model_can_be_verified_by() -> None:
     plan = Plan(0.0, 60.0)
     plan.needs_verification_s(min(verification_s(10.0, 3), plan.most_verify_s))
     assert plan.expected_s == pytest.approx(60.0)
+
+
+def test_a_complete_search_takes_longer_for_more_and_slower() -> None:
+    """More engines, slower starts, slower models and more rungs each take longer; a quick model about a minute."""
+    quick = complete_s(SearchSize(13, 6.0), 6, 1.0, 5000.0)
+    assert 40 < quick < 150
+    assert complete_s(SearchSize(40, 6.0), 6, 1.0, 5000.0) > quick
+    assert complete_s(SearchSize(13, 6.0), 6, 4.0, 5000.0) > quick
+    assert complete_s(SearchSize(13, 6.0), 9, 1.0, 5000.0) > quick
+    assert complete_s(SearchSize(13, 6.0), 6, 1.0, 20.0) > 3 * quick
+    assert complete_s(SearchSize(13, 16.0), 6, 1.0, 5000.0) == quick + 10

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tests.engines.models import perceptron
 
-from tailcut.cli.tune import _Files, _write
+from tailcut.cli.tune_files import TuneFiles
+from tailcut.cli.tune_one import write_result
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.errors import ProfileError
 from tailcut.models import digits_data, digits_model
@@ -18,8 +19,9 @@ from tailcut.runtime.profile import Profile
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.calibrate import CalibrationError, Calibrator, Material
 from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.records import Outcome, Wanted
-from tailcut.tuner.search import Search
+from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed, engine_choices
 
 OBJECTIVE = {
@@ -46,43 +48,44 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calibrated(folder: Path) -> Iterator[tuple[Search, list[str]]]:
-    """A search that has its copies, and what it told."""
+def calibrated(folder: Path) -> Iterator[tuple[ModelSpace, list[str]]]:
+    """A space that has its copies, and what it told."""
     told: list[str] = []
 
     def tell(event: Event) -> None:
         if isinstance(event, Phase):
             told.append(event.text)
 
-    search = Search(Wanted(folder / "digits.onnx", data={"image": images()}, budget_s=30.0), tell)
-    search._calibrate()
-    yield search, told
-    search._folder.cleanup()
+    space = ModelSpace(open_session(Wanted(folder / "digits.onnx", data={"image": images()}, budget_s=30.0), tell))
+    space.calibrate()
+    yield space, told
+    space.close()
 
 
-def test_both_engines_have_a_copy(calibrated: tuple[Search, list[str]]) -> None:
+def test_both_engines_have_a_copy(calibrated: tuple[ModelSpace, list[str]]) -> None:
     """Each answers rightly on requests that its ranges do not come from, is told in a line, and is measured."""
-    search, told = calibrated
-    assert set(search._copies) == {"onnxruntime", "openvino"}
-    for name, copy in search._copies.items():
+    space, told = calibrated
+    assert set(space.copies) == {"onnxruntime", "openvino"}
+    for name, copy in space.copies.items():
         assert copy.accuracy.right
         assert copy.operators > len(copy.in_float)
         assert any(line.startswith(f"static int8 for {name}: ") and "over 110 requests" in line for line in told)
-    measured = {(one.name, one.precision) for one in engine_choices(search._facts)}
+    measured = {(one.name, one.precision) for one in engine_choices(space.facts)}
     assert measured >= {("onnxruntime", "int8_static"), ("openvino", "int8_static")}
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_what_was_measured_is_what_ships(
-    calibrated: tuple[Search, list[str]], folder: Path, tmp_path: Path, engine: str
+    calibrated: tuple[ModelSpace, list[str]], folder: Path, tmp_path: Path, engine: str
 ) -> None:
     """The profile and its copy, in another folder, serve the model's answers; another copy is refused in one line."""
-    search, _ = calibrated
+    space, _ = calibrated
     options = {"name": engine, "precision": "int8_static", "threads": 1}
-    outcome = Outcome(search._spec, changed(search._baseline("binary"), engine=options), 1.0, [])
-    search._take_copy(outcome)
-    files = _Files(folder / "d.profile.toml", folder / "d.report.html", folder / "d.trials.jsonl")
-    found = _write(outcome, search._wanted, OBJECTIVE, files)
+    session = space._session
+    outcome = Outcome(session.spec, changed(session.with_wire("binary"), engine=options), 1.0, [])
+    space.take(outcome)
+    files = TuneFiles(folder / "d.profile.toml", folder / "d.report.html", folder / "d.trials.jsonl")
+    found = write_result(outcome, session.wanted, OBJECTIVE, files)
     assert found["quantized"]["engine"] == engine
     for name in ("digits.onnx", "d.profile.toml", "d.int8.onnx"):
         shutil.copy(folder / name, tmp_path / name)
@@ -100,17 +103,18 @@ def test_what_was_measured_is_what_ships(
         Model.open(tmp_path / "d.profile.toml")
 
 
-def test_operators_stay_in_float_until_answers_are_right(calibrated: tuple[Search, list[str]]) -> None:
+def test_operators_stay_in_float_until_answers_are_right(calibrated: tuple[ModelSpace, list[str]]) -> None:
     """All methods with everything in int8, then more in float, up to half; where nothing helps, the reason is told."""
-    search, _ = calibrated
+    space, _ = calibrated
     tried: list[int] = []
 
     def judge(answers: object) -> Accuracy:
         tried.append(len(tried))
         return Accuracy(right=len(tried) == 4, reason="far off", value=float(len(tried)))
 
-    material = Material.of(search._wanted.model, search._requests, search._gate)
-    with Calibrator(replace(material, judge=judge), Path(search._folder.name), 30.0) as calibrator:
+    session = space._session
+    material = Material.of(session.wanted.model, session.requests, session.gate)
+    with Calibrator(replace(material, judge=judge), space.folder, 30.0) as calibrator:
         copy = calibrator.copy_for("onnxruntime", calibrator.start(), 60.0)
         assert len(tried) == 4
         assert len(copy.in_float) == 2 < copy.operators
@@ -125,21 +129,22 @@ def test_what_is_left_out_is_told_in_one_line(tmp_path: Path) -> None:
     data = {"x": np.random.default_rng(0).standard_normal((15, 64)).astype(np.float32)}
     wanted = Wanted(path, data=data, budget_s=30.0)
     for one in (wanted, replace(wanted, bound=None), replace(wanted, budget_s=10.0), replace(wanted, data=None)):
-        search = Search(one, lambda event: told.append(getattr(event, "text", "")))
+        space = ModelSpace(open_session(one, lambda event: told.append(getattr(event, "text", ""))))
         told.clear()
-        search._calibrate()
-        search._folder.cleanup()
-        assert not search._copies
+        space.calibrate()
+        space.close()
+        assert not space.copies
         if one is wanted:
             assert told[-1] == "static int8 is left out: it needs at least 16 requests in --data, and there are 15"
         else:
             assert not told
 
 
-def test_a_process_that_ends_costs_one_precision(calibrated: tuple[Search, list[str]], tmp_path: Path) -> None:
+def test_a_process_that_ends_costs_one_precision(calibrated: tuple[ModelSpace, list[str]], tmp_path: Path) -> None:
     """A crash of the quantiser is one line."""
-    search, _ = calibrated
-    material = Material.of(search._wanted.model, search._requests, search._gate)
+    space, _ = calibrated
+    session = space._session
+    material = Material.of(session.wanted.model, session.requests, session.gate)
     with Calibrator(material, tmp_path, 10.0) as calibrator:
         calibrator._child.kill()
         with pytest.raises(CalibrationError, match="the process that quantises the model exited"):

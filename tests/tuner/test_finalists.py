@@ -1,5 +1,7 @@
 """Which configurations race: the best of several kinds."""
 
+from dataclasses import replace
+
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.finalists import FINALISTS, Predicted, finalists, pareto
 from tailcut.tuner.space import changed
@@ -65,3 +67,13 @@ def test_the_pareto_front() -> None:
     """Who is beaten in everything is not on it."""
     fast, quick, poor = predicted(100.0, 5.0), predicted(50.0, 1.0), predicted(40.0, 2.0)
     assert pareto([poor, quick, fast]) == [fast, quick]
+
+
+def test_the_most_frugal_equal_races() -> None:
+    """One that is equal by the objective and takes clearly less CPU has a place; one that is worse has none."""
+    spinning = [replace(one, cpu_us=60_000.0) for one in many()]
+    best = max(one.rate for one in spinning)
+    quiet = replace(predicted(0.96 * best, 9.0, engine={"spinning": False}), cpu_us=15_000.0)
+    assert quiet in finalists([*spinning, quiet])
+    worse = replace(quiet, rate=0.6 * best)
+    assert worse not in finalists([*spinning, worse])

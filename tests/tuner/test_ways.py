@@ -1,15 +1,20 @@
 """The costs of the way in, from loads of a server of which all costs are known."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.engines.models import perceptron
 
 from tailcut.lab.load import LoadResult
 from tailcut.machine.process import ProcessCost
+from tailcut.tuner.learning import facts_of, learn
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import Wiring
-from tailcut.tuner.ways import MANY, Probe, best_wiring, way_in
+from tailcut.tuner.ways import MANY, PROBED, Probe, best_wiring, measure_ways, way_in, way_settings
 
 
 def closed(rate: float, latency_ns: float, client_ns: float = 0.0) -> LoadResult:
@@ -55,3 +60,19 @@ def test_the_plainest_of_equal_ways() -> None:
     assert best_wiring({raw: 100.0, near: 102.0, shared: 90.0}) == raw
     assert best_wiring({raw: 100.0, near: 120.0, shared: 121.0}) == near
     assert best_wiring({raw: 100.0, near: 120.0, shared: 180.0}) == shared
+
+
+def test_what_real_servers_cost(tmp_path: Path) -> None:
+    """Nanoseconds for each part, with an engine that computes nothing; only a worker thread has to be woken."""
+    path = perceptron([16, 4], tmp_path / "m.onnx")
+    learned = learn(Wanted(path), 1.0, lambda event: None)
+    facts = facts_of(Wanted(path), learned)
+    servers = Servers(path, learned.spec, learned.requests)
+    try:
+        ways = measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 0.9)
+    finally:
+        servers.keep()
+    for way in ways.values():
+        assert 200 < way.receive_ns + way.answer_ns < 2_000_000
+        assert min(way.batch_ns, way.pass_ns, way.wake_ns, way.outside_ns) >= 0
+    assert ways["inline"].wake_ns == 0

@@ -47,7 +47,7 @@ class CostModel:
             self._replan()
         if self._observations % _PROBE_EVERY == 0:
             self._probe = next((size for size in self.sizes if size > self.limit), 0)
-        self.limit_ns = self._known.get(self.limit, self.limit_ns)  # promises at the door rest on it: never stale
+        self.limit_ns = self._known.get(self.limit, self.limit_ns)  # admission relies on it: never stale
 
     def estimate_ns(self, rows: int) -> float:
         """Expected service time of a batch of `rows` rows; 0 while nothing is known."""

@@ -1,7 +1,7 @@
 """When a model will be done with what it has: from the learned cost, and from what passes between batches. Pure.
 
 A batch costs more than its engine call: the worker has to get the interpreter back, post the answers and form the next
-batch. What that takes is learned while there is always something waiting; without it, promises made at the door under
+batch. What that takes is learned while there is always something waiting; without it, promises made at admission under
 overload would be broken by as much.
 
 Still a forecast is a mean, and a queue that is let grow right up to the deadline breaks every second promise when the
@@ -17,7 +17,7 @@ _IN_HAND = 0.02  # of the time given, for the answer's way to the client
 _BROKEN = 0.02  # of trust, for one broken promise
 _KEPT = _BROKEN / 300
 _LEAST_TRUST = 0.5
-_PROMISED = 2  # batches: who gave less time was promised nothing
+_PROMISED = 2  # batches: a request that gave less time was promised nothing
 
 
 class Forecast:
@@ -58,7 +58,7 @@ class Forecast:
                 self.costs[key].observe(rows, ended_ns - began_ns)
 
     def told(self, ready_ns: int, deadline_ns: int, now_ns: int) -> None:
-        """Who was to be answered by `deadline_ns` is told its answer now, or that there will be none."""
+        """A request that was to be answered by `deadline_ns` is answered or refused now."""
         given_ns = deadline_ns - ready_ns
         if given_ns < _PROMISED * self.cost.limit_ns:
             return
@@ -72,7 +72,7 @@ class Forecast:
         return left_ns * self.trust < (2 + waiting) * (self.cost.limit_ns + self.between_ns)
 
     def opens_ns(self, deadline_ns: int, rows: int, now_ns: int, *, busy: bool) -> int:
-        """From when on who gives as much time as is left to `deadline_ns` can be promised the last of so many rows."""
+        """From when on a request with the time left to `deadline_ns` can be promised the last of so many rows."""
         return int(self.done_ns(rows, now_ns, busy=busy) - (deadline_ns - now_ns) * self.trust)
 
     def done_ns(self, rows: int, now_ns: int, *, busy: bool) -> float:

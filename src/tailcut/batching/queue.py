@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Generic, Protocol, Self, TypeVar
 
-DEFAULT_PRIORITY = 100  # of who names none (or 0): smaller numbers are served before, larger ones after
+DEFAULT_PRIORITY = 100  # of requests that name none (or 0): smaller numbers are served before, larger ones after
 _FOREVER = 1 << 63
 
 
@@ -54,7 +54,7 @@ class PriorityQueue(Generic[T]):
         self.rows += item.count
 
     def head(self) -> T | None:
-        """Who is served next."""
+        """The item that is served next."""
         for level in self._levels:
             if self._lanes[level]:
                 return self._lanes[level][0]

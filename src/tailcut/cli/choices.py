@@ -11,6 +11,13 @@ class BatchingChoice(StrEnum):
     OFF = "off"
 
 
+class AlsoCpuChoice(StrEnum):
+    """What the CPU computes beside a device."""
+
+    ROUTE = "route"
+    FALLBACK = "fallback"
+
+
 class DeviceChoice(StrEnum):
     """Where a model is computed."""
 

@@ -27,6 +27,8 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Check the machine for causes of tail latency: what each costs, and the command that fixes it."""
+    import os
+
     import msgspec
 
     from tailcut.cli.options import parse_duration
@@ -36,6 +38,8 @@ def doctor(
     from tailcut.machine.counters import counts_missing
     from tailcut.machine.facts import collect
     from tailcut.machine.fingerprint import fingerprint
+    from tailcut.machine.gpu import read_devices
+    from tailcut.machine.gpu_checks import examine_devices
     from tailcut.machine.probe import measure
 
     seconds = parse_duration(probe)
@@ -45,7 +49,7 @@ def doctor(
         raise UsageError(f"{env_file} was not written by tailcut doctor: choose another file with --env-file")
     facts = collect(missing=counts_missing())
     measured = measure(facts.mask, seconds)
-    checks = examine(facts, measured, _reaches())
+    checks = examine(facts, measured, _reaches()) + examine_devices(read_devices(), facts.mask, os.getpid())
     applied = _apply(checks, env_file) if apply else None
     if json:
         result = DoctorResult(checks=list(checks), applied=applied, machine=fingerprint())

@@ -1,12 +1,13 @@
 """`tailcut explain`: why the slowest requests were slow, stage by stage."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from tailcut.lab.load import Target
+    from tailcut.lab.records import ExplainResult
 
 
 def explain(
@@ -28,6 +29,7 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show where the slowest 1 % of requests spent their time, and which events coincided."""
+    import msgspec
     import orjson
     from rich.console import Console
 
@@ -49,20 +51,20 @@ def explain(
             raise UsageError("--rate needs a PROFILE: a running server has traffic of its own")
         place: Target = parse_target(target, allow_remote=allow_remote)
         found = watch(place, only_model(place, model), length_s)
-    found = {"target": target} | found
+    found = msgspec.structs.replace(found, target=target)
     if report:
         write_atomically(report, render_explain_html(found))
     if trace:
         write_atomically(trace, orjson.dumps(trace_events(found)).decode())
     if json:
-        print(orjson.dumps(found).decode())
+        print(msgspec.json.encode(found).decode())
     elif markdown:
         print(explain_markdown(found), end="")
     else:
         Console().print(explain_view(found))
 
 
-def _of_profile(path: Path, length_s: float, rate: float | None) -> dict[str, Any]:
+def _of_profile(path: Path, length_s: float, rate: float | None) -> "ExplainResult":
     """Serve the profile in a child process, load it from this process, and observe it."""
     from tailcut.errors import UsageError
     from tailcut.lab.client import open_loop

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tailcut.cli.choices import BatchingChoice, DeviceChoice
+from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, where
 from tailcut.cli.serving.model_repository import ControlMode, Start, start_library
 from tailcut.cli.serving.models import ModelLoader
@@ -126,10 +126,17 @@ def serve(  # noqa: PLR0915  an option a line
         Path | None, typer.Option(help="File with the token required for requests that change the server.")
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load PyTorch programs that could run code of their own.")
+        bool, typer.Option("--trust", help="Load TorchScript, and PyTorch programs that could run code of their own.")
     ] = False,
     device: Annotated[
         DeviceChoice | None, typer.Option(help="Where models are computed (default: the profile's, else cpu).")
+    ] = None,
+    also_cpu: Annotated[
+        AlsoCpuChoice | None,
+        typer.Option(
+            help="Load models on the CPU as well: route: each batch goes where it is expected to end first; "
+            "fallback: only batches that the device failed to compute."
+        ),
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
     workers: Annotated[
@@ -169,7 +176,7 @@ def serve(  # noqa: PLR0915  an option a line
     ignore_signals()
     given = [Source.parse(text) for text in sources or []]
     if trust:
-        trust_programs(given)
+        trust_programs(given, model_repository)
     limits = ServerLimits(
         body_bytes=max_body << 20,
         connections=max_connections if worker is None else max(1, max_connections // worker.size),
@@ -196,7 +203,7 @@ def serve(  # noqa: PLR0915  an option a line
         need_shareable(needs_one=alone)
         group = worker_group(size, len(given), limits.drain_s, max_restarts)
         raise typer.Exit(run_supervisor(group, Address(host, port, uds, grpc_port), json=json))
-    reader = SourceReader(worker, max_batch_size, batching, device, accept_model_change)
+    reader = SourceReader(worker, max_batch_size, batching, device, accept_model_change, also_cpu)
     wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
     start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
     started = start_library(start, wished, None if batching is None else batching.value, measures=not no_auto)

@@ -76,7 +76,7 @@ class _Connection(asyncio.BufferedProtocol):
         return self._reader.target()
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._answer is None:  # what nobody asked for
+        if self._answer is None:  # not asked for
             self.close()
             return
         try:

@@ -1,7 +1,7 @@
-"""Answers from bytes: when one is complete, what is in it, and which error it stands for. Pure: no socket.
+"""Responses from bytes: when one is complete, its content, and the error that it stands for. Pure: no socket.
 
-A reader says where the next bytes are to be received to, so that a large answer is received straight into the memory
-that its arrays then stand on.
+A reader provides the memory for the next bytes, so that a large response is received directly into the memory of the
+resulting arrays.
 """
 
 from collections.abc import Mapping

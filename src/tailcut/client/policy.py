@@ -1,16 +1,16 @@
-"""When a client tries again, and when it sends a second copy. Pure: the time and the dice are arguments.
+"""When a client retries, and when it sends a second copy. Pure: time and random numbers are arguments.
 
-A call is tried again only where that is safe and can help:
+A call is retried only if that is safe and can help:
 
-- 503: the server did not begin. Not before its Retry-After, plus a random pause.
-- Nobody listens: nothing was sent. After a random pause.
-- A kept connection turns out to be closed before any byte of an answer came: the server closed it while it was idle, or
-  its process has ended. At once, on a new connection, one time. (An inference changes nothing on the server, so one
-  that was computed after all does no harm.)
+- 503: the server did not begin. After at least its Retry-After, plus a random pause.
+- Connection refused: nothing was sent. After a random pause.
+- A kept connection was closed before the first byte of a response: the server closed it while it was idle, or its
+  process has ended. Immediately, on a new connection, once. (An inference changes nothing on the server, so computing
+  it twice does no harm.)
 
-Everything else is the caller's to decide: a connection that breaks in the middle of an answer, 4xx, 500, 504. Pauses
-are drawn between nothing and a bound that doubles with each try ("full jitter"), so that clients that were refused
-together do not come back together. No pause goes past the call's deadline: what cannot be in time fails at once.
+The caller handles everything else: a connection that breaks in the middle of a response, 4xx, 500, 504. Pauses are
+drawn between zero and a bound that doubles with each retry ("full jitter"), so that clients that were refused together
+do not return together. No pause goes past the call's deadline: the call fails immediately instead.
 """
 
 from collections import deque
@@ -24,7 +24,7 @@ _RENEW = 32  # so many new ones, and the percentile is taken again
 
 
 class RefusedError(UnreachableError):
-    """Nobody listens: nothing was sent."""
+    """Nothing listens: nothing was sent."""
 
 
 class StaleError(UnreachableError):

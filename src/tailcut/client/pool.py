@@ -1,4 +1,4 @@
-"""What both clients are made of: their settings, and the connections that nobody uses at the moment."""
+"""The common parts of both clients: their settings, and the idle connections."""
 
 from collections import deque
 from typing import Generic, Protocol, TypeVar
@@ -40,7 +40,7 @@ class Pool(Generic[C]):
             in this time.
         retries: how failed calls are tried again (`tailcut.client.policy` states the rule).
         hedge: whether slow calls are sent a second time, and when.
-        connections: kept open at most while nobody uses them.
+        connections: kept open at most while they are idle.
         shared_memory: pass tensors through shared memory whose names begin so; the server must run on this machine and
             have been started with `--shared-memory` and this prefix, or a shorter one that begins it.
 

@@ -1,7 +1,7 @@
-"""Calls as bytes: where they go, and what is sent. Pure.
+"""Calls as bytes: where they are sent, and what is sent. Pure.
 
-What is sent before the tensors' own bytes depends on nothing but the model and the names, datatypes and shapes of the
-inputs, so it is kept: from the second call on, encoding costs a look-up and a view of each array.
+The bytes before the tensors depend only on the model and the names, datatypes and shapes of the inputs, so they are
+cached: from the second call on, encoding costs a look-up and a view of each array.
 """
 
 from collections.abc import Mapping, Sequence

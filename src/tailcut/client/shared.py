@@ -1,16 +1,16 @@
-"""Calls whose tensors travel in shared memory: which region, what lies where, when it may be used again. No socket.
+"""Calls with tensors in shared memory: the region, its layout, and when it may be reused. No socket.
 
-A call is a generator that yields what to send and is sent the answers, so that the blocking and the asyncio client run
-the same lines. Each call in flight has a region of its own, made and registered when no idle one is large enough.
+A call is a generator that yields what to send and receives the responses, so that the blocking and the asyncio client
+run the same code. Each concurrent call has its own region, created and registered if no idle one is large enough.
 
-- *Where outputs go.* Their sizes are known only from an answer. The first call of its kind (model, names, datatypes and
-  shapes of the inputs) gets its outputs in the body; from the second on they have places in the region. Strings, whose
-  sizes change with their values, always come in the body, and so do outputs that once outgrew their place.
-- *When a region is used again.* Only when every copy of the request was answered. After a timeout, a broken connection
-  or a second copy that lost, the server may still be reading inputs or writing outputs there: the region is unlinked
-  and another is made.
-- *A server that was started anew* knows none of the regions and answers 400. Calls on a region that was used before, or
-  with places for outputs, are therefore tried once more on a new region and with outputs in the body.
+- *Outputs.* Their sizes are known only from a response. The first call of its kind (model, names, datatypes and shapes
+  of the inputs) gets its outputs in the body; from the second on they are written to the region. Strings, whose sizes
+  change with their values, are always in the body, and so are outputs that once did not fit.
+- *Reuse.* A region is reused only after every copy of the request was answered. After a timeout, a broken connection
+  or an abandoned second copy, the server may still read inputs or write outputs there: the region is unlinked and
+  another is created.
+- *A restarted server* knows none of the regions and answers 400. Calls on a region that was used before, or with
+  outputs in the region, are therefore repeated once on a new region and with outputs in the body.
 """
 
 from collections import deque
@@ -68,7 +68,7 @@ class SharedTensors:
         address: for messages.
         encoder: writes requests to that server.
         prefix: of the regions' keys.
-        kept: regions that are kept at most while nobody uses them.
+        kept: regions that are kept at most while they are unused.
     """
 
     def __init__(self, address: Address, encoder: Encoder, prefix: str, kept: int) -> None:

@@ -1,8 +1,8 @@
-"""The blocking client: plain sockets, a pool of kept connections, one call on a connection at a time.
+"""The blocking client: plain sockets, a pool of kept connections, one call at a time per connection.
 
-Any number of threads may use one client. A connection is taken from the pool, or opened, for each try of a call, and
-put back when its answer is complete; one whose answer is not waited for any longer is closed, so that the server drops
-the work.
+Any number of threads may use one client. Each attempt of a call takes a connection from the pool or opens one, and
+returns it when the response is complete. A connection whose response is no longer awaited is closed, so that the
+server drops the work.
 """
 
 import random

@@ -1,7 +1,7 @@
-"""Other formats to ONNX: the library made for each converts, and its answers are compared before and after.
+"""Other formats to ONNX: the library made for each converts, and the outputs are compared before and after.
 
-Nothing is unpickled unless the user says that the file is trusted, and nothing is fetched. One file for each kind of
-original: it loads it, has it converted, and answers requests with it.
+Nothing is unpickled unless the user declares the file trusted, and nothing is downloaded. There is one file for each
+kind of original: it loads it, has it converted, and computes outputs with it.
 """
 
 from tailcut.converters.conversion import Conversion, convert

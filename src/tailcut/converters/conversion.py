@@ -1,4 +1,4 @@
-"""One conversion: which kind the original is, the file that its library makes, and how far the answers are apart."""
+"""One conversion: the kind of the original, the file that its library writes, and the distance of the outputs."""
 
 import logging
 import shutil

@@ -1,6 +1,6 @@
 """Folders of Hugging Face models by optimum.
 
-Nothing is fetched, no code of the folder is run, and weights come from safetensors only: other files are pickles.
+Nothing is downloaded, no code of the folder is run, and weights come from safetensors only: other files are pickles.
 """
 
 import contextlib

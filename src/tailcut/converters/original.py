@@ -1,4 +1,4 @@
-"""What a model of another format can do here: be written as ONNX, and answer requests as it always has."""
+"""The interface of a model of another format: it can be written as ONNX, and compute outputs as before."""
 
 from collections.abc import Sequence
 from importlib import import_module

@@ -55,6 +55,8 @@ def open_engine(path: Path, options: EngineOptions, name: str | None = None) -> 
         UnsupportedError: a tensor type or setting that this engine or machine does not have; names it.
     """
     options = msgspec.structs.replace(options, threads=engine_threads(options).count)
+    if options.precision == "tf32" and options.device == "cpu":
+        raise UnsupportedError("precision tf32 is of CUDA devices: use f32 on the CPU, or device cuda")
     on_cuda = options.device == "cuda" and options.name != "none"
     engine = _open_on_cuda(path, options, name) if on_cuda else import_engine(options.name)(path, options, name)
     if not options.reshapes:
@@ -83,9 +85,9 @@ def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engi
         return NoneEngine
     if name == "torch":
         require("torch")
-        from tailcut.engines.torch.engine import TorchEngine  # noqa: PLC0415  2 s that only its users pay
+        from tailcut.engines.torch.script import open_torch  # noqa: PLC0415  2 s that only its users pay
 
-        return TorchEngine
+        return open_torch
     require("onnxruntime")
     from tailcut.engines.onnxruntime import OnnxRuntimeEngine  # noqa: PLC0415  likewise
 
@@ -93,8 +95,13 @@ def import_engine(name: str) -> Callable[[Path, EngineOptions, str | None], Engi
 
 
 def _open_on_cuda(path: Path, options: EngineOptions, name: str | None) -> Engine:
+    if options.name == "onnxruntime":
+        import_engine("onnxruntime")
+        from tailcut.engines.cuda.onnx import OnnxCudaEngine  # noqa: PLC0415  only where it is asked for
+
+        return OnnxCudaEngine(path, options, name)
     if options.name != "torch":
-        raise UnsupportedError(f"device cuda computes PyTorch programs (.pt2), not with {options.name}: use device cpu")
+        raise UnsupportedError(f"device cuda has no engine {options.name}: use torch or onnxruntime, or device cpu")
     import_engine("torch")
     from tailcut.engines.cuda.engine import CudaEngine  # noqa: PLC0415  only where it is asked for
 

@@ -18,7 +18,8 @@ Bound = Callable[[], None]
 
 
 # int8: weights quantised at load, activations with scales as they come. int8_static: the file is a quantised copy.
-Precision = Literal["f32", "bf16", "f16", "int8", "int8_static"]
+# tf32: a CUDA device multiplies float32 with 10 bits of the mantissa.
+Precision = Literal["f32", "tf32", "bf16", "f16", "int8", "int8_static"]
 Form = Literal["onnxruntime", "openvino"]  # the engine that a quantised copy of a model is made for
 
 
@@ -42,6 +43,15 @@ class Reshape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     model: tuple[int, ...]
 
 
+class CudaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a CUDA device, which engines on the CPU ignore."""
+
+    index: int = 0  # of the device, among those that CUDA_VISIBLE_DEVICES leaves
+    graphs: bool = True  # a captured graph for each bucket, instead of launching operator after operator
+    memory_limit_mb: int = 0  # of the device's memory, for this model; 0: none
+    conv_search: Literal["default", "heuristic", "exhaustive"] = "heuristic"  # of onnxruntime, for convolutions
+
+
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of an engine; what one engine has no use for, it ignores, and `tailcut tune` never offers."""
 
@@ -53,7 +63,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     layout: Literal["plain", "blocked", "channels_last"] = "blocked"
     # Of torch: operator by operator, torch.compile, or a library that is compiled ahead of time.
     compiler: Literal["eager", "inductor", "aot_inductor"] = "eager"
-    device: Literal["cpu", "cuda"] = "cpu"  # cuda: programs of PyTorch
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: programs of PyTorch, and ONNX models with onnxruntime-gpu
+    cuda: CudaOptions = CudaOptions()
     prepack: bool = True  # weights re-laid once at load for the matrix kernels
     threads: int = 0  # intra-op threads of one instance; 0 leaves it to the engine
     instances: int = 1  # batches that may compute at the same time
@@ -70,6 +81,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     # Free dimensions of the inputs that always have one size: NAME=SIZE, or INPUT:AXIS=SIZE where they have no name.
     fixed_dims: tuple[str, ...] = ()
     reshapes: tuple[Reshape, ...] = ()
+    # Inputs and outputs of a file that does not say its own (TorchScript), a line each: input x FP32 [-1, 256]
+    signature: tuple[str, ...] = ()
 
 
 def parse_fixed_dim(text: str) -> tuple[str, int]:

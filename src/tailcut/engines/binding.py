@@ -1,4 +1,4 @@
-"""What arrays must be before an engine is given their addresses: past this point nobody looks again."""
+"""What arrays must be before an engine is given their addresses: past this point nothing is checked."""
 
 import numpy as np
 

@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tailcut.engines.base import EngineOptions, U8Input, parse_fixed_dim
+from tailcut.engines.channels import per_channel
 from tailcut.engines.files import is_beside
 from tailcut.engines.graph import CLASSES, external_files, external_tensors, is_classes, load_graph, place_of, short
 from tailcut.errors import ModelFileError, UnsupportedError
@@ -203,8 +204,8 @@ def take_u8(model: onnx.ModelProto, fold: U8Input) -> None:
         cast, scaled, shifted, done = (f"{value.name}__{step}" for step in ("cast", "scaled", "shifted", "float"))
         _rename_uses(graph, value.name, done)
         scale, offset = f"{value.name}__scale", f"{value.name}__offset"
-        graph.initializer.append(_per_channel(fold.scale, scale, dims, fold.channels))
-        graph.initializer.append(_per_channel(fold.offset, offset, dims, fold.channels))
+        for name, values in ((scale, fold.scale), (offset, fold.offset)):
+            graph.initializer.append(numpy_helper.from_array(per_channel(values, dims, fold.channels), name))
         nodes.append(helper.make_node("Cast", [value.name], [cast], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Mul", [cast, scale], [scaled]))
         nodes.append(helper.make_node("Add", [scaled, offset], [shifted]))
@@ -343,28 +344,6 @@ def _constant(node: onnx.NodeProto) -> TensorProto | None:
 def _elements(tensor: TensorProto) -> int:
     """How many float32 numbers a tensor has; none of other types."""
     return math.prod(tensor.dims) if tensor.data_type == TensorProto.FLOAT else 0
-
-
-def _per_channel(values: tuple[float, ...], name: str, dims: Sequence[int], layout: str) -> TensorProto:
-    array = np.array(values, np.float32)
-    if len(values) == 1:
-        return numpy_helper.from_array(array.reshape(()), name)
-    if len(dims) < 2:
-        raise UnsupportedError("u8_input has one scale a channel, but the input has no channel axis")
-    axis = channel_axis(len(values), dims, layout)
-    if dims[axis] and len(values) != dims[axis]:
-        raise UnsupportedError(
-            f"u8_input has {len(values)} scales or offsets, but the input has {dims[axis]} channels (axis {axis})"
-        )
-    return numpy_helper.from_array(array.reshape(-1, *[1] * (len(dims) - axis - 1)), name)
-
-
-def channel_axis(channels: int, dims: Sequence[int], layout: str) -> int:
-    """Axis 1, or the last one where the layout says so or only that one may have so many channels."""
-    last = len(dims) - 1
-    if layout == "auto":
-        return last if dims[last] == channels != dims[1] else 1
-    return last if layout == "last" else 1
 
 
 def _quantized(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

@@ -17,6 +17,15 @@ def model_hash(path: Path) -> str:
     return _hash([parts_of(path, kind_of(path))[0]])
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of one file, in hexadecimal.
+
+    Raises:
+        ModelFileError: it cannot be read.
+    """
+    return _hash([path])
+
+
 def external_weights_hash(path: Path) -> str | None:
     """A hash of the weights that lie beside a model's graph: of samples for ONNX, of all bytes for other kinds."""
     kind = kind_of(path)

@@ -27,6 +27,7 @@ class FileKind(StrEnum):
     LITE = "a TensorFlow Lite model"
     PADDLE = "a Paddle model"
     PROGRAM = "a PyTorch program (torch.export)"
+    SCRIPT = "a TorchScript model"
 
 
 # The engines that compute each kind; the first is the one that a bare model gets, and that tells the right answers.
@@ -34,8 +35,9 @@ ENGINES_OF: dict[FileKind, tuple[str, ...]] = {
     **dict.fromkeys(FileKind, ("openvino",)),
     FileKind.ONNX: ("onnxruntime", "openvino"),
     FileKind.PROGRAM: ("torch",),
+    FileKind.SCRIPT: ("torch",),
 }
-_ENDINGS = {".onnx", ".xml", ".pb", ".graphdef", ".tflite", ".pdmodel", ".savedmodel", ".pt2"}
+_ENDINGS = {".onnx", ".xml", ".pb", ".graphdef", ".tflite", ".pdmodel", ".savedmodel", ".pt2", ".pt"}
 _HEAD_BYTES = 512
 _SAMPLE_BYTES = 4096
 _BY_NAME = {".pb": FileKind.GRAPH, ".graphdef": FileKind.GRAPH, ".pdmodel": FileKind.PADDLE}
@@ -172,8 +174,12 @@ def parts_of(path: Path, kind: FileKind) -> tuple[Path, list[Path]]:
 def _kind_by_content(path: Path, head: bytes) -> FileKind:
     if head[4:8] == b"TFL3":
         return FileKind.LITE
-    if head.startswith(b"PK\x03\x04") and any(name.endswith(_PROGRAM) for name in _listed(path)):
-        return FileKind.PROGRAM
+    if head.startswith(b"PK\x03\x04"):
+        names = _listed(path)
+        if any(name.endswith(_PROGRAM) for name in names):
+            return FileKind.PROGRAM
+        if {"data.pkl", "constants.pkl"} <= {name.rpartition("/")[2] for name in names}:
+            return FileKind.SCRIPT
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith((b"<?xml", b"<net ")) and b"<net" in text:
         return FileKind.IR
@@ -242,8 +248,7 @@ def _of_zip(path: Path) -> tuple[str, str]:
     names = _listed(path)
     ends = {name.rpartition("/")[2] for name in names}
     if "data.pkl" in ends:
-        script = "constants.pkl" in ends
-        return ("a TorchScript model" if script else "a PyTorch file"), _TORCH
+        return "a PyTorch file", _TORCH
     if "model.weights.h5" in ends or {"metadata.json", "config.json"} <= ends:
         return "a Keras model", _KERAS
     if names and all(name.endswith(".npy") for name in names):

@@ -9,7 +9,8 @@ import numpy as np
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
-from tailcut.engines.files import FileKind, kind_of
+from tailcut.engines.declared import declared_spec
+from tailcut.engines.files import FileKind, kind_of, model_name
 from tailcut.engines.telemetry import import_openvino
 from tailcut.errors import ReleasedError
 from tailcut.spec import DType, ModelSpec
@@ -74,6 +75,8 @@ def read_signature(path: Path, options: EngineOptions, name: str | None) -> Mode
         from tailcut.engines.torch.program import read_program  # noqa: PLC0415  PyTorch, likewise
 
         return read_program(path, options, name).spec
+    if kind is FileKind.SCRIPT:
+        return declared_spec(options.signature, name or model_name(path))
     import_openvino()
     from tailcut.engines.openvino_files import read_file, spec_of  # noqa: PLC0415  only it reads such files
 

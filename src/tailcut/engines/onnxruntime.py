@@ -55,7 +55,7 @@ class OnnxRuntimeEngine:
         self.spec = read_spec(prepared.graph, path, name)
         source = prepared.source
         session = _session_options(options)
-        _register_extensions(path, prepared.graph, session)
+        register_extensions(path, prepared.graph, session)
         del prepared  # the graph, before the engine makes its own
         try:
             model = source if isinstance(source, bytes) else str(source)
@@ -198,7 +198,7 @@ def _register_arena() -> None:
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg(default | {"arena_extend_strategy": _AS_REQUESTED}))
 
 
-def _register_extensions(path: Path, graph: onnx.ModelProto, session: Any) -> None:
+def register_extensions(path: Path, graph: onnx.ModelProto, session: Any) -> None:
     """Have the session know the operators of onnxruntime-extensions, where a graph has any: tokenisers, decoders.
 
     Raises:

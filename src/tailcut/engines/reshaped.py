@@ -10,6 +10,7 @@ import numpy as np
 
 from tailcut.engines.base import Arrays, Bound, Engine, Interruptible, Reshape
 from tailcut.engines.hints import Hinted, InputHints
+from tailcut.engines.phases import Timed
 from tailcut.errors import UnsupportedError
 from tailcut.spec import ModelSpec, Shape, TensorSpec
 
@@ -38,6 +39,8 @@ class ReshapedEngine:
         self.hints = self._hints()
         if isinstance(engine, Interruptible):
             self.interrupt = engine.interrupt
+        if isinstance(engine, Timed):
+            self.phases = engine.phases
 
     @property
     def spec(self) -> ModelSpec:

@@ -27,6 +27,8 @@ def read_traits(path: Path) -> Traits:
     """
     if kind_of(path) is FileKind.PROGRAM:
         return _of_program(path)
+    if kind_of(path) is FileKind.SCRIPT:
+        return Traits(path.stat().st_size, "a loop of TorchScript")  # which it may hold: nothing reads its code
     from tailcut.engines.graph import read_graph_traits  # noqa: PLC0415  onnx takes 0.2 s
 
     return read_graph_traits(path)

@@ -11,7 +11,7 @@ _VARIABLE = "TAILCUT_TRUSTED_FILES"
 
 
 def trust(path: Path) -> None:
-    """Trust a file from now on, in this process and those that it starts."""
+    """Trust a file, or all files in a folder, from now on, in this process and those that it starts."""
     files = _files()
     if str(path.resolve()) not in files:
         os.environ[_VARIABLE] = os.pathsep.join([*files, str(path.resolve())])
@@ -19,7 +19,8 @@ def trust(path: Path) -> None:
 
 def is_trusted(path: Path) -> bool:
     """Whether the user trusts it."""
-    return str(path.resolve()) in _files()
+    trusted, place = set(_files()), path.resolve()
+    return any(str(one) in trusted for one in (place, *place.parents))
 
 
 def _files() -> list[str]:

@@ -2,7 +2,7 @@
 
 Numba keeps them beside the source where that can be written, else below the user's home, and raises where neither can
 be, as in a container whose image is read-only and whose user has no home. What it keeps it unpickles, so a folder is
-used only when it is this user's and nobody else can write to it.
+used only when it is this user's and no other user can write to it.
 """
 
 import logging

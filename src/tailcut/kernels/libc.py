@@ -16,6 +16,7 @@ epoll_wait = types.ExternalFunction("epoll_wait", _int(_int, _address, _int, _in
 clock_gettime = types.ExternalFunction("clock_gettime", _int(_int, _address))
 timerfd_settime = types.ExternalFunction("timerfd_settime", _int(_int, _int, _address, _address))
 memcpy = types.ExternalFunction("memcpy", _address(_address, _address, _address))
+memchr = types.ExternalFunction("memchr", _address(_address, _int, _address))
 memcmp = types.ExternalFunction("memcmp", _int(_address, _address, _address))
 
 BYTES, TEXTS, LONGS, TABLE, CUBE = "uint8[::1]", "uint8[:,::1]", "int64[::1]", "int64[:,::1]", "int64[:,:,::1]"

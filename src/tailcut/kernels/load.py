@@ -190,7 +190,7 @@ def _receive(own: np.ndarray, slot: int, heads: np.ndarray, scratch: np.ndarray,
             return LOST
         size = held + got
         if own[STATE] != WAITING:
-            return LOST  # nobody asked
+            return LOST  # not asked for
         if own[LEFT] < 0:
             end = _end_of_head(scratch, size)
             if end < 0:

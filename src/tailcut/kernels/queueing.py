@@ -130,7 +130,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
         costs: int64 [COSTS], see above.
         sizes, times: batch sizes (int64, ascending) and float64 [sizes, quantiles], equally likely service times in ns.
         best, estimate: rows worth taking by rows ready (int64), and expected ns by rows (float64); [largest batch + 1].
-        dispatch, instances, threads, cores: who computes; threads of one batch; cores there are for the server.
+        dispatch, instances, threads, cores: where batches are computed; threads of one batch; cores of the server.
         queue_rows: requests that may wait at most.
         totals: float64 [3], filled: CPU ns of the loop, CPU ns of the engine, and the number of batches.
     """

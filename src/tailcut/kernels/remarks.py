@@ -1,7 +1,7 @@
 """What LLVM's loop vectoriser says about each loop, in its own words.
 
-LLVM prints remarks to standard error, whoever compiles; there is no call-back. `compiler_remarks` switches them on and
-collects what is printed meanwhile. Importing this module loads llvmlite.
+LLVM prints remarks to standard error, whichever program compiles; there is no call-back. `compiler_remarks` switches
+them on and collects what is printed meanwhile. Importing this module loads llvmlite.
 """
 
 import os

@@ -29,7 +29,7 @@ from tailcut.kernels.queueing import (
 )
 
 DISPATCH, INSTANCES, THREADS, SPIN, LARGEST, SIZES, QUEUE = range(7)
-SHAPES = 7  # columns: who computes, instances, threads of a batch, ns of spinning, largest batch, sizes, queue rows
+SHAPES = 7  # columns: dispatch, instances, threads of a batch, ns of spinning, largest batch, sizes, queue rows
 LOOP_NS, ENGINE_NS, BATCHES = range(3)
 TOTALS = 3
 _FEW = 2.5  # as in queueing.py

@@ -2,7 +2,7 @@
 
 What Python would do once a request is done here for a whole pass, with the GIL released: receive, compare the head,
 copy the body, send. Nothing is decided here: a message that is not exactly what its connection said last time is left
-for somebody who understands it. Linux only (epoll). Importing this module loads numba, and compiles or loads the code.
+for the standard path. Linux only (epoll). Importing this module loads numba, and compiles or loads the code.
 
 Tables are int64, so that their columns can be read and written from both sides:
 
@@ -10,17 +10,20 @@ Tables are int64, so that their columns can be read and written from both sides:
   `PLAN` (-1: none), whether an answer is `PENDING`, when it was last heard or answered (`SEEN`, monotonic ns), and the
   bytes of its last head where that is not the plan's own (`OWN_HEAD`; else 0), which stands in its row of `own_heads`.
 - `plans`: a head's `START` in `heads` and its `HEAD_BYTES`, its `BODY_BYTES`, its `TARGET`, and where in `heads` the
-  part of the head that matters stands: `PART`, `PART_BYTES`.
+  part of the head that matters stands: `PART`, `PART_BYTES`. Of its body, where in `heads` the bytes before and behind
+  the data stand (`BEFORE`, `BEFORE_BYTES`, `BEHIND`, `BEHIND_BYTES`), and the `FORM` of the data: raw `ROWS`, or a list
+  of JSON, `LIST32` or `LIST64`. A list has `COUNT` numbers, flat or nested as the `LEVELS` dimensions from `DIMS` on
+  say; Content-Length is then no part of what matters, and at most `BODY_MOST`.
 - `fields`, a row for each field that matters: the length of its name, then the name in lower case.
 - `grammar`, of each byte: `NAME` where names of fields may have it, `VALUE` where values may.
 - `targets`: the `ADDRESS` of the first row that may be filled (0: bodies are dropped), `ROW_BYTES`, the `ROOM` there,
   how many rows have been `TAKEN`, and how many are `WANTED`.
-- `members`, for each target: the descriptor, generation, and moment of arrival of each row taken.
+- `members`, for each target: the descriptor, generation, moment of arrival and body's length of each row taken.
 - `events`, as epoll_wait(2) writes them on x86-64: 12 bytes, mask and descriptor first. On others they are 16 bytes.
 """
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from tailcut.kernels.cache import compiled
 from tailcut.kernels.libc import (
@@ -36,23 +39,31 @@ from tailcut.kernels.libc import (
     TEXTS,
     clock_gettime,
     epoll_wait,
+    memchr,
     memcmp,
     memcpy,
     recv,
     send,
 )
+from tailcut.kernels.numbers import MOST_DIMENSIONS, read
 
-__all__ = ["EVENT_WORDS", "answer", "look", "take"]
+__all__ = ["EVENT_WORDS", "answer", "answer_lists", "look", "take"]
 
 
 GENERATION, PLAN, PENDING, SEEN, OWN_HEAD = range(5)
 START, HEAD_BYTES, BODY_BYTES, TARGET, PART, PART_BYTES = range(6)
+BEFORE, BEFORE_BYTES, BEHIND, BEHIND_BYTES, FORM, BODY_MOST, COUNT, LEVELS, DIMS = range(6, 15)
 ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED = range(5)
-STATES, PLANS, TARGETS = 5, 6, 5  # columns
+ROWS, LIST32, LIST64 = range(3)
+STATES, PLANS, TARGETS, MEMBERS = 5, DIMS + MOST_DIMENSIONS, 5, 4  # columns
 NAME, VALUE = 1, 2
 HEAD_MOST = 2048  # bytes of a head that is looked through field by field
 _LINES_MOST = 102  # with 100 fields
-_COLON, _CR, _LF = 58, 13, 10
+_SPACE, _COLON, _CR, _LF, _END = (ord(char) for char in " :\r\n]")
+_TEXT_MOST = 256 * 1024  # bytes of lists read in a pass, a fraction of a millisecond: the others wait for the next one
+_LENGTH = np.frombuffer(b"content-length", np.uint8)
+_LENGTH_DIGITS = 9
+_BLANK = 4  # bytes of the end of a head
 
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
@@ -75,36 +86,70 @@ def _is_listed(text: np.ndarray, start: int, end: int, fields: np.ndarray) -> bo
 
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
-def head_end(  # noqa: C901, PLR0913, PLR0917  one loop over the lines
-    text: np.ndarray, size: int, known: np.ndarray, start: int, stop: int, fields: np.ndarray, grammar: np.ndarray
+def _length_in(text: np.ndarray, size: int, start: int, colon: int) -> int:
+    """The length that the line from `start` on tells, if it is one plain Content-Length; else -1."""
+    if colon - start != _LENGTH.shape[0]:
+        return -1
+    for j in range(_LENGTH.shape[0]):
+        if text[start + j] | 32 != _LENGTH[j] | 32:
+            return -1
+    i = colon + 1
+    if i < size and text[i] == _SPACE:
+        i += 1
+    begin = i
+    length = 0
+    while i < size and i - begin < _LENGTH_DIGITS and 48 <= text[i] <= 57:
+        length = 10 * length + text[i] - 48
+        i += 1
+    return length if i > begin and i < size and text[i] == _CR else -1
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def head_end(  # noqa: C901, PLR0912, PLR0913, PLR0917  one loop over the lines
+    text: np.ndarray,
+    size: int,
+    known: np.ndarray,
+    start: int,
+    stop: int,
+    fields: np.ndarray,
+    grammar: np.ndarray,
+    length: np.ndarray,
 ) -> int:
     """Where the head that text[:size] begins with ends, if what matters of it is known[start:stop]; else -1.
 
     That is the request line, the lines of `fields` in their order, and the empty line. What is no well-formed line of
-    any other field does not pass.
+    any other field does not pass. Where `length[0]` is 0, just one Content-Length more must stand between them, and
+    `length[0]` is what it says then.
     """
+    told = length[0] != 0
     size = min(size, HEAD_MOST)
     at = start
     i = lines = 0
     while i < size and lines < _LINES_MOST:
-        length = 0
-        while i + length < size and at + length < stop and text[i + length] == known[at + length]:
-            length += 1
-            if text[i + length - 1] == _LF:
+        same = 0
+        while i + same < size and at + same < stop and text[i + same] == known[at + same]:
+            same += 1
+            if text[i + same - 1] == _LF:
                 break
-        if length and text[i + length - 1] == _LF:
-            i += length
-            at += length
+        if same and text[i + same - 1] == _LF:
+            i += same
+            at += same
             if at == stop:
-                return i
+                return i if told else -1
         elif lines == 0:
             return -1
         else:
             begin = i
             while i < size and grammar[text[i]] & NAME:
                 i += 1
-            if begin == i or i >= size or text[i] != _COLON or _is_listed(text, begin, i, fields):
+            if begin == i or i >= size or text[i] != _COLON:
                 return -1
+            if _is_listed(text, begin, i, fields):
+                length_here = _length_in(text, size, begin, i)
+                if told or length_here < 0:
+                    return -1
+                told = True
+                length[0] = length_here
             i += 1
             while i < size and grammar[text[i]] & VALUE:
                 i += 1
@@ -121,7 +166,7 @@ def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
 ) -> int:
     """Fill `events` with whom there is something to hear from, and count rows `WANTED` by target.
 
-    Does not sleep, but looks again and again until there is somebody or `until_ns` (monotonic) has passed.
+    Does not sleep, but polls until a connection has sent something or `until_ns` (monotonic) has passed.
 
     The `left` first ones that had no room in the last pass go before: the kernel's list keeps its order, so that who
     stands at its head and speaks again at once would be heard again and again, and others never.
@@ -143,8 +188,42 @@ def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     return int(count)
 
 
-@compiled(f"int64(int64,int32[:,::1],{TABLE},{TABLE},{BYTES},{TABLE},{CUBE},{BYTES},{TABLE},{TEXTS},{TEXTS},{BYTES})")
-def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def _fill(  # noqa: PLR0913, PLR0917  as take
+    plan: np.ndarray,
+    text: np.ndarray,
+    start: int,
+    end: int,
+    heads: np.ndarray,
+    numbers: np.ndarray,
+    row: int,
+    size: int,
+) -> bool:
+    """Put the data of the body text[start:end] at the address `row`; False where it is not as its plan has it."""
+    before, behind = plan[BEFORE_BYTES], plan[BEHIND_BYTES]
+    begin, stop = start + before, end - behind
+    if stop < begin or (before and memcmp(text.ctypes.data + start, heads.ctypes.data + plan[BEFORE], before) != 0):
+        return False
+    if plan[FORM] == ROWS:
+        memcpy(row, text.ctypes.data + begin, size)
+        return True
+    if memcmp(text.ctypes.data + stop, heads.ctypes.data + plan[BEHIND], behind) != 0:
+        return False
+    count, dims = plan[COUNT], plan[DIMS : DIMS + plan[LEVELS]]
+    if plan[FORM] == LIST32:
+        filled = read(text, begin, stop, dims, numbers.view(np.float32)[:count])
+    else:
+        filled = read(text, begin, stop, dims, numbers[:count])
+    if filled != count:
+        return False
+    memcpy(row, numbers.ctypes.data, size)
+    return True
+
+
+@compiled(
+    f"int64(int64,int32[:,::1],{TABLE},{TABLE},{BYTES},{TABLE},{CUBE},{BYTES},{TABLE},{TEXTS},{TEXTS},{BYTES},float64[::1])"
+)
+def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tables
     count: int,
     events: np.ndarray,
     state: np.ndarray,
@@ -157,16 +236,19 @@ def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
     own_heads: np.ndarray,
     fields: np.ndarray,
     grammar: np.ndarray,
+    numbers: np.ndarray,
 ) -> int:
-    """Receive from those in `events`: each whole message of its plan into a row of its target.
+    """Receive from those in `events`: each whole message of its plan into a row of its target, lists by `numbers`.
 
-    Who has said anything else, or left, or speaks before it has its answer is written to `odd`: descriptor and how many
-    bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the next pass.
-    Whom there was no room for moves to the front of `events`, and their number into the last row of `odd`.
+    A connection that sent anything else, closed, or sends before it has its answer is written to `odd`: descriptor and
+    how many bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the
+    next pass. Those that there was no room for move to the front of `events`, and their number into the last row of
+    `odd`.
     Returns how many are odd.
     """
     now = np.empty(2, np.int64)
-    odds = left = 0
+    length = np.empty(1, np.int64)
+    odds = left = read_bytes = 0
     over = False
     room = scratch.shape[0]
     for i in range(count):
@@ -186,33 +268,91 @@ def take(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
             left += 1
             continue
         got = recv(fd, scratch.ctypes.data, room, DONTWAIT)
-        head = plan[HEAD_BYTES]
+        head, body = plan[HEAD_BYTES], plan[BODY_BYTES]
         own[OWN_HEAD] = 0
-        if got != head + plan[BODY_BYTES] or memcmp(scratch.ctypes.data, heads.ctypes.data + plan[START], head) != 0:
+        if got != head + body or memcmp(scratch.ctypes.data, heads.ctypes.data + plan[START], head) != 0:
             part = plan[PART]
-            head = head_end(scratch, got, heads, part, part + plan[PART_BYTES], fields, grammar) if got > 0 else -1
-            if head > 0 and got == head + plan[BODY_BYTES]:
+            length[0] = body if plan[FORM] == ROWS else 0
+            head = -1
+            if got > 0:
+                head = head_end(scratch, got, heads, part, part + plan[PART_BYTES], fields, grammar, length)
+            body = length[0]
+            if head > 0 and got == head + body and (plan[FORM] == ROWS or body <= plan[BODY_MOST]):
                 own[OWN_HEAD] = head
                 memcpy(own_heads.ctypes.data + fd * HEAD_MOST, scratch.ctypes.data, head)
             else:
+                head = -1
+        row = target[TAKEN]
+        if head >= 0 and target[ADDRESS]:
+            size = target[ROW_BYTES]
+            if not _fill(plan, scratch, head, got, heads, numbers, target[ADDRESS] + row * size, size):
                 head = -1
         if head < 0:
             odd[odds, 0], odd[odds, 1] = fd, max(got, 0)
             odds += 1
             over = got > 0
             continue
-        row = target[TAKEN]
-        if target[ADDRESS]:
-            size = target[ROW_BYTES]
-            memcpy(target[ADDRESS] + row * size, scratch.ctypes.data + head, size)
+        if plan[FORM] != ROWS:
+            read_bytes += body
+            over = read_bytes > _TEXT_MOST
         clock_gettime(MONOTONIC, now.ctypes.data)
         member = members[plan[TARGET], row]
         member[0], member[1], member[2] = fd, own[GENERATION], now[0] * 1_000_000_000 + now[1]
+        member[3] = body
         own[PENDING] = 1
         own[SEEN] = member[2]
         target[TAKEN] = row + 1
     odd[odd.shape[0] - 1, 0] = left
     return odds
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def _deliver(  # noqa: PLR0913, PLR0917  as answer
+    member: np.ndarray,
+    own: np.ndarray,
+    scratch: np.ndarray,
+    size: int,
+    ring: np.ndarray,
+    stamp: int,
+    written: int,
+    trail: np.ndarray,
+    now: np.ndarray,
+) -> int:
+    """Send scratch[:size] and write record number `written` of this call; -1, or how much went out where not all."""
+    mask, last = ring.shape[0] - 1, ring.shape[1] - 1
+    clock_gettime(MONOTONIC, now.ctypes.data)
+    encoded = now[0] * 1_000_000_000 + now[1]
+    _stamp(ring, stamp, written)
+    own[PENDING] = 0
+    sent = send(member[0], scratch.ctypes.data, size, DONTWAIT | NOSIGNAL)
+    if sent != size:
+        own[PENDING] = 1
+        return int(max(sent, 0))
+    clock_gettime(MONOTONIC, now.ctypes.data)
+    own[SEEN] = now[0] * 1_000_000_000 + now[1]
+    if mask >= 0:
+        record = ring[(stamp + written) & mask]
+        record[0] = member[2]
+        for j in range(5):
+            record[j + 1] = trail[j]
+        record[6] = encoded
+        record[7] = own[SEEN]
+        for j in range(5, trail.shape[0]):
+            record[j + 3] = trail[j]
+        record[last - 2] = member[3]
+    return -1
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def _stamp(ring: np.ndarray, stamp: int, written: int) -> None:
+    """Put its stamp to the last of the records written in this call.
+
+    Other processes may read the ring, so a record has its stamp after everything else: a call lies between, over which
+    no compiler moves a store, and x86 shows stores in their order.
+    """
+    if written and ring.shape[0]:
+        newest = stamp + written - 1
+        ring[newest & (ring.shape[0] - 1), ring.shape[1] - 1] = newest
 
 
 @compiled(f"int64({TABLE},{TABLE},int64,{TABLE},{BYTES},{TABLE},int64,{LONGS},{TABLE})")
@@ -229,22 +369,17 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
 ) -> int:
     """Send each member its answer: the head that `scratch` begins with, then its row of each output.
 
-    `outputs` holds the address of the first member's row and the bytes of a row. Who has left since is passed over. Who
-    cannot take all of it now is written to `short`: the member's place and how many bytes went out; its answer stays
-    pending. Of each answer that was sent, a record is written into `ring` (which may be empty), with the stamps from
-    `stamp` on in the last column: arrival, the five moments that `trail` begins with, when it was encoded, when it was
-    written, then what `trail` ends with. Other processes may read the ring, so a record has its stamp after everything
-    else: a call lies between, over which no compiler moves a store, and x86 shows stores in their order.
-    Returns how many are short, and in `trail[0]` how many records were written.
+    `outputs` holds the address of the first member's row and the bytes of a row. Members that have left are skipped.
+    One that cannot take all of it now is written to `short`: the member's place and how many bytes went out; its answer
+    stays pending. Of each answer that was sent, a record is written into `ring` (which may be empty), with the stamps
+    from `stamp` on in the last column: arrival, the five moments that `trail` begins with, when it was encoded, when it
+    was written, then what `trail` ends with, its last but one replaced by the body's length.
+    Returns how many are short, and in `trail[0]` how many answers were sent.
     """
     now = np.empty(2, np.int64)
-    shorts = 0
-    mask = ring.shape[0] - 1
-    written = 0
-    last = ring.shape[1] - 1
+    shorts = written = 0
     for i in range(members.shape[0]):
-        fd = members[i, 0]
-        own = state[fd]
+        own = state[members[i, 0]]
         if own[GENERATION] != members[i, 1]:
             continue
         size = head_bytes
@@ -252,31 +387,105 @@ def answer(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
             length = outputs[j, 1]
             memcpy(scratch.ctypes.data + size, outputs[j, 0] + i * length, length)
             size += length
-        clock_gettime(MONOTONIC, now.ctypes.data)
-        encoded = now[0] * 1_000_000_000 + now[1]
-        if written:
-            ring[(stamp + written - 1) & mask, last] = stamp + written - 1
-        own[PENDING] = 0
-        sent = send(fd, scratch.ctypes.data, size, DONTWAIT | NOSIGNAL)
-        if sent != size:
-            own[PENDING] = 1
-            short[shorts, 0], short[shorts, 1] = i, max(sent, 0)
-            shorts += 1
-            continue
-        clock_gettime(MONOTONIC, now.ctypes.data)
-        own[SEEN] = now[0] * 1_000_000_000 + now[1]
-        if mask >= 0:
-            record = ring[(stamp + written) & mask]
-            record[0] = members[i, 2]
-            for j in range(5):
-                record[j + 1] = trail[j]
-            record[6] = encoded
-            record[7] = own[SEEN]
-            for j in range(5, trail.shape[0]):
-                record[j + 3] = trail[j]
+        sent = _deliver(members[i], own, scratch, size, ring, stamp, written, trail, now)
+        if sent < 0:
             written += 1
-    if written:
-        clock_gettime(MONOTONIC, now.ctypes.data)
-        ring[(stamp + written - 1) & mask, last] = stamp + written - 1
+        else:
+            short[shorts, 0], short[shorts, 1] = i, sent
+            shorts += 1
+    clock_gettime(MONOTONIC, now.ctypes.data)
+    _stamp(ring, stamp, written)
+    trail[0] = written
+    return shorts
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def _write_number(scratch: np.ndarray, at: int, number: int) -> int:
+    """Write a number in decimal from scratch[at] on; where it ends."""
+    end = at + 1
+    rest = number
+    while rest > 9:
+        rest //= 10
+        end += 1
+    for i in range(end - 1, at - 1, -1):
+        scratch[i] = 48 + number % 10
+        number //= 10
+    return end
+
+
+_BYTES_OF_PYTHON = types.Array(types.uint8, 1, "C", readonly=True)
+_TABLE, _LONGS, _BYTES = types.int64[:, ::1], types.int64[::1], types.uint8[::1]
+
+
+@compiled(
+    types.int64(
+        _TABLE,
+        _TABLE,
+        types.int64,
+        _BYTES_OF_PYTHON,
+        _LONGS,
+        _BYTES_OF_PYTHON,
+        _LONGS,
+        _BYTES,
+        _TABLE,
+        types.int64,
+        _LONGS,
+        _TABLE,
+    )
+)
+def answer_lists(  # noqa: PLR0913, PLR0917  one call a batch, and its tables
+    members: np.ndarray,
+    state: np.ndarray,
+    head_bytes: int,
+    lists: np.ndarray,
+    places: np.ndarray,
+    frame: np.ndarray,
+    pieces: np.ndarray,
+    scratch: np.ndarray,
+    ring: np.ndarray,
+    stamp: int,
+    trail: np.ndarray,
+    short: np.ndarray,
+) -> int:
+    """As `answer`, of JSON: behind the head comes its length, then the `pieces` of `frame` with a list between any two.
+
+    `lists` holds for each output the lists of all members, one behind the other with a comma between, the first at
+    `places[output]`, which moves. `pieces` are the lengths of the parts of `frame`; the first begins with the end of
+    the head.
+    """
+    now = np.empty(2, np.int64)
+    shorts = written = 0
+    text, outputs = lists.ctypes.data, places.shape[0]
+    sizes = np.empty(outputs, np.int64)
+    for i in range(members.shape[0]):
+        length = frame.shape[0] - _BLANK
+        for j in range(outputs):
+            begin = text + places[j]
+            sizes[j] = np.int64(memchr(begin, _END, lists.shape[0] - places[j])) + 1 - begin
+            length += sizes[j]
+        own = state[members[i, 0]]
+        here = own[GENERATION] == members[i, 1]
+        if here:
+            size = _write_number(scratch, head_bytes, length)
+            at = 0
+            for j in range(outputs + 1):
+                memcpy(scratch.ctypes.data + size, frame.ctypes.data + at, pieces[j])
+                size += pieces[j]
+                at += pieces[j]
+                if j < outputs:
+                    memcpy(scratch.ctypes.data + size, text + places[j], sizes[j])
+                    size += sizes[j]
+        for j in range(outputs):
+            places[j] += sizes[j] + 1
+        if not here:
+            continue
+        sent = _deliver(members[i], own, scratch, size, ring, stamp, written, trail, now)
+        if sent < 0:
+            written += 1
+        else:
+            short[shorts, 0], short[shorts, 1] = i, sent
+            shorts += 1
+    clock_gettime(MONOTONIC, now.ctypes.data)
+    _stamp(ring, stamp, written)
     trail[0] = written
     return shorts

@@ -61,7 +61,7 @@ def gather_open(  # noqa: PLR0913  a load test is its parameters
     """The outcomes of planned sends: nanoseconds after `start()`, which is called when all is ready.
 
     Raises:
-        UsageError: nobody listens.
+        UsageError: no server listens.
         OddAnswerError: the Python client has to make this run.
     """
     with _Loop(target, payloads, connections, times) as loop:
@@ -89,7 +89,7 @@ def gather_closed(  # noqa: PLR0913  as above
     """The outcomes of a closed loop that runs for `length_s` from `start()`.
 
     Raises:
-        UsageError: nobody listens.
+        UsageError: no server listens.
         OddAnswerError: the Python client has to make this run.
     """
     with _Loop(target, payloads, concurrency, np.empty(0, np.int64)) as loop:
@@ -151,7 +151,7 @@ class _Loop:
         """Open a connection in the first empty slot.
 
         Raises:
-            UsageError: nobody listens.
+            UsageError: no server listens.
         """
         load, own = self._load, _open(self._target)
         slot = self._sockets.index(None)
@@ -231,7 +231,7 @@ class _Loop:
         )
 
     def _add(self, start_ns: int) -> None:
-        """Open connections for requests that wait for one; where nobody listens any more, they have failed."""
+        """Open connections for requests that wait for one; where the server no longer listens, they have failed."""
         load, cursor = self._load, self._cursor
         for _ in range(min(_AT_ONCE, len(self._sockets) - int(cursor[load.OPEN]))):
             try:

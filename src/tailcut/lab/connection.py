@@ -51,7 +51,7 @@ async def connect(target: Target, on_done: Callable[[Carrier, Outcome], None]) -
     """A connection to the target that calls `on_done` with the outcome of each request.
 
     Raises:
-        UsageError: nobody listens.
+        UsageError: no server listens.
     """
     if target.grpc:
         from tailcut.lab.grpc_connection import connect_grpc  # noqa: PLC0415  grpc is heavy, and few load it

@@ -2,7 +2,7 @@
 
 It tells callgrind by client requests (valgrind.h, callgrind.h) when to begin, when to write down what it counted, and
 when to end, so that the interpreter's start runs uninstrumented. A client request is a fixed sequence of instructions
-that does nothing on a processor; a page of our own holds it, so that nobody needs a compiler. A function of the C
+that does nothing on a processor; a page of our own holds it, so that no compiler is needed. A function of the C
 library cannot mark the region instead (`--toggle-collect`): callgrind does not see the calls that libffi makes.
 """
 

@@ -1,18 +1,22 @@
-"""Asks a running server for the trails of its requests, again and again, and explains the slowest at the end."""
+"""Asks a running server for the traces of its requests, again and again, and explains the slowest at the end."""
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from tailcut.errors import UsageError
 from tailcut.lab.describe import served_models
 from tailcut.lab.load import Target
 from tailcut.lab.payload import ask, model_path
+from tailcut.lab.records import ExplainResult
 from tailcut.runtime.tracing.attribution import explain
+from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, Event
 
 _POLL_S = 0.25
@@ -34,11 +38,11 @@ def only_model(target: Target, model: str | None) -> str:
     return model
 
 
-def watch(target: Target, model: str, duration_s: float) -> dict[str, Any]:
-    """Collect the trails of all requests that pass in `duration_s`, then explain the slowest.
+def watch(target: Target, model: str, duration_s: float) -> ExplainResult:
+    """Collect the traces of all requests that pass in `duration_s`, then explain the slowest.
 
     Raises:
-        UsageError: the server does not answer, or keeps no trails.
+        UsageError: the server does not answer, or keeps no traces.
     """
     records: list[np.ndarray] = []
     events: dict[Event, None] = {}
@@ -53,10 +57,19 @@ def watch(target: Target, model: str, duration_s: float) -> dict[str, Any]:
         events |= dict.fromkeys(Event(*event) for event in piece["events"])
     joined = np.concatenate(records)[-_MOST:] if records else np.empty((0, len(FIELDS)), np.int64)
     found = explain(joined, list(events), max_batch_size=first["max_batch_size"])
-    return {"model": model, "duration_s": duration_s, "missed": missed} | found | _steps(target, model)
+    inside = _inside(target, model)
+    return ExplainResult(
+        **msgspec.structs.asdict(found),
+        target=target.uds or target.authority,
+        model=model,
+        duration_s=duration_s,
+        missed=missed,
+        steps=inside.steps,
+        device=inside.device,
+    )
 
 
-def while_doing(work: Callable[[], object], look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def while_doing(work: Callable[[], object], look: Callable[[], ExplainResult]) -> ExplainResult:
     """Run `work` on a thread of its own while `look` looks on; its error is raised, if there is one."""
     errors: list[Exception] = []
 
@@ -76,16 +89,16 @@ def while_doing(work: Callable[[], object], look: Callable[[], dict[str, Any]]) 
             raise errors[0]
 
 
-def trace_events(found: Mapping[str, Any]) -> dict[str, Any]:
+def trace_events(found: ExplainResult) -> dict[str, Any]:
     """The worst requests as trace-event JSON, which Perfetto and Chrome's tracing page open, by process."""
-    worst = found.get("worst", ())
-    traced = [_name("process_name", pid, 0, f"process {pid}") for pid in sorted({entry["process"] for entry in worst})]
+    worst = found.worst or []
+    traced = [_name("process_name", pid, 0, f"process {pid}") for pid in sorted({entry.process for entry in worst})]
     for number, entry in enumerate(worst, 1):
-        start, pid = entry["start_ns"] / 1e3, entry["process"]
-        moments = [entry["marks_us"][name] for name in MARKS]
+        start, pid = entry.start_ns / 1e3, entry.process
+        moments = [entry.marks_us[name] for name in MARKS]
         traced.append(_name("thread_name", pid, number, f"request {number}"))
         for stage, begin, end in zip(STAGES, moments, moments[1:], strict=False):
-            details = {"rows": entry["rows"], "batch_rows": entry["batch_rows"], "coincided": entry["coincided"]}
+            details = {"rows": entry.rows, "batch_rows": entry.batch_rows, "coincided": entry.coincided}
             traced.append(
                 {
                     "ph": "X",
@@ -104,11 +117,17 @@ def _name(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:
     return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
 
 
-def _steps(target: Target, model: str) -> dict[str, Any]:
-    """The time in each step of a pipeline; nothing for a model, and nothing where the server does not say."""
-    with suppress(KeyError, TypeError):
-        return {"steps": ask(target, "GET", f"{model_path(model)}/tail")["steps"]}
-    return {}
+class _Inside(msgspec.Struct, frozen=True):
+    """The time in each step of a pipeline, and in each phase of calls to a device; UNSET where the server has none."""
+
+    steps: list[StepTimes] | UnsetType = UNSET
+    device: list[DevicePhase] | UnsetType = UNSET
+
+
+def _inside(target: Target, model: str) -> _Inside:
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(ask(target, "GET", f"{model_path(model)}/tail"), _Inside)
+    return _Inside()
 
 
 def _poll(target: Target, model: str, cursor: str) -> dict[str, Any]:

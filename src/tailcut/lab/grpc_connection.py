@@ -42,7 +42,7 @@ def ask_grpc(target: Target, method: str, **fields: object) -> Any:
     """One blocking call; the answer's message.
 
     Raises:
-        UsageError: nobody listens there, or the call is refused.
+        UsageError: no server listens there, or the call is refused.
     """
     takes, gives, _ = METHODS[method]
     with grpc.insecure_channel(target.authority, options=_OPTIONS) as channel:
@@ -64,7 +64,7 @@ def infer_once_grpc(target: Target, model: str, inputs: Mapping[str, np.ndarray]
     """One inference: the outputs by name.
 
     Raises:
-        UsageError: nobody listens there, or the call is refused.
+        UsageError: no server listens there, or the call is refused.
     """
     said = ask_grpc(target, "ModelInfer", **_fields(model, inputs))
     outputs = {}
@@ -112,7 +112,7 @@ async def connect_grpc(target: Target, on_done: Callable[["GrpcConnection", Outc
     """A channel to the target that is ready.
 
     Raises:
-        UsageError: nobody listens.
+        UsageError: no server listens.
     """
     channel = grpc.aio.insecure_channel(target.authority, options=_OPTIONS)
     state = channel.get_state(try_to_connect=True)

@@ -75,7 +75,7 @@ def ask(target: Target, method: str, path: str, body: bytes = b"") -> Any:
     """One JSON exchange.
 
     Raises:
-        UsageError: nobody listens there, or the answer is not JSON of status 200.
+        UsageError: no server listens there, or the answer is not JSON of status 200.
     """
     connection = _Connection(target)
     try:

@@ -54,7 +54,7 @@ def share_open(
     """`gather_open` in several processes, each with its part of the plan.
 
     Raises:
-        UsageError: nobody listens.
+        UsageError: no server listens.
     """
     connections = max(1, OPEN_CONNECTIONS // processes)
     jobs = []
@@ -72,7 +72,7 @@ def share_closed(
     """`gather_closed` in several processes, each with its part of the connections.
 
     Raises:
-        UsageError: nobody listens.
+        UsageError: no server listens.
     """
     processes = min(processes, concurrency)
     parts = [len(range(number, concurrency, processes)) for number in range(processes)]

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from tailcut.runtime.tracing.records import DevicePhase, StepTimes, Tail
+
 MachineFacts = dict[str, str | int | float]  # by name, as `machine.fingerprint` gives them
 Bounds = tuple[float, float]
 Verdict = Literal["better", "worse", "indistinct"]
@@ -258,80 +260,15 @@ class MicrobenchResult(Record, frozen=True):
     against: list[FunctionChange] | UnsetType = UNSET
 
 
-class Totals(Record, frozen=True):
-    """Percentiles of the time from first byte to last, in microseconds."""
-
-    p50: float | None
-    p95: float | None
-    p99: float | None
-    max: float | None
-
-
-class StageTimes(Record, frozen=True):
-    """Mean time in one stage, for usual and for slow requests, and its share of the difference."""
-
-    median_us: float
-    slowest_us: float
-    share: float
-
-
-class Coincidence(Record, frozen=True):
-    """Events of one kind, and the share of requests that they overlapped."""
-
-    events: int
-    longest_us: float
-    slowest_hit: float
-    median_hit: float
-    share: float
-
-
-class Cause(Record, frozen=True):
-    """The main cause of the tail, and the advice."""
-
-    name: str
-    share: float
-    words: str
-    advice: str
-
-
-class ProcessShare(Record, frozen=True):
-    """The requests of one server process."""
-
-    process: int
-    requests: int
-    slowest: int
-    total_us: Totals
-
-
-class SlowRequest(Record, frozen=True):
-    """One of the slowest requests."""
-
-    start_ns: int
-    marks_us: dict[str, float]  # moments from the request's start
-    rows: int
-    batch_rows: int
-    body_bytes: int
-    status: int
-    process: int
-    coincided: list[str]
-
-
-class ExplainResult(Record, frozen=True):
-    """`tailcut explain --json`; with too few requests for a tail, the keys after `verdict` are left out."""
+class ExplainResult(Tail, frozen=True, kw_only=True):
+    """`tailcut explain --json`: the tail of one model, and how it was observed."""
 
     target: str
     model: str
     duration_s: float
     missed: int  # requests whose records were overwritten before they were read
-    requests: int
-    total_us: Totals
-    verdict: str
-    above_median_us: float | UnsetType = UNSET
-    stages: dict[str, StageTimes] | UnsetType = UNSET
-    coincided: dict[str, Coincidence] | UnsetType = UNSET
-    cause: Cause | UnsetType = UNSET
-    processes: list[ProcessShare] | UnsetType = UNSET
-    worst: list[SlowRequest] | UnsetType = UNSET
+    steps: list[StepTimes] | UnsetType = UNSET  # of a pipeline
+    device: list[DevicePhase] | UnsetType = UNSET  # of an engine on one
 
 
 def schema_of(*kinds: type[Any]) -> dict[str, Any]:

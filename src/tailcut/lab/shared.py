@@ -60,7 +60,7 @@ class SharedLoad:
         """One payload for each request's inputs, as good for every connection.
 
         Raises:
-            UsageError: nobody answers, or the server takes no shared memory of that name.
+            UsageError: no server answers, or the server takes no shared memory of that name.
             TailcutError: its answers over shared memory are not those over the wire.
         """
         answers = [self._asked(model, inputs) for inputs in requests]

@@ -40,7 +40,7 @@ def open_together(
         warmup_s: what is due in this time at the beginning is sent and not counted.
 
     Raises:
-        UsageError: nobody listens.
+        UsageError: no server listens.
     """
     compiled.prepare()
     times = [
@@ -66,7 +66,7 @@ def _results(waiting: "Sequence[Future[Gathered]]") -> list[Gathered]:
 
 
 class _Start:
-    """One start for all: the monotonic time at which everybody was ready, and a moment."""
+    """One start for all: the monotonic time at which all were ready, and a moment."""
 
     def __init__(self, count: int) -> None:
         self._at = 0
@@ -77,7 +77,7 @@ class _Start:
         return self._at
 
     def give_up(self) -> None:
-        """Have nobody wait for one that will not come."""
+        """Let no process wait for one that will not come."""
         self._barrier.abort()
 
     def _set(self) -> None:

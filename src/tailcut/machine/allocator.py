@@ -1,7 +1,7 @@
-"""The allocator of the whole process: another one loaded before the C library's, or the C library's own kept warm.
+"""The allocator of the whole process: one loaded before the C library's, or the C library's own, which keeps memory.
 
-Blocks of many megabytes are the case: glibc gives them back to the kernel when they are freed, and the next request
-faults every page in again (25 to 60 ms for 40 MiB on two virtual cores, 0.7 ms when they are kept).
+This matters for blocks of many megabytes: glibc returns them to the kernel when they are freed, and the next request
+faults every page in again (25 to 60 ms for 40 MiB on two virtual cores, 0.7 ms if they are kept).
 """
 
 import ctypes

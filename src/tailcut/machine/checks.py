@@ -1,8 +1,8 @@
-"""The doctor's checks: what facts and measurements mean for latency, how bad it is, and the command that mends it.
+"""The doctor's checks: what facts and measurements mean for latency, how bad it is, and the command that fixes it.
 
 Pure: facts and measurements in, findings out; nothing is read, run or changed here or in `settings.py`, which has the
 checks that need facts alone. A command is text for the user: it needs rights beyond this process, or another way of
-starting it. What can be mended from user space is an environment variable, and stands in `environment`.
+starting it. A problem that can be fixed from user space has its environment variable in `environment`.
 """
 
 from dataclasses import dataclass

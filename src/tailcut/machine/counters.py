@@ -1,13 +1,13 @@
-"""What a stretch of code cost, as the processor and the kernel count it: cycles, misses, switches, faults, CPU time.
+"""What a block of code cost, as counted by the processor and the kernel: cycles, misses, switches, faults, CPU time.
 
     with counters() as c:
         work()
     print(c.instructions, c.ipc, c.context_switches)
 
-The events of a thread are opened at its first region and then run on, so that entering and leaving is a few reads:
-regions may nest, and cost the same however often they are entered. They count the calling thread alone; other threads
-count their own. Where the machine has no such counter, or forbids it, the value is None and `missing` says why;
-switches, faults and CPU time come from getrusage(2) and the thread's CPU clock, which nobody forbids.
+The events of a thread are opened at its first block and keep running, so that entering and leaving takes a few reads:
+blocks may be nested, and cost the same each time. They count the calling thread alone; other threads count their own.
+If the machine has no such counter, or forbids it, the value is None and `missing` gives the reason; switches, faults
+and CPU time come from getrusage(2) and the thread's CPU clock, which are always permitted.
 """
 
 import os

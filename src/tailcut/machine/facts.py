@@ -1,6 +1,6 @@
 """What /proc and /sys say about latency on this machine: read here, judged in `checks.py`.
 
-The root is an argument, so that made-up trees test machines we do not have. A fact that cannot be read is None or
+The root is an argument, so that tests can use generated trees of other machines. A fact that cannot be read is None or
 empty, never a guess.
 """
 

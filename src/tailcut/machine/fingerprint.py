@@ -1,4 +1,4 @@
-"""The facts stored beside every result: which machine, how much of it, and which versions."""
+"""The facts stored with every result: the machine, the part of it that may be used, and the versions."""
 
 import os
 import platform

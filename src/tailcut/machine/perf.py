@@ -1,8 +1,8 @@
-"""perf_event_open(2) and nothing else: open events, read them, and say in words why one cannot be had.
+"""perf_event_open(2) and nothing else: open events, read them, and explain why one is not available.
 
 Linux only, through ctypes; the structure is the first published version of perf_event_attr (64 bytes), which every
-kernel since 2.6.32 takes. Events are opened in groups, which one read(2) returns together; a value carries how long its
-event was enabled and how long it really ran, because a processor with fewer counters than events lets them take turns.
+kernel since 2.6.32 accepts. Events are opened in groups, which one read(2) returns together. A value includes how long
+its event was enabled and how long it ran, because a processor with fewer counters than events multiplexes them.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
-"""Measure what the machine takes from a thread that only wants to run: the gaps in a spinning loop, core by core.
+"""Measure the time that the machine takes from a thread that only wants to run: the gaps in a spinning loop, per core.
 
-A loop reads the clock without end. Where two readings lie far apart, something else had the core: another process, an
-interrupt, the hypervisor. Plain Python resolves a few hundred nanoseconds, so that no compiler is loaded for it. The
-garbage collector finds nothing to do in it. A core is probed at a time, for a bounded time.
+A loop reads the clock continuously. If two readings are far apart, something else had the core: another process, an
+interrupt, the hypervisor. Plain Python resolves a few hundred nanoseconds, so no compiler is loaded for it. The
+garbage collector finds nothing to do in it. One core is probed at a time, for a limited time.
 """
 
 import os
@@ -138,5 +138,5 @@ def _block_cost() -> tuple[int | None, float]:
         found.append((c.wall_ns / 1e3, c.page_faults))
     block_us, faults = min(
         found[1:], key=lambda entry: entry[0]
-    )  # the first may find memory that nobody else has used yet
+    )  # the first may find memory that no other process has used yet
     return faults, block_us

@@ -1,12 +1,12 @@
-"""What another process has cost between two looks at /proc: switches, faults, CPU time, and waiting for a core.
+"""What another process has cost between two reads of /proc: switches, faults, CPU time, and waiting for a core.
 
     before = look(pid)
     ...
     cost = look(pid).since(before)
 
-Faults are the process's own total; the rest is kept by thread, because the kernel sums it nowhere (status, schedstat in
-proc(5) show one thread each): a thread that began and ended between two looks is not seen. The root is an argument, so
-that made-up trees test what we do not have.
+Faults are the process's total; the rest is counted per thread, because the kernel has no sum of it (status, schedstat
+in proc(5) show one thread each): a thread that started and ended between two reads is not seen. The root is an
+argument, so that tests can use generated trees.
 """
 
 import os
@@ -116,7 +116,7 @@ def descendants(pid: int, proc: Path = PROC) -> tuple[int, ...]:
 def listening_process(port: int, proc: Path = PROC) -> int | None:
     """The process of this machine that listens on a TCP port; of a parent and its workers, the parent.
 
-    None where nobody listens, or another user's process does, whose open files are not ours to see.
+    None where no process listens, or another user's does, whose open files are not ours to see.
     """
     inodes = {f"socket:[{inode}]" for name in ("tcp", "tcp6") for inode in _listeners(proc / "net" / name, port)}
     holders = {int(folder.name) for folder in _entries(proc) if folder.name.isdigit() and _holds(folder, inodes)}

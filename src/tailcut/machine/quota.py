@@ -1,8 +1,8 @@
-"""How much CPU and memory this process may really use: affinity mask, cgroup limits, hardware.
+"""How much CPU and memory this process may use: affinity mask, cgroup limits, hardware.
 
 cgroup v2: cpu.max and memory.max (kernel documentation, admin-guide/cgroup-v2.rst); v1: cpu.cfs_quota_us and
-memory.limit_in_bytes. A limit may stand on any ancestor, so the hierarchy is walked from the process's own group up to
-the mount's root. Paths are arguments, so that made-up trees test what a container would show.
+memory.limit_in_bytes. Any ancestor may have a limit, so the hierarchy is walked from the process's own group up to the
+mount's root. Paths are arguments, so that tests can use generated trees of containers.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Checks of how the machine and the process are set up: each judges facts alone, and measures nothing."""
+"""Checks of how the machine and the process are set up: each uses facts alone, and measures nothing."""
 
 from tailcut.machine.facts import THREAD_VARIABLES, Facts
 from tailcut.machine.finding import FAULT, NOTE, OK, WARNING, Check
@@ -39,13 +39,11 @@ def smt(facts: Facts) -> Check:
 
 
 def numa(facts: Facts) -> Check:
-    """The kernel takes pages away to see who faults on them."""
+    """The kernel unmaps pages to see which processes fault on them."""
     if facts.nodes < 2:
         return Check("numa_balancing", OK, "one NUMA node: nothing to balance")
     if facts.numa_balancing:
-        finding = (
-            f"on, with {facts.nodes} nodes: pages are unmapped to sample who uses them, and requests fault on them"
-        )
+        finding = f"on, with {facts.nodes} nodes: pages are unmapped to sample their users, and requests fault on them"
         return Check("numa_balancing", WARNING, finding, "sudo sysctl kernel.numa_balancing=0")
     return Check("numa_balancing", OK, f"off, with {facts.nodes} nodes")
 

@@ -1,4 +1,4 @@
-"""How the CPUs of a machine are shared out among processes that must not get in each other's way. Pure."""
+"""How the CPUs of a machine are divided among processes that must not disturb each other. Pure."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ def shares(machine: Topology, allowed: Collection[int], usable: int, count: int)
     Args:
         machine: its cores and nodes.
         allowed: the affinity mask.
-        usable: `usable_cpus()`. Fewer than allowed: a quota limits, and then nobody is bound, because the kernel hands
-            out the quota's time on whichever CPUs it likes.
-        count: of processes. With more processes than CPUs nobody is bound either.
+        usable: `usable_cpus()`. Fewer than allowed: a quota limits, and then no process is bound, because the kernel
+            hands out the quota's time on whichever CPUs it likes.
+        count: of processes. With more processes than CPUs none is bound either.
 
     Raises:
         InvalidInputError: `count` is below 1.

@@ -1,7 +1,7 @@
-"""What the machine is made of, read from sysfs: CPUs and the cores they share, caches, NUMA nodes.
+"""The structure of the machine, read from sysfs: CPUs and the cores they share, caches, NUMA nodes.
 
-The root is an argument, so that made-up trees test machines we do not have. Where there is no sysfs (macOS), every CPU
-is a core of its own on one node.
+The root is an argument, so that tests can use generated trees of other machines. Without sysfs (macOS), every CPU is a
+core of its own on one node.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""How long this process's threads stood ready for a CPU and did not have one (Linux; elsewhere nothing is known).
+"""How long this process's threads were ready and had no CPU (Linux; unknown elsewhere).
 
 /proc/self/task/TID/schedstat: time on a CPU, time waiting for one, slices (kernel documentation,
-scheduler/sched-stats.rst). Files stay open and are read in place, 2 us a thread.
+scheduler/sched-stats.rst). Files stay open and are read in place, 2 us per thread.
 """
 
 import os

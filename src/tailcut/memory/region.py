@@ -34,7 +34,7 @@ class OwnRegion:
     Args:
         prefix: what the server takes; a leading slash does not count.
         size: in bytes.
-        reserve: take the memory now. Without, nobody may touch it through `view`: it is for others to write to.
+        reserve: take the memory now. Without, it must not be touched through `view`: other processes write to it.
 
     Raises:
         InvalidInputError: no such prefix can be.
@@ -66,7 +66,7 @@ class OwnRegion:
         return f"/{self.name}"
 
     def close(self) -> None:
-        """Unlink it; who has it open keeps it until they close it. Once more does nothing."""
+        """Unlink it; processes that have it open keep it until they close it. A second call does nothing."""
         self._finalizer()
         self._unmap()
 
@@ -78,7 +78,7 @@ class OwnRegion:
                 self._unmap()  # a mapping has a descriptor of its own, which would hold the lock
 
     def _unmap(self) -> None:
-        with suppress(BufferError):  # somebody still looks at a part of it: it goes with them
+        with suppress(BufferError):  # a view of a part of it is still open: the mapping goes with it
             self.view.release()
             self._map.close()
 
@@ -87,7 +87,7 @@ def check_prefix(prefix: str) -> str:
     """A prefix of keys without its slash.
 
     Raises:
-        InvalidInputError: it names a folder, is too long, or has characters that nobody sees.
+        InvalidInputError: it names a folder, is too long, or has invisible characters.
     """
     plain = prefix.removeprefix("/")
     if not plain.isprintable() or "/" in plain or len(plain.encode()) > _LONGEST_PREFIX:

@@ -134,7 +134,7 @@ class SharedRegions:
             raise InvalidInputError(f"region {place.region[:64]!r} cannot be written") from None
 
     def _forget_deleted(self) -> None:
-        """Let go of regions whose file is gone, of which nobody can make use: a killed client says no farewell."""
+        """Let go of regions whose file is gone, which no process can use: a killed client does not unregister."""
         for region in list(self._regions.values()):
             if os.fstat(region.file).st_nlink == 0:
                 self.unregister(region.name)

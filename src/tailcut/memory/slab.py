@@ -24,7 +24,7 @@ from tailcut.spec import TensorSpec
 class RowState(IntEnum):
     """Where a row is on its way through the house."""
 
-    FREE = 0  # in nobody's hands
+    FREE = 0  # not lent
     FILLING = 1  # lent: its bytes are arriving
     READY = 2  # complete: may join a batch
     RUNNING = 3  # the engine reads it

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tailcut.errors import InvalidInputError, TailcutError
-from tailcut.pipelines.layout import Layout, split_rows
+from tailcut.errors import EngineError, InvalidInputError, TailcutError
+from tailcut.pipelines.layout import Layout, Packed, Unpacked, rows_of, split_rows
 from tailcut.pipelines.protocol import Kind
 from tailcut.pipelines.results import call, call_filled
 from tailcut.pipelines.stage import Stage
@@ -32,8 +32,38 @@ class Caller:
         if stage.per_request or (len(parts) == 1 and not stage.fill):
             return [call(stage, arrays) for arrays in parts]
         if stage.fill:
-            return call_filled(stage, self.inputs.together(parts), [len(arrays[0]) for arrays in parts])
-        return split_rows(call(stage, self.inputs.together(parts)), [len(arrays[0]) for arrays in parts])
+            return call_filled(stage, self.inputs.together(parts), rows_of(parts))
+        return split_rows(call(stage, self.inputs.together(parts)), rows_of(parts))
+
+    def pack(self, parts: Sequence[Sequence[np.ndarray]]) -> Packed:
+        """The inputs of each request for a process: all rows together where the function takes them so."""
+        return self.inputs.pack(parts) if self.stage.per_request else self.inputs.pack_together(parts)
+
+    def answer(self, asked: Unpacked) -> Packed:
+        """As `run`, of what has been packed; the answer is packed, with all rows together where they came so.
+
+        Raises:
+            TailcutError: as `run`.
+        """
+        stage, parts = self.stage, asked.parts
+        if stage.per_request:
+            return self.outputs.pack([call(stage, arrays) for arrays in parts])
+        if stage.fill:
+            return self.outputs.pack(call_filled(stage, self.inputs.together(parts), asked.rows))
+        return self.outputs.pack_together([call(stage, self.inputs.together(parts))], asked.rows)
+
+    def unpack(self, region: np.ndarray, rows: Sequence[int]) -> list[list[np.ndarray]]:
+        """The outputs of requests of so many rows, from what a process has packed: views of the region.
+
+        Raises:
+            EngineError: it is not what was asked for.
+        """
+        found = self.outputs.unpack(region)
+        together = not (self.stage.per_request or self.stage.fill)
+        counts = [sum(rows)] if together else list(rows)
+        if rows_of(found.parts) != counts:
+            raise EngineError(f"stage {self.stage.name!r}: its process wrote an answer of other rows")
+        return split_rows(found.parts[0], rows) if together and len(rows) > 1 else found.parts
 
 
 def refusal(stage: Stage, error: BaseException) -> tuple[Kind, str]:

@@ -98,7 +98,7 @@ def _serve(sock: socket.socket, caller: Caller, inputs: Region, results: Region)
         results.hold(result_bytes)
         data = inputs.hold(region_bytes)[:size]
         try:
-            packed = caller.outputs.pack(caller.run(caller.inputs.unpack(data)))
+            packed = caller.answer(caller.inputs.unpack(data))
             _check_size(caller.stage, packed)
             packed.write(results.grow(packed.size))
         except Exception as error:  # noqa: BLE001  whatever a function raises costs its own requests only

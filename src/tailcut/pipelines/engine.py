@@ -6,7 +6,7 @@ import numpy as np
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.errors import EngineError, InvalidInputError, TailcutError, UnsupportedError
-from tailcut.pipelines.calling import Caller, log_fault, refusal
+from tailcut.pipelines.calling import log_fault, refusal
 from tailcut.pipelines.pool import ProcessPool
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.protocol import Kind
@@ -25,7 +25,7 @@ class StageEngine:
         self.spec = ModelSpec(stage.name, stage.inputs, stage.outputs, Rows.INDEPENDENT, "a stage's rows are")
         self.options = EngineOptions(name="none", instances=stage.workers, threads=1)
         self.stage = stage
-        self._caller = Caller(stage)
+        self._caller = place.caller
         self._pool = None if stage.threads else ProcessPool(place)
 
     @property

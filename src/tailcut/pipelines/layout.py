@@ -1,10 +1,13 @@
 """How the arrays of a batch's requests lie in a shared region: numbers, then each tensor's bytes. Pure.
 
-The head is int64: the number of requests, and for each request and tensor its sizes and its place. Elements of BYTES
-are their lengths, then their bytes. Both sides know dtypes and ranks, so none of it names a type, and none is executed.
+The head is int64: the number of parts and of requests, the rows of each request, and for each part and tensor its sizes
+and its place. A part is a request, or the rows of all of them, one behind the other: then a function that takes all
+rows needs no copy of them. Elements of BYTES are their lengths, then their bytes. Both sides know dtypes and ranks, so
+none of it names a type, and none is executed.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,6 +16,20 @@ from tailcut.spec import DType, TensorSpec
 
 Parts = Sequence[Sequence[np.ndarray]]  # of each request, an array for each tensor
 _ALIGN = 64
+_HEAD_WORDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What was found in a region.
+
+    Args:
+        parts: an array for each tensor, of each request; or of all requests together, as the only part.
+        rows: of each request.
+    """
+
+    parts: list[list[np.ndarray]]
+    rows: list[int]
 
 
 class Layout:
@@ -20,32 +37,27 @@ class Layout:
 
     def __init__(self, tensors: Sequence[TensorSpec]) -> None:
         self._tensors = tuple(tensors)
-        self._words = sum(len(tensor.shape) + 1 for tensor in tensors)  # of one request
+        self._words = sum(len(tensor.shape) + 1 for tensor in tensors)  # of one part
 
     def pack(self, parts: Parts) -> "Packed":
-        """Lay the arrays out; their bytes are copied when they are written."""
-        head = np.empty(1 + len(parts) * self._words, np.int64)
-        head[0] = len(parts)
-        at, word = _up(head.nbytes), 1
-        blobs: list[tuple[int, np.ndarray]] = [(0, head.view(np.uint8))]
-        # Tensor by tensor, so that the rows of all requests lie one behind the other.
-        starts = [1 + number * self._words for number in range(len(parts))]
-        for index, tensor in enumerate(self._tensors):
-            rank = len(tensor.shape)
-            for number, arrays in enumerate(parts):
-                array = arrays[index]
-                word = starts[number]
-                head[word : word + rank] = array.shape
-                head[word + rank] = at
-                starts[number] += rank + 1
-                for blob in _strings(array) if tensor.dtype is DType.BYTES else (_bytes(array),):
-                    blobs.append((at, blob))
-                    at += blob.size
-            at = _up(at)
-        return Packed(at, blobs)
+        """Lay out the arrays of requests, each by itself; their bytes are copied when they are written."""
+        return self._pack([[arrays] for arrays in parts], rows_of(parts))
 
-    def unpack(self, region: np.ndarray) -> list[list[np.ndarray]]:
-        """The arrays of each request: views of the region (BYTES: copies).
+    def pack_together(self, parts: Parts, rows: Sequence[int] = ()) -> "Packed":
+        """Lay out the rows of requests as one part; each by itself where their sizes differ.
+
+        Args:
+            parts: the arrays of each request; or of all together, of which each request has `rows`.
+            rows: left out, those of the parts.
+        """
+        rows = rows or rows_of(parts)
+        first = [array.shape[1:] for array in parts[0]]
+        if all([array.shape[1:] for array in arrays] == first for arrays in parts[1:]):
+            return self._pack([parts], rows)
+        return self._pack([[arrays] for arrays in parts], rows)
+
+    def unpack(self, region: np.ndarray) -> Unpacked:
+        """The arrays of each part: views of the region (BYTES: copies).
 
         Args:
             region: uint8 [size].
@@ -54,9 +66,9 @@ class Layout:
             EngineError: what is there is not such a layout.
         """
         try:
-            count = int(region[:8].view(np.int64)[0])
-            head = region[: 8 * (1 + count * self._words)].view(np.int64).tolist()
-            word = 1
+            count, requests = _numbers(region, _HEAD_WORDS)
+            word = _HEAD_WORDS + requests
+            head = _numbers(region, word + count * self._words)
             parts: list[list[np.ndarray]] = []
             for _ in range(count):
                 arrays: list[np.ndarray] = []
@@ -67,13 +79,31 @@ class Layout:
                 parts.append(arrays)
         except (ValueError, IndexError, TypeError) as error:
             raise EngineError(f"a stage's process wrote what cannot be read: {error}") from None
-        return parts
+        return Unpacked(parts, head[_HEAD_WORDS : _HEAD_WORDS + requests])
 
     def together(self, parts: Parts) -> list[np.ndarray]:
         """The rows of all requests in one array for each tensor: copied where there are several."""
         if len(parts) == 1:
             return list(parts[0])
         return [np.concatenate([arrays[index] for arrays in parts]) for index in range(len(self._tensors))]
+
+    def _pack(self, groups: Sequence[Parts], rows: Sequence[int]) -> "Packed":
+        """Each group is the requests of one part."""
+        start = _HEAD_WORDS + len(rows)
+        at = _up(8 * (start + len(groups) * self._words))
+        heads: list[list[int]] = [[] for _ in groups]
+        blobs: list[tuple[int, np.ndarray]] = []
+        for index, tensor in enumerate(self._tensors):
+            for numbers, group in zip(heads, groups, strict=True):
+                arrays = [part[index] for part in group]
+                count = len(arrays[0]) if len(arrays) == 1 else sum(map(len, arrays))
+                numbers.extend((count, *arrays[0].shape[1:], at))
+                for blob in _strings(arrays) if tensor.dtype is DType.BYTES else map(_bytes, arrays):
+                    blobs.append((at, blob))
+                    at += blob.size
+            at = _up(at)
+        head = np.array([len(groups), len(rows), *rows, *(number for numbers in heads for number in numbers)], np.int64)
+        return Packed(at, [(0, head.view(np.uint8)), *blobs])
 
 
 class Packed:
@@ -91,6 +121,11 @@ class Packed:
             region[at : at + blob.size] = blob
 
 
+def rows_of(parts: Parts) -> list[int]:
+    """How many rows each request has."""
+    return [len(arrays[0]) for arrays in parts]
+
+
 def split_rows(arrays: Sequence[np.ndarray], rows: Sequence[int]) -> list[list[np.ndarray]]:
     """The arrays of each request again, of so many rows each."""
     parts: list[list[np.ndarray]] = []
@@ -101,6 +136,14 @@ def split_rows(arrays: Sequence[np.ndarray], rows: Sequence[int]) -> list[list[n
     return parts
 
 
+def _numbers(region: np.ndarray, count: int) -> list[int]:
+    """The numbers that a region begins with."""
+    numbers: list[int] = region[: 8 * count].view(np.int64).tolist()
+    if len(numbers) != count or min(numbers[:_HEAD_WORDS]) < 0:
+        raise ValueError("a number of requests is out of range")
+    return numbers
+
+
 def _up(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
 
@@ -109,8 +152,10 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _strings(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    items: list[bytes] = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
+def _strings(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    items: list[bytes] = [
+        item.encode() if isinstance(item, str) else item for array in arrays for item in array.reshape(-1).tolist()
+    ]
     lengths = np.fromiter(map(len, items), np.int64, len(items))
     return lengths.view(np.uint8), np.frombuffer(b"".join(items), np.uint8)
 

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Generator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tailcut.engines.base import EngineOptions
+from tailcut.engines.file_hash import file_hash
 from tailcut.errors import DeadlineExceededError, TailcutError
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.flow import Flow, StepDelivery
@@ -17,16 +18,19 @@ from tailcut.pipelines.plan import plan_pipeline
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Pipeline, Stage
 from tailcut.pipelines.statistics import PipelineStatistics
-from tailcut.pipelines.steps import OpenStep, file_hash, model_outline, open_model, open_stage, stage_outline
+from tailcut.pipelines.steps import OpenStep, model_outline, open_model, open_stage, stage_outline
+from tailcut.pipelines.tuned import with_settings
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.inputs import Arrays
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.opening.warmup import WarmUp
+from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.rows import RowDecision, read_signature
 from tailcut.runtime.settings import BatchingSettings, IoSettings, Settings
+from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.spec import ModelSpec, RowEvidence
 
 _SLOWEST = 0.99
@@ -67,12 +71,24 @@ class PipelineModel:
             MissingFileError: the file is missing.
             TailcutError: a model cannot be opened; as `Model.open`.
         """
-        path = parse_path(source)
+        return cls.of_profile(pipeline_profile(source), limits=limits)
+
+    @classmethod
+    def of_profile(cls, profile: Profile, *, limits: Limits = Limits()) -> Self:  # noqa: B008  frozen
+        """As `open`, with the settings of a profile that a tune wrote.
+
+        Raises:
+            ProfileError: the profile is for other stages or models.
+            TailcutError: as `open`.
+        """
+        path, settings = parse_path(profile.model.path), profile.settings.pipeline
         pipeline = load_pipeline(path)
+        if settings is not None:
+            pipeline = with_settings(pipeline, path, settings)
         models: list[Model] = []
         try:
-            steps = _open_steps(pipeline, path, limits, models)
-            return cls(_profile(pipeline, path), steps)
+            steps = _open_steps(pipeline, path, limits, models, settings)
+            return cls(profile, steps)
         except BaseException:
             for model in models:
                 model.close()
@@ -187,7 +203,17 @@ class PipelineModel:
     def statistics(self) -> dict[str, int | float]:
         """As `Model.statistics`, summed over the steps where it is theirs; a request is counted once."""
         steps = [step.model.statistics() for step in self.steps]
-        summed = ("batches", "expired", "hung", "compute_ns", "queued", "queued_rows", "rows_in_use")
+        summed = (
+            "batches",
+            "second",
+            "rescued",
+            "expired",
+            "hung",
+            "compute_ns",
+            "queued",
+            "queued_rows",
+            "rows_in_use",
+        )
         return (
             {name: sum(counts[name] for counts in steps) for name in summed}
             | {name: max(counts[name] for counts in steps) for name in ("oldest_ns", "late")}
@@ -215,7 +241,11 @@ class PipelineModel:
         """The stages as one line for the log."""
         return " -> ".join(step.describe() for step in self.steps)
 
-    def stage_times(self) -> list[dict[str, Any]]:
+    def device_times(self) -> list[DevicePhase]:
+        """Nothing: a step that is served by itself says how long its calls to a device take."""
+        return []
+
+    def stage_times(self) -> list[StepTimes]:
         """How long the newest requests were in each step: medians, p99, and what the slowest 1 % spent there, in us."""
         times = self._statistics.times() / 1000
         if not len(times):
@@ -223,16 +253,16 @@ class PipelineModel:
         totals = times.sum(axis=(1, 2))
         slow = times[totals >= np.quantile(totals, _SLOWEST)].mean(axis=0)
         return [
-            {
-                "stage": step.name,
-                "requests": len(times),
-                "queue_p50_us": round(float(np.quantile(times[:, index, 0], 0.5)), 1),
-                "queue_p99_us": round(float(np.quantile(times[:, index, 0], 0.99)), 1),
-                "compute_p50_us": round(float(np.quantile(times[:, index, 1], 0.5)), 1),
-                "compute_p99_us": round(float(np.quantile(times[:, index, 1], 0.99)), 1),
-                "slowest_queue_us": round(float(slow[index, 0]), 1),
-                "slowest_compute_us": round(float(slow[index, 1]), 1),
-            }
+            StepTimes(
+                stage=step.name,
+                requests=len(times),
+                queue_p50_us=round(float(np.quantile(times[:, index, 0], 0.5)), 1),
+                queue_p99_us=round(float(np.quantile(times[:, index, 0], 0.99)), 1),
+                compute_p50_us=round(float(np.quantile(times[:, index, 1], 0.5)), 1),
+                compute_p99_us=round(float(np.quantile(times[:, index, 1], 0.99)), 1),
+                slowest_queue_us=round(float(slow[index, 0]), 1),
+                slowest_compute_us=round(float(slow[index, 1]), 1),
+            )
             for index, step in enumerate(self.steps)
         ]
 
@@ -253,16 +283,19 @@ def _profile(pipeline: Pipeline, path: PipelinePath) -> Profile:
     io = next((Profile.load(file).settings.io for file in files if file.suffix == ".toml"), IoSettings())
     stages = [step.max_batch_size for step in pipeline.steps if isinstance(step, Stage)]
     batching = BatchingSettings(max_batch_size=min(stages, default=1), bind=False)
-    ref = ModelRef(path=str(path.file), sha256=file_hash(path.file), name=pipeline.name)
+    ref = ModelRef(path=str(path), sha256=file_hash(path.file), name=pipeline.name)
     return Profile(model=ref, settings=Settings(engine=EngineOptions(name="none"), batching=batching, io=io))
 
 
-def _open_steps(pipeline: Pipeline, path: PipelinePath, limits: Limits, models: list[Model]) -> list[OpenStep]:
+def _open_steps(
+    pipeline: Pipeline, path: PipelinePath, limits: Limits, models: list[Model], settings: PipelineSettings | None
+) -> list[OpenStep]:
     """Open the models, check that everything fits, and only then start processes; what is open is added to `models`."""
     named: dict[int, Model] = {}
     for index, step in enumerate(pipeline.steps):
         if not isinstance(step, Stage):
-            named[index] = open_model(pipeline.name, path, step, limits)
+            own = None if settings is None else settings.model(str(step))
+            named[index] = open_model(pipeline.name, path, step, limits, own)
             models.append(named[index])
     outlines = [
         stage_outline(step) if isinstance(step, Stage) else model_outline(named[index].spec)

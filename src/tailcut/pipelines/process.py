@@ -22,7 +22,8 @@ from tailcut.errors import (
     UsageError,
 )
 from tailcut.memory.anonymous import anonymous_file
-from tailcut.pipelines.layout import Layout, Parts
+from tailcut.pipelines.calling import Caller
+from tailcut.pipelines.layout import Parts, rows_of
 from tailcut.pipelines.life import Life, move
 from tailcut.pipelines.loading import PipelinePath
 from tailcut.pipelines.protocol import CALL, MOST_BYTES, REGION_BYTES, REPLY, Kind, grown
@@ -36,12 +37,10 @@ class StagePlace:
     stage: Stage
     path: PipelinePath
     index: int  # of the step in the pipeline
-    inputs: Layout = field(init=False)
-    outputs: Layout = field(init=False)
+    caller: Caller = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "inputs", Layout(self.stage.inputs))
-        object.__setattr__(self, "outputs", Layout(self.stage.outputs))
+        object.__setattr__(self, "caller", Caller(self.stage))
 
 
 class _Region:
@@ -132,7 +131,8 @@ class StageProcess:
             TooLargeError: the batch does not fit into a region of `MOST_BYTES`.
         """
         stage = self._place.stage
-        packed = self._place.inputs.pack(parts)
+        caller = self._place.caller
+        packed = caller.pack(parts)
         if packed.size > MOST_BYTES:
             raise TooLargeError(f"stage {stage.name!r}: a batch has {packed.size} bytes, over {MOST_BYTES}")
         packed.write(self._inputs.grow(packed.size))
@@ -152,7 +152,8 @@ class StageProcess:
             raise InvalidInputError(message)
         if kind is not Kind.DONE:
             raise EngineError(message)
-        return self._outputs()
+        # One copy for the whole batch: the region is the next one's.
+        return caller.unpack(self._results.data[: self._size].copy(), rows_of(parts))
 
     def kill(self) -> None:
         """End it now. Calling it again does nothing."""
@@ -164,13 +165,6 @@ class StageProcess:
         self._sock.close()
         self._inputs.close()
         self._results.close()
-
-    def _outputs(self) -> list[list[np.ndarray]]:
-        view = self._results.data[: self._size]
-        return [
-            [array if array.dtype == object else array.copy() for array in arrays]
-            for arrays in self._place.outputs.unpack(view)
-        ]
 
     def _receive(self, timeout_s: float) -> tuple[Kind, str]:
         """The next reply, and its message.

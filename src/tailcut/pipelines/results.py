@@ -57,13 +57,19 @@ def _row_list(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> list[A
 
 def _filled(stage: Stage, tensor: TensorSpec, rows: list[Any]) -> np.ndarray:
     """The rows of one request in one array."""
-    one = [_array(stage, tensor, row[None] if isinstance(row, np.ndarray) else [row], 1)[0] for row in rows]
+    if len(rows) == 1:
+        return _array(stage, tensor, _one_row(rows[0]), 1)
+    one = [_array(stage, tensor, _one_row(row), 1)[0] for row in rows]
     shape = np.max([row.shape for row in one], axis=0)
     fill: Any = stage.fill[tensor.name]
     result = np.full((len(one), *shape), fill, tensor.dtype.numpy)
     for target, row in zip(result, one, strict=True):
         target[tuple(map(slice, row.shape))] = row
     return result
+
+
+def _one_row(row: Any) -> Any:
+    return row[None] if isinstance(row, np.ndarray) else [row]
 
 
 def _call(stage: Stage, inputs: Arrays) -> Any:

@@ -33,6 +33,7 @@ class Stage:
         cpus: that the processes are pinned to, one after the other; empty: none.
         fill: for each output with a free dimension the value that its shorter rows are filled up with; empty: the
             function is called once for each request, and fills up by itself.
+        max_queue_delay_us: the longest wait for company while a worker is idle; only a profile sets it.
     """
 
     function: Function
@@ -46,6 +47,7 @@ class Stage:
     threads: bool = False
     cpus: tuple[int, ...] = ()
     fill: Mapping[str, float] = field(default_factory=dict)
+    max_queue_delay_us: int = 0
 
     @property
     def whole_requests(self) -> bool:

@@ -1,18 +1,20 @@
 """The steps of a pipeline, opened: a stage with its processes, or a model."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tailcut.engines.file_hash import file_hash
 from tailcut.errors import TailcutError, UsageError
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.loading import PipelinePath
 from tailcut.pipelines.plan import Step
 from tailcut.pipelines.process import StagePlace
 from tailcut.pipelines.stage import Stage
+from tailcut.pipelines.tuned import step_profile
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
+from tailcut.runtime.pipeline_settings import StepModelSettings
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.request import Delivery
 from tailcut.runtime.rows import RowDecision, read_signature
@@ -76,7 +78,12 @@ def open_stage(place: StagePlace, limits: Limits) -> tuple[Model, StageEngine]:
     engine = StageEngine(place)
     # A process is killed when its time is over; only threads are left to the watchdog.
     patience_s = stage.timeout_s if stage.threads else max(limits.engine_timeout_s, stage.timeout_s + _LENT_S)
-    batching = BatchingSettings(max_batch_size=stage.max_batch_size, bind=False, rows="independent")
+    batching = BatchingSettings(
+        max_batch_size=stage.max_batch_size,
+        max_queue_delay_us=stage.max_queue_delay_us,
+        bind=False,
+        rows="independent",
+    )
     ref = ModelRef(path=str(place.path.file), sha256=file_hash(place.path.file), name=stage.name)
     profile = Profile(model=ref, settings=Settings(engine=engine.options, batching=batching))
     why = RowEvidence(Rows.INDEPENDENT, "a stage's rows are independent")
@@ -89,8 +96,10 @@ def open_stage(place: StagePlace, limits: Limits) -> tuple[Model, StageEngine]:
         raise
 
 
-def open_model(pipeline: str, path: PipelinePath, step: str | Path, limits: Limits) -> Model:
-    """Open a model of a pipeline; its path is relative to the pipeline's file.
+def open_model(
+    pipeline: str, path: PipelinePath, step: str | Path, limits: Limits, settings: StepModelSettings | None = None
+) -> Model:
+    """Open a model of a pipeline, as a profile of the pipeline says; its path is relative to the pipeline's file.
 
     Raises:
         TailcutError: as `Model.open`; the message names the pipeline.
@@ -99,7 +108,7 @@ def open_model(pipeline: str, path: PipelinePath, step: str | Path, limits: Limi
     if file.suffix not in {".onnx", ".toml"}:
         raise UsageError(f"pipeline {pipeline!r}: {step} is neither a profile (.toml) nor a model (.onnx)")
     try:
-        return Model.open(file, limits=limits)
+        return Model.open(step_profile(file, settings) or file, limits=limits)
     except TailcutError as error:
         raise type(error)(f"pipeline {pipeline!r}: {error}") from None
 
@@ -112,8 +121,3 @@ def stage_outline(stage: Stage) -> Step:
 def model_outline(spec: ModelSpec) -> Step:
     """A model's tensors, for the plan."""
     return Step("model", spec.name, spec.inputs, spec.outputs, spec.batched)
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a pipeline's file, in hexadecimal."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

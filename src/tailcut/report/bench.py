@@ -23,7 +23,7 @@ def bench_table(record: Mapping[str, Any]) -> None:
     """Print a result to stdout."""
     console = Console()
     if not console.is_terminal:
-        console = Console(width=_WIDTH)  # nobody's window to fit: nothing is cut off
+        console = Console(width=_WIDTH)  # no terminal: nothing is cut off
     if "slo" in record:  # its runs are the points of the curve
         _slo(console, record["slo"])
     else:

@@ -152,7 +152,7 @@ def percentile_chart(
     Args:
         curves: name, tone, and pairs of a quantile (0 to 1) and its value, of each.
         text: says a value.
-        label: for those who cannot see it.
+        label: for screen readers.
         tick: says a round value at the axis.
         rule: a value to mark, such as a deadline.
     """

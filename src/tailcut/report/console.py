@@ -12,14 +12,19 @@ from rich.table import Table
 
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.tune_page import (
+    UNCHANGED,
+    arm_title,
     arms_of,
     copy_words,
     cost_words,
     memory_words,
     more_traffic,
     noise_words,
+    offer_words,
     retune_words,
     rows_words,
+    tie_words,
+    unchanged_words,
 )
 from tailcut.report.words import cpu, ratio
 from tailcut.tuner.events import (
@@ -88,7 +93,7 @@ class LadderView:
             case CandidateDone(_, candidate):
                 self.console.print("  " + candidate_line(candidate))
             case RungDone(name, kept, note):
-                said = f"[green]kept {escape(kept)}[/]" if kept else f"[dim]{escape(note or 'nothing kept')}[/]"
+                said = f"[green]kept {escape(kept)}[/]" if kept else f"[dim]{escape(note or UNCHANGED)}[/]"
                 self.console.print(f"  [bold]{name}[/]: {said}")
         if self._status is not None:
             self._status.update(self.progress(time.monotonic() - self._began))
@@ -127,12 +132,14 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a 
             spread = "unknown" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
             figures = [_ms(found[name]) for name in ("p50_ms", "p95_ms", "p99_ms")]
             speed = "unknown" if found["throughput"] is None else f"{found['throughput']:,.0f}"
-            table.add_row(arm, *figures, spread, f"{found['samples']:,}", speed, cpu(found["cost"]))
+            table.add_row(arm_title(arm, result), *figures, spread, f"{found['samples']:,}", speed, cpu(found["cost"]))
         lines += [table, headline(result)]
         more = more_traffic(result)
         if more:
             lines.append(f"[green]{escape(more)}[/]")
-        lines += [escape(words) for words in (cost_words(result), memory_words(result)) if words]
+        notes = (tie_words(result), cost_words(result), memory_words(result))
+        lines += [escape(words) for words in notes if words]
+    lines += [f"[cyan]not accepted, but quicker: {escape(words)}[/]" for words in offer_words(result)]
     accuracy = result["accuracy"]
     if accuracy is not None:
         answers = "; ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
@@ -174,6 +181,8 @@ def comparison_summary(record: Mapping[str, Any]) -> RenderableType:
         name = escape(one["profile"])
         if one["wrong"]:
             lines.append(f"[red]{name} answers wrongly: {escape(one['wrong'])}[/]")
+        elif one["unchanged"]:
+            lines.append(f"[dim]{name}: {UNCHANGED}: the same settings as the first profile[/]")
         elif one["verdict"]:
             lines.append(f"[{COLOURS[one['verdict']]}]{name}: {one['verdict']}[/] {escape(one['reason'])}")
         if "slo_met" in one:
@@ -190,7 +199,9 @@ def headline(result: Mapping[str, Any]) -> str:
     if ratio is None:
         return "the samples are too few to tell the tail: raise --budget or --rate"
     of = ratio.get("of", "p99")
-    if ratio["high"] < 1:
+    if result.get("unchanged"):
+        said = f"{UNCHANGED}: {unchanged_words(result)} {of} x{ratio['point']:.2f} of the baseline's"
+    elif ratio["high"] < 1:
         said = (
             f"[green]{of} is {1 / ratio['point']:.2f} times shorter than the baseline's[/] "
             f"({1 / ratio['high']:.2f} to {1 / ratio['low']:.2f}, 99 % interval)"

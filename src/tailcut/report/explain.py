@@ -1,80 +1,99 @@
 """Why a tail is slow, as text: a terminal's tables, and Markdown for pull requests."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from tailcut.lab.records import ExplainResult
 from tailcut.report.markdown import plain
 from tailcut.report.words import count, nanoseconds
 from tailcut.runtime.tracing.attribution import COINCIDENCES, KINDS
 
 HEADS = ("stage", "median us", "slowest 1 % us", "of the time above the median")
 
+DEVICE_HEADS = ("phase", "median", "slowest 1 %")
 STEP_HEADS = ("step", "median in queue", "median computing", "slowest 1 % in queue", "slowest 1 % computing")
 
 
-def explain_view(found: Mapping[str, Any]) -> RenderableType:
+def explain_view(found: ExplainResult) -> RenderableType:
     """The verdict, the stages and what coincided."""
-    lines: list[RenderableType] = [f"[bold]{escape(found['verdict'])}[/]"]
-    if "stages" in found:
-        table = Table(title=f"{found['requests']:,} requests in {found['duration_s']:g} s")
-        for head in HEADS:
-            table.add_column(head, justify="left" if head == "stage" else "right")
-        for row in stage_rows(found):
-            table.add_row(*row)
-        lines.append(table)
+    lines: list[RenderableType] = [f"[bold]{escape(found.verdict)}[/]"]
+    if found.stages:
+        lines.append(_table(f"{found.requests:,} requests in {found.duration_s:g} s", HEADS, stage_rows(found)))
         lines += [escape(line) for line in (*process_lines(found), *coincided_lines(found))]
-    if found.get("steps"):
-        table = Table(title="steps of the pipeline, us")
-        for head in STEP_HEADS:
-            table.add_column(head, justify="left" if head == "step" else "right")
-        for step in step_rows(found):
-            table.add_row(*step)
-        lines.append(table)
-    if found["missed"]:
-        lines.append(f"[yellow]{found['missed']:,} more passed too fast to be read[/]")
+    if found.steps:
+        lines.append(_table("steps of the pipeline, us", STEP_HEADS, step_rows(found)))
+    if found.device:
+        lines.append(_table("calls to the device, us", DEVICE_HEADS, device_rows(found)))
+    if found.missed:
+        lines.append(f"[yellow]{found.missed:,} more passed too fast to be read[/]")
     return Group(*lines)
 
 
-def explain_markdown(found: Mapping[str, Any]) -> str:
+def _table(title: str, heads: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    """Names on the left, figures on the right."""
+    table = Table(title=title)
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def explain_markdown(found: ExplainResult) -> str:
     """The same for a pull request."""
-    parts = [f"### {plain(found['model'])}: {found['verdict']}"]
-    if "stages" in found:
+    parts = [f"### {plain(found.model)}: {found.verdict}"]
+    if found.stages:
         rows = [" | ".join(row) for row in (HEADS, ("---", "---:", "---:", "---:"), *stage_rows(found))]
         lines = (*process_lines(found), *coincided_lines(found))
         parts += ["\n".join(f"| {row} |" for row in rows), "\n".join(f"- {line}" for line in lines)]
-    if found.get("steps"):
+    if found.steps:
         steps = [" | ".join(row) for row in (STEP_HEADS, ("---", "---:", "---:", "---:", "---:"), *step_rows(found))]
         parts.append("\n".join(f"| {row} |" for row in steps))
-    if found["missed"]:
-        parts.append(f"{found['missed']:,} more passed too fast to be read.")
+    if found.device:
+        device = [" | ".join(row) for row in (DEVICE_HEADS, ("---", "---:", "---:"), *device_rows(found))]
+        parts.append("\n".join(f"| {row} |" for row in device))
+    if found.missed:
+        parts.append(f"{found.missed:,} more passed too fast to be read.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def stage_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def stage_rows(found: ExplainResult) -> list[tuple[str, str, str, str]]:
     """A row for each stage: its name, the median requests' time, the slowest ones', and its share."""
     return [
-        (name, count(stage["median_us"]), count(stage["slowest_us"]), f"{100 * stage['share']:.0f} %")
-        for name, stage in found["stages"].items()
+        (name, count(stage.median_us), count(stage.slowest_us), f"{100 * stage.share:.0f} %")
+        for name, stage in (found.stages or {}).items()
     ]
 
 
-def step_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def step_rows(found: ExplainResult) -> list[tuple[str, ...]]:
     """A row for each step of a pipeline: its name, and the time in its queue and in its calls."""
-    keys = ("queue_p50_us", "compute_p50_us", "slowest_queue_us", "slowest_compute_us")
-    return [(step["stage"], *(count(step[key]) for key in keys)) for step in found["steps"]]
-
-
-def process_lines(found: Mapping[str, Any]) -> list[str]:
-    """What each process answered, where there are several."""
-    processes = found.get("processes", ())
     return [
-        f"process {one['process']}: {count(one['requests'])} requests, {count(one['slowest'])} of the slowest; "
-        f"p50 {_time(one['total_us']['p50'])}, p99 {_time(one['total_us']['p99'])}"
-        for one in processes
+        (
+            step.stage,
+            count(step.queue_p50_us),
+            count(step.compute_p50_us),
+            count(step.slowest_queue_us),
+            count(step.slowest_compute_us),
+        )
+        for step in found.steps or []
+    ]
+
+
+def device_rows(found: ExplainResult) -> list[tuple[str, ...]]:
+    """A row for each phase of the calls to a device: its name, the median, and the slowest calls' time."""
+    return [(one.phase.replace("_", " "), count(one.median_us), count(one.slowest_us)) for one in found.device or []]
+
+
+def process_lines(found: ExplainResult) -> list[str]:
+    """What each process answered, where there are several."""
+    processes = found.processes or []
+    return [
+        f"process {item.process}: {count(item.requests)} requests, {count(item.slowest)} of the slowest; "
+        f"p50 {_time(item.total_us.p50)}, p99 {_time(item.total_us.p99)}"
+        for item in processes
         if len(processes) > 1
     ]
 
@@ -83,13 +102,13 @@ def _time(us: float | None) -> str:
     return "unknown" if us is None else nanoseconds(us * 1e3)
 
 
-def coincided_lines(found: Mapping[str, Any]) -> list[str]:
+def coincided_lines(found: ExplainResult) -> list[str]:
     """What else happened to the process, in words."""
     return [
-        f"{coincidence(name)}: {entry['events']} times, up to {entry['longest_us'] / 1e3:,.3g} ms; it overlapped "
-        f"{100 * entry['slowest_hit']:.0f} % of the slowest requests and {100 * entry['median_hit']:.0f} % of those "
+        f"{coincidence(name)}: {entry.events} times, up to {entry.longest_us / 1e3:,.3g} ms; it overlapped "
+        f"{100 * entry.slowest_hit:.0f} % of the slowest requests and {100 * entry.median_hit:.0f} % of those "
         "around the median"
-        for name, entry in found.get("coincided", {}).items()
+        for name, entry in (found.coincided or {}).items()
     ]
 
 

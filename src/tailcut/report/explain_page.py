@@ -1,14 +1,15 @@
 """What the page of an explained tail says, as values: two bars of stages, then one for each of the worst requests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
+from tailcut.lab.records import ExplainResult
 from tailcut.report.charts import Scale, linear
 from tailcut.report.explain import coincided_lines, coincidence, process_lines, stage_rows
 from tailcut.report.strips import Mark
 from tailcut.report.words import count, nanoseconds
+from tailcut.runtime.tracing.records import SlowRequest, StageTimes
 
 STAGES = {  # in a request's order: what happens in it, and the tone of its part of a bar
     "receive": ("the client sends", "c5"),
@@ -68,9 +69,9 @@ class ExplainPage:
     figures: tuple[tuple[str, ...], ...]
 
 
-def page(found: Mapping[str, Any]) -> ExplainPage:
+def page(found: ExplainResult) -> ExplainPage:
     """Read what `tailcut explain` found."""
-    stages, worst = found.get("stages"), found.get("worst", ())
+    stages, worst = found.stages or {}, found.worst or []
     head, lead = headline(found)
     return ExplainPage(
         head,
@@ -78,59 +79,64 @@ def page(found: Mapping[str, Any]) -> ExplainPage:
         _facts(found),
         doubts(found),
         tuple((name, words, tone) for name, (words, tone) in STAGES.items()),
-        _bars([_mean(name, stages, key) for name, key in _MEANS]) if stages else None,
+        _bars([_mean(name, stages, time) for name, time in _MEANS]) if stages else None,
         tuple(stage_rows(found)) if stages else (),
         tuple(process_lines(found)),
         tuple(coincided_lines(found)),
-        _bars([_one(entry, several=len(found["processes"]) > 1) for entry in worst]) if worst else None,
+        _bars([_one(entry, several=len(found.processes or []) > 1) for entry in worst]) if worst else None,
         tuple(_figures(entry) for entry in worst),
     )
 
 
-def headline(found: Mapping[str, Any]) -> tuple[str, str]:
+def headline(found: ExplainResult) -> tuple[str, str]:
     """The cause with its share, and what to do about it."""
-    cause = found.get("cause")
+    cause = found.cause
     if not cause:
-        return "No tail to explain", f"{found['verdict']}."
-    above = nanoseconds(found["above_median_us"] * 1e3)
-    lead = f"The slowest one per cent took {above} longer than the median request. What to do: {cause['advice']}."
-    return f"{100 * cause['share']:.0f} % is {cause['words']}", lead
+        return "No tail to explain", f"{found.verdict}."
+    above = nanoseconds((found.above_median_us or 0.0) * 1e3)
+    lead = f"The slowest one per cent took {above} longer than the median request. What to do: {cause.advice}."
+    return f"{100 * cause.share:.0f} % is {cause.words}", lead
 
 
-def doubts(found: Mapping[str, Any]) -> tuple[str, ...]:
+def doubts(found: ExplainResult) -> tuple[str, ...]:
     """Why the page may not tell the whole truth."""
     lines = []
-    if found["missed"]:
-        lines.append(f"{found['missed']:,} more requests passed too fast to be read, and are not in these figures.")
-    if found.get("stages") and found["total_us"]["p99"] is None:
-        lines.append(f"{found['requests']:,} requests are too few for a p99: look on for longer.")
+    if found.missed:
+        lines.append(f"{found.missed:,} more requests passed too fast to be read, and are not in these figures.")
+    if found.stages and found.total_us.p99 is None:
+        lines.append(f"{found.requests:,} requests are too few for a p99: look on for longer.")
     return tuple(lines)
 
 
-_MEANS = (("around the median", "median_us"), ("the slowest 1 %", "slowest_us"))
+_MEANS: tuple[tuple[str, Callable[[StageTimes], float]], ...] = (
+    ("around the median", lambda stage: stage.median_us),
+    ("the slowest 1 %", lambda stage: stage.slowest_us),
+)
 _Stages = list[tuple[str, float]]  # names and microseconds, in order
 
 
-def _facts(found: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
-    total = found["total_us"]
-    values = [("p50", total["p50"]), ("p99", total["p99"]), ("longest", total["max"])]
-    looked = f"in {found['duration_s']:g} s"
+def _facts(found: ExplainResult) -> tuple[tuple[str, str, str], ...]:
+    total = found.total_us
+    values = [("p50", total.p50), ("p99", total.p99), ("longest", total.max)]
+    looked = f"in {found.duration_s:g} s"
     return (
-        ("requests", count(found["requests"]), looked),
+        ("requests", count(found.requests), looked),
         *((name, "unknown" if value is None else nanoseconds(value * 1e3), "") for name, value in values),
     )
 
 
-def _mean(name: str, stages: Mapping[str, Any], key: str) -> tuple[str, str, _Stages]:
-    times = [(stage, float(stages[stage][key])) for stage in STAGES]
+def _mean(
+    name: str, stages: Mapping[str, StageTimes], time_of: Callable[[StageTimes], float]
+) -> tuple[str, str, _Stages]:
+    times = [(stage, time_of(stages[stage])) for stage in STAGES]
     return nanoseconds(sum(time for _, time in times) * 1e3), name, times
 
 
-def _one(entry: Mapping[str, Any], *, several: bool) -> tuple[str, str, _Stages]:
-    moments = list(entry["marks_us"].values())
+def _one(entry: SlowRequest, *, several: bool) -> tuple[str, str, _Stages]:
+    moments = list(entry.marks_us.values())
     times = [(stage, end - begin) for stage, (begin, end) in zip(STAGES, pairwise(moments), strict=True)]
-    notes = [f"in a batch of {entry['batch_rows']}", *([f"process {entry['process']}"] if several else [])]
-    met = dict.fromkeys(coincidence(kind) for kind in entry["coincided"])
+    notes = [f"in a batch of {entry.batch_rows}", *([f"process {entry.process}"] if several else [])]
+    met = dict.fromkeys(coincidence(kind) for kind in entry.coincided)
     return nanoseconds(moments[-1] * 1e3), "; ".join([*notes, *met]), times
 
 
@@ -160,9 +166,9 @@ def _bar(scale: Scale, name: str, note: str, times: _Stages) -> StageBar:
     return StageBar(name, note, tuple(figures), tuple(parts))
 
 
-def _figures(entry: Mapping[str, Any]) -> tuple[str, ...]:
+def _figures(entry: SlowRequest) -> tuple[str, ...]:
     """A row of the table below the bars: the whole, each stage in microseconds, rows, bytes and process."""
-    moments = list(entry["marks_us"].values())
+    moments = list(entry.marks_us.values())
     times = [moments[-1], *(end - begin for begin, end in pairwise(moments))]
-    counts = (count(entry[name]) for name in ("rows", "batch_rows", "body_bytes"))
-    return (*map(count, times), *counts, str(entry["process"]))
+    counts = (count(value) for value in (entry.rows, entry.batch_rows, entry.body_bytes))
+    return (*map(count, times), *counts, str(entry.process))

@@ -9,8 +9,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from tailcut.lab.records import ExplainResult
 from tailcut.report import bench_page, explain_page, microbench_page, together_page, tune_page, words
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.explain import HEADS
@@ -77,11 +79,18 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
         arms=tune_page.arms_of(result["verification"]) if result["verification"] else (),
         pareto=tune_page.pareto_chart(result),
         noise=tune_page.noise_words(result.get("noise")),
+        titles={name: tune_page.arm_title(name, result) for name in tune_page.ARM_WORDS},
         notes=[
             words
-            for words in (tune_page.retune_words(result), tune_page.cost_words(result), tune_page.memory_words(result))
+            for words in (
+                tune_page.retune_words(result),
+                tune_page.tie_words(result),
+                tune_page.cost_words(result),
+                tune_page.memory_words(result),
+            )
             if words
         ],
+        offers=tune_page.offer_words(result),
         copy=tune_page.copy_words(result),
         strips=strips,
         chart=chart,
@@ -137,13 +146,17 @@ def render_microbench_html(record: Mapping[str, Any]) -> str:
     return render("microbench.html.j2", record, record=record, page=microbench_page.page(record))
 
 
-def render_explain_html(found: Mapping[str, Any]) -> str:
+def render_explain_html(found: ExplainResult) -> str:
     """The page of an explained tail.
 
     Args:
         found: what `tailcut explain --json` prints.
     """
-    page = explain_page.page(found)
     return render(
-        "explain.html.j2", found, found=found, page=page, heads=HEADS, command=f"tailcut explain {found['target']}"
+        "explain.html.j2",
+        msgspec.to_builtins(found),
+        found=found,
+        page=explain_page.page(found),
+        heads=HEADS,
+        command=f"tailcut explain {found.target}",
     )

@@ -11,6 +11,8 @@ from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
 from tailcut.report.tune_page import (
+    UNCHANGED,
+    arm_title,
     arms_of,
     copy_words,
     cost_words,
@@ -18,8 +20,10 @@ from tailcut.report.tune_page import (
     memory_words,
     more_traffic,
     noise_words,
+    offer_words,
     retune_words,
     rows_words,
+    tie_words,
     waterfall,
 )
 from tailcut.report.words import (
@@ -49,7 +53,7 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
     if checked is not None:
         rows = [
             [
-                name,
+                arm_title(name, result),
                 *(milliseconds(checked[name][f"{p}_ms"]) for p in ("p50", "p95", "p99")),
                 _interval(checked[name]),
                 count(checked[name]["samples"]),
@@ -60,16 +64,17 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
         ]
         heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", "requests/s", "CPU a request"]
         parts.append(_table(heads, rows))
-        parts.append(
-            f"{_tail(checked)} to the baseline, p99 to the reference "
-            f"{ratio(checked['reference_p99_ratio'])}; throughput {ratio(checked['throughput_ratio'])}."
-        )
+        against = ""
+        if checked.get("reference") is not None:
+            against = f", p99 to the reference {ratio(checked['reference_p99_ratio'])}"
+        speed = ratio(checked["throughput_ratio"])
+        parts.append(f"{_tail(checked)} to the baseline{against}; throughput {speed}.")
         if more_traffic(result):
             parts.append(plain(f"{more_traffic(result)}."))
     rungs = [
         [
             step.name,
-            " <br> ".join(_code(one.entry["setting"]) for one in step.kept) or "nothing",
+            " <br> ".join(_code(one.entry["setting"]) for one in step.kept) or UNCHANGED,
             str(len(step.dropped)),
             plain(" / ".join(one.short for one in step.kept) or step.note),
         ]
@@ -83,8 +88,15 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
         parts += [words for words in (*said, plain(random_words(accuracy))) if words]
         if accuracy["worst_rows"]:
             parts.append(_worst_rows(accuracy["worst_rows"]))
-    notes = (retune_words(result), cost_words(result), memory_words(result), noise_words(result.get("noise")))
+    notes = (
+        retune_words(result),
+        tie_words(result),
+        cost_words(result),
+        memory_words(result),
+        noise_words(result.get("noise")),
+    )
     parts += [plain(f"{words[0].upper()}{words[1:]}.") for words in notes if words]
+    parts += [plain(f"Not accepted, but quicker: {words}.") for words in offer_words(result)]
     batching = rows_words(result)
     if batching:
         parts.append(plain(batching))

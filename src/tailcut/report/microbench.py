@@ -28,7 +28,7 @@ def microbench_table(record: Mapping[str, Any]) -> None:
     """Print a record to stdout."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(width=140, highlight=False)  # nobody's window to fit: nothing is cut off
+        console = Console(width=140, highlight=False)  # no terminal: nothing is cut off
     table = Table(title="time of a call", title_justify="left")
     for name in ("function", "median", "99 % interval", "slope", "fastest", "p95", "samples", "outliers"):
         table.add_column(name, justify="left" if name == "function" else "right")

@@ -16,6 +16,7 @@ ARM_WORDS = {
     "tuned": "the settings of the profile",
     "previous": "the settings of the profile that was checked again",
 }
+UNCHANGED = "unchanged"
 VERDICT_WORDS = {
     "kept": "kept",
     "better": "not kept",
@@ -85,6 +86,8 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
     checked = result["verification"]
     if checked is None:
         return "Not verified", "The tune was interrupted. The profile holds the best settings found until then."
+    if result.get("unchanged"):
+        return "Unchanged", unchanged_words(result)
     found, samples = checked.get("tail_ratio") or checked["p99_ratio"], checked["tuned"]["samples"]
     if found is None:
         return (
@@ -107,6 +110,40 @@ def headline(result: Mapping[str, Any]) -> tuple[str, str]:
             f"x{found['point']:.2f} of the baseline's ({bounds}). Do not use this profile; tune again.",
         )
     return "No proven gain", f"{of} is x{found['point']:.2f} of the baseline's ({bounds}): not to be told apart."
+
+
+def unchanged_words(result: Mapping[str, Any]) -> str:
+    """That nothing was kept, in a sentence."""
+    before = "the profile's settings" if result.get("retune") else "the baseline's settings"
+    return f"Nothing was better than {before}: the profile holds them."
+
+
+def arm_title(name: str, result: Mapping[str, Any]) -> str:
+    """What an arm of the verification is called: the tuned one is called unchanged where nothing was kept."""
+    return UNCHANGED if name == "tuned" and result.get("unchanged") else name
+
+
+def tie_words(result: Mapping[str, Any]) -> str:
+    """Why one of several equal configurations was chosen, in a sentence; empty where there was no tie."""
+    tie = result.get("tie_break")
+    if not tie:
+        return ""
+    return f"chosen among {len(tie['equals'])} that are equal: {tie['chosen'] or 'the baseline'}: {tie['reason']}"
+
+
+def offer_words(result: Mapping[str, Any]) -> list[str]:
+    """What a looser `--accuracy` would bring, a line for each offer."""
+    return [_offer_words(one) for one in result.get("offers") or ()]
+
+
+def _offer_words(offer: Mapping[str, Any]) -> str:
+    measures = (("worst", "cosine {:.4g}"), ("value", "metric {:.4g}"), ("top1", "top-1 {:.4g}"))
+    known = [words.format(offer[name]) for name, words in measures if offer[name] is not None]
+    if not known and offer["differing"] is not None:
+        known = [f"{offer['differing']:.2%} of the labels differ"]
+    speed = f"p50 x{offer['p50_ratio']:.2f}, rate x{offer['rate_ratio']:.2f}"
+    name = f"{offer['precision']} ({offer['engine']})"
+    return f"{name}: {', '.join([speed, *known[:2]])}; accept with --accuracy {offer['accuracy']:g}"
 
 
 def more_traffic(result: Mapping[str, Any]) -> str:
@@ -166,7 +203,7 @@ def retune_words(result: Mapping[str, Any]) -> str:
     if found["wrong"]:
         return f"the profile that was checked again answers wrongly: {found['wrong']}"
     if not found["changed"]:
-        return "checked again: the profile's settings are still the best"
+        return "unchanged: the profile's settings are still the best"
     changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found["changed"].items())
     checked = result["verification"]
     tail = ratio(checked["previous_p99_ratio"]) if checked and checked.get("previous_p99_ratio") else ""
@@ -178,10 +215,9 @@ def tune_facts(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     checked = result["verification"]
     if checked is None:
         return []
-    found = [
-        ("p99 to the reference", *_ratio_words(checked["reference_p99_ratio"])),
-        ("throughput to the baseline", *_ratio_words(checked["throughput_ratio"])),
-    ]
+    found = [("throughput to the baseline", *_ratio_words(checked["throughput_ratio"]))]
+    if checked.get("reference") is not None:
+        found.insert(0, ("p99 to the reference", *_ratio_words(checked["reference_p99_ratio"])))
     if result["objective"]["slo_ms"]:
         met = {True: "met", False: "missed", None: "too near to tell"}[checked.get("slo_met")]
         found.append((f"deadline of {result['objective']['slo_ms']:g} ms", met, "judged by the p99's interval"))
@@ -214,6 +250,15 @@ def copy_words(result: Mapping[str, Any]) -> str:
     )
 
 
+def _arm_words(name: str, result: Mapping[str, Any]) -> str:
+    """What an arm ran."""
+    if name == "tuned" and result.get("unchanged"):
+        return "nothing was kept: the same settings as before"
+    if name == "baseline" and result["settings"].get("pipeline"):
+        return "the pipeline as it is written, with the settings of @stage"
+    return ARM_WORDS[name]
+
+
 def before_after(result: Mapping[str, Any]) -> tuple[Strips | None, Chart | None]:
     """The arms' latency as strips, and as curves by percentile."""
     checked = result["verification"]
@@ -221,10 +266,16 @@ def before_after(result: Mapping[str, Any]) -> tuple[Strips | None, Chart | None
         return None, None
     deadline = result["objective"]["slo_ms"]
     arms = [
-        Arm(name, name, ARM_WORDS[name], arm["curve"], {p: arm[f"{p}_ms"] for p in ("p50", "p95", "p99")})
+        Arm(
+            arm_title(name, result),
+            name,
+            _arm_words(name, result),
+            arm["curve"],
+            {p: arm[f"{p}_ms"] for p in ("p50", "p95", "p99")},
+        )
         for name, arm in ((name, checked[name]) for name in arms_of(checked))
     ]
-    curves = [(name, name, checked[name]["curve"]) for name in arms_of(checked)]
+    curves = [(arm_title(name, result), name, checked[name]["curve"]) for name in arms_of(checked)]
     rule = Tick(deadline, f"deadline {deadline:g} ms") if deadline else None
     label = "Latency by percentile of baseline, reference and tuned"
     chart = percentile_chart(curves, _ms, label, tick=round_milliseconds, rule=rule)
@@ -313,7 +364,7 @@ def _placed(raw: Sequence[tuple[Any, ...]]) -> Waterfall:
         Step(
             number,
             rung["name"],
-            rung["note"] or "nothing kept",
+            rung["note"] or UNCHANGED,
             kept,
             tried,
             place(before),

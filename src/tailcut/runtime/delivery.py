@@ -22,13 +22,15 @@ class LoopDelivery:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread = threading.get_ident()
+        self.idle = True  # no notification is due
         self._pending: list[Notifiable] = []
         self._computed: deque[Batch] = deque()  # elsewhere, and not handed out yet
         self._is_woken = False  # for them
 
     def notify_soon(self, entry: Notifiable) -> None:
         """Notify the model after everything else that this pass of the loop has read: arrivals gather by themselves."""
-        if not self._pending:
+        if self.idle:
+            self.idle = False
             self._loop.call_soon(self._notify)
         if entry not in self._pending:
             self._pending.append(entry)
@@ -38,14 +40,9 @@ class LoopDelivery:
         """Whether the calling thread is the loop's own."""
         return threading.get_ident() == self._thread
 
-    @property
-    def idle(self) -> bool:
-        """Whether no notification is due."""
-        return not self._pending
-
     def notify_now(self, entry: Notifiable) -> None:
         """Notify at once of arrivals that have gathered already; with those of others where there are some."""
-        if self._pending or entry.notify(time.monotonic_ns() + _PASS_NS):
+        if not self.idle or entry.notify(time.monotonic_ns() + _PASS_NS):
             self.notify_soon(entry)
 
     def post(self, batch: Batch) -> None:
@@ -60,7 +57,7 @@ class LoopDelivery:
         self._is_woken = True
         try:
             self._loop.call_soon_threadsafe(self._hand_out_computed)
-        except RuntimeError:  # the loop was closed while its requests computed: nobody is left to be told
+        except RuntimeError:  # the loop was closed while its requests computed: no caller is left to be told
             self._is_woken = False
             while self._computed:
                 computed = self._computed.popleft()
@@ -85,7 +82,7 @@ class LoopDelivery:
             batch.owner.delivered(batch)
 
     def _notify(self) -> None:
-        pending, self._pending = self._pending, []
+        pending, self._pending, self.idle = self._pending, [], True
         until_ns = time.monotonic_ns() + _PASS_NS
         for entry in pending:
             if entry.notify(until_ns):

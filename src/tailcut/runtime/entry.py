@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,6 @@ from tailcut.runtime.padding import Padding
 from tailcut.runtime.request import Batch, Executor, Lease, Request, ResponseHandler
 from tailcut.runtime.scheduler import Scheduler
 from tailcut.runtime.statistics import ModelStatistics
-from tailcut.runtime.worker_pool import WorkerPool
 from tailcut.spec import ModelSpec
 
 _STEP_BYTES = 256 * 1024  # copied between two pauses
@@ -99,11 +98,13 @@ class ModelEntry:
     Args:
         scheduler: of the model.
         executor: for batches that are computed on the notifying thread.
-        pool: for the others.
+        wake: has the workers look for the others.
         padding: of inputs of different lengths, where the model is padded.
     """
 
-    def __init__(self, scheduler: Scheduler, executor: Executor, pool: WorkerPool, padding: Padding | None) -> None:
+    def __init__(
+        self, scheduler: Scheduler, executor: Executor, wake: Callable[[], None], padding: Padding | None
+    ) -> None:
         self.scheduler = scheduler
         self.spec = scheduler.spec
         self.slab = scheduler.slab
@@ -119,7 +120,7 @@ class ModelEntry:
         self.cancel = scheduler.cancel
         self.withdraw = scheduler.withdraw
         self.executor = executor
-        self._pool = pool
+        self._wake = wake
         self._padding = padding
 
     @property
@@ -135,7 +136,11 @@ class ModelEntry:
             InvalidInputError: inputs that are padded differ in length.
             ReleasedError: the model was closed.
         """
-        without_pauses(self._start(arrays, request, 0))
+        if self.slab is None and request.count <= self.max_batch_size:
+            self.admit(request.count, request.deadline_ns, request.priority)
+            self.settle(self._lend_loose(arrays, request), request.count, request)
+        else:
+            without_pauses(self._start(arrays, request, 0))
 
     def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
         """As `start`, with a pause after every 256 KB that are copied into rows, and after each part of more than that.
@@ -164,12 +169,13 @@ class ModelEntry:
         Raises:
             ReleasedError: the model was closed; the rows have gone back.
         """
-        batch = self.scheduler.settle(lease, filled, request, at_once=at_once)
+        scheduler = self.scheduler
+        batch = scheduler.settle(lease, filled, request, at_once=at_once)
         if batch is None:
             return filled > 0
         self.executor.run(batch)
-        self.scheduler.finish(batch)
-        return self.scheduler.waiting_rows > 0
+        scheduler.finish(batch, all_here=True)
+        return scheduler.waiting_rows > 0
 
     def notify(self, until_ns: int = 0) -> bool:
         """Have what is ready computed: here and now, or by an idle worker.
@@ -185,7 +191,7 @@ class ModelEntry:
         if scheduler.computing >= scheduler.instances:
             return False  # a worker that computes looks again by itself; only an idle one must be told
         if scheduler.dispatch == "worker":
-            self._pool.wake()
+            self._wake()
             return False
         adaptive = scheduler.dispatch == "adaptive"
         # Adaptive: one batch; where each request is one, as many as the loop's time holds.
@@ -201,7 +207,7 @@ class ModelEntry:
             if until_ns and scheduler.postponed_rows and time.monotonic_ns() > until_ns:
                 return True
         if adaptive and scheduler.waiting_rows:
-            self._pool.wake()
+            self._wake()
         return False
 
     def put(self, arrays: Arrays, request: Request, step_bytes: int = 0) -> Generator[None, None, Lease]:
@@ -213,15 +219,10 @@ class ModelEntry:
             ReleasedError: the model was closed.
         """
         slab = self.slab
+        if slab is None:
+            return self._lend_loose(arrays, request)
         steps = bool(step_bytes) and sum(array.nbytes for array in arrays.values()) > step_bytes
         lease = self.lend(request.count, apart=steps)
-        if slab is None:
-            request.arrays = arrays
-            if self._padding is None:
-                request.key = row_key(self.spec, arrays)
-            else:
-                request.key, request.lengths = self._padding.place(arrays)
-            return lease
         start, end = lease.row, lease.row + lease.rows
         try:
             for target, source in zip(slab.inputs, arrays.values(), strict=True):
@@ -235,6 +236,16 @@ class ModelEntry:
         except BaseException:  # the request is given up
             self.settle(lease, 0, None)
             raise
+        return lease
+
+    def _lend_loose(self, arrays: Arrays, request: Request) -> Lease:
+        """Keep arrays in the request, which shares a batch with those of equal keys."""
+        lease = self.lend(request.count)
+        request.arrays = arrays
+        if self._padding is None:
+            request.key = row_key(self.spec, arrays)
+        else:
+            request.key, request.lengths = self._padding.place(arrays)
         return lease
 
     def _start(self, arrays: Arrays, request: Request, step_bytes: int) -> Generator[None, None, None]:

@@ -1,5 +1,6 @@
 """The ways to compute a batch: on rows of the slab, on loose arrays, and on arrays padded to a bucket's length."""
 
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -7,12 +8,13 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from tailcut.engines.base import Bound, Engine, RequestEngine
-from tailcut.errors import EngineError, TailcutError
+from tailcut.errors import DeviceError, DeviceLostError, EngineError, TailcutError
 from tailcut.memory.aligned import aligned_empty
 from tailcut.memory.slab import Slab
 from tailcut.runtime.padding import Bucket, Padding
-from tailcut.runtime.request import Batch
+from tailcut.runtime.request import Batch, Executor
 
+_log = logging.getLogger("tailcut")
 _Outputs = tuple[np.ndarray, ...]
 _BOUND_LIMIT = 4096  # bindings kept per worker: start rows times batch sizes in use, in practice a few dozen
 
@@ -116,6 +118,36 @@ class ArrayExecutor(_Executor):
         batch.outputs = [outputs[name] for name in spec.output_names]
         if len(parts) > 1 and any(array.shape[:1] != (batch.rows,) for array in batch.outputs):
             raise EngineError("the model did not return one output row for each input row")
+
+
+class FallbackExecutor(_Executor):
+    """Runs batches on one engine, and on another what the first one's device could not compute.
+
+    Args:
+        first: tried first, until its device is lost.
+        second: computes what failed; it is called by one thread at a time.
+        turn: held meanwhile, by all executors that share the second engine.
+    """
+
+    def __init__(self, first: Executor, second: Executor, turn: threading.Lock) -> None:
+        self._first = first
+        self._second = second
+        self._turn = turn
+        self._lost = False
+
+    def compute(self, batch: Batch) -> None:
+        """Fill `batch.outputs` as the executor does that computes it."""
+        if not self._lost:
+            try:
+                return self._first.compute(batch)
+            except DeviceError as error:
+                self._lost = isinstance(error, DeviceLostError)
+                again = "every batch" if self._lost else f"a batch of {batch.rows} rows"
+                _log.error("%s: %s is computed by the second engine", error, again)
+        batch.rescued = True
+        with self._turn:
+            self._second.compute(batch)
+        return None
 
 
 class PaddedExecutor(_Executor):

@@ -9,10 +9,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -20,6 +22,7 @@ from tailcut import forks
 from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine, RequestEngine
+from tailcut.engines.phases import Timed
 from tailcut.engines.samples import Samples
 from tailcut.engines.static import StaticEngine
 from tailcut.engines.trust import trust as trust_file
@@ -27,7 +30,7 @@ from tailcut.errors import ProfileError, ReleasedError
 from tailcut.machine.nodes import made_on
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.entry import ModelEntry
-from tailcut.runtime.executors import ArrayExecutor, PaddedExecutor, RowExecutor
+from tailcut.runtime.executors import ArrayExecutor, FallbackExecutor, PaddedExecutor, RowExecutor
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.defaults import SAFE_SETTINGS, Choice, Surroundings
 from tailcut.runtime.opening.measured import BUDGET_S, open_measured, surroundings
@@ -35,10 +38,13 @@ from tailcut.runtime.opening.row_proof import settle_rows
 from tailcut.runtime.opening.warmup import Step, WarmUp, WarmUpPlan, warm_up
 from tailcut.runtime.padding import Padding, plan_padding
 from tailcut.runtime.placement import instance_places
-from tailcut.runtime.profile import Profile, with_batching
+from tailcut.runtime.profile import Profile, is_pipeline, with_batching
 from tailcut.runtime.request import Executor
 from tailcut.runtime.rows import Batching, RowDecision
 from tailcut.runtime.scheduler import Scheduler
+from tailcut.runtime.second import load_second, open_second
+from tailcut.runtime.settings import SecondEngine
+from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.runtime.worker_pool import Watchdog, WorkerPool
 from tailcut.spec import ModelSpec
 
@@ -65,6 +71,7 @@ class Model:
         reopen: Callable[[], Engine] | None = None,
     ) -> None:
         began = time.monotonic()
+        self._engine = engine  # the first
         self._other_engine = reopen  # where another one does not come from the profile's model file
         known = _known_samples(profile, engine.spec)
         self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
@@ -76,20 +83,24 @@ class Model:
         self._padding = self._plan_padding(engine)
         if self._padding is not None:
             scheduler.forecast.costs = {bucket: CostModel(scheduler.max_batch_size) for bucket in self._padding.grid}
-        engine = self._for_buckets(engine)
+        self._second = open_second(profile, self.spec, limits, known)
+        self._turn = threading.Lock()  # with the second engine, for what the first one's device cannot compute
+        engine = self._engine = self._for_buckets(engine)
         places = instance_places(profile.settings)
         engines = {place: engine if place == places[0] else made_on(place, self._reopen) for place in places}
-        executors = [self._executor(engines[place]) for place in places]
+        executors = [self._first_executor(engines[place]) for place in places]
         left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
         plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
         made_up = not isinstance(engine, RequestEngine)  # whose functions may refuse inputs that no client has sent
         self.warm_up = warm_up(scheduler, engine, executors, plan) if made_up else WarmUp(warmed_up=False)
-        self._pool = WorkerPool(scheduler, engine, self._reopen, self._executor)
-        self.entry = ModelEntry(scheduler, executors[0], self._pool, self._padding)
+        self._pool = WorkerPool(scheduler, engine, self._reopen, self._first_executor)
+        self._pools = [self._pool, *self._second_pool(left_s)]
+        self._wake = self._pool.wake if len(self._pools) == 1 else self._wake_all
+        self.entry = ModelEntry(scheduler, executors[0], self._wake, self._padding)
         self._calls = LibraryCalls(self.entry)
         for executor, place in () if scheduler.dispatch == "inline" else zip(executors, places, strict=True):
             self._pool.hire(executor, engines[place], place)
-        self._watchdog = Watchdog(scheduler, self._pool)
+        self._watchdog = Watchdog(scheduler, self._pools)
         self._inherited = False  # in a forked child, from a parent that had it open
         self._opening = threading.Lock()
         forks.watch(self)
@@ -109,7 +120,7 @@ class Model:
 
         Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TFLite, Paddle, and
         PyTorch programs (.pt2, of `torch.export.save`); a program that could run code of its own needs `trust`. A
-        pipeline comes as a `tailcut.pipelines.model.PipelineModel`, which has the same methods for its users.
+        pipeline, and a profile of one, comes as a `tailcut.pipelines.model.PipelineModel`, which has the same methods.
 
         `batching` says whether requests may be merged and split: "on", "off", or "auto" to leave it to the evidence;
         None leaves it to the profile.
@@ -128,6 +139,9 @@ class Model:
             pipeline: Self = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits)
             return pipeline
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
+        if profile.is_of_pipeline:
+            tuned: Self = import_module("tailcut.pipelines.model").PipelineModel.of_profile(profile, limits=limits)
+            return tuned
         if trust:
             trust_file(Path(profile.model.path))
         if batching is not None:
@@ -202,7 +216,10 @@ class Model:
         self._inherited = False
         if self.scheduler.close():
             self._watchdog.stop()
-            self._pool.close()
+            for pool in self._pools:
+                pool.close()
+            if self._second is not None and len(self._pools) == 1:
+                self._second.close()
 
     def statistics(self) -> dict[str, int | float]:
         """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
@@ -229,9 +246,15 @@ class Model:
         """The counts of each stage of a pipeline; a model has none."""
         return {}
 
-    def stage_times(self) -> list[dict[str, Any]]:
+    def stage_times(self) -> list[StepTimes]:
         """How long a pipeline's requests are in each stage; a model has none."""
         return []
+
+    def device_times(self) -> list[DevicePhase]:
+        """The time in each phase of the newest calls to a device; nothing for an engine on the CPU."""
+        return (
+            msgspec.convert(self._engine.phases.summary(), list[DevicePhase]) if isinstance(self._engine, Timed) else []
+        )
 
     def describe_stages(self) -> str:
         """A pipeline's stages as one line; a model has none."""
@@ -251,7 +274,7 @@ class Model:
         """After the fork, in the parent."""
         if self.scheduler.paused:
             self.scheduler.paused = False
-            self._pool.wake()
+            self._wake()
 
     def forked(self) -> None:
         """In a forked child: closed, until it is asked. What the parent opened is neither used nor freed here."""
@@ -271,8 +294,13 @@ class Model:
         with self._opening:
             if not self._inherited:
                 return
-            name = self.profile.settings.engine.name
-            if name not in OPEN_AFTER_FORK:
+            settings = self.profile.settings
+            names = [
+                settings.engine.name,
+                *([settings.batching.second.engine.name] if settings.batching.second else []),
+            ]
+            name = next((name for name in names if name not in OPEN_AFTER_FORK), None)
+            if name is not None:
                 raise ReleasedError(
                     f"model {self.spec.name!r} was opened before this process was forked, which {name} does not "
                     "survive: open it only after the fork, start processes with 'spawn', or use onnxruntime"
@@ -311,9 +339,39 @@ class Model:
             return PaddedExecutor(engine, self._padding, max_batch_size)
         return ArrayExecutor(engine) if slab is None else RowExecutor(engine, slab)
 
+    def _first_executor(self, engine: Engine) -> Executor:
+        executor = self._executor(engine)
+        return (
+            executor if self._second is None else FallbackExecutor(executor, self._executor(self._second), self._turn)
+        )
+
+    def _second_pool(self, left_s: float) -> list[WorkerPool]:
+        """The workers of the second engine, warmed up and hired, where batches are routed to it."""
+        scheduler, engine, second = self.scheduler, self._second, self.profile.settings.batching.second
+        if engine is None or second is None or scheduler.router is None:
+            return []
+        executors = [self._executor(engine) for _ in range(second.engine.instances)]
+        cost = scheduler.router.lanes[1].cost
+        steps = [Step(rows, (cost,), scheduler.slab) for rows in cost.sizes]
+        warm_up(scheduler, engine, executors, WarmUpPlan(steps, self.profile.samples, left_s))
+        pool = WorkerPool(scheduler, engine, partial(self._reopen_second, second), self._executor, lane=1)
+        scheduler.lead()
+        for executor in executors:
+            pool.hire(executor)
+        return [pool]
+
+    def _reopen_second(self, second: SecondEngine) -> Engine:
+        engine = load_second(self.profile, second)
+        engine.spec = self.spec
+        return engine
+
+    def _wake_all(self) -> None:
+        for pool in self._pools:
+            pool.wake()
+
     def _warm_up_steps(self) -> list[Step]:
-        forecast = self.scheduler.forecast
-        cost = forecast.cost
+        forecast, router = self.scheduler.forecast, self.scheduler.router
+        cost = forecast.cost if router is None else router.lanes[0].cost
         if self._padding is None:
             return [Step(rows, (cost,), self.scheduler.slab) for rows in cost.sizes]
         steps: list[Step] = []
@@ -366,9 +424,3 @@ def is_profile(path: Path) -> bool:
 def is_bare(source: str) -> bool:
     """Whether a source is a model without a profile, whose settings are chosen by measuring."""
     return not is_profile(Path(source)) and not is_pipeline(source)
-
-
-def is_pipeline(source: str) -> bool:
-    """Whether a source names a pipeline: a Python file and a variable in it, as in `embed.py:pipeline`."""
-    file, colon, _ = source.rpartition(":")
-    return file.endswith(".py") or (not colon and source.endswith(".py"))

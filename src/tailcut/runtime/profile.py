@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tailcut.engines.file_hash import external_weights_hash, model_hash
+from tailcut.engines.file_hash import external_weights_hash, file_hash, model_hash
 from tailcut.engines.files import ENGINES_OF, default_engine, kind_of, model_name
 from tailcut.engines.none import read_signature
 from tailcut.errors import ProfileError
@@ -127,6 +127,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, quantized=copy))
 
     @property
+    def is_of_pipeline(self) -> bool:
+        """Whether it is for a pipeline, and not for a model; `model.path` is then FILE.py:VARIABLE."""
+        return is_pipeline(self.model.path)
+
+    @property
     def engine_file(self) -> Path:
         """The file that the engine loads: the model, or with precision int8_static its quantised copy.
 
@@ -199,8 +204,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ProfileError(f"{path}: {name} runs a quantised copy of another {path.name}: tune it again")
         if not self.model.signature:
             raise ProfileError(f"{path}: {name} does not record the model's inputs and outputs: tune it again")
-        found = Profile.of_model(path).model
-        model = msgspec.structs.replace(self.model, sha256=found.sha256, weights=None)
+        model = msgspec.structs.replace(self.model, sha256=_source_hash(path), weights=None)
         warning = f"{path.name} is not the file that {name} was measured on: its figures are not proven for it"
         return msgspec.structs.replace(self, model=model), warning
 
@@ -220,7 +224,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def _changed(self) -> str:
         """What the model file has that is another than the profile's; empty where nothing is."""
         path = Path(self.model.path)
-        if model_hash(path) != self.model.sha256:
+        if _source_hash(path) != self.model.sha256:
             return "another SHA-256"
         weights = self.model.weights
         return "other weights" if weights is not None and external_weights_hash(path) != weights else ""
@@ -243,6 +247,19 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if not self.model.signature:
             del raw["model"]["signature"]
         write_tables(path, raw)
+
+
+def is_pipeline(source: str) -> bool:
+    """Whether a source names a pipeline: a Python file and a variable in it, as in `embed.py:pipeline`."""
+    file, colon, _ = source.rpartition(":")
+    return file.endswith(".py") or (not colon and source.endswith(".py"))
+
+
+def _source_hash(path: Path) -> str:
+    """SHA-256 of a model file, or of the Python file of a pipeline."""
+    if is_pipeline(str(path)):
+        return file_hash(path.with_name(path.name.rpartition(":")[0]))
+    return model_hash(path)
 
 
 def with_batching(profile: Profile, batching: Batching) -> Profile:

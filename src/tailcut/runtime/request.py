@@ -163,21 +163,24 @@ class Batch:
         "error",
         "executor",
         "formed_ns",
+        "lane",
         "members",
         "offsets",
         "outputs",
         "owner",
         "place",
         "requests",
+        "rescued",
         "rows",
         "start",
         "thread",
     )
 
-    def __init__(self, owner: Owner, members: list[Request], place: Place = Place.WORKER) -> None:
+    def __init__(self, owner: Owner, members: list[Request], place: Place = Place.WORKER, lane: int = 0) -> None:
         self.owner = owner
         self.members = members
         self.place = place  # where it is computed
+        self.lane = lane  # by which of the model's engines
         self.offsets: list[int] = []
         self.start = start = members[0].row  # the first row where the members' rows are neighbours in order, else -1
         rows = requests = 0
@@ -199,6 +202,7 @@ class Batch:
         self.ended_ns = 0
         self.thread = 0  # that computes it
         self.executor: Executor  # that computes it
+        self.rescued = False  # by another engine, after the first one's device had failed
         self.deliveries_left = 0
         self._blobs: dict[int, bytes] = {}
 

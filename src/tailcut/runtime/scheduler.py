@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from tailcut.batching.forecast import Forecast
 from tailcut.batching.policy import Dispatch, Place, Queue, Wait, decide, place
 from tailcut.batching.queue import PriorityQueue
+from tailcut.batching.routing import Router
 from tailcut.errors import BatchLostError, CapacityError, DeadlineExceededError, QueueFullError, ReleasedError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.admission import Admission
@@ -29,6 +30,8 @@ _log = logging.getLogger("tailcut")
 _GAP_WEIGHT = 0.05  # of the newest gap between arrivals
 _ROWS_WEIGHT = 0.1  # of the newest batch
 _LOOP, _WORKER = Place.LOOP, Place.WORKER
+_FREE, _FILLING, _READY = RowState.FREE, RowState.FILLING, RowState.READY
+_RUNNING, _DONE, _ABANDONED = RowState.RUNNING, RowState.DONE, RowState.ABANDONED
 
 
 class Scheduler:
@@ -39,9 +42,11 @@ class Scheduler:
         self.spec = spec
         self.max_batch_size = batching.max_batch_size if spec.batched else 1
         self.dispatch = batching.dispatch
-        self.instances = 1 if self.dispatch == "inline" else settings.engine.instances
+        lanes = lanes_of(settings)
+        self.instances = sum(lanes)
         self.counts = ModelStatistics()
-        self.forecast = Forecast(self.max_batch_size, self.instances)
+        self.forecast = Forecast(self.max_batch_size, lanes[0])
+        self.router = Router(self.max_batch_size, lanes) if len(lanes) > 1 else None
         self.slab = _slab(spec, settings, self.max_batch_size, limits)
         self.queue_rows = self.slab.rows if self.slab is not None else limits.queue_rows
         self.paused = False  # while this process forks
@@ -49,7 +54,7 @@ class Scheduler:
         self.postponed_rows = 0  # of oversized requests, in no part yet
         self.engine_timeout_s = limits.engine_timeout_s
         self._admission = Admission(
-            spec.name, self.forecast, self.queue_rows, limits.queue_rows, self.instances, self.slab is not None
+            spec.name, self.forecast, self.queue_rows, limits.queue_rows, lanes[0], self.slab is not None
         )
         self._max_queue_delay_ns = batching.max_queue_delay_us * 1000
         self._lock = threading.Lock()
@@ -166,9 +171,13 @@ class Scheduler:
                 if request is not None and filled:
                     raise self._released()
                 return None
-            if slab is not None:
-                slab.settle(*lease, filled)
-            request.row = lease.row
+            request.row = row = lease.row
+            if slab is None:
+                pass
+            elif filled == lease.rows:
+                slab.move(row, filled, _FILLING, _READY)
+            else:
+                slab.settle(row, lease.rows, filled)
             request.ready_ns = now = time.monotonic_ns()
             if at_once and self._may_bypass(request):
                 batch = self._form([request], _LOOP)
@@ -247,10 +256,11 @@ class Scheduler:
 
     # Batches are formed, run by the caller, and finished.
 
-    def next_batch(self, now_ns: int, where: Place = _WORKER) -> Batch | Wait | None:
+    def next_batch(self, now_ns: int, where: Place = _WORKER, lane: int = 0) -> Batch | Wait | None:
         """Form the batch that the policy asks for; the caller must run and finish it.
 
-        A worker computes whatever is ready. With `where` LOOP, None is also returned for what is left to a worker.
+        A worker computes whatever is ready; with several engines (lanes), what its own is expected to end first.
+        With `where` LOOP, None is also returned for what is left to a worker.
         """
         if not self._queue.rows:
             return None
@@ -260,31 +270,37 @@ class Scheduler:
             if self.paused or idle <= 0:
                 return None
             # What would be late already when the batch that leaves now is back takes no other request's place in it.
-            rows = self.forecast.cost.best(-(-self._queue.rows // idle))
-            late = self._take_late(now_ns, int(self.forecast.cost.estimate_ns(rows)))
-            choice = self._decide(now_ns, idle)
+            cost = self.forecast.cost if self.router is None else self.router.lanes[lane].cost
+            late = self._take_late(now_ns, int(cost.estimate_ns(cost.best(-(-self._queue.rows // idle)))))
+            if self.router is None:
+                choice = self._decide(now_ns, idle)
+            else:
+                choice = self.router.decide(lane, self._queue.rows, now_ns)
             if isinstance(choice, Dispatch) and (where is _WORKER or choice.where is where):
-                batch = self._form(self._queue.take(choice.rows), where)
-                first = batch.members[0]
-                self.forecast.formed(first.key, batch.rows, first.ready_ns, now_ns)
+                batch = self._form(self._queue.take(choice.rows), where, lane)
+                self._formed(batch, now_ns)
         if late:
             _fail_late(late)
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
 
-    def finish(self, batch: Batch) -> bool:
+    def finish(self, batch: Batch, *, all_here: bool = False) -> bool:
         """Count a batch that has been run, and have it answered; where it failed, each of its requests is tried alone.
 
         What the loop computed for its own clients alone is answered first, and counted while the clients work.
+
+        Args:
+            batch: that was formed here.
+            all_here: all of its requests are known to be this thread's.
 
         Returns:
             Whether it was still running: False where it had been given up, and its requests were answered then.
         """
         if batch.error is not None and batch.requests > 1 and not isinstance(batch.error, BatchLostError):
             return self._finish_apart(batch)
-        if batch.place is _LOOP and batch.is_all_here():
+        if batch.place is _LOOP and (all_here or batch.is_all_here()):
             with self._lock:
-                if not self._end(batch, batch):
-                    return False
+                if self._running.pop(batch, batch) is batch:
+                    return self._end(batch, batch)  # it was given up
             try:
                 batch.hand_out(batch.members[0].delivery)
             finally:
@@ -307,7 +323,7 @@ class Scheduler:
             self._learn_promise(batch)
             batch.deliveries_left -= 1
             if batch.deliveries_left == 0 and self.slab is not None:
-                move_rows(self.slab, batch, RowState.DONE, RowState.FREE)
+                move_rows(self.slab, batch, _DONE, _FREE)
 
     def expire(self) -> list[Batch]:
         """Give up the batches whose engine hangs, which are returned, and fail the requests that waited too long."""
@@ -361,21 +377,33 @@ class Scheduler:
         seen = Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle, self._usual_rows)
         return decide(seen, now_ns, self.forecast.of(head.key), self._max_queue_delay_ns, self.dispatch)
 
-    def _form(self, members: list[Request], where: Place) -> Batch:
+    def _form(self, members: list[Request], where: Place, lane: int = 0) -> Batch:
         for request in members:
             request.running = True
-        batch = Batch(self, members, where)
+        batch = Batch(self, members, where, lane)
         self._running[batch] = None
-        if self.slab is not None:
-            self.slab.close_block()
-            move_rows(self.slab, batch, RowState.READY, RowState.RUNNING)
+        slab = self.slab
+        if slab is not None:
+            slab.close_block()
+            if batch.start >= 0:  # what waits has not been cancelled
+                slab.move(batch.start, batch.rows, _READY, _RUNNING)
+            else:
+                move_rows(slab, batch, _READY, _RUNNING)
         return batch
+
+    def _formed(self, batch: Batch, now_ns: int) -> None:
+        if self.router is not None:
+            self.router.formed(batch.lane, batch, batch.rows, now_ns)
+            if batch.lane != self.router.leading:
+                return
+        first = batch.members[0]
+        self.forecast.formed(first.key, batch.rows, first.ready_ns, now_ns)
 
     def _finish_apart(self, batch: Batch) -> bool:
         with self._lock:
             batch.members = [single for request in batch.members for single in request.singles()]
         for request in tuple(batch.members):
-            alone = Batch(self, [request])
+            alone = Batch(self, [request], lane=batch.lane)
             batch.began_ns = time.monotonic_ns()  # each try has the time that a batch has
             batch.executor.run(alone)
             with self._lock:
@@ -389,12 +417,14 @@ class Scheduler:
         """Take a batch off the running ones; False when the batch it was formed as has been given up meanwhile."""
         if formed not in self._running:
             if self.slab is not None:
-                move_rows(self.slab, formed, RowState.RUNNING, RowState.FREE)
+                move_rows(self.slab, formed, _RUNNING, _FREE)
             return False
         if batch is not formed:
             formed.members.remove(batch.members[0])
         if batch is formed or not formed.members:
             del self._running[formed]
+            if self.router is not None:
+                self.router.ended(formed.lane, formed, formed.rows, 0, learn=False)
         return True
 
     def _count(self, batch: Batch, deliveries_left: int) -> None:
@@ -403,9 +433,18 @@ class Scheduler:
         self.counts.batch(batch)
         self._usual_rows += _ROWS_WEIGHT * (batch.rows - self._usual_rows)
         learn, key = batch.error is None, batch.members[0].key
+        if self.router is not None:
+            self.router.ended(batch.lane, batch, batch.rows, batch.ended_ns - batch.began_ns, learn=learn)
+            self.lead()
+            learn = False  # the forecast has the leading lane's cost
         self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
         if self.slab is not None:
-            move_rows(self.slab, batch, RowState.RUNNING, RowState.DONE if deliveries_left else RowState.FREE)
+            move_rows(self.slab, batch, _RUNNING, _DONE if deliveries_left else _FREE)
+
+    def lead(self) -> None:
+        """Forecast by the lane that computes most: the others only make it sooner."""
+        if self.router is not None:
+            self.forecast.cost = self.router.lanes[self.router.leading].cost
 
     def _learn_promise(self, batch: Batch) -> None:
         first = batch.members[0]
@@ -419,6 +458,8 @@ class Scheduler:
             hung = [batch for batch in self._running if 0 < batch.began_ns < began_before_ns]
             for batch in hung:
                 del self._running[batch]
+                if self.router is not None:
+                    self.router.given_up(batch.lane, batch)
                 for request in batch.members:
                     if not request.cancelled:
                         request.cancelled = True
@@ -445,13 +486,13 @@ class Scheduler:
         return late
 
     def _quarantine(self, request: Request) -> None:
-        if request.row >= 0 and self.slab is not None and self.slab.state(request.row) is RowState.RUNNING:
-            self.slab.move(request.row, request.count, RowState.RUNNING, RowState.ABANDONED)
+        if request.row >= 0 and self.slab is not None and self.slab.state(request.row) is _RUNNING:
+            self.slab.move(request.row, request.count, _RUNNING, _ABANDONED)
 
     def _free(self, request: Request) -> None:
         """Give back the rows of a request that was queued and will not be computed."""
         if request.row >= 0 and self.slab is not None:
-            self.slab.move(request.row, request.count, RowState.READY, RowState.FREE)
+            self.slab.move(request.row, request.count, _READY, _FREE)
 
     def _full(self, requests: int = 1) -> QueueFullError:
         error = self._admission.full(self._queue.rows, time.monotonic_ns())
@@ -460,6 +501,16 @@ class Scheduler:
 
     def _released(self) -> ReleasedError:
         return ReleasedError(f"model {self.spec.name!r} was closed")
+
+
+def lanes_of(settings: Settings) -> tuple[int, ...]:
+    """How many batches compute at a time on each engine that is given batches."""
+    second = settings.batching.second
+    if settings.batching.dispatch == "inline":
+        return (1,)
+    if second is None or second.use != "route":
+        return (settings.engine.instances,)
+    return settings.engine.instances, second.engine.instances
 
 
 def _slab(spec: ModelSpec, settings: Settings, max_batch_size: int, limits: Limits) -> Slab | None:

@@ -9,6 +9,7 @@ import msgspec
 from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.errors import UnsupportedError
 from tailcut.machine.allocator import Allocator
+from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.rows import RowsSetting
 
 _MOST_BUCKETS = 64
@@ -37,6 +38,17 @@ class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return (self.buckets, self.second_buckets) if self.second_buckets else (self.buckets,)
 
 
+class SecondEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model loaded once more, with another engine or on another device.
+
+    With `route`, each batch is computed where the learned costs say that it is answered first. With `fallback`, and
+    with `route` as well, the second engine computes what the first one's device failed to.
+    """
+
+    use: Literal["route", "fallback"] = "route"
+    engine: EngineOptions = EngineOptions()
+
+
 class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How requests share an engine call."""
 
@@ -47,6 +59,7 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     dispatch: Literal["worker", "inline", "adaptive"] = "worker"
     padding: PaddingSettings | None = None  # of a free dimension beside the batch
     rows: RowsSetting = "auto"  # whether requests may be merged and split; auto: where the evidence says so
+    second: SecondEngine | None = None  # the model once more, for what the first engine would answer later or cannot
 
 
 class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,17 +95,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     batching: BatchingSettings = BatchingSettings()
     memory: MemorySettings = MemorySettings()
     io: IoSettings = IoSettings()
+    pipeline: PipelineSettings | None = None  # of its steps, where it is a pipeline that was tuned
 
     def describe(self, base: "Settings | None" = None) -> str:
         """The settings that differ from `base` (default: the defaults), as `engine.threads=2 io.workers=2`."""
         base = base or Settings()
         mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(base)
-        return " ".join(
+        words = [
             f"{section}.{key}={_brief(value)}"
             for section, values in mine.items()
+            if section != "pipeline"
             for key, value in values.items()
             if value != theirs[section][key]
-        )
+        ]
+        steps = "" if self.pipeline is None else self.pipeline.describe(base.pipeline)
+        return " ".join([*words, steps] if steps else words)
 
 
 def check(settings: Settings) -> None:
@@ -101,9 +118,14 @@ def check(settings: Settings) -> None:
     Raises:
         ValueError: one does not; the message names it as `settings.section.key`.
     """
+    second = settings.batching.second
     limits = {
         "engine.threads": (settings.engine.threads, 0, 1024),
         "engine.instances": (settings.engine.instances, 1, 256),
+        "engine.cuda.index": (settings.engine.cuda.index, 0, 255),
+        "engine.cuda.memory_limit_mb": (settings.engine.cuda.memory_limit_mb, 0, 1 << 24),
+        "batching.second.engine.threads": (second.engine.threads if second else 0, 0, 1024),
+        "batching.second.engine.instances": (second.engine.instances if second else 1, 1, 256),
         "batching.max_batch_size": (settings.batching.max_batch_size, 1, 65536),
         "batching.max_queue_delay_us": (settings.batching.max_queue_delay_us, 0, 10_000_000),
         "engine.spin_us": (settings.engine.spin_us, 0, 1_000_000),
@@ -115,6 +137,10 @@ def check(settings: Settings) -> None:
             parse_fixed_dim(text)
         except UnsupportedError as error:
             raise ValueError(f"settings.engine.{error}") from None
+    for stage in () if settings.pipeline is None else settings.pipeline.stages:
+        limits[f"pipeline: {stage.name}: workers"] = (stage.workers, 1, 256)
+        limits[f"pipeline: {stage.name}: max_batch_size"] = (stage.max_batch_size, 1, 65536)
+        limits[f"pipeline: {stage.name}: max_queue_delay_us"] = (stage.max_queue_delay_us, 0, 10_000_000)
     padding = settings.batching.padding
     if padding is not None:
         right = all(
@@ -125,6 +151,7 @@ def check(settings: Settings) -> None:
             raise ValueError(f"settings.batching.padding needs inputs, and 1 to {_MOST_BUCKETS} rising buckets")
     if settings.batching.max_queue_delay_us and settings.batching.dispatch == "inline":
         raise ValueError("settings.batching.max_queue_delay_us needs dispatch = 'worker': an inline loop cannot wait")
+    _check_second(settings.batching)
     if settings.batching.dispatch == "adaptive" and settings.engine.instances != 1:
         raise ValueError("settings.batching.dispatch = 'adaptive' needs engine.instances = 1")
     for name, (value, low, high) in limits.items():
@@ -133,8 +160,25 @@ def check(settings: Settings) -> None:
             raise ValueError(f"settings.{name} is {told}, must be {low} to {high}")
 
 
+def _check_second(batching: BatchingSettings) -> None:
+    second = batching.second
+    if second is None:
+        return
+    routes = second.use == "route"
+    if routes and (batching.dispatch != "worker" or batching.max_queue_delay_us):
+        raise ValueError(
+            "settings.batching.second with use = 'route' needs dispatch = 'worker' and max_queue_delay_us = 0"
+        )
+    if batching.padding is not None or second.engine.precision == "int8_static":
+        raise ValueError("settings.batching.second goes with neither padding nor precision int8_static")
+
+
 def _brief(value: Any) -> Any:
     """A value in one word: of padding the buckets, of pixels their scale, of outputs the names."""
+    if isinstance(value, dict) and "graphs" in value:
+        return ",".join(f"{key}:{item}" for key, item in value.items())
+    if isinstance(value, dict) and "use" in value:
+        return f"{value['use']}:{value['engine']['name']}:{value['engine']['device']}"
     if isinstance(value, dict):
         several = [value.get("buckets") or value["scale"], value.get("second_buckets") or ()]
         return "x".join("/".join(f"{number:.6g}" for number in numbers) for numbers in several if numbers)

@@ -20,6 +20,8 @@ class ModelStatistics:
     expired: int = 0
     late: int = 0  # answered after their deadline
     cancelled: int = 0
+    second: int = 0  # batches that the second engine was given
+    rescued: int = 0  # batches that it computed because the device of the first had failed
     hung: int = 0  # batches given up because the engine did not come back
     queue_ns: int = 0
     compute_ns: int = 0
@@ -38,6 +40,8 @@ class ModelStatistics:
     def batch(self, batch: Batch) -> None:
         """Count a batch that has come back from the engine."""
         self.batches += 1
+        self.second += batch.lane
+        self.rescued += batch.rescued
         took = batch.ended_ns - batch.began_ns
         self.compute_ns += took
         if batch.error is not None:

@@ -11,7 +11,7 @@ to (onnxruntime ends at its next node). How many may hang at a time is bounded, 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tailcut.engines.base import Engine, Interruptible
 from tailcut.errors import TailcutError
@@ -27,18 +27,21 @@ _SLOWEST_LOOK_S = 1.0
 
 
 class Worker:
-    """One thread with an executor of its own; `returned` is told of batches that had been given up."""
+    """One thread with an executor of its own, of one lane; `returned` is told of batches that had been given up."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a thread is started with
         self,
         scheduler: Scheduler,
         executor: Executor,
         returned: Callable[[Batch], None],
         name: str,
+        lane: int = 0,
+        *,
         place: Place | None = None,
     ) -> None:
         self.name = name
         self.place = place  # the node that it is bound to
+        self._lane = lane
         self._scheduler = scheduler
         self._executor = executor
         self._returned = returned
@@ -76,7 +79,7 @@ class Worker:
         settle(self.place)
         scheduler, executor = self._scheduler, self._executor
         while not self._stopped:
-            batch = scheduler.next_batch(time.monotonic_ns())
+            batch = scheduler.next_batch(time.monotonic_ns(), lane=self._lane)
             if isinstance(batch, Batch):
                 executor.run(batch)
                 if not scheduler.finish(batch):
@@ -93,19 +96,26 @@ class Worker:
 
 
 class WorkerPool:
-    """The workers of one model; none for a model that is computed on the loop's thread.
+    """The workers of one engine of a model; none for a model that is computed on the loop's thread.
 
     Args:
         scheduler: of the model.
         engine: of all workers that are hired without one of their own, until one of them has to be replaced.
         reopen: loads another engine of the same settings.
         make: an executor on an engine.
+        lane: of the engine, where the model has several.
     """
 
     def __init__(
-        self, scheduler: Scheduler, engine: Engine, reopen: Callable[[], Engine], make: Callable[[Engine], Executor]
+        self,
+        scheduler: Scheduler,
+        engine: Engine,
+        reopen: Callable[[], Engine],
+        make: Callable[[Engine], Executor],
+        lane: int = 0,
     ) -> None:
         self._scheduler = scheduler
+        self._lane = lane
         self._first = engine
         self._reopen = reopen
         self._make = make
@@ -203,7 +213,9 @@ class WorkerPool:
             if self._closed:
                 return
             self._hired += 1
-            worker = Worker(self._scheduler, executor, self.returned, f"{engine.spec.name}-{self._hired - 1}", place)
+            number = f"{self._hired - 1}" if not self._lane else f"second-{self._hired - 1}"
+            name = f"{engine.spec.name}-{number}"
+            worker = Worker(self._scheduler, executor, self.returned, name, self._lane, place=place)
             self._workers[worker] = engine
         worker.wake()
 
@@ -214,9 +226,9 @@ class Watchdog:
     A thread of its own, because all others may be stuck: a worker in its engine, an inline model in the loop.
     """
 
-    def __init__(self, scheduler: Scheduler, pool: WorkerPool) -> None:
+    def __init__(self, scheduler: Scheduler, pools: Sequence[WorkerPool]) -> None:
         self._scheduler = scheduler
-        self._pool = pool
+        self._pools = pools  # of each lane
         self._pause_s = min(scheduler.engine_timeout_s / _LOOKS, _SLOWEST_LOOK_S)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"{scheduler.spec.name}-watchdog", daemon=True)
@@ -230,7 +242,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._stopped.wait(self._pause_s):
             for batch in self._scheduler.expire():
-                self._pool.replace(batch)
+                self._pools[batch.lane].replace(batch)
 
 
 def _interrupt(engine: Engine, thread: int) -> None:

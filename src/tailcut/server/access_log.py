@@ -1,7 +1,7 @@
 """One log line a request, where asked for, with the W3C trace context that the client sent.
 
-A line tells who asked for what, the status, the bytes of the answer and the time from head to answer. It never shows a
-body, a header or a query; a `traceparent` that is not well-formed is left out.
+A line has the client, the request line, the status, the bytes of the answer and the time from head to answer. It never
+shows a body, a header or a query; a `traceparent` that is not well-formed is left out.
 """
 
 import logging

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
+from tailcut.machine.nvml import open_nvml
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.tracing.timeline import Events
 from tailcut.server import metadata
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tailcut")
 _DRAIN_STEP_S = 0.02
-_SETTLE_S = 0.1  # for handshakes that have begun, before nobody is accepted any more
+_SETTLE_S = 0.1  # for handshakes that have begun, before accepting ends
 _NEWCOMER_S = 0.5  # the connection accepted last has this long to send its request
 
 
@@ -96,7 +97,11 @@ async def _serve(
         models, events = worker.trails.adopt(models), worker.trails.own_events
     repository = _repository(models, options)
     context = Context(
-        repository, SharedRegions(options.shared_memory), token=options.token, read_token=options.read_token
+        repository,
+        SharedRegions(options.shared_memory),
+        token=options.token,
+        read_token=options.read_token,
+        nvml=open_nvml() if any(one.model.profile.settings.engine.device == "cuda" for one in models) else None,
     )
     context.events = (events,) if worker is None else worker.trails.events
     state = ServerState(
@@ -132,7 +137,7 @@ async def _serve(
         gc.disable()
     elif not options.models_change:  # where models go, nothing of them must be kept
         gc.freeze()  # what is there now stays: looking through it held the loop for 85 ms at every full collection
-    metadata.version()  # reads files, which nobody should wait for later
+    metadata.version()  # reads files, which no request should wait for later
     context.ready = True
     if worker is not None:
         worker.report(context)
@@ -181,7 +186,7 @@ class _Drain:
     async def wait(self) -> None:
         """Return when a signal has come, accepting is over, and what was in hand is answered or past its deadline.
 
-        Who came last has a moment for the first words.
+        The newest connections have a moment for their first bytes.
         """
         await self._stopping.wait()
         for door in self._doors:
@@ -257,6 +262,6 @@ def _repository(models: Sequence[ServedModel], options: ServerOptions) -> ModelR
 
 
 def _grpc_server(state: ServerState) -> "GrpcServer":
-    from tailcut.server.grpc.connection import GrpcServer  # noqa: PLC0415  protobuf and hpack are an extra
+    from tailcut.server.grpc.connection import GrpcServer  # noqa: PLC0415  protobuf is an extra
 
     return GrpcServer(state)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hmac import compare_digest
 
 from tailcut.errors import NotFoundError, TailcutError
+from tailcut.machine.nvml import DeviceUse, Nvml
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.tracing.timeline import Event, Events
 from tailcut.server.metrics import Counted, ServerCounts
@@ -27,7 +28,14 @@ class Context:
     ready: bool = False
     token: str | None = None
     read_token: Callable[[], str] | None = None  # anew
+    nvml: Nvml | None = None  # opened at the start: the first call may take seconds
     everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
+
+    def devices(self) -> list[DeviceUse]:
+        """What the CUDA devices do now, where a model is on one."""
+        if self.nvml is None or all(one.model.profile.settings.engine.device == "cpu" for one in self.models):
+            return []
+        return self.nvml.read()
 
     async def renew(self) -> None:
         """Read the token and every model anew from their files; what cannot be read stays as it was, and it is said."""

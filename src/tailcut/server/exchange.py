@@ -101,7 +101,7 @@ class Exchange:
             TailcutError: it is not admitted.
         """
         self.served, self.request = served, None
-        entry, delivery = served.entry, self._state.delivery
+        entry, delivery = served.model.entry, self._state.delivery
         request = Request(self, delivery, rows, deadline_ns, schedule.priority)
         if len(bodies) == 1:
             entry.submit(request, bodies[0])

@@ -1,7 +1,8 @@
 """Accepting connections: a listener that the loop reads, and that rests while the process can open no more files.
 
-Ours rather than the loop's own server: when no file is left, libuv accepts and closes at once everybody who waits,
-and they see a reset. A listener that rests leaves them in the kernel's backlog, and they are served a moment later.
+Ours rather than the loop's own server: when no file is left, libuv accepts and closes at once every connection that
+waits, and the clients see a reset. A listener that rests leaves them in the kernel's backlog, and they are served a
+moment later.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from tailcut.server.limits import ServerLimits
 from tailcut.server.state import ServerState
 
 _log = logging.getLogger("tailcut")
-_AT_ONCE = 64  # accepted in one pass of the loop, so that a flood of newcomers does not hold up those who are served
+_AT_ONCE = 64  # accepted in one pass of the loop, so that a flood of newcomers does not hold up those that are served
 REST_S = 0.1
 _IDLE_S = 1.0  # idle at least, before a connection makes room
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
@@ -109,7 +110,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on any more; a living one stays, and listening will fail on it."""
+    """Remove a socket that no process listens on any more; a living one stays, and listening will fail on it."""
     with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
         if not Path(path).is_socket():
             return
@@ -133,10 +134,10 @@ def fit_files(limits: ServerLimits) -> ServerLimits:
 
 
 def refuse(listener: socket.socket) -> None:
-    """Let nobody begin to connect any more; whose connection has begun still gets in.
+    """Refuse new connections; one whose handshake has begun is still accepted.
 
     A listener that is closed resets every connection made since the last accept, with a request already sent perhaps.
-    Between this and the close everybody can be taken in: who comes later is refused as if the listener were gone.
+    Between this and the close all of them can be accepted; later ones are refused as if the listener were gone.
     """
     if listener.family == socket.AF_UNIX:
         with suppress(OSError):
@@ -162,7 +163,7 @@ class Backoff:
         self._count = 0
 
     def begin(self, error: OSError) -> None:
-        """The door rests for a moment."""
+        """Accepting pauses for a moment."""
         if not self._count:
             _log.warning("not accepting for now: %s", error.strerror)
         self._count += 1
@@ -171,7 +172,7 @@ class Backoff:
     def end(self) -> None:
         """Something was accepted."""
         if self._count:
-            _log.warning("accepting again after %d rests", self._count)
+            _log.warning("accepting again after %d pauses", self._count)
             self._count = 0
 
 
@@ -197,7 +198,7 @@ class Acceptor:
         return int(self._listener.getsockname()[1])
 
     def refuse(self) -> None:
-        """Let nobody begin to connect any more."""
+        """Refuse new connections."""
         refuse(self._listener)
 
     def close(self) -> None:

@@ -139,7 +139,7 @@ def _stderr() -> int:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Write, however long it takes; what nobody can read is forgotten."""
+    """Write, however long it takes; what can no longer be read is dropped."""
     while data and descriptor >= 0:
         try:
             data = data[os.write(descriptor, data) :]

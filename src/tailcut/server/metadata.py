@@ -15,6 +15,7 @@ import orjson
 
 from tailcut.engines import engine_threads
 from tailcut.memory.shared import Region
+from tailcut.runtime.settings import Settings
 from tailcut.runtime.thread_budget import spins
 from tailcut.runtime.tracing.timeline import FIELDS, Event, Piece
 from tailcut.server.metrics import Counted
@@ -31,6 +32,7 @@ def version() -> str:
     return installed_version("tailcut")
 
 
+_KINDS = {"cpu": "KIND_CPU", "cuda": "KIND_GPU"}
 _TRAIL_MOST = 8192  # requests in one answer: a megabyte
 
 
@@ -40,7 +42,7 @@ def server() -> dict[str, Any]:
 
 
 def trail(served: ServedModel, piece: Piece, events_since: Callable[[int], list[Event]]) -> dict[str, Any]:
-    """The requests that a reader has read from their trails, where to read on, and what happened since."""
+    """The requests that a reader has read from their traces, where to read on, and what happened since."""
     records = piece.records[-_TRAIL_MOST:]
     begun = int(records[:, 0].min()) if len(records) else time.monotonic_ns()
     return {
@@ -54,7 +56,7 @@ def trail(served: ServedModel, piece: Piece, events_since: Callable[[int], list[
 
 
 def _cursor(ends: Sequence[int]) -> str:
-    """A number for each process that has ever answered: the rest of a trail's path."""
+    """A number for each process that has ever answered: the rest of a trace's path."""
     used = max([1, *(number + 1 for number, end in enumerate(ends) if end)])
     return ".".join(map(str, ends[:used]))
 
@@ -84,7 +86,7 @@ def configuration(served: ServedModel) -> dict[str, Any]:
         "max_batch_size": served.entry.max_batch_size if batched else 0,
         "input": [_tensor(tensor, batched=batched) for tensor in model.spec.inputs],
         "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
-        "instance_group": [{"name": served.name, "count": options.instances, "kind": "KIND_CPU"}],
+        "instance_group": _instance_groups(served.name, model.profile.settings),
         "model_transaction_policy": {"decoupled": False},
         "parameters": {name: {"string_value": value} for name, value in _facts(served).items()},
     }
@@ -102,6 +104,16 @@ def configuration(served: ServedModel) -> dict[str, Any]:
     }
     config["parameters"] |= classes
     return config if served.config is None else completed(served.config, config)
+
+
+def _instance_groups(name: str, settings: Settings) -> list[dict[str, Any]]:
+    """An entry for each engine of a model."""
+    second = settings.batching.second
+    engines = [settings.engine, *([second.engine] if second is not None else [])]
+    return [
+        {"name": f"{name}_second" if number else name, "count": engine.instances, "kind": _KINDS[engine.device]}
+        for number, engine in enumerate(engines)
+    ]
 
 
 def _facts(served: ServedModel) -> dict[str, str]:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from tailcut.machine.nvml import DeviceUse
 from tailcut.machine.quota import throttled, usable_cpus
 from tailcut.server.latency import LatencyHistogram, cumulative
 
@@ -82,17 +83,27 @@ class ServerCounts:
 
 
 def render(
-    counts: ServerCounts, models: Iterable[Counted], rows: Mapping[tuple[str, str], str] = MappingProxyType({})
+    counts: ServerCounts,
+    models: Iterable[Counted],
+    rows: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    devices: Sequence[DeviceUse] = (),
 ) -> bytes:
     """The text format, version 0.0.4; `rows` is what was decided of each model's rows, by its name and version."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(counts, models, rows))
+    registry.register(_Collector(counts, models, rows, devices))
     # The library ends a counter's name with _total; the names that Triton gave them have no such end.
     return re.sub(rb"(?m)^((?:# (?:HELP|TYPE) )?nv_\w+?)_total\b", rb"\1", generate_latest(registry))
 
 
 class _Collector:
-    def __init__(self, counts: ServerCounts, models: Iterable[Counted], rows: Mapping[tuple[str, str], str]) -> None:
+    def __init__(
+        self,
+        counts: ServerCounts,
+        models: Iterable[Counted],
+        rows: Mapping[tuple[str, str], str],
+        devices: Sequence[DeviceUse],
+    ) -> None:
+        self._devices = devices
         self._counts = counts
         self._models = models
         self._rows = rows
@@ -112,7 +123,7 @@ class _Collector:
         yield GaugeMetricFamily("tailcut_connections_express", fast_path, counts.fast_path)
         yield CounterMetricFamily("tailcut_connections_accepted", "Connections since the start", counts.accepted)
         yield GaugeMetricFamily("tailcut_body_buffer_bytes", "Bodies in buffers of their own", counts.buffered_bytes)
-        dropped = "Log lines that were not written: nobody read them, or there were too many of a kind"
+        dropped = "Log lines that were not written: the log was not read, or there were too many of a kind"
         yield CounterMetricFamily("tailcut_log_lines_dropped", dropped, counts.log_lines_dropped)
         stall = "Longest time that the event loop was late for a timer"
         yield GaugeMetricFamily("tailcut_loop_longest_stall_seconds", stall, counts.loop_stall_ns / 1e9)
@@ -125,6 +136,7 @@ class _Collector:
         refused = "Requests refused because too many bodies were being collected"
         yield CounterMetricFamily("tailcut_bodies_refused", refused, counts.bodies_refused)
         yield from _machine()
+        yield from _device_use(self._devices)
         said = "1 for what was decided of the model's rows: independent, dependent or unknown"
         decided = GaugeMetricFamily("tailcut_model_rows_info", said, labels=["model", "version", "rows"])
         for (name, version), rows in self._rows.items():
@@ -149,6 +161,14 @@ class _Collector:
             ),
             "cancelled": CounterMetricFamily("tailcut_cancelled", "Requests whose client left", labels=labels),
             "hung": CounterMetricFamily("tailcut_hung", "Batches given up because the engine hung", labels=labels),
+            "second": CounterMetricFamily(
+                "tailcut_second_engine_batches", "Batches routed to the second engine", labels=labels
+            ),
+            "rescued": CounterMetricFamily(
+                "tailcut_rescued_batches",
+                "Batches computed by it because the first engine's device failed",
+                labels=labels,
+            ),
         }
         micros = {
             "queue_ns": CounterMetricFamily("nv_inference_queue_duration_us", "Time in the queue", labels=labels),
@@ -195,6 +215,23 @@ class _Collector:
                 for name, unit, family in families:
                     family.add_metric([served.name, served.version, stage], values[name] / unit)
         yield from (family for *_, family in families)
+
+
+def _device_use(devices: Sequence[DeviceUse]) -> Iterator[Metric]:
+    """What CUDA devices do now, under Triton's names."""
+    for name, text, value in (
+        ("nv_gpu_utilization", "Share of the last moments in which the device computed", "utilisation"),
+        ("nv_gpu_memory_used_bytes", "Memory in use, by all processes", "memory_used"),
+        ("nv_gpu_memory_total_bytes", "Memory of the device", "memory_total"),
+        ("nv_gpu_power_usage", "Power in watts", "power_w"),
+    ):
+        family = GaugeMetricFamily(name, text, labels=["gpu_uuid"])
+        known = [(one.uuid, getattr(one, value)) for one in devices]
+        for uuid, number in known:
+            if number is not None:
+                family.add_metric([uuid], number)
+        if known:
+            yield family
 
 
 def _refusals(models: Sequence[Counted]) -> Iterator[Metric]:

@@ -294,7 +294,7 @@ class ModelRepository:
         """Close a model that gets no new requests any more, when the last one has been answered."""
 
         async def idle() -> None:
-            while any(model.statistics()[count] for count in ("queued_rows", "computing", "rows_in_use")):  # noqa: ASYNC110  rare, and rows tell nobody when they are free
+            while any(model.statistics()[count] for count in ("queued_rows", "computing", "rows_in_use")):  # noqa: ASYNC110  rare, and rows do not notify when they are free
                 await asyncio.sleep(_IDLE_STEP_S)
 
         with suppress(TimeoutError):

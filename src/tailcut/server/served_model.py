@@ -45,5 +45,5 @@ class ServedModel:
 
     @property
     def trails(self) -> tuple[Timeline, ...]:
-        """Everybody's timelines."""
+        """The timelines of all workers."""
         return self.timelines or (self.timeline,)

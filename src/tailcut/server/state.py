@@ -1,4 +1,4 @@
-"""What the connections of one loop share: the receive buffer, the plans by head, the clock, and who is connected."""
+"""What the connections of one loop share: the receive buffer, the plans by head, the clock, and the connections."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ _LOOK_NS = 20_000  # where all take the fast path, it is polled for so long befo
 
 
 class Member(Protocol):
-    """A connection, as far as the hub is concerned."""
+    """A connection, as far as the shared state is concerned."""
 
     due: float
 
@@ -46,7 +46,9 @@ class FastPath(Protocol):
     """Where connections go that repeat themselves (`fastpath/`), as far as the others know it."""
 
     def turn(self, until_ns: int = 0) -> None: ...  # noqa: D102  said there
-    def join(self, connection: Any, plan: Any, head: bytes, body: memoryview) -> bool: ...  # noqa: D102
+    def join(  # noqa: D102, PLR0913, PLR0917
+        self, connection: Any, plan: Any, head: bytes, template: Any, row: memoryview, length: int, /
+    ) -> bool: ...
     def leave(self, connection: Any) -> None: ...  # noqa: D102
     def forget(self, generation: int) -> None: ...  # noqa: D102
     def busy(self, fd: int) -> bool: ...  # noqa: D102
@@ -71,7 +73,7 @@ class ServerState:
         self.context = context
         self.limits = limits
         self.direct_bytes = direct_bytes
-        self._deadline_ns = int(limits.deadline_s * 1e9)
+        self.deadline_ns = int(limits.deadline_s * 1e9)  # for an answer to a request that names none
         self.receive = bytearray(RECEIVE_BYTES)
         self.receive_view = memoryview(self.receive)
         self.head_view = self.receive_view[:HEAD_BYTES]  # where hardly more than a head is wanted now
@@ -162,7 +164,7 @@ class ServerState:
 
     def deadline(self, timeout_ns: int = 0, now_ns: int = 0) -> int:
         """Until when an answer is wanted, in monotonic nanoseconds; counted from now where no moment is given."""
-        return (now_ns or time.monotonic_ns()) + (timeout_ns or self._deadline_ns)
+        return (now_ns or time.monotonic_ns()) + (timeout_ns or self.deadline_ns)
 
     def rest_soon(self, entry: Entry) -> None:
         """Requests are being refused: read no more for a moment, so that they come in crowds.
@@ -195,7 +197,9 @@ class ServerState:
         if now_ns < self._spin_until_ns:
             self.loop.call_soon(self._spin)
             if self.fast_path is not None:
-                alone = self.context.counts.fast_path == len(self.members)  # nobody else is kept waiting meanwhile
+                alone = self.context.counts.fast_path == len(
+                    self.members
+                )  # no other connection is kept waiting meanwhile
                 self.fast_path.turn(min(now_ns + _LOOK_NS, self._spin_until_ns) if alone else 0)
         else:
             self._spinning = False

@@ -32,7 +32,7 @@ class Job:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Give it up, with whatever it holds; nobody is told."""
+        """Give it up, with whatever it holds; nothing is called."""
         self.cancelled = True
         self.steps.close()
 
@@ -48,10 +48,11 @@ class StepRunner:
         self._end_ns = 0  # of what runs now; 0: nothing has run in this pass
         self._due = False
         self.is_over = False  # the time of this pass, as a caller was told
+        self.now_ns = 0  # when a caller asked last, on the monotonic clock
 
     def has_time(self) -> bool:
         """Whether the caller may do a little more now: less than a millisecond, then it asks again or calls `later`."""
-        now_ns = _now_ns()
+        self.now_ns = now_ns = _now_ns()
         if not self._end_ns:
             self._end_ns = now_ns + AT_ONCE_NS
             self._be_due()

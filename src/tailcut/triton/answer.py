@@ -1,4 +1,4 @@
-"""What the server answers when it is asked for a model's configuration; protobuf is not needed for it."""
+"""The response to a request for a model's configuration; needs no protobuf."""
 
 from collections.abc import Mapping
 from typing import Any

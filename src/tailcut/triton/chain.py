@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tailcut.engines.file_hash import file_hash
 from tailcut.pipelines.flow import StepDelivery
 from tailcut.pipelines.model import PipelineModel
 from tailcut.pipelines.plan import Step
-from tailcut.pipelines.steps import OpenStep, file_hash
+from tailcut.pipelines.steps import OpenStep
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.settings import BatchingSettings, Settings

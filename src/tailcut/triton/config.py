@@ -1,4 +1,4 @@
-"""A model's `config.pbtxt`: protobuf's text format, as a message and as the JSON object that the server answers."""
+"""A model's `config.pbtxt`: protobuf's text format, as a message and as the JSON object for clients."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The steps of an ensemble in the order in which they can be computed, and whether their tensors fit together. Pure."""
+"""The steps of an ensemble in an order in which they can be computed, and whether their tensors match. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

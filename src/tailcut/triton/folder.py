@@ -8,7 +8,16 @@ from tailcut.errors import MissingFileError, MissingModelFileError, UsageError
 
 CONFIG_FILE = "config.pbtxt"
 # What a version's folder is searched for where the configuration names no file; model.onnx may be a folder with one.
-_FILES = ("model.onnx", "model.xml", "model.savedmodel", "model.graphdef", "model.tflite", "model.pdmodel", "model.pt2")
+_FILES = (
+    "model.onnx",
+    "model.xml",
+    "model.savedmodel",
+    "model.graphdef",
+    "model.tflite",
+    "model.pdmodel",
+    "model.pt2",
+    "model.pt",
+)
 PROFILE_FILE = "model.profile.toml"  # beside the model's file, as `tailcut tune` writes it
 
 

@@ -1,4 +1,4 @@
-"""The models of a repository, opened when they are asked for, and what has changed there since the last look."""
+"""The models of a repository, opened on request, and what has changed there since the last check."""
 
 import logging
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from tailcut.engines import EngineOptions, open_engine
-from tailcut.engines.files import ENGINES_OF, kind_of
+from tailcut.engines.files import ENGINES_OF, FileKind, kind_of
 from tailcut.errors import MissingModelFileError, NotFoundError, TailcutError, UnsupportedError, UsageError
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import usable_cpus
@@ -24,7 +24,7 @@ from tailcut.triton.chain import as_one
 from tailcut.triton.config import as_dict, parse_config
 from tailcut.triton.ensemble import EnsembleStep, plan_steps, read_steps
 from tailcut.triton.folder import CONFIG_FILE, ModelFolder, model_folders, state_of
-from tailcut.triton.settings import Reading, engine_of, read_settings
+from tailcut.triton.settings import Reading, declared_signature, engine_of, read_settings
 
 _log = logging.getLogger("tailcut")
 
@@ -185,8 +185,9 @@ def profile_of(folder: ModelFolder, version: int) -> tuple[Profile, Reading]:
     path = folder.file(version)
     config = parse_config("", "") if folder.config is None else folder.config
     engine = engine_of(config, ENGINES_OF[kind_of(path)])
+    declared = declared_signature(config) if kind_of(path) is FileKind.SCRIPT else ()
     try:
-        reading = read_settings(config, signature(path), engine)
+        reading = read_settings(config, signature(path, EngineOptions(signature=declared)), engine, declared)
     except UnsupportedError as error:
         raise UnsupportedError(f"{folder.path / CONFIG_FILE}: {error}") from None
     profile = Profile.of_model(path, reading.settings, folder.name)

@@ -1,9 +1,11 @@
-"""What a configuration means here: settings of a profile, and a line for each field that means something else. Pure.
+"""What a configuration means here: settings of a profile, and a line for each field with another meaning. Pure.
 
-A repository is written for another server. What Tailcut has, it takes over; what it does in its own way, it says in one
-line; what would change answers (optional inputs, sequences, decoupled models), it refuses.
+A repository is written for another server. Options that Tailcut has are applied; for options that it handles
+differently, one line says how; options that would change outputs (optional inputs, sequences, decoupled models) are
+refused.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,8 @@ _ENGINES = {
     "tensorflow": "openvino",
     "tensorflow_savedmodel": "openvino",
     "tensorflow_graphdef": "openvino",
+    "pytorch": "torch",
+    "pytorch_libtorch": "torch",
 }
 _THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS", "CPU_THREADS_NUM", "TF_NUM_INTRA_THREADS")
 _INSTANCES = ("NUM_STREAMS", "CPU_THROUGHPUT_STREAMS")
@@ -40,6 +44,7 @@ _IGNORED = {  # fields that are read and not used: what is done instead
     "batch_input": "a model gets the inputs of the request alone",
     "batch_output": "outputs have one row for each row of the request",
 }
+_INDEXED = re.compile(r"__\d+\Z")
 _TEXT = {DType.BYTES: "STRING"}
 
 
@@ -82,13 +87,14 @@ def engine_of(config: Any, able: Sequence[str]) -> str:
     return name if name in able else able[0]
 
 
-def read_settings(config: Any, spec: ModelSpec, engine: str) -> Reading:
+def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[str, ...] = ()) -> Reading:
     """The settings for a model.
 
     Args:
         config: the message of `config.pbtxt`.
         spec: the model's own signature.
         engine: that computes it.
+        signature: where it is declared by the configuration, as `declared_signature` has it.
 
     Raises:
         UnsupportedError: the configuration does not fit the model, or asks for what is not served.
@@ -97,6 +103,7 @@ def read_settings(config: Any, spec: ModelSpec, engine: str) -> Reading:
     batched = config.max_batch_size > 0
     options = EngineOptions(
         name=engine,  # type: ignore[arg-type]
+        signature=signature,
         outputs=_outputs(config, spec),
         reshapes=tuple(_reshapes(config, spec, batched=batched)),
         fixed_dims=tuple(_fixed_dims(config, spec, batched=batched)),
@@ -119,6 +126,23 @@ def read_settings(config: Any, spec: ModelSpec, engine: str) -> Reading:
         fixed or bool(delay_us),
         tuple(_notes(config)),
     )
+
+
+def declared_signature(config: Any) -> tuple[str, ...]:
+    """The inputs and outputs that a configuration lists, for a file that does not say its own: in their order.
+
+    Names of the form NAME__INDEX are ordered by their index, as Triton does for TorchScript; else they are in the order
+    of the configuration, which is then that of the module's arguments.
+    """
+    first = [-1] if config.max_batch_size > 0 else []
+    lines = []
+    for kind, tensors in (("input", list(config.input)), ("output", list(config.output))):
+        if all(_INDEXED.search(tensor.name) for tensor in tensors):
+            tensors.sort(key=lambda tensor: int(tensor.name.rpartition("__")[2]))
+        for tensor in tensors:
+            dims = first + list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
+            lines.append(f"{kind} {tensor.name} {_type_of(tensor).removeprefix('TYPE_')} {dims}")
+    return tuple(lines)
 
 
 def _rows(config: Any, *, batched: bool, dynamic: bool) -> RowsSetting:

@@ -20,6 +20,49 @@ _FEWEST_FINALISTS = 2
 _FEWEST_ENGINES, _ENGINE_S = 3, 2.5
 _MOST_CAPACITY_S, _MOST_CHECK_S, _MOST_LAST_CHECK_S, _MOST_WAY_S, _MOST_REFINEMENT_S = 2.0, 1.5, 8.0, 2.0, 2.0
 
+_FINALISTS, _HEATS, _HEAT_CALLS, _LEAST_HEAT_S = 8, 12, 3, 0.12
+_REFINEMENTS = 8
+_STEP_ROUNDS, _STEP_CALLS, _LEAST_STEP_S = 3, 240, 0.3  # of the rungs
+_ENGINE_CALLS, _LEAST_ENGINE_S = 24, 0.25  # of one configuration in process
+_LOADING = 0.6  # of what a server takes to start
+_WAYS, _WAY_SERVERS = 2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSize:
+    """How much of a search space is worth measuring.
+
+    Args:
+        estimates: configurations to measure in process.
+        prepared_s: that copies of the model and the ways in take before.
+    """
+
+    estimates: int
+    prepared_s: float = 0.0
+
+
+def complete_s(size: SearchSize, rungs: int, start_s: float, capacity: float) -> float:
+    """How long everything between the first measurement and the verification takes where nothing is left out.
+
+    Args:
+        size: of the search space.
+        rungs: that are explained.
+        start_s: until a server is ready.
+        capacity: requests per second of the baseline.
+    """
+    call_s = 1 / max(capacity, 1e-9)
+    estimate_s = size.estimates * (_LOADING * start_s / 2 + max(_LEAST_ENGINE_S, _ENGINE_CALLS * call_s))
+    heats_s = _FINALISTS * _HEATS * max(_LEAST_HEAT_S, _HEAT_CALLS * call_s)
+    race_s = _FINALISTS * (start_s + _MOST_CHECK_S) + heats_s
+    refine_s = _REFINEMENTS * (start_s + _MOST_REFINEMENT_S)
+    explain_s = rungs * start_s + (rungs + 1) * _STEP_ROUNDS * max(_LEAST_STEP_S, _STEP_CALLS * call_s)
+    return size.prepared_s + estimate_s + race_s + refine_s + explain_s
+
+
+def ways_s(start_s: float) -> float:
+    """What measuring the ways in takes."""
+    return _WAYS * _MOST_WAY_S + _WAY_SERVERS * start_s / 2
+
 
 @dataclass(slots=True)
 class Plan:

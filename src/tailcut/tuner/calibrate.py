@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +42,11 @@ _Answer = TypeVar("_Answer", Started, Attempted)
 
 
 class CalibrationError(TailcutError):
-    """A model that cannot be quantised, or whose process ended."""
+    """A model that cannot be quantised, or whose process ended; or whose best copy answers wrongly: then it has it."""
+
+    def __init__(self, message: str, copy: "Copy | None" = None) -> None:
+        super().__init__(message)
+        self.copy = copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,14 @@ class Material:
         requests: that ranges are taken from.
         held_out: other ones, that a copy is judged by.
         judge: compares the answers to the first of those with the right ones.
+        accepting: the strictest `--accuracy` that would accept such answers; None where no sensible one would.
     """
 
     model: Path
     requests: Sequence[Arrays]
     held_out: Sequence[Arrays]
     judge: Judge
+    accepting: Callable[[Sequence[Outputs]], float | None]
 
     @classmethod
     def of(cls, model: Path, requests: Sequence[Arrays], gate: Gate) -> Self:
@@ -76,7 +82,8 @@ class Material:
         rest = rest[:: -(-len(rest) // MOST)]
         sizes = np.cumsum([sum(array.nbytes for array in request.values()) for request in rest])
         rest = rest[: max(FEWEST // 2, int((sizes <= MOST_BYTES).sum()))]
-        return cls(model, rest, [one.inputs for one in questions], partial(gate.judge, questions))
+        held = [one.inputs for one in questions]
+        return cls(model, rest, held, partial(gate.judge, questions), partial(gate.accepting, questions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,7 @@ class Copy:
         requests: that they were taken from.
         operators, in_float: how many products there are, and the names of those that were left alone.
         accuracy: on the requests held out.
+        answers: to these.
     """
 
     path: Path
@@ -98,6 +106,7 @@ class Copy:
     operators: int
     in_float: tuple[str, ...]
     accuracy: Accuracy
+    answers: Sequence[Outputs] = field(default=(), repr=False, compare=False)
 
     def describe(self) -> str:
         """In one line."""
@@ -118,10 +127,18 @@ class Copy:
         }
 
 
+@dataclass(slots=True)
+class Copies:
+    """Copies by engine: those whose answers are right, and the best ones of engines that have none."""
+
+    right: dict[str, Copy] = field(default_factory=dict)
+    wrong: dict[str, Copy] = field(default_factory=dict)
+
+
 def copies_for(
     material: Material, engines: Sequence[Form], folder: Path, seconds: float, tell: Callable[[str], None]
-) -> dict[str, Copy]:
-    """A copy for each engine that has one whose answers are right; what was found is told in a line each.
+) -> Copies:
+    """A copy for each engine; what was found is told in a line each.
 
     Args:
         engines: that copies are wanted for.
@@ -129,16 +146,18 @@ def copies_for(
         seconds: for everything.
         tell: called with each line.
     """
-    copies: dict[str, Copy] = {}
+    copies = Copies()
     try:
         with Calibrator(material, folder, seconds) as calibrator:
             started = calibrator.start()
             for number, engine in enumerate(engines):
                 left = calibrator.left_s / (len(engines) - number)
                 try:
-                    copies[engine] = calibrator.copy_for(engine, started, left)
-                    tell(copies[engine].describe())
+                    copies.right[engine] = calibrator.copy_for(engine, started, left)
+                    tell(copies.right[engine].describe())
                 except CalibrationError as error:
+                    if error.copy is not None:
+                        copies.wrong[engine] = error.copy
                     tell(f"static int8 for {engine} is left out: {error}")
     except CalibrationError as error:
         tell(f"static int8 is left out: {error}")
@@ -222,7 +241,7 @@ class Calibrator:
         if not best.accuracy.right:
             kept = f"{len(best.in_float)} of {best.operators} operators in float"
             hurry = " (there was no time for more)" if time.monotonic() > end else ""
-            raise CalibrationError(f"{best.accuracy.reason} with {kept}{hurry}")
+            raise CalibrationError(f"{best.accuracy.reason} with {kept}{hurry}", best)
         return best
 
     def attempt(self, engine: Form, method: Method, level: int, started: Started) -> Copy:
@@ -232,8 +251,9 @@ class Calibrator:
         found = self._ask(Attempt(engine, method, level, str(path), self._answer_s), Attempted)
         if found.error:
             raise CalibrationError(found.error)
-        accuracy = self._judge([unpack(answer) for answer in found.answers])
-        return Copy(path, engine, method, started.requests, started.operators, tuple(found.in_float), accuracy)
+        answers = [unpack(answer) for answer in found.answers]
+        in_float, accuracy = tuple(found.in_float), self._judge(answers)
+        return Copy(path, engine, method, started.requests, started.operators, in_float, accuracy, answers)
 
     def _ask(self, job: Start | Attempt, kind: type[_Answer]) -> _Answer:
         try:

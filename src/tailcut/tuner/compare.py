@@ -152,6 +152,7 @@ def _side_record(side: Side, found: Comparison, slo_ms: float | None) -> dict[st
         "setting": side.settings.describe(),
         "settings": msgspec.to_builtins(side.settings),
         "right": None if side.accuracy is None else side.accuracy.right,
+        "unchanged": not is_first and side.settings == found.sides[0].settings,
         "wrong": side.accuracy.reason if side.accuracy is not None and side.wrong else None,
         "ratios": {name: interval_record(ratio) for name, ratio in side.ratios.percentiles.items()},
         "throughput_ratio": None if speed is None else interval_record(speed),

@@ -14,6 +14,7 @@ FINALISTS = 8
 NEAR = 0.05  # configurations within it of the best are equal, and the shortest lone latency decides
 _SAME_ENGINE, _SAME_PRECISION, _SAME_DISPATCH = 1, 3, 3  # of the finalists
 _LONE = 2  # finalists that are there for the lone request
+_FRUGAL = 0.8  # of the CPU time of all that were chosen and are equal: a finalist that is there for taking so little
 _HOPE = 0.3  # of the best rank: what is predicted to be worse does not race for its kind's sake
 
 
@@ -44,24 +45,33 @@ def finalists(
     predicted: Iterable[Predicted],
     count: int = FINALISTS,
     rank: Callable[[Predicted], float] = lambda one: one.rate,
+    kinds: Callable[[Settings], list[tuple[object, int]]] | None = None,
 ) -> list[Predicted]:
-    """The best by rank (more is better), a few of each kind, and the best for a lone request.
+    """The best by rank (more is better), a few of each kind, the best for a lone request, and the most frugal equal.
 
     The best of each dispatch is among them: what a way in costs is one measurement, and a stall during it would keep
     all configurations of that way out of the race.
     """
+    own = kinds or kinds_of
     ranked = sorted(predicted, key=lambda one: (-rank(one), one.alone_ms))
     firsts = {one.settings.batching.dispatch: one for one in reversed(ranked) if rank(one) >= _HOPE * rank(ranked[0])}
     chosen: list[Predicted] = []
-    kinds: Counter[object] = Counter()
+    taken: Counter[object] = Counter()
     for one in [*sorted(firsts.values(), key=ranked.index), *ranked]:
         if one in chosen:
             continue
         if len(chosen) == count - min(_LONE, count - 1):
             break
-        if all(kinds[key] < most for key, most in _kinds(one.settings)):
+        if all(taken[key] < most for key, most in own(one.settings)):
             chosen.append(one)
-            kinds.update(key for key, _ in _kinds(one.settings))
+            taken.update(key for key, _ in own(one.settings))
+    equal = [one for one in ranked if rank(one) >= (1 - NEAR) * rank(ranked[0])]
+    if count > len(chosen) + 1 and equal:
+        frugal = min(equal, key=lambda one: one.cpu_us)
+        if frugal not in chosen and all(
+            frugal.cpu_us <= _FRUGAL * one.cpu_us for one in chosen if one in equal and one.cpu_us
+        ):
+            chosen.append(frugal)
     near = [one for one in ranked if one not in chosen and rank(one) >= 0.5 * rank(ranked[0])]
     chosen += sorted(near, key=lambda one: one.alone_ms)[: count - len(chosen)]
     return chosen
@@ -86,7 +96,8 @@ def _beats(one: Predicted, other: Predicted) -> bool:
     return all(mine >= its for mine, its in pairs) and any(mine > its for mine, its in pairs)
 
 
-def _kinds(settings: Settings) -> list[tuple[object, int]]:
+def kinds_of(settings: Settings) -> list[tuple[object, int]]:
+    """Which finalists are alike, and how many of them may race."""
     engine, dispatch = settings.engine, settings.batching.dispatch
     return [
         ((engine, dispatch), _SAME_ENGINE),

@@ -7,6 +7,7 @@ server. Which requests are asked together changes from pass to pass.
 
 import random
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,7 @@ _FEWEST_TOGETHER, _MOST_TOGETHER = 16, 64
 _PASSES = 2  # over all questions, each time in other company
 _LATER = frozenset({413, 503, 504})  # refusals for lack of room or time: asked again alone, which is no wrong answer
 _STRICTER = 0.8  # of what the bound allows
+_ADVISED = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8)  # bounds, strictest first
 _JSON_BYTES = 1 << 20  # larger requests are asked in binary, whatever the clients speak
 
 
@@ -43,6 +45,14 @@ class Asked:
     def words(self) -> str:
         """What to call it."""
         return f"{self.question.words}, asked {f'with {self.company} others' if self.company else 'alone'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """How near answers are that were not accepted, and the `--accuracy` that accepts them."""
+
+    accuracy: Accuracy
+    bound: float
 
 
 class Gate:
@@ -94,6 +104,37 @@ class Gate:
             uncompared=frozenset(self.random_outputs),
         )
 
+    def accepting(self, questions: Sequence[Question], answers: Sequence[Outputs]) -> float | None:
+        """The strictest `--accuracy` of a few that accepts answers to the first of these questions, with a margin.
+
+        None where even the loosest one does not, or where only a person can tell what the metric's value means.
+        """
+        expected = [one.answer for one in questions[: len(answers)]]
+        return self._accepting(expected, answers)
+
+    def advise(self, target: Target, settings: Settings, seconds: float, most_together: int) -> Advice | None:
+        """Ask a server whose answers are not accepted every question, and find out which `--accuracy` would do.
+
+        None where none would: the server fails, answers in another form, or too far off.
+        """
+        questions = self._questions.of(settings.batching.padding)
+        asked = self._answers(target, questions, settings, seconds, most_together, whole=True)
+        if not asked or any(one.reply.status != 200 for one in asked):
+            return None
+        expected = [_only(one.question.answer, settings.engine.outputs) for one in asked]
+        bound = self._accepting(expected, [one.reply.outputs for one in asked])
+        return None if bound is None else Advice(self._judge(asked, settings.engine.outputs), bound)
+
+    def _accepting(self, expected: Sequence[Outputs], answers: Sequence[Outputs]) -> float | None:
+        def accepts(bound: float) -> bool:
+            strict = 1 - _STRICTER * (1 - bound)
+            uncompared = frozenset(self.random_outputs)
+            return compare(expected, answers, strict, metric=self._metric, uncompared=uncompared).right
+
+        looser = [bound for bound in _ADVISED if self._bound is None or bound < self._bound]
+        place = bisect_left(looser, x=True, key=accepts)  # the strictest first: what one accepts, all after it do
+        return looser[place] if place < len(looser) else None
+
     def check(
         self,
         target: Target,
@@ -117,13 +158,26 @@ class Gate:
         if padding is not None and (self.blind or not self._is_between(questions, padding)):
             why = "the model is random" if self.blind else "no request has a length between the buckets"
             return Accuracy(right=False, reason=f"{why}, so nothing shows what padding does")
+        asked = self._answers(target, questions, settings, seconds, most_together, whole=whole)
+        return self._judge(asked, settings.engine.outputs)
+
+    def _answers(  # noqa: PLR0913  as in check
+        self,
+        target: Target,
+        questions: Sequence[Question],
+        settings: Settings,
+        seconds: float,
+        most_together: int,
+        *,
+        whole: bool,
+    ) -> list[Asked]:
         usual = 2 * settings.batching.max_batch_size * settings.engine.instances
         together = min(max(_FEWEST_TOGETHER, usual), _MOST_TOGETHER, most_together)
         asked: list[Asked] = []
         with Burst(target) as burst:
             for group in self._groups(questions, together, seconds, whole=whole):
                 asked += self._ask(burst, target, group, settings)
-        return self._judge(asked, settings.engine.outputs)
+        return asked
 
     def _is_between(self, questions: Sequence[Question], padding: PaddingSettings) -> bool:
         """Whether some request is filled up in each dimension."""

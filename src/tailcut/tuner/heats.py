@@ -1,8 +1,8 @@
-"""A race of several arms in interleaved heats: who is still in it, and who leads. Pure.
+"""A race of several arms in interleaved heats: which arms are still in it, and which leads. Pure.
 
 Each heat measures every arm that is left once, right after one another, so that what disturbs the machine hits all
 alike; arms are compared heat by heat. An arm leaves when its loss to the leader is clear, and when time is up the best
-estimate wins: that nothing was significant selects nobody, least of all the baseline.
+estimate wins: that nothing was significant selects no arm, least of all the baseline.
 """
 
 from collections.abc import Sequence

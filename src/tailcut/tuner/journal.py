@@ -20,7 +20,8 @@ import numpy as np
 
 from tailcut.engines import EngineOptions
 from tailcut.machine.fingerprint import fingerprint
-from tailcut.runtime.profile import Profile
+from tailcut.runtime.pipeline_settings import StageSettings
+from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.simulate import WayIn
@@ -48,7 +49,11 @@ class Key:
         Raises:
             ModelFileError: the model cannot be read.
         """
-        ref = Profile.of_model(model).with_weights().model
+        return cls.of_ref(Profile.of_model(model).with_weights().model, requests, rows)
+
+    @classmethod
+    def of_ref(cls, ref: ModelRef, requests: Sequence[Mapping[str, np.ndarray]], rows: str) -> "Key":
+        """The key of a model or pipeline that is known by its hashes."""
         facts = fingerprint()
         engines = " ".join(f"{name} {facts[name]}" for name in _VERSIONS if name in facts)
         machine = {name: value for name, value in facts.items() if name not in _VERSIONS}
@@ -80,7 +85,7 @@ class Journal:
         """The file's name."""
         return "" if self._path is None else self._path.name
 
-    def add(self, kind: str, settings: Settings | EngineOptions, **values: Any) -> None:
+    def add(self, kind: str, settings: Settings | EngineOptions | StageSettings, **values: Any) -> None:
         """Append one line.
 
         Raises:
@@ -133,6 +138,21 @@ class Journal:
                 found = Wiring(line["wire"], line["socket"])
         return found
 
+    def add_stage(self, name: str, times_ns: Mapping[int, float], cpu_ns: Mapping[int, float], memory: int) -> None:
+        """Store what calls of a pipeline's stage take, by size."""
+        values = {"times_ns": _by_size(times_ns), "cpu_ns": _by_size(cpu_ns), "memory_bytes": memory}
+        self.add("stage", StageSettings(name=name), **values)
+
+    def stage(self, name: str) -> tuple[dict[int, float], dict[int, float], int] | None:
+        """The latest stored times, CPU times and memory of a stage."""
+        found = None
+        for line in self._of("stage"):
+            settings = _converted(line["settings"], StageSettings)
+            if settings is not None and settings.name == name:
+                times, cpu = ({int(k): float(v) for k, v in line[key].items()} for key in ("times_ns", "cpu_ns"))
+                found = times, cpu, int(line["memory_bytes"])
+        return found
+
     def _of(self, kind: str) -> Iterator[dict[str, Any]]:
         return (line for line in self._known if line["kind"] == kind)
 
@@ -148,6 +168,10 @@ def _estimate_values(estimate: EngineEstimate) -> dict[str, Any]:
         "load_s": round(estimate.load_s, 4),
         "batched": estimate.batched,
     }
+
+
+def _by_size(values: Mapping[int, float]) -> dict[str, int]:
+    return {str(size): round(value) for size, value in values.items()}
 
 
 def _quantiles(times: Sequence[np.ndarray]) -> list[int]:

@@ -60,8 +60,10 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
     Raises:
         TailcutError: the model cannot be opened, or refuses a request of the data.
     """
-    if wanted.normalize is not None and kind_of(wanted.model) is not FileKind.ONNX:
-        raise UsageError("--normalize edits ONNX graphs only: leave it out, or convert the model to ONNX")
+    if wanted.normalize is not None and kind_of(wanted.model) not in {FileKind.ONNX, FileKind.PROGRAM}:
+        raise UsageError(
+            "--normalize edits ONNX graphs and PyTorch programs: leave it out, or convert the model to ONNX"
+        )
     engine = _open(wanted)
     for name in ENGINES_OF[kind_of(wanted.model)]:
         if not is_installed(name):
@@ -128,6 +130,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         cores=1 if limited else cores_of(machine, mask),
         nodes=1 if limited else max(1, len(usable_nodes(machine, mask, usable_cpus()))),
         engines=tuple(filter(is_installed, ENGINES_OF[kind])),
+        device=wanted.device,
         compiler=any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")),
     )
 

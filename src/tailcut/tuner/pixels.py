@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tailcut.engines.base import U8Input
-from tailcut.engines.edits import channel_axis
+from tailcut.engines.channels import channel_axis
 from tailcut.errors import UsageError
 from tailcut.lab.data import ONLY_INPUT
 from tailcut.spec import DType, ModelSpec, TensorSpec

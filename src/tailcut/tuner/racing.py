@@ -8,14 +8,17 @@ from functools import partial
 import numpy as np
 
 from tailcut.lab.client import closed_loop, open_loop
+from tailcut.lab.cost import Spent, watched
 from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm, watched_again
+from tailcut.machine.process import peak_bytes
 from tailcut.runtime.settings import Settings
 from tailcut.stats import samples_needed
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.journal import Journal
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Objective
+from tailcut.tuner.tie_break import Usage
 
 FEWEST_HEATS = 3
 LEAST_BLOCK_S = 0.12
@@ -25,6 +28,7 @@ _FILLED = 0.6  # of the limit: what those connections make of it
 _FULL_S = 0.5  # worth of requests in flight, where no limit counts
 _BLOCK_REQUESTS = 3  # of each connection, in a block
 _REPEATED = 0.25  # of the open blocks, at most
+_COST_REQUESTS, _MOST_COST_S = 40, 0.6  # of an open block in which the CPU time of equals is compared
 _OPEN_SPARE = 1.1  # more requests in an open block than its p95 needs
 
 
@@ -94,20 +98,25 @@ class Racing:
 
         return run_heats(len(entrants), score, self.noise, until)
 
-    def shortest_alone(self, near: Sequence[int], entrants: Sequence[Entrant]) -> int:
-        """Of entrants that are equal in rate, the one with the shortest median at one connection."""
-        if len(near) == 1 or self.objective.is_open:
-            return near[0]
-        medians: dict[int, list[float]] = {number: [] for number in near}
-        for _ in range(FEWEST_HEATS):
-            for number in near:
-                arm = entrants[number].arm
+    def usages(self, entrants: Sequence[Entrant], rate: float) -> list[Usage]:
+        """What each takes alone and at a rate, measured in turns: the median of a lone connection, CPU and memory."""
+        alone: list[list[float]] = [[] for _ in entrants]
+        spent = [Spent() for _ in entrants]
+        length_s = max(LEAST_BLOCK_S, min(_COST_REQUESTS / max(rate, 1e-9), _MOST_COST_S))
+        for number in range(FEWEST_HEATS + 1):
+            for place, entrant in enumerate(entrants):
+                arm = entrant.arm
                 found = closed_loop(
                     arm.target, arm.payloads, concurrency=1, duration_s=LEAST_BLOCK_S, warmup_s=LEAST_BLOCK_S / 6
                 )
                 if found.samples:
-                    medians[number].append(float(np.median(found.latencies_ns)))
-        return min(near, key=lambda number: float(np.median(medians[number] or [np.inf])))
+                    alone[place].append(float(np.median(found.latencies_ns)) / 1e6)
+                block = partial(open_loop, arm.target, arm.payloads, rate=rate, duration_s=length_s, seed=number)
+                spent[place].add(*watched(arm.pid, block))
+        return [
+            Usage(tuple(medians), _median_us(cost.cpu_ns_by_block), _held_bytes(entrant.arm.pid))
+            for entrant, medians, cost in zip(entrants, alone, spent, strict=True)
+        ]
 
     def _score(self, arm: Arm, number: int, most_s: float) -> float:
         """One heat of one arm; `most_s` bounds what a slow model's blocks take."""
@@ -129,3 +138,11 @@ class Racing:
         self.noise.add_block(result, repeated=repeated)
         cpu_ns = None if cost is None or not result.answered else cost.cpu_ns / result.answered
         return self.objective.score_open(result, cpu_ns)
+
+
+def _median_us(cpu_ns: Sequence[float]) -> float | None:
+    return float(np.median(cpu_ns)) / 1e3 if cpu_ns else None
+
+
+def _held_bytes(pid: int | None) -> int | None:
+    return None if pid is None else peak_bytes(pid)

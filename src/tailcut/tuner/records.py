@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from tailcut.engines.base import U8Input
@@ -57,6 +58,7 @@ class Wanted:
     outputs: tuple[str, ...] = ()  # that clients want; empty: all
     fixed: tuple[str, ...] = ()  # dimensions that always have the same size, as in `EngineOptions.fixed_dims`
     local: bool = False  # clients run on this machine
+    device: Literal["cpu", "cuda"] = "cpu"
     began: float | None = None  # on the monotonic clock; None: when the search begins
 
     @property
@@ -82,6 +84,66 @@ class RungRecord:
     kept: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Rejected:
+    """Settings that were rejected for their accuracy alone.
+
+    Args:
+        settings: that answer too far off.
+        accuracy: how far.
+        bound: the `--accuracy` that accepts them.
+        predicted: what the simulation expects of them, served in one way or another.
+    """
+
+    settings: Settings
+    accuracy: Accuracy
+    bound: float
+    predicted: Sequence[Predicted] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Settings that a looser `--accuracy` would accept, and what they would bring.
+
+    Args:
+        settings, accuracy, bound: as in `Rejected`.
+        p50_ratio: the expected median of a lone request to that of the tuned settings.
+        rate_ratio: the expected rate within the limit, likewise.
+    """
+
+    settings: Settings
+    accuracy: Accuracy
+    bound: float
+    p50_ratio: float
+    rate_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Equal:
+    """One of several settings that are equal by the objective, and what it takes of the machine.
+
+    Args:
+        settings: that raced.
+        alone_ms: the median at one connection.
+        cpu_us: CPU time of a request at the rate of the verification; None where it is unknown.
+        memory_bytes: the most that the server held; None where it is unknown.
+    """
+
+    settings: Settings
+    alone_ms: float
+    cpu_us: float | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TieBreak:
+    """Why one of several settings was chosen that are equal by the objective."""
+
+    chosen: Settings
+    reason: str
+    equals: tuple[Equal, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class HighestRate:
     """More traffic, the same tail: a rate at which the tuned server's p99 was measured against the limit."""
@@ -104,6 +166,9 @@ class Outcome:
     rungs: list[RungRecord]
     rows: dict[str, Any] = field(default_factory=dict)  # whether requests are batched, and why
     objective: Objective = field(default_factory=Objective)
+    base: Settings = field(default_factory=Settings)  # of the baseline
+    tie_break: TieBreak | None = None  # where several were equal by the objective
+    offers: Sequence[Offer] = ()  # what a looser bound would bring
     estimated: Sequence[Predicted] = ()
     raced: dict[Settings, float] = field(default_factory=dict)  # scores on the real server
     race_winner: Settings | None = None  # before refinements
@@ -126,11 +191,34 @@ class Outcome:
     took_s: float = 0.0
 
     @property
+    def unchanged(self) -> bool:
+        """Whether nothing was kept: the server runs the baseline's settings, or those of the profile checked again.
+
+        The wire does not count: it is what clients send, and every server answers all of them.
+        """
+        before = self.base if self.previous is None else self.previous
+        return with_wire(self.settings, before.io.wire) == before
+
+    @property
     def wrong(self) -> str:
         """What the verification found wrong, in one line that names settings and request; empty where nothing is."""
         if self.accuracy is None or self.accuracy.right:
             return ""
         return f"wrong answers with {self.settings.describe() or 'the default settings'}: {self.accuracy.reason}"
+
+
+def with_wire(settings: Settings, wire: Literal["json", "binary", "raw", "shared"]) -> Settings:
+    """The settings for clients that send another encoding."""
+    return msgspec.structs.replace(settings, io=msgspec.structs.replace(settings.io, wire=wire))
+
+
+def precision_of(settings: Settings) -> tuple[str, str]:
+    """Engine and precision; of a pipeline those of its first model in a lower precision."""
+    engines = [settings.engine]
+    if settings.pipeline is not None:
+        engines = [one.engine for one in settings.pipeline.models if one.engine is not None] or engines
+    engine = next((one for one in engines if one.precision != "f32"), engines[0])
+    return engine.name, engine.precision
 
 
 def entry_of(setting: str) -> dict[str, Any]:

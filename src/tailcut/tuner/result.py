@@ -12,7 +12,7 @@ from tailcut.runtime.settings import Settings
 from tailcut.stats import Sample, paired_ratio_interval, percentile, percentile_interval, samples_needed
 from tailcut.tuner.finalists import Predicted, pareto
 from tailcut.tuner.race import QUANTILES, percentiles_ms, pooled, throughput_ratio
-from tailcut.tuner.records import Outcome
+from tailcut.tuner.records import Offer, Outcome, precision_of
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 _SHOWN_ONLY = {"curve", "cost"}  # of an arm: not kept in the profile
@@ -57,6 +57,9 @@ def result(
         "verification": _verification(
             outcome, objective.get("seed", 0), objective.get("slo_ms"), objective.get("memory_bytes")
         ),
+        "unchanged": outcome.unchanged,
+        "tie_break": _tie_break(outcome),
+        "offers": [_offer(one, outcome.base) for one in outcome.offers],
         "retune": _retune(outcome),
         "accuracy": _accuracy(outcome, objective.get("metric")),
         "quantized": None if outcome.copy is None else outcome.copy.as_dict(),
@@ -80,8 +83,9 @@ def evidence(found: Mapping[str, Any]) -> dict[str, Any]:
     }
     if checked is not None:
         for arm in ("baseline", "reference", "tuned"):
+            figures = checked.get(arm) or {}
             kept[arm] = {
-                name: value for name, value in checked[arm].items() if name not in _SHOWN_ONLY and value is not None
+                name: value for name, value in figures.items() if name not in _SHOWN_ONLY and value is not None
             }
         for name in ("p99_ratio", "tail_ratio", "throughput_ratio", "cpu_ratio", "reference_p99_ratio", "highest_rate"):
             if checked[name] is not None:
@@ -99,12 +103,12 @@ def _verification(outcome: Outcome, seed: int, slo_ms: float | None, memory_byte
     if not outcome.arms:
         return None
     arms = outcome.arms
-    tuned, baseline, reference = arms["tuned"], arms["baseline"], arms["reference"]
-    against = {"p99_ratio": baseline, "reference_p99_ratio": reference}
+    tuned, baseline = arms["tuned"], arms["baseline"]
+    against = {"p99_ratio": baseline}
     speed = throughput_ratio(tuned, baseline)
     found: dict[str, Any] = {name: arm_record(run, outcome.rate) for name, run in arms.items()}
-    if "previous" in arms:
-        against["previous_p99_ratio"] = arms["previous"]
+    against |= {f"{name}_p99_ratio": arms[name] for name in ("reference", "previous") if name in arms}
+    found["reference_p99_ratio"] = None
     for name, other in against.items():
         known = min(len(tuned.latencies), len(other.latencies)) >= samples_needed(0.99)
         found[name] = interval_record(pooled(tuned, other, 0.99, seed)) if known else None
@@ -158,6 +162,40 @@ def _cpu_ratio(tuned: ArmRuns, baseline: ArmRuns) -> dict[str, float] | None:
     return interval_record(paired_ratio_interval(costs[0], costs[1]))
 
 
+def _tie_break(outcome: Outcome) -> dict[str, Any] | None:
+    """Why one of several configurations was chosen that were equal by the objective; None where there was no tie."""
+    tie = outcome.tie_break
+    if tie is None:
+        return None
+    return {
+        "chosen": tie.chosen.describe(outcome.base),
+        "reason": tie.reason,
+        "equals": [
+            {
+                "setting": one.settings.describe(outcome.base),
+                "alone_ms": _rounded(one.alone_ms),
+                "cpu_us": None if one.cpu_us is None else round(one.cpu_us, 2),
+                "memory_bytes": one.memory_bytes,
+            }
+            for one in tie.equals
+        ],
+    }
+
+
+def _offer(offer: Offer, base: Settings) -> dict[str, Any]:
+    """What a looser `--accuracy` would bring."""
+    found, (engine, precision) = offer.accuracy, precision_of(offer.settings)
+    return {
+        "setting": offer.settings.describe(base),
+        "engine": engine,
+        "precision": precision,
+        "p50_ratio": round(offer.p50_ratio, 3),
+        "rate_ratio": round(offer.rate_ratio, 3),
+        "accuracy": offer.bound,
+        **{name: _rounded(getattr(found, name)) for name in ("worst", "top1", "spread", "differing", "value")},
+    }
+
+
 def _retune(outcome: Outcome) -> dict[str, Any] | None:
     """What changed against the profile that was checked again; None where there is none."""
     previous = outcome.previous
@@ -173,13 +211,16 @@ def _retune(outcome: Outcome) -> dict[str, Any] | None:
 
 def _changes(before: Settings, after: Settings) -> dict[str, list[Any]]:
     """The settings that differ, as the value before and after."""
-    old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
-    return {
-        f"{section}.{name}": [value, new[section][name]]
-        for section, values in old.items()
-        for name, value in values.items()
-        if value != new[section][name]
-    }
+    old, new = _flat(before), _flat(after)
+    return {name: [old.get(name), value] for name, value in new.items() if value != old.get(name)}
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    """Every setting by its name; those of a pipeline's steps by the step's."""
+    sections = msgspec.to_builtins(settings)
+    pipeline = sections.pop("pipeline") or {"stages": [], "models": []}
+    sections |= {one["name"]: one for one in pipeline["stages"]} | {one["file"]: one for one in pipeline["models"]}
+    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
 
 
 def _estimated(outcome: Outcome) -> list[dict[str, Any]]:

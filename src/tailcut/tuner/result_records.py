@@ -179,7 +179,6 @@ class Verification(Record, frozen=True):
     """Baseline, reference and tuned settings measured on fresh samples."""
 
     baseline: VerifiedArm
-    reference: VerifiedArm
     tuned: VerifiedArm
     p99_ratio: Interval | None
     reference_p99_ratio: Interval | None
@@ -188,6 +187,7 @@ class Verification(Record, frozen=True):
     cpu_ratio: Interval | None
     throughput_ratio: Interval | None
     highest_rate: HighestRate | None
+    reference: VerifiedArm | UnsetType = UNSET  # of a pipeline there is none
     previous: VerifiedArm | UnsetType = UNSET
     previous_p99_ratio: Interval | UnsetType | None = UNSET
     memory_within: bool | UnsetType = UNSET
@@ -201,6 +201,39 @@ class Retune(Record, frozen=True):
     after: str
     changed: dict[str, tuple[Any, Any]]  # the value before and after
     wrong: str | None
+
+
+class EqualConfiguration(Record, frozen=True):
+    """One of several configurations that are equal by the objective."""
+
+    setting: str
+    alone_ms: float | None
+    cpu_us: float | None
+    memory_bytes: int | None
+
+
+class TieBreakResult(Record, frozen=True):
+    """Which of them was chosen, and why."""
+
+    chosen: str
+    reason: str
+    equals: list[EqualConfiguration]
+
+
+class OfferResult(Record, frozen=True):
+    """Settings that a looser `--accuracy` would accept; ratios are expected ones, to the tuned settings."""
+
+    setting: str
+    engine: str
+    precision: str
+    p50_ratio: float
+    rate_ratio: float
+    accuracy: float  # that accepts them
+    worst: float | None
+    top1: float | None
+    spread: float | None
+    differing: float | None
+    value: float | None
 
 
 class WorstRow(Record, frozen=True):
@@ -258,6 +291,9 @@ class TuneResult(Record, frozen=True):
     reused_estimates: int
     noise: NoiseResult | None
     verification: Verification | None
+    unchanged: bool  # nothing was kept
+    tie_break: TieBreakResult | None
+    offers: list[OfferResult]
     retune: Retune | None
     accuracy: AccuracyResult | None
     quantized: Quantized | None
@@ -343,6 +379,7 @@ class ComparedProfile(ArmFigures, frozen=True):
     settings: Settings
     right: bool | None
     wrong: str | None
+    unchanged: bool  # the same settings as the first profile
     ratios: dict[str, Interval]
     throughput_ratio: Interval | None
     verdict: Verdict | None

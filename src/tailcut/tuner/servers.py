@@ -32,6 +32,7 @@ class Servers:
         spec: its signature.
         requests: what clients send.
         samples: kinds of requests in the data, with which servers warm up.
+        base: the profile of a pipeline as it is written; None for a model.
     """
 
     def __init__(
@@ -40,13 +41,15 @@ class Servers:
         spec: ModelSpec,
         requests: Sequence[Mapping[str, np.ndarray]],
         samples: tuple[SampleRequest, ...] = (),
+        base: Profile | None = None,
     ) -> None:
         self.samples = samples
+        self._base = base
         self._model = model
         self._spec = spec
         self._requests = requests[:_PAYLOADS]
         self._running: dict[Settings, ServedProfile] = {}
-        self._launched: set[Settings] = set()  # of these, those that nobody waited for yet
+        self._launched: set[Settings] = set()  # of these, those that were not waited for yet
         self._started, self._waited_s = 0, 0.0
         self._begun: dict[Settings, float] = {}
         self._took_s: dict[Settings, float] = {}  # to start, others beside it or not
@@ -108,7 +111,9 @@ class Servers:
         return len({_key(one) for one in settings} - set(self._running))
 
     def profile(self, settings: Settings) -> Profile:
-        """A profile of the model with these settings."""
+        """A profile of the model, or the pipeline, with these settings."""
+        if self._base is not None:
+            return msgspec.structs.replace(self._base, settings=settings)
         profile = Profile.of_model(self._model, settings, self._spec.name)
         profile = msgspec.structs.replace(profile, samples=self.samples)
         copy = self.copies.get(settings.engine.name) if settings.engine.precision == "int8_static" else None

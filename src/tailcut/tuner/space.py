@@ -17,6 +17,7 @@ from tailcut.machine.allocator import Allocator
 from tailcut.runtime.padding import Lengths, Places
 from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings
 from tailcut.spec import DType, ModelSpec
+from tailcut.tuner.devices import device_choices, made_valid
 
 Wire = Literal["json", "binary", "raw", "shared"]
 Socket = Literal["tcp", "unix"]
@@ -65,6 +66,7 @@ class Facts:
         nodes: NUMA nodes among them; 1 where a quota limits it.
         engines: that compute files of this kind.
         compiler: whether there is a C++ compiler, which PyTorch compiles programs with.
+        device: where the model is computed; configurations of the CPU are not tried beside those of a device.
     """
 
     spec: ModelSpec
@@ -90,6 +92,7 @@ class Facts:
     nodes: int = 1
     engines: tuple[str, ...] = ("onnxruntime", "openvino")
     compiler: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
@@ -102,6 +105,14 @@ def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
 
 def engine_choices(facts: Facts) -> list[EngineOptions]:
     """Engines, precisions, threads and instances: what is measured in process; each kind's first ones come first."""
+    if facts.device == "cuda":
+        base = EngineOptions(
+            name=facts.engines[0],  # type: ignore[arg-type]
+            u8_input=facts.u8_input,
+            outputs=facts.outputs,
+            fixed_dims=facts.fixed_dims,
+        )
+        return list(device_choices(base, lower=facts.lower_precision, convolutions=facts.convolutions))
     shapes = _thread_shapes(facts)
     if "torch" in facts.engines:
         return list(_torch_choices(facts, shapes))
@@ -154,6 +165,7 @@ def _torch_choices(facts: Facts, shapes: list[tuple[int, int]]) -> Iterator[Engi
             layout=layout,  # type: ignore[arg-type]
             threads=threads,
             instances=count,
+            u8_input=facts.u8_input,
             outputs=facts.outputs,
             fixed_dims=facts.fixed_dims,
         )
@@ -234,9 +246,11 @@ def quickest_wire(facts: Facts) -> Wire:
 
 
 def is_fast(facts: Facts, wire: Wire) -> bool:
-    """Whether compiled code can serve these clients: raw rows, or lists of floats in JSON."""
-    floats = any(tensor.dtype in {DType.FP32, DType.FP64} for tensor in facts.spec.inputs)
-    return wire == "raw" or (wire == "json" and floats)
+    """Whether compiled code can serve these clients: rows of one input, or lists of floats in JSON."""
+    inputs = facts.spec.inputs
+    rows = facts.spec.fixed_rows and len(inputs) == 1 and inputs[0].dtype is not DType.BOOL
+    floats = any(tensor.dtype in {DType.FP32, DType.FP64} for tensor in inputs)
+    return wire != "shared" and (rows or (wire == "json" and floats))
 
 
 def paddings_of(facts: Facts) -> list[PaddingSettings]:
@@ -275,6 +289,7 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "batching.max_queue_delay_us",
         "batching.bind",
         "batching.padding",
+        "engine.cuda",
         "engine.graph",
         "engine.outputs",
         "engine.fixed_dims",
@@ -288,6 +303,7 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "engine.pinning",
         "engine.numa",
         "batching.dispatch",
+        "batching.second",
         "io.busy_poll_us",
         "io.own_core",
         "io.workers",
@@ -332,6 +348,8 @@ def with_fields(settings: Settings, other: Settings, fields: tuple[str, ...]) ->
         settings = changed(settings, engine={"instances": 1})
     if settings.batching.dispatch == "inline" and settings.batching.max_queue_delay_us:
         settings = changed(settings, batching={"max_queue_delay_us": 0})
-    if settings.engine.name not in {"openvino", "torch"} and settings.engine.precision in {"bf16", "f16"}:
+    settings = made_valid(settings)
+    on_cpu = settings.engine.device == "cpu"
+    if on_cpu and settings.engine.name not in {"openvino", "torch"} and settings.engine.precision in {"bf16", "f16"}:
         settings = changed(settings, engine={"precision": "f32"})
     return settings

@@ -20,6 +20,7 @@ from tailcut.tuner.racing import LEAST_BLOCK_S, Load
 from tailcut.tuner.records import Outcome
 from tailcut.tuner.traffic import Traffic
 
+LEAST_S = 15.0  # that both headlines take of a quick model
 _ROUNDS, _ROUND_S = 20, 1.5  # as planned; fewer and longer ones where each has less time than that
 _FEWEST_ROUNDS, _MOST_ROUNDS = 8, 40  # where they take longer than planned, and where they do not
 _SELDOM = 5  # rounds from one closed block to the next, at most

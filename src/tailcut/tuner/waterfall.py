@@ -1,22 +1,79 @@
-"""What each rung does on the way from the baseline to the winner, as cumulative settings measured in turns."""
+"""What each rung does on the way from the baseline to the winner, as cumulative settings measured in turns.
+
+A rung that makes things worse leaves the winner.
+"""
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from tailcut.lab.record import interval_record
 from tailcut.lab.trial import ArmRuns, closed_block, open_block
 from tailcut.runtime.settings import Settings
+from tailcut.stats import Verdict
 from tailcut.tuner.budget import Plan
+from tailcut.tuner.events import CandidateDone, Phase, RungDone, RungStarted
 from tailcut.tuner.race import judged, percentiles_ms, ratios
 from tailcut.tuner.records import Outcome, entry_of
 from tailcut.tuner.servers import Servers
+from tailcut.tuner.session import Session
 
 _BLOCK_SAMPLES = 120  # of an open block: enough for a p99 of its own
 _LEAST_BLOCK_S = 0.12
 _FEWEST, _MOST = 3, 24  # rounds
+UNCHANGED = "unchanged: the winner has the baseline's settings of this rung"
+
+
+class Rungs(Protocol):
+    """What there is to choose from, as far as its rungs are concerned."""
+
+    def steps(self, winner: Settings) -> Sequence[Settings]:
+        """The baseline with the winner's settings of the rungs, one rung more in each."""
+
+    def without(self, winner: Settings, rung: str) -> Settings:
+        """The winner with the baseline's settings of one rung."""
+
+
+def explain(session: Session, space: Rungs, is_better: Callable[[Settings, Settings], bool]) -> None:
+    """Measure what each rung does on the way to the winner; one that makes things worse leaves it.
+
+    Args:
+        session: its outcome has the winner.
+        space: has the rungs.
+        is_better: judges settings beside others, on the real server.
+    """
+    session.tell(Phase("measuring what each rung does on the way to the winner"))
+    base, outcome, servers = session.base, session.outcome, session.servers
+    steps = [base, *space.steps(outcome.settings)]
+    starting_s = servers.start_s * servers.count_new(steps)
+    if time.monotonic() + starting_s > session.plan.rungs_until:
+        words = "not measured on its own: there was no time left"
+        if starting_s >= 1:
+            words = f"not measured on its own: starting the servers takes {starting_s:.0f} s, and the budget has less"
+        for record in outcome.rungs:
+            record.note = words
+            session.tell(RungDone(record.name, None, words))
+        return
+    runs = waterfall(servers, steps, outcome, session.racing.load.block_s, session.plan)
+    servers.keep(base, outcome.settings)
+    for record, before, after in zip(outcome.rungs, steps, steps[1:], strict=False):
+        session.tell(RungStarted(record.name, 1))
+        if before == after:
+            record.note = UNCHANGED
+        else:
+            entry = effect(before, after, runs)
+            session.journal.add("rung", after, rung=record.name, verdict=entry["verdict"], reason=entry["reason"])
+            without = space.without(outcome.settings, record.name)
+            if entry["verdict"] == Verdict.WORSE.value and is_better(without, outcome.settings):
+                outcome.settings = without
+                entry["reason"] += "; taken out of the winner"
+            else:
+                record.kept.append(entry["setting"])
+            record.candidates.insert(0, entry)
+            session.tell(CandidateDone(record.name, entry))
+        session.tell(RungDone(record.name, " + ".join(record.kept) or None, record.note))
 
 
 def waterfall(

@@ -9,6 +9,7 @@ _STEP_BYTES = 128 * 1024  # inflated between two pauses: a third of a millisecon
 _FREED_BYTES = 2 << 20
 _INPUT_BYTES = 16 * 1024  # zlib hands back what it has not used, so it is given a little at a time
 AUTO = 47  # wbits: gzip or zlib, by the first bytes
+WBITS = {"gzip": AUTO, "deflate": zlib.MAX_WBITS}  # of the content codings of HTTP
 
 
 def inflate_in_steps(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from tailcut.runtime.tracing.attribution import explain
 from tailcut.runtime.tracing.timeline import MARKS, STAGES, Event
@@ -37,17 +38,17 @@ def trail(count: int = 2000, *, every: int = 50, compute_us: float = 200, **slow
 def test_a_stage_is_named(stage: str, words: str) -> None:
     """The stage in which slow requests lost their time, with its share and advice."""
     found = explain(trail(**{stage: 5000}))
-    assert found["cause"]["name"] == stage
-    assert found["cause"]["share"] > 0.95
-    assert words in found["verdict"]
-    assert found["stages"][stage]["slowest_us"] > 5000 > found["stages"][stage]["median_us"]
+    assert found.cause.name == stage
+    assert found.cause.share > 0.95
+    assert words in found.verdict
+    assert found.stages[stage].slowest_us > 5000 > found.stages[stage].median_us
 
 
 def test_shares_add_up() -> None:
     """The stages' shares of the time above the median are all of it."""
     found = explain(trail(queue=3000, compute=1000))
-    assert sum(stage["share"] for stage in found["stages"].values()) == pytest.approx(1.0, abs=0.01)
-    assert found["total_us"]["p50"] < found["total_us"]["p99"]
+    assert sum(stage.share for stage in found.stages.values()) == pytest.approx(1.0, abs=0.01)
+    assert found.total_us.p50 < found.total_us.p99
 
 
 @pytest.mark.parametrize("kind", ["gc", "throttled", "loop_stall", "page_fault"])
@@ -57,9 +58,9 @@ def test_what_coincided_is_named(kind: str) -> None:
     slow = records[::50]
     events = [Event(kind, int(row[0]) + MS, int(row[0]) + 8 * MS, 7 * MS) for row in slow]
     found = explain(records, events)
-    assert found["cause"]["name"] == kind
-    assert found["coincided"][kind]["slowest_hit"] == 1.0
-    assert found["worst"][0]["coincided"] == [kind]
+    assert found.cause.name == kind
+    assert found.coincided[kind].slowest_hit == 1.0
+    assert found.worst[0].coincided == [kind]
 
 
 @pytest.mark.parametrize(("kind", "stage"), [("engine_wait", "compute"), ("loop_wait", "deliver")])
@@ -67,9 +68,9 @@ def test_waiting_for_a_cpu_counts_where_it_was_needed(kind: str, stage: str) -> 
     """A worker's wait explains computing, the loop's wait what follows it; neither explains the other."""
     records = trail(**{stage: 8000})
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
-    assert explain(records, [Event(kind, *span, 7 * MS) for span in spans])["cause"]["name"] == "cpu_wait"
+    assert explain(records, [Event(kind, *span, 7 * MS) for span in spans]).cause.name == "cpu_wait"
     other = "loop_wait" if kind == "engine_wait" else "engine_wait"
-    assert explain(records, [Event(other, *span, 7 * MS) for span in spans])["cause"]["name"] == stage
+    assert explain(records, [Event(other, *span, 7 * MS) for span in spans]).cause.name == stage
 
 
 @pytest.mark.parametrize("kind", ["engine_wait", "loop_wait"])
@@ -77,7 +78,7 @@ def test_waiting_for_a_cpu_explains_a_queue(kind: str) -> None:
     """A worker that does not come, and a loop that does not get to wake it."""
     records = trail(queue=8000)
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
-    assert explain(records, [Event(kind, *span, 7 * MS) for span in spans])["cause"]["name"] == "cpu_wait"
+    assert explain(records, [Event(kind, *span, 7 * MS) for span in spans]).cause.name == "cpu_wait"
 
 
 def test_a_quota_is_named_before_the_waiting_that_it_makes() -> None:
@@ -85,16 +86,16 @@ def test_a_quota_is_named_before_the_waiting_that_it_makes() -> None:
     records = trail(compute=8000)
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
     events = [Event("engine_wait", *span, 7 * MS) for span in spans] + [Event("throttled", *s, 3 * MS) for s in spans]
-    cause = explain(records, events)["cause"]
-    assert cause["name"] == "throttled"
-    assert cause["share"] > 0.7
+    cause = explain(records, events).cause
+    assert cause.name == "throttled"
+    assert cause.share > 0.7
 
 
 def test_what_happens_all_the_time_explains_nothing() -> None:
     """Events that overlap the median requests as much as the slow ones are not the cause."""
     records = trail(compute=5000)
     events = [Event("loop_stall", int(row[0]), int(row[0]) + MS, 100 * US) for row in records]
-    assert explain(records, events)["cause"]["name"] == "compute"
+    assert explain(records, events).cause.name == "compute"
 
 
 def test_a_collection_is_named_before_the_stall_that_it_makes() -> None:
@@ -102,7 +103,7 @@ def test_a_collection_is_named_before_the_stall_that_it_makes() -> None:
     records = trail(deliver=8000)
     spans = [(int(row[0]), int(row[0]) + 8 * MS) for row in records[::50]]
     events = [Event(kind, *span, 8 * MS) for span in spans for kind in ("loop_stall", "gc")]
-    assert explain(records, events)["cause"]["name"] == "gc"
+    assert explain(records, events).cause.name == "gc"
 
 
 def test_queueing_behind_large_batches() -> None:
@@ -116,13 +117,13 @@ def test_queueing_behind_large_batches() -> None:
         records[number + 1] = big
         records[number + 1, 0] = records[number + 1, 7] - 300 * US
     found = explain(records, max_batch_size=32)
-    assert found["cause"]["name"] == "queue"
-    assert "queueing behind batches of 32: lower max_batch_size to 8" in found["verdict"]
+    assert found.cause.name == "queue"
+    assert "queueing behind batches of 32: lower max_batch_size to 8" in found.verdict
 
 
 def test_queueing_for_want_of_capacity() -> None:
     """An engine that computes all the time is the limit, and the advice says so."""
-    verdict = explain(trail(queue=6000, compute_us=950), max_batch_size=8)["verdict"]
+    verdict = explain(trail(queue=6000, compute_us=950), max_batch_size=8).verdict
     assert "the engine busy 9" in verdict
     assert "needs capacity" in verdict
 
@@ -132,25 +133,25 @@ def test_larger_batches_that_compute_longer() -> None:
     records = trail(compute=5000)
     records[:, 9] = 3
     records[::50, 9] = 30
-    assert "lower max_batch_size to 3" in explain(records, max_batch_size=32)["verdict"]
+    assert "lower max_batch_size to 3" in explain(records, max_batch_size=32).verdict
 
 
 @pytest.mark.parametrize("count", [0, 1, 49])
 def test_too_few(count: int) -> None:
     """Under fifty requests there is no tail, and no percentile is made up."""
     found = explain(trail(2000)[:count])
-    assert "too few" in found["verdict"]
-    assert found["total_us"]["p99"] is None
-    assert "cause" not in found
+    assert "too few" in found.verdict
+    assert found.total_us.p99 is None
+    assert found.cause is UNSET
 
 
 def test_the_worst_are_shown_one_by_one() -> None:
     """Twenty requests, slowest first, with their moments from their own start."""
-    worst = explain(trail(compute=5000))["worst"]
+    worst = explain(trail(compute=5000)).worst
     assert len(worst) == 20
-    totals = [entry["marks_us"]["written"] for entry in worst]
+    totals = [entry.marks_us["written"] for entry in worst]
     assert totals == sorted(totals, reverse=True)
-    assert set(worst[0]["marks_us"]) == set(MARKS)
+    assert set(worst[0].marks_us) == set(MARKS)
 
 
 def of_process(records: np.ndarray, process: int) -> np.ndarray:
@@ -166,23 +167,23 @@ def test_an_event_costs_its_own_process_only() -> None:
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS, 7 * MS) for row in records[::50]]
     mine = explain(records, [Event("gc", *span, 7) for span in spans])
     others = explain(records, [Event("gc", *span, 8) for span in spans])
-    assert (mine["cause"]["name"], others["cause"]["name"]) == ("gc", "deliver")
-    assert (mine["worst"][0]["coincided"], others["worst"][0]["coincided"]) == (["gc"], [])
+    assert (mine.cause.name, others.cause.name) == ("gc", "deliver")
+    assert (mine.worst[0].coincided, others.worst[0].coincided) == (["gc"], [])
 
 
 def test_two_engines_half_busy_are_not_one_that_is_full() -> None:
     """Capacity is looked at process by process: their engines compute beside each other."""
     one = trail(queue=6000, compute_us=500)
     both = np.concatenate([of_process(one, 7), of_process(one, 8)])
-    assert "bursts" in explain(both)["verdict"]
+    assert "bursts" in explain(both).verdict
 
 
 def test_a_tail_of_one_process_is_told() -> None:
     """Each process's part of the slowest stands beside its part of all; a lopsided tail is in the verdict."""
     found = explain(np.concatenate([of_process(trail(compute=9000), 7), of_process(trail(every=9999), 8)]))
-    assert [(one["process"], one["requests"], one["slowest"]) for one in found["processes"]] == [
+    assert [(one.process, one.requests, one.slowest) for one in found.processes] == [
         (7, 2000, 40),
         (8, 2000, 0),
     ]
-    assert "100 % of the slowest are of process 7, which answered 50 % of all" in found["verdict"]
-    assert "process" not in explain(trail(compute=9000))["verdict"]
+    assert "100 % of the slowest are of process 7, which answered 50 % of all" in found.verdict
+    assert "process" not in explain(trail(compute=9000)).verdict

@@ -71,7 +71,7 @@ def test_a_capacity_is_a_power_of_two() -> None:
 
 
 def test_an_untouched_ring_takes_no_memory() -> None:
-    """Whoever looks into a ring that nobody has written touches one page of it."""
+    """A reader of a ring that was never written touches one page of it."""
     size = Ring.size_bytes(12, 1 << 15)
     descriptor = anonymous_file(size)
     ring = Ring(12, 1 << 15, memoryview(mmap.mmap(descriptor, size)))

@@ -36,7 +36,7 @@ def test_a_reader_goes_on_where_it_stopped() -> None:
 
 
 def test_several_timelines_are_read_by_the_time_of_the_answer() -> None:
-    """Whoever wrote them: the newest records are the last."""
+    """Of several writers too, the newest records are the last."""
     one, other = Timeline(8), Timeline(8)
     fill(one, range(0, 6, 2))
     fill(other, range(1, 6, 2))

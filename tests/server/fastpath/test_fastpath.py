@@ -226,7 +226,7 @@ def test_who_comes_off_has_the_head_of_its_last_request(echo: Path) -> None:
             await client.read()
         assert state.context.counts.fast_path == 1
         connection = next(iter(state.members))
-        state.fast_path.leave(connection)
+        state.fast_path.leave(connection._repeating)
         assert CHANGING.format(9).encode() in connection._wire.head
         for number in range(10, 90):
             row = client.row()
@@ -435,7 +435,7 @@ def test_leaving_with_a_request_that_waits(echo: Path) -> None:
 
 @pytest.mark.parametrize("waiting", [False, True])
 def test_draining_gives_everyone_a_last_answer(echo: Path, waiting: bool) -> None:
-    """Whoever waits for an answer, and whoever asks once more, is told that the connection ends with it."""
+    """Each client that waits for an answer, and each that asks once more, is told that the connection ends with it."""
 
     async def story(state: ServerState) -> None:
         client = await Client(state).connect()

@@ -124,7 +124,7 @@ def test_a_renewal_that_cannot_load_changes_nothing() -> None:
 
 
 def test_a_server_lost_during_its_renewal_is_followed_by_its_successor() -> None:
-    """No third process starts: whoever loads takes the post, and the renewal goes on."""
+    """No third process starts: the worker that loads takes the post, and the renewal goes on."""
     fleet = serving(2)
     fleet.renew(1.0)
     assert fleet.lost(0, 2.0, -9) == []
@@ -140,7 +140,7 @@ def test_a_loader_is_renewed_once_it_serves() -> None:
 
 
 def test_stopping() -> None:
-    """Everybody drains, once; the lost are not followed; the retired are left to finish; the last one ends all."""
+    """Every worker drains, once; the lost are not followed; the retired are left to finish; the last one ends all."""
     fleet = serving(2)
     fleet.renew(1.0)
     fleet.ready(2, 2.0)

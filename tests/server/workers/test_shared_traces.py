@@ -105,14 +105,14 @@ def test_the_command_tells_workers_apart(models: Path, tmp_path: Path) -> None:
         pids = set(workers(server))
         send_to_all(server)
         target = Target(port=server.port)
-        found = {"target": server.url} | while_doing(lambda: send(server, 2000, 16), lambda: watch(target, "mlp", 1.2))
+        found = while_doing(lambda: send(server, 2000, 16), lambda: watch(target, "mlp", 1.2))
         assert server.stop() == 0
-    assert (found["missed"], {one["process"] for one in found["processes"]}) == (0, pids)
+    assert (found.missed, {one.process for one in found.processes}) == (0, pids)
     for written in (explain_markdown(found), render_explain_html(found)):
         assert all(f"process {pid}: " in written for pid in pids)
     traced = trace_events(found)["traceEvents"]
     named = {event["pid"] for event in traced if event["name"] == "process_name"}
-    assert named == {entry["process"] for entry in found["worst"]} == {event["pid"] for event in traced}
+    assert named == {entry.process for entry in found.worst} == {event["pid"] for event in traced}
     assert named <= pids
 
 
@@ -130,7 +130,7 @@ def test_two_models_keep_apart(models: Path, tmp_path: Path) -> None:
 
 
 def test_places_do_not_touch() -> None:
-    """What is written at one place, of one model, is in that ring alone, and in it for everybody."""
+    """What is written at one place, of one model, is in that ring alone, and every worker reads it there."""
     region = TraceRegion.make(3, 2)
     opened = [region.open(place) for place in (1, 2, 3)]
     for place, trails in enumerate(opened, 1):

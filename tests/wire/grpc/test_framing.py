@@ -10,25 +10,27 @@ from tests import frames as h2
 from tailcut.wire.grpc.framing import (
     ANSWER_END,
     ANSWER_HEAD,
+    CALLS,
     CallError,
     CallHead,
+    CallPlan,
     Messages,
     Status,
     error_end,
     percent_encoded,
     prefixed,
-    read_call,
 )
+from tailcut.wire.http2.fields import HeaderBlocks
 
 
 def read(**more: str) -> CallHead:
-    return read_call([(name.encode(), value.encode()) for name, value in h2.fields("/s/m", **more)])
+    return HeaderBlocks(CALLS).request(hpack.Encoder().encode(h2.fields("/s/m", **more)))[0]
 
 
 def test_a_call() -> None:
     """Path, deadline, compression and the metadata that the server looks at."""
     head = read(grpc_timeout="20m", grpc_encoding="gzip", authorization="Bearer x", traceparent="00-1")
-    assert head == CallHead("/s/m", 20_000_000, b"gzip", "Bearer x", "00-1")
+    assert head == CallHead(CallPlan("/s/m", b"gzip", "Bearer x"), 20_000_000, b"00-1")
     assert read().timeout_ns == 0
 
 
@@ -51,20 +53,20 @@ def test_timeouts_that_are_none(said: str) -> None:
 
 def test_what_is_no_call() -> None:
     """Another method or content is refused in HTTP's own words, unknown compression in gRPC's."""
-    fields = [(name.encode(), value.encode()) for name, value in h2.fields()]
+    fields = h2.fields()
     for name, value, status in (
-        (b":method", b"GET", b"405"),
-        (b"content-type", b"text/html", b"415"),
-        (b"content-type", b"application/grpc-web", b"415"),
+        (":method", "GET", b"405"),
+        ("content-type", "text/html", b"415"),
+        ("content-type", "application/grpc-web", b"415"),
     ):
         changed = [(key, value if key == name else old) for key, old in fields]
-        refused = read_call(changed).refused
+        refused = HeaderBlocks(CALLS).request(hpack.Encoder().encode(changed))[0].plan.refused
         assert refused is not None
         assert (b":status", status) in hpack.Decoder().decode(refused, raw=True)
     error = read(grpc_encoding="br").error
     assert error is not None
     assert error.status is Status.UNIMPLEMENTED
-    assert read(content_type="application/grpc+proto").refused is None
+    assert read(content_type="application/grpc+proto").plan.refused is None
 
 
 def test_blocks_of_answers() -> None:

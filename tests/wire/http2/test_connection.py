@@ -18,9 +18,10 @@ from tailcut.wire.http2.connection import (
     Opened,
     Reset,
 )
-from tailcut.wire.http2.fields import BLOCK_BYTES, encode_fields
+from tailcut.wire.http2.fields import BLOCK_BYTES, Reading, encode_fields
 from tailcut.wire.http2.frames import ErrorCode, Http2Error
 
+ALL = Reading(tuple, lambda plan, _: plan)
 ENCODER = hpack.Encoder()  # indexes what it sends, so that the blocks depend on each other
 BLOCKS = [ENCODER.encode(h2.fields("/a")), ENCODER.encode(h2.fields("/b", grpc_timeout="1S"))]
 CONVERSATION = b"".join(
@@ -47,7 +48,7 @@ CONVERSATION = b"".join(
 
 
 def connection(*said: bytes) -> Http2Connection[tuple[tuple[bytes, bytes], ...]]:
-    made = Http2Connection(tuple)
+    made = Http2Connection(ALL)
     made.receive(HELLO + b"".join(said), 0.0)
     while made.pending:
         made.receive(b"", 0.0)
@@ -72,7 +73,7 @@ def refused(data: bytes, made: Http2Connection | None = None) -> ErrorCode:
 
 def test_a_conversation() -> None:
     """Heads, data, ends and resets come out in order; settings and pings are answered without asking."""
-    made = Http2Connection(tuple)
+    made = Http2Connection(ALL)
     events = made.receive(CONVERSATION, 0.0)
     assert paths(events) == [b"/a", b"/b", b"/a"]
     said = [(e.stream, e.data, e.ended) for e in events if isinstance(e, Data)]
@@ -84,13 +85,13 @@ def test_a_conversation() -> None:
 
 def test_every_split() -> None:
     """Cut anywhere, and cut everywhere, a conversation means the same."""
-    whole = Http2Connection(tuple)
+    whole = Http2Connection(ALL)
     expected = whole.receive(CONVERSATION, 0.0), whole.take()
     for at in range(1, len(CONVERSATION)):
-        made = Http2Connection(tuple)
+        made = Http2Connection(ALL)
         events = made.receive(CONVERSATION[:at], 0.0) + made.receive(CONVERSATION[at:], 0.0)
         assert (events, made.take()) == expected
-    made = Http2Connection(tuple)
+    made = Http2Connection(ALL)
     events = [event for at in range(len(CONVERSATION)) for event in made.receive(CONVERSATION[at : at + 1], 0.0)]
     assert (events, made.take()) == expected
 
@@ -176,7 +177,7 @@ def test_what_ends_the_connection(name: str) -> None:
 )
 def test_what_is_no_beginning(data: bytes) -> None:
     """The preface comes first, then SETTINGS."""
-    assert refused(data, Http2Connection(tuple)) is ErrorCode.PROTOCOL_ERROR
+    assert refused(data, Http2Connection(ALL)) is ErrorCode.PROTOCOL_ERROR
 
 
 HEAD = h2.fields()
@@ -427,7 +428,7 @@ def test_whatever_comes(seed: bytes, edits: list[tuple[float, int, bytes]], tail
     for place, gone, new in edits:
         at = int(place * len(seed))
         seed = seed[:at] + new + seed[at + gone :]
-    made = Http2Connection(tuple)
+    made = Http2Connection(ALL)
     try:
         for event in made.receive(seed + tail, 0.0):
             made.send(event.stream, b"\x88", b"answer", b"\x88")

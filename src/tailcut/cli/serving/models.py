@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from tailcut.cli.serving.sources import Source, beside_others
@@ -68,8 +67,8 @@ class ModelLoader:
         from tailcut.machine.affinity import pinned
         from tailcut.server.served_model import ServedModel
 
-        if source.is_pipeline:
-            return self._load_pipeline(source, profile.model.name)
+        if profile.is_of_pipeline:
+            return self._load_pipeline(source, profile)
 
         def reload(models: int) -> "Model":
             with nullcontext() if self.cpus is None else pinned(self.cpus):
@@ -80,16 +79,25 @@ class ModelLoader:
         alone = profile.settings.engine if source.is_bare and not self.measured.has(source) else None
         return ServedModel(model, profile.model.name, source.version, reload, alone)
 
-    def _load_pipeline(self, source: Source, name: str) -> "ServedModel":
+    def _load_pipeline(self, source: Source, profile: "Profile") -> "ServedModel":
         from tailcut.pipelines.loading import parse_path
         from tailcut.pipelines.model import PipelineModel
         from tailcut.server.served_model import ServedModel
 
-        # What the server asks of a model, a pipeline has, too, except rows of a slab, which it says it has none of.
-        open_again = partial(PipelineModel.open, source.path, limits=self.limits)
-        model = cast("Model", open_again())
-        folder = parse_path(source.path).file.parent
-        return ServedModel(model, name, source.version, lambda _: cast("Model", open_again()), sources=folder)
+        def open_pipeline(profile: "Profile") -> "Model":
+            pipeline = PipelineModel.of_profile(profile, limits=self.limits)
+            try:
+                profile.check_signature(pipeline.spec)
+            except BaseException:
+                pipeline.close()
+                raise
+            # What the server asks of a model, a pipeline has, too, except rows of a slab, which it says it has none of.
+            return cast("Model", pipeline)
+
+        model = open_pipeline(profile)
+        folder = parse_path(profile.model.path).file.parent
+        name, version = profile.model.name, source.version
+        return ServedModel(model, name, version, lambda _: open_pipeline(self.read(source)), sources=folder)
 
     def _open(self, source: Source, profile: "Profile", models: int) -> "Model":
         model = self.measured.opener(source)(beside_others(profile, source, models), limits=self.limits)

@@ -63,7 +63,7 @@ def need_grpc() -> None:
 
     from tailcut.errors import UsageError
 
-    if not all(find_spec(name) for name in ("hpack", "google", "google.protobuf")):
+    if not all(find_spec(name) for name in ("google", "google.protobuf")):
         raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailcut.cli.choices import BatchingChoice, DeviceChoice
+from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 
 if TYPE_CHECKING:
     from tailcut.engines.base import EngineOptions
@@ -58,7 +58,7 @@ class Source:
     @property
     def is_pipeline(self) -> bool:
         """Whether it is a Python file and a variable in it."""
-        from tailcut.runtime.model import is_pipeline
+        from tailcut.runtime.profile import is_pipeline
 
         return is_pipeline(self.path)
 
@@ -89,12 +89,14 @@ def need_sources(sources: Sequence[Source], repository: Path | None) -> None:
         )
 
 
-def trust_programs(sources: Sequence[Source]) -> None:
-    """Let the PyTorch programs of these SOURCEs be loaded, even if they could run code of their own."""
+def trust_programs(sources: Sequence[Source], repository: Path | None) -> None:
+    """Let PyTorch files of these SOURCEs and of a repository be loaded, even if they could run code of their own."""
     from tailcut.engines.trust import trust
     from tailcut.runtime.model import is_profile
     from tailcut.runtime.profile import Profile
 
+    if repository is not None:
+        trust(repository)
     for path in [Path(source.path) for source in sources]:
         trust(Path(Profile.load(path).model.path) if is_profile(path) else path)
 
@@ -126,6 +128,7 @@ class SourceReader:
         worker: this process, where it is one of several; only the first of them logs.
         max_batch_size, batching, device: replace the profile's where they are not None.
         accept_model_change: take a model file with another content than its profile's.
+        also_cpu: what the CPU computes beside a device.
     """
 
     worker: "Worker | None"
@@ -133,6 +136,7 @@ class SourceReader:
     batching: BatchingChoice | None
     device: DeviceChoice | None
     accept_model_change: bool
+    also_cpu: AlsoCpuChoice | None = None
 
     def read(self, source: Source) -> "Profile":
         """The profile of a SOURCE as served alone.
@@ -147,11 +151,14 @@ class SourceReader:
         from tailcut.machine.quota import usable_cpus
         from tailcut.runtime.fit import fit_to_machine
         from tailcut.runtime.profile import with_batching
+        from tailcut.runtime.second import with_cpu
 
         worker = self.worker
         profile = self._stored(source)
         if self.device is not None:
             profile = _with_engine(profile, msgspec.structs.replace(profile.settings.engine, device=self.device.value))
+        if self.also_cpu is not None:
+            profile = with_cpu(profile, self.also_cpu.value)
         if worker is not None and not profile.settings.engine.threads:  # by default an engine would use every CPU
             engine = profile.settings.engine
             threads = max(1, worker.cpus // engine.instances)

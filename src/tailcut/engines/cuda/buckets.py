@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from tailcut.errors import CapacityError
 
+LARGEST = 1024  # rows of the largest bucket
+
 
 @dataclass(frozen=True, slots=True)
 class Buckets:

@@ -1,15 +1,22 @@
 """What the engine asks of a device: copies, graphs and waiting, on streams of their own."""
 
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.staging import WAITS, State
-from tailcut.errors import EngineError, UnsupportedError
+from tailcut.errors import UnsupportedError
 
 Step = Callable[[], None]
+_ORDER = (State.FREE, State.COPYING_IN, State.COMPUTING, State.COPYING_OUT)
+_SWITCH = threading.Lock()
 _WARM_UP = 3  # calls before a graph is captured, as PyTorch's documentation has it
 
 
@@ -27,18 +34,28 @@ class Device(Protocol):
     def wait(self, events: dict[State, Any]) -> None:
         """Wait until the output has arrived."""
 
+    def elapsed_us(self, events: dict[State, Any]) -> tuple[float, float, float]:
+        """Of what has been waited for: the time of copying in, computing and copying out, by the device's own clock.
+
+        Each begins where the step before it has ended, so waiting for a stream that is busy counts.
+        """
+
     def pin(self, array: np.ndarray) -> None:
         """Have copies from and to an array's memory run beside everything else."""
 
     def recover(self) -> None:
-        """Wait for everything and give back what is cached, after a failure."""
+        """Wait for everything and give back what is cached, after a failure.
+
+        Raises:
+            DeviceLostError: it computes nothing more.
+        """
 
 
 class Cuda:
     """A CUDA device."""
 
     def __init__(self, index: int = 0) -> None:
-        reason = missing()
+        reason = missing(index)
         if reason:
             raise UnsupportedError(reason)
         self.name = torch.device("cuda", index)
@@ -49,11 +66,12 @@ class Cuda:
         """See `Device.enqueue`."""
         stream, before = self._streams[state], WAITS[state]
         with torch.cuda.stream(stream):
-            if before is not None:
+            if before is None:
+                self._mark(events, State.FREE, stream)
+            else:
                 stream.wait_event(events[before])
             step()
-            event = events.setdefault(state, torch.cuda.Event())
-            event.record(stream)
+            self._mark(events, state, stream)
 
     def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Step, Sequence[Any]]:
         """See `Device.capture`; a graph has memory of its own, which later graphs do not share."""
@@ -71,6 +89,11 @@ class Cuda:
         """See `Device.wait`."""
         events[State.COPYING_OUT].synchronize()
 
+    def elapsed_us(self, events: dict[State, Any]) -> tuple[float, float, float]:
+        """See `Device.elapsed_us`."""
+        first, second, third = (1e3 * events[before].elapsed_time(events[after]) for before, after in pairwise(_ORDER))
+        return first, second, third
+
     def pin(self, array: np.ndarray) -> None:
         """See `Device.pin`; the whole memory that an array is a part of, once."""
         root = array
@@ -87,7 +110,12 @@ class Cuda:
             torch.cuda.synchronize(self.name)
             torch.cuda.empty_cache()
         except RuntimeError as error:
-            raise EngineError(f"the CUDA device is lost: {str(error).splitlines()[0]}") from None
+            raise device_error(error, "PyTorch") from None
+
+    @staticmethod
+    def _mark(events: dict[State, Any], state: State, stream: Any) -> None:
+        event = events[state] = torch.cuda.Event(enable_timing=True)
+        event.record(stream)
 
 
 class StandIn:
@@ -100,8 +128,10 @@ class StandIn:
         before = WAITS[state]
         if before is not None:
             assert before in events  # noqa: S101  what a stream would wait for
+        else:
+            events[State.FREE] = time.perf_counter_ns()
         step()
-        events[state] = True
+        events[state] = time.perf_counter_ns()
 
     def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Step, Sequence[Any]]:
         """See `Device.capture`."""
@@ -117,6 +147,11 @@ class StandIn:
     def wait(self, events: dict[State, Any]) -> None:
         """See `Device.wait`."""
 
+    def elapsed_us(self, events: dict[State, Any]) -> tuple[float, float, float]:
+        """See `Device.elapsed_us`."""
+        first, second, third = ((events[after] - events[before]) / 1e3 for before, after in pairwise(_ORDER))
+        return first, second, third
+
     def pin(self, array: np.ndarray) -> None:
         """See `Device.pin`."""
 
@@ -124,10 +159,29 @@ class StandIn:
         """See `Device.recover`."""
 
 
-def missing() -> str:
-    """Why there is no CUDA device here, in one line; "" where there is one."""
+@contextmanager
+def products_in(*, tf32: bool) -> Iterator[None]:
+    """Have float32 products and convolutions that are launched or captured meanwhile multiply in tf32, or not.
+
+    PyTorch has one switch for the process, which is off for products and on for convolutions, so it is held.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    with _SWITCH:
+        before = matmul.allow_tf32, cudnn.allow_tf32
+        matmul.allow_tf32 = cudnn.allow_tf32 = tf32
+        try:
+            yield
+        finally:
+            matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def missing(index: int = 0) -> str:
+    """Why there is no such CUDA device here, in one line; "" where there is one."""
     if torch.version.cuda is None:
         return f"device cuda: PyTorch {torch.__version__} is built without CUDA: install a CUDA build from pytorch.org"
     if not torch.cuda.is_available():
         return "device cuda: no CUDA device is visible: look at nvidia-smi, CUDA_VISIBLE_DEVICES and the driver"
+    count = torch.cuda.device_count()
+    if index >= count:
+        return f"device cuda: there is no device {index}: engine.cuda.index is 0 to {count - 1}"
     return ""

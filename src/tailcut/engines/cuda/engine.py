@@ -6,6 +6,7 @@ one before it and the output of the one before that overlap. Batches wait for ea
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ import torch
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
-from tailcut.engines.cuda.buckets import Buckets, GraphKey
-from tailcut.engines.cuda.device import Cuda, Device
+from tailcut.engines.cuda.buckets import LARGEST, Buckets, GraphKey
+from tailcut.engines.cuda.device import Cuda, Device, products_in
+from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.staging import Slot, State
+from tailcut.engines.files import FileKind, kind_of
+from tailcut.engines.phases import PhaseTimes
 from tailcut.engines.torch import passes
 from tailcut.engines.torch.engine import as_array, as_tensor
-from tailcut.engines.torch.program import Program, read_program, short
-from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
+from tailcut.engines.torch.program import Program, read_program
+from tailcut.errors import ModelFileError, ReleasedError, TailcutError, UnsupportedError
 
 _LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
-_LARGEST = 1024  # rows of the largest bucket
 _MOST_GRAPHS = 64  # of one engine; further shapes are computed without a graph
 
 
@@ -34,11 +37,16 @@ class CudaEngine:
     def __init__(
         self, path: Path, options: EngineOptions, name: str | None = None, device: Device | None = None
     ) -> None:
-        if options.precision not in {"f32", *_LOWER}:
-            raise UnsupportedError(f"device cuda has no precision {options.precision}: use f32, bf16 or f16")
+        if options.precision not in {"f32", "tf32", *_LOWER}:
+            raise UnsupportedError(f"device cuda has no precision {options.precision}: use f32, tf32, bf16 or f16")
+        if kind_of(path) is FileKind.SCRIPT:
+            raise UnsupportedError(
+                f"{path}: TorchScript is computed on the CPU: export it with torch.export.save (.pt2)"
+            )
         if options.compiler != "eager":
             raise UnsupportedError("device cuda computes by captured graphs: use compiler 'eager'")
-        self._device = device or Cuda()
+        self._device = device or Cuda(options.cuda.index)
+        self.phases = PhaseTimes()
         self.options = options
         program = read_program(path, options, name)
         self.spec, self.hints = program.spec, program.hints
@@ -47,7 +55,7 @@ class CudaEngine:
             self._module = self._on_device(program)
         except torch.cuda.OutOfMemoryError:
             raise ModelFileError(f"{path}: the device's memory has no room for the model") from None
-        self._buckets = Buckets.up_to(_LARGEST)
+        self._buckets = Buckets.up_to(LARGEST)
         self._graphs: dict[GraphKey, tuple[Callable[[], None], Sequence[Any]]] = {}
         self._memory: dict[GraphKey, list[Any]] = {}
         self._capturing = threading.Lock()
@@ -92,13 +100,13 @@ class CudaEngine:
         try:
             with torch.inference_mode():
                 return self._staged(slot, ins, outs)
-        except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:  # PyTorch's own are of this kind, the one for no memory too
+            if isinstance(error, TailcutError):
+                raise
             if slot.state is not State.FREE:
                 slot.move(State.LOST)
             self._device.recover()
-            full = isinstance(error, torch.cuda.OutOfMemoryError)
-            reason = "the device's memory is full: use smaller batches or fewer instances" if full else short(error)
-            raise EngineError(f"PyTorch failed on the device: {reason}") from None
+            raise device_error(error, "PyTorch") from None
         finally:
             if slot.state is State.LOST:
                 slot.move(State.FREE)
@@ -117,6 +125,7 @@ class CudaEngine:
             self._memory[key] = memory
         events: dict[State, Any] = {}
         end = slot.stale(key, rows)
+        began = time.perf_counter_ns()
         slot.move(State.COPYING_IN)
         self._device.enqueue(State.COPYING_IN, events, lambda: _fill(memory, ins, rows, end))
         slot.move(State.COMPUTING)
@@ -126,7 +135,10 @@ class CudaEngine:
         kept = [result[:rows] if rows else result for result in results]
         targets = outs or [torch.empty(one.shape, dtype=one.dtype) for one in kept]
         self._device.enqueue(State.COPYING_OUT, events, lambda: _copy(targets, kept))
+        launch_us = (time.perf_counter_ns() - began) / 1e3
         self._device.wait(events)
+        copy_in_us, compute_us, copy_out_us = self._device.elapsed_us(events)
+        self.phases.record(copy_in_us, launch_us, compute_us, copy_out_us)
         slot.move(State.FREE)
         return targets
 
@@ -139,8 +151,22 @@ class CudaEngine:
                 if len(self._graphs) >= _MOST_GRAPHS:
                     self._graphs.clear()
                 arguments = self._arguments(program, memory)
-                graph = self._graphs[key] = self._device.capture(lambda: self._module(*arguments))
+                graph = self._graphs[key] = self._captured(lambda: self._module(*arguments))
         return graph
+
+    def _captured(self, compute: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
+        """A graph, or what launches operator after operator; the kernels are those of the precision."""
+        tf32 = self.options.precision == "tf32"
+        if self.options.cuda.graphs:
+            with products_in(tf32=tf32):
+                return self._device.capture(compute)
+        results: list[Any] = []
+
+        def launch() -> None:
+            with products_in(tf32=tf32):
+                results[:] = compute()
+
+        return launch, results
 
     @staticmethod
     def _arguments(program: Program, memory: Sequence[Any]) -> list[Any]:
@@ -158,6 +184,8 @@ class CudaEngine:
 
             moved = move_to_device_pass(moved, str(self._device.name))
         module = passes.flat(moved, program.outputs)
+        if self.options.u8_input is not None:
+            module = passes.pixels(module, self.options.u8_input)
         if self.options.layout == "channels_last":
             module = passes.channels_last(module)
         if self.options.precision in _LOWER:

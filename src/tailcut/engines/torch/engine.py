@@ -47,11 +47,13 @@ class TorchEngine:
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         _check_options(options)
         self.options = options
-        self._use_threads()
+        use_threads(self.options.threads)
         program = read_program(path, options, name)
         self.spec, self.hints = program.spec, program.hints
         self._program: Program | None = program
         module = passes.flat(program.exported, program.outputs)
+        if options.u8_input is not None:
+            module = passes.pixels(module, options.u8_input)
         if options.layout == "channels_last":
             module = passes.channels_last(module)
         if options.precision in _LOWER:
@@ -73,7 +75,7 @@ class TorchEngine:
         def call(_keep: object = keep) -> None:
             if self._program is None:
                 raise ReleasedError("the engine was closed")
-            self._use_threads()
+            use_threads(self.options.threads)
             try:
                 with torch.inference_mode():
                     if write is not None:
@@ -81,7 +83,7 @@ class TorchEngine:
                         return
                     results = compute(*ins)
                     for name, out, result in zip(names, outs, results, strict=True):
-                        _copy(name, out, result)
+                        copy_output(name, out, result)
             except TailcutError:
                 raise
             except Exception as error:  # noqa: BLE001  PyTorch's errors share no base
@@ -92,7 +94,7 @@ class TorchEngine:
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
         program = self._open()
-        self._use_threads()
+        use_threads(self.options.threads)
         held = [np.require(inputs[tensor.name], requirements=["C", "W"]) for tensor in self.spec.inputs]
         # Made outside of inference mode, as in bind: compiled code is told apart by it, and would be compiled anew.
         arguments = self._arguments(program, list(map(as_tensor, held)))
@@ -153,13 +155,6 @@ class TorchEngine:
             arguments[place] = value
         return arguments
 
-    def _use_threads(self) -> None:
-        """PyTorch keeps a count for each thread that calls it."""
-        count = self.options.threads
-        if count and getattr(_THREADS, "count", 0) != count:
-            torch.set_num_threads(count)
-            _THREADS.count = count
-
     def _open(self) -> Program:
         if self._program is None:
             raise ReleasedError("the engine was closed")
@@ -172,10 +167,18 @@ def _check_options(options: EngineOptions) -> None:
         raise UnsupportedError(f"torch has no precision {precision}: use f32 or bf16, or convert the program to ONNX")
     if precision in _FLAGS and not _FLAGS[precision] & isa_flags():
         raise UnsupportedError(f"this processor has no {precision} instructions: use precision f32")
-    if options.u8_input is not None:
-        raise UnsupportedError("torch takes no u8_input: put the normalisation into the program")
-    if options.compiler == "aot_inductor" and (precision != "f32" or options.layout == "channels_last"):
-        raise UnsupportedError("compiler 'aot_inductor' has precision f32 and the program's own layout: use 'inductor'")
+    own = (precision, options.layout == "channels_last", options.u8_input)
+    if options.compiler == "aot_inductor" and own != ("f32", False, None):
+        raise UnsupportedError(
+            "compiler 'aot_inductor' has precision f32, the program's own layout and no u8_input: use 'inductor'"
+        )
+
+
+def use_threads(count: int) -> None:
+    """PyTorch keeps a count for each thread that calls it."""
+    if count and getattr(_THREADS, "count", 0) != count:
+        torch.set_num_threads(count)
+        _THREADS.count = count
 
 
 def as_tensor(array: np.ndarray) -> Any:
@@ -197,7 +200,7 @@ def as_array(spec: TensorSpec, result: Any) -> np.ndarray:
     return array
 
 
-def _copy(name: str, row: Any, result: Any) -> None:
+def copy_output(name: str, row: Any, result: Any) -> None:
     """Copy an output into its row; PyTorch itself would repeat a smaller one."""
     if result.shape != row.shape:
         raise EngineError(f"output {name!r} has the shape {list(result.shape)}, not {list(row.shape)}")

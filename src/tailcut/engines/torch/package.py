@@ -1,6 +1,6 @@
 """Programs compiled ahead of time: a library for each program, kept in the user's cache and loaded again.
 
-The library is code, so it is only ever loaded from a folder that nobody else can write to.
+The library is code, so it is only ever loaded from a folder that no other user can write to.
 """
 
 import hashlib

@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from tailcut.engines.base import U8Input
+from tailcut.engines.channels import per_channel
+
+PIXEL_DTYPES = frozenset({torch.float32, torch.float16})  # of inputs that may be taken as uint8
 # Operators that gain from lower precision; what lies between them stays in float32, as `torch.autocast` has it.
 _PRODUCTS = frozenset(
     [
@@ -67,6 +71,39 @@ def lowered(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     _drop_unread(module)
+    module.recompile()
+    return module
+
+
+def pixels(module: fx.GraphModule, fold: U8Input) -> fx.GraphModule:
+    """Float inputs taken as uint8: `x * scale + offset` per channel, computed where the program is."""
+    graph = module.graph
+    for node in [node for node in graph.nodes if node.op == "placeholder"]:
+        value = node.meta.get("val")
+        if getattr(value, "dtype", None) not in PIXEL_DTYPES:
+            continue
+        dims = [dim if isinstance(dim, int) else 0 for dim in value.shape]
+        for name, values in (("scale", fold.scale), ("offset", fold.offset)):
+            array = torch.from_numpy(per_channel(values, dims, fold.channels).copy())
+            module.register_buffer(f"{node.name}_{name}", array.to(_device_of(module)), persistent=False)
+        users = list(node.users)
+        with graph.inserting_after(node):
+            floats = graph.call_function(torch.ops.aten.to.dtype, (node, torch.float32))
+        with graph.inserting_after(floats):
+            scale = graph.get_attr(f"{node.name}_scale")
+        with graph.inserting_after(scale):
+            scaled = graph.call_function(torch.ops.aten.mul.Tensor, (floats, scale))
+        with graph.inserting_after(scaled):
+            offset = graph.get_attr(f"{node.name}_offset")
+        with graph.inserting_after(offset):
+            shifted = graph.call_function(torch.ops.aten.add.Tensor, (scaled, offset))
+        with graph.inserting_after(shifted):
+            done = graph.call_function(torch.ops.aten.to.dtype, (shifted, value.dtype))
+        for made in (floats, scaled, shifted, done):
+            made.meta = dict(node.meta)
+        for user in users:
+            user.replace_input_with(node, done)
+    graph.lint()
     module.recompile()
     return module
 
@@ -152,6 +189,11 @@ def _drop_unread(module: fx.GraphModule) -> None:
     for name in [name for name, _ in [*module.named_parameters(), *module.named_buffers()] if name not in read]:
         owner = module.get_submodule(name.rpartition(".")[0])
         delattr(owner, name.rpartition(".")[2])
+
+
+def _device_of(module: fx.GraphModule) -> Any:
+    """Where its parameters are; a program without any is moved to where its inputs come from."""
+    return next((one.device for one in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
 
 
 def _attribute(module: fx.GraphModule, name: str) -> Any:

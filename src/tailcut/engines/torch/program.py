@@ -164,7 +164,7 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
     operators = {str(node.target) for node in exported.graph.nodes}
     return Program(
         exported,
-        replace(spec, rows=found.rows, rows_reason=found.reason),
+        replace(_as_sent(spec, options), rows=found.rows, rows_reason=found.reason),
         _hints(spec, list(inputs.values())),
         tuple(places.values()),
         constants,
@@ -172,6 +172,17 @@ def _described(exported: Any, path: Path, options: EngineOptions, name: str | No
         sum(tensor.nbytes for tensor in weights if isinstance(tensor, torch.Tensor)),
         next(iter(_ENDLESS & operators), ""),
     )
+
+
+def _as_sent(spec: ModelSpec, options: EngineOptions) -> ModelSpec:
+    """The signature as clients see it: with pixels in the place of floats, where the options have it so."""
+    if options.u8_input is None:
+        return spec
+    floats = {DType.FP32, DType.FP16}
+    if not any(tensor.dtype in floats for tensor in spec.inputs):
+        raise UnsupportedError("u8_input needs a model with a float32 or float16 input; this one has none")
+    inputs = [replace(one, dtype=DType.UINT8) if one.dtype in floats else one for one in spec.inputs]
+    return replace(spec, inputs=tuple(inputs))
 
 
 def _changed(graph: Any) -> Iterator[str]:

@@ -128,7 +128,9 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         engine = msgspec.structs.replace(
             base.engine, threads=self.threads, spinning=self.spinning, instances=self.instances
         )
-        batching = msgspec.structs.replace(base.batching, dispatch=self.dispatch, max_batch_size=self.max_batch_size)
+        routed = base.batching.second is not None and base.batching.second.use == "route"
+        dispatch = "worker" if routed else self.dispatch  # each engine has workers of its own
+        batching = msgspec.structs.replace(base.batching, dispatch=dispatch, max_batch_size=self.max_batch_size)
         return msgspec.structs.replace(base, engine=engine, batching=batching)
 
     def describe(self) -> str:

@@ -37,8 +37,8 @@ _ORDER = (2, 0, 3, 1)
 _FLOATS = {DType.FP16, DType.BF16, DType.FP32, DType.FP64}
 # Of the largest magnitude in a row's output. float32 kernels were seen to differ by 1e-6 to 1e-4 between batch sizes;
 # bfloat16 keeps 8 bits (1 part in 256 at each layer) and float16 keeps 11 (1 part in 2,048), and both add up by layer.
-_COMPUTED = {"bf16": DType.BF16, "f16": DType.FP16}  # by engines that are told so
-_COMPUTED = {"bf16": DType.BF16, "f16": DType.FP16}  # by engines that are told so
+_COMPUTED = {"bf16": DType.BF16, "f16": DType.FP16, "tf32": DType.FP16}  # by engines that are told so
+_COMPUTED = {"bf16": DType.BF16, "f16": DType.FP16, "tf32": DType.FP16}  # by engines that are told so
 _TOLERANCES = {DType.BF16: 5e-2, DType.FP16: 1e-2}
 _TOLERANCE = 1e-3
 _DISTURBANCE = {DType.BF16: 2.0**-7, DType.FP16: 2.0**-10, DType.FP32: 2.0**-21, DType.FP64: 2.0**-50}

@@ -7,11 +7,11 @@ records and events may be mixed: each request meets only the events and the batc
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from tailcut.runtime.tracing.records import Cause, Coincidence, ProcessShare, SlowRequest, StageTimes, Tail, Totals
 from tailcut.runtime.tracing.timeline import FIELDS, MARKS, STAGES, Event
 from tailcut.stats import Sample, percentile, samples_needed
 
@@ -46,18 +46,8 @@ KINDS = {
 _SERVING = ("ready", "written")  # what happened to us while the client was still sending cost it nothing
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One explanation, the share of the time above the median that it explains, and what to do."""
-
-    name: str
-    share: float
-    words: str
-    advice: str
-
-
-def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch_size: int = 1) -> dict[str, Any]:
-    """What the slowest requests spent their time on, and why, as a JSON object.
+def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch_size: int = 1) -> Tail:
+    """What the slowest requests spent their time on, and why.
 
     Args:
         records: int64 [requests, fields] of the timelines of one model.
@@ -65,36 +55,38 @@ def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch_size
         max_batch_size: of the model, for the advice.
     """
     total = (records[:, len(MARKS) - 1] - records[:, 0]) / 1e3 if len(records) else np.empty(0)
-    found: dict[str, Any] = {"requests": len(records), "total_us": _percentiles(total)}
     if len(records) < _FEWEST:
-        return found | {"verdict": f"{len(records)} requests are too few to have a tail: it takes {_FEWEST}"}
+        verdict = f"{len(records)} requests are too few to have a tail: it takes {_FEWEST}"
+        return Tail(requests=len(records), total_us=_percentiles(total), verdict=verdict)
     order = np.argsort(total, kind="stable")
     slow = records[order[-max(3, int(len(order) * SLOW_SHARE)) :]]
     usual = records[order[int(len(order) * 0.45) : int(len(order) * 0.55) + 1]]
     above = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
-    stages = {name: (_stage_us(usual, name), _stage_us(slow, name)) for name in STAGES}
+    stages = {}
+    for name in STAGES:
+        median, slowest = _stage_us(usual, name), _stage_us(slow, name)
+        stages[name] = StageTimes(round(median, 1), round(slowest, 1), round((slowest - median) / above, 3))
     coincided = _coincidences(slow, usual, events)
     cause = _cause(records, slow, usual, coincided, max_batch_size)
     processes = _processes(records, slow)
-    return found | {
-        "above_median_us": round(above, 1),
-        "stages": {
-            name: {"median_us": round(a, 1), "slowest_us": round(b, 1), "share": round((b - a) / above, 3)}
-            for name, (a, b) in stages.items()
-        },
-        "coincided": coincided,
-        "cause": asdict(cause),
-        "processes": processes,
-        "verdict": f"{100 * cause.share:.0f} % of the time above the median is {cause.words}: {cause.advice}"
-        f"{_one_sided(processes)}",
-        "worst": list(_worst(records[order[: -_WORST - 1 : -1]], events)),
-    }
+    verdict = f"{100 * cause.share:.0f} % of the time above the median is {cause.words}: {cause.advice}"
+    return Tail(
+        requests=len(records),
+        total_us=_percentiles(total),
+        verdict=verdict + _one_sided(processes),
+        above_median_us=round(above, 1),
+        stages=stages,
+        coincided=coincided,
+        cause=cause,
+        processes=processes,
+        worst=list(_worst(records[order[: -_WORST - 1 : -1]], events)),
+    )
 
 
 def _cause(
-    records: np.ndarray, slow: np.ndarray, usual: np.ndarray, coincided: Mapping[str, Any], max_batch_size: int
+    records: np.ndarray, slow: np.ndarray, usual: np.ndarray, coincided: Mapping[str, Coincidence], max_batch_size: int
 ) -> Cause:
-    found = {name: float(entry["share"]) for name, entry in coincided.items()}
+    found = {name: entry.share for name, entry in coincided.items()}
     for name in ("throttled", "gc"):
         # Threads that a quota stops wait for a CPU all the while, and those that a collection held up wake together and
         # wait for one: it is the same time, counted twice.
@@ -174,27 +166,27 @@ def _by_process(records: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield int(process), column == process
 
 
-def _processes(records: np.ndarray, slow: np.ndarray) -> list[dict[str, Any]]:
+def _processes(records: np.ndarray, slow: np.ndarray) -> list[ProcessShare]:
     """What each process answered, and its part of the slowest."""
     return [
-        {
-            "process": process,
-            "requests": int(of_it.sum()),
-            "slowest": int((slow[:, _COLUMN["process"]] == process).sum()),
-            "total_us": _percentiles(_total_us(records[of_it])),
-        }
+        ProcessShare(
+            process=process,
+            requests=int(of_it.sum()),
+            slowest=int((slow[:, _COLUMN["process"]] == process).sum()),
+            total_us=_percentiles(_total_us(records[of_it])),
+        )
         for process, of_it in _by_process(records)
     ]
 
 
-def _one_sided(processes: Sequence[Mapping[str, Any]]) -> str:
+def _one_sided(processes: Sequence[ProcessShare]) -> str:
     """Words for a tail that one process of several has nearly to itself; else nothing."""
-    answered, slowest = (sum(one[key] for one in processes) for key in ("requests", "slowest"))
-    for one in processes:
-        share, usual = one["slowest"] / slowest, one["requests"] / answered
+    answered, slowest = sum(item.requests for item in processes), sum(item.slowest for item in processes)
+    for item in processes:
+        share, usual = item.slowest / slowest, item.requests / answered
         if share >= _ONE_SIDED and share >= 1.5 * usual:
             return (
-                f" ({100 * share:.0f} % of the slowest are of process {one['process']}, "
+                f" ({100 * share:.0f} % of the slowest are of process {item.process}, "
                 f"which answered {100 * usual:.0f} % of all)"
             )
     return ""
@@ -213,8 +205,8 @@ def _lower_to(rows: int) -> str:
     return f"lower max_batch_size to {rows}"
 
 
-def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) -> dict[str, dict[str, float | int]]:
-    found: dict[str, dict[str, float | int]] = {}
+def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) -> dict[str, Coincidence]:
+    found: dict[str, Coincidence] = {}
     above_us = float(np.mean(_total_us(slow)) - np.mean(_total_us(usual)))
     for name in COINCIDENCES:
         kinds = KINDS.get(name, {_SERVING: (name,)})
@@ -223,13 +215,13 @@ def _coincidences(slow: np.ndarray, usual: np.ndarray, events: Sequence[Event]) 
             continue
         hit, spent = _overlap(slow, mine, kinds)
         usual_hit, usual_spent = _overlap(usual, mine, kinds)
-        found[name] = {
-            "events": len(mine),
-            "longest_us": round(max(event.amount_ns for event in mine) / 1e3, 1),
-            "slowest_hit": round(hit, 3),
-            "median_hit": round(usual_hit, 3),
-            "share": round(min(1.0, max(0.0, (spent - usual_spent) / max(above_us, 1e-9))), 3),
-        }
+        found[name] = Coincidence(
+            events=len(mine),
+            longest_us=round(max(event.amount_ns for event in mine) / 1e3, 1),
+            slowest_hit=round(hit, 3),
+            median_hit=round(usual_hit, 3),
+            share=round(min(1.0, max(0.0, (spent - usual_spent) / max(above_us, 1e-9))), 3),
+        )
     return found
 
 
@@ -254,21 +246,22 @@ def _spent(begin: np.ndarray, finish: np.ndarray, events: Sequence[Event]) -> np
     return spent
 
 
-def _worst(records: np.ndarray, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
+def _worst(records: np.ndarray, events: Sequence[Event]) -> Iterator[SlowRequest]:
     """The slowest requests one by one, with their moments in microseconds from their own start."""
     for row in records:
         start, end = int(row[0]), int(row[len(MARKS) - 1])
         process = int(row[_COLUMN["process"]])
         mine = [event for event in events if event.process == process]
-        yield {
-            "start_ns": start,
-            "marks_us": {name: round((int(row[number]) - start) / 1e3, 1) for number, name in enumerate(MARKS)},
-            **{name: int(row[_COLUMN[name]]) for name in ("rows", "batch_rows", "body_bytes", "status", "process")},
-            "coincided": sorted({event.kind for event in mine if event.start_ns < end and event.end_ns > start}),
-        }
+        yield SlowRequest(
+            start_ns=start,
+            marks_us={name: round((int(row[number]) - start) / 1e3, 1) for number, name in enumerate(MARKS)},
+            **{name: int(row[_COLUMN[name]]) for name in ("rows", "batch_rows", "body_bytes", "status")},
+            process=process,
+            coincided=sorted({event.kind for event in mine if event.start_ns < end and event.end_ns > start}),
+        )
 
 
-def _percentiles(values: np.ndarray) -> dict[str, float | None]:
+def _percentiles(values: np.ndarray) -> Totals:
     known: dict[str, float | None] = dict.fromkeys([*_QUANTILES, "max"])
     if len(values) >= 2:
         sample = Sample.of(values)
@@ -276,7 +269,7 @@ def _percentiles(values: np.ndarray) -> dict[str, float | None]:
             if len(sample) >= samples_needed(q):
                 known[name] = round(percentile(sample, q), 1)
         known["max"] = round(float(sample.values[-1]), 1)
-    return known
+    return Totals(**known)
 
 
 def _total_us(records: np.ndarray) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 A record is 64-bit integers, and behind them its stamp: its number in the ring, and above that the id of the process
 that wrote it. Stamps count up from place to place, so the newest is found by halving: no count stands anywhere else,
-and a reader touches no page that has never been written. Whoever writes on in a ring (a worker's successor does) goes
-on with the numbers.
+and a reader touches no page that has never been written. A process that continues a ring (a worker's successor)
+continues the numbers.
 
 The stamp is packed last, over zeros. So what can be half written at any moment, also for ever by a writer that was
 killed, is the place behind the newest record: it is never read, and a ring shows one record fewer than it has places. A
@@ -32,7 +32,7 @@ class Ring:
         self._size = layout.size
         self._mask = capacity - 1
         self._pack = layout.pack_into
-        self.table = np.frombuffer(self._memory, np.int64).reshape(capacity, -1)  # for who writes many records at once
+        self.table = np.frombuffer(self._memory, np.int64).reshape(capacity, -1)  # to write many records at once
         self.stamp = os.getpid() << _NUMBER_BITS | self.end  # of the next record
 
     @staticmethod

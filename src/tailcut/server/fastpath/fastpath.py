@@ -15,18 +15,19 @@ import asyncio
 import logging
 import select
 import time
-from ctypes import string_at
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
 from tailcut.errors import TailcutError
 from tailcut.runtime.request import Batch, Request
-from tailcut.server.http.plan import Kind, Plan
+from tailcut.server.http.plan import Plan
 from tailcut.server.http.replies import failure_reply
 from tailcut.spec import DType
 from tailcut.wire.http1.response import dated
-from tailcut.wire.v2 import lists
+from tailcut.wire.v2 import Response, lists
+from tailcut.wire.v2.template import Template
 
 if TYPE_CHECKING:
     from tailcut.server.fastpath.tables import Target
@@ -56,9 +57,9 @@ class FastConnection(Protocol):
         """It is here no more; `owed` names the answer that is on its way, for `FastPath.forget`; `head` is its last."""
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes of it stand in the hub's receive buffer."""
+        """Bytes of it are in the shared receive buffer."""
 
-    def answer_row(self, batch: Batch, row: int) -> None:
+    def answer_owed(self, answer: Response) -> None:
         """The answer that it was waiting for when it returned."""
 
     def failed(self, error: TailcutError) -> None:
@@ -73,7 +74,7 @@ class Group:
     def __init__(self, fast_path: "FastPath", target: "Target", members: np.ndarray) -> None:
         self._fast_path = fast_path
         self.target = target
-        self.members = members  # int64 [requests, 3]: descriptor, generation, arrival
+        self.members = members  # int64 [requests, 4]: descriptor, generation, arrival, length
         self.left = len(members)  # not answered yet
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
@@ -99,7 +100,7 @@ class FastPath:
         self._connections: dict[int, FastConnection] = {}  # by descriptor
         self._late: dict[int, FastConnection] = {}  # by generation: returned with an answer on its way
         self._groups: dict[Group, None] = {}
-        self._head_table = HeadTable(len(state.receive), _ANSWER_BYTES)
+        self._head_table = HeadTable(len(state.receive), _ANSWER_BYTES, state.deadline_ns)
         self._targets = self._head_table.targets
         self._generation = 0
         self._events = np.zeros((_EVENTS, sockets.EVENT_WORDS), np.int32)
@@ -109,7 +110,8 @@ class FastPath:
         self._heads = self._head_table.heads
         self._table = self._head_table.table
         self._cells = self._head_table.cells
-        self._members = np.zeros((len(self._table), _EVENTS, 3), np.int64)
+        self._members = np.zeros((len(self._table), _EVENTS, sockets.MEMBERS), np.int64)
+        self._numbers = np.zeros(len(state.receive) // 2, np.float64)  # of one list
         self._odd = np.zeros((_EVENTS + 1, 2), np.int64)
         self._left = 0  # of `_events`, for the next pass
         self._odd_cells = self._odd.data.cast("B").cast("q")
@@ -137,21 +139,30 @@ class FastPath:
 
     # Coming and going.
 
-    def join(self, connection: FastConnection, plan: Plan, head: bytes, body: memoryview) -> bool:
-        """Take over a connection together with the request that it has just sent; False where it cannot come."""
-        if plan.kind is not Kind.ROWS or plan.rows != 1 or not plan.head.keep_alive or self._state.draining:
+    def join(  # noqa: PLR0913, PLR0917  a whole request, and what is known of it
+        self, connection: FastConnection, plan: Plan, head: bytes, template: Template, row: memoryview, length: int
+    ) -> bool:
+        """Take over a connection together with the request that it has just sent; False where it cannot come.
+
+        Args:
+            connection: whose transport has nothing to write.
+            plan: of the head.
+            head: its bytes.
+            template: what stands around the data of the body.
+            row: the data, as the engine reads them.
+            length: of the body.
+        """
+        if not plan.head.keep_alive or plan.head.content_length is None or self._state.draining:
             return False
-        if plan.date is not self._state.date:
-            plan.renew(self._state.date)
-        number = self._head_table.number(plan, head) if len(head) <= self._code.HEAD_MOST else -1
+        number = self._head_table.number(plan, head, template, length) if len(head) <= self._code.HEAD_MOST else -1
         transport = connection.transport
         if number < 0 or transport.get_write_buffer_size() or transport.is_closing():
             return False
         fd = transport.get_extra_info("socket").fileno()
         target = self._head_table.target(number)
-        if not self._lend(target, 1):
+        if not self._lend(target, 1, time.monotonic_ns()):
             return False
-        target.slab.write(target.lease.row, body)
+        target.slab.write(target.lease.row, row)
         while fd >= len(self._descriptors):
             self._descriptors = np.concatenate([self._descriptors, np.zeros_like(self._descriptors)])
             self._own_heads = np.concatenate([self._own_heads, np.zeros_like(self._own_heads)])
@@ -165,7 +176,7 @@ class FastPath:
         connection.fd = fd
         self._connections[fd] = connection
         self._state.context.counts.fast_path += 1
-        self._submit(target, np.array([[fd, self._generation, now]], np.int64))
+        self._submit(target, np.array([[fd, self._generation, now, length]], np.int64))
         self._state.delivery.notify_soon(target.entry)
         return True
 
@@ -200,7 +211,7 @@ class FastPath:
         self._head_table.clear()
 
     def close(self) -> None:
-        """Give everybody back and stop watching."""
+        """Give every connection back and stop watching."""
         self.dissolve()
         if not self._poll.closed:
             self._state.loop.remove_reader(self._poll_fd)
@@ -217,42 +228,76 @@ class FastPath:
     # A pass.
 
     def turn(self, until_ns: int = 0) -> None:
-        """Hear everybody who has something to say, or wait awake until somebody has; have what is ready computed."""
+        """Receive from every connection that has sent something, or poll until one has; have what is ready computed."""
+        code, cells = self._code, self._cells
         try:
-            self._turn(until_ns)
+            count = code.look(
+                self._poll_fd, self._left, self._events, self._descriptors, self._plans, self._table, until_ns
+            )
+            if count <= 0:
+                return
+            now_ns = time.monotonic_ns()
+            heard = []
+            for target in self._targets:
+                if cells[target.at + code.WANTED]:
+                    self._prepare(target, now_ns)
+                    heard.append(target)
+            odds = code.take(
+                count,
+                self._events,
+                self._descriptors,
+                self._plans,
+                self._heads,
+                self._table,
+                self._members,
+                self._receive,
+                self._odd,
+                self._own_heads,
+                self._head_table.fields,
+                self._head_table.grammar,
+                self._numbers,
+            )
+            self._left = self._odd_cells[2 * _EVENTS]
+            self._settle(heard, self._odd[:odds].tolist() if odds else ())
         except Exception:  # noqa: BLE001  whatever it is, the standard path serves all
             _log.exception("the fast path failed: every request takes the ordinary path from now on")
             self._state.fast_path = None
             self.close()
 
-    def _turn(self, until_ns: int) -> None:
-        code, cells = self._code, self._cells
-        count = code.look(
-            self._poll_fd, self._left, self._events, self._descriptors, self._plans, self._table, until_ns
-        )
-        if count <= 0:
-            return
-        heard = [target for target in self._targets if cells[target.at + code.WANTED]]
+    def _prepare(self, target: "Target", now_ns: int) -> None:
+        """Rows for the requests that need some, or the reason why they get none."""
+        code, cells, at = self._code, self._cells, target.at
+        if self._lend(target, cells[at + code.WANTED], now_ns):
+            lease = target.lease
+            cells[at + code.ADDRESS] = target.slab.addresses[0] + lease.row * cells[at + code.ROW_BYTES]
+            cells[at + code.ROOM] = lease.rows
+        else:
+            cells[at + code.ADDRESS] = 0
+            cells[at + code.ROOM] = _EVENTS
+
+    def _lend(self, target: "Target", count: int, now_ns: int) -> bool:
+        target.deadline_ns = deadline_ns = now_ns + target.time_ns
+        try:
+            target.lease = target.entry.lend(count, deadline_ns, target.priority, some=True)
+        except TailcutError as error:
+            target.refusal = dated(failure_reply(error), self._state.date)
+            return False
+        target.refusal = b""
+        return True
+
+    def _settle(self, heard: "list[Target]", odd: Sequence[Sequence[int]]) -> None:
+        """Have those of this pass queued, or answered at once where all are here, and give the odd ones back."""
+        code, cells, delivery = self._code, self._cells, self._state.delivery
+        alone = len(heard) == 1 and not odd and delivery.idle
+        notified = []
         for target in heard:
-            self._prepare(target)
-        odds = code.take(
-            count,
-            self._events,
-            self._descriptors,
-            self._plans,
-            self._heads,
-            self._table,
-            self._members,
-            self._receive,
-            self._odd,
-            self._own_heads,
-            self._head_table.fields,
-            self._head_table.grammar,
-        )
-        odd = self._odd[:odds].tolist() if odds else ()
-        self._left = self._odd_cells[2 * _EVENTS]
-        alone = len(heard) == 1 and not odds and self._state.delivery.idle
-        notified = [target.entry for target in heard if self._scoreboard(target, alone=alone)]
+            taken = cells[target.at + code.TAKEN]
+            if target.refusal:
+                self._refuse(target, taken)
+            elif not taken:
+                target.entry.settle(target.lease, 0, None)
+            elif self._submit(target, self._members[target.number, :taken], at_once=alone):
+                notified.append(target.entry)
         for fd, size in odd:
             connection = self._connections.get(fd)
             if connection is not None:
@@ -260,136 +305,123 @@ class FastPath:
                 if size:
                     connection.buffer_updated(size)
         for entry in notified:
-            self._state.delivery.notify_now(entry)
+            delivery.notify_now(entry)
 
-    def _scoreboard(self, target: "Target", *, alone: bool) -> bool:
-        """Do what is to be done for those who came to a target in this pass; whether its model is to be notified."""
-        cells, at = self._cells, target.at
-        taken = cells[at + self._code.TAKEN]
-        if target.refusal:
-            self._refuse(target, taken)
-            return False
-        if not taken:
-            target.entry.settle(target.lease, 0, None)
-            return False
-        return self._submit(target, self._members[at // self._code.TARGETS, :taken].copy(), alone=alone)
-
-    def _prepare(self, target: "Target") -> None:
-        """Rows for those who want some, or the reason why they get none."""
-        code, cells, at = self._code, self._cells, target.at
-        if self._lend(target, cells[at + code.WANTED]):
-            size = cells[at + code.ROW_BYTES]
-            cells[at + code.ADDRESS] = target.slab.addresses[0] + target.lease.row * size
-            cells[at + code.ROOM] = target.lease.rows
-        else:
-            cells[at + code.ADDRESS] = 0
-            cells[at + code.ROOM] = _EVENTS
-
-    def _lend(self, target: "Target", count: int) -> bool:
-        schedule = target.plan.schedule
-        target.deadline_ns = self._state.deadline(schedule.timeout_ns)
-        try:
-            target.lease = target.entry.lend(count, target.deadline_ns, schedule.priority, some=True)
-        except TailcutError as error:
-            target.refusal = dated(failure_reply(error), self._state.date)
-            return False
-        target.refusal = b""
-        return True
-
-    def _submit(self, target: "Target", members: np.ndarray, *, alone: bool = False) -> bool:
-        """Queue the requests of this pass, or answer them at once where all are here; whether to notify the model."""
+    def _submit(self, target: "Target", members: np.ndarray, *, at_once: bool = False) -> bool:
+        """Queue the requests of this pass, or answer them at once; whether to notify the model."""
         taken = len(members)
         group = Group(self, target, members)
-        priority = target.plan.schedule.priority
-        request = Request(group, self._state.delivery, taken, target.deadline_ns, priority, taken)
-        self._groups[group] = None
+        request = Request(group, self._state.delivery, taken, target.deadline_ns, target.priority, taken)
         try:
-            return target.entry.settle(target.lease, taken, request, at_once=alone)
+            notify = target.entry.settle(target.lease, taken, request, at_once=at_once)
         except TailcutError as error:
             self.fail(group, request, error)
             return False
+        if group.left:  # it waits: the next pass writes to where its members stand
+            group.members = members.copy()
+            self._groups[group] = None
+        return notify
 
     def _refuse(self, target: "Target", taken: int) -> None:
-        members = self._members[target.at // self._code.TARGETS, :taken].copy()
+        members = self._members[target.number, :taken].copy()
         self._state.context.counts.replies[503] += taken
         self._state.rest_soon(target.entry)
-        self._send(members, target.refusal, self._no_outputs, self._no_ring, 0)
+        head = target.refusal
+        self._answer_view[: len(head)] = head
+        shorts = self._code.answer(
+            members,
+            self._descriptors,
+            len(head),
+            self._no_outputs,
+            self._answer,
+            self._no_ring,
+            0,
+            self._trail,
+            self._odd,
+        )
+        for place, sent in self._odd[:shorts].tolist():
+            self._finish(int(members[place, 0]), head[sent:])
 
     # The way back.
 
-    def answer(self, group: Group, request: Request, batch: Batch, index: int) -> None:
+    def answer(self, group: Group, request: Request, batch: Batch, index: int) -> None:  # noqa: C901  a call costs 0.1 us
         """Answer those of a request, each with its row of the batch's outputs."""
         handed_ns = time.monotonic_ns()
-        target = group.target
+        target, members, state = group.target, group.members, self._state
         first, count = batch.offsets[index], request.count
-        members = group.members
         if count != len(members):
             members = members[request.offset : request.offset + count]
-        cells = target.output_cells
-        for place, address in enumerate(batch.addresses):
-            cells[2 * place] = address + first * cells[2 * place + 1]
-        trail = self._trail_cells
-        moments = request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns, handed_ns
+        reply, served, ended_ns = target.reply, target.served, batch.ended_ns
+        if reply.date is not state.date:
+            reply.renew(state.date)
+        size = len(reply.head)
+        self._answer_view[:size] = reply.head
+        moments = request.ready_ns, batch.formed_ns, batch.began_ns, ended_ns, handed_ns
+        trail, timeline = self._trail_cells, served.timeline
         trail[0], trail[1], trail[2], trail[3], trail[4] = moments
-        trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, target.plan.length, 200
-        timeline = target.served.timeline
-        plan = target.plan
-        if plan.date is not self._state.date:
-            plan.renew(self._state.date)
-        written, shorts = self._send(members, plan.reply_head, target.outputs, timeline.table, timeline.stamp)
+        trail[5], trail[6], trail[7], trail[8] = 1, batch.rows, 0, 200
+        buffers = self._answer, timeline.table, timeline.stamp, self._trail, self._odd
+        if reply.frame is None or reply.pieces is None:
+            cells, addresses = reply.cells, batch.addresses
+            for place, column in enumerate(reply.columns):
+                cells[2 * place] = addresses[column] + first * cells[2 * place + 1]
+            shorts = self._code.answer(members, self._descriptors, size, reply.outputs, *buffers)
+        else:
+            lists, places = reply.write_lists(batch, first, count), reply.places
+            shorts = self._code.answer_lists(
+                members, self._descriptors, size, lists, places, reply.frame, reply.pieces, *buffers
+            )
+        written = trail[0]
         timeline.stamp += written
-        for place in shorts:
-            now = time.monotonic_ns()
-            timeline.record(int(members[place, 2]), *moments, now, now, 1, batch.rows, target.plan.length, 200)
-        self._state.context.counts.replies[200] += written + len(shorts)
-        target.served.latency.add(batch.ended_ns - request.ready_ns, count)
+        state.context.counts.replies[200] += written + shorts
+        served.latency.add(ended_ns - request.ready_ns, count)
+        if shorts:
+            self._finish_shorts(target, members, batch, first, moments, shorts)
         if self._late:
             for place, generation in enumerate(members[:, 1].tolist()):
                 connection = self._late.pop(generation, None)
                 if connection is not None:
-                    connection.answer_row(batch, first + place)
-        self._done(group, count)
-        if self._state.busy_poll_ns:
-            self._state.stay_awake(batch.ended_ns)
+                    connection.answer_owed(reply.response(batch, first + place))
+        group.left -= count
+        if not group.left:
+            self._groups.pop(group, None)
+        if state.busy_poll_ns:
+            state.stay_awake(ended_ns)
+
+    def _finish_shorts(  # noqa: PLR0913, PLR0917  as answer
+        self,
+        target: "Target",
+        members: np.ndarray,
+        batch: Batch,
+        first: int,
+        moments: tuple[int, ...],
+        shorts: int,
+    ) -> None:
+        """Leave the answers that could not be sent at once to the transports."""
+        for place, sent in self._odd[:shorts].tolist():
+            fd, _, arrival_ns, length = members[place].tolist()
+            self._finish(fd, target.reply.whole(batch, first + place)[sent:])
+            now = time.monotonic_ns()
+            target.served.timeline.record(arrival_ns, *moments, now, now, 1, batch.rows, length, 200)
 
     def fail(self, group: Group, request: Request, error: TailcutError) -> None:
         """Tell the connections of a request, on the standard path, that there will be no answer."""
-        for fd, generation, _ in group.members[request.offset : request.offset + request.count].tolist():
+        for fd, generation, *_ in group.members[request.offset : request.offset + request.count].tolist():
             if self._descriptors[fd, self._code.GENERATION] == generation:
                 self.leave(self._connections[fd])
             connection = self._late.pop(generation, None)
             if connection is not None:
                 connection.failed(error)
-        self._done(group, request.count)
-
-    def _send(
-        self, members: np.ndarray, head: bytes, outputs: np.ndarray, ring: np.ndarray, at: int
-    ) -> tuple[int, list[int]]:
-        """Send what can be sent at once, and leave the rest to the transports.
-
-        Returns how many records were written, and the places of those that the transports have.
-        """
-        self._answer_view[: len(head)] = head
-        count = self._code.answer(
-            members, self._descriptors, len(head), outputs, self._answer, ring, at, self._trail, self._odd
-        )
-        written = self._trail_cells[0]
-        if not count:
-            return written, []
-        shorts = self._odd[:count].tolist()
-        for place, sent in shorts:
-            fd = int(members[place, 0])
-            rows = [string_at(address + place * size, size) for address, size in outputs.tolist()]
-            connection = self._connections[fd]
-            self._descriptors[fd, self._code.PENDING] = 0  # from here on the transport owes it the answer
-            self.leave(connection)
-            connection.transport.write(b"".join([head, *rows])[sent:])
-        return written, [place for place, _ in shorts]
-
-    def _done(self, group: Group, count: int) -> None:
-        group.left -= count
+        group.left -= request.count
         if not group.left:
             self._groups.pop(group, None)
+
+    def _finish(self, fd: int, rest: bytes) -> None:
+        """Give a connection back whose answer has not gone out as a whole."""
+        connection = self._connections[fd]
+        self._descriptors[fd, self._code.PENDING] = 0  # from here on the transport owes it the answer
+        self.leave(connection)
+        connection.transport.write(rest)
 
     def _find(self, generation: int) -> tuple[Group, int]:
         """Where a connection's request waits."""

@@ -9,30 +9,40 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailcut.kernels import sockets
+from tailcut.kernels.numbers import MOST_DIMENSIONS
 from tailcut.memory.slab import Slab
 from tailcut.runtime.entry import Entry
 from tailcut.runtime.request import NO_LEASE, Lease
+from tailcut.server.fastpath.replies import Reply
 from tailcut.server.http.plan import Plan
 from tailcut.server.served_model import ServedModel
+from tailcut.spec import DType
 from tailcut.wire.http1.grammar import TEXT, TOKEN
 from tailcut.wire.http1.head import SIGNIFICANT, significant
+from tailcut.wire.v2 import Schedule, schedule_of
+from tailcut.wire.v2.steps import AT_ONCE_BYTES
+from tailcut.wire.v2.template import Template
 
 _TARGETS = 16
 _PLANS = 64
 _HEADS_BYTES = 64 * 1024
+_HEAD_BYTES = 512  # of an answer
+_LENGTH = re.compile(rb"\r\n(?i:content-length):[^\r]*\r\n")
 
 
 @dataclass(slots=True, eq=False)
 class Target:
-    """Where requests of one kind go: a model's rows, under one schedule, answered with one head."""
+    """Where requests of one kind go: a model's rows, under one schedule, with answers of one form."""
 
-    plan: Plan
     served: ServedModel
     entry: Entry
     slab: Slab
+    schedule: Schedule
+    time_ns: int  # for an answer
+    priority: int
+    reply: Reply
     at: int  # of its cells
-    outputs: np.ndarray  # int64 [outputs, 2]: where the first row to answer stands, and the bytes of a row
-    output_cells: memoryview  # the same, flat
+    number: int
     refusal: bytes = b""  # what those of this pass are told instead
     lease: Lease = NO_LEASE  # of this pass
     deadline_ns: int = 0
@@ -44,38 +54,68 @@ class HeadTable:
     Args:
         message_bytes: no longer message is received in one go.
         answer_bytes: no longer answer is sent in one go.
+        time_ns: for an answer to a request that names none.
     """
 
-    def __init__(self, message_bytes: int, answer_bytes: int) -> None:
+    def __init__(self, message_bytes: int, answer_bytes: int, time_ns: int = 0) -> None:
         self._message_bytes = message_bytes
         self._answer_bytes = answer_bytes
+        self._time_ns = time_ns
         self.targets: list[Target] = []
         self.plans = np.zeros((_PLANS, sockets.PLANS), np.int64)
         self.heads = np.zeros(_HEADS_BYTES, np.uint8)
         self.table = np.zeros((_TARGETS, sockets.TARGETS), np.int64)
         self.cells = self.table.data.cast("B").cast("q")  # a cell costs a tenth of what numpy takes for it
         self._heads_end = 0
-        self._kept: list[Plan] = []  # by their number
+        self._numbers: dict[tuple[bytes, bytes, bytes], int] = {}
         self.fields = _fields()
         self.grammar = _grammar()
 
-    def number(self, plan: Plan, head: bytes) -> int:
-        """The number of a plan for one row, given at its first use; -1 where it cannot take the fast path."""
-        if plan.number >= 0:
-            return plan.number
-        number, part = len(self._kept), significant(head)
-        begin, middle = self._heads_end, self._heads_end + len(head)
-        end = middle + len(part)
-        if number == _PLANS or end > _HEADS_BYTES or len(head) + plan.length > self._message_bytes:
+    def number(self, plan: Plan, head: bytes, template: Template, length: int) -> int:
+        """The number of what a head and a body of this length mean, given at its first use.
+
+        -1 where it cannot take the fast path.
+        """
+        form = template.form
+        part = significant(head)
+        if form is not None:
+            part = without_length(part)
+        key = part, template.before, template.behind
+        known = self._numbers.get(key)
+        if known is not None:
+            return known
+        number, pieces = len(self._numbers), (head, part, template.before, template.behind)
+        most = self._message_bytes - len(head)
+        if form is not None:
+            most = min(plan.limit, AT_ONCE_BYTES, most) if len(form.dims) <= MOST_DIMENSIONS else 0
+        ends = self._heads_end + sum(map(len, pieces))
+        if number == _PLANS or ends > _HEADS_BYTES or length > most or template.rows != 1:
             return -1
-        target = self._target(plan)
+        target = self._target(plan, template)
         if target is None:
             return -1
-        self.heads[begin:end] = np.frombuffer(head + part, np.uint8)
-        self.plans[number] = begin, len(head), plan.length, target.at // sockets.TARGETS, middle, len(part)
-        self._heads_end = end
-        self._kept.append(plan)
-        plan.number = number
+        places = []
+        for piece in pieces:
+            places.append(self._heads_end)
+            self.heads[self._heads_end : self._heads_end + len(piece)] = np.frombuffer(piece, np.uint8)
+            self._heads_end += len(piece)
+        row = self.plans[number]
+        row[: sockets.DIMS] = 0
+        row[: sockets.FORM] = (
+            places[0],
+            len(head),
+            length,
+            target.number,
+            places[1],
+            len(part),
+            *_around(template, places),
+        )
+        if form is not None:
+            row[sockets.FORM] = sockets.LIST32 if form.tensor.dtype is DType.FP32 else sockets.LIST64
+            row[sockets.BODY_MOST] = most
+            row[sockets.COUNT], row[sockets.LEVELS] = form.size, len(form.dims)
+            row[sockets.DIMS : sockets.DIMS + len(form.dims)] = form.dims
+        self._numbers[key] = number
         return number
 
     def head(self, number: int) -> bytes:
@@ -88,31 +128,40 @@ class HeadTable:
         return self.targets[int(self.plans[number, sockets.TARGET])]
 
     def clear(self) -> None:
-        """Forget everything: nobody may be on the way."""
-        for plan in self._kept:
-            plan.number = -1
-        self._kept.clear()
+        """Forget everything: no answer may be on its way."""
+        self._numbers.clear()
         self.targets.clear()
         self._heads_end = 0
 
-    def _target(self, plan: Plan) -> Target | None:
+    def _target(self, plan: Plan, template: Template) -> Target | None:
+        served, request = plan.of_model, template.request
+        entry, slab = served.entry, served.entry.slab
+        reply = Reply.to(served, request) if slab is not None else None
+        if slab is None or reply is None:
+            return None
+        schedule = schedule_of(request.parameters, plan.schedule)
         for target in self.targets:
-            known = target.plan
-            if known.served is plan.served and known.schedule == plan.schedule and known.reply_rest == plan.reply_rest:
+            if target.served is served and target.schedule == schedule and target.reply.is_like(reply):
                 return target
-        served = plan.served
-        slab = served.entry.slab if served is not None else None
-        if served is None or slab is None:
+        number = len(self.targets)
+        if number == _TARGETS or reply.most_bytes + _HEAD_BYTES > self._answer_bytes:
             return None
-        sizes = [array[0].nbytes for array in slab.outputs]
-        if len(self.targets) == _TARGETS or len(plan.reply_head) + sum(sizes) > self._answer_bytes:
-            return None
-        outputs = np.array([(0, size) for size in sizes], np.int64).reshape(-1, 2)
-        at = len(self.targets) * sockets.TARGETS
-        target = Target(plan, served, served.entry, slab, at, outputs, outputs.data.cast("B").cast("q"))
-        self.cells[at + sockets.ROW_BYTES] = plan.length
+        at = number * sockets.TARGETS
+        time_ns = schedule.timeout_ns or self._time_ns
+        target = Target(served, entry, slab, schedule, time_ns, schedule.priority, reply, at, number)
+        self.cells[at + sockets.ROW_BYTES] = slab.row_bytes[0]
         self.targets.append(target)
         return target
+
+
+def without_length(part: bytes) -> bytes:
+    """What matters of a head but for its length: the line of its only Content-Length is left out."""
+    return _LENGTH.sub(b"\r\n", part, count=1)
+
+
+def _around(template: Template, places: list[int]) -> tuple[int, int, int, int]:
+    """Where the bytes before and behind the data stand."""
+    return places[2], len(template.before), places[3], len(template.behind)
 
 
 def _fields() -> np.ndarray:

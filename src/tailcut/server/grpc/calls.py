@@ -112,7 +112,7 @@ class Call(ABC):
 
     def _collect(self, data: bytes) -> Messages:
         if self._messages is None:
-            self._messages = Messages(self._limit() + _HEAD_BYTES, self._head.encoding)
+            self._messages = Messages(self._limit() + _HEAD_BYTES, self._head.plan.encoding)
         self._messages.feed(data)
         return self._messages
 
@@ -190,7 +190,7 @@ class Call(ABC):
             log_grpc(self.name, status.name, size, time.monotonic_ns() - began_ns, self._trace())
 
     def _trace(self) -> dict[str, str]:
-        return trace_of(self._head.traceparent)
+        return trace_of(self._head.traceparent.decode("latin-1"))
 
     def _left_ns(self) -> int:
         """What is left of the call's own deadline; 0 where it has none."""

@@ -20,7 +20,7 @@ from tailcut.server.grpc.queries import Questions
 from tailcut.server.grpc.query_calls import AdminCall, QuestionCall, WatchCall
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.state import ServerState
-from tailcut.wire.grpc.framing import CallError, CallHead, Status, error_end, read_call
+from tailcut.wire.grpc.framing import CALLS, CallError, CallHead, Status, error_end
 from tailcut.wire.grpc.messages import HEALTH, HEALTH_SERVICE, METHODS, SERVICE
 from tailcut.wire.http2.connection import TURN_UNITS, Data, Http2Connection, Opened
 from tailcut.wire.http2.frames import Http2Error
@@ -56,7 +56,7 @@ class GrpcServer:
         return GrpcConnection(self)
 
     def drain(self) -> None:
-        """Tell who asks or watches that the server is about to go; calls are answered still."""
+        """Tell clients that ask or watch that the server is about to stop; calls are still answered."""
         self._draining = True
         for watcher in list(self._watchers):
             watcher.tell()
@@ -99,7 +99,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         state = server.state
         self.state = state
         self._server = server
-        self._http2 = Http2Connection(read_call)
+        self._http2 = Http2Connection(CALLS)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
         self._calls: dict[int, Call] = {}
         self._streams: set[StreamCall] = set()  # those of them that may have more to do after every write
@@ -113,7 +113,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
         self._stuck_at = 0  # bytes that it had taken then
         self._written = 0  # bytes
         self._hears_more = False  # frames that have been received are read when others have had their turn
-        self._wants_much = False  # more than a slice of time, and waits for it behind those who do not
+        self._wants_much = False  # more than a slice of time, and waits for it behind those that do not
         self._waiting: deque[StreamCall] = deque()  # for their turn to go on with what has been received
         self._goes_on = False  # with those, when other connections have had their turn
         self._pumps = False  # more of what waits into frames, then
@@ -253,10 +253,10 @@ class GrpcConnection(asyncio.BufferedProtocol):
                 self._hear_later(begun=True)
             self._go_on_soon(begun=True)
 
-    # What the hub and the server call.
+    # What the server's state and the server call.
 
     def overdue(self) -> None:
-        """Patience ended, with what the client sends, takes, or does not say."""
+        """A time limit of the client has passed: to send, to receive, or to say anything."""
         state = self.state
         if self._stuck_since and not self._lingers:
             self._settle()  # it may have taken more since, and has more time then
@@ -342,14 +342,14 @@ class GrpcConnection(asyncio.BufferedProtocol):
     # Calls and writes.
 
     def _open(self, stream: int, head: CallHead, *, ended: bool) -> None:
-        make = self._server.calls.get(head.path)
+        make = self._server.calls.get(head.plan.path)
         error = head.error
         if error is None and make is None:
             error = CallError(Status.UNIMPLEMENTED, "there is no such call")
         elif self.state.context.counts.buffered_bytes > self.state.limits.buffered_bytes:
             error = CallError(Status.UNAVAILABLE, "too many messages are on their way")
-        if head.refused is not None or error is not None or make is None:
-            self._turn_away(stream, head.refused, error)
+        if head.plan.refused is not None or error is not None or make is None:
+            self._turn_away(stream, head.plan.refused, error)
             return
         call = self._calls[stream] = make(self, stream, head)
         if type(call) is StreamCall:

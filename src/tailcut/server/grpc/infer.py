@@ -150,7 +150,7 @@ class Inference:
         self._exchange.sent(now_ns)
 
     def cancel(self) -> None:
-        """Nobody waits any more: queued work goes with the client."""
+        """The client waits no more: its queued work is cancelled."""
         self._exchange.cancel()
 
 

@@ -55,7 +55,7 @@ class AdminCall(QuestionCall):
     """A call that changes the server: it needs the token, where the server has one."""
 
     def _start(self, message: bytes | memoryview) -> None:
-        if self.link.state.context.admits(self._head.authorization):
+        if self.link.state.context.admits(self._head.plan.authorization):
             super()._start(message)
         else:
             self.fail(CallError(Status.UNAUTHENTICATED, "this needs the server's token"))

@@ -1,7 +1,7 @@
 """What is known of inference requests by their leads (`wire/grpc/form.py`), until the models change.
 
 A lead is planned when it comes the second time. So a client that says something else in every request (a number among
-its parameters) costs a look-up each time, and takes nobody's place.
+its parameters) costs a look-up each time, and displaces no other.
 """
 
 from typing import Any, NamedTuple

@@ -22,6 +22,7 @@ from tailcut.wire.http1.connection import KEPT_HEAD_BYTES, Edition
 from tailcut.wire.http1.head import SIGNIFICANT, Head, parse_head, significant
 from tailcut.wire.http1.response import BINARY, OK, head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
+from tailcut.wire.v2.lists import COMPILED
 
 _NEVER = Edition(valid=False)  # of a plan that is for one message
 
@@ -61,9 +62,9 @@ class Plan:
     edition: Edition = _NEVER  # an equal head means the same while it is valid
     why: Refusal | None = None  # the message is refused for its head
     trace: bytes = b""  # of a head too long to be kept, what an access log reads
-    number: int = -1  # ROWS: of its row in the table of the fast path; -1: it has none
+    steady: bool = False  # INFER: a client that sends it again and again may take the fast path
     refusal: QueueFullError | None = (
-        None  # ROWS: the last one, which until its `opens_ns` is everybody's with this head
+        None  # ROWS: the last one, which until its `opens_ns` holds for every request with this head
     )
 
     @property
@@ -197,13 +198,16 @@ def _json_size(request: Head, *, inflated: bool) -> int | None:
 
 def _plan_rows(plan: Plan) -> None:
     served = plan.served
-    if served is None or plan.json_size is None or plan.encoding or plan.head.chunked:
+    if served is None or plan.encoding or plan.head.chunked:
         return
     slab, spec = served.entry.slab, served.model.spec
     if slab is None or len(spec.inputs) != 1 or spec.inputs[0].dtype is DType.BOOL:  # whose bytes need a look
         return
-    plan.direct = 0 < plan.json_size <= RECEIVE_BYTES
-    if plan.json_size or not plan.length or plan.length % slab.row_bytes[0]:
+    if plan.json_size != 0:
+        plan.direct = plan.json_size is not None and plan.json_size <= RECEIVE_BYTES
+        plan.steady = plan.json_size is not None or spec.inputs[0].dtype in COMPILED
+        return
+    if not plan.length or plan.length % slab.row_bytes[0]:
         return
     rows = plan.length // slab.row_bytes[0]
     if rows > served.entry.max_batch_size:

@@ -59,6 +59,11 @@ def refusal_reply(refusal: Refusal, *, close: bool = False) -> bytes:
     return error_reply(refusal.status, refusal.message, close=close, headers=refusal.headers)
 
 
+def refused(why: Refusal | TailcutError, *, close: bool = False) -> bytes:
+    """The answer to what is not done."""
+    return refusal_reply(why, close=close) if isinstance(why, Refusal) else failure_reply(why, close=close)
+
+
 @lru_cache(256)
 def _full_reply(message: str, retry_after_s: float, close: bool) -> bytes:  # noqa: FBT001  a key of the cache
     """Kept: under overload it is what nine of ten are told."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import msgspec
 import orjson
 
 from tailcut.errors import InvalidInputError
@@ -107,16 +108,17 @@ def _tail(context: Context, name: str, version: str = "") -> bytes:
     served = context.served(name, version)
     records = read(served.trails).records
     events = context.events_since(int(records[:, 0].min())) if len(records) else []
-    found = explain(records, events, max_batch_size=served.entry.max_batch_size) | {"model": served.name}
-    steps = served.model.stage_times()
-    return _json(found | ({"steps": steps} if steps else {}))
+    found = explain(records, events, max_batch_size=served.entry.max_batch_size)
+    answer = msgspec.to_builtins(found) | {"model": served.name}
+    more = {"steps": served.model.stage_times(), "device": served.model.device_times()}
+    return _json(answer | {name: msgspec.to_builtins(rows) for name, rows in more.items() if rows})
 
 
 def _trail(context: Context, name: str, *rest: str) -> bytes:
     *version, cursor = rest
     served = context.served(name, *version)
     if not _CURSOR.fullmatch(cursor):
-        raise InvalidInputError("a trail is read from a whole number on: what the last answer gave as `next`")
+        raise InvalidInputError("a trace is read from a whole number on: the `next` of the last answer")
     cursors = [-1] * len(served.trails) if cursor[0] == "-" else [int(number) for number in cursor.split(".")]
     piece = read(served.trails, cursors)
     return _json(metadata.trail(served, piece, context.events_since))
@@ -176,7 +178,7 @@ def _no_cuda_unregister(_context: Context, _body: bytes, _name: str = "") -> byt
 
 def _metrics(context: Context) -> bytes:
     rows = {(served.name, served.version): served.model.rows.rows.value for served in context.models}
-    return reply(200, render(*context.counted(), rows), content_type=METRICS_TYPE)
+    return reply(200, render(*context.counted(), rows, context.devices()), content_type=METRICS_TYPE)
 
 
 def _openapi(_context: Context) -> bytes:

@@ -3,7 +3,7 @@
 The kernel wakes every process that watches the listener, and the first takes what is there: libuv, and any loop
 that accepts whenever it can, hands nearly all of 128 connections that come at once to one process of two
 (docs/decisions/011). Here a process that has more connections than the one with the fewest gives way for a
-millisecond at a time. It gives way so often and no more: one that hangs, with the fewest connections, stops nobody.
+millisecond at a time. It gives way so often and no more: one that hangs, with the fewest connections, stops no other.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _GIVE_WAY_TIMES = 5
 
 
 class FairAcceptor:
-    """Watches one shared listener for one place on the board."""
+    """Watches one shared listener for one place on the scoreboard."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class FairAcceptor:
         self._watch()
 
     def refuse(self) -> None:
-        """Nothing: whether nobody may connect any more is for the supervisor to say, whose listener it is."""
+        """Nothing: the listener is the supervisor's, which decides when new connections are refused."""
 
     def close(self) -> None:
         """Accept no more; what has been accepted stays. Other processes keep the listener."""

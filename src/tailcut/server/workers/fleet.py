@@ -48,7 +48,7 @@ class Do(Enum):
     FAIL = auto()  # a worker was lost; another starts after a pause (`seconds`)
     ABANDON = auto()  # a successor did not load: what serves goes on serving, and the renewal ends
     GIVE_UP = auto()  # too many losses in a row
-    EXIT = auto()  # nobody is left: end with `code`
+    EXIT = auto()  # no worker is left: end with `code`
 
 
 MOVES: dict[tuple[State, Event], tuple[State, Do]] = {
@@ -70,7 +70,7 @@ class RestartPolicy:
     limit: int = 8  # as many, and the fleet gives up
     pause_s: float = 0.25  # before the second of them; doubled before each further one
     longest_s: float = 10.0
-    stable_s: float = 5.0  # who served so long was no part of a row
+    stable_s: float = 5.0  # an exit after so long does not count as consecutive
 
     def pause(self, losses: int) -> float:
         """How long the next start waits after so many losses in a row."""
@@ -127,7 +127,7 @@ class Fleet:
         return min((post.due for post in self._posts if post.due is not None), default=None)
 
     def tick(self, now: float) -> list[Action]:
-        """Start who is due."""
+        """Start the workers that are due."""
         due = [post for post in self._posts if post.due is not None and post.due <= now]
         return [self._move(post, Event.DUE, now) for post in due]
 
@@ -173,7 +173,7 @@ class Fleet:
         return self._renew_next(now)
 
     def stop(self, now: float, code: int = 0) -> list[Action]:
-        """Have everybody finish; EXIT follows the last."""
+        """Have all workers finish; EXIT follows the last."""
         if self._stopping:
             return []
         self._stopping, self._code = True, code
@@ -184,12 +184,12 @@ class Fleet:
         return [Action(Do.DRAIN, worker) for worker in self._workers if worker != self._leaving]
 
     def _renew_next(self, now: float) -> list[Action]:
-        # Who loads now may have read what was there before, so it is waited for and renewed in its turn.
+        # A worker that loads now may have read what was there before, so it is waited for and renewed in its turn.
         if self._leaving >= 0 or any(post.state in {State.RENEWING, State.LOADING} for post in self._posts):
             return []
         while self._to_renew:
             post = self._posts[self._to_renew.popleft()]
-            if post.state is State.SERVING:  # who starts later reads what is there by then
+            if post.state is State.SERVING:  # one that starts later reads what is there by then
                 return [self._move(post, Event.RENEW, now)]
         return []
 

@@ -101,7 +101,7 @@ class Scoreboard:
         self._words[_FOLDS] += 1
 
     def totals(self) -> Counts:
-        """Everybody's counts, those of workers that are gone included."""
+        """The counts of all workers, those that are gone included."""
         for _ in range(_TRIES):
             folds = self._words[_FOLDS]
             counts = [self._read(place) for place in range(self.places + 1)]

@@ -1,6 +1,6 @@
-"""The trails of all workers of one supervisor: one region of memory that they inherit, as they do the board.
+"""The traces of all workers of one supervisor: one region of memory that they inherit, like the scoreboard.
 
-At each place of the board a worker writes its events and a timeline for each model, and reads everybody's, so that
+At its place a worker writes its events and a timeline for each model, and it reads those of all workers, so that
 whichever worker is asked why requests were slow answers for the whole service. Nothing of this costs a request more
 than a timeline of its own would (docs/decisions/019). What a worker has written stays when it is gone: its successor at
 that place writes on behind it.
@@ -30,11 +30,11 @@ class TraceRegion:
         return cls(anonymous_file(places * _room(models)), places, models)
 
     def close(self) -> None:
-        """Let go of the region; the last one's letting go ends it."""
+        """Close the region, which is gone when the last process has closed it."""
         os.close(self.descriptor)
 
     def open(self, own: int) -> "SharedTraces":
-        """The timelines and events of all places, counted from 1 as on the board, seen from the place `own`."""
+        """The timelines and events of all places, counted from 1 as on the scoreboard, seen from the place `own`."""
         memory = memoryview(mmap.mmap(self.descriptor, self.places * _room(self.models)))
         events: list[Events] = []
         timelines: list[list[Timeline]] = [[] for _ in range(self.models)]
@@ -50,7 +50,7 @@ class TraceRegion:
 
 @dataclass(frozen=True, slots=True)
 class SharedTraces:
-    """Everybody's trails, open; one of each is this worker's own."""
+    """The traces of all workers, open; one of each is this worker's own."""
 
     own: int
     events: tuple[Events, ...]
@@ -62,7 +62,7 @@ class SharedTraces:
         return self.events[self.own]
 
     def adopt(self, models: Sequence[ServedModel]) -> list[ServedModel]:
-        """The models, with their trails in the region."""
+        """The models, with their traces in the region."""
         return [
             replace(served, timeline=timelines[self.own], timelines=timelines)
             for served, timelines in zip(models, self.timelines, strict=True)

@@ -1,12 +1,12 @@
 """A supervisor and its workers, the thin shell around `fleet.py`: it listens, starts, signals and reaps.
 
 Workers are fresh processes that run the same command line and inherit the listening sockets, one end of a socket pair
-(over which they say that they are ready, and see their supervisor end), the board, and the region of their trails. They
-are told what to do by signals: SIGTERM and SIGINT drain, SIGHUP retires. The supervisor itself takes SIGTERM and SIGINT
-(drain all, exit 0; a second one kills all and exits 1), SIGHUP (renew all, one after the other) and SIGUSR1 (log a line
-of counts).
+(over which they say that they are ready, and see their supervisor end), the scoreboard, and the region of their traces.
+They are told what to do by signals: SIGTERM and SIGINT drain, SIGHUP retires. The supervisor itself takes SIGTERM and
+SIGINT (drain all, exit 0; a second one kills all and exits 1), SIGHUP (renew all, one after the other) and SIGUSR1 (log
+a line of counts).
 
-The listening sockets stay open here while anybody serves, so that a connection that waits in the kernel's queue
+The listening sockets stay open here while any worker serves, so that a connection that waits in the kernel's queue
 outlives every worker.
 """
 
@@ -85,7 +85,7 @@ def supervise(group: WorkerGroup, address: Address, on_ready: Callable[[Address,
 class _Child:
     process: subprocess.Popen[bytes]
     control: socket.socket
-    place: int  # on the board
+    place: int  # on the scoreboard
 
 
 class _Supervisor:
@@ -105,7 +105,7 @@ class _Supervisor:
         self._fleet = Fleet(group.size, group.restart_policy)
         self._shares = _shares(group.size)
         self._children: dict[int, _Child] = {}
-        self._free = list(range(scoreboard.places, 0, -1))  # places on the board; the smallest is taken first
+        self._free = list(range(scoreboard.places, 0, -1))  # places on the scoreboard; the smallest is taken first
         self._timer: asyncio.TimerHandle | None = None
         self._models: Models = []
         self._choices: dict[str, Choice] = {}  # settings of bare models, by the file's hash

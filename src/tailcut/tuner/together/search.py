@@ -1,6 +1,6 @@
 """A joint tune: survey each model, simulate combinations on shared cores, race a few on real servers, verify one.
 
-A thin shell. Each model is surveyed by its own `Search`; which combinations race is decided in `selection`, and what
+A thin shell. Each model is surveyed by its own `Surveyor`; which combinations race is decided in `selection`, and what
 they would do in `simulation`. What is claimed comes from the verification: baseline and tuned, each with all models in
 one server, under the load of all models at once.
 """
@@ -27,7 +27,7 @@ from tailcut.tuner.events import Expected as ExpectedTime
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.racing import run_heats
 from tailcut.tuner.records import entry_of
-from tailcut.tuner.search import Search, Survey
+from tailcut.tuner.survey import Survey, Surveyor
 from tailcut.tuner.together.records import JointOutcome, JointWanted, Side
 from tailcut.tuner.together.selection import (
     Combination,
@@ -66,7 +66,7 @@ class JointSearch:
         self._tell = tell
         self._plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
         self._rarest = min(one.rate for one in wanted.arrivals)
-        self._searches: list[Search] = []
+        self._surveyors: list[Surveyor] = []
         self._surveys: list[Survey] = []
         self._servers = JointServers((), ())
         self._outcome = JointOutcome([])
@@ -92,8 +92,8 @@ class JointSearch:
         finally:
             self._servers.keep()
             self._take_profiles()
-            for search in self._searches:
-                search.close()
+            for surveyor in self._surveyors:
+                surveyor.close()
         self._outcome.took_s = self._plan.spent_s(time.monotonic())
         return self._outcome
 
@@ -117,9 +117,9 @@ class JointSearch:
         budget_s = _SURVEYS * self._wanted.budget_s / len(self._wanted.models)
         for one, arrivals in zip(self._wanted.models, self._wanted.arrivals, strict=True):
             own = replace(one, rate=arrivals.rate, objective="latency", budget_s=budget_s, began=None)
-            self._searches.append(Search(own, _Named(model_name(one.model), self._tell)))
-        for search in self._searches:
-            survey = search.survey()
+            self._surveyors.append(Surveyor(own, _Named(model_name(one.model), self._tell)))
+        for surveyor in self._surveyors:
+            survey = surveyor.survey()
             survey.servers.keep()
             self._surveys.append(survey)
         for survey, arrivals in zip(self._surveys, self._wanted.arrivals, strict=True):

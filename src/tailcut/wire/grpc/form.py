@@ -1,9 +1,9 @@
 """Requests over gRPC that are like one before them, known by their bytes; and their answers, as bytes. Pure.
 
 Clients repeat themselves: from call to call the raw tensors differ, and perhaps the id. Serialisers write fields in the
-order of their numbers, so all the rest, the *lead*, stands before the tensors (field 7 is the last). Who has read one
-message knows what every other one with its lead means, and needs to see only that the tensors behind it are as long.
-An answer likewise is constant but for the id and the outputs' bytes.
+order of their numbers, so all the rest, the *lead*, stands before the tensors (field 7 is the last). After one message,
+the meaning of every other one with its lead is known, and only the lengths of the tensors behind it are checked. An
+answer likewise is constant but for the id and the outputs' bytes.
 
 What is not exactly so (another order, unknown fields, an id that is not short and plain, other sizes) is not recognised
 here: it is read as a message, which is right for all of them.

@@ -4,15 +4,16 @@ After the protocol's description: a message is five bytes and itself, a call end
 """
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from math import ceil
+from typing import NamedTuple
 from urllib.parse import quote
 
 from tailcut.errors import InvalidInputError, TooLargeError
-from tailcut.wire.http2.fields import Field, encode_fields
+from tailcut.wire.http2.fields import Field, Reading, encode_fields
 from tailcut.wire.inflate import inflate_in_steps
 
 PREFIX_BYTES = 5
@@ -55,15 +56,22 @@ class CallError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class CallHead:
-    """What a call's fields say; `refused` is the whole answer to a request that is no gRPC call."""
+class CallPlan:
+    """What those fields of a call say that are the same each time; `refused` answers a request that is no gRPC call."""
 
     path: str
-    timeout_ns: int = 0  # 0: none
     encoding: bytes = b"identity"
     authorization: str = ""
-    traceparent: str = ""
     refused: bytes | None = None
+    error: CallError | None = None
+
+
+class CallHead(NamedTuple):
+    """What a call's fields say; `error` ends it at once."""
+
+    plan: CallPlan
+    timeout_ns: int = 0  # 0: none
+    traceparent: bytes = b""
     error: CallError | None = None
 
 
@@ -74,32 +82,44 @@ ANSWER_HEAD = _OK + encode_fields([_TYPE, _ENCODINGS])
 ANSWER_END = encode_fields([(b"grpc-status", b"0")])
 
 
-def read_call(fields: Sequence[Field]) -> CallHead:
-    """The call in a request's fields; what is wrong with it stands in `refused` or `error`."""
+def plan_call(fields: Sequence[Field]) -> CallPlan:
+    """What is the same each time of a request's fields; what is wrong with it stands in `refused` or `error`."""
     first: dict[bytes, bytes] = {}
     for name, value in fields:
         first.setdefault(name, value)
     path = first[b":path"].decode("latin-1")
     if first[b":method"] != b"POST":
-        return CallHead(path, refused=encode_fields([(b":status", b"405"), (b"allow", b"POST")]))
+        return CallPlan(path, refused=encode_fields([(b":status", b"405"), (b"allow", b"POST")]))
     kind = first.get(b"content-type", b"")
     if kind != b"application/grpc" and not kind.startswith((b"application/grpc+proto", b"application/grpc;")):
-        return CallHead(path, refused=encode_fields([(b":status", b"415")]))
+        return CallPlan(path, refused=encode_fields([(b":status", b"415")]))
     error = None
     encoding = first.get(b"grpc-encoding", b"identity")
     if encoding != b"identity" and encoding not in _INFLATED:
         error = CallError(Status.UNIMPLEMENTED, "messages may be compressed by gzip or deflate")
-    timeout = _TIMEOUT.fullmatch(first.get(b"grpc-timeout", b"0n"))
+    return CallPlan(path, encoding, first.get(b"authorization", b"").decode("latin-1"), error=error)
+
+
+def call_head(plan: CallPlan, varying: Mapping[bytes, bytes]) -> CallHead:
+    """The head of one call, with its deadline and its trace."""
+    if not varying:
+        return CallHead(plan, error=plan.error)
+    traceparent, written = varying.get(b"traceparent", b""), varying.get(b"grpc-timeout")
+    if written is None:
+        return CallHead(plan, 0, traceparent, plan.error)
+    timeout = _TIMEOUT.fullmatch(written)
     if timeout is None:
-        error = CallError(Status.INVALID_ARGUMENT, "grpc-timeout is a number of 8 digits at most, and one of HMSmun")
-    return CallHead(
-        path,
-        max(1, int(timeout[1]) * _UNIT_NS[timeout[2]]) if timeout and b"grpc-timeout" in first else 0,
-        encoding,
-        first.get(b"authorization", b"").decode("latin-1"),
-        first.get(b"traceparent", b"").decode("latin-1"),
-        error=error,
-    )
+        message = "grpc-timeout is a number of 8 digits at most, and one of HMSmun"
+        return CallHead(plan, 0, traceparent, CallError(Status.INVALID_ARGUMENT, message))
+    return CallHead(plan, int(timeout[1]) * _UNIT_NS[timeout[2]] or 1, traceparent, plan.error)
+
+
+CALLS = Reading(
+    plan_call,
+    call_head,
+    names=frozenset({b"content-type", b"grpc-encoding", b"authorization"}),
+    varying=frozenset({b"grpc-timeout", b"traceparent"}),
+)
 
 
 @lru_cache(256)

@@ -39,7 +39,7 @@ class State(IntEnum):
     BODY = 6  # a body, which the kernel writes into the reader's memory
     ANSWER = 7  # behind a message that is whole: they wait until it is answered
     LINGER = 8  # behind the last answer: they are discarded, so that it arrives
-    CLOSED = 9  # of nobody
+    CLOSED = 9
 
 
 MOVES: dict[State, frozenset[State]] = {
@@ -119,6 +119,7 @@ class Http1Connection(Generic[H]):
         "ended",
         "head",
         "held",
+        "is_read",
         "lingered",
         "meaning",
         "repeats",
@@ -132,6 +133,7 @@ class Http1Connection(Generic[H]):
         self.head = b""  # its bytes; none where they are many
         self.repeats = 0  # messages in a row whose head meant what that of the one before did
         self.held = b""  # received, and not read
+        self.is_read = False  # behind a message that is whole, `hold` has nothing to keep or to let go
         self.ended = False  # the client sends nothing more, and may still read
         self.lingered = 0  # bytes discarded behind the last answer
         self._data: bytes | bytearray = b""  # handed in last
@@ -161,11 +163,6 @@ class Http1Connection(Generic[H]):
     def more(self) -> bool:
         """Whether anything stands behind the last event."""
         return self._at < self._size
-
-    @property
-    def keeps(self) -> bool:
-        """Whether `hold` has anything to do: bytes to keep, or memory of its own to let go."""
-        return self._at < self._size or type(self._data) is bytes
 
     @property
     def busy(self) -> bool:
@@ -243,8 +240,10 @@ class Http1Connection(Generic[H]):
         if stop <= size and not meaning.head.chunked:
             self.state = _ANSWER  # from IDLE or HEAD, which MOVES allows
             self._at = stop
+            self.is_read = stop == size and type(data) is bytearray
             return Request(meaning, self._view[end:stop], True)
         self._move(_REQUEST)
+        self.is_read = False
         self._at = end
         self._left = stop - size
         return Request(meaning, self._view[end : end if meaning.head.chunked else size], False)
@@ -362,6 +361,11 @@ class Http1Connection(Generic[H]):
         if self.state is not _ANSWER:
             raise self._illegal(_IDLE)
         self.state = _IDLE
+
+    def resume(self, head: bytes) -> None:
+        """Messages were received elsewhere, the last of them with this head, which is whole and good."""
+        if head != self.head:
+            self.meaning, self.head = self._interpret(head), head
 
     def owes(self) -> None:
         """A message that means what the last one did was received elsewhere, and its answer is owed."""

@@ -1,7 +1,7 @@
 """The server's end of an HTTP/2 connection with prior knowledge: bytes to events, answers to bytes. Pure, no socket.
 
 Feed what the network brings to `receive`, in whatever pieces; do what its events say; write what `take` returns. The
-connection answers by itself what needs nobody's decision (SETTINGS, PING, window updates), keeps flow control both
+connection answers by itself what needs no decision (SETTINGS, PING, window updates), keeps flow control both
 ways, and ends what breaks a rule of RFC 9113: a stream by RST_STREAM, the connection by GOAWAY and an `Http2Error`.
 
 Everything a client can make us keep is bounded: streams, fields, frames, and data by the windows. What it can make us
@@ -18,6 +18,7 @@ from tailcut.wire.http2.fields import (
     H,
     HeaderBlocks,
     MalformedError,
+    Reading,
     TooManyFieldsError,
     check_trailers,
 )
@@ -65,12 +66,12 @@ _HEAD = Struct(">HBBBI")
 
 
 class Http2Connection(Streams[H]):
-    """One connection; `interpret` makes of a request's fields the head that `Opened` carries."""
+    """One connection; `reading` makes of a request's fields the head that `Opened` carries."""
 
-    def __init__(self, interpret: Callable[[Sequence[Field]], H]) -> None:
+    def __init__(self, reading: Reading[H]) -> None:
         super().__init__()
         self.partial_since = 0.0  # when the frame began to arrive that is not whole yet; 0: there is none
-        self._blocks = HeaderBlocks(interpret)
+        self._blocks = HeaderBlocks(reading)
         self._rest = b""
         self._spent = 0  # units, in this call of `receive`
         self.pending = False  # whole frames wait for the next call of `receive`

@@ -1,78 +1,100 @@
-"""Header blocks of HTTP/2: bytes to a request's head, and fields of answers to bytes. Pure; the only place of hpack.
+"""Header blocks of HTTP/2: bytes to a request's head, and fields of answers to bytes. Pure.
 
-In front of the decoder stands a cache. A block of nothing but indexed fields and literals without indexing means the
-same for as long as the dynamic table has not changed, and a gRPC client in its steady state sends such a block, the
-same few bytes, with every call: hpack takes 30 us for them, the look-up 0.1. Our own answers use no dynamic table, so
-their blocks are made once.
+Three things are known before. A block that has come before, and does not touch the dynamic table, means the same for as
+long as that table has not changed: it is looked up. Any other is decoded (`hpack.py`), and what its request wants is
+looked up by the fields that this depends on, so that a client with another request id in every call is not checked
+anew. Fields that matter and vary, a deadline, are read each time. Our own answers use no dynamic table, so their blocks
+are made once.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
 
-import hpack
-from hpack.table import HeaderTable
-
+from tailcut.wire.http2.hpack import BlockError, Decoder, Field, TooManyFieldsError
 from tailcut.wire.memo import BytesMemo
 
-Field = tuple[bytes, bytes]
+__all__ = ["BLOCK_BYTES", "BlockError", "Field", "HeaderBlocks", "MalformedError", "Reading", "TooManyFieldsError"]
+
 H = TypeVar("H")  # what a request's fields mean to the caller
 
 BLOCK_BYTES = 16 << 10  # of one block as it travels, and of its fields as RFC 9113 section 6.5.2 counts them
-_UPDATES = 2  # RFC 7541 section 4.2: the smallest size that there was, and the last
 _CACHED = 64  # blocks at most, for each connection
+_PLANS, _IGNORED = 256, 256  # for each reading
 _CACHED_BYTES = 2048
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE = re.compile(rb"(?:[^\0\r\n \t](?:[^\0\r\n]*[^\0\r\n \t])?)?")
 _PSEUDO = {b":method", b":scheme", b":path", b":authority"}
 _NEEDED = {b":method", b":scheme", b":path"}
 _OF_A_CONNECTION = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+_CHECKED = _PSEUDO | _OF_A_CONNECTION | {b"te", b"host"}  # whose values the rules of HTTP/2 depend on
+_LENGTH = b"content-length"
 _LENGTH_DIGITS = 18
 _DEFAULT_PORT = {b"http": b":80", b"https": b":443"}
+_KEY, _VARYING, _IGNORE = range(3)  # what a field's name makes of it
+_NO_ORDER = "pseudo-header fields come first, once, and are those of a request"
+_NO_VALUE = "a field's value has characters that none may have"
 
 
 class MalformedError(Exception):
     """The fields of one request break a rule of RFC 9113 section 8: its stream ends, the others go on."""
 
 
-class BlockError(Exception):
-    """The block cannot be decoded: what the client and we know of each other's fields has come apart."""
+class _Plan(NamedTuple):
+    """What has been made of the fields that a plan depends on; the first `pseudo` of them are pseudo-header fields."""
+
+    made: Any
+    pseudo: int
 
 
-class TooManyFieldsError(BlockError):
-    """The fields are over the limit; decoding has stopped, so the table is not known any more."""
+@dataclass(frozen=True)
+class Reading(Generic[H]):
+    """What a request's fields mean, for all connections that are read so.
 
+    Args:
+        plan: what those fields mean that are the same from call to call.
+        head: that, and the fields that vary, by name: the request's head. A name that is repeated has its first value.
+        names: of the fields that `plan` depends on, beside those that HTTP/2 itself has rules for; None: all others.
+        varying: names of the fields that `head` is given.
+    """
 
-class _Table(HeaderTable):
-    """The dynamic table, and how often it has changed."""
+    plan: Callable[[Sequence[Field]], Any]
+    head: Callable[[Any, Mapping[bytes, bytes]], H]
+    names: frozenset[bytes] | None = None
+    varying: frozenset[bytes] = frozenset()
+    roles: dict[bytes, int] = field(init=False, repr=False)
+    plans: BytesMemo[tuple[Field, ...], _Plan] = field(init=False, repr=False)
+    ignored: BytesMemo[bytes, int] = field(init=False, repr=False)  # names that are well formed
 
-    edition = 0
+    def __post_init__(self) -> None:
+        roles = dict.fromkeys(_CHECKED | (self.names or frozenset()), _KEY) | dict.fromkeys(self.varying, _VARYING)
+        object.__setattr__(self, "roles", roles)
+        object.__setattr__(self, "plans", BytesMemo(_PLANS, _CACHED_BYTES))
+        object.__setattr__(self, "ignored", BytesMemo(_IGNORED, _CACHED_BYTES // 8))
 
-    def add(self, name: bytes, value: bytes) -> None:
-        self.edition += 1
-        super().add(name, value)
+    def role(self, name: bytes) -> int:
+        """Of a field whose name is none of those that were given.
 
-    @property
-    def maxsize(self) -> int:
-        return int(self._maxsize)
-
-    @maxsize.setter
-    def maxsize(self, newmax: int) -> None:
-        self.edition += 1
-        HeaderTable.maxsize.fset(self, newmax)  # type: ignore[attr-defined]  # mypy sees an int there
+        Raises:
+            MalformedError: it is no name.
+        """
+        known = self.ignored.get(name)
+        if known is not None:
+            return known
+        _check_name(name, b"")
+        return self.ignored.keep(name, _KEY if self.names is None else _IGNORE, len(name))
 
 
 class HeaderBlocks(Generic[H]):
-    """The blocks of one connection, in the order they came. `interpret` makes of a request's fields what it means."""
+    """The blocks of one connection, in the order they came."""
 
-    def __init__(self, interpret: Callable[[Sequence[Field]], H]) -> None:
-        self._interpret = interpret
-        self._table = _Table()
-        self._decoder = hpack.Decoder(max_header_list_size=BLOCK_BYTES)
-        self._decoder.header_table = self._table
+    def __init__(self, reading: Reading[H]) -> None:
+        self._reading = reading
+        self._decoder = Decoder(BLOCK_BYTES)
         self._edition = 0
         self._known: BytesMemo[bytes, tuple[H, int]] = BytesMemo(_CACHED, _CACHED_BYTES)
-        self.decoded = 0  # fields, and bytes by the hundred: what decoding them has cost, in units of 3 us
+        self.decoded = 0  # what decoding and checking has cost, in units of 3 us
 
     def request(self, block: bytes) -> tuple[H, int]:
         """What a request's block means, and the length that it announces; -1 where it announces none.
@@ -81,14 +103,13 @@ class HeaderBlocks(Generic[H]):
             BlockError: it cannot be decoded.
             MalformedError: it is no request.
         """
+        decoder = self._decoder
+        before = decoder.edition
         found = self._known.get(block)
-        if found is not None and self._edition == self._table.edition:
+        if found is not None and self._edition == before:
             return found
-        before = self._table.edition
-        fields = self.decode(block)
-        length = check_request(fields)
-        meaning = self._interpret(fields), length
-        if before == self._table.edition:
+        meaning = self._read(self.decode(block))
+        if before == decoder.edition:
             if self._edition != before:
                 self._known.clear()
                 self._edition = before
@@ -101,57 +122,64 @@ class HeaderBlocks(Generic[H]):
         Raises:
             BlockError: it cannot be decoded, or is too long.
         """
-        if _updates_first(block) > _UPDATES:
-            raise BlockError("a header block changes the table's size more than twice")
-        self.decoded += len(block) >> 5
-        try:
-            fields: list[Field] = list(self._decoder.decode(block, raw=True))
-        except hpack.OversizedHeaderListError:
-            raise TooManyFieldsError(f"the fields of a request take more than {BLOCK_BYTES} bytes") from None
-        except (hpack.HPACKError, IndexError):
-            raise BlockError("a header block cannot be decoded") from None
-        self.decoded += len(fields)
+        self.decoded += len(block) >> 6
+        fields = self._decoder.decode(block)
+        self.decoded += len(fields) >> 1
         return fields
 
+    def _read(self, fields: list[Field]) -> tuple[H, int]:
+        reading = self._reading
+        role_of = reading.roles.get
+        key: list[Field] = []
+        varying: dict[bytes, bytes] = {}
+        length = -1
+        for one in fields:
+            name, value = one
+            role = role_of(name)
+            if role is None:
+                if name == _LENGTH:
+                    length = _length(value, length)
+                    continue
+                role = reading.role(name)
+            if role == _KEY:
+                key.append(one)
+                continue
+            if not _VALUE.fullmatch(value):
+                raise MalformedError(_NO_VALUE)
+            if role == _VARYING:
+                varying.setdefault(name, value)
+        plan = reading.plans.get(tuple(key))
+        if plan is None:
+            check_request(fields)
+            self.decoded += len(fields)
+            plan = _Plan(reading.plan(key), sum(name[:1] == b":" for name, _ in key))
+            reading.plans.keep(tuple(key), plan, sum(len(name) + len(value) for name, value in key))
+        elif fields[plan.pseudo - 1] is not key[plan.pseudo - 1]:
+            raise MalformedError(_NO_ORDER)
+        return reading.head(plan.made, varying), length
 
-def _updates_first(block: bytes) -> int:
-    """How many changes of the dynamic table's size a block begins with, counted to three."""
-    at = count = 0
-    while at < len(block) and block[at] >> 5 == 1 and count <= _UPDATES:
-        longer = block[at] & 0x1F == 0x1F
-        at += 1
-        while longer and at < len(block) and block[at] & 0x80:
-            at += 1
-        at += longer
-        count += 1
-    return count
 
-
-def check_request(fields: Sequence[Field]) -> int:
-    """Check a request's fields by RFC 9113 section 8; returns its content-length, -1 where there is none.
+def check_request(fields: Sequence[Field]) -> None:
+    """Check a request's fields by RFC 9113 section 8, but for its content-length.
 
     Raises:
         MalformedError: they break a rule.
     """
     seen: set[bytes] = set()
-    length = -1
     regular = False
     for name, value in fields:
         if name[:1] == b":":
             if regular or name in seen or name not in _PSEUDO:
-                raise MalformedError("pseudo-header fields come first, once, and are those of a request")
+                raise MalformedError(_NO_ORDER)
             seen.add(name)
         else:
             regular = True
             _check_name(name, value)
-            if name == b"content-length":
-                length = _length(value, length)
         if not _VALUE.fullmatch(value):
-            raise MalformedError("a field's value has characters that none may have")
+            raise MalformedError(_NO_VALUE)
     if not seen >= _NEEDED or (b":path", b"") in fields:
         raise MalformedError("a request has a method, a scheme and a path")
     _check_host(fields)
-    return length
 
 
 def _check_host(fields: Sequence[Field]) -> None:
@@ -175,7 +203,7 @@ def check_trailers(fields: Sequence[Field]) -> None:
     for name, value in fields:
         _check_name(name, value)
         if not _VALUE.fullmatch(value):
-            raise MalformedError("a field's value has characters that none may have")
+            raise MalformedError(_NO_VALUE)
 
 
 def _check_name(name: bytes, value: bytes) -> None:
@@ -192,7 +220,7 @@ def _length(value: bytes, before: int) -> int:
 
 
 def encode_fields(fields: Sequence[Field]) -> bytes:
-    """A block of literals without indexing (RFC 7541 section 6.2.2): it leaves no trace in anybody's table."""
+    """A block of literals without indexing (RFC 7541 section 6.2.2): it changes no table."""
     return b"".join(b"\x00" + _string(name) + _string(value) for name, value in fields)
 
 

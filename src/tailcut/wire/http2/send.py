@@ -54,7 +54,7 @@ def _cut(waiting: _Waiting, size: int) -> bytes | memoryview:
 
 
 class Outlet:
-    """What goes to the client. `stopped` holds data back while nobody takes what was written before."""
+    """What goes to the client. `stopped` holds data back while what was written before is not taken."""
 
     def __init__(self) -> None:
         self.frame_bytes = FRAME_BYTES  # that the client takes
@@ -66,7 +66,7 @@ class Outlet:
         self.windows: dict[int, int] = {}  # of the streams whose answer has not been sent to its end
         self._waiting: dict[int, _Waiting] = {}
         self._earned = 0
-        self.tried = 0  # times that a stream was looked at whether it may send, for who counts them
+        self.tried = 0  # times that a stream was looked at whether it may send, to be counted
         self._burst = 0  # bytes put into frames since they were last taken
 
     @property
@@ -89,7 +89,7 @@ class Outlet:
         self.windows[stream] = self._first_window
 
     def drop(self, stream: int) -> None:
-        """Nobody wants the rest of a stream."""
+        """The rest of a stream is not wanted."""
         self.windows.pop(stream, None)
         waiting = self._waiting.pop(stream, None)
         if waiting is not None:

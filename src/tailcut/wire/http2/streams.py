@@ -1,4 +1,4 @@
-"""The streams of an HTTP/2 connection's server end: who may send how much, how each ends, and what is said. Pure.
+"""The streams of an HTTP/2 connection's server end: how much each side may send, how each ends, and what is said. Pure.
 
 `http2.py` reads frames; what they do to streams and windows, and what goes to the client, is here.
 """
@@ -12,7 +12,9 @@ from tailcut.wire.http2.send import Outlet
 
 STREAMS = 1024  # open at once, for each connection
 STREAM_WINDOW = 1 << 20  # bytes a client may send on a stream before they are taken from it
-CONNECTION_WINDOW = 16 << 20  # of all its streams: opened anew as bytes arrive, TCP slows down who is too fast
+CONNECTION_WINDOW = (
+    16 << 20
+)  # of all its streams: opened anew as bytes arrive, TCP slows down a client that is too fast
 EVER_OPEN = (1 << 31) - 1
 OUR_PING = b"tailcut!"
 _RESETS = 1024, 256  # streams that a client may open and reset: at once, and each second
@@ -64,7 +66,7 @@ class Streams(Generic[H]):
         self.out = Outlet()
         self.last_stream = 0
         self.failed = False
-        self._incoming: dict[int, Incoming] = {}  # of those streams, who may send more
+        self._incoming: dict[int, Incoming] = {}  # of those streams that may send more
         self._dismissed: dict[int, None] = {}  # answered or reset by us while the client sends: its rest is ignored
         self._events: list[Opened[H] | Data | Reset] = []
         self._resets = Budget(*_RESETS)
@@ -100,7 +102,7 @@ class Streams(Generic[H]):
         self.out.send(stream, head, data, trailers)
         if trailers is not None:
             self._resets.earn(1)
-            if stream in self._incoming:  # who sends still is told that nobody listens
+            if stream in self._incoming:  # a client that still sends is told that nothing is read
                 del self._incoming[stream]
                 self._dismiss(stream, ended=False)
                 self.out.finally_reset(stream)
@@ -155,7 +157,7 @@ class Streams(Generic[H]):
 
     def _known(self, stream: int) -> None:
         if not stream & 1 or stream > self.last_stream:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a frame for a stream that nobody has opened")
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a frame for a stream that is not open")
 
     def _chore(self) -> None:
         if not self._chores.pay(self._now):

@@ -1,6 +1,6 @@
 """The Open Inference Protocol v2, with the binary tensor extension: bodies <-> arrays, no socket.
 
-This is the codec's front door; requests, answers and the elements of tensors live in modules of their own beside it.
+This module is the codec's interface; requests, responses and the elements of tensors have their own modules.
 """
 
 from tailcut.wire.v2.checks import Schedule, WantedOutput, schedule_of

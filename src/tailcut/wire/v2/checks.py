@@ -1,7 +1,7 @@
-"""What an inference request must hold, whichever transport brought it: known tensors, shapes, places, parameters. Pure.
+"""The content of an inference request, for any transport: known tensors, shapes, positions, parameters. Pure.
 
-Entries come as the JSON form has them: objects with `name`, `datatype`, `shape` and `parameters`. The gRPC form is
-brought into that shape first, so a fault is told in the same words on both.
+Entries have the JSON form: objects with `name`, `datatype`, `shape` and `parameters`. The gRPC form is converted to it
+first, so that errors have the same text for both.
 """
 
 from collections.abc import Mapping

@@ -1,11 +1,11 @@
-"""A JSON request in two parts: the lists of its tensors' data, and the little that stands around them. Pure.
+"""A JSON request in two parts: the lists of its tensors' data, and the short text around them. Pure.
 
-What stands around the lists repeats from request to request, so what it means is kept by its bytes, with a mark in the
-place of each list; only the lists are read each time. The JSON with marks is read like any other, and each mark must
-come back as the data of one input: then any list may stand there. No client can know the marks. Whatever is unusual
-or wrong is left to `request.py`, which reads the whole text and says what is wrong.
+The text around the lists repeats from request to request, so its meaning is cached by its bytes, with a mark in the
+place of each list; only the lists are parsed each time. The JSON with marks is parsed like any other, and each mark
+must be the data of one input: then any list may be in its place. Clients cannot know the marks. Unusual or invalid
+requests are left to `request.py`, which parses the whole text and reports what is wrong.
 
-`load` brings compiled code that reads the lists (`kernels/numbers.py`); without it orjson does, at twice the cost.
+`load` prepares compiled code that parses the lists (`kernels/numbers.py`); without it orjson does, at twice the cost.
 """
 
 import os
@@ -20,7 +20,7 @@ from tailcut.spec import DType, TensorSpec
 from tailcut.wire.v2.tensors import elements
 
 MARK = os.urandom(12).hex()
-COMPILED = {DType.FP32, DType.FP64}
+COMPILED = frozenset({DType.FP32, DType.FP64})  # dtypes of the lists that compiled code reads, once it is loaded
 _LISTS = 16  # of one request at most
 Reader = Callable[[np.ndarray, int, int, np.ndarray, np.ndarray], int]
 _reader: Reader | None = None

@@ -1,9 +1,9 @@
 """Inference requests of the Open Inference Protocol v2: a body's bytes -> checked arrays. Pure: no socket, no clock.
 
-A client that sends binary tensors repeats the same JSON head with every request, so the plan read from a head (where
-in the body each tensor lies, which outputs are asked for) is kept by the head's bytes: the second request costs one
-look-up and one view an input. Of a request that is JSON throughout, what stands around the lists of data is kept in
-the same way (`lists.py`). Plans hold positions and names, never tensor data.
+A client that sends binary tensors repeats the same JSON head with every request, so the plan of a head (the position
+of each tensor in the body, the requested outputs) is cached by the head's bytes: the second request costs one look-up
+and one view per input. For a request in JSON, the text around the lists of data is cached in the same way
+(`lists.py`). Plans contain positions and names, never tensor data.
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class _Plan(msgspec.Struct, frozen=True, eq=False):
     parameters: dict[str, Any]
 
 
-class _ListPlan(msgspec.Struct, frozen=True, eq=False):
+class ListPlan(msgspec.Struct, frozen=True, eq=False):
     """Of a request whose inputs are all lists of its JSON."""
 
     spec: ModelSpec  # as above
@@ -89,7 +89,7 @@ class _ListPlan(msgspec.Struct, frozen=True, eq=False):
 
 
 _plans: BytesMemo[tuple[int, bytes], _Plan] = BytesMemo(_PLANS_KEPT, _PLANNED_HEAD_BYTES)
-_list_plans: BytesMemo[tuple[int, bytes], _ListPlan] = BytesMemo(_PLANS_KEPT)
+_list_plans: BytesMemo[tuple[int, bytes], ListPlan] = BytesMemo(_PLANS_KEPT)
 
 
 def parse_request(
@@ -208,7 +208,7 @@ def _read_lists(spec: ModelSpec, text: bytes) -> InferRequest | None:
     if plan is None:
         if len(rest) > _PLANNED_HEAD_BYTES:
             return None
-        plan = _list_plan(spec, rest, len(spans))
+        plan = list_plan(spec, rest, len(spans))
         if plan is None:
             return None
         _list_plans.keep(key, plan)
@@ -221,7 +221,8 @@ def _read_lists(spec: ModelSpec, text: bytes) -> InferRequest | None:
     return InferRequest(plan.id, inputs, plan.outputs, plan.parameters)
 
 
-def _list_plan(spec: ModelSpec, rest: bytes, lists: int) -> _ListPlan | None:
+def list_plan(spec: ModelSpec, rest: bytes, lists: int) -> ListPlan | None:
+    """What a text means whose `lists` lists of data are marks; None for any that needs a closer look."""
     forms: dict[str, ListForm] = {}
     try:
         root = read_root(rest)
@@ -239,7 +240,7 @@ def _list_plan(spec: ModelSpec, rest: bytes, lists: int) -> _ListPlan | None:
         return None
     if len(forms) != lists:  # one of them is something else's
         return None
-    return _ListPlan(spec, request_id, tuple(forms[name] for name in spec.input_names), outputs, parameters)
+    return ListPlan(spec, request_id, tuple(forms[name] for name in spec.input_names), outputs, parameters)
 
 
 def _plan(spec: ModelSpec, head: bytes) -> _Plan:

@@ -1,7 +1,7 @@
-"""Answers of the Open Inference Protocol v2: arrays -> owned bytes; and what is said of server and model. Pure.
+"""Responses of the Open Inference Protocol v2: arrays -> owned bytes; and descriptions of server and model. Pure.
 
-What an answer whose outputs are all binary, or all JSON, says beside their data depends on nothing but the model, its
-version, the shapes and the request's id, so it is kept without the id, which is put back each time.
+In a response whose outputs are all binary, or all JSON, everything except the data depends only on the model, its
+version, the shapes and the request's id, so it is cached without the id, which is inserted each time.
 """
 
 from collections.abc import Mapping
@@ -70,10 +70,7 @@ def encode_response(
     if kept is None:
         make = _make_head if binary else _make_json_head
         kept = _heads.keep(key, make(spec, version, tensors, arrays))
-    if request.id is None:
-        head = kept.without_id
-    else:
-        head = b"".join((kept.before_id, b'"id":', orjson.dumps(request.id), b",", kept.after_id))
+    head = _begin(kept, request.id)
     if binary:
         return Response([head, *(array.tobytes() for array in arrays)], len(head))
     parts = [head]
@@ -151,6 +148,21 @@ def _make_head(spec: ModelSpec, version: str, tensors: list[TensorSpec], arrays:
     before = orjson.dumps({"model_name": spec.name, "model_version": version})[:-1] + b","
     after = orjson.dumps({"outputs": entries})[1:]
     return _Head(spec, before, after, before + after)
+
+
+def json_frame(
+    spec: ModelSpec, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
+) -> tuple[bytes, ...]:
+    """What stands around the lists of an answer that is JSON throughout; of the outputs only their shapes count."""
+    arrays = [outputs[wanted.name] for wanted in request.outputs]
+    kept = _make_json_head(spec, version, _tensors(spec, request), arrays)
+    return (_begin(kept, request.id), *kept.between)
+
+
+def _begin(head: _Head, request_id: str | None) -> bytes:
+    if request_id is None:
+        return head.without_id
+    return b"".join((head.before_id, b'"id":', orjson.dumps(request_id), b",", head.after_id))
 
 
 def _make_json_head(spec: ModelSpec, version: str, tensors: list[TensorSpec], arrays: list[np.ndarray]) -> _Head:

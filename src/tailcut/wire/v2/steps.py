@@ -1,9 +1,9 @@
-"""Large requests and answers, read and written in steps: generators that pause after about a millisecond. Pure.
+"""Large requests and responses, read and written in steps: generators that pause after about a millisecond. Pure.
 
-An event loop that runs one step at a time answers its other clients in between, and what a step takes is bounded
-whatever a client sends. The lists of a JSON body's tensors are cut at commas into pieces of 64 KB that orjson reads, so
-grammar and values are exactly those of `v2_request.py`. What stands around the lists (names, shapes, parameters) is
-read in one piece and may be 64 KB at most.
+An event loop that runs one step at a time serves its other clients in between, and the time of a step is limited
+whatever a client sends. The lists of a JSON body's tensors are split at commas into parts of 64 KB that orjson parses,
+so grammar and values are exactly those of `request.py`. The text around the lists (names, shapes, parameters) is
+parsed at once and may have 64 KB at most.
 """
 
 import re

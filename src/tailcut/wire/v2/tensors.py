@@ -1,8 +1,8 @@
 """Elements of one tensor: bytes or JSON values <-> arrays, by the rules of the Open Inference Protocol v2. Pure.
 
-Nothing is converted in silence: a JSON value of the wrong kind, or one that its dtype cannot hold, is refused. Messages
-name the input, what was expected and what came, and never show values. Numbers are little-endian, as the protocol and
-every machine that the engines run on have it.
+No value is converted silently: a JSON value of the wrong kind, or one that does not fit its dtype, is refused. Messages
+name the input, the expected and the actual form, and never contain values. Numbers are little-endian, as in the
+protocol and on every machine that the engines support.
 """
 
 import struct

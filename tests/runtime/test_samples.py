@@ -73,7 +73,7 @@ def test_nothing_is_kept_where_all_sizes_are_fixed() -> None:
 
 @pytest.mark.parametrize("shape", [(-1,), (-1, 3), (-1, -4), (2, 4, 4)])
 def test_samples_that_do_not_fit_the_model_are_refused(shape: tuple[int, ...]) -> None:
-    """A profile is a text file, and anybody may edit it."""
+    """A profile is a text file, and may be edited by hand."""
     spec = ModelSpec("echo", (TensorSpec("x", DType.FP32, (None, 4)),), ())
     with pytest.raises(ProfileError, match="do not fit input 'x'"):
         SampleRequest(inputs={"x": SampleInput(shape=shape)}).of(spec)

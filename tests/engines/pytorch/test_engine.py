@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ from tests.servers import json_request, serving
 
 from tailcut import Model
 from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.base import U8Input
 from tailcut.engines.torch import passes
 from tailcut.engines.torch.program import read_program
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, UnsupportedError
@@ -265,3 +267,20 @@ def test_programs_are_opened_by_several_threads(mlp: Path) -> None:
     for thread in threads:
         thread.join()
     assert opened == [2] * 4
+
+
+@pytest.mark.parametrize("changes", [{}, {"layout": "channels_last"}], ids=str)
+def test_pixels_are_normalised_by_the_program(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Images come as uint8, and the answers are those of the floats that they stand for, a scale for each channel."""
+    path = programs.images(tmp_path / "images.pt2")
+    fold = U8Input(scale=(1 / 255, 1 / 200, 1 / 100), offset=(-0.5, -0.4, 0.1))
+    engine = open_engine(path, EngineOptions(name="torch", threads=1, u8_input=fold, **changes))
+    assert [str(tensor.dtype) for tensor in engine.spec.inputs] == ["UINT8"]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8)
+    scale, offset = (np.array(values, np.float32).reshape(3, 1, 1) for values in (fold.scale, fold.offset))
+    plain = open_engine(path, EngineOptions(name="torch", threads=1))
+    wanted = plain.run({"x": pixels * scale + offset})["output"]
+    assert np.allclose(engine.run({"x": pixels})["output"], wanted, atol=1e-4)
+    ids = programs.encoder(tmp_path / "encoder.pt2")
+    with pytest.raises(UnsupportedError, match="needs a model with a float32 or float16 input"):
+        open_engine(ids, EngineOptions(name="torch", u8_input=fold))

@@ -144,8 +144,8 @@ def test_stages_are_counted_and_timed(texts):
     assert list(stages) == ["tokenize", "twice", "add_up"]
     assert stages["tokenize"]["requests"] == before + 1
     times = texts.stage_times()
-    assert [entry["stage"] for entry in times] == ["tokenize", "twice", "add_up"]
-    assert all(entry["compute_p50_us"] > 0 for entry in times)
+    assert [entry.stage for entry in times] == ["tokenize", "twice", "add_up"]
+    assert all(entry.compute_p50_us > 0 for entry in times)
     assert texts.statistics()["computing"] == 0
 
 

@@ -1,0 +1,99 @@
+"""A tune of one model or pipeline: search, write the profile and the report, and print the result."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tailcut.cli.main import INTERRUPTED
+from tailcut.cli.tune_files import TuneFiles
+
+if TYPE_CHECKING:
+    from tailcut.runtime.profile import Profile
+    from tailcut.tuner.records import Outcome, Wanted
+
+
+def tune_one(wanted: "Wanted", asked: dict[str, Any], files: TuneFiles, *, markdown: bool, json: bool) -> None:
+    """Tune, write the profile and the report, and print the result.
+
+    Raises:
+        TailcutError: as `tune_model`.
+    """
+    from tailcut.report.console import LadderView
+    from tailcut.runtime.profile import is_pipeline
+    from tailcut.tuner.pipelines.search import tune_pipeline
+    from tailcut.tuner.search import tune_model
+
+    with LadderView(wanted.budget_s) as view:
+        outcome = (tune_pipeline if is_pipeline(str(wanted.model)) else tune_model)(wanted, view)
+    _show(outcome, write_result(outcome, wanted, asked, files), files, markdown=markdown, json=json)
+
+
+def _show(outcome: "Outcome", found: dict[str, Any], files: TuneFiles, *, markdown: bool, json: bool) -> None:
+    import orjson
+    from rich.console import Console
+
+    if json:
+        print(orjson.dumps(found).decode())
+    if outcome.wrong:
+        print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
+        raise typer.Exit(1)
+    if markdown and not json:
+        from tailcut.report.markdown import tune_markdown
+
+        print(tune_markdown(found))
+    elif not json:
+        from tailcut.report.console import tune_summary
+
+        Console().print(tune_summary(found))
+        print(f"serve it: tailcut serve {shlex.quote(str(files.profile))}")
+    if outcome.interrupted:
+        print("tailcut: interrupted: the profile contains the best settings so far", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+
+
+def write_result(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: TuneFiles) -> dict[str, Any]:
+    """Write profile and report, unless answers were wrong; the result as the command prints it.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    import msgspec
+
+    from tailcut.atomic import write_atomically
+    from tailcut.machine.fingerprint import fingerprint
+    from tailcut.report.html import render_tune_html
+    from tailcut.runtime.profile import copy_path
+    from tailcut.tuner.result import evidence, result
+
+    profile = _profile(outcome, wanted)
+    machine = fingerprint()
+    model = {"name": profile.model.name, "path": str(wanted.model), "sha256": profile.model.sha256}
+    command = f"tailcut {shlex.join(sys.argv[1:])}"
+    found = result(outcome, model=model, machine=machine, objective=asked, command=command)
+    if outcome.wrong:
+        return found
+    found |= {"profile": str(files.profile), "report": str(files.report), "trials": str(files.journal)}
+    if outcome.copy is not None:
+        copy = copy_path(files.profile, outcome.copy_bytes)
+        write_atomically(copy, outcome.copy_bytes)
+        profile = profile.with_quantized(copy)
+    profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=evidence(found))
+    profile.save(files.profile)
+    write_atomically(files.report, render_tune_html(found))
+    return found
+
+
+def _profile(outcome: "Outcome", wanted: "Wanted") -> "Profile":
+    """The profile of the model or the pipeline with the settings that were found, its hashes and its signature."""
+    import msgspec
+
+    from tailcut.runtime.profile import Profile, is_pipeline
+    from tailcut.tuner.pipelines.search import untuned_profile
+
+    if not is_pipeline(str(wanted.model)):
+        return Profile.of_model(wanted.model, outcome.settings, outcome.spec.name).with_weights().with_signature()
+    profile = untuned_profile(str(wanted.model))
+    model = msgspec.structs.replace(profile.model, signature=outcome.spec.signature)
+    return msgspec.structs.replace(profile, model=model, settings=outcome.settings)

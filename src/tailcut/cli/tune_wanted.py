@@ -1,0 +1,94 @@
+"""The options of a tune as the tuner takes them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tailcut.tuner.records import Wanted
+
+
+def wanted_of(
+    model: Path,
+    data: Path | None,
+    rate: float | None,
+    budget: str,
+    accuracy: str,
+    metric: str | None,
+    wire: Any,
+    seed: int,
+) -> "Wanted":
+    """What the tuner is asked for; the data are read.
+
+    Raises:
+        UsageError: an option cannot be read.
+    """
+    from tailcut.cli.options import load_data, parse_duration
+    from tailcut.errors import UsageError
+    from tailcut.tuner.accuracy import load_metric, parse_bound
+    from tailcut.tuner.records import Wanted
+
+    arrays = load_data(data) if data else None
+    labels = arrays.pop("labels", None) if arrays else None
+    budget_s = parse_duration(budget)
+    if budget_s < 5:
+        raise UsageError(f"--budget {budget}: a tune needs at least 5 seconds")
+    bound = parse_bound(accuracy)
+    if metric is not None and bound is None:
+        raise UsageError("--metric needs a number as --accuracy, such as 0.999")
+    return Wanted(
+        model=model,
+        data=arrays,
+        labels=labels,
+        rate=rate,
+        budget_s=budget_s,
+        bound=bound,
+        metric=load_metric(metric) if metric else None,
+        wire=wire,
+        seed=seed,
+    )
+
+
+def fixed_of(text: str | None) -> tuple[str, ...]:
+    """The dimensions of `--fix`.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    from tailcut.engines.base import parse_fixed_dim
+    from tailcut.errors import UnsupportedError, UsageError
+
+    fixed = tuple(text.split(",")) if text else ()
+    for one in fixed:
+        try:
+            parse_fixed_dim(one)
+        except UnsupportedError as error:
+            raise UsageError(str(error).replace("fixed_dims", "--fix", 1)) from None
+    return fixed
+
+
+def asked_of(
+    wanted: "Wanted",
+    accuracy: str,
+    metric: str | None,
+    normalize: str | None,
+    outputs: str | None,
+    fix: str | None,
+    data: Path | None,
+) -> dict[str, Any]:
+    """The options of the command line, as the result repeats them."""
+    return {
+        "slo_ms": wanted.slo_ms,
+        "memory_bytes": wanted.constraints.memory_bytes,
+        "cpus": wanted.constraints.cpus,
+        "accuracy": accuracy,
+        "metric": metric,
+        "wire": wanted.wire,
+        "normalize": normalize,
+        "outputs": outputs,
+        "fix": fix,
+        "local": wanted.local,
+        "device": wanted.device,
+        "budget_s": wanted.budget_s,
+        "seed": wanted.seed,
+        "data": str(data) if data else None,
+    }

@@ -1,0 +1,261 @@
+"""An ONNX model on a CUDA device, through onnxruntime's provider: bound device memory, and a graph for each bucket.
+
+A batch is copied into device memory that its bucket owns, computed there by a call that is bound to that memory, and
+copied out into the rows of the answer. onnxruntime captures the second call of a binding as a CUDA graph, by the number
+that the call names, and replays it from then on. It keeps graphs for each thread, and so does this engine: every thread
+that calls has device memory of its own, and threads copy side by side. What is replayed takes turns, because a session
+with graphs computes one call at a time.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from tailcut.engines.base import Arrays, Bound, EngineOptions
+from tailcut.engines.binding import check_arrays
+from tailcut.engines.cuda.buckets import LARGEST, Buckets
+from tailcut.engines.cuda.faults import device_error
+from tailcut.engines.cuda.provider import PROVIDER, check_options, missing_provider, provider_options
+from tailcut.engines.edits import prepare, whole_model
+from tailcut.engines.graph import read_spec, short
+from tailcut.engines.graph_hints import read_hints
+from tailcut.engines.onnxruntime import register_extensions
+from tailcut.engines.phases import PhaseTimes
+from tailcut.errors import ModelFileError, ReleasedError, TailcutError, UnsupportedError
+from tailcut.spec import DType
+
+_log = logging.getLogger("tailcut")
+_MOST_BINDINGS = 64  # of one engine
+_LEVELS = {
+    "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a session computes: the provider, and where its tensors are."""
+
+    provider: str = PROVIDER
+    memory: str = "cuda"
+
+
+STAND_IN = Place("CPUExecutionProvider", "cpu")  # in a device's place: all but the provider itself is the same
+
+
+@dataclass(slots=True)
+class _Binding:
+    """Device memory of one bucket and one thread, the call that is bound to it, and inputs of its size on the host."""
+
+    io: Any
+    calls: Any  # options of its calls
+    inputs: list[Any]
+    outputs: list[Any]
+    staged: list[np.ndarray]
+    filled: int = 0  # rows of the last batch that was staged
+
+
+class OnnxCudaEngine:
+    """One session; its bound calls may run from any number of threads."""
+
+    def __init__(self, path: Path, options: EngineOptions, name: str | None = None, place: Place | None = None) -> None:
+        check_options(options)
+        if place is None:
+            reason = missing_provider(ort.__version__, ort.get_available_providers())
+            if reason:
+                raise UnsupportedError(reason)
+        self._place = place or Place()
+        self.options = options
+        prepared = prepare(path, options)
+        self.hints, self.spec = read_hints(prepared.graph), read_spec(prepared.graph, path, name)
+        for tensor in self.spec.inputs + self.spec.outputs:
+            if tensor.dtype in {DType.BYTES, DType.BF16}:
+                raise UnsupportedError(f"{path}: device cuda takes no {tensor.dtype} tensors ({tensor.name!r})")
+        self._fixed = all(
+            None not in (tensor.row_shape if self.spec.batchable else tensor.shape) for tensor in self.spec.outputs
+        )
+        source = prepared.source if options.precision != "f16" else _halved(path, prepared.source)
+        self._session: Any = self._load(path, prepared.graph, source)
+        self._buckets = Buckets.up_to(LARGEST)
+        self._bindings: dict[tuple[object, ...], _Binding] = {}
+        self._lock = threading.Lock()  # of the bindings
+        self._turn = threading.Lock()  # of a session with graphs
+        self._number = 0
+        self.phases = PhaseTimes()
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
+        """See `Engine.bind`."""
+        self._open()
+        check_arrays(self.spec, inputs, outputs)
+        ins = [inputs[name] for name in self.spec.input_names]
+        outs = [outputs[name] for name in self.spec.output_names]
+
+        def call() -> None:
+            self._compute(ins, outs)
+
+        return call
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """See `Engine.run`."""
+        ins = [np.ascontiguousarray(inputs[name]) for name in self.spec.input_names]
+        if self._fixed:
+            results: Sequence[np.ndarray] = self._compute(ins, None)
+        else:
+            results = self._guarded(lambda: self._open().run(None, dict(zip(self.spec.input_names, ins, strict=True))))
+        return dict(zip(self.spec.output_names, results, strict=True))
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._session = None
+        self._bindings.clear()
+
+    def _compute(self, ins: Sequence[np.ndarray], outs: Sequence[np.ndarray] | None) -> Sequence[np.ndarray]:
+        session, rows = self._open(), len(ins[0]) if self.spec.batched else 0
+        bucket = self._buckets.of(rows) if rows else 0
+        shapes = tuple((bucket, *array.shape[1:]) if rows else array.shape for array in ins)
+        return self._guarded(lambda: self._staged(session, shapes, ins, outs, rows))
+
+    def _staged(
+        self,
+        session: Any,
+        shapes: tuple[tuple[int, ...], ...],
+        ins: Sequence[np.ndarray],
+        outs: Sequence[np.ndarray] | None,
+        rows: int,
+    ) -> Sequence[np.ndarray]:
+        """Copy a batch in, compute it, and copy it out, into `outs` or into fresh memory."""
+        binding = self._binding(session, shapes, ins)
+        whole = not rows or rows == shapes[0][0]
+        if not whole:
+            _fill(binding, ins, rows)
+        began = time.perf_counter_ns()
+        for value, array in zip(binding.inputs, ins if whole else binding.staged, strict=True):
+            value.update_inplace(array)
+        copied = time.perf_counter_ns()
+        self._run(session, binding)
+        computed = time.perf_counter_ns()
+        found = [value.numpy()[: rows or None] for value in binding.outputs]
+        for target, result in zip(outs or (), found, strict=outs is not None):
+            target[...] = result
+        ended = time.perf_counter_ns()
+        # Each step waits for the device, and onnxruntime gives no events: what launching took is in the middle one.
+        self.phases.record((copied - began) / 1e3, 0.0, (computed - copied) / 1e3, (ended - computed) / 1e3)
+        return outs or found
+
+    def _run(self, session: Any, binding: _Binding) -> None:
+        if not self._graphs:
+            session.run_with_iobinding(binding.io)
+            return
+        with self._turn:
+            session.run_with_iobinding(binding.io, binding.calls)
+
+    def _binding(self, session: Any, shapes: tuple[tuple[int, ...], ...], ins: Sequence[np.ndarray]) -> _Binding:
+        """The binding of a bucket for this thread; its first batch makes it."""
+        key = (threading.get_ident(), *shapes)
+        binding = self._bindings.get(key)
+        if binding is None:
+            with self._lock:
+                if len(self._bindings) >= _MOST_BINDINGS:
+                    self._bindings.clear()
+                binding = self._bindings[key] = self._bound(session, shapes, ins)
+        return binding
+
+    def _bound(self, session: Any, shapes: tuple[tuple[int, ...], ...], ins: Sequence[np.ndarray]) -> _Binding:
+        rows = shapes[0][0] if self.spec.batched else 0
+        staged = [np.zeros(shape, array.dtype) for shape, array in zip(shapes, ins, strict=True)]
+        inputs = [self._there(array.shape, array.dtype) for array in staged]
+        outputs = [
+            self._there((rows, *tensor.row_shape) if rows else tensor.shape, tensor.dtype.numpy)
+            for tensor in self.spec.outputs
+        ]
+        io = session.io_binding()
+        for tensor, value in zip(self.spec.inputs, inputs, strict=True):
+            io.bind_ortvalue_input(tensor.name, value)
+        for tensor, value in zip(self.spec.outputs, outputs, strict=True):
+            io.bind_ortvalue_output(tensor.name, value)
+        self._number += 1
+        calls = ort.RunOptions()
+        if self._graphs:
+            calls.add_run_config_entry("gpu_graph_id", str(self._number))
+        return _Binding(io, calls, inputs, outputs, staged)
+
+    def _there(self, shape: Sequence[int | None], dtype: Any) -> Any:
+        """Memory on the device."""
+        index = self.options.cuda.index
+        return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype.type, self._place.memory, index)
+
+    def _load(self, path: Path, graph: onnx.ModelProto, source: Path | bytes) -> Any:
+        """A session with graphs where the model allows them."""
+        self._graphs = self.options.cuda.graphs and self._fixed and self._place.memory == "cuda"
+        try:
+            return self._session_of(path, graph, source)
+        except ModelFileError as error:
+            if not self._graphs or "graph capture" not in str(error):
+                raise
+            _log.warning("%s: computed without CUDA graphs: some of its operators run on the CPU", path.name)
+            self._graphs = False
+            return self._session_of(path, graph, source)
+
+    def _session_of(self, path: Path, graph: onnx.ModelProto, source: Path | bytes) -> Any:
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 4
+        settings.graph_optimization_level = _LEVELS[self.options.graph]
+        settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+        register_extensions(path, graph, settings)
+        told = provider_options(self.options, graphs=self._graphs) if self._place.provider == PROVIDER else {}
+        providers = [(self._place.provider, told)]
+        if self._place.provider != "CPUExecutionProvider":
+            providers.append(("CPUExecutionProvider", {}))  # for operators of shapes, which onnxruntime keeps there
+        try:
+            model = source if isinstance(source, bytes) else str(source)
+            session = ort.InferenceSession(model, settings, providers, enable_fallback=0)
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base
+            raise ModelFileError(f"{path}: onnxruntime cannot load it on the device: {short(error)}") from None
+        if self._place.provider not in session.get_providers():
+            raise UnsupportedError(
+                "device cuda: onnxruntime's CUDA provider does not start: look at nvidia-smi, and install the CUDA and "
+                "cuDNN versions that onnxruntime-gpu names"
+            )
+        return session
+
+    def _guarded(self, compute: Callable[[], Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
+        try:
+            return compute()
+        except TailcutError:
+            raise
+        except Exception as error:  # noqa: BLE001  as in _session_of
+            self._bindings.clear()  # what a failed call left in their memory is unknown
+            raise device_error(error, "onnxruntime") from None
+
+    def _open(self) -> Any:
+        if self._session is None:
+            raise ReleasedError("the engine was closed")
+        return self._session
+
+
+def _fill(binding: _Binding, ins: Sequence[np.ndarray], rows: int) -> None:
+    """Copy rows into the staged inputs; what an earlier batch left behind them becomes zeros."""
+    for staged, array in zip(binding.staged, ins, strict=True):
+        staged[:rows] = array
+        staged[rows : max(rows, binding.filled)] = 0
+    binding.filled = rows
+
+
+def _halved(path: Path, source: Path | bytes) -> bytes:
+    """The model with its floats in half precision; inputs and outputs stay as they are."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415  only this precision needs it
+
+    model = whole_model(path) if isinstance(source, Path) else onnx.load_model_from_string(source)
+    try:
+        return bytes(convert_float_to_float16(model, keep_io_types=True).SerializeToString())
+    except Exception as error:  # noqa: BLE001  as in _session_of
+        raise UnsupportedError(f"{path}: cannot be computed in f16: {short(error)}") from None

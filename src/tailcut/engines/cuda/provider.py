@@ -1,0 +1,62 @@
+"""What onnxruntime's CUDA provider is told, from the options of an engine, and what is missing where it is not there.
+
+Pure. The names are those of onnxruntime's documentation of the CUDA execution provider.
+"""
+
+from collections.abc import Collection
+
+from tailcut.engines.base import EngineOptions
+from tailcut.errors import UnsupportedError
+
+PROVIDER = "CUDAExecutionProvider"
+_PRECISIONS = {"f32", "tf32", "f16"}
+
+
+def check_options(options: EngineOptions) -> None:
+    """Refuse what the provider does not have.
+
+    Raises:
+        UnsupportedError: names the setting and what to use.
+    """
+    if options.precision not in _PRECISIONS:
+        raise UnsupportedError(f"onnxruntime on device cuda has no precision {options.precision}: use f32, tf32 or f16")
+
+
+def provider_options(options: EngineOptions, *, graphs: bool) -> dict[str, str]:
+    """The provider's options.
+
+    Args:
+        options: of the engine.
+        graphs: whether calls are captured: only where all of a model's operators run on the device.
+    """
+    cuda = options.cuda
+    told = {
+        "device_id": str(cuda.index),
+        "use_tf32": str(int(options.precision == "tf32")),
+        "enable_cuda_graph": str(int(graphs)),
+        "prefer_nhwc": str(int(options.layout == "channels_last")),
+        "cudnn_conv_algo_search": cuda.conv_search.upper(),
+        "cudnn_conv_use_max_workspace": "1",
+        # Copies wait for what computes with their memory only where both are in one stream.
+        "do_copy_in_default_stream": "1",
+        # By what is asked for, and not by powers of two: buckets have fixed sizes.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    if cuda.memory_limit_mb:
+        told["gpu_mem_limit"] = str(cuda.memory_limit_mb << 20)
+    return told
+
+
+def missing_provider(version: str, available: Collection[str]) -> str:
+    """Why onnxruntime cannot compute on a CUDA device, in one line; "" where nothing is missing before it is tried.
+
+    Args:
+        version: of onnxruntime.
+        available: its providers.
+    """
+    if PROVIDER not in available:
+        return (
+            f"device cuda: onnxruntime {version} is built without CUDA: pip uninstall onnxruntime, and "
+            "pip install onnxruntime-gpu"
+        )
+    return ""

@@ -1,0 +1,91 @@
+"""A pipeline's own settings and those of a profile: read from the one, and put in place by the other."""
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from tailcut.engines.file_hash import file_hash, model_hash
+from tailcut.errors import ProfileError
+from tailcut.pipelines.loading import PipelinePath
+from tailcut.pipelines.stage import Pipeline, Stage
+from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
+
+_log = logging.getLogger("tailcut")
+
+
+def settings_of(pipeline: Pipeline, path: PipelinePath) -> PipelineSettings:
+    """The settings that a pipeline has by itself: those of `@stage`, and none for its models.
+
+    Raises:
+        ModelFileError: a model's file is missing or unreadable.
+    """
+    stages = tuple(
+        StageSettings(name=step.name, workers=step.workers, max_batch_size=step.max_batch_size, cpus=step.cpus)
+        for step in pipeline.steps
+        if isinstance(step, Stage)
+    )
+    files = dict.fromkeys(str(step) for step in pipeline.steps if not isinstance(step, Stage))
+    models = tuple(StepModelSettings(file=file, sha256=step_hash(path.file.parent / file)) for file in files)
+    return PipelineSettings(stages=stages, models=models)
+
+
+def with_settings(pipeline: Pipeline, path: PipelinePath, settings: PipelineSettings) -> Pipeline:
+    """The pipeline with its stages as a profile has them.
+
+    Raises:
+        ProfileError: the profile is for other stages or models.
+    """
+    stages = [step.name for step in pipeline.steps if isinstance(step, Stage)]
+    if stages != [one.name for one in settings.stages]:
+        theirs = ", ".join(one.name for one in settings.stages)
+        raise ProfileError(f"{path}: its stages are {', '.join(stages)}, the profile has {theirs}: tune it again")
+    for model in settings.models:
+        if step_hash(path.file.parent / model.file) != model.sha256:
+            raise ProfileError(f"{path}: {model.file} has another SHA-256 than in the profile: tune it again")
+    steps = [_stage(step, settings) if isinstance(step, Stage) else step for step in pipeline.steps]
+    return replace(pipeline, steps=steps)
+
+
+def step_profile(file: Path, settings: StepModelSettings | None) -> Profile | None:
+    """The profile of a pipeline's model for which a profile of the pipeline has settings; None where it has none.
+
+    Raises:
+        ModelFileError: the file is missing or unreadable.
+    """
+    if settings is None or settings.engine is None:
+        return None
+    batching = BatchingSettings(max_batch_size=settings.max_batch_size, bind=False)
+    return Profile.of_model(file, Settings(engine=settings.engine, batching=batching))
+
+
+def step_hash(file: Path) -> str:
+    """SHA-256 of a model or a profile that a pipeline names.
+
+    Raises:
+        ModelFileError: it is missing or unreadable.
+    """
+    return file_hash(file) if file.suffix == ".toml" else model_hash(file)
+
+
+def _stage(stage: Stage, settings: PipelineSettings) -> Stage:
+    own = settings.stage(stage.name)
+    if own is None:
+        return stage
+    return replace(
+        stage,
+        workers=own.workers,
+        max_batch_size=own.max_batch_size,
+        max_queue_delay_us=own.max_queue_delay_us,
+        cpus=_usable(stage.name, own.cpus),
+    )
+
+
+def _usable(stage: str, cpus: tuple[int, ...]) -> tuple[int, ...]:
+    """The CPUs to pin to; none where this process may not use one of them."""
+    if not cpus or not hasattr(os, "sched_getaffinity") or set(cpus) <= os.sched_getaffinity(0):
+        return cpus
+    _log.warning("stage %r: not pinned: this process may not use the CPUs of the profile", stage)
+    return ()

@@ -1,0 +1,81 @@
+"""The settings of a pipeline's steps, which a tune chooses and a profile holds."""
+
+from typing import Any
+
+import msgspec
+
+from tailcut.engines.base import EngineOptions
+
+
+class StageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one stage runs; each is an argument of `@stage`, but for the delay.
+
+    Args:
+        name: of the stage.
+        workers: processes or threads, whichever the stage says.
+        max_batch_size: the most rows of one call; of a stage with a free dimension, requests.
+        max_queue_delay_us: the longest wait for company while a worker is idle.
+        cpus: that processes are pinned to, one after the other; empty: none.
+    """
+
+    name: str
+    workers: int = 1
+    max_batch_size: int = 32
+    max_queue_delay_us: int = 0
+    cpus: tuple[int, ...] = ()
+
+
+class StepModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one model of a pipeline runs.
+
+    Args:
+        file: as the pipeline names it: a model, or a profile, which is used as it is.
+        sha256: of that file.
+        engine: of a model without a profile; None for a profile, and where the server chooses by measuring.
+        max_batch_size: likewise; of no meaning where `engine` is None.
+    """
+
+    file: str
+    sha256: str
+    engine: EngineOptions | None = None
+    max_batch_size: int = 1
+
+
+class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of all steps of a pipeline, in their order."""
+
+    stages: tuple[StageSettings, ...] = ()
+    models: tuple[StepModelSettings, ...] = ()
+
+    def stage(self, name: str) -> StageSettings | None:
+        """The settings of a stage."""
+        return next((one for one in self.stages if one.name == name), None)
+
+    def model(self, file: str) -> StepModelSettings | None:
+        """The settings of a model."""
+        return next((one for one in self.models if one.file == file), None)
+
+    def describe(self, base: "PipelineSettings | None" = None) -> str:
+        """What differs from other settings (default: from the defaults), as `tokenize.workers=2 m.onnx.threads=1`."""
+        base = base or PipelineSettings()
+        words = []
+        for stage in self.stages:
+            words += _differing(stage.name, stage, base.stage(stage.name) or StageSettings(name=stage.name))
+        for model in self.models:
+            other = base.model(model.file)
+            if model.engine is not None:
+                theirs = other.engine if other is not None and other.engine is not None else EngineOptions()
+                words += _differing(model.file, model.engine, theirs)
+                size = model.max_batch_size
+                if other is None or other.engine is None or other.max_batch_size != size:
+                    words.append(f"{model.file}.max_batch_size={size}")
+        return " ".join(words)
+
+
+def _differing(name: str, one: msgspec.Struct, other: msgspec.Struct) -> list[str]:
+    mine, theirs = msgspec.to_builtins(one), msgspec.to_builtins(other)
+    return [f"{name}.{key}={_brief(value)}" for key, value in mine.items() if value != theirs[key]]
+
+
+def _brief(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value

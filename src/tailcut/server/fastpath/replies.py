@@ -1,0 +1,97 @@
+"""The form of a target's answers: what stands around the rows of its outputs, and how each of them is written."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tailcut.runtime.request import Batch
+from tailcut.server.http.replies import response_head
+from tailcut.server.served_model import ServedModel
+from tailcut.wire.http1.response import END, OK, head
+from tailcut.wire.v2 import InferRequest, Response, encode_response
+from tailcut.wire.v2.template import answer_frame, one_row, rows_as_lists
+
+_NUMBER_BYTES = 32  # of a number as JSON, with its comma
+
+
+@dataclass(slots=True, eq=False)
+class Reply:
+    """Answers to requests that ask for the same outputs: raw bytes throughout, or JSON throughout.
+
+    The head is kept as of `date`. Of raw outputs it holds all that stands before them. Of JSON it ends before the
+    length, and `frame` holds what stands around the lists, the end of the head first.
+    """
+
+    served: ServedModel
+    request: InferRequest
+    columns: tuple[int, ...]  # numbers of the model's outputs, in the order asked for
+    rest: bytes  # of the head, behind the date
+    most_bytes: int  # of an answer
+    outputs: np.ndarray  # int64 [outputs, 2]: where the first row to answer stands, and the bytes of a row
+    cells: memoryview  # the same, flat
+    places: np.ndarray  # int64 [outputs]: as `sockets.answer_lists` wants them
+    frame: np.ndarray | None = None  # uint8; None of raw outputs
+    pieces: np.ndarray | None = None  # int64 [outputs + 1]: the lengths of its parts
+    head: bytes = b""
+    date: bytes = b""
+
+    @classmethod
+    def to(cls, served: ServedModel, request: InferRequest) -> "Reply | None":
+        """The form of the answers to requests like this one; None where it is a mixture, or partly elsewhere."""
+        spec = served.model.spec
+        names = [wanted.name for wanted in request.outputs]
+        columns = tuple(spec.output_names.index(name) for name in names)
+        arrays = one_row(spec)
+        outputs = np.array([(0, arrays[name].nbytes) for name in names], np.int64).reshape(-1, 2)
+        cells, places = outputs.data.cast("B").cast("q"), np.zeros(len(names), np.int64)
+        frame = answer_frame(spec, served.version, request)
+        if frame is not None:
+            parts = [END + frame[0], *frame[1:]]
+            most = sum(map(len, parts)) + _NUMBER_BYTES * sum(arrays[name].size + 1 for name in names)
+            rest = head(200, 0)[len(OK) : -len(END) - 1]
+            text = np.frombuffer(b"".join(parts), np.uint8)
+            pieces = np.array([len(part) for part in parts], np.int64)
+            return cls(served, request, columns, rest, most, outputs, cells, places, text, pieces)
+        if not all(wanted.binary and wanted.place is None for wanted in request.outputs):
+            return None
+        response = encode_response(spec, served.version, request, arrays)
+        size = sum(map(len, response.body_parts))
+        rest = response_head(size, response.json_size, b"", close=False)[len(OK) :] + response.body_parts[0]
+        return cls(served, request, columns, rest, len(rest) + size, outputs, cells, places)
+
+    def is_like(self, other: "Reply") -> bool:
+        """Whether the answers to both have the same form."""
+        same = (
+            (self.frame is None) is (other.frame is None) and self.rest == other.rest and self.columns == other.columns
+        )
+        return same and (self.frame is None or other.frame is None or np.array_equal(self.frame, other.frame))
+
+    def renew(self, date: bytes) -> None:
+        """Put another second's date into the head."""
+        self.date, self.head = date, OK + date + self.rest
+
+    def write_lists(self, batch: Batch, first: int, count: int) -> np.ndarray:
+        """The lists of so many rows of a batch, for each output; `places` is where those of each begin."""
+        tensors = self.served.model.spec.outputs
+        parts = []
+        at = 1
+        for place, column in enumerate(self.columns):
+            array = batch.outputs[column]
+            if count != batch.rows:
+                array = array[first : first + count]
+            self.places[place] = at
+            parts.append(rows_as_lists(array, tensors[column].dtype))
+            at += len(parts[-1])
+        return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
+
+    def response(self, batch: Batch, row: int) -> Response:
+        """The answer of one row, as the standard path writes it."""
+        spec = self.served.model.spec
+        outputs = {spec.output_names[column]: batch.outputs[column][row : row + 1] for column in self.columns}
+        return encode_response(spec, self.served.version, self.request, outputs)
+
+    def whole(self, batch: Batch, row: int) -> bytes:
+        """The same with its head, of the date that was sent last."""
+        response = self.response(batch, row)
+        body = b"".join(response.body_parts)
+        return response_head(len(body), response.json_size, self.date, close=False) + body

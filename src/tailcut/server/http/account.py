@@ -1,0 +1,49 @@
+"""What one connection holds in memory: bodies that arrive, and answers that its client does not read."""
+
+from tailcut.errors import QueueFullError
+from tailcut.server.limits import ServerLimits
+from tailcut.server.metrics import ServerCounts
+
+
+class Account:
+    """One connection's part of `counts.buffered_bytes`, which all connections together may fill up to the limit."""
+
+    __slots__ = ("_counts", "_limits", "_unread", "charged")
+
+    def __init__(self, counts: ServerCounts, limits: ServerLimits) -> None:
+        self._counts = counts
+        self._limits = limits
+        self.charged = 0  # for bodies
+        self._unread = 0  # of answers
+
+    def has_room(self, size: int = 0) -> bool:
+        """Whether so many bytes more are within the limit; where they are not, that is counted."""
+        if self._counts.buffered_bytes + size <= self._limits.buffered_bytes:
+            return True
+        self._counts.bodies_refused += 1
+        return False
+
+    def charge(self, size: int) -> None:
+        """Charge bytes of a body."""
+        self.charged += size
+        self._counts.buffered_bytes += size
+
+    def charge_more(self, size: int) -> None:
+        """Charge what has been inflated.
+
+        Raises:
+            QueueFullError: all connections together hold as much as they may.
+        """
+        if not self.has_room(size):
+            raise QueueFullError("too many bodies are arriving now")
+        self.charge(size)
+
+    def release(self) -> None:
+        """Nothing of a body is held any more."""
+        self._counts.buffered_bytes -= self.charged
+        self.charged = 0
+
+    def hold_unread(self, size: int) -> None:
+        """So many bytes of answers wait for the client to read."""
+        self._counts.buffered_bytes += size - self._unread
+        self._unread = size

@@ -1,0 +1,84 @@
+"""Where the rest of a body goes that is not all here: into rows of its model, or into a buffer of its own."""
+
+import numpy as np
+
+from tailcut.errors import InvalidInputError
+from tailcut.server.exchange import Exchange
+from tailcut.server.http.account import Account
+from tailcut.server.http.plan import Plan
+from tailcut.wire.http1.connection import Http1Connection
+from tailcut.wire.v2 import parse_lead, schedule_of
+
+
+class BodyReceiver:
+    """Gives the kernel memory for the body in hand; its bytes come there without another copy."""
+
+    __slots__ = ("_account", "_body", "_exchange", "_wire", "target")
+
+    def __init__(self, wire: Http1Connection[Plan], exchange: Exchange, account: Account) -> None:
+        self._wire = wire
+        self._exchange = exchange
+        self._account = account
+        self.target: memoryview | None = None  # where the next bytes go; None: not here
+        self._body: np.ndarray | None = None  # of which that is a part; None: of rows
+
+    def into_rows(self, plan: Plan, rows: int, begun: memoryview, size: int) -> bool:
+        """Have the rest of the `size` bytes of rows received where the engine reads them; not while rows are scarce.
+
+        Raises:
+            QueueFullError: no rows are free.
+        """
+        memory = self._exchange.lend(plan.of_model, rows, size)
+        if memory is None:
+            return False
+        memory[: len(begun)] = begun
+        self._wire.wants()
+        self.target = memory[len(begun) :]
+        return True
+
+    def into_rows_behind(self, plan: Plan, data: memoryview) -> bool:
+        """The same for a tensor behind its JSON, which is the beginning of `data`, and says how many rows it has.
+
+        Raises:
+            QueueFullError: no rows are free.
+        """
+        model, json_size = plan.of_model.model, plan.json_size or 0
+        size = plan.length - json_size
+        try:
+            direct = parse_lead(model.spec, bytes(data[:json_size]), size)
+            schedule = schedule_of(direct.request.parameters, plan.schedule) if direct is not None else plan.schedule
+        except InvalidInputError:
+            return False  # the whole body will be told why
+        if direct is None or direct.rows > plan.of_model.entry.max_batch_size:
+            return False
+        if not self.into_rows(plan, direct.rows, data[json_size:], size):
+            return False
+        self._exchange.request, self._exchange.schedule = direct.request, schedule
+        return True
+
+    def into_buffer(self, length: int, begun: memoryview) -> None:
+        """Have the rest of a body that has begun received into a buffer of its own, which is charged."""
+        self._account.charge(length)
+        self._body = np.empty(length, np.uint8)  # not a bytearray: that would be zeroed first
+        self._body.data[: len(begun)] = begun
+        self._wire.wants()
+        self.target = self._body.data[len(begun) :]
+
+    def received(self, target: memoryview, nbytes: int) -> bool:
+        """The kernel wrote so many bytes to the target; whether the body is whole."""
+        if self._wire.received(nbytes):
+            self.target = target[nbytes:]
+            return False
+        self.target = None
+        return True
+
+    def take_buffer(self) -> memoryview | None:
+        """The whole body; None where it stands in rows."""
+        body, self._body = self._body, None
+        self._account.release()
+        return body.data if body is not None else None
+
+    def drop(self) -> None:
+        """The message in hand is given up."""
+        self.target = self._body = None
+        self._account.release()

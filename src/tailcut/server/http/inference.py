@@ -1,0 +1,227 @@
+"""The inferences of one connection: bodies that are here are read and queued, and answers are written.
+
+It is the HTTP side of its `Exchange`; what is to become of the connection meanwhile, the connection knows.
+"""
+
+from collections.abc import Generator, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from tailcut.errors import QueueFullError, TailcutError
+from tailcut.runtime.request import Batch
+from tailcut.server.exchange import Exchange
+from tailcut.server.http.account import Account
+from tailcut.server.http.plan import Plan
+from tailcut.server.http.repeating import Repeating
+from tailcut.server.http.replies import Refusal
+from tailcut.server.http.writer import AnswerWriter
+from tailcut.server.state import ServerState
+from tailcut.server.step_runner import LITTLE_BYTES
+from tailcut.wire.http1.connection import Http1Connection
+from tailcut.wire.inflate import WBITS, inflate_in_steps
+from tailcut.wire.v2 import InferRequest, Response, encode_response, parse_request
+from tailcut.wire.v2.steps import AT_ONCE_BYTES, STEP_ELEMENTS, request_in_steps, response_in_steps
+from tailcut.wire.v2.tensors import STEP_STRINGS
+
+_LOOK_BYTES = 256 * 1024  # looked through between two pauses
+
+
+class Connection(Protocol):
+    """The connection, as far as its inferences are concerned."""
+
+    paused: bool  # its client does not read
+    pipelines: bool  # its client, which waits for time behind those that do not
+
+    def turn_away(self, why: Refusal | TailcutError) -> None:
+        """Answer the message in hand without its body."""
+
+    def go_on(self) -> None:
+        """Go on with what was pipelined."""
+
+    def close(self) -> None:
+        """Close after what has been written."""
+
+
+class Inference:
+    """Begins inferences, and is told of their answers."""
+
+    __slots__ = ("_account", "_connection", "_repeating", "_state", "_wire", "_writer", "exchange", "unsent")
+
+    def __init__(  # noqa: PLR0913, PLR0917  the parts of a connection
+        self,
+        state: ServerState,
+        wire: Http1Connection[Plan],
+        writer: AnswerWriter,
+        account: Account,
+        repeating: Repeating,
+        connection: Connection,
+    ) -> None:
+        self._state = state
+        self._wire = wire
+        self._writer = writer
+        self._account = account
+        self._repeating = repeating
+        self._connection = connection
+        self.exchange = Exchange(state, self)
+        self.unsent = False  # an inference has been answered, and its client has not read the answer yet
+
+    # Requests.
+
+    def precheck_rows(self, plan: Plan) -> bool:
+        """Whether rows may be received; else their client has been told why not."""
+        state, served, refusal = self._state, plan.of_model, plan.refusal
+        if refusal is not None and self._writer.began_ns < refusal.opens_ns:
+            served.entry.counts.refuse(1, refusal)
+            state.rest_soon(served.entry)
+            self._connection.turn_away(refusal)
+            return False
+        try:
+            deadline_ns = state.deadline(plan.schedule.timeout_ns, self._writer.began_ns)
+            served.entry.admit(plan.rows, deadline_ns, plan.schedule.priority)
+        except TailcutError as error:
+            self.turn_away_rows(plan, error)
+            return False
+        return True
+
+    def turn_away_rows(self, plan: Plan, error: TailcutError) -> None:
+        """Refuse rows; a refusal that stands for a while is every other client's with this head, too."""
+        if isinstance(error, QueueFullError):
+            plan.refusal = error.without_frames()
+        self._connection.turn_away(error)
+
+    def submit_rows(self, plan: Plan, body: memoryview) -> None:
+        """A whole body of whole rows, copied once."""
+        state, served, schedule, refusal = self._state, plan.served, plan.schedule, plan.refusal
+        assert served is not None  # noqa: S101  a plan for rows has a model
+        if refusal is not None and self._writer.began_ns < refusal.opens_ns:
+            served.entry.counts.refuse(1, refusal)
+            state.rest_soon(served.entry)
+            self._connection.turn_away(refusal)
+            return
+        deadline_ns = self._writer.began_ns + (schedule.timeout_ns or state.deadline_ns)
+        try:
+            self.exchange.submit_bodies(served, plan.rows, (body,), schedule, deadline_ns)
+        except TailcutError as error:
+            self.turn_away_rows(plan, error)
+
+    def submit_received(self) -> None:
+        """The rows that were received are complete."""
+        try:
+            self.exchange.submit_lent()
+        except TailcutError as error:
+            self._fail(error)
+
+    def submit(self, plan: Plan, body: memoryview) -> None:
+        """Parse a whole body, check it against the model and queue it."""
+        served, state, exchange = plan.of_model, self._state, self.exchange
+        large = len(body) > AT_ONCE_BYTES or plan.encoding is not None or not state.steps.has_time()
+        here = body.obj is state.receive  # as a whole, with its head
+        if here and (large or served.entry.slab is None):
+            body = memoryview(bytes(body))  # others are received there before it is read or computed
+        if large:
+            self._account.charge(len(body))
+            begun = self._connection.pipelines or len(body) > LITTLE_BYTES or plan.encoding is not None
+            exchange.submit_in_steps(self._read_in_steps(plan, body), begun=begun)
+            return
+        try:
+            if served.entry.waiting_rows:
+                named = _names_time(bytes(body[: plan.json_size]))
+                exchange.precheck(served.entry, plan.schedule, names_its_time=named)
+            request = parse_request(served.model.spec, body, plan.json_size, state.context.regions)
+            if not (here and plan.steady and self._repeating.may_take() and self._leaves(plan, body, request)):
+                exchange.submit(served, request, plan.schedule)
+        except TailcutError as error:
+            self._fail(error)
+
+    def _leaves(self, plan: Plan, body: memoryview, request: InferRequest) -> bool:
+        """Whether its client takes the fast path, together with this request."""
+        (array,) = request.inputs.values()
+        row = array.reshape(-1).view(np.uint8).data
+        return self._repeating.take(plan, plan.of_model.model.spec, bytes(body), row)
+
+    def _read_in_steps(self, plan: Plan, body: bytearray | memoryview) -> Generator[None, None, None]:
+        """As `submit`, for a body that is large, or of unknown size."""
+        served, state = plan.of_model, self._state
+        if plan.encoding:
+            most = min(plan.limit, state.limits.buffered_bytes)
+            body = yield from inflate_in_steps(body, most, self._account.charge_more, wbits=WBITS[plan.encoding])
+        if served.entry.waiting_rows:
+            named = yield from _names_time_in_steps(memoryview(body)[: plan.json_size])
+            self.exchange.precheck(served.entry, plan.schedule, names_its_time=named)
+        request = yield from request_in_steps(served.model.spec, body, plan.json_size, state.context.regions)
+        yield from self.exchange.checked_in_steps(served, request, plan.schedule)
+
+    # What its exchange calls.
+
+    def encode(self, batch: Batch, index: int) -> list[bytes] | Response | Generator[None, None, Response]:
+        """The body of an answer: blobs where the request was nothing but rows."""
+        exchange = self.exchange
+        request = exchange.request
+        if request is None:
+            if len(batch.outputs) == 1:
+                return [batch.blob(index)]
+            return [batch.blob(index, output) for output in range(len(batch.outputs))]
+        served = exchange.served
+        spec = served.model.spec
+        outputs = exchange.outputs(batch, index, request)
+        if _takes_long(request, outputs):
+            self._account.charge(sum(array.nbytes for array in outputs.values()))
+            return response_in_steps(spec, served.version, request, exchange.owned(request, outputs))
+        return encode_response(spec, served.version, request, outputs)
+
+    def submitted(self) -> None:
+        """A large body has been read."""
+        self._account.release()
+
+    def answered(self) -> bool:
+        """The answer to an inference is there; whether it has gone out."""
+        if self._account.charged:
+            self._account.release()
+        answer: list[bytes] | Response = self.exchange.answer
+        writer = self._writer
+        last = writer.respond_rows(answer) if isinstance(answer, list) else writer.respond(answer)
+        if last:
+            self._connection.close()
+        self.unsent = paused = self._connection.paused  # when its answer is out is seen later
+        return not paused
+
+    def go_on(self) -> None:
+        """The exchange is over."""
+        if self._wire.held:
+            self._connection.go_on()
+
+    def failed(self, error: TailcutError) -> None:
+        """There will be no answer to an inference."""
+        self._account.release()
+        self._fail(error)
+        self._connection.go_on()
+
+    def _fail(self, error: TailcutError) -> None:
+        if self._writer.fail(error):
+            self._connection.close()
+
+
+def _takes_long(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> bool:
+    """Whether an answer has so many elements that are written one by one, that it is written in steps."""
+    for wanted in request.outputs:
+        array = outputs[wanted.name]
+        strings = array.dtype.kind == "O"
+        one_by_one = wanted.place is None and (strings or not wanted.binary)
+        if one_by_one and array.size > (STEP_STRINGS if strings else STEP_ELEMENTS):
+            return True
+    return False
+
+
+def _names_time(text: bytes) -> bool:
+    """Whether the JSON of a request may name a timeout or priority of its own."""
+    return b"timeout" in text or b"priority" in text or b"\\" in text
+
+
+def _names_time_in_steps(text: memoryview) -> Generator[None, None, bool]:
+    """The same for a large one."""
+    for at in range(0, len(text), _LOOK_BYTES):
+        if _names_time(bytes(text[at : at + _LOOK_BYTES + 8])):
+            return True
+        yield
+    return False

@@ -1,0 +1,103 @@
+"""How answers are written to one connection: whole, dated, counted, and in as few parts as is cheap."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from tailcut.errors import TailcutError
+from tailcut.server.access_log import trace_of_head, with_trace
+from tailcut.server.http.plan import NO_PLAN, Plan
+from tailcut.server.http.replies import failure_reply, response_head
+from tailcut.server.state import ServerState
+from tailcut.wire.http1.connection import Http1Connection
+from tailcut.wire.http1.response import CLOSE, END, dated
+from tailcut.wire.v2 import Response
+
+_JOIN_BYTES = 64 * 1024  # parts of an answer from this size on go to the kernel as they are
+_log = logging.getLogger("tailcut.http")
+
+
+class AnswerWriter:
+    """Writes the answers of a connection; those that put a message out of hand return whether they are the last."""
+
+    __slots__ = ("_state", "_wire", "began_ns", "idle_since", "transport")
+
+    def __init__(self, state: ServerState, wire: Http1Connection[Plan]) -> None:
+        self._state = state
+        self._wire = wire
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything is answered
+        self.began_ns = 0  # when the message in hand had its head
+        self.idle_since = state.now  # when the client was last heard or answered
+
+    def respond(self, answer: Response) -> bool:
+        """Write the answer to an inference."""
+        closing, parts = self._state.draining or self._wire.closes, answer.body_parts
+        head = response_head(sum(map(len, parts)), answer.json_size, self._state.date, close=closing)
+        return self._reply(head, 200, parts, closing=closing)
+
+    def respond_rows(self, rows: list[bytes]) -> bool:
+        """Write the answer to an inference that was nothing but rows."""
+        state, wire = self._state, self._wire
+        plan = wire.meaning or NO_PLAN
+        if plan.date is not state.date:
+            plan.renew(state.date)
+        closing = state.draining or not plan.head.keep_alive or (wire.ended and wire.closes)
+        head = plan.reply_head_close if closing else plan.reply_head
+        if len(rows) != 1 or len(rows[0]) >= _JOIN_BYTES or state.access:
+            return self._reply(head, 200, rows, closing=closing)
+        wire.answered()  # as below, for what most answers are
+        self.idle_since = state.now
+        self.transport.write(head + rows[0])
+        state.context.counts.replies[200] += 1
+        return closing
+
+    def tell(self, plan: Plan, answer: bytes) -> bool:
+        """Write the answer to a question."""
+        if plan.head.method == b"HEAD":
+            answer = answer[: answer.index(END) + len(END)]
+        if self._closing():
+            answer = answer.replace(END, CLOSE, 1)
+        return self._say(answer)
+
+    def fail(self, error: TailcutError) -> bool:
+        """Write that an inference has failed."""
+        answer = failure_reply(error, close=self._closing())
+        if answer[9:10] == b"5":
+            plan = self._wire.meaning or NO_PLAN
+            _log.warning("%s", with_trace(str(error), trace_of_head(self._wire.head or plan.trace)))
+        return self._say(answer)
+
+    def refuse(self, answer: bytes) -> None:
+        """Write an answer to a message that is not read to its end, and count it."""
+        answer = dated(answer, self._state.date)
+        self._count(int(answer[9:12]), len(answer))
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+
+    def _closing(self) -> bool:
+        return self._state.draining or self._wire.closes
+
+    def _say(self, answer: bytes) -> bool:
+        return self._reply(dated(answer, self._state.date), int(answer[9:12]), closing=self._closing())
+
+    def _reply(self, answer: bytes, status: int, parts: Sequence[bytes] = (), *, closing: bool) -> bool:
+        """Write a whole answer, whose parts are joined where that is cheaper; the message is out of hand."""
+        state = self._state
+        self._wire.answered()
+        self.idle_since = state.now
+        size = len(answer) + sum(map(len, parts))
+        if not parts:
+            self.transport.write(answer)
+        elif size < _JOIN_BYTES:
+            self.transport.write(b"".join([answer, *parts]))
+        else:
+            self.transport.writelines([answer, *parts])
+        if state.access:
+            self._count(status, size)
+        else:
+            state.context.counts.replies[status] += 1
+        return closing
+
+    def _count(self, status: int, size: int) -> None:
+        plan = self._wire.meaning or NO_PLAN
+        self._state.count_reply(plan.head, self._wire.head or plan.trace, status, size, self.began_ns)

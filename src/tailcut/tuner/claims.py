@@ -1,0 +1,106 @@
+"""What a tune claims, and the time that it takes to prove it. A thin shell around `verification`."""
+
+import math
+import time
+from dataclasses import replace
+
+from tailcut.lab.payload import infer_once
+from tailcut.machine.process import peak_bytes
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.accuracy import labelled
+from tailcut.tuner.baseline import Baseline, measure_baseline
+from tailcut.tuner.budget import SearchSize, complete_s
+from tailcut.tuner.events import Phase
+from tailcut.tuner.session import Session
+from tailcut.tuner.verification import LEAST_S, told_within, verification_s, verify
+
+_ROUNDED_S = 5
+
+
+def arms_verified(session: Session) -> dict[str, Settings]:
+    """What the verification measures: what is compared, and tuned; and the previous settings, checked again."""
+    arms = session.compared | {"tuned": session.outcome.settings}
+    previous = session.wanted.previous
+    if previous is not None and not session.outcome.previous_wrong:
+        arms["previous"] = previous
+    return arms
+
+
+def announce(session: Session, found: Baseline, size: SearchSize) -> None:
+    """Say how long a complete search takes, and leave the verification the time that its p99 takes.
+
+    Args:
+        session: of the tune.
+        found: what the baseline carries.
+        size: what is worth measuring in process.
+    """
+    plan, arms = session.plan, len(arms_verified(session))
+    needed_s = verification_s(found.rate, arms)
+    plan.needs_verification_s(min(needed_s, plan.most_verify_s))
+    rest_s = complete_s(size, len(session.outcome.rungs), session.servers.start_s, found.capacity)
+    whole_s = plan.spent_s(time.monotonic()) + rest_s + max(needed_s, LEAST_S)
+    words = f"a complete search takes about {_ROUNDED_S * math.ceil(whole_s / _ROUNDED_S):,} s"
+    less = "" if whole_s <= plan.budget_s else " tries less of it"
+    session.tell(Phase(f"{words}; --budget {plan.budget_s:g}s{less}"))
+    if needed_s > plan.most_verify_s:
+        told = told_within(plan.most_verify_s, found.rate, arms)
+        budget_s = 10 * math.ceil(needed_s / plan.most_verify_s * plan.budget_s / 10)
+        session.tell(
+            Phase(
+                f"the p99 of a model this slow takes {needed_s:,.0f} s to verify: within {plan.budget_s:g} s the "
+                f"tune verifies its {told} (--budget {budget_s}s for the p99, or a higher --rate)"
+            )
+        )
+
+
+def carry(session: Session) -> Baseline:
+    """Measure what the baseline carries, and the limit that all others are held to."""
+    session.tell(Phase("measuring what the baseline can carry"))
+    wanted, plan, outcome = session.wanted, session.plan, session.outcome
+    arm = session.servers.arm(session.base)
+    found = measure_baseline(arm, plan.capacity_s, rate=wanted.rate, limit_ms=wanted.slo_ms)
+    outcome.capacity, outcome.rate, outcome.clients = found.capacity, found.rate, found.clients
+    outcome.objective = replace(outcome.objective, limit_ms=found.limit_ms, rate=found.rate)
+    session.racing.objective = outcome.objective
+    capacity = f"{found.capacity:,.3g}" if found.capacity < 100 else f"{found.capacity:,.0f}"
+    own = "" if wanted.slo_ms else f", its own at {found.rate:,.6g} req/s"
+    session.tell(Phase(f"the baseline carries {capacity} req/s; the limit of p99 is {found.limit_ms:.3g} ms{own}"))
+    return found
+
+
+def prove(session: Session) -> None:
+    """What is claimed: from fresh samples of the tuned settings and what they are compared with."""
+    settings, outcome, servers = arms_verified(session), session.outcome, session.servers
+    *names, last = settings
+    session.tell(Phase(f"verifying: {', '.join(names)} and {last} in turns, on fresh samples"))
+    servers.keep(*settings.values())
+    servers.launch(*settings.values())
+    arms = {name: servers.arm(one) for name, one in settings.items()}
+    outcome.accuracy = session.check(outcome.settings, session.plan.last_check_s, whole=True)
+    if outcome.wrong:
+        return
+    if session.wanted.labels is not None:
+        outcome.labels_accuracy = _labels(session, settings)
+    verify(outcome, arms, session.racing.load, session.plan, seed=session.wanted.seed)
+    for name, run in outcome.arms.items():
+        outcome.noise.add_runs(run)
+        pid = arms[name].pid
+        peak = None if pid is None else peak_bytes(pid)
+        if peak is not None:
+            outcome.memory_peaks[name] = peak
+        session.journal.add(
+            "verified", settings[name], arm=name, samples=len(run.latencies), rate=outcome.rate, errors=run.errors
+        )
+
+
+def _labels(session: Session, settings: dict[str, Settings]) -> dict[str, float] | None:
+    found: dict[str, float] = {}
+    labels = session.wanted.labels
+    for name in ("baseline", "tuned"):
+        target = session.servers.of(settings[name]).target
+        answers = [infer_once(target, session.spec.name, request) for request in session.requests]
+        share = None if labels is None else labelled(answers, labels)
+        if share is None:
+            return None
+        found[name] = share
+    return found

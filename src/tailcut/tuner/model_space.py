@@ -1,0 +1,272 @@
+"""What one model may be served with: engines measured in process, the ways in measured, and everything simulated.
+
+A thin shell. What may be turned stands in `space`, what a call costs in `estimate`, what a way in costs in `ways`, what
+a whole configuration would do in `prediction`.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailcut.errors import UsageError
+from tailcut.lab.payload import ask, encoded, model_path
+from tailcut.machine.quota import usable_cpus
+from tailcut.runtime.settings import Settings
+from tailcut.spec import Rows
+from tailcut.tuner.budget import SearchSize, ways_s
+from tailcut.tuner.calibrate import CalibrationError, Copies, Copy, Material, copies_for
+from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines, typical
+from tailcut.tuner.events import Estimated, Phase
+from tailcut.tuner.finalists import Predicted, kinds_of
+from tailcut.tuner.learning import facts_of
+from tailcut.tuner.pixels import as_pixels
+from tailcut.tuner.prediction import Parts, configurations, predict
+from tailcut.tuner.records import Outcome, Rejected, entry_of
+from tailcut.tuner.refinements import holds_weights_again, refinements
+from tailcut.tuner.session import Session
+from tailcut.tuner.simulate import Configuration, WayIn
+from tailcut.tuner.space import (
+    BASELINE,
+    RUNG_FIELDS,
+    changed,
+    copy_engines,
+    engine_choices,
+    quickest_wire,
+    up_to,
+    wirings,
+    without,
+)
+from tailcut.tuner.ways import PROBED, measure_ways, measured_wiring, way_settings, wiring_settings, with_adaptive
+
+_STATIC = "int8_static"
+
+
+class ModelSpace:
+    """The configurations of one model; `close` removes the quantised copies.
+
+    Args:
+        session: of the tune; the baseline's server runs.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
+        self.copies: dict[str, Copy] = {}
+        self._ways: dict[str, WayIn] | None = None
+        self.facts = facts_of(session.wanted, session.learned)
+        self.estimates: list[EngineEstimate] = []
+
+    @property
+    def folder(self) -> Path:
+        """Where the copies lie."""
+        return Path(self._folder.name)
+
+    @property
+    def size(self) -> SearchSize:
+        """How much of it is worth measuring in process."""
+        session = self._session
+        copies = session.wanted.bound is not None and bool(copy_engines(self.facts))
+        prepared_s = ways_s(session.servers.start_s) + (session.plan.calibrate_s if copies else 0.0)
+        return SearchSize(len(engine_choices(self.facts)), prepared_s)
+
+    @property
+    def anyway(self) -> list[Settings]:
+        """Nothing: the baseline is far from the best of all but the smallest spaces."""
+        return []
+
+    def kinds(self, settings: Settings) -> list[tuple[object, int]]:
+        """Which finalists are alike, and how many of them may race."""
+        return kinds_of(settings)
+
+    def predicted(self) -> list[Predicted]:
+        """Everything that is allowed, with what the simulation expects of it.
+
+        Raises:
+            UsageError: nothing could be measured, or nothing is allowed.
+        """
+        self.calibrate()
+        self.estimates = self._estimate()
+        return self._predict(self.estimates)
+
+    def refinements(self, winner: Settings) -> list[Settings]:
+        """Small changes of a configuration that only the real server can judge."""
+        limited = self._session.wanted.constraints.memory_bytes is not None
+        return [one for one in refinements(self.facts, winner) if not (limited and holds_weights_again(one))]
+
+    def thrifty(self, winner: Settings) -> list[Settings]:
+        """The winner without spinning threads: they take whole cores, and often win nothing that can be measured."""
+        engine = winner.engine
+        spins = engine.name == "onnxruntime" and engine.spinning and engine.threads != 1
+        return [changed(winner, engine={"spinning": False, "spin_us": 0})] if spins else []
+
+    def steps(self, winner: Settings) -> list[Settings]:
+        """The baseline with the winner's settings of the rungs, one rung more in each."""
+        return [up_to(winner, rung, self._session.base) for rung in RUNG_FIELDS]
+
+    def without(self, winner: Settings, rung: str) -> Settings:
+        """The winner with the baseline's settings of one rung."""
+        return without(winner, rung, self._session.base)
+
+    def rows_of(self, settings: Settings) -> dict[str, Any]:
+        """What was decided of the rows on the engine of these settings: that of another engine, by its own server."""
+        session, base = self._session, self._session.base
+        if (settings.engine.name, settings.engine.precision) == (base.engine.name, base.engine.precision):
+            return session.learned.rows
+        config = ask(session.servers.of(settings).target, "GET", f"{model_path(session.spec.name)}/config")
+        rows, reason = (config["parameters"][name]["string_value"] for name in ("rows", "rows_reason"))
+        return session.learned.rows | {"rows": rows, "batched": rows == Rows.INDEPENDENT, "reason": reason}
+
+    def take(self, outcome: Outcome) -> None:
+        """Keep the copy that the outcome's settings run, before its folder goes."""
+        if outcome.settings.engine.precision == _STATIC:
+            outcome.copy = self.copies[outcome.settings.engine.name]
+            outcome.copy_bytes = outcome.copy.path.read_bytes()
+
+    def close(self) -> None:
+        """Remove the copies of the model."""
+        self._folder.cleanup()
+
+    def configurations(self) -> Mapping[Settings, Configuration]:
+        """What the simulation takes, by settings."""
+        known = [one for one in self.estimates if _is_known(one)]
+        return {settings: found for settings, found, _ in configurations(known, self._parts())}
+
+    def calibrate(self) -> None:
+        """Have copies of the model in static int8 written, where they may pay, to be measured with the rest."""
+        session = self._session
+        seconds, engines = session.plan.calibrate_s, copy_engines(self.facts)
+        if not (seconds and engines) or session.wanted.bound is None:
+            return
+        session.tell(Phase("quantising the model to static int8 with the data"))
+        try:
+            material = Material.of(session.wanted.model, session.requests, session.gate)
+        except CalibrationError as error:
+            session.tell(Phase(f"static int8 is left out: {error}"))
+            return
+        copies = copies_for(material, engines, self.folder, seconds, lambda words: session.tell(Phase(words)))
+        self.copies = copies.right
+        self._note_wrong(copies, material)
+        session.servers.copies = {name: copy.path for name, copy in (copies.wrong | copies.right).items()}
+        self.facts = replace(self.facts, copies=frozenset(copy.engine for copy in copies.right.values()))
+
+    def _note_wrong(self, copies: Copies, material: Material) -> None:
+        """Copies that answer wrongly are still timed, in process, so that they can be offered."""
+        for copy in copies.wrong.values():
+            bound = material.accepting(copy.answers)
+            if bound is not None:
+                facts = replace(self.facts, copies=frozenset({copy.engine}))
+                options = next(one for one in engine_choices(facts) if one.precision == _STATIC)
+                settings = msgspec.structs.replace(self._session.base, engine=options)
+                self._session.rejected[copy.engine, _STATIC] = Rejected(settings, copy.accuracy, bound)
+
+    def _estimate(self) -> list[EngineEstimate]:
+        session = self._session
+        choices = engine_choices(self.facts)[: session.plan.engines]
+        choices += [one.settings.engine for one in session.rejected.values()]
+        # A copy in static int8 is quantised anew by each tune: what another one took says nothing of it.
+        known = [one for one in session.journal.estimates(choices) if one.options.precision != _STATIC]
+        session.outcome.reused = len(known)
+        if known:
+            session.tell(Phase(f"taking over {len(known)} of {len(choices)} estimates from {session.journal.name}"))
+            session.tell(Estimated(len(known)))
+        missing = [options for options in choices if options not in [one.options for one in known]]
+        if not missing:
+            return known
+        session.tell(Phase(f"measuring {len(missing)} engine configurations in process"))
+        requests = typical(session.requests, batched=session.spec.batched)
+        if session.wanted.normalize is not None:
+            requests = [as_pixels(session.wanted.normalize, session.spec, one) for one in requests]
+        return known + estimate_engines(
+            session.wanted.model,
+            missing,
+            requests,
+            seconds=session.plan.estimate_s * len(missing) / len(choices),
+            batched=session.spec.batched,
+            copies=session.servers.copies,
+            tell=self._told,
+        )
+
+    def _told(self, estimate: EngineEstimate) -> None:
+        if estimate.error != NO_TIME:
+            self._session.journal.add_estimate(estimate)
+        self._session.candidate("simd", estimate_entry(estimate))
+        self._session.tell(Estimated(1))
+
+    def _find_wiring(self) -> None:
+        """Measure which way requests travel the quickest, where there are several."""
+        session = self._session
+        if len(wirings(self.facts)) == 1:
+            return
+        settings = wiring_settings(self.facts)
+        wiring = session.journal.wiring(settings)
+        if wiring is None:
+            session.tell(Phase("measuring how requests travel: the wire, Unix sockets, shared memory"))
+            wiring = measured_wiring(session.servers, self.facts, session.plan.way_s)
+            session.servers.keep(session.base)
+            session.journal.add_wiring(settings, wiring)
+        session.tell(Phase(f"requests travel the quickest as {wiring.wire} over {wiring.socket}"))
+        self.facts = replace(self.facts, wiring=wiring)
+
+    def _measured_ways(self) -> dict[str, WayIn]:
+        """What the quickest wire costs with each dispatch, by two servers of the empty engine."""
+        self._find_wiring()
+        session = self._session
+        settings = {name: way_settings(self.facts, name) for name in PROBED}
+        known = {name: way for name, one in settings.items() if (way := session.journal.way(one)) is not None}
+        if len(known) == len(settings):
+            session.tell(Phase(f"taking over what the way in costs from {session.journal.name}"))
+            return with_adaptive(known)
+        session.tell(Phase("measuring the way in, with an engine that computes nothing"))
+        ways = measure_ways(session.servers, settings, session.plan.way_s)
+        session.servers.keep(session.base)
+        for name, way in ways.items():
+            session.journal.add_way(settings[name], way)
+        return with_adaptive(ways)
+
+    def _parts(self) -> Parts:
+        if self._ways is None:
+            self._ways = self._measured_ways()
+        return Parts(self.facts, self._ways, float(usable_cpus()), self._session.wanted.rows)
+
+    def _predict(self, estimates: Sequence[EngineEstimate]) -> list[Predicted]:
+        session = self._session
+        known = [one for one in estimates if _is_known(one)]
+        if not known:
+            raise UsageError("no engine configuration could be measured")
+        wrong = {one.settings.engine for one in session.rejected.values()}
+        found = list(predict(known, self._parts(), session.outcome.objective))
+        for one in session.rejected.values():
+            one.predicted = [each for each in found if each.settings.engine == one.settings.engine]
+        predicted = [one for one in found if one.settings.engine not in wrong]
+        allowed = session.allowed(predicted)
+        left_out = len(predicted) - len(allowed)
+        words = f", {left_out:,} left out: they need more memory than allowed" if left_out else ""
+        session.tell(Phase(f"simulated {len(predicted):,} configurations{words}"))
+        session.tell(Estimated(len(predicted)))
+        return allowed
+
+    @property
+    def wire(self) -> Settings:
+        """The baseline behind the quickest wire that clients may speak."""
+        return self._session.with_wire(encoded(quickest_wire(self.facts)))
+
+
+def estimate_entry(estimate: EngineEstimate, prefix: str = "") -> dict[str, Any]:
+    """A candidate's record of what was measured in process."""
+    settings = msgspec.structs.replace(BASELINE, engine=estimate.options)
+    entry = entry_of(prefix + (settings.describe() or "the engine's defaults"))
+    if estimate.error:
+        return entry | {
+            "verdict": "skipped" if estimate.error == NO_TIME else "rejected",
+            "reason": estimate.error,
+        }
+    words = f"{estimate.rows_per_s:,.0f} rows/s in process, {estimate.alone_ns / 1e3:,.0f} us for one alone"
+    return entry | {"verdict": "estimated", "reason": f"{words}, {estimate.memory_bytes >> 20:,} MiB"}
+
+
+def _is_known(estimate: EngineEstimate) -> bool:
+    return estimate.error is None and bool(estimate.sizes)

@@ -1,0 +1,114 @@
+"""What a tune knows of a pipeline before it measures: signature, requests, and the untuned pipeline's answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from tailcut.engines.base import Engine
+from tailcut.engines.samples import likely_samples
+from tailcut.errors import TailcutError, UsageError
+from tailcut.lab.describe import rows_of_data
+from tailcut.pipelines.model import PipelineModel
+from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.gate import Gate
+from tailcut.tuner.learning import Arrays, Learned
+from tailcut.tuner.questions import Questions
+from tailcut.tuner.records import Wanted
+
+_MADE_UP = 64  # requests, where there are no data
+_MOST_REQUESTS = 2048  # of the data
+_WALKED = 24  # requests that the steps' own inputs are taken from
+
+
+class Untuned:
+    """The pipeline as it is written, as the engine that the right answers come from."""
+
+    def __init__(self, source: str) -> None:
+        self.model = PipelineModel.open(source)
+        self.spec = self.model.spec
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """The answer to one request."""
+        return self.model.infer_sync(inputs)
+
+    def close(self) -> None:
+        """Leave it open: its steps are measured, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A pipeline that is open.
+
+    Args:
+        model: to be closed by the caller.
+        learned: signature, requests and accuracy gate.
+        inputs: for each step what it was given for some of the requests.
+    """
+
+    model: PipelineModel
+    learned: Learned
+    inputs: list[list[Arrays]]
+
+
+def learn_pipeline(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Known:
+    """Open a pipeline, and compute the right answers: those that it gives untuned.
+
+    Args:
+        wanted: what the user asked for.
+        answers_s: seconds for the right answers.
+        tell: called with each phase.
+
+    Raises:
+        UsageError: there are no data, and a stage does not take made-up requests.
+        TailcutError: the pipeline cannot be opened, or refuses a request of the data.
+    """
+    tell(Phase("opening the pipeline"))
+    untuned = Untuned(str(wanted.model))
+    engine = cast(Engine, untuned)  # what is asked of it, it has
+    try:
+        requests = _requests(engine, wanted)
+        tell(Phase(untuned.model.rows.describe()))
+        tell(Phase("computing the right answers: those of the untuned pipeline"))
+        questions = Questions(lambda: engine, requests, answers_s)
+        inputs = walk(untuned.model, requests[:_WALKED])
+    except TailcutError as error:
+        untuned.model.close()
+        if wanted.data is not None:
+            raise
+        raise UsageError(
+            f"{wanted.model}: it does not take made-up requests: give real ones with --data ({error})"
+        ) from None
+    except BaseException:
+        untuned.model.close()
+        raise
+    gate = Gate(questions, wanted.bound, wanted.metric, wanted.seed)
+    if gate.random_outputs:
+        names = ", ".join(map(repr, gate.random_outputs))
+        tell(Phase(f"the pipeline itself is random: asked the same twice, it answers {names} differently"))
+    rows: dict[str, Any] = untuned.model.rows.as_dict()
+    return Known(untuned.model, Learned(untuned.spec, rows, requests, gate), inputs)
+
+
+def walk(model: PipelineModel, requests: Sequence[Arrays]) -> list[list[Arrays]]:
+    """What each step is given for these requests.
+
+    Raises:
+        TailcutError: a step refuses one.
+    """
+    inputs: list[list[Arrays]] = [[] for _ in model.steps]
+    for request in requests:
+        tensors = dict(request)
+        for given, step in zip(inputs, model.steps, strict=True):
+            given.append({name: tensors[step.called(name)] for name in step.model.spec.input_names})
+            answer = step.model.infer_sync(given[-1])
+            tensors |= {step.called(name): array for name, array in answer.items()}
+    return inputs
+
+
+def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:
+    if wanted.data is not None:
+        return rows_of_data(engine.spec, wanted.data, _MOST_REQUESTS)
+    samples = likely_samples(engine.spec)  # tried once: each refusal of a function would be a traceback in the log
+    return [samples.make(samples.rows, wanted.seed + number) for number in range(_MADE_UP)]

@@ -1,0 +1,314 @@
+"""A tune of a pipeline: its steps estimated one by one, then the race, the rungs and the verification of any tune."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tailcut.engines.base import EngineOptions
+from tailcut.engines.edits import benefits_from_int8
+from tailcut.engines.files import ENGINES_OF, FileKind, kind_of
+from tailcut.engines.graph import load_graph
+from tailcut.errors import UsageError
+from tailcut.lab.payload import encoded
+from tailcut.machine.fingerprint import isa_flags
+from tailcut.machine.quota import quota, usable_cpus
+from tailcut.pipelines.engine import StageEngine
+from tailcut.pipelines.loading import load_pipeline, parse_path
+from tailcut.pipelines.model import pipeline_profile
+from tailcut.pipelines.stage import Stage
+from tailcut.pipelines.steps import OpenStep
+from tailcut.pipelines.tuned import settings_of
+from tailcut.runtime.pipeline_settings import StepModelSettings
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.budget import SearchSize
+from tailcut.tuner.estimate import EngineEstimate, estimate_engines, typical
+from tailcut.tuner.events import Estimated, Event, Phase
+from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.journal import Journal, Key
+from tailcut.tuner.learning import Arrays
+from tailcut.tuner.model_space import estimate_entry
+from tailcut.tuner.pipelines.estimating import StageTimes, alike, time_stage
+from tailcut.tuner.pipelines.learning import Known, learn_pipeline
+from tailcut.tuner.pipelines.space import (
+    configurations,
+    kinds_of,
+    model_ways,
+    refinements,
+    stage_ways,
+    steps_of,
+    thrifty,
+    with_step_of,
+)
+from tailcut.tuner.pipelines.ways import Around, Way
+from tailcut.tuner.records import Outcome, Wanted, entry_of
+from tailcut.tuner.search import Search
+from tailcut.tuner.servers import Servers
+from tailcut.tuner.session import Session, new_session, plan_of
+from tailcut.tuner.space import Facts, changed, engine_choices
+
+_LONE_CALLS = 12  # of the whole pipeline, to learn what is between its steps
+_STAGES = 0.4  # of the time for estimates; the rest is for engines
+_ENGINES = 12  # of each model, at most
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step with what it is given: a stage and its engine, or a model and its file."""
+
+    name: str
+    opened: OpenStep
+    inputs: Sequence[Arrays]
+    stage: Stage | None
+    model: StepModelSettings | None
+
+
+class PipelineSpace:
+    """The configurations of one pipeline."""
+
+    def __init__(self, session: Session, known: Known) -> None:
+        self._session = session
+        self._known: Known | None = known
+        self._path = parse_path(str(session.wanted.model))
+        pipeline = session.base.pipeline
+        written = load_pipeline(self._path).steps
+        self._steps = [
+            _Step(
+                step.name if isinstance(step, Stage) else str(step),
+                opened,
+                inputs,
+                step if isinstance(step, Stage) else None,
+                None if isinstance(step, Stage) or pipeline is None else pipeline.model(str(step)),
+            )
+            for step, opened, inputs in zip(written, known.model.steps, known.inputs, strict=True)
+        ]
+        self._cpus = session.wanted.constraints.cpus or usable_cpus()
+        self._alone_us: dict[str, float] = {}
+
+    @property
+    def size(self) -> SearchSize:
+        """How much of it is worth measuring in process: each stage, and the engines of each model."""
+        models = sum(step.model is not None for step in self._steps)
+        return SearchSize(len(self._steps) - models + models * _ENGINES)
+
+    def kinds(self, settings: Settings) -> list[tuple[object, int]]:
+        """Which finalists are alike, and how many of them may race."""
+        return kinds_of(settings)
+
+    @property
+    def anyway(self) -> list[Settings]:
+        """The pipeline as it is written, which is not given up for an estimate."""
+        return [self._session.with_wire(self._session.plain_wire)]
+
+    def predicted(self) -> list[Predicted]:
+        """Everything that is allowed, with what is expected of it.
+
+        Raises:
+            UsageError: nothing is allowed, or no engine of a model could be measured.
+            TailcutError: a stage fails on a request.
+        """
+        session = self._session
+        session.tell(Phase(f"measuring {len(self._steps)} steps in process"))
+        ways = {step.name: self._ways(step) for step in self._steps}
+        hand_over_ns = self._hand_over_ns(ways)
+        self.close()
+        objective = session.outcome.objective
+        around = Around(float(self._cpus), hand_over_ns, objective.limit_ms, objective.rate)
+        predicted = list(configurations(session.with_wire(session.plain_wire), ways, around))
+        session.tell(Phase(f"estimated {len(predicted):,} configurations"))
+        session.tell(Estimated(len(predicted)))
+        return session.allowed(predicted)
+
+    def refinements(self, winner: Settings) -> list[Settings]:
+        """Small changes of a configuration that only the real server can judge."""
+        stages = [step.stage for step in self._steps if step.stage is not None]
+        pinnable = 0 if quota().cpus is not None or self._cpus != os.cpu_count() else self._cpus
+        return refinements(winner, self._alone_us, stages, pinnable, self._cpus)
+
+    def thrifty(self, winner: Settings) -> list[Settings]:
+        """One process less in a stage, and models whose threads do not spin."""
+        return thrifty(winner)
+
+    def steps(self, winner: Settings) -> list[Settings]:
+        """The pipeline as it is written with the winner's settings of its steps, one step more in each."""
+        found = [self._session.with_wire(encoded(winner.io.wire))]
+        for step in self._steps:
+            found.append(with_step_of(found[-1], winner, step.name))
+        return found[1:]
+
+    def without(self, winner: Settings, rung: str) -> Settings:
+        """The winner with one step as it is written."""
+        return with_step_of(winner, self._session.base, rung)
+
+    def rows_of(self, settings: Settings) -> dict[str, Any]:
+        """What was decided of the rows: that of the untuned pipeline, as its steps say it."""
+        return self._session.learned.rows
+
+    def take(self, outcome: Outcome) -> None:
+        """A pipeline has no files of its own."""
+
+    def close(self) -> None:
+        """End the processes of the untuned pipeline; its servers have their own."""
+        known, self._known = self._known, None
+        if known is not None:
+            known.model.close()
+
+    # Estimates.
+
+    def _ways(self, step: _Step) -> list[Way]:
+        seconds = self._session.plan.estimate_s / len(self._steps)
+        if step.stage is not None and step.opened.engine is not None:
+            times = self._stage_times(step.opened.engine, step.inputs, _STAGES * seconds)
+            self._alone_us[step.name] = times.times_ns[1] / 1e3
+            self._told(step.name, times)
+            return stage_ways(step.stage, times, self._cpus)
+        assert step.model is not None  # noqa: S101  a step is one or the other
+        estimates = self._engines(step, step.model, seconds)
+        fixed = 0
+        if step.model.file.endswith(".toml"):
+            fixed = step.opened.model.profile.settings.batching.max_batch_size
+        ways = model_ways(step.model, estimates, fixed)
+        if not ways:
+            raise UsageError(f"{step.model.file}: no engine configuration could be measured")
+        return ways
+
+    def _stage_times(self, engine: StageEngine, inputs: Sequence[Arrays], seconds: float) -> StageTimes:
+        journal, name = self._session.journal, engine.stage.name
+        stored = journal.stage(name)
+        if stored is not None:
+            self._session.outcome.reused += 1
+            return StageTimes(*stored)
+        times = time_stage(engine, alike(inputs), seconds)
+        journal.add_stage(name, times.times_ns, times.cpu_ns, times.memory_bytes)
+        return times
+
+    def _told(self, name: str, times: StageTimes) -> None:
+        size = min(times.times_ns, key=lambda rows: times.times_ns[rows] / rows)
+        words = (
+            f"{size / times.times_ns[size] * 1e9:,.0f} rows/s in one process, {times.times_ns[1] / 1e3:,.0f} us alone"
+        )
+        entry = entry_of(name) | {"verdict": "estimated", "reason": f"{words}, {times.memory_bytes >> 20:,} MiB"}
+        self._session.candidate(name, entry)
+        self._session.tell(Estimated(1))
+
+    def _engines(self, step: _Step, model: StepModelSettings, seconds: float) -> list[EngineEstimate]:
+        """The engines of a model, or that of its profile, measured with what this step is given."""
+        session, file = self._session, self._path.file.parent / model.file
+        if file.suffix == ".toml":
+            profile = Profile.load(file)
+            source, choices = profile.engine_file, [profile.settings.engine]
+        else:
+            source, choices = file, self._choices(step, file)
+        batched = step.opened.model.spec.batched
+        requests = typical(step.inputs, batched=batched)
+        key = Key.of(source, requests, "auto") if session.wanted.journal else None
+        journal = Journal(session.wanted.journal, key, fresh=session.wanted.fresh)
+        known = journal.estimates(choices)
+        session.outcome.reused += len(known)
+        missing = [one for one in choices if one not in [each.options for each in known]]
+
+        def told(estimate: EngineEstimate) -> None:
+            journal.add_estimate(estimate)
+            entry = estimate_entry(estimate, f"{model.file}: ")
+            self._session.candidate(step.name, entry)
+            session.tell(Estimated(1))
+
+        if not missing:
+            return known
+        return known + estimate_engines(source, missing, requests, seconds=seconds, batched=batched, tell=told)
+
+    def _choices(self, step: _Step, file: Path) -> list[EngineOptions]:
+        kind = kind_of(file)
+        facts = Facts(
+            step.opened.model.spec,
+            self._cpus,
+            os.cpu_count() or 1,
+            isa_flags(),
+            quota().cpus is not None,
+            quantizable=kind is FileKind.ONNX and benefits_from_int8(load_graph(file)),
+            lower_precision=self._session.wanted.data is not None and not self._session.gate.blind,
+            engines=ENGINES_OF[kind],
+        )
+        return engine_choices(facts)[: min(_ENGINES, self._session.plan.engines)]
+
+    def _hand_over_ns(self, ways: dict[str, list[Way]]) -> float:
+        """What a lone request takes between its steps: the whole pipeline's median without the first way of each."""
+        known = self._known
+        assert known is not None  # noqa: S101  it is closed after this
+        taken = []
+        for number in range(_LONE_CALLS):
+            request = known.learned.requests[number % len(known.learned.requests)]
+            began = time.perf_counter_ns()
+            known.model.infer_sync(request)
+            taken.append(time.perf_counter_ns() - began)
+        steps_ns = sum(min(way.alone_ns for way in each) for each in ways.values())
+        return max(0.0, float(np.median(taken)) - steps_ns)
+
+
+def tune_pipeline(wanted: Wanted, tell: Callable[[Event], None]) -> Outcome:
+    """Tune a pipeline, FILE.py:VARIABLE.
+
+    Args:
+        wanted: what the user asked for.
+        tell: called with each event, on the same thread.
+
+    Raises:
+        UsageError: there are no data, and a stage does not take made-up requests.
+        TailcutError: the pipeline cannot be opened, refuses a request of the data, or cannot be served.
+    """
+    session, known = open_pipeline(wanted, tell)
+    return Search(session, PipelineSpace(session, known)).run()
+
+
+def open_pipeline(wanted: Wanted, tell: Callable[[Event], None]) -> tuple[Session, Known]:
+    """Learn what is to be known of a pipeline before anything is measured.
+
+    Raises:
+        TailcutError: as `tune_pipeline`.
+    """
+    plan = plan_of(wanted)
+    known = learn_pipeline(wanted, plan.answers_s, tell)
+    profile = untuned_profile(str(wanted.model))
+    base = changed(profile.settings, io={"wire": "json" if wanted.wire == "json" else "binary"})
+    learned = known.learned
+    servers = Servers(wanted.model, learned.spec, learned.requests, base=profile)
+    ref = profile.model
+    hashes = " ".join(step.sha256 for step in steps_of(base) if isinstance(step, StepModelSettings))
+    session = new_session(
+        wanted,
+        tell,
+        plan,
+        learned,
+        base=base,
+        servers=servers,
+        key=Key.of_ref(msgspec.structs.replace(ref, weights=hashes or None), learned.requests[:1], "auto")
+        if wanted.journal
+        else None,
+        rungs=_rungs(str(wanted.model)),
+        reference=False,
+    )
+    return session, known
+
+
+def untuned_profile(source: str) -> Profile:
+    """The profile of a pipeline as it is written, with the settings of its steps.
+
+    Raises:
+        UsageError: the file raises, or has no such pipeline.
+        TailcutError: a file of a step is missing.
+    """
+    path = parse_path(source)
+    profile = pipeline_profile(source)
+    own = settings_of(load_pipeline(path), path)
+    return msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, pipeline=own))
+
+
+def _rungs(source: str) -> tuple[str, ...]:
+    written = load_pipeline(parse_path(source)).steps
+    return tuple(step.name if isinstance(step, Stage) else str(step) for step in written)

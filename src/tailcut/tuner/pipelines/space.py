@@ -1,0 +1,162 @@
+"""Which settings the steps of a pipeline may have, and which changes of a whole configuration are worth a try: pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+
+import msgspec
+
+from tailcut.pipelines.stage import Stage
+from tailcut.runtime.pipeline_settings import PipelineSettings, StageSettings, StepModelSettings
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.pipelines.estimating import StageTimes
+from tailcut.tuner.pipelines.ways import Around, Way, expect, shortlist
+
+_SIZES = (1, 4, 8, 16, 32, 64, 128)
+_COMBINED = 4000  # configurations, at most
+_FEWEST_WAYS = 2
+_DELAY = 0.5  # of what a call of one row takes
+_LEAST_DELAY_US = 20
+_SAME_STEPS, _SAME_ENGINES = 2, 4  # finalists with the same processes and engines; with the same engines
+
+
+def stage_ways(stage: Stage, times: StageTimes, cpus: int) -> list[Way]:
+    """Every number of processes with every batch size: those of the stage as it is written first.
+
+    Threads share the interpreter, so what more of them bring is left to the real server.
+
+    Args:
+        stage: as it is written.
+        times: of its calls.
+        cpus: that there are.
+    """
+    own = StageSettings(name=stage.name, workers=stage.workers, max_batch_size=stage.max_batch_size, cpus=stage.cpus)
+    counts = dict.fromkeys([stage.workers] if stage.threads else [stage.workers, 1, max(1, cpus // 2), cpus])
+    sizes = dict.fromkeys([stage.max_batch_size, *(size for size in _SIZES if size in times.times_ns)])
+    return [
+        Way(
+            msgspec.structs.replace(own, workers=count, max_batch_size=size),
+            times.times_ns,
+            times.cpu_ns,
+            size,
+            count,
+            count * times.memory_bytes,
+        )
+        for count, size in product(counts, sizes)
+    ]
+
+
+def model_ways(model: StepModelSettings, estimates: Sequence[EngineEstimate], fixed: int = 0) -> list[Way]:
+    """Every engine configuration that was measured with every batch size; of a profile, what that says.
+
+    Args:
+        model: its file.
+        estimates: of its engines.
+        fixed: the largest batch of its own profile; 0 where it has none.
+    """
+    ways = []
+    for estimate in estimates:
+        if estimate.error is not None or not estimate.sizes:
+            continue
+        options, times = estimate.options, {size: estimate.median_ns(size) for size in estimate.sizes}
+        times[min(times)] = min(times[min(times)], estimate.alone_ns)
+        for size in (fixed,) if fixed else estimate.sizes if estimate.batched else (1,):
+            settings = model if fixed else msgspec.structs.replace(model, engine=options, max_batch_size=size)
+            ways.append(Way(settings, times, estimate.cpu_ns, size, options.instances, estimate.memory_bytes))
+    return ways
+
+
+def configurations(base: Settings, ways: Mapping[str, Sequence[Way]], around: Around) -> Iterator[Predicted]:
+    """Yield whole configurations with what is expected of them.
+
+    Args:
+        base: the pipeline's settings as it is written, for the wire that clients speak.
+        ways: of each step, in order, by its name.
+        around: what is the same for all.
+    """
+    most = max(_FEWEST_WAYS, int(_COMBINED ** (1 / max(1, len(ways)))))
+    for combined in product(*(shortlist(each, most) for each in ways.values())):
+        settings = with_steps(base, [way.settings for way in combined])
+        found = expect(combined, around)
+        yield Predicted(
+            settings, found.rate, found.alone_ms, found.cpu_us, found.memory_bytes, found.p99_ms, found.capacity
+        )
+
+
+def with_steps(base: Settings, steps: Sequence[StageSettings | StepModelSettings]) -> Settings:
+    """The settings of a pipeline with those of all its steps."""
+    stages = tuple(one for one in steps if isinstance(one, StageSettings))
+    models = tuple(dict.fromkeys(one for one in steps if isinstance(one, StepModelSettings)))
+    return msgspec.structs.replace(base, pipeline=PipelineSettings(stages=stages, models=models))
+
+
+def steps_of(settings: Settings) -> list[StageSettings | StepModelSettings]:
+    """The settings of all steps, the stages first."""
+    pipeline = settings.pipeline or PipelineSettings()
+    return [*pipeline.stages, *pipeline.models]
+
+
+def name_of(step: StageSettings | StepModelSettings) -> str:
+    """What a step is called in settings."""
+    return step.name if isinstance(step, StageSettings) else step.file
+
+
+def with_step_of(settings: Settings, other: Settings, name: str) -> Settings:
+    """The settings with one step as another configuration has it."""
+    theirs = {name_of(step): step for step in steps_of(other)}
+    return with_steps(settings, [theirs[name] if name_of(step) == name else step for step in steps_of(settings)])
+
+
+def kinds_of(settings: Settings) -> list[tuple[object, int]]:
+    """Which finalists are alike, and how many of them may race."""
+    pipeline = settings.pipeline or PipelineSettings()
+    engines = tuple((one.file, one.engine) for one in pipeline.models)
+    return [((tuple(one.workers for one in pipeline.stages), engines), _SAME_STEPS), (engines, _SAME_ENGINES)]
+
+
+def refinements(
+    winner: Settings, alone_us: Mapping[str, float], stages: Sequence[Stage], cpus: int, usable: int
+) -> list[Settings]:
+    """Small changes that only the real server can judge: a delay before a stage, pinned processes, more threads.
+
+    Args:
+        winner: the configuration.
+        alone_us: of each stage, what a call of one row takes.
+        stages: as they are written.
+        cpus: that processes may be pinned to; 0: none are.
+        usable: CPUs that there are.
+    """
+    found = []
+    pipeline = winner.pipeline or PipelineSettings()
+    for own, stage in zip(pipeline.stages, stages, strict=True):
+        delay_us = round(_DELAY * alone_us[own.name])
+        if own.max_batch_size > 1 and delay_us >= _LEAST_DELAY_US and not own.max_queue_delay_us:
+            found.append(_with_stage(winner, msgspec.structs.replace(own, max_queue_delay_us=delay_us)))
+        if not stage.threads and cpus > 1 and not own.cpus:
+            pinned = tuple(cpus - 1 - number for number in range(min(own.workers, cpus)))
+            found.append(_with_stage(winner, msgspec.structs.replace(own, cpus=pinned)))
+        if stage.threads and own.workers < usable:
+            found.append(_with_stage(winner, msgspec.structs.replace(own, workers=own.workers + 1)))
+    return found
+
+
+def thrifty(winner: Settings) -> list[Settings]:
+    """One process less in each stage, and models whose threads do not spin."""
+    pipeline = winner.pipeline or PipelineSettings()
+    found = [
+        _with_stage(winner, msgspec.structs.replace(own, workers=own.workers - 1))
+        for own in pipeline.stages
+        if own.workers > 1
+    ]
+    for model in pipeline.models:
+        engine = model.engine
+        if engine is not None and engine.name == "onnxruntime" and engine.spinning and engine.threads != 1:
+            quiet = msgspec.structs.replace(model, engine=msgspec.structs.replace(engine, spinning=False))
+            steps = [quiet if step == model else step for step in steps_of(winner)]
+            found.append(with_steps(winner, steps))
+    return found
+
+
+def _with_stage(settings: Settings, stage: StageSettings) -> Settings:
+    return with_steps(settings, [stage if name_of(step) == stage.name else step for step in steps_of(settings)])

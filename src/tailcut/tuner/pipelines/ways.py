@@ -1,0 +1,132 @@
+"""What each way to run a step takes, and what a pipeline of such steps is expected to do: pure.
+
+A bound, not a simulation: the slowest step and the CPUs limit the rate, and batches are as large as the limit of the
+latency leaves room for. It ranks configurations; the race on the real server decides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tailcut.runtime.pipeline_settings import StageSettings, StepModelSettings
+
+_WAITING = 1.5  # calls of each step that a request under load sees: its own, and half of the one before it
+_TAIL = 3.0  # how much steeper the p99 grows with the load than the mean
+_HOPELESS = 0.5  # of the rate of lone rows, where even those take longer than the limit
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to run a step.
+
+    Args:
+        settings: of the step.
+        times_ns: of a call, by rows (of a stage with a free dimension: requests).
+        cpu_ns: CPU time of a call, likewise.
+        largest: rows of a call, at most.
+        calls: at the same time.
+        memory_bytes: of all its processes, or of the engine.
+    """
+
+    settings: StageSettings | StepModelSettings
+    times_ns: dict[int, float] = field(hash=False)
+    cpu_ns: dict[int, float] = field(hash=False)
+    largest: int
+    calls: int = 1
+    memory_bytes: int = 0
+
+    @property
+    def alone_ns(self) -> float:
+        """A call of one row."""
+        return self.times_ns[min(self.times_ns)]
+
+    def size_within(self, most: int) -> int:
+        """The measured size, up to so many rows, at which a row takes least."""
+        largest = min(most, self.largest)
+        sizes = [size for size in self.times_ns if size <= largest] or [min(self.times_ns)]
+        return min(sizes, key=lambda size: self.times_ns[size] / size)
+
+    def rate(self, size: int) -> float:
+        """Rows per second in calls of this size."""
+        return self.calls * size / self.times_ns[size] * 1e9
+
+    @property
+    def best_rate(self) -> float:
+        """Rows per second at the best size."""
+        return self.rate(self.size_within(max(self.times_ns)))
+
+    @property
+    def least_cpu_ns(self) -> float:
+        """CPU time of a row at the best size."""
+        size = self.size_within(max(self.times_ns))
+        return self.cpu_ns[size] / size
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What is the same for all configurations.
+
+    Args:
+        cpus: that there are.
+        hand_over_ns: what a request takes between its steps, and in the server.
+        limit_ms: of the latency.
+        rate: requests per second offered; 0 where none is.
+    """
+
+    cpus: float
+    hand_over_ns: float
+    limit_ms: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a pipeline is expected to do; as in `Predicted`."""
+
+    rate: float
+    capacity: float
+    alone_ms: float
+    p99_ms: float
+    cpu_us: float
+    memory_bytes: int
+
+
+def expect(ways: Sequence[Way], around: Around) -> Expected:
+    """What a pipeline whose steps run in these ways is expected to do."""
+    alone_ns = sum(way.alone_ns for way in ways) + around.hand_over_ns
+    rates = {}
+    for most in sorted({size for way in ways for size in way.times_ns}):
+        sizes = [way.size_within(most) for way in ways]
+        cpu_ns = sum(way.cpu_ns[size] / size for way, size in zip(ways, sizes, strict=True)) + around.hand_over_ns
+        slowest = min(way.rate(size) for way, size in zip(ways, sizes, strict=True))
+        took_ns = _WAITING * sum(way.times_ns[size] for way, size in zip(ways, sizes, strict=True))
+        rates[took_ns + around.hand_over_ns] = min(slowest, around.cpus * 1e9 / cpu_ns)
+    capacity = max(rates.values())
+    within = [rate for took_ns, rate in rates.items() if took_ns <= around.limit_ms * 1e6]
+    load = around.rate / capacity
+    return Expected(
+        rate=max(within, default=_HOPELESS * min(rates.values())),
+        capacity=capacity,
+        alone_ms=alone_ns / 1e6,
+        p99_ms=alone_ns / 1e6 * (1 + _TAIL * load / (1 - load)) if load < 1 else float("inf"),
+        cpu_us=(sum(way.cpu_ns[min(way.cpu_ns)] for way in ways) + around.hand_over_ns) / 1e3,
+        memory_bytes=sum(way.memory_bytes for way in ways),
+    )
+
+
+def shortlist(ways: Sequence[Way], most: int) -> list[Way]:
+    """Those that no other beats in rate, CPU time and a lone call with no more memory; the quickest of them."""
+    kept: list[Way] = []
+    for way in sorted(ways, key=lambda one: (-one.best_rate, one.alone_ns, one.memory_bytes)):
+        if not any(_beats(other, way) for other in kept):
+            kept.append(way)
+    alone = sorted(kept, key=lambda one: one.alone_ns)[: max(1, most // 4)]
+    return list(dict.fromkeys([*alone, *kept]))[:most]
+
+
+def _beats(one: Way, other: Way) -> bool:
+    return (
+        one.best_rate >= other.best_rate
+        and one.alone_ns <= other.alone_ns
+        and one.least_cpu_ns <= other.least_cpu_ns
+        and one.memory_bytes <= other.memory_bytes
+    )

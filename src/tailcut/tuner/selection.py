@@ -1,0 +1,261 @@
+"""The race on the real server: which configurations run, which of them wins, and which small changes stay.
+
+A thin shell. Which configurations race stands in `finalists`, who wins in `racing` and `heats`, and which of equals is
+chosen in `tie_break`. The best estimate wins: that nothing was significant selects nobody, least of all the baseline.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from tailcut.errors import TailcutError
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.accuracy import Accuracy
+from tailcut.tuner.events import Best, Expected, Phase
+from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
+from tailcut.tuner.heats import Heats
+from tailcut.tuner.race import NOISE
+from tailcut.tuner.racing import Entrant, load_for
+from tailcut.tuner.records import Equal, Rejected, TieBreak, entry_of, precision_of
+from tailcut.tuner.refinements import least_gain
+from tailcut.tuner.session import Session
+from tailcut.tuner.tie_break import choose
+
+_EXHAUSTIVE = 96  # configurations at most
+_GROUP = 9  # on servers at a time: eight finalists, and the settings of a profile that is checked again
+
+
+class Refining(Protocol):
+    """What there is to choose from, as far as the race is concerned."""
+
+    @property
+    def anyway(self) -> Sequence[Settings]:
+        """What races whatever is expected of it."""
+
+    def kinds(self, settings: Settings) -> list[tuple[object, int]]:
+        """Which finalists are alike, and how many of them may race."""
+
+    def refinements(self, winner: Settings) -> Sequence[Settings]:
+        """Small changes of a configuration that only the real server can judge."""
+
+    def thrifty(self, winner: Settings) -> Sequence[Settings]:
+        """Changes of a configuration that should take less of the machine, and be as quick."""
+
+
+class Selection:
+    """The race of one tune."""
+
+    def __init__(self, session: Session, space: Refining) -> None:
+        self._session = session
+        self._space = space
+        self._predicted: dict[Settings, Predicted] = {}
+        self._costs = ""  # of the change that was judged last, in words
+
+    def chosen(self, predicted: Sequence[Predicted]) -> list[Settings]:
+        """The finalists, as many as there is time to start; all of a small space where that is asked for."""
+        session, objective = self._session, self._session.outcome.objective
+        if session.wanted.exhaustive:
+            chosen = sorted(predicted, key=objective.rank, reverse=True)[:_EXHAUSTIVE]
+            self._announce(len(chosen), len(predicted))
+        else:
+            chosen = finalists(predicted, session.finalists(FINALISTS), objective.rank, self._space.kinds)
+        self._predicted = {one.settings: one for one in chosen}
+        settings = [one.settings for one in chosen]
+        previous = [] if session.wanted.previous is None else [session.wanted.previous]
+        settings = list(dict.fromkeys([*settings, *self._space.anyway, *previous]))
+        load = session.racing.load = load_for(objective, self._best_rate(chosen))
+        if objective.kind == "throughput":
+            session.outcome.clients = load.clients[-1]  # what was raced is what is verified
+        return settings
+
+    def _announce(self, count: int, of: int) -> None:
+        session, plan = self._session, self._session.plan
+        cut = f" (the best by simulation of {of:,})" if count < of else ""
+        takes_s = count * (session.servers.start_s + plan.check_s + 2 * plan.refinement_s)
+        words = f"in groups of {_GROUP}: about {takes_s:,.0f} s, whatever --budget says"
+        session.tell(Phase(f"racing {count} configurations{cut}, {words}"))
+        session.tell(Expected(plan.budget_s + takes_s))
+
+    def _best_rate(self, chosen: Sequence[Predicted]) -> float:
+        if self._session.outcome.objective.is_open:
+            return self._session.outcome.capacity
+        return max((max(one.rate, one.capacity) for one in chosen), default=0.0)
+
+    def race(self, chosen: Sequence[Settings]) -> Settings:
+        """The best estimate on the real server, of the configurations whose answers are right."""
+        session = self._session
+        groups = [chosen[start : start + _GROUP] for start in range(0, len(chosen), _GROUP)]
+        winners: list[Settings] = []
+        for group in groups:
+            winners += self._race_group(group)[: 2 if len(groups) > 1 else None]
+        if len(groups) > 1 and winners:
+            return self.race(winners)
+        for winner in winners:
+            found = session.check(winner, session.plan.check_s, whole=True)
+            if found.right:
+                return winner
+            self._reject(winner, found)
+        session.tell(Phase("no finalist answers rightly: the baseline stays"))
+        return session.with_wire(session.plain_wire)
+
+    def _race_group(self, group: Sequence[Settings]) -> list[Settings]:
+        """Race configurations that all run at the same time; the best first, none of those that answer wrongly."""
+        session, outcome = self._session, self._session.outcome
+        entrants = self._enter(group)
+        if not entrants:
+            return []
+        if outcome.race_winner is None:  # the best by simulation that answers rightly, should the user stop here
+            outcome.settings = entrants[0].settings
+            session.tell(Best(session.describe(outcome.settings), "as expected"))
+        session.tell(Phase(f"racing {len(entrants)} finalists on the real server"))
+        until = session.plan.race_until
+        if session.wanted.exhaustive:
+            until = time.monotonic() + session.plan.refinement_s * len(entrants)
+        heats = session.racing.heats(entrants, until)
+        best = self._best(heats, entrants)
+        for number, lane in enumerate(heats.lanes):
+            settings = entrants[number].settings
+            outcome.raced[settings] = lane.estimate
+            words = outcome.objective.describe(lane.estimate)
+            if number == best and outcome.tie_break is not None:
+                words += f"; {outcome.tie_break.reason}"
+            entry = entry_of(session.describe(settings)) | {"verdict": "raced", "reason": words}
+            entry["throughput"] = None if outcome.objective.is_open else round(lane.estimate, 2)
+            session.candidate(session.racing_rung, entry, kept=number == best)
+        others = sorted(heats.racing, key=lambda number: -heats.lanes[number].estimate)
+        order = [best, *(number for number in others if number != best)]
+        outcome.settings = outcome.race_winner = entrants[best].settings
+        score = outcome.objective.describe(heats.lanes[best].estimate)
+        session.tell(Best(session.describe(outcome.settings), score))
+        session.servers.keep(session.base, *(entrants[number].settings for number in order[:2]))
+        return [entrants[number].settings for number in order]
+
+    def _best(self, heats: Heats, entrants: Sequence[Entrant]) -> int:
+        """The leader, or of those that are equal the one that is chosen among equals."""
+        session = self._session
+        near = heats.near(NEAR)
+        session.outcome.tie_break = None
+        stays = [number for number in near if entrants[number].settings == session.wanted.previous]
+        if stays:  # settings that are in use are not replaced by others that are equal
+            return stays[0]
+        if len(near) == 1:
+            return near[0]
+        usages = session.racing.usages([entrants[number] for number in near], session.outcome.rate)
+        choice = choose(usages)
+        pairs = zip(near, usages, strict=True)
+        equals = tuple(Equal(entrants[number].settings, *usage.figures) for number, usage in pairs)
+        best = near[choice.place]
+        session.outcome.tie_break = TieBreak(entrants[best].settings, choice.reason, equals)
+        words = session.describe(entrants[best].settings)
+        session.tell(Phase(f"{len(near)} are equal: {words}: {choice.reason}"))
+        return best
+
+    def _enter(self, group: Sequence[Settings]) -> list[Entrant]:
+        """Start servers, each while the one before it is asked for its answers; leave out those that are wrong."""
+        session, entrants = self._session, []
+        for number, settings in enumerate(group):
+            session.servers.launch(settings, *group[number + 1 : number + 2])
+            try:
+                arm = session.servers.arm(settings)
+                found = session.check(settings, session.plan.check_s)
+            except TailcutError as error:
+                session.reject(settings, str(error))
+                self._note_previous(settings, str(error))
+                continue
+            if found.right:
+                entrants.append(Entrant(settings, arm))
+            else:
+                self._reject(settings, found)
+        return entrants
+
+    def _reject(self, settings: Settings, found: Accuracy) -> None:
+        """Record wrong answers; where a looser bound would accept them, what it would bring is told at the end."""
+        session = self._session
+        reason = f"wrong answers: {found.reason}"
+        session.reject(settings, reason)
+        self._note_previous(settings, reason)
+        kind = precision_of(settings)
+        if kind[1] == "f32" or kind in session.rejected:
+            return
+        try:
+            target = session.servers.of(settings).target
+            seconds = session.plan.check_s
+            advice = session.gate.advise(target, settings, seconds, session.in_flight(seconds))
+        except TailcutError:
+            return
+        if advice is not None:
+            expected = [self._predicted[settings]] if settings in self._predicted else []
+            session.rejected[kind] = Rejected(settings, advice.accuracy, advice.bound, expected)
+
+    def _note_previous(self, settings: Settings, reason: str) -> None:
+        if settings == self._session.wanted.previous:
+            self._session.outcome.previous_wrong = reason
+
+    def refine(self, winner: Settings) -> Settings:
+        """Small changes of the winner, each judged beside it on servers; those that look better stay."""
+        return self._refined(self._thrifty(winner))
+
+    def _thrifty(self, winner: Settings) -> Settings:
+        """The winner, or what is as quick and takes clearly less of the machine."""
+        for candidate in self._space.thrifty(winner):
+            if candidate not in self._session.outcome.raced and self._has_time() and self._saves(candidate, winner):
+                self._session.outcome.settings = winner = candidate
+        return winner
+
+    def _saves(self, candidate: Settings, winner: Settings) -> bool:
+        """Whether a candidate is equal to the winner within the noise, and chosen among the two."""
+        session = self._session
+        try:
+            entrants = [Entrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
+        except TailcutError:
+            return False
+        heats = session.racing.heats(entrants, time.monotonic() + session.plan.refinement_s)
+        words, saves = "no gain", False
+        if len(heats.near(NEAR)) == 2:
+            usages = session.racing.usages(entrants, session.outcome.rate)
+            choice = choose(usages)
+            saves = choice.place == 1 and session.check(candidate, session.plan.check_s).right
+            if saves:
+                words = f"kept: {choice.reason}"
+                pairs = zip(entrants, usages, strict=True)
+                equals = tuple(Equal(one.settings, *usage.figures) for one, usage in pairs)
+                session.outcome.tie_break = TieBreak(candidate, choice.reason, equals)
+        session.tell(Phase(f"{candidate.describe(winner)}: {words}"))
+        session.servers.keep(session.base, candidate if saves else winner)
+        return saves
+
+    def _has_time(self) -> bool:
+        plan = self._session.plan
+        return time.monotonic() + self._session.servers.start_s + plan.refinement_s <= plan.refine_until
+
+    def _refined(self, winner: Settings) -> Settings:
+        session = self._session
+        for candidate in self._space.refinements(winner):
+            if not self._has_time():
+                break
+            words = candidate.describe(winner)
+            better = self.is_better(candidate, winner, least_gain(candidate, winner))
+            session.tell(Phase(f"{words}: {'kept' if better else 'no gain'}{self._costs}"))
+            if better:
+                session.outcome.settings = candidate
+                return self._refined(candidate)
+        return winner
+
+    def is_better(self, candidate: Settings, winner: Settings, least: float = 1.0) -> bool:
+        """Whether a candidate leads over the winner so far, and answers rightly; the other server is stopped."""
+        session, plan = self._session, self._session.plan
+        try:
+            entrants = [Entrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
+        except TailcutError:
+            self._costs = ""
+            return False
+        heats = session.racing.heats(entrants, time.monotonic() + plan.refinement_s)
+        better = heats.leader == 1
+        if least != 1:
+            found = heats.ratio(1, 0)
+            leads = better or least < 1
+            better = leads and found is not None and found.point >= least and found.low > 1 - NOISE
+        self._costs = session.servers.compared(candidate, winner)
+        better = better and session.check(candidate, plan.check_s).right
+        session.servers.keep(session.base, candidate if better else winner)
+        return better

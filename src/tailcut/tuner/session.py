@@ -1,0 +1,191 @@
+"""What the phases of one tune share: what is known of the model, its servers, the outcome so far, and who is told."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tailcut.engines.files import default_engine
+from tailcut.errors import UsageError
+from tailcut.lab.payload import Wire
+from tailcut.runtime.samples import kinds_of
+from tailcut.runtime.settings import Settings
+from tailcut.spec import ModelSpec
+from tailcut.tuner.accuracy import Accuracy
+from tailcut.tuner.budget import Plan
+from tailcut.tuner.estimate import typical
+from tailcut.tuner.events import CandidateDone, Event
+from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.gate import Gate
+from tailcut.tuner.journal import Journal, Key
+from tailcut.tuner.learning import Arrays, Learned, learn
+from tailcut.tuner.objective import Objective
+from tailcut.tuner.racing import LEAST_BLOCK_S, Load, Racing
+from tailcut.tuner.records import Outcome, Rejected, RungRecord, Wanted, entry_of
+from tailcut.tuner.servers import Servers
+from tailcut.tuner.space import BASELINE, RUNG_FIELDS, changed
+
+
+@dataclass(slots=True)
+class Session:
+    """One tune.
+
+    Args:
+        wanted: what the user asked for.
+        tell: called with each event, on the same thread.
+        plan: how the time is spent.
+        learned: signature, rows, requests and accuracy gate.
+        base: the baseline's settings, for clients that send JSON.
+        servers: that run.
+        journal: where measurements are stored.
+        outcome: what is known so far.
+        racing: runs heats by the objective.
+        compared: what the verification measures beside the tuned settings, by name; the baseline first.
+        rejected: what raced and answered wrongly, once for each engine and precision.
+    """
+
+    wanted: Wanted
+    tell: Callable[[Event], None]
+    plan: Plan
+    learned: Learned
+    base: Settings
+    servers: Servers
+    journal: Journal
+    outcome: Outcome
+    racing: Racing
+    compared: dict[str, Settings]
+    rejected: dict[tuple[str, str], Rejected] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The signature."""
+        return self.learned.spec
+
+    @property
+    def requests(self) -> list[Arrays]:
+        """What clients send."""
+        return self.learned.requests
+
+    @property
+    def gate(self) -> Gate:
+        """That judges answers."""
+        return self.learned.gate
+
+    def with_wire(self, wire: Wire) -> Settings:
+        """The baseline for clients with another wire, which its server answers, too."""
+        return changed(self.base, io={"wire": wire})
+
+    @property
+    def plain_wire(self) -> Wire:
+        """What clients speak that may speak more than JSON, and nothing that depends on the model."""
+        return "json" if self.wanted.wire == "json" else "binary"
+
+    def describe(self, settings: Settings) -> str:
+        """How settings differ from the baseline's."""
+        return settings.describe(self.base) or "the baseline's settings"
+
+    @property
+    def racing_rung(self) -> str:
+        """The rung that whole configurations are listed under which raced."""
+        names = [one.name for one in self.outcome.rungs]
+        return "parallelism" if "parallelism" in names else names[0]
+
+    def candidate(self, rung: str, entry: dict[str, Any], *, kept: bool = False) -> None:
+        """Record a verdict, and tell it."""
+        if not kept:
+            next(one for one in self.outcome.rungs if one.name == rung).candidates.append(entry)
+        self.tell(CandidateDone(rung, entry))
+
+    def reject(self, settings: Settings, reason: str) -> None:
+        """Record that settings answer wrongly, or cannot be served."""
+        entry = entry_of(self.describe(settings)) | {"verdict": "rejected", "reason": reason}
+        self.candidate(self.outcome.rungs[0].name, entry)
+
+    def check(self, settings: Settings, seconds: float, *, whole: bool = False) -> Accuracy:
+        """Ask a running server questions, as many at a time as it answers in a moment."""
+        target, together = self.servers.of(settings).target, self.in_flight(seconds)
+        return self.gate.check(target, settings, seconds, together, whole=whole)
+
+    def in_flight(self, seconds: float) -> int:
+        """How many questions may be asked at a time."""
+        return max(4, int(2 * seconds * self.outcome.capacity)) if self.outcome.capacity else 16
+
+    def finalists(self, count: int) -> int:
+        """Of so many, how many there is time to start."""
+        return self.plan.finalists(time.monotonic(), self.servers.start_s, count)
+
+    def allowed(self, predicted: Sequence[Predicted]) -> list[Predicted]:
+        """The configurations that the user's limits allow.
+
+        Raises:
+            UsageError: there is none.
+        """
+        allowed = self.wanted.constraints.allowed(predicted)
+        if not allowed:
+            least = min(one.memory_bytes for one in predicted) / 1e6
+            raise UsageError(f"--memory: the smallest configuration needs about {least:,.0f} MB: allow more")
+        return allowed
+
+
+def plan_of(wanted: Wanted) -> Plan:
+    """The plan of a tune that begins now, or began when the user called it."""
+    return Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
+
+
+def open_session(wanted: Wanted, tell: Callable[[Event], None]) -> Session:
+    """Learn what is to be known of a model before anything is measured.
+
+    Raises:
+        TailcutError: the model cannot be opened, or refuses a request of the data.
+    """
+    plan = plan_of(wanted)
+    learned = learn(wanted, plan.answers_s, tell)
+    spec, requests = learned.spec, learned.requests
+    samples = () if wanted.data is None else kinds_of(spec, requests)
+    batching = {"bind": False, "rows": wanted.rows}
+    engine = {"name": default_engine(wanted.model), "fixed_dims": wanted.fixed_dims}
+    base = changed(BASELINE, engine=engine, batching=batching, io={"wire": "json"})
+    return new_session(
+        wanted,
+        tell,
+        plan,
+        learned,
+        base=base,
+        servers=Servers(wanted.model, spec, requests, samples),
+        key=Key.of(wanted.model, typical(requests, batched=spec.batched), wanted.rows) if wanted.journal else None,
+        rungs=tuple(RUNG_FIELDS),
+        reference=True,
+    )
+
+
+def new_session(  # noqa: PLR0913  the parts that differ between a model and a pipeline
+    wanted: Wanted,
+    tell: Callable[[Event], None],
+    plan: Plan,
+    learned: Learned,
+    *,
+    base: Settings,
+    servers: Servers,
+    key: Key | None,
+    rungs: Sequence[str],
+    reference: bool,
+) -> Session:
+    """A session with nothing measured yet.
+
+    Args:
+        wanted, tell, plan, learned, base, servers: as in `Session`.
+        key: of the journal's lines; None where nothing is stored.
+        rungs: names, in order.
+        reference: whether the baseline behind the plain wire is verified, too.
+    """
+    objective = Objective(wanted.kind, wanted.slo_ms or float("inf"), wanted.rate or 0.0)
+    outcome = Outcome(learned.spec, base, objective.rate, [RungRecord(name) for name in rungs], objective=objective)
+    outcome.base = base
+    outcome.rows, outcome.random_outputs = learned.rows, learned.gate.random_outputs
+    outcome.samples, outcome.previous = servers.samples, wanted.previous
+    journal = Journal(wanted.journal, key, fresh=wanted.fresh)
+    racing = Racing(objective, Load((1, 16), LEAST_BLOCK_S), outcome.noise, journal)
+    session = Session(wanted, tell, plan, learned, base, servers, journal, outcome, racing, {"baseline": base})
+    if reference:
+        session.compared["reference"] = session.with_wire(session.plain_wire)
+    return session

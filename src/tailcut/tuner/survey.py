@@ -1,0 +1,86 @@
+"""What is known of one model before it races together with others."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tailcut.runtime.settings import Settings
+from tailcut.spec import ModelSpec
+from tailcut.tuner.budget import Plan
+from tailcut.tuner.calibrate import Copy
+from tailcut.tuner.claims import carry
+from tailcut.tuner.events import Event
+from tailcut.tuner.finalists import Predicted
+from tailcut.tuner.gate import Gate
+from tailcut.tuner.model_space import ModelSpace
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.servers import Servers
+from tailcut.tuner.session import open_session
+from tailcut.tuner.simulate import Configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of one model before anything races.
+
+    Args:
+        spec: its signature, and `rows` what was decided of them.
+        gate: that judges answers.
+        servers: its profiles and requests; the baseline's server runs.
+        baseline: its settings, on the quickest wire that clients may speak.
+        capacity: requests per second of the baseline, in a closed loop.
+        predicted: every configuration that is allowed, with what the simulation expects of it alone.
+        configurations: what the simulation takes, by settings.
+        copies: of the model, in static int8, by engine.
+    """
+
+    spec: ModelSpec
+    rows: dict[str, Any]
+    gate: Gate
+    servers: Servers
+    baseline: Settings
+    capacity: float
+    predicted: Sequence[Predicted]
+    configurations: Mapping[Settings, Configuration]
+    copies: Mapping[str, Copy]
+
+
+class Surveyor:
+    """Measures one of several models by itself, before they race together."""
+
+    def __init__(self, wanted: Wanted, tell: Callable[[Event], None]) -> None:
+        """Open the model.
+
+        Raises:
+            TailcutError: it cannot be opened, or refuses a request of the data.
+        """
+        self._session = open_session(wanted, tell)
+        self._space = ModelSpace(self._session)
+
+    def survey(self) -> Survey:
+        """Measure the baseline and the engines, and simulate; call `close` when the servers are not needed any more.
+
+        Raises:
+            TailcutError: the baseline itself cannot be served.
+        """
+        session, space = self._session, self._space
+        session.plan = Plan(time.monotonic(), session.wanted.budget_s)  # others may have been surveyed since the start
+        carry(session)
+        predicted = space.predicted()
+        return Survey(
+            session.spec,
+            session.learned.rows,
+            session.gate,
+            session.servers,
+            space.wire,
+            session.outcome.capacity,
+            predicted,
+            space.configurations(),
+            space.copies,
+        )
+
+    def close(self) -> None:
+        """Stop all servers, and remove the copies of the model."""
+        self._session.servers.keep()
+        self._space.close()

@@ -1,0 +1,112 @@
+"""Which of several configurations wins that are equal by the objective: pure.
+
+In order: the shortest median at one connection; of those whose median is not clearly longer, the one that takes clearly
+less CPU per request; of those that take about as much, the one that holds clearly less memory. Latency comes first,
+because it is what a tune is asked for. CPU comes before memory, because a server that burns it slows down everything
+beside it: threads that spin take a whole core and win nothing that can be measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tailcut.errors import InvalidInputError
+from tailcut.stats import Interval, paired_ratio_interval
+
+SAME = 0.05  # medians within it of the shortest are equal
+_UNSURE = 0.15  # likewise where their interval does not tell them apart, and their points are this near
+_CLEARLY = 0.8  # of the CPU time, or of the memory
+_LEAST_BYTES = 32 << 20  # that are worth a choice
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one configuration was measured to take.
+
+    Args:
+        alone_ms: medians of a lone connection, one for each round that all were measured in.
+        cpu_us: CPU time per request; None where it is unknown.
+        memory_bytes: that the server held; None where it is unknown.
+    """
+
+    alone_ms: tuple[float, ...]
+    cpu_us: float | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def median_ms(self) -> float:
+        """Of the rounds."""
+        return sorted(self.alone_ms)[len(self.alone_ms) // 2] if self.alone_ms else float("inf")
+
+    @property
+    def figures(self) -> tuple[float, float | None, int | None]:
+        """Median in ms, CPU time in us, and bytes."""
+        return self.median_ms, self.cpu_us, self.memory_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The place of what was chosen, and why."""
+
+    place: int
+    reason: str
+
+
+def choose(usages: Sequence[Usage]) -> Choice:
+    """Choose one of configurations that are equal by the objective, the leader first.
+
+    Args:
+        usages: of at least one.
+    """
+    if len(usages) == 1:
+        return Choice(0, "")
+    shortest = min(range(len(usages)), key=lambda place: (usages[place].median_ms, place))
+    equal = [place for place in range(len(usages)) if _is_same(usages[place], usages[shortest])]
+    others = len(usages) - 1
+    within = f"within {SAME:.0%} of the best"
+    if len(equal) == 1:
+        second = sorted(one.median_ms for one in usages)[1]
+        ratio = usages[shortest].median_ms / second if second else 1.0
+        return Choice(shortest, f"{within}, as {_count(others)}; p50 at one connection x{ratio:.2f} of the next")
+    pool, words = equal, []
+    for what, amounts, worth in (
+        ("takes {:.2g} of the CPU", [one.cpu_us for one in usages], 0.0),
+        ("holds {:.2g} of the memory", [one.memory_bytes for one in usages], _LEAST_BYTES),
+    ):
+        frugal = _frugal(pool, amounts, worth)
+        if frugal is not None:
+            pool, share = frugal
+            words.append(what.format(share))
+    chosen = min(pool, key=lambda place: (usages[place].median_ms, place))
+    if not words:
+        return Choice(chosen, f"{within}, as {_count(others)}, with about as much CPU and memory")
+    return Choice(chosen, f"equal within the noise; {' and '.join(words)}")
+
+
+def _frugal(pool: Sequence[int], amounts: Sequence[float | None], worth: float) -> tuple[list[int], float] | None:
+    """Those that take about the least, and that as a share of the most; None where all are alike or one is unknown."""
+    known = {place: amount for place in pool if (amount := amounts[place]) is not None}
+    if len(known) < len(pool):
+        return None
+    least, most = min(known.values()), max(known.values())
+    if least > _CLEARLY * most or most - least <= worth:
+        return None
+    return [place for place, amount in known.items() if amount * _CLEARLY <= least], least / most
+
+
+def _is_same(one: Usage, shortest: Usage) -> bool:
+    """Whether a median is not clearly longer than the shortest one."""
+    if one is shortest or one.median_ms <= (1 + SAME) * shortest.median_ms:
+        return True
+    found = _ratio(one, shortest)
+    return found is not None and found.low <= 1 and one.median_ms <= (1 + _UNSURE) * shortest.median_ms
+
+
+def _ratio(one: Usage, other: Usage) -> Interval | None:
+    try:
+        return paired_ratio_interval(one.alone_ms, other.alone_ms)
+    except InvalidInputError:
+        return None
+
+
+def _count(others: int) -> str:
+    return "another is" if others == 1 else f"{others} others are"

@@ -1,0 +1,84 @@
+"""The form of a request that a client sends again and again, with other data each time. Pure.
+
+A template is the bytes before and behind the data of the model's only input. Whatever bytes stand between them are the
+data of a request that means the same but for them: rows of raw elements, or a list of JSON, which its reader has to
+find valid and complete.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from tailcut.spec import DType, ModelSpec
+from tailcut.wire.v2.lists import COMPILED, ListForm, take_lists
+from tailcut.wire.v2.request import InferRequest, list_plan, parse_lead
+from tailcut.wire.v2.response import json_frame
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+class Template(NamedTuple):
+    """A request without its data: the bytes around them, and the form of their list where it is one."""
+
+    request: InferRequest  # whose `inputs` are empty
+    rows: int
+    before: bytes
+    behind: bytes = b""
+    form: ListForm | None = None
+
+    @classmethod
+    def raw(cls, spec: ModelSpec) -> "Template":
+        """Of a body that is the bytes of one row."""
+        return cls(InferRequest.raw(spec), 1, b"")
+
+
+def template_of(spec: ModelSpec, body: bytes, json_size: int | None) -> Template | None:
+    """The template of a body that was read without an error; None for any that has none.
+
+    Args:
+        spec: of a model with one input.
+        body: the whole body.
+        json_size: as in `parse_request`.
+    """
+    if json_size is not None:
+        lead = parse_lead(spec, body[:json_size], len(body) - json_size)
+        return Template(lead.request, lead.rows, body[:json_size]) if lead is not None else None
+    found = take_lists(body)
+    if found is None:
+        return None
+    rest, spans = found
+    plan = list_plan(spec, rest, len(spans)) if len(spans) == 1 else None
+    if plan is None or plan.forms[0].tensor.dtype not in COMPILED:
+        return None
+    form, span = plan.forms[0], spans[0]
+    request = InferRequest(plan.id, {}, plan.outputs, plan.parameters)
+    rows = form.shape[0] if spec.batched else 1
+    return Template(request, rows, body[: span.start], body[span.end :], form)
+
+
+def answer_frame(spec: ModelSpec, version: str, request: InferRequest) -> tuple[bytes, ...] | None:
+    """What stands around the lists of an answer of one row that is JSON throughout; None for any other answer."""
+    known = {tensor.name: tensor for tensor in spec.outputs}
+    asked = [known[wanted.name] for wanted in request.outputs]
+    if any(wanted.binary or wanted.place is not None for wanted in request.outputs):
+        return None
+    if any(tensor.dtype is DType.BYTES for tensor in asked):
+        return None
+    return json_frame(spec, version, request, one_row(spec))
+
+
+def one_row(spec: ModelSpec) -> Mapping[str, np.ndarray]:
+    """Outputs of fixed size for one row, of zeros."""
+    return {
+        tensor.name: np.zeros((1, *(dim or 0 for dim in tensor.row_shape)), tensor.dtype.numpy)
+        for tensor in spec.outputs
+    }
+
+
+def rows_as_lists(array: np.ndarray, dtype: DType) -> bytes:
+    """A JSON list of the rows of a contiguous output, each a flat list as `encode_response` writes it; not of BYTES."""
+    if dtype is DType.BF16:
+        array = array.astype(np.float32)  # as `tensors.to_json`
+    return orjson.dumps(array if array.ndim == 2 else array.reshape(len(array), -1), option=_OPTIONS)

@@ -1,0 +1,209 @@
+"""The engine for devices: on a stand-in everywhere, and on a CUDA device where there is one."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.engines.pytorch import programs
+
+from tailcut.engines import EngineOptions, open_engine
+from tailcut.engines.base import CudaOptions, U8Input
+from tailcut.engines.cuda.device import Cuda, StandIn, missing
+from tailcut.engines.cuda.engine import CudaEngine
+from tailcut.engines.cuda.faults import device_error
+from tailcut.engines.cuda.staging import State
+from tailcut.errors import DeviceLostError, EngineError, ReleasedError, UnsupportedError
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.model import Model
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, SecondEngine, Settings
+
+torch = programs.torch
+HAS_DEVICE = not missing()
+
+
+@pytest.fixture(
+    params=[StandIn, pytest.param(Cuda, marks=[pytest.mark.gpu, pytest.mark.skipif(not HAS_DEVICE, reason=missing())])]
+)
+def device(request: pytest.FixtureRequest) -> Any:
+    return request.param()
+
+
+@pytest.fixture
+def engine(device: Any, tmp_path: Path) -> Iterator[CudaEngine]:
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    opened = CudaEngine(path, EngineOptions(name="torch", device="cuda", instances=2), device=device)
+    yield opened
+    opened.close()
+
+
+def expected(engine: CudaEngine, path: Path, x: np.ndarray) -> np.ndarray:
+    return torch.export.load(path / "mlp.pt2").module()(torch.from_numpy(x)).detach().numpy()
+
+
+def rows(count: int) -> np.ndarray:
+    return np.random.default_rng(count).standard_normal((count, 8)).astype(np.float32)
+
+
+def test_answers_are_the_programs_own(engine: CudaEngine, tmp_path: Path) -> None:
+    """For sizes that fill a bucket and sizes that do not, in any order, bound and run."""
+    for count in (5, 8, 1, 3, 8, 2):
+        x, y = rows(count), np.zeros((count, 3), np.float32)
+        engine.bind({"x": x}, {"output": y})()
+        assert np.allclose(y, expected(engine, tmp_path, x), atol=1e-4)
+        assert np.allclose(engine.run({"x": x})["output"], y, atol=1e-5)
+
+
+def test_several_threads_share_the_slots(engine: CudaEngine, tmp_path: Path) -> None:
+    """More callers than slots: each gets its own answer."""
+    wrong: list[int] = []
+    truths = [expected(engine, tmp_path, rows(1 + seed)) for seed in range(5)]
+
+    def ask(seed: int) -> None:
+        x = rows(1 + seed)
+        answers = [engine.run({"x": x})["output"] for _ in range(20)]
+        wrong.extend(seed for one in answers if not np.allclose(one, truths[seed], atol=1e-4))
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_closed_engine_says_so(engine: CudaEngine) -> None:
+    """Bound calls as well."""
+    x, y = rows(2), np.zeros((2, 3), np.float32)
+    call = engine.bind({"x": x}, {"output": y})
+    engine.close()
+    with pytest.raises(ReleasedError):
+        call()
+
+
+class Failing(StandIn):
+    """A device that fails once: where a graph is captured, where it is replayed, or where the output is waited for."""
+
+    def __init__(self, where: str, text: str, *, lost: bool = False) -> None:
+        self.where, self.text, self.lost, self.left = where, text, lost, 1
+
+    def _fail(self, where: str) -> None:
+        if self.where == where and self.left:
+            self.left -= 0 if self.lost else 1
+            raise (torch.cuda.OutOfMemoryError if "out of memory" in self.text else RuntimeError)(self.text)
+
+    def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
+        self._fail("capture")
+        return super().capture(compute)
+
+    def enqueue(self, state: State, events: dict[State, Any], step: Callable[[], None]) -> None:
+        if state is State.COMPUTING:
+            self._fail("replay")
+        super().enqueue(state, events, step)
+
+    def wait(self, events: dict[State, Any]) -> None:
+        self._fail("wait")
+
+    def recover(self) -> None:
+        if self.lost:
+            raise device_error(RuntimeError(self.text), "PyTorch")
+
+
+FULL = "CUDA out of memory. Tried to allocate 2 GiB\nmore"
+
+
+@pytest.mark.parametrize("where", ["capture", "replay", "wait"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (FULL, "the device's memory is full: use smaller batches"),
+        ("CUDA error: no kernel image is available for execution on the device", "cannot compute an operator"),
+        ("anything else", "PyTorch failed on the device: anything else"),
+    ],
+)
+def test_a_fault_fails_one_batch(tmp_path: Path, where: str, text: str, message: str) -> None:
+    """In one line; the slot is free again, and the next batches are computed rightly on every slot."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=Failing(where, text))
+    with pytest.raises(EngineError, match=message) as caught:
+        engine.run({"x": rows(2)})
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, DeviceLostError)
+    for _ in range(4):
+        assert np.allclose(engine.run({"x": rows(2)})["output"], expected(engine, tmp_path, rows(2)), atol=1e-5)
+
+
+def test_a_lost_device_fails_every_batch(tmp_path: Path) -> None:
+    """Each in one line that says to restart, and none is tried again; no call hangs for want of a slot."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    lost = Failing("wait", "CUDA error: an illegal memory access was encountered", lost=True)
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=lost)
+    for _ in range(5):
+        with pytest.raises(DeviceLostError, match="lost to this process, restart it"):
+            engine.run({"x": rows(2)})
+
+
+def test_the_cpu_computes_what_the_device_could_not(tmp_path: Path) -> None:
+    """Where the profile has it so: through the whole model, a full device once, and a lost one from then on."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    options = EngineOptions(name="torch", device="cuda")
+    second = SecondEngine(use="fallback", engine=EngineOptions(name="torch", threads=1))
+    settings = Settings(engine=options, batching=BatchingSettings(max_batch_size=4, second=second))
+    illegal = "CUDA error: an illegal memory access was encountered"
+    for device, rescued in ((Failing("replay", FULL), 1), (Failing("replay", illegal, lost=True), 3)):
+        device.left = 0
+        engine = CudaEngine(path, options, device=device)
+        with Model(Profile.of_model(path, settings), engine, Limits()) as model:
+            device.left = 1
+            for _ in range(3):
+                answer = model.infer_sync({"x": rows(1)})["output"]
+                assert np.allclose(answer, expected(engine, tmp_path, rows(1)), atol=1e-5)
+            assert model.statistics()["rescued"] == rescued
+            assert model.statistics()["failed"] == 0
+
+
+def test_without_graphs_answers_are_the_same(device: Any, tmp_path: Path) -> None:
+    """Operator after operator is launched, in float32 and in tf32."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    for precision in ("f32", "tf32"):
+        options = EngineOptions(name="torch", device="cuda", precision=precision, cuda=CudaOptions(graphs=False))  # type: ignore[arg-type]
+        engine = CudaEngine(path, options, device=device)
+        for count in (3, 1, 3):
+            answer = engine.run({"x": rows(count)})["output"]
+            assert np.allclose(answer, expected(engine, tmp_path, rows(count)), atol=1e-2)
+        assert torch.backends.cudnn.allow_tf32  # PyTorch's own switch is as it was
+        engine.close()
+
+
+def test_pixels_are_normalised_on_the_device(device: Any, tmp_path: Path) -> None:
+    """uint8 is what is copied."""
+    path = programs.images(tmp_path / "images.pt2")
+    fold = U8Input(scale=(1 / 255,), offset=(-0.5,))
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda", u8_input=fold), device=device)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8)
+    plain = open_engine(path, EngineOptions(name="torch", threads=1))
+    wanted = plain.run({"x": (pixels / np.float32(255) - np.float32(0.5)).astype(np.float32)})["output"]
+    assert np.allclose(engine.run({"x": pixels})["output"], wanted, atol=1e-3)
+
+
+def test_calls_have_their_phases(engine: CudaEngine) -> None:
+    """Copying in, launching, computing and copying out, for each call."""
+    for _ in range(3):
+        engine.run({"x": rows(2)})
+    found = {one["phase"]: one for one in engine.phases.summary()}
+    assert {one["calls"] for one in found.values()} == {3}
+    assert all(float(one["median_us"]) >= 0 for one in found.values())
+    assert float(found["compute"]["median_us"]) > 0
+
+
+@pytest.mark.skipif(HAS_DEVICE, reason="there is a device")
+def test_without_a_device_it_says_what_is_missing(tmp_path: Path) -> None:
+    """In one line, from `open_engine`; other engines have no such device at all."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 3)
+    with pytest.raises(UnsupportedError, match="device cuda: "):
+        open_engine(path, EngineOptions(name="torch", device="cuda"))
+    with pytest.raises(UnsupportedError, match="device cuda has no engine openvino"):
+        open_engine(path, EngineOptions(name="openvino", device="cuda"))

@@ -1,0 +1,77 @@
+"""A pipeline with the settings of a profile: in place of those that it was written with."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tailcut import Model
+from tailcut.engines.base import EngineOptions
+from tailcut.errors import ProfileError
+from tailcut.pipelines.loading import load_pipeline, parse_path
+from tailcut.pipelines.model import PipelineModel, pipeline_profile
+from tailcut.pipelines.tuned import settings_of
+from tailcut.runtime.pipeline_settings import PipelineSettings
+from tailcut.runtime.profile import Profile
+from tests.pipelines import samples
+
+
+def written(folder: Path) -> PipelineSettings:
+    path = parse_path(str(folder / "samples.py:pipeline"))
+    return settings_of(load_pipeline(path), path)
+
+
+def profile_of(folder: Path, settings: PipelineSettings) -> Profile:
+    profile = pipeline_profile(str(folder / "samples.py:pipeline"))
+    return msgspec.structs.replace(profile, settings=msgspec.structs.replace(profile.settings, pipeline=settings))
+
+
+def test_a_profile_sets_processes_batches_and_engines(folder: Path, tmp_path: Path) -> None:
+    """Written, read again and opened: each step has what the profile says, and the answers are the same."""
+    own = written(folder)
+    tokenize, add_up = own.stages
+    assert (tokenize.workers, tokenize.max_batch_size) == (1, 32)
+    tokenize = msgspec.structs.replace(tokenize, workers=2, max_batch_size=4, max_queue_delay_us=300)
+    (twice,) = own.models
+    twice = msgspec.structs.replace(twice, engine=EngineOptions(threads=1), max_batch_size=8)
+    file = folder / "texts.profile.toml"
+    profile_of(folder, PipelineSettings(stages=(tokenize, add_up), models=(twice,))).save(file)
+    assert 'path = "samples.py:pipeline"' in file.read_text()
+    assert Profile.load(file).settings.describe(profile_of(folder, own).settings) == (
+        "tokenize.workers=2 tokenize.max_batch_size=4 tokenize.max_queue_delay_us=300 "
+        "twice.onnx.threads=1 twice.onnx.max_batch_size=8"
+    )
+    with Model.open(file) as model:
+        assert isinstance(model, PipelineModel)
+        first, second, _ = model.steps
+        assert first.engine is not None
+        assert len(first.engine.pids) == 2
+        batching = first.model.profile.settings.batching
+        assert (batching.max_batch_size, batching.max_queue_delay_us) == (4, 300)
+        assert second.model.profile.settings.engine.threads == 1
+        assert second.model.profile.settings.batching.max_batch_size == 8
+        answer = model.infer_sync({"text": np.array([b"ab", b"c"], object)})
+    assert answer["sum"].tolist() == [samples.truth(b"ab"), samples.truth(b"c")]
+
+
+def test_other_stages_or_models_are_one_line(folder: Path) -> None:
+    """A profile is for the stages and the models that it was tuned with."""
+    own = written(folder)
+    fewer = msgspec.structs.replace(own, stages=own.stages[:1])
+    with pytest.raises(ProfileError, match="its stages are tokenize, add_up, the profile has tokenize: tune it again"):
+        PipelineModel.of_profile(profile_of(folder, fewer))
+    other = msgspec.structs.replace(own, models=(msgspec.structs.replace(own.models[0], sha256="0"),))
+    with pytest.raises(ProfileError, match=r"twice\.onnx has another SHA-256 than in the profile: tune it again"):
+        PipelineModel.of_profile(profile_of(folder, other))
+
+
+def test_cpus_that_there_are_not_are_not_pinned_to(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On another machine the profile still serves, and says what it leaves out."""
+    own = written(folder)
+    far = msgspec.structs.replace(own.stages[0], cpus=(4095,))
+    with PipelineModel.of_profile(
+        profile_of(folder, msgspec.structs.replace(own, stages=(far, own.stages[1])))
+    ) as model:
+        assert model.infer_sync({"text": np.array([b"ab"], object)})["sum"].tolist() == [samples.truth(b"ab")]
+    assert "stage 'tokenize': not pinned" in caplog.text

@@ -1,0 +1,67 @@
+"""PyTorch's files in a model repository: exported programs, and TorchScript where the repository is trusted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from tests.engines.pytorch import programs
+from tests.servers import serving
+
+torch = programs.torch
+CONFIG = """
+platform: "{platform}"
+max_batch_size: 8
+input [ {{ name: "{x}" data_type: TYPE_FP32 dims: [ 8 ] }} ]
+output [ {{ name: "{y}" data_type: TYPE_FP32 dims: [ 3 ] }} ]
+dynamic_batching {{ }}
+"""
+
+
+class Linear(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    for name, backend in (("program", "pytorch"), ("script", "pytorch_libtorch")):
+        (folder / name / "1").mkdir(parents=True)
+        x, y = ("x", "output") if name == "program" else ("INPUT__0", "OUTPUT__0")
+        (folder / name / "config.pbtxt").write_text(CONFIG.format(platform=backend, x=x, y=y))
+    shapes = {"x": {0: programs.BATCH}}
+    programs.save(folder / "program" / "1" / "model.pt2", Linear(), (torch.randn(2, 8),), shapes)
+    torch.jit.script(Linear()).save(str(folder / "script" / "1" / "model.pt"))
+    return folder
+
+
+def ask(address: str, model: str, x: str, y: str) -> bool:
+    data = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    tensor = triton.InferInput(x, [2, 8], "FP32")
+    tensor.set_data_from_numpy(data)
+    with triton.InferenceServerClient(address) as client:
+        answer = client.infer(model, [tensor]).as_numpy(y)
+    return np.allclose(answer, Linear()(torch.from_numpy(data)).detach().numpy(), atol=1e-5)
+
+
+def test_both_kinds(repository: Path, tmp_path: Path) -> None:
+    """With --trust, Triton's own client gets the answers of the modules; TorchScript has the names of Triton."""
+    with serving(tmp_path, "--model-repository", repository, "--trust", "--no-auto") as server:
+        assert ask(server.address, "program", "x", "output")
+        assert ask(server.address, "script", "INPUT__0", "OUTPUT__0")
+
+
+def test_torchscript_without_trust(repository: Path, tmp_path: Path) -> None:
+    """The program is served; the index says in one line why TorchScript is not."""
+    with serving(tmp_path, "--model-repository", repository, "--no-auto") as server:
+        assert ask(server.address, "program", "x", "output")
+        with triton.InferenceServerClient(server.address) as client:
+            states = {one["name"]: one for one in client.get_model_repository_index()}
+    assert states["script"]["state"] == "UNAVAILABLE"
+    assert "TorchScript is code of its own" in states["script"]["reason"]

@@ -1,0 +1,54 @@
+"""What a tune says before it searches, and that wrong answers at the end are not timed."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+from tests.tuner.results import told
+
+from tailcut.tuner.accuracy import Accuracy
+from tailcut.tuner.budget import SearchSize
+from tailcut.tuner.claims import announce, carry, prove
+from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.session import open_session
+from tailcut.tuner.space import changed
+
+
+def test_the_story_says_what_limits(tmp_path: Path) -> None:
+    """Whether rows may be batched, what the baseline carries, the limit of its own tail, and how long all takes."""
+    said: list[Event] = []
+    session = open_session(Wanted(perceptron([16, 4], tmp_path / "m.onnx"), budget_s=6.0), said.append)
+    try:
+        found = carry(session)
+        announce(session, found, SearchSize(13))
+    finally:
+        session.servers.keep()
+    words = " / ".join(event.text for event in said if isinstance(event, Phase))
+    assert "rows independent, batched" in words
+    assert "the limit of p99 is" in words
+    assert re.search(r"a complete search takes about \d+ s; --budget 6s tries less of it", words)
+    assert found.rate > 0
+    assert found.limit_ms > 0
+    assert session.outcome.objective.limit_ms == found.limit_ms
+
+
+def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verification ends with them; the one line names the settings and the request."""
+    path = perceptron([4, 8, 3], tmp_path / "m.onnx")
+    session = open_session(Wanted(path, {"x": np.ones((8, 4), np.float32)}, budget_s=10.0), lambda event: None)
+    settings = changed(session.with_wire("binary"), batching={"max_batch_size": 4})
+    outcome = session.outcome
+    outcome.settings = settings
+    wrong = Accuracy(right=False, reason="request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
+    monkeypatch.setattr(session.gate, "check", lambda *_, whole: wrong)
+    try:
+        prove(session)
+    finally:
+        session.servers.keep()
+    assert outcome.arms == {}
+    assert outcome.wrong.startswith("wrong answers with batching.max_batch_size=4 ")
+    assert outcome.wrong.endswith("request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
+    assert told(outcome)["verification"] is None

@@ -1,0 +1,57 @@
+"""Which of several equal configurations is chosen, as tables."""
+
+import pytest
+
+from tailcut.tuner.tie_break import Usage, choose
+
+MIB = 1 << 20
+
+
+def usage(alone_ms: float, cpu_us: float | None = 100.0, mib: int | None = 300) -> Usage:
+    """Four rounds that agree to a thousandth."""
+    rounds = tuple(alone_ms * (1 + number / 1000) for number in range(4))
+    return Usage(rounds, cpu_us, None if mib is None else mib * MIB)
+
+
+@pytest.mark.parametrize(
+    ("usages", "place", "words"),
+    [
+        ([usage(2.0)], 0, ""),
+        # The shortest p50, where it is clear: not the one that takes least.
+        ([usage(2.0, 10.0), usage(1.0, 900.0)], 1, "p50 at one connection x0.50 of the next"),
+        # Equal p50: clearly less CPU.
+        ([usage(2.0, 60_000.0), usage(2.06, 15_000.0)], 1, "equal within the noise; takes 0.25 of the CPU"),
+        # About as much CPU: clearly less memory.
+        ([usage(2.0, 100.0, 900), usage(2.0, 110.0, 300)], 1, "equal within the noise; holds 0.33 of the memory"),
+        # Two of three take little CPU; of these one holds less memory.
+        (
+            [usage(2.0, 90.0, 300), usage(2.0, 10.0, 900), usage(2.05, 11.0, 300)],
+            2,
+            "equal within the noise; takes 0.11 of the CPU and holds 0.33 of the memory",
+        ),
+        # Nothing is clear: the shortest.
+        (
+            [usage(2.04, 95.0, 310), usage(2.0)],
+            1,
+            "within 5% of the best, as another is, with about as much CPU and memory",
+        ),
+        # A few megabytes are not worth a choice, and what is unknown of one decides nothing.
+        ([usage(2.0, 100.0, 20), usage(2.04, 100.0, 10)], 0, "with about as much CPU and memory"),
+        ([usage(2.0, None), usage(2.04, 10.0)], 0, "with about as much CPU and memory"),
+    ],
+)
+def test_the_order_of_tie_breaks(usages: list[Usage], place: int, words: str) -> None:
+    """Median of a lone connection, then CPU, then memory; the reason names what decided."""
+    choice = choose(usages)
+    assert choice.place == place
+    assert words in choice.reason
+
+
+def test_noise_is_no_difference() -> None:
+    """Medians that their rounds do not tell apart are equal, up to 15 %; those that they do are not."""
+    noisy = Usage((1.6, 2.6, 2.25, 2.25), 10.0, 0)
+    assert choose([Usage((2.0, 2.1, 1.9, 2.1), 60.0, 0), noisy]).place == 1
+    steady = Usage((2.25, 2.26, 2.25, 2.25), 10.0, 0)
+    assert choose([Usage((2.0, 2.01, 2.0, 2.0), 60.0, 0), steady]).place == 0
+    far = Usage((1.0, 9.0, 2.6, 2.6), 10.0, 0)
+    assert choose([Usage((2.0, 2.1, 1.9, 2.1), 60.0, 0), far]).place == 0
