@@ -115,10 +115,14 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_more_requests_than_can_be_simulated() -> None:
-    """The message names the rate that can be."""
-    day = Recording(np.array([0.0, 86_400.0]), np.array([0.0, 5000 * 86_400.0]), replayed=False)
-    with pytest.raises(UsageError, match="a mean of 231 requests per second"):
-        day.times(None, 0)
+    """Time runs faster: the same rates, each for a shorter time."""
+    day = Recording(np.array([0.0, 43_200.0, 86_400.0]), np.array([0.0, 4.32e7, 3.024e8]), replayed=False)
+    assert day.compression(100.0) == 1.0
+    assert day.compression(None) == pytest.approx(30.24)
+    assert day.compression(7000.0) == pytest.approx(60.48)
+    short = day.compressed(10_000.0)
+    counts = np.histogram(short.times(None, 1) / 1e9, [0, 4.32, 8.64])[0]
+    assert counts == pytest.approx([4320, 25_920], rel=0.05)
 
 
 def test_the_busiest_part() -> None:

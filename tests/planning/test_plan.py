@@ -136,3 +136,25 @@ def test_a_recording_has_a_course() -> None:
     assert 0 < scaled.missed < scaled.requests
     assert max(one.replicas for one in scaled.course) > 1
     msgspec.json.encode(found)
+
+
+def test_a_day_of_much_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs faster than it was recorded, with the autoscaler's times, and the result is in the recording's time."""
+    edges = np.array([0.0, 400.0, 500.0, 900.0])
+    load = np.concatenate([[0.0], np.cumsum(np.array([50.0, 600.0, 50.0]) * np.diff(edges))])
+    recording, rules = Recording(edges, load, replayed=False), Rules(every_s=10.0, start_s=20.0, down_s=60.0)
+    whole = plan(recording=recording, rates=[], rules=rules)
+    monkeypatch.setattr("tailcut.planning.demand.MOST_REQUESTS", 20_000)
+    found = plan(recording=recording, rates=[], rules=rules)
+    assert any("a second stands for 5 seconds" in text for text in found.assumptions.notes)
+    assert abs(found.replicas - whole.replicas) <= 1  # the busiest minute is drawn anew
+    one, other = found.autoscaling, whole.autoscaling
+    assert one is not None
+    assert other is not None
+    assert one.requests == pytest.approx(other.requests, rel=0.03)
+    assert one.replica_hours == pytest.approx(other.replica_hours, rel=0.15)
+    assert one.missed_share == pytest.approx(other.missed_share, abs=0.1)
+    assert one.course[-1].at_s == pytest.approx(other.course[-1].at_s, abs=15)
+    monkeypatch.setattr("tailcut.planning.demand.MOST_REQUESTS", 100)
+    with pytest.raises(UsageError, match="too many to simulate with this limit"):
+        plan(recording=recording, rates=[], rules=rules)

@@ -51,6 +51,11 @@ class Rules:
         target = self.target or _USUAL * saturated
         return replace(self, target=target, most=self.most or max(replicas, self.least))
 
+    def compressed(self, factor: float) -> "Rules":
+        """The rules for traffic whose time runs faster."""
+        every_s, start_s, down_s = (value / factor for value in (self.every_s, self.start_s, self.down_s))
+        return replace(self, every_s=every_s, start_s=start_s, down_s=down_s)
+
     def desired(self, replicas: int, value: float) -> int:
         """How many replicas the metric asks for."""
         ratio = value / self.target

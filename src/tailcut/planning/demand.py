@@ -13,7 +13,7 @@ import numpy as np
 from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.arrivals import Arrivals, Bursty, Constant, Poisson, Replayed, read_trace
 
-MOST_REQUESTS = 20_000_000  # of a recording that is simulated
+MOST_REQUESTS = 10_000_000  # of a recording that are simulated one by one
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,4})?)\Z")
 _KINDS = ("poisson", "constant", "bursty")
 
@@ -120,19 +120,17 @@ class Recording:
         """The mean."""
         return self.requests / self.length_s
 
-    def times(self, rate: float | None, seed: int) -> np.ndarray:
-        """The arrivals, int64 ns: as recorded, or where a rate is given scaled to that mean, with the same course.
+    def compression(self, rate: float | None) -> float:
+        """By how much time has to run faster for the simulation to be short, at the recorded mean or another one."""
+        return max(1.0, (self.rate if rate is None else rate) * self.length_s / MOST_REQUESTS)
 
-        Raises:
-            UsageError: too many to simulate.
-        """
+    def compressed(self, factor: float) -> "Recording":
+        """The same rates, each for a shorter time."""
+        return Recording(self.edges_s / factor, self.load / factor, replayed=False)
+
+    def times(self, rate: float | None, seed: int) -> np.ndarray:
+        """The arrivals, int64 ns: as recorded, or where a rate is given scaled to that mean, with the same course."""
         scale = 1.0 if rate is None else rate / self.rate
-        if scale * self.requests > MOST_REQUESTS:
-            raise UsageError(
-                f"--trace: {scale * self.requests:,.0f} requests are more than the {MOST_REQUESTS:,} that can be "
-                f"simulated: plan for a mean of {MOST_REQUESTS / self.length_s:,.0f} requests per second or less, and "
-                "multiply the replicas"
-            )
         if self.replayed and scale == 1.0:
             return _nanoseconds(self.edges_s)
         return _drawn(scale, self.load, self.edges_s, seed)

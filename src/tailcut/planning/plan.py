@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -42,6 +43,7 @@ from tailcut.tuner.together.selection import spin_ns
 
 BUSIEST_S = 60.0  # of a recording: what the fixed number of replicas is planned for
 _MONTH_H = 730.0
+_LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autoscaler, at least
 _SHOWN_LOSSES = 3
 
 
@@ -102,6 +104,7 @@ class _Question:
     lone_ms: tuple[float, ...]
     cluster: Cluster
     arrivals_ns: np.ndarray | None = None  # of the recording
+    compression: float = 1.0  # of its time
 
 
 def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
@@ -132,9 +135,10 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
         tell("simulating the autoscaler")
         saturated = question.expect(1, 2 * question.capacity).utilisation
         rules = wanted.rules.resolved(replicas, saturated)
+        faster = rules.compressed(question.compression)
+        scaled = simulate_autoscaler(question.cluster, question.arrivals_ns, faster, wanted.limits[0], wanted.seed)
         fixed_hours = replicas * int(question.arrivals_ns[-1]) / 3.6e12
-        scaled = simulate_autoscaler(question.cluster, question.arrivals_ns, rules, wanted.limits[0], wanted.seed)
-        course = _autoscaled(scaled, rules, fixed_hours, saturated)
+        course = _autoscaled(scaled, rules, fixed_hours, saturated, question.compression)
     return PlanResult(
         models=_models(wanted, question, found),
         replicas=replicas,
@@ -149,7 +153,7 @@ def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
         ],
         price=_price(wanted.price, replicas, found),
         autoscaling=course,
-        assumptions=_assumptions(wanted, replicas, found),
+        assumptions=_assumptions(wanted, replicas, found, question.compression),
         command=wanted.command,
     )
 
@@ -164,13 +168,13 @@ def _curve(wanted: Wanted, question: _Question, replicas: int, each: float) -> l
 
 def _question(wanted: Wanted) -> _Question:
     configurations = _configurations(wanted)
-    arrivals_ns, make, rates = None, wanted.arrivals, list(wanted.rates)
+    arrivals_ns, make, rates, faster = None, wanted.arrivals, list(wanted.rates), 1.0
     if wanted.recording is not None:
-        arrivals_ns = wanted.recording.times(rates[0] if rates else None, wanted.seed)
-        seconds = busiest(arrivals_ns, BUSIEST_S)
-        length_s = min(BUSIEST_S, max(float(arrivals_ns[-1]) / 1e9, 1e-3))
+        faster, arrivals_ns = _recorded(wanted, wanted.recording)
+        length_s = min(BUSIEST_S / faster, max(float(arrivals_ns[-1]) / 1e9, 1e-3))
+        seconds = busiest(arrivals_ns, length_s)
         rates = [len(seconds) / length_s]
-        make = lambda rate: Stretch(seconds, length_s, rate)  # noqa: E731  a process by its rate, as the others
+        make = partial(Stretch, seconds, length_s)
     lone = tuple(
         _checked_lone(one.profile.model.name, configuration, limit, wanted.seed)
         for one, configuration, limit in zip(wanted.models, configurations, wanted.limits, strict=True)
@@ -178,13 +182,32 @@ def _question(wanted: Wanted) -> _Question:
     cluster = Cluster(configurations[0], 1, wanted.routing, round(wanted.hedge_ms * 1e6))
     if not wanted.together:
         expect = expect_cluster(cluster, Load(make, wanted.limits[0], wanted.seed), wanted.workers)
-        return _Question(expect, rates[0], capacity_of(configurations[0], wanted.workers), lone, cluster, arrivals_ns)
+        return _Question(
+            expect, rates[0], capacity_of(configurations[0], wanted.workers), lone, cluster, arrivals_ns, faster
+        )
     tenants = [
         Tenant(configuration, Load(make, limit, wanted.seed), rate, spin_ns(one.profile.settings.engine))
         for one, configuration, limit, rate in zip(wanted.models, configurations, wanted.limits, rates, strict=True)
     ]
     expect = expect_together(tenants, wanted.replica_cores)
     return _Question(expect, sum(rates), capacity_together(tenants), lone, cluster)
+
+
+def _recorded(wanted: Wanted, recording: Recording) -> tuple[float, np.ndarray]:
+    """By how much the recording's time runs faster, and its arrivals, int64 ns.
+
+    Raises:
+        UsageError: so much faster that the time between two decisions holds too few limits.
+    """
+    rate = wanted.rates[0] if wanted.rates else None
+    faster = recording.compression(rate)
+    every_s = wanted.rules.every_s if wanted.rules is not None else BUSIEST_S
+    if faster > 1 and every_s / faster < _LEAST_LIMITS * wanted.limits[0].limit_ms / 1e3:
+        raise UsageError(
+            f"--trace: {recording.length_s * (rate or recording.rate):,.0f} requests are too many to simulate with "
+            "this limit: give an hour of the recording, or a lower --rate"
+        )
+    return faster, (recording if faster == 1 else recording.compressed(faster)).times(rate, wanted.seed)
 
 
 def _configurations(wanted: Wanted) -> list[Configuration]:
@@ -257,7 +280,8 @@ def _price(price: float | None, replicas: int, found: Figures) -> Price | None:
     return Price(price, round(hour, 4), round(hour * _MONTH_H, 2), million)
 
 
-def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: float) -> Autoscaled:
+def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: float, faster: float) -> Autoscaled:
+    """The course in the recording's own time, which ran faster."""
     return Autoscaled(
         metric=rules.metric,
         target=round(rules.target, 3),
@@ -267,17 +291,17 @@ def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: flo
         down_s=rules.down_s,
         least=rules.least,
         most=rules.most,
-        requests=course.requests,
-        missed=course.missed,
+        requests=round(course.requests * faster),
+        missed=round(course.missed * faster),
         missed_share=round(course.missed / max(1, course.requests), 6),
         at_ms=_finite(course.at_ms),
-        replica_hours=round(course.replica_hours, 3),
-        fixed_replica_hours=round(fixed_hours, 3),
+        replica_hours=round(course.replica_hours * faster, 3),
+        fixed_replica_hours=round(fixed_hours * faster, 3),
         highest=course.most,
         changes=course.changes,
         course=[
             ScalingMoment(
-                one.at_s,
+                round(one.at_s * faster, 3),
                 round(one.rate, 2),
                 round(one.replicas, 2),
                 None if one.at_ms is None else _finite(one.at_ms),
@@ -288,7 +312,7 @@ def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: flo
     )
 
 
-def _assumptions(wanted: Wanted, replicas: int, found: Figures) -> Assumptions:
+def _assumptions(wanted: Wanted, replicas: int, found: Figures, faster: float) -> Assumptions:
     own = {float(one.service.cores) for one in wanted.models}
     notes = ["clients run on other machines, and the network adds what it added when the model was tuned"]
     if replicas > 1:
@@ -305,6 +329,8 @@ def _assumptions(wanted: Wanted, replicas: int, found: Figures) -> Assumptions:
         notes.append("each replica serves all models, and gets its requests in turn")
     if not all(one.service.exact for one in wanted.models):
         notes.append("service times were measured before the last changes of the engine's settings")
+    if faster > 1:
+        notes.append(f"a second stands for {faster:.3g} seconds of the recording, which has too many requests")
     if wanted.recording is not None:
         notes.append("replicas are planned for the busiest minute of the recording")
     return Assumptions(

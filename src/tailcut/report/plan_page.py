@@ -11,6 +11,8 @@ from tailcut.planning.records import Autoscaled, PlanResult, Predicted
 from tailcut.report.charts import Chart, Point, Series, Tick, linear
 from tailcut.report.words import count, milliseconds
 
+_SMALL = 1.2  # radius of a dot where there are hundreds
+
 
 @dataclass(frozen=True, slots=True)
 class PlanPage:
@@ -168,9 +170,9 @@ def _scaling(found: Autoscaled | None) -> tuple[Chart | None, Chart | None]:
     end_h = found.course[-1].at_s / 3600
     hours = linear(0, end_h, "hours", lambda value: f"{value:g}")
     moments = [(one.at_s / 3600, f"{one.at_s / 3600:.2f} h", one) for one in found.course]
-    replicas = tuple(Point(x, one.replicas, key, f"{one.replicas:g} replicas") for x, key, one in moments)
-    arrived = tuple(Point(x, one.rate, key, f"{count(one.rate)}/s arrive") for x, key, one in moments)
-    missed = tuple(Point(x, one.missed, key, f"{count(one.missed)}/s missed") for x, key, one in moments)
+    replicas = tuple(Point(x, one.replicas, key, f"{one.replicas:g} replicas", _SMALL) for x, key, one in moments)
+    arrived = tuple(Point(x, one.rate, key, f"{count(one.rate)}/s arrive", _SMALL) for x, key, one in moments)
+    missed = tuple(Point(x, one.missed, key, f"{count(one.missed)}/s missed", _SMALL) for x, key, one in moments)
     most = max(one.rate for one in found.course)
     return (
         Chart(

@@ -69,7 +69,12 @@ class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 def service_evidence(journal: Path, profile: Profile) -> dict[str, Any]:
-    """What the evidence of a new profile has of the journal's measurements; nothing where it has none of them."""
+    """What the evidence of a new profile has of the journal's measurements; nothing where it has none of them.
+
+    A pipeline's steps have measurements of another kind.
+    """
+    if profile.is_of_pipeline:
+        return {}
     lines = lines_of(journal, profile.model)
     found = measured_service(lines, profile.settings, float(usable_cpus()))
     return {} if found is None else {"service": msgspec.to_builtins(found)}
