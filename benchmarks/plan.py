@@ -66,7 +66,10 @@ def control_group(name: str, cores: float) -> Iterator[Path]:
     old = Path("/sys/fs/cgroup/cpu")
     group = (old if old.is_dir() else Path("/sys/fs/cgroup")) / f"tailcut-plan-{os.getpid()}-{name}"
     quota_us = round(cores * PERIOD_US)
-    group.mkdir()
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise SystemExit(f"no control group can be made here: {error.strerror}") from None
     try:
         if old.is_dir():
             (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
@@ -168,6 +171,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    with control_group("probe", args.share):
+        pass  # before any time is spent
     profile = tuned(make(args.model, BUILD / "models"), args.budget)
     measured = read_measured(profile)
     setups = [SetUp(f"{workers} workers", workers, 1, proxied=False) for workers in (1, 2)]

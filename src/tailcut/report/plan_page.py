@@ -7,11 +7,12 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from tailcut.planning.records import Autoscaled, PlanResult, Predicted
+from tailcut.planning.records import Autoscaled, PlanResult, Predicted, ScalingMoment
 from tailcut.report.charts import Chart, Point, Series, Tick, linear
 from tailcut.report.words import count, milliseconds
 
-_SMALL = 1.2  # radius of a dot where there are hundreds
+_DRAWN = 72  # points of a course, each with a dot: means of as many of its parts as are needed
+_SMALL = 2.6  # radius of such a dot
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +170,8 @@ def _scaling(found: Autoscaled | None) -> tuple[Chart | None, Chart | None]:
         return None, None
     end_h = found.course[-1].at_s / 3600
     hours = linear(0, end_h, "hours", lambda value: f"{value:g}")
-    moments = [(one.at_s / 3600, f"{one.at_s / 3600:.2f} h", one) for one in found.course]
-    replicas = tuple(Point(x, one.replicas, key, f"{one.replicas:g} replicas", _SMALL) for x, key, one in moments)
+    moments = [(one.at_s / 3600, f"{one.at_s / 3600:.2f} h", one) for one in _thinned(found.course)]
+    replicas = tuple(Point(x, one.replicas, key, f"{one.replicas:.3g} replicas", _SMALL) for x, key, one in moments)
     arrived = tuple(Point(x, one.rate, key, f"{count(one.rate)}/s arrive", _SMALL) for x, key, one in moments)
     missed = tuple(Point(x, one.missed, key, f"{count(one.missed)}/s missed", _SMALL) for x, key, one in moments)
     most = max(one.rate for one in found.course)
@@ -188,6 +189,22 @@ def _scaling(found: Autoscaled | None) -> tuple[Chart | None, Chart | None]:
             (Series("arrived", "c2", arrived), Series("missed the limit", "c3", missed)),
         ),
     )
+
+
+def _thinned(course: Sequence[ScalingMoment]) -> list[ScalingMoment]:
+    """Means of parts of the course that follow each other; latencies are left out."""
+    step = -(-len(course) // _DRAWN)
+    groups = [course[first : first + step] for first in range(0, len(course), step)]
+    return [
+        ScalingMoment(
+            group[0].at_s,
+            sum(one.rate for one in group) / len(group),
+            sum(one.replicas for one in group) / len(group),
+            None,
+            sum(one.missed for one in group) / len(group),
+        )
+        for group in groups
+    ]
 
 
 def _row(name: str, replicas: int, one: Predicted, *, wide: bool) -> tuple[str, ...]:
