@@ -36,6 +36,7 @@ from tailcut.lab.payload import infer_payload
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.planning.cluster import without_client
 from tailcut.planning.measured import Measured, read_measured
+from tailcut.runtime.profile import Profile
 from tailcut.tuner.simulate import simulate_closed
 
 LIMIT = 0.10
@@ -128,25 +129,27 @@ listen in
             yield port
 
 
-def capacity(url: str, name: str, servers: int, seconds: float) -> float:
-    """Requests per second that a closed loop gets."""
+def capacity(url: str, profile: Profile, servers: int, seconds: float) -> float:
+    """Requests per second that a closed loop gets, in the encoding that the profile was tuned for."""
+    name, wire = profile.model.name, profile.settings.io.wire
     target = parse_target(url)
     samples = served_samples(target, served_spec(target, name))
-    payloads = [infer_payload(target, name, samples.make(samples.rows, seed), "binary") for seed in range(8)]
+    payloads = [infer_payload(target, name, samples.make(samples.rows, seed), wire) for seed in range(8)]
     found = closed_loop(target, payloads, concurrency=CONNECTIONS * servers, duration_s=seconds, warmup_s=0.3)
     return found.rate_achieved
 
 
-def measure(setup: SetUp, profile: Path, model: str, args: argparse.Namespace) -> None:
+def measure(setup: SetUp, measured: Measured, args: argparse.Namespace) -> None:
     """One round."""
     with ExitStack() as stack:
         cores = args.share * setup.workers
         ports = [
-            stack.enter_context(server(profile, f"{number}", cores, setup.workers)) for number in range(setup.replicas)
+            stack.enter_context(server(measured.path, f"{number}", cores, setup.workers))
+            for number in range(setup.replicas)
         ]
         port = stack.enter_context(haproxy(ports)) if setup.proxied else ports[0]
         servers = setup.workers * setup.replicas
-        setup.measured.append(capacity(f"http://127.0.0.1:{port}", model, servers, args.seconds))
+        setup.measured.append(capacity(f"http://127.0.0.1:{port}", measured.profile, servers, args.seconds))
 
 
 def predict(measured: Measured, setup: SetUp, share: float) -> float:
@@ -173,8 +176,7 @@ def main() -> int:
     args = parser.parse_args()
     with control_group("probe", args.share):
         pass  # before any time is spent
-    profile = tuned(make(args.model, BUILD / "models"), args.budget)
-    measured = read_measured(profile)
+    measured = read_measured(tuned(make(args.model, BUILD / "models"), args.budget))
     setups = [SetUp(f"{workers} workers", workers, 1, proxied=False) for workers in (1, 2)]
     if shutil.which("haproxy"):
         setups += [SetUp(f"{count} replicas", 1, count, proxied=True) for count in range(1, MOST_REPLICAS + 1)]
@@ -184,7 +186,7 @@ def main() -> int:
         setup.predicted = predict(measured, setup, args.share)
     for _ in range(args.rounds):
         for setup in setups:
-            measure(setup, profile, measured.profile.model.name, args)
+            measure(setup, measured, args)
     facts = fingerprint()
     print(f"{facts['cpu']}, {facts['usable_cpus']} CPUs; {args.share:g} of a core for each server process")
     print(f"profile: {measured.profile.settings.describe()}")
