@@ -154,7 +154,7 @@ def _write(outcome: "JointOutcome", asked: dict[str, Any], files: JointFiles) ->
             profile,
             together=together_of(outcome, number),
             machine=machine,
-            evidence=joint_evidence(found, number) | service_evidence(_journal(file), profile),
+            evidence=joint_evidence(found, number) | service_evidence(_journal(file), profile, asked["cpus"]),
         )
         profile.save(file)
         found["models"][number]["profile"] = str(file)
