@@ -42,6 +42,7 @@ from tailcut.tuner.simulate import simulate_closed
 
 LIMIT = 0.10
 PERIOD_US = 10_000
+V1 = Path("/sys/fs/cgroup/cpu")  # where version 1 has the controller
 CONNECTIONS = 32  # for each server
 MOST_REPLICAS = 4
 
@@ -63,22 +64,15 @@ class SetUp:
 
 
 @contextmanager
-def control_group(name: str, cores: float) -> Iterator[Path]:
-    """A group with a quota of so many cores; yields the file that processes are entered into."""
-    old = Path("/sys/fs/cgroup/cpu")
-    group = (old if old.is_dir() else Path("/sys/fs/cgroup")) / f"tailcut-plan-{os.getpid()}-{name}"
-    quota_us = round(cores * PERIOD_US)
+def control_group(name: str) -> Iterator[Path]:
+    """A group of processes without a quota."""
+    group = (V1 if V1.is_dir() else Path("/sys/fs/cgroup")) / f"tailcut-plan-{os.getpid()}-{name}"
     try:
         group.mkdir()
     except OSError as error:
         raise SystemExit(f"no control group can be made here: {error.strerror}") from None
     try:
-        if old.is_dir():
-            (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-            (group / "cpu.cfs_quota_us").write_text(str(quota_us))
-        else:
-            (group / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
-        yield group / "cgroup.procs"
+        yield group
     finally:
         for _ in range(50):  # the last process of the group is just ending
             try:
@@ -89,14 +83,26 @@ def control_group(name: str, cores: float) -> Iterator[Path]:
                 break
 
 
+def throttle(group: Path, cores: float) -> None:
+    """Give a group a quota of so many cores."""
+    quota_us = round(cores * PERIOD_US)
+    if V1.is_dir():
+        (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+        (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+    else:
+        (group / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+
+
 @contextmanager
 def server(profile: Path, name: str, cores: float, workers: int) -> Iterator[int]:
-    """A throttled server's port."""
+    """The port of a server that is throttled once it is ready."""
     serve = [sys.executable, "-m", "tailcut", "serve", str(profile), "--port", "0", "--workers", str(workers), "--json"]
-    with control_group(name, cores) as processes:
-        enter = ["sh", "-c", f'echo $$ > {processes} && exec "$@"', "sh"]
+    with control_group(name) as group:
+        enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
         with running([*enter, *serve]) as child:
-            yield json.loads(first_line(child))["port"]
+            port = json.loads(first_line(child))["port"]
+            throttle(group, cores)
+            yield port
 
 
 @contextmanager
@@ -175,8 +181,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    with control_group("probe", args.share):
-        pass  # before any time is spent
+    with control_group("probe") as group:  # before any time is spent
+        throttle(group, args.share)
     measured = read_measured(tuned(make(args.model, BUILD / "models"), args.budget))
     setups = [SetUp(f"{workers} workers", workers, 1, proxied=False) for workers in (1, 2)]
     if shutil.which("haproxy"):
