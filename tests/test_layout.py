@@ -116,6 +116,7 @@ CROSS_CUTTING = {
     "server/test_signals": "SIGHUP, SIGUSR1, the address, the token",
     "server/test_single_rows": "a model with a fixed batch of 1",
     "server/test_splits": "every message, cut at every position",
+    "server/test_tokens": "what needs the token",
     "server/test_tritonclient": "NVIDIA's Python client",
     "server/test_unload": "models that are unloaded",
     "server/test_uploads": "bodies that stop half-way",
