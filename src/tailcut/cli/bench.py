@@ -56,7 +56,8 @@ def bench(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="http://, grpc:// or http+unix:// URL of a v2 server; with --body, any HTTP URL."
+            metavar="TARGET",
+            help="http(s)://, grpc(s):// or http+unix:// URL of a v2 server; with --body, any HTTP URL.",
         ),
     ],
     model: Annotated[str | None, typer.Option(help="Model to test; required if the server has several.")] = None,
@@ -110,12 +111,16 @@ def bench(
         Path | None, typer.Option("-o", "--output", help="Write the result to this file as JSON.")
     ] = None,
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Allow a target on another machine.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="With https:// or grpcs://: file of certificates (PEM) to trust.")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that the server requires.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Load-test a served model with an open or a closed loop; report percentiles with confidence intervals."""
-    from tailcut.cli.options import parse_counts, parse_duration
+    from tailcut.cli.options import parse_counts, parse_duration, with_access
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_url, raw_payload
     from tailcut.lab.mix import run_mix
@@ -143,6 +148,7 @@ def bench(
     if length_s <= 0:
         raise UsageError("--duration must be greater than 0")
     place, path = parse_url(target, allow_remote=allow_remote)
+    place = with_access(place, ca, token_file)
     own = body is not None or bool(path)
     tensors = _form(wire, shared_memory, named, own=own)
     entries = _mix_entries(mix, model, clients, own=own)

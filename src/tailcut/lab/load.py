@@ -22,17 +22,27 @@ NO_LENGTH = -1  # of a request whose input has one possible size
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server's address; over a Unix socket where `uds` is a path."""
+    """A server's address; over a Unix socket where `uds` is a path. `ca` is a file of certificates to trust."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     uds: str | None = None
     grpc: bool = False
+    tls: bool = False
+    ca: str | None = None
+    token: str | None = None  # sent with each request
 
     @property
     def transport(self) -> str:
         """What requests travel over, in words."""
-        return "gRPC" if self.grpc else "HTTP over a Unix socket" if self.uds else "HTTP over TCP"
+        if self.grpc:
+            return "gRPC over TLS" if self.tls else "gRPC"
+        return "HTTP over a Unix socket" if self.uds else "HTTP over TLS" if self.tls else "HTTP over TCP"
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What each request says of the client: header fields over HTTP, metadata over gRPC."""
+        return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
 
     @property
     def authority(self) -> str:
