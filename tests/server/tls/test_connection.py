@@ -33,7 +33,7 @@ METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return make_pair(tmp_path_factory.mktemp("pair"))
+    return make_pair(tmp_path_factory.mktemp("pair"), rsa=True)
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +227,28 @@ def test_many_handshakes_at_once(server: Server, pair: Pair) -> None:
     assert right == [200] * 64
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped here")
+def test_handshakes_take_turns(server: Server, pair: Pair) -> None:
+    """Hundreds that come in one pass of the loop, a tenth of a second's work, never hold it for half of that."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = pair.client().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello = outgoing.read()
+    before = metric(server, "tailcut_connections")
+    crowd = [Wire(socket.create_connection((server.host, server.port), TIMEOUT_S)) for _ in range(300)]
+    wait_for(lambda: metric(server, "tailcut_connections") == before + len(crowd))
+    server.process.send_signal(signal.SIGSTOP)
+    for wire in crowd:
+        wire.send(hello)
+    server.process.send_signal(signal.SIGCONT)
+    for wire in crowd:
+        assert wire.sock.recv(1) == b"\x16"
+        wire.sock.close()
+    wait_for(lambda: metric(server, "tailcut_connections") == before)
+    assert metric(server, "tailcut_loop_longest_stall_cpu_seconds") < 0.05
+
+
 def test_a_client_that_ends_its_side_has_its_answer(server: Server, pair: Pair) -> None:
     """Without TLS's word for it, and with it, which TLS 1.3 has for one side."""
     with connect(server, pair.client()) as wire:
@@ -330,7 +352,7 @@ def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
             assert wire.ask(raw_request("mlp", BODY)).status == 200
             return serial(wire)
 
-    flags = [*old.flags, "--workers", str(workers)]
+    flags = [*old.flags, "--workers", str(workers), "--drain", "500ms"]
     words = "does not belong to the certificate"
     with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), *flags) as server:
         first = now()

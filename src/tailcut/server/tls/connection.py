@@ -5,7 +5,7 @@ server's member from the first moment on: limits, draining and accounts count it
 here (`ssl.MemoryBIO`), because the loop's own TLS tells neither how much a client has left unread nor lets a client
 that ends its side have its answer (docs/decisions/060-tls-between-socket-and-connection.md).
 
-What a handshake costs, a millisecond of signing, comes out of the time that each pass of the loop has for newcomers.
+What a handshake costs, half a millisecond of signing, comes out of the time that each pass of the loop has.
 """
 
 import asyncio
@@ -126,7 +126,7 @@ class TlsConnection(asyncio.Transport, asyncio.BufferedProtocol):
         elif not self._waits:
             self._waits = True
             self._socket.pause_reading()
-            self._state.steps.later(self._take_turn)
+            self._state.steps.later(self._take_turn, begun=True)  # it wants more than a request does
 
     def eof_received(self) -> bool:
         """The client sends nothing more, with TLS's own word before or without."""
