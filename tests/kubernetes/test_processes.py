@@ -1,0 +1,129 @@
+"""What the manifests promise, on processes that are started with the manifests' own arguments and asked by their probes."""
+
+import itertools
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import pytest
+from tests.engines.models import perceptron
+from tests.kubernetes.manifests import Container, manifest, pod_of, running, seconds
+from tests.servers import TIMEOUT_S, raw_request
+
+from tailcut.runtime.profile import Profile
+
+ROW = bytes(16)
+PAUSE_S = 0.01  # between two requests of a client
+SEEN = 3  # failed probes until no client is sent to a server any more
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """What the volume of models holds: a model and its profile."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    Profile.of_model(perceptron([4, 3], folder / "model.onnx")).save(folder / "model.profile.toml")
+    return folder
+
+
+class Clients:
+    """Clients that ask all the time, each on one connection until it is told to close, of the servers that are ready."""
+
+    def __init__(self, servers: list[Container], count: int = 2) -> None:
+        self.servers = servers  # those that a Service would send a new connection to
+        self.failed: list[object] = []
+        self.answered: dict[int, int] = {}
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(count)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT_S)
+
+    def wait_for(self, server: Container, more: int = 10) -> None:
+        """Until so many more requests are answered by that server."""
+        wanted = self.count(server) + more
+        end = time.monotonic() + TIMEOUT_S
+        while self.count(server) < wanted:
+            assert time.monotonic() < end, self.failed
+            self._over.wait(PAUSE_S)
+
+    def count(self, server: Container) -> int:
+        return self.answered.get(server.ports["http"], 0)
+
+    def _ask(self, number: int) -> None:
+        turns = itertools.count(number)
+        while not self._over.is_set():
+            servers = list(self.servers)
+            server = servers[next(turns) % len(servers)]
+            try:
+                with server.connect() as wire:
+                    self._use(server, wire)
+            except OSError as error:
+                self.failed.append(error)
+
+    def _use(self, server: Container, wire: object) -> None:
+        """One connection, until the server closes it, or it is no longer one of those to use."""
+        for _ in range(20):
+            answer = wire.ask(raw_request("model", ROW))
+            if answer.status != 200:
+                self.failed.append(answer.status)
+            with self._lock:
+                self.answered[server.ports["http"]] = self.count(server) + 1
+            if answer.headers.get("connection") == "close" or self._over.wait(PAUSE_S):
+                return
+
+
+def test_a_pod_is_replaced_while_clients_ask(models: Path, tmp_path: Path) -> None:
+    """SIGTERM: readiness goes first, traffic to the pod goes on for ten seconds, then the next one answers; no failure."""
+    pod = pod_of(manifest("kubernetes/deployment.yaml"))
+    (spec,) = pod["containers"]
+    drain_s = seconds(spec["args"], "--drain")
+    assert drain_s >= 10
+    mounts = {"/models": models}
+    with running(spec, mounts, tmp_path) as old, running(spec, mounts, tmp_path) as new:
+        old.wait_until_started()
+        new.wait_until_started()
+        with Clients([old]) as clients:
+            clients.wait_for(old)
+            told = time.monotonic()
+            old.process.send_signal(signal.SIGTERM)
+            while old.probe("readinessProbe") != 503:
+                assert time.monotonic() < told + TIMEOUT_S
+            before = clients.count(old)
+            assert old.probe("livenessProbe") == 200
+            while time.monotonic() < told + drain_s - 0.5:  # all that time, new connections are made to it
+                clients.wait_for(old, 1)
+            clients.servers[:] = [new]
+            clients.wait_for(new)
+            assert clients.count(old) > before + 100
+            assert old.process.wait(pod["terminationGracePeriodSeconds"]) == 0
+            clients.wait_for(new)
+        took = time.monotonic() - told
+        assert clients.failed == []
+        assert drain_s <= took < pod["terminationGracePeriodSeconds"]
+
+
+def test_a_pod_is_ready_when_it_is_warm(models: Path, tmp_path: Path) -> None:
+    """Until the startup probe succeeds nothing listens; from the first success on, inference is answered."""
+    (spec,) = pod_of(manifest("kubernetes/deployment.yaml"))["containers"]
+    with running(spec, {"/models": models}, tmp_path) as pod:
+        seen = [pod.probe("startupProbe")]
+        while seen[-1] != 200:
+            assert pod.process.poll() is None, pod.log.read_text()
+            seen.append(pod.probe("startupProbe"))
+        with pod.connect() as wire:
+            assert wire.ask(raw_request("model", ROW)).status == 200
+        assert pod.probe("livenessProbe") == pod.probe("readinessProbe") == 200
+        assert set(seen) == {0, 200}  # never an answer that says it is not ready, and never ready too early
+        pod.process.send_signal(signal.SIGINT)
+        assert pod.process.wait(TIMEOUT_S) == 0
