@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,26 +77,48 @@ class Container:
             time.sleep(0.02)
 
 
+def environment_of_the_image() -> dict[str, str]:
+    """What the last stage of the Dockerfile sets, without the PATH to a Python that is not here."""
+    last = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2]
+    lines = re.search(r"^ENV ((?:.*\\\n)*.*)$", last, re.MULTILINE)
+    assert lines
+    pairs = (one.partition("=") for one in lines[1].replace("\\\n", " ").split())
+    return {name: value for name, _, value in pairs if name != "PATH"}
+
+
 @contextmanager
-def running(spec: dict[str, Any], mounts: dict[str, Path], folder: Path, *more: str) -> Iterator[Container]:
+def running(
+    spec: dict[str, Any], mounts: Mapping[str, Path], folder: Path, before: Sequence[str] = ()
+) -> Iterator[Container]:
     """A container of a manifest as a process: its arguments, with these folders in the place of its mounts.
 
-    `more` are options that replace the manifest's, because the last one of a name counts.
+    Args:
+        spec: the container.
+        mounts: folders of this machine by the paths at which the container has them.
+        folder: for the log.
+        before: a command that starts the process.
     """
     ports = {}
     for port in spec["ports"]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             ports[port["name"]] = free.getsockname()[1]
-    arguments = [*spec["args"][:1], *more, *spec["args"][1:]]
+    arguments = spec["args"]
     for port in spec["ports"]:
         arguments = [re.sub(rf"(port=){port['containerPort']}$", rf"\g<1>{ports[port['name']]}", a) for a in arguments]
-    for mount, here in mounts.items():
-        arguments = [one.replace(mount, str(here)) for one in arguments]
+    mounted = re.compile(rf"(?:^|(?<==))({'|'.join(map(re.escape, mounts))})(?=/|$)")
+    arguments = [mounted.sub(lambda found: str(mounts[found[1]]), one) for one in arguments]
+    environment = {
+        name: mounted.sub(lambda found: str(mounts[found[1]]), value)
+        for name, value in environment_of_the_image().items()
+    }
     arguments = [one.replace("0.0.0.0", "127.0.0.1") for one in arguments]  # noqa: S104  what is replaced
     log = folder / f"container-{len(list(folder.iterdir()))}.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tailcut", *arguments], stdout=stderr, stderr=stderr, env=dict(os.environ)
+            [*before, sys.executable, "-m", "tailcut", *arguments],
+            stdout=stderr,
+            stderr=stderr,
+            env=dict(os.environ) | environment,
         )
     try:
         yield Container(process, spec, ports, log)

@@ -1,7 +1,10 @@
 """What the manifests promise, on processes that are started with the manifests' own arguments and asked by their probes."""
 
 import itertools
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +18,13 @@ from tests.servers import TIMEOUT_S, raw_request
 from tailcut.runtime.profile import Profile
 
 ROW = bytes(16)
+# A file system of which only the folders of the volumes can be written, then the user of the manifest, without rights.
+CONFINED = """
+set -e
+for folder in "$CACHE" "$TMPDIR"; do mount --bind "$folder" "$folder"; done
+mount -o remount,bind,ro /
+exec setpriv --reuid="$USER_ID" --regid="$GROUP_ID" --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all "$@"
+"""
 PAUSE_S = 0.01  # between two requests of a client
 SEEN = 3  # failed probes until no client is sent to a server any more
 
@@ -127,3 +137,45 @@ def test_a_pod_is_ready_when_it_is_warm(models: Path, tmp_path: Path) -> None:
         assert set(seen) == {0, 200}  # never an answer that says it is not ready, and never ready too early
         pod.process.send_signal(signal.SIGINT)
         assert pod.process.wait(TIMEOUT_S) == 0
+
+
+def test_a_pod_writes_only_where_a_volume_is(models: Path, tmp_path: Path) -> None:
+    """With everything else read-only, no rights and the manifest's user, it starts without a warning and answers."""
+    pod = pod_of(manifest("kubernetes/deployment.yaml"))
+    (spec,) = pod["containers"]
+    assert spec["securityContext"]["readOnlyRootFilesystem"]
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    empty = [one["mountPath"] for one in spec["volumeMounts"] if "emptyDir" in volumes[one["name"]]]
+    assert sorted(empty) == ["/tmp", "/var/cache/tailcut"]
+    folders = {mount: tmp_path / mount.replace("/", "_") for mount in empty}
+    user = pod["securityContext"]
+    for folder in folders.values():
+        folder.mkdir()
+        shutil.chown(folder, user["runAsUser"], user["runAsGroup"])
+    settings = [f"CACHE={folders['/var/cache/tailcut']}", f"TMPDIR={folders['/tmp']}", f"USER_ID={user['runAsUser']}"]
+    before = ["env", *settings, f"GROUP_ID={user['runAsGroup']}", "unshare", "--mount", "sh", "-c", CONFINED, "sh"]
+    opened_by_others(models)
+    try:
+        check = [*before, sys.executable, "-c", "import tailcut"]
+        if subprocess.run(check, capture_output=True, check=False).returncode:
+            pytest.skip("no mounts can be made here, or another user cannot use this Python")
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    with running(spec, {"/models": models, **folders}, tmp_path, before) as server:
+        server.wait_until_started()
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        assert f"Uid:\t{user['runAsUser']}" in status
+        assert "CapEff:\t0000000000000000" in status
+        with server.connect() as wire:
+            assert wire.ask(raw_request("model", ROW)).status == 200
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(TIMEOUT_S) == 0
+        assert "WARNING" not in server.log.read_text().upper()
+    assert any(folders["/var/cache/tailcut"].iterdir())  # the compiled kernels
+
+
+def opened_by_others(folder: Path) -> None:
+    """Let every user read a folder of pytest, which only its owner may enter."""
+    for one in [folder, *folder.parents]:
+        if one.owner() == folder.owner() and one.is_relative_to("/tmp") and one != Path("/tmp"):
+            one.chmod(one.stat().st_mode | 0o055)
