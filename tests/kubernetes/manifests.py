@@ -59,7 +59,8 @@ class Container:
     def probe(self, kind: str) -> int:
         """The status that a probe of the manifest gets; 0 where nothing listens."""
         get = self.spec[kind]["httpGet"]
-        url = f"http://127.0.0.1:{self.ports[get['port']]}{get['path']}"
+        numbers = {port["containerPort"]: self.ports[port["name"]] for port in self.spec["ports"]}
+        url = f"http://127.0.0.1:{(numbers | self.ports)[get['port']]}{get['path']}"
         try:
             with urllib.request.urlopen(url, timeout=self.spec[kind].get("timeoutSeconds", 1) + TIMEOUT_S) as answer:
                 return answer.status
@@ -111,7 +112,7 @@ def running(
         name: mounted.sub(lambda found: str(mounts[found[1]]), value)
         for name, value in environment_of_the_image().items()
     }
-    arguments = [one.replace("0.0.0.0", "127.0.0.1") for one in arguments]  # noqa: S104  what is replaced
+    arguments = [one.replace("0.0.0.0", "127.0.0.1") for one in arguments]
     log = folder / f"container-{len(list(folder.iterdir()))}.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(

@@ -47,7 +47,7 @@ def scaler_queries() -> list[str]:
 
 
 def adapter_queries() -> dict[str, str]:
-    """By the metric's name for the autoscaler: the query, with what the adapter fills in for all pods of a namespace."""
+    """By the metric's name for the autoscaler: the query, with what the adapter fills in for a pod."""
     (values,) = documents(DEPLOY / "kubernetes" / "prometheus-adapter.yaml")
     found = {}
     for rule in values["rules"]["custom"]:
@@ -77,7 +77,9 @@ def scraped(server: Server) -> dict[str, set[str]]:
         assert wire.ask(raw_request("mlp", bytes(16))).status == 200
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=TIMEOUT_S) as answer:
         text = answer.read().decode()
-    found: dict[str, set[str]] = {name: set() for name in re.findall(r"^# TYPE (\w+) (?:counter|gauge)$", text, re.MULTILINE)}
+    found: dict[str, set[str]] = {
+        name: set() for name in re.findall(r"^# TYPE (\w+) (?:counter|gauge)$", text, re.MULTILINE)
+    }
     for name, labels in re.findall(r"^([a-z]\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
         found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
     return found

@@ -1,4 +1,4 @@
-"""What the manifests promise, on processes that are started with the manifests' own arguments and asked by their probes."""
+"""What the manifests promise, on processes that have the manifests' own arguments and are asked by their probes."""
 
 import itertools
 import shutil
@@ -8,12 +8,16 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Self
+from types import ModuleType
+from typing import Any, Self
 
+import numpy as np
 import pytest
+import tritonclient.grpc
+import tritonclient.http
 from tests.engines.models import perceptron
-from tests.kubernetes.manifests import Container, manifest, pod_of, running, seconds
-from tests.servers import TIMEOUT_S, raw_request
+from tests.kubernetes.manifests import DEPLOY, Container, documents, manifest, pod_of, running, seconds
+from tests.servers import TIMEOUT_S, Wire, raw_request
 
 from tailcut.runtime.profile import Profile
 
@@ -23,10 +27,10 @@ CONFINED = """
 set -e
 for folder in "$CACHE" "$TMPDIR"; do mount --bind "$folder" "$folder"; done
 mount -o remount,bind,ro /
-exec setpriv --reuid="$USER_ID" --regid="$GROUP_ID" --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all "$@"
+exec setpriv --reuid="$USER_ID" --regid="$GROUP_ID" --clear-groups \\
+    --no-new-privs --inh-caps=-all --bounding-set=-all "$@"
 """
 PAUSE_S = 0.01  # between two requests of a client
-SEEN = 3  # failed probes until no client is sent to a server any more
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def models(tmp_path: Path) -> Path:
 
 
 class Clients:
-    """Clients that ask all the time, each on one connection until it is told to close, of the servers that are ready."""
+    """Clients that ask the servers in turn all the time, twenty requests on a connection or until it is closed."""
 
     def __init__(self, servers: list[Container], count: int = 2) -> None:
         self.servers = servers  # those that a Service would send a new connection to
@@ -81,7 +85,7 @@ class Clients:
             except OSError as error:
                 self.failed.append(error)
 
-    def _use(self, server: Container, wire: object) -> None:
+    def _use(self, server: Container, wire: Wire) -> None:
         """One connection, until the server closes it, or it is no longer one of those to use."""
         for _ in range(20):
             answer = wire.ask(raw_request("model", ROW))
@@ -94,7 +98,7 @@ class Clients:
 
 
 def test_a_pod_is_replaced_while_clients_ask(models: Path, tmp_path: Path) -> None:
-    """SIGTERM: readiness goes first, traffic to the pod goes on for ten seconds, then the next one answers; no failure."""
+    """SIGTERM: readiness goes first, traffic to it goes on for ten seconds, then the other answers; nothing fails."""
     pod = pod_of(manifest("kubernetes/deployment.yaml"))
     (spec,) = pod["containers"]
     drain_s = seconds(spec["args"], "--drain")
@@ -179,3 +183,39 @@ def opened_by_others(folder: Path) -> None:
     for one in [folder, *folder.parents]:
         if one.owner() == folder.owner() and one.is_relative_to("/tmp") and one != Path("/tmp"):
             one.chmod(one.stat().st_mode | 0o055)
+
+
+@pytest.mark.parametrize(
+    "service", documents(DEPLOY / "kserve" / "inferenceservice.yaml"), ids=lambda one: one["metadata"]["name"]
+)
+def test_a_runtime_serves_what_an_inference_service_names(
+    service: dict[str, Any], models: Path, tmp_path: Path
+) -> None:
+    """A profile, a model, and a repository in /mnt/models: over HTTP and gRPC, under the name of the service."""
+    (spec,) = manifest("kserve/servingruntime.yaml")["spec"]["containers"]
+    spec["args"] += service["spec"]["predictor"]["model"]["args"]  # as KServe joins them
+    name = service["metadata"]["name"]
+    if name == "repository":  # whose models have their own names
+        name = "churn"
+        (models / name / "1").mkdir(parents=True)
+        (models / "model.onnx").rename(models / name / "1" / "model.onnx")
+        (models / "model.profile.toml").unlink()
+    with running(spec, {"/mnt/models": models}, tmp_path) as server:
+        server.wait_until_started()
+        answers = [
+            _infer(protocol, f"127.0.0.1:{server.ports[port]}", name)
+            for protocol, port in ((tritonclient.http, "http1"), (tritonclient.grpc, "h2c"))
+        ]
+        assert np.array_equal(*answers)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(TIMEOUT_S) == 0
+
+
+def _infer(protocol: ModuleType, address: str, model: str) -> np.ndarray:
+    """The answer that NVIDIA's client of a protocol gets."""
+    with protocol.InferenceServerClient(address) as client:
+        assert client.is_server_ready()
+        assert client.is_model_ready(model)
+        tensor = protocol.InferInput("x", [1, 4], "FP32")
+        tensor.set_data_from_numpy(np.ones((1, 4), np.float32))
+        return client.infer(model, [tensor]).as_numpy("y")
