@@ -103,6 +103,20 @@ def test_ports_and_probes_are_those_of_the_command(kind: str) -> None:
     assert [get["path"] for get in asked.values()] == ["/v2/health/ready", "/v2/health/ready", "/v2/health/live"]
 
 
+def test_a_tune_has_the_limits_that_serve() -> None:
+    """The Job's pod differs from the Deployment's in its command, and in that it may write to the volume of models."""
+    tuning, serving = pod_of(manifest("kubernetes/tune-job.yaml")), pod_of(manifest("kubernetes/deployment.yaml"))
+    (tune,), (serve,) = tuning["containers"], serving["containers"]
+    for field in ("image", "resources", "securityContext"):
+        assert tune[field] == serve[field]
+    assert tuning["securityContext"] == serving["securityContext"]
+    profiles = [one.partition("=")[2] for one in tune["args"] if one.startswith("--output=")]
+    assert profiles == [one for one in serve["args"] if one.endswith(".toml")]
+    paths = [one["mountPath"] for one in tune["volumeMounts"]]
+    assert paths == [one["mountPath"] for one in serve["volumeMounts"]]
+    assert not any(one.get("readOnly") for one in tune["volumeMounts"])
+
+
 def test_selectors_find_the_pods() -> None:
     """Service, budget, monitor and both autoscalers mean the Deployment."""
     deployment = manifest("kubernetes/deployment.yaml")
