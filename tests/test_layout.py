@@ -78,6 +78,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 CROSS_CUTTING = {
     "fuzz/test_targets": "every parser, with what the fuzzer starts from",
+    "kubernetes/test_chart": "the Helm chart in deploy/helm",
+    "kubernetes/test_dashboard": "what Grafana and the autoscalers ask Prometheus",
+    "kubernetes/test_manifests": "the manifests in deploy/kubernetes and deploy/kserve",
+    "kubernetes/test_processes": "what these promise of a server's start, stop and rights",
     "soak/test_soak": "a whole server under mixed traffic",
     "test_deploy": "the files in deploy/",
     "test_docs": "what the documentation says of options and figures",
