@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from tailcut.lab.records import ExplainResult
+from tailcut.lab.records import BenchResult, ExplainResult
 from tailcut.report import bench_page, explain_page, microbench_page, together_page, tune_page, words
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.explain import HEADS
@@ -118,7 +118,7 @@ def render_together_html(result: Mapping[str, Any]) -> str:
     )
 
 
-def render_bench_html(record: Mapping[str, Any]) -> str:
+def render_bench_html(record: BenchResult) -> str:
     """The report of one load test.
 
     Args:
@@ -127,14 +127,14 @@ def render_bench_html(record: Mapping[str, Any]) -> str:
     return render("bench.html.j2", _light(record), record=record, page=bench_page.page(record))
 
 
-def _light(record: Mapping[str, Any]) -> dict[str, Any]:
+def _light(record: BenchResult) -> dict[str, Any]:
     """The record with every k-th latency only where all of them would make the page heavy; then it says so."""
-    held = sum(len(run.get("latencies_us") or []) for run in record["runs"])
-    step = -(-held // _MOST_LATENCIES)
-    if step <= 1:
-        return dict(record)
-    runs = [run | {"latencies_us": (run.get("latencies_us") or [])[::step], "thinned": step} for run in record["runs"]]
-    return dict(record) | {"runs": runs}
+    raw: dict[str, Any] = msgspec.to_builtins(record)
+    step = -(-sum(len(run.latencies_us) for run in record.runs) // _MOST_LATENCIES)
+    if step > 1:
+        for run in raw["runs"]:
+            run |= {"latencies_us": run["latencies_us"][::step], "thinned": step}
+    return raw
 
 
 def render_microbench_html(record: Mapping[str, Any]) -> str:

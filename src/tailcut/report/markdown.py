@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tailcut.lab.records import BenchResult
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
@@ -55,7 +56,7 @@ def tune_markdown(result: Mapping[str, Any]) -> str:
             [
                 arm_title(name, result),
                 *(milliseconds(checked[name][f"{p}_ms"]) for p in ("p50", "p95", "p99")),
-                _interval(checked[name]),
+                _interval(checked[name]["p99_interval_ms"]),
                 count(checked[name]["samples"]),
                 count(checked[name]["throughput"]),
                 cpu(checked[name]["cost"]),
@@ -122,7 +123,7 @@ def _worst_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"<details><summary>rows furthest off</summary>\n\n{_table(heads, cells)}\n\n</details>"
 
 
-def bench_markdown(record: Mapping[str, Any]) -> str:
+def bench_markdown(record: BenchResult) -> str:
     """A load test.
 
     Args:
@@ -131,18 +132,17 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
     page = bench_page.page(record)
     parts = [f"### {plain(page.headline)}", plain(page.lead)]
     rows = []
-    costs = any(run["server_cost"] for run in record["runs"])
-    for run in record["runs"]:
-        latency = run["latency_ms"]
-        failed = ", ".join(f"{number} x {kind}" for kind, number in run["errors"].items()) or "0"
-        figures = [milliseconds(latency[name]) for name in ("p50", "p95", "p99")]
-        row = [plain(load(run)), count(run["rate_achieved"]), count(run["samples"]), *figures]
-        row += [_interval(run), plain(failed), *own_figures(run)]
-        rows.append(row + ([cpu(run["server_cost"])] if costs else []))
+    for run in record.runs:
+        latency = run.latency_ms
+        failed = ", ".join(f"{number} x {kind}" for kind, number in run.errors.items()) or "0"
+        figures = [milliseconds(value) for value in (latency.p50, latency.p95, latency.p99)]
+        row = [plain(load(run)), count(run.rate_achieved), count(run.samples), *figures]
+        row += [_interval(run.p99_interval_ms), plain(failed), *own_figures(run)]
+        rows.append(row + ([cpu(run.server_cost)] if page.costs else []))
     heads = (
         ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"]
         + ["client late, p99 ms", "client CPUs"]
-        + (["server CPU"] if costs else [])
+        + (["server CPU"] if page.costs else [])
     )
     parts.append(_table(heads, rows))
     parts += [f"{plain(term)}: {value} {plain(note)}".rstrip() for term, value, note in page.facts]
@@ -151,16 +151,16 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
         parts.append(_table(heads, [list(row) for row in page.tried]))
     for text, lengths in page.lengths:
         cells = [
-            [length_range(part), count(part["samples"])]
-            + [milliseconds(part["latency_ms"][name]) for name in ("p50", "p95", "p99")]
-            for part in lengths["quartiles"]
+            [length_range(part), count(part.samples)]
+            + [milliseconds(value) for value in (part.latency_ms.p50, part.latency_ms.p95, part.latency_ms.p99)]
+            for part in lengths.quartiles
         ]
         parts += [plain(f"{text}."), _table(["length", "samples", "p50 ms", "p95 ms", "p99 ms"], cells)]
     if page.changes:
         changed = [[one.run, one.name, ratio(one.ratio), _verdict(one.verdict, one.verdict)] for one in page.changes]
         parts.append(_table(["load", "percentile", "to the earlier result", "verdict"], changed))
     parts += [f"> {plain(line)}" for line in page.doubts]
-    parts.append(_details(record["command"], record["machine"]))
+    parts.append(_details(record.command, record.machine))
     return "\n\n".join(parts)
 
 
@@ -209,8 +209,7 @@ def _tail(checked: Mapping[str, Any]) -> str:
     return f"{found.get('of', 'p99') if found else 'p99'} {ratio(found)}"
 
 
-def _interval(entry: Mapping[str, Any]) -> str:
-    ends = entry["p99_interval_ms"]
+def _interval(ends: Sequence[float] | None) -> str:
     return "unknown" if ends is None else f"{milliseconds(ends[0])} to {milliseconds(ends[1])}"
 
 

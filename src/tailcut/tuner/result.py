@@ -256,7 +256,7 @@ def arm_record(run: ArmRuns, rate: float) -> dict[str, Any]:
         "rate_offered": rate,
         "rate_achieved": round(float(np.mean(run.achieved)), 2) if run.achieved else None,
         "errors": run.errors,
-        "cost": run.spent.per_request(),
+        "cost": msgspec.to_builtins(run.spent.per_request()),
         "client_behind_blocks": run.behind,
         "curve": _curve(latencies),
     }

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from msgspec import UNSET, UnsetType
 
-from tailcut.lab.records import Bounds, Cost, Interval, MachineFacts, Record, Verdict
+from tailcut.lab.records import Bounds, Cost, Interval, MachineFacts, Record
 from tailcut.runtime.settings import Settings
+from tailcut.stats import Verdict
 
 
 class TunedModel(Record, frozen=True):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from tailcut.lab.record import interval_record
@@ -107,7 +108,7 @@ def effect(before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> 
     """One step's record: its own percentiles, its ratios to the step before with their intervals, and a verdict."""
     old, new = runs[before], runs[after]
     entry = entry_of(after.describe(before)) | percentiles_ms(new)
-    entry |= {"samples": len(new.latencies), "cost": new.spent.per_request()}
+    entry |= {"samples": len(new.latencies), "cost": msgspec.to_builtins(new.spent.per_request())}
     entry["throughput"] = round(float(np.mean(new.throughputs)), 2) if new.throughputs else None
     found = ratios(new, old)
     if found.tail is not None:
