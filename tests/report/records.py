@@ -1,7 +1,6 @@
 """Records as `tailcut bench` and `tailcut microbench` write them, from made-up runs of known figures."""
 
 from functools import cache
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,7 +10,7 @@ from tailcut.lab import benchmark
 from tailcut.lab.load import LoadResult
 from tailcut.lab.microbench_record import microbench_record
 from tailcut.lab.record import compare, run_record
-from tailcut.lab.records import BenchResult, ExplainResult, Run, RunComparison
+from tailcut.lab.records import BenchResult, ExplainResult, MicrobenchResult, Run, RunComparison
 from tailcut.runtime.tracing.attribution import explain
 from tailcut.runtime.tracing.timeline import Event
 
@@ -58,7 +57,7 @@ def against(new: BenchResult, old: BenchResult) -> BenchResult:
     return msgspec.structs.replace(new, comparison=entries)
 
 
-def microbench(scales: dict[str, float], *, draw: str = "normal, 2 %") -> dict[str, Any]:
+def microbench(scales: dict[str, float], *, draw: str = "normal, 2 %") -> MicrobenchResult:
     """Functions whose calls take so many microseconds, on a synthetic timer."""
     timer = Timer(1)
     functions = {name: timer.function(DISTRIBUTIONS[draw], scale=scale / 1e3) for name, scale in scales.items()}
@@ -76,7 +75,7 @@ def slower_bench() -> BenchResult:
 
 
 @cache
-def two_functions() -> dict[str, Any]:
+def two_functions() -> MicrobenchResult:
     """A micro-benchmark of two functions, of which one takes twice as long."""
     return microbench({"m:quick<b>": 5.0, "m:slow": 10.0})
 

@@ -150,7 +150,7 @@ def test_the_headline_of_a_microbenchmark(scales: dict[str, float], words: str) 
 
 def test_a_regression_is_the_headline() -> None:
     """Against a saved run, what got slower comes first."""
-    record = microbench({"f": 6.0}) | {"against": changes(microbench({"f": 6.0}), microbench({"f": 5.0}))}
+    record = replace(microbench({"f": 6.0}), against=changes(microbench({"f": 6.0}), microbench({"f": 5.0})))
     assert microbench_page.page(record).headline == "f got slower"
     assert "**slower**" in microbench_markdown(record)
 
@@ -175,7 +175,7 @@ def test_pages_stay_below_two_megabytes() -> None:
     assert '"thinned":' in page
     names = {f"test_module.py::test_number_{number}": 5.0 for number in range(12)}
     record = microbench(names)
-    record["functions"] = record["functions"] * 5
+    record = replace(record, functions=record.functions * 5)
     page = render_microbench_html(record)
     assert len(page.encode()) < 2_000_000
     assert "The first 6 of 60 functions are drawn." in page
@@ -184,8 +184,9 @@ def test_pages_stay_below_two_megabytes() -> None:
 def test_counts_that_say_something_have_columns() -> None:
     """Page faults and IPC of a call are shown where there are some, in HTML and Markdown; rare counts are not."""
     record = microbench({"f": 5.0, "g": 6.0})
-    for one, faults in zip(record["functions"], (12.0, 0.0), strict=True):
-        one["counts"] = {"page_faults": faults, "context_switches": 0.001, "ipc": 2.5}
+    for one, faults in zip(record.functions, (12.0, 0.0), strict=True):
+        one.counts.clear()
+        one.counts.update({"page_faults": faults, "context_switches": 0.001, "ipc": 2.5})
     assert dict(count_columns(record)) == {"IPC": ["2.5", "2.5"], "page faults": ["12", "0"]}
     page, text = render_microbench_html(record), microbench_markdown(record)
     assert ">Page faults</th>" in page

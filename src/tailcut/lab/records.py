@@ -4,7 +4,7 @@ A key that is None is null in the JSON: its value is unknown. A key that is UNSE
 """
 
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 import orjson
@@ -232,6 +232,11 @@ class Outliers(Record, frozen=True):
     high_severe: int
     fences_ns: tuple[float, float, float, float]
 
+    @property
+    def total(self) -> int:
+        """All that stand apart."""
+        return self.low_severe + self.low_mild + self.high_mild + self.high_severe
+
 
 class Drift(Record, frozen=True):
     """How much the time changed from the beginning of sampling to its end."""
@@ -305,6 +310,24 @@ class MicrobenchResult(Record, frozen=True):
     machine: MachineFacts
     command: str
     against: list[FunctionChange] | UnsetType = UNSET
+
+
+_Samples = Annotated[list[Annotated[float, msgspec.Meta(gt=0)]], msgspec.Meta(min_length=4)]
+
+
+class EarlierFunction(msgspec.Struct, frozen=True):
+    """What a function is compared by, of a result that any version saved."""
+
+    name: str
+    median_ns: Interval
+    samples_ns: _Samples
+
+
+class EarlierMicrobench(msgspec.Struct, frozen=True):
+    """A saved result to compare with."""
+
+    kind: Literal["microbench"]
+    functions: list[EarlierFunction]
 
 
 class ExplainResult(Tail, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from tailcut.lab.records import BenchResult, ExplainResult
+from tailcut.lab.records import BenchResult, ExplainResult, MicrobenchResult
 from tailcut.report import bench_page, explain_page, microbench_page, together_page, tune_page, words
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.explain import HEADS
@@ -137,13 +137,14 @@ def _light(record: BenchResult) -> dict[str, Any]:
     return raw
 
 
-def render_microbench_html(record: Mapping[str, Any]) -> str:
+def render_microbench_html(record: MicrobenchResult) -> str:
     """The report of one micro-benchmark.
 
     Args:
         record: what `tailcut microbench --json` prints.
     """
-    return render("microbench.html.j2", record, record=record, page=microbench_page.page(record))
+    raw = msgspec.to_builtins(record)
+    return render("microbench.html.j2", raw, record=record, page=microbench_page.page(record))
 
 
 def render_explain_html(found: ExplainResult) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tailcut.lab.records import BenchResult
+from tailcut.lab.records import BenchResult, MicrobenchResult
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
@@ -164,7 +164,7 @@ def bench_markdown(record: BenchResult) -> str:
     return "\n\n".join(parts)
 
 
-def microbench_markdown(record: Mapping[str, Any]) -> str:
+def microbench_markdown(record: MicrobenchResult) -> str:
     """A micro-benchmark.
 
     Args:
@@ -173,10 +173,10 @@ def microbench_markdown(record: Mapping[str, Any]) -> str:
     title, sentence = microbench_page.headline(record)
     counted = count_columns(record)
     rows = [
-        [_code(one["name"]), nanoseconds(one["median_ns"]["point"]), bounds(one["median_ns"])]
-        + [nanoseconds(one["p95_ns"] and one["p95_ns"]["point"]), str(one["samples"]), outlier_words(one["outliers"])]
+        [_code(one.name), nanoseconds(one.median_ns.point), bounds(one.median_ns)]
+        + [nanoseconds(None if one.p95_ns is None else one.p95_ns.point), str(one.samples), outlier_words(one.outliers)]
         + [words[number] for _, words in counted]
-        for number, one in enumerate(record["functions"])
+        for number, one in enumerate(record.functions)
     ]
     heads = ["function", "median", "99 % interval", "p95", "samples", "outliers", *(title for title, _ in counted)]
     parts = [f"### {plain(title)}", plain(sentence), _table(heads, rows)]
@@ -187,7 +187,7 @@ def microbench_markdown(record: Mapping[str, Any]) -> str:
         ]
         parts.append(_table(["function", "to", "ratio of times", "verdict"], compared))
     parts += [f"> {plain(line)}" for line in doubts(record)]
-    parts += [f"{harness_words(record).capitalize()}.", _details(record["command"], record["machine"])]
+    parts += [f"{harness_words(record).capitalize()}.", _details(record.command, record.machine)]
     return "\n\n".join(parts)
 
 

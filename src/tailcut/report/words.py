@@ -46,9 +46,9 @@ def ratio(value: Interval | Mapping[str, float] | None, digits: int = 2) -> str:
     return f"x{value.point:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
 
 
-def bounds(interval: Mapping[str, float] | None) -> str:
+def bounds(interval: Interval | None) -> str:
     """An interval of nanoseconds, without its point."""
-    return "unknown" if interval is None else f"{nanoseconds(interval['low'])} to {nanoseconds(interval['high'])}"
+    return "unknown" if interval is None else f"{nanoseconds(interval.low)} to {nanoseconds(interval.high)}"
 
 
 def load(run: Run, form: str = ",.6g") -> str:
