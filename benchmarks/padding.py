@@ -31,6 +31,7 @@ from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.executors import ArrayExecutor
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
+from tailcut.runtime.padding import Bucket
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Batch, Request
 from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
@@ -54,9 +55,9 @@ class LoosePadding:
         self._loose = ArrayExecutor(engine)
 
     def compute(self, batch: Batch) -> None:
-        bucket = batch.members[0].key
+        (size,) = batch.members[0].key.sizes
         for request in batch.members:
-            wider = ((0, 0), (0, bucket - request.length))
+            wider = ((0, 0), (0, size - request.lengths[0]))
             request.arrays = {name: np.pad(array, wider) for name, array in request.arrays.items()}
         self._loose.compute(batch)
 
@@ -92,7 +93,7 @@ def seconds_of(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
 def limit(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
     """Seconds of bound full batches, each bucket as often as the requests have it."""
     seconds = 0.0
-    for bucket in BUCKETS:
+    for bucket in model._padding.grid:
         rows = sum(1 for one in wave if model._padding.place(one)[0] == bucket)
         call = model.entry.executor._call(bucket, BATCH)
         began = time.perf_counter()
@@ -106,7 +107,7 @@ def batch_of(model: Model, count: int, bucket: int, random: np.random.Generator)
     for length in random.integers(2 * bucket // 3, bucket + 1, count):
         request = Request(EventHandler(), AnyThreadDelivery(), 1)
         request.arrays = {"ids": random.integers(1, 4096, (1, length)), "mask": np.ones((1, length), np.int64)}
-        request.key, request.length = bucket, int(length)
+        request.key, request.lengths = Bucket((bucket,)), (int(length),)
         requests.append(request)
     return Batch(model.scheduler, requests)
 

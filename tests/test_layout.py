@@ -39,8 +39,8 @@ PURE = (
 )
 GROUPS: dict[str, tuple[str, ...]] = {
     "cli/test_bench_report": ("cli/bench", "report/bench_page"),
-    "cli/test_bench_several": ("cli/bench", "lab/mix"),
     "cli/test_bench_several": ("cli/bench", "lab/mix", "lab/data"),
+    "cli/test_served_settings": ("cli/serve", "runtime/settings"),
     "client/test_clients": ("client/sync", "client/aio", "client/pool"),
     "client/test_forked_clients": ("client/sync", "client/aio"),
     "client/test_messages": ("client/requests", "client/answers"),
@@ -59,11 +59,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "runtime/test_other_files": ("runtime/model", "runtime/profile"),
     "runtime/test_profile_file": ("runtime/profile_schema",),
     "runtime/tracing/test_attribution": ("runtime/tracing/records",),
-    "server/fastpath/test_json": ("server/fastpath/fastpath", "server/fastpath/replies"),
     "server/fastpath/test_json": ("server/fastpath/fastpath", "server/fastpath/tables", "kernels/sockets"),
     "stats/test_resampling": ("stats/bootstrap", "stats/regression", "stats/outliers", "stats/trend"),
     "stats/test_stats": ("stats/sample", "stats/rank", "stats/verdict"),
-    "triton/test_torch_models": ("triton/library", "triton/settings"),
     "triton/test_torch_models": ("triton/library", "triton/settings"),
     "tuner/test_accuracy": (
         "tuner/accuracy/finding",

@@ -121,6 +121,31 @@ def convolution(path: Path) -> Path:
     return save(path, nodes, *ends, weights)
 
 
+def images(path: Path) -> Path:
+    """image float32 [batch, 2, height, width] -> half [batch, 3, half the height, half the width], total [batch, 2].
+
+    A convolution that fills its edges with zeros: those of a bucket change nothing.
+    """
+    w = np.random.default_rng(0).standard_normal((3, 2, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["half"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceSum", ["image", "axes"], ["total"], keepdims=0),
+    ]
+    outputs = [value("half", DType.FP32, (None, 3, "h", "w")), value("total", DType.FP32, (None, 2))]
+    weights = {"w": w, "axes": np.array([2, 3])}
+    return save(path, nodes, [value("image", DType.FP32, (None, 2, None, None))], outputs, weights)
+
+
+def pairs(path: Path) -> Path:
+    """a [batch, length of a, 2], b [batch, length of b, 2] -> scores [batch, length of a, length of b]."""
+    nodes = [
+        helper.make_node("Transpose", ["b"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["a", "t"], ["scores"]),
+    ]
+    inputs = [value(name, DType.FP32, ("batch", f"long_{name}", 2)) for name in "ab"]
+    return save(path, nodes, inputs, [value("scores", DType.FP32, ("batch", "long_a", "long_b"))])
+
+
 def unsupported_type(path: Path) -> Path:
     """x complex64 [batch, 2] -> y = x: a type that the protocol has no name for."""
     ends = [[helper.make_tensor_value_info(name, TensorProto.COMPLEX64, ["batch", 2])] for name in ("x", "y")]

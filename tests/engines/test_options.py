@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,7 +36,21 @@ SETTINGS = [
     {"spinning": False},
     {"prepack": False},
     {"arena": False},
+    {"arena_growth": "as_requested"},
 ]
+GROWN = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from tailcut.engines import EngineOptions, open_engine
+def virtual_kb():
+    return int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+engine = open_engine(Path(sys.argv[1]), EngineOptions(threads=1, arena_growth=sys.argv[2]))
+x = np.ones((9, 1 << 20), np.float32)
+before = virtual_kb()
+engine.run({"x": x})
+print(virtual_kb() - before)
+"""
 
 
 @pytest.fixture
@@ -196,3 +212,21 @@ def test_the_file_is_not_touched(convolution: Path, engine: str) -> None:
     answer(convolution, np.zeros((1, 3, 8, 8), np.uint8), name=engine, u8_input=U8Input(), precision="int8")
     assert convolution.read_bytes() == before
     onnx.checker.check_model(onnx.load(convolution))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+def test_the_arena_grows_as_it_is_told(tmp_path: Path) -> None:
+    """Three tensors of 36 MiB at a time: by powers of two, or by no more than a sixth beyond what they take."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["twice"]),
+        helper.make_node("Mul", ["twice", "x"], ["square"]),
+        helper.make_node("Sub", ["square", "twice"], ["y"]),
+    ]
+    ends = [[models.value(name, DType.FP32, (None, None))] for name in ("x", "y")]
+    path = models.save(tmp_path / "m.onnx", nodes, *ends)
+    grown = []
+    for growth in ("power_of_two", "as_requested"):
+        command = [sys.executable, "-c", GROWN, str(path), growth]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        grown.append(int(done.stdout) >> 10)
+    assert grown[1] < 126 < grown[0]

@@ -9,7 +9,17 @@ import pytest
 from tests.engines.models import perceptron
 from tests.servers import serving
 
-from tailcut.machine.allocator import PACKAGES, PRELOADED, find, installed, is_loaded, with_preloaded
+from tailcut.machine.allocator import (
+    PACKAGES,
+    PRELOADED,
+    can_huge_heap,
+    find,
+    has_huge_heap,
+    installed,
+    is_loaded,
+    with_huge_heap,
+    with_preloaded,
+)
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.space import changed
@@ -31,6 +41,17 @@ given_back = faults()
 assert keep_freed()
 faults()
 print(given_back, faults())
+"""
+
+
+HUGE = """
+import ctypes, re
+from pathlib import Path
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+ctypes.memset(libc.malloc(ctypes.c_size_t(64 << 20)), 1, 64 << 20)
+pages = Path("/proc/self/smaps_rollup").read_text()
+print(re.search(r"AnonHugePages:\\s+(\\d+)", pages)[1])
 """
 
 
@@ -115,3 +136,36 @@ def test_memory_settings_are_served(tmp_path: Path) -> None:
         status = Path(f"/proc/{server.process.pid}/status").read_text()
     locked = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmLck:"))
     assert locked > 0 or "memory.lock has no effect" in said
+
+
+def test_huge_pages_are_asked_for_beside_other_options() -> None:
+    """What else glibc is told stays, and an earlier word on them goes."""
+    assert with_huge_heap({"HOME": "/"}) == {"HOME": "/", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    others = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0:glibc.malloc.check=3"}
+    assert with_huge_heap(others) == {"GLIBC_TUNABLES": "glibc.malloc.check=3:glibc.malloc.hugetlb=1"}
+    assert has_huge_heap(with_huge_heap(others))
+    assert not has_huge_heap(others)
+    assert not has_huge_heap({})
+
+
+@pytest.mark.skipif(not can_huge_heap(), reason="this C library or kernel has no huge pages for a heap")
+def test_the_heap_has_huge_pages() -> None:
+    """Large blocks that are written to lie in them: more of the 64 MiB than without."""
+    found = []
+    for environment in (dict(os.environ), with_huge_heap(os.environ)):
+        command = [sys.executable, "-c", HUGE]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        found.append(int(done.stdout))
+    assert found[1] > found[0] + 16 * 1024  # KiB
+
+
+@pytest.mark.skipif(not can_huge_heap(), reason="this C library or kernel has no huge pages for a heap")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_asks_for_huge_pages_under_its_heap(tmp_path: Path, workers: int) -> None:
+    """The process that was started began anew with the option, and serves; so do its workers."""
+    with serving(tmp_path, profile_with(tmp_path, huge_heap=True), "--workers", str(workers)) as server:
+        pid = server.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert workers == 1 or len(children) >= workers
+        for one in (pid, *children):
+            assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in Path(f"/proc/{one}/environ").read_bytes().split(b"\0")

@@ -7,7 +7,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from tests.engines.models import dynamic_sequence, identity, masked_mean, no_batch, save, two_in_two_out, value
+from tests.engines.models import (
+    dynamic_sequence,
+    identity,
+    images,
+    masked_mean,
+    no_batch,
+    pairs,
+    save,
+    two_in_two_out,
+    value,
+)
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
@@ -15,6 +25,7 @@ from tailcut.errors import EngineError, InvalidInputError, ProfileError, Unsuppo
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
 from tailcut.runtime.inputs import Arrays
 from tailcut.runtime.model import Model
+from tailcut.runtime.padding import Bucket
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.request import Request
 from tailcut.runtime.rows import RowsSetting
@@ -30,8 +41,9 @@ def opened(
     inputs: tuple[PaddedInput, ...] = IDS_AND_MASK,
     engine: str = "onnxruntime",
     rows: RowsSetting = "auto",
+    second: tuple[int, ...] = (),
 ) -> Model:
-    padding = PaddingSettings(buckets=buckets, inputs=inputs)
+    padding = PaddingSettings(buckets=buckets, inputs=inputs, second_buckets=second)
     batching = BatchingSettings(max_batch_size=8, dispatch="inline", padding=padding, rows=rows)
     settings = Settings(engine=EngineOptions(name=engine, threads=1), batching=batching)
     return Model.open(Profile.of_model(path, settings))
@@ -46,7 +58,7 @@ def together(model: Model, requests: list[Arrays]) -> list[dict[str, np.ndarray]
     """All queued before the first computes."""
     handlers = [EventHandler() for _ in requests]
     for request, handler in zip(requests, handlers, strict=True):
-        model.entry.start(request, Request(handler, AnyThreadDelivery(), len(request["ids"])))
+        model.entry.start(request, Request(handler, AnyThreadDelivery(), len(next(iter(request.values())))))
     model.entry.notify()
     return [dict(zip(model.spec.output_names, handler.outputs or [], strict=True)) for handler in handlers]
 
@@ -119,10 +131,12 @@ def test_a_profile_keeps_its_buckets(tmp_path: Path) -> None:
     assert Profile.load(tmp_path / "m.profile.toml").settings == settings
     assert settings.describe() == "batching.max_batch_size=4 batching.padding=8/16"
     wrong = msgspec.structs.replace(padding, buckets=(16, 8))
-    settings = Settings(batching=BatchingSettings(padding=wrong))
-    msgspec.structs.replace(profile, settings=settings).save(tmp_path / "m.profile.toml")
-    with pytest.raises(ProfileError, match="rising buckets"):
-        Profile.load(tmp_path / "m.profile.toml")
+    many = msgspec.structs.replace(padding, buckets=tuple(range(1, 10)), second_buckets=tuple(range(1, 9)))
+    for refused in (wrong, many):
+        settings = Settings(batching=BatchingSettings(padding=refused))
+        msgspec.structs.replace(profile, settings=settings).save(tmp_path / "m.profile.toml")
+        with pytest.raises(ProfileError, match="rising buckets"):
+            Profile.load(tmp_path / "m.profile.toml")
 
 
 def free_width(path: Path, nodes: list[onnx.NodeProto], outputs: dict[str, tuple], **weights: np.ndarray) -> Path:
@@ -165,11 +179,10 @@ def test_nothing_is_filled_up_to_something(tmp_path: Path) -> None:
 
 
 def test_outputs_that_no_stride_describes_refuse_padding(tmp_path: Path) -> None:
-    """Two axes that move, the first axis, and lengths of which only some are taken: each with its reason at start."""
+    """The first axis that moves, and lengths of which only some are taken: each with its reason at start."""
     rows = np.array([-1, 2])
     cases = [
-        ([helper.make_node("MatMul", ["t", "x"], ["y"])], (None, "long", "wide"), "one axis and one stride"),
-        ([helper.make_node("Reshape", ["t", "rows"], ["y"])], (None, 2), "one axis and one stride"),
+        ([helper.make_node("Reshape", ["t", "rows"], ["y"])], (None, 2), "one stride an axis"),
         ([helper.make_node("Reshape", ["t", "fours"], ["y"])], (None, "fours", 8), "not every length"),
     ]
     turned = helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1])
@@ -178,3 +191,81 @@ def test_outputs_that_no_stride_describes_refuse_padding(tmp_path: Path) -> None
         free_width(path, [turned, *nodes], {"y": dims}, rows=rows, fours=np.array([0, -1, 8]))
         with pytest.raises(UnsupportedError, match=words):
             opened(path, 8, 12, inputs=(PaddedInput(name="x"),), rows="independent")  # else there is no padding
+
+
+def test_an_output_that_follows_one_length_by_two_axes_is_cut_on_both(tmp_path: Path) -> None:
+    """Each position beside each other one, as scores of attention are."""
+    turned = helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1])
+    path = free_width(tmp_path / "m.onnx", [turned, helper.make_node("MatMul", ["t", "x"], ["y"])], {"y": (None,) * 3})
+    alone = open_engine(path, EngineOptions(threads=1))
+    with opened(path, 8, 12, inputs=(PaddedInput(name="x"),), rows="independent") as model:
+        for length in (1, 5, 8, 11):
+            request = {"x": np.random.default_rng(length).standard_normal((2, 2, length)).astype(np.float32)}
+            np.testing.assert_allclose(model.infer_sync(request)["y"], alone.run(request)["y"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_height_and_width_have_buckets_of_their_own(tmp_path: Path, engine: str) -> None:
+    """Images below, at and above the buckets of either: each answer is cut to its own sizes."""
+    path = images(tmp_path / "m.onnx")
+    alone = open_engine(path, EngineOptions(threads=1))
+    sizes = [(3, 5), (8, 16), (5, 9), (16, 4), (9, 3), (16, 32), (11, 17), (17, 8)]
+    requests = [
+        {"image": np.random.default_rng(number).standard_normal((1 + number % 2, 2, *size)).astype(np.float32)}
+        for number, size in enumerate(sizes)
+    ]
+    image = (PaddedInput(name="image"),)
+    with opened(path, 8, 16, inputs=image, engine=engine, second=(16, 32)) as model:
+        for request, answer in zip(requests, together(model, requests), strict=True):
+            for name, expected in alone.run(request).items():
+                assert answer[name].shape == expected.shape
+                np.testing.assert_allclose(answer[name], expected, rtol=1e-4, atol=1e-4)
+        assert model._padding is not None
+        keys = [model._padding.place(request)[0] for request in requests]
+        assert {key for key in keys if isinstance(key, Bucket)} == set(map(Bucket, [(8, 16), (16, 16), (16, 32)]))
+        assert sum(not isinstance(key, Bucket) for key in keys) == 1
+
+
+def test_two_inputs_with_a_length_each(tmp_path: Path) -> None:
+    """The scores of each beside the other are cut to both lengths; requests of many rows are split and put together."""
+    path = pairs(tmp_path / "m.onnx")
+    alone = open_engine(path, EngineOptions(threads=1))
+    inputs = (PaddedInput(name="a"), PaddedInput(name="b", dims=(2,)))
+    random = np.random.default_rng(0)
+    with opened(path, 4, 8, inputs=inputs, second=(6, 12)) as model:
+        for rows, a, b in ((1, 3, 7), (2, 8, 12), (19, 5, 2), (1, 9, 3)):
+            request = {"a": random.standard_normal((rows, a, 2)), "b": random.standard_normal((rows, b, 2))}
+            request = {name: array.astype(np.float32) for name, array in request.items()}
+            answer, expected = model.infer_sync(request)["scores"], alone.run(request)["scores"]
+            assert answer.shape == (rows, a, b)
+            np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_length_on_two_axes_of_an_input(tmp_path: Path) -> None:
+    """A request whose two axes differ has no bucket, and is computed as it is."""
+    path = identity(DType.FP32, (None, None, None), tmp_path / "m.onnx")
+    with opened(path, 4, 8, inputs=(PaddedInput(name="x", dims=(1, 1)),)) as model:
+        for size in ((3, 3), (8, 8), (3, 5), (9, 9)):
+            x = np.random.default_rng(0).standard_normal((2, *size)).astype(np.float32)
+            np.testing.assert_array_equal(model.infer_sync({"x": x})["y"], x)
+
+
+def test_two_dimensions_that_cannot_be_padded(tmp_path: Path) -> None:
+    """A dimension that no input has, one that is not there, and an output whose axis follows both."""
+    flat = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    path = save(
+        tmp_path / "flat.onnx",
+        [flat],
+        [value("x", DType.FP32, (None, None, None))],
+        [value("y", DType.FP32, (None, "all"))],
+        {"shape": np.array([0, -1])},
+    )
+    cases = [
+        ((PaddedInput(name="x", dims=(1, 1)),), "a dimension that no input has"),
+        ((PaddedInput(name="x", dims=(1, 3)),), "buckets for two"),
+        ((PaddedInput(name="x", dims=(1,)),), "dims of input 'x'"),
+        ((PaddedInput(name="x"),), "one stride an axis"),
+    ]
+    for inputs, words in cases:
+        with pytest.raises(UnsupportedError, match=words):
+            opened(path, 4, 8, inputs=inputs, second=(4, 6), rows="independent")

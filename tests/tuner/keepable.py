@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from tests.cases import Arrays, Case, check_same
 from tests.engines.models import convolution, masked_mean, perceptron
+from tests.engines.models import images as pictures_model
 
 from tailcut import Client
 from tailcut.engines.base import U8Input
@@ -28,8 +29,9 @@ from tailcut.tuner.gate import Gate
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.records import Wanted
+from tailcut.tuner.refinements import refinements
 from tailcut.tuner.session import open_session
-from tailcut.tuner.space import RUNG_FIELDS, engine_choices, refinements, serving_choices, with_fields
+from tailcut.tuner.space import RUNG_FIELDS, engine_choices, serving_choices, with_fields
 
 Answer = tuple[int, Arrays]  # the place of the request, and what came back
 CLIENTS = 12
@@ -131,10 +133,14 @@ class Tune:
         return [s for engine in engine_choices(facts) for s in serving_choices(facts, engine, _ALONE_US)]
 
     def refined(self, settings: Settings) -> Settings:
-        """The settings with all small changes at once that a tune tries on them, but for the number of processes."""
+        """The settings with all small changes at once that a tune tries on them.
+
+        But for the number of processes, and for leaving out the buckets, which other changes need.
+        """
         refined = settings
         for change in refinements(self._space.facts, settings):
-            if change.io.workers == 1:
+            unpadded = change.batching.padding is None and settings.batching.padding is not None
+            if change.io.workers == 1 and not unpadded:
                 refined = with_fields(refined, change, _differing(change, settings))
         return refined
 
@@ -188,6 +194,14 @@ def padded(path: Path) -> Case:
         ids = np.random.default_rng(length).integers(1, 32, (rows, length))
         requests.append({"ids": ids, "mask": np.ones_like(ids)})
     return Case(onnx.load(masked_mean(path / "padded.onnx")), requests, batched=True)
+
+
+def pictures(path: Path) -> Case:
+    """Height and width of their own, and edges that are filled with zeros, as a bucket is."""
+    random = np.random.default_rng(0)
+    sizes = ((1, 9, 20), (2, 12, 14), (1, 16, 31), (3, 10, 25), (1, 23, 12), (1, 30, 40))
+    requests = [{"image": random.standard_normal((n, 2, h, w)).astype(np.float32)} for n, h, w in sizes]
+    return Case(onnx.load(pictures_model(path / "pictures.onnx")), requests, batched=True)
 
 
 def images(path: Path) -> Case:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tests.engines.models import Dims, masked_mean, perceptron, save, value
+from tests.engines.models import Dims, images, masked_mean, perceptron, save, value
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
@@ -207,6 +207,23 @@ def test_a_random_model_is_not_compared(tmp_path: Path) -> None:
         assert checker.check(server.target, PLAIN, 1.5).right
         found = checker.check(server.target, padded(4, 8, 16, name="x"), 1.5)
     assert "the model is random" in found.reason
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_padding_in_two_dimensions_is_judged(tmp_path: Path, wrong: bool) -> None:
+    """Edges filled with zeros are a convolution's own; a mean over the image counts them in."""
+    path = images(tmp_path / "m.onnx")
+    if wrong:
+        nodes = [helper.make_node("ReduceMean", ["image"], ["y"], axes=[2, 3], keepdims=0)]
+        path = model(tmp_path / "m.onnx", nodes, {"image": (None, 2, None, None)}, {"y": (None, 2)})
+    random = np.random.default_rng(0)
+    sizes = [(9, 20), (12, 14), (16, 31), (10, 25), (23, 12), (30, 40)]
+    requests = [{"image": random.standard_normal((1, 2, *size)).astype(np.float32)} for size in sizes]
+    padding = PaddingSettings(buckets=(16, 32), inputs=(PaddedInput(name="image"),), second_buckets=(16, 32, 64))
+    found = judged(path, requests, changed(PLAIN, batching={"padding": padding}))
+    assert found.right is not wrong, found.reason
+    if wrong:
+        assert "cosine" in found.reason or "error" in found.reason
 
 
 def test_dynamic_int8_is_refused_for_its_company(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.tuner.keepable import (
     covering,
     images,
     padded,
+    pictures,
     quantised,
     traits_of,
 )
@@ -40,7 +41,7 @@ class Served:
 def tunes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Tune]]:
     """What a tune of each model would choose from."""
     folder = tmp_path_factory.mktemp("models")
-    cases = CASES | {make.__name__: make(folder) for make in (quantised, padded, images)}
+    cases = CASES | {make.__name__: make(folder) for make in (quantised, padded, pictures, images)}
     tunes = {name: Tune(case, name, folder, BYTES if name == "images" else None) for name, case in cases.items()}
     yield tunes
     for tune in tunes.values():
@@ -81,7 +82,7 @@ def test_what_the_gate_refuses(served: Served) -> None:
     assert not [one.name for one in refused if one.exact]
     padding = [{one.model for one in several if one.settings.batching.padding} for several in (refused, served.kept)]
     assert padding[0] <= {"sentences"}  # no mask tells it what is filling
-    assert padding[1] <= {"padded"}
+    assert padding[1] <= {"padded", "pictures"}
     precisions = [{one.settings.engine.precision for one in several} for several in (served.offered, served.kept)]
     assert precisions[0] == precisions[1]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
-from tests.engines.models import masked_mean, perceptron, save, value
+from tests.engines.models import images, masked_mean, perceptron, save, value
 
 from tailcut.engines import open_engine
 from tailcut.engines.base import EngineOptions
@@ -53,11 +53,11 @@ def test_time_that_is_spent_leaves_the_most_telling(tmp_path: Path) -> None:
 def test_requests_are_cut_where_the_model_has_a_free_length(tmp_path: Path) -> None:
     """All inputs to the same length, whatever the settings; for buckets below, at and between them."""
     found = questions(masked_mean(tmp_path / "m.onnx"), sentences(4, 8, 16, 16))
-    cut = [one for one in found.all if one.length]
+    cut = [one for one in found.all if one.lengths]
     assert cut
-    assert all(one.inputs["ids"].shape == one.inputs["mask"].shape == (1, one.length) for one in cut)
+    assert all(one.inputs["ids"].shape == one.inputs["mask"].shape == (1, *one.lengths) for one in cut)
     between = found.of(PADDING)[: -len(found.all)]
-    assert {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15} == {one.length for one in between}
+    assert {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 15} == {length for one in between for length in one.lengths}
     assert {one.joined for one in between} == {1, 2}
     assert found.of(PADDING) == found.of(PADDING)
     assert found.of(None) == found.all
@@ -70,7 +70,19 @@ def test_a_length_that_the_bare_model_refuses_is_left_out(tmp_path: Path) -> Non
     path = save(tmp_path / "m.onnx", nodes, *ends, {"w": np.ones((1, 1, 5), np.float32)})
     found = questions(path, [{"x": np.ones((1, 1, length), np.float32)} for length in (8, 16)])
     padding = PaddingSettings(buckets=(8, 16), inputs=(PaddedInput(name="x"),))
-    assert min(one.length for one in found.of(padding) if one.length) == 6
+    assert min(one.lengths for one in found.of(padding) if one.lengths) == (6,)
+
+
+def test_two_dimensions_are_cut_each_by_itself(tmp_path: Path) -> None:
+    """Height and width below, at and between the buckets of each; questions name both."""
+    path = images(tmp_path / "m.onnx")
+    found = questions(path, [{"image": np.ones((1, 2, *size), np.float32)} for size in ((12, 20), (16, 24), (9, 31))])
+    padding = PaddingSettings(buckets=(8, 16), inputs=(PaddedInput(name="image"),), second_buckets=(16, 32))
+    between = found.of(padding)[: -len(found.all)]
+    assert {4, 7, 8, 9, 12} <= {one.lengths[0] for one in between}
+    assert {8, 15, 16, 17, 24} <= {one.lengths[1] for one in between}
+    assert all(one.inputs["image"].shape[2:] == one.lengths for one in between)
+    assert "cut to length 4 x " in " ".join(one.words for one in between)
 
 
 def test_a_request_of_the_data_that_the_model_refuses_is_an_error(tmp_path: Path) -> None:

@@ -3,27 +3,30 @@
 import numpy as np
 
 from tailcut.engines.base import EngineOptions
-from tailcut.lab.describe import lengths_of, rows_of_data
+from tailcut.lab.describe import rows_of_data
 from tailcut.runtime.settings import BatchingSettings, IoSettings, MemorySettings, Settings
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.tuner.catalogue import CATALOGUE
+from tailcut.tuner.dimensions import data_lengths, learned_places
 from tailcut.tuner.space import (
     BASELINE,
     RUNG_FIELDS,
     Facts,
+    Wiring,
     changed,
     copy_engines,
     engine_choices,
     paddings_of,
     quickest_wire,
-    refinements,
     serving_choices,
     up_to,
+    wirings,
     without,
 )
 
 IDS = TensorSpec("ids", DType.INT64, (None, None))
 MASK = TensorSpec("mask", DType.INT64, (None, None))
+IMAGE = TensorSpec("image", DType.FP32, (None, 3, None, None))
 FIXED = TensorSpec("x", DType.FP32, (None, 4))
 MEAN = TensorSpec("y", DType.FP32, (None, 8))
 TEXT = TensorSpec("text", DType.BYTES, (None,))
@@ -33,6 +36,18 @@ BF16 = frozenset({"avx512_bf16"})
 def facts(*inputs: TensorSpec, cpus: int = 2, rows: Rows = Rows.INDEPENDENT, **rest: object) -> Facts:
     isa = rest.pop("isa", BF16)
     return Facts(ModelSpec("m", inputs or (FIXED,), (MEAN,), rows), cpus, 8, isa, **rest)  # type: ignore[arg-type]
+
+
+def padded(*inputs: TensorSpec, sizes: list[tuple[int, ...]], rows: Rows = Rows.INDEPENDENT) -> Facts:
+    """Facts of data whose free dimensions have these sizes, taken in the order of the inputs' axes."""
+    spec = ModelSpec("m", inputs, (MEAN,), rows)
+    requests = []
+    for request in sizes:
+        left = iter(request)
+        shapes = {t.name: [dim or (1 if not axis else next(left)) for axis, dim in enumerate(t.shape)] for t in inputs}
+        requests.append({name: np.zeros(shape) for name, shape in shapes.items()})
+    places = learned_places(spec, requests)
+    return facts(*inputs, rows=rows, places=places, lengths=data_lengths(places, requests))
 
 
 def test_every_field_of_a_profile_is_on_one_rung() -> None:
@@ -105,27 +120,60 @@ def test_several_instances_need_workers() -> None:
 
 def test_buckets_come_from_the_datas_lengths() -> None:
     """Powers of two that hold them, and their quartiles; every input with a free dimension is padded with 0."""
-    powers, quartiles = paddings_of(facts(IDS, MASK, FIXED, lengths=(3, 5, 9, 12, 20, 30, 30, 31)))
+    sizes = [(length, length) for length in (3, 5, 9, 12, 20, 30, 30, 31)]
+    powers, quartiles = paddings_of(padded(IDS, MASK, FIXED, sizes=sizes))
     assert powers.buckets == (4, 8, 16, 32)
     assert quartiles.buckets == (5, 12, 30, 31)
-    assert [(one.name, one.value) for one in powers.inputs] == [("ids", 0), ("mask", 0)]
+    assert [(one.name, one.value, one.dims) for one in powers.inputs] == [("ids", 0, ()), ("mask", 0, ())]
+    assert not powers.second_buckets
+
+
+def test_buckets_of_two_dimensions() -> None:
+    """Height and width have buckets of their own; so have the lengths of two inputs, and of a mask over both."""
+    powers, quartiles = paddings_of(padded(IMAGE, sizes=[(24, 100), (30, 60), (17, 90), (33, 120)]))
+    assert (powers.buckets, powers.second_buckets) == ((32, 64), (64, 128))
+    assert (quartiles.buckets, quartiles.second_buckets) == ((17, 24, 30, 33), (60, 90, 100, 120))
+    assert powers.inputs[0].dims == ()
+    other = TensorSpec("other", DType.INT64, (None, None))
+    both = TensorSpec("both", DType.INT64, (None, None, None))
+    sizes = [(3, 9, 9, 3), (5, 5, 5, 5), (2, 6, 6, 2)]
+    powers, _ = paddings_of(padded(IDS, other, both, sizes=sizes))
+    assert [one.dims for one in powers.inputs] == [(), (2,), (2, 1)]
+
+
+def test_equal_sizes_are_one_dimension() -> None:
+    """A mask over pairs of one sequence has its length twice, and buckets once."""
+    pairs = TensorSpec("pairs", DType.INT64, (None, None, None))
+    powers, _ = paddings_of(padded(IDS, pairs, sizes=[(3, 3, 3), (7, 7, 7)]))
+    assert (powers.buckets, powers.second_buckets) == ((4, 8), ())
+    assert [one.dims for one in powers.inputs] == [(), (1, 1)]
+
+
+def test_two_dimensions_have_few_buckets_each() -> None:
+    """They multiply: at most four each, the longest ones."""
+    powers, quartiles = paddings_of(padded(IMAGE, sizes=[(1 << n, 3 << n) for n in range(9)]))
+    assert powers.buckets == (32, 64, 128, 256)
+    assert len(quartiles.buckets) == len(quartiles.second_buckets) == 4
 
 
 def test_nothing_is_padded_where_there_is_nothing_to_pad() -> None:
-    """All of one length, no free dimension, two of them in one input, or dependent rows."""
-    image = TensorSpec("image", DType.FP32, (None, 3, None, None))
-    assert paddings_of(facts(IDS, MASK, lengths=(16, 16))) == []
-    assert paddings_of(facts(FIXED)) == []
-    assert paddings_of(facts(image, lengths=(3, 4))) == []
-    assert paddings_of(facts(IDS, rows=Rows.DEPENDENT, lengths=(3, 4))) == []
+    """All of one length, no free dimension, three of them, strings, or dependent rows."""
+    volume = TensorSpec("volume", DType.FP32, (None, None, None, None))
+    words = TensorSpec("words", DType.BYTES, (None, None))
+    assert paddings_of(padded(IDS, MASK, sizes=[(16, 16), (16, 16)])) == []
+    assert paddings_of(padded(FIXED, sizes=[(), ()])) == []
+    assert paddings_of(padded(volume, sizes=[(2, 3, 4), (5, 7, 9)])) == []
+    assert paddings_of(padded(words, sizes=[(3,), (4,)])) == []
+    assert paddings_of(padded(IDS, rows=Rows.DEPENDENT, sizes=[(3,), (4,)])) == []
 
 
 def test_data_of_several_lengths_is_taken_in_turns() -> None:
     """Arrays NAME/GROUP of a data file are one group a length."""
     spec = ModelSpec("m", (IDS, MASK), (MEAN,))
     data = {f"{name}/{length}": np.ones((2, length), np.int64) for name in ("ids", "mask") for length in (3, 5)}
-    assert lengths_of(spec, rows_of_data(spec, data, 10)) == (3, 5, 3, 5)
-    assert lengths_of(spec, rows_of_data(spec, data, 3)) == (3, 5, 3)
+    for count, lengths in ((10, (3, 5, 3, 5)), (3, (3, 5, 3))):
+        requests = rows_of_data(spec, data, count)
+        assert data_lengths(learned_places(spec, requests), requests) == tuple((length,) for length in lengths)
 
 
 def test_the_quickest_wire_is_one_that_clients_speak() -> None:
@@ -135,21 +183,36 @@ def test_the_quickest_wire_is_one_that_clients_speak() -> None:
     assert quickest_wire(facts(wire="json")) == "json"
 
 
-def test_other_allocators_are_for_onnxruntime() -> None:
-    """openvino ends a process that runs on one."""
-    for name in ("onnxruntime", "openvino"):
-        found = refinements(facts(allocators=("jemalloc",)), changed(BASELINE, engine={"name": name}))
-        assert any(one.memory.allocator == "jemalloc" for one in found) is (name == "onnxruntime")
+def test_how_requests_may_travel() -> None:
+    """Over Unix sockets where clients are near, in shared memory where they may also send what they like."""
+    assert wirings(facts()) == [Wiring("raw")]
+    near = [Wiring("raw"), Wiring("raw", "unix"), Wiring("shared"), Wiring("shared", "unix")]
+    assert wirings(facts(local=True)) == near
+    assert wirings(facts(local=True, wire="binary")) == [Wiring("binary"), Wiring("binary", "unix")]
+    assert wirings(facts(local=True, wire="json")) == [Wiring("json"), Wiring("json", "unix")]
+    assert {one.wire for one in wirings(facts(TEXT, local=True))} == {"binary"}
 
 
-def test_refinements_change_one_thing() -> None:
-    """Each differs from the winner, and pinning is left out under a quota."""
-    winner = changed(BASELINE, engine={"threads": 2}, batching={"max_batch_size": 8})
-    found = refinements(facts(), winner)
-    assert winner not in found
-    assert len({one.describe(winner) for one in found}) == len(found)
-    assert any(one.engine.pinning for one in found)
-    assert not any(one.engine.pinning for one in refinements(facts(has_quota=True), winner))
+def test_what_was_measured_is_what_is_served() -> None:
+    """Before that, the plainest wire over the nearest socket; the fast path only where a client could use it."""
+    engine = EngineOptions(threads=1)
+    for known, io in (
+        (facts(), ("raw", "tcp", True)),
+        (facts(local=True), ("raw", "unix", True)),
+        (facts(local=True, wiring=Wiring("shared", "tcp")), ("shared", "tcp", False)),
+        (facts(IDS, MASK), ("binary", "tcp", False)),
+        (facts(wire="json"), ("json", "tcp", True)),
+        (facts(IDS, wire="json"), ("json", "tcp", False)),
+    ):
+        found = {(one.io.wire, one.io.socket, one.io.fast_path) for one in serving_choices(known, engine)}
+        assert found == {io}
+
+
+def test_nodes_have_an_instance_each() -> None:
+    """Where there are several, and CPUs enough for that."""
+    shapes = {(one.threads, one.instances) for one in engine_choices(facts(cpus=24, nodes=4))}
+    assert (6, 4) in shapes
+    assert (6, 4) not in {(one.threads, one.instances) for one in engine_choices(facts(cpus=24))}
 
 
 def test_rungs_add_up_to_the_winner() -> None:

@@ -13,7 +13,8 @@ from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.records import Wanted
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import WayIn
-from tailcut.tuner.ways import MANY, PROBED, Probe, measure_ways, way_in, way_settings
+from tailcut.tuner.space import Wiring
+from tailcut.tuner.ways import MANY, PROBED, Probe, best_wiring, measure_ways, way_in, way_settings
 
 
 def closed(rate: float, latency_ns: float, client_ns: float = 0.0) -> LoadResult:
@@ -51,6 +52,14 @@ def test_noise_makes_no_negative_costs() -> None:
     odd = Probe(closed(1e5, 8000), cost, closed(20_000, 0), closed(50_000, 0))
     way = way_in(odd, odd)
     assert min(way.receive_ns, way.answer_ns, way.batch_ns, way.pass_ns, way.wake_ns, way.outside_ns) >= 0
+
+
+def test_the_plainest_of_equal_ways() -> None:
+    """Within three hundredths of the quickest, the first that was asked for."""
+    raw, near, shared = Wiring("raw"), Wiring("raw", "unix"), Wiring("shared", "unix")
+    assert best_wiring({raw: 100.0, near: 102.0, shared: 90.0}) == raw
+    assert best_wiring({raw: 100.0, near: 120.0, shared: 121.0}) == near
+    assert best_wiring({raw: 100.0, near: 120.0, shared: 180.0}) == shared
 
 
 def test_what_real_servers_cost(tmp_path: Path) -> None:

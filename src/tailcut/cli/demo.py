@@ -197,14 +197,14 @@ def _load(
     arms: dict[str, "ServedProfile"], data: dict[str, "np.ndarray"], rate: float, budget_s: float
 ) -> dict[str, Any]:
     """Rounds of both arms in turns: open loop at the tuning's rate, then closed loop for the capacity."""
-    from tailcut.lab.payload import infer_payload
+    from tailcut.lab.payload import encoded, infer_payload
     from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 
     rows = [{"image": data["image"][row : row + 1]} for row in range(64)]
     sides = [
         Arm(
             served.target,
-            [infer_payload(served.target, "digits", row, served.profile.settings.io.wire) for row in rows],
+            [infer_payload(served.target, "digits", row, encoded(served.profile.settings.io.wire)) for row in rows],
         )
         for served in arms.values()
     ]

@@ -71,7 +71,7 @@ def _of_profile(path: Path, length_s: float, rate: float | None) -> "ExplainResu
     from tailcut.lab.compiled import prepare
     from tailcut.lab.describe import served_samples, served_spec
     from tailcut.lab.explain import watch, while_doing
-    from tailcut.lab.payload import infer_payload
+    from tailcut.lab.payload import encoded, infer_payload
     from tailcut.lab.trial import ServedProfile
     from tailcut.runtime.profile import Profile
 
@@ -83,7 +83,7 @@ def _of_profile(path: Path, length_s: float, rate: float | None) -> "ExplainResu
     prepare()
     with ServedProfile(profile) as served:
         spec = served_spec(served.target, name)
-        wire = profile.settings.io.wire
+        wire = encoded(profile.settings.io.wire)
         samples = served_samples(served.target, spec)
         requests = [samples.make(samples.rows, seed) for seed in range(16)]
         payloads = [infer_payload(served.target, name, request, wire) for request in requests]

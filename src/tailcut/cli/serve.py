@@ -15,7 +15,7 @@ from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, 
 from tailcut.cli.serving.model_repository import ControlMode, Start, start_library
 from tailcut.cli.serving.models import ModelLoader
 from tailcut.cli.serving.needs import latency_limit_ns, need_grpc, need_shared_memory, read_token
-from tailcut.cli.serving.process import apply_settings, ignore_signals, load_allocator
+from tailcut.cli.serving.process import apply_settings, ignore_signals, load_allocator, reserve_core, take_core
 from tailcut.cli.serving.sources import (
     Source,
     SourceReader,
@@ -211,9 +211,11 @@ def serve(  # noqa: PLR0915  an option a line
     profiles = [beside_others(profile, source, len(given)) for profile, source in zip(stored, given, strict=True)]
     names = distinct_names(stored, given)
     log_neighbours(profiles, worker)
-    apply_settings([profile.settings for profile in profiles], uds)
+    apply_settings([profile.settings for profile in profiles], uds, shared_memory)
+    reservation = reserve_core([profile.settings for profile in profiles])
     measured = BareModels.among([] if no_auto else given, max_batch_size, worker, alone=len(given) == 1)
     loader = ModelLoader.within_memory(reader.read, measured, wished, len(given))
+    loader = replace(loader, cpus=None if reservation is None else reservation.others)
     named = [replace(model, latency=LatencyHistogram(limit_ns)) for model in loader.load_all(given, stored)]
     served = [*named, *started.models]
     profiles += [item.model.profile for item in started.models]
@@ -250,6 +252,7 @@ def serve(  # noqa: PLR0915  an option a line
 
     try:
         with logged_apart() as lines:
+            take_core(reservation)
             run_server(served, options, on_ready, worker)
     finally:
         for item in served:

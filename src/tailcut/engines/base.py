@@ -72,6 +72,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     spin_us: int = 0  # how long at most, before they sleep; 0 leaves it to the engine
     pinning: bool = False  # engine threads bound to cores
     arena: bool = True  # the engine keeps its scratch memory between calls
+    # By how much that memory grows when a call needs more: to the next power of two, or by what the call asks for.
+    arena_growth: Literal["power_of_two", "as_requested"] = "power_of_two"
+    static_buckets: bool = False  # where requests are padded, each bucket has an instance compiled for its sizes
+    numa: bool = False  # instances on the nodes in turns, each node with weights, threads and memory of its own
     u8_input: U8Input | None = None
     outputs: tuple[str, ...] = ()  # of the model, those that are computed and served; empty: all
     # Free dimensions of the inputs that always have one size: NAME=SIZE, or INPUT:AXIS=SIZE where they have no name.

@@ -5,6 +5,7 @@ arrays takes 9 (2 cores, AVX-512). The Python wrapper that is passed by adds not
 """
 
 import ctypes
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from threading import get_ident
@@ -26,6 +27,7 @@ from tailcut.spec import DType, TensorSpec
 
 ort.disable_telemetry_events()
 ort.set_default_logger_severity(4)  # fatal only: what goes wrong is raised, and raised once
+_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
 _EXTENSIONS = {"ai.onnx.contrib", "com.microsoft.extensions"}  # domains of operators in onnxruntime-extensions
 _LEVELS = {
     ("off", "plain"): ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -169,6 +171,9 @@ def _session_options(options: EngineOptions) -> Any:
     session.inter_op_num_threads = 1
     session.enable_cpu_mem_arena = options.arena
     session.enable_mem_pattern = options.arena
+    if options.arena and options.arena_growth == "as_requested":
+        _register_arena()
+        session.add_session_config_entry("session.use_env_allocators", "1")
     session.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.spinning else "0")
     if options.spinning and options.spin_us:
         session.add_session_config_entry("session.intra_op.spin_duration_us", str(options.spin_us))
@@ -180,6 +185,17 @@ def _session_options(options: EngineOptions) -> Any:
             places = ";".join(str(cpu + 1) for cpu in cpus)
             session.add_session_config_entry("session.intra_op_thread_affinities", places)
     return session
+
+
+@cache
+def _register_arena() -> None:
+    """An arena that grows by what is asked for, shared by the sessions of this process that want one.
+
+    A session's own arena has no such option in Python: only those of the environment have.
+    """
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    default = {"max_mem": 0, "initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(default | {"arena_extend_strategy": _AS_REQUESTED}))
 
 
 def register_extensions(path: Path, graph: onnx.ModelProto, session: Any) -> None:

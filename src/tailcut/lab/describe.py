@@ -219,15 +219,6 @@ def _requests(
     return [{name: array[row : row + rows] for name, array in arrays.items()} for row in starts]
 
 
-def lengths_of(spec: ModelSpec, requests: Sequence[Mapping[str, np.ndarray]]) -> tuple[int, ...]:
-    """How long each request is along the first free dimension beside the batch; nothing where the model has none."""
-    for tensor in spec.inputs:
-        if spec.batched and None in tensor.row_shape:
-            axis = tensor.shape.index(None, 1)
-            return tuple(request[tensor.name].shape[axis] for request in requests)
-    return ()
-
-
 def _tensor(entry: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(
         entry["name"], DType(entry["datatype"]), tuple(None if dim < 0 else dim for dim in entry["shape"])

@@ -24,6 +24,11 @@ def model_path(model: str) -> str:
     return f"/v2/models/{quote(model, safe='')}"
 
 
+def encoded(wire: Literal["json", "binary", "raw", "shared"]) -> Wire:
+    """The encoding that carries the same tensors in a body, where they would travel in shared memory."""
+    return "binary" if wire == "shared" else wire
+
+
 def infer_payload(target: Target, model: str, inputs: Mapping[str, np.ndarray], wire: Wire) -> Payload:
     """One inference request as bytes: JSON both ways, v2 binary both ways, or the bare bytes of the only input.
 

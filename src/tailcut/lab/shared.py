@@ -45,6 +45,10 @@ class SharedLoad:
         return self
 
     def __exit__(self, *error: object) -> None:
+        """As `close`."""
+        self.close()
+
+    def close(self) -> None:
         """Unlink the regions and tell the server."""
         while self._regions:
             region = self._regions.pop()

@@ -5,6 +5,7 @@ A child is given a profile file and nothing else, so what is measured is what a 
 
 import ctypes
 import json
+import os
 import select
 import signal
 import subprocess
@@ -63,6 +64,11 @@ class ServedProfile:
         self.stop()
 
     @property
+    def shared_prefix(self) -> str:
+        """What the names of shared memory begin with that it takes, where its profile has clients use that."""
+        return f"tailcut-{os.getpid()}-{id(self):x}"
+
+    @property
     def pid(self) -> int | None:
         """The child's process; None while there is none."""
         return None if self._child is None else self._child.pid
@@ -87,6 +93,8 @@ class ServedProfile:
         command += self._arguments
         if self.profile.settings.io.socket == "unix":
             command += ["--uds", str(folder / "socket")]
+        if self.profile.settings.io.wire == "shared":
+            command += ["--shared-memory", self.shared_prefix]
         with (folder / "stderr").open("wb") as stderr:
             # A session of its own: Ctrl-C in the terminal is for the tuner, which stops its children itself.
             self._child = subprocess.Popen(  # noqa: S603  our own interpreter; the hook makes one system call

@@ -19,6 +19,7 @@ PACKAGES: dict[Allocator, str] = {
     "mimalloc": "libmimalloc2.0",
     "tcmalloc": "libtcmalloc-minimal4",
 }  # Debian's
+_TUNABLES, _HUGE_HEAP, _HUGE_SINCE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb", (2, 35)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER = 2**31 - 1
 
@@ -57,13 +58,42 @@ def with_preloaded(library: str, environment: Mapping[str, str]) -> dict[str, st
     return {**environment, "LD_PRELOAD": f"{library}:{others}" if others else library}
 
 
-def restart_with(library: str) -> None:
-    """Begin this process anew, as it was called, with a library loaded first; its number stays the same.
+def restart(environment: Mapping[str, str]) -> None:
+    """Begin this process anew, as it was called, with another environment; its number stays the same.
 
     Raises:
         OSError: the interpreter cannot be started.
     """
-    os.execve(sys.executable, sys.orig_argv, with_preloaded(library, os.environ))  # noqa: S606  ourselves
+    os.execve(sys.executable, sys.orig_argv, dict(environment))  # noqa: S606  ourselves
+
+
+def with_huge_heap(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which glibc asks for transparent huge pages under what it allocates."""
+    others = [one for one in environment.get(_TUNABLES, "").split(":") if one and not one.startswith(f"{_HUGE_HEAP}=")]
+    return {**environment, _TUNABLES: ":".join([*others, f"{_HUGE_HEAP}=1"])}
+
+
+def has_huge_heap(environment: Mapping[str, str]) -> bool:
+    """Whether glibc was told so when this process began."""
+    return f"{_HUGE_HEAP}=1" in environment.get(_TUNABLES, "").split(":")
+
+
+def can_huge_heap() -> bool:
+    """Whether the C library has that option, and the kernel gives huge pages to those that ask for them."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (OSError, ValueError):  # another C library
+        return False
+    return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= _HUGE_SINCE and _huge_pages()
+
+
+def _huge_pages(setting: Path = Path("/sys/kernel/mm/transparent_hugepage/enabled")) -> bool:
+    try:
+        return "[never]" not in setting.read_text()
+    except OSError:
+        return False
 
 
 def keep_freed() -> bool:

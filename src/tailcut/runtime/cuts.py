@@ -16,7 +16,8 @@ import numpy as np
 class Cut:
     """Which axis of an output follows the inputs' length, and how.
 
-    The size is `size` at the length `anchor`, and grows by `scale` with each `stride` more.
+    The size is `size` at the length `anchor`, and grows by `scale` with each `stride` more. `dimension` is the number
+    of the length that it follows, where inputs have several.
     """
 
     axis: int
@@ -24,6 +25,7 @@ class Cut:
     size: int
     stride: int = 1
     scale: int = 1
+    dimension: int = 0
 
     def at(self, length: int) -> int:
         """The size of the axis for inputs of this length."""

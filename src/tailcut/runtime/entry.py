@@ -245,7 +245,7 @@ class ModelEntry:
         if self._padding is None:
             request.key = row_key(self.spec, arrays)
         else:
-            request.key, request.length = self._padding.place(arrays)
+            request.key, request.lengths = self._padding.place(arrays)
         return lease
 
     def _start(self, arrays: Arrays, request: Request, step_bytes: int) -> Generator[None, None, None]:

@@ -11,7 +11,7 @@ from tailcut.engines.base import Bound, Engine, RequestEngine
 from tailcut.errors import DeviceError, DeviceLostError, EngineError, TailcutError
 from tailcut.memory.aligned import aligned_empty
 from tailcut.memory.slab import Slab
-from tailcut.runtime.padding import Padding
+from tailcut.runtime.padding import Bucket, Padding
 from tailcut.runtime.request import Batch, Executor
 
 _log = logging.getLogger("tailcut")
@@ -159,14 +159,14 @@ class PaddedExecutor(_Executor):
         self._rows = max_batch_size
         self._loose = ArrayExecutor(engine)
         self._bindable = all(tensor.row_bytes is not None for tensor in engine.spec.outputs)
-        self._scratch: dict[int, dict[str, np.ndarray]] = {}
-        self._outputs: dict[int, dict[str, np.ndarray]] = {}
-        self._bound: dict[tuple[int, int], Bound] = {}
+        self._scratch: dict[Bucket, dict[str, np.ndarray]] = {}
+        self._outputs: dict[Bucket, dict[str, np.ndarray]] = {}
+        self._bound: dict[tuple[Bucket, int], Bound] = {}
 
     def compute(self, batch: Batch) -> None:
-        """Fill `batch.outputs`; what follows the bucket's length is cut when a request's part is asked for."""
+        """Fill `batch.outputs`; what follows the bucket's sizes is cut when a request's part is asked for."""
         bucket = batch.members[0].key
-        if not isinstance(bucket, int):
+        if not isinstance(bucket, Bucket):
             self._loose.compute(batch)
             return
         scratch = self._fill(batch, bucket)
@@ -181,31 +181,30 @@ class PaddedExecutor(_Executor):
         if any(array.shape[:1] != (batch.rows,) for array in batch.outputs):
             raise EngineError("the model did not return one output row for each input row")
 
-    def _fill(self, batch: Batch, bucket: int) -> dict[str, np.ndarray]:
-        scratch = self._scratch.get(bucket) or self._make(bucket)
+    def _fill(self, batch: Batch, bucket: Bucket) -> dict[str, np.ndarray]:
+        scratch, padding = self._scratch.get(bucket) or self._make(bucket), self._padding
         for request, start in zip(batch.members, batch.offsets, strict=True):
             for name, source in (request.arrays or {}).items():
                 target = scratch[name][start : start + request.count]
-                axis = self._padding.axes.get(name)
-                if axis is None or request.length == bucket:
-                    target[:] = source
-                else:
-                    before = (slice(None),) * axis
-                    target[(*before, slice(request.length))] = source
-                    target[(*before, slice(request.length, None))] = self._padding.values[name]
+                if request.lengths != bucket.sizes:
+                    for axis, dimension in padding.places.get(name, ()):
+                        length, before = request.lengths[dimension], (slice(None),) * axis
+                        target[(*before, slice(length, None))] = padding.values[name]
+                        target = target[(*before, slice(length))]
+                target[:] = source
         return scratch
 
-    def _make(self, bucket: int) -> dict[str, np.ndarray]:
+    def _make(self, bucket: Bucket) -> dict[str, np.ndarray]:
         spec, shape = self._engine.spec, self._padding.shape
-        scratch = {t.name: aligned_empty(tuple(shape(t, self._rows, bucket)), t.dtype.numpy) for t in spec.inputs}
+        scratch = {t.name: aligned_empty(shape(t, self._rows, bucket.sizes), t.dtype.numpy) for t in spec.inputs}
         self._scratch[bucket] = scratch
         if self._bindable:
             self._outputs[bucket] = {
-                t.name: aligned_empty(tuple(shape(t, self._rows, bucket)), t.dtype.numpy) for t in spec.outputs
+                t.name: aligned_empty(shape(t, self._rows, bucket.sizes), t.dtype.numpy) for t in spec.outputs
             }
         return scratch
 
-    def _call(self, bucket: int, rows: int) -> Bound:
+    def _call(self, bucket: Bucket, rows: int) -> Bound:
         call = self._bound.get((bucket, rows))
         if call is None:
             inputs, outputs = (

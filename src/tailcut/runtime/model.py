@@ -24,8 +24,10 @@ from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine, RequestEngine
 from tailcut.engines.phases import Timed
 from tailcut.engines.samples import Samples
+from tailcut.engines.static import StaticEngine
 from tailcut.engines.trust import trust as trust_file
 from tailcut.errors import ProfileError, ReleasedError
+from tailcut.machine.nodes import made_on
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.entry import ModelEntry
 from tailcut.runtime.executors import ArrayExecutor, FallbackExecutor, PaddedExecutor, RowExecutor
@@ -35,10 +37,11 @@ from tailcut.runtime.opening.measured import BUDGET_S, open_measured, surroundin
 from tailcut.runtime.opening.row_proof import settle_rows
 from tailcut.runtime.opening.warmup import Step, WarmUp, WarmUpPlan, warm_up
 from tailcut.runtime.padding import Padding, plan_padding
+from tailcut.runtime.placement import instance_places
 from tailcut.runtime.profile import Profile, is_pipeline, with_batching
 from tailcut.runtime.request import Executor
 from tailcut.runtime.rows import Batching, RowDecision
-from tailcut.runtime.scheduler import Scheduler, lanes_of
+from tailcut.runtime.scheduler import Scheduler
 from tailcut.runtime.second import load_second, open_second
 from tailcut.runtime.settings import SecondEngine
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes
@@ -79,10 +82,13 @@ class Model:
         self.scheduler = scheduler = Scheduler(self.spec, profile.settings, limits)
         self._padding = self._plan_padding(engine)
         if self._padding is not None:
-            scheduler.forecast.costs = {bucket: CostModel(scheduler.max_batch_size) for bucket in self._padding.buckets}
+            scheduler.forecast.costs = {bucket: CostModel(scheduler.max_batch_size) for bucket in self._padding.grid}
         self._second = open_second(profile, self.spec, limits, known)
         self._turn = threading.Lock()  # with the second engine, for what the first one's device cannot compute
-        executors = [self._first_executor(engine) for _ in range(lanes_of(profile.settings)[0])]
+        engine = self._engine = self._for_buckets(engine)
+        places = instance_places(profile.settings)
+        engines = {place: engine if place == places[0] else made_on(place, self._reopen) for place in places}
+        executors = [self._first_executor(engines[place]) for place in places]
         left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
         plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
         made_up = not isinstance(engine, RequestEngine)  # whose functions may refuse inputs that no client has sent
@@ -92,8 +98,8 @@ class Model:
         self._wake = self._pool.wake if len(self._pools) == 1 else self._wake_all
         self.entry = ModelEntry(scheduler, executors[0], self._wake, self._padding)
         self._calls = LibraryCalls(self.entry)
-        for executor in () if scheduler.dispatch == "inline" else executors:
-            self._pool.hire(executor)
+        for executor, place in () if scheduler.dispatch == "inline" else zip(executors, places, strict=True):
+            self._pool.hire(executor, engines[place], place)
         self._watchdog = Watchdog(scheduler, self._pools)
         self._inherited = False  # in a forked child, from a parent that had it open
         self._opening = threading.Lock()
@@ -145,7 +151,8 @@ class Model:
             if model.choice is not None:
                 _log.info("%s: %s", model.spec.name, model.choice.line())
             return model
-        engine = open_engine(profile.engine_file, profile.settings.engine, profile.model.name)
+        first = instance_places(profile.settings)[0]
+        engine = made_on(first, lambda: open_engine(profile.engine_file, profile.settings.engine, profile.model.name))
         try:
             return cls(profile, engine, limits)
         except BaseException:
@@ -315,6 +322,17 @@ class Model:
             return None
         return None if settings is None else plan_padding(engine, settings)
 
+    def _for_buckets(self, engine: Engine) -> Engine:
+        """The engine, with an instance for the sizes of each bucket where the profile asks for that."""
+        if self._padding is None or not self.profile.settings.engine.static_buckets:
+            return engine
+        sizes = [
+            tuple(self._padding.shape(tensor, 1, bucket.sizes)[1:] for tensor in self.spec.inputs)
+            for bucket in self._padding.grid
+        ]
+        path, name = self.profile.engine_file, self.profile.model.name
+        return StaticEngine(engine, sizes, lambda options: open_engine(path, options, name))
+
     def _executor(self, engine: Engine) -> Executor:
         slab, max_batch_size = self.scheduler.slab, self.scheduler.max_batch_size
         if self._padding is not None:
@@ -357,12 +375,14 @@ class Model:
         if self._padding is None:
             return [Step(rows, (cost,), self.scheduler.slab) for rows in cost.sizes]
         steps: list[Step] = []
-        buckets = self._padding.buckets
+        buckets = self._padding.grid
         for bucket in buckets:
             costs = [forecast.costs[bucket]]
             if bucket == buckets[len(buckets) // 2]:
                 costs.append(cost)  # what a row costs before its length is known
-            steps += [Step(rows, tuple(costs), None, bucket, bucket) for rows in cost.sizes]
+            for rows in cost.sizes:
+                shapes = {t.name: self._padding.shape(t, rows, bucket.sizes) for t in self.spec.inputs}
+                steps.append(Step(rows, tuple(costs), None, bucket, shapes))
         return steps
 
     def _reopen(self) -> Engine:
@@ -371,7 +391,7 @@ class Model:
         self.profile.verify_model()
         engine = open_engine(self.profile.engine_file, self.profile.settings.engine, self.profile.model.name)
         engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
-        return engine
+        return self._for_buckets(engine)
 
 
 def _known_samples(profile: Profile, spec: ModelSpec) -> Samples | None:

@@ -1,16 +1,17 @@
-"""Requests of different lengths in one batch: inputs filled up to the length of a bucket, outputs cut back.
+"""Requests of different lengths in one batch: inputs filled up to the sizes of a bucket, outputs cut back.
 
-The lengths are those of a free dimension beside the batch (a sequence, say). Rows of one bucket compute together, in
-scratch of the worker's own that has the bucket's fixed size, so the engine can be bound to it: a request's arrays are
-copied once, straight to their place. Which outputs follow the length, and by which stride, is learned by computing rows
-of many lengths. Whether the model's answers bear the filling is not known here; `tailcut tune` compares them with those
-of the bare model before it offers a bucket.
+The lengths are those of one or two free dimensions beside the batch (a sequence, say, or height and width). Rows of one
+bucket compute together, in scratch of the worker's own that has the bucket's fixed sizes, so the engine can be bound to
+it: a request's arrays are copied once, straight to their place. Which outputs follow which length, and by which stride,
+is learned by computing rows of many lengths. Whether the model's answers bear the filling is not known here; `tailcut
+tune` compares them with those of the bare model before it offers a bucket.
 """
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from itertools import product
 
 import numpy as np
 
@@ -21,147 +22,275 @@ from tailcut.runtime.inputs import Arrays, row_key
 from tailcut.runtime.settings import PaddingSettings
 from tailcut.spec import DType, ModelSpec, TensorSpec
 
+Lengths = tuple[int, ...]  # one for each dimension that is padded
+Places = Mapping[str, tuple[tuple[int, int], ...]]  # of each padded input its free axes, and the dimension of each
+
 
 @dataclass(frozen=True, slots=True)
+class Bucket:
+    """The sizes that requests are filled up to, one for each dimension; the key of the requests that share them."""
+
+    sizes: Lengths
+
+
+@dataclass(frozen=True)
 class Padding:
-    """How a model is padded: the axis and the value of each padded input, and how each output is cut.
+    """How a model is padded: the axes and the value of each padded input, and how each output is cut.
 
     Requests shorter than `shortest`, the shortest that the model was seen to take, are computed at their own length.
     """
 
     spec: ModelSpec
-    buckets: tuple[int, ...]  # ascending
-    axes: Mapping[str, int]
+    buckets: tuple[Lengths, ...]  # of each dimension, ascending
+    places: Places
     values: Mapping[str, float]
-    cuts: tuple[Cut | None, ...]
-    shortest: int = 1
+    cuts: tuple[tuple[Cut, ...], ...]
+    shortest: Lengths
 
-    def place(self, arrays: Arrays) -> tuple[object, int]:
-        """The key of a request, and its length; the key is its bucket, or its own shape where no bucket is for it.
+    @cached_property
+    def grid(self) -> tuple[Bucket, ...]:
+        """Every bucket, small ones first."""
+        return tuple(map(Bucket, product(*self.buckets)))
+
+    def place(self, arrays: Arrays) -> tuple[object, Lengths]:
+        """The key of a request, and its lengths; the key is its bucket, or its own shape where no bucket is for it.
 
         Raises:
             InvalidInputError: the padded inputs differ in length; names them.
         """
-        lengths = {name: arrays[name].shape[axis] for name, axis in self.axes.items()}
-        length = next(iter(lengths.values()))
-        if any(other != length for other in lengths.values()):
-            raise InvalidInputError(f"inputs differ in length: {lengths}")
-        at = bisect_left(self.buckets, length)
-        if at == len(self.buckets) or length < self.shortest:
-            return row_key(self.spec, arrays), length
-        return self.buckets[at], length
+        lengths = lengths_of(self.places, arrays)
+        if lengths is None:
+            self._check_inputs(arrays)
+            return row_key(self.spec, arrays), ()  # one input whose two axes differ: its own shape
+        sizes = []
+        for buckets, length, shortest in zip(self.buckets, lengths, self.shortest, strict=True):
+            at = bisect_left(buckets, length)
+            if at == len(buckets) or length < shortest:
+                return row_key(self.spec, arrays), lengths
+            sizes.append(buckets[at])
+        return Bucket(tuple(sizes)), lengths
 
-    def shape(self, tensor: TensorSpec, rows: int, bucket: int) -> list[int]:
-        """An input's shape in a batch."""
-        return [rows, *(bucket if dim is None else dim for dim in tensor.row_shape)]
+    def _check_inputs(self, arrays: Arrays) -> None:
+        for wanted in range(len(self.buckets)):
+            lengths = {
+                name: next(arrays[name].shape[axis] for axis, dimension in axes if dimension == wanted)
+                for name, axes in self.places.items()
+                if any(dimension == wanted for _, dimension in axes)
+            }
+            if len(set(lengths.values())) > 1:
+                raise InvalidInputError(f"inputs differ in length: {lengths}")
+
+    def shape(self, tensor: TensorSpec, rows: int, lengths: Lengths) -> tuple[int, ...]:
+        """An input's shape in a batch; that of an output which follows no length."""
+        shape = [rows, *(dim or 0 for dim in tensor.row_shape)]
+        for axis, dimension in self.places.get(tensor.name, ()):
+            shape[axis] = lengths[dimension]
+        return tuple(shape)
 
 
-def plan_padding(engine: Engine, settings: PaddingSettings) -> Padding:
-    """Check the settings against the model, and ask the model itself which outputs follow the length.
+def places_of(spec: ModelSpec, settings: PaddingSettings) -> Places:
+    """The free axes of each padded input, and the dimension that each follows.
 
     Raises:
-        UnsupportedError: the model cannot be padded so; says why.
+        UnsupportedError: the settings do not fit the model's inputs; says why.
     """
-    spec = engine.spec
-    values = {padded.name: padded.value for padded in settings.inputs}
-    unknown = set(values) - set(spec.input_names)
+    padded = {one.name: one for one in settings.inputs}
+    unknown = set(padded) - set(spec.input_names)
     if unknown:
         raise UnsupportedError(f"padding: the model has no input {min(unknown)!r}")
     if not spec.batched:
         raise UnsupportedError("padding: the model has no batch dimension")
-    axes: dict[str, int] = {}
+    places: dict[str, tuple[tuple[int, int], ...]] = {}
     for tensor in spec.inputs:
         free = [axis for axis, dim in enumerate(tensor.shape) if axis and dim is None]
-        if tensor.name in values:
-            axes[tensor.name] = _axis(tensor, free, values[tensor.name])
+        one = padded.get(tensor.name)
+        if one is not None:
+            _check_value(tensor, one.value)
+            places[tensor.name] = _dimensions(tensor.name, free, one.dims, len(settings.dimensions))
         elif free or tensor.dtype is DType.BYTES:
             raise UnsupportedError(f"padding: input {tensor.name!r} has no fixed size and is not padded: name it too")
-    bare = Padding(spec, settings.buckets, axes, values, (None,) * len(spec.outputs))
-    return _with_cuts(engine, bare)
+    followed = {dimension for axes in places.values() for _, dimension in axes}
+    if len(followed) < len(settings.dimensions):
+        raise UnsupportedError("padding: second_buckets are for a dimension that no input has")
+    return places
 
 
-def _axis(tensor: TensorSpec, free: Sequence[int], value: float) -> int:
-    if len(free) != 1:
-        raise UnsupportedError(
-            f"padding: input {tensor.name!r} has {len(free)} free dimensions beside the batch, not 1"
-        )
+def lengths_of(places: Places, arrays: Mapping[str, np.ndarray]) -> Lengths | None:
+    """A request's length along each dimension; None where the axes of one differ in it."""
+    lengths: dict[int, int] = {}
+    for name, axes in places.items():
+        shape = arrays[name].shape
+        for axis, dimension in axes:
+            if lengths.setdefault(dimension, shape[axis]) != shape[axis]:
+                return None
+    return tuple(lengths[dimension] for dimension in range(len(lengths)))
+
+
+def plan_padding(engine: Engine, settings: PaddingSettings) -> Padding:
+    """Check the settings against the model, and ask the model itself which outputs follow the lengths.
+
+    Raises:
+        UnsupportedError: the model cannot be padded so; says why.
+    """
+    spec, dimensions = engine.spec, settings.dimensions
+    places = places_of(spec, settings)
+    values = {one.name: one.value for one in settings.inputs}
+    nothing: tuple[tuple[Cut, ...], ...] = ((),) * len(spec.outputs)
+    return _with_cuts(engine, Padding(spec, dimensions, places, values, nothing, (1,) * len(dimensions)))
+
+
+def _check_value(tensor: TensorSpec, value: float) -> None:
     dtype = tensor.dtype.numpy
     if tensor.dtype is DType.BYTES or (dtype.kind in "iub" and np.array(value).astype(dtype) != value):
         raise UnsupportedError(f"padding: input {tensor.name!r} is {tensor.dtype}, which does not hold {value:g}")
-    return free[0]
+
+
+def _dimensions(name: str, free: Sequence[int], dims: Sequence[int], most: int) -> tuple[tuple[int, int], ...]:
+    """The free axes of one input with the dimension of each, from 0."""
+    dims = dims or range(1, len(free) + 1)
+    if not free or max(dims) > most:
+        known = "buckets for one" if most == 1 else "buckets for two"
+        raise UnsupportedError(
+            f"padding: input {name!r} has {len(free)} free dimensions beside the batch, and there are {known}"
+        )
+    if len(dims) != len(free) or min(dims) < 1:
+        raise UnsupportedError(f"padding: dims of input {name!r} must say 1 or 2 for each of its {len(free)} free axes")
+    return tuple(zip(free, (one - 1 for one in dims), strict=True))
 
 
 def _with_cuts(engine: Engine, padding: Padding) -> Padding:
-    """Compute a row of ones at many lengths: an output's axis that moves with the length is cut as it moved.
+    """Compute a row of ones at many lengths: an output's axis that moves with a length is cut as it moved.
 
     The longest first: OpenVINO plans some models wrongly whose first shape is a small one.
     """
     sizes = _Sizes(engine, padding)
-    longest = padding.buckets[-1]
+    longest = tuple(buckets[-1] for buckets in padding.buckets)
     nothing_to_cut = all(tensor.row_bytes is not None for tensor in engine.spec.outputs)
-    if nothing_to_cut and sizes.of(longest) is not None and sizes.of(longest) == sizes.of(1):
-        return padding  # it takes the shortest row, so every length may be filled up
-    probed = probe_lengths(padding.buckets)
-    accepted = [length for length in reversed(probed) if sizes.of(length) is not None][::-1]
-    if longest not in accepted:
+    known = sizes.of(longest)
+    if known is None:
         if nothing_to_cut:
             return padding  # it takes no ones, which says nothing of lengths
-        raise UnsupportedError(f"padding: the model refuses a row of {longest} ones: {sizes.refusal}")
-    refused = [length for length in probed if length > accepted[0] and length not in accepted]
-    if refused:
-        raise UnsupportedError(
-            f"padding: the model takes a row of {accepted[0]} ones and refuses one of {refused[0]}: "
-            "not every length can be filled up"
-        )
-    cuts: list[Cut | None] = []
-    for number, tensor in enumerate(engine.spec.outputs):
-        shapes = [sizes.shape(number, length) for length in accepted]
-        moved = [axis for axis in range(len(shapes[0])) if len({shape[axis : axis + 1] for shape in shapes}) > 1]
-        if not moved:
-            cuts.append(None)
-            continue
-        axis = moved[0]
-        cut = learn_cut(axis, partial(sizes.size, number, axis), accepted) if axis and len(moved) == 1 else None
-        if cut is None:
+        raise UnsupportedError(f"padding: the model refuses a row of {_words(longest)} ones: {sizes.refusal}")
+    if nothing_to_cut and known == sizes.of(padding.shortest):
+        return padding  # it takes the shortest row, so every length may be filled up
+    cuts: list[tuple[Cut, ...]] = [()] * len(known)
+    accepted = []
+    for dimension in range(len(longest)):
+        line = _Line(sizes, dimension)
+        accepted.append(line.accepted())
+        for output in range(len(known)):
+            cuts[output] += line.cuts(output, accepted[-1])
+    _check_together(sizes, cuts, accepted)
+    return replace(padding, cuts=tuple(cuts), shortest=tuple(lengths[0] for lengths in accepted))
+
+
+def _check_together(sizes: "_Sizes", cuts: Sequence[Sequence[Cut]], accepted: Sequence[Sequence[int]]) -> None:
+    """Check that each output's axes follow one length each, whatever the others are.
+
+    Raises:
+        UnsupportedError: one does not.
+    """
+    ends = [dict.fromkeys((lengths[0], lengths[len(lengths) // 2], lengths[-1])) for lengths in accepted]
+    for lengths in product(*ends):
+        for output, own in enumerate(cuts):
+            shape = list(sizes.shape(output, sizes.longest))
+            for cut in own:
+                shape[cut.axis] = cut.at(lengths[cut.dimension])
+            if len({cut.axis for cut in own}) < len(own) or sizes.shape(output, lengths) != tuple(shape):
+                raise sizes.unpredictable(output)
+
+
+class _Line:
+    """Lengths of one dimension; another one is as short as its first bucket, because long rows take long."""
+
+    def __init__(self, sizes: "_Sizes", dimension: int) -> None:
+        self._sizes = sizes
+        self._dimension = dimension
+
+    def accepted(self) -> list[int]:
+        """The lengths that the model takes, ascending, of those at which sizes are compared.
+
+        Raises:
+            UnsupportedError: it takes none, or takes one and refuses a longer one.
+        """
+        probed = probe_lengths(self._sizes.padding.buckets[self._dimension])
+        accepted = [length for length in reversed(probed) if self._sizes.of(self._at(length)) is not None][::-1]
+        if not accepted:
             raise UnsupportedError(
-                f"padding: output {tensor.name!r} does not follow the inputs' length by one axis and one stride"
+                f"padding: the model refuses a row of {_words(self._at(probed[-1]))} ones: {self._sizes.refusal}"
             )
-        cuts.append(cut)
-    return replace(padding, cuts=tuple(cuts), shortest=accepted[0])
+        refused = [length for length in probed if length > accepted[0] and length not in accepted]
+        if refused:
+            raise UnsupportedError(
+                f"padding: the model takes a row of {accepted[0]} ones and refuses one of {refused[0]}: "
+                "not every length can be filled up"
+            )
+        return accepted
+
+    def cuts(self, output: int, lengths: list[int]) -> tuple[Cut, ...]:
+        """How the axes of one output follow this dimension.
+
+        Raises:
+            UnsupportedError: one follows it in no form that is known.
+        """
+        shapes = [self._sizes.shape(output, self._at(length)) for length in lengths]
+        cuts = []
+        for axis in range(len(shapes[0])):
+            if len({shape[axis : axis + 1] for shape in shapes}) == 1:
+                continue
+            cut = learn_cut(axis, partial(self._size, output, axis), lengths) if axis else None
+            if cut is None:
+                raise self._sizes.unpredictable(output)
+            cuts.append(replace(cut, dimension=self._dimension))
+        return tuple(cuts)
+
+    def _at(self, length: int) -> Lengths:
+        lengths = [buckets[0] for buckets in self._sizes.padding.buckets]
+        lengths[self._dimension] = length
+        return tuple(lengths)
+
+    def _size(self, output: int, axis: int, length: int) -> int:
+        return self._sizes.shape(output, self._at(length))[axis]
 
 
 class _Sizes:
-    """The shapes of all outputs for a row of ones of a length, each length computed once."""
+    """The shapes of all outputs for a row of ones of some lengths, each computed once."""
 
     def __init__(self, engine: Engine, padding: Padding) -> None:
-        self._engine = engine
-        self._padding = padding
-        self._known: dict[int, list[tuple[int, ...]] | None] = {}
+        self.padding = padding
+        self.longest = tuple(buckets[-1] for buckets in padding.buckets)
         self.refusal = ""
+        self._engine = engine
+        self._known: dict[Lengths, list[tuple[int, ...]] | None] = {}
 
-    def of(self, length: int) -> list[tuple[int, ...]] | None:
-        """The outputs' shapes, or None where the model refuses the length; `refusal` holds its last words."""
-        if length not in self._known:
-            spec, shape = self._engine.spec, self._padding.shape
-            inputs = {t.name: np.ones(shape(t, 1, length), t.dtype.numpy) for t in spec.inputs}
+    def of(self, lengths: Lengths) -> list[tuple[int, ...]] | None:
+        """The outputs' shapes, or None where the model refuses the lengths; `refusal` holds its last words."""
+        if lengths not in self._known:
+            spec, shape = self._engine.spec, self.padding.shape
+            inputs = {t.name: np.ones(shape(t, 1, lengths), t.dtype.numpy) for t in spec.inputs}
             try:
                 outputs = self._engine.run(inputs)
-                self._known[length] = [outputs[name].shape for name in spec.output_names]
+                self._known[lengths] = [outputs[name].shape for name in spec.output_names]
             except TailcutError as error:
-                self.refusal, self._known[length] = str(error), None
-        return self._known[length]
+                self.refusal, self._known[lengths] = str(error), None
+        return self._known[lengths]
 
-    def shape(self, output: int, length: int) -> tuple[int, ...]:
+    def shape(self, output: int, lengths: Lengths) -> tuple[int, ...]:
         """The shape of one output.
 
         Raises:
-            UnsupportedError: the model refuses the length.
+            UnsupportedError: the model refuses the lengths.
         """
-        shapes = self.of(length)
+        shapes = self.of(lengths)
         if shapes is None:
-            raise UnsupportedError(f"padding: the model refuses a row of {length} ones: {self.refusal}")
+            raise UnsupportedError(f"padding: the model refuses a row of {_words(lengths)} ones: {self.refusal}")
         return shapes[output]
 
-    def size(self, output: int, axis: int, length: int) -> int:
-        """The size of one axis of one output, as `shape`."""
-        return self.shape(output, length)[axis]
+    def unpredictable(self, output: int) -> UnsupportedError:
+        """That an output does not follow the inputs in a way that is known."""
+        name = self._engine.spec.output_names[output]
+        return UnsupportedError(f"padding: output {name!r} does not follow the inputs' length by one stride an axis")
+
+
+def _words(lengths: Lengths) -> str:
+    return " x ".join(map(str, lengths))

@@ -94,7 +94,7 @@ class Request:
         "delivery",
         "handler",
         "key",
-        "length",
+        "lengths",
         "offset",
         "parts",
         "priority",
@@ -121,7 +121,7 @@ class Request:
         self.deadline_ns = deadline_ns  # 0: none
         self.priority = priority  # 1 is served first; 0: none named, which is `batching.queue.DEFAULT_PRIORITY`
         self.arrays: dict[str, np.ndarray] | None = None
-        self.length = 0  # along the dimension that is padded, where one is
+        self.lengths: tuple[int, ...] = ()  # along each dimension that is padded
         self.key: object = None  # only requests with equal keys share a batch
         self.ready_ns = 0
         self.parts: list[Request] = []  # of a request over the largest batch, which is never queued itself
@@ -195,7 +195,7 @@ class Batch:
         self.outputs: Sequence[np.ndarray] = ()
         self.apart: Sequence[Sequence[np.ndarray]] = ()  # of each request, where the engine tells them apart
         self.addresses: tuple[int, ...] = ()  # of the outputs, where they are rows of a slab
-        self.cuts: tuple[Cut | None, ...] = ()  # for each output, how what was filled up is cut; empty where none was
+        self.cuts: tuple[tuple[Cut, ...], ...] = ()  # of each output, where inputs were filled up
         self.error: TailcutError | None = None
         self.formed_ns = time.monotonic_ns()
         self.began_ns = 0  # 0: not yet
@@ -216,8 +216,9 @@ class Batch:
             start = self.offsets[index]
             arrays = [array[start : start + request.count] for array in arrays]
         if self.cuts:
-            pairs = zip(arrays, self.cuts, strict=True)
-            arrays = [array if cut is None else cut.take(array, request.length) for array, cut in pairs]
+            for number, cuts in enumerate(self.cuts):
+                for cut in cuts:
+                    arrays[number] = cut.take(arrays[number], request.lengths[cut.dimension])
         return arrays
 
     def blob(self, index: int, output: int = 0) -> bytes:

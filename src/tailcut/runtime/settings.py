@@ -1,6 +1,7 @@
 """The settings of one model: all that the tuner may change and the server reads, and the limits of each value."""
 
 from itertools import pairwise
+from math import prod
 from typing import Any, Literal
 
 import msgspec
@@ -16,10 +17,12 @@ _LARGEST_INT = 1 << 63
 
 
 class PaddedInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An input that is filled up along its free dimension, and with what."""
+    """An input that is filled up along its free dimensions, and with what."""
 
     name: str
     value: float = 0.0
+    # The buckets that each of its free axes follows, 1 or 2; empty: the first axis 1, the second 2.
+    dims: tuple[int, ...] = ()
 
 
 class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +30,12 @@ class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     buckets: tuple[int, ...]  # lengths, ascending
     inputs: tuple[PaddedInput, ...]
+    second_buckets: tuple[int, ...] = ()  # likewise, of a second free dimension where there is one
+
+    @property
+    def dimensions(self) -> tuple[tuple[int, ...], ...]:
+        """The buckets of each dimension that is padded."""
+        return (self.buckets, self.second_buckets) if self.second_buckets else (self.buckets,)
 
 
 class SecondEngine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,16 +70,20 @@ class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     lock: bool = False  # keep the slab's pages from being swapped out
     allocator: Allocator = "system"  # of the whole process: loaded before anything else by `tailcut serve`
     keep_freed: bool = False  # the C library keeps freed memory instead of giving it back to the kernel
+    huge_heap: bool = False  # glibc asks for transparent huge pages under everything that it allocates
     gc_freeze: bool = False  # freeze the collector after load and collect only between batches
 
 
 class IoSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How bytes reach the rows."""
 
-    wire: Literal["json", "binary", "raw"] = "binary"  # what clients sent when it was measured; all are always served
+    # What clients sent when it was measured. All are always served, but for tensors in shared memory, which need
+    # `serve --shared-memory`.
+    wire: Literal["json", "binary", "raw", "shared"] = "binary"
     direct_bytes: int = 65536  # bodies at least this long are received by the kernel straight into the row
     busy_poll_us: int = 0  # after an answer, poll the sockets for so long instead of sleeping in the kernel
-    fast_path: bool = True  # compiled code serves connections that repeat themselves
+    fast_path: bool = True  # compiled code serves connections that repeat themselves, where the model suits it
+    own_core: bool = False  # the event loop has a core for itself, and engines compute on the others
     socket: Literal["tcp", "unix"] = "tcp"  # what clients connected to when it was measured; see `serve --uds`
     workers: int = 1  # processes that `tailcut serve` starts, where its own --workers says nothing
 
@@ -130,9 +143,11 @@ def check(settings: Settings) -> None:
         limits[f"pipeline: {stage.name}: max_queue_delay_us"] = (stage.max_queue_delay_us, 0, 10_000_000)
     padding = settings.batching.padding
     if padding is not None:
-        buckets = padding.buckets
-        rising = all(low < high for low, high in pairwise(buckets))
-        if not (padding.inputs and 1 <= len(buckets) <= _MOST_BUCKETS and rising and buckets[0] >= 1):
+        right = all(
+            buckets and buckets[0] >= 1 and all(low < high for low, high in pairwise(buckets))
+            for buckets in padding.dimensions
+        )
+        if not (padding.inputs and right and prod(map(len, padding.dimensions)) <= _MOST_BUCKETS):
             raise ValueError(f"settings.batching.padding needs inputs, and 1 to {_MOST_BUCKETS} rising buckets")
     if settings.batching.max_queue_delay_us and settings.batching.dispatch == "inline":
         raise ValueError("settings.batching.max_queue_delay_us needs dispatch = 'worker': an inline loop cannot wait")
@@ -165,7 +180,8 @@ def _brief(value: Any) -> Any:
     if isinstance(value, dict) and "use" in value:
         return f"{value['use']}:{value['engine']['name']}:{value['engine']['device']}"
     if isinstance(value, dict):
-        return "/".join(f"{number:.6g}" for number in value.get("buckets") or value["scale"])
+        several = [value.get("buckets") or value["scale"], value.get("second_buckets") or ()]
+        return "x".join("/".join(f"{number:.6g}" for number in numbers) for numbers in several if numbers)
     if isinstance(value, list | tuple):
         return ",".join(item["name"] if isinstance(item, dict) else item for item in value)
     return value

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from tailcut.engines.base import Engine, Interruptible
 from tailcut.errors import TailcutError
+from tailcut.machine.nodes import Place, made_on, settle
 from tailcut.runtime.request import Batch, Executor
 from tailcut.runtime.scheduler import Scheduler
 
@@ -28,10 +29,18 @@ _SLOWEST_LOOK_S = 1.0
 class Worker:
     """One thread with an executor of its own, of one lane; `returned` is told of batches that had been given up."""
 
-    def __init__(
-        self, scheduler: Scheduler, executor: Executor, returned: Callable[[Batch], None], name: str, lane: int = 0
+    def __init__(  # noqa: PLR0913  what a thread is started with
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        returned: Callable[[Batch], None],
+        name: str,
+        lane: int = 0,
+        *,
+        place: Place | None = None,
     ) -> None:
         self.name = name
+        self.place = place  # the node that it is bound to
         self._lane = lane
         self._scheduler = scheduler
         self._executor = executor
@@ -67,6 +76,7 @@ class Worker:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
+        settle(self.place)
         scheduler, executor = self._scheduler, self._executor
         while not self._stopped:
             batch = scheduler.next_batch(time.monotonic_ns(), lane=self._lane)
@@ -90,7 +100,7 @@ class WorkerPool:
 
     Args:
         scheduler: of the model.
-        engine: shared by all workers until one of them has to be replaced.
+        engine: of all workers that are hired without one of their own, until one of them has to be replaced.
         reopen: loads another engine of the same settings.
         make: an executor on an engine.
         lane: of the engine, where the model has several.
@@ -118,10 +128,10 @@ class WorkerPool:
         self._coming = 0  # their engine is being loaded
         self._closed = False
 
-    def hire(self, executor: Executor) -> None:
-        """One worker more, from the start."""
+    def hire(self, executor: Executor, engine: Engine | None = None, place: Place | None = None) -> None:
+        """One worker more, from the start; on an engine of its node, where it has one."""
         self._wanted += 1
-        self._add(executor, self._first)
+        self._add(executor, engine or self._first, place)
 
     @property
     def size(self) -> int:
@@ -153,7 +163,7 @@ class WorkerPool:
         if len(self._hung) > _MOST_HUNG:
             _log.error("%s: %d calls hang: no new engine until one returns", worker.name, len(self._hung))
         else:
-            self._refill(engine)
+            self._refill(engine, worker.place)
 
     def returned(self, batch: Batch) -> None:
         """On the worker's own thread: the engine has come back with a batch that was given up."""
@@ -167,7 +177,7 @@ class WorkerPool:
         _log.warning("%s: an engine call that was given up has returned", worker.name)
         if unused:
             engine.close()
-        self._refill(self._first)
+        self._refill(self._first, worker.place)
 
     def close(self) -> None:
         """End all workers after the batches that are being computed, and free the engines in which no call hangs."""
@@ -184,27 +194,28 @@ class WorkerPool:
             if engine not in lost:
                 engine.close()
 
-    def _refill(self, old: Engine) -> None:
+    def _refill(self, old: Engine, place: Place | None) -> None:
         """Bring the pool back to strength; on the old engine where a new one cannot be had."""
         with self._lock:
             if self._closed or len(self._workers) + self._coming >= self._wanted:
                 return
             self._coming += 1
         try:
-            engine = self._reopen()
+            engine = made_on(place, self._reopen)
         except TailcutError as error:
             _log.error("no new engine: %s; going on with the old one", error)
             engine = old
-        self._add(self._make(engine), engine, coming=1)
+        self._add(self._make(engine), engine, place, coming=1)
 
-    def _add(self, executor: Executor, engine: Engine, *, coming: int = 0) -> None:
+    def _add(self, executor: Executor, engine: Engine, place: Place | None, *, coming: int = 0) -> None:
         with self._lock:
             self._coming -= coming
             if self._closed:
                 return
             self._hired += 1
             number = f"{self._hired - 1}" if not self._lane else f"second-{self._hired - 1}"
-            worker = Worker(self._scheduler, executor, self.returned, f"{engine.spec.name}-{number}", self._lane)
+            name = f"{engine.spec.name}-{number}"
+            worker = Worker(self._scheduler, executor, self.returned, name, self._lane, place=place)
             self._workers[worker] = engine
         worker.wake()
 

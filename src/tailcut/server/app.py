@@ -19,7 +19,7 @@ from tailcut.runtime.tracing.timeline import Events
 from tailcut.server import metadata
 from tailcut.server.context import Context
 from tailcut.server.event_monitor import EventMonitor
-from tailcut.server.fastpath.fastpath import FastPath
+from tailcut.server.fastpath.fastpath import FastPath, suits
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Acceptor, Address, close_listeners, fit_files, open_grpc_listener, open_listeners
@@ -112,7 +112,8 @@ async def _serve(
         collect=options.gc_freeze,
         access=options.access_log,
     )
-    if options.fast_path and not options.access_log:  # which has a line to write for each request
+    # An access log has a line to write for each request.
+    if options.fast_path and not options.access_log and (options.models_change or any(map(suits, models))):
         state.fast_path = FastPath.open(state)
     address, http = options.address, partial(HttpConnection, state)
     grpc = _grpc_server(state) if address.grpc_port is not None else None

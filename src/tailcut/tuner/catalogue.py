@@ -17,6 +17,7 @@ class Setting:
     source: str
 
 
+_DECISION = "measured: docs/decisions/050-the-whole-space.md"
 _GUIDE_ORT = "onnxruntime, performance tuning"
 _GUIDE_OV = "openvino, optimising inference"
 _GUIDE_TORCH = "PyTorch, performance tuning guide"
@@ -55,9 +56,9 @@ CATALOGUE: tuple[Setting, ...] = (
         "padding buckets",
         "algorithmic",
         ("batching.padding",),
-        "powers of two; quartiles of the data's lengths",
-        "one free dimension in addition to the batch, and data of several lengths",
-        "requests of different lengths can share a batch",
+        "powers of two; quartiles of the data's lengths; of one dimension, or of two (height and width)",
+        "one or two free dimensions in addition to the batch, and data of several lengths",
+        "requests of different sizes can share a batch",
         "much of a bucket is padding; a model without a mask gives wrong answers, and is rejected",
         "measured, and checked by the accuracy gate",
     ),
@@ -132,6 +133,16 @@ CATALOGUE: tuple[Setting, ...] = (
         "docs/reference/profile.md",
     ),
     Setting(
+        "static buckets",
+        "layout",
+        ("engine.static_buckets",),
+        "off, on",
+        "padding buckets",
+        "small models: each bucket's shapes are planned once (openvino x0.4 to x0.8, onnxruntime x0.6 to x0.95 a call)",
+        "each bucket holds the weights again, and takes as long to load; large models gain nothing",
+        _DECISION,
+    ),
+    Setting(
         "channels last",
         "layout",
         ("engine.layout",),
@@ -182,6 +193,26 @@ CATALOGUE: tuple[Setting, ...] = (
         _GUIDE_OV,
     ),
     Setting(
+        "NUMA nodes",
+        "parallelism",
+        ("engine.numa",),
+        "off, on",
+        "several nodes, no CPU quota, a worker thread, and as many instances as nodes",
+        "weights and scratch lie in the memory that their threads are next to",
+        "each node holds the weights again",
+        "set_mempolicy(2)",
+    ),
+    Setting(
+        "own core",
+        "parallelism",
+        ("io.own_core",),
+        "off, on",
+        "several cores, no CPU quota, and a worker thread",
+        "the event loop never waits for a core that engine threads keep; CPUs - 1 threads compute",
+        "few cores: the engine lacks the one that the loop leaves idle",
+        "sched_setaffinity(2)",
+    ),
+    Setting(
         "dispatch",
         "parallelism",
         ("batching.dispatch",),
@@ -209,6 +240,16 @@ CATALOGUE: tuple[Setting, ...] = (
         "more than one usable CPU",
         "a client sends its next request immediately",
         "a core is kept busy",
+        "measured",
+    ),
+    Setting(
+        "worker processes",
+        "parallelism",
+        ("io.workers",),
+        "1, 2; one for each NUMA node",
+        "more than one usable CPU, and no shared memory",
+        "the event loop is the bottleneck",
+        "batches are smaller; each process holds the weights",
         "measured",
     ),
     Setting(
@@ -254,6 +295,16 @@ CATALOGUE: tuple[Setting, ...] = (
         _GUIDE_ORT,
     ),
     Setting(
+        "growth of the arena",
+        "allocation",
+        ("engine.arena_growth",),
+        "power_of_two, as_requested",
+        "onnxruntime with its arena",
+        "large calls of one size: no memory beyond what they ask for",
+        "calls of many sizes: pieces do not fit later calls (31 to 80 MB for sentences on MiniLM); sessions share it",
+        _DECISION,
+    ),
+    Setting(
         "memory of the rows",
         "allocation",
         ("memory.huge_pages", "memory.prefault", "memory.lock"),
@@ -266,12 +317,12 @@ CATALOGUE: tuple[Setting, ...] = (
     Setting(
         "allocator",
         "allocation",
-        ("memory.allocator", "memory.keep_freed"),
-        "the C library's, optionally keeping freed memory; jemalloc, mimalloc, tcmalloc",
-        "keeping: glibc. The others: installed, Linux, and not openvino",
-        "blocks of many megabytes are allocated often (page faults); many threads allocate",
-        "more memory is kept",
-        "mallopt(3); the allocators' own documentation",
+        ("memory.allocator", "memory.keep_freed", "memory.huge_heap"),
+        "the C library's, optionally keeping freed memory, optionally in huge pages; jemalloc, mimalloc, tcmalloc",
+        "keeping: glibc. Huge pages: glibc 2.35. The others: installed, Linux, and not openvino",
+        "blocks of many megabytes are allocated often (page faults, TLB misses); many threads allocate",
+        "more memory is kept; with huge pages, up to 2 MiB for each piece",
+        "mallopt(3); glibc's tunables; the allocators' own documentation",
     ),
     Setting(
         "garbage collector",
@@ -287,11 +338,11 @@ CATALOGUE: tuple[Setting, ...] = (
         "wire",
         "io",
         ("io.wire",),
-        "json, binary, raw",
-        "clients that support it (--wire)",
-        "numbers are sent in binary form",
-        "clients that support only JSON",
-        "Open Inference Protocol, binary tensor data",
+        "json, binary, raw; tensors in shared memory",
+        "clients that support it (--wire; shared memory: any, and --local)",
+        "numbers are sent in binary form, or not at all",
+        "clients that support only JSON; shared memory: small tensors, whose request is longer than they are",
+        "Open Inference Protocol: binary tensor data, system shared memory; measured",
     ),
     Setting(
         "socket",
@@ -301,7 +352,8 @@ CATALOGUE: tuple[Setting, ...] = (
         "clients on the same machine (--local)",
         "every message: no TCP overhead",
         "clients elsewhere cannot connect",
-        "unix(7)",
+        "unix(7). Not offered: TCP_QUICKACK (x1.19 a round trip: a system call each) and SO_BUSY_POLL (x1.00: a "
+        "loopback device has no queue to poll; a network card's driver may)",
     ),
     Setting(
         "receiving into rows",
@@ -318,19 +370,9 @@ CATALOGUE: tuple[Setting, ...] = (
         "io",
         ("io.fast_path",),
         "on, off",
-        "Linux, rows of fixed size, one input",
+        "Linux; raw bodies of one input of fixed size, or JSON lists of floats",
         "connections that repeat similar requests",
-        "0.3 s of start-up and 50 MB",
+        "0.3 s of start-up and 50 to 110 MB: it is left out where that costs less than a hundredth",
         "docs/decisions/016-the-fast-path.md",
-    ),
-    Setting(
-        "worker processes",
-        "io",
-        ("io.workers",),
-        "1, 2",
-        "more than one usable CPU",
-        "the event loop is the bottleneck",
-        "batches are smaller; each process holds the weights",
-        "measured",
     ),
 )

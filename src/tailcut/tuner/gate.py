@@ -16,12 +16,13 @@ import numpy as np
 from tailcut.engines.base import U8Input
 from tailcut.lab.burst import Burst, Reply
 from tailcut.lab.load import Payload, Target
-from tailcut.lab.payload import Wire, infer_payload
-from tailcut.runtime.settings import Settings
+from tailcut.lab.payload import Wire, encoded, infer_payload
+from tailcut.runtime.padding import lengths_of
+from tailcut.runtime.settings import PaddingSettings, Settings
 from tailcut.spec import DType
 from tailcut.tuner.accuracy import Accuracy, Finding, Metric, Outputs, compare
 from tailcut.tuner.pixels import as_pixels
-from tailcut.tuner.questions import Question, Questions, free_axes, length_of
+from tailcut.tuner.questions import Question, Questions, padded_places
 
 _ALONE = 8  # questions asked alone, on one connection
 _FEWEST_TOGETHER, _MOST_TOGETHER = 16, 64
@@ -87,7 +88,7 @@ class Gate:
 
     def held_out(self) -> list[Question]:
         """Every second question of a request as it is, which a quantised copy is judged by and not made from."""
-        plain = [one for one in self._questions.all if one.joined == 1 and not one.length]
+        plain = [one for one in self._questions.all if one.joined == 1 and not one.lengths]
         return plain[1::2]
 
     def judge(self, questions: Sequence[Question], answers: Sequence[Outputs]) -> Accuracy:
@@ -154,7 +155,7 @@ class Gate:
         """
         questions = self._questions.of(settings.batching.padding)
         padding = settings.batching.padding
-        if padding is not None and (self.blind or not self._is_between(questions, padding.buckets)):
+        if padding is not None and (self.blind or not self._is_between(questions, padding)):
             why = "the model is random" if self.blind else "no request has a length between the buckets"
             return Accuracy(right=False, reason=f"{why}, so nothing shows what padding does")
         asked = self._answers(target, questions, settings, seconds, most_together, whole=whole)
@@ -178,10 +179,16 @@ class Gate:
                 asked += self._ask(burst, target, group, settings)
         return asked
 
-    def _is_between(self, questions: Sequence[Question], buckets: Sequence[int]) -> bool:
-        axes = free_axes(self._questions.spec)
-        lengths = {length_of(axes, question.inputs) for question in questions} if axes else set()
-        return any(length is not None and length < buckets[-1] and length not in buckets for length in lengths)
+    def _is_between(self, questions: Sequence[Question], padding: PaddingSettings) -> bool:
+        """Whether some request is filled up in each dimension."""
+        places = padded_places(self._questions.spec, padding)
+        if places is None:
+            return False
+        several = [lengths for one in questions if (lengths := lengths_of(places, one.inputs)) is not None]
+        return all(
+            any(lengths[number] < buckets[-1] and lengths[number] not in buckets for lengths in several)
+            for number, buckets in enumerate(padding.dimensions)
+        )
 
     def _groups(
         self, questions: Sequence[Question], together: int, seconds: float, *, whole: bool
@@ -214,7 +221,8 @@ class Gate:
         return asked
 
     def _payload(self, target: Target, question: Question, settings: Settings) -> Payload:
-        wire, fold = settings.io.wire, settings.engine.u8_input
+        # Shared memory carries what binary bodies do, and a load that is sent over it begins by comparing both.
+        wire, fold = encoded(settings.io.wire), settings.engine.u8_input
         if (wire == "json" and not _fits_json(question)) or (wire == "raw" and not self._is_raw()):
             wire = "binary"
         key = (id(question), wire, fold)

@@ -25,6 +25,7 @@ from tailcut.runtime.profile import ModelRef, Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.simulate import WayIn
+from tailcut.tuner.space import Wiring
 
 _HOURS = 6.0  # estimates and ways that are older are measured again: the machine may have changed
 _READ_BYTES = 16 << 20  # of the end of the file
@@ -123,6 +124,18 @@ class Journal:
         for line in self._of("way"):
             if _converted(line["settings"], Settings) == settings:
                 found = WayIn(**{name: int(line[name]) for name in WayIn.__dataclass_fields__ if name in line})
+        return found
+
+    def add_wiring(self, settings: Settings, wiring: Wiring) -> None:
+        """Store which way requests travel the quickest, of those that a server of these settings takes."""
+        self.add("wiring", settings, **asdict(wiring))
+
+    def wiring(self, settings: Settings) -> Wiring | None:
+        """The latest stored one for these settings."""
+        found = None
+        for line in self._of("wiring"):
+            if _converted(line["settings"], Settings) == settings:
+                found = Wiring(line["wire"], line["socket"])
         return found
 
     def add_stage(self, name: str, times_ns: Mapping[int, float], cpu_ns: Mapping[int, float], memory: int) -> None:

@@ -17,13 +17,16 @@ from tailcut.engines.graph import load_graph
 from tailcut.engines.installed import how_to_install, is_installed
 from tailcut.engines.samples import find_samples
 from tailcut.errors import UsageError
-from tailcut.lab.describe import lengths_of, rows_of_data
-from tailcut.machine.allocator import installed
+from tailcut.lab.describe import rows_of_data
+from tailcut.machine.allocator import can_huge_heap, installed
 from tailcut.machine.fingerprint import isa_flags
-from tailcut.machine.quota import quota, usable_cpus
+from tailcut.machine.nodes import usable_nodes
+from tailcut.machine.quota import affinity_mask, quota, usable_cpus
+from tailcut.machine.topology import cores_of, topology
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.row_proof import settle_rows
 from tailcut.spec import ModelSpec
+from tailcut.tuner.dimensions import data_lengths, learned_places
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.pixels import as_floats, is_pixels, snapped
@@ -105,14 +108,17 @@ def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:
 def facts_of(wanted: Wanted, learned: Learned) -> Facts:
     """What decides which settings make sense for this model on this machine."""
     kind = kind_of(wanted.model)
+    places = learned_places(learned.spec, learned.requests)
+    machine, mask, limited = topology(), affinity_mask(), quota().cpus is not None
     return Facts(
         learned.spec,
         wanted.constraints.cpus or usable_cpus(),
         os.cpu_count() or 1,
         isa_flags(),
-        quota().cpus is not None,
+        limited,
         wanted.wire,
-        lengths_of(learned.spec, learned.requests),
+        places,
+        data_lengths(places, learned.requests),
         quantizable=kind is FileKind.ONNX and benefits_from_int8(load_graph(wanted.model)),
         lower_precision=wanted.data is not None and not learned.gate.blind,
         u8_input=wanted.normalize,
@@ -120,6 +126,9 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         fixed_dims=wanted.fixed_dims,
         local=wanted.local,
         allocators=tuple(installed()),
+        huge_heap=can_huge_heap(),
+        cores=1 if limited else cores_of(machine, mask),
+        nodes=1 if limited else max(1, len(usable_nodes(machine, mask, usable_cpus()))),
         engines=tuple(filter(is_installed, ENGINES_OF[kind])),
         device=wanted.device,
         compiler=any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")),

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tailcut.errors import UsageError
-from tailcut.lab.payload import ask, model_path
+from tailcut.lab.payload import ask, encoded, model_path
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.settings import Settings
 from tailcut.spec import Rows
@@ -26,6 +26,7 @@ from tailcut.tuner.learning import facts_of
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.prediction import Parts, configurations, predict
 from tailcut.tuner.records import Outcome, Rejected, entry_of
+from tailcut.tuner.refinements import holds_weights_again, refinements
 from tailcut.tuner.session import Session
 from tailcut.tuner.simulate import Configuration, WayIn
 from tailcut.tuner.space import (
@@ -35,11 +36,11 @@ from tailcut.tuner.space import (
     copy_engines,
     engine_choices,
     quickest_wire,
-    refinements,
     up_to,
+    wirings,
     without,
 )
-from tailcut.tuner.ways import PROBED, measure_ways, way_settings, with_adaptive
+from tailcut.tuner.ways import PROBED, measure_ways, measured_wiring, way_settings, wiring_settings, with_adaptive
 
 _STATIC = "int8_static"
 
@@ -94,8 +95,7 @@ class ModelSpace:
     def refinements(self, winner: Settings) -> list[Settings]:
         """Small changes of a configuration that only the real server can judge."""
         limited = self._session.wanted.constraints.memory_bytes is not None
-        # Each process has the weights again, and there is no estimate of that.
-        return [one for one in refinements(self.facts, winner) if not (limited and one.io.workers > 1)]
+        return [one for one in refinements(self.facts, winner) if not (limited and holds_weights_again(one))]
 
     def thrifty(self, winner: Settings) -> list[Settings]:
         """The winner without spinning threads: they take whole cores, and often win nothing that can be measured."""
@@ -196,8 +196,24 @@ class ModelSpace:
         self._session.candidate("simd", estimate_entry(estimate))
         self._session.tell(Estimated(1))
 
+    def _find_wiring(self) -> None:
+        """Measure which way requests travel the quickest, where there are several."""
+        session = self._session
+        if len(wirings(self.facts)) == 1:
+            return
+        settings = wiring_settings(self.facts)
+        wiring = session.journal.wiring(settings)
+        if wiring is None:
+            session.tell(Phase("measuring how requests travel: the wire, Unix sockets, shared memory"))
+            wiring = measured_wiring(session.servers, self.facts, session.plan.way_s)
+            session.servers.keep(session.base)
+            session.journal.add_wiring(settings, wiring)
+        session.tell(Phase(f"requests travel the quickest as {wiring.wire} over {wiring.socket}"))
+        self.facts = replace(self.facts, wiring=wiring)
+
     def _measured_ways(self) -> dict[str, WayIn]:
         """What the quickest wire costs with each dispatch, by two servers of the empty engine."""
+        self._find_wiring()
         session = self._session
         settings = {name: way_settings(self.facts, name) for name in PROBED}
         known = {name: way for name, one in settings.items() if (way := session.journal.way(one)) is not None}
@@ -236,7 +252,7 @@ class ModelSpace:
     @property
     def wire(self) -> Settings:
         """The baseline behind the quickest wire that clients may speak."""
-        return self._session.with_wire(quickest_wire(self.facts))
+        return self._session.with_wire(encoded(quickest_wire(self.facts)))
 
 
 def estimate_entry(estimate: EngineEstimate, prefix: str = "") -> dict[str, Any]:

@@ -1,22 +1,24 @@
 """The requests whose answers are compared, made from the data, and the bare model's answers to them.
 
 Each is asked of the reference engine alone. There are the data's own requests; several of them joined into one request
-of several rows; and, for a model with a free dimension beside the batch, requests cut shorter along it: a model whose
+of several rows; and, for a model with free dimensions beside the batch, requests cut shorter along them: a model whose
 buckets stand at the data's own lengths would otherwise never be asked what padding does between them.
 """
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tailcut.engines.base import Engine
-from tailcut.errors import TailcutError
+from tailcut.errors import TailcutError, UnsupportedError
+from tailcut.runtime.padding import Lengths, Places, lengths_of, places_of
 from tailcut.runtime.settings import PaddingSettings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.accuracy import Outputs, compare
+from tailcut.tuner.dimensions import learned_places
 
 Arrays = dict[str, np.ndarray]
 _MOST = 64  # of the data's requests
@@ -38,7 +40,7 @@ class Question:
     answer: Outputs
     source: int  # place among the data's requests; of the first of those joined
     joined: int = 1  # requests of the data in it
-    length: int = 0  # that it was cut to; 0: as it is
+    lengths: Lengths = ()  # that it was cut to; none: as it is
 
     @property
     def words(self) -> str:
@@ -46,8 +48,8 @@ class Question:
         said = f"request {self.source}"
         if self.joined > 1:
             said += f" joined with {self.joined - 1} more"
-        if self.length:
-            said += f" cut to length {self.length}"
+        if self.lengths:
+            said += f" cut to length {' x '.join(map(str, self.lengths))}"
         return said
 
 
@@ -56,7 +58,7 @@ class _Plan:
     inputs: Arrays
     source: int
     joined: int = 1
-    length: int = 0
+    lengths: Lengths = ()
 
 
 class Questions:
@@ -92,7 +94,7 @@ class Questions:
         if padding not in self._between:
             engine = self._open()
             try:
-                plans = _below_at_and_between(self.spec, self._requests, padding.buckets)
+                plans = self._below_at_and_between(padding)
                 self._between[padding] = _answered(engine, plans, self._seconds, least=_FEWEST)
             finally:
                 engine.close()
@@ -103,27 +105,34 @@ class Questions:
         singles = iter([_Plan(request, number) for number, request in enumerate(self._requests[:_MOST])])
         yield from itertools.islice(singles, _FEWEST)
         joined = _joins(self._requests[:_MOST]) if self.spec.batched else iter(())
-        cuts = itertools.islice(_cuts(self.spec, self._requests), _CUTS_ASKED)
+        cuts = itertools.islice(_cuts(learned_places(self.spec, self._requests), self._requests), _CUTS_ASKED)
         for several in itertools.zip_longest(joined, cuts, singles):
             yield from (plan for plan in several if plan is not None)
 
+    def _below_at_and_between(self, padding: PaddingSettings) -> Iterator[_Plan]:
+        """Requests cut to each bucket, its neighbours and lengths inside each gap: alone, and two as one of two."""
+        places = padded_places(self.spec, padding)
+        if places is None:
+            return
+        own = {number: lengths_of(places, request) for number, request in enumerate(self._requests)}
+        turn = 0
+        for lengths in _wanted_lengths(padding.dimensions):
+            longer = [number for number, one in own.items() if one is not None and _is_longer(one, lengths)]
+            chosen = [longer[(turn + place) % len(longer)] for place in range(2)] if longer else []
+            turn += 2
+            cut = [_cut(places, self._requests[number], lengths) for number in chosen]
+            if cut:
+                yield _Plan(cut[0], chosen[0], 1, lengths)
+                if len({tuple(array.shape[1:] for array in one.values()) for one in cut}) == 1:
+                    yield _Plan(_join(cut), chosen[0], 2, lengths)
 
-def free_axes(spec: ModelSpec) -> Mapping[str, int] | None:
-    """The axis of each input with a free length beside the batch; None where there is none, or an input has two."""
-    axes = {}
-    for tensor in spec.inputs:
-        free = [axis for axis, dim in enumerate(tensor.shape) if axis and dim is None]
-        if len(free) > 1:
-            return None
-        if free:
-            axes[tensor.name] = free[0]
-    return axes or None
 
-
-def length_of(axes: Mapping[str, int], request: Arrays) -> int | None:
-    """A request's length along the free axes; None where its inputs differ in it."""
-    lengths = {request[name].shape[axis] for name, axis in axes.items()}
-    return lengths.pop() if len(lengths) == 1 else None
+def padded_places(spec: ModelSpec, padding: PaddingSettings) -> Places | None:
+    """The axes that are padded; None where the model cannot be padded so, which its server says."""
+    try:
+        return places_of(spec, padding)
+    except UnsupportedError:
+        return None
 
 
 def _answered(engine: Engine, plans: Iterable[_Plan], seconds: float, *, least: int) -> list[Question]:
@@ -137,17 +146,17 @@ def _answered(engine: Engine, plans: Iterable[_Plan], seconds: float, *, least: 
     held = 0
     for plan in plans:
         # The data's own requests may take longer: a profile must not be kept that answers one of them wrongly.
-        allowed_s = seconds if plan.joined > 1 or plan.length else _OWN * seconds
+        allowed_s = seconds if plan.joined > 1 or plan.lengths else _OWN * seconds
         if len(questions) >= least and (time.monotonic() > began + allowed_s or held > _ANSWER_BYTES):
             continue
         try:
             answer = engine.run(plan.inputs)
         except TailcutError:
-            if plan.joined == 1 and not plan.length:
+            if plan.joined == 1 and not plan.lengths:
                 raise
             continue
         held += sum(array.nbytes for array in answer.values())
-        questions.append(Question(plan.inputs, answer, plan.source, plan.joined, plan.length))
+        questions.append(Question(plan.inputs, answer, plan.source, plan.joined, plan.lengths))
     return questions
 
 
@@ -180,42 +189,43 @@ def _join(requests: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
 
 
-def _cuts(spec: ModelSpec, requests: Sequence[Arrays]) -> Iterator[_Plan]:
-    """Requests cut to shares of their own length."""
-    axes = free_axes(spec)
-    if axes is None:
+def _cuts(places: Places | None, requests: Sequence[Arrays]) -> Iterator[_Plan]:
+    """Requests cut to shares of their own lengths."""
+    if places is None:
         return
     for (number, request), share in zip(enumerate(requests), itertools.cycle(_CUTS), strict=False):
-        length = length_of(axes, request)
-        if length is not None and 1 <= int(share * length) < length:
-            yield _Plan(_cut(axes, request, int(share * length)), number, 1, int(share * length))
+        own = lengths_of(places, request)
+        lengths = () if own is None else tuple(int(share * length) for length in own)
+        if own is not None and min(lengths) >= 1 and _is_longer(own, lengths):
+            yield _Plan(_cut(places, request, lengths), number, 1, lengths)
 
 
-def _cut(axes: Mapping[str, int], request: Arrays, length: int) -> Arrays:
-    return {
-        name: np.ascontiguousarray(array[(slice(None),) * axes[name] + (slice(length),)]) if name in axes else array
-        for name, array in request.items()
-    }
+def _is_longer(own: Lengths, lengths: Lengths) -> bool:
+    return own != lengths and all(one >= length for one, length in zip(own, lengths, strict=True))
 
 
-def _below_at_and_between(spec: ModelSpec, requests: Sequence[Arrays], buckets: Sequence[int]) -> Iterator[_Plan]:
-    """Requests cut to each bucket, its neighbours and lengths inside each gap: alone, and two as one of two rows."""
-    axes = free_axes(spec)
-    if axes is None:
-        return
-    lengths = {number: length_of(axes, request) or 0 for number, request in enumerate(requests)}
-    turn = 0
-    for length in _wanted_lengths(buckets):
-        longer = [number for number, own in lengths.items() if own > length]
-        chosen = [longer[(turn + place) % len(longer)] for place in range(2)] if longer else []
-        turn += 2
-        cut = [_cut(axes, requests[number], length) for number in chosen]
-        if cut:
-            yield _Plan(cut[0], chosen[0], 1, length)
-            yield _Plan(_join(cut), chosen[0], 2, length)
+def _cut(places: Places, request: Arrays, lengths: Lengths) -> Arrays:
+    found = dict(request)
+    for name, axes in places.items():
+        array = request[name]
+        for axis, dimension in axes:
+            array = array[(slice(None),) * axis + (slice(lengths[dimension]),)]
+        found[name] = np.ascontiguousarray(array)
+    return found
 
 
-def _wanted_lengths(buckets: Sequence[int]) -> list[int]:
+def _wanted_lengths(dimensions: Sequence[Sequence[int]]) -> list[Lengths]:
+    """Lengths of one dimension, or of two: each of one beside some of the other."""
+    several = [_wanted_of(buckets) for buckets in dimensions]
+    if len(several) == 1:
+        return [(length,) for length in several[0]]
+    first, second = several
+    pairs = [(length, second[number % len(second)]) for number, length in enumerate(first)]
+    pairs += [(first[(number + 1) % len(first)], length) for number, length in enumerate(second)]
+    return list(dict.fromkeys(pairs))
+
+
+def _wanted_of(buckets: Sequence[int]) -> list[int]:
     """One place of every bucket after the other, so that a slow model is asked something of each before time ends."""
     gaps = list(itertools.pairwise((0, *buckets)))
     places = [

@@ -207,7 +207,7 @@ class Outcome:
         return f"wrong answers with {self.settings.describe() or 'the default settings'}: {self.accuracy.reason}"
 
 
-def with_wire(settings: Settings, wire: Literal["json", "binary", "raw"]) -> Settings:
+def with_wire(settings: Settings, wire: Literal["json", "binary", "raw", "shared"]) -> Settings:
     """The settings for clients that send another encoding."""
     return msgspec.structs.replace(settings, io=msgspec.structs.replace(settings.io, wire=wire))
 

@@ -35,6 +35,7 @@ class Request(Record, frozen=True):
     outputs: str | None
     fix: str | None
     local: bool
+    device: Literal["cpu", "cuda"]
     budget_s: float
     seed: int
 

@@ -17,10 +17,10 @@ from tailcut.tuner.heats import Heats
 from tailcut.tuner.race import NOISE
 from tailcut.tuner.racing import Entrant, load_for
 from tailcut.tuner.records import Equal, Rejected, TieBreak, entry_of, precision_of
+from tailcut.tuner.refinements import least_gain
 from tailcut.tuner.session import Session
 from tailcut.tuner.tie_break import choose
 
-_REFINED = 1.01  # a refinement stays when it looks at least this much better
 _EXHAUSTIVE = 96  # configurations at most
 _GROUP = 9  # on servers at a time: eight finalists, and the settings of a profile that is checked again
 
@@ -49,6 +49,7 @@ class Selection:
         self._session = session
         self._space = space
         self._predicted: dict[Settings, Predicted] = {}
+        self._costs = ""  # of the change that was judged last, in words
 
     def chosen(self, predicted: Sequence[Predicted]) -> list[Settings]:
         """The finalists, as many as there is time to start; all of a small space where that is asked for."""
@@ -233,8 +234,8 @@ class Selection:
             if not self._has_time():
                 break
             words = candidate.describe(winner)
-            better = self.is_better(candidate, winner, _REFINED)
-            session.tell(Phase(f"{words}: {'kept' if better else 'no gain'}"))
+            better = self.is_better(candidate, winner, least_gain(candidate, winner))
+            session.tell(Phase(f"{words}: {'kept' if better else 'no gain'}{self._costs}"))
             if better:
                 session.outcome.settings = candidate
                 return self._refined(candidate)
@@ -246,12 +247,15 @@ class Selection:
         try:
             entrants = [Entrant(settings, session.servers.arm(settings)) for settings in (winner, candidate)]
         except TailcutError:
+            self._costs = ""
             return False
         heats = session.racing.heats(entrants, time.monotonic() + plan.refinement_s)
         better = heats.leader == 1
-        if better and least > 1:
+        if least != 1:
             found = heats.ratio(1, 0)
-            better = found is not None and found.point >= least and found.low > 1 - NOISE
+            leads = better or least < 1
+            better = leads and found is not None and found.point >= least and found.low > 1 - NOISE
+        self._costs = session.servers.compared(candidate, winner)
         better = better and session.check(candidate, plan.check_s).right
         session.servers.keep(session.base, candidate if better else winner)
         return better

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -9,11 +10,13 @@ import numpy as np
 
 from tailcut.engines.base import U8Input
 from tailcut.lab.load import Payload, Target
-from tailcut.lab.payload import Wire, infer_payload
+from tailcut.lab.payload import Wire, encoded, infer_payload
+from tailcut.lab.shared import SharedLoad
 from tailcut.lab.trial import Arm, ServedProfile
+from tailcut.machine.process import peak_bytes
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.samples import SampleRequest
-from tailcut.runtime.settings import Settings
+from tailcut.runtime.settings import IoSettings, Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.space import changed
@@ -48,8 +51,12 @@ class Servers:
         self._running: dict[Settings, ServedProfile] = {}
         self._launched: set[Settings] = set()  # of these, those that were not waited for yet
         self._started, self._waited_s = 0, 0.0
+        self._begun: dict[Settings, float] = {}
+        self._took_s: dict[Settings, float] = {}  # to start, others beside it or not
         self.copies: Mapping[str, Path] = {}  # for precision int8_static, by engine
         self._payloads: dict[tuple[Wire, U8Input | None, str], list[Payload]] = {}
+        # Regions are a server's own, and one server may be asked by several ways.
+        self._shared: dict[tuple[Settings, U8Input | None, str], tuple[SharedLoad, list[Payload]]] = {}
 
     def of(self, settings: Settings) -> ServedProfile:
         """A running server of these settings; those that differ only in what clients send share one.
@@ -70,6 +77,7 @@ class Servers:
                 raise
             self._started += 1
             self._waited_s += time.monotonic() - began
+            self._took_s[key] = time.monotonic() - self._begun[key]
         return server
 
     def launch(self, *settings: Settings) -> None:
@@ -77,6 +85,7 @@ class Servers:
         for key in map(_key, settings):
             if key not in self._running:
                 server = ServedProfile(self.profile(key))
+                self._begun[key] = time.monotonic()
                 server.begin()
                 self._running[key] = server
                 self._launched.add(key)
@@ -85,6 +94,17 @@ class Servers:
     def start_s(self) -> float:
         """How long a start was waited for on average; 0 before the first."""
         return self._waited_s / max(1, self._started)
+
+    def compared(self, settings: Settings, other: Settings) -> str:
+        """How long each took to start, and what memory it has: both are running; nothing where that cannot be read."""
+        words = []
+        for key in map(_key, (settings, other)):
+            pid = self._running[key].pid
+            memory = None if pid is None else peak_bytes(pid)
+            if memory is None or key not in self._took_s:
+                return ""
+            words.append(f"{self._took_s[key]:.1f} s to start and {memory / 1e6:,.0f} MB")
+        return f" ({words[0]}; before it {words[1]})"
 
     def count_new(self, settings: Iterable[Settings]) -> int:
         """How many of these have no server yet."""
@@ -102,24 +122,51 @@ class Servers:
     def payloads(self, target: Target, settings: Settings) -> list[Payload]:
         """What a server of these settings is sent; encoded once for all of them, whose addresses no server looks at."""
         wire, fold = settings.io.wire, settings.engine.u8_input
-        key = (wire, fold, settings.io.socket)
+        key = (encoded(wire), fold, settings.io.socket)
         if key not in self._payloads:
-            sent = self._requests if fold is None else [as_pixels(fold, self._spec, one) for one in self._requests]
-            self._payloads[key] = [infer_payload(target, self._spec.name, one, wire) for one in sent]
+            self._payloads[key] = [
+                infer_payload(target, self._spec.name, one, encoded(wire)) for one in self._sent(fold)
+            ]
         return self._payloads[key]
 
-    def arm(self, settings: Settings) -> Arm:
-        """The server of these settings with what is sent to it."""
+    def arm(self, settings: Settings, asked: IoSettings | None = None) -> Arm:
+        """The server of these settings with what is sent to it: as they say, or as `asked` does.
+
+        Raises:
+            ServeError: it does not start.
+            CapacityError: shared memory has no room for the requests.
+            TailcutError: it answers otherwise over shared memory than over the wire.
+        """
         server = self.of(settings)
-        return Arm(server.target, self.payloads(server.target, settings), server.pid)
+        running = _key(settings)
+        if asked is not None:
+            settings = msgspec.structs.replace(settings, io=asked)
+        target = server.target if settings.io.socket == "unix" else replace(server.target, uds=None)
+        if settings.io.wire != "shared":
+            return Arm(target, self.payloads(target, settings), server.pid)
+        fold = settings.engine.u8_input
+        key = (running, fold, settings.io.socket)
+        if key not in self._shared:
+            load = SharedLoad(target, server.shared_prefix)
+            try:
+                self._shared[key] = load, load.payloads(self._spec.name, self._sent(fold))
+            except BaseException:
+                load.close()
+                raise
+        return Arm(target, self._shared[key][1], server.pid)
+
+    def _sent(self, fold: U8Input | None) -> Sequence[Mapping[str, np.ndarray]]:
+        return self._requests if fold is None else [as_pixels(fold, self._spec, one) for one in self._requests]
 
     def keep(self, *settings: Settings) -> None:
         """Stop all others."""
         keys = {_key(one) for one in settings}
         for key in [key for key in self._running if key not in keys]:
             self._launched.discard(key)
+            for shared in [one for one in self._shared if one[0] == key]:
+                self._shared.pop(shared)[0].close()
             self._running.pop(key).stop()
 
 
 def _key(settings: Settings) -> Settings:
-    return changed(settings, io={"wire": "binary"})
+    return changed(settings, io={"wire": "shared" if settings.io.wire == "shared" else "binary"})

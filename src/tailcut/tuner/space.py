@@ -14,10 +14,13 @@ import msgspec
 
 from tailcut.engines.base import EngineOptions, Form, U8Input
 from tailcut.machine.allocator import Allocator
+from tailcut.runtime.padding import Lengths, Places
 from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings
-from tailcut.spec import ModelSpec
+from tailcut.spec import DType, ModelSpec
 from tailcut.tuner.devices import device_choices, made_valid
 
+Wire = Literal["json", "binary", "raw", "shared"]
+Socket = Literal["tcp", "unix"]
 BASELINE = Settings()  # what most people run: the engine's defaults, one call a request
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
 # Flags of /proc/cpuinfo, one of which a precision needs.
@@ -25,10 +28,15 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 F16_FLAGS = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
 _DELAYS = (0.5, 1.0)  # of what one row takes; the best fixed delays of benchmarks/batching.py lie about there
 _LEAST_DELAY_US = 20.0  # waking a thread takes longer than a shorter one
-_BUSY_POLL_US = 100
-_SPINS_US = (50, 500)  # of an engine's threads, which spin for about 40 ms by themselves
-_HUGE_PAGE = 2 << 20
 _MOST_BUCKETS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """How requests travel: what clients send, and the socket that they connect to."""
+
+    wire: Wire
+    socket: Socket = "tcp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,8 @@ class Facts:
         isa: flags of the processor.
         has_quota: whether a quota bounds the CPU time: nothing is pinned then.
         wire: what clients may speak.
-        lengths: of the data's requests, along the free dimension beside the batch.
+        places: the free axes of each input beside the batch, and the dimension of each; None where they are too many.
+        lengths: of the data's requests, along each dimension.
         quantizable: whether int8 would change any operator.
         copies: engines for which there is a copy in static int8.
         convolutions: whether the graph has any.
@@ -49,8 +58,12 @@ class Facts:
         u8_input: how clients may send pixels instead of normalised floats, where they may.
         outputs: those that clients want; empty: all.
         fixed_dims: dimensions that always have the same size, in all configurations.
-        local: whether clients run on the same machine, and may connect to a Unix socket.
+        local: whether clients run on the same machine, and may connect to a Unix socket or share memory.
+        wiring: the wire and socket that were measured to be the quickest; None where they have not been measured.
         allocators: that can be loaded in place of the C library's.
+        huge_heap: whether the C library can have huge pages.
+        cores: that this process may use; 1 where a quota limits it.
+        nodes: NUMA nodes among them; 1 where a quota limits it.
         engines: that compute files of this kind.
         compiler: whether there is a C++ compiler, which PyTorch compiles programs with.
         device: where the model is computed; configurations of the CPU are not tried beside those of a device.
@@ -62,7 +75,8 @@ class Facts:
     isa: frozenset[str]
     has_quota: bool = False
     wire: Literal["json", "binary", "any"] = "any"
-    lengths: tuple[int, ...] = ()
+    places: Places | None = None
+    lengths: tuple[Lengths, ...] = ()
     quantizable: bool = True
     copies: frozenset[Form] = frozenset()
     convolutions: bool = True
@@ -71,7 +85,11 @@ class Facts:
     outputs: tuple[str, ...] = ()
     fixed_dims: tuple[str, ...] = ()
     local: bool = False
+    wiring: Wiring | None = None
     allocators: tuple[Allocator, ...] = ()
+    huge_heap: bool = False
+    cores: int = 1
+    nodes: int = 1
     engines: tuple[str, ...] = ("onnxruntime", "openvino")
     compiler: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
@@ -162,7 +180,7 @@ def copy_engines(facts: Facts) -> tuple[Form, ...]:
 
 
 def _has_text(facts: Facts) -> bool:
-    return any(tensor.dtype == "BYTES" for tensor in facts.spec.inputs + facts.spec.outputs)
+    return any(tensor.dtype is DType.BYTES for tensor in facts.spec.inputs + facts.spec.outputs)
 
 
 def _thread_shapes(facts: Facts) -> list[tuple[int, int]]:
@@ -171,6 +189,8 @@ def _thread_shapes(facts: Facts) -> list[tuple[int, int]]:
     shapes = [(1, 1)]
     if cpus > 1:
         shapes += [(cpus, 1), (1, cpus)]
+    if facts.nodes > 1 and (cpus // facts.nodes, facts.nodes) not in shapes:
+        shapes.append((cpus // facts.nodes, facts.nodes))  # one instance of a node's size for each node
     if cpus > 2:
         shapes.append((cpus - 1, 1))  # one is left to the event loop
     if cpus > 3:
@@ -185,11 +205,9 @@ def serving_choices(facts: Facts, engine: EngineOptions, alone_us: float = 0.0) 
         alone_us: what one row takes; delays are shares of it, and none is offered where it is 0.
     """
     paddings = paddings_of(facts)
-    base = changed(
-        BASELINE,
-        batching={"bind": facts.spec.fixed_rows},
-        io={"wire": quickest_wire(facts), "socket": "unix" if facts.local else "tcp"},
-    )
+    wiring = quickest(facts)
+    io = {"wire": wiring.wire, "socket": wiring.socket, "fast_path": is_fast(facts, wiring.wire)}
+    base = changed(BASELINE, batching={"bind": facts.spec.fixed_rows}, io=io)
     base = msgspec.structs.replace(base, engine=engine)
     for dispatch in ("inline", "adaptive", "worker"):
         if dispatch != "worker" and engine.instances > 1:
@@ -205,59 +223,64 @@ def serving_choices(facts: Facts, engine: EngineOptions, alone_us: float = 0.0) 
                 yield changed(base, batching={"dispatch": dispatch, "max_batch_size": size, "padding": padding})
 
 
-def refinements(facts: Facts, winner: Settings) -> list[Settings]:
-    """Small changes of a configuration that only the real server can judge."""
-    cpus, spec = facts.usable_cpus, facts.spec
-    found = [changed(winner, memory={"gc_freeze": True})]
-    if cpus > 1:
-        found.append(changed(winner, io={"busy_poll_us": _BUSY_POLL_US}))
-        found.append(changed(winner, io={"workers": 2}, engine={"threads": max(1, cpus // 2), "instances": 1}))
-    if winner.engine.name == "onnxruntime":
-        if winner.engine.threads > 1 and winner.engine.spinning:
-            found += [changed(winner, engine={"spin_us": spin_us}) for spin_us in _SPINS_US]
-        found.append(changed(winner, engine={"arena": not winner.engine.arena}))
-        found.append(changed(winner, engine={"prepack": False}))
-        if facts.convolutions:
-            found.append(changed(winner, engine={"layout": "plain"}))
-    if cpus > 1 and not facts.has_quota and winner.engine.threads > 1 and winner.engine.name != "torch":
-        found.append(changed(winner, engine={"pinning": True}))
-    if spec.fixed_rows and winner.batching.bind:
-        found.append(changed(winner, memory={"prefault": True}))
-        row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs)
-        if row_bytes * winner.batching.max_batch_size >= _HUGE_PAGE:
-            found.append(changed(winner, memory={"huge_pages": True}))
-        if len(spec.inputs) == 1 and row_bytes > 4096 and winner.io.wire != "json":
-            limit = 4096 if winner.io.direct_bytes > row_bytes else 1 << 30
-            found.append(changed(winner, io={"direct_bytes": limit}))
-    found.append(changed(winner, memory={"keep_freed": True}))
-    # openvino ends a process that runs on another one.
-    allocators = facts.allocators if winner.engine.name != "openvino" else ()
-    found += [changed(winner, memory={"allocator": name}) for name in allocators]
-    if spec.fixed_rows and winner.batching.bind:
-        found.append(changed(winner, memory={"lock": True}))
-    return [settings for settings in found if settings != winner]
+def wirings(facts: Facts) -> list[Wiring]:
+    """How requests may travel, the plainest first."""
+    raw = facts.wire == "any" and len(facts.spec.inputs) == 1 and facts.spec.fixed_rows
+    wire: Wire = "json" if facts.wire == "json" else "raw" if raw else "binary"
+    found = [Wiring(wire)]
+    if facts.local:
+        found.append(Wiring(wire, "unix"))
+        if facts.wire == "any" and not _has_text(facts):
+            found += [Wiring("shared"), Wiring("shared", "unix")]
+    return found
 
 
-def quickest_wire(facts: Facts) -> Literal["json", "binary", "raw"]:
+def quickest(facts: Facts) -> Wiring:
+    """The measured one; before that, the last that needs no shared memory."""
+    return facts.wiring or [one for one in wirings(facts) if one.wire != "shared"][-1]
+
+
+def quickest_wire(facts: Facts) -> Wire:
     """The wire that costs the server least, of those that clients may speak."""
-    if facts.wire == "json":
-        return "json"
-    return "raw" if facts.wire == "any" and len(facts.spec.inputs) == 1 and facts.spec.fixed_rows else "binary"
+    return quickest(facts).wire
+
+
+def is_fast(facts: Facts, wire: Wire) -> bool:
+    """Whether compiled code can serve these clients: rows of one input, or lists of floats in JSON."""
+    inputs = facts.spec.inputs
+    rows = facts.spec.fixed_rows and len(inputs) == 1 and inputs[0].dtype is not DType.BOOL
+    floats = any(tensor.dtype in {DType.FP32, DType.FP64} for tensor in inputs)
+    return wire != "shared" and (rows or (wire == "json" and floats))
 
 
 def paddings_of(facts: Facts) -> list[PaddingSettings]:
     """Buckets by powers of two and by the quartiles of the data's lengths; the accuracy gate tells which are right."""
-    if not facts.spec.batched:
+    if not facts.spec.batched or not facts.places or len(set(facts.lengths)) < 2 or _has_text(facts):
         return []
-    free = {tensor.name: tensor.row_shape.count(None) for tensor in facts.spec.inputs}
-    lengths = sorted(facts.lengths)
-    if len(set(lengths)) < 2 or set(free.values()) - {0, 1}:
+    inputs = tuple(PaddedInput(name=name, dims=_dims(axes)) for name, axes in facts.places.items())
+    several = [sorted(lengths) for lengths in zip(*facts.lengths, strict=True)]
+    if not all(lengths[-1] for lengths in several):
         return []
-    inputs = tuple(PaddedInput(name=name) for name, count in free.items() if count)
-    powers = {1 << (length - 1).bit_length() for length in lengths if length}
+    kinds = ([_powers(lengths, len(several)) for lengths in several], [_quartiles(lengths) for lengths in several])
+    paddings = [PaddingSettings(buckets=first, inputs=inputs, second_buckets=sum(rest, ())) for first, *rest in kinds]
+    return list(dict.fromkeys(paddings))
+
+
+def _dims(axes: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    """The dimension of each free axis, from 1; nothing where they are in order."""
+    dims = tuple(dimension + 1 for _, dimension in axes)
+    return () if dims == tuple(range(1, len(dims) + 1)) else dims
+
+
+def _powers(lengths: list[int], dimensions: int) -> tuple[int, ...]:
+    """Powers of two around the lengths; where there are two dimensions, whose buckets multiply, the longest few."""
+    powers = sorted({1 << (length - 1).bit_length() for length in lengths if length})
+    return tuple(powers if dimensions == 1 else powers[-_MOST_BUCKETS:])
+
+
+def _quartiles(lengths: list[int]) -> tuple[int, ...]:
     places = range(1, _MOST_BUCKETS + 1)
-    quartiles = {lengths[(len(lengths) - 1) * place // _MOST_BUCKETS] for place in places} - {0}
-    return [PaddingSettings(buckets=tuple(sorted(buckets)), inputs=inputs) for buckets in (powers, quartiles)]
+    return tuple(sorted({lengths[(len(lengths) - 1) * place // _MOST_BUCKETS] for place in places} - {0}))
 
 
 RUNG_FIELDS: dict[str, tuple[str, ...]] = {
@@ -271,28 +294,33 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "engine.outputs",
         "engine.fixed_dims",
     ),
-    "layout": ("engine.layout", "engine.prepack", "engine.u8_input"),
+    "layout": ("engine.layout", "engine.prepack", "engine.u8_input", "engine.static_buckets"),
     "parallelism": (
         "engine.threads",
         "engine.instances",
         "engine.spinning",
         "engine.spin_us",
         "engine.pinning",
+        "engine.numa",
         "batching.dispatch",
         "batching.second",
         "io.busy_poll_us",
+        "io.own_core",
+        "io.workers",
     ),
     "simd": ("engine.name", "engine.precision", "engine.compiler", "engine.device"),
     "allocation": (
         "engine.arena",
+        "engine.arena_growth",
         "memory.huge_pages",
         "memory.prefault",
         "memory.lock",
         "memory.allocator",
         "memory.keep_freed",
+        "memory.huge_heap",
         "memory.gc_freeze",
     ),
-    "io": ("io.wire", "io.socket", "io.direct_bytes", "io.fast_path", "io.workers"),
+    "io": ("io.wire", "io.socket", "io.direct_bytes", "io.fast_path"),
 }
 
 

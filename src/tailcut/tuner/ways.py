@@ -6,6 +6,9 @@ answering it; where each request is a batch of its own, the cost of a batch besi
 for a pass of the loop as well, and what its latency has beyond the CPU time of server and client lies in the kernel.
 The same one connection through a worker thread takes two wake-ups more. The client's own time is counted in the same
 loops: it runs on the same cores in every race.
+
+Where clients may send what they like, how they send it is measured first: raw or binary bodies, over TCP or a Unix
+socket, and tensors in shared memory, at one server that takes them all.
 """
 
 from collections.abc import Mapping
@@ -14,6 +17,7 @@ from functools import partial
 
 import numpy as np
 
+from tailcut.errors import CapacityError
 from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import watched
 from tailcut.lab.load import LoadResult
@@ -22,13 +26,14 @@ from tailcut.machine.process import ProcessCost
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import WayIn
-from tailcut.tuner.space import BASELINE, BATCH_SIZES, Facts, changed, quickest_wire
+from tailcut.tuner.space import BASELINE, BATCH_SIZES, Facts, Wiring, changed, is_fast, quickest, wirings
 
 PROBED = ("inline", "worker")  # dispatches that are measured
 MANY = 64  # connections that keep the loop busy
 _TOGETHER = MANY // 2  # of them in a batch that takes all: the others' answers are under way
 _RECEIVING = 0.4  # of the loop's time for a request: receiving; the rest is answering
 _WARM = 0.2
+_NEAR = 0.97  # of the quickest wiring's rate, that a plainer one has to reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +123,49 @@ def _single_and_pass(probe: Probe, passes: int) -> tuple[float, float]:
 
 def way_settings(facts: Facts, dispatch: str) -> Settings:
     """What the server of a probe runs: the empty engine behind the quickest wire, with room for the largest batch."""
+    return _over(quickest(facts), facts, dispatch)
+
+
+def wiring_settings(facts: Facts) -> Settings:
+    """What the server runs that is asked by every way: it takes all of them."""
+    several = wirings(facts)
+    wire = next((one.wire for one in several if one.wire == "shared"), several[0].wire)
+    settings = _over(Wiring(wire, several[-1].socket), facts, "inline")
+    return changed(settings, io={"fast_path": any(is_fast(facts, one.wire) for one in several)})
+
+
+def measured_wiring(servers: Servers, facts: Facts, seconds: float) -> Wiring:
+    """The quickest way for requests to travel; nothing is measured where there is one only.
+
+    Each is asked by many connections and by one, for a third of the time each.
+
+    Raises:
+        TailcutError: the server of the empty engine does not start.
+    """
+    several, scores = wirings(facts), dict[Wiring, float]()
+    if len(several) == 1:
+        return several[0]
+    settings = wiring_settings(facts)
+    for wiring in several:
+        try:
+            arm = servers.arm(settings, changed(settings, io={"wire": wiring.wire, "socket": wiring.socket}).io)
+        except CapacityError:  # /dev/shm has no room for the requests
+            continue
+        loop = partial(closed_loop, arm.target, arm.payloads, duration_s=seconds / 3, warmup_s=_WARM * seconds / 3)
+        scores[wiring] = (loop(concurrency=MANY).rate_achieved * loop(concurrency=1).rate_achieved) ** 0.5
+    return best_wiring(scores)
+
+
+def best_wiring(scores: Mapping[Wiring, float]) -> Wiring:
+    """The best by requests per second; of those that are hardly slower, the first, which is the plainest. Pure."""
+    most = max(scores.values())
+    return next(wiring for wiring, score in scores.items() if score >= _NEAR * most)
+
+
+def _over(wiring: Wiring, facts: Facts, dispatch: str) -> Settings:
     batching = {"bind": facts.spec.fixed_rows, "max_batch_size": BATCH_SIZES[-1], "dispatch": dispatch}
-    return changed(
-        BASELINE,
-        engine={"name": "none", "fixed_dims": facts.fixed_dims},
-        batching=batching,
-        io={"wire": quickest_wire(facts)},
-    )
+    io = {"wire": wiring.wire, "socket": wiring.socket, "fast_path": is_fast(facts, wiring.wire)}
+    return changed(BASELINE, engine={"name": "none", "fixed_dims": facts.fixed_dims}, batching=batching, io=io)
 
 
 def measure_ways(servers: Servers, settings: Mapping[str, Settings], seconds: float) -> dict[str, WayIn]:

@@ -14,6 +14,7 @@ from tailcut.engines.filling import SampleInput
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.opening.warmup import WarmUp
+from tailcut.runtime.padding import Bucket
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.samples import SampleRequest, kinds_of
 from tailcut.runtime.settings import BatchingSettings, PaddedInput, PaddingSettings, Settings
@@ -43,7 +44,7 @@ def test_every_bucket_is_known(tmp_path: Path) -> None:
     path = masked_mean(tmp_path / "m.onnx")
     with opened(path, BatchingSettings(max_batch_size=4, padding=PADDING)) as model:
         known = {bucket: set(cost._known) for bucket, cost in model.scheduler.forecast.costs.items()}
-        assert known == {8: {1, 2, 4}, 16: {1, 2, 4}}
+        assert known == {Bucket((8,)): {1, 2, 4}, Bucket((16,)): {1, 2, 4}}
         assert set(model.scheduler.forecast.cost._known) == {1, 2, 4}
 
 

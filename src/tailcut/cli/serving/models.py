@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -26,12 +27,14 @@ class ModelLoader:
         measured: the bare models whose settings are measured.
         limits: of each model.
         models: how many SOURCEs there are.
+        cpus: that models are loaded on again; None where that is wherever this thread runs.
     """
 
     read: "Callable[[Source], Profile]"
     measured: "BareModels"
     limits: "Limits"
     models: int
+    cpus: tuple[int, ...] | None = None
 
     @classmethod
     def within_memory(
@@ -61,13 +64,15 @@ class ModelLoader:
 
     def _load(self, source: Source, profile: "Profile") -> "ServedModel":
         """One model, with a function that reloads it for another number of models."""
+        from tailcut.machine.affinity import pinned
         from tailcut.server.served_model import ServedModel
 
         if profile.is_of_pipeline:
             return self._load_pipeline(source, profile)
 
         def reload(models: int) -> "Model":
-            return self._open(source, self.read(source), models)
+            with nullcontext() if self.cpus is None else pinned(self.cpus):
+                return self._open(source, self.read(source), models)
 
         model = self._open(source, profile, self.models)
         # What was measured was measured for as many models as there are: only fixed settings follow their number.

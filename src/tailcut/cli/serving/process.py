@@ -1,6 +1,7 @@
-"""What the profiles of a `tailcut serve` ask of its whole process: the allocator, signals, freed memory."""
+"""What the profiles of a `tailcut serve` ask of its whole process: the allocator, signals, freed memory, a core."""
 
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 from tailcut.cli.serving.sources import Source
 
 if TYPE_CHECKING:
+    from tailcut.machine.reserve import Reservation
     from tailcut.runtime.settings import Settings
     from tailcut.server.workers.process import Worker
 
@@ -25,9 +27,10 @@ def load_allocator(sources: Sequence[Source], worker: "Worker | None") -> None:
 
     Worker processes inherit it from the supervisor. With openvino, only the system's allocator works.
     """
-    from tailcut.machine.allocator import PACKAGES, find, is_asked_for, is_loaded, restart_with
+    from tailcut.machine.allocator import PACKAGES, find, is_asked_for, is_loaded, restart, with_preloaded
 
     settings = [] if worker else [found for source in sources for found in source.settings()]
+    _ask_for_huge_heap(settings)
     wanted = {found.memory.allocator for found in settings} - {"system"}
     if wanted and any(found.engine.name == "openvino" for found in settings):
         _log.warning("openvino does not work with %s: using the system's allocator", " or ".join(sorted(wanted)))
@@ -38,7 +41,7 @@ def load_allocator(sources: Sequence[Source], worker: "Worker | None") -> None:
             hint = f"on Debian, apt install {PACKAGES[name]}"
             _log.warning("%s is not installed (%s): using the system's allocator", name, hint)
         elif not is_loaded(name) and not is_asked_for(library):
-            restart_with(library)
+            restart(with_preloaded(library, os.environ))
         elif not is_loaded(name):
             _log.warning("the dynamic loader could not load %s: using the system's allocator", library)
     if len(wanted) > 1:
@@ -48,7 +51,44 @@ def load_allocator(sources: Sequence[Source], worker: "Worker | None") -> None:
         )
 
 
-def apply_settings(settings: "Sequence[Settings]", uds: str | None) -> None:
+def _ask_for_huge_heap(settings: "Sequence[Settings]") -> None:
+    """Restart the process with huge pages under the C library's heap, where a profile asks for that."""
+    from tailcut.machine.allocator import can_huge_heap, has_huge_heap, restart, with_huge_heap
+
+    if not any(found.memory.huge_heap for found in settings) or has_huge_heap(os.environ):
+        return
+    if can_huge_heap():
+        restart(with_huge_heap(os.environ))
+    else:
+        _log.warning("memory.huge_heap has no effect: it needs glibc 2.35 and transparent huge pages")
+
+
+def reserve_core(settings: "Sequence[Settings]") -> "Reservation | None":
+    """Keep this thread, and those that it starts from now on, off the core that the event loop is to have."""
+    from tailcut.machine.affinity import pin_thread
+    from tailcut.machine.quota import affinity_mask, usable_cpus
+    from tailcut.machine.reserve import reserve
+    from tailcut.machine.topology import topology
+
+    if not any(item.io.own_core for item in settings):
+        return None
+    reservation = reserve(topology(), affinity_mask(), usable_cpus())
+    if reservation is None:
+        _log.warning("io.own_core has no effect: this process may use one core only, or a CPU quota limits it")
+    else:
+        pin_thread(reservation.others)
+    return reservation
+
+
+def take_core(reservation: "Reservation | None") -> None:
+    """Bind this thread, which is the event loop's, to the core that was kept for it."""
+    from tailcut.machine.affinity import pin_thread
+
+    if reservation is not None:
+        pin_thread(reservation.loop)
+
+
+def apply_settings(settings: "Sequence[Settings]", uds: str | None, shared_memory: str | None) -> None:
     """Apply process-wide settings, and warn about those that need an option of the command line."""
     from tailcut.machine.allocator import keep_freed
 
@@ -56,3 +96,5 @@ def apply_settings(settings: "Sequence[Settings]", uds: str | None) -> None:
         _log.warning("memory.keep_freed has no effect: this C library has no option for it")
     if uds is None and any(item.io.socket == "unix" for item in settings):
         _log.warning("the profile was measured over a Unix socket: add --uds PATH and connect clients to it")
+    if shared_memory is None and any(item.io.wire == "shared" for item in settings):
+        _log.warning("the profile was measured with tensors in shared memory: add --shared-memory PREFIX")

@@ -10,8 +10,8 @@ accepted. A model that accepts none starts cold: that is logged, and part of wha
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from tailcut.engines.samples import Samples, find_samples
 from tailcut.errors import TailcutError
 from tailcut.memory.slab import Slab
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
+from tailcut.runtime.padding import Bucket
 from tailcut.runtime.request import Batch, Executor, Owner, Request
 from tailcut.runtime.samples import SampleRequest
 
@@ -36,8 +37,8 @@ class Step:
     rows: int
     costs: tuple[CostModel, ...]  # that learn from it
     slab: Slab | None = None
-    key: object = None
-    length: int = 0  # of the bucket; 0: the sizes that the samples have
+    bucket: Bucket | None = None  # that is filled, with inputs of these shapes; None: as large as the samples
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _compute(
             took = _best_of_three(owner, _request(samples[0], step), executor)
             for cost in step.costs:
                 cost.observe(step.rows, took)
-        if steps[0].slab is None and not steps[0].length:
+        if steps[0].slab is None and steps[0].bucket is None:
             for other in samples[1:]:
                 if time.monotonic_ns() < deadline:
                     executor.compute(Batch(owner, [_request(other, Step(1, ()))]))
@@ -112,20 +113,15 @@ def _best_of_three(owner: Owner, request: Request, executor: Executor) -> int:
 def _request(samples: Samples, step: Step) -> Request:
     spec = samples.spec
     request = Request(EventHandler(), AnyThreadDelivery(), step.rows)
-    request.key, request.length = step.key, step.length
+    if step.bucket is not None:
+        request.key, request.lengths = step.bucket, step.bucket.sizes
     made = samples.make(step.rows if spec.batched else samples.rows, _SEED)
     if step.slab is not None:
         request.row = 0
         for target, array in zip(step.slab.inputs, made.values(), strict=True):
             target[: step.rows] = array
-    elif step.length:
-        request.arrays = {t.name: _of_length(made[t.name], t.shape, step.length) for t in spec.inputs}
+    elif step.bucket is not None:  # the values again and again, or cut
+        request.arrays = {t.name: np.resize(made[t.name], step.shapes[t.name]) for t in spec.inputs}
     else:
         request.arrays = made
     return request
-
-
-def _of_length(array: np.ndarray, shape: Sequence[int | None], length: int) -> np.ndarray:
-    """The values again and again, or cut, so that every free dimension beside the batch has this length."""
-    sizes = [dim or length for dim in shape]
-    return np.resize(array, [len(array), *sizes[1:]])

@@ -24,18 +24,27 @@ from tailcut.errors import TailcutError
 from tailcut.runtime.request import Batch, Request
 from tailcut.server.http.plan import Plan
 from tailcut.server.http.replies import failure_reply
+from tailcut.spec import DType
 from tailcut.wire.http1.response import dated
 from tailcut.wire.v2 import Response, lists
 from tailcut.wire.v2.template import Template
 
 if TYPE_CHECKING:
     from tailcut.server.fastpath.tables import Target
+    from tailcut.server.served_model import ServedModel
     from tailcut.server.state import ServerState
 
 _log = logging.getLogger("tailcut.http")
 _EVENTS = 64  # sockets heard in a pass
 _ANSWER_BYTES = 64 * 1024
 _FILES = 1024  # descriptors that the table of states begins with
+
+
+def suits(served: "ServedModel") -> bool:
+    """Whether compiled code can help a model's clients: raw rows of one input, or JSON lists of floats."""
+    slab, inputs = served.entry.slab, served.model.spec.inputs
+    rows = slab is not None and len(inputs) == 1 and inputs[0].dtype is not DType.BOOL
+    return rows or any(tensor.dtype in lists.COMPILED for tensor in inputs)
 
 
 class FastConnection(Protocol):

@@ -15,6 +15,7 @@ from tailcut.engines.edits import benefits_from_int8
 from tailcut.engines.files import ENGINES_OF, FileKind, kind_of
 from tailcut.engines.graph import load_graph
 from tailcut.errors import UsageError
+from tailcut.lab.payload import encoded
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.machine.quota import quota, usable_cpus
 from tailcut.pipelines.engine import StageEngine
@@ -136,7 +137,7 @@ class PipelineSpace:
 
     def steps(self, winner: Settings) -> list[Settings]:
         """The pipeline as it is written with the winner's settings of its steps, one step more in each."""
-        found = [self._session.with_wire(winner.io.wire)]
+        found = [self._session.with_wire(encoded(winner.io.wire))]
         for step in self._steps:
             found.append(with_step_of(found[-1], winner, step.name))
         return found[1:]

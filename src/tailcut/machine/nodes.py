@@ -1,0 +1,64 @@
+"""Where the instances of a model compute on a machine of several NUMA nodes, and how a thread settles there.
+
+A thread that is bound to a node has the threads that it starts bound there, too, and its memory: an engine that is
+opened by such a thread has weights and a pool of the node's own.
+"""
+
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tailcut.errors import TailcutError
+from tailcut.machine.affinity import bind_memory, pin_thread
+from tailcut.machine.topology import Topology
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A node, and those of its CPUs that may be used."""
+
+    node: int
+    cpus: tuple[int, ...]
+
+
+def usable_nodes(machine: Topology, allowed: Collection[int], usable: int) -> tuple[Place, ...]:
+    """The nodes whose CPUs may be used; none where there is no choice. Pure.
+
+    Args:
+        machine: its nodes.
+        allowed: the affinity mask.
+        usable: `usable_cpus()`. Fewer than allowed: a quota limits, and then nothing is bound, because the kernel hands
+            out the quota's time on whichever CPUs it likes.
+    """
+    places = [Place(node.number, tuple(cpu for cpu in node.cpus if cpu in allowed)) for node in machine.nodes]
+    places = [place for place in places if place.cpus]
+    return tuple(places) if len(places) > 1 and usable >= len(allowed) else ()
+
+
+def places_of_instances(nodes: tuple[Place, ...], instances: int) -> tuple[Place | None, ...]:
+    """A node for each instance, in turns; None for all where nodes are no choice or outnumber the instances. Pure."""
+    if len(nodes) < 2 or instances < len(nodes):
+        return (None,) * instances
+    return tuple(nodes[number % len(nodes)] for number in range(instances))
+
+
+def settle(place: Place | None) -> None:
+    """Bind the calling thread, and the memory that it takes from now on; a container may forbid either."""
+    if place is None:
+        return
+    with suppress(TailcutError):
+        pin_thread(place.cpus)
+    with suppress(TailcutError):
+        bind_memory(place.node)
+
+
+def made_on(place: Place | None, make: Callable[[], Made]) -> Made:
+    """What `make` makes, called by a thread of that node."""
+    if place is None:
+        return make()
+    with ThreadPoolExecutor(1, initializer=settle, initargs=(place,)) as pool:
+        return pool.submit(make).result()

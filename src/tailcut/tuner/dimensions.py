@@ -1,0 +1,37 @@
+"""Which free axes of a model's inputs have one length, learned from the data: a sequence, or height and width. Pure.
+
+Names of dimensions in the model file are not asked: exporters leave them out, or name them alike. Axes that have equal
+sizes in every request are one dimension; models with more than two are not padded.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tailcut.runtime.padding import Lengths, Places, lengths_of
+from tailcut.spec import ModelSpec
+
+_MOST = 2
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def learned_places(spec: ModelSpec, requests: Sequence[Arrays]) -> Places | None:
+    """The free axes beside the batch, by input, and the dimension of each; None where there are none, or too many."""
+    sizes: dict[tuple[int, ...], int] = {}  # of an axis in every request, and the number of the dimension that has them
+    places: dict[str, tuple[tuple[int, int], ...]] = {}
+    for tensor in spec.inputs:
+        free = [axis for axis, dim in enumerate(tensor.shape) if axis and dim is None]
+        own = [tuple(request[tensor.name].shape[axis] for request in requests) for axis in free]
+        dimensions = [sizes.setdefault(one, len(sizes)) for one in own]
+        if free:
+            places[tensor.name] = tuple(zip(free, dimensions, strict=True))
+    return places if 1 <= len(sizes) <= _MOST else None
+
+
+def data_lengths(places: Places | None, requests: Sequence[Arrays]) -> tuple[Lengths, ...]:
+    """How long each request is along each dimension."""
+    if places is None:
+        return ()
+    found = (lengths_of(places, request) for request in requests)
+    return tuple(lengths for lengths in found if lengths is not None)

@@ -1,0 +1,114 @@
+"""Small changes of the race's winner, each of which races against it on the real server. Pure.
+
+What cannot matter for the model, the machine or the winner is left out before anything runs.
+"""
+
+from collections.abc import Iterator
+
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.space import Facts, changed, paddings_of
+
+_LEAST_PADDED = 8  # rows of a batch, for which requests are filled up
+_BUSY_POLL_US = 100
+_SPINS_US = (50, 500)  # of an engine's threads, which spin for about 40 ms by themselves
+_HUGE_PAGE = 2 << 20
+_SMALL_ROW = 4096  # bytes
+_GAINING, _SPARING = 1.01, 0.99  # of the winner's score, that a change has to reach
+
+
+def refinements(facts: Facts, winner: Settings) -> list[Settings]:
+    """Small changes of a configuration that only the real server can judge."""
+    changes = [
+        *_of_batches(facts, winner),
+        *_of_loop(facts, winner),
+        *_of_engine(facts, winner),
+        *_of_memory(facts, winner),
+    ]
+    return [settings for settings in dict.fromkeys(changes) if settings != winner]
+
+
+def _of_batches(facts: Facts, winner: Settings) -> Iterator[Settings]:
+    """Yield buckets, which the simulation cannot judge: it knows of no requests that may not share a batch."""
+    if winner.batching.padding is not None:
+        yield changed(winner, batching={"padding": None}, engine={"static_buckets": False})
+        return
+    for padding in paddings_of(facts):
+        size = max(_LEAST_PADDED, winner.batching.max_batch_size)
+        yield changed(winner, batching={"padding": padding, "max_batch_size": size})
+
+
+def _of_loop(facts: Facts, winner: Settings) -> Iterator[Settings]:
+    """Yield changes of what the event loop does, and of how many there are."""
+    cpus, engine, spec = facts.usable_cpus, winner.engine, facts.spec
+    yield changed(winner, memory={"gc_freeze": True})
+    if cpus > 1:
+        yield changed(winner, io={"busy_poll_us": _BUSY_POLL_US})
+        if winner.io.wire != "shared":  # regions are registered with one process
+            for workers in dict.fromkeys((2, facts.nodes)) if facts.nodes > 1 else (2,):
+                yield changed(
+                    winner, io={"workers": workers}, engine={"threads": max(1, cpus // workers), "instances": 1}
+                )
+    if facts.cores > 1 and winner.batching.dispatch != "inline" and winner.io.workers == 1:
+        threads = min(engine.threads or cpus, cpus - 1)
+        yield changed(
+            winner,
+            io={"own_core": True},
+            engine={"threads": threads, "instances": max(1, min(engine.instances, (cpus - 1) // threads))},
+        )
+    if winner.io.fast_path:
+        yield changed(winner, io={"fast_path": False})
+    row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs)
+    rows = winner.batching.bind and spec.fixed_rows and len(spec.inputs) == 1 and row_bytes > _SMALL_ROW
+    if rows and winner.io.wire in {"binary", "raw"}:
+        limit = _SMALL_ROW if winner.io.direct_bytes > row_bytes else 1 << 30
+        yield changed(winner, io={"direct_bytes": limit})
+
+
+def _of_engine(facts: Facts, winner: Settings) -> Iterator[Settings]:
+    """Yield changes of how the engine computes."""
+    cpus, engine = facts.usable_cpus, winner.engine
+    if winner.batching.padding is not None:
+        quiet = engine.spinning and engine.threads == 1  # each instance has a pool, and spinning pools take turns badly
+        yield changed(winner, engine={"static_buckets": True, "spinning": quiet})
+    if engine.name == "onnxruntime":
+        if engine.threads > 1 and engine.spinning:
+            for spin_us in _SPINS_US:
+                yield changed(winner, engine={"spin_us": spin_us})
+        yield changed(winner, engine={"arena": not engine.arena, "arena_growth": "power_of_two"})
+        if engine.arena:
+            yield changed(winner, engine={"arena_growth": "as_requested"})
+        yield changed(winner, engine={"prepack": False})
+        if facts.convolutions:
+            yield changed(winner, engine={"layout": "plain"})
+    if cpus > 1 and not facts.has_quota and engine.threads > 1 and engine.name != "torch":
+        yield changed(winner, engine={"pinning": True})
+    if 1 < facts.nodes <= engine.instances and winner.batching.dispatch == "worker":
+        yield changed(winner, engine={"numa": True})
+
+
+def _of_memory(facts: Facts, winner: Settings) -> Iterator[Settings]:
+    """Yield changes of where rows and everything else are allocated."""
+    spec, bound = facts.spec, facts.spec.fixed_rows and winner.batching.bind
+    if bound:
+        yield changed(winner, memory={"prefault": True})
+        row_bytes = sum(tensor.row_bytes or 0 for tensor in spec.inputs)
+        if row_bytes * winner.batching.max_batch_size >= _HUGE_PAGE:
+            yield changed(winner, memory={"huge_pages": True})
+    yield changed(winner, memory={"keep_freed": True})
+    # openvino ends a process that runs on another one.
+    for name in facts.allocators if winner.engine.name != "openvino" else ():
+        yield changed(winner, memory={"allocator": name, "huge_heap": False})
+    if facts.huge_heap and winner.memory.allocator == "system":
+        yield changed(winner, memory={"huge_heap": True})
+    if bound:
+        yield changed(winner, memory={"lock": True})
+
+
+def least_gain(candidate: Settings, winner: Settings) -> float:
+    """The ratio from which on a change is kept: what only spares memory may cost a little, all else has to gain."""
+    return _SPARING if winner.io.fast_path and not candidate.io.fast_path else _GAINING
+
+
+def holds_weights_again(settings: Settings) -> bool:
+    """Whether the weights are in memory more than once, of which no estimate knows."""
+    return settings.io.workers > 1 or settings.engine.static_buckets or settings.engine.numa

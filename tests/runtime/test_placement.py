@@ -1,0 +1,62 @@
+"""Models whose instances are bound to NUMA nodes: of this machine, and of one that its files are made to describe."""
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+
+from tailcut.engines import open_engine
+from tailcut.engines.base import EngineOptions
+from tailcut.machine.quota import affinity_mask
+from tailcut.machine.topology import Core, Node, Topology
+from tailcut.runtime import placement
+from tailcut.runtime.model import Model
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
+
+CPUS = sorted(affinity_mask())
+
+
+def opened(path: Path) -> Model:
+    engine = EngineOptions(threads=1, instances=2, numa=True)
+    return Model.open(Profile.of_model(path, Settings(engine=engine, batching=BatchingSettings(max_batch_size=4))))
+
+
+def masks(name: str) -> list[set[int]]:
+    """The CPUs of each worker thread of a model."""
+    workers = [one for one in threading.enumerate() if one.name.startswith(f"{name}-") and one.name[-1].isdigit()]
+    return [os.sched_getaffinity(one.native_id or 0) for one in workers]
+
+
+def check_answers(model: Model, path: Path) -> None:
+    alone = open_engine(path, EngineOptions(threads=1))
+    for rows in (1, 3, 9):
+        x = np.random.default_rng(rows).standard_normal((rows, 4)).astype(np.float32)
+        np.testing.assert_allclose(model.infer_sync({"x": x})["y"], alone.run({"x": x})["y"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="one CPU makes one node")
+def test_workers_are_bound_to_nodes_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of a node for each of two CPUs: a worker on each, whatever the memory of nodes that are not there."""
+    nodes = tuple(Node(number, (cpu,)) for number, cpu in enumerate(CPUS[:2]))
+    two = Topology(tuple(Core(0, (cpu,)) for cpu in CPUS), (), nodes)
+    monkeypatch.setattr(placement, "topology", lambda: two)
+    path = perceptron([4, 8, 3], tmp_path / "nodes.onnx")
+    with opened(path) as model:
+        assert sorted(masks("nodes"), key=min) == [{cpu} for cpu in CPUS[:2]]
+        check_answers(model, path)
+    assert not masks("nodes")
+    assert affinity_mask() == set(CPUS)
+
+
+def test_one_node_binds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The profile of a larger machine is served as if it did not ask."""
+    one = Topology(tuple(Core(0, (cpu,)) for cpu in CPUS), (), (Node(0, tuple(CPUS)),))
+    monkeypatch.setattr(placement, "topology", lambda: one)
+    path = perceptron([4, 8, 3], tmp_path / "plain.onnx")
+    with opened(path) as model:
+        assert all(mask == set(CPUS) for mask in masks("plain"))
+        check_answers(model, path)

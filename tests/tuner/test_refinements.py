@@ -1,0 +1,119 @@
+"""Which small changes of a winner are raced: those that could matter for the model, the machine and the winner."""
+
+from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings
+from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
+from tailcut.tuner.refinements import holds_weights_again, least_gain, refinements
+from tailcut.tuner.space import BASELINE, Facts, changed
+
+FIXED = TensorSpec("x", DType.FP32, (None, 4))
+PADDING = PaddingSettings(buckets=(4, 8), inputs=(PaddedInput(name="x"),))
+
+
+def facts(cpus: int = 2, **rest: object) -> Facts:
+    spec = ModelSpec("m", (FIXED,), (TensorSpec("y", DType.FP32, (None, 8)),), Rows.INDEPENDENT)
+    return Facts(spec, cpus, 8, frozenset(), **rest)  # type: ignore[arg-type]
+
+
+def changes(known: Facts, winner: Settings) -> set[str]:
+    return {one.describe(winner) for one in refinements(known, winner)}
+
+
+def test_other_allocators_are_for_onnxruntime() -> None:
+    """openvino ends a process that runs on one."""
+    for name in ("onnxruntime", "openvino"):
+        found = refinements(facts(allocators=("jemalloc",)), changed(BASELINE, engine={"name": name}))
+        assert any(one.memory.allocator == "jemalloc" for one in found) is (name == "onnxruntime")
+
+
+def test_refinements_change_one_thing() -> None:
+    """Each differs from the winner, and pinning is left out under a quota."""
+    winner = changed(BASELINE, engine={"threads": 2}, batching={"max_batch_size": 8})
+    found = refinements(facts(), winner)
+    assert winner not in found
+    assert len({one.describe(winner) for one in found}) == len(found)
+    assert any(one.engine.pinning for one in found)
+    assert not any(one.engine.pinning for one in refinements(facts(has_quota=True), winner))
+
+
+def test_a_core_for_the_event_loop_leaves_the_others_to_the_engine() -> None:
+    """One thread fewer on two cores; nothing where the loop computes, has no second core, or has twins."""
+    winner = changed(BASELINE, engine={"threads": 2})
+    found = next(one for one in refinements(facts(cores=2), winner) if one.io.own_core)
+    assert (found.engine.threads, found.engine.instances) == (1, 1)
+    several = changed(BASELINE, engine={"threads": 2, "instances": 4})
+    found = next(one for one in refinements(facts(cpus=8, cores=8), several) if one.io.own_core)
+    assert (found.engine.threads, found.engine.instances) == (2, 3)
+    inline = changed(winner, batching={"dispatch": "inline"})
+    for known, other in ((facts(cores=1), winner), (facts(cores=2), inline)):
+        assert not any(one.io.own_core for one in refinements(known, other))
+
+
+def test_nodes() -> None:
+    """Instances are bound to nodes where there are several of both, and so many processes are tried, too."""
+    several = changed(BASELINE, engine={"threads": 4, "instances": 2})
+    assert "engine.numa=True" in changes(facts(cpus=8, nodes=2), several)
+    assert "engine.numa=True" not in changes(facts(cpus=8, nodes=1), several)
+    assert "engine.numa=True" not in changes(facts(cpus=8, nodes=4), several)
+    assert any("io.workers=4" in words for words in changes(facts(cpus=8, nodes=4), several))
+
+
+def test_the_arena() -> None:
+    """Off, or with another growth where it is on; only onnxruntime has one."""
+    assert {"engine.arena=False", "engine.arena_growth=as_requested"} <= changes(facts(), BASELINE)
+    grown = changed(BASELINE, engine={"arena_growth": "as_requested"})
+    assert "engine.arena=False engine.arena_growth=power_of_two" in changes(facts(), grown)
+    assert not any("arena" in words for words in changes(facts(), changed(BASELINE, engine={"name": "openvino"})))
+
+
+def test_sizes_of_buckets_are_compiled_where_there_are_buckets() -> None:
+    """Their pools must not spin beside each other; one of one thread has none that spin."""
+    padded = changed(BASELINE, batching={"padding": PADDING}, engine={"threads": 2})
+    assert "engine.spinning=False engine.static_buckets=True" in changes(facts(), padded)
+    alone = changed(padded, engine={"threads": 1})
+    assert "engine.static_buckets=True" in changes(facts(), alone)
+    assert not any("static_buckets" in words for words in changes(facts(), BASELINE))
+
+
+def test_the_fast_path_goes_where_it_gains_little() -> None:
+    """It takes memory and time to start: it is dropped unless that costs more than a hundredth."""
+    winner = changed(BASELINE, io={"wire": "raw"})
+    without = next(one for one in refinements(facts(), winner) if not one.io.fast_path)
+    assert least_gain(without, winner) < 1
+    assert all(least_gain(one, winner) > 1 for one in refinements(facts(), winner) if one.io.fast_path)
+    assert all(one.io.fast_path is False for one in refinements(facts(), without))
+
+
+def test_huge_pages_under_the_heap_are_the_c_librarys() -> None:
+    """Another allocator has no such option."""
+    assert "memory.huge_heap=True" in changes(facts(huge_heap=True), BASELINE)
+    assert "memory.huge_heap=True" not in changes(facts(), BASELINE)
+    other = changed(BASELINE, memory={"allocator": "jemalloc"})
+    assert "memory.huge_heap=True" not in changes(facts(huge_heap=True), other)
+
+
+def test_regions_of_shared_memory_are_one_processs() -> None:
+    """No second worker process, and no bodies to receive into rows."""
+    found = refinements(facts(), changed(BASELINE, io={"wire": "shared"}))
+    assert all(one.io.workers == 1 for one in found)
+
+
+def test_what_holds_the_weights_again_is_known() -> None:
+    """Of which no estimate knows the memory."""
+    for section, name in (("engine", "static_buckets"), ("engine", "numa")):
+        assert holds_weights_again(changed(BASELINE, **{section: {name: True}}))
+    assert holds_weights_again(changed(BASELINE, io={"workers": 2}))
+    assert not holds_weights_again(BASELINE)
+
+
+def test_buckets_are_raced_where_lengths_differ() -> None:
+    """The winner with each kind of buckets, in batches that are worth it; a winner that pads, without."""
+    known = facts(places={"x": ((1, 0),)}, lengths=((3,), (7,), (12,), (16,)))
+    found = [one.batching for one in refinements(known, BASELINE) if one.batching.padding is not None]
+    assert [(one.padding.buckets, one.max_batch_size) for one in found if one.padding] == [
+        ((4, 8, 16), 8),
+        ((3, 7, 12, 16), 8),
+    ]
+    winner = changed(BASELINE, batching={"padding": PADDING, "max_batch_size": 32}, engine={"static_buckets": True})
+    plain = next(one for one in refinements(known, winner) if one.batching.padding is None)
+    assert not plain.engine.static_buckets
+    assert plain.batching.max_batch_size == 32

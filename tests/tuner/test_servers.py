@@ -1,0 +1,84 @@
+"""Servers of a tune: what is sent to them by each way, and that nothing of it stays."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+
+from tailcut.lab.client import closed_loop
+from tailcut.lab.load import LoadResult
+from tailcut.lab.trial import Arm
+from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.tuner.servers import Servers
+from tailcut.tuner.space import BASELINE, Facts, Wiring, changed, wirings
+from tailcut.tuner.ways import measured_wiring, way_settings
+
+SPEC = ModelSpec("near", (TensorSpec("x", DType.FP32, (None, 16)),), (TensorSpec("y", DType.FP32, (None, 3)),))
+FACTS = Facts(SPEC, 2, 2, frozenset(), local=True)
+SHARED = Path("/dev/shm")
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    random = np.random.default_rng(0)
+    requests = [{"x": random.standard_normal((1, 16)).astype(np.float32)} for _ in range(8)]
+    made = Servers(perceptron([16, 8, 3], tmp_path / "near.onnx"), SPEC, requests)
+    yield made
+    made.keep()
+
+
+def regions() -> set[str]:
+    return {path.name for path in SHARED.glob("tailcut-*")}
+
+
+def loaded(arm: Arm) -> LoadResult:
+    return closed_loop(arm.target, arm.payloads, concurrency=4, duration_s=0.2, warmup_s=0.05)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="there is no /dev/shm")
+def test_one_server_is_asked_by_every_way(servers: Servers) -> None:
+    """TCP and a Unix socket, bodies and shared memory: each is answered, and the regions go with the server."""
+    settings = changed(BASELINE, engine={"threads": 1}, io={"wire": "shared", "socket": "unix"})
+    before, pids, targets = regions(), set(), set()
+    for wiring in wirings(FACTS):
+        arm = servers.arm(settings, changed(settings, io={"wire": wiring.wire, "socket": wiring.socket}).io)
+        found = loaded(arm)
+        assert found.answered
+        assert not found.errors
+        assert all(bool(one.places) is (wiring.wire == "shared") for one in arm.payloads)
+        pids.add(arm.pid)
+        targets.add(arm.target.uds is None)
+    assert len(pids) == 1
+    assert targets == {True, False}
+    assert regions() - before
+    servers.keep()
+    assert regions() == before
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="there is no /dev/shm")
+def test_how_requests_travel_is_measured(servers: Servers) -> None:
+    """One of what clients may use; then what the way in costs is measured by that."""
+    found = measured_wiring(servers, FACTS, 0.3)
+    assert found in wirings(FACTS)
+    settings = way_settings(replace(FACTS, wiring=found), "worker")
+    assert (settings.io.wire, settings.io.socket) == (found.wire, found.socket)
+    assert loaded(servers.arm(settings)).answered
+
+
+def test_where_there_is_one_way_nothing_is_measured(servers: Servers) -> None:
+    """No server is started for it."""
+    assert measured_wiring(servers, replace(FACTS, local=False), 60.0) == Wiring("raw")
+    assert not servers.start_s
+
+
+def test_what_a_change_costs_is_told(servers: Servers) -> None:
+    """Start and memory of both servers, where both run."""
+    one, other = (changed(BASELINE, engine={"threads": 1}, io={"fast_path": fast}) for fast in (True, False))
+    for settings in (one, other):
+        servers.arm(settings)
+    words = servers.compared(other, one)
+    assert words.count("s to start and ") == 2
+    assert " MB; before it " in words
