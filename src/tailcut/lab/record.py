@@ -10,7 +10,6 @@ from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.lengths import lengths_record
 from tailcut.lab.load import LoadResult
 from tailcut.lab.records import Change, EarlierResult, EarlierRun, Interval, Latencies, Run, bounds_of
-from tailcut.stats import Interval as StatsInterval
 from tailcut.stats import Sample, Verdict, percentile, ratio_interval, samples_needed, verdict
 from tailcut.stats.serial import serial_percentile_interval
 
@@ -77,11 +76,6 @@ def compare(new: Run, old: Run | EarlierRun, noise: float = 0.05) -> dict[str, C
 def regressed(comparison: Mapping[str, Change]) -> bool:
     """Whether any percentile got worse."""
     return any(change.verdict is Verdict.WORSE for change in comparison.values())
-
-
-def interval_record(interval: StatsInterval) -> dict[str, float]:
-    """An interval as a JSON object."""
-    return {"point": round(interval.point, 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}
 
 
 def read_record(path: Path) -> EarlierResult:

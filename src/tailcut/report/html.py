@@ -17,6 +17,7 @@ from tailcut.report import bench_page, explain_page, microbench_page, together_p
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.explain import HEADS
 from tailcut.report.tune_page import headline
+from tailcut.tuner.result_records import JointResult, TuneResult
 
 __all__ = [
     "headline",
@@ -62,7 +63,7 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
     return environment.get_template(template).render(raw=text, **values)
 
 
-def render_tune_html(result: Mapping[str, Any]) -> str:
+def render_tune_html(result: TuneResult) -> str:
     """The report of one tune.
 
     Args:
@@ -71,14 +72,15 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
     strips, chart = tune_page.before_after(result)
     return render(
         "tune.html.j2",
-        result,
+        msgspec.to_builtins(result),
         result=result,
         headline=headline(result),
         facts=tune_page.tune_facts(result),
         rows=tune_page.rows_words(result),
-        arms=tune_page.arms_of(result["verification"]) if result["verification"] else (),
+        arms=result.verification.arms if result.verification else {},
+        settings=msgspec.to_builtins(result.settings),
         pareto=tune_page.pareto_chart(result),
-        noise=tune_page.noise_words(result.get("noise")),
+        noise=tune_page.noise_words(result.noise),
         titles={name: tune_page.arm_title(name, result) for name in tune_page.ARM_WORDS},
         notes=[
             words
@@ -96,21 +98,21 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
         chart=chart,
         more_traffic=tune_page.more_traffic(result),
         waterfall=tune_page.waterfall(result),
-        answers=accuracy_figures(result["accuracy"]) if result["accuracy"] else [],
-        not_compared=random_words(result["accuracy"]) if result["accuracy"] else "",
+        answers=accuracy_figures(result.accuracy) if result.accuracy else [],
+        not_compared=random_words(result.accuracy) if result.accuracy else "",
     )
 
 
-def render_together_html(result: Mapping[str, Any]) -> str:
+def render_together_html(result: JointResult) -> str:
     """The report of a joint tune.
 
     Args:
         result: what `tailcut tune A.onnx B.onnx --json` prints.
     """
-    notes = (together_page.cpu_words(result), tune_page.noise_words(result["noise"]))
+    notes = (together_page.cpu_words(result), tune_page.noise_words(result.noise))
     return render(
         "together.html.j2",
-        result,
+        msgspec.to_builtins(result),
         result=result,
         headline=together_page.headline(result),
         parts_of_models=together_page.model_parts(result),

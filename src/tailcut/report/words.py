@@ -1,7 +1,5 @@
 """Figures as every report writes them; what is unknown is said to be."""
 
-from collections.abc import Mapping
-
 from tailcut.lab.records import Cost, CurvePoint, Interval, LengthQuartile, Lengths, Run
 
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
@@ -33,16 +31,10 @@ def count(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.4g}"
 
 
-def interval_of(value: Interval | Mapping[str, float]) -> Interval:
-    """An interval."""
-    return value if isinstance(value, Interval) else Interval(value["point"], value["low"], value["high"])
-
-
-def ratio(value: Interval | Mapping[str, float] | None, digits: int = 2) -> str:
+def ratio(value: Interval | None, digits: int = 2) -> str:
     """A ratio with its interval."""
     if value is None:
         return "unknown"
-    value = interval_of(value)
     return f"x{value.point:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
 
 
@@ -82,23 +74,14 @@ def length_range(part: LengthQuartile) -> str:
     return f"{part.from_:,}" if part.from_ == part.to else f"{part.from_:,} to {part.to:,}"
 
 
-def cost_of(cost: Cost | Mapping[str, float | None] | None) -> Cost | None:
-    """A cost."""
-    return (
-        cost if cost is None or isinstance(cost, Cost) else Cost(*(cost.get(name) for name in Cost.__struct_fields__))
-    )
-
-
-def cpu(cost: Cost | Mapping[str, float | None] | None) -> str:
+def cpu(cost: Cost | None) -> str:
     """The processor time in the cost of a request."""
-    known = cost_of(cost)
-    return nanoseconds(None if known is None else known.cpu_ns)
+    return nanoseconds(None if cost is None else cost.cpu_ns)
 
 
-def costs(cost: Cost | Mapping[str, float | None] | None) -> list[str]:
+def costs(cost: Cost | None) -> list[str]:
     """The cost of a request under `COST_TITLES`."""
-    known = cost_of(cost)
-    if known is None:
+    if cost is None:
         return ["unknown"] * len(COST_TITLES)
-    times = [nanoseconds(known.cpu_ns), nanoseconds(known.waited_ns)]
-    return [*times, count(known.context_switches), count(known.page_faults)]
+    times = [nanoseconds(cost.cpu_ns), nanoseconds(cost.waited_ns)]
+    return [*times, count(cost.context_switches), count(cost.page_faults)]
