@@ -167,17 +167,6 @@ def _shown(result: LoadResult, slo_ms: float) -> Shown:
 
 
 def _curve_point(result: LoadResult, shown: Shown) -> CurvePoint:
-    run = run_record(result)
-    return CurvePoint(
-        rate_offered=result.rate_offered or 0.0,
-        rate_achieved=run.rate_achieved,
-        samples=run.samples,
-        errors=run.errors,
-        latency_ms=run.latency_ms,
-        p99_interval_ms=run.p99_interval_ms,
-        client_cpu=run.client_cpu,
-        client_lateness_p99_ms=run.client_lateness_p99_ms,
-        late_because=run.late_because,
-        p99_at_most_ms=run.p99_at_most_ms,  # of the server even when the client was late, which only adds to it
-        shown=shown,
-    )
+    run = run_record(result)  # `p99_at_most_ms` is true of the server even when the client was late
+    figures = {name: getattr(run, name) for name in CurvePoint.__struct_fields__ if name != "shown"}
+    return CurvePoint(**figures, shown=shown)

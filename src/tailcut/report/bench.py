@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tailcut.lab.record import PERCENTILES
 from tailcut.lab.records import BenchResult, Bounds, CurvePoint, Lengths, Run, RunComparison, ScenarioResult, SloResult
-from tailcut.report.words import cpu, length_range, length_words, load, own_figures
+from tailcut.report.words import cpu, fixed_milliseconds, length_range, length_words, load, own_figures
 from tailcut.stats import samples_needed
 
 _SPARE = 1.1  # times the samples that are needed: arrivals are random
@@ -120,9 +120,13 @@ def _slo(console: Console, slo: SloResult) -> None:
         table.add_column(name, justify="left" if name == "shown" else "right")
     for point in slo.curve:
         latency = point.latency_ms
-        figures = _ms(latency.p50), _ms(latency.p99), _bounds(point.p99_interval_ms, "unknown")
+        figures = (
+            fixed_milliseconds(latency.p50),
+            fixed_milliseconds(latency.p99),
+            _bounds(point.p99_interval_ms, "unknown"),
+        )
         errors = str(sum(point.errors.values()))
-        row = [*figures, _ms(point.p99_at_most_ms), errors, *own_figures(point), point.shown]
+        row = [*figures, fixed_milliseconds(point.p99_at_most_ms), errors, *own_figures(point), point.shown]
         table.add_row(f"{point.rate_offered:,.1f}", *row)
     console.print(table)
     _late_causes(console, [point for point in slo.curve if point.late_because])
@@ -158,7 +162,3 @@ def _longer(run: Run) -> str:
 
 def _bounds(bounds: Bounds | None, unknown: str) -> str:
     return unknown if bounds is None else f"{bounds[0]:.3f}-{bounds[1]:.3f}"
-
-
-def _ms(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"

@@ -26,6 +26,7 @@ from tailcut.report.words import (
     milliseconds,
     own_figures,
     round_milliseconds,
+    with_unit,
 )
 
 _MOST_CURVES = len(TONES)
@@ -85,7 +86,7 @@ def page(record: BenchResult) -> BenchPage:
         ),
         percentile_chart(
             [(words, tone, [(q, value) for q, value in points if q >= 0.25]) for words, tone, _, points in shown],
-            _ms,
+            with_unit,
             "Latency by percentile of each run",
             tick=round_milliseconds,
         ),
@@ -259,7 +260,3 @@ def _changes(record: BenchResult) -> tuple[Change, ...]:
         Change(run, name.replace("_", "."), found.ratio, found.verdict, ratio_bar(found.ratio, reach))
         for run, name, found in entries
     )
-
-
-def _ms(value: float) -> str:
-    return f"{milliseconds(value)} ms"

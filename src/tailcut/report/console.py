@@ -25,7 +25,7 @@ from tailcut.report.tune_page import (
     tie_words,
     unchanged_words,
 )
-from tailcut.report.words import cpu, ratio
+from tailcut.report.words import cpu, fixed_milliseconds, ratio
 from tailcut.tuner.events import (
     Best,
     CandidateDone,
@@ -127,7 +127,12 @@ def tune_summary(result: TuneResult) -> RenderableType:
         for name in ("", "p50", "p95", "p99", "99 % interval", "samples", in_flight, "CPU a request"):
             table.add_column(name, justify="right" if name else "left")
         for arm, found in checked.arms.items():
-            figures = [_ms(found.p50_ms), _ms(found.p95_ms), _ms(found.p99_ms), _spread(found)]
+            figures = [
+                fixed_milliseconds(found.p50_ms),
+                fixed_milliseconds(found.p95_ms),
+                fixed_milliseconds(found.p99_ms),
+                _spread(found),
+            ]
             speed = _speed(found)
             table.add_row(arm_title(arm, result), *figures, f"{found.samples:,}", speed, cpu(found.cost))
         lines += [table, headline(result, checked)]
@@ -163,8 +168,8 @@ def comparison_summary(record: ComparisonResult) -> RenderableType:
     for one in record.profiles:
         table.add_row(
             escape(one.profile),
-            _ms(one.p50_ms),
-            _ms(one.p99_ms),
+            fixed_milliseconds(one.p50_ms),
+            fixed_milliseconds(one.p99_ms),
             _spread(one),
             ratio(one.ratios.get("p99")) if one.verdict else "",
             _speed(one),
@@ -210,10 +215,6 @@ def headline(result: TuneResult, checked: Verification) -> str:
         }
         said += f"; {words[checked.slo_met]} of {result.objective.slo_ms:g} ms"
     return said
-
-
-def _ms(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"
 
 
 def _spread(arm: ArmFigures) -> str:

@@ -55,6 +55,7 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
         "ratio": words.ratio,
         "bounds": words.bounds,
         "costs": words.costs,
+        "between": words.milliseconds_between,
         "own": words.own_figures,
         "length_range": words.length_range,
     }

@@ -6,7 +6,7 @@ Names come from strangers: whatever Markdown or HTML would read into them is esc
 import re
 from collections.abc import Sequence
 
-from tailcut.lab.records import BenchResult, Bounds, MachineFacts, MicrobenchResult
+from tailcut.lab.records import BenchResult, MachineFacts, MicrobenchResult
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
@@ -32,6 +32,7 @@ from tailcut.report.words import (
     length_range,
     load,
     milliseconds,
+    milliseconds_between,
     nanoseconds,
     own_figures,
     ratio,
@@ -55,7 +56,7 @@ def tune_markdown(result: TuneResult) -> str:
             [
                 arm_title(name, result),
                 *(milliseconds(value) for value in (arm.p50_ms, arm.p95_ms, arm.p99_ms)),
-                _interval(arm.p99_interval_ms),
+                milliseconds_between(arm.p99_interval_ms),
                 count(arm.samples),
                 count(arm.throughput),
                 cpu(arm.cost),
@@ -136,7 +137,7 @@ def bench_markdown(record: BenchResult) -> str:
         failed = ", ".join(f"{number} x {kind}" for kind, number in run.errors.items()) or "0"
         figures = [milliseconds(value) for value in (latency.p50, latency.p95, latency.p99)]
         row = [plain(load(run)), count(run.rate_achieved), count(run.samples), *figures]
-        row += [_interval(run.p99_interval_ms), plain(failed), *own_figures(run)]
+        row += [milliseconds_between(run.p99_interval_ms), plain(failed), *own_figures(run)]
         rows.append(row + ([cpu(run.server_cost)] if page.costs else []))
     heads = (
         ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"]
@@ -201,10 +202,6 @@ def _details(command: str, machine: MachineFacts) -> str:
     names = ("cpu", "usable_cpus", "isa", "system", "python")
     facts = ", ".join(f"{name} {machine[name]}" for name in names if name in machine)
     return f"<details><summary>command and machine</summary>\n\n{_code(command)}\n\n{plain(facts)}\n\n</details>"
-
-
-def _interval(ends: Bounds | None) -> str:
-    return "unknown" if ends is None else f"{milliseconds(ends[0])} to {milliseconds(ends[1])}"
 
 
 def _verdict(verdict: str, words: str) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tailcut.report.strips import Arm, Strips, strips
 from tailcut.report.tune_page import figures_of, noise_words
-from tailcut.report.words import milliseconds, ratio
+from tailcut.report.words import milliseconds, milliseconds_between, ratio
 from tailcut.tuner.result_records import JointModel, JointResult, JointVerification
 
 ARM_WORDS = {
@@ -104,9 +104,8 @@ def _table(model: JointModel, checked: JointVerification) -> Table:
     for name in ("", "p50", "p95", "p99", "99 % interval", "limit", "samples"):
         table.add_column(name, justify="right" if name else "left")
     for arm, found in checked.arms.items():
-        bounds = found.p99_interval_ms
         figures = [milliseconds(value) for value in (found.p50_ms, found.p95_ms, found.p99_ms)]
-        spread = "unknown" if bounds is None else f"{milliseconds(bounds[0])} to {milliseconds(bounds[1])}"
+        spread = milliseconds_between(found.p99_interval_ms)
         table.add_row(arm, *figures, spread, _WITHIN[found.within], f"{found.samples:,}")
     return table
 

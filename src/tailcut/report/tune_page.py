@@ -10,7 +10,7 @@ from tailcut.lab.records import Interval
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.charts import Chart, Point, Series, Tick, percentile_chart, span
 from tailcut.report.strips import Arm, Bar, Mark, Strips, ratio_bar, strips
-from tailcut.report.words import count, milliseconds, ratio, round_milliseconds
+from tailcut.report.words import count, milliseconds, ratio, round_milliseconds, with_unit
 from tailcut.tuner.result_records import ArmFigures, Candidate, Estimate, NoiseResult, OfferResult, Rung, TuneResult
 
 ARM_WORDS = {
@@ -291,7 +291,7 @@ def before_after(result: TuneResult) -> tuple[Strips | None, Chart | None]:
     curves = [(arm_title(name, result), name, arm.curve) for name, arm in checked.arms.items()]
     rule = Tick(deadline, f"deadline {deadline:g} ms") if deadline else None
     label = "Latency by percentile of baseline, reference and tuned"
-    chart = percentile_chart(curves, _ms, label, tick=round_milliseconds, rule=rule)
+    chart = percentile_chart(curves, with_unit, label, tick=round_milliseconds, rule=rule)
     return strips(arms, deadline), chart
 
 
@@ -417,7 +417,3 @@ def _times(value: float) -> str:
         return "unboundedly"
     times = 1 / value
     return f"{times:.2f} times" if times < 10 else f"{times:.3g} times"
-
-
-def _ms(value: float) -> str:
-    return f"{milliseconds(value)} ms"

@@ -1,6 +1,6 @@
 """Figures as every report writes them; what is unknown is said to be."""
 
-from tailcut.lab.records import Cost, CurvePoint, Interval, LengthQuartile, Lengths, Run
+from tailcut.lab.records import Bounds, Cost, CurvePoint, Interval, LengthQuartile, Lengths, Run
 
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 COST_TITLES = ("Server CPU a request", "Ready without a core", "Switches", "Page faults")
@@ -16,6 +16,21 @@ def milliseconds(value: float | None) -> str:
 def round_milliseconds(value: float) -> str:
     """A round number of milliseconds, as axes have them."""
     return f"{value:g} ms"
+
+
+def with_unit(value: float) -> str:
+    """Milliseconds with their unit."""
+    return f"{milliseconds(value)} ms"
+
+
+def milliseconds_between(ends: Bounds | None) -> str:
+    """An interval in milliseconds."""
+    return "unknown" if ends is None else f"{milliseconds(ends[0])} to {milliseconds(ends[1])}"
+
+
+def fixed_milliseconds(value: float | None) -> str:
+    """Milliseconds with three digits after the point, as a terminal's columns have them."""
+    return "unknown" if value is None else f"{value:.3f}"
 
 
 def nanoseconds(value: float | None) -> str:

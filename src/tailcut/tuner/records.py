@@ -14,13 +14,12 @@ from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.samples import SampleRequest
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
-from tailcut.stats import Interval
 from tailcut.tuner.accuracy import Accuracy, Metric
 from tailcut.tuner.calibrate import Copy
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
-from tailcut.tuner.result_records import Candidate, RowsDecision
+from tailcut.tuner.result_records import Candidate, HighestRate, RowsDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +131,6 @@ class TieBreak:
     chosen: Settings
     reason: str
     equals: tuple[Equal, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class HighestRate:
-    """More traffic, the same tail: a rate at which the tuned server's p99 was measured against the limit."""
-
-    limit_ms: float
-    baseline: float | None  # requests per second at which the baseline's p99 was shown to be over the limit
-    tuned: float
-    p99_ms: Interval
-    samples: int
-    within: bool  # the whole interval lies within the limit
 
 
 @dataclass(slots=True)

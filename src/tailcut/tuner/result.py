@@ -6,35 +6,17 @@ from typing import Any
 import msgspec
 import numpy as np
 from msgspec import UNSET
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from tailcut.lab.records import Bounds, Interval, MachineFacts, bounds_of
 from tailcut.lab.trial import ArmRuns
 from tailcut.runtime.settings import Settings
 from tailcut.stats import Sample, paired_ratio_interval, percentile, percentile_interval, samples_needed
+from tailcut.tuner import result_records as made
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.finalists import pareto
 from tailcut.tuner.race import QUANTILES, percentiles_ms, pooled, throughput_ratio
 from tailcut.tuner.records import Offer, Outcome, precision_of
-from tailcut.tuner.result_records import (
-    AccuracyResult,
-    ArmFigures,
-    EqualConfiguration,
-    Estimate,
-    HighestRate,
-    ModelRequest,
-    OfferResult,
-    Retune,
-    Rung,
-    TailRatio,
-    TieBreakResult,
-    TunedModel,
-    TuneObjective,
-    TuneResult,
-    Verification,
-    VerifiedArm,
-    WorstRow,
-)
 
 _CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999, 0.9995, 0.9999)
 _SHOWN_ONLY = {"curve", "cost"}  # of an arm: not kept in the profile
@@ -43,13 +25,13 @@ _RATIOS = ("p99_ratio", "tail_ratio", "throughput_ratio", "cpu_ratio", "referenc
 
 
 def result(
-    outcome: Outcome, *, model: TunedModel, machine: MachineFacts, objective: ModelRequest, command: str
-) -> TuneResult:
+    outcome: Outcome, *, model: made.TunedModel, machine: MachineFacts, objective: made.ModelRequest, command: str
+) -> made.TuneResult:
     """What `tailcut tune --json` prints; what is unknown is None."""
-    return TuneResult(
+    return made.TuneResult(
         model=model,
         machine=machine,
-        objective=TuneObjective(
+        objective=made.TuneObjective(
             **asdict(objective),
             percentile="p99",
             kind=outcome.objective.kind,
@@ -60,7 +42,7 @@ def result(
         ),
         command=command,
         rows=outcome.rows,
-        rungs=[Rung(one.name, one.note, one.candidates, " + ".join(one.kept) or None) for one in outcome.rungs],
+        rungs=[made.Rung(one.name, one.note, one.candidates, " + ".join(one.kept) or None) for one in outcome.rungs],
         estimated=_estimated(outcome),
         winner=None if outcome.race_winner is None else outcome.race_winner.describe(),
         reused_estimates=outcome.reused,
@@ -79,7 +61,7 @@ def result(
     )
 
 
-def evidence(found: TuneResult) -> dict[str, Any]:
+def evidence(found: made.TuneResult) -> dict[str, Any]:
     """What the profile file keeps of a result: figures, not samples."""
     checked = found.verification
     kept: dict[str, Any] = {
@@ -106,13 +88,13 @@ def known(record: object, but: Collection[str] = ()) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in but and value is not None}
 
 
-def _verification(outcome: Outcome, asked: ModelRequest) -> Verification | None:
+def _verification(outcome: Outcome, asked: made.ModelRequest) -> made.Verification | None:
     if not outcome.arms:
         return None
     runs, peaks = outcome.arms, outcome.memory_peaks
     tuned, baseline = runs["tuned"], runs["baseline"]
     arms = {
-        name: VerifiedArm(**asdict(arm_record(run, outcome.rate)), memory_peak_bytes=peaks.get(name))
+        name: made.VerifiedArm(**asdict(arm_record(run, outcome.rate)), memory_peak_bytes=peaks.get(name))
         for name, run in runs.items()
     }
 
@@ -122,7 +104,7 @@ def _verification(outcome: Outcome, asked: ModelRequest) -> Verification | None:
 
     speed, held = throughput_ratio(tuned, baseline), outcome.highest
     limited = asked.memory_bytes is not None and "tuned" in peaks
-    return Verification(
+    return made.Verification(
         baseline=arms["baseline"],
         reference=arms.get("reference", UNSET),
         tuned=arms["tuned"],
@@ -135,26 +117,18 @@ def _verification(outcome: Outcome, asked: ModelRequest) -> Verification | None:
         cpu_ratio=_cpu_ratio(tuned, baseline),
         memory_within=peaks["tuned"] <= (asked.memory_bytes or 0) if limited else UNSET,
         throughput_ratio=None if speed is None else Interval.rounded(speed),
-        highest_rate=None
-        if held is None
-        else HighestRate(
-            limit_ms=held.limit_ms,
-            baseline=None if held.baseline is None else round(held.baseline, 2),
-            tuned=round(held.tuned, 2),
-            p99_interval_ms=(round(held.p99_ms.low, 4), round(held.p99_ms.high, 4)),
-            samples=held.samples,
-            within=held.within,
-        ),
+        highest_rate=held
+        and replace(held, tuned=round(held.tuned, 2), baseline=held.baseline and round(held.baseline, 2)),
         slo_met=UNSET if asked.slo_ms is None else met(arms["tuned"].p99_interval_ms, asked.slo_ms),
     )
 
 
-def _tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> TailRatio | None:
+def _tail_ratio(tuned: ArmRuns, baseline: ArmRuns, seed: int) -> made.TailRatio | None:
     """The ratio of the percentile furthest in the tail that both samples can tell, and which one that is."""
     samples = min(len(tuned.latencies), len(baseline.latencies))
     for name, q in QUANTILES.items():
         if samples >= samples_needed(q):
-            return TailRatio(**asdict(Interval.rounded(pooled(tuned, baseline, q, seed))), of=name)
+            return made.TailRatio(**asdict(Interval.rounded(pooled(tuned, baseline, q, seed))), of=name)
     return None
 
 
@@ -173,27 +147,27 @@ def _cpu_ratio(tuned: ArmRuns, baseline: ArmRuns) -> Interval | None:
     return Interval.rounded(paired_ratio_interval(costs[0], costs[1]))
 
 
-def _tie_break(outcome: Outcome) -> TieBreakResult | None:
+def _tie_break(outcome: Outcome) -> made.TieBreakResult | None:
     """Why one of several configurations was chosen that were equal by the objective; None where there was no tie."""
     tie = outcome.tie_break
     if tie is None:
         return None
     equals = [
-        EqualConfiguration(
+        made.EqualConfiguration(
             setting=one.settings.describe(outcome.base),
             alone_ms=_rounded(one.alone_ms),
-            cpu_us=None if one.cpu_us is None else round(one.cpu_us, 2),
+            cpu_us=_rounded(one.cpu_us, 2),
             memory_bytes=one.memory_bytes,
         )
         for one in tie.equals
     ]
-    return TieBreakResult(tie.chosen.describe(outcome.base), tie.reason, equals)
+    return made.TieBreakResult(tie.chosen.describe(outcome.base), tie.reason, equals)
 
 
-def _offer(offer: Offer, base: Settings) -> OfferResult:
+def _offer(offer: Offer, base: Settings) -> made.OfferResult:
     """What a looser `--accuracy` would bring."""
     found, (engine, precision) = offer.accuracy, precision_of(offer.settings)
-    return OfferResult(
+    return made.OfferResult(
         setting=offer.settings.describe(base),
         engine=engine,
         precision=precision,
@@ -208,13 +182,13 @@ def _measures(found: Accuracy) -> dict[str, float | None]:
     return {name: _rounded(getattr(found, name)) for name in ("worst", "top1", "spread", "differing", "value")}
 
 
-def _retune(outcome: Outcome) -> Retune | None:
+def _retune(outcome: Outcome) -> made.Retune | None:
     """What changed against the profile that was checked again; None where there is none."""
     previous, settings = outcome.previous, outcome.settings
     if previous is None:
         return None
     changed = _changes(previous, settings)
-    return Retune(previous.describe(), settings.describe(), changed, outcome.previous_wrong or None)
+    return made.Retune(previous.describe(), settings.describe(), changed, outcome.previous_wrong or None)
 
 
 def _changes(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:
@@ -231,13 +205,13 @@ def _flat(settings: Settings) -> dict[str, Any]:
     return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
 
 
-def _estimated(outcome: Outcome) -> list[Estimate]:
+def _estimated(outcome: Outcome) -> list[made.Estimate]:
     """Every configuration that was simulated, the best by the objective first."""
     front = pareto(outcome.estimated)
     ranked = sorted(outcome.estimated, key=outcome.objective.rank, reverse=True)
     raced = {settings.describe(): score for settings, score in outcome.raced.items()}
     return [
-        Estimate(
+        made.Estimate(
             setting=one.settings.describe(),
             rate=round(one.rate, 2),
             alone_ms=round(one.alone_ms, 4),
@@ -250,10 +224,10 @@ def _estimated(outcome: Outcome) -> list[Estimate]:
     ]
 
 
-def arm_record(run: ArmRuns, rate: float) -> ArmFigures:
+def arm_record(run: ArmRuns, rate: float) -> made.ArmFigures:
     """The figures of one arm's blocks at a rate."""
     latencies = run.latencies
-    return ArmFigures(
+    return made.ArmFigures(
         **percentiles_ms(run),
         p99_interval_ms=bounds_of(percentile_interval(Sample.of(latencies), 0.99)) if len(latencies) >= 2 else None,
         samples=len(latencies),
@@ -275,11 +249,11 @@ def _curve(latencies: np.ndarray) -> list[tuple[float, float]]:
     return [(q, round(percentile(sample, q), 4)) for q in _CURVE if (1 - q) * len(sample) >= 3]
 
 
-def _accuracy(outcome: Outcome, metric: str | None) -> AccuracyResult | None:
+def _accuracy(outcome: Outcome, metric: str | None) -> made.AccuracyResult | None:
     if outcome.accuracy is None:
         return None
     found = outcome.accuracy
-    return AccuracyResult(
+    return made.AccuracyResult(
         metric=metric or "built-in",
         right=found.right,
         reason=found.reason,
@@ -288,7 +262,7 @@ def _accuracy(outcome: Outcome, metric: str | None) -> AccuracyResult | None:
         labels_accuracy=outcome.labels_accuracy,
         random_outputs=list(outcome.random_outputs),
         worst_rows=[
-            WorstRow(
+            made.WorstRow(
                 request=row.request,
                 row=row.row,
                 asked=row.asked,
@@ -303,5 +277,5 @@ def _accuracy(outcome: Outcome, metric: str | None) -> AccuracyResult | None:
     )
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else round(value, 8)
+def _rounded(value: float | None, digits: int = 8) -> float | None:
+    return None if value is None or not np.isfinite(value) else round(value, digits)

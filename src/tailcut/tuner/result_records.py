@@ -147,10 +147,8 @@ class Candidate(Record, frozen=True):
     @classmethod
     def of(cls, setting: str, verdict: str, reason: str, **measured: Any) -> Self:
         """A configuration of which nothing is known but what is named."""
-        unknown = dict.fromkeys(("p50_ms", "p95_ms", "p99_ms", "throughput", "p99_ratio", "throughput_ratio"))
-        unknown |= dict.fromkeys(("tail_ratio", "ratio_of", "cost"))
-        known: dict[str, Any] = unknown | {"samples": 0} | measured
-        return cls(setting=setting, verdict=CandidateVerdict(verdict), reason=reason, **known)
+        known = {"setting": setting, "samples": 0, "verdict": CandidateVerdict(verdict), "reason": reason}
+        return cls(**dict.fromkeys(cls.__struct_fields__) | known | measured)
 
 
 class Rung(Record, frozen=True):

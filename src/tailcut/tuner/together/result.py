@@ -9,18 +9,9 @@ from msgspec.structs import asdict
 from tailcut.lab.records import Interval, MachineFacts
 from tailcut.runtime.profile import Neighbour, Together
 from tailcut.stats import samples_needed
+from tailcut.tuner import result_records as made
 from tailcut.tuner.race import pooled
 from tailcut.tuner.result import arm_record, known, met
-from tailcut.tuner.result_records import (
-    Combination,
-    JointArm,
-    JointModel,
-    JointObjective,
-    JointRequest,
-    JointResult,
-    JointVerification,
-    RejectedCombination,
-)
 from tailcut.tuner.together.records import ARMS, JointOutcome, Side
 from tailcut.tuner.together.search import describe
 
@@ -28,19 +19,21 @@ _SHOWN_ONLY = {"curve", "cost", "throughput"}  # of an arm: not kept in the prof
 _MOST_SIMULATED = 40  # combinations in the result
 
 
-def joint_result(outcome: JointOutcome, *, machine: MachineFacts, objective: JointRequest, command: str) -> JointResult:
+def joint_result(
+    outcome: JointOutcome, *, machine: MachineFacts, objective: made.JointRequest, command: str
+) -> made.JointResult:
     """What `tailcut tune A B --json` prints; what is unknown is None."""
     names = [side.name for side in outcome.sides]
-    return JointResult(
+    return made.JointResult(
         models=[_model(side, objective.seed) for side in outcome.sides],
         machine=machine,
-        objective=JointObjective(
+        objective=made.JointObjective(
             **asdict(objective), percentile="p99", took_s=round(outcome.took_s, 1), interrupted=outcome.interrupted
         ),
         command=command,
         simulated=len(outcome.simulated),
         combinations=[
-            Combination(
+            made.Combination(
                 setting=describe(names, one.settings),
                 p99_ms=[_finite(value) for value in one.p99_ms],
                 score=round(one.score, 4),
@@ -50,7 +43,7 @@ def joint_result(outcome: JointOutcome, *, machine: MachineFacts, objective: Joi
             for number, one in enumerate(outcome.simulated)
             if number < _MOST_SIMULATED or one.settings in outcome.raced
         ],
-        rejected=[RejectedCombination(describe(names, settings), reason) for settings, reason in outcome.rejected],
+        rejected=[made.RejectedCombination(describe(names, settings), reason) for settings, reason in outcome.rejected],
         verified=all(side.runs for side in outcome.sides),
         cpu_cores={name: round(share, 3) for name, share in outcome.cpu_share.items()} or None,
         noise=outcome.noise.record(),
@@ -74,7 +67,7 @@ def together_of(outcome: JointOutcome, number: int) -> Together:
     return Together(rate=round(own.arrivals.rate, 6), limit_ms=round(own.limit_ms, 6), neighbours=tuple(others))
 
 
-def joint_evidence(found: JointResult, number: int) -> dict[str, Any]:
+def joint_evidence(found: made.JointResult, number: int) -> dict[str, Any]:
     """What one model's profile keeps of a result: its own figures, not samples."""
     own = found.models[number]
     checked = own.verification
@@ -92,9 +85,9 @@ def joint_evidence(found: JointResult, number: int) -> dict[str, Any]:
     return kept
 
 
-def _model(side: Side, seed: int) -> JointModel:
+def _model(side: Side, seed: int) -> made.JointModel:
     profile = side.profile
-    return JointModel(
+    return made.JointModel(
         name=side.name,
         path=profile.model.path,
         sha256=profile.model.sha256,
@@ -114,14 +107,14 @@ def _model(side: Side, seed: int) -> JointModel:
     )
 
 
-def _verification(side: Side, seed: int) -> JointVerification | None:
+def _verification(side: Side, seed: int) -> made.JointVerification | None:
     if not side.runs:
         return None
     arms = [arm_record(side.runs[arm], side.arrivals.rate) for arm in ARMS]
-    baseline, tuned = (JointArm(**asdict(arm), within=met(arm.p99_interval_ms, side.limit_ms)) for arm in arms)
+    baseline, tuned = (made.JointArm(**asdict(arm), within=met(arm.p99_interval_ms, side.limit_ms)) for arm in arms)
     enough = min(baseline.samples, tuned.samples) >= samples_needed(0.99)
     ratio = pooled(side.runs["tuned"], side.runs["baseline"], 0.99, seed) if enough else None
-    return JointVerification(baseline, tuned, None if ratio is None else Interval.rounded(ratio))
+    return made.JointVerification(baseline, tuned, None if ratio is None else Interval.rounded(ratio))
 
 
 def _finite(value: float) -> float | None:
