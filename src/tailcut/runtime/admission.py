@@ -54,7 +54,7 @@ class Admission:
         if opens_ns <= now_ns:
             return
         done_ns, ahead_ns = (forecast.done_ns(count, now_ns, busy=busy) - now_ns for count in (rows + ahead, ahead))
-        message = f"cannot meet the {_duration(left_ns)} deadline: "
+        message = f"cannot meet the {_duration(left_ns)} deadline: " if left_ns > 0 else "its deadline has passed: "
         if ahead_ns < left_ns:
             message += f"the request takes {_duration(done_ns - ahead_ns)}, and "
         message += f"{_duration(ahead_ns)} of work is ahead"
