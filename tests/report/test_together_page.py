@@ -12,7 +12,8 @@ from tailcut.report.html import render_together_html
 from tailcut.report.together_page import gain_words, headline, together_summary
 from tailcut.runtime.settings import Settings
 from tailcut.spec import Rows
-from tailcut.tuner.result_records import (
+from tailcut.tuner.result_records import RowsDecision
+from tailcut.tuner.together.result_records import (
     Combination,
     JointArm,
     JointModel,
@@ -21,7 +22,6 @@ from tailcut.tuner.result_records import (
     JointResult,
     JointVerification,
     RejectedCombination,
-    RowsDecision,
 )
 
 CURVE = [(0.0, 1.0), (0.5, 2.0), (0.99, 6.0)]

@@ -158,7 +158,7 @@ def tune(
     from tailcut.runtime.rows import SETTING_OF
     from tailcut.tuner.objective import Constraints
     from tailcut.tuner.pixels import parse_normalize
-    from tailcut.tuner.result_records import JointRequest
+    from tailcut.tuner.together.result_records import JointRequest
 
     began = time.monotonic()
     on_device = device is DeviceChoice.CUDA

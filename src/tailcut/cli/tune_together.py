@@ -14,8 +14,8 @@ from tailcut.cli.main import INTERRUPTED
 if TYPE_CHECKING:
     from tailcut.lab.arrivals import Arrivals
     from tailcut.tuner.records import Wanted
-    from tailcut.tuner.result_records import JointRequest, JointResult
     from tailcut.tuner.together.records import JointOutcome
+    from tailcut.tuner.together.result_records import JointRequest, JointResult
 
 MOST_MODELS = 8
 

@@ -17,7 +17,8 @@ from tailcut.report import bench_page, explain_page, microbench_page, together_p
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.explain import HEADS
 from tailcut.report.tune_page import headline
-from tailcut.tuner.result_records import JointResult, TuneResult
+from tailcut.tuner.result_records import TuneResult
+from tailcut.tuner.together.result_records import JointResult
 
 __all__ = [
     "headline",

@@ -10,7 +10,7 @@ from rich.table import Table
 from tailcut.report.strips import Arm, Strips, strips
 from tailcut.report.tune_page import figures_of, noise_words
 from tailcut.report.words import milliseconds, milliseconds_between, ratio
-from tailcut.tuner.result_records import JointModel, JointResult, JointVerification
+from tailcut.tuner.together.result_records import JointModel, JointResult, JointVerification
 
 ARM_WORDS = {
     "baseline": "every model with the engine's defaults, one call a request",

@@ -9,9 +9,9 @@ from msgspec.structs import asdict
 from tailcut.lab.records import Interval, MachineFacts
 from tailcut.runtime.profile import Neighbour, Together
 from tailcut.stats import samples_needed
-from tailcut.tuner import result_records as made
 from tailcut.tuner.race import pooled
 from tailcut.tuner.result import arm_record, known, met
+from tailcut.tuner.together import result_records as made
 from tailcut.tuner.together.records import ARMS, JointOutcome, Side
 from tailcut.tuner.together.search import describe
 
