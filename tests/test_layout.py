@@ -16,6 +16,7 @@ FOLDERS = {"engines/pytorch": "engines/torch"}  # a folder named torch would be 
 PURE = (
     "batching",
     "memory",
+    "planning",
     "runtime/admission",
     "runtime/cuts",
     "runtime/delivery",
@@ -53,6 +54,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "lab/test_truth": ("lab/client", "lab/arrivals"),
     "memory/test_region": ("memory/anonymous",),
     "pipelines/test_serving": ("pipelines/model", "pipelines/process", "pipelines/pool"),
+    "planning/test_cluster": ("kernels/cluster", "kernels/balancing"),
+    "planning/test_plan": ("planning/records",),
     "report/test_pages": ("report/bench_page", "report/explain_page", "report/microbench_page", "report/markdown"),
     "runtime/test_dependent": ("runtime/model", "runtime/rows"),
     "runtime/test_forked_models": ("runtime/model",),

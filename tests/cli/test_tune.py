@@ -15,6 +15,7 @@ from tests.schemas import validated
 from tests.servers import serving
 
 from tailcut.runtime.profile import Profile
+from tailcut.tuner.service import MeasuredService
 from tailcut.tuner.space import RUNG_FIELDS, changed
 
 TUNE = [sys.executable, "-m", "tailcut", "tune"]
@@ -182,6 +183,10 @@ def test_the_profile_says_where_it_comes_from(tuned: tuple[dict, str], folder: P
     assert profile.evidence["tuned"]["samples"] >= 459
     assert profile.evidence["rows"]["rows"] == "independent"
     assert profile.settings.batching.rows == "auto"
+    service = msgspec.convert(profile.evidence["service"], MeasuredService)  # what `tailcut plan` simulates with
+    assert service.sizes[0] == 1
+    assert 1 < float(np.median(service.quantiles_us[0])) < 100_000
+    assert sum(service.way_in.values()) > 0
     with serving(folder, folder / tuned[0]["profile"]) as server, server.connect() as wire:
         assert wire.ask(b"GET /v2/models/mlp/ready HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
 

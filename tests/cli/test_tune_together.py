@@ -82,6 +82,7 @@ def test_each_profile_names_its_neighbour(tuned: tuple[dict, str], folder: Path)
     assert [one.name for one in wide.together.neighbours] == ["small"]
     assert small.evidence["verified"] is True
     assert small.evidence["tuned"]["samples"] >= 459
+    assert small.evidence["service"]["sizes"][0] == 1
 
 
 def test_the_server_warns_of_other_neighbours(tuned: tuple[dict, str], folder: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ COMMANDS = (
     "convert",
     "bench",
     "explain",
+    "plan",
     "microbench",
     "vectorization",
     "stat",

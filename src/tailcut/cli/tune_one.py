@@ -69,6 +69,7 @@ def write_result(outcome: "Outcome", wanted: "Wanted", asked: "ModelRequest", fi
     from tailcut.runtime.profile import copy_path
     from tailcut.tuner.result import evidence, result
     from tailcut.tuner.result_records import TunedModel
+    from tailcut.tuner.service import service_evidence
 
     profile = _profile(outcome, wanted)
     machine = fingerprint()
@@ -84,7 +85,8 @@ def write_result(outcome: "Outcome", wanted: "Wanted", asked: "ModelRequest", fi
         copy = copy_path(files.profile, outcome.copy_bytes)
         write_atomically(copy, outcome.copy_bytes)
         profile = profile.with_quantized(copy)
-    profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=evidence(found))
+    kept = evidence(found) | service_evidence(files.journal, profile)
+    profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=kept)
     profile.save(files.profile)
     write_atomically(files.report, render_tune_html(found))
     return found

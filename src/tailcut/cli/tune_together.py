@@ -136,6 +136,7 @@ def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) ->
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.report.html import render_together_html
     from tailcut.runtime.profile import copy_path
+    from tailcut.tuner.service import service_evidence
     from tailcut.tuner.together.result import joint_evidence, joint_result, together_of
 
     machine = fingerprint()
@@ -157,7 +158,7 @@ def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) ->
             profile,
             together=together_of(outcome, number),
             machine=machine,
-            evidence=joint_evidence(found, number),
+            evidence=joint_evidence(found, number) | service_evidence(_journal(file), profile),
         )
         profile.save(file)
     write_atomically(files.report, render_together_html(found))

@@ -13,7 +13,8 @@ import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from tailcut.lab.records import BenchResult, ExplainResult, MicrobenchResult
-from tailcut.report import bench_page, explain_page, microbench_page, together_page, tune_page, words
+from tailcut.planning.records import PlanResult
+from tailcut.report import bench_page, explain_page, microbench_page, plan_page, together_page, tune_page, words
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.explain import HEADS
 from tailcut.report.tune_page import headline
@@ -26,6 +27,7 @@ __all__ = [
     "render_bench_html",
     "render_explain_html",
     "render_microbench_html",
+    "render_plan_html",
     "render_together_html",
     "render_tune_html",
 ]
@@ -165,3 +167,12 @@ def render_explain_html(found: ExplainResult) -> str:
         heads=HEADS,
         command=f"tailcut explain {found.target}",
     )
+
+
+def render_plan_html(found: PlanResult) -> str:
+    """The page of a capacity plan.
+
+    Args:
+        found: what `tailcut plan --json` prints.
+    """
+    return render("plan.html.j2", msgspec.to_builtins(found), found=found, page=plan_page.page(found))

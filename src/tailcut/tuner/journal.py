@@ -76,7 +76,8 @@ class Journal:
     def __init__(self, path: Path | None, key: Key | None, *, fresh: bool = False) -> None:
         self._path = path if key is not None else None
         self._key = {} if key is None else asdict(key)
-        self._known = [] if fresh or self._path is None else list(_lines(self._path, self._key))
+        oldest = time.time() - _HOURS * 3600
+        self._known = [] if fresh or self._path is None else list(_lines(self._path, self._key, oldest))
         if self._path is not None:
             _end_line(self._path)
 
@@ -199,8 +200,13 @@ def _converted(value: Any, kind: type[Any]) -> Any:
         return None
 
 
-def _lines(path: Path, key: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the recent lines with this key; a line that was cut off or is damaged is left out."""
+def lines_of(path: Path, ref: ModelRef) -> list[dict[str, Any]]:
+    """Every readable line of one model, however old and on whatever machine, the latest last; none without a file."""
+    return list(_lines(path, {"model": f"{ref.sha256} {ref.weights or ''}".strip()}, 0.0))
+
+
+def _lines(path: Path, key: Mapping[str, str], oldest: float) -> Iterator[dict[str, Any]]:
+    """Yield the lines since a time with this key; a line that was cut off or is damaged is left out."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -208,7 +214,6 @@ def _lines(path: Path, key: Mapping[str, str]) -> Iterator[dict[str, Any]]:
             data = file.read()
     except OSError:
         return
-    oldest = time.time() - _HOURS * 3600
     for text in data.splitlines():
         try:
             line = json.loads(text)

@@ -75,9 +75,7 @@ def expected(
     """
     found = []
     for settings in product(*lists):
-        members = [
-            Member(known[one], _spin_ns(one.engine)) for one, known in zip(settings, configurations, strict=True)
-        ]
+        members = [Member(known[one], spin_ns(one.engine)) for one, known in zip(settings, configurations, strict=True)]
         predictions = simulate_together(members, arrivals_ns, cores)
         p99_ms = tuple(_p99_ms(one) for one in predictions)
         found.append(Expected(settings, p99_ms, score(p99_ms, limits_ms)))
@@ -103,7 +101,8 @@ def _shape(settings: Settings) -> tuple[int, int, bool, bool]:
     return engine.threads, engine.instances, spins, settings.batching.dispatch == "inline"
 
 
-def _spin_ns(engine: EngineOptions) -> int:
+def spin_ns(engine: EngineOptions) -> int:
+    """How long the idle threads of an engine spin after a call."""
     if engine.name != "onnxruntime" or not engine.spinning or engine.threads == 1:
         return 0
     return engine.spin_us * 1000 or SPIN_NS

@@ -1,0 +1,202 @@
+"""`tailcut plan` against real servers: predicted and measured capacity of throttled workers and replicas.
+
+    python benchmarks/plan.py [--model ranker] [--budget 30] [--share 0.2] [--seconds 2] [--rounds 3]
+
+The model is tuned for one CPU, as a user would; all predictions come from the measurements in the profile. Then servers
+run in control groups with a CPU quota, so that one machine has room for several: one and two workers, reached directly,
+and one to four replicas behind haproxy where that is installed. The quota's period is 4 ms, as a whole share of a core
+would be felt in small pieces. A closed loop of 32 connections for each server finds the capacity; set-ups take turns,
+and each figure is the median of the rounds. The client and haproxy run outside the groups. Limit: 10 %.
+
+Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about two and a half minutes.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reference_models import make
+from serving import BUILD, first_line, running
+
+from tailcut.lab.client import closed_loop
+from tailcut.lab.describe import parse_target, served_samples, served_spec
+from tailcut.lab.payload import infer_payload
+from tailcut.machine.fingerprint import fingerprint
+from tailcut.planning.cluster import without_client
+from tailcut.planning.measured import Measured, read_measured
+from tailcut.runtime.profile import Profile
+from tailcut.tuner.simulate import simulate_closed
+
+LIMIT = 0.10
+PERIOD_US = 4000
+CONNECTIONS = 32  # for each server
+MOST_REPLICAS = 4
+
+
+@dataclass
+class SetUp:
+    """Servers in one arrangement, what is predicted of them, and what each round measured."""
+
+    name: str
+    workers: int
+    replicas: int
+    proxied: bool
+    predicted: float = 0.0
+    measured: list[float] = field(default_factory=list)
+
+    @property
+    def error(self) -> float:
+        return self.predicted / statistics.median(self.measured) - 1
+
+
+@contextmanager
+def control_group(name: str, cores: float) -> Iterator[Path]:
+    """A group with a quota of so many cores; yields the file that processes are entered into."""
+    old = Path("/sys/fs/cgroup/cpu")
+    group = (old if old.is_dir() else Path("/sys/fs/cgroup")) / f"tailcut-plan-{os.getpid()}-{name}"
+    quota_us = round(cores * PERIOD_US)
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise SystemExit(f"no control group can be made here: {error.strerror}") from None
+    try:
+        if old.is_dir():
+            (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+        else:
+            (group / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+        yield group / "cgroup.procs"
+    finally:
+        for _ in range(50):  # the last process of the group is just ending
+            try:
+                group.rmdir()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                break
+
+
+@contextmanager
+def server(profile: Path, name: str, cores: float, workers: int) -> Iterator[int]:
+    """A throttled server's port."""
+    serve = [sys.executable, "-m", "tailcut", "serve", str(profile), "--port", "0", "--workers", str(workers), "--json"]
+    with control_group(name, cores) as processes:
+        enter = ["sh", "-c", f'echo $$ > {processes} && exec "$@"', "sh"]
+        with running([*enter, *serve]) as child:
+            yield json.loads(first_line(child))["port"]
+
+
+@contextmanager
+def haproxy(ports: list[int]) -> Iterator[int]:
+    """The port of a balancer that sends each request to the server with the fewest in flight."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    backends = "\n".join(f"    server s{number} 127.0.0.1:{one}" for number, one in enumerate(ports))
+    text = f"""
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 30s
+    timeout server 30s
+listen in
+    bind 127.0.0.1:{port}
+    balance leastconn
+    http-reuse always
+{backends}
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "haproxy.cfg"
+        config.write_text(text)
+        with running(["haproxy", "-db", "-f", str(config)]):
+            for _ in range(100):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            yield port
+
+
+def capacity(url: str, profile: Profile, servers: int, seconds: float) -> float:
+    """Requests per second that a closed loop gets, in the encoding that the profile was tuned for."""
+    name, wire = profile.model.name, profile.settings.io.wire
+    target = parse_target(url)
+    samples = served_samples(target, served_spec(target, name))
+    payloads = [infer_payload(target, name, samples.make(samples.rows, seed), wire) for seed in range(8)]
+    found = closed_loop(target, payloads, concurrency=CONNECTIONS * servers, duration_s=seconds, warmup_s=0.3)
+    return found.rate_achieved
+
+
+def measure(setup: SetUp, measured: Measured, args: argparse.Namespace) -> None:
+    """One round."""
+    with ExitStack() as stack:
+        cores = args.share * setup.workers
+        ports = [
+            stack.enter_context(server(measured.path, f"{number}", cores, setup.workers))
+            for number in range(setup.replicas)
+        ]
+        port = stack.enter_context(haproxy(ports)) if setup.proxied else ports[0]
+        servers = setup.workers * setup.replicas
+        setup.measured.append(capacity(f"http://127.0.0.1:{port}", measured.profile, servers, args.seconds))
+
+
+def predict(measured: Measured, setup: SetUp, share: float) -> float:
+    """The capacity by the simulation, with as many requests in flight as the client keeps."""
+    one = without_client(measured.service.configuration(measured.profile.settings, share))
+    return simulate_closed(one, CONNECTIONS).rate * setup.workers * setup.replicas
+
+
+def tuned(model: Path, budget_s: float) -> Path:
+    """A profile of the model for one CPU."""
+    profile = BUILD / f"{model.stem}.plan.profile.toml"
+    command = ["tune", str(model), "--budget", f"{budget_s:g}s", "--cpus", "1", "-o", str(profile), "--fresh"]
+    subprocess.run([sys.executable, "-m", "tailcut", *command], check=True, stdout=subprocess.DEVNULL)
+    return profile
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ranker")
+    parser.add_argument("--budget", type=float, default=30.0, help="seconds of the tune")
+    parser.add_argument("--share", type=float, default=0.2, help="cores of each server process")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with control_group("probe", args.share):
+        pass  # before any time is spent
+    measured = read_measured(tuned(make(args.model, BUILD / "models"), args.budget))
+    setups = [SetUp(f"{workers} workers", workers, 1, proxied=False) for workers in (1, 2)]
+    if shutil.which("haproxy"):
+        setups += [SetUp(f"{count} replicas", 1, count, proxied=True) for count in range(1, MOST_REPLICAS + 1)]
+    else:
+        print("haproxy is not installed: replicas are left out")
+    for setup in setups:
+        setup.predicted = predict(measured, setup, args.share)
+    for _ in range(args.rounds):
+        for setup in setups:
+            measure(setup, measured, args)
+    facts = fingerprint()
+    print(f"{facts['cpu']}, {facts['usable_cpus']} CPUs; {args.share:g} of a core for each server process")
+    print(f"profile: {measured.profile.settings.describe()}")
+    print(f"{'set-up':<12} {'predicted/s':>12} {'measured/s':>12} {'error':>8}   rounds")
+    for setup in setups:
+        rounds = " ".join(f"{rate:,.0f}" for rate in setup.measured)
+        median = statistics.median(setup.measured)
+        print(f"{setup.name:<12} {setup.predicted:>12,.0f} {median:>12,.0f} {setup.error:>+8.1%}   {rounds}")
+    return 0 if all(abs(setup.error) <= LIMIT for setup in setups) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""`tailcut plan`: how many replicas meet a limit at a rate, from the times that a tune measured."""
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tailcut.planning.plan import Wanted
+
+MOST_MODELS = 8
+
+
+class RoutingChoice(StrEnum):
+    """How a load balancer chooses a replica."""
+
+    RANDOM = "random"
+    ROUND_ROBIN = "round-robin"
+    LEAST_LOADED = "least-loaded"
+    TWO_CHOICES = "two-choices"
+
+
+def plan(
+    profiles: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PROFILE...",
+            help="Tuned profiles; several are served together on each replica.",
+            show_default=False,
+        ),
+    ],
+    slo: Annotated[
+        str,
+        typer.Option(metavar="pN=DURATION", help="Limit of a percentile, such as p99=10ms; several: one per profile."),
+    ],
+    rate: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Requests per second; several profiles: one rate each, as 5000,200."),
+    ] = None,
+    arrivals: Annotated[
+        str, typer.Option(help="Distribution of arrivals: poisson, constant, or bursty:FACTOR:LENGTH.")
+    ] = "poisson",
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Recorded traffic: arrival times (seconds, one per line), or lines of SECONDS RATE; scaled to --rate."
+        ),
+    ] = None,
+    autoscale: Annotated[
+        str,
+        typer.Option(
+            metavar="RULES",
+            help="With --trace: the autoscaler's utilisation=T or queue=T (its target), start, down, every, min, max.",
+        ),
+    ] = "start=30s,down=5m,every=15s",
+    headroom: Annotated[
+        float, typer.Option(help="Share of the rate that has to fit as well.", min=0.0, max=100.0)
+    ] = 0.2,
+    failures: Annotated[int, typer.Option(help="Replicas that may be lost.", min=0, max=999)] = 0,
+    routing: Annotated[
+        RoutingChoice | None, typer.Option(help="How a replica is chosen (default: two-choices).")
+    ] = None,
+    hedge: Annotated[
+        str | None, typer.Option(metavar="D", help="Send a request to a second replica after this long.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes per replica (default: the profile's).", min=1)] = None,
+    cores: Annotated[
+        float | None, typer.Option(help="Cores per replica (default: as when it was tuned).", min=0.01, max=4096.0)
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Price of one replica for an hour.", min=0.0)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals, service times and routing.", min=0)] = 0,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Plan capacity: replicas for a rate and a limit, what a lost replica costs, and what an autoscaler misses."""
+    import msgspec
+    from rich.console import Console
+
+    from tailcut.atomic import write_atomically
+    from tailcut.cli.options import parse_duration
+    from tailcut.errors import UsageError
+    from tailcut.planning.autoscale import parse_rules
+    from tailcut.planning.demand import parse_arrivals, parse_limit, parse_rates, read_recording
+    from tailcut.planning.measured import read_measured
+    from tailcut.planning.plan import Wanted, make_plan
+    from tailcut.report.html import render_plan_html
+    from tailcut.report.plan_page import plan_view
+
+    rates = parse_rates(rate) if rate is not None else []
+    limits = [parse_limit(part, parse_duration) for part in slo.split(",")]
+    make, rules = parse_arrivals(arrivals, parse_duration), parse_rules(autoscale, parse_duration)
+    hedge_s = parse_duration(hedge) if hedge is not None else 0.0
+    if not rates and trace is None:
+        raise UsageError("give the traffic: --rate, --trace, or both")
+    if trace is not None and arrivals != "poisson":
+        raise UsageError("--trace and --arrivals cannot be combined")
+    models = [read_measured(path) for path in profiles]
+    counted = workers or models[0].profile.settings.io.workers
+    wanted = Wanted(
+        models,
+        rates,
+        limits * len(models) if len(limits) == 1 else limits,
+        make,
+        arrivals,
+        None if trace is None else read_recording(trace),
+        None if trace is None else rules,
+        headroom,
+        failures,
+        "two-choices" if routing is None else routing.value,
+        hedge_s * 1e3,
+        counted,
+        cores,
+        price,
+        seed,
+        f"tailcut {shlex.join(sys.argv[1:])}",
+    )
+    _check(wanted, chosen=routing is not None)
+    found = make_plan(wanted, _say)
+    if report:
+        write_atomically(report, render_plan_html(found))
+    if json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        Console().print(plan_view(found))
+
+
+def _check(wanted: "Wanted", *, chosen: bool) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        UsageError: another number of rates or limits than profiles, or several profiles with what one alone can have.
+    """
+    from tailcut.errors import UsageError
+
+    count = len(wanted.models)
+    _check_names([one.profile.model.name for one in wanted.models])
+    if len(wanted.rates) not in ({0, 1} if wanted.recording is not None else {count}):
+        raise UsageError(f"--rate: {len(wanted.rates)} rates for {count} profiles: give one rate each, as 5000,200")
+    if len(wanted.limits) != count:
+        raise UsageError(f"--slo: {len(wanted.limits)} limits for {count} profiles: give one, or one each")
+    if wanted.recording is not None and wanted.workers > 1:
+        raise UsageError("--trace: an autoscaler's replicas have one worker each: add --workers 1")
+    if count > 1 and (wanted.recording is not None or wanted.hedge_ms or wanted.workers > 1):
+        raise UsageError("several profiles: --trace, --hedge and --workers need a single one")
+    if count > 1 and chosen and wanted.routing != "round-robin":
+        raise UsageError("several profiles: the replicas get their requests in turn: leave out --routing")
+
+
+def _check_names(names: "Sequence[str]") -> None:
+    from tailcut.errors import UsageError
+
+    if len(names) > MOST_MODELS:
+        raise UsageError(f"plan takes up to {MOST_MODELS} profiles together, not {len(names)}")
+    if len(set(names)) < len(names):
+        raise UsageError("two profiles are for models of the same name: give each model once")
+
+
+def _say(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr)

@@ -1,0 +1,312 @@
+"""Many servers behind a load balancer as queues, event by event, in compiled code: the latency of each request.
+
+Each server is that of `queueing.py`: a loop, instances, the rule for batches, threads that share the server's cores.
+What many servers need beyond it is that nothing happens before its time: a request is routed by what the servers have
+in flight at its arrival (`balancing.py`), so the loop takes one step (a pass, one request received, one batch answered)
+at a time. Clients run elsewhere, and deadlines are not modelled.
+
+A request without an answer after a while may be *hedged*: sent to a second server; the first answer counts, and both
+servers compute. A simulation goes on where it stopped: `advance` runs until a time, and servers may join and leave in
+between.
+"""
+
+import numpy as np
+
+from tailcut.kernels.balancing import (
+    ACTIVE,
+    BATCHES,
+    DISPATCH,
+    DONE,
+    DONE_END,
+    ENGINE_NS,
+    FAR,
+    FREE,
+    HEDGE,
+    HEDGED,
+    HELD,
+    INBOX,
+    INSTANCES,
+    LAST,
+    LEAVING,
+    LOOP_NS,
+    NOW,
+    PHASE,
+    QUEUE,
+    ROUTED,
+    ROUTING,
+    RUNNING,
+    THREADS,
+    TIMER,
+    WAITING,
+    WAITS,
+    State,
+    Tables,
+    fly,
+    least_of,
+    put,
+    routed,
+)
+from tailcut.kernels.cache import compiled
+from tailcut.kernels.queueing import (
+    ANSWER,
+    BATCH,
+    DELAY,
+    HERE,
+    INLINE,
+    OUTSIDE,
+    PASS,
+    RECEIVE,
+    REFUSED,
+    WAKE,
+    WORKER,
+    batch_rows,
+    held_until,
+    service,
+    shared,
+)
+
+_FEW = 2.5  # as in queueing.py
+_ROWS_WEIGHT, _GAP_WEIGHT = 0.1, 0.05
+_IDLE, _RECEIVING, _ANSWERING, _COMPUTING = range(4)  # what the loop does until `FREE`
+_JOB, _ROWS, _END, _SINCE = range(4)  # of an instance: its batch, when that ends, and since when it is idle
+
+_plain = compiled(_nrt=False)  # as in balancing.py
+
+
+@_plain
+def append(state: State, server: int, head: int, copy: int) -> None:
+    """Put a copy at the end of a list of a server; `head` is its column, and that of its end follows."""
+    one = state.servers[server]
+    state.following[copy] = -1
+    if one[head] < 0:
+        one[head] = copy
+    else:
+        state.following[one[head + 1]] = copy
+    one[head + 1] = copy
+
+
+@_plain
+def send(state: State, server: int, copy: int, now: int) -> None:
+    """Have a copy arrive at a server."""
+    state.server[copy], state.came[copy] = server, now
+    append(state, server, INBOX, copy)
+    fly(state, server, 1)
+
+
+@_plain
+def loop_event(tables: Tables, state: State, server: int) -> int:
+    """When the loop of a server has something to do."""
+    one = state.servers[server]
+    if one[PHASE] != _IDLE:
+        return one[FREE]  # type: ignore[no-any-return]
+    at = FAR
+    if one[INBOX] >= 0:
+        at = max(one[FREE], state.came[one[INBOX]])
+    if one[DONE] >= 0:
+        done = state.finished[one[DONE]]
+        at = min(at, one[FREE] if one[FREE] > done else done + tables.costs[WAKE])
+    return at
+
+
+@_plain
+def take_event(tables: Tables, state: State, server: int) -> tuple[int, int]:
+    """When an instance takes a batch, and which; FAR where there is none to take."""
+    one, at, which = state.servers[server], FAR, -1
+    if tables.shape[DISPATCH] == INLINE or one[WAITING] < 0:
+        return at, which
+    ready = state.ready[one[WAITING]]
+    for slot in range(state.slots.shape[1]):
+        if state.slots[server, slot, _JOB] < 0:
+            since = state.slots[server, slot, _SINCE]
+            own = max(ready + tables.costs[WAKE] if ready > since else since, one[HELD])
+            if own < at:
+                at, which = own, slot
+    return at, which
+
+
+@_plain
+def end_event(state: State, server: int) -> tuple[int, int]:
+    """When an instance ends its batch, and which."""
+    at, which = FAR, -1
+    for slot in range(state.slots.shape[1]):
+        if state.slots[server, slot, _JOB] >= 0 and state.slots[server, slot, _END] < at:
+            at, which = state.slots[server, slot, _END], slot
+    return at, which
+
+
+@_plain
+def plan_next(tables: Tables, state: State, server: int) -> None:
+    """Enter a server's next event."""
+    at = min(loop_event(tables, state, server), take_event(tables, state, server)[0], end_event(state, server)[0])
+    put(state.events, server, at)
+
+
+@_plain
+def form(state: State, server: int, rows: int) -> int:
+    """Take a batch from the requests that wait; its first copy."""
+    one = state.servers[server]
+    first = copy = one[WAITING]
+    for _ in range(rows - 1):
+        copy = state.following[copy]
+    one[WAITING] = state.following[copy]
+    state.following[copy] = -1
+    one[WAITS] -= rows
+    state.rows[first] = rows
+    state.means[server, 0] += _ROWS_WEIGHT * (rows - state.means[server, 0])
+    return first  # type: ignore[no-any-return]
+
+
+@_plain
+def computed(tables: Tables, state: State, server: int, rows: int, active: int) -> int:
+    """How long a batch computes, beside so many active threads with its own."""
+    took = service(rows, tables.sizes, tables.times, np.random.randint(tables.times.shape[1]))  # noqa: NPY002  numba's
+    state.totals[server, ENGINE_NS] += took * tables.shape[THREADS]
+    state.totals[server, BATCHES] += 1
+    return shared(took, max(1.0, active / tables.cores))
+
+
+@_plain
+def answer(  # noqa: PLR0913, PLR0917  numba takes them by position
+    tables: Tables, state: State, server: int, first: int, began: int, slow: float
+) -> int:
+    """Write a batch's answers one after the other from `began` on; when the last one is written."""
+    now, copy, count = began + shared(tables.costs[BATCH], slow), first, state.answered.shape[0]
+    while copy >= 0:
+        now += shared(tables.costs[ANSWER], slow)
+        request = copy % count
+        there = now + tables.costs[OUTSIDE]
+        if state.answered[request] == REFUSED or there < state.answered[request]:
+            state.answered[request] = there
+        copy = state.following[copy]
+    state.totals[server, LOOP_NS] += (now - began) / slow
+    state.servers[server, LEAVING] = state.rows[first]
+    return now
+
+
+@_plain
+def receive(tables: Tables, state: State, server: int, now: int, slow: float) -> int:
+    """Receive the request that came first; when that is done."""
+    one, count = state.servers[server], state.answered.shape[0]
+    copy = one[INBOX]
+    one[INBOX] = state.following[copy]
+    end = now + shared(tables.costs[RECEIVE], slow)
+    state.totals[server, LOOP_NS] += (end - now) / slow
+    if one[WAITS] >= tables.shape[QUEUE]:
+        if state.answered[copy % count] == FAR:
+            state.answered[copy % count] = REFUSED
+        fly(state, server, -1)
+        return end
+    state.means[server, 1] += _GAP_WEIGHT * (min(state.came[copy] - one[LAST], 1_000_000_000) - state.means[server, 1])
+    one[LAST] = state.came[copy]
+    state.ready[copy] = end
+    append(state, server, WAITING, copy)
+    one[WAITS] += 1
+    return end
+
+
+@_plain
+def loop_step(tables: Tables, state: State, server: int, now: int) -> None:
+    """One step of a server's loop: a pass begins, receives one request, answers one batch, or computes one."""
+    one = state.servers[server]
+    if one[LEAVING]:
+        fly(state, server, -one[LEAVING])
+        one[LEAVING] = 0
+    active = 1 + one[RUNNING] * tables.shape[THREADS]
+    slow = max(1.0, active / tables.cores)
+    if one[PHASE] == _IDLE:
+        one[FREE] = now + shared(tables.costs[PASS], slow)
+        state.totals[server, LOOP_NS] += (one[FREE] - now) / slow
+        one[PHASE] = _RECEIVING
+        return
+    if one[PHASE] == _RECEIVING and one[INBOX] >= 0:
+        one[FREE] = receive(tables, state, server, now, slow)
+        return
+    if one[PHASE] != _COMPUTING and one[DONE] >= 0 and state.finished[one[DONE]] <= now:
+        batch = one[DONE]
+        one[DONE] = state.after[batch]
+        one[PHASE], one[FREE] = _ANSWERING, answer(tables, state, server, batch, now, slow)
+        return
+    if one[WAITING] >= 0 and tables.shape[DISPATCH] != WORKER:
+        rows = batch_rows(one[WAITS], 1, tables.best)
+        short = one[RUNNING] == 0 and state.means[server, 0] <= _FEW and tables.estimate[rows] <= tables.costs[HERE]
+        if tables.shape[DISPATCH] == INLINE or short:
+            first = form(state, server, rows)
+            end = now + computed(tables, state, server, rows, active + tables.shape[THREADS] - 1)
+            one[PHASE], one[FREE] = _COMPUTING, answer(tables, state, server, first, end, slow)
+            return
+    one[PHASE], one[FREE] = _IDLE, now
+
+
+@_plain
+def take_step(tables: Tables, state: State, server: int, slot: int, now: int) -> None:
+    """An instance takes a batch, or the batch is held back."""
+    one, costs, best = state.servers[server], tables.costs, tables.best
+    ready, own = one[WAITS], state.slots[server, slot]
+    rows = batch_rows(ready, tables.shape[INSTANCES] - one[RUNNING], best)
+    oldest = state.ready[one[WAITING]]
+    until = held_until(ready, rows, oldest, state.means[server, 1], now, costs[DELAY], best, tables.estimate)
+    if until > now and until != one[HELD]:
+        one[HELD] = until
+        return
+    one[HELD] = 0
+    threads = tables.shape[THREADS]
+    active = one[RUNNING] * threads + (1 if one[FREE] > now else 0) + threads
+    own[_JOB], own[_ROWS] = form(state, server, rows), rows
+    own[_END] = now + computed(tables, state, server, rows, active)
+    one[RUNNING] += 1
+
+
+@_plain
+def step(tables: Tables, state: State, server: int, now: int) -> None:
+    """What happens at a server at its next event."""
+    one = state.servers[server]
+    end, which = end_event(state, server)
+    if end == now:
+        own = state.slots[server, which]
+        batch = own[_JOB]
+        state.finished[batch], state.after[batch] = now, -1
+        if one[DONE] < 0:
+            one[DONE] = batch
+        else:
+            state.after[one[DONE_END]] = batch
+        one[DONE_END] = batch
+        own[_JOB], own[_SINCE] = -1, now
+        one[RUNNING] -= 1
+    elif loop_event(tables, state, server) == now:
+        loop_step(tables, state, server, now)
+    else:
+        take_step(tables, state, server, take_event(tables, state, server)[1], now)
+    plan_next(tables, state, server)
+
+
+@_plain
+def advance(tables: Tables, state: State, arrivals: np.ndarray, until: int) -> None:
+    """Simulate what happens before `until` (ns), for arrivals at these times (int64 ns, ascending)."""
+    count, clock, hedge = arrivals.shape[0], state.clock, tables.shape[HEDGE]
+    while True:
+        arrival = arrivals[clock[ROUTED]] if clock[ROUTED] < count else FAR
+        timer = FAR
+        if hedge > 0 and clock[TIMER] < clock[ROUTED]:
+            timer = arrivals[clock[TIMER]] + hedge
+        event = state.events[1]
+        now = min(arrival, timer, event)
+        if now >= until or now == FAR:
+            return
+        clock[NOW] = now
+        if arrival == now:
+            copy = clock[ROUTED]
+            clock[ROUTED] += 1
+            server = routed(state, tables.shape[ROUTING], -1)
+        elif timer == now:
+            request = clock[TIMER]
+            clock[TIMER] += 1
+            if state.answered[request] <= now or clock[ACTIVE] == 1:
+                continue
+            clock[HEDGED] += 1
+            copy = count + request
+            server = routed(state, tables.shape[ROUTING], state.server[request])
+        else:
+            step(tables, state, least_of(state.events, 0), now)
+            continue
+        send(state, server, copy, now)
+        plan_next(tables, state, server)

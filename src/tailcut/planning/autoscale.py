@@ -1,0 +1,267 @@
+"""A day of traffic on replicas that an autoscaler adds and removes: how many there are, and what they miss. Pure.
+
+The rule is that of Kubernetes' HorizontalPodAutoscaler (https://kubernetes.io/docs/concepts/workloads/autoscaling/horizontal-pod-autoscale/,
+"Algorithm details"): every so often, desired = ceil(replicas x metric / target), unless the ratio is within a tolerance
+of 1; to scale down, the highest of the desires of a while. A new replica takes requests after its start; a removed one
+answers what it has.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from tailcut.errors import UsageError
+from tailcut.kernels import balancing
+from tailcut.kernels.cluster import advance
+from tailcut.planning.cluster import Cluster, counted, tables_of
+from tailcut.planning.demand import Limit
+
+_SHOWN = 288  # points of the course, at most: every five minutes of a day
+_TOLERANCE = 0.1
+_USUAL = 0.6  # of the utilisation that saturated replicas reach
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """An autoscaler's.
+
+    Args:
+        metric: the mean of the cores' utilisation (0 to 1), or of requests in flight at each replica.
+        target: of the metric; 0: for utilisation six tenths of what saturated replicas reach.
+        every_s: between decisions.
+        start_s: until a new replica takes requests.
+        down_s: of the window whose highest desire counts when replicas are removed.
+        least, most: replicas.
+    """
+
+    metric: Literal["utilisation", "queue"] = "utilisation"
+    target: float = 0.0
+    every_s: float = 15.0
+    start_s: float = 30.0
+    down_s: float = 300.0
+    least: int = 1
+    most: int = 0  # 0: as many as the busiest minute needs
+
+    def resolved(self, replicas: int, saturated: float) -> "Rules":
+        """The rules with what was left open: so many replicas at most, and a target below the saturated utilisation."""
+        target = self.target or _USUAL * saturated
+        return replace(self, target=target, most=self.most or max(replicas, self.least))
+
+    def compressed(self, factor: float) -> "Rules":
+        """The rules for traffic whose time runs faster."""
+        every_s, start_s, down_s = (value / factor for value in (self.every_s, self.start_s, self.down_s))
+        return replace(self, every_s=every_s, start_s=start_s, down_s=down_s)
+
+    def desired(self, replicas: int, value: float) -> int:
+        """How many replicas the metric asks for."""
+        ratio = value / self.target
+        if abs(ratio - 1) <= _TOLERANCE:
+            return replicas
+        return min(max(self.least, math.ceil(replicas * ratio - 1e-9)), self.most)
+
+
+@dataclass(slots=True)
+class Window:
+    """The desires of a while, of which the highest counts when replicas are removed."""
+
+    length_s: float
+    desires: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def settled(self, now_s: float, replicas: int, desired: int) -> int:
+        """How many replicas there are to be, once this desire is taken in."""
+        self.desires.append((now_s, desired))
+        while self.desires[0][0] < now_s - self.length_s:
+            self.desires.popleft()
+        if desired >= replicas:
+            return desired
+        return min(replicas, max(count for _, count in self.desires))
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Some time of the course: means, and the percentile of the requests that arrived then."""
+
+    at_s: float
+    rate: float
+    replicas: float
+    at_ms: float | None  # None: nothing arrived; infinite: refused beyond the percentile
+    missed: float  # requests per second that were not answered within the limit
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What an autoscaler made of a recording."""
+
+    requests: int
+    missed: int  # not answered within the limit
+    at_ms: float  # the percentile over all requests
+    replica_hours: float
+    most: int
+    changes: int  # times that replicas were added or removed
+    moments: tuple[Moment, ...]
+
+
+def parse_rules(text: str, duration: Callable[[str], float]) -> Rules:
+    """Rules from `utilisation=0.5,start=30s,down=5m,every=15s,min=1,max=20`, or with `queue=4`; all may be left out.
+
+    Raises:
+        UsageError: an unknown name, or a value that is none.
+    """
+    values: dict[str, str] = {}
+    for part in filter(None, (one.strip() for one in text.split(","))):
+        name, _, value = part.partition("=")
+        if name not in {"utilisation", "queue", "start", "down", "every", "min", "max"}:
+            raise UsageError(
+                f"--autoscale: unknown rule {name!r}: write utilisation=0.5,start=30s,down=5m,min=1,max=20"
+            )
+        values[name] = value
+    if "utilisation" in values and "queue" in values:
+        raise UsageError("--autoscale: give a target for utilisation or for queue, not for both")
+    metric: Literal["utilisation", "queue"] = "queue" if "queue" in values else "utilisation"
+    rules = Rules(
+        metric,
+        _number(metric, values.get(metric, "0")),
+        duration(values.get("every", "15s")),
+        duration(values.get("start", "30s")),
+        duration(values.get("down", "5m")),
+        round(_number("min", values.get("min", "1"))),
+        round(_number("max", values.get("max", "0"))),
+    )
+    wrong = metric in values and rules.target <= 0
+    if wrong or rules.every_s <= 0 or rules.least < 1 or (metric == "utilisation" and rules.target > 1):
+        raise UsageError("--autoscale: targets and every must be greater than 0, utilisation at most 1, min at least 1")
+    if rules.most and rules.most < rules.least:
+        raise UsageError("--autoscale: max must be at least min")
+    return rules
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--autoscale: {name}={text} is not a number")
+    return value
+
+
+class _ScaledCluster:
+    """Replicas of a running simulation, with those that start."""
+
+    def __init__(self, cluster: Cluster, arrivals: np.ndarray, rules: Rules, seed: int) -> None:
+        self._tables, self._arrivals, self._rules = tables_of(cluster), arrivals, rules
+        self.state = balancing.new_state(
+            len(arrivals), rules.most, rules.least, cluster.configuration.instances, hedged=cluster.hedge_ns > 0
+        )
+        self._cores = cluster.configuration.cores
+        self._starting: deque[float] = deque()  # when each is ready
+        self._busy_ns = 0.0
+        self.replica_s = 0.0
+        balancing.seed_draws(seed)
+
+    @property
+    def active(self) -> int:
+        """Replicas that take requests."""
+        return balancing.active_of(self.state)
+
+    @property
+    def asked(self) -> int:
+        """Those, and those that start."""
+        return self.active + len(self._starting)
+
+    def run(self, since_s: float, until_s: float) -> None:
+        """Simulate until a time; replicas that are ready by then join when they are."""
+        while self._starting and self._starting[0] <= until_s:
+            ready_s = self._starting[0]
+            self._advance(since_s, ready_s)
+            self._starting.popleft()
+            balancing.activate(self.state, int(self.state.order[self.active]))
+            since_s = max(since_s, ready_s)
+        self._advance(since_s, until_s)
+
+    def metric(self, length_s: float) -> float:
+        """The value since it was asked last, `length_s` ago."""
+        busy_ns = float(self.state.totals[:, : balancing.BATCHES].sum())
+        spent, self._busy_ns = busy_ns - self._busy_ns, busy_ns
+        if self._rules.metric == "queue":
+            return float(self.state.flying.sum()) / self.active
+        return spent / (length_s * 1e9 * self._cores * self.active)
+
+    def change(self, now_s: float, replicas: int) -> None:
+        """Ask for so many: replicas that start are given up first."""
+        while self.asked < replicas:
+            self._starting.append(now_s + self._rules.start_s)
+        while self.asked > replicas and self._starting:
+            self._starting.pop()
+        while self.active > replicas:
+            balancing.drain(self.state, int(self.state.order[self.active - 1]))
+
+    def _advance(self, since_s: float, until_s: float) -> None:
+        self.replica_s += max(0.0, until_s - since_s) * self.asked
+        advance(self._tables, self.state, self._arrivals, int(until_s * 1e9))
+
+    def finish(self) -> None:
+        """Have everything answered that arrived."""
+        advance(self._tables, self.state, self._arrivals, balancing.FAR)
+
+
+def simulate_autoscaler(cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules, limit: Limit, seed: int = 0) -> Course:
+    """Have an autoscaler follow a recording.
+
+    Args:
+        cluster: of one replica, with routing and hedging.
+        arrivals_ns: int64, ascending, from the beginning of the recording.
+        rules: of the autoscaler; `most` and `target` are set.
+        limit: that requests have to meet.
+        seed: of service times and routing.
+    """
+    scaled = _ScaledCluster(replace(cluster, servers=rules.most), arrivals_ns, rules, seed)
+    window, changes, most = Window(rules.down_s), 0, rules.least
+    ticks = max(1, math.ceil(int(arrivals_ns[-1]) / 1e9 / rules.every_s))
+    counts = np.zeros(ticks)
+    for tick in range(ticks):
+        now_s = (tick + 1) * rules.every_s
+        scaled.run(tick * rules.every_s, now_s)
+        counts[tick] = scaled.active
+        asked = scaled.asked
+        wanted = window.settled(now_s, asked, rules.desired(scaled.active, scaled.metric(rules.every_s)))
+        if wanted != asked:
+            changes += 1
+            scaled.change(now_s, wanted)
+        most = max(most, scaled.asked)
+    scaled.finish()
+    answered, hours = scaled.state.answered, scaled.replica_s / 3600
+    whole = counted(arrivals_ns, answered, scaled.state.totals.sum(axis=0))
+    late = (answered < 0) | (answered - arrivals_ns > limit.limit_ms * 1e6)
+    moments = _course(_Answers(arrivals_ns, answered, late), counts, rules.every_s, limit)
+    return Course(len(arrivals_ns), int(late.sum()), whole.percentile_ms(limit.share), hours, most, changes, moments)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Arrivals and answers of all requests, int64 ns, and which of them are late."""
+
+    arrivals: np.ndarray
+    answered: np.ndarray
+    late: np.ndarray
+
+    def moment(self, begin_s: float, length_s: float, replicas: float, share: float) -> Moment:
+        """What came of those that arrived in a part of the course."""
+        first, last = np.searchsorted(self.arrivals, [int(begin_s * 1e9), int((begin_s + length_s) * 1e9)])
+        own = counted(self.arrivals[first:last], self.answered[first:last], np.zeros(3))
+        at_ms = own.percentile_ms(share) if last > first else None
+        missed = float(self.late[first:last].sum()) / length_s
+        return Moment(begin_s, float(last - first) / length_s, replicas, at_ms, missed)
+
+
+def _course(answers: _Answers, counts: np.ndarray, every_s: float, limit: Limit) -> tuple[Moment, ...]:
+    """The course in parts of as many ticks each as keep it short; `counts` are the replicas at each tick."""
+    together = -(-len(counts) // _SHOWN)
+    parts = ((first, counts[first : first + together]) for first in range(0, len(counts), together))
+    return tuple(
+        answers.moment(first * every_s, len(part) * every_s, float(part.mean()), limit.share) for first, part in parts
+    )

@@ -1,0 +1,111 @@
+"""What many servers of one configuration would do behind a load balancer. Pure: the same question has the same answer.
+
+The event loop is `kernels/cluster.py`; one server is that of `tuner/simulate.py`, with clients on other machines.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from tailcut.kernels import balancing
+from tailcut.kernels.cluster import advance
+from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of, worth_taking
+
+Routing = Literal["random", "round-robin", "least-loaded", "two-choices"]
+ROUTINGS: dict[str, int] = dict(zip(get_args(Routing), range(4), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Servers of one configuration.
+
+    Args:
+        configuration: of each; the cores are one server's.
+        servers: how many.
+        routing: how the balancer chooses one.
+        hedge_ns: after which a request without an answer is sent to a second server; 0: never.
+    """
+
+    configuration: Configuration
+    servers: int = 1
+    routing: Routing = "two-choices"
+    hedge_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPrediction:
+    """What came of one simulation.
+
+    Args:
+        prediction: of the requests that arrived after the warm-up; its CPU times and batches are those of all.
+        utilisation: of the servers' cores, 0 to 1.
+        hedged: requests that were sent a second time.
+    """
+
+    prediction: Prediction
+    utilisation: float
+    hedged: int
+
+
+def without_client(configuration: Configuration) -> Configuration:
+    """The configuration with its clients on another machine."""
+    return replace(configuration, way_in=replace(configuration.way_in, client_ns=0, client_pass_ns=0))
+
+
+def tables_of(cluster: Cluster) -> balancing.Tables:
+    """What the kernel takes of a cluster."""
+    configuration = without_client(cluster.configuration)
+    service = configuration.service
+    best, estimate = worth_taking(service, configuration.max_batch_size)
+    shape = np.zeros(balancing.SHAPES, np.int64)
+    shape[balancing.DISPATCH] = DISPATCH[configuration.dispatch]
+    shape[balancing.INSTANCES], shape[balancing.THREADS] = configuration.instances, service.threads
+    shape[balancing.QUEUE], shape[balancing.ROUTING] = configuration.queue_rows, ROUTINGS[cluster.routing]
+    shape[balancing.HEDGE] = cluster.hedge_ns
+    sizes, times = np.array(service.sizes, np.int64), np.array(service.quantiles_ns, np.float64)
+    return balancing.Tables(costs_of(configuration), shape, sizes, times, best, estimate, float(configuration.cores))
+
+
+def simulate_cluster(
+    cluster: Cluster, arrivals_ns: np.ndarray, seed: int = 0, *, warmup: float = 0.0
+) -> ClusterPrediction:
+    """Have the requests that arrive at these times (int64 ns, ascending) served.
+
+    Args:
+        cluster: that serves them.
+        arrivals_ns: at the balancer.
+        seed: of service times and routing.
+        warmup: share of the requests, from the first on, that are not counted: the servers begin empty.
+    """
+    arrivals, hedged = np.array(arrivals_ns, np.int64), cluster.hedge_ns > 0
+    configuration = cluster.configuration
+    state = balancing.new_state(len(arrivals), cluster.servers, cluster.servers, configuration.instances, hedged=hedged)
+    balancing.seed_draws(seed)
+    advance(tables_of(cluster), state, arrivals, balancing.FAR)
+    return outcome(state, arrivals, round(warmup * len(arrivals)), cluster.servers * configuration.cores)
+
+
+def outcome(state: balancing.State, arrivals: np.ndarray, first: int, cores: float) -> ClusterPrediction:
+    """What a simulation that has ended found for the requests from `first` on.
+
+    Args:
+        state: of the simulation.
+        arrivals: of all requests.
+        first: the first request that counts.
+        cores: of all servers.
+    """
+    prediction = counted(arrivals[first:], state.answered[first:], state.totals.sum(axis=0))
+    busy_ns = float(state.totals[:, : balancing.BATCHES].sum())
+    length_ns = max(balancing.drained_at(state) - int(arrivals[0]), 1) if len(arrivals) else 1
+    return ClusterPrediction(prediction, min(1.0, busy_ns / (length_ns * cores)), balancing.hedged_of(state))
+
+
+def counted(arrivals: np.ndarray, answered: np.ndarray, totals: np.ndarray) -> Prediction:
+    """The latencies of some requests; `totals` are CPU ns of loops and engines, and batches."""
+    served = (answered >= 0) & (answered < balancing.FAR)
+    latencies = (answered - arrivals)[served]
+    duration_ns = int(max(answered[served].max(initial=0), arrivals[-1])) - int(arrivals[0]) if len(arrivals) else 0
+    loop_s, engine_s = totals[balancing.LOOP_NS] / 1e9, totals[balancing.ENGINE_NS] / 1e9
+    refused, batches = int((~served).sum()), int(totals[balancing.BATCHES])
+    return Prediction(latencies, refused, duration_ns / 1e9, loop_s, engine_s, batches)

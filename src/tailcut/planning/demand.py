@@ -1,0 +1,218 @@
+"""What is asked of the servers: rates, arrival processes, limits and recordings, as the command line writes them. Pure.
+
+A recording is arrival times, or rates over time; it can be scaled to another mean rate.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tailcut.errors import MissingFileError, UsageError
+from tailcut.lab.arrivals import Arrivals, Bursty, Constant, Poisson, Replayed, read_trace
+
+MOST_REQUESTS = 10_000_000  # of a recording that are simulated one by one
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,4})?)\Z")
+_KINDS = ("poisson", "constant", "bursty")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A latency that a percentile has to meet."""
+
+    percentile: str  # as it was written: p99
+    limit_ms: float
+
+    @property
+    def share(self) -> float:
+        """The percentile as a share of the requests, 0 to 1."""
+        return float(self.percentile[1:]) / 100
+
+
+def parse_limit(text: str, duration: Callable[[str], float]) -> Limit:
+    """A limit from `p99=10ms`.
+
+    Args:
+        text: as the user wrote it.
+        duration: reads a duration as seconds.
+
+    Raises:
+        UsageError: another form, an unknown percentile, or a limit of 0.
+    """
+    name, equals, value = text.strip().partition("=")
+    if not equals:
+        raise UsageError(f"--slo: {text!r} has no percentile: write p99=10ms")
+    found = _PERCENTILE.match(name.strip())
+    if not found or float(found[1]) <= 0:
+        raise UsageError(f"--slo: unknown percentile {name.strip()!r}: write p50, p95, p99, p99.9 or another one")
+    limit = Limit(name.strip(), duration(value) * 1e3)
+    if limit.limit_ms <= 0:
+        raise UsageError("--slo: the limit must be greater than 0")
+    return limit
+
+
+def parse_rates(text: str) -> list[float]:
+    """Requests per second from `5000` or `5000,200`.
+
+    Raises:
+        UsageError: one is not a number greater than 0.
+    """
+    rates = []
+    for part in text.split(","):
+        try:
+            rate = float(part)
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < float("inf"):
+            raise UsageError(f"--rate: {part.strip()!r} is not a rate: write requests per second, greater than 0")
+        rates.append(rate)
+    return rates
+
+
+def parse_arrivals(text: str, duration: Callable[[str], float]) -> Callable[[float], Arrivals]:
+    """An arrival process by its mean rate, from `poisson`, `constant`, `bursty` or `bursty:FACTOR[:LENGTH]`.
+
+    Raises:
+        UsageError: another form, or impossible bursts.
+    """
+    kind, *words = text.strip().split(":")
+    if kind not in _KINDS or (words and kind != "bursty") or len(words) > 2:
+        raise UsageError(f"--arrivals: {text!r} is unknown: write poisson, constant, bursty or bursty:FACTOR:LENGTH")
+    if kind != "bursty":
+        return Poisson if kind == "poisson" else Constant
+    try:
+        factor = float(words[0]) if words else 5.0
+    except ValueError:
+        raise UsageError(f"--arrivals: {words[0]!r} is not a factor: write bursty:5:200ms") from None
+    length_s = duration(words[1]) if len(words) > 1 else 0.2
+    Bursty(1.0, factor, length_s)  # raises for what is impossible
+    return lambda rate: Bursty(rate, factor, length_s)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Traffic over time.
+
+    Args:
+        edges_s: float64 [n], ascending from 0: the number of requests that came is known at these times.
+        load: float64 [n]: requests until then.
+        replayed: whether the edges are the arrivals themselves.
+    """
+
+    edges_s: np.ndarray
+    load: np.ndarray
+    replayed: bool
+
+    @property
+    def length_s(self) -> float:
+        """From its beginning to its end."""
+        return float(self.edges_s[-1])
+
+    @property
+    def requests(self) -> float:
+        """How many there are."""
+        return float(self.load[-1])
+
+    @property
+    def rate(self) -> float:
+        """The mean."""
+        return self.requests / self.length_s
+
+    def compression(self, rate: float | None) -> float:
+        """By how much time has to run faster for the simulation to be short, at the recorded mean or another one."""
+        return max(1.0, (self.rate if rate is None else rate) * self.length_s / MOST_REQUESTS)
+
+    def compressed(self, factor: float) -> "Recording":
+        """The same rates, each for a shorter time."""
+        return Recording(self.edges_s / factor, self.load / factor, replayed=False)
+
+    def times(self, rate: float | None, seed: int) -> np.ndarray:
+        """The arrivals, int64 ns: as recorded, or where a rate is given scaled to that mean, with the same course."""
+        scale = 1.0 if rate is None else rate / self.rate
+        if self.replayed and scale == 1.0:
+            return _nanoseconds(self.edges_s)
+        return _drawn(scale, self.load, self.edges_s, seed)
+
+
+def read_recording(path: Path) -> Recording:
+    """A file of arrival times in seconds, one a line, or of lines `SECONDS RATE`, each rate until the next line.
+
+    Lines that start with `#` are left out. The last rate lasts as long as the one before it.
+
+    Raises:
+        UsageError: missing, not such a file, or too short.
+    """
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such trace") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a readable trace: {error}") from None
+    rows = [line for line in lines if not line[0].startswith("#")]
+    if not any(len(line) == 2 for line in rows):
+        trace: Replayed = read_trace(path)
+        return Recording(trace.seconds, np.arange(1.0, len(trace.seconds) + 1), replayed=True)
+    try:
+        values = np.array([[float(word) for word in line] for line in rows])
+    except ValueError:
+        values = np.zeros((0, 2))
+    if values.ndim != 2 or values.shape[1] != 2 or len(values) < 2 or not np.isfinite(values).all():
+        raise UsageError(f"{path}: not a trace of rates: write two lines or more of SECONDS RATE, all of them numbers")
+    seconds, rates = values[:, 0] - values[0, 0], values[:, 1]
+    lengths = np.append(np.diff(seconds), seconds[-1] - seconds[-2])
+    if (lengths <= 0).any() or (rates < 0).any() or not rates.any():
+        raise UsageError(f"{path}: the times of a trace of rates must rise, and no rate may be below 0, nor all be 0")
+    load = np.concatenate([[0.0], np.cumsum(lengths * rates)])
+    return Recording(np.append(seconds, seconds[-1] + lengths[-1]), load, replayed=False)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Arrivals that repeat: the busiest part of a recording, at its own rate or scaled to another one.
+
+    Args:
+        seconds: float64, ascending from 0.
+        length_s: of the part.
+        rate: mean requests per second.
+    """
+
+    seconds: np.ndarray
+    length_s: float
+    rate: float
+    name: str = "trace"
+
+    def times(self, duration_s: float, seed: int) -> np.ndarray:
+        """Arrivals of a duration: the part again and again, thinned or thickened to the rate at random."""
+        own = len(self.seconds) / self.length_s
+        scale, rounds = self.rate / own, int(duration_s / self.length_s) + 1
+        load = np.arange(1.0, rounds * len(self.seconds) + 1)
+        edges = np.concatenate([self.seconds + number * self.length_s for number in range(rounds)])
+        nanos = _drawn(scale, load, edges, seed)
+        return nanos[nanos < int(duration_s * 1e9)]
+
+
+def _drawn(scale: float, load: np.ndarray, edges_s: np.ndarray, seed: int) -> np.ndarray:
+    """A Poisson process on the scale of expected requests, which has their course on the scale of time; int64 ns."""
+    most = scale * float(load[-1])
+    units = np.cumsum(np.random.default_rng(seed).exponential(1.0, int(most + 10 * most**0.5 + 10)))
+    return _nanoseconds(np.interp(units[units < most] / scale, load, edges_s))
+
+
+def _nanoseconds(seconds: np.ndarray) -> np.ndarray:
+    nanos: np.ndarray = (seconds * 1e9).astype(np.int64)
+    return nanos
+
+
+def busiest(arrivals_ns: np.ndarray, window_s: float) -> np.ndarray:
+    """The arrivals of the busiest window of so many seconds, in seconds from its beginning.
+
+    Args:
+        arrivals_ns: int64, ascending.
+        window_s: its length.
+    """
+    ends = np.searchsorted(arrivals_ns, arrivals_ns + int(window_s * 1e9))
+    first = int(np.argmax(ends - np.arange(len(arrivals_ns))))
+    found: np.ndarray = (arrivals_ns[first : ends[first]] - arrivals_ns[first]) / 1e9
+    return found

@@ -1,0 +1,349 @@
+"""A plan from measurements and demand to a result: search, curve, losses, price, and an autoscaler's course. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from tailcut.errors import UsageError
+from tailcut.lab.arrivals import Arrivals
+from tailcut.planning.autoscale import Course, Rules, simulate_autoscaler
+from tailcut.planning.cluster import Cluster, Routing
+from tailcut.planning.demand import Limit, Recording, Stretch, busiest
+from tailcut.planning.measured import Measured
+from tailcut.planning.records import (
+    Assumptions,
+    Autoscaled,
+    CurvePoint,
+    Loss,
+    PlannedModel,
+    PlanResult,
+    Predicted,
+    Price,
+    ScalingMoment,
+)
+from tailcut.planning.search import (
+    MOST_REPLICAS,
+    MOST_SIMULATED,
+    Expect,
+    Figures,
+    Load,
+    capacity_of,
+    curve_points,
+    expect_cluster,
+    highest_rate,
+    least_replicas,
+    lone_ms,
+    losses,
+)
+from tailcut.planning.together import Tenant, capacity_together, expect_together
+from tailcut.tuner.simulate import Configuration
+from tailcut.tuner.together.selection import spin_ns
+
+BUSIEST_S = 60.0  # of a recording: what the fixed number of replicas is planned for
+_MONTH_H = 730.0
+_LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autoscaler, at least
+_SHOWN_LOSSES = 3
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for.
+
+    Args:
+        models: profiles with measurements; several are served together on each replica.
+        rates: requests per second of each; empty with a recording at its own rate.
+        limits: of each.
+        arrivals: the process by its mean rate, and what it is called.
+        recording: of traffic, in place of a process.
+        rules: of an autoscaler that follows the recording.
+        headroom: share of the rate that has to fit besides.
+        failures: replicas that may be lost.
+        routing, hedge_ms: of the balancer; 0: no hedging.
+        workers: server processes of a replica.
+        cores: of a replica; None: those that the tune had.
+        price: of a replica for an hour.
+    """
+
+    models: Sequence[Measured]
+    rates: Sequence[float]
+    limits: Sequence[Limit]
+    arrivals: Callable[[float], Arrivals]
+    arrivals_name: str = "poisson"
+    recording: Recording | None = None
+    rules: Rules | None = None
+    headroom: float = 0.2
+    failures: int = 0
+    routing: Routing = "two-choices"
+    hedge_ms: float = 0.0
+    workers: int = 1
+    cores: float | None = None
+    price: float | None = None
+    seed: int = 0
+    command: str = ""
+
+    @property
+    def replica_cores(self) -> float:
+        """Cores of a replica."""
+        return self.cores or max(one.service.cores for one in self.models)
+
+    @property
+    def together(self) -> bool:
+        """Whether several models share each replica."""
+        return len(self.models) > 1
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is searched: what replicas do, at which rate, and what one of them can do at most."""
+
+    expect: Expect
+    rate: float
+    capacity: float
+    lone_ms: tuple[float, ...]
+    cluster: Cluster
+    arrivals_ns: np.ndarray | None = None  # of the recording
+    compression: float = 1.0  # of its time
+
+
+def make_plan(wanted: Wanted, tell: Callable[[str], None]) -> PlanResult:
+    """Plan.
+
+    Args:
+        wanted: what the user asked for.
+        tell: called with each phase.
+
+    Raises:
+        UsageError: no number of replicas meets a limit, or the recording is too long.
+    """
+    tell("simulating a lone request")
+    question = _question(wanted)
+    rate, headroom = question.rate, question.rate * (1 + wanted.headroom)
+    tell("searching the least number of replicas")
+    needed = least_replicas(question.expect, headroom, question.capacity)
+    replicas = needed + wanted.failures
+    if replicas > MOST_REPLICAS:
+        raise UsageError(f"{needed:,} replicas and {wanted.failures:,} more are over the {MOST_REPLICAS:,} simulated")
+    found = question.expect(replicas, rate)
+    tell("simulating the curve of rate against replicas")
+    curve = _curve(wanted, question, replicas, max(1.1 * headroom / needed, (needed == 1) * 0.7 * question.capacity))
+    counts = range(1, max(wanted.failures, _SHOWN_LOSSES) + 1)
+    lost = losses(question.expect, replicas, rate, counts)
+    course = None
+    if wanted.rules is not None and question.arrivals_ns is not None:
+        tell("simulating the autoscaler")
+        saturated = question.expect(1, 2 * question.capacity).utilisation
+        rules = wanted.rules.resolved(replicas, saturated)
+        faster = rules.compressed(question.compression)
+        scaled = simulate_autoscaler(question.cluster, question.arrivals_ns, faster, wanted.limits[0], wanted.seed)
+        fixed_hours = replicas * int(question.arrivals_ns[-1]) / 3.6e12
+        course = _autoscaled(scaled, rules, fixed_hours, saturated, question.compression)
+    return PlanResult(
+        models=_models(wanted, question, found),
+        replicas=replicas,
+        needed=needed,
+        cores=replicas * wanted.replica_cores,
+        gpus=replicas if any(one.profile.settings.engine.device == "cuda" for one in wanted.models) else 0,
+        predicted=_predicted(found),
+        stressed=_predicted(question.expect(needed, headroom)),
+        curve=curve,
+        losses=[
+            Loss(count, replicas - count, round(_in_flight(found, replicas), 2), _predicted(one)) for count, one in lost
+        ],
+        price=_price(wanted.price, replicas, found),
+        autoscaling=course,
+        assumptions=_assumptions(wanted, replicas, found, question.compression),
+        command=wanted.command,
+    )
+
+
+def _curve(wanted: Wanted, question: _Question, replicas: int, each: float) -> list[CurvePoint]:
+    """The highest rates, around the planned number; `each` is what a replica carries by a guess."""
+    rates = {
+        count: highest_rate(question.expect, count, question.capacity, each * count) for count in curve_points(replicas)
+    }
+    return [CurvePoint(count, count * wanted.replica_cores, round(float(rate), 2)) for count, rate in rates.items()]
+
+
+def _question(wanted: Wanted) -> _Question:
+    configurations = _configurations(wanted)
+    arrivals_ns, make, rates, faster = None, wanted.arrivals, list(wanted.rates), 1.0
+    if wanted.recording is not None:
+        faster, arrivals_ns = _recorded(wanted, wanted.recording)
+        length_s = min(BUSIEST_S / faster, max(float(arrivals_ns[-1]) / 1e9, 1e-3))
+        seconds = busiest(arrivals_ns, length_s)
+        rates = [len(seconds) / length_s]
+        make = partial(Stretch, seconds, length_s)
+    lone = tuple(
+        _checked_lone(one.profile.model.name, configuration, limit, wanted.seed)
+        for one, configuration, limit in zip(wanted.models, configurations, wanted.limits, strict=True)
+    )
+    cluster = Cluster(configurations[0], 1, wanted.routing, round(wanted.hedge_ms * 1e6))
+    if not wanted.together:
+        expect = expect_cluster(cluster, Load(make, wanted.limits[0], wanted.seed), wanted.workers)
+        return _Question(
+            expect, rates[0], capacity_of(configurations[0], wanted.workers), lone, cluster, arrivals_ns, faster
+        )
+    tenants = [
+        Tenant(configuration, Load(make, limit, wanted.seed), rate, spin_ns(one.profile.settings.engine))
+        for one, configuration, limit, rate in zip(wanted.models, configurations, wanted.limits, rates, strict=True)
+    ]
+    expect = expect_together(tenants, wanted.replica_cores)
+    return _Question(expect, sum(rates), capacity_together(tenants), lone, cluster)
+
+
+def _recorded(wanted: Wanted, recording: Recording) -> tuple[float, np.ndarray]:
+    """By how much the recording's time runs faster, and its arrivals, int64 ns.
+
+    Raises:
+        UsageError: so much faster that the time between two decisions holds too few limits.
+    """
+    rate = wanted.rates[0] if wanted.rates else None
+    faster = recording.compression(rate)
+    every_s = wanted.rules.every_s if wanted.rules is not None else BUSIEST_S
+    if faster > 1 and every_s / faster < _LEAST_LIMITS * wanted.limits[0].limit_ms / 1e3:
+        raise UsageError(
+            f"--trace: {recording.length_s * (rate or recording.rate):,.0f} requests are too many to simulate with "
+            "this limit: give an hour of the recording, or a lower --rate"
+        )
+    return faster, (recording if faster == 1 else recording.compressed(faster)).times(rate, wanted.seed)
+
+
+def _configurations(wanted: Wanted) -> list[Configuration]:
+    """Of one server: a worker has its share of a replica's cores."""
+    cores = wanted.replica_cores / wanted.workers
+    return [one.service.configuration(one.profile.settings, cores) for one in wanted.models]
+
+
+def _checked_lone(name: str, configuration: Configuration, limit: Limit, seed: int) -> float:
+    """The percentile of lone requests.
+
+    Raises:
+        UsageError: it is over the limit.
+    """
+    alone_ms = lone_ms(configuration, limit, seed)
+    if alone_ms > limit.limit_ms:
+        raise UsageError(
+            f"{name}: no number of replicas meets {limit.percentile} within {limit.limit_ms:.4g} ms: "
+            f"a lone request takes {alone_ms:.4g} ms: allow more, or tune for latency"
+        )
+    return alone_ms
+
+
+def _finite(value: float, digits: int = 4) -> float | None:
+    return round(float(value), digits) if np.isfinite(value) else None
+
+
+def _predicted(one: Figures) -> Predicted:
+    return Predicted(
+        round(one.rate, 2),
+        _finite(one.p50_ms),
+        _finite(one.p99_ms),
+        _finite(one.at_ms),
+        round(float(one.goodput), 2),
+        _finite(one.utilisation),
+        one.within,
+    )
+
+
+def _in_flight(one: Figures, replicas: int) -> float:
+    """Requests at one replica on average, by Little's law with the median for the mean."""
+    return one.rate / replicas * (one.p50_ms if np.isfinite(one.p50_ms) else 0.0) / 1e3
+
+
+def _models(wanted: Wanted, question: _Question, found: Figures) -> list[PlannedModel]:
+    parts = found.parts or (found,)
+    return [
+        PlannedModel(
+            name=one.profile.model.name,
+            profile=str(one.path),
+            rate=round(part.rate, 2),
+            percentile=limit.percentile,
+            limit_ms=limit.limit_ms,
+            lone_ms=round(alone, 4),
+            threads=one.service.threads,
+            max_batch_size=one.profile.settings.batching.max_batch_size,
+            measured_in=str(one.source),
+            exact=one.service.exact,
+            predicted=_predicted(part),
+        )
+        for one, limit, alone, part in zip(wanted.models, wanted.limits, question.lone_ms, parts, strict=True)
+    ]
+
+
+def _price(price: float | None, replicas: int, found: Figures) -> Price | None:
+    if price is None:
+        return None
+    hour = price * replicas
+    million = round(hour / (found.goodput * 3600) * 1e6, 4) if found.goodput else None
+    return Price(price, round(hour, 4), round(hour * _MONTH_H, 2), million)
+
+
+def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: float, faster: float) -> Autoscaled:
+    """The course in the recording's own time, which ran faster."""
+    return Autoscaled(
+        metric=rules.metric,
+        target=round(rules.target, 3),
+        saturated=round(saturated, 3),
+        every_s=rules.every_s,
+        start_s=rules.start_s,
+        down_s=rules.down_s,
+        least=rules.least,
+        most=rules.most,
+        requests=round(course.requests * faster),
+        missed=round(course.missed * faster),
+        missed_share=round(course.missed / max(1, course.requests), 6),
+        at_ms=_finite(course.at_ms),
+        replica_hours=round(course.replica_hours * faster, 3),
+        fixed_replica_hours=round(fixed_hours * faster, 3),
+        highest=course.most,
+        changes=course.changes,
+        course=[
+            ScalingMoment(
+                round(one.at_s * faster, 3),
+                round(one.rate, 2),
+                round(one.replicas, 2),
+                None if one.at_ms is None else _finite(one.at_ms),
+                round(one.missed, 2),
+            )
+            for one in course.moments
+        ],
+    )
+
+
+def _assumptions(wanted: Wanted, replicas: int, found: Figures, faster: float) -> Assumptions:
+    own = {float(one.service.cores) for one in wanted.models}
+    notes = ["clients run on other machines, and the network adds what it added when the model was tuned"]
+    if replicas > 1:
+        notes.append("simulated: replicas are machines of their own, like the one that the model was tuned on")
+    if replicas * wanted.workers > MOST_SIMULATED and not wanted.together:
+        notes.append(f"more than {MOST_SIMULATED} servers: {MOST_SIMULATED} were simulated at the same load for each")
+    if own != {wanted.replica_cores}:
+        notes.append(f"a replica has {wanted.replica_cores:g} cores, which is not what the model was measured with")
+    if wanted.workers > 1:
+        notes.append(f"each of {wanted.workers} workers has {wanted.replica_cores / wanted.workers:g} cores of its own")
+    if wanted.hedge_ms:
+        notes.append("both copies of a hedged request are computed")
+    if wanted.together:
+        notes.append("each replica serves all models, and gets its requests in turn")
+    if not all(one.service.exact for one in wanted.models):
+        notes.append("service times were measured before the last changes of the engine's settings")
+    if faster > 1:
+        notes.append(f"a second stands for {faster:.3g} seconds of the recording, which has too many requests")
+    if wanted.recording is not None:
+        notes.append("replicas are planned for the busiest minute of the recording")
+    return Assumptions(
+        headroom=wanted.headroom,
+        failures=wanted.failures,
+        routing="round-robin" if wanted.together else wanted.routing,
+        hedge_ms=wanted.hedge_ms or None,
+        hedged_share=round(found.hedged, 5),
+        arrivals="trace" if wanted.recording is not None else wanted.arrivals_name,
+        workers=wanted.workers,
+        cores_per_replica=wanted.replica_cores,
+        simulated=replicas > 1,
+        largest_simulation=MOST_SIMULATED,
+        seed=wanted.seed,
+        notes=notes,
+    )

@@ -1,0 +1,216 @@
+"""How many replicas meet a limit at a rate, and what rate so many of them carry. Pure.
+
+What replicas do at a rate is asked of an `Expect`: a cluster of one model, or several models on shared cores. More
+replicas are taken to be no worse, and a higher rate to be no better; the search is by bisection.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from tailcut.errors import UsageError
+from tailcut.lab.arrivals import Arrivals
+from tailcut.planning.cluster import Cluster, simulate_cluster, without_client
+from tailcut.planning.demand import Limit
+from tailcut.tuner.simulate import Configuration, Prediction, saturation_rate
+
+MOST_REPLICAS = 1000
+MOST_SIMULATED = 64  # servers: a larger cluster at the same load per server is no worse
+_PER_SERVER, _FEWEST, _MOST = 2000, 40_000, 200_000  # requests of a simulation
+_LIMITS = 100  # times the limit that it lasts, at least: a queue that grows has to be seen to
+_BEYOND = 200  # requests that lie beyond the percentile, at least
+_CYCLES_S = 40.0  # of bursty and recorded traffic, at least
+_MOST_BEYOND = 1_000_000
+_MOST_UNEVEN, _FEWEST_UNEVEN = 800_000, 4  # requests, and servers for which there may be more
+_WARMUP = 0.1
+_TIGHT, _LEAST = 0.02, 1e-3  # of a bisection of rates: how near, and the least share of the capacity
+_GROWTH = 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What is expected of replicas at a rate.
+
+    Args:
+        rate: requests per second that arrive.
+        p50_ms, p99_ms: percentiles.
+        at_ms: the percentile that the limit is for; infinite where more is refused.
+        goodput: answers within the limit, per second.
+        utilisation: of the cores, 0 to 1.
+        hedged: share of the requests that were sent twice.
+        within: whether the limit is met.
+        parts: of several models, each one's.
+    """
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    at_ms: float
+    goodput: float
+    utilisation: float
+    hedged: float
+    within: bool
+    parts: tuple["Figures", ...] = ()
+
+
+Expect = Callable[[int, float], Figures]  # of so many replicas, at so many requests per second
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one model is asked.
+
+    Args:
+        make: the arrival process by its mean rate.
+        limit: to meet.
+        seed: of arrivals, service times and routing.
+    """
+
+    make: Callable[[float], Arrivals]
+    limit: Limit
+    seed: int = 0
+
+    def arrivals(self, rate: float, length_s: float, seed: int = 0) -> np.ndarray:
+        """Arrivals of so many seconds, int64 ns, with time stretched so that their mean rate is the one asked for.
+
+        Twenty bursts are some more or some fewer than were to be expected.
+        """
+        drawn = self.make(rate).times(length_s, self.seed + seed)
+        stretched: np.ndarray = (drawn * (len(drawn) / (rate * length_s))).astype(np.int64)
+        return stretched
+
+    def requests(self, rate: float, servers: int) -> int:
+        """How many a simulation takes."""
+        beyond = _BEYOND / (1 - self.limit.share)
+        queues = _LIMITS * rate * self.limit.limit_ms / 1e3
+        count = max(_FEWEST, min(_MOST, max(_PER_SERVER * servers, queues)), min(_MOST_BEYOND, beyond))
+        return int(max(count, rate * _CYCLES_S) if self._is_uneven else count)
+
+    def servers(self, servers: int, rate: float) -> int:
+        """Of so many servers at a rate, how many are simulated: uneven traffic takes long, and needs few of them."""
+        fitting = max(_FEWEST_UNEVEN, int(_MOST_UNEVEN / (rate / servers * _CYCLES_S)))
+        return min(servers, MOST_SIMULATED, fitting if self._is_uneven else MOST_SIMULATED)
+
+    @property
+    def _is_uneven(self) -> bool:
+        """Whether the rate changes over time."""
+        return self.make(1.0).name in {"bursty", "trace"}
+
+
+def expect_cluster(cluster: Cluster, load: Load, workers: int = 1) -> Expect:
+    """What replicas of one model do, each of them `workers` servers; what was asked once is not simulated again.
+
+    Args:
+        cluster: of one server, with its routing and hedging.
+        load: of the model.
+        workers: servers of a replica, which have a core or a share of them each.
+    """
+
+    @cache
+    def expect(replicas: int, rate: float) -> Figures:
+        servers = replicas * workers
+        simulated = load.servers(servers, rate)
+        own = rate * simulated / servers
+        count = load.requests(own, simulated)
+        arrivals = load.arrivals(own, count / own)
+        found = simulate_cluster(replace(cluster, servers=simulated), arrivals, load.seed, warmup=_WARMUP)
+        prediction, share = found.prediction, load.limit.share
+        at_ms = prediction.percentile_ms(share)
+        return Figures(
+            rate,
+            prediction.percentile_ms(0.5),
+            prediction.percentile_ms(0.99),
+            at_ms,
+            rate * answered_within(prediction, load.limit),
+            found.utilisation,
+            found.hedged / max(1, len(arrivals)),
+            at_ms <= load.limit.limit_ms,
+        )
+
+    return expect
+
+
+def answered_within(prediction: Prediction, limit: Limit) -> float:
+    """The share of the requests that were answered within the limit."""
+    asked = len(prediction.latencies_ns) + prediction.refused
+    return float((prediction.latencies_ns <= limit.limit_ms * 1e6).sum()) / max(1, asked)
+
+
+def lone_ms(configuration: Configuration, limit: Limit, seed: int = 0) -> float:
+    """The percentile of requests that never meet each other: nothing is quicker, however many servers there are."""
+    apart_ns = 1_000_000_000 + 4 * int(configuration.service.quantiles_ns[0].max())
+    arrivals = np.arange(round(max(2000.0, 20 / (1 - limit.share))), dtype=np.int64) * apart_ns
+    return simulate_cluster(Cluster(configuration), arrivals, seed).prediction.percentile_ms(limit.share)
+
+
+def least_replicas(expect: Expect, rate: float, capacity: float) -> int:
+    """The least number of replicas that meets the limit at a rate.
+
+    Args:
+        expect: what they do.
+        rate: requests per second.
+        capacity: requests per second of one replica, whatever the latency.
+
+    Raises:
+        UsageError: 1,000 replicas do not meet it.
+    """
+    low = max(1, math.ceil(rate / capacity)) - 1 if capacity > 0 else MOST_REPLICAS
+    high = low + 1
+    while high <= MOST_REPLICAS and not expect(high, rate).within:
+        low, high = high, max(high + 1, int(high * _GROWTH))
+    if high > MOST_REPLICAS:
+        if low < MOST_REPLICAS and expect(MOST_REPLICAS, rate).within:
+            high = MOST_REPLICAS
+        else:
+            raise UsageError(f"{MOST_REPLICAS:,} replicas do not meet the limit at {rate:,.6g} requests per second")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if expect(middle, rate).within else (middle, high)
+    return high
+
+
+def highest_rate(expect: Expect, replicas: int, capacity: float, guess: float) -> float:
+    """The highest rate, to a fiftieth, at which so many replicas meet the limit; 0 where none does.
+
+    Args:
+        expect: what they do.
+        replicas: how many.
+        capacity: requests per second of one replica, whatever the latency.
+        guess: where to begin.
+    """
+    low, high, most = 0.0, min(guess, replicas * capacity), replicas * capacity
+    while high < most and expect(replicas, high).within:
+        low, high = high, min(most, high * _GROWTH)
+    if expect(replicas, high).within:
+        return high
+    below = high / _GROWTH
+    while low == 0.0 and below > _LEAST * most:
+        if expect(replicas, below).within:
+            low = below
+        else:
+            high, below = below, below / _GROWTH**2
+    while high - low > _TIGHT * high:
+        rate = (low + high) / 2
+        low, high = (rate, high) if expect(replicas, rate).within else (low, rate)
+        if high < _LEAST * most:
+            return 0.0
+    return low
+
+
+def curve_points(replicas: int) -> list[int]:
+    """The numbers of replicas whose rates are shown: few of them, around the number that is needed."""
+    around = {1, 2, replicas // 2, replicas - 1, replicas, replicas + 1, math.ceil(1.5 * replicas)}
+    return sorted(count for count in around if 1 <= count <= MOST_REPLICAS)
+
+
+def losses(expect: Expect, replicas: int, rate: float, counts: Sequence[int]) -> list[tuple[int, Figures]]:
+    """What is left when so many replicas are lost: those counts for which a replica remains."""
+    return [(lost, expect(replicas - lost, rate)) for lost in counts if lost < replicas]
+
+
+def capacity_of(configuration: Configuration, workers: int = 1) -> float:
+    """Requests per second of one replica that always has more to do."""
+    return workers * saturation_rate(without_client(configuration))

@@ -1,0 +1,94 @@
+"""What replicas do that each serve several models on shared cores. Pure.
+
+Each replica gets every n-th request of each model, so all of them are alike, and one is simulated
+(`tuner/together/simulation.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from tailcut.planning.cluster import without_client
+from tailcut.planning.search import MOST_SIMULATED, Expect, Figures, Load, answered_within, capacity_of
+from tailcut.tuner.simulate import Configuration, Prediction
+from tailcut.tuner.together.simulation import Member, simulate_together
+
+_MOST = 120_000  # requests of one replica
+_WARMUP = 0.1
+_ABOVE = 2.0  # the estimate of a replica's capacity is not above it by more
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One of the models.
+
+    Args:
+        configuration: how it is served; its own number of cores does not count.
+        load: what it is asked.
+        rate: requests per second at the planned load.
+        spin_ns: how long the engine's idle threads spin after each batch.
+    """
+
+    configuration: Configuration
+    load: Load
+    rate: float
+    spin_ns: int = 0
+
+
+def expect_together(tenants: Sequence[Tenant], cores: float) -> Expect:
+    """What replicas of all models do, by their number and the rate of all models together."""
+    members = [Member(without_client(one.configuration), one.spin_ns) for one in tenants]
+    planned, seed = sum(one.rate for one in tenants), tenants[0].load.seed
+
+    @cache
+    def expect(replicas: int, rate: float) -> Figures:
+        turns = min(replicas, MOST_SIMULATED)
+        own = [one.rate * rate / planned * turns / replicas for one in tenants]
+        wanted_s = max(one.load.requests(each, 1) * turns / each for one, each in zip(tenants, own, strict=True))
+        length_s = min(wanted_s, _MOST * turns / sum(own))
+        arrivals = [
+            one.load.arrivals(each, length_s, number)[number % turns :: turns]
+            for number, (one, each) in enumerate(zip(tenants, own, strict=True))
+        ]
+        found = simulate_together(members, arrivals, cores, seed)
+        parts = tuple(
+            _figures(one.load, prediction, each * replicas / turns)
+            for one, prediction, each in zip(tenants, found, own, strict=True)
+        )
+        busy_s = sum(one.loop_busy_s + one.engine_cpu_s for one in found)
+        length_s = max([length_s, *(one.duration_s for one in found)])
+        return combined(parts, [one.load.limit.limit_ms for one in tenants], min(1.0, busy_s / (length_s * cores)))
+
+    return expect
+
+
+def combined(parts: Sequence[Figures], limits_ms: Sequence[float], utilisation: float) -> Figures:
+    """The figures of all models: latencies of the one that is nearest to its limit or furthest over it."""
+    worst = max(zip(parts, limits_ms, strict=True), key=lambda pair: pair[0].at_ms / pair[1])[0]
+    return Figures(
+        sum(one.rate for one in parts),
+        worst.p50_ms,
+        worst.p99_ms,
+        worst.at_ms,
+        sum(one.goodput for one in parts),
+        utilisation,
+        0.0,
+        all(one.within for one in parts),
+        tuple(parts),
+    )
+
+
+def capacity_together(tenants: Sequence[Tenant]) -> float:
+    """A rate of all models that one replica cannot serve: each alone has all cores, and may not use all of them."""
+    planned = sum(one.rate for one in tenants)
+    return _ABOVE / sum(one.rate / planned / capacity_of(one.configuration) for one in tenants)
+
+
+def _figures(load: Load, prediction: Prediction, rate: float) -> Figures:
+    counted = prediction.latencies_ns[round(_WARMUP * len(prediction.latencies_ns)) :]
+    own = Prediction(counted, prediction.refused, prediction.duration_s * (1 - _WARMUP), 0.0, 0.0, prediction.batches)
+    at_ms = own.percentile_ms(load.limit.share)
+    goodput, within = rate * answered_within(own, load.limit), at_ms <= load.limit.limit_ms
+    return Figures(rate, own.percentile_ms(0.5), own.percentile_ms(0.99), at_ms, goodput, float(np.nan), 0.0, within)

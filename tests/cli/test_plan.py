@@ -1,0 +1,80 @@
+"""`tailcut plan` on the command line."""
+
+from pathlib import Path
+
+import pytest
+from tests.planning.test_measured import SERVICE, save
+from tests.schemas import validated
+
+from tailcut.cli import main as cli
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    return save(tmp_path, evidence={"service": SERVICE})
+
+
+def test_json(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object that the schema allows; progress goes to stderr."""
+    arguments = ["plan", str(profile), "--rate", "30000", "--slo", "p99=5ms", "--failures", "1", "--json"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr()
+    found = validated("plan", printed.out)
+    assert found["replicas"] == found["needed"] + 1
+    assert found["predicted"]["p99_ms"] < 5
+    assert found["assumptions"]["routing"] == "two-choices"
+    assert found["models"][0]["measured_in"] == str(profile)
+    assert "simulating" in printed.err
+
+
+def test_a_trace_with_a_report(profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The autoscaler's course is in the object, and the page is written."""
+    (tmp_path / "day.txt").write_text("0 100\n60 900\n120 100\n")
+    page = tmp_path / "plan.html"
+    arguments = ["plan", str(profile), "--trace", str(tmp_path / "day.txt"), "--slo", "p99=5ms", "--report", str(page)]
+    assert cli.main([*arguments, "--autoscale", "queue=2,start=10s,every=5s", "--json"]) == 0
+    found = validated("plan", capsys.readouterr().out)
+    assert found["autoscaling"]["metric"] == "queue"
+    assert found["assumptions"]["arrivals"] == "trace"
+    assert "Replicas over time" in page.read_text()
+
+
+def test_the_terminal(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table, and where nothing else is said the defaults."""
+    assert cli.main(["plan", str(profile), "--rate", "100", "--slo", "p99.9=5ms", "--arrivals", "constant"]) == 0
+    assert "1 replica, 2 cores" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rate", "0", "--slo", "p99=5ms"], "--rate: '0' is not a rate"),
+        (["--rate", "5", "--slo", "q99=5ms"], "unknown percentile 'q99'"),
+        (["--rate", "5", "--slo", "p99=90us"], "no number of replicas meets p99 within 0.09 ms: a lone request takes"),
+        (["--slo", "p99=5ms"], "give the traffic: --rate, --trace, or both"),
+        (["--rate", "5,6", "--slo", "p99=5ms"], "2 rates for 1 profiles"),
+        (["--rate", "5", "--slo", "p99=5ms,p99=6ms"], "2 limits for 1 profiles"),
+        (["--rate", "5", "--slo", "p99=5ms", "--arrivals", "x"], "--arrivals: 'x' is unknown"),
+        (["--rate", "5", "--slo", "p99=5ms", "--trace", "none.txt"], "none.txt: no such trace"),
+        (["--rate", "1e9", "--slo", "p99=5ms"], "1,000 replicas do not meet the limit"),
+    ],
+)
+def test_mistakes(profile: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    """One line that says what is wrong, and exit code 2."""
+    assert cli.main(["plan", str(profile), *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err.splitlines()[-1]
+
+
+def test_several_profiles_have_one_routing(profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same model twice, or another routing than in turn, is refused."""
+    assert cli.main(["plan", str(profile), str(profile), "--rate", "5,5", "--slo", "p99=5ms"]) == 2
+    assert "two profiles are for models of the same name" in capsys.readouterr().err
+    other = tmp_path / "other.profile.toml"
+    other.write_text(profile.read_text().replace('name = "digits"', 'name = "other"'))
+    both = ["plan", str(profile), str(other), "--rate", "5,5", "--slo", "p99=5ms"]
+    assert cli.main([*both, "--routing", "random"]) == 2
+    assert "leave out --routing" in capsys.readouterr().err
+    assert cli.main([*both, "--hedge", "1ms"]) == 2
+    assert "several profiles: --trace, --hedge and --workers" in capsys.readouterr().err

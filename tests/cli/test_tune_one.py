@@ -1,0 +1,37 @@
+"""The files that a tune of one model writes."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tailcut.cli.tune_files import TuneFiles
+from tailcut.cli.tune_one import write_result
+from tailcut.engines import EngineOptions
+from tailcut.engines.none import read_signature
+from tailcut.models import digits_model
+from tailcut.planning.measured import read_measured
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.estimate import EngineEstimate
+from tailcut.tuner.journal import Journal, Key
+from tailcut.tuner.records import Outcome, Wanted
+from tailcut.tuner.simulate import WayIn
+from tailcut.tuner.space import BASELINE
+
+ENGINE = EngineOptions(threads=1)
+
+
+def test_the_profile_can_be_planned_with(tmp_path: Path) -> None:
+    """It has what the journal has of its own configuration, so that the journal need not lie beside it."""
+    files = TuneFiles(tmp_path / "d.profile.toml", tmp_path / "d.html", tmp_path / "d.trials.jsonl")
+    journal = Journal(files.journal, Key(Profile.of_model(digits_model()).model.sha256, "engines", "machine", "x"))
+    journal.add_estimate(EngineEstimate(ENGINE, {1: [np.arange(1000, 2000)]}, [], {1: 800.0}))
+    journal.add_way(BASELINE, WayIn(1, 2, 3, 4, 5))
+    outcome = Outcome(read_signature(digits_model(), ENGINE, "digits"), Settings(engine=ENGINE), 100.0, [])
+    asked = {"seed": 0, "slo_ms": None, "accuracy": "0.999", "metric": None, "data": None}
+    write_result(outcome, Wanted(digits_model()), asked, files)
+    files.journal.unlink()
+    found = read_measured(files.profile)
+    assert found.source == files.profile
+    assert np.median(found.service.quantiles_us) == 1.5
+    assert found.service.way_in["wake_ns"] == 4

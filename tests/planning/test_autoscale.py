@@ -1,0 +1,92 @@
+"""An autoscaler's rules, and what they make of recorded traffic."""
+
+import numpy as np
+import pytest
+from tests.planning.test_cluster import fixed, single
+
+from tailcut.cli.options import parse_duration
+from tailcut.errors import UsageError
+from tailcut.planning.autoscale import Rules, Window, parse_rules, simulate_autoscaler
+from tailcut.planning.cluster import Cluster
+from tailcut.planning.demand import Limit, Recording
+
+LIMIT = Limit("p99", 50.0)
+CLUSTER = Cluster(single(fixed(10.0), cores=1.0))
+
+
+def traffic(*rates: float, each_s: float = 300.0) -> np.ndarray:
+    """Arrivals at these rates, one after the other."""
+    edges = np.arange(len(rates) + 1) * each_s
+    return Recording(edges, np.concatenate([[0.0], np.cumsum(np.array(rates) * each_s)]), replayed=False).times(None, 1)
+
+
+def test_rules_are_those_of_a_horizontal_pod_autoscaler() -> None:
+    """Replicas times metric over target, rounded up, within bounds; a tenth off is near enough."""
+    rules = Rules("utilisation", 0.5, least=2, most=10)
+    assert [rules.desired(4, value) for value in (0.5, 0.54, 0.46, 0.6, 1.0, 0.1, 5.0)] == [4, 4, 4, 5, 8, 2, 10]
+
+
+def test_replicas_are_removed_by_the_highest_desire_of_a_while() -> None:
+    """A short pause removes none; a rise counts at once."""
+    window = Window(60.0)
+    assert window.settled(0.0, 5, 5) == 5
+    assert window.settled(30.0, 5, 2) == 5
+    assert window.settled(59.0, 5, 8) == 8
+    assert window.settled(100.0, 8, 2) == 8
+    assert window.settled(125.0, 8, 3) == 3
+
+
+def test_rules_are_read() -> None:
+    """All of them, or none: then the defaults."""
+    assert parse_rules("", parse_duration) == Rules()
+    assert Rules().resolved(7, 0.5) == Rules(target=0.3, most=7)
+    assert Rules(target=0.9, most=3).resolved(7, 0.5) == Rules(target=0.9, most=3)
+    found = parse_rules("queue=4, start=1m,down=10m,every=5s,min=2,max=20", parse_duration)
+    assert found == Rules("queue", 4.0, 5.0, 60.0, 600.0, 2, 20)
+    for text in (
+        "foo=1",
+        "utilisation=0",
+        "utilisation=2",
+        "queue=x",
+        "every=0s",
+        "min=0",
+        "min=5,max=2",
+        "queue=1,utilisation=1",
+    ):
+        with pytest.raises(UsageError, match="--autoscale"):
+            parse_rules(text, parse_duration)
+
+
+@pytest.mark.parametrize("metric", ["utilisation", "queue"])
+def test_replicas_follow_the_traffic(metric: str) -> None:
+    """Up after a rise, down after a fall, and every request is answered."""
+    arrivals = traffic(40.0, 400.0, 40.0)
+    rules = Rules(metric, 0.6, start_s=10.0, down_s=60.0, most=20)  # type: ignore[arg-type]
+    found = simulate_autoscaler(CLUSTER, arrivals, rules, LIMIT)
+    replicas = {one.at_s: one.replicas for one in found.moments}
+    assert replicas[285.0] <= 2
+    assert 6 <= replicas[585.0] <= 12
+    assert replicas[885.0] <= 3
+    assert found.most <= 20
+    assert found.requests == len(arrivals)
+    assert 0 < found.missed < 0.35 * len(arrivals)
+    assert 285 <= max(found.moments, key=lambda one: one.missed).at_s <= 450
+    assert found.replica_hours < 0.7 * found.most * 900 / 3600
+
+
+def test_a_slow_start_misses_more() -> None:
+    """Replicas that take two minutes to start miss more than those that take none."""
+    arrivals = traffic(40.0, 300.0, each_s=200.0)
+    missed = [
+        simulate_autoscaler(CLUSTER, arrivals, Rules(target=0.6, start_s=start_s, most=10), LIMIT).missed
+        for start_s in (0.0, 120.0)
+    ]
+    assert missed[1] > 1.5 * missed[0]
+
+
+def test_no_rise_changes_nothing() -> None:
+    """Level traffic on its own number of replicas: no change, and no request is late."""
+    found = simulate_autoscaler(CLUSTER, traffic(120.0), Rules(least=2, most=5, target=0.6), LIMIT)
+    assert (found.changes, found.most) == (0, 2)
+    assert found.missed < 0.01 * found.requests
+    assert found.replica_hours == pytest.approx(2 * 300 / 3600, rel=0.06)

@@ -1,0 +1,139 @@
+"""Many servers behind a balancer, against queues that have a formula and against the simulation of one server."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tailcut.planning.cluster import Cluster, Routing, simulate_cluster
+from tailcut.tuner.simulate import Configuration, ServiceTimes, WayIn, simulate
+
+FREE = WayIn(receive_ns=0, answer_ns=0, batch_ns=0, wake_ns=0, outside_ns=0)
+WAY = WayIn(receive_ns=9000, answer_ns=14_000, batch_ns=20_000, wake_ns=25_000, outside_ns=60_000, pass_ns=12_000)
+MS = 1_000_000
+
+
+def fixed(*times_ms: float, threads: int = 1) -> ServiceTimes:
+    """Batches of 1, 2, 4, ... rows take exactly so long."""
+    return ServiceTimes(2 ** np.arange(len(times_ms)), np.array(times_ms)[:, None] * MS, threads)
+
+
+def exponential(mean_ms: float) -> ServiceTimes:
+    """Many equally likely times of an exponential distribution."""
+    shares = (np.arange(20_000) + 0.5) / 20_000
+    return ServiceTimes(np.array([1]), -np.log1p(-shares)[None, :] * mean_ms * MS)
+
+
+def poisson(rate: float, count: int, seed: int = 1) -> np.ndarray:
+    return np.cumsum(np.random.default_rng(seed).exponential(1e9 / rate, count)).astype(np.int64)
+
+
+def single(service: ServiceTimes, **settings: object) -> Configuration:
+    """One instance, one row a batch, room for all."""
+    return Configuration(service, FREE, max_batch_size=1, queue_rows=1 << 30, **settings)  # type: ignore[arg-type]
+
+
+def mean_ms(cluster: Cluster, rate: float, count: int = 400_000) -> float:
+    return float(simulate_cluster(cluster, poisson(rate, count)).prediction.latencies_ns.mean()) / MS
+
+
+@pytest.mark.parametrize("load", [0.3, 0.8])
+def test_m_d_1(load: float) -> None:
+    """One server of fixed service: the mean time of Pollaczek and Khinchine."""
+    expected = 1 + load / (2 * (1 - load))
+    assert mean_ms(Cluster(single(fixed(1.0))), load * 1000) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("instances", [2, 3])
+def test_m_m_c(instances: int) -> None:
+    """Instances that share one queue: the mean time by Erlang's formula."""
+    load = 0.7
+    offered = instances * load
+    last = offered**instances / math.factorial(instances) / (1 - load)
+    waits = last / (sum(offered**k / math.factorial(k) for k in range(instances)) + last)
+    expected = 1 + waits / (instances * (1 - load))
+    cluster = Cluster(single(exponential(1.0), instances=instances, cores=float(instances)))
+    assert mean_ms(cluster, 1000 * offered) == pytest.approx(expected, rel=0.05)
+
+
+def test_servers_at_random_are_queues_of_their_own() -> None:
+    """A Poisson process that is divided at random is Poisson processes: four M/M/1 queues."""
+    assert mean_ms(Cluster(single(exponential(1.0)), 4, "random"), 2800) == pytest.approx(1 / 0.3, rel=0.06)
+
+
+def test_two_choices_is_as_mitzenmacher_says() -> None:
+    """With very many servers of exponential service the mean time is the sum of load^(2^i - 2)."""
+    load = 0.8
+    expected = sum(load ** (2**i - 2) for i in range(1, 8))
+    cluster = Cluster(single(exponential(1.0)), 200, "two-choices")
+    assert mean_ms(cluster, 200_000 * load) == pytest.approx(expected, rel=0.04)
+
+
+def test_better_routing_has_a_shorter_tail() -> None:
+    """At random, in turn, the better of two, the least loaded: each has a shorter p99 than the one before."""
+    arrivals = poisson(6400, 60_000)
+    order: tuple[Routing, ...] = ("random", "round-robin", "two-choices", "least-loaded")
+    service = single(exponential(1.0))
+    tails = [simulate_cluster(Cluster(service, 8, one), arrivals).prediction.percentile_ms(0.99) for one in order]
+    assert tails == sorted(tails, reverse=True)
+
+
+@pytest.mark.parametrize("dispatch", ["inline", "worker", "adaptive"])
+@pytest.mark.parametrize("rate", [200, 1500])
+def test_one_server_is_the_tuner_s(dispatch: str, rate: float) -> None:
+    """Latencies of one server are those of the simulation that the tuner uses, with every cost and with batches."""
+    service = fixed(0.4, 0.6, 0.9, 1.4)
+    one = Configuration(service, WAY, dispatch, max_batch_size=8, cores=4.0)  # type: ignore[arg-type]
+    arrivals = poisson(rate, 40_000)
+    theirs, ours = simulate(one, arrivals), simulate_cluster(Cluster(one), arrivals).prediction
+    for share in (0.5, 0.9, 0.99):
+        assert ours.percentile_ms(share) == pytest.approx(theirs.percentile_ms(share), rel=0.04)
+    assert ours.loop_busy_s == pytest.approx(theirs.loop_busy_s, rel=0.05)
+    assert ours.engine_cpu_s == pytest.approx(theirs.engine_cpu_s, rel=0.03)
+
+
+def test_shared_cores_are_the_tuner_s_too() -> None:
+    """Where threads share cores, waits are drawn at random: the same within their noise."""
+    one = Configuration(fixed(0.4, 0.6, threads=2), WAY, max_batch_size=2, cores=1.5, instances=2)
+    arrivals = poisson(900, 60_000)
+    theirs, ours = simulate(one, arrivals), simulate_cluster(Cluster(one), arrivals).prediction
+    for share in (0.5, 0.99):
+        assert ours.percentile_ms(share) == pytest.approx(theirs.percentile_ms(share), rel=0.1)
+
+
+def test_a_lone_request_pays_for_each_part_of_its_way() -> None:
+    """Received, woken for, computed, told, answered, and what lies outside, as in the tuner's simulation."""
+    one = Configuration(fixed(1.0), WAY, "worker")
+    alone = np.array([0], np.int64)
+    found = simulate_cluster(Cluster(one, 3), alone).prediction
+    assert found.latencies_ns.tolist() == simulate(one, alone).latencies_ns.tolist()
+
+
+def test_hedging_cuts_a_tail_of_rare_stalls() -> None:
+    """One in fifty calls takes 30 times as long: a second copy answers sooner, and few copies are sent."""
+    times = np.full((1, 50), 1.0 * MS)
+    times[0, -1] = 30 * MS
+    one = single(ServiceTimes(np.array([1]), times))
+    arrivals = poisson(800, 40_000)
+    plain = simulate_cluster(Cluster(one, 8), arrivals)
+    hedged = simulate_cluster(Cluster(one, 8, hedge_ns=4 * MS), arrivals)
+    assert plain.prediction.percentile_ms(0.99) > 25
+    assert hedged.prediction.percentile_ms(0.99) < 8
+    assert 0.015 < hedged.hedged / len(arrivals) < 0.06
+    assert len(hedged.prediction.latencies_ns) == len(arrivals)
+
+
+def test_a_full_queue_refuses() -> None:
+    """More than is served, and room for ten: what is refused is counted, and the rest waits for ten at most."""
+    one = Configuration(fixed(1.0), FREE, max_batch_size=1, queue_rows=10)
+    found = simulate_cluster(Cluster(one, 2, "round-robin"), poisson(4000, 20_000))
+    assert found.prediction.refused == pytest.approx(10_000, rel=0.05)
+    assert found.prediction.latencies_ns.max() <= 12 * MS
+    assert found.utilisation == pytest.approx(0.5, abs=0.02)  # of two cores each, one computes
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    """Nothing but the arguments decides."""
+    cluster = Cluster(single(exponential(1.0)), 5, "random", 3 * MS)
+    runs = [simulate_cluster(cluster, poisson(3000, 5000), 7).prediction.latencies_ns for _ in range(2)]
+    assert np.array_equal(*runs)

@@ -1,0 +1,143 @@
+"""Rates, arrival processes, limits and recordings, as they are written on the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tailcut.cli.options import parse_duration
+from tailcut.errors import UsageError
+from tailcut.planning.demand import (
+    Limit,
+    Recording,
+    Stretch,
+    busiest,
+    parse_arrivals,
+    parse_limit,
+    parse_rates,
+    read_recording,
+)
+
+
+def test_a_limit_has_a_percentile() -> None:
+    """Any percentile, and any duration."""
+    assert parse_limit("p99=10ms", parse_duration) == Limit("p99", 10.0)
+    assert parse_limit(" p99.9 = 0.5s", parse_duration) == Limit("p99.9", 500.0)
+    assert parse_limit("p97.5=1ms", parse_duration).share == pytest.approx(0.975)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("10ms", "no percentile"),
+        ("q99=10ms", "unknown percentile 'q99'"),
+        ("p100=10ms", "unknown percentile"),
+        ("p0=10ms", "unknown percentile"),
+        ("p99=0ms", "greater than 0"),
+        ("p99=x", "not a duration"),
+    ],
+)
+def test_another_limit_is_refused(text: str, message: str) -> None:
+    """The message says what is wrong."""
+    with pytest.raises(UsageError, match=message):
+        parse_limit(text, parse_duration)
+
+
+def test_rates() -> None:
+    """One, or one for each model; none of them 0."""
+    assert parse_rates("5000") == [5000.0]
+    assert parse_rates("5000, 0.5") == [5000.0, 0.5]
+    for text in ("0", "-1", "inf", "nan", "x", "5,"):
+        with pytest.raises(UsageError, match="greater than 0"):
+            parse_rates(text)
+
+
+def test_arrivals() -> None:
+    """Each process has the mean rate that it is asked for."""
+    for text in ("poisson", "constant", "bursty", "bursty:3", "bursty:3:50ms"):
+        times = parse_arrivals(text, parse_duration)(1000.0).times(200.0, 1)
+        assert len(times) == pytest.approx(200_000, rel=0.1)
+    for text in ("gauss", "poisson:3", "bursty:x", "bursty:3:50ms:1", "bursty:11", "bursty:3:0s"):
+        with pytest.raises(UsageError):
+            parse_arrivals(text, parse_duration)
+
+
+def test_arrival_times_are_replayed(tmp_path: Path) -> None:
+    """As they are, or scaled to another rate with the same course."""
+    path = tmp_path / "trace.txt"
+    path.write_text("# seconds\n" + "\n".join(f"{value:.6f}" for value in np.linspace(5, 15, 1001)))
+    found = read_recording(path)
+    assert (found.length_s, found.replayed) == (pytest.approx(10.0), True)
+    assert found.times(None, 0)[:3] == pytest.approx([0, 10_000_000, 20_000_000], abs=2)
+    assert len(found.times(1000.0, 0)) == pytest.approx(10_000, rel=0.05)
+
+
+def test_rates_over_time_are_drawn(tmp_path: Path) -> None:
+    """Each rate lasts until the next line, the last one as long as the one before."""
+    path = tmp_path / "day.txt"
+    path.write_text("0 100\n60 1000\n\n120 0\n")
+    times = read_recording(path).times(None, 1) / 1e9
+    counts = np.histogram(times, [0, 60, 120, 180])[0]
+    assert counts == pytest.approx([6000, 60_000, 0], rel=0.05)
+    scaled = read_recording(path).times(10.0, 1) / 1e9
+    assert len(scaled) == pytest.approx(1800, rel=0.1)
+    assert (scaled < 60).mean() == pytest.approx(1 / 11, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "2 to"),
+        ("1\n", "2 to"),
+        ("1\nx\n", "line 2"),
+        ("1 2\n2\n", "not a trace of rates"),
+        ("1 x\n2 3\n", "not a trace of rates"),
+        ("1 2\n", "not a trace of rates"),
+        ("1 2\n1 3\n", "must rise"),
+        ("1 0\n2 0\n", "must rise"),
+        ("1 2\n2 -3\n", "must rise"),
+        ("1 2 3\n2 3 4\n", "line 1"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """In one line that names the file."""
+    path = tmp_path / "trace.txt"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as error:
+        read_recording(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    """Is said to be."""
+    with pytest.raises(UsageError, match="no such trace"):
+        read_recording(tmp_path / "none.txt")
+
+
+def test_more_requests_than_can_be_simulated() -> None:
+    """Time runs faster: the same rates, each for a shorter time."""
+    day = Recording(np.array([0.0, 43_200.0, 86_400.0]), np.array([0.0, 4.32e7, 3.024e8]), replayed=False)
+    assert day.compression(100.0) == 1.0
+    assert day.compression(None) == pytest.approx(30.24)
+    assert day.compression(7000.0) == pytest.approx(60.48)
+    short = day.compressed(10_000.0)
+    counts = np.histogram(short.times(None, 1) / 1e9, [0, 4.32, 8.64])[0]
+    assert counts == pytest.approx([4320, 25_920], rel=0.05)
+
+
+def test_the_busiest_part() -> None:
+    """The window with the most arrivals, from its first one on."""
+    times = np.concatenate([np.arange(0, 100), np.arange(100, 110, 0.1), np.arange(110, 200)])
+    found = busiest((times * 1e9).astype(np.int64), 10.0)
+    assert len(found) == pytest.approx(100, abs=2)
+    assert found[0] == 0.0
+    assert found[-1] < 10.0
+
+
+def test_a_stretch_repeats_at_any_rate() -> None:
+    """With its own course: what comes in its first half does so at twice the rate, too."""
+    part = np.sort(np.random.default_rng(0).random(10_000)) ** 2 * 10
+    for rate in (500.0, 2000.0):
+        times = Stretch(part, 10.0, rate).times(40.0, 1) / 1e9
+        assert len(times) == pytest.approx(40 * rate, rel=0.05)
+        assert (times % 10 < 2.5).mean() == pytest.approx((part < 2.5).mean(), abs=0.03)

@@ -1,0 +1,160 @@
+"""Whole plans."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tailcut.errors import UsageError
+from tailcut.lab.arrivals import Poisson
+from tailcut.models import digits_model
+from tailcut.planning.autoscale import Rules
+from tailcut.planning.demand import Limit, Recording
+from tailcut.planning.measured import Measured
+from tailcut.planning.plan import Wanted, make_plan
+from tailcut.planning.records import PlanResult
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.service import MeasuredService
+from tailcut.tuner.space import changed
+
+WAY = {"receive_ns": 9000, "answer_ns": 14_000, "batch_ns": 20_000, "wake_ns": 25_000, "outside_ns": 60_000}
+
+
+def measured(name: str = "m", us: float = 4000.0, **engine: object) -> Measured:
+    """A model whose batch of one takes so long, and of two half more."""
+    settings = changed(Settings(), batching={"max_batch_size": 2}, engine={"threads": 1} | engine)
+    profile = Profile.of_model(digits_model(), settings, name)
+    service = MeasuredService(sizes=(1, 2), quantiles_us=((us,), (1.5 * us,)), threads=1, cores=2.0, way_in=WAY)
+    return Measured(Path(f"{name}.profile.toml"), profile, service, Path(f"{name}.profile.toml"))
+
+
+WANTED = Wanted([measured()], [1000.0], [Limit("p99", 15.0)], Poisson)
+
+
+def plan(**values: object) -> PlanResult:
+    return make_plan(replace(WANTED, **values), lambda _: None)  # type: ignore[arg-type]
+
+
+def test_a_plan_meets_its_limit() -> None:
+    """With its headroom, and no fewer replicas do."""
+    found = plan()
+    assert found.predicted.within
+    assert found.stressed.within
+    assert found.stressed.rate == 1200
+    assert found.replicas == found.needed
+    assert found.cores == 2 * found.replicas
+    assert found.gpus == 0
+    fewer = next(one.rate for one in found.curve if one.replicas == found.replicas - 1)
+    enough = next(one.rate for one in found.curve if one.replicas == found.replicas)
+    assert fewer < 1.02 * 1200 <= 1.02 * enough * 1.02
+    assert [one.rate for one in found.curve] == sorted(one.rate for one in found.curve)
+    assert found.predicted.goodput == pytest.approx(1000, rel=0.01)
+
+
+def test_losses_are_planned_for() -> None:
+    """As many more replicas as may be lost: the limit is met without them."""
+    found = plan(failures=2)
+    assert found.replicas == found.needed + 2 == plan().replicas + 2
+    lost = found.losses[1]
+    assert (lost.lost, lost.replicas, lost.predicted.within) == (2, found.needed, True)
+    assert lost.predicted.utilisation == pytest.approx(
+        found.predicted.utilisation * found.replicas / found.needed, rel=0.15
+    )
+
+
+def test_one_replica_is_not_called_simulated() -> None:
+    """Beyond one machine, the result is."""
+    one, several = plan(rates=[20.0]), plan()
+    assert (one.replicas, one.assumptions.simulated) == (1, False)
+    assert several.assumptions.simulated
+    assert any(text.startswith("simulated:") for text in several.assumptions.notes)
+
+
+def test_no_number_of_replicas() -> None:
+    """A limit below the time of a lone request names that time."""
+    with pytest.raises(UsageError, match=r"m: no number of replicas meets p99 within 3 ms: a lone request takes 4\.1"):
+        plan(limits=[Limit("p99", 3.0)])
+
+
+def test_price() -> None:
+    """Of all replicas, and of a million answers."""
+    found = plan(price=0.5)
+    assert found.price is not None
+    assert found.price.per_hour == 0.5 * found.replicas
+    assert found.price.per_million == pytest.approx(found.price.per_hour / 3.6, rel=0.01)
+
+
+def test_hedging_and_routing_are_said() -> None:
+    """And how many requests were sent twice."""
+    found = plan(hedge_ms=4.0, routing="random", rates=[50.0], limits=[Limit("p99", 50.0)], failures=1)
+    assert (found.assumptions.routing, found.assumptions.hedge_ms) == ("random", 4.0)
+    assert found.assumptions.hedged_share > 0.9  # a lone request takes longer
+
+
+def test_several_models_on_shared_cores() -> None:
+    """Each has its own rate, limit and figures."""
+    found = plan(
+        models=[measured("a"), measured("b", 10_000.0)],
+        rates=[300.0, 50.0],
+        limits=[Limit("p99", 30.0), Limit("p99", 60.0)],
+    )
+    assert [(one.name, one.rate, one.predicted.within) for one in found.models] == [("a", 300, True), ("b", 50, True)]
+    assert found.predicted.rate == 350
+    assert found.models[0].predicted.utilisation is None
+    assert found.assumptions.routing == "round-robin"
+
+
+def test_a_gpu_a_replica() -> None:
+    """Where the profile computes on a device."""
+    found = plan(models=[measured(device="cuda")])
+    assert found.gpus == found.replicas
+
+
+def test_other_cores_are_said() -> None:
+    """A replica of other cores than the tune had, and workers that divide them."""
+    found = plan(cores=4.0, workers=2)
+    assert found.cores == 4 * found.replicas
+    assert sum("which is not what the model was measured with" in text for text in found.assumptions.notes) == 1
+    assert sum("each of 2 workers has 2 cores" in text for text in found.assumptions.notes) == 1
+
+
+def test_a_recording_has_a_course() -> None:
+    """The fixed number is planned for its busiest minute; the autoscaler takes fewer replica hours."""
+    edges = np.array([0.0, 400.0, 500.0, 900.0])
+    load = np.concatenate([[0.0], np.cumsum(np.array([50.0, 600.0, 50.0]) * np.diff(edges))])
+    recording = Recording(edges, load, replayed=False)
+    found = plan(recording=recording, rates=[], rules=Rules(start_s=5.0, down_s=30.0), headroom=0.0)
+    assert found.predicted.rate == pytest.approx(600, rel=0.1)
+    scaled = found.autoscaling
+    assert scaled is not None
+    assert scaled.most == found.replicas
+    assert scaled.replica_hours < scaled.fixed_replica_hours
+    assert scaled.requests == pytest.approx(100_000, rel=0.02)
+    assert 0 < scaled.missed < scaled.requests
+    assert max(one.replicas for one in scaled.course) > 1
+    msgspec.json.encode(found)
+
+
+def test_a_day_of_much_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs faster than it was recorded, with the autoscaler's times, and the result is in the recording's time."""
+    edges = np.array([0.0, 400.0, 500.0, 900.0])
+    load = np.concatenate([[0.0], np.cumsum(np.array([50.0, 600.0, 50.0]) * np.diff(edges))])
+    recording, rules = Recording(edges, load, replayed=False), Rules(every_s=10.0, start_s=20.0, down_s=60.0)
+    whole = plan(recording=recording, rates=[], rules=rules)
+    monkeypatch.setattr("tailcut.planning.demand.MOST_REQUESTS", 20_000)
+    found = plan(recording=recording, rates=[], rules=rules)
+    assert any("a second stands for 5 seconds" in text for text in found.assumptions.notes)
+    assert abs(found.replicas - whole.replicas) <= 1  # the busiest minute is drawn anew
+    one, other = found.autoscaling, whole.autoscaling
+    assert one is not None
+    assert other is not None
+    assert one.requests == pytest.approx(other.requests, rel=0.03)
+    assert one.replica_hours == pytest.approx(other.replica_hours, rel=0.15)
+    assert one.missed_share == pytest.approx(other.missed_share, abs=0.1)
+    assert one.course[-1].at_s == pytest.approx(other.course[-1].at_s, abs=15)
+    monkeypatch.setattr("tailcut.planning.demand.MOST_REQUESTS", 100)
+    with pytest.raises(UsageError, match="too many to simulate with this limit"):
+        plan(recording=recording, rates=[], rules=rules)

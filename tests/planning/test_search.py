@@ -1,0 +1,128 @@
+"""The least number of replicas, and the highest rate, against what is known."""
+
+import math
+
+import pytest
+from tests.planning.test_cluster import FREE, exponential, fixed, single
+
+from tailcut.errors import UsageError
+from tailcut.lab.arrivals import Bursty, Poisson
+from tailcut.planning.cluster import Cluster
+from tailcut.planning.demand import Limit
+from tailcut.planning.search import (
+    Figures,
+    Load,
+    capacity_of,
+    curve_points,
+    expect_cluster,
+    highest_rate,
+    least_replicas,
+    lone_ms,
+    losses,
+)
+from tailcut.tuner.simulate import Configuration
+
+P99 = Limit("p99", 10.0)
+
+
+def up_to(carried: float, asked: list[tuple[int, float]] | None = None):
+    """An oracle in which each replica carries so many requests per second."""
+
+    def expect(replicas: int, rate: float) -> Figures:
+        if asked is not None:
+            asked.append((replicas, rate))
+        within = rate <= carried * replicas
+        return Figures(rate, 1.0, 2.0, 2.0, rate, 0.5, 0.0, within)
+
+    return expect
+
+
+@pytest.mark.parametrize("rate", [1, 99, 101, 1234, 50_001, 99_950])
+def test_the_least_number(rate: float) -> None:
+    """Is found exactly, in few simulations."""
+    asked: list[tuple[int, float]] = []
+    assert least_replicas(up_to(100.0, asked), rate, 140.0) == math.ceil(rate / 100)
+    assert len(asked) <= 14
+
+
+def test_more_than_can_be_simulated() -> None:
+    """Is refused with the rate."""
+    with pytest.raises(UsageError, match="1,000 replicas do not meet the limit at 100,001 requests"):
+        least_replicas(up_to(100.0), 100_001, 140.0)
+    with pytest.raises(UsageError, match="1,000 replicas"):
+        least_replicas(up_to(0.0), 1.0, 140.0)
+
+
+@pytest.mark.parametrize("guess", [20.0, 450.0, 2000.0])
+def test_the_highest_rate(guess: float) -> None:
+    """Whatever is guessed, to a fiftieth."""
+    assert highest_rate(up_to(100.0), 5, 140.0, guess) == pytest.approx(500, rel=0.03)
+    assert highest_rate(up_to(0.0), 5, 140.0, guess) == 0.0
+    assert highest_rate(up_to(1000.0), 5, 140.0, guess) == 700.0
+
+
+def test_a_queue_with_a_formula() -> None:
+    """M/M/1 at random: p99 is ln(100) / (mu - lambda), so the rate within 10 ms is mu - 460.5 for each server."""
+    service = single(exponential(1.0))
+    expect = expect_cluster(Cluster(service, 1, "random"), Load(Poisson, P99))
+    carried = 1000 - math.log(100) / 0.010
+    assert highest_rate(expect, 4, capacity_of(service), 2500.0) == pytest.approx(4 * carried, rel=0.05)
+    assert least_replicas(expect, 5.6 * carried, capacity_of(service)) == 6
+
+
+def test_figures() -> None:
+    """Goodput is what is answered within the limit, utilisation that of the cores."""
+    expect = expect_cluster(Cluster(single(fixed(1.0), cores=1.0), 1, "two-choices"), Load(Poisson, P99))
+    found = expect(4, 2000.0)
+    assert found.goodput == pytest.approx(2000, rel=0.01)
+    assert found.utilisation == pytest.approx(0.5, abs=0.02)
+    assert found.within
+    over = expect(1, 2000.0)
+    assert not over.within
+    assert over.goodput < 1000
+
+
+def test_workers_divide_a_replica() -> None:
+    """Two processes a replica carry what two replicas do."""
+    cluster, load = Cluster(single(fixed(1.0), cores=1.0)), Load(Poisson, P99)
+    assert expect_cluster(cluster, load, 2)(3, 4000.0).p99_ms == expect_cluster(cluster, load)(6, 4000.0).p99_ms
+
+
+def test_very_many_replicas_are_as_64() -> None:
+    """At the same load for each: the time is what is simulated for 64."""
+    expect = expect_cluster(Cluster(single(exponential(1.0)), 1, "two-choices"), Load(Poisson, P99))
+    few, many = expect(64, 64 * 700.0), expect(1000, 1000 * 700.0)
+    assert many.p99_ms == pytest.approx(few.p99_ms, rel=0.01)
+    assert many.goodput == pytest.approx(700_000, rel=0.01)
+
+
+def test_bursts_need_more() -> None:
+    """The rate within a limit is lower with bursts; their mean is the one asked for."""
+    service = single(exponential(1.0))
+    bursty = Load(lambda rate: Bursty(rate, 5.0, 0.2), P99)
+    expect = expect_cluster(Cluster(service), bursty)
+    assert expect(2, 300.0).goodput == pytest.approx(300, rel=0.02)
+    capacity = capacity_of(service)
+    plain = expect_cluster(Cluster(service), Load(Poisson, P99))
+    assert highest_rate(expect, 2, capacity, 500.0) < 0.8 * highest_rate(plain, 2, capacity, 1000.0)
+    arrivals = bursty.arrivals(1000.0, 40.0)
+    assert len(arrivals) / (arrivals[-1] / 1e9) == pytest.approx(1000, rel=0.02)
+
+
+def test_a_lone_request() -> None:
+    """Takes its service time's percentile, batches or not."""
+    assert lone_ms(Configuration(fixed(3.0, 4.0), FREE, max_batch_size=2), P99) == pytest.approx(3.0)
+    assert lone_ms(single(exponential(1.0)), P99) == pytest.approx(math.log(100), rel=0.15)
+
+
+def test_losses_leave_a_replica() -> None:
+    """What is left of three replicas: two, and one."""
+    found = losses(up_to(100.0), 3, 150.0, range(1, 4))
+    assert [(lost, one.within) for lost, one in found] == [(1, True), (2, False)]
+
+
+def test_points_of_the_curve() -> None:
+    """Few, and the number that is planned is among them."""
+    assert curve_points(1) == [1, 2]
+    assert curve_points(39) == [1, 2, 19, 38, 39, 40, 59]
+    assert curve_points(1000)[-1] == 1000
