@@ -130,8 +130,9 @@ class Candidate(Record, frozen=True):
     @classmethod
     def of(cls, setting: str, verdict: str, reason: str, **measured: Any) -> Self:
         """A configuration of which nothing is known but what is named."""
-        known = {"setting": setting, "samples": 0, "verdict": CandidateVerdict(verdict), "reason": reason}
-        return cls(**dict.fromkeys(cls.__struct_fields__) | known | measured)
+        known: dict[str, Any] = dict.fromkeys(cls.__struct_fields__)
+        known |= {"setting": setting, "samples": 0, "verdict": CandidateVerdict(verdict), "reason": reason}
+        return cls(**known | measured)
 
 
 class Rung(Record, frozen=True):
