@@ -40,12 +40,12 @@ def journal(tmp_path: Path, profile: Profile) -> Path:
 
 def test_the_evidence_has_the_measured_times(journal: Path, profile: Profile) -> None:
     """As quantiles in microseconds, with the way in of the profile's dispatch; a profile stores and loads it."""
-    found = msgspec.convert(service_evidence(journal, profile)["service"], MeasuredService)
+    found = msgspec.convert(service_evidence(journal, profile, 3)["service"], MeasuredService)
     assert found.sizes == (1, 2)
     assert np.median(found.quantiles_us, axis=1) == pytest.approx([1.5, 2.0], rel=0.01)
-    assert (found.threads, found.exact, found.way_in["receive_ns"]) == (2, True, 11)
+    assert (found.threads, found.cores, found.exact, found.way_in["receive_ns"]) == (2, 3.0, True, 11)
     saved = journal.with_name("m.profile.toml")
-    msgspec.structs.replace(profile, evidence=service_evidence(journal, profile)).save(saved)
+    msgspec.structs.replace(profile, evidence=service_evidence(journal, profile, 3)).save(saved)
     again = msgspec.convert(Profile.load(saved).evidence["service"], MeasuredService)
     assert again == found
 
@@ -72,8 +72,8 @@ def test_settings_that_were_refined_afterwards_have_nearly_the_same_times(journa
 def test_another_model_s_lines_are_not_taken(journal: Path, profile: Profile) -> None:
     """A journal of another file says nothing."""
     other = msgspec.structs.replace(profile, model=msgspec.structs.replace(profile.model, sha256="0"))
-    assert service_evidence(journal, other) == {}
-    assert service_evidence(journal.with_name("none.jsonl"), profile) == {}
+    assert service_evidence(journal, other, None) == {}
+    assert service_evidence(journal.with_name("none.jsonl"), profile, None) == {}
 
 
 @pytest.mark.parametrize(

@@ -68,15 +68,20 @@ class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         )
 
 
-def service_evidence(journal: Path, profile: Profile) -> dict[str, Any]:
+def service_evidence(journal: Path, profile: Profile, cpus: int | None) -> dict[str, Any]:
     """What the evidence of a new profile has of the journal's measurements; nothing where it has none of them.
 
     A pipeline's steps have measurements of another kind.
+
+    Args:
+        journal: the file.
+        profile: that is to be written.
+        cpus: that the tune was allowed; None: all that this process may use.
     """
     if profile.is_of_pipeline:
         return {}
     lines = lines_of(journal, profile.model)
-    found = measured_service(lines, profile.settings, float(usable_cpus()))
+    found = measured_service(lines, profile.settings, float(cpus or usable_cpus()))
     return {} if found is None else {"service": msgspec.to_builtins(found)}
 
 
