@@ -158,7 +158,7 @@ def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) ->
             profile,
             together=together_of(outcome, number),
             machine=machine,
-            evidence=joint_evidence(found, number) | service_evidence(_journal(file), profile, asked["cpus"]),
+            evidence=joint_evidence(found, number) | service_evidence(_journal(file), profile, asked.cpus),
         )
         profile.save(file)
     write_atomically(files.report, render_together_html(found))
