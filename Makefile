@@ -23,7 +23,7 @@ SOAK ?= 60
 FUZZ ?= 20
 SMOKE ?= --all
 
-.PHONY: help demo test test-torch test-gpu tuned smoke lint format bench peers soak fuzz clean
+.PHONY: help demo test test-torch test-gpu test-kubernetes tuned smoke lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make test    all tests (TESTS=tests/wire for some)"
 	@echo "make test-torch  the tests that need PyTorch, which it installs; the other tests run without it"
 	@echo "make test-gpu    the tests that need a CUDA device; without one, they say what is missing"
+	@echo "make test-kubernetes  the tests of the files for Kubernetes, with Helm and the schemas of Kubernetes, which it installs"
 	@echo "make tuned   every model of the tests is tuned for real, and its profile asked; a quarter of an hour"
 	@echo "make smoke   build the package, install it into empty environments of Python 3.11 to 3.13, and serve with it"
 	@echo "make lint    ruff, mypy, import-linter"
@@ -74,6 +75,10 @@ test-torch: $(READY)
 test-gpu: $(READY)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch]'
 	@$(PYTEST) tests/engines/cuda -m gpu -rs
+
+test-kubernetes: $(READY)
+	@$(BIN)/python -c 'import helm_python, kubernetes_validate' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kubernetes]'
+	@$(PYTEST) tests/kubernetes -rs
 
 tuned: $(READY)
 	@TUNED=all $(BIN)/python -m pytest tests/tuner/test_tuned_cases.py

@@ -4,10 +4,10 @@
 
 The model is tuned for one CPU, as a user would; all predictions come from the measurements in the profile. Then servers
 run in control groups with a CPU quota, so that one machine has room for several: one and two workers, reached directly,
-and one to four replicas behind haproxy where that is installed. The quota has a period of 10 ms: a server that used
-up its share stops for milliseconds, and not for a tenth of a second. A closed loop of 32 connections for each server
-finds the capacity; set-ups take turns, and each figure is the median of the rounds. The client and haproxy run outside
-the groups. Limit: 10 %.
+and one to four replicas behind haproxy where that is installed. The period of the quota is 10 ms: a server that has
+used up its share stops for milliseconds, and not for a tenth of a second. A closed loop of 32 connections for each
+server finds the capacity; set-ups take turns, and each figure is the median of the rounds. The client and haproxy run
+outside the groups. Limit: 10 %.
 
 Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about two and a half minutes.
 """

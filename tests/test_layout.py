@@ -81,6 +81,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 CROSS_CUTTING = {
     "fuzz/test_targets": "every parser, with what the fuzzer starts from",
+    "kubernetes/test_chart": "the Helm chart in deploy/helm",
+    "kubernetes/test_dashboard": "what Grafana and the autoscalers ask Prometheus",
+    "kubernetes/test_manifests": "the manifests in deploy/kubernetes and deploy/kserve",
+    "kubernetes/test_processes": "what these promise of a server's start, stop and rights",
     "soak/test_soak": "a whole server under mixed traffic",
     "test_deploy": "the files in deploy/",
     "test_docs": "what the documentation says of options and figures",
@@ -117,6 +121,7 @@ CROSS_CUTTING = {
     "server/test_signals": "SIGHUP, SIGUSR1, the address, the token",
     "server/test_single_rows": "a model with a fixed batch of 1",
     "server/test_splits": "every message, cut at every position",
+    "server/test_tokens": "what needs the token",
     "server/test_tritonclient": "NVIDIA's Python client",
     "server/test_unload": "models that are unloaded",
     "server/test_uploads": "bodies that stop half-way",

@@ -3,7 +3,6 @@
 pytest loads this module in every run where Tailcut is installed, so it imports nothing heavy until a test asks.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from tailcut.lab.microbench import Benchmark, Function
+    from tailcut.lab.records import (
+        EarlierMicrobench,
+        FunctionChange,
+        FunctionComparison,
+        FunctionResult,
+        MicrobenchResult,
+    )
 
 _NOISE = 0.05
 _SECONDS = 0.5
@@ -31,12 +37,12 @@ class Baselines:
         self.report = _place(config, "tailcut_report")
         self.noise: float = config.getoption("tailcut_noise")
         self.seconds: float = config.getoption("tailcut_seconds")
-        self.functions: list[dict[str, Any]] = []
-        self.comparisons: list[dict[str, Any]] = []
-        self.against: list[dict[str, Any]] = []
+        self.functions: list[FunctionResult] = []
+        self.comparisons: list[FunctionComparison] = []
+        self.against: list[FunctionChange] = []
         self.workers: set[str] = set()  # of pytest-xdist, that measured something
-        self._last: dict[str, Any] = {}
-        self._earlier: dict[str, Any] | None = None
+        self._last: MicrobenchResult | None = None
+        self._earlier: EarlierMicrobench | None = None
         if self.compare is not None:
             from tailcut.errors import UsageError  # noqa: PLC0415  only runs that compare want it
             from tailcut.lab.microbench_record import read_microbench  # noqa: PLC0415
@@ -46,65 +52,88 @@ class Baselines:
             except UsageError as error:
                 raise pytest.UsageError(f"--tailcut-compare: {error}") from None
 
-    def measured(self, name: str, found: "Benchmark") -> dict[str, Any]:
+    def measured(self, name: str, found: "Benchmark") -> "MicrobenchResult":
         """What a test measured, as the record that its report carries, with the changes since the baseline."""
+        from msgspec.structs import replace  # noqa: PLC0415
+
         from tailcut.lab.microbench_record import changes, microbench_record  # noqa: PLC0415
 
         record = microbench_record(found, machine={}, command="pytest")
-        for one in record["functions"]:
-            one["name"] = _name(name, one["name"], alone=len(found.functions) == 1)
-        for one in record["comparisons"]:
-            one |= {side: _name(name, one[side], alone=False) for side in ("name", "to")}
-        entries = [] if self._earlier is None else changes(record, self._earlier, self.noise)
-        return record | {"against": entries}
+        alone = len(found.functions) == 1
+        record = replace(
+            record,
+            functions=[replace(one, name=_name(name, one.name, alone=alone)) for one in record.functions],
+            comparisons=[
+                replace(one, name=_name(name, one.name, alone=False), to=_name(name, one.to, alone=False))
+                for one in record.comparisons
+            ],
+        )
+        return replace(record, against=changes(record, self._earlier, self.noise)) if self._earlier else record
 
-    def judge(self, record: Mapping[str, Any]) -> None:
+    def judge(self, record: "MicrobenchResult") -> None:
         """Fail the test where a function is slower than its baseline."""
-        slower = [self._slower(entry) for entry in record["against"] if entry["verdict"] == "worse"]
+        slower = [self._slower(entry) for entry in record.against or () if entry.verdict == "worse"]
         if slower:
             pytest.fail("\n".join(slower), pytrace=False)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect what the tests measured, in this process and in pytest-xdist's workers, whose reports arrive here."""
-        for record in json.loads(getattr(report, _ATTRIBUTE, "[]")):
-            self.against += record.pop("against")
+        text = getattr(report, _ATTRIBUTE, None)
+        if text is None:
+            return
+        import msgspec  # noqa: PLC0415  only tests that measured something want it
+
+        from tailcut.lab.records import MicrobenchResult  # noqa: PLC0415
+
+        for record in msgspec.json.decode(text, type=list[MicrobenchResult]):
+            self.against += record.against or []
             self._last = record
-            self.functions += record["functions"]
-            self.comparisons += record["comparisons"]
+            self.functions += record.functions
+            self.comparisons += record.comparisons
             self.workers |= {report.node.gateway.id} if hasattr(report, "node") else set()
 
-    def record(self) -> dict[str, Any]:
+    def record(self, last: "MicrobenchResult") -> "MicrobenchResult":
         """Everything measured in the session, in the form of `tailcut microbench --json`."""
+        from msgspec import UNSET  # noqa: PLC0415
+        from msgspec.structs import replace  # noqa: PLC0415
+
         from tailcut.machine.fingerprint import fingerprint  # noqa: PLC0415
 
-        found = self._last | {"functions": self.functions, "comparisons": self.comparisons, "machine": fingerprint()}
-        return found | ({"against": self.against} if self._earlier is not None else {})
+        return replace(
+            last,
+            functions=self.functions,
+            comparisons=self.comparisons,
+            machine=fingerprint(),
+            against=UNSET if self._earlier is None else self.against,
+        )
 
     def finish(self) -> None:
         """Write what was asked for."""
-        if self.save is not None and self.functions:
+        if self._last is None:
+            return
+        if self.save is not None:
             from tailcut.lab.microbench_record import save_microbench  # noqa: PLC0415
 
             self.save.parent.mkdir(parents=True, exist_ok=True)
-            save_microbench(self.save, self.record())
-        if self.report is not None and self.functions:
+            save_microbench(self.save, self.record(self._last))
+        if self.report is not None:
             from tailcut.atomic import write_atomically  # noqa: PLC0415
             from tailcut.report.html import render_microbench_html  # noqa: PLC0415
 
-            write_atomically(self.report, render_microbench_html(self.record()))
+            write_atomically(self.report, render_microbench_html(self.record(self._last)))
 
-    def _slower(self, entry: Mapping[str, Any]) -> str:
+    def _slower(self, entry: "FunctionChange") -> str:
         from tailcut.report.words import nanoseconds, ratio  # noqa: PLC0415
 
         where = os.path.relpath(self.compare or "")
         return (
-            f"{entry['name']} got slower: {ratio(entry['ratio'])} of {nanoseconds(entry['before_ns'])} in "
+            f"{entry.name} got slower: {ratio(entry.ratio)} of {nanoseconds(entry.before_ns)} in "
             f"{where} (99 % interval beyond the noise threshold of {self.noise:.0%})"
         )
 
 
 _BASELINES = pytest.StashKey[Baselines]()
-_MEASURED = pytest.StashKey[list[dict[str, Any]]]()
+_MEASURED = pytest.StashKey[list["MicrobenchResult"]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -153,9 +182,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.Test
     report = yield
     records = item.stash.get(_MEASURED, [])
     if records:
-        import orjson  # noqa: PLC0415  as above
+        import msgspec  # noqa: PLC0415  as above
 
-        setattr(report, _ATTRIBUTE, orjson.dumps(records).decode())  # pytest-xdist passes plain values only
+        setattr(report, _ATTRIBUTE, msgspec.json.encode(records).decode())  # pytest-xdist passes plain values only
         item.stash[_MEASURED] = []
     return report
 
@@ -173,13 +202,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     from tailcut.report.words import bounds, nanoseconds, ratio  # noqa: PLC0415
 
-    changed = {entry["name"]: entry for entry in baselines.against}
+    changed = {entry.name: entry for entry in baselines.against}
     terminalreporter.section("tailcut benchmarks: median of a call, 99 % interval")
     for one in baselines.functions:
-        line = f"{one['name']}  {nanoseconds(one['median_ns']['point'])} ({bounds(one['median_ns'])})"
-        entry = changed.get(one["name"])
+        line = f"{one.name}  {nanoseconds(one.median_ns.point)} ({bounds(one.median_ns)})"
+        entry = changed.get(one.name)
         if entry is not None:
-            line += f"  {ratio(entry['ratio'])} of before: {entry['verdict']}"
+            line += f"  {ratio(entry.ratio)} of before: {entry.verdict}"
         elif baselines.compare is not None:
             line += "  not in the baseline"
         terminalreporter.write_line(line)

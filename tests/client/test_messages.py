@@ -119,17 +119,19 @@ def test_errors(status: int, kind: type) -> None:
     [
         ("http://h:1", Address("h", 1)),
         ("h:1", Address("h", 1)),
+        ("https://h:1", Address("h", 1, tls=True)),
+        ("https://h", Address("h", 443, tls=True)),
         ("http://h/", Address("h", 80)),
         ("http://[::1]:9", Address("::1", 9)),
         ("unix:/a/b", Address(uds="/a/b")),
     ],
 )
 def test_addresses(url: str, address: Address) -> None:
-    """Host and port with or without the scheme, IPv6, or a Unix socket's path."""
+    """Host and port with or without the scheme, with TLS, IPv6, or a Unix socket's path."""
     assert Address.parse(url) == address
 
 
-@pytest.mark.parametrize("url", ["https://h:1", "http://", "http://h:port", "http://h:1/path", "http://h:99999", ""])
+@pytest.mark.parametrize("url", ["ftp://h:1", "http://", "http://h:port", "http://h:1/path", "http://h:99999", ""])
 def test_bad_addresses(url: str) -> None:
     """What is none is told how to write one."""
     with pytest.raises(InvalidInputError, match="HOST:PORT"):

@@ -13,6 +13,7 @@ from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import Spent, server_process, watched
 from tailcut.lab.load import LoadResult, Target, as_rows, summarise
 from tailcut.lab.payload import encode
+from tailcut.lab.records import Cost
 from tailcut.machine.process import ProcessCost
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc")
@@ -32,14 +33,14 @@ def test_costs_add_up() -> None:
     spent = Spent()
     spent.add(answered(3), cost(600))
     spent.add(answered(1), cost(200, waited_ns=None))
-    assert spent.per_request() == {
-        "context_switches": 2.0,
-        "involuntary_switches": 1.0,
-        "page_faults": 4.0,
-        "major_faults": 0.0,
-        "cpu_ns": 200.0,
-        "waited_ns": None,
-    }
+    assert spent.per_request() == Cost(
+        context_switches=2.0,
+        involuntary_switches=1.0,
+        page_faults=4.0,
+        major_faults=0.0,
+        cpu_ns=200.0,
+        waited_ns=None,
+    )
     spent.add(answered(1), None)
     assert spent.per_request() is None
 

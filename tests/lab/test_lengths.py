@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tailcut.lab.lengths import Measure, lengths_record, measure_of
+from tailcut.lab.records import LengthLatencies
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 
 IDS = Measure("ids", 1)
@@ -44,15 +45,15 @@ def test_percentiles_by_quarter() -> None:
     lengths = np.tile(np.arange(1, 101), 20)
     record = lengths_record(IDS, lengths, lengths * 1e6, known=True)
     assert record is not None
-    assert [record[key] for key in ("input", "unit", "min", "p25", "p50", "p75", "p99", "max")] == [
+    assert [getattr(record, key) for key in ("input", "unit", "min", "p25", "p50", "p75", "p99", "max")] == [
         "ids", "elements", 1, 25, 50, 75, 99, 100,
     ]  # fmt: skip
-    ends = [(part["from"], part["to"], part["samples"]) for part in record["quartiles"]]
+    ends = [(part.from_, part.to, part.samples) for part in record.quartiles]
     assert ends == [(1, 25, 500), (26, 50, 500), (51, 75, 500), (76, 100, 500)]
-    assert [part["latency_ms"]["p99"] for part in record["quartiles"]] == [25, 50, 75, 100]
+    assert [part.latency_ms.p99 for part in record.quartiles] == [25, 50, 75, 100]
     few = lengths_record(IDS, lengths[:400], lengths[:400] * 1e6, known=True)
     assert few is not None
-    assert few["quartiles"][0]["latency_ms"] == {"p50": 13, "p95": 24, "p99": None}
+    assert few.quartiles[0].latency_ms == LengthLatencies(p50=13, p95=24, p99=None)
 
 
 def test_a_length_that_many_have() -> None:
@@ -60,15 +61,15 @@ def test_a_length_that_many_have() -> None:
     lengths = np.array([5] * 90 + [200] * 10)
     record = lengths_record(IDS, lengths, np.ones(100), known=True)
     assert record is not None
-    assert [(part["from"], part["to"], part["samples"]) for part in record["quartiles"]] == [(5, 5, 90), (200, 200, 10)]
+    assert [(part.from_, part.to, part.samples) for part in record.quartiles] == [(5, 5, 90), (200, 200, 10)]
 
 
 def test_a_late_client_has_no_percentiles() -> None:
     """They would not be the server's; the lengths are known all the same."""
     record = lengths_record(IDS, np.array([3, 4]), np.ones(2), known=False)
     assert record is not None
-    assert (record["min"], record["max"]) == (3, 4)
-    assert record["quartiles"][0]["latency_ms"]["p50"] is None
+    assert (record.min, record.max) == (3, 4)
+    assert record.quartiles[0].latency_ms.p50 is None
 
 
 def test_nothing_to_tell() -> None:

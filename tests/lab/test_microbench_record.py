@@ -1,18 +1,18 @@
 """Saved micro-benchmarks: they come back as they went, strangers' files are refused, and changes are found."""
 
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
-import orjson
 import pytest
 from benchmarks.microbench_truth import DISTRIBUTIONS, pair
 
 from tailcut.errors import UsageError
 from tailcut.lab.microbench_record import changes, grew_slower, microbench_record, read_microbench, save_microbench
+from tailcut.lab.records import MicrobenchResult, Overhead
 
 
-def record(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
+def record(seed: int = 0, scale: float = 1.0) -> MicrobenchResult:
     found = pair(seed, DISTRIBUTIONS["normal, 2 %"], scale)
     return microbench_record(found, machine={"cpu": "a processor"}, command="tailcut microbench")
 
@@ -22,26 +22,28 @@ def test_a_record_comes_back_as_it_went(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     saved = record()
     save_microbench(path, saved)
-    assert read_microbench(path) == orjson.loads(orjson.dumps(saved))
+    assert msgspec.json.decode(path.read_bytes(), type=MicrobenchResult) == saved
+    (one, *_), (other, *_) = read_microbench(path).functions, saved.functions
+    assert (one.name, one.median_ns, one.samples_ns) == (other.name, other.median_ns, other.samples_ns)
 
 
 def test_a_record_holds_all_it_takes_to_doubt_it() -> None:
     """Every sample, its calls, the harness's own cost, and the interleaved comparison."""
     found = record()
-    function = found["functions"][0]
-    assert function["samples"] == len(function["samples_ns"]) == len(function["loops"]) == 101
-    assert function["median_ns"]["low"] <= function["median_ns"]["point"] <= function["median_ns"]["high"]
-    assert found["overhead_ns"].keys() == {"clock", "loop"}
-    assert [one["name"] for one in found["comparisons"]] == ["new"]
+    function = found.functions[0]
+    assert function.samples == len(function.samples_ns) == len(function.loops) == 101
+    assert function.median_ns.low <= function.median_ns.point <= function.median_ns.high
+    assert found.overhead_ns == Overhead(clock=0.0, loop=0.0)  # a synthetic timer costs nothing
+    assert [one.name for one in found.comparisons] == ["new"]
 
 
 def test_a_change_between_runs_is_found() -> None:
     """A fifth slower than the saved run is worse, a fifth faster better, and a fresh run of the same indistinct."""
     old = record(seed=1)
     for scale, word in ((1.2, "worse"), (0.8, "better"), (1.0, "indistinct")):
-        entries = {entry["name"]: entry for entry in changes(record(seed=2, scale=scale), old)}
-        assert entries["new"]["verdict"] == word
-        assert entries["old"]["verdict"] == "indistinct"
+        entries = {entry.name: entry for entry in changes(record(seed=2, scale=scale), old)}
+        assert entries["new"].verdict == word
+        assert entries["old"].verdict == "indistinct"
         assert grew_slower(list(entries.values())) is (word == "worse")
 
 
@@ -54,8 +56,8 @@ def test_saved_runs_alike_are_not_told_apart() -> None:
 def test_functions_known_to_one_side_only_are_left_out() -> None:
     """A new function has nothing to be compared with."""
     old = record()
-    old["functions"] = old["functions"][:1]
-    assert [entry["name"] for entry in changes(record(), old)] == ["old"]
+    del old.functions[1:]
+    assert [entry.name for entry in changes(record(), old)] == ["old"]
 
 
 @pytest.mark.parametrize(
@@ -83,4 +85,4 @@ def test_strangers_files_are_refused_in_one_line(tmp_path: Path, text: str | Non
 
 def test_samples_are_positive() -> None:
     """The saved figures are what a comparison can divide by."""
-    assert (np.array(record()["functions"][0]["samples_ns"]) > 0).all()
+    assert (np.array(record().functions[0].samples_ns) > 0).all()

@@ -45,7 +45,7 @@ def test_a_profile_of_two_workers_is_measured_like_any_other(models: Path) -> No
     assert runs[0].throughputs[0] > 0
     cost = runs[0].spent.per_request()
     assert cost is not None
-    assert (cost["cpu_ns"] or 0) > 1_000
+    assert (cost.cpu_ns or 0) > 1_000
 
 
 def test_a_profile_that_cannot_be_served_says_why(models: Path) -> None:
@@ -103,8 +103,8 @@ def test_blocks_have_their_servers_cost(models: Path) -> None:
     assert runs.spent.requests == sent >= len(runs.latencies) > 20
     cost = runs.spent.per_request()
     assert cost is not None
-    assert 1_000 < cost["cpu_ns"] < 1e9
-    assert cost["context_switches"] > 0
+    assert 1_000 < cost.cpu_ns < 1e9
+    assert cost.context_switches > 0
 
 
 def late(lateness_ms: float) -> LoadResult:

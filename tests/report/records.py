@@ -1,7 +1,6 @@
 """Records as `tailcut bench` and `tailcut microbench` write them, from made-up runs of known figures."""
 
 from functools import cache
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,14 +10,14 @@ from tailcut.lab import benchmark
 from tailcut.lab.load import LoadResult
 from tailcut.lab.microbench_record import microbench_record
 from tailcut.lab.record import compare, run_record
-from tailcut.lab.records import ExplainResult
+from tailcut.lab.records import BenchResult, ExplainResult, MicrobenchResult, Run, RunComparison
 from tailcut.runtime.tracing.attribution import explain
 from tailcut.runtime.tracing.timeline import Event
 
 MACHINE = {"cpu": "a <b>processor</b>", "cpus": 2, "usable_cpus": 2, "python": "CPython 3.11"}
 
 
-def run(rate: float, slower: float = 1.0, *, samples: int = 1000, late_ms: float = 0.0) -> dict[str, Any]:
+def run(rate: float, slower: float = 1.0, *, samples: int = 1000, late_ms: float = 0.0) -> Run:
     """An open run whose latencies are 1 ms and an exponential tail that grows with the rate."""
     random = np.random.default_rng(int(rate))
     latencies = (1e6 + random.exponential(rate * 2e3, samples)) * slower
@@ -37,22 +36,28 @@ def run(rate: float, slower: float = 1.0, *, samples: int = 1000, late_ms: float
     )
 
 
-def bench(*runs: dict[str, Any]) -> dict[str, Any]:
+def bench(*runs: Run) -> BenchResult:
     """A load test of these runs."""
-    command = "tailcut bench http://127.0.0.1:8000 --rate-sweep"
-    return {"target": "http://127.0.0.1:8000", "runs": list(runs), "machine": MACHINE, "command": command, "seed": 0}
+    return BenchResult(
+        target="http://127.0.0.1:8000",
+        runs=list(runs),
+        machine=MACHINE,
+        command="tailcut bench http://127.0.0.1:8000 --rate-sweep",
+        seed=0,
+        transport="HTTP over TCP, binary tensors",
+    )
 
 
-def against(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+def against(new: BenchResult, old: BenchResult) -> BenchResult:
     """A load test with its comparison, run by run."""
     entries = [
-        {"run": number, "percentiles": compare(one, other)}
-        for number, (one, other) in enumerate(zip(new["runs"], old["runs"], strict=True))
+        RunComparison(number, compare(one, other))
+        for number, (one, other) in enumerate(zip(new.runs, old.runs, strict=True))
     ]
-    return new | {"comparison": entries}
+    return msgspec.structs.replace(new, comparison=entries)
 
 
-def microbench(scales: dict[str, float], *, draw: str = "normal, 2 %") -> dict[str, Any]:
+def microbench(scales: dict[str, float], *, draw: str = "normal, 2 %") -> MicrobenchResult:
     """Functions whose calls take so many microseconds, on a synthetic timer."""
     timer = Timer(1)
     functions = {name: timer.function(DISTRIBUTIONS[draw], scale=scale / 1e3) for name, scale in scales.items()}
@@ -64,13 +69,13 @@ RATES = (100.0, 500.0, 900.0)
 
 
 @cache  # computed once, and not by processes that only collect the tests
-def slower_bench() -> dict[str, Any]:
+def slower_bench() -> BenchResult:
     """A load test in which every percentile got worse."""
     return against(bench(*(run(rate) for rate in RATES)), bench(*(run(rate, 0.7) for rate in RATES)))
 
 
 @cache
-def two_functions() -> dict[str, Any]:
+def two_functions() -> MicrobenchResult:
     """A micro-benchmark of two functions, of which one takes twice as long."""
     return microbench({"m:quick<b>": 5.0, "m:slow": 10.0})
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.report.records import bench
 
 from tailcut.lab.load import LoadResult
 from tailcut.lab.record import run_record
@@ -14,7 +15,7 @@ def shown(samples: int, *, late_ms: float, capsys: pytest.CaptureFixture[str]) -
     """What is printed of an open loop at 20 requests a second, a millisecond each; white space does not count."""
     nanos = np.full(samples, 1_000_000)
     result = LoadResult("open", samples / 20, 20.0, 20.0, 1, nanos, nanos, lateness_p99_ns=late_ms * 1e6)
-    bench_table({"target": "http://x", "transport": "HTTP over TCP", "runs": [run_record(result)]})
+    bench_table(bench(run_record(result)))
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -38,11 +39,10 @@ def test_a_cause_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     nanos = np.full(1000, 1_000_000)
     late = LoadResult("open", 5.0, 20.0, 20.0, 1, nanos, nanos, lateness_p99_ns=9e6, client_cpu=0.123, mixed=True)
     runs = [replace(late, model=name, late_because="make [all] (pid 7) uses 1 CPU") for name in ("one", "two")]
-    record = {"target": "http://x", "transport": "HTTP over TCP"}
-    bench_table(record | {"runs": [run_record(run) for run in runs]})
+    bench_table(bench(*map(run_record, runs)))
     text = " ".join(capsys.readouterr().out.split())
     assert text.count("the client was late: make [all] (pid 7) uses 1 CPU") == 1
     assert "one: 20.0/s offered" in text
     assert "│ 9.000 │ 0.12 │" in text
-    bench_table(record | {"runs": [run_record(late)]})
+    bench_table(bench(run_record(late)))
     assert "the client was late: lower the rate, or give the client a core of its own" in capsys.readouterr().out

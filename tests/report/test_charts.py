@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tailcut.lab.records import Interval
 from tailcut.report.charts import (
     Chart,
     Point,
@@ -115,10 +116,12 @@ def test_a_strip_goes_from_the_fastest_to_the_tail() -> None:
 
 def test_a_ratio_has_one_in_the_middle() -> None:
     """Half and double lie as far from the middle; beyond the reach is the edge."""
-    bar = ratio_bar({"point": 1.0, "low": 0.5, "high": 2.0})
+    bar = ratio_bar(Interval(1.0, 0.5, 2.0))
     assert bar is not None
     assert (bar.point, bar.low, bar.high) == (50, 25, 75)
-    assert ratio_bar({"point": 1.0, "low": 0.001, "high": 99.0}).high == 100
+    cut = ratio_bar(Interval(1.0, 0.001, 99.0))
+    assert cut is not None
+    assert cut.high == 100
     assert ratio_bar(None) is None
 
 

@@ -2,11 +2,15 @@
 
 from io import StringIO
 
+from msgspec.structs import replace
 from rich.console import Console
-from tests.report.test_html import COST, arm, ratio
+from tests.report.test_html import ASKED, figures, ratio
 
 from tailcut.report.console import LadderView, comparison_summary
+from tailcut.runtime.settings import Settings
+from tailcut.stats import Verdict
 from tailcut.tuner.events import Best, Estimated, Expected, Phase, RungStarted
+from tailcut.tuner.result_records import ComparedProfile, ComparisonResult
 
 
 def view(*, terminal: bool) -> tuple[LadderView, StringIO]:
@@ -50,15 +54,37 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
 
 def test_a_comparison_names_what_is_worse_and_what_is_wrong() -> None:
     """A row for each profile, and below it a sentence for each but the first."""
-    first = arm(8.0) | {"profile": "A.toml", "wrong": None, "verdict": None, "reason": "", "ratios": {}}
-    worse = first | {"profile": "B.toml", "verdict": "worse", "reason": "p99 x1.40", "ratios": {"p99": ratio(1.4)}}
-    wrong = worse | {"profile": "C.toml", "wrong": "request 3: cosine 0.5"}
-    same = worse | {"profile": "D.toml", "verdict": "indistinct", "unchanged": True}
-    cases = (first, worse, wrong, same)
-    profiles = [{"unchanged": False, "throughput_ratio": None, "slo_met": False, "cost": COST} | one for one in cases]
-    record = {"model": "m.onnx", "rate": 500.0, "clients": 16, "noise": None, "objective": {"slo_ms": 10.0}}
+    first = ComparedProfile(
+        **figures(8.0),
+        profile="A.toml",
+        setting="",
+        settings=Settings(),
+        right=True,
+        wrong=None,
+        unchanged=False,
+        ratios={},
+        throughput_ratio=None,
+        verdict=None,
+        reason="",
+        slo_met=False,
+    )
+    worse = replace(first, profile="B.toml", verdict=Verdict.WORSE, reason="p99 x1.40", ratios={"p99": ratio(1.4)})
+    wrong = replace(worse, profile="C.toml", wrong="request 3: cosine 0.5")
+    same = replace(worse, profile="D.toml", verdict=Verdict.INDISTINCT, unchanged=True)
+    record = ComparisonResult(
+        model="m.onnx",
+        machine={},
+        objective=ASKED,
+        command="tailcut tune --compare",
+        rate=500.0,
+        clients=16,
+        took_s=60.0,
+        noise=None,
+        worse=True,
+        profiles=[first, worse, wrong, same],
+    )
     out = StringIO()
-    Console(file=out, width=200).print(comparison_summary(record | {"profiles": profiles}))
+    Console(file=out, width=200).print(comparison_summary(record))
     text = out.getvalue()
     assert "req/s at 16 in flight" in text
     assert "B.toml: worse p99 x1.40" in text

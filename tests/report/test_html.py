@@ -10,10 +10,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import asdict, replace
 from rich.console import Console
 from tests.report.records import explained, slower_bench, two_functions
 
+from tailcut.lab.records import Cost, Interval
 from tailcut.report import tune_page
 from tailcut.report.console import tune_summary
 from tailcut.report.html import (
@@ -24,6 +27,30 @@ from tailcut.report.html import (
     render_tune_html,
 )
 from tailcut.report.markdown import plain, tune_markdown
+from tailcut.runtime.settings import PipelineSettings, Settings
+from tailcut.spec import Rows
+from tailcut.tuner.result_records import (
+    AccuracyResult,
+    Candidate,
+    EqualConfiguration,
+    Estimate,
+    ModelRequest,
+    NoiseResult,
+    OfferResult,
+    Quantized,
+    Retune,
+    RowsDecision,
+    Rung,
+    TailRatio,
+    TieBreakResult,
+    TunedModel,
+    TuneObjective,
+    TuneResult,
+    Verification,
+    VerifiedArm,
+    WorstRow,
+)
+from tailcut.tuner.space import changed
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -38,143 +65,166 @@ FLAGS = [
     "--hide-scrollbars",
 ]
 
-COST = {"cpu_ns": 87_654.0, "waited_ns": None, "context_switches": 2.25, "page_faults": 0.125}
+COST = Cost(
+    cpu_ns=87_654.0,
+    waited_ns=None,
+    context_switches=2.25,
+    involuntary_switches=None,
+    page_faults=0.125,
+    major_faults=None,
+)
 
 
-def arm(p99: float | None, samples: int = 2000) -> dict[str, Any]:
-    curve = [[q, 1.0 + q] for q in (0.0, 0.25, 0.5, 0.9, 0.95)] + ([[0.99, p99]] if p99 else [])
-    interval = [p99 * 0.9, p99 * 1.2] if p99 else None
+def figures(p99: float | None, samples: int = 2000) -> dict[str, Any]:
+    """Of an arm, by the names of its fields."""
     return {
         "p50_ms": 1.5,
         "p95_ms": 1.95,
         "p99_ms": p99,
-        "p99_interval_ms": interval,
+        "p99_interval_ms": (p99 * 0.9, p99 * 1.2) if p99 else None,
         "samples": samples,
         "throughput": 1234.5,
         "rate_offered": 500.0,
+        "rate_achieved": 500.0,
         "errors": 0,
         "cost": COST,
-        "curve": curve,
+        "client_behind_blocks": 0,
+        "curve": [(q, 1.0 + q) for q in (0.0, 0.25, 0.5, 0.9, 0.95)] + ([(0.99, p99)] if p99 else []),
     }
 
 
-def ratio(point: float) -> dict[str, float]:
-    return {"point": point, "low": point * 0.8, "high": point * 1.1}
+def arm(p99: float | None) -> VerifiedArm:
+    return VerifiedArm(**figures(p99), memory_peak_bytes=None)
 
 
-def candidate(verdict: str, point: float | None) -> dict[str, Any]:
-    return {
-        "setting": "engine.threads=2",
-        "p50_ms": 1.0,
-        "p95_ms": 2.0,
-        "p99_ms": None,
-        "throughput": 10.0,
-        "samples": 100,
-        "cost": COST if point else None,
-        "p99_ratio": None,
-        "tail_ratio": ratio(point) if point else None,
-        "ratio_of": "p95",
-        "verdict": verdict,
-        "reason": f"because {verdict}",
-    }
+def ratio(point: float) -> Interval:
+    return Interval(point, point * 0.8, point * 1.1)
 
 
-def estimate(number: int) -> dict[str, Any]:
+def candidate(verdict: str, point: float | None) -> Candidate:
+    return Candidate.of(
+        "engine.threads=2",
+        verdict,
+        f"because {verdict}",
+        p50_ms=1.0,
+        p95_ms=2.0,
+        throughput=10.0,
+        samples=100,
+        cost=COST if point else None,
+        tail_ratio=ratio(point) if point else None,
+        ratio_of="p95",
+    )
+
+
+def estimate(number: int) -> Estimate:
     """A configuration that was simulated: larger batches carry more, and take longer alone."""
-    raced = 100.0 * number if number > 25 else None
-    return {
-        "setting": f"batching.max_batch_size={number}",
-        "rate": 100.0 * number * (0.5 if number % 3 else 1.0),
-        "alone_ms": 0.1 * number,
-        "cpu_us": 10.0 + number,
-        "memory_bytes": number << 22,
-        "front": number % 3 == 0,
-        "raced": raced,
-    }
+    return Estimate(
+        setting=f"batching.max_batch_size={number}",
+        rate=100.0 * number * (0.5 if number % 3 else 1.0),
+        alone_ms=0.1 * number,
+        cpu_us=10.0 + number,
+        memory_bytes=number << 22,
+        front=number % 3 == 0,
+        raced=100.0 * number if number > 25 else None,
+    )
 
 
-def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None = 0.4) -> dict[str, Any]:
+ASKED = ModelRequest(
+    memory_bytes=None,
+    cpus=None,
+    accuracy="0.999",
+    metric=None,
+    wire="any",
+    normalize=None,
+    outputs=None,
+    fix=None,
+    local=False,
+    device="cpu",
+    budget_s=60.0,
+    seed=0,
+    slo_ms=10.0,
+    data=None,
+)
+
+
+def verification(p99: float | None, gain: float | None) -> Verification:
+    return Verification(
+        baseline=arm(p99 and 2 * p99),
+        reference=arm(p99 and 1.5 * p99),
+        tuned=arm(p99),
+        reference_p99_ratio=ratio(0.9) if gain else None,
+        p99_ratio=ratio(gain) if gain else None,
+        tail_ratio=TailRatio(**asdict(ratio(gain)), of="p99") if gain else None,
+        clients=16,
+        cpu_ratio=None,
+        throughput_ratio=ratio(2.0),
+        highest_rate=None,
+        slo_met=None,
+    )
+
+
+def result(*, name: str = "ranker", p99: float | None = 8.0, gain: float | None = 0.4) -> TuneResult:
     verdicts = [("better", 0.5), ("worse", 1.8), ("indistinct", 1.0), ("rejected", None), ("skipped", None)]
-    return {
-        "model": {
-            "name": name,
-            "path": f"{name}.onnx",
-            "sha256": "0" * 64,
-            "inputs": ["x FP32 [-1, 4]"],
-            "outputs": ["y"],
-        },
-        "machine": {"cpu": "a processor", "cpus": 2},
-        "objective": {
-            "percentile": "p99",
-            "slo_ms": 10.0,
-            "rate": 500.0,
-            "accuracy": "0.999",
-            "metric": None,
-            "wire": "any",
-        }
-        | {"budget_s": 60, "seed": 0, "data": None},
-        "command": f"tailcut tune {name}.onnx",
-        "rows": {"rows": "dependent", "batched": False, "reason": "Softmax over axis 0 mixes <rows>", "setting": "auto"}
-        | {"evidence": {}},
-        "rungs": [
-            {
-                "name": "algorithmic",
-                "note": None,
-                "kept": "engine.threads=2",
-                "candidates": [candidate(*v) for v in verdicts],
-            },
-            {"name": "layout", "note": "the engine lays memory out by itself", "kept": None, "candidates": []},
+    return TuneResult(
+        model=TunedModel(name, f"{name}.onnx", "0" * 64, ["x FP32 [-1, 4]"], ["y"]),
+        machine={"cpu": "a processor", "cpus": 2},
+        objective=TuneObjective(
+            **asdict(ASKED), percentile="p99", kind="goodput", limit_ms=10.0, rate=500.0, took_s=60.0, interrupted=False
+        ),
+        command=f"tailcut tune {name}.onnx",
+        rows=RowsDecision(Rows.DEPENDENT, False, "Softmax over axis 0 mixes <rows>", "auto", {}),
+        rungs=[
+            Rung("algorithmic", None, [candidate(*one) for one in verdicts], "engine.threads=2"),
+            Rung("layout", "the engine lays memory out by itself", [], None),
         ],
-        "verification": {
-            "baseline": arm(p99 and 2 * p99),
-            "reference": arm(p99 and 1.5 * p99),
-            "tuned": arm(p99),
-            "p99_ratio": ratio(gain) if gain else None,
-            "reference_p99_ratio": ratio(0.9) if gain else None,
-            "throughput_ratio": ratio(2.0),
-            "slo_met": None,
-            "clients": 16,
-        },
-        "estimated": [estimate(number) for number in range(1, 30)],
-        "winner": "batching.max_batch_size=29",
-        "noise": {"quiet_share": 0.987, "worst_gap_ms": 4.2, "probes": 60, "late_blocks": 1, "repeated_blocks": 3},
-        "retune": None,
-        "accuracy": {
-            "metric": "built-in",
-            "right": True,
-            "reason": "right",
-            "requests": 146,
-            "worst": 0.9999,
-            "top1": None,
-            "spread": 0.0123,
-            "differing": None,
-            "value": None,
-            "labels_accuracy": None,
-            "random_outputs": [],
-            "worst_rows": [
-                {
-                    "request": 12,
-                    "row": 2,
-                    "asked": "request 12 joined with 2 more, asked with 15 others",
-                    "output": "y<b>",
-                    "measure": "cosine",
-                    "found": "cosine 0.999900 (at least 0.999)",
-                    "expected": "[3] 0.5",
-                    "got": "[3] 0.52",
-                }
+        estimated=[estimate(number) for number in range(1, 30)],
+        winner="batching.max_batch_size=29",
+        reused_estimates=0,
+        noise=NoiseResult(0.987, 4.2, probes=60, late_blocks=1, repeated_blocks=3, client_lateness_p99_ms=None),
+        verification=verification(p99, gain),
+        unchanged=False,
+        tie_break=None,
+        offers=[],
+        retune=None,
+        accuracy=AccuracyResult(
+            metric="built-in",
+            right=True,
+            reason="right",
+            requests=146,
+            worst=0.9999,
+            top1=None,
+            spread=0.0123,
+            differing=None,
+            value=None,
+            labels_accuracy=None,
+            random_outputs=[],
+            worst_rows=[
+                WorstRow(
+                    request=12,
+                    row=2,
+                    asked="request 12 joined with 2 more, asked with 15 others",
+                    output="y<b>",
+                    measure="cosine",
+                    found="cosine 0.999900 (at least 0.999)",
+                    expected="[3] 0.5",
+                    got="[3] 0.52",
+                )
             ],
-        },
-        "settings": {"engine": {"threads": 2}, "batching": {"max_batch_size": 8}},
-        "profile": "ranker.profile.toml",
-        "report": "ranker.report.html",
-    }
+        ),
+        quantized=None,
+        settings=changed(Settings(), engine={"threads": 2}, batching={"max_batch_size": 8}),
+        profile="ranker.profile.toml",
+        report="ranker.report.html",
+        trials=None,
+    )
 
 
-RETUNED = result() | {
-    "retune": {"before": "a", "after": "b", "changed": {"engine.threads": [1, 2]}, "wrong": None},
-    "verification": result()["verification"] | {"previous": arm(9.0), "previous_p99_ratio": ratio(0.8)},
-}
-INTERRUPTED = result() | {"verification": None, "accuracy": None}
+RETUNED = replace(
+    result(),
+    retune=Retune("a", "b", {"engine.threads": (1, 2)}, None),
+    verification=replace(verification(8.0, 0.4), previous=arm(9.0), previous_p99_ratio=ratio(0.8)),
+)
+INTERRUPTED = replace(result(), verification=None, accuracy=None)
 
 
 class _Balance(HTMLParser):
@@ -230,7 +280,7 @@ def test_one_small_file_without_a_single_reference_outside(draw: Callable[[], st
         (INTERRUPTED, "Not verified"),
     ],
 )
-def test_the_headline_claims_what_the_interval_holds(case: dict[str, Any], words: str) -> None:
+def test_the_headline_claims_what_the_interval_holds(case: TuneResult, words: str) -> None:
     """A gain only when the whole interval is one."""
     assert words in headline(case)[0]
     page = render_tune_html(case)
@@ -256,7 +306,7 @@ def browse(page: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[
 def test_the_waterfall_shows_what_was_kept_and_why_the_rest_was_not() -> None:
     """The kept setting moves the level by its ratio; each dropped one is a ring with its reason."""
     first, second = tune_page.waterfall(result()).steps
-    assert [one.entry["verdict"] for one in first.kept] == ["better"]
+    assert [one.entry.verdict for one in first.kept] == ["better"]
     assert first.after < first.before == pytest.approx(second.before + first.before - first.after, abs=0.02)
     assert second.before == second.after == first.after
     assert {one.css for one in first.dropped} == {"worse", "indistinct", "rejected"}
@@ -268,23 +318,24 @@ def test_the_waterfall_shows_what_was_kept_and_why_the_rest_was_not() -> None:
 
 
 def test_it_says_whether_requests_are_batched_and_why() -> None:
-    """On the page, in Markdown and on the console; a result that does not say leaves it out."""
+    """On the page, in Markdown and on the console."""
     sentence = "Each request runs whole, never merged or split (rows dependent): Softmax over axis 0 mixes <rows>."
     assert escape(sentence) in render_tune_html(result())
     assert plain(sentence) in tune_markdown(result())
     console = Console(file=StringIO(), width=500)
     console.print(tune_summary(result()))
     assert sentence in console.file.getvalue()  # type: ignore[attr-defined]
-    batched = result() | {"rows": {"rows": "independent", "batched": True, "reason": "so it is"}}
-    assert "Requests are batched (rows independent): so it is." in render_tune_html(batched)
-    assert "runs whole" not in render_tune_html(result() | {"rows": {}})
+    rows = replace(result().rows, rows=Rows.INDEPENDENT, batched=True, reason="so it is")
+    batched = render_tune_html(replace(result(), rows=rows))
+    assert "Requests are batched (rows independent): so it is." in batched
+    assert "runs whole" not in batched
 
 
 def test_what_is_better_but_changes_precision_is_dropped() -> None:
     """A candidate that won its trial and was not kept is shown as dropped, with the reason."""
     case = result()
-    entry = candidate("better", 0.4) | {"setting": "engine.precision=int8", "reason": "p99 x0.40; not kept: precision"}
-    case["rungs"][0]["candidates"].append(entry)
+    entry = Candidate.of("engine.precision=int8", "better", "p99 x0.40; not kept: precision", tail_ratio=ratio(0.4))
+    case.rungs[0].candidates.append(entry)
     dropped = tune_page.waterfall(case).steps[0].dropped[-1]
     assert (dropped.css, dropped.word, dropped.short) == ("better", "not kept", "precision")
 
@@ -382,8 +433,8 @@ def test_the_rows_that_are_furthest_off_are_shown() -> None:
 
 def test_what_was_not_compared_is_said() -> None:
     """A random model has no figures; each report says why."""
-    case = result()
-    case["accuracy"] |= {"worst": None, "spread": None, "worst_rows": [], "random_outputs": ["noise"]}
+    random = replace(result().accuracy, worst=None, spread=None, worst_rows=[], random_outputs=["noise"])
+    case = replace(result(), accuracy=random)
     words = "Not compared, because the model itself draws it at random: noise."
     console = Console(width=200)
     with console.capture() as shown:
@@ -395,13 +446,13 @@ def test_what_was_not_compared_is_said() -> None:
 
 def test_a_quantised_copy_is_described() -> None:
     """Each report says what stayed in float, and where the ranges come from; without a copy nothing."""
-    copy = {"engine": "openvino", "method": "minmax", "requests": 64, "operators": 20, "in_float": ["stem", "head"]}
-    copy["worst"] = 0.9998
-    for case, words in (
-        (result() | {"quantized": copy}, "2 of 20 operators in float (stem, head), ranges by minmax over 64 requests"),
-        (result() | {"quantized": copy | {"in_float": []}}, "A copy in static int8 runs: all operators, ranges by"),
-        (result() | {"quantized": None}, ""),
+    copy = Quantized("openvino", "minmax", 64, 20, ["stem", "head"], 0.9998)
+    for quantized, words in (
+        (copy, "2 of 20 operators in float (stem, head), ranges by minmax over 64 requests"),
+        (replace(copy, in_float=[]), "A copy in static int8 runs: all operators, ranges by"),
+        (None, ""),
     ):
+        case = replace(result(), quantized=quantized)
         console = Console(width=200)
         with console.capture() as shown:
             console.print(tune_summary(case))
@@ -412,9 +463,8 @@ def test_a_quantised_copy_is_described() -> None:
 
 def test_a_metric_of_the_users_own_is_named() -> None:
     """Its value stands where the cosine would."""
-    case = result()
-    case["objective"]["metric"] = "mine:f1"
-    case["accuracy"] |= {"metric": "mine:f1", "value": 0.75, "worst": None, "spread": None, "worst_rows": []}
+    accuracy = replace(result().accuracy, metric="mine:f1", value=0.75, worst=None, spread=None, worst_rows=[])
+    case = replace(result(), objective=replace(result().objective, metric="mine:f1"), accuracy=accuracy)
     assert tune_page.tune_facts(case)[-1] == ("answers", "0.75", "mine:f1")
     assert "mine:f1" in render_tune_html(case)
     assert "mine:f1 0.75" in tune_markdown(case)
@@ -433,7 +483,7 @@ def test_the_front_is_drawn_of_everything_that_was_estimated() -> None:
     assert rates == sorted(rates)
     assert all(point.size for series in chart.series if series.kind == "dots" for point in series.points)
     assert "What there was to choose from" in render_tune_html(result())
-    assert tune_page.pareto_chart(result() | {"estimated": []}) is None
+    assert tune_page.pareto_chart(replace(result(), estimated=[])) is None
 
 
 def test_noise_and_what_changed_are_told() -> None:
@@ -446,25 +496,26 @@ def test_noise_and_what_changed_are_told() -> None:
         assert "previous" in text
 
 
-OFFER = {
-    "setting": "engine.precision=int8",
-    "engine": "onnxruntime",
-    "precision": "int8",
-    "p50_ratio": 0.55,
-    "rate_ratio": 1.7,
-    "accuracy": 0.97,
-    "worst": 0.9771,
-    "top1": None,
-    "spread": None,
-    "differing": None,
-    "value": None,
-}
-TIE = {"chosen": "engine.spinning=False", "reason": "equal within the noise; takes 0.3 of the CPU", "equals": [{}, {}]}
+OFFER = OfferResult(
+    setting="engine.precision=int8",
+    engine="onnxruntime",
+    precision="int8",
+    p50_ratio=0.55,
+    rate_ratio=1.7,
+    accuracy=0.97,
+    worst=0.9771,
+    top1=None,
+    spread=None,
+    differing=None,
+    value=None,
+)
+EQUAL = EqualConfiguration("engine.spinning=False", 1.0, None, None)
+TIE = TieBreakResult("engine.spinning=False", "equal within the noise; takes 0.3 of the CPU", [EQUAL, EQUAL])
 
 
 def test_where_nothing_was_kept_every_report_says_unchanged() -> None:
     """In the headline and in the row of the tuned settings; never that it is better, whatever the noise says."""
-    same = result() | {"unchanged": True}
+    same = replace(result(), unchanged=True)
     for text in (render_tune_html(same), _shown(tune_summary(same)), tune_markdown(same)):
         assert "Nothing was better than the baseline" in text
         assert "times shorter" not in text
@@ -473,14 +524,14 @@ def test_where_nothing_was_kept_every_report_says_unchanged() -> None:
     assert '<span class="swatch tuned"></span>unchanged' in page
     assert "| unchanged |" in markdown
     assert "│ unchanged" in _shown(tune_summary(same))
-    again = RETUNED | {"unchanged": True, "retune": RETUNED["retune"] | {"changed": {}}}
+    again = replace(RETUNED, unchanged=True, retune=Retune("a", "a", {}, None))
     assert "unchanged: the profile's settings are still the best" in _shown(tune_summary(again))
     assert "| unchanged |" in tune_markdown(again)
 
 
 def test_a_choice_among_equals_and_offers_are_told() -> None:
     """With the reason, and with what to add to the command."""
-    found = result() | {"tie_break": TIE, "offers": [OFFER]}
+    found = replace(result(), tie_break=TIE, offers=[OFFER])
     for text in (render_tune_html(found), _shown(tune_summary(found)), tune_markdown(found).replace("\\", "")):
         assert (
             "hosen among 2 that are equal: engine.spinning=False: equal within the noise; takes 0.3 of the CPU" in text
@@ -490,10 +541,12 @@ def test_a_choice_among_equals_and_offers_are_told() -> None:
 
 def test_a_pipeline_has_no_reference() -> None:
     """Its baseline is the pipeline as it is written; its steps' settings are in the page."""
-    found = result()
-    found["settings"]["pipeline"] = {"stages": [{"name": "tokenize", "workers": 2}], "models": []}
-    del found["verification"]["reference"]
-    found["verification"]["reference_p99_ratio"] = None
+    steps = msgspec.convert({"stages": [{"name": "tokenize", "workers": 2}], "models": []}, PipelineSettings)
+    found = replace(
+        result(),
+        settings=replace(result().settings, pipeline=steps),
+        verification=replace(verification(8.0, 0.4), reference=msgspec.UNSET, reference_p99_ratio=None),
+    )
     page = render_tune_html(found)
     assert "the pipeline as it is written" in page
     assert "tokenize" in page
@@ -504,10 +557,12 @@ def test_a_pipeline_has_no_reference() -> None:
 
 def test_memory_over_the_limit_is_told() -> None:
     """The tuned server's peak beside --memory."""
-    found = result()
-    found["objective"]["memory_bytes"] = 100_000_000
-    found["verification"] |= {"memory_within": False}
-    found["verification"]["tuned"]["memory_peak_bytes"] = 150_000_000
+    tuned = replace(arm(8.0), memory_peak_bytes=150_000_000)
+    found = replace(
+        result(),
+        objective=replace(result().objective, memory_bytes=100_000_000),
+        verification=replace(verification(8.0, 0.4), memory_within=False, tuned=tuned),
+    )
     assert tune_page.memory_words(found) == ("the tuned server's memory peaked at 150 MB: OVER the limit of 100 MB")
 
 

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 from tests.report.records import RATES, against, bench, explained, microbench, run, slower_bench, two_functions
 from tests.report.test_html import INTERRUPTED, result
 
 from tailcut.lab.microbench_record import changes
+from tailcut.lab.records import CurvePoint, Scenario, ScenarioResult, SloResult
+from tailcut.lab.saturation import Shown
 from tailcut.report import bench_page, explain_page, microbench_page
 from tailcut.report.charts import Tick
 from tailcut.report.explain import explain_markdown
@@ -17,12 +19,14 @@ from tailcut.report.markdown import bench_markdown, microbench_markdown, tune_ma
 from tailcut.report.microbench import count_columns
 from tailcut.report.words import load
 
+OF_THE_SEARCH = {"shown", "p99_at_most_ms"}
+
 
 def test_a_single_run_is_its_p99() -> None:
     """The headline of one run is its p99, with the load it holds for."""
     one = run(500.0)
     page = bench_page.page(bench(one))
-    assert page.headline == f"p99 {one['latency_ms']['p99']:.3f} ms"
+    assert page.headline == f"p99 {one.latency_ms.p99:.3f} ms"
     assert "500/s offered" in page.lead
     assert page.rates is None
 
@@ -61,10 +65,15 @@ def test_a_search_for_the_highest_rate_is_its_answer() -> None:
     """The rate shown to keep the limit is the headline, and the limit is marked in the curve; or there is none."""
     shown = ("meets", "meets", "misses")
     points = [
-        one | {"shown": word, "p99_at_most_ms": 9.5} for one, word in zip(slower_bench()["runs"], shown, strict=True)
+        CurvePoint(
+            shown=Shown(word),
+            p99_at_most_ms=9.5,
+            **{name: getattr(one, name) for name in CurvePoint.__struct_fields__ if name not in OF_THE_SEARCH},
+        )
+        for one, word in zip(slower_bench().runs, shown, strict=True)
     ]
-    slo = {"percentile": "p99", "slo_ms": 10.0, "met": True, "highest_rate": 500.0, "limited_by": "misses"}
-    record = bench(*points) | {"slo": slo | {"curve": points}}
+    slo = SloResult(10.0, "p99", met=True, highest_rate=500.0, limited_by=Shown.MISSES, curve=points)
+    record = replace(bench(*slower_bench().runs), slo=slo)
     page = bench_page.page(record)
     assert page.headline == "500 requests per second"
     assert "p99 within 10 ms" in page.lead
@@ -76,14 +85,14 @@ def test_a_search_for_the_highest_rate_is_its_answer() -> None:
         assert "misses" in text
         assert "9.50" in text
     assert [row[3] for row in page.tried] == list(shown)
-    none = record | {"slo": slo | {"curve": points, "met": False, "highest_rate": None}}
+    none = replace(record, slo=replace(slo, met=False, highest_rate=None))
     assert bench_page.page(none).headline == "No rate keeps p99 within 10 ms"
 
 
 def test_a_scenario_shows_its_metric() -> None:
     """A named scenario's metric stands below the headline with its interval and its note, also in Markdown."""
-    scenario = {"name": "single-stream", "metric": "p90_ms", "value": 1.5, "interval": [1.4, 1.6], "note": "a note"}
-    record = bench(run(500.0)) | {"scenario": scenario}
+    scenario = ScenarioResult(Scenario.SINGLE_STREAM, 1, "a note", "p90_ms", 1.5, (1.4, 1.6))
+    record = replace(bench(run(500.0)), scenario=scenario)
     for text in (render_bench_html(record), bench_markdown(record)):
         for words in ("single-stream: p90", "1.5", "1.4 to 1.6", "a note"):
             assert words in text
@@ -91,14 +100,16 @@ def test_a_scenario_shows_its_metric() -> None:
 
 def test_loads_are_named_by_what_they_are() -> None:
     """A closed loop by its requests in flight, other arrivals than Poisson by name, none at all as all at once."""
-    assert load({"mode": "closed", "concurrency": 8}) == "8 in flight"
-    assert load({"mode": "open", "rate_offered": 50.0, "arrivals": "bursty"}) == "50/s offered, bursty"
-    assert load({"mode": "open", "rate_offered": None, "arrivals": None}) == "all at once"
+    one = run(50.0)
+    assert load(replace(one, mode="closed", rate_offered=None)) == "8 in flight"
+    assert load(replace(one, arrivals="bursty")) == "50/s offered, bursty"
+    assert load(replace(one, mixed=True, model="m")) == "m: 50/s offered"
+    assert load(replace(one, rate_offered=None)) == "all at once"
 
 
 def test_a_busy_client_is_doubted() -> None:
     """Where the client kept its core busy, the page says that its own speed may be the limit."""
-    record = bench(run(500.0) | {"client_cpu": 0.97, "client_processes": 1})
+    record = bench(replace(run(500.0), client_cpu=0.97, client_processes=1))
     assert "0.97 cores busy" in bench_page.page(record).doubts[0]
 
 
@@ -139,7 +150,7 @@ def test_the_headline_of_a_microbenchmark(scales: dict[str, float], words: str) 
 
 def test_a_regression_is_the_headline() -> None:
     """Against a saved run, what got slower comes first."""
-    record = microbench({"f": 6.0}) | {"against": changes(microbench({"f": 6.0}), microbench({"f": 5.0}))}
+    record = replace(microbench({"f": 6.0}), against=changes(microbench({"f": 6.0}), microbench({"f": 5.0})))
     assert microbench_page.page(record).headline == "f got slower"
     assert "**slower**" in microbench_markdown(record)
 
@@ -164,7 +175,7 @@ def test_pages_stay_below_two_megabytes() -> None:
     assert '"thinned":' in page
     names = {f"test_module.py::test_number_{number}": 5.0 for number in range(12)}
     record = microbench(names)
-    record["functions"] = record["functions"] * 5
+    record = replace(record, functions=record.functions * 5)
     page = render_microbench_html(record)
     assert len(page.encode()) < 2_000_000
     assert "The first 6 of 60 functions are drawn." in page
@@ -173,8 +184,9 @@ def test_pages_stay_below_two_megabytes() -> None:
 def test_counts_that_say_something_have_columns() -> None:
     """Page faults and IPC of a call are shown where there are some, in HTML and Markdown; rare counts are not."""
     record = microbench({"f": 5.0, "g": 6.0})
-    for one, faults in zip(record["functions"], (12.0, 0.0), strict=True):
-        one["counts"] = {"page_faults": faults, "context_switches": 0.001, "ipc": 2.5}
+    for one, faults in zip(record.functions, (12.0, 0.0), strict=True):
+        one.counts.clear()
+        one.counts.update({"page_faults": faults, "context_switches": 0.001, "ipc": 2.5})
     assert dict(count_columns(record)) == {"IPC": ["2.5", "2.5"], "page faults": ["12", "0"]}
     page, text = render_microbench_html(record), microbench_markdown(record)
     assert ">Page faults</th>" in page
@@ -237,7 +249,7 @@ def test_an_explained_tail_is_its_cause() -> None:
 
 def test_too_few_requests_have_no_tail_on_the_page() -> None:
     """The page says how many it takes, and draws nothing; what was missed is doubted."""
-    page = explain_page.page(msgspec.structs.replace(explained(20), missed=7))
+    page = explain_page.page(replace(explained(20), missed=7))
     assert page.headline == "No tail to explain"
     assert (page.means, page.worst) == (None, None)
     assert page.doubts[0].startswith("7 more requests")

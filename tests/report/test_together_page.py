@@ -1,51 +1,79 @@
 """What a joint tune shows, from made-up figures: claims that the intervals hold, both arms, and names as text."""
 
 from io import StringIO
-from typing import Any
 
 import pytest
+from msgspec.structs import asdict, replace
 from rich.console import Console
+from tests.report.test_html import ASKED, figures
 
+from tailcut.lab.records import Interval
 from tailcut.report.html import render_together_html
 from tailcut.report.together_page import gain_words, headline, together_summary
+from tailcut.runtime.settings import Settings
+from tailcut.spec import Rows
+from tailcut.tuner.result_records import RowsDecision
+from tailcut.tuner.together.result_records import (
+    Combination,
+    JointArm,
+    JointModel,
+    JointObjective,
+    JointRequest,
+    JointResult,
+    JointVerification,
+    RejectedCombination,
+)
 
-CURVE = [[0.0, 1.0], [0.5, 2.0], [0.99, 6.0]]
-
-
-def arm(p99_ms: float, *, within: bool | None) -> dict[str, Any]:
-    figures = {"p50_ms": 2.0, "p95_ms": 4.0, "p99_ms": p99_ms, "p99_interval_ms": [p99_ms - 1, p99_ms + 1]}
-    return figures | {"samples": 800, "errors": 0, "curve": CURVE, "within": within}
-
-
-def model(name: str, ratio: tuple[float, float, float] | None, *, tuned: bool | None = True) -> dict[str, Any]:
-    interval = None if ratio is None else dict(zip(("low", "point", "high"), ratio, strict=True))
-    return {
-        "name": name,
-        "rate": 100.0,
-        "arrivals": "poisson",
-        "slo_ms": 10.0,
-        "limit_ms": 10.0,
-        "setting": "engine.threads=1",
-        "profile": f"{name}.profile.toml",
-        "verification": {"baseline": arm(24.0, within=False), "tuned": arm(6.0, within=tuned), "p99_ratio": interval},
-    }
+CURVE = [(0.0, 1.0), (0.5, 2.0), (0.99, 6.0)]
 
 
-def result(*models: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "models": list(models),
-        "verified": all(one["verification"] for one in models),
-        "simulated": 256,
-        "combinations": [
-            {"setting": "a: x; b: y", "p99_ms": [2.0, None], "score": 1.5, "raced": 1.25, "alone": True},
-            {"setting": "never raced", "p99_ms": [2.0, 3.0], "score": 1.0, "raced": None, "alone": False},
+def arm(p99_ms: float, *, within: bool | None) -> JointArm:
+    own = {"p99_interval_ms": (p99_ms - 1, p99_ms + 1), "samples": 800, "curve": CURVE}
+    return JointArm(**figures(p99_ms) | own, within=within)
+
+
+def model(name: str, ratio: tuple[float, float, float] | None, *, tuned: bool | None = True) -> JointModel:
+    low, point, high = ratio or (0.0, 0.0, 0.0)
+    interval = Interval(point, low, high) if ratio else None
+    return JointModel(
+        name=name,
+        path=f"{name}.onnx",
+        sha256="0" * 64,
+        inputs=["x"],
+        outputs=["y"],
+        arrivals="poisson",
+        rate=100.0,
+        slo_ms=10.0,
+        limit_ms=10.0,
+        rows=RowsDecision(Rows.INDEPENDENT, batched=True, reason="", setting="auto", evidence={}),
+        setting="engine.threads=1",
+        settings=Settings(),
+        right=True,
+        wrong=None,
+        verification=JointVerification(arm(24.0, within=False), arm(6.0, within=tuned), interval),
+        profile=f"{name}.profile.toml",
+    )
+
+
+def result(*models: JointModel) -> JointResult:
+    own = {"slo_ms": [10.0], "data": [None], "rates": [100.0], "trace": None}
+    asked = JointRequest(**asdict(ASKED) | own)
+    return JointResult(
+        models=list(models),
+        machine={},
+        objective=JointObjective(**asdict(asked), percentile="p99", took_s=60.0, interrupted=False),
+        command="tailcut tune a.onnx b.onnx",
+        simulated=256,
+        combinations=[
+            Combination("a: x; b: y", [2.0, None], score=1.5, raced=1.25, alone=True),
+            Combination("never raced", [2.0, 3.0], score=1.0, raced=None, alone=False),
         ],
-        "rejected": [{"setting": "a: z; b: y", "reason": "wrong answers"}],
-        "cpu_cores": {"baseline": 0.9, "tuned": 0.25},
-        "noise": None,
-        "command": "tailcut tune a.onnx b.onnx",
-        "report": "a+b.report.html",
-    }
+        rejected=[RejectedCombination("a: z; b: y", "wrong answers")],
+        verified=all(one.verification for one in models),
+        cpu_cores={"baseline": 0.9, "tuned": 0.25},
+        noise=None,
+        report="a+b.report.html",
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +132,7 @@ def test_the_page_shows_what_raced_and_what_was_refused() -> None:
 
 def test_an_interrupted_tune_claims_nothing() -> None:
     """Neither the terminal nor the page."""
-    stopped = model("a", None) | {"verification": None}
-    found = result(stopped, stopped) | {"combinations": [], "cpu_cores": None}
+    stopped = replace(model("a", None), verification=None)
+    found = replace(result(stopped, stopped), combinations=[], cpu_cores=None)
     assert headline(found)[0] == "Not verified"
     assert "Not verified" in render_together_html(found)

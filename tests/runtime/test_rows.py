@@ -106,14 +106,3 @@ def test_a_model_is_batched_when_its_shapes_and_its_rows_allow_it() -> None:
     assert not replace(spec, rows=DEPENDENT).fixed_rows
     assert replace(spec, rows=DEPENDENT).batchable
     assert not spec_of(x=(1, 4)).batched
-
-
-def test_the_record_names_every_source() -> None:
-    """What was not asked is left out."""
-    record = decided(INDEPENDENT, UNKNOWN).as_dict()
-    assert record["rows"] == "independent"
-    assert record["batched"] is True
-    assert record["setting"] == "auto"
-    assert set(record["evidence"]) == {"signature", "graph", "proof"}
-    assert record["evidence"]["proof"] == {"rows": "unknown", "reason": "the proof's reason"}
-    assert set(decided(DEPENDENT, None).as_dict()["evidence"]) == {"signature", "graph"}

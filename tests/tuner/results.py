@@ -1,11 +1,18 @@
 """Outcomes as the command prints them."""
 
+from msgspec.structs import replace
+from tests.report.test_html import ASKED
+
+from tailcut.spec import Rows
 from tailcut.tuner.records import Outcome
 from tailcut.tuner.result import result
+from tailcut.tuner.result_records import RowsDecision, TunedModel, TuneResult
+
+INDEPENDENT = RowsDecision(Rows.INDEPENDENT, batched=True, reason="", setting="auto", evidence={})
 
 
-def told(outcome: Outcome) -> dict:
+def told(outcome: Outcome) -> TuneResult:
     """The outcome as the command prints it."""
-    objective = {"seed": 0, "slo_ms": None, "accuracy": "0.999", "metric": None, "data": None}
-    found = result(outcome, model={"name": "m", "sha256": "0"}, machine={}, objective=objective, command="tailcut tune")
-    return found | {"profile": "p", "report": "r"}
+    model, asked = TunedModel.of(outcome.spec, "m", "m.onnx", "0"), replace(ASKED, slo_ms=None)
+    found = result(outcome, model=model, machine={}, objective=asked, command="tailcut tune")
+    return replace(found, profile="p", report="r")

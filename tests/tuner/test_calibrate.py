@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
+from tests.report.test_html import ASKED
+from tests.tuner.results import INDEPENDENT
 
 from tailcut.cli.tune_files import TuneFiles
 from tailcut.cli.tune_one import write_result
@@ -23,16 +25,6 @@ from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.records import Outcome, Wanted
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed, engine_choices
-
-OBJECTIVE = {
-    "slo_ms": None,
-    "accuracy": "0.999",
-    "metric": None,
-    "wire": "any",
-    "budget_s": 30.0,
-    "seed": 0,
-    "data": "x",
-}
 
 
 def images() -> np.ndarray:
@@ -82,11 +74,12 @@ def test_what_was_measured_is_what_ships(
     space, _ = calibrated
     options = {"name": engine, "precision": "int8_static", "threads": 1}
     session = space._session
-    outcome = Outcome(session.spec, changed(session.with_wire("binary"), engine=options), 1.0, [])
+    outcome = Outcome(session.spec, changed(session.with_wire("binary"), engine=options), 1.0, [], INDEPENDENT)
     space.take(outcome)
     files = TuneFiles(folder / "d.profile.toml", folder / "d.report.html", folder / "d.trials.jsonl")
-    found = write_result(outcome, session.wanted, OBJECTIVE, files)
-    assert found["quantized"]["engine"] == engine
+    found = write_result(outcome, session.wanted, ASKED, files)
+    assert found.quantized is not None
+    assert found.quantized.engine == engine
     for name in ("digits.onnx", "d.profile.toml", "d.int8.onnx"):
         shutil.copy(folder / name, tmp_path / name)
     profile = Profile.load(tmp_path / "d.profile.toml")

@@ -51,4 +51,4 @@ def test_wrong_answers_at_the_end_are_not_timed(tmp_path: Path, monkeypatch: pyt
     assert outcome.arms == {}
     assert outcome.wrong.startswith("wrong answers with batching.max_batch_size=4 ")
     assert outcome.wrong.endswith("request 3, asked with 15 others: output 'y': cosine 0.5 (at least 0.999)")
-    assert told(outcome)["verification"] is None
+    assert told(outcome).verification is None

@@ -1,9 +1,8 @@
 """How noisy the machine was."""
 
-import pytest
-
 from tailcut.lab.trial import ArmRuns
 from tailcut.tuner.noise import Noise
+from tailcut.tuner.result_records import NoiseResult
 
 
 def test_a_probe_spins_for_two_milliseconds() -> None:
@@ -23,11 +22,11 @@ def test_the_record_of_known_gaps() -> None:
     noise.add(2_000_000, [50_000, 150_000])
     noise.add_runs(ArmRuns(behind=1, repeated=2, lateness_ns=[1e5, 3e6]))
     record = noise.record()
-    assert record == {
-        "quiet_share": pytest.approx(0.9),
-        "worst_gap_ms": 0.15,
-        "probes": 1,
-        "late_blocks": 1,
-        "repeated_blocks": 2,
-        "client_lateness_p99_ms": 3.0,
-    }
+    assert record == NoiseResult(
+        quiet_share=0.9,
+        worst_gap_ms=0.15,
+        probes=1,
+        late_blocks=1,
+        repeated_blocks=2,
+        client_lateness_p99_ms=3.0,
+    )

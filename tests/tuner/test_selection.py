@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from tests.engines.models import masked_mean, perceptron, save, value
-from tests.tuner.results import told
+from tests.tuner.results import INDEPENDENT, told
 
 from tailcut.report.html import render_tune_html
 from tailcut.spec import DType
@@ -47,8 +47,8 @@ def test_padding_races_only_where_answers_stay_right(tmp_path: Path, minds_mask:
         won = selection.race(selection.chosen([Predicted(one, 300.0, 1.0, 10.0, 0) for one in (padded, plain)]))
     finally:
         session.servers.keep()
-    refused = [one for rung in session.outcome.rungs for one in rung.candidates if one["verdict"] == "rejected"]
-    assert [("wrong answers" in one["reason"], "padding" in one["setting"]) for one in refused] == (
+    refused = [one for rung in session.outcome.rungs for one in rung.candidates if one.verdict == "rejected"]
+    assert [("wrong answers" in one.reason, "padding" in one.setting) for one in refused] == (
         [] if minds_mask else [(True, True)]
     )
     assert minds_mask or won == plain
@@ -107,11 +107,13 @@ def test_a_random_model_is_tuned_for_speed_only(tmp_path: Path) -> None:
     assert won == settings
     assert not space.facts.lower_precision
     assert sum("the model itself is random" in event.text for event in events if isinstance(event, Phase)) == 1
-    outcome = Outcome(session.spec, settings, 300.0, [], accuracy=accuracy, random_outputs=session.gate.random_outputs)
+    outcome = Outcome(session.spec, settings, 300.0, [], INDEPENDENT, accuracy=accuracy)
+    outcome.random_outputs = session.gate.random_outputs
     assert outcome.wrong == ""
     found = told(outcome)
-    assert found["accuracy"]["random_outputs"] == ["y"]
-    assert (found["accuracy"]["right"], found["accuracy"]["worst"]) == (True, None)
+    assert found.accuracy is not None
+    assert found.accuracy.random_outputs == ["y"]
+    assert (found.accuracy.right, found.accuracy.worst) == (True, None)
     assert evidence(found)["accuracy"]["random_outputs"] == ["y"]
     assert "draws it at random: y." in render_tune_html(found)
 

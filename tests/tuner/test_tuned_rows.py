@@ -31,8 +31,8 @@ def test_batches_are_offered_where_rows_are_independent(tmp_path: Path) -> None:
     onnx.save(CASES["running_sum"].model, path)
     dependent = space(path)
     assert not batches_offered(dependent)
-    assert dependent._session.learned.rows["rows"] == "dependent"
-    assert "CumSum" in dependent._session.learned.rows["reason"]
+    assert dependent._session.learned.rows.rows == "dependent"
+    assert "CumSum" in dependent._session.learned.rows.reason
     assert batches_offered(space(path, "independent"))
 
 
@@ -54,6 +54,6 @@ def test_another_engine_is_asked_for_its_own_rows(tmp_path: Path) -> None:
         rows = one.rows_of(settings)
     finally:
         one._session.servers.keep()
-    assert (rows["rows"], rows["batched"]) == ("dependent", False)
-    assert "DynamicQuantizeLinear" in rows["reason"]
-    assert one.rows_of(one._session.with_wire("binary"))["batched"] is True
+    assert (rows.rows, rows.batched) == ("dependent", False)
+    assert "DynamicQuantizeLinear" in rows.reason
+    assert one.rows_of(one._session.with_wire("binary")).batched is True

@@ -7,20 +7,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from msgspec import UnsetType
+
     from tailcut.lab.arrivals import Arrivals
-    from tailcut.lab.load import LoadResult, Target
+    from tailcut.lab.load import Target
     from tailcut.lab.mix import MixEntry
-    from tailcut.lab.scenarios import Scenario
+    from tailcut.lab.records import BenchResult, EarlierRun, Run, RunComparison, Scenario, ScenarioResult, SloResult
     from tailcut.lab.session import Session
     from tailcut.lab.shared import SharedLoad
     from tailcut.lab.workload import Workload
+
+    _Found = tuple[ScenarioResult | UnsetType, SloResult | UnsetType]
 
 _SWEEP = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)  # of the closed loop's capacity
 _SWEEP_CONCURRENCY = 32
@@ -56,7 +60,8 @@ def bench(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="http://, grpc:// or http+unix:// URL of a v2 server; with --body, any HTTP URL."
+            metavar="TARGET",
+            help="http(s)://, grpc(s):// or http+unix:// URL of a v2 server; with --body, any HTTP URL.",
         ),
     ],
     model: Annotated[str | None, typer.Option(help="Model to test; required if the server has several.")] = None,
@@ -110,20 +115,28 @@ def bench(
         Path | None, typer.Option("-o", "--output", help="Write the result to this file as JSON.")
     ] = None,
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Allow a target on another machine.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="With https:// or grpcs://: file of certificates (PEM) to trust.")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that the server requires.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Load-test a served model with an open or a closed loop; report percentiles with confidence intervals."""
-    from tailcut.cli.options import parse_counts, parse_duration
+    from msgspec import UNSET
+
+    from tailcut.cli.options import parse_counts, parse_duration, with_access
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_url, raw_payload
     from tailcut.lab.mix import run_mix
-    from tailcut.lab.record import read_record
-    from tailcut.lab.scenarios import Scenario, samples_per_query
+    from tailcut.lab.record import read_record, run_record
+    from tailcut.lab.records import BenchResult, Scenario
+    from tailcut.lab.scenarios import samples_per_query
     from tailcut.lab.session import Session
     from tailcut.lab.shared import SharedLoad
     from tailcut.lab.workload import Workload
+    from tailcut.machine.fingerprint import fingerprint
 
     _check_exclusive(rate=rate, trace=trace, rate_sweep=rate_sweep, slo=slo, scenario=scenario, mix=mix)
     named = Scenario(scenario) if scenario else None
@@ -143,9 +156,11 @@ def bench(
     if length_s <= 0:
         raise UsageError("--duration must be greater than 0")
     place, path = parse_url(target, allow_remote=allow_remote)
+    place = with_access(place, ca, token_file)
     own = body is not None or bool(path)
     tensors = _form(wire, shared_memory, named, own=own)
     entries = _mix_entries(mix, model, clients, own=own)
+    found: _Found = (UNSET, UNSET)
     with ExitStack() as stack:
         shared = None if shared_memory is None else stack.enter_context(SharedLoad(place, shared_memory))
         asked = _Asked(place, wire, seed, samples_per_query(named) if named else 1, shared)
@@ -158,7 +173,6 @@ def bench(
                 seed=seed,
                 say=_say,
             )
-            found: dict[str, Any] = {}
         else:
             work = (
                 Workload([raw_payload(place, path, body, header or [], expect)]) if own else asked.of(model, data or [])
@@ -166,9 +180,18 @@ def bench(
             session = Session(place, work, length_s, warmup_s, seed, clients, _say)
             found = load.run(session)
             results = session.results
-    record = _record(results, found, target, seed) | {"transport": f"{place.transport}, {tensors}"}
-    if earlier is not None:
-        record["comparison"] = _compare(record, earlier)
+    runs = [run_record(result) for result in results]
+    record = BenchResult(
+        target=target,
+        runs=runs,
+        scenario=found[0],
+        slo=found[1],
+        machine=fingerprint(),
+        command=f"tailcut {shlex.join(sys.argv[1:])}",
+        seed=seed,
+        transport=f"{place.transport}, {tensors}",
+        comparison=UNSET if earlier is None else _compare(runs, earlier.runs),
+    )
     _write(record, output=output, report=report)
     _show(record, markdown=markdown, json=json)
     if not _good(record):
@@ -188,21 +211,22 @@ class _Load:
     samples: int
     concurrency: list[int]
 
-    def run(self, session: "Session") -> dict[str, Any]:
-        """Make the runs; returns the keys of the record other than the runs."""
+    def run(self, session: "Session") -> "_Found":
+        """Make the runs; returns what else there is to tell of them."""
+        from msgspec import UNSET
+
         from tailcut.lab.arrivals import read_trace
         from tailcut.lab.scenarios import run_scenario
 
         if self.scenario is not None:
-            found = run_scenario(session, self.scenario, slo_ms=self.slo_ms, rate=self.rate, samples=self.samples)
-            return {"scenario": found} | ({"slo": found.pop("slo")} if "slo" in found else {})
+            return run_scenario(session, self.scenario, slo_ms=self.slo_ms, rate=self.rate, samples=self.samples)
         if self.trace is not None:
             trace = read_trace(self.trace)
             session.open(trace, duration_s=trace.length_s)
         elif self.slo_ms is not None and self.rate is None:
-            return {"slo": session.saturate(self.make, self.slo_ms)}
+            return UNSET, session.saturate(self.make, self.slo_ms)
         elif self.slo_ms is not None and self.rate is not None:
-            return {"slo": session.meets(self.make(self.rate), self.slo_ms)}
+            return UNSET, session.meets(self.make(self.rate), self.slo_ms)
         elif self.rate is not None:
             session.open(self.make(self.rate))
         elif self.sweep:
@@ -212,7 +236,7 @@ class _Load:
         else:
             for count in self.concurrency:
                 session.closed(count)
-        return {}
+        return UNSET, UNSET
 
 
 def _check_exclusive(**given: object) -> None:
@@ -246,26 +270,25 @@ def _process_count(text: str) -> int | None:
     return int(text)
 
 
-def _write(record: dict[str, Any], *, output: Path | None, report: Path | None) -> None:
+def _write(record: "BenchResult", *, output: Path | None, report: Path | None) -> None:
     """Write the files that were asked for."""
-    import orjson
-
     from tailcut.atomic import write_atomically
+    from tailcut.lab.records import to_json
 
     if output:
-        write_atomically(output, orjson.dumps(record, option=orjson.OPT_INDENT_2).decode())
+        write_atomically(output, to_json(record, indented=True))
     if report:
         from tailcut.report.html import render_bench_html
 
         write_atomically(report, render_bench_html(record))
 
 
-def _show(record: dict[str, Any], *, markdown: bool, json: bool) -> None:
+def _show(record: "BenchResult", *, markdown: bool, json: bool) -> None:
     """Print the result in the form that was asked for."""
     if json:
-        import orjson
+        from tailcut.lab.records import to_json
 
-        print(orjson.dumps(record).decode())
+        print(to_json(record))
     elif markdown:
         from tailcut.report.markdown import bench_markdown
 
@@ -276,28 +299,18 @@ def _show(record: dict[str, Any], *, markdown: bool, json: bool) -> None:
         bench_table(record)
 
 
-def _record(results: "Sequence[LoadResult]", found: dict[str, Any], target: str, seed: int) -> dict[str, Any]:
-    from tailcut.lab.record import run_record
-    from tailcut.machine.fingerprint import fingerprint
-
-    command = f"tailcut {shlex.join(sys.argv[1:])}"
-    runs = [run_record(result) for result in results]
-    return {"target": target, "runs": runs} | found | {"machine": fingerprint(), "command": command, "seed": seed}
-
-
-def _good(record: dict[str, Any]) -> bool:
+def _good(record: "BenchResult") -> bool:
     """Whether the command succeeded: no request failed, the limit was met, nothing got worse, everything was compared.
 
     Some probes of a search fail by design, so for a search only its result counts.
     """
     from tailcut.lab.record import regressed
 
-    comparison = [entry["percentiles"] for entry in record.get("comparison", [])]
-    if any(regressed(entry) or not entry for entry in comparison):
+    if any(regressed(entry.percentiles) or not entry.percentiles for entry in record.comparison or ()):
         return False
-    if "slo" in record:
-        return bool(record["slo"]["met"])
-    return not any(run["errors"] or not run["samples"] for run in record["runs"])
+    if record.slo:
+        return record.slo.met
+    return not any(run.errors or not run.samples for run in record.runs)
 
 
 def _form(wire: Wire, shared_memory: str | None, scenario: "Scenario | None", *, own: bool) -> str:
@@ -372,11 +385,12 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _compare(record: dict[str, Any], earlier: dict[str, Any]) -> list[dict[str, Any]]:
+def _compare(runs: "Sequence[Run]", earlier: "Sequence[EarlierRun]") -> "list[RunComparison]":
     from tailcut.errors import UsageError
     from tailcut.lab.record import compare, match_runs
+    from tailcut.lab.records import RunComparison
 
-    pairs = match_runs(record["runs"], earlier["runs"])
+    pairs = match_runs(runs, earlier)
     if not pairs:
         raise UsageError("--against: the earlier result has no run with the same mode, rate and concurrency")
-    return [{"run": new, "percentiles": compare(record["runs"][new], earlier["runs"][old])} for new, old in pairs]
+    return [RunComparison(new, compare(runs[new], earlier[old])) for new, old in pairs]

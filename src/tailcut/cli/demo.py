@@ -6,7 +6,7 @@ twice, for the profile and for the baseline, with load and held-out samples sent
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from tailcut.cli.records import DemoAccuracy, DemoArm, DemoLoad, DemoResult
     from tailcut.lab.trial import ArmRuns, ServedProfile
+    from tailcut.tuner.result_records import TuneResult
 
 ACCURACY_FLOOR = 0.97  # of the held-out samples, before and after
 _ASKED_AT_ONCE = 32
@@ -35,10 +37,11 @@ def demo(
     ] = False,
 ) -> None:
     """Tune, serve and load-test the bundled digit classifier, in under two minutes."""
-    import orjson
     from rich.console import Console
 
     from tailcut.cli.options import parse_duration
+    from tailcut.cli.records import DemoResult
+    from tailcut.lab.records import to_json
 
     budget_s = parse_duration(budget)  # reports a mistake before any file is created
     console = Console(stderr=json, highlight=False)
@@ -46,11 +49,11 @@ def demo(
         console = Console(stderr=json, highlight=False, width=140)  # not a terminal: nothing is cut off
     folder = _folder(keep)
     result = _tune(console, folder, budget)
-    outcome = _serve_both(console, folder, result, budget_s)
-    outcome |= {"tune": result, "profile": result["profile"], "report": result["report"]}
+    accuracy, load = _serve_both(console, folder, result, budget_s)
+    outcome = DemoResult(accuracy, load, result, result.profile or "", result.report or "")
     good = _conclude(console, outcome)
     if json:
-        print(orjson.dumps(outcome).decode())
+        print(to_json(outcome))
     raise typer.Exit(0 if good else 1)
 
 
@@ -76,10 +79,11 @@ def _step(console: "Console", number: int, title: str, command: str) -> None:
     console.print()
 
 
-def _tune(console: "Console", folder: Path, budget: str) -> dict[str, Any]:
-    import orjson
+def _tune(console: "Console", folder: Path, budget: str) -> "TuneResult":
+    import msgspec
 
     from tailcut.errors import EngineError
+    from tailcut.tuner.result_records import TuneResult
 
     _step(console, 1, "Climb the ladder", "tailcut tune MODEL.onnx --data SAMPLES.npz")
     console.print("   A small convolutional network that classifies 8x8 images of handwritten digits. The samples were")
@@ -88,11 +92,11 @@ def _tune(console: "Console", folder: Path, budget: str) -> dict[str, Any]:
     arguments = ["--data", "digits.npz", "-o", "digits.profile.toml", "--report", "digits.report.html"]
     out = _run_tailcut(["tune", "digits.onnx", *arguments, "--budget", budget, "--json"], folder)
     try:
-        result: dict[str, Any] = orjson.loads(out)
-    except orjson.JSONDecodeError:
+        result = msgspec.json.decode(out, type=TuneResult)
+    except msgspec.DecodeError:
         raise EngineError("`tailcut tune` exited without a result: see its messages above") from None
-    for key in ("profile", "report"):
-        result[key] = str(folder / result[key])
+    files = {"profile": str(folder / (result.profile or "")), "report": str(folder / (result.report or ""))}
+    result = msgspec.structs.replace(result, **files)
     _show_rungs(console, result)
     return result
 
@@ -116,26 +120,26 @@ def _run_tailcut(arguments: list[str], folder: Path) -> str:
     return out
 
 
-def _show_rungs(console: "Console", result: dict[str, Any]) -> None:
+def _show_rungs(console: "Console", result: "TuneResult") -> None:
     """What each rung did to the percentiles: every candidate that was measured, and what was kept."""
     from rich.markup import escape
 
     table = _table("rung", "candidate", "p50 ms", "p95 ms", "p99 ms", "vs best so far", "verdict")
-    for rung in result["rungs"]:
-        measured = [one for one in rung["candidates"] if one["verdict"] != "skipped"]
-        heading = rung["name"]
+    for rung in result.rungs:
+        measured = [one for one in rung.candidates if one.verdict != "skipped"]
+        heading = rung.name
         for one in measured:
-            kept = one["setting"] in (rung["kept"] or "").split(" + ")
-            times = [_ms(one[key]) for key in ("p50_ms", "p95_ms", "p99_ms")]
-            ratio = f"{one['ratio_of']} x{one['tail_ratio']['point']:.2f}" if one["tail_ratio"] else ""
-            verdict = "kept" if kept else one["verdict"]
-            table.add_row(heading, escape(one["setting"]), *times, ratio, verdict, style="green" if kept else None)
+            kept = one.setting in (rung.kept or "").split(" + ")
+            times = [_ms(value) for value in (one.p50_ms, one.p95_ms, one.p99_ms)]
+            ratio = f"{one.ratio_of} x{one.tail_ratio.point:.2f}" if one.tail_ratio else ""
+            verdict = "kept" if kept else one.verdict
+            table.add_row(heading, escape(one.setting), *times, ratio, verdict, style="green" if kept else None)
             heading = ""
-        untried = len(rung["candidates"]) - len(measured)
+        untried = len(rung.candidates) - len(measured)
         if untried:
             table.add_row(heading, f"({untried} not tried: the budget was used up)")
         elif not measured:
-            table.add_row(heading, escape(f"({rung['note'] or 'nothing to offer'})"))
+            table.add_row(heading, escape(f"({rung.note or 'nothing to offer'})"))
     _print_table(console, table)
 
 
@@ -154,9 +158,12 @@ def _print_table(console: "Console", table: "Table") -> None:
     console.print(Padding(table, (0, 0, 1, 3)))
 
 
-def _serve_both(console: "Console", folder: Path, result: dict[str, Any], budget_s: float) -> dict[str, Any]:
+def _serve_both(
+    console: "Console", folder: Path, result: "TuneResult", budget_s: float
+) -> "tuple[DemoAccuracy, DemoLoad]":
     """Serve baseline and tuned profile, check both on the held-out samples, and load them in turns."""
     from tailcut.cli.options import load_data
+    from tailcut.cli.records import DemoAccuracy
     from tailcut.lab.trial import ServedProfile
     from tailcut.runtime.profile import Profile
     from tailcut.tuner.space import BASELINE, changed
@@ -165,20 +172,19 @@ def _serve_both(console: "Console", folder: Path, result: dict[str, Any], budget
     baseline = Profile.of_model(
         folder / "digits.onnx", changed(BASELINE, batching={"bind": False}, io={"wire": "json"})
     )
-    tuned = Profile.load(Path(result["profile"]))
+    tuned = Profile.load(folder / (result.profile or ""))
     data = load_data(folder / "digits.npz")
     with ServedProfile(baseline) as before, ServedProfile(tuned) as after:
-        arms = {"baseline": before, "tuned": after}
         console.print(f"   The tuned model is served at {after.target.authority}, next to the baseline.")
-        accuracy = {name: _accuracy(served, data) for name, served in arms.items()}
+        accuracy = DemoAccuracy(_accuracy(before, data), _accuracy(after, data))
         console.print(
-            f"   Held-out samples classified correctly over HTTP: baseline {accuracy['baseline']:.2%}, "
-            f"tuned {accuracy['tuned']:.2%} of {len(data['labels'])}."
+            f"   Held-out samples classified correctly over HTTP: baseline {accuracy.baseline:.2%}, "
+            f"tuned {accuracy.tuned:.2%} of {len(data['labels'])}."
         )
         _step(console, 3, "Test it under load", "tailcut bench http://HOST:PORT --rate 1000")
-        load = _load(arms, data, result["objective"]["rate"], budget_s)
+        load = _load((before, after), data, result.objective.rate, budget_s)
         _show_load(console, load)
-    return {"accuracy": accuracy, "load": load}
+    return accuracy, load
 
 
 def _accuracy(served: "ServedProfile", data: dict[str, "np.ndarray"]) -> float:
@@ -194,9 +200,10 @@ def _accuracy(served: "ServedProfile", data: dict[str, "np.ndarray"]) -> float:
 
 
 def _load(
-    arms: dict[str, "ServedProfile"], data: dict[str, "np.ndarray"], rate: float, budget_s: float
-) -> dict[str, Any]:
+    arms: "tuple[ServedProfile, ServedProfile]", data: dict[str, "np.ndarray"], rate: float, budget_s: float
+) -> "DemoLoad":
     """Rounds of both arms in turns: open loop at the tuning's rate, then closed loop for the capacity."""
+    from tailcut.cli.records import DemoLoad
     from tailcut.lab.payload import encoded, infer_payload
     from tailcut.lab.trial import Arm, ArmRuns, closed_block, open_block
 
@@ -206,64 +213,66 @@ def _load(
             served.target,
             [infer_payload(served.target, "digits", row, encoded(served.profile.settings.io.wire)) for row in rows],
         )
-        for served in arms.values()
+        for served in arms
     ]
     runs = [ArmRuns() for _ in sides]
     for seed in range(_ROUNDS):
         open_block(sides, runs, rate=rate, duration_s=_OPEN_SHARE * budget_s / _ROUNDS, seed=seed)
         closed_block(sides, runs, concurrency=_CONCURRENCY, duration_s=_CLOSED_SHARE * budget_s / _ROUNDS)
-    return {name: _summary(run, rate) for name, run in zip(arms, runs, strict=True)}
+    return DemoLoad(*(_summary(run, rate) for run in runs))
 
 
-def _summary(run: "ArmRuns", rate: float) -> dict[str, Any]:
+def _summary(run: "ArmRuns", rate: float) -> "DemoArm":
     """An arm's figures; where the load client itself was late, they would be its own: no percentile then."""
     import numpy as np
 
+    from tailcut.cli.records import DemoArm
     from tailcut.stats import Sample, percentile_interval
     from tailcut.tuner.race import percentiles_ms
 
     late = run.behind > len(run.blocks) // 2
     percentiles = percentiles_ms(run)
     interval = percentile_interval(Sample.of(run.latencies), 0.99) if len(run.latencies) > 1 and not late else None
-    return {
-        "rate_offered": rate,
-        "samples": len(run.latencies),
-        "errors": run.errors,
-        "client_behind": late,
+    return DemoArm(
+        rate_offered=rate,
+        samples=len(run.latencies),
+        errors=run.errors,
+        client_behind=late,
         **(dict.fromkeys(percentiles) if late else percentiles),
-        "p99_interval_ms": None if interval is None else [interval.low, interval.high],
-        "throughput": float(np.mean(run.throughputs)),
-    }
+        p99_interval_ms=None if interval is None else (interval.low, interval.high),
+        throughput=float(np.mean(run.throughputs)),
+    )
 
 
-def _show_load(console: "Console", load: dict[str, Any]) -> None:
+def _show_load(console: "Console", load: "DemoLoad") -> None:
+    arms = {"baseline": load.baseline, "tuned": load.tuned}
     table = _table("", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "requests/s", "samples")
-    for name, arm in load.items():
-        interval = " to ".join(_ms(end) for end in arm["p99_interval_ms"] or [None])
-        times = [_ms(arm[key]) for key in ("p50_ms", "p95_ms", "p99_ms")]
-        table.add_row(name, *times, interval, f"{arm['throughput']:,.0f}", f"{arm['samples']:,}")
+    for name, arm in arms.items():
+        interval = " to ".join(_ms(end) for end in arm.p99_interval_ms or [None])
+        times = [_ms(value) for value in (arm.p50_ms, arm.p95_ms, arm.p99_ms)]
+        table.add_row(name, *times, interval, f"{arm.throughput:,.0f}", f"{arm.samples:,}")
     _print_table(console, table)
-    rate = load["tuned"]["rate_offered"]
+    rate = load.tuned.rate_offered
     console.print(f"   Latency at {rate:,.0f} requests/s, open loop; requests/s with {_CONCURRENCY} in flight.")
-    for name, arm in load.items():
-        if arm["client_behind"]:
+    for name, arm in arms.items():
+        if arm.client_behind:
             console.print(f"   {name}: the load generator itself fell behind, so its percentiles are unknown.")
 
 
-def _conclude(console: "Console", outcome: dict[str, Any]) -> bool:
+def _conclude(console: "Console", outcome: "DemoResult") -> bool:
     """Print the conclusion; returns whether accuracy held and every request succeeded."""
     from rich.markup import escape
 
-    errors = sum(arm["errors"] for arm in outcome["load"].values())
-    accurate = min(outcome["accuracy"].values()) >= ACCURACY_FLOOR
+    errors = outcome.load.baseline.errors + outcome.load.tuned.errors
+    accurate = min(outcome.accuracy.baseline, outcome.accuracy.tuned) >= ACCURACY_FLOOR
     _step(console, 4, "Read the report", "tailcut tune MODEL.onnx --data SAMPLES.npz --report REPORT.html")
     if not accurate:
         console.print(f"   [red]Accuracy on the held-out samples is below {ACCURACY_FLOOR:.0%}.[/red]")
     if errors:
         console.print(f"   [red]{errors} requests of the load test failed.[/red]")
-    console.print(f"   report:   {escape(outcome['report'])}")
-    console.print(f"   profile:  {escape(outcome['profile'])}")
-    console.print(f"   again:    tailcut serve {escape(outcome['profile'])}")
+    console.print(f"   report:   {escape(outcome.report)}")
+    console.print(f"   profile:  {escape(outcome.profile)}")
+    console.print(f"   again:    tailcut serve {escape(outcome.profile)}")
     return accurate and not errors
 
 

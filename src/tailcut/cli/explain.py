@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tailcut.lab.load import Target
     from tailcut.lab.records import ExplainResult
 
 
@@ -25,6 +24,10 @@ def explain(
         Path | None, typer.Option(help="Write the slowest requests as trace events, for Perfetto.")
     ] = None,
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Allow a server on another machine.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="With https:// or grpcs://: file of certificates (PEM) to trust.")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that the server requires.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -34,7 +37,7 @@ def explain(
     from rich.console import Console
 
     from tailcut.atomic import write_atomically
-    from tailcut.cli.options import parse_duration
+    from tailcut.cli.options import parse_duration, with_access
     from tailcut.errors import UsageError
     from tailcut.lab.describe import parse_target
     from tailcut.lab.explain import only_model, trace_events, watch
@@ -49,7 +52,7 @@ def explain(
     else:
         if rate is not None:
             raise UsageError("--rate needs a PROFILE: a running server has traffic of its own")
-        place: Target = parse_target(target, allow_remote=allow_remote)
+        place = with_access(parse_target(target, allow_remote=allow_remote), ca, token_file)
         found = watch(place, only_model(place, model), length_s)
     found = msgspec.structs.replace(found, target=target)
     if report:

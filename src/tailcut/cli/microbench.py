@@ -4,9 +4,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tailcut.lab.records import FunctionResult, MicrobenchResult
 
 _MOST_NOISE = 0.5
 
@@ -36,11 +39,12 @@ def microbench(  # noqa: C901  a step for each option
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Time functions side by side: warmed up, interleaved, with intervals; compare with a saved result."""
-    import orjson
+    from msgspec.structs import replace
 
     from tailcut.cli.options import parse_duration
     from tailcut.errors import UsageError
     from tailcut.lab.microbench_record import NOISE, changes, grew_slower, read_microbench, save_microbench
+    from tailcut.lab.records import to_json
 
     if markdown and json:
         raise UsageError("--markdown and --json cannot be combined")
@@ -53,10 +57,10 @@ def microbench(  # noqa: C901  a step for each option
     callables = {name: load_function(name) for name in functions}
     record = _measure(callables, seconds_s, warmup_s, 0.01 if noise is None else noise, seed)
     if instructions:
-        _count(record)
+        record = replace(record, functions=[_counted(one) for one in record.functions])
     if earlier is not None:
-        record["against"] = changes(record, earlier, NOISE if noise is None else noise, seed=seed)
-        if not record["against"]:
+        record = replace(record, against=changes(record, earlier, NOISE if noise is None else noise, seed=seed))
+        if not record.against:
             raise UsageError(f"{against}: contains none of the functions measured now")
     if save:
         save_microbench(save, record)
@@ -66,7 +70,7 @@ def microbench(  # noqa: C901  a step for each option
 
         write_atomically(report, render_microbench_html(record))
     if json:
-        print(orjson.dumps(record).decode())
+        print(to_json(record))
     elif markdown:
         from tailcut.report.markdown import microbench_markdown
 
@@ -75,7 +79,7 @@ def microbench(  # noqa: C901  a step for each option
         from tailcut.report.microbench import microbench_table
 
         microbench_table(record)
-    if grew_slower(record.get("against", [])):
+    if grew_slower(record.against or []):
         raise typer.Exit(1)
 
 
@@ -103,7 +107,7 @@ def load_function(name: str) -> Callable[[], Any]:
 
 def _measure(
     functions: dict[str, Callable[[], Any]], seconds: float, warmup_s: float, noise: float, seed: int
-) -> dict[str, Any]:
+) -> "MicrobenchResult":
     from tailcut.errors import TailcutError, UsageError
     from tailcut.lab.microbench import benchmark
     from tailcut.lab.microbench_record import microbench_record
@@ -119,9 +123,10 @@ def _measure(
     return microbench_record(found, machine=fingerprint(), command=f"tailcut {shlex.join(sys.argv[1:])}")
 
 
-def _count(record: dict[str, Any]) -> None:
+def _counted(one: "FunctionResult") -> "FunctionResult":
+    from msgspec.structs import replace
+
     from tailcut.lab.instructions import count_instructions
 
-    for one in record["functions"]:
-        print(f"counting the instructions of {one['name']} ...", file=sys.stderr)
-        one["instructions"] = count_instructions(one["name"])
+    print(f"counting the instructions of {one.name} ...", file=sys.stderr)
+    return replace(one, instructions=count_instructions(one.name))

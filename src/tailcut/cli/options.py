@@ -2,18 +2,36 @@
 
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tailcut.cli.serving.needs import read_token
 from tailcut.errors import MissingFileError, UsageError
 from tailcut.lab.data import ONLY_INPUT, read_jsonl
+
+if TYPE_CHECKING:
+    from tailcut.lab.load import Target
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h)?\Z")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]i?B)\Z")
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+def with_access(target: "Target", ca: Path | None, token_file: Path | None) -> "Target":
+    """A target with the file of certificates to trust, and with the token of a file.
+
+    Raises:
+        UsageError: `ca` is given and there is no TLS, or the file does not contain one token.
+    """
+    if ca is not None and not target.tls:
+        raise UsageError("--ca needs TLS: write https://HOST:PORT or grpcs://HOST:PORT")
+    token = None if token_file is None else read_token(token_file)
+    return replace(target, ca=None if ca is None else str(ca), token=token)
 
 
 def parse_duration(text: str) -> float:

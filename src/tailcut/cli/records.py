@@ -48,6 +48,7 @@ class ServeReady(Record, frozen=True):
     port: int
     uds: str | None
     grpc_port: int | None
+    tls: bool
     models: list[ReadyModel]
 
 

@@ -24,7 +24,8 @@ def schema(
 
 def _tune() -> dict[str, Any]:
     from tailcut.lab.records import schema_of
-    from tailcut.tuner.result_records import ComparisonResult, JointResult, TuneResult
+    from tailcut.tuner.result_records import ComparisonResult, TuneResult
+    from tailcut.tuner.together.result_records import JointResult
 
     return schema_of(TuneResult, JointResult, ComparisonResult)
 

@@ -14,7 +14,13 @@ from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, where
 from tailcut.cli.serving.model_repository import ControlMode, Start, start_library
 from tailcut.cli.serving.models import ModelLoader
-from tailcut.cli.serving.needs import latency_limit_ns, need_grpc, need_shared_memory, read_token
+from tailcut.cli.serving.needs import (
+    check_needs,
+    latency_limit_ns,
+    log_certificates,
+    read_certificates,
+    read_token,
+)
 from tailcut.cli.serving.process import apply_settings, ignore_signals, load_allocator, reserve_core, take_core
 from tailcut.cli.serving.sources import (
     Source,
@@ -125,6 +131,15 @@ def serve(  # noqa: PLR0915  an option a line
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token required for requests that change the server.")
     ] = None,
+    require_token: Annotated[
+        bool,
+        typer.Option("--require-token", help="Require the token of every request except those about health."),
+    ] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="Certificate (PEM), with those that lead to its authority: the ports speak TLS only."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM, not encrypted).")] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Load TorchScript, and PyTorch programs that could run code of their own.")
     ] = False,
@@ -191,10 +206,11 @@ def serve(  # noqa: PLR0915  an option a line
     )
     need_sources(given, model_repository)
     load_allocator(given, worker)
-    if grpc_port is not None:
-        need_grpc()
-    if shared_memory is not None:
-        need_shared_memory(shared_memory)
+    check_needs(
+        grpc=grpc_port is not None, shared_memory=shared_memory, require_token=require_token, token_file=token_file
+    )
+    certificates = read_certificates(tls_cert, tls_key)
+    address = Address(host, port, uds, grpc_port, tls=certificates is not None)
     alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
     alone = alone or model_repository is not None
     limit_ns = 0 if slo is None else latency_limit_ns(slo)
@@ -202,7 +218,8 @@ def serve(  # noqa: PLR0915  an option a line
     if size > 1:
         need_shareable(needs_one=alone)
         group = worker_group(size, len(given), limits.drain_s, max_restarts)
-        raise typer.Exit(run_supervisor(group, Address(host, port, uds, grpc_port), json=json))
+        raise typer.Exit(run_supervisor(group, address, json=json))
+    log_certificates(certificates, worker)
     reader = SourceReader(worker, max_batch_size, batching, device, accept_model_change, also_cpu)
     wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
     start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
@@ -221,7 +238,7 @@ def serve(  # noqa: PLR0915  an option a line
     profiles += [item.model.profile for item in started.models]
     names += dict.fromkeys(item.name for item in started.models)
     options = ServerOptions(
-        address=Address(host, port, uds, grpc_port),
+        address=address,
         limits=limits,
         direct_bytes=min((profile.settings.io.direct_bytes for profile in profiles), default=IoSettings().direct_bytes),
         busy_poll_us=max((profile.settings.io.busy_poll_us for profile in profiles), default=0),
@@ -231,6 +248,8 @@ def serve(  # noqa: PLR0915  an option a line
         model_control=allow_model_control or started.control,
         token=read_token(token_file, worker) if token_file is not None else None,
         read_token=partial(read_token, token_file) if token_file is not None else None,
+        require_token=require_token,
+        certificates=certificates,
         access_log=access_log,
         reload=reload,
         library=started.library,

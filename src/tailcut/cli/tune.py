@@ -151,11 +151,14 @@ def tune(
     """
     from dataclasses import replace
 
+    from msgspec.structs import asdict
+
     from tailcut.cli.options import parse_bytes
     from tailcut.errors import UsageError
     from tailcut.runtime.rows import SETTING_OF
     from tailcut.tuner.objective import Constraints
     from tailcut.tuner.pixels import parse_normalize
+    from tailcut.tuner.together.result_records import JointRequest
 
     began = time.monotonic()
     on_device = device is DeviceChoice.CUDA
@@ -212,9 +215,10 @@ def tune(
         need_device(model)
     asked = asked_of(wanted, accuracy, metric, normalize, outputs, fix, sources[0])
     if together:
-        asked |= {"slo_ms": limits, "data": [str(source) if source else None for source in sources]}
-        asked |= {"rates": [one.rate for one in arrivals], "trace": str(trace) if trace else None}
-        tune_together(each, arrivals, joint_files(given, names, report), asked, json=json)
+        own = {"slo_ms": limits, "data": [str(source) if source else None for source in sources]}
+        loads = {"rates": [one.rate for one in arrivals], "trace": str(trace) if trace else None}
+        request = JointRequest(**asdict(asked) | own | loads)
+        tune_together(each, arrivals, joint_files(given, names, report), request, json=json)
         return
     if compare:
         compare_profiles(wanted, profiles, asked, json=json)

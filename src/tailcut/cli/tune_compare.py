@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,31 +10,28 @@ if TYPE_CHECKING:
     from tailcut.runtime.settings import Settings
     from tailcut.tuner.compare import Comparison
     from tailcut.tuner.records import Wanted
+    from tailcut.tuner.result_records import ModelRequest
 
 
-def compare_profiles(wanted: "Wanted", profiles: dict[str, "Settings"], asked: dict[str, Any], *, json: bool) -> None:
+def compare_profiles(wanted: "Wanted", profiles: dict[str, "Settings"], asked: "ModelRequest", *, json: bool) -> None:
     """Measure, and print the comparison; exit code 1 where a profile is worse, or answers wrongly.
 
     Raises:
         TailcutError: as `compare`.
     """
-    import orjson
     from rich.console import Console
 
+    from tailcut.lab.records import to_json
     from tailcut.machine.fingerprint import fingerprint
     from tailcut.report.console import LadderView, comparison_summary
     from tailcut.tuner.compare import compare, comparison_record
 
     with LadderView(wanted.budget_s) as view:
         found: Comparison = compare(wanted, profiles, view)
-    record = {
-        "model": str(wanted.model),
-        "machine": fingerprint(),
-        "objective": asked,
-        "command": f"tailcut {shlex.join(sys.argv[1:])}",
-    } | comparison_record(found, wanted.slo_ms)
+    command = f"tailcut {shlex.join(sys.argv[1:])}"
+    record = comparison_record(found, model=str(wanted.model), machine=fingerprint(), objective=asked, command=command)
     if json:
-        print(orjson.dumps(record).decode())
+        print(to_json(record))
     else:
         Console().print(comparison_summary(record))
     if found.is_worse:

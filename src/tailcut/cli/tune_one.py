@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,9 +12,10 @@ from tailcut.cli.tune_files import TuneFiles
 if TYPE_CHECKING:
     from tailcut.runtime.profile import Profile
     from tailcut.tuner.records import Outcome, Wanted
+    from tailcut.tuner.result_records import ModelRequest, TuneResult
 
 
-def tune_one(wanted: "Wanted", asked: dict[str, Any], files: TuneFiles, *, markdown: bool, json: bool) -> None:
+def tune_one(wanted: "Wanted", asked: "ModelRequest", files: TuneFiles, *, markdown: bool, json: bool) -> None:
     """Tune, write the profile and the report, and print the result.
 
     Raises:
@@ -30,12 +31,13 @@ def tune_one(wanted: "Wanted", asked: dict[str, Any], files: TuneFiles, *, markd
     _show(outcome, write_result(outcome, wanted, asked, files), files, markdown=markdown, json=json)
 
 
-def _show(outcome: "Outcome", found: dict[str, Any], files: TuneFiles, *, markdown: bool, json: bool) -> None:
-    import orjson
+def _show(outcome: "Outcome", found: "TuneResult", files: TuneFiles, *, markdown: bool, json: bool) -> None:
     from rich.console import Console
 
+    from tailcut.lab.records import to_json
+
     if json:
-        print(orjson.dumps(found).decode())
+        print(to_json(found))
     if outcome.wrong:
         print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)
@@ -53,7 +55,7 @@ def _show(outcome: "Outcome", found: dict[str, Any], files: TuneFiles, *, markdo
         raise typer.Exit(INTERRUPTED)
 
 
-def write_result(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], files: TuneFiles) -> dict[str, Any]:
+def write_result(outcome: "Outcome", wanted: "Wanted", asked: "ModelRequest", files: TuneFiles) -> "TuneResult":
     """Write profile and report, unless answers were wrong; the result as the command prints it.
 
     Raises:
@@ -66,16 +68,19 @@ def write_result(outcome: "Outcome", wanted: "Wanted", asked: dict[str, Any], fi
     from tailcut.report.html import render_tune_html
     from tailcut.runtime.profile import copy_path
     from tailcut.tuner.result import evidence, result
+    from tailcut.tuner.result_records import TunedModel
     from tailcut.tuner.service import service_evidence
 
     profile = _profile(outcome, wanted)
     machine = fingerprint()
-    model = {"name": profile.model.name, "path": str(wanted.model), "sha256": profile.model.sha256}
+    model = TunedModel.of(outcome.spec, profile.model.name, str(wanted.model), profile.model.sha256)
     command = f"tailcut {shlex.join(sys.argv[1:])}"
     found = result(outcome, model=model, machine=machine, objective=asked, command=command)
     if outcome.wrong:
         return found
-    found |= {"profile": str(files.profile), "report": str(files.report), "trials": str(files.journal)}
+    found = msgspec.structs.replace(
+        found, profile=str(files.profile), report=str(files.report), trials=str(files.journal)
+    )
     if outcome.copy is not None:
         copy = copy_path(files.profile, outcome.copy_bytes)
         write_atomically(copy, outcome.copy_bytes)

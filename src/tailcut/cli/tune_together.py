@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tailcut.lab.arrivals import Arrivals
     from tailcut.tuner.records import Wanted
     from tailcut.tuner.together.records import JointOutcome
+    from tailcut.tuner.together.result_records import JointRequest, JointResult
 
 MOST_MODELS = 8
 
@@ -96,14 +97,14 @@ def tune_together(
     models: Sequence["Wanted"],
     arrivals: "Sequence[Arrivals]",
     files: JointFiles,
-    asked: dict[str, Any],
+    asked: "JointRequest",
     *,
     json: bool,
 ) -> None:
     """Tune, write the profiles and the report, and print the result."""
-    import orjson
     from rich.console import Console
 
+    from tailcut.lab.records import to_json
     from tailcut.report.console import LadderView
     from tailcut.report.together_page import together_summary
     from tailcut.tuner.together.records import JointWanted
@@ -116,7 +117,7 @@ def tune_together(
         outcome = JointSearch(wanted, view).run()
     found = _write(outcome, asked, files)
     if json:
-        print(orjson.dumps(found).decode())
+        print(to_json(found))
     if outcome.wrong:
         print(f"tailcut: no profile written: {' '.join(outcome.wrong.split())}", file=sys.stderr)
         raise typer.Exit(1)
@@ -128,7 +129,7 @@ def tune_together(
         raise typer.Exit(INTERRUPTED)
 
 
-def _write(outcome: "JointOutcome", asked: dict[str, Any], files: JointFiles) -> dict[str, Any]:
+def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) -> "JointResult":
     import msgspec
 
     from tailcut.atomic import write_atomically
@@ -143,7 +144,10 @@ def _write(outcome: "JointOutcome", asked: dict[str, Any], files: JointFiles) ->
     found = joint_result(outcome, machine=machine, objective=asked, command=command)
     if outcome.wrong:
         return found
-    found["report"] = str(files.report)
+    models = [
+        msgspec.structs.replace(one, profile=str(file)) for one, file in zip(found.models, files.profiles, strict=True)
+    ]
+    found = msgspec.structs.replace(found, models=models, report=str(files.report))
     for number, (side, file) in enumerate(zip(outcome.sides, files.profiles, strict=True)):
         profile = side.profile.with_weights()
         if side.copy_bytes:
@@ -154,10 +158,9 @@ def _write(outcome: "JointOutcome", asked: dict[str, Any], files: JointFiles) ->
             profile,
             together=together_of(outcome, number),
             machine=machine,
-            evidence=joint_evidence(found, number) | service_evidence(_journal(file), profile, asked["cpus"]),
+            evidence=joint_evidence(found, number) | service_evidence(_journal(file), profile, asked.cpus),
         )
         profile.save(file)
-        found["models"][number]["profile"] = str(file)
     write_atomically(files.report, render_together_html(found))
     return found
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tailcut.tuner.records import Wanted
+    from tailcut.tuner.result_records import ModelRequest
 
 
 def wanted_of(
@@ -74,21 +75,23 @@ def asked_of(
     outputs: str | None,
     fix: str | None,
     data: Path | None,
-) -> dict[str, Any]:
+) -> "ModelRequest":
     """The options of the command line, as the result repeats them."""
-    return {
-        "slo_ms": wanted.slo_ms,
-        "memory_bytes": wanted.constraints.memory_bytes,
-        "cpus": wanted.constraints.cpus,
-        "accuracy": accuracy,
-        "metric": metric,
-        "wire": wanted.wire,
-        "normalize": normalize,
-        "outputs": outputs,
-        "fix": fix,
-        "local": wanted.local,
-        "device": wanted.device,
-        "budget_s": wanted.budget_s,
-        "seed": wanted.seed,
-        "data": str(data) if data else None,
-    }
+    from tailcut.tuner.result_records import ModelRequest
+
+    return ModelRequest(
+        slo_ms=wanted.slo_ms,
+        memory_bytes=wanted.constraints.memory_bytes,
+        cpus=wanted.constraints.cpus,
+        accuracy=accuracy,
+        metric=metric,
+        wire=wanted.wire,
+        normalize=normalize,
+        outputs=outputs,
+        fix=fix,
+        local=wanted.local,
+        device=wanted.device,
+        budget_s=wanted.budget_s,
+        seed=wanted.seed,
+        data=str(data) if data else None,
+    )

@@ -16,6 +16,7 @@ from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
 from tailcut.client.pool import FAREWELL_S, GOOD, ONCE, Pool
 from tailcut.client.requests import Address, Call, Parts, Request, model_path
+from tailcut.client.tls import tls_failure
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
 
 Result = TypeVar("Result")
@@ -262,8 +263,13 @@ class AsyncClient(Pool[_Connection]):
             if address.uds is not None:
                 _, connection = await loop.create_unix_connection(lambda: _Connection(address), address.uds)
             else:
-                _, connection = await loop.create_connection(lambda: _Connection(address), address.host, address.port)
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(address), address.host, address.port, ssl=self._tls
+                )
         except OSError as error:
+            failure = None if self._tls is None else tls_failure(address, error)
+            if failure is not None:
+                raise failure from None
             raise RefusedError(f"no server listens at {address}: {error.strerror or error}") from None
         self._open.add(connection)
         return connection

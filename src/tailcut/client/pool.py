@@ -1,6 +1,7 @@
 """The common parts of both clients: their settings, and the idle connections."""
 
 from collections import deque
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 from weakref import WeakSet
 
@@ -9,6 +10,7 @@ from tailcut.client.answers import Answer
 from tailcut.client.policy import Hedge, HedgeClock, Retries
 from tailcut.client.requests import Address, Encoder
 from tailcut.client.shared import SharedTensors
+from tailcut.client.tls import client_context
 from tailcut.errors import ReleasedError
 
 GOOD = 200
@@ -35,7 +37,7 @@ class Pool(Generic[C]):
     In a forked child it is as if made anew: connections and regions of shared memory stay the parent's.
 
     Args:
-        url: `http://HOST:PORT` or `unix:PATH`.
+        url: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
         timeout_s: for a whole call, connecting, tries and pauses included. The server drops work that it cannot finish
             in this time.
         retries: how failed calls are tried again (`tailcut.client.policy` states the rule).
@@ -43,9 +45,14 @@ class Pool(Generic[C]):
         connections: kept open at most while they are idle.
         shared_memory: pass tensors through shared memory whose names begin so; the server must run on this machine and
             have been started with `--shared-memory` and this prefix, or a shorter one that begins it.
+        ca: with `https://`, a file of certificates (PEM) whose servers are trusted; None: the system's authorities.
+        verify: whether the server's certificate and name are checked. Without that, anyone between client and server
+            can read and change everything.
+        token: sent with each request, as `Authorization: Bearer TOKEN`.
 
     Raises:
-        InvalidInputError: no such address, or no name of shared memory can begin so.
+        InvalidInputError: no such address, no name of shared memory can begin so, `ca` cannot be read, or the token
+            cannot stand in a header.
     """
 
     def __init__(  # noqa: PLR0913  the settings are its purpose, all but the first by name
@@ -57,9 +64,13 @@ class Pool(Generic[C]):
         hedge: Hedge | None = None,
         connections: int = 64,
         shared_memory: str | None = None,
+        ca: str | Path | None = None,
+        verify: bool = True,
+        token: str | None = None,
     ) -> None:
         self._address = Address.parse(url)
-        self._encoder = Encoder(self._address)
+        self._encoder = Encoder(self._address, token)
+        self._tls = client_context(ca, verify=verify) if self._address.tls else None
         self._timeout_s = timeout_s
         self._retries = retries or Retries()
         self._clock = None if hedge is None else HedgeClock(hedge)

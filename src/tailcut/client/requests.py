@@ -4,6 +4,7 @@ The bytes before the tensors depend only on the model and the names, datatypes a
 cached: from the second call on, encoding costs a look-up and a view of each array.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
@@ -18,6 +19,7 @@ from tailcut.wire.v2.tensors import shown, to_bytes
 
 Parts = list[bytes | memoryview]
 _HEADS_KEPT = 256
+_TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +29,11 @@ class Address:
     host: str = "127.0.0.1"
     port: int = 8000
     uds: str | None = None
+    tls: bool = False
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """`http://HOST:PORT`, `HOST:PORT`, or `unix:PATH`.
+        """`http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT`, or `unix:PATH`.
 
         Raises:
             InvalidInputError: it is none of these.
@@ -42,9 +45,12 @@ class Address:
             port = parts.port
         except ValueError:
             parts, port = urlsplit(""), None
-        if parts.scheme != "http" or not parts.hostname or parts.path not in {"", "/"} or parts.query:
-            raise InvalidInputError(f"{url!r} is not a server address: write http://HOST:PORT or unix:PATH")
-        return cls(parts.hostname, port if port is not None else 80)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"} or parts.query:
+            raise InvalidInputError(
+                f"{url!r} is not a server address: write http://HOST:PORT, https://HOST:PORT or unix:PATH"
+            )
+        tls = parts.scheme == "https"
+        return cls(parts.hostname, port if port is not None else 443 if tls else 80, tls=tls)
 
     def __str__(self) -> str:
         """The address as a message shows it."""
@@ -94,19 +100,27 @@ class Described:
 
 
 class Encoder:
-    """Calls to one server."""
+    """Calls to one server, each with its token where there is one.
 
-    def __init__(self, address: Address) -> None:
-        self._authority = address.authority
+    Raises:
+        InvalidInputError: the token cannot stand in a header.
+    """
+
+    def __init__(self, address: Address, token: str | None = None) -> None:
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise InvalidInputError("the token must be printable ASCII characters without spaces")
+        self._fields = [f"Host: {address.authority}"]
+        if token is not None:
+            self._fields.append(f"Authorization: Bearer {token}")
         self._heads: BytesMemo[object, bytes] = BytesMemo(_HEADS_KEPT)
 
     def get(self, path: str) -> Parts:
         """A question without a body."""
-        return [f"GET {path} HTTP/1.1\r\nHost: {self._authority}\r\n\r\n".encode("latin-1")]
+        return ["\r\n".join([f"GET {path} HTTP/1.1", *self._fields, "", ""]).encode("latin-1")]
 
     def post(self, path: str, body: bytes) -> Parts:
         """A question or a call with a body of JSON."""
-        lines = [f"POST {path} HTTP/1.1", f"Host: {self._authority}", "Content-Type: application/json"]
+        lines = [f"POST {path} HTTP/1.1", *self._fields, "Content-Type: application/json"]
         return ["\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("latin-1") + body]
 
     def infer(self, call: Call) -> Parts:
@@ -132,7 +146,7 @@ class Encoder:
         length = len(lead) + sum(one.size for one in described)
         lines = [
             f"POST {model_path(call.model, call.version)}/infer HTTP/1.1",
-            f"Host: {self._authority}",
+            *self._fields,
             "Content-Type: application/octet-stream",
             f"Inference-Header-Content-Length: {len(lead)}",
             f"Content-Length: {length}",

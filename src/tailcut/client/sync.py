@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
@@ -19,13 +19,19 @@ from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
 from tailcut.client.pool import FAREWELL_S, GOOD, ONCE, Pool
 from tailcut.client.requests import Address, Call, Parts, Request, model_path
+from tailcut.client.tls import tls_failure, wants_more
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
 
+if TYPE_CHECKING:
+    import ssl
+
 Result = TypeVar("Result")
+_JOIN_BYTES = 64 * 1024
 
 
 class _Connection:
-    def __init__(self, address: Address, deadline: float) -> None:
+    def __init__(self, address: Address, deadline: float, tls: "ssl.SSLContext | None") -> None:
+        self._tls = tls is not None
         try:
             if address.uds is not None:
                 self._socket = socket.socket(socket.AF_UNIX)
@@ -34,9 +40,14 @@ class _Connection:
             else:
                 self._socket = socket.create_connection((address.host, address.port), _left(deadline))
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is not None:
+                self._socket = tls.wrap_socket(self._socket, server_hostname=address.host)
         except TimeoutError:
             raise DeadlineExceededError(f"{address} did not accept a connection in time") from None
         except OSError as error:
+            failure = tls_failure(address, error) if self._tls else None
+            if failure is not None:
+                raise failure from None
             raise RefusedError(f"no server listens at {address}: {error.strerror or error}") from None
         self._address = address
         self._reader = AnswerReader()
@@ -49,6 +60,9 @@ class _Connection:
         """Send a request; an answer may be there although not all could be sent."""
         self._socket.settimeout(_left(deadline))
         try:
+            if self._tls:
+                self._send_records(parts, deadline)
+                return
             sent = self._socket.sendmsg(parts)
             for part in parts:
                 if sent < len(part):
@@ -58,6 +72,24 @@ class _Connection:
             raise DeadlineExceededError(f"{self._address} did not take the request in time") from None
         except OSError:  # the server may have refused the request before all of it was sent: its answer is read next
             return
+
+    def _send_records(self, parts: Parts, deadline: float) -> None:
+        """The same over TLS, where each part is a record of its own: small ones are joined."""
+        for part in [b"".join(parts)] if sum(map(len, parts)) < _JOIN_BYTES else parts:
+            unsent = memoryview(part)
+            while unsent:
+                self._socket.settimeout(_left(deadline))
+                unsent = unsent[self._socket.send(unsent) :]
+
+    @property
+    def pending(self) -> bool:
+        """Whether bytes have come that are no longer the kernel's."""
+        return self._tls and self._socket.pending() > 0  # type: ignore[attr-defined]  # a socket of TLS has it
+
+    def receive_now(self) -> Answer | None:
+        """Receive what is here without waiting; the answer when it is complete."""
+        self._socket.settimeout(0.0)
+        return self.receive_some()
 
     def receive(self, deadline: float) -> Answer:
         while True:
@@ -72,7 +104,11 @@ class _Connection:
             count = self._socket.recv_into(self._reader.target())
         except TimeoutError:
             raise DeadlineExceededError(f"{self._address} did not answer in time") from None
-        except OSError:
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if self._tls and wants_more(error):
+                return None
             count = 0
         if count:
             return self._reader.received(count)
@@ -229,7 +265,7 @@ class Client(Pool[_Connection]):
             with suppress(IndexError):  # another thread may be faster
                 connection = self._idle.pop()
         if connection is None:
-            connection = _Connection(self._address, deadline)
+            connection = _Connection(self._address, deadline, self._tls)
             self._open.add(connection)
         request.begun += 1
         try:
@@ -255,7 +291,7 @@ def _first_answer(running: list[_Connection], deadline: float) -> tuple[_Connect
         for connection in readable:
             last = len(running) == 1
             try:
-                answer = connection.receive_some()
+                answer = connection.receive_now()
             except UnreachableError:
                 if last:
                     raise
@@ -270,6 +306,9 @@ def _first_answer(running: list[_Connection], deadline: float) -> tuple[_Connect
 
 def _readable(running: Sequence[_Connection], until: float) -> list[_Connection]:
     """Those of the connections on which something has come, waiting for the first."""
+    pending = [connection for connection in running if connection.pending]
+    if pending:
+        return pending
     poll = select.poll()
     for connection in running:
         poll.register(connection.fileno(), select.POLLIN)

@@ -40,7 +40,8 @@ class OddAnswerError(Exception):
 
 def suits(target: Target, payloads: Sequence[Payload]) -> bool:
     """Whether the compiled loop can send these requests there."""
-    return sys.platform.startswith("linux") and not target.grpc and len({len(one.places) for one in payloads}) == 1
+    here = sys.platform.startswith("linux") and not target.grpc and not target.tls
+    return here and len({len(one.places) for one in payloads}) == 1
 
 
 def prepare() -> None:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from tailcut.errors import UsageError
 from tailcut.lab.load import Outcome, Payload, Target
+from tailcut.lab.tls import reason, tls_context
 from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.grammar import ProtocolError
 from tailcut.wire.memo import BytesMemo
@@ -63,9 +64,9 @@ async def connect(target: Target, on_done: Callable[[Carrier, Outcome], None]) -
         if target.uds:
             _, connection = await loop.create_unix_connection(make, target.uds)
         else:
-            _, connection = await loop.create_connection(make, target.host, target.port)
+            _, connection = await loop.create_connection(make, target.host, target.port, ssl=tls_context(target))
     except OSError as error:
-        raise UsageError(f"no server listens at {target.uds or target.authority}: {error.strerror or error}") from None
+        raise UsageError(f"no server listens at {target.uds or target.authority}: {reason(error)}") from None
     return connection
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from tailcut.errors import NotFoundError
 from tailcut.lab.load import LoadResult, Target
+from tailcut.lab.records import Cost
 from tailcut.machine.process import ProcessCost, ProcessLook, listening_process, look
 
 _Load = TypeVar("_Load")  # what came of it: a result, or one for each model
@@ -37,8 +38,8 @@ class Spent:
             if result.answered:
                 self.cpu_ns_by_block.append(cost.cpu_ns / result.answered)
 
-    def per_request(self) -> dict[str, float | None] | None:
-        """Each cost by name, fit for JSON; None where it is unknown, or nothing was answered."""
+    def per_request(self) -> Cost | None:
+        """The cost of a request; None where it is unknown, or nothing was answered."""
         if not self.whole or not self.requests or not self.costs:
             return None
         found: dict[str, float | None] = {}
@@ -46,7 +47,7 @@ class Spent:
             values = [cost.values()[name] for cost in self.costs]
             known = [value for value in values if value is not None]
             found[name] = round(sum(known) / self.requests, 3) if len(known) == len(values) else None
-        return found
+        return Cost(**found)
 
 
 def watched(pid: int | None, run: Callable[[], _Load]) -> tuple[_Load, ProcessCost | None]:

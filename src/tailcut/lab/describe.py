@@ -20,6 +20,7 @@ from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import ask, encode, infer_once, model_path
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 
+_TLS = ("https", "grpcs")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 
 
@@ -32,7 +33,7 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
     """An address and the path behind it, empty for a v2 server as a whole.
 
     `http://HOST:PORT`, `grpc://HOST:PORT` and `http+unix://PATH`, the socket's path percent-encoded or plain;
-    `http://HOST:PORT/PATH` and `http+unix://%2FSOCKET/PATH`.
+    `http://HOST:PORT/PATH` and `http+unix://%2FSOCKET/PATH`; `https://` and `grpcs://` for TLS.
 
     Raises:
         UsageError: not such an address, or not of this machine and `allow_remote` is off.
@@ -44,16 +45,18 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
         )
     if url.startswith("http+unix://"):
         return _parse_socket(url.removeprefix("http+unix://"))
-    if url.startswith("grpc://") and urlsplit(url).path not in {"", "/"}:
+    if url.startswith(("grpc://", "grpcs://")) and urlsplit(url).path not in {"", "/"}:
         raise UsageError(f"{url!r} is not grpc://HOST:PORT")
     parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
-        port = parts.port or 80
+        port = parts.port or (443 if parts.scheme in _TLS else 80)
     except ValueError:
         port = 0
-    if parts.scheme not in {"http", "grpc"} or not parts.hostname or not port:
+    tls = parts.scheme in _TLS
+    if parts.scheme not in {"http", "grpc", *_TLS} or not parts.hostname or not port:
         raise UsageError(f"{url!r} is not http://HOST:PORT, http+unix:///PATH or grpc://HOST:PORT")
-    if parts.scheme == "grpc" and not all(find_spec(name) for name in ("grpc", "google.protobuf")):
+    grpc = parts.scheme.startswith("grpc")
+    if grpc and not all(find_spec(name) for name in ("grpc", "google.protobuf")):
         raise UsageError("grpc:// needs grpcio, which is not installed: pip install 'tailcut[grpc-client]'")
     if not allow_remote:
         try:
@@ -65,7 +68,7 @@ def parse_url(url: str, *, allow_remote: bool = False) -> tuple[Target, str]:
                 f"{parts.hostname} is not this machine: add --allow-remote if you are allowed to send load there"
             )
     path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return Target(parts.hostname, port, grpc=parts.scheme == "grpc"), "" if path == "/" else path
+    return Target(parts.hostname, port, grpc=grpc, tls=tls), "" if path == "/" else path
 
 
 def _parse_socket(place: str) -> tuple[Target, str]:

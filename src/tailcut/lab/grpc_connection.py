@@ -16,6 +16,7 @@ import numpy as np
 
 from tailcut.errors import UsageError
 from tailcut.lab.load import Outcome, Payload, Target
+from tailcut.lab.tls import trusted_certificates
 from tailcut.spec import DType, TensorSpec
 from tailcut.wire.grpc.messages import MESSAGES, METHODS, SERVICE
 from tailcut.wire.v2.tensors import from_bytes, to_bytes
@@ -45,10 +46,10 @@ def ask_grpc(target: Target, method: str, **fields: object) -> Any:
         UsageError: no server listens there, or the call is refused.
     """
     takes, gives, _ = METHODS[method]
-    with grpc.insecure_channel(target.authority, options=_OPTIONS) as channel:
+    with _channel(grpc, target) as channel:
         call = channel.unary_unary(f"/{SERVICE}/{method}", takes.SerializeToString, gives.FromString)
         try:
-            return call(takes(**fields), timeout=_ASK_S)
+            return call(takes(**fields), timeout=_ASK_S, metadata=tuple(target.fields.items()))
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise UsageError(f"no gRPC server answers at {target.authority}") from None
@@ -114,7 +115,7 @@ async def connect_grpc(target: Target, on_done: Callable[["GrpcConnection", Outc
     Raises:
         UsageError: no server listens.
     """
-    channel = grpc.aio.insecure_channel(target.authority, options=_OPTIONS)
+    channel = _channel(grpc.aio, target)
     state = channel.get_state(try_to_connect=True)
     while state is not grpc.ChannelConnectivity.READY:
         if state in {grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN}:
@@ -122,7 +123,19 @@ async def connect_grpc(target: Target, on_done: Callable[["GrpcConnection", Outc
             raise UsageError(f"no gRPC server listens at {target.authority}")
         await channel.wait_for_state_change(state)
         state = channel.get_state(try_to_connect=True)
-    return GrpcConnection(channel, on_done)
+    return GrpcConnection(channel, on_done, tuple(target.fields.items()))
+
+
+def _channel(module: Any, target: Target) -> Any:
+    """A channel of grpc or grpc.aio to the target.
+
+    Raises:
+        UsageError: the file of trusted certificates cannot be read, or has none.
+    """
+    if not target.tls:
+        return module.insecure_channel(target.authority, options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(trusted_certificates(target))
+    return module.secure_channel(target.authority, credentials, options=_OPTIONS)
 
 
 class GrpcConnection:
@@ -131,7 +144,13 @@ class GrpcConnection:
     alive = True
     _numbers = itertools.count()
 
-    def __init__(self, channel: grpc.aio.Channel, on_done: Callable[["GrpcConnection", Outcome], None]) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        on_done: Callable[["GrpcConnection", Outcome], None],
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self._metadata = metadata
         self._channel = channel
         self._infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
         self._on_done = on_done
@@ -151,7 +170,7 @@ class GrpcConnection:
     async def _call(self, payload: Payload, planned: int, free: int) -> None:
         sent = time.monotonic_ns()
         try:
-            await self._infer(payload.at(self._number))
+            await self._infer(payload.at(self._number), metadata=self._metadata)
             status = 200
         except grpc.aio.AioRpcError as error:
             status = _HTTP_STATUS.get(error.code(), 500)

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
+from tailcut.lab.records import LengthLatencies, LengthQuartile, Lengths
 from tailcut.spec import DType, ModelSpec
 from tailcut.stats import Sample, percentile, samples_needed
 
 _QUANTILES = {"p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
-_PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Measure:
     axis: int | None  # None: bytes
 
     @property
-    def unit(self) -> str:
+    def unit(self) -> Literal["elements", "bytes"]:
         """What is counted."""
         return "bytes" if self.axis is None else "elements"
 
@@ -50,8 +50,8 @@ def measure_of(spec: ModelSpec) -> Measure | None:
 
 def lengths_record(
     measure: Measure | None, lengths: np.ndarray | None, latencies_ns: np.ndarray, *, known: bool
-) -> dict[str, Any] | None:
-    """The lengths that were sent, and the latency of each quarter of them, fit for JSON; None where there are none.
+) -> Lengths | None:
+    """The lengths that were sent, and the latency of each quarter of them; None where there are none.
 
     Args:
         measure: what the lengths are.
@@ -70,21 +70,19 @@ def lengths_record(
         _part(latencies_ns[(low < lengths) & (lengths <= high)], lengths[(low < lengths) & (lengths <= high)], known)
         for low, high in pairwise(edges)
     ]
-    found = {"input": measure.input, "unit": measure.unit, "min": int(lengths.min()), **quantiles}
-    return found | {"max": int(lengths.max()), "quartiles": parts}
+    ends = {"min": int(lengths.min()), "max": int(lengths.max())}
+    return Lengths(input=measure.input, unit=measure.unit, quartiles=parts, **ends, **quantiles)
 
 
-def _part(latencies_ns: np.ndarray, lengths: np.ndarray, known: bool) -> dict[str, Any]:  # noqa: FBT001  private
+def _part(latencies_ns: np.ndarray, lengths: np.ndarray, known: bool) -> LengthQuartile:  # noqa: FBT001  private
     """One quarter: which lengths it holds, and its percentiles in milliseconds as far as the samples go."""
     sample = Sample.of(latencies_ns / 1e6) if known and len(latencies_ns) > 1 else None
-    return {
-        "from": int(lengths.min()),
-        "to": int(lengths.max()),
-        "samples": len(lengths),
-        "latency_ms": {
-            name: round(percentile(sample, q), 4)
-            if sample is not None and len(latencies_ns) >= samples_needed(q)
-            else None
-            for name, q in _PERCENTILES.items()
-        },
-    }
+
+    def at(q: float) -> float | None:
+        if sample is None or len(sample) < samples_needed(q):
+            return None
+        return round(percentile(sample, q), 4)
+
+    return LengthQuartile(
+        int(lengths.min()), int(lengths.max()), len(lengths), LengthLatencies(p50=at(0.5), p95=at(0.95), p99=at(0.99))
+    )

@@ -12,6 +12,7 @@ import numpy as np
 
 from tailcut.lab.arrivals import Arrivals
 from tailcut.lab.lengths import Measure
+from tailcut.lab.records import Cost, Mode
 
 BEHIND_NS = 2_000_000
 _BEHIND_SHARE = 0.25  # of the median latency
@@ -22,17 +23,27 @@ NO_LENGTH = -1  # of a request whose input has one possible size
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server's address; over a Unix socket where `uds` is a path."""
+    """A server's address; over a Unix socket where `uds` is a path. `ca` is a file of certificates to trust."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     uds: str | None = None
     grpc: bool = False
+    tls: bool = False
+    ca: str | None = None
+    token: str | None = None  # sent with each request
 
     @property
     def transport(self) -> str:
         """What requests travel over, in words."""
-        return "gRPC" if self.grpc else "HTTP over a Unix socket" if self.uds else "HTTP over TCP"
+        if self.grpc:
+            return "gRPC over TLS" if self.tls else "gRPC"
+        return "HTTP over a Unix socket" if self.uds else "HTTP over TLS" if self.tls else "HTTP over TCP"
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What each request says of the client: header fields over HTTP, metadata over gRPC."""
+        return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
 
     @property
     def authority(self) -> str:
@@ -101,7 +112,7 @@ class Gathered:
 class LoadResult:
     """One run. Latencies in nanoseconds: from the planned time, and `service_ns` from the actual send."""
 
-    mode: str  # open or closed
+    mode: Mode
     duration_s: float
     rate_offered: float | None
     rate_achieved: float
@@ -114,7 +125,7 @@ class LoadResult:
     client_cpu: float = 0.0  # cores that the client itself kept busy, or would have if others had left them
     processes: int = 1
     answered: int = 0  # requests of the warm-up and failed ones too: all that the server had work with
-    server_cost: dict[str, float | None] | None = None  # a request, see lab/cost.py
+    server_cost: Cost | None = None
     lengths: np.ndarray | None = None  # of the inputs, in the order of `latencies_ns`; None where they have none
     measure: Measure | None = None  # what the lengths are
     model: str | None = None  # that was asked; None where the requests are of the user's own form
@@ -188,7 +199,7 @@ def closed_result(parts: Sequence[Gathered], concurrency: int, *, warmup_s: floa
 def summarise(  # noqa: PLR0913  a result is its parameters
     outcomes: np.ndarray,
     *,
-    mode: str,
+    mode: Mode,
     duration_s: float,
     rate_offered: float | None,
     concurrency: int,

@@ -12,6 +12,7 @@ import orjson
 
 from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.load import Payload, Target
+from tailcut.lab.tls import reason, tls_context
 from tailcut.spec import DType, TensorSpec
 from tailcut.wire.v2.tensors import from_bytes, to_bytes
 
@@ -67,7 +68,7 @@ def encode(
 ) -> Payload:
     """Any request as bytes."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {target.authority}", f"Content-Length: {len(body)}"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    lines += [f"{name}: {value}" for name, value in {**target.fields, **(headers or {})}.items()]
     return Payload("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
 
 
@@ -79,12 +80,12 @@ def ask(target: Target, method: str, path: str, body: bytes = b"") -> Any:
     """
     connection = _Connection(target)
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, target.fields)
         answer = connection.getresponse()
         content = answer.read()
     except (OSError, http.client.HTTPException) as error:
         where = target.uds or target.authority
-        raise UsageError(f"no server answers at {where}: {error or type(error).__name__}") from None
+        raise UsageError(f"no server answers at {where}: {reason(error)}") from None
     finally:
         connection.close()
     try:
@@ -92,8 +93,8 @@ def ask(target: Target, method: str, path: str, body: bytes = b"") -> Any:
     except ValueError:
         raise UsageError(f"{target.authority}{path} did not answer in JSON: this is not an inference server") from None
     if answer.status != 200:
-        reason = value.get("error") if isinstance(value, dict) else answer.reason
-        raise UsageError(f"{target.authority}{path} answers {answer.status}: {reason}")
+        message = value.get("error") if isinstance(value, dict) else answer.reason
+        raise UsageError(f"{target.authority}{path} answers {answer.status}: {message}")
     return value
 
 
@@ -112,7 +113,8 @@ def infer_once(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> 
         answer = connection.getresponse()
         content = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        raise TailcutError(f"the server at {target.uds or target.authority} closed the connection: {error}") from None
+        where = target.uds or target.authority
+        raise TailcutError(f"the server at {where} closed the connection: {reason(error)}") from None
     finally:
         connection.close()
     if answer.status != 200:
@@ -144,7 +146,8 @@ def connected_socket(target: Target, timeout_s: float) -> socket.socket:
     if not target.uds:
         connection = socket.create_connection((target.host, target.port), timeout_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
+        context = tls_context(target)
+        return connection if context is None else context.wrap_socket(connection, server_hostname=target.host)
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout_s)
     connection.connect(target.uds)

@@ -28,7 +28,7 @@ _STOP_S = 5.0
 class _Job(msgspec.Struct):
     """What one process is to do: a plan of its own, or connections of a closed loop."""
 
-    target: tuple[str, int, str | None, bool]
+    target: tuple[str, int, str | None, bool, bool, str | None, str | None]
     requests: list[tuple[bytes, int, tuple[bytes, ...], int]]
     times: bytes = b""
     patience_s: float | None = None
@@ -90,7 +90,7 @@ def _own_places(payloads: Sequence[Payload], number: int, processes: int) -> lis
 
 
 def _job(target: Target, payloads: Sequence[Payload], **rest: object) -> _Job:
-    place = (target.host, target.port, target.uds, target.grpc)
+    place = (target.host, target.port, target.uds, target.grpc, target.tls, target.ca, target.token)
     return _Job(place, [(one.request, one.expect_status, one.places, one.length) for one in payloads], **rest)  # type: ignore[arg-type]
 
 

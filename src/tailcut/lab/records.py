@@ -3,16 +3,21 @@
 A key that is None is null in the JSON: its value is unknown. A key that is UNSET is left out: it was not asked for.
 """
 
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
+import orjson
 from msgspec import UNSET, UnsetType
 
+from tailcut.lab.saturation import Shown
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes, Tail
+from tailcut.stats import Interval as StatsInterval
+from tailcut.stats import Verdict
 
 MachineFacts = dict[str, str | int | float]  # by name, as `machine.fingerprint` gives them
 Bounds = tuple[float, float]
-Verdict = Literal["better", "worse", "indistinct"]
+Mode = Literal["open", "closed"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,6 +30,16 @@ class Interval(Record, frozen=True):
     point: float
     low: float
     high: float
+
+    @classmethod
+    def rounded(cls, interval: StatsInterval, digits: int = 4) -> Self:
+        """With so many digits after the point."""
+        return cls(*(round(value, digits) for value in (interval.point, interval.low, interval.high)))
+
+
+def bounds_of(interval: StatsInterval | None) -> Bounds | None:
+    """The bounds alone; None where there is no interval."""
+    return None if interval is None else (round(interval.low, 4), round(interval.high, 4))
 
 
 class Latencies(Record, frozen=True):
@@ -40,12 +55,12 @@ class Latencies(Record, frozen=True):
 class Cost(Record, frozen=True):
     """What the server spent per request; null where the machine does not tell."""
 
-    cpu_ns: float | None
-    waited_ns: float | None
     context_switches: float | None
     involuntary_switches: float | None
     page_faults: float | None
     major_faults: float | None
+    cpu_ns: float | None
+    waited_ns: float | None
 
 
 class LengthLatencies(Record, frozen=True):
@@ -78,11 +93,16 @@ class Lengths(Record, frozen=True):
     max: int
     quartiles: list[LengthQuartile]  # fewer than four where many requests have one length
 
+    @property
+    def differ(self) -> bool:
+        """Whether requests of several lengths were sent."""
+        return self.min < self.max
+
 
 class Run(Record, frozen=True):
     """One run of a load test."""
 
-    mode: Literal["open", "closed"]
+    mode: Mode
     rate_offered: float | None  # requests per second; null in a closed loop
     rate_achieved: float
     concurrency: int
@@ -113,11 +133,11 @@ class CurvePoint(Record, frozen=True):
     errors: dict[str, int]
     latency_ms: Latencies
     p99_interval_ms: Bounds | None
-    p99_at_most_ms: float | None
     client_cpu: float  # cores
     client_lateness_p99_ms: float
     late_because: str | None
-    shown: Literal["meets", "misses", "unclear", "errors", "client behind"]
+    p99_at_most_ms: float | None
+    shown: Shown
 
 
 class SloResult(Record, frozen=True):
@@ -127,14 +147,23 @@ class SloResult(Record, frozen=True):
     percentile: Literal["p99"]
     met: bool
     highest_rate: float | None
-    limited_by: Literal["misses", "unclear", "errors", "client behind"] | None
+    limited_by: Shown | None
     curve: list[CurvePoint]
+
+
+class Scenario(StrEnum):
+    """By the names that the rules of MLPerf Inference use."""
+
+    SINGLE_STREAM = "single-stream"
+    MULTI_STREAM = "multi-stream"
+    SERVER = "server"
+    OFFLINE = "offline"
 
 
 class ScenarioResult(Record, frozen=True):
     """The metric of an MLPerf scenario."""
 
-    name: Literal["single-stream", "multi-stream", "server", "offline"]
+    name: Scenario
     samples_per_query: int
     note: str
     metric: str
@@ -156,18 +185,36 @@ class RunComparison(Record, frozen=True):
     percentiles: dict[str, Change]
 
 
-class BenchResult(Record, frozen=True):
+class BenchResult(Record, frozen=True, kw_only=True):
     """`tailcut bench --json`."""
 
     target: str
     runs: list[Run]
+    scenario: ScenarioResult | UnsetType = UNSET
+    slo: SloResult | UnsetType = UNSET
     machine: MachineFacts
     command: str
     seed: int
     transport: str
-    slo: SloResult | UnsetType = UNSET
-    scenario: ScenarioResult | UnsetType = UNSET
     comparison: list[RunComparison] | UnsetType = UNSET
+
+
+class EarlierRun(msgspec.Struct, frozen=True):
+    """What a run is compared by, of a result that any version wrote."""
+
+    mode: Mode
+    rate_offered: float | None
+    concurrency: int
+    latency_ms: Latencies
+    latencies_us: list[float] = []
+    arrivals: str | None = None  # older results know Poisson's alone
+    model: str | None = None
+
+
+class EarlierResult(msgspec.Struct, frozen=True):
+    """A result to compare with."""
+
+    runs: list[EarlierRun]
 
 
 class Slope(Interval, frozen=True):
@@ -184,6 +231,11 @@ class Outliers(Record, frozen=True):
     high_mild: int
     high_severe: int
     fences_ns: tuple[float, float, float, float]
+
+    @property
+    def total(self) -> int:
+        """All that stand apart."""
+        return self.low_severe + self.low_mild + self.high_mild + self.high_severe
 
 
 class Drift(Record, frozen=True):
@@ -260,6 +312,24 @@ class MicrobenchResult(Record, frozen=True):
     against: list[FunctionChange] | UnsetType = UNSET
 
 
+_Samples = Annotated[list[Annotated[float, msgspec.Meta(gt=0)]], msgspec.Meta(min_length=4)]
+
+
+class EarlierFunction(msgspec.Struct, frozen=True):
+    """What a function is compared by, of a result that any version saved."""
+
+    name: str
+    median_ns: Interval
+    samples_ns: _Samples
+
+
+class EarlierMicrobench(msgspec.Struct, frozen=True):
+    """A saved result to compare with."""
+
+    kind: Literal["microbench"]
+    functions: list[EarlierFunction]
+
+
 class ExplainResult(Tail, frozen=True, kw_only=True):
     """`tailcut explain --json`: the tail of one model, and how it was observed."""
 
@@ -269,6 +339,11 @@ class ExplainResult(Tail, frozen=True, kw_only=True):
     missed: int  # requests whose records were overwritten before they were read
     steps: list[StepTimes] | UnsetType = UNSET  # of a pipeline
     device: list[DevicePhase] | UnsetType = UNSET  # of an engine on one
+
+
+def to_json(record: msgspec.Struct, *, indented: bool = False) -> str:
+    """The JSON of a result."""
+    return orjson.dumps(msgspec.to_builtins(record), option=orjson.OPT_INDENT_2 if indented else None).decode()
 
 
 def schema_of(*kinds: type[Any]) -> dict[str, Any]:

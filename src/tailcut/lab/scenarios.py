@@ -6,14 +6,13 @@ penalty for few queries (its early stopping).
 """
 
 from collections.abc import Callable
-from enum import StrEnum
-from typing import Any
+
+from msgspec import UNSET, UnsetType
 
 from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Arrivals, Poisson
-from tailcut.lab.load import LoadResult
+from tailcut.lab.records import Bounds, Scenario, ScenarioResult, SloResult, bounds_of
 from tailcut.lab.session import Session
-from tailcut.stats import Interval
 from tailcut.stats.serial import serial_percentile_interval
 
 OFFLINE_SAMPLES = 24_576
@@ -21,15 +20,6 @@ OFFLINE_ROWS = 32  # samples that one request carries: the query is cut up for t
 _OFFLINE_CONNECTIONS = 16
 _OFFLINE_PATIENCE_S = 600.0
 _NOTE = "MLPerf's definition, not an MLPerf result: shorter runs, no LoadGen, samples of your own or made up"
-
-
-class Scenario(StrEnum):
-    """By the names that the rules use."""
-
-    SINGLE_STREAM = "single-stream"
-    MULTI_STREAM = "multi-stream"
-    SERVER = "server"
-    OFFLINE = "offline"
 
 
 def samples_per_query(scenario: Scenario) -> int:
@@ -44,33 +34,27 @@ def run_scenario(
     slo_ms: float | None = None,
     rate: float | None = None,
     samples: int = OFFLINE_SAMPLES,
-) -> dict[str, Any]:
-    """Run a scenario; its metric as a JSON object, with `slo` as `Session.saturate` gives it for the server's.
+) -> tuple[ScenarioResult, SloResult | UnsetType]:
+    """Run a scenario; its metric, and for the server's the search for the highest rate.
 
     Raises:
         UsageError: the server scenario without a limit of the latency.
     """
-    record: dict[str, Any] = {"name": scenario.value, "samples_per_query": samples_per_query(scenario), "note": _NOTE}
-    if scenario is Scenario.SINGLE_STREAM:
-        return record | _stream(session.closed(1), 0.90)
-    if scenario is Scenario.MULTI_STREAM:
-        return record | _stream(session.closed(1), 0.99)
+
+    def result(metric: str, value: float | None, interval: Bounds | None = None) -> ScenarioResult:
+        return ScenarioResult(scenario, samples_per_query(scenario), _NOTE, metric, value, interval)
+
+    if scenario in {Scenario.SINGLE_STREAM, Scenario.MULTI_STREAM}:
+        q = 0.90 if scenario is Scenario.SINGLE_STREAM else 0.99
+        interval = serial_percentile_interval(session.closed(1).latencies_ns / 1e6, q)
+        point = None if interval is None else round(interval.point, 4)
+        return result(f"p{q * 100:.0f}_ms", point, bounds_of(interval)), UNSET
     if scenario is Scenario.OFFLINE:
         queries = -(-samples // OFFLINE_ROWS)
-        result = session.at_once(queries, _OFFLINE_CONNECTIONS, _OFFLINE_PATIENCE_S)
-        value = round(result.samples * OFFLINE_ROWS / result.duration_s, 2)
-        return record | {"metric": "samples_per_s", "value": value, "interval": None}
+        load = session.at_once(queries, _OFFLINE_CONNECTIONS, _OFFLINE_PATIENCE_S)
+        return result("samples_per_s", round(load.samples * OFFLINE_ROWS / load.duration_s, 2)), UNSET
     if slo_ms is None:
         raise UsageError("the server scenario needs a limit for p99: add --slo 10ms")
     make: Callable[[float], Arrivals] = Poisson
     slo = session.saturate(make, slo_ms) if rate is None else session.meets(make(rate), slo_ms)
-    return record | {"metric": "queries_per_s", "value": slo["highest_rate"], "interval": None, "slo": slo}
-
-
-def _stream(result: LoadResult, q: float) -> dict[str, Any]:
-    interval: Interval | None = serial_percentile_interval(result.latencies_ns / 1e6, q)
-    return {
-        "metric": f"p{q * 100:.0f}_ms",
-        "value": None if interval is None else round(interval.point, 4),
-        "interval": None if interval is None else [round(interval.low, 4), round(interval.high, 4)],
-    }
+    return result("queries_per_s", slo.highest_rate), slo

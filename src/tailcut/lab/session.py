@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from tailcut.lab.client import gather_closed, gather_open
 from tailcut.lab.load import DONE, LoadResult, Target, closed_result, open_result
 from tailcut.lab.processes import share_closed, share_open
 from tailcut.lab.record import run_record
+from tailcut.lab.records import CurvePoint, SloResult
 from tailcut.lab.saturation import Shown, judge, saturate
 from tailcut.lab.surroundings import Surroundings
 from tailcut.lab.workload import Workload
@@ -113,25 +113,18 @@ class Session:
         self.results.append(result)
         return result
 
-    def meets(self, arrivals: Arrivals, slo_ms: float) -> dict[str, Any]:
+    def meets(self, arrivals: Arrivals, slo_ms: float) -> SloResult:
         """Whether the p99 at one rate stays within a limit."""
         result = self.open(arrivals)
         shown = _shown(result, slo_ms)
         point = _curve_point(result, shown)
         met = shown is Shown.MEETS
-        return {
-            "slo_ms": slo_ms,
-            "percentile": "p99",
-            "met": met,
-            "highest_rate": arrivals.rate if met else None,
-            "limited_by": None if met else shown.value,
-            "curve": [point],
-        }
+        return SloResult(slo_ms, "p99", met, arrivals.rate if met else None, None if met else shown, [point])
 
-    def saturate(self, make: Callable[[float], Arrivals], slo_ms: float) -> dict[str, Any]:
+    def saturate(self, make: Callable[[float], Arrivals], slo_ms: float) -> SloResult:
         """The highest rate whose p99 stays within a limit, and the latency at every rate that was tried."""
         capacity = self.closed(_CAPACITY_CONCURRENCY, duration_s=min(_CAPACITY_S, self._duration_s)).rate_achieved
-        curve: list[dict[str, Any]] = []
+        curve: list[CurvePoint] = []
 
         def probe(rate: float) -> Shown:
             needed_s = min(_LONGEST_PROBE_S, _PROBE_SAMPLES / rate)
@@ -143,14 +136,9 @@ class Session:
             return shown
 
         search = saturate(max(1.0, capacity / 2), probe)
-        return {
-            "slo_ms": slo_ms,
-            "percentile": "p99",
-            "met": search.confirmed,
-            "highest_rate": round(search.low, 3) if search.confirmed and search.low else None,
-            "limited_by": search.limited_by,
-            "curve": sorted(curve, key=lambda point: float(point["rate_offered"])),
-        }
+        highest = round(search.low, 3) if search.confirmed and search.low else None
+        curve.sort(key=lambda point: point.rate_offered)
+        return SloResult(slo_ms, "p99", search.confirmed, highest, search.limited_by, curve)
 
     def _keep(self, run: Callable[[], LoadResult]) -> LoadResult:
         """Run; again with twice the client processes while the client was the limit and there are cores for them."""
@@ -178,11 +166,7 @@ def _shown(result: LoadResult, slo_ms: float) -> Shown:
     return judge(p99, slo_ms, errors=sum(result.errors.values()), client_behind=result.client_behind)
 
 
-def _curve_point(result: LoadResult, shown: Shown) -> dict[str, Any]:
-    record = run_record(result)
-    figures = ("rate_offered", "rate_achieved", "samples", "errors", "latency_ms", "p99_interval_ms")
-    keys = (*figures, "client_cpu", "client_lateness_p99_ms", "late_because")
-    # True of the server even when the client was late, which only adds to the latency.
-    at_most = serial_percentile_interval(result.latencies_ns / 1e6, 0.99)
-    bound = None if at_most is None else round(at_most.high, 4)
-    return {key: record[key] for key in keys} | {"p99_at_most_ms": bound, "shown": shown.value}
+def _curve_point(result: LoadResult, shown: Shown) -> CurvePoint:
+    run = run_record(result)  # `p99_at_most_ms` is true of the server even when the client was late
+    figures = {name: getattr(run, name) for name in CurvePoint.__struct_fields__ if name != "shown"}
+    return CurvePoint(**figures, shown=shown)

@@ -1,15 +1,15 @@
 """What `tailcut bench` shows a person: one line a run, and what changed against an earlier one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import ceil
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from tailcut.lab.record import PERCENTILES
-from tailcut.report.words import cpu, has_lengths, length_range, length_words, load, mixed_model, own_figures
+from tailcut.lab.records import BenchResult, Bounds, CurvePoint, Lengths, Run, RunComparison, ScenarioResult, SloResult
+from tailcut.report.words import cpu, fixed_milliseconds, length_range, length_words, load, own_figures
 from tailcut.stats import samples_needed
 
 _SPARE = 1.1  # times the samples that are needed: arrivals are random
@@ -19,162 +19,146 @@ _LATE_ADVICE = "lower the rate, or give the client a core of its own"
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
 
 
-def bench_table(record: Mapping[str, Any]) -> None:
+def bench_table(record: BenchResult) -> None:
     """Print a result to stdout."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)  # no terminal: nothing is cut off
-    if "slo" in record:  # its runs are the points of the curve
-        _slo(console, record["slo"])
+    if record.slo:  # its runs are the points of the curve
+        _slo(console, record.slo)
     else:
         _runs(console, record)
-    if "scenario" in record:
-        _scenario(console, record["scenario"])
-    for entry in record.get("comparison", []):
+    if record.scenario:
+        _scenario(console, record.scenario)
+    for entry in record.comparison or ():
         _comparison(console, entry)
 
 
-def _runs(console: Console, record: Mapping[str, Any]) -> None:
-    table = Table(title=f"{record['target']}, {record['transport']}: latency in ms")
+def _runs(console: Console, record: BenchResult) -> None:
+    table = Table(title=f"{record.target}, {record.transport}: latency in ms")
     for name in ("load", "req/s", "samples", "p50", "p95", "p99", "99 % interval", "p99.9", "max", "errors"):
         table.add_column(name, justify="left" if name == "load" else "right")
     for name in ("late p99", "client CPU"):
         table.add_column(name, justify="right")
-    costs = any(run["server_cost"] for run in record["runs"])
+    costs = any(run.server_cost for run in record.runs)
     if costs:
         table.add_column("server CPU", justify="right")
-    for run in record["runs"]:
-        table.add_row(*_row(run), *own_figures(run), *([cpu(run["server_cost"])] if costs else []))
+    for run in record.runs:
+        table.add_row(*_row(run), *own_figures(run), *([cpu(run.server_cost)] if costs else []))
     console.print(table)
-    for run in record["runs"]:
-        if has_lengths(run):
-            _lengths(console, run)
-    for number, run in enumerate(record["runs"], 1):
+    for run in record.runs:
+        if run.lengths and run.lengths.differ:
+            _lengths(console, run, run.lengths)
+    for number, run in enumerate(record.runs, 1):
         doubt = _doubt(run)
         if doubt:
             console.print(f"[yellow]run {number}: {escape(doubt)}[/]")
-    _late_causes(console, record["runs"])
+    _late_causes(console, [run for run in record.runs if run.client_behind or run.late_because])
 
 
-def _late_causes(console: Console, runs: Sequence[Mapping[str, Any]]) -> None:
+def _late_causes(console: Console, late: Sequence[Run | CurvePoint]) -> None:
     """Say each cause once why the client was late."""
-    late = [run for run in runs if run.get("client_behind") or run["late_because"]]
-    for text in dict.fromkeys(run["late_because"] or _LATE_ADVICE for run in late):
+    for text in dict.fromkeys(run.late_because or _LATE_ADVICE for run in late):
         console.print(f"[yellow]the client was late: {escape(text)}[/]")
 
 
-def _doubt(run: Mapping[str, Any]) -> str:
+def _doubt(run: Run) -> str:
     """Why a run's percentiles are unknown, or may not be the server's; nothing where they are."""
-    if run["client_behind"]:
-        at_most = run["p99_at_most_ms"]
+    if run.client_behind:
+        at_most = run.p99_at_most_ms
         bound = "" if at_most is None else f"p99 at most {at_most:.3f} ms, client lateness included: "
         return (
-            f"{bound}the client itself fell behind its plan (p99 {run['client_lateness_p99_ms']} ms), so its "
+            f"{bound}the client itself fell behind its plan (p99 {run.client_lateness_p99_ms} ms), so its "
             "percentiles would not be the server's"
         )
-    if run["samples"] and run["latency_ms"]["p99"] is None:
+    if run.samples and run.latency_ms.p99 is None:
         return _longer(run)
-    if run["client_cpu"] > _BUSY * run["client_processes"]:
+    if run.client_cpu > _BUSY * run.client_processes:
         return (
-            f"the client kept {run['client_cpu']:.2f} cores busy with {run['client_processes']} of its processes, so "
-            f"its own speed may be the limit: {'lower the rate' if run['mixed'] else 'add --processes auto'}"
+            f"the client kept {run.client_cpu:.2f} cores busy with {run.client_processes} of its processes, so "
+            f"its own speed may be the limit: {'lower the rate' if run.mixed else 'add --processes auto'}"
         )
     return ""
 
 
-def _lengths(console: Console, run: Mapping[str, Any]) -> None:
+def _lengths(console: Console, run: Run, lengths: Lengths) -> None:
     """Which lengths were sent, and the latency of each quarter of them."""
-    table = Table(title=escape(f"{load(run)}: {length_words(run['lengths'])}"))
+    table = Table(title=escape(f"{load(run)}: {length_words(lengths)}"))
     for name in ("length", "samples", "p50", "p95", "p99"):
         table.add_column(name, justify="right")
-    for part in run["lengths"]["quartiles"]:
-        figures = [quartile_percentile(run, part, name) for name in ("p50", "p95", "p99")]
-        table.add_row(length_range(part), f"{part['samples']:,}", *figures)
+    for part in lengths.quartiles:
+        figures = [_percentile(run, name, getattr(part.latency_ms, name)) for name in ("p50", "p95", "p99")]
+        table.add_row(length_range(part), f"{part.samples:,}", *figures)
     console.print(table)
 
 
-def quartile_percentile(run: Mapping[str, Any], part: Mapping[str, Any], name: str) -> str:
-    """A percentile of a quarter of the lengths, or why there is none."""
-    value = part["latency_ms"][name]
-    if value is not None:
-        return f"{value:.3f}"
-    return "client late" if run["client_behind"] else f"needs {samples_needed(PERCENTILES[name]):,}"
-
-
-def _comparison(console: Console, entry: Mapping[str, Any]) -> None:
-    number = entry["run"] + 1
-    if not entry["percentiles"]:
+def _comparison(console: Console, entry: RunComparison) -> None:
+    number = entry.run + 1
+    if not entry.percentiles:
         console.print(f"[red]run {number} could not be compared: it or the earlier one has no percentile[/]")
-    for name, found in entry["percentiles"].items():
-        ratio, word = found["ratio"], found["verdict"]
+    for name, found in entry.percentiles.items():
+        ratio, word = found.ratio, found.verdict
         console.print(
-            f"run {number} {name}: {ratio['point']:.3f} of before "
-            f"({ratio['low']:.3f} to {ratio['high']:.3f}): [{_COLOURS[word]}]{word}[/]"
+            f"run {number} {name}: {ratio.point:.3f} of before "
+            f"({ratio.low:.3f} to {ratio.high:.3f}): [{_COLOURS[word]}]{word}[/]"
         )
 
 
-def _scenario(console: Console, scenario: Mapping[str, Any]) -> None:
-    value, interval = scenario["value"], scenario["interval"]
+def _scenario(console: Console, scenario: ScenarioResult) -> None:
+    value, interval = scenario.value, scenario.interval
     spread = "" if interval is None else f" (99 % interval {interval[0]:,.3f} to {interval[1]:,.3f})"
     shown = "unknown" if value is None else f"{value:,.3f}"
-    console.print(f"{scenario['name']}: {scenario['metric']} {shown}{spread}")
-    console.print(f"[dim]{scenario['note']}[/]")
+    console.print(f"{scenario.name}: {scenario.metric} {shown}{spread}")
+    console.print(f"[dim]{scenario.note}[/]")
 
 
-def _slo(console: Console, slo: Mapping[str, Any]) -> None:
+def _slo(console: Console, slo: SloResult) -> None:
     """The answer, and the curve that it was read from."""
-    table = Table(title=f"{slo['percentile']} against rate; the limit is {slo['slo_ms']:g} ms")
+    table = Table(title=f"{slo.percentile} against rate; the limit is {slo.slo_ms:g} ms")
     heads = ("req/s offered", "p50", "p99", "99 % interval", "p99 at most", "errors", "late p99", "client CPU", "shown")
     for name in heads:
         table.add_column(name, justify="left" if name == "shown" else "right")
-    for point in slo["curve"]:
-        latency, interval = point["latency_ms"], point["p99_interval_ms"]
-        spread = "unknown" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
-        errors = str(sum(point["errors"].values()))
-        figures = _ms(latency["p50"]), _ms(latency["p99"]), spread, _ms(point["p99_at_most_ms"])
-        table.add_row(f"{point['rate_offered']:,.1f}", *figures, errors, *own_figures(point), point["shown"])
-    console.print(table)
-    _late_causes(console, slo["curve"])
-    if slo["met"]:
-        above = f"; above it: {slo['limited_by']}" if slo["limited_by"] else ""
-        console.print(
-            f"[green]{slo['highest_rate']:,.1f} requests/s keep {slo['percentile']} within the limit{above}[/]"
+    for point in slo.curve:
+        latency = point.latency_ms
+        figures = (
+            fixed_milliseconds(latency.p50),
+            fixed_milliseconds(latency.p99),
+            _bounds(point.p99_interval_ms, "unknown"),
         )
+        errors = str(sum(point.errors.values()))
+        row = [*figures, fixed_milliseconds(point.p99_at_most_ms), errors, *own_figures(point), point.shown]
+        table.add_row(f"{point.rate_offered:,.1f}", *row)
+    console.print(table)
+    _late_causes(console, [point for point in slo.curve if point.late_because])
+    if slo.highest_rate is not None:
+        above = f"; above it: {slo.limited_by}" if slo.limited_by else ""
+        console.print(f"[green]{slo.highest_rate:,.1f} requests/s keep {slo.percentile} within the limit{above}[/]")
     else:
-        console.print(f"[red]no rate was shown to keep {slo['percentile']} within the limit: {slo['limited_by']}[/]")
+        console.print(f"[red]no rate was shown to keep {slo.percentile} within the limit: {slo.limited_by}[/]")
 
 
-def _row(run: Mapping[str, Any]) -> list[str]:
-    latency, interval = run["latency_ms"], run["p99_interval_ms"]
-    errors = ", ".join(f"{count} x {kind}" for kind, count in run["errors"].items()) or "0"
-    figures = [_percentile(run, name) for name in ("p50", "p95", "p99")]
-    spread = "-" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
-    tail = [_percentile(run, "p99_9"), "-" if latency["max"] is None else f"{latency['max']:.3f}"]
-    return [escape(_load(run)), f"{run['rate_achieved']:,.1f}", f"{run['samples']:,}", *figures, spread, *tail, errors]
+def _row(run: Run) -> list[str]:
+    latency = run.latency_ms
+    errors = ", ".join(f"{count} x {kind}" for kind, count in run.errors.items()) or "0"
+    p50, p95, p99, p99_9 = (_percentile(run, name, getattr(latency, name)) for name in PERCENTILES)
+    most = "-" if latency.max is None else f"{latency.max:.3f}"
+    figures = [p50, p95, p99, _bounds(run.p99_interval_ms, "-"), p99_9, most]
+    return [escape(load(run, ",.1f")), f"{run.rate_achieved:,.1f}", f"{run.samples:,}", *figures, errors]
 
 
-def _load(run: Mapping[str, Any]) -> str:
-    """What a run offered, and to which of the models in a mix."""
-    if run["rate_offered"] is None:
-        return load(run)
-    kind = "" if run["arrivals"] in {None, "poisson"} else f", {run['arrivals']}"
-    return f"{mixed_model(run)}{run['rate_offered']:,.1f}/s offered{kind}"
-
-
-def _percentile(run: Mapping[str, Any], name: str) -> str:
+def _percentile(run: Run, name: str, value: float | None) -> str:
     """A percentile, or why there is none."""
-    value = run["latency_ms"][name]
     if value is not None:
         return f"{value:.3f}"
-    return "client late" if run["client_behind"] else f"needs {samples_needed(PERCENTILES[name]):,}"
+    return "client late" if run.client_behind else f"needs {samples_needed(PERCENTILES[name]):,}"
 
 
-def _longer(run: Mapping[str, Any]) -> str:
+def _longer(run: Run) -> str:
     """How long a run has to be for a p99, at the rate that this one had."""
     needed = samples_needed(PERCENTILES["p99"])
-    longer_s = ceil(_SPARE * needed / run["rate_achieved"])
-    return f"a p99 needs {needed} samples, and there are {run['samples']}: use --duration {longer_s}s"
+    longer_s = ceil(_SPARE * needed / run.rate_achieved)
+    return f"a p99 needs {needed} samples, and there are {run.samples}: use --duration {longer_s}s"
 
 
-def _ms(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"
+def _bounds(bounds: Bounds | None, unknown: str) -> str:
+    return unknown if bounds is None else f"{bounds[0]:.3f}-{bounds[1]:.3f}"

@@ -1,11 +1,12 @@
 """What the page of a load test says, as values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from tailcut.lab.records import BenchResult, CurvePoint, Interval, Lengths, Run, SloResult
+from tailcut.lab.saturation import Shown
 from tailcut.report.charts import (
     TONES,
     Chart,
@@ -20,23 +21,24 @@ from tailcut.report.charts import (
 from tailcut.report.strips import Arm, Bar, Strips, ratio_bar, reach_of, strips
 from tailcut.report.words import (
     count,
-    has_lengths,
     length_words,
     load,
     milliseconds,
     own_figures,
     round_milliseconds,
+    with_unit,
 )
 
 _MOST_CURVES = len(TONES)
 _SINGLY = 3  # doubts of one kind are told one by one; more of them in one line
 _BUSY = 0.9  # of a core for each client process
 _LIMITS = {
-    "misses": "it is missed",
-    "unclear": "the limit lies inside the interval, and nothing is shown",
-    "errors": "requests fail",
-    "client behind": "the client itself falls behind",
+    Shown.MISSES: "it is missed",
+    Shown.UNCLEAR: "the limit lies inside the interval, and nothing is shown",
+    Shown.ERRORS: "requests fail",
+    Shown.CLIENT_BEHIND: "the client itself falls behind",
 }
+_Drawn = tuple[str, str, Run, list[tuple[float, float]]]  # words, tone, and quantiles with their milliseconds
 _RATE_LINES = (("p50", "c5"), ("p95", "c3"), ("p99", "c1"))
 
 
@@ -46,7 +48,7 @@ class Change:
 
     run: str
     name: str
-    ratio: Mapping[str, float]
+    ratio: Interval
     verdict: str
     bar: Bar | None
 
@@ -57,7 +59,7 @@ class BenchPage:
 
     headline: str
     lead: str
-    runs: tuple[tuple[str, str, Mapping[str, Any]], ...]
+    runs: tuple[tuple[str, str, Run], ...]
     strips: Strips | None
     curves: Chart | None
     rates: Chart | None
@@ -66,13 +68,13 @@ class BenchPage:
     doubts: tuple[str, ...]
     costs: bool  # whether any run has one
     tried: tuple[tuple[str, ...], ...]  # of a search: rate, p99, at most, what that shows, lateness, client CPU
-    lengths: tuple[tuple[str, Mapping[str, Any]], ...]  # of runs with requests of several lengths: words, the lengths
+    lengths: tuple[tuple[str, Lengths], ...]  # of runs with requests of several lengths: words, the lengths
 
 
-def page(record: Mapping[str, Any]) -> BenchPage:
+def page(record: BenchResult) -> BenchPage:
     """Read a record of `tailcut bench`."""
-    runs = [(load(run), TONES[number % len(TONES)], run) for number, run in enumerate(record["runs"])]
-    shown = _spread([(words, tone, run, _quantiles(run)) for words, tone, run in runs if not run["client_behind"]])
+    runs = [(load(run), TONES[number % len(TONES)], run) for number, run in enumerate(record.runs)]
+    shown = _spread([(words, tone, run, _quantiles(run)) for words, tone, run in runs if not run.client_behind])
     changes = _changes(record)
     head, lead = headline(record, changes)
     return BenchPage(
@@ -80,14 +82,11 @@ def page(record: Mapping[str, Any]) -> BenchPage:
         lead,
         tuple(runs),
         strips(
-            [
-                Arm(words, tone, f"{run['samples']:,} samples", points, _figures(run))
-                for words, tone, run, points in shown
-            ]
+            [Arm(words, tone, f"{run.samples:,} samples", points, _figures(run)) for words, tone, run, points in shown]
         ),
         percentile_chart(
             [(words, tone, [(q, value) for q, value in points if q >= 0.25]) for words, tone, _, points in shown],
-            _ms,
+            with_unit,
             "Latency by percentile of each run",
             tick=round_milliseconds,
         ),
@@ -95,23 +94,23 @@ def page(record: Mapping[str, Any]) -> BenchPage:
         _facts(record),
         changes,
         tuple(doubts(record)),
-        any(run["server_cost"] for run in record["runs"]),
-        _tried(record.get("slo")),
+        any(run.server_cost for run in record.runs),
+        _tried(record.slo or None),
         tuple(
-            (f"{load(run)}: {length_words(run['lengths'])}", run["lengths"])
-            for run in record["runs"]
-            if has_lengths(run)
+            (f"{load(run)}: {length_words(run.lengths)}", run.lengths)
+            for run in record.runs
+            if run.lengths and run.lengths.differ
         ),
     )
 
 
-def headline(record: Mapping[str, Any], changes: Sequence[Change]) -> tuple[str, str]:
+def headline(record: BenchResult, changes: Sequence[Change]) -> tuple[str, str]:
     """The p99, or the change where an earlier result is compared with; never more than was measured."""
-    runs = record["runs"]
-    if "slo" in record:
-        return _answer(record["slo"], _place(record))
-    failed = sum(sum(run["errors"].values()) for run in runs)
-    lead = f"{sum(run['samples'] for run in runs):,} requests answered by {_place(record)}"
+    runs, place = record.runs, f"{record.target} ({record.transport})"
+    if record.slo:
+        return _answer(record.slo, place)
+    failed = sum(sum(run.errors.values()) for run in runs)
+    lead = f"{sum(run.samples for run in runs):,} requests answered by {place}"
     lead += f", {failed:,} failed." if failed else ", none failed."
     if changes:
         worse = sum(one.verdict == "worse" for one in changes)
@@ -120,62 +119,57 @@ def headline(record: Mapping[str, Any], changes: Sequence[Change]) -> tuple[str,
             return f"{worse} of {len(changes)} percentiles got worse", lead
         words = f"{better} of {len(changes)} percentiles got better" if better else "Nothing proven changed"
         return words, lead
-    known = [run for run in runs if run["latency_ms"]["p99"] is not None]
+    known = sorted((run.latency_ms.p99, load(run)) for run in runs if run.latency_ms.p99 is not None)
     if not known:
         return "p99 unknown", f"{lead} A p99 takes 459 samples in a run, and a client that keeps its plan."
+    (least, words), (most, _) = known[0], known[-1]
     if len(known) == 1:
-        return f"p99 {milliseconds(known[0]['latency_ms']['p99'])} ms", f"At {load(known[0])}: {lead}"
-    ends = sorted(run["latency_ms"]["p99"] for run in known)
-    return f"p99 {milliseconds(ends[0])} to {milliseconds(ends[-1])} ms", f"Over {len(known)} loads: {lead}"
+        return f"p99 {milliseconds(least)} ms", f"At {words}: {lead}"
+    return f"p99 {milliseconds(least)} to {milliseconds(most)} ms", f"Over {len(known)} loads: {lead}"
 
 
-def _place(record: Mapping[str, Any]) -> str:
-    """The target, and how tensors travelled to it; older results do not say that."""
-    return f"{record['target']} ({record['transport']})" if record.get("transport") else str(record["target"])
-
-
-def _answer(slo: Mapping[str, Any], target: str) -> tuple[str, str]:
+def _answer(slo: SloResult, target: str) -> tuple[str, str]:
     """What a search for the highest rate within a limit found."""
-    limit = f"{slo['percentile']} within {slo['slo_ms']:g} ms"
-    why = _LIMITS.get(slo["limited_by"], slo["limited_by"])
-    if not slo["met"]:
+    limit = f"{slo.percentile} within {slo.slo_ms:g} ms"
+    why = _LIMITS[slo.limited_by] if slo.limited_by else ""
+    if not slo.met:
         return f"No rate keeps {limit}", f"at {target}: at the lowest one, {why or 'nothing was shown'}."
     above = f" Above it, {why}." if why else ""
     return (
-        f"{count(slo['highest_rate'])} requests per second",
+        f"{count(slo.highest_rate)} requests per second",
         f"is the highest rate shown to keep {limit} at {target}.{above}",
     )
 
 
-def _tried(slo: Mapping[str, Any] | None) -> tuple[tuple[str, ...], ...]:
+def _tried(slo: SloResult | None) -> tuple[tuple[str, ...], ...]:
     """Each rate of a search: its p99, what that is at most, what this says of the limit, and the client's figures."""
     return tuple(
         (
-            count(point["rate_offered"]),
-            milliseconds(point["latency_ms"]["p99"]),
-            milliseconds(point["p99_at_most_ms"]),
-            str(point["shown"]),
+            count(point.rate_offered),
+            milliseconds(point.latency_ms.p99),
+            milliseconds(point.p99_at_most_ms),
+            point.shown,
             *own_figures(point),
         )
-        for point in sorted(slo["curve"] if slo else (), key=lambda one: float(one["rate_offered"]))
+        for point in sorted(slo.curve if slo else (), key=lambda one: one.rate_offered)
     )
 
 
-def _facts(record: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+def _facts(record: BenchResult) -> tuple[tuple[str, str, str], ...]:
     """A named scenario's metric."""
-    if "scenario" not in record:
+    found = record.scenario
+    if not found:
         return ()
-    found = record["scenario"]
-    ends = found["interval"]
+    ends = found.interval
     spread = "" if ends is None else f"99 % interval {ends[0]:,.4g} to {ends[1]:,.4g}; "
-    value = "unknown" if found["value"] is None else f"{found['value']:,.4g}"
-    return ((f"{found['name']}: {found['metric']}", value, f"{spread}{found['note']}"),)
+    value = "unknown" if found.value is None else f"{found.value:,.4g}"
+    return ((f"{found.name}: {found.metric}", value, f"{spread}{found.note}"),)
 
 
-def doubts(record: Mapping[str, Any]) -> list[str]:
+def doubts(record: BenchResult) -> list[str]:
     """What a careful reader would ask before believing the figures."""
-    runs = record["runs"]
-    late_ms = [run["client_lateness_p99_ms"] for run in runs if run["client_behind"]]
+    runs = record.runs
+    late_ms = [run.client_lateness_p99_ms for run in runs if run.client_behind]
     together = len(late_ms) > _SINGLY
     found = []
     if together:
@@ -183,38 +177,38 @@ def doubts(record: Mapping[str, Any]) -> list[str]:
             f"in {len(late_ms)} of {len(runs)} runs the client itself fell behind its plan (p99 {min(late_ms)} to "
             f"{max(late_ms)} ms), so their percentiles would not be the server's"
         )
-        found += list(dict.fromkeys(run["late_because"] for run in runs if run.get("late_because")))
+        found += list(dict.fromkeys(run.late_because for run in runs if run.late_because))
     for run in runs:
-        if run["client_behind"]:
-            because = f": {run['late_because']}" if run.get("late_because") else ""
+        if run.client_behind:
+            because = f": {run.late_because}" if run.late_because else ""
             if not together:
                 found.append(
-                    f"{load(run)}: the client itself fell behind its plan (p99 {run['client_lateness_p99_ms']} ms), so "
+                    f"{load(run)}: the client itself fell behind its plan (p99 {run.client_lateness_p99_ms} ms), so "
                     f"its percentiles would not be the server's{because}"
                 )
-        elif run.get("client_cpu", 0) > _BUSY * run.get("client_processes", 1):
+        elif run.client_cpu > _BUSY * run.client_processes:
             found.append(
-                f"{load(run)}: the client kept {run['client_cpu']:.2f} cores busy: its own speed may be the limit"
+                f"{load(run)}: the client kept {run.client_cpu:.2f} cores busy: its own speed may be the limit"
             )
-        elif run["latency_ms"]["p99"] is None:
-            found.append(f"{load(run)}: {run['samples']:,} samples are too few for a p99, which takes 459")
+        elif run.latency_ms.p99 is None:
+            found.append(f"{load(run)}: {run.samples:,} samples are too few for a p99, which takes 459")
     return found
 
 
-def _figures(run: Mapping[str, Any]) -> dict[str, float | None]:
-    return {name: run["latency_ms"][name] for name in ("p50", "p95", "p99")}
+def _figures(run: Run) -> dict[str, float | None]:
+    return {"p50": run.latency_ms.p50, "p95": run.latency_ms.p95, "p99": run.latency_ms.p99}
 
 
-def _quantiles(run: Mapping[str, Any]) -> list[tuple[float, float]]:
+def _quantiles(run: Run) -> list[tuple[float, float]]:
     """Quantiles in milliseconds, the lowest ones too, from the latencies that the record keeps."""
-    values = np.sort(np.asarray(run.get("latencies_us") or [], float)) / 1e3
+    values = np.sort(np.asarray(run.latencies_us, float)) / 1e3
     if len(values) < 8:
         return []
     low = [(q, float(values[int(q * (len(values) - 1))])) for q in (0.0, 0.1)]
     return [*low, *curve(values)]
 
 
-def _spread(entries: list[Any]) -> list[Any]:
+def _spread(entries: list[_Drawn]) -> list[_Drawn]:
     """As many as there are colours, evenly from first to last."""
     entries = [entry for entry in entries if entry[3]]
     if len(entries) <= _MOST_CURVES:
@@ -225,47 +219,44 @@ def _spread(entries: list[Any]) -> list[Any]:
     ]
 
 
-def _rates(record: Mapping[str, Any]) -> Chart | None:
+def _rates(record: BenchResult) -> Chart | None:
     """Latency against offered rate, where there are three open runs or more; with the limit of a search."""
-    slo = record.get("slo")
-    runs = slo["curve"] if slo else [run for run in record["runs"] if run["mode"] == "open"]
+    slo = record.slo
+    runs: Sequence[Run | CurvePoint] = slo.curve if slo else [run for run in record.runs if run.mode == "open"]
     swept = sorted(
-        (run for run in runs if run["rate_offered"] and run["latency_ms"]["p50"] is not None),
-        key=lambda run: run["rate_offered"],
+        ((run.rate_offered, run.latency_ms) for run in runs if run.rate_offered and run.latency_ms.p50 is not None),
+        key=lambda one: one[0],
     )
     if len(swept) < 3:
         return None
     series = [
-        Series(name, tone, tuple(_rate_point(run, name) for run in swept if run["latency_ms"].get(name) is not None))
+        Series(
+            name,
+            tone,
+            tuple(
+                Point(rate, value, f"{count(rate)}/s", f"{milliseconds(value)} ms")
+                for rate, latency in swept
+                if (value := getattr(latency, name)) is not None
+            ),
+        )
         for name, tone in _RATE_LINES
     ]
     kept = tuple(one for one in series if one.points)
-    rule = Tick(slo["slo_ms"], f"limit {slo['slo_ms']:g} ms") if slo else None
+    rule = Tick(slo.slo_ms, f"limit {slo.slo_ms:g} ms") if slo else None
     values = [point.y for one in kept for point in one.points] + ([rule.value] if rule else [])
-    x = linear(
-        0, max(run["rate_offered"] for run in swept) * 1.04, "requests per second, offered", lambda rate: f"{rate:,.6g}"
-    )
+    x = linear(0, swept[-1][0] * 1.04, "requests per second, offered", lambda rate: f"{rate:,.6g}")
     y = logarithmic(min(values) / 1.25, max(values) * 1.25, "latency", round_milliseconds)
     return Chart("Latency against the offered rate", x, y, kept, rule)
 
 
-def _rate_point(run: Mapping[str, Any], name: str) -> Point:
-    rate, value = run["rate_offered"], run["latency_ms"][name]
-    return Point(rate, value, f"{count(rate)}/s", f"{milliseconds(value)} ms")
-
-
-def _changes(record: Mapping[str, Any]) -> tuple[Change, ...]:
+def _changes(record: BenchResult) -> tuple[Change, ...]:
     entries = [
-        (load(record["runs"][entry["run"]]), name, found)
-        for entry in record.get("comparison", [])
-        for name, found in entry["percentiles"].items()
+        (load(record.runs[entry.run]), name, found)
+        for entry in record.comparison or ()
+        for name, found in entry.percentiles.items()
     ]
-    reach = reach_of([found["ratio"] for _, _, found in entries]) if entries else 1.0
+    reach = reach_of([found.ratio for _, _, found in entries]) if entries else 1.0
     return tuple(
-        Change(run, name.replace("_", "."), found["ratio"], found["verdict"], ratio_bar(found["ratio"], reach))
+        Change(run, name.replace("_", "."), found.ratio, found.verdict, ratio_bar(found.ratio, reach))
         for run, name, found in entries
     )
-
-
-def _ms(value: float) -> str:
-    return f"{milliseconds(value)} ms"

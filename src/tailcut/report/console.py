@@ -1,10 +1,10 @@
 """What a tune shows on a terminal: a line for each candidate as it is judged, and the whole at the end."""
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from msgspec import UNSET
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.status import Status
@@ -14,7 +14,6 @@ from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.tune_page import (
     UNCHANGED,
     arm_title,
-    arms_of,
     copy_words,
     cost_words,
     memory_words,
@@ -26,7 +25,7 @@ from tailcut.report.tune_page import (
     tie_words,
     unchanged_words,
 )
-from tailcut.report.words import cpu, ratio
+from tailcut.report.words import cpu, fixed_milliseconds, ratio
 from tailcut.tuner.events import (
     Best,
     CandidateDone,
@@ -38,6 +37,7 @@ from tailcut.tuner.events import (
     RungDone,
     RungStarted,
 )
+from tailcut.tuner.result_records import ArmFigures, Candidate, ComparisonResult, TuneResult, Verification
 
 COLOURS = {
     "better": "green",
@@ -109,38 +109,40 @@ class LadderView:
         return f"{parts[0]} [dim]{' · '.join(parts[1:])}[/]"
 
 
-def candidate_line(candidate: Mapping[str, Any]) -> str:
+def candidate_line(candidate: Candidate) -> str:
     """One candidate in one line of rich markup."""
-    word = candidate["verdict"]
-    return f"[{COLOURS[word]}]{word:10s}[/] {escape(candidate['setting'])} [dim]{escape(candidate['reason'])}[/]"
+    word = candidate.verdict
+    return f"[{COLOURS[word]}]{word:10s}[/] {escape(candidate.setting)} [dim]{escape(candidate.reason)}[/]"
 
 
-def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a line for each thing there is
+def tune_summary(result: TuneResult) -> RenderableType:
     """The verification as a table, what was gained, and where the files are."""
-    checked = result["verification"]
+    checked = result.verification
     lines: list[RenderableType] = []
     if checked is None:
         lines.append("[yellow]not verified: interrupted before the end; the best settings so far were kept[/]")
     else:
-        in_flight = f"req/s at {checked['clients']} in flight"
-        table = Table(title=f"verified at {result['objective']['rate']:,.6g} requests/s, latency in ms")
+        in_flight = f"req/s at {checked.clients} in flight"
+        table = Table(title=f"verified at {result.objective.rate:,.6g} requests/s, latency in ms")
         for name in ("", "p50", "p95", "p99", "99 % interval", "samples", in_flight, "CPU a request"):
             table.add_column(name, justify="right" if name else "left")
-        for arm in arms_of(checked):
-            found = checked[arm]
-            bounds = found["p99_interval_ms"]
-            spread = "unknown" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
-            figures = [_ms(found[name]) for name in ("p50_ms", "p95_ms", "p99_ms")]
-            speed = "unknown" if found["throughput"] is None else f"{found['throughput']:,.0f}"
-            table.add_row(arm_title(arm, result), *figures, spread, f"{found['samples']:,}", speed, cpu(found["cost"]))
-        lines += [table, headline(result)]
+        for arm, found in checked.arms.items():
+            figures = [
+                fixed_milliseconds(found.p50_ms),
+                fixed_milliseconds(found.p95_ms),
+                fixed_milliseconds(found.p99_ms),
+                _spread(found),
+            ]
+            speed = _speed(found)
+            table.add_row(arm_title(arm, result), *figures, f"{found.samples:,}", speed, cpu(found.cost))
+        lines += [table, headline(result, checked)]
         more = more_traffic(result)
         if more:
             lines.append(f"[green]{escape(more)}[/]")
         notes = (tie_words(result), cost_words(result), memory_words(result))
         lines += [escape(words) for words in notes if words]
     lines += [f"[cyan]not accepted, but quicker: {escape(words)}[/]" for words in offer_words(result)]
-    accuracy = result["accuracy"]
+    accuracy = result.accuracy
     if accuracy is not None:
         answers = "; ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
         if answers:
@@ -150,76 +152,75 @@ def tune_summary(result: Mapping[str, Any]) -> RenderableType:  # noqa: C901  a 
     batching = rows_words(result)
     if batching:
         lines.append(escape(batching))
-    lines += [
-        escape(words) for words in (copy_words(result), retune_words(result), noise_words(result["noise"])) if words
-    ]
-    for name in ("profile", "report"):
-        if result[name]:
-            lines.append(f"{name}: {escape(str(result[name]))}")
+    lines += [escape(words) for words in (copy_words(result), retune_words(result), noise_words(result.noise)) if words]
+    files = (("profile", result.profile), ("report", result.report))
+    lines += [f"{name}: {escape(path)}" for name, path in files if path]
     return Group(*lines)
 
 
-def comparison_summary(record: Mapping[str, Any]) -> RenderableType:
+def comparison_summary(record: ComparisonResult) -> RenderableType:
     """Profiles compared with the first of them, as a table and a verdict for each."""
-    table = Table(title=f"{record['model']} at {record['rate']:,.6g} requests/s, latency in ms")
-    columns = ("profile", "p50", "p99", "99 % interval", "p99 ratio", f"req/s at {record['clients']} in flight")
+    table = Table(title=f"{record.model} at {record.rate:,.6g} requests/s, latency in ms")
+    columns = ("profile", "p50", "p99", "99 % interval", "p99 ratio", f"req/s at {record.clients} in flight")
     for name in (*columns, "throughput ratio", "CPU a request"):
         table.add_column(name, justify="left" if name == "profile" else "right")
     lines: list[RenderableType] = [table]
-    for one in record["profiles"]:
-        bounds = one["p99_interval_ms"]
+    for one in record.profiles:
         table.add_row(
-            escape(one["profile"]),
-            _ms(one["p50_ms"]),
-            _ms(one["p99_ms"]),
-            "unknown" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}",
-            ratio(one["ratios"].get("p99")) if one["verdict"] else "",
-            "unknown" if one["throughput"] is None else f"{one['throughput']:,.0f}",
-            ratio(one["throughput_ratio"]) if one["verdict"] else "",
-            cpu(one["cost"]),
+            escape(one.profile),
+            fixed_milliseconds(one.p50_ms),
+            fixed_milliseconds(one.p99_ms),
+            _spread(one),
+            ratio(one.ratios.get("p99")) if one.verdict else "",
+            _speed(one),
+            ratio(one.throughput_ratio) if one.verdict else "",
+            cpu(one.cost),
         )
-        name = escape(one["profile"])
-        if one["wrong"]:
-            lines.append(f"[red]{name} answers wrongly: {escape(one['wrong'])}[/]")
-        elif one["unchanged"]:
+        name = escape(one.profile)
+        if one.wrong:
+            lines.append(f"[red]{name} answers wrongly: {escape(one.wrong)}[/]")
+        elif one.unchanged:
             lines.append(f"[dim]{name}: {UNCHANGED}: the same settings as the first profile[/]")
-        elif one["verdict"]:
-            lines.append(f"[{COLOURS[one['verdict']]}]{name}: {one['verdict']}[/] {escape(one['reason'])}")
-        if "slo_met" in one:
-            words = {True: "met", False: "missed", None: "too near to tell"}[one["slo_met"]]
-            lines.append(f"{name}: the limit of {record['objective']['slo_ms']:g} ms is {words}")
-    noise = noise_words(record["noise"])
+        elif one.verdict:
+            lines.append(f"[{COLOURS[one.verdict]}]{name}: {one.verdict}[/] {escape(one.reason)}")
+        if one.slo_met is not UNSET:
+            words = {True: "met", False: "missed", None: "too near to tell"}[one.slo_met]
+            lines.append(f"{name}: the limit of {record.objective.slo_ms:g} ms is {words}")
+    noise = noise_words(record.noise)
     return Group(*lines, *([escape(noise)] if noise else []))
 
 
-def headline(result: Mapping[str, Any]) -> str:
+def headline(result: TuneResult, checked: Verification) -> str:
     """What was gained, in one honest sentence of rich markup."""
-    checked = result["verification"]
-    ratio = checked.get("tail_ratio") or checked["p99_ratio"]
-    if ratio is None:
+    tail = checked.tail_ratio
+    if tail is None:
         return "the samples are too few to tell the tail: raise --budget or --rate"
-    of = ratio.get("of", "p99")
-    if result.get("unchanged"):
-        said = f"{UNCHANGED}: {unchanged_words(result)} {of} x{ratio['point']:.2f} of the baseline's"
-    elif ratio["high"] < 1:
+    if result.unchanged:
+        said = f"{UNCHANGED}: {unchanged_words(result)} {tail.of} x{tail.point:.2f} of the baseline's"
+    elif tail.high < 1:
         said = (
-            f"[green]{of} is {1 / ratio['point']:.2f} times shorter than the baseline's[/] "
-            f"({1 / ratio['high']:.2f} to {1 / ratio['low']:.2f}, 99 % interval)"
+            f"[green]{tail.of} is {1 / tail.point:.2f} times shorter than the baseline's[/] "
+            f"({1 / tail.high:.2f} to {1 / tail.low:.2f}, 99 % interval)"
         )
     else:
-        said = f"{of} was not proven better: x{ratio['point']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-    against = checked["reference_p99_ratio"]
+        said = f"{tail.of} was not proven better: x{tail.point:.2f} ({tail.low:.2f} to {tail.high:.2f})"
+    against = checked.reference_p99_ratio
     if against is not None:
-        said += f"; x{against['point']:.2f} of the reference's ({against['low']:.2f} to {against['high']:.2f})"
-    if "slo_met" in checked:
+        said += f"; x{against.point:.2f} of the reference's ({against.low:.2f} to {against.high:.2f})"
+    if checked.slo_met is not UNSET:
         words = {
             True: "[green]inside the deadline[/]",
             False: "[red]over the deadline[/]",
             None: "too near the deadline to tell",
         }
-        said += f"; {words[checked['slo_met']]} of {result['objective']['slo_ms']:g} ms"
+        said += f"; {words[checked.slo_met]} of {result.objective.slo_ms:g} ms"
     return said
 
 
-def _ms(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"
+def _spread(arm: ArmFigures) -> str:
+    ends = arm.p99_interval_ms
+    return "unknown" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def _speed(arm: ArmFigures) -> str:
+    return "unknown" if arm.throughput is None else f"{arm.throughput:,.0f}"

@@ -12,12 +12,14 @@ from typing import Any
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from tailcut.lab.records import ExplainResult
+from tailcut.lab.records import BenchResult, ExplainResult, MicrobenchResult
 from tailcut.planning.records import PlanResult
 from tailcut.report import bench_page, explain_page, microbench_page, plan_page, together_page, tune_page, words
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.explain import HEADS
 from tailcut.report.tune_page import headline
+from tailcut.tuner.result_records import TuneResult
+from tailcut.tuner.together.result_records import JointResult
 
 __all__ = [
     "headline",
@@ -56,6 +58,7 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
         "ratio": words.ratio,
         "bounds": words.bounds,
         "costs": words.costs,
+        "between": words.milliseconds_between,
         "own": words.own_figures,
         "length_range": words.length_range,
     }
@@ -64,7 +67,7 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
     return environment.get_template(template).render(raw=text, **values)
 
 
-def render_tune_html(result: Mapping[str, Any]) -> str:
+def render_tune_html(result: TuneResult) -> str:
     """The report of one tune.
 
     Args:
@@ -73,14 +76,15 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
     strips, chart = tune_page.before_after(result)
     return render(
         "tune.html.j2",
-        result,
+        msgspec.to_builtins(result),
         result=result,
         headline=headline(result),
         facts=tune_page.tune_facts(result),
         rows=tune_page.rows_words(result),
-        arms=tune_page.arms_of(result["verification"]) if result["verification"] else (),
+        arms=result.verification.arms if result.verification else {},
+        settings=msgspec.to_builtins(result.settings),
         pareto=tune_page.pareto_chart(result),
-        noise=tune_page.noise_words(result.get("noise")),
+        noise=tune_page.noise_words(result.noise),
         titles={name: tune_page.arm_title(name, result) for name in tune_page.ARM_WORDS},
         notes=[
             words
@@ -98,21 +102,21 @@ def render_tune_html(result: Mapping[str, Any]) -> str:
         chart=chart,
         more_traffic=tune_page.more_traffic(result),
         waterfall=tune_page.waterfall(result),
-        answers=accuracy_figures(result["accuracy"]) if result["accuracy"] else [],
-        not_compared=random_words(result["accuracy"]) if result["accuracy"] else "",
+        answers=accuracy_figures(result.accuracy) if result.accuracy else [],
+        not_compared=random_words(result.accuracy) if result.accuracy else "",
     )
 
 
-def render_together_html(result: Mapping[str, Any]) -> str:
+def render_together_html(result: JointResult) -> str:
     """The report of a joint tune.
 
     Args:
         result: what `tailcut tune A.onnx B.onnx --json` prints.
     """
-    notes = (together_page.cpu_words(result), tune_page.noise_words(result["noise"]))
+    notes = (together_page.cpu_words(result), tune_page.noise_words(result.noise))
     return render(
         "together.html.j2",
-        result,
+        msgspec.to_builtins(result),
         result=result,
         headline=together_page.headline(result),
         parts_of_models=together_page.model_parts(result),
@@ -120,7 +124,7 @@ def render_together_html(result: Mapping[str, Any]) -> str:
     )
 
 
-def render_bench_html(record: Mapping[str, Any]) -> str:
+def render_bench_html(record: BenchResult) -> str:
     """The report of one load test.
 
     Args:
@@ -129,23 +133,24 @@ def render_bench_html(record: Mapping[str, Any]) -> str:
     return render("bench.html.j2", _light(record), record=record, page=bench_page.page(record))
 
 
-def _light(record: Mapping[str, Any]) -> dict[str, Any]:
+def _light(record: BenchResult) -> dict[str, Any]:
     """The record with every k-th latency only where all of them would make the page heavy; then it says so."""
-    held = sum(len(run.get("latencies_us") or []) for run in record["runs"])
-    step = -(-held // _MOST_LATENCIES)
-    if step <= 1:
-        return dict(record)
-    runs = [run | {"latencies_us": (run.get("latencies_us") or [])[::step], "thinned": step} for run in record["runs"]]
-    return dict(record) | {"runs": runs}
+    raw: dict[str, Any] = msgspec.to_builtins(record)
+    step = -(-sum(len(run.latencies_us) for run in record.runs) // _MOST_LATENCIES)
+    if step > 1:
+        for run in raw["runs"]:
+            run |= {"latencies_us": run["latencies_us"][::step], "thinned": step}
+    return raw
 
 
-def render_microbench_html(record: Mapping[str, Any]) -> str:
+def render_microbench_html(record: MicrobenchResult) -> str:
     """The report of one micro-benchmark.
 
     Args:
         record: what `tailcut microbench --json` prints.
     """
-    return render("microbench.html.j2", record, record=record, page=microbench_page.page(record))
+    raw = msgspec.to_builtins(record)
+    return render("microbench.html.j2", raw, record=record, page=microbench_page.page(record))
 
 
 def render_explain_html(found: ExplainResult) -> str:

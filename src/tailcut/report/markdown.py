@@ -4,16 +4,15 @@ Names come from strangers: whatever Markdown or HTML would read into them is esc
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from tailcut.lab.records import BenchResult, MachineFacts, MicrobenchResult
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
 from tailcut.report.tune_page import (
     UNCHANGED,
     arm_title,
-    arms_of,
     copy_words,
     cost_words,
     headline,
@@ -33,96 +32,98 @@ from tailcut.report.words import (
     length_range,
     load,
     milliseconds,
+    milliseconds_between,
     nanoseconds,
     own_figures,
     ratio,
 )
+from tailcut.tuner.result_records import TuneResult, WorstRow
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 
-def tune_markdown(result: Mapping[str, Any]) -> str:
+def tune_markdown(result: TuneResult) -> str:
     """The outcome of a tune.
 
     Args:
         result: what `tailcut tune --json` prints.
     """
     title, sentence = headline(result)
-    parts = [f"### {plain(result['model']['name'])}: {title}", plain(sentence)]
-    checked = result["verification"]
+    parts = [f"### {plain(result.model.name)}: {title}", plain(sentence)]
+    checked = result.verification
     if checked is not None:
         rows = [
             [
                 arm_title(name, result),
-                *(milliseconds(checked[name][f"{p}_ms"]) for p in ("p50", "p95", "p99")),
-                _interval(checked[name]),
-                count(checked[name]["samples"]),
-                count(checked[name]["throughput"]),
-                cpu(checked[name]["cost"]),
+                *(milliseconds(value) for value in (arm.p50_ms, arm.p95_ms, arm.p99_ms)),
+                milliseconds_between(arm.p99_interval_ms),
+                count(arm.samples),
+                count(arm.throughput),
+                cpu(arm.cost),
             ]
-            for name in arms_of(checked)
+            for name, arm in checked.arms.items()
         ]
         heads = ["", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "samples", "requests/s", "CPU a request"]
         parts.append(_table(heads, rows))
         against = ""
-        if checked.get("reference") is not None:
-            against = f", p99 to the reference {ratio(checked['reference_p99_ratio'])}"
-        speed = ratio(checked["throughput_ratio"])
-        parts.append(f"{_tail(checked)} to the baseline{against}; throughput {speed}.")
+        if checked.reference:
+            against = f", p99 to the reference {ratio(checked.reference_p99_ratio)}"
+        speed = ratio(checked.throughput_ratio)
+        tail = checked.tail_ratio
+        words = f"{tail.of if tail else 'p99'} {ratio(tail)}"
+        parts.append(f"{words} to the baseline{against}; throughput {speed}.")
         if more_traffic(result):
             parts.append(plain(f"{more_traffic(result)}."))
     rungs = [
         [
             step.name,
-            " <br> ".join(_code(one.entry["setting"]) for one in step.kept) or UNCHANGED,
+            " <br> ".join(_code(one.entry.setting) for one in step.kept) or UNCHANGED,
             str(len(step.dropped)),
             plain(" / ".join(one.short for one in step.kept) or step.note),
         ]
         for step in waterfall(result).steps
     ]
     parts.append(_table(["rung", "kept", "dropped", "why"], rungs))
-    accuracy = result["accuracy"]
+    accuracy = result.accuracy
     if accuracy:
         figures = "; ".join(f"{words} {figure}" for words, figure in accuracy_figures(accuracy))
-        said = [plain(f"Answers to {accuracy['requests']:,} requests: {figures}.") if figures else ""]
+        said = [plain(f"Answers to {accuracy.requests:,} requests: {figures}.") if figures else ""]
         parts += [words for words in (*said, plain(random_words(accuracy))) if words]
-        if accuracy["worst_rows"]:
-            parts.append(_worst_rows(accuracy["worst_rows"]))
+        if accuracy.worst_rows:
+            parts.append(_worst_rows(accuracy.worst_rows))
     notes = (
         retune_words(result),
         tie_words(result),
         cost_words(result),
         memory_words(result),
-        noise_words(result.get("noise")),
+        noise_words(result.noise),
     )
     parts += [plain(f"{words[0].upper()}{words[1:]}.") for words in notes if words]
     parts += [plain(f"Not accepted, but quicker: {words}.") for words in offer_words(result)]
-    batching = rows_words(result)
-    if batching:
-        parts.append(plain(batching))
+    parts.append(plain(rows_words(result)))
     if copy_words(result):
         parts.append(plain(copy_words(result)))
-    parts.append(_details(result["command"], result["machine"]))
+    parts.append(_details(result.command, result.machine))
     return "\n\n".join(parts)
 
 
-def _worst_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+def _worst_rows(rows: Sequence[WorstRow]) -> str:
     heads = ["furthest off", "row", "output", "found", "expected", "got"]
     cells = [
         [
-            plain(row["asked"] or f"request {row['request']}"),
-            str(row["row"]),
-            _code(row["output"]),
-            plain(row["found"]),
-            _code(row["expected"]),
-            _code(row["got"]),
+            plain(row.asked or f"request {row.request}"),
+            str(row.row),
+            _code(row.output),
+            plain(row.found),
+            _code(row.expected),
+            _code(row.got),
         ]
         for row in rows
     ]
     return f"<details><summary>rows furthest off</summary>\n\n{_table(heads, cells)}\n\n</details>"
 
 
-def bench_markdown(record: Mapping[str, Any]) -> str:
+def bench_markdown(record: BenchResult) -> str:
     """A load test.
 
     Args:
@@ -131,18 +132,17 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
     page = bench_page.page(record)
     parts = [f"### {plain(page.headline)}", plain(page.lead)]
     rows = []
-    costs = any(run["server_cost"] for run in record["runs"])
-    for run in record["runs"]:
-        latency = run["latency_ms"]
-        failed = ", ".join(f"{number} x {kind}" for kind, number in run["errors"].items()) or "0"
-        figures = [milliseconds(latency[name]) for name in ("p50", "p95", "p99")]
-        row = [plain(load(run)), count(run["rate_achieved"]), count(run["samples"]), *figures]
-        row += [_interval(run), plain(failed), *own_figures(run)]
-        rows.append(row + ([cpu(run["server_cost"])] if costs else []))
+    for run in record.runs:
+        latency = run.latency_ms
+        failed = ", ".join(f"{number} x {kind}" for kind, number in run.errors.items()) or "0"
+        figures = [milliseconds(value) for value in (latency.p50, latency.p95, latency.p99)]
+        row = [plain(load(run)), count(run.rate_achieved), count(run.samples), *figures]
+        row += [milliseconds_between(run.p99_interval_ms), plain(failed), *own_figures(run)]
+        rows.append(row + ([cpu(run.server_cost)] if page.costs else []))
     heads = (
         ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"]
         + ["client late, p99 ms", "client CPUs"]
-        + (["server CPU"] if costs else [])
+        + (["server CPU"] if page.costs else [])
     )
     parts.append(_table(heads, rows))
     parts += [f"{plain(term)}: {value} {plain(note)}".rstrip() for term, value, note in page.facts]
@@ -151,20 +151,20 @@ def bench_markdown(record: Mapping[str, Any]) -> str:
         parts.append(_table(heads, [list(row) for row in page.tried]))
     for text, lengths in page.lengths:
         cells = [
-            [length_range(part), count(part["samples"])]
-            + [milliseconds(part["latency_ms"][name]) for name in ("p50", "p95", "p99")]
-            for part in lengths["quartiles"]
+            [length_range(part), count(part.samples)]
+            + [milliseconds(value) for value in (part.latency_ms.p50, part.latency_ms.p95, part.latency_ms.p99)]
+            for part in lengths.quartiles
         ]
         parts += [plain(f"{text}."), _table(["length", "samples", "p50 ms", "p95 ms", "p99 ms"], cells)]
     if page.changes:
         changed = [[one.run, one.name, ratio(one.ratio), _verdict(one.verdict, one.verdict)] for one in page.changes]
         parts.append(_table(["load", "percentile", "to the earlier result", "verdict"], changed))
     parts += [f"> {plain(line)}" for line in page.doubts]
-    parts.append(_details(record["command"], record["machine"]))
+    parts.append(_details(record.command, record.machine))
     return "\n\n".join(parts)
 
 
-def microbench_markdown(record: Mapping[str, Any]) -> str:
+def microbench_markdown(record: MicrobenchResult) -> str:
     """A micro-benchmark.
 
     Args:
@@ -173,10 +173,10 @@ def microbench_markdown(record: Mapping[str, Any]) -> str:
     title, sentence = microbench_page.headline(record)
     counted = count_columns(record)
     rows = [
-        [_code(one["name"]), nanoseconds(one["median_ns"]["point"]), bounds(one["median_ns"])]
-        + [nanoseconds(one["p95_ns"] and one["p95_ns"]["point"]), str(one["samples"]), outlier_words(one["outliers"])]
+        [_code(one.name), nanoseconds(one.median_ns.point), bounds(one.median_ns)]
+        + [nanoseconds(None if one.p95_ns is None else one.p95_ns.point), str(one.samples), outlier_words(one.outliers)]
         + [words[number] for _, words in counted]
-        for number, one in enumerate(record["functions"])
+        for number, one in enumerate(record.functions)
     ]
     heads = ["function", "median", "99 % interval", "p95", "samples", "outliers", *(title for title, _ in counted)]
     parts = [f"### {plain(title)}", plain(sentence), _table(heads, rows)]
@@ -187,7 +187,7 @@ def microbench_markdown(record: Mapping[str, Any]) -> str:
         ]
         parts.append(_table(["function", "to", "ratio of times", "verdict"], compared))
     parts += [f"> {plain(line)}" for line in doubts(record)]
-    parts += [f"{harness_words(record).capitalize()}.", _details(record["command"], record["machine"])]
+    parts += [f"{harness_words(record).capitalize()}.", _details(record.command, record.machine)]
     return "\n\n".join(parts)
 
 
@@ -198,20 +198,10 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _details(command: str, machine: Mapping[str, Any]) -> str:
+def _details(command: str, machine: MachineFacts) -> str:
     names = ("cpu", "usable_cpus", "isa", "system", "python")
     facts = ", ".join(f"{name} {machine[name]}" for name in names if name in machine)
     return f"<details><summary>command and machine</summary>\n\n{_code(command)}\n\n{plain(facts)}\n\n</details>"
-
-
-def _tail(checked: Mapping[str, Any]) -> str:
-    found = checked.get("tail_ratio") or checked["p99_ratio"]
-    return f"{found.get('of', 'p99') if found else 'p99'} {ratio(found)}"
-
-
-def _interval(entry: Mapping[str, Any]) -> str:
-    ends = entry["p99_interval_ms"]
-    return "unknown" if ends is None else f"{milliseconds(ends[0])} to {milliseconds(ends[1])}"
 
 
 def _verdict(verdict: str, words: str) -> str:

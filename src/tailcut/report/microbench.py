@@ -1,12 +1,11 @@
 """What `tailcut microbench` shows a person on a terminal, and its doubts in words, which all its reports share."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from msgspec import UNSET
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tailcut.lab.records import MicrobenchResult, Outliers
 from tailcut.report.words import bounds, count, nanoseconds, ratio
 
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
@@ -24,7 +23,7 @@ _COUNTS = (
 _DRIFT = 0.02
 
 
-def microbench_table(record: Mapping[str, Any]) -> None:
+def microbench_table(record: MicrobenchResult) -> None:
     """Print a record to stdout."""
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -35,80 +34,75 @@ def microbench_table(record: Mapping[str, Any]) -> None:
     counted = count_columns(record)
     for title, _ in counted:
         table.add_column(title, justify="right")
-    for number, one in enumerate(record["functions"]):
-        slope, p95 = one["slope_ns"], one["p95_ns"]
-        row = [escape(one["name"]), nanoseconds(one["median_ns"]["point"]), bounds(one["median_ns"])]
-        row += ["one call each" if slope is None else nanoseconds(slope["point"]), nanoseconds(one["min_ns"])]
-        row += [nanoseconds(p95 and p95["point"]), f"{one['samples']}", outlier_words(one["outliers"])]
+    for number, one in enumerate(record.functions):
+        slope, p95 = one.slope_ns, one.p95_ns
+        row = [escape(one.name), nanoseconds(one.median_ns.point), bounds(one.median_ns)]
+        row += ["one call each" if slope is None else nanoseconds(slope.point), nanoseconds(one.min_ns)]
+        row += [nanoseconds(None if p95 is None else p95.point), f"{one.samples}", outlier_words(one.outliers)]
         table.add_row(*row, *(words[number] for _, words in counted))
     console.print(table)
-    for one in record["comparisons"]:
-        console.print(
-            f"{escape(one['name'])} against {escape(one['to'])}: {ratio(one['ratio'], 3)}: {_said(one['verdict'])}"
-        )
-    for one in record.get("against", []):
-        console.print(
-            f"{escape(one['name'])} against the saved {nanoseconds(one['before_ns'])}: {ratio(one['ratio'], 3)}: "
-            f"{_said(one['verdict'])}"
-        )
+    for beside in record.comparisons:
+        said = f"{ratio(beside.ratio, 3)}: {_said(beside.verdict)}"
+        console.print(f"{escape(beside.name)} against {escape(beside.to)}: {said}")
+    for change in record.against or ():
+        saved = nanoseconds(change.before_ns)
+        said = f"{ratio(change.ratio, 3)}: {_said(change.verdict)}"
+        console.print(f"{escape(change.name)} against the saved {saved}: {said}")
     for line in doubts(record):
         console.print(f"[yellow]{escape(line)}[/]")
     console.print(f"[dim]{harness_words(record)}[/]")
 
 
-def count_columns(record: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def count_columns(record: MicrobenchResult) -> list[tuple[str, list[str]]]:
     """Titles and cells of what was counted in a call: callgrind's instructions, and the counts that say something."""
-    functions = record["functions"]
+    functions = record.functions
     found = []
-    if any("instructions" in one for one in functions):
-        found.append(("instructions", [count(one.get("instructions")) for one in functions]))
+    retired = [None if one.instructions is UNSET else one.instructions for one in functions]
+    if any(number is not None for number in retired):
+        found.append(("instructions", [count(number) for number in retired]))
     for name, title, least in _COUNTS:
-        values = [one.get("counts", {}).get(name) for one in functions]
+        values = [one.counts.get(name) for one in functions]
         if any(value is not None and value >= least for value in values):
             found.append((title, [count(value) for value in values]))
     return found
 
 
-def doubts(record: Mapping[str, Any]) -> list[str]:
+def doubts(record: MicrobenchResult) -> list[str]:
     """What a careful reader would ask before believing the figures, in a line each."""
     found = []
-    functions = record["functions"]
-    cut = [one["name"] for one in functions if one["warmup"]["steady"] is False]
+    functions = record.functions
+    cut = [one.name for one in functions if one.warmup.steady is False]
     if cut:
         found.append(f"{', '.join(cut)}: still changing when the warm-up was cut: give it more with --warmup")
-    moved = [one for one in functions if one["drift"]["significant"] and abs(one["drift"]["change"]) >= _DRIFT]
+    moved = [one for one in functions if one.drift.significant and abs(one.drift.change) >= _DRIFT]
     if moved:
-        words = ", ".join(f"{one['name']} by {one['drift']['change']:+.1%}" for one in moved)
+        words = ", ".join(f"{one.name} by {one.drift.change:+.1%}" for one in moved)
         found.append(f"drifted from the first round to the last: {words}: ratios hold, times may not")
-    disturbed = [one for one in functions if _apart(one["outliers"]) > _MANY_OUTLIERS * one["samples"]]
+    disturbed = [one for one in functions if one.outliers.total > _MANY_OUTLIERS * one.samples]
     if disturbed:
-        words = ", ".join(f"{_apart(one['outliers'])} of {one['name']}" for one in disturbed)
+        words = ", ".join(f"{one.outliers.total} of {one.name}" for one in disturbed)
         found.append(f"more than a tenth of the samples stand apart ({words}): something else runs on this machine")
     return found
 
 
-def harness_words(record: Mapping[str, Any]) -> str:
+def harness_words(record: MicrobenchResult) -> str:
     """What the harness costs, and that it is not in the figures."""
-    overhead = record["overhead_ns"]
+    overhead = record.overhead_ns
     return (
-        f"subtracted: {nanoseconds(overhead['clock'])} a sample for reading the clock, "
-        f"{nanoseconds(overhead['loop'])} a call for the empty loop"
+        f"subtracted: {nanoseconds(overhead.clock)} a sample for reading the clock, "
+        f"{nanoseconds(overhead.loop)} a call for the empty loop"
     )
 
 
-def outlier_words(apart: Mapping[str, Any]) -> str:
+def outlier_words(apart: Outliers) -> str:
     """How many samples stand apart, and how far."""
-    severe, total = apart["low_severe"] + apart["high_severe"], _apart(apart)
+    severe, total = apart.low_severe + apart.high_severe, apart.total
     return "none" if not total else f"{total} mild" if not severe else f"{total}, {severe} severe"
 
 
 def verdict_words(verdict: str) -> str:
     """A verdict on a time."""
     return _WORDS[verdict]
-
-
-def _apart(apart: Mapping[str, Any]) -> int:
-    return sum(apart[name] for name in ("low_severe", "low_mild", "high_mild", "high_severe"))
 
 
 def _said(verdict: str) -> str:

@@ -1,11 +1,11 @@
 """What the page of a micro-benchmark says, as values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from tailcut.lab.records import FunctionResult, Interval, MicrobenchResult
 from tailcut.report.charts import TONES, Chart, Point, Scale, Series, density, linear, span
 from tailcut.report.microbench import count_columns, doubts, harness_words, verdict_words
 from tailcut.report.strips import Bar, ratio_bar, reach_of
@@ -21,7 +21,7 @@ class Change:
 
     name: str
     to: str
-    ratio: Mapping[str, float]
+    ratio: Interval
     verdict: str
     words: str
     bar: Bar | None
@@ -33,7 +33,7 @@ class MicrobenchPage:
 
     headline: str
     lead: str
-    functions: tuple[tuple[str, Mapping[str, Any]], ...]
+    functions: tuple[tuple[str, FunctionResult], ...]
     counted: tuple[tuple[str, list[str]], ...]
     drawn: int
     distribution: Chart
@@ -44,13 +44,13 @@ class MicrobenchPage:
     harness: str
 
 
-def page(record: Mapping[str, Any]) -> MicrobenchPage:
+def page(record: MicrobenchResult) -> MicrobenchPage:
     """Read a record of `tailcut microbench`."""
-    functions = [(TONES[number % len(TONES)], one) for number, one in enumerate(record["functions"])]
+    functions = [(TONES[number % len(TONES)], one) for number, one in enumerate(record.functions)]
     changes = _changes(record)
     head, lead = headline(record)
     drawn = functions[:_DRAWN]
-    scale = span([value for _, one in drawn for value in one["samples_ns"]], "time of a call", nanoseconds)
+    scale = span([value for _, one in drawn for value in one.samples_ns], "time of a call", nanoseconds)
     return MicrobenchPage(
         head,
         lead,
@@ -66,61 +66,61 @@ def page(record: Mapping[str, Any]) -> MicrobenchPage:
     )
 
 
-def headline(record: Mapping[str, Any]) -> tuple[str, str]:
+def headline(record: MicrobenchResult) -> tuple[str, str]:
     """The time of the only function, the winner of several, or what changed since the saved run."""
-    against, comparisons, functions = record.get("against", []), record["comparisons"], record["functions"]
-    slower = [one for one in against if one["verdict"] == "worse"]
+    against, comparisons, functions = (record.against or []), record.comparisons, record.functions
+    slower = [one for one in against if one.verdict == "worse"]
     if slower:
-        first = f"{slower[0]['name']} got slower" if len(slower) == 1 else f"{len(slower)} functions got slower"
+        first = f"{slower[0].name} got slower" if len(slower) == 1 else f"{len(slower)} functions got slower"
         return first, f"Of {len(against)} compared with the saved run; the whole 99 % interval lies beyond the noise."
     if len(functions) == 1:
         one = functions[0]
         return (
-            f"{nanoseconds(one['median_ns']['point'])} a call",
-            f"{one['name']}: median of {one['samples']} samples, 99 % interval {bounds(one['median_ns'])}.",
+            f"{nanoseconds(one.median_ns.point)} a call",
+            f"{one.name}: median of {one.samples} samples, 99 % interval {bounds(one.median_ns)}.",
         )
-    better = sorted((one for one in comparisons if one["verdict"] == "better"), key=lambda one: one["ratio"]["point"])
+    better = sorted((one for one in comparisons if one.verdict == "better"), key=lambda one: one.ratio.point)
     if better:
-        found = better[0]["ratio"]
+        found = better[0].ratio
         return (
-            f"{better[0]['name']} is {1 / found['point']:.3g} times faster",
-            f"than {better[0]['to']} (99 % interval {1 / found['high']:.3g} to {1 / found['low']:.3g}), in turns.",
+            f"{better[0].name} is {1 / found.point:.3g} times faster",
+            f"than {better[0].to} (99 % interval {1 / found.high:.3g} to {1 / found.low:.3g}), in turns.",
         )
-    if comparisons and all(one["verdict"] == "worse" for one in comparisons):
+    if comparisons and all(one.verdict == "worse" for one in comparisons):
         return (
-            f"{functions[0]['name']} is the fastest",
+            f"{functions[0].name} is the fastest",
             f"of {len(functions)} measured in turns; every interval says so.",
         )
     return "No proven difference", f"between {len(functions)} functions measured in turns."
 
 
-def _distribution(functions: Sequence[tuple[str, Mapping[str, Any]]], scale: Scale) -> Chart:
+def _distribution(functions: Sequence[tuple[str, FunctionResult]], scale: Scale) -> Chart:
     series: list[Series] = []
     for number, (tone, one) in enumerate(functions):
-        values = np.asarray(one["samples_ns"], float)
+        values = np.asarray(one.samples_ns, float)
         hill = density(values, scale)
-        series.append(Series(one["name"], tone, tuple(Point(x, 0.12 + 0.88 * y, "", "") for x, y in hill), "area"))
+        series.append(Series(one.name, tone, tuple(Point(x, 0.12 + 0.88 * y, "", "") for x, y in hill), "area"))
         height = 0.02 + 0.08 * (number + 0.5) / len(functions)
         dots = [
             Point(value, height, f"sample {place + 1}", nanoseconds(value))
             for place, value in _few(values, len(functions))
         ]
-        series.append(Series(one["name"], tone, tuple(dots), "dots"))
+        series.append(Series(one.name, tone, tuple(dots), "dots"))
     y = linear(0, 1.02, "density", str, ticks=())
     return Chart("How the samples of each function are distributed", scale, y, tuple(series), hover="point")
 
 
-def _history(functions: Sequence[tuple[str, Mapping[str, Any]]]) -> Chart:
+def _history(functions: Sequence[tuple[str, FunctionResult]]) -> Chart:
     """Every sample in the order of time: drift and disturbances show here first."""
-    values = [value for _, one in functions for value in one["samples_ns"]]
-    rounds = max(one["samples"] for _, one in functions)
+    values = [value for _, one in functions for value in one.samples_ns]
+    rounds = max(one.samples for _, one in functions)
     series = tuple(
         Series(
-            one["name"],
+            one.name,
             tone,
             tuple(
                 Point(place + 1, value, f"round {place + 1}", nanoseconds(value))
-                for place, value in _few(np.asarray(one["samples_ns"], float), len(functions))
+                for place, value in _few(np.asarray(one.samples_ns, float), len(functions))
             ),
             "dots",
         )
@@ -130,24 +130,25 @@ def _history(functions: Sequence[tuple[str, Mapping[str, Any]]]) -> Chart:
     return Chart("Samples in the order of time", x, span(values, "time", nanoseconds), series, hover="point")
 
 
-def _lines(functions: Sequence[tuple[str, Mapping[str, Any]]]) -> Chart | None:
+def _lines(functions: Sequence[tuple[str, FunctionResult]]) -> Chart | None:
     """Whole times of samples against their calls, in shares of each function's longest loop, with the fitted lines."""
-    fitted = [(tone, one) for tone, one in functions if one["slope_ns"] is not None]
-    if not fitted:
-        return None
     series: list[Series] = []
     highest = 0.0
-    for tone, one in fitted:
-        loops, ns = np.asarray(one["loops"], float), np.asarray(one["samples_ns"], float)
+    for tone, one in functions:
+        if one.slope_ns is None or one.intercept_ns is None:
+            continue
+        loops, ns = np.asarray(one.loops, float), np.asarray(one.samples_ns, float)
         totals, most = loops * ns, loops.max()
         highest = max(highest, float(totals.max()))
         dots = [
             Point(loops[place] / most, totals[place], f"{loops[place]:,.0f} calls", nanoseconds(totals[place]))
             for place, _ in _few(ns, len(functions))
         ]
-        line = [(share, one["intercept_ns"] + one["slope_ns"]["point"] * share * most) for share in (0.0, 1.0)]
-        series.append(Series(one["name"], tone, tuple(Point(x, max(0.0, y), "", "") for x, y in line), "fit"))
-        series.append(Series(one["name"], tone, tuple(dots), "dots"))
+        line = [(share, one.intercept_ns + one.slope_ns.point * share * most) for share in (0.0, 1.0)]
+        series.append(Series(one.name, tone, tuple(Point(x, max(0.0, y), "", "") for x, y in line), "fit"))
+        series.append(Series(one.name, tone, tuple(dots), "dots"))
+    if not series:
+        return None
     x = linear(
         0, 1.05, "calls in a sample, share of the most", lambda value: f"{value:.0%}", ticks=(0, 1 / 3, 2 / 3, 1)
     )
@@ -165,11 +166,13 @@ def _few(values: np.ndarray, functions: int) -> list[tuple[int, float]]:
     return [(place, float(values[place])) for place in sorted(places)]
 
 
-def _changes(record: Mapping[str, Any]) -> tuple[Change, ...]:
-    entries = [(one["name"], one["to"], one) for one in record["comparisons"]]
-    entries += [(one["name"], f"the saved {nanoseconds(one['before_ns'])}", one) for one in record.get("against", [])]
-    reach = reach_of([one["ratio"] for _, _, one in entries], least=1.03) if entries else 1.0
+def _changes(record: MicrobenchResult) -> tuple[Change, ...]:
+    entries = [(one.name, one.to, one.ratio, one.verdict) for one in record.comparisons]
+    entries += [
+        (one.name, f"the saved {nanoseconds(one.before_ns)}", one.ratio, one.verdict) for one in record.against or ()
+    ]
+    reach = reach_of([ratio for _, _, ratio, _ in entries], least=1.03) if entries else 1.0
     return tuple(
-        Change(name, to, one["ratio"], one["verdict"], verdict_words(one["verdict"]), ratio_bar(one["ratio"], reach))
-        for name, to, one in entries
+        Change(name, to, ratio, verdict, verdict_words(verdict), ratio_bar(ratio, reach))
+        for name, to, ratio, verdict in entries
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from tailcut.lab.records import Interval
 from tailcut.report.charts import Scale, Tick, logarithmic
 from tailcut.report.words import milliseconds, round_milliseconds
 
@@ -54,7 +55,7 @@ class Arm:
     name: str
     tone: str
     note: str
-    curve: Sequence[Sequence[float]]
+    curve: Sequence[tuple[float, float]]
     figures: Mapping[str, float | None]
 
 
@@ -88,7 +89,7 @@ def strips(arms: Sequence[Arm], deadline_ms: float | None = None) -> Strips | No
     return Strips(tuple(_strip(scale, arm) for arm in arms), ticks, rule)
 
 
-def ratio_bar(ratio: Mapping[str, float] | None, reach: float = 4.0) -> Bar | None:
+def ratio_bar(ratio: Interval | None, reach: float = 4.0) -> Bar | None:
     """A ratio's interval on a track from 1/reach to reach; what lies beyond is cut at the edge."""
     if ratio is None:
         return None
@@ -96,17 +97,17 @@ def ratio_bar(ratio: Mapping[str, float] | None, reach: float = 4.0) -> Bar | No
     def place(value: float) -> float:
         return round(100 * min(1.0, max(0.0, 0.5 + math.log(max(value, 1e-9), reach * reach))), 1)
 
-    return Bar(place(ratio["low"]), place(ratio["high"]), place(ratio["point"]))
+    return Bar(place(ratio.low), place(ratio.high), place(ratio.point))
 
 
-def reach_of(ratios: Sequence[Mapping[str, float]], least: float = 1.1) -> float:
+def reach_of(ratios: Sequence[Interval], least: float = 1.1) -> float:
     """A reach that holds all these ratios' intervals."""
-    ends = [max(ratio["high"], 1 / max(ratio["low"], 1e-3)) for ratio in ratios]
+    ends = [max(ratio.high, 1 / max(ratio.low, 1e-3)) for ratio in ratios]
     return min(20.0, max([least, *(math.pow(end, 1.15) for end in ends)]))
 
 
 def _strip(scale: Scale, arm: Arm) -> Strip:
-    known = {q: value for q, value in arm.curve}  # noqa: C416  pairs may be lists, as JSON has them
+    known = dict(arm.curve)
     parts: list[Part] = []
     for (low, left), (high, right) in pairwise(known.items()):
         opacity = next(solid for depth, solid in _SOLIDITY if abs((low + high) / 2 - 0.5) <= depth)

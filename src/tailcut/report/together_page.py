@@ -1,16 +1,16 @@
 """What a joint tune shows: both arms of each model on the terminal, and the values of its page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from tailcut.report.strips import Arm, Strips, strips
-from tailcut.report.tune_page import noise_words
-from tailcut.report.words import milliseconds, ratio
+from tailcut.report.tune_page import figures_of, noise_words
+from tailcut.report.words import milliseconds, milliseconds_between, ratio
+from tailcut.tuner.together.result_records import JointModel, JointResult, JointVerification
 
 ARM_WORDS = {
     "baseline": "every model with the engine's defaults, one call a request",
@@ -23,93 +23,90 @@ _WITHIN = {True: "within", False: "over", None: "too near to tell"}
 class ModelPart:
     """One model's part of the page."""
 
-    record: Mapping[str, Any]
+    record: JointModel
     gain: str
     limits: tuple[tuple[str, str], ...]  # of each arm: whether its p99 is within the limit
     strips: Strips | None
 
 
-def model_parts(result: Mapping[str, Any]) -> list[ModelPart]:
+def model_parts(result: JointResult) -> list[ModelPart]:
     """Each model with its gain, its limit and its strips."""
     return [
         ModelPart(one, gain_words(one), tuple((arm, limit_words(one, arm)) for arm in ARM_WORDS), _strips(one))
-        for one in result["models"]
+        for one in result.models
     ]
 
 
-def headline(result: Mapping[str, Any]) -> tuple[str, str]:
+def headline(result: JointResult) -> tuple[str, str]:
     """What the tuned models do together, in a few large words and a sentence."""
-    names = ", ".join(one["name"] for one in result["models"])
-    checked = [one["verification"] for one in result["models"]]
-    if not all(checked):
+    names = ", ".join(one.name for one in result.models)
+    checked = [one.verification for one in result.models if one.verification is not None]
+    if len(checked) < len(result.models):
         return "Not verified", "The tune was interrupted. The profiles hold the best settings found until then."
-    within = {arm: [one[arm]["within"] for one in checked] for arm in ARM_WORDS}
-    before = _limits_words(within["baseline"])
+    before = _limits_words([one.baseline.within for one in checked])
     sentence = f"{names} in one server, all under load at the same time; with the engine's defaults, {before}."
-    return _limits_words(within["tuned"]).capitalize(), sentence
+    return _limits_words([one.tuned.within for one in checked]).capitalize(), sentence
 
 
-def gain_words(model: Mapping[str, Any]) -> str:
+def gain_words(model: JointModel) -> str:
     """How a model's p99 changed, with its interval; nothing more than that holds."""
-    checked = model["verification"]
+    checked = model.verification
     if checked is None:
         return "not verified"
-    found = checked["p99_ratio"]
+    found = checked.p99_ratio
     if found is None:
         return "too few samples to tell p99: raise --budget"
-    if found["high"] < 1:
-        spread = f"{1 / found['high']:.2f} to {1 / max(found['low'], 1e-9):.2f}, 99 % interval"
-        return f"p99 is {1 / found['point']:.2f} times shorter than with the defaults ({spread})"
-    if found["low"] > 1:
+    if found.high < 1:
+        spread = f"{1 / found.high:.2f} to {1 / max(found.low, 1e-9):.2f}, 99 % interval"
+        return f"p99 is {1 / found.point:.2f} times shorter than with the defaults ({spread})"
+    if found.low > 1:
         return f"p99 got longer: {ratio(found)} of that with the defaults"
     return f"p99 is {ratio(found)} of that with the defaults: inconclusive"
 
 
-def limit_words(model: Mapping[str, Any], arm: str) -> str:
+def limit_words(model: JointModel, arm: str) -> str:
     """One arm's p99 against the limit."""
-    if model["verification"] is None or model["limit_ms"] is None:
+    if model.verification is None or model.limit_ms is None:
         return "unknown"
-    found = model["verification"][arm]
-    return f"p99 {milliseconds(found['p99_ms'])} ms, {_WITHIN[found['within']]}"
+    found = model.verification.arms[arm]
+    return f"p99 {milliseconds(found.p99_ms)} ms, {_WITHIN[found.within]}"
 
 
-def together_summary(result: Mapping[str, Any]) -> RenderableType:
+def together_summary(result: JointResult) -> RenderableType:
     """Both arms of each model as a table, and a line for each model."""
     lines: list[RenderableType] = []
-    if result["verified"]:
+    if result.verified:
         lines.append("verified with all models in one server, under load at the same time; latency in ms")
-        lines += [_table(model) for model in result["models"]]
+        lines += [_table(model, model.verification) for model in result.models if model.verification]
     else:
         lines.append("[yellow]not verified: interrupted before the end; the best settings so far were kept[/]")
-    for model in result["models"]:
-        lines.append(escape(f"{model['name']}: {model['setting'] or 'defaults'}"))
+    for model in result.models:
+        lines.append(escape(f"{model.name}: {model.setting or 'defaults'}"))
         lines.append(escape(f"  {gain_words(model)}"))
-    lines += [escape(words) for words in (cpu_words(result), noise_words(result["noise"])) if words]
-    lines += [escape(f"profile: {model['profile']}") for model in result["models"] if model["profile"]]
-    if result["report"]:
-        lines.append(escape(f"report: {result['report']}"))
+    lines += [escape(words) for words in (cpu_words(result), noise_words(result.noise)) if words]
+    lines += [escape(f"profile: {model.profile}") for model in result.models if model.profile]
+    if result.report:
+        lines.append(escape(f"report: {result.report}"))
     return Group(*lines)
 
 
-def cpu_words(result: Mapping[str, Any]) -> str:
+def cpu_words(result: JointResult) -> str:
     """The cores that each arm's server used; nothing where that is unknown."""
-    shares = result["cpu_cores"]
+    shares = result.cpu_cores
     if not shares or not all(shares.values()):
         return ""
     return "CPU under this load: " + ", ".join(f"{arm} {share:.2f} cores" for arm, share in shares.items())
 
 
-def _table(model: Mapping[str, Any]) -> Table:
-    limit = f"limit of p99 {milliseconds(model['limit_ms'])} ms"
-    table = Table(title=escape(f"{model['name']} at {model['rate']:,.6g} requests/s, {limit}"))
+def _table(model: JointModel, checked: JointVerification) -> Table:
+    limit = f"limit of p99 {milliseconds(model.limit_ms)} ms"
+    table = Table(title=escape(f"{model.name} at {model.rate:,.6g} requests/s, {limit}"))
     for name in ("", "p50", "p95", "p99", "99 % interval", "limit", "samples"):
         table.add_column(name, justify="right" if name else "left")
-    for arm in ARM_WORDS:
-        found = model["verification"][arm]
-        bounds = found["p99_interval_ms"]
-        figures = [milliseconds(found[name]) for name in ("p50_ms", "p95_ms", "p99_ms")]
-        spread = "unknown" if bounds is None else f"{milliseconds(bounds[0])} to {milliseconds(bounds[1])}"
-        table.add_row(arm, *figures, spread, _WITHIN[found["within"]], f"{found['samples']:,}")
+    for arm, found in checked.arms.items():
+        figures = [milliseconds(value) for value in (found.p50_ms, found.p95_ms, found.p99_ms)]
+        spread = milliseconds_between(found.p99_interval_ms)
+        table.add_row(arm, *figures, spread, _WITHIN[found.within], f"{found.samples:,}")
     return table
 
 
@@ -123,12 +120,9 @@ def _limits_words(within: Sequence[bool | None]) -> str:
     return f"p99 against its limit: {', '.join(parts)}"
 
 
-def _strips(model: Mapping[str, Any]) -> Strips | None:
-    checked = model["verification"]
+def _strips(model: JointModel) -> Strips | None:
+    checked = model.verification
     if checked is None:
         return None
-    arms = [
-        Arm(name, name, words, checked[name]["curve"], {p: checked[name][f"{p}_ms"] for p in ("p50", "p95", "p99")})
-        for name, words in ARM_WORDS.items()
-    ]
-    return strips(arms, model["limit_ms"])
+    arms = [Arm(name, name, ARM_WORDS[name], arm.curve, figures_of(arm)) for name, arm in checked.arms.items()]
+    return strips(arms, model.limit_ms)

@@ -1,7 +1,6 @@
 """Figures as every report writes them; what is unknown is said to be."""
 
-from collections.abc import Mapping
-from typing import Any
+from tailcut.lab.records import Bounds, Cost, CurvePoint, Interval, LengthQuartile, Lengths, Run
 
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 COST_TITLES = ("Server CPU a request", "Ready without a core", "Switches", "Page faults")
@@ -19,6 +18,21 @@ def round_milliseconds(value: float) -> str:
     return f"{value:g} ms"
 
 
+def with_unit(value: float) -> str:
+    """Milliseconds with their unit."""
+    return f"{milliseconds(value)} ms"
+
+
+def milliseconds_between(ends: Bounds | None) -> str:
+    """An interval in milliseconds."""
+    return "unknown" if ends is None else f"{milliseconds(ends[0])} to {milliseconds(ends[1])}"
+
+
+def fixed_milliseconds(value: float | None) -> str:
+    """Milliseconds with three digits after the point, as a terminal's columns have them."""
+    return "unknown" if value is None else f"{value:.3f}"
+
+
 def nanoseconds(value: float | None) -> str:
     """A time in the unit that suits it, to four digits."""
     if value is None:
@@ -32,67 +46,57 @@ def count(value: float | None) -> str:
     return "unknown" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.4g}"
 
 
-def ratio(value: Mapping[str, float] | None, digits: int = 2) -> str:
+def ratio(value: Interval | None, digits: int = 2) -> str:
     """A ratio with its interval."""
     if value is None:
         return "unknown"
-    return f"x{value['point']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
+    return f"x{value.point:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
 
 
-def bounds(interval: Mapping[str, float] | None) -> str:
+def bounds(interval: Interval | None) -> str:
     """An interval of nanoseconds, without its point."""
-    return "unknown" if interval is None else f"{nanoseconds(interval['low'])} to {nanoseconds(interval['high'])}"
+    return "unknown" if interval is None else f"{nanoseconds(interval.low)} to {nanoseconds(interval.high)}"
 
 
-def load(run: Mapping[str, object]) -> str:
-    """What a run of a load test offered."""
-    if run["mode"] == "closed":
-        return f"{run['concurrency']} in flight"
-    offered, arrivals = run["rate_offered"], run.get("arrivals")
-    if not isinstance(offered, int | float):
+def load(run: Run, form: str = ",.6g") -> str:
+    """What a run of a load test offered, and to which of the models in a mix."""
+    if run.mode == "closed":
+        return f"{run.concurrency} in flight"
+    if run.rate_offered is None:
         return "all at once"
-    kind = "" if arrivals in {None, "poisson"} else f", {arrivals}"
-    return f"{mixed_model(run)}{offered:,.6g}/s offered{kind}"
+    model = f"{run.model}: " if run.mixed else ""
+    kind = "" if run.arrivals in {None, "poisson"} else f", {run.arrivals}"
+    return f"{model}{run.rate_offered:{form}}/s offered{kind}"
 
 
-def mixed_model(run: Mapping[str, object]) -> str:
-    """The name of a run's model in front of its load, where several models were asked at once."""
-    return f"{run['model']}: " if run.get("mixed") else ""
-
-
-def own_figures(run: Mapping[str, Any]) -> list[str]:
+def own_figures(run: Run | CurvePoint) -> list[str]:
     """What a run says of its client: lateness in ms at p99, which a closed loop has not, and the CPUs that it took."""
-    late = "-" if run.get("mode") == "closed" else f"{run['client_lateness_p99_ms']:.3f}"
-    return [late, f"{run['client_cpu']:.2f}"]
+    is_closed = isinstance(run, Run) and run.mode == "closed"
+    return ["-" if is_closed else f"{run.client_lateness_p99_ms:.3f}", f"{run.client_cpu:.2f}"]
 
 
-def has_lengths(run: Mapping[str, Any]) -> bool:
-    """Whether requests of several lengths were sent; older results do not say."""
-    lengths = run.get("lengths") or {"min": 0, "max": 0}
-    return bool(lengths["min"] < lengths["max"])
-
-
-def length_words(lengths: Mapping[str, Any]) -> str:
+def length_words(lengths: Lengths) -> str:
     """Which lengths were sent."""
-    unit = " bytes" if lengths["unit"] == "bytes" else ""
+    unit = " bytes" if lengths.unit == "bytes" else ""
     return (
-        f"{lengths['input']} of length {lengths['min']:,} to {lengths['max']:,}{unit}, median {lengths['p50']:,}, "
-        f"p99 {lengths['p99']:,}"
+        f"{lengths.input} of length {lengths.min:,} to {lengths.max:,}{unit}, median {lengths.p50:,}, "
+        f"p99 {lengths.p99:,}"
     )
 
 
-def length_range(part: Mapping[str, Any]) -> str:
+def length_range(part: LengthQuartile) -> str:
     """The lengths of one quarter."""
-    return f"{part['from']:,}" if part["from"] == part["to"] else f"{part['from']:,} to {part['to']:,}"
+    return f"{part.from_:,}" if part.from_ == part.to else f"{part.from_:,} to {part.to:,}"
 
 
-def cpu(cost: Mapping[str, float | None] | None) -> str:
+def cpu(cost: Cost | None) -> str:
     """The processor time in the cost of a request."""
-    return nanoseconds(None if cost is None else cost["cpu_ns"])
+    return nanoseconds(None if cost is None else cost.cpu_ns)
 
 
-def costs(cost: Mapping[str, float | None] | None) -> list[str]:
+def costs(cost: Cost | None) -> list[str]:
     """The cost of a request under `COST_TITLES`."""
-    known = cost or dict.fromkeys(("cpu_ns", "waited_ns", "context_switches", "page_faults"))
-    times = [nanoseconds(known[name]) for name in ("cpu_ns", "waited_ns")]
-    return times + [count(known[name]) for name in ("context_switches", "page_faults")]
+    if cost is None:
+        return ["unknown"] * len(COST_TITLES)
+    times = [nanoseconds(cost.cpu_ns), nanoseconds(cost.waited_ns)]
+    return [*times, count(cost.context_switches), count(cost.page_faults)]

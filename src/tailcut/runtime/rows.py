@@ -6,8 +6,8 @@ its rows are independent, and the run-time proof must not contradict it. A negat
 the user's word wins over both (decision 021).
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from tailcut.errors import UnsupportedError
 from tailcut.spec import ModelSpec, RowEvidence, Rows
@@ -40,17 +40,6 @@ class RowDecision:
         """The decision as one line."""
         how = "batched" if self.batched else "each request runs whole"
         return f"rows {self.rows.value}, {how}: {self.reason}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The decision as plain JSON values."""
-        sources = {name: getattr(self, name) for name in ("signature", "graph", "proof")}
-        return {
-            "rows": self.rows.value,
-            "batched": self.batched,
-            "reason": self.reason,
-            "setting": self.user,
-            "evidence": {name: asdict(found) for name, found in sources.items() if found is not None},
-        }
 
 
 def read_signature(spec: ModelSpec) -> RowEvidence:

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,12 +28,15 @@ from tailcut.server.repository import Library, ModelRepository
 from tailcut.server.served_model import ServedModel
 from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
+from tailcut.server.tls.certificates import GRPC, HTTP, Certificates
+from tailcut.server.tls.connection import TlsDoor
 from tailcut.server.workers.process import Worker
 
 if TYPE_CHECKING:
     from tailcut.server.grpc.connection import GrpcServer
 
 _log = logging.getLogger("tailcut")
+Protocols = Callable[[], asyncio.BufferedProtocol]  # makes that of a socket which was accepted
 _DRAIN_STEP_S = 0.02
 _SETTLE_S = 0.1  # for handshakes that have begun, before accepting ends
 _NEWCOMER_S = 0.5  # the connection accepted last has this long to send its request
@@ -51,7 +55,9 @@ class ServerOptions:
     shared_memory: str | None = None  # the prefix that keys of regions must have
     model_control: bool = False  # clients may load and unload models
     token: str | None = None  # that requests which change the server must carry
+    require_token: bool = False  # all others, too, but those about its health
     read_token: Callable[[], str] | None = None  # anew, where there is one
+    certificates: Certificates | None = None  # TLS on the ports
     access_log: bool = False
     library: Library | None = None  # a model repository
     failed: Mapping[str, str] = field(default_factory=dict)  # models of it that could not be loaded, and why
@@ -80,7 +86,7 @@ def serve(
     """Serve until SIGTERM or SIGINT; returns when everything in flight has been answered.
 
     A worker accepts from its supervisor's listeners instead of its own, and SIGHUP retires it. Alone, the server reads
-    its token and all models anew on SIGHUP. SIGUSR1 has a line of counts logged.
+    its certificate, its token and all models anew on SIGHUP. SIGUSR1 has a line of counts logged.
 
     Raises:
         UsageError: the address cannot be had.
@@ -100,6 +106,7 @@ async def _serve(
         repository,
         SharedRegions(options.shared_memory),
         token=options.token,
+        require_token=options.require_token,
         read_token=options.read_token,
         nvml=open_nvml() if any(one.model.profile.settings.engine.device == "cuda" for one in models) else None,
     )
@@ -115,22 +122,24 @@ async def _serve(
     # An access log has a line to write for each request.
     if options.fast_path and not options.access_log and (options.models_change or any(map(suits, models))):
         state.fast_path = FastPath.open(state)
-    address, http = options.address, partial(HttpConnection, state)
-    grpc = _grpc_server(state) if address.grpc_port is not None else None
+    address, plain = options.address, partial(HttpConnection, state)
+    http, grpc, grpc_connection = _protocols(state, options, plain)
     if worker is None:
         listeners = open_listeners(address)
         address = replace(address, port=listeners[0].getsockname()[1])
-        doors: list[Door] = [Acceptor(state, listener, http) for listener in listeners]
-        if grpc is not None:
-            acceptor = Acceptor(state, open_grpc_listener(address), grpc.connection)
+        doors: list[Door] = [
+            Acceptor(state, listener, plain if listener.family == socket.AF_UNIX else http) for listener in listeners
+        ]
+        if grpc_connection is not None:
+            acceptor = Acceptor(state, open_grpc_listener(address), grpc_connection)
             address = replace(address, grpc_port=acceptor.port)
             doors.append(acceptor)
     else:
         state.on_count = worker.count
-        doors = [*worker.doors(state, http, grpc.connection if grpc is not None else None)]
+        doors = [*worker.doors(state, plain, http, grpc_connection)]
     if grpc is not None:
         doors.append(grpc)
-    drain = _Drain(state, doors, worker, grpc)
+    drain = _Drain(state, doors, worker, grpc, options.certificates)
     if options.gc_freeze:
         gc.collect()
         gc.freeze()
@@ -169,12 +178,18 @@ class _Drain:
     """From the first signal to the last answer. A second one exits at once; a worker's parent sees to that."""
 
     def __init__(
-        self, state: ServerState, doors: Sequence[Door], worker: Worker | None, grpc: "GrpcServer | None" = None
+        self,
+        state: ServerState,
+        doors: Sequence[Door],
+        worker: Worker | None,
+        grpc: "GrpcServer | None" = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self._state = state
         self._doors = doors
         self._worker = worker
         self._grpc = grpc
+        self._certificates = certificates
         self._stopping = asyncio.Event()
         state.loop.add_signal_handler(signal.SIGTERM, self._begin, state.limits.drain_s)
         state.loop.add_signal_handler(signal.SIGINT, self._begin, 0.0)
@@ -222,7 +237,7 @@ class _Drain:
             self._leave_when_empty(self._state.loop.time() + self._state.limits.drain_s)
 
     def renew(self) -> None:
-        """Read the token and all models anew."""
+        """Read the certificate, the token and all models anew."""
         self._stale = True
         if self._renewing is None or self._renewing.done():
             self._renewing = self._state.loop.create_task(self._read_anew())
@@ -231,6 +246,8 @@ class _Drain:
         """Read everything anew, as a successor of a worker would; what does not load is answered as before."""
         while self._stale and not self._state.draining:
             self._stale = False
+            if self._certificates is not None:
+                self._certificates.renew()
             _log.info("reading every model anew")
             await self._state.context.renew()
 
@@ -249,6 +266,19 @@ class _Drain:
             self._worker.leave()
         for door in self._doors:
             door.close()
+
+
+def _protocols(
+    state: ServerState, options: ServerOptions, http: Protocols
+) -> tuple[Protocols, "GrpcServer | None", Protocols | None]:
+    """What the sockets of the ports for HTTP and gRPC speak: TLS first, where there is a certificate."""
+    grpc = _grpc_server(state) if options.address.grpc_port is not None else None
+    if options.certificates is None:
+        return http, grpc, None if grpc is None else grpc.connection
+    doors = [TlsDoor(state, options.certificates, HTTP, http)]
+    if grpc is not None:
+        doors.append(TlsDoor(state, options.certificates, GRPC, grpc.connection))
+    return doors[0], grpc, None if grpc is None else doors[1]
 
 
 def _repository(models: Sequence[ServedModel], options: ServerOptions) -> ModelRepository:

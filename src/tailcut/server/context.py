@@ -27,6 +27,7 @@ class Context:
     events: Sequence[Events] = ()  # of every process that serves
     ready: bool = False
     token: str | None = None
+    require_token: bool = False  # of every request but those about the server's health
     read_token: Callable[[], str] | None = None  # anew
     nvml: Nvml | None = None  # opened at the start: the first call may take seconds
     everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
@@ -41,7 +42,10 @@ class Context:
         """Read the token and every model anew from their files; what cannot be read stays as it was, and it is said."""
         try:
             if self.read_token is not None:
-                self.token = self.read_token()
+                token = self.read_token()
+                if token != self.token:
+                    self.token = token
+                    self.models.tell_changed()  # plans of requests with the old one would still be found
         except (TailcutError, OSError) as error:
             _log.error("the token stays as it was: %s", error)
         await self.models.renew()

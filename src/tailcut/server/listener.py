@@ -43,6 +43,7 @@ class Address:
     port: int = 8000
     uds: str | None = None
     grpc_port: int | None = None
+    tls: bool = False  # on both ports; the Unix socket is plain
 
 
 def open_listeners(address: Address) -> list[socket.socket]:

@@ -142,7 +142,7 @@ class ModelRepository:
             for key in self._keys(name, "unload"):
                 if key not in self._gone:
                     self._gone[key] = "unloaded"
-                    self._tell()
+                    self.tell_changed()
                     await self._retire(self._known[key].model)
                     _log.info("%s: unloaded", _title(key))
         self._share_soon()
@@ -193,7 +193,7 @@ class ModelRepository:
             self._gone.pop(key, None)
         kept = {(served.name, served.version) for served in loaded}
         self._gone |= dict.fromkeys(old.keys() - kept, "unloaded")
-        self._tell()
+        self.tell_changed()
         _log.info("%s: loaded, version %s", name, ", ".join(served.version for served in loaded))
         for served in old.values():
             await self._retire(served.model)
@@ -203,7 +203,7 @@ class ModelRepository:
         self._failed.pop(name, None)
         gone = [served for served in self if served.name == name]
         self._gone |= {(served.name, served.version): "its folder is gone" for served in gone}
-        self._tell()
+        self.tell_changed()
         for served in gone:
             _log.info("%s: unloaded: its folder is gone", name)
             await self._retire(served.model)
@@ -211,7 +211,7 @@ class ModelRepository:
     async def renew(self) -> None:
         """Read all models that are served anew, one after the other; one that does not load stays as it was."""
         async with self._turn:
-            self._tell()  # heads that were admitted may not be any more
+            self.tell_changed()  # heads that were admitted may not be any more
             models = len(list(self))
             if self._library is not None:
                 for name in dict.fromkeys(served.name for served in self):
@@ -263,7 +263,7 @@ class ModelRepository:
         old = None if key in self._gone else self._known[key].model
         self._known[key] = replace(self._known[key], model=model)
         self._gone.pop(key, None)
-        self._tell()
+        self.tell_changed()
         if old is not None:
             await self._retire(old)
 
@@ -286,7 +286,8 @@ class ModelRepository:
             )
         return keys
 
-    def _tell(self) -> None:
+    def tell_changed(self) -> None:
+        """What requests mean may have changed: have nothing be used that was kept of them."""
         for callback in self.changed:
             callback()
 

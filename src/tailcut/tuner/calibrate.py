@@ -27,6 +27,7 @@ from tailcut.tuner.accuracy import Accuracy, Outputs
 from tailcut.tuner.calibrator import LEVELS, Attempt, Attempted, Start, Started
 from tailcut.tuner.estimator import pack, read, unpack, write
 from tailcut.tuner.gate import Gate
+from tailcut.tuner.result_records import Quantized
 
 Arrays = dict[str, np.ndarray]
 Judge = Callable[[Sequence[Outputs]], Accuracy]
@@ -115,16 +116,10 @@ class Copy:
         worst = "" if self.accuracy.worst is None else f", worst cosine {self.accuracy.worst:.5f}"
         return f"static int8 for {self.engine}: {kept}, ranges by {self.method} over {self.requests} requests{worst}"
 
-    def as_dict(self) -> dict[str, object]:
+    def record(self) -> Quantized:
         """For the result and the profile."""
-        return {
-            "engine": self.engine,
-            "method": self.method,
-            "requests": self.requests,
-            "operators": self.operators,
-            "in_float": list(self.in_float),
-            "worst": self.accuracy.worst,
-        }
+        worst = self.accuracy.worst
+        return Quantized(self.engine, self.method, self.requests, self.operators, list(self.in_float), worst)
 
 
 @dataclass(slots=True)

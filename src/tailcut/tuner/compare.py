@@ -5,13 +5,12 @@ interval that clears the noise threshold is called better or worse.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import msgspec
 
-from tailcut.lab.record import interval_record
+from tailcut.lab.records import Interval, MachineFacts
 from tailcut.lab.trial import ArmRuns, closed_block, open_block
 from tailcut.runtime.settings import Settings
 from tailcut.stats import Verdict, samples_needed
@@ -25,6 +24,7 @@ from tailcut.tuner.race import Ratios, judged, ratios
 from tailcut.tuner.racing import LEAST_BLOCK_S
 from tailcut.tuner.records import Wanted
 from tailcut.tuner.result import arm_record, met
+from tailcut.tuner.result_records import ComparedProfile, ComparisonResult, ModelRequest
 from tailcut.tuner.servers import Servers
 
 _ROUNDS = 20  # as planned
@@ -130,35 +130,38 @@ def _measure(found: Comparison, servers: Servers, plan: Plan, tell: Callable[[Ev
         found.noise.add_runs(run)
 
 
-def comparison_record(found: Comparison, slo_ms: float | None) -> dict[str, Any]:
-    """The figures of a comparison as a JSON object."""
-    return {
-        "rate": found.baseline.rate,
-        "clients": found.baseline.clients,
-        "took_s": round(found.took_s, 1),
-        "noise": found.noise.record(),
-        "worse": found.is_worse,
-        "profiles": [_side_record(side, found, slo_ms) for side in found.sides],
-    }
+def comparison_record(
+    found: Comparison, *, model: str, machine: MachineFacts, objective: ModelRequest, command: str
+) -> ComparisonResult:
+    """What `tailcut tune --compare --json` prints."""
+    return ComparisonResult(
+        model=model,
+        machine=machine,
+        objective=objective,
+        command=command,
+        rate=found.baseline.rate,
+        clients=found.baseline.clients,
+        took_s=round(found.took_s, 1),
+        noise=found.noise.record(),
+        worse=found.is_worse,
+        profiles=[_side_record(side, found, objective.slo_ms) for side in found.sides],
+    )
 
 
-def _side_record(side: Side, found: Comparison, slo_ms: float | None) -> dict[str, Any]:
+def _side_record(side: Side, found: Comparison, slo_ms: float | None) -> ComparedProfile:
     is_first = side is found.sides[0]
-    record = arm_record(side.runs, found.baseline.rate)
-    bounds: Sequence[float] | None = record["p99_interval_ms"]
-    speed = side.ratios.throughput
-    values: dict[str, Any] = {
-        "profile": side.name,
-        "setting": side.settings.describe(),
-        "settings": msgspec.to_builtins(side.settings),
-        "right": None if side.accuracy is None else side.accuracy.right,
-        "unchanged": not is_first and side.settings == found.sides[0].settings,
-        "wrong": side.accuracy.reason if side.accuracy is not None and side.wrong else None,
-        "ratios": {name: interval_record(ratio) for name, ratio in side.ratios.percentiles.items()},
-        "throughput_ratio": None if speed is None else interval_record(speed),
-        "verdict": None if is_first else side.verdict.value,
-        "reason": "" if is_first else side.reason,
-    }
-    if slo_ms is not None:
-        values["slo_met"] = met(bounds, slo_ms)
-    return values | record
+    arm, speed = arm_record(side.runs, found.baseline.rate), side.ratios.throughput
+    return ComparedProfile(
+        **msgspec.structs.asdict(arm),
+        profile=side.name,
+        setting=side.settings.describe(),
+        settings=side.settings,
+        right=None if side.accuracy is None else side.accuracy.right,
+        wrong=side.accuracy.reason if side.accuracy is not None and side.wrong else None,
+        unchanged=not is_first and side.settings == found.sides[0].settings,
+        ratios={name: Interval.rounded(ratio) for name, ratio in side.ratios.percentiles.items()},
+        throughput_ratio=None if speed is None else Interval.rounded(speed),
+        verdict=None if is_first else side.verdict,
+        reason="" if is_first else side.reason,
+        slo_met=msgspec.UNSET if slo_ms is None else met(arm.p99_interval_ms, slo_ms),
+    )

@@ -1,7 +1,8 @@
 """What a tune reports to its observer. Values only: the tuner knows no terminal."""
 
 from dataclasses import dataclass
-from typing import Any
+
+from tailcut.tuner.result_records import Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class CandidateDone:
     """A candidate has its verdict; the record is the one in the result."""
 
     rung: str
-    candidate: dict[str, Any]
+    candidate: Candidate
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from tailcut.tuner.gate import Gate
 from tailcut.tuner.pixels import as_floats, is_pixels, snapped
 from tailcut.tuner.questions import Questions
 from tailcut.tuner.records import Wanted
+from tailcut.tuner.result_records import RowsDecision
 from tailcut.tuner.space import Facts
 
 Arrays = dict[str, np.ndarray]
@@ -44,7 +45,7 @@ class Learned:
     """The signature, what was decided of the rows, the requests that are sent, and the accuracy gate."""
 
     spec: ModelSpec
-    rows: dict[str, Any]
+    rows: RowsDecision
     requests: list[Arrays]
     gate: Gate
 
@@ -83,7 +84,7 @@ def learn(wanted: Wanted, answers_s: float, tell: Callable[[Event], None]) -> Le
         rest = "only speed is tuned" if gate.blind else "they are not compared"
         words = f"the model itself is random: asked the same twice, it answers {names} differently; {rest}"
         tell(Phase(words))
-    return Learned(spec, decision.as_dict(), requests, gate)
+    return Learned(spec, RowsDecision.of(decision), requests, gate)
 
 
 def _requests(engine: Engine, wanted: Wanted) -> list[Arrays]:

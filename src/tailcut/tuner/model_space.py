@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -25,8 +24,9 @@ from tailcut.tuner.finalists import Predicted, kinds_of
 from tailcut.tuner.learning import facts_of
 from tailcut.tuner.pixels import as_pixels
 from tailcut.tuner.prediction import Parts, configurations, predict
-from tailcut.tuner.records import Outcome, Rejected, entry_of
+from tailcut.tuner.records import Outcome, Rejected
 from tailcut.tuner.refinements import holds_weights_again, refinements
+from tailcut.tuner.result_records import Candidate, CandidateVerdict, RowsDecision
 from tailcut.tuner.session import Session
 from tailcut.tuner.simulate import Configuration, WayIn
 from tailcut.tuner.space import (
@@ -111,14 +111,15 @@ class ModelSpace:
         """The winner with the baseline's settings of one rung."""
         return without(winner, rung, self._session.base)
 
-    def rows_of(self, settings: Settings) -> dict[str, Any]:
+    def rows_of(self, settings: Settings) -> RowsDecision:
         """What was decided of the rows on the engine of these settings: that of another engine, by its own server."""
         session, base = self._session, self._session.base
         if (settings.engine.name, settings.engine.precision) == (base.engine.name, base.engine.precision):
             return session.learned.rows
         config = ask(session.servers.of(settings).target, "GET", f"{model_path(session.spec.name)}/config")
         rows, reason = (config["parameters"][name]["string_value"] for name in ("rows", "rows_reason"))
-        return session.learned.rows | {"rows": rows, "batched": rows == Rows.INDEPENDENT, "reason": reason}
+        batched = rows == Rows.INDEPENDENT
+        return msgspec.structs.replace(session.learned.rows, rows=Rows(rows), batched=batched, reason=reason)
 
     def take(self, outcome: Outcome) -> None:
         """Keep the copy that the outcome's settings run, before its folder goes."""
@@ -255,17 +256,16 @@ class ModelSpace:
         return self._session.with_wire(encoded(quickest_wire(self.facts)))
 
 
-def estimate_entry(estimate: EngineEstimate, prefix: str = "") -> dict[str, Any]:
+def estimate_entry(estimate: EngineEstimate, prefix: str = "") -> Candidate:
     """A candidate's record of what was measured in process."""
     settings = msgspec.structs.replace(BASELINE, engine=estimate.options)
-    entry = entry_of(prefix + (settings.describe() or "the engine's defaults"))
+    setting = prefix + (settings.describe() or "the engine's defaults")
     if estimate.error:
-        return entry | {
-            "verdict": "skipped" if estimate.error == NO_TIME else "rejected",
-            "reason": estimate.error,
-        }
+        no_time = estimate.error == NO_TIME
+        verdict = CandidateVerdict.SKIPPED if no_time else CandidateVerdict.REJECTED
+        return Candidate.of(setting, verdict, estimate.error)
     words = f"{estimate.rows_per_s:,.0f} rows/s in process, {estimate.alone_ns / 1e3:,.0f} us for one alone"
-    return entry | {"verdict": "estimated", "reason": f"{words}, {estimate.memory_bytes >> 20:,} MiB"}
+    return Candidate.of(setting, CandidateVerdict.ESTIMATED, f"{words}, {estimate.memory_bytes >> 20:,} MiB")
 
 
 def _is_known(estimate: EngineEstimate) -> bool:

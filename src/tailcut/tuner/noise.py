@@ -6,10 +6,10 @@ two readings is time that other work, the kernel or the hypervisor took.
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import ArmRuns
+from tailcut.tuner.result_records import NoiseResult
 
 _SPIN_NS = 2_000_000
 _GAP_NS = 20_000  # a reading takes 60 ns, a timer interrupt a few microseconds
@@ -58,16 +58,16 @@ class Noise:
         self.repeated_blocks += runs.repeated
         self.lateness_ns += runs.lateness_ns
 
-    def record(self) -> dict[str, Any] | None:
+    def record(self) -> NoiseResult | None:
         """The key `noise` of a result; None where nothing was probed."""
         if not self.probes:
             return None
         late = max(self.lateness_ns, default=None)
-        return {
-            "quiet_share": round(1 - self.lost_ns / self.spun_ns, 4),
-            "worst_gap_ms": round(self.worst_gap_ns / 1e6, 3),
-            "probes": self.probes,
-            "late_blocks": self.late_blocks,
-            "repeated_blocks": self.repeated_blocks,
-            "client_lateness_p99_ms": None if late is None else round(late / 1e6, 3),
-        }
+        return NoiseResult(
+            quiet_share=round(1 - self.lost_ns / self.spun_ns, 4),
+            worst_gap_ms=round(self.worst_gap_ns / 1e6, 3),
+            probes=self.probes,
+            late_blocks=self.late_blocks,
+            repeated_blocks=self.repeated_blocks,
+            client_lateness_p99_ms=None if late is None else round(late / 1e6, 3),
+        )

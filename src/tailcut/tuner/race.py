@@ -20,8 +20,9 @@ from tailcut.stats import (
     samples_needed,
     verdict,
 )
+from tailcut.tuner.result_records import Percentile
 
-QUANTILES = {"p99": 0.99, "p95": 0.95, "p50": 0.5}  # from the tail down
+QUANTILES: dict[Percentile, float] = {"p99": 0.99, "p95": 0.95, "p50": 0.5}  # from the tail down
 NOISE = 0.02
 _LOOK = 5  # blocks, from which on pairs are compared one by one
 
@@ -30,11 +31,11 @@ _LOOK = 5  # blocks, from which on pairs are compared one by one
 class Ratios:
     """New to old: of each percentile that the samples can tell, from the tail down, and of requests per second."""
 
-    percentiles: dict[str, Interval] = field(default_factory=dict)
+    percentiles: dict[Percentile, Interval] = field(default_factory=dict)
     throughput: Interval | None = None
 
     @property
-    def tail(self) -> tuple[str, Interval] | None:
+    def tail(self) -> tuple[Percentile, Interval] | None:
         """The highest percentile known."""
         return next(iter(self.percentiles.items()), None)
 

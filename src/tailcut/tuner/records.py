@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -14,23 +14,12 @@ from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.samples import SampleRequest
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
-from tailcut.stats import Interval
 from tailcut.tuner.accuracy import Accuracy, Metric
 from tailcut.tuner.calibrate import Copy
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
-
-MEASURED = (
-    "p50_ms",
-    "p95_ms",
-    "p99_ms",
-    "throughput",
-    "p99_ratio",
-    "throughput_ratio",
-    "tail_ratio",
-    "ratio_of",
-)
+from tailcut.tuner.result_records import Candidate, HighestRate, RowsDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +69,7 @@ class RungRecord:
 
     name: str
     note: str | None = None
-    candidates: list[dict[str, Any]] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
 
 
@@ -144,18 +133,6 @@ class TieBreak:
     equals: tuple[Equal, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class HighestRate:
-    """More traffic, the same tail: a rate at which the tuned server's p99 was measured against the limit."""
-
-    limit_ms: float
-    baseline: float | None  # requests per second at which the baseline's p99 was shown to be over the limit
-    tuned: float
-    p99_ms: Interval
-    samples: int
-    within: bool  # the whole interval lies within the limit
-
-
 @dataclass(slots=True)
 class Outcome:
     """Everything a tune found, for the result and the profile."""
@@ -164,7 +141,7 @@ class Outcome:
     settings: Settings
     rate: float
     rungs: list[RungRecord]
-    rows: dict[str, Any] = field(default_factory=dict)  # whether requests are batched, and why
+    rows: RowsDecision  # whether requests are batched, and why
     objective: Objective = field(default_factory=Objective)
     base: Settings = field(default_factory=Settings)  # of the baseline
     tie_break: TieBreak | None = None  # where several were equal by the objective
@@ -219,8 +196,3 @@ def precision_of(settings: Settings) -> tuple[str, str]:
         engines = [one.engine for one in settings.pipeline.models if one.engine is not None] or engines
     engine = next((one for one in engines if one.precision != "f32"), engines[0])
     return engine.name, engine.precision
-
-
-def entry_of(setting: str) -> dict[str, Any]:
-    """A candidate's record before anything is known of it."""
-    return {"setting": setting, **dict.fromkeys(MEASURED), "samples": 0, "cost": None}

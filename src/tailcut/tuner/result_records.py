@@ -1,15 +1,22 @@
 """What `tailcut tune` prints with --json, as structs: the source of its JSON schema.
 
-There are three objects: of one model, of several models, and of a comparison of profiles. A key that is None is null in
-the JSON: its value is unknown. A key that is UNSET is left out: it was not asked for.
+Here are those of one model and of a comparison of profiles; `together/result_records.py` has those of several models.
+A key that is None is null in the JSON: its value is unknown. A key that is UNSET is left out: it was not asked for.
 """
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Literal, Self
 
 from msgspec import UNSET, UnsetType
 
-from tailcut.lab.records import Bounds, Cost, Interval, MachineFacts, Record, Verdict
+from tailcut.lab.records import Bounds, Cost, Interval, MachineFacts, Record
+from tailcut.runtime.rows import RowDecision, RowsSetting
 from tailcut.runtime.settings import Settings
+from tailcut.spec import ModelSpec, Rows, TensorSpec
+from tailcut.stats import Verdict
+
+Percentile = Literal["p50", "p95", "p99"]
 
 
 class TunedModel(Record, frozen=True):
@@ -20,6 +27,16 @@ class TunedModel(Record, frozen=True):
     sha256: str
     inputs: list[str]
     outputs: list[str]
+
+    @classmethod
+    def of(cls, spec: ModelSpec, name: str, path: str, sha256: str) -> Self:
+        """The model of a file."""
+        return cls(name, path, sha256, described(spec.inputs), described(spec.outputs))
+
+
+def described(tensors: Sequence[TensorSpec]) -> list[str]:
+    """Each tensor in a line."""
+    return [f"{tensor.name} {tensor.describe()}" for tensor in tensors]
 
 
 class Request(Record, frozen=True):
@@ -57,33 +74,40 @@ class TuneObjective(ModelRequest, frozen=True):
     interrupted: bool
 
 
-class JointObjective(Request, frozen=True):
-    """The options of a tune of several models, and how long it took."""
-
-    slo_ms: list[float | None]
-    data: list[str | None]
-    rates: list[float]
-    trace: str | None
-    percentile: Literal["p99"]
-    took_s: float
-    interrupted: bool
-
-
 class RowsEvidence(Record, frozen=True):
     """What one source says about whether rows are independent."""
 
-    rows: Literal["independent", "dependent", "unknown"]
+    rows: Rows
     reason: str
 
 
 class RowsDecision(Record, frozen=True):
     """Whether requests are batched, and why."""
 
-    rows: Literal["independent", "dependent", "unknown"]
+    rows: Rows
     batched: bool
     reason: str
-    setting: Literal["auto", "independent", "dependent"]
+    setting: RowsSetting
     evidence: dict[str, RowsEvidence]
+
+    @classmethod
+    def of(cls, found: RowDecision) -> Self:
+        """The decision, with the sources that were asked."""
+        sources = {"signature": found.signature, "graph": found.graph, "proof": found.proof}
+        evidence = {name: RowsEvidence(one.rows, one.reason) for name, one in sources.items() if one is not None}
+        return cls(found.rows, found.batched, found.reason, found.user, evidence)
+
+
+class CandidateVerdict(StrEnum):
+    """What became of a configuration: the verdict of a comparison, or why there was none."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    INDISTINCT = "indistinct"
+    ESTIMATED = "estimated"
+    RACED = "raced"
+    REJECTED = "rejected"
+    SKIPPED = "skipped"
 
 
 class Candidate(Record, frozen=True):
@@ -97,11 +121,18 @@ class Candidate(Record, frozen=True):
     p99_ratio: Interval | None
     throughput_ratio: Interval | None
     tail_ratio: Interval | None
-    ratio_of: Literal["p50", "p95", "p99"] | None
+    ratio_of: Percentile | None
     samples: int
     cost: Cost | None
-    verdict: Literal["better", "worse", "indistinct", "estimated", "raced", "rejected", "skipped"]
+    verdict: CandidateVerdict
     reason: str
+
+    @classmethod
+    def of(cls, setting: str, verdict: str, reason: str, **measured: Any) -> Self:
+        """A configuration of which nothing is known but what is named."""
+        known: dict[str, Any] = dict.fromkeys(cls.__struct_fields__)
+        known |= {"setting": setting, "samples": 0, "verdict": CandidateVerdict(verdict), "reason": reason}
+        return cls(**known | measured)
 
 
 class Rung(Record, frozen=True):
@@ -162,7 +193,7 @@ class VerifiedArm(ArmFigures, frozen=True):
 class TailRatio(Interval, frozen=True):
     """The ratio of the percentile furthest in the tail that is known on both sides."""
 
-    of: Literal["p50", "p95", "p99"]
+    of: Percentile
 
 
 class HighestRate(Record, frozen=True):
@@ -176,23 +207,29 @@ class HighestRate(Record, frozen=True):
     within: bool
 
 
-class Verification(Record, frozen=True):
+class Verification(Record, frozen=True, kw_only=True):
     """Baseline, reference and tuned settings measured on fresh samples."""
 
     baseline: VerifiedArm
+    reference: VerifiedArm | UnsetType = UNSET  # of a pipeline there is none
     tuned: VerifiedArm
-    p99_ratio: Interval | None
+    previous: VerifiedArm | UnsetType = UNSET
     reference_p99_ratio: Interval | None
+    p99_ratio: Interval | None
+    previous_p99_ratio: Interval | UnsetType | None = UNSET
     tail_ratio: TailRatio | None
     clients: int
     cpu_ratio: Interval | None
+    memory_within: bool | UnsetType = UNSET
     throughput_ratio: Interval | None
     highest_rate: HighestRate | None
-    reference: VerifiedArm | UnsetType = UNSET  # of a pipeline there is none
-    previous: VerifiedArm | UnsetType = UNSET
-    previous_p99_ratio: Interval | UnsetType | None = UNSET
-    memory_within: bool | UnsetType = UNSET
     slo_met: bool | UnsetType | None = UNSET
+
+    @property
+    def arms(self) -> dict[str, VerifiedArm]:
+        """Those that were measured, in order."""
+        arms = {"baseline": self.baseline, "reference": self.reference, "tuned": self.tuned, "previous": self.previous}
+        return {name: arm for name, arm in arms.items() if arm}
 
 
 class Retune(Record, frozen=True):
@@ -302,74 +339,6 @@ class TuneResult(Record, frozen=True):
     profile: str | None
     report: str | None
     trials: str | None
-
-
-class JointArm(ArmFigures, frozen=True):
-    """One side of the measurement of a model among others."""
-
-    within: bool | None
-
-
-class JointVerification(Record, frozen=True):
-    """Separate and joint settings of one model, measured among the others."""
-
-    baseline: JointArm
-    tuned: JointArm
-    p99_ratio: Interval | None
-
-
-class JointModel(Record, frozen=True):
-    """One of several models tuned together."""
-
-    name: str
-    path: str
-    sha256: str
-    inputs: list[str]
-    outputs: list[str]
-    arrivals: str
-    rate: float
-    slo_ms: float | None
-    limit_ms: float | None
-    rows: RowsDecision
-    setting: str
-    settings: Settings
-    right: bool | None
-    wrong: str | None
-    verification: JointVerification | None
-    profile: str | None
-
-
-class Combination(Record, frozen=True):
-    """A setting for each of several models."""
-
-    setting: str
-    p99_ms: list[float | None]
-    score: float
-    raced: float | None
-    alone: bool  # each model as tuned on its own
-
-
-class RejectedCombination(Record, frozen=True):
-    """A combination that was ruled out, and why."""
-
-    setting: str
-    reason: str
-
-
-class JointResult(Record, frozen=True):
-    """`tailcut tune MODEL MODEL... --json`."""
-
-    models: list[JointModel]
-    machine: MachineFacts
-    objective: JointObjective
-    command: str
-    simulated: int
-    combinations: list[Combination]
-    rejected: list[RejectedCombination]
-    verified: bool
-    cpu_cores: dict[str, float] | None
-    noise: NoiseResult | None
-    report: str | None
 
 
 class ComparedProfile(ArmFigures, frozen=True):

@@ -7,7 +7,7 @@ it claims comes from the verification alone.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
@@ -17,6 +17,7 @@ from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.offers import offers_of
 from tailcut.tuner.records import Outcome, Wanted
+from tailcut.tuner.result_records import RowsDecision
 from tailcut.tuner.selection import Selection
 from tailcut.tuner.session import Session, open_session
 from tailcut.tuner.waterfall import explain
@@ -51,7 +52,7 @@ class Space(Protocol):
     def without(self, winner: Settings, rung: str) -> Settings:
         """The winner with the baseline's settings of one rung."""
 
-    def rows_of(self, settings: Settings) -> dict[str, Any]:
+    def rows_of(self, settings: Settings) -> RowsDecision:
         """What was decided of the rows with these settings."""
 
     def take(self, outcome: Outcome) -> None:

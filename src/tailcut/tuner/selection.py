@@ -16,8 +16,9 @@ from tailcut.tuner.finalists import FINALISTS, NEAR, Predicted, finalists
 from tailcut.tuner.heats import Heats
 from tailcut.tuner.race import NOISE
 from tailcut.tuner.racing import Entrant, load_for
-from tailcut.tuner.records import Equal, Rejected, TieBreak, entry_of, precision_of
+from tailcut.tuner.records import Equal, Rejected, TieBreak, precision_of
 from tailcut.tuner.refinements import least_gain
+from tailcut.tuner.result_records import Candidate, CandidateVerdict
 from tailcut.tuner.session import Session
 from tailcut.tuner.tie_break import choose
 
@@ -119,8 +120,8 @@ class Selection:
             words = outcome.objective.describe(lane.estimate)
             if number == best and outcome.tie_break is not None:
                 words += f"; {outcome.tie_break.reason}"
-            entry = entry_of(session.describe(settings)) | {"verdict": "raced", "reason": words}
-            entry["throughput"] = None if outcome.objective.is_open else round(lane.estimate, 2)
+            speed = None if outcome.objective.is_open else round(lane.estimate, 2)
+            entry = Candidate.of(session.describe(settings), CandidateVerdict.RACED, words, throughput=speed)
             session.candidate(session.racing_rung, entry, kept=number == best)
         others = sorted(heats.racing, key=lambda number: -heats.lanes[number].estimate)
         order = [best, *(number for number in others if number != best)]

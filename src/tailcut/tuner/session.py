@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tailcut.engines.files import default_engine
 from tailcut.errors import UsageError
@@ -21,7 +20,8 @@ from tailcut.tuner.journal import Journal, Key
 from tailcut.tuner.learning import Arrays, Learned, learn
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.racing import LEAST_BLOCK_S, Load, Racing
-from tailcut.tuner.records import Outcome, Rejected, RungRecord, Wanted, entry_of
+from tailcut.tuner.records import Outcome, Rejected, RungRecord, Wanted
+from tailcut.tuner.result_records import Candidate, CandidateVerdict
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.space import BASELINE, RUNG_FIELDS, changed
 
@@ -90,7 +90,7 @@ class Session:
         names = [one.name for one in self.outcome.rungs]
         return "parallelism" if "parallelism" in names else names[0]
 
-    def candidate(self, rung: str, entry: dict[str, Any], *, kept: bool = False) -> None:
+    def candidate(self, rung: str, entry: Candidate, *, kept: bool = False) -> None:
         """Record a verdict, and tell it."""
         if not kept:
             next(one for one in self.outcome.rungs if one.name == rung).candidates.append(entry)
@@ -98,7 +98,7 @@ class Session:
 
     def reject(self, settings: Settings, reason: str) -> None:
         """Record that settings answer wrongly, or cannot be served."""
-        entry = entry_of(self.describe(settings)) | {"verdict": "rejected", "reason": reason}
+        entry = Candidate.of(self.describe(settings), CandidateVerdict.REJECTED, reason)
         self.candidate(self.outcome.rungs[0].name, entry)
 
     def check(self, settings: Settings, seconds: float, *, whole: bool = False) -> Accuracy:
@@ -179,9 +179,9 @@ def new_session(  # noqa: PLR0913  the parts that differ between a model and a p
         reference: whether the baseline behind the plain wire is verified, too.
     """
     objective = Objective(wanted.kind, wanted.slo_ms or float("inf"), wanted.rate or 0.0)
-    outcome = Outcome(learned.spec, base, objective.rate, [RungRecord(name) for name in rungs], objective=objective)
-    outcome.base = base
-    outcome.rows, outcome.random_outputs = learned.rows, learned.gate.random_outputs
+    records = [RungRecord(name) for name in rungs]
+    outcome = Outcome(learned.spec, base, objective.rate, records, learned.rows, objective, base)
+    outcome.random_outputs = learned.gate.random_outputs
     outcome.samples, outcome.previous = servers.samples, wanted.previous
     journal = Journal(wanted.journal, key, fresh=wanted.fresh)
     racing = Racing(objective, Load((1, 16), LEAST_BLOCK_S), outcome.noise, journal)

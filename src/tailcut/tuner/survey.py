@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
@@ -15,6 +14,7 @@ from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.records import Wanted
+from tailcut.tuner.result_records import RowsDecision
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.session import open_session
 from tailcut.tuner.simulate import Configuration
@@ -36,7 +36,7 @@ class Survey:
     """
 
     spec: ModelSpec
-    rows: dict[str, Any]
+    rows: RowsDecision
     gate: Gate
     servers: Servers
     baseline: Settings

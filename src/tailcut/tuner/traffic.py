@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tailcut.lab.records import bounds_of
 from tailcut.lab.trial import Arm, ArmRuns, open_block
 from tailcut.stats import Sample, is_above, percentile_interval, samples_needed
 from tailcut.tuner.baseline import Baseline
-from tailcut.tuner.records import HighestRate
+from tailcut.tuner.result_records import HighestRate
 
 _ABOVE, _STEP = 1.1, 1.2  # of the baseline's capacity, where its rates begin; and from one to the next
 _DOWN = 0.8  # from one rate of the tuned server to the next
@@ -137,7 +138,8 @@ class Traffic:
         if len(self.runs.latencies) < samples_needed(0.99):
             return None
         interval = percentile_interval(Sample.of(self.runs.latencies), 0.99)
-        if interval is None:
+        bounds = bounds_of(interval)
+        if interval is None or bounds is None:
             return None
         limit_ms = self._overload.limit_ms
         within = interval.high <= limit_ms and not self.runs.errors
@@ -145,7 +147,7 @@ class Traffic:
             limit_ms,
             self._overload.lowest(verified.blocks),
             self._carried.rate,
-            interval,
+            bounds,
             len(self.runs.latencies),
             within,
         )

@@ -18,6 +18,7 @@ from tailcut.tuner.budget import Plan
 from tailcut.tuner.race import QUANTILES
 from tailcut.tuner.racing import LEAST_BLOCK_S, Load
 from tailcut.tuner.records import Outcome
+from tailcut.tuner.result_records import Percentile
 from tailcut.tuner.traffic import Traffic
 
 LEAST_S = 15.0  # that both headlines take of a quick model
@@ -39,7 +40,7 @@ def verification_s(rate: float, arms: int, q: float = QUANTILES["p99"]) -> float
     return _AROUND * arms * _SPARE * samples_needed(q) / rate
 
 
-def told_within(seconds: float, rate: float, arms: int) -> str:
+def told_within(seconds: float, rate: float, arms: int) -> Percentile:
     """The percentile furthest in the tail that so many seconds of verification can tell."""
     *tails, median = QUANTILES
     return next((name for name in tails if verification_s(rate, arms, QUANTILES[name]) <= seconds), median)

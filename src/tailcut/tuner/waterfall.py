@@ -5,18 +5,19 @@ A rung that makes things worse leaves the winner.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+import msgspec
 import numpy as np
 
-from tailcut.lab.record import interval_record
+from tailcut.lab.records import Interval
 from tailcut.lab.trial import ArmRuns, closed_block, open_block
 from tailcut.runtime.settings import Settings
-from tailcut.stats import Verdict
 from tailcut.tuner.budget import Plan
 from tailcut.tuner.events import CandidateDone, Phase, RungDone, RungStarted
 from tailcut.tuner.race import judged, percentiles_ms, ratios
-from tailcut.tuner.records import Outcome, entry_of
+from tailcut.tuner.records import Outcome
+from tailcut.tuner.result_records import Candidate, CandidateVerdict
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.session import Session
 
@@ -64,13 +65,13 @@ def explain(session: Session, space: Rungs, is_better: Callable[[Settings, Setti
             record.note = UNCHANGED
         else:
             entry = effect(before, after, runs)
-            session.journal.add("rung", after, rung=record.name, verdict=entry["verdict"], reason=entry["reason"])
+            session.journal.add("rung", after, rung=record.name, verdict=entry.verdict.value, reason=entry.reason)
             without = space.without(outcome.settings, record.name)
-            if entry["verdict"] == Verdict.WORSE.value and is_better(without, outcome.settings):
+            if entry.verdict is CandidateVerdict.WORSE and is_better(without, outcome.settings):
                 outcome.settings = without
-                entry["reason"] += "; taken out of the winner"
+                entry = msgspec.structs.replace(entry, reason=f"{entry.reason}; taken out of the winner")
             else:
-                record.kept.append(entry["setting"])
+                record.kept.append(entry.setting)
             record.candidates.insert(0, entry)
             session.tell(CandidateDone(record.name, entry))
         session.tell(RungDone(record.name, " + ".join(record.kept) or None, record.note))
@@ -103,18 +104,23 @@ def waterfall(
     return runs
 
 
-def effect(before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> dict[str, Any]:
+def effect(before: Settings, after: Settings, runs: dict[Settings, ArmRuns]) -> Candidate:
     """One step's record: its own percentiles, its ratios to the step before with their intervals, and a verdict."""
-    old, new = runs[before], runs[after]
-    entry = entry_of(after.describe(before)) | percentiles_ms(new)
-    entry |= {"samples": len(new.latencies), "cost": new.spent.per_request()}
-    entry["throughput"] = round(float(np.mean(new.throughputs)), 2) if new.throughputs else None
-    found = ratios(new, old)
-    if found.tail is not None:
-        of, tail = found.tail
-        entry |= {"tail_ratio": interval_record(tail), "ratio_of": of}
-        entry["p99_ratio"] = entry["tail_ratio"] if of == "p99" else None
-    if found.throughput is not None:
-        entry["throughput_ratio"] = interval_record(found.throughput)
+    new = runs[after]
+    found = ratios(new, runs[before])
+    of, tail = found.tail or (None, None)
+    tail_ratio = None if tail is None else Interval.rounded(tail)
     word, reason = judged(found)
-    return entry | {"verdict": word.value, "reason": reason}
+    return Candidate(
+        setting=after.describe(before),
+        **percentiles_ms(new),
+        throughput=round(float(np.mean(new.throughputs)), 2) if new.throughputs else None,
+        p99_ratio=tail_ratio if of == "p99" else None,
+        throughput_ratio=None if found.throughput is None else Interval.rounded(found.throughput),
+        tail_ratio=tail_ratio,
+        ratio_of=of,
+        samples=len(new.latencies),
+        cost=new.spent.per_request(),
+        verdict=CandidateVerdict(word),
+        reason=reason,
+    )

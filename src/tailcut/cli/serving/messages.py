@@ -17,11 +17,15 @@ def where(address: "Address") -> str:
     """Where the server listens, for a log line."""
     from tailcut.server.listener import authority, both_families
 
-    text = f"http://{authority(address.host, address.port)}"
+    text = f"{'https' if address.tls else 'http'}://{authority(address.host, address.port)}"
     if ":" in address.host:
         text += " (IPv6 and IPv4)" if both_families(address.host) else " (IPv6 only)"
     text += f" and {address.uds}" if address.uds else ""
-    return text + (f", gRPC on {authority(address.host, address.grpc_port)}" if address.grpc_port is not None else "")
+    return text + (
+        f", gRPC{' over TLS' if address.tls else ''} on {authority(address.host, address.grpc_port)}"
+        if address.grpc_port is not None
+        else ""
+    )
 
 
 def log_rows(models: "Sequence[ServedModel]", worker: "Worker | None") -> None:

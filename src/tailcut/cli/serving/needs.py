@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tailcut.server.tls.certificates import Certificates
     from tailcut.server.workers.process import Worker
 
 _log = logging.getLogger("tailcut")
@@ -32,6 +33,44 @@ def read_token(path: Path, worker: "Worker | None" = None) -> str:
     if not token or len(token.split()) != 1:
         raise UsageError(f"{path}: must contain one token of ASCII characters without spaces")
     return token
+
+
+def check_needs(*, grpc: bool, shared_memory: str | None, require_token: bool, token_file: Path | None) -> None:
+    """Check that there is what the options of a command line need.
+
+    Raises:
+        UsageError: a package, a prefix of shared memory or the file of the token is missing.
+    """
+    from tailcut.errors import UsageError
+
+    if grpc:
+        need_grpc()
+    if shared_memory is not None:
+        need_shared_memory(shared_memory)
+    if require_token and token_file is None:
+        raise UsageError("--require-token needs --token-file FILE, the file with the token")
+
+
+def read_certificates(cert: Path | None, key: Path | None) -> "Certificates | None":
+    """The certificate and the key of `--tls-cert` and `--tls-key`; None where neither is given.
+
+    Raises:
+        UsageError: only one of them is given, or they cannot be used.
+    """
+    from tailcut.errors import UsageError
+    from tailcut.server.tls.certificates import Certificates
+
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise UsageError("TLS needs both --tls-cert FILE and --tls-key FILE")
+    return Certificates.read(cert, key)
+
+
+def log_certificates(certificates: "Certificates | None", worker: "Worker | None") -> None:
+    """Log what is wrong with a certificate that can be used; of several workers, the first one does."""
+    if certificates is not None and (worker is None or worker.post == 0):
+        certificates.warn()
 
 
 def need_shared_memory(prefix: str) -> None:

@@ -154,6 +154,8 @@ class FastPath:
         """
         if not plan.head.keep_alive or plan.head.content_length is None or self._state.draining:
             return False
+        if connection.transport.get_extra_info("ssl_object") is not None:  # what its socket brings is encrypted
+            return False
         number = self._head_table.number(plan, head, template, length) if len(head) <= self._code.HEAD_MOST else -1
         transport = connection.transport
         if number < 0 or transport.get_write_buffer_size() or transport.is_closing():

@@ -17,7 +17,7 @@ from tailcut.server.grpc.calls import Call
 from tailcut.server.grpc.infer import Inference
 from tailcut.server.grpc.infer_calls import InferCall, StreamCall
 from tailcut.server.grpc.queries import Questions
-from tailcut.server.grpc.query_calls import AdminCall, QuestionCall, WatchCall
+from tailcut.server.grpc.query_calls import REFUSED, AdminCall, QuestionCall, WatchCall
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.state import ServerState
 from tailcut.wire.grpc.framing import CALLS, CallError, CallHead, Status, error_end
@@ -32,6 +32,12 @@ _ADMIN = {
     "SystemSharedMemoryRegister",
     "SystemSharedMemoryUnregister",
 }  # need the token, where the server has one
+_OPEN = {
+    f"/{SERVICE}/ServerLive",
+    f"/{SERVICE}/ServerReady",
+    f"/{HEALTH_SERVICE}/Check",
+    f"/{HEALTH_SERVICE}/Watch",
+}  # need none, also where all others do
 _SLICE_UNITS = 32  # read of a connection that has more to say, before others have their turn
 _Maker = Callable[["GrpcConnection", int, CallHead], Call]
 
@@ -344,7 +350,10 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def _open(self, stream: int, head: CallHead, *, ended: bool) -> None:
         make = self._server.calls.get(head.plan.path)
         error = head.error
-        if error is None and make is None:
+        context = self.state.context
+        if context.require_token and head.plan.path not in _OPEN and not context.admits(head.plan.authorization):
+            error = CallError(Status.UNAUTHENTICATED, REFUSED)
+        elif error is None and make is None:
             error = CallError(Status.UNIMPLEMENTED, "there is no such call")
         elif self.state.context.counts.buffered_bytes > self.state.limits.buffered_bytes:
             error = CallError(Status.UNAVAILABLE, "too many messages are on their way")

@@ -13,6 +13,7 @@ from tailcut.server.limits import QUESTION_BYTES
 from tailcut.wire.grpc.framing import CallError, CallHead, Status
 from tailcut.wire.grpc.messages import HEALTH
 
+REFUSED = "this needs the server's token"
 _log = logging.getLogger("tailcut.grpc")
 Handler = Callable[[Any], Awaitable[Any]]
 
@@ -58,7 +59,7 @@ class AdminCall(QuestionCall):
         if self.link.state.context.admits(self._head.plan.authorization):
             super()._start(message)
         else:
-            self.fail(CallError(Status.UNAUTHENTICATED, "this needs the server's token"))
+            self.fail(CallError(Status.UNAUTHENTICATED, REFUSED))
 
 
 class WatchCall(OneMessageCall):

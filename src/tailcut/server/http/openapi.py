@@ -15,11 +15,15 @@ class Said(NamedTuple):
     refused: bool = False  # always, with 400
 
 
-def document(routes: Iterable[tuple[str, str, Said, bool]], version: str) -> dict[str, Any]:
-    """OpenAPI 3.1, from (path, method, what is said, whether the token is needed) and Tailcut's version."""
+def document(routes: Iterable[tuple[str, str, Said, bool]], version: str, *, always: bool = False) -> dict[str, Any]:
+    """OpenAPI 3.1, from (path, method, what is said, whether a token is for it) and Tailcut's version.
+
+    `always`: whether the server requires a token; else it may have none.
+    """
+    security: list[dict[str, Any]] = [{"token": []}] if always else [{"token": []}, {}]
     paths: dict[str, dict[str, Any]] = {}
-    for path, method, said, admin in routes:
-        paths.setdefault(path, {})[method.lower()] = _operation(path, said, admin=admin)
+    for path, method, said, guarded in routes:
+        paths.setdefault(path, {})[method.lower()] = _operation(path, said, security if guarded else None)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Tailcut: the Open Inference Protocol v2", "version": version},
@@ -31,7 +35,7 @@ def document(routes: Iterable[tuple[str, str, Said, bool]], version: str) -> dic
     }
 
 
-def _operation(path: str, said: Said, *, admin: bool) -> dict[str, Any]:
+def _operation(path: str, said: Said, security: list[dict[str, Any]] | None) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "Done"}
     if said.answer is not None:
         kind = "text/plain" if said.answer == "text" else "application/json"
@@ -61,8 +65,8 @@ def _operation(path: str, said: Said, *, admin: bool) -> dict[str, Any]:
         if said.body == "request":
             content["application/octet-stream"] = {}
         operation["requestBody"] = {"required": said.body in {"request", "register"}, "content": content}
-    if admin:
-        operation["security"] = [{"token": []}, {}]
+    if security is not None:
+        operation["security"] = security
     return operation
 
 

@@ -120,14 +120,15 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
         Refusal: 400, 401, 404, 405, 413, 415.
     """
     route = find_route(request.path)
+    if context.require_token and (route is None or not route.open):
+        _check_token(request, context)
     if route is None:
         raise Refusal(404, "no such path: /v2/openapi.json lists those of the Open Inference Protocol v2")
     method = request.method.decode("latin-1")
     if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
         raise Refusal(405, f"{method[:20]} is not for this path", {"Allow": ", ".join(route.methods)})
     if route.admin:
-        if not context.admits(request.headers.get(b"authorization", b"").decode("latin-1")):
-            raise Refusal(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
+        _check_token(request, context)
         _refuse_other_sites(request)
     length = request.content_length or 0
     if length > limits.body_bytes:
@@ -151,6 +152,16 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
             raise Refusal(413, f"the body is over {plan.limit} bytes, more than any request to this model needs")
         _plan_rows(plan)
     return plan
+
+
+def _check_token(request: Head, context: Context) -> None:
+    """Refuse a message that does not carry the server's token, where it has one.
+
+    Raises:
+        Refusal: 401.
+    """
+    if not context.admits(request.headers.get(b"authorization", b"").decode("latin-1")):
+        raise Refusal(401, "this needs the server's token", {"WWW-Authenticate": "Bearer"})
 
 
 def _refuse_other_sites(request: Head) -> None:

@@ -38,6 +38,7 @@ class Entry:
     handler: Handler | None
     said: Said
     admin: bool = False  # needs the token, where the server has one
+    open: bool = False  # needs none, also where all others do
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Route:
     arguments: tuple[str, ...] = ()
     takes_body: bool = False
     admin: bool = False
+    open: bool = False
 
     @property
     def infers(self) -> bool:
@@ -181,15 +183,14 @@ def _metrics(context: Context) -> bytes:
     return reply(200, render(*context.counted(), rows, context.devices()), content_type=METRICS_TYPE)
 
 
-def _openapi(_context: Context) -> bytes:
-    return _openapi_reply()
+def _openapi(context: Context) -> bytes:
+    return _openapi_reply(always=context.require_token)
 
 
 @cache
-def _openapi_reply() -> bytes:
-    return _json(
-        document([(entry.path, entry.method, entry.said, entry.admin) for entry in _TABLE], metadata.version())
-    )
+def _openapi_reply(*, always: bool) -> bytes:
+    paths = [(entry.path, entry.method, entry.said, (always and not entry.open) or entry.admin) for entry in _TABLE]
+    return _json(document(paths, metadata.version(), always=always))
 
 
 def _of_model(path: str, method: str, handler: Handler | None, said: Said) -> list[Entry]:
@@ -222,8 +223,14 @@ def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handl
 
 
 _TABLE = [
-    Entry("/v2/health/live", "GET", _live, Said("Whether the process answers")),
-    Entry("/v2/health/ready", "GET", _ready, Said("Whether requests are wanted: 503 while draining", unready=True)),
+    Entry("/v2/health/live", "GET", _live, Said("Whether the process answers"), open=True),
+    Entry(
+        "/v2/health/ready",
+        "GET",
+        _ready,
+        Said("Whether requests are wanted: 503 while draining", unready=True),
+        open=True,
+    ),
     Entry("/v2", "GET", _server, Said("Name, version and extensions", "server")),
     Entry("/v2/openapi.json", "GET", _openapi, Said("This document", "object")),
     Entry("/v2/models/stats", "GET", _statistics, Said("Counts and times of all models", "statistics")),
@@ -257,5 +264,5 @@ def find_route(path: str) -> Route | None:
         if all(want in {None, part} for want, part in zip(pattern, parts, strict=True)):
             arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want is None)
             takes_body = entry.said.body is not None
-            return Route((entry.method,), entry.handler, arguments, takes_body, entry.admin)
+            return Route((entry.method,), entry.handler, arguments, takes_body, entry.admin, entry.open)
     return None

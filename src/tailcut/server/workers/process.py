@@ -94,12 +94,20 @@ class Worker:
     def doors(
         self,
         state: ServerState,
+        unix: Callable[[], asyncio.BaseProtocol],
         http: Callable[[], asyncio.BaseProtocol],
         grpc: Callable[[], asyncio.BaseProtocol] | None = None,
     ) -> list[FairAcceptor]:
-        """Start accepting from the supervisor's listeners; where there is gRPC, the last of them is for it."""
+        """Start accepting from the supervisor's listeners; where there is gRPC, the last of them is for it.
+
+        Args:
+            state: of this worker's connections.
+            unix: makes the protocol of a connection over the Unix socket.
+            http: the same over the port.
+            grpc: the same over the port for gRPC, where there is one.
+        """
         self.count(0)
-        protocols = [http] * len(self._listeners)
+        protocols = [unix if listener.family == socket.AF_UNIX else http for listener in self._listeners]
         if grpc is not None:
             protocols[-1] = grpc
         return [

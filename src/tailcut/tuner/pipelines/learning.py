@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from tailcut.tuner.gate import Gate
 from tailcut.tuner.learning import Arrays, Learned
 from tailcut.tuner.questions import Questions
 from tailcut.tuner.records import Wanted
+from tailcut.tuner.result_records import RowsDecision
 
 _MADE_UP = 64  # requests, where there are no data
 _MOST_REQUESTS = 2048  # of the data
@@ -87,7 +88,7 @@ def learn_pipeline(wanted: Wanted, answers_s: float, tell: Callable[[Event], Non
     if gate.random_outputs:
         names = ", ".join(map(repr, gate.random_outputs))
         tell(Phase(f"the pipeline itself is random: asked the same twice, it answers {names} differently"))
-    rows: dict[str, Any] = untuned.model.rows.as_dict()
+    rows = RowsDecision.of(untuned.model.rows)
     return Known(untuned.model, Learned(untuned.spec, rows, requests, gate), inputs)
 
 

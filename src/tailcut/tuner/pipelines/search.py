@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -47,7 +46,8 @@ from tailcut.tuner.pipelines.space import (
     with_step_of,
 )
 from tailcut.tuner.pipelines.ways import Around, Way
-from tailcut.tuner.records import Outcome, Wanted, entry_of
+from tailcut.tuner.records import Outcome, Wanted
+from tailcut.tuner.result_records import Candidate, CandidateVerdict, RowsDecision
 from tailcut.tuner.search import Search
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.session import Session, new_session, plan_of
@@ -146,7 +146,7 @@ class PipelineSpace:
         """The winner with one step as it is written."""
         return with_step_of(winner, self._session.base, rung)
 
-    def rows_of(self, settings: Settings) -> dict[str, Any]:
+    def rows_of(self, settings: Settings) -> RowsDecision:
         """What was decided of the rows: that of the untuned pipeline, as its steps say it."""
         return self._session.learned.rows
 
@@ -193,7 +193,7 @@ class PipelineSpace:
         words = (
             f"{size / times.times_ns[size] * 1e9:,.0f} rows/s in one process, {times.times_ns[1] / 1e3:,.0f} us alone"
         )
-        entry = entry_of(name) | {"verdict": "estimated", "reason": f"{words}, {times.memory_bytes >> 20:,} MiB"}
+        entry = Candidate.of(name, CandidateVerdict.ESTIMATED, f"{words}, {times.memory_bytes >> 20:,} MiB")
         self._session.candidate(name, entry)
         self._session.tell(Estimated(1))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tailcut.lab.arrivals import Arrivals
 from tailcut.lab.trial import ArmRuns
@@ -10,6 +9,7 @@ from tailcut.runtime.profile import Profile
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.records import Wanted
+from tailcut.tuner.result_records import RowsDecision
 from tailcut.tuner.together.selection import Combination, Expected
 
 ARMS = ("baseline", "tuned")
@@ -44,7 +44,7 @@ class Side:
     slo_ms: float | None
     inputs: Sequence[str]
     outputs: Sequence[str]
-    rows: dict[str, Any]
+    rows: RowsDecision
     profile: Profile  # with the settings found
     copy_bytes: bytes = b""  # of the quantised copy that the profile runs
     accuracy: Accuracy | None = None  # of the verification

@@ -1,16 +1,17 @@
-"""A joint tune's outcome as the JSON object that the command prints, and as each profile's section and evidence."""
+"""A joint tune's outcome as the command prints it, and as each profile's section and evidence."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import asdict
 
-from tailcut.lab.record import interval_record
+from tailcut.lab.records import Interval, MachineFacts
 from tailcut.runtime.profile import Neighbour, Together
 from tailcut.stats import samples_needed
 from tailcut.tuner.race import pooled
-from tailcut.tuner.result import arm_record, met
+from tailcut.tuner.result import arm_record, known, met
+from tailcut.tuner.together import result_records as made
 from tailcut.tuner.together.records import ARMS, JointOutcome, Side
 from tailcut.tuner.together.search import describe
 
@@ -19,35 +20,35 @@ _MOST_SIMULATED = 40  # combinations in the result
 
 
 def joint_result(
-    outcome: JointOutcome, *, machine: Mapping[str, Any], objective: Mapping[str, Any], command: str
-) -> dict[str, Any]:
-    """Every key of `tailcut tune A B --json`; what is unknown is null."""
-    seed = objective.get("seed", 0)
+    outcome: JointOutcome, *, machine: MachineFacts, objective: made.JointRequest, command: str
+) -> made.JointResult:
+    """What `tailcut tune A B --json` prints; what is unknown is None."""
     names = [side.name for side in outcome.sides]
-    return {
-        "models": [_model(side, seed) for side in outcome.sides],
-        "machine": dict(machine),
-        "objective": dict(objective)
-        | {"percentile": "p99", "took_s": round(outcome.took_s, 1), "interrupted": outcome.interrupted},
-        "command": command,
-        "simulated": len(outcome.simulated),
-        "combinations": [
-            {
-                "setting": describe(names, one.settings),
-                "p99_ms": [_finite(value) for value in one.p99_ms],
-                "score": round(one.score, 4),
-                "raced": _rounded(outcome.raced.get(one.settings)),
-                "alone": one.settings == outcome.alone,
-            }
+    return made.JointResult(
+        models=[_model(side, objective.seed) for side in outcome.sides],
+        machine=machine,
+        objective=made.JointObjective(
+            **asdict(objective), percentile="p99", took_s=round(outcome.took_s, 1), interrupted=outcome.interrupted
+        ),
+        command=command,
+        simulated=len(outcome.simulated),
+        combinations=[
+            made.Combination(
+                setting=describe(names, one.settings),
+                p99_ms=[_finite(value) for value in one.p99_ms],
+                score=round(one.score, 4),
+                raced=_rounded(outcome.raced.get(one.settings)),
+                alone=one.settings == outcome.alone,
+            )
             for number, one in enumerate(outcome.simulated)
             if number < _MOST_SIMULATED or one.settings in outcome.raced
         ],
-        "rejected": [{"setting": describe(names, settings), "reason": reason} for settings, reason in outcome.rejected],
-        "verified": all(side.runs for side in outcome.sides),
-        "cpu_cores": {name: round(share, 3) for name, share in outcome.cpu_share.items()} or None,
-        "noise": outcome.noise.record(),
-        "report": None,
-    }
+        rejected=[made.RejectedCombination(describe(names, settings), reason) for settings, reason in outcome.rejected],
+        verified=all(side.runs for side in outcome.sides),
+        cpu_cores={name: round(share, 3) for name, share in outcome.cpu_share.items()} or None,
+        noise=outcome.noise.record(),
+        report=None,
+    )
 
 
 def together_of(outcome: JointOutcome, number: int) -> Together:
@@ -66,60 +67,54 @@ def together_of(outcome: JointOutcome, number: int) -> Together:
     return Together(rate=round(own.arrivals.rate, 6), limit_ms=round(own.limit_ms, 6), neighbours=tuple(others))
 
 
-def joint_evidence(found: Mapping[str, Any], number: int) -> dict[str, Any]:
+def joint_evidence(found: made.JointResult, number: int) -> dict[str, Any]:
     """What one model's profile keeps of a result: its own figures, not samples."""
-    own = found["models"][number]
-    checked = own["verification"]
+    own = found.models[number]
+    checked = own.verification
     kept: dict[str, Any] = {
-        "command": found["command"],
-        "seed": found["objective"]["seed"],
+        "command": found.command,
+        "seed": found.objective.seed,
         "verified": checked is not None,
-        "rate_offered": own["rate"],
-        "rows": own["rows"],
+        "rate_offered": own.rate,
+        "rows": msgspec.to_builtins(own.rows),
     }
     if checked is not None:
-        for arm in ARMS:
-            kept[arm] = {
-                name: value for name, value in checked[arm].items() if name not in _SHOWN_ONLY and value is not None
-            }
-        if checked["p99_ratio"] is not None:
-            kept["p99_ratio"] = checked["p99_ratio"]
+        kept |= {name: known(arm, _SHOWN_ONLY) for name, arm in checked.arms.items()}
+        if checked.p99_ratio is not None:
+            kept["p99_ratio"] = msgspec.to_builtins(checked.p99_ratio)
     return kept
 
 
-def _model(side: Side, seed: int) -> dict[str, Any]:
+def _model(side: Side, seed: int) -> made.JointModel:
     profile = side.profile
-    return {
-        "name": side.name,
-        "path": profile.model.path,
-        "sha256": profile.model.sha256,
-        "inputs": list(side.inputs),
-        "outputs": list(side.outputs),
-        "arrivals": side.arrivals.name,
-        "rate": round(side.arrivals.rate, 6),
-        "slo_ms": side.slo_ms,
-        "limit_ms": side.limit_ms if np.isfinite(side.limit_ms) else None,
-        "rows": side.rows,
-        "setting": profile.settings.describe(),
-        "settings": msgspec.to_builtins(profile.settings),
-        "right": None if side.accuracy is None else side.accuracy.right,
-        "wrong": side.wrong or None,
-        "verification": _verification(side, seed),
-        "profile": None,
-    }
+    return made.JointModel(
+        name=side.name,
+        path=profile.model.path,
+        sha256=profile.model.sha256,
+        inputs=list(side.inputs),
+        outputs=list(side.outputs),
+        arrivals=side.arrivals.name,
+        rate=round(side.arrivals.rate, 6),
+        slo_ms=side.slo_ms,
+        limit_ms=side.limit_ms if np.isfinite(side.limit_ms) else None,
+        rows=side.rows,
+        setting=profile.settings.describe(),
+        settings=profile.settings,
+        right=None if side.accuracy is None else side.accuracy.right,
+        wrong=side.wrong or None,
+        verification=_verification(side, seed),
+        profile=None,
+    )
 
 
-def _verification(side: Side, seed: int) -> dict[str, Any] | None:
+def _verification(side: Side, seed: int) -> made.JointVerification | None:
     if not side.runs:
         return None
-    found: dict[str, Any] = {}
-    for arm in ARMS:
-        found[arm] = arm_record(side.runs[arm], side.arrivals.rate)
-        found[arm]["within"] = met(found[arm]["p99_interval_ms"], side.limit_ms)
-    baseline, tuned = (side.runs[arm] for arm in ARMS)
-    known = min(len(baseline.latencies), len(tuned.latencies)) >= samples_needed(0.99)
-    found["p99_ratio"] = interval_record(pooled(tuned, baseline, 0.99, seed)) if known else None
-    return found
+    arms = [arm_record(side.runs[arm], side.arrivals.rate) for arm in ARMS]
+    baseline, tuned = (made.JointArm(**asdict(arm), within=met(arm.p99_interval_ms, side.limit_ms)) for arm in arms)
+    enough = min(baseline.samples, tuned.samples) >= samples_needed(0.99)
+    ratio = pooled(side.runs["tuned"], side.runs["baseline"], 0.99, seed) if enough else None
+    return made.JointVerification(baseline, tuned, None if ratio is None else Interval.rounded(ratio))
 
 
 def _finite(value: float) -> float | None:

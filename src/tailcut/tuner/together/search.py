@@ -26,7 +26,7 @@ from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Phase
 from tailcut.tuner.events import Expected as ExpectedTime
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.racing import run_heats
-from tailcut.tuner.records import entry_of
+from tailcut.tuner.result_records import Candidate, described
 from tailcut.tuner.survey import Survey, Surveyor
 from tailcut.tuner.together.records import JointOutcome, JointWanted, Side
 from tailcut.tuner.together.selection import (
@@ -134,8 +134,8 @@ class JointSearch:
                 arrivals,
                 one.slo_ms or float("inf"),
                 one.slo_ms,
-                [f"{tensor.name} {tensor.describe()}" for tensor in survey.spec.inputs],
-                [f"{tensor.name} {tensor.describe()}" for tensor in survey.spec.outputs],
+                described(survey.spec.inputs),
+                described(survey.spec.outputs),
                 survey.rows,
                 survey.servers.profile(survey.baseline),
             )
@@ -286,8 +286,7 @@ class JointSearch:
     # What is told, and kept.
 
     def _candidate(self, combination: Combination, verdict: str, reason: str) -> None:
-        entry = entry_of(self._words(combination)) | {"verdict": verdict, "reason": reason}
-        self._tell(CandidateDone("parallelism", entry))
+        self._tell(CandidateDone("parallelism", Candidate.of(self._words(combination), verdict, reason)))
 
     def _words(self, combination: Combination) -> str:
         return describe([side.name for side in self._outcome.sides], combination)

@@ -1,0 +1,37 @@
+{{- define "tailcut.name" -}}
+{{- if contains "tailcut" .Release.Name }}{{ .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-tailcut" .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "tailcut.selector" -}}
+app.kubernetes.io/name: tailcut
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "tailcut.labels" -}}
+{{ include "tailcut.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- /* As rates: what all pods of this release have together. */}}
+{{- define "tailcut.rate" -}}
+sum(rate({{ .metric }}{namespace="{{ .root.Release.Namespace }}",job="{{ include "tailcut.name" .root }}"}[30s])) / 1e6
+{{- end }}
+
+{{- define "tailcut.behavior" -}}
+scaleUp:
+  stabilizationWindowSeconds: 0
+  policies:
+    - type: Percent
+      value: 100
+      periodSeconds: 15
+scaleDown:
+  stabilizationWindowSeconds: {{ .Values.autoscaling.scaleDownSeconds }}
+  policies:
+    - type: Pods
+      value: 1
+      periodSeconds: 60
+{{- end }}

@@ -1,0 +1,46 @@
+"""TLS on the load generator's side: whom it trusts, and why there is no connection, in words."""
+
+import ssl
+from functools import cache
+from pathlib import Path
+
+from tailcut.errors import UsageError
+from tailcut.lab.load import Target
+
+
+@cache
+def _context(ca: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except ssl.SSLError:
+        raise UsageError(f"{ca}: not a file of certificates in PEM") from None
+    except OSError as error:
+        raise UsageError(f"{ca}: {error.strerror or error}") from None
+
+
+def tls_context(target: Target) -> ssl.SSLContext | None:
+    """What checks the server's certificate and name; None where it speaks no TLS.
+
+    Raises:
+        UsageError: the file of trusted certificates cannot be read, or has none.
+    """
+    return _context(target.ca) if target.tls else None
+
+
+def trusted_certificates(target: Target) -> bytes | None:
+    """The content of the file of trusted certificates; None: the system's authorities.
+
+    Raises:
+        UsageError: as `tls_context`.
+    """
+    _context(target.ca)
+    return None if target.ca is None else Path(target.ca).read_bytes()
+
+
+def reason(error: Exception) -> str:
+    """Why there is no connection."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message}): add --ca FILE with that of its authority"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS: {error.reason or error}"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -1,0 +1,97 @@
+"""What `tailcut tune MODEL MODEL... --json` prints, as structs: the source of its JSON schema."""
+
+from typing import Literal
+
+from tailcut.lab.records import Interval, MachineFacts, Record
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.result_records import ArmFigures, NoiseResult, Request, RowsDecision
+
+
+class JointRequest(Request, frozen=True):
+    """The options of a tune of several models."""
+
+    slo_ms: list[float | None]
+    data: list[str | None]
+    rates: list[float]
+    trace: str | None
+
+
+class JointObjective(JointRequest, frozen=True):
+    """The options, and how long the tune took."""
+
+    percentile: Literal["p99"]
+    took_s: float
+    interrupted: bool
+
+
+class JointArm(ArmFigures, frozen=True):
+    """One side of the measurement of a model among others."""
+
+    within: bool | None
+
+
+class JointVerification(Record, frozen=True):
+    """Separate and joint settings of one model, measured among the others."""
+
+    baseline: JointArm
+    tuned: JointArm
+    p99_ratio: Interval | None
+
+    @property
+    def arms(self) -> dict[str, JointArm]:
+        """Both."""
+        return {"baseline": self.baseline, "tuned": self.tuned}
+
+
+class JointModel(Record, frozen=True):
+    """One of several models tuned together."""
+
+    name: str
+    path: str
+    sha256: str
+    inputs: list[str]
+    outputs: list[str]
+    arrivals: str
+    rate: float
+    slo_ms: float | None
+    limit_ms: float | None
+    rows: RowsDecision
+    setting: str
+    settings: Settings
+    right: bool | None
+    wrong: str | None
+    verification: JointVerification | None
+    profile: str | None
+
+
+class Combination(Record, frozen=True):
+    """A setting for each of several models."""
+
+    setting: str
+    p99_ms: list[float | None]
+    score: float
+    raced: float | None
+    alone: bool  # each model as tuned on its own
+
+
+class RejectedCombination(Record, frozen=True):
+    """A combination that was ruled out, and why."""
+
+    setting: str
+    reason: str
+
+
+class JointResult(Record, frozen=True):
+    """`tailcut tune MODEL MODEL... --json`."""
+
+    models: list[JointModel]
+    machine: MachineFacts
+    objective: JointObjective
+    command: str
+    simulated: int
+    combinations: list[Combination]
+    rejected: list[RejectedCombination]
+    verified: bool
+    cpu_cores: dict[str, float] | None
+    noise: NoiseResult | None
+    report: str | None

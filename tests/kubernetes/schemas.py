@@ -1,0 +1,60 @@
+"""Manifests against schemas: core kinds by kubernetes-validate, custom ones by the schemas of their projects."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "schemas"
+VERSIONS = ("1.30", "1.37")  # of Kubernetes: the oldest that the guide names, and the newest that the validator knows
+
+
+def validate(manifest: dict[str, Any]) -> None:
+    """Fail where a manifest is not one of its kind; skip where this machine has nothing to check it by."""
+    group, slash, _ = manifest["apiVersion"].partition("/")
+    if slash and "." in group and not group.endswith(".k8s.io"):
+        errors = [f"{error.json_path}: {error.message}" for error in _custom(manifest).iter_errors(manifest)]
+        assert errors == []
+        return
+    core = pytest.importorskip("kubernetes_validate", reason="not installed: pip install 'tailcut[kubernetes]'")
+    for version in VERSIONS:
+        core.validate(manifest, version, strict=True)
+
+
+def _custom(manifest: dict[str, Any]) -> Draft202012Validator:
+    """The validator of a custom kind."""
+    name = f"{manifest['kind'].lower()}.{manifest['apiVersion'].partition('/')[2]}.json"
+    if not (SHARED / name).is_file():
+        pytest.skip(f"no ../shared/schemas/{name}: the schemas of custom resources are not here")
+    document = json.loads((SHARED / name).read_text(encoding="utf-8"))
+    assert (document["kind"], f"{document['group']}/{document['version']}") == (
+        manifest["kind"],
+        manifest["apiVersion"],
+    )
+    return Draft202012Validator(closed(document["schema"]))
+
+
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A structural schema in which unknown fields are wrong, as a server with strict validation has it.
+
+    The metadata of the root is any object there, because every kind has the same.
+    """
+    result = copy.deepcopy(schema)
+    _close(result)
+    return result
+
+
+def _close(schema: dict[str, Any]) -> None:
+    properties = schema.get("properties")
+    if schema.get("x-kubernetes-int-or-string"):
+        schema.pop("type", None)
+    if properties is not None and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        schema.setdefault("additionalProperties", False)
+    for one in (properties or {}).values():
+        _close(one)
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            _close(schema[key])

@@ -1,0 +1,156 @@
+"""The Helm chart, rendered by Helm's own code: valid, the same as the plain manifests, and strict with its values."""
+
+import copy
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from tests.kubernetes.manifests import DEPLOY, manifest, pod_of, seconds
+from tests.kubernetes.schemas import validate
+
+CHART = DEPLOY / "helm" / "tailcut"
+ALL = {
+    "image": {"repository": "registry.example/tailcut", "tag": "1", "pullSecrets": [{"name": "secret"}]},
+    "autoscaling": {"kind": "keda"},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "service": {"headless": True, "annotations": {"a": "b"}},
+    "podAnnotations": {"a": "b"},
+    "podLabels": {"team": "fraud"},
+    "nodeSelector": {"pool": "static"},
+    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+    "affinity": {"podAntiAffinity": {}},
+    "priorityClassName": "online",
+    "env": [{"name": "A", "value": "b"}],
+    "extraArgs": ["--queue=64", "--access-log"],
+    "models": {"volume": {"nfs": {"server": "files", "path": "/models", "readOnly": True}}},
+}
+CASES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "hpa": {"autoscaling": {"kind": "hpa"}},
+    "repository, no gRPC": {
+        "modelRepository": "/models",
+        "grpc": {"enabled": False},
+        "slo": "",
+        "podDisruptionBudget": {"enabled": False},
+    },
+    "all": ALL,
+}
+WRONG: dict[str, dict[str, Any]] = {
+    "a part of a CPU": {"cpus": 1.5},
+    "CPUs as text": {"cpus": "2"},
+    "a misspelt name": {"replica": 3},
+    "a misspelt name inside": {"image": {"repo": "x"}},
+    "no source": {"source": ""},
+    "no time to drain": {"drainSeconds": 0},
+    "an unknown autoscaler": {"autoscaling": {"kind": "vpa"}},
+    "memory without a unit": {"memory": "2000"},
+    "a second source": {"extraArgs": ["other.onnx"]},
+    "a limit without a unit": {"slo": "20"},
+    "two volumes": {"models": {"volume": {"emptyDir": {}, "nfs": {}}}},
+}
+
+
+def rendered(values: dict[str, Any], release: str = "tailcut", namespace: str = "default") -> dict[str, dict[str, Any]]:
+    """The manifests of a release, by their kinds."""
+    chart = pytest.importorskip("helm_python.chart", reason="not installed: pip install 'tailcut[kubernetes]'")
+    with chart.Chart.load(CHART) as loaded:
+        texts = loaded.render(values, name=release, namespace=namespace)
+    parsed = [yaml.safe_load(text) for name, text in texts.items() if name.endswith(".yaml")]
+    return {one["kind"]: one for one in parsed if one is not None}
+
+
+def test_helm_finds_nothing() -> None:
+    """`helm lint --strict`, except for the icon that it recommends."""
+    chart = pytest.importorskip("helm_python.chart", reason="not installed: pip install 'tailcut[kubernetes]'")
+    report = chart.lint(CHART, strict=True)
+    assert report["errors"] == []
+    assert [one["error"] for one in report["messages"]] == ["icon is recommended"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_it_renders_is_valid(case: str) -> None:
+    """Every manifest, by the schema of its kind."""
+    manifests = rendered(CASES[case], "churn", "models")
+    assert {"Deployment", "Service"} <= set(manifests)
+    for one in manifests.values():
+        validate(one)
+
+
+def test_it_renders_the_plain_manifests() -> None:
+    """With the release `tailcut` in the namespace `default`: the same specifications as in deploy/kubernetes."""
+    defaults = rendered({"serviceMonitor": {"enabled": True}})
+    scaled = rendered({"autoscaling": {"kind": "keda"}}) | {
+        "HorizontalPodAutoscaler": rendered(CASES["hpa"])["HorizontalPodAutoscaler"]
+    }
+    (container,) = pod_of(defaults["Deployment"])["containers"]
+    assert container.pop("imagePullPolicy") == "IfNotPresent"
+    assert defaults["Service"]["spec"].pop("type") == "ClusterIP"
+    plain = {
+        path.stem: manifest(f"kubernetes/{path.name}")
+        for path in (DEPLOY / "kubernetes").glob("*.yaml")
+        if path.stem != "prometheus-adapter"
+    }
+    del plain["tune-job"]  # a step before a release
+    assert len(plain) == 6
+    for one in plain.values():
+        ours = (defaults | {kind: scaled[kind] for kind in ("ScaledObject", "HorizontalPodAutoscaler")})[one["kind"]]
+        assert ours["metadata"]["name"] == one["metadata"]["name"]
+        assert ours["spec"] == one["spec"]
+
+
+def test_an_autoscaler_has_the_number_of_pods_to_itself() -> None:
+    """With one, the Deployment names no number, which each upgrade would set back; there is never more than one."""
+    for kind, scaler in (("none", None), ("hpa", "HorizontalPodAutoscaler"), ("keda", "ScaledObject")):
+        manifests = rendered({"autoscaling": {"kind": kind}})
+        assert ("replicas" in manifests["Deployment"]["spec"]) == (scaler is None)
+        assert {"HorizontalPodAutoscaler", "ScaledObject"} & set(manifests) == ({scaler} if scaler else set())
+
+
+def test_the_grace_period_follows_the_drain() -> None:
+    """Both durations are in the command, and the grace period is longer than them together."""
+    pod = pod_of(rendered({"drainSeconds": 20, "deadlineSeconds": 60})["Deployment"])
+    arguments = pod["containers"][0]["args"]
+    assert (seconds(arguments, "--drain"), seconds(arguments, "--deadline")) == (20, 60)
+    assert pod["terminationGracePeriodSeconds"] == 85
+
+
+def test_releases_have_names_of_their_own() -> None:
+    """Two releases in a namespace share no name and no label that selects."""
+    first, second = rendered(ALL, "churn"), rendered(ALL, "fraud")
+    assert first["Deployment"]["metadata"]["name"] == "churn-tailcut"
+    assert first["Service"]["spec"]["selector"] != second["Service"]["spec"]["selector"]
+    assert 'job="fraud-tailcut"' in second["ScaledObject"]["spec"]["triggers"][0]["metadata"]["query"]
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_helm_refuses_wrong_values(fault: str) -> None:
+    """Before anything is rendered."""
+    chart = pytest.importorskip("helm_python.chart", reason="not installed: pip install 'tailcut[kubernetes]'")
+    errors = pytest.importorskip("helm_python.errors")
+    with chart.Chart.load(CHART) as loaded, pytest.raises(errors.HelmError):
+        loaded.validate_schema(WRONG[fault])
+
+
+@pytest.mark.parametrize("fault", [None, *WRONG])
+def test_the_schema_allows_the_defaults_and_no_wrong_values(fault: str | None) -> None:
+    """The same without Helm: the values as it joins them, against values.schema.json."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    for key, value in copy.deepcopy(WRONG.get(fault or "", {})).items():
+        values[key] = values[key] | value if isinstance(value, dict) else value
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft7Validator.check_schema(schema)
+    errors = list(jsonschema.Draft7Validator(schema).iter_errors(values))
+    assert bool(errors) == (fault is not None)
+
+
+def test_every_value_is_used() -> None:
+    """Each name of values.yaml is in a template, and each name in a template is in values.yaml."""
+    templates = "".join(path.read_text(encoding="utf-8") for path in (CHART / "templates").iterdir())
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    maps = {"image", "grpc", "service", "podDisruptionBudget", "autoscaling", "serviceMonitor", "models"}
+    names = {f"{name}.{one}" for name in maps for one in values[name]} | (set(values) - maps)
+    used = {one.removesuffix(".") for one in re.findall(r"\.Values\.([\w.]+)", templates)}
+    assert used == names

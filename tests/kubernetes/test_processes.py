@@ -1,0 +1,221 @@
+"""What the manifests promise, on processes that have the manifests' own arguments and are asked by their probes."""
+
+import itertools
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tests.engines.models import perceptron
+from tests.kubernetes.manifests import DEPLOY, Container, documents, manifest, pod_of, running, seconds
+from tests.servers import TIMEOUT_S, Wire, raw_request
+
+from tailcut.runtime.profile import Profile
+
+ROW = bytes(16)
+# A file system of which only the folders of the volumes can be written, then the user of the manifest, without rights.
+CONFINED = """
+set -e
+for folder in "$CACHE" "$TMPDIR"; do mount --bind "$folder" "$folder"; done
+mount -o remount,bind,ro /
+exec setpriv --reuid="$USER_ID" --regid="$GROUP_ID" --clear-groups \\
+    --no-new-privs --inh-caps=-all --bounding-set=-all "$@"
+"""
+PAUSE_S = 0.01  # between two requests of a client
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """What the volume of models holds: a model and its profile."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    Profile.of_model(perceptron([4, 3], folder / "model.onnx")).save(folder / "model.profile.toml")
+    return folder
+
+
+class Clients:
+    """Clients that ask the servers in turn all the time, twenty requests on a connection or until it is closed."""
+
+    def __init__(self, servers: list[Container], count: int = 2) -> None:
+        self.servers = servers  # those that a Service would send a new connection to
+        self.failed: list[object] = []
+        self.answered: dict[int, int] = {}
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(count)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT_S)
+
+    def wait_for(self, server: Container, more: int = 10) -> None:
+        """Until so many more requests are answered by that server."""
+        wanted = self.count(server) + more
+        end = time.monotonic() + TIMEOUT_S
+        while self.count(server) < wanted:
+            assert time.monotonic() < end, self.failed
+            self._over.wait(PAUSE_S)
+
+    def count(self, server: Container) -> int:
+        return self.answered.get(server.ports["http"], 0)
+
+    def _ask(self, number: int) -> None:
+        turns = itertools.count(number)
+        while not self._over.is_set():
+            servers = list(self.servers)
+            server = servers[next(turns) % len(servers)]
+            try:
+                with server.connect() as wire:
+                    self._use(server, wire)
+            except OSError as error:
+                self.failed.append(error)
+
+    def _use(self, server: Container, wire: Wire) -> None:
+        """One connection, until the server closes it, or it is no longer one of those to use."""
+        for _ in range(20):
+            answer = wire.ask(raw_request("model", ROW))
+            if answer.status != 200:
+                self.failed.append(answer.status)
+            with self._lock:
+                self.answered[server.ports["http"]] = self.count(server) + 1
+            if answer.headers.get("connection") == "close" or self._over.wait(PAUSE_S):
+                return
+
+
+def test_a_pod_is_replaced_while_clients_ask(models: Path, tmp_path: Path) -> None:
+    """SIGTERM: readiness goes first, traffic to it goes on for ten seconds, then the other answers; nothing fails."""
+    pod = pod_of(manifest("kubernetes/deployment.yaml"))
+    (spec,) = pod["containers"]
+    drain_s = seconds(spec["args"], "--drain")
+    assert drain_s >= 10
+    mounts = {"/models": models}
+    with running(spec, mounts, tmp_path) as old, running(spec, mounts, tmp_path) as new:
+        old.wait_until_started()
+        new.wait_until_started()
+        with Clients([old]) as clients:
+            clients.wait_for(old)
+            told = time.monotonic()
+            old.process.send_signal(signal.SIGTERM)
+            while old.probe("readinessProbe") != 503:
+                assert time.monotonic() < told + TIMEOUT_S
+            before = clients.count(old)
+            assert old.probe("livenessProbe") == 200
+            while time.monotonic() < told + drain_s - 0.5:  # all that time, new connections are made to it
+                clients.wait_for(old, 1)
+            clients.servers[:] = [new]
+            clients.wait_for(new)
+            assert clients.count(old) > before + 100
+            assert old.process.wait(pod["terminationGracePeriodSeconds"]) == 0
+            clients.wait_for(new)
+        took = time.monotonic() - told
+        assert clients.failed == []
+        assert drain_s <= took < pod["terminationGracePeriodSeconds"]
+
+
+def test_a_pod_is_ready_when_it_is_warm(models: Path, tmp_path: Path) -> None:
+    """Until the startup probe succeeds nothing listens; from the first success on, inference is answered."""
+    (spec,) = pod_of(manifest("kubernetes/deployment.yaml"))["containers"]
+    with running(spec, {"/models": models}, tmp_path) as pod:
+        seen = [pod.probe("startupProbe")]
+        while seen[-1] != 200:
+            assert pod.process.poll() is None, pod.log.read_text()
+            seen.append(pod.probe("startupProbe"))
+        with pod.connect() as wire:
+            assert wire.ask(raw_request("model", ROW)).status == 200
+        assert pod.probe("livenessProbe") == pod.probe("readinessProbe") == 200
+        assert set(seen) == {0, 200}  # never an answer that says it is not ready, and never ready too early
+        pod.process.send_signal(signal.SIGINT)
+        assert pod.process.wait(TIMEOUT_S) == 0
+
+
+def test_a_pod_writes_only_where_a_volume_is(models: Path, tmp_path: Path) -> None:
+    """With everything else read-only, no rights and the manifest's user, it starts without a warning and answers."""
+    pod = pod_of(manifest("kubernetes/deployment.yaml"))
+    (spec,) = pod["containers"]
+    assert spec["securityContext"]["readOnlyRootFilesystem"]
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    empty = [one["mountPath"] for one in spec["volumeMounts"] if "emptyDir" in volumes[one["name"]]]
+    assert sorted(empty) == ["/tmp", "/var/cache/tailcut"]
+    folders = {mount: tmp_path / mount.replace("/", "_") for mount in empty}
+    user = pod["securityContext"]
+    for folder in folders.values():
+        folder.mkdir()
+        shutil.chown(folder, user["runAsUser"], user["runAsGroup"])
+    settings = [f"CACHE={folders['/var/cache/tailcut']}", f"TMPDIR={folders['/tmp']}", f"USER_ID={user['runAsUser']}"]
+    before = ["env", *settings, f"GROUP_ID={user['runAsGroup']}", "unshare", "--mount", "sh", "-c", CONFINED, "sh"]
+    opened_by_others(models)
+    try:
+        check = [*before, sys.executable, "-c", "import tailcut"]
+        if subprocess.run(check, capture_output=True, check=False).returncode:
+            pytest.skip("no mounts can be made here, or another user cannot use this Python")
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    with running(spec, {"/models": models, **folders}, tmp_path, before) as server:
+        server.wait_until_started()
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        assert f"Uid:\t{user['runAsUser']}" in status
+        assert "CapEff:\t0000000000000000" in status
+        with server.connect() as wire:
+            assert wire.ask(raw_request("model", ROW)).status == 200
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(TIMEOUT_S) == 0
+        assert "WARNING" not in server.log.read_text().upper()
+    assert any(folders["/var/cache/tailcut"].iterdir())  # the compiled kernels
+
+
+def opened_by_others(folder: Path) -> None:
+    """Let every user read a folder of pytest, which only its owner may enter."""
+    for one in [folder, *folder.parents]:
+        if one.owner() == folder.owner() and one.is_relative_to("/tmp") and one != Path("/tmp"):
+            one.chmod(one.stat().st_mode | 0o055)
+
+
+@pytest.mark.parametrize(
+    "service", documents(DEPLOY / "kserve" / "inferenceservice.yaml"), ids=lambda one: one["metadata"]["name"]
+)
+def test_a_runtime_serves_what_an_inference_service_names(
+    service: dict[str, Any], models: Path, tmp_path: Path
+) -> None:
+    """A profile, a model, and a repository in /mnt/models: over HTTP and gRPC, under the name of the service."""
+    (spec,) = manifest("kserve/servingruntime.yaml")["spec"]["containers"]
+    spec["args"] += service["spec"]["predictor"]["model"]["args"]  # as KServe joins them
+    name = service["metadata"]["name"]
+    if name == "repository":  # whose models have their own names
+        name = "churn"
+        (models / name / "1").mkdir(parents=True)
+        (models / "model.onnx").rename(models / name / "1" / "model.onnx")
+        (models / "model.profile.toml").unlink()
+    with running(spec, {"/mnt/models": models}, tmp_path) as server:
+        server.wait_until_started()
+        answers = [
+            _infer(protocol, f"127.0.0.1:{server.ports[port]}", name)
+            for protocol, port in ((tritonclient.http, "http1"), (tritonclient.grpc, "h2c"))
+        ]
+        assert np.array_equal(*answers)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(TIMEOUT_S) == 0
+
+
+def _infer(protocol: ModuleType, address: str, model: str) -> np.ndarray:
+    """The answer that NVIDIA's client of a protocol gets."""
+    with protocol.InferenceServerClient(address) as client:
+        assert client.is_server_ready()
+        assert client.is_model_ready(model)
+        tensor = protocol.InferInput("x", [1, 4], "FP32")
+        tensor.set_data_from_numpy(np.ones((1, 4), np.float32))
+        return client.infer(model, [tensor]).as_numpy("y")
