@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+from tests.report.test_html import ASKED
+from tests.tuner.results import INDEPENDENT
 
 from tailcut.cli.tune_files import TuneFiles
 from tailcut.cli.tune_one import write_result
@@ -27,9 +29,9 @@ def test_the_profile_can_be_planned_with(tmp_path: Path) -> None:
     journal = Journal(files.journal, Key(Profile.of_model(digits_model()).model.sha256, "engines", "machine", "x"))
     journal.add_estimate(EngineEstimate(ENGINE, {1: [np.arange(1000, 2000)]}, [], {1: 800.0}))
     journal.add_way(BASELINE, WayIn(1, 2, 3, 4, 5))
-    outcome = Outcome(read_signature(digits_model(), ENGINE, "digits"), Settings(engine=ENGINE), 100.0, [])
-    asked = {"seed": 0, "slo_ms": None, "accuracy": "0.999", "metric": None, "data": None}
-    write_result(outcome, Wanted(digits_model()), asked, files)
+    spec = read_signature(digits_model(), ENGINE, "digits")
+    outcome = Outcome(spec, Settings(engine=ENGINE), 100.0, [], rows=INDEPENDENT)
+    write_result(outcome, Wanted(digits_model()), ASKED, files)
     files.journal.unlink()
     found = read_measured(files.profile)
     assert found.source == files.profile
