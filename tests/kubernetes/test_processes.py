@@ -1,17 +1,22 @@
 """What the manifests promise, on processes that have the manifests' own arguments and are asked by their probes."""
 
 import itertools
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc
 import tritonclient.http
@@ -143,7 +148,15 @@ def test_a_pod_is_ready_when_it_is_warm(models: Path, tmp_path: Path) -> None:
         assert pod.process.wait(TIMEOUT_S) == 0
 
 
-def test_a_pod_writes_only_where_a_volume_is(models: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that every user may enter: pytest closes its own ones to others whenever a session starts."""
+    with tempfile.TemporaryDirectory(prefix="tailcut-pod-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_a_pod_writes_only_where_a_volume_is(models: Path, tmp_path: Path, place: Path) -> None:
     """With everything else read-only, no rights and the manifest's user, it starts without a warning and answers."""
     pod = pod_of(manifest("kubernetes/deployment.yaml"))
     (spec,) = pod["containers"]
@@ -151,21 +164,23 @@ def test_a_pod_writes_only_where_a_volume_is(models: Path, tmp_path: Path) -> No
     volumes = {one["name"]: one for one in pod["volumes"]}
     empty = [one["mountPath"] for one in spec["volumeMounts"] if "emptyDir" in volumes[one["name"]]]
     assert sorted(empty) == ["/tmp", "/var/cache/tailcut"]
-    folders = {mount: tmp_path / mount.replace("/", "_") for mount in empty}
     user = pod["securityContext"]
+    folders = {mount: place / mount.replace("/", "_") for mount in empty}
     for folder in folders.values():
         folder.mkdir()
         shutil.chown(folder, user["runAsUser"], user["runAsGroup"])
+    folders["/models"] = shutil.copytree(models, place / "models")
+    for one in (folders["/models"], *folders["/models"].iterdir()):
+        one.chmod(0o755)
     settings = [f"CACHE={folders['/var/cache/tailcut']}", f"TMPDIR={folders['/tmp']}", f"USER_ID={user['runAsUser']}"]
     before = ["env", *settings, f"GROUP_ID={user['runAsGroup']}", "unshare", "--mount", "sh", "-c", CONFINED, "sh"]
-    opened_by_others(models)
     try:
         check = [*before, sys.executable, "-c", "import tailcut"]
         if subprocess.run(check, capture_output=True, check=False).returncode:
             pytest.skip("no mounts can be made here, or another user cannot use this Python")
     except FileNotFoundError:
         pytest.skip("unshare is not installed")
-    with running(spec, {"/models": models, **folders}, tmp_path, before) as server:
+    with running(spec, folders, tmp_path, before) as server:
         server.wait_until_started()
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         assert f"Uid:\t{user['runAsUser']}" in status
@@ -178,11 +193,61 @@ def test_a_pod_writes_only_where_a_volume_is(models: Path, tmp_path: Path) -> No
     assert any(folders["/var/cache/tailcut"].iterdir())  # the compiled kernels
 
 
-def opened_by_others(folder: Path) -> None:
-    """Let every user read a folder of pytest, which only its owner may enter."""
-    for one in [folder, *folder.parents]:
-        if one.owner() == folder.owner() and one.is_relative_to("/tmp") and one != Path("/tmp"):
-            one.chmod(one.stat().st_mode | 0o055)
+# Takes 8 MiB for each line that it reads.
+GROWING = "import sys\nkept = []\nfor line in sys.stdin:\n    kept.append(b'1' * (8 << 20))\n    print(flush=True)"
+
+
+@contextmanager
+def in_a_memory_group(*processes: int) -> Iterator[None]:
+    """These processes in a control group that has little more memory than they use; skips where none can be made."""
+    v1 = Path("/sys/fs/cgroup/memory")
+    group = (v1 if v1.is_dir() else v1.parent) / f"tailcut-pod-{os.getpid()}"
+    used = sum(psutil.Process(number).memory_info().rss for number in processes)
+    try:
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if v1.is_dir() else "memory.max")).write_text(str(used + (64 << 20)))
+        for number in processes:
+            (group / "cgroup.procs").write_text(str(number))
+    except OSError:
+        with suppress(OSError):
+            group.rmdir()
+        pytest.skip("no control group with a memory limit can be made here")
+    try:
+        yield
+    finally:
+        for number in (group / "cgroup.procs").read_text().split():
+            (group.parent / "cgroup.procs").write_text(number)
+        group.rmdir()
+
+
+def test_a_pod_over_its_memory_limit_is_restarted(models: Path, tmp_path: Path) -> None:
+    """The kernel kills it; the other pod answers all the time, and the container answers again when it is restarted."""
+    (spec,) = pod_of(manifest("kubernetes/deployment.yaml"))["containers"]
+    mounts, command = {"/models": models}, [sys.executable, "-c", GROWING]
+    with running(spec, mounts, tmp_path) as other, running(spec, mounts, tmp_path) as killed:
+        other.wait_until_started()
+        killed.wait_until_started()
+        Path(f"/proc/{killed.process.pid}/oom_score_adj").write_text("1000")  # it, not the other one of its group
+        with (
+            Clients([other]) as clients,
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as growing,
+        ):
+            with in_a_memory_group(killed.process.pid, growing.pid):
+                for _ in range(64):
+                    growing.stdin.write("\n")
+                    growing.stdin.flush()
+                    growing.stdout.readline()
+                    if killed.process.poll() is not None:
+                        break
+                growing.kill()
+                growing.wait(TIMEOUT_S)
+                assert killed.process.poll() == -signal.SIGKILL
+            with running(spec, mounts, tmp_path) as restarted:
+                restarted.wait_until_started()
+                with restarted.connect() as wire:
+                    assert wire.ask(raw_request("model", ROW)).status == 200
+            clients.wait_for(other)
+        assert clients.failed == []
 
 
 @pytest.mark.parametrize(
