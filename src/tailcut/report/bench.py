@@ -83,7 +83,8 @@ def _doubt(run: Run) -> str:
 
 def _lengths(console: Console, run: Run, lengths: Lengths) -> None:
     """Which lengths were sent, and the latency of each quarter of them."""
-    table = Table(title=escape(f"{load(run)}: {length_words(lengths)}"))
+    console.print(escape(f"{load(run)}: {length_words(lengths)}"), highlight=False)  # a title wraps at a narrow table
+    table = Table()
     for name in ("length", "samples", "p50", "p95", "p99"):
         table.add_column(name, justify="right")
     for part in lengths.quartiles:
