@@ -12,9 +12,10 @@ COMMAND = [sys.executable, "-m", "tailcut", "demo"]
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    folder = tmp_path_factory.mktemp("demo") / "kept"
-    command = [*COMMAND, "--budget", "5s", "--keep", str(folder), "--json"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False), folder
+    here = tmp_path_factory.mktemp("demo")  # the folder is named from here, as `make demo` names it
+    command = [*COMMAND, "--budget", "5s", "--keep", "out/kept", "--json"]
+    process = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=180, check=False)
+    return process, here / "out" / "kept"
 
 
 def test_it_ends_well_and_prints_one_json_object(done):
@@ -42,8 +43,9 @@ def test_both_arms_were_loaded_without_errors(done):
 def test_profile_report_model_and_samples_stay_in_the_kept_folder(done):
     """What the demo made can be looked at and served afterwards."""
     outcome, folder = validated("demo", done[0].stdout), done[1]
-    assert outcome["profile"] == str(folder / "digits.profile.toml")
-    assert "<html" in Path(outcome["report"]).read_text(encoding="utf-8")
+    assert outcome["profile"] == "out/kept/digits.profile.toml"
+    assert (folder / "digits.profile.toml").is_file()
+    assert "<html" in (folder / Path(outcome["report"]).name).read_text(encoding="utf-8")
     assert {"digits.onnx", "digits.npz"} <= {path.name for path in folder.iterdir()}
 
 

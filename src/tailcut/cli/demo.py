@@ -172,7 +172,7 @@ def _serve_both(
     baseline = Profile.of_model(
         folder / "digits.onnx", changed(BASELINE, batching={"bind": False}, io={"wire": "json"})
     )
-    tuned = Profile.load(folder / (result.profile or ""))
+    tuned = Profile.load(Path(result.profile or ""))
     data = load_data(folder / "digits.npz")
     with ServedProfile(baseline) as before, ServedProfile(tuned) as after:
         console.print(f"   The tuned model is served at {after.target.authority}, next to the baseline.")
