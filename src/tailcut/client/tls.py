@@ -1,4 +1,4 @@
-"""TLS on the client's side: whom it trusts, and what went wrong, in words."""
+"""TLS on the client's side: which certificates it trusts, and what went wrong, in words."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

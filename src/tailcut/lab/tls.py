@@ -1,4 +1,4 @@
-"""TLS on the load generator's side: whom it trusts, and why there is no connection, in words."""
+"""TLS on the load generator's side: which certificates it trusts, and why there is no connection, in words."""
 
 import ssl
 from functools import cache
