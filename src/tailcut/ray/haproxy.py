@@ -43,7 +43,6 @@ def haproxy_config(replicas: Sequence[Address], front: Front) -> str:
     """
     lines = [
         "global",
-        "    maxconn 16384",
         f"    nbthread {front.threads}",
         f"    stats socket {front.stats} mode 600 level admin expose-fd listeners",
         "    hard-stop-after 60s",
