@@ -41,7 +41,7 @@ NODE = {"num_cpus": 4, "object_store_memory": 80 << 20, "include_dashboard": Fal
 MODEL = "tiny"
 THREADS = 16
 BIN_S = 0.5
-LIMIT_S = 90.0
+LIMIT_S = 240.0
 INPUTS = 64
 COLOURS = {"c1": "#2a78b8", "c2": "#c8403a"}
 

@@ -263,8 +263,16 @@ def check(one: Entry, model: Path) -> None:
     headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
     url = f"http://127.0.0.1:{one.port}{one.path}"
     request = urllib.request.Request(url, x.tobytes(), headers, method="POST")
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        got = np.frombuffer(answer.read()[-expected.nbytes :], np.float32)
+    end = time.monotonic() + READY_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                got = np.frombuffer(answer.read()[-expected.nbytes :], np.float32)
+            break
+        except OSError as error:  # a proxy has not heard of the application yet
+            if time.monotonic() > end:
+                raise SystemExit(f"{one.name}: {error}") from None
+            time.sleep(0.5)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
