@@ -20,6 +20,7 @@ from tailcut.cli.serving.needs import (
     log_certificates,
     read_certificates,
     read_token,
+    tracing_settings,
 )
 from tailcut.cli.serving.process import apply_settings, ignore_signals, load_allocator, reserve_core, take_core
 from tailcut.cli.serving.sources import (
@@ -154,6 +155,21 @@ def serve(  # noqa: PLR0915  an option a line
         ),
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Send OpenTelemetry traces to this collector over OTLP/HTTP: http://HOST:4318."
+        ),
+    ] = None,
+    trace_sample: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Also trace this share (0 to 1) of the requests whose callers have not decided.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     workers: Annotated[
         str | None,
         typer.Option(
@@ -210,6 +226,7 @@ def serve(  # noqa: PLR0915  an option a line
         grpc=grpc_port is not None, shared_memory=shared_memory, require_token=require_token, token_file=token_file
     )
     certificates = read_certificates(tls_cert, tls_key)
+    tracing = tracing_settings(otlp_endpoint, trace_sample, worker)
     address = Address(host, port, uds, grpc_port, tls=certificates is not None)
     alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
     alone = alone or model_repository is not None
@@ -251,6 +268,7 @@ def serve(  # noqa: PLR0915  an option a line
         require_token=require_token,
         certificates=certificates,
         access_log=access_log,
+        tracing=tracing,
         reload=reload,
         library=started.library,
         failed=started.failed,
