@@ -12,7 +12,7 @@ import typer
 
 from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, where
-from tailcut.cli.serving.model_repository import ControlMode, Start, start_library
+from tailcut.cli.serving.model_repository import ControlMode, Start, start_library, wishes_of
 from tailcut.cli.serving.models import ModelLoader
 from tailcut.cli.serving.needs import (
     check_needs,
@@ -240,7 +240,7 @@ def serve(  # noqa: PLR0915  an option a line
     reader = SourceReader(worker, max_batch_size, batching, device, accept_model_change, also_cpu)
     wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
     start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
-    started = start_library(start, wished, None if batching is None else batching.value, measures=not no_auto)
+    started = start_library(start, partial(wishes_of, reader, wished, measures=not no_auto))
     stored = [reader.read(source) for source in given]
     profiles = [beside_others(profile, source, len(given)) for profile, source in zip(stored, given, strict=True)]
     names = distinct_names(stored, given)

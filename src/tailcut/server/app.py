@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
+from tailcut.machine.cuda_driver import driver
 from tailcut.machine.nvml import open_nvml
-from tailcut.memory.shared import SharedRegions
+from tailcut.memory.shared import DeviceMemory, SharedRegions
 from tailcut.runtime.tracing.timeline import Events
 from tailcut.server import metadata
 from tailcut.server.context import Context
@@ -108,7 +109,7 @@ async def _serve(
     repository = _repository(models, options)
     context = Context(
         repository,
-        SharedRegions(options.shared_memory),
+        SharedRegions(options.shared_memory, open_memory=_open_memory),
         token=options.token,
         require_token=options.require_token,
         read_token=options.read_token,
@@ -168,8 +169,12 @@ async def _serve(
         worker.publish(context)
     else:
         close_listeners(address)
-    context.regions.unregister()
+    context.regions.close()
     await asyncio.to_thread(repository.close)
+
+
+def _open_memory(handle: bytes, index: int) -> DeviceMemory:
+    return driver().open_memory(handle, index)
 
 
 def _sources(models: Sequence[ServedModel], options: ServerOptions) -> list[Path]:
