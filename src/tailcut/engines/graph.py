@@ -169,7 +169,7 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
 
 
 def short(error: BaseException, advice: str = "use onnxruntime") -> str:
-    """An engine's message in one clean line: no C++ file, no stack, no address; `advice` where an operator is missing."""
+    """An engine's message in one clean line: no C++ file, no stack, no address; `advice` is for a missing operator."""
     missing = _NO_OPERATOR.search(str(error))
     if missing:
         return f"it has no operator {missing[1]}: {advice}"[:_REASON_CHARS]
