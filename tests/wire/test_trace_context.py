@@ -2,7 +2,16 @@
 
 import pytest
 
-from tailcut.wire.trace_context import TraceContext, fields_of, of_head, read_context, read_state, sampling_of, written
+from tailcut.wire.trace_context import (
+    TraceContext,
+    fields_of,
+    may_be_sampled,
+    of_head,
+    read_context,
+    read_state,
+    sampling_of,
+    written,
+)
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GOOD = f"00-{TRACE}-{SPAN}-01"
@@ -119,6 +128,9 @@ def test_the_head_of_a_request(lines: list[str], context: TraceContext | None) -
     head = "\r\n".join(["POST /traceparent: HTTP/1.1", "Host: x", *lines, "", ""]).encode()
     assert of_head(head) == context
     assert of_head(fields_of(head)) == context
+    assert may_be_sampled(head) >= (context is not None)
+    assert not may_be_sampled(head.replace(b"-01", b"-00"))
+    assert may_be_sampled(head.replace(b"-01", b"-01-more")) == may_be_sampled(head)
     assert sampling_of(head) == (context is not None)
     assert sampling_of(head.replace(b"-01", b"-00")) == -(context is not None)
 

@@ -281,11 +281,11 @@ class Exchange:
                 self.length,
                 200,
             )
-            tracer = state.tracer
-            asked = None if tracer is None else side.sampled(tracer)
-            if asked is not None:
-                self._keep(request, batch, handed_ns, encoded_ns)
-                self._trace(asked, written_ns)
+            if state.tracer is not None:
+                asked = side.sampled(state.tracer)
+                if asked is not None:
+                    self._keep(request, batch, handed_ns, encoded_ns)
+                    self._trace(asked, written_ns)
         else:
             self._keep(request, batch, handed_ns, encoded_ns)
         side.go_on()

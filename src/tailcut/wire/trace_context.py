@@ -14,6 +14,8 @@ _PARENT = re.compile(
 )
 _KEY = r"(?:[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
 _MEMBER = re.compile(rf"({_KEY})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{{0,255}}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
+_PARENT_FIELD = b"\ntraceparent:"
+_PARENT_BYTES, _ODD_DIGITS = 55, b"13579bdf"
 _MEMBERS_MOST = 32
 _STATE_MOST = 512  # characters that are passed on, as section 3.3.1.5 asks for at least
 _MEMBER_LONG = 128  # members over this go first where there are more
@@ -61,14 +63,29 @@ def read_state(fields: Sequence[bytes]) -> str:
 
 
 def of_head(head: bytes) -> TraceContext | None:
-    """The context in the head of an HTTP/1 request; None where it has none, a malformed one or several."""
-    if b"\ntraceparent:" not in head.lower():  # a fifth of what looking for the field takes
+    """The context in the head of an HTTP/1 request; None where it has none, a malformed one or several.
+
+    Most are not sampled, and cost as little as may be: a pattern over the whole head would take 4 us. Of these,
+    `tracestate` is not read: nothing is passed on.
+    """
+    lowered = head.lower()
+    at = lowered.find(_PARENT_FIELD)
+    if at < 0 or lowered.find(_PARENT_FIELD, at + 1) >= 0:
         return None
-    fields = [(name.lower(), value) for name, value in _FIELD.findall(head)]
-    parents = [value for name, value in fields if name == b"traceparent"]
-    if len(parents) != 1:
-        return None
-    return read_context(parents[0], [value for name, value in fields if name == b"tracestate"])
+    context = read_context(head[at + len(_PARENT_FIELD) : head.index(b"\r", at)].strip(b" \t"))
+    if context is None or not context.sampled or b"\ntracestate:" not in lowered:
+        return context
+    state = read_state([value for name, value in _FIELD.findall(head) if len(name) == len(b"tracestate")])
+    return context._replace(state=state)
+
+
+def may_be_sampled(head: bytes) -> bool:
+    """Whether `of_head` may find a context that is sampled: a look that takes half a microsecond, and no more."""
+    at = head.lower().find(_PARENT_FIELD)
+    if at < 0:
+        return False
+    value = head[at + len(_PARENT_FIELD) : head.index(b"\r", at)].strip(b" \t")
+    return len(value) != _PARENT_BYTES or value[-1] in _ODD_DIGITS
 
 
 def fields_of(head: bytes) -> bytes:

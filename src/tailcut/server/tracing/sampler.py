@@ -20,6 +20,9 @@ class Sampler:
     def __init__(self, sampling: Sampling, dice: Callable[[], float] = random.random) -> None:
         self._share = sampling.share
         self.follows_caller = sampling.follows_caller
+        self.only_sampled = (
+            self.follows_caller and not self._share
+        )  # requests that their callers sampled, and no others
         self._dice = dice
         self._skipped = self._throw()  # requests without a context, until the next one that is traced
 

@@ -11,7 +11,7 @@ from tailcut.server.metrics import ServerCounts
 from tailcut.server.served_model import ServedModel
 from tailcut.server.tracing.records import Answer, Asked, Failure, Origin, Protocol, Record
 from tailcut.server.tracing.sampler import Sampler
-from tailcut.wire.trace_context import TraceContext, of_head, read_context
+from tailcut.wire.trace_context import TraceContext, may_be_sampled, of_head, read_context
 
 _now_ns = time.monotonic_ns
 _ENDED, _READY = 4, 1  # in `timeline.MARKS`
@@ -45,6 +45,8 @@ class Tracer:
 
     def of_head(self, head: bytes, path: str) -> Asked | None:
         """A request over HTTP, by the bytes of its head."""
+        if self.sampler.only_sampled and not may_be_sampled(head):
+            return None
         context = of_head(head)
         return Asked(_origin(context), Protocol.HTTP, path) if self.sampler.takes(context) else None
 
