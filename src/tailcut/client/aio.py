@@ -15,7 +15,7 @@ from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
 from tailcut.client.members import Member
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
 from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
-from tailcut.client.requests import Address, Call, Parts, Request, model_path
+from tailcut.client.requests import Address, Call, Parts, Request, model_path, trace_lines
 from tailcut.client.tls import tls_failure
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
 
@@ -117,7 +117,7 @@ class _Connection(asyncio.BufferedProtocol):
 class AsyncClient(Pool[_Connection]):
     """The asyncio client, for one event loop. Use it in an `async with` block, or call `close`."""
 
-    async def infer(
+    async def infer(  # noqa: PLR0913  all but the first two by name
         self,
         model: str,
         inputs: Mapping[str, np.ndarray],
@@ -125,13 +125,14 @@ class AsyncClient(Pool[_Connection]):
         version: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Compute a model's outputs, as arrays by name; only those in `outputs` where it is given.
 
-        The arrays must not change before the answer is there. Raises as `Client.infer`.
+        The arrays must not change before the answer is there. Otherwise as `Client.infer`.
         """
         seconds = self._timeout_s if timeout_s is None else timeout_s
-        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)))
+        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
         if self._shared is not None:
             self._check_open()
             return await self._carry(self._shared.infer(call), seconds, self._retries)

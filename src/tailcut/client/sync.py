@@ -19,7 +19,7 @@ from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
 from tailcut.client.members import Member
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
 from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
-from tailcut.client.requests import Address, Call, Parts, Request, model_path
+from tailcut.client.requests import Address, Call, Parts, Request, model_path, trace_lines
 from tailcut.client.tls import tls_failure, wants_more
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
 
@@ -126,7 +126,7 @@ class _Connection:
 class Client(Pool[_Connection]):
     """The blocking client; any number of threads may share one. Use it in a `with` block, or call `close`."""
 
-    def infer(
+    def infer(  # noqa: PLR0913  all but the first two by name
         self,
         model: str,
         inputs: Mapping[str, np.ndarray],
@@ -134,11 +134,14 @@ class Client(Pool[_Connection]):
         version: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Compute a model's outputs, as arrays by name; only those in `outputs` where it is given.
 
+        The server is sent the trace context of OpenTelemetry's current span, if there is one, or `traceparent`.
+
         Raises:
-            InvalidInputError: the inputs do not fit the model.
+            InvalidInputError: the inputs do not fit the model, or `traceparent` is malformed.
             NotFoundError: the server has no such model or version.
             TooLargeError: the request is over the server's limit.
             QueueFullError: the server is too busy, also after the retries that fit the time; `retry_after_s` says when
@@ -151,7 +154,7 @@ class Client(Pool[_Connection]):
         """
         seconds = self._timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + seconds
-        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)))
+        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
         if self._shared is not None:
             self._check_open()
             return self._carry(self._shared.infer(call), deadline, self._retries)
