@@ -18,6 +18,7 @@ from tailcut.tuner.estimate import (
     EstimateError,
     Estimator,
     _calls_in,
+    _round,
     estimate_engines,
     typical,
 )
@@ -169,3 +170,24 @@ def test_what_there_is_no_time_to_load_is_left_out(model: Path) -> None:
     assert len(measured) == 3
     assert all(one.sizes == [1] for one in measured)
     assert {one.error for one in found if one not in measured} == {NO_TIME}
+
+
+class Scripted(Estimator):
+    """A child whose times are given, run by run."""
+
+    def __init__(self, runs: dict[int, list[int]]) -> None:
+        self.estimate = EngineEstimate(EngineOptions(threads=1), batched=True)
+        self._runs = runs
+
+    def measure(self, rows: int, seconds: float, *, fewest: int = 3, paused: bool = False) -> None:
+        """Take the next run of this size."""
+        self.estimate.times_ns.setdefault(rows, []).append(np.full(9, self._runs[rows].pop(0)))
+
+
+def test_a_stall_does_not_end_the_search_for_larger_batches() -> None:
+    """A size that seems not to pay is timed once more; one that pays is not."""
+    one = Scripted({1: [100], 2: [900, 150], 4: [250]})
+    for rows in (1, 2, 4):
+        assert _round([one], rows, time.monotonic() + 60, lambda _: None) == [one]
+    assert one.estimate.sizes == [1, 2, 4]
+    assert one.estimate.low_ns(2) == 150

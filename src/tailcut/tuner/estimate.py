@@ -20,6 +20,7 @@ import numpy as np
 
 from tailcut.engines import EngineOptions
 from tailcut.errors import TailcutError
+from tailcut.runtime.thread_budget import spins
 from tailcut.tuner.estimator import Load, Loaded, Measure, Measured, pack, read, write
 from tailcut.tuner.simulate import ServiceTimes
 
@@ -30,6 +31,7 @@ _SHORTEST_S = 0.02
 _MEASURING = 0.6  # of the time, however long loading took
 _LOADING = 0.7  # of the time, after which no more configurations are loaded
 _FEWEST = 3  # configurations that are loaded in any case
+_SPINNING_S = 0.04  # that onnxruntime's threads go on after a call
 NO_TIME = "no time left to load it"
 _STOP_S = 5.0
 _LENGTHS = (0.5, 0.1, 0.9, 0.3, 0.7)  # quantiles of the data's requests by size, which are measured
@@ -300,7 +302,9 @@ def _round(
             continue
         try:
             seconds = max(_SHORTEST_S, min(0.1, (end - time.monotonic()) / (12 * len(racing))))
-            one.measure(rows, seconds, fewest=fewest)
+            _run(one, rows, seconds, fewest)
+            if not _pays(one.estimate) and _calls_in(one.estimate, rows, end - time.monotonic()):
+                _run(one, rows, seconds, fewest)  # a stall in a single run must not end the search for larger batches
             kept.append(one)
         except EstimateError as error:
             if rows > 1:
@@ -309,6 +313,13 @@ def _round(
                 one.estimate.error = str(error)
                 _done(one, tell)
     return kept
+
+
+def _run(one: Estimator, rows: int, seconds: float, fewest: int, *, paused: bool = False) -> None:
+    """Time one size, and wait until the engine's threads have stopped spinning: others are measured next."""
+    one.measure(rows, seconds, fewest=fewest, paused=paused)
+    if spins(one.estimate.options):
+        time.sleep(_SPINNING_S)
 
 
 def _calls_in(estimate: EngineEstimate, rows: int, seconds: float) -> int:
@@ -337,7 +348,7 @@ def _measure(one: Estimator, rows: int, end: float, *, paused: bool = False) -> 
     """Time one size once more; whether there was time for it."""
     fewest = _calls_in(one.estimate, rows, end - time.monotonic())
     if fewest:
-        one.measure(rows, 2 * _SHORTEST_S, fewest=fewest, paused=paused)
+        _run(one, rows, 2 * _SHORTEST_S, fewest, paused=paused)
     return fewest > 0
 
 
