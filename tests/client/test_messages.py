@@ -140,7 +140,7 @@ def test_bad_addresses(url: str) -> None:
 
 def test_arrays_are_sent_as_they_stand() -> None:
     """A contiguous array is not copied; any other is sent in row-major order, little-endian."""
-    encoder = Encoder(Address())
+    encoder = Encoder("127.0.0.1:8000")
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     parts = encoder.infer(Call("m", {"x": x}))
     assert np.shares_memory(np.frombuffer(parts[1], np.uint8), x)
@@ -152,7 +152,7 @@ def test_arrays_are_sent_as_they_stand() -> None:
 
 def test_strings_there_and_back() -> None:
     """Text and bytes are sent behind their lengths; a BYTES output comes back as bytes."""
-    parts = Encoder(Address()).infer(Call("m", {"x": np.array([["a", "\u00fc"]], object)}))
+    parts = Encoder("127.0.0.1:8000").infer(Call("m", {"x": np.array([["a", "\u00fc"]], object)}))
     sent = bytes(parts[1])
     assert sent == b"\x01\0\0\0a\x02\0\0\0\xc3\xbc"
     lead = b'{"outputs":[{"name":"y","datatype":"BYTES","shape":[1,2],"parameters":{"binary_data_size":11}}]}'
@@ -163,7 +163,7 @@ def test_strings_there_and_back() -> None:
 def test_a_dtype_without_a_name() -> None:
     """It is refused before anything is sent."""
     with pytest.raises(InvalidInputError, match=r"'x'.*complex128"):
-        Encoder(Address()).infer(Call("m", {"x": np.ones(1, np.complex128)}))
+        Encoder("127.0.0.1:8000").infer(Call("m", {"x": np.ones(1, np.complex128)}))
 
 
 def test_names_of_models_are_quoted() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tests.cases import CASES
 from tests.engines.models import perceptron, save, value
 
 from tailcut.engines import EngineOptions
@@ -83,6 +84,21 @@ def test_a_model_without_a_batch_is_measured_as_it_is(model: Path) -> None:
     """Only the size of one request."""
     (found,) = estimate_engines(model, [EngineOptions(threads=1)], [REQUEST], seconds=0.5, batched=False)
     assert found.sizes == [1]
+
+
+def test_the_users_word_on_rows_holds_for_the_measurements(tmp_path: Path) -> None:
+    """A file that says nothing of its rows, or otherwise, is measured in batches where the user says that it may."""
+    path = tmp_path / "sum.onnx"
+    onnx.save(CASES["running_sum"].model, path)
+    x = next(value for value in CASES["running_sum"].model.graph.input)
+    shape = [dim.dim_value or 1 for dim in x.type.tensor_type.shape.dim]
+    request = {x.name: np.ones(shape, np.float32)}
+    for independent in (False, True):
+        (found,) = estimate_engines(
+            path, [EngineOptions(threads=1)], [request], seconds=0.3, batched=True, independent=independent
+        )
+        assert found.error is None
+        assert (found.batched, len(found.sizes) > 1) == (independent, independent)
 
 
 def test_requests_of_different_lengths_are_computed_in_turn(tmp_path: Path) -> None:

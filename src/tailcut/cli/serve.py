@@ -12,7 +12,7 @@ import typer
 
 from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, where
-from tailcut.cli.serving.model_repository import ControlMode, Start, start_library
+from tailcut.cli.serving.model_repository import ControlMode, Start, start_library, wishes_of
 from tailcut.cli.serving.models import ModelLoader
 from tailcut.cli.serving.needs import (
     check_needs,
@@ -80,6 +80,13 @@ def serve(  # noqa: PLR0915  an option a line
     grpc_port: Annotated[
         int | None, typer.Option(help="Speak gRPC on this port too; 0 takes any free one.", min=0, max=65535)
     ] = None,
+    reuse_port: Annotated[
+        bool,
+        typer.Option(
+            "--reuse-port",
+            help="Share the ports and the Unix socket with a running server, to replace it without a failed request.",
+        ),
+    ] = False,
     shared_memory: Annotated[
         str | None,
         typer.Option(
@@ -198,7 +205,7 @@ def serve(  # noqa: PLR0915  an option a line
     from tailcut.server.app import serve as run_server
     from tailcut.server.latency import LatencyHistogram
     from tailcut.server.limits import ServerLimits
-    from tailcut.server.listener import Address
+    from tailcut.server.sockets import Address
     from tailcut.server.workers.process import Worker
 
     worker = Worker.from_environment()  # pins this process before libraries that start threads are loaded
@@ -227,7 +234,7 @@ def serve(  # noqa: PLR0915  an option a line
     )
     certificates = read_certificates(tls_cert, tls_key)
     tracing = tracing_settings(otlp_endpoint, trace_sample, worker)
-    address = Address(host, port, uds, grpc_port, tls=certificates is not None)
+    address = Address(host, port, uds, grpc_port, tls=certificates is not None, reuse_port=reuse_port)
     alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
     alone = alone or model_repository is not None
     limit_ns = 0 if slo is None else latency_limit_ns(slo)
@@ -240,7 +247,7 @@ def serve(  # noqa: PLR0915  an option a line
     reader = SourceReader(worker, max_batch_size, batching, device, accept_model_change, also_cpu)
     wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
     start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
-    started = start_library(start, wished, None if batching is None else batching.value, measures=not no_auto)
+    started = start_library(start, partial(wishes_of, reader, wished, measures=not no_auto))
     stored = [reader.read(source) for source in given]
     profiles = [beside_others(profile, source, len(given)) for profile, source in zip(stored, given, strict=True)]
     names = distinct_names(stored, given)

@@ -103,16 +103,20 @@ class Described:
 
 
 class Encoder:
-    """Calls to one server, each with its token where there is one.
+    """Calls to one server, or to several alike, each with its token where there is one.
+
+    Args:
+        host: what the Host header says.
+        token: of the servers.
 
     Raises:
         InvalidInputError: the token cannot stand in a header.
     """
 
-    def __init__(self, address: Address, token: str | None = None) -> None:
+    def __init__(self, host: str, token: str | None = None) -> None:
         if token is not None and not _TOKEN.fullmatch(token):
             raise InvalidInputError("the token must be printable ASCII characters without spaces")
-        self._fields = [f"Host: {address.authority}"]
+        self._fields = [f"Host: {host}"]
         if token is not None:
             self._fields.append(f"Authorization: Bearer {token}")
         self._heads: BytesMemo[object, bytes] = BytesMemo(_HEADS_KEPT)

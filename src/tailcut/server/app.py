@@ -5,7 +5,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
+from tailcut.machine.cuda_driver import driver
 from tailcut.machine.nvml import open_nvml
-from tailcut.memory.shared import SharedRegions
+from tailcut.memory.shared import DeviceMemory, SharedRegions
 from tailcut.runtime.tracing.timeline import Events
 from tailcut.server import metadata
 from tailcut.server.context import Context
@@ -23,9 +23,10 @@ from tailcut.server.event_monitor import EventMonitor
 from tailcut.server.fastpath.fastpath import FastPath, suits
 from tailcut.server.http.connection import HttpConnection
 from tailcut.server.limits import ServerLimits
-from tailcut.server.listener import Acceptor, Address, close_listeners, fit_files, open_grpc_listener, open_listeners
+from tailcut.server.listener import Acceptor
 from tailcut.server.repository import Library, ModelRepository
 from tailcut.server.served_model import ServedModel
+from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners
 from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.tls.certificates import GRPC, HTTP, Certificates
@@ -108,7 +109,7 @@ async def _serve(
     repository = _repository(models, options)
     context = Context(
         repository,
-        SharedRegions(options.shared_memory),
+        SharedRegions(options.shared_memory, open_memory=_open_memory),
         token=options.token,
         require_token=options.require_token,
         read_token=options.read_token,
@@ -126,16 +127,14 @@ async def _serve(
     _equip(state, options, models, worker)
     address, plain = options.address, partial(HttpConnection, state)
     http, grpc, grpc_connection = _protocols(state, options, plain)
+    listeners: list[Listener] = []
     if worker is None:
         listeners = open_listeners(address)
-        address = replace(address, port=listeners[0].getsockname()[1])
-        doors: list[Door] = [
-            Acceptor(state, listener, plain if listener.family == socket.AF_UNIX else http) for listener in listeners
-        ]
+        address = bound(address, listeners)
+        speak = [plain if listener.is_unix else http for listener in listeners]
         if grpc_connection is not None:
-            acceptor = Acceptor(state, open_grpc_listener(address), grpc_connection)
-            address = replace(address, grpc_port=acceptor.port)
-            doors.append(acceptor)
+            speak[-1] = grpc_connection
+        doors: list[Door] = [Acceptor(state, *pair) for pair in zip(listeners, speak, strict=True)]
     else:
         state.on_count = worker.count
         doors = [*worker.doors(state, plain, http, grpc_connection)]
@@ -152,6 +151,8 @@ async def _serve(
     context.ready = True
     if worker is not None:
         worker.report(context)
+    for listener in listeners:
+        listener.take_over()
     on_ready(address)
     event_monitor = EventMonitor(
         state.loop, events, context.counts
@@ -166,10 +167,12 @@ async def _serve(
     await _export_last(state)
     if worker is not None:
         worker.publish(context)
-    else:
-        close_listeners(address)
-    context.regions.unregister()
+    context.regions.close()
     await asyncio.to_thread(repository.close)
+
+
+def _open_memory(handle: bytes, index: int) -> DeviceMemory:
+    return driver().open_memory(handle, index)
 
 
 def _sources(models: Sequence[ServedModel], options: ServerOptions) -> list[Path]:

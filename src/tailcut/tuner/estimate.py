@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
@@ -93,8 +94,15 @@ class Estimator:
         EstimateError: the child ended, or refused.
     """
 
-    def __init__(self, model: Path, options: EngineOptions, requests: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """`model` is the file that the engine loads; `requests` are computed in turn."""
+    def __init__(
+        self,
+        model: Path,
+        options: EngineOptions,
+        requests: Sequence[Mapping[str, np.ndarray]],
+        *,
+        independent: bool = False,
+    ) -> None:
+        """`model` is the file that the engine loads; `requests` are computed in turn; `independent` as in `Load`."""
         self.estimate = EngineEstimate(options)
         command = [sys.executable, "-m", "tailcut.tuner.estimator"]
         self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
@@ -102,7 +110,7 @@ class Estimator:
         )
         sent = [pack(dict(one)) for one in requests]
         self.estimate.requests = len(sent)
-        self._send(Load(str(model.resolve()), options, sent, max(1, options.instances)))
+        self._send(Load(str(model.resolve()), options, sent, max(1, options.instances), independent))
 
     def __enter__(self) -> Self:
         return self
@@ -178,6 +186,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     *,
     seconds: float,
     batched: bool,
+    independent: bool = False,
     copies: Mapping[str, Path] | None = None,
     tell: Callable[[EngineEstimate], None] = lambda _: None,
 ) -> list[EngineEstimate]:
@@ -189,12 +198,14 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
         requests: each fills the batches of some calls with its rows; those of `typical`.
         seconds: for everything.
         batched: whether larger batches than the request's own are tried.
+        independent: the user says that rows are independent, whatever an engine makes of the file.
         copies: files for precision int8_static, by engine.
         tell: called with each configuration that is done.
     """
     began = time.monotonic()
     files = [(copies or {}).get(one.name, model) if one.precision == "int8_static" else model for one in choices]
-    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), requests, tell, began + _LOADING * seconds)
+    opened = partial(Estimator, requests=requests, independent=independent)
+    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), opened, tell, began + _LOADING * seconds)
     end = max(began + seconds, time.monotonic() + _MEASURING * seconds)
     try:
         sizes = [1]
@@ -224,7 +235,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
 
 def _load_all(
     choices: Mapping[EngineOptions, Path],
-    requests: Sequence[Mapping[str, np.ndarray]],
+    opened: Callable[[Path, EngineOptions], Estimator],
     tell: Callable[[EngineEstimate], None],
     until: float,
 ) -> tuple[list[Estimator], list[EngineEstimate]]:
@@ -246,7 +257,7 @@ def _load_all(
             estimates.append(EngineEstimate(options, error=NO_TIME))
             tell(estimates[-1])
             continue
-        racing.append(Estimator(choices[options], options, requests))
+        racing.append(opened(choices[options], options))
         estimates.append(racing[-1].estimate)
         if number + 1 >= len(firsts) and len(racing) % 2 == 0:
             racing = _loaded(racing, tell)

@@ -194,6 +194,7 @@ class ModelSpace:
             requests,
             seconds=session.plan.estimate_s * len(missing) / len(choices),
             batched=session.spec.batched,
+            independent=session.wanted.rows == "independent",
             copies=session.servers.copies,
             tell=self._told,
         )

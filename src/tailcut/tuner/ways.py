@@ -208,8 +208,10 @@ def best_wiring(scores: Mapping[Wiring, float]) -> Wiring:
 
 def _over(wiring: Wiring, facts: Facts, dispatch: str) -> Settings:
     batching = {"bind": facts.spec.fixed_rows, "max_batch_size": BATCH_SIZES[-1], "dispatch": dispatch}
+    batching |= {"rows": facts.rows}
+    engine = {"name": "none", "fixed_dims": facts.fixed_dims, "signature": facts.signature}
     io = {"wire": wiring.wire, "socket": wiring.socket, "fast_path": is_fast(facts, wiring.wire)}
-    return changed(BASELINE, engine={"name": "none", "fixed_dims": facts.fixed_dims}, batching=batching, io=io)
+    return changed(BASELINE, engine=engine, batching=batching, io=io)
 
 
 def measure_ways(

@@ -4,8 +4,10 @@ A handler is given the site, the body where the path takes one, and the path's v
 answer, or an awaitable of one where the work takes a while.
 """
 
+import asyncio
 import logging
 import re
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
@@ -168,15 +170,29 @@ def _unregister(context: Context, body: bytes, name: str = "") -> bytes:
     return reply(200, b"")
 
 
-def _no_cuda(_context: Context, _name: str = "") -> bytes:
-    return _json([])
+def _cuda_regions(context: Context, name: str = "") -> bytes:
+    return _json([metadata.cuda_region(one) for one in context.regions.status_cuda(name)])
 
 
-def _no_cuda_register(_context: Context, _body: bytes, _name: str) -> bytes:
-    raise InvalidInputError("there is no CUDA memory here: register system shared memory")
+async def _register_cuda(context: Context, body: bytes, name: str) -> bytes:
+    fields = _fields(body)
+    handle, device, size = fields.get("raw_handle"), fields.get("device_id"), fields.get("byte_size")
+    text = handle.get("b64") if isinstance(handle, dict) else None
+    if not isinstance(text, str) or type(device) is not int or type(size) is not int:
+        raise InvalidInputError(
+            'a region needs raw_handle ({"b64": the handle in base64}), device_id and byte_size (whole numbers)'
+        )
+    try:
+        raw = b64decode(text, validate=True)
+    except ValueError:
+        raise InvalidInputError("raw_handle is not base64") from None
+    await asyncio.to_thread(context.regions.register_cuda, name, raw, device, size)
+    return reply(200, b"")
 
 
-def _no_cuda_unregister(_context: Context, _body: bytes, _name: str = "") -> bytes:
+def _unregister_cuda(context: Context, body: bytes, name: str = "") -> bytes:
+    _fields(body)
+    context.regions.unregister_cuda(name)
     return reply(200, b"")
 
 
@@ -204,15 +220,15 @@ def _of_model(path: str, method: str, handler: Handler | None, said: Said) -> li
 
 
 def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handler) -> list[Entry]:
-    root = f"/v2/{kind}sharedmemory"
+    root, prefix = f"/v2/{kind}sharedmemory", "" if kind == "system" else f"{kind}_"
     return [
-        Entry(f"{root}/status", "GET", status, Said("All registered regions", "regions")),
-        Entry(f"{root}/region/{{region}}/status", "GET", status, Said("One region", "regions")),
+        Entry(f"{root}/status", "GET", status, Said("All registered regions", f"{prefix}regions")),
+        Entry(f"{root}/region/{{region}}/status", "GET", status, Said("One region", f"{prefix}regions")),
         Entry(
             f"{root}/region/{{region}}/register",
             "POST",
             register,
-            Said("Register a region", body="register", refused=kind == "cuda"),
+            Said("Register a region", body=f"{prefix}register"),
             admin=True,
         ),
         Entry(
@@ -251,7 +267,7 @@ _TABLE = [
     Entry("/v2/repository/models/{model}/load", "POST", _load, Said("Read a model anew", body="empty"), admin=True),
     Entry("/v2/repository/models/{model}/unload", "POST", _unload, Said("Unload a model", body="empty"), admin=True),
     *_of_regions("system", _register, _unregister, _regions),
-    *_of_regions("cuda", _no_cuda_register, _no_cuda_unregister, _no_cuda),
+    *_of_regions("cuda", _register_cuda, _unregister_cuda, _cuda_regions),
     Entry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text"), negotiates=True),
 ]
 # By the number of parts; a variable part is None, and the table's order puts words before it.
