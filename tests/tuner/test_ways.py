@@ -67,7 +67,7 @@ def test_noise_makes_no_negative_costs() -> None:
     assert min(way.receive_ns, way.answer_ns, way.batch_ns, way.pass_ns, way.wake_ns, way.outside_ns) >= 0
 
 
-@pytest.mark.parametrize(("rate", "slower_ns"), [(20_000, 12_000), (40_000, 0), (1000, 60_000), (0, 0)])
+@pytest.mark.parametrize(("rate", "slower_ns"), [(20_000, 12_000), (40_000, 0), (1000, 60_000)])
 def test_what_the_loop_loses_after_a_real_engine(rate: float, slower_ns: int) -> None:
     """Beyond 30 us of the loop and 8 of the engine; never less than nothing, never more than twice the loop's time."""
     inline = Probe(closed(1e4, 0), None, closed(1e5, 0), closed(1e9 / 30_000, 0))

@@ -22,7 +22,7 @@ from tailcut.runtime.tracing.timeline import read
 from tailcut.server import metadata
 from tailcut.server.context import Context
 from tailcut.server.http.openapi import Said, document
-from tailcut.server.metrics import METRICS_TYPE, render
+from tailcut.server.metrics import METRICS_TYPE, OPEN_METRICS_TYPE, accepts_open_metrics, render
 from tailcut.wire.http1.response import reply
 
 _log = logging.getLogger("tailcut")
@@ -41,6 +41,7 @@ class Entry:
     said: Said
     admin: bool = False  # needs the token, where the server has one
     open: bool = False  # needs none, also where all others do
+    negotiates: bool = False  # the handler is given the Accept header
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Route:
     takes_body: bool = False
     admin: bool = False
     open: bool = False
+    negotiates: bool = False
 
     @property
     def infers(self) -> bool:
@@ -194,9 +196,11 @@ def _unregister_cuda(context: Context, body: bytes, name: str = "") -> bytes:
     return reply(200, b"")
 
 
-def _metrics(context: Context) -> bytes:
+def _metrics(context: Context, accept: str) -> bytes:
     rows = {(served.name, served.version): served.model.rows.rows.value for served in context.models}
-    return reply(200, render(*context.counted(), rows, context.devices()), content_type=METRICS_TYPE)
+    opened = accepts_open_metrics(accept)
+    text = render(*context.counted(), rows, context.devices(), open_metrics=opened)
+    return reply(200, text, content_type=OPEN_METRICS_TYPE if opened else METRICS_TYPE, headers={"Vary": "Accept"})
 
 
 def _openapi(context: Context) -> bytes:
@@ -264,7 +268,7 @@ _TABLE = [
     Entry("/v2/repository/models/{model}/unload", "POST", _unload, Said("Unload a model", body="empty"), admin=True),
     *_of_regions("system", _register, _unregister, _regions),
     *_of_regions("cuda", _register_cuda, _unregister_cuda, _cuda_regions),
-    Entry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text")),
+    Entry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text"), negotiates=True),
 ]
 # By the number of parts; a variable part is None, and the table's order puts words before it.
 _PATTERNS: dict[int, list[tuple[list[str | None], Entry]]] = {}
@@ -280,5 +284,7 @@ def find_route(path: str) -> Route | None:
         if all(want in {None, part} for want, part in zip(pattern, parts, strict=True)):
             arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want is None)
             takes_body = entry.said.body is not None
-            return Route((entry.method,), entry.handler, arguments, takes_body, entry.admin, entry.open)
+            return Route(
+                (entry.method,), entry.handler, arguments, takes_body, entry.admin, entry.open, entry.negotiates
+            )
     return None
