@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Self
 
 TIMEOUT_S = 20.0
 _START_S = 180.0  # hundreds of models, beside other work
+_PATIENCE_S = 60.0
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.002, 0.05
 
 
 @dataclass
@@ -76,6 +79,16 @@ def serving(folder: Path, *arguments: str | Path, port: int = 0) -> Iterator[Ser
         process.wait(TIMEOUT_S)
         if process.stdout is not None:
             process.stdout.close()
+
+
+def until(true: Callable[[], object], server: Server) -> None:
+    """Wait for a state of a server: looks that leave it the CPUs, for as long as a busy machine may need."""
+    end, pause_s = time.monotonic() + _PATIENCE_S, _FIRST_LOOK_S
+    while not true():
+        assert server.process.poll() is None, server.stderr.read_text()
+        assert time.monotonic() < end, server.stderr.read_text()
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, _LAST_LOOK_S)
 
 
 @dataclass

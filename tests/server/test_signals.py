@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import TIMEOUT_S, Answer, Server, Wire, raw_request, serving
+from tests.servers import TIMEOUT_S, Answer, Server, Wire, raw_request, serving, until
 
 from tailcut.runtime.profile import Profile
 
@@ -18,14 +18,12 @@ BODY = bytes(16)
 
 def follow(server: Server, words: str, times: int = 1) -> None:
     """Wait until the server has logged some words so often."""
-    while server.stderr.read_text().count(words) < times:
-        with server.connect() as wire:  # a turn of its loop, and an end where it has ended
-            assert wire.ask(raw_request("mlp", BODY)).status == 200
+    until(lambda: server.stderr.read_text().count(words) >= times, server)
 
 
 @contextmanager
 def asking(server: Server) -> Iterator[list[object]]:
-    """A client that asks without a pause; what it got but good answers."""
+    """Two clients that ask all the time; what they got but good answers."""
     wrong: list[object] = []
     stop = threading.Event()
 
@@ -39,6 +37,7 @@ def asking(server: Server) -> Iterator[list[object]]:
                             wrong.append(answer)
                         if answer.headers.get("connection") == "close":
                             break
+                        stop.wait(0.002)  # a worker that starts needs the CPUs, too
             except OSError as error:
                 wrong.append(error)
 
@@ -72,8 +71,7 @@ def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers:
         token.write_text("new")
         with asking(server) as wrong:
             server.process.send_signal(signal.SIGHUP)
-            while outputs(server) != 5:
-                assert server.process.poll() is None
+            until(lambda: outputs(server) == 5, server)
             if workers > 1:
                 follow(server, "has a successor", workers)
             else:

@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tests.certificates import Pair, make_pair, needs_openssl
 from tests.engines.models import identity, perceptron
-from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving
+from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving, until
 
 from tailcut.spec import DType
 from tailcut.wire.grpc.messages import METHODS, SERVICE
@@ -71,16 +70,6 @@ def metric(server: Server, name: str) -> float:
     with over_unix(server) as wire:
         lines = wire.ask(METRICS).body.decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    """Until it is so: each look is a question to the server, and leaves the CPUs to it in between."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to pass")
 
 
 @pytest.mark.skipif(CURL is None, reason="curl is not installed")
@@ -190,7 +179,7 @@ def test_a_handshake_has_one_time_limit(server: Server, pair: Pair, port: str) -
     silent = [Wire(socket.create_connection(place, TIMEOUT_S)) for _ in range(20)]
     for wire in silent[10:]:
         wire.send(HELLO)
-    wait_for(lambda: metric(server, "tailcut_connections") == before + 20)
+    until(lambda: metric(server, "tailcut_connections") == before + 20, server)
     with connect(server, pair.client()) as wire:  # meanwhile others are served
         assert wire.ask(raw_request("mlp", BODY)).status == 200
     rubbish = [b"\x16" + bytes(range(256)) * 40, b"\x16\x03\x01\xff\xff" + bytes(1000), b"\x16\x03\x01\x00\x05hello"]
@@ -202,7 +191,7 @@ def test_a_handshake_has_one_time_limit(server: Server, pair: Pair, port: str) -
     for wire in silent:
         assert wire.closed()
         wire.sock.close()
-    wait_for(lambda: metric(server, "tailcut_connections") == before)
+    until(lambda: metric(server, "tailcut_connections") == before, server)
 
 
 def test_a_broken_record_ends_its_connection_only(server: Server, pair: Pair) -> None:
@@ -240,7 +229,7 @@ def test_handshakes_take_turns(server: Server, pair: Pair) -> None:
     hello = outgoing.read()
     before = metric(server, "tailcut_connections")
     crowd = [Wire(socket.create_connection((server.host, server.port), TIMEOUT_S)) for _ in range(300)]
-    wait_for(lambda: metric(server, "tailcut_connections") == before + len(crowd))
+    until(lambda: metric(server, "tailcut_connections") == before + len(crowd), server)
     server.process.send_signal(signal.SIGSTOP)
     for wire in crowd:
         wire.send(hello)
@@ -248,7 +237,7 @@ def test_handshakes_take_turns(server: Server, pair: Pair) -> None:
     for wire in crowd:
         assert wire.sock.recv(1) == b"\x16"
         wire.sock.close()
-    wait_for(lambda: metric(server, "tailcut_connections") == before)
+    until(lambda: metric(server, "tailcut_connections") == before, server)
     assert metric(server, "tailcut_loop_longest_stall_cpu_seconds") < 0.05
 
 
@@ -302,10 +291,10 @@ def test_a_client_that_never_reads(server: Server, pair: Pair) -> None:
         wire.sock.settimeout(0.2)
         with pytest.raises(TimeoutError):
             wire.send(request * 100)
-        wait_for(lambda: metric(server, "tailcut_body_buffer_bytes") > 0)
+        until(lambda: metric(server, "tailcut_body_buffer_bytes") > 0, server)
         with connect(server, pair.client()) as other:
             assert other.ask(raw_request("mlp", BODY)).status == 200
-        wait_for(lambda: metric(server, "tailcut_body_buffer_bytes") == 0)
+        until(lambda: metric(server, "tailcut_body_buffer_bytes") == 0, server)
 
 
 def test_the_fast_path_is_not_for_it(server: Server, pair: Pair) -> None:
@@ -378,15 +367,15 @@ def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
                 shutil.copy(new.cert, old.cert)
                 shutil.copy(new.key, old.key)
                 server.process.send_signal(signal.SIGHUP)
-                wait_for(lambda: {now() for _ in range(8)}.isdisjoint({first}))
+                until(lambda: {now() for _ in range(8)}.isdisjoint({first}), server)
                 if workers == 1:  # a worker that is replaced says that it closes
                     assert kept.ask(raw_request("mlp", BODY)).status == 200
             second = now()
             if workers > 1:  # one that is under way would read what comes next
-                wait_for(lambda: now() == second and server.stderr.read_text().count("has a successor") == workers)
+                until(lambda: now() == second and server.stderr.read_text().count("has a successor") == workers, server)
             shutil.copy(other.key, old.key)
             server.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: now() == second and words in server.stderr.read_text())
+            until(lambda: now() == second and words in server.stderr.read_text(), server)
         assert now() == second
         assert wrong == []
         assert server.stderr.read_text().count(words) == 1
