@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from tailcut.batching.policy import Place
+from tailcut.batching.queue import PriorityQueue
 from tailcut.errors import TailcutError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.cuts import Cut
@@ -160,10 +161,10 @@ class Batch:
         "cuts",
         "deliveries_left",
         "ended_ns",
+        "engine_index",
         "error",
         "executor",
         "formed_ns",
-        "lane",
         "members",
         "offsets",
         "outputs",
@@ -176,11 +177,13 @@ class Batch:
         "thread",
     )
 
-    def __init__(self, owner: Owner, members: list[Request], place: Place = Place.WORKER, lane: int = 0) -> None:
+    def __init__(
+        self, owner: Owner, members: list[Request], place: Place = Place.WORKER, engine_index: int = 0
+    ) -> None:
         self.owner = owner
         self.members = members
         self.place = place  # where it is computed
-        self.lane = lane  # by which of the model's engines
+        self.engine_index = engine_index  # by which of the model's engines
         self.offsets: list[int] = []
         self.start = start = members[0].row  # the first row where the members' rows are neighbours in order, else -1
         rows = requests = 0
@@ -266,3 +269,26 @@ def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:
         state = slab.state(request.row)
         if state is old or new is RowState.FREE:
             slab.move(request.row, request.count, state, new)
+
+
+def withdraw_one(queue: PriorityQueue[Request], handler: ResponseHandler, number: int) -> Request | None:
+    """Take one of several requests that are queued as one out of the queue; None where it does not wait there.
+
+    Args:
+        queue: changed.
+        handler: of them all.
+        number: in what the handler answers.
+    """
+    for request in queue.items():
+        if request.handler is handler and request.offset <= number < request.offset + request.requests:
+            break
+    else:
+        return None
+    queue.remove(request)
+    if number > request.offset:
+        queue.append(request.split(number - request.offset))
+    if request.requests == 1:
+        return request
+    gone = request.split(1)
+    queue.append(request)
+    return gone

@@ -68,16 +68,16 @@ def supervise(group: WorkerGroup, address: Address, on_ready: Callable[[Address,
     if address.grpc_port is not None:
         listeners.append(open_grpc_listener(address))
     scoreboard = Scoreboard.make(2 * group.size + 2)
-    trails = TraceRegion.make(scoreboard.places, group.models)
+    traces = TraceRegion.make(scoreboard.places, group.models)
     try:
         return asyncio.run(
-            _Supervisor(group, listeners, scoreboard, trails, lambda models: on_ready(bound, models)).run()
+            _Supervisor(group, listeners, scoreboard, traces, lambda models: on_ready(bound, models)).run()
         )
     finally:
         for listener in listeners:
             listener.close()
         close_listeners(address)
-        trails.close()
+        traces.close()
         scoreboard.close()
 
 
@@ -94,13 +94,13 @@ class _Supervisor:
         group: WorkerGroup,
         listeners: Sequence[socket.socket],
         scoreboard: Scoreboard,
-        trails: TraceRegion,
+        traces: TraceRegion,
         on_ready: Callable[[Models], None],
     ) -> None:
         self._group = group
         self._listeners = listeners
         self._scoreboard = scoreboard
-        self._trails = trails
+        self._traces = traces
         self._on_ready = on_ready
         self._fleet = Fleet(group.size, group.restart_policy)
         self._shares = _shares(group.size)
@@ -227,7 +227,7 @@ class _Supervisor:
             listeners=tuple(listener.fileno() for listener in self._listeners),
             control=theirs.fileno(),
             scoreboard=self._scoreboard.descriptor,
-            trails=self._trails.descriptor,
+            traces=self._traces.descriptor,
             places=self._scoreboard.places,
             place=place,
             models=self._group.models,
@@ -240,7 +240,7 @@ class _Supervisor:
             self._group.command,
             stdin=subprocess.DEVNULL,
             env=os.environ | {ENVIRONMENT: msgspec.json.encode(assignment).decode()},
-            pass_fds=[*assignment.listeners, assignment.control, assignment.scoreboard, assignment.trails],
+            pass_fds=[*assignment.listeners, assignment.control, assignment.scoreboard, assignment.traces],
             start_new_session=True,  # Ctrl-C in the terminal is for the supervisor
         )
         theirs.close()
