@@ -23,10 +23,9 @@ from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine, RequestEngine
 from tailcut.engines.phases import Timed
-from tailcut.engines.samples import Samples
 from tailcut.engines.static import StaticEngine
 from tailcut.engines.trust import trust as trust_file
-from tailcut.errors import ProfileError, ReleasedError
+from tailcut.errors import ReleasedError
 from tailcut.machine.nodes import made_on
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.entry import ModelEntry
@@ -35,7 +34,7 @@ from tailcut.runtime.limits import Limits
 from tailcut.runtime.opening.defaults import Choice, Surroundings
 from tailcut.runtime.opening.measured import BUDGET_S, open_measured, surroundings
 from tailcut.runtime.opening.row_proof import settle_rows
-from tailcut.runtime.opening.source import is_profile, open_profile
+from tailcut.runtime.opening.source import is_profile, known_samples, open_profile
 from tailcut.runtime.opening.warmup import Step, WarmUp, WarmUpPlan, warm_up
 from tailcut.runtime.padding import Padding, plan_padding
 from tailcut.runtime.placement import instance_places
@@ -47,7 +46,6 @@ from tailcut.runtime.second import load_second, open_second
 from tailcut.runtime.settings import SecondEngine
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.runtime.worker_pool import Watchdog, WorkerPool
-from tailcut.spec import ModelSpec
 
 _log = logging.getLogger("tailcut")
 _FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # for batches to end before a fork
@@ -74,7 +72,7 @@ class Model:
         began = time.monotonic()
         self._engine = engine  # the first
         self._other_engine = reopen  # where another one does not come from the profile's model file
-        known = _known_samples(profile, engine.spec)
+        known = known_samples(profile, engine.spec)
         self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
         self.spec = engine.spec
         self.profile = profile
@@ -393,11 +391,3 @@ class Model:
         engine = open_engine(self.profile.engine_file, self.profile.settings.engine, self.profile.model.name)
         engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
         return self._for_buckets(engine)
-
-
-def _known_samples(profile: Profile, spec: ModelSpec) -> Samples | None:
-    """The most frequent kind of request in the data that the profile was tuned with; None where it does not say."""
-    try:
-        return profile.samples[0].of(spec) if profile.samples else None
-    except ProfileError:  # warm-up says so
-        return None

@@ -1,9 +1,12 @@
-"""What a source names: a profile, a pipeline, or a bare model, whose settings are chosen when it is opened."""
+"""What a source names: a profile, a pipeline, or a bare model; and the requests that a profile knows."""
 
 from pathlib import Path
 
+from tailcut.engines.samples import Samples
+from tailcut.errors import ProfileError
 from tailcut.runtime.opening.defaults import SAFE_SETTINGS
 from tailcut.runtime.profile import Profile, is_pipeline
+from tailcut.spec import ModelSpec
 
 
 def open_profile(path: Path) -> Profile:
@@ -28,3 +31,11 @@ def is_profile(path: Path) -> bool:
 def is_bare(source: str) -> bool:
     """Whether a source is a model without a profile, whose settings are chosen by measuring."""
     return not is_profile(Path(source)) and not is_pipeline(source)
+
+
+def known_samples(profile: Profile, spec: ModelSpec) -> Samples | None:
+    """The most frequent kind of request in the data that the profile was tuned with; None where it does not say."""
+    try:
+        return profile.samples[0].of(spec) if profile.samples else None
+    except ProfileError:  # warm-up says so
+        return None
