@@ -59,6 +59,7 @@ demo: $(READY)
 # Those that measure time have the machine to themselves; a selection (TESTS=) may have none of either kind (status 5).
 # What fails among others is run once more by itself, and has to pass then: both runs are printed.
 test: $(READY)
+	@$(BIN)/python -c 'from tailcut.kernels import load, numbers, sockets'  # compiled once, not by each process
 	@status=0; none=0; \
 	for kind in '$(or $(SERIAL),$(TESTS)) -m "serial and ($(MARKS))"' \
 		'$(TESTS) -m "not serial and ($(MARKS))" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \

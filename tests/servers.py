@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,6 +90,35 @@ def until(true: Callable[[], object], server: Server) -> None:
         assert time.monotonic() < end, server.stderr.read_text()
         time.sleep(pause_s)
         pause_s = min(1.5 * pause_s, _LAST_LOOK_S)
+
+
+@contextmanager
+def asking(request: bytes, connect: Callable[[], "Wire"]) -> Iterator[list[object]]:
+    """Two clients that ask all the time, a connection after the other; what they got but good answers."""
+    wrong: list[object] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                with connect() as wire:
+                    for _ in range(20):
+                        answer = wire.ask(request)
+                        if answer.status != 200:
+                            wrong.append(answer)
+                        if answer.headers.get("connection") == "close":
+                            break
+                        stop.wait(0.005)  # a worker that starts needs the CPUs, too
+            except OSError as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    yield wrong
+    stop.set()
+    for thread in threads:
+        thread.join()
 
 
 @dataclass
