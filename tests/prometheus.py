@@ -26,14 +26,14 @@ scrape_configs:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[str]:
+def prometheus(folder: Path, target: str, *options: str) -> Iterator[str]:
     """One that scrapes a server as a pod would be, with the `*.rules.yml` of the folder; its address."""
     (folder / "prometheus.yml").write_text(_CONFIG.format(target=target))
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=log, stdout=log)
+        process = subprocess.Popen([*command, *options, f"--web.listen-address={address}"], stderr=log, stdout=log)
     try:
         yield address
     finally:

@@ -15,6 +15,7 @@ from tailcut.batching.queue import PriorityQueue
 from tailcut.errors import TailcutError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.cuts import Cut
+from tailcut.runtime.tracing.timeline import StepTrace
 
 _log = logging.getLogger("tailcut")
 
@@ -174,6 +175,7 @@ class Batch:
         "rescued",
         "rows",
         "start",
+        "steps",
         "thread",
     )
 
@@ -206,6 +208,7 @@ class Batch:
         self.thread = 0  # that computes it
         self.executor: Executor  # that computes it
         self.rescued = False  # by another engine, after the first one's device had failed
+        self.steps: tuple[StepTrace, ...] = ()  # that its request has passed, where it is the answer of a pipeline
         self.deliveries_left = 0
         self._blobs: dict[int, bytes] = {}
 
