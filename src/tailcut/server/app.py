@@ -105,7 +105,7 @@ async def _serve(
 ) -> None:
     events = Events()
     if worker is not None:
-        models, events = worker.trails.adopt(models), worker.trails.own_events
+        models, events = worker.traces.adopt(models), worker.traces.own_events
     repository = _repository(models, options)
     context = Context(
         repository,
@@ -115,7 +115,7 @@ async def _serve(
         read_token=options.read_token,
         nvml=open_nvml() if any(one.model.profile.settings.engine.device == "cuda" for one in models) else None,
     )
-    context.events = (events,) if worker is None else worker.trails.events
+    context.events = (events,) if worker is None else worker.traces.events
     state = ServerState(
         context,
         options.limits,
