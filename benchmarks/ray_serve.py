@@ -52,6 +52,7 @@ SETTINGS = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(m
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
+    "RAY_worker_niceness": "0",  # 15 by default, which the servers inherit
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_memory_monitor_refresh_ms": "0",
 }

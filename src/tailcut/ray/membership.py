@@ -124,9 +124,11 @@ class _Watch:
         """
         import ray  # noqa: PLC0415
 
+        # No ray.get: when the program ends, Ray ends a process that has a thread in there, with code 1.
+        future = self._controller.listen_for_change.remote({self._key: self._snapshot}).future()
         try:
-            told = ray.get(self._controller.listen_for_change.remote({self._key: self._snapshot}), timeout=limit_s)
-        except TimeoutError:  # that of Ray is one, too
+            told = future.result(limit_s)
+        except TimeoutError:
             return False
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise UnreachableError(f"the controller of Ray Serve does not answer: {error}") from None
@@ -139,7 +141,9 @@ class _Watch:
 
     def run(self) -> None:
         """Poll until told to stop."""
-        while not self._stopped.is_set():
+        import ray  # noqa: PLC0415
+
+        while not self._stopped.is_set() and ray.is_initialized():
             try:
                 self.poll(_POLL_S)
             except UnreachableError:
