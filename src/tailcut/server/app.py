@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
+from tailcut.live.counts import ProcessSnapshot, counts_of
 from tailcut.machine.nvml import open_nvml
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.tracing.timeline import Events
@@ -30,7 +31,7 @@ from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.tls.certificates import GRPC, HTTP, Certificates
 from tailcut.server.tls.connection import TlsDoor
-from tailcut.server.workers.process import Worker
+from tailcut.server.workers.process import Worker, as_counts
 
 if TYPE_CHECKING:
     from tailcut.server.grpc.connection import GrpcServer
@@ -59,6 +60,7 @@ class ServerOptions:
     read_token: Callable[[], str] | None = None  # anew, where there is one
     certificates: Certificates | None = None  # TLS on the ports
     access_log: bool = False
+    ui: bool = True  # a page at /
     library: Library | None = None  # a model repository
     failed: Mapping[str, str] = field(default_factory=dict)  # models of it that could not be loaded, and why
     poll_s: float = 0.0  # between two looks at it; 0: it is not looked at again
@@ -108,9 +110,11 @@ async def _serve(
         token=options.token,
         require_token=options.require_token,
         read_token=options.read_token,
+        ui=options.ui,
         nvml=open_nvml() if any(one.model.profile.settings.engine.device == "cuda" for one in models) else None,
     )
     context.events = (events,) if worker is None else worker.trails.events
+    context.processes = partial(_alone, context)  # a worker's report puts all of them in its place
     state = ServerState(
         context,
         options.limits,
@@ -146,10 +150,7 @@ async def _serve(
         gc.disable()
     elif not options.models_change:  # where models go, nothing of them must be kept
         gc.freeze()  # what is there now stays: looking through it held the loop for 85 ms at every full collection
-    metadata.version()  # reads files, which no request should wait for later
-    context.ready = True
-    if worker is not None:
-        worker.report(context)
+    _be_ready(context, worker)
     on_ready(address)
     event_monitor = EventMonitor(
         state.loop, events, context.counts
@@ -167,6 +168,18 @@ async def _serve(
         close_listeners(address)
     context.regions.unregister()
     await asyncio.to_thread(repository.close)
+
+
+def _be_ready(context: Context, worker: Worker | None) -> None:
+    metadata.version()  # reads files, which no request should wait for later
+    context.ready = True
+    if worker is not None:
+        worker.report(context)
+
+
+def _alone(context: Context) -> list[ProcessSnapshot]:
+    """What the only process has counted."""
+    return [ProcessSnapshot(os.getpid(), None, counts_of(as_counts(context)))]
 
 
 def _sources(models: Sequence[ServedModel], options: ServerOptions) -> list[Path]:
@@ -223,8 +236,8 @@ class _Drain:
             return
         if self._worker is None:
             _log.info("draining")
-        self._state.drain()
         self._state.context.ready = False
+        self._state.drain()
         if self._grpc is not None:
             self._grpc.drain()
         self._state.loop.call_later(accept_s, self._stopping.set)
