@@ -96,7 +96,7 @@ class Ring:
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """These records whole, as `copy` has them; those that have been overwritten are left out."""
-        records = self.table[numbers & self._mask]
+        records: np.ndarray = self.table[numbers & self._mask]
         records = records[(records[:, -1] & _NUMBER) == (numbers & _NUMBER)]
         records[:, -1] >>= _NUMBER_BITS
         return records
