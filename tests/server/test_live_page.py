@@ -156,6 +156,8 @@ def test_the_form_of_several_inputs(server: Server, browser: Browser) -> None:
         "field.dispatchEvent(new Event('input')); })()"
     )
     assert send(browser).startswith("400: ")
+    assert all("400" in problem for problem in browser.problems)
+    browser.problems.clear()
 
 
 def test_the_form_of_texts(server: Server, browser: Browser) -> None:
