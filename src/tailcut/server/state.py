@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from tailcut.runtime.delivery import LoopDelivery
 from tailcut.runtime.entry import Entry
 from tailcut.server.access_log import log_http, trace_of_head
+from tailcut.server.broadcast import Broadcast
 from tailcut.server.context import Context
 from tailcut.server.limits import ServerLimits
 from tailcut.server.log_queue import dropped_lines
@@ -98,6 +99,7 @@ class ServerState:
         self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
         self._overload = OverloadLog()
+        self.broadcast = Broadcast(context, limits, self.loop)
         self.fast_path: FastPath | None = None
         self.tracer: Tracer | None = None  # where requests are traced
         self.edition = Edition()  # of the plans: another one when the models have changed, which plans name
@@ -113,6 +115,7 @@ class ServerState:
     def drain(self) -> None:
         """From now on each connection's next answer is its last."""
         self.draining = True
+        self.broadcast.end()
         if self.fast_path is not None:
             self.fast_path.dissolve()
 

@@ -90,6 +90,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._repeating.forget()
         self._state.leave(self)
         self._account.hold_unread(0)
+        self._questions.leave()
         if self._wire.state is _ANSWER or self._inference.unsent:
             self._writer.lost()
         self._drop()
@@ -138,7 +139,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._inference.unsent:
             self._inference.unsent = False
             self._exchange.sent()
-        self.due = self._state.now + self._state.limits.linger_s if self._wire.state >= _LINGER else 0.0
+        is_over = self._wire.state >= _LINGER and self._questions.watching is None
+        self.due = self._state.now + self._state.limits.linger_s if is_over else 0.0
         if not self.transport.is_closing():
             self._read_on()
             self._next()

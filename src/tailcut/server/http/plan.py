@@ -12,7 +12,7 @@ from tailcut.errors import InvalidInputError, NotFoundError, QueueFullError
 from tailcut.server.context import Context
 from tailcut.server.exchange import largest_body
 from tailcut.server.http.replies import Refusal
-from tailcut.server.http.routes import Handler, find_route
+from tailcut.server.http.routes import Handler, Route, find_route
 from tailcut.server.limits import QUESTION_BYTES, ServerLimits
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import RECEIVE_BYTES, ServerState
@@ -55,6 +55,7 @@ class Plan:
     date: bytes = b""  # the line in those two
     arguments: tuple[str, ...] = field(default=())
     takes_body: bool = False  # ANSWER: the handler wants it
+    watches: bool = False  # ANSWER: the handler's is the head of an answer without an end
     negotiates: bool = False  # ANSWER: the handler wants the Accept header
     schedule: Schedule = field(
         default_factory=Schedule
@@ -120,7 +121,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
     Raises:
         Refusal: 400, 401, 404, 405, 413, 415.
     """
-    route = find_route(request.path)
+    route = _find_route(request.path, context)
     if context.require_token and (route is None or not route.open):
         _check_token(request, context)
     if route is None:
@@ -139,7 +140,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
         raise Refusal(415, "Content-Encoding must be gzip, deflate or identity")
     plan = Plan(Kind.ANSWER, request, length, route.handler, encoding=None if encoding == "identity" else encoding)
     plan.arguments = tuple(unquote(argument) for argument in route.arguments)
-    plan.takes_body, plan.negotiates = route.takes_body, route.negotiates
+    plan.takes_body, plan.watches, plan.negotiates = route.takes_body, route.watches, route.negotiates
     if route.infers:
         plan.kind = Kind.INFER
         try:
@@ -153,6 +154,12 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
             raise Refusal(413, f"the body is over {plan.limit} bytes, more than any request to this model needs")
         _plan_rows(plan)
     return plan
+
+
+def _find_route(path: str, context: Context) -> Route | None:
+    """The route of a path; none where the server serves no page."""
+    route = find_route(path)
+    return None if route is not None and route.ui and not context.ui else route
 
 
 def _check_token(request: Head, context: Context) -> None:
