@@ -8,14 +8,14 @@ Tables are int64, so that their columns can be read and written from both sides:
 
 - `state`, a row for each descriptor: its connection's `GENERATION` (never used twice; 0: none), the number of its
   `PLAN` (-1: none), whether an answer is `PENDING`, when it was last heard or answered (`SEEN`, monotonic ns), and the
-  bytes of its last head where that is not the plan's own (`OWN_HEAD`; else 0), which stands in its row of `own_heads`.
+  bytes of its last head where that is not the plan's own (`OWN_HEAD`; else 0), which stands in its row of `own_heads`;
+  or how many bytes stand there of a message that is not whole yet (`HELD`).
 - `plans`: a head's `START` in `heads` and its `HEAD_BYTES`, its `BODY_BYTES`, its `TARGET`, and where in `heads` the
   part of the head that matters stands: `PART`, `PART_BYTES`. Of its body, where in `heads` the bytes before and behind
   the data stand (`BEFORE`, `BEFORE_BYTES`, `BEHIND`, `BEHIND_BYTES`), and the `FORM` of the data: raw `ROWS`, or a list
   of JSON, `LIST32` or `LIST64`. A list has `COUNT` numbers, flat or nested as the `LEVELS` dimensions from `DIMS` on
   say; Content-Length is then no part of what matters, and at most `BODY_MOST`.
-- `fields`, a row for each field that matters: the length of its name, then the name in lower case.
-- `grammar`, of each byte: `NAME` where names of fields may have it, `VALUE` where values may.
+- `fields` and `grammar`: those of `heads.py`.
 - `targets`: the `ADDRESS` of the first row that may be filled (0: bodies are dropped), `ROW_BYTES`, the `ROOM` there,
   how many rows have been `TAKEN`, and how many are `WANTED`.
 - `members`, for each target: the descriptor, generation, moment of arrival and body's length of each row taken.
@@ -26,6 +26,7 @@ import numpy as np
 from numba import njit, types
 
 from tailcut.kernels.cache import compiled
+from tailcut.kernels.heads import HEAD_MOST, head_end
 from tailcut.kernels.libc import (
     BYTES,
     CUBE,
@@ -47,117 +48,18 @@ from tailcut.kernels.libc import (
 )
 from tailcut.kernels.numbers import MOST_DIMENSIONS, read
 
-__all__ = ["EVENT_WORDS", "answer", "answer_lists", "look", "take"]
+__all__ = ["EVENT_WORDS", "HEAD_MOST", "answer", "answer_lists", "look", "take"]
 
 
-GENERATION, PLAN, PENDING, SEEN, OWN_HEAD = range(5)
+GENERATION, PLAN, PENDING, SEEN, OWN_HEAD, HELD = range(6)
 START, HEAD_BYTES, BODY_BYTES, TARGET, PART, PART_BYTES = range(6)
 BEFORE, BEFORE_BYTES, BEHIND, BEHIND_BYTES, FORM, BODY_MOST, COUNT, LEVELS, DIMS = range(6, 15)
 ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED = range(5)
 ROWS, LIST32, LIST64 = range(3)
-STATES, PLANS, TARGETS, MEMBERS = 5, DIMS + MOST_DIMENSIONS, 5, 4  # columns
-NAME, VALUE = 1, 2
-HEAD_MOST = 2048  # bytes of a head that is looked through field by field
-_LINES_MOST = 102  # with 100 fields
-_SPACE, _COLON, _CR, _LF, _END = (ord(char) for char in " :\r\n]")
+STATES, PLANS, TARGETS, MEMBERS = 6, DIMS + MOST_DIMENSIONS, 5, 4  # columns
+_END = ord("]")
 _TEXT_MOST = 256 * 1024  # bytes of lists read in a pass, a fraction of a millisecond: the others wait for the next one
-_LENGTH = np.frombuffer(b"content-length", np.uint8)
-_LENGTH_DIGITS = 9
 _BLANK = 4  # bytes of the end of a head
-
-
-@njit(nogil=True)  # type: ignore[untyped-decorator]
-def _is_listed(text: np.ndarray, start: int, end: int, fields: np.ndarray) -> bool:
-    """Whether text[start:end] is the name of one of `fields`, in upper or lower case."""
-    for i in range(fields.shape[0]):
-        if fields[i, 0] != end - start:
-            continue
-        j = start
-        while j < end:
-            char = text[j]
-            if 65 <= char <= 90:
-                char += 32
-            if char != fields[i, 1 + j - start]:
-                break
-            j += 1
-        if j == end:
-            return True
-    return False
-
-
-@njit(nogil=True)  # type: ignore[untyped-decorator]
-def _length_in(text: np.ndarray, size: int, start: int, colon: int) -> int:
-    """The length that the line from `start` on tells, if it is one plain Content-Length; else -1."""
-    if colon - start != _LENGTH.shape[0]:
-        return -1
-    for j in range(_LENGTH.shape[0]):
-        if text[start + j] | 32 != _LENGTH[j] | 32:
-            return -1
-    i = colon + 1
-    if i < size and text[i] == _SPACE:
-        i += 1
-    begin = i
-    length = 0
-    while i < size and i - begin < _LENGTH_DIGITS and 48 <= text[i] <= 57:
-        length = 10 * length + text[i] - 48
-        i += 1
-    return length if i > begin and i < size and text[i] == _CR else -1
-
-
-@njit(nogil=True)  # type: ignore[untyped-decorator]
-def head_end(  # noqa: C901, PLR0912, PLR0913, PLR0917  one loop over the lines
-    text: np.ndarray,
-    size: int,
-    known: np.ndarray,
-    start: int,
-    stop: int,
-    fields: np.ndarray,
-    grammar: np.ndarray,
-    length: np.ndarray,
-) -> int:
-    """Where the head that text[:size] begins with ends, if what matters of it is known[start:stop]; else -1.
-
-    That is the request line, the lines of `fields` in their order, and the empty line. What is no well-formed line of
-    any other field does not pass. Where `length[0]` is 0, just one Content-Length more must stand between them, and
-    `length[0]` is what it says then.
-    """
-    told = length[0] != 0
-    size = min(size, HEAD_MOST)
-    at = start
-    i = lines = 0
-    while i < size and lines < _LINES_MOST:
-        same = 0
-        while i + same < size and at + same < stop and text[i + same] == known[at + same]:
-            same += 1
-            if text[i + same - 1] == _LF:
-                break
-        if same and text[i + same - 1] == _LF:
-            i += same
-            at += same
-            if at == stop:
-                return i if told else -1
-        elif lines == 0:
-            return -1
-        else:
-            begin = i
-            while i < size and grammar[text[i]] & NAME:
-                i += 1
-            if begin == i or i >= size or text[i] != _COLON:
-                return -1
-            if _is_listed(text, begin, i, fields):
-                length_here = _length_in(text, size, begin, i)
-                if told or length_here < 0:
-                    return -1
-                told = True
-                length[0] = length_here
-            i += 1
-            while i < size and grammar[text[i]] & VALUE:
-                i += 1
-            if i + 1 >= size or text[i] != _CR or text[i + 1] != _LF:
-                return -1
-            i += 2
-        lines += 1
-    return -1
 
 
 @compiled(f"int64(int64,int64,int32[:,::1],{TABLE},{TABLE},{TABLE},int64)")
@@ -223,7 +125,7 @@ def _fill(  # noqa: PLR0913, PLR0917  as take
 @compiled(
     f"int64(int64,int32[:,::1],{TABLE},{TABLE},{BYTES},{TABLE},{CUBE},{BYTES},{TABLE},{TEXTS},{TEXTS},{BYTES},float64[::1])"
 )
-def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tables
+def take(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one call a pass, and its tables
     count: int,
     events: np.ndarray,
     state: np.ndarray,
@@ -240,6 +142,7 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
 ) -> int:
     """Receive from those in `events`: each whole message of its plan into a row of its target, lists by `numbers`.
 
+    A message whose head is known is held while its rest is missing, as many clients send the body by itself.
     A connection that sent anything else, closed, or sends before it has its answer is written to `odd`: descriptor and
     how many bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the
     next pass. Those that there was no room for move to the front of `events`, and their number into the last row of
@@ -267,9 +170,13 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
             events[left, EVENT_DATA] = fd
             left += 1
             continue
-        got = recv(fd, scratch.ctypes.data, room, DONTWAIT)
+        held = own[HELD]
+        if held:
+            memcpy(scratch.ctypes.data, own_heads.ctypes.data + fd * HEAD_MOST, held)
+        more = recv(fd, scratch.ctypes.data + held, room - held, DONTWAIT)
+        got = held + max(more, 0)
         head, body = plan[HEAD_BYTES], plan[BODY_BYTES]
-        own[OWN_HEAD] = 0
+        own[OWN_HEAD] = own[HELD] = 0
         if got != head + body or memcmp(scratch.ctypes.data, heads.ctypes.data + plan[START], head) != 0:
             part = plan[PART]
             length[0] = body if plan[FORM] == ROWS else 0
@@ -277,6 +184,11 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
             if got > 0:
                 head = head_end(scratch, got, heads, part, part + plan[PART_BYTES], fields, grammar, length)
             body = length[0]
+            if head > 0 and more > 0 and got < head + body <= room and got <= HEAD_MOST:
+                memcpy(own_heads.ctypes.data + fd * HEAD_MOST, scratch.ctypes.data, got)
+                clock_gettime(MONOTONIC, now.ctypes.data)
+                own[HELD], own[SEEN] = got, now[0] * 1_000_000_000 + now[1]
+                continue
             if head > 0 and got == head + body and (plan[FORM] == ROWS or body <= plan[BODY_MOST]):
                 own[OWN_HEAD] = head
                 memcpy(own_heads.ctypes.data + fd * HEAD_MOST, scratch.ctypes.data, head)
@@ -288,7 +200,7 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
             if not _fill(plan, scratch, head, got, heads, numbers, target[ADDRESS] + row * size, size):
                 head = -1
         if head < 0:
-            odd[odds, 0], odd[odds, 1] = fd, max(got, 0)
+            odd[odds, 0], odd[odds, 1] = fd, got
             odds += 1
             over = got > 0
             continue

@@ -33,7 +33,7 @@ from tailcut.server.tls.connection import TlsDoor
 from tailcut.server.workers.process import Worker
 
 if TYPE_CHECKING:
-    from tailcut.server.grpc.connection import GrpcServer
+    from tailcut.server.grpc.service import GrpcServer
 
 _log = logging.getLogger("tailcut")
 Protocols = Callable[[], asyncio.BufferedProtocol]  # makes that of a socket which was accepted
@@ -292,6 +292,6 @@ def _repository(models: Sequence[ServedModel], options: ServerOptions) -> ModelR
 
 
 def _grpc_server(state: ServerState) -> "GrpcServer":
-    from tailcut.server.grpc.connection import GrpcServer  # noqa: PLC0415  protobuf is an extra
+    from tailcut.server.grpc.service import GrpcServer  # noqa: PLC0415  protobuf is an extra
 
     return GrpcServer(state)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailcut.kernels import sockets
+from tailcut.kernels import heads, sockets
 from tailcut.kernels.numbers import MOST_DIMENSIONS
 from tailcut.memory.slab import Slab
 from tailcut.runtime.entry import Entry
@@ -165,7 +165,7 @@ def _around(template: Template, places: list[int]) -> tuple[int, int, int, int]:
 
 
 def _fields() -> np.ndarray:
-    """The names of the fields that matter, as `sockets` wants them: uint8 [fields, 1 + longest name]."""
+    """The names of the fields that matter, as `kernels/heads.py` wants them: uint8 [fields, 1 + longest name]."""
     table = np.zeros((len(SIGNIFICANT), 1 + max(map(len, SIGNIFICANT))), np.uint8)
     for row, name in zip(table, sorted(SIGNIFICANT), strict=True):
         row[0] = len(name)
@@ -174,7 +174,7 @@ def _fields() -> np.ndarray:
 
 
 def _grammar() -> np.ndarray:
-    """What each byte may be part of, as `sockets` wants it: uint8 [256]."""
-    kinds = ((TOKEN, sockets.NAME), (TEXT, sockets.VALUE))
+    """What each byte may be part of, as `kernels/heads.py` wants it: uint8 [256]."""
+    kinds = ((TOKEN, heads.NAME), (TEXT, heads.VALUE))
     flags = [sum(flag for part, flag in kinds if re.fullmatch(part, bytes([byte]))) for byte in range(256)]
     return np.array(flags, np.uint8)
