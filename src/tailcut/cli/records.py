@@ -49,6 +49,7 @@ class ServeReady(Record, frozen=True):
     uds: str | None
     grpc_port: int | None
     tls: bool
+    reuse_port: bool
     models: list[ReadyModel]
 
 

@@ -14,11 +14,13 @@ Tables are int64, so that their columns can be read and written from both sides:
   part of the head that matters stands: `PART`, `PART_BYTES`. Of its body, where in `heads` the bytes before and behind
   the data stand (`BEFORE`, `BEFORE_BYTES`, `BEHIND`, `BEHIND_BYTES`), and the `FORM` of the data: raw `ROWS`, or a list
   of JSON, `LIST32` or `LIST64`. A list has `COUNT` numbers, flat or nested as the `LEVELS` dimensions from `DIMS` on
-  say; Content-Length is then no part of what matters, and at most `BODY_MOST`.
-- `fields` and `grammar`: those of `heads.py`.
+  say; Content-Length is then no part of what matters, and at most `BODY_MOST`. `TRACE` is that of the plan's own head.
+- `fields` and `grammar`, as `heads.py` has them.
 - `targets`: the `ADDRESS` of the first row that may be filled (0: bodies are dropped), `ROW_BYTES`, the `ROOM` there,
-  how many rows have been `TAKEN`, and how many are `WANTED`.
-- `members`, for each target: the descriptor, generation, moment of arrival and body's length of each row taken.
+  how many rows have been `TAKEN`, and how many are `WANTED`. How many of those taken have a trace context that is
+  `SAMPLED`, and how many have none (`ROOTS`).
+- `members`, for each target: the descriptor, generation, moment of arrival, body's length and trace context of each row
+  taken; the last is 1 where it is sampled, -1 where it is not, 0 where there is none that is well-formed.
 - `events`, as epoll_wait(2) writes them on x86-64: 12 bytes, mask and descriptor first. On others they are 16 bytes.
 """
 
@@ -26,7 +28,7 @@ import numpy as np
 from numba import njit, types
 
 from tailcut.kernels.cache import compiled
-from tailcut.kernels.heads import HEAD_MOST, head_end
+from tailcut.kernels.heads import DIGIT, HEAD_MOST, NAME, VALUE, head_end
 from tailcut.kernels.libc import (
     BYTES,
     CUBE,
@@ -48,15 +50,15 @@ from tailcut.kernels.libc import (
 )
 from tailcut.kernels.numbers import MOST_DIMENSIONS, read
 
-__all__ = ["EVENT_WORDS", "HEAD_MOST", "answer", "answer_lists", "look", "take"]
+__all__ = ["DIGIT", "EVENT_WORDS", "HEAD_MOST", "NAME", "VALUE", "answer", "answer_lists", "head_end", "look", "take"]
 
 
 GENERATION, PLAN, PENDING, SEEN, OWN_HEAD, HELD = range(6)
 START, HEAD_BYTES, BODY_BYTES, TARGET, PART, PART_BYTES = range(6)
-BEFORE, BEFORE_BYTES, BEHIND, BEHIND_BYTES, FORM, BODY_MOST, COUNT, LEVELS, DIMS = range(6, 15)
-ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED = range(5)
+BEFORE, BEFORE_BYTES, BEHIND, BEHIND_BYTES, FORM, BODY_MOST, COUNT, LEVELS, TRACE, DIMS = range(6, 16)
+ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED, SAMPLED, ROOTS = range(7)
 ROWS, LIST32, LIST64 = range(3)
-STATES, PLANS, TARGETS, MEMBERS = 6, DIMS + MOST_DIMENSIONS, 5, 4  # columns
+STATES, PLANS, TARGETS, MEMBERS = 6, DIMS + MOST_DIMENSIONS, 7, 5  # columns
 _END = ord("]")
 _TEXT_MOST = 256 * 1024  # bytes of lists read in a pass, a fraction of a millisecond: the others wait for the next one
 _BLANK = 4  # bytes of the end of a head
@@ -80,9 +82,7 @@ def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
         if now[0] * 1_000_000_000 + now[1] >= until_ns:
             break
         count = epoll_wait(poll, events.ctypes.data, events.shape[0], 0)
-    targets[:, WANTED] = 0
-    targets[:, ROOM] = 0
-    targets[:, TAKEN] = 0
+    targets[:, ROOM:] = 0
     for i in range(count):
         own = state[events[i, EVENT_DATA]]
         if own[PLAN] >= 0 and not own[PENDING]:
@@ -150,7 +150,7 @@ def take(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one call a pass, an
     Returns how many are odd.
     """
     now = np.empty(2, np.int64)
-    length = np.empty(1, np.int64)
+    length = np.empty(2, np.int64)
     odds = left = read_bytes = 0
     over = False
     room = scratch.shape[0]
@@ -175,15 +175,16 @@ def take(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one call a pass, an
             memcpy(scratch.ctypes.data, own_heads.ctypes.data + fd * HEAD_MOST, held)
         more = recv(fd, scratch.ctypes.data + held, room - held, DONTWAIT)
         got = held + max(more, 0)
-        head, body = plan[HEAD_BYTES], plan[BODY_BYTES]
+        head, body, trace = plan[HEAD_BYTES], plan[BODY_BYTES], plan[TRACE]
         own[OWN_HEAD] = own[HELD] = 0
         if got != head + body or memcmp(scratch.ctypes.data, heads.ctypes.data + plan[START], head) != 0:
             part = plan[PART]
             length[0] = body if plan[FORM] == ROWS else 0
+            length[1] = 0
             head = -1
             if got > 0:
                 head = head_end(scratch, got, heads, part, part + plan[PART_BYTES], fields, grammar, length)
-            body = length[0]
+            body, trace = length[0], length[1]
             if head > 0 and more > 0 and got < head + body <= room and got <= HEAD_MOST:
                 memcpy(own_heads.ctypes.data + fd * HEAD_MOST, scratch.ctypes.data, got)
                 clock_gettime(MONOTONIC, now.ctypes.data)
@@ -210,7 +211,9 @@ def take(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one call a pass, an
         clock_gettime(MONOTONIC, now.ctypes.data)
         member = members[plan[TARGET], row]
         member[0], member[1], member[2] = fd, own[GENERATION], now[0] * 1_000_000_000 + now[1]
-        member[3] = body
+        member[3], member[4] = body, trace
+        target[SAMPLED] += trace > 0
+        target[ROOTS] += trace == 0
         own[PENDING] = 1
         own[SEEN] = member[2]
         target[TAKEN] = row + 1

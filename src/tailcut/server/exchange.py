@@ -18,10 +18,13 @@ from tailcut.errors import Code, EngineError, InvalidInputError, TailcutError
 from tailcut.runtime.entry import Entry
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.runtime.request import NO_LEASE, Batch, Request
+from tailcut.runtime.tracing.timeline import StepTrail
 from tailcut.server.gathering import Group
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
+from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.tracer import Tracer
 from tailcut.spec import DType
 from tailcut.wire.v2 import InferRequest, Schedule, schedule_of, shared_outputs
 
@@ -47,6 +50,9 @@ class Side(Protocol):
 
     def submitted(self) -> None:
         """A request that was read in steps is in the queue."""
+
+    def sampled(self, tracer: Tracer) -> Asked | None:
+        """What the request in hand is to its tracer; None where it is not sampled."""
 
     def answered(self) -> bool:
         """`Exchange.answer` is there; whether it has gone out, else `Exchange.sent` is called when it has."""
@@ -80,6 +86,8 @@ class Exchange:
     _job: Job | None = None  # a large request is being read, or a large answer written
     _lease = NO_LEASE  # of rows for a body that is being received
     _moments: tuple[int, ...] = ()  # of an answer that has not gone out, for the timeline
+    _batch_requests = 0  # the same, for a trace
+    _steps: tuple[StepTrail, ...] = ()
 
     def __init__(self, state: ServerState, side: Side) -> None:
         self._state = state
@@ -273,6 +281,7 @@ class Exchange:
         """Have an answer sent that was written in one go, and record when its request passed each stage."""
         self.answer, side, encoded_ns = answer, self._side, _now_ns()
         if side.answered():
+            written_ns = _now_ns()
             self.served.timeline.record(
                 self.began_ns,
                 request.ready_ns,
@@ -281,12 +290,18 @@ class Exchange:
                 batch.ended_ns,
                 handed_ns,
                 encoded_ns,
-                _now_ns(),
+                written_ns,
                 rows,
                 batch.rows,
                 self.length,
                 200,
             )
+            tracer = self._state.tracer
+            if tracer is not None:
+                asked = side.sampled(tracer)
+                if asked is not None:
+                    self._keep(request, batch, handed_ns, encoded_ns, rows)
+                    self._trace(asked, written_ns)
         else:
             self._keep(request, batch, handed_ns, encoded_ns, rows)
         side.go_on()
@@ -295,6 +310,16 @@ class Exchange:
         """When the request passed each stage, until its answer has gone out."""
         moments = self.began_ns, request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
         self._moments = (*moments, handed_ns, encoded_ns, rows, batch.rows, self.length)
+        if self._state.tracer is not None:
+            self._batch_requests, self._steps = batch.requests, batch.steps
+
+    def _trace(self, asked: Asked | None, written_ns: int) -> None:
+        """Have a record kept of a sampled request whose answer has gone out."""
+        tracer = self._state.tracer
+        if tracer is not None and asked is not None:
+            *moments, count, rows, length = self._moments
+            size = rows, self._batch_requests
+            tracer.answered(asked, self.served, (*moments, written_ns), count, size, length, self._steps)
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """There will be no answer."""
@@ -352,7 +377,10 @@ class Exchange:
     def sent(self, now_ns: int = 0) -> None:
         """The answer has gone out, at this moment or now: record when the request passed each stage."""
         *moments, count, rows, length = self._moments
-        self.served.timeline.record(*moments, now_ns or _now_ns(), count, rows, length, 200)
+        written_ns = now_ns or _now_ns()
+        self.served.timeline.record(*moments, written_ns, count, rows, length, 200)
+        if self._state.tracer is not None:
+            self._trace(self._side.sampled(self._state.tracer), written_ns)
 
     # The client has left.
 

@@ -6,149 +6,19 @@ moment later.
 """
 
 import asyncio
-import ctypes
 import errno
-import ipaddress
 import logging
-import resource
 import socket
-import struct
-import sys
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
 
-from tailcut.errors import UsageError
-from tailcut.server.limits import ServerLimits
+from tailcut.server.sockets import Listener
 from tailcut.server.state import ServerState
 
 _log = logging.getLogger("tailcut")
 _AT_ONCE = 64  # accepted in one pass of the loop, so that a flood of newcomers does not hold up those that are served
 REST_S = 0.1
 _IDLE_S = 1.0  # idle at least, before a connection makes room
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
-# socket(7), SO_ATTACH_FILTER, on a TCP header: drop what has SYN and not ACK, take the rest. Code, jumps, constant.
-_NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_BACKLOG = 4096
-_OTHER_FILES = 64  # listeners, the loop's own, models, and those that are opened for a moment
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen: a host and port (0: any free one), and a Unix socket and a gRPC port where asked for."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    uds: str | None = None
-    grpc_port: int | None = None
-    tls: bool = False  # on both ports; the Unix socket is plain
-
-
-def open_listeners(address: Address) -> list[socket.socket]:
-    """Listen on the address: TCP first, then the Unix socket where there is one.
-
-    Raises:
-        UsageError: it cannot be had.
-    """
-    listeners = [_listen(address.host, address.port, "")]
-    if address.uds:
-        unix = socket.socket(socket.AF_UNIX)
-        try:
-            _remove_stale(address.uds)
-            unix.bind(address.uds)
-            unix.listen(_BACKLOG)
-        except OSError as error:
-            raise UsageError(f"cannot listen on {address.uds}: {error.strerror or error}") from None
-        listeners.append(unix)
-    return listeners
-
-
-def open_grpc_listener(address: Address) -> socket.socket:
-    """Listen for gRPC.
-
-    Raises:
-        UsageError: its port cannot be had.
-    """
-    return _listen(address.host, address.grpc_port or 0, " for gRPC")
-
-
-def _listen(host: str, port: int, what: str) -> socket.socket:
-    family = _family(host)
-    try:
-        return socket.create_server((host, port), backlog=_BACKLOG, family=family, dualstack_ipv6=both_families(host))
-    except OverflowError:
-        reason = "the port must be 0 to 65535"
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # the standard library repeats the address there
-        if error.errno == errno.EADDRINUSE:
-            reason += "; port 0 takes one that is free"
-    raise UsageError(f"cannot listen{what} on {authority(host, port)}: {reason}")
-
-
-def authority(host: str, port: int) -> str:
-    """Host and port as an address has them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def both_families(host: str) -> bool:
-    """Whether listening on this address takes clients over IPv4 as well as over IPv6."""
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        return address.version == 6 and address.is_unspecified and socket.has_dualstack_ipv6()
-    return False
-
-
-def close_listeners(address: Address) -> None:
-    """Remove what listening left in the file system."""
-    if address.uds:
-        Path(address.uds).unlink(missing_ok=True)
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket that no process listens on any more; a living one stays, and listening will fail on it."""
-    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
-        if not Path(path).is_socket():
-            return
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink()
-
-
-def fit_files(limits: ServerLimits) -> ServerLimits:
-    """Raise the limit of open files as far as may be; where that is still too few, fewer connections are taken."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    if soft == resource.RLIM_INFINITY or limits.connections + _OTHER_FILES <= soft:
-        return limits
-    connections = max(1, soft - _OTHER_FILES)
-    _log.warning("the open-file limit of %d leaves room for %d connections: see ulimit -n", soft, connections)
-    return replace(limits, connections=connections)
-
-
-def refuse(listener: socket.socket) -> None:
-    """Refuse new connections; one whose handshake has begun is still accepted.
-
-    A listener that is closed resets every connection made since the last accept, with a request already sent perhaps.
-    Between this and the close all of them can be accepted; later ones are refused as if the listener were gone.
-    """
-    if listener.family == socket.AF_UNIX:
-        with suppress(OSError):
-            Path(listener.getsockname()).unlink()
-    elif sys.platform.startswith("linux"):
-        program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_SYN))
-        with suppress(OSError):  # forbidden here: then the last moment's newcomers are reset, as anywhere else
-            listener.setsockopt(
-                socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_SYN), ctypes.addressof(program))
-            )
 
 
 def exhausted(error: OSError) -> bool:
@@ -180,27 +50,19 @@ class Backoff:
 class Acceptor:
     """One listening socket, owned from here on, and the connections that come out of it."""
 
-    def __init__(
-        self, state: ServerState, listener: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]
-    ) -> None:
-        listener.setblocking(False)
+    def __init__(self, state: ServerState, listener: Listener, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+        listener.sock.setblocking(False)
         self._state = state
         self._protocol = protocol
         self._listener = listener
-        self._tcp = listener.family != socket.AF_UNIX
         self._opening: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._backoff = Backoff(state)
-        state.loop.add_reader(listener.fileno(), self._accept, _AT_ONCE)
-
-    @property
-    def port(self) -> int:
-        """The TCP port that is listened on."""
-        return int(self._listener.getsockname()[1])
+        state.loop.add_reader(listener.sock.fileno(), self._accept, _AT_ONCE)
 
     def refuse(self) -> None:
         """Refuse new connections."""
-        refuse(self._listener)
+        self._listener.refuse()
 
     def close(self) -> None:
         """Accept the connections that already wait, then listen no more."""
@@ -209,13 +71,13 @@ class Acceptor:
         if self._timer is not None:
             self._timer.cancel()
         else:
-            self._state.loop.remove_reader(self._listener.fileno())
+            self._state.loop.remove_reader(self._listener.sock.fileno())
         self._listener.close()
 
     def _accept(self, count: int) -> None:
         for _ in range(count):
             try:
-                client, _ = self._listener.accept()
+                client, _ = self._listener.sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except ConnectionError:  # that one left before it was accepted
@@ -233,7 +95,7 @@ class Acceptor:
     async def _open(self, client: socket.socket) -> None:
         try:
             client.setblocking(False)
-            if self._tcp:
+            if not self._listener.is_unix:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._state.loop.connect_accepted_socket(self._protocol, client)
         except OSError:  # it left meanwhile
@@ -243,9 +105,9 @@ class Acceptor:
         """Nothing can be opened now: newcomers wait in the backlog."""
         self._backoff.begin(error)
         loop = self._state.loop
-        loop.remove_reader(self._listener.fileno())
+        loop.remove_reader(self._listener.sock.fileno())
         self._timer = loop.call_later(REST_S, self._resume)
 
     def _resume(self) -> None:
         self._timer = None
-        self._state.loop.add_reader(self._listener.fileno(), self._accept, _AT_ONCE)
+        self._state.loop.add_reader(self._listener.sock.fileno(), self._accept, _AT_ONCE)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tailcut.runtime.profile import Profile
-    from tailcut.server.listener import Address
     from tailcut.server.served_model import ServedModel
+    from tailcut.server.sockets import Address
     from tailcut.server.workers.process import Worker
 
 _log = logging.getLogger("tailcut")
@@ -15,7 +15,7 @@ _log = logging.getLogger("tailcut")
 
 def where(address: "Address") -> str:
     """Where the server listens, for a log line."""
-    from tailcut.server.listener import authority, both_families
+    from tailcut.server.sockets import authority, both_families
 
     text = f"{'https' if address.tls else 'http'}://{authority(address.host, address.port)}"
     if ":" in address.host:

@@ -10,7 +10,7 @@ from tailcut.cli.serving.messages import where
 from tailcut.cli.serving.sources import Source
 
 if TYPE_CHECKING:
-    from tailcut.server.listener import Address
+    from tailcut.server.sockets import Address
     from tailcut.server.workers.supervisor import WorkerGroup
 
 _log = logging.getLogger("tailcut")

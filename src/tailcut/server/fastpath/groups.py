@@ -1,6 +1,8 @@
 """What the fast path deals with: connections, and the requests of one pass that wait as one."""
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,6 +13,9 @@ from tailcut.wire.v2 import Response
 
 if TYPE_CHECKING:
     from tailcut.server.fastpath.tables import Target
+    from tailcut.server.tracing.records import Asked
+
+UNTRACED: "Mapping[int, Asked]" = MappingProxyType({})
 
 
 class FastConnection(Protocol):
@@ -48,12 +53,15 @@ class Answerer(Protocol):
 class Group:
     """The requests of one pass for one target; handler of the requests that they wait as."""
 
-    __slots__ = ("_fast_path", "left", "members", "target")
+    __slots__ = ("_fast_path", "left", "members", "target", "traced")
 
-    def __init__(self, fast_path: Answerer, target: "Target", members: np.ndarray) -> None:
+    def __init__(
+        self, fast_path: Answerer, target: "Target", members: np.ndarray, traced: "Mapping[int, Asked]" = UNTRACED
+    ) -> None:
         self._fast_path = fast_path
         self.target = target
-        self.members = members  # int64 [requests, 4]: descriptor, generation, arrival, length
+        self.members = members  # int64 [requests, 5]: descriptor, generation, arrival, length, trace context
+        self.traced = traced  # those that are sampled, by their place among the members
         self.left = len(members)  # not answered yet
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:

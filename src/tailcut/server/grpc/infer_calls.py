@@ -18,6 +18,7 @@ class InferCall(OneMessageCall):
     """ModelInfer."""
 
     _inference: Inference | None = None
+    infers = True
 
     def receive(self, data: bytes, size: int, *, ended: bool) -> None:
         """As of any call; a message that is whole and like the last one of its length is not looked into.
@@ -27,7 +28,7 @@ class InferCall(OneMessageCall):
         """
         known = self.link.plans.known(len(data)) if ended and self._messages is None else None
         if known is not None:
-            inference = Inference(self.link.plans, self.began_ns, self._done)
+            inference = Inference(self.link.plans, self._head, self.began_ns, self._done)
             if inference.begin_known(data, known, self._head.timeout_ns):
                 self._inference = inference
                 self.waits_since_ns = 0
@@ -35,15 +36,15 @@ class InferCall(OneMessageCall):
         super().receive(data, size, ended=ended)
 
     def _start(self, message: bytes | memoryview) -> None:
-        self._inference = inference = Inference(self.link.plans, self.began_ns, self._done)
+        self._inference = inference = Inference(self.link.plans, self._head, self.began_ns, self._done)
         try:
             inference.begin(message, self._left_ns())
         except TailcutError as error:
-            self._inference = None
+            self._inference, self._served = None, inference.served
             self.fail(error)
 
     def _done(self, inference: Inference) -> None:
-        self._inference = None
+        self._inference, self._served = None, inference.served
         if self.over:
             return
         if inference.error is not None:
@@ -66,6 +67,8 @@ class InferCall(OneMessageCall):
 
 class StreamCall(Call):
     """ModelStreamInfer: answers in the order of the requests; a request that fails costs only itself."""
+
+    infers = True
 
     def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
         super().__init__(link, stream, head, name)
@@ -140,7 +143,7 @@ class StreamCall(Call):
         self._waits = False
 
     def _begin(self, message: bytes | memoryview) -> None:
-        inference = Inference(self.link.plans, time.monotonic_ns(), self._done, final=True)
+        inference = Inference(self.link.plans, self._head, time.monotonic_ns(), self._done, final=True)
         self._parts.append(inference)
         try:
             inference.begin(message, self._left_ns())
@@ -168,6 +171,8 @@ class StreamCall(Call):
             answer = MESSAGES["ModelStreamInferResponse"](error_message=public_message(part.error))
             answer.infer_response.id = part.id.decode()
             message = answer.SerializeToString()
+            self._served = part.served
+            self._trace_failure(status, type(part.error).__name__, public_message(part.error), part.began_ns)
         self._tell(status, len(message), part.began_ns)
         self._send(message, end=False)
         return True

@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -26,7 +26,7 @@ from tailcut.machine.shares import Share, shares
 from tailcut.machine.topology import topology
 from tailcut.runtime.opening.defaults import Choice
 from tailcut.server.limits import ServerLimits
-from tailcut.server.listener import Address, close_listeners, fit_files, open_grpc_listener, open_listeners, refuse
+from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners
 from tailcut.server.workers.fleet import Action, Do, Fleet, RestartPolicy
 from tailcut.server.workers.process import ENVIRONMENT, Assignment, Report, as_counted
 from tailcut.server.workers.scoreboard import Scoreboard
@@ -64,19 +64,17 @@ def supervise(group: WorkerGroup, address: Address, on_ready: Callable[[Address,
     """
     fit_files(ServerLimits(connections=1))  # workers inherit it
     listeners = open_listeners(address)
-    bound = replace(address, port=listeners[0].getsockname()[1])
-    if address.grpc_port is not None:
-        listeners.append(open_grpc_listener(address))
     scoreboard = Scoreboard.make(2 * group.size + 2)
     trails = TraceRegion.make(scoreboard.places, group.models)
     try:
         return asyncio.run(
-            _Supervisor(group, listeners, scoreboard, trails, lambda models: on_ready(bound, models)).run()
+            _Supervisor(
+                group, listeners, scoreboard, trails, lambda models: on_ready(bound(address, listeners), models)
+            ).run()
         )
     finally:
         for listener in listeners:
             listener.close()
-        close_listeners(address)
         trails.close()
         scoreboard.close()
 
@@ -92,7 +90,7 @@ class _Supervisor:
     def __init__(
         self,
         group: WorkerGroup,
-        listeners: Sequence[socket.socket],
+        listeners: Sequence[Listener],
         scoreboard: Scoreboard,
         trails: TraceRegion,
         on_ready: Callable[[Models], None],
@@ -144,7 +142,7 @@ class _Supervisor:
 
     def _refuse(self) -> None:
         for listener in self._listeners:
-            refuse(listener)
+            listener.refuse()
 
     def _renew(self) -> None:
         _log.info("renewing every worker, one after the other")
@@ -193,6 +191,8 @@ class _Supervisor:
                 case Do.DRAIN:
                     self._signal(action.worker, self._drain_by)
                 case Do.ANNOUNCE:
+                    for listener in self._listeners:
+                        listener.take_over()
                     self._on_ready(self._models)
                 case Do.EXIT:
                     self._end(action.code)
@@ -224,7 +224,7 @@ class _Supervisor:
             post=post,
             size=self._group.size,
             parent=os.getpid(),
-            listeners=tuple(listener.fileno() for listener in self._listeners),
+            listeners=tuple(listener.sock.fileno() for listener in self._listeners),
             control=theirs.fileno(),
             scoreboard=self._scoreboard.descriptor,
             trails=self._trails.descriptor,
