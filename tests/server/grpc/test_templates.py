@@ -25,8 +25,7 @@ from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.wire.grpc.form import read_lead
-from tailcut.wire.grpc.framing import prefixed
-from tailcut.wire.grpc.framing import CallHead, CallPlan
+from tailcut.wire.grpc.framing import CallHead, CallPlan, prefixed
 from tailcut.wire.grpc.messages import METHODS, SERVICE
 
 Request, Response, _ = METHODS["ModelInfer"]
