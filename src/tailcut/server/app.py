@@ -107,7 +107,7 @@ async def _serve(
 ) -> None:
     events = Events()
     if worker is not None:
-        models, events = worker.trails.adopt(models), worker.trails.own_events
+        models, events = worker.traces.adopt(models), worker.traces.own_events
     repository = _repository(models, options)
     context = Context(
         repository,
@@ -118,7 +118,7 @@ async def _serve(
         ui=options.ui,
         nvml=open_nvml() if any(one.model.profile.settings.engine.device == "cuda" for one in models) else None,
     )
-    context.events = (events,) if worker is None else worker.trails.events
+    context.events = (events,) if worker is None else worker.traces.events
     context.processes = partial(_alone, context)  # a worker's report puts all of them in its place
     state = ServerState(
         context,

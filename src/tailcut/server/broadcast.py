@@ -149,8 +149,8 @@ class Broadcast:
         for served in self._context.models:
             key = (served.name, served.version)
             reader = known.get(key)
-            same = reader is not None and reader.timelines == served.trails
-            self._readers[key] = reader if reader is not None and same else TraceReader(served.trails)
+            same = reader is not None and reader.timelines == served.all_timelines
+            self._readers[key] = reader if reader is not None and same else TraceReader(served.all_timelines)
 
     async def _find(self) -> None:
         try:

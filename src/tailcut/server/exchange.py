@@ -18,7 +18,7 @@ from tailcut.errors import Code, EngineError, InvalidInputError, TailcutError
 from tailcut.runtime.entry import Entry
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.runtime.request import NO_LEASE, Batch, Request
-from tailcut.runtime.tracing.timeline import StepTrail
+from tailcut.runtime.tracing.timeline import StepTrace
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
@@ -98,7 +98,7 @@ class Exchange:
         self._lease = NO_LEASE  # of rows for a body that is being received
         self._moments: tuple[int, ...] = ()  # of an answer that has not gone out, for the timeline
         self._batch_requests = 0  # the same, for a trace
-        self._steps: tuple[StepTrail, ...] = ()
+        self._steps: tuple[StepTrace, ...] = ()
 
     # A request comes in.
 

@@ -204,7 +204,7 @@ def test_a_model_that_goes_is_forgotten(controlled: Server) -> None:
         assert len(answers) == 1
 
 
-def test_every_request_is_counted_and_has_its_trail(controlled: Server) -> None:
+def test_every_request_is_counted_and_has_its_trace(controlled: Server) -> None:
     """Calls and streams that are known by their leads are requests like all others."""
     names = ("nv_inference_request_success", "tailcut_grpc_replies_total")
     before = [controlled.metric(name) for name in names]

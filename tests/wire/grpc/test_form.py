@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.effort import runs
 
 from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import SharedRegions
@@ -339,7 +340,7 @@ def mutants(draw: st.DrawFn, spec: ModelSpec, message: Any) -> bytes:
 
 
 @given(data=st.data())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=runs(600), deadline=None)
 def test_known_by_its_bytes_or_read_whole_a_message_means_the_same(data: st.DataObject) -> None:
     """Whatever was learned from one message, and whatever comes then: what is recognised is what would be read."""
     spec = data.draw(st.sampled_from(list(SPECS.values())))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.effort import runs
 
 from tailcut.wire.http1.chunked import ChunkedBody
 from tailcut.wire.http1.grammar import ProtocolError
@@ -242,7 +243,7 @@ def test_a_chunked_body_split_at_every_position() -> None:
         assert rest == b"GET /"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=runs(100), deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.integers(1, 20))
 def test_chunked_round_trip(chunks: list[bytes], step: int) -> None:
     """Whatever was sent in chunks comes out joined."""

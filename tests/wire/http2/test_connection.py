@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import frames as h2
+from tests.effort import runs
 from tests.frames import END_HEADERS, END_STREAM, HELLO, PADDED, PLAIN, WITH_PRIORITY, frame, frames, request, word
 
 from tailcut.wire.http2.connection import (
@@ -421,7 +422,7 @@ SEEDS = [CONVERSATION, HELLO + RAPID, HELLO + request(1, b"x") * 2, *[HELLO + da
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), st.binary(max_size=12)), max_size=4)
 
 
-@settings(max_examples=600, deadline=None, derandomize=True, database=None)
+@settings(max_examples=runs(600), deadline=None, derandomize=True, database=None)
 @given(st.sampled_from([seed for seed in SEEDS if len(seed) < 5000]), EDITS, st.binary(max_size=40))
 def test_whatever_comes(seed: bytes, edits: list[tuple[float, int, bytes]], tail: bytes) -> None:
     """Arbitrary bytes never raise anything but the protocol error, and open answers can be sent whatever came."""

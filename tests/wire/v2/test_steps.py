@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.effort import runs
 
 from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import SharedRegions
@@ -144,7 +145,7 @@ def test_wrong_bodies(name: str) -> None:
 TEXTS = st.sampled_from([*'[]{},:" \\1e-.', '"data"', '"data":[', "[1,2]", '"a"', "true", "null", "\\u0041", "é"])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=runs(300))
 @given(st.lists(TEXTS, max_size=60), st.integers(0, 2))
 def test_any_text_means_the_same(pieces: list[str], kind: int) -> None:
     """With pieces of a few bytes: both ways read the same values, and what is refused at once is refused in steps."""

@@ -118,7 +118,7 @@ def _statistics(context: Context, name: str = "", version: str = "") -> bytes:
 
 def _tail(context: Context, name: str, version: str = "") -> bytes:
     served = context.served(name, version)
-    records = read(served.trails).records
+    records = read(served.all_timelines).records
     events = context.events_since(int(records[:, 0].min())) if len(records) else []
     found = explain(records, events, max_batch_size=served.entry.max_batch_size)
     answer = msgspec.to_builtins(found) | {"model": served.name}
@@ -126,14 +126,14 @@ def _tail(context: Context, name: str, version: str = "") -> bytes:
     return _json(answer | {name: msgspec.to_builtins(rows) for name, rows in more.items() if rows})
 
 
-def _trail(context: Context, name: str, *rest: str) -> bytes:
+def _timeline(context: Context, name: str, *rest: str) -> bytes:
     *version, cursor = rest
     served = context.served(name, *version)
     if not _CURSOR.fullmatch(cursor):
         raise InvalidInputError("a trace is read from a whole number on: the `next` of the last answer")
-    cursors = [-1] * len(served.trails) if cursor[0] == "-" else [int(number) for number in cursor.split(".")]
-    piece = read(served.trails, cursors)
-    return _json(metadata.trail(served, piece, context.events_since))
+    cursors = [-1] * len(served.all_timelines) if cursor[0] == "-" else [int(number) for number in cursor.split(".")]
+    piece = read(served.all_timelines, cursors)
+    return _json(metadata.timeline(served, piece, context.events_since))
 
 
 def _index(context: Context, body: bytes) -> bytes:
@@ -288,7 +288,9 @@ _TABLE = [
     *_of_model("/config", "GET", _configuration, Said("Batching, instances and tensors", "configuration")),
     *_of_model("/stats", "GET", _statistics, Said("Counts and times", "statistics")),
     *_of_model("/tail", "GET", _tail, Said("Why the slowest of the last requests were slow", "object")),
-    *_of_model("/trail/{cursor}", "GET", _trail, Said("When requests passed each stage, from a number on", "object")),
+    *_of_model(
+        "/trail/{cursor}", "GET", _timeline, Said("When requests passed each stage, from a number on", "object")
+    ),
     *_of_model("/infer", "POST", None, Said("Inference", "answer", body="request")),
     Entry("/v2/repository/index", "POST", _index, Said("All models and their states", "index", body="ready")),
     Entry("/v2/repository/models/{model}/load", "POST", _load, Said("Read a model anew", body="empty"), admin=True),

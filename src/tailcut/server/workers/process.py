@@ -40,7 +40,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[int, ...]
     control: int
     scoreboard: int
-    trails: int
+    traces: int
     places: int
     place: int
     models: int  # of the command line
@@ -65,7 +65,7 @@ class Worker:
         self._listeners = [socket.socket(fileno=listener) for listener in assignment.listeners]
         self._scoreboard = Scoreboard(assignment.scoreboard, assignment.places)
         self._place = assignment.place
-        self.trails = TraceRegion(assignment.trails, assignment.places, assignment.models).open(assignment.place)
+        self.traces = TraceRegion(assignment.traces, assignment.places, assignment.models).open(assignment.place)
         self.post = assignment.post
         self.size = assignment.size
         self.cpus = assignment.cpus
@@ -82,7 +82,7 @@ class Worker:
             return None
         assignment = msgspec.json.decode(told, type=Assignment)
         _die_with(assignment.parent)
-        for descriptor in (*assignment.listeners, assignment.control, assignment.scoreboard, assignment.trails):
+        for descriptor in (*assignment.listeners, assignment.control, assignment.scoreboard, assignment.traces):
             os.set_inheritable(descriptor, False)
         try:
             if assignment.pin:
