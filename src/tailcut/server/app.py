@@ -38,7 +38,7 @@ from tailcut.server.tracing.tracer import Tracer
 from tailcut.server.workers.process import Worker, as_counts
 
 if TYPE_CHECKING:
-    from tailcut.server.grpc.connection import GrpcServer
+    from tailcut.server.grpc.service import GrpcServer
 
 _log = logging.getLogger("tailcut")
 Protocols = Callable[[], asyncio.BufferedProtocol]  # makes that of a socket which was accepted
@@ -336,6 +336,6 @@ def _tracer(state: ServerState, options: ServerOptions, worker: Worker | None) -
 
 
 def _grpc_server(state: ServerState) -> "GrpcServer":
-    from tailcut.server.grpc.connection import GrpcServer  # noqa: PLC0415  protobuf is an extra
+    from tailcut.server.grpc.service import GrpcServer  # noqa: PLC0415  protobuf is an extra
 
     return GrpcServer(state)

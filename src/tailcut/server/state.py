@@ -11,6 +11,7 @@ from tailcut.runtime.entry import Entry
 from tailcut.server.access_log import log_http, trace_of_head
 from tailcut.server.broadcast import Broadcast
 from tailcut.server.context import Context
+from tailcut.server.gathering import RowGatherer
 from tailcut.server.limits import ServerLimits
 from tailcut.server.log_queue import dropped_lines
 from tailcut.server.overload_log import OverloadLog
@@ -53,6 +54,7 @@ class FastPath(Protocol):
     ) -> bool: ...
     def leave(self, connection: Any) -> None: ...  # noqa: D102
     def forget(self, generation: int) -> None: ...  # noqa: D102
+    def sweep(self, now_s: float) -> None: ...  # noqa: D102
     def busy(self, fd: int) -> bool: ...  # noqa: D102
     def seen(self, fd: int) -> float: ...  # noqa: D102
     def dissolve(self) -> None: ...  # noqa: D102
@@ -84,6 +86,7 @@ class ServerState:
         self.draining = False
         self.loop = asyncio.get_running_loop()
         self.delivery = LoopDelivery(self.loop)
+        self.rows = RowGatherer(self.delivery, self.stay_awake)
         self.steps = StepRunner(self.loop)
         self.now = self.loop.time()
         self.date = b""  # the header line of every answer, another object each second
@@ -192,7 +195,7 @@ class ServerState:
         Sleeping in the kernel and being woken costs 25 us on the reference machine, a third of a small model's answer.
         """
         self._spin_until_ns = now_ns + self.busy_poll_ns
-        if not self._spinning:
+        if self.busy_poll_ns and not self._spinning:
             self._spinning = True
             self.loop.call_soon(self._spin)
 
@@ -235,6 +238,8 @@ class ServerState:
         if self.tracer is not None:
             self.tracer.count(self.context.counts)
         self._overload.look(self.context.models, now)
+        if self.fast_path is not None:
+            self.fast_path.sweep(now)
         idle_before = now - self.limits.idle_timeout_s
         for member in list(self.members):
             if member.due:

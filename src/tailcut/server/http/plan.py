@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from tailcut.errors import InvalidInputError, NotFoundError, QueueFullError
 from tailcut.server.context import Context
 from tailcut.server.exchange import largest_body
+from tailcut.server.gathering import GATHERED_BYTES
 from tailcut.server.http.replies import Refusal
 from tailcut.server.http.routes import Handler, Route, find_route
 from tailcut.server.limits import QUESTION_BYTES, ServerLimits
@@ -19,11 +20,12 @@ from tailcut.server.state import RECEIVE_BYTES, ServerState
 from tailcut.spec import DType
 from tailcut.wire import trace_context
 from tailcut.wire.http1.connection import KEPT_HEAD_BYTES, Edition
-from tailcut.wire.http1.head import SIGNIFICANT, Head, parse_head, significant
+from tailcut.wire.http1.head import SIGNIFICANT, Head, Outline, parse_head, significant
 from tailcut.wire.http1.response import BINARY, OK, head
 from tailcut.wire.v2 import InferRequest, Schedule, encode_response, schedule_of
 from tailcut.wire.v2.lists import COMPILED
 
+_OUTLINES = 64  # of one plan: what learning them costs at most, and what they take
 _NEVER = Edition(valid=False)  # of a plan that is for one message
 
 
@@ -46,6 +48,7 @@ class Plan:
     served: ServedModel | None = None
     json_size: int | None = None
     rows: int = 0
+    gathers: bool = False  # ROWS: one small row, which is queued with those of other clients
     encoding: str | None = None
     direct: bool = False  # INFER: a large tensor behind the JSON may be received into rows
     reply_rest: bytes = b""  # ROWS: everything of the answer but its status line, date and the output's bytes
@@ -62,6 +65,8 @@ class Plan:
     )  # INFER: what the head says; the body's parameters come before it
     limit: int = QUESTION_BYTES  # bytes of the body, inflated
     edition: Edition = _NEVER  # an equal head means the same while it is valid
+    outlines: dict[int, Outline] = field(default_factory=dict)  # by the length of such a head
+    outlined: int = 0  # how often one has been learned
     why: Refusal | None = None  # the message is refused for its head
     trace: bytes = b""  # of a head too long to be kept, what says the trace context
     steady: bool = False  # INFER: a client that sends it again and again may take the fast path
@@ -75,6 +80,17 @@ class Plan:
         if self.served is None:
             raise NotFoundError("this path is not a model's")
         return self.served
+
+    def fits(self, head: bytes) -> bool:
+        """Whether a head is known to mean this, as a quick look shows: it takes a third of the time of `find_plan`."""
+        outline = self.outlines.get(len(head))
+        return outline is not None and outline.fits(head)
+
+    def learn(self, head: bytes) -> None:
+        """Another head means this, and so will those like it; not where too many are unlike each other."""
+        if self.outlined < _OUTLINES:
+            self.outlined += 1
+            self.outlines[len(head)] = Outline(head)
 
     def renew(self, date: bytes) -> None:
         """Put another second's date into the heads of its answers."""
@@ -103,6 +119,8 @@ def find_plan(state: ServerState, head_bytes: bytes) -> Plan:
         if plan.why is None and not plan.head.expects_continue:
             plan.edition = state.edition
             state.plans.keep(key, plan)
+    elif len(key) < len(head_bytes):
+        plan.learn(head_bytes)
     return plan
 
 
@@ -232,6 +250,7 @@ def _plan_rows(plan: Plan) -> None:
     if rows > served.entry.max_batch_size:
         return
     plan.kind, plan.rows = Kind.ROWS, rows
+    plan.gathers = rows == 1 and plan.length <= GATHERED_BYTES
     request = InferRequest.raw(spec)
     outputs = {tensor.name: array[:rows] for tensor, array in zip(spec.outputs, slab.outputs, strict=True)}
     response = encode_response(spec, served.version, request, outputs)
