@@ -22,6 +22,7 @@ from tailcut.cli.serving.needs import (
     read_token,
 )
 from tailcut.cli.serving.process import apply_settings, ignore_signals, load_allocator, reserve_core, take_core
+from tailcut.cli.serving.readiness import tell_systemd
 from tailcut.cli.serving.sources import (
     Source,
     SourceReader,
@@ -272,6 +273,7 @@ def serve(  # noqa: PLR0915  an option a line
             return
         _log.info("serving %s on %s", ", ".join(names) or "no model yet", where(address))
         lines.flush()
+        tell_systemd()
         if json:
             models = [{"name": item.name, "version": item.version} for item in served]
             print(orjson.dumps(asdict(address) | {"models": models}).decode(), flush=True)
