@@ -183,7 +183,7 @@ def environment() -> str:
 
 def tune(python: str, folder: Path, budget: str) -> None:
     """Write the profile of the pipeline, with texts of many lengths."""
-    words = "the dog and the cat sat on the train to the city with tickets for a bus".split()
+    words = ["the", "dog", "and", "the", "cat", "sat", "on", "the", "train", "to", "the", "city", "with", "tickets"]
     texts = [" ".join(words[: 1 + number % len(words)]) for number in range(64)]
     np.savez(folder / "texts.npz", text=np.array(texts))
     command = [python, "-m", "tailcut", "tune", f"{folder}/text_embedding.py:pipeline"]

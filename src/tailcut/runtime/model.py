@@ -137,8 +137,8 @@ class Model:
         """
         if not isinstance(source, str | Path | Profile):
             raise UsageError(
-                f"Model.open takes a path or a Profile, not a {type(source).__name__}: a pipeline is opened by the path of "
-                "its file, such as 'embed.py:pipeline', because its processes import it"
+                f"Model.open takes a path or a Profile, not a {type(source).__name__}: a pipeline is opened by the "
+                "path of its file, such as 'embed.py:pipeline', because its processes import it"
             )
         if isinstance(source, str) and is_pipeline(source):
             # By name: pipelines are built on models, and not the other way round.

@@ -25,7 +25,7 @@ from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Acceptor
 from tailcut.server.repository import Library, ModelRepository
 from tailcut.server.served_model import ServedModel
-from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners
+from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners, take_over
 from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.tls.certificates import GRPC, HTTP, Certificates
@@ -128,10 +128,7 @@ async def _serve(
     if worker is None:
         listeners = open_listeners(address)
         address = bound(address, listeners)
-        speak = [plain if listener.is_unix else http for listener in listeners]
-        if grpc_connection is not None:
-            speak[-1] = grpc_connection
-        doors: list[Door] = [Acceptor(state, *pair) for pair in zip(listeners, speak, strict=True)]
+        doors = _doors(state, listeners, plain, http, grpc_connection)
     else:
         state.on_count = worker.count
         doors = [*worker.doors(state, plain, http, grpc_connection)]
@@ -148,8 +145,7 @@ async def _serve(
     context.ready = True
     if worker is not None:
         worker.report(context)
-    for listener in listeners:
-        listener.take_over()
+    take_over(listeners)
     on_ready(address)
     event_monitor = EventMonitor(
         state.loop, events, context.counts
@@ -165,6 +161,16 @@ async def _serve(
         worker.publish(context)
     context.regions.unregister()
     await asyncio.to_thread(repository.close)
+
+
+def _doors(
+    state: ServerState, listeners: Sequence[Listener], unix: Protocols, http: Protocols, grpc: Protocols | None
+) -> list[Door]:
+    """Accept from listeners of this process alone; where there is gRPC, the last of them is for it."""
+    protocols = [unix if listener.is_unix else http for listener in listeners]
+    if grpc is not None:
+        protocols[-1] = grpc
+    return [Acceptor(state, listener, protocol) for listener, protocol in zip(listeners, protocols, strict=True)]
 
 
 def _sources(models: Sequence[ServedModel], options: ServerOptions) -> list[Path]:

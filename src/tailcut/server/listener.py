@@ -50,9 +50,7 @@ class Backoff:
 class Acceptor:
     """One listening socket, owned from here on, and the connections that come out of it."""
 
-    def __init__(
-        self, state: ServerState, listener: Listener, protocol: Callable[[], asyncio.BaseProtocol]
-    ) -> None:
+    def __init__(self, state: ServerState, listener: Listener, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
         listener.sock.setblocking(False)
         self._state = state
         self._protocol = protocol

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tailcut.runtime.profile import Profile
-    from tailcut.server.sockets import Address
     from tailcut.server.served_model import ServedModel
+    from tailcut.server.sockets import Address
     from tailcut.server.workers.process import Worker
 
 _log = logging.getLogger("tailcut")
