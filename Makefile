@@ -23,7 +23,7 @@ SOAK ?= 60
 FUZZ ?= 20
 SMOKE ?= --all
 
-.PHONY: help demo test test-torch test-gpu test-kubernetes tuned smoke lint format bench peers soak fuzz clean
+.PHONY: help demo test test-torch test-gpu test-kubernetes test-ray tuned smoke lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo "make test-torch  the tests that need PyTorch, which it installs; the other tests run without it"
 	@echo "make test-gpu    the tests that need a CUDA device; without one, they say what is missing"
 	@echo "make test-kubernetes  the tests of the files for Kubernetes, with Helm and the schemas of Kubernetes, which it installs"
+	@echo "make test-ray    the tests on a real Ray Serve, with Ray, which it installs; the other tests run without it"
 	@echo "make tuned   every model of the tests is tuned for real, and its profile asked; a quarter of an hour"
 	@echo "make smoke   build the package, install it into empty environments of Python 3.11 to 3.13, and serve with it"
 	@echo "make lint    ruff, mypy, import-linter"
@@ -79,6 +80,10 @@ test-gpu: $(READY)
 test-kubernetes: $(READY)
 	@$(BIN)/python -c 'import helm_python, kubernetes_validate' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kubernetes]'
 	@$(PYTEST) tests/kubernetes -rs
+
+test-ray: $(READY)
+	@$(BIN)/python -c 'import ray.serve' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
+	@$(PYTEST) tests/ray_serve -rs
 
 tuned: $(READY)
 	@TUNED=all $(BIN)/python -m pytest tests/tuner/test_tuned_cases.py

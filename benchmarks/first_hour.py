@@ -135,7 +135,7 @@ class Hour:
             mix = ",".join(f"{name}={rate}" for name, rate in self.rates.items())
             data = ("--data", "minilm=passages.npz", "--data", "forest=samples.npz")
             return self.run(
-                "venv/bin/tailcut", "bench", self.url, "--mix", mix, *data, "--duration", "100s", check=False
+                "venv/bin/tailcut", "bench", self.url, "--mix", mix, *data, "--duration", "110s", check=False
             )
 
     def pipeline(self) -> str:

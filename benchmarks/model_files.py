@@ -148,7 +148,8 @@ def tuned(path: Path, x: np.ndarray, budget: str) -> str:
     if done.returncode:
         return done.stderr.strip().splitlines()[-1]
     profile = Path(json.loads(done.stdout)["profile"])
-    return f"{served(profile, x)} ({Profile.load(profile).settings.engine.name})"
+    settings = Profile.load(profile).settings
+    return f"{served(profile, x)} ({settings.engine.name}, batches of {settings.batching.max_batch_size})"
 
 
 def main() -> None:
@@ -166,15 +167,14 @@ def main() -> None:
                 print(f"| {kind} | not tried: {error} | | |")
                 continue
             trust(path)  # in the processes below as well
-            if kind == "torchscript":  # which does not say its inputs
+            if kind == "torchscript":  # which does not say its inputs; a tune sees them in its data
                 settings = Settings(batching=BatchingSettings(rows="independent"))
                 profile = Profile.of_model(path, settings)
                 engine = {"name": "torch", "signature": SCRIPT}
                 source = path.with_suffix(".profile.toml")
                 write(profile, engine, source)
             try:
-                row = [opened(source, x), served(source, x)]
-                row.append("a signature is needed" if kind == "torchscript" else tuned(path, x, asked.budget))
+                row = [opened(source, x), served(source, x), tuned(path, x, asked.budget)]
             except TailcutError as error:
                 row = [str(error)]
             print(f"| {kind} | {' | '.join(row)} |", flush=True)

@@ -38,7 +38,7 @@ from tailcut.tuner.records import Wanted
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import Configuration, saturation_rate, simulate, simulate_closed
 from tailcut.tuner.space import engine_choices
-from tailcut.tuner.ways import PROBED, measure_ways, way_settings, with_adaptive
+from tailcut.tuner.ways import PROBED, measure_ways, real_engines, way_settings
 
 BUILD = Path(__file__).parent.parent / "build"
 LOAD = 0.6  # of the lower of the two capacities, in the open loop
@@ -92,9 +92,9 @@ def cases_of(name: str, count: int, seconds: float) -> tuple[list[Case], Servers
         wanted.model, engine_choices(facts), requests, seconds=seconds, batched=learned.spec.batched
     )
     known = [one for one in estimates if one.error is None and one.sizes]
-    ways = with_adaptive(measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 2.0))
+    ways = measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 2.0, real_engines(known))
     servers.keep()
-    print(f"{name}: {len(known)} engine configurations in process; ways in: {ways['inline']}, {ways['worker']}")
+    print(f"{name}: {len(known)} engine configurations in process; ways in: {ways}")
     parts = Parts(facts, ways, float(usable_cpus()), wanted.rows)
     every = [(settings, one) for settings, one, _ in configurations(known, parts)]
     return [_case(name, settings, one) for settings, one in _spread(every, count)], servers

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +57,14 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str | Path, port: int = 0) -> Iterator[Server]:
-    """Run `tailcut serve ARGUMENTS --port PORT --json` until the block ends."""
+def serving(
+    folder: Path, *arguments: str | Path, port: int = 0, env: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Run `tailcut serve ARGUMENTS --port PORT --json` until the block ends; `env` is added to the environment."""
     stderr = folder / f"serve-{len(list(folder.iterdir()))}.log"
     command = [sys.executable, "-m", "tailcut", "serve", *map(str, arguments), "--port", str(port), "--json"]
     with stderr.open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | (env or {}))
     try:
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], _START_S)

@@ -11,12 +11,18 @@ import pytest
 
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src" / "tailcut"
-FOLDERS = {"engines/pytorch": "engines/torch"}  # a folder named torch would be taken for the library
+FOLDERS = {"engines/pytorch": "engines/torch", "ray_serve": "ray"}  # named so, they would be taken for the libraries
 # Packages and modules that decide without I/O: each of their modules has its own test, or is in a group.
 PURE = (
     "batching",
     "memory",
     "planning",
+    "ray/forwarding",
+    "ray/haproxy",
+    "ray/plan",
+    "ray/policy",
+    "ray/resources",
+    "ray/scaling",
     "runtime/admission",
     "runtime/cuts",
     "runtime/delivery",
@@ -30,6 +36,8 @@ PURE = (
     "runtime/settings",
     "runtime/thread_budget",
     "runtime/tracing",
+    "server/tracing/sampler",
+    "server/tracing/settings",
     "stats",
     "tuner/accuracy",
     "tuner/budget",
@@ -44,6 +52,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "cli/test_served_settings": ("cli/serve", "runtime/settings"),
     "client/test_clients": ("client/sync", "client/aio", "client/pool"),
     "client/test_forked_clients": ("client/sync", "client/aio"),
+    "client/test_several": ("client/members", "client/pool", "client/sync", "client/aio"),
     "client/test_messages": ("client/requests", "client/answers"),
     "engines/test_engines": ("engines/onnxruntime", "engines/openvino", "engines/binding"),
     "engines/test_extensions": ("engines/onnxruntime",),
@@ -62,6 +71,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "runtime/test_other_files": ("runtime/model", "runtime/profile"),
     "runtime/test_profile_file": ("runtime/profile_schema",),
     "runtime/tracing/test_attribution": ("runtime/tracing/records",),
+    "server/test_tracing": ("server/tracing/tracer", "server/tracing/spans", "server/tracing/export"),
     "server/fastpath/test_json": ("server/fastpath/fastpath", "server/fastpath/tables", "kernels/sockets"),
     "stats/test_resampling": ("stats/bootstrap", "stats/regression", "stats/outliers", "stats/trend"),
     "stats/test_stats": ("stats/sample", "stats/rank", "stats/verdict"),
@@ -80,6 +90,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "wire/http2/test_connection": ("wire/http2/fields", "wire/http2/send", "wire/http2/streams"),
 }
 CROSS_CUTTING = {
+    "ray_serve/test_cluster": "applications on a real Ray, on two nodes of one machine",
     "fuzz/test_targets": "every parser, with what the fuzzer starts from",
     "kubernetes/test_chart": "the Helm chart in deploy/helm",
     "kubernetes/test_dashboard": "what Grafana and the autoscalers ask Prometheus",

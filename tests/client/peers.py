@@ -73,6 +73,9 @@ def _talk(sock: socket.socket, answers: Sequence[bytes], found: Peer) -> None:
         sock.settimeout(TIMEOUT_S)
         for answer in answers:
             request = _read(sock)
+            if not request:  # the client has left
+                found.gone.release()
+                return
             found.requests.append(request)
             if answer == HOLD:
                 while sock.recv(1 << 16):

@@ -5,7 +5,7 @@ import pytest
 from tests.client.peers import good, reply
 
 from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
-from tailcut.client.requests import Address, Call, Encoder, model_path
+from tailcut.client.requests import Address, Call, Encoder, model_path, trace_lines
 from tailcut.errors import (
     DeadlineExceededError,
     EngineError,
@@ -140,7 +140,7 @@ def test_bad_addresses(url: str) -> None:
 
 def test_arrays_are_sent_as_they_stand() -> None:
     """A contiguous array is not copied; any other is sent in row-major order, little-endian."""
-    encoder = Encoder(Address())
+    encoder = Encoder("127.0.0.1:8000")
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     parts = encoder.infer(Call("m", {"x": x}))
     assert np.shares_memory(np.frombuffer(parts[1], np.uint8), x)
@@ -152,7 +152,7 @@ def test_arrays_are_sent_as_they_stand() -> None:
 
 def test_strings_there_and_back() -> None:
     """Text and bytes are sent behind their lengths; a BYTES output comes back as bytes."""
-    parts = Encoder(Address()).infer(Call("m", {"x": np.array([["a", "\u00fc"]], object)}))
+    parts = Encoder("127.0.0.1:8000").infer(Call("m", {"x": np.array([["a", "\u00fc"]], object)}))
     sent = bytes(parts[1])
     assert sent == b"\x01\0\0\0a\x02\0\0\0\xc3\xbc"
     lead = b'{"outputs":[{"name":"y","datatype":"BYTES","shape":[1,2],"parameters":{"binary_data_size":11}}]}'
@@ -163,9 +163,23 @@ def test_strings_there_and_back() -> None:
 def test_a_dtype_without_a_name() -> None:
     """It is refused before anything is sent."""
     with pytest.raises(InvalidInputError, match=r"'x'.*complex128"):
-        Encoder(Address()).infer(Call("m", {"x": np.ones(1, np.complex128)}))
+        Encoder("127.0.0.1:8000").infer(Call("m", {"x": np.ones(1, np.complex128)}))
 
 
 def test_names_of_models_are_quoted() -> None:
     """No name reaches another path."""
     assert model_path("a/b c\r\n", "1/2") == "/v2/models/a%2Fb%20c%0D%0A/versions/1%2F2"
+
+
+def test_a_trace_context_stands_at_the_end_of_the_head() -> None:
+    """Of the one call that it is for: the head that is kept has none."""
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    encoder, inputs = Encoder(Address()), {"x": np.float32([[1, 2]])}
+    plain = encoder.infer(Call("m", inputs))
+    traced = encoder.infer(Call("m", inputs, trace=trace_lines(trace)))
+    assert b"".join(traced) == b"".join(plain).replace(b"\r\n\r\n", f"\r\ntraceparent: {trace}\r\n\r\n".encode(), 1)
+    assert encoder.infer(Call("m", inputs))[0] == plain[0]
+    assert b"".join(encoder.infer(Call("m", inputs, trace=trace_lines()))) == b"".join(plain)
+    for wrong in ("", "00-1", trace.upper(), f"{trace}\r\nX: 1", "\u00e9"):
+        with pytest.raises(InvalidInputError, match="not a W3C traceparent"):
+            trace_lines(wrong)

@@ -93,7 +93,7 @@ def changed_head(data: bytes) -> None:
     for known in {significant(seed) for seed in TARGETS["changed_head"][1]}:
         text = np.frombuffer(data, np.uint8)
         part = np.frombuffer(known, np.uint8)
-        got = head_end(text, len(data), part, 0, len(part), _TABLE.fields, _TABLE.grammar, np.ones(1, np.int64))
+        got = head_end(text, len(data), part, 0, len(part), _TABLE.fields, _TABLE.grammar, np.array([1, 0]))
         assert got == (end if end >= 4 and significant(data[:end]) == known else -1)
 
 
@@ -104,7 +104,7 @@ def changed_length(data: bytes) -> None:
     text = np.frombuffer(data, np.uint8)
     for known in {significant(seed) for seed in TARGETS["changed_length"][1]}:
         part = np.frombuffer(without_length(known), np.uint8)
-        length = np.zeros(1, np.int64)
+        length = np.zeros(2, np.int64)
         got = head_end(text, len(data), part, 0, len(part), _TABLE.fields, _TABLE.grammar, length)
         if got >= 0:
             assert got == end

@@ -8,8 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tailcut.kernels import sockets
+from tailcut.server.fastpath.tables import HeadTable
+from tailcut.wire.http1.head import significant
+from tailcut.wire.trace_context import sampling_of
 
 HEAD, BODY = b"HEAD", 8
 ROOM = 4
@@ -203,3 +208,36 @@ def test_looking_awake_ends_with_the_first_word_or_in_time(ten: Pass) -> None:
     threading.Timer(0.05, ten.say, (3, HEAD + body(3))).start()
     assert sockets.look(*tables, time.monotonic_ns() + 60_000_000_000) == 1
     assert time.monotonic_ns() < until_ns + 30_000_000_000
+
+
+GOOD = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@given(st.data())
+@settings(max_examples=400, deadline=None)
+def test_compiled_code_reads_trace_contexts_as_python_does(data: st.DataObject) -> None:
+    """Sampled, not sampled, or none that is well-formed; whatever a client writes, and however often."""
+    lines = []
+    for _ in range(data.draw(st.integers(0, 2))):
+        value = bytearray(GOOD)
+        for _ in range(data.draw(st.integers(0, 3))):
+            place = data.draw(st.integers(0, len(value) - 1))
+            value[place] = data.draw(st.sampled_from(b"0123456789abcdefABF-gx/:@` \t"))
+        value[-1] = data.draw(st.sampled_from(b"0123456789abcdef"))
+        version = data.draw(st.sampled_from([b"00", b"01", b"ff", b"cc"]))
+        tail = data.draw(st.sampled_from([b"", b"-", b"-x", b"x", b" ", b"\t "]))
+        name = data.draw(st.sampled_from([b"traceparent:", b"TraceParent: ", b"TRACEPARENT:\t", b"xtraceparent:"]))
+        zeros = data.draw(st.sampled_from([None, slice(3, 35), slice(36, 52)]))
+        if zeros is not None:
+            value[zeros] = b"0" * (zeros.stop - zeros.start)
+        lines.append(name + version + bytes(value[2:]) + tail)
+    head = b"\r\n".join([b"POST /x HTTP/1.1", b"Host: x", *lines, b"X: 1", b"", b""])
+    table = HeadTable(1 << 16, 1 << 16, traces=True)
+    known = np.frombuffer(significant(head), np.uint8)
+    text, said = np.frombuffer(head, np.uint8), np.array([1, 7])
+    end = sockets.head_end(text, len(head), known, 0, len(known), table.fields, table.grammar, said)
+    assert end == len(head)
+    assert said[1] == sampling_of(head)
+    off = HeadTable(1 << 16, 1 << 16)
+    sockets.head_end(text, len(head), known, 0, len(known), off.fields, off.grammar, said)
+    assert said[1] == 0

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tailcut.machine.nodes import Place, made_on, places_of_instances, settle, usable_nodes
+from tailcut.machine.nodes import Place, made_on, places_near, places_of_instances, settle, usable_nodes
 from tailcut.machine.quota import affinity_mask
 from tailcut.machine.topology import Core, Node, Topology
 
@@ -44,6 +44,16 @@ def test_instances_take_nodes_in_turns(nodes: int, instances: int, expected: tup
     """Fewer instances than nodes are not bound: each would leave nodes idle."""
     places = tuple(Place(number, (number,)) for number in range(nodes))
     found = places_of_instances(places, instances)
+    assert tuple(None if place is None else place.node for place in found) == expected
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"), [(1, (1, 1)), (0, (0, 0)), (None, (None, None)), (7, (None, None)), (-1, (None, None))]
+)
+def test_launching_threads_are_on_the_node_of_their_device(node: int | None, expected: tuple[int | None, ...]) -> None:
+    """All of them; none is bound where the node is unknown, or the mask leaves none of its CPUs."""
+    places = tuple(Place(number, (number,)) for number in range(2))
+    found = places_near(places, node, 2)
     assert tuple(None if place is None else place.node for place in found) == expected
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tailcut.errors import InvalidInputError, NotFoundError
+from tailcut.errors import InvalidInputError, NotFoundError, UnsupportedError
 from tailcut.memory.shared import Place, SharedRegions
 
 
@@ -117,3 +117,143 @@ def test_a_region_that_is_deleted_is_forgotten_with_the_next_one(regions: Shared
     (tmp_path / "mine_b").write_bytes(bytes(8))
     regions.register("b", "mine_b", 0, 8)
     assert [region.name for region in regions.status()] == ["b"]
+
+
+class HostMemory:
+    """An allocation in the place of a device's: its handle is its content, and it may be lost."""
+
+    def __init__(self, content: bytes) -> None:
+        self.data, self.size, self.closed, self.lost = bytearray(content), len(content), 0, False
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        self._look()
+        buffer[:] = self.data[offset : offset + len(buffer)]
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self._look()
+        self.data[offset : offset + len(data)] = data
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def _look(self) -> None:
+        if self.lost or self.closed:
+            raise OSError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+
+class Devices:
+    """Two devices, and everything that was opened on them."""
+
+    def __init__(self) -> None:
+        self.opened: list[HostMemory] = []
+
+    def open(self, handle: bytes, index: int) -> HostMemory:
+        if index not in {0, 1}:
+            raise UnsupportedError(f"there is no CUDA device {index}")
+        if not handle:
+            raise OSError("CUDA_ERROR_INVALID_HANDLE")
+        self.opened.append(HostMemory(handle))
+        return self.opened[-1]
+
+
+@pytest.fixture
+def devices() -> Devices:
+    return Devices()
+
+
+@pytest.fixture
+def cuda(tmp_path: Path, devices: Devices) -> SharedRegions:
+    """Regions with one of 8 of 10 bytes on device 1, `d`, and one of a file, `f`."""
+    (tmp_path / "mine").write_bytes(bytes(4))
+    regions = SharedRegions("mine", tmp_path, devices.open)
+    regions.register_cuda("d", bytes(range(10)), 1, 8)
+    regions.register("f", "mine", 0, 4)
+    return regions
+
+
+def test_bytes_of_a_device_come_and_go(cuda: SharedRegions, devices: Devices) -> None:
+    """As those of a file: a copy in, and nothing beside the place is touched."""
+    found = cuda.read(Place("d", 5, 3))
+    cuda.write(Place("d", 4, 4), b"\xff\xff")
+    assert bytes(found) == bytes([5, 6, 7])
+    assert bytes(devices.opened[0].data) == bytes([0, 1, 2, 3, 255, 255, 6, 7, 8, 9])
+
+
+@pytest.mark.parametrize("place", [Place("d", 0, 9), Place("d", 8, 1), Place("d", -1, 1)])
+def test_places_past_a_region_of_a_device_are_refused(cuda: SharedRegions, place: Place) -> None:
+    """By what was registered, not by what the allocation has."""
+    with pytest.raises(InvalidInputError, match="has 8 bytes"):
+        cuda.read(place)
+    with pytest.raises(InvalidInputError, match="has 8 bytes"):
+        cuda.write(place, b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "handle", "device", "size", "words"),
+    [
+        ("d", b"x", 0, 1, "unregister it first"),
+        ("f", b"x", 0, 1, "unregister it first"),
+        ("", b"x", 0, 1, "unregister it first"),
+        ("n", b"x", 2, 1, "there is no CUDA memory here: there is no CUDA device 2"),
+        ("n", b"", 0, 1, "no memory of another process has this handle on device 0: CUDA_ERROR_INVALID_HANDLE"),
+        ("n", b"x", 0, 2, "its memory has 1 bytes, not 2"),
+        ("n", b"x", 0, 0, "1 or more"),
+        ("n", b"x", 0, -1, "1 or more"),
+    ],
+)
+def test_what_cannot_be_registered_on_a_device(  # noqa: PLR0917  a row of the table
+    cuda: SharedRegions, devices: Devices, name: str, handle: bytes, device: int, size: int, words: str
+) -> None:
+    """A name that either kind has, no such device or memory, or a size that it does not have; nothing stays open."""
+    with pytest.raises(InvalidInputError, match=words):
+        cuda.register_cuda(name, handle, device, size)
+    assert [one.closed for one in devices.opened[1:]] == [1] * len(devices.opened[1:])
+    assert [one.name for one in cuda.status_cuda()] == ["d"]
+
+
+def test_a_name_of_a_device_is_taken_for_files_too(cuda: SharedRegions) -> None:
+    """A request names a region, and not its kind."""
+    with pytest.raises(InvalidInputError, match="unregister it first"):
+        cuda.register("d", "mine", 0, 1)
+
+
+def test_each_kind_has_its_own_status(cuda: SharedRegions, devices: Devices) -> None:
+    """And forgets its own regions only."""
+    assert ([one.name for one in cuda.status()], [one.device for one in cuda.status_cuda("d")]) == (["f"], [1])
+    with pytest.raises(NotFoundError):
+        cuda.status("d")
+    with pytest.raises(NotFoundError):
+        cuda.status_cuda("f")
+    cuda.unregister()
+    assert ([one.name for one in cuda.status_cuda()], devices.opened[0].closed) == (["d"], 0)
+    cuda.unregister_cuda("f")
+    cuda.unregister_cuda("d")
+    cuda.unregister_cuda("d")
+    assert (cuda.status_cuda(), devices.opened[0].closed) == ([], 1)
+
+
+def test_a_region_that_is_unregistered_in_use_fails_its_own_request(cuda: SharedRegions) -> None:
+    """What was read is a copy; the answer has no place any more."""
+    found = cuda.read(Place("d", 0, 2))
+    cuda.close()
+    assert bytes(found) == bytes([0, 1])
+    with pytest.raises(InvalidInputError, match="no region 'd' is registered"):
+        cuda.write(Place("d", 2, 2), b"xx")
+
+
+def test_a_device_that_refuses_a_copy_fails_its_request(cuda: SharedRegions, devices: Devices) -> None:
+    """In one line that names the region."""
+    devices.opened[0].lost = True
+    with pytest.raises(InvalidInputError, match=r"region 'd' cannot be read from its device: CUDA_ERROR"):
+        cuda.read(Place("d", 0, 1))
+    with pytest.raises(InvalidInputError, match=r"region 'd' cannot be written on its device: CUDA_ERROR"):
+        cuda.write(Place("d", 0, 1), b"x")
+
+
+def test_memory_of_devices_needs_a_prefix_and_a_driver(tmp_path: Path, devices: Devices) -> None:
+    """Off is off for both kinds; without a driver, one line says so."""
+    with pytest.raises(InvalidInputError, match="--shared-memory"):
+        SharedRegions(None, tmp_path, devices.open).register_cuda("d", b"x", 0, 1)
+    with pytest.raises(InvalidInputError, match="there is no CUDA memory here"):
+        SharedRegions("mine", tmp_path).register_cuda("d", b"x", 0, 1)
+    assert devices.opened == []

@@ -130,9 +130,11 @@ def test_a_process_that_ended_between_two_calls_costs_no_request(numbers):
     """The next request is not lost with it, although nobody has missed the process yet."""
     pid = int(numbers.infer_sync(row(1))["pid"][0])
     os.kill(pid, signal.SIGKILL)
-    state = Path(f"/proc/{pid}/stat")
-    with suppress(FileNotFoundError, ProcessLookupError):
-        while state.read_text().rpartition(")")[2].split()[0] not in "ZX":
+    folder = Path(f"/proc/{pid}")
+    with suppress(FileNotFoundError, ProcessLookupError):  # its socket is closed when its last thread has ended
+        while (folder / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX" or len(
+            [*folder.glob("task/*")]
+        ) > 1:
             pass
     assert int(numbers.infer_sync(row(1))["pid"][0]) != pid
 
@@ -188,6 +190,9 @@ def test_a_deadline_holds_across_the_steps(texts):
 
     hanging = threading.Thread(target=hang)
     hanging.start()
+    looks = threading.Event()
+    while not texts.stages()["tokenize"]["computing"]:
+        looks.wait(0.001)
     with pytest.raises(DeadlineExceededError):
         texts.infer_sync({"text": [b"late"]}, timeout_s=0.2)
     hanging.join()

@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
+from tests.machine import cuda_stand_in
 
 from tailcut.engines import open_engine
-from tailcut.engines.base import EngineOptions
+from tailcut.engines.base import CudaOptions, EngineOptions
+from tailcut.machine.cuda_driver import Driver
+from tailcut.machine.gpu import node_of_bus
+from tailcut.machine.nodes import Place, made_on
 from tailcut.machine.quota import affinity_mask
 from tailcut.machine.topology import Core, Node, Topology
 from tailcut.runtime import placement
@@ -60,3 +64,42 @@ def test_one_node_binds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with opened(path) as model:
         assert all(mask == set(CPUS) for mask in masks("plain"))
         check_answers(model, path)
+
+
+def device_settings(index: int, *, numa: bool = True) -> Settings:
+    return Settings(engine=EngineOptions(device="cuda", cuda=CudaOptions(index=index), instances=2, numa=numa))
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="one CPU makes one node")
+def test_what_launches_is_on_the_node_of_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver tells the place on the bus, and the kernel that place's node; the engine is opened there, too."""
+    nodes = tuple(Node(number, (cpu,)) for number, cpu in enumerate(CPUS[:2]))
+    two = Topology(tuple(Core(0, (cpu,)) for cpu in CPUS), (), nodes)
+    stand_in = Driver(str(cuda_stand_in.library(tmp_path)))
+    for bus, node in (("0000:3b:00.0", "1"), ("0000:af:00.0", "-1")):
+        (tmp_path / bus).mkdir()
+        (tmp_path / bus / "numa_node").write_text(f"{node}\n")
+    monkeypatch.setattr(placement, "topology", lambda: two)
+    monkeypatch.setattr(placement, "driver", lambda: stand_in)
+    monkeypatch.setattr(placement, "node_of_bus", lambda bus: node_of_bus(bus, tmp_path))
+    near = Place(1, (CPUS[1],))
+    assert placement.instance_places(device_settings(0)) == (near, near)
+    assert placement.instance_places(device_settings(1)) == (None, None)  # the kernel does not say
+    assert placement.instance_places(device_settings(2)) == (None, None)  # there is no such device
+    assert placement.instance_places(device_settings(0, numa=False)) == (None, None)
+    mask: list[set[int]] = []
+    made_on(near, lambda: mask.append(set(affinity_mask())))
+    assert mask == [{CPUS[1]}]
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="one CPU makes one node")
+def test_without_a_driver_nothing_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening the engine says what is missing."""
+    nodes = tuple(Node(number, (cpu,)) for number, cpu in enumerate(CPUS[:2]))
+    monkeypatch.setattr(placement, "topology", lambda: Topology((), (), nodes))
+
+    def missing() -> Driver:
+        return Driver("libcuda-that-is-not-there.so")
+
+    monkeypatch.setattr(placement, "driver", missing)
+    assert placement.instance_places(device_settings(0)) == (None, None)

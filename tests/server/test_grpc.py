@@ -159,14 +159,15 @@ def test_what_changes_the_server_needs_the_token(channel: grpc.Channel) -> None:
 
 
 def test_calls_that_are_not_offered(channel: grpc.Channel) -> None:
-    """UNIMPLEMENTED, and CUDA memory is refused in words."""
+    """UNIMPLEMENTED; where shared memory is off, that of devices is, too."""
     unknown = channel.unary_unary(f"/{SERVICE}/TraceSetting")
     with pytest.raises(grpc.RpcError) as caught:
         unknown(b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert not ask(channel, "CudaSharedMemoryStatus").regions
-    with pytest.raises(grpc.RpcError, match="no CUDA memory"):
-        ask(channel, "CudaSharedMemoryRegister", name="a")
+    register = method(channel, "CudaSharedMemoryRegister")
+    with pytest.raises(grpc.RpcError, match="shared memory is off"):
+        register(METHODS["CudaSharedMemoryRegister"][0](name="a"), metadata=[("authorization", "Bearer secret")])
 
 
 def test_rubbish_is_answered(channel: grpc.Channel) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 from tests.engines.models import perceptron
 from tests.server.test_overload import ONE, busy, make_profile
@@ -133,3 +134,65 @@ def test_devices_have_tritons_names() -> None:
         "nv_gpu_power_usage": {"GPU-a": 312.5},
     }
     assert "nv_gpu" not in asyncio.run(text([]))
+
+
+@pytest.mark.parametrize(
+    ("accept", "opened"),
+    [
+        (
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",  # Prometheus
+            True,
+        ),
+        ("Application/OpenMetrics-Text", True),
+        ("text/plain", False),
+        ("*/*", False),
+        ("application/openmetrics-text;q=0.0, text/plain", False),
+        ("", False),
+    ],
+)
+def test_open_metrics_where_a_scraper_accepts_it(slow: Server, accept: str, opened: bool) -> None:
+    """The plain text format for all others; names, labels and values are the same in both."""
+    fields = f"Accept: {accept}\r\n" if accept else ""
+    with slow.connect() as wire:
+        assert wire.ask(raw_request("slow", ONE)).status == 200
+        answer = wire.ask(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode())
+        plain = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    kind = "application/openmetrics-text; version=1.0.0" if opened else "text/plain; version=0.0.4"
+    assert answer.headers["content-type"].startswith(kind)
+    assert answer.headers["vary"] == "Accept"
+    assert series(answer.body) == series(plain.body)
+    assert any(one.startswith("nv_inference_request_success{") for one in series(plain.body))
+    if opened:
+        assert {family.type for family in open_metrics_families(answer.body.decode())} >= {"counter", "histogram"}
+
+
+def series(text: bytes) -> set[str]:
+    """Names and labels, as they stand in either format."""
+    lines = [line for line in text.decode().splitlines() if not line.startswith("#")]
+    return {line.partition(" # ")[0].rpartition(" ")[0] for line in lines}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_exemplars(tmp_path: Path, workers: int) -> None:
+    """The newest traced request of each bucket, of all workers, and only in OpenMetrics."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs pip install 'tailcut[otel]'")
+    path = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    options = ["--no-auto", "--workers", str(workers), "--otlp-endpoint", "http://127.0.0.1:1"]
+    with serving(tmp_path, path, *options) as server, server.connect() as wire:
+        for number in range(1, 21):
+            trace = f"traceparent: 00-{number:032x}-{1:016x}-{'01' if number < 20 else '00'}"
+            assert wire.ask(raw_request("mlp", bytes(16), trace)).status == 200
+        head = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\n\r\n"
+        families = {family.name: family for family in open_metrics_families(wire.ask(head).body.decode())}
+        assert b"trace_id" not in wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body
+        assert server.stop() == 0
+    below = 0.0
+    traces = []
+    for sample in families["tailcut_request_seconds"].samples:
+        if sample.name.endswith("_bucket") and sample.exemplar is not None:
+            traces.append(int(sample.exemplar.labels["trace_id"], 16))
+            assert below <= sample.exemplar.value <= float(sample.labels["le"])
+            assert abs(float(sample.exemplar.timestamp) - time.time()) < 3600
+        below = float(sample.labels.get("le", 0))
+    assert max(traces) == 19
+    assert all(1 <= trace < 20 for trace in traces)

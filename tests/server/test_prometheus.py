@@ -41,7 +41,7 @@ def test_promtool_finds_nothing(command: list[str]) -> None:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[str]:
+def prometheus(folder: Path, target: str, *options: str) -> Iterator[str]:
     """A Prometheus with the repository's rules, made to look at seconds instead of minutes; its address."""
     rules = (FOLDER / "tailcut.rules.yml").read_text(encoding="utf-8")
     (folder / "rules.yml").write_text(re.sub(r"for: 1m", "for: 1s", rules).replace("[1m]", "[5s]"))
@@ -50,7 +50,7 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=log, stdout=log)
+        process = subprocess.Popen([*command, *options, f"--web.listen-address={address}"], stderr=log, stdout=log)
     try:
         yield address
     finally:
@@ -88,3 +88,40 @@ def test_the_alerts_fire_on_a_real_fault(tmp_path: Path) -> None:
         assert alert["metric"]["model"] == "slow"
         assert alert["metric"]["reason"] == "deadline"
         assert server.stop() == 0
+
+
+def test_exemplars_lead_from_a_histogram_to_a_trace(tmp_path: Path) -> None:
+    """Prometheus scrapes OpenMetrics, stores the names that it has in plain text, and finds the trace of a request."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs pip install 'tailcut[otel]'")
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    with serving(tmp_path, make_profile(tmp_path), "--otlp-endpoint", "http://127.0.0.1:1") as server:
+        with server.connect() as wire:
+            head = f"traceparent: 00-{trace}-00f067aa0ba902b7-01"
+            assert wire.ask(raw_request("slow", ONE, head)).status == 200
+        with prometheus(tmp_path, server.address, "--enable-feature=exemplar-storage") as address:
+            end = time.monotonic() + WAIT_S
+            while not (found := exemplars(address, "tailcut_request_seconds_bucket")):
+                assert time.monotonic() < end, (tmp_path / "prometheus.log").read_text()
+            names = {"nv_inference_request_success", "tailcut_http_replies_total", "tailcut_batch_rows_bucket"}
+            for name in names:
+                assert query(address, name), name
+            (target,) = query(address, "up")
+            assert target["value"][1] == "1"
+    ((series),) = found
+    assert series["seriesLabels"]["model"] == "slow"
+    (exemplar,) = series["exemplars"]
+    assert exemplar["labels"] == {"trace_id": trace}
+    bound = float(series["seriesLabels"]["le"])
+    assert bound / 2 <= float(exemplar["value"]) <= bound
+    assert abs(exemplar["timestamp"] - time.time()) < 3600
+
+
+def exemplars(address: str, name: str) -> list[dict]:
+    """What a Prometheus keeps of a histogram's traces; nothing while it does not answer yet."""
+    now = time.time()
+    asked = urllib.parse.urlencode({"query": name, "start": now - 3600, "end": now + 3600})
+    try:
+        with urllib.request.urlopen(f"http://{address}/api/v1/query_exemplars?{asked}", timeout=5) as answer:
+            return json.load(answer)["data"]
+    except OSError:
+        return []

@@ -1,8 +1,11 @@
 """NVIDIA's own clients, unchanged, against our server: HTTP and gRPC, each blocking and asynchronous."""
 
 import asyncio
+import base64
 import os
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
 from tests.engines.models import identity, perceptron, two_in_two_out
+from tests.machine import cuda_stand_in
 from tests.servers import Server, serving
 from tritonclient.utils import InferenceServerException, shared_memory
 
@@ -71,9 +75,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     sources = [perceptron([4, 8, 3], folder / "mlp.onnx"), two_in_two_out(folder / "pair.onnx")]
     sources += [identity(dtype, (None, 2), folder / f"{dtype.value}.onnx") for dtype in DType]
     flags = ["--grpc-port", "0", "--shared-memory", PREFIX, "--allow-model-control", "--no-auto"]
-    with serving(folder, *sources, *flags) as running:
+    env = {"LD_LIBRARY_PATH": str(cuda_stand_in.library(folder).parent)}
+    with serving(folder, *sources, *flags, env=env) as running:
         yield running
         assert running.stop() == 0
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A file, whose name is short enough for a handle."""
+    with tempfile.NamedTemporaryFile(prefix="cuda-", dir="/dev/shm") as file:
+        yield Path(file.name)
 
 
 @pytest.fixture(scope="module", params=CLIENTS)
@@ -90,7 +102,7 @@ def test_health_and_metadata(client: Triton) -> None:
     assert client.is_model_ready("mlp", "1")
     assert not client.is_model_ready("none")
     assert not client.is_model_ready("mlp", "2")
-    assert "system_shared_memory" in client.get_server_metadata()["extensions"]
+    assert {"system_shared_memory", "cuda_shared_memory"} <= set(client.get_server_metadata()["extensions"])
     metadata = client.get_model_metadata("pair")
     assert [tensor["name"] for tensor in metadata["inputs"]] == ["a", "b"]
     assert [int(dim) for dim in metadata["outputs"][1]["shape"]] == [-1, 4]
@@ -216,6 +228,36 @@ def test_shared_memory(client: Triton) -> None:
     finally:
         client.unregister_system_shared_memory()
         shared_memory.destroy_shared_memory_region(region)
+
+
+def test_cuda_shared_memory(client: Triton, memory: Path) -> None:
+    """A tensor goes in and out by memory on a device; here, by files behind a library in the driver's place."""
+    values = np.arange(8, dtype=np.float32).reshape(4, 2)
+    memory.write_bytes(values.tobytes() + bytes(32))
+    handle = base64.b64encode(cuda_stand_in.handle(memory))
+    client.register_cuda_shared_memory("device", handle, 1, 64)
+    try:
+        with pytest.raises(InferenceServerException, match="not registered yet"):
+            client.register_cuda_shared_memory("device", handle, 1, 64)
+        status = client.get_cuda_shared_memory_status()
+        [known] = status if client.http else status["regions"].values()
+        assert (known["name"], int(known["device_id"]), int(known["byte_size"])) == ("device", 1, 64)
+        tensor = client.module.InferInput("x", [4, 2], "FP32")
+        tensor.set_shared_memory("device", 32)
+        wanted = client.module.InferRequestedOutput("y")
+        wanted.set_shared_memory("device", 32, offset=32)
+        client.infer("FP32", [tensor], outputs=[wanted])
+        assert memory.read_bytes() == 2 * values.tobytes()
+        tensor.set_shared_memory("device", 32, offset=40)
+        with pytest.raises(InferenceServerException, match="past its end"):
+            client.infer("FP32", [tensor])
+        client.unregister_system_shared_memory()  # of the other kind
+        client.unregister_cuda_shared_memory("device")
+        tensor.set_shared_memory("device", 32)
+        with pytest.raises(InferenceServerException, match="no region"):
+            client.infer("FP32", [tensor])
+    finally:
+        client.unregister_cuda_shared_memory()
 
 
 @pytest.mark.parametrize("binary_in", [True, False])

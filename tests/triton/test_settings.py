@@ -78,7 +78,7 @@ def test_instances_threads_and_optimisation() -> None:
     engine = found.settings.engine
     assert (engine.instances, engine.threads, engine.arena, engine.graph) == (3, 3, False, "basic")
     assert found.is_fixed
-    assert any("computed on the CPU" in note for note in found.notes)
+    assert any("GPUs: computed where --device says" in note for note in found.notes)
     assert any(note.startswith("parameters mine ") for note in found.notes)
 
 

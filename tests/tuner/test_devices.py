@@ -8,8 +8,8 @@ import pytest
 from tests.engines import models
 
 from tailcut.engines.base import CudaOptions, EngineOptions
-from tailcut.runtime.settings import Settings
-from tailcut.tuner.devices import device_choices, made_valid
+from tailcut.runtime.settings import BatchingSettings, SecondEngine, Settings, check
+from tailcut.tuner.devices import device_choices, made_valid, second_engines
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from tailcut.tuner.devices import device_choices, made_valid
         ("onnxruntime", False, {"f32"}),
         ("onnxruntime", True, {"f32", "tf32", "f16"}),
         ("torch", True, {"f32", "tf32", "bf16", "f16"}),
+        ("torch", False, {"f32"}),
     ],
 )
 def test_precisions(engine: str, lower: bool, precisions: set[str]) -> None:
@@ -27,6 +28,63 @@ def test_precisions(engine: str, lower: bool, precisions: set[str]) -> None:
     assert {one.precision for one in (first, *others)} == precisions
     assert {one.device for one in (first, *others)} == {"cuda"}
     assert {one.cuda.graphs for one in (first, *others)} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("engine", "lower", "precisions"),
+    [
+        ("onnxruntime", True, []),
+        ("torch", False, ["f32"]),
+        ("torch", True, ["f32", "tf32", "bf16", "f16", "int8"]),
+    ],
+)
+def test_what_compiles_is_offered_last(engine: str, lower: bool, precisions: list[str]) -> None:
+    """By torch alone, where it can; int8 is only offered compiled, because weights are made floats at each call."""
+    base = EngineOptions(name=engine)  # type: ignore[arg-type]
+    without = list(device_choices(base, lower=lower, convolutions=True))
+    choices = list(device_choices(base, lower=lower, convolutions=True, compiler=True))
+    assert choices[: len(without)] == without
+    compiled = choices[len(without) :]
+    assert [one.precision for one in compiled] == precisions
+    assert all((one.device, one.compiler, one.cuda.graphs) == ("cuda", "inductor", True) for one in compiled)
+    assert not any(one.precision == "int8" for one in without)
+
+
+def test_the_cpu_beside_a_device() -> None:
+    """Each engine of the file's kind, and bfloat16 where it is allowed; a CPU is left to the loop and the launches."""
+    first = EngineOptions(name="onnxruntime", device="cuda", precision="f16", outputs=("y",), fixed_dims=("n=4",))
+    found = list(second_engines(first, ("onnxruntime", "openvino"), cpus=8, bf16=True))
+    kinds = [(one.engine.name, one.engine.precision) for one in found]
+    assert kinds == [("onnxruntime", "f32"), ("openvino", "f32"), ("openvino", "bf16")]
+    assert {one.use for one in found} == {"route"}
+    for one in found:
+        engine = one.engine
+        assert (engine.device, engine.threads, engine.instances, engine.spinning) == ("cpu", 7, 1, False)
+        assert (engine.outputs, engine.fixed_dims) == (first.outputs, first.fixed_dims)
+    assert not list(second_engines(EngineOptions(), ("onnxruntime", "openvino"), cpus=8, bf16=True))
+    [alone] = second_engines(EngineOptions(name="torch", device="cuda"), ("torch",), cpus=1, bf16=False)
+    assert (alone.engine.name, alone.engine.threads) == ("torch", 1)
+
+
+CPU = SecondEngine(engine=EngineOptions(threads=1))
+
+
+@pytest.mark.parametrize(
+    ("engine", "batching", "stays"),
+    [
+        ({"device": "cuda"}, {}, True),
+        ({"device": "cuda"}, {"dispatch": "inline"}, False),
+        ({"device": "cuda"}, {"max_queue_delay_us": 100}, False),
+        ({}, {}, False),  # the rungs before the device's: the same engine twice
+        ({"name": "openvino"}, {}, True),  # as somebody wrote it
+    ],
+)
+def test_a_second_engine_stays_where_it_is_valid(engine: dict, batching: dict, stays: bool) -> None:
+    """Each rung is tried without the others, and every profile that is tried can be served."""
+    settings = Settings(engine=EngineOptions(**engine), batching=BatchingSettings(second=CPU, **batching))
+    found = made_valid(settings)
+    check(found)
+    assert (found.batching.second == CPU) is stays
 
 
 def test_layouts_are_for_convolutions() -> None:
@@ -44,7 +102,12 @@ def test_layouts_are_for_convolutions() -> None:
         ({"device": "cuda", "precision": "tf32"}, {"device": "cuda", "precision": "tf32"}),
         ({"device": "cuda", "name": "openvino"}, {"device": "cpu", "name": "openvino"}),
         ({"device": "cpu", "layout": "channels_last"}, {"layout": "blocked"}),
-        ({"name": "torch", "device": "cuda", "compiler": "inductor"}, {"compiler": "eager", "device": "cuda"}),
+        ({"name": "torch", "device": "cuda", "compiler": "inductor"}, {"compiler": "inductor", "device": "cuda"}),
+        ({"name": "torch", "device": "cuda", "compiler": "aot_inductor"}, {"compiler": "eager", "device": "cuda"}),
+        ({"name": "onnxruntime", "device": "cuda", "compiler": "inductor"}, {"compiler": "eager"}),
+        ({"name": "torch", "device": "cuda", "precision": "int8"}, {"precision": "int8"}),
+        ({"name": "torch", "precision": "int8"}, {"precision": "f32"}),
+        ({"name": "onnxruntime", "precision": "int8"}, {"precision": "int8"}),
         ({"name": "torch", "layout": "channels_last"}, {"layout": "channels_last"}),
         ({"device": "cuda", "cuda": CudaOptions(graphs=False)}, {"cuda": CudaOptions(graphs=False)}),
     ],

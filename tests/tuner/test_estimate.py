@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tests.cases import CASES
 from tests.engines.models import perceptron, save, value
 
 from tailcut.engines import EngineOptions
@@ -17,6 +18,7 @@ from tailcut.tuner.estimate import (
     EstimateError,
     Estimator,
     _calls_in,
+    _round,
     estimate_engines,
     typical,
 )
@@ -82,6 +84,21 @@ def test_a_model_without_a_batch_is_measured_as_it_is(model: Path) -> None:
     """Only the size of one request."""
     (found,) = estimate_engines(model, [EngineOptions(threads=1)], [REQUEST], seconds=0.5, batched=False)
     assert found.sizes == [1]
+
+
+def test_the_users_word_on_rows_holds_for_the_measurements(tmp_path: Path) -> None:
+    """A file that says nothing of its rows, or otherwise, is measured in batches where the user says that it may."""
+    path = tmp_path / "sum.onnx"
+    onnx.save(CASES["running_sum"].model, path)
+    x = next(value for value in CASES["running_sum"].model.graph.input)
+    shape = [dim.dim_value or 1 for dim in x.type.tensor_type.shape.dim]
+    request = {x.name: np.ones(shape, np.float32)}
+    for independent in (False, True):
+        (found,) = estimate_engines(
+            path, [EngineOptions(threads=1)], [request], seconds=0.3, batched=True, independent=independent
+        )
+        assert found.error is None
+        assert (found.batched, len(found.sizes) > 1) == (independent, independent)
 
 
 def test_requests_of_different_lengths_are_computed_in_turn(tmp_path: Path) -> None:
@@ -153,3 +170,24 @@ def test_what_there_is_no_time_to_load_is_left_out(model: Path) -> None:
     assert len(measured) == 3
     assert all(one.sizes == [1] for one in measured)
     assert {one.error for one in found if one not in measured} == {NO_TIME}
+
+
+class Scripted(Estimator):
+    """A child whose times are given, run by run."""
+
+    def __init__(self, runs: dict[int, list[int]]) -> None:
+        self.estimate = EngineEstimate(EngineOptions(threads=1), batched=True)
+        self._runs = runs
+
+    def measure(self, rows: int, seconds: float, *, fewest: int = 3, paused: bool = False) -> None:
+        """Take the next run of this size."""
+        self.estimate.times_ns.setdefault(rows, []).append(np.full(9, self._runs[rows].pop(0)))
+
+
+def test_a_stall_does_not_end_the_search_for_larger_batches() -> None:
+    """A size that seems not to pay is timed once more; one that pays is not."""
+    one = Scripted({1: [100], 2: [900, 150], 4: [250]})
+    for rows in (1, 2, 4):
+        assert _round([one], rows, time.monotonic() + 60, lambda _: None) == [one]
+    assert one.estimate.sizes == [1, 2, 4]
+    assert one.estimate.low_ns(2) == 150

@@ -50,6 +50,14 @@ def test_a_way_in_comes_back(path: Path) -> None:
     assert journal.way(changed(BASELINE, batching={"max_batch_size": 8})) is None
 
 
+def test_what_an_engine_costs_the_loop_comes_back(path: Path) -> None:
+    """The latest of each engine."""
+    for slower_ns in (7, 9):
+        Journal(path, KEY).add_engine_ns(ONE, slower_ns)
+    journal = Journal(path, KEY)
+    assert (journal.engine_ns("onnxruntime"), journal.engine_ns("openvino")) == (9, None)
+
+
 @pytest.mark.parametrize("name", ["model", "engines", "machine", "request"])
 def test_another_key_is_measured_anew(path: Path, name: str) -> None:
     """Another model, engine version, machine or request shape takes nothing over; nor does --fresh."""

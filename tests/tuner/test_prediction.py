@@ -12,7 +12,7 @@ from tailcut.spec import Rows
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.prediction import Parts, predict
-from tailcut.tuner.simulate import WayIn
+from tailcut.tuner.simulate import WayIn, Ways
 from tailcut.tuner.space import Facts
 
 
@@ -22,7 +22,7 @@ def parts(tmp_path: Path) -> Parts:
     way = WayIn(5_000, 5_000, 10_000, 20_000, 30_000)
     facts = Facts(replace(engine.spec, rows=Rows.INDEPENDENT), 2, 2, frozenset())
     engine.close()
-    return Parts(facts, dict.fromkeys(("inline", "adaptive", "worker"), way), 1.0, "auto")
+    return Parts(facts, Ways(dict.fromkeys(("inline", "worker"), way)), 1.0, "auto")
 
 
 def estimate() -> EngineEstimate:

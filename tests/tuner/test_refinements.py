@@ -1,6 +1,6 @@
 """Which small changes of a winner are raced: those that could matter for the model, the machine and the winner."""
 
-from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings
+from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings, check
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.tuner.refinements import holds_weights_again, least_gain, refinements
 from tailcut.tuner.space import BASELINE, Facts, changed
@@ -55,6 +55,37 @@ def test_nodes() -> None:
     assert "engine.numa=True" not in changes(facts(cpus=8, nodes=1), several)
     assert "engine.numa=True" not in changes(facts(cpus=8, nodes=4), several)
     assert any("io.workers=4" in words for words in changes(facts(cpus=8, nodes=4), several))
+
+
+def test_a_device_is_on_one_node() -> None:
+    """Its launching threads are bound there, also where they are fewer than nodes, and no weights are held again."""
+    device = changed(BASELINE, engine={"device": "cuda", "instances": 1})
+    assert "engine.numa=True" in changes(facts(cpus=8, nodes=2), device)
+    assert "engine.numa=True" not in changes(facts(cpus=8, nodes=1), device)
+    near = changed(device, engine={"numa": True})
+    assert not holds_weights_again(near)
+    assert holds_weights_again(changed(near, engine={"device": "cpu"}))
+
+
+def test_the_cpu_helps_a_device() -> None:
+    """Each engine of the CPU as a second one; nothing on the CPU alone, and nothing where batches cannot be routed."""
+    device = changed(BASELINE, engine={"device": "cuda"}, batching={"max_queue_delay_us": 50})
+    known = facts(cpus=8)
+
+    def seconds(winner: Settings) -> list[Settings]:
+        return [one for one in refinements(known, winner) if one.batching.second != winner.batching.second]
+
+    found = seconds(device)
+    assert [one.batching.second.engine.name for one in found if one.batching.second] == ["onnxruntime", "openvino"]
+    assert all(one.batching.second and one.batching.second.use == "route" for one in found)
+    assert not any(one.batching.max_queue_delay_us for one in found)
+    assert all(map(holds_weights_again, found))
+    for one in found:
+        check(one)
+        assert not seconds(one)
+    for batching in ({"dispatch": "inline", "max_queue_delay_us": 0}, {"padding": PADDING}):
+        assert not seconds(changed(device, batching=batching))
+    assert not seconds(BASELINE)
 
 
 def test_the_arena() -> None:

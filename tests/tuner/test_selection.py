@@ -145,6 +145,24 @@ def test_a_precision_that_is_rejected_is_offered_and_the_advice_holds(tmp_path: 
         looser.servers.keep()
 
 
+def test_where_all_finalists_answer_wrongly_the_next_best_race(tmp_path: Path) -> None:
+    """The best by simulation are all int8, and too far off: the best float32 configuration is tried, not given up."""
+    path = perceptron([64, 128, 8], tmp_path / "m.onnx")
+    data = {"x": np.random.default_rng(0).standard_normal((48, 64)).astype(np.float32)}
+    session, selection = opened(Wanted(path, data, rate=200.0, slo_ms=100.0, budget_s=10.0, bound=0.999999))
+    plain = changed(session.with_wire("binary"), engine={"threads": 1})
+    wrong = [changed(plain, engine={"precision": "int8"}, batching={"max_batch_size": size}) for size in (4, 8, 16)]
+    rates = {plain: 500.0} | dict(zip(wrong, (1000.0, 990.0, 980.0), strict=True))
+    try:
+        carry(session)
+        selection.chosen([Predicted(one, rate, 1.0, 10.0, 0) for one, rate in rates.items()])
+        assert selection.race(wrong[:2]) == plain
+    finally:
+        session.servers.keep()
+    refused = [one.setting for rung in session.outcome.rungs for one in rung.candidates if one.verdict == "rejected"]
+    assert len(refused) == 2  # the third of the same engine and precision is not started
+
+
 def test_the_choice_among_equals_is_told_with_its_reason(tmp_path: Path) -> None:
     """Two configurations that are alike are measured once more: alone, and for CPU and memory."""
     told: list[Event] = []

@@ -35,6 +35,7 @@ def journal(tmp_path: Path, profile: Profile) -> Path:
     lines.add_estimate(EngineEstimate(EngineOptions(threads=1), {1: [np.arange(9000, 9010)]}, [], {1: 800.0}))
     for number, dispatch in enumerate(("inline", "worker")):
         lines.add_way(changed(BASELINE, batching={"dispatch": dispatch}), WayIn(10 + number, 2, 3, 4, 5, 6, 7, 8))
+    lines.add_engine_ns(ENGINE, 77)
     return path
 
 
@@ -44,6 +45,7 @@ def test_the_evidence_has_the_measured_times(journal: Path, profile: Profile) ->
     assert found.sizes == (1, 2)
     assert np.median(found.quantiles_us, axis=1) == pytest.approx([1.5, 2.0], rel=0.01)
     assert (found.threads, found.cores, found.exact, found.way_in["receive_ns"]) == (2, 3.0, True, 11)
+    assert found.way_in["engine_ns"] == 77
     saved = journal.with_name("m.profile.toml")
     msgspec.structs.replace(profile, evidence=service_evidence(journal, profile, 3)).save(saved)
     again = msgspec.convert(Profile.load(saved).evidence["service"], MeasuredService)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tailcut.tuner.simulate import (
     Prediction,
     ServiceTimes,
     WayIn,
+    Ways,
     highest_rate,
     saturation_rate,
     simulate,
@@ -67,6 +69,32 @@ def test_two_instances_share_a_queue() -> None:
     load = 0.7
     found = simulate(single(exponential(1.0), instances=2), poisson(load * 2000, 400_000))
     assert found.latencies_ns.mean() / MS == pytest.approx(1 / (1 - load**2), rel=0.05)
+
+
+def test_spinning_threads_keep_cores() -> None:
+    """Loop and client have two cores, or what a spinning thread leaves of them; with cores to spare nothing is lost."""
+    way = WayIn(MS, 0, 0, 0, 0, client_ns=MS)
+    quiet = Configuration(fixed(0.01, threads=2), way, "inline", max_batch_size=1)
+    for cores, lost in ((2.0, True), (8.0, False)):
+        asleep, awake = (simulate_closed(replace(quiet, spinning=threads, cores=cores), 8, 4000) for threads in (0, 1))
+        assert (awake.rate < 0.85 * asleep.rate) == lost
+        assert awake.engine_cpu_s == pytest.approx(asleep.engine_cpu_s)
+
+
+def test_many_spinning_threads_leave_a_share() -> None:
+    """More of them than cores take turns with the others."""
+    crowded = Configuration(fixed(1.0), FREE, spinning=7, cores=2.0)
+    assert crowded.free_cores == pytest.approx(0.25)
+
+
+def test_the_loop_is_slower_after_an_engine() -> None:
+    """What an engine adds to a batch is that engine's; adaptive dispatch has the way in of a worker."""
+    inline, worker = WayIn(1, 2, 3, 4, 5), WayIn(6, 7, 8, 9, 10)
+    ways = Ways({"inline": inline, "worker": worker}, {"openvino": 40_000})
+    assert ways.of("inline", "onnxruntime") == inline
+    assert ways.of("adaptive", "openvino") == replace(worker, engine_ns=40_000)
+    batch = Configuration(fixed(1.0), replace(FREE, engine_ns=MS), "inline", max_batch_size=1)
+    assert saturation_rate(batch, 500) == pytest.approx(500, rel=0.02)
 
 
 def test_cores_are_shared() -> None:

@@ -7,14 +7,27 @@ import numpy as np
 import pytest
 from tests.engines.models import perceptron
 
+from tailcut.engines import EngineOptions
 from tailcut.lab.load import LoadResult
 from tailcut.machine.process import ProcessCost
+from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.records import Wanted
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import Wiring
-from tailcut.tuner.ways import MANY, PROBED, Probe, best_wiring, measure_ways, way_in, way_settings
+from tailcut.tuner.ways import (
+    MANY,
+    PROBED,
+    Probe,
+    RealEngine,
+    best_wiring,
+    disturbance_ns,
+    measure_ways,
+    real_engines,
+    way_in,
+    way_settings,
+)
 
 
 def closed(rate: float, latency_ns: float, client_ns: float = 0.0) -> LoadResult:
@@ -54,6 +67,25 @@ def test_noise_makes_no_negative_costs() -> None:
     assert min(way.receive_ns, way.answer_ns, way.batch_ns, way.pass_ns, way.wake_ns, way.outside_ns) >= 0
 
 
+@pytest.mark.parametrize(("rate", "slower_ns"), [(20_000, 12_000), (40_000, 0), (1000, 60_000)])
+def test_what_the_loop_loses_after_a_real_engine(rate: float, slower_ns: int) -> None:
+    """Beyond 30 us of the loop and 8 of the engine; never less than nothing, never more than twice the loop's time."""
+    inline = Probe(closed(1e4, 0), None, closed(1e5, 0), closed(1e9 / 30_000, 0))
+    assert disturbance_ns(closed(rate, 0), inline, 8000.0) == pytest.approx(slower_ns, abs=1)
+
+
+def test_one_quick_engine_of_each_kind() -> None:
+    """On one thread, the quickest; a call of two milliseconds is not worth it."""
+    made = {
+        EngineOptions(threads=1): 9_000,
+        EngineOptions(threads=1, precision="bf16"): 7_000,
+        EngineOptions(threads=2): 5_000,
+        EngineOptions(name="openvino", threads=1): 2_000_000,
+    }
+    estimates = [EngineEstimate(options, {1: [np.full(9, ns)]}) for options, ns in made.items()]
+    assert real_engines(estimates) == [RealEngine(EngineOptions(threads=1, precision="bf16"), 7_000.0)]
+
+
 def test_the_plainest_of_equal_ways() -> None:
     """Within three hundredths of the quickest, the first that was asked for."""
     raw, near, shared = Wiring("raw"), Wiring("raw", "unix"), Wiring("shared", "unix")
@@ -68,11 +100,13 @@ def test_what_real_servers_cost(tmp_path: Path) -> None:
     learned = learn(Wanted(path), 1.0, lambda event: None)
     facts = facts_of(Wanted(path), learned)
     servers = Servers(path, learned.spec, learned.requests)
+    settings = {kind: way_settings(facts, kind) for kind in PROBED}
     try:
-        ways = measure_ways(servers, {kind: way_settings(facts, kind) for kind in PROBED}, 0.9)
+        ways = measure_ways(servers, settings, 0.9, [RealEngine(EngineOptions(threads=1), 5000.0)])
     finally:
         servers.keep()
-    for way in ways.values():
+    assert 0 <= ways.engine_ns["onnxruntime"] < 2_000_000
+    for way in ways.by_dispatch.values():
         assert 200 < way.receive_ns + way.answer_ns < 2_000_000
         assert min(way.batch_ns, way.pass_ns, way.wake_ns, way.outside_ns) >= 0
-    assert ways["inline"].wake_ns == 0
+    assert ways.of("inline", "onnxruntime").wake_ns == 0

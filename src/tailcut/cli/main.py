@@ -29,6 +29,7 @@ COMMANDS = (
     "bench",
     "explain",
     "plan",
+    "ray",
     "microbench",
     "vectorization",
     "stat",
@@ -38,7 +39,10 @@ COMMANDS = (
 
 
 class _Commands(TyperGroup):
-    """The commands: `tailcut.cli.NAME` has a function NAME and is imported when the command is looked up."""
+    """The commands: `tailcut.cli.NAME` has a function NAME and is imported when the command is looked up.
+
+    A command with commands of its own is a `typer.Typer` instead of a function.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for name in COMMANDS if find_spec(f"tailcut.cli.{name}")]
@@ -47,6 +51,8 @@ class _Commands(TyperGroup):
         if cmd_name not in self.list_commands(ctx):
             return None
         function = getattr(import_module(f"tailcut.cli.{cmd_name}"), cmd_name)
+        if isinstance(function, typer.Typer):
+            return typer.main.get_command(function)
         app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
         app.command(cmd_name)(function)
         return typer.main.get_command(app)

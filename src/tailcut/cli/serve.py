@@ -12,7 +12,7 @@ import typer
 
 from tailcut.cli.choices import AlsoCpuChoice, BatchingChoice, DeviceChoice
 from tailcut.cli.serving.messages import log_neighbours, log_rows, log_threads, where
-from tailcut.cli.serving.model_repository import ControlMode, Start, start_library
+from tailcut.cli.serving.model_repository import ControlMode, Start, start_library, wishes_of
 from tailcut.cli.serving.models import ModelLoader
 from tailcut.cli.serving.needs import (
     check_needs,
@@ -20,6 +20,7 @@ from tailcut.cli.serving.needs import (
     log_certificates,
     read_certificates,
     read_token,
+    tracing_settings,
 )
 from tailcut.cli.serving.process import apply_settings, ignore_signals, load_allocator, reserve_core, take_core
 from tailcut.cli.serving.readiness import tell_systemd
@@ -162,6 +163,21 @@ def serve(  # noqa: PLR0915  an option a line
         ),
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Send OpenTelemetry traces to this collector over OTLP/HTTP: http://HOST:4318."
+        ),
+    ] = None,
+    trace_sample: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Also trace this share (0 to 1) of the requests whose callers have not decided.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     workers: Annotated[
         str | None,
         typer.Option(
@@ -218,6 +234,7 @@ def serve(  # noqa: PLR0915  an option a line
         grpc=grpc_port is not None, shared_memory=shared_memory, require_token=require_token, token_file=token_file
     )
     certificates = read_certificates(tls_cert, tls_key)
+    tracing = tracing_settings(otlp_endpoint, trace_sample, worker)
     address = Address(host, port, uds, grpc_port, tls=certificates is not None, reuse_port=reuse_port)
     alone = shared_memory is not None or allow_model_control or reload or grpc_port == 0
     alone = alone or model_repository is not None
@@ -231,7 +248,7 @@ def serve(  # noqa: PLR0915  an option a line
     reader = SourceReader(worker, max_batch_size, batching, device, accept_model_change, also_cpu)
     wished = Limits(queue_rows=queue, engine_timeout_s=parse_duration(engine_timeout))
     start = Start(model_repository, model_control_mode, load_model or [], repository_poll_secs, limit_ns)
-    started = start_library(start, wished, None if batching is None else batching.value, measures=not no_auto)
+    started = start_library(start, partial(wishes_of, reader, wished, measures=not no_auto))
     stored = [reader.read(source) for source in given]
     profiles = [beside_others(profile, source, len(given)) for profile, source in zip(stored, given, strict=True)]
     names = distinct_names(stored, given)
@@ -259,6 +276,7 @@ def serve(  # noqa: PLR0915  an option a line
         require_token=require_token,
         certificates=certificates,
         access_log=access_log,
+        tracing=tracing,
         reload=reload,
         library=started.library,
         failed=started.failed,

@@ -206,6 +206,7 @@ def tune(
             fixed=fixed_of(fix) or configured.engine.fixed_dims,
             local=local,
             device=device.value,
+            declared=configured.engine.signature,
             began=began,
         )
         for model, source, limit in zip(given, sources, limits, strict=True)

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -46,10 +47,12 @@ def _show(outcome: "Outcome", found: "TuneResult", files: TuneFiles, *, markdown
 
         print(tune_markdown(found))
     elif not json:
+        from tailcut.engines.trust import is_trusted
         from tailcut.report.console import tune_summary
 
         Console().print(tune_summary(found))
-        print(f"serve it: tailcut serve {shlex.quote(str(files.profile))}")
+        trust = " --trust" if is_trusted(Path(found.model.path)) else ""
+        print(f"serve it: tailcut serve {shlex.quote(str(files.profile))}{trust}")
     if outcome.interrupted:
         print("tailcut: interrupted: the profile contains the best settings so far", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)

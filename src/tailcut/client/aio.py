@@ -5,7 +5,6 @@ Cancelling a call closes its connection, so that the server drops the work.
 
 import asyncio
 import os
-import random
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar
@@ -13,9 +12,10 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
+from tailcut.client.members import Member
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
-from tailcut.client.pool import FAREWELL_S, GOOD, ONCE, Pool
-from tailcut.client.requests import Address, Call, Parts, Request, model_path
+from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
+from tailcut.client.requests import Address, Call, Parts, Request, model_path, trace_lines
 from tailcut.client.tls import tls_failure
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
 
@@ -28,6 +28,7 @@ class _Connection(asyncio.BufferedProtocol):
     def __init__(self, address: Address) -> None:
         self._address = address
         self._reader = AnswerReader()
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Answer] | None = None
         self.used = False  # by a call before this one
@@ -50,6 +51,11 @@ class _Connection(asyncio.BufferedProtocol):
         self._answer = None
         if self._transport is not None:
             self._transport.abort()
+
+    def close_soon(self) -> None:
+        """Close it from another thread."""
+        with suppress(RuntimeError):  # its loop has ended, and its socket with it
+            self._loop.call_soon_threadsafe(self.close)
 
     def abandon(self) -> None:
         """Put /dev/null in the socket's place.
@@ -111,7 +117,7 @@ class _Connection(asyncio.BufferedProtocol):
 class AsyncClient(Pool[_Connection]):
     """The asyncio client, for one event loop. Use it in an `async with` block, or call `close`."""
 
-    async def infer(
+    async def infer(  # noqa: PLR0913  all but the first two by name
         self,
         model: str,
         inputs: Mapping[str, np.ndarray],
@@ -119,13 +125,14 @@ class AsyncClient(Pool[_Connection]):
         version: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Compute a model's outputs, as arrays by name; only those in `outputs` where it is given.
 
-        The arrays must not change before the answer is there. Raises as `Client.infer`.
+        The arrays must not change before the answer is there. Otherwise as `Client.infer`.
         """
         seconds = self._timeout_s if timeout_s is None else timeout_s
-        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)))
+        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
         if self._shared is not None:
             self._check_open()
             return await self._carry(self._shared.infer(call), seconds, self._retries)
@@ -150,9 +157,7 @@ class AsyncClient(Pool[_Connection]):
         if self._shared is not None and not self._closed:
             with suppress(TailcutError):  # the memory is gone already: a server that does not hear of it finds out
                 await self._carry(self._shared.farewell(), min(self._timeout_s, FAREWELL_S), ONCE)
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self._end()
         await asyncio.sleep(0)  # the loop closes them on its next pass
 
     async def __aenter__(self) -> Self:
@@ -203,30 +208,33 @@ class AsyncClient(Pool[_Connection]):
             async with asyncio.timeout_at(deadline):
                 while True:
                     try:
-                        answer = await self._try(request, fresh=tries.fresh)
+                        answer = await self._try(request, tries)
                         error = error_of(answer)
                     except TailcutError as failed:
                         error = failed
                     if error is None:
                         return answer
-                    pause = tries.pause_after(error, deadline - loop.time(), random.random())  # noqa: S311  dice
+                    pause = self._pause_after(tries, error, loop.time(), deadline)
                     if pause:
                         await asyncio.sleep(pause)
         except TimeoutError as error:
             if isinstance(error, TailcutError):
                 raise
-            raise DeadlineExceededError(f"{self._address} did not answer in time") from None
+            late = DeadlineExceededError(f"{self._members.name} did not answer in time")
+            for member in tries.tried[-1:]:
+                self._members.learn(member, late, loop.time())
+            raise late from None
 
-    async def _try(self, request: Request, *, fresh: bool) -> Answer:
+    async def _try(self, request: Request, tries: Tries) -> Answer:
         if self._clock is None:
-            return await self._exchange(request, fresh=fresh)
+            return await self._exchange(request, tries)
         due_s, began = self._clock.due_after(), asyncio.get_running_loop().time()
-        running = {asyncio.ensure_future(self._exchange(request, fresh=fresh))}
+        running = {asyncio.ensure_future(self._exchange(request, tries))}
         try:
             done, _ = await asyncio.wait(running, timeout=due_s)
             if not done:
                 self._clock.sent_copy()
-                running.add(asyncio.ensure_future(self._exchange(request, fresh=False)))
+                running.add(asyncio.ensure_future(self._exchange(request, tries)))
             answer = await _first_answer(running)
         finally:
             for task in running:
@@ -235,11 +243,25 @@ class AsyncClient(Pool[_Connection]):
         self._clock.took(asyncio.get_running_loop().time() - began)
         return answer
 
-    async def _exchange(self, request: Request, *, fresh: bool) -> Answer:
-        """One request and its answer on a connection of the pool, or on a new one."""
-        connection = None if fresh else self._take()
+    async def _exchange(self, request: Request, tries: Tries) -> Answer:
+        """One request and its answer on a kept connection to one of the servers, or on a new one."""
+        loop = asyncio.get_running_loop()
+        member = self._choose(loop.time(), tries)
+        try:
+            answer = await self._asked(member, request, fresh=tries.fresh)
+        except TailcutError as error:
+            self._members.ended(member, error, loop.time())
+            raise
+        except BaseException:
+            self._members.abandoned(member)
+            raise
+        self._members.ended(member, error_of(answer), loop.time())
+        return answer
+
+    async def _asked(self, member: Member[_Connection], request: Request, *, fresh: bool) -> Answer:
+        connection = None if fresh else _take(member)
         if connection is None:
-            connection = await self._connect()
+            connection = await self._connect(member)
         request.begun += 1
         try:
             answer = await connection.ask(request.parts)
@@ -247,32 +269,47 @@ class AsyncClient(Pool[_Connection]):
             connection.close()
             raise
         request.answered += 1
-        self._put_back(connection, answer)
+        self._put_back(member, connection, answer)
         return answer
 
-    def _take(self) -> _Connection | None:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.alive:
-                return connection
-        return None
-
-    async def _connect(self) -> _Connection:
-        loop, address = asyncio.get_running_loop(), self._address
+    async def _connect(self, member: Member[_Connection]) -> _Connection:
+        """A new connection; to one of several servers only for as long as leaves time to ask another one."""
+        address = member.address
         try:
-            if address.uds is not None:
-                _, connection = await loop.create_unix_connection(lambda: _Connection(address), address.uds)
-            else:
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(address), address.host, address.port, ssl=self._tls
-                )
+            async with asyncio.timeout(CONNECT_S if len(self._members) > 1 else None):
+                connection = await self._opened(address)
         except OSError as error:
-            failure = None if self._tls is None else tls_failure(address, error)
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise RefusedError(f"{address} did not accept a connection within {CONNECT_S:g} s") from None
+            failure = tls_failure(address, error) if address.tls else None
             if failure is not None:
                 raise failure from None
             raise RefusedError(f"no server listens at {address}: {error.strerror or error}") from None
         self._open.add(connection)
         return connection
+
+    async def _opened(self, address: Address) -> _Connection:
+        loop = asyncio.get_running_loop()
+        if address.uds is not None:
+            _, connection = await loop.create_unix_connection(lambda: _Connection(address), address.uds)
+        else:
+            _, connection = await loop.create_connection(
+                lambda: _Connection(address), address.host, address.port, ssl=self._context(address)
+            )
+        return connection
+
+    def _drop(self, connections: Sequence[_Connection]) -> None:
+        for connection in connections:
+            connection.close_soon()
+
+
+def _take(member: Member[_Connection]) -> _Connection | None:
+    """A kept connection that the server has not closed."""
+    while member.idle:
+        connection = member.idle.pop()
+        if connection.alive:
+            return connection
+    return None
 
 
 async def _first_answer(running: set[asyncio.Task[Answer]]) -> Answer:

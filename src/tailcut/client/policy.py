@@ -7,6 +7,8 @@ A call is retried only if that is safe and can help:
 - A kept connection was closed before the first byte of a response: the server closed it while it was idle, or its
   process has ended. Immediately, on a new connection, once. (An inference changes nothing on the server, so computing
   it twice does no harm.)
+- With several servers: a call that was refused goes to another one immediately, and a call that one was too busy for
+  goes to one other, before the rules above apply.
 
 The caller handles everything else: a connection that breaks in the middle of a response, 4xx, 500, 504. Pauses are
 drawn between zero and a bound that doubles with each retry ("full jitter"), so that clients that were refused together
@@ -15,6 +17,7 @@ do not return together. No pause goes past the call's deadline: the call fails i
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from tailcut.errors import InvalidInputError, QueueFullError, TailcutError, UnreachableError
 
@@ -67,15 +70,27 @@ class Tries:
     def __init__(self, retries: Retries) -> None:
         self._retries = retries
         self._count = 0
+        self._moved = False  # whether another server was asked because one was too busy
         self.fresh = False  # whether the next one must be on a new connection
+        self.tried: list[Any] = []  # servers that it was sent to
 
-    def pause_after(self, error: TailcutError, left_s: float, dice: float) -> float:
-        """How long to wait before the next try; raises the error where there is none."""
+    def pause_after(self, error: TailcutError, left_s: float, dice: float, *, elsewhere: bool = False) -> float:
+        """How long to wait before the next try; raises the error where there is none.
+
+        Args:
+            error: what the last try ended with.
+            left_s: until the call's deadline.
+            dice: a random number from 0 to 1.
+            elsewhere: whether there is a server that this call has not been sent to.
+        """
         if isinstance(error, StaleError) and not self.fresh:
             self.fresh = True
             return 0.0
         if not isinstance(error, QueueFullError | RefusedError):
             raise error
+        if elsewhere and left_s > 0 and not (isinstance(error, QueueFullError) and self._moved):
+            self._moved = self._moved or isinstance(error, QueueFullError)
+            return 0.0
         self._count += 1
         pause = self._retries.pause(error, self._count, left_s, dice)
         if pause is None:

@@ -1,20 +1,27 @@
-"""The common parts of both clients: their settings, and the idle connections."""
+"""The common parts of both clients: their settings, their servers, and the idle connections to these."""
 
-from collections import deque
+import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from weakref import WeakMethod, WeakSet, finalize
 
 from tailcut import forks
 from tailcut.client.answers import Answer
-from tailcut.client.policy import Hedge, HedgeClock, Retries
+from tailcut.client.directory import find_servers
+from tailcut.client.members import Member, Members
+from tailcut.client.policy import Hedge, HedgeClock, Retries, Tries
 from tailcut.client.requests import Address, Encoder
 from tailcut.client.shared import SharedTensors
 from tailcut.client.tls import client_context
-from tailcut.errors import ReleasedError
+from tailcut.errors import InvalidInputError, ReleasedError, TailcutError
+
+if TYPE_CHECKING:
+    import ssl
 
 GOOD = 200
 FAREWELL_S = 2.0  # the server is told of removed memory for so long, and no longer
+CONNECT_S = 1.0  # to one of several servers: then another one is asked
 ONCE = Retries(limit=0)
 
 
@@ -32,17 +39,19 @@ C = TypeVar("C", bound=_Connection)
 
 
 class Pool(Generic[C]):
-    """A connection pool to one server.
+    """Connection pools to one server, or to several that serve the same models.
 
-    In a forked child it is as if made anew: connections and regions of shared memory stay the parent's.
+    In a forked child it is as if made anew: connections and regions of shared memory stay the parent's. There, a client
+    of an application of Ray Serve goes on with the replicas that were there at the fork.
 
     Args:
-        url: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
+        url: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`; a sequence of them; or `ray://APP`, the replicas of
+            an application of Ray Serve that `tailcut.ray` built (`tailcut.client.members` states which one is asked).
         timeout_s: for a whole call, connecting, tries and pauses included. The server drops work that it cannot finish
             in this time.
         retries: how failed calls are tried again (`tailcut.client.policy` states the rule).
-        hedge: whether slow calls are sent a second time, and when.
-        connections: kept open at most while they are idle.
+        hedge: whether slow calls are sent a second time, and when; with several servers, to another one.
+        connections: kept open at most while they are idle, to each server.
         shared_memory: pass tensors through shared memory whose names begin so; the server must run on this machine and
             have been started with `--shared-memory` and this prefix, or a shorter one that begins it.
         ca: with `https://`, a file of certificates (PEM) whose servers are trusted; None: the system's authorities.
@@ -51,13 +60,16 @@ class Pool(Generic[C]):
         token: sent with each request, as `Authorization: Bearer TOKEN`.
 
     Raises:
-        InvalidInputError: no such address, no name of shared memory can begin so, `ca` cannot be read, or the token
-            cannot stand in a header.
+        InvalidInputError: no such address, no name of shared memory can begin so, shared memory with several servers,
+            `ca` cannot be read, or the token cannot stand in a header.
+        NotFoundError: Ray Serve has no such application.
+        UnreachableError: there is no Ray cluster, or Ray Serve does not run on it.
+        UsageError: Ray is not installed.
     """
 
     def __init__(  # noqa: PLR0913  the settings are its purpose, all but the first by name
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str | Sequence[str] = "http://127.0.0.1:8000",
         *,
         timeout_s: float = 30.0,
         retries: Retries | None = None,
@@ -68,37 +80,96 @@ class Pool(Generic[C]):
         verify: bool = True,
         token: str | None = None,
     ) -> None:
-        self._address = Address.parse(url)
-        self._encoder = Encoder(self._address, token)
-        self._tls = client_context(ca, verify=verify) if self._address.tls else None
+        servers = find_servers(url)
+        self._members: Members[C] = Members(servers.addresses, servers.name)
+        self._directory = servers.directory
+        self._encoder = Encoder(servers.host, token)
+        self._certificates = (ca, verify)
+        self._tls = client_context(ca, verify=verify) if servers.tls else None
         self._timeout_s = timeout_s
         self._retries = retries or Retries()
         self._clock = None if hedge is None else HedgeClock(hedge)
         self._open: WeakSet[C] = WeakSet()  # also those in use, by threads that a forked child does not have
-        self._idle: deque[C] = deque()  # the last used in front: others age, and fewer stay open
         self._kept = connections
         self._shared: SharedTensors | None = None
         self._closed = False
         if shared_memory is not None:
-            self._shared = SharedTensors(self._address, self._encoder, shared_memory, connections)
+            if len(servers.addresses) != 1:
+                raise InvalidInputError("shared_memory needs the URL of one server, on this machine")
+            self._shared = SharedTensors(servers.addresses[0], self._encoder, shared_memory, connections)
         forks.watch(self)
+        if self._directory is not None:
+            finalize(self, self._directory.close)
+            self._directory.follow(_Changed(self))
 
     def forked(self) -> None:
         """In a forked child: forget what is the parent's; the next call opens a connection of its own."""
-        self._idle.clear()
+        self._members.forked()
         for connection in list(self._open):
             connection.abandon()
         self._open.clear()
         if self._shared is not None:
             self._shared.forked()
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The addresses of the servers that may be asked now."""
+        return tuple(map(str, self._members.addresses))
+
     def _check_open(self) -> None:
         if self._closed:
             raise ReleasedError("this client is closed")
 
-    def _put_back(self, connection: C, answer: Answer) -> None:
-        if answer.closes or self._closed or len(self._idle) >= self._kept:
+    def _choose(self, now: float, tries: Tries) -> Member[C]:
+        """The server of the next attempt of a call, or of its second copy."""
+        member = self._members.choose(now, random.random, tries.tried)
+        tries.tried.append(member)
+        return member
+
+    def _pause_after(self, tries: Tries, error: TailcutError, now: float, deadline: float) -> float:
+        """How long to wait before the next try; raises the error where there is none."""
+        elsewhere = self._members.untried(tries.tried, now)
+        return tries.pause_after(error, deadline - now, random.random(), elsewhere=elsewhere)  # noqa: S311  dice
+
+    def _context(self, address: Address) -> "ssl.SSLContext | None":
+        """What checks the certificate of a server; None where it speaks plain HTTP."""
+        if address.tls and self._tls is None:  # one that a directory has found
+            ca, verify = self._certificates
+            self._tls = client_context(ca, verify=verify)
+        return self._tls if address.tls else None
+
+    def _put_back(self, member: Member[C], connection: C, answer: Answer) -> None:
+        if answer.closes or self._closed or member.gone or len(member.idle) >= self._kept:
             connection.close()
         else:
             connection.used = True
-            self._idle.append(connection)
+            member.idle.append(connection)
+
+    def _replaced(self, addresses: Sequence[Address]) -> None:
+        """Take other servers from now on."""
+        self._drop(self._members.update(addresses))
+
+    def _drop(self, connections: Sequence[C]) -> None:
+        """Close connections to servers that are not asked any more. Any thread may call it."""
+        for connection in connections:
+            connection.close()
+
+    def _end(self) -> None:
+        """Close the idle connections, and follow no directory any more."""
+        self._closed = True
+        if self._directory is not None:
+            self._directory.close()
+        for connection in self._members.update(()):
+            connection.close()
+
+
+class _Changed:
+    """Has a client take other servers, and does not keep it alive."""
+
+    def __init__(self, pool: "Pool[C]") -> None:
+        self._replaced = WeakMethod(pool._replaced)  # noqa: SLF001  its own part
+
+    def __call__(self, addresses: Sequence[Address]) -> None:
+        replaced = self._replaced()
+        if replaced is not None:
+            replaced(addresses)

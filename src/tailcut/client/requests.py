@@ -5,6 +5,7 @@ cached: from the second call on, encoding costs a look-up and a view of each arr
 """
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
@@ -15,6 +16,7 @@ import orjson
 from tailcut.errors import InvalidInputError
 from tailcut.spec import DType
 from tailcut.wire.memo import BytesMemo
+from tailcut.wire.trace_context import read_context, written
 from tailcut.wire.v2.tensors import shown, to_bytes
 
 Parts = list[bytes | memoryview]
@@ -73,6 +75,7 @@ class Call:
     version: str = ""
     outputs: Sequence[str] | None = None  # None: all of them
     timeout_us: int = 0  # 0: the server's own
+    trace: bytes = b""  # the lines of its trace context, from `trace_lines`
 
 
 @dataclass(slots=True)
@@ -100,16 +103,20 @@ class Described:
 
 
 class Encoder:
-    """Calls to one server, each with its token where there is one.
+    """Calls to one server, or to several alike, each with its token where there is one.
+
+    Args:
+        host: what the Host header says.
+        token: of the servers.
 
     Raises:
         InvalidInputError: the token cannot stand in a header.
     """
 
-    def __init__(self, address: Address, token: str | None = None) -> None:
+    def __init__(self, host: str, token: str | None = None) -> None:
         if token is not None and not _TOKEN.fullmatch(token):
             raise InvalidInputError("the token must be printable ASCII characters without spaces")
-        self._fields = [f"Host: {address.authority}"]
+        self._fields = [f"Host: {host}"]
         if token is not None:
             self._fields.append(f"Authorization: Bearer {token}")
         self._heads: BytesMemo[object, bytes] = BytesMemo(_HEADS_KEPT)
@@ -135,7 +142,7 @@ class Encoder:
         head = self._heads.get(key)
         if head is None:
             head = self._heads.keep(key, self._head(call, described))
-        return [head, *data]
+        return with_trace([head, *data], call.trace)
 
     def _head(self, call: Call, described: Sequence[Described]) -> bytes:
         inputs = [entry(one, {"binary_data_size": one.size}) for one in described]
@@ -158,6 +165,37 @@ def model_path(model: str, version: str = "") -> str:
     """The path of a model, whatever characters its name has."""
     path = f"/v2/models/{quote(model, safe='')}"
     return f"{path}/versions/{quote(version, safe='')}" if version else path
+
+
+def trace_lines(traceparent: str | None = None) -> bytes:
+    """The header lines of a W3C trace context: of this one or, with None, of OpenTelemetry's current span.
+
+    OpenTelemetry is not imported here: a program without it has no span either.
+
+    Raises:
+        InvalidInputError: `traceparent` is malformed.
+    """
+    if traceparent is not None:
+        if not traceparent.isascii() or read_context(traceparent.encode()) is None:
+            raise InvalidInputError(f"{traceparent!r} is not a W3C traceparent: write 00-TRACE-SPAN-FLAGS")
+        return f"traceparent: {traceparent}\r\n".encode()
+    current_span = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
+    context = None if current_span is None else current_span().get_span_context()
+    if context is None or not context.is_valid:
+        return b""
+    sampled = bool(context.trace_flags.sampled)
+    line = f"traceparent: {written(f'{context.trace_id:032x}', f'{context.span_id:016x}', sampled=sampled)}\r\n"
+    state = context.trace_state.to_header() if context.trace_state else ""
+    return (line + (f"tracestate: {state}\r\n" if state else "")).encode("latin-1")
+
+
+def with_trace(parts: Parts, lines: bytes) -> Parts:
+    """A call with the lines of its trace context at the end of its head."""
+    if not lines:
+        return parts
+    head = bytes(parts[0])
+    at = head.index(b"\r\n\r\n") + 2
+    return [head[:at] + lines + head[at:], *parts[1:]]
 
 
 def describe(inputs: Mapping[str, np.ndarray]) -> tuple[tuple[Described, ...], Parts]:

@@ -21,7 +21,18 @@ import numpy as np
 import orjson
 
 from tailcut.client.answers import Answer, outputs_of
-from tailcut.client.requests import Address, Call, Described, Encoder, Parts, Request, describe, entry, model_path
+from tailcut.client.requests import (
+    Address,
+    Call,
+    Described,
+    Encoder,
+    Parts,
+    Request,
+    describe,
+    entry,
+    model_path,
+    with_trace,
+)
 from tailcut.client.requests import parameters_of as parameters
 from tailcut.errors import (
     DeadlineExceededError,
@@ -133,7 +144,7 @@ class SharedTensors:
             for part in data:
                 slot.region.view[at : at + len(part)] = part
                 at += _aligned(len(part))
-            request.parts = self._encoded(slot, call, described, known)
+            request.parts = with_trace(self._encoded(slot, call, described, known), call.trace)
             try:
                 outputs = outputs_of((yield request), slot.region.view)
                 good = True

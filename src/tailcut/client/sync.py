@@ -5,20 +5,21 @@ returns it when the response is complete. A connection whose response is no long
 server drops the work.
 """
 
-import random
 import select
 import socket
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
 from tailcut.client.answers import Answer, AnswerReader, error_of, outputs_of
+from tailcut.client.members import Member
 from tailcut.client.policy import RefusedError, Retries, StaleError, Tries
-from tailcut.client.pool import FAREWELL_S, GOOD, ONCE, Pool
-from tailcut.client.requests import Address, Call, Parts, Request, model_path
+from tailcut.client.pool import CONNECT_S, FAREWELL_S, GOOD, ONCE, Pool
+from tailcut.client.requests import Address, Call, Parts, Request, model_path, trace_lines
 from tailcut.client.tls import tls_failure, wants_more
 from tailcut.errors import DeadlineExceededError, ReleasedError, TailcutError, UnreachableError
 
@@ -30,15 +31,15 @@ _JOIN_BYTES = 64 * 1024
 
 
 class _Connection:
-    def __init__(self, address: Address, deadline: float, tls: "ssl.SSLContext | None") -> None:
+    def __init__(self, address: Address, limit_s: float, tls: "ssl.SSLContext | None") -> None:
         self._tls = tls is not None
         try:
             if address.uds is not None:
                 self._socket = socket.socket(socket.AF_UNIX)
-                self._socket.settimeout(_left(deadline))
+                self._socket.settimeout(limit_s)
                 self._socket.connect(address.uds)
             else:
-                self._socket = socket.create_connection((address.host, address.port), _left(deadline))
+                self._socket = socket.create_connection((address.host, address.port), limit_s)
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is not None:
                 self._socket = tls.wrap_socket(self._socket, server_hostname=address.host)
@@ -125,7 +126,7 @@ class _Connection:
 class Client(Pool[_Connection]):
     """The blocking client; any number of threads may share one. Use it in a `with` block, or call `close`."""
 
-    def infer(
+    def infer(  # noqa: PLR0913  all but the first two by name
         self,
         model: str,
         inputs: Mapping[str, np.ndarray],
@@ -133,11 +134,14 @@ class Client(Pool[_Connection]):
         version: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Compute a model's outputs, as arrays by name; only those in `outputs` where it is given.
 
+        The server is sent the trace context of OpenTelemetry's current span, if there is one, or `traceparent`.
+
         Raises:
-            InvalidInputError: the inputs do not fit the model.
+            InvalidInputError: the inputs do not fit the model, or `traceparent` is malformed.
             NotFoundError: the server has no such model or version.
             TooLargeError: the request is over the server's limit.
             QueueFullError: the server is too busy, also after the retries that fit the time; `retry_after_s` says when
@@ -150,7 +154,7 @@ class Client(Pool[_Connection]):
         """
         seconds = self._timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + seconds
-        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)))
+        call = Call(model, inputs, version, outputs, max(1, int(seconds * 1e6)), trace_lines(traceparent))
         if self._shared is not None:
             self._check_open()
             return self._carry(self._shared.infer(call), deadline, self._retries)
@@ -180,9 +184,7 @@ class Client(Pool[_Connection]):
         if self._shared is not None and not self._closed:
             with suppress(TailcutError):  # the memory is gone already: a server that does not hear of it finds out
                 self._carry(self._shared.farewell(), time.monotonic() + min(self._timeout_s, FAREWELL_S), ONCE)
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self._end()
 
     def __enter__(self) -> Self:
         """Give the client; the block's end closes it."""
@@ -224,87 +226,133 @@ class Client(Pool[_Connection]):
         tries = Tries(retries)
         while True:
             try:
-                answer = self._try(request, deadline, fresh=tries.fresh)
+                answer = self._try(request, deadline, tries)
                 error = error_of(answer)
             except TailcutError as failed:
                 error = failed
             if error is None:
                 return answer
-            pause = tries.pause_after(error, deadline - time.monotonic(), random.random())  # noqa: S311  dice
+            pause = self._pause_after(tries, error, time.monotonic(), deadline)
             if pause:
                 time.sleep(pause)
 
-    def _try(self, request: Request, deadline: float, *, fresh: bool) -> Answer:
+    def _try(self, request: Request, deadline: float, tries: Tries) -> Answer:
         due_s = None if self._clock is None else self._clock.due_after()
         began = time.monotonic()
-        running = [self._begin(request, deadline, fresh=fresh)]
+        running = [self._begin(request, deadline, tries)]
         try:
             if due_s is None:
-                winner, answer = running[0], running[0].receive(deadline)
+                winner, answer = running[0], running[0].connection.receive(deadline)
             else:
                 if not _readable(running, min(began + due_s, deadline)):
-                    self._send_copy(running, request, deadline)
-                winner, answer = _first_answer(running, deadline)
-        except BaseException:
-            for connection in running:
-                connection.close()
+                    self._send_copy(running, request, deadline, tries)
+                winner, answer = self._first_answer(running, deadline)
+        except BaseException as error:
+            for attempt in running:
+                self._give_up(attempt, error if isinstance(error, TailcutError) else None)
             raise
-        for connection in running:
-            if connection is not winner:
-                connection.close()
+        for attempt in running:
+            if attempt is not winner:
+                self._give_up(attempt, None)
         request.answered += 1
-        self._put_back(winner, answer)
+        now = time.monotonic()
+        self._members.ended(winner.member, error_of(answer), now)
+        self._put_back(winner.member, winner.connection, answer)
         if self._clock is not None:
-            self._clock.took(time.monotonic() - began)
+            self._clock.took(now - began)
         return answer
 
-    def _begin(self, request: Request, deadline: float, *, fresh: bool) -> _Connection:
+    def _begin(self, request: Request, deadline: float, tries: Tries) -> "_Attempt":
         """A connection with the request on its way."""
-        connection = None
-        if not fresh:
-            with suppress(IndexError):  # another thread may be faster
-                connection = self._idle.pop()
-        if connection is None:
-            connection = _Connection(self._address, deadline, self._tls)
-            self._open.add(connection)
+        member = self._choose(time.monotonic(), tries)
+        try:
+            connection = self._connected(member, deadline, tries)
+        except BaseException as error:
+            self._forget(member, error)
+            raise
         request.begun += 1
         try:
             connection.send(request.parts, deadline)
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            self._forget(member, error)
             raise
+        return _Attempt(member, connection)
+
+    def _connected(self, member: Member[_Connection], deadline: float, tries: Tries) -> _Connection:
+        """A kept connection, or a new one."""
+        if not tries.fresh:
+            with suppress(IndexError):  # another thread may be faster
+                return member.idle.pop()
+        left_s = _left(deadline)
+        several = len(self._members) > 1
+        try:
+            connection = _Connection(
+                member.address, min(left_s, CONNECT_S) if several else left_s, self._context(member.address)
+            )
+        except DeadlineExceededError as error:
+            if several and time.monotonic() < deadline:
+                raise RefusedError(str(error)) from None
+            raise
+        self._open.add(connection)
         return connection
 
-    def _send_copy(self, running: list[_Connection], request: Request, deadline: float) -> None:
+    def _send_copy(self, running: "list[_Attempt]", request: Request, deadline: float, tries: Tries) -> None:
         if self._clock is not None:
             self._clock.sent_copy()
         with suppress(RefusedError):  # then the first is waited for
-            running.append(self._begin(request, deadline, fresh=False))
+            running.append(self._begin(request, deadline, tries))
+
+    def _first_answer(self, running: "list[_Attempt]", deadline: float) -> "tuple[_Attempt, Answer]":
+        """The first good answer; a refusal or a broken connection counts only when no other is left to wait for."""
+        while True:
+            readable = _readable(running, deadline)
+            if not readable:
+                raise DeadlineExceededError("no answer in time")
+            for attempt in readable:
+                last, failure = len(running) == 1, None
+                try:
+                    answer = attempt.connection.receive_now()
+                except UnreachableError as error:
+                    if last:
+                        raise
+                    failure = error
+                else:
+                    if answer is None:
+                        continue
+                    if last or answer.status == GOOD:
+                        return attempt, answer
+                running.remove(attempt)
+                self._give_up(attempt, failure)
+
+    def _give_up(self, attempt: "_Attempt", error: TailcutError | None) -> None:
+        attempt.connection.close()
+        self._forget(attempt.member, error)
+
+    def _forget(self, member: Member[_Connection], error: BaseException | None) -> None:
+        """An attempt has no answer: because of an error, or because it is no longer awaited."""
+        if isinstance(error, TailcutError):
+            self._members.ended(member, error, time.monotonic())
+        else:
+            self._members.abandoned(member)
 
 
-def _first_answer(running: list[_Connection], deadline: float) -> tuple[_Connection, Answer]:
-    """The first good answer; a refusal or a broken connection counts only when no other is left to wait for."""
-    while True:
-        readable = _readable(running, deadline)
-        if not readable:
-            raise DeadlineExceededError("no answer in time")
-        for connection in readable:
-            last = len(running) == 1
-            try:
-                answer = connection.receive_now()
-            except UnreachableError:
-                if last:
-                    raise
-            else:
-                if answer is None:
-                    continue
-                if last or answer.status == GOOD:
-                    return connection, answer
-            running.remove(connection)
-            connection.close()
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A request on its way to a server."""
+
+    member: Member[_Connection]
+    connection: _Connection
+
+    def fileno(self) -> int:
+        return self.connection.fileno()
+
+    @property
+    def pending(self) -> bool:
+        return self.connection.pending
 
 
-def _readable(running: Sequence[_Connection], until: float) -> list[_Connection]:
+def _readable(running: Sequence[_Attempt], until: float) -> list[_Attempt]:
     """Those of the connections on which something has come, waiting for the first."""
     pending = [connection for connection in running if connection.pending]
     if pending:

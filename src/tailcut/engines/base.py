@@ -17,7 +17,8 @@ Arrays = Mapping[str, np.ndarray]
 Bound = Callable[[], None]
 
 
-# int8: weights quantised at load, activations with scales as they come. int8_static: the file is a quantised copy.
+# int8: weights quantised at load, activations with scales as they come; of torch on a device, weights alone.
+# int8_static: the file is a quantised copy.
 # tf32: a CUDA device multiplies float32 with 10 bits of the mantissa.
 Precision = Literal["f32", "tf32", "bf16", "f16", "int8", "int8_static"]
 Form = Literal["onnxruntime", "openvino"]  # the engine that a quantised copy of a model is made for

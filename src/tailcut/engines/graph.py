@@ -168,11 +168,11 @@ def read_spec(model: onnx.ModelProto, path: Path, name: str | None) -> ModelSpec
     return replace(spec, rows=found.rows, rows_reason=found.reason)
 
 
-def short(error: BaseException) -> str:
-    """An engine's message in one clean line: no C++ file, no stack, no address."""
+def short(error: BaseException, advice: str = "use onnxruntime") -> str:
+    """An engine's message in one clean line: no C++ file, no stack, no address; `advice` is for a missing operator."""
     missing = _NO_OPERATOR.search(str(error))
     if missing:
-        return f"it has no operator {missing[1]}: use onnxruntime"[:_REASON_CHARS]
+        return f"it has no operator {missing[1]}: {advice}"[:_REASON_CHARS]
     lines = [_INNARDS.sub("", line).strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(_NOISE)] or [line for line in lines if line][-1:]
     return (" ".join(kept) or type(error).__name__)[:_REASON_CHARS]

@@ -112,7 +112,8 @@ def _read(path: Path, kind: FileKind) -> Any:
         reader = FrontEndManager().load_by_framework(_FRAMEWORKS[kind])
         return reader.convert(reader.load(str(path)))
     except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
-        raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
+        reason = short(error, "convert the model to ONNX, and use onnxruntime")
+        raise ModelFileError(f"{path}: openvino cannot load it: {reason}") from None
 
 
 def _keep_outputs(model: Any, wanted: Sequence[str]) -> Any:

@@ -13,12 +13,13 @@ Tables are int64, so that their columns can be read and written from both sides:
   part of the head that matters stands: `PART`, `PART_BYTES`. Of its body, where in `heads` the bytes before and behind
   the data stand (`BEFORE`, `BEFORE_BYTES`, `BEHIND`, `BEHIND_BYTES`), and the `FORM` of the data: raw `ROWS`, or a list
   of JSON, `LIST32` or `LIST64`. A list has `COUNT` numbers, flat or nested as the `LEVELS` dimensions from `DIMS` on
-  say; Content-Length is then no part of what matters, and at most `BODY_MOST`.
-- `fields`, a row for each field that matters: the length of its name, then the name in lower case.
-- `grammar`, of each byte: `NAME` where names of fields may have it, `VALUE` where values may.
+  say; Content-Length is then no part of what matters, and at most `BODY_MOST`. `TRACE` is that of the plan's own head.
+- `fields` and `grammar`, as `heads.py` has them.
 - `targets`: the `ADDRESS` of the first row that may be filled (0: bodies are dropped), `ROW_BYTES`, the `ROOM` there,
-  how many rows have been `TAKEN`, and how many are `WANTED`.
-- `members`, for each target: the descriptor, generation, moment of arrival and body's length of each row taken.
+  how many rows have been `TAKEN`, and how many are `WANTED`. How many of those taken have a trace context that is
+  `SAMPLED`, and how many have none (`ROOTS`).
+- `members`, for each target: the descriptor, generation, moment of arrival, body's length and trace context of each row
+  taken; the last is 1 where it is sampled, -1 where it is not, 0 where there is none that is well-formed.
 - `events`, as epoll_wait(2) writes them on x86-64: 12 bytes, mask and descriptor first. On others they are 16 bytes.
 """
 
@@ -26,6 +27,7 @@ import numpy as np
 from numba import njit, types
 
 from tailcut.kernels.cache import compiled
+from tailcut.kernels.heads import DIGIT, HEAD_MOST, NAME, VALUE, head_end
 from tailcut.kernels.libc import (
     BYTES,
     CUBE,
@@ -47,117 +49,18 @@ from tailcut.kernels.libc import (
 )
 from tailcut.kernels.numbers import MOST_DIMENSIONS, read
 
-__all__ = ["EVENT_WORDS", "answer", "answer_lists", "look", "take"]
+__all__ = ["DIGIT", "EVENT_WORDS", "HEAD_MOST", "NAME", "VALUE", "answer", "answer_lists", "head_end", "look", "take"]
 
 
 GENERATION, PLAN, PENDING, SEEN, OWN_HEAD = range(5)
 START, HEAD_BYTES, BODY_BYTES, TARGET, PART, PART_BYTES = range(6)
-BEFORE, BEFORE_BYTES, BEHIND, BEHIND_BYTES, FORM, BODY_MOST, COUNT, LEVELS, DIMS = range(6, 15)
-ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED = range(5)
+BEFORE, BEFORE_BYTES, BEHIND, BEHIND_BYTES, FORM, BODY_MOST, COUNT, LEVELS, TRACE, DIMS = range(6, 16)
+ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED, SAMPLED, ROOTS = range(7)
 ROWS, LIST32, LIST64 = range(3)
-STATES, PLANS, TARGETS, MEMBERS = 5, DIMS + MOST_DIMENSIONS, 5, 4  # columns
-NAME, VALUE = 1, 2
-HEAD_MOST = 2048  # bytes of a head that is looked through field by field
-_LINES_MOST = 102  # with 100 fields
-_SPACE, _COLON, _CR, _LF, _END = (ord(char) for char in " :\r\n]")
+STATES, PLANS, TARGETS, MEMBERS = 5, DIMS + MOST_DIMENSIONS, 7, 5  # columns
+_END = ord("]")
 _TEXT_MOST = 256 * 1024  # bytes of lists read in a pass, a fraction of a millisecond: the others wait for the next one
-_LENGTH = np.frombuffer(b"content-length", np.uint8)
-_LENGTH_DIGITS = 9
 _BLANK = 4  # bytes of the end of a head
-
-
-@njit(nogil=True)  # type: ignore[untyped-decorator]
-def _is_listed(text: np.ndarray, start: int, end: int, fields: np.ndarray) -> bool:
-    """Whether text[start:end] is the name of one of `fields`, in upper or lower case."""
-    for i in range(fields.shape[0]):
-        if fields[i, 0] != end - start:
-            continue
-        j = start
-        while j < end:
-            char = text[j]
-            if 65 <= char <= 90:
-                char += 32
-            if char != fields[i, 1 + j - start]:
-                break
-            j += 1
-        if j == end:
-            return True
-    return False
-
-
-@njit(nogil=True)  # type: ignore[untyped-decorator]
-def _length_in(text: np.ndarray, size: int, start: int, colon: int) -> int:
-    """The length that the line from `start` on tells, if it is one plain Content-Length; else -1."""
-    if colon - start != _LENGTH.shape[0]:
-        return -1
-    for j in range(_LENGTH.shape[0]):
-        if text[start + j] | 32 != _LENGTH[j] | 32:
-            return -1
-    i = colon + 1
-    if i < size and text[i] == _SPACE:
-        i += 1
-    begin = i
-    length = 0
-    while i < size and i - begin < _LENGTH_DIGITS and 48 <= text[i] <= 57:
-        length = 10 * length + text[i] - 48
-        i += 1
-    return length if i > begin and i < size and text[i] == _CR else -1
-
-
-@njit(nogil=True)  # type: ignore[untyped-decorator]
-def head_end(  # noqa: C901, PLR0912, PLR0913, PLR0917  one loop over the lines
-    text: np.ndarray,
-    size: int,
-    known: np.ndarray,
-    start: int,
-    stop: int,
-    fields: np.ndarray,
-    grammar: np.ndarray,
-    length: np.ndarray,
-) -> int:
-    """Where the head that text[:size] begins with ends, if what matters of it is known[start:stop]; else -1.
-
-    That is the request line, the lines of `fields` in their order, and the empty line. What is no well-formed line of
-    any other field does not pass. Where `length[0]` is 0, just one Content-Length more must stand between them, and
-    `length[0]` is what it says then.
-    """
-    told = length[0] != 0
-    size = min(size, HEAD_MOST)
-    at = start
-    i = lines = 0
-    while i < size and lines < _LINES_MOST:
-        same = 0
-        while i + same < size and at + same < stop and text[i + same] == known[at + same]:
-            same += 1
-            if text[i + same - 1] == _LF:
-                break
-        if same and text[i + same - 1] == _LF:
-            i += same
-            at += same
-            if at == stop:
-                return i if told else -1
-        elif lines == 0:
-            return -1
-        else:
-            begin = i
-            while i < size and grammar[text[i]] & NAME:
-                i += 1
-            if begin == i or i >= size or text[i] != _COLON:
-                return -1
-            if _is_listed(text, begin, i, fields):
-                length_here = _length_in(text, size, begin, i)
-                if told or length_here < 0:
-                    return -1
-                told = True
-                length[0] = length_here
-            i += 1
-            while i < size and grammar[text[i]] & VALUE:
-                i += 1
-            if i + 1 >= size or text[i] != _CR or text[i + 1] != _LF:
-                return -1
-            i += 2
-        lines += 1
-    return -1
 
 
 @compiled(f"int64(int64,int64,int32[:,::1],{TABLE},{TABLE},{TABLE},int64)")
@@ -178,9 +81,7 @@ def look(  # noqa: PLR0913, PLR0917  one call a pass, and its tables
         if now[0] * 1_000_000_000 + now[1] >= until_ns:
             break
         count = epoll_wait(poll, events.ctypes.data, events.shape[0], 0)
-    targets[:, WANTED] = 0
-    targets[:, ROOM] = 0
-    targets[:, TAKEN] = 0
+    targets[:, ROOM:] = 0
     for i in range(count):
         own = state[events[i, EVENT_DATA]]
         if own[PLAN] >= 0 and not own[PENDING]:
@@ -247,7 +148,7 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
     Returns how many are odd.
     """
     now = np.empty(2, np.int64)
-    length = np.empty(1, np.int64)
+    length = np.empty(2, np.int64)
     odds = left = read_bytes = 0
     over = False
     room = scratch.shape[0]
@@ -268,15 +169,16 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
             left += 1
             continue
         got = recv(fd, scratch.ctypes.data, room, DONTWAIT)
-        head, body = plan[HEAD_BYTES], plan[BODY_BYTES]
+        head, body, trace = plan[HEAD_BYTES], plan[BODY_BYTES], plan[TRACE]
         own[OWN_HEAD] = 0
         if got != head + body or memcmp(scratch.ctypes.data, heads.ctypes.data + plan[START], head) != 0:
             part = plan[PART]
             length[0] = body if plan[FORM] == ROWS else 0
+            length[1] = 0
             head = -1
             if got > 0:
                 head = head_end(scratch, got, heads, part, part + plan[PART_BYTES], fields, grammar, length)
-            body = length[0]
+            body, trace = length[0], length[1]
             if head > 0 and got == head + body and (plan[FORM] == ROWS or body <= plan[BODY_MOST]):
                 own[OWN_HEAD] = head
                 memcpy(own_heads.ctypes.data + fd * HEAD_MOST, scratch.ctypes.data, head)
@@ -298,7 +200,9 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
         clock_gettime(MONOTONIC, now.ctypes.data)
         member = members[plan[TARGET], row]
         member[0], member[1], member[2] = fd, own[GENERATION], now[0] * 1_000_000_000 + now[1]
-        member[3] = body
+        member[3], member[4] = body, trace
+        target[SAMPLED] += trace > 0
+        target[ROOTS] += trace == 0
         own[PENDING] = 1
         own[SEEN] = member[2]
         target[TAKEN] = row + 1

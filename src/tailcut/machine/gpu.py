@@ -14,6 +14,7 @@ from pathlib import Path
 from tailcut.machine.topology import parse_cpu_list
 
 _COMMAND = ("nvidia-smi", "-q", "-x")
+SYSFS = Path("/sys/bus/pci/devices")
 _PROBE_S = 20.0  # a driver without persistence takes seconds to wake a device
 
 
@@ -62,9 +63,7 @@ class Devices:
     locked_limit: int | None = None  # bytes; None: no limit
 
 
-def read_devices(
-    run: Callable[[Sequence[str]], str] | None = None, sysfs: Path = Path("/sys/bus/pci/devices")
-) -> Devices | None:
+def read_devices(run: Callable[[Sequence[str]], str] | None = None, sysfs: Path = SYSFS) -> Devices | None:
     """The devices of this machine; None where the driver's program is not installed.
 
     Args:
@@ -167,16 +166,19 @@ def _reasons(element: ET.Element | None) -> tuple[str, ...]:
 
 def _placed(device: Device, links: int, sysfs: Path) -> Device:
     """The device with its links and its node."""
-    # nvidia-smi writes a domain of eight digits, the kernel one of four.
-    domain, _, rest = device.bus.partition(":")
-    folder = sysfs / f"{domain[-4:]}:{rest}"
-    node = _read(folder / "numa_node").strip()
-    return replace(
-        device,
-        nvlinks=links,
-        numa_node=int(node) if node.isdigit() else None,
-        cpus=frozenset(parse_cpu_list(_read(folder / "local_cpulist"))),
-    )
+    cpus = frozenset(parse_cpu_list(_read(_folder(device.bus, sysfs) / "local_cpulist")))
+    return replace(device, nvlinks=links, numa_node=node_of_bus(device.bus, sysfs), cpus=cpus)
+
+
+def node_of_bus(bus: str, sysfs: Path = SYSFS) -> int | None:
+    """The NUMA node of a place on the PCI bus (0000:3b:00.0); None where there is one node or nothing is said."""
+    node = _read(_folder(bus, sysfs) / "numa_node").strip()
+    return int(node) if node.isdigit() else None
+
+
+def _folder(bus: str, sysfs: Path) -> Path:
+    domain, _, rest = bus.partition(":")
+    return sysfs / f"{domain[-4:]}:{rest}"  # nvidia-smi writes a domain of eight digits, the kernel one of four
 
 
 def _output(command: Sequence[str]) -> str:

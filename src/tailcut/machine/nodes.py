@@ -46,6 +46,12 @@ def places_of_instances(nodes: tuple[Place, ...], instances: int) -> tuple[Place
     return tuple(nodes[number % len(nodes)] for number in range(instances))
 
 
+def places_near(nodes: tuple[Place, ...], node: int | None, instances: int) -> tuple[Place | None, ...]:
+    """The node of a device for the threads that launch there; None for all where it is unknown, or not among these."""
+    place = next((one for one in nodes if one.node == node), None)
+    return (place,) * instances
+
+
 def settle(place: Place | None) -> None:
     """Bind the calling thread, and the memory that it takes from now on; a container may forbid either."""
     if place is None:

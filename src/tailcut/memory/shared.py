@@ -1,26 +1,32 @@
-"""Named shared-memory regions that clients made and told the server of: read and written by system calls, never mapped.
+"""Named shared-memory regions that clients made and told the server of: read and written by calls, never mapped.
 
 A client may shrink or delete its file at any moment. A mapped page behind the new end of a file ends the process with
 SIGBUS, and no check before the access helps, since the file may shrink between the two. `preadv` and `pwrite` on the
 file simply come back short, so a vanished region costs its own request a 400. The price is one copy, which the way into
 the batch needs anyway. See docs/decisions/010-shared-memory-by-system-calls.md.
+
+Regions on a CUDA device are copied by calls of its driver, which refuses what has gone. Both kinds share names and
+bounds; see docs/decisions/064-cuda-shared-memory.md.
 """
 
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from tailcut.errors import InvalidInputError, NotFoundError
+from tailcut.errors import InvalidInputError, NotFoundError, UnsupportedError
 
 _FOLDER = Path("/dev/shm")  # noqa: S108  where Linux keeps what shm_open(3) makes
 _REGIONS = 1024  # each holds a file open
 _LARGEST = 1 << 62
 _OFF = "shared memory is off: start the server with --shared-memory PREFIX"
+_TAKEN = "a region needs a name that is not registered yet: unregister it first"
+_NO_CUDA = "there is no CUDA memory here"
 
 
 class Place(NamedTuple):
@@ -41,14 +47,138 @@ class Region:
     size: int
     file: int
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether no other process can use it any more."""
+        return os.fstat(self.file).st_nlink == 0
+
+    def check(self, upto: int) -> None:
+        """Check that the file is still there, and as long as it is needed.
+
+        Raises:
+            InvalidInputError: it is not.
+        """
+        status = os.fstat(self.file)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink == 0:
+            raise InvalidInputError(f"region {self.name[:64]!r}: its shared memory has been deleted")
+        if status.st_size < self.offset + upto:
+            raise self._shrunk()
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer.
+
+        Raises:
+            InvalidInputError: the memory has been shrunk.
+        """
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self.file, [buffer[done:]], self.offset + offset + done)
+            if count == 0:
+                raise self._shrunk()
+            done += count
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Put bytes there.
+
+        Raises:
+            InvalidInputError: they cannot be written.
+        """
+        at = self.offset + offset
+        try:
+            while data:
+                count = os.pwrite(self.file, data, at)
+                data, at = data[count:], at + count
+        except OSError:
+            raise InvalidInputError(f"region {self.name[:64]!r} cannot be written") from None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with suppress(OSError):
+            os.close(self.file)
+
+    def _shrunk(self) -> InvalidInputError:
+        return InvalidInputError(f"region {self.name[:64]!r}: its shared memory is smaller than it was registered with")
+
+
+class DeviceMemory(Protocol):
+    """An allocation of another process on a device; a copy that fails raises an error of the driver."""
+
+    size: int
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Put bytes there."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class CudaRegion:
+    """A registered region: the first `size` bytes of an allocation on a device."""
+
+    name: str
+    device: int
+    size: int
+    memory: DeviceMemory
+
+    @property
+    def is_gone(self) -> bool:
+        """Never known: the driver keeps the memory for as long as a process has it open."""
+        return False
+
+    def check(self, upto: int) -> None:
+        """Do nothing: an allocation keeps its size."""
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer.
+
+        Raises:
+            InvalidInputError: the device refused the copy.
+        """
+        try:
+            self.memory.read(offset, buffer)
+        except Exception as error:  # noqa: BLE001  of the driver: this module knows none
+            raise InvalidInputError(f"region {self.name[:64]!r} cannot be read from its device: {error}") from None
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Put bytes there.
+
+        Raises:
+            InvalidInputError: as for `read`.
+        """
+        try:
+            self.memory.write(offset, data)
+        except Exception as error:  # noqa: BLE001  as in read
+            raise InvalidInputError(f"region {self.name[:64]!r} cannot be written on its device: {error}") from None
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.memory.close()
+
+
+Kind = TypeVar("Kind", Region, CudaRegion)
+OpenMemory = Callable[[bytes, int], DeviceMemory]  # of a handle, on the device of that number
+
 
 class SharedRegions:
-    """The regions by name. Only keys that begin with `prefix` may be registered; with None, none at all."""
+    """The regions by name; those of devices share the names of the others.
 
-    def __init__(self, prefix: str | None = None, folder: Path = _FOLDER) -> None:
+    Args:
+        prefix: of the keys that may be registered; with None, none at all, and no device's memory either.
+        folder: where the files of the keys are.
+        open_memory: opens memory on a device.
+    """
+
+    def __init__(
+        self, prefix: str | None = None, folder: Path = _FOLDER, open_memory: OpenMemory | None = None
+    ) -> None:
         self._prefix = prefix
         self._folder = folder
-        self._regions: dict[str, Region] = {}
+        self._open_memory = open_memory
+        self._regions: dict[str, Region | CudaRegion] = {}
 
     def register(self, name: str, key: str, offset: int, size: int) -> None:
         """Open the region and check its size; a name that is taken is refused. Regions that were deleted are forgotten.
@@ -56,15 +186,9 @@ class SharedRegions:
         Raises:
             InvalidInputError: shared memory is off, the name or key is not admitted, or no such region is there.
         """
-        if self._prefix is None:
-            raise InvalidInputError(_OFF)
-        self._forget_deleted()
-        if not name or name in self._regions:
-            raise InvalidInputError("a region needs a name that is not registered yet: unregister it first")
-        if len(self._regions) >= _REGIONS:
-            raise InvalidInputError(f"{_REGIONS} regions are registered: unregister one first")
+        self._check_new(name)
         plain = key.removeprefix("/")
-        if not plain.startswith(self._prefix) or "/" in plain or "\0" in plain or plain in {".", ".."}:
+        if not plain.startswith(self._prefix or "") or "/" in plain or "\0" in plain or plain in {".", ".."}:
             raise InvalidInputError(f"the key of a region must start with {self._prefix!r} and contain no folder")
         if offset < 0 or size <= 0 or offset + size > _LARGEST:
             raise InvalidInputError("a region's offset must be 0 or more, and its byte_size 1 or more")
@@ -72,20 +196,51 @@ class SharedRegions:
             file = os.open(self._folder / plain, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError):
             raise InvalidInputError("no shared memory with that key exists, or this server may not open it") from None
-        region = Region(name, key, offset, size, file)
+        self._add(Region(name, key, offset, size, file))
+
+    def register_cuda(self, name: str, handle: bytes, device: int, size: int) -> None:
+        """Open memory of a client on a device. May be called on any thread: a device may take seconds to wake.
+
+        Args:
+            name: of the region.
+            handle: 64 bytes, of `cudaIpcGetMemHandle`.
+            device: its number, among those that CUDA_VISIBLE_DEVICES leaves to this server.
+            size: bytes of it that requests may name.
+
+        Raises:
+            InvalidInputError: shared memory is off, the name is taken, this machine has no such device, or no such
+                memory is there.
+        """
+        self._check_new(name)
+        if size <= 0:
+            raise InvalidInputError("a region's byte_size must be 1 or more")
+        if self._open_memory is None:
+            raise InvalidInputError(f"{_NO_CUDA}: register system shared memory")
         try:
-            _check(region, size)
-        except InvalidInputError:
-            os.close(file)
-            raise
-        self._regions[name] = region
+            memory = self._open_memory(handle, device)
+        except UnsupportedError as error:
+            raise InvalidInputError(f"{_NO_CUDA}: {error}: register system shared memory") from None
+        except Exception as error:  # noqa: BLE001  as in CudaRegion.read
+            raise InvalidInputError(
+                f"no memory of another process has this handle on device {device}: {error}"
+            ) from None
+        if size > memory.size:
+            memory.close()
+            raise InvalidInputError(f"region {name[:64]!r}: its memory has {memory.size} bytes, not {size}")
+        self._add(CudaRegion(name, device, size, memory))
 
     def unregister(self, name: str = "") -> None:
         """Forget a region, or all of them; one that is not registered is forgotten already."""
-        for region in list(self._regions.values()) if not name else filter(None, [self._regions.get(name)]):
-            del self._regions[region.name]
-            with suppress(OSError):
-                os.close(region.file)
+        self._forget(Region, name)
+
+    def unregister_cuda(self, name: str = "") -> None:
+        """As `unregister`, for regions on devices."""
+        self._forget(CudaRegion, name)
+
+    def close(self) -> None:
+        """Forget all regions of both kinds."""
+        self.unregister()
+        self.unregister_cuda()
 
     def status(self, name: str = "") -> list[Region]:
         """The registered regions, or the one of that name.
@@ -93,9 +248,11 @@ class SharedRegions:
         Raises:
             NotFoundError: there is none of that name.
         """
-        if name and name not in self._regions:
-            raise NotFoundError(f"no region {name[:64]!r} is registered")
-        return [self._regions[name]] if name else list(self._regions.values())
+        return self._of(Region, name)
+
+    def status_cuda(self, name: str = "") -> list[CudaRegion]:
+        """As `status`, for regions on devices."""
+        return self._of(CudaRegion, name)
 
     def read(self, place: Place) -> memoryview:
         """A copy of some bytes of a region.
@@ -105,12 +262,7 @@ class SharedRegions:
         """
         region = self._find(place)
         buffer = np.empty(place.size, np.uint8).data  # aligned, unlike a bytearray
-        done = 0
-        while done < place.size:
-            count = os.preadv(region.file, [buffer[done:]], region.offset + place.offset + done)
-            if count == 0:
-                raise _shrunk(region)
-            done += count
+        region.read(place.offset, buffer)
         return buffer.toreadonly()
 
     def write(self, place: Place, data: bytes | memoryview) -> None:
@@ -123,23 +275,52 @@ class SharedRegions:
             raise InvalidInputError(
                 f"region {place.region[:64]!r}: the output has {len(data)} bytes, its place {place.size}"
             )
-        region = self._find(place)
-        view = memoryview(data)
-        at = region.offset + place.offset
+        self._find(place).write(place.offset, memoryview(data))
+
+    def _check_new(self, name: str) -> None:
+        """Check that a region of this name may be registered.
+
+        Raises:
+            InvalidInputError: shared memory is off, the name is taken or empty, or there are too many.
+        """
+        if self._prefix is None:
+            raise InvalidInputError(_OFF)
+        self._forget_deleted()
+        if not name or name in self._regions:
+            raise InvalidInputError(_TAKEN)
+        if len(self._regions) >= _REGIONS:
+            raise InvalidInputError(f"{_REGIONS} regions are registered: unregister one first")
+
+    def _add(self, region: Region | CudaRegion) -> None:
+        """Register what is open, unless it is too small, or another thread has taken the name."""
         try:
-            while view:
-                count = os.pwrite(region.file, view, at)
-                view, at = view[count:], at + count
-        except OSError:
-            raise InvalidInputError(f"region {place.region[:64]!r} cannot be written") from None
+            region.check(region.size)
+        except InvalidInputError:
+            region.close()
+            raise
+        if self._regions.setdefault(region.name, region) is not region:
+            region.close()
+            raise InvalidInputError(_TAKEN)
+
+    def _of(self, kind: type[Kind], name: str) -> list[Kind]:
+        found = [one for one in self._regions.values() if isinstance(one, kind) and name in {"", one.name}]
+        if name and not found:
+            raise NotFoundError(f"no region {name[:64]!r} is registered")
+        return found
+
+    def _forget(self, kind: type[Region | CudaRegion], name: str) -> None:
+        for region in list(self._regions.values()):
+            if isinstance(region, kind) and name in {"", region.name}:
+                del self._regions[region.name]
+                region.close()
 
     def _forget_deleted(self) -> None:
         """Let go of regions whose file is gone, which no process can use: a killed client does not unregister."""
         for region in list(self._regions.values()):
-            if os.fstat(region.file).st_nlink == 0:
+            if region.is_gone:
                 self.unregister(region.name)
 
-    def _find(self, place: Place) -> Region:
+    def _find(self, place: Place) -> Region | CudaRegion:
         region = self._regions.get(place.region)
         if region is None:
             raise InvalidInputError(
@@ -149,18 +330,5 @@ class SharedRegions:
             raise InvalidInputError(
                 f"region {region.name[:64]!r} has {region.size} bytes: {place.size} at {place.offset} are past its end"
             )
-        _check(region, place.offset + place.size)
+        region.check(place.offset + place.size)
         return region
-
-
-def _check(region: Region, upto: int) -> None:
-    """Check that the file is still there, and as long as it is needed."""
-    status = os.fstat(region.file)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink == 0:
-        raise InvalidInputError(f"region {region.name[:64]!r}: its shared memory has been deleted")
-    if status.st_size < region.offset + upto:
-        raise _shrunk(region)
-
-
-def _shrunk(region: Region) -> InvalidInputError:
-    return InvalidInputError(f"region {region.name[:64]!r}: its shared memory is smaller than it was registered with")

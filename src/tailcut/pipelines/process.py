@@ -183,8 +183,8 @@ class StageProcess:
         """
         if timeout_s != self._patience_s:
             # The kernel's limit (socket(7), SO_RCVTIMEO): one system call for each reply, where poll and recv are two.
-            limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            limit = divmod(max(1, int(timeout_s * 1e6)), 1_000_000)  # 0 would be none
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", *limit))
             self._patience_s = timeout_s
         try:
             record = self._sock.recv(REPLY.size, socket.MSG_WAITALL)

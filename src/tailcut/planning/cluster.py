@@ -60,11 +60,13 @@ def tables_of(cluster: Cluster) -> balancing.Tables:
     best, estimate = worth_taking(service, configuration.max_batch_size)
     shape = np.zeros(balancing.SHAPES, np.int64)
     shape[balancing.DISPATCH] = DISPATCH[configuration.dispatch]
-    shape[balancing.INSTANCES], shape[balancing.THREADS] = configuration.instances, service.threads
+    shape[balancing.INSTANCES], shape[balancing.THREADS] = configuration.instances, configuration.busy_threads
     shape[balancing.QUEUE], shape[balancing.ROUTING] = configuration.queue_rows, ROUTINGS[cluster.routing]
     shape[balancing.HEDGE] = cluster.hedge_ns
     sizes, times = np.array(service.sizes, np.int64), np.array(service.quantiles_ns, np.float64)
-    return balancing.Tables(costs_of(configuration), shape, sizes, times, best, estimate, float(configuration.cores))
+    return balancing.Tables(
+        costs_of(configuration), shape, sizes, times, best, estimate, float(configuration.free_cores)
+    )
 
 
 def simulate_cluster(
@@ -83,7 +85,7 @@ def simulate_cluster(
     state = balancing.new_state(len(arrivals), cluster.servers, cluster.servers, configuration.instances, hedged=hedged)
     balancing.seed_draws(seed)
     advance(tables_of(cluster), state, arrivals, balancing.FAR)
-    return outcome(state, arrivals, round(warmup * len(arrivals)), cluster.servers * configuration.cores)
+    return outcome(state, arrivals, round(warmup * len(arrivals)), cluster.servers * configuration.free_cores)
 
 
 def outcome(state: balancing.State, arrivals: np.ndarray, first: int, cores: float) -> ClusterPrediction:

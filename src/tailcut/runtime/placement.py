@@ -1,6 +1,9 @@
-"""Which node each instance of a model is bound to on this machine."""
+"""Which node each instance of a model is bound to on this machine: its own, or for a device the device's."""
 
-from tailcut.machine.nodes import Place, places_of_instances, usable_nodes
+from tailcut.errors import UnsupportedError
+from tailcut.machine.cuda_driver import CudaCallError, driver
+from tailcut.machine.gpu import node_of_bus
+from tailcut.machine.nodes import Place, places_near, places_of_instances, usable_nodes
 from tailcut.machine.quota import affinity_mask, usable_cpus
 from tailcut.machine.topology import topology
 from tailcut.runtime.settings import Settings
@@ -10,4 +13,14 @@ def instance_places(settings: Settings) -> tuple[Place | None, ...]:
     """The node of each instance; None where it is not bound."""
     instances = settings.engine.instances if settings.batching.dispatch != "inline" else 1
     nodes = usable_nodes(topology(), affinity_mask(), usable_cpus()) if settings.engine.numa else ()
+    if nodes and settings.engine.device == "cuda":
+        return places_near(nodes, _node_of_device(settings.engine.cuda.index), instances)
     return places_of_instances(nodes, instances)
+
+
+def _node_of_device(index: int) -> int | None:
+    """The node of a device's bus; None where nothing is known of it: opening the engine says what is missing."""
+    try:
+        return node_of_bus(driver().bus_of(index))
+    except (UnsupportedError, CudaCallError):
+        return None

@@ -14,6 +14,7 @@ from tailcut.batching.policy import Place
 from tailcut.errors import TailcutError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.cuts import Cut
+from tailcut.runtime.tracing.timeline import StepTrail
 
 _log = logging.getLogger("tailcut")
 
@@ -173,6 +174,7 @@ class Batch:
         "rescued",
         "rows",
         "start",
+        "steps",
         "thread",
     )
 
@@ -203,6 +205,7 @@ class Batch:
         self.thread = 0  # that computes it
         self.executor: Executor  # that computes it
         self.rescued = False  # by another engine, after the first one's device had failed
+        self.steps: tuple[StepTrail, ...] = ()  # that its request has passed, where it is the answer of a pipeline
         self.deliveries_left = 0
         self._blobs: dict[int, bytes] = {}
 

@@ -98,7 +98,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pipeline: PipelineSettings | None = None  # of its steps, where it is a pipeline that was tuned
 
     def describe(self, base: "Settings | None" = None) -> str:
-        """The settings that differ from `base` (default: the defaults), as `engine.threads=2 io.workers=2`."""
+        """The settings that differ from `base` (default: the defaults), as `engine.threads=2 io.workers=2`.
+
+        A declared signature is left out: it belongs to the file.
+        """
         base = base or Settings()
         mine, theirs = msgspec.to_builtins(self), msgspec.to_builtins(base)
         words = [
@@ -106,7 +109,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             for section, values in mine.items()
             if section != "pipeline"
             for key, value in values.items()
-            if value != theirs[section][key]
+            if value != theirs[section][key] and key != "signature"
         ]
         steps = "" if self.pipeline is None else self.pipeline.describe(base.pipeline)
         return " ".join([*words, steps] if steps else words)

@@ -55,5 +55,10 @@ def spins(engine: EngineOptions) -> bool:
     return engine.name == "onnxruntime" and engine.spinning and engine_threads(engine).count > 1
 
 
+def spinning_threads(engine: EngineOptions) -> int:
+    """How many threads of all instances stay busy after a call."""
+    return engine.instances * (engine_threads(engine).count - 1) if spins(engine) else 0
+
+
 def _names(profiles: Sequence[Profile]) -> str:
     return ", ".join(one.model.name for one in profiles)

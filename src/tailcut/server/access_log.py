@@ -5,30 +5,23 @@ shows a body, a header or a query; a `traceparent` that is not well-formed is le
 """
 
 import logging
-import re
 
+from tailcut.wire import trace_context
 from tailcut.wire.http1.head import Head
 
 _log = logging.getLogger("tailcut.access")
-_FIELD = re.compile(rb"^traceparent:[ \t]*([^\r\n]*?)[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 
 
-def trace_of(traceparent: str) -> dict[str, str]:
-    """The ids in a `traceparent` (W3C Trace Context, level 1), by the names that log lines give them; or none."""
-    match = _TRACEPARENT.fullmatch(traceparent)
-    return {"trace_id": match[1], "parent_id": match[2]} if match else {}
+def trace_of(traceparent: bytes) -> dict[str, str]:
+    """The ids in a `traceparent`, by the names that log lines give them; none where it is malformed."""
+    context = trace_context.read_context(traceparent)
+    return {} if context is None else context.ids
 
 
 def trace_of_head(head: bytes) -> dict[str, str]:
-    """The same, from the bytes of the head of an HTTP request: the last such field, as all fields that are repeated."""
-    found = _FIELD.findall(head)
-    return trace_of(found[-1].decode("latin-1")) if found else {}
-
-
-def trace_field(head: bytes) -> bytes:
-    """Of a head that is too long to be kept, what `trace_of_head` reads."""
-    return b"".join(b"traceparent: %b\r" % value for value in _FIELD.findall(head)[-1:])
+    """The same, from the bytes of the head of an HTTP request."""
+    context = trace_context.of_head(head)
+    return {} if context is None else context.ids
 
 
 def with_trace(message: str, trace: dict[str, str]) -> str:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
+from tailcut.machine.cuda_driver import driver
 from tailcut.machine.nvml import open_nvml
-from tailcut.memory.shared import SharedRegions
+from tailcut.memory.shared import DeviceMemory, SharedRegions
 from tailcut.runtime.tracing.timeline import Events
 from tailcut.server import metadata
 from tailcut.server.context import Context
@@ -30,6 +31,9 @@ from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.tls.certificates import GRPC, HTTP, Certificates
 from tailcut.server.tls.connection import TlsDoor
+from tailcut.server.tracing.sampler import Sampler
+from tailcut.server.tracing.settings import TracingSettings
+from tailcut.server.tracing.tracer import Tracer
 from tailcut.server.workers.process import Worker
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ class ServerOptions:
     read_token: Callable[[], str] | None = None  # anew, where there is one
     certificates: Certificates | None = None  # TLS on the ports
     access_log: bool = False
+    tracing: TracingSettings | None = None
     library: Library | None = None  # a model repository
     failed: Mapping[str, str] = field(default_factory=dict)  # models of it that could not be loaded, and why
     poll_s: float = 0.0  # between two looks at it; 0: it is not looked at again
@@ -89,7 +94,7 @@ def serve(
     its certificate, its token and all models anew on SIGHUP. SIGUSR1 has a line of counts logged.
 
     Raises:
-        UsageError: the address cannot be had.
+        UsageError: the address cannot be had, or what traces need.
     """
     options = replace(options, limits=fit_files(options.limits))
     uvloop.run(_serve(models, options, on_ready, worker))
@@ -104,7 +109,7 @@ async def _serve(
     repository = _repository(models, options)
     context = Context(
         repository,
-        SharedRegions(options.shared_memory),
+        SharedRegions(options.shared_memory, open_memory=_open_memory),
         token=options.token,
         require_token=options.require_token,
         read_token=options.read_token,
@@ -119,9 +124,7 @@ async def _serve(
         collect=options.gc_freeze,
         access=options.access_log,
     )
-    # An access log has a line to write for each request.
-    if options.fast_path and not options.access_log and (options.models_change or any(map(suits, models))):
-        state.fast_path = FastPath.open(state)
+    _equip(state, options, models, worker)
     address, plain = options.address, partial(HttpConnection, state)
     http, grpc, grpc_connection = _protocols(state, options, plain)
     listeners: list[Listener] = []
@@ -157,9 +160,10 @@ async def _serve(
     state.close()
     event_monitor.close()
     await asyncio.sleep(0)
+    await _export_last(state)
     if worker is not None:
         worker.publish(context)
-    context.regions.unregister()
+    context.regions.close()
     await asyncio.to_thread(repository.close)
 
 
@@ -171,6 +175,10 @@ def _doors(
     if grpc is not None:
         protocols[-1] = grpc
     return [Acceptor(state, listener, protocol) for listener, protocol in zip(listeners, protocols, strict=True)]
+
+
+def _open_memory(handle: bytes, index: int) -> DeviceMemory:
+    return driver().open_memory(handle, index)
 
 
 def _sources(models: Sequence[ServedModel], options: ServerOptions) -> list[Path]:
@@ -293,6 +301,31 @@ def _repository(models: Sequence[ServedModel], options: ServerOptions) -> ModelR
         library=options.library,
         failed=options.failed,
     )
+
+
+def _equip(state: ServerState, options: ServerOptions, models: Sequence[ServedModel], worker: Worker | None) -> None:
+    """Make what only some servers have: a tracer, and a fast path, which needs to know of it."""
+    state.tracer = _tracer(state, options, worker)
+    # An access log has a line to write for each request.
+    if options.fast_path and not options.access_log and (options.models_change or any(map(suits, models))):
+        state.fast_path = FastPath.open(state)
+
+
+async def _export_last(state: ServerState) -> None:
+    """Export the last traces, for a bounded time."""
+    if state.tracer is not None:
+        await asyncio.to_thread(state.tracer.close)
+        state.tracer.count(state.context.counts)
+
+
+def _tracer(state: ServerState, options: ServerOptions, worker: Worker | None) -> Tracer | None:
+    if options.tracing is None:
+        return None
+    from tailcut.server.tracing.export import SpanExport  # noqa: PLC0415  OpenTelemetry's SDK is an extra
+
+    scheme = "http" if options.certificates is None else "https"
+    sink = SpanExport(options.tracing, scheme, None if worker is None else worker.post)
+    return Tracer(Sampler(options.tracing.sampling), sink, state.loop.call_soon)
 
 
 def _grpc_server(state: ServerState) -> "GrpcServer":

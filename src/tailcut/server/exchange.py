@@ -18,9 +18,12 @@ from tailcut.errors import Code, EngineError, InvalidInputError, TailcutError
 from tailcut.runtime.entry import Entry
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.runtime.request import NO_LEASE, Batch, Request
+from tailcut.runtime.tracing.timeline import StepTrail
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
+from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.tracer import Tracer
 from tailcut.spec import DType
 from tailcut.wire.v2 import InferRequest, Schedule, schedule_of, shared_outputs
 
@@ -44,6 +47,9 @@ class Side(Protocol):
     def submitted(self) -> None:
         """A request that was read in steps is in the queue."""
 
+    def sampled(self, tracer: Tracer) -> Asked | None:
+        """What the request in hand is to its tracer; None where it is not sampled."""
+
     def answered(self) -> bool:
         """`Exchange.answer` is there; whether it has gone out, else `Exchange.sent` is called when it has."""
 
@@ -62,12 +68,14 @@ class Exchange:
     """
 
     __slots__ = (
+        "_batch_requests",
         "_job",
         "_lease",
         "_moments",
         "_queued",
         "_side",
         "_state",
+        "_steps",
         "answer",
         "began_ns",
         "length",
@@ -89,6 +97,8 @@ class Exchange:
         self._job: Job | None = None  # a large request is being read, or a large answer written
         self._lease = NO_LEASE  # of rows for a body that is being received
         self._moments: tuple[int, ...] = ()  # of an answer that has not gone out, for the timeline
+        self._batch_requests = 0  # the same, for a trace
+        self._steps: tuple[StepTrail, ...] = ()
 
     # A request comes in.
 
@@ -256,6 +266,7 @@ class Exchange:
             return
         self.answer = answer
         if side.answered():
+            written_ns = _now_ns()
             self.served.timeline.record(
                 self.began_ns,
                 ready_ns,
@@ -264,12 +275,17 @@ class Exchange:
                 ended_ns,
                 handed_ns,
                 encoded_ns,
-                _now_ns(),
+                written_ns,
                 request.count,
                 batch.rows,
                 self.length,
                 200,
             )
+            if state.tracer is not None:
+                asked = side.sampled(state.tracer)
+                if asked is not None:
+                    self._keep(request, batch, handed_ns, encoded_ns)
+                    self._trace(asked, written_ns)
         else:
             self._keep(request, batch, handed_ns, encoded_ns)
         side.go_on()
@@ -280,6 +296,16 @@ class Exchange:
         """When the request passed each stage, until its answer has gone out."""
         moments = self.began_ns, request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
         self._moments = (*moments, handed_ns, encoded_ns, request.count, batch.rows, self.length)
+        if self._state.tracer is not None:
+            self._batch_requests, self._steps = batch.requests, batch.steps
+
+    def _trace(self, asked: Asked | None, written_ns: int) -> None:
+        """Have a record kept of a sampled request whose answer has gone out."""
+        tracer = self._state.tracer
+        if tracer is not None and asked is not None:
+            *moments, count, rows, length = self._moments
+            size = rows, self._batch_requests
+            tracer.answered(asked, self.served, (*moments, written_ns), count, size, length, self._steps)
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """There will be no answer."""
@@ -332,7 +358,10 @@ class Exchange:
     def sent(self, now_ns: int = 0) -> None:
         """The answer has gone out, at this moment or now: record when the request passed each stage."""
         *moments, count, rows, length = self._moments
-        self.served.timeline.record(*moments, now_ns or _now_ns(), count, rows, length, 200)
+        written_ns = now_ns or _now_ns()
+        self.served.timeline.record(*moments, written_ns, count, rows, length, 200)
+        if self._state.tracer is not None:
+            self._trace(self._side.sampled(self._state.tracer), written_ns)
 
     # The client has left.
 

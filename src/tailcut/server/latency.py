@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _POWERS = range(12, 41)  # of two, in nanoseconds: from 4 us to 18 minutes
 _AROUND = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # times the limit
@@ -14,17 +15,27 @@ def bounds_around(limit_ns: int = 0) -> tuple[int, ...]:
     return tuple(sorted({2**power for power in _POWERS} | around))
 
 
+class Exemplar(NamedTuple):
+    """One request of a bucket, to be looked up among the traces; the newest is the largest."""
+
+    at_s: float  # since 1970
+    took_ns: int
+    trace_id: str
+
+
 @dataclass(slots=True)
 class LatencyHistogram:
     """Requests by latency, each from its last byte to the engine's answer. `counts[i]` took at most `bounds[i]`.
 
-    The last of the counts is of those over every bound. Times are nanoseconds.
+    The last of the counts is of those over every bound. Times are nanoseconds. `exemplars` has the newest traced
+    request of each bucket that has had one.
     """
 
     limit_ns: int = 0  # that is to be kept; 0: none
     counts: list[int] = field(default_factory=list)
     total_ns: int = 0
     bounds: tuple[int, ...] = ()
+    exemplars: dict[int, Exemplar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.bounds = bounds_around(self.limit_ns)
@@ -34,6 +45,10 @@ class LatencyHistogram:
         """Count requests that took so long each."""
         self.counts[bisect_left(self.bounds, took_ns)] += requests
         self.total_ns += took_ns * requests
+
+    def note(self, exemplar: Exemplar) -> None:
+        """Keep a traced request, which is counted by `add`, as the newest of its bucket."""
+        self.exemplars[bisect_left(self.bounds, exemplar.took_ns)] = exemplar
 
     def within_limit(self) -> int:
         """How many were answered within the limit; all of them where there is none."""

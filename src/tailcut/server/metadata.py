@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from tailcut.engines import engine_threads
-from tailcut.memory.shared import Region
+from tailcut.memory.shared import CudaRegion, Region
 from tailcut.runtime.settings import Settings
 from tailcut.runtime.thread_budget import spins
 from tailcut.runtime.tracing.timeline import FIELDS, Event, Piece
@@ -200,6 +200,11 @@ def _stage(name: str, counts: dict[str, int | float]) -> dict[str, Any]:
 def region(known: Region) -> dict[str, Any]:
     """The shared-memory extension's entry of one region."""
     return {"name": known.name, "key": known.key, "offset": known.offset, "byte_size": known.size}
+
+
+def cuda_region(known: CudaRegion) -> dict[str, Any]:
+    """The CUDA shared-memory extension's entry of one region."""
+    return {"name": known.name, "device_id": known.device, "byte_size": known.size}
 
 
 def _tensor(tensor: TensorSpec, *, batched: bool) -> dict[str, Any]:

@@ -15,12 +15,16 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
+from prometheus_client.samples import Exemplar, Timestamp
 
 from tailcut.machine.nvml import DeviceUse
 from tailcut.machine.quota import throttled, usable_cpus
 from tailcut.server.latency import LatencyHistogram, cumulative
 
-METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+METRICS_TYPE, OPEN_METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4, CONTENT_TYPE_LATEST
+_NEVER = re.compile(r"q=0(\.0*)?")
 _LABELS = ["model", "version"]
 _BATCH_ROWS = tuple(2**power for power in range(13))
 
@@ -71,6 +75,8 @@ class ServerCounts:
     buffered_bytes: int = 0
     bodies_refused: int = 0  # because too many bodies were being collected
     log_lines_dropped: int = 0
+    spans_exported: int = 0
+    spans_dropped: int = 0  # the collector was down, or too slow
     loop_stall_ns: int = 0  # the longest
     loop_stall_cpu_ns: int = 0  # of one, in which the loop's thread computed
 
@@ -87,12 +93,36 @@ def render(
     models: Iterable[Counted],
     rows: Mapping[tuple[str, str], str] = MappingProxyType({}),
     devices: Sequence[DeviceUse] = (),
+    *,
+    open_metrics: bool = False,
 ) -> bytes:
-    """The text format, version 0.0.4; `rows` is what was decided of each model's rows, by its name and version."""
+    """The text format, version 0.0.4, or OpenMetrics 1.0, which has exemplars; names and values are the same in both.
+
+    `rows` is what was decided of each model's rows, by its name and version.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(counts, models, rows, devices))
+    registry.register(_Collector(counts, models, rows, devices, open_metrics=open_metrics))
+    if open_metrics:
+        text: bytes = openmetrics_text(registry)  # type: ignore[no-untyped-call]
+        return text
     # The library ends a counter's name with _total; the names that Triton gave them have no such end.
     return re.sub(rb"(?m)^((?:# (?:HELP|TYPE) )?nv_\w+?)_total\b", rb"\1", generate_latest(registry))
+
+
+def accepts_open_metrics(accept: str) -> bool:
+    """Whether an Accept header (RFC 9110 section 12.5.1) names OpenMetrics; its version and order do not matter."""
+    for entry in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in entry.split(";"))
+        if kind == "application/openmetrics-text" and not any(_NEVER.fullmatch(part) for part in parameters):
+            return True
+    return False
+
+
+def _as_unknown(metric: Metric) -> Metric:
+    """A counter of Triton's, whose name does not end as OpenMetrics wants a counter's to end."""
+    family = Metric(metric.name, metric.documentation, "unknown")
+    family.samples = [sample._replace(name=metric.name) for sample in metric.samples]
+    return family
 
 
 class _Collector:
@@ -102,13 +132,21 @@ class _Collector:
         models: Iterable[Counted],
         rows: Mapping[tuple[str, str], str],
         devices: Sequence[DeviceUse],
+        *,
+        open_metrics: bool,
     ) -> None:
+        self._open_metrics = open_metrics
         self._devices = devices
         self._counts = counts
         self._models = models
         self._rows = rows
 
     def collect(self) -> Iterator[Metric]:
+        for metric in self._metrics():
+            foreign = self._open_metrics and metric.type == "counter" and metric.name.startswith("nv_")
+            yield _as_unknown(metric) if foreign else metric
+
+    def _metrics(self) -> Iterator[Metric]:
         counts = self._counts
         replies = CounterMetricFamily("tailcut_http_replies", "Answers by HTTP status", labels=["status"])
         for status, count in sorted(counts.replies.items()):
@@ -125,6 +163,10 @@ class _Collector:
         yield GaugeMetricFamily("tailcut_body_buffer_bytes", "Bodies in buffers of their own", counts.buffered_bytes)
         dropped = "Log lines that were not written: the log was not read, or there were too many of a kind"
         yield CounterMetricFamily("tailcut_log_lines_dropped", dropped, counts.log_lines_dropped)
+        exported = "Spans of traced requests and their batches that a collector has taken"
+        yield CounterMetricFamily("tailcut_trace_spans_exported", exported, counts.spans_exported)
+        lost = "Spans that were dropped: the collector was down, refused them, or was too slow"
+        yield CounterMetricFamily("tailcut_trace_spans_dropped", lost, counts.spans_dropped)
         stall = "Longest time that the event loop was late for a timer"
         yield GaugeMetricFamily("tailcut_loop_longest_stall_seconds", stall, counts.loop_stall_ns / 1e9)
         yield GaugeMetricFamily(
@@ -267,7 +309,7 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
         where = [served.name, served.version]
         took = served.latency
         seconds = [bound / 1e9 for bound in took.bounds]
-        latency.add_metric(where, cumulative(seconds, took.counts), took.total_ns / 1e9)
+        latency.add_metric(where, _with_exemplars(cumulative(seconds, took.counts), took), took.total_ns / 1e9)
         if took.limit_ns:
             limit.add_metric(where, took.limit_ns / 1e9)
             within.add_metric(where, took.within_limit())
@@ -278,6 +320,22 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
         rows_in_all = sum(rows * count for rows, (count, _) in by_rows.items())
         batches.add_metric(where, cumulative(_BATCH_ROWS, sizes), rows_in_all)
     yield from (latency, limit, within, batches)
+
+
+def _with_exemplars(
+    buckets: list[tuple[str, float]], took: LatencyHistogram
+) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+    """Buckets, with the newest traced request of each; the plain text format leaves those out."""
+    return [
+        (*bucket, Exemplar({"trace_id": known.trace_id}, known.took_ns / 1e9, _moment(known.at_s)))
+        if (known := took.exemplars.get(index)) is not None
+        else bucket
+        for index, bucket in enumerate(buckets)
+    ]
+
+
+def _moment(at_s: float) -> Timestamp:
+    return Timestamp(int(at_s), int(at_s % 1 * 1e9))
 
 
 def _machine() -> Iterator[Metric]:

@@ -14,6 +14,7 @@ from tailcut.server.limits import ServerLimits
 from tailcut.server.log_queue import dropped_lines
 from tailcut.server.overload_log import OverloadLog
 from tailcut.server.step_runner import StepRunner
+from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.http1.connection import Edition
 from tailcut.wire.http1.head import Head
 from tailcut.wire.http1.response import date_line
@@ -98,6 +99,7 @@ class ServerState:
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
         self._overload = OverloadLog()
         self.fast_path: FastPath | None = None
+        self.tracer: Tracer | None = None  # where requests are traced
         self.edition = Edition()  # of the plans: another one when the models have changed, which plans name
         context.models.changed.append(self._forget_plans)
 
@@ -227,6 +229,8 @@ class ServerState:
         now = self.now = self.loop.time()
         self._read_clock()
         self.context.counts.log_lines_dropped = dropped_lines()
+        if self.tracer is not None:
+            self.tracer.count(self.context.counts)
         self._overload.look(self.context.models, now)
         idle_before = now - self.limits.idle_timeout_s
         for member in list(self.members):

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -19,6 +19,7 @@ from tailcut.runtime.model import Model
 from tailcut.runtime.opening.measured import BUDGET_S, surroundings
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.rows import Batching
+from tailcut.runtime.second import with_cpu
 from tailcut.spec import ModelSpec
 from tailcut.triton.chain import as_one
 from tailcut.triton.config import as_dict, parse_config
@@ -37,11 +38,35 @@ class Wishes:
         limits: of each model.
         batching: instead of what the configurations say; None leaves it to them.
         measures: whether models without a profile have their settings measured.
+        device: where models are computed, instead of where their profiles say; None leaves it to them.
+        also_cpu: what the CPU computes beside a device.
+        max_batch_size: no batch is larger, whatever the configurations allow.
     """
 
     limits: Limits
     batching: Batching | None = None
     measures: bool = True
+    device: Literal["cpu", "cuda"] | None = None
+    also_cpu: Literal["route", "fallback"] | None = None
+    max_batch_size: int | None = None
+
+    def applied(self, profile: Profile) -> Profile:
+        """The profile of a model with what is wished.
+
+        Raises:
+            UsageError: the CPU is to compute as well what is on the CPU.
+        """
+        engine, batching = profile.settings.engine, profile.settings.batching
+        if self.device is not None:
+            engine = msgspec.structs.replace(engine, device=self.device)
+        if self.max_batch_size is not None:
+            largest = min(batching.max_batch_size, self.max_batch_size)
+            batching = msgspec.structs.replace(batching, max_batch_size=largest)
+        settings = msgspec.structs.replace(profile.settings, engine=engine, batching=batching)
+        profile = msgspec.structs.replace(profile, settings=settings)
+        if self.also_cpu is not None:
+            profile = with_cpu(profile, self.also_cpu)
+        return profile if self.batching is None else with_batching(profile, self.batching)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +162,14 @@ class Library:
             _log.info("%s: %s: %s", folder.name, CONFIG_FILE, note)
         if tuned is not None:
             profile = self._tuned(tuned, profile, reading)
-        if self._wishes.batching is not None:
-            profile = with_batching(profile, self._wishes.batching)
+        profile = self._wishes.applied(profile)
         if reading.queue_rows is not None:
             limits = replace(limits, queue_rows=reading.queue_rows)
         if tuned is not None or reading.is_fixed or not self._wishes.measures:
             model = Model.open(profile, limits=limits)
         else:
-            around = surroundings(alone=models == 1, max_batch_size=reading.max_batch_size)
+            sizes = [size for size in (reading.max_batch_size, self._wishes.max_batch_size) if size]
+            around = surroundings(alone=models == 1, max_batch_size=min(sizes, default=None))
             model = Model.open_measured(profile, around, limits=limits, budget_s=BUDGET_S / max(1, models))
             if model.choice is not None:
                 _log.info("%s: %s", folder.name, model.choice.line())

@@ -290,7 +290,7 @@ def _notes_of_instances(config: Any) -> Iterator[str]:
     groups = config.instance_group
     kind = {"KIND_GPU": 1, "KIND_MODEL": 3}
     if any(group.kind == kind["KIND_GPU"] or group.gpus for group in groups):
-        yield "instance_group of GPUs: computed on the CPU"
+        yield "instance_group of GPUs: computed where --device says, by default on the CPU"
     for name, instead in (
         ("rate_limiter", "batches start as soon as an instance is idle"),
         ("host_policy", "pinning and NUMA nodes follow the profile"),

@@ -79,8 +79,9 @@ def compare(wanted: Wanted, profiles: Mapping[str, Settings], tell: Callable[[Ev
         TailcutError: a profile cannot be served, or the first answers nothing.
     """
     plan = Plan(time.monotonic() if wanted.began is None else wanted.began, wanted.budget_s)
-    fixed = next(iter(profiles.values())).engine.fixed_dims
-    learned = learn(replace(wanted, fixed=fixed), plan.answers_s, tell)
+    engine = next(iter(profiles.values())).engine
+    wanted = replace(wanted, fixed=engine.fixed_dims, declared=engine.signature)
+    learned = learn(wanted, plan.answers_s, tell)
     servers = Servers(wanted.model, learned.spec, learned.requests)
     sides = [Side(name, settings) for name, settings in profiles.items()]
     try:

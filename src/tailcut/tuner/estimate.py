@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Self, cast
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from tailcut.engines import EngineOptions
 from tailcut.errors import TailcutError
+from tailcut.runtime.thread_budget import spins
 from tailcut.tuner.estimator import Load, Loaded, Measure, Measured, pack, read, write
 from tailcut.tuner.simulate import ServiceTimes
 
@@ -29,6 +31,7 @@ _SHORTEST_S = 0.02
 _MEASURING = 0.6  # of the time, however long loading took
 _LOADING = 0.7  # of the time, after which no more configurations are loaded
 _FEWEST = 3  # configurations that are loaded in any case
+_SPINNING_S = 0.04  # that onnxruntime's threads go on after a call
 NO_TIME = "no time left to load it"
 _STOP_S = 5.0
 _LENGTHS = (0.5, 0.1, 0.9, 0.3, 0.7)  # quantiles of the data's requests by size, which are measured
@@ -91,8 +94,15 @@ class Estimator:
         EstimateError: the child ended, or refused.
     """
 
-    def __init__(self, model: Path, options: EngineOptions, requests: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """`model` is the file that the engine loads; `requests` are computed in turn."""
+    def __init__(
+        self,
+        model: Path,
+        options: EngineOptions,
+        requests: Sequence[Mapping[str, np.ndarray]],
+        *,
+        independent: bool = False,
+    ) -> None:
+        """`model` is the file that the engine loads; `requests` are computed in turn; `independent` as in `Load`."""
         self.estimate = EngineEstimate(options)
         command = [sys.executable, "-m", "tailcut.tuner.estimator"]
         self._child = subprocess.Popen(  # noqa: S603  our own interpreter and module
@@ -100,7 +110,7 @@ class Estimator:
         )
         sent = [pack(dict(one)) for one in requests]
         self.estimate.requests = len(sent)
-        self._send(Load(str(model.resolve()), options, sent, max(1, options.instances)))
+        self._send(Load(str(model.resolve()), options, sent, max(1, options.instances), independent))
 
     def __enter__(self) -> Self:
         return self
@@ -176,6 +186,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     *,
     seconds: float,
     batched: bool,
+    independent: bool = False,
     copies: Mapping[str, Path] | None = None,
     tell: Callable[[EngineEstimate], None] = lambda _: None,
 ) -> list[EngineEstimate]:
@@ -187,12 +198,14 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
         requests: each fills the batches of some calls with its rows; those of `typical`.
         seconds: for everything.
         batched: whether larger batches than the request's own are tried.
+        independent: the user says that rows are independent, whatever an engine makes of the file.
         copies: files for precision int8_static, by engine.
         tell: called with each configuration that is done.
     """
     began = time.monotonic()
     files = [(copies or {}).get(one.name, model) if one.precision == "int8_static" else model for one in choices]
-    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), requests, tell, began + _LOADING * seconds)
+    opened = partial(Estimator, requests=requests, independent=independent)
+    racing, estimates = _load_all(dict(zip(choices, files, strict=True)), opened, tell, began + _LOADING * seconds)
     end = max(began + seconds, time.monotonic() + _MEASURING * seconds)
     try:
         sizes = [1]
@@ -222,7 +235,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
 
 def _load_all(
     choices: Mapping[EngineOptions, Path],
-    requests: Sequence[Mapping[str, np.ndarray]],
+    opened: Callable[[Path, EngineOptions], Estimator],
     tell: Callable[[EngineEstimate], None],
     until: float,
 ) -> tuple[list[Estimator], list[EngineEstimate]]:
@@ -244,7 +257,7 @@ def _load_all(
             estimates.append(EngineEstimate(options, error=NO_TIME))
             tell(estimates[-1])
             continue
-        racing.append(Estimator(choices[options], options, requests))
+        racing.append(opened(choices[options], options))
         estimates.append(racing[-1].estimate)
         if number + 1 >= len(firsts) and len(racing) % 2 == 0:
             racing = _loaded(racing, tell)
@@ -289,7 +302,9 @@ def _round(
             continue
         try:
             seconds = max(_SHORTEST_S, min(0.1, (end - time.monotonic()) / (12 * len(racing))))
-            one.measure(rows, seconds, fewest=fewest)
+            _run(one, rows, seconds, fewest)
+            if not _pays(one.estimate) and _calls_in(one.estimate, rows, end - time.monotonic()):
+                _run(one, rows, seconds, fewest)  # a stall in a single run must not end the search for larger batches
             kept.append(one)
         except EstimateError as error:
             if rows > 1:
@@ -298,6 +313,13 @@ def _round(
                 one.estimate.error = str(error)
                 _done(one, tell)
     return kept
+
+
+def _run(one: Estimator, rows: int, seconds: float, fewest: int, *, paused: bool = False) -> None:
+    """Time one size, and wait until the engine's threads have stopped spinning: others are measured next."""
+    one.measure(rows, seconds, fewest=fewest, paused=paused)
+    if spins(one.estimate.options):
+        time.sleep(_SPINNING_S)
 
 
 def _calls_in(estimate: EngineEstimate, rows: int, seconds: float) -> int:
@@ -326,7 +348,7 @@ def _measure(one: Estimator, rows: int, end: float, *, paused: bool = False) -> 
     """Time one size once more; whether there was time for it."""
     fewest = _calls_in(one.estimate, rows, end - time.monotonic())
     if fewest:
-        one.measure(rows, 2 * _SHORTEST_S, fewest=fewest, paused=paused)
+        _run(one, rows, 2 * _SHORTEST_S, fewest, paused=paused)
     return fewest > 0
 
 

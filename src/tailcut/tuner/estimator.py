@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +22,7 @@ from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
 from tailcut.errors import TailcutError, UnsupportedError
 from tailcut.runtime.opening.timing import call_of
-from tailcut.spec import DType
+from tailcut.spec import DType, Rows
 
 _PAUSE_S = 0.002  # between calls that are to find the processor as a lone request does
 _OTHER_BYTES = (
@@ -40,12 +41,16 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Open the model; the first job. Several requests, where they differ in length, are computed in turn."""
+    """Open the model; the first job. Several requests, where they differ in length, are computed in turn.
+
+    `independent`: the user says that rows are, whatever the file says of them.
+    """
 
     path: str
     options: EngineOptions
     requests: list[list[Tensor]]
     instances: int
+    independent: bool = False
 
 
 class Measure(msgspec.Struct, frozen=True, tag=True):
@@ -107,6 +112,8 @@ class _Bench:
 
     def __init__(self, job: Load) -> None:
         self._engine: Engine = open_engine(Path(job.path), job.options)
+        if job.independent and self._engine.spec.batchable:
+            self._engine.spec = replace(self._engine.spec, rows=Rows.INDEPENDENT)
         self.batched = self._engine.spec.batched
         self._requests = [unpack(one) for one in job.requests]
         self._instances = job.instances

@@ -127,6 +127,18 @@ class Journal:
                 found = WayIn(**{name: int(line[name]) for name in WayIn.__dataclass_fields__ if name in line})
         return found
 
+    def add_engine_ns(self, options: EngineOptions, slower_ns: int) -> None:
+        """Store how much slower the loop is, for each batch, after this engine."""
+        self.add("after_engine", options, slower_ns=slower_ns)
+
+    def engine_ns(self, engine: str) -> int | None:
+        """The latest stored one of an engine."""
+        found = None
+        for line in self._of("after_engine"):
+            if line["settings"]["name"] == engine:
+                found = int(line["slower_ns"])
+        return found
+
     def add_wiring(self, settings: Settings, wiring: Wiring) -> None:
         """Store which way requests travel the quickest, of those that a server of these settings takes."""
         self.add("wiring", settings, **asdict(wiring))

@@ -1,7 +1,6 @@
 """What a tune or a comparison knows of the model before it measures: signature, rows, requests, and right answers."""
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,10 +10,11 @@ import numpy as np
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import Engine
+from tailcut.engines.compilers import missing_compiler
 from tailcut.engines.edits import benefits_from_int8
 from tailcut.engines.files import ENGINES_OF, FileKind, default_engine, kind_of
 from tailcut.engines.graph import load_graph
-from tailcut.engines.installed import how_to_install, is_installed
+from tailcut.engines.installed import how_to_install, is_installed, require
 from tailcut.engines.samples import find_samples
 from tailcut.errors import UsageError
 from tailcut.lab.describe import rows_of_data
@@ -121,7 +121,7 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         places,
         data_lengths(places, learned.requests),
         quantizable=kind is FileKind.ONNX and benefits_from_int8(load_graph(wanted.model)),
-        lower_precision=wanted.data is not None and not learned.gate.blind,
+        lower_precision=wanted.data is not None and not learned.gate.blind and kind is not FileKind.SCRIPT,
         u8_input=wanted.normalize,
         outputs=wanted.outputs,
         fixed_dims=wanted.fixed_dims,
@@ -132,7 +132,9 @@ def facts_of(wanted: Wanted, learned: Learned) -> Facts:
         nodes=1 if limited else max(1, len(usable_nodes(machine, mask, usable_cpus()))),
         engines=tuple(filter(is_installed, ENGINES_OF[kind])),
         device=wanted.device,
-        compiler=any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")),
+        compiler=kind is not FileKind.SCRIPT and not missing_compiler(wanted.device),
+        rows=wanted.rows,
+        signature=wanted.signature,
     )
 
 
@@ -145,4 +147,20 @@ def _open_reference(wanted: Wanted, spec: ModelSpec) -> Engine:
 def _open(wanted: Wanted) -> Engine:
     """The model on the engine whose float32 answers are the right ones."""
     name: Any = default_engine(wanted.model)
-    return open_engine(wanted.model, EngineOptions(name=name, fixed_dims=wanted.fixed_dims))
+    options = EngineOptions(name=name, fixed_dims=wanted.fixed_dims, signature=wanted.signature)
+    return open_engine(wanted.model, options)
+
+
+def with_signature(wanted: Wanted) -> Wanted:
+    """What is wanted, with the signature of a file that does not say its own, as calls with the data show it.
+
+    Raises:
+        UsageError: the arrays of the data are not the module's inputs.
+        TailcutError: the file is not trusted, cannot be loaded, or fails on the data.
+    """
+    if kind_of(wanted.model) is not FileKind.SCRIPT or wanted.signature or wanted.data is None:
+        return wanted
+    require("torch")
+    from tailcut.engines.torch.script import seen_signature  # noqa: PLC0415  2 s that only its users pay
+
+    return replace(wanted, declared=seen_signature(wanted.model, wanted.data))

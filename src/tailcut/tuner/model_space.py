@@ -28,7 +28,7 @@ from tailcut.tuner.records import Outcome, Rejected
 from tailcut.tuner.refinements import holds_weights_again, refinements
 from tailcut.tuner.result_records import Candidate, CandidateVerdict, RowsDecision
 from tailcut.tuner.session import Session
-from tailcut.tuner.simulate import Configuration, WayIn
+from tailcut.tuner.simulate import Configuration, Ways
 from tailcut.tuner.space import (
     BASELINE,
     RUNG_FIELDS,
@@ -40,7 +40,14 @@ from tailcut.tuner.space import (
     wirings,
     without,
 )
-from tailcut.tuner.ways import PROBED, measure_ways, measured_wiring, way_settings, wiring_settings, with_adaptive
+from tailcut.tuner.ways import (
+    PROBED,
+    measure_ways,
+    measured_wiring,
+    real_engines,
+    way_settings,
+    wiring_settings,
+)
 
 _STATIC = "int8_static"
 
@@ -56,7 +63,7 @@ class ModelSpace:
         self._session = session
         self._folder = tempfile.TemporaryDirectory(prefix="tailcut-")  # of the copies
         self.copies: dict[str, Copy] = {}
-        self._ways: dict[str, WayIn] | None = None
+        self._ways: Ways | None = None
         self.facts = facts_of(session.wanted, session.learned)
         self.estimates: list[EngineEstimate] = []
 
@@ -187,6 +194,7 @@ class ModelSpace:
             requests,
             seconds=session.plan.estimate_s * len(missing) / len(choices),
             batched=session.spec.batched,
+            independent=session.wanted.rows == "independent",
             copies=session.servers.copies,
             tell=self._told,
         )
@@ -212,21 +220,26 @@ class ModelSpace:
         session.tell(Phase(f"requests travel the quickest as {wiring.wire} over {wiring.socket}"))
         self.facts = replace(self.facts, wiring=wiring)
 
-    def _measured_ways(self) -> dict[str, WayIn]:
-        """What the quickest wire costs with each dispatch, by two servers of the empty engine."""
+    def _measured_ways(self) -> Ways:
+        """What the quickest wire costs with each dispatch, and what the engines that compute add to it."""
         self._find_wiring()
         session = self._session
         settings = {name: way_settings(self.facts, name) for name in PROBED}
+        engines = real_engines([one for one in self.estimates if _is_known(one)])
         known = {name: way for name, one in settings.items() if (way := session.journal.way(one)) is not None}
-        if len(known) == len(settings):
+        names = [str(one.options.name) for one in engines]
+        slower = {name: found for name in names if (found := session.journal.engine_ns(name)) is not None}
+        if len(known) == len(settings) and len(slower) == len(names):
             session.tell(Phase(f"taking over what the way in costs from {session.journal.name}"))
-            return with_adaptive(known)
+            return Ways(known, slower)
         session.tell(Phase("measuring the way in, with an engine that computes nothing"))
-        ways = measure_ways(session.servers, settings, session.plan.way_s)
+        ways = measure_ways(session.servers, settings, session.plan.way_s, engines)
         session.servers.keep(session.base)
-        for name, way in ways.items():
+        for name, way in ways.by_dispatch.items():
             session.journal.add_way(settings[name], way)
-        return with_adaptive(ways)
+        for one in engines:
+            session.journal.add_engine_ns(one.options, ways.engine_ns[one.options.name])
+        return ways
 
     def _parts(self) -> Parts:
         if self._ways is None:

@@ -1,6 +1,6 @@
 """From measured parts to predicted configurations: every way to serve every engine configuration, simulated. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,11 +8,12 @@ import numpy as np
 from tailcut.lab.arrivals import poisson_times
 from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.settings import Settings
+from tailcut.runtime.thread_budget import spinning_threads
 from tailcut.spec import Rows
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.objective import Objective
-from tailcut.tuner.simulate import Configuration, Prediction, WayIn, highest_rate, saturation_rate, simulate
+from tailcut.tuner.simulate import Configuration, Prediction, Ways, highest_rate, saturation_rate, simulate
 from tailcut.tuner.space import Facts, changed, serving_choices
 
 _SIMULATED = 3000  # requests of one simulation
@@ -24,13 +25,13 @@ class Parts:
 
     Args:
         facts: of model and machine.
-        ways: the way in of each dispatch.
+        ways: the ways in.
         cores: of this machine, which the server shares with the load client.
         rows: of every profile that is tried.
     """
 
     facts: Facts
-    ways: Mapping[str, WayIn]
+    ways: Ways
     cores: float
     rows: RowsSetting
 
@@ -53,12 +54,13 @@ def configurations(
             settings = changed(choice, batching={"rows": parts.rows})
             configuration = Configuration(
                 service,
-                parts.ways[settings.batching.dispatch],
+                parts.ways.of(settings.batching.dispatch, estimate.options.name),
                 settings.batching.dispatch,
                 settings.batching.max_batch_size,
                 settings.batching.max_queue_delay_us,
                 estimate.options.instances,
                 min(float(parts.facts.usable_cpus), parts.cores),
+                spinning=spinning_threads(estimate.options),
             )
             yield settings, configuration, estimate
 

@@ -48,12 +48,18 @@ class Wanted:
     fixed: tuple[str, ...] = ()  # dimensions that always have the same size, as in `EngineOptions.fixed_dims`
     local: bool = False  # clients run on this machine
     device: Literal["cpu", "cuda"] = "cpu"
+    declared: tuple[str, ...] = ()  # inputs and outputs of a file that does not say them, as `EngineOptions.signature`
     began: float | None = None  # on the monotonic clock; None: when the search begins
 
     @property
     def fixed_dims(self) -> tuple[str, ...]:
         """Those that the user fixed, or else a profile that is checked again."""
         return self.fixed or (self.previous.engine.fixed_dims if self.previous is not None else ())
+
+    @property
+    def signature(self) -> tuple[str, ...]:
+        """Inputs and outputs that were declared, or else those of a profile that is checked again."""
+        return self.declared or (self.previous.engine.signature if self.previous is not None else ())
 
     @property
     def kind(self) -> ObjectiveKind:

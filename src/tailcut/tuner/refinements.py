@@ -6,7 +6,8 @@ What cannot matter for the model, the machine or the winner is left out before a
 from collections.abc import Iterator
 
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.space import Facts, changed, paddings_of
+from tailcut.tuner.devices import second_engines
+from tailcut.tuner.space import BF16_FLAGS, Facts, changed, paddings_of
 
 _LEAST_PADDED = 8  # rows of a batch, for which requests are filled up
 _BUSY_POLL_US = 100
@@ -22,6 +23,7 @@ def refinements(facts: Facts, winner: Settings) -> list[Settings]:
         *_of_batches(facts, winner),
         *_of_loop(facts, winner),
         *_of_engine(facts, winner),
+        *_of_device(facts, winner),
         *_of_memory(facts, winner),
     ]
     return [settings for settings in dict.fromkeys(changes) if settings != winner]
@@ -82,8 +84,19 @@ def _of_engine(facts: Facts, winner: Settings) -> Iterator[Settings]:
             yield changed(winner, engine={"layout": "plain"})
     if cpus > 1 and not facts.has_quota and engine.threads > 1 and engine.name != "torch":
         yield changed(winner, engine={"pinning": True})
-    if 1 < facts.nodes <= engine.instances and winner.batching.dispatch == "worker":
+    near = engine.device == "cuda" or engine.instances >= facts.nodes  # a device is on one node, whatever computes
+    if facts.nodes > 1 and near and winner.batching.dispatch == "worker":
         yield changed(winner, engine={"numa": True})
+
+
+def _of_device(facts: Facts, winner: Settings) -> Iterator[Settings]:
+    """Yield the CPU's engines beside that of a device, each with what it computes at a time."""
+    batching = winner.batching
+    if batching.dispatch != "worker" or batching.padding is not None or batching.second is not None:
+        return
+    bf16 = facts.lower_precision and bool(BF16_FLAGS & facts.isa)
+    for second in second_engines(winner.engine, facts.engines, cpus=facts.usable_cpus, bf16=bf16):
+        yield changed(winner, batching={"second": second, "max_queue_delay_us": 0})
 
 
 def _of_memory(facts: Facts, winner: Settings) -> Iterator[Settings]:
@@ -111,4 +124,5 @@ def least_gain(candidate: Settings, winner: Settings) -> float:
 
 def holds_weights_again(settings: Settings) -> bool:
     """Whether the weights are in memory more than once, of which no estimate knows."""
-    return settings.io.workers > 1 or settings.engine.static_buckets or settings.engine.numa
+    on_nodes = settings.engine.numa and settings.engine.device == "cpu"
+    return settings.io.workers > 1 or settings.engine.static_buckets or on_nodes or settings.batching.second is not None

@@ -69,6 +69,7 @@ def evidence(found: made.TuneResult) -> dict[str, Any]:
         "seed": found.objective.seed,
         "verified": checked is not None,
         "rate_offered": found.objective.rate,
+        **({} if found.objective.limit_ms is None else {"limit_ms": found.objective.limit_ms}),
         "rows": msgspec.to_builtins(found.rows),
         "kept": [rung.kept for rung in found.rungs if rung.kept],
     }

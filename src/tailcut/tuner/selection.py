@@ -23,6 +23,8 @@ from tailcut.tuner.session import Session
 from tailcut.tuner.tie_break import choose
 
 _EXHAUSTIVE = 96  # configurations at most
+_FEWEST = 2  # that race where all before them answered wrongly
+_MOST_REFILLS = 3
 _GROUP = 9  # on servers at a time: eight finalists, and the settings of a profile that is checked again
 
 
@@ -50,6 +52,8 @@ class Selection:
         self._session = session
         self._space = space
         self._predicted: dict[Settings, Predicted] = {}
+        self._entered: set[Settings] = set()
+        self._wrong: set[tuple[str, str]] = set()  # engines and precisions whose answers were refused
         self._costs = ""  # of the change that was judged last, in words
 
     def chosen(self, predicted: Sequence[Predicted]) -> list[Settings]:
@@ -60,7 +64,7 @@ class Selection:
             self._announce(len(chosen), len(predicted))
         else:
             chosen = finalists(predicted, session.finalists(FINALISTS), objective.rank, self._space.kinds)
-        self._predicted = {one.settings: one for one in chosen}
+        self._predicted = {one.settings: one for one in predicted}
         settings = [one.settings for one in chosen]
         previous = [] if session.wanted.previous is None else [session.wanted.previous]
         settings = list(dict.fromkeys([*settings, *self._space.anyway, *previous]))
@@ -96,13 +100,35 @@ class Selection:
             if found.right:
                 return winner
             self._reject(winner, found)
-        session.tell(Phase("no finalist answers rightly: the baseline stays"))
+        others = self._others(_FEWEST)
+        if others:
+            session.tell(Phase("no finalist answers rightly: the next best race"))
+            return self.race(others)
+        session.tell(Phase("no finalist answers rightly, and there are no others: the baseline stays"))
         return session.with_wire(session.plain_wire)
+
+    def _others(self, count: int) -> list[Settings]:
+        """The next best of the engines and precisions whose answers were not refused, at most so many."""
+        session = self._session
+        left = [
+            one
+            for settings, one in self._predicted.items()
+            if settings not in self._entered and precision_of(settings) not in self._wrong
+        ]
+        if not left or session.wanted.exhaustive:
+            return []
+        return [one.settings for one in finalists(left, count, session.outcome.objective.rank, self._space.kinds)]
 
     def _race_group(self, group: Sequence[Settings]) -> list[Settings]:
         """Race configurations that all run at the same time; the best first, none of those that answer wrongly."""
         session, outcome = self._session, self._session.outcome
         entrants = self._enter(group)
+        for _ in range(_MOST_REFILLS):
+            missing = min(len(group), session.finalists(len(group))) - len(entrants)
+            instead = self._others(missing) if missing > 0 and self._wrong else []
+            if not instead:
+                break
+            entrants += self._enter(instead)
         if not entrants:
             return []
         if outcome.race_winner is None:  # the best by simulation that answers rightly, should the user stop here
@@ -154,6 +180,7 @@ class Selection:
     def _enter(self, group: Sequence[Settings]) -> list[Entrant]:
         """Start servers, each while the one before it is asked for its answers; leave out those that are wrong."""
         session, entrants = self._session, []
+        self._entered.update(group)
         for number, settings in enumerate(group):
             session.servers.launch(settings, *group[number + 1 : number + 2])
             try:
@@ -176,7 +203,10 @@ class Selection:
         session.reject(settings, reason)
         self._note_previous(settings, reason)
         kind = precision_of(settings)
-        if kind[1] == "f32" or kind in session.rejected:
+        if kind[1] == "f32":
+            return
+        self._wrong.add(kind)
+        if kind in session.rejected:
             return
         try:
             target = session.servers.of(settings).target

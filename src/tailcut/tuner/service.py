@@ -15,6 +15,7 @@ from tailcut.engines import EngineOptions
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
+from tailcut.runtime.thread_budget import spinning_threads
 from tailcut.tuner.estimate import QUANTILES
 from tailcut.tuner.journal import lines_of
 from tailcut.tuner.simulate import Configuration, ServiceTimes, WayIn
@@ -65,6 +66,7 @@ class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             batching.max_queue_delay_us,
             settings.engine.instances,
             self.cores if cores is None else cores,
+            spinning=spinning_threads(settings.engine),
         )
 
 
@@ -106,7 +108,8 @@ def measured_service(lines: Sequence[Mapping[str, Any]], settings: Settings, cor
         threads=settings.engine.threads or max(1, int(cores)),
         cores=cores,
         exact=likeness == _EXACT,
-        way_in={name: int(way[name]) for name in WayIn.__dataclass_fields__ if name in way},
+        way_in={name: int(way[name]) for name in WayIn.__dataclass_fields__ if name in way}
+        | {"engine_ns": _engine_ns(lines, settings.engine.name)},
     )
 
 
@@ -130,3 +133,9 @@ def _way(lines: Sequence[Mapping[str, Any]], settings: Settings) -> Mapping[str,
     dispatch = "inline" if settings.batching.dispatch == "inline" else "worker"
     ways = [line for line in lines if line["kind"] == "way" and line["settings"]["batching"]["dispatch"] == dispatch]
     return ways[-1] if ways else None
+
+
+def _engine_ns(lines: Sequence[Mapping[str, Any]], engine: str) -> int:
+    """The latest of how much slower the loop is after an engine; 0 where that was not measured."""
+    slower = [line for line in lines if line["kind"] == "after_engine" and line["settings"]["name"] == engine]
+    return int(slower[-1]["slower_ns"]) if slower else 0

@@ -17,7 +17,7 @@ from tailcut.tuner.events import CandidateDone, Event
 from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.gate import Gate
 from tailcut.tuner.journal import Journal, Key
-from tailcut.tuner.learning import Arrays, Learned, learn
+from tailcut.tuner.learning import Arrays, Learned, learn, with_signature
 from tailcut.tuner.objective import Objective
 from tailcut.tuner.racing import LEAST_BLOCK_S, Load, Racing
 from tailcut.tuner.records import Outcome, Rejected, RungRecord, Wanted
@@ -139,11 +139,16 @@ def open_session(wanted: Wanted, tell: Callable[[Event], None]) -> Session:
         TailcutError: the model cannot be opened, or refuses a request of the data.
     """
     plan = plan_of(wanted)
+    wanted = with_signature(wanted)
     learned = learn(wanted, plan.answers_s, tell)
     spec, requests = learned.spec, learned.requests
     samples = () if wanted.data is None else kinds_of(spec, requests)
     batching = {"bind": False, "rows": wanted.rows}
-    engine = {"name": default_engine(wanted.model), "fixed_dims": wanted.fixed_dims}
+    engine = {
+        "name": default_engine(wanted.model),
+        "fixed_dims": wanted.fixed_dims,
+        "signature": wanted.signature,
+    }
     base = changed(BASELINE, engine=engine, batching=batching, io={"wire": "json"})
     return new_session(
         wanted,

@@ -9,7 +9,8 @@ Not modelled: caches that instances take from each other, and what the operating
 the real server has the last word; this decides what races.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -25,6 +26,7 @@ DISPATCH: dict[DispatchKind, int] = {
     "adaptive": queueing.ADAPTIVE,
 }
 _HERE_NS = 500_000  # what adaptive dispatch computes on the loop's thread, as in runtime/model.py
+_SPINNER = 0.6  # of a core, that a spinning thread keeps from the others; chosen by benchmarks/simulation.py
 _SEARCH_STEPS = 12  # of a bisection: to 0.1 %
 _TIGHT = 0.01
 
@@ -67,11 +69,32 @@ class WayIn:
     pass_ns: int = 0  # of the loop's time, for looking at what has arrived or ended
     client_ns: int = 0  # of a load client's time on the same cores, per request; 0: it is elsewhere
     client_pass_ns: int = 0  # likewise, each time that it is woken
+    engine_ns: int = (
+        0  # of the loop's time, per batch: what it does more slowly after a real engine has used the caches
+    )
 
     def alone_ns(self, dispatch: DispatchKind) -> int:
         """The loop's time for one request that is alone: a worker's answer takes a second pass."""
         passes = 2 if dispatch == "worker" else 1
-        return self.receive_ns + self.answer_ns + self.batch_ns + passes * self.pass_ns
+        return self.receive_ns + self.answer_ns + self.batch_ns + self.engine_ns + passes * self.pass_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What ways into one server cost.
+
+    Args:
+        by_dispatch: with an engine that computes nothing.
+        engine_ns: by engine: `WayIn.engine_ns`.
+    """
+
+    by_dispatch: Mapping[str, WayIn]
+    engine_ns: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, dispatch: str, engine: str) -> WayIn:
+        """The way in of a dispatch, with an engine; adaptive computes on a worker where many ask."""
+        way = self.by_dispatch["worker" if dispatch == "adaptive" else dispatch]
+        return replace(way, engine_ns=self.engine_ns.get(engine, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +110,17 @@ class Configuration:
     cores: float = 2.0  # that are there for this server
     queue_rows: int = 1024
     deadline_ns: int = 0  # 0: none
+    spinning: int = 0  # threads of the engine that keep a core each, with or without work
+
+    @property
+    def busy_threads(self) -> int:
+        """Threads that a batch keeps busy, besides those that spin anyway."""
+        return 1 if self.spinning else self.service.threads
+
+    @property
+    def free_cores(self) -> float:
+        """The cores that are left by spinning threads: they yield to threads that wake up, but not always at once."""
+        return max(self.cores - _SPINNER * self.spinning, self.cores / (1 + self.spinning))
 
 
 @dataclass(frozen=True)
@@ -148,8 +182,8 @@ def _run(configuration: Configuration, arrivals_ns: np.ndarray, clients: int, se
         estimate,
         DISPATCH[configuration.dispatch],
         configuration.instances,
-        service.threads,
-        float(configuration.cores),
+        configuration.busy_threads,
+        float(configuration.free_cores),
         configuration.queue_rows,
         clients,
         seed,
@@ -164,7 +198,7 @@ def _run(configuration: Configuration, arrivals_ns: np.ndarray, clients: int, se
         int((~answered).sum()),
         duration_ns / 1e9,
         totals[0] / 1e9,
-        totals[1] / 1e9,
+        totals[1] / 1e9 * service.threads / configuration.busy_threads,
         int(totals[2]),
     )
 
@@ -173,7 +207,7 @@ def costs_of(configuration: Configuration) -> np.ndarray:
     """The costs of a configuration as the kernel takes them: int64 [COSTS], nanoseconds."""
     way_in, costs = configuration.way_in, np.zeros(queueing.COSTS, np.int64)
     costs[queueing.RECEIVE], costs[queueing.ANSWER] = way_in.receive_ns, way_in.answer_ns
-    costs[queueing.BATCH], costs[queueing.WAKE] = way_in.batch_ns, way_in.wake_ns
+    costs[queueing.BATCH], costs[queueing.WAKE] = way_in.batch_ns + way_in.engine_ns, way_in.wake_ns
     costs[queueing.PASS] = way_in.pass_ns
     costs[queueing.CLIENT], costs[queueing.CLIENT_PASS] = way_in.client_ns, way_in.client_pass_ns
     costs[queueing.OUTSIDE], costs[queueing.DEADLINE] = way_in.outside_ns, configuration.deadline_ns
@@ -184,16 +218,7 @@ def costs_of(configuration: Configuration) -> np.ndarray:
 def saturation_rate(configuration: Configuration, answers: int = 5000, seed: int = 0) -> float:
     """Requests a second when there are always more: the capacity."""
     all_at_once = np.zeros(answers, np.int64)
-    endless = Configuration(
-        configuration.service,
-        configuration.way_in,
-        configuration.dispatch,
-        configuration.max_batch_size,
-        0,
-        configuration.instances,
-        configuration.cores,
-        answers + 1,
-    )
+    endless = replace(configuration, max_queue_delay_us=0, queue_rows=answers + 1, deadline_ns=0)
     return simulate(endless, all_at_once, seed).rate
 
 

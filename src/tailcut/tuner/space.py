@@ -15,6 +15,7 @@ import msgspec
 from tailcut.engines.base import EngineOptions, Form, U8Input
 from tailcut.machine.allocator import Allocator
 from tailcut.runtime.padding import Lengths, Places
+from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings
 from tailcut.spec import DType, ModelSpec
 from tailcut.tuner.devices import device_choices, made_valid
@@ -65,8 +66,10 @@ class Facts:
         cores: that this process may use; 1 where a quota limits it.
         nodes: NUMA nodes among them; 1 where a quota limits it.
         engines: that compute files of this kind.
-        compiler: whether there is a C++ compiler, which PyTorch compiles programs with.
+        compiler: whether there is what PyTorch compiles programs with, for the CPU or the device.
         device: where the model is computed; configurations of the CPU are not tried beside those of a device.
+        rows: what every profile says of the rows.
+        signature: of a file that does not say its own.
     """
 
     spec: ModelSpec
@@ -93,6 +96,8 @@ class Facts:
     engines: tuple[str, ...] = ("onnxruntime", "openvino")
     compiler: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
+    rows: RowsSetting = "auto"
+    signature: tuple[str, ...] = ()
 
 
 def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
@@ -112,7 +117,9 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
             outputs=facts.outputs,
             fixed_dims=facts.fixed_dims,
         )
-        return list(device_choices(base, lower=facts.lower_precision, convolutions=facts.convolutions))
+        return list(
+            device_choices(base, lower=facts.lower_precision, convolutions=facts.convolutions, compiler=facts.compiler)
+        )
     shapes = _thread_shapes(facts)
     if "torch" in facts.engines:
         return list(_torch_choices(facts, shapes))
@@ -168,6 +175,7 @@ def _torch_choices(facts: Facts, shapes: list[tuple[int, int]]) -> Iterator[Engi
             u8_input=facts.u8_input,
             outputs=facts.outputs,
             fixed_dims=facts.fixed_dims,
+            signature=facts.signature,
         )
 
 

@@ -7,16 +7,22 @@ for a pass of the loop as well, and what its latency has beyond the CPU time of 
 The same one connection through a worker thread takes two wake-ups more. The client's own time is counted in the same
 loops: it runs on the same cores in every race.
 
+After a real engine the caches have other contents than after an empty one, so that all of the loop's work is slower:
+by 12 us of the 35 that a request of a small model takes in a batch of its own. Where calls are short, each engine is
+asked by many connections without batches as well, with inline dispatch.
+
 Where clients may send what they like, how they send it is measured first: raw or binary bodies, over TCP or a Unix
 socket, and tensors in shared memory, at one server that takes them all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import numpy as np
 
+from tailcut.engines import EngineOptions
 from tailcut.errors import CapacityError
 from tailcut.lab.client import closed_loop
 from tailcut.lab.cost import watched
@@ -24,8 +30,9 @@ from tailcut.lab.load import LoadResult
 from tailcut.lab.trial import Arm
 from tailcut.machine.process import ProcessCost
 from tailcut.runtime.settings import Settings
+from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.servers import Servers
-from tailcut.tuner.simulate import WayIn
+from tailcut.tuner.simulate import WayIn, Ways
 from tailcut.tuner.space import BASELINE, BATCH_SIZES, Facts, Wiring, changed, is_fast, quickest, wirings
 
 PROBED = ("inline", "worker")  # dispatches that are measured
@@ -33,6 +40,8 @@ MANY = 64  # connections that keep the loop busy
 _TOGETHER = MANY // 2  # of them in a batch that takes all: the others' answers are under way
 _RECEIVING = 0.4  # of the loop's time for a request: receiving; the rest is answering
 _WARM = 0.2
+_SLOW_CALL_NS = 1_000_000  # from here on, the noise of the engine's own time is larger than what caches cost
+_MOST = 2.0  # of the loop's time for a request: more than that is a stall
 _NEAR = 0.97  # of the quickest wiring's rate, that a plainer one has to reach
 
 
@@ -78,6 +87,28 @@ class Probe:
         return 1e9 / self.singles.rate_achieved if self.singles.rate_achieved else self.busy_ns
 
 
+@dataclass(frozen=True, slots=True)
+class RealEngine:
+    """An engine that computes the model, and how long a call of one row takes in a loop of its own.
+
+    Args:
+        options: of the engine.
+        call_ns: as measured in process.
+    """
+
+    options: EngineOptions
+    call_ns: float
+
+
+def real_engines(estimates: Sequence[EngineEstimate]) -> list[RealEngine]:
+    """Of each engine the quickest call on one thread; none where it takes so long that caches are no matter."""
+    best: dict[str, EngineEstimate] = {}
+    for one in estimates:
+        if one.options.threads == one.options.instances == 1 and 1 in one.times_ns:
+            best[one.options.name] = min(best.get(one.options.name, one), one, key=lambda each: each.low_ns(1))
+    return [RealEngine(one.options, one.median_ns(1)) for one in best.values() if one.low_ns(1) <= _SLOW_CALL_NS]
+
+
 def _client_ns(load: LoadResult) -> float:
     return load.client_cpu * 1e9 / load.rate_achieved if load.rate_achieved else 0.0
 
@@ -87,11 +118,11 @@ def probe(arm: Arm, single: Arm, seconds: float) -> Probe:
     third = seconds / 3
     one = partial(closed_loop, arm.target, arm.payloads, concurrency=1, duration_s=third, warmup_s=_WARM * third)
     alone, cost = watched(arm.pid, one)
-    many, singles = (
-        closed_loop(each.target, each.payloads, concurrency=MANY, duration_s=third, warmup_s=_WARM * third)
-        for each in (arm, single)
-    )
-    return Probe(alone, cost, many, singles)
+    return Probe(alone, cost, _crowd(arm, third), _crowd(single, third))
+
+
+def _crowd(arm: Arm, seconds: float) -> LoadResult:
+    return closed_loop(arm.target, arm.payloads, concurrency=MANY, duration_s=seconds, warmup_s=_WARM * seconds)
 
 
 def way_in(own: Probe, inline: Probe) -> WayIn:
@@ -113,6 +144,19 @@ def way_in(own: Probe, inline: Probe) -> WayIn:
         client_ns=round(inline.client_ns),
         client_pass_ns=round(inline.client_alone_ns - inline.client_ns),
     )
+
+
+def disturbance_ns(computed: LoadResult, inline: Probe, call_ns: float) -> int:
+    """How much slower the loop is, for each batch, than the empty engine and the real one are apart.
+
+    Args:
+        computed: many connections without batches, with a real engine on the loop's thread.
+        inline: the same with the empty engine.
+        call_ns: of the real engine in a loop of its own.
+    """
+    if not computed.rate_achieved:
+        return 0
+    return round(min(max(0.0, 1e9 / computed.rate_achieved - inline.single_ns - call_ns), _MOST * inline.single_ns))
 
 
 def _single_and_pass(probe: Probe, passes: int) -> tuple[float, float]:
@@ -164,19 +208,31 @@ def best_wiring(scores: Mapping[Wiring, float]) -> Wiring:
 
 def _over(wiring: Wiring, facts: Facts, dispatch: str) -> Settings:
     batching = {"bind": facts.spec.fixed_rows, "max_batch_size": BATCH_SIZES[-1], "dispatch": dispatch}
+    batching |= {"rows": facts.rows}
+    engine = {"name": "none", "fixed_dims": facts.fixed_dims, "signature": facts.signature}
     io = {"wire": wiring.wire, "socket": wiring.socket, "fast_path": is_fast(facts, wiring.wire)}
-    return changed(BASELINE, engine={"name": "none", "fixed_dims": facts.fixed_dims}, batching=batching, io=io)
+    return changed(BASELINE, engine=engine, batching=batching, io=io)
 
 
-def measure_ways(servers: Servers, settings: Mapping[str, Settings], seconds: float) -> dict[str, WayIn]:
-    """Probe the servers of these settings, by dispatch, for so long each; `inline` has to be among them."""
+def measure_ways(
+    servers: Servers, settings: Mapping[str, Settings], seconds: float, engines: Sequence[RealEngine] = ()
+) -> Ways:
+    """Probe the servers of these settings, by dispatch, for so long each; `inline` has to be among them.
+
+    Args:
+        servers: of the model.
+        settings: of the empty engine, by dispatch.
+        seconds: for each dispatch.
+        engines: that compute the model.
+    """
     single = {name: changed(one, batching={"max_batch_size": 1}) for name, one in settings.items()}
-    servers.launch(*settings.values(), *single.values())
+    computed = {one: msgspec.structs.replace(single["inline"], engine=one.options) for one in engines}
+    servers.launch(*settings.values(), *single.values(), *computed.values())
     arms = {name: (servers.arm(settings[name]), servers.arm(single[name])) for name in settings}
     probes = {name: probe(*pair, seconds) for name, pair in arms.items()}
-    return {name: way_in(found, probes["inline"]) for name, found in probes.items()}
-
-
-def with_adaptive(ways: Mapping[str, WayIn]) -> dict[str, WayIn]:
-    """Adaptive dispatch computes on a worker where many ask; what a lone request saves is known."""
-    return {**ways, "adaptive": ways["worker"]}
+    inline = probes["inline"]
+    slower = {
+        str(one.options.name): disturbance_ns(_crowd(servers.arm(each), seconds / 3), inline, one.call_ns)
+        for one, each in computed.items()
+    }
+    return Ways({name: way_in(found, inline) for name, found in probes.items()}, slower)

@@ -11,6 +11,7 @@ from tests.engines.pytorch import programs
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import CudaOptions, U8Input
+from tailcut.engines.compilers import missing_compiler
 from tailcut.engines.cuda.device import Cuda, StandIn, missing
 from tailcut.engines.cuda.engine import CudaEngine
 from tailcut.engines.cuda.faults import device_error
@@ -73,6 +74,70 @@ def test_several_threads_share_the_slots(engine: CudaEngine, tmp_path: Path) -> 
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.fixture
+def compiler(device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PyTorch compiles with, and an empty folder for what it keeps."""
+    if missing_compiler(device.name.type):
+        pytest.skip(missing_compiler(device.name.type))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("graphs", [True, False])
+def test_compiled_programs_answer_alike(device: Any, tmp_path: Path, graphs: bool) -> None:
+    """torch.compile for all buckets at once, before the first request; threads and new sizes compile nothing more."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    options = EngineOptions(name="torch", device="cuda", compiler="inductor", cuda=CudaOptions(graphs=graphs))
+    engine = CudaEngine(path, options, device=device)
+    counters = torch._dynamo.utils.counters["stats"]
+    before = counters["unique_graphs"]
+    for count in (1, 5, 2, 16):
+        x, y = rows(count), np.zeros((count, 3), np.float32)
+        call = engine.bind({"x": x}, {"output": y})
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        assert np.allclose(y, expected(engine, tmp_path, x), atol=1e-4)
+        call()
+        assert np.allclose(engine.run({"x": x})["output"], y, atol=1e-5)
+    assert counters["unique_graphs"] == before
+    engine.close()
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("how", ["eager", "inductor"])
+def test_weights_in_int8(device: Any, tmp_path: Path, how: Any) -> None:
+    """Answers near float32's, whatever else is in the batch, and a quarter of the bytes; biases stay what they are."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 64, 64, 3)
+    options = EngineOptions(name="torch", device="cuda", precision="int8", compiler=how)
+    engine = CudaEngine(path, options, device=device)
+    x = rows(4)
+    truth = expected(engine, tmp_path, x)
+    found = engine.run({"x": x})["output"]
+    assert 0 < np.abs(found - truth).max() < 0.03 * np.abs(truth).max()
+    far = np.concatenate([x[:1], 1e4 * x[1:]])
+    assert np.allclose(engine.run({"x": far})["output"][:1], found[:1], rtol=1e-2, atol=1e-3)
+    engine.close()
+
+
+def test_int8_needs_weights(device: Any, tmp_path: Path) -> None:
+    """A program without any is refused in one line, and so is the precision that only a copy of an ONNX model has."""
+    path = programs.function(tmp_path / "f.pt2", torch.relu, 4)
+    with pytest.raises(UnsupportedError, match="precision int8: the program has no matrix product"):
+        CudaEngine(path, EngineOptions(name="torch", device="cuda", precision="int8"), device=device)
+    with pytest.raises(UnsupportedError, match="has no precision int8_static: use f32, tf32, bf16, f16 or int8"):
+        CudaEngine(path, EngineOptions(name="torch", device="cuda", precision="int8_static"), device=device)
+
+
+def test_a_missing_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the setting that needs none."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = programs.perceptron(tmp_path / "mlp.pt2", 4, 3)
+    options = EngineOptions(name="torch", device="cuda", compiler="inductor")
+    with pytest.raises(UnsupportedError, match=r"'inductor' needs a C\+\+ compiler.*or use compiler 'eager'"):
+        CudaEngine(path, options, device=StandIn())
 
 
 def test_a_closed_engine_says_so(engine: CudaEngine) -> None:

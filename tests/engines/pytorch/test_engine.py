@@ -99,6 +99,23 @@ def test_settings_change_little(tmp_path: Path, settings: dict[str, str]) -> Non
     assert "precision" not in settings or not np.array_equal(found, expected)
 
 
+class Scaled(torch.nn.Module):
+    def forward(self, x: Any, scale: Any = None) -> Any:
+        return x * scale
+
+
+def test_inputs_that_were_exported_by_name(tmp_path: Path) -> None:
+    """Keyword arguments of `torch.export.export` are inputs like the others, in the order of the program."""
+    x, scale = torch.randn(3, 4), torch.randn(3, 4)
+    axes = {"x": {0: programs.BATCH}, "scale": {0: programs.BATCH}}
+    exported = torch.export.export(Scaled(), (x,), kwargs={"scale": scale}, dynamic_shapes=axes)
+    torch.export.save(exported, tmp_path / "named.pt2")
+    engine = open_engine(tmp_path / "named.pt2", options())
+    assert engine.spec.input_names == ("x", "scale")
+    found = engine.run({"x": x.numpy(), "scale": scale.numpy()})["output"]
+    assert np.array_equal(found, (x * scale).numpy())
+
+
 @pytest.mark.skipif(not COMPILES, reason="needs a C++ compiler")
 @pytest.mark.parametrize("compiler", ["inductor", "aot_inductor"])
 def test_compiled_programs_answer_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:

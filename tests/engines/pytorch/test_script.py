@@ -10,12 +10,18 @@ from tests.engines.pytorch import programs
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.files import FileKind, kind_of
+from tailcut.engines.torch.script import seen_signature
 from tailcut.engines.trust import _VARIABLE, trust
-from tailcut.errors import EngineError, ReleasedError, UnsupportedError
+from tailcut.errors import EngineError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import Rows
+from tailcut.tuner.model_space import ModelSpace
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.session import open_session
+from tailcut.tuner.space import engine_choices
+from tailcut.tuner.ways import way_settings
 
 torch = programs.torch
 SIGNATURE = ("input x FP32 [-1, 4]", "output total FP32 [-1, 4]", "output mean FP32 [-1, 1]")
@@ -117,3 +123,99 @@ def test_batches_are_the_users_word(tmp_path: Path) -> None:
         assert model.spec.batched
         x = np.arange(8, dtype=np.float32).reshape(2, 4)
         assert np.allclose(model.infer_sync({"x": x})["total"], 2 * x)
+
+
+class Tokens(torch.nn.Module):
+    """Two inputs, one of them with a free length, and two outputs by name, one without a length."""
+
+    def forward(self, ids: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = ids.to(torch.float32)[:, :, None] * scale[:, None, :]
+        return {"hidden": hidden, "pooled": hidden.mean(1)}
+
+
+def arrays(*lengths: int) -> dict[str, np.ndarray]:
+    ids = {f"ids/{length}": np.arange(3 * length).reshape(3, length) for length in lengths}
+    return ids | {f"scale/{length}": np.ones((3, 2)) for length in lengths}
+
+
+def test_a_signature_is_seen_in_calls(tmp_path: Path) -> None:
+    """Rows and lengths are free, float64 of the data is float32, and a dict's keys are names."""
+    path = saved(tmp_path / "tokens.pt", Tokens())
+    trust(path)
+    rest = ("input scale FP32 [-1, 2]",)
+    expected = ("input ids INT64 [-1, -1]", *rest, "output hidden FP32 [-1, -1, 2]", "output pooled FP32 [-1, 2]")
+    assert seen_signature(path, arrays(4, 7)) == expected
+    fixed = ("input ids INT64 [-1, 4]", *rest, "output hidden FP32 [-1, 4, 2]", "output pooled FP32 [-1, 2]")
+    assert seen_signature(path, {"ids": np.ones((1, 4), int), "scale": np.ones((1, 2))}) == fixed
+    open_engine(path, options(signature=expected)).close()
+
+
+def test_one_array_without_a_name_is_the_only_input(tmp_path: Path) -> None:
+    """Of an .npy file; outputs of a tuple have numbers."""
+    path = saved(tmp_path / "two.pt", Two())
+    trust(path)
+    found = seen_signature(path, {"": np.ones((5, 4), np.float32)})
+    assert found == ("input x FP32 [-1, 4]", "output output_0 FP32 [-1, 4]", "output output_1 FP32 [-1, 1]")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"y": np.ones((2, 4))}, "has the arrays y; forward takes x"),
+        ({}, "forward takes x"),
+        ({"x": np.ones((0, 4))}, "an array without rows"),
+        ({"x": np.float32(1)}, "an array without rows"),
+        ({"x": np.array(["a"])}, "of a type that PyTorch lacks"),
+        ({"x": np.ones((2, 4), bool)}, "PyTorch failed on the data"),
+    ],
+)
+def test_data_that_are_not_the_inputs(tmp_path: Path, data: dict, message: str) -> None:
+    """One line each."""
+    path = saved(tmp_path / "two.pt", Two())
+    trust(path)
+    with pytest.raises(TailcutError, match=message) as caught:
+        seen_signature(path, data)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_do_not_make_a_file_trusted(tmp_path: Path) -> None:
+    """Nothing is loaded to look at it."""
+    with pytest.raises(UnsupportedError, match="--trust"):
+        seen_signature(saved(tmp_path / "two.pt", Two()), {"x": np.ones((2, 4))})
+
+
+def test_images_with_channels_last(tmp_path: Path) -> None:
+    """A layout of memory, and the same answers; what changes the answers' names or sizes is refused."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 3))
+    path = tmp_path / "net.pt"
+    torch.jit.trace(net.eval(), torch.randn(2, 3, 8, 8)).save(str(path))
+    trust(path)
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    signature = seen_signature(path, {"input": x})
+    plain, last = (
+        open_engine(path, options(signature=signature, layout=layout)) for layout in ("blocked", "channels_last")
+    )
+    assert last._module.state_dict()["0.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert np.allclose(plain.run({"input": x})["output"], last.run({"input": x})["output"], atol=1e-5)
+    for wrong in ({"outputs": ("output",)}, {"fixed_dims": ("input:0=1",)}):
+        with pytest.raises(UnsupportedError, match="declare its signature"):
+            open_engine(path, options(signature=signature, **wrong))
+
+
+def test_it_is_tuned_with_data(tmp_path: Path) -> None:
+    """Everything that is tried computes the signature that the data showed, eagerly and in float32."""
+    path = saved(tmp_path / "two.pt", Two())
+    trust(path)
+    wanted = Wanted(path, {"": np.random.default_rng(0).standard_normal((32, 4))}, budget_s=10.0, rows="independent")
+    session = open_session(wanted, lambda event: None)
+    space = ModelSpace(session)
+    signature = (SIGNATURE[0], "output output_0 FP32 [-1, 4]", "output output_1 FP32 [-1, 1]")
+    assert session.spec.batched
+    assert (session.base.engine.name, session.base.engine.signature) == ("torch", signature)
+    assert way_settings(space.facts, "worker").engine.signature == signature
+    choices = engine_choices(space.facts)
+    space.close()
+    assert {one.layout for one in choices} == {"blocked", "channels_last"}
+    assert {(one.compiler, one.precision, one.signature) for one in choices} == {("eager", "f32", signature)}
+    assert "signature" not in Settings(engine=choices[0]).describe()

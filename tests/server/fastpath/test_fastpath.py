@@ -32,6 +32,7 @@ from tailcut.server.limits import ServerLimits
 from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
+from tailcut.server.tracing.tracer import Tracer
 from tailcut.spec import DType
 
 WIDTH = 16
@@ -110,6 +111,7 @@ def running(
     limits: ServerLimits = ServerLimits(),  # noqa: B008  frozen
     rows: int = 1024,
     dispatch: str = "inline",
+    tracer: Callable[[ServerState], Tracer] | None = None,
 ) -> None:
     """Tell a story to a hub whose only model this is; afterwards nothing of it is left."""
     profile = Profile.of_model(model, Settings(batching=BatchingSettings(max_batch_size=8, dispatch=dispatch)))
@@ -118,6 +120,7 @@ def running(
         state = ServerState(
             Context(ModelRepository([ServedModel(opened, "echo")]), ready=True), limits, direct_bytes=65536
         )
+        state.tracer = None if tracer is None else tracer(state)
         state.fast_path = FastPath.open(state)
         assert state.fast_path is not None
         await story(state)

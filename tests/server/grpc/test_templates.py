@@ -25,6 +25,7 @@ from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.wire.grpc.form import read_lead
+from tailcut.wire.grpc.framing import CallHead, CallPlan
 from tailcut.wire.grpc.messages import METHODS, SERVICE
 
 Request, Response, _ = METHODS["ModelInfer"]
@@ -84,7 +85,7 @@ EXTRA = {"a field behind": b"\x0a\x04pair", "unknown": b"\x4a\x01a", "an id behi
 async def said(plans: Plans, data: bytes, *, final: bool = False) -> bytes | str:
     """The answer to a message, or the error."""
     done = asyncio.get_running_loop().create_future()
-    inference = Inference(plans, 1, done.set_result, final=final)
+    inference = Inference(plans, CallHead(CallPlan("/s/m")), 1, done.set_result, final=final)
     try:
         inference.begin(data, 0)
     except TailcutError as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
+from tests.machine import cuda_stand_in
 from tests.servers import Answer, Server, Wire, raw_request, serving
 
 from tailcut.server.http.routes import _TABLE
@@ -19,21 +21,26 @@ KEY = f"{PREFIX}a"
 BODIES = {
     "request": {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]},
     "register": {"key": KEY, "byte_size": 8},
+    "cuda_register": {"raw_handle": {"b64": b64encode(f"/dev/shm/{KEY}".encode().ljust(64, b"\0")).decode()}}
+    | {"device_id": 1, "byte_size": 8},
     "ready": {"ready": True},
     "empty": {},
 }
+HANDLE = BODIES["cuda_register"]
+SIZES = {"device_id": 0, "byte_size": 8}
 KINDS = {"string": str, "integer": int, "boolean": bool, "object": dict, "array": list}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """mlp; with shared memory, model control and a token."""
+    """mlp; with shared memory, also on a stand-in for a device, model control and a token."""
     folder = tmp_path_factory.mktemp("openapi")
     (folder / "token").write_text("secret")
     Path(f"/dev/shm/{KEY}").write_bytes(bytes(8))
     flags = ["--shared-memory", PREFIX, "--allow-model-control", "--token-file", str(folder / "token")]
     try:
-        with serving(folder, perceptron([4, 8, 3], folder / "mlp.onnx"), *flags) as running:
+        env = {"LD_LIBRARY_PATH": str(cuda_stand_in.library(folder).parent)}
+        with serving(folder, perceptron([4, 8, 3], folder / "mlp.onnx"), *flags, env=env) as running:
             yield running
             assert running.stop() == 0
     finally:
@@ -70,12 +77,11 @@ def test_every_path_answers_as_the_document_says(server: Server) -> None:
         document = ask(wire, "GET", "/v2/openapi.json").json()
         for template, operations in document["paths"].items():
             path = template.replace("{model}", "mlp").replace("{version}", "1").replace("{cursor}", "0")
-            path = path.replace("{region}", "a")
-            if path.endswith("region/a/status"):
-                ask(
-                    wire, "POST", path.replace("status", "register"), BODIES["register"], "Authorization: Bearer secret"
-                )
-            if path.endswith("region/a/register"):
+            path = path.replace("{region}", "b" if "cuda" in path else "a")
+            if "/region/" in path and path.endswith("/status"):
+                body = BODIES["cuda_register" if "cuda" in path else "register"]
+                ask(wire, "POST", path.replace("status", "register"), body, "Authorization: Bearer secret")
+            if path.endswith("/register"):
                 ask(wire, "POST", path.replace("register", "unregister"), {}, "Authorization: Bearer secret")
             for method, operation in operations.items():
                 body = None
@@ -97,7 +103,7 @@ def test_every_path_answers_as_the_document_says(server: Server) -> None:
                 if path.endswith("/unload"):
                     assert ask(wire, "POST", path.replace("unload", "load"), {}, *token).status == 200
                 walked += 1
-        assert walked == len(_TABLE) - 1  # there is no CUDA memory to register
+        assert walked == len(_TABLE)
         assert wire.ask(raw_request("mlp", bytes(16))).status == 200
         answer = ask(wire, "GET", "/v2/models/mlp/stats")  # with counts in it
         check(document, document["components"]["schemas"]["statistics"], answer.json(), "stats")
@@ -222,7 +228,12 @@ def test_the_name_of_the_scheme_has_no_case(server: Server, said: str) -> None:
         ("/v2/systemsharedmemory/region/b/register", {"key": KEY, "byte_size": True}, "whole numbers"),
         ("/v2/systemsharedmemory/region/b/register", {"key": "/etc/passwd", "byte_size": 1}, "must start with"),
         ("/v2/systemsharedmemory/region/b/register", {"key": KEY, "byte_size": 9}, "smaller"),
-        ("/v2/cudasharedmemory/region/b/register", {}, "no CUDA memory"),
+        ("/v2/cudasharedmemory/region/b/register", {}, "raw_handle"),
+        ("/v2/cudasharedmemory/region/b/register", {"raw_handle": {"b64": "*"}, **SIZES}, "is not base64"),
+        ("/v2/cudasharedmemory/region/b/register", {"raw_handle": {"b64": "AAAA"}, **SIZES}, "has 64 bytes, not 3"),
+        ("/v2/cudasharedmemory/region/b/register", HANDLE | {"device_id": 9}, "there is no CUDA device 9"),
+        ("/v2/cudasharedmemory/region/b/register", HANDLE | {"byte_size": 9}, "has 8 bytes, not 9"),
+        ("/v2/cudasharedmemory/region/b/register", HANDLE | {"byte_size": 0}, "1 or more"),
     ],
 )
 def test_wrong_admin_requests(server: Server, path: str, body: object, words: str) -> None:

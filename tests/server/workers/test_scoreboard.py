@@ -23,6 +23,13 @@ def test_add_up() -> None:
     assert add_up() == {}
 
 
+def test_the_latest_exemplar_of_each_bucket() -> None:
+    """They are not added up: of each bucket that any worker has one for, the latest stays."""
+    one = {"exemplars": {"3": [10.5, 100, "a"], "4": [11.0, 200, "b"]}}
+    two = {"exemplars": {"3": [10.75, 90, "c"], "5": [9.0, 400, "d"]}}
+    assert add_up(one, two, {}) == {"exemplars": {"3": [10.75, 90, "c"], "4": [11.0, 200, "b"], "5": [9.0, 400, "d"]}}
+
+
 def test_what_was_true_of_the_moment_does_not_last() -> None:
     """Open connections and lent rows end with their worker, on every level; totals stay."""
     assert lasting({"connections": 3, "accepted": 9, "models": {"m": {"1": {"rows_in_use": 4, "rows": 5}}}}) == {

@@ -1,17 +1,17 @@
 """The models of `tailcut serve --model-repository`: which are loaded at the start, and how others come later."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tailcut.cli.serving.sources import SourceReader
     from tailcut.runtime.limits import Limits
-    from tailcut.runtime.rows import Batching
     from tailcut.server.served_model import ServedModel
-    from tailcut.triton.library import Library
+    from tailcut.triton.library import Library, Wishes
 
 _log = logging.getLogger("tailcut")
 
@@ -80,8 +80,12 @@ class Started:
     poll_s: float = 0.0
 
 
-def start_library(start: Start, limits: "Limits", batching: "Batching | None", *, measures: bool) -> Started:
+def start_library(start: Start, wishes: "Callable[[], Wishes]") -> Started:
     """Load the models that are to be there at the start: all of them, or with mode explicit those that are named.
+
+    Args:
+        start: the repository.
+        wishes: what holds for all models; called only where there is a repository.
 
     Raises:
         UsageError: it is no repository, a model is named that it does not have, or none could be loaded.
@@ -92,9 +96,9 @@ def start_library(start: Start, limits: "Limits", batching: "Batching | None", *
         return Started()
     _need_protobuf()
     from tailcut.server.repository import without_folders
-    from tailcut.triton.library import Library, Wishes
+    from tailcut.triton.library import Library
 
-    library = ServedLibrary(Library(start.repository, Wishes(limits, batching, measures=measures)), start.limit_ns)
+    library = ServedLibrary(Library(start.repository, wishes()), start.limit_ns)
     names = _names(start, library.names())
     models: list[ServedModel] = []
     failed: dict[str, str] = {}
@@ -108,6 +112,20 @@ def start_library(start: Start, limits: "Limits", batching: "Batching | None", *
         raise UsageError(f"{start.repository}: no model of it could be loaded")
     poll_s = start.poll_s if start.mode is ControlMode.POLL else 0.0
     return Started(library, models, failed, start.mode is ControlMode.EXPLICIT, poll_s)
+
+
+def wishes_of(reader: "SourceReader", limits: "Limits", *, measures: bool) -> "Wishes":
+    """What the command line says of every model, as it says it of every SOURCE."""
+    from tailcut.triton.library import Wishes
+
+    return Wishes(
+        limits,
+        None if reader.batching is None else reader.batching.value,
+        measures=measures,
+        device=None if reader.device is None else reader.device.value,
+        also_cpu=None if reader.also_cpu is None else reader.also_cpu.value,
+        max_batch_size=reader.max_batch_size,
+    )
 
 
 def _names(start: Start, there: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """What some options of `tailcut serve` need: packages, a file's content, a folder of the operating system."""
 
 import logging
+import os
 import shlex
 import stat
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tailcut.server.tls.certificates import Certificates
+    from tailcut.server.tracing.settings import TracingSettings
     from tailcut.server.workers.process import Worker
 
 _log = logging.getLogger("tailcut")
@@ -104,6 +106,35 @@ def need_grpc() -> None:
 
     if not all(find_spec(name) for name in ("google", "google.protobuf")):
         raise UsageError("--grpc-port needs gRPC, which is not installed: pip install 'tailcut[grpc]'")
+
+
+def tracing_settings(endpoint: str | None, share: float | None, worker: "Worker | None") -> "TracingSettings | None":
+    """What `--otlp-endpoint`, `--trace-sample` and OpenTelemetry's variables ask for; None where there is no tracing.
+
+    Raises:
+        UsageError: they cannot be used, or the packages that the command line's options need are not installed.
+    """
+    from tailcut.errors import UsageError
+    from tailcut.server.tracing.settings import read_settings
+
+    settings = read_settings(endpoint, share, os.environ)
+    if settings is None or _has_opentelemetry():
+        return settings
+    missing = "OpenTelemetry, which is not installed: pip install 'tailcut[otel]'"
+    if settings.asked:
+        raise UsageError(f"traces need {missing}")
+    if worker is None or worker.post == 0:  # the variables may be those of everything on this machine
+        _log.warning("no traces, although OTEL_EXPORTER_OTLP_ENDPOINT is set: they need %s", missing)
+    return None
+
+
+def _has_opentelemetry() -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return all(find_spec(f"opentelemetry.{name}") for name in ("sdk.trace", "exporter.otlp.proto.http"))
+    except ModuleNotFoundError:  # of what is before a dot
+        return False
 
 
 def latency_limit_ns(slo: str) -> int:

@@ -16,14 +16,17 @@ import torch
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
+from tailcut.engines.compilers import need_compiler
 from tailcut.engines.cuda.buckets import LARGEST, Buckets, GraphKey
 from tailcut.engines.cuda.device import Cuda, Device, products_in
 from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.staging import Slot, State
 from tailcut.engines.files import FileKind, kind_of
 from tailcut.engines.phases import PhaseTimes
+from tailcut.engines.samples import find_samples
 from tailcut.engines.torch import passes
-from tailcut.engines.torch.engine import as_array, as_tensor
+from tailcut.engines.torch.compiling import compiled, compiling, first_sizes
+from tailcut.engines.torch.engine import as_array, as_tensor, use_threads
 from tailcut.engines.torch.program import Program, read_program
 from tailcut.errors import ModelFileError, ReleasedError, TailcutError, UnsupportedError
 
@@ -37,14 +40,16 @@ class CudaEngine:
     def __init__(
         self, path: Path, options: EngineOptions, name: str | None = None, device: Device | None = None
     ) -> None:
-        if options.precision not in {"f32", "tf32", *_LOWER}:
-            raise UnsupportedError(f"device cuda has no precision {options.precision}: use f32, tf32, bf16 or f16")
+        if options.precision not in {"f32", "tf32", "int8", *_LOWER}:
+            raise UnsupportedError(
+                f"device cuda has no precision {options.precision}: use f32, tf32, bf16, f16 or int8"
+            )
         if kind_of(path) is FileKind.SCRIPT:
             raise UnsupportedError(
                 f"{path}: TorchScript is computed on the CPU: export it with torch.export.save (.pt2)"
             )
-        if options.compiler != "eager":
-            raise UnsupportedError("device cuda computes by captured graphs: use compiler 'eager'")
+        if options.compiler == "aot_inductor":
+            raise UnsupportedError("device cuda has no compiler 'aot_inductor': use 'inductor' or 'eager'")
         self._device = device or Cuda(options.cuda.index)
         self.phases = PhaseTimes()
         self.options = options
@@ -62,6 +67,8 @@ class CudaEngine:
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for number in range(max(options.instances, 1) + 1):
             self._slots.put(Slot(number))
+        if options.compiler == "inductor":
+            self._compile(path)
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         """See `Engine.bind`."""
@@ -93,9 +100,25 @@ class CudaEngine:
         self._memory.clear()
         self._module = None
 
+    def _compile(self, path: Path) -> None:
+        """Compile, and have it done before the first request; what is compiled is captured like what is not.
+
+        Raises:
+            UnsupportedError: what PyTorch compiles with is not here.
+            ModelFileError: PyTorch cannot compile the program.
+        """
+        need_compiler("inductor", self._device.name.type)
+        with compiling(path):
+            samples = find_samples(self)  # on the program as it is
+            self._graphs.clear()
+            self._module = compiled(self._module)
+            for rows in first_sizes(self.spec):
+                self.run(samples.make(max(rows, samples.rows), seed=0))
+
     def _compute(self, ins: Sequence[Any], outs: Sequence[Any] | None) -> Sequence[Any]:
         """One batch; its outputs are copied into `outs`, or into fresh memory where there is none."""
         self._open()
+        use_threads(self.options.threads)  # another count than when it was compiled would compile it anew
         slot = self._slots.get()
         try:
             with torch.inference_mode():
@@ -190,6 +213,8 @@ class CudaEngine:
             module = passes.channels_last(module)
         if self.options.precision in _LOWER:
             module = passes.lowered(module, _LOWER[self.options.precision])
+        if self.options.precision == "int8":
+            module = passes.weights_in_int8(module)
         return module
 
     def _open(self) -> Program:

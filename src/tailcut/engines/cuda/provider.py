@@ -18,6 +18,11 @@ def check_options(options: EngineOptions) -> None:
     Raises:
         UnsupportedError: names the setting and what to use.
     """
+    if options.precision in {"int8", "int8_static"}:
+        raise UnsupportedError(
+            f"onnxruntime on device cuda has no precision {options.precision}: its provider computes quantised models "
+            "as floats, which takes longer than the model itself: use f32, tf32 or f16"
+        )
     if options.precision not in _PRECISIONS:
         raise UnsupportedError(f"onnxruntime on device cuda has no precision {options.precision}: use f32, tf32 or f16")
 

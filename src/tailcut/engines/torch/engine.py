@@ -6,11 +6,8 @@ the program ahead of time into a library, which is kept and loaded again. Everyt
 last operator can write into a tensor that it is given, outputs are computed in the bound rows; else they are copied.
 """
 
-import logging
 import os
-import shutil
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,18 +23,19 @@ import torch
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
+from tailcut.engines.compilers import need_compiler
 from tailcut.engines.samples import find_samples
 from tailcut.engines.torch import passes
-from tailcut.engines.torch.package import cache_folder, compiled_ahead
+from tailcut.engines.torch.compiling import compiled, compiling, first_sizes
+from tailcut.engines.torch.package import compiled_ahead
 from tailcut.engines.torch.program import Program, read_program, short
-from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
+from tailcut.errors import EngineError, ReleasedError, TailcutError, UnsupportedError
 from tailcut.machine.fingerprint import isa_flags
 from tailcut.spec import DType, TensorSpec
 
 _LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
 _FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "f16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 _THREADS = threading.local()  # `count`: what PyTorch was told last on this thread
-_COMPILED_ROWS = (2, 1)  # sizes that compile apart: one is never generalised to
 Call = Callable[..., Sequence[Any]]
 
 
@@ -121,30 +119,13 @@ class TorchEngine:
             UnsupportedError: there is no C++ compiler.
             ModelFileError: PyTorch cannot compile the program.
         """
-        if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
-            raise UnsupportedError(
-                f"compiler {self.options.compiler!r} needs a C++ compiler, which this machine does not have: "
-                "use compiler 'eager', or install one (on Debian, apt install g++)"
-            )
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-        level = logging.getLogger("torch").level
-        logging.getLogger("torch").setLevel(logging.CRITICAL)
-        try:
+        need_compiler(self.options.compiler, "cpu")
+        with compiling(path):
             samples = find_samples(self)  # on the program as it is
-            if self.options.compiler == "aot_inductor":
-                self._call = compiled_ahead(path, program, self.options)
-            else:
-                self._call = torch.compile(module, dynamic=True, fullgraph=True, options={"freezing": True})
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                for rows in _COMPILED_ROWS if self.spec.batchable else (1,):
-                    self.run(samples.make(max(rows, samples.rows), seed=0))
-        except TailcutError as error:
-            raise ModelFileError(f"{path}: PyTorch cannot compile it: {error}") from None
-        except Exception as error:  # noqa: BLE001  as in bind
-            raise ModelFileError(f"{path}: PyTorch cannot compile it: {short(error)}") from None
-        finally:
-            logging.getLogger("torch").setLevel(level)
+            ahead = self.options.compiler == "aot_inductor"
+            self._call = compiled_ahead(path, program, self.options) if ahead else compiled(module)
+            for rows in first_sizes(self.spec):
+                self.run(samples.make(max(rows, samples.rows), seed=0))
 
     def _arguments(self, program: Program, tensors: Sequence[Any]) -> list[Any]:
         """All user inputs in the program's order, with those that are no tensors."""
@@ -164,7 +145,9 @@ class TorchEngine:
 def _check_options(options: EngineOptions) -> None:
     precision = options.precision
     if precision in {"int8", "int8_static"}:
-        raise UnsupportedError(f"torch has no precision {precision}: use f32 or bf16, or convert the program to ONNX")
+        raise UnsupportedError(
+            f"torch has no precision {precision} on the CPU: use f32 or bf16, or convert the program to ONNX"
+        )
     if precision in _FLAGS and not _FLAGS[precision] & isa_flags():
         raise UnsupportedError(f"this processor has no {precision} instructions: use precision f32")
     own = (precision, options.layout == "channels_last", options.u8_input)

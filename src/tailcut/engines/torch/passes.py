@@ -11,6 +11,7 @@ from torch import fx
 
 from tailcut.engines.base import U8Input
 from tailcut.engines.channels import per_channel
+from tailcut.errors import UnsupportedError
 
 PIXEL_DTYPES = frozenset({torch.float32, torch.float16})  # of inputs that may be taken as uint8
 # Operators that gain from lower precision; what lies between them stays in float32, as `torch.autocast` has it.
@@ -32,6 +33,11 @@ _PRODUCTS = frozenset(
     ]
 )
 
+# Products of which one operand may be a weight, and its place among the arguments; what it multiplies is before it.
+_WEIGHTED = {"linear": 1, "matmul": 1, "mm": 1, "addmm": 2}
+_TRANSPOSED = frozenset({"t", "transpose", "permute", "numpy_T"})
+_INT8 = 127  # the largest int8 whose negative is one, too
+
 
 def flat(exported: Any, outputs: Sequence[int]) -> fx.GraphModule:
     """The program with its parameters inside, positional inputs, and a tuple of these outputs."""
@@ -43,8 +49,8 @@ def flat(exported: Any, outputs: Sequence[int]) -> fx.GraphModule:
     results = end.args[0] if isinstance(end.args[0], tuple | list) else (end.args[0],)
     end.args = (tuple(results[place] for place in outputs),)
     graph.eliminate_dead_code()
-    module.recompile()
-    return module
+    # Without the hooks of PyTorch's own module, which want arguments by the names that they were exported with.
+    return fx.GraphModule(module, graph)
 
 
 def lowered(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
@@ -68,6 +74,53 @@ def lowered(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
             back = graph.call_function(torch.ops.aten.to.dtype, (node, torch.float32))
         back.meta = dict(node.meta)
         node.replace_all_uses_with(back, delete_user_cb=lambda user, own=back: user is not own)
+    graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    _drop_unread(module)
+    module.recompile()
+    return module
+
+
+def weights_in_int8(module: fx.GraphModule) -> fx.GraphModule:
+    """Matrix products with constant weights: weights in int8 with a scale for each output, multiplied in bfloat16.
+
+    Scales follow from the weights alone, so that rows stay apart. Convolutions stay as they are.
+
+    Raises:
+        UnsupportedError: there is no such product.
+    """
+    graph, count = module.graph, 0
+    for node in [node for node in graph.nodes if _name(node) in _WEIGHTED and not node.kwargs]:
+        place = _WEIGHTED[_name(node)]
+        operands = node.args[place - 1 : place + 1]
+        weight = _constant(module, operands[-1]) if len(operands) == 2 else None
+        if weight is None or weight.dtype != torch.float32 or weight.dim() != 2:
+            continue
+        value = node.meta.get("val")
+        if value is None or value.dtype != torch.float32:
+            continue
+        axis = 0 if _name(node) == "linear" else 1  # of the outputs, in the weight
+        scale = weight.abs().amax(1 - axis, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / _INT8
+        names = f"int8_{count}", f"int8_{count}_scale"
+        module.register_buffer(names[0], (weight / scale).round().to(torch.int8), persistent=False)
+        module.register_buffer(names[1], scale.reshape(-1), persistent=False)
+        bias = node.args[0] if place == 2 else node.args[2] if len(node.args) > 2 else None
+        product = torch.ops.aten.mm.default if place == 2 else node.target
+        with graph.inserting_before(node):
+            small = [
+                graph.call_function(torch.ops.aten.to.dtype, (one, torch.bfloat16))
+                for one in (operands[0], graph.get_attr(names[0]))
+            ]
+            made = graph.call_function(product, tuple(small))
+            made = graph.call_function(torch.ops.aten.to.dtype, (made, torch.float32))
+            made = graph.call_function(torch.ops.aten.mul.Tensor, (made, graph.get_attr(names[1])))
+            if bias is not None:
+                made = graph.call_function(torch.ops.aten.add.Tensor, (made, bias))
+        made.meta = dict(node.meta)
+        node.replace_all_uses_with(made)
+        count += 1
+    if not count:
+        raise UnsupportedError("precision int8: the program has no matrix product with constant weights")
     graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     _drop_unread(module)
@@ -194,6 +247,18 @@ def _drop_unread(module: fx.GraphModule) -> None:
 def _device_of(module: fx.GraphModule) -> Any:
     """Where its parameters are; a program without any is moved to where its inputs come from."""
     return next((one.device for one in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
+
+
+def _constant(module: fx.GraphModule, node: Any) -> Any:
+    """A weight, also one that is transposed first; None where it is computed from inputs."""
+    if not isinstance(node, fx.Node):
+        return None
+    if node.op == "get_attr":
+        return _attribute(module, str(node.target))
+    if _name(node) not in _TRANSPOSED or node.kwargs:
+        return None
+    source = _constant(module, node.args[0])
+    return None if source is None else node.target(source, *node.args[1:])
 
 
 def _attribute(module: fx.GraphModule, name: str) -> Any:

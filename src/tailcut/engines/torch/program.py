@@ -25,7 +25,7 @@ from tailcut.engines.trust import is_trusted
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, RowEvidence, Rows, TensorSpec
 
-_DTYPES = {
+DTYPES = {
     torch.bool: DType.BOOL,
     torch.uint8: DType.UINT8,
     torch.uint16: DType.UINT16,
@@ -246,10 +246,10 @@ def _output_names(exported: Any) -> list[str]:
 
 def _tensor(name: str, node: Any, path: Path, fixed: Mapping[sympy.Expr, int]) -> TensorSpec:
     value = node.meta["val"]
-    if value.dtype not in _DTYPES:
+    if value.dtype not in DTYPES:
         raise UnsupportedError(f"{path}: tensor {name!r} has type {value.dtype}, which the protocol has no name for")
     sizes = [expression(dim).subs(fixed) for dim in value.shape]
-    return TensorSpec(name, _DTYPES[value.dtype], tuple(int(size) if size.is_Integer else None for size in sizes))
+    return TensorSpec(name, DTYPES[value.dtype], tuple(int(size) if size.is_Integer else None for size in sizes))
 
 
 def _fixed(nodes: Mapping[str, Any], options: EngineOptions, path: Path) -> dict[sympy.Expr, int]:

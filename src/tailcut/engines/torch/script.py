@@ -1,10 +1,11 @@
 """TorchScript (`torch.jit.save`), on the CPU, and only from files that the user trusts: it is a program of its own.
 
 Such a file says neither the types nor the shapes of its inputs, so the settings do (`engine.signature`), or the
-configuration of a model repository. The graph is PyTorch's own, and no rules read it: nothing is known of the rows.
+configuration of a model repository; a tune sees them in calls with its data. The graph is PyTorch's own, and no rules
+read it: nothing is known of the rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from tailcut.engines.binding import check_arrays
 from tailcut.engines.declared import declared_spec
 from tailcut.engines.files import FileKind, kind_of, model_name
 from tailcut.engines.torch.engine import TorchEngine, as_array, as_tensor, copy_output, use_threads
-from tailcut.engines.torch.program import short
+from tailcut.engines.torch.program import DTYPES, short
 from tailcut.engines.trust import is_trusted
-from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
+from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError, UsageError
+from tailcut.spec import TensorSpec
+
+_GROUPS = 4  # of requests of one length each, that a file's signature is seen with
 
 
 def open_torch(path: Path, options: EngineOptions, name: str | None = None) -> Engine:
@@ -34,20 +38,17 @@ class ScriptEngine:
     """A scripted or traced module; calls may run at the same time."""
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
-        if not is_trusted(path):
-            raise UnsupportedError(
-                f"{path}: TorchScript is code of its own: export the model with torch.export.save (.pt2), or trust the "
-                "file (--trust)"
-            )
+        check_trusted(path)
         if (options.precision, options.compiler, options.u8_input) != ("f32", "eager", None):
             raise UnsupportedError(f"{path}: TorchScript is computed as it is: use precision f32 and compiler eager")
+        if options.outputs or options.fixed_dims:
+            raise UnsupportedError(f"{path}: TorchScript has neither outputs nor fixed_dims: declare its signature so")
         self.spec = declared_spec(options.signature, name or model_name(path))
         self.options = options
         use_threads(options.threads)
-        try:
-            self._module: Any = torch.jit.load(str(path), map_location="cpu").eval()
-        except Exception as error:  # noqa: BLE001  PyTorch's errors share no base
-            raise ModelFileError(f"{path}: PyTorch cannot load it: {short(error)}") from None
+        self._module: Any = load_script(path)
+        if options.layout == "channels_last":
+            self._module.to(memory_format=torch.channels_last)
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         """See `Engine.bind`."""
@@ -82,6 +83,8 @@ class ScriptEngine:
     def _compute(self, ins: Sequence[Any]) -> Sequence[Any]:
         module = self._open()
         use_threads(self.options.threads)
+        if self.options.layout == "channels_last":
+            ins = [one.contiguous(memory_format=torch.channels_last) if one.dim() == 4 else one for one in ins]
         try:
             with torch.inference_mode():
                 results = list(_tensors(module(*ins)))
@@ -98,6 +101,119 @@ class ScriptEngine:
         if self._module is None:
             raise ReleasedError("the engine was closed")
         return self._module
+
+
+def check_trusted(path: Path) -> None:
+    """Do nothing where the user trusts the file.
+
+    Raises:
+        UnsupportedError: they do not.
+    """
+    if not is_trusted(path):
+        raise UnsupportedError(
+            f"{path}: TorchScript is code of its own: export the model with torch.export.save (.pt2), or trust the "
+            "file (--trust)"
+        )
+
+
+def load_script(path: Path) -> Any:
+    """The module of a file that the user trusts.
+
+    Raises:
+        ModelFileError: PyTorch cannot load it.
+    """
+    try:
+        return torch.jit.load(str(path), map_location="cpu").eval()
+    except Exception as error:  # noqa: BLE001  PyTorch's errors share no base
+        raise ModelFileError(f"{path}: PyTorch cannot load it: {short(error)}") from None
+
+
+def seen_signature(path: Path, data: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Inputs and outputs of a file, as calls with the arrays of a data file show them: lines of `engine.signature`.
+
+    First axes are rows. Another axis is free where arrays of one input differ in it (NAME/GROUP), and in an output
+    where it differs from call to call.
+
+    Args:
+        path: of a file that the user trusts.
+        data: arrays by the names of the parameters of `forward`, or one array without a name for the only parameter.
+
+    Raises:
+        UnsupportedError: the file is not trusted, or the module returns a type of tensors that the protocol lacks.
+        ModelFileError: PyTorch cannot load it.
+        UsageError: the arrays are not the inputs.
+        EngineError: it fails on them.
+    """
+    check_trusted(path)
+    module = load_script(path)
+    names = [argument.name for argument in module.forward.schema.arguments[1:]]
+    calls = [[array[:rows] for array in group] for group in _groups(names, data) for rows in (1, 2)]
+    answers = [_named(_answer(module, call)) for call in calls]
+    if not answers[0]:
+        raise UnsupportedError(f"{path}: the module returns no tensor")
+    inputs = {name: [_seen(call[place]) for call in calls] for place, name in enumerate(names)}
+    outputs = {name: [_seen(answer[name]) for answer in answers if name in answer] for name in answers[0]}
+    return (
+        *(_line("input", name, seen) for name, seen in inputs.items()),
+        *(_line("output", name, seen) for name, seen in outputs.items()),
+    )
+
+
+def _groups(names: Sequence[str], data: Mapping[str, np.ndarray]) -> list[list[Any]]:
+    """Tensors of the first groups of requests, in the order of the parameters, each of two rows.
+
+    Float64, which numpy makes of every float, becomes float32.
+    """
+    if len(names) == 1 and "" in data:
+        data = {names[0]: data[""]}
+    known = list(dict.fromkeys(name.partition("/")[0] for name in data))
+    labels = list(dict.fromkeys(name.partition("/")[2] for name in data if name.partition("/")[0] in names))
+    keys = [[f"{name}/{label}" if label else name for name in names] for label in labels[:_GROUPS]]
+    if not keys or any(key not in data for group in keys for key in group):
+        raise UsageError(f"the data file has the arrays {', '.join(known)}; forward takes {', '.join(names)}")
+    if any(not data[key].size or not data[key].ndim for group in keys for key in group):
+        raise UsageError("the data file has an array without rows: its first axis is that of the requests")
+    found = []
+    for group in keys:
+        arrays = [np.concatenate([data[key], data[key]])[:2] for key in group]
+        arrays = [array.astype(np.float32) if array.dtype == np.float64 else array for array in arrays]
+        try:
+            found.append([as_tensor(np.ascontiguousarray(array)) for array in arrays])
+        except TypeError:  # strings
+            raise UsageError("the data file has an array of a type that PyTorch lacks") from None
+    return found
+
+
+def _answer(module: Any, call: Sequence[Any]) -> Any:
+    try:
+        with torch.inference_mode():
+            return module(*call)
+    except Exception as error:  # noqa: BLE001  as in load_script
+        raise EngineError(f"PyTorch failed on the data: {_told(error)}") from None
+
+
+def _named(result: Any) -> dict[str, Any]:
+    """The tensors of a result by the keys of a dict; `output` for one tensor, and numbered where there are several."""
+    tensors = list(_tensors(result))
+    if isinstance(result, dict) and len(result) == len(tensors):
+        return dict(zip(map(str, result), tensors, strict=True))
+    return {"output" if len(tensors) == 1 else f"output_{place}": one for place, one in enumerate(tensors)}
+
+
+def _seen(tensor: Any) -> tuple[Any, tuple[int, ...]]:
+    return tensor.dtype, tuple(tensor.shape)
+
+
+def _line(kind: str, name: str, seen: Sequence[tuple[Any, tuple[int, ...]]]) -> str:
+    """A tensor as it was seen in several calls: the sizes that differ are free."""
+    (dtype, shape), *_ = seen
+    if dtype not in DTYPES or len({len(one) for _, one in seen}) > 1:
+        raise UnsupportedError(
+            f"{kind} {name!r} is {dtype} with {len(shape)} axes, at times: a signature has no place for that"
+        )
+    sizes = list(zip(*(one for _, one in seen), strict=True))
+    dims = tuple(None if len(set(size)) > 1 else size[0] for size in sizes)
+    return f"{kind} {name} {TensorSpec(name, DTYPES[dtype], dims).describe()}"
 
 
 def _tensors(result: Any) -> Sequence[Any]:

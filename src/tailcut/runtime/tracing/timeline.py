@@ -7,6 +7,7 @@ one, the same in every process: records of several workers lie on one axis of ti
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,18 @@ class Event:
     end_ns: int
     amount_ns: int
     process: int = 0
+
+
+class StepTrail(NamedTuple):
+    """When a request passed a step of its pipeline, in monotonic nanoseconds, and the batch of the step."""
+
+    step: str
+    ready_ns: int
+    formed_ns: int
+    began_ns: int
+    ended_ns: int
+    batch_rows: int
+    batch_requests: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,15 @@ import asyncio
 import logging
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
 from tailcut.errors import TailcutError
 from tailcut.runtime.request import Batch, Request
+from tailcut.server.fastpath import traces
 from tailcut.server.http.plan import Plan
 from tailcut.server.http.replies import failure_reply
 from tailcut.spec import DType
@@ -33,11 +35,15 @@ if TYPE_CHECKING:
     from tailcut.server.fastpath.tables import Target
     from tailcut.server.served_model import ServedModel
     from tailcut.server.state import ServerState
+    from tailcut.server.tracing.records import Asked
 
 _log = logging.getLogger("tailcut.http")
 _EVENTS = 64  # sockets heard in a pass
 _ANSWER_BYTES = 64 * 1024
 _FILES = 1024  # descriptors that the table of states begins with
+
+
+_UNTRACED: "Mapping[int, Asked]" = MappingProxyType({})
 
 
 def suits(served: "ServedModel") -> bool:
@@ -69,12 +75,15 @@ class FastConnection(Protocol):
 class Group:
     """The requests of one pass for one target; handler of the requests that they wait as."""
 
-    __slots__ = ("_fast_path", "left", "members", "target")
+    __slots__ = ("_fast_path", "left", "members", "target", "traced")
 
-    def __init__(self, fast_path: "FastPath", target: "Target", members: np.ndarray) -> None:
+    def __init__(
+        self, fast_path: "FastPath", target: "Target", members: np.ndarray, traced: "Mapping[int, Asked]" = _UNTRACED
+    ) -> None:
         self._fast_path = fast_path
         self.target = target
-        self.members = members  # int64 [requests, 4]: descriptor, generation, arrival, length
+        self.members = members  # int64 [requests, 5]: descriptor, generation, arrival, length, trace context
+        self.traced = traced  # those that are sampled, by their place among the members
         self.left = len(members)  # not answered yet
 
     def complete(self, request: Request, batch: Batch, index: int) -> None:
@@ -100,7 +109,9 @@ class FastPath:
         self._connections: dict[int, FastConnection] = {}  # by descriptor
         self._late: dict[int, FastConnection] = {}  # by generation: returned with an answer on its way
         self._groups: dict[Group, None] = {}
-        self._head_table = HeadTable(len(state.receive), _ANSWER_BYTES, state.deadline_ns)
+        self._head_table = HeadTable(
+            len(state.receive), _ANSWER_BYTES, state.deadline_ns, traces=state.tracer is not None
+        )
         self._targets = self._head_table.targets
         self._generation = 0
         self._events = np.zeros((_EVENTS, sockets.EVENT_WORDS), np.int32)
@@ -178,7 +189,10 @@ class FastPath:
         connection.fd = fd
         self._connections[fd] = connection
         self._state.context.counts.fast_path += 1
-        self._submit(target, np.array([[fd, self._generation, now, length]], np.int64))
+        tracer = self._state.tracer
+        asked = None if tracer is None else tracer.of_head(head, plan.head.path)
+        members = np.array([[fd, self._generation, now, length, 0]], np.int64)
+        self._submit(target, members, _UNTRACED if asked is None else {0: asked})
         self._state.delivery.notify_soon(target.entry)
         return True
 
@@ -189,9 +203,9 @@ class FastPath:
         del self._connections[fd]
         self._state.context.counts.fast_path -= 1
         self._poll.unregister(fd)
-        generation, plan, pending, _, own_head = self._descriptors[fd].tolist()
+        generation, _, pending, _, _ = self._descriptors[fd].tolist()
+        head = self._head_of(fd)
         self._descriptors[fd] = 0, -1, 0, 0, 0
-        head = self._own_heads[fd, :own_head].tobytes() or self._head_table.head(plan)
         if pending:
             self._late[generation] = connection
             connection.returned(generation, head)
@@ -291,14 +305,18 @@ class FastPath:
         """Have those of this pass queued, or answered at once where all are here, and give the odd ones back."""
         code, cells, delivery = self._code, self._cells, self._state.delivery
         alone = len(heard) == 1 and not odd and delivery.idle
+        tracer = self._state.tracer
         notified = []
         for target in heard:
             taken = cells[target.at + code.TAKEN]
+            traced = _UNTRACED
+            if tracer is not None and not traces.skips(tracer, cells, target.at, taken):
+                traced = traces.find(tracer, self._members[target.number, :taken], self._head_of)
             if target.refusal:
-                self._refuse(target, taken)
+                self._refuse(target, taken, traced)
             elif not taken:
                 target.entry.settle(target.lease, 0, None)
-            elif self._submit(target, self._members[target.number, :taken], at_once=alone):
+            elif self._submit(target, self._members[target.number, :taken], traced, at_once=alone):
                 notified.append(target.entry)
         for fd, size in odd:
             connection = self._connections.get(fd)
@@ -309,10 +327,17 @@ class FastPath:
         for entry in notified:
             delivery.notify_now(entry)
 
-    def _submit(self, target: "Target", members: np.ndarray, *, at_once: bool = False) -> bool:
+    def _head_of(self, fd: int) -> bytes:
+        """The last head of a connection here."""
+        _, plan, _, _, own_head = self._descriptors[fd].tolist()
+        return self._own_heads[fd, :own_head].tobytes() or self._head_table.head(plan)
+
+    def _submit(
+        self, target: "Target", members: np.ndarray, traced: "Mapping[int, Asked]", *, at_once: bool = False
+    ) -> bool:
         """Queue the requests of this pass, or answer them at once; whether to notify the model."""
         taken = len(members)
-        group = Group(self, target, members)
+        group = Group(self, target, members, traced)
         request = Request(group, self._state.delivery, taken, target.deadline_ns, target.priority, taken)
         try:
             notify = target.entry.settle(target.lease, taken, request, at_once=at_once)
@@ -324,8 +349,11 @@ class FastPath:
             self._groups[group] = None
         return notify
 
-    def _refuse(self, target: "Target", taken: int) -> None:
+    def _refuse(self, target: "Target", taken: int, traced: "Mapping[int, Asked]") -> None:
         members = self._members[target.number, :taken].copy()
+        tracer = self._state.tracer
+        if tracer is not None:
+            traces.refused(tracer, target.served, members, traced)
         self._state.context.counts.replies[503] += taken
         self._state.rest_soon(target.entry)
         head = target.refusal
@@ -377,6 +405,9 @@ class FastPath:
         timeline.stamp += written
         state.context.counts.replies[200] += written + shorts
         served.latency.add(ended_ns - request.ready_ns, count)
+        if group.traced and state.tracer is not None:
+            here = {place: asked for place, asked in group.traced.items() if self._is_waiting(group.members[place])}
+            traces.answered(state.tracer, served, (group.members, request, batch), here, moments, written)
         if shorts:
             self._finish_shorts(target, members, batch, first, moments, shorts)
         if self._late:
@@ -390,6 +421,11 @@ class FastPath:
         if state.busy_poll_ns:
             state.stay_awake(ended_ns)
 
+    def _is_waiting(self, member: np.ndarray) -> bool:
+        """Whether a client has not left; of one that has, its connection has said so."""
+        fd, generation = member[:2].tolist()
+        return self._descriptors[fd, self._code.GENERATION] == generation or generation in self._late
+
     def _finish_shorts(  # noqa: PLR0913, PLR0917  as answer
         self,
         target: "Target",
@@ -401,7 +437,7 @@ class FastPath:
     ) -> None:
         """Leave the answers that could not be sent at once to the transports."""
         for place, sent in self._odd[:shorts].tolist():
-            fd, _, arrival_ns, length = members[place].tolist()
+            fd, _, arrival_ns, length, _ = members[place].tolist()
             self._finish(fd, target.reply.whole(batch, first + place)[sent:])
             now = time.monotonic_ns()
             target.served.timeline.record(arrival_ns, *moments, now, now, 1, batch.rows, length, 200)

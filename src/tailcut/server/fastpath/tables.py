@@ -19,6 +19,7 @@ from tailcut.server.served_model import ServedModel
 from tailcut.spec import DType
 from tailcut.wire.http1.grammar import TEXT, TOKEN
 from tailcut.wire.http1.head import SIGNIFICANT, significant
+from tailcut.wire.trace_context import sampling_of
 from tailcut.wire.v2 import Schedule, schedule_of
 from tailcut.wire.v2.steps import AT_ONCE_BYTES
 from tailcut.wire.v2.template import Template
@@ -27,6 +28,7 @@ _TARGETS = 16
 _PLANS = 64
 _HEADS_BYTES = 64 * 1024
 _HEAD_BYTES = 512  # of an answer
+_DIGIT = rb"[0-9a-f]"  # of the ids of traces
 _LENGTH = re.compile(rb"\r\n(?i:content-length):[^\r]*\r\n")
 
 
@@ -55,9 +57,10 @@ class HeadTable:
         message_bytes: no longer message is received in one go.
         answer_bytes: no longer answer is sent in one go.
         time_ns: for an answer to a request that names none.
+        traces: whether trace contexts are looked for.
     """
 
-    def __init__(self, message_bytes: int, answer_bytes: int, time_ns: int = 0) -> None:
+    def __init__(self, message_bytes: int, answer_bytes: int, time_ns: int = 0, *, traces: bool = False) -> None:
         self._message_bytes = message_bytes
         self._answer_bytes = answer_bytes
         self._time_ns = time_ns
@@ -69,7 +72,8 @@ class HeadTable:
         self._heads_end = 0
         self._numbers: dict[tuple[bytes, bytes, bytes], int] = {}
         self.fields = _fields()
-        self.grammar = _grammar()
+        self.grammar = _grammar(traces=traces)
+        self._traces = traces
 
     def number(self, plan: Plan, head: bytes, template: Template, length: int) -> int:
         """The number of what a head and a body of this length mean, given at its first use.
@@ -110,6 +114,8 @@ class HeadTable:
             len(part),
             *_around(template, places),
         )
+        if self._traces:
+            row[sockets.TRACE] = sampling_of(head)
         if form is not None:
             row[sockets.FORM] = sockets.LIST32 if form.tensor.dtype is DType.FP32 else sockets.LIST64
             row[sockets.BODY_MOST] = most
@@ -173,8 +179,8 @@ def _fields() -> np.ndarray:
     return table
 
 
-def _grammar() -> np.ndarray:
+def _grammar(*, traces: bool) -> np.ndarray:
     """What each byte may be part of, as `sockets` wants it: uint8 [256]."""
-    kinds = ((TOKEN, sockets.NAME), (TEXT, sockets.VALUE))
+    kinds = [(TOKEN, sockets.NAME), (TEXT, sockets.VALUE), *([(_DIGIT, sockets.DIGIT)] if traces else [])]
     flags = [sum(flag for part, flag in kinds if re.fullmatch(part, bytes([byte]))) for byte in range(256)]
     return np.array(flags, np.uint8)

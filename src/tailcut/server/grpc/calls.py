@@ -13,7 +13,8 @@ from typing import Protocol
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
 from tailcut.server.access_log import log_grpc, trace_of, with_trace
 from tailcut.server.exchange import largest_body, public_message
-from tailcut.server.grpc.infer import Inference
+from tailcut.server.grpc.infer import Inference, sampled_call
+from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
 from tailcut.wire.grpc.framing import (
@@ -60,6 +61,8 @@ class Call(ABC):
     charged = 0  # bytes of the server's buffers that are this call's
     over = False
     _begun = False  # its answer's head has been sent
+    infers = False  # it is traced
+    _served: ServedModel | None = None  # the model that the last request was for
     _messages: Messages | None = None
     _job: Job | None = None  # a message is being inflated
 
@@ -87,6 +90,8 @@ class Call(ABC):
     def cancel(self) -> None:
         """The client does not want it any more, or is gone."""
         if not self.over:
+            if self.in_hand:
+                self._trace_failure(Status.CANCELLED, "ClientDisconnected", "", self.began_ns)
             self._leave(Status.CANCELLED)
             self._abandon()
 
@@ -103,6 +108,7 @@ class Call(ABC):
             retry_after_s = error.retry_after_s if isinstance(error, QueueFullError) else retry_after_s
             if error.code is Code.INTERNAL:
                 _log.warning("%s", with_trace(str(error), self._trace()))
+        self._trace_failure(status, type(error).__name__, message, self.began_ns)
         self._leave(status)
         self._abandon()
         self.link.send(self, None, b"", error_end(status, message, retry_after_s, begun=self._begun))
@@ -190,7 +196,14 @@ class Call(ABC):
             log_grpc(self.name, status.name, size, time.monotonic_ns() - began_ns, self._trace())
 
     def _trace(self) -> dict[str, str]:
-        return trace_of(self._head.traceparent.decode("latin-1"))
+        return trace_of(self._head.traceparent)
+
+    def _trace_failure(self, status: Status, kind: str, message: str, began_ns: int) -> None:
+        """Keep a record of a call to infer that has no answer, where it is sampled."""
+        tracer = self.link.state.tracer
+        asked = sampled_call(tracer, self._head) if tracer is not None and self.infers else None
+        if tracer is not None and asked is not None:
+            tracer.failed(asked, self._served, began_ns, status=status.name, kind=kind, message=message)
 
     def _left_ns(self) -> int:
         """What is left of the call's own deadline; 0 where it has none."""

@@ -31,6 +31,8 @@ _ADMIN = {
     "RepositoryModelUnload",
     "SystemSharedMemoryRegister",
     "SystemSharedMemoryUnregister",
+    "CudaSharedMemoryRegister",
+    "CudaSharedMemoryUnregister",
 }  # need the token, where the server has one
 _OPEN = {
     f"/{SERVICE}/ServerLive",

@@ -13,8 +13,12 @@ from tailcut.errors import InvalidInputError, TailcutError
 from tailcut.runtime.request import Batch
 from tailcut.server.exchange import Exchange
 from tailcut.server.grpc.templates import Plan, Plans
+from tailcut.server.served_model import ServedModel
+from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.grpc.codec import infer_response, large_answer, read_request
 from tailcut.wire.grpc.form import ArrayForm, Form, Lead, read_lead
+from tailcut.wire.grpc.framing import CallHead
 from tailcut.wire.grpc.messages import MESSAGES
 from tailcut.wire.grpc.steps import large_request, take_apart
 from tailcut.wire.v2 import InferRequest
@@ -28,11 +32,18 @@ _read = MESSAGES["ModelInferRequest"].FromString
 class Inference:
     """The side of its exchange; `done` is called once there is an answer or an error, never from inside `begin`."""
 
-    __slots__ = ("_done", "_exchange", "_final", "_form", "_plans", "answer", "error", "id")
+    __slots__ = ("_done", "_exchange", "_final", "_form", "_head", "_plans", "answer", "error", "id")
 
     def __init__(
-        self, plans: Plans, began_ns: int, done: Callable[["Inference"], None], *, final: bool = False
+        self,
+        plans: Plans,
+        head: CallHead,
+        began_ns: int,
+        done: Callable[["Inference"], None],
+        *,
+        final: bool = False,
     ) -> None:
+        self._head = head
         self.id = b""
         self.answer: bytes | list[bytes | memoryview] | None = None  # a ModelInferResponse, a large one in parts
         self.error: TailcutError | None = None
@@ -42,6 +53,11 @@ class Inference:
         self._form: Form | ArrayForm | None = None  # where the request was like one before it
         self._exchange = Exchange(plans.state, self)
         self._exchange.began_ns = began_ns
+
+    @property
+    def served(self) -> ServedModel | None:
+        """The model that it is for; None where none was found."""
+        return self._exchange.served
 
     @property
     def began_ns(self) -> int:
@@ -131,6 +147,10 @@ class Inference:
     def submitted(self) -> None:
         """A large request has been read: nothing of it is kept here."""
 
+    def sampled(self, tracer: Tracer) -> Asked | None:
+        """The call, where it is sampled."""
+        return sampled_call(tracer, self._head)
+
     def answered(self) -> bool:
         """Its answer is there, and goes out with the next write of its connection."""
         self.answer = self._exchange.answer
@@ -152,6 +172,11 @@ class Inference:
     def cancel(self) -> None:
         """The client waits no more: its queued work is cancelled."""
         self._exchange.cancel()
+
+
+def sampled_call(tracer: Tracer, head: CallHead) -> Asked | None:
+    """A call, where it is sampled."""
+    return tracer.of_call(head.plan.path[1:], head.traceparent, head.tracestate)
 
 
 def _is_large(request: InferRequest, outputs: Mapping[str, np.ndarray]) -> bool:

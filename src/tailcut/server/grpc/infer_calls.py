@@ -19,21 +19,22 @@ class InferCall(OneMessageCall):
     """ModelInfer."""
 
     _inference: Inference | None = None
+    infers = True
 
     def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
         super().__init__(link, stream, head, name)
         self._plans = plans
 
     def _start(self, message: bytes | memoryview) -> None:
-        self._inference = inference = Inference(self._plans, self.began_ns, self._done)
+        self._inference = inference = Inference(self._plans, self._head, self.began_ns, self._done)
         try:
             inference.begin(message, self._left_ns())
         except TailcutError as error:
-            self._inference = None
+            self._inference, self._served = None, inference.served
             self.fail(error)
 
     def _done(self, inference: Inference) -> None:
-        self._inference = None
+        self._inference, self._served = None, inference.served
         if self.over:
             return
         if inference.error is not None:
@@ -56,6 +57,8 @@ class InferCall(OneMessageCall):
 
 class StreamCall(Call):
     """ModelStreamInfer: answers in the order of the requests; a request that fails costs only itself."""
+
+    infers = True
 
     def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
         super().__init__(link, stream, head, name)
@@ -131,7 +134,7 @@ class StreamCall(Call):
         self._waits = False
 
     def _begin(self, message: bytes | memoryview) -> None:
-        inference = Inference(self._plans, time.monotonic_ns(), self._done, final=True)
+        inference = Inference(self._plans, self._head, time.monotonic_ns(), self._done, final=True)
         self._parts.append(inference)
         try:
             inference.begin(message, self._left_ns())
@@ -159,6 +162,8 @@ class StreamCall(Call):
             answer = MESSAGES["ModelStreamInferResponse"](error_message=public_message(part.error))
             answer.infer_response.id = part.id.decode()
             message = answer.SerializeToString()
+            self._served = part.served
+            self._trace_failure(status, type(part.error).__name__, public_message(part.error), part.began_ns)
         self._tell(status, len(message), part.began_ns)
         self._send(message, end=False)
         return True

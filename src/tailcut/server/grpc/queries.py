@@ -3,6 +3,7 @@
 They say what the HTTP side says, as messages: `metadata.py` has the words of both.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -65,7 +66,7 @@ class Questions:
         await (self._context.models.load if load else self._context.models.unload)(request.model_name)
         return {}
 
-    def _shared(self, name: str, request: Any) -> Mapping[str, Any]:
+    def _shared(self, name: str, request: Any) -> Mapping[str, Any] | Awaitable[Mapping[str, Any]]:
         regions = self._context.regions
         match name:
             case "SystemSharedMemoryStatus":
@@ -74,6 +75,15 @@ class Questions:
                 regions.register(request.name, request.key, request.offset, request.byte_size)
             case "SystemSharedMemoryUnregister":
                 regions.unregister(request.name)
+            case "CudaSharedMemoryStatus":
+                return {"regions": {one.name: metadata.cuda_region(one) for one in regions.status_cuda(request.name)}}
             case "CudaSharedMemoryRegister":
-                raise InvalidInputError("there is no CUDA memory here: register system shared memory")
+                return self._register_cuda(request)
+            case "CudaSharedMemoryUnregister":
+                regions.unregister_cuda(request.name)
+        return {}
+
+    async def _register_cuda(self, request: Any) -> Mapping[str, Any]:
+        register = self._context.regions.register_cuda
+        await asyncio.to_thread(register, request.name, request.raw_handle, request.device_id, request.byte_size)
         return {}

@@ -90,6 +90,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._repeating.forget()
         self._state.leave(self)
         self._account.hold_unread(0)
+        if self._wire.state is _ANSWER or self._inference.unsent:
+            self._writer.lost()
         self._drop()
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -18,6 +18,8 @@ from tailcut.server.http.replies import Refusal
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES
+from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.inflate import WBITS, inflate_in_steps
 from tailcut.wire.v2 import InferRequest, Response, encode_response, parse_request
@@ -173,6 +175,10 @@ class Inference:
     def submitted(self) -> None:
         """A large body has been read."""
         self._account.release()
+
+    def sampled(self, tracer: Tracer) -> Asked | None:
+        """The request in hand, where it is sampled."""
+        return self._writer.sampled(tracer)
 
     def answered(self) -> bool:
         """The answer to an inference is there; whether it has gone out."""

@@ -12,7 +12,6 @@ class Said(NamedTuple):
     answer: str | None = None
     body: str | None = None
     unready: bool = False  # 503 is an answer, with the body of the good one, if that has any
-    refused: bool = False  # always, with 400
 
 
 def document(routes: Iterable[tuple[str, str, Said, bool]], version: str, *, always: bool = False) -> dict[str, Any]:
@@ -44,8 +43,6 @@ def _operation(path: str, said: Said, security: list[dict[str, Any]] | None) -> 
     responses = {"200": good, "4XX": wrong, "5XX": wrong}
     if said.unready:
         responses["503"] = good | {"description": "Not ready"}
-    if said.refused:
-        del responses["200"]
     operation: dict[str, Any] = {"summary": said.summary, "responses": responses}
     names = re.findall(r"{(\w+)}", path)
     if names:
@@ -64,7 +61,7 @@ def _operation(path: str, said: Said, security: list[dict[str, Any]] | None) -> 
         content: dict[str, Any] = {"application/json": {"schema": _ref(said.body)}}
         if said.body == "request":
             content["application/octet-stream"] = {}
-        operation["requestBody"] = {"required": said.body in {"request", "register"}, "content": content}
+        operation["requestBody"] = {"required": said.body in _REQUIRED, "content": content}
     if security is not None:
         operation["security"] = security
     return operation
@@ -83,6 +80,7 @@ def _list(of: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": of}
 
 
+_REQUIRED = {"request", "register", "cuda_register"}  # bodies
 _HEADERS = {
     "Inference-Header-Content-Length": "bytes of JSON before the binary data; 0 for a raw body",
     "Tailcut-Timeout-Us": "microseconds that this request may take",
@@ -105,6 +103,9 @@ _SCHEMAS: dict[str, Any] = {
     "ready": _object({}, {"ready": _YES}),
     "readiness": _object({"name": _TEXT, "ready": _YES, "warmed_up": _YES}, {"reason": _TEXT}),
     "register": _object({"key": _TEXT, "byte_size": _NUMBER}, {"offset": _NUMBER}),
+    "cuda_register": _object(
+        {"raw_handle": _object({"b64": _TEXT}), "device_id": _NUMBER, "byte_size": _NUMBER},
+    ),
     "server": _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}),
     "metadata": _object(
         {
@@ -148,6 +149,7 @@ _SCHEMAS: dict[str, Any] = {
     ),
     "index": _list(_object({"name": _TEXT, "version": _TEXT, "state": _TEXT, "reason": _TEXT})),
     "regions": _list(_object({"name": _TEXT, "key": _TEXT, "offset": _NUMBER, "byte_size": _NUMBER})),
+    "cuda_regions": _list(_object({"name": _TEXT, "device_id": _NUMBER, "byte_size": _NUMBER})),
     "request": _object(
         {"inputs": _list(_object({"name": _TEXT, "datatype": _DTYPES, "shape": _SHAPE}, _DATA))},
         {"id": _TEXT, "parameters": _OBJECT, "outputs": _list(_object({"name": _TEXT}, {"parameters": _OBJECT}))},

@@ -9,7 +9,6 @@ from enum import Enum
 from urllib.parse import unquote
 
 from tailcut.errors import InvalidInputError, NotFoundError, QueueFullError
-from tailcut.server.access_log import trace_field
 from tailcut.server.context import Context
 from tailcut.server.exchange import largest_body
 from tailcut.server.http.replies import Refusal
@@ -18,6 +17,7 @@ from tailcut.server.limits import QUESTION_BYTES, ServerLimits
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import RECEIVE_BYTES, ServerState
 from tailcut.spec import DType
+from tailcut.wire import trace_context
 from tailcut.wire.http1.connection import KEPT_HEAD_BYTES, Edition
 from tailcut.wire.http1.head import SIGNIFICANT, Head, parse_head, significant
 from tailcut.wire.http1.response import BINARY, OK, head
@@ -55,13 +55,14 @@ class Plan:
     date: bytes = b""  # the line in those two
     arguments: tuple[str, ...] = field(default=())
     takes_body: bool = False  # ANSWER: the handler wants it
+    negotiates: bool = False  # ANSWER: the handler wants the Accept header
     schedule: Schedule = field(
         default_factory=Schedule
     )  # INFER: what the head says; the body's parameters come before it
     limit: int = QUESTION_BYTES  # bytes of the body, inflated
     edition: Edition = _NEVER  # an equal head means the same while it is valid
     why: Refusal | None = None  # the message is refused for its head
-    trace: bytes = b""  # of a head too long to be kept, what an access log reads
+    trace: bytes = b""  # of a head too long to be kept, what says the trace context
     steady: bool = False  # INFER: a client that sends it again and again may take the fast path
     refusal: QueueFullError | None = (
         None  # ROWS: the last one, which until its `opens_ns` holds for every request with this head
@@ -92,7 +93,7 @@ def find_plan(state: ServerState, head_bytes: bytes) -> Plan:
     """
     if len(head_bytes) > KEPT_HEAD_BYTES:
         unlike_others = _planned(state, head_bytes)
-        unlike_others.trace = trace_field(head_bytes)
+        unlike_others.trace = trace_context.fields_of(head_bytes)
         return unlike_others
     key = significant(head_bytes)
     plan: Plan | None = state.plans.get(key)
@@ -138,7 +139,7 @@ def plan_for(request: Head, context: Context, limits: ServerLimits) -> Plan:
         raise Refusal(415, "Content-Encoding must be gzip, deflate or identity")
     plan = Plan(Kind.ANSWER, request, length, route.handler, encoding=None if encoding == "identity" else encoding)
     plan.arguments = tuple(unquote(argument) for argument in route.arguments)
-    plan.takes_body = route.takes_body
+    plan.takes_body, plan.negotiates = route.takes_body, route.negotiates
     if route.infers:
         plan.kind = Kind.INFER
         try:

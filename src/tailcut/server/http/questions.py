@@ -10,6 +10,7 @@ from tailcut.server.http.replies import Refusal, refused
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.limits import QUESTION_BYTES
 from tailcut.server.state import ServerState
+from tailcut.wire.http1.head import accept_of
 from tailcut.wire.inflate import WBITS, inflate
 
 
@@ -39,7 +40,9 @@ class Questions:
         try:
             if plan.encoding:
                 body = inflate(body, QUESTION_BYTES, wbits=WBITS[plan.encoding])
-            arguments = (body, *plan.arguments) if plan.takes_body else plan.arguments
+            arguments: tuple[bytes | str, ...] = (body, *plan.arguments) if plan.takes_body else plan.arguments
+            if plan.negotiates:
+                arguments = (*arguments, accept_of(self._writer.head))
             answer = plan.handler(self._state.context, *arguments)  # type: ignore[misc]  # ANSWER plans have one
         except (Refusal, TailcutError) as error:
             answer = refused(error)

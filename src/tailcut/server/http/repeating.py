@@ -5,6 +5,7 @@ around their data is compared, once enough of them have come.
 """
 
 import asyncio
+import time
 from typing import Protocol
 
 from tailcut.errors import TailcutError
@@ -118,6 +119,7 @@ class Repeating:
         self._wire.repeats = self._alike = -_LONG_WAY
         self._writer.idle_since = self._state.now
         if owed is not None:
+            self._writer.began_ns = time.monotonic_ns()  # about: it has come since the last pass but one
             self._wire.owes()
             self._owed = owed
 

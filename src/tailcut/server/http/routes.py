@@ -4,8 +4,10 @@ A handler is given the site, the body where the path takes one, and the path's v
 answer, or an awaitable of one where the work takes a while.
 """
 
+import asyncio
 import logging
 import re
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +22,7 @@ from tailcut.runtime.tracing.timeline import read
 from tailcut.server import metadata
 from tailcut.server.context import Context
 from tailcut.server.http.openapi import Said, document
-from tailcut.server.metrics import METRICS_TYPE, render
+from tailcut.server.metrics import METRICS_TYPE, OPEN_METRICS_TYPE, accepts_open_metrics, render
 from tailcut.wire.http1.response import reply
 
 _log = logging.getLogger("tailcut")
@@ -39,6 +41,7 @@ class Entry:
     said: Said
     admin: bool = False  # needs the token, where the server has one
     open: bool = False  # needs none, also where all others do
+    negotiates: bool = False  # the handler is given the Accept header
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Route:
     takes_body: bool = False
     admin: bool = False
     open: bool = False
+    negotiates: bool = False
 
     @property
     def infers(self) -> bool:
@@ -166,21 +170,37 @@ def _unregister(context: Context, body: bytes, name: str = "") -> bytes:
     return reply(200, b"")
 
 
-def _no_cuda(_context: Context, _name: str = "") -> bytes:
-    return _json([])
+def _cuda_regions(context: Context, name: str = "") -> bytes:
+    return _json([metadata.cuda_region(one) for one in context.regions.status_cuda(name)])
 
 
-def _no_cuda_register(_context: Context, _body: bytes, _name: str) -> bytes:
-    raise InvalidInputError("there is no CUDA memory here: register system shared memory")
-
-
-def _no_cuda_unregister(_context: Context, _body: bytes, _name: str = "") -> bytes:
+async def _register_cuda(context: Context, body: bytes, name: str) -> bytes:
+    fields = _fields(body)
+    handle, device, size = fields.get("raw_handle"), fields.get("device_id"), fields.get("byte_size")
+    text = handle.get("b64") if isinstance(handle, dict) else None
+    if not isinstance(text, str) or type(device) is not int or type(size) is not int:
+        raise InvalidInputError(
+            'a region needs raw_handle ({"b64": the handle in base64}), device_id and byte_size (whole numbers)'
+        )
+    try:
+        raw = b64decode(text, validate=True)
+    except ValueError:
+        raise InvalidInputError("raw_handle is not base64") from None
+    await asyncio.to_thread(context.regions.register_cuda, name, raw, device, size)
     return reply(200, b"")
 
 
-def _metrics(context: Context) -> bytes:
+def _unregister_cuda(context: Context, body: bytes, name: str = "") -> bytes:
+    _fields(body)
+    context.regions.unregister_cuda(name)
+    return reply(200, b"")
+
+
+def _metrics(context: Context, accept: str) -> bytes:
     rows = {(served.name, served.version): served.model.rows.rows.value for served in context.models}
-    return reply(200, render(*context.counted(), rows, context.devices()), content_type=METRICS_TYPE)
+    opened = accepts_open_metrics(accept)
+    text = render(*context.counted(), rows, context.devices(), open_metrics=opened)
+    return reply(200, text, content_type=OPEN_METRICS_TYPE if opened else METRICS_TYPE, headers={"Vary": "Accept"})
 
 
 def _openapi(context: Context) -> bytes:
@@ -200,15 +220,15 @@ def _of_model(path: str, method: str, handler: Handler | None, said: Said) -> li
 
 
 def _of_regions(kind: str, register: Handler, unregister: Handler, status: Handler) -> list[Entry]:
-    root = f"/v2/{kind}sharedmemory"
+    root, prefix = f"/v2/{kind}sharedmemory", "" if kind == "system" else f"{kind}_"
     return [
-        Entry(f"{root}/status", "GET", status, Said("All registered regions", "regions")),
-        Entry(f"{root}/region/{{region}}/status", "GET", status, Said("One region", "regions")),
+        Entry(f"{root}/status", "GET", status, Said("All registered regions", f"{prefix}regions")),
+        Entry(f"{root}/region/{{region}}/status", "GET", status, Said("One region", f"{prefix}regions")),
         Entry(
             f"{root}/region/{{region}}/register",
             "POST",
             register,
-            Said("Register a region", body="register", refused=kind == "cuda"),
+            Said("Register a region", body=f"{prefix}register"),
             admin=True,
         ),
         Entry(
@@ -247,8 +267,8 @@ _TABLE = [
     Entry("/v2/repository/models/{model}/load", "POST", _load, Said("Read a model anew", body="empty"), admin=True),
     Entry("/v2/repository/models/{model}/unload", "POST", _unload, Said("Unload a model", body="empty"), admin=True),
     *_of_regions("system", _register, _unregister, _regions),
-    *_of_regions("cuda", _no_cuda_register, _no_cuda_unregister, _no_cuda),
-    Entry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text")),
+    *_of_regions("cuda", _register_cuda, _unregister_cuda, _cuda_regions),
+    Entry("/metrics", "GET", _metrics, Said("The same numbers for Prometheus", "text"), negotiates=True),
 ]
 # By the number of parts; a variable part is None, and the table's order puts words before it.
 _PATTERNS: dict[int, list[tuple[list[str | None], Entry]]] = {}
@@ -264,5 +284,7 @@ def find_route(path: str) -> Route | None:
         if all(want in {None, part} for want, part in zip(pattern, parts, strict=True)):
             arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want is None)
             takes_body = entry.said.body is not None
-            return Route((entry.method,), entry.handler, arguments, takes_body, entry.admin, entry.open)
+            return Route(
+                (entry.method,), entry.handler, arguments, takes_body, entry.admin, entry.open, entry.negotiates
+            )
     return None

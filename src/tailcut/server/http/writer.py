@@ -6,9 +6,13 @@ from collections.abc import Sequence
 
 from tailcut.errors import TailcutError
 from tailcut.server.access_log import trace_of_head, with_trace
+from tailcut.server.exchange import public_message
 from tailcut.server.http.plan import NO_PLAN, Plan
 from tailcut.server.http.replies import failure_reply, response_head
+from tailcut.server.http.routes import find_route
 from tailcut.server.state import ServerState
+from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.http1.response import CLOSE, END, dated
 from tailcut.wire.v2 import Response
@@ -28,6 +32,11 @@ class AnswerWriter:
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything is answered
         self.began_ns = 0  # when the message in hand had its head
         self.idle_since = state.now  # when the client was last heard or answered
+
+    @property
+    def head(self) -> bytes:
+        """The bytes of the head in hand; none of one that is too long to be kept."""
+        return self._wire.head
 
     def respond(self, answer: Response) -> bool:
         """Write the answer to an inference."""
@@ -65,14 +74,35 @@ class AnswerWriter:
         if answer[9:10] == b"5":
             plan = self._wire.meaning or NO_PLAN
             _log.warning("%s", with_trace(str(error), trace_of_head(self._wire.head or plan.trace)))
+        self._trace_failure(int(answer[9:12]), type(error).__name__, public_message(error))
         return self._say(answer)
 
     def refuse(self, answer: bytes) -> None:
         """Write an answer to a message that is not read to its end, and count it."""
         answer = dated(answer, self._state.date)
         self._count(int(answer[9:12]), len(answer))
+        self._trace_failure(int(answer[9:12]), answer[9:12].decode())
         if not self.transport.is_closing():
             self.transport.write(answer)
+
+    def sampled(self, tracer: Tracer) -> Asked | None:
+        """The message in hand, or answered last, where it is sampled."""
+        plan = self._wire.meaning or NO_PLAN
+        return tracer.of_head(self._wire.head or plan.trace, plan.head.path)
+
+    def lost(self) -> None:
+        """The client has left before its answer."""
+        self._trace_failure(0, "ClientDisconnected")
+
+    def _trace_failure(self, status: int, kind: str, message: str = "") -> None:
+        """Keep a record of a request to infer that has no answer, where it is sampled."""
+        tracer, plan = self._state.tracer, self._wire.meaning
+        if tracer is None or plan is None or (plan.served is None and plan.why is None):
+            return
+        route = find_route(plan.head.path)
+        asked = self.sampled(tracer) if route is not None and route.infers else None
+        if asked is not None:
+            tracer.failed(asked, plan.served, self.began_ns, status=status, kind=kind, message=message)
 
     def _closing(self) -> bool:
         return self._state.draining or self._wire.closes

@@ -17,7 +17,7 @@ from tailcut.errors import TailcutError
 from tailcut.machine.affinity import bind_memory, pin_thread
 from tailcut.runtime.opening.defaults import Choice
 from tailcut.server.context import Context
-from tailcut.server.latency import LatencyHistogram
+from tailcut.server.latency import Exemplar, LatencyHistogram
 from tailcut.server.metrics import Counted, ServerCounts
 from tailcut.server.state import ServerState
 from tailcut.server.workers.fair_listener import FairAcceptor
@@ -181,6 +181,7 @@ def _as_counts(context: Context) -> Counts:
         counts: Counts = dict(served.model.statistics())
         counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.model.batches_by_rows().items()}
         counts["latency"] = {str(index): count for index, count in enumerate(served.latency.counts) if count}
+        counts["exemplars"] = {str(index): list(one) for index, one in served.latency.exemplars.items()}
         counts["latency_ns"], counts["limit_ns"] = served.latency.total_ns, served.latency.limit_ns
         counts["stages"] = served.model.stages()
         models.setdefault(served.name, {})[served.version] = counts
@@ -205,6 +206,8 @@ def _latency(counts: dict[str, Any]) -> LatencyHistogram:
     histogram = LatencyHistogram(counts["limit_ns"], total_ns=counts["latency_ns"])
     for index, count in counts["latency"].items():
         histogram.counts[int(index)] = count
+    for index, exemplar in counts["exemplars"].items():
+        histogram.exemplars[int(index)] = Exemplar(*exemplar)
     return histogram
 
 

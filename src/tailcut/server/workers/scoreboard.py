@@ -31,6 +31,8 @@ MOMENTARY = frozenset(
 # The largest counts: their sum means nothing.
 _NEWEST = frozenset({"last_ms", "loop_stall_ns", "loop_stall_cpu_ns", "oldest_ns", "limit_ns"})
 
+_LATEST = frozenset({"exemplars"})  # lists that begin with a time, by some key: the latest of each
+
 Counts = dict[str, Any]  # numbers, lists of numbers, or again such dictionaries
 
 
@@ -126,6 +128,8 @@ def add_up(*many: Counts) -> Counts:
         values = [counts[name] for counts in many if name in counts]
         if name in _NEWEST:
             result[name] = max(values)
+        elif name in _LATEST:
+            result[name] = _latest(values)
         elif isinstance(values[0], dict):
             result[name] = add_up(*values)
         elif isinstance(values[0], list):
@@ -133,6 +137,12 @@ def add_up(*many: Counts) -> Counts:
         else:
             result[name] = sum(values)
     return result
+
+
+def _latest(many: list[Counts]) -> Counts:
+    """The latest list of each key."""
+    keys = dict.fromkeys(key for lists in many for key in lists)
+    return {key: max(lists[key] for lists in many if key in lists) for key in keys}
 
 
 def lasting(counts: Counts) -> Counts:

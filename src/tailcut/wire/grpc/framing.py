@@ -72,6 +72,7 @@ class CallHead(NamedTuple):
     plan: CallPlan
     timeout_ns: int = 0  # 0: none
     traceparent: bytes = b""
+    tracestate: bytes = b""
     error: CallError | None = None
 
 
@@ -104,21 +105,22 @@ def call_head(plan: CallPlan, varying: Mapping[bytes, bytes]) -> CallHead:
     """The head of one call, with its deadline and its trace."""
     if not varying:
         return CallHead(plan, error=plan.error)
-    traceparent, written = varying.get(b"traceparent", b""), varying.get(b"grpc-timeout")
+    trace = varying.get(b"traceparent", b""), varying.get(b"tracestate", b"")
+    written = varying.get(b"grpc-timeout")
     if written is None:
-        return CallHead(plan, 0, traceparent, plan.error)
+        return CallHead(plan, 0, *trace, plan.error)
     timeout = _TIMEOUT.fullmatch(written)
     if timeout is None:
         message = "grpc-timeout is a number of 8 digits at most, and one of HMSmun"
-        return CallHead(plan, 0, traceparent, CallError(Status.INVALID_ARGUMENT, message))
-    return CallHead(plan, int(timeout[1]) * _UNIT_NS[timeout[2]] or 1, traceparent, plan.error)
+        return CallHead(plan, 0, *trace, CallError(Status.INVALID_ARGUMENT, message))
+    return CallHead(plan, int(timeout[1]) * _UNIT_NS[timeout[2]] or 1, *trace, plan.error)
 
 
 CALLS = Reading(
     plan_call,
     call_head,
     names=frozenset({b"content-type", b"grpc-encoding", b"authorization"}),
-    varying=frozenset({b"grpc-timeout", b"traceparent"}),
+    varying=frozenset({b"grpc-timeout", b"traceparent", b"tracestate"}),
 )
 
 

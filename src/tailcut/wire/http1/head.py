@@ -22,6 +22,7 @@ _BEHIND_VALUES = re.compile(rb"(?<![ \t])[ \t]++\r\n")
 _VERSIONS = (b" HTTP/1.1", b" HTTP/1.0")
 _VERSION = re.compile(rb" HTTP/[0-9]{1,3}(?:\.[0-9]{1,3})?\Z")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)(.*)\Z", re.DOTALL)
+_ACCEPT = re.compile(rb"^accept:[ \t]*([^\r\n]*)\r$", re.IGNORECASE | re.MULTILINE)
 # Header fields that may change what is done with a message; all others are read past.
 SIGNIFICANT = frozenset(
     b"host content-length transfer-encoding connection expect content-encoding content-type "
@@ -86,6 +87,11 @@ def significant(data: bytes) -> bytes:
     that it is no good head's rest.
     """
     return data if data.count(b"\n") > MAX_HEADERS + 2 else _OTHERS.sub(b"", data)
+
+
+def accept_of(head: bytes) -> str:
+    """The Accept header of a whole good head; several are one list (RFC 9110 section 5.3)."""
+    return ", ".join(value.decode("latin-1") for value in _ACCEPT.findall(head))
 
 
 def parse_head(data: bytes) -> Head:

@@ -113,6 +113,7 @@ def server_metadata(version: str) -> dict[str, Any]:
             "schedule_policy",
             "statistics",
             "system_shared_memory",
+            "cuda_shared_memory",
         ],
     }
 

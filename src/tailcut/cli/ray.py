@@ -1,0 +1,175 @@
+"""`tailcut ray`: applications of Ray Serve: their file, their replicas, and haproxy in front of these."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tailcut.ray.plan import Replicas
+
+ray = typer.Typer(
+    help="Ray Serve: the file of an application, its replicas, and haproxy in front of them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@ray.command()
+def config(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Profiles, bare models or pipelines (FILE.py:VARIABLE), by paths that exist on every node.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the application (default: the first source's).")] = "",
+    route: Annotated[str, typer.Option(help="Path of the application at Serve's own proxy.")] = "/",
+    slo: Annotated[
+        str | None,
+        typer.Option(metavar="pN=DURATION", help="Limit that replicas are to meet (default: that of the tune)."),
+    ] = None,
+    replicas: Annotated[
+        str, typer.Option(metavar="N|MIN:MAX", help="Number of replicas, or a range for the autoscaler.")
+    ] = "1",
+    multiplex: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Load models on demand, at most N in a replica; NAME=FILE names them.", min=1),
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(help="CPUs of a replica (default: by the profile).", min=0.0)] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of a replica (default: by the profile).", min=0.0)] = None,
+    host: Annotated[str | None, typer.Option(help="Address that servers bind (default: the node's).")] = None,
+    drain: Annotated[str, typer.Option(help="A replica that is to stop keeps serving this long.")] = "5s",
+    token_file: Annotated[Path | None, typer.Option(help="File with a token that every request then needs.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+) -> None:
+    """Write the file of an application for `serve deploy`, by the figures of its profile."""
+    from tailcut.atomic import write_atomically
+    from tailcut.cli.options import parse_duration
+    from tailcut.errors import UsageError
+    from tailcut.planning.demand import parse_limit
+    from tailcut.ray.application import make_plan
+    from tailcut.ray.plan import serve_config
+
+    try:
+        import yaml
+    except ImportError:
+        raise UsageError("PyYAML is not installed, which comes with Ray: pip install 'tailcut[ray]'") from None
+    limit = None if slo is None else parse_limit(slo, parse_duration)
+    named = dict(map(_named, sources))
+    if multiplex is not None and len(named) < len(sources):
+        raise UsageError("two models have the same name: rename one with NAME=FILE")
+    plan = make_plan(
+        sources if multiplex is None else named,
+        limit_ms=None if limit is None else limit.limit_ms,
+        percentile="p99" if limit is None else limit.percentile,
+        replicas=_replicas(replicas),
+        models_per_replica=multiplex or 1,
+        cpus=cpus,
+        gpus=gpus,
+        host=host,
+        drain_s=parse_duration(drain),
+        token_file=token_file,
+    )
+    content = serve_config(name or next(iter(named)), route, plan)
+    text = f"# tailcut ray config: deploy with `serve deploy FILE`\n{yaml.safe_dump(content, sort_keys=False)}"
+    if output is None:
+        print(text, end="")
+    else:
+        write_atomically(output, text)
+        print(f"wrote {output}: deploy it with serve deploy {output}", file=sys.stderr)
+
+
+@ray.command()
+def replicas(
+    application: Annotated[str, typer.Argument(metavar="APP", help="Application, or APP/DEPLOYMENT.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """List the addresses of an application's replicas; exit code 1 where none is ready."""
+    import orjson
+
+    from tailcut.client.directory import RAY
+    from tailcut.ray.membership import Replicas
+
+    found: list[str] = []
+    directory = Replicas.parse(f"{RAY}{application}")
+    directory.follow(lambda addresses: found.extend(_url(one.tls, str(one)) for one in addresses))
+    directory.close()
+    if json:
+        print(orjson.dumps({"replicas": found}).decode())
+    else:
+        print("\n".join(found) or "no replica is ready")
+    raise typer.Exit(0 if found else 1)
+
+
+@ray.command()
+def haproxy(
+    application: Annotated[str, typer.Argument(metavar="APP", help="Application, or APP/DEPLOYMENT.")],
+    bind: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where haproxy listens.")] = "127.0.0.1:8080",
+    threads: Annotated[int, typer.Option(help="Threads of haproxy.", min=1, max=64)] = 1,
+    ca: Annotated[Path | None, typer.Option(help="Certificates (PEM) to check replicas with TLS against.")] = None,
+    program: Annotated[
+        Path | None, typer.Option("--haproxy", metavar="FILE", help="The program (default: the system's, else Ray's).")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the configuration for the replicas as they are now, and end."),
+    ] = None,
+) -> None:
+    """Run haproxy in front of an application's replicas, and reload it when they change."""
+    from tailcut.atomic import write_atomically
+    from tailcut.client.directory import RAY
+    from tailcut.ray.balancer import Balancer, find_haproxy
+    from tailcut.ray.haproxy import Front, haproxy_config
+    from tailcut.ray.membership import Replicas
+
+    trusted = "" if ca is None else str(ca.resolve())
+    directory = Replicas.parse(f"{RAY}{application}")
+    if output is not None:
+        front = Front(bind, "/run/haproxy/tailcut.sock", threads, trusted)
+        directory.follow(lambda addresses: write_atomically(output, haproxy_config(addresses, front)))
+        directory.close()
+        return
+    balancer = Balancer(find_haproxy(program), directory, bind, threads, trusted, _say)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: balancer.stop())
+    raise typer.Exit(balancer.run())
+
+
+def _named(source: str) -> tuple[str, str]:
+    """The name of a source, and its file, from FILE or NAME=FILE."""
+    from tailcut.engines.files import model_name
+
+    name, _, file = source.rpartition("=")
+    return name or model_name(Path(file)), file
+
+
+def _replicas(text: str) -> "Replicas":
+    """A number, or MIN:MAX.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    from tailcut.errors import UsageError
+    from tailcut.ray.plan import Replicas
+
+    least, colon, most = text.partition(":")
+    if not least.isdecimal() or (colon and not most.isdecimal()):
+        raise UsageError(f"--replicas: {text!r} is neither a number nor a range: write 2 or 1:4")
+    try:
+        return Replicas(least=int(least), most=int(most or least))
+    except ValueError as error:
+        raise UsageError(f"--replicas: {error}") from None
+
+
+def _url(tls: bool, address: str) -> str:
+    return f"{'https' if tls else 'http'}://{address}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

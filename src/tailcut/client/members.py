@@ -1,0 +1,188 @@
+"""The servers that one client may ask: which is next, which rest, and what changes when servers come and go.
+
+No socket and no clock: the time and the dice are arguments.
+
+- *Power of two choices.* Of two servers drawn at random, the one with fewer of this client's calls in flight is asked
+  (Mitzenmacher 2001). A server that is slow has more in flight, and so gets less.
+- *Outliers rest.* A server that refuses connections rests immediately, and one that fails several calls in a row after
+  the last of them: a second, and twice as long each time that it fails again, up to half a minute. The first good
+  answer ends this. While all rest, the one that may be asked again soonest is asked.
+- *Members that leave* are not asked again; calls in flight end there. Their idle connections are closed.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from tailcut.client.policy import RefusedError, StaleError
+from tailcut.client.requests import Address
+from tailcut.errors import DeadlineExceededError, EngineError, TailcutError, UnreachableError
+
+MOST_FAILURES = 5  # in a row, before a server rests
+_REST_S, _LONGEST_REST_S = 1.0, 30.0
+_FAULTS = (DeadlineExceededError, EngineError, UnreachableError)  # that count against a server
+
+
+class Closable(Protocol):
+    """A connection."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+C = TypeVar("C", bound=Closable)
+
+
+@dataclass(eq=False, slots=True)
+class Member(Generic[C]):
+    """One server.
+
+    Args:
+        address: where it listens.
+        idle: connections that are kept open, the last used in front.
+        in_flight: calls of this client that it has.
+        failures: calls that it failed in a row.
+        rests: how often it was left alone in a row.
+        rests_until: on the monotonic clock.
+        gone: it is no longer a member.
+    """
+
+    address: Address
+    idle: deque[C] = field(default_factory=deque)
+    in_flight: int = 0
+    failures: int = 0
+    rests: int = 0
+    rests_until: float = 0.0
+    gone: bool = False
+
+
+class Members(Generic[C]):
+    """The servers of one client. Thread-safe.
+
+    Args:
+        addresses: of the servers, each once.
+        name: what they are called together, for messages.
+    """
+
+    def __init__(self, addresses: Iterable[Address], name: str) -> None:
+        self.name = name
+        self._members: tuple[Member[C], ...] = tuple(Member(address) for address in dict.fromkeys(addresses))
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Member[C]]:
+        """All of them as they are now."""
+        return iter(self._members)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Of all of them as they are now."""
+        return tuple(member.address for member in self._members)
+
+    def update(self, addresses: Iterable[Address]) -> list[C]:
+        """Take these servers from now on; those that stay keep their connections and what is known of them.
+
+        Returns:
+            The idle connections of those that left, to be closed.
+        """
+        with self._lock:
+            known = {member.address: member for member in self._members}
+            wanted = dict.fromkeys(addresses)
+            self._members = tuple(known.pop(one) if one in known else Member(one) for one in wanted)
+            unused: list[C] = []
+            for member in known.values():
+                member.gone = True
+                while member.idle:
+                    unused.append(member.idle.pop())
+            return unused
+
+    def choose(self, now: float, draw: Callable[[], float], tried: Collection[Member[C]] = ()) -> Member[C]:
+        """The server for the next attempt of a call, which counts as in flight there until `ended`.
+
+        Args:
+            now: on the monotonic clock, in seconds.
+            draw: gives random numbers, at least 0 and below 1.
+            tried: servers that this call has been sent to; another one is preferred.
+
+        Raises:
+            RefusedError: there is no server.
+        """
+        with self._lock:
+            members = self._members
+            if not members:
+                raise RefusedError(f"{self.name} has no server that is ready")
+            member = members[0] if len(members) == 1 else _better(members, now, draw, tried)
+            member.in_flight += 1
+            return member
+
+    def ended(self, member: Member[C], error: TailcutError | None, now: float) -> None:
+        """An attempt is over; learn from it.
+
+        Args:
+            member: that was asked.
+            error: of the attempt; None: it was answered.
+            now: on the monotonic clock, in seconds.
+        """
+        self.abandoned(member)
+        self.learn(member, error, now)
+
+    def learn(self, member: Member[C], error: TailcutError | None, now: float) -> None:
+        """Learn from an attempt that is over. The arguments are those of `ended`."""
+        with self._lock:
+            if error is None:
+                member.failures = member.rests = 0
+                member.rests_until = 0.0
+            elif isinstance(error, _FAULTS) and not isinstance(error, StaleError):
+                member.failures += 1
+                if isinstance(error, RefusedError) or member.failures >= MOST_FAILURES:
+                    member.rests_until = now + min(_LONGEST_REST_S, _REST_S * 2**member.rests)
+                    member.rests += 1
+                    member.failures = 0
+
+    def abandoned(self, member: Member[C]) -> None:
+        """An attempt was given up, which says nothing about the server."""
+        with self._lock:
+            member.in_flight -= 1
+
+    def forked(self) -> None:
+        """In a forked child: connections, calls in flight and the lock's holder are the parent's."""
+        self._lock = threading.Lock()
+        for member in self._members:
+            member.idle.clear()
+            member.in_flight = 0
+
+    def untried(self, tried: Collection[Member[C]], now: float) -> bool:
+        """Whether there is a server that a call has not been sent to, and that does not rest."""
+        return any(member not in tried and member.rests_until <= now for member in self._members)
+
+
+def _better(
+    members: Sequence[Member[C]], now: float, draw: Callable[[], float], tried: Collection[Member[C]]
+) -> Member[C]:
+    """Of two that are drawn, the one with fewer calls in flight."""
+
+    def may_be_asked(member: Member[C]) -> bool:
+        return member.rests_until <= now and member not in tried
+
+    first, second = _two(members, draw)
+    if not (may_be_asked(first) and may_be_asked(second)):
+        fit = [member for member in members if may_be_asked(member)]
+        fit = fit or [member for member in members if member.rests_until <= now]
+        if not fit:
+            return min(members, key=lambda member: member.rests_until)
+        if len(fit) == 1:
+            return fit[0]
+        first, second = _two(fit, draw)
+    return second if second.in_flight < first.in_flight else first
+
+
+def _two(members: Sequence[Member[C]], draw: Callable[[], float]) -> tuple[Member[C], Member[C]]:
+    """Two different ones at random."""
+    first = int(draw() * len(members))
+    second = int(draw() * (len(members) - 1))
+    return members[first], members[second + (second >= first)]

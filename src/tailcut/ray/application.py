@@ -1,0 +1,224 @@
+"""From models to an application of Ray Serve: a plan by the profiles' figures, and the deployment that follows it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailcut.engines.file_hash import external_weights_hash, file_hash, model_hash
+from tailcut.errors import MissingFileError, TailcutError, UsageError
+from tailcut.ray.installed import need_ray
+from tailcut.ray.plan import DEPLOYMENT, Carried, Plan, Replicas, deployment_options, read_plan
+from tailcut.ray.resources import Resources, resources_of, together
+from tailcut.runtime.model import is_profile
+from tailcut.runtime.profile import Profile, is_pipeline
+
+Source = str | Path
+_BARE = Resources(cpus=1.0, gpus=0.0, memory_bytes=0, exclusive=False)
+
+
+def deployment(  # noqa: PLR0913  the options of a deployment, all but the first by name
+    source: Source | Sequence[Source] | Mapping[str, Source],
+    *,
+    limit_ms: float | None = None,
+    percentile: str = "p99",
+    replicas: int | tuple[int, int] | Replicas = 1,
+    cpus: float | None = None,
+    gpus: float | None = None,
+    memory_bytes: int | None = None,
+    max_ongoing_requests: int | None = None,
+    target_ongoing_requests: float | None = None,
+    models_per_replica: int = 3,
+    host: str | None = None,
+    drain_s: float = 5.0,
+    options: Sequence[str] = (),
+    token_file: Source | None = None,
+) -> Any:
+    """An application for `serve.run`, or to be bound to other deployments.
+
+    Args:
+        source: a profile, model or pipeline, or NAME=FILE as for `tailcut serve`; several, which each replica serves
+            together; or several by an id, of which replicas load those that are asked for (`serve.multiplexed`). The
+            files must be there on every node.
+        limit_ms: of latency, that replicas are to meet; None: that of the profile's tune.
+        percentile: that has to meet it, such as "p99".
+        replicas: how many; (MIN, MAX) or a `Replicas`: as many as the requests in flight need.
+        cpus, gpus, memory_bytes: that Ray reserves for a replica; None: by the profile's figures, 1 CPU without one.
+        max_ongoing_requests: that Serve sends to a replica at a time; None: what it answers within the limit.
+        target_ongoing_requests: in flight for each replica; None: seven tenths of what it carries within the limit.
+        models_per_replica: of models by an id, how many a replica has loaded at most.
+        host: that servers listen on; None: the address of the node.
+        drain_s: for how long a replica that is to stop accepts requests, so that clients learn of it.
+        options: more options of `tailcut serve`, such as ("--max-body", "256").
+        token_file: a file with a token, which every request then needs.
+
+    Raises:
+        UsageError: Ray is not installed, or options do not fit together.
+        ProfileError: a profile is missing or corrupt.
+        ModelFileError: a model is missing.
+    """
+    plan = make_plan(
+        source,
+        limit_ms=limit_ms,
+        percentile=percentile,
+        replicas=replicas,
+        cpus=cpus,
+        gpus=gpus,
+        memory_bytes=memory_bytes,
+        max_ongoing_requests=max_ongoing_requests,
+        target_ongoing_requests=target_ongoing_requests,
+        models_per_replica=models_per_replica,
+        host=host,
+        drain_s=drain_s,
+        options=options,
+        token_file=token_file,
+    )
+    return build(msgspec.to_builtins(plan))
+
+
+def build(args: dict[str, Any]) -> Any:
+    """The application of a plan: what a file of `tailcut ray config` names as its `import_path`.
+
+    Args:
+        args: the file's.
+
+    Raises:
+        UsageError: Ray is not installed, or these are no such arguments.
+    """
+    plan = read_plan(args)
+    need_ray()
+    from ray import serve  # noqa: PLC0415  an extra
+
+    from tailcut.ray.replica import replica_class  # noqa: PLC0415
+
+    wrap = serve.deployment(name=DEPLOYMENT, **deployment_options(plan))
+    return wrap(replica_class(plan)).bind(msgspec.to_builtins(plan))
+
+
+def make_plan(  # noqa: PLR0913  as `deployment`
+    source: Source | Sequence[Source] | Mapping[str, Source],
+    *,
+    limit_ms: float | None = None,
+    percentile: str = "p99",
+    replicas: int | tuple[int, int] | Replicas = 1,
+    cpus: float | None = None,
+    gpus: float | None = None,
+    memory_bytes: int | None = None,
+    max_ongoing_requests: int | None = None,
+    target_ongoing_requests: float | None = None,
+    models_per_replica: int = 3,
+    host: str | None = None,
+    drain_s: float = 5.0,
+    options: Sequence[str] = (),
+    token_file: Source | None = None,
+) -> Plan:
+    """The plan of an application. Arguments and errors are those of `deployment`; Ray need not be installed."""
+    named = {name: _place(one) for name, one in source.items()} if isinstance(source, Mapping) else {}
+    listed = [source] if isinstance(source, str | Path) else [] if named else list(source)
+    sources = tuple(map(_place, listed)) or tuple(named.values())
+    profiles = [_profile(_path(one)) for one in sources]
+    needs = together([_BARE if one is None else resources_of(one) for one in profiles])
+    carried = _carried(sources, profiles, limit_ms, percentile)
+    changes: dict[str, Any] = {}
+    if max_ongoing_requests is not None:
+        changes["most_ongoing"] = max_ongoing_requests
+    if target_ongoing_requests is not None:
+        changes["target_ongoing"] = target_ongoing_requests
+    try:
+        return Plan(
+            sources=() if named else sources,
+            multiplexed=named,
+            models_per_replica=models_per_replica,
+            revision=_revision(sources),
+            cpus=needs.cpus if cpus is None else cpus,
+            gpus=needs.gpus if gpus is None else gpus,
+            memory_bytes=needs.memory_bytes if memory_bytes is None else memory_bytes,
+            exclusive=needs.exclusive,
+            carried=msgspec.structs.replace(carried, **changes),
+            replicas=_replicas(replicas),
+            host=host,
+            drain_s=drain_s,
+            options=tuple(options),
+            token_file=None if token_file is None else str(Path(token_file).resolve()),
+        )
+    except ValueError as error:
+        if isinstance(error, TailcutError):
+            raise
+        raise UsageError(str(error)) from None
+
+
+def _replicas(replicas: int | tuple[int, int] | Replicas) -> Replicas:
+    if isinstance(replicas, Replicas):
+        return replicas
+    least, most = (replicas, replicas) if isinstance(replicas, int) else replicas
+    return Replicas(least=least, most=most)
+
+
+def _place(source: Source) -> str:
+    """A source with an absolute path: replicas run in other folders."""
+    label, equals, path = str(source).rpartition("=")
+    file = _file(path)
+    return f"{label}{equals}{file.parent.resolve() / file.name}{path.removeprefix(str(file))}"
+
+
+def _path(source: str) -> str:
+    """A source without the name that it is served by."""
+    return source.rpartition("=")[2]
+
+
+def _profile(source: str) -> Profile | None:
+    """The profile of a source; None for a bare model or pipeline.
+
+    Raises:
+        MissingFileError: there is no such file.
+        ProfileError: the profile cannot be used, or is for another model.
+    """
+    if is_profile(Path(source)):
+        profile = Profile.load(Path(source))
+        profile.verify_model(Path(source).name)
+        return profile
+    if not _file(source).exists():
+        raise MissingFileError(f"{source}: no such model or pipeline")
+    return None
+
+
+def _revision(sources: Sequence[str]) -> str:
+    """Of the files: an application whose files have changed is another one, and its replicas are replaced."""
+    hashes = []
+    for source in map(_path, sources):
+        file = _file(source)
+        if is_profile(file) or is_pipeline(source):
+            hashes.append(file_hash(file))
+        else:
+            hashes.append(f"{model_hash(file)} {external_weights_hash(file)}")
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
+
+
+def _file(source: str) -> Path:
+    """The file of a source."""
+    return Path(source.rpartition(":")[0] if is_pipeline(source) and not source.endswith(".py") else source)
+
+
+def _carried(
+    sources: Sequence[str], profiles: Sequence[Profile | None], limit_ms: float | None, percentile: str
+) -> Carried:
+    """What a replica carries: of one tuned model by its measurements, else by a guess.
+
+    Raises:
+        UsageError: a limit is given, and nothing was measured; or it cannot be met.
+    """
+    profile = profiles[0] if len(profiles) == 1 else None
+    if profile is None or profile.is_of_pipeline or (limit_ms is None and "service" not in profile.evidence):
+        if limit_ms is not None:
+            raise UsageError("limit_ms needs the tuned profile of one model, whose measurements say what meets it")
+        return Carried()
+    # numba is loaded, which a replica does without.
+    from tailcut.planning.demand import Limit  # noqa: PLC0415
+    from tailcut.planning.measured import read_measured  # noqa: PLC0415
+    from tailcut.ray.scaling import carried_by, tuned_limit  # noqa: PLC0415
+
+    measured = read_measured(Path(_path(sources[0])))
+    limit = tuned_limit(measured) if limit_ms is None else Limit(percentile, limit_ms)
+    return Carried() if limit is None else carried_by(measured, limit)

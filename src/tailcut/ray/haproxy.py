@@ -1,0 +1,81 @@
+"""The configuration of haproxy in front of an application's replicas, for clients that are not Tailcut's own. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tailcut.client.requests import Address
+from tailcut.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What haproxy is to do.
+
+    Args:
+        bind: addresses to listen on, as HOST:PORT.
+        stats: path of a Unix socket for its runtime interface.
+        threads: that it runs.
+        ca: file of certificates that replicas with TLS are checked against; empty: none.
+    """
+
+    bind: str
+    stats: str
+    threads: int = 1
+    ca: str = ""
+
+    def __post_init__(self) -> None:
+        """Check what would end a line of the file, or be two words of it."""
+        for value in (self.bind, self.stats, self.ca):
+            if any(character.isspace() or character in "\"'#\\" for character in value):
+                raise UsageError(f"{value!r} cannot stand in haproxy's configuration: it has spaces or quotes")
+
+
+def haproxy_config(replicas: Sequence[Address], front: Front) -> str:
+    """The configuration for these replicas.
+
+    Each request goes to the less loaded of two replicas drawn at random. One that is refused, or whose connection is
+    closed before an answer begins, is sent to another replica: an inference changes nothing, so computing it twice does
+    no harm. Readiness is asked for twice a second; a reload takes over the listening socket and lets the old process
+    finish.
+
+    Raises:
+        UsageError: a replica has TLS, and there is no file to check it against.
+    """
+    lines = [
+        "global",
+        f"    nbthread {front.threads}",
+        f"    stats socket {front.stats} mode 600 level admin expose-fd listeners",
+        "    hard-stop-after 60s",
+        "",
+        "defaults",
+        "    mode http",
+        "    timeout connect 1s",
+        "    timeout client 300s",
+        "    timeout server 60s",
+        "    timeout http-keep-alive 300s",
+        "    option http-keep-alive",
+        "    option redispatch 1",
+        "    retries 3",
+        "    retry-on conn-failure empty-response",
+        "    http-reuse always",
+        "",
+        "frontend tailcut",
+        f"    bind {front.bind}",
+        "    default_backend replicas",
+        "",
+        "backend replicas",
+        "    balance random(2)",
+        "    option httpchk GET /v2/health/ready",
+        "    http-check expect status 200",
+        "    default-server check inter 500ms fall 2 rise 1 observe layer4 error-limit 2 on-error mark-down",
+    ]
+    lines += [_server(replica, front.ca) for replica in replicas]
+    return "\n".join([*lines, ""])
+
+
+def _server(replica: Address, ca: str) -> str:
+    if replica.tls and not ca:
+        raise UsageError(f"the replica {replica} has TLS: give the certificate of its authority, --ca FILE")
+    name = f"r-{replica.host}-{replica.port}".replace(":", "-")
+    tls = f" ssl verify required ca-file {ca}" if replica.tls else ""
+    return f"    server {name} {replica}{tls}"

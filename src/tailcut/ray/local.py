@@ -1,0 +1,128 @@
+"""A replica's server as its own process uses it: calls, requests that are handed on, counts, and its stop."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+from yarl import URL
+
+from tailcut.client.aio import AsyncClient
+from tailcut.errors import InvalidInputError
+from tailcut.ray.forwarding import passed_on, request_target
+from tailcut.ray.plan import Plan
+from tailcut.ray.policy import Counts, ongoing, read_counts
+from tailcut.ray.server import ReplicaServer
+
+_STOP_S = 25.0  # after the drain: less than Serve waits for
+_MESSAGE = 200  # characters
+
+
+class LocalServer:
+    """One server, reached by its Unix socket.
+
+    Args:
+        server: that is ready.
+        plan: that it serves.
+        token: that its requests need; None: they need none.
+    """
+
+    def __init__(self, server: ReplicaServer, plan: Plan, token: str | None) -> None:
+        self.server = server
+        self._plan = plan
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._client = AsyncClient(f"unix:{server.socket}", token=token)
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(server.socket, limit=0),
+            auto_decompress=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+        self._counts = Counts(time.monotonic(), 0.0, 0.0)
+
+    @classmethod
+    async def start(
+        cls, plan: Plan, sources: Sequence[str], host: str, on_end: Callable[[], None], cpus: int
+    ) -> "LocalServer":
+        """Start a server of these sources, and wait until it is ready.
+
+        Args:
+            plan: that it serves.
+            sources: of it.
+            host: address that it listens on.
+            on_end: called in another thread when it has ended without being told to.
+            cpus: that it takes for itself.
+
+        Raises:
+            StartError: it did not start; the message is its own.
+        """
+        options, token = ["--drain", f"{plan.drain_s:g}s", *plan.options], None
+        if plan.token_file is not None:
+            options += ["--require-token", "--token-file", plan.token_file]
+            token = _token(Path(plan.token_file))
+        return cls(await ReplicaServer.start(sources, options, host=host, cpus=cpus, on_end=on_end), plan, token)
+
+    async def infer(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        model: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Compute a model's outputs. Arguments and errors are those of `tailcut.Client.infer`.
+
+        Raises:
+            InvalidInputError: no model is named, and there are several.
+        """
+        names = self.server.models
+        if not model and len(names) > 1:
+            raise InvalidInputError(f"name a model, as in infer(inputs, model=NAME): there are {', '.join(names)}")
+        return await self._client.infer(model or names[0], inputs, outputs=outputs, timeout_s=timeout_s)
+
+    async def answer(self, request: Request) -> Response:
+        """Hand a request on as it is, and the answer back."""
+        url = URL(f"http://localhost{request_target(request.scope)}", encoded=True)
+        fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in passed_on(request.headers.raw)]
+        body = await request.body()
+        async with self._http.request(request.method, url, headers=fields, data=body or None) as answer:
+            response = Response(await answer.read(), answer.status)
+            own = [(name.lower(), value) for name, value in passed_on(answer.raw_headers)]
+            response.raw_headers = [*response.raw_headers, *own]
+            return response
+
+    async def check(self) -> None:
+        """Raise where it is not ready.
+
+        Raises:
+            RuntimeError: it is not; the message is its own.
+        """
+        if self.server.draining:
+            return
+        async with self._http.get("http://localhost/v2/health/ready") as answer:
+            if answer.status != 200:
+                raise RuntimeError(f"the server is not ready: {(await answer.text())[:_MESSAGE]}")
+
+    async def ongoing(self) -> float:
+        """Requests in flight at it, averaged over the time since the last call."""
+        async with self._http.get("http://localhost/metrics", headers=self._headers) as answer:
+            now = read_counts(await answer.text(), time.monotonic())
+        before, self._counts = self._counts, now
+        return ongoing(before, now, self._plan.carried.rate, self._plan.carried.ongoing)
+
+    async def stop(self) -> None:
+        """Have it answer what is in flight, and end."""
+        await self.server.stop(self._plan.drain_s + _STOP_S)
+        await self._client.close()
+        await self._http.close()
+
+    def published(self) -> dict[str, Any]:
+        """What clients are told of it."""
+        return {"url": self.server.url, "models": self.server.models}
+
+
+def _token(path: Path) -> str:
+    return path.read_text(encoding="ascii").strip()

@@ -1,0 +1,211 @@
+"""Which replicas an application has, and at which addresses: as Serve's controller tells every router of its own.
+
+The controller answers a long poll when the replicas that take requests have changed: one that has become ready or has
+died, and one that is to stop, before it stops. What it tells of a replica contains what the replica published when it
+started. A thread follows it; while the controller is away, the last answer stands.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from tailcut.client.directory import RAY
+from tailcut.client.requests import Address
+from tailcut.errors import InvalidInputError, NotFoundError, TailcutError, UnreachableError
+from tailcut.ray.installed import need_ray
+
+PUBLISHED = "tailcut"  # the key of what a replica publishes
+_POLL_S = 90.0  # longer than the controller holds an answer back
+_AGAIN_S = 0.5
+_FIRST_S = 10.0  # for the first answer; there is none before an application has had a replica
+
+Changed = Callable[[Sequence[Address]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """An application, and one of its deployments; empty: the one that takes its requests."""
+
+    application: str
+    deployment: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> "Name":
+        """Read `ray://APP` or `ray://APP/DEPLOYMENT`.
+
+        Raises:
+            InvalidInputError: it is neither.
+        """
+        application, _, deployment = url.removeprefix(RAY).partition("/")
+        if not application or "/" in deployment or not url.startswith(RAY):
+            raise InvalidInputError(
+                f"{url!r} is not an application of Ray Serve: write ray://APP or ray://APP/DEPLOYMENT"
+            )
+        return cls(unquote(application), unquote(deployment))
+
+    def __str__(self) -> str:
+        """As a user writes it."""
+        return f"{RAY}{self.application}/{self.deployment}" if self.deployment else f"{RAY}{self.application}"
+
+
+def addresses_of(replicas: Iterable[Any]) -> tuple[Address, ...]:
+    """The addresses of replicas, in an order that does not depend on theirs; of others than Tailcut's there is none.
+
+    Args:
+        replicas: as the controller tells of them; `replica_metadata` is what each published.
+    """
+    told = [replica.replica_metadata.get(PUBLISHED) for replica in replicas]
+    urls = sorted({one["url"] for one in told if isinstance(one, dict) and "url" in one})
+    return tuple(map(Address.parse, urls))
+
+
+class Replicas:
+    """The replicas of an application, as a client's directory."""
+
+    def __init__(self, name: Name) -> None:
+        need_ray()
+        self._name = name
+        self._stopped = threading.Event()
+
+    @classmethod
+    def parse(cls, url: str) -> "Replicas":
+        """The replicas of `ray://APP` or `ray://APP/DEPLOYMENT`.
+
+        Raises:
+            InvalidInputError: it is neither.
+            UsageError: Ray is not installed.
+        """
+        return cls(Name.parse(url))
+
+    def follow(self, changed: Changed) -> None:
+        """Call `changed` with the replicas that take requests, now and whenever they change, from a thread.
+
+        This process becomes a driver of the Ray cluster, where it is not part of one already.
+
+        Raises:
+            NotFoundError: no application or deployment has that name.
+            UnreachableError: there is no Ray cluster, or Serve does not run on it, or it does not answer.
+        """
+        watch = _Watch(self._name, changed, self._stopped)
+        if not watch.poll(_FIRST_S):
+            changed(())
+        threading.Thread(target=watch.run, name=f"tailcut {self._name}", daemon=True).start()
+
+    def close(self) -> None:
+        """End the thread, after its next answer."""
+        self._stopped.set()
+
+
+class _Watch:
+    """The long poll of one deployment."""
+
+    def __init__(self, name: Name, changed: Changed, stopped: threading.Event) -> None:
+        from ray.serve._private.common import DeploymentID  # noqa: PLC0415  Ray is an extra
+        from ray.serve._private.long_poll import LongPollNamespace  # noqa: PLC0415
+
+        self._changed = changed
+        self._stopped = stopped
+        self._controller = connect()
+        deployment = name.deployment or _ingress(self._controller, name.application)
+        identity = DeploymentID(name=deployment, app_name=name.application)
+        if name.deployment:
+            _check_deployment(self._controller, identity)
+        self._key = (LongPollNamespace.DEPLOYMENT_TARGETS, identity)
+        self._snapshot = -1
+
+    def poll(self, limit_s: float) -> bool:
+        """Wait for an answer, and pass it on; whether there was one.
+
+        Raises:
+            UnreachableError: the controller is away.
+        """
+        import ray  # noqa: PLC0415
+
+        try:
+            told = ray.get(self._controller.listen_for_change.remote({self._key: self._snapshot}), timeout=limit_s)
+        except TimeoutError:  # that of Ray is one, too
+            return False
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise UnreachableError(f"the controller of Ray Serve does not answer: {error}") from None
+        if not isinstance(told, dict) or self._key not in told:  # nothing has changed
+            return False
+        update = told[self._key]
+        self._snapshot = update.snapshot_id
+        self._changed(addresses_of(update.object_snapshot.running_replicas))
+        return True
+
+    def run(self) -> None:
+        """Poll until told to stop."""
+        while not self._stopped.is_set():
+            try:
+                self.poll(_POLL_S)
+            except UnreachableError:
+                self._stopped.wait(_AGAIN_S)
+                with suppress(TailcutError):  # it is started again by Ray, and counts its answers anew
+                    self._controller, self._snapshot = connect(), -1
+
+
+def connect() -> Any:
+    """The controller of Serve on the cluster that this process is part of, or else joins as a driver.
+
+    Raises:
+        UnreachableError: there is no Ray cluster, or Serve does not run on it.
+        UsageError: Ray is not installed.
+    """
+    need_ray()
+    import ray  # noqa: PLC0415
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE  # noqa: PLC0415
+
+    if not ray.is_initialized():
+        try:
+            ray.init(address="auto", log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UnreachableError(
+                f"no Ray cluster is running here: start one with ray start --head, or set RAY_ADDRESS ({error})"
+            ) from None
+    try:
+        return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        raise UnreachableError(
+            "Ray Serve does not run on this cluster: start an application with serve deploy FILE or serve run"
+        ) from None
+
+
+def _ask(method: Any, *arguments: object) -> Any:
+    """Call a method of the controller.
+
+    Raises:
+        UnreachableError: it does not answer.
+    """
+    import ray  # noqa: PLC0415
+
+    try:
+        return ray.get(method.remote(*arguments), timeout=_FIRST_S)
+    except (ray.exceptions.RayError, ConnectionError, TimeoutError) as error:
+        raise UnreachableError(f"the controller of Ray Serve does not answer: {error}") from None
+
+
+def _ingress(controller: Any, application: str) -> str:
+    """The deployment that takes an application's requests.
+
+    Raises:
+        NotFoundError: there is no such application.
+    """
+    deployment = _ask(controller.get_ingress_deployment_name, application)
+    if deployment is None:
+        known = sorted({one.app_name for one in _ask(controller.list_deployment_ids)})
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise NotFoundError(f"Ray Serve has no application {application!r}: {has}")
+    return str(deployment)
+
+
+def _check_deployment(controller: Any, identity: Any) -> None:
+    known = [one for one in _ask(controller.list_deployment_ids) if one.app_name == identity.app_name]
+    if identity not in known:
+        names = ", ".join(sorted(one.name for one in known)) or "none"
+        raise NotFoundError(
+            f"the application {identity.app_name!r} of Ray Serve has no deployment {identity.name!r}: it has {names}"
+        )

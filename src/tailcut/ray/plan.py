@@ -1,0 +1,148 @@
+"""What is asked of Ray Serve for one application, and the options of its deployment that follow from it. Pure."""
+
+import math
+from typing import Any
+
+import msgspec
+
+from tailcut.errors import UsageError
+
+DEPLOYMENT = "tailcut"  # the name of the deployment in its application
+POLICY = "tailcut.ray.policy:replicas"
+# A replica is told to stop when Serve has counted its own requests as done, which it looks at so often.
+_LOOK_S = 1.0
+_STOP_S = 30.0  # for what is in flight when a replica accepts no more, and for the end of its processes
+_HEALTH_S, _HEALTH_LIMIT_S = 2.0, 10.0
+_SURGE_PERCENT = 25  # replicas that a rolling update may start before it stops others, rounded up
+
+
+class Replicas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many replicas there are, and when they become more or fewer."""
+
+    least: int = 1
+    most: int = 1
+    up_s: float = 10.0  # for how long more have to be needed
+    down_s: float = 300.0  # for how long fewer have to be enough
+    window_s: float = 10.0  # over which the requests in flight are averaged
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not 0 <= self.least <= self.most or self.most < 1:
+            raise ValueError(f"replicas must be at least 0 and at most MAX, not {self.least} to {self.most}")
+        if min(self.up_s, self.down_s) < 0 or self.window_s <= 0:
+            raise ValueError("the times of the autoscaler must be 0 or more, and its window longer than that")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there is nothing to scale."""
+        return self.least == self.most
+
+
+class Carried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one replica carries."""
+
+    most_ongoing: int = 64  # requests that Serve sends to a replica before the first of them is answered
+    target_ongoing: float = 16.0  # requests in flight for which there is to be one replica
+    rate: float | None = None  # requests per second within the limit; None: not measured
+    ongoing: float | None = None  # in flight at this rate, on average
+    limit: str | None = None  # that all this is for, as p99=10ms
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An application of Ray Serve.
+
+    Args:
+        sources: profiles, models or pipelines, as `tailcut serve` takes them.
+        multiplexed: the same by the id that requests name, where replicas load them on demand.
+        models_per_replica: of those, how many a replica has loaded at most.
+        revision: of the files; another one replaces all replicas.
+        cpus, gpus, memory_bytes: of one replica; memory 0: not known, and not asked for.
+        exclusive: at most one replica on each node, because the settings bind threads to cores.
+        carried: what a replica carries.
+        replicas: how many there are.
+        host: that servers listen on; None: the address of the node.
+        drain_s: for how long a server that is to stop accepts requests, so that clients learn of it.
+        options: more options of `tailcut serve`.
+        token_file: with the token that every request needs.
+    """
+
+    sources: tuple[str, ...] = ()
+    multiplexed: dict[str, str] = {}
+    models_per_replica: int = 3
+    revision: str = ""
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_bytes: int = 0
+    exclusive: bool = False
+    carried: Carried = Carried()
+    replicas: Replicas = Replicas()
+    host: str | None = None
+    drain_s: float = 5.0
+    options: tuple[str, ...] = ()
+    token_file: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is something to serve."""
+        if bool(self.sources) == bool(self.multiplexed):
+            raise ValueError("an application has either sources or multiplexed models")
+
+
+def read_plan(values: dict[str, Any]) -> Plan:
+    """A plan from the `args` of an application in a YAML file.
+
+    Raises:
+        UsageError: they are not what `tailcut ray config` writes.
+    """
+    try:
+        return msgspec.convert(values, Plan)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise UsageError(f"args of tailcut.ray:build: {error}: write them with tailcut ray config") from None
+
+
+def deployment_options(plan: Plan) -> dict[str, Any]:
+    """The options of the deployment, as `serve.deployment` and a YAML file take them."""
+    resources: dict[str, Any] = {"num_cpus": plan.cpus, "num_gpus": plan.gpus}
+    if plan.memory_bytes:
+        resources["memory"] = plan.memory_bytes
+    options: dict[str, Any] = {
+        "ray_actor_options": resources,
+        "max_ongoing_requests": plan.carried.most_ongoing,
+        "health_check_period_s": _HEALTH_S,
+        "health_check_timeout_s": _HEALTH_LIMIT_S,
+        "graceful_shutdown_wait_loop_s": _LOOK_S,
+        "graceful_shutdown_timeout_s": math.ceil(_LOOK_S + plan.drain_s + _STOP_S),
+        "max_surge_percent": _SURGE_PERCENT,
+    }
+    if plan.exclusive:
+        options["max_replicas_per_node"] = 1
+    if plan.replicas.fixed:
+        options["num_replicas"] = plan.replicas.least
+    else:
+        options["autoscaling_config"] = {
+            "min_replicas": plan.replicas.least,
+            "max_replicas": plan.replicas.most,
+            "target_ongoing_requests": plan.carried.target_ongoing,
+            "upscale_delay_s": plan.replicas.up_s,
+            "downscale_delay_s": plan.replicas.down_s,
+            "look_back_period_s": plan.replicas.window_s,
+            "policy": {"policy_function": POLICY},
+        }
+    return options
+
+
+def serve_config(name: str, route: str, plan: Plan) -> dict[str, Any]:
+    """The content of a file for `serve deploy`, with one application.
+
+    Args:
+        name: of the application.
+        route: the path under which Serve's own proxy has it.
+        plan: of the application.
+    """
+    application = {
+        "name": name,
+        "route_prefix": route,
+        "import_path": "tailcut.ray:build",
+        "args": msgspec.json.decode(msgspec.json.encode(plan)),
+        "deployments": [{"name": DEPLOYMENT, **deployment_options(plan)}],
+    }
+    return {"applications": [application]}

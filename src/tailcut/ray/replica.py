@@ -1,0 +1,157 @@
+"""The actors of an application: each has a Tailcut server of its own beside it, or one for each model it has loaded.
+
+Whatever way a request comes, the same server computes it: directly, on the port that the replica publishes; by
+`handle.infer.remote`; or by Serve's proxy, whose requests are handed on as they are. An actor and its server live and
+die together.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from tailcut.errors import NotFoundError
+from tailcut.ray.local import LocalServer
+from tailcut.ray.membership import PUBLISHED
+from tailcut.ray.plan import Plan, read_plan
+from tailcut.ray.policy import METRIC
+
+_log = logging.getLogger("ray.serve")
+_LOOPBACK = "127.0.0.1"
+
+
+def _end() -> None:
+    """End this actor, so that Serve starts another one in its place."""
+    _log.error("the server of this replica has ended: the replica ends, too")
+    os._exit(1)
+
+
+class Replica:
+    """Serves the models of a plan, each replica all of them. Ray Serve calls it.
+
+    Args:
+        values: a `Plan`, as builtin types.
+    """
+
+    async def __init__(self, values: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        plan = read_plan(values)
+        host = plan.host or ray.util.get_node_ip_address()
+        self._local = await LocalServer.start(plan, plan.sources, host, _end, int(plan.cpus))
+        # Of this object: that of a class would be called by the interpreter, too, which does not await it.
+        setattr(self, "__del__", self.drain)  # noqa: B010  mypy has no attribute of this name
+
+    async def infer(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        model: str = "",
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Compute a model's outputs, for other deployments: `await handle.infer.remote(inputs)`.
+
+        Args:
+            inputs: arrays by name.
+            model: its name; may be left out where there is only one.
+            outputs: those that are wanted; None: all.
+            timeout_s: for the call; None: 30 s.
+
+        Raises:
+            TailcutError: as `tailcut.Client.infer`.
+        """
+        return await self._local.infer(inputs, model, outputs, timeout_s)
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request of Serve's proxy."""
+        return await self._local.answer(request)
+
+    async def check_health(self) -> None:
+        """Raise where the server is not ready, so that Serve replaces this replica."""
+        await self._local.check()
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """What Serve's controller tells clients of this replica."""
+        return {PUBLISHED: self._local.published()}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Requests in flight at the server, for the autoscaler."""
+        return {METRIC: await self._local.ongoing()}
+
+    async def drain(self) -> None:
+        """Stop: Serve has told clients that this replica leaves, and the server answers all that it has."""
+        await self._local.stop()
+
+
+class MultiplexedReplica:
+    """Loads the model that a request names, and keeps the models that were used last. Ray Serve calls it.
+
+    Args:
+        values: a `Plan`, as builtin types.
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        plan = self._plan = read_plan(values)
+        self._running: list[LocalServer] = []
+
+        async def load(model_id: str) -> LocalServer:
+            source = plan.multiplexed.get(model_id)
+            if source is None:
+                raise NotFoundError(f"no model has the id {model_id!r}: there are {', '.join(plan.multiplexed)}")
+            return await self._start(model_id, source)
+
+        self._load = serve.multiplexed(max_num_models_per_replica=plan.models_per_replica)(load)
+        setattr(self, "__del__", self.drain)  # noqa: B010  as above
+
+    async def infer(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Compute the outputs of `handle.options(multiplexed_model_id=ID).infer.remote(inputs)`. As `Replica.infer`."""
+        local: LocalServer = await self._load(self._named())
+        return await local.infer(inputs, "", outputs, timeout_s)
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request of Serve's proxy that names a model in the header `serve_multiplexed_model_id`."""
+        try:
+            local: LocalServer = await self._load(self._named())
+        except NotFoundError as error:
+            return JSONResponse({"error": str(error)}, 404)
+        return await local.answer(request)
+
+    async def drain(self) -> None:
+        """Stop all servers."""
+        for local in self._running.copy():
+            await local.stop()
+
+    async def _start(self, model_id: str, source: str) -> LocalServer:
+        # Its port is not published: which models are loaded, and where, is Serve's to decide.
+        local = await LocalServer.start(self._plan, [f"{model_id}={source}"], _LOOPBACK, _end, 0)
+        self._running.append(local)
+
+        async def unload() -> None:
+            self._running.remove(local)
+            await local.stop()
+
+        setattr(local, "__del__", unload)  # noqa: B010  Serve calls it where the model makes room
+        return local
+
+    def _named(self) -> str:
+        name: str = serve.get_multiplexed_model_id()
+        if not name:
+            known = ", ".join(self._plan.multiplexed)
+            raise NotFoundError(f"name a model, as in handle.options(multiplexed_model_id=ID): there are {known}")
+        return name
+
+
+def replica_class(plan: Plan) -> type:
+    """The class of the deployment."""
+    return MultiplexedReplica if plan.multiplexed else Replica

@@ -1,0 +1,79 @@
+"""What a replica needs of its node, by the figures of a profile. Pure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tailcut.runtime.profile import Profile
+
+REPLICA_BYTES = 300 << 20  # of Ray's own process beside the server, measured with Ray 2.60
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Of one replica.
+
+    Args:
+        cpus, gpus: that it keeps busy at full load.
+        memory_bytes: 0 where it is not known.
+        exclusive: whether it needs a node without another replica of its kind.
+    """
+
+    cpus: float
+    gpus: float
+    memory_bytes: int
+    exclusive: bool
+
+
+def resources_of(profile: Profile) -> Resources:
+    """The resources of a profile's server: its engine threads, device and processes, and the memory of its tune.
+
+    The event loop has a CPU of its own where an engine computes on other threads. No more CPUs are asked for than the
+    machine had that the profile was tuned on, because the figures are from there.
+    """
+    settings, machine = profile.settings, profile.machine
+    most = _count(machine.get("usable_cpus"))
+    devices = _devices(profile)
+    if settings.pipeline is not None:
+        stages = sum(stage.workers for stage in settings.pipeline.stages)
+        engines = [model.engine for model in settings.pipeline.models if model.engine is not None]
+        cpus = 1 + stages + sum(max(1, engine.threads) * engine.instances for engine in engines)
+    else:
+        threads = settings.engine.threads or most or 1
+        computing = 1 if settings.engine.device == "cuda" else threads * settings.engine.instances
+        alone = settings.batching.dispatch == "inline" and settings.engine.device != "cuda"
+        cpus = (computing if alone else computing + 1) * settings.io.workers
+    peak = _count(_arm(profile.evidence).get("memory_peak_bytes"))
+    return Resources(
+        cpus=float(min(cpus, most) if most else cpus),
+        gpus=float(devices),
+        memory_bytes=peak + REPLICA_BYTES if peak else 0,
+        exclusive=settings.engine.pinning or settings.io.own_core or settings.io.workers > 1,
+    )
+
+
+def together(parts: list[Resources]) -> Resources:
+    """Of several models in one server, which share its CPUs: as many as the largest needs."""
+    known = all(part.memory_bytes for part in parts)
+    extra = sum(part.memory_bytes - REPLICA_BYTES for part in parts)
+    return Resources(
+        cpus=max(part.cpus for part in parts),
+        gpus=max(part.gpus for part in parts),
+        memory_bytes=extra + REPLICA_BYTES if known else 0,
+        exclusive=any(part.exclusive for part in parts),
+    )
+
+
+def _devices(profile: Profile) -> int:
+    second = profile.settings.batching.second
+    engines = [profile.settings.engine, *([second.engine] if second is not None else [])]
+    return len({engine.cuda.index for engine in engines if engine.device == "cuda"})
+
+
+def _arm(evidence: dict[str, Any]) -> dict[str, Any]:
+    """What the tune verified."""
+    arm = evidence.get("tuned")
+    return arm if isinstance(arm, dict) else {}
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,0 +1,77 @@
+"""Which requests of a pass on the fast path are sampled, and their records. Called only where requests are traced.
+
+The compiled pass has read each request's trace context as far as it says whether it is sampled.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from tailcut.runtime.request import Batch, Request
+from tailcut.server.served_model import ServedModel
+from tailcut.server.tracing.records import Asked
+from tailcut.server.tracing.tracer import Tracer
+
+_SAMPLED, _ROOTS = 5, 6  # columns of `targets` in `kernels/sockets.py`, which is not loaded here
+_ENCODED, _WRITTEN = 6, 8  # in a record of the timeline: from, to
+
+
+def skips(tracer: Tracer, cells: memoryview, at: int, taken: int) -> bool:
+    """Whether none of the `taken` requests of a target in this pass is sampled; its cells begin at `at`."""
+    roots = cells[at + _ROOTS]
+    if cells[at + _SAMPLED] or (roots != taken and not tracer.sampler.follows_caller):
+        return False
+    return tracer.sampler.skips(roots)
+
+
+def find(tracer: Tracer, members: np.ndarray, head_of: Callable[[int], bytes]) -> dict[int, Asked]:
+    """Those of the requests of this pass that are sampled, by their place; `head_of` gives a descriptor's last head."""
+    traced = {}
+    for place, (fd, _, _, _, trace) in enumerate(members.tolist()):
+        if trace < 0 and tracer.sampler.follows_caller:
+            continue
+        if not trace and not tracer.sampler.takes_root():
+            continue
+        head = head_of(fd)
+        path = head.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1")
+        asked = tracer.of_head(head, path) if trace else tracer.of_root(path)
+        if asked is not None:
+            traced[place] = asked
+    return traced
+
+
+def refused(tracer: Tracer, served: ServedModel, members: np.ndarray, traced: Mapping[int, Asked]) -> None:
+    """Keep the records of those that are sampled: they have been answered 503."""
+    for place, asked in traced.items():
+        tracer.failed(asked, served, int(members[place, 2]), status=503, kind="QueueFullError")
+
+
+def answered(  # noqa: PLR0913, PLR0917  a request and all that is known of it
+    tracer: Tracer,
+    served: ServedModel,
+    computed: tuple[np.ndarray, Request, Batch],
+    traced: Mapping[int, Asked],
+    moments: tuple[int, ...],
+    written: int,
+) -> None:
+    """Keep the records of those of a request that are sampled, when their answers have been sent.
+
+    Args:
+        tracer: keeps them.
+        served: the model.
+        computed: the members of the group, their request, and its batch.
+        traced: those of the group that are sampled, by their place.
+        moments: of the timeline, from `ready` to `handed`.
+        written: how many answers have been sent just now: the last records of the timeline.
+    """
+    members, request, batch = computed
+    table, end = served.timeline.table, served.timeline.stamp
+    records = table[np.arange(end - written, end) & (len(table) - 1)]
+    for place, asked in traced.items():
+        if not 0 <= place - request.offset < request.count:
+            continue
+        _, _, arrival_ns, length, _ = members[place].tolist()
+        own = records[records[:, 0] == arrival_ns, _ENCODED:_WRITTEN].tolist()
+        sent = own[0] if own else [time.monotonic_ns()] * 2  # the transport sends the rest of it
+        tracer.answered(asked, served, (arrival_ns, *moments, *sent), 1, (batch.rows, batch.requests), length)

@@ -1,0 +1,212 @@
+"""Records become spans on a thread of their own, and leave by the SDK's processor and exporter, which have another.
+
+Neither the loop nor memory depends on the collector. What is waiting is bounded (OTEL_BSP_MAX_QUEUE_SIZE spans, and as
+many records), what is over that is dropped and counted, and a line in the log says so once a minute. Python's
+interpreter lock is let go between two spans, and few spans are encoded at a time: else the loop would wait for
+milliseconds.
+"""
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Sequence
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_EXPORT_BATCH_SIZE, OTEL_BSP_MAX_QUEUE_SIZE
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from tailcut.errors import UsageError
+from tailcut.server.metadata import version
+from tailcut.server.metrics import ServerCounts
+from tailcut.server.tracing.records import Record
+from tailcut.server.tracing.settings import TracingSettings
+from tailcut.server.tracing.spans import GivenIds, SpanBuilder
+
+FLUSH_S = 2.0  # at the end, for what is left
+_AT_A_TIME = 32  # spans that are encoded in one go: 2.6 ms; the SDK's own default would take 16 times as long
+_SAY_AGAIN_S = 60.0
+_LOOK_S = 0.25  # between two looks for batches that have had all of their requests
+_SPANS_MOST = 2048  # that wait, as the SDK has it
+_STEPS_MOST = 256  # spans of one request: the SDK's queue never drops what is counted here as built
+_UNKNOWN = "unknown_service"  # what the SDK calls a service that no variable names
+_log = logging.getLogger("tailcut.tracing")
+
+
+class SpanExport:
+    """Takes records from a loop, until `close`.
+
+    Args:
+        settings: where spans go.
+        scheme: of the URLs that clients use.
+        worker: which of several workers this process is; None: the only one.
+
+    Raises:
+        UsageError: a variable of OpenTelemetry's exporter cannot be used.
+    """
+
+    def __init__(self, settings: TracingSettings, scheme: str, worker: int | None = None) -> None:
+        self._quiet = _quiet_sdk()
+        try:
+            exporter = OTLPSpanExporter(settings.endpoint)
+        except (ValueError, OSError) as error:
+            raise UsageError(f"OpenTelemetry's variables (OTEL_EXPORTER_OTLP_...) cannot be used: {error}") from None
+        self._exporter = _Counting(exporter, self._quiet)
+        self._most = _number(OTEL_BSP_MAX_QUEUE_SIZE, _SPANS_MOST)
+        at_a_time = min(_number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, _AT_A_TIME), self._most)
+        self._processor = BatchSpanProcessor(self._exporter, self._most + _STEPS_MOST, max_export_batch_size=at_a_time)
+        ids = GivenIds()
+        provider = TracerProvider(ALWAYS_ON, _resource(worker), shutdown_on_exit=False, id_generator=ids)
+        provider.add_span_processor(self._processor)
+        self._builder = SpanBuilder(provider.get_tracer("tailcut", version()), ids, scheme)
+        self._records: deque[Record] = deque()
+        self._some = threading.Condition(threading.Lock())
+        self._closing = False
+        self._refused = 0  # records that found no room; counted by the loop
+        self._built = self._dropped = 0  # spans; counted by the thread
+        self._look_ns = 0  # when it next looks for batches that have had all of their requests
+        self._thread = threading.Thread(target=self._run, name="tailcut-tracing", daemon=True)
+        self._thread.start()
+
+    def hand_over(self, records: list[Record]) -> None:
+        """Take records, or count them as dropped; never waits for the collector."""
+        with self._some:
+            room = 0 if self._closing else max(0, self._most - len(self._records))
+            self._records.extend(records[:room])
+            self._refused += len(records[room:])
+            self._some.notify()
+
+    def count(self, counts: ServerCounts) -> None:
+        """Write how many spans were exported and dropped into the server's counts."""
+        counts.spans_exported = self._exporter.exported
+        counts.spans_dropped = self._exporter.failed + self._dropped + self._refused
+
+    def close(self) -> None:
+        """Export what is left, for two seconds at most; what is not out by then is dropped."""
+        with self._some:
+            self._closing = True
+            self._some.notify()
+        self._thread.join(FLUSH_S)
+        if self._thread.is_alive():
+            _log.warning("spans that were not exported within %g s are dropped", FLUSH_S)
+            self._exporter.shutdown()  # which ends a wait for another try
+        else:
+            self._processor.shutdown()
+
+    def _run(self) -> None:
+        while True:
+            with self._some:
+                patience_s = _LOOK_S if self._builder.has_batches else None
+                self._some.wait_for(lambda: self._records or self._closing, patience_s)
+                records = list(self._records)
+                self._records.clear()
+                closing = self._closing
+            try:
+                self._build(records, closing=closing)
+            except Exception:  # noqa: BLE001  a fault in one span must not end all tracing
+                _log.exception("spans could not be built")
+            if closing:
+                self._processor.force_flush()
+                return
+
+    def _build(self, records: Sequence[Record], *, closing: bool) -> None:
+        for record in records:
+            if self._has_room():
+                self._built += self._builder.build(record)
+            time.sleep(0)  # others may have the interpreter's lock
+        now_ns = time.monotonic_ns()
+        if not closing and now_ns < self._look_ns:
+            return
+        self._look_ns = now_ns + int(_LOOK_S * 1e9)
+        for batch in self._builder.settled(now_ns, all_of_them=closing):
+            if self._has_room():
+                self._builder.build_batch(batch)
+                self._built += 1
+            time.sleep(0)
+
+    def _has_room(self) -> bool:
+        """Whether one more record or batch may have its spans; where it may not, that is counted as one dropped."""
+        waiting = self._built - self._exporter.exported - self._exporter.failed
+        if waiting < self._most:
+            return True
+        self._dropped += 1
+        self._exporter.tell(f"more than {self._most} spans wait for it")
+        return False
+
+
+class _Counting(SpanExporter):  # type: ignore[misc]  # mypy runs without OpenTelemetry
+    """The SDK's exporter, with counts, and a line in the log a minute where it fails."""
+
+    def __init__(self, exporter: OTLPSpanExporter, words: "_SdkWords") -> None:
+        self._exporter = exporter
+        self._words = words
+        self._said_s = -_SAY_AGAIN_S
+        self._lock = threading.Lock()
+        self.exported = self.failed = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export a few spans; the SDK tries again where that may help."""
+        self._words.last = ""
+        try:
+            result = self._exporter.export(spans)
+        except Exception as error:  # noqa: BLE001  whatever the SDK does to us costs these spans only
+            self._words.last, result = str(error), SpanExportResult.FAILURE
+        if result is SpanExportResult.SUCCESS:
+            self.exported += len(spans)
+        else:
+            self.failed += len(spans)
+            self.tell(self._words.last or "no reason is known")
+        return result
+
+    def tell(self, why: str) -> None:
+        """Say why spans are dropped, unless that has been said within the last minute."""
+        now_s = time.monotonic()
+        with self._lock:
+            if now_s - self._said_s < _SAY_AGAIN_S:
+                return
+            self._said_s = now_s
+        _log.warning("spans are dropped, the collector does not take them: %s", why)
+
+    def shutdown(self) -> None:
+        """End a wait for another try, and export nothing more."""
+        self._exporter.shutdown()
+
+
+class _SdkWords(logging.Handler):
+    """Keeps the SDK's last message instead of having each of them printed."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self.last = record.getMessage()
+
+
+def _quiet_sdk() -> _SdkWords:
+    words = _SdkWords(logging.WARNING)
+    logger = logging.getLogger("opentelemetry")
+    logger.handlers, logger.propagate = [words], False
+    return words
+
+
+def _resource(worker: int | None) -> Resource:
+    """What all spans of this process say of it; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before."""
+    own: dict[str, str | int] = {"service.instance.id": str(uuid.uuid4()), "service.version": version()}
+    own |= {"process.pid": os.getpid()} | ({} if worker is None else {"tailcut.worker": worker})
+    named = Resource.create()
+    if str(named.attributes.get(SERVICE_NAME, _UNKNOWN)).startswith(_UNKNOWN):
+        named = named.merge(Resource({SERVICE_NAME: "tailcut"}))
+    return Resource(own).merge(named)
+
+
+def _number(variable: str, default: int) -> int:
+    """A number of the SDK's environment, read as the SDK does."""
+    try:
+        return max(1, int(os.environ.get(variable, default)))
+    except ValueError:
+        return default

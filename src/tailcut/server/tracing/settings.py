@@ -1,0 +1,107 @@
+"""What is traced and where spans go: from the command line, then OpenTelemetry's variables. Pure.
+
+The variables of the exporter itself (headers, timeout, compression, certificates) are read by the SDK.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tailcut.errors import UsageError
+
+TRACES_PATH = "/v1/traces"
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_SAMPLER, _ARGUMENT = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+_SAMPLERS: dict[str, tuple[bool, float | None]] = {  # follows the caller; share, where it is no argument
+    "always_on": (False, 1.0),
+    "always_off": (False, 0.0),
+    "traceidratio": (False, None),
+    "parentbased_always_on": (True, 1.0),
+    "parentbased_always_off": (True, 0.0),
+    "parentbased_traceidratio": (True, None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which requests are traced.
+
+    Args:
+        share: of the requests whose caller has not decided, from 0 to 1.
+        follows_caller: a request with a trace context is traced exactly if its caller sampled it.
+    """
+
+    share: float = 0.0
+    follows_caller: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """Where spans go, and of which requests.
+
+    Args:
+        endpoint: an OTLP/HTTP URL with its path; None: the one in OpenTelemetry's variables, or its default.
+        asked: whether the command line asked for it, and not only the variables.
+    """
+
+    endpoint: str | None = None
+    sampling: Sampling = Sampling()
+    asked: bool = True
+
+
+def read_settings(endpoint: str | None, share: float | None, environ: Mapping[str, str]) -> TracingSettings | None:
+    """The settings in `--otlp-endpoint`, `--trace-sample` and the environment; None where there is to be no tracing.
+
+    Raises:
+        UsageError: the URL or a variable cannot be used.
+    """
+    asked = endpoint is not None or share is not None
+    if not asked and not any(environ.get(name) for name in _ENDPOINTS):
+        return None
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    if not asked and environ.get("OTEL_TRACES_EXPORTER", "otlp").strip() == "none":
+        return None
+    sampling = _sampling(environ) if share is None else Sampling(share)
+    return TracingSettings(None if endpoint is None else traces_url(endpoint), sampling, asked)
+
+
+def traces_url(endpoint: str) -> str:
+    """The URL that spans are sent to: that of a collector with the standard path, where it has none of its own.
+
+    Raises:
+        UsageError: it is no URL of HTTP.
+    """
+    try:
+        parts = urlsplit(endpoint)
+        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        known = False
+    if not known:
+        raise UsageError(
+            f"--otlp-endpoint must be an http:// or https:// URL such as http://HOST:4318, not {endpoint!r}"
+        )
+    return endpoint if parts.path.strip("/") else endpoint.rstrip("/") + TRACES_PATH
+
+
+def _sampling(environ: Mapping[str, str]) -> Sampling:
+    name = environ.get(_SAMPLER, "").strip().lower()
+    if not name:
+        return Sampling()
+    if name not in _SAMPLERS:
+        raise UsageError(f"{_SAMPLER}={name}: known samplers are {', '.join(_SAMPLERS)}")
+    follows_caller, share = _SAMPLERS[name]
+    if share is None:
+        share = _share(environ.get(_ARGUMENT, "1.0"))
+    return Sampling(share, follows_caller)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise UsageError(f"{_ARGUMENT} must be a number from 0 to 1, not {text!r}")
+    return share

@@ -1,0 +1,111 @@
+"""From models to a plan, which needs no Ray."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.engines.models import identity
+
+import tailcut.ray
+from tailcut.engines import EngineOptions
+from tailcut.errors import MissingFileError, ProfileError, UsageError
+from tailcut.models import digits_model
+from tailcut.ray.application import make_plan
+from tailcut.ray.plan import Carried, Replicas
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import BatchingSettings, Settings
+from tailcut.spec import DType
+
+SERVICE = {"sizes": [1], "quantiles_us": [[1000.0]], "threads": 1, "cores": 2.0, "way_in": {"wake_ns": 5}}
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    """A tuned profile of the bundled model, with figures that are made up."""
+    settings = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(dispatch="inline"))
+    made = Profile.of_model(digits_model(), settings)
+    evidence = {"service": SERVICE, "limit_ms": 10.0, "tuned": {"memory_peak_bytes": 1 << 30}}
+    path = tmp_path / "digits.profile.toml"
+    msgspec.structs.replace(made, evidence=evidence, machine={"usable_cpus": 2}).save(path)
+    return path
+
+
+def test_a_tuned_profile_decides_everything(profile: Path) -> None:
+    """CPUs, memory, and what a replica carries within the limit of its tune."""
+    plan = make_plan(profile, replicas=(1, 4))
+    assert plan.sources == (str(profile),)
+    assert (plan.cpus, plan.gpus, plan.exclusive) == (1.0, 0.0, False)
+    assert plan.memory_bytes > 1 << 30
+    assert plan.replicas == Replicas(least=1, most=4)
+    assert plan.carried.limit == "p99=10ms"
+    assert plan.carried.rate is not None
+
+
+def test_a_user_decides_instead(profile: Path) -> None:
+    """Each figure can be given."""
+    plan = make_plan(
+        profile,
+        limit_ms=20.0,
+        percentile="p95",
+        cpus=0.5,
+        memory_bytes=0,
+        max_ongoing_requests=7,
+        target_ongoing_requests=3.0,
+    )
+    assert (plan.cpus, plan.memory_bytes) == (0.5, 0)
+    assert plan.carried.limit == "p95=20ms"
+    assert (plan.carried.most_ongoing, plan.carried.target_ongoing) == (7, 3.0)
+
+
+def test_a_bare_model_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It gets one CPU and a guess; its path becomes absolute, and its name stays."""
+    (tmp_path / "m.onnx").write_bytes(digits_model().read_bytes())
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan("digits=m.onnx")
+    assert plan.sources == (f"digits={tmp_path.resolve()}/m.onnx",)
+    assert plan.carried == Carried()
+    assert (plan.cpus, plan.memory_bytes) == (1.0, 0)
+    with pytest.raises(UsageError, match="needs the tuned profile of one model"):
+        make_plan("m.onnx", limit_ms=5.0)
+
+
+def test_another_content_is_another_revision(tmp_path: Path) -> None:
+    """The same path with other bytes has to replace the replicas."""
+    model = tmp_path / "m.onnx"
+    model.write_bytes(digits_model().read_bytes())
+    first = make_plan(model)
+    assert make_plan(model).revision == first.revision
+    identity(DType.FP32, (None, 4), model)
+    assert make_plan(model).revision != first.revision
+
+
+def test_models_by_an_id(profile: Path) -> None:
+    """Are loaded on demand."""
+    plan = make_plan({"a": profile, "b": digits_model()}, models_per_replica=2)
+    assert plan.sources == ()
+    assert plan.multiplexed == {"a": str(profile), "b": str(digits_model())}
+    assert plan.models_per_replica == 2
+
+
+def test_a_pipeline_keeps_its_variable(tmp_path: Path) -> None:
+    """Its file is hashed, and not run."""
+    (tmp_path / "p.py").write_text("raise SystemExit")
+    assert make_plan(f"{tmp_path}/p.py:chain").sources == (f"{tmp_path}/p.py:chain",)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    """Are named before anything is deployed."""
+    with pytest.raises(MissingFileError, match=r"none\.onnx: no such model"):
+        make_plan(tmp_path / "none.onnx")
+    with pytest.raises(ProfileError, match=r"none\.toml"):
+        make_plan(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match="replicas must be"):
+        make_plan(digits_model(), replicas=(3, 1))
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+def test_without_ray() -> None:
+    """One line says how to install it."""
+    with pytest.raises(UsageError, match=r"pip install 'tailcut\[ray\]'"):
+        tailcut.ray.deployment(digits_model())

@@ -1,0 +1,132 @@
+"""The real haproxy in front of real servers, which come and go; the directory of an application is played here."""
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.engines.models import identity
+from tests.servers import TIMEOUT_S, Server, serving
+
+import tailcut
+from tailcut.client.requests import Address
+from tailcut.errors import UsageError
+from tailcut.ray.balancer import Balancer, find_haproxy
+from tailcut.spec import DType
+
+PROGRAM = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+needs_haproxy = pytest.mark.skipif(PROGRAM is None, reason="haproxy is not installed")
+
+
+class Listed:
+    """Servers that a test names."""
+
+    def __init__(self, *servers: Server) -> None:
+        self._servers = servers
+        self._changed: Callable[[Sequence[Address]], None] = lambda _: None
+        self.closed = False
+
+    def follow(self, changed: Callable[[Sequence[Address]], None]) -> None:
+        self._changed = changed
+        self.take(*self._servers)
+
+    def take(self, *servers: Server) -> None:
+        self._changed([Address(server.host, server.port) for server in servers])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@contextmanager
+def balancing(directory: Listed) -> Iterator[tuple[str, list[str]]]:
+    """The URL of a balancer in a thread, and what it says."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    said: list[str] = []
+    balancer = Balancer(find_haproxy(), directory, f"127.0.0.1:{port}", 1, "", said.append)
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(balancer.run()))
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{port}"
+        with tailcut.Client(url) as client:
+            end = time.monotonic() + TIMEOUT_S
+            while not client.ready():
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        yield url, said
+    finally:
+        balancer.stop()
+        thread.join(TIMEOUT_S)
+    assert codes == [0]
+    assert directory.closed
+
+
+@needs_haproxy
+def test_no_call_is_lost_while_servers_change(tmp_path: Path) -> None:
+    """Calls go on over kept connections while one server is added and the other one leaves and ends."""
+    model = identity(DType.FP32, (None, 4), tmp_path / "echo.onnx")
+    failed: list[str] = []
+    count = 0
+    stop = threading.Event()
+
+    def work(url: str) -> None:
+        nonlocal count
+        with tailcut.Client(url) as client:
+            while not stop.is_set():
+                x = np.full((1, 4), count, np.float32)
+                try:
+                    if not (client.infer("echo", {"x": x})["y"] == x).all():
+                        failed.append("another answer")
+                except Exception as error:  # noqa: BLE001  whatever it is, it is counted
+                    failed.append(repr(error))
+                count += 1
+
+    def more() -> None:
+        until, end = count + 50, time.monotonic() + TIMEOUT_S
+        while count < until:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    with serving(tmp_path, model, "--drain", "0s") as first, serving(tmp_path, model) as second:
+        directory = Listed(first)
+        with balancing(directory) as (url, said):
+            asking = threading.Thread(target=work, args=(url,))
+            asking.start()
+            more()
+            assert second.metric("nv_inference_request_success") == 0
+            directory.take(first, second)
+            wait_for(lambda: second.metric("nv_inference_request_success") > 10)
+            directory.take(second)
+            wait_for(lambda: said[-1].endswith(f"for {second.address}"))
+            first.stop()
+            more()
+            stop.set()
+            asking.join(TIMEOUT_S)
+    assert failed == []
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@needs_haproxy
+def test_a_port_that_is_taken() -> None:
+    """haproxy ends, and so does the balancer, with its exit code."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        balancer = Balancer(find_haproxy(), Listed(), f"127.0.0.1:{taken.getsockname()[1]}", 1, "", lambda _: None)
+        assert balancer.run() != 0
+
+
+def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+    """Is named."""
+    with pytest.raises(UsageError, match=r"none: no program that can be run"):
+        find_haproxy(tmp_path / "none")

@@ -1,0 +1,54 @@
+"""The configuration of haproxy; the real program checks it where it is installed."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tailcut.client.requests import Address
+from tailcut.errors import UsageError
+from tailcut.ray.haproxy import Front, haproxy_config
+
+REPLICAS = [Address("127.0.0.1", 4001), Address("10.0.0.2", 4002), Address("fd00::1", 4003)]
+PROGRAM = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+
+
+def test_one_line_for_each_replica() -> None:
+    """Each has a name of its own that stays the same when others come and go."""
+    text = haproxy_config(REPLICAS, Front("127.0.0.1:80", "/s.sock"))
+    servers = [line.split() for line in text.splitlines() if line.strip().startswith("server ")]
+    assert servers == [
+        ["server", "r-127.0.0.1-4001", "127.0.0.1:4001"],
+        ["server", "r-10.0.0.2-4002", "10.0.0.2:4002"],
+        ["server", "r-fd00--1-4003", "[fd00::1]:4003"],
+    ]
+    assert "balance random(2)" in text
+    assert haproxy_config(REPLICAS[1:], Front("127.0.0.1:80", "/s.sock")).splitlines()[-2:] == text.splitlines()[-2:]
+
+
+def test_replicas_with_tls_are_checked() -> None:
+    """Against a file that has to be named."""
+    secure = [Address("h", 1, tls=True)]
+    with pytest.raises(UsageError, match=r"h:1 has TLS.*--ca FILE"):
+        haproxy_config(secure, Front("127.0.0.1:80", "/s.sock"))
+    text = haproxy_config(secure, Front("127.0.0.1:80", "/s.sock", ca="/ca.pem"))
+    assert "server r-h-1 h:1 ssl verify required ca-file /ca.pem" in text
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:80\n    bind :22", "a b", 'x"', "x#"])
+def test_nothing_else_comes_into_the_file(bind: str) -> None:
+    """An address with a space or a line's end would be more than one word."""
+    with pytest.raises(UsageError, match="cannot stand in haproxy's configuration"):
+        Front(bind, "/s.sock")
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="haproxy is not installed")
+@pytest.mark.parametrize("replicas", [[], REPLICAS], ids=["none", "some"])
+def test_haproxy_takes_it(tmp_path: Path, replicas: list[Address]) -> None:
+    """Without a word of warning."""
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(haproxy_config(replicas, Front("127.0.0.1:18080", str(tmp_path / "s.sock"))))
+    found = subprocess.run([PROGRAM, "-c", "-f", config], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "warning" not in found.stderr.lower()

@@ -1,0 +1,60 @@
+"""What a replica carries, from measurements that are made up."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tailcut.engines import EngineOptions
+from tailcut.errors import UsageError
+from tailcut.models import digits_model
+from tailcut.planning.demand import Limit
+from tailcut.planning.measured import Measured
+from tailcut.ray.scaling import carried_by, tuned_limit
+from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
+from tailcut.tuner.service import MeasuredService
+
+WAY = {"wake_ns": 5_000}
+
+
+def measured(evidence: dict | None = None, ms: float = 1.0) -> Measured:
+    """A model that computes one row at a time, in so many milliseconds."""
+    service = MeasuredService(sizes=(1,), quantiles_us=((1000.0 * ms,),), threads=1, cores=2.0, way_in=WAY)
+    profile = Profile.of_model(digits_model(), Settings(engine=EngineOptions(threads=1)))
+    profile = msgspec.structs.replace(profile, evidence=evidence or {})
+    return Measured(Path("m.toml"), profile, service, Path("m.toml"))
+
+
+def test_figures_follow_from_the_highest_rate_within_the_limit() -> None:
+    """One server with a fixed service time is M/D/1: p99 within 10 ms of 1 ms each at some 80 % of its capacity."""
+    found = carried_by(measured(), Limit("p99", 10.0))
+    assert found.rate is not None
+    assert found.ongoing is not None
+    assert 600 < found.rate < 950
+    assert 0.6 < found.ongoing < 5
+    assert found.target_ongoing == pytest.approx(0.7 * found.ongoing, rel=0.02)
+    assert found.most_ongoing == pytest.approx(found.rate * 0.01, abs=1.1)
+    assert found.limit == "p99=10ms"
+
+
+def test_a_tighter_limit_carries_less() -> None:
+    """Fewer requests in flight, and fewer at a time."""
+    loose, tight = (carried_by(measured(), Limit("p99", limit)) for limit in (20.0, 3.0))
+    assert tight.rate is not None
+    assert loose.rate is not None
+    assert tight.rate < loose.rate
+    assert tight.target_ongoing < loose.target_ongoing
+    assert tight.most_ongoing < loose.most_ongoing
+
+
+def test_a_limit_that_no_replica_meets() -> None:
+    """Is said, with what a lone request takes."""
+    with pytest.raises(UsageError, match=r"no replica meets p99 within 0\.5 ms: a lone request takes 1"):
+        carried_by(measured(), Limit("p99", 0.5))
+
+
+def test_the_limit_of_the_tune() -> None:
+    """Where the profile records it."""
+    assert tuned_limit(measured({"limit_ms": 12.5})) == Limit("p99", 12.5)
+    assert tuned_limit(measured()) is None
