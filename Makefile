@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
+# Which of them: all but those that take long by their nature, such as real tunes.
+MARKS ?= not slow
 # One more than there are CPUs: four tenths of the time of a test are waiting.
 JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST := $(BIN)/python -m pytest
@@ -21,14 +23,15 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SOAK ?= 60
 FUZZ ?= 20
-SMOKE ?= --all
+SMOKE ?= --all --engines
 
-.PHONY: help demo test test-torch test-gpu test-kubernetes test-ray tuned smoke lint format bench peers soak fuzz clean
+.PHONY: help demo test test-all test-torch test-gpu test-kubernetes test-ray tuned smoke lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    tune, serve and load-test the bundled model; leaves a report in out/demo"
-	@echo "make test    all tests (TESTS=tests/wire for some)"
+	@echo "make test    the tests, but for those marked slow (TESTS=tests/wire for some)"
+	@echo "make test-all  all tests: real tunes and long loads, too"
 	@echo "make test-torch  the tests that need PyTorch, which it installs; the other tests run without it"
 	@echo "make test-gpu    the tests that need a CUDA device; without one, they say what is missing"
 	@echo "make test-kubernetes  the tests of the files for Kubernetes, with Helm and the schemas of Kubernetes, which it installs"
@@ -57,9 +60,10 @@ demo: $(READY)
 # Those that measure time have the machine to themselves; a selection (TESTS=) may have none of either kind (status 5).
 # What fails among others is run once more by itself, and has to pass then: both runs are printed.
 test: $(READY)
+	@$(BIN)/python -c 'from tailcut.kernels import load, numbers, sockets'  # compiled once, not by each process
 	@status=0; none=0; \
-	for kind in '$(or $(SERIAL),$(TESTS)) -m serial' \
-		'$(TESTS) -m "not serial" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
+	for kind in '$(or $(SERIAL),$(TESTS)) -m "serial and ($(MARKS))"' \
+		'$(TESTS) -m "not serial and ($(MARKS))" -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder'; do \
 		eval "$(PYTEST) $$kind"; code=$$?; \
 		if [ $$code = 1 ]; then \
 			echo "once more, alone:"; \
@@ -68,6 +72,9 @@ test: $(READY)
 		if [ $$code = 5 ]; then none=$$((none + 1)); elif [ $$code != 0 ]; then status=$$code; fi; \
 	done; \
 	if [ $$none = 2 ]; then exit 5; fi; exit $$status
+
+test-all:
+	@THOROUGH=1 $(MAKE) --no-print-directory test MARKS='slow or not slow'
 
 test-torch: $(READY)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch]'

@@ -323,6 +323,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--only", default="", help="strategies whose label begins so, such as bf16; default: all")
     asked = parser.parse_args()
     seconds, batch = (0.1, 4) if asked.small else (asked.seconds, 32)
     wrong, first = False, 0.0
@@ -348,6 +349,8 @@ def main() -> None:
         )
         print("|---|---|---|---|---|---|")
         for label, settings in STRATEGIES.items():
+            if not label.startswith(asked.only):
+                continue
             options = EngineOptions(name="torch", device="cuda", **({"instances": 2} | settings))
             began = time.monotonic()
             try:

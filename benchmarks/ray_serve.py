@@ -51,6 +51,7 @@ MODEL = "tiny"
 SETTINGS = Settings(engine=EngineOptions(threads=1), batching=BatchingSettings(max_batch_size=32, dispatch="inline"))
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_memory_monitor_refresh_ms": "0",
 }
@@ -118,7 +119,11 @@ def session(model: Path, profile: Path, mode: str, port: int) -> None:
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"enable_access_log": False})
         serve.run(hand_written(str(model)), name="hand", route_prefix="/hand")
-        serve.run(tailcut.ray.deployment(profile, max_ongoing_requests=256), name="tiny", route_prefix="/tiny")
+        serve.run(
+            tailcut.ray.deployment(profile, max_ongoing_requests=256, host="127.0.0.1"),
+            name="tiny",
+            route_prefix="/tiny",
+        )
         ports = {"hand": port, "tiny": port}
         if mode == "direct":
             groups = ray.get(_get_global_client()._controller.get_target_groups.remote())
@@ -243,7 +248,7 @@ def balancer(ray_address: str) -> Iterator[tuple[int, int]]:
     """The port of `tailcut ray haproxy`, and its process."""
     port = free_port()
     command = [sys.executable, "-m", "tailcut", "ray", "haproxy", MODEL, "--bind", f"127.0.0.1:{port}"]
-    process = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": ray_address}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=os.environ | VARIABLES | {"RAY_ADDRESS": ray_address})
     try:
         end = time.monotonic() + READY_S
         while time.monotonic() < end:
@@ -263,8 +268,16 @@ def check(one: Entry, model: Path) -> None:
     headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
     url = f"http://127.0.0.1:{one.port}{one.path}"
     request = urllib.request.Request(url, x.tobytes(), headers, method="POST")
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        got = np.frombuffer(answer.read()[-expected.nbytes :], np.float32)
+    end = time.monotonic() + READY_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                got = np.frombuffer(answer.read()[-expected.nbytes :], np.float32)
+            break
+        except OSError as error:  # a proxy has not heard of the application yet
+            if time.monotonic() > end:
+                raise SystemExit(f"{one.name}: {error}") from None
+            time.sleep(0.5)
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 

@@ -22,7 +22,7 @@ BEATS_A_SECOND = 100
 THREADS = 8
 
 
-def trail_us(timeline: Timeline) -> float:
+def record_us(timeline: Timeline) -> float:
     """One record with the three readings of the clock that nothing else needs."""
     now = time.monotonic_ns
     rounds = []
@@ -57,7 +57,7 @@ async def beat_us() -> float:
 
 def main() -> None:
     region = TraceRegion.make(places=2, models=1)
-    own, shared = trail_us(Timeline()), trail_us(region.open(1).timelines[0][0])
+    own, shared = record_us(Timeline()), record_us(region.open(1).timelines[0][0])
     beat = uvloop.run(beat_us())
     share = beat * BEATS_A_SECOND / 1e6
     print(f"a trace costs a request {own:.2f} us, shared by workers {shared:.2f} us; limit {TRACE_LIMIT_US:.0f} us")

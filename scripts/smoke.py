@@ -1,11 +1,14 @@
 """Builds the sdist and the wheel, installs the wheel into an empty environment of each Python, and serves with it.
 
-    python scripts/smoke.py [--all]
+    python scripts/smoke.py [--all] [--engines] [--tests]
 
 Without --all only this Python is tried; with it, each of 3.11 to 3.13 that is installed. A wheel is built from the
-sdist, so both are complete when the bundled model answers as onnxruntime does. On this Python the engines are tried:
-without openvino its profile is refused in one line, with it the answers are the same, also once onnxruntime is gone.
-Needs a package index, no checkout: the commands run in an empty folder.
+sdist, so both are complete when the bundled model answers as onnxruntime does. Needs a package index, no checkout: the
+commands run in an empty folder.
+
+With --engines both are tried on this Python: without openvino its profile is refused in one line, with it the answers
+are the same, also once onnxruntime is gone. With --tests the other Pythons run a part of the tests, against the
+installed wheel: protocols, batching, memory, statistics, compiled kernels, a model, a server and its clients.
 """
 
 import argparse
@@ -57,6 +60,21 @@ from tailcut.runtime.profile import Profile, Settings
 
 Profile.of_model(digits_model(), Settings(engine=EngineOptions(name="openvino"))).save(Path("openvino.profile.toml"))
 """
+# What is quick, and most likely to depend on the version: the language, the standard library, compiled code.
+_TESTS = (
+    "tests/batching",
+    "tests/memory",
+    "tests/stats/test_stats.py",
+    "tests/wire/http1",
+    "tests/wire/v2",
+    "tests/kernels/test_numbers.py",
+    "tests/kernels/test_sockets.py",
+    "tests/runtime/test_model.py",
+    "tests/runtime/test_scheduler.py",
+    "tests/server/test_http.py",
+    "tests/client/test_clients.py",
+)
+_FOR_TESTS = ("pytest", "hypothesis", "psutil")
 _MISSING = "tailcut: the engine openvino is not installed: pip install 'tailcut[openvino]'"
 
 
@@ -64,13 +82,16 @@ def main() -> int:
     """0 when every installation answers."""
     parser = argparse.ArgumentParser(description="Build, install into empty environments, serve.")
     parser.add_argument("--all", action="store_true", help="also on the other Pythons that are installed")
-    everywhere = parser.parse_args().all
+    parser.add_argument("--engines", action="store_true", help="on this Python, with and without each engine")
+    parser.add_argument("--tests", action="store_true", help="a part of the tests on the other Pythons")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _run(sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT), at=folder)
         (wheel,) = folder.glob("*.whl")
-        for python in _pythons() if everywhere else [sys.executable]:
-            _try(python, wheel, folder)
+        for python in _pythons() if options.all else [sys.executable]:
+            own = python == sys.executable
+            _try(python, wheel, folder, engines=options.engines and own, tests=options.tests and not own)
     return 0
 
 
@@ -93,7 +114,7 @@ def _starts(python: str) -> bool:
     return subprocess.run([python, "-c", "import venv"], capture_output=True, check=False).returncode == 0
 
 
-def _try(python: str, wheel: Path, folder: Path) -> None:
+def _try(python: str, wheel: Path, folder: Path, *, engines: bool, tests: bool) -> None:
     place = folder / "empty"
     if python == sys.executable:
         venv.create(place, with_pip=True, clear=True)
@@ -105,8 +126,11 @@ def _try(python: str, wheel: Path, folder: Path) -> None:
     _run(*pip, "install", "-c", constraints, str(wheel), at=folder)
     _run(str(place / "bin" / "tailcut"), "--version", at=folder)
     _run(inside, "-c", _CHECK, "", "onnxruntime", at=folder)
-    if python == sys.executable:
+    if engines:
         _try_engines(pip, f"{wheel}[openvino]", constraints, folder)
+    if tests:
+        _run(*pip, "install", "-c", constraints, *_FOR_TESTS, at=folder)
+        _run(inside, "-m", "pytest", "-m", "not serial and not slow", "-p", "no:cacheprovider", *_TESTS, at=ROOT)
 
 
 def _try_engines(pip: list[str], with_openvino: str, constraints: str, folder: Path) -> None:

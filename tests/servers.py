@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Self
 
 TIMEOUT_S = 20.0
 _START_S = 180.0  # hundreds of models, beside other work
+_PATIENCE_S = 60.0
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.002, 0.05
 
 
 @dataclass
@@ -78,6 +82,45 @@ def serving(
         process.wait(TIMEOUT_S)
         if process.stdout is not None:
             process.stdout.close()
+
+
+def until(true: Callable[[], object], server: Server) -> None:
+    """Wait for a state of a server: looks that leave it the CPUs, for as long as a busy machine may need."""
+    end, pause_s = time.monotonic() + _PATIENCE_S, _FIRST_LOOK_S
+    while not true():
+        assert server.process.poll() is None, server.stderr.read_text()
+        assert time.monotonic() < end, server.stderr.read_text()
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, _LAST_LOOK_S)
+
+
+@contextmanager
+def asking(request: bytes, connect: Callable[[], "Wire"]) -> Iterator[list[object]]:
+    """Two clients that ask all the time, a connection after the other; what they got but good answers."""
+    wrong: list[object] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                with connect() as wire:
+                    for _ in range(20):
+                        answer = wire.ask(request)
+                        if answer.status != 200:
+                            wrong.append(answer)
+                        if answer.headers.get("connection") == "close":
+                            break
+                        stop.wait(0.005)  # a worker that starts needs the CPUs, too
+            except OSError as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    yield wrong
+    stop.set()
+    for thread in threads:
+        thread.join()
 
 
 @dataclass

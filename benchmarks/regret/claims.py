@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from run import data_of, model_path, tune
 
 from tailcut.machine.fingerprint import fingerprint
-from tailcut.report.tune_page import headline, more_traffic
+from tailcut.report.tune_words import headline, more_traffic
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.budget import SearchSize
 from tailcut.tuner.finalists import Predicted

@@ -25,7 +25,7 @@ from claims import interval
 from run import data_of, model_path
 
 from tailcut.machine.fingerprint import fingerprint
-from tailcut.report.tune_page import more_traffic
+from tailcut.report.tune_words import more_traffic
 
 ROOT = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000

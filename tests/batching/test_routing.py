@@ -11,11 +11,11 @@ FAST, SLOW = 0, 1
 
 
 def router(fast: int, slow: int, *, instances: tuple[int, int] = (1, 1), most: int = 1) -> Router:
-    """Two lanes whose rows take so many nanoseconds each."""
+    """Two engines whose rows take so many nanoseconds each."""
     made = Router(most, instances)
-    for lane, row_ns in zip(made.lanes, (fast, slow), strict=True):
-        for size in lane.cost.sizes:
-            lane.cost.observe(size, row_ns * size)
+    for engine, row_ns in zip(made.engines, (fast, slow), strict=True):
+        for size in engine.cost.sizes:
+            engine.cost.observe(size, row_ns * size)
     return made
 
 
@@ -89,7 +89,7 @@ def test_a_batch_that_failed_teaches_nothing() -> None:
     made = router(1_000_000, 5_000_000)
     made.formed(FAST, "batch", 1, 0)
     made.ended(FAST, "batch", 1, 999_000_000, learn=False)
-    assert made.lanes[FAST].cost.estimate_ns(1) == 1_000_000
+    assert made.engines[FAST].cost.estimate_ns(1) == 1_000_000
     assert isinstance(made.decide(FAST, 1, 0), Dispatch)
 
 
@@ -128,8 +128,8 @@ def test_all_is_computed_and_nothing_ends_later_than_on_the_best_engine_alone(
     made = router(1_000 * fast, 1_000 * slow, instances=instances, most=most)
     end = simulate(made, requests)
     alone = min(
-        simulate(router(1_000 * fast, 1_000 * slow, instances=instances, most=most), requests, only=lane)
-        for lane in (FAST, SLOW)
+        simulate(router(1_000 * fast, 1_000 * slow, instances=instances, most=most), requests, only=engine)
+        for engine in (FAST, SLOW)
     )
     assert end <= alone
 
@@ -138,11 +138,11 @@ def simulate(made: Router, ready: int, only: int | None = None) -> int:
     """When the last of so many rows that are there at 0 is computed; workers look whenever a batch ends."""
     now, running = 0, []
     while ready or running:
-        for lane in range(2) if only is None else (only,):
+        for engine in range(2) if only is None else (only,):
             while ready:
-                one = made.lanes[lane]
+                one = made.engines[engine]
                 choice = (
-                    made.decide(lane, ready, now)
+                    made.decide(engine, ready, now)
                     if only is None
                     else (Dispatch(one.cost.best(ready)) if len(one.ends) < one.instances else None)
                 )
@@ -150,13 +150,13 @@ def simulate(made: Router, ready: int, only: int | None = None) -> int:
                     break
                 rows = min(choice.rows, ready)
                 took = int(one.cost.estimate_ns(rows))
-                batch = (now + took, lane, len(running), ready)
-                made.formed(lane, batch, rows, now)
-                running.append((now + took, lane, batch, rows))
+                batch = (now + took, engine, len(running), ready)
+                made.formed(engine, batch, rows, now)
+                running.append((now + took, engine, batch, rows))
                 ready -= rows
         assert running, "all engines are idle, and none takes a row"
         running.sort(key=lambda one: one[0])
-        end, lane, batch, rows = running.pop(0)
+        end, engine, batch, rows = running.pop(0)
         now = max(now, end)
-        made.ended(lane, batch, rows, 0, learn=False)
+        made.ended(engine, batch, rows, 0, learn=False)
     return now

@@ -63,12 +63,13 @@ def test_help_lists_the_commands(arguments: tuple[str, ...]):
     assert "Serve models" in done.stdout
 
 
-def test_every_command_has_help():
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]):
     """Each command is found under its name and explains itself."""
     for name in [name for name in cli.COMMANDS if (Path(cli.__file__).with_name(f"{name}.py")).exists()]:
-        done = tailcut(name, "--help")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert f"tailcut {name}" in done.stdout
+        assert cli.main([name, "--help"]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert f"tailcut {name}" in out
 
 
 def test_help_does_not_load_the_heavy_libraries():
@@ -93,13 +94,21 @@ def test_help_does_not_load_the_heavy_libraries():
         (("serve", "--json", "--max-batch-size", "0", "a.onnx"), ["--max-batch-size", "tailcut serve --help"]),
     ],
 )
-def test_a_bad_flag_is_one_line_on_stderr(arguments: tuple[str, ...], words: list[str]):
+def test_a_bad_flag_is_one_line_on_stderr(
+    arguments: tuple[str, ...], words: list[str], capfd: pytest.CaptureFixture[str]
+):
     """A mistake on the command line is one line that says what to do, nothing on stdout, exit code 2."""
-    done = tailcut(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    line = only_line(done.stderr)
-    assert all(word in line for word in words)
+    assert cli.main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert all(word in only_line(err) for word in words)
+
+
+def test_a_mistake_ends_the_process_with_2():
+    """As it does for a shell."""
+    done = tailcut("nope")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no command named 'nope'" in only_line(done.stderr)
 
 
 def test_an_error_of_ours_is_one_line_and_exit_code_2(command, capsys: pytest.CaptureFixture[str]):

@@ -86,6 +86,7 @@ def test_the_noise_of_the_machine_is_in_the_result(tuned: tuple[dict, str]) -> N
     assert noise["client_lateness_p99_ms"] >= 0
 
 
+@pytest.mark.slow
 def test_a_profile_is_checked_again(tuned: tuple[dict, str], folder: Path) -> None:
     """The estimates of the tune before are taken over, its settings race and are verified, and changes are named.
 
@@ -119,6 +120,7 @@ def test_a_profile_is_checked_again(tuned: tuple[dict, str], folder: Path) -> No
     assert sys.platform != "linux" or result["verification"]["memory_within"] is True
 
 
+@pytest.mark.slow
 def test_profiles_are_compared(tuned: tuple[dict, str], folder: Path) -> None:
     """Each with its figures and its ratios to the first; one that answers wrongly is named, and the exit code is 1."""
     first = folder / "float.toml"
@@ -226,6 +228,7 @@ def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     assert "Not verified" in (folder / "stopped.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_wrong_answers_in_the_verification_leave_no_profile(folder: Path) -> None:
     """Exit code 1 and one line that names settings and measure; neither profile nor report; JSON says the same."""
     (folder / "never.py").write_text(

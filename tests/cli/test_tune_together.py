@@ -35,6 +35,7 @@ def tuned(folder: Path) -> tuple[dict, str]:
     return validated("tune", done.stdout), done.stderr
 
 
+@pytest.mark.slow
 def test_both_models_are_verified_together(tuned: tuple[dict, str]) -> None:
     """Each has baseline and tuned at its own rate against its own limit, with right answers and a ratio."""
     result = tuned[0]
@@ -57,6 +58,7 @@ def test_both_models_are_verified_together(tuned: tuple[dict, str]) -> None:
     assert sys.platform != "linux" or all(share > 0 for share in result["cpu_cores"].values())
 
 
+@pytest.mark.slow
 def test_the_race_was_of_simulated_combinations(tuned: tuple[dict, str]) -> None:
     """Those that raced are among the simulated ones, and so is what is best for each model alone."""
     result, story = tuned
@@ -70,6 +72,7 @@ def test_the_race_was_of_simulated_combinations(tuned: tuple[dict, str]) -> None
     assert "combinations on" in story
 
 
+@pytest.mark.slow
 def test_each_profile_names_its_neighbour(tuned: tuple[dict, str], folder: Path) -> None:
     """With name, content, rate and limit, so that the server can tell other neighbours from those."""
     small, wide = (Profile.load(folder / one["profile"]) for one in tuned[0]["models"])
@@ -85,6 +88,7 @@ def test_each_profile_names_its_neighbour(tuned: tuple[dict, str], folder: Path)
     assert small.evidence["service"]["sizes"][0] == 1
 
 
+@pytest.mark.slow
 def test_the_server_warns_of_other_neighbours(tuned: tuple[dict, str], folder: Path, tmp_path: Path) -> None:
     """Nothing where both are served, under whatever name; one line where one is missing."""
     small, wide = (folder / one["profile"] for one in tuned[0]["models"])
@@ -100,6 +104,7 @@ def test_the_server_warns_of_other_neighbours(tuned: tuple[dict, str], folder: P
     assert "small: measured together with wide, but served without wide: tune" in lines[0]
 
 
+@pytest.mark.slow
 def test_the_report_shows_both_models(tuned: tuple[dict, str], folder: Path) -> None:
     """One page, named after both, with each model's p99 against its limit and how to do it again."""
     page = (folder / "small+wide.report.html").read_text(encoding="utf-8")
@@ -109,6 +114,7 @@ def test_the_report_shows_both_models(tuned: tuple[dict, str], folder: Path) -> 
     assert "tailcut tune small.onnx wide.onnx --rates 300,200" in page
 
 
+@pytest.mark.slow
 def test_control_c_keeps_the_best_so_far(folder: Path) -> None:
     """An interrupted joint tune of a trace writes both profiles, unverified, and leaves with 130."""
     command = [*TUNE, *BOTH, "--trace", "trace.txt", "--budget", "10s", "--report", "stopped.html"]

@@ -198,11 +198,11 @@ from tailcut.errors import TailcutError
 logging.disable()  # openvino loads a few that onnxruntime refuses, and says that their answers are not checked
 data, path, noise = Path({str(path)!r}).read_bytes(), Path({str(tmp_path / "bad.onnx")!r}), random.Random(0)
 bad = [noise.randbytes(noise.randrange(1, 400)) for _ in range(60)]
-for _ in range(60):  # hardly ever refused: nearly all of a model is weights
+for _ in range(10):  # hardly ever refused: nearly all of a model is weights
     flipped = bytearray(data)
     flipped[noise.randrange(len(data))] ^= 1 << noise.randrange(8)
     bad.append(bytes(flipped))
-for place in range(0, 400, 3):  # the structure stands before and after the weights
+for place in range(0, 400, 5):  # the structure stands before and after the weights
     flipped = bytearray(data)
     flipped[-place] ^= 1 << noise.randrange(8)
     bad.append(bytes(flipped))
@@ -217,7 +217,7 @@ for case in bad:
 sys.exit(0 if refused > 60 else 3)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False, cwd=ROOT
     )
     assert (done.stdout, done.stderr) == ("", "")
     assert done.returncode == 0

@@ -93,10 +93,10 @@ def test_settings_reach_openvino(tmp_path: Path, rows: int | None, threads: int,
     """Instances are streams of one compiled model where sizes are fixed, and else a compiled model each."""
     path = models.identity(DType.FP32, (rows, 4), tmp_path / "m.onnx")
     engine = open_engine(path, EngineOptions(name="openvino", threads=threads, instances=instances))
-    lanes = [engine._idle.get() for _ in range(instances)]
-    compiled = [lane._bound.get_compiled_model() for lane in lanes]
+    held = [engine._idle.get() for _ in range(instances)]
+    compiled = [instance._bound.get_compiled_model() for instance in held]
     streams = 1 if rows is None else instances
-    assert len({lane.input_ports[0].get_node() for lane in lanes}) == instances // streams
+    assert len({instance.input_ports[0].get_node() for instance in held}) == instances // streams
     for model in compiled:
         assert model.get_property("NUM_STREAMS") == streams
         assert model.get_property("INFERENCE_NUM_THREADS") == threads * streams

@@ -14,7 +14,7 @@ from tests.engines import models
 
 from tailcut.engines import Engine, EngineOptions, open_engine, shape_check
 from tailcut.engines.agreement import distance
-from tailcut.engines.openvino_lane import Lane
+from tailcut.engines.openvino_instance import Instance
 from tailcut.engines.shape_check import Reference, ShapeCheck, shapes_of
 from tailcut.errors import EngineError, UnsupportedError
 from tailcut.spec import DType, Rows
@@ -134,28 +134,28 @@ def onnxruntime(engine: Engine) -> Reference:
     return Reference(engine, "onnxruntime", "use the engine onnxruntime")
 
 
-def checked(folder: Path, truth: float, *factors: float) -> tuple[ShapeCheck, Lane, Factory]:
-    """A check against y = truth * x, and a lane that begins right."""
+def checked(folder: Path, truth: float, *factors: float) -> tuple[ShapeCheck, Instance, Factory]:
+    """A check against y = truth * x, and an instance that begins right."""
     factory = Factory(folder, truth, *factors)
     reference = opened(factory.path(truth), "onnxruntime")
     check = ShapeCheck("scaled", onnxruntime(reference), factory, "f32")
-    lane = Lane(factory(), reference.spec)
-    check.admit(lane)
-    return check, lane, factory
+    instance = Instance(factory(), reference.spec)
+    check.admit(instance)
+    return check, instance, factory
 
 
-def spoil(lane: Lane, factory: Factory) -> None:
-    lane.take_over(ov.Core().compile_model(factory.path(50), "CPU"))
+def spoil(instance: Instance, factory: Factory) -> None:
+    instance.take_over(ov.Core().compile_model(factory.path(50), "CPU"))
 
 
 def test_a_wrong_answer_is_mended_by_compiling_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The lane answers the size rightly afterwards, and knows it."""
-    check, lane, factory = checked(tmp_path, 1, 1)
-    spoil(lane, factory)
+    """The instance answers the size rightly afterwards, and knows it."""
+    check, instance, factory = checked(tmp_path, 1, 1)
+    spoil(instance, factory)
     request = numbers(1, 3)
-    check.prove(lane, request, shapes_of(request))
-    assert lane.run(request)["y"] == pytest.approx(request["x"])
-    assert shapes_of(request) in lane.proven
+    check.prove(instance, request, shapes_of(request))
+    assert instance.run(request)["y"] == pytest.approx(request["x"])
+    assert shapes_of(request) in instance.proven
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith(
         f"scaled: openvino {ov.__version__.split('-')[0]} did not answer requests of x [1, 3] rightly"
@@ -165,29 +165,29 @@ def test_a_wrong_answer_is_mended_by_compiling_anew(tmp_path: Path, caplog: pyte
 
 def test_a_size_that_stays_wrong_is_refused_in_one_line(tmp_path: Path) -> None:
     """The line names the engine, its version, the sizes and the way out; other sizes go on being served."""
-    check, lane, factory = checked(tmp_path, 1, 7, 9, 1)
-    spoil(lane, factory)
+    check, instance, factory = checked(tmp_path, 1, 7, 9, 1)
+    spoil(instance, factory)
     request, other = numbers(1, 3), numbers(1, 4)
     for compiled in (4, 4):  # the second time it is known
         with pytest.raises(
             EngineError, match=r"^scaled: openvino 20\S+ .*x \[1, 3\] .*compiled anew.*: use the engine onnx"
         ):
-            check.prove(lane, request, shapes_of(request))
+            check.prove(instance, request, shapes_of(request))
         assert factory.compiled == compiled
-    check.prove(lane, other, shapes_of(other))
-    assert lane.run(other)["y"] == pytest.approx(other["x"])
+    check.prove(instance, other, shapes_of(other))
+    assert instance.run(other)["y"] == pytest.approx(other["x"])
 
 
 def test_an_engine_that_computes_in_its_own_way_is_accepted_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Every fresh model differs from the reference alike: that is said once, and the next sizes are no news."""
-    check, lane, factory = checked(tmp_path, 1, 1.3)
-    lane.take_over(factory())
+    check, instance, factory = checked(tmp_path, 1, 1.3)
+    instance.take_over(factory())
     check._canary = None  # as if this had been so from the start
     for width in (3, 4, 5):
         request = numbers(1, width)
-        check.prove(lane, request, shapes_of(request))
+        check.prove(instance, request, shapes_of(request))
     assert len(caplog.records) == 1
     assert "differ from those of onnxruntime (off by 30.0%" in caplog.text
 
@@ -201,7 +201,7 @@ def test_an_engine_that_is_wrong_from_the_start_is_refused_when_it_is_loaded(tmp
 def lying(folder: Path) -> None:
     factory = Factory(folder, 5, 7, 9, 11)
     reference = opened(factory.path(1), "onnxruntime")
-    ShapeCheck("scaled", onnxruntime(reference), factory, "f32").admit(Lane(factory(), reference.spec))
+    ShapeCheck("scaled", onnxruntime(reference), factory, "f32").admit(Instance(factory(), reference.spec))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.effort import runs
 from tests.fuzz.targets import TARGETS
 
 WORDS = [b"\r\n", b"\n", b"\r", b"\0", b" ", b":", b"0", b"-1", b"ffffffff", b'"', b"[", b"]", b"{}", b"null", b"1e999"]
@@ -38,7 +39,7 @@ def test_rules_hold_for_spoilt_messages(name: str) -> None:
     """Some hundred neighbours of good messages break no rule; `make fuzz` tries millions."""
     target, seeds = TARGETS[name]
 
-    @settings(max_examples=400, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=runs(400), deadline=None, derandomize=True, database=None)
     @given(st.sampled_from(seeds), st.lists(EDIT, max_size=4))
     def check(seed: bytes, edits: list[tuple[float, int, bytes]]) -> None:
         target(edited(seed, edits))

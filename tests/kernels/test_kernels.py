@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tests.effort import runs
 
 from tailcut import assert_vectorized
 from tailcut.kernels import compiled, images, precision, reference, rows
@@ -82,7 +83,7 @@ def test_images(name: str, size: tuple[int, int], top: int, left: int, swap: boo
     np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=runs(150))
 @given(FLOATS)
 def test_to_16_bits(values: np.ndarray):
     """Any float32, also infinite, subnormal or NaN, becomes the same bf16 and f16 as in ml_dtypes and numpy."""
@@ -102,7 +103,7 @@ def test_from_16_bits(name: str):
     np.testing.assert_array_equal(got, wanted)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=runs(100))
 @given(ROWS, st.floats(2**-10, 100, width=32), st.integers(-128, 127))
 def test_quantize(values: np.ndarray, scale: float, zero: int):
     """Each row is divided by its scale, rounded to even, moved and held in int8, exactly as numpy does it."""
@@ -123,7 +124,7 @@ def test_ties_are_rounded_to_even():
     assert out.tolist() == [[0, 2, 2, 0, -2, 127, -128]]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=runs(100))
 @given(ROWS)
 def test_softmax(values: np.ndarray):
     """Rows sum to one and match numpy within float32's rounding, however large their numbers."""
@@ -139,7 +140,7 @@ def test_softmax_of_masked_entries():
     np.testing.assert_allclose(out, [[0.5, 0, 0.5]], atol=1e-30)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=runs(100))
 @given(
     arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 70)), elements=st.sampled_from([-2, -1, 0, 1, 7]))
 )

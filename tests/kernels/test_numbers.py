@@ -5,6 +5,7 @@ import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.effort import runs
 
 from tailcut.kernels.numbers import read
 
@@ -27,7 +28,7 @@ def reading(text: bytes, shape: tuple[int, ...], dtype: type) -> np.ndarray | No
     return out.reshape(shape) if count == out.size else None
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=runs(1500), deadline=None)
 @given(NUMBERS)
 @example("9007199254740993")  # halfway between two doubles
 @example("9007199254740995")

@@ -2,31 +2,20 @@
 
 import json
 import re
-import shutil
-import socket
-import subprocess
 import threading
 import time
-import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.engines.models import perceptron
 from tests.kubernetes.manifests import DEPLOY, documents, manifest
+from tests.prometheus import INSTALLED, MISSING, prometheus, values
 from tests.servers import TIMEOUT_S, Server, raw_request, serving
 
 WAIT_S = 60.0
-CONFIG = """
-global: {{scrape_interval: 500ms}}
-scrape_configs:
-  - job_name: tailcut
-    static_configs: [{{targets: ["{target}"], labels: {{namespace: default, pod: tailcut-0}}}}]
-"""
 QUIET = ("tailcut_grpc_replies_total", "tailcut_stage_")  # no samples without gRPC and pipelines
 NAME = re.compile(r"\b((?:tailcut|nv)_\w+)")
 
@@ -118,37 +107,7 @@ def test_panels_have_places_of_their_own() -> None:
     assert [panel["title"] for panel in panels if panel["type"] != "row" and not panel["description"]] == []
 
 
-@contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[str]:
-    """A Prometheus that scrapes a server as a pod would be; its address."""
-    (folder / "prometheus.yml").write_text(CONFIG.format(target=target))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=log, stdout=log)
-    try:
-        yield address
-    finally:
-        process.terminate()
-        process.wait(TIMEOUT_S)
-
-
-def values(address: str, query: str) -> list[float]:
-    """The samples that a query has now; an error of the query raises."""
-    url = f"http://{address}/api/v1/query?query={urllib.parse.quote(query)}"
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-            return [float(one["value"][1]) for one in json.load(answer)["data"]["result"]]
-    except urllib.error.HTTPError as error:
-        if error.code == 503:  # not ready yet
-            return []
-        raise AssertionError(f"{query}: {error.read().decode()}") from error
-    except urllib.error.URLError:
-        return []
-
-
-@pytest.mark.skipif(not shutil.which("prometheus"), reason="not installed: on Debian, apt install prometheus")
+@pytest.mark.skipif(not INSTALLED, reason=MISSING)
 def test_every_query_has_data(server: Server, tmp_path: Path) -> None:
     """While requests are answered, each query gives numbers, except those of what this server does not do."""
     over = threading.Event()

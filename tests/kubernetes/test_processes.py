@@ -102,6 +102,7 @@ class Clients:
                 return
 
 
+@pytest.mark.slow
 def test_a_pod_is_replaced_while_clients_ask(models: Path, tmp_path: Path) -> None:
     """SIGTERM: readiness goes first, traffic to it goes on for ten seconds, then the other answers; nothing fails."""
     pod = pod_of(manifest("kubernetes/deployment.yaml"))
@@ -139,6 +140,7 @@ def test_a_pod_is_ready_when_it_is_warm(models: Path, tmp_path: Path) -> None:
         seen = [pod.probe("startupProbe")]
         while seen[-1] != 200:
             assert pod.process.poll() is None, pod.log.read_text()
+            time.sleep(PAUSE_S)  # it needs the CPUs to start
             seen.append(pod.probe("startupProbe"))
         with pod.connect() as wire:
             assert wire.ask(raw_request("model", ROW)).status == 200
@@ -220,6 +222,7 @@ def in_a_memory_group(*processes: int) -> Iterator[None]:
         group.rmdir()
 
 
+@pytest.mark.slow
 def test_a_pod_over_its_memory_limit_is_restarted(models: Path, tmp_path: Path) -> None:
     """The kernel kills it; the other pod answers all the time, and the container answers again when it is restarted."""
     (spec,) = pod_of(manifest("kubernetes/deployment.yaml"))["containers"]

@@ -14,7 +14,7 @@ from tailcut.errors import UsageError
 from tailcut.lab import client, compiled
 from tailcut.lab.arrivals import Constant, poisson_times
 from tailcut.lab.client import closed_loop, open_loop
-from tailcut.lab.load import Payload, Target
+from tailcut.lab.load import LoadResult, Payload, Target
 from tailcut.lab.payload import encode
 
 STALL_S = 0.3
@@ -32,6 +32,15 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 def requests(target: Target) -> list[Payload]:
     return [encode(target, "POST", "/", bytes(size)) for size in (0, 10, 5000)]
+
+
+def closed_until(samples: int, target: Target, payloads: list[Payload], concurrency: int) -> LoadResult:
+    """A closed loop for as long as it takes to have so many answers, or errors, on a busy machine."""
+    for duration_s in (0.1, 0.5, 3.0):
+        result = closed_loop(target, payloads, concurrency=concurrency, duration_s=duration_s)
+        if result.samples >= samples or result.errors:
+            break
+    return result
 
 
 def test_an_open_loop_sends_its_plan() -> None:
@@ -86,7 +95,7 @@ def test_a_stall_is_charged_to_every_request_that_was_due() -> None:
     half = STALL_S / 2 * 1e9
     assert (opened.latencies_ns > half).sum() >= 20
     assert opened.latencies_ns.max() >= STALL_S * 1e9
-    assert (closed.latencies_ns > half).sum() == 1
+    assert 1 <= (closed.latencies_ns > half).sum() <= 4  # others may stall this machine, too
 
 
 def test_requests_beyond_the_connections_wait_with_their_clock_running() -> None:
@@ -132,7 +141,7 @@ def test_what_is_expected_is_no_error() -> None:
 
     with scripted(script) as target:
         payload = Payload(encode(target, "GET", "/").request, expect_status=204)
-        result = closed_loop(target, [payload], concurrency=1, duration_s=0.1)
+        result = closed_until(1, target, [payload], concurrency=1)
     assert result.errors == {}
     assert result.samples > 0
 
@@ -165,7 +174,7 @@ def test_an_answer_in_pieces_is_one_answer() -> None:
             await asyncio.sleep(0.001)
 
     with scripted(script) as target:
-        result = closed_loop(target, requests(target), concurrency=2, duration_s=0.3)
+        result = closed_until(4, target, requests(target), concurrency=2)
     assert result.errors == {}
     assert result.samples >= 4
 
@@ -179,7 +188,7 @@ def test_a_server_that_closes_after_each_answer_is_measured_too() -> None:
 
     with scripted(script) as target:
         opened = open_loop(target, requests(target), rate=200, duration_s=0.3)
-        closed = closed_loop(target, requests(target), concurrency=2, duration_s=0.2)
+        closed = closed_until(6, target, requests(target), concurrency=2)
     for result in (opened, closed):
         assert result.errors == {}
         assert result.samples > 5
@@ -228,7 +237,7 @@ def test_other_servers_framing(answer: bytes) -> None:
             writer.close()
 
     with scripted(script) as target:
-        result = closed_loop(target, requests(target), concurrency=2, duration_s=0.1)
+        result = closed_until(1, target, requests(target), concurrency=2)
     assert result.errors == {}
     assert result.samples > 0
 
@@ -243,7 +252,7 @@ def test_what_is_no_http_is_a_broken_connection(answer: bytes) -> None:
         writer.write(answer)
 
     with scripted(script) as target:
-        result = closed_loop(target, requests(target), concurrency=1, duration_s=0.1)
+        result = closed_until(1, target, requests(target), concurrency=1)
     assert result.samples == 0
     assert result.errors.keys() == {"connection"}
 

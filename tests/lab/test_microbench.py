@@ -18,6 +18,7 @@ from benchmarks.microbench_truth import (
     pair,
     slope_coverage,
 )
+from tests.effort import runs
 
 from tailcut.errors import InvalidInputError
 from tailcut.lab import benchmark
@@ -44,20 +45,20 @@ def test_the_slopes_interval_covers(draw: Draw) -> None:
 
 
 def test_alike_is_not_told_apart() -> None:
-    """500 comparisons of a function with itself cry wolf in under 2 %, with no noise threshold, also under drift."""
+    """Comparisons of a function with itself cry wolf in under 2 %, with no noise threshold, also under drift."""
     draws = list(DISTRIBUTIONS.values())
     cried = 0
-    for seed in range(500):
+    for seed in range(runs(500)):
         comparison = pair(seed, draws[seed % len(draws)], drift=seed % 3).comparisons[0]
         cried += verdict(comparison.ratio, 0.0) is not Verdict.INDISTINCT
-    assert cried < 10
+    assert cried < runs(500) / 50
 
 
 @pytest.mark.parametrize(("name", "least"), [("normal, 2 %", 0.95), ("lognormal, 5 %", 0.3), ("two humps", 0.9)])
 def test_a_true_change_of_3_percent_is_found(name: str, least: float) -> None:
     """A function 3 % slower is called worse as often as its noise allows; it is never called better."""
-    assert found(DISTRIBUTIONS[name], 1.03, 60, rounds=201) >= least
-    verdicts = [pair(seed, DISTRIBUTIONS[name], 1.03).comparisons[0].verdict for seed in range(60)]
+    assert found(DISTRIBUTIONS[name], 1.03, runs(60), rounds=201) >= least
+    verdicts = [pair(seed, DISTRIBUTIONS[name], 1.03).comparisons[0].verdict for seed in range(runs(60))]
     assert Verdict.BETTER not in verdicts
 
 

@@ -80,7 +80,7 @@ def test_alike_runs_are_indistinct() -> None:
 @pytest.mark.parametrize(("scale", "word"), [(1.5, "worse"), (0.6, "better")])
 def test_a_true_change_has_its_verdict(scale: float, word: str) -> None:
     """Half as slow again is worse, with the ratio inside its interval; much faster is better; only worse regresses."""
-    found = compare(run_record(result(lognormal(1, scale))), run_record(result(lognormal(2))))
+    found = compare(run_record(result(lognormal(1, scale, 1000))), run_record(result(lognormal(2, size=1000))))
     for name in ("p50", "p95", "p99"):
         assert found[name].verdict == word
         assert found[name].ratio.low <= scale * 1.1
@@ -91,7 +91,7 @@ def test_a_true_change_has_its_verdict(scale: float, word: str) -> None:
 def test_percentiles_unknown_to_either_run_are_not_compared() -> None:
     """Too few samples, or a late client, on one side are enough."""
     few = run_record(result(lognormal(1, size=300)))
-    assert set(compare(few, run_record(result(lognormal(2))))) == {"p50", "p95"}
+    assert set(compare(few, run_record(result(lognormal(2, size=1000))))) == {"p50", "p95"}
     late = run_record(result(lognormal(1), late_ms=50))
     assert compare(run_record(result(lognormal(2))), late) == {}
 

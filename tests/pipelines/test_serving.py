@@ -16,7 +16,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from tests.pipelines.samples import truth
-from tests.servers import json_request, raw_request, serving
+from tests.servers import json_request, raw_request, serving, until
 
 WORDS = [b"alpha", b"be", b"\xff\x00\xfe", b"c" * 50]
 
@@ -158,7 +158,7 @@ def test_explain_shows_each_stage(server):
 
     def load():
         with server.connect() as wire:
-            while not stop.is_set():
+            while not stop.wait(0.001):  # the command that watches needs the CPUs to start
                 wire.ask(text_request("load"))
 
     thread = threading.Thread(target=load)
@@ -181,9 +181,8 @@ def test_several_workers(folder, tmp_path):
         for _ in range(6):
             with server.connect() as wire:
                 assert wire.ask(raw_request("numbers", x)).status == 200
-        published = threading.Event()  # which each worker does four times a second
-        while server.metric("tailcut_stage_requests_total") < 6:
-            published.wait(0.05)
+        # Which each worker publishes four times a second.
+        until(lambda: server.metric("tailcut_stage_requests_total") >= 6, server)
 
 
 def test_processes_end_with_a_server_that_is_killed(folder, tmp_path):
@@ -234,22 +233,14 @@ def test_reload_serves_what_the_file_says_now(tmp_path):
             assert answer.status == 200
             return answer.json()["outputs"][0]["data"][0]
 
-        def wait_for(done):
-            waiting = threading.Event()
-            for _ in range(3000):
-                if done():
-                    return
-                waiting.wait(0.01)
-            raise AssertionError(server.stderr.read_text())
-
         assert first() == 2
         file.write_text(SCALED.format(factor=3))
-        wait_for(lambda: first() == 3)
+        until(lambda: first() == 3, server)
         file.write_text("import nothing_of_that_name\n")
-        wait_for(lambda: "scaled.py:1: ModuleNotFoundError" in server.stderr.read_text())
+        until(lambda: "scaled.py:1: ModuleNotFoundError" in server.stderr.read_text(), server)
         assert first() == 3
         file.write_text(SCALED.format(factor=4))
-        wait_for(lambda: first() == 4)
+        until(lambda: first() == 4, server)
 
 
 @pytest.mark.parametrize(

@@ -4,33 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from tests.tuner.simulated import FREE, MS, exponential, fixed, poisson, single
 
 from tailcut.planning.cluster import Cluster, Routing, simulate_cluster
 from tailcut.tuner.simulate import Configuration, ServiceTimes, WayIn, simulate
 
-FREE = WayIn(receive_ns=0, answer_ns=0, batch_ns=0, wake_ns=0, outside_ns=0)
 WAY = WayIn(receive_ns=9000, answer_ns=14_000, batch_ns=20_000, wake_ns=25_000, outside_ns=60_000, pass_ns=12_000)
-MS = 1_000_000
-
-
-def fixed(*times_ms: float, threads: int = 1) -> ServiceTimes:
-    """Batches of 1, 2, 4, ... rows take exactly so long."""
-    return ServiceTimes(2 ** np.arange(len(times_ms)), np.array(times_ms)[:, None] * MS, threads)
-
-
-def exponential(mean_ms: float) -> ServiceTimes:
-    """Many equally likely times of an exponential distribution."""
-    shares = (np.arange(20_000) + 0.5) / 20_000
-    return ServiceTimes(np.array([1]), -np.log1p(-shares)[None, :] * mean_ms * MS)
-
-
-def poisson(rate: float, count: int, seed: int = 1) -> np.ndarray:
-    return np.cumsum(np.random.default_rng(seed).exponential(1e9 / rate, count)).astype(np.int64)
-
-
-def single(service: ServiceTimes, **settings: object) -> Configuration:
-    """One instance, one row a batch, room for all."""
-    return Configuration(service, FREE, max_batch_size=1, queue_rows=1 << 30, **settings)  # type: ignore[arg-type]
 
 
 def mean_ms(cluster: Cluster, rate: float, count: int = 400_000) -> float:

@@ -73,7 +73,9 @@ def test_serve_waits_longer_than_a_drain() -> None:
 def test_the_file_has_all_of_it() -> None:
     """The plan as arguments, and the options of the deployment where a user looks for them."""
     plan = Plan(sources=("/m.toml",), revision="1")
-    (application,) = serve_config("m", "/m", plan)["applications"]
+    content = serve_config("m", "/m", plan)
+    assert content["http_options"]["host"] == "127.0.0.1"
+    (application,) = content["applications"]
     assert (application["name"], application["route_prefix"]) == ("m", "/m")
     assert application["import_path"] == "tailcut.ray:build"
     assert read_plan(application["args"]) == plan

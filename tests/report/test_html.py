@@ -17,7 +17,7 @@ from rich.console import Console
 from tests.report.records import explained, slower_bench, two_functions
 
 from tailcut.lab.records import Cost, Interval
-from tailcut.report import tune_page
+from tailcut.report import tune_page, tune_words
 from tailcut.report.console import tune_summary
 from tailcut.report.html import (
     headline,
@@ -465,7 +465,7 @@ def test_a_metric_of_the_users_own_is_named() -> None:
     """Its value stands where the cosine would."""
     accuracy = replace(result().accuracy, metric="mine:f1", value=0.75, worst=None, spread=None, worst_rows=[])
     case = replace(result(), objective=replace(result().objective, metric="mine:f1"), accuracy=accuracy)
-    assert tune_page.tune_facts(case)[-1] == ("answers", "0.75", "mine:f1")
+    assert tune_words.tune_facts(case)[-1] == ("answers", "0.75", "mine:f1")
     assert "mine:f1" in render_tune_html(case)
     assert "mine:f1 0.75" in tune_markdown(case)
 
@@ -563,7 +563,7 @@ def test_memory_over_the_limit_is_told() -> None:
         objective=replace(result().objective, memory_bytes=100_000_000),
         verification=replace(verification(8.0, 0.4), memory_within=False, tuned=tuned),
     )
-    assert tune_page.memory_words(found) == ("the tuned server's memory peaked at 150 MB: OVER the limit of 100 MB")
+    assert tune_words.memory_words(found) == ("the tuned server's memory peaked at 150 MB: OVER the limit of 100 MB")
 
 
 def _shown(what: Any) -> str:

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.engines.models import identity, perceptron
-from tests.server.workers.test_supervisor import until
-from tests.servers import Server, serving
+from tests.servers import Server, serving, until
 
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings

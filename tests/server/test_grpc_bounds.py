@@ -13,8 +13,8 @@ import pytest
 from tests import frames as h2
 from tests.frames import Client, frame, word
 from tests.server.test_grpc import method
-from tests.server.workers.test_supervisor import LINUX, until, workers
-from tests.servers import Server, serving
+from tests.server.workers.test_supervisor import LINUX, workers
+from tests.servers import Server, serving, until
 
 from tailcut.wire.grpc.messages import METHODS, SERVICE
 
@@ -36,9 +36,21 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         assert "Traceback" not in running.stderr.read_text()
 
 
+@pytest.fixture(scope="module")
+def patient(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With the usual limits of time, for messages that a busy machine takes a while to send."""
+    folder = tmp_path_factory.mktemp("patient")
+    flags = ["--grpc-port", "0", "--max-buffered", "8", "--max-body", "16"]
+    with serving(folder, *(models / f"{name}.onnx" for name in ("mlp", "big")), *flags) as running:
+        yield running
+        assert running.stop() == 0
+        assert "Traceback" not in running.stderr.read_text()
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_kept(server: Server) -> Iterator[None]:
+def nothing_is_kept(request: pytest.FixtureRequest) -> Iterator[None]:
     """Rows, buffers and connections are back where they were, and the next call is answered exactly."""
+    server = request.getfixturevalue("patient" if "patient" in request.fixturenames else "server")
     yield
     until(lambda: server.metric("tailcut_rows_in_use") == server.metric("tailcut_body_buffer_bytes") == 0, server)
     with Client(server.host, server.grpc_port or 0) as client:
@@ -80,12 +92,12 @@ def answer_of(data: bytes) -> object:
     return METHODS["ModelInfer"][1].FromString(data[5:])
 
 
-def test_large_messages(server: Server) -> None:
+def test_large_messages(patient: Server) -> None:
     """Several megabytes each way, several at once, through grpcio: every value comes back."""
     rows = np.arange(32 * 50_000, dtype=np.float32).reshape(32, 50_000)
     request = METHODS["ModelInfer"][0].FromString(infer("big", rows[:20]))
     options = [("grpc.max_receive_message_length", -1)]
-    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}", options) as channel:
+    with grpc.insecure_channel(f"{patient.host}:{patient.grpc_port}", options) as channel:
         call = method(channel, "ModelInfer")
         for _ in range(3):
             assert call(request, timeout=20).raw_output_contents[0] == rows[:20].tobytes()
@@ -93,32 +105,33 @@ def test_large_messages(server: Server) -> None:
         assert [one.infer_response.raw_output_contents[0] == rows[:20].tobytes() for one in answers] == [True] * 4
 
 
-def test_compressed_by_grpcio(server: Server) -> None:
+def test_compressed_by_grpcio(patient: Server) -> None:
     """A client that compresses is understood."""
     request = METHODS["ModelInfer"][0].FromString(infer("big", np.zeros((2, 50_000), np.float32)))
     for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
-        with grpc.insecure_channel(f"{server.host}:{server.grpc_port}") as channel:
+        with grpc.insecure_channel(f"{patient.host}:{patient.grpc_port}") as channel:
             answer = method(channel, "ModelInfer")(request, compression=compression, timeout=20)
             assert answer.raw_output_contents[0] == bytes(400_000)
 
 
 @pytest.fixture(scope="module")
 def bomb() -> bytes:
-    """Made before a connection is open: it takes longer than the server waits for a message."""
+    """A hundred megabytes of zeros."""
     return gzip.compress(bytes(100 * MIB))
 
 
-def test_a_small_message_that_inflates_to_a_large_one(bomb: bytes, client: Client) -> None:
+def test_a_small_message_that_inflates_to_a_large_one(bomb: bytes, patient: Server) -> None:
     """RESOURCE_EXHAUSTED, without room for it ever being made."""
     block = h2.literal(*h2.fields(f"/{SERVICE}/ModelInfer", grpc_encoding="gzip"))
-    client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, block), data_frames(1, b"\1" + word(len(bomb)) + bomb))
-    assert client.status(1)[0]["grpc-status"] == "8"
+    with Client(patient.host, patient.grpc_port or 0) as client:
+        client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, block), data_frames(1, b"\1" + word(len(bomb)) + bomb))
+        assert client.status(1)[0]["grpc-status"] == "8"
 
 
-def test_windows_of_a_few_bytes(server: Server) -> None:
+def test_windows_of_a_few_bytes(patient: Server) -> None:
     """An answer goes out as the client opens its window, and is whole in the end."""
     row = np.arange(4, dtype=np.float32)[None]
-    with Client(server.host, server.grpc_port or 0, h2.PREFACE + h2.settings(window=3)) as client:
+    with Client(patient.host, patient.grpc_port or 0, h2.PREFACE + h2.settings(window=3)) as client:
         client.send(call(1, infer("mlp", row)))
         data = b""
         for one in client.frames():
@@ -239,13 +252,14 @@ def test_messages_that_are_none(client: Client, data: bytes, status: str) -> Non
     assert client.status(1)[0]["grpc-status"] == status
 
 
-def test_streams_of_messages(client: Client) -> None:
+def test_streams_of_messages(patient: Server) -> None:
     """Thousands in one go are answered in order, a bad one with its error; a last one cut short ends the stream."""
     good, bad = infer("mlp", np.ones((1, 4), np.float32)), infer("mlp", np.ones((1, 5), np.float32))
     messages = b"".join(prefixed(good if number % 3 else bad) for number in range(3000))
-    client.send(frame(h2.WINDOW, 0, 0, word(1 << 30)), h2.settings(window=1 << 30))
-    client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, STREAM), data_frames(1, messages + b"\0"))
-    said, data = client.status(1)
+    with Client(patient.host, patient.grpc_port or 0) as client:
+        client.send(frame(h2.WINDOW, 0, 0, word(1 << 30)), h2.settings(window=1 << 30))
+        client.send(frame(h2.HEADERS, h2.END_HEADERS, 1, STREAM), data_frames(1, messages + b"\0"))
+        said, data = client.status(1)
     assert said["grpc-status"] == "13"
     answers, at = [], 0
     while at < len(data):
@@ -295,9 +309,14 @@ def test_a_retired_worker_answers_what_it_has(models: Path, tmp_path: Path) -> N
             ask(request, timeout=20)
             server.process.send_signal(signal.SIGHUP)
             asked = 0
-            while before & set(workers(server)):
+
+            def are_replaced() -> bool:
+                nonlocal asked
                 assert ask(request, timeout=20).outputs
                 asked += 1
+                return not before & set(workers(server))
+
+            until(are_replaced, server)
             assert ask(request, timeout=20).outputs
             assert asked > 1
         assert server.stop() == 0
@@ -334,14 +353,14 @@ def test_a_client_that_takes_a_byte_at_a_time(server: Server) -> None:
         assert (got > 4_000_000) == (size > 1)
 
 
-def test_large_typed_lists(server: Server) -> None:
+def test_large_typed_lists(patient: Server) -> None:
     """A million floats as a typed list come back exactly, compressed or not; the call beside them is answered."""
     values = np.random.default_rng(0).standard_normal((20, 50_000)).astype(np.float32)
     request = METHODS["ModelInfer"][0](model_name="big")
     entry = request.inputs.add(name="x", datatype="FP32", shape=values.shape)
     entry.contents.fp32_contents.extend(values.reshape(-1).tolist())
     options = [("grpc.max_receive_message_length", -1)]
-    with grpc.insecure_channel(f"{server.host}:{server.grpc_port}", options) as channel:
+    with grpc.insecure_channel(f"{patient.host}:{patient.grpc_port}", options) as channel:
         ask = method(channel, "ModelInfer")
         for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
             answer = ask(request, timeout=20, compression=compression)

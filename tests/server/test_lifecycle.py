@@ -98,7 +98,7 @@ def test_no_request_is_lost_on_the_way_down(models: Path, tmp_path: Path) -> Non
     assert failures == []
 
 
-def test_a_taken_port(models: Path, tmp_path: Path) -> None:
+def test_a_taken_port(models: Path) -> None:
     """Exit 2 and one line that names it and says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -1,7 +1,6 @@
 """A Triton model repository behind our server, asked by NVIDIA's own clients."""
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from onnx import TensorProto
-from tests.servers import Server, serving
+from tests.servers import Server, serving, until
 from tests.triton.repositories import add_and_subtract, add_model, example_repository, twice
 from tritonclient.utils import InferenceServerException
 
@@ -191,13 +190,6 @@ def test_explicit_control(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Ask the server again and again, for a minute at most."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-
-
 def test_polling(tmp_path: Path) -> None:
     """What comes is loaded, what changes is loaded again, and what goes is unloaded."""
     repository = tmp_path / "repository"
@@ -209,14 +201,14 @@ def test_polling(tmp_path: Path) -> None:
     ):
         add_model(tmp_path, "two")
         (tmp_path / "two").rename(repository / "two")
-        wait_for(lambda: client.is_model_ready("two"))
+        until(lambda: client.is_model_ready("two"), server)
         add_and_subtract(TensorProto.INT8, repository / "one" / "1" / "model.onnx")
         config = repository / "one" / "config.pbtxt"
         config.write_text(config.read_text().replace("TYPE_INT32", "TYPE_INT8"))
-        wait_for(lambda: client.get_model_metadata("one")["inputs"][0]["datatype"] == "INT8")
+        until(lambda: client.get_model_metadata("one")["inputs"][0]["datatype"] == "INT8", server)
         client.infer("one", request_for("INT8")[0])
         shutil.rmtree(repository / "one")
-        wait_for(lambda: not client.is_model_ready("one"))
+        until(lambda: not client.is_model_ready("one"), server)
         with pytest.raises(InferenceServerException, match="--model-control-mode explicit"):
             client.load_model("two")
         assert server.stop() == 0

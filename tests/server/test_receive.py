@@ -109,7 +109,7 @@ def test_the_kernel_writes_large_bodies_into_the_slab(models: Path, request_byte
 
 
 def test_requests_leave_nothing_in_the_allocator(models: Path) -> None:
-    """A thousand answers later there are as many blocks as before, once the trail of past requests is full."""
+    """A thousand answers later there are as many blocks as before, once the trace of past requests is full."""
 
     async def check(model: Model, places: list[tuple[int, int]], ask: Ask) -> None:
         request = raw_request("mlp", bytes(16))

@@ -2,14 +2,11 @@
 
 import signal
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import TIMEOUT_S, Answer, Server, Wire, raw_request, serving
+from tests.servers import TIMEOUT_S, Answer, Server, Wire, asking, raw_request, serving, until
 
 from tailcut.runtime.profile import Profile
 
@@ -18,37 +15,7 @@ BODY = bytes(16)
 
 def follow(server: Server, words: str, times: int = 1) -> None:
     """Wait until the server has logged some words so often."""
-    while server.stderr.read_text().count(words) < times:
-        with server.connect() as wire:  # a turn of its loop, and an end where it has ended
-            assert wire.ask(raw_request("mlp", BODY)).status == 200
-
-
-@contextmanager
-def asking(server: Server) -> Iterator[list[object]]:
-    """A client that asks without a pause; what it got but good answers."""
-    wrong: list[object] = []
-    stop = threading.Event()
-
-    def ask() -> None:
-        while not stop.is_set():
-            try:
-                with server.connect() as wire:
-                    for _ in range(50):
-                        answer = wire.ask(raw_request("mlp", BODY))
-                        if answer.status != 200:
-                            wrong.append(answer)
-                        if answer.headers.get("connection") == "close":
-                            break
-            except OSError as error:
-                wrong.append(error)
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    yield wrong
-    stop.set()
-    for thread in threads:
-        thread.join()
+    until(lambda: server.stderr.read_text().count(words) >= times, server)
 
 
 def outputs(server: Server) -> int:
@@ -70,10 +37,9 @@ def test_sighup_reads_everything_anew_and_loses_nothing(tmp_path: Path, workers:
         assert outputs(server) == 3
         perceptron([4, 8, 5], path)
         token.write_text("new")
-        with asking(server) as wrong:
+        with asking(raw_request("mlp", BODY), server.connect) as wrong:
             server.process.send_signal(signal.SIGHUP)
-            while outputs(server) != 5:
-                assert server.process.poll() is None
+            until(lambda: outputs(server) == 5, server)
             if workers > 1:
                 follow(server, "has a successor", workers)
             else:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from tests.server.sound import usage
 from tests.servers import serving
 from tests.soak.mixed import LEAVES, make_models, mixed
@@ -25,6 +26,7 @@ def test_nobody_ever_gets_anothers_bytes(tmp_path: Path) -> None:
         assert [line for line in lines if not line.startswith("INFO ")] == []  # nothing went wrong
 
 
+@pytest.mark.slow
 def test_overload(tmp_path: Path) -> None:
     """Offered ten times too much, what can be computed is, in time; the rest is refused; memory stays.
 

@@ -25,7 +25,7 @@ def test_hopeless_arms_leave_early() -> None:
     """Half of the leader's rate is enough after two heats."""
     found = race([100, 45, 98], heats=4)
     assert found.racing == [0, 2]
-    assert len(found.lanes[1].scores) == 2
+    assert len(found.entrants[1].scores) == 2
 
 
 def test_the_best_hardly_ever_leaves() -> None:

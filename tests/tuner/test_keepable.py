@@ -1,7 +1,7 @@
 """Whatever a tune may keep answers right: alone, from twelve clients at once, with more rows than the largest batch.
 
-Every model of tests/cases.py, and one for each setting that none of them is offered, under settings that together have
-every value of the search space; many of them in one server, as many models share one in real life.
+Models of tests/cases.py (all of them in `make test-all`), and one for each setting that none of them is offered, under
+settings that together have every value of the search space; many of them in one server, as in real life.
 """
 
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from tests.cases import CASES
+from tests.effort import some
 from tests.servers import Server, serving
 from tests.tuner.keepable import (
     BYTES,
@@ -41,7 +42,7 @@ class Served:
 def tunes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Tune]]:
     """What a tune of each model would choose from."""
     folder = tmp_path_factory.mktemp("models")
-    cases = CASES | {make.__name__: make(folder) for make in (quantised, padded, pictures, images)}
+    cases = some(CASES) | {make.__name__: make(folder) for make in (quantised, padded, pictures, images)}
     tunes = {name: Tune(case, name, folder, BYTES if name == "images" else None) for name, case in cases.items()}
     yield tunes
     for tune in tunes.values():

@@ -2,7 +2,7 @@
 
 from tests.tuner.results import INDEPENDENT, told
 
-from tailcut.report.tune_page import offer_words
+from tailcut.report.tune_words import offer_words
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.accuracy import Accuracy

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.tuner.simulated import FREE, MS, exponential, fixed, poisson, single
 
 from tailcut.batching.cost import CostModel
 from tailcut.batching.policy import Dispatch, Queue, decide
@@ -21,30 +22,6 @@ from tailcut.tuner.simulate import (
     simulate,
     simulate_closed,
 )
-
-FREE = WayIn(receive_ns=0, answer_ns=0, batch_ns=0, wake_ns=0, outside_ns=0)
-MS = 1_000_000
-
-
-def fixed(*times_ms: float, threads: int = 1) -> ServiceTimes:
-    """Batches of 1, 2, 4, ... rows take exactly so long."""
-    sizes = 2 ** np.arange(len(times_ms))
-    return ServiceTimes(sizes, np.array(times_ms)[:, None] * MS, threads)
-
-
-def exponential(mean_ms: float) -> ServiceTimes:
-    """Many equally likely times of an exponential distribution."""
-    shares = (np.arange(20_000) + 0.5) / 20_000
-    return ServiceTimes(np.array([1]), -np.log1p(-shares)[None, :] * mean_ms * MS)
-
-
-def poisson(rate: float, count: int, seed: int = 1) -> np.ndarray:
-    return np.cumsum(np.random.default_rng(seed).exponential(1e9 / rate, count)).astype(np.int64)
-
-
-def single(service: ServiceTimes, **settings: object) -> Configuration:
-    """One instance, one row a batch, room for all."""
-    return Configuration(service, FREE, max_batch_size=1, queue_rows=1 << 30, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])

@@ -78,6 +78,7 @@ def arm(server: ServedProfile) -> Arm:
     return Arm(server.target, [payload], server.pid)
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 @pytest.mark.parametrize("alike", [True, False])
 def test_two_servers(tmp_path: Path, alike: bool) -> None:

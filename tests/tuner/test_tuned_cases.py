@@ -52,6 +52,7 @@ def tuned(name: str, case: Case, folder: Path) -> Kept:
     return Kept(name, name, path, Profile.load(path).settings, *questions_of(case))
 
 
+@pytest.mark.slow
 def test_every_profile_answers_as_the_model_alone(kept: dict[str, tuple[Case, Kept]], tmp_path: Path) -> None:
     """All in one server: alone, from twelve clients at once, and with more rows than the largest batch."""
     profiles = [profile for _, profile in kept.values()]
@@ -60,6 +61,7 @@ def test_every_profile_answers_as_the_model_alone(kept: dict[str, tuple[Case, Ke
         check_together(server.url, profiles)
 
 
+@pytest.mark.slow
 def test_only_independent_rows_are_batched(kept: dict[str, tuple[Case, Kept]]) -> None:
     """The profile's evidence says what was decided, and dependent models have batches of one request."""
     for name, (case, profile) in kept.items():

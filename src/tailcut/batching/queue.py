@@ -32,32 +32,32 @@ T = TypeVar("T", bound=Waiting)
 
 
 class PriorityQueue(Generic[T]):
-    """One lane for each priority in use, each ordered by deadline. Not thread-safe: its owner holds the lock."""
+    """One deque for each priority in use, each ordered by deadline. Not thread-safe: its owner holds the lock."""
 
     def __init__(self) -> None:
         self.rows = 0  # of all that waits
-        self._plain: deque[T] = deque()  # the default priority's lane, which is always there
-        self._lanes = {DEFAULT_PRIORITY: self._plain}
+        self._plain: deque[T] = deque()  # the default priority's deque, which is always there
+        self._deques = {DEFAULT_PRIORITY: self._plain}
         self._levels = [DEFAULT_PRIORITY]
 
     def __len__(self) -> int:
-        return sum(map(len, self._lanes.values()))
+        return sum(map(len, self._deques.values()))
 
     def append(self, item: T) -> None:
         """Queue an item behind those that go before it."""
-        lane = self._lane(item.priority) if item.priority else self._plain
+        waiting = self._deque_of(item.priority) if item.priority else self._plain
         due = item.deadline_ns
-        if due and lane and (lane[-1].deadline_ns or _FOREVER) > due:
-            insort(lane, item, key=_due)
+        if due and waiting and (waiting[-1].deadline_ns or _FOREVER) > due:
+            insort(waiting, item, key=_due)
         else:
-            lane.append(item)
+            waiting.append(item)
         self.rows += item.count
 
     def head(self) -> T | None:
         """The item that is served next."""
         for level in self._levels:
-            if self._lanes[level]:
-                return self._lanes[level][0]
+            if self._deques[level]:
+                return self._deques[level][0]
         return None
 
     def take(self, rows: int) -> list[T]:
@@ -76,10 +76,10 @@ class PriorityQueue(Generic[T]):
         key, room = first.key, max(rows, first.count if first.requests == 1 else 1)
         left = self.rows
         for level in tuple(self._levels):
-            lane = self._lanes[level]
+            waiting = self._deques[level]
             passed: list[T] = []
-            while lane and room:
-                item = lane.popleft()
+            while waiting and room:
+                item = waiting.popleft()
                 count = item.count
                 if count <= room and item.key == key:
                     taken.append(item)
@@ -87,13 +87,13 @@ class PriorityQueue(Generic[T]):
                     left -= count
                 elif item.requests > 1 and item.key == key:
                     taken.append(item.split(room))
-                    lane.appendleft(item)
+                    waiting.appendleft(item)
                     left -= room
                     room = 0
                 else:
                     passed.append(item)
             if passed:
-                lane.extendleft(reversed(passed))
+                waiting.extendleft(reversed(passed))
             self._close(level)
             if not room:
                 break
@@ -106,9 +106,9 @@ class PriorityQueue(Generic[T]):
         if len(self._levels) == 1 and (not self._plain or not 0 < self._plain[0].deadline_ns < now_ns):
             return late
         for level in tuple(self._levels):
-            lane = self._lanes[level]
-            while lane and 0 < lane[0].deadline_ns < now_ns:
-                late.append(lane.popleft())
+            waiting = self._deques[level]
+            while waiting and 0 < waiting[0].deadline_ns < now_ns:
+                late.append(waiting.popleft())
             self._close(level)
         self.rows -= sum(item.count for item in late)
         return late
@@ -116,10 +116,10 @@ class PriorityQueue(Generic[T]):
     def remove(self, item: T) -> bool:
         """Take one item out of its place; False when it does not wait here."""
         level = item.priority or DEFAULT_PRIORITY
-        lane = self._lanes.get(level)
-        if lane is None or item not in lane:
+        waiting = self._deques.get(level)
+        if waiting is None or item not in waiting:
             return False
-        lane.remove(item)
+        waiting.remove(item)
         self.rows -= item.count
         self._close(level)
         return True
@@ -128,12 +128,12 @@ class PriorityQueue(Generic[T]):
         """Take everything, in order."""
         everything = list(self.items())
         self._plain.clear()
-        self._lanes, self._levels, self.rows = {DEFAULT_PRIORITY: self._plain}, [DEFAULT_PRIORITY], 0
+        self._deques, self._levels, self.rows = {DEFAULT_PRIORITY: self._plain}, [DEFAULT_PRIORITY], 0
         return everything
 
     def items(self) -> Iterator[T]:
         """Everything that waits, in order; the queue must not change meanwhile."""
-        return (item for level in self._levels for item in self._lanes[level])
+        return (item for level in self._levels for item in self._deques[level])
 
     def rows_before(self, priority: int, deadline_ns: int) -> int:
         """How many rows would be served before a newcomer's."""
@@ -144,20 +144,20 @@ class PriorityQueue(Generic[T]):
         for level in self._levels:
             if level > mine:
                 break
-            rows += sum(item.count for item in self._lanes[level] if level < mine or _due(item) <= due)
+            rows += sum(item.count for item in self._deques[level] if level < mine or _due(item) <= due)
         return rows
 
-    def _lane(self, priority: int) -> deque[T]:
-        lane = self._lanes.get(priority)
-        if lane is None:
-            lane = self._lanes[priority] = deque()
+    def _deque_of(self, priority: int) -> deque[T]:
+        waiting = self._deques.get(priority)
+        if waiting is None:
+            waiting = self._deques[priority] = deque()
             insort(self._levels, priority)
-        return lane
+        return waiting
 
     def _close(self, level: int) -> None:
-        """An empty lane goes, so that whatever numbers clients name, there are never more lanes than items."""
-        if level != DEFAULT_PRIORITY and not self._lanes[level]:
-            del self._lanes[level]
+        """An empty deque goes, so that whatever numbers clients name, there are never more deques than items."""
+        if level != DEFAULT_PRIORITY and not self._deques[level]:
+            del self._deques[level]
             self._levels.remove(level)
 
 

@@ -1,10 +1,10 @@
 """Which of several engines computes a batch: the one that is expected to be done with it first. Pure.
 
-A model may be loaded twice, on a device and on the CPU. Each engine is a lane with a cost of its own, learned from the
-batches that it computes. A lane that asks for work gets only rows that no other lane would answer sooner, also when the
-other one has to end what it computes first; so a slow lane helps in a long queue and leaves a short one alone.
+A model may be loaded twice, on a device and on the CPU. Each engine has its own cost, learned from the batches that it
+computes. An engine that asks for work gets only rows that no other engine would answer sooner, also when the other
+one has to end what it computes first; so a slow engine helps in a long queue and leaves a short one alone.
 
-A lane whose batch is overdue is expected to need as long again as it is late already: what stands still loses.
+An engine whose batch is overdue is expected to need as long again as it is late already: what stands still loses.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from math import inf
 from tailcut.batching.cost import CostModel
 from tailcut.batching.policy import Dispatch, Wait
 
-_PROBE_EVERY = 1024  # batches of others, after which a lane computes one again: its cost may have changed
+_PROBE_EVERY = 1024  # batches of others, after which an engine computes one again: its cost may have changed
 _PROBE_COST = 8.0  # times the others' cost: what is slower than that is not tried again
 _LEAST_WAIT_NS = 100_000
 
 
 @dataclass(slots=True)
-class Lane:
+class RoutedEngine:
     """An engine: how many batches it computes at a time, what they cost, and when those that it has will end."""
 
     instances: int
     cost: CostModel
     ends: dict[object, float] = field(default_factory=dict)  # expected, of the batches that it computes
     absent: bool = False  # a call of it was given up, and it has not come back for another batch
-    passed: int = 0  # batches of other lanes since its last one
+    passed: int = 0  # batches of other engines since its last one
 
     def free_ns(self, now_ns: int) -> list[float]:
         """When each instance is free, as far as is known."""
@@ -50,28 +50,28 @@ class Lane:
 
 
 class Router:
-    """Decides for the lanes of one model; the time is an argument, monotonic nanoseconds.
+    """Decides for the engines of one model; the time is an argument, monotonic nanoseconds.
 
     Args:
         max_batch_size: of the model.
-        instances: of each lane.
+        instances: of each engine.
     """
 
     def __init__(self, max_batch_size: int, instances: Sequence[int]) -> None:
-        self.lanes = tuple(Lane(count, CostModel(max_batch_size)) for count in instances)
+        self.engines = tuple(RoutedEngine(count, CostModel(max_batch_size)) for count in instances)
 
     @property
     def leading(self) -> int:
-        """The lane that computes most rows in a time."""
-        return min(range(len(self.lanes)), key=lambda number: self._row_ns(self.lanes[number]))
+        """The engine that computes most rows in a time."""
+        return min(range(len(self.engines)), key=lambda number: self._row_ns(self.engines[number]))
 
-    def decide(self, lane: int, ready: int, now_ns: int) -> Dispatch | Wait | None:
-        """How many of the ready rows a lane computes now; None where all of its instances compute.
+    def decide(self, engine: int, ready: int, now_ns: int) -> Dispatch | Wait | None:
+        """How many of the ready rows an engine computes now; None where all of its instances compute.
 
-        What it leaves, another lane is expected to answer sooner; it is to look again at the time that is returned,
+        What it leaves, another engine is expected to answer sooner; it is to look again at the time that is returned,
         when that one would be late.
         """
-        own = self.lanes[lane]
+        own = self.engines[engine]
         idle = own.instances - len(own.ends)
         if idle <= 0 or ready <= 0:
             return None
@@ -79,45 +79,45 @@ class Router:
         took = own.cost.estimate_ns(rows)
         if self._is_forgotten(own, rows):
             return Dispatch(rows)
-        others = [(number, one) for number, one in enumerate(self.lanes) if one is not own]
-        before = sum(one.rows_before(ready, now_ns + took, now_ns, first=number < lane) for number, one in others)
+        others = [(number, one) for number, one in enumerate(self.engines) if one is not own]
+        before = sum(one.rows_before(ready, now_ns + took, now_ns, first=number < engine) for number, one in others)
         if before < ready:
             return Dispatch(own.cost.best(min(rows, ready - before)))
         return Wait(max(now_ns + _LEAST_WAIT_NS, self._late_ns([one for _, one in others], ready, took, now_ns)))
 
-    def formed(self, lane: int, batch: object, rows: int, now_ns: int) -> None:
-        """A lane computes a batch from now on."""
-        own = self.lanes[lane]
+    def formed(self, engine: int, batch: object, rows: int, now_ns: int) -> None:
+        """An engine computes a batch from now on."""
+        own = self.engines[engine]
         own.ends[batch] = now_ns + own.cost.estimate_ns(rows)
         own.absent, own.passed = False, 0
-        for one in self.lanes:
+        for one in self.engines:
             one.passed += one is not own
 
-    def ended(self, lane: int, batch: object, rows: int, took_ns: int, *, learn: bool) -> None:
+    def ended(self, engine: int, batch: object, rows: int, took_ns: int, *, learn: bool) -> None:
         """A batch is back; one that failed (`learn` off) says nothing about the cost."""
-        own = self.lanes[lane]
+        own = self.engines[engine]
         own.ends.pop(batch, None)
         if learn:
             own.cost.observe(min(rows, own.cost.sizes[-1]), took_ns)
 
-    def given_up(self, lane: int, batch: object) -> None:
-        """A lane's call hangs: nothing is expected of the lane until it takes another batch."""
-        own = self.lanes[lane]
+    def given_up(self, engine: int, batch: object) -> None:
+        """An engine's call hangs: nothing is expected of the engine until it takes another batch."""
+        own = self.engines[engine]
         own.ends.pop(batch, None)
         own.absent = True
 
-    def _late_ns(self, others: Sequence[Lane], ready: int, took: float, now_ns: int) -> int:
+    def _late_ns(self, others: Sequence[RoutedEngine], ready: int, took: float, now_ns: int) -> int:
         """When the one that is expected to be first would be too late to be first."""
         present = [one for one in others if not one.absent]
         firsts = [(min(one.free_ns(now_ns)), one.cost.estimate_ns(one.cost.best(ready))) for one in present]
         return int(min((free + max(0.0, took - theirs) for free, theirs in firsts), default=now_ns + took))
 
-    def _is_forgotten(self, own: Lane, rows: int) -> bool:
+    def _is_forgotten(self, own: RoutedEngine, rows: int) -> bool:
         if own.passed < _PROBE_EVERY:
             return False
-        theirs = min(one.cost.estimate_ns(rows) for one in self.lanes if one is not own)
+        theirs = min(one.cost.estimate_ns(rows) for one in self.engines if one is not own)
         return own.cost.estimate_ns(rows) <= _PROBE_COST * theirs
 
     @staticmethod
-    def _row_ns(one: Lane) -> float:
+    def _row_ns(one: RoutedEngine) -> float:
         return one.cost.limit_ns / one.cost.limit / one.instances or inf

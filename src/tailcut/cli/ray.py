@@ -126,7 +126,7 @@ def haproxy(
     from tailcut.client.directory import RAY
     from tailcut.ray.balancer import Balancer, find_haproxy
     from tailcut.ray.haproxy import Front, haproxy_config
-    from tailcut.ray.membership import Replicas
+    from tailcut.ray.membership import Replicas, connect
 
     trusted = "" if ca is None else str(ca.resolve())
     directory = Replicas.parse(f"{RAY}{application}")
@@ -136,6 +136,7 @@ def haproxy(
         directory.close()
         return
     balancer = Balancer(find_haproxy(program), directory, bind, threads, trusted, _say)
+    connect()  # before the signals: Ray takes them for itself
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: balancer.stop())
     raise typer.Exit(balancer.run())

@@ -1,7 +1,8 @@
 """What commands print with --json where no other package has a record of it."""
 
-from tailcut.lab.records import Bounds, MachineFacts, Record
+from tailcut.lab.records import Bounds, MachineFacts
 from tailcut.machine.finding import Check
+from tailcut.record import Record
 from tailcut.tuner.catalogue import Setting
 from tailcut.tuner.result_records import TuneResult
 

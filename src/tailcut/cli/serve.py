@@ -162,6 +162,7 @@ def serve(  # noqa: PLR0915  an option a line
             "fallback: only batches that the device failed to compute."
         ),
     ] = None,
+    no_ui: Annotated[bool, typer.Option("--no-ui", help="Serve no page at GET /.")] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
     otlp_endpoint: Annotated[
         str | None,
@@ -276,6 +277,7 @@ def serve(  # noqa: PLR0915  an option a line
         require_token=require_token,
         certificates=certificates,
         access_log=access_log,
+        ui=not no_ui,
         tracing=tracing,
         reload=reload,
         library=started.library,

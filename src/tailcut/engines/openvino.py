@@ -30,7 +30,7 @@ from tailcut.engines.graph_hints import read_hints
 from tailcut.engines.hints import InputHints
 from tailcut.engines.installed import is_installed
 from tailcut.engines.openvino_files import read_file, spec_of
-from tailcut.engines.openvino_lane import Lane, wrap
+from tailcut.engines.openvino_instance import Instance, wrap
 from tailcut.engines.openvino_reference import OpenVinoReference
 from tailcut.engines.shape_check import Reference, ShapeCheck
 from tailcut.errors import EngineError, ModelFileError, ReleasedError, TailcutError, UnsupportedError
@@ -45,7 +45,7 @@ _NAMES = {"bf16": "bfloat16", "f16": "float16"}
 
 
 class OpenVinoEngine:
-    """A lane for each instance; calls take one, and give it back."""
+    """Compiled models with their infer requests, one for each instance; calls take one, and give it back."""
 
     def __init__(self, path: Path, options: EngineOptions, name: str | None = None) -> None:
         if options.precision in _FLAGS and not _FLAGS[options.precision] & isa_flags():
@@ -63,7 +63,7 @@ class OpenVinoEngine:
         except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
             raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
         self._check: ShapeCheck | None = None
-        self._idle: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Instance | None] = queue.SimpleQueue()
         self._closed = False
         count = max(options.instances, 1)
         if _is_free(self.spec):
@@ -75,13 +75,13 @@ class OpenVinoEngine:
             if reference is not None:
                 self._check = ShapeCheck(self.spec.name, reference, recompile, options.precision)
             compiled_models = [compiled if not number else recompile() for number in range(count)]
-            lanes = [Lane(one, self.spec, by_place=not onnx) for one in compiled_models]
+            instances = [Instance(one, self.spec, by_place=not onnx) for one in compiled_models]
         else:
-            lanes = [Lane(compiled, self.spec, by_place=not onnx) for _ in range(count)]
-        for lane in lanes:
+            instances = [Instance(compiled, self.spec, by_place=not onnx) for _ in range(count)]
+        for instance in instances:
             if self._check is not None:
-                self._check.admit(lane)
-            self._idle.put(lane)
+                self._check.admit(instance)
+            self._idle.put(instance)
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         """See `Engine.bind`."""
@@ -96,43 +96,43 @@ class OpenVinoEngine:
         check, take, give = self._check, self._idle.get, self._idle.put
 
         def call(_keep: object = keep) -> None:
-            lane = take()
-            if lane is None:
+            instance = take()
+            if instance is None:
                 give(None)
                 raise ReleasedError("the engine was closed")
             try:
-                if check is not None and shapes not in lane.proven:
-                    check.prove(lane, arrays, shapes)
-                if lane.holder is not call:
-                    lane.hold(call, ins, outs)
-                lane.compute()
+                if check is not None and shapes not in instance.proven:
+                    check.prove(instance, arrays, shapes)
+                if instance.holder is not call:
+                    instance.hold(call, ins, outs)
+                instance.compute()
             except RuntimeError as error:
-                lane.holder = None
-                self._failed(lane)
+                instance.holder = None
+                self._failed(instance)
                 raise EngineError(f"openvino failed: {short(error)}") from None
             finally:
-                give(lane)
+                give(instance)
 
         return call
 
     def run(self, inputs: Arrays) -> dict[str, Any]:
         """See `Engine.run`."""
-        lane = self._idle.get()
-        if lane is None:
+        instance = self._idle.get()
+        if instance is None:
             self._idle.put(None)
             raise ReleasedError("the engine was closed")
         try:
             arrays = {tensor.name: inputs[tensor.name] for tensor in self.spec.inputs}
             shapes = tuple(array.shape for array in arrays.values())
-            if self._check is not None and shapes not in lane.proven:
-                self._check.prove(lane, arrays, shapes)
+            if self._check is not None and shapes not in instance.proven:
+                self._check.prove(instance, arrays, shapes)
             try:
-                return lane.run(arrays)
+                return instance.run(arrays)
             except EngineError:
-                self._failed(lane)
+                self._failed(instance)
                 raise
         finally:
-            self._idle.put(lane)
+            self._idle.put(instance)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -143,9 +143,9 @@ class OpenVinoEngine:
         if self._check is not None:
             self._check.close()
 
-    def _failed(self, lane: Lane) -> None:
+    def _failed(self, instance: Instance) -> None:
         if self._check is not None:
-            self._check.recover(lane)
+            self._check.recover(instance)
 
 
 @dataclass(frozen=True, slots=True)

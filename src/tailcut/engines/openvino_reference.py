@@ -14,7 +14,7 @@ import openvino as ov
 
 from tailcut.engines.base import Arrays
 from tailcut.engines.graph import short
-from tailcut.engines.openvino_lane import Lane
+from tailcut.engines.openvino_instance import Instance
 from tailcut.errors import EngineError
 from tailcut.spec import ModelSpec
 
@@ -41,7 +41,7 @@ class OpenVinoReference:
         }
         if threads:
             self._properties["INFERENCE_NUM_THREADS"] = max(2, threads)
-        self._lane = Lane(self._compiled(), spec, by_place=True)
+        self._instance = Instance(self._compiled(), spec, by_place=True)
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Compute all outputs into fresh arrays.
@@ -51,9 +51,9 @@ class OpenVinoReference:
         """
         self._try_sizes(inputs)
         try:
-            return self._lane.run(inputs)
+            return self._instance.run(inputs)
         except EngineError:
-            self._lane.take_over(self._compiled())
+            self._instance.take_over(self._compiled())
             raise
 
     def _try_sizes(self, inputs: Arrays) -> None:
@@ -67,7 +67,7 @@ class OpenVinoReference:
 
     def close(self) -> None:
         """Free the model."""
-        del self._lane
+        del self._instance
 
     def _compiled(self) -> Any:
         try:

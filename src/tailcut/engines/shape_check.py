@@ -26,7 +26,7 @@ import numpy as np
 
 from tailcut.engines.agreement import distance
 from tailcut.engines.base import Arrays, Precision
-from tailcut.engines.openvino_lane import Lane, Shapes
+from tailcut.engines.openvino_instance import Instance, Shapes
 from tailcut.engines.samples import Answering, find_samples
 from tailcut.errors import EngineError, UnsupportedError
 
@@ -53,7 +53,7 @@ class Reference:
 
 
 class ShapeCheck:
-    """The proofs of one model, shared by its lanes; each lane is used by one thread at a time.
+    """The proofs of one model, shared by its instances; each instance is used by one thread at a time.
 
     Args:
         name: of the model.
@@ -75,7 +75,7 @@ class ShapeCheck:
         self._first = self._made_up()
         self._random = self._first is not None and self._answers_differ(self._first)
 
-    def admit(self, lane: Lane) -> None:
+    def admit(self, instance: Instance) -> None:
         """Compute a made-up request first of all, of sizes that the model accepts.
 
         Raises:
@@ -84,12 +84,12 @@ class ShapeCheck:
         if self._first is None:
             return
         try:
-            self.prove(lane, self._first, shapes_of(self._first))
+            self.prove(instance, self._first, shapes_of(self._first))
         except EngineError as error:
             raise UnsupportedError(str(error)) from None
 
-    def prove(self, lane: Lane, inputs: Arrays, shapes: Shapes) -> None:
-        """Compute a request of new sizes, and see that the answer is right; the lane then knows these sizes.
+    def prove(self, instance: Instance, inputs: Arrays, shapes: Shapes) -> None:
+        """Compute a request of new sizes, and see that the answer is right; the instance then knows these sizes.
 
         Raises:
             EngineError: the model refuses the request, or openvino does not answer it rightly.
@@ -97,36 +97,36 @@ class ShapeCheck:
         if shapes in self._refused:
             raise EngineError(self._refused[shapes])
         expected = self._reference.run(inputs)
-        found = _answer(lane, inputs)
-        if not self._random and not self._is_right(lane, expected, found):
-            found = self._compiled_anew(lane, inputs, shapes, expected, found)
+        found = _answer(instance, inputs)
+        if not self._random and not self._is_right(instance, expected, found):
+            found = self._compiled_anew(instance, inputs, shapes, expected, found)
         if self._canary is None and found is not None:
             self._canary = {name: np.array(array) for name, array in inputs.items()}, found
-        lane.learn(shapes)
+        instance.learn(shapes)
 
-    def recover(self, lane: Lane) -> None:
+    def recover(self, instance: Instance) -> None:
         """Compile anew after a call that failed: what openvino remembers of its sizes is not to be trusted."""
-        self._renew(lane, None)
+        self._renew(instance, None)
 
     def close(self) -> None:
         """Free the reference."""
         self._reference.close()
 
     def _compiled_anew(
-        self, lane: Lane, inputs: Arrays, shapes: Shapes, expected: Arrays, wrong: Arrays | None
+        self, instance: Instance, inputs: Arrays, shapes: Shapes, expected: Arrays, wrong: Arrays | None
     ) -> Arrays:
-        """The answer of a fresh model to a request that the lane's own did not answer rightly."""
+        """The answer of a fresh model to a request that the instance's own did not answer rightly."""
         sizes = ", ".join(f"{name} {list(shape)}" for name, shape in zip(inputs, shapes, strict=True))
         fresh: list[Arrays] = []
         for first in (None, inputs):
-            self._renew(lane, first)
-            found = _answer(lane, inputs)
-            if found is not None and self._is_right(lane, expected, found):
+            self._renew(instance, first)
+            found = _answer(instance, inputs)
+            if found is not None and self._is_right(instance, expected, found):
                 text = "%s: openvino %s did not answer requests of %s rightly until it was compiled anew: %s"
                 _log.warning(text, self._name, version("openvino"), sizes, self._off(expected, wrong))
                 return found
             fresh += [] if found is None else [found]
-        if len(fresh) == 2 and distance(*fresh) <= self._same and self._canary_holds(lane):
+        if len(fresh) == 2 and distance(*fresh) <= self._same and self._canary_holds(instance):
             self._tolerance = max(self._tolerance, 2 * distance(expected, fresh[0]))
             text = "%s: openvino's answers differ from those of %s (%s for %s): see what data says with `tailcut tune`"
             _log.warning(text, self._name, self._compared_with, self._off(expected, fresh[0]), sizes)
@@ -137,26 +137,26 @@ class ShapeCheck:
         )
         if len(self._refused) < _MOST_REFUSED:
             self._refused[shapes] = reason
-        self._renew(lane, None)
+        self._renew(instance, None)
         raise EngineError(reason)
 
-    def _is_right(self, lane: Lane, expected: Arrays, found: Arrays | None) -> bool:
-        return found is not None and distance(expected, found) <= self._tolerance and self._canary_holds(lane)
+    def _is_right(self, instance: Instance, expected: Arrays, found: Arrays | None) -> bool:
+        return found is not None and distance(expected, found) <= self._tolerance and self._canary_holds(instance)
 
-    def _canary_holds(self, lane: Lane) -> bool:
+    def _canary_holds(self, instance: Instance) -> bool:
         if self._canary is None:
             return True
         inputs, answer = self._canary
-        found = _answer(lane, inputs)
+        found = _answer(instance, inputs)
         return found is not None and distance(answer, found) <= self._same
 
-    def _renew(self, lane: Lane, first: Arrays | None) -> None:
-        """Give the lane a fresh model, and this request before the canary."""
-        lane.take_over(self._recompile())
+    def _renew(self, instance: Instance, first: Arrays | None) -> None:
+        """Give the instance a fresh model, and this request before the canary."""
+        instance.take_over(self._recompile())
         if first is not None:
-            _answer(lane, first)
-        if self._canary is not None and self._canary_holds(lane):
-            lane.learn(shapes_of(self._canary[0]))
+            _answer(instance, first)
+        if self._canary is not None and self._canary_holds(instance):
+            instance.learn(shapes_of(self._canary[0]))
 
     def _off(self, expected: Arrays, found: Arrays | None) -> str:
         if found is None:
@@ -182,8 +182,8 @@ def shapes_of(inputs: Arrays) -> Shapes:
     return tuple(array.shape for array in inputs.values())
 
 
-def _answer(lane: Lane, inputs: Arrays) -> Arrays | None:
+def _answer(instance: Instance, inputs: Arrays) -> Arrays | None:
     try:
-        return lane.run(inputs)
+        return instance.run(inputs)
     except EngineError:
         return None

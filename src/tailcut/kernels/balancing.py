@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tailcut.kernels.cache import compiled
+from tailcut.kernels.queueing import FAR
 
 RANDOM, ROUND_ROBIN, LEAST_LOADED, TWO_CHOICES = range(4)
-FAR = 1 << 62
 DISPATCH, INSTANCES, THREADS, QUEUE, ROUTING, HEDGE = range(6)  # of `Tables.shape`
 SHAPES = 6
 NOW, ROUTED, TIMER, TURN, ACTIVE, HEDGED = range(6)  # of `State.clock`

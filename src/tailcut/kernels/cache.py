@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from numba import config, njit
 from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 
 _log = logging.getLogger("tailcut")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -25,7 +26,17 @@ _UNREADABLE = (OSError, EOFError, ValueError, pickle.UnpicklingError)
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
-    """Numba's, except that what cannot be read or written is compiled and not kept."""
+    """Numba's, except that what cannot be read or written is compiled and not kept, and that loading is quick."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is kept for a signature, or None.
+
+        Numba first loads all that it can compile, which takes a quarter of a second of CPU. Code that is compiled
+        already needs the symbols of the runtime alone; compiling something later loads the rest by itself.
+        """
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
     @contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:

@@ -19,7 +19,6 @@ from tailcut.kernels.balancing import (
     DONE,
     DONE_END,
     ENGINE_NS,
-    FAR,
     FREE,
     HEDGE,
     HEDGED,
@@ -51,12 +50,16 @@ from tailcut.kernels.queueing import (
     ANSWER,
     BATCH,
     DELAY,
+    FAR,
+    FEW,
+    GAP_WEIGHT,
     HERE,
     INLINE,
     OUTSIDE,
     PASS,
     RECEIVE,
     REFUSED,
+    ROWS_WEIGHT,
     WAKE,
     WORKER,
     batch_rows,
@@ -65,8 +68,6 @@ from tailcut.kernels.queueing import (
     shared,
 )
 
-_FEW = 2.5  # as in queueing.py
-_ROWS_WEIGHT, _GAP_WEIGHT = 0.1, 0.05
 _IDLE, _RECEIVING, _ANSWERING, _COMPUTING = range(4)  # what the loop does until `FREE`
 _JOB, _ROWS, _END, _SINCE = range(4)  # of an instance: its batch, when that ends, and since when it is idle
 
@@ -152,7 +153,7 @@ def form(state: State, server: int, rows: int) -> int:
     state.following[copy] = -1
     one[WAITS] -= rows
     state.rows[first] = rows
-    state.means[server, 0] += _ROWS_WEIGHT * (rows - state.means[server, 0])
+    state.means[server, 0] += ROWS_WEIGHT * (rows - state.means[server, 0])
     return first  # type: ignore[no-any-return]
 
 
@@ -196,7 +197,7 @@ def receive(tables: Tables, state: State, server: int, now: int, slow: float) ->
             state.answered[copy % count] = REFUSED
         fly(state, server, -1)
         return end
-    state.means[server, 1] += _GAP_WEIGHT * (min(state.came[copy] - one[LAST], 1_000_000_000) - state.means[server, 1])
+    state.means[server, 1] += GAP_WEIGHT * (min(state.came[copy] - one[LAST], 1_000_000_000) - state.means[server, 1])
     one[LAST] = state.came[copy]
     state.ready[copy] = end
     append(state, server, WAITING, copy)
@@ -228,7 +229,7 @@ def loop_step(tables: Tables, state: State, server: int, now: int) -> None:
         return
     if one[WAITING] >= 0 and tables.shape[DISPATCH] != WORKER:
         rows = batch_rows(one[WAITS], 1, tables.best)
-        short = one[RUNNING] == 0 and state.means[server, 0] <= _FEW and tables.estimate[rows] <= tables.costs[HERE]
+        short = one[RUNNING] == 0 and state.means[server, 0] <= FEW and tables.estimate[rows] <= tables.costs[HERE]
         if tables.shape[DISPATCH] == INLINE or short:
             first = form(state, server, rows)
             end = now + computed(tables, state, server, rows, active + tables.shape[THREADS] - 1)

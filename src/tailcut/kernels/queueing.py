@@ -29,9 +29,9 @@ INLINE, WORKER, ADAPTIVE = range(3)
 RECEIVE, ANSWER, BATCH, WAKE, OUTSIDE, DELAY, DEADLINE, HERE, PASS, CLIENT, CLIENT_PASS = range(11)
 COSTS = 11
 REFUSED = -1  # as a latency: no room in the queue, or the deadline could not be met
-_FEW = 2.5  # adaptive dispatch: rows of a usual batch, beyond which the loop leaves computing to the instance
-_ROWS_WEIGHT, _GAP_WEIGHT = 0.1, 0.05
-_FAR = 1 << 62
+FEW = 2.5  # adaptive dispatch: rows of a usual batch, beyond which the loop leaves computing to the instance
+ROWS_WEIGHT, GAP_WEIGHT = 0.1, 0.05
+FAR = 1 << 62
 # How long a thread keeps its core at most while another waits for it: between Linux's own 0.7 ms slice and the tick of
 # 4 ms at which it looks (https://docs.kernel.org/scheduler/sched-eevdf.html); chosen by benchmarks/simulation.py.
 _TURN_NS = 2_000_000
@@ -136,7 +136,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     """
     np.random.seed(seed)  # noqa: NPY002  numba's generator
     count = arrivals.shape[0]
-    far = _FAR
+    far = FAR
     queue = np.empty(count, np.int64)  # request numbers in order; [head, tail) wait
     ready_at = np.zeros(count, np.int64)
     head = tail = taken = ended = 0
@@ -203,7 +203,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                     ended += 1
                     issued = ask_again(arrivals, issued, now + costs[OUTSIDE])
                     continue
-                gap += _GAP_WEIGHT * (min(arrivals[number] - last_arrival, 1_000_000_000) - gap)
+                gap += GAP_WEIGHT * (min(arrivals[number] - last_arrival, 1_000_000_000) - gap)
                 last_arrival = arrivals[number]
                 ready_at[number] = now
                 queue[tail] = number
@@ -226,7 +226,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 if dispatch == WORKER:
                     break
                 rows = batch_rows(ready, 1, best)
-                mine = dispatch == INLINE or (running == 0 and usual <= _FEW and estimate[rows] <= costs[HERE])
+                mine = dispatch == INLINE or (running == 0 and usual <= FEW and estimate[rows] <= costs[HERE])
                 if not mine:
                     break
             else:
@@ -247,7 +247,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 continue
             wide = max(1.0, (active + threads - (1 if here else 0)) / cores)
             took = service(k, sizes, times, np.random.randint(times.shape[1]))  # noqa: NPY002  as above
-            usual += _ROWS_WEIGHT * (k - usual)
+            usual += ROWS_WEIGHT * (k - usual)
             totals[1] += took * threads
             totals[2] += 1
             begin[batches], size[batches], finished[batches] = start, k, now + shared(took, wide)

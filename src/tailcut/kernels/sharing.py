@@ -16,12 +16,16 @@ from tailcut.kernels.queueing import (
     ANSWER,
     BATCH,
     DELAY,
+    FAR,
+    FEW,
+    GAP_WEIGHT,
     HERE,
     INLINE,
     OUTSIDE,
     PASS,
     RECEIVE,
     REFUSED,
+    ROWS_WEIGHT,
     WAKE,
     batch_rows,
     held_until,
@@ -32,9 +36,6 @@ DISPATCH, INSTANCES, THREADS, SPIN, LARGEST, SIZES, QUEUE = range(7)
 SHAPES = 7  # columns: dispatch, instances, threads of a batch, ns of spinning, largest batch, sizes, queue rows
 LOOP_NS, ENGINE_NS, BATCHES = range(3)
 TOTALS = 3
-_FEW = 2.5  # as in queueing.py
-_ROWS_WEIGHT, _GAP_WEIGHT = 0.1, 0.05
-_FAR = 1 << 62
 _DONE_NS = 0.5  # of work left: none
 _IDLE, _RECEIVING, _COMPUTING, _ANSWERING = range(4)  # what the loop does
 
@@ -94,7 +95,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
     posted = np.empty(count, np.int64)
     placed = batches = taken = ended = first = last = 0
     flying, left = np.full(slots, -1, np.int64), np.zeros(slots)
-    look_at, spins_until = np.full(slots, _FAR, np.int64), np.zeros(slots, np.int64)
+    look_at, spins_until = np.full(slots, FAR, np.int64), np.zeros(slots, np.int64)
     loop, loop_left, loop_batch, loop_model, loop_spins = _IDLE, 0.0, -1, 0, 0
     now = 0
     while ended < count:
@@ -123,7 +124,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                         continue
                     rows = batch_rows(ready, 1, table)
                     mine = shapes[m, DISPATCH] == INLINE or (
-                        shapes[m, DISPATCH] == ADAPTIVE and usual[m] <= _FEW and estimate[m, rows] <= costs[m, HERE]
+                        shapes[m, DISPATCH] == ADAPTIVE and usual[m] <= FEW and estimate[m, rows] <= costs[m, HERE]
                     )
                     if not mine:
                         continue
@@ -131,7 +132,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                     if flying[place] >= 0 or look_at[place] > now:
                         continue
                     if ready == 0:
-                        look_at[place] = _FAR
+                        look_at[place] = FAR
                         continue
                     rows = batch_rows(ready, shapes[m, INSTANCES] - running[m], table)
                     oldest = ready_at[queue[m, head[m]]]
@@ -147,7 +148,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 known = shapes[m, SIZES]
                 draw = np.random.randint(times.shape[2])  # noqa: NPY002  as above
                 took = service(rows, sizes[m, :known], times[m, :known], draw)
-                usual[m] += _ROWS_WEIGHT * (rows - usual[m])
+                usual[m] += ROWS_WEIGHT * (rows - usual[m])
                 totals[m, ENGINE_NS] += took * shapes[m, THREADS]
                 totals[m, BATCHES] += 1
                 if here:
@@ -157,7 +158,7 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 running[m] += 1
                 batches += 1
                 moved = True
-        active, following = 0, _FAR
+        active, following = 0, FAR
         if loop != _IDLE:
             active += shapes[loop_model, THREADS] if loop == _COMPUTING else 1
         else:
@@ -213,13 +214,13 @@ def run(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one event loop, and 
                 latencies[number] = REFUSED
                 ended += 1
                 continue
-            gap[m] += _GAP_WEIGHT * (min(arrivals[number] - last_arrival[m], 1_000_000_000) - gap[m])
+            gap[m] += GAP_WEIGHT * (min(arrivals[number] - last_arrival[m], 1_000_000_000) - gap[m])
             last_arrival[m] = arrivals[number]
             ready_at[number] = now
             queue[m, tail[m]] = number
             tail[m] += 1
             rows = batch_rows(tail[m] - head[m], 1, best[m, : shapes[m, LARGEST] + 1])
-            short = usual[m] <= _FEW and estimate[m, rows] <= costs[m, HERE] and not running[m]
+            short = usual[m] <= FEW and estimate[m, rows] <= costs[m, HERE] and not running[m]
             if shapes[m, DISPATCH] == INLINE or (shapes[m, DISPATCH] == ADAPTIVE and short):
                 continue
             for place in range(slots):

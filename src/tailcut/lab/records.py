@@ -11,6 +11,7 @@ import orjson
 from msgspec import UNSET, UnsetType
 
 from tailcut.lab.saturation import Shown
+from tailcut.record import Record
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes, Tail
 from tailcut.stats import Interval as StatsInterval
 from tailcut.stats import Verdict
@@ -18,10 +19,6 @@ from tailcut.stats import Verdict
 MachineFacts = dict[str, str | int | float]  # by name, as `machine.fingerprint` gives them
 Bounds = tuple[float, float]
 Mode = Literal["open", "closed"]
-
-
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A JSON object with exactly the keys named."""
 
 
 class Interval(Record, frozen=True):

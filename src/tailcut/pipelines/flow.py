@@ -15,7 +15,7 @@ from tailcut.errors import EngineError, InvalidInputError, TailcutError
 from tailcut.pipelines.steps import OpenStep
 from tailcut.runtime.inputs import Arrays, check_inputs
 from tailcut.runtime.request import Batch, Notifiable, Request
-from tailcut.runtime.tracing.timeline import StepTrail
+from tailcut.runtime.tracing.timeline import StepTrace
 from tailcut.spec import ModelSpec
 
 
@@ -63,7 +63,7 @@ class StepDelivery:
 class Flow:
     """A request between its first step and its answer. Its steps follow each other, so one thread at a time has it."""
 
-    __slots__ = ("_began_ns", "_lock", "_number", "_owner", "_tensors", "formed_ns", "request", "trails", "under_way")
+    __slots__ = ("_began_ns", "_lock", "_number", "_owner", "_tensors", "formed_ns", "passed", "request", "under_way")
 
     def __init__(self, owner: Owner, arrays: Arrays, request: Request) -> None:
         self._owner = owner
@@ -74,7 +74,7 @@ class Flow:
         self.request = request
         self.under_way: Request | None = None  # in the step's queue or engine
         self.formed_ns = 0
-        self.trails: list[StepTrail] = []  # of the steps that it has passed
+        self.passed: list[StepTrace] = []  # of the steps that it has passed
 
     def begin(self) -> None:
         """Queue the first step.
@@ -94,7 +94,7 @@ class Flow:
             self.formed_ns, self._began_ns = batch.formed_ns, batch.began_ns
         step = self._owner.steps[self._number]
         moments = request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
-        self.trails.append(StepTrail(step.name, *moments, batch.rows, batch.requests))
+        self.passed.append(StepTrace(step.name, *moments, batch.rows, batch.requests))
         arrays = batch.arrays(index)
         if step.model.entry.slab is not None:  # whose rows are others' soon
             arrays = [array.copy() for array in arrays]
@@ -123,7 +123,7 @@ class Flow:
     @property
     def times(self) -> list[tuple[int, int]]:
         """Of each step: nanoseconds in its queue, and computing."""
-        return [(trail.began_ns - trail.ready_ns, trail.ended_ns - trail.began_ns) for trail in self.trails]
+        return [(step.began_ns - step.ready_ns, step.ended_ns - step.began_ns) for step in self.passed]
 
     @property
     def step(self) -> OpenStep:
@@ -151,7 +151,7 @@ class Flow:
         batch.formed_ns, batch.began_ns, batch.ended_ns = self.formed_ns, self._began_ns, ended_ns
         batch.outputs = arrays
         batch.apart = [arrays]
-        batch.steps = tuple(self.trails)
+        batch.steps = tuple(self.passed)
         self._owner.ended(self, None)
         if not self.request.cancelled:
             self.request.delivery.post(batch)

@@ -17,6 +17,7 @@ import numpy as np
 from tailcut.errors import UsageError
 from tailcut.kernels import balancing
 from tailcut.kernels.cluster import advance
+from tailcut.kernels.queueing import FAR
 from tailcut.planning.cluster import Cluster, counted, tables_of
 from tailcut.planning.demand import Limit
 
@@ -206,7 +207,7 @@ class _ScaledCluster:
 
     def finish(self) -> None:
         """Have everything answered that arrived."""
-        advance(self._tables, self.state, self._arrivals, balancing.FAR)
+        advance(self._tables, self.state, self._arrivals, FAR)
 
 
 def simulate_autoscaler(cluster: Cluster, arrivals_ns: np.ndarray, rules: Rules, limit: Limit, seed: int = 0) -> Course:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tailcut.kernels import balancing
 from tailcut.kernels.cluster import advance
+from tailcut.kernels.queueing import FAR
 from tailcut.tuner.simulate import DISPATCH, Configuration, Prediction, costs_of, worth_taking
 
 Routing = Literal["random", "round-robin", "least-loaded", "two-choices"]
@@ -84,7 +85,7 @@ def simulate_cluster(
     configuration = cluster.configuration
     state = balancing.new_state(len(arrivals), cluster.servers, cluster.servers, configuration.instances, hedged=hedged)
     balancing.seed_draws(seed)
-    advance(tables_of(cluster), state, arrivals, balancing.FAR)
+    advance(tables_of(cluster), state, arrivals, FAR)
     return outcome(state, arrivals, round(warmup * len(arrivals)), cluster.servers * configuration.free_cores)
 
 
@@ -105,7 +106,7 @@ def outcome(state: balancing.State, arrivals: np.ndarray, first: int, cores: flo
 
 def counted(arrivals: np.ndarray, answered: np.ndarray, totals: np.ndarray) -> Prediction:
     """The latencies of some requests; `totals` are CPU ns of loops and engines, and batches."""
-    served = (answered >= 0) & (answered < balancing.FAR)
+    served = (answered >= 0) & (answered < FAR)
     latencies = (answered - arrivals)[served]
     duration_ns = int(max(answered[served].max(initial=0), arrivals[-1])) - int(arrivals[0]) if len(arrivals) else 0
     loop_s, engine_s = totals[balancing.LOOP_NS] / 1e9, totals[balancing.ENGINE_NS] / 1e9

@@ -3,7 +3,7 @@
 A key that is None is null in the JSON: it was not asked for, or its value is unknown.
 """
 
-from tailcut.lab.records import Record
+from tailcut.record import Record
 
 
 class Predicted(Record, frozen=True):

@@ -12,7 +12,7 @@ from tailcut.errors import MissingFileError, TailcutError, UsageError
 from tailcut.ray.installed import need_ray
 from tailcut.ray.plan import DEPLOYMENT, Carried, Plan, Replicas, deployment_options, read_plan
 from tailcut.ray.resources import Resources, resources_of, together
-from tailcut.runtime.model import is_profile
+from tailcut.runtime.opening.source import is_profile
 from tailcut.runtime.profile import Profile, is_pipeline
 
 Source = str | Path

@@ -164,7 +164,8 @@ def connect() -> Any:
             ray.init(address="auto", log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UnreachableError(
-                f"no Ray cluster is running here: start one with ray start --head, or set RAY_ADDRESS ({error})"
+                "no Ray cluster is reached from here: start one with ray start --head, or set RAY_ADDRESS, and "
+                f"RAY_AUTH_MODE=token where it needs a token ({error})"
             ) from None
     try:
         return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)

@@ -13,6 +13,7 @@ POLICY = "tailcut.ray.policy:replicas"
 _LOOK_S = 1.0
 _STOP_S = 30.0  # for what is in flight when a replica accepts no more, and for the end of its processes
 _HEALTH_S, _HEALTH_LIMIT_S = 2.0, 10.0
+_HTTP = {"host": "127.0.0.1", "port": 8000}  # of Serve's own proxies, which would be open to the network otherwise
 _SURGE_PERCENT = 25  # replicas that a rolling update may start before it stops others, rounded up
 
 
@@ -23,7 +24,7 @@ class Replicas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     most: int = 1
     up_s: float = 10.0  # for how long more have to be needed
     down_s: float = 300.0  # for how long fewer have to be enough
-    window_s: float = 10.0  # over which the requests in flight are averaged
+    window_s: float = 30.0  # over which the requests in flight are averaged
 
     def __post_init__(self) -> None:
         """Check the range."""
@@ -145,4 +146,4 @@ def serve_config(name: str, route: str, plan: Plan) -> dict[str, Any]:
         "args": msgspec.json.decode(msgspec.json.encode(plan)),
         "deployments": [{"name": DEPLOYMENT, **deployment_options(plan)}],
     }
-    return {"applications": [application]}
+    return {"http_options": _HTTP.copy(), "applications": [application]}

@@ -17,6 +17,7 @@ from tailcut.ray.plan import Carried
 
 _FULL = 0.7  # of what a replica carries: what is in flight when another one is to start
 _FIRST = 0.7  # of the capacity: where the search begins
+_ALLOW_MORE = "allow more (limit_ms, or --slo)"
 _MOST = 1024  # rows that a server queues by default
 
 
@@ -33,14 +34,14 @@ def carried_by(measured: Measured, limit: Limit) -> Carried:
     if alone_ms > limit.limit_ms:
         raise UsageError(
             f"{profile.model.name}: no replica meets {limit.percentile} within {limit.limit_ms:.4g} ms: a lone request "
-            f"takes {alone_ms:.4g} ms: allow more, or tune for latency"
+            f"takes {alone_ms:.4g} ms: {_ALLOW_MORE}, or tune for latency"
         )
     capacity = capacity_of(configuration, workers)
     expect = expect_cluster(Cluster(configuration), Load(Poisson, limit), workers)
     rate = highest_rate(expect, 1, capacity, _FIRST * capacity)
     if not rate:
         raise UsageError(
-            f"{profile.model.name}: no rate meets {limit.percentile} within {limit.limit_ms:.4g} ms: allow more"
+            f"{profile.model.name}: no rate meets {limit.percentile} within {limit.limit_ms:.4g} ms: {_ALLOW_MORE}"
         )
     ongoing = rate * expect(1, rate).p50_ms / 1e3
     return Carried(

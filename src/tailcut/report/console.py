@@ -11,7 +11,7 @@ from rich.status import Status
 from rich.table import Table
 
 from tailcut.report.accuracy import accuracy_figures, random_words
-from tailcut.report.tune_page import (
+from tailcut.report.tune_words import (
     UNCHANGED,
     arm_title,
     copy_words,

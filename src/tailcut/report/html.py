@@ -10,14 +10,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from tailcut.lab.records import BenchResult, ExplainResult, MicrobenchResult
 from tailcut.planning.records import PlanResult
-from tailcut.report import bench_page, explain_page, microbench_page, plan_page, together_page, tune_page, words
+from tailcut.report import (
+    bench_page,
+    explain_page,
+    microbench_page,
+    plan_page,
+    together_page,
+    tune_page,
+    tune_words,
+    words,
+)
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.explain import HEADS
-from tailcut.report.tune_page import headline
+from tailcut.report.tune_words import headline
 from tailcut.tuner.result_records import TuneResult
 from tailcut.tuner.together.result_records import JointResult
 
@@ -45,7 +54,7 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
         values: what the template shows.
     """
     environment = Environment(
-        loader=PackageLoader("tailcut.report"),
+        loader=ChoiceLoader([PackageLoader("tailcut.report"), PackageLoader("tailcut.live", "page")]),
         autoescape=select_autoescape(["html.j2"], default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -79,28 +88,28 @@ def render_tune_html(result: TuneResult) -> str:
         msgspec.to_builtins(result),
         result=result,
         headline=headline(result),
-        facts=tune_page.tune_facts(result),
-        rows=tune_page.rows_words(result),
+        facts=tune_words.tune_facts(result),
+        rows=tune_words.rows_words(result),
         arms=result.verification.arms if result.verification else {},
         settings=msgspec.to_builtins(result.settings),
         pareto=tune_page.pareto_chart(result),
-        noise=tune_page.noise_words(result.noise),
-        titles={name: tune_page.arm_title(name, result) for name in tune_page.ARM_WORDS},
+        noise=tune_words.noise_words(result.noise),
+        titles={name: tune_words.arm_title(name, result) for name in tune_words.ARM_WORDS},
         notes=[
             words
             for words in (
-                tune_page.retune_words(result),
-                tune_page.tie_words(result),
-                tune_page.cost_words(result),
-                tune_page.memory_words(result),
+                tune_words.retune_words(result),
+                tune_words.tie_words(result),
+                tune_words.cost_words(result),
+                tune_words.memory_words(result),
             )
             if words
         ],
-        offers=tune_page.offer_words(result),
-        copy=tune_page.copy_words(result),
+        offers=tune_words.offer_words(result),
+        copy=tune_words.copy_words(result),
         strips=strips,
         chart=chart,
-        more_traffic=tune_page.more_traffic(result),
+        more_traffic=tune_words.more_traffic(result),
         waterfall=tune_page.waterfall(result),
         answers=accuracy_figures(result.accuracy) if result.accuracy else [],
         not_compared=random_words(result.accuracy) if result.accuracy else "",
@@ -113,7 +122,7 @@ def render_together_html(result: JointResult) -> str:
     Args:
         result: what `tailcut tune A.onnx B.onnx --json` prints.
     """
-    notes = (together_page.cpu_words(result), tune_page.noise_words(result.noise))
+    notes = (together_page.cpu_words(result), tune_words.noise_words(result.noise))
     return render(
         "together.html.j2",
         msgspec.to_builtins(result),

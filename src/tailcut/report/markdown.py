@@ -10,7 +10,8 @@ from tailcut.lab.records import BenchResult, MachineFacts, MicrobenchResult
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
-from tailcut.report.tune_page import (
+from tailcut.report.tune_page import waterfall
+from tailcut.report.tune_words import (
     UNCHANGED,
     arm_title,
     copy_words,
@@ -23,7 +24,6 @@ from tailcut.report.tune_page import (
     retune_words,
     rows_words,
     tie_words,
-    waterfall,
 )
 from tailcut.report.words import (
     bounds,

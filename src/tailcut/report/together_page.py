@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailcut.report.strips import Arm, Strips, strips
-from tailcut.report.tune_page import figures_of, noise_words
+from tailcut.report.tune_page import figures_of
+from tailcut.report.tune_words import noise_words
 from tailcut.report.words import milliseconds, milliseconds_between, ratio
 from tailcut.tuner.together.result_records import JointModel, JointResult, JointVerification
 

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from tailcut.kernels.loops import Analysis, LoopFacts
 from tailcut.kernels.tally import Tally
-from tailcut.lab.records import Record
+from tailcut.record import Record
 
 _SOURCE_LINES = 8  # of a loop that are shown
 _INDENT = " " * 4

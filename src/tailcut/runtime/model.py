@@ -23,18 +23,18 @@ from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine, RequestEngine
 from tailcut.engines.phases import Timed
-from tailcut.engines.samples import Samples
 from tailcut.engines.static import StaticEngine
 from tailcut.engines.trust import trust as trust_file
-from tailcut.errors import ProfileError, ReleasedError, UsageError
+from tailcut.errors import ReleasedError, UsageError
 from tailcut.machine.nodes import made_on
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.entry import ModelEntry
 from tailcut.runtime.executors import ArrayExecutor, FallbackExecutor, PaddedExecutor, RowExecutor
 from tailcut.runtime.limits import Limits
-from tailcut.runtime.opening.defaults import SAFE_SETTINGS, Choice, Surroundings
+from tailcut.runtime.opening.defaults import Choice, Surroundings
 from tailcut.runtime.opening.measured import BUDGET_S, open_measured, surroundings
 from tailcut.runtime.opening.row_proof import settle_rows
+from tailcut.runtime.opening.source import is_profile, known_samples, open_profile
 from tailcut.runtime.opening.warmup import Step, WarmUp, WarmUpPlan, warm_up
 from tailcut.runtime.padding import Padding, plan_padding
 from tailcut.runtime.placement import instance_places
@@ -46,7 +46,6 @@ from tailcut.runtime.second import load_second, open_second
 from tailcut.runtime.settings import SecondEngine
 from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.runtime.worker_pool import Watchdog, WorkerPool
-from tailcut.spec import ModelSpec
 
 _log = logging.getLogger("tailcut")
 _FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # for batches to end before a fork
@@ -73,7 +72,7 @@ class Model:
         began = time.monotonic()
         self._engine = engine  # the first
         self._other_engine = reopen  # where another one does not come from the profile's model file
-        known = _known_samples(profile, engine.spec)
+        known = known_samples(profile, engine.spec)
         self.rows = settle_rows(engine, profile.settings.batching.rows, limits, known) if rows is None else rows
         self.spec = engine.spec
         self.profile = profile
@@ -357,10 +356,10 @@ class Model:
         if engine is None or second is None or scheduler.router is None:
             return []
         executors = [self._executor(engine) for _ in range(second.engine.instances)]
-        cost = scheduler.router.lanes[1].cost
+        cost = scheduler.router.engines[1].cost
         steps = [Step(rows, (cost,), scheduler.slab) for rows in cost.sizes]
         warm_up(scheduler, engine, executors, WarmUpPlan(steps, self.profile.samples, left_s))
-        pool = WorkerPool(scheduler, engine, partial(self._reopen_second, second), self._executor, lane=1)
+        pool = WorkerPool(scheduler, engine, partial(self._reopen_second, second), self._executor, engine_index=1)
         scheduler.lead()
         for executor in executors:
             pool.hire(executor)
@@ -377,7 +376,7 @@ class Model:
 
     def _warm_up_steps(self) -> list[Step]:
         forecast, router = self.scheduler.forecast, self.scheduler.router
-        cost = forecast.cost if router is None else router.lanes[0].cost
+        cost = forecast.cost if router is None else router.engines[0].cost
         if self._padding is None:
             return [Step(rows, (cost,), self.scheduler.slab) for rows in cost.sizes]
         steps: list[Step] = []
@@ -398,35 +397,3 @@ class Model:
         engine = open_engine(self.profile.engine_file, self.profile.settings.engine, self.profile.model.name)
         engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
         return self._for_buckets(engine)
-
-
-def _known_samples(profile: Profile, spec: ModelSpec) -> Samples | None:
-    """The most frequent kind of request in the data that the profile was tuned with; None where it does not say."""
-    try:
-        return profile.samples[0].of(spec) if profile.samples else None
-    except ProfileError:  # warm-up says so
-        return None
-
-
-def open_profile(path: Path) -> Profile:
-    """The profile in a .toml file, its model checked against its hash; or the defaults for a bare model file.
-
-    Raises:
-        ProfileError: the profile is corrupt, of a later schema, or for another model.
-        ModelFileError: the model file is missing or empty.
-    """
-    if is_profile(path):
-        profile = Profile.load(path)
-        profile.verify_model(path.name)
-        return profile
-    return Profile.of_model(path, SAFE_SETTINGS)
-
-
-def is_profile(path: Path) -> bool:
-    """Whether a file is taken for a profile; any other is taken for a bare model."""
-    return path.suffix == ".toml"
-
-
-def is_bare(source: str) -> bool:
-    """Whether a source is a model without a profile, whose settings are chosen by measuring."""
-    return not is_profile(Path(source)) and not is_pipeline(source)

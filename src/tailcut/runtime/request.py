@@ -11,10 +11,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from tailcut.batching.policy import Place
+from tailcut.batching.queue import PriorityQueue
 from tailcut.errors import TailcutError
 from tailcut.memory.slab import RowState, Slab
 from tailcut.runtime.cuts import Cut
-from tailcut.runtime.tracing.timeline import StepTrail
+from tailcut.runtime.tracing.timeline import StepTrace
 
 _log = logging.getLogger("tailcut")
 
@@ -161,10 +162,10 @@ class Batch:
         "cuts",
         "deliveries_left",
         "ended_ns",
+        "engine_index",
         "error",
         "executor",
         "formed_ns",
-        "lane",
         "members",
         "offsets",
         "outputs",
@@ -178,11 +179,13 @@ class Batch:
         "thread",
     )
 
-    def __init__(self, owner: Owner, members: list[Request], place: Place = Place.WORKER, lane: int = 0) -> None:
+    def __init__(
+        self, owner: Owner, members: list[Request], place: Place = Place.WORKER, engine_index: int = 0
+    ) -> None:
         self.owner = owner
         self.members = members
         self.place = place  # where it is computed
-        self.lane = lane  # by which of the model's engines
+        self.engine_index = engine_index  # by which of the model's engines
         self.offsets: list[int] = []
         self.start = start = members[0].row  # the first row where the members' rows are neighbours in order, else -1
         rows = requests = 0
@@ -205,7 +208,7 @@ class Batch:
         self.thread = 0  # that computes it
         self.executor: Executor  # that computes it
         self.rescued = False  # by another engine, after the first one's device had failed
-        self.steps: tuple[StepTrail, ...] = ()  # that its request has passed, where it is the answer of a pipeline
+        self.steps: tuple[StepTrace, ...] = ()  # that its request has passed, where it is the answer of a pipeline
         self.deliveries_left = 0
         self._blobs: dict[int, bytes] = {}
 
@@ -269,3 +272,26 @@ def move_rows(slab: Slab, batch: Batch, old: RowState, new: RowState) -> None:
         state = slab.state(request.row)
         if state is old or new is RowState.FREE:
             slab.move(request.row, request.count, state, new)
+
+
+def withdraw_one(queue: PriorityQueue[Request], handler: ResponseHandler, number: int) -> Request | None:
+    """Take one of several requests that are queued as one out of the queue; None where it does not wait there.
+
+    Args:
+        queue: changed.
+        handler: of them all.
+        number: in what the handler answers.
+    """
+    for request in queue.items():
+        if request.handler is handler and request.offset <= number < request.offset + request.requests:
+            break
+    else:
+        return None
+    queue.remove(request)
+    if number > request.offset:
+        queue.append(request.split(number - request.offset))
+    if request.requests == 1:
+        return request
+    gone = request.split(1)
+    queue.append(request)
+    return gone

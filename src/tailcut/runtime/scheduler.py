@@ -8,7 +8,6 @@ computes or a handler is called. The serving loop of a worker and of an event lo
     scheduler.finish(batch)
 """
 
-import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -17,21 +16,20 @@ from tailcut.batching.forecast import Forecast
 from tailcut.batching.policy import Dispatch, Place, Queue, Wait, decide, place
 from tailcut.batching.queue import PriorityQueue
 from tailcut.batching.routing import Router
-from tailcut.errors import BatchLostError, CapacityError, DeadlineExceededError, QueueFullError, ReleasedError
-from tailcut.memory.slab import RowState, Slab
+from tailcut.errors import BatchLostError, DeadlineExceededError, QueueFullError, ReleasedError
+from tailcut.memory.slab import RowState
 from tailcut.runtime.admission import Admission
-from tailcut.runtime.limits import Limits, rows_for
-from tailcut.runtime.request import Batch, Lease, Request, ResponseHandler, move_rows
+from tailcut.runtime.capacity import instances_of, slab_for
+from tailcut.runtime.in_flight import InFlight
+from tailcut.runtime.limits import Limits
+from tailcut.runtime.request import Batch, Lease, Request, ResponseHandler, withdraw_one
 from tailcut.runtime.settings import Settings
 from tailcut.runtime.statistics import ModelStatistics
 from tailcut.spec import ModelSpec
 
-_log = logging.getLogger("tailcut")
 _GAP_WEIGHT = 0.05  # of the newest gap between arrivals
-_ROWS_WEIGHT = 0.1  # of the newest batch
 _LOOP, _WORKER = Place.LOOP, Place.WORKER
 _FREE, _FILLING, _READY = RowState.FREE, RowState.FILLING, RowState.READY
-_RUNNING, _DONE, _ABANDONED = RowState.RUNNING, RowState.DONE, RowState.ABANDONED
 
 
 class Scheduler:
@@ -42,25 +40,24 @@ class Scheduler:
         self.spec = spec
         self.max_batch_size = batching.max_batch_size if spec.batched else 1
         self.dispatch = batching.dispatch
-        lanes = lanes_of(settings)
-        self.instances = sum(lanes)
+        instances = instances_of(settings)
+        self.instances = sum(instances)
         self.counts = ModelStatistics()
-        self.forecast = Forecast(self.max_batch_size, lanes[0])
-        self.router = Router(self.max_batch_size, lanes) if len(lanes) > 1 else None
-        self.slab = _slab(spec, settings, self.max_batch_size, limits)
+        self.forecast = Forecast(self.max_batch_size, instances[0])
+        self.router = Router(self.max_batch_size, instances) if len(instances) > 1 else None
+        self.slab = slab_for(spec, settings, self.max_batch_size, limits)
         self.queue_rows = self.slab.rows if self.slab is not None else limits.queue_rows
         self.paused = False  # while this process forks
         self.closed = False
         self.postponed_rows = 0  # of oversized requests, in no part yet
         self.engine_timeout_s = limits.engine_timeout_s
         self._admission = Admission(
-            spec.name, self.forecast, self.queue_rows, limits.queue_rows, lanes[0], self.slab is not None
+            spec.name, self.forecast, self.queue_rows, limits.queue_rows, instances[0], self.slab is not None
         )
         self._max_queue_delay_ns = batching.max_queue_delay_us * 1000
         self._lock = threading.Lock()
         self._queue: PriorityQueue[Request] = PriorityQueue()
-        self._running: dict[Batch, None] = {}  # in the order in which they were formed
-        self._usual_rows = 1.0  # of a batch
+        self._in_flight = InFlight(self.slab, self.forecast, self.router, self.counts)
         self._last_arrival_ns = 0
         self._gap_ns = 0.0
 
@@ -72,7 +69,7 @@ class Scheduler:
                 "oldest_ns": time.monotonic_ns() - oldest_ns if oldest_ns else 0,
                 "queued": len(self._queue),
                 "queued_rows": self._queue.rows,
-                "computing": len(self._running),
+                "computing": len(self._in_flight),
                 "rows_in_use": self.slab.in_use if self.slab else 0,
             }
 
@@ -89,7 +86,7 @@ class Scheduler:
     @property
     def computing(self) -> int:
         """Batches that are computed now."""
-        return len(self._running)
+        return len(self._in_flight)
 
     def waiting_ns(self) -> int:
         """How long the workers will take for what waits; 0 where the asking thread is the one that computes."""
@@ -112,10 +109,10 @@ class Scheduler:
             self._admission.refuse_size(rows, waiting, now)
             # With nothing before it, it is always let in: an idle model that is believed to be slow must be able to
             # show that it no longer is.
-            if deadline_ns and (waiting or self._running) and self.forecast.is_near(deadline_ns - now, waiting):
+            if deadline_ns and (waiting or self._in_flight) and self.forecast.is_near(deadline_ns - now, waiting):
                 with self._lock:
                     ahead = self._queue.rows_before(priority, deadline_ns) + postponed
-                    busy = len(self._running) >= self.instances
+                    busy = len(self._in_flight) >= self.instances
                     self._admission.refuse_late(rows, ahead, deadline_ns, now, busy=busy)
         except QueueFullError as error:
             self.counts.refuse(requests, error)
@@ -180,7 +177,8 @@ class Scheduler:
                 slab.settle(row, lease.rows, filled)
             request.ready_ns = now = time.monotonic_ns()
             if at_once and self._may_bypass(request):
-                batch = self._form([request], _LOOP)
+                batch = Batch(self, [request], _LOOP)
+                self._in_flight.add(batch)
                 self.forecast.formed(request.key, filled, now, now)
                 return batch
             self._enqueue(request)
@@ -233,7 +231,7 @@ class Scheduler:
             request.cancelled = True
             self.counts.cancelled += 1
             if request.running:
-                self._quarantine(request)
+                self._in_flight.quarantine(request)
             elif self._queue.remove(request):
                 self._free(request)
 
@@ -241,44 +239,36 @@ class Scheduler:
         """The client of one of several requests that are queued as one left: if it still waits, it is not computed."""
         with self._lock:
             self.counts.cancelled += 1
-            for request in self._queue.items():
-                if request.handler is handler and request.offset <= number < request.offset + request.requests:
-                    break
-            else:
-                return
-            self._queue.remove(request)
-            if number > request.offset:
-                self._queue.append(request.split(number - request.offset))
-            gone = request.split(1) if request.requests > 1 else request
-            if gone is not request:
-                self._queue.append(request)
-            self._free(gone)
+            gone = withdraw_one(self._queue, handler, number)
+            if gone is not None:
+                self._free(gone)
 
     # Batches are formed, run by the caller, and finished.
 
-    def next_batch(self, now_ns: int, where: Place = _WORKER, lane: int = 0) -> Batch | Wait | None:
+    def next_batch(self, now_ns: int, where: Place = _WORKER, engine_index: int = 0) -> Batch | Wait | None:
         """Form the batch that the policy asks for; the caller must run and finish it.
 
-        A worker computes whatever is ready; with several engines (lanes), what its own is expected to end first.
+        A worker computes whatever is ready; with several engines, what its own is expected to end first.
         With `where` LOOP, None is also returned for what is left to a worker.
         """
         if not self._queue.rows:
             return None
         batch: Batch | None = None
         with self._lock:
-            idle = self.instances - len(self._running)
+            idle = self.instances - len(self._in_flight)
             if self.paused or idle <= 0:
                 return None
             # What would be late already when the batch that leaves now is back takes no other request's place in it.
-            cost = self.forecast.cost if self.router is None else self.router.lanes[lane].cost
+            cost = self.forecast.cost if self.router is None else self.router.engines[engine_index].cost
             late = self._take_late(now_ns, int(cost.estimate_ns(cost.best(-(-self._queue.rows // idle)))))
             if self.router is None:
                 choice = self._decide(now_ns, idle)
             else:
-                choice = self.router.decide(lane, self._queue.rows, now_ns)
+                choice = self.router.decide(engine_index, self._queue.rows, now_ns)
             if isinstance(choice, Dispatch) and (where is _WORKER or choice.where is where):
-                batch = self._form(self._queue.take(choice.rows), where, lane)
-                self._formed(batch, now_ns)
+                batch = Batch(self, self._queue.take(choice.rows), where, engine_index)
+                self._in_flight.add(batch)
+                self._in_flight.expect(batch, now_ns)
         if late:
             _fail_late(late)
         return batch if batch is not None else choice if isinstance(choice, Wait) else None
@@ -299,20 +289,20 @@ class Scheduler:
             return self._finish_apart(batch)
         if batch.place is _LOOP and (all_here or batch.is_all_here()):
             with self._lock:
-                if self._running.pop(batch, batch) is batch:
-                    return self._end(batch, batch)  # it was given up
+                if not self._in_flight.end(batch, batch):
+                    return False
             try:
                 batch.hand_out(batch.members[0].delivery)
             finally:
                 with self._lock:
-                    self._count(batch, 0)
-                    self._learn_promise(batch)
+                    self._in_flight.count(batch, 0)
+                    self._in_flight.learn_promise(batch)
             return True
         deliveries = {request.delivery for request in batch.members}
         with self._lock:
-            if not self._end(batch, batch):
+            if not self._in_flight.end(batch, batch):
                 return False
-            self._count(batch, len(deliveries))
+            self._in_flight.count(batch, len(deliveries))
         for delivery in deliveries:
             delivery.post(batch)
         return True
@@ -320,15 +310,13 @@ class Scheduler:
     def delivered(self, batch: Batch) -> None:
         """One delivery has handed out its part of a batch; after the last one the rows go back."""
         with self._lock:
-            self._learn_promise(batch)
-            batch.deliveries_left -= 1
-            if batch.deliveries_left == 0 and self.slab is not None:
-                move_rows(self.slab, batch, _DONE, _FREE)
+            self._in_flight.delivered(batch)
 
     def expire(self) -> list[Batch]:
         """Give up the batches whose engine hangs, which are returned, and fail the requests that waited too long."""
         now = time.monotonic_ns()
-        hung, failed = self._give_up(now - int(self.engine_timeout_s * 1e9))
+        with self._lock:
+            hung, failed = self._in_flight.give_up(now - int(self.engine_timeout_s * 1e9))
         for request in failed:
             message = f"the engine did not answer within {self.engine_timeout_s:g} s: it was given up"
             request.delivery.post_failure(request, DeadlineExceededError(message))
@@ -348,6 +336,11 @@ class Scheduler:
             request.delivery.post_failure(request, self._released())
         return True
 
+    def lead(self) -> None:
+        """Forecast by the engine that computes most, of several that are warmed up."""
+        with self._lock:
+            self._in_flight.lead()
+
     def forked(self) -> None:
         """In a forked child: closed, and its lock is no other thread's."""
         self.closed = True
@@ -357,117 +350,39 @@ class Scheduler:
     def _enqueue(self, request: Request) -> None:
         self._queue.append(request)
         if self._max_queue_delay_ns:
-            gap = request.ready_ns - self._last_arrival_ns
+            gap = (request.ready_ns - self._last_arrival_ns) // request.requests
             self._last_arrival_ns = request.ready_ns
             self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
 
     def _may_bypass(self, request: Request) -> bool:
         """Whether a request is computed at once: nothing is before it, and it is worth one batch here."""
-        if self._queue.rows or self._running or self._max_queue_delay_ns or self.paused:
+        if self._queue.rows or self._in_flight or self._max_queue_delay_ns or self.paused:
             return False
         cost, rows = self.forecast.cost, request.count
         if rows > cost.best(rows):
             return False
-        return self.dispatch == "inline" or place(rows, self._usual_rows, cost, self.dispatch) is _LOOP
+        return self.dispatch == "inline" or place(rows, self._in_flight.usual_rows, cost, self.dispatch) is _LOOP
 
     def _decide(self, now_ns: int, idle: int) -> Dispatch | Wait | None:
         head = self._queue.head()
         if head is None:
             return None
-        seen = Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle, self._usual_rows)
+        seen = Queue(self._queue.rows, head.ready_ns, self._gap_ns, idle, self._in_flight.usual_rows)
         return decide(seen, now_ns, self.forecast.of(head.key), self._max_queue_delay_ns, self.dispatch)
-
-    def _form(self, members: list[Request], where: Place, lane: int = 0) -> Batch:
-        for request in members:
-            request.running = True
-        batch = Batch(self, members, where, lane)
-        self._running[batch] = None
-        slab = self.slab
-        if slab is not None:
-            slab.close_block()
-            if batch.start >= 0:  # what waits has not been cancelled
-                slab.move(batch.start, batch.rows, _READY, _RUNNING)
-            else:
-                move_rows(slab, batch, _READY, _RUNNING)
-        return batch
-
-    def _formed(self, batch: Batch, now_ns: int) -> None:
-        if self.router is not None:
-            self.router.formed(batch.lane, batch, batch.rows, now_ns)
-            if batch.lane != self.router.leading:
-                return
-        first = batch.members[0]
-        self.forecast.formed(first.key, batch.rows, first.ready_ns, now_ns)
 
     def _finish_apart(self, batch: Batch) -> bool:
         with self._lock:
             batch.members = [single for request in batch.members for single in request.singles()]
         for request in tuple(batch.members):
-            alone = Batch(self, [request], lane=batch.lane)
+            alone = Batch(self, [request], engine_index=batch.engine_index)
             batch.began_ns = time.monotonic_ns()  # each try has the time that a batch has
             batch.executor.run(alone)
             with self._lock:
-                if not self._end(alone, batch):
+                if not self._in_flight.end(alone, batch):
                     return False
-                self._count(alone, 1)
+                self._in_flight.count(alone, 1)
             request.delivery.post(alone)
         return True
-
-    def _end(self, batch: Batch, formed: Batch) -> bool:
-        """Take a batch off the running ones; False when the batch it was formed as has been given up meanwhile."""
-        if formed not in self._running:
-            if self.slab is not None:
-                move_rows(self.slab, formed, _RUNNING, _FREE)
-            return False
-        if batch is not formed:
-            formed.members.remove(batch.members[0])
-        if batch is formed or not formed.members:
-            del self._running[formed]
-            if self.router is not None:
-                self.router.ended(formed.lane, formed, formed.rows, 0, learn=False)
-        return True
-
-    def _count(self, batch: Batch, deliveries_left: int) -> None:
-        """Add a batch to the counts, and learn from it; its rows go back where nothing is left to deliver."""
-        batch.deliveries_left = deliveries_left
-        self.counts.batch(batch)
-        self._usual_rows += _ROWS_WEIGHT * (batch.rows - self._usual_rows)
-        learn, key = batch.error is None, batch.members[0].key
-        if self.router is not None:
-            self.router.ended(batch.lane, batch, batch.rows, batch.ended_ns - batch.began_ns, learn=learn)
-            self.lead()
-            learn = False  # the forecast has the leading lane's cost
-        self.forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
-        if self.slab is not None:
-            move_rows(self.slab, batch, _RUNNING, _DONE if deliveries_left else _FREE)
-
-    def lead(self) -> None:
-        """Forecast by the lane that computes most: the others only make it sooner."""
-        if self.router is not None:
-            self.forecast.cost = self.router.lanes[self.router.leading].cost
-
-    def _learn_promise(self, batch: Batch) -> None:
-        first = batch.members[0]
-        if first.deadline_ns:
-            self.forecast.told(first.ready_ns, first.deadline_ns, time.monotonic_ns())
-
-    def _give_up(self, began_before_ns: int) -> tuple[list[Batch], list[Request]]:
-        """Take batches off the running ones, their rows in quarantine until the engine returns, if ever."""
-        failed: list[Request] = []
-        with self._lock:
-            hung = [batch for batch in self._running if 0 < batch.began_ns < began_before_ns]
-            for batch in hung:
-                del self._running[batch]
-                if self.router is not None:
-                    self.router.given_up(batch.lane, batch)
-                for request in batch.members:
-                    if not request.cancelled:
-                        request.cancelled = True
-                        self._quarantine(request)
-                        failed.append(request)
-            self.counts.hung += len(hung)
-            self.counts.failed += sum(request.requests for request in failed)
-        return hung, failed
 
     def _take_late(self, now: int, ahead_ns: int = 0) -> list[Request]:
         """Take out of the queue what is due before `now + ahead_ns`; not the last of all if it is not late yet.
@@ -485,10 +400,6 @@ class Scheduler:
                 self.forecast.told(request.ready_ns, request.deadline_ns, request.deadline_ns)
         return late
 
-    def _quarantine(self, request: Request) -> None:
-        if request.row >= 0 and self.slab is not None and self.slab.state(request.row) is _RUNNING:
-            self.slab.move(request.row, request.count, _RUNNING, _ABANDONED)
-
     def _free(self, request: Request) -> None:
         """Give back the rows of a request that was queued and will not be computed."""
         if request.row >= 0 and self.slab is not None:
@@ -501,32 +412,6 @@ class Scheduler:
 
     def _released(self) -> ReleasedError:
         return ReleasedError(f"model {self.spec.name!r} was closed")
-
-
-def lanes_of(settings: Settings) -> tuple[int, ...]:
-    """How many batches compute at a time on each engine that is given batches."""
-    second = settings.batching.second
-    if settings.batching.dispatch == "inline":
-        return (1,)
-    if second is None or second.use != "route":
-        return (settings.engine.instances,)
-    return settings.engine.instances, second.engine.instances
-
-
-def _slab(spec: ModelSpec, settings: Settings, max_batch_size: int, limits: Limits) -> Slab | None:
-    """Rows for a model whose rows have a fixed size."""
-    if not (settings.batching.bind and spec.fixed_rows):
-        return None
-    memory, rows = settings.memory, rows_for(spec, max_batch_size, limits)
-    slab = Slab(spec.inputs, spec.outputs, rows, block=max_batch_size, huge_pages=memory.huge_pages)
-    if memory.prefault:
-        slab.prefault()
-    if memory.lock:
-        try:
-            slab.lock()
-        except CapacityError as error:
-            _log.warning("%s: memory.lock has no effect: %s", spec.name, error)
-    return slab
 
 
 def _fail_late(requests: Iterable[Request]) -> None:

@@ -40,7 +40,7 @@ class ModelStatistics:
     def batch(self, batch: Batch) -> None:
         """Count a batch that has come back from the engine."""
         self.batches += 1
-        self.second += batch.lane
+        self.second += batch.engine_index
         self.rescued += batch.rescued
         took = batch.ended_ns - batch.began_ns
         self.compute_ns += took

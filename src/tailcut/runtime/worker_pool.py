@@ -27,7 +27,7 @@ _SLOWEST_LOOK_S = 1.0
 
 
 class Worker:
-    """One thread with an executor of its own, of one lane; `returned` is told of batches that had been given up."""
+    """One thread with an executor of its own, of one engine; `returned` is told of batches that had been given up."""
 
     def __init__(  # noqa: PLR0913  what a thread is started with
         self,
@@ -35,13 +35,13 @@ class Worker:
         executor: Executor,
         returned: Callable[[Batch], None],
         name: str,
-        lane: int = 0,
+        engine_index: int = 0,
         *,
         place: Place | None = None,
     ) -> None:
         self.name = name
         self.place = place  # the node that it is bound to
-        self._lane = lane
+        self._engine_index = engine_index
         self._scheduler = scheduler
         self._executor = executor
         self._returned = returned
@@ -79,7 +79,7 @@ class Worker:
         settle(self.place)
         scheduler, executor = self._scheduler, self._executor
         while not self._stopped:
-            batch = scheduler.next_batch(time.monotonic_ns(), lane=self._lane)
+            batch = scheduler.next_batch(time.monotonic_ns(), engine_index=self._engine_index)
             if isinstance(batch, Batch):
                 executor.run(batch)
                 if not scheduler.finish(batch):
@@ -103,7 +103,7 @@ class WorkerPool:
         engine: of all workers that are hired without one of their own, until one of them has to be replaced.
         reopen: loads another engine of the same settings.
         make: an executor on an engine.
-        lane: of the engine, where the model has several.
+        engine_index: of the engine, where the model has several.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class WorkerPool:
         engine: Engine,
         reopen: Callable[[], Engine],
         make: Callable[[Engine], Executor],
-        lane: int = 0,
+        engine_index: int = 0,
     ) -> None:
         self._scheduler = scheduler
-        self._lane = lane
+        self._engine_index = engine_index
         self._first = engine
         self._reopen = reopen
         self._make = make
@@ -213,9 +213,9 @@ class WorkerPool:
             if self._closed:
                 return
             self._hired += 1
-            number = f"{self._hired - 1}" if not self._lane else f"second-{self._hired - 1}"
+            number = f"{self._hired - 1}" if not self._engine_index else f"second-{self._hired - 1}"
             name = f"{engine.spec.name}-{number}"
-            worker = Worker(self._scheduler, executor, self.returned, name, self._lane, place=place)
+            worker = Worker(self._scheduler, executor, self.returned, name, self._engine_index, place=place)
             self._workers[worker] = engine
         worker.wake()
 
@@ -228,7 +228,7 @@ class Watchdog:
 
     def __init__(self, scheduler: Scheduler, pools: Sequence[WorkerPool]) -> None:
         self._scheduler = scheduler
-        self._pools = pools  # of each lane
+        self._pools = pools  # of each engine
         self._pause_s = min(scheduler.engine_timeout_s / _LOOKS, _SLOWEST_LOOK_S)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"{scheduler.spec.name}-watchdog", daemon=True)
@@ -242,7 +242,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._stopped.wait(self._pause_s):
             for batch in self._scheduler.expire():
-                self._pools[batch.lane].replace(batch)
+                self._pools[batch.engine_index].replace(batch)
 
 
 def _interrupt(engine: Engine, thread: int) -> None:

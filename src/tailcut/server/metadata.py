@@ -33,7 +33,7 @@ def version() -> str:
 
 
 _KINDS = {"cpu": "KIND_CPU", "cuda": "KIND_GPU"}
-_TRAIL_MOST = 8192  # requests in one answer: a megabyte
+_TIMELINE_MOST = 8192  # requests in one answer: a megabyte
 
 
 def server() -> dict[str, Any]:
@@ -41,9 +41,9 @@ def server() -> dict[str, Any]:
     return server_metadata(version())
 
 
-def trail(served: ServedModel, piece: Piece, events_since: Callable[[int], list[Event]]) -> dict[str, Any]:
+def timeline(served: ServedModel, piece: Piece, events_since: Callable[[int], list[Event]]) -> dict[str, Any]:
     """The requests that a reader has read from their traces, where to read on, and what happened since."""
-    records = piece.records[-_TRAIL_MOST:]
+    records = piece.records[-_TIMELINE_MOST:]
     begun = int(records[:, 0].min()) if len(records) else time.monotonic_ns()
     return {
         "fields": FIELDS,
@@ -88,7 +88,7 @@ def configuration(served: ServedModel) -> dict[str, Any]:
         "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
         "instance_group": _instance_groups(served.name, model.profile.settings),
         "model_transaction_policy": {"decoupled": False},
-        "parameters": {name: {"string_value": value} for name, value in _facts(served).items()},
+        "parameters": {name: {"string_value": value} for name, value in facts(served).items()},
     }
     stages = ",".join(model.stages())
     if stages:
@@ -116,7 +116,7 @@ def _instance_groups(name: str, settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(served: ServedModel) -> dict[str, str]:
+def facts(served: ServedModel) -> dict[str, str]:
     """The parameters of a configuration: what no field of it is for."""
     return rows(served) | defaults(served) | engine(served)
 

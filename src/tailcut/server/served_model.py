@@ -44,6 +44,6 @@ class ServedModel:
         return self.model.entry
 
     @property
-    def trails(self) -> tuple[Timeline, ...]:
+    def all_timelines(self) -> tuple[Timeline, ...]:
         """The timelines of all workers."""
         return self.timelines or (self.timeline,)

@@ -18,7 +18,7 @@ _CLEAR = 0.97  # the whole interval of the ratio to the leader below it: leaves
 
 
 @dataclass(slots=True)
-class Lane:
+class Entrant:
     """What one arm brought, heat by heat: more is better."""
 
     scores: list[float] = field(default_factory=list)
@@ -32,55 +32,55 @@ class Lane:
 
 @dataclass(slots=True)
 class Heats:
-    """The lanes of a race, in the order of its arms."""
+    """The entrants of a race, in the order of its arms."""
 
-    lanes: list[Lane]
+    entrants: list[Entrant]
 
     @classmethod
     def of(cls, count: int) -> "Heats":
         """A race of so many arms."""
-        return cls([Lane() for _ in range(count)])
+        return cls([Entrant() for _ in range(count)])
 
     @property
     def racing(self) -> list[int]:
         """The arms that are still in it."""
-        return [number for number, lane in enumerate(self.lanes) if lane.racing]
+        return [number for number, entrant in enumerate(self.entrants) if entrant.racing]
 
     @property
     def leader(self) -> int:
         """The arm with the best estimate among those that are in it."""
-        return max(self.racing, key=lambda number: self.lanes[number].estimate)
+        return max(self.racing, key=lambda number: self.entrants[number].estimate)
 
     def add(self, scores: Sequence[float]) -> None:
         """Take in a heat: a score for each arm that is racing, in order."""
         for number, score in zip(self.racing, scores, strict=True):
-            self.lanes[number].scores.append(score)
+            self.entrants[number].scores.append(score)
         leader = self.leader
         for number in self.racing:
-            if number != leader and self._is_out(self.lanes[number], self.lanes[leader]):
-                self.lanes[number].racing = False
+            if number != leader and self._is_out(self.entrants[number], self.entrants[leader]):
+                self.entrants[number].racing = False
 
     def ratio(self, number: int, other: int) -> Interval | None:
         """One arm's scores to another's over the heats that both ran; None where these are too few."""
-        return _ratio(self.lanes[number], self.lanes[other])
+        return _ratio(self.entrants[number], self.entrants[other])
 
     def near(self, share: float) -> list[int]:
         """The arms whose estimate is within a share of the leader's, the leader first."""
         leader = self.leader
-        least = (1 - share) * self.lanes[leader].estimate
-        others = [number for number in self.racing if number != leader and self.lanes[number].estimate >= least]
+        least = (1 - share) * self.entrants[leader].estimate
+        others = [number for number in self.racing if number != leader and self.entrants[number].estimate >= least]
         return [leader, *others]
 
-    def _is_out(self, lane: Lane, leader: Lane) -> bool:
-        if len(lane.scores) == 2 and lane.estimate < _PLAIN * leader.estimate:
+    def _is_out(self, entrant: Entrant, leader: Entrant) -> bool:
+        if len(entrant.scores) == 2 and entrant.estimate < _PLAIN * leader.estimate:
             return True
-        if len(lane.scores) < _LOOK:
+        if len(entrant.scores) < _LOOK:
             return False
-        found = _ratio(lane, leader)
+        found = _ratio(entrant, leader)
         return found is not None and found.high < _CLEAR
 
 
-def _ratio(one: Lane, other: Lane) -> Interval | None:
+def _ratio(one: Entrant, other: Entrant) -> Interval | None:
     both = min(len(one.scores), len(other.scores))
     if both < _LOOK or not all(one.scores[:both] + other.scores[:both]):
         return None

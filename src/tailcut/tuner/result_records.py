@@ -10,7 +10,8 @@ from typing import Any, Literal, Self
 
 from msgspec import UNSET, UnsetType
 
-from tailcut.lab.records import Bounds, Cost, Interval, MachineFacts, Record
+from tailcut.lab.records import Bounds, Cost, Interval, MachineFacts
+from tailcut.record import Record
 from tailcut.runtime.rows import RowDecision, RowsSetting
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec, Rows, TensorSpec

@@ -140,19 +140,19 @@ class Selection:
             until = time.monotonic() + session.plan.refinement_s * len(entrants)
         heats = session.racing.heats(entrants, until)
         best = self._best(heats, entrants)
-        for number, lane in enumerate(heats.lanes):
+        for number, entrant in enumerate(heats.entrants):
             settings = entrants[number].settings
-            outcome.raced[settings] = lane.estimate
-            words = outcome.objective.describe(lane.estimate)
+            outcome.raced[settings] = entrant.estimate
+            words = outcome.objective.describe(entrant.estimate)
             if number == best and outcome.tie_break is not None:
                 words += f"; {outcome.tie_break.reason}"
-            speed = None if outcome.objective.is_open else round(lane.estimate, 2)
+            speed = None if outcome.objective.is_open else round(entrant.estimate, 2)
             entry = Candidate.of(session.describe(settings), CandidateVerdict.RACED, words, throughput=speed)
             session.candidate(session.racing_rung, entry, kept=number == best)
-        others = sorted(heats.racing, key=lambda number: -heats.lanes[number].estimate)
+        others = sorted(heats.racing, key=lambda number: -heats.entrants[number].estimate)
         order = [best, *(number for number in others if number != best)]
         outcome.settings = outcome.race_winner = entrants[best].settings
-        score = outcome.objective.describe(heats.lanes[best].estimate)
+        score = outcome.objective.describe(heats.entrants[best].estimate)
         session.tell(Best(session.describe(outcome.settings), score))
         session.servers.keep(session.base, *(entrants[number].settings for number in order[:2]))
         return [entrants[number].settings for number in order]

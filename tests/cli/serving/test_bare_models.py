@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from tests.engines.models import perceptron
-from tests.server.workers.test_supervisor import until
-from tests.servers import raw_request, serving
+from tests.servers import raw_request, serving, until
 
 from tailcut.runtime.opening.defaults import SAFE_SETTINGS
 from tailcut.runtime.profile import Profile

@@ -78,8 +78,8 @@ def test_the_sizes_of_the_data_come_first(tmp_path: Path) -> None:
     with Model.open(profile) as model:
         assert model.warm_up.warmed_up
         (worker,) = model._pool._workers
-        lane = worker._executor._engine._idle.get()
-        lengths = {shapes[0] for shapes in lane.proven}
+        instance = worker._executor._engine._idle.get()
+        lengths = {shapes[0] for shapes in instance.proven}
         lengths -= {(4, 9), (8, 9)}  # of the proof that rows are independent, which is made with them, too
         assert lengths - {(1, 16)} == {(1, 9), (2, 9), (1, 5), (1, 30)}  # 16: the engine's own first request
 

@@ -11,7 +11,7 @@ US, MS = 1000, 1_000_000
 USUAL_US = {"receive": 20, "queue": 30, "dispatch": 10, "compute": 200, "deliver": 15, "encode": 5, "write": 10}
 
 
-def trail(count: int = 2000, *, every: int = 50, compute_us: float = 200, **slow_us: float) -> np.ndarray:
+def traced(count: int = 2000, *, every: int = 50, compute_us: float = 200, **slow_us: float) -> np.ndarray:
     """Requests a millisecond apart; each `every`th spends `slow_us` more in the stages named."""
     random = np.random.default_rng(0)
     usual = USUAL_US | {"compute": compute_us}
@@ -37,7 +37,7 @@ def trail(count: int = 2000, *, every: int = 50, compute_us: float = 200, **slow
 )
 def test_a_stage_is_named(stage: str, words: str) -> None:
     """The stage in which slow requests lost their time, with its share and advice."""
-    found = explain(trail(**{stage: 5000}))
+    found = explain(traced(**{stage: 5000}))
     assert found.cause.name == stage
     assert found.cause.share > 0.95
     assert words in found.verdict
@@ -46,7 +46,7 @@ def test_a_stage_is_named(stage: str, words: str) -> None:
 
 def test_shares_add_up() -> None:
     """The stages' shares of the time above the median are all of it."""
-    found = explain(trail(queue=3000, compute=1000))
+    found = explain(traced(queue=3000, compute=1000))
     assert sum(stage.share for stage in found.stages.values()) == pytest.approx(1.0, abs=0.01)
     assert found.total_us.p50 < found.total_us.p99
 
@@ -54,7 +54,7 @@ def test_shares_add_up() -> None:
 @pytest.mark.parametrize("kind", ["gc", "throttled", "loop_stall", "page_fault"])
 def test_what_coincided_is_named(kind: str) -> None:
     """An event over the slow requests, and not over the others, is the cause before the stage it fell into."""
-    records = trail(deliver=8000)
+    records = traced(deliver=8000)
     slow = records[::50]
     events = [Event(kind, int(row[0]) + MS, int(row[0]) + 8 * MS, 7 * MS) for row in slow]
     found = explain(records, events)
@@ -66,7 +66,7 @@ def test_what_coincided_is_named(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "stage"), [("engine_wait", "compute"), ("loop_wait", "deliver")])
 def test_waiting_for_a_cpu_counts_where_it_was_needed(kind: str, stage: str) -> None:
     """A worker's wait explains computing, the loop's wait what follows it; neither explains the other."""
-    records = trail(**{stage: 8000})
+    records = traced(**{stage: 8000})
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
     assert explain(records, [Event(kind, *span, 7 * MS) for span in spans]).cause.name == "cpu_wait"
     other = "loop_wait" if kind == "engine_wait" else "engine_wait"
@@ -76,14 +76,14 @@ def test_waiting_for_a_cpu_counts_where_it_was_needed(kind: str, stage: str) -> 
 @pytest.mark.parametrize("kind", ["engine_wait", "loop_wait"])
 def test_waiting_for_a_cpu_explains_a_queue(kind: str) -> None:
     """A worker that does not come, and a loop that does not get to wake it."""
-    records = trail(queue=8000)
+    records = traced(queue=8000)
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
     assert explain(records, [Event(kind, *span, 7 * MS) for span in spans]).cause.name == "cpu_wait"
 
 
 def test_a_quota_is_named_before_the_waiting_that_it_makes() -> None:
     """Threads that a quota stops wait for a CPU all the while: the quota is the cause, with all of their time."""
-    records = trail(compute=8000)
+    records = traced(compute=8000)
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS) for row in records[::50]]
     events = [Event("engine_wait", *span, 7 * MS) for span in spans] + [Event("throttled", *s, 3 * MS) for s in spans]
     cause = explain(records, events).cause
@@ -93,14 +93,14 @@ def test_a_quota_is_named_before_the_waiting_that_it_makes() -> None:
 
 def test_what_happens_all_the_time_explains_nothing() -> None:
     """Events that overlap the median requests as much as the slow ones are not the cause."""
-    records = trail(compute=5000)
+    records = traced(compute=5000)
     events = [Event("loop_stall", int(row[0]), int(row[0]) + MS, 100 * US) for row in records]
     assert explain(records, events).cause.name == "compute"
 
 
 def test_a_collection_is_named_before_the_stall_that_it_makes() -> None:
     """Of two events over the same requests the more telling one is named."""
-    records = trail(deliver=8000)
+    records = traced(deliver=8000)
     spans = [(int(row[0]), int(row[0]) + 8 * MS) for row in records[::50]]
     events = [Event(kind, *span, 8 * MS) for span in spans for kind in ("loop_stall", "gc")]
     assert explain(records, events).cause.name == "gc"
@@ -108,7 +108,7 @@ def test_a_collection_is_named_before_the_stall_that_it_makes() -> None:
 
 def test_queueing_behind_large_batches() -> None:
     """Slow requests that came while a batch of 32 computed: the advice is a smaller batch."""
-    records = trail(queue=6000)
+    records = traced(queue=6000)
     records[:, 9] = 2
     for number in range(0, len(records) - 1, 50):
         big = records[number].copy()
@@ -123,14 +123,14 @@ def test_queueing_behind_large_batches() -> None:
 
 def test_queueing_for_want_of_capacity() -> None:
     """An engine that computes all the time is the limit, and the advice says so."""
-    verdict = explain(trail(queue=6000, compute_us=950), max_batch_size=8).verdict
+    verdict = explain(traced(queue=6000, compute_us=950), max_batch_size=8).verdict
     assert "the engine busy 9" in verdict
     assert "needs capacity" in verdict
 
 
 def test_larger_batches_that_compute_longer() -> None:
     """Slow requests in batches of 30 where the usual has 3."""
-    records = trail(compute=5000)
+    records = traced(compute=5000)
     records[:, 9] = 3
     records[::50, 9] = 30
     assert "lower max_batch_size to 3" in explain(records, max_batch_size=32).verdict
@@ -139,7 +139,7 @@ def test_larger_batches_that_compute_longer() -> None:
 @pytest.mark.parametrize("count", [0, 1, 49])
 def test_too_few(count: int) -> None:
     """Under fifty requests there is no tail, and no percentile is made up."""
-    found = explain(trail(2000)[:count])
+    found = explain(traced(2000)[:count])
     assert "too few" in found.verdict
     assert found.total_us.p99 is None
     assert found.cause is UNSET
@@ -147,7 +147,7 @@ def test_too_few(count: int) -> None:
 
 def test_the_worst_are_shown_one_by_one() -> None:
     """Twenty requests, slowest first, with their moments from their own start."""
-    worst = explain(trail(compute=5000)).worst
+    worst = explain(traced(compute=5000)).worst
     assert len(worst) == 20
     totals = [entry.marks_us["written"] for entry in worst]
     assert totals == sorted(totals, reverse=True)
@@ -163,7 +163,7 @@ def of_process(records: np.ndarray, process: int) -> np.ndarray:
 
 def test_an_event_costs_its_own_process_only() -> None:
     """What stopped one worker explains nothing of another's slow requests at the same moments."""
-    records = of_process(trail(deliver=8000), 7)
+    records = of_process(traced(deliver=8000), 7)
     spans = [(int(row[0]) + MS, int(row[0]) + 8 * MS, 7 * MS) for row in records[::50]]
     mine = explain(records, [Event("gc", *span, 7) for span in spans])
     others = explain(records, [Event("gc", *span, 8) for span in spans])
@@ -173,17 +173,17 @@ def test_an_event_costs_its_own_process_only() -> None:
 
 def test_two_engines_half_busy_are_not_one_that_is_full() -> None:
     """Capacity is looked at process by process: their engines compute beside each other."""
-    one = trail(queue=6000, compute_us=500)
+    one = traced(queue=6000, compute_us=500)
     both = np.concatenate([of_process(one, 7), of_process(one, 8)])
     assert "bursts" in explain(both).verdict
 
 
 def test_a_tail_of_one_process_is_told() -> None:
     """Each process's part of the slowest stands beside its part of all; a lopsided tail is in the verdict."""
-    found = explain(np.concatenate([of_process(trail(compute=9000), 7), of_process(trail(every=9999), 8)]))
+    found = explain(np.concatenate([of_process(traced(compute=9000), 7), of_process(traced(every=9999), 8)]))
     assert [(one.process, one.requests, one.slowest) for one in found.processes] == [
         (7, 2000, 40),
         (8, 2000, 0),
     ]
     assert "100 % of the slowest are of process 7, which answered 50 % of all" in found.verdict
-    assert "process" not in explain(trail(compute=9000)).verdict
+    assert "process" not in explain(traced(compute=9000)).verdict

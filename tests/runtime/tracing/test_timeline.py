@@ -1,4 +1,4 @@
-"""Trails of requests: what is written is what is read, in order over several timelines, and events by their end."""
+"""Traces of requests: what is written is what is read, in order over several timelines, and events by their end."""
 
 import os
 

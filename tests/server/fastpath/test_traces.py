@@ -66,8 +66,8 @@ def test_a_record_for_each_sampled_request(echo: Path, dispatch: str) -> None:
         await asyncio.gather(*(talk(client, 1000 * place) for place, client in enumerate(clients, 1)))
         assert state.context.counts.fast_path == 10
         await asyncio.sleep(0)
-        trails = {tuple(row[: len(MARKS)]) for row in state.context.served("echo").timeline.copy()[0].tolist()}
-        assert {record.moments for record in records.all if isinstance(record, Answer)} <= trails
+        stored = {tuple(row[: len(MARKS)]) for row in state.context.served("echo").timeline.copy()[0].tolist()}
+        assert {record.moments for record in records.all if isinstance(record, Answer)} <= stored
         for client in clients:
             client.close()
 

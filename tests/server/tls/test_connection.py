@@ -7,9 +7,9 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -19,7 +19,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tests.certificates import Pair, make_pair, needs_openssl
 from tests.engines.models import identity, perceptron
-from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving
+from tests.servers import TIMEOUT_S, Server, Wire, asking, raw_request, serving, until
 
 from tailcut.spec import DType
 from tailcut.wire.grpc.messages import METHODS, SERVICE
@@ -37,20 +37,33 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return make_pair(tmp_path_factory.mktemp("pair"), rsa=True)
 
 
-@pytest.fixture(scope="module")
-def server(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """mlp and big (50,000 numbers) with TLS on both ports, a plain Unix socket and short limits."""
-    folder = tmp_path_factory.mktemp("tls")
+@contextmanager
+def over_tls(folder: Path, pair: Pair, *flags: str) -> Iterator[Server]:
+    """mlp and big (50,000 numbers) with TLS on both ports, and a plain Unix socket."""
     sources = [
         perceptron([4, 8, 3], folder / "mlp.onnx"),
         identity(DType.FP32, (None, 50_000), folder / "big.onnx"),
     ]
-    flags = ["--grpc-port", "0", "--uds", str(folder / "socket"), "--head-timeout", "1s", "--write-timeout", "1s"]
-    flags += ["--write-rate", "1048576", "--no-auto"]
-    with serving(folder, *sources, *pair.flags, *flags) as running:
+    ports = ["--grpc-port", "0", "--uds", str(folder / "socket"), "--no-auto"]
+    with serving(folder, *sources, *pair.flags, *ports, *flags) as running:
         running.stderr.with_name("uds").write_text(str(folder / "socket"))
         yield running
         assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def server(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One with short limits."""
+    flags = ["--head-timeout", "1s", "--write-timeout", "1s", "--write-rate", "1048576"]
+    with over_tls(tmp_path_factory.mktemp("tls"), pair, *flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def patient(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One with the usual limits, for crowds that a busy machine takes a while to bring."""
+    with over_tls(tmp_path_factory.mktemp("patient"), pair) as running:
+        yield running
 
 
 def connect(server: Server, context: ssl.SSLContext, port: int | None = None) -> Wire:
@@ -71,16 +84,6 @@ def metric(server: Server, name: str) -> float:
     with over_unix(server) as wire:
         lines = wire.ask(METRICS).body.decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    """Until it is so: each look is a question to the server, and leaves the CPUs to it in between."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to pass")
 
 
 @pytest.mark.skipif(CURL is None, reason="curl is not installed")
@@ -190,7 +193,7 @@ def test_a_handshake_has_one_time_limit(server: Server, pair: Pair, port: str) -
     silent = [Wire(socket.create_connection(place, TIMEOUT_S)) for _ in range(20)]
     for wire in silent[10:]:
         wire.send(HELLO)
-    wait_for(lambda: metric(server, "tailcut_connections") == before + 20)
+    until(lambda: metric(server, "tailcut_connections") == before + 20, server)
     with connect(server, pair.client()) as wire:  # meanwhile others are served
         assert wire.ask(raw_request("mlp", BODY)).status == 200
     rubbish = [b"\x16" + bytes(range(256)) * 40, b"\x16\x03\x01\xff\xff" + bytes(1000), b"\x16\x03\x01\x00\x05hello"]
@@ -202,7 +205,7 @@ def test_a_handshake_has_one_time_limit(server: Server, pair: Pair, port: str) -
     for wire in silent:
         assert wire.closed()
         wire.sock.close()
-    wait_for(lambda: metric(server, "tailcut_connections") == before)
+    until(lambda: metric(server, "tailcut_connections") == before, server)
 
 
 def test_a_broken_record_ends_its_connection_only(server: Server, pair: Pair) -> None:
@@ -214,12 +217,12 @@ def test_a_broken_record_ends_its_connection_only(server: Server, pair: Pair) ->
         assert other.ask(raw_request("mlp", BODY)).status == 200
 
 
-def test_many_handshakes_at_once(server: Server, pair: Pair) -> None:
+def test_many_handshakes_at_once(patient: Server, pair: Pair) -> None:
     """All of a crowd are served, however long their signatures take together."""
     right: list[int] = []
 
     def ask() -> None:
-        with connect(server, pair.client()) as wire:
+        with connect(patient, pair.client()) as wire:
             right.append(wire.ask(raw_request("mlp", BODY)).status)
 
     threads = [threading.Thread(target=ask) for _ in range(64)]
@@ -231,25 +234,25 @@ def test_many_handshakes_at_once(server: Server, pair: Pair) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped here")
-def test_handshakes_take_turns(server: Server, pair: Pair) -> None:
+def test_handshakes_take_turns(patient: Server, pair: Pair) -> None:
     """Hundreds that come in one pass of the loop, a tenth of a second's work, never hold it for half of that."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = pair.client().wrap_bio(incoming, outgoing, server_hostname="localhost")
     with pytest.raises(ssl.SSLWantReadError):
         tls.do_handshake()
     hello = outgoing.read()
-    before = metric(server, "tailcut_connections")
-    crowd = [Wire(socket.create_connection((server.host, server.port), TIMEOUT_S)) for _ in range(300)]
-    wait_for(lambda: metric(server, "tailcut_connections") == before + len(crowd))
-    server.process.send_signal(signal.SIGSTOP)
+    before = metric(patient, "tailcut_connections")
+    crowd = [Wire(socket.create_connection((patient.host, patient.port), TIMEOUT_S)) for _ in range(300)]
+    until(lambda: metric(patient, "tailcut_connections") == before + len(crowd), patient)
+    patient.process.send_signal(signal.SIGSTOP)
     for wire in crowd:
         wire.send(hello)
-    server.process.send_signal(signal.SIGCONT)
+    patient.process.send_signal(signal.SIGCONT)
     for wire in crowd:
         assert wire.sock.recv(1) == b"\x16"
         wire.sock.close()
-    wait_for(lambda: metric(server, "tailcut_connections") == before)
-    assert metric(server, "tailcut_loop_longest_stall_cpu_seconds") < 0.05
+    until(lambda: metric(patient, "tailcut_connections") == before, patient)
+    assert metric(patient, "tailcut_loop_longest_stall_cpu_seconds") < 0.05
 
 
 def test_a_client_that_ends_its_side_has_its_answer(server: Server, pair: Pair) -> None:
@@ -302,10 +305,10 @@ def test_a_client_that_never_reads(server: Server, pair: Pair) -> None:
         wire.sock.settimeout(0.2)
         with pytest.raises(TimeoutError):
             wire.send(request * 100)
-        wait_for(lambda: metric(server, "tailcut_body_buffer_bytes") > 0)
+        until(lambda: metric(server, "tailcut_body_buffer_bytes") > 0, server)
         with connect(server, pair.client()) as other:
             assert other.ask(raw_request("mlp", BODY)).status == 200
-        wait_for(lambda: metric(server, "tailcut_body_buffer_bytes") == 0)
+        until(lambda: metric(server, "tailcut_body_buffer_bytes") == 0, server)
 
 
 def test_the_fast_path_is_not_for_it(server: Server, pair: Pair) -> None:
@@ -327,35 +330,6 @@ def serial(wire: Wire) -> str:
     return str(found["serialNumber"])
 
 
-@contextmanager
-def asking(server: Server, context: ssl.SSLContext) -> Iterator[list[object]]:
-    """Two clients that ask over one connection after the other; what they got but good answers."""
-    wrong: list[object] = []
-    stop = threading.Event()
-
-    def ask() -> None:
-        while not stop.is_set():
-            try:
-                with connect(server, context) as wire:
-                    for _ in range(20):
-                        answer = wire.ask(raw_request("mlp", BODY))
-                        if answer.status != 200:
-                            wrong.append(answer)
-                        if answer.headers.get("connection") == "close":
-                            break
-                        stop.wait(0.005)  # a worker that starts needs the CPUs, too
-            except OSError as error:
-                wrong.append(error)
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    yield wrong
-    stop.set()
-    for thread in threads:
-        thread.join()
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
     """New connections get the new certificate, no request fails, and files that are not right change nothing."""
@@ -372,21 +346,21 @@ def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
     words = "does not belong to the certificate"
     with serving(tmp_path, perceptron([4, 8, 3], tmp_path / "mlp.onnx"), *flags) as server:
         first = now()
-        with asking(server, context) as wrong:
+        with asking(raw_request("mlp", BODY), partial(connect, server, context)) as wrong:
             with connect(server, context) as kept:
                 assert kept.ask(raw_request("mlp", BODY)).status == 200
                 shutil.copy(new.cert, old.cert)
                 shutil.copy(new.key, old.key)
                 server.process.send_signal(signal.SIGHUP)
-                wait_for(lambda: {now() for _ in range(8)}.isdisjoint({first}))
+                until(lambda: {now() for _ in range(8)}.isdisjoint({first}), server)
                 if workers == 1:  # a worker that is replaced says that it closes
                     assert kept.ask(raw_request("mlp", BODY)).status == 200
             second = now()
             if workers > 1:  # one that is under way would read what comes next
-                wait_for(lambda: now() == second and server.stderr.read_text().count("has a successor") == workers)
+                until(lambda: now() == second and server.stderr.read_text().count("has a successor") == workers, server)
             shutil.copy(other.key, old.key)
             server.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: now() == second and words in server.stderr.read_text())
+            until(lambda: now() == second and words in server.stderr.read_text(), server)
         assert now() == second
         assert wrong == []
         assert server.stderr.read_text().count(words) == 1

@@ -1,4 +1,4 @@
-"""Trails of several worker processes: whichever is asked knows every request and every event, also of the dead."""
+"""Traces of several worker processes: whichever is asked knows every request and every event, also of the dead."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.server.workers.test_supervisor import REQUEST, until, workers
-from tests.servers import Server, raw_request, serving
+from tests.server.workers.test_supervisor import REQUEST, workers
+from tests.servers import Server, raw_request, serving, until
 
 from tailcut.lab.explain import trace_events, watch, while_doing
 from tailcut.lab.load import Target
@@ -35,7 +35,7 @@ def tail(server: Server) -> dict:
         return wire.ask(TAIL).json()
 
 
-def trail(server: Server, cursor: str) -> dict:
+def records_since(server: Server, cursor: str) -> dict:
     with server.connect() as wire:
         return wire.ask(f"GET /v2/models/mlp/trail/{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).json()
 
@@ -50,9 +50,14 @@ def kill_and_send(server: Server, victim: int) -> int:
 def send_to_all(server: Server) -> int:
     """Requests until every worker has answered some; how many were sent."""
     sent = 0
-    while not set(workers(server)) <= {one["process"] for one in tail(server).get("processes", ())}:
+
+    def have_all() -> bool:
+        nonlocal sent
         send(server, 16)
         sent += 16
+        return set(workers(server)) <= {one["process"] for one in tail(server).get("processes", ())}
+
+    until(have_all, server)
     return sent
 
 
@@ -75,27 +80,27 @@ def test_whoever_is_asked_answers_for_all(models: Path, tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_a_trail_is_read_to_its_end_once(models: Path, tmp_path: Path) -> None:
+def test_a_trace_is_read_to_its_end_once(models: Path, tmp_path: Path) -> None:
     """Poll by poll, over workers that change: each request comes once, by its process, and none is missed."""
     seen: Counter[tuple[int, ...]] = Counter()
     sent = 0
     with serving(tmp_path, models / "mlp.onnx", "--workers", "2") as server:
         before = send_to_all(server)
         until(lambda: tail(server)["requests"] == before, server)
-        cursor = trail(server, "-1")["next"]
+        cursor = records_since(server, "-1")["next"]
         for number in range(6):
             if number == 3:
                 sent += kill_and_send(server, workers(server)[1])
             send(server, 40)
             sent += 40
             while seen.total() < sent:
-                piece = trail(server, cursor)
+                piece = records_since(server, cursor)
                 assert (piece["fields"], piece["missed"]) == (list(FIELDS), 0)
                 cursor = piece["next"]
                 seen.update(map(tuple, piece["records"]))
         assert (len(seen), seen.total()) == (sent, sent)
         assert len({record[-1] for record in seen}) == 3
-        assert len(trail(server, "0")["records"]) == sent + before
+        assert len(records_since(server, "0")["records"]) == sent + before
         assert server.stop() == 0
 
 
@@ -117,7 +122,7 @@ def test_the_command_tells_workers_apart(models: Path, tmp_path: Path) -> None:
 
 
 def test_two_models_keep_apart(models: Path, tmp_path: Path) -> None:
-    """Each model of the command line has trails of its own at every worker."""
+    """Each model of the command line has traces of its own at every worker."""
     with serving(tmp_path, f"a={models / 'mlp.onnx'}", f"b={models / 'mlp.onnx'}", "--workers", "2") as server:
         with server.connect() as wire:
             for name, count in (("a", 3), ("b", 5)):
@@ -133,14 +138,14 @@ def test_places_do_not_touch() -> None:
     """What is written at one place, of one model, is in that ring alone, and every worker reads it there."""
     region = TraceRegion.make(3, 2)
     opened = [region.open(place) for place in (1, 2, 3)]
-    for place, trails in enumerate(opened, 1):
-        trails.own_events.add("gc", place, 2 * place)
-        for model, timelines in enumerate(trails.timelines):
+    for place, traces in enumerate(opened, 1):
+        traces.own_events.add("gc", place, 2 * place)
+        for model, timelines in enumerate(traces.timelines):
             for number in range(100):
-                timelines[trails.own].record(*[1000 * place + 10 * model] * 11, number)
-    for trails in opened:
-        assert [events.since(0)[0].start_ns for events in trails.events] == [1, 2, 3]
-        for model, timelines in enumerate(trails.timelines):
+                timelines[traces.own].record(*[1000 * place + 10 * model] * 11, number)
+    for traces in opened:
+        assert [events.since(0)[0].start_ns for events in traces.events] == [1, 2, 3]
+        for model, timelines in enumerate(traces.timelines):
             heads = [set(timeline.copy()[0][:, 0].tolist()) for timeline in timelines]
             assert heads == [{1000 * place + 10 * model} for place in (1, 2, 3)]
     region.close()

@@ -6,8 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.engines.models import perceptron
-from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving
+from tests.servers import TIMEOUT_S, Server, Wire, raw_request, serving, until
 
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.profile import Profile
@@ -23,7 +22,6 @@ from tailcut.runtime.settings import IoSettings, Settings
 
 ROW = np.arange(4, dtype=np.float32).tobytes()
 REQUEST = raw_request("mlp", ROW)
-PATIENCE_S = 60.0
 READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 pytestmark = LINUX
@@ -33,14 +31,6 @@ def workers(server: Server) -> list[int]:
     """Process ids of the living workers."""
     pid = server.process.pid
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def until(what: Callable[[], bool], server: Server) -> None:
-    """Wait for a state of the server: looks that leave it the CPUs, for as long as a busy machine may need."""
-    pause, end = threading.Event(), time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < end, server.stderr.read_text()
-        pause.wait(0.005)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from tests.schemas import validated
 from tests.servers import serving
 
 from tailcut import Client, Model
+from tailcut.cli.main import main
 from tailcut.runtime.profile import Profile
 
 TUNE = [sys.executable, "-m", "tailcut", "tune"]
@@ -48,6 +49,7 @@ def tuned(folder: Path) -> tuple[dict, str]:
     return validated("tune", done.stdout), done.stderr
 
 
+@pytest.mark.slow
 def test_every_step_is_a_rung(tuned: tuple[dict, str]) -> None:
     """Estimated in process, raced as whole configurations, explained step by step, and verified against the untuned."""
     result, story = tuned
@@ -62,6 +64,7 @@ def test_every_step_is_a_rung(tuned: tuple[dict, str]) -> None:
     assert [one["name"] for one in result["settings"]["pipeline"]["stages"]] == ["tokenize", "add_up"]
 
 
+@pytest.mark.slow
 def test_the_profile_serves_the_same_answers(tuned: tuple[dict, str], folder: Path) -> None:
     """Over HTTP and in process: those of the pipeline as it is written."""
     file = folder / tuned[0]["profile"]
@@ -75,6 +78,7 @@ def test_the_profile_serves_the_same_answers(tuned: tuple[dict, str], folder: Pa
         assert model.infer_sync({"text": np.array(TEXTS[:4], object)})["sum"].tolist() == expected
 
 
+@pytest.mark.slow
 def test_another_tune_takes_estimates_over_and_checks_the_profile(tuned: tuple[dict, str], folder: Path) -> None:
     """What a stage takes is stored as soon as it is known; the profile's settings race again."""
     command = [*TUNE, "--retune", tuned[0]["profile"], "--data", "texts.npz", "--budget", "6s", "-o", "again.toml"]
@@ -87,6 +91,7 @@ def test_another_tune_takes_estimates_over_and_checks_the_profile(tuned: tuple[d
     assert result["unchanged"] is (result["retune"]["changed"] == {})
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_one_line(tuned: tuple[dict, str], tmp_path: Path, folder: Path) -> None:
     """The pipeline's own, and that of a model in it."""
     for name in ("samples.py", "twice.onnx", "samples.profile.toml"):
@@ -105,18 +110,13 @@ def test_a_changed_file_is_one_line(tuned: tuple[dict, str], tmp_path: Path, fol
 
 def refused(profile: Path) -> str:
     """The line with which `tailcut serve` ends."""
-    return mistake(profile.parent, "serve", profile.name, "--port", "0")
-
-
-def mistake(folder: Path, *arguments: str) -> str:
-    """The line with which a command ends that was the user's mistake."""
-    command = [sys.executable, "-m", "tailcut", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-m", "tailcut", "serve", profile.name, "--port", "0"]
+    done = subprocess.run(command, cwd=profile.parent, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     return done.stderr.strip().splitlines()[-1]
 
 
-def test_mistakes(folder: Path) -> None:
+def test_mistakes(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """A stage that does not take made-up requests wants --data; what is for models only is refused."""
     (folder / "picky.py").write_text(
         "from tailcut import InvalidInputError, Pipeline, stage\n\n\n"
@@ -125,8 +125,16 @@ def test_mistakes(folder: Path) -> None:
         '    raise InvalidInputError("not a JPEG file")\n\n\n'
         'pipeline = Pipeline("picky", [decode])\n'
     )
-    words = mistake(folder, "tune", "picky.py:pipeline", "--budget", "5s")
+    monkeypatch.chdir(folder)
+
+    def mistake(*arguments: str) -> str:
+        assert main([*arguments]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        return err.splitlines()[-1]
+
+    words = mistake("tune", "picky.py:pipeline", "--budget", "5s")
     assert "picky.py:pipeline: it does not take made-up requests: give real ones with --data" in words
     assert "not a JPEG file" in words
-    assert "--fix is for models only" in mistake(folder, "tune", "samples.py:pipeline", "--fix", "rows=1")
-    assert "by itself" in mistake(folder, "tune", "samples.py:pipeline", "twice.onnx", "--rates", "1,2")
+    assert "--fix is for models only" in mistake("tune", "samples.py:pipeline", "--fix", "rows=1")
+    assert "by itself" in mistake("tune", "samples.py:pipeline", "twice.onnx", "--rates", "1,2")

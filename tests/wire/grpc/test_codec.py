@@ -10,6 +10,7 @@ import pytest
 import tritonclient.grpc.service_pb2 as theirs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.effort import runs
 
 from tailcut.errors import InvalidInputError
 from tailcut.memory.shared import SharedRegions
@@ -137,7 +138,7 @@ def test_the_rules_of_http_hold_here() -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=runs(150), deadline=None)
 def test_whatever_a_message_holds(data: st.DataObject) -> None:
     """Any message is read or refused in words, and the words show nothing of it but names."""
     dtype = data.draw(st.sampled_from(DType))

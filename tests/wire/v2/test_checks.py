@@ -10,6 +10,7 @@ import tritonclient.http as triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tests.effort import runs
 
 from tailcut.errors import InvalidInputError
 from tailcut.spec import DType, ModelSpec, TensorSpec
@@ -132,7 +133,7 @@ PLACES += [("inputs", 0, "shape", 0), ("inputs", 0, "data", 0), ("outputs", 0), 
 
 
 @pytest.mark.parametrize("dtype", [DType.FP32, DType.INT8, DType.BOOL, DType.BYTES])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=runs(100), deadline=None)
 @given(place=st.sampled_from(PLACES), value=ANY_JSON)
 def test_any_json_anywhere_is_refused_or_read_but_never_crashes(dtype: DType, place: tuple, value: Any):
     """A request that is right but for any one part of it gives a request or InvalidInputError, and nothing else."""

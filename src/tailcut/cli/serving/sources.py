@@ -51,7 +51,7 @@ class Source:
     @property
     def is_bare(self) -> bool:
         """Whether it is a model without a profile, whose settings the server chooses."""
-        from tailcut.runtime.model import is_bare
+        from tailcut.runtime.opening.source import is_bare
 
         return is_bare(self.path)
 
@@ -68,7 +68,7 @@ class Source:
         Raises:
             ProfileError: the profile is missing or corrupt.
         """
-        from tailcut.runtime.model import is_profile
+        from tailcut.runtime.opening.source import is_profile
         from tailcut.runtime.profile import Profile
 
         path = Path(self.path)
@@ -92,7 +92,7 @@ def need_sources(sources: Sequence[Source], repository: Path | None) -> None:
 def trust_programs(sources: Sequence[Source], repository: Path | None) -> None:
     """Let PyTorch files of these SOURCEs and of a repository be loaded, even if they could run code of their own."""
     from tailcut.engines.trust import trust
-    from tailcut.runtime.model import is_profile
+    from tailcut.runtime.opening.source import is_profile
     from tailcut.runtime.profile import Profile
 
     if repository is not None:
@@ -185,7 +185,7 @@ class SourceReader:
     def _stored(self, source: Source) -> "Profile":
         """The profile of a pipeline, of a bare model, or of a file."""
         from tailcut.pipelines.model import pipeline_profile
-        from tailcut.runtime.model import open_profile
+        from tailcut.runtime.opening.source import open_profile
         from tailcut.runtime.profile import Profile
 
         path = Path(source.path)

@@ -4,15 +4,12 @@ A field that is None is unknown. With too few requests for a tail, only their nu
 are there; the other fields are UNSET, and left out in JSON.
 """
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
-
-class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A JSON object with exactly the keys named."""
+from tailcut.record import Record
 
 
-class Totals(_Value, frozen=True):
+class Totals(Record, frozen=True):
     """Percentiles of the time from first byte to last, in microseconds."""
 
     p50: float | None
@@ -21,7 +18,7 @@ class Totals(_Value, frozen=True):
     max: float | None
 
 
-class StageTimes(_Value, frozen=True):
+class StageTimes(Record, frozen=True):
     """Mean time in one stage, for usual and for slow requests, and its share of the difference."""
 
     median_us: float
@@ -29,7 +26,7 @@ class StageTimes(_Value, frozen=True):
     share: float
 
 
-class StepTimes(_Value, frozen=True):
+class StepTimes(Record, frozen=True):
     """Time of the newest requests in one step of a pipeline, in its queue and in its calls."""
 
     stage: str
@@ -42,7 +39,7 @@ class StepTimes(_Value, frozen=True):
     slowest_compute_us: float
 
 
-class DevicePhase(_Value, frozen=True):
+class DevicePhase(Record, frozen=True):
     """A phase of the newest calls to a device: copy_in, launch, compute or copy_out."""
 
     phase: str
@@ -51,7 +48,7 @@ class DevicePhase(_Value, frozen=True):
     slowest_us: float  # of the slowest 1 % of the calls
 
 
-class Coincidence(_Value, frozen=True):
+class Coincidence(Record, frozen=True):
     """Events of one kind, and the share of requests that they overlapped."""
 
     events: int
@@ -61,7 +58,7 @@ class Coincidence(_Value, frozen=True):
     share: float
 
 
-class Cause(_Value, frozen=True):
+class Cause(Record, frozen=True):
     """The main cause of the tail, its share of the time above the median, and the advice."""
 
     name: str
@@ -70,7 +67,7 @@ class Cause(_Value, frozen=True):
     advice: str
 
 
-class ProcessShare(_Value, frozen=True):
+class ProcessShare(Record, frozen=True):
     """The requests of one server process."""
 
     process: int
@@ -79,7 +76,7 @@ class ProcessShare(_Value, frozen=True):
     total_us: Totals
 
 
-class SlowRequest(_Value, frozen=True):
+class SlowRequest(Record, frozen=True):
     """One of the slowest requests."""
 
     start_ns: int
@@ -92,7 +89,7 @@ class SlowRequest(_Value, frozen=True):
     coincided: list[str]
 
 
-class Tail(_Value, frozen=True, kw_only=True):
+class Tail(Record, frozen=True, kw_only=True):
     """What the slowest requests spent their time on, and why."""
 
     requests: int

@@ -20,7 +20,7 @@ FIELDS = (*MARKS, "rows", "batch_rows", "body_bytes", "status", "process")
 WRITTEN = len(FIELDS) - 1  # of them by the recorder: the process is in the ring's stamp
 EVENTS = ("gc", "throttled", "loop_wait", "engine_wait", "loop_stall", "page_fault")
 _EVENT_WORDS = 4
-TRAILS_KEPT, EVENTS_KEPT = 1 << 15, 1 << 12
+REQUESTS_KEPT, EVENTS_KEPT = 1 << 15, 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Event:
     process: int = 0
 
 
-class StepTrail(NamedTuple):
+class StepTrace(NamedTuple):
     """When a request passed a step of its pipeline, in monotonic nanoseconds, and the batch of the step."""
 
     step: str
@@ -58,11 +58,11 @@ class Piece:
 class Timeline(Ring):
     """The last requests of one model in one process, or in those that sat at one place one after the other."""
 
-    def __init__(self, capacity: int = TRAILS_KEPT, memory: memoryview | None = None) -> None:
+    def __init__(self, capacity: int = REQUESTS_KEPT, memory: memoryview | None = None) -> None:
         super().__init__(WRITTEN, capacity, memory)
 
     @staticmethod
-    def room(capacity: int = TRAILS_KEPT) -> int:
+    def room(capacity: int = REQUESTS_KEPT) -> int:
         """The bytes that it takes."""
         return Ring.size_bytes(WRITTEN, capacity)
 
@@ -103,7 +103,7 @@ class Events:
         amount = end_ns - start_ns if amount_ns is None else amount_ns
         self._ring.record(EVENTS.index(kind), start_ns, end_ns, amount)
 
-    def since(self, start_ns: int) -> list[Event]:
-        """Those that ended after a moment."""
-        records, _ = self._ring.copy()
+    def since(self, start_ns: int, most: int = EVENTS_KEPT) -> list[Event]:
+        """Those of the last `most` that ended after a moment."""
+        records, _ = self._ring.copy(0 if most >= EVENTS_KEPT else self._ring.end - most)
         return [Event(EVENTS[kind], *rest) for kind, *rest in records[records[:, 2] > start_ns].tolist()]

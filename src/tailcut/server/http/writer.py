@@ -24,12 +24,13 @@ _log = logging.getLogger("tailcut.http")
 class AnswerWriter:
     """Writes the answers of a connection; those that put a message out of hand return whether they are the last."""
 
-    __slots__ = ("_state", "_wire", "began_ns", "idle_since", "transport")
+    __slots__ = ("_state", "_unsampled", "_wire", "began_ns", "idle_since", "transport")
 
     def __init__(self, state: ServerState, wire: Http1Connection[Plan]) -> None:
         self._state = state
         self._wire = wire
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything is answered
+        self._unsampled: bytes | None = None  # the last head that is never sampled
         self.began_ns = 0  # when the message in hand had its head
         self.idle_since = state.now  # when the client was last heard or answered
 
@@ -68,6 +69,19 @@ class AnswerWriter:
             answer = answer.replace(END, CLOSE, 1)
         return self._say(answer)
 
+    def begin(self, head: bytes, first: bytes) -> None:
+        """Write the head of the connection's last answer, whose end is the connection's, and how it begins."""
+        self._wire.linger()
+        answer = dated(head, self._state.date) + first
+        self._count(int(answer[9:12]), len(answer))
+        self.transport.write(answer)
+
+    def go_on(self, part: bytes) -> None:
+        """Write more of such an answer."""
+        if not self.transport.is_closing():
+            self.idle_since = self._state.now
+            self.transport.write(part)
+
     def fail(self, error: TailcutError) -> bool:
         """Write that an inference has failed."""
         answer = failure_reply(error, close=self._closing())
@@ -88,7 +102,13 @@ class AnswerWriter:
     def sampled(self, tracer: Tracer) -> Asked | None:
         """The message in hand, or answered last, where it is sampled."""
         plan = self._wire.meaning or NO_PLAN
-        return tracer.of_head(self._wire.head or plan.trace, plan.head.path)
+        head = self._wire.head or plan.trace
+        if head is self._unsampled:  # the same bytes, as those of most clients are
+            return None
+        asked = tracer.of_head(head, plan.head.path)
+        if asked is None and tracer.sampler.only_sampled:
+            self._unsampled = head
+        return asked
 
     def lost(self) -> None:
         """The client has left before its answer."""

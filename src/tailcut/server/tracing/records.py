@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from tailcut.runtime.tracing.timeline import StepTrail
+from tailcut.runtime.tracing.timeline import StepTrace
 
 
 class Protocol(StrEnum):
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
     batch_rows: int
     batch_requests: int
     body_bytes: int
-    steps: tuple[StepTrail, ...] = ()  # of a pipeline
+    steps: tuple[StepTrace, ...] = ()  # of a pipeline
 
 
 class Failure(NamedTuple):

@@ -24,7 +24,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from tailcut.runtime.tracing.timeline import MARKS, StepTrail
+from tailcut.runtime.tracing.timeline import MARKS, StepTrace
 from tailcut.server.tracing.records import Answer, Failure, Origin, Protocol, Record
 from tailcut.server.tracing.tracer import new_span_id, new_trace_id
 
@@ -152,7 +152,7 @@ class SpanBuilder:
         self._end(span, moments[-1])
         return 1 + len(record.steps)
 
-    def _step(self, record: Answer, step: StepTrail) -> None:
+    def _step(self, record: Answer, step: StepTrace) -> None:
         """Build the span of one step, as a child of its request's."""
         origin = record.asked.origin
         batch = self._batch(record, step)
@@ -199,9 +199,9 @@ class SpanBuilder:
 
     def _batch_of(self, record: Answer) -> Batch:
         _, ready, formed, began, ended, *_ = record.moments
-        return self._batch(record, StepTrail("", ready, formed, began, ended, record.batch_rows, record.batch_requests))
+        return self._batch(record, StepTrace("", ready, formed, began, ended, record.batch_rows, record.batch_requests))
 
-    def _batch(self, record: Answer, step: StepTrail) -> Batch:
+    def _batch(self, record: Answer, step: StepTrace) -> Batch:
         """The batch of a request, or of one step of it: known by the moment at which it was formed."""
         key = (record.model, record.version, step.step, step.formed_ns)
         batch = self._batches.get(key)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol as Interface
 
-from tailcut.runtime.tracing.timeline import StepTrail
+from tailcut.runtime.tracing.timeline import StepTrace
 from tailcut.server.latency import Exemplar
 from tailcut.server.metrics import ServerCounts
 from tailcut.server.served_model import ServedModel
@@ -69,7 +69,7 @@ class Tracer:
         rows: int,
         batch: tuple[int, int],
         body_bytes: int,
-        steps: tuple[StepTrail, ...] = (),
+        steps: tuple[StepTrace, ...] = (),
     ) -> None:
         """It has its answer; `batch` is the rows and requests of its batch."""
         exemplar = Exemplar(time.time(), moments[_ENDED] - moments[_READY], asked.origin.trace_id)

@@ -65,17 +65,17 @@ def supervise(group: WorkerGroup, address: Address, on_ready: Callable[[Address,
     fit_files(ServerLimits(connections=1))  # workers inherit it
     listeners = open_listeners(address)
     scoreboard = Scoreboard.make(2 * group.size + 2)
-    trails = TraceRegion.make(scoreboard.places, group.models)
+    traces = TraceRegion.make(scoreboard.places, group.models)
     try:
         return asyncio.run(
             _Supervisor(
-                group, listeners, scoreboard, trails, lambda models: on_ready(bound(address, listeners), models)
+                group, listeners, scoreboard, traces, lambda models: on_ready(bound(address, listeners), models)
             ).run()
         )
     finally:
         for listener in listeners:
             listener.close()
-        trails.close()
+        traces.close()
         scoreboard.close()
 
 
@@ -92,13 +92,13 @@ class _Supervisor:
         group: WorkerGroup,
         listeners: Sequence[Listener],
         scoreboard: Scoreboard,
-        trails: TraceRegion,
+        traces: TraceRegion,
         on_ready: Callable[[Models], None],
     ) -> None:
         self._group = group
         self._listeners = listeners
         self._scoreboard = scoreboard
-        self._trails = trails
+        self._traces = traces
         self._on_ready = on_ready
         self._fleet = Fleet(group.size, group.restart_policy)
         self._shares = _shares(group.size)
@@ -226,7 +226,7 @@ class _Supervisor:
             listeners=tuple(listener.sock.fileno() for listener in self._listeners),
             control=theirs.fileno(),
             scoreboard=self._scoreboard.descriptor,
-            trails=self._trails.descriptor,
+            traces=self._traces.descriptor,
             places=self._scoreboard.places,
             place=place,
             models=self._group.models,
@@ -239,7 +239,7 @@ class _Supervisor:
             self._group.command,
             stdin=subprocess.DEVNULL,
             env=os.environ | {ENVIRONMENT: msgspec.json.encode(assignment).decode()},
-            pass_fds=[*assignment.listeners, assignment.control, assignment.scoreboard, assignment.trails],
+            pass_fds=[*assignment.listeners, assignment.control, assignment.scoreboard, assignment.traces],
             start_new_session=True,  # Ctrl-C in the terminal is for the supervisor
         )
         theirs.close()

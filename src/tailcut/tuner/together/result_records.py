@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from tailcut.lab.records import Interval, MachineFacts, Record
+from tailcut.lab.records import Interval, MachineFacts
+from tailcut.record import Record
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.result_records import ArmFigures, NoiseResult, Request, RowsDecision
 

@@ -201,10 +201,10 @@ class JointSearch:
 
         heats = run_heats(len(entrants), heat, self._outcome.noise, self._plan.explain_until)
         self._best = entrants[heats.leader]
-        for combination, lane in zip(entrants, heats.lanes, strict=True):
-            self._outcome.raced[combination] = lane.estimate
-            self._candidate(combination, "raced", _fits(lane.estimate))
-        self._tell(Best(self._words(self._best), _fits(heats.lanes[heats.leader].estimate)))
+        for combination, entrant in zip(entrants, heats.entrants, strict=True):
+            self._outcome.raced[combination] = entrant.estimate
+            self._candidate(combination, "raced", _fits(entrant.estimate))
+        self._tell(Best(self._words(self._best), _fits(heats.entrants[heats.leader].estimate)))
 
     def _enter(self, chosen: Sequence[Combination]) -> list[Combination]:
         """Start a server for each; leave out those that do not start or answer wrongly."""

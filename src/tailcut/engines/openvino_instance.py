@@ -17,11 +17,11 @@ _NO_INPUTS: dict[object, object] = {}
 _MOST_SHAPES = 4096  # remembered; those before are then checked again
 
 
-class Lane:
+class Instance:
     """Two infer requests: one for arrays that stay bound, one whose outputs are its own.
 
     Args:
-        compiled: the model; a lane of its own may be given another one later.
+        compiled: the model; an instance of its own may be given another one later.
         spec: its signature.
         by_place: tensors are found by their places, not by their names, which are ours.
 

@@ -1,0 +1,134 @@
+"""The batches of one model that are in flight: formed, and not back from their engines yet.
+
+Nothing here is locked, and nothing here answers a request: a scheduler owns it and holds its lock during every call.
+"""
+
+import time
+
+from tailcut.batching.forecast import Forecast
+from tailcut.batching.routing import Router
+from tailcut.memory.slab import RowState, Slab
+from tailcut.runtime.request import Batch, Request, move_rows
+from tailcut.runtime.statistics import ModelStatistics
+
+_ROWS_WEIGHT = 0.1  # of the newest batch
+_FREE, _READY = RowState.FREE, RowState.READY
+_RUNNING, _DONE, _ABANDONED = RowState.RUNNING, RowState.DONE, RowState.ABANDONED
+
+
+class InFlight:
+    """Batches from when they are formed until they have ended: their rows change state, and what they took is learned.
+
+    Args:
+        slab: whose rows the batches are; None where requests are loose arrays.
+        forecast: learns what batches cost, and when the requests behind them can be answered.
+        router: likewise for each engine, where the model has several.
+        counts: of the model.
+    """
+
+    def __init__(self, slab: Slab | None, forecast: Forecast, router: Router | None, counts: ModelStatistics) -> None:
+        self.usual_rows = 1.0  # of a batch
+        self._slab = slab
+        self._forecast = forecast
+        self._router = router
+        self._counts = counts
+        self._batches: dict[Batch, None] = {}  # in the order in which they were formed
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def add(self, batch: Batch) -> None:
+        """A batch is formed: its rows are the engine's from now on."""
+        for request in batch.members:
+            request.running = True
+        self._batches[batch] = None
+        slab = self._slab
+        if slab is not None:
+            slab.close_block()
+            if batch.start >= 0:  # what waits has not been cancelled
+                slab.move(batch.start, batch.rows, _READY, _RUNNING)
+            else:
+                move_rows(slab, batch, _READY, _RUNNING)
+
+    def expect(self, batch: Batch, now_ns: int) -> None:
+        """Expect the end of a batch that leaves the queue now."""
+        if self._router is not None:
+            self._router.formed(batch.engine_index, batch, batch.rows, now_ns)
+            if batch.engine_index != self._router.leading:
+                return
+        first = batch.members[0]
+        self._forecast.formed(first.key, batch.rows, first.ready_ns, now_ns)
+
+    def end(self, batch: Batch, formed: Batch) -> bool:
+        """Take a batch off; False when the batch it was formed as has been given up meanwhile, whose rows go back."""
+        if formed not in self._batches:
+            if self._slab is not None:
+                move_rows(self._slab, formed, _RUNNING, _FREE)
+            return False
+        if batch is not formed:
+            formed.members.remove(batch.members[0])
+        if batch is formed or not formed.members:
+            del self._batches[formed]
+            if self._router is not None:
+                self._router.ended(formed.engine_index, formed, formed.rows, 0, learn=False)
+        return True
+
+    def count(self, batch: Batch, deliveries_left: int) -> None:
+        """Add a batch to the counts, and learn from it; its rows go back where nothing is left to deliver."""
+        batch.deliveries_left = deliveries_left
+        self._counts.batch(batch)
+        self.usual_rows += _ROWS_WEIGHT * (batch.rows - self.usual_rows)
+        learn, key = batch.error is None, batch.members[0].key
+        if self._router is not None:
+            took_ns = batch.ended_ns - batch.began_ns
+            self._router.ended(batch.engine_index, batch, batch.rows, took_ns, learn=learn)
+            self.lead()
+            learn = False  # the forecast has the leading engine's cost
+        self._forecast.ended(key, batch.rows, batch.began_ns, batch.ended_ns, learn=learn)
+        if self._slab is not None:
+            move_rows(self._slab, batch, _RUNNING, _DONE if deliveries_left else _FREE)
+
+    def delivered(self, batch: Batch) -> None:
+        """One delivery has handed out its part of a batch; after the last one the rows go back."""
+        self.learn_promise(batch)
+        batch.deliveries_left -= 1
+        if batch.deliveries_left == 0 and self._slab is not None:
+            move_rows(self._slab, batch, _DONE, _FREE)
+
+    def learn_promise(self, batch: Batch) -> None:
+        """How late its first request was answered, against when it had to be."""
+        first = batch.members[0]
+        if first.deadline_ns:
+            self._forecast.told(first.ready_ns, first.deadline_ns, time.monotonic_ns())
+
+    def lead(self) -> None:
+        """Forecast by the engine that computes most: the others only make it sooner."""
+        if self._router is not None:
+            self._forecast.cost = self._router.engines[self._router.leading].cost
+
+    def give_up(self, began_before_ns: int) -> tuple[list[Batch], list[Request]]:
+        """Take off the batches whose engine hangs, their rows in quarantine until it returns, if ever.
+
+        Returns:
+            These batches, and their requests that now have to be failed.
+        """
+        failed: list[Request] = []
+        hung = [batch for batch in self._batches if 0 < batch.began_ns < began_before_ns]
+        for batch in hung:
+            del self._batches[batch]
+            if self._router is not None:
+                self._router.given_up(batch.engine_index, batch)
+            for request in batch.members:
+                if not request.cancelled:
+                    request.cancelled = True
+                    self.quarantine(request)
+                    failed.append(request)
+        self._counts.hung += len(hung)
+        self._counts.failed += sum(request.requests for request in failed)
+        return hung, failed
+
+    def quarantine(self, request: Request) -> None:
+        """Leave the rows of a request that nobody waits for to the engine that computes them."""
+        slab = self._slab
+        if request.row >= 0 and slab is not None and slab.state(request.row) is _RUNNING:
+            slab.move(request.row, request.count, _RUNNING, _ABANDONED)

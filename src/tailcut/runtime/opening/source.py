@@ -1,0 +1,41 @@
+"""What a source names: a profile, a pipeline, or a bare model; and the requests that a profile knows."""
+
+from pathlib import Path
+
+from tailcut.engines.samples import Samples
+from tailcut.errors import ProfileError
+from tailcut.runtime.opening.defaults import SAFE_SETTINGS
+from tailcut.runtime.profile import Profile, is_pipeline
+from tailcut.spec import ModelSpec
+
+
+def open_profile(path: Path) -> Profile:
+    """The profile in a .toml file, its model checked against its hash; or the defaults for a bare model file.
+
+    Raises:
+        ProfileError: the profile is corrupt, of a later schema, or for another model.
+        ModelFileError: the model file is missing or empty.
+    """
+    if is_profile(path):
+        profile = Profile.load(path)
+        profile.verify_model(path.name)
+        return profile
+    return Profile.of_model(path, SAFE_SETTINGS)
+
+
+def is_profile(path: Path) -> bool:
+    """Whether a file is taken for a profile; any other is taken for a bare model."""
+    return path.suffix == ".toml"
+
+
+def is_bare(source: str) -> bool:
+    """Whether a source is a model without a profile, whose settings are chosen by measuring."""
+    return not is_profile(Path(source)) and not is_pipeline(source)
+
+
+def known_samples(profile: Profile, spec: ModelSpec) -> Samples | None:
+    """The most frequent kind of request in the data that the profile was tuned with; None where it does not say."""
+    try:
+        return profile.samples[0].of(spec) if profile.samples else None
+    except ProfileError:  # warm-up says so
+        return None
