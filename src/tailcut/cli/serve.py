@@ -23,6 +23,7 @@ from tailcut.cli.serving.needs import (
     tracing_settings,
 )
 from tailcut.cli.serving.process import apply_settings, ignore_signals, load_allocator, reserve_core, take_core
+from tailcut.cli.serving.readiness import tell_systemd
 from tailcut.cli.serving.sources import (
     Source,
     SourceReader,
@@ -292,6 +293,7 @@ def serve(  # noqa: PLR0915  an option a line
             return
         _log.info("serving %s on %s", ", ".join(names) or "no model yet", where(address))
         lines.flush()
+        tell_systemd()
         if json:
             models = [{"name": item.name, "version": item.version} for item in served]
             print(orjson.dumps(asdict(address) | {"models": models}).decode(), flush=True)

@@ -27,7 +27,7 @@ from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Acceptor
 from tailcut.server.repository import Library, ModelRepository
 from tailcut.server.served_model import ServedModel
-from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners
+from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners, take_over
 from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.tls.certificates import GRPC, HTTP, Certificates
@@ -135,10 +135,7 @@ async def _serve(
     if worker is None:
         listeners = open_listeners(address)
         address = bound(address, listeners)
-        speak = [plain if listener.is_unix else http for listener in listeners]
-        if grpc_connection is not None:
-            speak[-1] = grpc_connection
-        doors: list[Door] = [Acceptor(state, *pair) for pair in zip(listeners, speak, strict=True)]
+        doors = _doors(state, listeners, plain, http, grpc_connection)
     else:
         state.on_count = worker.count
         doors = [*worker.doors(state, plain, http, grpc_connection)]
@@ -152,8 +149,7 @@ async def _serve(
     elif not options.models_change:  # where models go, nothing of them must be kept
         gc.freeze()  # what is there now stays: looking through it held the loop for 85 ms at every full collection
     _be_ready(context, worker)
-    for listener in listeners:
-        listener.take_over()
+    take_over(listeners)
     on_ready(address)
     event_monitor = EventMonitor(
         state.loop, events, context.counts
@@ -170,6 +166,16 @@ async def _serve(
         worker.publish(context)
     context.regions.close()
     await asyncio.to_thread(repository.close)
+
+
+def _doors(
+    state: ServerState, listeners: Sequence[Listener], unix: Protocols, http: Protocols, grpc: Protocols | None
+) -> list[Door]:
+    """Accept from listeners of this process alone; where there is gRPC, the last of them is for it."""
+    protocols = [unix if listener.is_unix else http for listener in listeners]
+    if grpc is not None:
+        protocols[-1] = grpc
+    return [Acceptor(state, listener, protocol) for listener, protocol in zip(listeners, protocols, strict=True)]
 
 
 def _be_ready(context: Context, worker: Worker | None) -> None:
