@@ -51,7 +51,7 @@ WIDE_OPEN = (1 << 31) - 1  # of a window
 OURS = """
 import asyncio, uvloop
 from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CALLS, prefixed
-from tailcut.wire.http2.connection import Data, Http2Connection
+from tailcut.wire.http2.connection import Http2Connection
 from tailcut.wire.grpc.messages import METHODS
 REQUEST, ANSWER, _ = METHODS["ModelInfer"]
 answer = ANSWER(model_name="tiny", model_version="1", raw_output_contents=[bytes(40)])
@@ -64,7 +64,7 @@ class Echo(asyncio.Protocol):
         while self.http2.pending:
             events += self.http2.receive(b"", 0.0)
         for event in events:
-            if type(event) is Data and event.ended:
+            if event.ended and event.data:
                 REQUEST.FromString(event.data[5:])
                 self.http2.send(event.stream, ANSWER_HEAD, prefixed(answer.SerializeToString()), ANSWER_END)
         self.transport.write(self.http2.take())
@@ -154,8 +154,14 @@ def infer_message() -> Any:
     return message
 
 
-def prepared(*, changing: bool) -> list[bytes]:
-    """Calls on streams of one connection, in order."""
+def hello() -> bytes:
+    """What a client begins with; its windows are wide open."""
+    window = Setting.WINDOW.to_bytes(2, "big") + word(WIDE_OPEN)
+    return PREFACE + frame(Kind.SETTINGS, 0, 0, window) + frame(Kind.WINDOW_UPDATE, 0, 0, word(WIDE_OPEN - 65535))
+
+
+def prepared(count: int, *, changing: bool) -> list[bytes]:
+    """So many calls on streams of one connection, in order."""
     encoder, random = hpack.Encoder(), np.random.default_rng(0)
     body = prefixed(infer_message().SerializeToString())
     fixed = [
@@ -168,7 +174,7 @@ def prepared(*, changing: bool) -> list[bytes]:
         ("te", "trailers"),
     ]
     calls = []
-    for number in range(PREPARED):
+    for number in range(count):
         more = [("grpc-timeout", "5000000u"), ("x-request-id", "none")]
         if changing:
             said = uuid.UUID(bytes=random.bytes(16))
@@ -191,9 +197,7 @@ class PreparedCalls(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        window = Setting.WINDOW.to_bytes(2, "big") + word(WIDE_OPEN)
-        hello = PREFACE + frame(Kind.SETTINGS, 0, 0, window) + frame(Kind.WINDOW_UPDATE, 0, 0, word(WIDE_OPEN - 65535))
-        transport.write(hello + b"".join(self._calls[: self._next]))
+        transport.write(hello() + b"".join(self._calls[: self._next]))
 
     def data_received(self, data: bytes) -> None:
         data, at, ended = self._rest + data, 0, 0
@@ -228,7 +232,7 @@ async def ask_prepared(port: int, calls: list[bytes], concurrency: int, pid: int
 
 def heads(contestants: dict[str, Callable[[], Any]], rounds: int) -> None:
     """Calls that are all the same, and calls that are not, at 32 at once."""
-    kinds = {"identical": prepared(changing=False), "changing": prepared(changing=True)}
+    kinds = {"identical": prepared(PREPARED, changing=False), "changing": prepared(PREPARED, changing=True)}
     cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for _ in range(rounds):
         for label, start in contestants.items():

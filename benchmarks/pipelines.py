@@ -1,18 +1,19 @@
 """What a stage of a pipeline costs, and a text embedding beside LitServe, BentoML and mosec with the same functions.
 
-    python benchmarks/pipelines.py [--rounds 5] [--peers PYTHON]
+    python benchmarks/pipelines.py [--rounds 5] [--peers [PYTHON]] [--seconds 3] [--budget 120s]
 
-The first half runs in this process: one caller on an event loop asks pipelines of one and of two stages that do
-nothing, and one whose stage runs on a thread, in turns. Of each: the time of a call, and the CPU of the loop's thread.
-What a stage costs is the difference between two stages and one.
+The first half runs in this process: one caller on the server's kind of event loop asks pipelines of one and of two
+stages that do nothing, and one whose stage runs on a thread, in turns. Of each: the time of a call, and the CPU of the
+loop's thread. What a stage costs is the difference between two stages and one; its limits stand beside it.
 
 The second half, with --peers, starts the servers one after the other in each round. PYTHON is an interpreter of an
-environment with Tailcut, tokenizers, litserve, bentoml and mosec. The functions are those of examples/pipelines: the
-peers call them in one worker process, Tailcut has the tokenizer in one process and the rest on threads.
+environment with Tailcut, tokenizers, onnx, litserve, bentoml and mosec; left out, one is made in build/peers/embedding.
+The functions are those of examples/pipelines: the peers call them in one worker process, Tailcut has the tokenizer in
+one process and the rest on threads. Tailcut stands there twice: as the pipeline is written, and with the profile that
+`tailcut tune` writes for it first, in --budget.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import shutil
@@ -22,10 +23,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import venv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import uvloop
 
 from tailcut import Model
 from tailcut.lab.client import closed_loop
@@ -36,6 +39,8 @@ ROOT = Path(__file__).parent.parent
 PEERS = ROOT / "benchmarks" / "peers"
 PORT = 18300
 CALLS, WARM = 2000, 200
+LIMIT_P50_US, LIMIT_LOOP_US = 150, 20  # of an empty stage
+PACKAGES = ("tokenizers", "onnx", "litserve", "bentoml", "mosec")
 CONCURRENCY = (1, 16)
 EMPTY = """
 from tailcut import Pipeline, stage
@@ -82,14 +87,16 @@ def stages(rounds: int) -> None:
         found: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for _ in range(rounds):
             for name, model in models.items():
-                found[name].append(np.quantile(asyncio.run(calls(model)), (0.5, 0.99), axis=0))
+                found[name].append(np.quantile(uvloop.run(calls(model)), (0.5, 0.99), axis=0))
         for model in models.values():
             model.close()
     for name, values in found.items():
         p50, cpu, p99 = (np.median([value[at] for value in values]) for at in ((0, 0), (0, 1), (1, 0)))
         print(f"{name:8} p50 {p50:7.1f} us   p99 {p99:8.1f} us   CPU of the loop {cpu:6.1f} us (median of rounds)")
     more = np.median([b[0] - a[0] for a, b in zip(found["one"], found["two"], strict=True)], axis=0)
-    print(f"a stage: p50 {more[0]:.1f} us, CPU of the loop {more[1]:.1f} us")
+    for what, value, limit in (("p50", more[0], LIMIT_P50_US), ("CPU of the loop", more[1], LIMIT_LOOP_US)):
+        kept = "kept" if value <= limit else "over"
+        print(f"a stage: {what} {value:.1f} us, limit {limit} us: {kept}")
 
 
 def servers(python: str, folder: Path) -> list[Server]:
@@ -101,8 +108,11 @@ def servers(python: str, folder: Path) -> list[Server]:
     size = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"inference-header")).decode()
     serve = [python, "-m", "tailcut", "serve", f"{folder}/text_embedding.py:pipeline", "--port", str(PORT)]
     bento = [str(tools / "bentoml"), "serve", "embedding_bentoml:Embedding", "--working-dir", str(PEERS)]
+    content_type = f"application/octet-stream\r\n{size}"
+    tuned = [python, "-m", "tailcut", "serve", f"{folder}/embed.profile.toml", "--port", str(PORT)]
     return [
-        Server("tailcut", serve, "/v2/models/embed/infer", body, f"application/octet-stream\r\n{size}"),
+        Server("tailcut", serve, "/v2/models/embed/infer", body, content_type),
+        Server("tailcut, tuned", tuned, "/v2/models/embed/infer", body, content_type),
         Server("litserve", [python, str(PEERS / "embedding_litserve.py")], "/infer", text),
         Server(
             "mosec",
@@ -120,17 +130,17 @@ def servers(python: str, folder: Path) -> list[Server]:
     ]
 
 
-def measure(server: Server, folder: Path) -> dict[int, tuple[float, float, float]]:
+def measure(server: Server, folder: Path, seconds: float) -> dict[int, tuple[float, float, float]]:
     """For each concurrency: requests a second, p50 and p99 in ms."""
     variables = os.environ | {"PEER_FOLDER": str(folder), "PEER_PORT": str(PORT), "BENTOML_DO_NOT_TRACK": "1"}
-    with (folder / f"{server.name}.log").open("ab") as log:
+    with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(server.command, env=variables, stdout=log, stderr=log, start_new_session=True)
     try:
         wait(server)
         payload = encode(Target(port=PORT), "POST", server.path, server.body, {"Content-Type": server.content_type})
         found = {}
         for count in CONCURRENCY:
-            result = closed_loop(Target(port=PORT), [payload], concurrency=count, duration_s=3.0, warmup_s=0.5)
+            result = closed_loop(Target(port=PORT), [payload], concurrency=count, duration_s=seconds, warmup_s=0.5)
             if result.errors or not result.samples:
                 raise SystemExit(f"{server.name}: {result.errors}")
             p50, p99 = np.quantile(result.latencies_ns, (0.5, 0.99)) / 1e6
@@ -159,29 +169,55 @@ def wait(server: Server) -> None:
     raise SystemExit(f"{server.name} does not answer")
 
 
-def peers(python: str, rounds: int) -> None:
+def environment() -> str:
+    """An interpreter of an environment with all contestants."""
+    folder = ROOT / "build" / "peers" / "embedding"
+    python = folder / "bin" / "python"
+    done = folder / "installed"
+    if not done.exists():
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-e", f"{ROOT}[openvino]", *PACKAGES], check=True)
+        done.touch()
+    return str(python)
+
+
+def tune(python: str, folder: Path, budget: str) -> None:
+    """Write the profile of the pipeline, with texts of many lengths."""
+    words = ["the", "dog", "and", "the", "cat", "sat", "on", "the", "train", "to", "the", "city", "with", "tickets"]
+    texts = [" ".join(words[: 1 + number % len(words)]) for number in range(64)]
+    np.savez(folder / "texts.npz", text=np.array(texts))
+    command = [python, "-m", "tailcut", "tune", f"{folder}/text_embedding.py:pipeline"]
+    command += ["--data", f"{folder}/texts.npz", "--slo", "20ms", "--budget", budget]
+    subprocess.run([*command, "--output", f"{folder}/embed.profile.toml"], check=True, stdout=subprocess.DEVNULL)
+
+
+def peers(python: str, rounds: int, seconds: float, budget: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(shutil.copytree(ROOT / "examples" / "pipelines", Path(temporary) / "pipelines"))
         subprocess.run([python, str(folder / "make_models.py")], check=True)
+        tune(python, folder, budget)
         found: dict[str, list[dict[int, tuple[float, float, float]]]] = {}
         for number in range(rounds):
             order = servers(python, folder)
             for server in order if number % 2 == 0 else reversed(order):
-                found.setdefault(server.name, []).append(measure(server, folder))
+                found.setdefault(server.name, []).append(measure(server, folder, seconds))
     for count in CONCURRENCY:
         for name, values in found.items():
             rate, p50, p99 = (np.median([value[count][at] for value in values]) for at in range(3))
-            print(f"{count:3} in flight: {name:9} {rate:8.0f} requests/s   p50 {p50:7.2f} ms   p99 {p99:7.2f} ms")
+            print(f"{count:3} in flight: {name:14} {rate:8.0f} requests/s   p50 {p50:7.2f} ms   p99 {p99:7.2f} ms")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the peers installed")
+    parser.add_argument("--peers", metavar="PYTHON", nargs="?", const="", help="beside other servers")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each server in each round")
+    parser.add_argument("--budget", default="120s", help="of the tune")
     arguments = parser.parse_args()
+    print(f"processes that run or wait for a CPU before it begins: {os.getloadavg()[0]:.1f} of {os.cpu_count()} CPUs")
     stages(arguments.rounds)
-    if arguments.peers:
-        peers(arguments.peers, arguments.rounds)
+    if arguments.peers is not None:
+        peers(arguments.peers or environment(), arguments.rounds, arguments.seconds, arguments.budget)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Requests a second and latency of a served model, beside a bare echo and mosec, from one run on one machine.
 
-    python benchmarks/serving.py [--models tiny,ranker] [--seconds 4] [--rounds 2] [--no-mosec] [--connections 1,32,128]
+    python benchmarks/serving.py [--models tiny,ranker] [--seconds 4] [--rounds 2] [--no-mosec] [--no-fast-path]
+        [--connections 1,32,128]
 
 Three clients ask Tailcut and the echo, each in rows of its own: one with identical heads, one whose heads have ids
 of a request and a trace that change (both with raw bodies), and one that sends JSON. Load comes from wrk (Debian
@@ -148,11 +149,11 @@ def micros(text: str, label: str) -> float:
 
 
 @contextmanager
-def tailcut(name: str, model: Path) -> Iterator[str]:
+def tailcut(name: str, model: Path, *, fast_path: bool = True) -> Iterator[str]:
     settings = Settings(
         engine=ENGINES[name],
         batching=BatchingSettings(max_batch_size=32, dispatch=DISPATCH[name]),
-        io=IoSettings(busy_poll_us=100),
+        io=IoSettings(busy_poll_us=100, fast_path=fast_path),
     )
     profile = BUILD / f"{name}.profile.toml"
     Profile.of_model(model, settings).save(profile)
@@ -236,7 +237,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
     for client in CLIENTS:
         size = json_bytes if client == "JSON" else body_bytes
         contestants[f"bare uvloop echo, {client}"] = lambda size=size: echo(size)
-        contestants[f"tailcut, {client}"] = lambda: tailcut(name, model)
+        contestants[f"tailcut, {client}"] = lambda: tailcut(name, model, fast_path=not args.no_fast_path)
     if not args.no_mosec:
         install_mosec()
         for number, (label, config) in enumerate(MOSEC.items()):
@@ -283,6 +284,7 @@ def main() -> None:
         "--connections", type=lambda text: [int(part) for part in text.split(",")], default=list(CONNECTIONS)
     )
     parser.add_argument("--no-mosec", action="store_true")
+    parser.add_argument("--no-fast-path", action="store_true", help="serve with io.fast_path = false")
     args = parser.parse_args()
     if not shutil.which("wrk"):
         raise SystemExit("wrk is not installed: apt-get install wrk")

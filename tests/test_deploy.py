@@ -38,7 +38,7 @@ http {{
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-@pytest.mark.parametrize("name", ["tailcut.service", "tailcut@.service"])
+@pytest.mark.parametrize("name", ["tailcut.service", "tailcut@.service", "tailcut-release@.service"])
 def test_systemd_finds_nothing_wrong_with_the_unit(name: str, tmp_path: Path) -> None:
     """With the command in the place where this machine has Python, there is no warning."""
     unit = (DEPLOY / "systemd" / name).read_text(encoding="utf-8")

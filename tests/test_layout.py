@@ -15,6 +15,7 @@ FOLDERS = {"engines/pytorch": "engines/torch", "ray_serve": "ray"}  # named so, 
 # Packages and modules that decide without I/O: each of their modules has its own test, or is in a group.
 PURE = (
     "batching",
+    "live",
     "memory",
     "planning",
     "ray/forwarding",
@@ -51,6 +52,7 @@ PURE = (
 GROUPS: dict[str, tuple[str, ...]] = {
     "cli/test_bench_report": ("cli/bench", "report/bench_page"),
     "cli/test_bench_several": ("cli/bench", "lab/mix", "lab/data"),
+    "cli/test_top": ("cli/top", "lab/live", "report/live"),
     "cli/test_served_settings": ("cli/serve", "runtime/settings"),
     "client/test_clients": ("client/sync", "client/aio", "client/pool"),
     "client/test_forked_clients": ("client/sync", "client/aio"),
@@ -63,6 +65,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "engines/rows/test_soundness": ("engines/rows/analysis", "engines/rows/values", "engines/rows/operation"),
     "kernels/test_kernels": ("kernels/rows", "kernels/images", "kernels/reference", "kernels/jit", "kernels/precision"),
     "lab/test_truth": ("lab/client", "lab/arrivals"),
+    "live/test_history": ("live/history", "live/counts"),
     "memory/test_region": ("memory/anonymous",),
     "pipelines/test_serving": ("pipelines/model", "pipelines/process", "pipelines/pool"),
     "planning/test_cluster": ("kernels/cluster", "kernels/balancing"),
@@ -122,6 +125,7 @@ CROSS_CUTTING = {
     "server/test_host": "memory and disk that run out",
     "server/test_inference": "right and wrong inference requests",
     "server/test_lifecycle": "from start to stop",
+    "server/test_live_page": "the page at /, in a browser",
     "server/test_loop_time": "no client holds up the others",
     "server/test_model_repository": "Triton's layout, with NVIDIA's clients",
     "server/test_overload": "more requests than can be computed",

@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from tailcut.errors import InvalidInputError
-from tailcut.kernels.sockets import head_end
+from tailcut.kernels.heads import head_end
 from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.inputs import check_inputs
 from tailcut.server.fastpath.tables import HeadTable, without_length
@@ -165,15 +165,27 @@ def request(data: bytes) -> None:
         assert response.json_size is None or response.json_size == len(response.body_parts[0])
 
 
+def _apart(events: list[Any]) -> list[object]:
+    """The same with the data apart that came with its head."""
+    said: list[object] = []
+    for event in events:
+        if isinstance(event, Opened) and event.size:
+            said.append(Opened(event.stream, event.head, False))
+            said.append(Data(event.stream, event.data, event.size, event.ended))
+        else:
+            said.append(event)
+    return said
+
+
 def _converse(pieces: list[bytes]) -> tuple[list[object], bytes, object]:
     """What is understood, what is written, and the error that ended it."""
     made = Http2Connection(CALLS)
     events: list[object] = []
     for piece in pieces:
         try:
-            events += made.receive(piece, 0.0)
+            events += _apart(made.receive(piece, 0.0))
             while made.pending:
-                events += made.receive(b"", 0.0)
+                events += _apart(made.receive(b"", 0.0))
         except Http2Error as error:
             assert made.failed
             return [], b"", error.code
@@ -189,7 +201,7 @@ def http2(data: bytes) -> None:
     made = Http2Connection(CALLS)
     messages = Messages(LIMIT, b"gzip")
     try:
-        for event in made.receive(data, 0.0):
+        for event in _apart(made.receive(data, 0.0)):
             if isinstance(event, Opened) and event.head.error is not None:
                 made.send(event.stream, None, b"", error_end(event.head.error.status, str(event.head.error)))
             elif isinstance(event, Data):

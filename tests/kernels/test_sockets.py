@@ -40,7 +40,7 @@ class Pass:
         self.odd = np.zeros((65, 2), np.int64)
         for number, (_, theirs) in enumerate(self.pairs):
             self.poll.register(theirs.fileno(), select.EPOLLIN)
-            self.state[theirs.fileno()] = number + 1, 0, 0, 0, 0
+            self.state[theirs.fileno()] = number + 1, 0, 0, 0, 0, 0
 
     def say(self, number: int, data: bytes) -> None:
         self.pairs[number][0].send(data)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.machine.machines import CLOCKS, CPUS, GOOD, SWAPS, SYSTEM, THP, facts_of, gap, measured
 
-from tailcut.machine.checks import Reach, examine, something_wrong, widest
+from tailcut.machine.checks import Reach, examine, examine_settings, something_wrong, widest
 from tailcut.machine.facts import Ticks
 from tailcut.machine.finding import FAULT, NOTE, OK, WARNING, Check, Severity
 from tailcut.machine.perf import Missing
@@ -94,6 +94,16 @@ def test_settings(tmp_path: Path, case: tuple[str, dict[str, str | None], Severi
     assert check.severity is severity
     assert finding in check.finding
     assert (check.remedy is None) if remedy is None else (remedy in (check.remedy or ""))
+
+
+def test_settings_alone(tmp_path: Path) -> None:
+    """Without measurements, the checks that need none say the same."""
+    facts = facts_of(tmp_path)
+    found = examine_settings(facts)
+    assert len(found) > 8
+    assert {check.name for check in found} & {"steal", "neighbours", "interrupts", "clock"} == set()
+    whole = {check.name: check for check in examine(facts, measured())}
+    assert [check for check in found if check != whole[check.name]] == []
 
 
 def test_isolated_cores_of_others(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.machine.trees import plant
 
 from tailcut.errors import NotFoundError
-from tailcut.machine.process import descendants, listening_process, look, peak_bytes
+from tailcut.machine.process import descendants, listening_process, look, peak_bytes, usage
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc")
 CHILD = """
@@ -132,3 +132,19 @@ def test_the_peak_of_a_process_and_its_children(tmp_path: Path) -> None:
 def test_a_real_peak() -> None:
     """Of this process: more than a megabyte."""
     assert (peak_bytes(os.getpid()) or 0) > 1 << 20
+
+
+@linux
+def test_usage_of_this_process() -> None:
+    """Time that it has used and memory that it holds; of a process that there is not, nothing."""
+    before = usage(os.getpid())
+    data = bytearray(os.urandom(1 << 20)) * 64
+    end = os.times().user + os.times().system + 0.05
+    while os.times().user + os.times().system < end:
+        pass
+    after = usage(os.getpid())
+    assert before is not None
+    assert after is not None
+    assert after.cpu_ns > before.cpu_ns
+    assert after.memory_bytes > before.memory_bytes + len(data) // 2
+    assert usage(1 << 22) is None

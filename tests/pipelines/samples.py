@@ -34,6 +34,8 @@ def tokenize(text):
             raise ValueError("secret text")
         if item == b"break":
             raise ZeroDivisionError("secret text")
+        if item == b"leave":
+            raise SystemExit(3)
         if item == b"crash":
             os._exit(7)
         if item == b"hang":

@@ -50,6 +50,23 @@ def test_there_and_back(parts):
     assert found.rows == rows_of(parts)
 
 
+def test_requests_of_fixed_rows_are_found_again_whatever_came_before():
+    """Heads of single requests are remembered by the number of rows: each request has its own bytes and no others'."""
+    tensors = parse_tensors("s", "inputs", {"x": "FP32[3]", "flag": "BOOL"})
+    writer, reader = Layout(tensors), Layout(tensors)
+    random = np.random.default_rng(0)
+    for rows in [1, 2, 1, 2, 5, 1, 2] * 3 + list(range(1, 300)) + [1, 299, 2]:
+        parts = [[random.random((rows, 3)).astype(np.float32)[:, ::-1], random.random(rows) > 0.5]]
+        packed = writer.pack_together(parts) if rows % 2 else writer.pack(parts)
+        region = np.full(packed.size, 255, np.uint8)
+        packed.write(region)
+        found = reader.unpack(region)
+        assert found.rows == [rows]
+        assert_same(found.parts, parts)
+        with pytest.raises(EngineError):
+            reader.unpack(region[:-64])
+
+
 @ON_A_BUSY_MACHINE
 @given(st.lists(requests(), min_size=1, max_size=4))
 def test_all_rows_together(parts):

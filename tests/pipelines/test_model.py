@@ -4,12 +4,14 @@ import asyncio
 import os
 import signal
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tailcut import Model
-from tailcut.errors import BatchLostError, DeadlineExceededError, EngineError, InvalidInputError
+from tailcut import Model, Pipeline, stage
+from tailcut.errors import BatchLostError, DeadlineExceededError, EngineError, InvalidInputError, UsageError
 from tests.pipelines.samples import CPU, truth
 
 WORDS = [b"a", b"bb", "c\u00e9".encode(), b"dddddddd", b"\xff\xfe\x00", b"", b"g" * 300]
@@ -66,6 +68,7 @@ def test_many_rows_pass_every_step(texts):
     [
         (b"value", InvalidInputError, "stage 'tokenize' refused the input: ValueError"),
         (b"break", EngineError, "stage 'tokenize' failed: ZeroDivisionError"),
+        (b"leave", EngineError, "stage 'tokenize' failed: SystemExit"),
         (b"crash", BatchLostError, "its process ended in a call .exit code 7."),
         (b"hang", DeadlineExceededError, "did not answer within 1.5 s: its process was killed"),
     ],
@@ -104,6 +107,13 @@ def test_requests_share_calls_up_to_the_largest_batch(numbers):
     assert max(sizes) <= 8
 
 
+def test_a_pipeline_is_opened_by_its_path():
+    """Its processes import it by that; the object itself is refused with what to write instead."""
+    one = stage(inputs={"x": "FP32"}, outputs={"y": "FP32"}, name="one")(lambda x: x)
+    with pytest.raises(UsageError, match="not a Pipeline: a pipeline is opened by the path of its file"):
+        Model.open(Pipeline("p", [one]))
+
+
 def test_a_killed_process_is_replaced(numbers):
     """Without a request in its hands, no request fails."""
     before = numbers.stages()["where"]["restarts"]
@@ -113,6 +123,20 @@ def test_a_killed_process_is_replaced(numbers):
     while numbers.stages()["where"]["restarts"] == before:
         looks.wait(0.01)
     assert int(numbers.infer_sync(row(1))["pid"][0]) != first
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux whether a process has ended")
+def test_a_process_that_ended_between_two_calls_costs_no_request(numbers):
+    """The next request is not lost with it, although nobody has missed the process yet."""
+    pid = int(numbers.infer_sync(row(1))["pid"][0])
+    os.kill(pid, signal.SIGKILL)
+    folder = Path(f"/proc/{pid}")
+    with suppress(FileNotFoundError, ProcessLookupError):  # its socket is closed when its last thread has ended
+        while (folder / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX" or len(
+            [*folder.glob("task/*")]
+        ) > 1:
+            pass
+    assert int(numbers.infer_sync(row(1))["pid"][0]) != pid
 
 
 def test_a_signal_for_all_processes_of_a_service_ends_none(numbers):
@@ -166,6 +190,9 @@ def test_a_deadline_holds_across_the_steps(texts):
 
     hanging = threading.Thread(target=hang)
     hanging.start()
+    looks = threading.Event()
+    while not texts.stages()["tokenize"]["computing"]:
+        looks.wait(0.001)
     with pytest.raises(DeadlineExceededError):
         texts.infer_sync({"text": [b"late"]}, timeout_s=0.2)
     hanging.join()

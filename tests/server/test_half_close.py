@@ -213,7 +213,8 @@ def test_over_tcp_a_client_is_asked_whether_it_is_there(
     echo: Path, monkeypatch: pytest.MonkeyPatch, version: bytes, gone: bool
 ) -> None:
     """An interim answer finds out which client has closed, whose work is dropped; HTTP/1.0 has none and is spared."""
-    monkeypatch.setattr("tailcut.server.http.connection.WAITS_S", 0.0)
+    for module in ("connection", "presence"):
+        monkeypatch.setattr(f"tailcut.server.http.{module}.WAITS_S", 0.0)
 
     async def story(state: ServerState) -> None:
         ours = await _over_tcp(state)

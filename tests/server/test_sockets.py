@@ -168,6 +168,6 @@ def test_a_port_is_shared_only_by_both(models: Path, tmp_path: Path) -> None:
     with serving(tmp_path, models / "mlp.onnx") as first:
         command = [sys.executable, "-m", "tailcut", "serve", str(models / "mlp.onnx"), "--reuse-port"]
         command += ["--port", str(first.port)]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=3 * TIMEOUT_S, check=False)
         assert second.returncode == 2
         assert "can be shared only with a server that was started with --reuse-port" in second.stderr.splitlines()[-1]

@@ -15,7 +15,7 @@ from tailcut.server.http.routes import _TABLE
 from tailcut.wire.grpc.messages import HEALTH, HEALTH_SERVICE, METHODS, SERVICE
 
 TOKEN = "Authorization: Bearer secret"
-HEALTH_PATHS = {"/v2/health/live", "/v2/health/ready"}
+OPEN_PATHS = {"/v2/health/live", "/v2/health/ready", "/"}  # health, and the page, which asks for the token
 BODY = np.ones((1, 4), np.float32).tobytes()
 VALUE = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 2.0, 3.0, 4.0]}]}
 FAST = "tailcut_connections_express"
@@ -43,12 +43,12 @@ def on_fast_path(wire: Wire) -> int:
     return next(int(float(line.split(" ")[1])) for line in body.splitlines() if line.startswith(FAST + " "))
 
 
-def test_every_route_but_health_needs_the_token(server: Server) -> None:
+def test_every_route_but_open_ones_needs_the_token(server: Server) -> None:
     """Those of the table, and paths that there are not: nothing tells which models and routes there are."""
     with server.connect() as wire:
         for entry in _TABLE:
             path = entry.path.replace("{model}", "mlp").replace("{version}", "1").replace("{cursor}", "0")
-            refused = entry.path not in HEALTH_PATHS
+            refused = entry.path not in OPEN_PATHS
             for headers in ([], ["Authorization: Bearer wrong!"], ["Authorization: Basic secret"]):
                 length = ["Content-Length: 0"] if entry.method == "POST" else []
                 assert (ask(wire, entry.method, path, *headers, *length) == 401) is refused, (path, headers)
@@ -70,7 +70,7 @@ def test_the_document_says_so(server: Server) -> None:
         for operation in operations.values()
         if "security" not in operation
     }
-    assert without == HEALTH_PATHS
+    assert without == OPEN_PATHS
     assert document["paths"]["/metrics"]["get"]["security"] == [{"token": []}]
 
 

@@ -28,6 +28,7 @@ COMMANDS = (
     "convert",
     "bench",
     "explain",
+    "top",
     "plan",
     "ray",
     "microbench",

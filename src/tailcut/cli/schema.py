@@ -51,6 +51,7 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "convert": _of("tailcut.cli.records", "ConvertResult"),
     "bench": _of("tailcut.lab.records", "BenchResult"),
     "explain": _of("tailcut.lab.records", "ExplainResult"),
+    "top": _of("tailcut.live.records", "View"),
     "plan": _of("tailcut.planning.records", "PlanResult"),
     "microbench": _of("tailcut.lab.records", "MicrobenchResult"),
     "vectorization": _of("tailcut.report.vectorization", "VectorizationResult"),

@@ -23,6 +23,7 @@ from tailcut.cli.serving.needs import (
     tracing_settings,
 )
 from tailcut.cli.serving.process import apply_settings, ignore_signals, load_allocator, reserve_core, take_core
+from tailcut.cli.serving.readiness import tell_systemd
 from tailcut.cli.serving.sources import (
     Source,
     SourceReader,
@@ -161,6 +162,7 @@ def serve(  # noqa: PLR0915  an option a line
             "fallback: only batches that the device failed to compute."
         ),
     ] = None,
+    no_ui: Annotated[bool, typer.Option("--no-ui", help="Serve no page at GET /.")] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
     otlp_endpoint: Annotated[
         str | None,
@@ -275,6 +277,7 @@ def serve(  # noqa: PLR0915  an option a line
         require_token=require_token,
         certificates=certificates,
         access_log=access_log,
+        ui=not no_ui,
         tracing=tracing,
         reload=reload,
         library=started.library,
@@ -290,6 +293,7 @@ def serve(  # noqa: PLR0915  an option a line
             return
         _log.info("serving %s on %s", ", ".join(names) or "no model yet", where(address))
         lines.flush()
+        tell_systemd()
         if json:
             models = [{"name": item.name, "version": item.version} for item in served]
             print(orjson.dumps(asdict(address) | {"models": models}).decode(), flush=True)

@@ -8,7 +8,8 @@ Tables are int64, so that their columns can be read and written from both sides:
 
 - `state`, a row for each descriptor: its connection's `GENERATION` (never used twice; 0: none), the number of its
   `PLAN` (-1: none), whether an answer is `PENDING`, when it was last heard or answered (`SEEN`, monotonic ns), and the
-  bytes of its last head where that is not the plan's own (`OWN_HEAD`; else 0), which stands in its row of `own_heads`.
+  bytes of its last head where that is not the plan's own (`OWN_HEAD`; else 0), which stands in its row of `own_heads`;
+  or how many bytes stand there of a message that is not whole yet (`HELD`).
 - `plans`: a head's `START` in `heads` and its `HEAD_BYTES`, its `BODY_BYTES`, its `TARGET`, and where in `heads` the
   part of the head that matters stands: `PART`, `PART_BYTES`. Of its body, where in `heads` the bytes before and behind
   the data stand (`BEFORE`, `BEFORE_BYTES`, `BEHIND`, `BEHIND_BYTES`), and the `FORM` of the data: raw `ROWS`, or a list
@@ -52,12 +53,12 @@ from tailcut.kernels.numbers import MOST_DIMENSIONS, read
 __all__ = ["DIGIT", "EVENT_WORDS", "HEAD_MOST", "NAME", "VALUE", "answer", "answer_lists", "head_end", "look", "take"]
 
 
-GENERATION, PLAN, PENDING, SEEN, OWN_HEAD = range(5)
+GENERATION, PLAN, PENDING, SEEN, OWN_HEAD, HELD = range(6)
 START, HEAD_BYTES, BODY_BYTES, TARGET, PART, PART_BYTES = range(6)
 BEFORE, BEFORE_BYTES, BEHIND, BEHIND_BYTES, FORM, BODY_MOST, COUNT, LEVELS, TRACE, DIMS = range(6, 16)
 ADDRESS, ROW_BYTES, ROOM, TAKEN, WANTED, SAMPLED, ROOTS = range(7)
 ROWS, LIST32, LIST64 = range(3)
-STATES, PLANS, TARGETS, MEMBERS = 5, DIMS + MOST_DIMENSIONS, 7, 5  # columns
+STATES, PLANS, TARGETS, MEMBERS = 6, DIMS + MOST_DIMENSIONS, 7, 5  # columns
 _END = ord("]")
 _TEXT_MOST = 256 * 1024  # bytes of lists read in a pass, a fraction of a millisecond: the others wait for the next one
 _BLANK = 4  # bytes of the end of a head
@@ -124,7 +125,7 @@ def _fill(  # noqa: PLR0913, PLR0917  as take
 @compiled(
     f"int64(int64,int32[:,::1],{TABLE},{TABLE},{BYTES},{TABLE},{CUBE},{BYTES},{TABLE},{TEXTS},{TEXTS},{BYTES},float64[::1])"
 )
-def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tables
+def take(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917  one call a pass, and its tables
     count: int,
     events: np.ndarray,
     state: np.ndarray,
@@ -141,6 +142,7 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
 ) -> int:
     """Receive from those in `events`: each whole message of its plan into a row of its target, lists by `numbers`.
 
+    A message whose head is known is held while its rest is missing, as many clients send the body by itself.
     A connection that sent anything else, closed, or sends before it has its answer is written to `odd`: descriptor and
     how many bytes of it are in `scratch`. Only the last one of a pass has any, so the rest of `events` waits for the
     next pass. Those that there was no room for move to the front of `events`, and their number into the last row of
@@ -168,9 +170,13 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
             events[left, EVENT_DATA] = fd
             left += 1
             continue
-        got = recv(fd, scratch.ctypes.data, room, DONTWAIT)
+        held = own[HELD]
+        if held:
+            memcpy(scratch.ctypes.data, own_heads.ctypes.data + fd * HEAD_MOST, held)
+        more = recv(fd, scratch.ctypes.data + held, room - held, DONTWAIT)
+        got = held + max(more, 0)
         head, body, trace = plan[HEAD_BYTES], plan[BODY_BYTES], plan[TRACE]
-        own[OWN_HEAD] = 0
+        own[OWN_HEAD] = own[HELD] = 0
         if got != head + body or memcmp(scratch.ctypes.data, heads.ctypes.data + plan[START], head) != 0:
             part = plan[PART]
             length[0] = body if plan[FORM] == ROWS else 0
@@ -179,6 +185,11 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
             if got > 0:
                 head = head_end(scratch, got, heads, part, part + plan[PART_BYTES], fields, grammar, length)
             body, trace = length[0], length[1]
+            if head > 0 and more > 0 and got < head + body <= room and got <= HEAD_MOST:
+                memcpy(own_heads.ctypes.data + fd * HEAD_MOST, scratch.ctypes.data, got)
+                clock_gettime(MONOTONIC, now.ctypes.data)
+                own[HELD], own[SEEN] = got, now[0] * 1_000_000_000 + now[1]
+                continue
             if head > 0 and got == head + body and (plan[FORM] == ROWS or body <= plan[BODY_MOST]):
                 own[OWN_HEAD] = head
                 memcpy(own_heads.ctypes.data + fd * HEAD_MOST, scratch.ctypes.data, head)
@@ -190,7 +201,7 @@ def take(  # noqa: C901, PLR0913, PLR0915, PLR0917  one call a pass, and its tab
             if not _fill(plan, scratch, head, got, heads, numbers, target[ADDRESS] + row * size, size):
                 head = -1
         if head < 0:
-            odd[odds, 0], odd[odds, 1] = fd, max(got, 0)
+            odd[odds, 0], odd[odds, 1] = fd, got
             odds += 1
             over = got > 0
             continue

@@ -78,7 +78,7 @@ def ask(target: Target, method: str, path: str, body: bytes = b"") -> Any:
     Raises:
         UsageError: no server listens there, or the answer is not JSON of status 200.
     """
-    connection = _Connection(target)
+    connection = BlockingConnection(target)
     try:
         connection.request(method, path, body, target.fields)
         answer = connection.getresponse()
@@ -107,7 +107,7 @@ def infer_once(target: Target, model: str, inputs: Mapping[str, np.ndarray]) -> 
     request = infer_payload(target, model, inputs, "binary").request
     lead, _, body = request.partition(b"\r\n\r\n")
     fields = dict(line.split(": ", 1) for line in lead.decode().split("\r\n")[1:])
-    connection = _Connection(target)
+    connection = BlockingConnection(target)
     try:
         connection.request("POST", f"{model_path(model)}/infer", body, fields)
         answer = connection.getresponse()
@@ -154,12 +154,15 @@ def connected_socket(target: Target, timeout_s: float) -> socket.socket:
     return connection
 
 
-class _Connection(http.client.HTTPConnection):
+class BlockingConnection(http.client.HTTPConnection):
+    """A connection to a server: over TCP, with TLS, or over a Unix socket."""
+
     def __init__(self, target: Target) -> None:
         super().__init__(target.host, target.port, timeout=_TIMEOUT_S)
         self._target = target
 
     def connect(self) -> None:
+        """Open the socket; HTTPConnection calls this before its first request."""
         self.sock = connected_socket(self._target, _TIMEOUT_S)
 
 

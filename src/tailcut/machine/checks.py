@@ -47,6 +47,23 @@ def examine(facts: Facts, measured: Measured, reaches: tuple[Reach, ...] = ()) -
     )
 
 
+def examine_settings(facts: Facts) -> tuple[Check, ...]:
+    """The findings that follow from facts alone, without a measurement that would disturb what runs here."""
+    return (
+        settings.governor(facts),
+        settings.turbo(facts),
+        settings.smt(facts),
+        isa(facts, ()),
+        settings.quota(facts),
+        settings.isolated(facts),
+        settings.threads(facts),
+        settings.numa(facts),
+        settings.huge_pages(facts),
+        settings.swap(facts),
+        settings.virtualisation(facts),
+    )
+
+
 def something_wrong(checks: tuple[Check, ...]) -> bool:
     """Whether any finding is a warning or a fault."""
     return any(check.severity in (WARNING, FAULT) for check in checks)

@@ -91,6 +91,30 @@ def look(pid: int, *, children: bool = True, proc: Path = PROC) -> ProcessLook:
     return seen
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process holds and has used, as one file of /proc says."""
+
+    cpu_ns: int  # since it began, in steps of 10 ms
+    memory_bytes: int  # resident
+
+
+def usage(pid: int, proc: Path = PROC) -> Usage | None:
+    """Read a process's CPU time and memory (stat in proc(5)); None where there is no such process or no /proc."""
+    try:
+        descriptor = os.open(f"{proc}/{pid}/stat", os.O_RDONLY)  # a third of the time that a Path takes
+    except OSError:
+        return None
+    try:
+        words = os.read(descriptor, 4096).rpartition(b")")[2].split()  # as below
+    finally:
+        os.close(descriptor)
+    if len(words) < 22:
+        return None
+    ticks = int(words[11]) + int(words[12])
+    return Usage(ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK")), int(words[21]) * os.sysconf("SC_PAGE_SIZE"))
+
+
 def peak_bytes(pid: int, proc: Path = PROC) -> int | None:
     """The most memory that a process and its children held, each at its own time (VmHWM); None where it is unknown."""
     peaks = []

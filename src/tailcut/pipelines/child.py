@@ -101,7 +101,7 @@ def _serve(sock: socket.socket, caller: Caller, inputs: Region, results: Region)
             packed = caller.answer(caller.inputs.unpack(data))
             _check_size(caller.stage, packed)
             packed.write(results.grow(packed.size))
-        except Exception as error:  # noqa: BLE001  whatever a function raises costs its own requests only
+        except BaseException as error:  # noqa: BLE001  whatever a function raises, sys.exit() too, costs its requests only
             log_fault(caller.stage, error)
             _reply(sock, results, *refusal(caller.stage, error))
         else:

@@ -8,7 +8,7 @@ from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.errors import EngineError, InvalidInputError, TailcutError, UnsupportedError
 from tailcut.pipelines.calling import log_fault, refusal
 from tailcut.pipelines.pool import ProcessPool
-from tailcut.pipelines.process import StagePlace
+from tailcut.pipelines.process import NotSentError, StagePlace
 from tailcut.pipelines.protocol import Kind
 from tailcut.spec import ModelSpec, Rows
 
@@ -49,8 +49,14 @@ class StageEngine:
         parts = [list(request.values()) for request in requests]
         if self._pool is None:
             return self._call_here(parts)
-        with self._pool.lent() as process:
-            return process.call(parts)
+        while True:
+            process = self._pool.take()
+            try:
+                return process.call(parts)
+            except NotSentError:
+                continue
+            finally:
+                self._pool.give_back(process)
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs of one request, by name.
@@ -76,7 +82,7 @@ class StageEngine:
     def _call_here(self, parts: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
         try:
             return self._caller.run([[_read_only(array) for array in arrays] for arrays in parts])
-        except Exception as error:  # noqa: BLE001  whatever a function raises costs its own requests only
+        except BaseException as error:  # noqa: BLE001  whatever a function raises, sys.exit() too, costs its requests only
             log_fault(self._caller.stage, error)
             kind, message = refusal(self._caller.stage, error)
             told: TailcutError = InvalidInputError(message) if kind is Kind.INVALID else EngineError(message)

@@ -1,6 +1,6 @@
 """The life of a stage's process: a table of moves, and how long to wait before the next one is started. Pure."""
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from tailcut.errors import IllegalMoveError
 
@@ -8,7 +8,7 @@ _FIRST_S = 0.1
 _LONGEST_S = 10.0
 
 
-class Life(Enum):
+class Life(IntEnum):  # whose members are quick to look up
     """Where a process is in its life."""
 
     STARTING = auto()  # imports the stage's file

@@ -8,8 +8,6 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from tailcut.errors import EngineError, TailcutError
 from tailcut.pipelines.life import backoff_s
@@ -31,7 +29,8 @@ class ProcessPool:
     def __init__(self, place: StagePlace) -> None:
         self._place = place
         self._name = place.stage.name
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._condition = threading.Condition(self._lock)
         self._idle: list[StageProcess] = []
         self._all: list[StageProcess | None] = [None] * place.stage.workers
         self._lent: set[StageProcess] = set()  # whose end is seen by the thread that has them
@@ -51,38 +50,30 @@ class ProcessPool:
     @property
     def pids(self) -> list[int]:
         """The processes that are alive."""
-        with self._condition:
+        with self._lock:
             return [process.pid for process in self._all if process is not None and process.is_alive]
-
-    @contextmanager
-    def lent(self) -> Iterator[StageProcess]:
-        """A process for one call.
-
-        Raises:
-            EngineError: none is to be had.
-        """
-        process = self._take()
-        try:
-            yield process
-        finally:
-            self._give_back(process)
 
     def close(self) -> None:
         """Kill all processes. Calling it again does nothing."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             self._condition.notify_all()
         self._wanted.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _take(self) -> StageProcess:
+    def take(self) -> StageProcess:
+        """A process for one call, which is then to be given back.
+
+        Raises:
+            EngineError: none is to be had.
+        """
         end = time.monotonic() + _LENT_S
-        with self._condition:
+        with self._lock:
             while True:
                 while self._idle:
                     process = self._idle.pop()
-                    if process.is_alive:
+                    if not process.has_ended:  # whether it lives is found by calling it
                         self._lent.add(process)
                         return process
                     self._wanted.set()
@@ -94,10 +85,11 @@ class ProcessPool:
                 if left_s <= 0 or not self._condition.wait(left_s):
                     raise EngineError(f"stage {self._name!r} has no process: none was ready within {_LENT_S:g} s")
 
-    def _give_back(self, process: StageProcess) -> None:
-        with self._condition:
+    def give_back(self, process: StageProcess) -> None:
+        """After the call."""
+        with self._lock:
             self._lent.discard(process)
-            if process.is_alive:
+            if not process.has_ended:
                 self._idle.append(process)
                 self._condition.notify()
                 return
@@ -121,7 +113,7 @@ class ProcessPool:
 
     def _missing(self) -> list[tuple[int, StageProcess | None]]:
         """The places without a process that is alive; what one has in hand is first given back."""
-        with self._condition:
+        with self._lock:
             places = [(index, process) for index, process in enumerate(self._all) if process not in self._lent]
         return [(index, process) for index, process in places if process is None or not process.is_alive]
 
@@ -140,7 +132,7 @@ class ProcessPool:
         except (TailcutError, OSError) as error:
             self._failed(error)
             return False
-        with self._condition:
+        with self._lock:
             self.restarts += old is not None
             self._fault, self._failures = "", 0
             self._all[index] = process
@@ -153,7 +145,7 @@ class ProcessPool:
             self._first.put(error if isinstance(error, TailcutError) else EngineError(str(error)))
         else:
             _log.error("stage %r: %s", self._name, error)
-        with self._condition:
+        with self._lock:
             self._failures += 1
             self._fault = "" if any(one is not None and one.is_alive for one in self._all) else str(error)
             self._condition.notify_all()

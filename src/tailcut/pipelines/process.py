@@ -1,12 +1,12 @@
 """The server's side of one stage process: started, called by one thread at a time, killed.
 
-A call blocks the worker thread that makes it, never the event loop: it waits in poll(2) without the interpreter's lock.
+A call blocks the worker thread that makes it, never the event loop: it waits in recv(2) without the interpreter's lock.
 """
 
 import mmap
 import os
-import select
 import socket
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -89,13 +89,17 @@ class StageProcess:
                 stdout=sys.stderr.fileno() if _has_stderr() else None,
                 pass_fds=inherited,
             )
-        self._poll = select.poll()
-        self._poll.register(self._sock, select.POLLIN)
+        self._patience_s = 0.0  # of the socket
 
     @property
     def pid(self) -> int:
         """The operating system's number for it."""
         return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended."""
+        return self._life is Life.ENDED
 
     @property
     def is_alive(self) -> bool:
@@ -125,6 +129,7 @@ class StageProcess:
         """The outputs of each request, in memory of their own.
 
         Raises:
+            NotSentError: the process had ended before the call.
             InvalidInputError: the function refuses the input.
             EngineError: the function failed, or returned what was not declared.
             BatchLostError: the process died or was killed with this batch in hand.
@@ -139,6 +144,9 @@ class StageProcess:
         self._life = move(self._life, Life.CALLED)
         try:
             self._sock.sendall(CALL.pack(packed.size, self._inputs.data.size, self._results.data.size))
+        except ConnectionError:
+            raise NotSentError(f"stage {stage.name!r}: its process had ended ({self._ending()})") from None
+        try:
             kind, message = self._receive(stage.timeout_s)
         except TimeoutError:
             self.kill()
@@ -173,9 +181,15 @@ class StageProcess:
             TimeoutError: none came in time.
             ConnectionError: the process has ended.
         """
-        if not self._poll.poll(timeout_s * 1000):
-            raise TimeoutError
-        record = self._sock.recv(REPLY.size, socket.MSG_WAITALL)
+        if timeout_s != self._patience_s:
+            # The kernel's limit (socket(7), SO_RCVTIMEO): one system call for each reply, where poll and recv are two.
+            limit = divmod(max(1, int(timeout_s * 1e6)), 1_000_000)  # 0 would be none
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", *limit))
+            self._patience_s = timeout_s
+        try:
+            record = self._sock.recv(REPLY.size, socket.MSG_WAITALL)
+        except BlockingIOError:
+            raise TimeoutError from None
         if len(record) < REPLY.size:
             raise ConnectionResetError
         number, self._size, region_bytes = REPLY.unpack(record)
@@ -195,6 +209,10 @@ class StageProcess:
         if code is None:
             return "it closed its socket"
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+class NotSentError(BatchLostError):
+    """A process had ended before it was called: another one can have the batch."""
 
 
 class StageTimeoutError(DeadlineExceededError, BatchLostError):

@@ -98,8 +98,11 @@ def _each(stage: Stage, result: Any) -> Sequence[Any]:
 
 
 def _array(stage: Stage, tensor: TensorSpec, value: Any, rows: int) -> np.ndarray:
-    where = f"stage {stage.name!r}: output {tensor.name!r}"
     want = tensor.dtype.numpy
+    fits = type(value) is np.ndarray and value.dtype == want and value.shape == (rows, *tensor.row_shape)
+    if fits and tensor.dtype is not DType.BYTES:
+        return np.ascontiguousarray(value)
+    where = f"stage {stage.name!r}: output {tensor.name!r}"
     if value is None:
         raise EngineError(f"{where}: expected {tensor.describe()}, got None")
     try:

@@ -74,8 +74,9 @@ class PipelineStatistics:
             counts["requests"] += 1
             counts["rows"] += rows
             counts["last_ms"] = time.time_ns() // 1_000_000
-            counts["queue_ns"] += sum(queued for queued, _ in times)
-            counts["served_ns"] += sum(computed for _, computed in times)
+            for queued, computed in times:
+                counts["queue_ns"] += queued
+                counts["served_ns"] += computed
             self._times[self._recorded % _KEPT] = times
             self._recorded += 1
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from tailcut.lab.records import BenchResult, ExplainResult, MicrobenchResult
 from tailcut.planning.records import PlanResult
@@ -54,7 +54,7 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
         values: what the template shows.
     """
     environment = Environment(
-        loader=PackageLoader("tailcut.report"),
+        loader=ChoiceLoader([PackageLoader("tailcut.report"), PackageLoader("tailcut.live", "page")]),
         autoescape=select_autoescape(["html.j2"], default=True),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,6 +7,7 @@ import asyncio
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class LoopDelivery:
         self._loop = loop
         self._thread = threading.get_ident()
         self.idle = True  # no notification is due
+        self._gathered: list[Callable[[], None]] = []
         self._pending: list[Notifiable] = []
         self._computed: deque[Batch] = deque()  # elsewhere, and not handed out yet
         self._is_woken = False  # for them
@@ -34,6 +36,11 @@ class LoopDelivery:
             self._loop.call_soon(self._notify)
         if entry not in self._pending:
             self._pending.append(entry)
+
+    def gather(self, queue: Callable[[], None], entry: Notifiable) -> None:
+        """As `notify_soon`, and call `queue` before any model is notified: it queues what has been gathered."""
+        self._gathered.append(queue)
+        self.notify_soon(entry)
 
     @property
     def is_here(self) -> bool:
@@ -82,7 +89,10 @@ class LoopDelivery:
             batch.owner.delivered(batch)
 
     def _notify(self) -> None:
-        pending, self._pending, self.idle = self._pending, [], True
+        gathered, pending = self._gathered, self._pending
+        self._gathered, self._pending, self.idle = [], [], True
+        for queue in gathered:
+            queue()
         until_ns = time.monotonic_ns() + _PASS_NS
         for entry in pending:
             if entry.notify(until_ns):

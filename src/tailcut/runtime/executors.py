@@ -102,13 +102,14 @@ class ArrayExecutor(_Executor):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._apart = engine if isinstance(engine, RequestEngine) else None  # asking a protocol takes 10 us
 
     def compute(self, batch: Batch) -> None:
         """Fill `batch.outputs`, or `batch.apart`, with fresh arrays."""
         spec = self._engine.spec
         parts = [request.arrays or {} for request in batch.members]
-        if isinstance(self._engine, RequestEngine):
-            batch.apart = self._engine.run_apart(parts)
+        if self._apart is not None:
+            batch.apart = self._apart.run_apart(parts)
             return
         if len(parts) == 1:
             inputs = parts[0]

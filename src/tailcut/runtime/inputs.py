@@ -44,7 +44,7 @@ def _rows(spec: ModelSpec, arrays: Arrays) -> int:
         return 1
     counts: dict[str, int] = {name: array.shape[0] for name, array in arrays.items()}
     rows = next(iter(counts.values()))
-    if any(count != rows for count in counts.values()):
+    if len(counts) > 1 and any(count != rows for count in counts.values()):
         raise InvalidInputError(f"inputs differ in their number of rows: {counts}")
     if rows == 0:
         raise InvalidInputError(f"input {spec.input_names[0]!r} has a batch of 0 rows: expected at least 1")

@@ -25,7 +25,7 @@ from tailcut.engines.base import Engine, RequestEngine
 from tailcut.engines.phases import Timed
 from tailcut.engines.static import StaticEngine
 from tailcut.engines.trust import trust as trust_file
-from tailcut.errors import ReleasedError
+from tailcut.errors import ReleasedError, UsageError
 from tailcut.machine.nodes import made_on
 from tailcut.runtime.calls import LibraryCalls
 from tailcut.runtime.entry import ModelEntry
@@ -132,7 +132,13 @@ class Model:
             ProfileError: the profile is corrupt, of a later schema, or for another model.
             UnsupportedError: a setting that this machine or engine does not have, or batching where the model's
                 signature rules it out.
+            UsageError: `source` is something else, such as a Pipeline itself.
         """
+        if not isinstance(source, str | Path | Profile):
+            raise UsageError(
+                f"Model.open takes a path or a Profile, not a {type(source).__name__}: a pipeline is opened by the "
+                "path of its file, such as 'embed.py:pipeline', because its processes import it"
+            )
         if isinstance(source, str) and is_pipeline(source):
             # By name: pipelines are built on models, and not the other way round.
             pipeline: Self = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits)

@@ -350,7 +350,7 @@ class Scheduler:
     def _enqueue(self, request: Request) -> None:
         self._queue.append(request)
         if self._max_queue_delay_ns:
-            gap = request.ready_ns - self._last_arrival_ns
+            gap = (request.ready_ns - self._last_arrival_ns) // request.requests
             self._last_arrival_ns = request.ready_ns
             self._gap_ns += _GAP_WEIGHT * (min(gap, 1_000_000_000) - self._gap_ns)
 

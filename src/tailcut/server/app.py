@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
+from tailcut.live.counts import ProcessSnapshot, counts_of
 from tailcut.machine.cuda_driver import driver
 from tailcut.machine.nvml import open_nvml
 from tailcut.memory.shared import DeviceMemory, SharedRegions
@@ -26,7 +27,7 @@ from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Acceptor
 from tailcut.server.repository import Library, ModelRepository
 from tailcut.server.served_model import ServedModel
-from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners
+from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners, take_over
 from tailcut.server.source_watch import SourceWatch
 from tailcut.server.state import ServerState
 from tailcut.server.tls.certificates import GRPC, HTTP, Certificates
@@ -34,10 +35,10 @@ from tailcut.server.tls.connection import TlsDoor
 from tailcut.server.tracing.sampler import Sampler
 from tailcut.server.tracing.settings import TracingSettings
 from tailcut.server.tracing.tracer import Tracer
-from tailcut.server.workers.process import Worker
+from tailcut.server.workers.process import Worker, as_counts
 
 if TYPE_CHECKING:
-    from tailcut.server.grpc.connection import GrpcServer
+    from tailcut.server.grpc.service import GrpcServer
 
 _log = logging.getLogger("tailcut")
 Protocols = Callable[[], asyncio.BufferedProtocol]  # makes that of a socket which was accepted
@@ -63,6 +64,7 @@ class ServerOptions:
     read_token: Callable[[], str] | None = None  # anew, where there is one
     certificates: Certificates | None = None  # TLS on the ports
     access_log: bool = False
+    ui: bool = True  # a page at /
     tracing: TracingSettings | None = None
     library: Library | None = None  # a model repository
     failed: Mapping[str, str] = field(default_factory=dict)  # models of it that could not be loaded, and why
@@ -113,9 +115,11 @@ async def _serve(
         token=options.token,
         require_token=options.require_token,
         read_token=options.read_token,
+        ui=options.ui,
         nvml=open_nvml() if any(one.model.profile.settings.engine.device == "cuda" for one in models) else None,
     )
     context.events = (events,) if worker is None else worker.traces.events
+    context.processes = partial(_alone, context)  # a worker's report puts all of them in its place
     state = ServerState(
         context,
         options.limits,
@@ -131,10 +135,7 @@ async def _serve(
     if worker is None:
         listeners = open_listeners(address)
         address = bound(address, listeners)
-        speak = [plain if listener.is_unix else http for listener in listeners]
-        if grpc_connection is not None:
-            speak[-1] = grpc_connection
-        doors: list[Door] = [Acceptor(state, *pair) for pair in zip(listeners, speak, strict=True)]
+        doors = _doors(state, listeners, plain, http, grpc_connection)
     else:
         state.on_count = worker.count
         doors = [*worker.doors(state, plain, http, grpc_connection)]
@@ -147,12 +148,8 @@ async def _serve(
         gc.disable()
     elif not options.models_change:  # where models go, nothing of them must be kept
         gc.freeze()  # what is there now stays: looking through it held the loop for 85 ms at every full collection
-    metadata.version()  # reads files, which no request should wait for later
-    context.ready = True
-    if worker is not None:
-        worker.report(context)
-    for listener in listeners:
-        listener.take_over()
+    _be_ready(context, worker)
+    take_over(listeners)
     on_ready(address)
     event_monitor = EventMonitor(
         state.loop, events, context.counts
@@ -169,6 +166,28 @@ async def _serve(
         worker.publish(context)
     context.regions.close()
     await asyncio.to_thread(repository.close)
+
+
+def _doors(
+    state: ServerState, listeners: Sequence[Listener], unix: Protocols, http: Protocols, grpc: Protocols | None
+) -> list[Door]:
+    """Accept from listeners of this process alone; where there is gRPC, the last of them is for it."""
+    protocols = [unix if listener.is_unix else http for listener in listeners]
+    if grpc is not None:
+        protocols[-1] = grpc
+    return [Acceptor(state, listener, protocol) for listener, protocol in zip(listeners, protocols, strict=True)]
+
+
+def _be_ready(context: Context, worker: Worker | None) -> None:
+    metadata.version()  # reads files, which no request should wait for later
+    context.ready = True
+    if worker is not None:
+        worker.report(context)
+
+
+def _alone(context: Context) -> list[ProcessSnapshot]:
+    """What the only process has counted."""
+    return [ProcessSnapshot(os.getpid(), None, counts_of(as_counts(context)))]
 
 
 def _open_memory(handle: bytes, index: int) -> DeviceMemory:
@@ -229,8 +248,8 @@ class _Drain:
             return
         if self._worker is None:
             _log.info("draining")
-        self._state.drain()
         self._state.context.ready = False
+        self._state.drain()
         if self._grpc is not None:
             self._grpc.drain()
         self._state.loop.call_later(accept_s, self._stopping.set)
@@ -323,6 +342,6 @@ def _tracer(state: ServerState, options: ServerOptions, worker: Worker | None) -
 
 
 def _grpc_server(state: ServerState) -> "GrpcServer":
-    from tailcut.server.grpc.connection import GrpcServer  # noqa: PLC0415  protobuf is an extra
+    from tailcut.server.grpc.service import GrpcServer  # noqa: PLC0415  protobuf is an extra
 
     return GrpcServer(state)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from hmac import compare_digest
 
 from tailcut.errors import NotFoundError, TailcutError
+from tailcut.live.counts import ProcessSnapshot
 from tailcut.machine.nvml import DeviceUse, Nvml
 from tailcut.memory.shared import SharedRegions
-from tailcut.runtime.tracing.timeline import Event, Events
+from tailcut.runtime.tracing.timeline import EVENTS_KEPT, Event, Events
 from tailcut.server.metrics import Counted, ServerCounts
 from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
@@ -30,6 +31,8 @@ class Context:
     require_token: bool = False  # of every request but those about the server's health
     read_token: Callable[[], str] | None = None  # anew
     nvml: Nvml | None = None  # opened at the start: the first call may take seconds
+    ui: bool = True  # whether there is a page at /
+    processes: Callable[[], list[ProcessSnapshot]] = list  # what each process that serves has counted by now
     everywhere: Callable[[], tuple[ServerCounts, Iterable[Counted]]] | None = None  # over all workers, if there are any
 
     def devices(self) -> list[DeviceUse]:
@@ -54,9 +57,9 @@ class Context:
         """The counts of the whole service."""
         return (self.counts, self.models) if self.everywhere is None else self.everywhere()
 
-    def events_since(self, start_ns: int) -> list[Event]:
-        """What happened to any process that serves, and ended after a moment."""
-        return [event for events in self.events for event in events.since(start_ns)]
+    def events_since(self, start_ns: int, most: int = EVENTS_KEPT) -> list[Event]:
+        """What happened to any process that serves, and ended after a moment: of each, the last `most` events."""
+        return [event for events in self.events for event in events.since(start_ns, most)]
 
     def served(self, name: str, version: str = "") -> ServedModel:
         """The model of that name; its newest version where none is asked for.

@@ -19,6 +19,7 @@ from tailcut.runtime.entry import Entry
 from tailcut.runtime.inputs import check_inputs, check_inputs_in_steps
 from tailcut.runtime.request import NO_LEASE, Batch, Request
 from tailcut.runtime.tracing.timeline import StepTrace
+from tailcut.server.gathering import Group
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
@@ -44,6 +45,9 @@ class Side(Protocol):
             TailcutError: it cannot be written as it was asked for.
         """
 
+    def encode_row(self, outputs: list[bytes]) -> Any:
+        """The answer to a request that is one row: its row of each output."""
+
     def submitted(self) -> None:
         """A request that was read in steps is in the queue."""
 
@@ -56,6 +60,9 @@ class Side(Protocol):
     def go_on(self) -> None:
         """The exchange is over, with an answer: the next one may begin."""
 
+    def refused(self, error: TailcutError) -> None:
+        """A request that is one row was not admitted."""
+
     def failed(self, error: TailcutError) -> None:
         """There will be no answer."""
 
@@ -67,40 +74,31 @@ class Exchange:
     never from inside `submit*`, and not after `cancel`.
     """
 
-    __slots__ = (
-        "_batch_requests",
-        "_job",
-        "_lease",
-        "_moments",
-        "_queued",
-        "_side",
-        "_state",
-        "_steps",
-        "answer",
-        "began_ns",
-        "length",
-        "request",
-        "schedule",
-        "served",
-    )
+    # What most exchanges never change costs each call nothing as an attribute of the class.
+    served: ServedModel = None  # type: ignore[assignment]  # set by the first submit
+    request: InferRequest | None = None  # what was read; None where a request is nothing but rows
+    schedule = _NO_SCHEDULE  # of a request whose rows are being received
+    began_ns = 0  # when the request had its head
+    length = 0  # of its body, where its head gives that
+    answer: Any = None
+    _group: Group | None = None  # that a request of one row is in
+    _queued: Request | None = None
+    _job: Job | None = None  # a large request is being read, or a large answer written
+    _lease = NO_LEASE  # of rows for a body that is being received
+    _moments: tuple[int, ...] = ()  # of an answer that has not gone out, for the timeline
+    _batch_requests = 0  # the same, for a trace
+    _steps: tuple[StepTrace, ...] = ()
 
     def __init__(self, state: ServerState, side: Side) -> None:
         self._state = state
         self._side = side
-        self.served: ServedModel = None  # type: ignore[assignment]  # set by the first submit
-        self.request: InferRequest | None = None  # what was read; None where a request is nothing but rows
-        self.schedule = _NO_SCHEDULE  # of a request whose rows are being received
-        self.began_ns = 0  # when the request had its head
-        self.length = 0  # of its body, where its head gives that
-        self.answer: Any = None
-        self._queued: Request | None = None
-        self._job: Job | None = None  # a large request is being read, or a large answer written
-        self._lease = NO_LEASE  # of rows for a body that is being received
-        self._moments: tuple[int, ...] = ()  # of an answer that has not gone out, for the timeline
-        self._batch_requests = 0  # the same, for a trace
-        self._steps: tuple[StepTrace, ...] = ()
 
     # A request comes in.
+
+    def submit_row(self, served: ServedModel, body: bytes, priority: int, deadline_ns: int) -> None:
+        """Queue a request of one row, the bytes of its model's only input, with all others that come in this pass."""
+        self.served, self.request = served, None
+        self._group = self._state.rows.add(self, served, body, priority, deadline_ns)
 
     def submit_bodies(
         self, served: ServedModel, rows: int, bodies: Sequence[memoryview], schedule: Schedule, deadline_ns: int
@@ -235,7 +233,9 @@ class Exchange:
     def deadline(self, schedule: Schedule, left_ns: int = 0) -> int:
         """Until when its answer is wanted, in monotonic nanoseconds."""
         timeout_ns = schedule.timeout_ns
-        return self._state.deadline(min(timeout_ns, left_ns) if timeout_ns and left_ns else timeout_ns or left_ns)
+        if not timeout_ns or 0 < left_ns < timeout_ns:
+            timeout_ns = left_ns
+        return _now_ns() + (timeout_ns or self._state.deadline_ns)
 
     def precheck(self, entry: Entry, schedule: Schedule, *, names_its_time: bool) -> None:
         """Refuse what will be refused before it is parsed, unless it may name a time of its own.
@@ -259,43 +259,57 @@ class Exchange:
         except Exception as error:  # noqa: BLE001  the client must not wait for ever for an answer that cannot be written
             side.failed(self._not_written(error))
             return
-        encoded_ns = _now_ns()
         if type(answer) is GeneratorType:
-            self._keep(request, batch, handed_ns, encoded_ns)
+            self._keep(request, batch, handed_ns, _now_ns(), request.count)
             self._job = state.steps.start(answer, self._written)
             return
-        self.answer = answer
+        self._answered(answer, request, batch, handed_ns, request.count)
+        if state.busy_poll_ns:
+            state.stay_awake(ended_ns)
+
+    def complete_row(self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int) -> None:
+        """As `complete`, for a request of one row that was queued with others."""
+        self._group = None
+        try:
+            answer = self._side.encode_row(outputs)
+        except Exception as error:  # noqa: BLE001  as in complete
+            self._side.failed(self._not_written(error))
+            return
+        self._answered(answer, request, batch, handed_ns, 1)
+
+    def _answered(self, answer: Any, request: Request, batch: Batch, handed_ns: int, rows: int) -> None:
+        """Have an answer sent that was written in one go, and record when its request passed each stage."""
+        self.answer, side, encoded_ns = answer, self._side, _now_ns()
         if side.answered():
             written_ns = _now_ns()
             self.served.timeline.record(
                 self.began_ns,
-                ready_ns,
+                request.ready_ns,
                 batch.formed_ns,
                 batch.began_ns,
-                ended_ns,
+                batch.ended_ns,
                 handed_ns,
                 encoded_ns,
                 written_ns,
-                request.count,
+                rows,
                 batch.rows,
                 self.length,
                 200,
             )
-            if state.tracer is not None:
-                asked = side.sampled(state.tracer)
+            tracer = self._state.tracer
+            if tracer is not None:
+                asked = side.sampled(tracer)
                 if asked is not None:
-                    self._keep(request, batch, handed_ns, encoded_ns)
+                    self._keep(request, batch, handed_ns, encoded_ns, rows)
                     self._trace(asked, written_ns)
         else:
-            self._keep(request, batch, handed_ns, encoded_ns)
+            self._keep(request, batch, handed_ns, encoded_ns, rows)
         side.go_on()
-        if state.busy_poll_ns:
-            state.stay_awake(ended_ns)
 
-    def _keep(self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int) -> None:
+    def _keep(self, request: Request, batch: Batch, handed_ns: int, encoded_ns: int, rows: int) -> None:
         """When the request passed each stage, until its answer has gone out."""
         moments = self.began_ns, request.ready_ns, batch.formed_ns, batch.began_ns, batch.ended_ns
-        self._moments = (*moments, handed_ns, encoded_ns, request.count, batch.rows, self.length)
+        self._moments = (*moments, handed_ns, encoded_ns, rows, batch.rows, self.length)
         if self._state.tracer is not None:
             self._batch_requests, self._steps = batch.requests, batch.steps
 
@@ -309,8 +323,13 @@ class Exchange:
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """There will be no answer."""
-        self._queued = None
+        self._queued = self._group = None
         self._side.failed(error)
+
+    def refused(self, error: TailcutError) -> None:
+        """A request of one row was not admitted."""
+        self._group = None
+        self._side.refused(error)
 
     @property
     def asked(self) -> InferRequest:
@@ -376,6 +395,9 @@ class Exchange:
         if self._queued is not None:
             self.served.entry.cancel(self._queued)
             self._queued = None
+        if self._group is not None:
+            self._group.withdraw(self)
+            self._group = None
 
     def _entry(self, served: ServedModel) -> Entry:
         self.served = served

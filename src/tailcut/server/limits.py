@@ -16,6 +16,7 @@ class ServerLimits:
     body_timeout_s: float = 30.0  # from the empty line to the last byte
     write_timeout_s: float = 30.0  # an answer that the client does not read, and what it needs at the rate below
     write_rate: int = 64 << 10  # bytes a second
+    watchers: int = 16  # of the live page's figures, each process
     idle_timeout_s: float = 300.0  # between two requests
     deadline_s: float = 30.0  # from the complete request to its answer, where the request names none
     linger_s: float = 2.0  # how long a refused body is read away, so that the refusal arrives

@@ -88,7 +88,7 @@ def configuration(served: ServedModel) -> dict[str, Any]:
         "output": [_tensor(tensor, batched=batched) for tensor in model.spec.outputs],
         "instance_group": _instance_groups(served.name, model.profile.settings),
         "model_transaction_policy": {"decoupled": False},
-        "parameters": {name: {"string_value": value} for name, value in _facts(served).items()},
+        "parameters": {name: {"string_value": value} for name, value in facts(served).items()},
     }
     stages = ",".join(model.stages())
     if stages:
@@ -116,7 +116,7 @@ def _instance_groups(name: str, settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(served: ServedModel) -> dict[str, str]:
+def facts(served: ServedModel) -> dict[str, str]:
     """The parameters of a configuration: what no field of it is for."""
     return rows(served) | defaults(served) | engine(served)
 

@@ -123,6 +123,12 @@ def open_listeners(address: Address) -> list[Listener]:
     return listeners
 
 
+def take_over(listeners: Sequence[Listener]) -> None:
+    """From now on new connections come here."""
+    for listener in listeners:
+        listener.take_over()
+
+
 def port_of(listener: Listener) -> int:
     """The TCP port that is listened on."""
     return int(listener.sock.getsockname()[1])

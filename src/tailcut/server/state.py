@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from tailcut.runtime.delivery import LoopDelivery
 from tailcut.runtime.entry import Entry
 from tailcut.server.access_log import log_http, trace_of_head
+from tailcut.server.broadcast import Broadcast
 from tailcut.server.context import Context
+from tailcut.server.gathering import RowGatherer
 from tailcut.server.limits import ServerLimits
 from tailcut.server.log_queue import dropped_lines
 from tailcut.server.overload_log import OverloadLog
@@ -52,6 +54,7 @@ class FastPath(Protocol):
     ) -> bool: ...
     def leave(self, connection: Any) -> None: ...  # noqa: D102
     def forget(self, generation: int) -> None: ...  # noqa: D102
+    def sweep(self, now_s: float) -> None: ...  # noqa: D102
     def busy(self, fd: int) -> bool: ...  # noqa: D102
     def seen(self, fd: int) -> float: ...  # noqa: D102
     def dissolve(self) -> None: ...  # noqa: D102
@@ -83,6 +86,7 @@ class ServerState:
         self.draining = False
         self.loop = asyncio.get_running_loop()
         self.delivery = LoopDelivery(self.loop)
+        self.rows = RowGatherer(self.delivery, self.stay_awake)
         self.steps = StepRunner(self.loop)
         self.now = self.loop.time()
         self.date = b""  # the header line of every answer, another object each second
@@ -98,6 +102,7 @@ class ServerState:
         self.on_count: Callable[[int], None] | None = None  # told how many connections there are, at every change
         self._timer = self.loop.call_later(_SWEEP_S, self._sweep)
         self._overload = OverloadLog()
+        self.broadcast = Broadcast(context, limits, self.loop)
         self.fast_path: FastPath | None = None
         self.tracer: Tracer | None = None  # where requests are traced
         self.edition = Edition()  # of the plans: another one when the models have changed, which plans name
@@ -113,6 +118,7 @@ class ServerState:
     def drain(self) -> None:
         """From now on each connection's next answer is its last."""
         self.draining = True
+        self.broadcast.end()
         if self.fast_path is not None:
             self.fast_path.dissolve()
 
@@ -189,7 +195,7 @@ class ServerState:
         Sleeping in the kernel and being woken costs 25 us on the reference machine, a third of a small model's answer.
         """
         self._spin_until_ns = now_ns + self.busy_poll_ns
-        if not self._spinning:
+        if self.busy_poll_ns and not self._spinning:
             self._spinning = True
             self.loop.call_soon(self._spin)
 
@@ -232,6 +238,8 @@ class ServerState:
         if self.tracer is not None:
             self.tracer.count(self.context.counts)
         self._overload.look(self.context.models, now)
+        if self.fast_path is not None:
+            self.fast_path.sweep(now)
         idle_before = now - self.limits.idle_timeout_s
         for member in list(self.members):
             if member.due:

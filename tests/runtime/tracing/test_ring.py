@@ -130,3 +130,34 @@ def test_the_place_being_written_is_not_read(count: int) -> None:
     successor = Ring(2, 4, memory)
     successor.record(count, -count)
     assert ring.copy()[0][:, 0].tolist() == [count - 2, count - 1, count]
+
+
+@pytest.mark.parametrize(
+    ("written", "cursor", "most", "expected"),
+    [
+        (0, 0, 4, []),
+        (5, 0, 8, [0, 1, 2, 3, 4]),
+        (5, 3, 8, [3, 4]),
+        (60, 0, 20, list(range(28, 60, 2))),
+        (200, 0, 21, list(range(168, 200, 2))),
+        (200, 199, 1, [199]),
+        (200, 500, 4, []),
+    ],
+)
+def test_a_sample_is_spread_evenly(written: int, cursor: int, most: int, expected: list[int]) -> None:
+    """Of what is there from the cursor on, every k-th; reading goes on behind the newest."""
+    ring = Ring(1, 64)
+    for number in range(written):
+        ring.record(number)
+    numbers, end = ring.sample(cursor, most)
+    assert (numbers.tolist(), end) == (expected, written)
+    assert ring.column(numbers, 0).tolist() == expected
+    assert ring.rows(numbers).tolist() == [[number, os.getpid()] for number in expected]
+
+
+def test_a_record_that_was_overwritten_is_no_row() -> None:
+    """Its number tells."""
+    ring = Ring(1, 8)
+    for number in range(20):
+        ring.record(number)
+    assert ring.rows(np.arange(8, 20)).tolist() == [[number, os.getpid()] for number in range(12, 20)]

@@ -25,7 +25,7 @@ from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.wire.grpc.form import read_lead
-from tailcut.wire.grpc.framing import CallHead, CallPlan
+from tailcut.wire.grpc.framing import CallHead, CallPlan, prefixed
 from tailcut.wire.grpc.messages import METHODS, SERVICE
 
 Request, Response, _ = METHODS["ModelInfer"]
@@ -94,6 +94,16 @@ async def said(plans: Plans, data: bytes, *, final: bool = False) -> bytes | str
     return f"{inference.error.code}: {inference.error}" if inference.error is not None else inference.answer or b""
 
 
+async def said_at_once(plans: Plans, data: bytes) -> bytes | str | None:
+    """The same of a message that is like the last one of its length; None of any other."""
+    done, sent = asyncio.get_running_loop().create_future(), prefixed(data)
+    inference, known = Inference(plans, CallHead(CallPlan("/s/m")), 1, done.set_result), plans.known(len(sent))
+    if known is None or not inference.begin_known(sent, known, 0):
+        return None
+    await asyncio.wait_for(done, 20)
+    return f"{inference.error.code}: {inference.error}" if inference.error is not None else inference.answer or b""
+
+
 def with_plans(models: Path, use: Callable[[Callable[[], Plans]], Awaitable[None]]) -> None:
     """Have a loop use plans of a server of mlp and pair; each call makes new ones, that know nothing."""
 
@@ -131,6 +141,24 @@ def test_the_same_answers_and_errors(models: Path) -> None:
                 assert await said(plans, data, final=final) == await said(make(), data, final=final)
             for extra in EXTRA.values():
                 assert await said(plans, data + extra) == await said(make(), data + extra)
+
+    with_plans(models, use)
+
+
+def test_whole_messages_of_one_row(models: Path) -> None:
+    """One that is like the last of its length is answered as any other; another one is not taken for it."""
+
+    async def use(make: Callable[[], Plans]) -> None:
+        plans, row = make(), KNOWN["one row"]
+        names = ["", "seven", "eight"]
+        for name in names:
+            for _ in range(3):
+                await said(plans, changed(row, id=name).SerializeToString())
+        for name in (*names, "sevex"):
+            data = changed(row, id=name).SerializeToString()
+            assert await said_at_once(plans, data) == await said(make(), data)
+        for message in (changed(row, id="sev\u00e9"), changed(row, model_name="mlq"), *OTHERS.values()):
+            assert await said_at_once(plans, message.SerializeToString()) is None
 
     with_plans(models, use)
 

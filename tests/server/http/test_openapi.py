@@ -5,6 +5,7 @@ import os
 import signal
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def test_every_path_answers_as_the_document_says(server: Server) -> None:
                     reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
                     body = BODIES[reference.rpartition("/")[2]]
                 token = ["Authorization: Bearer secret"] if "security" in operation else []
-                answer = ask(wire, method.upper(), path, body, *token)
+                with server.connect() if path == "/live" else nullcontext(wire) as asked:  # one ends its connection
+                    answer = ask(asked, method.upper(), path, body, *token)
                 assert (answer.status == 200) is ("200" in operation["responses"]), (path, answer.body)
                 if answer.status != 200:
                     check(document, document["components"]["schemas"]["error"], answer.json(), path)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tailcut.errors import TooLargeError
-from tailcut.server.workers.scoreboard import Scoreboard, add_up, lasting
+from tailcut.server.workers.scoreboard import Occupant, Scoreboard, add_up, lasting
 
 
 @pytest.fixture
@@ -94,3 +94,20 @@ def test_too_many_models(scoreboard: Scoreboard) -> None:
     with pytest.raises(TooLargeError, match="65536"):
         scoreboard.publish(1, {"name": ["x" * 70_000]})
     assert scoreboard.totals() == {}
+
+
+def test_the_workers_that_are_there(scoreboard: Scoreboard) -> None:
+    """Each with its process, its post and its own counts, from its first publication until its place is emptied."""
+    scoreboard.occupy(1, 4_194_304, 0)
+    scoreboard.occupy(3, 77, 1)
+    assert list(scoreboard.occupants()) == []
+    scoreboard.publish(1, {"accepted": 5, "at_ns": 9})
+    scoreboard.publish(3, {"accepted": 6, "at_ns": 7})
+    assert list(scoreboard.occupants()) == [
+        Occupant(4_194_304, 0, {"accepted": 5, "at_ns": 9}),
+        Occupant(77, 1, {"accepted": 6, "at_ns": 7}),
+    ]
+    assert scoreboard.totals() == {"accepted": 11, "at_ns": 9}
+    scoreboard.fold(1)
+    assert [one.pid for one in scoreboard.occupants()] == [77]
+    assert scoreboard.totals() == {"accepted": 11, "at_ns": 7}

@@ -15,7 +15,7 @@ from tailcut.memory.shared import SharedRegions
 from tailcut.runtime.inputs import check_inputs
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.wire.grpc.codec import infer_response, read_request
-from tailcut.wire.grpc.form import ArrayForm, Form, read_lead, stream_answer
+from tailcut.wire.grpc.form import ArrayForm, Form, Whole, read_lead, stream_answer
 from tailcut.wire.grpc.messages import MESSAGES
 from tailcut.wire.v2 import InferRequest, schedule_of
 
@@ -359,3 +359,29 @@ def test_known_by_its_bytes_or_read_whole_a_message_means_the_same(data: st.Data
         found = read_lead(second)
         if found is not None and found.key == lead.key:
             check_same(spec, form, second)
+
+
+@pytest.mark.parametrize("name", ["", "a", "0f5c9a3e-77aa-4f6e-9d6c-0a1b2c3d4e5f"])
+def test_a_whole_message_is_known_by_its_bytes(name: str) -> None:
+    """Each byte of it changed: what is like it has its lead, its form, and an id and a tensor of its own."""
+    message = message_for(ONE, id=name)
+    data = message.SerializeToString()
+    form, lead = form_of(ONE, message), read_lead(data)
+    assert form is not None
+    assert lead is not None
+    whole, alike = Whole.of(data, lead, form), 0
+    sent = b"\0" + len(data).to_bytes(4, "big") + data
+    for at in range(len(sent)):
+        for byte in (0, 1, 0x0A, 0x1A, 0x3A, 0x41, 0xC3, sent[at] ^ 1):
+            other = sent[:at] + bytes([byte]) + sent[at + 1 :]
+            if not whole.is_like(other):
+                continue
+            alike += 1
+            if whole.id(other).isascii():
+                found = read_lead(other[5:])
+                assert found is not None
+                assert (found.key, found.id) == (lead.key, whole.id(other))
+                assert form.fits(other[5:], found.end)
+                assert whole.body(other) == other[5 + found.end + form.pieces[0].start :]
+                assert other[:5] == sent[:5]
+    assert alike > 8 * form.pieces[0].end - 8 * form.pieces[0].start

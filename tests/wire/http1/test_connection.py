@@ -13,7 +13,7 @@ from tests.wire.http1.test_head import BAD_CHUNKS, REFUSED
 
 from tailcut.errors import IllegalMoveError
 from tailcut.wire.http1.connection import MOVES, Body, Broken, Edition, Http1Connection, Request, State
-from tailcut.wire.http1.head import Head, parse_head
+from tailcut.wire.http1.head import Head, Outline, parse_head
 from tailcut.wire.http1.response import CONTINUE
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -29,6 +29,10 @@ class Plan:
     head: Head
     length: int
     edition: Edition
+    outline: Outline | None = None
+
+    def fits(self, head: bytes) -> bool:
+        return self.outline is not None and self.outline.fits(head)
 
 
 def connection(edition: Edition | None = None) -> Http1Connection[Plan]:
@@ -277,6 +281,35 @@ def test_a_head_like_the_one_before_means_the_same() -> None:
     assert wire.head == b""
     ask(long)
     assert len(read) == 6
+
+
+def test_a_head_with_another_id_means_the_same() -> None:
+    """It is not interpreted where it fits what is known of its meaning; its own bytes are kept."""
+    read: list[bytes] = []
+    edition = Edition()
+
+    def interpret(data: bytes) -> Plan:
+        read.append(data)
+        return Plan(parse_head(data), 0, edition, Outline(data))
+
+    wire: Http1Connection[Plan] = Http1Connection(interpret)
+    heads = [b"GET /a HTTP/1.1\r\nHost: x\r\nX-Id: %d\r\n\r\n" % number for number in (10, 11, 12, 13, 9)]
+    for head in heads:
+        for at in range(1, len(head)):
+            wire.receive(head[:at], at)
+            assert wire.next_event() is None
+            wire.hold()
+            wire.receive(head[at:], len(head) - at)
+            assert isinstance(wire.next_event(), Request)
+            assert wire.head == head
+            wire.hold()
+            wire.answered()
+    assert read == [heads[0], heads[4]]
+    assert wire.repeats == len(heads[4]) - 2
+    edition.valid = False
+    wire.receive(heads[4].replace(b"9", b"8"), len(heads[4]))
+    wire.next_event()
+    assert len(read) == 3
 
 
 def test_pipelined_messages_wait_for_the_answer() -> None:

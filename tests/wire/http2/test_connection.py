@@ -25,6 +25,7 @@ from tailcut.wire.http2.frames import ErrorCode, Http2Error
 ALL = Reading(tuple, lambda plan, _: plan)
 ENCODER = hpack.Encoder()  # indexes what it sends, so that the blocks depend on each other
 BLOCKS = [ENCODER.encode(h2.fields("/a")), ENCODER.encode(h2.fields("/b", grpc_timeout="1S"))]
+OPEN5 = frame(h2.HEADERS, END_HEADERS, 5, PLAIN)
 CONVERSATION = b"".join(
     [
         h2.PREFACE,
@@ -57,6 +58,20 @@ def connection(*said: bytes) -> Http2Connection[tuple[tuple[bytes, bytes], ...]]
     return made
 
 
+def apart(events: Sequence[object]) -> list[object]:
+    """The same with the data apart that came with its head: how they come depends on where the bytes were cut."""
+    said: list[object] = []
+    for event in events:
+        if isinstance(event, Opened) and event.size:
+            said += [
+                Opened(event.stream, event.head, False),
+                Data(event.stream, event.data, event.size, event.ended),
+            ]
+        else:
+            said.append(event)
+    return said
+
+
 def paths(events: Sequence[object]) -> list[bytes]:
     return [dict(event.head)[b":path"] for event in events if isinstance(event, Opened)]
 
@@ -77,7 +92,8 @@ def test_a_conversation() -> None:
     made = Http2Connection(ALL)
     events = made.receive(CONVERSATION, 0.0)
     assert paths(events) == [b"/a", b"/b", b"/a"]
-    said = [(e.stream, e.data, e.ended) for e in events if isinstance(e, Data)]
+    assert [(e.stream, e.ended) for e in events if isinstance(e, Opened)] == [(1, True), (3, False), (5, False)]
+    said = [(e.stream, e.data, e.ended) for e in apart(events) if isinstance(e, Data)]
     assert said == [(1, b"one", True), (3, b"two", False), (3, b"", True)]
     assert [(e.stream, e.code) for e in events if isinstance(e, Reset)] == [(5, 8)]
     kinds = [(one.kind, one.flags) for one in frames(made.take())]
@@ -87,14 +103,46 @@ def test_a_conversation() -> None:
 def test_every_split() -> None:
     """Cut anywhere, and cut everywhere, a conversation means the same."""
     whole = Http2Connection(ALL)
-    expected = whole.receive(CONVERSATION, 0.0), whole.take()
+    expected = apart(whole.receive(CONVERSATION, 0.0)), whole.take()
     for at in range(1, len(CONVERSATION)):
         made = Http2Connection(ALL)
         events = made.receive(CONVERSATION[:at], 0.0) + made.receive(CONVERSATION[at:], 0.0)
-        assert (events, made.take()) == expected
+        assert (apart(events), made.take()) == expected
     made = Http2Connection(ALL)
     events = [event for at in range(len(CONVERSATION)) for event in made.receive(CONVERSATION[at : at + 1], 0.0)]
-    assert (events, made.take()) == expected
+    assert (apart(events), made.take()) == expected
+
+
+def test_a_message_with_its_head() -> None:
+    """What comes in one frame right behind its head is told with it, and counted like any other."""
+    made = connection()
+    (event,) = made.receive(request(1, b"one"), 0.0)
+    assert event == Opened(1, event.head, True, b"one", 3)
+    length = PLAIN + h2.literal(("content-length", "3"))
+    (event,) = made.receive(request(3, b"two", length), 0.0)
+    assert event == Opened(3, event.head, True, b"two", 3)
+    opened, data = made.receive(OPEN5 + frame(h2.DATA, END_STREAM | PADDED, 5, b"\2abc\0\0"), 0.0)
+    assert (opened.ended, data) == (False, Data(5, b"abc", 6, True))
+    opened, data = made.receive(frame(h2.HEADERS, END_HEADERS, 7, PLAIN) + frame(h2.DATA, 0, 7, b"abc"), 0.0)
+    assert (opened.ended, data) == (False, Data(7, b"abc", 3, False))
+    made = connection()
+    for stream in range(1, 2 * STREAMS + 1, 2):  # each is open, as it has no answer
+        made.receive(request(stream, b"x"), 0.0)
+    assert made.receive(request(2 * STREAMS + 1, b"x") + request(2 * STREAMS + 3, b"y"), 0.0) == []
+    assert [one.code for one in frames(made.take()) if one.kind == h2.RST] == [ErrorCode.REFUSED_STREAM] * 2
+
+
+@pytest.mark.parametrize("size", [1, 16384])
+def test_the_connections_window_opens_as_messages_come(size: int) -> None:
+    """Those that come with their heads take of it as any data do."""
+    made, sent, given = connection(), 0, 0
+    for stream in range(1, 2 * (3 * CONNECTION_WINDOW // size if size > 1 else 50), 2):
+        sent += size
+        assert sent - given <= CONNECTION_WINDOW
+        made.receive(request(stream, bytes(size)), float(stream))
+        made.send(stream, b"\x88", b"", b"\x88")
+        given += sum(int.from_bytes(one.payload, "big") for one in frames(made.take()) if one.kind == h2.WINDOW)
+    assert given if size > 1 else not given
 
 
 BIG = bytes(16385)

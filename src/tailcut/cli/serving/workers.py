@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tailcut.cli.serving.messages import where
+from tailcut.cli.serving.readiness import tell_systemd
 from tailcut.cli.serving.sources import Source
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def run_supervisor(group: "WorkerGroup", address: "Address", *, json: bool) -> i
         names = ", ".join(model["name"] for model in models)
         _log.info("serving %s on %s with %d workers", names, where(bound), group.size)
         lines.flush()
+        tell_systemd()
         if json:
             print(orjson.dumps(asdict(bound) | {"models": models}).decode(), flush=True)
 

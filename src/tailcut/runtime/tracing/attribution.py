@@ -79,7 +79,7 @@ def explain(records: np.ndarray, events: Sequence[Event] = (), *, max_batch_size
         coincided=coincided,
         cause=cause,
         processes=processes,
-        worst=list(_worst(records[order[: -_WORST - 1 : -1]], events)),
+        worst=[slow_request(row, events) for row in records[order[: -_WORST - 1 : -1]]],
     )
 
 
@@ -246,19 +246,23 @@ def _spent(begin: np.ndarray, finish: np.ndarray, events: Sequence[Event]) -> np
     return spent
 
 
-def _worst(records: np.ndarray, events: Sequence[Event]) -> Iterator[SlowRequest]:
-    """The slowest requests one by one, with their moments in microseconds from their own start."""
-    for row in records:
-        start, end = int(row[0]), int(row[len(MARKS) - 1])
-        process = int(row[_COLUMN["process"]])
-        mine = [event for event in events if event.process == process]
-        yield SlowRequest(
-            start_ns=start,
-            marks_us={name: round((int(row[number]) - start) / 1e3, 1) for number, name in enumerate(MARKS)},
-            **{name: int(row[_COLUMN[name]]) for name in ("rows", "batch_rows", "body_bytes", "status")},
-            process=process,
-            coincided=sorted({event.kind for event in mine if event.start_ns < end and event.end_ns > start}),
-        )
+def slow_request(row: np.ndarray, events: Sequence[Event]) -> SlowRequest:
+    """One request with its moments in microseconds from its own start, and the kinds of events that it overlapped.
+
+    Args:
+        row: int64 [fields], its record.
+        events: of the processes that answered.
+    """
+    start, end = int(row[0]), int(row[len(MARKS) - 1])
+    process = int(row[_COLUMN["process"]])
+    mine = [event for event in events if event.process == process]
+    return SlowRequest(
+        start_ns=start,
+        marks_us={name: round((int(row[number]) - start) / 1e3, 1) for number, name in enumerate(MARKS)},
+        **{name: int(row[_COLUMN[name]]) for name in ("rows", "batch_rows", "body_bytes", "status")},
+        process=process,
+        coincided=sorted({event.kind for event in mine if event.start_ns < end and event.end_ns > start}),
+    )
 
 
 def _percentiles(values: np.ndarray) -> Totals:

@@ -17,6 +17,7 @@ import numpy as np
 
 _WORD = 8
 _NUMBER_BITS = 40  # a year of 30,000 a second
+_MARGIN = 256  # records that are written while a sample is read, at most
 _NUMBER = (1 << _NUMBER_BITS) - 1
 
 
@@ -78,3 +79,24 @@ class Ring:
         records, first = records[late:], first + late
         records[:, -1] >>= _NUMBER_BITS
         return records, first
+
+    def sample(self, cursor: int, most: int) -> tuple[np.ndarray, int]:
+        """At most so many numbers of records from `cursor` on, evenly spread, and the number to go on from.
+
+        Where another process writes, the next to be overwritten are left out.
+        """
+        end = self.end
+        first = min(max(cursor, end - self._mask + min(_MARGIN, self._mask // 2), 0), end)
+        return np.arange(first, end, max(1, -(-(end - first) // most))), end
+
+    def column(self, numbers: np.ndarray, place: int) -> np.ndarray:
+        """One integer of each of these records."""
+        values: np.ndarray = self.table[numbers & self._mask, place]
+        return values
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """These records whole, as `copy` has them; those that have been overwritten are left out."""
+        records: np.ndarray = self.table[numbers & self._mask]
+        records = records[(records[:, -1] & _NUMBER) == (numbers & _NUMBER)]
+        records[:, -1] >>= _NUMBER_BITS
+        return records

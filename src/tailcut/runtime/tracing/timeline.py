@@ -103,7 +103,7 @@ class Events:
         amount = end_ns - start_ns if amount_ns is None else amount_ns
         self._ring.record(EVENTS.index(kind), start_ns, end_ns, amount)
 
-    def since(self, start_ns: int) -> list[Event]:
-        """Those that ended after a moment."""
-        records, _ = self._ring.copy()
+    def since(self, start_ns: int, most: int = EVENTS_KEPT) -> list[Event]:
+        """Those of the last `most` that ended after a moment."""
+        records, _ = self._ring.copy(0 if most >= EVENTS_KEPT else self._ring.end - most)
         return [Event(EVENTS[kind], *rest) for kind, *rest in records[records[:, 2] > start_ns].tolist()]

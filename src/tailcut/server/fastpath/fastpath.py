@@ -11,24 +11,23 @@ out of turn is given back to its `HttpConnection`, which does everything that a 
 this.
 """
 
-import asyncio
 import logging
 import select
 import time
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from tailcut.errors import TailcutError
 from tailcut.runtime.request import Batch, Request
 from tailcut.server.fastpath import traces
+from tailcut.server.fastpath.groups import UNTRACED, FastConnection, Group
 from tailcut.server.http.plan import Plan
 from tailcut.server.http.replies import failure_reply
 from tailcut.spec import DType
 from tailcut.wire.http1.response import dated
-from tailcut.wire.v2 import Response, lists
+from tailcut.wire.v2 import lists
 from tailcut.wire.v2.template import Template
 
 if TYPE_CHECKING:
@@ -40,10 +39,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tailcut.http")
 _EVENTS = 64  # sockets heard in a pass
 _ANSWER_BYTES = 64 * 1024
+_HELD_S = 1.0  # for which the rest of a message may be missing
 _FILES = 1024  # descriptors that the table of states begins with
-
-
-_UNTRACED: "Mapping[int, Asked]" = MappingProxyType({})
 
 
 def suits(served: "ServedModel") -> bool:
@@ -51,48 +48,6 @@ def suits(served: "ServedModel") -> bool:
     slab, inputs = served.entry.slab, served.model.spec.inputs
     rows = slab is not None and len(inputs) == 1 and inputs[0].dtype is not DType.BOOL
     return rows or any(tensor.dtype in lists.COMPILED for tensor in inputs)
-
-
-class FastConnection(Protocol):
-    """A connection, as far as this way is concerned."""
-
-    transport: asyncio.Transport
-    fd: int  # of its socket while it is here, else -1
-
-    def returned(self, owed: int | None, head: bytes) -> None:
-        """It is here no more; `owed` names the answer that is on its way, for `FastPath.forget`; `head` is its last."""
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Bytes of it are in the shared receive buffer."""
-
-    def answer_owed(self, answer: Response) -> None:
-        """The answer that it was waiting for when it returned."""
-
-    def failed(self, error: TailcutError) -> None:
-        """There will be none."""
-
-
-class Group:
-    """The requests of one pass for one target; handler of the requests that they wait as."""
-
-    __slots__ = ("_fast_path", "left", "members", "target", "traced")
-
-    def __init__(
-        self, fast_path: "FastPath", target: "Target", members: np.ndarray, traced: "Mapping[int, Asked]" = _UNTRACED
-    ) -> None:
-        self._fast_path = fast_path
-        self.target = target
-        self.members = members  # int64 [requests, 5]: descriptor, generation, arrival, length, trace context
-        self.traced = traced  # those that are sampled, by their place among the members
-        self.left = len(members)  # not answered yet
-
-    def complete(self, request: Request, batch: Batch, index: int) -> None:
-        """The engine has answered those of the request."""
-        self._fast_path.answer(self, request, batch, index)
-
-    def fail(self, request: Request, error: TailcutError) -> None:
-        """There will be no answer for those of the request."""
-        self._fast_path.fail(self, request, error)
 
 
 class FastPath:
@@ -183,7 +138,7 @@ class FastPath:
         now = time.monotonic_ns()
         own_head = 0 if head == self._head_table.head(number) else len(head)
         self._own_heads[fd, :own_head] = np.frombuffer(head[:own_head], np.uint8)
-        self._descriptors[fd] = self._generation, number, 1, now, own_head
+        self._descriptors[fd] = self._generation, number, 1, now, own_head, 0
         transport.pause_reading()
         self._poll.register(fd, select.EPOLLIN)
         connection.fd = fd
@@ -192,7 +147,7 @@ class FastPath:
         tracer = self._state.tracer
         asked = None if tracer is None else tracer.of_head(head, plan.head.path)
         members = np.array([[fd, self._generation, now, length, 0]], np.int64)
-        self._submit(target, members, _UNTRACED if asked is None else {0: asked})
+        self._submit(target, members, UNTRACED if asked is None else {0: asked})
         self._state.delivery.notify_soon(target.entry)
         return True
 
@@ -203,14 +158,16 @@ class FastPath:
         del self._connections[fd]
         self._state.context.counts.fast_path -= 1
         self._poll.unregister(fd)
-        generation, _, pending, _, _ = self._descriptors[fd].tolist()
+        generation, _, pending, _, _, held = self._descriptors[fd].tolist()
         head = self._head_of(fd)
-        self._descriptors[fd] = 0, -1, 0, 0, 0
+        self._descriptors[fd] = 0, -1, 0, 0, 0, 0
         if pending:
             self._late[generation] = connection
             connection.returned(generation, head)
         else:
             connection.returned(None, head)
+        if held:
+            connection.take_up(self._own_heads[fd, :held].tobytes())
         if not connection.transport.is_closing():
             connection.transport.resume_reading()
 
@@ -234,8 +191,15 @@ class FastPath:
             self._poll.close()
 
     def busy(self, fd: int) -> bool:
-        """Whether a connection here waits for an answer."""
-        return bool(self._descriptors[fd, self._code.PENDING])
+        """Whether a connection here waits for an answer, or for the rest of its message."""
+        return bool(self._descriptors[fd, self._code.PENDING] or self._descriptors[fd, self._code.HELD])
+
+    def sweep(self, now_s: float) -> None:
+        """Give back those whose message has not become whole for a while: their time is limited there."""
+        held = self._descriptors[:, self._code.HELD] > 0
+        late = held & (self._descriptors[:, self._code.SEEN] < (now_s - _HELD_S) * 1e9)
+        for fd in np.flatnonzero(late).tolist():
+            self.leave(self._connections[fd])
 
     def seen(self, fd: int) -> float:
         """When a connection here was last heard or answered, in the loop's seconds."""
@@ -309,7 +273,7 @@ class FastPath:
         notified = []
         for target in heard:
             taken = cells[target.at + code.TAKEN]
-            traced = _UNTRACED
+            traced = UNTRACED
             if tracer is not None and not traces.skips(tracer, cells, target.at, taken):
                 traced = traces.find(tracer, self._members[target.number, :taken], self._head_of)
             if target.refusal:
@@ -329,7 +293,7 @@ class FastPath:
 
     def _head_of(self, fd: int) -> bytes:
         """The last head of a connection here."""
-        _, plan, _, _, own_head = self._descriptors[fd].tolist()
+        _, plan, _, _, own_head, _ = self._descriptors[fd].tolist()
         return self._own_heads[fd, :own_head].tobytes() or self._head_table.head(plan)
 
     def _submit(

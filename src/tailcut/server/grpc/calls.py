@@ -13,7 +13,9 @@ from typing import Protocol
 from tailcut.errors import Code, QueueFullError, ReleasedError, TailcutError
 from tailcut.server.access_log import log_grpc, trace_of, with_trace
 from tailcut.server.exchange import largest_body, public_message
+from tailcut.server.grpc.account import Account
 from tailcut.server.grpc.infer import Inference, sampled_call
+from tailcut.server.grpc.templates import Plans
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import Job
@@ -46,12 +48,14 @@ class Link(Protocol):
     """A connection, as far as its calls are concerned."""
 
     state: ServerState
+    plans: Plans
+    account: Account
 
     def send(self, call: "Call", head: bytes | None, data: bytes | memoryview, end: bytes | None = None) -> None: ...  # noqa: D102
     def waits(self, call: "Call") -> bool: ...  # noqa: D102
     def later(self, call: "Call") -> None: ...  # noqa: D102
     def taken(self, call: "Call", size: int) -> None: ...  # noqa: D102
-    def charge(self, call: "Call", size: int) -> None: ...  # noqa: D102
+    def answer(self, call: "Call", message: bytes, inference: Inference) -> None: ...  # noqa: D102
     def record(self, inference: Inference) -> None: ...  # noqa: D102
 
 
@@ -140,7 +144,7 @@ class Call(ABC):
             except StopIteration as end:
                 message: bytes | memoryview = end.value
                 return message
-            self.link.charge(self, messages.held)
+            self.link.account.charge(self, messages.held)
             yield
 
     def _inflate_done(self, message: bytes | memoryview | None, error: Exception | None) -> None:
@@ -185,8 +189,10 @@ class Call(ABC):
     def _leave(self, status: Status, size: int = 0) -> None:
         """It has its status: count it, and give back what it held."""
         self.over = True
-        self._give_up_job()
-        self.link.charge(self, 0)
+        if self._job is not None:
+            self._give_up_job()
+        if self.charged:
+            self.link.account.charge(self, 0)
         self._tell(status, size, self.began_ns)
 
     def _tell(self, status: Status, size: int, began_ns: int) -> None:
@@ -241,7 +247,7 @@ class OneMessageCall(Call):
         if self._message is None and not messages.inflating:
             self._message = messages.take()
         if messages.inflating:
-            self.link.charge(self, messages.held)
+            self.link.account.charge(self, messages.held)
             if self._ended:
                 self.waits_since_ns = 0
             if self._job is None:
@@ -250,7 +256,7 @@ class OneMessageCall(Call):
         message = self._message
         if (message is not None and not messages.empty) or (message is None and self._ended):
             raise CallError(Status.UNIMPLEMENTED, "this call takes one message, whole")
-        self.link.charge(self, messages.held + (0 if message is None else len(message)))
+        self.link.account.charge(self, messages.held + (0 if message is None else len(message)))
         if self._ended and message is not None:
             self._message = None
             self.waits_since_ns = 0

@@ -1,8 +1,6 @@
-"""The Open Inference Protocol v2 over gRPC, on the same loop as HTTP: with our own HTTP/2 (`wire/http2`).
+"""One connection of gRPC on the loop: what its socket brings goes to `wire/http2`, and what that reads to calls.
 
-A request is decoded, queued and answered on the loop's thread, like one of HTTP, and shares its batches. Whatever the
-answers of one pass of the loop are, each connection writes them at once. Why not grpcio's server, and what that
-brings, is in docs/decisions/017-http2-of-our-own.md.
+Whatever the answers of one pass of the loop are, a connection writes them at once.
 """
 
 import asyncio
@@ -10,110 +8,50 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Protocol
 
+from tailcut.server.grpc.account import Account
 from tailcut.server.grpc.calls import Call
 from tailcut.server.grpc.infer import Inference
-from tailcut.server.grpc.infer_calls import InferCall, StreamCall
-from tailcut.server.grpc.queries import Questions
-from tailcut.server.grpc.query_calls import REFUSED, AdminCall, QuestionCall, WatchCall
+from tailcut.server.grpc.infer_calls import StreamCall
 from tailcut.server.grpc.templates import Plans
 from tailcut.server.state import ServerState
-from tailcut.wire.grpc.framing import CALLS, CallError, CallHead, Status, error_end
-from tailcut.wire.grpc.messages import HEALTH, HEALTH_SERVICE, METHODS, SERVICE
+from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CALLS, CallError, CallHead, Status, prefixed
 from tailcut.wire.http2.connection import TURN_UNITS, Data, Http2Connection, Opened
 from tailcut.wire.http2.frames import Http2Error
 
 _log = logging.getLogger("tailcut.grpc")
-_ADMIN = {
-    "RepositoryModelLoad",
-    "RepositoryModelUnload",
-    "SystemSharedMemoryRegister",
-    "SystemSharedMemoryUnregister",
-    "CudaSharedMemoryRegister",
-    "CudaSharedMemoryUnregister",
-}  # need the token, where the server has one
-_OPEN = {
-    f"/{SERVICE}/ServerLive",
-    f"/{SERVICE}/ServerReady",
-    f"/{HEALTH_SERVICE}/Check",
-    f"/{HEALTH_SERVICE}/Watch",
-}  # need none, also where all others do
 _SLICE_UNITS = 32  # read of a connection that has more to say, before others have their turn
-_Maker = Callable[["GrpcConnection", int, CallHead], Call]
+Maker = Callable[["GrpcConnection", int, CallHead], Call]
 
 
-class GrpcServer:
-    """The gRPC side of a server: the inference service and the standard health service, and their connections."""
+class Service(Protocol):
+    """What all connections of a server have in common."""
 
-    def __init__(self, state: ServerState) -> None:
-        self.state = state
-        self.closing = False
-        self._plans = Plans(state)
-        self.connections: set[GrpcConnection] = set()
-        self.calls: dict[str, _Maker] = {f"/{SERVICE}/{name}": self._maker(name) for name in METHODS}
-        self._draining = False
-        self._watchers: set[WatchCall] = set()
-        check = partial(QuestionCall, name="Check", handler=self._check, request=HEALTH["HealthCheckRequest"])
-        watch = partial(WatchCall, name="Watch", status_of=self._status_of, watchers=self._watchers)
-        self.calls |= {f"/{HEALTH_SERVICE}/Check": check, f"/{HEALTH_SERVICE}/Watch": watch}
+    state: ServerState
+    closing: bool  # clients are asked to open no more calls
+    plans: Plans
+    connections: "set[GrpcConnection]"
 
-    def connection(self) -> "GrpcConnection":
-        """The protocol of a socket that was accepted."""
-        return GrpcConnection(self)
-
-    def drain(self) -> None:
-        """Tell clients that ask or watch that the server is about to stop; calls are still answered."""
-        self._draining = True
-        for watcher in list(self._watchers):
-            watcher.tell()
-
-    def refuse(self) -> None:
-        """Nothing: its listener's door sees to that."""
-
-    def close(self) -> None:
-        """Have every client open no more calls here; those in hand are answered."""
-        self.closing = True
-        for connection in list(self.connections):
-            connection.wind_down()
-
-    def _maker(self, name: str) -> _Maker:
-        request, _, streams = METHODS[name]
-        if streams:
-            return partial(StreamCall, name=name, plans=self._plans)
-        if name == "ModelInfer":
-            return partial(InferCall, name=name, plans=self._plans)
-        kind = AdminCall if name in _ADMIN else QuestionCall
-        return partial(kind, name=name, handler=Questions(self.state.context).of(name), request=request)
-
-    def _status_of(self, service: str) -> int:
-        status = HEALTH["HealthCheckResponse"]
-        if service not in {"", SERVICE}:
-            return int(status.SERVICE_UNKNOWN)
-        return int(status.NOT_SERVING if self._draining else status.SERVING)
-
-    async def _check(self, request: Any) -> Any:
-        status = self._status_of(request.service)
-        if status == HEALTH["HealthCheckResponse"].SERVICE_UNKNOWN:
-            raise CallError(Status.NOT_FOUND, "no such service")
-        return HEALTH["HealthCheckResponse"](status=status)
+    def maker(self, head: CallHead) -> Maker | bytes:
+        """What makes a call with this head; or the block that ends it at once."""
 
 
 class GrpcConnection(asyncio.BufferedProtocol):
     """One accepted socket and its calls."""
 
-    def __init__(self, server: GrpcServer) -> None:
-        state = server.state
+    def __init__(self, service: Service) -> None:
+        state = service.state
         self.state = state
-        self._server = server
+        self.plans = service.plans
+        self._service = service
         self._http2 = Http2Connection(CALLS)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
         self._calls: dict[int, Call] = {}
         self._streams: set[StreamCall] = set()  # those of them that may have more to do after every write
         self._uploads: dict[Call, None] = {}  # those whose message is on its way
         self._sent: list[Inference] = []  # whose answers go out with the next write
-        self._charged = 0  # of the server's buffers, for answers that the client has not opened its windows for
+        self.account = Account(state.context.counts, state.limits)
         self._flushing = False  # as soon as this pass of the loop is over
         self._lingers = False
         self._paused = False
@@ -145,18 +83,18 @@ class GrpcConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
         self._transport = transport  # type: ignore[assignment]  # asyncio promises a Transport for streams
-        self._server.connections.add(self)
+        self._service.connections.add(self)
         self.state.enter(self)
-        if self._server.closing:
+        if self._service.closing:
             self._http2.wind_down()
         self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client left: its work goes with it."""
-        self._server.connections.discard(self)
+        self._service.connections.discard(self)
         self.state.leave(self)
         self._cancel_all()
-        self._charge_answers(0)
+        self.account.hold_unread(0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the kernel may write next."""
@@ -191,12 +129,12 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._linger()
             return False
         for event in events:
-            if type(event) is Data:
+            if type(event) is Opened:
+                self._open(event)
+            elif type(event) is Data:
                 call = self._calls.get(event.stream)
                 if call is not None:
                     self._feed(call, event.data, event.size, ended=event.ended)
-            elif type(event) is Opened:
-                self._open(event.stream, event.head, ended=event.ended)
             else:
                 call = self._calls.get(event.stream)
                 if call is not None:
@@ -327,21 +265,12 @@ class GrpcConnection(asyncio.BufferedProtocol):
             self._http2.taken(call.stream, size)
             self._flush_soon()
 
-    def charge(self, call: Call, size: int) -> None:
-        """What a call keeps in buffers, which all connections together may have so much of.
-
-        Raises:
-            CallError: that is used up.
-        """
-        more = size - call.charged
-        if not more:
-            return
-        counts = self.state.context.counts
-        if more > 0 and counts.buffered_bytes + more > self.state.limits.buffered_bytes:
-            counts.bodies_refused += 1
-            raise CallError(Status.UNAVAILABLE, "too many messages are arriving now")
-        counts.buffered_bytes += more
-        call.charged = size
+    def answer(self, call: Call, message: bytes, inference: Inference) -> None:
+        """Send the only message of a call's answer, and end it."""
+        self._forget(call)
+        self._http2.send(call.stream, ANSWER_HEAD, prefixed(message), ANSWER_END)
+        self._sent.append(inference)
+        self._flush_soon()
 
     def record(self, inference: Inference) -> None:
         """The answer to an inference goes out with the next write."""
@@ -349,34 +278,19 @@ class GrpcConnection(asyncio.BufferedProtocol):
 
     # Calls and writes.
 
-    def _open(self, stream: int, head: CallHead, *, ended: bool) -> None:
-        make = self._server.calls.get(head.plan.path)
-        error = head.error
-        context = self.state.context
-        if context.require_token and head.plan.path not in _OPEN and not context.admits(head.plan.authorization):
-            error = CallError(Status.UNAUTHENTICATED, REFUSED)
-        elif error is None and make is None:
-            error = CallError(Status.UNIMPLEMENTED, "there is no such call")
-        elif self.state.context.counts.buffered_bytes > self.state.limits.buffered_bytes:
-            error = CallError(Status.UNAVAILABLE, "too many messages are on their way")
-        if head.plan.refused is not None or error is not None or make is None:
-            self._turn_away(stream, head.plan.refused, error)
+    def _open(self, opened: Opened[CallHead]) -> None:
+        head, stream = opened.head, opened.stream
+        make = self._service.maker(head)
+        if isinstance(make, bytes):
+            self._http2.send(stream, None, b"", make)
             return
         call = self._calls[stream] = make(self, stream, head)
         if type(call) is StreamCall:
             self._streams.add(call)
-        if ended:
-            self._feed(call, b"", 0, ended=True)
+        if opened.ended:
+            self._feed(call, opened.data, opened.size, ended=True)
         else:
             self._uploads[call] = None
-
-    def _turn_away(self, stream: int, refused: bytes | None, error: CallError | None) -> None:
-        """Answer what is no call, or none of ours, from its head alone."""
-        if refused is None and error is not None:
-            self.state.context.counts.grpc_replies[error.status.name] += 1
-            retry_after_s = 1 if error.status is Status.UNAVAILABLE else None
-            refused = error_end(error.status, str(error), retry_after_s)
-        self._http2.send(stream, None, b"", refused)
 
     def _feed(self, call: Call, data: bytes, size: int, *, ended: bool) -> None:
         try:
@@ -449,8 +363,7 @@ class GrpcConnection(asyncio.BufferedProtocol):
 
     def _settle(self) -> None:
         out, state = self._http2.out, self.state
-        if out.waiting_bytes != self._charged:
-            self._charge_answers(out.waiting_bytes)
+        self.account.hold_unread(out.waiting_bytes)
         if self._paused or out.waiting_bytes:
             taken = self._written - self._transport.get_write_buffer_size()
             if not self._stuck_since:
@@ -468,10 +381,6 @@ class GrpcConnection(asyncio.BufferedProtocol):
         if self._http2.partial_since:
             due = self._http2.partial_since + state.limits.body_timeout_s
             self.due = min(self.due or due, due)
-
-    def _charge_answers(self, size: int) -> None:
-        self.state.context.counts.buffered_bytes += size - self._charged
-        self._charged = size
 
     def _linger(self) -> None:
         """The last frame is out: wait so long for the client to read it and close."""

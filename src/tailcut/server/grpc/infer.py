@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from tailcut.errors import InvalidInputError, TailcutError
 from tailcut.runtime.request import Batch
 from tailcut.server.exchange import Exchange
-from tailcut.server.grpc.templates import Plan, Plans
+from tailcut.server.grpc.templates import Known, Plan, Plans
 from tailcut.server.served_model import ServedModel
 from tailcut.server.tracing.records import Asked
 from tailcut.server.tracing.tracer import Tracer
@@ -32,7 +32,10 @@ _read = MESSAGES["ModelInferRequest"].FromString
 class Inference:
     """The side of its exchange; `done` is called once there is an answer or an error, never from inside `begin`."""
 
-    __slots__ = ("_done", "_exchange", "_final", "_form", "_head", "_plans", "answer", "error", "id")
+    id = b""
+    answer: bytes | list[bytes | memoryview] | None = None  # a ModelInferResponse, a large one in parts
+    error: TailcutError | None = None
+    _form: Form | ArrayForm | None = None  # where the request was like one before it
 
     def __init__(
         self,
@@ -44,13 +47,9 @@ class Inference:
         final: bool = False,
     ) -> None:
         self._head = head
-        self.id = b""
-        self.answer: bytes | list[bytes | memoryview] | None = None  # a ModelInferResponse, a large one in parts
-        self.error: TailcutError | None = None
         self._plans = plans
         self._done = done
         self._final = final
-        self._form: Form | ArrayForm | None = None  # where the request was like one before it
         self._exchange = Exchange(plans.state, self)
         self._exchange.began_ns = began_ns
 
@@ -63,6 +62,25 @@ class Inference:
     def began_ns(self) -> int:
         """When the request had arrived, or begun to."""
         return self._exchange.began_ns
+
+    def begin_known(self, data: bytes, known: Known, left_ns: int) -> bool:
+        """Queue a request that arrived as a whole, behind its prefix, if it is like the known one."""
+        whole, plan = known
+        if not whole.is_like(data):
+            return False
+        name = whole.id(data)
+        if name:
+            if not name.isascii():
+                return False
+            self.id = name
+        self._submit_row(plan, whole.body(data), left_ns)
+        return True
+
+    def _submit_row(self, plan: Plan, body: bytes, left_ns: int) -> None:
+        """Queue a request that is one row, with those of other calls."""
+        self._form = form = plan.form
+        exchange, schedule = self._exchange, form.schedule
+        exchange.submit_row(plan.served, body, schedule.priority, exchange.deadline(schedule, left_ns))
 
     def begin(self, data: bytes | memoryview, left_ns: int) -> None:
         """Check the request and queue it, or begin to read it; `left_ns` is what the call has left, or 0.
@@ -79,15 +97,20 @@ class Inference:
             plan = self._plans.find(lead.key)
             if plan is not None and plan.form.fits(data, lead.end):
                 self.id = lead.id
+                self._plans.note(data, lead, plan)
                 self._submit(plan, data, lead.end, left_ns)
                 return
         self._read(data, lead, left_ns)
 
     def _submit(self, plan: Plan, data: bytes, lead_end: int, left_ns: int) -> None:
         """Queue a request of a known form."""
-        served, form = plan
+        served, form, gathers = plan
         exchange, schedule = self._exchange, form.schedule
         self._form = form
+        if gathers:
+            piece = form.pieces[0]
+            self._submit_row(plan, data[lead_end + piece.start : lead_end + piece.end], left_ns)
+            return
         deadline_ns = exchange.deadline(schedule, left_ns)
         if isinstance(form, ArrayForm):
             exchange.submit_arrays(served, form.inputs(data, lead_end), form.rows, schedule, deadline_ns)
@@ -144,6 +167,12 @@ class Inference:
         response = infer_response(spec, served.version, request, outputs, final=self._final)
         return bytes(response.SerializeToString())
 
+    def encode_row(self, outputs: list[bytes]) -> bytes:
+        """A ModelInferResponse."""
+        form = self._form
+        assert isinstance(form, Form)  # noqa: S101  of what was submitted as a row
+        return form.answer(self.id, [outputs[place] for place, _ in form.outputs], final=self._final)
+
     def submitted(self) -> None:
         """A large request has been read: nothing of it is kept here."""
 
@@ -159,6 +188,10 @@ class Inference:
 
     def go_on(self) -> None:
         """Nothing: the next request has an exchange of its own."""
+
+    def refused(self, error: TailcutError) -> None:
+        """It is not admitted."""
+        self.failed(error)
 
     def failed(self, error: TailcutError) -> None:
         """There will be no answer."""

@@ -7,7 +7,6 @@ from tailcut.errors import TailcutError
 from tailcut.server.exchange import public_message
 from tailcut.server.grpc.calls import STATUS_OF, Call, Link, OneMessageCall
 from tailcut.server.grpc.infer import Inference
-from tailcut.server.grpc.templates import Plans
 from tailcut.wire.grpc.form import stream_answer
 from tailcut.wire.grpc.framing import ANSWER_END, ANSWER_HEAD, CallError, CallHead, Status
 from tailcut.wire.grpc.messages import MESSAGES
@@ -21,12 +20,23 @@ class InferCall(OneMessageCall):
     _inference: Inference | None = None
     infers = True
 
-    def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
-        super().__init__(link, stream, head, name)
-        self._plans = plans
+    def receive(self, data: bytes, size: int, *, ended: bool) -> None:
+        """As of any call; a message that is whole and like the last one of its length is not looked into.
+
+        Raises:
+            CallError: as of any call.
+        """
+        known = self.link.plans.known(len(data)) if ended and self._messages is None else None
+        if known is not None:
+            inference = Inference(self.link.plans, self._head, self.began_ns, self._done)
+            if inference.begin_known(data, known, self._head.timeout_ns):
+                self._inference = inference
+                self.waits_since_ns = 0
+                return
+        super().receive(data, size, ended=ended)
 
     def _start(self, message: bytes | memoryview) -> None:
-        self._inference = inference = Inference(self._plans, self._head, self.began_ns, self._done)
+        self._inference = inference = Inference(self.link.plans, self._head, self.began_ns, self._done)
         try:
             inference.begin(message, self._left_ns())
         except TailcutError as error:
@@ -43,11 +53,11 @@ class InferCall(OneMessageCall):
         answer = inference.answer or b""
         if isinstance(answer, bytes):
             self._leave(Status.OK, len(answer))
-            self._send(answer, end=True)
+            self.link.answer(self, answer, inference)
         else:
             self._leave(Status.OK, sum(map(len, answer)))
             self._send_parts(answer)
-        self.link.record(inference)
+            self.link.record(inference)
 
     def _abandon(self) -> None:
         if self._inference is not None:
@@ -60,9 +70,8 @@ class StreamCall(Call):
 
     infers = True
 
-    def __init__(self, link: Link, stream: int, head: CallHead, name: str, plans: Plans) -> None:
+    def __init__(self, link: Link, stream: int, head: CallHead, name: str) -> None:
         super().__init__(link, stream, head, name)
-        self._plans = plans
         self.waits_since_ns = 0  # between its messages, for as long as the client likes
         self._parts: deque[Inference] = deque()
         self._owed = 0  # bytes that the client may not send again yet
@@ -84,7 +93,7 @@ class StreamCall(Call):
         messages = self._collect(data)
         self._owed += size
         self._ended |= ended
-        self.link.charge(self, messages.held)
+        self.link.account.charge(self, messages.held)
         self.go_on()
 
     def go_on(self) -> None:
@@ -106,7 +115,7 @@ class StreamCall(Call):
                 return  # what the client sends meanwhile fills its window, and no more
             message = messages.take()
             if messages.inflating:
-                self.link.charge(self, messages.held)
+                self.link.account.charge(self, messages.held)
                 self._inflate(messages)
                 return
             if message is None:
@@ -118,7 +127,7 @@ class StreamCall(Call):
             self.link.later(self)
             return
         self.waits_since_ns = 0 if messages.empty else self.waits_since_ns or time.monotonic_ns()
-        self.link.charge(self, messages.held)
+        self.link.account.charge(self, messages.held)
         self.link.taken(self, self._owed)
         self._owed = 0
         if self._ended and not self._parts:
@@ -134,7 +143,7 @@ class StreamCall(Call):
         self._waits = False
 
     def _begin(self, message: bytes | memoryview) -> None:
-        inference = Inference(self._plans, self._head, time.monotonic_ns(), self._done, final=True)
+        inference = Inference(self.link.plans, self._head, time.monotonic_ns(), self._done, final=True)
         self._parts.append(inference)
         try:
             inference.begin(message, self._left_ns())
@@ -172,13 +181,13 @@ class StreamCall(Call):
         if not whole:
             raise CallError(Status.INTERNAL, "the last message is cut short")
         self.over = True
-        self.link.charge(self, 0)
+        self.link.account.charge(self, 0)
         self.link.send(self, None if self._begun else ANSWER_HEAD, b"", ANSWER_END)
 
     def _leave(self, status: Status, size: int = 0) -> None:
         self.over = True
         self._give_up_job()
-        self.link.charge(self, 0)
+        self.link.account.charge(self, 0)
 
     def _abandon(self) -> None:
         for part in self._parts:

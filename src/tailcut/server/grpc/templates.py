@@ -6,14 +6,17 @@ its parameters) costs a look-up each time, and displaces no other.
 
 from typing import Any, NamedTuple
 
+from tailcut.server.gathering import GATHERED_BYTES
 from tailcut.server.served_model import ServedModel
 from tailcut.server.state import ServerState
-from tailcut.wire.grpc.form import ArrayForm, Form, Lead
+from tailcut.wire.grpc.form import ArrayForm, Form, Lead, Whole
+from tailcut.wire.grpc.framing import PREFIX_BYTES
 from tailcut.wire.memo import BytesMemo
 from tailcut.wire.v2 import InferRequest
 
 _PLANS = 1024  # kept at most
 _LEAD_BYTES = 2048  # longer ones are not kept
+_NOTED = 256  # until the models change
 _SEEN = 4096  # leads that came once, as their hashes
 
 
@@ -22,6 +25,14 @@ class Plan(NamedTuple):
 
     served: ServedModel
     form: Form | ArrayForm
+    gathers: bool  # they are one small row, which is queued with those of other calls
+
+
+class Known(NamedTuple):
+    """A message that the next one is probably like, but for its id and its only tensor."""
+
+    whole: Whole
+    plan: Plan
 
 
 class Plans:
@@ -32,6 +43,9 @@ class Plans:
         self._plans: BytesMemo[bytes, Plan] = BytesMemo(_PLANS)
         self._seen: BytesMemo[int, bool] = BytesMemo(_SEEN)
         self.find = self._plans.get
+        self._known: dict[int, Known] = {}  # of the messages that gather, the last one of each length
+        self._noted = 0
+        self.known = self._known.get
         state.context.models.changed.append(self._forget)
 
     def learn(  # noqa: PLR0913, PLR0917  a message and all that was read from it
@@ -52,8 +66,20 @@ class Plans:
             return
         form = (Form if in_rows else ArrayForm).of(model.spec, served.version, message, request)
         if form is not None and form.fits(data, lead.end):
-            self._plans.keep(key, Plan(served, form))
+            gathers = rows == len(form.pieces) == 1 and in_rows and form.size <= GATHERED_BYTES
+            self._plans.keep(key, Plan(served, form, gathers))
+
+    def note(self, data: bytes, lead: Lead, plan: Plan) -> None:
+        """A message was found by its lead: the next one of its length is probably like it.
+
+        Not where too many are unlike each other, which costs more than it saves.
+        """
+        if plan.gathers and isinstance(plan.form, Form) and self._noted < _NOTED:
+            self._noted += 1
+            self._known[PREFIX_BYTES + len(data)] = Known(Whole.of(data, lead, plan.form), plan)
 
     def _forget(self) -> None:
         self._plans.clear()
         self._seen.clear()
+        self._known.clear()
+        self._noted = 0

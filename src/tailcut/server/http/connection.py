@@ -7,7 +7,6 @@ their order, and bounds the time that a client may take; the parts that it holds
 
 import asyncio
 import logging
-import select
 from functools import partial
 
 from tailcut.errors import TailcutError
@@ -15,6 +14,7 @@ from tailcut.server.http.account import Account
 from tailcut.server.http.bodies import BodyReceiver
 from tailcut.server.http.inference import Inference
 from tailcut.server.http.plan import NO_PLAN, Kind, Plan, find_plan
+from tailcut.server.http.presence import WAITS_S, Presence, is_gone
 from tailcut.server.http.questions import Questions
 from tailcut.server.http.repeating import STEADY, Repeating
 from tailcut.server.http.replies import Refusal, failure_reply, refusal_reply, refused, retry_after
@@ -22,9 +22,7 @@ from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.state import ServerState
 from tailcut.server.step_runner import LITTLE_BYTES
 from tailcut.wire.http1.connection import LINGER_BYTES, Body, Broken, Http1Connection, Request, State
-from tailcut.wire.http1.response import CONTINUE
 
-WAITS_S = 1.0  # how long a client that sends nothing more waits before it is asked whether it is there
 _HELD_BYTES = 64 * 1024  # pipelined behind a message in hand, before reading pauses
 _IDLE, _HEAD, _CHUNKS, _SKIP = State.IDLE, State.HEAD, State.CHUNKS, State.SKIP
 _ANSWER, _LINGER = State.ANSWER, State.LINGER
@@ -50,7 +48,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self.paused = False  # the client does not read
         self.pipelines = False  # and waits for time behind those that do not
         self._queued = False  # for time on the loop, with the messages that the wire holds
-        self._asked = False  # whether a client that sends nothing more is there
+        self._presence = Presence()
         self.due = 0.0  # when this client's time limit passes; 0: no limit runs
 
     @property
@@ -90,6 +88,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._repeating.forget()
         self._state.leave(self)
         self._account.hold_unread(0)
+        self._questions.leave()
         if self._wire.state is _ANSWER or self._inference.unsent:
             self._writer.lost()
         self._drop()
@@ -112,12 +111,19 @@ class HttpConnection(asyncio.BufferedProtocol):
         except Exception:  # noqa: BLE001  whatever one message does to us must cost its client only
             self._give_up()
 
+    def take_up(self, data: bytes) -> None:
+        """The fast path received this, the beginning of a message."""
+        try:
+            self._hear(self._wire.receive(data, len(data)))
+        except Exception:  # noqa: BLE001  as in buffer_updated
+            self._give_up()
+
     def eof_received(self) -> bool:
         """The client sends nothing more: what it has asked for is answered, where it can still read.
 
-        A client that has closed altogether may look the same: `_look_for_client` tells them apart.
+        A client that has closed altogether may look the same: `presence.py` tells them apart.
         """
-        if self._wire.state >= _LINGER or _is_gone(self.transport):
+        if self._wire.state >= _LINGER or is_gone(self.transport):
             return False
         self._wire.ended = True
         self._finish()
@@ -138,7 +144,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._inference.unsent:
             self._inference.unsent = False
             self._exchange.sent()
-        self.due = self._state.now + self._state.limits.linger_s if self._wire.state >= _LINGER else 0.0
+        is_over = self._wire.state >= _LINGER and self._questions.watching is None
+        self.due = self._state.now + self._state.limits.linger_s if is_over else 0.0
         if not self.transport.is_closing():
             self._read_on()
             self._next()
@@ -149,23 +156,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self.paused or state >= _LINGER or state is _SKIP or not self._wire.busy:
             self.transport.abort()
         elif self._wire.ended:
-            self._look_for_client()
+            self.due = self._presence.look(self.transport, self._state.now, interim=self._plan.head.interim)
         else:
             self._refuse(408, "the request took too long to arrive")
-
-    def _look_for_client(self) -> None:
-        """Drop the work of a client that has closed; over TCP, only what is sent to it brings out whether it has.
-
-        An interim answer is sent, which every client of HTTP/1.1 reads past, and which a closed socket answers by a
-        reset. Otherwise clients that give up under load would fill the queue with work that no client waits for.
-        """
-        if _is_gone(self.transport):
-            self.transport.abort()
-            return
-        self._asked = not self._asked and self._plan.head.interim
-        if self._asked:
-            self.transport.write(CONTINUE)
-        self.due = self._state.now + (0.0 if self._asked else WAITS_S)
 
     # What the client sends.
 
@@ -251,9 +244,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             if not whole:
                 self._begin_rows(plan, body)
                 return
-            steady = self._wire.repeats >= STEADY and self._state.fast_path is not None
-            if not (steady and self._repeating.take_rows(plan, body)):
-                self._inference.submit_rows(plan, body)
+            self._submit_rows(plan, body)
         elif plan.why is not None:
             self.turn_away(plan.why)
         elif whole:
@@ -349,9 +340,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         if plan.kind is Kind.ANSWER:
             self._questions.answer(plan, bytes(body))
         elif plan.kind is Kind.ROWS:
-            self._inference.submit_rows(plan, body)
+            self._submit_rows(plan, body)
         else:
             self._inference.submit(plan, body)
+
+    def _submit_rows(self, plan: Plan, body: memoryview) -> None:
+        steady = self._wire.repeats >= STEADY and self._state.fast_path is not None
+        if not (steady and self._repeating.take_rows(plan, body)):
+            self._inference.submit_rows(plan, body)
 
     def turn_away(self, why: Refusal | TailcutError) -> None:
         """Answer the message in hand without its body, and go on behind it where that can be read past."""
@@ -410,15 +406,6 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _drop(self) -> None:
         self._exchange.cancel()
         self._bodies.drop()
-
-
-def _is_gone(transport: asyncio.Transport) -> bool:
-    """Whether the client does not read either, where Linux knows: it closed a Unix socket, or reset the connection."""
-    if not hasattr(select, "epoll"):
-        return False
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), 0)  # POLLHUP and POLLERR are always told
-    return bool(poll.poll(0))
 
 
 def _too_many_bodies() -> Refusal:

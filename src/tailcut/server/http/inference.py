@@ -23,7 +23,8 @@ from tailcut.server.tracing.tracer import Tracer
 from tailcut.wire.http1.connection import Http1Connection
 from tailcut.wire.inflate import WBITS, inflate_in_steps
 from tailcut.wire.v2 import InferRequest, Response, encode_response, parse_request
-from tailcut.wire.v2.steps import AT_ONCE_BYTES, STEP_ELEMENTS, request_in_steps, response_in_steps
+from tailcut.wire.v2.response_steps import STEP_ELEMENTS, response_in_steps
+from tailcut.wire.v2.steps import AT_ONCE_BYTES, request_in_steps
 from tailcut.wire.v2.tensors import STEP_STRINGS
 
 _LOOK_BYTES = 256 * 1024  # looked through between two pauses
@@ -102,6 +103,9 @@ class Inference:
             self._connection.turn_away(refusal)
             return
         deadline_ns = self._writer.began_ns + (schedule.timeout_ns or state.deadline_ns)
+        if plan.gathers:
+            self.exchange.submit_row(served, bytes(body), schedule.priority, deadline_ns)
+            return
         try:
             self.exchange.submit_bodies(served, plan.rows, (body,), schedule, deadline_ns)
         except TailcutError as error:
@@ -131,7 +135,7 @@ class Inference:
                 named = _names_time(bytes(body[: plan.json_size]))
                 exchange.precheck(served.entry, plan.schedule, names_its_time=named)
             request = parse_request(served.model.spec, body, plan.json_size, state.context.regions)
-            if not (here and plan.steady and self._repeating.may_take() and self._leaves(plan, body, request)):
+            if not (plan.steady and self._repeating.may_take() and self._leaves(plan, body, request)):
                 exchange.submit(served, request, plan.schedule)
         except TailcutError as error:
             self._fail(error)
@@ -172,6 +176,10 @@ class Inference:
             return response_in_steps(spec, served.version, request, exchange.owned(request, outputs))
         return encode_response(spec, served.version, request, outputs)
 
+    def encode_row(self, outputs: list[bytes]) -> list[bytes]:
+        """The body of an answer behind its JSON, which is the same for all."""
+        return outputs
+
     def submitted(self) -> None:
         """A large body has been read."""
         self._account.release()
@@ -195,6 +203,13 @@ class Inference:
     def go_on(self) -> None:
         """The exchange is over."""
         if self._wire.held:
+            self._connection.go_on()
+
+    def refused(self, error: TailcutError) -> None:
+        """A row was not admitted when those of its pass were queued."""
+        plan = self._wire.meaning
+        if plan is not None:
+            self.turn_away_rows(plan, error)
             self._connection.go_on()
 
     def failed(self, error: TailcutError) -> None:

@@ -37,7 +37,7 @@ def document(routes: Iterable[tuple[str, str, Said, bool]], version: str, *, alw
 def _operation(path: str, said: Said, security: list[dict[str, Any]] | None) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "Done"}
     if said.answer is not None:
-        kind = "text/plain" if said.answer == "text" else "application/json"
+        kind = _KINDS.get(said.answer, "application/json")
         good["content"] = {kind: {"schema": _ref(said.answer)}}
     wrong = {"description": "An error, in one line", "content": {"application/json": {"schema": _ref("error")}}}
     responses = {"200": good, "4XX": wrong, "5XX": wrong}
@@ -80,6 +80,7 @@ def _list(of: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": of}
 
 
+_KINDS = {"text": "text/plain", "page": "text/html", "events": "text/event-stream"}  # of answers that are not JSON
 _REQUIRED = {"request", "register", "cuda_register"}  # bodies
 _HEADERS = {
     "Inference-Header-Content-Length": "bytes of JSON before the binary data; 0 for a raw body",
@@ -99,6 +100,8 @@ _SCHEMAS: dict[str, Any] = {
     "error": _object({"error": _TEXT}),
     "object": _OBJECT,
     "text": _TEXT,
+    "page": _TEXT,
+    "events": _TEXT,
     "empty": _object({}),
     "ready": _object({}, {"ready": _YES}),
     "readiness": _object({"name": _TEXT, "ready": _YES, "warmed_up": _YES}, {"reason": _TEXT}),

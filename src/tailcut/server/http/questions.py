@@ -7,6 +7,7 @@ from typing import Protocol
 from tailcut.errors import TailcutError
 from tailcut.server.http.plan import Plan
 from tailcut.server.http.replies import Refusal, refused
+from tailcut.server.http.watching import Watching
 from tailcut.server.http.writer import AnswerWriter
 from tailcut.server.limits import QUESTION_BYTES
 from tailcut.server.state import ServerState
@@ -16,6 +17,8 @@ from tailcut.wire.inflate import WBITS, inflate
 
 class Connection(Protocol):
     """The connection, as far as its questions are concerned."""
+
+    paused: bool
 
     def go_on(self) -> None:
         """The message in hand is answered."""
@@ -27,13 +30,14 @@ class Connection(Protocol):
 class Questions:
     """Answers the questions of one connection."""
 
-    __slots__ = ("_connection", "_state", "_work", "_writer")
+    __slots__ = ("_connection", "_state", "_work", "_writer", "watching")
 
     def __init__(self, state: ServerState, writer: AnswerWriter, connection: Connection) -> None:
         self._state = state
         self._writer = writer
         self._connection = connection
         self._work: asyncio.Task[None] | None = None  # an answer that takes a while
+        self.watching: Watching | None = None  # an answer that has no end
 
     def answer(self, plan: Plan, body: bytes) -> None:
         """Answer a question whose whole body is here."""
@@ -44,12 +48,30 @@ class Questions:
             if plan.negotiates:
                 arguments = (*arguments, accept_of(self._writer.head))
             answer = plan.handler(self._state.context, *arguments)  # type: ignore[misc]  # ANSWER plans have one
+            if plan.watches and isinstance(answer, bytes):
+                self._watch(answer, is_head=plan.head.method == b"HEAD")
+                return
         except (Refusal, TailcutError) as error:
             answer = refused(error)
         if isinstance(answer, bytes):
             self._tell(plan, answer)
             return
         self._work = self._state.loop.create_task(self._answer_later(plan, answer))
+
+    def _watch(self, head: bytes, *, is_head: bool) -> None:
+        """Begin an answer that has no end, whose head is there."""
+        if is_head:
+            self._writer.begin(head, b"")
+            self._connection.close()
+            return
+        watching = Watching(self._state.broadcast, self._writer, self._connection)
+        watching.begin(head)
+        self.watching = watching
+
+    def leave(self) -> None:
+        """The client left."""
+        if self.watching is not None:
+            self.watching.leave()
 
     async def _answer_later(self, plan: Plan, coming: Awaitable[bytes]) -> None:
         """The answer of work that takes a while: it goes on where the client leaves."""

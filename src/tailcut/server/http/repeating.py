@@ -27,6 +27,9 @@ class Connection(Protocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes of it stand in the receive buffer."""
 
+    def take_up(self, data: bytes) -> None:
+        """Read what it has sent."""
+
     def failed(self, error: TailcutError) -> None:
         """There will be no answer to the message in hand."""
 
@@ -126,6 +129,10 @@ class Repeating:
     def buffer_updated(self, nbytes: int) -> None:
         """What it came back for stands in the receive buffer."""
         self._connection.buffer_updated(nbytes)
+
+    def take_up(self, data: bytes) -> None:
+        """It has sent this, the beginning of a message."""
+        self._connection.take_up(data)
 
     def answer_owed(self, answer: Response) -> None:
         """The answer that it waited for when it came back."""

@@ -17,13 +17,15 @@ import msgspec
 import orjson
 
 from tailcut.errors import InvalidInputError
+from tailcut.live.records import PATH
 from tailcut.runtime.tracing.attribution import explain
 from tailcut.runtime.tracing.timeline import read
 from tailcut.server import metadata
 from tailcut.server.context import Context
 from tailcut.server.http.openapi import Said, document
+from tailcut.server.http.page import live_page
 from tailcut.server.metrics import METRICS_TYPE, OPEN_METRICS_TYPE, accepts_open_metrics, render
-from tailcut.wire.http1.response import reply
+from tailcut.wire.http1.response import EVENTS, reply
 
 _log = logging.getLogger("tailcut")
 _CURSOR = re.compile(r"-\d{1,17}|\d{1,17}(\.\d{1,17})*", re.ASCII)  # a number for each worker, or a negative one
@@ -41,6 +43,8 @@ class Entry:
     said: Said
     admin: bool = False  # needs the token, where the server has one
     open: bool = False  # needs none, also where all others do
+    watches: bool = False  # the handler's is the head of an answer that goes on until either side ends it
+    ui: bool = False  # --no-ui takes it away
     negotiates: bool = False  # the handler is given the Accept header
 
 
@@ -54,6 +58,8 @@ class Route:
     takes_body: bool = False
     admin: bool = False
     open: bool = False
+    watches: bool = False
+    ui: bool = False
     negotiates: bool = False
 
     @property
@@ -203,13 +209,26 @@ def _metrics(context: Context, accept: str) -> bytes:
     return reply(200, text, content_type=OPEN_METRICS_TYPE if opened else METRICS_TYPE, headers={"Vary": "Accept"})
 
 
+def _page(_context: Context) -> bytes:
+    page, headers = live_page()
+    return reply(200, page, content_type="text/html; charset=utf-8", headers=headers)
+
+
+def _live_stream(_context: Context) -> bytes:
+    return EVENTS
+
+
 def _openapi(context: Context) -> bytes:
-    return _openapi_reply(always=context.require_token)
+    return _openapi_reply(always=context.require_token, ui=context.ui)
 
 
 @cache
-def _openapi_reply(*, always: bool) -> bytes:
-    paths = [(entry.path, entry.method, entry.said, (always and not entry.open) or entry.admin) for entry in _TABLE]
+def _openapi_reply(*, always: bool, ui: bool) -> bytes:
+    paths = [
+        (entry.path, entry.method, entry.said, (always and not entry.open) or entry.admin)
+        for entry in _TABLE
+        if ui or not entry.ui
+    ]
     return _json(document(paths, metadata.version(), always=always))
 
 
@@ -251,6 +270,14 @@ _TABLE = [
         Said("Whether requests are wanted: 503 while draining", unready=True),
         open=True,
     ),
+    Entry("/", "GET", _page, Said("A page that shows the server while it serves", "page"), open=True, ui=True),
+    Entry(
+        PATH,
+        "GET",
+        _live_stream,
+        Said("What that page shows, as server-sent events, one a second", "events"),
+        watches=True,
+    ),
     Entry("/v2", "GET", _server, Said("Name, version and extensions", "server")),
     Entry("/v2/openapi.json", "GET", _openapi, Said("This document", "object")),
     Entry("/v2/models/stats", "GET", _statistics, Said("Counts and times of all models", "statistics")),
@@ -286,7 +313,6 @@ def find_route(path: str) -> Route | None:
         if all(want in {None, part} for want, part in zip(pattern, parts, strict=True)):
             arguments = tuple(part for want, part in zip(pattern, parts, strict=True) if want is None)
             takes_body = entry.said.body is not None
-            return Route(
-                (entry.method,), entry.handler, arguments, takes_body, entry.admin, entry.open, entry.negotiates
-            )
+            flags = {name: getattr(entry, name) for name in ("admin", "open", "watches", "ui", "negotiates")}
+            return Route((entry.method,), entry.handler, arguments, takes_body, **flags)
     return None

@@ -69,6 +69,19 @@ class AnswerWriter:
             answer = answer.replace(END, CLOSE, 1)
         return self._say(answer)
 
+    def begin(self, head: bytes, first: bytes) -> None:
+        """Write the head of the connection's last answer, whose end is the connection's, and how it begins."""
+        self._wire.linger()
+        answer = dated(head, self._state.date) + first
+        self._count(int(answer[9:12]), len(answer))
+        self.transport.write(answer)
+
+    def go_on(self, part: bytes) -> None:
+        """Write more of such an answer."""
+        if not self.transport.is_closing():
+            self.idle_since = self._state.now
+            self.transport.write(part)
+
     def fail(self, error: TailcutError) -> bool:
         """Write that an inference has failed."""
         answer = failure_reply(error, close=self._closing())

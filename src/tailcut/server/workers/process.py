@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from tailcut.errors import TailcutError
+from tailcut.live.counts import ProcessSnapshot, counts_of
 from tailcut.machine.affinity import bind_memory, pin_thread
 from tailcut.runtime.opening.defaults import Choice
 from tailcut.server.context import Context
@@ -128,6 +130,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._control, os._exit, 1)  # nothing is ever sent here: readable means closed
         context.everywhere = lambda: self._everywhere(context)
+        context.processes = lambda: self._processes(context)
+        self._scoreboard.occupy(self._place, os.getpid(), self.post)
         self._publish_often(context, loop)
         models = [{"name": served.name, "version": served.version} for served in context.models]
         choices = {
@@ -139,11 +143,15 @@ class Worker:
 
     def publish(self, context: Context) -> None:
         """Write the counts where the others find them."""
-        self._scoreboard.publish(self._place, _as_counts(context))
+        self._scoreboard.publish(self._place, as_counts(context))
 
     def _everywhere(self, context: Context) -> tuple[ServerCounts, Sequence[Counted]]:
         self.publish(context)  # what has been shown once is never taken back, whichever worker is asked next
         return as_counted(self._scoreboard.totals())
+
+    def _processes(self, context: Context) -> list[ProcessSnapshot]:
+        self.publish(context)
+        return [ProcessSnapshot(one.pid, one.post, counts_of(one.counts)) for one in self._scoreboard.occupants()]
 
     def _publish_often(self, context: Context, loop: asyncio.AbstractEventLoop) -> None:
         self.publish(context)
@@ -173,7 +181,8 @@ class _Summed:
     latency: LatencyHistogram
 
 
-def _as_counts(context: Context) -> Counts:
+def as_counts(context: Context) -> Counts:
+    """What this process has counted."""
     server = {field.name: getattr(context.counts, field.name) for field in fields(context.counts)}
     server["replies"] = {str(status): count for status, count in context.counts.replies.items()}
     models: Counts = {}
@@ -185,7 +194,7 @@ def _as_counts(context: Context) -> Counts:
         counts["latency_ns"], counts["limit_ns"] = served.latency.total_ns, served.latency.limit_ns
         counts["stages"] = served.model.stages()
         models.setdefault(served.name, {})[served.version] = counts
-    return {"server": server, "models": models}
+    return {"at_ns": time.monotonic_ns(), "server": server, "models": models}
 
 
 def as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:

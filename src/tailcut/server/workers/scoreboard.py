@@ -12,6 +12,8 @@ import mmap
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -21,19 +23,33 @@ from tailcut.memory.anonymous import anonymous_file
 
 _PLACE_BYTES = 64 * 1024
 _ABSENT = -1  # in place of a connection count: the worker that was here does not accept
-_CONNECTIONS, _FOLDS = 0, 1  # 64-bit words of a place's head: all places', and the first place's only
+_CONNECTIONS, _FOLDS, _OWNER = (
+    0,
+    1,
+    1,
+)  # 64-bit words of a place's head: all places', the first's only, the others' only
+_POST_BITS = 16
 _HEAD_BYTES = 16
 _LENGTHS = struct.Struct("<II")  # a snapshot's size and checksum
 _TRIES = 1000
 MOMENTARY = frozenset(
-    {"connections", "fast_path", "buffered_bytes", "queued", "queued_rows", "rows_in_use", "oldest_ns"}
+    {"connections", "fast_path", "buffered_bytes", "queued", "queued_rows", "rows_in_use", "oldest_ns", "at_ns"}
 )
 # The largest counts: their sum means nothing.
-_NEWEST = frozenset({"last_ms", "loop_stall_ns", "loop_stall_cpu_ns", "oldest_ns", "limit_ns"})
+_NEWEST = frozenset({"at_ns", "last_ms", "loop_stall_ns", "loop_stall_cpu_ns", "oldest_ns", "limit_ns"})
 
 _LATEST = frozenset({"exemplars"})  # lists that begin with a time, by some key: the latest of each
 
 Counts = dict[str, Any]  # numbers, lists of numbers, or again such dictionaries
+
+
+@dataclass(frozen=True, slots=True)
+class Occupant:
+    """A worker at its place: its process, its post, and what it has counted."""
+
+    pid: int
+    post: int
+    counts: Counts
 
 
 class Scoreboard:
@@ -80,6 +96,18 @@ class Scoreboard:
 
     # Counts.
 
+    def occupy(self, place: int, pid: int, post: int) -> None:
+        """Say which process is at a place, and at which post."""
+        self._words[_word(place, _OWNER)] = pid << _POST_BITS | post
+
+    def occupants(self) -> Iterator[Occupant]:
+        """The workers that have published their counts and are still there."""
+        for place in range(1, self.places + 1):
+            owner = self._words[_word(place, _OWNER)]
+            counts = self._read(place) if owner else {}
+            if counts:
+                yield Occupant(owner >> _POST_BITS, owner & ((1 << _POST_BITS) - 1), counts)
+
     def publish(self, place: int, counts: Counts) -> None:
         """Write a place's snapshot.
 
@@ -99,6 +127,7 @@ class Scoreboard:
         self.publish(0, past)
         at = place * _PLACE_BYTES + _HEAD_BYTES
         self._map[at : at + _LENGTHS.size] = bytes(_LENGTHS.size)
+        self._words[_word(place, _OWNER)] = 0
         self.leave(place)
         self._words[_FOLDS] += 1
 

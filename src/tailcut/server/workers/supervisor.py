@@ -26,7 +26,7 @@ from tailcut.machine.shares import Share, shares
 from tailcut.machine.topology import topology
 from tailcut.runtime.opening.defaults import Choice
 from tailcut.server.limits import ServerLimits
-from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners
+from tailcut.server.sockets import Address, Listener, bound, fit_files, open_listeners, take_over
 from tailcut.server.workers.fleet import Action, Do, Fleet, RestartPolicy
 from tailcut.server.workers.process import ENVIRONMENT, Assignment, Report, as_counted
 from tailcut.server.workers.scoreboard import Scoreboard
@@ -191,8 +191,7 @@ class _Supervisor:
                 case Do.DRAIN:
                     self._signal(action.worker, self._drain_by)
                 case Do.ANNOUNCE:
-                    for listener in self._listeners:
-                        listener.take_over()
+                    take_over(self._listeners)
                     self._on_ready(self._models)
                 case Do.EXIT:
                     self._end(action.code)

@@ -41,6 +41,7 @@ class Lead(NamedTuple):
     key: bytes
     id: bytes
     end: int
+    id_at: int = 0  # where the field of the id stands, if there is one
 
 
 def read_lead(message: bytes) -> Lead | None:
@@ -69,7 +70,7 @@ def read_lead(message: bytes) -> Lead | None:
     if not id_end:
         return Lead(message[:at], b"", at)
     name = message[id_at + 2 : id_end]
-    return Lead(message[:id_at] + message[id_end:at], name, at) if name.isascii() else None
+    return Lead(message[:id_at] + message[id_end:at], name, at, id_at) if name.isascii() else None
 
 
 class Piece(NamedTuple):
@@ -91,6 +92,7 @@ class Form(NamedTuple):
     before_id: bytes  # of an answer
     behind_id: bytes  # likewise, up to the first output's mark
     outputs: tuple[tuple[int, bytes], ...]  # asked for: place in the model's own order, and the mark before the bytes
+    before: bytes  # of an answer without an id: all up to the first output's bytes
 
     @classmethod
     def of(cls, spec: ModelSpec, version: str, message: Any, request: InferRequest) -> Self | None:
@@ -109,15 +111,11 @@ class Form(NamedTuple):
             tensor = spec.outputs[place]
             response.outputs.add(name=wanted.name, datatype=tensor.dtype.value, shape=(rows, *tensor.row_shape))
             outputs.append((place, _mark(_RAW_OUTPUT, rows * (tensor.row_bytes or 0))))
-        return cls(
-            size,
-            pieces,
-            rows,
-            schedule_of(request.parameters),
-            _Response(model_name=spec.name, model_version=version).SerializeToString(),
-            response.SerializeToString(),
-            tuple(outputs),
-        )
+        before_id = _Response(model_name=spec.name, model_version=version).SerializeToString()
+        behind_id = response.SerializeToString()
+        before = before_id + behind_id + (outputs[0][1] if outputs else b"")
+        schedule = schedule_of(request.parameters)
+        return cls(size, pieces, rows, schedule, before_id, behind_id, tuple(outputs), before)
 
     def fits(self, message: bytes, lead_end: int) -> bool:
         """Whether what is behind a message's lead has this form."""
@@ -125,6 +123,8 @@ class Form(NamedTuple):
 
     def answer(self, request_id: bytes, contents: Sequence[bytes], *, final: bool = False) -> bytes:
         """The ModelInferResponse with these bytes of the outputs asked for; `final` as in `infer_response`."""
+        if not (request_id or final) and len(contents) == 1:
+            return self.before + contents[0]
         parts = [self.before_id]
         if request_id:
             parts += (bytes((_ID, len(request_id))), request_id)
@@ -134,6 +134,37 @@ class Form(NamedTuple):
         for (_, mark), content in zip(self.outputs, contents, strict=True):
             parts += (mark, content)
         return b"".join(parts)
+
+
+class Whole(NamedTuple):
+    """A whole message with its prefix, of which only the id and the only tensor's bytes differ from call to call."""
+
+    start: bytes  # up to the id's bytes
+    id_end: int
+    behind: bytes  # the id, up to the tensor's bytes
+
+    @classmethod
+    def of(cls, message: bytes, lead: Lead, form: Form) -> Self:
+        """That of a message which has this lead, and behind it one tensor of this form."""
+        mark, prefix = form.pieces[0].mark, b"\0" + len(message).to_bytes(4, "big")
+        if not lead.id:
+            start = prefix + message[: lead.end] + mark
+            return cls(start, len(start), b"")
+        start = prefix + message[: lead.id_at + 2]
+        id_end = len(start) + len(lead.id)
+        return cls(start, id_end, message[id_end - len(prefix) : lead.end] + mark)
+
+    def is_like(self, data: bytes) -> bool:
+        """Whether another message, of the same length with its prefix, is like it."""
+        return data.startswith(self.start) and data.startswith(self.behind, self.id_end)
+
+    def id(self, data: bytes) -> bytes:
+        """Its id; none where it has none."""
+        return data[len(self.start) : self.id_end]
+
+    def body(self, data: bytes) -> bytes:
+        """The bytes of its tensor."""
+        return data[self.id_end + len(self.behind) :]
 
 
 class ArrayForm(NamedTuple):

@@ -3,21 +3,21 @@
 After the protocol's description: a message is five bytes and itself, a call ends with `grpc-status` in its trailers.
 """
 
-import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from math import ceil
-from typing import NamedTuple
 from urllib.parse import quote
+
+import msgspec
 
 from tailcut.errors import InvalidInputError, TooLargeError
 from tailcut.wire.http2.fields import Field, Reading, encode_fields
 from tailcut.wire.inflate import inflate_in_steps
 
 PREFIX_BYTES = 5
-_TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
+_TIMEOUT_DIGITS = 8
 _UNIT_NS = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1000, b"n": 1}
 _PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _MESSAGE_CHARS = 1000  # 12 KB at worst, which one frame holds
@@ -66,7 +66,7 @@ class CallPlan:
     error: CallError | None = None
 
 
-class CallHead(NamedTuple):
+class CallHead(msgspec.Struct, frozen=True, gc=False):
     """What a call's fields say; `error` ends it at once."""
 
     plan: CallPlan
@@ -109,11 +109,11 @@ def call_head(plan: CallPlan, varying: Mapping[bytes, bytes]) -> CallHead:
     written = varying.get(b"grpc-timeout")
     if written is None:
         return CallHead(plan, 0, *trace, plan.error)
-    timeout = _TIMEOUT.fullmatch(written)
-    if timeout is None:
-        message = "grpc-timeout is a number of 8 digits at most, and one of HMSmun"
+    unit_ns, digits = _UNIT_NS.get(written[-1:]), written[:-1]
+    if unit_ns is None or not digits.isdigit() or len(digits) > _TIMEOUT_DIGITS:
+        message = f"grpc-timeout is a number of {_TIMEOUT_DIGITS} digits at most, and one of HMSmun"
         return CallHead(plan, 0, *trace, CallError(Status.INVALID_ARGUMENT, message))
-    return CallHead(plan, int(timeout[1]) * _UNIT_NS[timeout[2]] or 1, *trace, plan.error)
+    return CallHead(plan, int(digits) * unit_ns or 1, *trace, plan.error)
 
 
 CALLS = Reading(

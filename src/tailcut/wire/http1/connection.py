@@ -77,6 +77,9 @@ class Meaning(Protocol):
     length: int  # of the body; 0 where it is chunked
     edition: Edition  # an equal head means the same while it is valid
 
+    def fits(self, head: bytes) -> bool:
+        """Whether another head is known to mean the same, as a quick look shows."""
+
 
 H = TypeVar("H", bound=Meaning)
 
@@ -230,9 +233,12 @@ class Http1Connection(Generic[H]):
                     self._move(_HEAD)
                 return None
             head = bytes(self._view[at:end])
-            before, self.meaning, self.head = meaning, None, b""
-            meaning = self.meaning = self._interpret(head)
-            self.repeats = self.repeats + 1 if meaning is before else min(self.repeats, 0)
+            if meaning is not None and meaning.edition.valid and meaning.fits(head):
+                self.repeats += 1
+            else:
+                before, self.meaning, self.head = meaning, None, b""
+                meaning = self.meaning = self._interpret(head)
+                self.repeats = self.repeats + 1 if meaning is before else min(self.repeats, 0)
             if len(head) <= KEPT_HEAD_BYTES:
                 self.head = head
         self._empty_lines = 0

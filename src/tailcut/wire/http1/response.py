@@ -10,6 +10,12 @@ OK = b"HTTP/1.1 200 OK\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 END = b"\r\n\r\n"
 CLOSE = b"\r\nConnection: close\r\n\r\n"  # in the place of END
+# The head of a stream of events, whose end is the connection's: HTTP/1.0 clients and proxies read it too. The last line
+# tells nginx to pass each event on as it comes.
+EVENTS = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n"
+    b"X-Accel-Buffering: no\r\n\r\n"
+)
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 

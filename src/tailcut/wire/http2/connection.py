@@ -63,6 +63,8 @@ _IDLE_WINDOW = 65535  # what both sides begin with
 _CHORES_EARNED = 8  # by a frame that carries a request: clients measure the line, and open windows, as they use it
 _PREFACE_BYTES = len(PREFACE)
 _HEAD = Struct(">HBBBI")
+_HEADERS = int(Kind.HEADERS)  # plain, as in the table of handlers
+_ENDS = int(Kind.DATA) << 8 | END_STREAM  # kind and flags
 
 
 class Http2Connection(Streams[H]):
@@ -149,7 +151,7 @@ class Http2Connection(Streams[H]):
         self._greeted = _PREFACE_BYTES
         return _PREFACE_BYTES
 
-    def _frames(self, data: bytes, at: int, units: int) -> int:
+    def _frames(self, data: bytes, at: int, units: int) -> int:  # noqa: C901  one loop over the frames
         """Handle the whole frames in data[at:]; returns where the rest begins."""
         size = len(data)
         if self._greeted < _PREFACE_BYTES:
@@ -173,6 +175,10 @@ class Http2Connection(Streams[H]):
                 self._greeted += 1
             if self._block is not None and kind != Kind.CONTINUATION:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a header block goes on in CONTINUATION and nothing else")
+            if flags == END_HEADERS and kind == _HEADERS and (stop := _data_behind(data, end, size, stream)):
+                self._on_request(stream & EVER_OPEN, data[at + HEAD_BYTES : end], data[end + HEAD_BYTES : stop])
+                at = stop
+                continue
             handler = self._handlers.get(kind)
             if handler is None:
                 self._chore()
@@ -181,17 +187,18 @@ class Http2Connection(Streams[H]):
             at = end
         return at
 
+    def _on_request(self, stream: int, block: bytes, data: bytes) -> None:
+        """HEADERS and the one frame of DATA that ends the request, as clients send small ones."""
+        if not stream:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "HEADERS without a stream")
+        self._spent += 1
+        if not self._header_block(0, stream, block, data):
+            self._on_data(END_STREAM, stream, data)
+
     def _on_data(self, flags: int, stream: int, payload: bytes) -> None:
         size = len(payload)
         incoming = self._incoming.get(stream)
-        self._window -= size
-        if self._window < 0:
-            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
-        self._owed += size
-        if self._owed >= CONNECTION_WINDOW // 2:
-            self.out.write(frame(Kind.WINDOW_UPDATE, 0, 0, word(self._owed)))
-            self._window += self._owed
-            self._owed = 0
+        self._fill_window(size)
         data = unpadded(flags, payload) if flags & PADDED else payload
         ended = bool(flags & END_STREAM)
         if incoming is None:
@@ -213,6 +220,17 @@ class Http2Connection(Streams[H]):
         if data:
             self._chores.earn(_CHORES_EARNED)
         self._events.append(Data(stream, data, size, ended))
+
+    def _fill_window(self, size: int) -> None:
+        """So many bytes of data came; the connection's window is opened anew, before it is full."""
+        self._window -= size
+        if self._window < 0:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
+        self._owed += size
+        if self._owed >= CONNECTION_WINDOW // 2:
+            self.out.write(frame(Kind.WINDOW_UPDATE, 0, 0, word(self._owed)))
+            self._window += self._owed
+            self._owed = 0
 
     def _stray_data(self, stream: int, *, ended: bool) -> None:
         """Data for a stream that takes none."""
@@ -249,31 +267,38 @@ class Http2Connection(Streams[H]):
         else:
             self._block = stream, first_flags, block, count + 1
 
-    def _header_block(self, flags: int, stream: int, block: bytes) -> None:
+    def _header_block(self, flags: int, stream: int, block: bytes, data: bytes | None = None) -> bool:
+        """A request, or what stands behind one; whether `data`, which would end it, was taken with it."""
         ended = bool(flags & END_STREAM)
         if stream <= self.last_stream or not stream & 1:
             self._trailers(stream, self._blocks.decode(block), ended=ended)
-            return
+            return False
         self.last_stream = stream
         try:
             head, length = self._blocks.request(block)
         except MalformedError:
             self._dismiss(stream, ended=ended)
             self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
-            return
+            return False
         if stream > self._final or len(self.out.windows) >= STREAMS:
             self._dismiss(stream, ended=ended)
             self._spoil(stream, ErrorCode.REFUSED_STREAM)
-            return
+            return False
         if ended and length > 0:
             self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
-            return
+            return False
         self.out.open(stream)
         self._spent += _CALL_UNITS
+        if data is not None and length in {-1, len(data)}:
+            self._chores.earn(2 * _CHORES_EARNED if data else _CHORES_EARNED)
+            self._fill_window(len(data))
+            self._events.append(Opened(stream, head, True, data, len(data)))
+            return True
         self._chores.earn(_CHORES_EARNED)
         if not ended:
             self._incoming[stream] = Incoming(length)
         self._events.append(Opened(stream, head, ended))
+        return False
 
     def _trailers(self, stream: int, fields: Sequence[Field], *, ended: bool) -> None:
         """Fields behind a request's data; only a stream that may still send has any."""
@@ -364,3 +389,13 @@ class Http2Connection(Streams[H]):
             self._spoil(stream, ErrorCode.PROTOCOL_ERROR)
         elif not self.out.widen_stream(stream, more):
             self._spoil(stream, ErrorCode.FLOW_CONTROL_ERROR)
+
+
+def _data_behind(data: bytes, at: int, size: int, stream: int) -> int:
+    """Where a whole frame at `at` ends that has the last data of a stream, and no padding; 0 where there is none."""
+    if size - at < HEAD_BYTES:
+        return 0
+    high, low, kind, flags, owner = _HEAD.unpack_from(data, at)
+    length = high << 8 | low
+    end: int = at + HEAD_BYTES + length
+    return end if kind << 8 | flags == _ENDS and owner == stream and length <= FRAME_BYTES and end <= size else 0

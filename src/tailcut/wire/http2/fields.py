@@ -74,14 +74,11 @@ class Reading(Generic[H]):
         object.__setattr__(self, "ignored", BytesMemo(_IGNORED, _CACHED_BYTES // 8))
 
     def role(self, name: bytes) -> int:
-        """Of a field whose name is none of those that were given.
+        """Of a field whose name is none of those that were given, and not known yet.
 
         Raises:
             MalformedError: it is no name.
         """
-        known = self.ignored.get(name)
-        if known is not None:
-            return known
         _check_name(name, b"")
         return self.ignored.keep(name, _KEY if self.names is None else _IGNORE, len(name))
 
@@ -129,7 +126,7 @@ class HeaderBlocks(Generic[H]):
 
     def _read(self, fields: list[Field]) -> tuple[H, int]:
         reading = self._reading
-        role_of = reading.roles.get
+        role_of, ignored = reading.roles.get, reading.ignored.get
         key: list[Field] = []
         varying: dict[bytes, bytes] = {}
         length = -1
@@ -140,11 +137,13 @@ class HeaderBlocks(Generic[H]):
                 if name == _LENGTH:
                     length = _length(value, length)
                     continue
-                role = reading.role(name)
+                role = ignored(name)
+                if role is None:
+                    role = reading.role(name)
             if role == _KEY:
                 key.append(one)
                 continue
-            if not _VALUE.fullmatch(value):
+            if not value.isalnum() and not _VALUE.fullmatch(value):
                 raise MalformedError(_NO_VALUE)
             if role == _VARYING:
                 varying.setdefault(name, value)

@@ -79,6 +79,7 @@ _STATIC: tuple[Field, ...] = (
     (b"www-authenticate", b""),
 )
 _FIRST = len(_STATIC)  # index of the newest entry of the dynamic table
+_SIZES = tuple(ENTRY_BYTES + len(name) + len(value) for name, value in _STATIC)
 
 
 class BlockError(Exception):
@@ -96,11 +97,12 @@ class Decoder:
         fields_bytes: of the fields of one block, as section 6.5.2 of RFC 9113 counts them.
     """
 
-    __slots__ = ("_bytes", "_entries", "_fields_bytes", "_most_bytes", "edition")
+    __slots__ = ("_bytes", "_entries", "_fields_bytes", "_most_bytes", "_sizes", "edition")
 
     def __init__(self, fields_bytes: int) -> None:
         self._fields_bytes = fields_bytes
         self._entries: list[Field] = []  # the dynamic table, the newest entry last
+        self._sizes: list[int] = []  # of each of them
         self._bytes = 0
         self._most_bytes = TABLE_BYTES
         self.edition = 0  # of the dynamic table: how often it has changed
@@ -118,9 +120,9 @@ class Decoder:
         except HuffmanError as error:
             raise BlockError(f"a header block cannot be decoded: {error}") from None
 
-    def _decode(self, block: bytes, at: int) -> list[Field]:
+    def _decode(self, block: bytes, at: int) -> list[Field]:  # noqa: C901, PLR0912  one loop over the fields
         fields: list[Field] = []
-        entries, most, end = self._entries, self._fields_bytes, len(block)
+        entries, sizes, most, end = self._entries, self._sizes, self._fields_bytes, len(block)
         size = 0
         while at < end:
             first = block[at]
@@ -129,10 +131,14 @@ class Decoder:
                 index = first & 0x7F
                 if index == 0x7F:
                     index, at = _integer(block, at, index)
-                field = _STATIC[index] if index < _FIRST else entries[_FIRST - 1 - index]
-                if not index:
+                if index >= _FIRST:
+                    field = entries[_FIRST - 1 - index]
+                    size += sizes[_FIRST - 1 - index]
+                elif index:
+                    field = _STATIC[index]
+                    size += _SIZES[index]
+                else:
                     raise BlockError("a header block has a field of index 0")
-                size += ENTRY_BYTES + len(field[0]) + len(field[1])
             else:  # a literal, section 6.2: to be indexed, or not, or never
                 if first >> 5 == 1:
                     raise BlockError("a header block changes the table's size behind a field")
@@ -159,19 +165,19 @@ class Decoder:
         """Section 4.4: an entry that the table has no room for leaves it empty."""
         self.edition += 1
         self._entries.append(field)
+        self._sizes.append(size)
         self._bytes += size
         if self._bytes > self._most_bytes:
             self._evict()
 
     def _evict(self) -> None:
         """Section 4.3: the oldest entries go first."""
-        count = 0
-        for name, value in self._entries:
-            if self._bytes <= self._most_bytes:
-                break
-            self._bytes -= ENTRY_BYTES + len(name) + len(value)
+        count, more, sizes = 0, self._bytes - self._most_bytes, self._sizes
+        while more > 0:
+            more -= sizes[count]
             count += 1
-        del self._entries[:count]
+        self._bytes = self._most_bytes + more
+        del self._entries[:count], sizes[:count]
 
     def _resize(self, block: bytes) -> int:
         """Do the changes of the table's size that a block begins with (section 6.3); where its fields begin."""

@@ -3,8 +3,9 @@
 `http2.py` reads frames; what they do to streams and windows, and what goes to the client, is here.
 """
 
-from dataclasses import dataclass
 from typing import Generic
+
+import msgspec
 
 from tailcut.wire.http2.fields import H
 from tailcut.wire.http2.frames import Budget, ErrorCode, Http2Error, Kind, frame, word
@@ -21,17 +22,20 @@ _RESETS = 1024, 256  # streams that a client may open and reset: at once, and ea
 _CHORES = 1024, 256  # frames that carry no request
 
 
-@dataclass(slots=True)
-class Opened(Generic[H]):
-    """A request began; `ended` where nothing follows its head."""
+class Opened(msgspec.Struct, Generic[H], gc=False):
+    """A request began; `ended` where nothing follows: it has no data, or what came in one frame right behind its head.
+
+    Such data took `size` of its window.
+    """
 
     stream: int
     head: H
     ended: bool
+    data: bytes = b""
+    size: int = 0
 
 
-@dataclass(slots=True)
-class Data:
+class Data(msgspec.Struct, gc=False):
     """Bytes of a request; they took `size` of its window, which `taken` gives back. `ended`: they are the last."""
 
     stream: int
@@ -40,8 +44,7 @@ class Data:
     ended: bool
 
 
-@dataclass(slots=True)
-class Reset:
+class Reset(msgspec.Struct, gc=False):
     """A request is over before its answer: the client gave it up, or it broke a rule."""
 
     stream: int

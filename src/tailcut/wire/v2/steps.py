@@ -1,4 +1,4 @@
-"""Large requests and responses, read and written in steps: generators that pause after about a millisecond. Pure.
+"""Large requests, read in steps: generators that pause after about a millisecond. Pure.
 
 An event loop that runs one step at a time serves its other clients in between, and the time of a step is limited
 whatever a client sends. The lists of a JSON body's tensors are split at commas into parts of 64 KB that orjson parses,
@@ -7,7 +7,7 @@ parsed at once and may have 64 KB at most.
 """
 
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from itertools import chain
 from math import prod
 from typing import Any, TypeVar
@@ -21,17 +21,13 @@ from tailcut.spec import DType, ModelSpec, TensorSpec
 from tailcut.wire.v2.checks import check_present, input_shape, known_entries, parameters_of, wanted_outputs
 from tailcut.wire.v2.lists import MARK, Span, mark_number, read_numbers
 from tailcut.wire.v2.request import InferRequest, id_of, parse_request, read_root, source_of
-from tailcut.wire.v2.response import Response, encode_response, json_answer
 from tailcut.wire.v2.tensors import (
-    STEP_STRINGS,
     check_size,
     elements,
     from_bytes,
     from_json,
     shown,
     strings_in_steps,
-    to_bytes,
-    to_json,
     wrong_nesting,
 )
 
@@ -39,7 +35,6 @@ T = TypeVar("T")
 Steps = Generator[None, None, T]
 AT_ONCE_BYTES = 8 * 1024  # read in one go, in 2 ms at worst: short lists or strings by the thousand
 STEP_BYTES = 64 * 1024  # of JSON read between two pauses
-STEP_ELEMENTS = 16 * 1024  # of an answer's numbers, written as JSON between two pauses
 _STEP_OF_STRINGS = 16 * 1024  # bytes of a list of strings
 _TOKENS_BYTES = 4 * 1024  # looked through bracket by bracket
 _KEPT_BYTES = 8 * 1024  # a list up to this size stays where it is
@@ -367,63 +362,3 @@ def _comma(place: int) -> int:
             f"the request is not valid JSON: no comma in {STEP_BYTES} bytes, or between two strings"
         )
     return place
-
-
-# Answers.
-
-
-def response_in_steps(
-    spec: ModelSpec, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
-) -> Steps[Response]:
-    """As `encode_response`, in steps: `outputs` must stay unchanged until the last one. The JSON has several parts.
-
-    Raises:
-        InvalidInputError: as `encode_response`.
-    """
-    pieces: list[list[bytes]] = []
-    binary: list[bytes] = []
-    answer = json_answer(spec, version, request)
-    dtypes = {tensor.name: tensor.dtype for tensor in spec.outputs}
-    for wanted, entry in zip(request.outputs, answer["outputs"], strict=True):
-        array, dtype = outputs[wanted.name], dtypes[wanted.name]
-        entry["shape"] = array.shape
-        if wanted.place is not None:
-            return encode_response(spec, version, request, outputs)
-        if wanted.binary:
-            parts = yield from _bytes_in_steps(array, dtype)
-            entry["parameters"] = {"binary_data_size": sum(map(len, parts))}
-            binary += parts
-        else:
-            entry["data"] = f"{MARK}{len(pieces)}"
-            pieces.append((yield from _json_in_steps(array, dtype, wanted.name)))
-    head = orjson.dumps(answer)
-    parts = []
-    for number, piece in enumerate(pieces):
-        before, _, head = head.partition(f'"{MARK}{number}"'.encode())
-        parts += [before, *piece]
-    parts.append(head)
-    return Response([*parts, *binary], sum(map(len, parts)) if binary else None)
-
-
-def _json_in_steps(array: np.ndarray, dtype: DType, name: str) -> Steps[list[bytes]]:
-    """An array as a JSON list, in parts."""
-    flat = array.reshape(-1)
-    parts = [b"["]
-    step = STEP_STRINGS if dtype is DType.BYTES else STEP_ELEMENTS
-    for at in range(0, flat.size, step):
-        text = orjson.dumps(to_json(flat[at : at + step], dtype, name), option=orjson.OPT_SERIALIZE_NUMPY)
-        parts += (b",", text[1:-1]) if at else (text[1:-1],)
-        yield
-    parts.append(b"]")
-    return parts
-
-
-def _bytes_in_steps(array: np.ndarray, dtype: DType) -> Steps[list[bytes]]:
-    if dtype is not DType.BYTES:
-        return [to_bytes(array, dtype)]
-    flat = array.reshape(-1)
-    parts: list[bytes] = []
-    for at in range(0, flat.size, STEP_STRINGS):
-        parts.append(to_bytes(flat[at : at + STEP_STRINGS], dtype))
-        yield
-    return parts

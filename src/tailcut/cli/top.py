@@ -1,0 +1,100 @@
+"""`tailcut top`: a running server in a terminal, second by second."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from tailcut.live.records import Record, View
+    from tailcut.report.live import Screen
+
+_WIDTH = 120
+
+
+def top(
+    target: Annotated[str, typer.Argument(metavar="URL", help="A running server.")],
+    once: Annotated[bool, typer.Option("--once", help="Show one second and exit.")] = False,
+    ca: Annotated[Path | None, typer.Option(help="With https://: file of certificates (PEM) to trust.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that the server requires.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a second, each on its line; with --once, one.")
+    ] = False,
+) -> None:
+    """Show what a running server does: rates, percentiles, queues, the slowest requests, memory. Ctrl-C ends it."""
+    from tailcut.cli.options import with_access
+    from tailcut.errors import UnreachableError, UsageError
+    from tailcut.lab.describe import parse_url
+    from tailcut.lab.live import follow
+    from tailcut.live.records import End
+    from tailcut.report.live import Screen
+
+    place, prefix = parse_url(target, allow_remote=True)
+    if place.grpc:
+        raise UsageError(f"{target!r} is not http://HOST:PORT: the figures come over HTTP")
+    place = with_access(place, ca, token_file)
+    screen = Screen(f"tailcut top {place.uds or place.authority}{prefix.rstrip('/')}")
+    reason = ""
+    try:
+        with _output(screen, once=once, json=json) as show:
+            while not reason or reason == "renewed":
+                reason = "lost"
+                for record in follow(place, prefix):
+                    if isinstance(record, End):
+                        reason = record.reason
+                    elif _take(record, screen, show) and once:
+                        return
+    except KeyboardInterrupt:  # the usual end
+        return
+    if reason == "stopping":
+        typer.echo("the server has stopped", err=True)
+        return
+    words = {"failed": "could not collect its figures: its log says why"}
+    raise UnreachableError(f"the server at {target} {words.get(reason, 'has ended the connection')}")
+
+
+def _take(record: "Record", screen: "Screen", show: "Callable[[View], None]") -> bool:
+    """Show a view, and keep what stands beside it; whether it was a view."""
+    from tailcut.live.records import About, Findings, View
+
+    if isinstance(record, About):
+        screen.about = record
+    elif isinstance(record, Findings):
+        screen.findings = record.checks
+    elif isinstance(record, View):
+        show(record)
+        return True
+    return False
+
+
+@contextmanager
+def _output(screen: "Screen", *, once: bool, json: bool) -> "Iterator[Callable[[View], None]]":
+    """How views are shown: as JSON, on a screen that is drawn each second, or as lines where there is no terminal."""
+    import msgspec
+    from rich.console import Console
+    from rich.live import Live
+
+    from tailcut.report.live import live_lines, live_screen
+
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=_WIDTH)  # there is no width to fit
+
+    def drawn(view: "View") -> "RenderableType":
+        screen.add(view)
+        return live_screen(screen, console.width, bars=not console.options.ascii_only)
+
+    if json:
+        yield lambda view: print(msgspec.json.encode(view).decode(), flush=True)
+    elif once:
+        yield lambda view: console.print(drawn(view))
+    elif console.is_terminal and not console.is_dumb_terminal:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            yield lambda view: live.update(drawn(view), refresh=True)
+    else:
+        yield lambda view: print("\n".join(live_lines(view)), flush=True)

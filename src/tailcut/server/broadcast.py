@@ -1,0 +1,167 @@
+"""Tells those that watch the server what happens, once a second while there is one; nothing runs while there is none.
+
+A tick takes a snapshot of the counts, has a view made of it and the ones before, encodes that once, and hands the bytes
+to each watcher. What costs more than a moment (the doctor's checks read a hundred files) is done on a thread.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+from tailcut.errors import QueueFullError
+from tailcut.live.counts import Key, ProcessSnapshot, Snapshot
+from tailcut.live.history import History
+from tailcut.live.records import End, as_event
+from tailcut.live.traces import Looked, TraceReader
+from tailcut.machine.process import usage
+from tailcut.machine.quota import quota, throttled
+from tailcut.server.about import about, findings
+from tailcut.server.context import Context
+from tailcut.server.latency import bounds_around
+from tailcut.server.limits import ServerLimits
+
+_log = logging.getLogger("tailcut")
+_EVERY_S = 1.0
+_EVENTS = 256  # of each process, of which it is asked what coincided with slow requests
+
+
+class Watcher(Protocol):
+    """A client that watches."""
+
+    def send(self, event: bytes) -> None:
+        """Send one event, or leave it out where the client has not read the last one."""
+
+    def end(self, event: bytes) -> None:
+        """Send the last event and close."""
+
+
+class Broadcast:
+    """The watchers of one process. All methods are for the loop's thread."""
+
+    def __init__(self, context: Context, limits: ServerLimits, loop: asyncio.AbstractEventLoop) -> None:
+        self._context = context
+        self._most = limits.watchers
+        self._loop = loop
+        self._watchers: dict[Watcher, None] = {}
+        self._history = History(bounds_around)
+        self._readers: dict[Key, TraceReader] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._limited = False  # by a CPU quota
+        self._findings = b""  # as an event, once they are known
+        self._looking: asyncio.Task[None] | None = None
+        self._token: str | None = None  # that the watchers came with, where one is required
+        self._changed = False  # models, since they were told
+        self._over = False  # no watcher is taken any more
+        context.models.changed.append(self._models_changed)
+
+    def join(self, watcher: Watcher) -> bytes:
+        """Take a watcher; returns what it is sent first. The first one starts the clock.
+
+        Raises:
+            QueueFullError: there are as many as there may be, or the server is being drained.
+        """
+        if self._over:
+            raise QueueFullError("the server is stopping")
+        if len(self._watchers) >= self._most:
+            raise QueueFullError(f"{self._most} clients watch already, which is the most per process", retry_after_s=5)
+        first = as_event(about(self._context))
+        if self._timer is None:
+            self._begin()
+        self._watchers[watcher] = None
+        return first + self._findings
+
+    def leave(self, watcher: Watcher) -> None:
+        """A watcher is gone; the last one stops the clock."""
+        self._watchers.pop(watcher, None)
+        if not self._watchers and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._history, self._readers = History(bounds_around), {}
+
+    def end(self) -> None:
+        """The server is drained: tell all watchers so, and take no more."""
+        self._over = True
+        self._end(End(reason="renewed" if self._context.ready else "stopping"))
+
+    def _begin(self) -> None:
+        self._token = self._context.token
+        self._limited = quota().cpus is not None
+        self._look_for_models()
+        self._history.add(self._snapshot(), self._look)
+        self._timer = self._loop.call_later(_EVERY_S, self._tick, self._loop.time() + _EVERY_S)
+        if not self._findings and self._looking is None:
+            self._looking = self._loop.create_task(self._find())
+
+    def _tick(self, due: float) -> None:
+        try:
+            self._show()
+        except Exception:  # noqa: BLE001  whatever is wrong with the figures, the server serves
+            _log.exception("the figures of the live page could not be collected")
+            self._end(End(reason="failed"))
+            return
+        if self._timer is not None:
+            due = max(due + _EVERY_S, self._loop.time())
+            self._timer = self._loop.call_at(due, self._tick, due)
+
+    def _show(self) -> None:
+        if self._changed:  # told once a second, however many models are loaded
+            self._look_for_models()
+            self._send(as_event(about(self._context)))
+        view = self._history.add(self._snapshot(), self._look)
+        if view is not None:
+            self._send(as_event(view))
+
+    def _look(self, key: Key) -> Looked:
+        reader = self._readers.get(key)
+        return Looked() if reader is None else reader.look(partial(self._context.events_since, most=_EVENTS))
+
+    def _send(self, event: bytes) -> None:
+        for watcher in list(self._watchers):
+            watcher.send(event)
+
+    def _end(self, record: End) -> None:
+        event = as_event(record)
+        for watcher in list(self._watchers):
+            watcher.end(event)
+            self.leave(watcher)
+
+    def _snapshot(self) -> Snapshot:
+        context = self._context
+        return Snapshot(
+            at_ns=time.monotonic_ns(),
+            ready=context.ready,
+            throttled_us=throttled()[1] if self._limited else 0,
+            processes=tuple(_with_usage(process) for process in context.processes()),
+        )
+
+    def _models_changed(self) -> None:
+        self._changed = True
+        if self._watchers and self._context.require_token and self._token != self._context.token:
+            self._end(End(reason="renewed"))  # they have to show the new one
+
+    def _look_for_models(self) -> None:
+        """Read the traces of the models that there are now, those that were there before from where they are."""
+        self._changed = False
+        known, self._readers = self._readers, {}
+        for served in self._context.models:
+            key = (served.name, served.version)
+            reader = known.get(key)
+            same = reader is not None and reader.timelines == served.all_timelines
+            self._readers[key] = reader if reader is not None and same else TraceReader(served.all_timelines)
+
+    async def _find(self) -> None:
+        try:
+            self._findings = as_event(await asyncio.to_thread(findings))
+            self._send(self._findings)
+        except Exception:  # noqa: BLE001  a machine that is unlike any other: the page does without
+            _log.exception("the machine could not be examined")
+        finally:
+            self._looking = None
+
+
+def _with_usage(process: ProcessSnapshot) -> ProcessSnapshot:
+    used = usage(process.pid)
+    return process if used is None else replace(process, cpu_ns=used.cpu_ns, memory_bytes=used.memory_bytes)

@@ -1,0 +1,191 @@
+"""Requests of one row each that come in one pass of the loop, for one model: they are queued and answered as one.
+
+What a small request costs in Python is mostly what is done once for each: a request for the queue, a row, the lock, a
+place in a batch. All of that is done once for each pass here (docs/decisions/066-one-request-of-many.md has the gain).
+The rows are copied once more for it, so that is for small ones.
+
+Requests have deadlines of their own. Those of a group whose deadlines lie close together share the earliest of them:
+the others lose a sixteenth of the time that they had left, at most. Any others are queued apart.
+"""
+
+import logging
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from operator import methodcaller
+from typing import Protocol
+
+from tailcut.errors import TailcutError
+from tailcut.runtime.delivery import LoopDelivery
+from tailcut.runtime.request import Batch, Request
+from tailcut.server.served_model import ServedModel
+
+GATHERED_BYTES = 8192  # of a row at most: copying it once more takes a small part of what that saves
+_CLOSE_BITS = 4  # deadlines share one where their distance is the time left, shifted by so many bits, at most
+_log = logging.getLogger("tailcut")
+_now_ns = time.monotonic_ns
+
+
+class Member(Protocol):
+    """One of the requests. Each is told one thing, once, unless it is withdrawn before."""
+
+    def complete_row(self, outputs: list[bytes], request: Request, batch: Batch, handed_ns: int) -> None:
+        """The engine has answered: its row of each output; `request` is that of the group."""
+
+    def refused(self, error: TailcutError) -> None:
+        """It is not admitted."""
+
+    def fail(self, request: Request, error: TailcutError) -> None:
+        """There will be no answer."""
+
+
+class Group:
+    """The requests of one pass for one model and with one priority; the handler of what they are queued as."""
+
+    __slots__ = ("_bodies", "_deadlines_ns", "_entry", "_gatherer", "_members", "_most", "priority", "served")
+
+    def __init__(self, gatherer: "RowGatherer", served: ServedModel, priority: int) -> None:
+        self._gatherer = gatherer
+        self._entry = entry = served.entry
+        self._most = entry.max_batch_size
+        self.served = served
+        self.priority = priority
+        self._members: list[Member | None] = []  # None: it has been told, or withdrawn
+        self._bodies: list[bytes] = []  # of each; none once they are queued
+        self._deadlines_ns: list[int] = []
+
+    def add(self, member: Member, body: bytes, deadline_ns: int) -> bool:
+        """Take one more; whether that is the last one: they are as many as the largest batch."""
+        self._bodies.append(body)
+        self._deadlines_ns.append(deadline_ns)
+        self._members.append(member)
+        return len(self._members) == self._most
+
+    def withdraw(self, member: Member) -> None:
+        """The client of one of them left."""
+        number = self._members.index(member)
+        self._members[number] = None
+        self._entry.withdraw(self, number)
+
+    def queue(self) -> None:
+        """The pass is over: queue them, those whose deadlines are close as one request."""
+        self._gatherer.close(self)
+        deadlines = self._deadlines_ns
+        if not self._bodies or not any(self._members):
+            return
+        now, earliest = _now_ns(), min(deadlines)
+        count = start = 0
+        if max(deadlines) - earliest <= max(0, earliest - now) >> _CLOSE_BITS:
+            count = len(deadlines)
+            self._queue_some(0, count, earliest)
+        else:
+            order = sorted(range(len(deadlines)), key=deadlines.__getitem__)
+            self._members = [self._members[number] for number in order]
+            self._bodies = [self._bodies[number] for number in order]
+            deadlines.sort()
+        while count < len(deadlines):
+            start, earliest = count, deadlines[count]
+            count = bisect_right(deadlines, earliest + (max(0, earliest - now) >> _CLOSE_BITS), start)
+            self._queue_some(start, count, earliest)
+        self._bodies = []
+
+    def _queue_some(self, start: int, end: int, deadline_ns: int) -> None:
+        entry, delivery, priority = self._entry, self._gatherer.delivery, self.priority
+        slab = entry.slab
+        assert slab is not None  # noqa: S101  what is rows has one
+        while start < end:
+            try:
+                lease = entry.lend(end - start, deadline_ns, priority, some=True)
+                rows = lease.rows
+                slab.write(lease.row, memoryview(b"".join(self._bodies[start : start + rows])))
+                request = Request(self, delivery, rows, deadline_ns, priority, rows)
+                request.offset = start
+                entry.settle(lease, rows, request)
+            except TailcutError as error:
+                self._tell(start, end, methodcaller("refused", error.without_frames()))
+                return
+            start += rows
+
+    # The engine has answered.
+
+    def complete(self, request: Request, batch: Batch, index: int) -> None:
+        """Have each of them answered."""
+        handed_ns = _now_ns()
+        count, start, members = request.count, request.offset, self._members
+        self.served.latency.add(batch.ended_ns - request.ready_ns, count)
+        blobs = [batch.blob(index, output) for output in range(len(batch.outputs))]
+        sizes = [len(blob) // count for blob in blobs]
+        only = blobs[0] if len(blobs) == 1 else None
+        size = sizes[0]
+        for place in range(count):
+            member = members[start + place]
+            if member is None:
+                continue
+            members[start + place] = None
+            if only is not None:
+                outputs = [only[place * size : (place + 1) * size]]
+            else:
+                outputs = [blob[place * size : (place + 1) * size] for blob, size in zip(blobs, sizes, strict=True)]
+            try:
+                member.complete_row(outputs, request, batch, handed_ns)
+            except Exception:  # noqa: BLE001  one client's fault must not cost the others their answers
+                _log.exception("an answer could not be handed out")
+        self._gatherer.answered(batch.ended_ns)
+
+    def fail(self, request: Request, error: TailcutError) -> None:
+        """Tell each of them that there will be no answer."""
+        start = request.offset
+        self._tell(start, start + request.count, methodcaller("fail", request, error))
+
+    def _tell(self, start: int, end: int, tell: Callable[[Member], None]) -> None:
+        for number in range(start, end):
+            member, self._members[number] = self._members[number], None
+            if member is None:
+                continue
+            try:
+                tell(member)
+            except Exception:  # noqa: BLE001  as in complete
+                _log.exception("an error could not be handed out")
+
+
+class RowGatherer:
+    """The groups of a loop's pass.
+
+    Args:
+        delivery: of the loop; it has each group queued when the pass is over.
+        answered: called with the moment at which an engine has answered, in monotonic nanoseconds.
+    """
+
+    def __init__(self, delivery: LoopDelivery, answered: Callable[[int], None]) -> None:
+        self.delivery = delivery
+        self.answered = answered
+        self._open: dict[tuple[int, int], Group] = {}  # by its model's identity, and its priority
+        self._last: Group | None = None  # of them
+
+    def add(self, member: Member, served: ServedModel, body: bytes, priority: int, deadline_ns: int) -> Group:
+        """Gather a request: the bytes of its row of its model's only input. Returns where it can be withdrawn.
+
+        It is told what becomes of it, never from inside this call.
+        """
+        group = self._last
+        if group is None or group.served is not served or group.priority != priority:
+            group = self._find(served, priority)
+        if group.add(member, body, deadline_ns):
+            self.close(group)
+        return group
+
+    def close(self, group: Group) -> None:
+        """It takes no more."""
+        if self._open.get(key := (id(group.served), group.priority)) is group:
+            del self._open[key]
+        if self._last is group:
+            self._last = None
+
+    def _find(self, served: ServedModel, priority: int) -> Group:
+        key = id(served), priority
+        group = self._open.get(key)
+        if group is None:
+            group = self._open[key] = Group(self, served, priority)
+            self.delivery.gather(group.queue, served.entry)
+        self._last = group
+        return group

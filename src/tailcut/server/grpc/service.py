@@ -1,0 +1,104 @@
+"""The Open Inference Protocol v2 over gRPC, on the same loop as HTTP: with our own HTTP/2 (`wire/http2`).
+
+A request is decoded, queued and answered on the loop's thread, like one of HTTP, and shares its batches. Why not
+grpcio's server, and what that brings, is in docs/decisions/017-http2-of-our-own.md.
+"""
+
+from functools import partial
+from typing import Any
+
+from tailcut.server.grpc.connection import GrpcConnection, Maker
+from tailcut.server.grpc.infer_calls import InferCall, StreamCall
+from tailcut.server.grpc.queries import Questions
+from tailcut.server.grpc.query_calls import REFUSED, AdminCall, QuestionCall, WatchCall
+from tailcut.server.grpc.templates import Plans
+from tailcut.server.state import ServerState
+from tailcut.wire.grpc.framing import CallError, CallHead, Status, error_end
+from tailcut.wire.grpc.messages import HEALTH, HEALTH_SERVICE, METHODS, SERVICE
+
+_ADMIN = {
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
+    "SystemSharedMemoryRegister",
+    "SystemSharedMemoryUnregister",
+    "CudaSharedMemoryRegister",
+    "CudaSharedMemoryUnregister",
+}  # need the token, where the server has one
+_OPEN = {
+    f"/{SERVICE}/ServerLive",
+    f"/{SERVICE}/ServerReady",
+    f"/{HEALTH_SERVICE}/Check",
+    f"/{HEALTH_SERVICE}/Watch",
+}  # need none, also where all others do
+
+
+class GrpcServer:
+    """The gRPC side of a server: the inference service and the standard health service, and their connections."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+        self.closing = False
+        self.plans = Plans(state)
+        self.connections: set[GrpcConnection] = set()
+        self._makers: dict[str, Maker] = {f"/{SERVICE}/{name}": self._maker(name) for name in METHODS}
+        self._draining = False
+        self._watchers: set[WatchCall] = set()
+        check = partial(QuestionCall, name="Check", handler=self._check, request=HEALTH["HealthCheckRequest"])
+        watch = partial(WatchCall, name="Watch", status_of=self._status_of, watchers=self._watchers)
+        self._makers |= {f"/{HEALTH_SERVICE}/Check": check, f"/{HEALTH_SERVICE}/Watch": watch}
+
+    def connection(self) -> GrpcConnection:
+        """The protocol of a socket that was accepted."""
+        return GrpcConnection(self)
+
+    def maker(self, head: CallHead) -> Maker | bytes:
+        """What makes a call with this head; or the block that ends it at once: it is no call, or none of ours."""
+        plan, error, context = head.plan, head.error, self.state.context
+        make = self._makers.get(plan.path)
+        if context.require_token and plan.path not in _OPEN and not context.admits(plan.authorization):
+            error = CallError(Status.UNAUTHENTICATED, REFUSED)
+        elif error is None and make is not None and context.counts.buffered_bytes > self.state.limits.buffered_bytes:
+            error = CallError(Status.UNAVAILABLE, "too many messages are on their way")
+        if plan.refused is not None:
+            return plan.refused
+        if error is None and make is not None:
+            return make
+        error = error or CallError(Status.UNIMPLEMENTED, "there is no such call")
+        context.counts.grpc_replies[error.status.name] += 1
+        return error_end(error.status, str(error), 1 if error.status is Status.UNAVAILABLE else None)
+
+    def drain(self) -> None:
+        """Tell clients that ask or watch that the server is about to stop; calls are still answered."""
+        self._draining = True
+        for watcher in list(self._watchers):
+            watcher.tell()
+
+    def refuse(self) -> None:
+        """Nothing: its listener's door sees to that."""
+
+    def close(self) -> None:
+        """Have every client open no more calls here; those in hand are answered."""
+        self.closing = True
+        for connection in list(self.connections):
+            connection.wind_down()
+
+    def _maker(self, name: str) -> Maker:
+        request, _, streams = METHODS[name]
+        if streams:
+            return partial(StreamCall, name=name)
+        if name == "ModelInfer":
+            return partial(InferCall, name=name)
+        kind = AdminCall if name in _ADMIN else QuestionCall
+        return partial(kind, name=name, handler=Questions(self.state.context).of(name), request=request)
+
+    def _status_of(self, service: str) -> int:
+        status = HEALTH["HealthCheckResponse"]
+        if service not in {"", SERVICE}:
+            return int(status.SERVICE_UNKNOWN)
+        return int(status.NOT_SERVING if self._draining else status.SERVING)
+
+    async def _check(self, request: Any) -> Any:
+        status = self._status_of(request.service)
+        if status == HEALTH["HealthCheckResponse"].SERVICE_UNKNOWN:
+            raise CallError(Status.NOT_FOUND, "no such service")
+        return HEALTH["HealthCheckResponse"](status=status)
