@@ -74,7 +74,7 @@ _TESTS = (
     "tests/server/test_http.py",
     "tests/client/test_clients.py",
 )
-_FOR_TESTS = ("pytest", "hypothesis", "psutil")
+_FOR_TESTS = ("pytest", "hypothesis", "psutil", "hpack", "tritonclient[http]")
 _MISSING = "tailcut: the engine openvino is not installed: pip install 'tailcut[openvino]'"
 
 
