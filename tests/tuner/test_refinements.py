@@ -44,7 +44,7 @@ def test_a_core_for_the_event_loop_leaves_the_others_to_the_engine() -> None:
     found = next(one for one in refinements(facts(cpus=8, cores=8), several) if one.io.own_core)
     assert (found.engine.threads, found.engine.instances) == (2, 3)
     inline = changed(winner, batching={"dispatch": "inline"})
-    for known, other in ((facts(cores=1), winner), (facts(cores=2), inline)):
+    for known, other in ((facts(cores=1), winner), (facts(cpus=1, cores=2), winner), (facts(cores=2), inline)):
         assert not any(one.io.own_core for one in refinements(known, other))
 
 

@@ -50,7 +50,7 @@ def _of_loop(facts: Facts, winner: Settings) -> Iterator[Settings]:
                 yield changed(
                     winner, io={"workers": workers}, engine={"threads": max(1, cpus // workers), "instances": 1}
                 )
-    if facts.cores > 1 and winner.batching.dispatch != "inline" and winner.io.workers == 1:
+    if min(facts.cores, cpus) > 1 and winner.batching.dispatch != "inline" and winner.io.workers == 1:
         threads = min(engine.threads or cpus, cpus - 1)
         yield changed(
             winner,
