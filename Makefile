@@ -25,7 +25,7 @@ SOAK ?= 60
 FUZZ ?= 20
 SMOKE ?= --all --engines
 
-.PHONY: help demo test test-all test-torch test-gpu test-kubernetes test-ray tuned smoke lint format bench peers soak fuzz clean
+.PHONY: help ready demo test test-all test-torch test-gpu test-kubernetes test-ray tuned smoke lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -54,6 +54,8 @@ $(READY):
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
+ready: $(READY)
+
 demo: $(READY)
 	@$(BIN)/tailcut demo --keep out/demo
 
@@ -74,7 +76,7 @@ test: $(READY)
 	if [ $$none = 2 ]; then exit 5; fi; exit $$status
 
 test-all:
-	@THOROUGH=1 $(MAKE) --no-print-directory test MARKS='slow or not slow'
+	@THOROUGH=$(or $(THOROUGH),1) $(MAKE) --no-print-directory test MARKS='slow or not slow'
 
 test-torch: $(READY)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch]'
