@@ -355,9 +355,10 @@ def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
                 until(lambda: {now() for _ in range(8)}.isdisjoint({first}), server)
                 if workers == 1:  # a worker that is replaced says that it closes
                     assert kept.ask(raw_request("mlp", BODY)).status == 200
+            if workers > 1:  # one that is under way would read what comes next, and an old one still answers
+                until(lambda: server.stderr.read_text().count("has a successor") == workers, server)
+                until(lambda: {now() for _ in range(8)}.isdisjoint({first}), server)
             second = now()
-            if workers > 1:  # one that is under way would read what comes next
-                until(lambda: now() == second and server.stderr.read_text().count("has a successor") == workers, server)
             shutil.copy(other.key, old.key)
             server.process.send_signal(signal.SIGHUP)
             until(lambda: now() == second and words in server.stderr.read_text(), server)
