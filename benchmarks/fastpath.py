@@ -36,6 +36,7 @@ from tailcut.server.limits import ServerLimits
 from tailcut.server.listener import Acceptor
 from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
+from tailcut.server.sockets import Listener
 from tailcut.server.state import ServerState
 
 ROUNDS = 3000
@@ -55,8 +56,9 @@ async def passes_us(model: Model, connections: int, request: bytes) -> tuple[flo
         Context(ModelRepository([ServedModel(model, "tiny")]), ready=True), ServerLimits(), direct_bytes=65536
     )
     state.fast_path = FastPath.open(state)
-    acceptor = Acceptor(state, socket.create_server(("127.0.0.1", 0)), partial(HttpConnection, state))
-    clients = [socket.create_connection(("127.0.0.1", acceptor.port)) for _ in range(connections)]
+    listener = socket.create_server(("127.0.0.1", 0))
+    acceptor = Acceptor(state, Listener(listener), partial(HttpConnection, state))
+    clients = [socket.create_connection(listener.getsockname()) for _ in range(connections)]
     for client in clients:
         client.setblocking(False)
     for _ in range(40):  # until they repeat themselves, and have had time

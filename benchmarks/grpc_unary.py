@@ -28,7 +28,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import hpack
@@ -196,8 +196,8 @@ class PreparedCalls(asyncio.Protocol):
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        transport.write(hello() + b"".join(self._calls[: self._next]))
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(hello() + b"".join(self._calls[: self._next]))
 
     def data_received(self, data: bytes) -> None:
         data, at, ended = self._rest + data, 0, 0
@@ -287,7 +287,7 @@ def main() -> None:
                     if http_port and shutil.which("wrk"):
                         url = f"http://127.0.0.1:{http_port}/v2/models/tiny/infer"
                         before_s = cpu_seconds(pid)
-                        run = wrk(url, 4 * LAYERS["tiny"][0], concurrency, args.seconds)
+                        run = wrk(url, "identical heads", "tiny", 4 * LAYERS["tiny"][0], concurrency, args.seconds)
                         cpu_us = (cpu_seconds(pid) - before_s) * 1e6 / (run[0] * args.seconds)
                         over_http = label.removesuffix("gRPC") + "HTTP, wrk"
                         cells.setdefault((over_http, concurrency), []).append((*run[:3], cpu_us))

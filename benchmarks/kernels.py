@@ -105,7 +105,7 @@ def main() -> None:
 
 def measure(one: Case, length_s: float) -> tuple[float, float, float]:
     """Median seconds of kernel, twin and copy, taking turns."""
-    name = one.kernel.py_func.__name__
+    name = one.kernel.__name__
     twin = partition_rows if name == "top_k_rows" else getattr(reference, name)
     source = np.ones(max(1, one.moved_bytes // 2), np.uint8)
     target = np.empty_like(source)

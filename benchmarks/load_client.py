@@ -33,6 +33,7 @@ from tailcut.lab.client import closed_loop, open_loop
 from tailcut.lab.load import Target
 from tailcut.lab.payload import encode
 from tailcut.lab.session import Session
+from tailcut.lab.workload import Workload
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.models import digits_model
 from tailcut.stats import Sample, percentile
@@ -116,7 +117,7 @@ def wrk(url: str, connections: int, seconds: float) -> tuple[float, float]:
 
 def ours(target: Target, path: str, connections: int, seconds: float, processes: int = 1) -> tuple[float, float]:
     payload = encode(target, "POST", path, bytes(BODY_BYTES), {"Inference-Header-Content-Length": "0"})
-    result = Session(target, [payload], seconds, 0.2, processes=processes).closed(connections)
+    result = Session(target, Workload([payload]), seconds, 0.2, processes=processes).closed(connections)
     if result.errors:
         raise SystemExit(f"the server answers {result.errors}")
     return result.rate_achieved, float(np.median(result.latencies_ns)) / 1e3

@@ -60,11 +60,11 @@ def as_onnx(folder: Path) -> Path:
         helper.make_node("Relu", ["h"], ["r"]),
         helper.make_node("Gemm", ["r", "c", "d"], ["y"]),
     ]
-    ends = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
         for name, size in (("x", WIDTHS[0]), ("y", WIDTHS[-1]))
-    ]
-    graph = helper.make_graph(nodes, "mlp", *ends, tensors)
+    )
+    graph = helper.make_graph(nodes, "mlp", [x], [y], tensors)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "mlp.onnx")
     return folder / "mlp.onnx"
 

@@ -43,7 +43,7 @@ from tailcut.lab.cost import watched
 from tailcut.lab.payload import infer_payload
 from tailcut.lab.together import Stream, open_together
 from tailcut.lab.trial import ServedProfile
-from tailcut.runtime.model import SAFE_SETTINGS
+from tailcut.runtime.opening.defaults import SAFE_SETTINGS
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.thread_budget import beside_others
 

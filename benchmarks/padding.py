@@ -28,7 +28,7 @@ from reference_models import Encoder, make
 
 from tailcut.engines.base import EngineOptions
 from tailcut.runtime.delivery import AnyThreadDelivery, EventHandler
-from tailcut.runtime.executors import ArrayExecutor
+from tailcut.runtime.executors import ArrayExecutor, PaddedExecutor
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.padding import Bucket
@@ -48,18 +48,17 @@ class SmallEncoder(Encoder):
     WIDTH, HEADS, LAYERS = 64, 4, 2
 
 
-class LoosePadding:
+class LoosePadding(ArrayExecutor):
     """The plain way: np.pad each array to its bucket, and let the engine's wrapper join and run them."""
 
-    def __init__(self, engine) -> None:
-        self._loose = ArrayExecutor(engine)
-
     def compute(self, batch: Batch) -> None:
-        (size,) = batch.members[0].key.sizes
+        bucket = batch.members[0].key
+        assert isinstance(bucket, Bucket)
+        (size,) = bucket.sizes
         for request in batch.members:
             wider = ((0, 0), (0, size - request.lengths[0]))
-            request.arrays = {name: np.pad(array, wider) for name, array in request.arrays.items()}
-        self._loose.compute(batch)
+            request.arrays = {name: np.pad(array, wider) for name, array in (request.arrays or {}).items()}
+        super().compute(batch)
 
 
 def sentences(count: int) -> list[dict[str, np.ndarray]]:
@@ -95,7 +94,9 @@ def limit(model: Model, wave: list[dict[str, np.ndarray]]) -> float:
     seconds = 0.0
     for bucket in model._padding.grid:
         rows = sum(1 for one in wave if model._padding.place(one)[0] == bucket)
-        call = model.entry.executor._call(bucket, BATCH)
+        executor = model.entry.executor
+        assert isinstance(executor, PaddedExecutor)
+        call = executor._call(bucket, BATCH)
         began = time.perf_counter()
         call()
         seconds += (time.perf_counter() - began) / BATCH * rows
@@ -132,7 +133,7 @@ def single_batches(path: Path) -> None:
 
 def measure(path: Path, requests: list[dict[str, np.ndarray]], rounds: int) -> None:
     buckets, loose = opened(path, padded=True), opened(path, padded=True)
-    loose._inline_executor = LoosePadding(loose._crew._first)
+    loose.entry.executor = LoosePadding(loose._pool._first)
     models = {
         "alone": opened(path, padded=False, max_batch_size=1),
         "own length": opened(path, padded=False),

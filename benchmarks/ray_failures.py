@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -53,7 +54,7 @@ COLOURS = {"c1": "#2a78b8", "c2": "#c8403a"}
 class Calls:
     """Calls at planned times, from threads that take the next one in turn."""
 
-    client: object
+    client: Any
     truths: list[list[np.ndarray]]
     inputs: np.ndarray
     rate: float
@@ -113,7 +114,7 @@ def listener(address: str) -> int:
     return next(one.pid for one in found if one.laddr.port == port and one.pid)
 
 
-def story(cluster: object, folder: Path, args: argparse.Namespace) -> tuple[Calls, list[tuple[float, str]]]:
+def story(cluster: Any, folder: Path, args: argparse.Namespace) -> tuple[Calls, list[tuple[float, str]]]:
     """All that happens, and when."""
     import yaml
     from ray import serve

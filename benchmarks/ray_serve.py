@@ -31,6 +31,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -103,7 +104,7 @@ def hand_written(model: str) -> object:
             y = self.session.run(None, {"x": x})[0]
             return Response(y.tobytes(), media_type="application/octet-stream")
 
-    return Inference.bind()
+    return Inference.bind()  # type: ignore[attr-defined]  # of the decorator
 
 
 def session(model: Path, profile: Path, mode: str, port: int) -> None:
@@ -141,7 +142,7 @@ def session(model: Path, profile: Path, mode: str, port: int) -> None:
         ray.shutdown()
 
 
-def python_calls(client: object, handle: object, seconds: float) -> dict[str, tuple[float, float]]:
+def python_calls(client: Any, handle: Any, seconds: float) -> dict[str, tuple[float, float]]:
     """p50 of calls one after the other, and calls per second with 32 at a time: of the client, and of a handle."""
     x = {"x": np.zeros((1, LAYERS[MODEL][0]), np.float32)}
     return {

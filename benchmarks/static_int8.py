@@ -104,7 +104,7 @@ class Comparison:
             for precision in ("f32", "bf16", "int8"):
                 if (engine, precision) != ("onnxruntime", "bf16"):
                     self.add(self.path, engine, precision)
-        material = Material(self.path, self.ranged, self.held_out, self.judge)
+        material = Material(self.path, self.ranged, self.held_out, self.judge, lambda _: None)
         try:
             with Calibrator(material, self.folder, SECONDS) as calibrator:
                 started = calibrator.start()

@@ -15,6 +15,7 @@ import uvloop
 
 from tailcut.runtime.tracing.timeline import Events, Timeline
 from tailcut.server.event_monitor import EventMonitor
+from tailcut.server.metrics import ServerCounts
 from tailcut.server.workers.shared_traces import TraceRegion
 
 TRACE_LIMIT_US, BEAT_LIMIT = 1.0, 0.005  # the second: of a core
@@ -41,7 +42,7 @@ async def beat_us() -> float:
     threads = [threading.Thread(target=stop.wait) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
-    event_monitor = EventMonitor(asyncio.get_running_loop(), Events())
+    event_monitor = EventMonitor(asyncio.get_running_loop(), Events(), ServerCounts())
     rounds = []
     for _ in range(2000):
         began = time.perf_counter_ns()

@@ -79,13 +79,15 @@ def measure(name: str, args: argparse.Namespace) -> None:
     for _ in range(args.rounds):
         for workers in WORKERS:
             with tailcut(name, model, workers) as (url, pid):
-                wrk(url, 4 * LAYERS[name][0], 8, 1)
+                wrk(url, "identical heads", name, 4 * LAYERS[name][0], 8, 1)
                 watch = threading.Thread(
                     target=spread, args=(pid, int(url.split(":")[2].split("/")[0]), args.connections, spreads)
                 )
                 if workers > 1:
                     watch.start()
-                runs[workers].append(wrk(url, 4 * LAYERS[name][0], args.connections, args.seconds))
+                runs[workers].append(
+                    wrk(url, "identical heads", name, 4 * LAYERS[name][0], args.connections, args.seconds)
+                )
                 if workers > 1:
                     watch.join()
     print(f"\n{name}, {args.connections} connections")

@@ -41,7 +41,7 @@ if __name__ == "__main__":
         http_options={"host": "127.0.0.1", "port": int(os.environ["PEER_PORT"])},
         logging_config={"enable_access_log": False},
     )
-    serve.run(Inference.bind(), route_prefix="/infer")
+    serve.run(Inference.bind(), route_prefix="/infer")  # type: ignore[attr-defined]  # of the decorator
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
     serve.shutdown()
     ray.shutdown()

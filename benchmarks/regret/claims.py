@@ -20,6 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from run import data_of, model_path, tune
 
+from tailcut.lab.records import Interval
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.report.tune_words import headline, more_traffic
 from tailcut.runtime.settings import Settings
@@ -28,6 +29,7 @@ from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.model_space import ModelSpace
 from tailcut.tuner.records import Wanted
 from tailcut.tuner.result import result
+from tailcut.tuner.result_records import ModelRequest, TunedModel, TuneResult, Verification
 from tailcut.tuner.search import Search
 from tailcut.tuner.session import open_session
 from tailcut.tuner.space import changed
@@ -58,22 +60,46 @@ class SameSettings(ModelSpace):
         return []
 
 
-def claims(found: dict) -> list[str]:
+def claims(found: TuneResult) -> list[str]:
     """What a result says was gained."""
-    checked = found["verification"]
-    said = [headline(found)[0]] if checked["p99_ratio"] and checked["p99_ratio"]["high"] < 1 else []
+    checked = verification(found)
+    said = [headline(found)[0]] if checked.p99_ratio and checked.p99_ratio.high < 1 else []
     return said + [words for words in [more_traffic(found)] if words]
 
 
-def same(name: str, budget_s: float, seed: int) -> dict:
+def verification(found: TuneResult) -> Verification:
+    """What was measured on fresh samples."""
+    if found.verification is None:
+        raise SystemExit(f"{found.model.name}: the tune was not verified")
+    return found.verification
+
+
+def same(name: str, budget_s: float, seed: int) -> TuneResult:
     wanted = Wanted(model_path(name), budget_s=budget_s, seed=seed, wire="json")
     session = open_session(wanted, lambda _: None)
     outcome = Search(session, SameSettings(session)).run()
-    return result(outcome, model={}, machine={}, objective={"seed": seed}, command="")
+    model = TunedModel.of(outcome.spec, name, str(wanted.model), "")
+    asked = ModelRequest(
+        memory_bytes=None,
+        cpus=None,
+        accuracy="",
+        metric=None,
+        wire="json",
+        normalize=None,
+        outputs=None,
+        fix=None,
+        local=False,
+        device="cpu",
+        budget_s=budget_s,
+        seed=seed,
+        slo_ms=None,
+        data=None,
+    )
+    return result(outcome, model=model, machine=fingerprint(), objective=asked, command="")
 
 
-def interval(ratio: dict | None) -> str:
-    return "unknown" if ratio is None else f"x{ratio['point']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
+def interval(ratio: Interval | None) -> str:
+    return "unknown" if ratio is None else f"x{ratio.point:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
 def main() -> None:
@@ -88,11 +114,11 @@ def main() -> None:
     false = 0
     for number in range(arguments.same):
         found = same("tiny", arguments.same_budget, number)
-        checked, said = found["verification"], claims(found)
+        checked, said = verification(found), claims(found)
         false += bool(said)
         print(
-            f"A/A {number + 1}: p99 {interval(checked['p99_ratio'])}, throughput "
-            f"{interval(checked['throughput_ratio'])}, {'CLAIMS ' + '; '.join(said) if said else 'nothing claimed'}",
+            f"A/A {number + 1}: p99 {interval(checked.p99_ratio)}, throughput "
+            f"{interval(checked.throughput_ratio)}, {'CLAIMS ' + '; '.join(said) if said else 'nothing claimed'}",
             flush=True,
         )
     print(f"false claims: {false} of {arguments.same} (limit: 0)")
@@ -104,15 +130,15 @@ def main() -> None:
             began = time.monotonic()
             model = model_path(arguments.model)
             found, _ = tune(model, data, arguments.budget, Path(folder), "--fresh", "--seed", str(number))
-            checked = found["verification"]
-            tail, rate = checked["p99_ratio"], checked["throughput_ratio"]
-            worse += (tail is not None and tail["low"] > 1) or (rate is not None and rate["high"] < 1)
-            tails += [1 / tail["point"]] if tail else []
-            rates += [rate["point"]] if rate else []
+            checked = verification(found)
+            tail, rate = checked.p99_ratio, checked.throughput_ratio
+            worse += (tail is not None and tail.low > 1) or (rate is not None and rate.high < 1)
+            tails += [1 / tail.point] if tail else []
+            rates += [rate.point] if rate else []
             more = more_traffic(found) or "no more traffic shown"
             print(
                 f"{arguments.model} {number + 1}: p99 {interval(tail)}, throughput {interval(rate)}, "
-                f"{more}; {time.monotonic() - began:.0f} s; {found['winner']}",
+                f"{more}; {time.monotonic() - began:.0f} s; {found.winner}",
                 flush=True,
             )
     for words, gains in (("p99 shorter by", tails), ("throughput", rates)):

@@ -8,7 +8,6 @@ up. The verification's arms are measured in turns under that quota.
 """
 
 import argparse
-import json
 import math
 import os
 import subprocess
@@ -18,14 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from claims import interval
+from claims import interval, verification
 from run import data_of, model_path
 
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.report.tune_words import more_traffic
+from tailcut.tuner.result_records import TuneResult
 
 ROOT = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
@@ -48,14 +49,14 @@ def quota(cpus: float) -> Iterator[Path]:
         group.rmdir()
 
 
-def tune(group: Path, model: Path, data: Path, budget: str, output: Path) -> dict:
+def tune(group: Path, model: Path, data: Path, budget: str, output: Path) -> TuneResult:
     enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
     command = [sys.executable, "-m", "tailcut", "tune", str(model), "--data", str(data), "--budget", budget]
     command += ["-o", str(output), "--fresh", "--json"]
     done = subprocess.run(["sh", "-c", enter, "sh", *command], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
+    return msgspec.json.decode(done.stdout, type=TuneResult)
 
 
 def main() -> None:
@@ -71,13 +72,13 @@ def main() -> None:
         for cpus in map(float, arguments.quotas.split(",")):
             with quota(cpus) as group:
                 found = tune(group, model_path(arguments.model), data, arguments.budget, Path(folder) / "m.toml")
-            engine, checked = found["settings"]["engine"], found["verification"]
-            threads = engine["threads"] * engine["instances"]
+            engine, checked = found.settings.engine, verification(found)
+            threads = engine.threads * engine.instances
             kept = "keeps to the quota" if 0 < threads <= math.ceil(cpus) else "EXCEEDS the quota"
             print(
-                f"{cpus:g} CPUs: {threads} engine threads, {kept}; p99 {interval(checked['p99_ratio'])}, throughput "
-                f"{interval(checked['throughput_ratio'])}; {more_traffic(found) or 'no more traffic shown'}; "
-                f"{found['winner']}",
+                f"{cpus:g} CPUs: {threads} engine threads, {kept}; p99 {interval(checked.p99_ratio)}, throughput "
+                f"{interval(checked.throughput_ratio)}; {more_traffic(found) or 'no more traffic shown'}; "
+                f"{found.winner}",
                 flush=True,
             )
 

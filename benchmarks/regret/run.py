@@ -13,7 +13,7 @@ measurement. Ratios are medians over rounds, each arm to the tuned one in it.
 """
 
 import argparse
-import json
+import math
 import os
 import statistics
 import subprocess
@@ -25,6 +25,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -40,9 +41,11 @@ from tailcut.machine.fingerprint import fingerprint
 from tailcut.models import digits_model
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
+from tailcut.tuner.gate import Gate
 from tailcut.tuner.learning import facts_of, learn
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.records import Wanted
+from tailcut.tuner.result_records import TuneResult
 from tailcut.tuner.servers import Servers
 from tailcut.tuner.space import BASELINE, changed
 
@@ -87,7 +90,7 @@ def data_of(name: str) -> dict[str, np.ndarray]:
     return {f"{key}/{number}": array for number, one in enumerate(requests) for key, array in one.items()}
 
 
-def tune(model: Path, data: Path, budget: str, folder: Path, *options: str) -> tuple[dict, float]:
+def tune(model: Path, data: Path, budget: str, folder: Path, *options: str) -> tuple[TuneResult, float]:
     """The result of `tailcut tune --json`, and the seconds it took."""
     began = time.monotonic()
     output = folder / f"{model.stem}{len(options)}.profile.toml"
@@ -97,7 +100,7 @@ def tune(model: Path, data: Path, budget: str, folder: Path, *options: str) -> t
     )
     if done.returncode:
         raise SystemExit(f"{model.stem}: {done.stderr}")
-    return json.loads(done.stdout), time.monotonic() - began
+    return msgspec.json.decode(done.stdout, type=TuneResult), time.monotonic() - began
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def hog(*, wanted: bool) -> Iterator[None]:
             child.wait()
 
 
-def served(entries: list[Entry], servers: Servers, gate: object) -> dict[str, Arm]:
+def served(entries: list[Entry], servers: Servers, gate: Gate) -> dict[str, Arm]:
     """Running servers of those whose answers are right, by name; the others are named with the reason."""
     arms = {}
     for entry in entries:
@@ -150,8 +153,8 @@ def measure(entries: list[Entry], arms: Mapping[str, Arm], rate: float, limit_ms
 
 
 def ratio(mine: list[float], theirs: list[float]) -> float:
-    """The median over rounds of theirs to mine."""
-    return statistics.median(their / max(my, 1e-9) for my, their in zip(mine, theirs, strict=True))
+    """The median over rounds of theirs to mine; infinite where mine was nothing."""
+    return statistics.median(their / my if my else math.inf for my, their in zip(mine, theirs, strict=True))
 
 
 def regret(name: str, arguments: argparse.Namespace, folder: Path) -> str:
@@ -162,7 +165,7 @@ def regret(name: str, arguments: argparse.Namespace, folder: Path) -> str:
     wanted = Wanted(model, arrays)
     learned = learn(wanted, 2.0, lambda _: None)
     facts = facts_of(wanted, learned)
-    profile = Profile.load(Path(found["profile"]))
+    profile = Profile.load(Path(found.profile or ""))
     entries = [Entry("tuned", profile.settings), *(Entry(*pair) for pair in hands(facts))]
     entries.append(Entry("engine's defaults", changed(BASELINE, batching={"bind": False}, io={"wire": "json"})))
     servers = Servers(model, learned.spec, learned.requests)
@@ -172,7 +175,7 @@ def regret(name: str, arguments: argparse.Namespace, folder: Path) -> str:
         entries += [Entry(*pair) for pair in rivals.hints(model, facts)]
     if name in arguments.exhaustive.split(","):
         whole, whole_s = tune(model, data, arguments.budget, folder, "--exhaustive")
-        entries.append(Entry(f"exhaustive ({whole_s:.0f} s)", Profile.load(Path(whole["profile"])).settings))
+        entries.append(Entry(f"exhaustive ({whole_s:.0f} s)", Profile.load(Path(whole.profile or "")).settings))
     with ExitStack() as stack:
         stack.callback(servers.keep)
         arms = served(entries, servers, learned.gate)
@@ -181,17 +184,17 @@ def regret(name: str, arguments: argparse.Namespace, folder: Path) -> str:
             entries += [Entry(label, BASELINE) for label in peers]
             arms |= peers
         entries = [entry for entry in entries if entry.name in arms]
-        objective = found["objective"]
-        measure(entries, arms, objective["rate"], objective["limit_ms"], arguments.rounds)
+        objective = found.objective
+        measure(entries, arms, objective.rate, objective.limit_ms or math.inf, arguments.rounds)
     return report(name, entries, found, took_s)
 
 
-def report(name: str, entries: list[Entry], found: dict, took_s: float) -> str:
+def report(name: str, entries: list[Entry], found: TuneResult, took_s: float) -> str:
     """The lines of one model, and its row of the table."""
     mine, base = entries[0], next(entry for entry in entries if entry.name == "engine's defaults")
-    objective = found["objective"]
+    objective = found.objective
     print(
-        f"  {name}: limit {objective['limit_ms']:.3g} ms, {objective['rate']:,.4g} req/s; "
+        f"  {name}: limit {objective.limit_ms or 0:.3g} ms, {objective.rate:,.4g} req/s; "
         f"tuned: {mine.settings.describe()}"
     )
     for entry in sorted(entries, key=lambda one: -statistics.median(one.goodputs)):
@@ -201,11 +204,12 @@ def report(name: str, entries: list[Entry], found: dict, took_s: float) -> str:
         )
     goodput = max(ratio(mine.goodputs, entry.goodputs) for entry in entries) - 1
     p99 = 1 - min(ratio(mine.p99s_ms, entry.p99s_ms) for entry in entries)
-    gain = 1 / max(ratio(mine.goodputs, base.goodputs), 1e-9)
-    raced = sum(one["raced"] is not None for one in found["estimated"])
+    beside = ratio(mine.goodputs, base.goodputs)
+    gain = 1 / beside if beside else math.inf
+    raced = sum(one.raced is not None for one in found.estimated)
     return (
         f"{name:<12s}{goodput:>9.1%}{p99:>9.1%}{gain:>10.2f}x{ratio(base.p99s_ms, mine.p99s_ms):>9.2f}x"
-        f"{raced:>6d} of {len(found['estimated']):<6,d}{took_s:>6.0f} s"
+        f"{raced:>6d} of {len(found.estimated):<6,d}{took_s:>6.0f} s"
     )
 
 
