@@ -18,7 +18,7 @@ import pytest
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 _PATIENCE_S = 60.0
-_FLAGS = [
+FLAGS = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -28,8 +28,6 @@ _FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
-    "--ignore-certificate-errors",
-    "--remote-debugging-pipe",
 ]
 # What a page's promise waits for: a state of it, looked at ten times a second.
 _UNTIL = "new Promise((done) => {{ const look = () => ({0}) ? done(true) : setTimeout(look, 100); look(); }})"
@@ -141,7 +139,8 @@ def browsing(folder: Path) -> Iterator[Browser]:
     (theirs_in, commands), (answers, theirs_out) = os.pipe(), os.pipe()
     # The browser reads commands from descriptor 3 and answers on 4.
     shell = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
-    line = ["bash", "-c", shell, CHROMIUM, *_FLAGS, f"--user-data-dir={folder / 'browser'}"]
+    driven = ["--ignore-certificate-errors", "--remote-debugging-pipe"]
+    line = ["bash", "-c", shell, CHROMIUM, *FLAGS, *driven, f"--user-data-dir={folder / 'browser'}"]
     with (folder / "browser.log").open("wb") as log:
         process = subprocess.Popen(line, pass_fds=[theirs_in, theirs_out], stdout=log, stderr=log)
     os.close(theirs_in)

@@ -1,7 +1,6 @@
 """The report: one file that opens offline, says no more than was measured, and shows strangers' names as text."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from html import escape
@@ -14,6 +13,7 @@ import msgspec
 import pytest
 from msgspec.structs import asdict, replace
 from rich.console import Console
+from tests.browser import CHROMIUM, FLAGS, needs_chromium
 from tests.report.records import explained, slower_bench, two_functions
 
 from tailcut.lab.records import Cost, Interval
@@ -51,19 +51,6 @@ from tailcut.tuner.result_records import (
     WorstRow,
 )
 from tailcut.tuner.space import changed
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-]
 
 COST = Cost(
     cpu_ns=87_654.0,
@@ -351,7 +338,7 @@ def title(done: subprocess.CompletedProcess[str]) -> str:
     return found[1]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 def test_its_script_runs_in_a_browser(tmp_path: Path) -> None:
     """The page reads its own raw numbers, wires its chart and reports no error; a hostile name stays text."""
     done = browse(render_tune_html(result(name="<b>x</b>")), tmp_path, "--dump-dom", "--enable-logging=stderr", "--v=0")
@@ -377,7 +364,7 @@ READ = """(() => {
 })()"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 def test_charts_are_read_by_keyboard_and_pointer(tmp_path: Path) -> None:
     """Home and End read every curve aloud and light up its points; the pointer shows them; Escape hides them."""
     done = browse(probe(render_tune_html(result()), READ), tmp_path, "--dump-dom")
@@ -388,7 +375,7 @@ def test_charts_are_read_by_keyboard_and_pointer(tmp_path: Path) -> None:
     assert (lit, hidden, fits) == ("3", "true", "true")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("draw", [PAGES["bench"], PAGES["microbench"]], ids=["bench", "microbench"])
 def test_narrow_pages_do_not_scroll_sideways(tmp_path: Path, draw: Callable[[], str]) -> None:
     """At the width of a telephone nothing but tables, which scroll by themselves, is wider than the page."""
@@ -399,7 +386,7 @@ def test_narrow_pages_do_not_scroll_sideways(tmp_path: Path, draw: Callable[[], 
     assert fits == "true"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("size", ["1200,1600", "420,1600"])
 def test_it_is_drawn_light_and_dark(tmp_path: Path, size: str) -> None:
     """Both schemes give a picture, and not the same one."""
