@@ -2,11 +2,12 @@
 
     python benchmarks/live.py [--pairs 10] [--seconds 4] [--rate 500]
 
-First the processor time of one tick, which comes once a second: a snapshot, the traces of that second's requests, a
-view, its encoding, and the write to a socket; the middle of many ticks. Then the same from outside, with servers: the
-time of the loop's thread (/proc/PID/task/PID/schedstat) in blocks without and with a client that reads the stream, in
-turns, as paired differences with their 99 % interval. That needs a machine with nothing else to do: beside other work,
-what a request costs the loop varies by more than a watcher does. `--pairs 0` leaves it out.
+First the processor time of one tick: a snapshot, the traces of that second's requests, a view, its encoding, and the
+write to a socket; the middle of many ticks. It comes once a second, or less often where that is more than 0.1 % of a
+core. Then the same from outside, with servers: the time of the loop's thread (/proc/PID/task/PID/schedstat) in blocks
+without and with a client that reads the stream, in turns, as paired differences with their 99 % interval. That needs a
+machine with nothing else to do: beside other work, what a request costs the loop varies by more than a watcher does.
+`--pairs 0` leaves it out.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from tailcut.lab.arrivals import Constant
 from tailcut.lab.client import open_loop
 from tailcut.lab.load import Target
 from tailcut.lab.payload import infer_payload
+from tailcut.live.pace import EVERY_S
+from tailcut.live.pace import SHARE as LIMIT
 from tailcut.machine.fingerprint import fingerprint
 from tailcut.runtime.tracing.timeline import Events
 from tailcut.server.app import _alone
@@ -43,7 +46,6 @@ from tailcut.server.repository import ModelRepository
 from tailcut.server.served_model import ServedModel
 from tailcut.stats.rank import signed_rank_interval
 
-LIMIT = 0.001  # of a core
 _OTHERS = np.zeros(64 << 20, np.uint8)
 WATCH = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -188,12 +190,12 @@ def main() -> None:
     print(fingerprint())
     with tempfile.TemporaryDirectory() as folder:
         path = perceptron(Path(folder) / "tiny.onnx", (64, 64, 8))
-        print(f"{'one tick':34} {'time':>10}  {'of a core':>9}  {'event':>8}")
+        print(f"{'one tick':34} {'time':>10}  {'every':>8}  {'of a core':>9}  {'event':>8}")
         for models, rate in ((1, 0), (1, 500), (1, 5_000), (1, 30_000), (10, 500)):
             us, size = asyncio.run(tick_us(path, models, rate))
+            every_s = max(EVERY_S, us / 1e6 / LIMIT)
             name = f"{rate:,} requests/s, {models} {'model' if models == 1 else 'models'}"
-            verdict = "met" if us / 1e6 < LIMIT else "missed"
-            print(f"{name:34} {us:7.0f} us  {us / 1e6:9.3%}  {size:6,} B  limit {LIMIT:.1%}: {verdict}", flush=True)
+            print(f"{name:34} {us:7.0f} us  {every_s:6.2f} s  {us / 1e6 / every_s:9.3%}  {size:6,} B", flush=True)
         if not options.pairs:
             return
         one, several = [f"tiny={path}"], [f"tiny={path}", *(f"tiny{number}={path}" for number in range(9))]

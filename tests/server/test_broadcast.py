@@ -5,6 +5,7 @@ import http.client
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -69,6 +70,13 @@ class Stream:
                 records.append(self.next())
         except ConnectionError:
             return records
+
+
+class Watcher:
+    """One that takes everything."""
+
+    def send(self, event: bytes) -> None: ...
+    def end(self, event: bytes) -> None: ...
 
 
 @contextmanager
@@ -314,13 +322,9 @@ def test_over_tls(tmp_path: Path) -> None:
 def test_nothing_runs_while_nobody_watches() -> None:
     """The first watcher starts the only timer, and the last one's leaving ends it."""
 
-    class Client:
-        def send(self, event: bytes) -> None: ...
-        def end(self, event: bytes) -> None: ...
-
     async def timers() -> list[bool]:
         broadcast = Broadcast(Context(ModelRepository([])), ServerLimits(), asyncio.get_running_loop())
-        one, two = Client(), Client()
+        one, two = Watcher(), Watcher()
         seen = [broadcast._timer is not None]
         for client in (one, two):
             broadcast.join(client)
@@ -333,3 +337,29 @@ def test_nothing_runs_while_nobody_watches() -> None:
         return seen
 
     assert asyncio.run(timers()) == [False, True, True, True, True, False]
+
+
+def test_figures_that_take_long_come_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that watching keeps to its share of the loop, however many models there are."""
+
+    def burn(broadcast: Broadcast) -> None:
+        until = time.thread_time_ns() + 30_000_000
+        while time.thread_time_ns() < until:
+            pass
+
+    async def pause_s() -> float:
+        monkeypatch.setattr(Broadcast, "_show", burn)
+        loop = asyncio.get_running_loop()
+        broadcast = Broadcast(Context(ModelRepository([])), ServerLimits(), loop)
+        broadcast.join(Watcher())
+        assert broadcast._timer is not None
+        broadcast._timer.cancel()
+        due = loop.time() + 10
+        broadcast._tick(due)
+        wait_s = broadcast._timer.when() - due
+        broadcast._timer.cancel()
+        assert broadcast._looking is not None
+        await broadcast._looking
+        return wait_s
+
+    assert asyncio.run(pause_s()) >= 3.0

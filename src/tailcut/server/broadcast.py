@@ -1,4 +1,4 @@
-"""Tells those that watch the server what happens, once a second while there is one; nothing runs while there is none.
+"""Tells those that watch the server what happens, about once a second; nothing runs while nobody does.
 
 A tick takes a snapshot of the counts, has a view made of it and the ones before, encodes that once, and hands the bytes
 to each watcher. What costs more than a moment (the doctor's checks read a hundred files) is done on a thread.
@@ -14,6 +14,7 @@ from typing import Protocol
 from tailcut.errors import QueueFullError
 from tailcut.live.counts import Key, ProcessSnapshot, Snapshot
 from tailcut.live.history import History
+from tailcut.live.pace import EVERY_S, Pace
 from tailcut.live.records import End, as_event
 from tailcut.live.traces import Looked, TraceReader
 from tailcut.machine.process import usage
@@ -24,7 +25,6 @@ from tailcut.server.latency import bounds_around
 from tailcut.server.limits import ServerLimits
 
 _log = logging.getLogger("tailcut")
-_EVERY_S = 1.0
 _EVENTS = 256  # of each process, of which it is asked what coincided with slow requests
 
 
@@ -49,6 +49,7 @@ class Broadcast:
         self._history = History(bounds_around)
         self._readers: dict[Key, TraceReader] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._pace = Pace()
         self._limited = False  # by a CPU quota
         self._findings = b""  # as an event, once they are known
         self._looking: asyncio.Task[None] | None = None
@@ -91,11 +92,12 @@ class Broadcast:
         self._limited = quota().cpus is not None
         self._look_for_models()
         self._history.add(self._snapshot(), self._look)
-        self._timer = self._loop.call_later(_EVERY_S, self._tick, self._loop.time() + _EVERY_S)
+        self._timer = self._loop.call_later(EVERY_S, self._tick, self._loop.time() + EVERY_S)
         if not self._findings and self._looking is None:
             self._looking = self._loop.create_task(self._find())
 
     def _tick(self, due: float) -> None:
+        began_ns = time.thread_time_ns()
         try:
             self._show()
         except Exception:  # noqa: BLE001  whatever is wrong with the figures, the server serves
@@ -103,7 +105,8 @@ class Broadcast:
             self._end(End(reason="failed"))
             return
         if self._timer is not None:
-            due = max(due + _EVERY_S, self._loop.time())
+            wait_s = self._pace.after((time.thread_time_ns() - began_ns) / 1e9)
+            due = max(due + wait_s, self._loop.time())
             self._timer = self._loop.call_at(due, self._tick, due)
 
     def _show(self) -> None:
