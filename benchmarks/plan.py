@@ -2,14 +2,14 @@
 
     python benchmarks/plan.py [--model ranker] [--budget 30] [--share 0.35] [--seconds 2] [--rounds 3]
 
-The model is tuned for one CPU, as a user would; all predictions come from the measurements in the profile. Then servers
-run in control groups with a CPU quota, so that one machine has room for several: one and two workers, reached directly,
-and one to four replicas behind haproxy where that is installed. The period of the quota is 100 ms, as in Kubernetes:
-after each stop the first calls find cold caches, which with a period of 10 ms takes a fifth of the quota. A closed loop
-of 64 connections for each server finds the capacity; set-ups take turns, and each figure is the median of the rounds.
-The client and haproxy run outside the groups. Limit: 10 %.
+The model is tuned for one CPU, inside the quota that is to serve, as the guides say; all predictions come from the
+measurements in the profile. Then servers run in control groups with that quota, so that one machine has room for
+several: one and two workers, reached directly, and one to four replicas behind haproxy where that is installed. The
+period of the quota is 100 ms, as in Kubernetes. After each stop the first calls find cold caches: `calibration` is what
+that took of the CPU in the tune. A closed loop of 64 connections for each server finds the capacity; set-ups take
+turns, and each figure is the median of the rounds. The client and haproxy run outside the groups. Limit: 10 %.
 
-Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about two and a half minutes.
+Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about three minutes.
 """
 
 import argparse
@@ -98,12 +98,10 @@ def throttle(group: Path, cores: float) -> None:
 def server(profile: Path, name: str, cores: float, workers: int) -> Iterator[int]:
     """The port of a server that is throttled once it is ready."""
     serve = [sys.executable, "-m", "tailcut", "serve", str(profile), "--port", "0", "--workers", str(workers), "--json"]
-    with control_group(name) as group:
-        enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
-        with running([*enter, *serve]) as child:
-            port = json.loads(first_line(child))["port"]
-            throttle(group, cores)
-            yield port
+    with control_group(name) as group, running(inside(group, serve)) as child:
+        port = json.loads(first_line(child))["port"]
+        throttle(group, cores)
+        yield port
 
 
 @contextmanager
@@ -162,29 +160,37 @@ def measure(setup: SetUp, measured: Measured, args: argparse.Namespace) -> None:
 
 def predict(measured: Measured, setup: SetUp, share: float) -> float:
     """The capacity by the simulation, with as many requests in flight as the client keeps."""
-    one = without_client(measured.service.configuration(measured.profile.settings, share))
+    one = without_client(measured.service.calibrated(measured.profile.settings, share))
     return simulate_closed(one, CONNECTIONS, ANSWERS).rate * setup.workers * setup.replicas
 
 
-def tuned(model: Path, budget_s: float) -> Path:
-    """A profile of the model for one CPU."""
+def inside(group: Path, command: list[str]) -> list[str]:
+    """The command as a process of the group."""
+    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command]
+
+
+def tuned(model: Path, budget_s: float, share: float) -> Path:
+    """A profile of the model, tuned with that share of a CPU, which its load client takes part of."""
     profile = BUILD / f"{model.stem}.plan.profile.toml"
     command = ["tune", str(model), "--budget", f"{budget_s:g}s", "--cpus", "1", "-o", str(profile), "--fresh"]
-    subprocess.run([sys.executable, "-m", "tailcut", *command], check=True, stdout=subprocess.DEVNULL)
+    with control_group("tune") as group:
+        throttle(group, share)
+        line = inside(group, [sys.executable, "-m", "tailcut", *command])
+        subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
     return profile
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ranker")
-    parser.add_argument("--budget", type=float, default=30.0, help="seconds of the tune")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds of the tune")
     parser.add_argument("--share", type=float, default=0.35, help="cores of each server process")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with control_group("probe") as group:  # before any time is spent
         throttle(group, args.share)
-    measured = read_measured(tuned(make(args.model, BUILD / "models"), args.budget))
+    measured = read_measured(tuned(make(args.model, BUILD / "models"), args.budget, args.share))
     setups = [SetUp(f"{workers} workers", workers, 1, proxied=False) for workers in (1, 2)]
     if shutil.which("haproxy"):
         setups += [SetUp(f"{count} replicas", 1, count, proxied=True) for count in range(1, MOST_REPLICAS + 1)]
@@ -197,7 +203,8 @@ def main() -> int:
             measure(setup, measured, args)
     facts = fingerprint()
     print(f"{facts['cpu']}, {facts['usable_cpus']} CPUs; {args.share:g} of a core for each server process")
-    print(f"profile: {measured.profile.settings.describe()}")
+    ratio = measured.service.calibration(measured.profile.settings)
+    print(f"profile: {measured.profile.settings.describe()}; calibration {ratio:.2f}")
     print(f"{'set-up':<12} {'predicted/s':>12} {'measured/s':>12} {'error':>8}   rounds")
     for setup in setups:
         rounds = " ".join(f"{rate:,.0f}" for rate in setup.measured)

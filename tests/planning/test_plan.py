@@ -17,7 +17,8 @@ from tailcut.planning.plan import Wanted, make_plan
 from tailcut.planning.records import PlanResult
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
-from tailcut.tuner.service import MeasuredService
+from tailcut.tuner.service import MeasuredService, Served
+from tailcut.tuner.simulate import simulate_closed
 from tailcut.tuner.space import changed
 
 WAY = {"receive_ns": 9000, "answer_ns": 14_000, "batch_ns": 20_000, "wake_ns": 25_000, "outside_ns": 60_000}
@@ -52,6 +53,19 @@ def test_a_plan_meets_its_limit() -> None:
     assert fewer < 1.02 * 1200 <= 1.02 * enough * 1.02
     assert [one.rate for one in found.curve] == sorted(one.rate for one in found.curve)
     assert found.predicted.goodput == pytest.approx(1000, rel=0.01)
+
+
+def test_a_server_that_takes_more_than_its_parts_needs_more_replicas() -> None:
+    """The plan says so, once, with the factor."""
+    one = measured()
+    apart = simulate_closed(one.service.configuration(one.profile.settings), 16).cpu_s * 1e6
+    service = msgspec.structs.replace(one.service, served=Served(16, 1.5 * apart))
+    found = plan(models=[replace(one, service=service)])
+    assert found.models[0].calibration == pytest.approx(1.5, rel=0.01)
+    assert found.replicas > plan().replicas
+    assert sum("1.50 times the CPU time of its parts" in note for note in found.assumptions.notes) == 1
+    assert plan().models[0].calibration == 1
+    assert not any("of its parts" in note for note in plan().assumptions.notes)
 
 
 def test_losses_are_planned_for() -> None:

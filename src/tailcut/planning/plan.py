@@ -45,6 +45,7 @@ BUSIEST_S = 60.0  # of a recording: what the fixed number of replicas is planned
 _MONTH_H = 730.0
 _LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autoscaler, at least
 _SHOWN_LOSSES = 3
+_SAME = 0.05  # the whole and its parts: what the simulation itself is wrong by
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def _recorded(wanted: Wanted, recording: Recording) -> tuple[float, np.ndarray]:
 def _configurations(wanted: Wanted) -> list[Configuration]:
     """Of one server: a worker has its share of a replica's cores."""
     cores = wanted.replica_cores / wanted.workers
-    return [one.service.configuration(one.profile.settings, cores) for one in wanted.models]
+    return [one.service.calibrated(one.profile.settings, cores) for one in wanted.models]
 
 
 def _checked_lone(name: str, configuration: Configuration, limit: Limit, seed: int) -> float:
@@ -266,6 +267,7 @@ def _models(wanted: Wanted, question: _Question, found: Figures) -> list[Planned
             max_batch_size=one.profile.settings.batching.max_batch_size,
             measured_in=str(one.source),
             exact=one.service.exact,
+            calibration=round(one.service.calibration(one.profile.settings), 3),
             predicted=_predicted(part),
         )
         for one, limit, alone, part in zip(wanted.models, wanted.limits, question.lone_ms, parts, strict=True)
@@ -329,6 +331,12 @@ def _assumptions(wanted: Wanted, replicas: int, found: Figures, faster: float) -
         notes.append("each replica serves all models, and gets its requests in turn")
     if not all(one.service.exact for one in wanted.models):
         notes.append("service times were measured before the last changes of the engine's settings")
+    notes += [
+        f"the whole server of {one.profile.model.name} took {ratio:.2f} times the CPU time of its parts when it was "
+        "tuned: planned with that"
+        for one in wanted.models
+        if abs((ratio := one.service.calibration(one.profile.settings)) - 1) > _SAME
+    ]
     if faster > 1:
         notes.append(f"a second stands for {faster:.3g} seconds of the recording, which has too many requests")
     if wanted.recording is not None:

@@ -31,6 +31,7 @@ class PlannedModel(Record, frozen=True):
     max_batch_size: int
     measured_in: str  # the file with the service times
     exact: bool  # false: measured before the last changes of the engine's settings
+    calibration: float  # CPU time of a request in the whole server, over that of its parts; 1 where it was not measured
     predicted: Predicted
 
 
