@@ -11,8 +11,10 @@ results of earlier steps lie in FOLDER.
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +29,7 @@ import model_zoo
 
 ROOT = Path(__file__).parent.parent
 PORT, PROMETHEUS = 18600, 18690
+FOREST = "forest.profile.toml"
 TRAIN = """
 import joblib
 import numpy as np
@@ -131,7 +134,7 @@ class Hour:
 
     def both(self) -> str:
         """Both in one server, under the limit."""
-        with self.serving("minilm.profile.toml", "forest.profile.toml", "--slo", self.slo):
+        with self.serving("minilm.profile.toml", FOREST, "--slo", self.slo):
             mix = ",".join(f"{name}={rate}" for name, rate in self.rates.items())
             data = ("--data", "minilm=passages.npz", "--data", "forest=samples.npz")
             return self.run(
@@ -143,15 +146,36 @@ class Hour:
         self.write("embed.py", PIPELINE)
         self.write("texts.py", TEXTS)
         self.run("venv/bin/python", "texts.py")
-        with self.serving("embed.py:pipeline", "forest.profile.toml", "--slo", self.slo):
+        with self.serving("embed.py:pipeline", FOREST, "--slo", self.slo):
             options = ("--model", "embed", "--data", "texts.npz", "--rate", self.rates["minilm"], "--duration", "30s")
             return self.run("venv/bin/tailcut", "bench", self.url, *options, check=False)
 
     def deploy(self) -> str:
-        """The unit, as systemd reads it, with the path of this environment."""
+        """The unit, as systemd reads it, and its command as systemd would start, ask for and stop it."""
         unit = (ROOT / "deploy" / "systemd" / "tailcut.service").read_text(encoding="utf-8")
-        self.write("tailcut.service", unit.replace("/opt/tailcut", str(self.folder / "venv")))
-        return self.run("systemd-analyze", "verify", "./tailcut.service") or "systemd-analyze verify: nothing to say"
+        for before, after in (
+            ("/opt/tailcut", self.folder / "venv"),
+            ("/srv/models/model.profile.toml", f"{self.folder / 'embed.py'}:pipeline {self.folder / FOREST}"),
+        ):
+            unit = unit.replace(before, str(after))
+        self.write("tailcut.service", unit)
+        said = self.run("systemd-analyze", "verify", "./tailcut.service") or "systemd-analyze verify: nothing to say"
+        lines = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+            notified.settimeout(int(lines["TimeoutStartSec"]))
+            notified.bind(str(self.folder / "notify"))
+            began = time.monotonic()
+            command = shlex.split(lines["ExecStart"])
+            with self.process(*command, "--port", str(PORT), NOTIFY_SOCKET=str(self.folder / "notify")) as server:
+                while b"READY=1" not in notified.recv(4096):
+                    pass
+                ready_s = time.monotonic() - began
+                rate = ("--rate", self.rates["minilm"], "--duration", "5s")
+                self.run("venv/bin/tailcut", "bench", self.url, "--model", "embed", "--data", "texts.npz", *rate)
+                server.terminate()
+                status = server.wait(int(lines["TimeoutStopSec"]))
+        (self.folder / "notify").unlink()
+        return f"{said}\nits command was ready after {ready_s:.1f} s, answered, and ended with {status} on SIGTERM"
 
     def monitor(self) -> str:
         """Prometheus with the rules: quiet without a fault, then an alert while the server is overloaded."""
@@ -160,7 +184,7 @@ class Hour:
         self.run("promtool", "check", "config", "prometheus.yml")
         prometheus = ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=metrics"]
         with (
-            self.serving("embed.py:pipeline", "forest.profile.toml", "--slo", self.slo),
+            self.serving("embed.py:pipeline", FOREST, "--slo", self.slo),
             self.process(*prometheus, f"--web.listen-address=127.0.0.1:{PROMETHEUS}"),
         ):
             wait(lambda: query("up") == ["1"], 60)
@@ -172,9 +196,14 @@ class Hour:
             return f"{', '.join(sorted(firing()))} fired {time.monotonic() - began:.0f} s after the overload began"
 
     def upgrade(self) -> str:
-        """Another process takes the port over while a client asks; then SIGHUP reads the models anew."""
-        options = ("embed.py:pipeline", "forest.profile.toml", "--reuse-port", "--drain", "2s")
-        load = ("bench", self.url, "--model", "embed", "--data", "texts.npz", "--rate", self.rates["minilm"])
+        """While clients ask: another process takes the port over, a model is replaced, and the old one comes back."""
+        self.write("train.py", TRAIN.replace("random_state=0", "random_state=1").replace("forest.joblib", "new.joblib"))
+        self.run("venv/bin/python", "train.py")
+        self.run("venv/bin/tailcut", "convert", "new.joblib", "new.onnx", "--trust")
+        shutil.copy(self.folder / "forest.onnx", self.folder / "old.onnx")
+        options = ("embed.py:pipeline", FOREST, "--accept-model-change", "--reuse-port", "--drain", "2s")
+        mix = f"embed={self.rates['minilm']},forest={self.rates['forest']}"
+        load = ("bench", self.url, "--mix", mix, "--data", "embed=texts.npz", "--data", "forest=samples.npz")
         with self.serving(*options) as old:
             with (self.folder / "upgrade.json").open("wb") as out:
                 command = [str(self.folder / "venv/bin/tailcut"), *load, "--duration", "60s", "--json"]
@@ -182,10 +211,24 @@ class Hour:
             with self.serving(*options) as new:
                 old.send_signal(signal.SIGTERM)
                 old.wait(60)
-                new.send_signal(signal.SIGHUP)
+                for file in ("new.onnx", "old.onnx"):  # the new weights, and back again
+                    known = self.loaded()
+                    shutil.copy(self.folder / file, self.folder / "forest.onnx.part")
+                    (self.folder / "forest.onnx.part").rename(self.folder / "forest.onnx")
+                    new.send_signal(signal.SIGHUP)
+                    wait(lambda known=known: self.loaded() > known, 60)  # type: ignore[misc]
+                assert client.poll() is None, "the load ended before the last model was replaced"
                 client.wait(180)
-        (result,) = json.loads((self.folder / "upgrade.json").read_text())["runs"]
-        return f"{result['samples']} requests answered, {result['errors'] or 'no'} errors while the server was replaced"
+        runs = json.loads((self.folder / "upgrade.json").read_text())["runs"]
+        errors = {kind: count for run in runs for kind, count in run["errors"].items()}
+        answered = sum(run["samples"] for run in runs)
+        return (
+            f"{answered} requests answered, {errors or 'no'} errors: a new process, a new model, and the old one again"
+        )
+
+    def loaded(self) -> int:
+        """How often a server has said that it loaded the forest anew."""
+        return (self.folder / "hour.log").read_text(errors="replace").count("forest: loaded")
 
     def tune(self, model: str, data: str) -> str:
         """As the guide has it."""
@@ -217,11 +260,13 @@ class Hour:
             yield server
 
     @contextmanager
-    def process(self, *command: str) -> "Iterator[subprocess.Popen[bytes]]":
-        """A process beside the others, until the block ends."""
+    def process(self, *command: str, **variables: str) -> "Iterator[subprocess.Popen[bytes]]":
+        """A process beside the others, until the block ends, with more variables in its environment."""
         words = [str(self.folder / word) if word.startswith("venv/") else word for word in command]
         with (self.folder / "hour.log").open("ab") as log:
-            child = subprocess.Popen(words, cwd=self.folder, stdout=subprocess.PIPE, stderr=log, env=environment())
+            child = subprocess.Popen(
+                words, cwd=self.folder, stdout=subprocess.PIPE, stderr=log, env=environment() | variables
+            )
         try:
             yield child
         finally:
