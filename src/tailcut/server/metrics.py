@@ -34,6 +34,7 @@ _STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
     ("rows", None, CounterMetricFamily, "rows", "Rows of them; of a stage called once for each request, the requests"),
     ("batches", None, CounterMetricFamily, "batches", "Batches of them"),
     ("failed", None, CounterMetricFamily, "failed", "Requests that the step failed"),
+    ("refused", None, CounterMetricFamily, "refused", "Requests that the step refused before they were queued for it"),
     ("expired", None, CounterMetricFamily, "expired", "Requests whose deadline passed in the step's queue"),
     ("restarts", None, CounterMetricFamily, "restarts", "Processes started in the place of one that had ended"),
     ("queue_ns", 1e9, CounterMetricFamily, "queue_seconds", "Time in the step's queue, summed over requests"),
