@@ -235,6 +235,10 @@ class PipelineModel:
         """Nothing: each step has batches of its own."""
         return {}
 
+    def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
+        """For each step by its name, as `Model.batches_by_rows`."""
+        return {step.name: step.model.batches_by_rows() for step in self.steps}
+
     def stages(self) -> dict[str, dict[str, int | float]]:
         """The counts of each step by its name, as `Model.statistics`, with the processes that were started anew."""
         return {
