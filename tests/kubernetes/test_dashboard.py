@@ -69,6 +69,8 @@ def scraped(server: Server) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {
         name: set() for name in re.findall(r"^# TYPE (\w+) (?:counter|gauge)$", text, re.MULTILINE)
     }
+    for name in re.findall(r"^# TYPE (\w+) histogram$", text, re.MULTILINE):
+        found |= {f"{name}_{part}": set() for part in ("bucket", "sum", "count")}
     for name, labels in re.findall(r"^([a-z]\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
         found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
     return found

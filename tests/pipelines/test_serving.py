@@ -152,6 +152,23 @@ def test_stages_are_shown(server):
         assert [step["stage"] for step in get("/v2/models/texts/tail").json()["steps"]] == names
 
 
+def test_each_stage_has_its_batch_sizes(folder, tmp_path):
+    """A request of five rows, which no step splits, in its bucket; the model as a whole has no batches."""
+    sources = [f"{folder}/samples.py:{name}" for name in ("pipeline", "numbers")]
+    with serving(tmp_path, *sources) as server, server.connect() as wire:
+        assert wire.ask(text_request(*"abcde")).status == 200
+        assert wire.ask(raw_request("numbers", bytes(5 * 16))).status == 200
+        metrics = wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+    # Texts have no fixed length: the first step counts requests.
+    for model, stage, rows in (("texts", "tokenize", 1), ("texts", "twice", 5), ("numbers", "where", 5)):
+        labels = f'model="{model}",stage="{stage}",version="1"'
+        assert f"tailcut_stage_batch_rows_sum{{{labels}}} {rows}.0" in metrics
+        for bound in (1, 2, 4, 8):
+            bucket = f'tailcut_stage_batch_rows_bucket{{le="{bound}",{labels}}} {float(rows <= bound)}'
+            assert bucket in metrics
+    assert "tailcut_batch_rows_count{" not in metrics
+
+
 def test_explain_shows_each_stage(server):
     """With what the slowest requests spent in it."""
     stop = threading.Event()
@@ -177,12 +194,14 @@ def test_explain_shows_each_stage(server):
 def test_several_workers(folder, tmp_path):
     """Each has processes of its own, and what they count is added up."""
     with serving(tmp_path, f"{folder}/samples.py:numbers", "--workers", "2") as server:
-        x = np.ones((1, 4), np.float32).tobytes()
+        x = np.ones((3, 4), np.float32).tobytes()
         for _ in range(6):
             with server.connect() as wire:
                 assert wire.ask(raw_request("numbers", x)).status == 200
         # Which each worker publishes four times a second.
         until(lambda: server.metric("tailcut_stage_requests_total") >= 6, server)
+        assert server.metric("tailcut_stage_batch_rows_sum") == 18
+        assert server.metric("tailcut_stage_batch_rows_count") == server.metric("tailcut_stage_batches_total")
 
 
 def test_processes_end_with_a_server_that_is_killed(folder, tmp_path):

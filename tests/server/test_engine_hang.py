@@ -7,10 +7,10 @@ from tests.engines.models import endless
 from tests.servers import TIMEOUT_S, json_request, serving
 
 
-def asked(rounds: int) -> bytes:
+def asked(rounds: int, model: str = "endless") -> bytes:
     entries = [("x", "FP32", [1, 4], [1, 2, 3, 4]), ("rounds", "INT64", [1, 1], [rounds])]
     keys = ("name", "datatype", "shape", "data")
-    return json_request("endless", {"inputs": [dict(zip(keys, entry, strict=True)) for entry in entries]})
+    return json_request(model, {"inputs": [dict(zip(keys, entry, strict=True)) for entry in entries]})
 
 
 def test_a_hanging_engine_is_answered_with_504_and_replaced(tmp_path: Path) -> None:

@@ -63,7 +63,18 @@ class StepDelivery:
 class Flow:
     """A request between its first step and its answer. Its steps follow each other, so one thread at a time has it."""
 
-    __slots__ = ("_began_ns", "_lock", "_number", "_owner", "_tensors", "formed_ns", "passed", "request", "under_way")
+    __slots__ = (
+        "_began_ns",
+        "_lock",
+        "_number",
+        "_owner",
+        "_tensors",
+        "computed",
+        "formed_ns",
+        "passed",
+        "request",
+        "under_way",
+    )
 
     def __init__(self, owner: Owner, arrays: Arrays, request: Request) -> None:
         self._owner = owner
@@ -73,6 +84,7 @@ class Flow:
         self._began_ns = 0
         self.request = request
         self.under_way: Request | None = None  # in the step's queue or engine
+        self.computed = False  # the step that failed it had begun to compute it
         self.formed_ns = 0
         self.passed: list[StepTrace] = []  # of the steps that it has passed
 
@@ -112,6 +124,7 @@ class Flow:
 
     def fail(self, request: Request, error: TailcutError) -> None:
         """A step has no answer."""
+        self.computed = request.running or any(part.running for part in request.parts)
         self._fail(error)
 
     def cancel(self) -> Request | None:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from tailcut.engines.base import EngineOptions
 from tailcut.engines.file_hash import file_hash
-from tailcut.errors import DeadlineExceededError, TailcutError
+from tailcut.errors import QueueFullError, TailcutError
 from tailcut.pipelines.engine import StageEngine
 from tailcut.pipelines.flow import Flow, StepDelivery
 from tailcut.pipelines.loading import PipelinePath, load_pipeline, parse_path
@@ -174,7 +174,11 @@ class PipelineModel:
             QueueFullError: with the seconds after which another try makes sense.
         """
         first = self.steps[0]
-        first.model.entry.admit(1 if first.whole_requests else rows, deadline_ns, priority, requests=requests)
+        try:
+            first.model.entry.admit(1 if first.whole_requests else rows, deadline_ns, priority, requests=requests)
+        except QueueFullError as error:
+            self._statistics.refuse(requests, error)
+            raise
 
     @property
     def waiting_rows(self) -> int:
@@ -190,10 +194,11 @@ class PipelineModel:
         if self._flows.pop(flow.request, None) is None:
             return
         if error is None:
-            self._statistics.answered(flow.request.count, flow.times)
+            late = 0 < flow.request.deadline_ns < flow.passed[-1].ended_ns
+            self._statistics.answered(flow.request.count, flow.times, late=late)
         else:
             took_ns = time.monotonic_ns() - flow.request.ready_ns
-            self._statistics.failed(took_ns, late=type(error) is DeadlineExceededError)
+            self._statistics.ended(error, took_ns, computed=flow.computed)
 
     def delivered(self, batch: Batch) -> None:
         """Nothing is held for an answer that has been handed out."""
@@ -216,7 +221,7 @@ class PipelineModel:
         )
         return (
             {name: sum(counts[name] for counts in steps) for name in summed}
-            | {name: max(counts[name] for counts in steps) for name in ("oldest_ns", "late")}
+            | {"oldest_ns": max(counts["oldest_ns"] for counts in steps)}
             | self._statistics.copy()
             | {"computing": self._statistics.flowing}
         )
@@ -229,6 +234,10 @@ class PipelineModel:
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
         """Nothing: each step has batches of its own."""
         return {}
+
+    def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
+        """For each step by its name, as `Model.batches_by_rows`."""
+        return {step.name: step.model.batches_by_rows() for step in self.steps}
 
     def stages(self) -> dict[str, dict[str, int | float]]:
         """The counts of each step by its name, as `Model.statistics`, with the processes that were started anew."""

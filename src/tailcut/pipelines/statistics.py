@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from tailcut.errors import QueueFullError, TailcutError
+from tailcut.errors import DeadlineExceededError, QueueFullError, ReleasedError, TailcutError, TooLargeError
 
 _KEPT = 4096  # requests
 
@@ -26,6 +26,7 @@ class PipelineStatistics:
                 "failed",
                 "refused",
                 "refused_late",
+                "late",
                 "cancelled",
                 "queue_ns",
                 "served_ns",
@@ -40,13 +41,17 @@ class PipelineStatistics:
         with self._lock:
             self.flowing += 1
 
+    def refuse(self, requests: int, error: QueueFullError) -> None:
+        """Count requests that were refused before they began."""
+        with self._lock:
+            self._refuse(requests, error)
+
     def refused(self, error: TailcutError) -> None:
-        """It was not taken after all."""
+        """The first step did not take it."""
         with self._lock:
             self.flowing -= 1
-            self.counts["refused"] += 1
-            self.counts["refused_late"] += isinstance(error, QueueFullError) and error.late
-            self.refusal = str(error)
+            if isinstance(error, QueueFullError):  # as a model: what can never be taken is not counted
+                self._refuse(1, error)
 
     def cancelled(self) -> None:
         """Its client has left."""
@@ -54,25 +59,36 @@ class PipelineStatistics:
             self.flowing -= 1
             self.counts["cancelled"] += 1
 
-    def failed(self, took_ns: int, *, late: bool) -> None:
-        """It has no answer; the step that was too late for it has counted it as expired."""
+    def ended(self, error: TailcutError, took_ns: int, *, computed: bool) -> None:
+        """It has no answer, because a step refused it, dropped it or failed on it.
+
+        Args:
+            error: that its client is told.
+            took_ns: since it began.
+            computed: whether the step had begun to compute it; what it drops from its queue, it counts itself.
+        """
         with self._lock:
             self.flowing -= 1
-            self.counts["failed"] += not late
-            self.counts["failed_ns"] += took_ns
+            if isinstance(error, QueueFullError):
+                self._refuse(1, error)
+            elif computed or not isinstance(error, DeadlineExceededError | TooLargeError | ReleasedError):
+                self.counts["failed"] += 1
+                self.counts["failed_ns"] += took_ns
 
-    def answered(self, rows: int, times: list[tuple[int, int]]) -> None:
+    def answered(self, rows: int, times: list[tuple[int, int]], *, late: bool) -> None:
         """It has its answer.
 
         Args:
             rows: that it had.
             times: for each step the nanoseconds in its queue, and computing.
+            late: its deadline had passed by then.
         """
         with self._lock:
             self.flowing -= 1
             counts = self.counts
             counts["requests"] += 1
             counts["rows"] += rows
+            counts["late"] += late
             counts["last_ms"] = time.time_ns() // 1_000_000
             for queued, computed in times:
                 counts["queue_ns"] += queued
@@ -89,3 +105,8 @@ class PipelineStatistics:
         """The totals."""
         with self._lock:
             return dict(self.counts)
+
+    def _refuse(self, requests: int, error: QueueFullError) -> None:
+        self.counts["refused"] += requests
+        self.counts["refused_late"] += requests if error.late else 0
+        self.refusal = str(error)

@@ -251,6 +251,10 @@ class Model:
         """The counts of each stage of a pipeline; a model has none."""
         return {}
 
+    def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
+        """The batches of each stage of a pipeline; a model has none."""
+        return {}
+
     def stage_times(self) -> list[StepTimes]:
         """How long a pipeline's requests are in each stage; a model has none."""
         return []

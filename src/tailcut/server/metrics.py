@@ -31,9 +31,10 @@ _BATCH_ROWS = tuple(2**power for power in range(13))
 _STAGE_LABELS = ("model", "version", "stage")
 _STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
     ("requests", None, CounterMetricFamily, "requests", "Requests that a pipeline's step has answered"),
-    ("rows", None, CounterMetricFamily, "rows", "Rows of them; of a stage called once for each request, the requests"),
+    ("rows", None, CounterMetricFamily, "rows", "Rows of them; requests, where an output of the stage has a free size"),
     ("batches", None, CounterMetricFamily, "batches", "Batches of them"),
     ("failed", None, CounterMetricFamily, "failed", "Requests that the step failed"),
+    ("refused", None, CounterMetricFamily, "refused", "Requests that the step refused before they were queued for it"),
     ("expired", None, CounterMetricFamily, "expired", "Requests whose deadline passed in the step's queue"),
     ("restarts", None, CounterMetricFamily, "restarts", "Processes started in the place of one that had ended"),
     ("queue_ns", 1e9, CounterMetricFamily, "queue_seconds", "Time in the step's queue, summed over requests"),
@@ -48,6 +49,7 @@ class Counting(Protocol):
     def statistics(self) -> dict[str, int | float]: ...  # noqa: D102  said there
     def batches_by_rows(self) -> dict[int, tuple[int, int]]: ...  # noqa: D102
     def stages(self) -> dict[str, dict[str, int | float]]: ...  # noqa: D102
+    def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]: ...  # noqa: D102
 
 
 class Counted(Protocol):
@@ -252,11 +254,15 @@ class _Collector:
             (name, 1 if unit is None else unit, make(f"tailcut_stage_{metric}", text, labels=_STAGE_LABELS))
             for name, unit, make, metric, text in _STAGE_METRICS
         ]
+        batches = HistogramMetricFamily("tailcut_stage_batch_rows", "Rows of a step's batch", labels=_STAGE_LABELS)
         for served in models:
+            by_rows = served.model.stage_batches()
             for stage, values in served.model.stages().items():
+                where = [served.name, served.version, stage]
                 for name, unit, family in families:
-                    family.add_metric([served.name, served.version, stage], values[name] / unit)
-        yield from (family for *_, family in families)
+                    family.add_metric(where, values[name] / unit)
+                batches.add_metric(where, cumulative(_BATCH_ROWS, _batch_sizes(by_rows[stage])), values["rows"])
+        yield from (*(family for *_, family in families), batches)
 
 
 def _device_use(devices: Sequence[DeviceUse]) -> Iterator[Metric]:
@@ -313,13 +319,19 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
         if took.limit_ns:
             limit.add_metric(where, took.limit_ns / 1e9)
             within.add_metric(where, took.within_limit())
-        by_rows = served.model.batches_by_rows()
-        sizes = [0] * (len(_BATCH_ROWS) + 1)
-        for rows, (count, _) in by_rows.items():
-            sizes[bisect_left(_BATCH_ROWS, rows)] += count
-        rows_in_all = sum(rows * count for rows, (count, _) in by_rows.items())
-        batches.add_metric(where, cumulative(_BATCH_ROWS, sizes), rows_in_all)
+        if not served.model.stages():  # whose batches are those of its stages
+            by_rows = served.model.batches_by_rows()
+            rows_in_all = sum(rows * count for rows, (count, _) in by_rows.items())
+            batches.add_metric(where, cumulative(_BATCH_ROWS, _batch_sizes(by_rows)), rows_in_all)
     yield from (latency, limit, within, batches)
+
+
+def _batch_sizes(by_rows: Mapping[int, tuple[int, int]]) -> list[int]:
+    """Batches in each bucket of their rows."""
+    sizes = [0] * (len(_BATCH_ROWS) + 1)
+    for rows, (count, _) in by_rows.items():
+        sizes[bisect_left(_BATCH_ROWS, rows)] += count
+    return sizes
 
 
 def _with_exemplars(

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -172,6 +172,12 @@ class _Statistics:
         stages: dict[str, dict[str, int | float]] = self.counts["stages"]
         return stages
 
+    def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
+        return {
+            stage: {int(rows): (batches, ns) for rows, (batches, ns) in by_rows.items()}
+            for stage, by_rows in self.counts["stage_batches"].items()
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class _Summed:
@@ -193,8 +199,18 @@ def as_counts(context: Context) -> Counts:
         counts["exemplars"] = {str(index): list(one) for index, one in served.latency.exemplars.items()}
         counts["latency_ns"], counts["limit_ns"] = served.latency.total_ns, served.latency.limit_ns
         counts["stages"] = served.model.stages()
+        counts["stage_batches"] = {stage: _rounded(sizes) for stage, sizes in served.model.stage_batches().items()}
         models.setdefault(served.name, {})[served.version] = counts
     return {"at_ns": time.monotonic_ns(), "server": server, "models": models}
+
+
+def _rounded(by_rows: Mapping[int, tuple[int, int]]) -> Counts:
+    """Batches by their rows, rounded up to a power of two: a stage may have 65536 sizes, and there is little room."""
+    rounded: Counts = {}
+    for rows, pair in by_rows.items():
+        key = str(1 << (rows - 1).bit_length())
+        rounded[key] = [sum(column) for column in zip(rounded.get(key, (0, 0)), pair, strict=True)]
+    return rounded
 
 
 def as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:
