@@ -52,6 +52,8 @@ def slow(y):
         raise ZeroDivisionError
     if y[0] == 14:
         time.sleep(3)
+    if y[0] == 15:
+        raise ValueError
     time.sleep({SLOW_S})
     return y
 
@@ -262,3 +264,10 @@ def test_what_a_step_fails_on(server: Server, value: float, status: int) -> None
     before = samples(server)
     assert ask(server, request(value=value)) == status
     assert gained(before, samples(server)) == {"nv_inference_request_failure_total": 1}
+
+
+def test_what_a_step_refuses_is_no_failure(server: Server) -> None:
+    """Input that a function does not take is its client's fault: no alert is for that."""
+    before = samples(server)
+    assert ask(server, request(value=15.0)) == 400
+    assert gained(before, samples(server)) == {}

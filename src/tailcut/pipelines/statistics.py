@@ -5,7 +5,14 @@ import time
 
 import numpy as np
 
-from tailcut.errors import DeadlineExceededError, QueueFullError, ReleasedError, TailcutError, TooLargeError
+from tailcut.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    QueueFullError,
+    ReleasedError,
+    TailcutError,
+    TooLargeError,
+)
 
 _KEPT = 4096  # requests
 
@@ -71,6 +78,8 @@ class PipelineStatistics:
             self.flowing -= 1
             if isinstance(error, QueueFullError):
                 self._refuse(1, error)
+            elif isinstance(error, InvalidInputError):
+                return  # of what the client sent: a model does not count that as a failure either
             elif computed or not isinstance(error, DeadlineExceededError | TooLargeError | ReleasedError):
                 self.counts["failed"] += 1
                 self.counts["failed_ns"] += took_ns
