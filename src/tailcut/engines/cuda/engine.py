@@ -192,7 +192,7 @@ class CudaEngine:
         """The memory of a slot's graphs, where they share it; the output of one is gone once the next is computed."""
         if self.options.cuda.graph_memory == "private":
             return None
-        return next((graph.pool for key, graph in list(self._graphs.items()) if key.slot == slot), None)
+        return next((self._graphs[key].pool for key in list(self._graphs) if key.slot == slot), None)
 
     def _captured(self, compute: Callable[[], Sequence[Any]], pool: Any) -> Graph:
         """A graph, or what launches operator after operator; the kernels are those of the precision."""
