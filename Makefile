@@ -104,7 +104,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	cd benchmarks && ../$(BIN)/mypy --config-file mypy.ini *.py regret/*.py peers/*.py
+	cd benchmarks && ../$(BIN)/mypy --config-file mypy.ini *.py gpu/*.py regret/*.py peers/*.py
 	$(BIN)/lint-imports
 
 format: $(READY)

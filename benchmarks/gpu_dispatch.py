@@ -1,35 +1,31 @@
-"""The dispatch to a CUDA device: right answers, and what each part costs, in one call of a few minutes.
+"""The dispatch to a CUDA device: right answers, and what each part costs, in one call of less than eight minutes.
 
-    python benchmarks/gpu_dispatch.py [--device cuda] [--seconds 2]
+    python benchmarks/gpu_dispatch.py [--device cuda] [--seconds 1] [--deadline 450]
     python benchmarks/gpu_dispatch.py --device cpu --small          tries the program where there is no device
 
-It prints: answers against float32 on the CPU; the rate of pinned copies; the node of the device; for each strategy on
-and off the rows per second of bound calls from two threads against one captured graph on data that is on the device
-(goal: 90 %), and the p50 of one row against one replay of its graph (goal: 100 us more); for what is compiled, how long
-that took. Then the same through `tailcut serve`, with and without its threads on the device's node: rows per second of
-clients that send whole batches, and the p99 of single rows at half of that load; and a request whose tensors are in
-memory of this process on the device. Needs PyTorch and numpy, and no other engine. Exit code 1: an answer is wrong.
-Without a device it prints what is not proven, and ends.
+It prints, the most important first:
+- the rates of copies, pinned and not, and the node of the device;
+- the same program behind `tailcut serve`: answers, rows per second of clients that send whole batches, bytes per second
+  against the rate of copies, the p50 of one row, the p99 of single rows at half of their load, and tensors in memory of
+  this process on the device;
+- for each strategy on and off: answers against float32 on the CPU, rows per second of bound calls from as many threads
+  as instances, against one captured graph on data that is on the device, timed with events, and the p50 of one row
+  against one replay of its graph; for what is compiled, how long that took;
+- the server with its threads on the device's node, and with batches routed to the CPU as well;
+- each goal, met or missed.
+
+What no longer fits before the deadline is skipped, and listed. Needs PyTorch and numpy, and no other engine. Exit code
+1: an answer is wrong. Without a device it prints what is not proven, and ends.
 """
 
 import argparse
-import ctypes
-import http.client
-import json
-import statistics
-import subprocess
+import signal
 import sys
 import tempfile
-import threading
 import time
-from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from types import FrameType
+from typing import NoReturn
 
 try:
     import torch
@@ -37,345 +33,237 @@ except ImportError:
     print("gpu_dispatch needs PyTorch: pip install 'tailcut[torch]'")
     sys.exit(0)  # nothing is wrong, and the other benchmarks go on
 
+from gpu.server import FEWEST_P99, Net, Served, quantile, serve
+from gpu.strategies import FIRST, Bench, Measured, Strategy, program, strategies, where_is
+
 from tailcut.engines import EngineOptions
-from tailcut.engines.base import CudaOptions
 from tailcut.engines.cuda.device import Cuda, Device, StandIn
-from tailcut.engines.cuda.engine import CudaEngine
 from tailcut.errors import TailcutError
-from tailcut.machine.cuda_driver import CudaCallError, driver
-from tailcut.machine.gpu import node_of_bus
-from tailcut.machine.topology import topology
-from tailcut.runtime.profile import Profile
-from tailcut.runtime.settings import BatchingSettings, Settings
+from tailcut.runtime.settings import BatchingSettings, SecondEngine, Settings
 
-STRATEGIES: dict[str, dict[str, Any]] = {
-    "f32": {},
-    "f32, no graphs": {"cuda": CudaOptions(graphs=False)},
-    "tf32": {"precision": "tf32"},
-    "f32, one instance": {"instances": 1},
-    "f32, channels last": {"layout": "channels_last"},
-    "bf16": {"precision": "bf16"},
-    "bf16, channels last": {"precision": "bf16", "layout": "channels_last"},
-    "f16, channels last": {"precision": "f16", "layout": "channels_last"},
-    "f32, compiled": {"compiler": "inductor"},
-    "bf16, compiled": {"precision": "bf16", "compiler": "inductor"},
-    "int8 weights, compiled": {"precision": "int8", "compiler": "inductor"},
-}
-FEWEST_P99 = 459
+LEAST_SHARE = 0.9  # of the rate of a graph alone
+MOST_EXTRA_US = 100.0  # beside one replay
 LOOSE = {"f32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "f16": 2e-2, "int8": 5e-2}  # of the largest answer
-UNPROVEN = """Not proven on a device:
-- answers in float32, tf32, bfloat16 and float16, with and without graphs, channels last, and from uint8 pixels
-- torch.compile under captured graphs, and weights in int8
-- CUDA shared-memory regions, and threads on the node of a device
-- that copying in, computing and copying out overlap, and the rates of pinned copies
-- rows per second through the server against data on the device (goal: 90 %)
-- the p50 of one row against one replay of its graph (goal: 100 us more)
-- the p99 of single rows at half of the load
-- what a batch without memory, a lost device or a missing operator leave behind
-- onnxruntime's CUDA provider: its graphs, bound memory and precisions
-- routing between a device and the CPU with real costs"""
+COLUMNS = (
+    "strategy",
+    "worst answer",
+    "rows/s",
+    "against",
+    "bytes of the bus",
+    "of the graph alone",
+    "p50 of a row, us",
+    "to a replay",
+    "MiB",
+)
+# The same list as in docs/guide/gpu.md.
+UNPROVEN = """
+- `engines/cuda/device.py`: streams, events and their times, capturing, registering memory, giving memory back, the
+  switch for tf32, recovering, and that nothing but the device is waited for;
+- the constants of programs that `torch.export` moved to the device, and the answers of f32, tf32, bf16, f16, int8,
+  channels-last and uint8 there, with and without graphs;
+- each setting of `engine.cuda` on and off: that copying in, computing and copying out overlap, what pinned rows gain,
+  and that graphs which share their memory answer rightly and take less of it;
+- torch.compile on the device: its kernels in Triton, captured for each bucket, with each precision, and how long
+  compiling takes;
+- whether int8 weights are faster than bfloat16, and from which size on;
+- `machine/cuda_driver.py` with the real driver: opening memory by a handle, its size (`cuMemGetAddressRange` of
+  memory of another process), copies beside those of the engines, a client that frees its memory or ends while a
+  region is registered;
+- `engine.numa` beside a real device, and what the node gains;
+- onnxruntime's provider: that its options are taken, graphs by number and thread, copies in and out, its precisions,
+  and the words of its errors;
+- the words of PyTorch's and CUDA's errors for no memory, a lost device and a missing operator, and what each leaves
+  behind: tests have those of their documentation and source;
+- `tune --device cuda` beyond what it offers: that the search ends in time where candidates compile, and routing with
+  the costs of a device;
+- `doctor` on real reports, NVLink, NVML's figures;
+- all goals: throughput through the server against data on the device (90 %), p50 of one row against one replay (100
+  us more), bytes against the rate of the bus, p99 at half of the load.
+"""
 
 
-def program(folder: Path, *, small: bool) -> tuple[Path, tuple[int, ...]]:
-    """A convolutional network, and the shape of one row."""
-    torch.manual_seed(0)
-    width, side, depth = (8, 16, 2) if small else (128, 112, 8)
-    layers: list[Any] = [torch.nn.Conv2d(3, width, 3, 2, 1), torch.nn.ReLU()]
-    for _ in range(depth):
-        layers += [torch.nn.Conv2d(width, width, 3, 1, 1), torch.nn.ReLU()]
-    net = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(width, 10))
-    axes = ({0: torch.export.Dim("batch")},)
-    exported = torch.export.export(net.eval(), (torch.randn(2, 3, side, side),), dynamic_shapes={"input": axes[0]})
-    torch.export.save(exported, folder / "net.pt2")
-    return folder / "net.pt2", (3, side, side)
+class OutOfTimeError(BaseException):
+    """The deadline has come; no handler of errors may take it for one of theirs."""
 
 
-def bound(engine: CudaEngine, x: np.ndarray) -> tuple[Callable[[], None], np.ndarray]:
-    y = np.zeros((len(x), 10), np.float32)
-    return engine.bind({engine.spec.input_names[0]: x}, {"output": y}), y
+class Report:
+    """What was skipped, what is wrong, and the goals."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self.began, self.deadline_s = time.monotonic(), deadline_s
+        self.skipped: list[str] = []
+        self.wrong: list[str] = []
+        self.goals: list[str] = []
+        self.step = "the program"
+
+    def begin(self, step: str, needs_s: float) -> bool:
+        """Whether a step still fits."""
+        fits = time.monotonic() - self.began + needs_s < self.deadline_s
+        if fits:
+            self.step = step
+        else:
+            self.skipped.append(f"{step} (needs {needs_s:.0f} s)")
+        return fits
+
+    def answer(self, label: str, worst: float, most: float) -> None:
+        if not worst <= most:
+            self.wrong.append(f"{label}: off by {worst:.1e}, at most {most:.0e}")
+
+    def share(self, what: str, share: float) -> None:
+        words = f"rows/s {what}: {share:.2f} of the graph alone (goal: {LEAST_SHARE})"
+        self.goals.append(f"{words}: {verdict(share >= LEAST_SHARE)}")
+
+    def extra(self, what: str, extra_us: float) -> None:
+        words = f"p50 of a row {what}: {extra_us:+,.0f} us to a replay (goal: {MOST_EXTRA_US:.0f} at most)"
+        self.goals.append(f"{words}: {verdict(extra_us <= MOST_EXTRA_US)}")
+
+    def end(self, device: str) -> None:
+        print(f"\ngoals ({device})")
+        goals = [f"answers against float32 on the CPU: {verdict(not self.wrong)}", *self.goals]
+        print("\n".join(f"- {goal}" for goal in goals))
+        for heading, lines in (("wrong", self.wrong), ("skipped for want of time", self.skipped)):
+            print("".join(f"{heading}: {line}\n" for line in lines), end="")
+        print(f"took {time.monotonic() - self.began:.0f} s of {self.deadline_s:.0f}")
 
 
-def rate(calls: list[Callable[[], None]], rows: int, seconds: float) -> float:
-    """Rows per second of calls that each have a thread."""
-    counts = [0] * len(calls)
-    end = time.monotonic() + seconds
+class Run:
+    """Everything, the most important first."""
 
-    def work(at: int) -> None:
-        while time.monotonic() < end:
-            calls[at]()
-            counts[at] += 1
+    def __init__(self, asked: argparse.Namespace, bench: Bench, report: Report) -> None:
+        self.asked, self.bench, self.report = asked, bench, report
+        self.found: dict[str, Measured] = {}
+        self.eager_s = (1 if asked.small else 4) + 4 * bench.seconds
+        self.compiled_s = (20 if asked.small else 60) + self.eager_s
+        self.server_s = 12 + 14 * bench.seconds
+        self.bus = bench.copy_rates(1 << (20 if asked.small else 28))  # bytes per second in and out
 
-    threads = [threading.Thread(target=work, args=(at,)) for at in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return rows * sum(counts) / seconds
+    def all(self) -> None:
+        print(f"place: {where_is(self.bench.device)}")
+        self.report.begin(FIRST, self.eager_s)
+        first = self.found[FIRST] = self.bench.measure(Strategy(FIRST), None)
+        row = self.line(Strategy(FIRST))
+        self.report.share("of bound calls", first.share)
+        self.report.extra("of bound calls", first.extra_us)
+        self.server("plain")
+        print(f"\nbatches of {self.bench.batch}, with + where a goal is met and - where it is missed")
+        print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n{row}", flush=True)
+        for strategy in strategies(self.bench.odd):
+            if strategy.label.startswith(self.asked.only):
+                self.strategy(strategy)
+        self.server("threads on the device's node", numa=True)
+        self.server("batches routed to the CPU as well", route=True)
 
-
-def median_us(call: Callable[[], None], seconds: float) -> float:
-    times, end = [], time.monotonic() + seconds
-    while time.monotonic() < end or len(times) < 5:
-        began = time.perf_counter()
-        call()
-        times.append(1e6 * (time.perf_counter() - began))
-    return statistics.median(times)
-
-
-def replay_us(engine: CudaEngine, rows: int, seconds: float, device: Device) -> float:
-    """One replay of a captured graph on data that is there already; on a device by its own events."""
-    graph = next(replay for key, (replay, _) in engine._graphs.items() if key.shapes[0][0] == rows)
-    if device.name.type == "cpu":
-        return median_us(graph, seconds)
-    times, end = [], time.monotonic() + seconds
-    while time.monotonic() < end or len(times) < 5:
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
-        graph()
-        ended.record()
-        ended.synchronize()
-        times.append(1e3 * began.elapsed_time(ended))
-    return statistics.median(times)
-
-
-def copies(device: Device, size: int) -> None:
-    """GB per second from pinned memory to the device and back."""
-    host = np.zeros(size, np.uint8)
-    device.pin(host)
-    there, here = torch.zeros(size, dtype=torch.uint8, device=device.name), torch.from_numpy(host)
-    for label, target, source in (("in", there, here), ("out", here, there)):
-
-        def copy(target: Any = target, source: Any = source) -> None:
-            target.copy_(source, non_blocking=True)
-            if device.name.type != "cpu":
-                torch.cuda.synchronize()
-
-        print(f"copies {label}: {size / median_us(copy, 0.2) / 1e3:.1f} GB/s")
-
-
-def where_is(device: Device) -> str:
-    """The node of the device's bus, in words."""
-    if device.name.type == "cpu":
-        return "no device"
-    bus = driver().bus_of(device.name.index or 0)
-    return f"{bus}, node {node_of_bus(bus)} of {len(topology().nodes)}"
-
-
-@contextmanager
-def memory(index: int, content: bytes) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """An allocation on a device with this content: its handle in base64, and what reads it."""
-    library = driver()
-    device, address, handle = ctypes.c_int(), ctypes.c_uint64(), (ctypes.c_ubyte * 64)()
-    library.call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(index))
-    size = ctypes.c_size_t(len(content))
-    with library.context(device):
-        library.call("cuMemAlloc_v2", ctypes.byref(address), size)
-        library.call("cuMemcpyHtoD_v2", address, ctypes.c_char_p(content), size)
-        library.call("cuIpcGetMemHandle", ctypes.byref(handle), address)
-
-    def read() -> bytes:
-        buffer = ctypes.create_string_buffer(len(content))
-        with library.context(device):
-            library.call("cuMemcpyDtoH_v2", buffer, address, size)
-        return buffer.raw
-
-    try:
-        yield b64encode(bytes(handle)).decode(), read
-    finally:
-        with library.context(device):
-            library.call("cuMemFree_v2", address)
-
-
-@dataclass(frozen=True)
-class Net:
-    """A program, a batch for it, and the right answers."""
-
-    path: Path
-    x: np.ndarray
-    truth: np.ndarray
-
-
-def served(net: Net, device: str, seconds: float, alone: float, *, numa: bool) -> bool:
-    """The same program through a server and real sockets; whether its answers are right.
-
-    Args:
-        alone: rows per second of a float32 graph by itself, or 0.
-        numa: whether the server's threads are on the device's node.
-    """
-    x, truth = net.x, net.truth
-    engine = EngineOptions(name="torch", device=device, instances=2, numa=numa)  # type: ignore[arg-type]
-    batching = BatchingSettings(max_batch_size=len(x), rows="independent")
-    Profile.of_model(net.path, Settings(engine=engine, batching=batching)).save(net.path.with_suffix(".profile.toml"))
-    command = [sys.executable, "-m", "tailcut", "serve", str(net.path.with_suffix(".profile.toml")), "--port", "0"]
-    with subprocess.Popen(
-        [*command, "--json", "--shared-memory", "/tailcut-gpu-dispatch-"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
+    def strategy(self, strategy: Strategy) -> None:
+        needs_s = self.compiled_s if "compiler" in strategy.options else self.eager_s
+        if not self.report.begin(strategy.label, needs_s):
+            return
         try:
-            ready = process.stdout.readline()
-            if not ready:
-                print("the server did not start")
-                return False
-            address = json.loads(ready)
-            place = (address["host"], address["port"])
-            answer = np.frombuffer(call(http.client.HTTPConnection(*place), x), np.float32).reshape(truth.shape)
-            worst = float(np.abs(answer - truth).max() / np.abs(truth).max())
-            rows_per_s = clients(place, x, 4, seconds)
-            late = paced(place, x[:1], rows_per_s / 2, seconds)
-            shared = "not tried" if device == "cpu" or numa else from_device(place, x, truth)
-        finally:
-            process.terminate()
-    share = f", {rows_per_s / alone:.2f} of the graph alone" if alone else ""
-    where = "threads on the device's node" if numa else "threads anywhere"
-    print(f"\nthrough the server, {where}: worst answer {worst:.1e}; tensors in the device's memory: {shared}")
-    print(f"batches of {len(x)}: {rows_per_s:,.0f} rows/s{share}")
-    if len(late) >= FEWEST_P99:
-        print(f"single rows at half of that load: p50 {quantile(late, 0.5):.2f} ms, p99 {quantile(late, 0.99):.2f} ms")
-    else:
-        print(f"single rows at half of that load: {len(late)} answers are too few for a p99")
-    return worst <= LOOSE["f32"] and "wrong" not in shared
+            self.found[strategy.label] = self.bench.measure(strategy, self.found[FIRST])
+        except TailcutError as error:
+            print(f"| {strategy.label} | {error} |{' |' * (len(COLUMNS) - 2)}", flush=True)
+        else:
+            print(self.line(strategy), flush=True)
+
+    def line(self, strategy: Strategy) -> str:
+        """A row of the table; its answers are judged."""
+        found, other = self.found[strategy.label], self.found.get(strategy.against)
+        self.report.answer(strategy.label, found.worst, LOOSE[self.bench.options(strategy).precision])
+        compares = other is not None and other is not found
+        row_bytes = (self.bench.pixels if strategy.pixels else self.bench.x)[:1].nbytes
+        cells = (
+            strategy.label + (f", {found.load_s:.0f} s to load" if "compiler" in strategy.options else ""),
+            f"{found.worst:.1e}",
+            f"{found.rows_per_s:,.0f}",
+            f"{found.rows_per_s / other.rows_per_s:.2f} of {strategy.against}" if compares else "",
+            f"{found.rows_per_s * row_bytes / self.bus[0]:.3f}",
+            f"{found.share:.2f} {'+' if found.share >= LEAST_SHARE else '-'}",
+            f"{found.row_us:,.0f}",
+            f"{found.extra_us:+,.0f} {'+' if found.extra_us <= MOST_EXTRA_US else '-'}",
+            f"{found.memory_mib}",
+        )
+        return f"| {' | '.join(cells)} |"
+
+    def server(self, way: str, *, numa: bool = False, route: bool = False) -> None:
+        """The program behind a server."""
+        title, plain = f"the server, {way}", not numa and not route
+        if not self.report.begin(title, self.server_s):
+            return
+        bench, device = self.bench, self.asked.device
+        engine = EngineOptions(name="torch", device=device, instances=2, numa=numa)
+        second = SecondEngine(use="route", engine=EngineOptions(name="torch")) if route else None
+        batching = BatchingSettings(max_batch_size=bench.batch, rows="independent", second=second)
+        net, region = Net(bench.path, bench.x, bench.truth), plain and device == "cuda"
+        try:
+            served = serve(net, Settings(engine=engine, batching=batching), bench.seconds, region=region)
+        except RuntimeError as error:
+            self.report.wrong.append(f"{title}: {error}")
+            return
+        self.report.answer(title, served.worst, LOOSE["f32"])
+        if served.region.startswith("wrong"):
+            self.report.wrong.append(f"{title}: tensors in memory on the device: {served.region}")
+        first = self.found[FIRST]
+        share, extra_us = served.batch_rows_per_s / first.alone_per_s, served.row_us - first.replay_us
+        print(f"\nthrough {title}: worst answer {served.worst:.1e}")
+        print(f"- batches of {bench.batch}: {served.batch_rows_per_s:,.0f} rows/s, {share:.2f} of the graph alone")
+        print(f"- one row from one client: p50 {served.row_us:,.0f} us, {extra_us:+,.0f} to a replay")
+        if route:
+            print(f"- batches that the second engine computed: {served.second}")
+        self.details(served)
+        if plain:
+            self.report.share("through the server", share)
+            self.report.extra("through the server", extra_us)
+
+    def details(self, served: Served) -> None:
+        """Bytes, tails, and tensors on the device."""
+        for way, rows, rate in zip(("in", "out"), (self.bench.x, self.bench.truth), self.bus, strict=True):
+            moved = served.batch_rows_per_s * rows[:1].nbytes
+            print(f"- bytes {way}: {1e-9 * moved:.3f} GB/s, {moved / rate:.4f} of the bus")
+        load = f"single rows at half of their load ({served.single_rows_per_s / 2:,.0f} rows/s)"
+        if len(served.late_ms) >= FEWEST_P99:
+            print(f"- {load}: p50 {quantile(served.late_ms, 0.5):.2f} ms, p99 {quantile(served.late_ms, 0.99):.2f} ms")
+        else:
+            print(f"- {load}: {len(served.late_ms)} answers are too few for a p99")
+        if served.region:
+            print(f"- tensors in memory on the device: {served.region}")
 
 
-def from_device(place: tuple[str, int], x: np.ndarray, truth: np.ndarray) -> str:
-    """A request whose tensors are in memory of this process on the device, in words."""
-    connection = http.client.HTTPConnection(*place)
-
-    def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        text = response.read()
-        if response.status != 200:
-            raise RuntimeError(text.decode(errors="replace"))
-        return json.loads(text) if text else {}
-
-    size = x.nbytes + truth.nbytes
-    try:
-        with memory(0, x.tobytes() + bytes(truth.nbytes)) as (handle, read):
-            region = {"raw_handle": {"b64": handle}, "device_id": 0, "byte_size": size}
-            ask("/v2/cudasharedmemory/region/io/register", region)
-            where = {"shared_memory_region": "io", "shared_memory_byte_size": x.nbytes}
-            there = {"shared_memory_region": "io", "shared_memory_byte_size": truth.nbytes}
-            there["shared_memory_offset"] = x.nbytes
-            name = json.loads(_get(connection, "/v2/models/net"))["inputs"][0]["name"]
-            tensor = {"name": name, "datatype": "FP32", "shape": list(x.shape), "parameters": where}
-            ask("/v2/models/net/infer", {"inputs": [tensor], "outputs": [{"name": "output", "parameters": there}]})
-            found = np.frombuffer(read()[x.nbytes :], np.float32).reshape(truth.shape)
-            ask("/v2/cudasharedmemory/region/io/unregister", {})
-    except (RuntimeError, CudaCallError, TailcutError) as error:
-        return f"wrong: {error}"
-    worst = float(np.abs(found - truth).max() / np.abs(truth).max())
-    return f"worst {worst:.1e}" if worst <= LOOSE["f32"] else f"wrong by {worst:.1e}"
+def verdict(met: bool) -> str:  # noqa: FBT001  a word for it
+    return "met" if met else "missed"
 
 
-def _get(connection: http.client.HTTPConnection, path: str) -> bytes:
-    connection.request("GET", path)
-    return connection.getresponse().read()
-
-
-def call(connection: http.client.HTTPConnection, x: np.ndarray) -> bytes:
-    """One raw request, and the bytes of its answer's only output."""
-    headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
-    connection.request("POST", "/v2/models/net/infer", x.tobytes(), headers)
-    response = connection.getresponse()
-    body = response.read()
-    if response.status != 200:
-        raise RuntimeError(body.decode(errors="replace"))
-    return body[int(response.headers.get("Inference-Header-Content-Length", 0)) :]
-
-
-def clients(place: tuple[str, int], x: np.ndarray, count: int, seconds: float) -> float:
-    """Rows per second of so many clients that each wait for their answer."""
-
-    def one() -> Callable[[], None]:
-        connection = http.client.HTTPConnection(*place)
-        return lambda: call(connection, x) and None
-
-    return rate([one() for _ in range(count)], len(x), seconds)
-
-
-def paced(place: tuple[str, int], x: np.ndarray, per_s: float, seconds: float) -> list[float]:
-    """Milliseconds from each planned time to the answer; as many as a p99 needs, in ten times the seconds at most."""
-    count, senders = int(min(max(per_s * seconds, 2 * FEWEST_P99), 10 * per_s * seconds)), 16
-    start, late = time.monotonic() + 0.1, []
-
-    def send(first: int) -> None:
-        connection = http.client.HTTPConnection(*place)
-        for number in range(first, count, senders):
-            due = start + number / per_s
-            time.sleep(max(0.0, due - time.monotonic()))
-            call(connection, x)
-            late.append(1e3 * (time.monotonic() - due))
-
-    threads = [threading.Thread(target=send, args=(first,)) for first in range(senders)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return late
-
-
-def quantile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise OutOfTimeError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--small", action="store_true", help="a small network and short loops: to try the program")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
+    parser.add_argument("--deadline", type=float, default=450.0, help="seconds that everything may take")
     parser.add_argument("--only", default="", help="strategies whose label begins so, such as bf16; default: all")
     asked = parser.parse_args()
-    seconds, batch = (0.1, 4) if asked.small else (asked.seconds, 32)
-    wrong, first = False, 0.0
+    report = Report(asked.deadline)
+    try:
+        device: Device = Cuda() if asked.device == "cuda" else StandIn()
+    except TailcutError as error:
+        print(f"{error}\n\nNot proven on a device:{UNPROVEN}", end="")
+        return
+    name = "the CPU as a stand-in: no figure means anything" if asked.device == "cpu" else torch.cuda.get_device_name()
+    print(f"{name}; PyTorch {torch.__version__}")
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, asked.deadline)
     with tempfile.TemporaryDirectory() as folder:
-        path, shape = program(Path(folder), small=asked.small)
-        x = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
-        truth = torch.export.load(path).module()(torch.from_numpy(x)).detach().numpy()
         try:
-            device: Device = Cuda() if asked.device == "cuda" else StandIn()
-        except TailcutError as error:
-            print(f"{error}\n\n{UNPROVEN}")
-            return
-        name = (
-            torch.cuda.get_device_name()
-            if asked.device == "cuda"
-            else "the CPU as a stand-in: no figure means anything"
-        )
-        print(f"{name}; PyTorch {torch.__version__}")
-        copies(device, 1 << (20 if asked.small else 28))
-        print(f"place: {where_is(device)}")
-        print(
-            f"| strategy | worst answer | rows/s, batch {batch} | of the graph alone | p50 of a row, us | to a replay |"
-        )
-        print("|---|---|---|---|---|---|")
-        for label, settings in STRATEGIES.items():
-            if not label.startswith(asked.only):
-                continue
-            options = EngineOptions(name="torch", device="cuda", **({"instances": 2} | settings))
-            began = time.monotonic()
-            try:
-                engine = CudaEngine(path, options, device=device)
-                took = f", {time.monotonic() - began:.0f} s to load" if options.compiler != "eager" else ""
-                pairs = [bound(engine, x.copy()) for _ in range(options.instances)]
-                for _ in range(2 * (options.instances + 1)):  # every slot has its graph
-                    pairs[0][0]()
-                worst = float(np.abs(pairs[0][1] - truth).max() / np.abs(truth).max())
-                wrong |= not worst <= LOOSE[options.precision]
-                bound_rate = rate([one for one, _ in pairs], batch, seconds)
-                alone = 1e6 * batch / replay_us(engine, batch, seconds, device)
-                first = first or alone
-                lone, _ = bound(engine, x[:1].copy())
-                for _ in range(2 * (options.instances + 1)):
-                    lone()
-                p50, single = median_us(lone, seconds), replay_us(engine, 1, seconds, device)
-                rates = f"{bound_rate:,.0f} | {bound_rate / alone:.2f} | {p50:,.0f} | {p50 - single:+,.0f}"
-                print(f"| {label}{took} | {worst:.1e} | {rates} |", flush=True)
-                engine.close()
-            except TailcutError as error:
-                print(f"| {label} | {error} | | | | |")
-        for numa in (False, True):
-            wrong |= not served(Net(path, x, truth), asked.device, seconds, first, numa=numa)
-    sys.exit(wrong)
+            path, shape = program(Path(folder), small=asked.small)
+            seconds, batch = (0.1, 4) if asked.small else (asked.seconds, 32)
+            Run(asked, Bench(path, device, seconds, batch, shape), report).all()
+        except OutOfTimeError:
+            report.skipped.append(f"{report.step}, which the deadline ended, and what comes after it")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    report.end(name)
+    sys.exit(bool(report.wrong))
 
 
 if __name__ == "__main__":

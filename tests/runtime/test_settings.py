@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tailcut.engines.base import EngineOptions
+from tailcut.engines.base import CudaOptions, EngineOptions
 from tailcut.errors import ProfileError
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, Settings
@@ -25,6 +25,12 @@ def model(tmp_path: Path) -> Path:
         ("engine", "colour = 1", "colour"),
         ("batching", 'max_queue_delay_us = 5\ndispatch = "inline"', "max_queue_delay_us"),
         ("io", "busy_poll_us = 99999999", "busy_poll_us"),
+        ("engine.cuda", "slots = -1", r"engine\.cuda\.slots"),
+        ("engine.cuda", "buckets = []", r"engine\.cuda\.buckets"),
+        ("engine.cuda", "buckets = [8, 4]", r"engine\.cuda\.buckets"),
+        ("engine.cuda", "buckets = [1, 99999999]", r"engine\.cuda\.buckets"),
+        ("engine.cuda", 'buckets = "some"', r"engine\.cuda\.buckets"),
+        ("engine.cuda", 'graph_memory = "none"', "graph_memory"),
     ],
 )
 def test_settings_out_of_bounds(model: Path, tmp_path: Path, section: str, text: str, reason: str) -> None:
@@ -42,3 +48,30 @@ def test_describe_names_what_differs() -> None:
     """Only what was turned is shown."""
     settings = Settings(engine=EngineOptions(threads=2), batching=BatchingSettings(max_batch_size=8))
     assert settings.describe() == "engine.threads=2 batching.max_batch_size=8"
+
+
+def test_settings_of_a_device_are_named_one_by_one() -> None:
+    """Not all of them, where one was turned; against other settings as against the defaults."""
+    some = Settings(engine=EngineOptions(device="cuda", cuda=CudaOptions(graphs=False, buckets=(3, 6))))
+    assert some.describe() == "engine.device=cuda engine.cuda.graphs=False engine.cuda.buckets=3,6"
+    other = Settings(engine=EngineOptions(device="cuda", cuda=CudaOptions(graphs=False, slots=1)))
+    assert other.describe(some) == "engine.cuda.buckets=auto engine.cuda.slots=1"
+
+
+def test_settings_of_a_device_are_in_the_profile(model: Path, tmp_path: Path) -> None:
+    """Each as it was written."""
+    cuda = CudaOptions(
+        index=1,
+        graphs=False,
+        buckets=(3, 6),
+        slots=1,
+        pinned=False,
+        graph_memory="shared",
+        caching=False,
+        memory_limit_mb=512,
+        conv_search="exhaustive",
+    )
+    settings = Settings(engine=EngineOptions(device="cuda", cuda=cuda))
+    for one in (settings, Settings()):
+        Profile.of_model(model, one).save(tmp_path / "p.toml")
+        assert Profile.load(tmp_path / "p.toml").settings == one

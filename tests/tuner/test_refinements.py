@@ -1,5 +1,6 @@
 """Which small changes of a winner are raced: those that could matter for the model, the machine and the winner."""
 
+from tailcut.engines.base import CudaOptions
 from tailcut.runtime.settings import PaddedInput, PaddingSettings, Settings, check
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
 from tailcut.tuner.refinements import holds_weights_again, least_gain, refinements
@@ -65,6 +66,18 @@ def test_a_device_is_on_one_node() -> None:
     near = changed(device, engine={"numa": True})
     assert not holds_weights_again(near)
     assert holds_weights_again(changed(near, engine={"device": "cpu"}))
+
+
+def test_batches_of_a_device_need_not_be_filled_up() -> None:
+    """Where they have several rows; it is one change, and none where it is so already."""
+    device = changed(BASELINE, engine={"device": "cuda"}, batching={"max_batch_size": 8})
+    assert "engine.cuda.buckets=off" in changes(facts(), device)
+    for winner in (
+        changed(device, batching={"max_batch_size": 1}),
+        changed(device, engine={"device": "cpu"}),
+        changed(device, engine={"cuda": CudaOptions(buckets="off")}),
+    ):
+        assert not any("buckets" in words for words in changes(facts(), winner))
 
 
 def test_the_cpu_helps_a_device() -> None:

@@ -1,8 +1,9 @@
 """What the search space offers a model on a machine, and what the catalogue says of it."""
 
 import numpy as np
+from msgspec.structs import replace
 
-from tailcut.engines.base import EngineOptions
+from tailcut.engines.base import CudaOptions, EngineOptions
 from tailcut.lab.describe import rows_of_data
 from tailcut.runtime.settings import BatchingSettings, IoSettings, MemorySettings, Settings
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
@@ -21,6 +22,7 @@ from tailcut.tuner.space import (
     serving_choices,
     up_to,
     wirings,
+    with_fields,
     without,
 )
 
@@ -54,6 +56,7 @@ def test_every_field_of_a_profile_is_on_one_rung() -> None:
     """But for those that say how rows relate, and what cannot be searched."""
     sections = {"engine": EngineOptions, "batching": BatchingSettings, "memory": MemorySettings, "io": IoSettings}
     there = {f"{section}.{name}" for section, kind in sections.items() for name in kind.__struct_fields__}
+    there = there - {"engine.cuda"} | {f"engine.cuda.{name}" for name in CudaOptions.__struct_fields__}
     listed = [field for fields in RUNG_FIELDS.values() for field in fields]
     assert set(listed) == there - {"batching.rows", "engine.reshapes", "engine.signature"}
     assert len(listed) == len(set(listed))
@@ -228,5 +231,14 @@ def test_rungs_add_up_to_the_winner() -> None:
     assert steps[0].batching.max_batch_size == 32
     assert steps[0].engine == Settings().engine
     assert without(winner, "simd", BASELINE).engine.precision == "f32"
+    device = CudaOptions(graphs=False, slots=1, pinned=False, index=1)
+    winner = changed(BASELINE, engine={"device": "cuda", "cuda": device})
+    known = ("algorithmic", "parallelism", "simd", "allocation")
+    cuda = {rung: with_fields(BASELINE, winner, RUNG_FIELDS[rung]).engine.cuda for rung in known}
+    assert cuda["algorithmic"] == CudaOptions(graphs=False)
+    assert cuda["parallelism"] == CudaOptions(slots=1)
+    assert cuda["simd"] == CudaOptions(index=1)
+    assert cuda["allocation"] == CudaOptions(pinned=False)
+    assert without(winner, "parallelism", BASELINE).engine.cuda == replace(device, slots=0)
     several = changed(winner, batching={"dispatch": "worker"}, engine={"instances": 2})
     assert without(several, "parallelism", BASELINE).engine.instances == 1

@@ -49,8 +49,16 @@ class CudaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     index: int = 0  # of the device, among those that CUDA_VISIBLE_DEVICES leaves
     graphs: bool = True  # a captured graph for each bucket, instead of launching operator after operator
-    memory_limit_mb: int = 0  # of the device's memory, for this model; 0: none
+    # Rows that batches are filled up to: powers of two, sizes of one's own (powers of two beyond), or nothing at all.
+    buckets: Literal["auto", "off"] | tuple[int, ...] = "auto"
     conv_search: Literal["default", "heuristic", "exhaustive"] = "heuristic"  # of onnxruntime, for convolutions
+    # The others but for memory_limit_mb are torch's.
+    slots: int = 0  # batches that are on the device at a time; 1: nothing overlaps; 0: one more than instances
+    pinned: bool = True  # the memory that sockets receive into is registered, so that copies run beside everything else
+    # Of captured graphs: of each graph alone, or of all graphs of a slot, which are never computed at a time.
+    graph_memory: Literal["private", "shared"] = "private"
+    caching: bool = True  # what a batch took is kept for the next, instead of given back to the driver
+    memory_limit_mb: int = 0  # of onnxruntime's memory on the device, for this model; 0: none
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,5 +1,6 @@
 """The settings of one model: all that the tuner may change and the server reads, and the limits of each value."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from math import prod
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.rows import RowsSetting
 
 _MOST_BUCKETS = 64
+_MOST_ROWS = 65536
 _LARGEST_INT = 1 << 63
 
 
@@ -108,8 +110,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             f"{section}.{key}={_brief(value)}"
             for section, values in mine.items()
             if section != "pipeline"
-            for key, value in values.items()
-            if value != theirs[section][key] and key != "signature"
+            for key, value in _differing(values, theirs[section])
+            if key != "signature"
         ]
         steps = "" if self.pipeline is None else self.pipeline.describe(base.pipeline)
         return " ".join([*words, steps] if steps else words)
@@ -126,10 +128,11 @@ def check(settings: Settings) -> None:
         "engine.threads": (settings.engine.threads, 0, 1024),
         "engine.instances": (settings.engine.instances, 1, 256),
         "engine.cuda.index": (settings.engine.cuda.index, 0, 255),
+        "engine.cuda.slots": (settings.engine.cuda.slots, 0, 257),
         "engine.cuda.memory_limit_mb": (settings.engine.cuda.memory_limit_mb, 0, 1 << 24),
         "batching.second.engine.threads": (second.engine.threads if second else 0, 0, 1024),
         "batching.second.engine.instances": (second.engine.instances if second else 1, 1, 256),
-        "batching.max_batch_size": (settings.batching.max_batch_size, 1, 65536),
+        "batching.max_batch_size": (settings.batching.max_batch_size, 1, _MOST_ROWS),
         "batching.max_queue_delay_us": (settings.batching.max_queue_delay_us, 0, 10_000_000),
         "engine.spin_us": (settings.engine.spin_us, 0, 1_000_000),
         "io.direct_bytes": (settings.io.direct_bytes, 0, 1 << 40),
@@ -142,14 +145,12 @@ def check(settings: Settings) -> None:
             raise ValueError(f"settings.engine.{error}") from None
     for stage in () if settings.pipeline is None else settings.pipeline.stages:
         limits[f"pipeline: {stage.name}: workers"] = (stage.workers, 1, 256)
-        limits[f"pipeline: {stage.name}: max_batch_size"] = (stage.max_batch_size, 1, 65536)
+        limits[f"pipeline: {stage.name}: max_batch_size"] = (stage.max_batch_size, 1, _MOST_ROWS)
         limits[f"pipeline: {stage.name}: max_queue_delay_us"] = (stage.max_queue_delay_us, 0, 10_000_000)
+    _check_buckets(settings)
     padding = settings.batching.padding
     if padding is not None:
-        right = all(
-            buckets and buckets[0] >= 1 and all(low < high for low, high in pairwise(buckets))
-            for buckets in padding.dimensions
-        )
+        right = all(map(_is_rising, padding.dimensions))
         if not (padding.inputs and right and prod(map(len, padding.dimensions)) <= _MOST_BUCKETS):
             raise ValueError(f"settings.batching.padding needs inputs, and 1 to {_MOST_BUCKETS} rising buckets")
     if settings.batching.max_queue_delay_us and settings.batching.dispatch == "inline":
@@ -161,6 +162,14 @@ def check(settings: Settings) -> None:
         if not low <= value <= high:
             told = value if abs(value) < _LARGEST_INT else "far too large"  # Python does not write any number of digits
             raise ValueError(f"settings.{name} is {told}, must be {low} to {high}")
+
+
+def _check_buckets(settings: Settings) -> None:
+    second = settings.batching.second
+    for engine in (settings.engine, *([second.engine] if second else [])):
+        sizes = engine.cuda.buckets
+        if isinstance(sizes, tuple) and not (_is_rising(sizes) and sizes[-1] <= _MOST_ROWS):
+            raise ValueError(f"settings.engine.cuda.buckets are rising numbers from 1 to {_MOST_ROWS}, 'auto' or 'off'")
 
 
 def _check_second(batching: BatchingSettings) -> None:
@@ -176,15 +185,26 @@ def _check_second(batching: BatchingSettings) -> None:
         raise ValueError("settings.batching.second goes with neither padding nor precision int8_static")
 
 
+def _is_rising(buckets: tuple[int, ...]) -> bool:
+    return bool(buckets) and buckets[0] >= 1 and all(low < high for low, high in pairwise(buckets))
+
+
+def _differing(mine: dict[str, Any], theirs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a section that differ; those of a device each by itself."""
+    for key, value in mine.items():
+        if key == "cuda":
+            yield from ((f"cuda.{name}", item) for name, item in _differing(value, theirs[key]))
+        elif value != theirs[key]:
+            yield key, value
+
+
 def _brief(value: Any) -> Any:
     """A value in one word: of padding the buckets, of pixels their scale, of outputs the names."""
-    if isinstance(value, dict) and "graphs" in value:
-        return ",".join(f"{key}:{item}" for key, item in value.items())
     if isinstance(value, dict) and "use" in value:
         return f"{value['use']}:{value['engine']['name']}:{value['engine']['device']}"
     if isinstance(value, dict):
         several = [value.get("buckets") or value["scale"], value.get("second_buckets") or ()]
         return "x".join("/".join(f"{number:.6g}" for number in numbers) for numbers in several if numbers)
     if isinstance(value, list | tuple):
-        return ",".join(item["name"] if isinstance(item, dict) else item for item in value)
+        return ",".join(item["name"] if isinstance(item, dict) else str(item) for item in value)
     return value

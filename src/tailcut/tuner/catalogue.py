@@ -21,6 +21,7 @@ _DECISION = "measured: docs/decisions/050-the-whole-space.md"
 _GUIDE_ORT = "onnxruntime, performance tuning"
 _GUIDE_OV = "openvino, optimising inference"
 _GUIDE_TORCH = "PyTorch, performance tuning guide"
+_GUIDE_CUDA_GRAPHS = "PyTorch, CUDA semantics: CUDA graphs; onnxruntime, CUDA execution provider"
 CATALOGUE: tuple[Setting, ...] = (
     Setting(
         "batch size",
@@ -63,14 +64,34 @@ CATALOGUE: tuple[Setting, ...] = (
         "measured, and checked by the accuracy gate",
     ),
     Setting(
-        "CUDA",
+        "CUDA graphs",
         "algorithmic",
-        ("engine.cuda",),
-        "graphs on, off; by hand: index of the device, memory limit, search for convolutions",
+        ("engine.cuda.graphs",),
+        "on, off",
         "device cuda",
-        "graphs: models of many small operators, whose launches take longer than they compute",
-        "graphs: memory for each bucket of each instance",
-        "PyTorch, CUDA graphs; onnxruntime, CUDA execution provider",
+        "models of many small operators, whose launches take longer than they compute",
+        "memory for each bucket of each staging slot",
+        _GUIDE_CUDA_GRAPHS,
+    ),
+    Setting(
+        "CUDA buckets",
+        "algorithmic",
+        ("engine.cuda.buckets",),
+        "auto (powers of two), off; by hand: sizes of your own, followed by powers of two",
+        "device cuda, and independent rows",
+        "auto: few graphs serve batches of all sizes. Own sizes: those that the traffic often has",
+        "auto: up to half of a bucket is filled up, and computed in vain. off: a graph for each size",
+        _GUIDE_CUDA_GRAPHS,
+    ),
+    Setting(
+        "search for convolutions",
+        "algorithmic",
+        ("engine.cuda.conv_search",),
+        "heuristic; by hand: exhaustive, default",
+        "onnxruntime on device cuda, and convolutions",
+        "exhaustive: the quickest algorithm for each size",
+        "exhaustive: the first batch of each bucket takes long",
+        "onnxruntime, CUDA execution provider",
     ),
     Setting(
         "graph level",
@@ -203,6 +224,16 @@ CATALOGUE: tuple[Setting, ...] = (
         "set_mempolicy(2)",
     ),
     Setting(
+        "staging slots",
+        "parallelism",
+        ("engine.cuda.slots",),
+        "one more than instances; by hand: 1 (nothing overlaps), or any number",
+        "torch on device cuda, and several instances",
+        "copying in, computing and copying out of several batches overlap",
+        "device memory for the batches of each slot, and graphs for each",
+        "CUDA C++ best practices guide, asynchronous and overlapping transfers with computation",
+    ),
+    Setting(
         "own core",
         "parallelism",
         ("io.own_core",),
@@ -277,8 +308,8 @@ CATALOGUE: tuple[Setting, ...] = (
     Setting(
         "device",
         "simd",
-        ("engine.device",),
-        "cpu; cuda with --device cuda (f32, tf32, f16; torch also bf16, and int8 where it compiles)",
+        ("engine.device", "engine.cuda.index"),
+        "cpu; cuda with --device cuda (f32, tf32, f16; torch also bf16, and int8 where it compiles); by hand: index",
         "a CUDA device; torch with CUDA, or onnxruntime-gpu, which has no int8 there. Less than f32: --data, to verify "
         "the outputs",
         "large models. int8, of weights: those that are read for longer than they are multiplied",
@@ -304,6 +335,46 @@ CATALOGUE: tuple[Setting, ...] = (
         "large calls of one size: no memory beyond what they ask for",
         "calls of many sizes: pieces do not fit later calls (31 to 80 MB for sentences on MiniLM); sessions share it",
         _DECISION,
+    ),
+    Setting(
+        "pinned memory",
+        "allocation",
+        ("engine.cuda.pinned",),
+        "on; by hand: off",
+        "torch on device cuda, and rows of fixed size",
+        "copies go straight from the memory that the socket receives into, beside everything else",
+        "a tight limit on locked memory (ulimit -l); registering takes time at the start",
+        "CUDA C++ best practices guide, pinned memory",
+    ),
+    Setting(
+        "memory of CUDA graphs",
+        "allocation",
+        ("engine.cuda.graph_memory",),
+        "private; by hand: shared",
+        "torch on device cuda, and graphs",
+        "shared: the graphs of all buckets of a slot take the scratch memory of the largest",
+        "never seen",
+        _GUIDE_CUDA_GRAPHS,
+    ),
+    Setting(
+        "caching on the device",
+        "allocation",
+        ("engine.cuda.caching",),
+        "on; by hand: off",
+        "torch on device cuda; off matters without graphs, whose memory stays in any case",
+        "on: no batch asks the driver for memory. off: other processes share the device",
+        "off: giving memory back waits for all that is computed",
+        "PyTorch, CUDA semantics: memory management",
+    ),
+    Setting(
+        "memory limit on the device",
+        "allocation",
+        ("engine.cuda.memory_limit_mb",),
+        "none; by hand: MiB",
+        "onnxruntime on device cuda",
+        "several models or processes share a device",
+        "a batch that does not fit fails",
+        "onnxruntime, CUDA execution provider",
     ),
     Setting(
         "memory of the rows",

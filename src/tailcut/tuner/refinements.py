@@ -5,6 +5,8 @@ What cannot matter for the model, the machine or the winner is left out before a
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.devices import second_engines
 from tailcut.tuner.space import BF16_FLAGS, Facts, changed, paddings_of
@@ -90,8 +92,10 @@ def _of_engine(facts: Facts, winner: Settings) -> Iterator[Settings]:
 
 
 def _of_device(facts: Facts, winner: Settings) -> Iterator[Settings]:
-    """Yield the CPU's engines beside that of a device, each with what it computes at a time."""
-    batching = winner.batching
+    """Yield batches that are not filled up, and the CPU's engines beside that of a device."""
+    batching, cuda = winner.batching, winner.engine.cuda
+    if winner.engine.device == "cuda" and batching.max_batch_size > 1 and cuda.buckets != "off":
+        yield changed(winner, engine={"cuda": replace(cuda, buckets="off")})
     if batching.dispatch != "worker" or batching.padding is not None or batching.second is not None:
         return
     bf16 = facts.lower_precision and bool(BF16_FLAGS & facts.isa)

@@ -8,6 +8,7 @@ on openvino. Pure.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -106,6 +107,12 @@ def changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
         part = msgspec.structs.replace(getattr(settings, name), **values)
         settings = msgspec.structs.replace(settings, **{name: part})
     return settings
+
+
+def _replaced(struct: Any, field: str, value: Any) -> Any:
+    """The struct with another value at a path of names with dots between."""
+    name, _, rest = field.partition(".")
+    return msgspec.structs.replace(struct, **{name: _replaced(getattr(struct, name), rest, value) if rest else value})
 
 
 def engine_choices(facts: Facts) -> list[EngineOptions]:
@@ -297,7 +304,9 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "batching.max_queue_delay_us",
         "batching.bind",
         "batching.padding",
-        "engine.cuda",
+        "engine.cuda.graphs",
+        "engine.cuda.buckets",
+        "engine.cuda.conv_search",
         "engine.graph",
         "engine.outputs",
         "engine.fixed_dims",
@@ -310,16 +319,21 @@ RUNG_FIELDS: dict[str, tuple[str, ...]] = {
         "engine.spin_us",
         "engine.pinning",
         "engine.numa",
+        "engine.cuda.slots",
         "batching.dispatch",
         "batching.second",
         "io.busy_poll_us",
         "io.own_core",
         "io.workers",
     ),
-    "simd": ("engine.name", "engine.precision", "engine.compiler", "engine.device"),
+    "simd": ("engine.name", "engine.precision", "engine.compiler", "engine.device", "engine.cuda.index"),
     "allocation": (
         "engine.arena",
         "engine.arena_growth",
+        "engine.cuda.pinned",
+        "engine.cuda.graph_memory",
+        "engine.cuda.caching",
+        "engine.cuda.memory_limit_mb",
         "memory.huge_pages",
         "memory.prefault",
         "memory.lock",
@@ -350,8 +364,7 @@ def without(winner: Settings, rung: str, base: Settings) -> Settings:
 def with_fields(settings: Settings, other: Settings, fields: tuple[str, ...]) -> Settings:
     """The settings with another's values in some fields; what would be invalid together is made valid."""
     for field in fields:
-        section, _, name = field.partition(".")
-        settings = changed(settings, **{section: {name: getattr(getattr(other, section), name)}})
+        settings = _replaced(settings, field, attrgetter(field)(other))
     if settings.batching.dispatch != "worker" and settings.engine.instances != 1:
         settings = changed(settings, engine={"instances": 1})
     if settings.batching.dispatch == "inline" and settings.batching.max_queue_delay_us:

@@ -1,10 +1,12 @@
 """Which bucket a batch is computed in."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailcut.engines.cuda.buckets import Buckets
+from tailcut.engines.cuda.buckets import LARGEST, Buckets, bucket_of
 from tailcut.errors import CapacityError
 
 
@@ -33,3 +35,27 @@ def test_buckets_ascend(sizes: tuple[int, ...]) -> None:
     """No bucket is empty or there twice."""
     with pytest.raises(ValueError, match="ascending"):
         Buckets(sizes)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sizes"),
+    [
+        ("auto", {1: 1, 3: 4, 4: 4, 13: 16, 25: 32, 1024: 1024}),
+        ("off", {1: 1, 3: 3, 13: 13, 5000: 5000}),
+        ((3, 12, 24), {1: 3, 3: 3, 4: 12, 13: 24, 25: 32, 33: 64, 1024: 1024}),
+        ((1024,), {1: 1024}),
+        ((5000,), {1: 5000, 4999: 5000}),
+    ],
+)
+def test_what_the_setting_says(setting: Any, sizes: dict[int, int]) -> None:
+    """Powers of two, none, or those of a profile, beyond which there are powers of two."""
+    bucket = bucket_of(setting)
+    assert {rows: bucket(rows) for rows in sizes} == sizes
+
+
+@given(st.sets(st.integers(1, LARGEST), min_size=1), st.integers(1, LARGEST))
+def test_own_sizes_hold_what_powers_of_two_hold(sizes: set[int], rows: int) -> None:
+    """The smallest of them that does, whatever the profile lists."""
+    size = bucket_of(tuple(sorted(sizes)))(rows)
+    assert size >= rows
+    assert size == min((one for one in sizes if one >= rows), default=bucket_of("auto")(rows))

@@ -1,5 +1,6 @@
 """The engine for devices: on a stand-in everywhere, and on a CUDA device where there is one."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from tests.engines.pytorch import programs
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import CudaOptions, U8Input
 from tailcut.engines.compilers import missing_compiler
-from tailcut.engines.cuda.device import Cuda, StandIn, missing
-from tailcut.engines.cuda.engine import CudaEngine
+from tailcut.engines.cuda.device import Cuda, Graph, StandIn, missing
+from tailcut.engines.cuda.engine import _MOST_SHAPES, CudaEngine
 from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.staging import State
 from tailcut.errors import DeviceLostError, EngineError, ReleasedError, UnsupportedError
@@ -160,9 +161,9 @@ class Failing(StandIn):
             self.left -= 0 if self.lost else 1
             raise (torch.cuda.OutOfMemoryError if "out of memory" in self.text else RuntimeError)(self.text)
 
-    def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
+    def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
         self._fail("capture")
-        return super().capture(compute)
+        return super().capture(compute, pool)
 
     def enqueue(self, state: State, events: dict[State, Any], step: Callable[[], None]) -> None:
         if state is State.COMPUTING:
@@ -241,6 +242,142 @@ def test_without_graphs_answers_are_the_same(device: Any, tmp_path: Path) -> Non
             assert np.allclose(answer, expected(engine, tmp_path, rows(count)), atol=1e-2)
         assert torch.backends.cudnn.allow_tf32  # PyTorch's own switch is as it was
         engine.close()
+
+
+@pytest.mark.parametrize(
+    "cuda",
+    [
+        CudaOptions(buckets="off"),
+        CudaOptions(buckets=(3, 6)),
+        CudaOptions(slots=1),
+        CudaOptions(slots=5),
+        CudaOptions(pinned=False),
+        CudaOptions(graph_memory="shared"),
+        CudaOptions(graph_memory="shared", buckets="off", slots=1),
+        CudaOptions(caching=False),
+        CudaOptions(caching=False, graphs=False),
+    ],
+    ids=lambda cuda: Settings(engine=EngineOptions(cuda=cuda)).describe(),
+)
+def test_no_setting_changes_an_answer(device: Any, tmp_path: Path, cuda: CudaOptions) -> None:
+    """Sizes up and down, from several threads, each of which has its own rows."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda", instances=2, cuda=cuda), device=device)
+    truths = {count: expected(engine, tmp_path, rows(count)) for count in range(1, 10)}
+    wrong: list[int] = []
+
+    def ask(counts: Sequence[int]) -> None:
+        for count in counts:
+            y = np.zeros((count, 3), np.float32)
+            engine.bind({"x": rows(count)}, {"output": y})()
+            wrong.extend([count] if not np.allclose(y, truths[count], atol=1e-4) else [])
+
+    threads = [threading.Thread(target=ask, args=(order,)) for order in (range(1, 10), range(9, 0, -1), [4, 7] * 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    engine.close()
+
+
+class Watched(StandIn):
+    """What a device was asked for, and how many batches were on it at a time."""
+
+    def __init__(self) -> None:
+        self.pinned, self.given_back, self.there, self.most = 0, 0, 0, 0
+        self.pools: list[Any] = []
+        self.both = threading.Barrier(2)
+
+    def enqueue(self, state: State, events: dict[State, Any], step: Callable[[], None]) -> None:
+        if state is State.COPYING_IN:
+            self.there += 1
+            self.most = max(self.most, self.there)
+        super().enqueue(state, events, step)
+
+    def wait(self, events: dict[State, Any]) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.both.wait(0.2)  # for another batch, where one can come
+        self.there -= 1
+
+    def pin(self, array: np.ndarray) -> None:
+        self.pinned += 1
+
+    def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
+        self.pools.append(pool)
+        return super().capture(compute, pool)
+
+    def give_back(self) -> None:
+        self.given_back += 1
+
+
+def watched(folder: Path, cuda: CudaOptions, instances: int = 2) -> tuple[CudaEngine, Watched]:
+    device = Watched()
+    path = programs.perceptron(folder / "mlp.pt2", 8, 16, 3)
+    options = EngineOptions(name="torch", device="cuda", instances=instances, cuda=cuda)
+    return CudaEngine(path, options, device=device), device
+
+
+@pytest.mark.parametrize(("slots", "most"), [(0, 2), (1, 1), (2, 2)])
+def test_slots_are_batches_on_the_device_at_a_time(tmp_path: Path, slots: int, most: int) -> None:
+    """With one, nothing overlaps, however many batches compute at a time."""
+    engine, device = watched(tmp_path, CudaOptions(slots=slots))
+    threads = [threading.Thread(target=engine.run, args=({"x": rows(2)},)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert device.most == most
+
+
+@pytest.mark.parametrize(("pinned", "arrays"), [(True, 2), (False, 0)])
+def test_rows_are_pinned_or_not(tmp_path: Path, pinned: bool, arrays: int) -> None:
+    """Inputs and outputs that are bound."""
+    engine, device = watched(tmp_path, CudaOptions(pinned=pinned))
+    engine.bind({"x": rows(2)}, {"output": np.zeros((2, 3), np.float32)})
+    assert device.pinned == arrays
+
+
+@pytest.mark.parametrize("memory", ["private", "shared"])
+def test_graphs_of_a_slot_share_their_memory(tmp_path: Path, memory: Any) -> None:
+    """And with no other slot, whose graphs may be computed at the same time."""
+    engine, device = watched(tmp_path, CudaOptions(graph_memory=memory, slots=2), instances=1)
+    device.both = threading.Barrier(1)
+    for count in (1, 1, 2, 2, 4, 4):  # slots take turns
+        engine.run({"x": rows(count)})
+    first, second, *later = device.pools
+    assert first is second is None
+    found = {key: graph.pool for key, graph in engine._graphs.items()}
+    for slot in range(2):
+        pools = [pool for key, pool in found.items() if key.slot == slot]
+        assert len(pools) == 3
+        assert len(set(map(id, pools))) == (1 if memory == "shared" else 3)
+    assert all(pool is None for pool in later) is (memory == "private")
+    assert not {id(pool) for key, pool in found.items() if key.slot} & {
+        id(pool) for key, pool in found.items() if not key.slot
+    }
+
+
+@pytest.mark.parametrize(("caching", "times"), [(True, 0), (False, 3)])
+def test_memory_is_kept_or_given_back(tmp_path: Path, caching: bool, times: int) -> None:
+    """After each batch."""
+    engine, device = watched(tmp_path, CudaOptions(caching=caching))
+    device.both = threading.Barrier(1)
+    for _ in range(3):
+        engine.run({"x": rows(2)})
+    assert device.given_back == times
+
+
+def test_memory_for_shapes_has_a_bound(tmp_path: Path) -> None:
+    """Without buckets each number of rows has its own, and what was forgotten is computed rightly again."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    options = EngineOptions(name="torch", device="cuda", cuda=CudaOptions(buckets="off", slots=1))
+    engine = CudaEngine(path, options, device=StandIn())
+    for count in (*range(1, _MOST_SHAPES + 9), 3, 1):
+        answer = engine.run({"x": rows(count)})["output"]
+        assert np.allclose(answer, expected(engine, tmp_path, rows(count)), atol=1e-4)
+        assert engine._graphs.keys() == engine._memory.keys()
+        assert len(engine._memory) <= _MOST_SHAPES
 
 
 def test_pixels_are_normalised_on_the_device(device: Any, tmp_path: Path) -> None:

@@ -69,6 +69,17 @@ def test_answers_are_those_of_the_cpu(engine: OnnxCudaEngine, tmp_path: Path) ->
         assert np.allclose(engine.run({"x": x})["y"], y, atol=1e-5)
 
 
+@pytest.mark.parametrize("buckets", ["off", (3, 6)])
+def test_buckets_are_those_of_the_settings(place: Place, tmp_path: Path, buckets: Any) -> None:
+    """None, or sizes of one's own: memory is bound for these, and the answers are the same."""
+    path = models.perceptron([8, 16, 3], tmp_path / "mlp.onnx")
+    engine = OnnxCudaEngine(path, EngineOptions(device="cuda", cuda=CudaOptions(buckets=buckets)), place=place)
+    for count in (5, 2, 5):
+        assert np.allclose(engine.run({"x": rows(count)})["y"], truth(tmp_path, rows(count)), atol=1e-4)
+    found = {shape[0] for _, shape in engine._bindings}
+    assert found == ({2, 5} if buckets == "off" else {3, 6})
+
+
 def test_each_thread_has_memory_of_its_own(engine: OnnxCudaEngine, tmp_path: Path) -> None:
     """Several at a time get their own answers."""
     wrong: list[int] = []

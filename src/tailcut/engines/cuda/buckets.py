@@ -1,7 +1,9 @@
 """Batch buckets: a captured graph has one size, so a batch is computed in the smallest bucket that holds it. Pure."""
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tailcut.errors import CapacityError
 
@@ -24,6 +26,11 @@ class Buckets:
         sizes = {1 << power for power in range(most.bit_length()) if 1 << power <= most}
         return cls(tuple(sorted({*sizes, most})))
 
+    @classmethod
+    def of_sizes(cls, sizes: tuple[int, ...]) -> "Buckets":
+        """These, and the powers of two beyond the largest for batches that none of them holds."""
+        return cls((*sizes, *(size for size in cls.up_to(LARGEST).sizes if sizes and size > sizes[-1])))
+
     def of(self, rows: int) -> int:
         """The smallest size that holds so many rows.
 
@@ -34,6 +41,13 @@ class Buckets:
         if rows < 1 or index == len(self.sizes):
             raise CapacityError(f"a batch of {rows} rows fits no bucket: the largest has {self.sizes[-1]}")
         return self.sizes[index]
+
+
+def bucket_of(setting: Literal["auto", "off"] | tuple[int, ...]) -> Callable[[int], int]:
+    """How many rows a batch of so many is computed as, by `engine.cuda.buckets`."""
+    if setting == "off":
+        return lambda rows: rows
+    return (Buckets.up_to(LARGEST) if setting == "auto" else Buckets.of_sizes(setting)).of
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -20,6 +21,21 @@ _SWITCH = threading.Lock()
 _WARM_UP = 3  # calls before a graph is captured, as PyTorch's documentation has it
 
 
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What computes a batch again, on the same memory.
+
+    Args:
+        replay: the call.
+        results: the tensors that it writes.
+        pool: of the device's memory, which it computes in; None: it takes memory anew each time.
+    """
+
+    replay: Step
+    results: Sequence[Any]
+    pool: Any = None
+
+
 class Device(Protocol):
     """A place to compute; steps given to it begin in order of their waits, and may not have ended on return."""
 
@@ -28,8 +44,13 @@ class Device(Protocol):
     def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
         """Have a step run on the stream of its state, after the event that `WAITS` names; leave its own event."""
 
-    def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Step, Sequence[Any]]:
-        """A call that computes again what `compute` did, on the same memory, and the tensors that it writes."""
+    def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
+        """What computes again what `compute` did.
+
+        Args:
+            compute: a batch.
+            pool: of an earlier graph, never computed at the same time, whose memory this one shares; None: its own.
+        """
 
     def wait(self, events: dict[State, Any]) -> None:
         """Wait until the output has arrived."""
@@ -42,6 +63,9 @@ class Device(Protocol):
 
     def pin(self, array: np.ndarray) -> None:
         """Have copies from and to an array's memory run beside everything else."""
+
+    def give_back(self) -> None:
+        """Give the memory that is kept for later batches to the driver."""
 
     def recover(self) -> None:
         """Wait for everything and give back what is cached, after a failure.
@@ -73,17 +97,17 @@ class Cuda:
             step()
             self._mark(events, state, stream)
 
-    def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Step, Sequence[Any]]:
-        """See `Device.capture`; a graph has memory of its own, which later graphs do not share."""
+    def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
+        """See `Device.capture`."""
         stream = self._streams[State.COMPUTING]
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):
                 compute()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             results = compute()
-        return graph.replay, results
+        return Graph(graph.replay, results, graph.pool())
 
     def wait(self, events: dict[State, Any]) -> None:
         """See `Device.wait`."""
@@ -103,6 +127,10 @@ class Cuda:
         if root.nbytes and address not in self._pinned:
             torch.cuda.cudart().cudaHostRegister(address, root.nbytes, 0)  # refused: copies take a detour
             self._pinned[address] = root  # its memory must not go before it is unregistered
+
+    def give_back(self) -> None:
+        """See `Device.give_back`."""
+        torch.cuda.empty_cache()
 
     def recover(self) -> None:
         """See `Device.recover`."""
@@ -133,7 +161,7 @@ class StandIn:
         step()
         events[state] = time.perf_counter_ns()
 
-    def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Step, Sequence[Any]]:
+    def capture(self, compute: Callable[[], Sequence[Any]], pool: Any = None) -> Graph:
         """See `Device.capture`."""
         results = list(compute())
 
@@ -142,7 +170,7 @@ class StandIn:
                 for result, fresh in zip(results, compute(), strict=True):
                     result.copy_(fresh)
 
-        return replay, results
+        return Graph(replay, results, pool or object())
 
     def wait(self, events: dict[State, Any]) -> None:
         """See `Device.wait`."""
@@ -154,6 +182,9 @@ class StandIn:
 
     def pin(self, array: np.ndarray) -> None:
         """See `Device.pin`."""
+
+    def give_back(self) -> None:
+        """See `Device.give_back`."""
 
     def recover(self) -> None:
         """See `Device.recover`."""

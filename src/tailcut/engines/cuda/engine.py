@@ -1,7 +1,8 @@
 """An exported program on a device: a batch is copied in, computed by a captured graph of its bucket, and copied out.
 
-Each call takes a staging slot, of which there is one more than instances: so the input of a batch, the computing of the
-one before it and the output of the one before that overlap. Batches wait for each other only where they share a slot.
+Each call takes a staging slot, of which there is one more than instances unless the settings say otherwise: so the
+input of a batch, the computing of the one before it and the output of the one before that overlap. Batches wait for
+each other only where they share a slot.
 """
 
 import queue
@@ -17,8 +18,8 @@ import torch
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.compilers import need_compiler
-from tailcut.engines.cuda.buckets import LARGEST, Buckets, GraphKey
-from tailcut.engines.cuda.device import Cuda, Device, products_in
+from tailcut.engines.cuda.buckets import GraphKey, bucket_of
+from tailcut.engines.cuda.device import Cuda, Device, Graph, products_in
 from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.staging import Slot, State
 from tailcut.engines.files import FileKind, kind_of
@@ -31,7 +32,7 @@ from tailcut.engines.torch.program import Program, read_program
 from tailcut.errors import ModelFileError, ReleasedError, TailcutError, UnsupportedError
 
 _LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
-_MOST_GRAPHS = 64  # of one engine; further shapes are computed without a graph
+_MOST_SHAPES = 64  # that a slot has memory and graphs for
 
 
 class CudaEngine:
@@ -60,12 +61,12 @@ class CudaEngine:
             self._module = self._on_device(program)
         except torch.cuda.OutOfMemoryError:
             raise ModelFileError(f"{path}: the device's memory has no room for the model") from None
-        self._buckets = Buckets.up_to(LARGEST)
-        self._graphs: dict[GraphKey, tuple[Callable[[], None], Sequence[Any]]] = {}
+        self._bucket_of = bucket_of(options.cuda.buckets)
+        self._graphs: dict[GraphKey, Graph] = {}
         self._memory: dict[GraphKey, list[Any]] = {}
         self._capturing = threading.Lock()
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-        for number in range(max(options.instances, 1) + 1):
+        for number in range(options.cuda.slots or max(options.instances, 1) + 1):
             self._slots.put(Slot(number))
         if options.compiler == "inductor":
             self._compile(path)
@@ -74,7 +75,7 @@ class CudaEngine:
         """See `Engine.bind`."""
         self._open()
         check_arrays(self.spec, inputs, outputs)
-        for array in (*inputs.values(), *outputs.values()):
+        for array in (*inputs.values(), *outputs.values()) if self.options.cuda.pinned else ():
             self._device.pin(array)
         ins = [as_tensor(inputs[tensor.name]) for tensor in self.spec.inputs]
         outs = [as_tensor(outputs[tensor.name]) for tensor in self.spec.outputs]
@@ -137,10 +138,11 @@ class CudaEngine:
 
     def _staged(self, slot: Slot, ins: Sequence[Any], outs: Sequence[Any] | None) -> Sequence[Any]:
         rows = len(ins[0]) if self.spec.batched else 0
-        shapes = tuple((self._buckets.of(rows), *one.shape[1:]) if rows else tuple(one.shape) for one in ins)
+        shapes = tuple((self._bucket_of(rows), *one.shape[1:]) if rows else tuple(one.shape) for one in ins)
         key = GraphKey(slot.number, shapes)
         memory = self._memory.get(key)
         if memory is None:
+            self._make_room(slot)
             memory = [
                 torch.zeros(shape, dtype=one.dtype, device=self._device.name)
                 for one, shape in zip(ins, shapes, strict=True)
@@ -152,44 +154,59 @@ class CudaEngine:
         slot.move(State.COPYING_IN)
         self._device.enqueue(State.COPYING_IN, events, lambda: _fill(memory, ins, rows, end))
         slot.move(State.COMPUTING)
-        replay, results = self._graph(key, memory)
-        self._device.enqueue(State.COMPUTING, events, replay)
+        graph = self._graph(key, memory)
+        self._device.enqueue(State.COMPUTING, events, graph.replay)
         slot.move(State.COPYING_OUT)
-        kept = [result[:rows] if rows else result for result in results]
+        kept = [result[:rows] if rows else result for result in graph.results]
         targets = outs or [torch.empty(one.shape, dtype=one.dtype) for one in kept]
         self._device.enqueue(State.COPYING_OUT, events, lambda: _copy(targets, kept))
         launch_us = (time.perf_counter_ns() - began) / 1e3
         self._device.wait(events)
         copy_in_us, compute_us, copy_out_us = self._device.elapsed_us(events)
         self.phases.record(copy_in_us, launch_us, compute_us, copy_out_us)
+        if not self.options.cuda.caching:
+            self._device.give_back()
         slot.move(State.FREE)
         return targets
 
-    def _graph(self, key: GraphKey, memory: Sequence[Any]) -> tuple[Callable[[], None], Sequence[Any]]:
+    def _make_room(self, slot: Slot) -> None:
+        """Forget a slot's shapes where there are too many; it is taken, so that the device uses none of them."""
+        mine = [key for key in list(self._memory) if key.slot == slot.number]
+        for key in mine if len(mine) >= _MOST_SHAPES else ():
+            self._memory.pop(key, None)
+            self._graphs.pop(key, None)
+            slot.filled.pop(key, None)
+
+    def _graph(self, key: GraphKey, memory: Sequence[Any]) -> Graph:
         """The captured graph of a bucket; the first batch of a bucket captures it."""
         graph = self._graphs.get(key)
         if graph is None:
             program = self._open()
             with self._capturing:
-                if len(self._graphs) >= _MOST_GRAPHS:
-                    self._graphs.clear()
                 arguments = self._arguments(program, memory)
-                graph = self._graphs[key] = self._captured(lambda: self._module(*arguments))
+                graph = self._captured(lambda: self._module(*arguments), self._pool(key.slot))
+                self._graphs[key] = graph
         return graph
 
-    def _captured(self, compute: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
+    def _pool(self, slot: int) -> Any:
+        """The memory of a slot's graphs, where they share it; the output of one is gone once the next is computed."""
+        if self.options.cuda.graph_memory == "private":
+            return None
+        return next((self._graphs[key].pool for key in list(self._graphs) if key.slot == slot), None)
+
+    def _captured(self, compute: Callable[[], Sequence[Any]], pool: Any) -> Graph:
         """A graph, or what launches operator after operator; the kernels are those of the precision."""
         tf32 = self.options.precision == "tf32"
         if self.options.cuda.graphs:
             with products_in(tf32=tf32):
-                return self._device.capture(compute)
+                return self._device.capture(compute, pool)
         results: list[Any] = []
 
         def launch() -> None:
             with products_in(tf32=tf32):
                 results[:] = compute()
 
-        return launch, results
+        return Graph(launch, results)
 
     @staticmethod
     def _arguments(program: Program, memory: Sequence[Any]) -> list[Any]:

@@ -21,7 +21,7 @@ import onnxruntime as ort
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
-from tailcut.engines.cuda.buckets import LARGEST, Buckets
+from tailcut.engines.cuda.buckets import bucket_of
 from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.provider import PROVIDER, check_options, missing_provider, provider_options
 from tailcut.engines.edits import prepare, whole_model
@@ -85,7 +85,7 @@ class OnnxCudaEngine:
         )
         source = prepared.source if options.precision != "f16" else _halved(path, prepared.source)
         self._session: Any = self._load(path, prepared.graph, source)
-        self._buckets = Buckets.up_to(LARGEST)
+        self._bucket_of = bucket_of(options.cuda.buckets)
         self._bindings: dict[tuple[object, ...], _Binding] = {}
         self._lock = threading.Lock()  # of the bindings
         self._turn = threading.Lock()  # of a session with graphs
@@ -120,7 +120,7 @@ class OnnxCudaEngine:
 
     def _compute(self, ins: Sequence[np.ndarray], outs: Sequence[np.ndarray] | None) -> Sequence[np.ndarray]:
         session, rows = self._open(), len(ins[0]) if self.spec.batched else 0
-        bucket = self._buckets.of(rows) if rows else 0
+        bucket = self._bucket_of(rows) if rows else 0
         shapes = tuple((bucket, *array.shape[1:]) if rows else array.shape for array in ins)
         return self._guarded(lambda: self._staged(session, shapes, ins, outs, rows))
 
