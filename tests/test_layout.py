@@ -106,6 +106,7 @@ CROSS_CUTTING = {
     "test_docs": "what the documentation says of options and figures",
     "test_examples": "the programs in examples/",
     "test_guides": "the commands in docs/guide/",
+    "test_image": "scripts/image.py",
     "test_layout": "this rule",
     "test_model_names": "names that a client may send, through all layers",
     "test_promises": "docs/reference/promises.md",
