@@ -97,6 +97,9 @@ class Service:
     def _forwarded_to(self, name: str) -> "asyncio.streams._ClientConnectedCallback":
         async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             pods = list(self.endpoints)
+            if not pods:
+                writer.close()
+                return
             pod = pods[next(self._turns[name]) % len(pods)]
             self.opened.append(Opened(pod.process.pid, name, time.monotonic()))
             try:
