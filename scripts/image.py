@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -44,6 +44,14 @@ ENVIRONMENT = Path("opt/tailcut")
 _TOOLS = re.compile(r"(.+-)?(as|c\+\+|cc|cc1|cc1plus|clang(\+\+)?|cpp|g\+\+|gcc|ld|make|pip3?|rustc|tcc)(-?\d[\d.]*)?")
 _READY_S = 120.0
 _POLL_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """From the start of the process to the first answer that it is ready."""
+
+    took_s: float
+    cpu_s: float  # of all threads; what other work on the machine hardly changes
 
 
 def files(folder: Path) -> Iterator[Path]:
@@ -84,8 +92,8 @@ def _read_only(stage: Stage, folder: Path) -> Iterator[Stage]:
             yield replace(stage, root=root)
 
 
-def _start_once(stage: Stage, log: Path) -> float:
-    """Seconds from the start to the first answer that it is ready; its answers are compared before it is stopped."""
+def _start_once(stage: Stage, log: Path) -> Start:
+    """Start it, compare its answers, and stop it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [*stage.entrypoint, *stage.command, f"--port={port}"]
@@ -100,14 +108,21 @@ def _start_once(stage: Stage, log: Path) -> float:
             if process.poll() is not None or time.monotonic() > started + _READY_S:
                 raise SystemExit(f"it did not become ready:\n{log.read_text(encoding='utf-8')}")
             time.sleep(_POLL_S)
-        took = time.monotonic() - started
+        took_s = time.monotonic() - started
+        cpu_s = _cpu_s(process.pid)
         _check(process.pid, stage.ids()[0], port)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(_READY_S)
     if "WARNING" in log.read_text(encoding="utf-8").upper():
         raise SystemExit(f"it started with a warning:\n{log.read_text(encoding='utf-8')}")
-    return took
+    return Start(took_s, cpu_s)
+
+
+def _cpu_s(pid: int) -> float:
+    """The 14th and 15th field of its stat, proc(5): the first two are the number and the name, in brackets."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _is_ready(port: int) -> bool:
@@ -156,8 +171,9 @@ def _build_and_serve(options: argparse.Namespace, folder: Path) -> None:
     base, total, environment = (round(part / 1e6) for part in parts)
     print(f"no compiler, no pip; served read-only as the user {final.user}; the answers are onnxruntime's")
     print(f"size: {total} MB (Debian {base}, Python {total - base - environment}, /{ENVIRONMENT} {environment})")
-    each = ", ".join(f"{one:.2f}" for one in warm)
-    print(f"start to ready: {cold:.2f} s with cold caches; then {statistics.median(warm):.2f} s (median of {each})")
+    took_s, cpu_s = (statistics.median(each) for each in ([one.took_s for one in warm], [one.cpu_s for one in warm]))
+    print(f"start to ready, cold caches: {cold.took_s:.2f} s, CPU {cold.cpu_s:.2f} s")
+    print(f"start to ready, warm caches: {took_s:.2f} s, CPU {cpu_s:.2f} s (medians of {len(warm)})")
     facts = fingerprint()
     print(f"machine: {facts['cpu']}, {facts['usable_cpus']} CPUs, {facts['system']}")
 
