@@ -24,8 +24,9 @@ unexport PYTHONDONTWRITEBYTECODE
 SOAK ?= 60
 FUZZ ?= 20
 SMOKE ?= --all --engines
+IMAGE ?=
 
-.PHONY: help ready demo test test-all test-torch test-gpu test-kubernetes test-ray tuned smoke lint format bench peers soak fuzz clean
+.PHONY: help ready demo test test-all test-torch test-gpu test-kubernetes test-ray tuned smoke image lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +39,7 @@ help:
 	@echo "make test-ray    the tests on a real Ray Serve, with Ray, which it installs; the other tests run without it"
 	@echo "make tuned   every model of the tests is tuned for real, and its profile asked; a quarter of an hour"
 	@echo "make smoke   build the package, install it into empty environments of Python 3.11 to 3.13, and serve with it"
+	@echo "make image   follow deploy/Dockerfile in a fresh root, without Docker, and serve from it; its size and start time; needs root"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   every program in benchmarks/ (BENCHMARKS=benchmarks/matmul.py for one)"
@@ -99,6 +101,9 @@ tuned: $(READY)
 
 smoke: $(READY)
 	@$(BIN)/python scripts/smoke.py $(SMOKE)
+
+image: $(READY)
+	@$(BIN)/python scripts/image.py $(IMAGE)
 
 lint: $(READY)
 	$(BIN)/ruff check .

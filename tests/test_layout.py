@@ -97,6 +97,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 CROSS_CUTTING = {
     "engines/cuda/test_dispatch_benchmark": "benchmarks/gpu_dispatch.py",
     "ray_serve/test_cluster": "applications on a real Ray, on two nodes of one machine",
+    "ray_serve/test_deploy": "the commands of docs/guide/ray.md on a cluster that `ray start` began",
     "fuzz/test_targets": "every parser, with what the fuzzer starts from",
     "kubernetes/test_chart": "the Helm chart in deploy/helm",
     "kubernetes/test_dashboard": "what Grafana and the autoscalers ask Prometheus",
@@ -107,6 +108,7 @@ CROSS_CUTTING = {
     "test_docs": "what the documentation says of options and figures",
     "test_examples": "the programs in examples/",
     "test_guides": "the commands in docs/guide/",
+    "test_image": "scripts/image.py",
     "test_layout": "this rule",
     "test_model_names": "names that a client may send, through all layers",
     "test_promises": "docs/reference/promises.md",

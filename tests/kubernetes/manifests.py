@@ -44,6 +44,13 @@ def seconds(arguments: list[str], option: str) -> float:
     return float(match[1]) * {"s": 1.0, "ms": 1e-3}[match[2]]
 
 
+def hook_seconds(spec: dict[str, Any]) -> float:
+    """How long a container's preStop hook lasts, which does nothing else."""
+    hook = spec["lifecycle"]["preStop"]
+    assert set(hook) == {"sleep"}
+    return float(hook["sleep"]["seconds"])
+
+
 @dataclass
 class Container:
     """The process of a container: its ports by their names in the manifest."""

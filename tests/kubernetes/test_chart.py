@@ -45,6 +45,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "a misspelt name inside": {"image": {"repo": "x"}},
     "no source": {"source": ""},
     "no time to drain": {"drainSeconds": 0},
+    "a hook as text": {"preStopSeconds": "5s"},
     "an unknown autoscaler": {"autoscaling": {"kind": "vpa"}},
     "memory without a unit": {"memory": "2000"},
     "a second source": {"extraArgs": ["other.onnx"]},
@@ -110,11 +111,15 @@ def test_an_autoscaler_has_the_number_of_pods_to_itself() -> None:
 
 
 def test_the_grace_period_follows_the_drain() -> None:
-    """Both durations are in the command, and the grace period is longer than them together."""
-    pod = pod_of(rendered({"drainSeconds": 20, "deadlineSeconds": 60})["Deployment"])
+    """The durations are in the hook and the command, and the grace period is longer than them together."""
+    pod = pod_of(rendered({"preStopSeconds": 8, "drainSeconds": 20, "deadlineSeconds": 60})["Deployment"])
+    assert pod["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 8}}}
     arguments = pod["containers"][0]["args"]
     assert (seconds(arguments, "--drain"), seconds(arguments, "--deadline")) == (20, 60)
-    assert pod["terminationGracePeriodSeconds"] == 85
+    assert pod["terminationGracePeriodSeconds"] == 93
+    without = pod_of(rendered({"preStopSeconds": 0})["Deployment"])
+    assert "lifecycle" not in without["containers"][0]  # Kubernetes 1.30 refuses a sleep of no time
+    assert without["terminationGracePeriodSeconds"] == 45
 
 
 def test_releases_have_names_of_their_own() -> None:

@@ -7,7 +7,15 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from tests.kubernetes.manifests import DEPLOY, documents, environment_of_the_image, manifest, pod_of, seconds
+from tests.kubernetes.manifests import (
+    DEPLOY,
+    documents,
+    environment_of_the_image,
+    hook_seconds,
+    manifest,
+    pod_of,
+    seconds,
+)
 from tests.kubernetes.schemas import validate
 
 NAMES = [
@@ -77,15 +85,17 @@ def test_the_kubelet_gives_cpus_of_their_own(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", SPECS)
 def test_the_grace_period_is_longer_than_the_drain(kind: str) -> None:
-    """And than the deadline that requests have after it; the drain is longer than readiness takes to be seen."""
+    """With the hook before it and the deadline after it; the drain is longer than readiness takes to be seen."""
     spec = SPECS[kind]()
     periods = (
         [pod_of(manifest("kubernetes/deployment.yaml"))["terminationGracePeriodSeconds"]]
         if kind == "kubernetes"
         else [one["spec"]["predictor"]["terminationGracePeriodSeconds"] for one in SERVICES]
     )
+    hook_s = hook_seconds(spec)
     drain_s, deadline_s = seconds(spec["args"], "--drain"), seconds(spec["args"], "--deadline")
-    assert [period for period in periods if period < drain_s + deadline_s + 2] == []
+    assert hook_s >= 5
+    assert [period for period in periods if period < hook_s + drain_s + deadline_s + 2] == []
     probe = spec["readinessProbe"]
     assert drain_s >= 2 * probe["periodSeconds"] * probe["failureThreshold"]
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -21,7 +21,17 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from tests.engines.models import perceptron
-from tests.kubernetes.manifests import DEPLOY, Container, documents, manifest, pod_of, running, seconds
+from tests.kubernetes.manifests import (
+    DEPLOY,
+    Container,
+    documents,
+    hook_seconds,
+    manifest,
+    pod_of,
+    running,
+    seconds,
+)
+from tests.kubernetes.service import NOTICE_S, PAUSE_S, GrpcClients, Service
 from tests.servers import TIMEOUT_S, Wire, raw_request
 
 from tailcut.runtime.profile import Profile
@@ -35,7 +45,6 @@ mount -o remount,bind,ro /
 exec setpriv --reuid="$USER_ID" --regid="$GROUP_ID" --clear-groups \\
     --no-new-privs --inh-caps=-all --bounding-set=-all "$@"
 """
-PAUSE_S = 0.01  # between two requests of a client
 
 
 @pytest.fixture
@@ -50,7 +59,7 @@ def models(tmp_path: Path) -> Path:
 class Clients:
     """Clients that ask the servers in turn all the time, twenty requests on a connection or until it is closed."""
 
-    def __init__(self, servers: list[Container], count: int = 2) -> None:
+    def __init__(self, servers: list[Container | Service], count: int = 2) -> None:
         self.servers = servers  # those that a Service would send a new connection to
         self.failed: list[object] = []
         self.answered: dict[int, int] = {}
@@ -68,7 +77,7 @@ class Clients:
         for thread in self._threads:
             thread.join(TIMEOUT_S)
 
-    def wait_for(self, server: Container, more: int = 10) -> None:
+    def wait_for(self, server: Container | Service, more: int = 10) -> None:
         """Until so many more requests are answered by that server."""
         wanted = self.count(server) + more
         end = time.monotonic() + TIMEOUT_S
@@ -76,7 +85,7 @@ class Clients:
             assert time.monotonic() < end, self.failed
             self._over.wait(PAUSE_S)
 
-    def count(self, server: Container) -> int:
+    def count(self, server: Container | Service) -> int:
         return self.answered.get(server.ports["http"], 0)
 
     def _ask(self, number: int) -> None:
@@ -90,7 +99,7 @@ class Clients:
             except OSError as error:
                 self.failed.append(error)
 
-    def _use(self, server: Container, wire: Wire) -> None:
+    def _use(self, server: Container | Service, wire: Wire) -> None:
         """One connection, until the server closes it, or it is no longer one of those to use."""
         for _ in range(20):
             answer = wire.ask(raw_request("model", ROW))
@@ -103,34 +112,95 @@ class Clients:
 
 
 @pytest.mark.slow
-def test_a_pod_is_replaced_while_clients_ask(models: Path, tmp_path: Path) -> None:
-    """SIGTERM: readiness goes first, traffic to it goes on for ten seconds, then the other answers; nothing fails."""
-    pod = pod_of(manifest("kubernetes/deployment.yaml"))
+def test_a_rolling_restart_fails_no_request(models: Path, tmp_path: Path) -> None:
+    """Both pods are replaced in turn while HTTP and gRPC clients ask: nothing fails.
+
+    As the Deployment has it, a new pod is ready before an old one is deleted. A deleted pod gets no new connections
+    once the nodes have noticed, and SIGTERM after its hook. A client that does not notice is answered in the drain.
+    """
+    deployment = manifest("kubernetes/deployment.yaml")
+    pod = pod_of(deployment)
     (spec,) = pod["containers"]
-    drain_s = seconds(spec["args"], "--drain")
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    hook_s, drain_s, grace_s = (
+        hook_seconds(spec),
+        seconds(spec["args"], "--drain"),
+        pod["terminationGracePeriodSeconds"],
+    )
+    assert hook_s > NOTICE_S
     assert drain_s >= 10
-    mounts = {"/models": models}
-    with running(spec, mounts, tmp_path) as old, running(spec, mounts, tmp_path) as new:
-        old.wait_until_started()
-        new.wait_until_started()
-        with Clients([old]) as clients:
-            clients.wait_for(old)
-            told = time.monotonic()
-            old.process.send_signal(signal.SIGTERM)
-            while old.probe("readinessProbe") != 503:
-                assert time.monotonic() < told + TIMEOUT_S
-            before = clients.count(old)
-            assert old.probe("livenessProbe") == 200
-            while time.monotonic() < told + drain_s - 0.5:  # all that time, new connections are made to it
-                clients.wait_for(old, 1)
-            clients.servers[:] = [new]
-            clients.wait_for(new)
-            assert clients.count(old) > before + 100
-            assert old.process.wait(pod["terminationGracePeriodSeconds"]) == 0
-            clients.wait_for(new)
-        took = time.monotonic() - told
-        assert clients.failed == []
-        assert drain_s <= took < pod["terminationGracePeriodSeconds"]
+    with ExitStack() as stack:
+        olds = [stack.enter_context(running(spec, {"/models": models}, tmp_path)) for _ in range(2)]
+        service = stack.enter_context(Service("http", "grpc"))
+        for old in olds:
+            old.wait_until_started()
+            service.add(old)
+        truth = _infer(tritonclient.grpc, f"127.0.0.1:{olds[0].ports['grpc']}", "model")
+        calls = stack.enter_context(GrpcClients(service, truth))
+        clients = stack.enter_context(Clients([service]))
+        clients.wait_for(service, 100)
+        calls.wait_for(100)
+        assert [service.opened_to(old, port) > 0 for old in olds for port in service.ports] == [True] * 4
+
+        stops, news = [], []
+        for old in olds:
+            new = stack.enter_context(running(spec, {"/models": models}, tmp_path))
+            new.wait_until_started()
+            service.add(new)
+            news.append(new)
+            assert len(service.endpoints) >= 2
+            stops.append(stack.enter_context(_Stop(service, old, hook_s)))
+        first, unaware = olds[0], stack.enter_context(Clients([olds[0]], 1))
+        told = stops[0].wait()
+        while first.probe("readinessProbe") != 503:
+            assert time.monotonic() < told + TIMEOUT_S
+        assert first.probe("livenessProbe") == 200
+        before = unaware.count(first)
+        while time.monotonic() < told + drain_s - 0.5:  # all that time, it makes new connections to it
+            unaware.wait_for(first, 1)
+        unaware.servers[:] = [service]
+        assert unaware.count(first) > before + 100
+
+        for old, stop in zip(olds, stops, strict=True):
+            told = stop.wait()
+            assert old.process.wait(grace_s) == 0
+            assert drain_s <= time.monotonic() - told < grace_s - hook_s
+            assert service.opened_to(old, since_s=told) == 0  # what had to connect anew did so elsewhere
+        clients.wait_for(service, 100)
+        calls.wait_for(100)
+        assert all(service.opened_to(new, "http") for new in news)
+        assert any(service.opened_to(new, "grpc") for new in news)
+        assert clients.failed + unaware.failed + calls.failed == []
+
+
+class _Stop:
+    """A pod that is deleted: the hook begins at once, and SIGTERM comes after it."""
+
+    def __init__(self, service: Service, pod: Container, hook_s: float) -> None:
+        self._pod = pod
+        self._told = threading.Event()
+        self._told_s = 0.0
+        self._timer = threading.Timer(hook_s, self._tell)
+        service.delete(pod)
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
+        self._timer.join(TIMEOUT_S)
+
+    def wait(self) -> float:
+        """When SIGTERM was sent."""
+        assert self._told.wait(TIMEOUT_S)
+        return self._told_s
+
+    def _tell(self) -> None:
+        self._told_s = time.monotonic()
+        self._pod.process.send_signal(signal.SIGTERM)
+        self._told.set()
 
 
 def test_a_pod_is_ready_when_it_is_warm(models: Path, tmp_path: Path) -> None:
