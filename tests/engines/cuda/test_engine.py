@@ -152,13 +152,13 @@ def test_a_closed_engine_says_so(engine: CudaEngine) -> None:
 class Failing(StandIn):
     """A device that fails once: where a graph is captured, where it is replayed, or where the output is waited for."""
 
-    def __init__(self, where: str, text: str, *, lost: bool = False) -> None:
-        self.where, self.text, self.lost, self.left = where, text, lost, 1
+    def __init__(self, where: str, text: str, *, lost: bool = False, kind: type[Exception] = RuntimeError) -> None:
+        self.where, self.text, self.lost, self.left, self.kind = where, text, lost, 1, kind
 
     def _fail(self, where: str) -> None:
         if self.where == where and self.left:
             self.left -= 0 if self.lost else 1
-            raise (torch.cuda.OutOfMemoryError if "out of memory" in self.text else RuntimeError)(self.text)
+            raise (torch.cuda.OutOfMemoryError if "out of memory" in self.text else self.kind)(self.text)
 
     def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
         self._fail("capture")
@@ -199,6 +199,31 @@ def test_a_fault_fails_one_batch(tmp_path: Path, where: str, text: str, message:
     assert not isinstance(caught.value, DeviceLostError)
     for _ in range(4):
         assert np.allclose(engine.run({"x": rows(2)})["output"], expected(engine, tmp_path, rows(2)), atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["capture", "replay", "wait"])
+@pytest.mark.parametrize("kind", [IndexError, TypeError, AssertionError, ValueError, UnsupportedError])
+def test_an_error_of_any_kind_fails_one_batch(tmp_path: Path, where: str, kind: type[Exception]) -> None:
+    """On each slot: the batches after it are computed, and from their own rows alone."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    device = Failing(where, "index 9 is out of bounds", kind=kind)
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=device)
+    for _ in range(4):
+        device.left = 1
+        with pytest.raises(UnsupportedError if kind is UnsupportedError else EngineError, match="index 9 is out of"):
+            engine.run({"x": rows(7)})
+        device.left = 0
+        assert np.allclose(engine.run({"x": rows(5)})["output"], expected(engine, tmp_path, rows(5)), atol=1e-5)
+
+
+def test_a_program_that_fails_on_a_request_computes_the_next(tmp_path: Path) -> None:
+    """An index out of bounds is an IndexError of PyTorch's on the CPU."""
+    path = programs.indexing(tmp_path / "index.pt2")
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=StandIn())
+    for _ in range(3):
+        with pytest.raises(EngineError, match="index 9 is out of bounds"):
+            engine.run({"x": np.full((2, 1), 9)})
+        assert engine.run({"x": np.full((2, 1), 1)})["output"].tolist() == [[1.0], [1.0]]
 
 
 def test_a_lost_device_fails_every_batch(tmp_path: Path) -> None:

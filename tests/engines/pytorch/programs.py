@@ -40,6 +40,12 @@ def perceptron(path: Path, *sizes: int) -> Path:
     return save(path, Function(net), (torch.randn(2, sizes[0]),), {"x": {0: BATCH}})
 
 
+def indexing(path: Path) -> Path:
+    """A program that has an answer for the numbers 0 to 3 alone."""
+    table = torch.arange(4.0)
+    return save(path, Function(lambda x: table[x]), (torch.ones(3, 1, dtype=torch.long),), {"x": {0: BATCH}})
+
+
 def images(path: Path) -> Path:
     torch.manual_seed(0)
     net = torch.nn.Sequential(

@@ -123,12 +123,14 @@ class CudaEngine:
         try:
             with torch.inference_mode():
                 return self._staged(slot, ins, outs)
-        except RuntimeError as error:  # PyTorch's own are of this kind, the one for no memory too
+        except Exception as error:  # programs raise errors of all kinds
+            if slot.state is not State.FREE:
+                slot.lose()
+            elif isinstance(error, TailcutError):
+                raise  # the device was given nothing
+            self._device.recover()
             if isinstance(error, TailcutError):
                 raise
-            if slot.state is not State.FREE:
-                slot.move(State.LOST)
-            self._device.recover()
             raise device_error(error, "PyTorch") from None
         finally:
             if slot.state is State.LOST:
