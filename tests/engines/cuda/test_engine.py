@@ -1,6 +1,8 @@
 """The engine for devices: on a stand-in everywhere, and on a CUDA device where there is one."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,53 @@ def test_a_closed_engine_says_so(engine: CudaEngine) -> None:
     engine.close()
     with pytest.raises(ReleasedError):
         call()
+
+
+class Counting(StandIn):
+    """A device that knows what was asked of it and not given back."""
+
+    def __init__(self) -> None:
+        self.memory: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.pinned: list[int] = []
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        tensor = super().zeros(shape, dtype)
+        self.memory.add(tensor)
+        return tensor
+
+    def pin(self, array: np.ndarray) -> None:
+        self.pinned.append(array.ctypes.data)
+
+    def unpin(self) -> None:
+        self.pinned.clear()
+
+
+def test_memory_for_free_shapes_is_bounded(tmp_path: Path) -> None:
+    """Of the device and of the slots; answers stay right where what was captured is dropped and captured anew."""
+    path = programs.wide(tmp_path / "wide.pt2")
+    device = Counting()
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=device)
+    for width in [*range(1, 150), *range(1, 150)]:
+        x = np.full((3, width), width, np.float32)
+        assert engine.run({"x": x})["output"].tolist() == [[2.0 * width] * width] * 3
+        gc.collect(0)
+        assert len(device.memory) <= 65
+    slots = [engine._slots.get() for _ in range(2)]
+    assert sum(len(slot.filled) for slot in slots) <= 65
+    engine.close()
+    gc.collect()
+    assert not device.memory
+
+
+def test_a_closed_engine_gives_the_hosts_memory_back(tmp_path: Path) -> None:
+    """Rows that it bound."""
+    device = Counting()
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 3)
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=device)
+    engine.bind({"x": rows(2)}, {"output": np.zeros((2, 3), np.float32)})()
+    assert len(device.pinned) == 2
+    engine.close()
+    assert not device.pinned
 
 
 class Failing(StandIn):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tailcut.engines.cuda.faults import device_error
+from tailcut.engines.cuda.pinned import PinnedMemory
 from tailcut.engines.cuda.staging import WAITS, State
 from tailcut.errors import UnsupportedError
 
@@ -18,6 +19,17 @@ Step = Callable[[], None]
 _ORDER = (State.FREE, State.COPYING_IN, State.COMPUTING, State.COPYING_OUT)
 _SWITCH = threading.Lock()
 _WARM_UP = 3  # calls before a graph is captured, as PyTorch's documentation has it
+
+
+def _register(address: int, size_bytes: int) -> bool:
+    return int(torch.cuda.cudart().cudaHostRegister(address, size_bytes, 0)) == 0
+
+
+def _unregister(address: int) -> None:
+    torch.cuda.cudart().cudaHostUnregister(address)  # refused where the device is lost: then all of it is
+
+
+_PINNED = PinnedMemory(_register, _unregister)
 
 
 class Device(Protocol):
@@ -40,8 +52,14 @@ class Device(Protocol):
         Each begins where the step before it has ended, so waiting for a stream that is busy counts.
         """
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Memory of its own, for input."""
+
     def pin(self, array: np.ndarray) -> None:
         """Have copies from and to an array's memory run beside everything else."""
+
+    def unpin(self) -> None:
+        """Undo every `pin`; no call may be under way."""
 
     def recover(self) -> None:
         """Wait for everything and give back what is cached, after a failure.
@@ -60,7 +78,6 @@ class Cuda:
             raise UnsupportedError(reason)
         self.name = torch.device("cuda", index)
         self._streams = {state: torch.cuda.Stream(self.name) for state in WAITS}
-        self._pinned: dict[int, Any] = {}
 
     def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
         """See `Device.enqueue`."""
@@ -94,15 +111,18 @@ class Cuda:
         first, second, third = (1e3 * events[before].elapsed_time(events[after]) for before, after in pairwise(_ORDER))
         return first, second, third
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """See `Device.zeros`; zeroed on the stream that input is copied on, so that no zero arrives after it."""
+        with torch.cuda.stream(self._streams[State.COPYING_IN]):
+            return torch.zeros(shape, dtype=dtype, device=self.name)
+
     def pin(self, array: np.ndarray) -> None:
-        """See `Device.pin`; the whole memory that an array is a part of, once."""
-        root = array
-        while isinstance(root.base, np.ndarray):
-            root = root.base
-        address = root.ctypes.data
-        if root.nbytes and address not in self._pinned:
-            torch.cuda.cudart().cudaHostRegister(address, root.nbytes, 0)  # refused: copies take a detour
-            self._pinned[address] = root  # its memory must not go before it is unregistered
+        """See `Device.pin`; where it is refused, copies take a detour."""
+        _PINNED.hold(array, self)
+
+    def unpin(self) -> None:
+        """See `Device.unpin`."""
+        _PINNED.release(self)
 
     def recover(self) -> None:
         """See `Device.recover`."""
@@ -152,8 +172,15 @@ class StandIn:
         first, second, third = ((events[after] - events[before]) / 1e3 for before, after in pairwise(_ORDER))
         return first, second, third
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """See `Device.zeros`."""
+        return torch.zeros(shape, dtype=dtype)
+
     def pin(self, array: np.ndarray) -> None:
         """See `Device.pin`."""
+
+    def unpin(self) -> None:
+        """See `Device.unpin`."""
 
     def recover(self) -> None:
         """See `Device.recover`."""
