@@ -2,48 +2,55 @@
 
 import gc
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.engines.pytorch import programs
 
 from tailcut.engines import EngineOptions, open_engine
 from tailcut.engines.base import CudaOptions, U8Input
 from tailcut.engines.compilers import missing_compiler
-from tailcut.engines.cuda.device import Cuda, StandIn, missing
-from tailcut.engines.cuda.engine import CudaEngine
-from tailcut.engines.cuda.faults import device_error
-from tailcut.engines.cuda.staging import State
 from tailcut.errors import DeviceLostError, EngineError, ReleasedError, UnsupportedError
 from tailcut.runtime.limits import Limits
 from tailcut.runtime.model import Model
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import BatchingSettings, SecondEngine, Settings
 
-torch = programs.torch
-HAS_DEVICE = not missing()
+if find_spec("torch"):  # without it, the tests are collected all the same, and skipped
+    import torch
+    from tests.engines.cuda.devices import Counting, Failing
+    from tests.engines.pytorch import programs
+
+    from tailcut.engines.cuda.device import Cuda, StandIn, missing
+    from tailcut.engines.cuda.engine import CudaEngine
 
 
-@pytest.fixture(
-    params=[StandIn, pytest.param(Cuda, marks=[pytest.mark.gpu, pytest.mark.skipif(not HAS_DEVICE, reason=missing())])]
-)
+@pytest.fixture(autouse=True)
+def pytorch() -> None:
+    pytest.importorskip("torch", reason="needs PyTorch: make test-torch")
+
+
+@pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Any:
-    return request.param()
+    if request.param == "stand-in":
+        return StandIn()
+    if missing():
+        pytest.skip(missing())
+    return Cuda()
 
 
 @pytest.fixture
-def engine(device: Any, tmp_path: Path) -> Iterator[CudaEngine]:
+def engine(device: Any, tmp_path: Path) -> "Iterator[CudaEngine]":
     path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
     opened = CudaEngine(path, EngineOptions(name="torch", device="cuda", instances=2), device=device)
     yield opened
     opened.close()
 
 
-def expected(engine: CudaEngine, path: Path, x: np.ndarray) -> np.ndarray:
+def expected(engine: "CudaEngine", path: Path, x: np.ndarray) -> np.ndarray:
     return torch.export.load(path / "mlp.pt2").module()(torch.from_numpy(x)).detach().numpy()
 
 
@@ -51,7 +58,7 @@ def rows(count: int) -> np.ndarray:
     return np.random.default_rng(count).standard_normal((count, 8)).astype(np.float32)
 
 
-def test_answers_are_the_programs_own(engine: CudaEngine, tmp_path: Path) -> None:
+def test_answers_are_the_programs_own(engine: "CudaEngine", tmp_path: Path) -> None:
     """For sizes that fill a bucket and sizes that do not, in any order, bound and run."""
     for count in (5, 8, 1, 3, 8, 2):
         x, y = rows(count), np.zeros((count, 3), np.float32)
@@ -60,7 +67,7 @@ def test_answers_are_the_programs_own(engine: CudaEngine, tmp_path: Path) -> Non
         assert np.allclose(engine.run({"x": x})["output"], y, atol=1e-5)
 
 
-def test_several_threads_share_the_slots(engine: CudaEngine, tmp_path: Path) -> None:
+def test_several_threads_share_the_slots(engine: "CudaEngine", tmp_path: Path) -> None:
     """More callers than slots: each gets its own answer."""
     wrong: list[int] = []
     truths = [expected(engine, tmp_path, rows(1 + seed)) for seed in range(5)]
@@ -142,32 +149,13 @@ def test_a_missing_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
         CudaEngine(path, options, device=StandIn())
 
 
-def test_a_closed_engine_says_so(engine: CudaEngine) -> None:
+def test_a_closed_engine_says_so(engine: "CudaEngine") -> None:
     """Bound calls as well."""
     x, y = rows(2), np.zeros((2, 3), np.float32)
     call = engine.bind({"x": x}, {"output": y})
     engine.close()
     with pytest.raises(ReleasedError):
         call()
-
-
-class Counting(StandIn):
-    """A device that knows what was asked of it and not given back."""
-
-    def __init__(self) -> None:
-        self.memory: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.pinned: list[int] = []
-
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        tensor = super().zeros(shape, dtype)
-        self.memory.add(tensor)
-        return tensor
-
-    def pin(self, array: np.ndarray) -> None:
-        self.pinned.append(array.ctypes.data)
-
-    def unpin(self) -> None:
-        self.pinned.clear()
 
 
 def test_memory_for_free_shapes_is_bounded(tmp_path: Path) -> None:
@@ -196,34 +184,6 @@ def test_a_closed_engine_gives_the_hosts_memory_back(tmp_path: Path) -> None:
     assert len(device.pinned) == 2
     engine.close()
     assert not device.pinned
-
-
-class Failing(StandIn):
-    """A device that fails once: where a graph is captured, where it is replayed, or where the output is waited for."""
-
-    def __init__(self, where: str, text: str, *, lost: bool = False, kind: type[Exception] = RuntimeError) -> None:
-        self.where, self.text, self.lost, self.left, self.kind = where, text, lost, 1, kind
-
-    def _fail(self, where: str) -> None:
-        if self.where == where and self.left:
-            self.left -= 0 if self.lost else 1
-            raise (torch.cuda.OutOfMemoryError if "out of memory" in self.text else self.kind)(self.text)
-
-    def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
-        self._fail("capture")
-        return super().capture(compute)
-
-    def enqueue(self, state: State, events: dict[State, Any], step: Callable[[], None]) -> None:
-        if state is State.COMPUTING:
-            self._fail("replay")
-        super().enqueue(state, events, step)
-
-    def wait(self, events: dict[State, Any]) -> None:
-        self._fail("wait")
-
-    def recover(self) -> None:
-        if self.lost:
-            raise device_error(RuntimeError(self.text), "PyTorch")
 
 
 FULL = "CUDA out of memory. Tried to allocate 2 GiB\nmore"
@@ -328,7 +288,7 @@ def test_pixels_are_normalised_on_the_device(device: Any, tmp_path: Path) -> Non
     assert np.allclose(engine.run({"x": pixels})["output"], wanted, atol=1e-3)
 
 
-def test_calls_have_their_phases(engine: CudaEngine) -> None:
+def test_calls_have_their_phases(engine: "CudaEngine") -> None:
     """Copying in, launching, computing and copying out, for each call."""
     for _ in range(3):
         engine.run({"x": rows(2)})
@@ -338,9 +298,10 @@ def test_calls_have_their_phases(engine: CudaEngine) -> None:
     assert float(found["compute"]["median_us"]) > 0
 
 
-@pytest.mark.skipif(HAS_DEVICE, reason="there is a device")
 def test_without_a_device_it_says_what_is_missing(tmp_path: Path) -> None:
     """In one line, from `open_engine`; other engines have no such device at all."""
+    if not missing():
+        pytest.skip("there is a device")
     path = programs.perceptron(tmp_path / "mlp.pt2", 8, 3)
     with pytest.raises(UnsupportedError, match="device cuda: "):
         open_engine(path, EngineOptions(name="torch", device="cuda"))
