@@ -95,6 +95,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "wire/http2/test_connection": ("wire/http2/fields", "wire/http2/send", "wire/http2/streams"),
 }
 CROSS_CUTTING = {
+    "engines/cuda/test_collected": "which tests need a card",
     "ray_serve/test_cluster": "applications on a real Ray, on two nodes of one machine",
     "fuzz/test_targets": "every parser, with what the fuzzer starts from",
     "kubernetes/test_chart": "the Helm chart in deploy/helm",

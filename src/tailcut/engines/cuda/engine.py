@@ -8,7 +8,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,6 @@ from tailcut.errors import ModelFileError, ReleasedError, TailcutError, Unsuppor
 
 _LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
 _MOST_GRAPHS = 64  # of one engine; where there are more shapes, all are dropped, and captured anew as they come
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """A slot's memory for the inputs of a bucket, and from its first batch on the graph and what it writes."""
-
-    memory: list[Any]
-    replay: Callable[[], None] | None = None
-    results: Sequence[Any] = ()
 
 
 class CudaEngine:
@@ -71,7 +61,8 @@ class CudaEngine:
         except torch.cuda.OutOfMemoryError:
             raise ModelFileError(f"{path}: the device's memory has no room for the model") from None
         self._buckets = Buckets.up_to(LARGEST)
-        self._graphs: dict[GraphKey, _Bucket] = {}
+        self._graphs: dict[GraphKey, tuple[Callable[[], None], Sequence[Any]]] = {}
+        self._memory: dict[GraphKey, list[Any]] = {}  # that the graphs read
         self._capturing = threading.Lock()
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for number in range(max(options.instances, 1) + 1):
@@ -106,6 +97,7 @@ class CudaEngine:
         """See `Engine.close`."""
         self._program = None
         self._graphs.clear()
+        self._memory.clear()
         self._module = None
         self._device.unpin()
 
@@ -150,16 +142,17 @@ class CudaEngine:
         rows = len(ins[0]) if self.spec.batched else 0
         shapes = tuple((self._buckets.of(rows), *one.shape[1:]) if rows else tuple(one.shape) for one in ins)
         key = GraphKey(slot.number, shapes)
-        bucket = self._bucket(slot, key, ins)
+        memory = self._input(slot, key, ins)
         events: dict[State, Any] = {}
         end = slot.stale(key, rows)
         began = time.perf_counter_ns()
         slot.move(State.COPYING_IN)
-        self._device.enqueue(State.COPYING_IN, events, lambda: _fill(bucket.memory, ins, rows, end))
+        self._device.enqueue(State.COPYING_IN, events, lambda: _fill(memory, ins, rows, end))
         slot.move(State.COMPUTING)
-        self._device.enqueue(State.COMPUTING, events, bucket.replay or self._capture(bucket))
+        replay, results = self._graph(key, memory)
+        self._device.enqueue(State.COMPUTING, events, replay)
         slot.move(State.COPYING_OUT)
-        kept = [result[:rows] if rows else result for result in bucket.results]
+        kept = [result[:rows] if rows else result for result in results]
         targets = outs or [torch.empty(one.shape, dtype=one.dtype) for one in kept]
         self._device.enqueue(State.COPYING_OUT, events, lambda: _copy(targets, kept))
         launch_us = (time.perf_counter_ns() - began) / 1e3
@@ -169,24 +162,27 @@ class CudaEngine:
         slot.move(State.FREE)
         return targets
 
-    def _bucket(self, slot: Slot, key: GraphKey, ins: Sequence[Any]) -> _Bucket:
-        """The bucket of a batch, which nothing else uses meanwhile; others may drop it, so the batch keeps it."""
-        bucket = self._graphs.get(key)
-        if bucket is None:
-            if len(self._graphs) >= _MOST_GRAPHS:
+    def _input(self, slot: Slot, key: GraphKey, ins: Sequence[Any]) -> list[Any]:
+        """The memory of a bucket's inputs; the batch keeps it, because other slots may drop it meanwhile."""
+        memory = self._memory.get(key)
+        if memory is None:
+            if len(self._memory) >= _MOST_GRAPHS:
+                self._memory.clear()
                 self._graphs.clear()
-            slot.filled = {one: rows for one, rows in slot.filled.items() if one in self._graphs}
+            slot.filled = {bucket: rows for bucket, rows in slot.filled.items() if bucket in self._memory}
+            self._graphs.pop(key, None)  # captured while its memory was dropped
             memory = [self._device.zeros(shape, one.dtype) for one, shape in zip(ins, key.shapes, strict=True)]
-            bucket = self._graphs[key] = _Bucket(memory)
-        return bucket
+            self._memory[key] = memory
+        return memory
 
-    def _capture(self, bucket: _Bucket) -> Callable[[], None]:
-        """The first batch of a bucket captures its graph."""
-        arguments = self._arguments(self._open(), bucket.memory)
-        with self._capturing:
-            replay, bucket.results = self._captured(lambda: self._module(*arguments))
-        bucket.replay = replay
-        return replay
+    def _graph(self, key: GraphKey, memory: Sequence[Any]) -> tuple[Callable[[], None], Sequence[Any]]:
+        """The captured graph of a bucket; the first batch of a bucket captures it."""
+        graph = self._graphs.get(key)
+        if graph is None:
+            arguments = self._arguments(self._open(), memory)
+            with self._capturing:
+                graph = self._graphs[key] = self._captured(lambda: self._module(*arguments))
+        return graph
 
     def _captured(self, compute: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
         """A graph, or what launches operator after operator; the kernels are those of the precision."""
