@@ -24,7 +24,7 @@ if find_spec("torch"):  # without it, the tests are collected all the same, and 
     from tests.engines.cuda.devices import Counting, Failing
     from tests.engines.pytorch import programs
 
-    from tailcut.engines.cuda.device import Cuda, StandIn, missing
+    from tailcut.engines.cuda.device import Cuda, NotCapturedError, StandIn, missing
     from tailcut.engines.cuda.engine import CudaEngine
 
 
@@ -208,6 +208,18 @@ def test_a_fault_fails_one_batch(tmp_path: Path, where: str, text: str, message:
     assert not isinstance(caught.value, DeviceLostError)
     for _ in range(4):
         assert np.allclose(engine.run({"x": rows(2)})["output"], expected(engine, tmp_path, rows(2)), atol=1e-5)
+
+
+def test_what_cannot_be_captured_is_computed_without_graphs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """From the first batch on, which is answered like all others; one warning says so."""
+    path = programs.perceptron(tmp_path / "mlp.pt2", 8, 16, 3)
+    device = Failing("capture", "operation not permitted when stream is capturing", kind=NotCapturedError)
+    engine = CudaEngine(path, EngineOptions(name="torch", device="cuda"), device=device)
+    for count in (2, 5, 2):
+        device.left = 1
+        assert np.allclose(engine.run({"x": rows(count)})["output"], expected(engine, tmp_path, rows(count)), atol=1e-5)
+    words = "mlp: computed without CUDA graphs: operation not permitted when stream is capturing"
+    assert [one.message for one in caplog.records if one.name == "tailcut"] == [words]
 
 
 @pytest.mark.parametrize("where", ["capture", "replay", "wait"])

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from tailcut.engines.cuda.faults import device_error
+from tailcut.engines.cuda.faults import Fault, device_error, fault_of, first_line
 from tailcut.engines.cuda.pinned import PinnedMemory
 from tailcut.engines.cuda.staging import WAITS, State
 from tailcut.errors import UnsupportedError
@@ -32,6 +32,10 @@ def _unregister(address: int) -> None:
 _PINNED = PinnedMemory(_register, _unregister)
 
 
+class NotCapturedError(Exception):
+    """What was computed just before cannot be captured, such as an operator that waits for the device."""
+
+
 class Device(Protocol):
     """A place to compute; steps given to it begin in order of their waits, and may not have ended on return."""
 
@@ -41,7 +45,11 @@ class Device(Protocol):
         """Have a step run on the stream of its state, after the event that `WAITS` names; leave its own event."""
 
     def capture(self, compute: Callable[[], Sequence[Any]]) -> tuple[Step, Sequence[Any]]:
-        """A call that computes again what `compute` did, on the same memory, and the tensors that it writes."""
+        """A call that computes again what `compute` did, on the same memory, and the tensors that it writes.
+
+        Raises:
+            NotCapturedError: it computes, but cannot be captured.
+        """
 
     def wait(self, events: dict[State, Any]) -> None:
         """Wait until the output has arrived."""
@@ -98,8 +106,16 @@ class Cuda:
                 compute()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            results = compute()
+        try:
+            with (
+                torch.cuda.stream(stream),  # which is left whatever becomes of the capture
+                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+            ):
+                results = compute()
+        except Exception as error:
+            if fault_of(f"{error} {error.__context__}") in {Fault.FULL, Fault.LOST}:
+                raise
+            raise NotCapturedError(first_line(error.__context__ or error)) from None
         return graph.replay, results
 
     def wait(self, events: dict[State, Any]) -> None:

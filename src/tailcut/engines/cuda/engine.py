@@ -4,6 +4,7 @@ Each call takes a staging slot, of which there is one more than instances: so th
 one before it and the output of the one before that overlap. Batches wait for each other only where they share a slot.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -18,7 +19,7 @@ from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.compilers import need_compiler
 from tailcut.engines.cuda.buckets import LARGEST, Buckets, GraphKey
-from tailcut.engines.cuda.device import Cuda, Device, products_in
+from tailcut.engines.cuda.device import Cuda, Device, NotCapturedError, products_in
 from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.staging import Slot, State
 from tailcut.engines.files import FileKind, kind_of
@@ -30,6 +31,7 @@ from tailcut.engines.torch.engine import as_array, as_tensor, use_threads
 from tailcut.engines.torch.program import Program, read_program
 from tailcut.errors import ModelFileError, ReleasedError, TailcutError, UnsupportedError
 
+_log = logging.getLogger("tailcut")
 _LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
 _MOST_GRAPHS = 64  # of one engine; where there are more shapes, all are dropped, and captured anew as they come
 
@@ -63,6 +65,7 @@ class CudaEngine:
         self._buckets = Buckets.up_to(LARGEST)
         self._graphs: dict[GraphKey, tuple[Callable[[], None], Sequence[Any]]] = {}
         self._memory: dict[GraphKey, list[Any]] = {}  # that the graphs read
+        self._captures = options.cuda.graphs
         self._capturing = threading.Lock()
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for number in range(max(options.instances, 1) + 1):
@@ -187,9 +190,14 @@ class CudaEngine:
     def _captured(self, compute: Callable[[], Sequence[Any]]) -> tuple[Callable[[], None], Sequence[Any]]:
         """A graph, or what launches operator after operator; the kernels are those of the precision."""
         tf32 = self.options.precision == "tf32"
-        if self.options.cuda.graphs:
-            with products_in(tf32=tf32):
-                return self._device.capture(compute)
+        if self._captures:
+            try:
+                with products_in(tf32=tf32):
+                    return self._device.capture(compute)
+            except NotCapturedError as error:
+                self._captures = False
+                self._device.recover()
+                _log.warning("%s: computed without CUDA graphs: %s", self.spec.name, error)
         results: list[Any] = []
 
         def launch() -> None:
