@@ -57,8 +57,8 @@ COLUMNS = (
 )
 # The same list as in docs/guide/gpu.md.
 UNPROVEN = """
-- `engines/cuda/device.py`: streams, events and their times, capturing, registering memory, giving memory back, the
-  switch for tf32, recovering, and that nothing but the device is waited for;
+- `engines/cuda/device.py`: streams, events and their times, capturing and what is left where it fails, registering
+  memory and giving it back, the switch for tf32, recovering, and that nothing but the device is waited for;
 - the constants of programs that `torch.export` moved to the device, and the answers of f32, tf32, bf16, f16, int8,
   channels-last and uint8 there, with and without graphs;
 - each setting of `engine.cuda` on and off: that copying in, computing and copying out overlap, what pinned rows gain,

@@ -1,5 +1,6 @@
 """Profiles: what is written is what is read, and nothing half-written is ever seen."""
 
+import zipfile
 from pathlib import Path
 
 import msgspec
@@ -72,7 +73,7 @@ def test_a_quantised_copy_goes_with_its_profile(model: Path, tmp_path: Path) -> 
     copy = tmp_path / "m.int8.onnx"
     copy.write_bytes(b"a quantised graph")
     settings = Settings(engine=EngineOptions(precision="int8_static"))
-    Profile.of_model(model, settings).with_quantized(copy).save(tmp_path / "m.profile.toml")
+    Profile.of_model(model, settings).with_copy(copy, settings).save(tmp_path / "m.profile.toml")
     other = tmp_path / "elsewhere"
     other.mkdir()
     for name in ("m.onnx", "m.int8.onnx", "m.profile.toml"):
@@ -89,6 +90,29 @@ def test_a_quantised_copy_goes_with_its_profile(model: Path, tmp_path: Path) -> 
         profile.verify_model()
 
 
+def test_a_converted_copy_is_what_other_engines_run(model: Path, tmp_path: Path) -> None:
+    """It goes with its profile like a quantised one; the program's own engine runs the program."""
+    program, copy = tmp_path / "m.pt2", tmp_path / "m.pt2.onnx"
+    with zipfile.ZipFile(program, "w") as archive:
+        archive.writestr("m/models/model.json", "{}")
+    copy.write_bytes(b"the program as ONNX")
+    settings = Settings(engine=EngineOptions(name="openvino"))
+    assert Profile.of_model(program, settings).settings.engine.name == "torch"
+    Profile.of_model(program, settings).with_copy(copy, settings).save(tmp_path / "m.profile.toml")
+    profile = Profile.load(tmp_path / "m.profile.toml")
+    profile.verify_model()
+    assert profile.settings.engine.name == "openvino"
+    assert profile.engine_file == copy
+    torch = msgspec.structs.replace(profile, settings=Settings(engine=EngineOptions(name="torch")))
+    assert torch.engine_file == program
+    copy.write_bytes(b"another graph")
+    with pytest.raises(ProfileError, match=r"m\.pt2\.onnx has another SHA-256 than its profile: tune it again"):
+        profile.verify_model()
+    program.write_bytes(program.read_bytes() + b"more")
+    with pytest.raises(ProfileError, match="runs a converted copy of another m"):
+        profile.accept_model("m.profile.toml")
+
+
 def test_static_int8_needs_a_copy(model: Path, tmp_path: Path) -> None:
     """A profile that names none is refused when it is read, and when it is made by hand."""
     profile = Profile.of_model(model, Settings(engine=EngineOptions(precision="int8_static")))
@@ -103,14 +127,16 @@ def test_static_int8_needs_a_copy(model: Path, tmp_path: Path) -> None:
 def test_a_copy_is_written_over_no_file_of_the_users(model: Path, tmp_path: Path) -> None:
     """Its name comes from the profile's; another one is taken where a file has that name already, but its own."""
     path = tmp_path / "m.profile.toml"
-    copy = copy_path(path, b"content")
+    copy = copy_path(path, b"content", "int8_static")
     assert copy == tmp_path / "m.int8.onnx"
     copy.write_bytes(b"of the user")
-    other = copy_path(path, b"content")
+    other = copy_path(path, b"content", "int8_static")
     assert other.name.startswith("m.int8-")
-    assert copy_path(tmp_path / "second.toml", b"content") == tmp_path / "second.int8.onnx"
-    Profile.of_model(model).with_quantized(copy).save(path)
-    assert copy_path(path, b"content") == copy
+    assert copy_path(tmp_path / "second.toml", b"content", "int8_static") == tmp_path / "second.int8.onnx"
+    settings = Settings(engine=EngineOptions(precision="int8_static"))
+    Profile.of_model(model).with_copy(copy, settings).save(path)
+    assert copy_path(path, b"content", "int8_static") == copy
+    assert copy_path(path, b"content", "f32") == tmp_path / "m.pt2.onnx"
 
 
 def test_a_model_that_is_a_link_stays_one(tmp_path: Path) -> None:

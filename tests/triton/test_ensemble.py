@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.triton.repositories import add_model, twice
 
-from tailcut.errors import InvalidInputError, UsageError
+from tailcut.errors import InvalidInputError, TailcutError, UsageError
 from tailcut.runtime.limits import Limits
 from tailcut.triton.library import Library, Loaded, Wishes
 
@@ -100,4 +100,61 @@ def test_steps_that_do_not_fit(tmp_path: Path, old: str, new: str, words: str) -
     """One line that names the step and the tensor."""
     assert old in ENSEMBLE
     with pytest.raises(UsageError, match=words):
+        loaded(tmp_path, ENSEMBLE.replace(old, new))
+
+
+def test_the_largest_batch_is_that_of_the_ensemble(tmp_path: Path) -> None:
+    """Where it is the smaller one: no step computes more rows at a time; larger requests are answered in parts."""
+    with loaded(tmp_path / "small", ENSEMBLE.replace("max_batch_size: 8", "max_batch_size: 2")).model as model:
+        assert model.entry.max_batch_size == 2
+        assert [step.model.entry.max_batch_size for step in model.steps] == [2, 2]
+        assert np.array_equal(model.infer_sync(request())["TWICE"], 2 * request()["A"])
+    with loaded(tmp_path / "large", ENSEMBLE.replace("max_batch_size: 8", "max_batch_size: 64")).model as model:
+        assert model.entry.max_batch_size == 8
+
+
+MORE = """
+instance_group { count: 2 } model_warmup { name: "w" batch_size: 1 } response_cache { enable: true }
+parameters { key: "mine" value { string_value: "1" } } optimization { eager_batching: true }
+"""
+
+
+def test_fields_that_its_models_have_instead_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A line for each, with what is done instead."""
+    caplog.set_level("INFO", "tailcut")
+    text = ENSEMBLE.replace('"first" model_version: -1', '"first" model_namespace: "there" model_version: -1')
+    text = text.replace("ensemble_scheduling {", "ensemble_scheduling { max_inflight_requests: 4")
+    loaded(tmp_path, text + MORE).model.close()
+    notes = [one for one in caplog.messages if one.startswith("both: config.pbtxt: ")]
+    fields = {note.split(": ")[2].removesuffix(" is not used").removesuffix(" are not used") for note in notes}
+    assert fields == {
+        "instance_group",
+        "model_warmup",
+        "response_cache",
+        "parameters mine",
+        "optimization",
+        "max_inflight_requests of ensemble_scheduling",
+        "model_namespace of ensemble_scheduling",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "dims: 16 }, {",
+            "dims: 16 reshape { shape: 16 } }, {",
+            "'A' of the ensemble has a reshape, which is not served",
+        ),
+        ("dims: 16 }, {", "dims: 16 optional: true }, {", "input 'A' is optional, which is not served"),
+        (
+            "ensemble_scheduling",
+            "model_transaction_policy { decoupled: true } ensemble_scheduling",
+            "a decoupled model",
+        ),
+    ],
+)
+def test_what_would_change_answers_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
+    """In one line that names the configuration."""
+    with pytest.raises(TailcutError, match=f"both/config.pbtxt: {words}"):
         loaded(tmp_path, ENSEMBLE.replace(old, new))

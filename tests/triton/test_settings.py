@@ -44,7 +44,7 @@ def test_dynamic_batching() -> None:
     found = reading(
         "dynamic_batching { preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100 preserve_ordering: true "
         "priority_levels: 2 default_priority_level: 1 default_queue_policy { max_queue_size: 50 "
-        "default_timeout_microseconds: 9 } priority_queue_policy { key: 1 value {} } }"
+        "default_timeout_microseconds: 9 allow_timeout_override: true } priority_queue_policy { key: 1 value {} } }"
     )
     assert found.settings.batching.rows == "independent"
     assert found.settings.batching.max_queue_delay_us == 100
@@ -57,6 +57,7 @@ def test_dynamic_batching() -> None:
         "default_priority_level",
         "timeouts",
         "priority_queue_policy",
+        "allow_timeout_override",
     }
 
 
@@ -120,11 +121,12 @@ def test_warm_up_requests() -> None:
         f'inputs {{ key: "INPUT{place}" value {{ data_type: TYPE_INT32 dims: 16 {data} }} }}'
         for place, data in enumerate(("zero_data: true", 'input_data_file: "f"'))
     )
-    found = reading(f'model_warmup {{ name: "w" batch_size: 4 {inputs} }}')
+    found = reading(f'model_warmup {{ name: "w" batch_size: 4 count: 3 {inputs} }}')
     [request] = found.samples
     assert request.rows == 4
     assert [array.shape for array in request.of(spec()).make(4, 0).values()] == [(4, 16), (4, 16)]
     assert any("input_data_file" in note for note in found.notes)
+    assert any(note.startswith("count of model_warmup is not used: ") for note in found.notes)
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,9 @@ class Tune:
         name = f"{self._name}.{number}"
         profile = Profile.of_model(self._model, settings, name)
         profile = msgspec.structs.replace(profile, samples=self._session.servers.samples)
-        if settings.engine.precision == "int8_static":
-            profile = profile.with_quantized(self._space.copies[settings.engine.name].path)
+        copy = self._session.servers.copy_of(settings.engine)
+        if copy is not None:
+            profile = profile.with_copy(copy, settings)
         path = self._folder / f"{name}.profile.toml"
         profile.save(path)
         fold, requests = settings.engine.u8_input, self._requests

@@ -3,7 +3,7 @@
 import numpy as np
 from msgspec.structs import replace
 
-from tailcut.engines.base import CudaOptions, EngineOptions
+from tailcut.engines.base import CudaOptions, EngineOptions, U8Input
 from tailcut.lab.describe import rows_of_data
 from tailcut.runtime.settings import BatchingSettings, IoSettings, MemorySettings, Settings
 from tailcut.spec import DType, ModelSpec, Rows, TensorSpec
@@ -85,6 +85,23 @@ def test_files_that_one_engine_computes_get_no_other() -> None:
     assert copy_engines(only) == ()
     exact = {one.precision for one in engine_choices(facts(lower_precision=False))}
     assert exact == {"f32"}
+
+
+def test_programs_compete_with_their_copy() -> None:
+    """PyTorch, whose plain float32 comes first, and the engines of ONNX models; what takes long to load comes last."""
+    several = ("torch", "onnxruntime", "openvino")
+    found = engine_choices(facts(engines=several, compiler=True, convolutions=False))
+    assert {one.name for one in found} == set(several)
+    assert (found[0].name, found[0].precision, found[0].compiler) == ("torch", "f32", "eager")
+    assert {one.name for one in found[:3]} == set(several)
+    compilers = [one.compiler for one in found]
+    assert "eager" not in compilers[compilers.index("aot_inductor") :]
+    ahead = {(one.precision, one.layout, one.u8_input) for one in found if one.compiler == "aot_inductor"}
+    assert ahead == {("f32", "blocked", None)}
+    assert {one.precision for one in found if one.compiler == "inductor"} == {"f32", "bf16"}
+    pixels = engine_choices(facts(engines=several, compiler=True, u8_input=U8Input(scale=(1.0,), offset=(0.0,))))
+    assert {one.compiler for one in pixels} == {"eager", "inductor"}
+    assert {one.compiler for one in engine_choices(facts(engines=several))} == {"eager"}
 
 
 def test_static_int8_where_there_is_a_copy() -> None:

@@ -84,10 +84,10 @@ def write_result(outcome: "Outcome", wanted: "Wanted", asked: "ModelRequest", fi
     found = msgspec.structs.replace(
         found, profile=str(files.profile), report=str(files.report), trials=str(files.journal)
     )
-    if outcome.copy is not None:
-        copy = copy_path(files.profile, outcome.copy_bytes)
+    if outcome.copy_bytes:
+        copy = copy_path(files.profile, outcome.copy_bytes, outcome.settings.engine.precision)
         write_atomically(copy, outcome.copy_bytes)
-        profile = profile.with_quantized(copy)
+        profile = profile.with_copy(copy, outcome.settings)
     kept = evidence(found) | service_evidence(files.journal, profile, wanted.constraints.cpus, outcome.served)
     profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=kept)
     profile.save(files.profile)

@@ -151,9 +151,9 @@ def _write(outcome: "JointOutcome", asked: "JointRequest", files: JointFiles) ->
     for number, (side, file) in enumerate(zip(outcome.sides, files.profiles, strict=True)):
         profile = side.profile.with_weights()
         if side.copy_bytes:
-            copy = copy_path(file, side.copy_bytes)
+            copy = copy_path(file, side.copy_bytes, profile.settings.engine.precision)
             write_atomically(copy, side.copy_bytes)
-            profile = profile.with_quantized(copy)
+            profile = profile.with_copy(copy, profile.settings)
         profile = msgspec.structs.replace(
             profile,
             together=together_of(outcome, number),

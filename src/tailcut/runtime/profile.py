@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tailcut.engines.file_hash import external_weights_hash, file_hash, model_hash
-from tailcut.engines.files import ENGINES_OF, default_engine, kind_of, model_name
+from tailcut.engines.files import ENGINES_OF, FileKind, default_engine, kind_of, model_name
 from tailcut.engines.none import read_signature
 from tailcut.errors import ProfileError
 from tailcut.runtime.profile_file import TOO_DEEP, read_tables, write_tables
@@ -24,8 +24,8 @@ from tailcut.spec import ModelSpec
 _NO_COPY = "settings.engine.precision = 'int8_static' needs [model.quantized], which tailcut tune --data writes"
 
 
-class QuantizedRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The quantised copy of a model that precision int8_static runs; `path` as the model's own."""
+class CopyRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A copy of a model in another form; `path` as the model's own."""
 
     path: str
     sha256: str
@@ -39,7 +39,16 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str
     weights: str | None = None  # a hash of samples of its external weights, where it has any
     signature: tuple[str, ...] = ()  # a line for each input and output, as `ModelSpec.signature` has them
-    quantized: QuantizedRef | None = None  # a file that `tailcut tune --data` wrote
+    # Files that `tailcut tune` wrote: what precision int8_static runs, and what engines of ONNX models run instead of a
+    # PyTorch program.
+    quantized: CopyRef | None = None
+    converted: CopyRef | None = None
+
+    @property
+    def copies(self) -> dict[str, CopyRef]:
+        """Those that there are, by the name of their field."""
+        found = {"quantized": self.quantized, "converted": self.converted}
+        return {name: copy for name, copy in found.items() if copy is not None}
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,21 +119,22 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def with_paths(self, place: Callable[[str], str]) -> "Profile":
         """The profile with the paths of its model files replaced by what `place` makes of them."""
-        model, copy = self.model, self.model.quantized
-        if copy is not None:
-            copy = msgspec.structs.replace(copy, path=place(copy.path))
-        return msgspec.structs.replace(
-            self, model=msgspec.structs.replace(model, path=place(model.path), quantized=copy)
-        )
+        copies = {
+            name: msgspec.structs.replace(copy, path=place(copy.path)) for name, copy in self.model.copies.items()
+        }
+        model: ModelRef = msgspec.structs.replace(self.model, path=place(self.model.path), **copies)
+        return msgspec.structs.replace(self, model=model)
 
-    def with_quantized(self, path: Path) -> "Profile":
-        """The profile with a quantised copy of its model.
+    def with_copy(self, path: Path, settings: Settings) -> "Profile":
+        """The profile with settings whose engine runs a copy of the model: a quantised one, or a program as ONNX.
 
         Raises:
             ModelFileError: the file is missing, unreadable or empty.
         """
-        copy = QuantizedRef(path=str(path.parent.resolve() / path.name), sha256=model_hash(path))
-        return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, quantized=copy))
+        copy = CopyRef(path=str(path.parent.resolve() / path.name), sha256=model_hash(path))
+        field = "quantized" if settings.engine.precision == "int8_static" else "converted"
+        model: ModelRef = msgspec.structs.replace(self.model, **{field: copy})
+        return msgspec.structs.replace(self, model=model, settings=settings)
 
     @property
     def is_of_pipeline(self) -> bool:
@@ -133,13 +143,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def engine_file(self) -> Path:
-        """The file that the engine loads: the model, or with precision int8_static its quantised copy.
+        """The file that the engine loads: the model, or the copy that it runs instead.
 
         Raises:
-            ProfileError: there is no such copy.
+            ProfileError: there is no quantised copy for precision int8_static.
         """
-        if self.settings.engine.precision != "int8_static":
-            return Path(self.model.path)
+        engine, converted = self.settings.engine, self.model.converted
+        if engine.precision != "int8_static":
+            runs_onnx = converted is not None and engine.name in ENGINES_OF[FileKind.ONNX]
+            return Path(converted.path if converted is not None and runs_onnx else self.model.path)
         if self.model.quantized is None:
             raise ProfileError(f"{self.model.path}: {_NO_COPY}")
         return Path(self.model.quantized.path)
@@ -165,7 +177,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, signature=spec.signature))
 
     def verify_model(self, name: str = "its profile") -> None:
-        """Check that the model file, and its quantised copy where there is one, are those that were measured.
+        """Check that the model file, and its copies where there are any, are those that were measured.
 
         Args:
             name: of the profile's file, for the message.
@@ -180,9 +192,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ProfileError(
                 f"{path}: {path.name} has {what} than {name}: tune it again, or serve it with --accept-model-change"
             )
-        copy = self.model.quantized
-        if copy is not None and model_hash(Path(copy.path)) != copy.sha256:
-            raise ProfileError(f"{copy.path}: {Path(copy.path).name} has another SHA-256 than {name}: tune it again")
+        for copy in self.model.copies.values():
+            if model_hash(Path(copy.path)) != copy.sha256:
+                raise ProfileError(
+                    f"{copy.path}: {Path(copy.path).name} has another SHA-256 than {name}: tune it again"
+                )
 
     def accept_model(self, name: str) -> tuple["Profile", str]:
         """The profile for the model file as it is now, and a warning where that is not the one that was measured.
@@ -200,8 +214,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if not self._changed():
             self.verify_model(name)
             return self, ""
-        if self.model.quantized is not None:
-            raise ProfileError(f"{path}: {name} runs a quantised copy of another {path.name}: tune it again")
+        if self.model.copies:
+            kind = "quantised" if self.model.quantized is not None else "converted"
+            raise ProfileError(f"{path}: {name} runs a {kind} copy of another {path.name}: tune it again")
         if not self.model.signature:
             raise ProfileError(f"{path}: {name} does not record the model's inputs and outputs: tune it again")
         model = msgspec.structs.replace(self.model, sha256=_source_hash(path), weights=None)
@@ -269,15 +284,16 @@ def with_batching(profile: Profile, batching: Batching) -> Profile:
     return msgspec.structs.replace(profile, settings=msgspec.structs.replace(settings, batching=rows))
 
 
-def copy_path(profile: Path, content: bytes) -> Path:
-    """Where the quantised copy of a profile's model goes: beside the profile, and over no file that is not its own."""
+def copy_path(profile: Path, content: bytes, precision: str) -> Path:
+    """Where a copy of a profile's model goes: beside the profile, and over no file that is not its own."""
+    kind = "int8" if precision == "int8_static" else "pt2"
     stem = profile.name.removesuffix(".toml").removesuffix(".profile")
-    path = profile.with_name(f"{stem}.int8.onnx")
+    path = profile.with_name(f"{stem}.{kind}.onnx")
     try:
-        copy = Profile.load(profile).model.quantized
+        copies = Profile.load(profile).model.copies
     except ProfileError:
-        copy = None
-    own = copy is not None and Path(copy.path) == path.parent.resolve() / path.name
+        copies = {}
+    own = any(Path(copy.path) == path.parent.resolve() / path.name for copy in copies.values())
     if own or not path.exists():
         return path
-    return profile.with_name(f"{stem}.int8-{hashlib.sha256(content).hexdigest()[:8]}.onnx")
+    return profile.with_name(f"{stem}.{kind}-{hashlib.sha256(content).hexdigest()[:8]}.onnx")

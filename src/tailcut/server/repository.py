@@ -95,17 +95,22 @@ class ModelRepository:
         return sorted([served.version for served in self if served.name == name], key=int)
 
     def index(self, *, ready: bool) -> list[dict[str, str]]:
-        """Every model with its state, as the repository extension lists them."""
+        """Every model with its state, as the repository extension lists them.
+
+        As in Triton's own index, a model that was never loaded has its name alone, one that could not be loaded has no
+        version, and a reason is given where there is one (`TRITONSERVER_ServerModelIndex`).
+        """
         entries = []
         for name, version in self._known:
             reason = self._gone.get((name, version))
             state = "READY" if ready and reason is None else "UNAVAILABLE"
-            entries.append({"name": name, "version": version, "state": state, "reason": reason or ""})
+            entry = {"name": name, "version": version, "state": state}
+            entries.append(entry | ({"reason": reason} if reason else {}))
         names = {name for name, _ in self._known}
         for name in [] if self._library is None else self._library.names():
             if name not in names:
-                reason = self._failed.get(name, "not loaded")
-                entries.append({"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason})
+                reason = self._failed.get(name, "")
+                entries.append({"name": name} | ({"state": "UNAVAILABLE", "reason": reason} if reason else {}))
         return entries
 
     async def load(self, name: str) -> None:

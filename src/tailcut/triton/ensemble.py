@@ -22,8 +22,13 @@ def read_steps(config: Any) -> tuple[EnsembleStep, ...]:
     """The steps in the configuration's order.
 
     Raises:
-        UsageError: there are none, or one names no model.
+        UsageError: there are none, one names no model, or a tensor of the ensemble has another shape for its models.
     """
+    for tensor in (*config.input, *config.output):
+        if tensor.HasField("reshape"):
+            raise UsageError(
+                f"{tensor.name!r} of the ensemble has a reshape, which is not served: write it into the model's own"
+            )
     steps = tuple(
         EnsembleStep(step.model_name, dict(step.input_map), dict(step.output_map), step.model_version)
         for step in config.ensemble_scheduling.step

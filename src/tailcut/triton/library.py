@@ -1,7 +1,7 @@
 """The models of a repository, opened on request, and what has changed there since the last check."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,7 +25,8 @@ from tailcut.triton.chain import as_one
 from tailcut.triton.config import as_dict, parse_config
 from tailcut.triton.ensemble import EnsembleStep, plan_steps, read_steps
 from tailcut.triton.folder import CONFIG_FILE, ModelFolder, model_folders, state_of
-from tailcut.triton.settings import Reading, declared_signature, engine_of, read_settings
+from tailcut.triton.notes import notes_of_ensemble
+from tailcut.triton.settings import Reading, declared_signature, engine_of, read_settings, refuse
 
 _log = logging.getLogger("tailcut")
 
@@ -127,7 +128,7 @@ class Library:
             raise MissingModelFileError(f"{path}: has no version to serve: put the model into {path.name}/1")
         loaded: list[Loaded] = []
         try:
-            loaded += (self._open(folder, version, models * len(versions)) for version in versions)
+            loaded += (self._open(folder, version, models * len(versions), self._wishes) for version in versions)
         except BaseException:
             for one in loaded:
                 one.model.close()
@@ -136,16 +137,21 @@ class Library:
 
     def _open_ensemble(self, folder: ModelFolder, models: int) -> Loaded:
         """The models of an ensemble's steps, one after the other, as one model; they are its own."""
-        folders = model_folders(self._repository)
+        folders, config = model_folders(self._repository), cast("Any", folder.config)
         try:
-            steps = read_steps(folder.config)
+            refuse(config)
+            steps = read_steps(config)
             inner = [_inner(step, folders) for step in steps]
-            plan = plan_steps(folder.config, steps, [_seen(*one) for one in inner])
-        except UsageError as error:
-            raise UsageError(f"{folder.path / CONFIG_FILE}: {error}") from None
+            plan = plan_steps(config, steps, [_seen(*one) for one in inner])
+        except (UsageError, UnsupportedError) as error:
+            raise type(error)(f"{folder.path / CONFIG_FILE}: {error}") from None
+        self._say(folder, notes_of_ensemble(config))
+        wishes, largest = self._wishes, config.max_batch_size
+        if largest:
+            wishes = replace(wishes, max_batch_size=min(largest, wishes.max_batch_size or largest))
         opened: list[Model] = []
         try:
-            opened.extend(self._open(*inner[index], models * len(steps)).model for index in plan.order)
+            opened.extend(self._open(*inner[index], models * len(steps), wishes).model for index in plan.order)
             model = as_one(folder, [steps[index] for index in plan.order], opened, plan)
         except BaseException:
             for one in opened:
@@ -153,22 +159,26 @@ class Library:
             raise
         _log.info("%s: %s", folder.name, model.rows.describe())
         version = str((folder.versions() or [1])[-1])
-        return Loaded(folder.name, version, cast("Model", model), as_dict(folder.config))
+        return Loaded(folder.name, version, cast("Model", model), as_dict(config))
 
-    def _open(self, folder: ModelFolder, version: int, models: int) -> Loaded:
-        limits, tuned = self._wishes.limits, folder.profile(version)
-        profile, reading = profile_of(folder, version)
-        for note in reading.notes:
+    @staticmethod
+    def _say(folder: ModelFolder, notes: Iterable[str]) -> None:
+        for note in notes:
             _log.info("%s: %s: %s", folder.name, CONFIG_FILE, note)
+
+    def _open(self, folder: ModelFolder, version: int, models: int, wishes: Wishes) -> Loaded:
+        limits, tuned = wishes.limits, folder.profile(version)
+        profile, reading = profile_of(folder, version)
+        self._say(folder, reading.notes)
         if tuned is not None:
             profile = self._tuned(tuned, profile, reading)
-        profile = self._wishes.applied(profile)
+        profile = wishes.applied(profile)
         if reading.queue_rows is not None:
             limits = replace(limits, queue_rows=reading.queue_rows)
-        if tuned is not None or reading.is_fixed or not self._wishes.measures:
+        if tuned is not None or reading.is_fixed or not wishes.measures:
             model = Model.open(profile, limits=limits)
         else:
-            sizes = [size for size in (reading.max_batch_size, self._wishes.max_batch_size) if size]
+            sizes = [size for size in (reading.max_batch_size, wishes.max_batch_size) if size]
             around = surroundings(alone=models == 1, max_batch_size=min(sizes, default=None))
             model = Model.open_measured(profile, around, limits=limits, budget_s=BUDGET_S / max(1, models))
             if model.choice is not None:

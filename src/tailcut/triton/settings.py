@@ -1,8 +1,8 @@
-"""What a configuration means here: settings of a profile, and a line for each field with another meaning. Pure.
+"""What a configuration means here: settings of a profile. Pure.
 
 A repository is written for another server. Options that Tailcut has are applied; for options that it handles
-differently, one line says how; options that would change outputs (optional inputs, sequences, decoupled models) are
-refused.
+differently, one line says how (`notes.py`); options that would change outputs (optional inputs, sequences, decoupled
+models) are refused.
 """
 
 import re
@@ -19,6 +19,7 @@ from tailcut.runtime.rows import RowsSetting
 from tailcut.runtime.samples import SampleRequest
 from tailcut.runtime.settings import BatchingSettings, Settings
 from tailcut.spec import DType, ModelSpec, TensorSpec
+from tailcut.triton.notes import notes_of
 
 _ENGINES = {
     "onnxruntime": "onnxruntime",
@@ -32,18 +33,6 @@ _ENGINES = {
 }
 _THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS", "CPU_THREADS_NUM", "TF_NUM_INTRA_THREADS")
 _INSTANCES = ("NUM_STREAMS", "CPU_THROUGHPUT_STREAMS")
-_DEFAULT_PRIORITY = 100  # what a request without a priority counts as
-_IGNORED = {  # fields that are read and not used: what is done instead
-    "runtime": "the engine is chosen by platform, backend and the kind of the file",
-    "cc_model_filenames": "the same file serves every machine",
-    "metric_tags": "metrics carry the name and the version of the model",
-    "model_metrics": "metrics have the buckets that the documentation lists",
-    "response_cache": "every request is computed",
-    "model_repository_agents": "files are read as they lie there",
-    "model_operations": "operators come from the engine, and from onnxruntime-extensions where that is installed",
-    "batch_input": "a model gets the inputs of the request alone",
-    "batch_output": "outputs have one row for each row of the request",
-}
 _INDEXED = re.compile(r"__\d+\Z")
 _TEXT = {DType.BYTES: "STRING"}
 
@@ -99,7 +88,7 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
     Raises:
         UnsupportedError: the configuration does not fit the model, or asks for what is not served.
     """
-    _refuse(config)
+    refuse(config)
     batched = config.max_batch_size > 0
     options = EngineOptions(
         name=engine,  # type: ignore[arg-type]
@@ -124,7 +113,7 @@ def read_settings(config: Any, spec: ModelSpec, engine: str, signature: tuple[st
         config.max_batch_size or None,
         dynamic.default_queue_policy.max_queue_size or None if dynamic is not None else None,
         fixed or bool(delay_us),
-        tuple(_notes(config)),
+        tuple(notes_of(config, {*_THREADS, *_INSTANCES, "enable_mem_arena"})),
     )
 
 
@@ -152,7 +141,12 @@ def _rows(config: Any, *, batched: bool, dynamic: bool) -> RowsSetting:
     return "dependent" if config.input else "auto"
 
 
-def _refuse(config: Any) -> None:
+def refuse(config: Any) -> None:
+    """Raise for what would change answers.
+
+    Raises:
+        UnsupportedError: the configuration asks for it.
+    """
     if config.HasField("sequence_batching"):
         raise UnsupportedError("sequence_batching is not served: requests of a sequence would need one instance each")
     if config.model_transaction_policy.decoupled:
@@ -255,86 +249,3 @@ def _samples(config: Any, spec: ModelSpec, *, batched: bool) -> Iterator[SampleR
                 values = "normal" if tensor.dtype.numpy.kind == "f" else "integers"
             inputs[tensor.name] = SampleInput(shape=shape, values=values, high=2 if values == "integers" else 1)
         yield SampleRequest(inputs=inputs, rows=max(1, warmup.batch_size))
-
-
-def _notes(config: Any) -> Iterator[str]:
-    """Yield a line for each field that means something else here, the field first."""
-    for name, instead in _IGNORED.items():
-        if _is_set(config, name):
-            yield f"{name} is not used: {instead}"
-    yield from _notes_of_tensors(config)
-    yield from _notes_of_instances(config)
-    yield from _notes_of_optimization(config.optimization)
-    if config.HasField("dynamic_batching"):
-        yield from _notes_of_batching(config.dynamic_batching)
-    known = {*_THREADS, *_INSTANCES, "enable_mem_arena"}
-    others = sorted(name for name in config.parameters if name not in known)
-    if others:
-        yield f"parameters {', '.join(others)} are not used: the configuration answers them as they are"
-    if any(one.input_data_file for warmup in config.model_warmup for one in warmup.inputs.values()):
-        yield "input_data_file of model_warmup is not read: zeros are sent"
-
-
-def _notes_of_tensors(config: Any) -> Iterator[str]:
-    if any(tensor.format for tensor in config.input):
-        yield "format of inputs is not used: clients send the shape that dims says"
-    if any(tensor.allow_ragged_batch for tensor in config.input):
-        yield "allow_ragged_batch is not used: requests share a batch where their rows have one shape"
-    if any(tensor.label_filename for tensor in config.output):
-        yield "label_filename is not used: the classification extension is not served, and outputs are numbers"
-    if any(tensor.is_non_linear_format_io for tensor in (*config.input, *config.output)):
-        yield "is_non_linear_format_io is not used: tensors are row-major"
-
-
-def _notes_of_instances(config: Any) -> Iterator[str]:
-    groups = config.instance_group
-    kind = {"KIND_GPU": 1, "KIND_MODEL": 3}
-    if any(group.kind == kind["KIND_GPU"] or group.gpus for group in groups):
-        yield "instance_group of GPUs: computed where --device says, by default on the CPU"
-    for name, instead in (
-        ("rate_limiter", "batches start as soon as an instance is idle"),
-        ("host_policy", "pinning and NUMA nodes follow the profile"),
-        ("profile", "it is for TensorRT alone"),
-        ("passive", "every instance computes"),
-        ("secondary_devices", "the CPU computes everything"),
-    ):
-        if any(_is_set(group, name) for group in groups):
-            yield f"{name} of instance_group is not used: {instead}"
-
-
-def _notes_of_optimization(policy: Any) -> Iterator[str]:
-    accelerators = policy.execution_accelerators
-    others = [one.name for one in accelerators.cpu_execution_accelerator if one.name != "openvino"]
-    others += [one.name for one in accelerators.gpu_execution_accelerator]
-    if others:
-        yield f"execution_accelerators {', '.join(others)} are not used: the engine computes as it is"
-    for name, instead in (
-        ("priority", "all models of a server share its cores alike"),
-        ("cuda", "the CPU computes"),
-        ("input_pinned_memory", "rows lie in the server's own memory"),
-        ("output_pinned_memory", "rows lie in the server's own memory"),
-        ("gather_kernel_buffer_threshold", "bodies are received into rows"),
-        ("eager_batching", "a body is received into its row before its batch is formed"),
-    ):
-        if _is_set(policy, name):
-            yield f"{name} of optimization is not used: {instead}"
-
-
-def _notes_of_batching(policy: Any) -> Iterator[str]:
-    if policy.preferred_batch_size:
-        sizes = list(policy.preferred_batch_size)
-        yield f"preferred_batch_size {sizes} is not used: a batch leaves when the learned cost of its size says so"
-    if policy.preserve_ordering:
-        yield "preserve_ordering is not used: batches of several instances may end in another order"
-    levels, default = policy.priority_levels, policy.default_priority_level
-    if levels and default != levels:
-        yield f"default_priority_level {default} is not used: requests without a priority have {_DEFAULT_PRIORITY}"
-    policies = [policy.default_queue_policy, *policy.priority_queue_policy.values()]
-    if any(one.default_timeout_microseconds or one.timeout_action for one in policies):
-        yield "timeouts of the queue policy are not used: a request has its own timeout, else the server's --deadline"
-    if policy.priority_queue_policy:
-        yield "priority_queue_policy is not used: all priorities share one bounded queue"
-
-
-def _is_set(message: Any, name: str) -> bool:
-    return any(field.name == name for field, _ in message.ListFields())

@@ -287,7 +287,8 @@ CATALOGUE: tuple[Setting, ...] = (
         "engine and precision",
         "simd",
         ("engine.name", "engine.precision"),
-        "onnxruntime f32, int8, int8_static; openvino f32, bf16, f16, int8_static; torch f32, bf16",
+        "onnxruntime f32, int8, int8_static; openvino f32, bf16, f16, int8_static; torch f32, bf16. For programs of "
+        "PyTorch all three, the others on a copy",
         "bf16, f16: support by the processor. int8: weights of matrix products. int8_static: those or convolutions. "
         "All: --data, to verify the outputs",
         "bf16, f16: half the bytes, twice the products. int8: a quarter. int8_static: scales are fixed, so that rows "
@@ -299,7 +300,7 @@ CATALOGUE: tuple[Setting, ...] = (
         "compiler",
         "simd",
         ("engine.compiler",),
-        "eager, inductor; aot_inductor by hand, on the CPU",
+        "eager, inductor; on the CPU also aot_inductor in float32",
         "torch, and a C++ compiler; on a device triton and a C compiler",
         "many small operators: they are fused",
         "up to minutes to load; a call has a fixed cost, which short programs feel",

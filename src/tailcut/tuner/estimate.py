@@ -187,7 +187,7 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
     seconds: float,
     batched: bool,
     independent: bool = False,
-    copies: Mapping[str, Path] | None = None,
+    copy_of: Callable[[EngineOptions], Path | None] = lambda _: None,
     tell: Callable[[EngineEstimate], None] = lambda _: None,
 ) -> list[EngineEstimate]:
     """Measure all configurations, for about so long; the best first, by rows per second and by a lone row.
@@ -199,11 +199,11 @@ def estimate_engines(  # noqa: PLR0913  rounds of one measurement
         seconds: for everything.
         batched: whether larger batches than the request's own are tried.
         independent: the user says that rows are independent, whatever an engine makes of the file.
-        copies: files for precision int8_static, by engine.
+        copy_of: the file that is loaded instead of the model; None where it is the model itself.
         tell: called with each configuration that is done.
     """
     began = time.monotonic()
-    files = [(copies or {}).get(one.name, model) if one.precision == "int8_static" else model for one in choices]
+    files = [copy_of(one) or model for one in choices]
     opened = partial(Estimator, requests=requests, independent=independent)
     racing, estimates = _load_all(dict(zip(choices, files, strict=True)), opened, tell, began + _LOADING * seconds)
     end = max(began + seconds, time.monotonic() + _MEASURING * seconds)

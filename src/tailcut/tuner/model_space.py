@@ -11,13 +11,18 @@ from pathlib import Path
 
 import msgspec
 
-from tailcut.errors import UsageError
+from tailcut.engines.edits import benefits_from_int8
+from tailcut.engines.files import ENGINES_OF, FileKind, kind_of
+from tailcut.engines.graph import load_graph
+from tailcut.engines.installed import is_installed
+from tailcut.errors import TailcutError, UsageError
 from tailcut.lab.payload import ask, encoded, model_path
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.settings import Settings
 from tailcut.spec import Rows
 from tailcut.tuner.budget import SearchSize, ways_s
 from tailcut.tuner.calibrate import CalibrationError, Copies, Copy, Material, copies_for
+from tailcut.tuner.converted import onnx_copy
 from tailcut.tuner.estimate import NO_TIME, EngineEstimate, estimate_engines, typical
 from tailcut.tuner.events import Estimated, Phase
 from tailcut.tuner.finalists import Predicted, kinds_of
@@ -53,7 +58,7 @@ _STATIC = "int8_static"
 
 
 class ModelSpace:
-    """The configurations of one model; `close` removes the quantised copies.
+    """The configurations of one model; `close` removes the copies.
 
     Args:
         session: of the tune; the baseline's server runs.
@@ -65,6 +70,7 @@ class ModelSpace:
         self.copies: dict[str, Copy] = {}
         self._ways: Ways | None = None
         self.facts = facts_of(session.wanted, session.learned)
+        self._convert()
         self.estimates: list[EngineEstimate] = []
 
     @property
@@ -130,9 +136,11 @@ class ModelSpace:
 
     def take(self, outcome: Outcome) -> None:
         """Keep the copy that the outcome's settings run, before its folder goes."""
+        copy = self._session.servers.copy_of(outcome.settings.engine)
+        if copy is not None:
+            outcome.copy_bytes = copy.read_bytes()
         if outcome.settings.engine.precision == _STATIC:
             outcome.copy = self.copies[outcome.settings.engine.name]
-            outcome.copy_bytes = outcome.copy.path.read_bytes()
 
     def close(self) -> None:
         """Remove the copies of the model."""
@@ -151,7 +159,8 @@ class ModelSpace:
             return
         session.tell(Phase("quantising the model to static int8 with the data"))
         try:
-            material = Material.of(session.wanted.model, session.requests, session.gate)
+            model = session.servers.converted or session.wanted.model
+            material = Material.of(model, session.requests, session.gate)
         except CalibrationError as error:
             session.tell(Phase(f"static int8 is left out: {error}"))
             return
@@ -160,6 +169,22 @@ class ModelSpace:
         self._note_wrong(copies, material)
         session.servers.copies = {name: copy.path for name, copy in (copies.wrong | copies.right).items()}
         self.facts = replace(self.facts, copies=frozenset(copy.engine for copy in copies.right.values()))
+
+    def _convert(self) -> None:
+        """Have a PyTorch program written as ONNX, so that the engines of such models compete with PyTorch."""
+        session = self._session
+        if self.facts.device != "cpu" or kind_of(session.wanted.model) is not FileKind.PROGRAM:
+            return
+        others = [name for name in ENGINES_OF[FileKind.ONNX] if is_installed(name)]
+        try:
+            path = onnx_copy(session.wanted.model, self.folder, session.wanted.fixed_dims)
+        except TailcutError as error:
+            session.tell(Phase(f"onnxruntime and openvino are left out: {error}"))
+            return
+        session.servers.converted = path
+        gains = benefits_from_int8(load_graph(path))
+        self.facts = replace(self.facts, engines=(*self.facts.engines, *others), quantizable=gains)
+        session.tell(Phase(f"converted the program to ONNX, for {' and '.join(others)}"))
 
     def _note_wrong(self, copies: Copies, material: Material) -> None:
         """Copies that answer wrongly are still timed, in process, so that they can be offered."""
@@ -195,7 +220,7 @@ class ModelSpace:
             seconds=session.plan.estimate_s * len(missing) / len(choices),
             batched=session.spec.batched,
             independent=session.wanted.rows == "independent",
-            copies=session.servers.copies,
+            copy_of=session.servers.copy_of,
             tell=self._told,
         )
 

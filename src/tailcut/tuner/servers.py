@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from tailcut.engines.base import U8Input
+from tailcut.engines.base import EngineOptions, U8Input
+from tailcut.engines.files import ENGINES_OF, FileKind
 from tailcut.lab.load import Payload, Target
 from tailcut.lab.payload import Wire, encoded, infer_payload
 from tailcut.lab.shared import SharedLoad
@@ -54,6 +55,7 @@ class Servers:
         self._begun: dict[Settings, float] = {}
         self._took_s: dict[Settings, float] = {}  # to start, others beside it or not
         self.copies: Mapping[str, Path] = {}  # for precision int8_static, by engine
+        self.converted: Path | None = None  # a program as ONNX
         self._payloads: dict[tuple[Wire, U8Input | None, str], list[Payload]] = {}
         # Regions are a server's own, and one server may be asked by several ways.
         self._shared: dict[tuple[Settings, U8Input | None, str], tuple[SharedLoad, list[Payload]]] = {}
@@ -116,8 +118,14 @@ class Servers:
             return msgspec.structs.replace(self._base, settings=settings)
         profile = Profile.of_model(self._model, settings, self._spec.name)
         profile = msgspec.structs.replace(profile, samples=self.samples)
-        copy = self.copies.get(settings.engine.name) if settings.engine.precision == "int8_static" else None
-        return profile if copy is None else profile.with_quantized(copy)
+        copy = self.copy_of(settings.engine)
+        return profile if copy is None else profile.with_copy(copy, settings)
+
+    def copy_of(self, engine: EngineOptions) -> Path | None:
+        """The copy of the model that an engine runs; None where it runs the model itself."""
+        if engine.precision == "int8_static":
+            return self.copies.get(engine.name)
+        return self.converted if engine.name in ENGINES_OF[FileKind.ONNX] else None
 
     def payloads(self, target: Target, settings: Settings) -> list[Payload]:
         """What a server of these settings is sent; encoded once for all of them, whose addresses no server looks at."""

@@ -66,7 +66,7 @@ class Facts:
         huge_heap: whether the C library can have huge pages.
         cores: that this process may use; 1 where a quota limits it.
         nodes: NUMA nodes among them; 1 where a quota limits it.
-        engines: that compute files of this kind.
+        engines: that compute files of this kind, or a copy of the model.
         compiler: whether there is what PyTorch compiles programs with, for the CPU or the device.
         device: where the model is computed; configurations of the CPU are not tried beside those of a device.
         rows: what every profile says of the rows.
@@ -128,8 +128,6 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
             device_choices(base, lower=facts.lower_precision, convolutions=facts.convolutions, compiler=facts.compiler)
         )
     shapes = _thread_shapes(facts)
-    if "torch" in facts.engines:
-        return list(_torch_choices(facts, shapes))
     kinds: list[tuple[str, str]] = [("onnxruntime", "f32")]
     if not _has_text(facts):
         halves = (("bf16", BF16_FLAGS), ("f16", F16_FLAGS))
@@ -156,19 +154,22 @@ def engine_choices(facts: Facts) -> list[EngineOptions]:
         ]
         for name, precision in kinds
     ]
-    return [options for turn in zip_longest(*groups) for options in turn if options is not None]
+    torch = list(_torch_choices(facts, shapes)) if "torch" in facts.engines else []
+    groups.insert(0, [one for one in torch if one.compiler == "eager"])
+    compiled = [one for one in torch if one.compiler != "eager"]
+    return [options for turn in zip_longest(*groups) for options in turn if options is not None] + compiled
 
 
 def _torch_choices(facts: Facts, shapes: list[tuple[int, int]]) -> Iterator[EngineOptions]:
-    """Yield what PyTorch offers: the quick ones to load first, then compiled ones, which take up to minutes to load."""
+    """Yield what PyTorch offers; what is compiled takes up to minutes to load, so it is tried with few threads."""
     precisions = ["f32"] + (["bf16"] if facts.lower_precision and BF16_FLAGS & facts.isa else [])
     layouts = ["blocked"] + (["channels_last"] if facts.convolutions else [])
     kinds = [
         (compiler, precision, layout, threads, count)
-        for compiler in ("eager", "inductor")
-        if compiler == "eager" or facts.compiler
+        for compiler in ("eager", "aot_inductor", "inductor")
+        if compiler == "eager" or (facts.compiler and (compiler == "inductor" or facts.u8_input is None))
         for threads, count in (shapes if compiler == "eager" else shapes[:2])
-        for precision in precisions
+        for precision in (precisions if compiler != "aot_inductor" else ["f32"])
         for layout in (layouts if compiler == "eager" else layouts[:1])
     ]
     for compiler, precision, layout, threads, count in kinds:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
 from tailcut.tuner.budget import Plan
-from tailcut.tuner.calibrate import Copy
 from tailcut.tuner.claims import carry
 from tailcut.tuner.events import Event
 from tailcut.tuner.finalists import Predicted
@@ -32,7 +31,6 @@ class Survey:
         capacity: requests per second of the baseline, in a closed loop.
         predicted: every configuration that is allowed, with what the simulation expects of it alone.
         configurations: what the simulation takes, by settings.
-        copies: of the model, in static int8, by engine.
     """
 
     spec: ModelSpec
@@ -43,7 +41,6 @@ class Survey:
     capacity: float
     predicted: Sequence[Predicted]
     configurations: Mapping[Settings, Configuration]
-    copies: Mapping[str, Copy]
 
 
 class Surveyor:
@@ -77,7 +74,6 @@ class Surveyor:
             session.outcome.capacity,
             predicted,
             space.configurations(),
-            space.copies,
         )
 
     def close(self) -> None:

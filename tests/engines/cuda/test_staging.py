@@ -40,3 +40,15 @@ def test_no_row_of_an_earlier_batch_stays(batches: list[tuple[str, int]]) -> Non
         memory[bucket][:rows] = [number] * rows
         memory[bucket][rows:end] = [0] * (end - rows)
         assert memory[bucket] == [number] * rows + [0] * (16 - rows)
+
+
+def test_what_a_failed_step_left_is_stale() -> None:
+    """All of it, in each bucket: which of its copies and zeros arrived is unknown."""
+    slot = Slot(0)
+    slot.stale("a", 8)
+    slot.move(State.COPYING_IN)
+    slot.stale("a", 3)
+    slot.lose()
+    slot.move(State.FREE)
+    assert slot.stale("a", 2) >= 8
+    assert slot.stale("a", 1) == 2

@@ -40,6 +40,18 @@ def perceptron(path: Path, *sizes: int) -> Path:
     return save(path, Function(net), (torch.randn(2, sizes[0]),), {"x": {0: BATCH}})
 
 
+def indexing(path: Path) -> Path:
+    """A program that has an answer for the numbers 0 to 3 alone."""
+    table = torch.arange(4.0)
+    return save(path, Function(lambda x: table[x]), (torch.ones(3, 1, dtype=torch.long),), {"x": {0: BATCH}})
+
+
+def wide(path: Path) -> Path:
+    """A program whose second axis is free as well."""
+    width = torch.export.Dim("width", max=1024)
+    return save(path, Function(lambda x: x * 2), (torch.randn(3, 5),), {"x": {0: BATCH, 1: width}})
+
+
 def images(path: Path) -> Path:
     torch.manual_seed(0)
     net = torch.nn.Sequential(

@@ -1,5 +1,6 @@
 """PyTorch's exported programs behind the engine protocol, in `Model.open`, and in a server."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.engines.pytorch import programs
+from tests.hidden import without
 from tests.servers import json_request, serving
 
 from tailcut import Model
@@ -301,3 +303,31 @@ def test_pixels_are_normalised_by_the_program(tmp_path: Path, changes: dict[str,
     ids = programs.encoder(tmp_path / "encoder.pt2")
     with pytest.raises(UnsupportedError, match="needs a model with a float32 or float16 input"):
         open_engine(ids, EngineOptions(name="torch", u8_input=fold))
+
+
+OTHERS = ("numba", "llvmlite", "onnx", "onnxruntime", "openvino")
+
+
+def test_a_server_of_programs_needs_nothing_else(mlp: Path, tmp_path: Path) -> None:
+    """Neither the other engines nor numba: without it, one line says that the standard path serves, and it does."""
+    hidden = without(tmp_path / "hidden", *OTHERS)
+    x = np.ones((1, 16), np.float32)
+    request = {"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": x.ravel().tolist()}]}
+    with serving(tmp_path, mlp, env={"PYTHONPATH": hidden["PYTHONPATH"]}) as server:
+        with server.connect() as wire:
+            for _ in range(3):  # from the second one on, the fast path would have it
+                (output,) = json.loads(wire.ask(json_request("mlp", request)).body)["outputs"]
+                assert np.allclose(output["data"], answer(mlp, x)[0], atol=1e-5)
+        warnings = [line for line in server.stderr.read_text().splitlines() if line.startswith("WARNING")]
+    assert warnings == ["WARNING serving on the standard path: the fast path needs numba, which is not installed"]
+
+
+def test_a_program_loads_nothing_else(mlp: Path) -> None:
+    """Where everything is installed, `Model.open` imports PyTorch alone."""
+    code = (
+        "import sys, numpy, tailcut\n"
+        "with tailcut.Model.open(sys.argv[1]) as model: model.infer_sync({'x': numpy.ones((1, 16), numpy.float32)})\n"
+        f"print([name for name in {OTHERS} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(mlp)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from tailcut.engines.cuda.faults import device_error
+from tailcut.engines.cuda.faults import Fault, device_error, fault_of, first_line
+from tailcut.engines.cuda.pinned import PinnedMemory
 from tailcut.engines.cuda.staging import WAITS, State
 from tailcut.errors import UnsupportedError
 
@@ -36,6 +37,21 @@ class Graph:
     pool: Any = None
 
 
+def _register(address: int, size_bytes: int) -> bool:
+    return int(torch.cuda.cudart().cudaHostRegister(address, size_bytes, 0)) == 0
+
+
+def _unregister(address: int) -> None:
+    torch.cuda.cudart().cudaHostUnregister(address)  # refused where the device is lost: then all of it is
+
+
+_PINNED = PinnedMemory(_register, _unregister)
+
+
+class NotCapturedError(Exception):
+    """What was computed just before cannot be captured, such as an operator that waits for the device."""
+
+
 class Device(Protocol):
     """A place to compute; steps given to it begin in order of their waits, and may not have ended on return."""
 
@@ -50,6 +66,9 @@ class Device(Protocol):
         Args:
             compute: a batch.
             pool: of an earlier graph, never computed at the same time, whose memory this one shares; None: its own.
+
+        Raises:
+            NotCapturedError: it computes, but cannot be captured.
         """
 
     def wait(self, events: dict[State, Any]) -> None:
@@ -61,8 +80,14 @@ class Device(Protocol):
         Each begins where the step before it has ended, so waiting for a stream that is busy counts.
         """
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Memory of its own, for input."""
+
     def pin(self, array: np.ndarray) -> None:
         """Have copies from and to an array's memory run beside everything else."""
+
+    def unpin(self) -> None:
+        """Undo every `pin`; no call may be under way."""
 
     def give_back(self) -> None:
         """Give the memory that is kept for later batches to the driver."""
@@ -84,7 +109,6 @@ class Cuda:
             raise UnsupportedError(reason)
         self.name = torch.device("cuda", index)
         self._streams = {state: torch.cuda.Stream(self.name) for state in WAITS}
-        self._pinned: dict[int, Any] = {}
 
     def enqueue(self, state: State, events: dict[State, Any], step: Step) -> None:
         """See `Device.enqueue`."""
@@ -105,8 +129,16 @@ class Cuda:
                 compute()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            results = compute()
+        try:
+            with (
+                torch.cuda.stream(stream),  # which is left whatever becomes of the capture
+                torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+            ):
+                results = compute()
+        except Exception as error:
+            if fault_of(f"{error} {error.__context__}") in {Fault.FULL, Fault.LOST}:
+                raise
+            raise NotCapturedError(first_line(error.__context__ or error)) from None
         return Graph(graph.replay, results, graph.pool())
 
     def wait(self, events: dict[State, Any]) -> None:
@@ -118,15 +150,18 @@ class Cuda:
         first, second, third = (1e3 * events[before].elapsed_time(events[after]) for before, after in pairwise(_ORDER))
         return first, second, third
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """See `Device.zeros`; zeroed on the stream that input is copied on, so that no zero arrives after it."""
+        with torch.cuda.stream(self._streams[State.COPYING_IN]):
+            return torch.zeros(shape, dtype=dtype, device=self.name)
+
     def pin(self, array: np.ndarray) -> None:
-        """See `Device.pin`; the whole memory that an array is a part of, once."""
-        root = array
-        while isinstance(root.base, np.ndarray):
-            root = root.base
-        address = root.ctypes.data
-        if root.nbytes and address not in self._pinned:
-            torch.cuda.cudart().cudaHostRegister(address, root.nbytes, 0)  # refused: copies take a detour
-            self._pinned[address] = root  # its memory must not go before it is unregistered
+        """See `Device.pin`; where it is refused, copies take a detour."""
+        _PINNED.hold(array, self)
+
+    def unpin(self) -> None:
+        """See `Device.unpin`."""
+        _PINNED.release(self)
 
     def give_back(self) -> None:
         """See `Device.give_back`."""
@@ -180,8 +215,15 @@ class StandIn:
         first, second, third = ((events[after] - events[before]) / 1e3 for before, after in pairwise(_ORDER))
         return first, second, third
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """See `Device.zeros`."""
+        return torch.zeros(shape, dtype=dtype)
+
     def pin(self, array: np.ndarray) -> None:
         """See `Device.pin`."""
+
+    def unpin(self) -> None:
+        """See `Device.unpin`."""
 
     def give_back(self) -> None:
         """See `Device.give_back`."""

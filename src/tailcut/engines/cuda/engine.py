@@ -5,6 +5,7 @@ input of a batch, the computing of the one before it and the output of the one b
 each other only where they share a slot.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -19,7 +20,7 @@ from tailcut.engines.base import Arrays, Bound, EngineOptions
 from tailcut.engines.binding import check_arrays
 from tailcut.engines.compilers import need_compiler
 from tailcut.engines.cuda.buckets import GraphKey, bucket_of
-from tailcut.engines.cuda.device import Cuda, Device, Graph, products_in
+from tailcut.engines.cuda.device import Cuda, Device, Graph, NotCapturedError, products_in
 from tailcut.engines.cuda.faults import device_error
 from tailcut.engines.cuda.staging import Slot, State
 from tailcut.engines.files import FileKind, kind_of
@@ -31,6 +32,7 @@ from tailcut.engines.torch.engine import as_array, as_tensor, use_threads
 from tailcut.engines.torch.program import Program, read_program
 from tailcut.errors import ModelFileError, ReleasedError, TailcutError, UnsupportedError
 
+_log = logging.getLogger("tailcut")
 _LOWER = {"bf16": torch.bfloat16, "f16": torch.float16}
 _MOST_SHAPES = 64  # that a slot has memory and graphs for
 
@@ -63,7 +65,8 @@ class CudaEngine:
             raise ModelFileError(f"{path}: the device's memory has no room for the model") from None
         self._bucket_of = bucket_of(options.cuda.buckets)
         self._graphs: dict[GraphKey, Graph] = {}
-        self._memory: dict[GraphKey, list[Any]] = {}
+        self._memory: dict[GraphKey, list[Any]] = {}  # that the graphs read
+        self._captures = options.cuda.graphs
         self._capturing = threading.Lock()
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for number in range(options.cuda.slots or max(options.instances, 1) + 1):
@@ -100,6 +103,7 @@ class CudaEngine:
         self._graphs.clear()
         self._memory.clear()
         self._module = None
+        self._device.unpin()
 
     def _compile(self, path: Path) -> None:
         """Compile, and have it done before the first request; what is compiled is captured like what is not.
@@ -124,12 +128,14 @@ class CudaEngine:
         try:
             with torch.inference_mode():
                 return self._staged(slot, ins, outs)
-        except RuntimeError as error:  # PyTorch's own are of this kind, the one for no memory too
+        except Exception as error:  # programs raise errors of all kinds
+            if slot.state is not State.FREE:
+                slot.lose()
+            elif isinstance(error, TailcutError):
+                raise  # the device was given nothing
+            self._device.recover()
             if isinstance(error, TailcutError):
                 raise
-            if slot.state is not State.FREE:
-                slot.move(State.LOST)
-            self._device.recover()
             raise device_error(error, "PyTorch") from None
         finally:
             if slot.state is State.LOST:
@@ -140,14 +146,7 @@ class CudaEngine:
         rows = len(ins[0]) if self.spec.batched else 0
         shapes = tuple((self._bucket_of(rows), *one.shape[1:]) if rows else tuple(one.shape) for one in ins)
         key = GraphKey(slot.number, shapes)
-        memory = self._memory.get(key)
-        if memory is None:
-            self._make_room(slot)
-            memory = [
-                torch.zeros(shape, dtype=one.dtype, device=self._device.name)
-                for one, shape in zip(ins, shapes, strict=True)
-            ]
-            self._memory[key] = memory
+        memory = self._input(slot, key, ins)
         events: dict[State, Any] = {}
         end = slot.stale(key, rows)
         began = time.perf_counter_ns()
@@ -169,21 +168,25 @@ class CudaEngine:
         slot.move(State.FREE)
         return targets
 
-    def _make_room(self, slot: Slot) -> None:
-        """Forget a slot's shapes where there are too many; it is taken, so that the device uses none of them."""
-        mine = [key for key in list(self._memory) if key.slot == slot.number]
-        for key in mine if len(mine) >= _MOST_SHAPES else ():
-            self._memory.pop(key, None)
-            self._graphs.pop(key, None)
-            slot.filled.pop(key, None)
+    def _input(self, slot: Slot, key: GraphKey, ins: Sequence[Any]) -> list[Any]:
+        """The memory of a bucket's inputs in a slot that is taken, so that the device uses none of its others."""
+        memory = self._memory.get(key)
+        if memory is None:
+            mine = [one for one in list(self._memory) if one.slot == slot.number]
+            for one in mine if len(mine) >= _MOST_SHAPES else ():
+                self._memory.pop(one, None)
+                self._graphs.pop(one, None)
+                slot.filled.pop(one, None)
+            memory = [self._device.zeros(shape, one.dtype) for one, shape in zip(ins, key.shapes, strict=True)]
+            self._memory[key] = memory
+        return memory
 
     def _graph(self, key: GraphKey, memory: Sequence[Any]) -> Graph:
         """The captured graph of a bucket; the first batch of a bucket captures it."""
         graph = self._graphs.get(key)
         if graph is None:
-            program = self._open()
+            arguments = self._arguments(self._open(), memory)
             with self._capturing:
-                arguments = self._arguments(program, memory)
                 graph = self._captured(lambda: self._module(*arguments), self._pool(key.slot))
                 self._graphs[key] = graph
         return graph
@@ -197,9 +200,14 @@ class CudaEngine:
     def _captured(self, compute: Callable[[], Sequence[Any]], pool: Any) -> Graph:
         """A graph, or what launches operator after operator; the kernels are those of the precision."""
         tf32 = self.options.precision == "tf32"
-        if self.options.cuda.graphs:
-            with products_in(tf32=tf32):
-                return self._device.capture(compute, pool)
+        if self._captures:
+            try:
+                with products_in(tf32=tf32):
+                    return self._device.capture(compute, pool)
+            except NotCapturedError as error:
+                self._captures = False
+                self._device.recover()
+                _log.warning("%s: computed without CUDA graphs: %s", self.spec.name, error)
         results: list[Any] = []
 
         def launch() -> None:

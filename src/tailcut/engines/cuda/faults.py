@@ -39,11 +39,15 @@ def fault_of(text: str) -> Fault:
     return next((fault for fault, words in _WORDS if re.search(words, text, re.IGNORECASE)), Fault.OTHER)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:_REASON_CHARS]
+
+
 def device_error(error: BaseException, engine: str) -> EngineError:
     """The error of a batch, in one line, for what an engine raised while it computed on the device."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    reason = (lines[0] if lines else type(error).__name__)[:_REASON_CHARS]
+    text, reason = str(error), first_line(error)
     match fault_of(text):
         case Fault.FULL:
             return DeviceError(

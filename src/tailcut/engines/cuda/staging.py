@@ -7,6 +7,7 @@ its kind, and streams run side by side, so order between them exists only where 
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from tailcut.engines.cuda.buckets import LARGEST
 from tailcut.errors import ReleasedError
 
 
@@ -59,6 +60,11 @@ class Slot:
         if to not in MOVES[self.state]:
             raise ReleasedError(f"staging slot {self.number} cannot go from {self.state.name} to {to.name}")
         self.state = to
+
+    def lose(self) -> None:
+        """A step failed: all that the slot's memory holds is stale."""
+        self.move(State.LOST)
+        self.filled = dict.fromkeys(self.filled, LARGEST)
 
     def stale(self, bucket: object, rows: int) -> int:
         """Remember so many rows; the end of what an earlier batch left behind them, at least `rows`."""

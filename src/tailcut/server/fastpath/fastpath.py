@@ -98,6 +98,9 @@ class FastPath:
         try:
             made = cls(state)
             lists.load()  # numba is there, then
+        except ModuleNotFoundError as error:
+            _log.warning("serving on the standard path: the fast path needs %s, which is not installed", error.name)
+            return None
         except Exception as error:  # noqa: BLE001  numba may fail in as many ways as there are machines
             _log.warning("fast path disabled; serving on the standard path: %s", error)
             return None

@@ -55,7 +55,7 @@ class Questions:
                 }
             case "RepositoryIndex":
                 models = context.models.index(ready=context.ready)
-                return {"models": [one for one in models if not request.ready or one["state"] == "READY"]}
+                return {"models": [one for one in models if not request.ready or one.get("state") == "READY"]}
             case "RepositoryModelLoad" | "RepositoryModelUnload":
                 return self._control(name == "RepositoryModelLoad", request)
         return self._shared(name, request)

@@ -150,7 +150,7 @@ _SCHEMAS: dict[str, Any] = {
             )
         }
     ),
-    "index": _list(_object({"name": _TEXT, "version": _TEXT, "state": _TEXT, "reason": _TEXT})),
+    "index": _list(_object({"name": _TEXT}, {"version": _TEXT, "state": _TEXT, "reason": _TEXT})),
     "regions": _list(_object({"name": _TEXT, "key": _TEXT, "offset": _NUMBER, "byte_size": _NUMBER})),
     "cuda_regions": _list(_object({"name": _TEXT, "device_id": _NUMBER, "byte_size": _NUMBER})),
     "request": _object(

@@ -139,7 +139,7 @@ def _timeline(context: Context, name: str, *rest: str) -> bytes:
 def _index(context: Context, body: bytes) -> bytes:
     models = context.models.index(ready=context.ready)
     wanted = _fields(body).get("ready") is True
-    return _json([one for one in models if not wanted or one["state"] == "READY"])
+    return _json([one for one in models if not wanted or one.get("state") == "READY"])
 
 
 async def _load(context: Context, body: bytes, name: str) -> bytes:

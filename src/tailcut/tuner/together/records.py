@@ -46,7 +46,7 @@ class Side:
     outputs: Sequence[str]
     rows: RowsDecision
     profile: Profile  # with the settings found
-    copy_bytes: bytes = b""  # of the quantised copy that the profile runs
+    copy_bytes: bytes = b""  # of the copy that the profile runs
     accuracy: Accuracy | None = None  # of the verification
     runs: dict[str, ArmRuns] = field(default_factory=dict)  # by arm
 

@@ -297,8 +297,9 @@ class JointSearch:
             return
         for side, survey, settings in zip(self._outcome.sides, self._surveys, self._best, strict=True):
             side.profile = survey.servers.profile(settings).with_signature()
-            if settings.engine.precision == "int8_static":
-                side.copy_bytes = survey.copies[settings.engine.name].path.read_bytes()
+            copy = survey.servers.copy_of(settings.engine)
+            if copy is not None:
+                side.copy_bytes = copy.read_bytes()
 
 
 class _Named:
