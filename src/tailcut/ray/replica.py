@@ -5,6 +5,7 @@ Whatever way a request comes, the same server computes it: directly, on the port
 die together.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -126,6 +127,14 @@ class MultiplexedReplica:
         except NotFoundError as error:
             return JSONResponse({"error": str(error)}, 404)
         return await local.answer(request)
+
+    async def check_health(self) -> None:
+        """Raise where a server is not ready, so that Serve replaces this replica."""
+        await asyncio.gather(*(local.check() for local in self._running))
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Requests in flight at all servers, for the autoscaler."""
+        return {METRIC: sum(await asyncio.gather(*(local.ongoing() for local in self._running)))}
 
     async def drain(self) -> None:
         """Stop all servers."""
