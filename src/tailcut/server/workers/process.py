@@ -28,6 +28,7 @@ from tailcut.server.workers.shared_traces import TraceRegion
 
 ENVIRONMENT = "TAILCUT_WORKER"
 _PUBLISH_S = 0.25
+_LONGEST_ORDERS = 256  # bytes
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -125,10 +126,15 @@ class Worker:
         """Tell the others that no more are accepted here."""
         self._scoreboard.leave(self._place)
 
-    def report(self, context: Context) -> None:
-        """Say that this worker is ready, publish its counts from now on, and end when the supervisor has ended."""
+    def report(self, context: Context, obey: Callable[[bytes], None]) -> None:
+        """Say that this worker is ready, publish its counts from now on, and end when the supervisor has ended.
+
+        Args:
+            context: of this worker.
+            obey: called with each of the supervisor's orders, also with those that came while the worker loaded.
+        """
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._control, os._exit, 1)  # nothing is ever sent here: readable means closed
+        loop.add_reader(self._control, self._hear, obey)
         context.everywhere = lambda: self._everywhere(context)
         context.processes = lambda: self._processes(context)
         self._scoreboard.occupy(self._place, os.getpid(), self.post)
@@ -144,6 +150,15 @@ class Worker:
     def publish(self, context: Context) -> None:
         """Write the counts where the others find them."""
         self._scoreboard.publish(self._place, as_counts(context))
+
+    def _hear(self, obey: Callable[[bytes], None]) -> None:
+        try:
+            orders = self._control.recv(_LONGEST_ORDERS)
+        except OSError:
+            orders = b""
+        if not orders:  # closed: the supervisor has ended
+            os._exit(1)
+        obey(orders)
 
     def _everywhere(self, context: Context) -> tuple[ServerCounts, Sequence[Counted]]:
         self.publish(context)  # what has been shown once is never taken back, whichever worker is asked next
