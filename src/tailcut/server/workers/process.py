@@ -194,6 +194,7 @@ class _Summed:
     version: str
     model: _Statistics
     latency: LatencyHistogram
+    batch_exemplars: dict[int, Exemplar]
 
 
 def as_counts(context: Context) -> Counts:
@@ -206,6 +207,7 @@ def as_counts(context: Context) -> Counts:
         counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.model.batches_by_rows().items()}
         counts["latency"] = {str(index): count for index, count in enumerate(served.latency.counts) if count}
         counts["exemplars"] = {str(index): list(one) for index, one in served.latency.exemplars.items()}
+        counts["batch_exemplars"] = {str(index): list(one) for index, one in served.batch_exemplars.items()}
         counts["latency_ns"], counts["limit_ns"] = served.latency.total_ns, served.latency.limit_ns
         counts["stages"] = served.model.stages()
         models.setdefault(served.name, {})[served.version] = counts
@@ -217,7 +219,7 @@ def as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:
     server = counts["server"]
     replies = Counter({int(status): count for status, count in server["replies"].items()})
     summed = [
-        _Summed(name, version, _Statistics(statistics), _latency(statistics))
+        _Summed(name, version, _Statistics(statistics), _latency(statistics), _exemplars(statistics["batch_exemplars"]))
         for name, versions in counts["models"].items()
         for version, statistics in versions.items()
     ]
@@ -230,9 +232,12 @@ def _latency(counts: dict[str, Any]) -> LatencyHistogram:
     histogram = LatencyHistogram(counts["limit_ns"], total_ns=counts["latency_ns"])
     for index, count in counts["latency"].items():
         histogram.counts[int(index)] = count
-    for index, exemplar in counts["exemplars"].items():
-        histogram.exemplars[int(index)] = Exemplar(*exemplar)
+    histogram.exemplars |= _exemplars(counts["exemplars"])
     return histogram
+
+
+def _exemplars(published: dict[str, Any]) -> dict[int, Exemplar]:
+    return {int(index): Exemplar(*one) for index, one in published.items()}
 
 
 def _die_with(parent: int) -> None:
