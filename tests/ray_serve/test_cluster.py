@@ -130,6 +130,8 @@ def test_every_way_in_gives_the_same_answer(cluster: Any, models: list[Path]) ->
         np.testing.assert_allclose(handle.infer.remote({"x": x}).result()["y"], expected, rtol=1e-4)
         with pytest.raises(InvalidInputError, match="x"):
             handle.infer.remote({"x": x[:, :3]}).result()
+        with pytest.raises(InvalidInputError, match="is not a W3C traceparent"):
+            handle.infer.remote({"x": x}, traceparent="00-12-34").result()
         url = serve.status().proxies and f"http://127.0.0.1:{proxy_port()}/app/v2/models/m"
         entry = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
         request = urllib.request.Request(f"{url}/infer", json.dumps({"inputs": [entry]}).encode(), method="POST")

@@ -72,6 +72,7 @@ class LocalServer:
         model: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Compute a model's outputs. Arguments and errors are those of `tailcut.Client.infer`.
 
@@ -81,7 +82,8 @@ class LocalServer:
         names = self.server.models
         if not model and len(names) > 1:
             raise InvalidInputError(f"name a model, as in infer(inputs, model=NAME): there are {', '.join(names)}")
-        return await self._client.infer(model or names[0], inputs, outputs=outputs, timeout_s=timeout_s)
+        name = model or names[0]
+        return await self._client.infer(name, inputs, outputs=outputs, timeout_s=timeout_s, traceparent=traceparent)
 
     async def answer(self, request: Request) -> Response:
         """Hand a request on as it is, and the answer back."""
