@@ -20,7 +20,7 @@ from tests.engines.models import perceptron
 from tests.schemas import validated
 from tests.servers import TIMEOUT_S, Server, raw_request, serving
 
-from tailcut.live.records import Finding, Latency, ModelView, ProcessView, StepView, View
+from tailcut.live.records import About, Finding, Latency, ModelAbout, ModelView, ProcessView, StepView, View
 from tailcut.report.live import Screen, live_lines, live_screen
 from tailcut.runtime.tracing.records import SlowRequest
 from tailcut.runtime.tracing.timeline import MARKS
@@ -97,9 +97,9 @@ def view(*models: ModelView, clock_s: float = 100.0, processes: int = 1) -> View
     )  # fmt: skip
 
 
-def drawn(screen: Screen, width: int) -> str:
+def drawn(screen: Screen, width: int, height: int | None = None) -> str:
     console = Console(file=StringIO(), width=width, force_terminal=False)
-    console.print(live_screen(screen, width))
+    console.print(live_screen(screen, width, height))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -133,6 +133,54 @@ def test_what_is_not_known_is_not_shown_as_a_number() -> None:
     text = "\n".join(live_lines(view(idle, few)))
     assert "p50 no requests" in text
     assert "p99 too few" in text
+
+
+def about(**changed: str) -> About:
+    """What the server says of the model of `view`: so many rows, and settings."""
+    names = {name.replace("_", "."): value for name, value in changed.items()}
+    settings = {"engine.name": "onnxruntime"} | names
+    one = ModelAbout(
+        name="churn", version="1", settings=settings, changed=list(names), facts={}, rows=512, memory_bytes=1 << 20
+    )
+    return About(version="0", pid=7, slo_ms=None, queue_rows=None, models=[one], models_left_out=0)
+
+
+def test_rows_batches_and_settings() -> None:
+    """As the page has them: those of the moment, of all processes, and the settings that are not the defaults."""
+    screen = Screen("x", about=about(engine_threads="2"))
+    screen.add(view(model(batch_sizes={1: 60, 30: 40, 2: 0}), processes=2))
+    text = drawn(screen, 100)
+    assert "rows of churn: 5 waiting, 6 of 1,024 in use; batches: 1 row 60 %, 30 rows 40 %\n" in text
+    assert "settings of churn: engine.threads=2\n" in text
+    screen.about = about()
+    assert "settings of churn: defaults\n" in drawn(screen, 100)
+    screen.about = None
+    assert "rows of churn: 5 waiting, 6 in use" in drawn(screen, 100)
+    assert "rows of" not in drawn(screen, 50)
+
+
+def test_many_sizes_of_batches() -> None:
+    """Are put together between powers of two."""
+    screen = Screen("x")
+    screen.add(view(model(batch_sizes={1: 1, 2: 1, 3: 1, 4: 2, 5: 1, 8: 2, 9: 1, 16: 1})))
+    text = drawn(screen, 150)
+    assert "batches: 1 row 10 %, 2 rows 10 %, 3 to 4 rows 30 %, 5 to 8 rows 30 %, 9 to 16 rows 20 %\n" in text
+    assert " ".join(drawn(screen, 60).split()).count("9 to 16 rows 20 %") == 1  # on a second line
+
+
+def test_a_low_terminal_has_what_fits() -> None:
+    """The settings go first, then rows and batches; the rest is as it was."""
+    screen = Screen("x", about=about(engine_threads="2"))
+    screen.add(view(model()))
+    whole = drawn(screen, 80)
+    lines = len(whole.splitlines())
+    assert drawn(screen, 80, lines) == whole
+    assert "settings of" not in (less := drawn(screen, 80, lines - 1))
+    assert "rows of" in less
+    least = drawn(screen, 80, lines - 2)
+    assert "rows of" not in least
+    assert "slowest of the last minute" in least
+    assert drawn(screen, 80, 3) == least
 
 
 def test_a_minute_is_kept() -> None:

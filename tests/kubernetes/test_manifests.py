@@ -1,6 +1,8 @@
 """The manifests: valid by the schemas of their kinds, and in agreement with each other, the image and the server."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,21 @@ def test_the_validation_finds_faults(name: str, fault: str) -> None:
         one["spec"]["triggers" if "scaled" in name else "containers" if "kserve" in name else "selector"] = "text"
     with pytest.raises((AssertionError, jsonschema.ValidationError)):
         validate(one)
+
+
+def test_the_guide_names_the_registry_in_every_file(tmp_path: Path) -> None:
+    """The command of the guide leaves no image that only the machine which built it has."""
+    guide = (DEPLOY.parent / "docs" / "guide" / "kubernetes.md").read_text(encoding="utf-8")
+    command = next(line.strip() for line in guide.splitlines() if line.startswith("    sed -i"))
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    images = [
+        image
+        for name in NAMES
+        for image in re.findall(r"image: (\S+)", (tmp_path / "deploy" / name).read_text(encoding="utf-8"))
+    ]
+    assert images
+    assert all(image.startswith("registry.example/tailcut:") for image in images)
 
 
 @pytest.mark.parametrize("kind", SPECS)

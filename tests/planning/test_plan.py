@@ -7,6 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from tailcut.engines import EngineOptions
+from tailcut.engines.base import CudaOptions
 from tailcut.errors import UsageError
 from tailcut.lab.arrivals import Poisson
 from tailcut.models import digits_model
@@ -16,7 +18,7 @@ from tailcut.planning.measured import Measured
 from tailcut.planning.plan import Wanted, make_plan
 from tailcut.planning.records import PlanResult
 from tailcut.runtime.profile import Profile
-from tailcut.runtime.settings import Settings
+from tailcut.runtime.settings import SecondEngine, Settings
 from tailcut.tuner.service import MeasuredService, Served
 from tailcut.tuner.simulate import simulate_closed
 from tailcut.tuner.space import changed
@@ -121,10 +123,31 @@ def test_several_models_on_shared_cores() -> None:
     assert found.assumptions.routing == "round-robin"
 
 
-def test_a_gpu_a_replica() -> None:
-    """Where the profile computes on a device."""
+def on_device(name: str, index: int) -> Measured:
+    """A model whose engine is on this device."""
+    return measured(name, device="cuda", cuda=CudaOptions(index=index))
+
+
+def test_devices_of_each_replica() -> None:
+    """As many as its engines name: the second engine's, too, and one that models share once."""
     found = plan(models=[measured(device="cuda")])
     assert found.gpus == found.replicas
+    one = measured()
+    second = SecondEngine(engine=EngineOptions(device="cuda"))
+    settings = changed(one.profile.settings, batching={"second": second})
+    found = plan(models=[replace(one, profile=msgspec.structs.replace(one.profile, settings=settings))])
+    assert found.gpus == found.replicas
+    limits = [Limit("p99", 60.0)] * 2
+    for other, each in ((0, 1), (1, 2)):
+        found = plan(models=[on_device("a", 0), on_device("b", other)], rates=[300.0, 50.0], limits=limits)
+        assert found.gpus == each * found.replicas
+
+
+def test_workers_of_all_replicas() -> None:
+    """The processes that are needed together."""
+    assert plan().workers == plan().replicas
+    found = plan(workers=2)
+    assert found.workers == 2 * found.replicas
 
 
 def test_other_cores_are_said() -> None:

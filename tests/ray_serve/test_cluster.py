@@ -130,6 +130,8 @@ def test_every_way_in_gives_the_same_answer(cluster: Any, models: list[Path]) ->
         np.testing.assert_allclose(handle.infer.remote({"x": x}).result()["y"], expected, rtol=1e-4)
         with pytest.raises(InvalidInputError, match="x"):
             handle.infer.remote({"x": x[:, :3]}).result()
+        with pytest.raises(InvalidInputError, match="is not a W3C traceparent"):
+            handle.infer.remote({"x": x}, traceparent="00-12-34").result()
         url = serve.status().proxies and f"http://127.0.0.1:{proxy_port()}/app/v2/models/m"
         entry = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
         request = urllib.request.Request(f"{url}/infer", json.dumps({"inputs": [entry]}).encode(), method="POST")
@@ -177,6 +179,46 @@ def test_replicas_follow_the_load(cluster: Any, models: list[Path]) -> None:
             until(lambda: len(client.servers) == 1)
             light.more(1)
     assert (load.wrong, load.failed, light.wrong, light.failed) == ([], [], [], [])
+
+
+def test_replicas_of_models_on_demand_follow_the_load(cluster: Any, models: list[Path]) -> None:
+    """By what the servers of all loaded models report: the load is on one of them, past all that Serve counts."""
+    from ray import serve
+
+    def are_running() -> int:
+        deployment = serve.status().applications["app"].deployments["tailcut"]
+        return int(deployment.replica_states.get("RUNNING", 0))
+
+    x = np.random.default_rng(3).standard_normal((1, WIDTH)).astype(np.float32)
+    named = {"a": models[0], "b": models[1]}
+    scaled = Replicas(least=1, most=2, up_s=2.0, down_s=2.0, window_s=2.0)
+    application = tailcut.ray.deployment(
+        named, replicas=scaled, target_ongoing_requests=0.001, cpus=0.5, drain_s=0.0, **QUICK
+    )
+    with running(application) as handle:
+        for name, model in named.items():
+            answer = handle.options(multiplexed_model_id=name).infer.remote({"x": x}).result()
+            np.testing.assert_allclose(answer["y"], truth(model, x), rtol=1e-4)
+        until(lambda: are_running() == 1)
+        with tailcut.Client(f"http://127.0.0.1:{port_of(models[0])}") as client:
+
+            def ask() -> bool:
+                client.infer("a", {"x": x})
+                return are_running() == 2
+
+            until(ask)
+        until(lambda: are_running() == 1)
+
+
+def port_of(model: Path) -> int:
+    """The port of the server of a model on this machine."""
+    import psutil
+
+    return next(
+        int(one.laddr.port)
+        for one in psutil.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN and one.pid and f"a={model}" in psutil.Process(one.pid).cmdline()
+    )
 
 
 def test_a_killed_replica_and_a_lost_node(cluster: Any, models: list[Path]) -> None:

@@ -60,6 +60,8 @@ def test_devices() -> None:
     assert resources_of(profile(settings(device="cuda"))).gpus == 1
     second = Settings(batching=BatchingSettings(second=SecondEngine(engine=EngineOptions(device="cuda"))))
     assert resources_of(profile(second)).gpus == 1
+    model = StepModelSettings(file="a.onnx", sha256="x", engine=EngineOptions(device="cuda"))
+    assert resources_of(profile(Settings(pipeline=PipelineSettings(models=(model,))))).gpus == 1
 
 
 def test_memory_is_what_the_tune_has_measured() -> None:
@@ -85,8 +87,11 @@ def test_pinned_threads_need_a_node(given: Settings, exclusive: bool) -> None:
 
 
 def test_models_of_one_server() -> None:
-    """Share its CPUs, and Ray's process; their memory adds up, where that of all is known."""
-    one = Resources(2.0, 0.0, GB + REPLICA_BYTES, exclusive=False)
-    other = Resources(1.0, 1.0, 2 * GB + REPLICA_BYTES, exclusive=True)
-    assert together([one, other]) == Resources(2.0, 1.0, 3 * GB + REPLICA_BYTES, exclusive=True)
-    assert together([one, Resources(1.0, 0.0, 0, exclusive=False)]).memory_bytes == 0
+    """Share its CPUs, its devices, and Ray's process; their memory adds up, where that of all is known."""
+    none, first = frozenset[int](), frozenset({0})
+    one = Resources(2.0, none, GB + REPLICA_BYTES, exclusive=False)
+    other = Resources(1.0, first, 2 * GB + REPLICA_BYTES, exclusive=True)
+    assert together([one, other]) == Resources(2.0, first, 3 * GB + REPLICA_BYTES, exclusive=True)
+    assert together([one, Resources(1.0, none, 0, exclusive=False)]).memory_bytes == 0
+    assert together([other, Resources(1.0, frozenset({1}), 0, exclusive=False)]).gpus == 2
+    assert together([other, other]).gpus == 1

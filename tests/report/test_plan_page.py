@@ -38,6 +38,12 @@ def test_one_replica() -> None:
     assert "no replica may be lost" in shown(found)
 
 
+def test_workers_and_devices() -> None:
+    """Are counted over all replicas, where there are several."""
+    found = plan(rates=[20.0], workers=2, cores=2.0, models=[measured(device="cuda")])
+    assert headline(found)[0] == "1 replica, 2 workers, 2 cores, 1 GPU"
+
+
 def test_the_page_has_charts_and_escapes_names() -> None:
     """A model's name is text; the raw numbers are there to be saved."""
     found = plan(models=[measured("<b>x</b>")])

@@ -183,13 +183,15 @@ def test_exemplars(tmp_path: Path, workers: int) -> None:
         families = {family.name: family for family in open_metrics_families(wire.ask(head).body.decode())}
         assert b"trace_id" not in wire.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body
         assert server.stop() == 0
-    below = 0.0
-    traces = []
-    for sample in families["tailcut_request_seconds"].samples:
-        if sample.name.endswith("_bucket") and sample.exemplar is not None:
-            traces.append(int(sample.exemplar.labels["trace_id"], 16))
-            assert below <= sample.exemplar.value <= float(sample.labels["le"])
-            assert abs(float(sample.exemplar.timestamp) - time.time()) < 3600
-        below = float(sample.labels.get("le", 0))
-    assert max(traces) == 19
-    assert all(1 <= trace < 20 for trace in traces)
+    for name in ("tailcut_request_seconds", "tailcut_batch_rows"):
+        below = 0.0
+        traces = []
+        for sample in families[name].samples:
+            if sample.name.endswith("_bucket") and sample.exemplar is not None:
+                traces.append(int(sample.exemplar.labels["trace_id"], 16))
+                assert below <= sample.exemplar.value <= float(sample.labels["le"])
+                assert abs(float(sample.exemplar.timestamp) - time.time()) < 3600
+            below = float(sample.labels.get("le", 0))
+        assert max(traces) == 19
+        assert all(1 <= trace < 20 for trace in traces)
+    assert len(traces) == 1  # all batches are of one row

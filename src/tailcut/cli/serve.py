@@ -32,7 +32,7 @@ from tailcut.cli.serving.sources import (
     need_sources,
     trust_programs,
 )
-from tailcut.cli.serving.workers import count, need_shareable, run_supervisor, worker_group
+from tailcut.cli.serving.workers import count, need_shareable, run_supervisor, shared_secrets, worker_group
 
 if TYPE_CHECKING:
     pass
@@ -243,7 +243,8 @@ def serve(  # noqa: PLR0915  an option a line
     size = 1 if worker or (alone and workers is None) else count(workers, given)
     if size > 1:
         need_shareable(needs_one=alone)
-        group = worker_group(size, len(given), limits.drain_s, max_restarts)
+        secrets = shared_secrets(certificates, token_file, given)
+        group = worker_group(size, len(given), limits.drain_s, max_restarts, secrets)
         raise typer.Exit(run_supervisor(group, address, json=json))
     log_certificates(certificates, worker)
     reader = SourceReader(worker, max_batch_size, batching, device, accept_model_change, also_cpu)
@@ -272,8 +273,8 @@ def serve(  # noqa: PLR0915  an option a line
         gc_freeze=any(profile.settings.memory.gc_freeze for profile in profiles),
         shared_memory=shared_memory.lstrip("/") if shared_memory else None,
         model_control=allow_model_control or started.control,
-        token=read_token(token_file, worker) if token_file is not None else None,
-        read_token=partial(read_token, token_file) if token_file is not None else None,
+        token=read_token(token_file, warns=worker is None or worker.post == 0) if token_file is not None else None,
+        read_token=partial(read_token, token_file, warns=worker is None) if token_file is not None else None,
         require_token=require_token,
         certificates=certificates,
         access_log=access_log,

@@ -87,7 +87,8 @@ def _output(screen: "Screen", *, once: bool, json: bool) -> "Iterator[Callable[[
 
     def drawn(view: "View") -> "RenderableType":
         screen.add(view)
-        return live_screen(screen, console.width, bars=not console.options.ascii_only)
+        height = None if once else console.height
+        return live_screen(screen, console.width, height, bars=not console.options.ascii_only)
 
     if json:
         yield lambda view: print(msgspec.json.encode(view).decode(), flush=True)

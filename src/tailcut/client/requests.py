@@ -170,8 +170,6 @@ def model_path(model: str, version: str = "") -> str:
 def trace_lines(traceparent: str | None = None) -> bytes:
     """The header lines of a W3C trace context: of this one or, with None, of OpenTelemetry's current span.
 
-    OpenTelemetry is not imported here: a program without it has no span either.
-
     Raises:
         InvalidInputError: `traceparent` is malformed.
     """
@@ -179,14 +177,23 @@ def trace_lines(traceparent: str | None = None) -> bytes:
         if not traceparent.isascii() or read_context(traceparent.encode()) is None:
             raise InvalidInputError(f"{traceparent!r} is not a W3C traceparent: write 00-TRACE-SPAN-FLAGS")
         return f"traceparent: {traceparent}\r\n".encode()
+    current, state = current_trace()
+    lines = [f"traceparent: {current}\r\n"] * bool(current) + [f"tracestate: {state}\r\n"] * bool(state)
+    return "".join(lines).encode("latin-1")
+
+
+def current_trace() -> tuple[str, str]:
+    """The `traceparent` and the `tracestate` of OpenTelemetry's current span; empty where there is none.
+
+    OpenTelemetry is not imported here: a program without it has no span either.
+    """
     current_span = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
     context = None if current_span is None else current_span().get_span_context()
     if context is None or not context.is_valid:
-        return b""
+        return "", ""
     sampled = bool(context.trace_flags.sampled)
-    line = f"traceparent: {written(f'{context.trace_id:032x}', f'{context.span_id:016x}', sampled=sampled)}\r\n"
     state = context.trace_state.to_header() if context.trace_state else ""
-    return (line + (f"tracestate: {state}\r\n" if state else "")).encode("latin-1")
+    return written(f"{context.trace_id:032x}", f"{context.span_id:016x}", sampled=sampled), state
 
 
 def with_trace(parts: Parts, lines: bytes) -> Parts:

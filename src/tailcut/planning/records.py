@@ -116,6 +116,7 @@ class PlanResult(Record, frozen=True):
     models: list[PlannedModel]
     replicas: int
     needed: int  # without those that may be lost
+    workers: int  # server processes of all replicas
     cores: float
     gpus: int
     predicted: Predicted  # of all models together: latencies of the one nearest to its limit, or furthest over it

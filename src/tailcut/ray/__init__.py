@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tailcut.ray.application import build, deployment
     from tailcut.ray.plan import Replicas
+    from tailcut.ray.tracing import traceparent
 
-_HOMES = {"build": "application", "deployment": "application", "Replicas": "plan"}
+_HOMES = {"build": "application", "deployment": "application", "Replicas": "plan", "traceparent": "tracing"}
 
-__all__ = ["Replicas", "build", "deployment"]
+__all__ = ["Replicas", "build", "deployment", "traceparent"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from tailcut.runtime.opening.source import is_profile
 from tailcut.runtime.profile import Profile, is_pipeline
 
 Source = str | Path
-_BARE = Resources(cpus=1.0, gpus=0.0, memory_bytes=0, exclusive=False)
+_BARE = Resources(cpus=1.0, devices=frozenset(), memory_bytes=0, exclusive=False)
 
 
 def deployment(  # noqa: PLR0913  the options of a deployment, all but the first by name

@@ -72,6 +72,7 @@ class LocalServer:
         model: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Compute a model's outputs. Arguments and errors are those of `tailcut.Client.infer`.
 
@@ -81,7 +82,8 @@ class LocalServer:
         names = self.server.models
         if not model and len(names) > 1:
             raise InvalidInputError(f"name a model, as in infer(inputs, model=NAME): there are {', '.join(names)}")
-        return await self._client.infer(model or names[0], inputs, outputs=outputs, timeout_s=timeout_s)
+        name = model or names[0]
+        return await self._client.infer(name, inputs, outputs=outputs, timeout_s=timeout_s, traceparent=traceparent)
 
     async def answer(self, request: Request) -> Response:
         """Hand a request on as it is, and the answer back."""
@@ -100,18 +102,15 @@ class LocalServer:
         Raises:
             RuntimeError: it is not; the message is its own.
         """
-        if self.server.draining:
-            return
-        async with self._http.get("http://localhost/v2/health/ready") as answer:
-            if answer.status != 200:
-                raise RuntimeError(f"the server is not ready: {(await answer.text())[:_MESSAGE]}")
+        status, text = await self._get("/v2/health/ready")
+        if status != 200 and not self.server.draining:
+            raise RuntimeError(f"the server is not ready: {text[:_MESSAGE]}")
 
     async def ongoing(self) -> float:
         """Requests in flight at it, averaged over the time since the last call."""
-        async with self._http.get("http://localhost/metrics", headers=self._headers) as answer:
-            now = read_counts(await answer.text(), time.monotonic())
-        before, self._counts = self._counts, now
-        return ongoing(before, now, self._plan.carried.rate, self._plan.carried.ongoing)
+        _, text = await self._get("/metrics")
+        before, self._counts = self._counts, read_counts(text, time.monotonic())
+        return ongoing(before, self._counts, self._plan.carried.rate, self._plan.carried.ongoing)
 
     async def stop(self) -> None:
         """Have it answer what is in flight, and end."""
@@ -122,6 +121,16 @@ class LocalServer:
     def published(self) -> dict[str, Any]:
         """What clients are told of it."""
         return {"url": self.server.url, "models": self.server.models}
+
+    async def _get(self, path: str) -> tuple[int, str]:
+        """Status and body of a GET; 503 and nothing where the server was told to stop and does not answer any more."""
+        try:
+            async with self._http.get(f"http://localhost{path}", headers=self._headers) as answer:
+                return answer.status, await answer.text()
+        except (aiohttp.ClientError, RuntimeError):  # the latter: the session is closed
+            if self.server.draining:
+                return 503, ""
+            raise
 
 
 def _token(path: Path) -> str:

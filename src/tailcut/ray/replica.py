@@ -5,6 +5,7 @@ Whatever way a request comes, the same server computes it: directly, on the port
 die together.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ class Replica:
         model: str = "",
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Compute a model's outputs, for other deployments: `await handle.infer.remote(inputs)`.
 
@@ -61,11 +63,13 @@ class Replica:
             model: its name; may be left out where there is only one.
             outputs: those that are wanted; None: all.
             timeout_s: for the call; None: 30 s.
+            traceparent: the caller's W3C trace context, as `tailcut.ray.traceparent()` has it; None: that of Serve's
+                own tracing, where it is on.
 
         Raises:
             TailcutError: as `tailcut.Client.infer`.
         """
-        return await self._local.infer(inputs, model, outputs, timeout_s)
+        return await self._local.infer(inputs, model, outputs, timeout_s, traceparent)
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request of Serve's proxy."""
@@ -114,10 +118,11 @@ class MultiplexedReplica:
         *,
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
     ) -> dict[str, np.ndarray]:
         """Compute the outputs of `handle.options(multiplexed_model_id=ID).infer.remote(inputs)`. As `Replica.infer`."""
         local: LocalServer = await self._load(self._named())
-        return await local.infer(inputs, "", outputs, timeout_s)
+        return await local.infer(inputs, "", outputs, timeout_s, traceparent)
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request of Serve's proxy that names a model in the header `serve_multiplexed_model_id`."""
@@ -126,6 +131,14 @@ class MultiplexedReplica:
         except NotFoundError as error:
             return JSONResponse({"error": str(error)}, 404)
         return await local.answer(request)
+
+    async def check_health(self) -> None:
+        """Raise where a server is not ready, so that Serve replaces this replica."""
+        await asyncio.gather(*(local.check() for local in self._running))
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Requests in flight at all servers, for the autoscaler."""
+        return {METRIC: sum(await asyncio.gather(*(local.ongoing() for local in self._running)))}
 
     async def drain(self) -> None:
         """Stop all servers."""

@@ -13,15 +13,21 @@ class Resources:
     """Of one replica.
 
     Args:
-        cpus, gpus: that it keeps busy at full load.
+        cpus: that it keeps busy at full load.
+        devices: indices of the CUDA devices that its engines are on.
         memory_bytes: 0 where it is not known.
         exclusive: whether it needs a node without another replica of its kind.
     """
 
     cpus: float
-    gpus: float
+    devices: frozenset[int]
     memory_bytes: int
     exclusive: bool
+
+    @property
+    def gpus(self) -> float:
+        """How many CUDA devices it needs."""
+        return float(len(self.devices))
 
 
 def resources_of(profile: Profile) -> Resources:
@@ -32,7 +38,6 @@ def resources_of(profile: Profile) -> Resources:
     """
     settings, machine = profile.settings, profile.machine
     most = _count(machine.get("usable_cpus"))
-    devices = _devices(profile)
     if settings.pipeline is not None:
         stages = sum(stage.workers for stage in settings.pipeline.stages)
         engines = [model.engine for model in settings.pipeline.models if model.engine is not None]
@@ -45,28 +50,22 @@ def resources_of(profile: Profile) -> Resources:
     peak = _count(_arm(profile.evidence).get("memory_peak_bytes"))
     return Resources(
         cpus=float(min(cpus, most) if most else cpus),
-        gpus=float(devices),
+        devices=settings.devices,
         memory_bytes=peak + REPLICA_BYTES if peak else 0,
         exclusive=settings.engine.pinning or settings.io.own_core or settings.io.workers > 1,
     )
 
 
 def together(parts: list[Resources]) -> Resources:
-    """Of several models in one server, which share its CPUs: as many as the largest needs."""
+    """Of several models in one server, which share its CPUs and devices: as many CPUs as the largest needs."""
     known = all(part.memory_bytes for part in parts)
     extra = sum(part.memory_bytes - REPLICA_BYTES for part in parts)
     return Resources(
         cpus=max(part.cpus for part in parts),
-        gpus=max(part.gpus for part in parts),
+        devices=frozenset[int]().union(*(part.devices for part in parts)),
         memory_bytes=extra + REPLICA_BYTES if known else 0,
         exclusive=any(part.exclusive for part in parts),
     )
-
-
-def _devices(profile: Profile) -> int:
-    second = profile.settings.batching.second
-    engines = [profile.settings.engine, *([second.engine] if second is not None else [])]
-    return len({engine.cuda.index for engine in engines if engine.device == "cuda"})
 
 
 def _arm(evidence: dict[str, Any]) -> dict[str, Any]:

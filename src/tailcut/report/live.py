@@ -1,10 +1,11 @@
-"""A running server in a terminal: the figures of one second as tables that fit its width, or as one line a model."""
+"""A running server in a terminal: the figures of one second as tables that fit its size, or as one line a model."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import pairwise
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,8 @@ _KEPT_S = 60.0
 _SLOW = 5
 _MODELS = 20
 _NAME = 6  # characters of a name at least
+_DETAILS = 60  # columns from which on there is room for rows, batches and settings
+_SIZES = 6  # of batches, each by itself; more are put together
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLOURS = {"warning": "yellow", "fault": "red"}
 
@@ -43,8 +46,15 @@ class Screen:
         self.slow = sorted(kept, key=lambda entry: -entry[1].marks_us["written"])[:_SLOW]
 
 
-def live_screen(screen: Screen, width: int, *, bars: bool = True) -> RenderableType:
-    """Everything that fits so many columns; `bars`: whether the terminal has characters to draw with."""
+def live_screen(screen: Screen, width: int, height: int | None = None, *, bars: bool = True) -> RenderableType:
+    """Everything that fits.
+
+    Args:
+        screen: to be shown.
+        width: columns of the terminal.
+        height: its lines; None: as many as are needed. Rows, batches and settings are left out where there are too few.
+        bars: whether the terminal has characters to draw with.
+    """
     view = screen.view
     if view is None:
         return Text(f"{screen.title}: waiting for the first second")
@@ -56,6 +66,7 @@ def live_screen(screen: Screen, width: int, *, bars: bool = True) -> RenderableT
     if bars and len(screen.rates) > 1:
         lines.append(_history(screen.rates, view.clock_s, width))
     lines.append(_table(_MODEL_COLUMNS, view.models[:_MODELS], width))
+    details_at = len(lines)
     hidden = view.models_left_out + max(0, len(view.models) - _MODELS)
     if hidden:
         lines.append(f"{hidden} further models had fewer requests")
@@ -67,12 +78,18 @@ def live_screen(screen: Screen, width: int, *, bars: bool = True) -> RenderableT
         lines += [Text(_slow_line(*entry, view.clock_s), overflow="ellipsis", no_wrap=True) for entry in screen.slow]
     if len(view.processes) > 1:
         lines.append(_table(_PROCESS_COLUMNS, view.processes, width))
+    settings_at = len(lines)
     lines += [
         f"[{_COLOURS[check.severity]}]{check.severity}[/] {check.name}: {escape(check.finding)}"
         for check in screen.findings
         if check.severity in _COLOURS
     ]
-    return Group(*lines)
+    if width < _DETAILS:
+        return Group(*lines)
+    room = None if height is None else height - _height(lines, width)
+    rows, room = _fitting(_row_lines(screen, view), width, room)
+    settings, _ = _fitting(_setting_lines(screen), width, room)
+    return Group(*lines[:details_at], *rows, *lines[details_at:settings_at], *settings, *lines[settings_at:])
 
 
 def live_lines(view: View) -> list[str]:
@@ -102,6 +119,60 @@ def _totals(view: View) -> str:
     if view.throttled_ms:
         parts.append(f"[yellow]stopped by the quota for {view.throttled_ms:,.0f} ms[/]")
     return ", ".join(parts)
+
+
+def _row_lines(screen: Screen, view: View) -> list[Text]:
+    """For each model the rows that wait and that are in use, and how large its batches were."""
+    known = {(one.name, one.version): one.rows for one in screen.about.models} if screen.about is not None else {}
+    lines = []
+    for model in view.models[:_MODELS]:
+        rows = known.get((model.name, model.version))
+        of = f" of {count(rows * len(view.processes))}" if rows else ""
+        parts = [f"rows of {model.name}: {count(model.queued_rows)} waiting, {count(model.rows_in_use)}{of} in use"]
+        lines.append(Text("; ".join([*parts, *_sizes(model)])))
+    return lines
+
+
+def _sizes(model: ModelView) -> list[str]:
+    """The share of batches of each size; of many sizes, in ranges between powers of two."""
+    sizes = {(rows, rows): batches for rows, batches in model.batch_sizes.items() if batches}
+    if len(sizes) > _SIZES:
+        ranges: dict[tuple[int, int], int] = {}
+        for (rows, _), batches in sizes.items():
+            most = 1 << max(0, rows - 1).bit_length()
+            place = (most // 2 + 1, most) if most > 1 else (rows, rows)
+            ranges[place] = ranges.get(place, 0) + batches
+        sizes = ranges
+    total = sum(sizes.values())
+    shares = [f"{_rows(*size)} {100 * batches / total:.0f} %" for size, batches in sorted(sizes.items())]
+    return [f"batches: {', '.join(shares)}"] if shares else []
+
+
+def _rows(first: int, last: int) -> str:
+    if first < last:
+        return f"{first} to {last} rows"
+    return "1 row" if first == 1 else f"{first} rows"
+
+
+def _setting_lines(screen: Screen) -> list[Text]:
+    """For each model the settings that differ from the defaults."""
+    models = screen.about.models[:_MODELS] if screen.about is not None else []
+    changed = [(one.name, [f"{name}={one.settings[name]}" for name in one.changed]) for one in models]
+    return [Text(f"settings of {name}: {', '.join(settings) or 'defaults'}") for name, settings in changed]
+
+
+def _fitting(lines: Sequence[Text], width: int, room: int | None) -> tuple[Sequence[Text], int | None]:
+    """The lines where all of them fit, else none, and the room that is left; None: as much as is needed."""
+    if room is None:
+        return lines, None
+    left = room - _height(lines, width)
+    return (lines, left) if left >= 0 else ((), room)
+
+
+def _height(lines: Iterable[RenderableType], width: int) -> int:
+    """How many lines a terminal of this width needs for them."""
+    console = Console(width=width, file=StringIO())
+    return sum(len(console.render_lines(line, pad=False)) for line in lines)
 
 
 def _history(rates: Sequence[tuple[float, float]], now_s: float, width: int) -> Text:

@@ -57,8 +57,10 @@ def headline(found: PlanResult) -> tuple[str, str]:
         for one in found.models
     )
     spare = found.replicas - found.needed
-    what = f"{found.replicas:,} replica{'s' if found.replicas > 1 else ''}, {found.cores:g} cores"
-    what += f", {found.gpus} GPUs" if found.gpus else ""
+    what = f"{found.replicas:,} replica{'s' if found.replicas > 1 else ''}"
+    what += f", {found.workers:,} workers" if found.assumptions.workers > 1 else ""
+    what += f", {found.cores:g} cores"
+    what += f", {found.gpus} GPU{'s' if found.gpus > 1 else ''}" if found.gpus else ""
     rest = f"; {found.needed:,} are enough" if spare else ""
     head = f"{what}{' (simulated)' if found.assumptions.simulated else ''}"
     rate = f"{count(found.predicted.rate)} requests/s and {100 * found.assumptions.headroom:g} % headroom"

@@ -99,6 +99,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     io: IoSettings = IoSettings()
     pipeline: PipelineSettings | None = None  # of its steps, where it is a pipeline that was tuned
 
+    @property
+    def devices(self) -> frozenset[int]:
+        """Indices of the CUDA devices of the engine, of the second one, and of a pipeline's models."""
+        second = self.batching.second
+        engines = [self.engine, *([second.engine] if second is not None else [])]
+        if self.pipeline is not None:
+            engines += [model.engine for model in self.pipeline.models if model.engine is not None]
+        return frozenset(engine.cuda.index for engine in engines if engine.device == "cuda")
+
     def describe(self, base: "Settings | None" = None) -> str:
         """The settings that differ from `base` (default: the defaults), as `engine.threads=2 io.workers=2`.
 

@@ -36,6 +36,7 @@ from tailcut.server.tracing.sampler import Sampler
 from tailcut.server.tracing.settings import TracingSettings
 from tailcut.server.tracing.tracer import Tracer
 from tailcut.server.workers.process import Worker, as_counts
+from tailcut.server.workers.secrets import CERTIFICATE, TOKEN
 
 if TYPE_CHECKING:
     from tailcut.server.grpc.service import GrpcServer
@@ -92,8 +93,9 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns when everything in flight has been answered.
 
-    A worker accepts from its supervisor's listeners instead of its own, and SIGHUP retires it. Alone, the server reads
-    its certificate, its token and all models anew on SIGHUP. SIGUSR1 has a line of counts logged.
+    A worker accepts from its supervisor's listeners instead of its own, SIGHUP retires it, and it reads its certificate
+    and its token anew when the supervisor says so. Alone, the server reads both and all models anew on SIGHUP. SIGUSR1
+    has a line of counts logged.
 
     Raises:
         UsageError: the address cannot be had, or what traces need.
@@ -148,7 +150,7 @@ async def _serve(
         gc.disable()
     elif not options.models_change:  # where models go, nothing of them must be kept
         gc.freeze()  # what is there now stays: looking through it held the loop for 85 ms at every full collection
-    _be_ready(context, worker)
+    _be_ready(context, worker, options.certificates)
     take_over(listeners)
     on_ready(address)
     event_monitor = EventMonitor(
@@ -178,11 +180,19 @@ def _doors(
     return [Acceptor(state, listener, protocol) for listener, protocol in zip(listeners, protocols, strict=True)]
 
 
-def _be_ready(context: Context, worker: Worker | None) -> None:
+def _be_ready(context: Context, worker: Worker | None, certificates: Certificates | None) -> None:
     metadata.version()  # reads files, which no request should wait for later
     context.ready = True
     if worker is not None:
-        worker.report(context)
+        worker.report(context, partial(_read_secrets, context, certificates))
+
+
+def _read_secrets(context: Context, certificates: Certificates | None, orders: bytes) -> None:
+    """Read the certificate or the token anew, as the supervisor says, which has logged that they are right."""
+    if certificates is not None and CERTIFICATE in orders:
+        certificates.renew(logs=False)
+    if TOKEN in orders:
+        context.renew_token()
 
 
 def _alone(context: Context) -> list[ProcessSnapshot]:
@@ -274,7 +284,8 @@ class _Drain:
             if self._certificates is not None:
                 self._certificates.renew()
             _log.info("reading every model anew")
-            await self._state.context.renew()
+            self._state.context.renew_token()
+            await self._state.context.models.renew()
 
     def _tell(self) -> None:
         _log.info("%s", self._state.context.counts.line())

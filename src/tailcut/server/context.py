@@ -41,8 +41,8 @@ class Context:
             return []
         return self.nvml.read()
 
-    async def renew(self) -> None:
-        """Read the token and every model anew from their files; what cannot be read stays as it was, and it is said."""
+    def renew_token(self) -> None:
+        """Read the token anew from its file; where it cannot be read, it stays as it was, and it is said."""
         try:
             if self.read_token is not None:
                 token = self.read_token()
@@ -51,7 +51,6 @@ class Context:
                     self.models.tell_changed()  # plans of requests with the old one would still be found
         except (TailcutError, OSError) as error:
             _log.error("the token stays as it was: %s", error)
-        await self.models.renew()
 
     def counted(self) -> tuple[ServerCounts, Iterable[Counted]]:
         """The counts of the whole service."""

@@ -19,7 +19,7 @@ class Exemplar(NamedTuple):
     """One request of a bucket, to be looked up among the traces; the newest is the largest."""
 
     at_s: float  # since 1970
-    took_ns: int
+    value: int  # nanoseconds, or rows of its batch
     trace_id: str
 
 
@@ -48,7 +48,7 @@ class LatencyHistogram:
 
     def note(self, exemplar: Exemplar) -> None:
         """Keep a traced request, which is counted by `add`, as the newest of its bucket."""
-        self.exemplars[bisect_left(self.bounds, exemplar.took_ns)] = exemplar
+        self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar
 
     def within_limit(self) -> int:
         """How many were answered within the limit; all of them where there is none."""

@@ -21,6 +21,7 @@ from prometheus_client.samples import Exemplar, Timestamp
 
 from tailcut.machine.nvml import DeviceUse
 from tailcut.machine.quota import throttled, usable_cpus
+from tailcut.server.latency import Exemplar as Known
 from tailcut.server.latency import LatencyHistogram, cumulative
 
 METRICS_TYPE, OPEN_METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4, CONTENT_TYPE_LATEST
@@ -63,6 +64,8 @@ class Counted(Protocol):
     def model(self) -> Counting: ...  # noqa: D102
     @property
     def latency(self) -> LatencyHistogram: ...  # noqa: D102
+    @property
+    def batch_exemplars(self) -> Mapping[int, Known]: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -109,6 +112,11 @@ def render(
         return text
     # The library ends a counter's name with _total; the names that Triton gave them have no such end.
     return re.sub(rb"(?m)^((?:# (?:HELP|TYPE) )?nv_\w+?)_total\b", rb"\1", generate_latest(registry))
+
+
+def batch_bucket(rows: int) -> int:
+    """The number of the bucket of `tailcut_batch_rows` that a batch of so many rows is counted in."""
+    return bisect_left(_BATCH_ROWS, rows)
 
 
 def accepts_open_metrics(accept: str) -> bool:
@@ -315,14 +323,18 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
         where = [served.name, served.version]
         took = served.latency
         seconds = [bound / 1e9 for bound in took.bounds]
-        latency.add_metric(where, _with_exemplars(cumulative(seconds, took.counts), took), took.total_ns / 1e9)
+        latency.add_metric(
+            where, _with_exemplars(cumulative(seconds, took.counts), took.exemplars, 1e9), took.total_ns / 1e9
+        )
         if took.limit_ns:
             limit.add_metric(where, took.limit_ns / 1e9)
             within.add_metric(where, took.within_limit())
         if not served.model.stages():  # whose batches are those of its stages
             by_rows = served.model.batches_by_rows()
+            sizes = _batch_sizes(by_rows)
             rows_in_all = sum(rows * count for rows, (count, _) in by_rows.items())
-            batches.add_metric(where, cumulative(_BATCH_ROWS, _batch_sizes(by_rows)), rows_in_all)
+            of_batches = {index: one for index, one in served.batch_exemplars.items() if sizes[index]}
+            batches.add_metric(where, _with_exemplars(cumulative(_BATCH_ROWS, sizes), of_batches, 1), rows_in_all)
     yield from (latency, limit, within, batches)
 
 
@@ -330,17 +342,17 @@ def _batch_sizes(by_rows: Mapping[int, tuple[int, int]]) -> list[int]:
     """Batches in each bucket of their rows."""
     sizes = [0] * (len(_BATCH_ROWS) + 1)
     for rows, (count, _) in by_rows.items():
-        sizes[bisect_left(_BATCH_ROWS, rows)] += count
+        sizes[batch_bucket(rows)] += count
     return sizes
 
 
 def _with_exemplars(
-    buckets: list[tuple[str, float]], took: LatencyHistogram
+    buckets: list[tuple[str, float]], exemplars: Mapping[int, Known], unit: float
 ) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
-    """Buckets, with the newest traced request of each; the plain text format leaves those out."""
+    """Buckets, with the newest traced request of each, whose value has this unit; the plain text format has none."""
     return [
-        (*bucket, Exemplar({"trace_id": known.trace_id}, known.took_ns / 1e9, _moment(known.at_s)))
-        if (known := took.exemplars.get(index)) is not None
+        (*bucket, Exemplar({"trace_id": known.trace_id}, known.value / unit, _moment(known.at_s)))
+        if (known := exemplars.get(index)) is not None
         else bucket
         for index, bucket in enumerate(buckets)
     ]

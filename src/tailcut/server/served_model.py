@@ -9,7 +9,7 @@ from tailcut.engines.base import EngineOptions
 from tailcut.runtime.entry import Entry
 from tailcut.runtime.model import Model
 from tailcut.runtime.tracing.timeline import Timeline
-from tailcut.server.latency import LatencyHistogram
+from tailcut.server.latency import Exemplar, LatencyHistogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class ServedModel:
         name, version: that clients know it by.
         reload: reads its file anew, for so many models in the server; None where that may not be asked for.
         latency: of its requests, counted.
+        batch_exemplars: the newest traced request by the bucket of its batch's rows (`metrics.batch_bucket`).
         config: its configuration in a model repository; None for a model of the command line.
         sources: the folder of its Python files, where it is a pipeline.
         alone: the engine's options when no other model is loaded, where they depend on that; None where they do not.
@@ -33,6 +34,7 @@ class ServedModel:
     alone: EngineOptions | None = None
     source: str = ""  # the file that the command line named
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    batch_exemplars: dict[int, Exemplar] = field(default_factory=dict)
     sources: Path | None = None
     config: Mapping[str, Any] | None = None
     timeline: Timeline = field(default_factory=Timeline)

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tests.certificates import Pair, make_pair, needs_openssl
 from tests.engines.models import identity, perceptron
-from tests.servers import TIMEOUT_S, Server, Wire, asking, raw_request, serving, until
+from tests.servers import TIMEOUT_S, Answer, Server, Wire, asking, raw_request, serving, until
 
 from tailcut.spec import DType
 from tailcut.wire.grpc.messages import METHODS, SERVICE
@@ -353,11 +353,7 @@ def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
                 shutil.copy(new.key, old.key)
                 server.process.send_signal(signal.SIGHUP)
                 until(lambda: {now() for _ in range(8)}.isdisjoint({first}), server)
-                if workers == 1:  # a worker that is replaced says that it closes
-                    assert kept.ask(raw_request("mlp", BODY)).status == 200
-            if workers > 1:  # one that is under way would read what comes next, and an old one still answers
-                until(lambda: server.stderr.read_text().count("has a successor") == workers, server)
-                until(lambda: {now() for _ in range(8)}.isdisjoint({first}), server)
+                assert kept.ask(raw_request("mlp", BODY)).headers.get("connection") != "close"
             second = now()
             shutil.copy(other.key, old.key)
             server.process.send_signal(signal.SIGHUP)
@@ -365,7 +361,81 @@ def test_a_renewal_loses_nothing(tmp_path: Path, workers: int) -> None:
         assert now() == second
         assert wrong == []
         assert server.stderr.read_text().count(words) == 1
+        assert "has a successor" not in server.stderr.read_text()
         assert server.stop() == 0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def test_several_workers_keep_their_connections(tmp_path: Path) -> None:
+    """Over HTTP and gRPC, on every worker, when certificate and token are renewed, and not when a model is, too."""
+    old, new, token = make_pair(tmp_path), make_pair(tmp_path, "new"), tmp_path / "token"
+    token.write_text("first")
+    token.chmod(0o600)
+    both = old.client()
+    both.load_verify_locations(new.cert)
+    roots = old.cert.read_bytes() + new.cert.read_bytes()
+    port = free_port()
+    model = perceptron([4, 8, 3], tmp_path / "mlp.onnx")
+    flags = [*old.flags, "--workers", "2", "--grpc-port", str(port), "--token-file", str(token), "--require-token"]
+    message = METHODS["ModelInfer"][0](model_name="mlp", raw_input_contents=[BODY])
+    message.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+
+    def renew(words: str, times: int) -> None:
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: server.stderr.read_text().count(words) == times, server)
+
+    def ask(wire: Wire, word: str) -> Answer:
+        return wire.ask(raw_request("mlp", BODY, f"Authorization: Bearer {word}"))
+
+    with serving(tmp_path, model, "--no-auto", *flags) as server, ExitStack() as stack:
+        wires = [stack.enter_context(connect(server, both)) for _ in range(8)]
+        credentials = grpc.ssl_channel_credentials(roots)
+        states: list[grpc.ChannelConnectivity] = []
+        channel = stack.enter_context(grpc.secure_channel(f"localhost:{port}", credentials))
+        channel.subscribe(states.append)
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+
+        def ask_grpc(word: str) -> bytes:
+            metadata = [("authorization", f"Bearer {word}")]
+            return bytes(infer(message.SerializeToString(), timeout=TIMEOUT_S, metadata=metadata))
+
+        expected = ask_grpc("first")
+        assert {ask(wire, "first").status for wire in wires} == {200}
+        shutil.copy(new.cert, old.cert)
+        shutil.copy(new.key, old.key)
+        token.write_text("second")
+        renew("every worker stays", 1)
+        for wire in wires:
+            until(lambda wire=wire: ask(wire, "first").status == 401, server)
+            answer = ask(wire, "second")
+            assert (answer.status, answer.headers.get("connection")) == (200, None)
+        until(lambda: refused(ask_grpc, "first"), server)
+        assert ask_grpc("second") == expected
+        assert states.count(grpc.ChannelConnectivity.READY) == 1
+        with connect(server, new.client()) as wire:
+            assert ask(wire, "second").status == 200
+        token.write_text("two words")
+        renew("the token stays as it was", 1)
+        assert {ask(wire, "second").status for wire in wires} == {200}
+        token.write_text("third")
+        perceptron([4, 8, 5], model)
+        renew("has a successor", 2)
+        assert server.stderr.read_text().count("every worker stays") == 2
+        assert all(wire.closed() for wire in wires)
+        assert server.stop() == 0
+
+
+def refused(ask: Callable[[str], object], word: str) -> bool:
+    """Whether a call is refused for its token."""
+    try:
+        ask(word)
+    except grpc.RpcError as error:
+        return bool(error.code() is grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
 
 def test_sigterm_answers_everything(tmp_path: Path) -> None:

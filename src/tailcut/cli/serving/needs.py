@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tailcut")
 
 
-def read_token(path: Path, worker: "Worker | None" = None) -> str:
+def read_token(path: Path, *, warns: bool = True) -> str:
     """The token in a file.
+
+    Args:
+        path: of the file.
+        warns: whether a line says that every user can read it.
 
     Raises:
         UsageError: the file does not contain one token.
@@ -24,7 +28,7 @@ def read_token(path: Path, worker: "Worker | None" = None) -> str:
     """
     from tailcut.errors import UsageError
 
-    if path.stat().st_mode & stat.S_IROTH and (worker is None or worker.post == 0):
+    if path.stat().st_mode & stat.S_IROTH and warns:
         _log.warning(
             "%s: every user on this machine can read this token: run chmod o-r %s", path, shlex.quote(str(path))
         )

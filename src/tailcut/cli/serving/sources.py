@@ -75,6 +75,34 @@ class Source:
         return [Profile.load(path).settings] if is_profile(path) else []
 
 
+def files_of(sources: Sequence[Source]) -> list[Path] | None:
+    """All files that SOURCEs are read from; None where that is not known: a pipeline may import anything."""
+    from tailcut.engines.model_files import model_files
+    from tailcut.errors import TailcutError
+    from tailcut.runtime.opening.source import is_profile
+    from tailcut.runtime.profile import Profile
+
+    files: list[Path] = []
+    try:
+        for source in sources:
+            path = Path(source.path)
+            if source.is_pipeline:
+                return None
+            if is_profile(path):
+                files.append(path)
+                profile = Profile.load(path)
+                if profile.is_of_pipeline:
+                    return None
+                model = profile.model
+                copies = [] if model.quantized is None else [Path(model.quantized.path)]
+                files += [file for one in (Path(model.path), *copies) for file in model_files(one)]
+            else:
+                files += model_files(path)
+    except (TailcutError, OSError):  # which a worker reports
+        return None
+    return files
+
+
 def need_sources(sources: Sequence[Source], repository: Path | None) -> None:
     """Check that either SOURCEs or a model repository are given.
 

@@ -4,14 +4,19 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailcut.cli.serving.messages import where
+from tailcut.cli.serving.needs import read_token
 from tailcut.cli.serving.readiness import tell_systemd
-from tailcut.cli.serving.sources import Source
+from tailcut.cli.serving.sources import Source, files_of
 
 if TYPE_CHECKING:
     from tailcut.server.sockets import Address
+    from tailcut.server.tls.certificates import Certificates
+    from tailcut.server.workers.secrets import Secrets
     from tailcut.server.workers.supervisor import WorkerGroup
 
 _log = logging.getLogger("tailcut")
@@ -64,13 +69,27 @@ def need_shareable(*, needs_one: bool) -> None:
         )
 
 
-def worker_group(size: int, models: int, drain_s: float, max_restarts: int) -> "WorkerGroup":
+def shared_secrets(
+    certificates: "Certificates | None", token_file: Path | None, sources: Sequence[Source]
+) -> "Secrets | None":
+    """The certificate and the token that workers can read anew; None where there is neither."""
+    from tailcut.server.workers.secrets import Secrets
+
+    if certificates is None and token_file is None:
+        return None
+    read = None if token_file is None else partial(read_token, token_file)
+    return Secrets(certificates, token_file, read, partial(files_of, sources))
+
+
+def worker_group(
+    size: int, models: int, drain_s: float, max_restarts: int, secrets: "Secrets | None" = None
+) -> "WorkerGroup":
     """Workers that run this process's own command line."""
     from tailcut.server.workers.fleet import RestartPolicy
     from tailcut.server.workers.supervisor import WorkerGroup
 
     command = [sys.executable, "-m", "tailcut", *sys.argv[1:]]
-    return WorkerGroup(size, command, models, drain_s, RestartPolicy(limit=max_restarts))
+    return WorkerGroup(size, command, models, drain_s, RestartPolicy(limit=max_restarts), secrets)
 
 
 def run_supervisor(group: "WorkerGroup", address: "Address", *, json: bool) -> int:

@@ -71,16 +71,25 @@ class Certificates:
                 place = shlex.quote(str(self.key))
                 _log.warning("%s: every user on this machine can read this key: run chmod o-r %s", self.key, place)
 
-    def renew(self) -> None:
-        """Read both files again; where they are not right, the old certificate stays, and a log line says why."""
+    def renew(self, *, logs: bool = True) -> bool:
+        """Read both files again; where they are not right, the old certificate stays, and a log line says why.
+
+        Args:
+            logs: whether a line says that it was read, too.
+
+        Returns:
+            Whether it was read.
+        """
         try:
             contexts = read_contexts(self.cert, self.key)
         except UsageError as error:
             _log.error("the TLS certificate stays as it was: %s", error)
-            return
+            return False
         self.now = contexts
-        _log.info("TLS certificate read, valid until %s UTC", f"{contexts.valid_until:%Y-%m-%d %H:%M}")
-        self.warn()
+        if logs:
+            _log.info("TLS certificate read, valid until %s UTC", f"{contexts.valid_until:%Y-%m-%d %H:%M}")
+            self.warn()
+        return True
 
 
 def read_contexts(cert: Path, key: Path) -> Contexts:

@@ -7,7 +7,7 @@ from typing import Protocol as Interface
 
 from tailcut.runtime.tracing.timeline import StepTrace
 from tailcut.server.latency import Exemplar
-from tailcut.server.metrics import ServerCounts
+from tailcut.server.metrics import ServerCounts, batch_bucket
 from tailcut.server.served_model import ServedModel
 from tailcut.server.tracing.records import Answer, Asked, Failure, Origin, Protocol, Record
 from tailcut.server.tracing.sampler import Sampler
@@ -72,8 +72,9 @@ class Tracer:
         steps: tuple[StepTrace, ...] = (),
     ) -> None:
         """It has its answer; `batch` is the rows and requests of its batch."""
-        exemplar = Exemplar(time.time(), moments[_ENDED] - moments[_READY], asked.origin.trace_id)
-        served.latency.note(exemplar)
+        now_s, trace = time.time(), asked.origin.trace_id
+        served.latency.note(Exemplar(now_s, moments[_ENDED] - moments[_READY], trace))
+        served.batch_exemplars[batch_bucket(batch[0])] = Exemplar(now_s, batch[0], trace)
         self._keep(Answer(asked, served.name, served.version, moments, rows, *batch, body_bytes, steps))
 
     def failed(  # noqa: PLR0913  a record

@@ -28,6 +28,7 @@ from tailcut.server.workers.shared_traces import TraceRegion
 
 ENVIRONMENT = "TAILCUT_WORKER"
 _PUBLISH_S = 0.25
+_LONGEST_ORDERS = 256  # bytes
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -125,10 +126,15 @@ class Worker:
         """Tell the others that no more are accepted here."""
         self._scoreboard.leave(self._place)
 
-    def report(self, context: Context) -> None:
-        """Say that this worker is ready, publish its counts from now on, and end when the supervisor has ended."""
+    def report(self, context: Context, obey: Callable[[bytes], None]) -> None:
+        """Say that this worker is ready, publish its counts from now on, and end when the supervisor has ended.
+
+        Args:
+            context: of this worker.
+            obey: called with each of the supervisor's orders, also with those that came while the worker loaded.
+        """
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._control, os._exit, 1)  # nothing is ever sent here: readable means closed
+        loop.add_reader(self._control, self._hear, obey)
         context.everywhere = lambda: self._everywhere(context)
         context.processes = lambda: self._processes(context)
         self._scoreboard.occupy(self._place, os.getpid(), self.post)
@@ -144,6 +150,15 @@ class Worker:
     def publish(self, context: Context) -> None:
         """Write the counts where the others find them."""
         self._scoreboard.publish(self._place, as_counts(context))
+
+    def _hear(self, obey: Callable[[bytes], None]) -> None:
+        try:
+            orders = self._control.recv(_LONGEST_ORDERS)
+        except OSError:
+            orders = b""
+        if not orders:  # closed: the supervisor has ended
+            os._exit(1)
+        obey(orders)
 
     def _everywhere(self, context: Context) -> tuple[ServerCounts, Sequence[Counted]]:
         self.publish(context)  # what has been shown once is never taken back, whichever worker is asked next
@@ -185,6 +200,7 @@ class _Summed:
     version: str
     model: _Statistics
     latency: LatencyHistogram
+    batch_exemplars: dict[int, Exemplar]
 
 
 def as_counts(context: Context) -> Counts:
@@ -197,6 +213,7 @@ def as_counts(context: Context) -> Counts:
         counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.model.batches_by_rows().items()}
         counts["latency"] = {str(index): count for index, count in enumerate(served.latency.counts) if count}
         counts["exemplars"] = {str(index): list(one) for index, one in served.latency.exemplars.items()}
+        counts["batch_exemplars"] = {str(index): list(one) for index, one in served.batch_exemplars.items()}
         counts["latency_ns"], counts["limit_ns"] = served.latency.total_ns, served.latency.limit_ns
         counts["stages"] = served.model.stages()
         counts["stage_batches"] = {stage: _rounded(sizes) for stage, sizes in served.model.stage_batches().items()}
@@ -218,7 +235,7 @@ def as_counted(counts: Counts) -> tuple[ServerCounts, Sequence[Counted]]:
     server = counts["server"]
     replies = Counter({int(status): count for status, count in server["replies"].items()})
     summed = [
-        _Summed(name, version, _Statistics(statistics), _latency(statistics))
+        _Summed(name, version, _Statistics(statistics), _latency(statistics), _exemplars(statistics["batch_exemplars"]))
         for name, versions in counts["models"].items()
         for version, statistics in versions.items()
     ]
@@ -231,9 +248,12 @@ def _latency(counts: dict[str, Any]) -> LatencyHistogram:
     histogram = LatencyHistogram(counts["limit_ns"], total_ns=counts["latency_ns"])
     for index, count in counts["latency"].items():
         histogram.counts[int(index)] = count
-    for index, exemplar in counts["exemplars"].items():
-        histogram.exemplars[int(index)] = Exemplar(*exemplar)
+    histogram.exemplars |= _exemplars(counts["exemplars"])
     return histogram
+
+
+def _exemplars(published: dict[str, Any]) -> dict[int, Exemplar]:
+    return {int(index): Exemplar(*one) for index, one in published.items()}
 
 
 def _die_with(parent: int) -> None:

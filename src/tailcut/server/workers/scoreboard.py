@@ -38,7 +38,7 @@ MOMENTARY = frozenset(
 # The largest counts: their sum means nothing.
 _NEWEST = frozenset({"at_ns", "last_ms", "loop_stall_ns", "loop_stall_cpu_ns", "oldest_ns", "limit_ns"})
 
-_LATEST = frozenset({"exemplars"})  # lists that begin with a time, by some key: the latest of each
+_LATEST = frozenset({"exemplars", "batch_exemplars"})  # lists that begin with a time, by some key: the latest of each
 
 Counts = dict[str, Any]  # numbers, lists of numbers, or again such dictionaries
 

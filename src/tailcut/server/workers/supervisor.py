@@ -1,10 +1,11 @@
 """A supervisor and its workers, the thin shell around `fleet.py`: it listens, starts, signals and reaps.
 
 Workers are fresh processes that run the same command line and inherit the listening sockets, one end of a socket pair
-(over which they say that they are ready, and see their supervisor end), the scoreboard, and the region of their traces.
-They are told what to do by signals: SIGTERM and SIGINT drain, SIGHUP retires. The supervisor itself takes SIGTERM and
-SIGINT (drain all, exit 0; a second one kills all and exits 1), SIGHUP (renew all, one after the other) and SIGUSR1 (log
-a line of counts).
+(over which they say that they are ready, are told to read the certificate or the token anew, and see their supervisor
+end), the scoreboard, and the region of their traces. Signals tell them all else: SIGTERM and SIGINT drain, SIGHUP
+retires. The supervisor itself takes SIGTERM and SIGINT (drain all, exit 0; a second one kills all and exits 1), SIGHUP
+(renew all, one after the other; where nothing but the certificate or the token has changed, these alone) and SIGUSR1
+(log a line of counts).
 
 The listening sockets stay open here while any worker serves, so that a connection that waits in the kernel's queue
 outlives every worker.
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -30,6 +32,7 @@ from tailcut.server.sockets import Address, Listener, bound, fit_files, open_lis
 from tailcut.server.workers.fleet import Action, Do, Fleet, RestartPolicy
 from tailcut.server.workers.process import ENVIRONMENT, Assignment, Report, as_counted
 from tailcut.server.workers.scoreboard import Scoreboard
+from tailcut.server.workers.secrets import Secrets
 from tailcut.server.workers.shared_traces import TraceRegion
 
 _log = logging.getLogger("tailcut")
@@ -41,7 +44,8 @@ Models = list[dict[str, str]]
 class WorkerGroup:
     """What is to be supervised: how many workers, the command line that starts one, and how many models it names.
 
-    `drain_s` is how long a worker goes on accepting when it is told to drain.
+    `drain_s` is how long a worker goes on accepting when it is told to drain. `secrets` are what workers that stay can
+    read anew; None where there are none.
     """
 
     size: int
@@ -49,6 +53,7 @@ class WorkerGroup:
     models: int
     drain_s: float
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
+    secrets: Secrets | None = None
 
 
 def supervise(group: WorkerGroup, address: Address, on_ready: Callable[[Address, Models], None]) -> int:
@@ -107,6 +112,7 @@ class _Supervisor:
         self._timer: asyncio.TimerHandle | None = None
         self._models: Models = []
         self._choices: dict[str, Choice] = {}  # settings of bare models, by the file's hash
+        self._announced = False
         self._stopping = False
         self._drain_by = signal.SIGTERM  # or SIGINT, on which a worker accepts no longer
 
@@ -118,6 +124,8 @@ class _Supervisor:
         self._loop.add_signal_handler(signal.SIGHUP, self._renew)
         self._loop.add_signal_handler(signal.SIGUSR1, self._count)
         self._loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        if self._group.secrets is not None:
+            self._group.secrets.note()
         self._do(self._fleet.begin(self._now()))
         try:
             return await self._ended
@@ -145,8 +153,21 @@ class _Supervisor:
             listener.refuse()
 
     def _renew(self) -> None:
+        secrets = self._group.secrets if self._announced else None
+        if secrets is not None and secrets.changed_alone():
+            _log.info("no model has changed: every worker stays")
+            self._order(secrets.read())
+            return
+        if secrets is not None:
+            secrets.note()
         _log.info("renewing every worker, one after the other")
         self._do(self._fleet.renew(self._now()))
+
+    def _order(self, orders: bytes) -> None:
+        """Tell all workers what to read anew; one that loads reads it when it is ready."""
+        for child in self._children.values() if orders else ():
+            with suppress(OSError):  # it has ended: its signal comes
+                child.control.send(orders)
 
     def _count(self) -> None:
         counts = self._scoreboard.totals()
@@ -191,6 +212,7 @@ class _Supervisor:
                 case Do.DRAIN:
                     self._signal(action.worker, self._drain_by)
                 case Do.ANNOUNCE:
+                    self._announced = True
                     take_over(self._listeners)
                     self._on_ready(self._models)
                 case Do.EXIT:
@@ -210,6 +232,8 @@ class _Supervisor:
                 again = f"in {action.seconds:g} s" if action.seconds else "now"
                 _log.warning("worker %d ended (%s): another starts %s", action.post, _described(code), again)
             case Do.ABANDON:
+                if self._group.secrets is not None:
+                    self._group.secrets.forget()
                 _log.error("a new worker %d could not start: the old ones go on serving", action.post)
             case Do.GIVE_UP:
                 limit = self._group.restart_policy.limit

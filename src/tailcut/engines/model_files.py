@@ -1,0 +1,41 @@
+"""Which files a model is read from, without its graph being parsed: to tell whether any of them has changed."""
+
+import mmap
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from tailcut.engines.files import FileKind, external_file, kind_of, parts_of
+from tailcut.errors import ModelFileError
+
+# The key and the value's tag of an entry of TensorProto.external_data (onnx.proto), in the order of their fields.
+_LOCATION = re.compile(rb"\x0a\x08location\x12")
+_MORE = 0x80  # in the first byte of a length: there is a second one
+
+
+def model_files(path: Path) -> list[Path]:
+    """The file with a model's graph, and those with its weights.
+
+    Raises:
+        ModelFileError: it is missing, unreadable, empty, or of another kind.
+    """
+    kind = kind_of(path)
+    graph, weights = parts_of(path, kind)
+    if kind is FileKind.ONNX:
+        for name in sorted(set(_external_names(path))):
+            with suppress(ModelFileError):  # by chance among the weights, or missing: then it cannot be loaded
+                weights.append(external_file(path, name))
+    return [graph, *weights]
+
+
+def _external_names(path: Path) -> Iterator[str]:
+    """The names of external weights files that an ONNX file has in it."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for found in _LOCATION.finditer(data):
+            start = found.end()
+            length = data[start] if start < len(data) else 0
+            if length & _MORE and start + 1 < len(data):
+                start += 1
+                length = length & ~_MORE | data[start] << 7
+            yield data[start + 1 : start + 1 + length].decode(errors="replace")

@@ -1,0 +1,86 @@
+"""The certificate and the token of several workers, read anew where nothing else has changed.
+
+A worker that is replaced ends its connections. Models need that, because their settings belong to the process; a
+certificate and a token do not. So the supervisor notes what the files look like that workers read, and on SIGHUP tells
+workers to read the certificate or the token, where nothing but these has changed. It reads them first itself: a mistake
+is logged once, and no worker is told.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tailcut.errors import TailcutError
+from tailcut.server.tls.certificates import Certificates
+
+CERTIFICATE, TOKEN = b"c", b"t"  # what a worker is told to read
+Stamp = tuple[int, ...]
+_log = logging.getLogger("tailcut")
+
+
+def stamps(files: Iterable[Path]) -> dict[Path, Stamp | None]:
+    """What tells that a file was written or replaced; None where there is none."""
+    return {file: _stamp(file) for file in files}
+
+
+def _stamp(file: Path) -> Stamp | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@dataclass(slots=True)
+class Secrets:
+    """What workers can read anew.
+
+    Args:
+        certificates: of the ports, where they speak TLS.
+        token_file: with the token, where there is one.
+        read_token: its content.
+        models: lists all other files that a worker reads; None where that is not known.
+    """
+
+    certificates: Certificates | None
+    token_file: Path | None
+    read_token: Callable[[], str] | None
+    models: Callable[[], Sequence[Path] | None]
+    _known: dict[Path, Stamp | None] = field(init=False, default_factory=dict)
+    _of_models: dict[Path, Stamp | None] | None = field(init=False, default=None)  # None: not known
+
+    def note(self) -> None:
+        """Note what workers that start from now on will find."""
+        self._known = stamps(self._files())
+        found = self.models()
+        self._of_models = None if found is None else stamps(found)
+
+    def forget(self) -> None:
+        """Forget what models look like: some are not what workers have read."""
+        self._of_models = None
+
+    def changed_alone(self) -> bool:
+        """Whether the certificate or the token has changed, and nothing else."""
+        known = self._of_models
+        return known is not None and stamps(known) == known and stamps(self._files()) != self._known
+
+    def read(self) -> bytes:
+        """Read both anew; what workers are to read. What is not right is logged, and stays as it was."""
+        found = stamps(self._files())
+        right = self.certificates is None or self.certificates.renew()
+        orders = CERTIFICATE if self.certificates is not None and right else b""
+        try:
+            if self.read_token is not None:
+                self.read_token()
+                orders += TOKEN
+        except (TailcutError, OSError) as error:
+            _log.error("the token stays as it was: %s", error)
+            right = False
+        if right:
+            self._known = found
+        return orders
+
+    def _files(self) -> list[Path]:
+        tls = [] if self.certificates is None else [self.certificates.cert, self.certificates.key]
+        return tls if self.token_file is None else [*tls, self.token_file]

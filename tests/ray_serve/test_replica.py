@@ -1,0 +1,88 @@
+"""An actor of an application by itself, without a cluster: what it tells Serve of its servers."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from tests.engines.models import perceptron
+from tests.ray_serve.load import WIDTH
+from tests.servers import TIMEOUT_S
+
+from tailcut.ray.plan import Plan
+from tailcut.ray.policy import METRIC
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray Serve is not installed: make test-ray"),
+]
+X = {"x": np.ones((1, WIDTH), np.float32)}
+
+
+def replica(folder: Path) -> Any:
+    """One that has two models at most, and no CPUs of its own."""
+    from tailcut.ray.replica import MultiplexedReplica
+
+    named = {name: str(perceptron([WIDTH, 4, 3], folder / f"{name}.onnx")) for name in ("a", "b")}
+    plan = Plan(multiplexed=named, models_per_replica=2, options=("--no-auto",), drain_s=2.0)
+    return MultiplexedReplica(msgspec.to_builtins(plan))
+
+
+async def start(one: Any, folder: Path) -> list[Any]:
+    """Its servers, as Serve has it load them."""
+    return [await one._start(name, str(folder / f"{name}.onnx")) for name in ("a", "b")]
+
+
+async def always(check: Callable[[], Awaitable[None]]) -> None:
+    """Check until it raises."""
+    while True:
+        await check()
+
+
+def test_requests_in_flight_are_those_of_all_servers(tmp_path: Path) -> None:
+    """Each of them counts; one that made room counts no more."""
+
+    async def run() -> None:
+        one = replica(tmp_path)
+        assert await one.record_autoscaling_stats() == {METRIC: 0}
+        first, second = await start(one, tmp_path)
+        try:
+            await first.infer(X)
+            assert (await one.record_autoscaling_stats())[METRIC] > 0
+            await second.infer(X)
+            assert (await one.record_autoscaling_stats())[METRIC] > 0
+            assert await one.record_autoscaling_stats() == {METRIC: 0}
+            await getattr(second, "__del__")()  # noqa: B009  as Serve calls it
+            await first.infer(X)
+            assert (await one.record_autoscaling_stats())[METRIC] > 0
+        finally:
+            await one.drain()
+
+    asyncio.run(run())
+
+
+def test_one_server_that_is_not_ready_is_reason_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replica is healthy while all of its servers are, and says why it is not."""
+    from tailcut.ray import replica as module
+
+    monkeypatch.setattr(module, "_end", lambda: None)
+
+    async def run() -> None:
+        one = replica(tmp_path)
+        await one.check_health()
+        _, second = await start(one, tmp_path)
+        try:
+            await one.check_health()
+            os.kill(second.server.pid, signal.SIGTERM)  # its readiness is off while it drains
+            with pytest.raises(RuntimeError, match="the server is not ready"):
+                await asyncio.wait_for(always(one.check_health), TIMEOUT_S)
+        finally:
+            await one.drain()
+
+    asyncio.run(run())
