@@ -43,7 +43,7 @@ _STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
 
 
 class Counting(Protocol):
-    """A model, as far as metrics are concerned."""
+    """The entry of a model, as far as metrics are concerned."""
 
     def statistics(self) -> dict[str, int | float]: ...  # noqa: D102  said there
     def batches_by_rows(self) -> dict[int, tuple[int, int]]: ...  # noqa: D102
@@ -58,7 +58,7 @@ class Counted(Protocol):
     @property
     def version(self) -> str: ...  # noqa: D102
     @property
-    def model(self) -> Counting: ...  # noqa: D102
+    def entry(self) -> Counting: ...  # noqa: D102
     @property
     def latency(self) -> LatencyHistogram: ...  # noqa: D102
 
@@ -233,7 +233,7 @@ class _Collector:
             "tailcut_queue_oldest_seconds", "How long the request that has waited longest has waited", labels=labels
         )
         for served in models:
-            values = served.model.statistics()
+            values = served.entry.statistics()
             values["request_ns"] = values["queue_ns"] + values["served_ns"]
             where = [served.name, served.version]
             for name, counter in counters.items():
@@ -253,7 +253,7 @@ class _Collector:
             for name, unit, make, metric, text in _STAGE_METRICS
         ]
         for served in models:
-            for stage, values in served.model.stages().items():
+            for stage, values in served.entry.stages().items():
                 for name, unit, family in families:
                     family.add_metric([served.name, served.version, stage], values[name] / unit)
         yield from (family for *_, family in families)
@@ -287,7 +287,7 @@ def _refusals(models: Sequence[Counted]) -> Iterator[Metric]:
         labels=[*_LABELS, "outcome"],
     )
     for served in models:
-        values = served.model.statistics()
+        values = served.entry.statistics()
         where = [served.name, served.version]
         refused.add_metric([*where, "queue_full"], values["refused"] - values["refused_late"])
         refused.add_metric([*where, "deadline"], values["refused_late"])
@@ -313,7 +313,7 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
         if took.limit_ns:
             limit.add_metric(where, took.limit_ns / 1e9)
             within.add_metric(where, took.within_limit())
-        by_rows = served.model.batches_by_rows()
+        by_rows = served.entry.batches_by_rows()
         sizes = [0] * (len(_BATCH_ROWS) + 1)
         for rows, (count, _) in by_rows.items():
             sizes[bisect_left(_BATCH_ROWS, rows)] += count
