@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # By content, not by time stamp: a fresh checkout has new times on old files.
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+SKLEARN := .venv-sklearn
+SKLEARN_READY := $(SKLEARN)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 TESTS ?= tests
 # Which of them: all but those that take long by their nature, such as real tunes.
@@ -26,7 +28,7 @@ FUZZ ?= 20
 SMOKE ?= --all --engines
 IMAGE ?=
 
-.PHONY: help ready demo test test-all test-torch test-gpu test-kubernetes test-ray tuned smoke image lint format bench peers soak fuzz clean
+.PHONY: help ready demo test test-all test-torch test-gpu test-kubernetes test-sklearn test-ray tuned smoke image lint format bench peers soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +38,7 @@ help:
 	@echo "make test-torch  the tests that need PyTorch, which it installs; the other tests run without it"
 	@echo "make test-gpu    the tests that need a CUDA device; without one, they say what is missing"
 	@echo "make test-kubernetes  the tests of the files for Kubernetes, with Helm and the schemas of Kubernetes, which it installs"
+	@echo "make test-sklearn  the tests that need scikit-learn, in an environment of their own (.venv-sklearn), which it makes"
 	@echo "make test-ray    the tests on a real Ray Serve, with Ray, which it installs; the other tests run without it"
 	@echo "make tuned   every model of the tests is tuned for real, and its profile asked; a quarter of an hour"
 	@echo "make smoke   build the package, install it into empty environments of Python 3.11 to 3.13, and serve with it"
@@ -92,6 +95,17 @@ test-kubernetes: $(READY)
 	@$(BIN)/python -c 'import helm_python, kubernetes_validate' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[kubernetes]'
 	@$(PYTEST) tests/kubernetes -rs
 
+# In an environment of its own: scipy in the other one would make numba slower to load in every process of every test.
+$(SKLEARN_READY):
+	@test -x $(SKLEARN)/bin/python || $(PYTHON) -m venv $(SKLEARN)
+	@echo "setting up $(SKLEARN) (once; a minute)"
+	@$(SKLEARN)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[convert,onnxruntime]' pytest
+	@rm -f $(SKLEARN)/.ready-*
+	@touch $@
+
+test-sklearn: $(SKLEARN_READY)
+	@$(SKLEARN)/bin/python -m pytest tests/converters/test_trees.py 'tests/test_examples.py::test_pipeline_example[string_columns.py]' -rs
+
 test-ray: $(READY)
 	@$(BIN)/python -c 'import ray.serve' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
 	@$(PYTEST) tests/ray_serve -rs
@@ -130,4 +144,4 @@ fuzz: $(READY)
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ)
 
 clean:
-	rm -rf $(VENV) out .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(SKLEARN) out .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache

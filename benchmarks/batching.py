@@ -159,10 +159,10 @@ def ms(seconds: np.ndarray, q: float) -> float:
 def cost_of(model: Model, sizes: Sequence[int]) -> dict[int, float]:
     """Seconds of a batch of each size, the median of 7, sizes in turns."""
     times: dict[int, list[float]] = {size: [] for size in sizes}
-    assert model.scheduler.slab is not None
+    assert model.entry.scheduler.slab is not None
     for _ in range(7):
         for size in sizes:
-            batch = Batch(model.scheduler, [Request(Note(Log(np.zeros(1)), 0), AnyThreadDelivery(), size)])
+            batch = Batch(model.entry.scheduler, [Request(Note(Log(np.zeros(1)), 0), AnyThreadDelivery(), size)])
             began = time.perf_counter()
             model.entry.executor.compute(batch)
             times[size].append(time.perf_counter() - began)
@@ -196,7 +196,7 @@ def saturated(model: Model, seconds: float) -> float:
 
 def latencies(model: Model, load: float, seconds: float, seed: int) -> tuple[float, ...]:
     """One block: rate, measured p50 and p99, simulated p99 of ours, held and bound, the hold, rows a batch."""
-    known = model.scheduler.forecast.cost
+    known = model.entry.scheduler.forecast.cost
     cost = cost_of(model, known.sizes)  # anew: a shared machine is not the same from minute to minute
     rate = load * max(rows / took for rows, took in cost.items())
     log = offer(model, rate, seconds, seed=seed)
@@ -235,7 +235,7 @@ def goodput_table(model: Model, seconds: float) -> None:
     )
     for times in OVERLOADS:
         peak = saturated(model, seconds / 4)
-        deadline_s = 8 * model.scheduler.max_batch_size / peak
+        deadline_s = 8 * model.entry.scheduler.max_batch_size / peak
         log = offer(model, times * peak, seconds, deadline_s)
         in_time = int((log.latencies <= deadline_s).sum())
         rate = in_time / float(np.nanmax(log.done) - log.due[0])
@@ -265,7 +265,7 @@ def main() -> None:
     )
     profile = Profile.of_model(path if path.exists() else perceptron(path, WIDTHS), settings)
     with Model.open(profile) as model:
-        cost = cost_of(model, model.scheduler.forecast.cost.sizes)
+        cost = cost_of(model, model.entry.scheduler.forecast.cost.sizes)
         shown = ", ".join(f"{rows}: {took * 1e3:.1f}" for rows, took in cost.items())
         print(f"ms a batch of n rows: {shown}\n")
         latency_table(model, args.seconds, args.rounds)

@@ -128,7 +128,7 @@ async def tick_us(path: Path, models: int, rate: int, ticks: int = 100) -> tuple
 
 def _answer(served: ServedModel, requests: int) -> None:
     """Count and trace requests, as the server does when it has answered them."""
-    counts, now = served.model.scheduler.counts, time.monotonic_ns()
+    counts, now = served.model.entry.scheduler.counts, time.monotonic_ns()
     counts.requests += requests
     counts.rows += requests
     counts.batches += requests // 4

@@ -110,7 +110,7 @@ def batch_of(model: Model, count: int, bucket: int, random: np.random.Generator)
         request.arrays = {"ids": random.integers(1, 4096, (1, length)), "mask": np.ones((1, length), np.int64)}
         request.key, request.lengths = Bucket((bucket,)), (int(length),)
         requests.append(request)
-    return Batch(model.scheduler, requests)
+    return Batch(model.entry.scheduler, requests)
 
 
 def single_batches(path: Path) -> None:

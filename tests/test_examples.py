@@ -22,7 +22,7 @@ OUTPUT = {  # what each prints, whole, as a regular expression
 PIPELINES = {  # likewise, and the package that it needs
     "text_embedding.py": (r"'the cat sat on the mat' is nearer to 'a cat on a mat'\n", "tokenizers"),
     "image_labels.py": (r"20 of 20 JPEG files have the right label\n", "PIL"),
-    "string_columns.py": (r"lime, apple\n", "sklearn"),
+    "string_columns.py": (r"lime, apple\n", "sklearn"),  # make test-sklearn
 }
 
 

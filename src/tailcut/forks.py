@@ -8,8 +8,11 @@ returns there.
 
 import ctypes
 import os
-from typing import Protocol
-from weakref import WeakSet
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary, WeakSet
+
+T = TypeVar("T")
 
 
 class Inherited(Protocol):
@@ -29,13 +32,23 @@ class Busy(Protocol):
         """The fork is over: in the parent."""
 
 
-_watched: WeakSet[Inherited] = WeakSet()
+_watched: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
 _busy: WeakSet[Busy] = WeakSet()
 
 
 def watch(inherited: Inherited) -> None:
     """Tell the object, for as long as it lives, that it is in a forked child."""
-    _watched.add(inherited)
+    watch_by(inherited, type(inherited).forked)
+
+
+def watch_by(inherited: T, forked: Callable[[T], None]) -> None:
+    """As `watch`, for an object whose method to tell it is no part of what its users call.
+
+    Args:
+        inherited: the object.
+        forked: that method, of its class: a bound one would keep the object alive.
+    """
+    _watched[inherited] = forked
 
 
 def pause_for(busy: Busy) -> None:
@@ -59,8 +72,8 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    for inherited in list(_watched):
-        inherited.forked()
+    for inherited, forked in list(_watched.items()):
+        forked(inherited)
 
 
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

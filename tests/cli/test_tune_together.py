@@ -67,6 +67,7 @@ def test_the_race_was_of_simulated_combinations(tuned: tuple[dict, str]) -> None
     assert all(one["setting"].startswith("small: ") and "; wide: " in one["setting"] for one in raced)
     assert sum(one["alone"] for one in result["combinations"]) == 1
     assert result["simulated"] >= 4
+    assert story.index("a complete search takes about") < story.index("combinations on")
     assert "small: measuring" in story
     assert "wide: measuring" in story
     assert "combinations on" in story

@@ -167,7 +167,7 @@ def test_stages_are_counted_and_timed(texts):
     stages = texts.stages()
     assert list(stages) == ["tokenize", "twice", "add_up"]
     assert stages["tokenize"]["requests"] == before + 1
-    times = texts.stage_times()
+    times = texts.entry.stage_times()
     assert [entry.stage for entry in times] == ["tokenize", "twice", "add_up"]
     assert all(entry.compute_p50_us > 0 for entry in times)
     assert texts.statistics()["computing"] == 0

@@ -10,7 +10,7 @@ from tailcut import Model
 from tailcut.engines.base import EngineOptions
 from tailcut.errors import ProfileError
 from tailcut.pipelines.loading import load_pipeline, parse_path
-from tailcut.pipelines.model import PipelineModel, pipeline_profile
+from tailcut.pipelines.model import PipelineModel, open_tuned, pipeline_profile
 from tailcut.pipelines.tuned import settings_of
 from tailcut.runtime.pipeline_settings import PipelineSettings
 from tailcut.runtime.profile import Profile
@@ -44,7 +44,7 @@ def test_a_profile_sets_processes_batches_and_engines(folder: Path, tmp_path: Pa
     )
     with Model.open(file) as model:
         assert isinstance(model, PipelineModel)
-        first, second, _ = model.steps
+        first, second, _ = model.entry.steps
         assert first.engine is not None
         assert len(first.engine.pids) == 2
         batching = first.model.profile.settings.batching
@@ -60,18 +60,16 @@ def test_other_stages_or_models_are_one_line(folder: Path) -> None:
     own = written(folder)
     fewer = msgspec.structs.replace(own, stages=own.stages[:1])
     with pytest.raises(ProfileError, match="its stages are tokenize, add_up, the profile has tokenize: tune it again"):
-        PipelineModel.of_profile(profile_of(folder, fewer))
+        open_tuned(profile_of(folder, fewer))
     other = msgspec.structs.replace(own, models=(msgspec.structs.replace(own.models[0], sha256="0"),))
     with pytest.raises(ProfileError, match=r"twice\.onnx has another SHA-256 than in the profile: tune it again"):
-        PipelineModel.of_profile(profile_of(folder, other))
+        open_tuned(profile_of(folder, other))
 
 
 def test_cpus_that_there_are_not_are_not_pinned_to(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """On another machine the profile still serves, and says what it leaves out."""
     own = written(folder)
     far = msgspec.structs.replace(own.stages[0], cpus=(4095,))
-    with PipelineModel.of_profile(
-        profile_of(folder, msgspec.structs.replace(own, stages=(far, own.stages[1])))
-    ) as model:
+    with open_tuned(profile_of(folder, msgspec.structs.replace(own, stages=(far, own.stages[1])))) as model:
         assert model.infer_sync({"text": np.array([b"ab"], object)})["sum"].tolist() == [samples.truth(b"ab")]
     assert "stage 'tokenize': not pinned" in caplog.text

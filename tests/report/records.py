@@ -10,7 +10,8 @@ from tailcut.lab import benchmark
 from tailcut.lab.load import LoadResult
 from tailcut.lab.microbench_record import microbench_record
 from tailcut.lab.record import compare, run_record
-from tailcut.lab.records import BenchResult, ExplainResult, MicrobenchResult, Run, RunComparison
+from tailcut.lab.records import BenchResult, CurvePoint, ExplainResult, MicrobenchResult, Run, RunComparison
+from tailcut.lab.saturation import Shown
 from tailcut.runtime.tracing.attribution import explain
 from tailcut.runtime.tracing.timeline import Event
 
@@ -34,6 +35,12 @@ def run(rate: float, slower: float = 1.0, *, samples: int = 1000, late_ms: float
             lateness_p99_ns=late_ms * 1e6,
         )
     )
+
+
+def point(one: Run, shown: Shown = Shown.UNCLEAR) -> CurvePoint:
+    """The rate of a search that this run was made at."""
+    figures = {name: getattr(one, name) for name in CurvePoint.__struct_fields__ if name != "shown"}
+    return CurvePoint(**figures, shown=shown)
 
 
 def bench(*runs: Run) -> BenchResult:

@@ -2,20 +2,27 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
-from tests.report.records import bench
+from tests.report.records import bench, point
 
 from tailcut.lab.load import LoadResult
 from tailcut.lab.record import run_record
+from tailcut.lab.records import Scenario, ScenarioResult, SloResult
+from tailcut.lab.saturation import Shown
 from tailcut.report.bench import bench_table
 
 
-def shown(samples: int, *, late_ms: float, capsys: pytest.CaptureFixture[str]) -> str:
-    """What is printed of an open loop at 20 requests a second, a millisecond each; white space does not count."""
+def result(samples: int, late_ms: float) -> LoadResult:
+    """An open loop at 20 requests a second, a millisecond each."""
     nanos = np.full(samples, 1_000_000)
-    result = LoadResult("open", samples / 20, 20.0, 20.0, 1, nanos, nanos, lateness_p99_ns=late_ms * 1e6)
-    bench_table(bench(run_record(result)))
+    return LoadResult("open", samples / 20, 20.0, 20.0, 1, nanos, nanos, lateness_p99_ns=late_ms * 1e6)
+
+
+def shown(samples: int, *, late_ms: float, capsys: pytest.CaptureFixture[str]) -> str:
+    """What is printed; white space does not count."""
+    bench_table(bench(run_record(result(samples, late_ms))))
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -46,3 +53,37 @@ def test_a_cause_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "│ 9.000 │ 0.12 │" in text
     bench_table(bench(run_record(late)))
     assert "the client was late: lower the rate, or give the client a core of its own" in capsys.readouterr().out
+
+
+def test_a_search_says_what_is_unknown_of_each_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a rate with too few samples how long it has to be, of one at which the client was late the bound."""
+    runs = [run_record(result(100, 0.0)), run_record(result(1000, 9.0))]
+    curve = [point(run) for run in runs]
+    slo = SloResult(20.0, "p99", met=False, highest_rate=None, limited_by=Shown.UNCLEAR, curve=curve)
+    bench_table(msgspec.structs.replace(bench(*runs), slo=slo))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "needs 459" in text
+    assert "20.0 req/s: a p99 needs 459 samples, and there are 100: use --duration 26s" in text
+    assert "client late │ - │ 1.000 │" in text
+    assert "20.0 req/s: p99 at most 1.000 ms, client lateness included: the client itself fell behind" in text
+    assert "unknown" not in text
+
+
+def test_a_scenario_without_its_metric_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """A p90 takes 44 samples."""
+    scenario = ScenarioResult(Scenario.SINGLE_STREAM, 1, "a note", "p90_ms", None, None)
+    bench_table(msgspec.structs.replace(bench(run_record(result(20, 0.0))), scenario=scenario))
+    assert "single-stream: p90_ms needs 44 samples: use a longer --duration" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rate_offered": None}, "there are 100: use more --samples"),
+        ({"arrivals": "trace"}, "there are 100: use a longer trace"),
+    ],
+)
+def test_the_advice_is_for_the_load(change: dict, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a fixed number of requests nor a trace gets longer by --duration."""
+    bench_table(bench(run_record(replace(result(100, 0.0), **change))))
+    assert words in " ".join(capsys.readouterr().out.split())

@@ -5,11 +5,21 @@ from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
-from tests.report.records import RATES, against, bench, explained, microbench, run, slower_bench, two_functions
+from tests.report.records import (
+    RATES,
+    against,
+    bench,
+    explained,
+    microbench,
+    point,
+    run,
+    slower_bench,
+    two_functions,
+)
 from tests.report.test_html import INTERRUPTED, result
 
 from tailcut.lab.microbench_record import changes
-from tailcut.lab.records import CurvePoint, Scenario, ScenarioResult, SloResult
+from tailcut.lab.records import Scenario, ScenarioResult, SloResult
 from tailcut.lab.saturation import Shown
 from tailcut.report import bench_page, explain_page, microbench_page
 from tailcut.report.charts import Tick
@@ -18,8 +28,6 @@ from tailcut.report.html import render_bench_html, render_microbench_html
 from tailcut.report.markdown import bench_markdown, microbench_markdown, tune_markdown
 from tailcut.report.microbench import count_columns
 from tailcut.report.words import load
-
-OF_THE_SEARCH = {"shown", "p99_at_most_ms"}
 
 
 def test_a_single_run_is_its_p99() -> None:
@@ -65,11 +73,7 @@ def test_a_search_for_the_highest_rate_is_its_answer() -> None:
     """The rate shown to keep the limit is the headline, and the limit is marked in the curve; or there is none."""
     shown = ("meets", "meets", "misses")
     points = [
-        CurvePoint(
-            shown=Shown(word),
-            p99_at_most_ms=9.5,
-            **{name: getattr(one, name) for name in CurvePoint.__struct_fields__ if name not in OF_THE_SEARCH},
-        )
+        replace(point(one, Shown(word)), p99_at_most_ms=9.5)
         for one, word in zip(slower_bench().runs, shown, strict=True)
     ]
     slo = SloResult(10.0, "p99", met=True, highest_rate=500.0, limited_by=Shown.MISSES, curve=points)
@@ -114,21 +118,55 @@ def test_a_busy_client_is_doubted() -> None:
 
 
 def test_too_few_samples_and_a_late_client_are_doubted() -> None:
-    """A run without a p99 claims none, and both reports say why."""
+    """A run without a p99 claims none; both reports say how long it has to be, or what the p99 is at most."""
     few, late = bench(run(100.0, samples=100)), bench(run(100.0, late_ms=500.0))
-    assert bench_page.page(few).headline == "p99 unknown"
-    for record, words in ((few, "too few for a p99"), (late, "fell behind its plan")):
-        assert words in render_bench_html(record)
-        assert words in bench_markdown(record)
+    most = f"{late.runs[0].p99_at_most_ms:.3f}"
+    assert bench_page.page(few).headline == "p99 needs 459 samples: use --duration 6s"
+    assert bench_page.page(late).headline == f"p99 at most {most} ms, client lateness included"
+    for text in (render_bench_html(few), bench_markdown(few)):
+        assert "100/s offered: a p99 needs 459 samples, and there are 100: use --duration 6s" in text
+    assert "| needs 459 |" in bench_markdown(few)
+    assert "<td>needs 459</td>" in render_bench_html(few)
+    for text in (render_bench_html(late), bench_markdown(late)):
+        assert f"100/s offered: p99 at most {most} ms, client lateness included: the client itself fell" in text
+        assert "the client was late: lower the rate, or give the client a core of its own" in text
+        assert f"at most {most}" in text
+        assert "client late" in text
+    for record in (few, late):
+        assert "unknown" not in bench_markdown(record)
+        assert ">unknown<" not in render_bench_html(record)
+
+
+def test_a_search_says_what_is_unknown_of_each_rate() -> None:
+    """Too few samples, and a late client: in the table of rates there is a reason or a bound."""
+    few, late = run(20.0, samples=100), run(500.0, late_ms=500.0)
+    slo = SloResult(
+        10.0, "p99", met=False, highest_rate=None, limited_by=Shown.UNCLEAR, curve=[point(few), point(late)]
+    )
+    record = replace(bench(few, late), slo=slo)
+    rates = [row[1:3] for row in bench_page.page(record).tried]
+    assert rates == [("needs 459", "-"), ("client late", f"{late.p99_at_most_ms:.3f}")]
+    assert "unknown" not in bench_markdown(record)
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [("p90_ms", "needs 44 samples"), ("p99_ms", "needs 459 samples"), ("queries_per_s", "not shown")],
+)
+def test_a_scenario_without_its_metric_says_why(metric: str, words: str) -> None:
+    """What is missing is samples, or a rate that was shown to keep the limit."""
+    record = replace(bench(run(500.0)), scenario=ScenarioResult(Scenario.SERVER, 1, "a note", metric, None, None))
+    for text in (render_bench_html(record), bench_markdown(record)):
+        assert words in text
 
 
 def test_many_late_runs_are_one_doubt() -> None:
     """A search that the client could not keep up with says so once."""
     record = bench(*(run(100.0 * number, late_ms=500.0 + number) for number in range(1, 6)), run(50.0))
-    assert len(bench_page.doubts(record)) == 1
-    assert (
-        "in 5 of 6 runs the client itself fell behind its plan (p99 501.0 to 505.0 ms)" in bench_page.doubts(record)[0]
-    )
+    late, advice = bench_page.doubts(record)
+    assert "in 5 of 6 runs the client itself fell behind its plan (p99 501.0 to 505.0 ms)" in late
+    assert re.search(r"; p99 at most \d\.\d+ to \d\.\d+ ms, client lateness included$", late)
+    assert advice == "the client was late: lower the rate, or give the client a core of its own"
 
 
 @pytest.mark.parametrize(

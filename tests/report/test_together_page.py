@@ -48,6 +48,7 @@ def model(name: str, ratio: tuple[float, float, float] | None, *, tuned: bool | 
         rows=RowsDecision(Rows.INDEPENDENT, batched=True, reason="", setting="auto", evidence={}),
         setting="engine.threads=1",
         settings=Settings(),
+        unchanged=False,
         right=True,
         wrong=None,
         verification=JointVerification(arm(24.0, within=False), arm(6.0, within=tuned), interval),
@@ -117,6 +118,21 @@ def test_the_terminal_shows_both_arms_of_each_model() -> None:
     assert "23.00 to 25.00" in text
     assert "baseline 0.90 cores, tuned 0.25 cores" in text
     assert "report: a+b.report.html" in text
+
+
+def test_where_nothing_was_kept_for_a_model_it_is_called_unchanged() -> None:
+    """In the table of the terminal and of the page; the headline says so only where it is true of all models."""
+    kept, same = model("a", (0.2, 0.25, 0.5)), replace(model("b", (0.9, 1.0, 1.1)), unchanged=True)
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(together_summary(result(kept, same)))
+    first, _, second = console.export_text().partition("b at 100 requests/s")
+    assert ("│ tuned " in first, "│ unchanged " in first) == (True, False)
+    assert ("│ tuned " in second, "│ unchanged " in second) == (False, True)
+    assert "b: unchanged: nothing was kept" in second
+    page = render_together_html(result(kept, same))
+    assert page.count('<span class="swatch tuned"></span>unchanged') == 1
+    assert headline(result(kept, same))[0] == "Every p99 is within its limit"
+    assert headline(result(same, same))[0] == "Unchanged"
 
 
 def test_the_page_shows_what_raced_and_what_was_refused() -> None:

@@ -128,7 +128,7 @@ def test_the_user_turns_batching_off(tmp_path: Path) -> None:
     path = perceptron([4, 3], tmp_path / "m.onnx")
     with Model.open(path, batching="off") as model:
         assert model.rows.rows is Rows.DEPENDENT
-        assert model.scheduler.slab is None
+        assert model.entry.scheduler.slab is None
         assert model.infer_sync({"x": np.empty((0, 4), np.float32)})["y"].shape == (0, 3)
         assert model.infer_sync({"x": np.ones((50, 4), np.float32)})["y"].shape == (50, 3)
         assert model.statistics()["batches"] == 2
@@ -142,7 +142,7 @@ def test_the_user_turns_batching_on(tmp_path: Path, caplog: pytest.LogCaptureFix
     onnx.save(CASES["quantised_together"].model, path)
     with Model.open(path, batching="on") as model:
         assert model.spec.batched
-        assert model.scheduler.slab is not None
+        assert model.entry.scheduler.slab is not None
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "DynamicQuantizeLinear" in caplog.text
     onnx.save(CASES["mean_of_all"].model, path)

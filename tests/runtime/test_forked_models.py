@@ -123,7 +123,7 @@ def test_no_batch_is_computed_while_a_process_forks(path: Path, expected: list[n
             thread.start()
 
         def look() -> None:
-            assert not model.scheduler.computing
+            assert not model.entry.scheduler.computing
 
         children = [fork(look) for _ in range(10)]
         before = model.statistics()["requests"]

@@ -44,5 +44,5 @@ def test_measured_batches_are_as_large_as_memory_has_room_for(tmp_path: Path) ->
     """Where the settings are chosen, the largest batch is, too."""
     path = identity(DType.FP32, (None, 100_000), tmp_path / "wide.onnx")
     with Model.open(path, limits=within_memory(Limits(), 64 << 20)) as model:
-        assert model.scheduler.max_batch_size <= 10
-        assert model.scheduler.slab is not None
+        assert model.entry.scheduler.max_batch_size <= 10
+        assert model.entry.scheduler.slab is not None

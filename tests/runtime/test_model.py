@@ -174,9 +174,9 @@ def test_a_full_queue(tmp_path: Path) -> None:
 def test_at_once_past_the_queue(tmp_path: Path) -> None:
     """A request that is alone is computed where it is, counted like the others, and gives its rows back."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
-        assert model.scheduler.slab is not None
+        assert model.entry.scheduler.slab is not None
         lease = model.entry.lend(5, some=True)
-        model.scheduler.slab.write(lease.row, memoryview(rows(7, 8, 9).tobytes()))
+        model.entry.scheduler.slab.write(lease.row, memoryview(rows(7, 8, 9).tobytes()))
         handler = EventHandler()
         request = Request(handler, AnyThreadDelivery(), 3, time.monotonic_ns() + 60_000_000_000, requests=3)
         assert not model.entry.settle(lease, 3, request, at_once=True)
@@ -199,12 +199,12 @@ def test_not_past_others(tmp_path: Path) -> None:
     with opened(path, dispatch="inline") as model:
         model.entry.start({"x": rows(1)}, Request(EventHandler(), AnyThreadDelivery(), 1))
         assert settled(model)[0]
-        batch = model.scheduler.next_batch(time.monotonic_ns())
+        batch = model.entry.scheduler.next_batch(time.monotonic_ns())
         assert isinstance(batch, Batch)
         assert batch.rows == 2
         assert settled(model)[0]
         model.entry.executor.run(batch)
-        assert model.scheduler.finish(batch)
+        assert model.entry.scheduler.finish(batch)
         model.entry.notify()
         to_notify, handler = settled(model)
         assert not to_notify
@@ -262,9 +262,9 @@ def test_a_bad_row_past_the_queue_costs_only_itself(tmp_path: Path) -> None:
             heard[request.offset] = False
 
     with opened(gather_rows(tmp_path / "gather.onnx"), dispatch="inline") as model:
-        assert model.scheduler.slab is not None
+        assert model.entry.scheduler.slab is not None
         lease = model.entry.lend(3, some=True)
-        model.scheduler.slab.inputs[0][lease.row : lease.row + 3] = [[0], [999_999], [2]]
+        model.entry.scheduler.slab.inputs[0][lease.row : lease.row + 3] = [[0], [999_999], [2]]
         assert not model.entry.settle(lease, 3, Request(Crowd(), AnyThreadDelivery(), 3, requests=3), at_once=True)
         assert heard == {0: True, 1: False, 2: True}
         assert model.statistics()["rows_in_use"] == 0
@@ -277,13 +277,13 @@ def test_a_client_that_leaves_while_its_batch_computes(tmp_path: Path) -> None:
         requests = [Request(handler, AnyThreadDelivery(), 1) for handler in handlers]
         for number, request in enumerate(requests):
             model.entry.start({"x": rows(number)}, request)
-        batch = model.scheduler.next_batch(time.monotonic_ns())
+        batch = model.entry.scheduler.next_batch(time.monotonic_ns())
         assert isinstance(batch, Batch)
         model.entry.cancel(requests[0])
-        assert model.scheduler.slab is not None
-        assert model.scheduler.slab.state(requests[0].row) is RowState.ABANDONED
+        assert model.entry.scheduler.slab is not None
+        assert model.entry.scheduler.slab.state(requests[0].row) is RowState.ABANDONED
         model.entry.executor.run(batch)
-        model.scheduler.finish(batch)
+        model.entry.scheduler.finish(batch)
         assert handlers[0].outputs is None
         assert (handlers[1].outputs[0] == 1).all()
         assert model.statistics()["rows_in_use"] == 0
@@ -292,11 +292,11 @@ def test_a_client_that_leaves_while_its_batch_computes(tmp_path: Path) -> None:
 def test_holes_are_closed_by_a_gather(tmp_path: Path) -> None:
     """Rows that are not neighbours still compute together, each with its own answer."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline") as model:
-        assert model.scheduler.slab is not None
+        assert model.entry.scheduler.slab is not None
         handlers = [EventHandler() for _ in range(3)]
         leases = [model.entry.lend(1, apart=True), model.entry.lend(1), model.entry.lend(1, apart=True)]
         for number, (lease, handler) in enumerate(zip(leases, handlers, strict=True)):
-            model.scheduler.slab.inputs[0][lease.row] = number
+            model.entry.scheduler.slab.inputs[0][lease.row] = number
             model.entry.settle(lease, 1, Request(handler, AnyThreadDelivery(), 1))
         model.entry.notify()
         assert model.statistics()["batches"] == 1
@@ -337,7 +337,7 @@ def test_a_model_without_a_batch_dimension(tmp_path: Path) -> None:
     with opened(no_batch(tmp_path / "nb.onnx")) as model:
         inputs = {t.name: np.ones([d or 1 for d in t.shape], t.dtype.numpy) for t in model.spec.inputs}
         assert set(model.infer_sync(inputs)) == set(model.spec.output_names)
-        assert model.scheduler.max_batch_size == 1
+        assert model.entry.scheduler.max_batch_size == 1
 
 
 def test_priority_and_deadline_decide_who_is_served_first(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_what_cannot_make_its_deadline_is_refused_at_the_door(tmp_path: Path) ->
     """By the learned cost of the rows that go before it; an urgent request has fewer of those, and is let in."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx"), dispatch="inline", max_batch_size=1) as model:
         for _ in range(200):
-            model.scheduler.forecast.cost.observe(1, 1_000_000_000)  # a second a row
+            model.entry.scheduler.forecast.cost.observe(1, 1_000_000_000)  # a second a row
         for _ in range(3):
             model.entry.start({"x": rows(1)}, Request(EventHandler(), AnyThreadDelivery(), 1))
         due = time.monotonic_ns() + 2_500_000_000
@@ -390,9 +390,9 @@ def test_answers_that_come_too_late_shorten_the_queue(tmp_path: Path) -> None:
         request.ready_ns = late - 2_000_000_000
         model.entry.notify()
         assert model.statistics()["expired"] == 1
-        assert abs(model.scheduler.forecast.trust - 0.98) < 1e-9
+        assert abs(model.entry.scheduler.forecast.trust - 0.98) < 1e-9
         assert (model.infer_sync({"x": rows(4)}, timeout_s=10)["y"] == 4).all()
-        assert 0.98 < model.scheduler.forecast.trust < 1.0
+        assert 0.98 < model.entry.scheduler.forecast.trust < 1.0
 
 
 def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
@@ -400,8 +400,8 @@ def test_a_model_whose_batch_is_fixed_at_one(tmp_path: Path) -> None:
     path = identity(DType.FP32, (1, 16), tmp_path / "one.onnx")
     settings = Settings(engine=EngineOptions(threads=1, instances=2), batching=BatchingSettings(max_batch_size=8))
     with Model.open(Profile.of_model(path, settings)) as model:
-        assert model.scheduler.max_batch_size == 1
-        assert model.scheduler.slab is not None
+        assert model.entry.scheduler.max_batch_size == 1
+        assert model.entry.scheduler.slab is not None
         handlers = [EventHandler() for _ in range(6)]
         for number, handler in enumerate(handlers):
             model.entry.start({"x": rows(number)}, Request(handler, AnyThreadDelivery(), 1))
@@ -419,7 +419,7 @@ def test_an_idle_model_refuses_nobody(tmp_path: Path) -> None:
     """However slow it is believed to be: a stall long ago must not keep requests out for ever."""
     with opened(identity(DType.FP32, (None, 16), tmp_path / "echo.onnx")) as model:
         for _ in range(200):
-            model.scheduler.forecast.cost.observe(1, 100_000_000_000)
+            model.entry.scheduler.forecast.cost.observe(1, 100_000_000_000)
         assert (model.infer_sync({"x": rows(4)}, timeout_s=10)["y"] == 4).all()
 
 
@@ -429,7 +429,7 @@ def test_bodies_of_several_inputs(tmp_path: Path) -> None:
     bodies = [memoryview(array.tobytes()) for array in (a, b)]
     model = opened(two_in_two_out(tmp_path / "pair.onnx"), dispatch="inline")
     handler = EventHandler()
-    slab = model.scheduler.slab
+    slab = model.entry.scheduler.slab
     assert slab is not None
     lease = model.entry.lend(2)
     for number, body in enumerate(bodies):

@@ -34,7 +34,7 @@ def test_rows_come_back_in_their_places(tmp_path: Path, way: tuple[str, int], ro
     """Numbers of any length and strings, from a thread that blocks and from a loop, also in company."""
     numbers = np.arange(3 * rows, dtype=np.float32).reshape(rows, 3)
     with opened(dynamic_sequence(tmp_path / "numbers.onnx"), way) as model:
-        assert model.scheduler.slab is None
+        assert model.entry.scheduler.slab is None
         answer = model.infer_sync({"x": numbers})
         np.testing.assert_array_equal(answer["double"], 2 * numbers)
         np.testing.assert_array_equal(answer["total"], numbers.sum(axis=1, keepdims=True))

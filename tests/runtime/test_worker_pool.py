@@ -75,10 +75,10 @@ def test_rows_of_an_engine_that_cannot_be_stopped_stay_in_quarantine(tmp_path: P
         request, handler = ask(model, 1, 1 << 19)
         model.entry.notify()
         assert handler.event.wait(WAIT_S)
-        assert model.scheduler.slab is not None
-        assert model.scheduler.slab.state(request.row) is RowState.ABANDONED
+        assert model.entry.scheduler.slab is not None
+        assert model.entry.scheduler.slab.state(request.row) is RowState.ABANDONED
         assert (model.infer_sync({"x": np.full((1, 4), 7, np.float32), "rounds": [[3]]})["y"] == 7).all()
-        assert model.scheduler.slab.state(request.row) is RowState.ABANDONED
+        assert model.entry.scheduler.slab.state(request.row) is RowState.ABANDONED
         end = time.monotonic() + WAIT_S
         while model.statistics()["rows_in_use"] and time.monotonic() < end:
             time.sleep(0.01)
@@ -99,10 +99,10 @@ def test_an_inline_model_is_freed_too(tmp_path: Path) -> None:
 def test_past_the_queue_too(tmp_path: Path) -> None:
     """What was computed at once, without having been queued, hangs and is given up like everything else."""
     with opened(tmp_path, dispatch="inline") as model:
-        assert model.scheduler.slab is not None
+        assert model.entry.scheduler.slab is not None
         lease = model.entry.lend(2, some=True)
         row = lease.row
-        model.scheduler.slab.inputs[0][row], model.scheduler.slab.inputs[1][row] = 1, FOR_EVER
+        model.entry.scheduler.slab.inputs[0][row], model.entry.scheduler.slab.inputs[1][row] = 1, FOR_EVER
         handler = EventHandler()
         assert not model.entry.settle(lease, 1, Request(handler, AnyThreadDelivery(), 1), at_once=True)
         assert isinstance(handler.error, DeadlineExceededError)
@@ -116,15 +116,15 @@ def test_a_client_that_left_is_told_nothing(tmp_path: Path) -> None:
     """Its row is in quarantine already when the engine is given up; its neighbour hears of the hang."""
     with opened(tmp_path, dispatch="inline") as model:
         (left, unheard), (_, heard) = ask(model, 1, 1 << 17), ask(model, 2, 0)
-        batch = model.scheduler.next_batch(time.monotonic_ns())
+        batch = model.entry.scheduler.next_batch(time.monotonic_ns())
         assert isinstance(batch, Batch)
         batch.began_ns = 1
         model.entry.cancel(left)
-        assert model.scheduler.expire() == [batch]
+        assert model.entry.scheduler.expire() == [batch]
         assert unheard.error is None
         assert isinstance(heard.error, DeadlineExceededError)
         model.entry.executor.run(batch)
-        model.scheduler.finish(batch)
+        model.entry.scheduler.finish(batch)
         assert unheard.outputs is heard.outputs is None
         assert model.statistics()["rows_in_use"] == 0
 
@@ -145,7 +145,7 @@ def test_what_waits_behind_a_long_batch_hears_in_time(tmp_path: Path) -> None:
 def test_closing_does_not_wait_for_ever(tmp_path: Path) -> None:
     """An engine that is lost in a batch is told to give up."""
     model = opened(tmp_path)
-    model.scheduler.engine_timeout_s = 1000.0
+    model.entry.scheduler.engine_timeout_s = 1000.0
     _, handler = ask(model, 1, FOR_EVER)
     model.entry.notify()
     model.close()
@@ -157,7 +157,7 @@ def test_an_engine_that_returns_just_before_its_worker_is_replaced(tmp_path: Pat
     with opened(tmp_path) as model:
         (worker,) = model._pool._workers
         _, handler = ask(model, 1, 0)
-        batch = Batch(model.scheduler, [Request(handler, AnyThreadDelivery(), 1)])
+        batch = Batch(model.entry.scheduler, [Request(handler, AnyThreadDelivery(), 1)])
         batch.thread = worker.thread
         model._pool.returned(batch)
         model._pool.replace(batch)

@@ -113,17 +113,17 @@ def test_deadlines_that_are_far_apart_are_kept(tmp_path: Path) -> None:
         waits = [10.0, 0.05, 10.1, 3.0, 10.2, 0.05, 3.1, 10.3, 60.0]
 
         async def use(rows: RowGatherer) -> None:
-            model.scheduler.paused = True
+            model.entry.scheduler.paused = True
             for number, (member, seconds) in enumerate(zip(members, waits, strict=True)):
                 rows.add(member, served, row(number), 0, later(seconds))
             await asyncio.sleep(0.01)
             queued = model.statistics()
             assert (queued["queued"], queued["queued_rows"]) == (4, 9)
             await asyncio.sleep(0.1)
-            model.scheduler.expire()
+            model.entry.scheduler.expire()
             await told([members[1], members[5]])
             assert not any(member.said for number, member in enumerate(members) if number not in {1, 5})
-            model.scheduler.paused = False
+            model.entry.scheduler.paused = False
             model.entry.notify()
             await told(members)
 
@@ -158,13 +158,13 @@ def test_clients_that_leave(tmp_path: Path) -> None:
         served, members = ServedModel(model, "echo"), [Member() for _ in range(6)]
 
         async def use(rows: RowGatherer) -> None:
-            model.scheduler.paused = True
+            model.entry.scheduler.paused = True
             groups = [rows.add(member, served, row(number), 0, later(10)) for number, member in enumerate(members)]
             groups[1].withdraw(members[1])
             await asyncio.sleep(0.01)
             groups[4].withdraw(members[4])
             assert model.statistics()["queued_rows"] == 5
-            model.scheduler.paused = False
+            model.entry.scheduler.paused = False
             model.entry.notify()
             await told([member for number, member in enumerate(members) if number not in {1, 4}])
             alone = Member()
@@ -202,12 +202,12 @@ def test_what_finds_no_rows_is_refused(tmp_path: Path) -> None:
         served, members = ServedModel(model, "echo"), [Member() for _ in range(7)]
 
         async def use(rows: RowGatherer) -> None:
-            model.scheduler.paused = True
+            model.entry.scheduler.paused = True
             for number, member in enumerate(members):
                 rows.add(member, served, row(number), 0, later(10))
             await asyncio.sleep(0.01)
             assert [bool(member.said) for member in members] == [False] * 4 + [True] * 3
-            model.scheduler.paused = False
+            model.entry.scheduler.paused = False
             model.entry.notify()
             await told(members)
 
@@ -243,7 +243,7 @@ def test_a_model_that_was_closed(tmp_path: Path) -> None:
 
         async def use(rows: RowGatherer) -> None:
             rows.add(member, served, row(1), 0, later(10))
-            model.scheduler.close()
+            model.entry.scheduler.close()
             await told([member])
 
         on_a_loop(use)

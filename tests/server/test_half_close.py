@@ -183,7 +183,7 @@ def test_while_the_request_waits(echo: Path, settled: bool) -> None:
         if settled:
             await client.settle()
         model = state.context.served("echo").model
-        model.pause()
+        model.entry.pause()
         row = client.row()
         await client.send(client.request(row))
         await until(lambda: model.statistics()["queued_rows"] == 1)
@@ -193,7 +193,7 @@ def test_while_the_request_waits(echo: Path, settled: bool) -> None:
         for _ in range(10):
             await asyncio.sleep(0)
         assert model.statistics()["queued_rows"] == 1
-        model.go_on()
+        model.entry.go_on()
         assert b"\r\nConnection: close" in await _last_answer(client, row)
 
     running(story, echo, dispatch="worker")
@@ -219,7 +219,7 @@ def test_over_tcp_a_client_is_asked_whether_it_is_there(
     async def story(state: ServerState) -> None:
         ours = await _over_tcp(state)
         model = state.context.served("echo").model
-        model.pause()
+        model.entry.pause()
         row = bytes(range(4 * WIDTH))
         await state.loop.sock_sendall(ours, raw_request("echo", row).replace(b"HTTP/1.1", version))
         await until(lambda: model.statistics()["queued_rows"] == 1)
@@ -228,12 +228,12 @@ def test_over_tcp_a_client_is_asked_whether_it_is_there(
             ours.close()
             await until(lambda: not model.statistics()["queued_rows"])
             assert model.statistics()["cancelled"] == 1
-            model.go_on()
+            model.entry.go_on()
             return
         interim = b"HTTP/1.1 100 Continue\r\n\r\n" if version == b"HTTP/1.1" else b""
         if interim:
             assert await asyncio.wait_for(state.loop.sock_recv(ours, len(interim)), 10) == interim
-        model.go_on()
+        model.entry.go_on()
         answer = (await _to_the_end(ours)).replace(interim, b"")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert answer.endswith(row)
@@ -247,12 +247,12 @@ def test_a_client_that_is_gone_takes_its_work_along(echo: Path) -> None:
     async def story(state: ServerState) -> None:
         client = await Client(state).connect()
         model = state.context.served("echo").model
-        model.pause()
+        model.entry.pause()
         await client.send(client.request(client.row()))
         await until(lambda: model.statistics()["queued_rows"] == 1)
         client.close()
         await until(lambda: not model.statistics()["queued_rows"])
         assert model.statistics()["cancelled"] == 1
-        model.go_on()
+        model.entry.go_on()
 
     running(story, echo, dispatch="worker")

@@ -95,7 +95,7 @@ def test_the_kernel_writes_large_bodies_into_the_slab(models: Path, request_byte
 
     async def check(model: Model, places: list[tuple[int, int]], ask: Ask) -> None:
         assert (await ask(request_bytes)).endswith(VALUES)
-        rows = model.scheduler.slab.inputs[0]
+        rows = model.entry.scheduler.slab.inputs[0]
         begin, end = rows.ctypes.data, rows.ctypes.data + rows.nbytes
         direct = sum(count for place, count in places if begin <= place < end)
         assert direct >= len(request_bytes) - RECEIVE_BYTES

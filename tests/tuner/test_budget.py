@@ -2,7 +2,7 @@
 
 import pytest
 
-from tailcut.tuner.budget import Plan, SearchSize, complete_s
+from tailcut.tuner.budget import Plan, SearchSize, complete_s, joint_race_s
 from tailcut.tuner.verification import told_within, verification_s
 
 
@@ -85,3 +85,11 @@ def test_a_complete_search_takes_longer_for_more_and_slower() -> None:
     assert complete_s(SearchSize(13, 6.0), 9, 1.0, 5000.0) > quick
     assert complete_s(SearchSize(13, 6.0), 6, 1.0, 20.0) > 3 * quick
     assert complete_s(SearchSize(13, 16.0), 6, 1.0, 5000.0) == quick + 10
+
+
+def test_a_joint_race_takes_longer_for_more_models_and_rarer_requests() -> None:
+    """Each combination starts a server, is asked for its answers, and runs its heats."""
+    quick = joint_race_s(5, 2, 2.0, 0.5)
+    assert quick == 5 * (2.0 + 2 * 1.5 + 12 * 0.5)
+    assert joint_race_s(5, 3, 2.0, 0.5) > quick
+    assert joint_race_s(5, 2, 2.0, 9.0) > quick

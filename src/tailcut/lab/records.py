@@ -136,6 +136,11 @@ class CurvePoint(Record, frozen=True):
     p99_at_most_ms: float | None
     shown: Shown
 
+    @property
+    def client_behind(self) -> bool:
+        """Whether the client was late: its percentiles are left out then, and the longest latency with them."""
+        return self.samples > 1 and self.latency_ms.max is None
+
 
 class SloResult(Record, frozen=True):
     """Whether a limit was met, and at which rate."""

@@ -1,21 +1,26 @@
 """What `tailcut bench` shows a person: one line a run, and what changed against an earlier one."""
 
 from collections.abc import Sequence
-from math import ceil
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from tailcut.lab.record import PERCENTILES
-from tailcut.lab.records import BenchResult, Bounds, CurvePoint, Lengths, Run, RunComparison, ScenarioResult, SloResult
+from tailcut.lab.records import BenchResult, CurvePoint, Lengths, Run, RunComparison, ScenarioResult, SloResult
+from tailcut.report.bench_words import (
+    doubt,
+    doubts,
+    interval_words,
+    late_causes,
+    length_figures,
+    longest_words,
+    percentile_words,
+    scenario_value,
+)
 from tailcut.report.words import cpu, fixed_milliseconds, length_range, length_words, load, own_figures
-from tailcut.stats import samples_needed
 
-_SPARE = 1.1  # times the samples that are needed: arrivals are random
 _WIDTH = 170  # of the widest table
-_BUSY = 0.9  # of a core for each client process
-_LATE_ADVICE = "lower the rate, or give the client a core of its own"
 _COLOURS = {"better": "green", "worse": "red", "indistinct": "dim"}
 
 
@@ -50,35 +55,15 @@ def _runs(console: Console, record: BenchResult) -> None:
         if run.lengths and run.lengths.differ:
             _lengths(console, run, run.lengths)
     for number, run in enumerate(record.runs, 1):
-        doubt = _doubt(run)
-        if doubt:
-            console.print(f"[yellow]run {number}: {escape(doubt)}[/]")
+        words = doubt(run)
+        if words:
+            console.print(f"[yellow]run {number}: {escape(words)}[/]")
     _late_causes(console, [run for run in record.runs if run.client_behind or run.late_because])
 
 
 def _late_causes(console: Console, late: Sequence[Run | CurvePoint]) -> None:
-    """Say each cause once why the client was late."""
-    for text in dict.fromkeys(run.late_because or _LATE_ADVICE for run in late):
-        console.print(f"[yellow]the client was late: {escape(text)}[/]")
-
-
-def _doubt(run: Run) -> str:
-    """Why a run's percentiles are unknown, or may not be the server's; nothing where they are."""
-    if run.client_behind:
-        at_most = run.p99_at_most_ms
-        bound = "" if at_most is None else f"p99 at most {at_most:.3f} ms, client lateness included: "
-        return (
-            f"{bound}the client itself fell behind its plan (p99 {run.client_lateness_p99_ms} ms), so its "
-            "percentiles would not be the server's"
-        )
-    if run.samples and run.latency_ms.p99 is None:
-        return _longer(run)
-    if run.client_cpu > _BUSY * run.client_processes:
-        return (
-            f"the client kept {run.client_cpu:.2f} cores busy with {run.client_processes} of its processes, so "
-            f"its own speed may be the limit: {'lower the rate' if run.mixed else 'add --processes auto'}"
-        )
-    return ""
+    for text in late_causes(late):
+        console.print(f"[yellow]{escape(text)}[/]")
 
 
 def _lengths(console: Console, run: Run, lengths: Lengths) -> None:
@@ -87,8 +72,7 @@ def _lengths(console: Console, run: Run, lengths: Lengths) -> None:
     table = Table()
     for name in ("length", "samples", "p50", "p95", "p99"):
         table.add_column(name, justify="right")
-    for part in lengths.quartiles:
-        figures = [_percentile(run, name, getattr(part.latency_ms, name)) for name in ("p50", "p95", "p99")]
+    for part, figures in zip(lengths.quartiles, length_figures(run, lengths, fixed_milliseconds), strict=True):
         table.add_row(length_range(part), f"{part.samples:,}", *figures)
     console.print(table)
 
@@ -106,10 +90,9 @@ def _comparison(console: Console, entry: RunComparison) -> None:
 
 
 def _scenario(console: Console, scenario: ScenarioResult) -> None:
-    value, interval = scenario.value, scenario.interval
+    interval = scenario.interval
     spread = "" if interval is None else f" (99 % interval {interval[0]:,.3f} to {interval[1]:,.3f})"
-    shown = "unknown" if value is None else f"{value:,.3f}"
-    console.print(f"{scenario.name}: {scenario.metric} {shown}{spread}")
+    console.print(f"{scenario.name}: {scenario.metric} {scenario_value(scenario, '{:,.3f}'.format)}{spread}")
     console.print(f"[dim]{scenario.note}[/]")
 
 
@@ -120,16 +103,14 @@ def _slo(console: Console, slo: SloResult) -> None:
     for name in heads:
         table.add_column(name, justify="left" if name == "shown" else "right")
     for point in slo.curve:
-        latency = point.latency_ms
-        figures = (
-            fixed_milliseconds(latency.p50),
-            fixed_milliseconds(latency.p99),
-            _bounds(point.p99_interval_ms, "unknown"),
-        )
-        errors = str(sum(point.errors.values()))
-        row = [*figures, fixed_milliseconds(point.p99_at_most_ms), errors, *own_figures(point), point.shown]
+        figures = [percentile_words(point, name, fixed_milliseconds) for name in ("p50", "p99")]
+        bounds = ["-" if point.p99_interval_ms is None else interval_words(point, fixed_milliseconds, "-")]
+        bounds.append("-" if point.p99_at_most_ms is None else fixed_milliseconds(point.p99_at_most_ms))
+        row = [*figures, *bounds, str(sum(point.errors.values())), *own_figures(point), point.shown]
         table.add_row(f"{point.rate_offered:,.1f}", *row)
     console.print(table)
+    for words in doubts([(f"{point.rate_offered:,.1f} req/s", point) for point in slo.curve]):
+        console.print(f"[yellow]{escape(words)}[/]")
     _late_causes(console, [point for point in slo.curve if point.late_because])
     if slo.highest_rate is not None:
         above = f"; above it: {slo.limited_by}" if slo.limited_by else ""
@@ -139,27 +120,7 @@ def _slo(console: Console, slo: SloResult) -> None:
 
 
 def _row(run: Run) -> list[str]:
-    latency = run.latency_ms
     errors = ", ".join(f"{count} x {kind}" for kind, count in run.errors.items()) or "0"
-    p50, p95, p99, p99_9 = (_percentile(run, name, getattr(latency, name)) for name in PERCENTILES)
-    most = "-" if latency.max is None else f"{latency.max:.3f}"
-    figures = [p50, p95, p99, _bounds(run.p99_interval_ms, "-"), p99_9, most]
+    *figures, p99_9 = (percentile_words(run, name, fixed_milliseconds) for name in PERCENTILES)
+    figures += [interval_words(run, fixed_milliseconds, "-"), p99_9, longest_words(run, fixed_milliseconds)]
     return [escape(load(run, ",.1f")), f"{run.rate_achieved:,.1f}", f"{run.samples:,}", *figures, errors]
-
-
-def _percentile(run: Run, name: str, value: float | None) -> str:
-    """A percentile, or why there is none."""
-    if value is not None:
-        return f"{value:.3f}"
-    return "client late" if run.client_behind else f"needs {samples_needed(PERCENTILES[name]):,}"
-
-
-def _longer(run: Run) -> str:
-    """How long a run has to be for a p99, at the rate that this one had."""
-    needed = samples_needed(PERCENTILES["p99"])
-    longer_s = ceil(_SPARE * needed / run.rate_achieved)
-    return f"a p99 needs {needed} samples, and there are {run.samples}: use --duration {longer_s}s"
-
-
-def _bounds(bounds: Bounds | None, unknown: str) -> str:
-    return unknown if bounds is None else f"{bounds[0]:.3f}-{bounds[1]:.3f}"

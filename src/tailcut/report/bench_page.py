@@ -7,6 +7,8 @@ import numpy as np
 
 from tailcut.lab.records import BenchResult, CurvePoint, Interval, Lengths, Run, SloResult
 from tailcut.lab.saturation import Shown
+from tailcut.report import bench_words
+from tailcut.report.bench_words import length_figures, percentile_words, scenario_value, unknown_headline
 from tailcut.report.charts import (
     TONES,
     Chart,
@@ -21,6 +23,7 @@ from tailcut.report.charts import (
 from tailcut.report.strips import Arm, Bar, Strips, ratio_bar, reach_of, strips
 from tailcut.report.words import (
     count,
+    length_range,
     length_words,
     load,
     milliseconds,
@@ -30,8 +33,6 @@ from tailcut.report.words import (
 )
 
 _MOST_CURVES = len(TONES)
-_SINGLY = 3  # doubts of one kind are told one by one; more of them in one line
-_BUSY = 0.9  # of a core for each client process
 _LIMITS = {
     Shown.MISSES: "it is missed",
     Shown.UNCLEAR: "the limit lies inside the interval, and nothing is shown",
@@ -54,6 +55,15 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthRow:
+    """A quarter of the lengths: its range, its samples, and p50, p95 and p99 in words."""
+
+    lengths: str
+    samples: int
+    figures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BenchPage:
     """Everything the template shows."""
 
@@ -68,7 +78,7 @@ class BenchPage:
     doubts: tuple[str, ...]
     costs: bool  # whether any run has one
     tried: tuple[tuple[str, ...], ...]  # of a search: rate, p99, at most, what that shows, lateness, client CPU
-    lengths: tuple[tuple[str, Lengths], ...]  # of runs with requests of several lengths: words, the lengths
+    lengths: tuple[tuple[str, tuple[LengthRow, ...]], ...]  # of runs with requests of several lengths, in words
 
 
 def page(record: BenchResult) -> BenchPage:
@@ -97,7 +107,7 @@ def page(record: BenchResult) -> BenchPage:
         any(run.server_cost for run in record.runs),
         _tried(record.slo or None),
         tuple(
-            (f"{load(run)}: {length_words(run.lengths)}", run.lengths)
+            (f"{load(run)}: {length_words(run.lengths)}", _length_rows(run, run.lengths))
             for run in record.runs
             if run.lengths and run.lengths.differ
         ),
@@ -121,7 +131,7 @@ def headline(record: BenchResult, changes: Sequence[Change]) -> tuple[str, str]:
         return words, lead
     known = sorted((run.latency_ms.p99, load(run)) for run in runs if run.latency_ms.p99 is not None)
     if not known:
-        return "p99 unknown", f"{lead} A p99 takes 459 samples in a run, and a client that keeps its plan."
+        return unknown_headline(runs), lead
     (least, words), (most, _) = known[0], known[-1]
     if len(known) == 1:
         return f"p99 {milliseconds(least)} ms", f"At {words}: {lead}"
@@ -146,13 +156,18 @@ def _tried(slo: SloResult | None) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             count(point.rate_offered),
-            milliseconds(point.latency_ms.p99),
-            milliseconds(point.p99_at_most_ms),
+            percentile_words(point, "p99"),
+            "-" if point.p99_at_most_ms is None else milliseconds(point.p99_at_most_ms),
             point.shown,
             *own_figures(point),
         )
         for point in sorted(slo.curve if slo else (), key=lambda one: one.rate_offered)
     )
+
+
+def _length_rows(run: Run, lengths: Lengths) -> tuple[LengthRow, ...]:
+    rows = zip(lengths.quartiles, length_figures(run, lengths), strict=True)
+    return tuple(LengthRow(length_range(part), part.samples, tuple(figures)) for part, figures in rows)
 
 
 def _facts(record: BenchResult) -> tuple[tuple[str, str, str], ...]:
@@ -162,41 +177,18 @@ def _facts(record: BenchResult) -> tuple[tuple[str, str, str], ...]:
         return ()
     ends = found.interval
     spread = "" if ends is None else f"99 % interval {ends[0]:,.4g} to {ends[1]:,.4g}; "
-    value = "unknown" if found.value is None else f"{found.value:,.4g}"
-    return ((f"{found.name}: {found.metric}", value, f"{spread}{found.note}"),)
+    return ((f"{found.name}: {found.metric}", scenario_value(found, "{:,.4g}".format), f"{spread}{found.note}"),)
 
 
 def doubts(record: BenchResult) -> list[str]:
-    """What a careful reader would ask before believing the figures."""
-    runs = record.runs
-    late_ms = [run.client_lateness_p99_ms for run in runs if run.client_behind]
-    together = len(late_ms) > _SINGLY
-    found = []
-    if together:
-        found.append(
-            f"in {len(late_ms)} of {len(runs)} runs the client itself fell behind its plan (p99 {min(late_ms)} to "
-            f"{max(late_ms)} ms), so their percentiles would not be the server's"
-        )
-        found += list(dict.fromkeys(run.late_because for run in runs if run.late_because))
-    for run in runs:
-        if run.client_behind:
-            because = f": {run.late_because}" if run.late_because else ""
-            if not together:
-                found.append(
-                    f"{load(run)}: the client itself fell behind its plan (p99 {run.client_lateness_p99_ms} ms), so "
-                    f"its percentiles would not be the server's{because}"
-                )
-        elif run.client_cpu > _BUSY * run.client_processes:
-            found.append(
-                f"{load(run)}: the client kept {run.client_cpu:.2f} cores busy: its own speed may be the limit"
-            )
-        elif run.latency_ms.p99 is None:
-            found.append(f"{load(run)}: {run.samples:,} samples are too few for a p99, which takes 459")
-    return found
+    """What a careful reader would ask before believing the figures, and why the client was late."""
+    late = [run for run in record.runs if run.client_behind]
+    return bench_words.doubts([(load(run), run) for run in record.runs]) + bench_words.late_causes(late)
 
 
-def _figures(run: Run) -> dict[str, float | None]:
-    return {"p50": run.latency_ms.p50, "p95": run.latency_ms.p95, "p99": run.latency_ms.p99}
+def _figures(run: Run) -> dict[str, float | str]:
+    known = {name: getattr(run.latency_ms, name) for name in ("p50", "p95", "p99")}
+    return {name: percentile_words(run, name) if value is None else value for name, value in known.items()}
 
 
 def _quantiles(run: Run) -> list[tuple[float, float]]:

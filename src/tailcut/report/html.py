@@ -16,6 +16,7 @@ from tailcut.lab.records import BenchResult, ExplainResult, MicrobenchResult
 from tailcut.planning.records import PlanResult
 from tailcut.report import (
     bench_page,
+    bench_words,
     explain_page,
     microbench_page,
     plan_page,
@@ -69,7 +70,9 @@ def render(template: str, raw: Mapping[str, Any], **values: Any) -> str:
         "costs": words.costs,
         "between": words.milliseconds_between,
         "own": words.own_figures,
-        "length_range": words.length_range,
+        "percentile": bench_words.percentile_words,
+        "interval": bench_words.interval_words,
+        "longest": bench_words.longest_words,
     }
     environment.globals["cost_titles"] = words.COST_TITLES
     text = json.dumps(raw, allow_nan=False).replace("<", "\\u003c")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tailcut.lab.records import BenchResult, MachineFacts, MicrobenchResult
 from tailcut.report import bench_page, microbench_page
 from tailcut.report.accuracy import accuracy_figures, random_words
+from tailcut.report.bench_words import interval_words, percentile_words
 from tailcut.report.microbench import count_columns, doubts, harness_words, outlier_words
 from tailcut.report.tune_page import waterfall
 from tailcut.report.tune_words import (
@@ -29,7 +30,6 @@ from tailcut.report.words import (
     bounds,
     count,
     cpu,
-    length_range,
     load,
     milliseconds,
     milliseconds_between,
@@ -39,6 +39,7 @@ from tailcut.report.words import (
 )
 from tailcut.tuner.result_records import TuneResult, WorstRow
 
+_FIGURE = re.compile(r"\d|(unknown|client late|-)$|(needs|at most) [\d]")  # or what stands in its place
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 
@@ -133,11 +134,10 @@ def bench_markdown(record: BenchResult) -> str:
     parts = [f"### {plain(page.headline)}", plain(page.lead)]
     rows = []
     for run in record.runs:
-        latency = run.latency_ms
         failed = ", ".join(f"{number} x {kind}" for kind, number in run.errors.items()) or "0"
-        figures = [milliseconds(value) for value in (latency.p50, latency.p95, latency.p99)]
+        figures = [percentile_words(run, name) for name in ("p50", "p95", "p99")]
         row = [plain(load(run)), count(run.rate_achieved), count(run.samples), *figures]
-        row += [milliseconds_between(run.p99_interval_ms), plain(failed), *own_figures(run)]
+        row += [interval_words(run), plain(failed), *own_figures(run)]
         rows.append(row + ([cpu(run.server_cost)] if page.costs else []))
     heads = (
         ["load", "requests/s", "samples", "p50 ms", "p95 ms", "p99 ms", "99 % interval", "failed"]
@@ -150,11 +150,7 @@ def bench_markdown(record: BenchResult) -> str:
         heads = ["requests/s offered", "p99 ms", "p99 at most, ms", "the limit", "client late, p99 ms", "client CPUs"]
         parts.append(_table(heads, [list(row) for row in page.tried]))
     for text, lengths in page.lengths:
-        cells = [
-            [length_range(part), count(part.samples)]
-            + [milliseconds(value) for value in (part.latency_ms.p50, part.latency_ms.p95, part.latency_ms.p99)]
-            for part in lengths.quartiles
-        ]
+        cells = [[part.lengths, count(part.samples), *part.figures] for part in lengths]
         parts += [plain(f"{text}."), _table(["length", "samples", "p50 ms", "p95 ms", "p99 ms"], cells)]
     if page.changes:
         changed = [[one.run, one.name, ratio(one.ratio), _verdict(one.verdict, one.verdict)] for one in page.changes]
@@ -192,7 +188,7 @@ def microbench_markdown(record: MicrobenchResult) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    figures = [all(row[place][:1].isdigit() or row[place] == "unknown" for row in rows) for place in range(len(heads))]
+    figures = [all(_FIGURE.match(row[place]) for row in rows) for place in range(len(heads))]
     rule = "|".join("---:" if right else "---" for right in figures)
     lines = [f"| {' | '.join(heads)} |", f"|{rule}|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

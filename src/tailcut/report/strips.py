@@ -56,7 +56,7 @@ class Arm:
     tone: str
     note: str
     curve: Sequence[tuple[float, float]]
-    figures: Mapping[str, float | None]
+    figures: Mapping[str, float | str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,15 @@ def _strip(scale: Scale, arm: Arm) -> Strip:
             start = parts.pop().at  # one part instead of two with a seam
         parts.append(Part(start, round(max(_LEAST_WIDTH, end - start), 2), opacity))
     marks = tuple(Mark(_percent(scale, known[q]), css) for q, css in ((0.5, "middle"), (0.99, "tail")) if q in known)
-    words = tuple(
-        (term, f"{milliseconds(value)} ms" if value is not None else "unknown") for term, value in arm.figures.items()
-    )
+    words = tuple((term, _figure(value)) for term, value in arm.figures.items())
     return Strip(arm.name, arm.tone, arm.note, words, tuple(parts), marks)
+
+
+def _figure(value: float | str | None) -> str:
+    """A number of milliseconds, or why there is none."""
+    if isinstance(value, str):
+        return value
+    return "unknown" if value is None else f"{milliseconds(value)} ms"
 
 
 def _tick(scale: Scale, tick: Tick) -> Mark:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tailcut.report.strips import Arm, Strips, strips
 from tailcut.report.tune_page import figures_of
-from tailcut.report.tune_words import noise_words
+from tailcut.report.tune_words import NOTHING_KEPT, UNCHANGED, arm_title, noise_words
 from tailcut.report.words import milliseconds, milliseconds_between, ratio
 from tailcut.tuner.together.result_records import JointModel, JointResult, JointVerification
 
@@ -26,14 +26,19 @@ class ModelPart:
 
     record: JointModel
     gain: str
-    limits: tuple[tuple[str, str], ...]  # of each arm: whether its p99 is within the limit
+    limits: tuple[tuple[str, str, str], ...]  # of each arm: its title, and whether its p99 is within the limit
     strips: Strips | None
 
 
 def model_parts(result: JointResult) -> list[ModelPart]:
     """Each model with its gain, its limit and its strips."""
     return [
-        ModelPart(one, gain_words(one), tuple((arm, limit_words(one, arm)) for arm in ARM_WORDS), _strips(one))
+        ModelPart(
+            one,
+            gain_words(one),
+            tuple((arm, arm_title(arm, one), limit_words(one, arm)) for arm in ARM_WORDS),
+            _strips(one),
+        )
         for one in result.models
     ]
 
@@ -44,6 +49,8 @@ def headline(result: JointResult) -> tuple[str, str]:
     checked = [one.verification for one in result.models if one.verification is not None]
     if len(checked) < len(result.models):
         return "Not verified", "The tune was interrupted. The profiles hold the best settings found until then."
+    if all(one.unchanged for one in result.models):
+        return UNCHANGED.capitalize(), "Nothing was better than the engine's defaults: the profiles hold them."
     before = _limits_words([one.baseline.within for one in checked])
     sentence = f"{names} in one server, all under load at the same time; with the engine's defaults, {before}."
     return _limits_words([one.tuned.within for one in checked]).capitalize(), sentence
@@ -82,7 +89,8 @@ def together_summary(result: JointResult) -> RenderableType:
     else:
         lines.append("[yellow]not verified: interrupted before the end; the best settings so far were kept[/]")
     for model in result.models:
-        lines.append(escape(f"{model.name}: {model.setting or 'defaults'}"))
+        kept = f"{UNCHANGED}: {NOTHING_KEPT}" if model.unchanged else model.setting or "defaults"
+        lines.append(escape(f"{model.name}: {kept}"))
         lines.append(escape(f"  {gain_words(model)}"))
     lines += [escape(words) for words in (cpu_words(result), noise_words(result.noise)) if words]
     lines += [escape(f"profile: {model.profile}") for model in result.models if model.profile]
@@ -107,7 +115,7 @@ def _table(model: JointModel, checked: JointVerification) -> Table:
     for arm, found in checked.arms.items():
         figures = [milliseconds(value) for value in (found.p50_ms, found.p95_ms, found.p99_ms)]
         spread = milliseconds_between(found.p99_interval_ms)
-        table.add_row(arm, *figures, spread, _WITHIN[found.within], f"{found.samples:,}")
+        table.add_row(arm_title(arm, model), *figures, spread, _WITHIN[found.within], f"{found.samples:,}")
     return table
 
 
@@ -125,5 +133,8 @@ def _strips(model: JointModel) -> Strips | None:
     checked = model.verification
     if checked is None:
         return None
-    arms = [Arm(name, name, ARM_WORDS[name], arm.curve, figures_of(arm)) for name, arm in checked.arms.items()]
+    words = ARM_WORDS | ({"tuned": NOTHING_KEPT} if model.unchanged else {})
+    arms = [
+        Arm(arm_title(name, model), name, words[name], arm.curve, figures_of(arm)) for name, arm in checked.arms.items()
+    ]
     return strips(arms, model.limit_ms)

@@ -6,6 +6,7 @@ from tailcut.lab.records import Interval
 from tailcut.report.accuracy import accuracy_figures, random_words
 from tailcut.report.words import ratio
 from tailcut.tuner.result_records import NoiseResult, OfferResult, TuneResult
+from tailcut.tuner.together.result_records import JointModel
 
 ARM_WORDS = {
     "baseline": "the engine's defaults, one call a request, JSON over HTTP",
@@ -14,6 +15,7 @@ ARM_WORDS = {
     "previous": "the settings of the profile that was checked again",
 }
 UNCHANGED = "unchanged"
+NOTHING_KEPT = "nothing was kept: the same settings as before"
 
 
 def headline(result: TuneResult) -> tuple[str, str]:
@@ -53,7 +55,7 @@ def unchanged_words(result: TuneResult) -> str:
     return f"Nothing was better than {before}: the profile holds them."
 
 
-def arm_title(name: str, result: TuneResult) -> str:
+def arm_title(name: str, result: TuneResult | JointModel) -> str:
     """What an arm of the verification is called: the tuned one is called unchanged where nothing was kept."""
     return UNCHANGED if name == "tuned" and result.unchanged else name
 
@@ -61,7 +63,7 @@ def arm_title(name: str, result: TuneResult) -> str:
 def arm_words(name: str, result: TuneResult) -> str:
     """What an arm ran."""
     if name == "tuned" and result.unchanged:
-        return "nothing was kept: the same settings as before"
+        return NOTHING_KEPT
     if name == "baseline" and result.settings.pipeline:
         return "the pipeline as it is written, with the settings of @stage"
     return ARM_WORDS[name]

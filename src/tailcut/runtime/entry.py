@@ -7,19 +7,25 @@ import time
 from collections.abc import Callable, Generator
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from tailcut.batching.policy import LOOP_NS, Place
+from tailcut.engines.base import Engine
+from tailcut.engines.phases import Timed
 from tailcut.memory.slab import Slab
 from tailcut.runtime.inputs import Arrays, row_key
+from tailcut.runtime.opening.warmup import WarmUp
 from tailcut.runtime.oversized import split_in_steps, without_pauses
 from tailcut.runtime.padding import Padding
 from tailcut.runtime.request import Batch, Executor, Lease, Request, ResponseHandler
 from tailcut.runtime.scheduler import Scheduler
 from tailcut.runtime.statistics import ModelStatistics
+from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.spec import ModelSpec
 
 _STEP_BYTES = 256 * 1024  # copied between two pauses
+_FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # for batches to end before a fork
 
 
 class Entry(Protocol):
@@ -58,6 +64,25 @@ class Entry(Protocol):
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
         """How many batches of so many rows were computed, and their engine time in nanoseconds."""
+
+    @property
+    def warm_up(self) -> WarmUp:
+        """Whether the model has computed before its first request."""
+
+    def stages(self) -> dict[str, dict[str, int | float]]:
+        """The counts of each stage of a pipeline; a model has none."""
+
+    def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
+        """For each stage of a pipeline, as `batches_by_rows`; a model has none."""
+
+    def stage_times(self) -> list[StepTimes]:
+        """How long a pipeline's requests are in each stage; a model has none."""
+
+    def describe_stages(self) -> str:
+        """A pipeline's stages as one line; a model has none."""
+
+    def device_times(self) -> list[DevicePhase]:
+        """The time in each phase of the newest calls to a device; nothing for an engine on the CPU."""
 
     def waiting_ns(self) -> int:
         """How long the workers will take for what waits; 0 where the asking thread is the one that computes."""
@@ -120,6 +145,8 @@ class ModelEntry:
         self.cancel = scheduler.cancel
         self.withdraw = scheduler.withdraw
         self.executor = executor
+        self.engine: Engine | None = None  # the first, whose device is asked for its times
+        self.warm_up = WarmUp(warmed_up=False)
         self._wake = wake
         self._padding = padding
 
@@ -127,6 +154,43 @@ class ModelEntry:
     def waiting_rows(self) -> int:
         """Rows that wait for an engine now."""
         return self.scheduler.waiting_rows
+
+    def stages(self) -> dict[str, dict[str, int | float]]:
+        """Nothing: a pipeline has them."""
+        return {}
+
+    def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
+        """Nothing, likewise."""
+        return {}
+
+    def stage_times(self) -> list[StepTimes]:
+        """Nothing, likewise."""
+        return []
+
+    def describe_stages(self) -> str:
+        """Nothing, likewise."""
+        return ""
+
+    def device_times(self) -> list[DevicePhase]:
+        """The time in each phase of the newest calls to a device; nothing for an engine on the CPU."""
+        engine = self.engine
+        return msgspec.convert(engine.phases.summary(), list[DevicePhase]) if isinstance(engine, Timed) else []
+
+    def pause(self) -> None:
+        """Let the batches that are computed end before this process forks, for a moment at most."""
+        scheduler = self.scheduler
+        if scheduler.closed:
+            return
+        scheduler.paused = scheduler.dispatch != "inline"  # the loop's thread computes those, and would not look again
+        end = time.monotonic() + _FORK_WAIT_S
+        while scheduler.computing and time.monotonic() < end:
+            time.sleep(_FORK_LOOK_S)
+
+    def go_on(self) -> None:
+        """After the fork, in the parent."""
+        if self.scheduler.paused:
+            self.scheduler.paused = False
+            self._wake()
 
     def start(self, arrays: Arrays, request: Request) -> None:
         """Queue a request's checked arrays: in rows of the slab, as loose arrays, or in parts if over a batch.

@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Self
 
-import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -22,7 +21,6 @@ from tailcut import forks
 from tailcut.batching.cost import CostModel
 from tailcut.engines import OPEN_AFTER_FORK, open_engine
 from tailcut.engines.base import Engine, RequestEngine
-from tailcut.engines.phases import Timed
 from tailcut.engines.static import StaticEngine
 from tailcut.engines.trust import trust as trust_file
 from tailcut.errors import ReleasedError, UsageError
@@ -44,11 +42,9 @@ from tailcut.runtime.rows import Batching, RowDecision
 from tailcut.runtime.scheduler import Scheduler
 from tailcut.runtime.second import load_second, open_second
 from tailcut.runtime.settings import SecondEngine
-from tailcut.runtime.tracing.records import DevicePhase, StepTimes
 from tailcut.runtime.worker_pool import Watchdog, WorkerPool
 
 _log = logging.getLogger("tailcut")
-_FORK_WAIT_S, _FORK_LOOK_S = 0.25, 0.0005  # for batches to end before a fork
 
 
 class Model:
@@ -58,7 +54,7 @@ class Model:
     call of `infer` or `infer_sync` opens the model anew, because engines and threads do not survive a fork; with
     openvino, which cannot be opened there reliably, such calls raise ReleasedError.
 
-    `entry` is for a server: requests that are already checked or already stand in rows.
+    All that is public here is for users, except `entry`: by it Tailcut itself serves a model, and reaches its parts.
     """
 
     def __init__(
@@ -78,7 +74,7 @@ class Model:
         self.profile = profile
         self.choice: Choice | None = None  # the settings, where they were chosen by measuring
         self._limits = limits
-        self.scheduler = scheduler = Scheduler(self.spec, profile.settings, limits)
+        self._scheduler = scheduler = Scheduler(self.spec, profile.settings, limits)
         self._padding = self._plan_padding(engine)
         if self._padding is not None:
             scheduler.forecast.costs = {bucket: CostModel(scheduler.max_batch_size) for bucket in self._padding.grid}
@@ -91,19 +87,21 @@ class Model:
         left_s = max(0.0, limits.warm_up_s - (time.monotonic() - began))
         plan = WarmUpPlan(self._warm_up_steps(), profile.samples, left_s)
         made_up = not isinstance(engine, RequestEngine)  # whose functions may refuse inputs that no client has sent
-        self.warm_up = warm_up(scheduler, engine, executors, plan) if made_up else WarmUp(warmed_up=False)
+        warmed_up = warm_up(scheduler, engine, executors, plan) if made_up else WarmUp(warmed_up=False)
         self._pool = WorkerPool(scheduler, engine, self._reopen, self._first_executor)
         self._pools = [self._pool, *self._second_pool(left_s)]
         self._wake = self._pool.wake if len(self._pools) == 1 else self._wake_all
         self.entry = ModelEntry(scheduler, executors[0], self._wake, self._padding)
+        self.entry.warm_up = warmed_up
+        self.entry.engine = engine
         self._calls = LibraryCalls(self.entry)
         for executor, place in () if scheduler.dispatch == "inline" else zip(executors, places, strict=True):
             self._pool.hire(executor, engines[place], place)
         self._watchdog = Watchdog(scheduler, self._pools)
         self._inherited = False  # in a forked child, from a parent that had it open
         self._opening = threading.Lock()
-        forks.watch(self)
-        forks.pause_for(self)
+        forks.watch_by(self, Model._forked)
+        forks.pause_for(self.entry)
 
     @classmethod
     def open(
@@ -114,7 +112,7 @@ class Model:
         batching: Batching | None = None,
         auto: bool = True,
         trust: bool = False,
-    ) -> Self:
+    ) -> "Model":
         """Load a model file, a profile file (.toml), a Profile or a pipeline (FILE.py:VARIABLE), and warm it up.
 
         Model files are ONNX, OpenVINO IR (.xml), TensorFlow (a SavedModel's directory, .pb), TFLite, Paddle, and
@@ -141,18 +139,18 @@ class Model:
             )
         if isinstance(source, str) and is_pipeline(source):
             # By name: pipelines are built on models, and not the other way round.
-            pipeline: Self = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits)
+            pipeline: Model = import_module("tailcut.pipelines.model").PipelineModel.open(source, limits=limits)
             return pipeline
         profile = source if isinstance(source, Profile) else open_profile(Path(source))
         if profile.is_of_pipeline:
-            tuned: Self = import_module("tailcut.pipelines.model").PipelineModel.of_profile(profile, limits=limits)
+            tuned: Model = import_module("tailcut.pipelines.model").open_tuned(profile, limits=limits)
             return tuned
         if trust:
             trust_file(Path(profile.model.path))
         if batching is not None:
             profile = with_batching(profile, batching)
         if auto and not isinstance(source, Profile) and not is_profile(Path(source)):
-            model = cls.open_measured(profile, surroundings(), limits=limits)
+            model = measured_model(profile, surroundings(), limits=limits)
             if model.choice is not None:
                 _log.info("%s: %s", model.spec.name, model.choice.line())
             return model
@@ -163,32 +161,6 @@ class Model:
         except BaseException:
             engine.close()
             raise
-
-    @classmethod
-    def open_measured(
-        cls,
-        profile: Profile,
-        around: Surroundings,
-        *,
-        limits: Limits = Limits(),  # noqa: B008  frozen
-        budget_s: float = BUDGET_S,
-    ) -> Self:
-        """Load a model with its threads, instances, spinning, dispatch and largest batch chosen by measuring.
-
-        What was chosen is in the opened model's `choice`, and in its `profile`. `budget_s` bounds the measurements.
-
-        Raises:
-            ModelFileError: the model is missing, empty or corrupt.
-            UnsupportedError: batching where the model's signature rules it out.
-        """
-        opened = open_measured(profile, limits, around, budget_s)
-        try:
-            model = cls(opened.profile, opened.engine, limits, opened.rows)
-        except BaseException:
-            opened.engine.close()
-            raise
-        model.choice = opened.choice
-        return model
 
     async def infer(
         self, inputs: Mapping[str, ArrayLike], *, timeout_s: float | None = None, priority: int = 0
@@ -219,7 +191,7 @@ class Model:
     def close(self) -> None:
         """Fail what waits, end the workers, free the engine. Calling it again does nothing."""
         self._inherited = False
-        if self.scheduler.close():
+        if self._scheduler.close():
             self._watchdog.stop()
             for pool in self._pools:
                 pool.close()
@@ -228,16 +200,20 @@ class Model:
 
     def statistics(self) -> dict[str, int | float]:
         """Counts since the start (requests, rows, batches, failures, times in nanoseconds), and the queue as it is."""
-        return self.scheduler.statistics()
+        return self._scheduler.statistics()
 
     def batches_by_rows(self) -> dict[int, tuple[int, int]]:
         """How many batches of so many rows were computed, and their engine time in nanoseconds."""
-        return self.scheduler.batches_by_rows()
+        return self._scheduler.batches_by_rows()
+
+    def stages(self) -> dict[str, dict[str, int | float]]:
+        """The counts of each step of a pipeline by its name; a model has none."""
+        return {}
 
     @property
     def refusal(self) -> str:
         """Why the newest refused request was refused."""
-        return self.scheduler.counts.refusal
+        return self._scheduler.counts.refusal
 
     def __enter__(self) -> Self:
         return self
@@ -247,49 +223,11 @@ class Model:
 
     # Forks.
 
-    def stages(self) -> dict[str, dict[str, int | float]]:
-        """The counts of each stage of a pipeline; a model has none."""
-        return {}
-
-    def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
-        """The batches of each stage of a pipeline; a model has none."""
-        return {}
-
-    def stage_times(self) -> list[StepTimes]:
-        """How long a pipeline's requests are in each stage; a model has none."""
-        return []
-
-    def device_times(self) -> list[DevicePhase]:
-        """The time in each phase of the newest calls to a device; nothing for an engine on the CPU."""
-        return (
-            msgspec.convert(self._engine.phases.summary(), list[DevicePhase]) if isinstance(self._engine, Timed) else []
-        )
-
-    def describe_stages(self) -> str:
-        """A pipeline's stages as one line; a model has none."""
-        return ""
-
-    def pause(self) -> None:
-        """Let the batches that are computed end before this process forks, for a moment at most."""
-        scheduler = self.scheduler
-        if scheduler.closed:
-            return
-        scheduler.paused = scheduler.dispatch != "inline"  # the loop's thread computes those, and would not look again
-        end = time.monotonic() + _FORK_WAIT_S
-        while scheduler.computing and time.monotonic() < end:
-            time.sleep(_FORK_LOOK_S)
-
-    def go_on(self) -> None:
-        """After the fork, in the parent."""
-        if self.scheduler.paused:
-            self.scheduler.paused = False
-            self._wake()
-
-    def forked(self) -> None:
+    def _forked(self) -> None:
         """In a forked child: closed, until it is asked. What the parent opened is neither used nor freed here."""
         forks.keep_for_good(self.__dict__.copy())
-        self._inherited = self._inherited or not self.scheduler.closed
-        self.scheduler.forked()
+        self._inherited = self._inherited or not self._scheduler.closed
+        self._scheduler.forked()
         self._opening = threading.Lock()
 
     def _open_here(self) -> None:
@@ -343,7 +281,7 @@ class Model:
         return StaticEngine(engine, sizes, lambda options: open_engine(path, options, name))
 
     def _executor(self, engine: Engine) -> Executor:
-        slab, max_batch_size = self.scheduler.slab, self.scheduler.max_batch_size
+        slab, max_batch_size = self._scheduler.slab, self._scheduler.max_batch_size
         if self._padding is not None:
             return PaddedExecutor(engine, self._padding, max_batch_size)
         return ArrayExecutor(engine) if slab is None else RowExecutor(engine, slab)
@@ -356,7 +294,7 @@ class Model:
 
     def _second_pool(self, left_s: float) -> list[WorkerPool]:
         """The workers of the second engine, warmed up and hired, where batches are routed to it."""
-        scheduler, engine, second = self.scheduler, self._second, self.profile.settings.batching.second
+        scheduler, engine, second = self._scheduler, self._second, self.profile.settings.batching.second
         if engine is None or second is None or scheduler.router is None:
             return []
         executors = [self._executor(engine) for _ in range(second.engine.instances)]
@@ -379,10 +317,10 @@ class Model:
             pool.wake()
 
     def _warm_up_steps(self) -> list[Step]:
-        forecast, router = self.scheduler.forecast, self.scheduler.router
+        forecast, router = self._scheduler.forecast, self._scheduler.router
         cost = forecast.cost if router is None else router.engines[0].cost
         if self._padding is None:
-            return [Step(rows, (cost,), self.scheduler.slab) for rows in cost.sizes]
+            return [Step(rows, (cost,), self._scheduler.slab) for rows in cost.sizes]
         steps: list[Step] = []
         buckets = self._padding.grid
         for bucket in buckets:
@@ -401,3 +339,28 @@ class Model:
         engine = open_engine(self.profile.engine_file, self.profile.settings.engine, self.profile.model.name)
         engine.spec = self.spec  # what was decided of its rows holds for every engine of the model
         return self._for_buckets(engine)
+
+
+def measured_model(
+    profile: Profile,
+    around: Surroundings,
+    *,
+    limits: Limits = Limits(),  # noqa: B008  frozen
+    budget_s: float = BUDGET_S,
+) -> Model:
+    """Load a model with its threads, instances, spinning, dispatch and largest batch chosen by measuring.
+
+    What was chosen is in the opened model's `choice`, and in its `profile`. `budget_s` bounds the measurements.
+
+    Raises:
+        ModelFileError: the model is missing, empty or corrupt.
+        UnsupportedError: batching where the model's signature rules it out.
+    """
+    opened = open_measured(profile, limits, around, budget_s)
+    try:
+        model = Model(opened.profile, opened.engine, limits, opened.rows)
+    except BaseException:
+        opened.engine.close()
+        raise
+    model.choice = opened.choice
+    return model

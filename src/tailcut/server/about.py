@@ -62,7 +62,7 @@ def _model(served: ServedModel) -> ModelAbout:
     settings, defaults = served.model.profile.settings, Settings()
     mine, usual = _flat(msgspec.to_builtins(settings)), _flat(msgspec.to_builtins(defaults))
     slab = served.entry.slab
-    stages = served.model.describe_stages()
+    stages = served.entry.describe_stages()
     return ModelAbout(
         name=served.name,
         version=served.version,

@@ -90,7 +90,7 @@ def configuration(served: ServedModel) -> dict[str, Any]:
         "model_transaction_policy": {"decoupled": False},
         "parameters": {name: {"string_value": value} for name, value in facts(served).items()},
     }
-    stages = ",".join(model.stages())
+    stages = ",".join(model.entry.stages())
     if stages:
         config |= {"platform": "", "backend": "pipeline"}
         config["parameters"]["stages"] = {"string_value": stages}
@@ -123,7 +123,7 @@ def facts(served: ServedModel) -> dict[str, str]:
 
 def engine(served: ServedModel) -> dict[str, str]:
     """How many threads compute a call, and whether they spin between calls; nothing of a pipeline, which has steps."""
-    if served.model.stages():
+    if served.entry.stages():
         return {}
     options = served.model.profile.settings.engine
     return {"engine_threads": str(engine_threads(options).count), "engine_spins": str(spins(options)).lower()}
@@ -142,16 +142,16 @@ def defaults(served: ServedModel) -> dict[str, str]:
 
 def readiness(served: ServedModel, *, ready: bool) -> dict[str, Any]:
     """Whether a model answers, and whether it has computed already: the reason where it has not, or not all sizes."""
-    warm_up = served.model.warm_up
+    warm_up = served.entry.warm_up
     known = {"name": served.name, "ready": ready, "warmed_up": warm_up.warmed_up}
     return known | ({"reason": warm_up.reason} if warm_up.reason else {})
 
 
 def statistics(served: Counted) -> dict[str, Any]:
     """The statistics extension's entry of one model. Times are nanoseconds, summed over requests."""
-    counts = served.model.statistics()
+    counts = served.entry.statistics()
     requests = counts["requests"]
-    stages = [_stage(name, counts) for name, counts in served.model.stages().items()]
+    stages = [_stage(name, counts) for name, counts in served.entry.stages().items()]
     return ({"stages": stages} if stages else {}) | {
         "name": served.name,
         "version": served.version,
@@ -175,7 +175,7 @@ def statistics(served: Counted) -> dict[str, Any]:
                 "compute_infer": _duration(batches, compute_ns),
                 "compute_output": _duration(batches, 0),
             }
-            for rows, (batches, compute_ns) in sorted(served.model.batches_by_rows().items())
+            for rows, (batches, compute_ns) in sorted(served.entry.batches_by_rows().items())
         ],
     }
 

@@ -45,7 +45,7 @@ _STAGE_METRICS = (  # what a step counts, in which unit, and how it is shown
 
 
 class Counting(Protocol):
-    """A model, as far as metrics are concerned."""
+    """The entry of a model, as far as metrics are concerned."""
 
     def statistics(self) -> dict[str, int | float]: ...  # noqa: D102  said there
     def batches_by_rows(self) -> dict[int, tuple[int, int]]: ...  # noqa: D102
@@ -61,7 +61,7 @@ class Counted(Protocol):
     @property
     def version(self) -> str: ...  # noqa: D102
     @property
-    def model(self) -> Counting: ...  # noqa: D102
+    def entry(self) -> Counting: ...  # noqa: D102
     @property
     def latency(self) -> LatencyHistogram: ...  # noqa: D102
     @property
@@ -243,7 +243,7 @@ class _Collector:
             "tailcut_queue_oldest_seconds", "How long the request that has waited longest has waited", labels=labels
         )
         for served in models:
-            values = served.model.statistics()
+            values = served.entry.statistics()
             values["request_ns"] = values["queue_ns"] + values["served_ns"]
             where = [served.name, served.version]
             for name, counter in counters.items():
@@ -264,8 +264,8 @@ class _Collector:
         ]
         batches = HistogramMetricFamily("tailcut_stage_batch_rows", "Rows of a step's batch", labels=_STAGE_LABELS)
         for served in models:
-            by_rows = served.model.stage_batches()
-            for stage, values in served.model.stages().items():
+            by_rows = served.entry.stage_batches()
+            for stage, values in served.entry.stages().items():
                 where = [served.name, served.version, stage]
                 for name, unit, family in families:
                     family.add_metric(where, values[name] / unit)
@@ -301,7 +301,7 @@ def _refusals(models: Sequence[Counted]) -> Iterator[Metric]:
         labels=[*_LABELS, "outcome"],
     )
     for served in models:
-        values = served.model.statistics()
+        values = served.entry.statistics()
         where = [served.name, served.version]
         refused.add_metric([*where, "queue_full"], values["refused"] - values["refused_late"])
         refused.add_metric([*where, "deadline"], values["refused_late"])
@@ -329,8 +329,8 @@ def _distributions(models: Sequence[Counted]) -> Iterator[Metric]:
         if took.limit_ns:
             limit.add_metric(where, took.limit_ns / 1e9)
             within.add_metric(where, took.within_limit())
-        if not served.model.stages():  # whose batches are those of its stages
-            by_rows = served.model.batches_by_rows()
+        if not served.entry.stages():  # whose batches are those of its stages
+            by_rows = served.entry.batches_by_rows()
             sizes = _batch_sizes(by_rows)
             rows_in_all = sum(rows * count for rows, (count, _) in by_rows.items())
             of_batches = {index: one for index, one in served.batch_exemplars.items() if sizes[index]}

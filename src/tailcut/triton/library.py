@@ -15,7 +15,7 @@ from tailcut.machine.fingerprint import fingerprint
 from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.fit import fit_to_machine
 from tailcut.runtime.limits import Limits
-from tailcut.runtime.model import Model
+from tailcut.runtime.model import Model, measured_model
 from tailcut.runtime.opening.measured import BUDGET_S, surroundings
 from tailcut.runtime.profile import Profile, with_batching
 from tailcut.runtime.rows import Batching
@@ -180,7 +180,7 @@ class Library:
         else:
             sizes = [size for size in (reading.max_batch_size, wishes.max_batch_size) if size]
             around = surroundings(alone=models == 1, max_batch_size=min(sizes, default=None))
-            model = Model.open_measured(profile, around, limits=limits, budget_s=BUDGET_S / max(1, models))
+            model = measured_model(profile, around, limits=limits, budget_s=BUDGET_S / max(1, models))
             if model.choice is not None:
                 _log.info("%s: %s", folder.name, model.choice.line())
         _log.info("%s: %s", folder.name, model.rows.describe())

@@ -51,12 +51,30 @@ def complete_s(size: SearchSize, rungs: int, start_s: float, capacity: float) ->
         capacity: requests per second of the baseline.
     """
     call_s = 1 / max(capacity, 1e-9)
-    estimate_s = size.estimates * (_LOADING * start_s / 2 + max(_LEAST_ENGINE_S, _ENGINE_CALLS * call_s))
     heats_s = _FINALISTS * _HEATS * max(_LEAST_HEAT_S, _HEAT_CALLS * call_s)
     race_s = _FINALISTS * (start_s + _MOST_CHECK_S) + heats_s
     refine_s = _REFINEMENTS * (start_s + _MOST_REFINEMENT_S)
     explain_s = rungs * start_s + (rungs + 1) * _STEP_ROUNDS * max(_LEAST_STEP_S, _STEP_CALLS * call_s)
-    return size.prepared_s + estimate_s + race_s + refine_s + explain_s
+    return estimating_s(size, start_s, capacity) + race_s + refine_s + explain_s
+
+
+def estimating_s(size: SearchSize, start_s: float, capacity: float) -> float:
+    """How long everything before the race takes of a complete search; the arguments are those of `complete_s`."""
+    call_s = 1 / max(capacity, 1e-9)
+    engine_s = _LOADING * start_s / 2 + max(_LEAST_ENGINE_S, _ENGINE_CALLS * call_s)
+    return size.prepared_s + size.estimates * engine_s
+
+
+def joint_race_s(combinations: int, models: int, start_s: float, block_s: float) -> float:
+    """How long a joint tune's race takes where nothing is left out.
+
+    Args:
+        combinations: that race.
+        models: in each server.
+        start_s: until a server with all of them is ready.
+        block_s: of one combination in one heat.
+    """
+    return combinations * (start_s + models * _MOST_CHECK_S + _HEATS * block_s)
 
 
 def ways_s(start_s: float) -> float:

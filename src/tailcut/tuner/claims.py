@@ -39,9 +39,7 @@ def announce(session: Session, found: Baseline, size: SearchSize) -> None:
     plan.needs_verification_s(min(needed_s, plan.most_verify_s))
     rest_s = complete_s(size, len(session.outcome.rungs), session.servers.start_s, found.capacity)
     whole_s = plan.spent_s(time.monotonic()) + rest_s + max(needed_s, LEAST_S)
-    words = f"a complete search takes about {_ROUNDED_S * math.ceil(whole_s / _ROUNDED_S):,} s"
-    less = "" if whole_s <= plan.budget_s else " tries less of it"
-    session.tell(Phase(f"{words}; --budget {plan.budget_s:g}s{less}"))
+    session.tell(complete_search(whole_s, plan.budget_s))
     if needed_s > plan.most_verify_s:
         told = told_within(plan.most_verify_s, found.rate, arms)
         budget_s = 10 * math.ceil(needed_s / plan.most_verify_s * plan.budget_s / 10)
@@ -51,6 +49,13 @@ def announce(session: Session, found: Baseline, size: SearchSize) -> None:
                 f"tune verifies its {told} (--budget {budget_s}s for the p99, or a higher --rate)"
             )
         )
+
+
+def complete_search(whole_s: float, budget_s: float) -> Phase:
+    """How long a search takes that leaves nothing out, beside the budget that it has."""
+    less = "" if whole_s <= budget_s else " tries less of it"
+    rounded_s = _ROUNDED_S * math.ceil(whole_s / _ROUNDED_S)
+    return Phase(f"a complete search takes about {rounded_s:,} s; --budget {budget_s:g}s{less}")
 
 
 def carry(session: Session) -> Baseline:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tailcut.runtime.settings import Settings
 from tailcut.spec import ModelSpec
-from tailcut.tuner.budget import Plan
+from tailcut.tuner.budget import Plan, estimating_s
 from tailcut.tuner.claims import carry
 from tailcut.tuner.events import Event
 from tailcut.tuner.finalists import Predicted
@@ -54,16 +54,34 @@ class Surveyor:
         """
         self._session = open_session(wanted, tell)
         self._space = ModelSpace(self._session)
+        self._spent_s = 0.0  # of its budget, measuring the baseline
 
-    def survey(self) -> Survey:
-        """Measure the baseline and the engines, and simulate; call `close` when the servers are not needed any more.
+    def carry(self) -> None:
+        """Measure what the baseline carries.
 
         Raises:
             TailcutError: the baseline itself cannot be served.
         """
-        session, space = self._session, self._space
-        session.plan = Plan(time.monotonic(), session.wanted.budget_s)  # others may have been surveyed since the start
+        session = self._session
+        session.plan = Plan(time.monotonic(), session.wanted.budget_s)  # others may have been measured since the start
         carry(session)
+        self._spent_s = session.plan.spent_s(time.monotonic())
+        session.servers.keep()
+
+    @property
+    def start_s(self) -> float:
+        """How long the baseline's server took to start."""
+        return self._session.servers.start_s
+
+    @property
+    def complete_s(self) -> float:
+        """How long a survey takes that leaves nothing out, once the baseline was measured."""
+        return estimating_s(self._space.size, self.start_s, self._session.outcome.capacity)
+
+    def survey(self) -> Survey:
+        """Measure the engines, and simulate; call `close` when the servers are not needed any more."""
+        session, space = self._session, self._space
+        session.plan = Plan(time.monotonic() - self._spent_s, session.wanted.budget_s)
         predicted = space.predicted()
         return Survey(
             session.spec,

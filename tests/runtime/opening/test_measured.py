@@ -13,7 +13,7 @@ from tests.engines.models import endless, identity, masked_mean, no_batch, perce
 
 from tailcut.engines import open_engine
 from tailcut.errors import EngineError
-from tailcut.runtime.model import Model
+from tailcut.runtime.model import Model, measured_model
 from tailcut.runtime.opening import measured
 from tailcut.runtime.opening.defaults import LEAST_BATCH, SAFE_SETTINGS, Surroundings
 from tailcut.runtime.profile import Profile, with_batching
@@ -26,7 +26,7 @@ def test_a_small_model_computes_inline(tmp_path: Path, caplog: pytest.LogCapture
     x = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
     with caplog.at_level(logging.INFO, "tailcut"), Model.open(path) as model:
         settings = model.profile.settings
-        assert model.scheduler.dispatch == "inline"
+        assert model.entry.scheduler.dispatch == "inline"
         assert (settings.engine.threads, settings.engine.name, settings.engine.precision) == (1, "onnxruntime", "f32")
         assert settings.batching.max_batch_size >= LEAST_BATCH
         answer = model.infer_sync({"x": x})["y"]
@@ -97,14 +97,14 @@ def test_what_takes_unknown_time_gets_a_worker(tmp_path: Path, kind: str) -> Non
     with Model.open(path, batching="off" if kind == "dependent" else None) as model:
         assert model.profile.settings.batching.dispatch == "worker"
         assert model.profile.settings.batching.max_batch_size == SAFE_SETTINGS.batching.max_batch_size
-        assert model.scheduler.max_batch_size == (32 if kind in {"lengths", "strings"} else 1)
+        assert model.entry.scheduler.max_batch_size == (32 if kind in {"lengths", "strings"} else 1)
 
 
 def test_requests_that_share_no_call_are_computed_by_several_instances(tmp_path: Path) -> None:
     """As many as there are cores, on one session; each answers for itself."""
     profile = with_batching(Profile.of_model(perceptron([16, 32, 4], tmp_path / "m.onnx"), SAFE_SETTINGS), "off")
     x = np.random.default_rng(0).standard_normal((40, 5, 16)).astype(np.float32)
-    with Model.open_measured(profile, Surroundings(cpus=3, threads=3)) as model:
+    with measured_model(profile, Surroundings(cpus=3, threads=3)) as model:
         assert model.profile.settings.engine.instances == 3
         with ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(lambda rows: model.infer_sync({"x": rows})["y"], x))
@@ -123,7 +123,7 @@ def test_a_model_without_any_free_size_is_timed(tmp_path: Path) -> None:
 def test_a_loop_that_values_control_never_keeps_the_event_loop(tmp_path: Path) -> None:
     """Not even where the user has its requests batched, and its rows take the same memory each."""
     with Model.open(endless(tmp_path / "endless.onnx"), batching="on") as model:
-        assert model.scheduler.dispatch != "inline"
+        assert model.entry.scheduler.dispatch != "inline"
         assert model.choice is not None
         assert "operator Loop may run for any time" in model.choice.reason
 
@@ -131,7 +131,7 @@ def test_a_loop_that_values_control_never_keeps_the_event_loop(tmp_path: Path) -
 def test_a_batch_fixed_at_1_is_measured_as_such(tmp_path: Path) -> None:
     """One row, inline where that is short."""
     with Model.open(identity(DType.FP32, (1, 8), tmp_path / "one.onnx")) as model:
-        assert (model.scheduler.dispatch, model.scheduler.max_batch_size) == ("inline", 1)
+        assert (model.entry.scheduler.dispatch, model.entry.scheduler.max_batch_size) == ("inline", 1)
         assert (model.infer_sync({"x": np.ones((1, 8), np.float32)})["y"] == 1).all()
 
 
@@ -149,7 +149,7 @@ def test_the_sessions_compared_are_closed_but_one(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(measured, "open_engine", watched)
     monkeypatch.setattr(measured, "PARALLEL_NS", 0)
     profile = Profile.of_model(perceptron([16, 32, 4], tmp_path / "small.onnx"), SAFE_SETTINGS)
-    with Model.open_measured(profile, Surroundings(cpus=4, threads=2)) as model:
+    with measured_model(profile, Surroundings(cpus=4, threads=2)) as model:
         alive = [engine for engine in opened if engine._session is not None]
         assert [engine.options for engine in alive] == [model.profile.settings.engine]
     assert len(opened) >= 2
@@ -168,7 +168,7 @@ def test_a_model_that_is_slow_to_load_is_loaded_once(tmp_path: Path, monkeypatch
     monkeypatch.setattr(measured, "_LOAD_SHARE", 0.0)
     monkeypatch.setattr(measured, "_SMALL_BYTES", 0)
     profile = Profile.of_model(perceptron([16, 32, 4], tmp_path / "small.onnx"), SAFE_SETTINGS)
-    with Model.open_measured(profile, Surroundings(cpus=2, threads=2)) as model:
+    with measured_model(profile, Surroundings(cpus=2, threads=2)) as model:
         assert model.profile.settings.engine.threads == 2
     assert len(opened) == 1
 
@@ -178,10 +178,10 @@ def test_measuring_keeps_to_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(measured, "PARALLEL_NS", 0)
     monkeypatch.setattr(measured, "is_clear", lambda _: False)
     profile = Profile.of_model(perceptron([256, 1024, 10], tmp_path / "m.onnx"), SAFE_SETTINGS)
-    with Model.open_measured(profile, Surroundings(cpus=2, threads=2)):
+    with measured_model(profile, Surroundings(cpus=2, threads=2)):
         pass  # what only the first one does: imports
     began = time.process_time()
-    with Model.open_measured(profile, Surroundings(cpus=2, threads=2), budget_s=0.4):
+    with measured_model(profile, Surroundings(cpus=2, threads=2), budget_s=0.4):
         assert time.process_time() - began < 3.0
 
 
@@ -197,7 +197,7 @@ def test_a_model_that_is_slow_is_not_measured(tmp_path: Path, monkeypatch: pytes
         return found(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measured, "find_samples", find_slowly)
-    with Model.open_measured(profile, Surroundings(cpus=2, threads=2), budget_s=0.04) as model:
+    with measured_model(profile, Surroundings(cpus=2, threads=2), budget_s=0.04) as model:
         settings = model.profile.settings
         assert (settings.engine.threads, settings.batching.dispatch) == (2, "worker")
         assert settings.batching.max_batch_size == LEAST_BATCH

@@ -32,8 +32,8 @@ def test_every_batch_size_is_known_on_every_instance(tmp_path: Path) -> None:
     """The largest, and the powers of two below it; each instance has bindings of its own for them."""
     path = identity(DType.FP32, (None, 4), tmp_path / "echo.onnx")
     with opened(path, BatchingSettings(max_batch_size=12), instances=2) as model:
-        assert model.scheduler.forecast.cost.sizes == [1, 2, 4, 8, 12]
-        assert set(model.scheduler.forecast.cost._known) == {1, 2, 4, 8, 12}
+        assert model.entry.scheduler.forecast.cost.sizes == [1, 2, 4, 8, 12]
+        assert set(model.entry.scheduler.forecast.cost._known) == {1, 2, 4, 8, 12}
         for worker in model._pool._workers:
             assert {rows for _, rows in worker._executor._bound} == {1, 2, 4, 8, 12}
         assert model.statistics() | {"requests": 0, "batches": 0, "rows_in_use": 0} == model.statistics()
@@ -43,9 +43,9 @@ def test_every_bucket_is_known(tmp_path: Path) -> None:
     """Each with its own cost of each size."""
     path = masked_mean(tmp_path / "m.onnx")
     with opened(path, BatchingSettings(max_batch_size=4, padding=PADDING)) as model:
-        known = {bucket: set(cost._known) for bucket, cost in model.scheduler.forecast.costs.items()}
+        known = {bucket: set(cost._known) for bucket, cost in model.entry.scheduler.forecast.costs.items()}
         assert known == {Bucket((8,)): {1, 2, 4}, Bucket((16,)): {1, 2, 4}}
-        assert set(model.scheduler.forecast.cost._known) == {1, 2, 4}
+        assert set(model.entry.scheduler.forecast.cost._known) == {1, 2, 4}
 
 
 def test_a_slow_model_is_ready_when_the_time_is_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -53,9 +53,9 @@ def test_a_slow_model_is_ready_when_the_time_is_over(tmp_path: Path, caplog: pyt
     path = identity(DType.FP32, (None, 4), tmp_path / "echo.onnx")
     with caplog.at_level(logging.WARNING), opened(path, BatchingSettings(max_batch_size=4), warm_up_s=0.0) as model:
         assert "before 3 of its 3 batch sizes" in caplog.text
-        assert model.scheduler.forecast.cost.estimate_ns(4) == 0
+        assert model.entry.scheduler.forecast.cost.estimate_ns(4) == 0
         assert (model.infer_sync({"x": np.ones((4, 4), np.float32)})["y"] == 1).all()
-        assert model.scheduler.forecast.cost.estimate_ns(4) > 0
+        assert model.entry.scheduler.forecast.cost.estimate_ns(4) > 0
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
@@ -64,8 +64,8 @@ def test_sizes_are_found_that_the_model_accepts(tmp_path: Path, engine: str) -> 
     path = halved_and_doubled(tmp_path / "even.onnx")
     settings = Settings(engine=EngineOptions(name=engine, threads=1), batching=BatchingSettings(max_batch_size=2))
     with Model.open(Profile.of_model(path, settings)) as model:
-        assert model.warm_up == WarmUp(warmed_up=True)
-        assert set(model.scheduler.forecast.cost._known) == {1, 2}
+        assert model.entry.warm_up == WarmUp(warmed_up=True)
+        assert set(model.entry.scheduler.forecast.cost._known) == {1, 2}
 
 
 def test_the_sizes_of_the_data_come_first(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_sizes_of_the_data_come_first(tmp_path: Path) -> None:
     settings = Settings(engine=EngineOptions(name="openvino", threads=1), batching=BatchingSettings(max_batch_size=2))
     profile = msgspec.structs.replace(Profile.of_model(path, settings), samples=kinds_of(spec, requests))
     with Model.open(profile) as model:
-        assert model.warm_up.warmed_up
+        assert model.entry.warm_up.warmed_up
         (worker,) = model._pool._workers
         instance = worker._executor._engine._idle.get()
         lengths = {shapes[0] for shapes in instance.proven}
@@ -90,7 +90,7 @@ def test_samples_of_another_model_leave_it_cold(tmp_path: Path) -> None:
     kind = SampleRequest(inputs={"y": SampleInput(shape=(-1, 4))})
     profile = msgspec.structs.replace(Profile.of_model(path), samples=(kind,))
     with Model.open(profile) as model:
-        assert model.warm_up == WarmUp(
+        assert model.entry.warm_up == WarmUp(
             warmed_up=False, reason="samples of the profile do not fit input 'x': tune the model again"
         )
 
@@ -102,8 +102,10 @@ def test_a_model_that_refuses_what_is_made_up_starts_cold(tmp_path: Path, caplog
     ends = [value("x", DType.INT64, (None, 1))], [value("y", DType.FP32, (None, 1))]
     path = save(tmp_path / "from_ten.onnx", nodes, *ends, {"table": table, "ten": ten})
     with caplog.at_level(logging.WARNING), opened(path, BatchingSettings(max_batch_size=4)) as model:
-        assert model.scheduler.forecast.cost.estimate_ns(1) == 0
+        assert model.entry.scheduler.forecast.cost.estimate_ns(1) == 0
         assert model.infer_sync({"x": np.array([[13]])})["y"] == 3
-        assert not model.warm_up.warmed_up
-        assert "tried x [1, 1]" in model.warm_up.reason
-        assert f"from_ten: not warmed up, so its first requests take longer: {model.warm_up.reason}" in caplog.text
+        assert not model.entry.warm_up.warmed_up
+        assert "tried x [1, 1]" in model.entry.warm_up.reason
+        assert (
+            f"from_ten: not warmed up, so its first requests take longer: {model.entry.warm_up.reason}" in caplog.text
+        )

@@ -126,7 +126,7 @@ def running(
         assert state.fast_path is not None
         await story(state)
         state.close()
-        await until(lambda: not state.members and not opened.scheduler.slab.in_use)
+        await until(lambda: not state.members and not opened.entry.scheduler.slab.in_use)
         assert state.context.counts.fast_path == 0
 
     with Model.open(profile, limits=Limits(queue_rows=rows)) as opened:
@@ -484,7 +484,7 @@ def test_leaving_with_a_request_that_waits(echo: Path) -> None:
             await client.settle()
         model = state.context.served("echo").model
         before = model.statistics()
-        model.pause()
+        model.entry.pause()
         rows = [client.row() for client in clients]
         for client, row in zip(clients, rows, strict=True):
             await client.send(client.request(row))
@@ -493,7 +493,7 @@ def test_leaving_with_a_request_that_waits(echo: Path) -> None:
         await until(lambda: model.statistics()["queued_rows"] == 3)
         assert model.statistics()["cancelled"] == before["cancelled"] + 1
         assert model.statistics()["rows_in_use"] == 3
-        model.go_on()
+        model.entry.go_on()
         for number in (0, 2, 3):
             assert (await clients[number].read())[2].endswith(rows[number])
             clients[number].close()
@@ -512,14 +512,14 @@ def test_draining_gives_everyone_a_last_answer(echo: Path, waiting: bool) -> Non
         model = state.context.served("echo").model
         row = client.row()
         if waiting:
-            model.pause()
+            model.entry.pause()
             await client.send(client.request(row))
             await until(lambda: bool(model.statistics()["queued_rows"]))
         state.drain()
         assert state.context.counts.fast_path == 0
         if waiting:
             assert state.busy() == 1
-            model.go_on()
+            model.entry.go_on()
         else:
             await client.send(client.request(row))
         status, head, body = await client.read()

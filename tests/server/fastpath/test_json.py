@@ -49,7 +49,7 @@ def beside(story: Story, path: Path, *, dispatch: str = "inline", limits: Server
         for state, client in zip(states, clients, strict=True):
             client.close()
             state.close()
-        await until(lambda: not fast.members and not opened.scheduler.slab.in_use)
+        await until(lambda: not fast.members and not opened.entry.scheduler.slab.in_use)
 
     with Model.open(profile) as opened, Model.open(profile) as other:
         uvloop.run(tell(opened, other))
@@ -272,12 +272,12 @@ def test_who_comes_off_with_an_answer_due_gets_it(echo: Path) -> None:
     async def story(state: ServerState, *clients: Client) -> None:
         await settle(state, *clients)
         model = state.context.served("echo").model
-        model.pause()
+        model.entry.pause()
         request = json_request("echo", GOOD)
         await clients[0].send(request)
         await until(lambda: bool(model.statistics()["queued_rows"]))
         state.fast_path.dissolve()
-        model.go_on()
+        model.entry.go_on()
         _, head, body = await clients[0].read()
         await clients[1].send(request)
         assert (await clients[1].read())[2] == body

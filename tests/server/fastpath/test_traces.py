@@ -156,14 +156,14 @@ def test_clients_that_leave_or_hurry(echo: Path) -> None:
         for client in (gone, hasty):
             await client.settle()
         assert state.context.counts.fast_path == 2
-        model.pause()
+        model.entry.pause()
         await gone.send(request(gone, 1))
         await hasty.send(request(hasty, 2))
         await until(lambda: model.statistics()["queued_rows"] == 2)
         gone.close()
         await hasty.send(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: state.context.counts.fast_path == 0 and len(state.members) == 1)
-        model.go_on()
+        model.entry.go_on()
         assert (await hasty.read())[0] == 200
         assert (await hasty.read())[0] == 200
         hasty.close()

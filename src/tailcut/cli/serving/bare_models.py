@@ -75,13 +75,13 @@ class BareModels:
             ModelFileError: the model is missing, empty or corrupt.
             UnsupportedError: batching is on but the model's signature rules it out.
         """
-        from tailcut.runtime.model import Model
+        from tailcut.runtime.model import Model, measured_model
         from tailcut.runtime.opening.measured import BUDGET_S
 
         choice = self._known.get(profile.model.sha256)
         if choice is None:
             budget_s = BUDGET_S / len(self._sources)
-            model = Model.open_measured(profile, self._around, limits=limits, budget_s=budget_s)
+            model = measured_model(profile, self._around, limits=limits, budget_s=budget_s)
             if model.choice is not None:
                 self._known[profile.model.sha256] = model.choice
         else:

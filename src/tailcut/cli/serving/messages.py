@@ -53,7 +53,7 @@ def log_threads(served: "Sequence[ServedModel]", worker: "Worker | None") -> Non
 
     for item in served if worker is None or worker.post == 0 else []:
         if item.sources is not None:
-            _log.info("%s: %s", item.name, item.model.describe_stages())
+            _log.info("%s: %s", item.name, item.entry.describe_stages())
             continue
         options = item.model.profile.settings.engine
         found = engine_threads(options)

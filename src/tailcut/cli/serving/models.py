@@ -81,11 +81,11 @@ class ModelLoader:
 
     def _load_pipeline(self, source: Source, profile: "Profile") -> "ServedModel":
         from tailcut.pipelines.loading import parse_path
-        from tailcut.pipelines.model import PipelineModel
+        from tailcut.pipelines.model import open_tuned
         from tailcut.server.served_model import ServedModel
 
         def open_pipeline(profile: "Profile") -> "Model":
-            pipeline = PipelineModel.of_profile(profile, limits=self.limits)
+            pipeline = open_tuned(profile, limits=self.limits)
             try:
                 profile.check_signature(pipeline.spec)
             except BaseException:

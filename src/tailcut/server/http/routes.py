@@ -122,7 +122,7 @@ def _tail(context: Context, name: str, version: str = "") -> bytes:
     events = context.events_since(int(records[:, 0].min())) if len(records) else []
     found = explain(records, events, max_batch_size=served.entry.max_batch_size)
     answer = msgspec.to_builtins(found) | {"model": served.name}
-    more = {"steps": served.model.stage_times(), "device": served.model.device_times()}
+    more = {"steps": served.entry.stage_times(), "device": served.entry.device_times()}
     return _json(answer | {name: msgspec.to_builtins(rows) for name, rows in more.items() if rows})
 
 

@@ -198,7 +198,7 @@ class _Statistics:
 class _Summed:
     name: str
     version: str
-    model: _Statistics
+    entry: _Statistics
     latency: LatencyHistogram
     batch_exemplars: dict[int, Exemplar]
 
@@ -209,14 +209,14 @@ def as_counts(context: Context) -> Counts:
     server["replies"] = {str(status): count for status, count in context.counts.replies.items()}
     models: Counts = {}
     for served in context.models:
-        counts: Counts = dict(served.model.statistics())
-        counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.model.batches_by_rows().items()}
+        counts: Counts = dict(served.entry.statistics())
+        counts["by_rows"] = {str(rows): list(pair) for rows, pair in served.entry.batches_by_rows().items()}
         counts["latency"] = {str(index): count for index, count in enumerate(served.latency.counts) if count}
         counts["exemplars"] = {str(index): list(one) for index, one in served.latency.exemplars.items()}
         counts["batch_exemplars"] = {str(index): list(one) for index, one in served.batch_exemplars.items()}
         counts["latency_ns"], counts["limit_ns"] = served.latency.total_ns, served.latency.limit_ns
-        counts["stages"] = served.model.stages()
-        counts["stage_batches"] = {stage: _rounded(sizes) for stage, sizes in served.model.stage_batches().items()}
+        counts["stages"] = served.entry.stages()
+        counts["stage_batches"] = {stage: _rounded(sizes) for stage, sizes in served.entry.stage_batches().items()}
         models.setdefault(served.name, {})[served.version] = counts
     return {"at_ns": time.monotonic_ns(), "server": server, "models": models}
 

@@ -98,10 +98,10 @@ def walk(model: PipelineModel, requests: Sequence[Arrays]) -> list[list[Arrays]]
     Raises:
         TailcutError: a step refuses one.
     """
-    inputs: list[list[Arrays]] = [[] for _ in model.steps]
+    inputs: list[list[Arrays]] = [[] for _ in model.entry.steps]
     for request in requests:
         tensors = dict(request)
-        for given, step in zip(inputs, model.steps, strict=True):
+        for given, step in zip(inputs, model.entry.steps, strict=True):
             given.append({name: tensors[step.called(name)] for name in step.model.spec.input_names})
             answer = step.model.infer_sync(given[-1])
             tensors |= {step.called(name): array for name, array in answer.items()}

@@ -86,7 +86,7 @@ class PipelineSpace:
                 step if isinstance(step, Stage) else None,
                 None if isinstance(step, Stage) or pipeline is None else pipeline.model(str(step)),
             )
-            for step, opened, inputs in zip(written, known.model.steps, known.inputs, strict=True)
+            for step, opened, inputs in zip(written, known.model.entry.steps, known.inputs, strict=True)
         ]
         self._cpus = session.wanted.constraints.cpus or usable_cpus()
         self._alone_us: dict[str, float] = {}

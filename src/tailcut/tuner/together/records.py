@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from tailcut.lab.arrivals import Arrivals
 from tailcut.lab.trial import ArmRuns
 from tailcut.runtime.profile import Profile
+from tailcut.runtime.settings import Settings
 from tailcut.tuner.accuracy import Accuracy
 from tailcut.tuner.noise import Noise
-from tailcut.tuner.records import Wanted
+from tailcut.tuner.records import Wanted, with_wire
 from tailcut.tuner.result_records import RowsDecision
 from tailcut.tuner.together.selection import Combination, Expected
 
@@ -45,10 +46,16 @@ class Side:
     inputs: Sequence[str]
     outputs: Sequence[str]
     rows: RowsDecision
+    base: Settings  # of the baseline
     profile: Profile  # with the settings found
     copy_bytes: bytes = b""  # of the copy that the profile runs
     accuracy: Accuracy | None = None  # of the verification
     runs: dict[str, ArmRuns] = field(default_factory=dict)  # by arm
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing was kept: its profile has the baseline's settings; as in a tune of one, but for the wire."""
+        return with_wire(self.profile.settings, self.base.io.wire) == self.base
 
     @property
     def wrong(self) -> str:

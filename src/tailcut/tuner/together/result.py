@@ -100,6 +100,7 @@ def _model(side: Side, seed: int) -> made.JointModel:
         rows=side.rows,
         setting=profile.settings.describe(),
         settings=profile.settings,
+        unchanged=side.unchanged,
         right=None if side.accuracy is None else side.accuracy.right,
         wrong=side.wrong or None,
         verification=_verification(side, seed),

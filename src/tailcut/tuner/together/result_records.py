@@ -59,6 +59,7 @@ class JointModel(Record, frozen=True):
     rows: RowsDecision
     setting: str
     settings: Settings
+    unchanged: bool  # nothing was kept for this model
     right: bool | None
     wrong: str | None
     verification: JointVerification | None

@@ -21,7 +21,8 @@ from tailcut.machine.quota import usable_cpus
 from tailcut.runtime.settings import Settings
 from tailcut.stats import Sample, percentile, samples_needed
 from tailcut.tuner.accuracy import Accuracy
-from tailcut.tuner.budget import Plan
+from tailcut.tuner.budget import Plan, joint_race_s
+from tailcut.tuner.claims import complete_search
 from tailcut.tuner.events import Best, CandidateDone, Estimated, Event, Phase
 from tailcut.tuner.events import Expected as ExpectedTime
 from tailcut.tuner.objective import Objective
@@ -39,6 +40,7 @@ from tailcut.tuner.together.selection import (
     shortlist,
 )
 from tailcut.tuner.together.servers import JointServers
+from tailcut.tuner.verification import LEAST_S
 
 _SURVEYS = 0.8  # of the budget, shared among the models' surveys, each of which ends at less than half of its part
 _FINALISTS = 5
@@ -119,6 +121,9 @@ class JointSearch:
             own = replace(one, rate=arrivals.rate, objective="latency", budget_s=budget_s, began=None)
             self._surveyors.append(Surveyor(own, _Named(model_name(one.model), self._tell)))
         for surveyor in self._surveyors:
+            surveyor.carry()
+        self._tell(complete_search(self._complete_s(), self._plan.budget_s))
+        for surveyor in self._surveyors:
             survey = surveyor.survey()
             survey.servers.keep()
             self._surveys.append(survey)
@@ -137,10 +142,29 @@ class JointSearch:
                 described(survey.spec.inputs),
                 described(survey.spec.outputs),
                 survey.rows,
+                survey.baseline,
                 survey.servers.profile(survey.baseline),
             )
             for survey, one, arrivals in zip(self._surveys, self._wanted.models, self._wanted.arrivals, strict=True)
         ]
+
+    def _complete_s(self) -> float:
+        """How long this tune takes where nothing is left out: what it has taken, and what is still to be done."""
+        models = self._surveyors
+        limits_s = 0.0 if all(one.slo_ms for one in self._wanted.models) else self._limit_block_s
+        race_s = joint_race_s(_FINALISTS, len(models), sum(one.start_s for one in models), self._race_block_s)
+        surveys_s = sum(one.complete_s for one in models)
+        verify_s = max(self._plan.needed_s, LEAST_S)
+        return self._plan.spent_s(time.monotonic()) + surveys_s + limits_s + race_s + verify_s
+
+    @property
+    def _limit_block_s(self) -> float:
+        needed_s = _SPARE * samples_needed(0.99) / self._rarest
+        return needed_s if needed_s <= 4 * _LIMIT_S else _LIMIT_S
+
+    @property
+    def _race_block_s(self) -> float:
+        return max(_LEAST_BLOCK_S, samples_needed(0.95) / self._rarest)
 
     @property
     def _baseline(self) -> Combination:
@@ -155,9 +179,7 @@ class JointSearch:
         if all(side.slo_ms for side in self._outcome.sides):
             return
         self._tell(Phase("measuring all models together with the engine's defaults"))
-        needed_s = _SPARE * samples_needed(0.99) / self._rarest
-        length_s = needed_s if needed_s <= 4 * _LIMIT_S else _LIMIT_S
-        found = self._block(self._baseline, length_s, 1)
+        found = self._block(self._baseline, self._limit_block_s, 1)
         for side, result in zip(self._outcome.sides, found, strict=True):
             side.limit_ms = side.slo_ms or _limit_ms(result, side.name)
         words = ", ".join(f"{side.name} {side.limit_ms:.3g} ms" for side in self._outcome.sides)
@@ -193,7 +215,7 @@ class JointSearch:
             self._best = self._baseline
             return
         self._tell(Phase(f"racing {len(entrants)} combinations on the real server"))
-        block_s = max(_LEAST_BLOCK_S, samples_needed(0.95) / self._rarest)
+        block_s = self._race_block_s
         least_s = max(_LEAST_BLOCK_S, _FEWEST_IN_BLOCK / self._rarest)
 
         def heat(place: int, number: int, most_s: float) -> float:

@@ -1,0 +1,187 @@
+"""The entry of a pipeline: what a server serves it by, as it does the entry of a model."""
+
+import time
+from collections.abc import Generator, Sequence
+
+import numpy as np
+
+from tailcut.errors import QueueFullError, TailcutError
+from tailcut.pipelines.flow import Flow
+from tailcut.pipelines.statistics import PipelineStatistics
+from tailcut.pipelines.steps import OpenStep
+from tailcut.runtime.inputs import Arrays
+from tailcut.runtime.opening.warmup import WarmUp
+from tailcut.runtime.request import Batch, Request
+from tailcut.runtime.tracing.records import DevicePhase, StepTimes
+from tailcut.spec import ModelSpec
+
+_SLOWEST = 0.99
+
+
+class PipelineEntry:
+    """The calls of a model's entry without those for rows, which a pipeline does not lend.
+
+    Args:
+        spec: what goes in and comes out.
+        steps: in order.
+    """
+
+    slab = None  # its rows are handed on as arrays
+
+    def __init__(self, spec: ModelSpec, steps: Sequence[OpenStep]) -> None:
+        self.spec = spec
+        self.steps = tuple(steps)
+        self.max_batch_size = min(step.model.entry.max_batch_size for step in steps)
+        self.queue_rows = steps[0].model.entry.queue_rows
+        cold = [step.model.entry.warm_up for step in steps if step.engine is None]
+        reasons = [one.reason for one in cold if not one.warmed_up]
+        self.warm_up = WarmUp(not reasons, "; ".join(reasons))
+        self._statistics = PipelineStatistics(len(steps))
+        self._flows: dict[Request, Flow] = {}
+
+    def start(self, arrays: Arrays, request: Request) -> None:
+        """Queue the checked arrays of a request at the first step; the caller notifies.
+
+        Raises:
+            QueueFullError: too much is waiting already, or the deadline cannot be met.
+        """
+        flow = Flow(self, arrays, request)
+        self._statistics.began()
+        self._flows[request] = flow
+        try:
+            flow.begin()
+        except TailcutError as error:
+            del self._flows[request]
+            self._statistics.refused(error)
+            raise
+
+    def start_in_steps(self, arrays: Arrays, request: Request) -> Generator[None, None, None]:
+        """As `start`: what is large is copied by the first step's own thread.
+
+        Raises:
+            QueueFullError: as in `start`.
+        """
+        yield from ()
+        self.start(arrays, request)
+
+    def notify(self, until_ns: int = 0) -> bool:
+        """Have what waits for the first step computed."""
+        return self.steps[0].model.entry.notify(until_ns)
+
+    def cancel(self, request: Request) -> None:
+        """The client left: what waits for a step is taken out of its queue."""
+        flow = self._flows.pop(request, None)
+        if flow is None:
+            return
+        self._statistics.cancelled()
+        step, under_way = flow.step, flow.cancel()
+        if under_way is not None:
+            step.model.entry.cancel(under_way)
+
+    def admit(self, rows: int, deadline_ns: int = 0, priority: int = 0, *, requests: int = 1) -> None:
+        """Refuse what the first step has no room for.
+
+        Raises:
+            QueueFullError: with the seconds after which another try makes sense.
+        """
+        first = self.steps[0]
+        try:
+            first.model.entry.admit(1 if first.whole_requests else rows, deadline_ns, priority, requests=requests)
+        except QueueFullError as error:
+            self._statistics.refuse(requests, error)
+            raise
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that wait for the first step."""
+        return self.steps[0].model.entry.waiting_rows
+
+    def waiting_ns(self) -> int:
+        """How long the first step will take for what waits."""
+        return self.steps[0].model.entry.waiting_ns()
+
+    def ended(self, flow: Flow, error: TailcutError | None) -> None:
+        """A request has its answer, or never will."""
+        if self._flows.pop(flow.request, None) is None:
+            return
+        if error is None:
+            late = 0 < flow.request.deadline_ns < flow.passed[-1].ended_ns
+            self._statistics.answered(flow.request.count, flow.times, late=late)
+        else:
+            took_ns = time.monotonic_ns() - flow.request.ready_ns
+            self._statistics.ended(error, took_ns, computed=flow.computed)
+
+    def delivered(self, batch: Batch) -> None:
+        """Nothing is held for an answer that has been handed out."""
+
+    # What it counts.
+
+    def statistics(self) -> dict[str, int | float]:
+        """As `Model.statistics`, summed over the steps where it is theirs; a request is counted once."""
+        steps = [step.model.statistics() for step in self.steps]
+        summed = (
+            "batches",
+            "second",
+            "rescued",
+            "expired",
+            "hung",
+            "compute_ns",
+            "queued",
+            "queued_rows",
+            "rows_in_use",
+        )
+        return (
+            {name: sum(counts[name] for counts in steps) for name in summed}
+            | {"oldest_ns": max(counts["oldest_ns"] for counts in steps)}
+            | self._statistics.copy()
+            | {"computing": self._statistics.flowing}
+        )
+
+    @property
+    def refusal(self) -> str:
+        """Why the newest refused request was refused."""
+        return self._statistics.refusal
+
+    def batches_by_rows(self) -> dict[int, tuple[int, int]]:
+        """Nothing: each step has batches of its own."""
+        return {}
+
+    def stage_batches(self) -> dict[str, dict[int, tuple[int, int]]]:
+        """For each step by its name, as `Model.batches_by_rows`."""
+        return {step.name: step.model.batches_by_rows() for step in self.steps}
+
+    def stages(self) -> dict[str, dict[str, int | float]]:
+        """The counts of each step by its name, as `Model.statistics`, with the processes that were started anew."""
+        return {
+            step.name: step.model.statistics() | {"restarts": 0 if step.engine is None else step.engine.restarts}
+            for step in self.steps
+        }
+
+    def describe_stages(self) -> str:
+        """The stages as one line for the log."""
+        return " -> ".join(step.describe() for step in self.steps)
+
+    def device_times(self) -> list[DevicePhase]:
+        """Nothing: a step that is served by itself says how long its calls to a device take."""
+        return []
+
+    def stage_times(self) -> list[StepTimes]:
+        """How long the newest requests were in each step: medians, p99, and what the slowest 1 % spent there, in us."""
+        times = self._statistics.times() / 1000
+        if not len(times):
+            return []
+        totals = times.sum(axis=(1, 2))
+        slow = times[totals >= np.quantile(totals, _SLOWEST)].mean(axis=0)
+        return [
+            StepTimes(
+                stage=step.name,
+                requests=len(times),
+                queue_p50_us=round(float(np.quantile(times[:, index, 0], 0.5)), 1),
+                queue_p99_us=round(float(np.quantile(times[:, index, 0], 0.99)), 1),
+                compute_p50_us=round(float(np.quantile(times[:, index, 1], 0.5)), 1),
+                compute_p99_us=round(float(np.quantile(times[:, index, 1], 0.99)), 1),
+                slowest_queue_us=round(float(slow[index, 0]), 1),
+                slowest_compute_us=round(float(slow[index, 1]), 1),
+            )
+            for index, step in enumerate(self.steps)
+        ]

@@ -1,0 +1,118 @@
+"""What a load test says in place of a percentile that it does not know: a bound, or how many samples it takes."""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+
+from tailcut.lab.record import PERCENTILES
+from tailcut.lab.records import CurvePoint, Lengths, Run, ScenarioResult
+from tailcut.report.words import milliseconds
+from tailcut.stats import samples_needed
+
+LATE_ADVICE = "lower the rate, or give the client a core of its own"
+_NEEDED = samples_needed(PERCENTILES["p99"])
+_SPARE = 1.1  # times the samples that are needed: arrivals are random
+_BUSY = 0.9  # of a core for each client process
+_SINGLY = 3  # late runs are told one by one; more of them in one line
+_Form = Callable[[float], str]
+
+
+def percentile_words(run: Run | CurvePoint, name: str, form: _Form = milliseconds) -> str:
+    """A percentile of a run, or why there is none."""
+    return _known_or_why(run, name, getattr(run.latency_ms, name), form)
+
+
+def interval_words(run: Run | CurvePoint, form: _Form = milliseconds, to: str = " to ") -> str:
+    """The interval of a run's p99, or the bound of a late client's; without either, the p99 says why."""
+    if run.p99_interval_ms is not None:
+        return to.join(map(form, run.p99_interval_ms))
+    return "-" if run.p99_at_most_ms is None else f"at most {form(run.p99_at_most_ms)}"
+
+
+def longest_words(run: Run, form: _Form = milliseconds) -> str:
+    """The longest latency of a run; none where no request was answered, or the client was late."""
+    return "-" if run.latency_ms.max is None else form(run.latency_ms.max)
+
+
+def length_figures(run: Run, lengths: Lengths, form: _Form = milliseconds) -> list[list[str]]:
+    """For each quarter of the lengths its p50, p95 and p99."""
+    return [
+        [_known_or_why(run, name, getattr(part.latency_ms, name), form) for name in ("p50", "p95", "p99")]
+        for part in lengths.quartiles
+    ]
+
+
+def scenario_value(scenario: ScenarioResult, form: _Form) -> str:
+    """The metric of a named scenario, or why there is none."""
+    if scenario.value is not None:
+        return form(scenario.value)
+    q = {"p90_ms": 0.90, "p99_ms": 0.99}.get(scenario.metric)
+    return "not shown" if q is None else f"needs {samples_needed(q)} samples: use a longer --duration"
+
+
+def unknown_headline(runs: Sequence[Run]) -> str:
+    """In place of a p99 that no run has: what it is at most, or how long a run has to be."""
+    bounds = sorted(run.p99_at_most_ms for run in runs if run.p99_at_most_ms is not None)
+    if bounds:
+        return _at_most(bounds[0], bounds[-1])
+    shortest = min((run for run in runs if run.samples), key=lambda run: run.rate_achieved, default=None)
+    advice = "" if shortest is None else f": {_advice(shortest)}"
+    return f"p99 needs {_NEEDED} samples{advice}"
+
+
+def doubt(run: Run | CurvePoint) -> str:
+    """Why a run's percentiles are unknown, or may not be the server's; nothing where they are."""
+    if run.client_behind:
+        most = run.p99_at_most_ms
+        bound = "" if most is None else f"{_at_most(most, most)}: "
+        late = f"p99 {run.client_lateness_p99_ms} ms"
+        return f"{bound}the client itself fell behind its plan ({late}), so its percentiles would not be the server's"
+    if run.latency_ms.p99 is None:
+        advice = f": {_advice(run)}" if run.samples else ""
+        return f"a p99 needs {_NEEDED} samples, and there are {run.samples:,}{advice}"
+    if isinstance(run, Run) and run.client_cpu > _BUSY * run.client_processes:
+        return (
+            f"the client kept {run.client_cpu:.2f} cores busy with {run.client_processes} of its processes, so "
+            f"its own speed may be the limit: {'lower the rate' if run.mixed else 'add --processes auto'}"
+        )
+    return ""
+
+
+def doubts(named: Sequence[tuple[str, Run | CurvePoint]]) -> list[str]:
+    """The doubts of several runs, each after its name; of many late ones in one line."""
+    late = [run for _, run in named if run.client_behind]
+    found = []
+    if len(late) > _SINGLY:
+        behind_ms = [run.client_lateness_p99_ms for run in late]
+        bounds = sorted(run.p99_at_most_ms for run in late if run.p99_at_most_ms is not None)
+        bound = f"; {_at_most(bounds[0], bounds[-1])}" if bounds else ""
+        found.append(
+            f"in {len(late)} of {len(named)} runs the client itself fell behind its plan (p99 {min(behind_ms)} to "
+            f"{max(behind_ms)} ms), so their percentiles would not be the server's{bound}"
+        )
+        named = [(name, run) for name, run in named if not run.client_behind]
+    return found + [f"{name}: {words}" for name, run in named if (words := doubt(run))]
+
+
+def late_causes(late: Sequence[Run | CurvePoint]) -> list[str]:
+    """Each cause once why the client was late."""
+    return [f"the client was late: {text}" for text in dict.fromkeys(run.late_because or LATE_ADVICE for run in late)]
+
+
+def _known_or_why(run: Run | CurvePoint, name: str, value: float | None, form: _Form) -> str:
+    if value is not None:
+        return form(value)
+    return "client late" if run.client_behind else f"needs {samples_needed(PERCENTILES[name]):,}"
+
+
+def _at_most(least_ms: float, most_ms: float) -> str:
+    low, high = milliseconds(least_ms), milliseconds(most_ms)
+    return f"p99 at most {high if low == high else f'{low} to {high}'} ms, client lateness included"
+
+
+def _advice(run: Run | CurvePoint) -> str:
+    """How to get enough samples for a p99, at the rate that this run had."""
+    if isinstance(run, Run) and run.mode == "open" and run.rate_offered is None:
+        return "use more --samples"
+    if isinstance(run, Run) and run.arrivals == "trace":
+        return "use a longer trace"
+    return f"use --duration {ceil(_SPARE * _NEEDED / run.rate_achieved)}s"

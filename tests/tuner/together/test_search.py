@@ -1,0 +1,32 @@
+"""What a joint tune says before it searches."""
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.engines.models import perceptron
+
+from tailcut.lab.arrivals import Poisson
+from tailcut.tuner.events import Event, Phase
+from tailcut.tuner.records import Wanted
+from tailcut.tuner.together.records import JointWanted
+from tailcut.tuner.together.search import JointSearch
+
+
+def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> None:
+    """Once the baseline of each model was measured, and before any engine is."""
+    said: list[str] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Phase):
+            said.append(event.text)
+            if event.text.startswith("a complete search"):
+                raise KeyboardInterrupt
+
+    models = tuple(Wanted(perceptron([16, 4], tmp_path / f"{name}.onnx"), budget_s=6.0) for name in ("one", "two"))
+    wanted = JointWanted(models, (Poisson(200.0), Poisson(100.0)), budget_s=6.0)
+    with pytest.raises(KeyboardInterrupt):
+        JointSearch(wanted, tell).run()
+    assert re.fullmatch(r"a complete search takes about \d+ s; --budget 6s tries less of it", said[-1])
+    assert [line.split(":")[0] for line in said if "the baseline carries" in line] == ["one", "two"]
+    assert not any("configurations" in line for line in said)
