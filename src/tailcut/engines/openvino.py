@@ -18,7 +18,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import openvino as ov
 from openvino.frontend import FrontEndManager
 
 from tailcut.engines.base import Arrays, Bound, EngineOptions
@@ -29,6 +28,7 @@ from tailcut.engines.graph import read_spec, short
 from tailcut.engines.graph_hints import read_hints
 from tailcut.engines.hints import InputHints
 from tailcut.engines.installed import is_installed
+from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_files import read_file, spec_of
 from tailcut.engines.openvino_instance import Instance, wrap
 from tailcut.engines.openvino_reference import OpenVinoReference
@@ -59,7 +59,7 @@ class OpenVinoEngine:
         source = _read_onnx(path, options, name) if onnx else _read_other(path, kind, options, name)
         model, self.spec, self.hints = source.model, source.spec, source.hints
         try:
-            compiled = ov.Core().compile_model(model, "CPU", _properties(options, shared=not _is_free(self.spec)))
+            compiled = core().compile_model(model, "CPU", _properties(options, shared=not _is_free(self.spec)))
         except Exception as error:  # noqa: BLE001  openvino raises plain RuntimeErrors
             raise ModelFileError(f"{path}: openvino cannot load it: {short(error)}") from None
         self._check: ShapeCheck | None = None
@@ -194,7 +194,7 @@ def _compiler(model: Any, properties: dict[str, Any]) -> Callable[[], Any]:
 
     def recompile() -> Any:
         try:
-            return ov.Core().compile_model(model, "CPU", properties)
+            return core().compile_model(model, "CPU", properties)
         except RuntimeError as error:
             raise EngineError(f"openvino cannot compile the model anew: {short(error)}") from None
 

@@ -15,6 +15,7 @@ from openvino.frontend import FrontEndManager
 from tailcut.engines.base import EngineOptions, parse_fixed_dim
 from tailcut.engines.files import FileKind, model_name, parts_of
 from tailcut.engines.graph import short
+from tailcut.engines.openvino_core import core
 from tailcut.engines.traits import Traits
 from tailcut.errors import ModelFileError, UnsupportedError
 from tailcut.spec import DType, ModelSpec, Rows, Shape, TensorSpec
@@ -107,7 +108,7 @@ def _read(path: Path, kind: FileKind) -> Any:
     _, weights = parts_of(path, kind)
     try:
         if kind is FileKind.IR:
-            return ov.Core().read_model(str(path), *map(str, weights))
+            return core().read_model(str(path), *map(str, weights))
         # By name: left to guess, openvino tries other front ends, which print what they dislike.
         reader = FrontEndManager().load_by_framework(_FRAMEWORKS[kind])
         return reader.convert(reader.load(str(path)))

@@ -14,6 +14,7 @@ import openvino as ov
 
 from tailcut.engines.base import Arrays
 from tailcut.engines.graph import short
+from tailcut.engines.openvino_core import core
 from tailcut.engines.openvino_instance import Instance
 from tailcut.errors import EngineError
 from tailcut.spec import ModelSpec
@@ -71,6 +72,6 @@ class OpenVinoReference:
 
     def _compiled(self) -> Any:
         try:
-            return ov.Core().compile_model(self._model, "CPU", self._properties)
+            return core().compile_model(self._model, "CPU", self._properties)
         except RuntimeError as error:
             raise EngineError(f"openvino cannot compile the model: {short(error)}") from None

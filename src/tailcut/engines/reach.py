@@ -22,8 +22,10 @@ def _onnxruntime() -> Reach:
 def _openvino() -> Reach:
     if not is_installed("openvino"):
         return _missing("openvino")
-    openvino = import_openvino()
-    found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    import_openvino()
+    from tailcut.engines.openvino_core import core  # noqa: PLC0415  half a second, and only where it is asked for
+
+    found = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     numbers = [name for name in found if name in ("FP32", "FP16", "BF16", "INT8")]
     return Reach("openvino", None, f"{version('openvino')} computes fast in {' '.join(sorted(numbers))}")
 
