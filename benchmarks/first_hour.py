@@ -132,6 +132,15 @@ class Hour:
         """The encoder alone."""
         return self.tune("minilm.onnx", "passages.npz")
 
+    def together(self) -> str:
+        """Both at once, as they will be served."""
+        rates, limits = ",".join(self.rates.values()), ",".join([self.slo] * 2)
+        data = ("--data", "passages.npz", "--data", "samples.npz")
+        return self.run(
+            *("venv/bin/tailcut", "tune", "minilm.onnx", "forest.onnx", *data),
+            *("--rates", rates, "--slo", limits, "--budget", self.budget),
+        )
+
     def both(self) -> str:
         """Both in one server, under the limit."""
         with self.serving("minilm.profile.toml", FOREST, "--slo", self.slo):
@@ -284,6 +293,7 @@ STEPS: dict[str, Callable[[Hour], str]] = {
     "models": Hour.models,
     "tune-forest": Hour.tune_forest,
     "tune-minilm": Hour.tune_minilm,
+    "together": Hour.together,
     "both": Hour.both,
     "pipeline": Hour.pipeline,
     "deploy": Hour.deploy,

@@ -142,7 +142,10 @@ def full(folder: Path, server: Server, step: str) -> Iterator[None]:
 def logged(server: Server) -> dict[str, int]:
     """The refusals that the log has told of, by the reason's first words."""
     found: dict[str, int] = {}
-    for count, reason in re.findall(r"three: refused (\d+) requests: (model '\w+'|cannot|its deadline)", _log(server)):
+    log = _log(server)
+    told = re.findall(r"three: refused (\d+) requests: (model '\w+'|cannot|its deadline)", log)
+    assert len(told) == len(re.findall(r"has no room|cannot meet|has passed", log)), log  # and of no single request
+    for count, reason in told:
         found[reason] = found.get(reason, 0) + int(count)
     return found
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from tailcut.errors import TailcutError
+from tailcut.errors import Code, TailcutError
 from tailcut.server.access_log import trace_of_head, with_trace
 from tailcut.server.exchange import public_message
 from tailcut.server.http.plan import NO_PLAN, Plan
@@ -85,7 +85,7 @@ class AnswerWriter:
     def fail(self, error: TailcutError) -> bool:
         """Write that an inference has failed."""
         answer = failure_reply(error, close=self._closing())
-        if answer[9:10] == b"5":
+        if error.code is Code.INTERNAL:  # a refusal is no fault of ours, and overload has a line of its own
             plan = self._wire.meaning or NO_PLAN
             _log.warning("%s", with_trace(str(error), trace_of_head(self._wire.head or plan.trace)))
         self._trace_failure(int(answer[9:12]), type(error).__name__, public_message(error))
