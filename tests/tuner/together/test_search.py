@@ -9,6 +9,7 @@ from tests.engines.models import perceptron
 from tailcut.lab.arrivals import Poisson
 from tailcut.tuner.events import Event, Phase
 from tailcut.tuner.records import Wanted
+from tailcut.tuner.space import changed
 from tailcut.tuner.together.records import JointWanted
 from tailcut.tuner.together.search import JointSearch
 
@@ -30,3 +31,28 @@ def test_a_joint_tune_says_how_long_a_complete_search_takes(tmp_path: Path) -> N
     assert re.fullmatch(r"a complete search takes about \d+ s; --budget 6s tries less of it", said[-1])
     assert [line.split(":")[0] for line in said if "the baseline carries" in line] == ["one", "two"]
     assert not any("configurations" in line for line in said)
+
+
+def test_the_best_combination_whose_answers_are_right_is_kept(tmp_path: Path) -> None:
+    """What answers wrongly once it is asked everything makes room for the next best, and ends no tune."""
+    models = tuple(
+        Wanted(perceptron([64, 32, 8], tmp_path / f"{name}.onnx"), budget_s=4.0, slo_ms=50.0, bound=None)
+        for name in ("one", "two")
+    )
+    search = JointSearch(JointWanted(models, (Poisson(200.0), Poisson(100.0)), budget_s=4.0), lambda _: None)
+    try:
+        search._survey()
+        one, two = search._baseline
+        wrong, right = (changed(one, engine=engine) for engine in ({"precision": "int8"}, {"threads": 1}))
+        search._order = [(wrong, two), (right, two)]
+        search._settle()
+        assert search._best == (right, two)
+        assert [combination for combination, _ in search._outcome.rejected] == [(wrong, two)]
+        assert not search._outcome.wrong
+        search._order = [(wrong, two), (one, wrong)]
+        search._settle()
+        assert search._best == search._baseline
+    finally:
+        search._servers.keep()
+        for surveyor in search._surveyors:
+            surveyor.close()

@@ -73,6 +73,7 @@ class JointSearch:
         self._servers = JointServers((), ())
         self._outcome = JointOutcome([])
         self._best: Combination = ()
+        self._order: list[Combination] = []  # that raced, the best estimate first
 
     def run(self) -> JointOutcome:
         """Search, then verify; Ctrl-C after the surveys ends with the best so far, unverified.
@@ -223,6 +224,9 @@ class JointSearch:
 
         heats = run_heats(len(entrants), heat, self._outcome.noise, self._plan.explain_until)
         self._best = entrants[heats.leader]
+        scored = zip(entrants, heats.entrants, strict=True)
+        others = sorted((one for one in scored if one[0] != self._best), key=lambda one: -one[1].estimate)
+        self._order = [self._best, *(combination for combination, _ in others)]
         for combination, entrant in zip(entrants, heats.entrants, strict=True):
             self._outcome.raced[combination] = entrant.estimate
             self._candidate(combination, "raced", _fits(entrant.estimate))
@@ -239,27 +243,42 @@ class JointSearch:
             except TailcutError as error:
                 reason = str(error)
             if reason:
-                self._outcome.rejected.append((combination, reason))
-                self._candidate(combination, "rejected", reason)
+                self._reject(combination, reason)
             else:
                 entrants.append(combination)
         return entrants
 
-    def _check(self, combination: Combination, number: int, seconds: float) -> Accuracy:
-        survey = self._surveys[number]
+    def _reject(self, combination: Combination, reason: str) -> None:
+        self._outcome.rejected.append((combination, reason))
+        self._candidate(combination, "rejected", reason)
+
+    def _check(self, combination: Combination, number: int, seconds: float, *, whole: bool = False) -> Accuracy:
+        survey, target = self._surveys[number], self._servers.of(combination).target
         in_flight = max(4, int(2 * seconds * survey.capacity))
-        return survey.gate.check(self._servers.of(combination).target, combination[number], seconds, in_flight)
+        return survey.gate.check(target, combination[number], seconds, in_flight, whole=whole)
+
+    def _settle(self) -> None:
+        """Take the best combination that answers every question rightly, or else the engine's defaults."""
+        sides, seconds = self._outcome.sides, self._plan.last_check_s / len(self._outcome.sides)
+        for combination in dict.fromkeys([*self._order, self._baseline]):
+            self._best = combination
+            for number, (side, survey) in enumerate(zip(sides, self._surveys, strict=True)):
+                side.profile = survey.servers.profile(combination[number])
+                side.accuracy = self._check(combination, number, seconds, whole=True)
+            if not self._outcome.wrong:
+                return
+            if combination != self._baseline:
+                self._reject(combination, self._outcome.wrong)
 
     def _verify(self) -> None:
         """What is claimed: all models under load together, baseline and tuned in turns, on fresh samples."""
         outcome, plan = self._outcome, self._plan
-        arms = {"baseline": self._baseline, "tuned": self._best}
         self._tell(Phase("verifying: baseline and tuned in turns, all models together, on fresh samples"))
-        self._servers.keep(*arms.values())
-        for number, side in enumerate(outcome.sides):
-            side.accuracy = self._check(self._best, number, plan.last_check_s / len(outcome.sides))
+        self._settle()
         if outcome.wrong:
             return
+        arms = {"baseline": self._baseline, "tuned": self._best}
+        self._servers.keep(*arms.values())
         for side in outcome.sides:
             side.runs = {name: ArmRuns() for name in arms}
         left_s = max(plan.end - time.monotonic(), 2 * _SPARE * samples_needed(0.99) / self._rarest)
