@@ -2,12 +2,12 @@
 
     python benchmarks/plan.py [--model ranker] [--budget 30] [--share 0.35] [--seconds 2] [--rounds 3]
 
-The model is tuned for one CPU, inside the quota that is to serve, as the guides say; all predictions come from the
-measurements in the profile. Then servers run in control groups with that quota, so that one machine has room for
-several: one and two workers, reached directly, and one to four replicas behind haproxy where that is installed. The
-period of the quota is 100 ms, as in Kubernetes. After each stop the first calls find cold caches: `calibration` is what
-that took of the CPU in the tune. A closed loop of 64 connections for each server finds the capacity; set-ups take
-turns, and each figure is the median of the rounds. The client and haproxy run outside the groups. Limit: 10 %.
+The model is tuned for one CPU, as a user would. Then servers run in control groups with a CPU quota, so that a machine
+has room for several: one and two workers, reached directly, and one to four replicas behind haproxy where that is
+installed. The period of the quota is 100 ms, as in Kubernetes. A closed loop of 64 connections for each server finds
+the capacity; set-ups take turns, and each figure is the median of the rounds. The client and haproxy run outside the
+groups. Each is predicted twice: from the tune alone, and with the capacity of one throttled server, which is measured
+in the same turns, as with `--capacity`. Limit: 10 % with it.
 
 Needs a writable cgroup hierarchy (version 1 or 2) with the cpu controller. Takes about three minutes.
 """
@@ -38,7 +38,7 @@ from tailcut.machine.fingerprint import fingerprint
 from tailcut.planning.cluster import without_client
 from tailcut.planning.measured import Measured, read_measured
 from tailcut.runtime.profile import Profile
-from tailcut.tuner.simulate import simulate_closed
+from tailcut.tuner.simulate import simulate_closed, slowed
 
 LIMIT = 0.10
 PERIOD_US = 100_000
@@ -56,7 +56,8 @@ class SetUp:
     workers: int
     replicas: int
     proxied: bool
-    predicted: float = 0.0
+    tuned: float = 0.0  # predicted from the tune alone
+    predicted: float = 0.0  # with one server's capacity
     measured: list[float] = field(default_factory=list)
 
     @property
@@ -98,10 +99,12 @@ def throttle(group: Path, cores: float) -> None:
 def server(profile: Path, name: str, cores: float, workers: int) -> Iterator[int]:
     """The port of a server that is throttled once it is ready."""
     serve = [sys.executable, "-m", "tailcut", "serve", str(profile), "--port", "0", "--workers", str(workers), "--json"]
-    with control_group(name) as group, running(inside(group, serve)) as child:
-        port = json.loads(first_line(child))["port"]
-        throttle(group, cores)
-        yield port
+    with control_group(name) as group:
+        enter = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+        with running([*enter, *serve]) as child:
+            port = json.loads(first_line(child))["port"]
+            throttle(group, cores)
+            yield port
 
 
 @contextmanager
@@ -158,58 +161,57 @@ def measure(setup: SetUp, measured: Measured, args: argparse.Namespace) -> None:
         setup.measured.append(capacity(f"http://127.0.0.1:{port}", measured.profile, servers, args.seconds))
 
 
-def predict(measured: Measured, setup: SetUp, share: float) -> float:
-    """The capacity by the simulation, with as many requests in flight as the client keeps."""
-    one = without_client(measured.service.calibrated(measured.profile.settings, share))
-    return simulate_closed(one, CONNECTIONS, ANSWERS).rate * setup.workers * setup.replicas
+def predict(measured: Measured, setups: list[SetUp], known: SetUp, share: float) -> None:
+    """The capacities by the simulation, with as many requests in flight as the client keeps."""
+    one = without_client(measured.service.configuration(measured.profile.settings, share))
+    rate = simulate_closed(one, CONNECTIONS, ANSWERS).rate
+    scaled = simulate_closed(slowed(one, rate / statistics.median(known.measured)), CONNECTIONS, ANSWERS).rate
+    for setup in setups:
+        servers = setup.workers * setup.replicas
+        setup.tuned, setup.predicted = rate * servers, scaled * servers
 
 
-def inside(group: Path, command: list[str]) -> list[str]:
-    """The command as a process of the group."""
-    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *command]
-
-
-def tuned(model: Path, budget_s: float, share: float) -> Path:
-    """A profile of the model, tuned with that share of a CPU, which its load client takes part of."""
+def tuned(model: Path, budget_s: float) -> Path:
+    """A profile of the model for one CPU."""
     profile = BUILD / f"{model.stem}.plan.profile.toml"
     command = ["tune", str(model), "--budget", f"{budget_s:g}s", "--cpus", "1", "-o", str(profile), "--fresh"]
-    with control_group("tune") as group:
-        throttle(group, share)
-        line = inside(group, [sys.executable, "-m", "tailcut", *command])
-        subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "tailcut", *command], check=True, stdout=subprocess.DEVNULL)
     return profile
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ranker")
-    parser.add_argument("--budget", type=float, default=60.0, help="seconds of the tune")
+    parser.add_argument("--budget", type=float, default=30.0, help="seconds of the tune")
     parser.add_argument("--share", type=float, default=0.35, help="cores of each server process")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with control_group("probe") as group:  # before any time is spent
         throttle(group, args.share)
-    measured = read_measured(tuned(make(args.model, BUILD / "models"), args.budget, args.share))
+    measured = read_measured(tuned(make(args.model, BUILD / "models"), args.budget))
     setups = [SetUp(f"{workers} workers", workers, 1, proxied=False) for workers in (1, 2)]
     if shutil.which("haproxy"):
         setups += [SetUp(f"{count} replicas", 1, count, proxied=True) for count in range(1, MOST_REPLICAS + 1)]
     else:
         print("haproxy is not installed: replicas are left out")
-    for setup in setups:
-        setup.predicted = predict(measured, setup, args.share)
+    known = SetUp("one server", 1, 1, proxied=False)
     for _ in range(args.rounds):
-        for setup in setups:
+        for setup in (known, *setups):
             measure(setup, measured, args)
+    predict(measured, setups, known, args.share)
     facts = fingerprint()
     print(f"{facts['cpu']}, {facts['usable_cpus']} CPUs; {args.share:g} of a core for each server process")
-    ratio = measured.service.calibration(measured.profile.settings)
-    print(f"profile: {measured.profile.settings.describe()}; calibration {ratio:.2f}")
-    print(f"{'set-up':<12} {'predicted/s':>12} {'measured/s':>12} {'error':>8}   rounds")
+    print(f"profile: {measured.profile.settings.describe()}")
+    print(f"capacity of one server: {statistics.median(known.measured):,.0f}/s")
+    print(
+        f"{'set-up':<12} {'by the tune':>12} {'error':>8} {'predicted/s':>12} {'measured/s':>12} {'error':>8}   rounds"
+    )
     for setup in setups:
         rounds = " ".join(f"{rate:,.0f}" for rate in setup.measured)
         median = statistics.median(setup.measured)
-        print(f"{setup.name:<12} {setup.predicted:>12,.0f} {median:>12,.0f} {setup.error:>+8.1%}   {rounds}")
+        alone = f"{setup.tuned:>12,.0f} {setup.tuned / median - 1:>+8.1%}"
+        print(f"{setup.name:<12} {alone} {setup.predicted:>12,.0f} {median:>12,.0f} {setup.error:>+8.1%}   {rounds}")
     return 0 if all(abs(setup.error) <= LIMIT for setup in setups) else 1
 
 

@@ -77,4 +77,6 @@ def test_several_profiles_have_one_routing(profile: Path, tmp_path: Path, capsys
     assert cli.main([*both, "--routing", "random"]) == 2
     assert "leave out --routing" in capsys.readouterr().err
     assert cli.main([*both, "--hedge", "1ms"]) == 2
-    assert "several profiles: --trace, --hedge and --workers" in capsys.readouterr().err
+    assert "several profiles: --trace, --hedge, --workers and --capacity" in capsys.readouterr().err
+    assert cli.main([*both, "--capacity", "100"]) == 2
+    assert "--capacity need a single one" in capsys.readouterr().err

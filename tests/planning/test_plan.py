@@ -17,10 +17,10 @@ from tailcut.planning.demand import Limit, Recording
 from tailcut.planning.measured import Measured
 from tailcut.planning.plan import Wanted, make_plan
 from tailcut.planning.records import PlanResult
+from tailcut.planning.search import capacity_of
 from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import SecondEngine, Settings
-from tailcut.tuner.service import MeasuredService, Served
-from tailcut.tuner.simulate import simulate_closed
+from tailcut.tuner.service import MeasuredService
 from tailcut.tuner.space import changed
 
 WAY = {"receive_ns": 9000, "answer_ns": 14_000, "batch_ns": 20_000, "wake_ns": 25_000, "outside_ns": 60_000}
@@ -57,17 +57,16 @@ def test_a_plan_meets_its_limit() -> None:
     assert found.predicted.goodput == pytest.approx(1000, rel=0.01)
 
 
-def test_a_server_that_takes_more_than_its_parts_needs_more_replicas() -> None:
-    """The plan says so, once, with the factor."""
-    one = measured()
-    apart = simulate_closed(one.service.configuration(one.profile.settings), 16).cpu_s * 1e6
-    service = msgspec.structs.replace(one.service, served=Served(16, 1.5 * apart))
-    found = plan(models=[replace(one, service=service)])
-    assert found.models[0].calibration == pytest.approx(1.5, rel=0.01)
-    assert found.replicas > plan().replicas
-    assert sum("1.50 times the CPU time of its parts" in note for note in found.assumptions.notes) == 1
-    assert plan().models[0].calibration == 1
-    assert not any("of its parts" in note for note in plan().assumptions.notes)
+def test_a_measured_capacity_sets_the_scale() -> None:
+    """A replica that carries half of what the parts promise is needed twice as often; the plan says so."""
+    loose = [Limit("p99", 500.0)]
+    promised = capacity_of(WANTED.models[0].service.configuration(WANTED.models[0].profile.settings))
+    before, half, same = (plan(limits=loose, capacity=capacity) for capacity in (None, promised / 2, promised))
+    assert half.needed == pytest.approx(2 * before.needed, abs=1)
+    assert half.models[0].lone_ms == pytest.approx(2 * before.models[0].lone_ms, rel=0.1)
+    assert half.assumptions.capacity == promised / 2
+    assert any(note.startswith("CPU times are scaled") for note in half.assumptions.notes)
+    assert (same.needed, before.assumptions.capacity) == (before.needed, None)
 
 
 def test_losses_are_planned_for() -> None:

@@ -12,8 +12,8 @@ from tailcut.runtime.profile import Profile
 from tailcut.runtime.settings import Settings
 from tailcut.tuner.estimate import EngineEstimate
 from tailcut.tuner.journal import Journal, Key, lines_of
-from tailcut.tuner.service import MeasuredService, Served, measured_service, service_evidence
-from tailcut.tuner.simulate import WayIn, simulate_closed
+from tailcut.tuner.service import MeasuredService, measured_service, service_evidence
+from tailcut.tuner.simulate import WayIn
 from tailcut.tuner.space import BASELINE, changed
 
 ENGINE = EngineOptions(threads=2)
@@ -60,30 +60,6 @@ def test_a_configuration_has_the_profile_s_settings(journal: Path, profile: Prof
     assert (one.max_batch_size, one.max_queue_delay_us, one.dispatch, one.cores) == (4, 500, "worker", 3.0)
     assert one.service.medians_ns == pytest.approx([1500, 2000], rel=0.01)
     assert found.configuration(SETTINGS, 1.0).cores == 1.0
-
-
-def test_parts_are_calibrated_with_the_whole_server(journal: Path, profile: Profile) -> None:
-    """What it took more of the CPU slows everything of the server down, and nothing of the clients or the kernel."""
-    kept = service_evidence(journal, profile, 3, Served(8, 1.0))["service"]
-    found = msgspec.convert(kept, MeasuredService)
-    assert found.served == Served(8, 1.0)
-    alone = simulate_closed(found.configuration(SETTINGS), 8).cpu_s * 1e6
-    twice = msgspec.structs.replace(found, served=Served(8, 2 * alone))
-    assert twice.calibration(SETTINGS) == pytest.approx(2.0)
-    slow, before = twice.calibrated(SETTINGS, 0.5), twice.configuration(SETTINGS, 0.5)
-    assert slow.service.medians_ns == pytest.approx(2 * before.service.medians_ns)
-    assert (slow.way_in.receive_ns, slow.way_in.outside_ns) == (2 * before.way_in.receive_ns, before.way_in.outside_ns)
-    assert simulate_closed(slow, 8).cpu_s * 1e6 == pytest.approx(2 * alone, rel=0.1)
-    unknown = msgspec.structs.replace(found, served=None)
-    assert unknown.calibration(SETTINGS) == 1.0
-
-
-def test_workers_share_clients_and_cores(journal: Path, profile: Profile) -> None:
-    """Each simulates its part of the closed loop."""
-    settings = changed(SETTINGS, io={"workers": 2})
-    found = msgspec.convert(service_evidence(journal, profile, 2)["service"], MeasuredService)
-    each = simulate_closed(found.configuration(settings, 1.0), 4).cpu_s * 1e6
-    assert msgspec.structs.replace(found, served=Served(8, each)).calibration(settings) == pytest.approx(1.0)
 
 
 def test_settings_that_were_refined_afterwards_have_nearly_the_same_times(journal: Path, profile: Profile) -> None:

@@ -72,6 +72,10 @@ def plan(
     cores: Annotated[
         float | None, typer.Option(help="Cores per replica (default: as when it was tuned).", min=0.01, max=4096.0)
     ] = None,
+    capacity: Annotated[
+        float | None,
+        typer.Option(help="Requests per second that one replica was measured to answer at most.", min=0.001),
+    ] = None,
     price: Annotated[float | None, typer.Option(help="Price of one replica for an hour.", min=0.0)] = None,
     seed: Annotated[int, typer.Option(help="Seed of arrivals, service times and routing.", min=0)] = 0,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report to this file.")] = None,
@@ -115,6 +119,7 @@ def plan(
         hedge_s * 1e3,
         counted,
         cores,
+        capacity,
         price,
         seed,
         f"tailcut {shlex.join(sys.argv[1:])}",
@@ -145,8 +150,8 @@ def _check(wanted: "Wanted", *, chosen: bool) -> None:
         raise UsageError(f"--slo: {len(wanted.limits)} limits for {count} profiles: give one, or one each")
     if wanted.recording is not None and wanted.workers > 1:
         raise UsageError("--trace: an autoscaler's replicas have one worker each: add --workers 1")
-    if count > 1 and (wanted.recording is not None or wanted.hedge_ms or wanted.workers > 1):
-        raise UsageError("several profiles: --trace, --hedge and --workers need a single one")
+    if count > 1 and (wanted.recording is not None or wanted.hedge_ms or wanted.workers > 1 or wanted.capacity):
+        raise UsageError("several profiles: --trace, --hedge, --workers and --capacity need a single one")
     if count > 1 and chosen and wanted.routing != "round-robin":
         raise UsageError("several profiles: the replicas get their requests in turn: leave out --routing")
 

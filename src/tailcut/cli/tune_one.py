@@ -88,7 +88,7 @@ def write_result(outcome: "Outcome", wanted: "Wanted", asked: "ModelRequest", fi
         copy = copy_path(files.profile, outcome.copy_bytes, outcome.settings.engine.precision)
         write_atomically(copy, outcome.copy_bytes)
         profile = profile.with_copy(copy, outcome.settings)
-    kept = evidence(found) | service_evidence(files.journal, profile, wanted.constraints.cpus, outcome.served)
+    kept = evidence(found) | service_evidence(files.journal, profile, wanted.constraints.cpus)
     profile = msgspec.structs.replace(profile, samples=outcome.samples, machine=machine, evidence=kept)
     profile.save(files.profile)
     write_atomically(files.report, render_tune_html(found))

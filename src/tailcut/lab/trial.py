@@ -169,7 +169,6 @@ class ArmRuns:
     lateness_ns: list[float] = field(default_factory=list)  # p99 of the client's lateness in each open block
     achieved: list[float] = field(default_factory=list)
     spent: Spent = field(default_factory=Spent)  # by the server in the open blocks: there all arms carry the same load
-    saturated: Spent = field(default_factory=Spent)  # by the server in the closed blocks
 
     @property
     def latencies(self) -> np.ndarray:
@@ -185,11 +184,10 @@ class ArmRuns:
         self.blocks.append(result.latencies_ns / 1e6)
         self.spent.add(result, cost)
 
-    def add_closed(self, result: LoadResult, cost: ProcessCost | None = None) -> None:
-        """Count a closed-loop block, and what the server spent on it."""
+    def add_closed(self, result: LoadResult) -> None:
+        """Count a closed-loop block."""
         self.errors += sum(result.errors.values())
         self.throughputs.append(result.rate_achieved)
-        self.saturated.add(result, cost)
 
 
 def open_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, rate: float, duration_s: float, seed: int) -> None:
@@ -227,15 +225,15 @@ def watched_again(
 def closed_block(arms: Sequence[Arm], runs: Sequence[ArmRuns], *, concurrency: int, duration_s: float) -> None:
     """One closed-loop block on each arm in turn."""
     for arm, run in zip(arms, runs, strict=True):
-        block = partial(
-            closed_loop,
-            arm.target,
-            arm.payloads,
-            concurrency=concurrency,
-            duration_s=duration_s,
-            warmup_s=min(0.1, duration_s / 5),
+        run.add_closed(
+            closed_loop(
+                arm.target,
+                arm.payloads,
+                concurrency=concurrency,
+                duration_s=duration_s,
+                warmup_s=min(0.1, duration_s / 5),
+            )
         )
-        run.add_closed(*watched(arm.pid, block))
 
 
 def _die_with_parent() -> None:

@@ -38,14 +38,13 @@ from tailcut.planning.search import (
     losses,
 )
 from tailcut.planning.together import Tenant, capacity_together, expect_together
-from tailcut.tuner.simulate import Configuration
+from tailcut.tuner.simulate import Configuration, slowed
 from tailcut.tuner.together.selection import spin_ns
 
 BUSIEST_S = 60.0  # of a recording: what the fixed number of replicas is planned for
 _MONTH_H = 730.0
 _LEAST_LIMITS = 2  # times the limit that pass between two decisions of an autoscaler, at least
 _SHOWN_LOSSES = 3
-_SAME = 0.05  # the whole and its parts: what the simulation itself is wrong by
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ class Wanted:
         routing, hedge_ms: of the balancer; 0: no hedging.
         workers: server processes of a replica.
         cores: of a replica; None: those that the tune had.
+        capacity: requests per second that a replica was measured to answer at most; None: as simulated.
         price: of a replica for an hour.
     """
 
@@ -80,6 +80,7 @@ class Wanted:
     hedge_ms: float = 0.0
     workers: int = 1
     cores: float | None = None
+    capacity: float | None = None
     price: float | None = None
     seed: int = 0
     command: str = ""
@@ -215,7 +216,10 @@ def _recorded(wanted: Wanted, recording: Recording) -> tuple[float, np.ndarray]:
 def _configurations(wanted: Wanted) -> list[Configuration]:
     """Of one server: a worker has its share of a replica's cores."""
     cores = wanted.replica_cores / wanted.workers
-    return [one.service.calibrated(one.profile.settings, cores) for one in wanted.models]
+    found = [one.service.configuration(one.profile.settings, cores) for one in wanted.models]
+    if wanted.capacity is None:
+        return found
+    return [slowed(one, capacity_of(one, wanted.workers) / wanted.capacity) for one in found]
 
 
 def _checked_lone(name: str, configuration: Configuration, limit: Limit, seed: int) -> float:
@@ -268,7 +272,6 @@ def _models(wanted: Wanted, question: _Question, found: Figures) -> list[Planned
             max_batch_size=one.profile.settings.batching.max_batch_size,
             measured_in=str(one.source),
             exact=one.service.exact,
-            calibration=round(one.service.calibration(one.profile.settings), 3),
             predicted=_predicted(part),
         )
         for one, limit, alone, part in zip(wanted.models, wanted.limits, question.lone_ms, parts, strict=True)
@@ -316,32 +319,6 @@ def _autoscaled(course: Course, rules: Rules, fixed_hours: float, saturated: flo
 
 
 def _assumptions(wanted: Wanted, replicas: int, found: Figures, faster: float) -> Assumptions:
-    own = {float(one.service.cores) for one in wanted.models}
-    notes = ["clients run on other machines, and the network adds what it added when the model was tuned"]
-    if replicas > 1:
-        notes.append("simulated: replicas are machines of their own, like the one that the model was tuned on")
-    if replicas * wanted.workers > MOST_SIMULATED and not wanted.together:
-        notes.append(f"more than {MOST_SIMULATED} servers: {MOST_SIMULATED} were simulated at the same load for each")
-    if own != {wanted.replica_cores}:
-        notes.append(f"a replica has {wanted.replica_cores:g} cores, which is not what the model was measured with")
-    if wanted.workers > 1:
-        notes.append(f"each of {wanted.workers} workers has {wanted.replica_cores / wanted.workers:g} cores of its own")
-    if wanted.hedge_ms:
-        notes.append("both copies of a hedged request are computed")
-    if wanted.together:
-        notes.append("each replica serves all models, and gets its requests in turn")
-    if not all(one.service.exact for one in wanted.models):
-        notes.append("service times were measured before the last changes of the engine's settings")
-    notes += [
-        f"the whole server of {one.profile.model.name} took {ratio:.2f} times the CPU time of its parts when it was "
-        "tuned: planned with that"
-        for one in wanted.models
-        if abs((ratio := one.service.calibration(one.profile.settings)) - 1) > _SAME
-    ]
-    if faster > 1:
-        notes.append(f"a second stands for {faster:.3g} seconds of the recording, which has too many requests")
-    if wanted.recording is not None:
-        notes.append("replicas are planned for the busiest minute of the recording")
     return Assumptions(
         headroom=wanted.headroom,
         failures=wanted.failures,
@@ -351,8 +328,37 @@ def _assumptions(wanted: Wanted, replicas: int, found: Figures, faster: float) -
         arrivals="trace" if wanted.recording is not None else wanted.arrivals_name,
         workers=wanted.workers,
         cores_per_replica=wanted.replica_cores,
+        capacity=wanted.capacity,
         simulated=replicas > 1,
         largest_simulation=MOST_SIMULATED,
         seed=wanted.seed,
-        notes=notes,
+        notes=_notes(wanted, replicas, faster),
     )
+
+
+def _notes(wanted: Wanted, replicas: int, faster: float) -> list[str]:
+    """What holds of this plan, in words."""
+    cores, workers, capacity = wanted.replica_cores, wanted.workers, wanted.capacity
+    known = (
+        (True, "clients run on other machines, and the network adds what it added when the model was tuned"),
+        (replicas > 1, "simulated: replicas are machines of their own, like the one that the model was tuned on"),
+        (
+            replicas * workers > MOST_SIMULATED and not wanted.together,
+            f"more than {MOST_SIMULATED} servers: {MOST_SIMULATED} were simulated at the same load for each",
+        ),
+        (
+            {float(one.service.cores) for one in wanted.models} != {cores},
+            f"a replica has {cores:g} cores, which is not what the model was measured with",
+        ),
+        (workers > 1, f"each of {workers} workers has {cores / workers:g} cores of its own"),
+        (wanted.hedge_ms > 0, "both copies of a hedged request are computed"),
+        (wanted.together, "each replica serves all models, and gets its requests in turn"),
+        (
+            not all(one.service.exact for one in wanted.models),
+            "service times were measured before the last changes of the engine's settings",
+        ),
+        (capacity is not None, f"CPU times are scaled so that a replica answers at most {capacity or 0:g} requests/s"),
+        (faster > 1, f"a second stands for {faster:.3g} seconds of the recording, which has too many requests"),
+        (wanted.recording is not None, "replicas are planned for the busiest minute of the recording"),
+    )
+    return [words for holds, words in known if holds]

@@ -31,7 +31,6 @@ class PlannedModel(Record, frozen=True):
     max_batch_size: int
     measured_in: str  # the file with the service times
     exact: bool  # false: measured before the last changes of the engine's settings
-    calibration: float  # CPU time of a request in the whole server, over that of its parts; 1 where it was not measured
     predicted: Predicted
 
 
@@ -104,6 +103,7 @@ class Assumptions(Record, frozen=True):
     arrivals: str
     workers: int  # server processes of a replica
     cores_per_replica: float
+    capacity: float | None  # requests per second that a replica was measured to answer at most
     simulated: bool  # more than one machine: no measurement of this machine covers it
     largest_simulation: int  # servers; more are taken to be no worse at the same load for each
     seed: int

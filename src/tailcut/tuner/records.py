@@ -20,7 +20,6 @@ from tailcut.tuner.finalists import Predicted
 from tailcut.tuner.noise import Noise
 from tailcut.tuner.objective import Constraints, Objective, ObjectiveKind
 from tailcut.tuner.result_records import Candidate, HighestRate, RowsDecision
-from tailcut.tuner.service import Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +181,6 @@ class Outcome:
         """
         before = self.base if self.previous is None else self.previous
         return with_wire(self.settings, before.io.wire) == before
-
-    @property
-    def served(self) -> Served | None:
-        """What the tuned server took of the CPU in the closed loops of the verification; None where it is unknown."""
-        cost = self.arms["tuned"].saturated.per_request() if "tuned" in self.arms else None
-        return Served(self.clients, round(cost.cpu_ns / 1e3, 2)) if cost is not None and cost.cpu_ns else None
 
     @property
     def wrong(self) -> str:

@@ -5,7 +5,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +18,15 @@ from tailcut.runtime.settings import Settings
 from tailcut.runtime.thread_budget import spinning_threads
 from tailcut.tuner.estimate import QUANTILES
 from tailcut.tuner.journal import lines_of
-from tailcut.tuner.simulate import Configuration, ServiceTimes, WayIn, simulate_closed
+from tailcut.tuner.simulate import Configuration, ServiceTimes, WayIn
 
 # Settings of an engine that a tune changes after it has measured the engine by itself: they change its times little.
 _REFINED = {"arena", "prepack", "layout", "spinning", "spin_us", "pinning"}
 _EXACT, _ALIKE = 2, 1
-_CALIBRATION = (0.5, 3.0)  # more than parts and whole differ where both were measured rightly
-
-
-class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a request took of the CPU in the whole server, under a closed loop of so many clients."""
-
-    clients: int
-    cpu_us: float
-
-    def __post_init__(self) -> None:
-        """Check what the calibration relies on."""
-        if not (self.clients >= 1 and 0 < self.cpu_us < math.inf):
-            raise ValueError("the CPU time of a served request is not one that a tune writes")
 
 
 class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The measurements of one configuration, part by part, and of the whole server that consists of them."""
+    """The measurements of one configuration."""
 
     sizes: tuple[int, ...]  # rows of a batch, ascending from 1
     quantiles_us: tuple[tuple[float, ...], ...]  # of each size, equally likely
@@ -48,7 +34,6 @@ class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     cores: float  # of the machine that they were measured on
     exact: bool = True  # false: measured before the last changes of the engine's settings
     way_in: dict[str, int]  # fields of `WayIn`, ns
-    served: Served | None = None
 
     def __post_init__(self) -> None:
         """Check what the simulation relies on."""
@@ -69,24 +54,6 @@ class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         ):
             raise ValueError("the service times or the costs of the way in are not those that a tune writes")
 
-    def calibrated(self, settings: Settings, cores: float | None = None) -> Configuration:
-        """`configuration` with CPU times as the whole server took them, under the limits that it was measured under.
-
-        The parts are measured undisturbed. Where a quota stops the server again and again, it finds cold caches each
-        time, and takes more CPU for the same work.
-        """
-        return slowed(self.configuration(settings, cores), self.calibration(settings))
-
-    def calibration(self, settings: Settings) -> float:
-        """The CPU time of a request in the whole server over that of its parts; 1 where it was not measured."""
-        if self.served is None:
-            return 1.0
-        workers = settings.io.workers
-        one = self.configuration(settings, self.cores / workers)
-        simulated = simulate_closed(one, max(1, self.served.clients // workers))
-        low, high = _CALIBRATION
-        return min(high, max(low, self.served.cpu_us / 1e6 / simulated.cpu_s))
-
     def configuration(self, settings: Settings, cores: float | None = None) -> Configuration:
         """The configuration for the simulation, with the settings of the profile, and on so many cores."""
         batching = settings.batching
@@ -103,16 +70,7 @@ class MeasuredService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         )
 
 
-def slowed(configuration: Configuration, factor: float) -> Configuration:
-    """A configuration whose server takes so many times the CPU for everything; its clients do not."""
-    service, way = configuration.service, configuration.way_in
-    own = {name: round(getattr(way, name) * factor) for name in ("receive_ns", "answer_ns", "batch_ns", "pass_ns")}
-    slower = ServiceTimes(service.sizes, service.quantiles_ns * factor, service.threads)
-    engine_ns = round(way.engine_ns * factor)
-    return replace(configuration, service=slower, way_in=replace(way, **own, engine_ns=engine_ns))
-
-
-def service_evidence(journal: Path, profile: Profile, cpus: int | None, served: Served | None = None) -> dict[str, Any]:
+def service_evidence(journal: Path, profile: Profile, cpus: int | None) -> dict[str, Any]:
     """What the evidence of a new profile has of the journal's measurements; nothing where it has none of them.
 
     A pipeline's steps have measurements of another kind.
@@ -121,16 +79,12 @@ def service_evidence(journal: Path, profile: Profile, cpus: int | None, served: 
         journal: the file.
         profile: that is to be written.
         cpus: that the tune was allowed; None: all that this process may use.
-        served: what the verification found of the whole server.
     """
     if profile.is_of_pipeline:
         return {}
     lines = lines_of(journal, profile.model)
     found = measured_service(lines, profile.settings, float(cpus or usable_cpus()))
-    if found is None:
-        return {}
-    kept = msgspec.structs.replace(found, served=served)
-    return {"service": {name: value for name, value in msgspec.to_builtins(kept).items() if value is not None}}
+    return {} if found is None else {"service": msgspec.to_builtins(found)}
 
 
 def measured_service(lines: Sequence[Mapping[str, Any]], settings: Settings, cores: float) -> MeasuredService | None:

@@ -215,6 +215,15 @@ def costs_of(configuration: Configuration) -> np.ndarray:
     return costs
 
 
+def slowed(configuration: Configuration, factor: float) -> Configuration:
+    """A configuration whose server takes so many times the CPU for everything; its clients do not."""
+    service, way = configuration.service, configuration.way_in
+    own = ("receive_ns", "answer_ns", "batch_ns", "pass_ns", "engine_ns")
+    slower = ServiceTimes(service.sizes, service.quantiles_ns * factor, service.threads)
+    scaled = replace(way, **{name: round(getattr(way, name) * factor) for name in own})
+    return replace(configuration, service=slower, way_in=scaled)
+
+
 def saturation_rate(configuration: Configuration, answers: int = 5000, seed: int = 0) -> float:
     """Requests a second when there are always more: the capacity."""
     all_at_once = np.zeros(answers, np.int64)
